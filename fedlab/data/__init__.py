@@ -1,0 +1,1 @@
+"""Data: readers, views, partitions, and the small sets inside the package."""

@@ -1,0 +1,64 @@
+"""Random views of digit images, drawn for each image of a batch at once from torch's current random stream.
+
+Every strategy gets the same: an augmentation that only one of two methods sees is no comparison.
+
+**Source**: random affine maps are standard for digits (Simard et al., ICDAR 2003). The recolouring follows the house
+prototype: polarity, contrast and colour of the strokes and of the ground are random.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
+
+
+def _uniform(low: float, high: float, *shape: int) -> Tensor:
+    return low + (high - low) * torch.rand(*shape)
+
+
+def warp(
+    x: Tensor, degrees: float = 12.0, shear: float = 0.2, scale: tuple[float, float] = (0.8, 1.15), shift: float = 0.08
+) -> Tensor:
+    """A random affine map of each image.
+
+    Parameters
+    ----------
+    x
+        Images (batch, channels, height, width) in [-1, 1] on a ground of -1.
+    degrees, shear, scale, shift
+        Ranges: rotation, shear factor, size on each axis, translation in half image widths.
+    """
+    count = len(x)
+    angle = _uniform(-degrees, degrees, count) * math.pi / 180
+    slant = _uniform(-shear, shear, count)
+    wide, high = 1 / _uniform(*scale, count), 1 / _uniform(*scale, count)
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    rows = (
+        torch.stack([cos * wide, (slant - sin) * high, _uniform(-shift, shift, count)], 1),
+        torch.stack([sin * wide, cos * high, _uniform(-shift, shift, count)], 1),
+    )
+    grid = affine_grid(torch.stack(rows, 1), list(x.shape), align_corners=False)  # (batch, height, width, 2)
+    return grid_sample(x + 1, grid, align_corners=False) - 1  # outside is the ground
+
+
+def recolour(x: Tensor, plain: float = 0.35, grey: float = 0.2) -> Tensor:
+    """New colours for stroke and ground: ground * (1 - m) + stroke * m, with m the image in [0, 1].
+
+    Parameters
+    ----------
+    x
+        Images (batch, 3, height, width) in [-1, 1], bright strokes on a dark ground.
+    plain, grey
+        Shares of images that stay as they are, and whose two colours are grey.
+    """
+    count = len(x)
+    mask = (x + 1) / 2
+    ground, stroke = _uniform(-1, 1, count, 3, 1, 1), _uniform(-1, 1, count, 3, 1, 1)
+    kind = torch.rand(count, 1, 1, 1)
+    is_grey = (kind >= plain) & (kind < plain + grey)
+    ground = torch.where(is_grey, ground[:, :1], ground)
+    stroke = torch.where(is_grey, stroke[:, :1], stroke)
+    return torch.where(kind < plain, x, ground * (1 - mask) + stroke * mask)

@@ -1,0 +1,52 @@
+"""Examples in memory: named tensors of one length, indexed by a whole batch of indices at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+Batch = Mapping[str, Tensor]
+
+
+class Examples(Dataset[Batch]):
+    """Columns of equal length; ``examples[indices]`` gives one batch without a loop over samples.
+
+    Parameters
+    ----------
+    columns
+        Named tensors, each of shape (examples, ...), all with the same number of rows.
+    transform
+        Applied to each batch as it is read, for instance to turn stored bytes into floats.
+
+    Raises
+    ------
+    ValueError
+        When a column has another length than the first, or when there is no column.
+    """
+
+    def __init__(self, columns: Batch, transform: Callable[[Batch], Batch] | None = None) -> None:
+        lengths = {name: len(column) for name, column in columns.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"columns of one dataset need one length, got {lengths}")
+        self.columns = dict(columns)
+        self.transform = transform
+        self._length = next(iter(lengths.values()))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int | slice | Tensor) -> Batch:
+        batch = {name: column[index] for name, column in self.columns.items()}
+        return self.transform(batch) if self.transform else batch
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All examples once, in order, ``size`` at a time (the last batch may be smaller)."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    def sample(self, size: int) -> Batch:
+        """``size`` examples drawn uniformly with replacement from torch's current random stream."""
+        return self[torch.randint(len(self), (size,))]

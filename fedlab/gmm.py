@@ -1,0 +1,428 @@
+"""Diagonal Gaussian mixtures: batch and stepwise EM, merging, typicality and a distance, on any number at once.
+
+Every tensor may carry leading dimensions (several clients' mixtures at once), written ``...`` below; a mixture's and
+its examples' leading dimensions broadcast. All arithmetic is float64, whatever the features are: it costs little, and a
+density in many dimensions is a small difference of large sums. Randomness comes from torch's current CPU stream, also
+on a GPU, so a start does not depend on the device.
+
+Source
+    EM: Dempster, Laird & Rubin 1977, as in scikit-learn's ``GaussianMixture(covariance_type="diag")``.
+    Stepwise EM: Cappe & Moulines 2009, On-line EM algorithm for latent data models, arXiv 0712.4273.
+    Start: Arthur & Vassilvitskii 2007, k-means++. Merging: Runnalls 2007, KL approach to Gaussian mixture reduction.
+    Typicality: conformal p-value, Vovk, Gammerman & Shafer 2005, Algorithmic Learning in a Random World.
+    Distance: MW2, Delon & Desolneux 2020, A Wasserstein-type distance in the space of GMMs, arXiv 1907.05254.
+
+Departures
+    1. The floor is *added* to every variance, as scikit-learn adds ``reg_covar``; it is not a lower clamp.
+    2. An empty component keeps a weight of 2e-15 and takes the overall mean and variance (scikit-learn: the origin and
+       the floor, a needle that no example ever leaves or a zero feature may fall into).
+    3. The start draws k-means++ seeds and gives every component the same weight and the variance around the nearest
+       seed (scikit-learn's k-means++ start: no variance but the floor).
+    4. A batched fit stops when its slowest mixture has converged, so the others may take more steps than alone. (On a
+       CPU it pays for small sets; thousands of examples each are as fast or faster one by one: benchmarks/mixtures.py.)
+    5. Runnalls' bound is taken within diagonal Gaussians: a merged pair keeps its variances, not its covariances.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import linprog
+from torch import Tensor
+
+PSEUDO_WEIGHT = 10 * torch.finfo(torch.float64).eps  # share of one example that every component is given
+
+
+class Statistics(NamedTuple):
+    """Sufficient statistics averaged over the examples; r is the responsibility of a component for an example."""
+
+    weight: Tensor  # (..., components), mean of r
+    first: Tensor  # (..., components, dimensions), mean of r x
+    second: Tensor  # (..., components, dimensions), mean of r x^2
+
+
+# --- batch EM ---------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def fit(
+    x: Tensor,  # (..., examples, dimensions)
+    components: int,
+    *,
+    start: Mixture | None = None,  # None: `spread_start`
+    steps: int = 100,
+    tolerance: float = 1e-3,  # nats per example; 0 takes every step
+    variance_floor: float = 1e-6,
+    weights: Tensor | None = None,  # (..., examples), any scale; 0 leaves a (finite) padding row out
+) -> Mixture:
+    """Mixture fitted by at most ``steps`` steps of EM; the defaults are scikit-learn's. The history is in `em`."""
+    if steps < 1:
+        raise ValueError(f"a fit needs at least 1 step, got {steps}")
+    if x.ndim > 1 and not 1 <= components <= x.shape[-2]:
+        raise ValueError(f"cannot fit {components} components to {x.shape[-2]} examples; ask for 1 to {x.shape[-2]}")
+    if start is None:
+        start = spread_start(x, components, variance_floor=variance_floor, weights=weights)
+    if start.means.shape[-2] != components:
+        raise ValueError(f"the start has {start.means.shape[-2]} components where {components} are to be fitted")
+    previous = torch.tensor(-math.inf)
+    path = em(x, start, variance_floor=variance_floor, weights=weights)
+    for _ in range(steps):
+        mixture, log_likelihood = next(path)
+        if (log_likelihood - previous).abs().max() < tolerance:
+            break
+        previous = log_likelihood
+    return mixture
+
+
+@torch.no_grad()
+def em(
+    x: Tensor, start: Mixture, *, variance_floor: float = 1e-6, weights: Tensor | None = None
+) -> Iterator[tuple[Mixture, Tensor]]:
+    """Endless steps of EM: (mixture after the step, mean log-likelihood (...) of the examples before it)."""
+    x = _features(x, start)
+    share = _share(x, weights)  # (..., examples)
+    centre = (share.unsqueeze(-2) @ x).squeeze(-2)  # (..., dimensions)
+    moments = _moments(x - centre.unsqueeze(-2))  # computed once; centred, so that nothing large cancels
+    mixture = start.check().shift(-centre)
+    while True:
+        responsibilities, log_prob = _posterior(_log_joint(mixture, moments))
+        mixture = from_statistics(_average(responsibilities, moments, share), variance_floor)
+        yield mixture.shift(centre), (share * log_prob).sum(-1)
+
+
+@torch.no_grad()
+def spread_start(x: Tensor, components: int, *, variance_floor: float = 1e-6, weights: Tensor | None = None) -> Mixture:
+    """k-means++ seeds: each next one drawn in proportion to the squared distance from the nearest seed so far."""
+    x = _features(x)
+    share = _share(x, weights)
+    seeds: list[Tensor] = []  # each (..., 1, dimensions)
+    nearest = torch.ones_like(share)  # (..., examples), squared distance from the nearest seed
+    offset = x  # (..., examples, dimensions), from the nearest seed
+    for _ in range(components):
+        odds = (share * nearest.clamp_min(1e-300)).cumsum(-1)  # all examples on seeds already: any of them
+        seeds.append(_take(x, _draw(odds, 1)))
+        candidate = x - seeds[-1]
+        squared = candidate.square().sum(-1)
+        closer = squared < nearest if len(seeds) > 1 else torch.ones_like(squared, dtype=torch.bool)
+        nearest, offset = torch.where(closer, squared, nearest), torch.where(closer.unsqueeze(-1), candidate, offset)
+    means = torch.cat(seeds, -2)
+    variances = (share.unsqueeze(-2) @ offset.square() + variance_floor).expand_as(means)
+    return Mixture(torch.full_like(means[..., 0], -math.log(components)), means, variances)
+
+
+@torch.no_grad()
+def class_start(x: Tensor, y: Tensor, classes: int, *, variance_floor: float = 1e-6) -> Mixture:
+    """One component per class: its share, mean and variances. x (..., examples, dimensions), y (..., examples)."""
+    x = _features(x)
+    if y.shape != x.shape[:-1]:
+        raise ValueError(f"labels have shape {tuple(y.shape)} where the features ask for {tuple(x.shape[:-1])}")
+    if y.is_floating_point() or y.min() < 0 or y.max() >= classes:
+        raise ValueError(f"labels must be whole numbers from 0 to {classes - 1}")
+    centre = x.mean(-2)
+    belongs = torch.nn.functional.one_hot(y.long(), classes).double()  # (..., examples, classes)
+    statistics = _average(belongs, _moments(x - centre.unsqueeze(-2)), _share(x, None))
+    return from_statistics(statistics, variance_floor).shift(centre)
+
+
+# --- stepwise EM ------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def statistics(mixture: Mixture, x: Tensor, weights: Tensor | None = None) -> Statistics:
+    """E-step on a batch: its average sufficient statistics under the mixture's responsibilities."""
+    x = _features(x, mixture)
+    return _average(mixture.responsibilities(x), _moments(x), _share(x, weights))
+
+
+def update(running: Statistics, batch: Statistics, step_size: float) -> Statistics:
+    """(1 - step_size) running + step_size batch; a step size of 1 on the full batch is one step of batch EM."""
+    if not 0 < step_size <= 1:
+        raise ValueError(f"the step size must be in (0, 1], got {step_size}")
+    return Statistics(*(torch.lerp(old, new, step_size) for old, new in zip(running, batch, strict=True)))
+
+
+def schedule(step: int, alpha: float = 0.7) -> float:
+    """Step size (step + 2)^-alpha of step 0, 1, ...: sums diverge, and above alpha 1/2 squares converge."""
+    if not 0.5 < alpha <= 1 or step < 0:
+        raise ValueError(f"alpha must be in (0.5, 1] and the step at least 0, got alpha {alpha} and step {step}")
+    return math.pow(step + 2, -alpha)
+
+
+def from_statistics(statistics: Statistics, variance_floor: float = 1e-6) -> Mixture:
+    """M-step: the mixture whose expected sufficient statistics these are, the floor added to its variances."""
+    if not 0 < variance_floor < math.inf:
+        raise ValueError(f"the variance floor must be above 0, got {variance_floor}")
+    weight = statistics.weight + PSEUDO_WEIGHT  # (..., components)
+    total = statistics.weight.sum(-1)[..., None, None]
+
+    def average(moment: Tensor) -> Tensor:  # (..., components, dimensions)
+        return (moment + PSEUDO_WEIGHT * moment.sum(-2, keepdim=True) / total) / weight.unsqueeze(-1)
+
+    means = average(statistics.first)
+    variances = (average(statistics.second) - means.square()).clamp_min(0) + variance_floor
+    return Mixture((weight / weight.sum(-1, keepdim=True)).log(), means, variances)
+
+
+# --- several mixtures -------------------------------------------------------------------------------------------------
+
+
+def stack(mixtures: Sequence[Mixture]) -> Mixture:
+    """Mixtures of one shape as one, along a new leading dimension, so that one call scores them all."""
+    return Mixture(*(torch.stack([getattr(mixture, f.name) for mixture in mixtures]) for f in fields(Mixture)))
+
+
+def merge(mixtures: Sequence[Mixture], shares: Sequence[float] | Tensor, components: int | None = None) -> Mixture:
+    """Mixture of the mixtures: density = sum of share x density, exactly; then, if asked, reduced to ``components``."""
+    share = torch.as_tensor(shares, dtype=torch.float64)  # (mixtures,)
+    if share.shape != (len(mixtures),) or not len(mixtures):
+        raise ValueError(f"one share per mixture: got {share.numel()} shares for {len(mixtures)} mixtures")
+    if not (share.isfinite().all() and share.min() > 0):
+        raise ValueError(f"shares must be positive, got {share.tolist()}; leave out a mixture that has none")
+    log_shares = (share / share.sum()).log().tolist()
+    log_weights = [mixture.log_weights + log for mixture, log in zip(mixtures, log_shares, strict=True)]
+    union = Mixture(
+        torch.cat(log_weights, -1),
+        torch.cat([mixture.means for mixture in mixtures], -2),
+        torch.cat([mixture.variances for mixture in mixtures], -2),
+    )
+    return union if components is None else reduce(union, components)
+
+
+def reduce(mixture: Mixture, components: int) -> Mixture:
+    """Greedily replace the cheapest pair by one Gaussian of its moments; the overall mean and variance stay."""
+    if not 1 <= components <= mixture.means.shape[-2]:
+        raise ValueError(f"cannot reduce {mixture.means.shape[-2]} components to {components}")
+    while mixture.means.shape[-2] > components:
+        mixture = _merge_cheapest_pair(mixture)
+    return mixture
+
+
+def distance(a: Mixture, b: Mixture) -> float:
+    """MW2: optimal transport between the components, at the squared 2-Wasserstein cost between Gaussians."""
+    a, b = a.check().to("cpu"), b.check().to("cpu")
+    if a.means.ndim != 2 or b.means.ndim != 2 or a.means.shape[-1] != b.means.shape[-1]:
+        raise ValueError("the distance is between two single mixtures of the same dimensions; index a stack first")
+    points = [torch.cat([mixture.means, mixture.variances.sqrt()], -1) for mixture in (a, b)]
+    cost = (points[0].unsqueeze(1) - points[1]).square().sum(-1)  # (a's components, b's components)
+    rows, columns = a.log_weights.softmax(-1).numpy(), b.log_weights.softmax(-1).numpy()
+    leaves = np.kron(np.eye(len(rows)), np.ones(len(columns)))  # (a's components, pairs): mass leaving each
+    arrives = np.kron(np.ones(len(rows)), np.eye(len(columns)))[:-1]  # the last follows from the others
+    masses = np.concatenate([rows, columns[:-1]])
+    plan = linprog(cost.numpy().ravel(), A_eq=np.vstack([leaves, arrives]), b_eq=masses, method="highs-ds")
+    if plan.fun is None:
+        raise ValueError(f"no transport plan between the mixtures: {plan.message}")
+    return math.sqrt(max(plan.fun, 0.0))
+
+
+# --- typicality -------------------------------------------------------------------------------------------------------
+
+
+def typicality(log_prob: Tensor, reference: Tensor) -> Tensor:
+    """Rank in (0, 1] of each log-likelihood among the reference's: (1 + #{reference <= value}) / (1 + #reference).
+
+    log_prob (..., examples), reference (..., references) or (references,) -> (..., examples). Of examples drawn as the
+    reference was, at most a share p has a typicality <= p. ``quantiles`` of a reference may stand in for it.
+    """
+    if log_prob.isnan().any() or reference.isnan().any():
+        raise ValueError("a log-likelihood is NaN; check the features it was taken of")
+    if reference.shape[-1] == 0:
+        raise ValueError("typicality needs at least one reference log-likelihood")
+    boundaries = reference.double().sort(-1).values
+    if boundaries.ndim > 1:
+        boundaries = boundaries.expand(*log_prob.shape[:-1], -1).contiguous()
+    below = torch.searchsorted(boundaries, log_prob.double().contiguous(), right=True)
+    return (1 + below).double() / (1 + reference.shape[-1])
+
+
+def quantiles(log_prob: Tensor, count: int) -> Tensor:
+    """Sorted (..., count) order statistics in place of (..., examples) log-likelihoods; typicality within 1/count."""
+    examples = log_prob.shape[-1]
+    if not 1 <= count <= examples:
+        raise ValueError(f"cannot summarise {examples} log-likelihoods by {count}; ask for 1 to {examples}")
+    ranks = torch.arange(1, count + 1, dtype=torch.float64) * (examples + 1) / (count + 1)
+    return log_prob.double().sort(-1).values[..., ranks.round().long() - 1]
+
+
+# --- the parts --------------------------------------------------------------------------------------------------------
+
+
+def _moments(x: Tensor) -> Tensor:
+    """(..., examples, 2 dimensions): x beside x^2, so that either step of EM is one matrix product."""
+    return torch.cat([x, x.square()], -1)
+
+
+def _log_joint(mixture: Mixture, moments: Tensor) -> Tensor:
+    """log(weight x density) of every component, (..., examples, components), the square expanded: no (N, K, D)."""
+    precisions = mixture.variances.reciprocal()
+    scaled = mixture.means * precisions
+    log_2pi_variance = (2 * math.pi * mixture.variances).log()
+    constant = mixture.log_weights - 0.5 * (log_2pi_variance + mixture.means * scaled).sum(-1)  # (..., components)
+    return moments @ torch.cat([scaled, -0.5 * precisions], -1).mT + constant.unsqueeze(-2)
+
+
+def _posterior(log_joint: Tensor) -> tuple[Tensor, Tensor]:
+    """Responsibilities (..., examples, components) and log_prob (..., examples).
+
+    A share below e^-100 counts as that: it changes no sum, while denormal numbers make either step 3 times slower.
+    """
+    peak = log_joint.amax(-1, keepdim=True)
+    likelihood = (log_joint - peak).clamp_min(-100).exp()
+    total = likelihood.sum(-1, keepdim=True)
+    return likelihood / total, (peak + total.log()).squeeze(-1)
+
+
+def _average(responsibilities: Tensor, moments: Tensor, share: Tensor) -> Statistics:
+    shared = responsibilities * share.unsqueeze(-1)  # (..., examples, components)
+    first, second = (shared.mT @ moments).chunk(2, -1)
+    return Statistics(shared.sum(-2), first, second)
+
+
+def _merge_cheapest_pair(mixture: Mixture) -> Mixture:
+    means, variances, log_weights = mixture.means, mixture.variances, mixture.log_weights
+    components = means.shape[-2]
+    part = (log_weights.unsqueeze(-1) - log_weights.unsqueeze(-2)).sigmoid().unsqueeze(-1)  # (..., i, j, 1), i's in i+j
+    gap = means.unsqueeze(-2) - means.unsqueeze(-3)  # (..., i, j, dimensions)
+    spread = part * variances.unsqueeze(-2) + (1 - part) * variances.unsqueeze(-3) + part * (1 - part) * gap.square()
+    weights = log_weights.exp()
+    own = weights * variances.log().sum(-1)
+    both = (weights.unsqueeze(-1) + weights.unsqueeze(-2)) * spread.log().sum(-1)
+    cost = 0.5 * (both - own.unsqueeze(-1) - own.unsqueeze(-2))  # (..., i, j), bound on the KL divergence
+    once = torch.ones(components, components, dtype=torch.bool, device=cost.device).triu(1)
+    pair = cost.masked_fill(~once, math.inf).flatten(-2).argmin(-1, keepdim=True)  # (..., 1)
+    i, j = pair // components, pair % components  # i < j
+
+    mean = _take(part.flatten(-3, -2), pair) * (_take(means, i) - _take(means, j)) + _take(means, j)
+    kept = torch.arange(components - 1, device=cost.device)
+    kept = kept + (kept >= j)  # (..., components - 1), all but j; i stays where it was
+    slot = i.unsqueeze(-1).expand_as(mean)
+    log_weight = torch.logaddexp(log_weights.gather(-1, i), log_weights.gather(-1, j))
+    return Mixture(
+        log_weights.gather(-1, kept).scatter(-1, i, log_weight),
+        _take(means, kept).scatter(-2, slot, mean),
+        _take(variances, kept).scatter(-2, slot, _take(spread.flatten(-3, -2), pair)),
+    )
+
+
+def _take(rows: Tensor, index: Tensor) -> Tensor:
+    """Rows (..., n, dimensions), index (..., m) -> (..., m, dimensions)."""
+    return rows.gather(-2, index.unsqueeze(-1).expand(*index.shape, rows.shape[-1]))
+
+
+def _draw(cumulated: Tensor, count: int) -> Tensor:
+    """Indices (..., count) in proportion to odds whose running sums are (..., n); drawn on the CPU's stream."""
+    uniform = torch.rand(*cumulated.shape[:-1], count, dtype=torch.float64).to(cumulated.device)
+    index = torch.searchsorted(cumulated, uniform * cumulated[..., -1:], right=True)  # right: never odds of 0
+    return index.clamp_max(cumulated.shape[-1] - 1)
+
+
+def _features(x: Tensor, mixture: Mixture | None = None) -> Tensor:
+    """Features as float64, or a sentence."""
+    if x.ndim < 2 or 0 in x.shape:
+        raise ValueError(f"features must be (..., examples, dimensions) and not empty, got shape {tuple(x.shape)}")
+    if mixture is not None and x.shape[-1] != mixture.means.shape[-1]:
+        raise ValueError(f"features have {x.shape[-1]} dimensions where the mixture has {mixture.means.shape[-1]}")
+    x = x.double()
+    if not x.sum().isfinite():  # one NaN or infinity is enough, and ten times faster than asking each
+        raise ValueError("features hold NaN or infinity; a network that diverged gives such: lower its learning rate")
+    return x
+
+
+def _share(x: Tensor, weights: Tensor | None) -> Tensor:
+    """Example weights (..., examples) that sum to 1."""
+    if weights is None:
+        return torch.full_like(x[..., 0], 1 / x.shape[-2])
+    if weights.shape != x.shape[:-1]:
+        raise ValueError(f"example weights have shape {tuple(weights.shape)}, the features {tuple(x.shape)}")
+    total = weights.double().sum(-1, keepdim=True)
+    if not (weights.isfinite().all() and weights.min() >= 0 and total.min() > 0):
+        raise ValueError("example weights must be finite and at least 0, and one of every mixture's above 0")
+    return weights.double() / total
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """sum over components of weight x Normal(mean, diag(variances)); float64.
+
+    Example: ``mixture = fit(features, 10); weight = typicality(mixture.log_prob(x), mixture.log_prob(features))``.
+    """
+
+    log_weights: Tensor  # (..., components), natural logarithms; exp sums to 1
+    means: Tensor  # (..., components, dimensions)
+    variances: Tensor  # (..., components, dimensions), above 0
+
+    def __getitem__(self, index: int) -> Mixture:
+        """One of several mixtures: ``index`` into the first leading dimension."""
+        if self.means.ndim < 3:
+            raise ValueError("a single mixture cannot be indexed")
+        return Mixture(self.log_weights[index], self.means[index], self.variances[index])
+
+    def log_joint(self, x: Tensor) -> Tensor:
+        """log(weight x density) by component: x (..., examples, dimensions) -> (..., examples, components)."""
+        if x.shape[-1] != self.means.shape[-1]:
+            raise ValueError(f"features have {x.shape[-1]} dimensions where the mixture has {self.means.shape[-1]}")
+        centre = (self.log_weights.exp().unsqueeze(-2) @ self.means).squeeze(-2)  # expanded squares cancel less there
+        return _log_joint(self.shift(-centre), _moments(x.double() - centre.unsqueeze(-2)))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Natural log-density: x (..., examples, dimensions) -> (..., examples)."""
+        return self.log_joint(x).logsumexp(-1)
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """Probability of each component given the example: (..., examples, components), rows sum to 1."""
+        return _posterior(self.log_joint(x))[0]
+
+    def sample(self, count: int) -> Tensor:
+        """(..., count, dimensions) independent examples from torch's current CPU stream."""
+        component = _draw(self.log_weights.exp().cumsum(-1), count)  # (..., count)
+        noise = torch.randn(*component.shape, self.means.shape[-1], dtype=torch.float64).to(self.means.device)
+        return _take(self.means, component) + _take(self.variances.sqrt(), component) * noise
+
+    def statistics(self) -> Statistics:
+        """Expected sufficient statistics under the mixture itself: seeds the running ones of stepwise EM."""
+        weight = self.log_weights.exp()
+        first = weight.unsqueeze(-1) * self.means
+        return Statistics(weight, first, weight.unsqueeze(-1) * (self.variances + self.means.square()))
+
+    def shift(self, by: Tensor) -> Mixture:
+        """The mixture of x + by; by (..., dimensions)."""
+        means = self.means + by.unsqueeze(-2)
+        return Mixture(self.log_weights.expand(means.shape[:-1]), means, self.variances.expand_as(means))
+
+    def arrays(self) -> dict[str, Tensor]:
+        """The fields by name, for the wire. Logarithms of weights, so that what comes back is the same bits."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Tensor]) -> Mixture:
+        """Inverse of `arrays`; other names are ignored, and what came is checked."""
+        names = [field.name for field in fields(cls)]
+        if missing := [name for name in names if name not in arrays]:
+            raise ValueError(f"a mixture's arrays are {', '.join(names)}; missing: {', '.join(missing)}")
+        return cls(*(torch.as_tensor(arrays[name], dtype=torch.float64) for name in names)).check()
+
+    def to(self, device: torch.device | str) -> Mixture:
+        """The same mixture on another device."""
+        return Mixture(self.log_weights.to(device), self.means.to(device), self.variances.to(device))
+
+    def check(self) -> Mixture:
+        """Itself, or a sentence on what makes it no mixture."""
+        shapes = {name: tuple(array.shape) for name, array in self.arrays().items()}
+        fitting = self.log_weights.shape == self.means.shape[:-1] and self.means.shape == self.variances.shape
+        if self.means.ndim < 2 or not fitting:
+            raise ValueError(
+                f"means and variances must be (..., components, dimensions) beside log weights, got {shapes}"
+            )
+        for name, array in self.arrays().items():
+            if not array.isfinite().all():
+                raise ValueError(f"the mixture's {name} hold NaN or infinity")
+        if self.variances.min() <= 0:
+            raise ValueError(f"variances must be above 0, the smallest is {self.variances.min().item():g}")
+        totals = self.log_weights.exp().sum(-1)
+        if (totals - 1).abs().max() > 1e-6:
+            raise ValueError(f"weights must sum to 1, got {totals.flatten()[(totals - 1).abs().argmax()].item():g}")
+        return self

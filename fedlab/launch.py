@@ -1,0 +1,171 @@
+"""The composition root: from a preset's name to a finished run. The only module that knows server and client.
+
+Everything that can be refused is refused here, before a directory is made or a process is started.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from fedlab import engines, workloads
+from fedlab.config import CORE_SECTIONS, Core, Flat, Value, build, data_root, read_preset, resolve
+from fedlab.errors import ConfigError, FedlabError, RunError
+from fedlab.results import Result
+from fedlab.runs import RunDirectory
+from fedlab.training import pick_device
+
+APPS = engines.Apps(server="server.app:app", client="client.app:app")
+
+Watch = Callable[[Path], object]
+
+
+def sections() -> dict[str, type]:
+    """Every section of knobs by its prefix."""
+    import strategies
+
+    return {
+        **CORE_SECTIONS,
+        **{name: line.knobs for name, line in workloads.WORKLOADS.items()},
+        **{name: entry.knobs for name, entry in strategies.STRATEGIES.items()},
+    }
+
+
+def prepare(preset: str, overrides: Flat) -> dict[str, Value]:
+    """All knobs of a run, checked: names, types, ranges, data, device, and that strategy and workload fit together.
+
+    Raises
+    ------
+    ConfigError, DataError
+        With a sentence that says what came, what was expected and what to do.
+    """
+    import strategies
+
+    _, table = read_preset(preset)
+    merged = {**table, **overrides}
+    workload, strategy = (
+        str(merged.get(kind, default)) for kind, default in (("workload", Core.workload), ("strategy", Core.strategy))
+    )
+    workloads.find(workload)
+    strategies.find(strategy)
+    flat = resolve(table, overrides, sections(), {"workload": workload, "strategy": strategy})
+    flat["data_root"] = data_root(str(flat["data_root"]))
+    _check(flat)
+    return flat
+
+
+def _check(flat: Flat) -> None:
+    """Refuse what could not run."""
+    import strategies
+
+    core = build(Core, "", flat)
+    engines.find(core.engine)
+    pick_device(core.device)
+    workload = workloads.make(flat)
+    partitions = len(workload.clients)
+    if core.clients > partitions:
+        raise ConfigError(
+            f"clients={core.clients}, but workload {core.workload!r} has {partitions} partitions "
+            f"({', '.join(workload.clients)}); ask for at most {partitions}"
+        )
+    clients = core.clients or partitions
+    if core.min_clients > clients:
+        raise ConfigError(f"min_clients={core.min_clients} is more than the {clients} clients of the run")
+    for partition in range(clients):
+        for split in ("train", "test"):
+            workload.data(partition, split)
+    strategies.make(flat, workload)
+
+
+def run(
+    preset: str,
+    *,
+    runs: Path | str = "runs",
+    watch: Watch | None = None,
+    knobs: Mapping[str, Value] | None = None,
+    **overrides: Value,
+) -> Result:
+    """Run a preset to its end and return what it found.
+
+    Parameters
+    ----------
+    preset
+        Name of a preset (``fedlab list``) or path of a TOML file.
+    runs
+        Folder in which the run directory is made.
+    watch
+        Called with the run directory before the first round; returns a context manager that shows progress.
+    knobs, overrides
+        Knobs by name; ``knobs`` takes those with a dot: ``run("dualadapt-digits", rounds=3,
+        knobs={"dualadapt.mixup": False})``.
+
+    Raises
+    ------
+    FedlabError
+        When the run could not be done as asked; what was done is on disk and can be resumed.
+    """
+    flat = prepare(preset, {**overrides, **(knobs or {})})
+    return execute(RunDirectory.create(Path(runs), flat), watch)
+
+
+def resume(path: Path | str, watch: Watch | None = None) -> Result:
+    """Continue a run that was killed, interrupted or failed to the bits it would have had; or read a finished one."""
+    directory = RunDirectory.open(path)
+    if directory.manifest().get("status") == "finished":
+        return Result.read(directory.path)
+    _check(directory.config())
+    return execute(directory, watch)
+
+
+def execute(directory: RunDirectory, watch: Watch | None = None) -> Result:
+    """Hand a run directory to its engine."""
+    from fedlab.report import write_report
+
+    flat = directory.config()
+    core = build(Core, "", flat)
+    clients = core.clients or len(workloads.make(flat).clients)
+    with _sigterm_as_interrupt(), _watching(directory.path, watch):
+        try:
+            engines.find(core.engine).run(APPS, flat, clients, directory.path)
+        except FedlabError:
+            raise
+        except MemoryError:
+            raise RunError("the machine ran out of memory; use fewer clients or a smaller batch") from None
+    if directory.manifest().get("status") != "finished":
+        raise RunError(
+            f"the run did not finish; {directory.path}/events.jsonl says how far it came, and "
+            f"`fedlab resume {directory.path}` continues it"
+        )
+    result = Result.read(directory.path)
+    write_report(result)
+    return result
+
+
+@contextmanager
+def _watching(path: Path, watch: Watch | None) -> Iterator[None]:
+    if watch is None:
+        yield
+        return
+    with watch(path):  # type: ignore[attr-defined]
+        yield
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """A polite kill ends like Ctrl-C: cleanly, and resumable."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread, for instance in a notebook's worker
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

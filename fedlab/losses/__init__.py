@@ -1,0 +1,1 @@
+"""Losses and label methods in plain torch."""

@@ -1,0 +1,61 @@
+"""A domain's own normalisation: batch-norm statistics of the data at hand, weights untouched.
+
+**Source**: Li et al., Revisiting Batch Normalization for Practical Domain Adaptation (AdaBN), 2016. That such
+statistics stay with the client is FedBN (Li et al., ICLR 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fedlab.data.examples import Examples
+
+
+def batch_norms(module: nn.Module) -> list[_BatchNorm]:
+    """Every batch norm below a module, those without running statistics left out."""
+    return [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+
+
+@torch.no_grad()
+def use_statistics_of(module: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replace all running statistics by the mean over ``batches`` of the batch statistics; a module without is left."""
+    layers = batch_norms(module)
+    if not layers:
+        return
+    momenta = [layer.momentum for layer in layers]
+    training = module.training
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain mean over batches
+    module.train()
+    for x in batches:
+        module(x)
+    module.train(training)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+
+
+@contextmanager
+def statistics_held(module: nn.Module) -> Iterator[None]:
+    """In the body, batches are normalised as ever, and leave no trace in the running statistics."""
+    layers = batch_norms(module)
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+
+
+@torch.no_grad()
+def features_of(module: nn.Module, data: Examples, device: torch.device, batch: int = 500) -> Tensor:
+    """Features of every example, in evaluation mode: (examples, ...), on ``device``."""
+    module.eval()
+    return torch.cat([module(part["x"].to(device)) for part in data.batches(batch)])

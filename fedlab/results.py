@@ -1,0 +1,126 @@
+"""What a run found, read from its directory: for a table, a notebook or a page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedlab.errors import RunError
+from fedlab.runs import RunDirectory
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# The order in which a reader wants to see accuracies; a metric that is not named here comes after these, by name.
+ORDER = ("accuracy_source_only", "accuracy_global", "accuracy_local", "accuracy_average", "accuracy")
+HIDDEN = frozenset({"num-examples"})
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished, or at least begun, run.
+
+    Attributes
+    ----------
+    directory
+        The run directory.
+    rounds
+        The lines of ``metrics.jsonl``; round 0 is the model before the first round.
+    manifest
+        What is known of the run as a whole.
+    config
+        Every knob.
+    """
+
+    directory: Path
+    rounds: list[dict[str, Any]]
+    manifest: dict[str, Any]
+    config: dict[str, bool | int | float | str]
+
+    @classmethod
+    def read(cls, path: Path | str) -> Result:
+        """Read a run directory.
+
+        Raises
+        ------
+        RunError
+            When it is no run directory, or no round was written yet.
+        """
+        run = RunDirectory.open(path)
+        rounds = run.rounds()
+        if not rounds:
+            raise RunError(f"{run.path} holds no finished round yet; `fedlab resume {run.path}` continues it")
+        return cls(run.path, rounds, run.manifest(), run.config())
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of everything trained; equal hashes mean equal bits. Empty while the run is not finished."""
+        return str(self.manifest.get("weights_sha256", ""))
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """One row per round and client: ``round``, ``client``, then a column for each metric."""
+        import pandas as pd
+
+        rows = [
+            {"round": record["round"], "client": client, **values}
+            for record in self.rounds
+            for client, values in record["clients"].items()
+        ]
+        frame = pd.DataFrame(rows)
+        return frame[["round", "client", *metric_names(self.rounds), *sorted(HIDDEN & set(frame.columns))]]
+
+    def final(self) -> dict[str, dict[str, float]]:
+        """Client to its metrics after the last round."""
+        return dict(self.rounds[-1]["clients"])
+
+    def bytes(self, kind: str) -> int:
+        """Bytes of one kind (train_down, train_up, evaluate_down, evaluate_up) over all clients and rounds."""
+        return sum(client[kind] for record in self.rounds for client in record["bytes"].values())
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by phase over all rounds."""
+        total: dict[str, float] = {}
+        for record in self.rounds:
+            for phase, value in record["seconds"].items():
+                total[phase] = total.get(phase, 0.0) + value
+        return total
+
+    def __repr__(self) -> str:
+        last = self.rounds[-1]
+        means = ", ".join(
+            f"{label(name)} {shown(name, last['mean'][name])}"
+            for name in metric_names(self.rounds)
+            if name in last["mean"]
+        )
+        return f"<Result {self.directory.name}: round {last['round']}, {means}>"
+
+
+def metric_names(rounds: list[dict[str, Any]]) -> list[str]:
+    """Names of the clients' metrics, in the order in which a reader wants them."""
+    names = {name for record in rounds for values in record["clients"].values() for name in values} - HIDDEN
+    return sorted(names, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+
+
+def label(name: str) -> str:
+    """A metric's name for people: ``accuracy_source_only`` is "source only"."""
+    return name.removeprefix("accuracy_").replace("_", " ")
+
+
+def shown(name: str, value: float) -> str:
+    """A metric's value for people: shares in percent."""
+    return f"{100 * value:.1f} %" if name.startswith("accuracy") else f"{value:.4g}"
+
+
+def human_bytes(count: float) -> str:
+    """A number of bytes for people, in decimal units.
+
+    >>> human_bytes(1_234_567)
+    '1.2 MB'
+    """
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"

@@ -1,0 +1,56 @@
+"""Named random streams: the same numbers at the same place of a federation, on every engine.
+
+One ambient seed is not enough, because Flower's network code draws from the global generators itself, and how often
+depends on the engine. So every use of randomness opens a scope whose seed is made from its names::
+
+    with seeded(run_seed, "train", server_round, partition):
+        ...
+
+Departures: none; this is the house rule 3 of ``docs/architecture.md``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+def seed_of(*names: int | str) -> int:
+    """A seed in [0, 2**63) that depends on every name and on their order.
+
+    >>> seed_of(0, "train", 1) == seed_of(0, "train", 1)
+    True
+    """
+    digest = hashlib.sha256("\x1f".join(f"{type(name).__name__}:{name}" for name in names).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@contextmanager
+def seeded(*names: int | str) -> Iterator[None]:
+    """Run the body on its own stream of ``random``, NumPy and torch; the ambient streams are left as they were."""
+    seed = seed_of(*names)
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    with torch.random.fork_rng(devices=devices):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
+def deterministic(threads: int) -> None:
+    """Make torch give the same bits for the same seed in this process: thread count fixed, deterministic kernels."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False

@@ -1,0 +1,84 @@
+"""The one optimisation loop, the averaged model and the choice of device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from fedlab.errors import ConfigError, RunError
+
+Progress = Callable[[str, int, int], None]  # phase, steps done, steps in all
+
+
+def silent(phase: str, done: int, total: int) -> None:
+    """A progress callback that says nothing."""
+
+
+def optimise(
+    loss: Callable[[], Tensor],
+    optimiser: torch.optim.Optimizer,
+    steps: int,
+    *,
+    name: str,
+    after_step: Callable[[], None] | None = None,
+    progress: Progress = silent,
+) -> float:
+    """Take ``steps`` gradient steps on ``loss`` and return its mean over them (0.0 when there are none).
+
+    Parameters
+    ----------
+    loss
+        Draws its own batch and returns a scalar.
+    after_step
+        Called after every step, for instance to follow the weights with an average.
+
+    Raises
+    ------
+    RunError
+        As soon as the loss is not finite, with the step at which it happened.
+    """
+    total = 0.0
+    for step in range(steps):
+        value = loss()
+        optimiser.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]
+        current = float(value.detach())
+        if not torch.isfinite(torch.tensor(current)):
+            raise RunError(
+                f"{name}: the loss is {current} at step {step + 1} of {steps}; "
+                "lower the learning rate, or look at the data for values that are not finite"
+            )
+        optimiser.step()
+        total += current
+        if after_step:
+            after_step()
+        progress(name, step + 1, steps)
+    return total / max(steps, 1)
+
+
+@torch.no_grad()
+def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Exponential moving average of weights: average <- decay * average + (1 - decay) * model; buffers are copied."""
+    for weight, latest in zip(average.parameters(), model.parameters(), strict=True):
+        weight.lerp_(latest, 1.0 - decay)
+    for buffer, newest in zip(average.buffers(), model.buffers(), strict=True):
+        buffer.copy_(newest)
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device of a knob: "auto" is the first GPU where there is one.
+
+    Raises
+    ------
+    ConfigError
+        When a GPU is asked for that this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ConfigError(f"device {name!r} was asked for, but this machine has {count} usable GPUs; use device=cpu")
+    return device

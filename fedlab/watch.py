@@ -1,0 +1,222 @@
+"""Showing a run while it runs: a thread follows ``events.jsonl``, so every engine is watched in the same way.
+
+Three voices: :class:`Live` for a terminal, :class:`Lines` for a pipe or a log file, :class:`JsonLines` for scripts.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console, Group
+from rich.live import Live as RichLive
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from fedlab.results import label, metric_names, shown
+
+Event = dict[str, Any]
+POLL_SECONDS = 0.1
+
+PHASES = {
+    "pretrain": "pre-training on the source",
+    "prepare": "preparing the round",
+    "clients": "clients train",
+    "server": "server trains",
+    "evaluate": "clients test",
+    "source": "training on the source",
+}
+
+
+class Voice(Protocol):
+    """Something that is told of each event."""
+
+    def tell(self, event: Event) -> None:
+        """Show one event."""
+        ...
+
+
+@contextmanager
+def follow(path: Path, voice: Voice) -> Iterator[None]:
+    """Tell ``voice`` of each event of a run directory from now on, until the body ends."""
+    log, ended = path / "events.jsonl", threading.Event()
+    offset = log.stat().st_size if log.exists() else 0
+
+    def loop() -> None:
+        at, rest = offset, ""
+        while True:
+            last_look = ended.is_set()
+            if log.exists():
+                with log.open(encoding="utf-8") as stream:
+                    stream.seek(at)
+                    text = stream.read()
+                    at = stream.tell()
+                *lines, rest = (rest + text).split("\n")
+                for line in lines:
+                    voice.tell(json.loads(line))
+            if last_look:
+                return
+            ended.wait(POLL_SECONDS)
+
+    thread = threading.Thread(target=loop, name="fedlab-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(timeout=5)
+
+
+class Lines:
+    """Plain lines: one for each phase that takes a while, one for each client's test, one for each round."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self.write = write
+
+    def tell(self, event: Event) -> None:
+        """Write what a reader of a log wants to know."""
+        kind = event["event"]
+        if kind == "phase" and event["phase"] in ("pretrain",):
+            self.write(PHASES[event["phase"]])
+        elif kind == "resumed":
+            self.write(f"resumed after round {event['round']}")
+        elif kind == "client_failed":
+            self.write(failure_line(event))
+        elif kind == "round":
+            values = "  ".join(
+                f"{client} {shown(name, metrics[name])}"
+                for client, metrics in event["clients"].items()
+                for name in metric_names([event])[-1:]
+            )
+            self.write(f"round {event['round']}/{event['rounds']}  {mean_line(event)}  | {values}")
+
+
+class JsonLines:
+    """Every event as it is, one JSON object a line."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self.write = write
+
+    def tell(self, event: Event) -> None:
+        """Write the event."""
+        self.write(json.dumps(event))
+
+
+def mean_line(event: Event) -> str:
+    """Means over clients in one line."""
+    return "  ".join(
+        f"{label(name)} {shown(name, event['mean'][name])}"
+        for name in metric_names([event])
+        if name.startswith("accuracy") and name in event["mean"]
+    )
+
+
+def failure_line(event: Event) -> str:
+    """A client's failure in one line: who, when, and the last line of why."""
+    reason = str(event["reason"]).strip().splitlines()[-1]
+    return (
+        f"client {event['client']} (partition {event['partition']}) failed in round {event['round']}, "
+        f"{PHASES.get(event['phase'], event['phase'])}: {reason}"
+    )
+
+
+class Live:
+    """A live picture: rounds and phase with what is left, and each client's metrics as they come."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.rounds = Progress(
+            TextColumn("[bold]{task.description:<28}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self.task = self.rounds.add_task("connecting", total=None)
+        self.phase = self.rounds.add_task("", total=None, visible=False)
+        self.clients: dict[str, dict[str, float]] = {}
+        self.live = RichLive(self._picture(), console=console, refresh_per_second=8, transient=True)
+
+    def __enter__(self) -> Live:
+        self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.live.stop()
+
+    def tell(self, event: Event) -> None:
+        """Take an event into the picture."""
+        kind = event["event"]
+        if kind == "phase":
+            total = event.get("clients")
+            self.rounds.update(
+                self.task,
+                description=f"round {event['round']} of {event['rounds']}",
+                total=event["rounds"],
+                completed=max(event["round"] - 1, 0),
+            )
+            self.rounds.reset(
+                self.phase,
+                description=f"  {PHASES.get(event['phase'], event['phase'])}",
+                total=total,
+                visible=total != 0,
+            )
+        elif kind == "progress":
+            self.rounds.update(
+                self.phase,
+                total=event["total"],
+                completed=event["done"],
+                description=f"  {PHASES.get(event['phase'], event['phase'])}",
+            )
+        elif kind == "client":
+            self.rounds.advance(self.phase)
+            self.clients.setdefault(event["client"], {}).update(event["metrics"])
+        elif kind == "client_failed":
+            self.console.print(Text(failure_line(event), style="red"))
+        elif kind == "resumed":
+            self.console.print(f"resumed after round {event['round']}")
+        elif kind == "round":
+            self.rounds.update(self.task, completed=event["round"])
+            self.console.print(Text(f"round {event['round']:>3}  {mean_line(event)}", style="dim"), highlight=False)
+        self.live.update(self._picture())
+
+    def _picture(self) -> Group:
+        if not self.clients:
+            return Group(self.rounds)
+        names = [name for name in metric_names([{"clients": self.clients}]) if name.startswith("accuracy")]
+        table = Table(box=None, padding=(0, 2), header_style="dim")
+        table.add_column("client")
+        for name in names:
+            table.add_column(label(name), justify="right")
+        for client, metrics in self.clients.items():
+            table.add_row(client, *(shown(name, metrics[name]) if name in metrics else "" for name in names))
+        return Group(self.rounds, table if names else "")
+
+
+@contextmanager
+def watch_live(path: Path, console: Console) -> Iterator[None]:
+    """Follow a run with a live picture."""
+    with Live(console) as live, follow(path, live):
+        yield
+
+
+def quiet(path: Path) -> AbstractContextManager[None]:
+    """Follow nothing."""
+    return follow(path, Lines(lambda line: None))
+
+
+def elapsed(seconds: float) -> str:
+    """Seconds for people.
+
+    >>> elapsed(75.2)
+    '1 min 15 s'
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s" if seconds >= 10 else f"{seconds:.1f} s"

@@ -1,0 +1,100 @@
+"""Rebuild the small digit sets that ship inside the package, from the full sets.
+
+    python scripts/build_embedded.py --data-root /path/to/full/sets
+
+Running it again with the same versions of numpy, Pillow and matplotlib gives the same bytes. The format of the files
+and their terms of use are told in ``fedlab/data/embedded/README.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision.datasets import MNIST, USPS
+
+from fedlab.data.synthdigits import generate
+
+EMBEDDED = Path(__file__).parent.parent / "fedlab" / "data" / "embedded"
+COLUMNS = 50  # tiles in a row of a sheet
+TILE = 32  # pixels a side of a tile; a multiple of 8, so that no JPEG block spans two images
+
+MNIST_TRAIN, MNIST_TEST = 6000, 2000
+USPS_TRAIN = 4000
+# MNIST-M image i is MNIST image i on a photograph. Beginning where the embedded MNIST ends keeps the target's
+# training images free of digits that the source shows with their labels.
+MNIST_M_TRAIN, MNIST_M_TEST = slice(MNIST_TRAIN, MNIST_TRAIN + 2500), slice(0, 1500)
+SYNTHDIGITS_TRAIN, SYNTHDIGITS_TEST = 2500, 1500
+SYNTHDIGITS_SEED_TRAIN, SYNTHDIGITS_SEED_TEST = 1409, 7495
+
+Images = NDArray[np.uint8]
+
+
+def sheet(images: Images, file_format: str, **options: object) -> Images:
+    """Bytes of one picture file that shows (N, 32, 32, 3) images in rows of 50: no file header for each of them."""
+    rows = images.reshape(-1, COLUMNS, TILE, TILE, 3)  # (rows, columns, height, width, channels)
+    picture = rows.transpose(0, 2, 1, 3, 4).reshape(-1, COLUMNS * TILE, 3)
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, file_format, **options)
+    return np.frombuffer(file.getvalue(), dtype=np.uint8)
+
+
+def build(root: Path, folder: Path) -> None:
+    """Write every embedded file; training labels of the targets go to a file of their own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    labels_for_bounds = {}
+
+    train, test = MNIST(root, train=True), MNIST(root, train=False)
+    x, y = train.data.numpy(), train.targets.numpy().astype(np.uint8)
+    np.savez_compressed(folder / "mnist_train.npz", x=x[:MNIST_TRAIN], y=y[:MNIST_TRAIN])
+    x, y = test.data.numpy(), test.targets.numpy().astype(np.uint8)
+    np.savez_compressed(folder / "mnist_test.npz", x=x[:MNIST_TEST], y=y[:MNIST_TEST])
+
+    train, test = USPS(root / "USPS", train=True), USPS(root / "USPS", train=False)
+    np.savez_compressed(folder / "usps_train.npz", x=train.data[:USPS_TRAIN])
+    labels_for_bounds["usps"] = np.array(train.targets[:USPS_TRAIN], dtype=np.uint8)
+    np.savez_compressed(folder / "usps_test.npz", x=test.data, y=np.array(test.targets, dtype=np.uint8))
+
+    lossless = {"file_format": "WEBP", "lossless": True, "quality": 100, "method": 4}
+    with np.load(root / "mnist_m" / "train.npz") as full:
+        np.savez_compressed(folder / "mnist_m_train.npz", sheet=sheet(full["x"][MNIST_M_TRAIN], **lossless))
+        labels_for_bounds["mnist_m"] = full["y"][MNIST_M_TRAIN].astype(np.uint8)
+    with np.load(root / "mnist_m" / "test.npz") as full:
+        x, y = full["x"][MNIST_M_TEST], full["y"][MNIST_M_TEST].astype(np.uint8)
+        np.savez_compressed(folder / "mnist_m_test.npz", sheet=sheet(x, **lossless), y=y)
+
+    jpeg = {"file_format": "JPEG", "quality": 92, "subsampling": 0, "optimize": True}
+    x, y = generate(SYNTHDIGITS_TRAIN, SYNTHDIGITS_SEED_TRAIN)
+    np.savez_compressed(folder / "synthdigits_train.npz", sheet=sheet(x, **jpeg))
+    labels_for_bounds["synthdigits"] = y.astype(np.uint8)
+    x, y = generate(SYNTHDIGITS_TEST, SYNTHDIGITS_SEED_TEST)
+    np.savez_compressed(folder / "synthdigits_test.npz", sheet=sheet(x, **jpeg), y=y.astype(np.uint8))
+
+    np.savez_compressed(folder / "bounds_only_train_labels.npz", **labels_for_bounds)
+
+
+def main() -> int:
+    """Build, then list what was written."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-root", default=os.environ.get("FEDLAB_DATA"), help="full sets (default: FEDLAB_DATA)")
+    parser.add_argument("--out", type=Path, default=EMBEDDED, help="folder to write (default: the package's own)")
+    arguments = parser.parse_args()
+    if not arguments.data_root:
+        print("no full sets: give --data-root or set FEDLAB_DATA to their folder", file=sys.stderr)
+        return 2
+    build(Path(arguments.data_root), arguments.out)
+    files = sorted(arguments.out.glob("*.npz"))
+    for file in files:
+        print(f"{file.stat().st_size:>9,}  {file.name}")
+    print(f"{sum(file.stat().st_size for file in files):>9,}  in all")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""The ServerApp: knobs to workload and strategy, the visible loop of rounds, the run directory.
+
+Flower's ``Strategy.start`` asks a strategy four questions a round. This loop asks the same four and adds what
+``start`` cannot do: begin at the round after a checkpoint, time each phase, count bytes by client, stop with a
+sentence when too few clients answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message
+from flwr.serverapp import Grid, ServerApp
+
+import strategies
+from fedlab import workloads
+from fedlab.config import Core, build
+from fedlab.roster import RosterGrid, Traffic, roster
+from fedlab.runs import RunDirectory, weights_sha256
+from fedlab.seeds import deterministic, seeded
+from fedlab.tensorboard import TensorBoard
+from fedlab.training import pick_device
+from strategies.protocol import ServerHalf, client_metrics
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run one federation, from its start or from its newest checkpoint, to its last round."""
+    core = build(Core, "", context.run_config)
+    run = RunDirectory.open(core.run_dir) if core.run_dir else RunDirectory.create(Path("runs"), context.run_config)
+    with run:
+        deterministic(core.threads)
+        run.note(
+            status="running",
+            started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            error=None,
+            device=str(pick_device(core.device)),
+        )
+        try:
+            _Federation(grid, context, core, run).run_rounds()
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt)
+            run.note(
+                status="interrupted" if stopped else "failed",
+                ended=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                error=None if stopped else str(error),
+            )
+            run.emit("failed", error=type(error).__name__, reason=str(error))
+            raise
+
+
+class _Federation:
+    """The loop of rounds and what it writes down."""
+
+    def __init__(self, grid: Grid, context: Context, core: Core, run: RunDirectory) -> None:
+        self.core, self.run = core, run
+        self.workload = workloads.make(context.run_config)
+        clients = core.clients or len(self.workload.clients)
+        self.names = dict(enumerate(self.workload.clients[:clients]))
+        self.strategy: ServerHalf = strategies.make(context.run_config, self.workload, self._progress)
+        self.run.emit("connecting", clients=clients)
+        with seeded(core.seed, "roster"):
+            partitions = roster(grid, clients, core.connect_timeout)
+        self.grid = RosterGrid(
+            grid, partitions, names=self.names, min_clients=core.min_clients or clients, on_reply=self._on_reply
+        )
+        self.seconds: dict[str, float] = {}
+        self.round = 0
+        self._told = 0.0
+
+    def run_rounds(self) -> None:
+        """From the newest checkpoint, or from nothing, to the last round."""
+        started = time.monotonic()
+        checkpoint = self.run.latest()
+        board = TensorBoard(self.run.path / "tensorboard", after=checkpoint[0] if checkpoint else -1)
+        if checkpoint:
+            self.round, state = checkpoint
+            arrays = ArrayRecord(state["arrays"])
+            self.strategy.restore(state["strategy"])
+            self.run.emit("resumed", round=self.round)
+        else:
+            with self._phase("pretrain"), seeded(self.core.seed, "initialise"):
+                arrays = self.strategy.initialise()
+            board.add(self._conclude(arrays, *self._evaluate(arrays)))
+        for server_round in range(self.round + 1, self.core.rounds + 1):
+            self.round = server_round
+            arrays, traffic = self._train(arrays)
+            board.add(self._conclude(arrays, *self._evaluate(arrays), train=traffic))
+        board.close()
+        digest = weights_sha256({"arrays": arrays.to_torch_state_dict(), "strategy": self.strategy.state()})
+        self.run.note(
+            status="finished",
+            ended=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            weights_sha256=digest,
+            seconds=round(self.run.manifest().get("seconds", 0.0) + time.monotonic() - started, 3),
+        )
+        self.run.emit("finished", weights_sha256=digest)
+
+    def _train(self, arrays: ArrayRecord) -> tuple[ArrayRecord, Traffic]:
+        with self._phase("server"), seeded(self.core.seed, "configure", self.round):
+            messages = list(self.strategy.configure_train(self.round, arrays, self._config(), self.grid))
+        replies, traffic = self._exchange("clients", messages)
+        with self._phase("server"), seeded(self.core.seed, "aggregate", self.round):
+            aggregated, _ = self.strategy.aggregate_train(self.round, replies)
+        return aggregated if aggregated is not None else arrays, traffic
+
+    def _evaluate(self, arrays: ArrayRecord) -> tuple[dict[str, Any], dict[str, float], Traffic]:
+        with seeded(self.core.seed, "evaluate", self.round):
+            messages = list(self.strategy.configure_evaluate(self.round, arrays, self._config(), self.grid))
+        replies, traffic = self._exchange("evaluate", messages)
+        clients = {
+            self.names[self.grid.partition_of[reply.metadata.src_node_id]]: client_metrics(reply) for reply in replies
+        }
+        mean = dict(self.strategy.aggregate_evaluate(self.round, replies) or {})
+        mean.pop("num-examples", None)
+        return clients, {key: float(value) for key, value in mean.items() if isinstance(value, int | float)}, traffic
+
+    def _exchange(self, phase: str, messages: list[Message]) -> tuple[list[Message], Traffic]:
+        with self._phase(phase, clients=len(messages)):
+            replies = self.grid.send_and_receive(messages, timeout=self.core.reply_timeout)
+        for failure in self.grid.traffic.failures:
+            self.run.emit(
+                "client_failed",
+                round=self.round,
+                phase=phase,
+                partition=failure.partition,
+                client=self.names[failure.partition],
+                reason=failure.reason,
+            )
+        return replies, self.grid.traffic
+
+    def _conclude(
+        self,
+        arrays: ArrayRecord,
+        clients: dict[str, Any],
+        mean: dict[str, float],
+        evaluate: Traffic,
+        train: Traffic | None = None,
+    ) -> dict[str, Any]:
+        """Write the round down: its line of metrics first, then its checkpoint, from which resuming starts."""
+        train = train or Traffic()
+        record = {
+            "round": self.round,
+            "clients": clients,
+            "mean": mean,
+            "server": self.strategy.metrics(),
+            "bytes": {
+                name: {
+                    "train_down": train.down.get(partition, 0),
+                    "train_up": train.up.get(partition, 0),
+                    "evaluate_down": evaluate.down.get(partition, 0),
+                    "evaluate_up": evaluate.up.get(partition, 0),
+                }
+                for partition, name in self.names.items()
+            },
+            "failures": [
+                {
+                    "client": self.names[failure.partition],
+                    "partition": failure.partition,
+                    "reason": failure.reason.strip().splitlines()[-1],
+                }
+                for failure in train.failures + evaluate.failures
+            ],
+            "seconds": {phase: round(value, 4) for phase, value in self.seconds.items()},
+        }
+        self.run.log_round(record)
+        self.run.checkpoint(
+            self.round,
+            {"arrays": arrays.to_torch_state_dict(), "strategy": self.strategy.state()},
+            self.core.keep_checkpoints,
+        )
+        self.run.emit("round", round=self.round, rounds=self.core.rounds, mean=mean, clients=clients)
+        self.seconds = {}
+        return record
+
+    @staticmethod
+    def _config() -> ConfigRecord:
+        return ConfigRecord()  # the strategy puts in the round
+
+    @contextmanager
+    def _phase(self, name: str, **fields: object) -> Iterator[None]:
+        self.run.emit("phase", round=self.round, rounds=self.core.rounds, phase=name, **fields)
+        started = time.monotonic()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+
+    def _progress(self, phase: str, done: int, total: int) -> None:
+        """Tell watchers about long server work, ten times a second at most."""
+        if done == total or time.monotonic() - self._told > 0.1:
+            self._told = time.monotonic()
+            self.run.emit("progress", round=self.round, phase=phase, done=done, total=total)
+
+    def _on_reply(self, partition: int, reply: Message) -> None:
+        self.run.emit("client", round=self.round, client=self.names[partition], metrics=client_metrics(reply))

@@ -1,0 +1,39 @@
+"""FedProx: FedAvg whose clients are held near the global model.
+
+**Source**: Li et al., Federated Optimization in Heterogeneous Networks, MLSys 2020, algorithm 2: a client minimises
+its loss + mu / 2 ||w - w_t||^2.
+
+**Departures**: those of FedAvg; every client takes the same number of steps, so there is no partial work to accept.
+
+**Metrics**: as FedAvg; ``loss`` includes the proximal term.
+"""
+
+from __future__ import annotations
+
+from flwr.app import Context, Message, RecordDict
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from fedlab.config import build
+from fedlab.workload import Workload
+from strategies import fedavg
+from strategies.protocol import ClientHalf, Entry, evaluate
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """FedProx's one knob."""
+
+    mu: float = Field(0.01, ge=0.0, allow_inf_nan=False, description="weight of the proximal term; 0 is FedAvg")
+
+
+class FedProx(fedavg.FedAvg):
+    """Server half: averaging as in FedAvg; the method lives on the client."""
+
+
+def train(workload: Workload, message: Message, context: Context) -> RecordDict:
+    """Client half: local SGD on loss + mu / 2 ||w - w_t||^2."""
+    return fedavg.train(workload, message, context, proximal=build(Knobs, "fedprox", context.run_config).mu)
+
+
+ENTRY = Entry("FedAvg with a proximal term on the client (Li 2020)", Knobs, FedProx, ClientHalf(train, evaluate))

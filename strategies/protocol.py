@@ -1,0 +1,134 @@
+"""What every strategy shares: the two halves' types, and the names of what crosses the wire.
+
+A message to a client carries an ArrayRecord ``arrays`` (the model's state by name) and a ConfigRecord ``config`` with
+``server-round``; a reply carries a MetricRecord ``metrics`` with ``num-examples`` and whatever arrays the strategy
+needs. Strategies that move more say so in their own module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.common.constant import PARTITION_ID_KEY
+from flwr.serverapp import Grid
+from torch import nn
+
+from fedlab.config import Core, build
+from fedlab.data.examples import Examples
+from fedlab.training import Progress, pick_device
+from fedlab.workload import Workload
+
+ARRAYS, CONFIG, METRICS, ROUND, EXAMPLES = "arrays", "config", "metrics", "server-round", "num-examples"
+
+Local = Callable[[Workload, Message, Context], RecordDict]
+
+
+class ServerHalf(Protocol):
+    """The server half of a strategy: Flower's four questions, and what starting and resuming need."""
+
+    def initialise(self) -> ArrayRecord:
+        """The arrays before round 1; whatever the server trains beforehand, it trains here."""
+        ...
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Messages to the clients that train in this round; none if no client does."""
+        ...
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The new arrays from the clients' replies, which come in the order of their partitions."""
+        ...
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Messages to the clients that evaluate."""
+        ...
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Means over the clients."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """What the server itself measured in the last round."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """All that lives from round to round beside the arrays: tensors, plain numbers, lists and dicts of them."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take a state back, so that the next round gives the same bits as if nothing had happened."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClientHalf:
+    """The client half of a strategy: pure functions of workload, message and context."""
+
+    train: Local
+    evaluate: Local
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table of strategies."""
+
+    summary: str
+    knobs: type
+    server: Callable[[Workload, Mapping[str, bool | int | float | str], Progress], ServerHalf]
+    client: ClientHalf
+
+
+def arrays_of(record: RecordDict, name: str = ARRAYS) -> dict[str, torch.Tensor]:
+    """Tensors of one named ArrayRecord."""
+    value = record[name]
+    assert isinstance(value, ArrayRecord)
+    return dict(value.to_torch_state_dict())
+
+
+def round_of(message: Message) -> int:
+    """The round that a message belongs to."""
+    config = message.content[CONFIG]
+    assert isinstance(config, ConfigRecord)
+    value = config[ROUND]
+    assert isinstance(value, int)
+    return value
+
+
+def client_metrics(reply: Message) -> dict[str, float]:
+    """Plain floats of a reply's metrics."""
+    metrics = reply.content[METRICS]
+    assert isinstance(metrics, MetricRecord)
+    return {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
+
+
+def metrics_record(metrics: Mapping[str, float], examples: int) -> MetricRecord:
+    """Metrics with the number of examples behind them, which is their weight in a mean."""
+    return MetricRecord({**metrics, EXAMPLES: examples})
+
+
+def load(model: nn.Module, state: Mapping[str, torch.Tensor], device: torch.device) -> nn.Module:
+    """The model with the given state on a device."""
+    model.load_state_dict(dict(state))
+    return model.to(device)
+
+
+def own_data(workload: Workload, context: Context, split: str) -> Examples:
+    """The examples of the client that the context belongs to."""
+    return workload.data(int(context.node_config[PARTITION_ID_KEY]), split)
+
+
+def evaluate(workload: Workload, message: Message, context: Context) -> RecordDict:
+    """Client half of testing: the workload's metrics of the global model on the client's own test data."""
+    device = pick_device(build(Core, "", context.run_config).device)
+    model = load(workload.model(), arrays_of(message.content), device)
+    data = own_data(workload, context, "test")
+    return RecordDict({METRICS: metrics_record(workload.evaluate(model, data), len(data))})

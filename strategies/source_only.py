@@ -1,0 +1,159 @@
+"""Source only: the server trains on its labelled data, clients only test. The bound that adaptation must beat.
+
+It takes the very batches and steps that DualAdapt's server takes on source data, from the same random streams, so the
+two differ by adaptation alone; DualAdapt carries this trainer as its own control.
+
+**Metrics**: ``loss`` is the mean source loss of the round; clients report the workload's metrics on their own test
+data for the averaged (EMA) model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedlab.config import Core, Flat, ServerTraining, build
+from fedlab.data.examples import Batch
+from fedlab.errors import ConfigError
+from fedlab.seeds import seeded
+from fedlab.training import Progress, follow, optimise, pick_device
+from fedlab.workload import Workload
+from strategies.protocol import ClientHalf, Entry, evaluate
+
+
+class SourceTrainer:
+    """Supervised training on the server's own labelled data, with an averaged model beside the last one.
+
+    Attributes
+    ----------
+    model, average
+        The model of the last step, and its exponential moving average.
+    """
+
+    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
+        core = build(Core, "", flat)
+        self.workload, self.seed, self.progress = workload, core.seed, progress
+        self.knobs, self.device = build(ServerTraining, "server", flat), pick_device(core.device)
+        self.source = workload.data(None, "train")
+        if "y" not in self.source.columns:
+            raise ConfigError(
+                f"strategy {core.strategy!r} trains on labelled source data, and the server's data of "
+                f"workload {core.workload!r} has no labels"
+            )
+        with seeded(self.seed, "model"):
+            self.model = workload.model().to(self.device)
+        self.average = deepcopy(self.model).requires_grad_(False)
+        self.optimiser = torch.optim.Adam(self.model.parameters(), self.knobs.learning_rate)
+
+    def batch(self, server_round: int, step: int) -> Batch:
+        """The labelled batch of one step: a function of the run seed, the round and the step, and of nothing else."""
+        with seeded(self.seed, "source", server_round, step):
+            return self.draw()
+
+    def draw(self) -> Batch:
+        """A labelled batch from torch's current random stream."""
+        return {name: column.to(self.device) for name, column in self.source.sample(self.knobs.batch).items()}
+
+    def train(self, server_round: int, steps: int, name: str, beside: Callable[[int], Tensor] | None = None) -> float:
+        """Source steps of one round (round 0 is the pre-training); returns the mean loss.
+
+        Parameters
+        ----------
+        beside
+            A further loss, a function of the step, that an adapting strategy adds to the source loss.
+        """
+        numbers = iter(range(steps))
+
+        def loss() -> Tensor:
+            step = next(numbers)
+            batch = self.batch(server_round, step)
+            with seeded(self.seed, "source model", server_round, step):
+                value = self.workload.loss(self.model, batch)
+            return value + beside(step) if beside else value
+
+        self.model.train()
+        return optimise(loss, self.optimiser, steps, name=name, progress=self.progress, after_step=self.follow)
+
+    def pretrain(self) -> float:
+        """Line 1 of DualAdapt: cross-entropy on the source before the first round."""
+        return self.train(0, self.knobs.pretrain_steps, "pretrain")
+
+    def follow(self) -> None:
+        """Move the averaged model towards the last one."""
+        follow(self.average, self.model, self.knobs.average)
+
+    def state(self) -> dict[str, Any]:
+        """Both models and the optimiser."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take a state back."""
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """No knobs of its own: ``server.*`` says how the source is trained on."""
+
+
+class SourceOnly(FlowerFedAvg):
+    """Server half: source steps in place of aggregation; no client is asked to train."""
+
+    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
+        super().__init__(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
+        self.trainer = SourceTrainer(workload, flat, progress)
+        self.loss = 0.0
+
+    def initialise(self) -> ArrayRecord:
+        """Pre-train on the source."""
+        self.loss = self.trainer.pretrain()
+        return ArrayRecord(self.trainer.average.state_dict())
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """No messages: clients do not train."""
+        return []
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The round's source steps."""
+        self.loss = self.trainer.train(server_round, self.trainer.knobs.steps, "source")
+        return ArrayRecord(self.trainer.average.state_dict()), None
+
+    def metrics(self) -> dict[str, float]:
+        """Mean source loss of the round."""
+        return {"loss": self.loss}
+
+    def state(self) -> dict[str, Any]:
+        """The trainer's state."""
+        return self.trainer.state()
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take a state back."""
+        self.trainer.restore(state)
+
+
+def train(workload: Workload, message: Message, context: Context) -> RecordDict:
+    """Client half: never asked for."""
+    raise ConfigError("source_only does not train on clients")
+
+
+ENTRY = Entry(
+    "the server trains on its source, no adaptation: the lower bound", Knobs, SourceOnly, ClientHalf(train, evaluate)
+)
