@@ -17,6 +17,7 @@ from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import tomli_w
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -40,7 +41,7 @@ class Core:
     name: str = Field("", description="name of the run directory; empty: the preset's")
     workload: str = Field("digits", description="what is learned, see `fedlab list`")
     strategy: str = Field("dualadapt", description="how it is learned together, see `fedlab list`")
-    rounds: int = Field(6, ge=1, description="federated rounds")
+    rounds: int = Field(5, ge=1, description="federated rounds")
     seed: int = Field(0, ge=0, description="run seed; every random stream is named from it")
     clients: int = Field(0, ge=0, description="clients that take part; 0: one for each partition")
     min_clients: int = Field(0, ge=0, description="fewest valid replies a phase needs, else the run stops; 0: all")
@@ -58,8 +59,9 @@ class Core:
 class ServerTraining:
     """How the server trains on its labelled data; the same knobs, and the same batches, for every strategy."""
 
-    pretrain_steps: int = Field(300, ge=0, description="steps on labelled source data before round 1")
-    steps: int = Field(30, ge=0, description="source steps a round (R_s)")
+    pretrain_steps: int = Field(800, ge=0, description="steps on labelled source data before round 1")
+    pretrain_learning_rate: Rate = Field(2e-3, description="largest step size of the one-cycle pre-training")
+    steps: int = Field(48, ge=0, description="source steps a round (R_s)")
     batch: int = Field(128, ge=2, description="source examples a step")
     learning_rate: Rate = Field(1e-3, description="Adam's step size on the server")
     average: float = Field(0.98, ge=0.0, lt=1.0, description="decay a step of the averaged (EMA) model; 0: none")
@@ -69,9 +71,9 @@ class ServerTraining:
 class ClientTraining:
     """How a client trains on its own data between two messages."""
 
-    steps: int = Field(50, ge=0, description="local steps a round (R_c)")
-    batch: int = Field(128, ge=2, description="examples a step")
-    learning_rate: Rate = Field(1e-2, description="step size on the client")
+    steps: int = Field(200, ge=0, description="local steps a round (R_c)")
+    batch: int = Field(256, ge=2, description="examples a step")
+    learning_rate: Rate = Field(2e-3, description="step size on the client")
 
 
 @dataclass(frozen=True)
@@ -229,19 +231,8 @@ def data_root(configured: str) -> str:
 
 def to_toml(flat: Flat) -> str:
     """A flat table as TOML text with one table per section, readable by :func:`read_preset`."""
-    groups: dict[str, list[str]] = {"": []}
+    nested: dict[str, Any] = {}
     for key, value in flat.items():
-        prefix, _, name = key.rpartition(".")
-        groups.setdefault(prefix, []).append(f"{name} = {toml_value(value)}")
-    blocks = ["\n".join(([f"[{prefix}]"] if prefix else []) + lines) for prefix, lines in groups.items()]
-    return "\n\n".join(blocks) + "\n"
-
-
-def toml_value(value: Value) -> str:
-    """One plain value in TOML's notation."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
-    return repr(value)
+        section, _, name = key.rpartition(".")
+        (nested.setdefault(section, {}) if section else nested)[name] = value
+    return tomli_w.dumps(nested)

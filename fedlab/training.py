@@ -22,7 +22,7 @@ def optimise(
     steps: int,
     *,
     name: str,
-    after_step: Callable[[], None] | None = None,
+    after_step: Callable[[], object] | None = None,
     progress: Progress = silent,
 ) -> float:
     """Take ``steps`` gradient steps on ``loss`` and return its mean over them (0.0 when there are none).

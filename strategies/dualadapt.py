@@ -59,6 +59,7 @@ from strategies.source_only import SourceTrainer
 HEAD, MIXTURE, LAST, CONTROL = "head", "mixture", "last", "control"
 QUANTILES = 256  # of a mixture's log-likelihood on its own data, sent beside it
 BATCH = 500  # images a pass where no gradient is taken
+STATISTICS_BATCH = 250  # about so many images at a time, then the mean over batches
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ class Knobs:
     server_discrepancy: Weight = Field(1.0, description="weight of the discrepancy on the server (line 12); 0: off")
     client_weights: bool = Field(True, description="weigh target examples by their typicality for the source mixture")
     server_weights: bool = Field(True, description="weigh pseudo-targets by their typicality for a client's mixture")
-    mixup: bool = Field(True, description="pseudo-targets are averages of two source images; off: source images")
+    mixup: Literal["average", "difference", "off"] = Field(
+        "average", description="pseudo-targets: averages or absolute differences of two source images, or source images"
+    )
     components: int = Field(10, ge=1, description="components of each mixture")
     em_steps: int = Field(15, ge=1, description="EM steps of the source mixture")
     variance_floor: float = Field(1e-2, gt=0, description="added to every variance of a mixture")
@@ -79,6 +82,7 @@ class Knobs:
     neighbours: int = Field(10, ge=1, description="neighbours of an example in the graph of propagated labels")
     balance: float = Field(0.5, ge=0, le=1, description="how far pseudo-label classes are evened out; 0: not")
     own_statistics: bool = Field(True, description="clients normalise with their own batch-norm statistics")
+    statistics_images: int = Field(1000, ge=2, description="images of a client that these statistics are taken from")
     control: bool = Field(True, description="carry a source-only twin and report it, and the last G, at each test")
 
 
@@ -143,15 +147,20 @@ def adapt_head(
     def loss() -> Tensor:  # line 7
         nonlocal statistics
         rows = torch.randint(len(z), (training.batch,)).to(z.device)
-        logits = local(z[rows])
-        fit = (weights[rows] * cross_entropy(logits, labels[rows], reduction="none")).mean()
+        value = local_loss(local(z[rows]), labels[rows], weights[rows], p_global[rows], knobs.client_discrepancy)
         batch = gmm.statistics(gmm.from_statistics(statistics, knobs.variance_floor), z[rows])
         statistics = gmm.update(statistics, batch, gmm.schedule(next(drawn)))  # line 8
-        return fit - knobs.client_discrepancy * discrepancy(p_global[rows], logits.softmax(1)).mean()
+        return value
 
     optimiser = torch.optim.Adam(local.parameters(), training.learning_rate)
     mean = optimise(loss, optimiser, training.steps, name="local head")
     return local.requires_grad_(False).eval(), gmm.from_statistics(statistics, knobs.variance_floor), mean
+
+
+def local_loss(logits: Tensor, labels: Tensor, weights: Tensor, p_global: Tensor, apart: float) -> Tensor:
+    """Line 7: mean over the batch of w CE(F_l, pseudo-label) - apart x d(F_g, F_l); logits (batch, classes)."""
+    fit = weights * cross_entropy(logits, labels, reduction="none")
+    return (fit - apart * discrepancy(p_global, logits.softmax(1))).mean()
 
 
 @torch.no_grad()
@@ -171,7 +180,7 @@ def evaluate(workload: Workload, message: Message, context: Context) -> RecordDi
     def tested(record: str, own_statistics: bool) -> tuple[nn.Module, Examples]:
         model = load(workload.model(), arrays_of(message.content, record), device)
         if own_statistics:
-            adopt_statistics(model, own_data(workload, context, "train"), device)
+            adopt_statistics(model, own_data(workload, context, "train"), knobs.statistics_images, device)
         z = features_of(features_module(model), test, device, BATCH)
         return head_of(model), Examples({**test.columns, "x": z})
 
@@ -297,9 +306,11 @@ class DualAdapt(FlowerFedAvg):
         return loss
 
     def pseudo_targets(self) -> Tensor:
-        """Line 11: images (batch, ...) that are not of the source: averages of two source images."""
-        x = self.trainer.draw()["x"]
-        return (x + self.trainer.draw()["x"]) / 2 if self.knobs.mixup else x
+        """Line 11: images (batch, ...) that are not of the source, from two source images each."""
+        x, other = self.trainer.draw()["x"], self.trainer.draw()["x"]
+        if self.knobs.mixup == "average":
+            return (x + other) / 2
+        return (x - other).abs() - 1 if self.knobs.mixup == "difference" else x  # |u - v| of [0, 1], back in [-1, 1]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -387,15 +398,19 @@ def head_of(model: nn.Module) -> nn.Module:
     return module
 
 
-def adopt_statistics(model: nn.Module, data: Examples, device: torch.device) -> None:
-    """Give G the batch-norm statistics of a client's own images."""
-    use_statistics_of(features_module(model), (batch["x"].to(device) for batch in data.batches(BATCH)))
+def adopt_statistics(model: nn.Module, data: Examples, images: int, device: torch.device) -> None:
+    """Give G the batch-norm statistics of a client's own images, evenly spread over however they are ordered."""
+    count = min(images, len(data))
+    rows = torch.linspace(0, len(data) - 1, count).long()
+    batches = max(1, round(count / STATISTICS_BATCH))
+    parts = [rows[first::batches] for first in range(batches)]  # each of them spread over the whole set
+    use_statistics_of(features_module(model), (data[part]["x"].to(device) for part in parts))
 
 
 def client_features(model: nn.Module, data: Examples, knobs: Knobs, device: torch.device) -> Tensor:
     """G's features (examples, width) of a client's images, normalised with its own statistics if asked."""
     if knobs.own_statistics:
-        adopt_statistics(model, data, device)
+        adopt_statistics(model, data, knobs.statistics_images, device)
     return features_of(features_module(model), data, device, BATCH)
 
 
@@ -427,7 +442,7 @@ def partitions(grid: Grid) -> dict[int, int]:
     return {node: grid.partition_of[node] for node in grid.get_node_ids()}
 
 
-ENTRY = Entry(
+ENTRY: Entry = Entry(
     "adapts G, F_g on the server to heads and mixtures that clients fit on unlabelled data (Yao 2022)",
     Knobs,
     DualAdapt,

@@ -97,4 +97,6 @@ def squared_distance(model: nn.Module, start: list[Tensor]) -> Tensor:
     return torch.stack([(weight - origin).square().sum() for weight, origin in pairs]).sum()
 
 
-ENTRY = Entry("labelled clients train, the server averages (McMahan 2017)", Knobs, FedAvg, ClientHalf(train, evaluate))
+ENTRY: Entry = Entry(
+    "labelled clients train, the server averages (McMahan 2017)", Knobs, FedAvg, ClientHalf(train, evaluate)
+)

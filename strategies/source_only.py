@@ -63,13 +63,27 @@ class SourceTrainer:
         return {name: column.to(self.device) for name, column in self.source.sample(self.knobs.batch).items()}
 
     def train(self, server_round: int, steps: int, name: str, beside: Callable[[int], Tensor] | None = None) -> float:
-        """Source steps of one round (round 0 is the pre-training); returns the mean loss.
+        """Source steps of one round; returns the mean loss.
 
         Parameters
         ----------
         beside
             A further loss, a function of the step, that an adapting strategy adds to the source loss.
         """
+        self.model.train()
+        return optimise(
+            self.loss(server_round, steps, beside),
+            self.optimiser,
+            steps,
+            name=name,
+            progress=self.progress,
+            after_step=self.follow,
+        )
+
+    def loss(
+        self, server_round: int, steps: int, beside: Callable[[int], Tensor] | None = None
+    ) -> Callable[[], Tensor]:
+        """The source loss of one round, a fresh batch at each call."""
         numbers = iter(range(steps))
 
         def loss() -> Tensor:
@@ -79,12 +93,21 @@ class SourceTrainer:
                 value = self.workload.loss(self.model, batch)
             return value + beside(step) if beside else value
 
-        self.model.train()
-        return optimise(loss, self.optimiser, steps, name=name, progress=self.progress, after_step=self.follow)
+        return loss
 
     def pretrain(self) -> float:
-        """Line 1 of DualAdapt: cross-entropy on the source before the first round."""
-        return self.train(0, self.knobs.pretrain_steps, "pretrain")
+        """Line 1 of DualAdapt: the source loss before the first round, one cycle of Adam; then the average starts."""
+        steps, peak = self.knobs.pretrain_steps, self.knobs.pretrain_learning_rate
+        if not steps:
+            return 0.0
+        optimiser = torch.optim.Adam(self.model.parameters(), peak)
+        plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, steps, pct_start=0.1, final_div_factor=10)
+        self.model.train()
+        mean = optimise(
+            self.loss(0, steps), optimiser, steps, name="pretrain", progress=self.progress, after_step=plan.step
+        )
+        self.average.load_state_dict(self.model.state_dict())
+        return mean
 
     def follow(self) -> None:
         """Move the averaged model towards the last one."""
@@ -154,6 +177,6 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     raise ConfigError("source_only does not train on clients")
 
 
-ENTRY = Entry(
+ENTRY: Entry = Entry(
     "the server trains on its source, no adaptation: the lower bound", Knobs, SourceOnly, ClientHalf(train, evaluate)
 )

@@ -34,7 +34,8 @@ def use_statistics_of(module: nn.Module, batches: Iterable[Tensor]) -> None:
         layer.momentum = None  # a plain mean over batches
     module.train()
     for x in batches:
-        module(x)
+        if len(x) > 1:  # one example has no variance
+            module(x)
     module.train(training)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum

@@ -1,0 +1,348 @@
+"""DualAdapt beside the same method written as plain loops, and what must hold of it whatever the data."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import strategies
+from fedlab import gmm, workloads
+from fedlab.config import CORE_SECTIONS, ClientTraining, knobs, resolve
+from fedlab.data.examples import Examples
+from fedlab.engines import inprocess
+from fedlab.errors import ConfigError
+from fedlab.roster import RosterGrid, roster
+from fedlab.runs import weights_sha256
+from fedlab.seeds import seeded
+from fedlab.training import silent
+from strategies import dualadapt
+from strategies.protocol import METRICS, arrays_of
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU())
+        self.head = nn.Sequential(nn.Linear(8, 3))
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+
+def blobs(count: int, shift: float, seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(3, (count,), generator=generator)
+    x = torch.randn(count, 4, generator=generator) * 0.4 + torch.eye(4)[y] * 2 + shift
+    return {"x": x, "y": y}
+
+
+@dataclass(frozen=True)
+class Blobs:
+    """Three classes in four dimensions; each client's domain is shifted further."""
+
+    clients: tuple[str, ...] = ("near", "far")
+    network: type[nn.Module] = Net
+
+    def model(self):
+        return self.network()
+
+    def data(self, partition, split):
+        columns = blobs(90, 0.0 if partition is None else 0.5 * (partition + 1), seed=7 if split == "train" else 8)
+        if partition is not None and split == "train":
+            del columns["y"]
+        return Examples(columns)
+
+    def loss(self, model, batch):
+        return cross_entropy(model(batch["x"]), batch["y"])
+
+    @torch.no_grad()
+    def evaluate(self, model, data):
+        model.eval()
+        batch = data[:]
+        return {"accuracy": float((model(batch["x"]).argmax(1) == batch["y"]).float().mean()), "loss": 0.0}
+
+
+def flat(strategy="dualadapt", **changes):
+    sections = {
+        **CORE_SECTIONS,
+        "digits": workloads.WORKLOADS["digits"].knobs,
+        strategy: strategies.STRATEGIES[strategy].knobs,
+    }
+    small = {
+        "strategy": strategy,
+        "threads": 1,
+        "server.pretrain_steps": 6,
+        "server.steps": 4,
+        "server.batch": 16,
+        "client.steps": 5,
+        "client.batch": 16,
+        "dualadapt.components": 2,
+    }
+    usable = knobs(sections)
+    table = {key: value for key, value in {**small, **changes}.items() if key in usable}
+    return resolve(table, {}, sections, {"workload": "digits", "strategy": strategy})
+
+
+class Federation:
+    """The rounds of one strategy on blobs through the in-process grid, with the apps' seed scopes."""
+
+    def __init__(self, table, workload=None):
+        self.table, self.workload = table, workload or Blobs()
+        self.strategy = strategies.make(table, self.workload, silent)
+        self.sent, self.replies = [], []
+
+    def client(self, message, context):
+        half = strategies.client_half(self.table["strategy"])
+        if message.metadata.message_type == MessageType.QUERY:
+            identity = ConfigRecord({"partition": context.node_config["partition-id"]})
+            return Message(RecordDict({"identity": identity}), reply_to=message)
+        local = half.train if message.metadata.message_type == MessageType.TRAIN else half.evaluate
+        with seeded("client", context.node_config["partition-id"]):
+            return Message(local(self.workload, message, context), reply_to=message)
+
+    def grid(self):
+        grid = inprocess.InProcessGrid(self.client, self.table, len(self.workload.clients))
+        return RosterGrid(grid, roster(grid, 2, 5), names={0: "near", 1: "far"}, min_clients=2)
+
+    def run(self, rounds):
+        identity = inprocess.TaskIdentity
+        identity.run_id, identity.node_id, identity.task_id = 1, 1, 1
+        grid = self.grid()
+        with seeded("initialise"):
+            arrays = self.strategy.initialise()
+        for number in range(1, rounds + 1):
+            with seeded("round", number):
+                self.sent = list(self.strategy.configure_train(number, arrays, ConfigRecord(), grid))
+                self.replies = grid.send_and_receive(self.sent)
+                arrays = self.strategy.aggregate_train(number, self.replies)[0] or arrays
+        self.arrays, self.roster = arrays, grid
+        return self
+
+
+def test_one_server_step_is_the_plain_loop_over_clients_and_examples():
+    federation = Federation(flat(**{"server.steps": 1, "dualadapt.server_discrepancy": 3.0})).run(1)
+    half = federation.strategy
+    model = half.trainer.model.train()
+    loss = half.server_loss(2)
+    value = loss(0)
+
+    with seeded(half.seed, "pseudo-targets", 2, 0):
+        x = (half.trainer.draw()["x"] + half.trainer.draw()["x"]) / 2
+    z = model.features(x)
+    p = model.head(z).softmax(1)
+    total = 0.0
+    for partition in (0, 1):
+        local = Net().head
+        local.load_state_dict(half.heads[partition])
+        mixture = gmm.Mixture.from_arrays(half.mixtures[partition])
+        reference = half.mixtures[partition]["quantiles"]
+        density = mixture.log_prob(z)
+        typical = [(1 + sum(float(r) <= float(v) for r in reference)) / (1 + len(reference)) for v in density.detach()]
+        mean = sum(typical) / len(typical)
+        for row in range(len(x)):
+            q = local(z[row : row + 1]).softmax(1)[0]
+            total += typical[row] / mean * float((p[row] - q).abs().sum()) / len(x) / 2
+    assert float(value) == pytest.approx(3.0 * total, rel=1e-4)
+
+
+def test_the_discrepancy_moves_the_features_and_not_the_global_head():
+    half = Federation(flat()).run(1).strategy
+    model = half.trainer.model.train()
+    running = copy.deepcopy(model.features[2].running_mean)
+    model.zero_grad()
+    half.server_loss(2)(0).backward()
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in model.features[1].parameters())
+    assert all(weight.grad is None or not weight.grad.any() for weight in model.head.parameters())
+    assert torch.equal(running, model.features[2].running_mean)  # pseudo-targets leave no trace in the statistics
+
+
+def test_the_local_head_is_the_plain_loop():
+    torch.manual_seed(0)
+    head, z = Net().head, torch.randn(40, 8)
+    source = gmm.fit(torch.randn(60, 8), 2, variance_floor=1e-2)
+    quantiles = torch.linspace(-30, 0, 20).double()
+    settings = dualadapt.Knobs(components=2, pseudo_labels="global", balance=0.0, client_discrepancy=0.0)
+    training = ClientTraining(steps=3, batch=10, learning_rate=0.01)
+    with seeded("loop"):
+        local, mixture, loss = dualadapt.adapt_head(head, z, source, quantiles, settings, training)
+
+    expected = copy.deepcopy(head)
+    optimiser = torch.optim.Adam(expected.parameters(), 0.01)
+    p = head(z).softmax(1).detach()
+    rank = [(1 + sum(float(r) <= float(v) for r in quantiles)) / 21 for v in source.log_prob(z)]
+    running, losses = source.statistics(), []
+    with seeded("loop"):
+        for step in range(3):
+            rows = torch.randint(40, (10,))
+            value = torch.tensor(0.0)
+            for row in rows.tolist():
+                weight = rank[row] / (sum(rank) / 40)
+                logits = expected(z[row : row + 1])
+                value = value + weight * cross_entropy(logits, p[row : row + 1].argmax(1)) / 10
+            batch = gmm.statistics(gmm.from_statistics(running, 1e-2), z[rows])
+            running = gmm.update(running, batch, (step + 2) ** -0.7)
+            losses.append(float(value.detach()))
+            optimiser.zero_grad()
+            value.backward()
+            optimiser.step()
+    for got, wanted in zip(local.parameters(), expected.parameters(), strict=True):
+        assert torch.allclose(got, wanted, atol=1e-5)
+    assert loss == pytest.approx(sum(losses) / 3, rel=1e-4)
+    assert torch.allclose(mixture.means, gmm.from_statistics(running, 1e-2).means)
+
+
+def test_the_local_loss_is_the_plain_sum_over_examples():
+    torch.manual_seed(0)
+    logits, other, weights = torch.randn(6, 3), torch.randn(6, 3).softmax(1), torch.rand(6)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    total = 0.0
+    for row in range(6):
+        q = logits[row].softmax(0)
+        total -= float(weights[row] * q[labels[row]].log()) / 6
+        total -= 0.2 * sum(abs(float(other[row, k] - q[k])) for k in range(3)) / 6
+    assert float(dualadapt.local_loss(logits, labels, weights, other, 0.2)) == pytest.approx(total, rel=1e-5)
+
+
+def test_without_the_server_discrepancy_the_server_is_its_own_control_bit_for_bit():
+    half = Federation(flat(**{"dualadapt.server_discrepancy": 0.0})).run(3).strategy
+    assert weights_sha256(half.trainer.state()) == weights_sha256(half.control.state())
+
+
+def test_with_it_the_server_is_not():
+    half = Federation(flat()).run(2).strategy
+    assert weights_sha256(half.trainer.model.state_dict()) != weights_sha256(half.control.model.state_dict())
+
+
+def test_the_control_is_the_strategy_source_only_bit_for_bit():
+    control = Federation(flat()).run(3).strategy.control
+    alone = Federation(flat("source_only")).run(3).strategy.trainer
+    assert weights_sha256(control.state()) == weights_sha256(alone.state())
+
+
+def test_what_crosses_the_wire():
+    federation = Federation(flat()).run(1)
+    assert set(federation.sent[0].content) == {"arrays", "mixture", "config"}
+    for reply in federation.replies:
+        assert set(reply.content) == {"head", "mixture", "metrics"}
+        assert set(reply.content["head"]) == set(Net().head.state_dict())
+        assert set(reply.content["metrics"]) == {"loss", "entropy", "discrepancy", "num-examples"}
+        width = sum(array.numel() for array in arrays_of(reply.content, "mixture").values())
+        assert width <= 2 * (1 + 8 + 8) + dualadapt.QUANTILES  # components x (weight, mean, variance), and the summary
+
+
+def test_features_are_computed_once_a_round_however_many_steps(monkeypatch):
+    seen = []
+    forward = nn.Flatten.forward
+    monkeypatch.setattr(nn.Flatten, "forward", lambda self, x: (seen.append(len(x)), forward(self, x))[1])
+    federation = Federation(flat(**{"client.steps": 50})).run(1)
+    seen.clear()
+    grid = federation.roster
+    grid.send_and_receive(federation.sent[:1])
+    assert sum(seen) == 90 + 90  # own statistics, then features; 50 steps add nothing
+
+
+@pytest.mark.parametrize("knob", ["client_weights", "server_weights", "control", "own_statistics"])
+def test_each_switch_changes_what_it_says(knob):
+    on, off = (Federation(flat(**{f"dualadapt.{knob}": value})).run(2) for value in (True, False))
+    same = weights_sha256(on.arrays.to_torch_state_dict()) == weights_sha256(off.arrays.to_torch_state_dict())
+    assert same == (knob == "control")
+
+
+@pytest.mark.parametrize("mixup", ["difference", "off"])
+def test_each_form_of_pseudo_targets_is_another_run(mixup):
+    average, other = (Federation(flat(**{"dualadapt.mixup": form})).run(2) for form in ("average", mixup))
+    assert weights_sha256(average.strategy.state()) != weights_sha256(other.strategy.state())
+
+
+def test_pseudo_targets_are_what_they_say():
+    for mixup in ("average", "difference", "off"):
+        half = strategies.make(flat(**{"dualadapt.mixup": mixup}), Blobs(), silent)
+        with seeded("x"):
+            x = half.pseudo_targets()
+        with seeded("x"):
+            first, second = half.trainer.draw()["x"], half.trainer.draw()["x"]
+        wanted = {"average": (first + second) / 2, "difference": (first - second).abs() - 1, "off": first}[mixup]
+        assert torch.equal(x, wanted)
+
+
+def test_global_local_average_last_and_control_are_reported_from_the_round_after_the_first_heads():
+    federation = Federation(flat()).run(1)
+    half, grid = federation.strategy, federation.roster
+    messages = list(half.configure_evaluate(1, federation.arrays, ConfigRecord(), grid))
+    metrics = dict(grid.send_and_receive(messages)[0].content[METRICS])
+    names = {f"accuracy_{name}" for name in ("global", "local", "average", "last", "source_only")}
+    assert set(metrics) == names | {"num-examples"}
+    half.heads.clear()
+    before = grid.send_and_receive(list(half.configure_evaluate(0, federation.arrays, ConfigRecord(), grid)))
+    assert set(before[0].content[METRICS]) == {"accuracy_global", "accuracy_source_only", "num-examples"}
+
+
+def test_the_average_is_of_probabilities():
+    first, second = nn.Linear(2, 3), nn.Linear(2, 3)
+    z = torch.randn(5, 2)
+    wanted = (first(z).softmax(1) + second(z).softmax(1)) / 2
+    assert torch.allclose(dualadapt.Average(first, second)(z).exp(), wanted, atol=1e-6)
+
+
+def test_a_restored_half_goes_on_to_the_same_bits():
+    whole = Federation(flat()).run(3)
+    begun = Federation(flat()).run(2)
+    state = copy.deepcopy(begun.strategy.state())
+    resumed = Federation(flat())
+    resumed.strategy.restore(state)
+    grid = resumed.grid()
+    with seeded("round", 3):
+        messages = list(resumed.strategy.configure_train(3, begun.arrays, ConfigRecord(), grid))
+        arrays, _ = resumed.strategy.aggregate_train(3, grid.send_and_receive(messages))
+    assert weights_sha256(resumed.strategy.state()) == weights_sha256(whole.strategy.state())
+    assert weights_sha256(arrays.to_torch_state_dict()) == weights_sha256(whole.arrays.to_torch_state_dict())
+
+
+def test_a_client_that_failed_keeps_its_last_head():
+    federation = Federation(flat()).run(1)
+    half = federation.strategy
+    old = half.heads[1]
+    half.aggregate_train(2, federation.replies[:1])
+    assert half.heads[1] is old
+
+
+def test_a_model_without_features_and_head_is_refused_in_a_sentence():
+    with pytest.raises(
+        ConfigError, match=r"needs a model with \.features and \.head; Linear .* lacks features and head"
+    ):
+        strategies.make(flat(), replace(Blobs(), network=lambda: nn.Linear(4, 3)), silent)
+
+
+def test_it_serves_a_head_with_batch_norm_and_dropout():
+    class Deep(Net):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
+
+    half = Federation(flat(), replace(Blobs(), network=Deep)).run(2).strategy
+    assert all(torch.isfinite(value).all() for head in half.heads.values() for value in head.values())
+
+
+def test_balance_evens_out_the_classes_of_pseudo_labels():
+    torch.manual_seed(0)
+    p = torch.randn(300, 3).mul(2).add(torch.tensor([1.0, 0.0, 0.0])).softmax(1)
+    z = torch.randn(300, 8)
+    raw, even = (
+        dualadapt.pseudo_labels(z, p, dualadapt.Knobs(pseudo_labels="global", balance=b)).bincount(minlength=3)
+        for b in (0.0, 1.0)
+    )
+    assert even.max() - even.min() < raw.max() - raw.min()
+
+
+def test_the_context_says_the_partition():
+    context = Context(1, 5, {"partition-id": 1, "num-partitions": 2}, RecordDict(), flat())
+    arrays = ArrayRecord(Net().state_dict())
+    message = Message(RecordDict({"arrays": arrays, "config": ConfigRecord({"server-round": 0})}), 5, "evaluate")
+    reply = dualadapt.evaluate(Blobs(), message, context)
+    assert reply[METRICS]["num-examples"] == 90
