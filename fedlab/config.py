@@ -10,7 +10,6 @@ this module settings are plain typed arguments.
 
 from __future__ import annotations
 
-import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass as plain_dataclass
@@ -73,7 +72,7 @@ class ClientTraining:
 
     steps: int = Field(200, ge=0, description="local steps a round (R_c)")
     batch: int = Field(256, ge=2, description="examples a step")
-    learning_rate: Rate = Field(2e-3, description="step size on the client")
+    learning_rate: Rate = Field(5e-3, description="first step size on the client")
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,7 @@ def read_preset(name: str) -> tuple[str, dict[str, Value]]:
         raise ConfigError(f"preset {path} is not valid TOML: {error}") from None
     description = str(table.pop("description", ""))
     flat = dict(_flat_items(table, path))
-    flat.setdefault("name", path.stem)
+    flat["name"] = flat.get("name") or path.stem
     return description, flat
 
 
@@ -217,16 +216,11 @@ def resolve(preset: Flat, overrides: Flat, sections: Mapping[str, type], chosen:
                 in_use = " and ".join(f"{kind} {name!r}" for kind, name in chosen.items())
                 raise ConfigError(f"knob {key!r} has no effect in this run, which uses {in_use}")
     merged = {**preset, **overrides}
+    merged["name"] = merged.get("name") or preset.get("name", "")
     resolved: dict[str, Value] = {}
     for prefix, section in active.items():
         resolved |= flatten(prefix, build(section, prefix, merged))
     return resolved
-
-
-def data_root(configured: str) -> str:
-    """The folder of full data sets: the knob, else ``$FEDLAB_DATA``, else empty for the embedded sets."""
-    root = configured or os.environ.get("FEDLAB_DATA", "")
-    return str(Path(root).expanduser().resolve()) if root else ""
 
 
 def to_toml(flat: Flat) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import FrameType
 
 from fedlab import engines, workloads
-from fedlab.config import CORE_SECTIONS, Core, Flat, Value, build, data_root, read_preset, resolve
+from fedlab.config import CORE_SECTIONS, Core, Flat, Value, build, read_preset, resolve
+from fedlab.data.digits import data_root
 from fedlab.errors import ConfigError, FedlabError, RunError
 from fedlab.results import Result
 from fedlab.runs import RunDirectory
@@ -52,7 +53,8 @@ def prepare(preset: str, overrides: Flat) -> dict[str, Value]:
     workloads.find(workload)
     strategies.find(strategy)
     flat = resolve(table, overrides, sections(), {"workload": workload, "strategy": strategy})
-    flat["data_root"] = data_root(str(flat["data_root"]))
+    root = data_root(str(flat["data_root"]))
+    flat["data_root"] = str(root.resolve()) if root else ""
     _check(flat)
     return flat
 

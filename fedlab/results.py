@@ -103,6 +103,11 @@ def metric_names(rounds: list[dict[str, Any]]) -> list[str]:
     return sorted(names, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
 
 
+def headline(names: list[str]) -> str:
+    """The one metric that a short line shows: the best informed accuracy there is, else the first metric."""
+    return max((name for name in names if name in ORDER), key=ORDER.index, default=names[0])
+
+
 def label(name: str) -> str:
     """A metric's name for people: ``accuracy_source_only`` is "source only"."""
     return name.removeprefix("accuracy_").replace("_", " ")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
-from flwr.common.serde import message_to_proto
+from flwr.common.serde import recorddict_to_proto
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
@@ -92,7 +92,7 @@ class Failure:
 
 @dataclass
 class Traffic:
-    """What one phase moved: serialised bytes of whole messages by partition, and the clients that failed."""
+    """What one phase moved: serialised bytes of messages' contents by partition, and the clients that failed."""
 
     down: dict[int, int] = field(default_factory=dict)
     up: dict[int, int] = field(default_factory=dict)
@@ -140,7 +140,7 @@ class RosterGrid(Grid):
         self.traffic = Traffic()
         partitions = [self.partition_of[message.metadata.dst_node_id] for message in messages]
         for partition, message in zip(partitions, messages, strict=True):
-            self.traffic.down[partition] = message_to_proto(message).ByteSize()
+            self.traffic.down[partition] = recorddict_to_proto(message.content).ByteSize()
         deadline = time.monotonic() + (timeout if timeout is not None else float("inf"))
         replies: dict[int, Message] = {}
         for reply in _collect(self.grid, messages, deadline):
@@ -148,7 +148,7 @@ class RosterGrid(Grid):
             if reply.has_error():
                 self.traffic.failures.append(Failure(partition, reply.error.reason or "no reason given"))
                 continue
-            self.traffic.up[partition] = message_to_proto(reply).ByteSize()
+            self.traffic.up[partition] = recorddict_to_proto(reply.content).ByteSize()
             replies[partition] = reply
             self.on_reply(partition, reply)
         heard = set(replies) | {failure.partition for failure in self.traffic.failures}

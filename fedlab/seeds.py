@@ -52,5 +52,5 @@ def deterministic(threads: int) -> None:
     """Make torch give the same bits for the same seed in this process: thread count fixed, deterministic kernels."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms, without its 2 s import of the compiler
     torch.backends.cudnn.benchmark = False

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from fedlab.results import label, metric_names, shown
+from fedlab.results import headline, label, metric_names, shown
 
 Event = dict[str, Any]
 POLL_SECONDS = 0.1
@@ -88,10 +88,11 @@ class Lines:
         elif kind == "client_failed":
             self.write(failure_line(event))
         elif kind == "round":
+            name = headline(metric_names([event]))
             values = "  ".join(
                 f"{client} {shown(name, metrics[name])}"
                 for client, metrics in event["clients"].items()
-                for name in metric_names([event])[-1:]
+                if name in metrics
             )
             self.write(f"round {event['round']}/{event['rounds']}  {mean_line(event)}  | {values}")
 

@@ -10,8 +10,8 @@ what each is worth stand too.
 **On the wire**: down ``arrays`` (G, F_g) and ``mixture`` (W_S); up ``head`` (F_l), ``mixture`` (W_T) and ``metrics``.
 
 **Metrics** of each client, on its test data: accuracy of the ``global`` head, the ``local`` head and the ``average``
-of their probabilities, all on the averaged (EMA) G; ``last``: as ``average`` on the last G; ``source_only``: the
-control.
+of their probabilities, all on the averaged (EMA) G; ``source_only``: the control; after
+the last round ``last``: as ``average`` on the last G.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Knobs:
     """DualAdapt's ingredients, each with its own switch."""
 
     client_discrepancy: Weight = Field(0.1, description="weight of the discrepancy on the client (line 7); 0: off")
-    server_discrepancy: Weight = Field(1.0, description="weight of the discrepancy on the server (line 12); 0: off")
+    server_discrepancy: Weight = Field(0.2, description="weight of the discrepancy on the server (line 12); 0: off")
     client_weights: bool = Field(True, description="weigh target examples by their typicality for the source mixture")
     server_weights: bool = Field(True, description="weigh pseudo-targets by their typicality for a client's mixture")
     mixup: Literal["average", "difference", "off"] = Field(
@@ -80,10 +80,14 @@ class Knobs:
         "propagated", description="targets of the local head: the global head's, or those smoothed over neighbours"
     )
     neighbours: int = Field(10, ge=1, description="neighbours of an example in the graph of propagated labels")
-    balance: float = Field(0.5, ge=0, le=1, description="how far pseudo-label classes are evened out; 0: not")
-    own_statistics: bool = Field(True, description="clients normalise with their own batch-norm statistics")
+    balance: float = Field(1.0, ge=0, le=1, description="how far pseudo-label classes are evened out; 0: not")
+    own_statistics: float = Field(
+        0.75, ge=0, le=1, description="share of a client's own in the batch-norm statistics it uses; 0: the source's"
+    )
     statistics_images: int = Field(1000, ge=2, description="images of a client that these statistics are taken from")
-    control: bool = Field(True, description="carry a source-only twin and report it, and the last G, at each test")
+    control: bool = Field(
+        True, description="carry a source-only twin and test it too, and after the last round the last G"
+    )
 
 
 # --- client half ------------------------------------------------------------------------------------------------------
@@ -153,7 +157,8 @@ def adapt_head(
         return value
 
     optimiser = torch.optim.Adam(local.parameters(), training.learning_rate)
-    mean = optimise(loss, optimiser, training.steps, name="local head")
+    plan = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(training.steps, 1))
+    mean = optimise(loss, optimiser, training.steps, name="local head", after_step=plan.step)
     return local.requires_grad_(False).eval(), gmm.from_statistics(statistics, knobs.variance_floor), mean
 
 
@@ -177,10 +182,10 @@ def evaluate(workload: Workload, message: Message, context: Context) -> RecordDi
     device = pick_device(build(Core, "", context.run_config).device)
     test = own_data(workload, context, "test")
 
-    def tested(record: str, own_statistics: bool) -> tuple[nn.Module, Examples]:
+    def tested(record: str, adapted: bool = True) -> tuple[nn.Module, Examples]:
         model = load(workload.model(), arrays_of(message.content, record), device)
-        if own_statistics:
-            adopt_statistics(model, own_data(workload, context, "train"), knobs.statistics_images, device)
+        if adapted:
+            adopt_statistics(model, own_data(workload, context, "train"), knobs, device)
         z = features_of(features_module(model), test, device, BATCH)
         return head_of(model), Examples({**test.columns, "x": z})
 
@@ -189,16 +194,16 @@ def evaluate(workload: Workload, message: Message, context: Context) -> RecordDi
 
     heads = message.content
     metrics: dict[str, float] = {}
-    global_head, data = tested(ARRAYS, knobs.own_statistics)
+    global_head, data = tested(ARRAYS)
     metrics |= named("global", measure(global_head, data))
     if HEAD in heads:
         local = load(deepcopy(global_head), arrays_of(message.content, HEAD), device)
         metrics |= named("local", measure(local, data)) | named("average", measure(Average(global_head, local), data))
         if LAST in heads:
-            last_head, last_data = tested(LAST, knobs.own_statistics)
+            last_head, last_data = tested(LAST)
             metrics |= named("last", measure(Average(last_head, local), last_data))
     if CONTROL in heads:
-        metrics |= named("source_only", measure(*tested(CONTROL, own_statistics=False)))
+        metrics |= named("source_only", measure(*tested(CONTROL, adapted=False)))
     return RecordDict({METRICS: metrics_record(metrics, len(test))})
 
 
@@ -228,7 +233,7 @@ class DualAdapt(FlowerFedAvg):
 
     def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
         super().__init__(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
-        self.knobs = build(Knobs, "dualadapt", flat)
+        self.knobs, self.rounds = build(Knobs, "dualadapt", flat), build(Core, "", flat).rounds
         self.trainer = SourceTrainer(workload, flat, progress)
         check_serves(self.trainer.model, build(Core, "", flat).workload)
         self.control = SourceTrainer(workload, flat, progress) if self.knobs.control else None
@@ -329,14 +334,13 @@ class DualAdapt(FlowerFedAvg):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Each client gets the averaged model and its own head back; with ``control`` also what to compare with."""
+        """Each client gets the averaged model and its own head back; with ``control`` what to compare with as well."""
         config[ROUND] = server_round
         shared: dict[str, ArrayRecord | ConfigRecord] = {ARRAYS: arrays, CONFIG: config}
         if self.control:
-            shared |= {
-                LAST: ArrayRecord(self.trainer.model.state_dict()),
-                CONTROL: ArrayRecord(self.control.average.state_dict()),
-            }
+            shared[CONTROL] = ArrayRecord(self.control.average.state_dict())
+            if server_round == self.rounds:
+                shared[LAST] = ArrayRecord(self.trainer.model.state_dict())
         messages: list[Message] = []
         for node, partition in partitions(grid).items():
             own = {HEAD: ArrayRecord(self.heads[partition])} if partition in self.heads else {}
@@ -398,19 +402,18 @@ def head_of(model: nn.Module) -> nn.Module:
     return module
 
 
-def adopt_statistics(model: nn.Module, data: Examples, images: int, device: torch.device) -> None:
-    """Give G the batch-norm statistics of a client's own images, evenly spread over however they are ordered."""
-    count = min(images, len(data))
+def adopt_statistics(model: nn.Module, data: Examples, knobs: Knobs, device: torch.device) -> None:
+    """Move G's batch-norm statistics to a client's own images, evenly spread over however they are ordered."""
+    count = min(knobs.statistics_images, len(data))
     rows = torch.linspace(0, len(data) - 1, count).long()
     batches = max(1, round(count / STATISTICS_BATCH))
     parts = [rows[first::batches] for first in range(batches)]  # each of them spread over the whole set
-    use_statistics_of(features_module(model), (data[part]["x"].to(device) for part in parts))
+    use_statistics_of(features_module(model), (data[part]["x"].to(device) for part in parts), knobs.own_statistics)
 
 
 def client_features(model: nn.Module, data: Examples, knobs: Knobs, device: torch.device) -> Tensor:
     """G's features (examples, width) of a client's images, normalised with its own statistics if asked."""
-    if knobs.own_statistics:
-        adopt_statistics(model, data, knobs.statistics_images, device)
+    adopt_statistics(model, data, knobs, device)
     return features_of(features_module(model), data, device, BATCH)
 
 

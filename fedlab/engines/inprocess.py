@@ -10,6 +10,7 @@ clients are as isolated from each other, and from the server, as they are on a n
 from __future__ import annotations
 
 import itertools
+import logging
 import traceback
 from collections.abc import Iterable
 from copy import deepcopy
@@ -106,6 +107,7 @@ class InProcessGrid(Grid):
 
 def run(server_app: ServerApp, client_app: ClientApp, run_config: UserConfig, partitions: int) -> None:
     """Run one federation to its end in this thread; what the ServerApp raises comes out as it is."""
+    logging.getLogger("flwr").setLevel(logging.WARNING)  # the run directory tells what Flower's log would
     identity = TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN_ID, SUPERLINK_NODE_ID, 1
     context = Context(RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), dict(run_config))

@@ -22,11 +22,18 @@ def batch_norms(module: nn.Module) -> list[_BatchNorm]:
 
 
 @torch.no_grad()
-def use_statistics_of(module: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replace all running statistics by the mean over ``batches`` of the batch statistics; a module without is left."""
+def use_statistics_of(module: nn.Module, batches: Iterable[Tensor], share: float = 1.0) -> None:
+    """Move all running statistics to the mean over ``batches`` of the batch statistics; a module without is left.
+
+    Parameters
+    ----------
+    share
+        How far, in [0, 1]: new = (1 - share) * old + share * own. 1 is AdaBN.
+    """
     layers = batch_norms(module)
-    if not layers:
+    if not layers or not share:
         return
+    old = [{name: buffer.clone() for name, buffer in layer.named_buffers()} for layer in layers]
     momenta = [layer.momentum for layer in layers]
     training = module.training
     for layer in layers:
@@ -37,8 +44,10 @@ def use_statistics_of(module: nn.Module, batches: Iterable[Tensor]) -> None:
         if len(x) > 1:  # one example has no variance
             module(x)
     module.train(training)
-    for layer, momentum in zip(layers, momenta, strict=True):
+    for layer, momentum, before in zip(layers, momenta, old, strict=True):
         layer.momentum = momentum
+        for name in ("running_mean", "running_var"):
+            layer.get_buffer(name).lerp_(before[name], 1 - share)
 
 
 @contextmanager

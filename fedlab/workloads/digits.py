@@ -39,6 +39,7 @@ class Digits:
     )
     network: Literal["small", "mcd"] = Field("small", description="small (CPU) or mcd, the MCD paper's digit network")
     augment: bool = Field(True, description="random affine maps and colours of the source images")
+    limit: int = Field(0, ge=0, description="at most so many examples of each part, for a quick look; 0: all")
     shards: int = Field(4, ge=1, description="clients of setting=shards")
     alpha: float = Field(0.5, gt=0, description="Dirichlet concentration of labels in setting=shards; small is skewed")
     data_root: str = ""
@@ -84,14 +85,13 @@ class Digits:
             raise DataError(
                 f"there is no partition {partition}; this workload has {len(self.clients)}: {', '.join(self.clients)}"
             )
-        root = Path(self.data_root) if self.data_root else None
         if partition is None or self.setting == "shards":
-            examples = digits.read(self.source, "labelled" if split == "train" else split, root)
+            examples = self._read(self.source, "labelled" if split == "train" else split)
             if partition is not None:
                 return self._shard(examples, partition, split)
             return self._augmented(examples) if split == "train" and self.augment else examples
         labelled = self.setting == "oracle" and split == "train"
-        return digits.read(self.domains[partition], "oracle" if labelled else split, root)
+        return self._read(self.domains[partition], "oracle" if labelled else split)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean cross-entropy."""
@@ -111,6 +111,11 @@ class Digits:
             "accuracy": float((logits.argmax(1) == labels).double().mean()),
             "loss": float(cross_entropy(logits, labels)),
         }
+
+    def _read(self, domain: str, split: str) -> Examples:
+        examples = digits.read(domain, split, Path(self.data_root) if self.data_root else None)
+        columns = {name: column[: self.limit or None] for name, column in examples.columns.items()}
+        return Examples(columns, examples.transform)
 
     def _augmented(self, examples: Examples) -> Examples:
         read = examples.transform or (lambda batch: batch)

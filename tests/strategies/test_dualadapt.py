@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
 from torch import nn
 from torch.nn.functional import cross_entropy
+from toy import SMALL, Blobs, Net
 
 import strategies
 from fedlab import gmm, workloads
 from fedlab.config import CORE_SECTIONS, ClientTraining, knobs, resolve
-from fedlab.data.examples import Examples
 from fedlab.engines import inprocess
 from fedlab.errors import ConfigError
 from fedlab.roster import RosterGrid, roster
@@ -25,65 +24,13 @@ from strategies import dualadapt
 from strategies.protocol import METRICS, arrays_of
 
 
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU())
-        self.head = nn.Sequential(nn.Linear(8, 3))
-
-    def forward(self, x):
-        return self.head(self.features(x))
-
-
-def blobs(count: int, shift: float, seed: int) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.randint(3, (count,), generator=generator)
-    x = torch.randn(count, 4, generator=generator) * 0.4 + torch.eye(4)[y] * 2 + shift
-    return {"x": x, "y": y}
-
-
-@dataclass(frozen=True)
-class Blobs:
-    """Three classes in four dimensions; each client's domain is shifted further."""
-
-    clients: tuple[str, ...] = ("near", "far")
-    network: type[nn.Module] = Net
-
-    def model(self):
-        return self.network()
-
-    def data(self, partition, split):
-        columns = blobs(90, 0.0 if partition is None else 0.5 * (partition + 1), seed=7 if split == "train" else 8)
-        if partition is not None and split == "train":
-            del columns["y"]
-        return Examples(columns)
-
-    def loss(self, model, batch):
-        return cross_entropy(model(batch["x"]), batch["y"])
-
-    @torch.no_grad()
-    def evaluate(self, model, data):
-        model.eval()
-        batch = data[:]
-        return {"accuracy": float((model(batch["x"]).argmax(1) == batch["y"]).float().mean()), "loss": 0.0}
-
-
 def flat(strategy="dualadapt", **changes):
     sections = {
         **CORE_SECTIONS,
         "digits": workloads.WORKLOADS["digits"].knobs,
         strategy: strategies.STRATEGIES[strategy].knobs,
     }
-    small = {
-        "strategy": strategy,
-        "threads": 1,
-        "server.pretrain_steps": 6,
-        "server.steps": 4,
-        "server.batch": 16,
-        "client.steps": 5,
-        "client.batch": 16,
-        "dualadapt.components": 2,
-    }
+    small = {**SMALL, "workload": "digits", "strategy": strategy}
     usable = knobs(sections)
     table = {key: value for key, value in {**small, **changes}.items() if key in usable}
     return resolve(table, {}, sections, {"workload": "digits", "strategy": strategy})
@@ -174,6 +121,7 @@ def test_the_local_head_is_the_plain_loop():
 
     expected = copy.deepcopy(head)
     optimiser = torch.optim.Adam(expected.parameters(), 0.01)
+    cosine = [0.01, 0.0075, 0.0025]  # 0.005 (1 + cos(pi t / 3))
     p = head(z).softmax(1).detach()
     rank = [(1 + sum(float(r) <= float(v) for r in quantiles)) / 21 for v in source.log_prob(z)]
     running, losses = source.statistics(), []
@@ -188,6 +136,7 @@ def test_the_local_head_is_the_plain_loop():
             batch = gmm.statistics(gmm.from_statistics(running, 1e-2), z[rows])
             running = gmm.update(running, batch, (step + 2) ** -0.7)
             losses.append(float(value.detach()))
+            optimiser.param_groups[0]["lr"] = cosine[step]
             optimiser.zero_grad()
             value.backward()
             optimiser.step()
@@ -249,7 +198,7 @@ def test_features_are_computed_once_a_round_however_many_steps(monkeypatch):
 
 @pytest.mark.parametrize("knob", ["client_weights", "server_weights", "control", "own_statistics"])
 def test_each_switch_changes_what_it_says(knob):
-    on, off = (Federation(flat(**{f"dualadapt.{knob}": value})).run(2) for value in (True, False))
+    on, off = (Federation(flat(**{f"dualadapt.{knob}": value})).run(2) for value in (1, 0))
     same = weights_sha256(on.arrays.to_torch_state_dict()) == weights_sha256(off.arrays.to_torch_state_dict())
     assert same == (knob == "control")
 
@@ -274,7 +223,7 @@ def test_pseudo_targets_are_what_they_say():
 def test_global_local_average_last_and_control_are_reported_from_the_round_after_the_first_heads():
     federation = Federation(flat()).run(1)
     half, grid = federation.strategy, federation.roster
-    messages = list(half.configure_evaluate(1, federation.arrays, ConfigRecord(), grid))
+    messages = list(half.configure_evaluate(SMALL["rounds"], federation.arrays, ConfigRecord(), grid))
     metrics = dict(grid.send_and_receive(messages)[0].content[METRICS])
     names = {f"accuracy_{name}" for name in ("global", "local", "average", "last", "source_only")}
     assert set(metrics) == names | {"num-examples"}
@@ -316,16 +265,17 @@ def test_a_model_without_features_and_head_is_refused_in_a_sentence():
     with pytest.raises(
         ConfigError, match=r"needs a model with \.features and \.head; Linear .* lacks features and head"
     ):
-        strategies.make(flat(), replace(Blobs(), network=lambda: nn.Linear(4, 3)), silent)
+        strategies.make(flat(), Blobs(headless=True), silent)
 
 
-def test_it_serves_a_head_with_batch_norm_and_dropout():
+def test_it_serves_a_head_with_batch_norm_and_dropout(monkeypatch):
     class Deep(Net):
         def __init__(self):
             super().__init__()
             self.head = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
 
-    half = Federation(flat(), replace(Blobs(), network=Deep)).run(2).strategy
+    monkeypatch.setattr("toy.Net", Deep)
+    half = Federation(flat()).run(2).strategy
     assert all(torch.isfinite(value).all() for head in half.heads.values() for value in head.values())
 
 

@@ -1,0 +1,35 @@
+# `make demo` sets up .venv and runs the main job; `make test` sets up and passes the tests. Safe to repeat.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+
+.PHONY: demo test check install clean
+
+demo: .venv/.user
+	$(BIN)/fedlab run dualadapt-digits
+
+test: check
+	$(BIN)/python -m pytest
+
+check: .venv/.developer
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: .venv/.user
+
+# The stamps are newer than what they were made from, so a second call installs nothing.
+.venv/.user: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "setting up .venv (torch and Ray are large: some minutes the first time)"
+	$(INSTALL) --editable .
+	@touch $@
+
+.venv/.developer: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "setting up .venv for development (torch and Ray are large: some minutes the first time)"
+	$(INSTALL) --editable '.[dev]'
+	@touch $@ .venv/.user
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build *.egg-info

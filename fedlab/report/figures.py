@@ -1,0 +1,167 @@
+"""Small figures of a report as inline SVG: drawn by matplotlib, coloured and lettered by the page around them.
+
+A figure's colours are CSS variables of the page (``--c1`` to ``--c8``, ``--rule``) and its text is real text in the
+page's own letters, so that one drawing serves light, dark and print. Equal input gives equal bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup, escape
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+SLOTS = 8  # colours of the page, numbered from 1
+REFERENCE = 1  # the grey one: what others are compared with
+# A dash pattern beside each colour, in pixels, for eyes and printers that see no colour.
+DASHES: Mapping[int, tuple[float, ...]] = {1: (4, 2.5), 3: (1.4, 1.8), 5: (6, 2, 1.4, 2), 6: (2.5, 1.5), 8: (8, 2)}
+FIXED = {"accuracy_source_only": REFERENCE, "accuracy_global": 2, "accuracy_local": 3, "accuracy_average": 4}
+
+WIDTH, HEIGHT = 300.0, 180.0  # of a figure's own coordinates; the page scales it to its column
+PIXELS_PER_INCH = 72.0  # of matplotlib's SVG
+RULE = 0  # slot of hairlines
+
+# Matplotlib writes numbers for colours; these stand for the page's variables until the end. Black is left to the page.
+_PLACEHOLDER = re.compile(r"#0101([0-9a-f]{2})")
+_STYLE = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a client may be called $x$
+    "font.size": 10.5,
+    "lines.scale_dashes": False,
+    "lines.linewidth": 1.8,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a panel: a value for each round, NaN where there is none."""
+
+    label: str
+    slot: int
+    values: Sequence[float]
+    faint: bool = False
+
+
+def slots(names: Sequence[str]) -> dict[str, int]:
+    """A colour for each name; the usual accuracies always have the same one."""
+    taken = {FIXED[name] for name in names if name in FIXED}
+    free = [slot for slot in range(2, SLOTS + 1) if slot not in taken] or list(range(2, SLOTS + 1))
+    rest = [name for name in names if name not in FIXED]
+    return {
+        **{name: FIXED[name] for name in names if name in FIXED},
+        **{name: free[i % len(free)] for i, name in enumerate(rest)},
+    }
+
+
+def dashes(slot: int) -> str:
+    """A colour's pattern as SVG's ``stroke-dasharray``."""
+    return " ".join(f"{length:g}" for length in DASHES.get(slot, ())) or "none"
+
+
+def limits(panels: Sequence[Sequence[Curve]], bounds: tuple[float, float]) -> list[tuple[float, float]]:
+    """Each panel's own range of values, of one common span: an inch is the same difference in all of them."""
+    ranges = []
+    for curves in panels:
+        values = [value for curve in curves for value in curve.values if math.isfinite(value)]
+        ranges.append((min(values), max(values)) if values else (0.0, 0.0))
+    widest = max(high - low for low, high in ranges)
+    scale = max(abs(end) for pair in ranges for end in pair)
+    span = 1.2 * widest or 0.1 * scale or 1.0
+    middles = [(low + high) / 2 for low, high in ranges]
+    return [_inside(middle - span / 2, middle + span / 2, bounds) for middle in middles]
+
+
+def _inside(low: float, high: float, bounds: tuple[float, float]) -> tuple[float, float]:
+    """Shift a range into bounds rather than cut it; a margin stays for lines that run along a bound."""
+    margin = 0.04 * (high - low)
+    low, high = (low, high) if high <= bounds[1] + margin else (low - (high - bounds[1] - margin), bounds[1] + margin)
+    return (low, high) if low >= bounds[0] - margin else (bounds[0] - margin, high + (bounds[0] - margin - low))
+
+
+def panel(
+    rounds: Sequence[int], curves: Sequence[Curve], within: tuple[float, float], share: bool, words: str
+) -> Markup:
+    """Values by round; ``share`` writes the axis in percent, ``words`` says it all to those who cannot see it."""
+    with _figure() as (figure, axes):
+        for curve in curves:
+            # A dot of the line's width shows a value between two gaps, and a larger one each round of a short run.
+            size = (4.5 if len(rounds) <= 20 else 1.8) if not curve.faint else 2.0
+            axes.plot(
+                rounds,
+                curve.values,
+                color=_colour(curve.slot),
+                linestyle=(0, DASHES[curve.slot]) if curve.slot in DASHES and not curve.faint else "-",
+                linewidth=1.0 if curve.faint else 1.8,
+                marker="o",
+                markersize=size,
+                markeredgewidth=0,
+            )
+        axes.set_ylim(*within)
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        if share:
+            digits = 1 if within[1] - within[0] < 0.03 else 0
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.{digits}f} %"))
+        _rounds_axis(axes, rounds, 0.25)
+        return _svg(figure, words)
+
+
+def bars(rounds: Sequence[int], stacks: Sequence[Curve], words: str) -> Markup:
+    """Amounts by round, one on top of the other."""
+    with _figure() as (figure, axes):
+        bottom = [0.0] * len(rounds)
+        for stack in stacks:
+            amounts = [value if math.isfinite(value) else 0.0 for value in stack.values]
+            axes.bar(rounds, amounts, width=0.62, bottom=bottom, color=_colour(stack.slot), linewidth=0)
+            bottom = [below + amount for below, amount in zip(bottom, amounts, strict=True)]
+        axes.set_ylim(0, 1.08 * max(bottom) or 1.0)
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        _rounds_axis(axes, rounds, 0.6)
+        return _svg(figure, words)
+
+
+def _rounds_axis(axes: Any, rounds: Sequence[int], margin: float) -> None:
+    axes.set_xlim(min(rounds) - margin, max(rounds) + margin)
+    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1))
+    axes.tick_params(left=False, bottom=False, pad=4)
+    axes.grid(axis="y", color=_colour(RULE), linewidth=0.8)
+    axes.spines["bottom"].set_color(_colour(RULE))
+
+
+@contextmanager
+def _figure() -> Iterator[tuple[Figure, Any]]:
+    """An empty figure and its axes; no pyplot, whose state a notebook may be using."""
+    with rc_context(_STYLE):  # type: ignore[arg-type]
+        figure = Figure(figsize=(WIDTH / PIXELS_PER_INCH, HEIGHT / PIXELS_PER_INCH))
+        yield figure, figure.add_axes((0.15, 0.12, 0.84, 0.83))
+
+
+def _colour(slot: int) -> str:
+    return f"#0101{slot:02x}"
+
+
+def _svg(figure: Figure, words: str) -> Markup:
+    """The figure as an element that goes into a page: no size, no colours, no letters of its own, no ids at all."""
+    with rc_context({"svg.hashsalt": "fedlab"}), io.StringIO() as stream:
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        drawing = stream.getvalue()
+    body = drawing[drawing.index("<defs>") : drawing.rindex("</svg>")]
+    body = _PLACEHOLDER.sub(lambda match: f"var(--c{int(match[1], 16)})", body).replace("var(--c0)", "var(--rule)")
+    body = re.sub(
+        r"font-family: [^;\"]*;? ?|font: ([\d.]+px) [^;\"]*;", lambda m: f"font-size: {m[1]};" if m[1] else "", body
+    )
+    head = f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{escape(words)}">'
+    return Markup(head + body + "</svg>")

@@ -1,0 +1,26 @@
+"""What every test can count on: the embedded data, one thread, no telemetry, generators left as they were."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+
+
+@pytest.fixture(autouse=True)
+def embedded_data(monkeypatch):
+    """The sets inside the package, wherever FEDLAB_DATA points; tests of the full sets say where they read."""
+    monkeypatch.delenv("FEDLAB_DATA", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small tensors are faster on one thread, and a test that sets another number does not slow the next."""
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_num_threads(1)
+    yield
+    torch.set_deterministic_debug_mode(mode)

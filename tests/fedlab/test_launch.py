@@ -1,0 +1,330 @@
+"""Whole runs from the composition root: resuming to the same bits, errors before and during a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import toy
+
+import fedlab
+from fedlab import launch
+from fedlab.config import preset_names
+from fedlab.errors import ConfigError, DataError, FedlabError, RunError
+from fedlab.results import Result
+from fedlab.runs import RunDirectory
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _toy_workload():
+    toy.register()
+
+
+def run(tmp_path, **changes):
+    return fedlab.run(toy.write_preset(tmp_path, **changes), runs=tmp_path / "runs")
+
+
+def test_a_run_leaves_what_the_design_says(tmp_path):
+    result = run(tmp_path)
+    assert {path.name for path in result.directory.iterdir()} >= {
+        "config.toml",
+        "manifest.json",
+        "metrics.jsonl",
+        "events.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "report.html",
+    }
+    assert [record["round"] for record in result.rounds] == [0, 1, 2, 3]
+    assert result.manifest["status"] == "finished"
+    assert len(result.weights_sha256) == 64
+    assert {"accuracy_global", "accuracy_local", "accuracy_average", "accuracy_source_only"} <= set(result.metrics)
+    assert list(result.metrics["client"].unique()) == ["near", "far"]
+    record = result.rounds[-1]
+    assert set(record["seconds"]) == {"server", "clients", "evaluate"}
+    assert all(value["train_down"] > value["train_up"] > 0 for value in record["bytes"].values())
+
+
+def test_same_seed_same_bits_and_another_seed_others(tmp_path):
+    first, again, other = run(tmp_path), run(tmp_path), run(tmp_path, seed=1)
+    assert first.weights_sha256 == again.weights_sha256 != other.weights_sha256
+    assert first.directory != again.directory  # nothing is overwritten
+
+
+def test_ambient_random_state_changes_nothing(tmp_path):
+    first = run(tmp_path)
+    torch.manual_seed(12345)
+    assert run(tmp_path).weights_sha256 == first.weights_sha256
+
+
+KILL = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+import toy
+toy.register()
+from fedlab import launch, runs
+from fedlab.runs import RunDirectory
+import server.app, client.app, fedlab.tensorboard, fedlab.report
+
+flat = launch.prepare({preset!r}, {{}})
+emit, checkpoint = RunDirectory._append, RunDirectory.checkpoint
+
+def child(directory, deadly):
+    count = 0
+    def tick(write):
+        def wrapped(self, *args, **kwargs):
+            nonlocal count
+            count += 1
+            if count == deadly:  # half a line is on the disk when the kill comes
+                if write is emit:
+                    with (self.path / args[0]).open("a") as stream:
+                        stream.write('{{"torn": ')
+                os.kill(os.getpid(), signal.SIGKILL)
+            return write(self, *args, **kwargs)
+        return wrapped
+    RunDirectory._append, RunDirectory.checkpoint = tick(emit), tick(checkpoint)
+    launch.execute(directory)
+
+deadly = 1
+while True:
+    directory = RunDirectory.create({runs!r}, flat)
+    if (pid := os.fork()) == 0:
+        try:
+            child(directory, deadly)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    if not os.WIFSIGNALED(status):
+        break
+    before = directory.manifest()["status"]
+    result = launch.resume(directory.path)
+    print(deadly, before, len(result.rounds), result.weights_sha256, flush=True)
+    deadly += {stride}
+"""
+
+
+@pytest.mark.parametrize("strategy", ["dualadapt", "source_only"])
+def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path, strategy):
+    """SIGKILL at every third write of the run directory, in every round and phase, half a line on the disk."""
+    preset = toy.write_preset(tmp_path, strategy=strategy, rounds=3)
+    expected = fedlab.run(preset, runs=tmp_path / "whole")
+    script = KILL.format(tests=str(TESTS), preset=preset, runs=tmp_path / "runs", stride=3)
+    script = script.replace("PosixPath", "__import__('pathlib').PosixPath")
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert output.returncode == 0, output.stderr
+    kills = [line.split() for line in output.stdout.splitlines()]
+    assert len(kills) >= 8
+    assert {(rounds, digest) for _, _, rounds, digest in kills} == {("4", expected.weights_sha256)}
+
+
+def test_an_interrupt_leaves_a_run_that_resumes(tmp_path, monkeypatch):
+    preset = toy.write_preset(tmp_path)
+    expected = fedlab.run(preset, runs=tmp_path / "whole").weights_sha256
+    log_round = RunDirectory.log_round
+
+    def interrupt(self, record):
+        log_round(self, record)
+        if record["round"] == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(RunDirectory, "log_round", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fedlab.run(preset, runs=tmp_path / "runs")
+    monkeypatch.undo()
+    directory = RunDirectory.open(tmp_path / "runs" / "toy-0")
+    assert directory.manifest()["status"] == "interrupted"
+    assert fedlab.resume(directory.path).weights_sha256 == expected
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_resuming_a_finished_run_only_reads_it(tmp_path):
+    result = run(tmp_path)
+    before = (result.directory / "manifest.json").read_bytes()
+    assert fedlab.resume(result.directory).weights_sha256 == result.weights_sha256
+    assert (result.directory / "manifest.json").read_bytes() == before
+
+
+def test_two_processes_cannot_write_one_run(tmp_path):
+    result = run(tmp_path)
+    directory = RunDirectory.open(result.directory)
+    directory.note(status="interrupted")
+    held = (
+        "from fedlab.runs import RunDirectory\n"
+        f"with RunDirectory.open({str(result.directory)!r}):\n print(1, flush=True)\n input()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "1\n"
+    with pytest.raises(RunError, match="in use by another process"):
+        fedlab.resume(result.directory)
+    holder.communicate("\n", timeout=20)
+
+
+# --- what is refused before anything is written ---
+
+
+@pytest.mark.parametrize(
+    ("knobs", "sentence"),
+    [
+        ({"strategy": "dualadpt"}, "unknown strategy 'dualadpt'; did you mean 'dualadapt'"),
+        ({"workload": "digit"}, "unknown workload 'digit'; did you mean 'digits'"),
+        ({"engine": "rai"}, "unknown engine 'rai'; did you mean 'ray'"),
+        ({"roundz": 3}, "unknown knob 'roundz'; did you mean 'rounds'"),
+        ({"rounds": "many"}, "knob 'rounds'.*got 'many'.*integer"),
+        ({"rounds": 0}, "knob 'rounds'.*got 0.*greater than or equal to 1"),
+        ({"server.learning_rate": -1.0}, "knob 'server.learning_rate'.*got -1.0.*greater than 0"),
+        ({"dualadapt.mixup": "sum"}, "knob 'dualadapt.mixup'.*got 'sum'.*'average'"),
+        ({"fedprox.mu": 1.0}, "knob 'fedprox.mu' has no effect in this run, which uses workload 'blobs' and strategy"),
+        ({"device": "gpu"}, "knob 'device'.*got 'gpu'"),
+        ({"device": "cuda:99"}, "device 'cuda:99' was asked for, but this machine has"),
+        ({"clients": 3}, r"clients=3, but workload 'blobs' has 2 partitions \(near, far\)"),
+        ({"min_clients": 3}, "min_clients=3 is more than the 2 clients"),
+        ({"blobs.headless": True}, r"dualadapt needs a model with \.features and \.head; Linear"),
+        ({"strategy": "fedavg"}, "'fedavg' trains on the clients' own labels"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_is_written(tmp_path, knobs, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        fedlab.run(toy.write_preset(tmp_path), runs=tmp_path / "runs", knobs=knobs)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_preset_has_a_near_match(tmp_path):
+    with pytest.raises(ConfigError, match="unknown preset 'dualadapt-digit'; did you mean 'dualadapt-digits'"):
+        fedlab.run("dualadapt-digit", runs=tmp_path)
+    with pytest.raises(ConfigError, match="does not exist"):
+        fedlab.run(str(tmp_path / "none.toml"), runs=tmp_path)
+
+
+def test_a_missing_data_root_is_refused(tmp_path):
+    with pytest.raises(DataError, match="is not a folder"):
+        fedlab.run("dualadapt-digits", runs=tmp_path / "runs", data_root=str(tmp_path / "none"))
+    assert not (tmp_path / "runs").exists()
+
+
+# --- what goes wrong on the way ---
+
+
+def test_a_client_that_raises_is_named_with_its_traceback_and_nothing_is_lost(tmp_path):
+    with pytest.raises(RunError) as caught:
+        run(tmp_path, **{"blobs.broken": 1})
+    message = str(caught.value)
+    assert "1 of 2 clients failed: partition 1 (far)" in message
+    assert "OSError: the disk of this client is gone" in message
+    directory = RunDirectory.open(tmp_path / "runs" / "toy-0")
+    assert directory.manifest()["status"] == "failed"
+    assert "far" in directory.manifest()["error"]
+    assert len(directory.rounds()) >= 0
+    assert (directory.path / "config.toml").exists()
+
+
+def test_a_failing_client_is_tolerated_named_and_counted_when_fewer_are_needed(tmp_path):
+    result = run(tmp_path, min_clients=1, **{"blobs.broken": 1, "strategy": "fedavg", "blobs.labelled": True})
+    last = result.rounds[-1]
+    assert [(failure["client"], failure["partition"]) for failure in last["failures"]] == [("far", 1)]
+    assert "disk of this client" in last["failures"][0]["reason"]
+    assert set(last["clients"]) == {"near", "far"}  # it cannot train, but it can test
+
+
+def test_all_clients_failing_stops_the_run(tmp_path):
+    with pytest.raises(RunError, match="all clients failed: partition 0"):
+        run(tmp_path, min_clients=1, **{"blobs.broken": 0, "blobs.domains": "near"})
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_in_its_round(tmp_path):
+    with pytest.raises(RunError, match="the loss is nan at step"):
+        run(tmp_path, **{"blobs.poison": True, "server.batch": 90})
+
+
+def test_a_run_that_failed_goes_on_from_its_checkpoint_once_mended(tmp_path, monkeypatch):
+    preset = toy.write_preset(tmp_path)
+    expected = fedlab.run(preset, runs=tmp_path / "whole").weights_sha256
+    data = toy.Blobs.data
+    monkeypatch.setattr(
+        toy.Blobs,
+        "data",
+        lambda self, partition, split: toy.Blobs.fail(None) if _late(tmp_path) else data(self, partition, split),
+    )
+    with pytest.raises(RunError, match="all clients failed"):
+        fedlab.run(preset, runs=tmp_path / "runs")
+    directory = RunDirectory.open(tmp_path / "runs" / "toy-0")
+    assert [record["round"] for record in directory.rounds()] == [0, 1]
+    monkeypatch.undo()
+    assert fedlab.resume(directory.path).weights_sha256 == expected
+
+
+def _late(tmp_path):
+    log = tmp_path / "runs" / "toy-0" / "metrics.jsonl"
+    return log.exists() and '"round": 1' in log.read_text()
+
+
+def test_no_run_directory_is_a_sentence(tmp_path):
+    with pytest.raises(RunError, match="is no run directory"):
+        fedlab.resume(tmp_path)
+    with pytest.raises(FedlabError):
+        Result.read(tmp_path / "nothing")
+
+
+# --- whole-design tests ---
+
+TINY = {
+    "rounds": 1,
+    "threads": 1,
+    "server.pretrain_steps": 2,
+    "server.steps": 1,
+    "server.batch": 8,
+    "client.steps": 1,
+    "client.batch": 8,
+}
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_preset_runs_one_tiny_round(tmp_path, preset):
+    result = fedlab.run(preset, runs=tmp_path, knobs={**TINY, "digits.limit": 100})
+    last = result.rounds[-1]
+    assert last["round"] == 1
+    assert all(
+        0 <= value <= 1
+        for values in last["clients"].values()
+        for name, value in values.items()
+        if name.startswith("accuracy")
+    )
+
+
+@pytest.mark.engine
+def test_in_process_and_ray_give_the_same_bits(tmp_path):
+    knobs = {**TINY, "rounds": 2, "digits.targets": "optdigits,usps", "digits.limit": 300}
+    results = [
+        fedlab.run("dualadapt-digits", runs=tmp_path, knobs={**knobs, "engine": engine})
+        for engine in ("inprocess", "ray")
+    ]
+    assert results[0].weights_sha256 == results[1].weights_sha256
+    assert results[0].final() == results[1].final()
+    sent = [[record["bytes"] for record in result.rounds] for result in results]
+    assert sent[0] == sent[1]
+
+
+@pytest.mark.engine
+def test_a_failure_under_ray_is_the_same_sentence_and_the_run_resumes(tmp_path):
+    preset = tmp_path / "broken.toml"
+    preset.write_text('strategy = "source_only"\n')
+    knobs = {**TINY, "digits.targets": "optdigits", "engine": "ray", "connect_timeout": 0.001}
+    with pytest.raises(RunError, match="0 of 1 clients connected within 0.001 s"):
+        fedlab.run(str(preset), runs=tmp_path, knobs=knobs)
+    assert json.loads((tmp_path / "broken-0" / "manifest.json").read_text())["status"] == "failed"
+    assert os.path.exists(tmp_path / "broken-0" / "flower" / "flower.log")
+
+
+def test_launch_knows_every_section():
+    assert {"", "server", "client", "ray", "digits", "dualadapt", "source_only", "fedavg", "fedprox"} <= set(
+        launch.sections()
+    )

@@ -1,0 +1,97 @@
+"""Named random streams: the same for the same name, others for another, and the ambient ones untouched."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from fedlab.seeds import deterministic, seed_of, seeded
+
+
+def draw():
+    return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+
+def test_a_seed_is_a_function_of_its_names_and_lies_in_63_bits():
+    assert seed_of(0, "train", 1) == seed_of(0, "train", 1)
+    assert all(0 <= seed_of(number) < 2**63 for number in range(200))
+
+
+def test_a_seed_is_the_same_in_every_process_and_version():
+    # SHA-256 of "int:0\x1fstr:train", its first 8 bytes shifted right by one: coreutils' sha256sum says so
+    assert seed_of(0, "train") == 0x0941ED3839152A2F
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ((0, 1), (1, 0)),  # order
+        ((0, "1"), (0, 1)),  # type
+        ((1, 23), (12, 3)),  # where one name ends
+        (("a", "b"), ("ab",)),
+        ((0,), (0, 0)),  # how many
+    ],
+)
+def test_another_name_is_another_seed(one, other):
+    assert seed_of(*one) != seed_of(*other)
+
+
+def test_seeds_do_not_collide_over_a_run():
+    seeds = {seed_of(0, use, server_round, client) for use in "ab" for server_round in range(50) for client in range(9)}
+    assert len(seeds) == 2 * 50 * 9
+
+
+def test_the_same_scope_gives_the_same_numbers_from_every_generator():
+    with seeded(0, "train", 1):
+        first = draw()
+    draw()
+    with seeded(0, "train", 1):
+        again = draw()
+    with seeded(0, "train", 2):
+        other = draw()
+    assert first == again
+    assert all(a != b for a, b in zip(first, other, strict=True))
+
+
+def test_the_ambient_generators_go_on_as_if_nothing_had_happened():
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = [draw(), draw()]
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    before = draw()
+    with seeded("anything"):
+        draw()
+    assert [before, draw()] == expected
+
+
+def test_the_ambient_generators_survive_an_exception():
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = draw()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    with pytest.raises(ValueError, match="inside"), seeded("anything"):
+        draw()
+        raise ValueError("inside")
+    assert draw() == expected
+
+
+def test_scopes_nest():
+    with seeded("outer"):
+        expected = [draw(), draw()]
+    with seeded("outer"):
+        first = draw()
+        with seeded("inner"):
+            draw()
+        assert [first, draw()] == expected
+
+
+def test_deterministic_fixes_threads_and_kernels():
+    before = torch.get_num_threads()
+    try:
+        deterministic(2)
+        assert torch.get_num_threads() == 2
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.benchmark
+    finally:
+        torch.set_num_threads(before)

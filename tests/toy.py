@@ -1,0 +1,102 @@
+"""A workload small enough to run a whole federation in milliseconds, with everything that the real ones have."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from fedlab.data.examples import Examples
+
+
+class Net(nn.Module):
+    """G with a batch norm, and F."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU())
+        self.head = nn.Sequential(nn.Linear(8, 3))
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+
+def blobs(count: int, shift: float, seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(3, (count,), generator=generator)
+    x = torch.randn(count, 4, generator=generator) * 0.4 + torch.eye(4)[y] * 2 + shift
+    return {"x": x, "y": y}
+
+
+@dataclass(frozen=True)
+class Blobs:
+    """Three classes in four dimensions; each client's domain is shifted further."""
+
+    domains: str = Field("near,far", description="names of the clients")
+    labelled: bool = Field(False, description="clients hold labels")
+    headless: bool = Field(False, description="a model without features and head")
+    broken: int = Field(-1, description="partition whose training data raises when it is read")
+    poison: bool = Field(False, description="the server's data holds values that are not finite")
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        return tuple(name for name in self.domains.split(",") if name)
+
+    def model(self):
+        return nn.Linear(4, 3) if self.headless else Net()
+
+    def data(self, partition, split):
+        columns = blobs(90, 0.0 if partition is None else 0.5 * (partition + 1), seed=7 if split == "train" else 8)
+        if partition is None and self.poison:
+            columns["x"][0] = float("nan")
+        if partition is not None and split == "train" and not self.labelled:
+            del columns["y"]
+        if partition is not None and split == "train" and partition == self.broken:
+            return Examples(columns, self.fail)
+        return Examples(columns)
+
+    def loss(self, model, batch):
+        return cross_entropy(model(batch["x"]), batch["y"])
+
+    @torch.no_grad()
+    def evaluate(self, model, data):
+        model.eval()
+        batch = data[:]
+        logits = model(batch["x"])
+        accuracy = float((logits.argmax(1) == batch["y"]).float().mean())
+        return {"accuracy": accuracy, "loss": float(cross_entropy(logits, batch["y"]))}
+
+    @staticmethod
+    def fail(batch):
+        raise OSError("the disk of this client is gone")
+
+
+SMALL = {
+    "workload": "blobs",
+    "threads": 1,
+    "rounds": 3,
+    "server.pretrain_steps": 6,
+    "server.steps": 4,
+    "server.batch": 16,
+    "client.steps": 5,
+    "client.batch": 16,
+    "dualadapt.components": 2,
+}
+
+
+def register() -> None:
+    """Put the workload into the table, as a plug-in would."""
+    from fedlab import workloads
+
+    workloads.WORKLOADS["blobs"] = workloads.Line("three classes in four dimensions", Blobs)
+
+
+def write_preset(folder, **changes):
+    """A preset of this workload as a TOML file; returns its path as text."""
+    from fedlab.config import to_toml
+
+    path = folder / "toy.toml"
+    path.write_text(to_toml({**SMALL, **changes}))
+    return str(path)
