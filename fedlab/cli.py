@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fedlab.errors import FedlabError
@@ -83,7 +84,7 @@ def show_rows(title: str, rows: list[tuple[str, ...]], *heads: str) -> None:
     for index in range(len(rows[0]) if rows else len(heads)):
         table.add_column(heads[index] if heads else "", style="cyan" if index == 0 else "", no_wrap=index == 0)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     out.print(table)
     out.print()
 
@@ -129,7 +130,7 @@ def run(
 ) -> None:
     """Run a federation and show what it found.
 
-    Example: `fedlab run dualadapt-digits rounds=3 dualadapt.mixup=false --seed 1`
+    Example: `fedlab run dualadapt-digits rounds=3 dualadapt.mixup=off --seed 1`
     """
     from fedlab import launch
     from fedlab.config import Core, build, parse_overrides
@@ -168,7 +169,7 @@ def _finish(
     path: Path, work: Callable[[Callable[[Path], AbstractContextManager[None]]], Result], quiet: bool, as_json: bool
 ) -> None:
     """Do the work under the right voice, then show the result; Ctrl-C says how to go on."""
-    from fedlab import watch
+    from fedlab import launch, watch
 
     def say(line: str) -> None:
         sys.stdout.write(line + "\n")
@@ -176,7 +177,7 @@ def _finish(
 
     def voice(directory: Path) -> AbstractContextManager[None]:
         if quiet:
-            return watch.quiet(directory)
+            return launch.unwatched(directory)
         if as_json:
             return watch.follow(directory, watch.JsonLines(say))
         if out.is_terminal:
@@ -251,7 +252,8 @@ def data_list(data_root: Annotated[str, typer.Option(help="Folder of full sets; 
 
     root = digits.data_root(data_root)
     rows: list[tuple[str, ...]] = [
-        (row.domain, row.where, str(row.train), str(row.test), row.status) for row in download.available(root)
+        (row.domain, row.where, *("-" if n is None else str(n) for n in (row.train, row.test)), row.status)
+        for row in download.available(root)
     ]
     show_rows(
         f"data root: {root or 'none, the sets inside the package'}", rows, "domain", "where", "train", "test", "status"
@@ -279,9 +281,9 @@ def doctor() -> None:
     findings = examine()
     for finding in findings:
         mark = {"ok": "[green]ok  [/]", "note": "[yellow]note[/]", "bad": "[red]bad [/]"}[finding.status]
-        out.print(f"{mark} {finding.what}", highlight=False)
+        out.print(f"{mark} {escape(finding.what)}", highlight=False, soft_wrap=True)
         if finding.remedy:
-            out.print(f"       -> {finding.remedy}", highlight=False)
+            out.print(f"     -> {escape(finding.remedy)}", highlight=False, soft_wrap=True)
     if any(finding.status == "bad" for finding in findings):
         raise typer.Exit(1)
 

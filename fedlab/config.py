@@ -37,7 +37,7 @@ Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 class Core:
     """What is run, how long and where."""
 
-    name: str = Field("", description="name of the run directory; empty: the preset's")
+    name: str = Field("", pattern=r"^[^/\\]*$", description="name of the run directory; empty: the preset's")
     workload: str = Field("digits", description="what is learned, see `fedlab list`")
     strategy: str = Field("dualadapt", description="how it is learned together, see `fedlab list`")
     rounds: int = Field(5, ge=1, description="federated rounds")
@@ -181,7 +181,7 @@ def _flat_items(table: Mapping[str, Any], path: Path, prefix: str = "") -> Itera
 
 
 def parse_overrides(items: Iterable[str]) -> dict[str, Value]:
-    """``["rounds=3", "dualadapt.mixup=false"]`` as a table of strings, which :func:`build` turns into typed values."""
+    """``["rounds=3", "dualadapt.mixup=off"]`` as a table of strings, which :func:`build` turns into typed values."""
     overrides: dict[str, Value] = {}
     for item in items:
         key, equals, value = item.partition("=")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 
@@ -21,7 +21,20 @@ from fedlab.training import pick_device
 
 APPS = engines.Apps(server="server.app:app", client="client.app:app")
 
-Watch = Callable[[Path], object]
+Watch = Callable[[Path], AbstractContextManager[None]]
+
+
+def unwatched(path: Path) -> AbstractContextManager[None]:
+    """Show nothing."""
+    return nullcontext()
+
+
+def _live(path: Path) -> AbstractContextManager[None]:
+    from rich.console import Console
+
+    from fedlab.watch import watch_live
+
+    return watch_live(path, Console())
 
 
 def sections() -> dict[str, type]:
@@ -86,7 +99,7 @@ def run(
     preset: str,
     *,
     runs: Path | str = "runs",
-    watch: Watch | None = None,
+    progress: bool = False,
     knobs: Mapping[str, Value] | None = None,
     **overrides: Value,
 ) -> Result:
@@ -98,11 +111,11 @@ def run(
         Name of a preset (``fedlab list``) or path of a TOML file.
     runs
         Folder in which the run directory is made.
-    watch
-        Called with the run directory before the first round; returns a context manager that shows progress.
+    progress
+        Show rounds, phases and clients' metrics as they come, in a terminal or a notebook.
     knobs, overrides
         Knobs by name; ``knobs`` takes those with a dot: ``run("dualadapt-digits", rounds=3,
-        knobs={"dualadapt.mixup": False})``.
+        knobs={"dualadapt.mixup": "off"})``.
 
     Raises
     ------
@@ -110,10 +123,10 @@ def run(
         When the run could not be done as asked; what was done is on disk and can be resumed.
     """
     flat = prepare(preset, {**overrides, **(knobs or {})})
-    return execute(RunDirectory.create(Path(runs), flat), watch)
+    return execute(RunDirectory.create(Path(runs), flat), _live if progress else unwatched)
 
 
-def resume(path: Path | str, watch: Watch | None = None) -> Result:
+def resume(path: Path | str, watch: Watch = unwatched) -> Result:
     """Continue a run that was killed, interrupted or failed to the bits it would have had; or read a finished one."""
     directory = RunDirectory.open(path)
     if directory.manifest().get("status") == "finished":
@@ -122,14 +135,14 @@ def resume(path: Path | str, watch: Watch | None = None) -> Result:
     return execute(directory, watch)
 
 
-def execute(directory: RunDirectory, watch: Watch | None = None) -> Result:
-    """Hand a run directory to its engine."""
+def execute(directory: RunDirectory, watch: Watch = unwatched) -> Result:
+    """Hand a run directory to its engine; ``watch`` opens what shows the run while it runs."""
     from fedlab.report import write_report
 
     flat = directory.config()
     core = build(Core, "", flat)
     clients = core.clients or len(workloads.make(flat).clients)
-    with _sigterm_as_interrupt(), _watching(directory.path, watch):
+    with _sigterm_as_interrupt(), watch(directory.path):
         try:
             engines.find(core.engine).run(APPS, flat, clients, directory.path)
         except FedlabError:
@@ -144,15 +157,6 @@ def execute(directory: RunDirectory, watch: Watch | None = None) -> Result:
     result = Result.read(directory.path)
     write_report(result)
     return result
-
-
-@contextmanager
-def _watching(path: Path, watch: Watch | None) -> Iterator[None]:
-    if watch is None:
-        yield
-        return
-    with watch(path):  # type: ignore[attr-defined]
-        yield
 
 
 @contextmanager

@@ -125,7 +125,7 @@ def human_bytes(count: float) -> str:
     '1.2 MB'
     """
     for unit in ("B", "kB", "MB"):
-        if count < 1000:
+        if count < 999.95:  # what would round to 1000 is the next unit's
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.2f} GB"

@@ -170,9 +170,8 @@ class RosterGrid(Grid):
         )
 
     def get_node_ids(self) -> list[int]:
-        """Connected nodes of the roster, in the order of their partitions."""
-        connected = set(self.grid.get_node_ids())
-        return [node for node in self.nodes.values() if node in connected]
+        """Nodes of the roster by partition; one that has gone is still asked, and counts as failed."""
+        return list(self.nodes.values())
 
     # --- the rest is the grid below, unchanged ---
 

@@ -88,7 +88,8 @@ class RunDirectory:
     @classmethod
     def create(cls, parent: Path, config: Flat) -> RunDirectory:
         """A fresh directory ``<name>-<seed>``, with a number behind it when that is taken: nothing is overwritten."""
-        stem = f"{config['name']}-{config['seed']}"
+        name = config["name"] or f"{config['strategy']}-{config['workload']}"
+        stem = f"{name}-{config['seed']}"
         path, count = parent / stem, 1
         while True:
             try:
@@ -98,7 +99,7 @@ class RunDirectory:
                 count += 1
                 path = parent / f"{stem}-{count}"
         run = cls(path.resolve())
-        write_atomically(run.path / "config.toml", to_toml({**config, "run_dir": ""}).encode())
+        write_atomically(run.path / "config.toml", to_toml({**config, "name": name, "run_dir": ""}).encode())
         run.note(
             status="created",
             created=_now(),
@@ -138,6 +139,7 @@ class RunDirectory:
         except BlockingIOError:
             self._lock.close()
             raise RunError(f"{self.path} is in use by another process; wait for it, or stop it first") from None
+        self._mend("events.jsonl")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -169,6 +171,13 @@ class RunDirectory:
     def rounds(self) -> list[dict[str, Any]]:
         """The rounds so far, oldest first."""
         return read_lines(self.path / "metrics.jsonl")
+
+    def _mend(self, name: str) -> None:
+        """Cut off a last line that a kill has torn, before anything is written behind it."""
+        path = self.path / name
+        content = path.read_bytes() if path.exists() else b""
+        if content and not content.endswith(b"\n"):
+            write_atomically(path, content[: content.rfind(b"\n") + 1])
 
     def _append(self, name: str, record: Mapping[str, object], sync: bool) -> None:
         with (self.path / name).open("a", encoding="utf-8") as stream:

@@ -16,6 +16,7 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 import torch
@@ -36,8 +37,7 @@ def seeded(*names: int | str) -> Iterator[None]:
     """Run the body on its own stream of ``random``, NumPy and torch; the ambient streams are left as they were."""
     seed = seed_of(*names)
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=_gpus()):
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
@@ -46,6 +46,12 @@ def seeded(*names: int | str) -> Iterator[None]:
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)
+
+
+@cache
+def _gpus() -> tuple[int, ...]:
+    """Numbers of the GPUs, asked for once: the question costs more than a seed scope."""
+    return tuple(range(torch.cuda.device_count())) if torch.cuda.is_available() else ()
 
 
 def deterministic(threads: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +30,7 @@ PHASES = {
     "server": "server trains",
     "evaluate": "clients test",
     "source": "training on the source",
+    "control": "its source-only twin trains",
 }
 
 
@@ -206,11 +207,6 @@ def watch_live(path: Path, console: Console) -> Iterator[None]:
     """Follow a run with a live picture."""
     with Live(console) as live, follow(path, live):
         yield
-
-
-def quiet(path: Path) -> AbstractContextManager[None]:
-    """Follow nothing."""
-    return follow(path, Lines(lambda line: None))
 
 
 def elapsed(seconds: float) -> str:

@@ -58,6 +58,7 @@ from strategies.source_only import SourceTrainer
 
 HEAD, MIXTURE, LAST, CONTROL = "head", "mixture", "last", "control"
 QUANTILES = 256  # of a mixture's log-likelihood on its own data, sent beside it
+SOURCE_IMAGES = 6000  # source examples that W_S is fitted to, at most
 BATCH = 500  # images a pass where no gradient is taken
 STATISTICS_BATCH = 250  # about so many images at a time, then the mean over batches
 
@@ -272,8 +273,9 @@ class DualAdapt(FlowerFedAvg):
         return self._construct_messages(record, list(grid.get_node_ids()), MessageType.TRAIN)
 
     def source_mixture(self) -> dict[str, Tensor]:
-        """Line 3: W_S on one random view of every source example, and the quantiles of its log-likelihood there."""
-        z = features_of(features_module(self.trainer.average), self.trainer.source, self.device, BATCH)
+        """Line 3: W_S on a random view of each source example, and the quantiles of its log-likelihood there."""
+        some = self.trainer.source.spread(SOURCE_IMAGES)
+        z = features_of(features_module(self.trainer.average), some, self.device, BATCH)
         mixture = gmm.fit(
             z, self.knobs.components, steps=self.knobs.em_steps, tolerance=0.0, variance_floor=self.knobs.variance_floor
         )
@@ -404,11 +406,10 @@ def head_of(model: nn.Module) -> nn.Module:
 
 def adopt_statistics(model: nn.Module, data: Examples, knobs: Knobs, device: torch.device) -> None:
     """Move G's batch-norm statistics to a client's own images, evenly spread over however they are ordered."""
-    count = min(knobs.statistics_images, len(data))
-    rows = torch.linspace(0, len(data) - 1, count).long()
-    batches = max(1, round(count / STATISTICS_BATCH))
-    parts = [rows[first::batches] for first in range(batches)]  # each of them spread over the whole set
-    use_statistics_of(features_module(model), (data[part]["x"].to(device) for part in parts), knobs.own_statistics)
+    some = data.spread(knobs.statistics_images)
+    batches = max(1, round(len(some) / STATISTICS_BATCH))
+    parts = [torch.arange(first, len(some), batches) for first in range(batches)]  # each spread over the whole set
+    use_statistics_of(features_module(model), (some[part]["x"].to(device) for part in parts), knobs.own_statistics)
 
 
 def client_features(model: nn.Module, data: Examples, knobs: Knobs, device: torch.device) -> Tensor:

@@ -101,7 +101,8 @@ class SourceTrainer:
         if not steps:
             return 0.0
         optimiser = torch.optim.Adam(self.model.parameters(), peak)
-        plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, steps, pct_start=0.1, final_div_factor=10)
+        rise = 0.1 if steps > 10 else 0.3  # torch divides by zero where rise * steps is 1
+        plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, steps, pct_start=rise, final_div_factor=10)
         self.model.train()
         mean = optimise(
             self.loss(0, steps), optimiser, steps, name="pretrain", progress=self.progress, after_step=plan.step

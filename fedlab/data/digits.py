@@ -1,4 +1,4 @@
-"""Six digit domains, all as uint8 (3, 32, 32) in memory and float32 in [-1, 1] when a batch is read.
+"""Digit domains, all as uint8 (3, 32, 32) in memory and float32 in [-1, 1] when a batch is read.
 
 ``read`` is the whole interface: a domain, a split, and the folder of the full sets, or none for the small sets inside
 the package.
@@ -14,62 +14,40 @@ oracle     x, y                        supervised upper bounds of a target only;
 =========  ==========================  ============================================================================
 
 Grey sets are white on black. MNIST is padded from 28 to 32; USPS (16) and optdigits (8) are resized bilinearly.
+The four proxies are made when they are read, from MNIST's test images: the first half becomes their train part, the
+second their test part (``fedlab.data.proxies``). No split that anything is trained on holds those images, and their
+labels are the source's own, so every split of a proxy has what the table says, embedded or full.
 **Source**: per set in ``embedded/README.md``. **Departures**: optdigits is scikit-learn's copy (the 1,797 test digits
 of UCI), split here at random once: 1,200 to train, 597 to test.
 """
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
+from fedlab.data import proxies
+from fedlab.data.domains import DOMAINS, PROXY_SOURCE, SIZE, Part, read_npz
 from fedlab.data.examples import Batch, Examples
 from fedlab.errors import DataError, near_match
 
-SIZE = 32  # pixels a side, for every domain
+__all__ = ["BOUNDS", "DOMAINS", "EMBEDDED", "SPLITS", "data_root", "files", "is_embedded", "read", "read_npz"]
+
 CLASSES = 10
 SPLITS = ("train", "labelled", "test", "oracle")
 EMBEDDED = Path(__file__).parent / "embedded"
 BOUNDS = "bounds_only_train_labels.npz"
-OPTDIGITS_TRAIN, OPTDIGITS_SEED = 1200, 1797
 FETCH_OR_UNSET = "put it there (`fedlab data download` fetches mnist, usps and svhn), or unset data_root"
+PROXY_SEEDS: Mapping[Part, int] = {"train": 1409, "test": 7495}
 REINSTALL = "the package is damaged, reinstall fedlab"
-
-Part = Literal["train", "test"]
-
-
-class Arrays(NamedTuple):
-    """What a file holds: images (N, H, W) or (N, H, W, 3), and labels (N,) where it has them."""
-
-    images: Any
-    labels: Any | None
-
-
-@dataclass(frozen=True)
-class Domain:
-    """Where the digits of one domain are found and how a full set is read.
-
-    ``full`` names the files below a data root, by part; a domain without any comes with a library. ``optional`` says
-    that a data root may lack the folder, the embedded set then takes its place.
-    """
-
-    description: str
-    shape: tuple[int, ...]  # of one stored image, as it is before it becomes (3, 32, 32)
-    read_full: Callable[[Path, Part], Arrays]
-    full: Mapping[Part, tuple[str, ...]] = field(default_factory=dict)
-    embedded: bool = True
-    optional: bool = False
 
 
 def data_root(explicit: str | Path | None = None) -> Path | None:
@@ -122,10 +100,15 @@ def read(domain: str, split: str, root: Path | None = None) -> Examples:
 
 
 def files(domain: str, part: Part, root: Path | None) -> tuple[Path, ...]:
-    """Files that hold one part of a domain, whether they exist or not; none when it comes with a library."""
+    """Files that hold one part of a domain, whether they exist or not; none when it comes with a library.
+
+    Those of a proxy are the files it is made from.
+    """
     if domain not in DOMAINS:
         raise DataError(f"no digit domain {domain!r}; {near_match(domain, DOMAINS)}")
     entry = DOMAINS[domain]
+    if entry.proxy:
+        return files(*PROXY_SOURCE, root)
     if not entry.full:
         return ()
     if root is not None and not root.is_dir():
@@ -150,6 +133,8 @@ def is_embedded(paths: tuple[Path, ...]) -> bool:
 def _load(domain: str, part: Part, root: Path | None, paths: tuple[Path, ...]) -> tuple[Tensor, Tensor | None]:
     """Checked images, uint8 (N, 3, 32, 32), and labels, int64 (N,), or None where the file has none."""
     entry = DOMAINS[domain]
+    if entry.proxy:
+        return _load_proxy(entry.proxy, part, root, paths)
     for path in paths:
         if not path.is_file():
             remedy = "reinstall fedlab" if is_embedded(paths) else FETCH_OR_UNSET
@@ -173,6 +158,17 @@ def _load(domain: str, part: Part, root: Path | None, paths: tuple[Path, ...]) -
         _check_labels(labels, len(images), where, _replace(paths))
         labels = torch.from_numpy(labels.astype(np.int64))
     return _to_canvas(images), labels
+
+
+def _load_proxy(kind: str, part: Part, root: Path | None, paths: tuple[Path, ...]) -> tuple[Tensor, Tensor | None]:
+    """One half of the proxies' source under one kind of shift, as ``_load`` gives it."""
+    x, y = _load(*PROXY_SOURCE, root, paths)
+    rows = proxies.rows(len(x), part)
+    if not rows:
+        raise DataError(f"{' and '.join(map(str, paths))} holds {len(x)} image, a proxy needs 2 for its two parts")
+    half = slice(rows.start, rows.stop)
+    images = proxies.proxy(x[half, 0].numpy(), kind, PROXY_SEEDS[part])
+    return _to_canvas(images), None if y is None else y[half]
 
 
 def _replace(paths: tuple[Path, ...]) -> str:
@@ -214,96 +210,3 @@ def _to_floats(batch: Batch) -> Batch:
     """Bytes to float32 in [-1, 1]; labels are copied, for a slice of a column would share its memory."""
     floats = {"x": batch["x"].float() / 127.5 - 1}
     return {**floats, "y": batch["y"].clone()} if "y" in batch else floats
-
-
-def read_npz(path: Path) -> Arrays:
-    """Images of one npz file: ``x``, or ``sheet``, the bytes of one picture of tiles; ``y`` if any."""
-    with np.load(path, allow_pickle=False) as archive:
-        images = archive["x"] if "x" in archive.files else _tiles(archive["sheet"].tobytes())
-        return Arrays(images, archive["y"] if "y" in archive.files else None)
-
-
-def _tiles(picture: bytes) -> Any:
-    """(N, 32, 32, 3) uint8 from the bytes of a WebP or JPEG file, row by row."""
-    pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))  # (rows * 32, columns * 32, 3)
-    rows, columns = pixels.shape[0] // SIZE, pixels.shape[1] // SIZE
-    tiles = pixels.reshape(rows, SIZE, columns, SIZE, 3).transpose(0, 2, 1, 3, 4)
-    return np.ascontiguousarray(tiles.reshape(-1, SIZE, SIZE, 3))
-
-
-# torchvision and scikit-learn are imported where they are used: each costs every process a second or two.
-
-
-def _read_mnist(root: Path, part: Part) -> Arrays:
-    from torchvision.datasets import MNIST
-
-    full = MNIST(root, train=part == "train")
-    return Arrays(full.data, full.targets)
-
-
-def _read_usps(root: Path, part: Part) -> Arrays:
-    from torchvision.datasets import USPS
-
-    full = USPS(root / "USPS", train=part == "train")
-    return Arrays(full.data, full.targets)
-
-
-def _read_svhn(root: Path, part: Part) -> Arrays:
-    from torchvision.datasets import SVHN
-
-    full = SVHN(root / "SVHN", split=part)
-    return Arrays(full.data.transpose(0, 2, 3, 1), full.labels)
-
-
-def _read_optdigits(_: Path, part: Part) -> Arrays:
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)  # (1797, 64) in 0..16, (1797,)
-    order = np.random.default_rng(OPTDIGITS_SEED).permutation(len(labels))
-    chosen = order[:OPTDIGITS_TRAIN] if part == "train" else order[OPTDIGITS_TRAIN:]
-    return Arrays(np.rint(images[chosen].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), labels[chosen])
-
-
-DOMAINS: Mapping[str, Domain] = {
-    "mnist": Domain(
-        "handwritten digits of US census workers and pupils, grey 28x28",
-        (28, 28),
-        _read_mnist,
-        {
-            "train": ("MNIST/raw/train-images-idx3-ubyte", "MNIST/raw/train-labels-idx1-ubyte"),
-            "test": ("MNIST/raw/t10k-images-idx3-ubyte", "MNIST/raw/t10k-labels-idx1-ubyte"),
-        },
-    ),
-    "usps": Domain(
-        "handwritten digits scanned from US envelopes, grey 16x16",
-        (16, 16),
-        _read_usps,
-        {"train": ("USPS/usps.bz2",), "test": ("USPS/usps.t.bz2",)},
-    ),
-    "mnist_m": Domain(
-        "MNIST digits blended into patches of photographs, colour 32x32",
-        (32, 32, 3),
-        lambda root, part: read_npz(root / "mnist_m" / f"{part}.npz"),
-        {"train": ("mnist_m/train.npz",), "test": ("mnist_m/test.npz",)},
-    ),
-    "optdigits": Domain(
-        "handwritten digits of 43 people in Turkey, grey 8x8, from scikit-learn",
-        (8, 8),
-        _read_optdigits,
-        embedded=False,
-    ),
-    "synthdigits": Domain(
-        "digits drawn with many fonts on varied backgrounds, colour 32x32, fedlab's own",
-        (32, 32, 3),
-        lambda root, part: read_npz(root / "synthdigits" / f"{part}.npz"),
-        {"train": ("synthdigits/train.npz",), "test": ("synthdigits/test.npz",)},
-        optional=True,
-    ),
-    "svhn": Domain(
-        "house numbers in Street View photographs, colour 32x32, full set only",
-        (32, 32, 3),
-        _read_svhn,
-        {"train": ("SVHN/train_32x32.mat",), "test": ("SVHN/test_32x32.mat",)},
-        embedded=False,
-    ),
-}

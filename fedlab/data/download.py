@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from fedlab.data import digits
-from fedlab.data.digits import DOMAINS, OPTDIGITS_TRAIN, SIZE, Part
+from fedlab.data import digits, proxies
+from fedlab.data.domains import DOMAINS, OPTDIGITS_TRAIN, PROXY_SOURCE, SIZE, Part
 from fedlab.errors import DataError, near_match
 
 TIMEOUT = 30.0  # seconds without an answer; the downloaders themselves would wait for ever
@@ -147,13 +147,19 @@ def _available_one(domain: str, root: Path | None) -> Available:
     for part in PARTS:
         try:
             paths = digits.files(domain, part, root)
-            where = "embedded" if digits.is_embedded(paths) else str(paths[0].parent) if paths else "scikit-learn"
+            where = _where(domain, paths)
             counts[part] = _count(domain, part, root)
         except DataError as error:
             problems.append(str(error))
     # One cause often stops both parts, with the same sentence.
     status = "; ".join(dict.fromkeys(problems)) or "ok"
     return Available(domain, where, counts.get("train"), counts.get("test"), status)
+
+
+def _where(domain: str, paths: tuple[Path, ...]) -> str:
+    if DOMAINS[domain].proxy:
+        return f"made from {' '.join(PROXY_SOURCE)}"
+    return "embedded" if digits.is_embedded(paths) else str(paths[0].parent) if paths else "scikit-learn"
 
 
 def _count(domain: str, part: Part, root: Path | None) -> int:
@@ -171,7 +177,8 @@ def _count(domain: str, part: Part, root: Path | None) -> int:
             raise DataError(f"damaged: {path} ({error or type(error).__name__}); replace it") from error
     if len(counts) != 1:
         raise DataError(f"damaged: {', '.join(map(str, paths))} hold {sorted(counts)} images and labels; replace them")
-    return counts.pop()
+    count = counts.pop()
+    return len(proxies.rows(count, part)) if DOMAINS[domain].proxy else count
 
 
 def _count_npz(path: Path) -> set[int]:

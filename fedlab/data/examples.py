@@ -47,6 +47,13 @@ class Examples(Dataset[Batch]):
         for start in range(0, len(self), size):
             yield self[start : start + size]
 
+    def spread(self, count: int) -> Examples:
+        """At most ``count`` examples, evenly spread over the whole set however it is ordered."""
+        if count >= len(self):
+            return self
+        rows = torch.linspace(0, len(self) - 1, count).long()
+        return Examples({name: column[rows] for name, column in self.columns.items()}, self.transform)
+
     def sample(self, size: int) -> Batch:
         """``size`` examples drawn uniformly with replacement from torch's current random stream."""
         return self[torch.randint(len(self), (size,))]

@@ -40,14 +40,16 @@ def use_statistics_of(module: nn.Module, batches: Iterable[Tensor], share: float
         layer.reset_running_stats()
         layer.momentum = None  # a plain mean over batches
     module.train()
+    own = 0
     for x in batches:
         if len(x) > 1:  # one example has no variance
             module(x)
+            own += 1
     module.train(training)
     for layer, momentum, before in zip(layers, momenta, old, strict=True):
         layer.momentum = momentum
         for name in ("running_mean", "running_var"):
-            layer.get_buffer(name).lerp_(before[name], 1 - share)
+            layer.get_buffer(name).lerp_(before[name], 1 - share if own else 1.0)
 
 
 @contextmanager

@@ -1,9 +1,60 @@
-"""The run at a glance: ``report.html``, self-contained."""
+"""The run at a glance: ``report.html``, one page that needs no network, no script and no other file."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from fedlab.report import charts, commands, figures, page
 from fedlab.results import Result
+from fedlab.runs import write_atomically
 
 
-def write_report(result: Result) -> None:
-    """Write ``report.html`` into the run directory."""
+def write_report(result: Result) -> Path:
+    """Write ``report.html`` into the run directory and return its path; an older one is replaced."""
+    path = result.directory / "report.html"
+    write_atomically(path, render(result).encode())
+    return path
+
+
+def render(result: Result) -> str:
+    """The page. Names come from users and machines: the template escapes whatever it is given."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    heads, rows = page.results_table(result)
+    keys, curves = charts.accuracy_figures(result)
+    phases, seconds = charts.time_table(result)
+    traffic, bytes_figures = charts.traffic_table(result)
+    clients = page.client_names(result.rounds)
+    return environment.get_template("report.html").render(
+        result=result,
+        config=result.config,
+        manifest=result.manifest,
+        last=result.rounds[-1],
+        summary=page.summary(result),
+        heads=heads,
+        rows=rows,
+        weighted=page.weighted(result),
+        absent=[name for name in clients if name not in result.rounds[-1]["clients"]],
+        keys=keys,
+        curves=curves,
+        hidden_clients=max(0, len(clients) - charts.PANELS),
+        others=charts.other_figures(result),
+        phases=phases,
+        seconds=seconds,
+        kinds=list(charts.KINDS.values()),
+        traffic=traffic,
+        bytes_figures=bytes_figures,
+        bytes_by_client=1 < len(clients) <= figures.SLOTS,
+        failures=page.failures(result),
+        facts=page.facts(result),
+        from_preset=commands.repeat_from_preset(result),
+        from_config=commands.repeat_from_config(result),
+        resume=commands.resume(result),
+    )

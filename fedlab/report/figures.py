@@ -1,7 +1,7 @@
 """Small figures of a report as inline SVG: drawn by matplotlib, coloured and lettered by the page around them.
 
-A figure's colours are CSS variables of the page (``--c1`` to ``--c8``, ``--rule``) and its text is real text in the
-page's own letters, so that one drawing serves light, dark and print. Equal input gives equal bytes.
+A figure's colours are CSS variables of the page (``--c0`` for hairlines, ``--c1`` to ``--c8``) and its text is real
+text in the page's own letters, so that one drawing serves light, dark and print. Equal input gives equal bytes.
 """
 
 from __future__ import annotations
@@ -28,15 +28,13 @@ FIXED = {"accuracy_source_only": REFERENCE, "accuracy_global": 2, "accuracy_loca
 WIDTH, HEIGHT = 300.0, 180.0  # of a figure's own coordinates; the page scales it to its column
 PIXELS_PER_INCH = 72.0  # of matplotlib's SVG
 RULE = 0  # slot of hairlines
+STEPS = (1, 2, 5, 10)  # between ticks
 
-# Matplotlib writes numbers for colours; these stand for the page's variables until the end. Black is left to the page.
-_PLACEHOLDER = re.compile(r"#0101([0-9a-f]{2})")
 _STYLE = {
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a client may be called $x$
     "font.size": 10.5,
     "lines.scale_dashes": False,
-    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
     "axes.spines.left": False,
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -44,6 +42,17 @@ _STYLE = {
     "axes.axisbelow": True,
     "axes.formatter.useoffset": False,
 }
+# From matplotlib's SVG to ours; an @ stands for the figure's name until the end.
+_CLEANING = (
+    (r'<g id="[^"]*">', "<g>"),
+    (r' id="(\w+)"', r' id="@\1"'),
+    (r' xlink:href="#(\w+)"', r' href="#@\1"'),
+    (r' transform="rotate\(-0 [^"]*"', ""),
+    (r"font-family: [^;\"]*;? ?", ""),
+    (r"stroke-dashoffset: 0; ?", ""),
+    (r"#0101([0-9a-f]{2})", lambda match: f"var(--c{int(match[1], 16)})"),
+    (r"\s*\n\s*", " "),
+)
 
 
 @dataclass(frozen=True)
@@ -93,9 +102,25 @@ def _inside(low: float, high: float, bounds: tuple[float, float]) -> tuple[float
 
 
 def panel(
-    rounds: Sequence[int], curves: Sequence[Curve], within: tuple[float, float], share: bool, words: str
+    name: str,
+    rounds: Sequence[int],
+    curves: Sequence[Curve],
+    *,
+    within: tuple[float, float],
+    share: bool,
+    words: str,
 ) -> Markup:
-    """Values by round; ``share`` writes the axis in percent, ``words`` says it all to those who cannot see it."""
+    """Values by round.
+
+    Parameters
+    ----------
+    name
+        The figure's own in its page.
+    within
+        Range of the axis of values, which is written in percent where ``share`` is set.
+    words
+        What the figure shows, for those who cannot see it.
+    """
     with _figure() as (figure, axes):
         for curve in curves:
             # A dot of the line's width shows a value between two gaps, and a larger one each round of a short run.
@@ -109,35 +134,36 @@ def panel(
                 marker="o",
                 markersize=size,
                 markeredgewidth=0,
+                clip_on=False,
             )
         axes.set_ylim(*within)
-        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=STEPS))
         if share:
-            digits = 1 if within[1] - within[0] < 0.03 else 0
+            digits = 0 if within[1] - within[0] > 0.04 else 1 if within[1] - within[0] > 0.004 else 2
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.{digits}f} %"))
-        _rounds_axis(axes, rounds, 0.25)
-        return _svg(figure, words)
+        _rounds_axis(axes, rounds, 0.02 * (rounds[-1] - rounds[0]) or 0.5)
+        return _svg(figure, name, words)
 
 
-def bars(rounds: Sequence[int], stacks: Sequence[Curve], words: str) -> Markup:
+def bars(name: str, rounds: Sequence[int], stacks: Sequence[Curve], *, words: str) -> Markup:
     """Amounts by round, one on top of the other."""
     with _figure() as (figure, axes):
         bottom = [0.0] * len(rounds)
         for stack in stacks:
             amounts = [value if math.isfinite(value) else 0.0 for value in stack.values]
-            axes.bar(rounds, amounts, width=0.62, bottom=bottom, color=_colour(stack.slot), linewidth=0)
+            axes.bar(rounds, amounts, width=0.62, bottom=bottom, color=_colour(stack.slot), linewidth=0, clip_on=False)
             bottom = [below + amount for below, amount in zip(bottom, amounts, strict=True)]
         axes.set_ylim(0, 1.08 * max(bottom) or 1.0)
-        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=STEPS))
         _rounds_axis(axes, rounds, 0.6)
-        return _svg(figure, words)
+        return _svg(figure, name, words)
 
 
 def _rounds_axis(axes: Any, rounds: Sequence[int], margin: float) -> None:
     axes.set_xlim(min(rounds) - margin, max(rounds) + margin)
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1))
     axes.tick_params(left=False, bottom=False, pad=4)
-    axes.grid(axis="y", color=_colour(RULE), linewidth=0.8)
+    axes.grid(axis="y", color=_colour(RULE), linewidth=0.8, clip_on=False)
     axes.spines["bottom"].set_color(_colour(RULE))
 
 
@@ -146,22 +172,20 @@ def _figure() -> Iterator[tuple[Figure, Any]]:
     """An empty figure and its axes; no pyplot, whose state a notebook may be using."""
     with rc_context(_STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(WIDTH / PIXELS_PER_INCH, HEIGHT / PIXELS_PER_INCH))
-        yield figure, figure.add_axes((0.15, 0.12, 0.84, 0.83))
+        yield figure, figure.add_axes((0.15, 0.12, 0.84, 0.79))
 
 
 def _colour(slot: int) -> str:
     return f"#0101{slot:02x}"
 
 
-def _svg(figure: Figure, words: str) -> Markup:
-    """The figure as an element that goes into a page: no size, no colours, no letters of its own, no ids at all."""
+def _svg(figure: Figure, name: str, words: str) -> Markup:
+    """The figure as an element that goes into a page: without size, colours and letters of its own."""
     with rc_context({"svg.hashsalt": "fedlab"}), io.StringIO() as stream:
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         drawing = stream.getvalue()
-    body = drawing[drawing.index("<defs>") : drawing.rindex("</svg>")]
-    body = _PLACEHOLDER.sub(lambda match: f"var(--c{int(match[1], 16)})", body).replace("var(--c0)", "var(--rule)")
-    body = re.sub(
-        r"font-family: [^;\"]*;? ?|font: ([\d.]+px) [^;\"]*;", lambda m: f"font-size: {m[1]};" if m[1] else "", body
-    )
-    head = f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{escape(words)}">'
-    return Markup(head + body + "</svg>")
+    body = drawing[drawing.index("</defs>") + len("</defs>") : drawing.rindex("</svg>")]
+    for pattern, replacement in _CLEANING:
+        body = re.sub(pattern, replacement, body)
+    body = body.replace("@", f"{name}-")
+    return Markup(f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{escape(words)}">{body}</svg>')

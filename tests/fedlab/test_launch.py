@@ -20,7 +20,7 @@ from fedlab.errors import ConfigError, DataError, FedlabError, RunError
 from fedlab.results import Result
 from fedlab.runs import RunDirectory
 
-TESTS = Path(__file__).parents[1]
+SUPPORT = Path(__file__).parents[1] / "support"
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +118,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path, strategy):
     """SIGKILL at every third write of the run directory, in every round and phase, half a line on the disk."""
     preset = toy.write_preset(tmp_path, strategy=strategy, rounds=3)
     expected = fedlab.run(preset, runs=tmp_path / "whole")
-    script = KILL.format(tests=str(TESTS), preset=preset, runs=tmp_path / "runs", stride=3)
+    script = KILL.format(tests=str(SUPPORT), preset=preset, runs=tmp_path / "runs", stride=3)
     script = script.replace("PosixPath", "__import__('pathlib').PosixPath")
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert output.returncode == 0, output.stderr

@@ -102,6 +102,12 @@ def test_a_new_run_never_overwrites_an_old_one(tmp_path):
     assert paths == ["lunch-3", "lunch-3-2", "lunch-3-3"]
 
 
+def test_a_run_without_a_name_is_called_after_what_it_does_on_the_disk_too(tmp_path):
+    run = RunDirectory.create(tmp_path, {**CONFIG, "name": "", "strategy": "fedavg", "workload": "digits"})
+    assert run.path.name == "fedavg-digits-3"
+    assert run.config()["name"] == "fedavg-digits"
+
+
 def test_config_comes_back_with_the_directory_it_now_lies_in(tmp_path, run):
     assert run.config() == {**CONFIG, "run_dir": str(run.path)}
     assert run.path.is_absolute()

@@ -70,9 +70,14 @@ def test_the_ambient_generators_survive_an_exception():
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     expected = draw()
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    with pytest.raises(ValueError, match="inside"), seeded("anything"):
-        draw()
-        raise ValueError("inside")
+
+    def body():
+        with seeded("anything"):
+            draw()
+            raise ValueError("inside")
+
+    with pytest.raises(ValueError, match="inside"):
+        body()
     assert draw() == expected
 
 

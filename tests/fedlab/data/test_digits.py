@@ -20,6 +20,7 @@ COUNTS = {
     "mnist_m": (2500, 1500),
     "optdigits": (1200, 597),
     "synthdigits": (2500, 1500),
+    **{name: (1000, 1000) for name, domain in DOMAINS.items() if domain.proxy},
 }
 FULL_COUNTS = {"mnist": (60000, 10000), "usps": (7291, 2007), "mnist_m": (12000, 4500)}
 FULL = os.environ.get("FEDLAB_DATA")

@@ -1,0 +1,33 @@
+"""Draw what a run prints as an SVG: python scripts/picture.py RUN_DIR docs/images/run.svg."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from fedlab.cli import show_result
+from fedlab.results import Result
+from fedlab.watch import mean_line
+
+
+def draw(run: Path, picture: Path) -> None:
+    """The lines of the rounds and the closing table, as a terminal shows them."""
+    result = Result.read(run)
+    console = Console(record=True, width=104, file=io.StringIO(), force_terminal=True)
+    name, seed = result.config["name"], result.config["seed"]
+    console.print(f"[bold]$ fedlab run {name} --seed {seed}[/]")
+    for record in result.rounds:
+        console.print(Text(f"round {record['round']:>3}  {mean_line(record)}", style="dim"), highlight=False)
+    show_result(result, console)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    picture.write_text(console.export_svg(title="fedlab"), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    draw(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,141 @@
+"""Straight lines: a workload whose loss has a gradient by hand, and a federation of it through the real two apps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass as plain_dataclass
+
+import numpy as np
+import pytest
+import torch
+from pydantic.dataclasses import dataclass
+from torch import nn
+from torch.nn.functional import mse_loss
+
+import strategies
+from fedlab import workloads
+from fedlab.config import CORE_SECTIONS, knobs, resolve
+from fedlab.data.examples import Examples
+from fedlab.engines import inprocess
+from fedlab.runs import RunDirectory
+
+ROWS = (6, 9, 15)  # training examples of each client
+SLOPES = ((1.0, -1.0), (2.0, 0.5), (-1.0, 1.0))  # each client's own line
+SMALL = {
+    "workload": "lines",
+    "device": "cpu",
+    "threads": 1,
+    "rounds": 2,
+    "seed": 5,
+    "server.pretrain_steps": 0,
+    "server.steps": 4,
+    "server.batch": 8,
+    "server.learning_rate": 0.05,
+    "server.pretrain_learning_rate": 0.05,
+    "server.average": 0.6,
+    "client.steps": 5,
+    "client.batch": 4,
+    "client.learning_rate": 0.05,
+}
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Linear regression in two dimensions; ``labelled`` says whether clients train on y, ``teacher`` the server."""
+
+    labelled: bool = True
+    teacher: bool = True
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        return "a", "b", "c"
+
+    def model(self):
+        return nn.Linear(2, 1)
+
+    def data(self, partition, split):
+        count = 20 if partition is None else ROWS[partition] if split == "train" else 3 + partition
+        slope = torch.tensor((0.3, 0.7) if partition is None else SLOPES[partition])
+        generator = torch.Generator().manual_seed(10 * (-1 if partition is None else partition) + len(split))
+        x = torch.randn(count, 2, generator=generator)
+        columns = {"x": x, "y": x @ slope[:, None] + 0.5}
+        if split == "train" and not (self.teacher if partition is None else self.labelled):
+            del columns["y"]
+        return Examples(columns)
+
+    def loss(self, model, batch):
+        return mse_loss(model(batch["x"]), batch["y"])
+
+    @torch.no_grad()
+    def evaluate(self, model, data):
+        return {"loss": float(mse_loss(model(data[:]["x"]), data[:]["y"]))}
+
+
+@plain_dataclass
+class Outcome:
+    """Weights (slope, slope, intercept) at the end, the state they came from, and the lines of ``metrics.jsonl``."""
+
+    weights: np.ndarray
+    arrays: dict[str, torch.Tensor]
+    rounds: list[dict]
+    manifest: dict
+
+
+@pytest.fixture
+def lines():
+    return Lines()
+
+
+@pytest.fixture
+def table():
+    """Knobs of one strategy on the lines; changes that are not knobs of it are refused."""
+
+    def make(strategy, **changes):
+        sections = {**CORE_SECTIONS, "lines": Lines, strategy: strategies.find(strategy).knobs}
+        chosen = {"workload": "lines", "strategy": strategy}
+        flat = {**SMALL, "strategy": strategy, "name": "lines", **changes}
+        assert set(flat) <= set(knobs(sections))
+        return resolve(flat, {}, sections, chosen)
+
+    return make
+
+
+@pytest.fixture
+def federate(tmp_path, monkeypatch, table):
+    """One run through server.app and client.app on the in-process engine."""
+    from client.app import app as client_app
+    from server.app import app as server_app
+
+    monkeypatch.setitem(workloads.WORKLOADS, "lines", workloads.Line("straight lines", Lines))
+
+    def run(strategy, **changes):
+        flat = table(strategy, **changes)
+        directory = RunDirectory.create(tmp_path, flat)
+        inprocess.run(server_app, client_app, directory.config(), 3)
+        arrays = directory.latest()[1]["arrays"]
+        weights = np.append(arrays["weight"].double().numpy(), arrays["bias"].double().numpy())
+        return Outcome(weights, arrays, directory.rounds(), directory.manifest())
+
+    return run
+
+
+@pytest.fixture
+def matrices(lines):
+    """Inputs with a column of ones (rows, 3) and outputs (rows,) of one owner, as float64."""
+
+    def read(partition, split="train"):
+        columns = lines.data(partition, split).columns
+        x = columns["x"].double().numpy()
+        return np.column_stack([x, np.ones(len(x))]), columns["y"].double().numpy()[:, 0]
+
+    return read
+
+
+@pytest.fixture
+def fresh(lines):
+    """Weights (3,) of a new model from torch's current random stream."""
+
+    def draw():
+        model = lines.model()
+        return np.append(model.weight.detach().double().numpy(), model.bias.detach().double().numpy())
+
+    return draw

@@ -1,0 +1,66 @@
+"""FedAvg beside the same method written as a plain loop with the gradient by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import strategies
+from fedlab.errors import ConfigError
+from fedlab.seeds import seeded
+
+SEED, ROUNDS, STEPS, BATCH, RATE = 5, 2, 5, 4, 0.05
+
+
+def plain_loop(matrices, fresh):
+    """McMahan et al., algorithm 1, with momentum 0.9: the global weights (3,)."""
+    with seeded(SEED, "initialise"):
+        shared = fresh()
+    for server_round in range(1, ROUNDS + 1):
+        total, count = np.zeros(3), 0
+        for client in range(3):
+            x, y = matrices(client)
+            w, speed = shared.copy(), np.zeros(3)
+            with seeded(SEED, "train", server_round, client):
+                fresh()  # a client builds a model before it loads the weights: that draws from its stream
+                for _ in range(STEPS):
+                    rows = torch.randint(len(x), (BATCH,)).numpy()
+                    gradient = 2 / BATCH * x[rows].T @ (x[rows] @ w - y[rows])
+                    speed = 0.9 * speed + gradient
+                    w -= RATE * speed
+            total, count = total + len(x) * w, count + len(x)
+        shared = total / count
+    return shared
+
+
+def test_two_rounds_are_those_of_the_plain_loop(federate, matrices, fresh):
+    outcome = federate("fedavg")
+    np.testing.assert_allclose(outcome.weights, plain_loop(matrices, fresh), rtol=0, atol=1e-6)
+
+
+def test_metrics_are_those_of_the_global_model_on_each_clients_test_data(federate, matrices):
+    outcome = federate("fedavg")
+    last, losses, sizes = outcome.rounds[-1], [], []
+    for client, name in enumerate("abc"):
+        x, y = matrices(client, "test")
+        losses.append(np.mean((x @ outcome.weights - y) ** 2))
+        sizes.append(len(y))
+        assert last["clients"][name]["loss"] == pytest.approx(losses[-1], rel=1e-5)
+        assert last["clients"][name]["num-examples"] == len(y)
+    assert len(set(sizes)) == 3
+    assert last["mean"] == {"loss": pytest.approx(np.average(losses, weights=sizes), rel=1e-5)}
+
+
+def test_pretraining_is_that_of_the_source_trainer(federate):
+    pretrained = {"server.pretrain_steps": 12, "rounds": 1}
+    average = federate("fedavg", **pretrained, **{"client.steps": 0})
+    source = federate("source_only", **pretrained, **{"server.steps": 0})
+    np.testing.assert_allclose(average.weights, source.weights, rtol=1e-6)
+    assert average.rounds[0]["clients"] == source.rounds[0]["clients"]
+
+
+def test_clients_without_labels_are_refused(table, lines):
+    unlabelled = type(lines)(labelled=False)
+    with pytest.raises(ConfigError, match=r"strategy 'fedavg' trains on the clients' own labels.*\(a, b, c\)"):
+        strategies.make(table("fedavg"), unlabelled)

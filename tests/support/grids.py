@@ -1,0 +1,49 @@
+"""Small federations for tests: a client app of one function, and a server that is the test's own."""
+
+from __future__ import annotations
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+
+from fedlab.engines import inprocess
+
+
+def client_app(train):
+    """Says its partition when asked, and answers a train message with the RecordDict of ``train(message, context)``."""
+    app = ClientApp()
+
+    @app.query()
+    def query(message, context):
+        identity = ConfigRecord({"partition": context.node_config["partition-id"]})
+        return Message(RecordDict({"identity": identity}), reply_to=message)
+
+    @app.train()
+    def answer(message, context):
+        return Message(train(message, context), reply_to=message)
+
+    return app
+
+
+def within(app, partitions, body, run_config=None):
+    """What ``body(grid)`` returns, run as a ServerApp is run, on an in-process grid."""
+    server, found = ServerApp(), []
+
+    @server.main()
+    def main(grid, context):
+        found.append(body(grid))
+
+    inprocess.run(server, app, run_config or {}, partitions)
+    return found[0]
+
+
+def to_all(nodes, **arrays):
+    """A train message for each node with one ArrayRecord; all share one RecordDict, as Flower's strategies do it."""
+    content = RecordDict({"arrays": ArrayRecord(dict(arrays)), "config": ConfigRecord({"server-round": 1})})
+    return [Message(content, dst_node_id=node, message_type=MessageType.TRAIN) for node in nodes]
+
+
+def echo(message, context):
+    """The arrays that came, and the client's partition as a metric."""
+    metrics = MetricRecord({"partition": context.node_config["partition-id"], "num-examples": 1})
+    return RecordDict({"arrays": message.content["arrays"], "metrics": metrics})

@@ -1,0 +1,118 @@
+"""Who may import whom: the arrows of docs/architecture.md, read from the sources."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from fedlab.engines import ENGINES
+from fedlab.workloads import WORKLOADS
+from strategies import STRATEGIES
+
+ROOT = Path(__file__).parents[1]
+OURS = ("server", "client", "strategies", "fedlab")
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for name in OURS for path in sorted((ROOT / name).rglob("*.py"))}
+NOT_OURS_TO_BE_PURE = ("flwr", "ray", "fedlab.config", "fedlab.runs", "fedlab.data.digits", "fedlab.data.download")
+FILES = ("pathlib", "os", "io", "shutil", "tomllib", "tempfile")
+
+
+def imported(source, module, is_package=False):
+    """Absolute names of every module that a source imports, anywhere in it; ``from a import b`` gives a and a.b."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = module.split(".")[: None if is_package else -1]
+            base = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*base, *([node.module] if node.module else [])])
+            names |= {origin, *(f"{origin}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def is_below(name, *packages):
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+IMPORTS = {
+    name: imported(path.read_text(encoding="utf-8"), name, path.name == "__init__.py") for name, path in MODULES.items()
+}
+
+
+def arrows(*packages):
+    """Which of our modules import one of the packages."""
+    return {module for module, names in IMPORTS.items() if any(is_below(name, *packages) for name in names)}
+
+
+def below(*packages):
+    return {module for module in MODULES if is_below(module, *packages)}
+
+
+def test_the_reader_of_imports_finds_every_kind():
+    source = (
+        "import a.b as c\nfrom d import e\nfrom . import f\nfrom ..g import h\n"
+        "def late():\n    from i.j import k\nif TYPE_CHECKING:\n    import l\n"
+    )
+    names = imported(source, "fedlab.x.y")
+    assert names == {"a.b", "d", "d.e", "fedlab.x", "fedlab.x.f", "fedlab.g", "fedlab.g.h", "i.j", "i.j.k", "l"}
+    assert imported("from . import f", "fedlab.x", is_package=True) == {"fedlab.x", "fedlab.x.f"}
+
+
+def test_the_sources_were_found():
+    assert {"fedlab.gmm", "strategies.fedavg", "server.app", "client.app", "fedlab.engines"} <= set(MODULES)
+    assert arrows("torch") and arrows("flwr")
+
+
+def test_server_and_client_never_import_each_other_and_nobody_imports_them():
+    assert arrows("server") <= below("server") | {"fedlab.cli", "fedlab.launch"}
+    assert arrows("client") <= below("client") | {"fedlab.cli", "fedlab.launch"}
+
+
+def test_fedlab_does_not_know_the_strategies():
+    assert arrows("strategies") <= below("server", "client", "strategies") | {"fedlab.cli", "fedlab.launch"}
+
+
+def test_flower_stays_at_the_edges():
+    edges = below("server", "client", "strategies", "fedlab.engines")
+    assert arrows("flwr") <= edges | {"fedlab.roster", "fedlab.cli", "fedlab.doctor"}
+    assert arrows("ray") <= below("fedlab.engines") | {"fedlab.doctor"}
+
+
+@pytest.mark.parametrize("package", ["fedlab.models", "fedlab.losses", "fedlab.gmm"])
+def test_models_losses_and_mixtures_are_plain_torch(package):
+    modules = below(package)
+    assert modules
+    assert not modules & arrows(*NOT_OURS_TO_BE_PURE, *FILES)
+    for module in modules:
+        allowed = ("fedlab.models", "fedlab.losses", "fedlab.gmm", "fedlab.data.examples", "fedlab.errors")
+        assert {name for name in IMPORTS[module] if is_below(name, *OURS)} <= {
+            name for name in IMPORTS[module] if is_below(name, *allowed)
+        }
+
+
+def test_a_workload_does_not_know_that_it_is_federated():
+    workloads = below("fedlab.workloads")
+    assert not workloads & arrows("flwr", "fedlab.engines", "fedlab.roster", "fedlab.runs", "fedlab.launch")
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_nobody_branches_on_the_name_of_a_system_strategy_or_engine(module):
+    """No comparison with, and no membership of, a name of the tables; the tables themselves are dict displays."""
+    engines = () if is_below(module, "fedlab.engines") else ENGINES  # there, "ray" is a package too
+    names = {*WORKLOADS, *STRATEGIES, *engines}
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Compare):
+            parts = [part for side in (node.left, *node.comparators) for part in ast.walk(side)]
+            found = {part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)}
+            assert not found & names, f"{module}:{node.lineno} compares with {found & names}"
+        if isinstance(node, ast.MatchValue) and isinstance(node.value, ast.Constant):
+            assert node.value.value not in names, f"{module}:{node.lineno}"

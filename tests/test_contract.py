@@ -1,0 +1,124 @@
+"""What every workload owes every strategy, whatever it learns; one line in the table of workloads is tested here."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from flwr.app import ArrayRecord, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+
+from fedlab.config import build
+from fedlab.data.examples import Examples
+from fedlab.runs import weights_sha256
+from fedlab.seeds import seeded
+from fedlab.workload import Workload
+from fedlab.workloads import WORKLOADS
+
+FEW = 12
+
+
+def few(examples):
+    """The first examples of a data set, with its transform."""
+    return Examples({name: column[:FEW] for name, column in examples.columns.items()}, examples.transform)
+
+
+@pytest.fixture(params=list(WORKLOADS))
+def workload(request):
+    return build(WORKLOADS[request.param].knobs, request.param, {})
+
+
+@pytest.fixture
+def model(workload):
+    with seeded("contract"):
+        return workload.model()
+
+
+def test_it_speaks_the_protocol_and_names_its_clients(workload):
+    assert isinstance(workload, Workload)
+    assert len(set(workload.clients)) == len(workload.clients) > 0
+    assert all(isinstance(name, str) and name for name in workload.clients)
+
+
+def test_a_model_is_a_function_of_the_random_stream(workload, model):
+    with seeded("contract"):
+        again = workload.model()
+    with seeded("another"):
+        other = workload.model()
+    assert again is not model
+    assert weights_sha256(again.state_dict()) == weights_sha256(model.state_dict())
+    assert weights_sha256(other.state_dict()) != weights_sha256(model.state_dict())
+
+
+def test_data_come_batch_by_batch_the_same_for_the_same_stream(workload):
+    for partition in (None, *range(len(workload.clients))):
+        for split in ("train", "test"):
+            data = few(workload.data(partition, split))
+            assert len(data) > 0
+            with seeded("batch"):
+                batch = data.sample(4)
+            with seeded("batch"):
+                again = data.sample(4)
+            assert all(len(column) == 4 for column in batch.values())
+            assert all(torch.equal(batch[name], again[name]) for name in batch)
+            assert torch.isfinite(batch["x"]).all()
+
+
+def test_the_loss_is_a_finite_scalar_and_every_weight_gets_a_gradient(workload, model):
+    with seeded("loss"):
+        value = workload.loss(model.train(), few(workload.data(None, "train")).sample(8))
+    assert value.shape == ()
+    assert math.isfinite(value.item())
+    value.backward()
+    for name, weight in model.named_parameters():
+        assert weight.grad is not None, name
+        assert torch.isfinite(weight.grad).all(), name
+    assert any(weight.grad.abs().sum() > 0 for weight in model.parameters())
+
+
+def test_a_few_steps_on_one_batch_lower_the_loss(workload, model):
+    with seeded("loss"):
+        batch = few(workload.data(None, "train")).sample(8)
+        optimiser = torch.optim.Adam(model.train().parameters(), 1e-3)
+        losses = []
+        for _ in range(5):
+            optimiser.zero_grad()
+            losses.append(workload.loss(model, batch))
+            losses[-1].backward()
+            optimiser.step()
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("partition", [None, 0])
+def test_metrics_are_plain_finite_floats_and_testing_changes_no_weight(workload, model, partition):
+    data = few(workload.data(partition, "test"))
+    before = weights_sha256(model.state_dict())
+    metrics = workload.evaluate(model, data)
+    assert metrics
+    assert all(type(value) is float and math.isfinite(value) for value in metrics.values())
+    assert weights_sha256(model.state_dict()) == before
+    assert workload.evaluate(model, data) == metrics
+
+
+def test_its_state_survives_the_wire_and_gives_the_same_metrics(workload, model):
+    sent = RecordDict({"arrays": ArrayRecord(model.state_dict())})
+    received = recorddict_from_proto(recorddict_to_proto(sent))["arrays"].to_torch_state_dict()
+    assert weights_sha256(received) == weights_sha256(model.state_dict())
+    with seeded("another"):
+        other = workload.model()
+    other.load_state_dict(received)
+    data = few(workload.data(0, "test"))
+    assert workload.evaluate(other, data) == workload.evaluate(model, data)
+
+
+def test_the_server_can_learn_and_every_client_can_be_tested(workload):
+    assert "y" in workload.data(None, "train").columns
+    for partition in range(len(workload.clients)):
+        assert "y" in workload.data(partition, "test").columns
+
+
+def test_targets_are_unlabelled(workload):
+    """In the setting that this tool is for, which is every workload's default, no client trains on labels."""
+    for partition in range(len(workload.clients)):
+        assert "y" not in workload.data(partition, "train").columns

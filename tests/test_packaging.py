@@ -1,0 +1,48 @@
+"""What ships: Flower's table of knobs, the app references, the size of the embedded data, pinned versions."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+from flwr.supercore import object_ref
+
+from fedlab.config import knobs
+from fedlab.data.digits import EMBEDDED
+from fedlab.launch import APPS, sections
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_pyproject_holds_every_knob_with_its_default():
+    wanted = {knob.key: knob.default for knob in knobs(sections()).values()}
+    written = PYPROJECT["tool"]["flwr"]["app"]["config"]
+    assert written == wanted, "run: python scripts/write_knobs.py"
+    assert all(type(written[key]) is type(value) for key, value in wanted.items())
+
+
+def test_every_knob_says_what_it_is():
+    assert [knob.key for knob in knobs(sections()).values() if not knob.description] == []
+
+
+def test_flower_finds_the_apps():
+    components = PYPROJECT["tool"]["flwr"]["app"]["components"]
+    assert components == {"serverapp": APPS.server, "clientapp": APPS.client}
+    for reference in components.values():
+        valid, reason = object_ref.validate(reference, check_module=True)
+        assert valid, reason
+
+
+def test_the_embedded_data_fits_into_twelve_megabytes():
+    assert sum(path.stat().st_size for path in EMBEDDED.iterdir()) <= 12_000_000
+
+
+def test_constraints_pin_versions_and_name_no_place():
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.!+-]+", line) for line in lines)
+    pinned = {line.partition("==")[0].lower().replace("_", "-") for line in lines}
+    needed = [re.split(r"[ \[<>=!;]", wanted)[0] for wanted in metadata.requires("fedlab") or []]
+    assert {name.lower().replace("_", "-") for name in needed} <= pinned
