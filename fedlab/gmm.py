@@ -239,6 +239,11 @@ def typicality(log_prob: Tensor, reference: Tensor) -> Tensor:
     return (1 + below).double() / (1 + reference.shape[-1])
 
 
+def relative(typicality: Tensor) -> Tensor:
+    """Weights (..., examples) of mean 1 from typicalities, so that weighing does not change the size of a step."""
+    return typicality / typicality.mean(-1, keepdim=True).clamp_min(1e-6)
+
+
 def quantiles(log_prob: Tensor, count: int) -> Tensor:
     """Sorted (..., count) order statistics in place of (..., examples) log-likelihoods; typicality within 1/count."""
     examples = log_prob.shape[-1]

@@ -36,7 +36,8 @@ from fedlab.data.examples import Examples
 from fedlab.errors import ConfigError
 from fedlab.losses.discrepancy import discrepancy
 from fedlab.losses.propagation import propagate
-from fedlab.models.normalisation import features_of, statistics_held, use_statistics_of
+from fedlab.models.normalisation import adopt_statistics, encode, statistics_held
+from fedlab.models.split import Average, features_of, head_of, missing_parts, probabilities
 from fedlab.roster import RosterGrid
 from fedlab.seeds import seeded
 from fedlab.training import Progress, optimise, pick_device
@@ -60,7 +61,6 @@ HEAD, MIXTURE, LAST, CONTROL = "head", "mixture", "last", "control"
 QUANTILES = 256  # of a mixture's log-likelihood on its own data, sent beside it
 SOURCE_IMAGES = 6000  # source examples that W_S is fitted to, at most
 BATCH = 500  # images a pass where no gradient is taken
-STATISTICS_BATCH = 250  # about so many images at a time, then the mean over batches
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,9 @@ def adapt_head(
     local = deepcopy(head).requires_grad_(True).train()  # line 5
     p_global = probabilities(head, z)
     labels = pseudo_labels(z, p_global, knobs)  # (examples,)
-    weights = relative(gmm.typicality(source.log_prob(z), quantiles)) if knobs.client_weights else torch.ones(len(z))
-    weights = weights.to(z)
+    weights = torch.ones(len(z), device=z.device)
+    if knobs.client_weights:
+        weights = gmm.relative(gmm.typicality(source.log_prob(z), quantiles)).to(z)
     statistics, drawn = source.statistics(), iter(range(training.steps))
 
     def loss() -> Tensor:  # line 7
@@ -186,8 +187,9 @@ def evaluate(workload: Workload, message: Message, context: Context) -> RecordDi
     def tested(record: str, adapted: bool = True) -> tuple[nn.Module, Examples]:
         model = load(workload.model(), arrays_of(message.content, record), device)
         if adapted:
-            adopt_statistics(model, own_data(workload, context, "train"), knobs, device)
-        z = features_of(features_module(model), test, device, BATCH)
+            own = own_data(workload, context, "train")
+            adopt_statistics(features_of(model), own, knobs.statistics_images, knobs.own_statistics, device)
+        z = encode(features_of(model), test, device, BATCH)
         return head_of(model), Examples({**test.columns, "x": z})
 
     def measure(head: nn.Module, data: Examples) -> dict[str, float]:
@@ -206,19 +208,6 @@ def evaluate(workload: Workload, message: Message, context: Context) -> RecordDi
     if CONTROL in heads:
         metrics |= named("source_only", measure(*tested(CONTROL, adapted=False)))
     return RecordDict({METRICS: metrics_record(metrics, len(test))})
-
-
-class Average(nn.Module):
-    """The prediction of a client: the mean of F_g's and F_l's probabilities, as log-probabilities."""
-
-    def __init__(self, first: nn.Module, second: nn.Module) -> None:
-        super().__init__()
-        self.first, self.second = first, second
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Features (batch, width) to log-probabilities (batch, classes)."""
-        mean: Tensor = (self.first(z).softmax(1) + self.second(z).softmax(1)) / 2
-        return mean.clamp_min(1e-12).log()
 
 
 def named(name: str, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -275,7 +264,7 @@ class DualAdapt(FlowerFedAvg):
     def source_mixture(self) -> dict[str, Tensor]:
         """Line 3: W_S on a random view of each source example, and the quantiles of its log-likelihood there."""
         some = self.trainer.source.spread(SOURCE_IMAGES)
-        z = features_of(features_module(self.trainer.average), some, self.device, BATCH)
+        z = encode(features_of(self.trainer.average), some, self.device, BATCH)
         mixture = gmm.fit(
             z, self.knobs.components, steps=self.knobs.em_steps, tolerance=0.0, variance_floor=self.knobs.variance_floor
         )
@@ -300,14 +289,14 @@ class DualAdapt(FlowerFedAvg):
             with seeded(self.seed, "pseudo-targets", server_round, step):
                 x = self.pseudo_targets()
             with statistics_held(model):
-                z = features_module(model)(x)
+                z = features_of(model)(x)
                 frozen = {name: weight.detach() for name, weight in head.named_parameters()}
                 p = functional_call(head, frozen, (z,)).softmax(1)
             q = local_heads(z)
             apart = discrepancy(p.expand_as(q).flatten(0, 1), q.flatten(0, 1)).view(len(chosen), -1)  # (clients, batch)
             if self.knobs.server_weights:
                 typical = gmm.typicality(mixtures.log_prob(z.detach()), quantiles)
-                apart = relative(typical).to(apart) * apart
+                apart = gmm.relative(typical).to(apart) * apart
             return self.knobs.server_discrepancy * apart.mean()
 
         return loss
@@ -381,8 +370,7 @@ def check_serves(model: nn.Module, workload: str) -> None:
     ConfigError
         When it lacks ``features`` or ``head``.
     """
-    missing = [name for name in ("features", "head") if not isinstance(getattr(model, name, None), nn.Module)]
-    if missing:
+    if missing := missing_parts(model):
         raise ConfigError(
             f"dualadapt needs a model with .features and .head; {type(model).__name__} of workload "
             f"{workload!r} lacks {' and '.join(missing)}; use source_only, or fedavg where clients have "
@@ -390,39 +378,10 @@ def check_serves(model: nn.Module, workload: str) -> None:
         )
 
 
-def features_module(model: nn.Module) -> nn.Module:
-    """G."""
-    module = model.features
-    assert isinstance(module, nn.Module)
-    return module
-
-
-def head_of(model: nn.Module) -> nn.Module:
-    """F."""
-    module = model.head
-    assert isinstance(module, nn.Module)
-    return module
-
-
-def adopt_statistics(model: nn.Module, data: Examples, knobs: Knobs, device: torch.device) -> None:
-    """Move G's batch-norm statistics to a client's own images, evenly spread over however they are ordered."""
-    some = data.spread(knobs.statistics_images)
-    batches = max(1, round(len(some) / STATISTICS_BATCH))
-    parts = [torch.arange(first, len(some), batches) for first in range(batches)]  # each spread over the whole set
-    use_statistics_of(features_module(model), (some[part]["x"].to(device) for part in parts), knobs.own_statistics)
-
-
 def client_features(model: nn.Module, data: Examples, knobs: Knobs, device: torch.device) -> Tensor:
     """G's features (examples, width) of a client's images, normalised with its own statistics if asked."""
-    adopt_statistics(model, data, knobs, device)
-    return features_of(features_module(model), data, device, BATCH)
-
-
-@torch.no_grad()
-def probabilities(head: nn.Module, z: Tensor) -> Tensor:
-    """Class probabilities (examples, classes) in evaluation mode."""
-    logits: Tensor = head.eval()(z)
-    return logits.softmax(1)
+    adopt_statistics(features_of(model), data, knobs.statistics_images, knobs.own_statistics, device)
+    return encode(features_of(model), data, device, BATCH)
 
 
 def summary(log_prob: Tensor) -> Tensor:
@@ -433,11 +392,6 @@ def summary(log_prob: Tensor) -> Tensor:
 def read_mixture(arrays: Mapping[str, Tensor], device: torch.device) -> tuple[gmm.Mixture, Tensor]:
     """A mixture and the quantiles that came with it."""
     return gmm.Mixture.from_arrays(arrays).to(device), arrays["quantiles"].to(device)
-
-
-def relative(typicality: Tensor) -> Tensor:
-    """Weights of mean 1 over the last dimension, so that weighing does not change the size of a step."""
-    return typicality / typicality.mean(-1, keepdim=True).clamp_min(1e-6)
 
 
 def partitions(grid: Grid) -> dict[int, int]:

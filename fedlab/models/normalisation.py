@@ -15,6 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedlab.data.examples import Examples
 
+STATISTICS_BATCH = 250  # about so many inputs at a time, then the mean over batches
+
 
 def batch_norms(module: nn.Module) -> list[_BatchNorm]:
     """Every batch norm below a module, those without running statistics left out."""
@@ -66,8 +68,16 @@ def statistics_held(module: nn.Module) -> Iterator[None]:
             layer.momentum = momentum
 
 
+def adopt_statistics(module: nn.Module, data: Examples, images: int, share: float, device: torch.device) -> None:
+    """Move a module's statistics to those of at most ``images`` inputs ``x``, spread over however they are ordered."""
+    some = data.spread(images)
+    batches = max(1, round(len(some) / STATISTICS_BATCH))
+    parts = [torch.arange(first, len(some), batches) for first in range(batches)]  # each spread over the whole set
+    use_statistics_of(module, (some[part]["x"].to(device) for part in parts), share)
+
+
 @torch.no_grad()
-def features_of(module: nn.Module, data: Examples, device: torch.device, batch: int = 500) -> Tensor:
-    """Features of every example, in evaluation mode: (examples, ...), on ``device``."""
+def encode(module: nn.Module, data: Examples, device: torch.device, batch: int = 500) -> Tensor:
+    """What a module makes of every input ``x``, in evaluation mode: (examples, ...), on ``device``."""
     module.eval()
     return torch.cat([module(part["x"].to(device)) for part in data.batches(batch)])

@@ -232,13 +232,6 @@ def test_global_local_average_last_and_control_are_reported_from_the_round_after
     assert set(before[0].content[METRICS]) == {"accuracy_global", "accuracy_source_only", "num-examples"}
 
 
-def test_the_average_is_of_probabilities():
-    first, second = nn.Linear(2, 3), nn.Linear(2, 3)
-    z = torch.randn(5, 2)
-    wanted = (first(z).softmax(1) + second(z).softmax(1)) / 2
-    assert torch.allclose(dualadapt.Average(first, second)(z).exp(), wanted, atol=1e-6)
-
-
 def test_a_restored_half_goes_on_to_the_same_bits():
     whole = Federation(flat()).run(3)
     begun = Federation(flat()).run(2)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fedlab.data.examples import Examples
-from fedlab.models.normalisation import batch_norms, features_of, statistics_held, use_statistics_of
+from fedlab.models.normalisation import batch_norms, encode, statistics_held, use_statistics_of
 
 GENERATOR = torch.Generator().manual_seed(0)
 BATCHES = [torch.randn(8, 3, generator=GENERATOR) * 2 + 1, torch.randn(5, 3, generator=GENERATOR) - 3]
@@ -138,6 +138,6 @@ def test_gradients_flow_through_held_layers():
 
 def test_features_are_those_of_evaluation_mode_batch_by_batch():
     module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)).train()
-    z = features_of(module, Examples({"x": BATCHES[0]}), torch.device("cpu"), batch=3)
+    z = encode(module, Examples({"x": BATCHES[0]}), torch.device("cpu"), batch=3)
     assert not z.requires_grad
     torch.testing.assert_close(z, module.eval()(BATCHES[0]).detach())

@@ -1,0 +1,47 @@
+"""A model in two parts, feature extractor G (``features``) and classifier F (``head``), found by structure alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+PARTS = ("features", "head")
+
+
+def missing_parts(model: nn.Module) -> list[str]:
+    """Which of the two parts a model lacks."""
+    return [name for name in PARTS if not isinstance(getattr(model, name, None), nn.Module)]
+
+
+def features_of(model: nn.Module) -> nn.Module:
+    """G: inputs (batch, ...) to features (batch, width)."""
+    module = model.features
+    assert isinstance(module, nn.Module)
+    return module
+
+
+def head_of(model: nn.Module) -> nn.Module:
+    """F: features (batch, width) to logits (batch, classes)."""
+    module = model.head
+    assert isinstance(module, nn.Module)
+    return module
+
+
+@torch.no_grad()
+def probabilities(head: nn.Module, z: Tensor) -> Tensor:
+    """Class probabilities (batch, classes) of features (batch, width), in evaluation mode."""
+    logits: Tensor = head.eval()(z)
+    return logits.softmax(1)
+
+
+class Average(nn.Module):
+    """Two heads as one: the mean of their probabilities, given as log-probabilities."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Features (batch, width) to log-probabilities (batch, classes)."""
+        mean: Tensor = (self.first(z).softmax(1) + self.second(z).softmax(1)) / 2
+        return mean.clamp_min(1e-12).log()

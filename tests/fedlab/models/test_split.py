@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fedlab.models.digits import SmallNet
+from fedlab.models.split import Average, features_of, head_of, missing_parts, probabilities
+
+
+def test_a_model_in_two_parts_is_their_composition():
+    torch.manual_seed(0)
+    model, x = SmallNet().eval(), torch.randn(3, 3, 32, 32)
+    assert missing_parts(model) == []
+    assert torch.equal(head_of(model)(features_of(model)(x)), model(x))
+
+
+def test_what_is_missing_is_named():
+    model = nn.Linear(2, 2)
+    model.features = nn.Identity()
+    assert missing_parts(model) == ["head"]
+    assert missing_parts(nn.Linear(2, 2)) == ["features", "head"]
+    model.head = "not a module"
+    assert missing_parts(model) == ["head"]
+
+
+def test_probabilities_are_those_of_evaluation_mode():
+    head = nn.Sequential(nn.Dropout(0.9), nn.Linear(4, 3)).train()
+    z = torch.randn(5, 4)
+    assert torch.allclose(probabilities(head, z), head[1](z).softmax(1))
+    assert probabilities(head, z).sum(1) == pytest.approx(torch.ones(5).numpy(), abs=1e-6)
+
+
+def test_the_average_is_of_probabilities_not_of_logits():
+    first, second = nn.Linear(2, 3), nn.Linear(2, 3)
+    z = torch.randn(5, 2)
+    wanted = (first(z).softmax(1) + second(z).softmax(1)) / 2
+    assert torch.allclose(Average(first, second)(z).exp(), wanted, atol=1e-6)
