@@ -56,7 +56,7 @@ def proxy(images: NDArray[np.uint8], kind: str, seed: int) -> NDArray[np.uint8]:
     if kind not in KINDS:
         raise DataError(f"no proxy {kind!r}; {near_match(kind, KINDS)}")
     if images.dtype != np.uint8 or images.shape[1:] not in ((28, 28), (SIZE, SIZE)) or not len(images):
-        raise DataError(f"a proxy is made from uint8 (N, 28, 28) or (N, 32, 32), got {images.dtype} {images.shape}")
+        raise DataError(f"a proxy is made from uint8 (N > 0, 28, 28) or (N, 32, 32), got {images.dtype} {images.shape}")
     ink = torch.from_numpy(images)[:, None].float() / 255
     with seeded("proxy", kind, seed):
         x = KINDS[kind](pad(ink, [(SIZE - ink.shape[-1]) // 2] * 4))

@@ -108,7 +108,7 @@ def test_order_is_kept(kind):
 def test_kind_and_images_that_do_not_fit():
     with pytest.raises(DataError, match="no proxy 'colours'; did you mean 'colour'"):
         proxy(digits(2), "colours", 0)
-    with pytest.raises(DataError, match=r"from uint8 \(N, 28, 28\) or \(N, 32, 32\), got uint8 \(2, 16, 16\)"):
+    with pytest.raises(DataError, match=r"from uint8 \(N > 0, 28, 28\) or \(N, 32, 32\), got uint8 \(2, 16, 16\)"):
         proxy(np.zeros((2, 16, 16), np.uint8), "tight", 0)
     with pytest.raises(DataError, match=r"got uint8 \(0, 28, 28\)"):
         proxy(np.zeros((0, 28, 28), np.uint8), "tight", 0)
