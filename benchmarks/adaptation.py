@@ -2,7 +2,7 @@
 
     python -m benchmarks.adaptation                      # seeds 0 to 4, source only and the supervised bound
     python -m benchmarks.adaptation --ablate all         # and one ingredient at a time
-    python -m benchmarks.adaptation --seeds 0 --ablate no_mixup rounds=3
+    python -m benchmarks.adaptation rounds=3 --seeds 0 --ablate "mixup off" "one component"
 
 Every run stays in ``--runs``; a run that is already there is read, not repeated, and one that was killed is resumed.
 """
@@ -13,18 +13,19 @@ import argparse
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
 import fedlab
 from fedlab import launch
 from fedlab.config import Value, parse_overrides
+from fedlab.errors import near_match
 from fedlab.runs import RunDirectory
 
 # One ingredient at a time; what stands here is what a run differs in from the preset.
@@ -46,6 +47,11 @@ ABLATIONS: Mapping[str, Mapping[str, Value]] = {
     "no average (EMA) of G": {"server.average": 0.0},
 }
 
+# The bound of a target: the pre-trained model fine-tuned on that target's own labels, alone, as many steps as a server
+# of the main job takes.
+BOUND = "oracle-digits"
+BOUND_KNOBS: Mapping[str, Value] = {"rounds": 5, "client.steps": 48}
+
 Scores = dict[str, dict[str, float]]  # client -> metric -> value
 
 
@@ -60,7 +66,10 @@ def one_run(preset: str, knobs: Mapping[str, Value], runs: Path, begun: Path | N
         directory = RunDirectory.create(runs, launch.prepare(preset, {**knobs, "name": name}))
         if begun:
             (directory.path / "checkpoints").mkdir()
-            shutil.copy(begun / "checkpoints" / "round-0.pt", directory.path / "checkpoints")
+            state = torch.load(begun / "checkpoints" / "round-0.pt", weights_only=True)
+            if preset == BOUND:
+                state["strategy"] = {}  # FedAvg remembers nothing but the arrays
+            torch.save(state, directory.path / "checkpoints" / "round-0.pt")
     return fedlab.resume(path).final()
 
 
@@ -106,32 +115,41 @@ def main() -> None:
     options = parser.parse_args()
     shared = {"threads": max(1, (os.cpu_count() or 1) // options.processes), **parse_overrides(options.knobs)}
     chosen = list(ABLATIONS) if options.ablate == ["all"] else options.ablate
+    for name in chosen:
+        if name not in ABLATIONS:
+            parser.error(f"no ablation {name!r}; {near_match(name, ABLATIONS)}")
     plain = {key: value for key, value in shared.items() if not key.startswith("dualadapt.")}
-    cells = {"DualAdapt": ("dualadapt-digits", {**shared, "keep_checkpoints": 1000})}
-    if options.bound:
-        cells["supervised"] = ("oracle-digits", plain)
+    main_knobs = {**shared, "keep_checkpoints": 1000}
     ablations = {name: {**shared, **ABLATIONS[name], "dualadapt.control": False} for name in chosen}
 
     with ProcessPoolExecutor(options.processes) as pool:
 
         def submit(preset: str, knobs: Mapping[str, Value], from_main: bool) -> list[Future[Scores]]:
-            seeded = [{**knobs, "seed": seed} for seed in options.seeds]
-            begun = [
-                directory_of("dualadapt-digits", {**cells["DualAdapt"][1], "seed": seed}, options.runs)
-                if from_main
-                else None
-                for seed in options.seeds
-            ]
-            return [
-                pool.submit(one_run, preset, one, options.runs, start) for one, start in zip(seeded, begun, strict=True)
-            ]
+            futures = []
+            for seed in options.seeds:
+                begun = directory_of("dualadapt-digits", {**main_knobs, "seed": seed}, options.runs)
+                one = {**knobs, "seed": seed}
+                futures.append(pool.submit(one_run, preset, one, options.runs, begun if from_main else None))
+            return futures
 
-        first = {name: submit(preset, knobs, from_main=False) for name, (preset, knobs) in cells.items()}
-        found = {name: [future.result() for future in futures] for name, futures in first.items()}
-        second = {name: submit("dualadapt-digits", knobs, from_main=True) for name, knobs in ablations.items()}
-        found |= {name: [future.result() for future in futures] for name, futures in second.items()}
+        def scores(futures: list[Future[Scores]]) -> list[Scores]:
+            return [future.result() for future in futures]
 
-    main_runs = found["DualAdapt"]
+        main_runs = scores(submit("dualadapt-digits", main_knobs, from_main=False))
+        alone = (
+            [
+                submit(BOUND, {**plain, **BOUND_KNOBS, "digits.targets": target}, from_main=True)
+                for target in main_runs[0]
+            ]
+            if options.bound
+            else []
+        )
+        waiting = {name: submit("dualadapt-digits", knobs, from_main=True) for name, knobs in ablations.items()}
+        found = {"DualAdapt": main_runs} | {name: scores(futures) for name, futures in waiting.items()}
+        bound = [
+            dict(pair for part in parts for pair in part.items()) for parts in zip(*map(scores, alone), strict=True)
+        ]
+
     table = Table(title=f"accuracy in percent, mean ± standard deviation over seeds {options.seeds}")
     for head in ("", *main_runs[0], "mean"):
         table.add_column(head, justify="left" if not head else "right")
@@ -139,7 +157,7 @@ def main() -> None:
         title = "source only" if metric == "source_only" else f"DualAdapt, {metric}"
         row(table, title, main_runs, f"accuracy_{metric}")
     if options.bound:
-        row(table, "supervised bound", found["supervised"], "accuracy")
+        row(table, "supervised bound", bound, "accuracy")
     if chosen:
         table.add_section()
     for name in chosen:

@@ -46,9 +46,8 @@ def _answer(purpose: str, message: Message, context: Context, choose: Choice) ->
     partition = int(context.node_config[PARTITION_ID_KEY])
     try:
         core = build(Core, "", context.run_config)
-        deterministic(core.threads)
         local = choose(strategies.client_half(core.strategy))
-        with seeded(core.seed, purpose, round_of(message), partition):
+        with deterministic(core.threads), seeded(core.seed, purpose, round_of(message), partition):
             return Message(local(workloads.make(context.run_config), message, context), reply_to=message)
     except FedlabError as error:
         reason = str(error)

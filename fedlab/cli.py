@@ -224,7 +224,8 @@ def show_result(result: Result, console: Console) -> None:
     table.add_column("client")
     for name in names:
         table.add_column(label(name), justify="right")
-    for client, metrics in last["clients"].items():
+    for client in last["bytes"]:
+        metrics = last["clients"].get(client, {})
         table.add_row(client, *(shown(name, metrics[name]) if name in metrics else "-" for name in names))
     table.add_section()
     table.add_row(

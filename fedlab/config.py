@@ -48,7 +48,7 @@ class Core:
     threads: int = Field(2, ge=1, le=256, description="CPU threads of each process; part of what fixes the bits")
     engine: str = Field("inprocess", description="what carries the messages, see `fedlab list`")
     data_root: str = Field("", description="folder of full data sets; empty: $FEDLAB_DATA, else the embedded sets")
-    reply_timeout: float = Field(600.0, gt=0, description="seconds that a phase waits for its clients")
+    reply_timeout: float = Field(600.0, gt=0, description="seconds without any reply after which clients are given up")
     connect_timeout: float = Field(60.0, gt=0, description="seconds to wait until all clients are connected")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept in the run directory")
     run_dir: str = Field("", description="absolute run directory; set by fedlab itself")
@@ -80,8 +80,8 @@ class Ray:
     """Flower's simulation engine."""
 
     address: str = Field("", description="address of a Ray cluster to join; empty: start a private one")
-    cpus: float = Field(1.0, gt=0, description="CPUs reserved for each client")
-    gpus: float = Field(0.0, ge=0, description="share of a GPU reserved for each client")
+    cpus: float = Field(1.0, gt=0, allow_inf_nan=False, description="CPUs reserved for each client")
+    gpus: float = Field(0.0, ge=0, allow_inf_nan=False, description="share of a GPU reserved for each client")
 
 
 CORE_SECTIONS: Mapping[str, type] = {"": Core, "server": ServerTraining, "client": ClientTraining, "ray": Ray}

@@ -10,7 +10,6 @@ import os
 import platform
 import shutil
 import socket
-import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -137,14 +136,6 @@ def _imports(remedy: str, *modules: str) -> Finding:
     return Finding("ok", f"{' and '.join(versions)} can be imported{' together' * (len(modules) > 1)}")
 
 
-def _docker() -> Iterator[Finding]:
-    compose = ["docker", "compose", "version", "--short"]
-    if shutil.which("docker") and not (answer := subprocess.run(compose, capture_output=True, timeout=2)).returncode:
-        yield Finding("ok", f"Docker with Compose {answer.stdout.decode().strip()}")
-    else:
-        yield Finding("note", "no Docker with Compose, which only the composed deployment needs")
-
-
 def _package_data() -> Iterator[Finding]:
     """Every byte of the sets inside the package against its checksum, and every domain as a run would find it."""
     from fedlab.data import digits, download
@@ -243,6 +234,6 @@ def _shared_memory() -> Iterator[Finding]:
 
 
 CHECKS: tuple[Check, ...] = (
-    *(_python, _packages, _flower, _torch, _ray, _docker, _package_data, _full_data),
+    *(_python, _packages, _flower, _torch, _ray, _package_data, _full_data),
     *(_processor, _memory, _disk, _ports, _temporary_folder, _shared_memory),
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LISTED = 12  # names that a sentence can hold
+
 
 class FedlabError(Exception):
     """Base of every error that a user can cause or mend; shown as its sentence, never as a traceback."""
@@ -26,4 +28,6 @@ def near_match(name: str, known: Iterable[str]) -> str:
     """Sentence tail naming the closest known name, or all of them when none is close."""
     known = sorted(known)
     close = get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known: {', '.join(known)}." if len(known) <= LISTED else "nothing known has a name like that."

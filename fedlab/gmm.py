@@ -32,7 +32,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import linprog
 from torch import Tensor
 
 PSEUDO_WEIGHT = 10 * torch.finfo(torch.float64).eps  # share of one example that every component is given
@@ -115,20 +114,6 @@ def spread_start(x: Tensor, components: int, *, variance_floor: float = 1e-6, we
     return Mixture(torch.full_like(means[..., 0], -math.log(components)), means, variances)
 
 
-@torch.no_grad()
-def class_start(x: Tensor, y: Tensor, classes: int, *, variance_floor: float = 1e-6) -> Mixture:
-    """One component per class: its share, mean and variances. x (..., examples, dimensions), y (..., examples)."""
-    x = _features(x)
-    if y.shape != x.shape[:-1]:
-        raise ValueError(f"labels have shape {tuple(y.shape)} where the features ask for {tuple(x.shape[:-1])}")
-    if y.is_floating_point() or y.min() < 0 or y.max() >= classes:
-        raise ValueError(f"labels must be whole numbers from 0 to {classes - 1}")
-    centre = x.mean(-2)
-    belongs = torch.nn.functional.one_hot(y.long(), classes).double()  # (..., examples, classes)
-    statistics = _average(belongs, _moments(x - centre.unsqueeze(-2)), _share(x, None))
-    return from_statistics(statistics, variance_floor).shift(centre)
-
-
 # --- stepwise EM ------------------------------------------------------------------------------------------------------
 
 
@@ -204,6 +189,8 @@ def reduce(mixture: Mixture, components: int) -> Mixture:
 
 def distance(a: Mixture, b: Mixture) -> float:
     """MW2: optimal transport between the components, at the squared 2-Wasserstein cost between Gaussians."""
+    from scipy.optimize import linprog  # slow to import, and only this needs it
+
     a, b = a.check().to("cpu"), b.check().to("cpu")
     if a.means.ndim != 2 or b.means.ndim != 2 or a.means.shape[-1] != b.means.shape[-1]:
         raise ValueError("the distance is between two single mixtures of the same dimensions; index a stack first")

@@ -14,10 +14,10 @@ from types import FrameType
 from fedlab import engines, workloads
 from fedlab.config import CORE_SECTIONS, Core, Flat, Value, build, read_preset, resolve
 from fedlab.data.digits import data_root
-from fedlab.errors import ConfigError, FedlabError, RunError
+from fedlab.errors import ConfigError, RunError
 from fedlab.results import Result
 from fedlab.runs import RunDirectory
-from fedlab.training import pick_device
+from fedlab.training import pick_device, resolve_device
 
 APPS = engines.Apps(server="server.app:app", client="client.app:app")
 
@@ -68,6 +68,8 @@ def prepare(preset: str, overrides: Flat) -> dict[str, Value]:
     flat = resolve(table, overrides, sections(), {"workload": workload, "strategy": strategy})
     root = data_root(str(flat["data_root"]))
     flat["data_root"] = str(root.resolve()) if root else ""
+    reachable = engines.find(str(flat["engine"])).gpu_reachable(flat)
+    flat["device"] = resolve_device(str(flat["device"]), reachable)  # so that a resumed run keeps to it
     _check(flat)
     return flat
 
@@ -145,10 +147,15 @@ def execute(directory: RunDirectory, watch: Watch = unwatched) -> Result:
     with _sigterm_as_interrupt(), watch(directory.path):
         try:
             engines.find(core.engine).run(APPS, flat, clients, directory.path)
-        except FedlabError:
+        except BaseException as error:
+            if directory.manifest().get("status") in ("created", "running"):  # killed before it could say so itself
+                interrupted = isinstance(error, KeyboardInterrupt)
+                directory.note(status="interrupted" if interrupted else "failed", error=str(error) or None)
+            if isinstance(error, OSError):
+                raise RunError(
+                    f"the run stopped: {error}; once that is mended, `fedlab resume {directory.path}` goes on"
+                ) from error
             raise
-        except MemoryError:
-            raise RunError("the machine ran out of memory; use fewer clients or a smaller batch") from None
     if directory.manifest().get("status") != "finished":
         raise RunError(
             f"the run did not finish; {directory.path}/events.jsonl says how far it came, and "

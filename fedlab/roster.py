@@ -41,7 +41,7 @@ def roster(grid: Grid, clients: int, timeout: float) -> dict[int, int]:
     while True:
         fresh = [node for node in grid.get_node_ids() if node not in known]
         queries = [Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY) for node in fresh]
-        for reply in _collect(grid, queries, deadline):
+        for reply in _collect(grid, queries, max(0.0, deadline - time.monotonic())):
             if not reply.has_error():
                 known[reply.metadata.src_node_id] = _partition_of(reply)
         partitions = {partition: node for node, partition in known.items() if partition < clients}
@@ -69,16 +69,22 @@ def _partition_of(reply: Message) -> int:
     return partition
 
 
-def _collect(grid: Grid, messages: Iterable[Message], deadline: float) -> Iterable[Message]:
-    """Send messages and yield their replies as they come, until all are there or the deadline has passed."""
+def _collect(grid: Grid, messages: Iterable[Message], patience: float) -> Iterable[Message]:
+    """Send messages and yield their replies as they come, until all are there or none came for ``patience`` seconds.
+
+    The clock starts anew at each reply: where clients work one after another, the last is not late for the first.
+    """
     waiting = set(grid.push_messages(messages))
+    deadline = time.monotonic() + patience
     while waiting:
         replies = list(grid.pull_messages(waiting))
         waiting -= {reply.metadata.reply_to_message_id for reply in replies}
         yield from replies
-        if time.monotonic() > deadline:
+        if replies:
+            deadline = time.monotonic() + patience
+        elif time.monotonic() > deadline:
             return
-        if waiting and not replies:
+        else:
             time.sleep(POLL_SECONDS)
 
 
@@ -141,9 +147,9 @@ class RosterGrid(Grid):
         partitions = [self.partition_of[message.metadata.dst_node_id] for message in messages]
         for partition, message in zip(partitions, messages, strict=True):
             self.traffic.down[partition] = recorddict_to_proto(message.content).ByteSize()
-        deadline = time.monotonic() + (timeout if timeout is not None else float("inf"))
+        patience = timeout if timeout is not None else float("inf")
         replies: dict[int, Message] = {}
-        for reply in _collect(self.grid, messages, deadline):
+        for reply in _collect(self.grid, messages, patience):
             partition = self.partition_of[reply.metadata.src_node_id]
             if reply.has_error():
                 self.traffic.failures.append(Failure(partition, reply.error.reason or "no reason given"))

@@ -98,11 +98,13 @@ class RunDirectory:
             except FileExistsError:
                 count += 1
                 path = parent / f"{stem}-{count}"
+            except OSError as error:
+                raise RunError(f"no run directory can be made in {parent}: {error}; choose another") from None
         run = cls(path.resolve())
         write_atomically(run.path / "config.toml", to_toml({**config, "name": name, "run_dir": ""}).encode())
         run.note(
             status="created",
-            created=_now(),
+            created=now(),
             versions=_versions(),
             git_commit=_git_commit(),
             machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
@@ -227,7 +229,8 @@ def _round_of(path: Path) -> int:
     return int(path.stem.removeprefix("round-"))
 
 
-def _now() -> str:
+def now() -> str:
+    """The time with its zone, for a manifest."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 

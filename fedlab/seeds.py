@@ -54,9 +54,17 @@ def _gpus() -> tuple[int, ...]:
     return tuple(range(torch.cuda.device_count())) if torch.cuda.is_available() else ()
 
 
-def deterministic(threads: int) -> None:
-    """Make torch give the same bits for the same seed in this process: thread count fixed, deterministic kernels."""
+@contextmanager
+def deterministic(threads: int) -> Iterator[None]:
+    """In the body, torch gives the same bits for the same seed: thread count fixed, deterministic kernels."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.get_num_threads(), torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
     torch.set_num_threads(threads)
     torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms, without its 2 s import of the compiler
     torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.set_deterministic_debug_mode(before[1])
+        torch.backends.cudnn.benchmark = before[2]

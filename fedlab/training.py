@@ -24,8 +24,8 @@ def optimise(
     name: str,
     after_step: Callable[[], object] | None = None,
     progress: Progress = silent,
-) -> float:
-    """Take ``steps`` gradient steps on ``loss`` and return its mean over them (0.0 when there are none).
+) -> float | None:
+    """Take ``steps`` gradient steps on ``loss`` and return its mean over them, None when there are none.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def optimise(
         if after_step:
             after_step()
         progress(name, step + 1, steps)
-    return total / max(steps, 1)
+    return total / steps if steps else None
 
 
 @torch.no_grad()
@@ -67,8 +67,26 @@ def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
         buffer.copy_(newest)
 
 
+def resolve_device(name: str, gpu_reachable: bool) -> str:
+    """What "auto" means on this machine: the first GPU where there is one that every process of the run reaches.
+
+    Raises
+    ------
+    ConfigError
+        When a GPU is asked for that this machine does not have, or that not every process would reach.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() and gpu_reachable else "cpu"
+    if name.startswith("cuda") and not gpu_reachable:
+        raise ConfigError(
+            f"device {name!r} was asked for, but clients of this engine get no GPU; set ray.gpus to a "
+            "share of one for each client, or device=cpu"
+        )
+    return str(pick_device(name))
+
+
 def pick_device(name: str) -> torch.device:
-    """The torch device of a knob: "auto" is the first GPU where there is one.
+    """The torch device of a knob; "auto" is the first GPU where there is one.
 
     Raises
     ------
@@ -76,7 +94,7 @@ def pick_device(name: str) -> torch.device:
         When a GPU is asked for that this machine does not have.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = resolve_device(name, gpu_reachable=True)
     device = torch.device(name)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= count:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +25,6 @@ POLL_SECONDS = 0.1
 
 PHASES = {
     "pretrain": "pre-training on the source",
-    "prepare": "preparing the round",
     "clients": "clients train",
     "server": "server trains",
     "evaluate": "clients test",
@@ -46,20 +45,21 @@ class Voice(Protocol):
 def follow(path: Path, voice: Voice) -> Iterator[None]:
     """Tell ``voice`` of each event of a run directory from now on, until the body ends."""
     log, ended = path / "events.jsonl", threading.Event()
-    offset = log.stat().st_size if log.exists() else 0
+    offset = _end_of_lines(log)
 
     def loop() -> None:
-        at, rest = offset, ""
+        at = offset
         while True:
             last_look = ended.is_set()
             if log.exists():
-                with log.open(encoding="utf-8") as stream:
+                with log.open("rb") as stream:
                     stream.seek(at)
                     text = stream.read()
-                    at = stream.tell()
-                *lines, rest = (rest + text).split("\n")
-                for line in lines:
-                    voice.tell(json.loads(line))
+                complete = text[: text.rfind(b"\n") + 1]
+                at += len(complete)
+                for line in complete.splitlines():
+                    with suppress(json.JSONDecodeError):
+                        voice.tell(json.loads(line))
             if last_look:
                 return
             ended.wait(POLL_SECONDS)
@@ -73,8 +73,13 @@ def follow(path: Path, voice: Voice) -> Iterator[None]:
         thread.join(timeout=5)
 
 
+def _end_of_lines(log: Path) -> int:
+    """Where the complete lines of a log end: what a kill has torn behind them is cut off when the run goes on."""
+    return log.read_bytes().rfind(b"\n") + 1 if log.exists() else 0
+
+
 class Lines:
-    """Plain lines: one for each phase that takes a while, one for each client's test, one for each round."""
+    """Plain lines: the pre-training, each round with its means and clients, each failure."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self.write = write

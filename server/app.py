@@ -1,14 +1,15 @@
 """The ServerApp: knobs to workload and strategy, the visible loop of rounds, the run directory.
 
-Flower's ``Strategy.start`` asks a strategy four questions a round. This loop asks the same four and adds what
+Flower's ``Strategy.start`` asks a strategy four questions a round. This loop asks the first three and adds what
 ``start`` cannot do: begin at the round after a checkpoint, time each phase, count bytes by client, stop with a
-sentence when too few clients answer.
+sentence when too few clients answer. The fourth, what test metrics mean together, has one answer for every strategy,
+or tables could not be compared: the plain mean over the clients that reported.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ import strategies
 from fedlab import workloads
 from fedlab.config import Core, build
 from fedlab.roster import RosterGrid, Traffic, roster
-from fedlab.runs import RunDirectory, weights_sha256
+from fedlab.runs import RunDirectory, now, weights_sha256
 from fedlab.seeds import deterministic, seeded
 from fedlab.tensorboard import TensorBoard
 from fedlab.training import pick_device
-from strategies.protocol import ServerHalf, client_metrics
+from strategies.protocol import EXAMPLES, ServerHalf, client_metrics
 
 app = ServerApp()
 
@@ -35,20 +36,16 @@ def main(grid: Grid, context: Context) -> None:
     core = build(Core, "", context.run_config)
     run = RunDirectory.open(core.run_dir) if core.run_dir else RunDirectory.create(Path("runs"), context.run_config)
     with run:
-        deterministic(core.threads)
-        run.note(
-            status="running",
-            started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            error=None,
-            device=str(pick_device(core.device)),
-        )
+        begun = "resumed" if "started" in run.manifest() else "started"
+        run.note(**{begun: now()}, status="running", error=None, device=str(pick_device(core.device)))
         try:
-            _Federation(grid, context, core, run).run_rounds()
+            with deterministic(core.threads):
+                _Federation(grid, context, core, run).run_rounds()
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt)
             run.note(
                 status="interrupted" if stopped else "failed",
-                ended=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                ended=now(),
                 error=None if stopped else str(error),
             )
             run.emit("failed", error=type(error).__name__, reason=str(error))
@@ -76,7 +73,6 @@ class _Federation:
 
     def run_rounds(self) -> None:
         """From the newest checkpoint, or from nothing, to the last round."""
-        started = time.monotonic()
         checkpoint = self.run.latest()
         board = TensorBoard(self.run.path / "tensorboard", after=checkpoint[0] if checkpoint else -1)
         if checkpoint:
@@ -96,9 +92,8 @@ class _Federation:
         digest = weights_sha256({"arrays": arrays.to_torch_state_dict(), "strategy": self.strategy.state()})
         self.run.note(
             status="finished",
-            ended=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            ended=now(),
             weights_sha256=digest,
-            seconds=round(self.run.manifest().get("seconds", 0.0) + time.monotonic() - started, 3),
         )
         self.run.emit("finished", weights_sha256=digest)
 
@@ -117,9 +112,7 @@ class _Federation:
         clients = {
             self.names[self.grid.partition_of[reply.metadata.src_node_id]]: client_metrics(reply) for reply in replies
         }
-        mean = dict(self.strategy.aggregate_evaluate(self.round, replies) or {})
-        mean.pop("num-examples", None)
-        return clients, {key: float(value) for key, value in mean.items() if isinstance(value, int | float)}, traffic
+        return clients, mean_over(clients), traffic
 
     def _exchange(self, phase: str, messages: list[Message]) -> tuple[list[Message], Traffic]:
         with self._phase(phase, clients=len(messages)):
@@ -198,3 +191,10 @@ class _Federation:
 
     def _on_reply(self, partition: int, reply: Message) -> None:
         self.run.emit("client", round=self.round, client=self.names[partition], metrics=client_metrics(reply))
+
+
+def mean_over(clients: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Plain mean of each metric over the clients that reported it; a client counts once, however large."""
+    names = {name for metrics in clients.values() for name in metrics} - {EXAMPLES}
+    reported = {name: [metrics[name] for metrics in clients.values() if name in metrics] for name in sorted(names)}
+    return {name: sum(values) / len(values) for name, values in reported.items()}

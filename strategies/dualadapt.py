@@ -51,6 +51,7 @@ from strategies.protocol import (
     Entry,
     arrays_of,
     client_metrics,
+    known,
     load,
     metrics_record,
     own_data,
@@ -76,7 +77,7 @@ class Knobs:
     )
     components: int = Field(10, ge=1, description="components of each mixture")
     em_steps: int = Field(15, ge=1, description="EM steps of the source mixture")
-    variance_floor: float = Field(1e-2, gt=0, description="added to every variance of a mixture")
+    variance_floor: float = Field(1e-2, gt=0, allow_inf_nan=False, description="added to every variance of a mixture")
     pseudo_labels: Literal["global", "propagated"] = Field(
         "propagated", description="targets of the local head: the global head's, or those smoothed over neighbours"
     )
@@ -113,7 +114,7 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     mixture_arrays = {**mixture.arrays(), "quantiles": summary(mixture.log_prob(z))}
     p, q = probabilities(head_of(model), z), probabilities(local, z)
     entropy = -(p * p.clamp_min(1e-12).log()).sum(1).mean()
-    metrics = {"loss": loss, "entropy": float(entropy), "discrepancy": float(discrepancy(p, q).mean())}
+    metrics = known(loss=loss, entropy=float(entropy), discrepancy=float(discrepancy(p, q).mean()))
     return RecordDict(
         {
             HEAD: ArrayRecord(local.state_dict()),
@@ -125,7 +126,7 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
 
 def adapt_head(
     head: nn.Module, z: Tensor, source: gmm.Mixture, quantiles: Tensor, knobs: Knobs, training: ClientTraining
-) -> tuple[nn.Module, gmm.Mixture, float]:
+) -> tuple[nn.Module, gmm.Mixture, float | None]:
     """Lines 5 to 8: F_l and W_T from F_g, W_S and the client's features.
 
     Parameters
@@ -226,6 +227,11 @@ class DualAdapt(FlowerFedAvg):
         self.knobs, self.rounds = build(Knobs, "dualadapt", flat), build(Core, "", flat).rounds
         self.trainer = SourceTrainer(workload, flat, progress)
         check_serves(self.trainer.model, build(Core, "", flat).workload)
+        if self.knobs.components > len(self.trainer.source):
+            raise ConfigError(
+                f"knob 'dualadapt.components': a mixture of {self.knobs.components} components cannot be "
+                f"fitted to {len(self.trainer.source)} source examples; ask for fewer"
+            )
         self.control = SourceTrainer(workload, flat, progress) if self.knobs.control else None
         self.workload, self.device, self.seed = workload, self.trainer.device, self.trainer.seed
         self.progress = progress
@@ -236,7 +242,7 @@ class DualAdapt(FlowerFedAvg):
 
     def initialise(self) -> ArrayRecord:
         """Line 1: cross-entropy on the source; the control starts from the same weights."""
-        self.measured = {"loss": self.trainer.pretrain()}
+        self.measured = known(loss=self.trainer.pretrain())
         if self.control:
             self.control.restore(deepcopy(self.trainer.state()))
         return ArrayRecord(self.trainer.average.state_dict())
@@ -247,9 +253,9 @@ class DualAdapt(FlowerFedAvg):
         """Lines 10 to 13 with the heads of the round before, then lines 3 and 4."""
         steps = self.trainer.knobs.steps
         beside = self.server_loss(server_round) if self.heads and self.knobs.server_discrepancy else None
-        self.measured = {"loss": self.trainer.train(server_round, steps, "server", beside)}
+        self.measured = known(loss=self.trainer.train(server_round, steps, "server", beside))
         if self.control:
-            self.measured["control_loss"] = self.control.train(server_round, steps, "control")
+            self.measured |= known(control_loss=self.control.train(server_round, steps, "control"))
         self.partition_of = partitions(grid)
         config[ROUND] = server_round
         record = RecordDict(
@@ -274,7 +280,10 @@ class DualAdapt(FlowerFedAvg):
         """Lines 11 and 12: the weighted discrepancy on pseudo-targets, as a function of the step; only G learns."""
         model, head = self.trainer.model, head_of(self.trainer.model)
         chosen = sorted(self.heads)
-        stacked = [load(deepcopy(head), self.heads[partition], self.device).eval() for partition in chosen]
+        stacked = [
+            load(deepcopy(head), self.heads[partition], self.device).requires_grad_(False).eval()
+            for partition in chosen
+        ]
         weights, buffers = stack_module_state(stacked)
         received = [read_mixture(self.mixtures[partition], self.device) for partition in chosen]
         mixtures = gmm.stack([mixture for mixture, _ in received])
@@ -319,7 +328,9 @@ class DualAdapt(FlowerFedAvg):
             self.mixtures[partition] = arrays_of(reply.content, MIXTURE)
             metrics.append(client_metrics(reply))
         for name in ("loss", "entropy", "discrepancy"):
-            self.measured[f"client_{name}"] = sum(values[name] for values in metrics) / max(len(metrics), 1)
+            reported = [values[name] for values in metrics if name in values]
+            if reported:
+                self.measured[f"client_{name}"] = sum(reported) / len(reported)
         return ArrayRecord(self.trainer.average.state_dict()), None
 
     def configure_evaluate(

@@ -25,7 +25,18 @@ from fedlab.config import ClientTraining, Core, Flat, ServerTraining, build
 from fedlab.errors import ConfigError
 from fedlab.training import Progress, optimise, pick_device
 from fedlab.workload import Workload
-from strategies.protocol import ARRAYS, METRICS, ClientHalf, Entry, arrays_of, evaluate, load, metrics_record, own_data
+from strategies.protocol import (
+    ARRAYS,
+    METRICS,
+    ClientHalf,
+    Entry,
+    arrays_of,
+    evaluate,
+    known,
+    load,
+    metrics_record,
+    own_data,
+)
 from strategies.source_only import SourceTrainer
 
 
@@ -88,7 +99,7 @@ def train(workload: Workload, message: Message, context: Context, proximal: floa
 
     optimiser = torch.optim.SGD(model.parameters(), knobs.learning_rate, momentum=0.9)
     mean = optimise(loss, optimiser, knobs.steps, name="local training")
-    return RecordDict({ARRAYS: ArrayRecord(model.state_dict()), METRICS: metrics_record({"loss": mean}, len(data))})
+    return RecordDict({ARRAYS: ArrayRecord(model.state_dict()), METRICS: metrics_record(known(loss=mean), len(data))})
 
 
 def squared_distance(model: nn.Module, start: list[Tensor]) -> Tensor:

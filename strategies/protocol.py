@@ -28,7 +28,7 @@ Local = Callable[[Workload, Message, Context], RecordDict]
 
 
 class ServerHalf(Protocol):
-    """The server half of a strategy: Flower's four questions, and what starting and resuming need."""
+    """The server half of a strategy: Flower's questions, and what starting and resuming need."""
 
     def initialise(self) -> ArrayRecord:
         """The arrays before round 1; whatever the server trains beforehand, it trains here."""
@@ -50,10 +50,6 @@ class ServerHalf(Protocol):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Messages to the clients that evaluate."""
-        ...
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Means over the clients."""
         ...
 
     def metrics(self) -> dict[str, float]:
@@ -108,6 +104,11 @@ def client_metrics(reply: Message) -> dict[str, float]:
     metrics = reply.content[METRICS]
     assert isinstance(metrics, MetricRecord)
     return {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
+
+
+def known(**values: float | None) -> dict[str, float]:
+    """The values that were measured: one that was not is left out, never made up."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def metrics_record(metrics: Mapping[str, float], examples: int) -> MetricRecord:

@@ -26,7 +26,7 @@ from fedlab.errors import ConfigError
 from fedlab.seeds import seeded
 from fedlab.training import Progress, follow, optimise, pick_device
 from fedlab.workload import Workload
-from strategies.protocol import ClientHalf, Entry, evaluate
+from strategies.protocol import ClientHalf, Entry, evaluate, known
 
 
 class SourceTrainer:
@@ -62,7 +62,9 @@ class SourceTrainer:
         """A labelled batch from torch's current random stream."""
         return {name: column.to(self.device) for name, column in self.source.sample(self.knobs.batch).items()}
 
-    def train(self, server_round: int, steps: int, name: str, beside: Callable[[int], Tensor] | None = None) -> float:
+    def train(
+        self, server_round: int, steps: int, name: str, beside: Callable[[int], Tensor] | None = None
+    ) -> float | None:
         """Source steps of one round; returns the mean loss.
 
         Parameters
@@ -95,11 +97,11 @@ class SourceTrainer:
 
         return loss
 
-    def pretrain(self) -> float:
+    def pretrain(self) -> float | None:
         """Line 1 of DualAdapt: the source loss before the first round, one cycle of Adam; then the average starts."""
         steps, peak = self.knobs.pretrain_steps, self.knobs.pretrain_learning_rate
         if not steps:
-            return 0.0
+            return None
         optimiser = torch.optim.Adam(self.model.parameters(), peak)
         rise = 0.1 if steps > 10 else 0.3  # torch divides by zero where rise * steps is 1
         plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, steps, pct_start=rise, final_div_factor=10)
@@ -140,7 +142,7 @@ class SourceOnly(FlowerFedAvg):
     def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
         super().__init__(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
         self.trainer = SourceTrainer(workload, flat, progress)
-        self.loss = 0.0
+        self.loss: float | None = None
 
     def initialise(self) -> ArrayRecord:
         """Pre-train on the source."""
@@ -162,7 +164,7 @@ class SourceOnly(FlowerFedAvg):
 
     def metrics(self) -> dict[str, float]:
         """Mean source loss of the round."""
-        return {"loss": self.loss}
+        return known(loss=self.loss)
 
     def state(self) -> dict[str, Any]:
         """The trainer's state."""

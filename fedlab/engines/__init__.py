@@ -24,6 +24,7 @@ class Engine:
 
     summary: str
     run: Callable[[Apps, Flat, int, Path], None]  # apps, knobs, number of clients, run directory
+    gpu_reachable: Callable[[Flat], bool]  # whether clients see the server's GPU
 
 
 def _inprocess(apps: Apps, flat: Flat, clients: int, directory: Path) -> None:
@@ -47,8 +48,12 @@ def _ray(apps: Apps, flat: Flat, clients: int, directory: Path) -> None:
 
 
 ENGINES: Mapping[str, Engine] = {
-    "inprocess": Engine("this process; a network that is a function call (default)", _inprocess),
-    "ray": Engine("Flower's simulation: clients in Ray actors, behind a private SuperLink", _ray),
+    "inprocess": Engine("this process; a network that is a function call (default)", _inprocess, lambda flat: True),
+    "ray": Engine(
+        "Flower's simulation: clients in Ray actors, behind a private SuperLink",
+        _ray,
+        lambda flat: build(Ray, "ray", flat).gpus > 0,
+    ),
 }
 
 

@@ -107,11 +107,14 @@ class InProcessGrid(Grid):
 
 def run(server_app: ServerApp, client_app: ClientApp, run_config: UserConfig, partitions: int) -> None:
     """Run one federation to its end in this thread; what the ServerApp raises comes out as it is."""
-    logging.getLogger("flwr").setLevel(logging.WARNING)  # the run directory tells what Flower's log would
+    log = logging.getLogger("flwr")
+    level = log.level
+    log.setLevel(logging.WARNING)  # the run directory tells what Flower's log would
     identity = TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN_ID, SUPERLINK_NODE_ID, 1
     context = Context(RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), dict(run_config))
     try:
         server_app(InProcessGrid(client_app, run_config, partitions), context)
     finally:
+        log.setLevel(level)
         TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = identity

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from fedlab.data.examples import Examples
 
@@ -56,8 +57,14 @@ def use_statistics_of(module: nn.Module, batches: Iterable[Tensor], share: float
 
 @contextmanager
 def statistics_held(module: nn.Module) -> Iterator[None]:
-    """In the body, batches are normalised as ever, and leave no trace in the running statistics."""
+    """In the body, batches are normalised as in training, leave no trace in the running statistics, and nothing drops.
+
+    So features are what a mixture that was fitted without dropout can judge.
+    """
     layers = batch_norms(module)
+    dropping = [layer for layer in module.modules() if isinstance(layer, _DropoutNd) and layer.training]
+    for dropout in dropping:
+        dropout.eval()
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.momentum = 0.0
@@ -66,6 +73,8 @@ def statistics_held(module: nn.Module) -> Iterator[None]:
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
+        for dropout in dropping:
+            dropout.train()
 
 
 def adopt_statistics(module: nn.Module, data: Examples, images: int, share: float, device: torch.device) -> None:

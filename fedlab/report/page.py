@@ -121,7 +121,6 @@ def failures(result: Result) -> list[tuple[int, str, int, str]]:
 def facts(result: Result) -> dict[str, str]:
     """What is known of the run as a whole, by its name; nothing is said of what is not known."""
     manifest = result.manifest
-    seconds = manifest.get("seconds")
     table = {
         "seed": result.config.get("seed", manifest.get("seed", "")),
         "engine": manifest.get("engine", ""),
@@ -129,7 +128,8 @@ def facts(result: Result) -> dict[str, str]:
         "machine": manifest.get("machine", ""),
         "started": _time(manifest.get("started", manifest.get("created", ""))),
         "ended": _time(manifest.get("ended", "")),
-        "took": elapsed(seconds) if isinstance(seconds, int | float) else "",
+        "resumed": _time(manifest.get("resumed", "")),
+        "took": elapsed(sum(result.seconds().values())),
         "git commit": str(manifest.get("git_commit", "")).replace("-dirty", ", with uncommitted changes"),
         "weights (SHA-256)": result.weights_sha256,
     }

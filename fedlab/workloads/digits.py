@@ -41,7 +41,9 @@ class Digits:
     augment: bool = Field(True, description="random affine maps and colours of the source images")
     limit: int = Field(0, ge=0, description="at most so many examples of each part, for a quick look; 0: all")
     shards: int = Field(4, ge=1, description="clients of setting=shards")
-    alpha: float = Field(0.5, gt=0, description="Dirichlet concentration of labels in setting=shards; small is skewed")
+    alpha: float = Field(
+        0.5, gt=0, allow_inf_nan=False, description="Dirichlet concentration of labels, setting=shards; small is skewed"
+    )
     data_root: str = ""
     seed: int = 0
 

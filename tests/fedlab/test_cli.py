@@ -14,6 +14,7 @@ import pytest
 import toy
 from typer.testing import CliRunner
 
+from fedlab import workloads
 from fedlab.cli import app
 from fedlab.runs import RunDirectory
 
@@ -22,7 +23,7 @@ SUPPORT = Path(__file__).parents[1] / "support"
 
 @pytest.fixture(autouse=True)
 def _toy_workload(monkeypatch, tmp_path):
-    toy.register()
+    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
 

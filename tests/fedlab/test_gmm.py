@@ -17,7 +17,6 @@ from torch import Tensor
 
 from fedlab.gmm import (
     Mixture,
-    class_start,
     distance,
     em,
     fit,
@@ -331,20 +330,6 @@ def test_identical_examples_and_empty_components_stay_finite() -> None:
     torch.testing.assert_close(found.variances[0], x.var(0, correction=0) + 1e-6)
 
 
-def test_class_start_by_hand() -> None:
-    x = torch.tensor([[0.0], [2.0], [10.0], [10.0]])
-    start = class_start(x, torch.tensor([0, 0, 1, 1]), classes=2)
-    assert start.log_weights.exp().tolist() == pytest.approx([0.5, 0.5])
-    assert start.means.tolist() == [pytest.approx([1.0]), pytest.approx([10.0])]
-    assert start.variances.flatten().tolist() == pytest.approx([1 + 1e-6, 1e-6])
-    absent = class_start(x, torch.tensor([0, 0, 2, 2]), classes=3).check()
-    assert absent.log_weights[1] < -30
-    assert absent.means[1].item() == pytest.approx(5.5)
-
-
-# --- stepwise EM ------------------------------------------------------------------------------------------------------
-
-
 def test_full_batch_with_step_size_one_is_one_step_of_em() -> None:
     x = overlapping()
     mixture = started(x, 5)
@@ -559,8 +544,6 @@ FAILURES: dict[str, Callable[[], object]] = {
     "not empty, got shape \\(0, 4\\)": lambda: statistics(mixture_of(0), torch.zeros(0, 4)),
     "example weights have shape": lambda: fit(x_ok, 2, weights=torch.ones(4)),
     "example weights must be finite": lambda: fit(x_ok, 2, weights=torch.zeros(5)),
-    "labels have shape": lambda: class_start(x_ok, torch.zeros(4, dtype=torch.long), 2),
-    "whole numbers from 0 to 1": lambda: class_start(x_ok, torch.full((5,), 2), 2),
     "step size must be in": lambda: update(mixture_of(0).statistics(), mixture_of(0).statistics(), 0.0),
     "alpha must be in": lambda: schedule(0, 0.5),
     "got 1 shares for 2 mixtures": lambda: merge([mixture_of(0), mixture_of(1)], [1.0]),

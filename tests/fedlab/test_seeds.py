@@ -91,12 +91,10 @@ def test_scopes_nest():
         assert [first, draw()] == expected
 
 
-def test_deterministic_fixes_threads_and_kernels():
-    before = torch.get_num_threads()
-    try:
-        deterministic(2)
-        assert torch.get_num_threads() == 2
+def test_deterministic_fixes_threads_and_kernels_and_puts_them_back():
+    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    with deterministic(before[0] + 1):
+        assert torch.get_num_threads() == before[0] + 1
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.backends.cudnn.benchmark
-    finally:
-        torch.set_num_threads(before)
+    assert (torch.get_num_threads(), torch.get_deterministic_debug_mode()) == before  # a notebook stays as it was

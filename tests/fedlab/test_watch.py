@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from fedlab import watch
+from fedlab.runs import RunDirectory
 from fedlab.watch import JsonLines, Lines, Live, elapsed, follow, watch_live
 
 ROUND = {
@@ -178,11 +179,19 @@ def test_follow_tells_what_was_written_just_before_the_end(tmp_path):
     assert [event["event"] for event in kept.events] == list(range(50))
 
 
-def test_follow_begins_where_the_file_ends_even_in_a_torn_line(tmp_path):
+def test_a_resumed_run_is_followed_from_where_its_torn_log_is_mended(tmp_path):
+    (tmp_path / "config.toml").touch()
     write(tmp_path, '{"event": "of the run before"}\n{"torn by a kil')
     kept = Kept()
+    with follow(tmp_path, kept), RunDirectory.open(tmp_path) as run:
+        run.emit("new")
+    assert [event["event"] for event in kept.events] == ["new"]
+
+
+def test_a_line_that_is_no_json_does_not_end_the_following(tmp_path):
+    kept = Kept()
     with follow(tmp_path, kept):
-        write(tmp_path, '{"event": "new"}\n')
+        write(tmp_path, 'what is this\n{"event": "new"}\n')
     assert kept.events == [{"event": "new"}]
 
 

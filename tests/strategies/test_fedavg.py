@@ -49,7 +49,7 @@ def test_metrics_are_those_of_the_global_model_on_each_clients_test_data(federat
         assert last["clients"][name]["loss"] == pytest.approx(losses[-1], rel=1e-5)
         assert last["clients"][name]["num-examples"] == len(y)
     assert len(set(sizes)) == 3
-    assert last["mean"] == {"loss": pytest.approx(np.average(losses, weights=sizes), rel=1e-5)}
+    assert last["mean"] == {"loss": pytest.approx(np.mean(losses), rel=1e-5)}  # a client counts once, however large
 
 
 def test_pretraining_is_that_of_the_source_trainer(federate):

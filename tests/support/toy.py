@@ -8,6 +8,7 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from fedlab import workloads
 from fedlab.data.examples import Examples
 
 
@@ -86,11 +87,12 @@ SMALL = {
 }
 
 
-def register() -> None:
-    """Put the workload into the table, as a plug-in would."""
-    from fedlab import workloads
+LINE = workloads.Line("three classes in four dimensions", Blobs)
 
-    workloads.WORKLOADS["blobs"] = workloads.Line("three classes in four dimensions", Blobs)
+
+def register() -> None:
+    """Put the workload into the table of a process that has no other purpose."""
+    workloads.WORKLOADS["blobs"] = LINE
 
 
 def write_preset(folder, **changes):
