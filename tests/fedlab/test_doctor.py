@@ -148,17 +148,6 @@ def test_the_gpu_is_named(monkeypatch):
     assert Finding("ok", "GPU: H000, H100") in found(doctor._torch)
 
 
-def test_docker_is_never_needed(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert [finding.status for finding in found(doctor._docker)] == ["note"]
-    program = tmp_path / "docker"
-    program.write_text("#!/bin/sh\necho 2.30.1\n")
-    program.chmod(0o755)
-    assert found(doctor._docker) == [Finding("ok", "Docker with Compose 2.30.1")]
-    program.write_text("#!/bin/sh\nexit 1\n")
-    assert [finding.status for finding in found(doctor._docker)] == ["note"]
-
-
 @pytest.mark.parametrize("name", ["usps_test.npz", digits.BOUNDS])
 def test_one_wrong_byte_in_the_packages_data(embedded, name):
     content = bytearray((embedded / name).read_bytes())

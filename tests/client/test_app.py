@@ -1,0 +1,74 @@
+"""The ClientApp answers every message: with a result, or with an error that says where and why."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import toy
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+import strategies
+from client.app import app
+from fedlab import workloads
+from fedlab.config import resolve
+from fedlab.launch import sections
+
+
+@pytest.fixture
+def context(monkeypatch):
+    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+    flat = resolve(
+        {**toy.SMALL, "strategy": "fedavg", "blobs.labelled": True, "dualadapt.components": 2},
+        {},
+        sections(),
+        {"workload": "blobs", "strategy": "fedavg"},
+    )
+    return Context(1, 7, {"partition-id": 1, "num-partitions": 2}, RecordDict(), flat)
+
+
+def message(kind, **changes):
+    arrays = ArrayRecord({**toy.Net().state_dict(), **changes})
+    return Message(RecordDict({"arrays": arrays, "config": ConfigRecord({"server-round": 2})}), 7, kind)
+
+
+def test_it_says_its_partition(context):
+    assert app(message("query"), context).content["identity"]["partition"] == 1
+
+
+def test_the_same_message_gets_the_same_answer_whatever_was_drawn_before(context):
+    sent = message("train")
+    first = app(sent, context).content["arrays"].to_torch_state_dict()
+    torch.rand(5)
+    second = app(sent, context).content["arrays"].to_torch_state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_another_round_draws_other_batches(context):
+    torch.manual_seed(0)
+    sent, later = message("train"), None
+    torch.manual_seed(0)
+    later = message("train")
+    later.content["config"]["server-round"] = 3
+    first, second = (app(one, context).content["arrays"].to_torch_state_dict() for one in (sent, later))
+    assert not torch.equal(first["head.0.weight"], second["head.0.weight"])
+
+
+def test_a_bug_becomes_an_error_with_its_traceback(context):
+    reply = app(message("evaluate", **{"head.0.weight": torch.zeros(1)}), context)
+    assert reply.has_error()
+    assert reply.error.reason.startswith("in evaluate: Traceback")
+    assert "size mismatch for head.0.weight" in reply.error.reason
+
+
+def test_a_clear_error_stays_a_sentence(context):
+    context.run_config["strategy"] = "fedavgg"
+    reply = app(message("train"), context)
+    assert reply.error.reason == f"in train: unknown strategy 'fedavgg'; {hint()}"
+
+
+def hint():
+    from fedlab.errors import near_match
+
+    return near_match("fedavgg", strategies.STRATEGIES)
