@@ -1,4 +1,4 @@
-"""The composition root: from a preset's name to a finished run. The only module that knows server and client.
+"""The composition root: from a preset's name to a finished run. It names the two apps, and imports neither.
 
 Everything that can be refused is refused here, before a directory is made or a process is started.
 """
