@@ -121,6 +121,7 @@ def test_help_has_an_example_and_every_option_a_line():
 def test_an_interrupted_process_says_how_to_resume(tmp_path, number):
     preset = toy.write_preset(tmp_path, rounds=400)
     script = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in the background
         f"import sys; sys.path.insert(0, {str(SUPPORT)!r}); import toy; toy.register()\n"
         "from fedlab.cli import main; main()"
     )

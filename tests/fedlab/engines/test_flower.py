@@ -152,7 +152,8 @@ def test_a_run_whose_process_is_killed_has_failed(apps: Apps, tmp_path: Path) ->
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_outlives_us(number: signal.Signals, apps: Apps, tmp_path: Path) -> None:
     script = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background has it ignored
 from pathlib import Path
 from fedlab.config import Ray
 from fedlab.engines import Apps, flower
