@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-# OpenMP's threads spin while they wait for each other. Where other processes want the CPUs, that costs whole time
-# slices: a training step on two threads took 100 ms instead of 56. Spinning briefly keeps what it is worth on an idle
-# machine (31 ms; asleep at once, up to 44). Read when torch is first imported.
+# OpenMP's threads spin while they wait for each other, which costs whole time slices where other processes want the CPUs.
+# Spinning briefly is as fast on an idle machine and faster on a busy one: `python -m benchmarks.threads`. Read when torch
+# is first imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 if TYPE_CHECKING:
