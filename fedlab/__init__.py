@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-# OpenMP's threads spin while they wait for each other, which costs whole time slices where other processes want the CPUs.
-# Spinning briefly is as fast on an idle machine and faster on a busy one: `python -m benchmarks.threads`. Read when torch
-# is first imported.
+# OpenMP's threads spin while they wait for each other; where other processes want the CPUs, that costs time slices.
+# Spinning briefly is as fast on an idle machine and faster on a busy one (`python -m benchmarks.threads`). It is read
+# when torch is first imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 if TYPE_CHECKING:
