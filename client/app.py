@@ -1,7 +1,13 @@
-"""The ClientApp: answers query, train and evaluate; opens the seed scope; nothing else."""
+"""The ClientApp: answers query, train and evaluate; opens the seed scope; keeps what its owner predicts with.
+
+On a machine of its own a client is started with settings of its own (``fedlab join``, Flower's ``--node-config``):
+``domain``, ``device``, ``data-root``, ``data-folder`` and ``keep``. They go before the run's, which are the server's.
+"""
 
 from __future__ import annotations
 
+import sys
+import time
 import traceback
 from collections.abc import Callable
 
@@ -10,20 +16,40 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import PARTITION_ID_KEY, ErrorCode
 
 import strategies
-from fedlab import workloads
+from fedlab import wire, workloads
 from fedlab.config import Core, build
-from fedlab.errors import FedlabError
+from fedlab.errors import ConfigError, FedlabError, near_match
+from fedlab.keep import Keep
+from fedlab.roster import REFUSAL
 from fedlab.seeds import deterministic, seeded
-from strategies.protocol import ClientHalf, round_of
+from fedlab.workload import Workload
+from strategies.protocol import CONFIG, ROUND, ClientHalf, round_of
 
 app = ClientApp()
+
+OWN = {"device": "device", "data-root": "data_root", "data-folder": "folder"}  # node config -> knob
+SERVERS = ("data_root", "folder", "run_dir")  # knobs whose values mean something on the server only
 
 
 @app.query()
 def query(message: Message, context: Context) -> Message:
-    """Say which partition this client holds."""
-    identity = ConfigRecord({"partition": int(context.node_config[PARTITION_ID_KEY])})
-    return Message(RecordDict({"identity": identity}), reply_to=message)
+    """Say which partition this client holds, by number and by name; or hear why the server refuses it."""
+    keep = Keep.of(context.node_config)
+    try:
+        if REFUSAL in message.content:
+            reason = _text(message.content[REFUSAL], "reason")
+            print(f"fedlab: refused: {reason}", file=sys.stderr, flush=True)
+            keep.tell("query", status="refused", reason=reason)
+            return _error(message, f"refused: {reason}")
+        settle(context)
+        name = str(context.node_config.get("domain", ""))
+        identity = ConfigRecord({"partition": int(context.node_config[PARTITION_ID_KEY]), "name": name})
+        keep.tell("query", status="ok", name=str(context.run_config.get("name", "")))
+        return Message(RecordDict({"identity": identity}), reply_to=message)
+    except FedlabError as error:
+        print(f"fedlab: refused: {error}", file=sys.stderr, flush=True)
+        keep.tell("query", status="refused", reason=str(error))
+        return _error(message, str(error))
 
 
 @app.train()
@@ -41,16 +67,58 @@ def evaluate(message: Message, context: Context) -> Message:
 Choice = Callable[[ClientHalf], strategies.Local]
 
 
+def settle(context: Context) -> Workload:
+    """Put the client's own settings before the run's, and find its partition; returns the workload.
+
+    Raises
+    ------
+    ConfigError
+        When the run has no client of this domain.
+    """
+    node, flat = context.node_config, context.run_config
+    if "domain" in node:  # a machine of its own: the server's folders are not here
+        flat.update({knob: "" for knob in SERVERS if knob in flat})
+    flat.update({knob: node[key] for key, knob in OWN.items() if key in node})
+    workload = workloads.make(flat)
+    if "domain" in node:
+        domain, clients = str(node["domain"]), list(workload.clients)
+        if domain not in clients:
+            raise ConfigError(f"this run has no client {domain!r}; {near_match(domain, clients)}")
+        node[PARTITION_ID_KEY] = clients.index(domain)
+    return workload
+
+
 def _answer(purpose: str, message: Message, context: Context, choose: Choice) -> Message:
     """Run the strategy's client half in its own seed scope; any failure becomes a reply that says where and why."""
-    partition = int(context.node_config[PARTITION_ID_KEY])
+    keep, begun, server_round = Keep.of(context.node_config), time.monotonic(), -1
     try:
-        core = build(Core, "", context.run_config)
-        local = choose(strategies.client_half(core.strategy))
-        with deterministic(core.threads), seeded(core.seed, purpose, round_of(message), partition):
-            return Message(local(workloads.make(context.run_config), message, context), reply_to=message)
+        server_round = round_of(message)
+        workload = settle(context)
+        core, partition = build(Core, "", context.run_config), int(context.node_config[PARTITION_ID_KEY])
+        half = strategies.client_half(core.strategy)
+        message.content = wire.decode(message.content)
+        with deterministic(core.threads), seeded(core.seed, purpose, server_round, partition):
+            content = choose(half)(workload, message, context)
+        content[CONFIG] = ConfigRecord({ROUND: server_round})
+        fact = {"round": server_round, "rounds": core.rounds, "name": core.name}
+        if keep and choose(half) is half.evaluate:
+            with deterministic(core.threads), seeded(core.seed, "keep", server_round, partition):
+                keep.save(
+                    half.states(workload, message, context), context.run_config, workload.clients[partition], fact
+                )
+        keep.tell(purpose, status="ok", seconds=round(time.monotonic() - begun, 3), **fact)
+        return Message(wire.encode(content, core.wire), reply_to=message)
     except FedlabError as error:
         reason = str(error)
     except Exception:
         reason = traceback.format_exc()
-    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"in {purpose}: {reason}"), reply_to=message)
+    keep.tell(purpose, status="failed", round=server_round, reason=reason)
+    return _error(message, f"in {purpose}: {reason}")
+
+
+def _error(message: Message, reason: str) -> Message:
+    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+
+def _text(record: object, key: str) -> str:
+    return str(record[key]) if isinstance(record, ConfigRecord) and key in record else "no reason given"

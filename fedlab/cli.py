@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fedlab import cli_deploy, cli_predict
 from fedlab.errors import FedlabError
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def run(
             highlight=False,
             soft_wrap=True,
         )
-    _finish(directory.path, lambda watch: launch.execute(directory, watch), quiet, as_json)
+    finish(directory.path, lambda watch: launch.execute(directory, watch), quiet, as_json)
 
 
 @app.command()
@@ -162,10 +163,10 @@ def resume(
     """Continue a run that was killed or interrupted; it ends at the same bits as one that was not."""
     from fedlab import launch
 
-    _finish(run_dir.resolve(), lambda watch: launch.resume(run_dir, watch), quiet, as_json)
+    finish(run_dir.resolve(), lambda watch: launch.resume(run_dir, watch), quiet, as_json)
 
 
-def _finish(
+def finish(
     path: Path, work: Callable[[Callable[[Path], AbstractContextManager[None]]], Result], quiet: bool, as_json: bool
 ) -> None:
     """Do the work under the right voice, then show the result; Ctrl-C says how to go on."""
@@ -287,6 +288,10 @@ def doctor() -> None:
             out.print(f"     -> {escape(finding.remedy)}", highlight=False, soft_wrap=True)
     if any(finding.status == "bad" for finding in findings):
         raise typer.Exit(1)
+
+
+cli_deploy.register(app)
+cli_predict.register(app)
 
 
 def main() -> None:

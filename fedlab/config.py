@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import Field, TypeAdapter, ValidationError
@@ -43,15 +43,27 @@ class Core:
     rounds: int = Field(5, ge=1, description="federated rounds")
     seed: int = Field(0, ge=0, description="run seed; every random stream is named from it")
     clients: int = Field(0, ge=0, description="clients that take part; 0: one for each partition")
-    min_clients: int = Field(0, ge=0, description="fewest valid replies a phase needs, else the run stops; 0: all")
+    min_clients: int = Field(0, ge=0, description="fewest clients that a phase needs, else the run stops; 0: all")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(2, ge=1, le=256, description="CPU threads of each process; part of what fixes the bits")
     engine: str = Field("inprocess", description="what carries the messages, see `fedlab list`")
     data_root: str = Field("", description="folder of full data sets; empty: $FEDLAB_DATA, else the embedded sets")
     reply_timeout: float = Field(600.0, gt=0, description="seconds without any reply after which clients are given up")
+    deadline: float = Field(
+        0.0, ge=0, description="seconds after which a phase ends without those who have not answered; 0: none"
+    )
+    reply_limit: float = Field(256.0, gt=0, description="largest reply of a client, in megabytes")
+    norm_limit: float = Field(
+        100.0, gt=0, description="largest norm of a client's arrays, in norms of what the server holds in their place"
+    )
+    wire: Literal["float32", "float16", "int8"] = Field(
+        "float32", description="floats on the wire: as they are, in half precision, or matrices in 8 bits"
+    )
+    arrivals: str = Field("", description="clients that join late and in which round, as usps=3,optdigits=4")
     connect_timeout: float = Field(60.0, gt=0, description="seconds to wait until all clients are connected")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept in the run directory")
     run_dir: str = Field("", description="absolute run directory; set by fedlab itself")
+    folder: str = Field("", description="a client's own images; set on that client by `fedlab join --data`")
 
 
 @dataclass(frozen=True)
@@ -84,7 +96,22 @@ class Ray:
     gpus: float = Field(0.0, ge=0, allow_inf_nan=False, description="share of a GPU reserved for each client")
 
 
-CORE_SECTIONS: Mapping[str, type] = {"": Core, "server": ServerTraining, "client": ClientTraining, "ray": Ray}
+@dataclass(frozen=True)
+class Grpc:
+    """Real clients over gRPC: where the server listens, and what it proves itself with."""
+
+    address: str = Field("0.0.0.0:9092", description="host:port at which clients reach the server")
+    certificates: str = Field("certs", description="folder of `fedlab certs`: the server's credentials, client keys")
+    insecure: bool = Field(False, description="plain text, and clients that prove nothing")
+
+
+CORE_SECTIONS: Mapping[str, type] = {
+    "": Core,
+    "server": ServerTraining,
+    "client": ClientTraining,
+    "ray": Ray,
+    "grpc": Grpc,
+}
 
 
 @plain_dataclass(frozen=True)
@@ -189,6 +216,28 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Value]:
             raise ConfigError(f"{item!r} is no override; write key=value, for example rounds=3")
         overrides[key.strip()] = value.strip()
     return overrides
+
+
+def parse_arrivals(text: str, names: Mapping[int, str]) -> dict[int, int]:
+    """Partition to the round in which it joins, from ``usps=3,optdigits=4``.
+
+    Raises
+    ------
+    ConfigError
+        When an item is not ``client=round``, or names a client that the run does not have.
+    """
+    partition_of = {name: partition for partition, name in names.items()}
+    found: dict[int, int] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, _, number = (part.strip() for part in item.partition("="))
+        if not number.isdigit() or int(number) < 1:
+            raise ConfigError(f"knob 'arrivals': {item!r} is not client=round with a round from 1, for example usps=3")
+        if name not in partition_of:
+            raise ConfigError(f"knob 'arrivals': this run has no client {name!r}; {near_match(name, partition_of)}")
+        found[partition_of[name]] = int(number)
+    if found and len(found) == len(names):
+        raise ConfigError("knob 'arrivals': every client joins late; at least one has to be there from the start")
+    return found
 
 
 def resolve(preset: Flat, overrides: Flat, sections: Mapping[str, type], chosen: Mapping[str, str]) -> dict[str, Value]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from fedlab import engines, workloads
-from fedlab.config import CORE_SECTIONS, Core, Flat, Value, build, read_preset, resolve
+from fedlab.config import CORE_SECTIONS, Core, Flat, Value, build, parse_arrivals, read_preset, resolve
 from fedlab.data.digits import data_root
 from fedlab.errors import ConfigError, RunError
 from fedlab.results import Result
@@ -79,10 +79,9 @@ def _check(flat: Flat) -> None:
     import strategies
 
     core = build(Core, "", flat)
-    engines.find(core.engine)
     pick_device(core.device)
     workload = workloads.make(flat)
-    partitions = len(workload.clients)
+    partitions, engine = len(workload.clients), engines.find(core.engine)
     if core.clients > partitions:
         raise ConfigError(
             f"clients={core.clients}, but workload {core.workload!r} has {partitions} partitions "
@@ -91,9 +90,19 @@ def _check(flat: Flat) -> None:
     clients = core.clients or partitions
     if core.min_clients > clients:
         raise ConfigError(f"min_clients={core.min_clients} is more than the {clients} clients of the run")
-    for partition in range(clients):
+    if core.folder:
+        raise ConfigError("knob 'folder' is set on a client by `fedlab join --data`; a run has none")
+    parse_arrivals(core.arrivals, dict(enumerate(workload.clients[:clients])))
+    engine.check(flat)
+    for partition in range(clients) if engine.clients_here else ():
         for split in ("train", "test"):
             workload.data(partition, split)
+    if strategies.find(core.strategy).labelled and engine.clients_here and "y" not in workload.data(0, "train").columns:
+        raise ConfigError(
+            f"strategy {core.strategy!r} trains on the clients' own labels, and the clients of this workload "
+            f"({', '.join(workload.clients)}) have none; use dualadapt or source_only, or a setting in which clients "
+            "hold labels (digits.setting=shards)"
+        )
     strategies.make(flat, workload)
 
 

@@ -104,8 +104,8 @@ def metric_names(rounds: list[dict[str, Any]]) -> list[str]:
 
 
 def headline(names: list[str]) -> str:
-    """The one metric that a short line shows: the best informed accuracy there is, else the first metric."""
-    return max((name for name in names if name in ORDER), key=ORDER.index, default=names[0])
+    """The one metric that a short line shows: the best informed accuracy there is, else the first; "" for none."""
+    return max((name for name in names if name in ORDER), key=ORDER.index, default=next(iter(names), ""))
 
 
 def label(name: str) -> str:

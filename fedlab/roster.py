@@ -1,205 +1,203 @@
-"""From nodes to partitions: who is connected, and a grid on which that, and nothing random, decides the order.
+"""Who is connected, by partition: nodes come, go and come back, and each says once what it holds.
 
-Flower's node ids are random and replies come in any order, so Flower alone gives as many results as there are orders.
-Here a node is asked once, by a native query, which partition it holds; from then on nodes are listed, replies are
-sorted and bytes are counted by partition.
+Flower's node ids are random. A node is asked by a native query which partition it holds, and from then on is known by
+that. Nothing here waits for a node that does not answer, so a dead one cannot hold back the others.
+
+**Whose partition it is.** Where SuperNodes authenticate, ``owners`` says which client each key was registered for, and
+a node that claims another one is refused. Without authentication the first to hold a partition keeps it while it
+answers; a second one takes over only when the first no longer does (a client that was killed comes back as a new node
+long before Flower notices that the old one is gone).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
-from flwr.common.serde import recorddict_to_proto
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
 from fedlab.errors import RunError
 
 POLL_SECONDS = 0.05
+ASK_AGAIN = 30.0  # seconds after which a refused node is asked again: its owner may have mended it
+RIVAL_PATIENCE = 20.0  # seconds that the holder of a partition has to answer when another node claims it
+REFUSAL = "refusal"  # record of a query that tells a node why it is refused
+GONE = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
 
-Reply = Callable[[int, Message], None]  # partition, its reply
-
-
-def roster(grid: Grid, clients: int, timeout: float) -> dict[int, int]:
-    """Ask every node for its partition until partitions 0 .. clients - 1 are all there.
-
-    Returns
-    -------
-    dict
-        Partition to node id, in the order of partitions.
-
-    Raises
-    ------
-    RunError
-        When fewer than ``clients`` are connected after ``timeout`` seconds, or two nodes hold one partition.
-    """
-    known: dict[int, int] = {}  # node id -> partition
-    deadline = time.monotonic() + timeout
-    while True:
-        fresh = [node for node in grid.get_node_ids() if node not in known]
-        queries = [Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY) for node in fresh]
-        for reply in _collect(grid, queries, max(0.0, deadline - time.monotonic())):
-            if not reply.has_error():
-                known[reply.metadata.src_node_id] = _partition_of(reply)
-        partitions = {partition: node for node, partition in known.items() if partition < clients}
-        doubled = [partition for partition in partitions if list(known.values()).count(partition) > 1]
-        if doubled:
-            raise RunError(
-                f"two clients both say that they hold partition {doubled[0]}; give each its own partition-id"
-            )
-        if len(partitions) == clients:
-            return dict(sorted(partitions.items()))
-        if time.monotonic() > deadline:
-            missing = sorted(set(range(clients)) - set(partitions))
-            raise RunError(
-                f"{len(partitions)} of {clients} clients connected within {timeout:g} s; missing partitions: "
-                f"{', '.join(map(str, missing))}. Start them, or ask for fewer with clients=N"
-            )
-        time.sleep(POLL_SECONDS)
+Tell = Callable[..., None]  # kind of event, its fields
 
 
-def _partition_of(reply: Message) -> int:
-    identity = reply.content["identity"]
-    assert isinstance(identity, ConfigRecord)
-    partition = identity["partition"]
-    assert isinstance(partition, int)
-    return partition
+def silent(kind: str, **fields: object) -> None:
+    """Tell nobody."""
 
 
-def _collect(grid: Grid, messages: Iterable[Message], patience: float) -> Iterable[Message]:
-    """Send messages and yield their replies as they come, until all are there or none came for ``patience`` seconds.
+@dataclass(frozen=True)
+class Claim:
+    """A second node for a partition that has a holder, waiting for the holder to answer or not."""
 
-    The clock starts anew at each reply: where clients work one after another, the last is not late for the first.
-    """
-    waiting = set(grid.push_messages(messages))
-    deadline = time.monotonic() + patience
-    while waiting:
-        replies = list(grid.pull_messages(waiting))
-        waiting -= {reply.metadata.reply_to_message_id for reply in replies}
-        yield from replies
-        if replies:
-            deadline = time.monotonic() + patience
-        elif time.monotonic() > deadline:
-            return
-        else:
-            time.sleep(POLL_SECONDS)
+    node: int
+    question: str  # id of the query that the holder was sent
+    until: float
 
 
-@dataclass
-class Failure:
-    """Why a client gave no usable reply."""
-
-    partition: int
-    reason: str
-
-
-@dataclass
-class Traffic:
-    """What one phase moved: serialised bytes of messages' contents by partition, and the clients that failed."""
-
-    down: dict[int, int] = field(default_factory=dict)
-    up: dict[int, int] = field(default_factory=dict)
-    failures: list[Failure] = field(default_factory=list)
-
-
-class RosterGrid(Grid):
-    """A grid seen by partition: same nodes, same order, same bits on every engine.
+class Roster:
+    """The nodes of a federation by partition.
 
     Parameters
     ----------
     grid
         What carries the messages.
-    partitions
-        Partition to node id, from :func:`roster`.
-    min_clients
-        Fewest valid replies to one call of :meth:`send_and_receive`.
-    on_reply
-        Called with each valid reply as it arrives.
+    names
+        Partition to the client's name; a node that holds another partition is left aside.
+    owners
+        Node id to the name that its key is registered for; None where nodes do not authenticate.
+    tell
+        Called with ``joined``, ``left`` and ``refused`` and who and why.
+
+    Attributes
+    ----------
+    present
+        Partition to node id, of the clients that are connected now.
+    partition_of
+        Node id to partition, of every node that was ever accepted.
     """
 
     def __init__(
-        self,
-        grid: Grid,
-        partitions: Mapping[int, int],
-        *,
-        names: Mapping[int, str],
-        min_clients: int,
-        on_reply: Reply = lambda partition, reply: None,
+        self, grid: Grid, names: Mapping[int, str], owners: Mapping[int, str] | None = None, tell: Tell = silent
     ) -> None:
-        self.grid, self.names, self.min_clients, self.on_reply = grid, names, min_clients, on_reply
-        self.nodes = dict(partitions)
-        self.partition_of = {node: partition for partition, node in partitions.items()}
-        self.traffic = Traffic()
+        self.grid, self.names, self.owners, self.tell = grid, dict(names), owners, tell
+        self.present: dict[int, int] = {}
+        self.partition_of: dict[int, int] = {}
+        self._asked: dict[str, int] = {}  # message id -> node that has not answered yet
+        self._refused: dict[int, tuple[float, str]] = {}  # node -> when, why
+        self._claims: dict[int, Claim] = {}  # partition -> who else wants it
+        self._aside: set[int] = set()  # nodes that hold a partition which is none of this run's
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Valid replies in the order of partitions; failures are recorded in :attr:`traffic`.
+    def look(self) -> None:
+        """Take notice of who came, went and answered; returns at once."""
+        connected = set(self.grid.get_node_ids())
+        for partition, node in list(self.present.items()):
+            if node not in connected:
+                del self.present[partition]
+                self.tell("left", client=self.names[partition], partition=partition)
+        for node in connected & self.partition_of.keys():  # also one that was away
+            if (partition := self.partition_of[node]) not in self.present:
+                self._accept(node, partition)
+        now = time.monotonic()
+        again = {node for node, (when, _) in self._refused.items() if now > when + ASK_AGAIN}
+        spoken = {*self.partition_of, *self._asked.values(), *self._aside, *(self._refused.keys() - again)}
+        for node in sorted(connected - spoken - {claim.node for claim in self._claims.values()}):
+            self._asked[self._query(node)] = node
+        for reply in self._answers():
+            self._judge(self._asked.pop(reply.metadata.reply_to_message_id), reply)
+        self._settle(now)
+
+    def wait(self, wanted: Iterable[int], enough: int, timeout: float) -> None:
+        """Look until all partitions ``wanted`` are present; after ``timeout`` seconds ``enough`` of them will do.
 
         Raises
         ------
         RunError
-            When fewer than ``min_clients`` (or than were asked, if that is less) gave a valid reply.
+            When fewer are connected by then, with what is missing and who was refused.
         """
-        messages = list(messages)
-        self.traffic = Traffic()
-        partitions = [self.partition_of[message.metadata.dst_node_id] for message in messages]
-        for partition, message in zip(partitions, messages, strict=True):
-            self.traffic.down[partition] = recorddict_to_proto(message.content).ByteSize()
-        patience = timeout if timeout is not None else float("inf")
-        replies: dict[int, Message] = {}
-        for reply in _collect(self.grid, messages, patience):
-            partition = self.partition_of[reply.metadata.src_node_id]
-            if reply.has_error():
-                self.traffic.failures.append(Failure(partition, reply.error.reason or "no reason given"))
-                continue
-            self.traffic.up[partition] = recorddict_to_proto(reply.content).ByteSize()
-            replies[partition] = reply
-            self.on_reply(partition, reply)
-        heard = set(replies) | {failure.partition for failure in self.traffic.failures}
-        for partition in sorted(set(partitions) - heard):
-            self.traffic.failures.append(Failure(partition, f"no reply within {timeout:g} s"))
-        self.traffic.failures.sort(key=lambda failure: failure.partition)
-        if len(replies) < min(self.min_clients, len(messages)):
-            raise RunError(self._complaint(len(replies), len(messages)))
-        return [replies[partition] for partition in sorted(replies)]
+        wanted, seen, deadline = set(wanted), -1, time.monotonic() + timeout
+        while True:
+            self.look()
+            here = self.present.keys() & wanted
+            if len(here) != seen:
+                seen = len(here)
+                names = [self.names[partition] for partition in sorted(here)]
+                self.tell("connected", connected=seen, clients=len(wanted), names=names)
+            if here == wanted:
+                return
+            if time.monotonic() > deadline:
+                if len(here) >= max(enough, 1):
+                    return
+                raise RunError(self._complaint(wanted, timeout))
+            time.sleep(POLL_SECONDS)
 
-    def _complaint(self, valid: int, asked: int) -> str:
-        failed = self.traffic.failures
-        names = ", ".join(f"{failure.partition} ({self.names[failure.partition]})" for failure in failed)
-        wanted = min(self.min_clients, asked)
-        what = "all clients failed" if not valid else f"{len(failed)} of {asked} clients failed"
+    def _query(self, node: int, content: RecordDict | None = None) -> str:
+        message = Message(content or RecordDict(), dst_node_id=node, message_type=MessageType.QUERY)
+        (message_id,) = self.grid.push_messages([message])
+        return message_id
+
+    def _answers(self) -> list[Message]:
+        return list(self.grid.pull_messages(self._asked)) if self._asked else []
+
+    def _judge(self, node: int, reply: Message) -> None:
+        """Accept a node, refuse it, or wait for the holder of the partition that it claims."""
+        if reply.has_error():
+            if reply.error.code not in GONE:  # one that has gone is asked again when it is back
+                self._refuse(node, reply.error.reason or "it could not say what it holds", say=False)
+            return
+        try:
+            partition, name = _identity(reply)
+        except (KeyError, AssertionError, ValueError):
+            self._refuse(node, "it did not say which partition it holds")
+            return
+        owner = self.owners.get(node) if self.owners is not None else None
+        if self.owners is not None and owner != (name or self.names.get(partition)):
+            mine = f"its key is registered for {owner!r}" if owner else "its key is not registered"
+            self._refuse(node, f"it claims partition {partition} ({name or self.names.get(partition)!r}), but {mine}")
+        elif partition not in self.names:
+            self._aside.add(node)  # more clients than asked for
+        elif (holder := self.present.get(partition)) is None:
+            self._refused.pop(node, None)
+            self.partition_of[node] = partition
+            self._accept(node, partition)
+        elif holder != node and partition not in self._claims:
+            self._claims[partition] = Claim(node, self._query(holder), time.monotonic() + RIVAL_PATIENCE)
+
+    def _settle(self, now: float) -> None:
+        """Decide between two nodes that claim one partition: whoever held it keeps it if it still answers."""
+        for partition, claim in list(self._claims.items()):
+            answers = list(self.grid.pull_messages([claim.question]))
+            alive = any(not answer.has_error() for answer in answers)
+            if alive:
+                self._refuse(
+                    claim.node,
+                    f"two clients both say that they hold partition {partition} ({self.names[partition]}), and the "
+                    "first still answers; give each its own",
+                )
+            elif answers or now > claim.until or partition not in self.present:
+                self.partition_of.pop(self.present.pop(partition, -1), None)
+                self._refused.pop(claim.node, None)
+                self.partition_of[claim.node] = partition
+                self._accept(claim.node, partition)
+            else:
+                continue
+            del self._claims[partition]
+
+    def _accept(self, node: int, partition: int) -> None:
+        self.present[partition] = node
+        self.tell("joined", client=self.names[partition], partition=partition)
+
+    def _refuse(self, node: int, reason: str, say: bool = True) -> None:
+        """Say why here and, unless it was the node's own reason, there; the same reason is told once."""
+        before = self._refused.get(node, (0.0, ""))[1]
+        if before != reason:
+            self.tell("refused", client=f"node {node}", reason=reason)
+        if before != reason and say:
+            self._query(node, RecordDict({REFUSAL: ConfigRecord({"reason": reason})}))
+        self._refused[node] = time.monotonic(), reason
+
+    def _complaint(self, wanted: set[int], timeout: float) -> str:
+        missing = sorted(wanted - self.present.keys())
+        names = ", ".join(f"{partition} ({self.names[partition]})" for partition in missing)
+        refused = "".join(f"; a node was refused: {reason}" for _, reason in self._refused.values())
         return (
-            f"{what}: partition {names}; the run needs {wanted} valid replies (knob min_clients). "
-            f"First failure, of partition {failed[0].partition}:\n{failed[0].reason}"
+            f"{len(wanted) - len(missing)} of {len(wanted)} clients connected within {timeout:g} s; missing "
+            f"partitions: {names}{refused}. Start them, or ask for fewer with clients=N"
         )
 
-    def get_node_ids(self) -> list[int]:
-        """Nodes of the roster by partition; one that has gone is still asked, and counts as failed."""
-        return list(self.nodes.values())
 
-    # --- the rest is the grid below, unchanged ---
-
-    def set_run(self, run: Run) -> None:
-        """Set the run of the grid below."""
-        self.grid.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        """The run of the grid below."""
-        return self.grid.run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """A message of the grid below."""
-        return self.grid.create_message(content, message_type, dst_node_id, group_id, ttl)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Push through the grid below."""
-        return self.grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Pull from the grid below."""
-        return self.grid.pull_messages(message_ids)
+def _identity(reply: Message) -> tuple[int, str]:
+    """Partition and name that a node says it holds; the name is empty where it was only told a number."""
+    identity = reply.content["identity"]
+    assert isinstance(identity, ConfigRecord)
+    partition, name = identity["partition"], identity.get("name", "")
+    assert isinstance(partition, int) and not isinstance(partition, bool) and isinstance(name, str)
+    return partition, name

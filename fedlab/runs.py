@@ -10,6 +10,7 @@
         tensorboard/        the same metrics as TensorBoard events
         checkpoints/        round-N.pt: all that is needed to resume to the same bits
         report.html         the run at a glance
+        nodes.json          over gRPC: node id to the client whose key it proved
 
 Whole files are replaced atomically; the two logs are appended to line by line and a torn last line is ignored.
 """
@@ -131,6 +132,13 @@ class RunDirectory:
         """The resolved knobs, as they were at the start of the run."""
         return {**read_preset(str(self.path / "config.toml"))[1], "run_dir": str(self.path)}
 
+    def owners(self) -> dict[int, str] | None:
+        """Node id to the client that its key is registered for; None where nodes do not prove who they are."""
+        path = self.path / "nodes.json"
+        if not path.exists():
+            return None
+        return {int(node): str(name) for node, name in json.loads(path.read_text(encoding="utf-8")).items()}
+
     # --- one writer at a time ---
 
     def __enter__(self) -> RunDirectory:
@@ -162,9 +170,9 @@ class RunDirectory:
 
     # --- logs ---
 
-    def emit(self, kind: str, **fields: object) -> None:
+    def emit(self, event: str, /, **fields: object) -> None:
         """Tell whoever watches what is going on."""
-        self._append("events.jsonl", {"time": round(time.time(), 3), "event": kind, **fields}, sync=False)
+        self._append("events.jsonl", {"time": round(time.time(), 3), "event": event, **fields}, sync=False)
 
     def log_round(self, record: Mapping[str, object]) -> None:
         """Append one round to ``metrics.jsonl``, on the disk before this returns."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -91,8 +91,8 @@ class Lines:
             self.write(PHASES[event["phase"]])
         elif kind == "resumed":
             self.write(f"resumed after round {event['round']}")
-        elif kind == "client_failed":
-            self.write(failure_line(event))
+        elif kind in SAID:
+            self.write(SAID[kind](event))
         elif kind == "round":
             name = headline(metric_names([event]))
             values = "  ".join(
@@ -130,6 +130,22 @@ def failure_line(event: Event) -> str:
         f"client {event['client']} (partition {event['partition']}) failed in round {event['round']}, "
         f"{PHASES.get(event['phase'], event['phase'])}: {reason}"
     )
+
+
+def connected_line(event: Event) -> str:
+    """How many clients are there, and who."""
+    who = f": {', '.join(event['names'])}" if event["names"] else ""
+    return f"{event['connected']} of {event['clients']} connected{who}"
+
+
+# What both voices say of an event, in a line.
+SAID: Mapping[str, Callable[[Event], str]] = {
+    "client_failed": failure_line,
+    "connected": connected_line,
+    "left": lambda event: f"client {event['client']} is gone",
+    "refused": lambda event: f"refused {event['client']}: {event['reason']}",
+    "note": lambda event: str(event["note"]),
+}
 
 
 class Live:
@@ -185,8 +201,9 @@ class Live:
         elif kind == "client":
             self.rounds.advance(self.phase)
             self.clients.setdefault(event["client"], {}).update(event["metrics"])
-        elif kind == "client_failed":
-            self.console.print(Text(failure_line(event), style="red"))
+        elif kind in SAID:
+            style = "red" if kind in ("client_failed", "refused") else "dim"
+            self.console.print(Text(SAID[kind](event), style=style), highlight=False)
         elif kind == "resumed":
             self.console.print(f"resumed after round {event['round']}")
         elif kind == "round":

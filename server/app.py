@@ -9,7 +9,7 @@ or tables could not be compared: the plain mean over the clients that reported.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,14 @@ from flwr.serverapp import Grid, ServerApp
 
 import strategies
 from fedlab import workloads
-from fedlab.config import Core, build
-from fedlab.roster import RosterGrid, Traffic, roster
+from fedlab.config import Core, build, parse_arrivals
+from fedlab.exchange import RosterGrid, Traffic
+from fedlab.roster import Roster
 from fedlab.runs import RunDirectory, now, weights_sha256
 from fedlab.seeds import deterministic, seeded
 from fedlab.tensorboard import TensorBoard
 from fedlab.training import pick_device
+from strategies import screening
 from strategies.protocol import EXAMPLES, ServerHalf, client_metrics
 
 app = ServerApp()
@@ -61,11 +63,14 @@ class _Federation:
         clients = core.clients or len(self.workload.clients)
         self.names = dict(enumerate(self.workload.clients[:clients]))
         self.strategy: ServerHalf = strategies.make(context.run_config, self.workload, self._progress)
-        self.run.emit("connecting", clients=clients)
-        with seeded(core.seed, "roster"):
-            partitions = roster(grid, clients, core.connect_timeout)
         self.grid = RosterGrid(
-            grid, partitions, names=self.names, min_clients=core.min_clients or clients, on_reply=self._on_reply
+            Roster(grid, self.names, run.owners(), self.run.emit),
+            min_clients=core.min_clients or clients,
+            arrivals=parse_arrivals(core.arrivals, self.names),
+            deadline=core.deadline,
+            reply_limit=core.reply_limit,
+            wire_format=core.wire,
+            on_reply=self._on_reply,
         )
         self.seconds: dict[str, float] = {}
         self.round = 0
@@ -74,6 +79,9 @@ class _Federation:
     def run_rounds(self) -> None:
         """From the newest checkpoint, or from nothing, to the last round."""
         checkpoint = self.run.latest()
+        self.run.emit("connecting", clients=len(self.names))
+        with seeded(self.core.seed, "roster"):
+            self.grid.gather(checkpoint[0] + 1 if checkpoint else 0, self.core.connect_timeout)
         board = TensorBoard(self.run.path / "tensorboard", after=checkpoint[0] if checkpoint else -1)
         if checkpoint:
             self.round, state = checkpoint
@@ -86,6 +94,8 @@ class _Federation:
             board.add(self._conclude(arrays, *self._evaluate(arrays)))
         for server_round in range(self.round + 1, self.core.rounds + 1):
             self.round = server_round
+            with seeded(self.core.seed, "roster"):
+                self.grid.begin(server_round, self.core.connect_timeout)
             arrays, traffic = self._train(arrays)
             board.add(self._conclude(arrays, *self._evaluate(arrays), train=traffic))
         board.close()
@@ -100,7 +110,7 @@ class _Federation:
     def _train(self, arrays: ArrayRecord) -> tuple[ArrayRecord, Traffic]:
         with self._phase("server"), seeded(self.core.seed, "configure", self.round):
             messages = list(self.strategy.configure_train(self.round, arrays, self._config(), self.grid))
-        replies, traffic = self._exchange("clients", messages)
+        replies, traffic = self._exchange("clients", messages, self._check)
         with self._phase("server"), seeded(self.core.seed, "aggregate", self.round):
             aggregated, _ = self.strategy.aggregate_train(self.round, replies)
         return aggregated if aggregated is not None else arrays, traffic
@@ -108,15 +118,27 @@ class _Federation:
     def _evaluate(self, arrays: ArrayRecord) -> tuple[dict[str, Any], dict[str, float], Traffic]:
         with seeded(self.core.seed, "evaluate", self.round):
             messages = list(self.strategy.configure_evaluate(self.round, arrays, self._config(), self.grid))
-        replies, traffic = self._exchange("evaluate", messages)
+        replies, traffic = self._exchange("evaluate", messages, screening.common)
         clients = {
             self.names[self.grid.partition_of[reply.metadata.src_node_id]]: client_metrics(reply) for reply in replies
         }
         return clients, mean_over(clients), traffic
 
-    def _exchange(self, phase: str, messages: list[Message]) -> tuple[list[Message], Traffic]:
-        with self._phase(phase, clients=len(messages)):
-            replies = self.grid.send_and_receive(messages, timeout=self.core.reply_timeout)
+    def _check(self, message: Message, reply: Message) -> None:
+        screening.common(message, reply)
+        self.strategy.check(reply)
+
+    def _exchange(
+        self, phase: str, messages: list[Message], check: Callable[[Message, Message], None]
+    ) -> tuple[list[Message], Traffic]:
+        try:
+            with self._phase(phase, clients=len(messages)):
+                replies = self.grid.exchange(messages, patience=self.core.reply_timeout, check=check)
+        finally:
+            self._tell_failures(phase)
+        return replies, self.grid.traffic
+
+    def _tell_failures(self, phase: str) -> None:
         for failure in self.grid.traffic.failures:
             self.run.emit(
                 "client_failed",
@@ -124,9 +146,9 @@ class _Federation:
                 phase=phase,
                 partition=failure.partition,
                 client=self.names[failure.partition],
+                kind=failure.kind,
                 reason=failure.reason,
             )
-        return replies, self.grid.traffic
 
     def _conclude(
         self,
@@ -137,7 +159,9 @@ class _Federation:
         train: Traffic | None = None,
     ) -> dict[str, Any]:
         """Write the round down: its line of metrics first, then its checkpoint, from which resuming starts."""
-        train = train or Traffic()
+        train, notes = train or Traffic(), self.strategy.notes()
+        for note in notes:
+            self.run.emit("note", round=self.round, **note)
         record = {
             "round": self.round,
             "clients": clients,
@@ -156,10 +180,15 @@ class _Federation:
                 {
                     "client": self.names[failure.partition],
                     "partition": failure.partition,
+                    "phase": phase,
+                    "kind": failure.kind,
                     "reason": failure.reason.strip().splitlines()[-1],
                 }
-                for failure in train.failures + evaluate.failures
+                for phase, traffic in (("clients", train), ("evaluate", evaluate))
+                for failure in traffic.failures
             ],
+            "absent": [self.names[partition] for partition in self.grid.absent()],
+            "notes": notes,
             "seconds": {phase: round(value, 4) for phase, value in self.seconds.items()},
         }
         self.run.log_round(record)

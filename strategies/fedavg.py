@@ -12,25 +12,31 @@ trains the initial model on its own labelled data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from fedlab.config import ClientTraining, Core, Flat, ServerTraining, build
 from fedlab.errors import ConfigError
+from fedlab.seeds import seeded
 from fedlab.training import Progress, optimise, pick_device
 from fedlab.workload import Workload
+from strategies import screening
 from strategies.protocol import (
     ARRAYS,
+    CONFIG,
+    EXAMPLES,
     METRICS,
     ClientHalf,
     Entry,
     arrays_of,
+    client_metrics,
     evaluate,
     known,
     load,
@@ -51,12 +57,9 @@ class FedAvg(FlowerFedAvg):
     def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
         super().__init__(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
         self.workload, self.flat, self.progress = workload, flat, progress
-        if "y" not in workload.data(0, "train").columns:
-            raise ConfigError(
-                f"strategy {build(Core, '', flat).strategy!r} trains on the clients' own labels, and the "
-                f"clients of this workload ({', '.join(workload.clients)}) have none; use dualadapt or "
-                "source_only, or a setting in which clients hold labels (digits.setting=shards)"
-            )
+        self.norm_limit = build(Core, "", flat).norm_limit
+        self.measures = {EXAMPLES, "loss"} if build(ClientTraining, "client", flat).steps else {EXAMPLES}
+        self.sent: dict[str, Tensor] = {}
 
     def initialise(self) -> ArrayRecord:
         """A fresh model, trained on the server's labelled data for ``server.pretrain_steps``."""
@@ -66,9 +69,30 @@ class FedAvg(FlowerFedAvg):
         trainer.pretrain()
         return ArrayRecord(trainer.average.state_dict())
 
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Flower's messages; what was sent, in the types of a model, is what replies must look like."""
+        with seeded("types of a model"):
+            types = {name: tensor.dtype for name, tensor in self.workload.model().state_dict().items()}
+        sent = arrays_of(RecordDict({ARRAYS: arrays}))  # Flower's mean makes counters float
+        self.sent = {name: tensor.to(types[name]) for name, tensor in sent.items()}
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def check(self, reply: Message) -> None:
+        """Refuse a reply that is no model like the one that was sent."""
+        screening.arrays(reply.content, ARRAYS, self.sent, self.norm_limit)
+        if set(reply.content) != {ARRAYS, METRICS, CONFIG} or client_metrics(reply).keys() != self.measures:
+            came = sorted(reply.content), sorted(client_metrics(reply))
+            raise screening.Refused(f"its records and metrics are {came}; expected a model and {self.measures}")
+
     def metrics(self) -> dict[str, float]:
         """The server measures nothing itself."""
         return {}
+
+    def notes(self) -> list[dict[str, Any]]:
+        """Nothing to tell."""
+        return []
 
     def state(self) -> dict[str, Any]:
         """FedAvg remembers nothing but the arrays."""
@@ -91,6 +115,8 @@ def train(workload: Workload, message: Message, context: Context, proximal: floa
     model = load(workload.model(), arrays_of(message.content), device).train()
     start = [weight.detach().clone() for weight in model.parameters()]
     data = own_data(workload, context, "train")
+    if "y" not in data.columns:
+        raise ConfigError("this strategy trains on a client's own labels, and this client's training data has none")
 
     def loss() -> Tensor:
         batch = {name: column.to(device) for name, column in data.sample(knobs.batch).items()}
@@ -109,5 +135,9 @@ def squared_distance(model: nn.Module, start: list[Tensor]) -> Tensor:
 
 
 ENTRY: Entry = Entry(
-    "labelled clients train, the server averages (McMahan 2017)", Knobs, FedAvg, ClientHalf(train, evaluate)
+    "labelled clients train, the server averages (McMahan 2017)",
+    Knobs,
+    FedAvg,
+    ClientHalf(train, evaluate),
+    labelled=True,
 )

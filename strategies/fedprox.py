@@ -36,4 +36,6 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     return fedavg.train(workload, message, context, proximal=build(Knobs, "fedprox", context.run_config).mu)
 
 
-ENTRY: Entry = Entry("FedAvg with a proximal term on the client (Li 2020)", Knobs, FedProx, ClientHalf(train, evaluate))
+ENTRY: Entry = Entry(
+    "FedAvg with a proximal term on the client (Li 2020)", Knobs, FedProx, ClientHalf(train, evaluate), labelled=True
+)

@@ -17,7 +17,7 @@ from flwr.common.constant import PARTITION_ID_KEY
 from flwr.serverapp import Grid
 from torch import nn
 
-from fedlab.config import Core, build
+from fedlab.config import Core, Flat, build
 from fedlab.data.examples import Examples
 from fedlab.training import Progress, pick_device
 from fedlab.workload import Workload
@@ -25,6 +25,7 @@ from fedlab.workload import Workload
 ARRAYS, CONFIG, METRICS, ROUND, EXAMPLES = "arrays", "config", "metrics", "server-round", "num-examples"
 
 Local = Callable[[Workload, Message, Context], RecordDict]
+States = dict[str, Mapping[str, torch.Tensor]]  # record name -> state of a module
 
 
 class ServerHalf(Protocol):
@@ -46,6 +47,10 @@ class ServerHalf(Protocol):
         """The new arrays from the clients' replies, which come in the order of their partitions."""
         ...
 
+    def check(self, reply: Message) -> None:
+        """Raise :class:`strategies.screening.Refused` if a training reply may not be used."""
+        ...
+
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
@@ -54,6 +59,10 @@ class ServerHalf(Protocol):
 
     def metrics(self) -> dict[str, float]:
         """What the server itself measured in the last round."""
+        ...
+
+    def notes(self) -> list[dict[str, Any]]:
+        """What happened in the last round that is no number: plain JSON, each with a ``note`` that says it in words."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -65,22 +74,45 @@ class ServerHalf(Protocol):
         ...
 
 
+def sent_model(workload: Workload, message: Message, context: Context) -> States:
+    """What predicts on a client once it has been tested: the model that was sent."""
+    return {ARRAYS: arrays_of(message.content)}
+
+
+def saved_model(workload: Workload, checkpoint: Mapping[str, Any], partition: int, flat: Flat) -> States:
+    """What predicts on a client, from the server's checkpoint: the same."""
+    return {ARRAYS: checkpoint[ARRAYS]}
+
+
+def whole_model(workload: Workload, states: States) -> nn.Module:
+    """Inputs ``x`` to logits (batch, classes)."""
+    return load(workload.model(), states[ARRAYS], torch.device("cpu")).eval()
+
+
 @dataclass(frozen=True)
 class ClientHalf:
-    """The client half of a strategy: pure functions of workload, message and context."""
+    """The client half of a strategy: pure functions of workload, message and context.
+
+    ``states`` is what a client keeps of an evaluation message in order to predict, ``recalled`` the same from the
+    server's checkpoint, ``predictor`` the module that it makes of either.
+    """
 
     train: Local
     evaluate: Local
+    states: Callable[[Workload, Message, Context], States] = sent_model
+    recalled: Callable[[Workload, Mapping[str, Any], int, Flat], States] = saved_model
+    predictor: Callable[[Workload, States], nn.Module] = whole_model
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the table of strategies."""
+    """One line of the table of strategies; ``labelled`` says that clients train on labels of their own."""
 
     summary: str
     knobs: type
     server: Callable[[Workload, Mapping[str, bool | int | float | str], Progress], ServerHalf]
     client: ClientHalf
+    labelled: bool = False
 
 
 def arrays_of(record: RecordDict, name: str = ARRAYS) -> dict[str, torch.Tensor]:

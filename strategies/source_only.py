@@ -26,6 +26,7 @@ from fedlab.errors import ConfigError
 from fedlab.seeds import seeded
 from fedlab.training import Progress, follow, optimise, pick_device
 from fedlab.workload import Workload
+from strategies import screening
 from strategies.protocol import ClientHalf, Entry, evaluate, known
 
 
@@ -162,9 +163,17 @@ class SourceOnly(FlowerFedAvg):
         self.loss = self.trainer.train(server_round, self.trainer.knobs.steps, "source")
         return ArrayRecord(self.trainer.average.state_dict()), None
 
+    def check(self, reply: Message) -> None:
+        """No reply is expected."""
+        raise screening.Refused("no client was asked to train")
+
     def metrics(self) -> dict[str, float]:
         """Mean source loss of the round."""
         return known(loss=self.loss)
+
+    def notes(self) -> list[dict[str, Any]]:
+        """Nothing to tell."""
+        return []
 
     def state(self) -> dict[str, Any]:
         """The trainer's state."""

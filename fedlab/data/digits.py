@@ -39,7 +39,18 @@ from fedlab.data.domains import DOMAINS, PROXY_SOURCE, SIZE, Part, read_npz
 from fedlab.data.examples import Batch, Examples
 from fedlab.errors import DataError, near_match
 
-__all__ = ["BOUNDS", "DOMAINS", "EMBEDDED", "SPLITS", "data_root", "files", "is_embedded", "read", "read_npz"]
+__all__ = [
+    "BOUNDS",
+    "DOMAINS",
+    "EMBEDDED",
+    "SPLITS",
+    "data_root",
+    "files",
+    "is_embedded",
+    "read",
+    "read_npz",
+    "to_floats",
+]
 
 CLASSES = 10
 SPLITS = ("train", "labelled", "test", "oracle")
@@ -88,7 +99,7 @@ def read(domain: str, split: str, root: Path | None = None) -> Examples:
     paths = files(domain, part, root)
     x, y = _load(domain, part, root, paths)
     if split == "train":
-        return Examples({"x": x}, _to_floats)
+        return Examples({"x": x}, to_floats)
     if y is None and split == "oracle":
         y = _bound_labels(domain, len(x), EMBEDDED / BOUNDS)
     if y is None:
@@ -96,7 +107,7 @@ def read(domain: str, split: str, root: Path | None = None) -> Examples:
             f"{domain} ships without training labels, so that no target sees any: take mnist as the source, set "
             "data_root or FEDLAB_DATA to the full sets, or read split 'oracle' for a supervised bound"
         )
-    return Examples({"x": x, "y": y}, _to_floats)
+    return Examples({"x": x, "y": y}, to_floats)
 
 
 def files(domain: str, part: Part, root: Path | None) -> tuple[Path, ...]:
@@ -206,7 +217,7 @@ def _to_canvas(images: Any) -> Tensor:
     return pad(x, [margin] * 4).expand(-1, 3, -1, -1)
 
 
-def _to_floats(batch: Batch) -> Batch:
+def to_floats(batch: Batch) -> Batch:
     """Bytes to float32 in [-1, 1]; labels are copied, for a slice of a column would share its memory."""
     floats = {"x": batch["x"].float() / 127.5 - 1}
     return {**floats, "y": batch["y"].clone()} if "y" in batch else floats

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedlab.config import Flat, Ray, build
+from fedlab.config import Flat, Grpc, Ray, build
 from fedlab.errors import ConfigError, near_match
 
 
@@ -25,6 +25,8 @@ class Engine:
     summary: str
     run: Callable[[Apps, Flat, int, Path], None]  # apps, knobs, number of clients, run directory
     gpu_reachable: Callable[[Flat], bool]  # whether clients see the server's GPU
+    clients_here: bool = True  # whether clients run on this machine, on data that it can read
+    check: Callable[[Flat], None] = lambda flat: None  # raises what would stop a run before it begins
 
 
 def _inprocess(apps: Apps, flat: Flat, clients: int, directory: Path) -> None:
@@ -47,12 +49,31 @@ def _ray(apps: Apps, flat: Flat, clients: int, directory: Path) -> None:
     )
 
 
+def _grpc(apps: Apps, flat: Flat, clients: int, directory: Path) -> None:
+    from fedlab.engines import grpc
+
+    grpc.run(apps, flat, options=build(Grpc, "grpc", flat), directory=directory)
+
+
+def _grpc_check(flat: Flat) -> None:
+    from fedlab.engines import grpc
+
+    grpc.check(build(Grpc, "grpc", flat))
+
+
 ENGINES: Mapping[str, Engine] = {
     "inprocess": Engine("this process; a network that is a function call (default)", _inprocess, lambda flat: True),
     "ray": Engine(
         "Flower's simulation: clients in Ray actors, behind a private SuperLink",
         _ray,
         lambda flat: build(Ray, "ray", flat).gpus > 0,
+    ),
+    "grpc": Engine(
+        "real clients over gRPC: `fedlab serve` here, `fedlab join` there",
+        _grpc,
+        lambda flat: True,  # clients choose their own device, whatever the server's is
+        clients_here=False,
+        check=_grpc_check,
     ),
 }
 

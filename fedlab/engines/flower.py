@@ -33,7 +33,8 @@ from flwr.supercore.fab import Fab
 
 from fedlab.config import Flat, Ray
 from fedlab.engines import Apps
-from fedlab.engines.superlink import MARK, PROC, START_LIMIT, SuperLink, evidence, family, superlink
+from fedlab.engines.processes import MARK, PROC, START_LIMIT, evidence, family
+from fedlab.engines.superlink import SuperLink, superlink
 from fedlab.errors import ConfigError, RunError
 
 
@@ -168,6 +169,17 @@ def _check(apps: Apps, partitions: int, options: Ray) -> None:
         raise ConfigError(f"On a shared Ray cluster Flower takes whole CPUs per client, got ray.cpus = {options.cpus}.")
     if find_spec("ray") is None:
         raise ConfigError("The ray engine needs the package ray: pip install 'flwr[simulation]'.")
+    check_apps(apps)
+
+
+def check_apps(apps: Apps) -> None:
+    """Refuse an app that cannot be imported.
+
+    Raises
+    ------
+    ConfigError
+        With the reason.
+    """
     for reference in (apps.server, apps.client):
         try:
             valid, reason = object_ref.validate(reference, check_module=True)

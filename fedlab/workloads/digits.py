@@ -1,11 +1,13 @@
-"""Digits: a labelled source domain on the server, other domains on the clients.
+"""Digits: a labelled source domain on the server, other domains or folders of their own images on the clients.
 
 **Metrics**: ``accuracy``, the share of test digits whose largest logit is the label's; ``loss``, mean cross-entropy.
+None on data without labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +17,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedlab.data import digits
+from fedlab.data import digits, pictures
+from fedlab.data import folder as folders
 from fedlab.data.augment import recolour, warp
 from fedlab.data.examples import Batch, Examples
 from fedlab.data.partition import dirichlet_shards
@@ -24,6 +27,7 @@ from fedlab.models.digits import McdNet, SmallNet
 
 NETWORKS: Mapping[str, type[nn.Module]] = {"small": SmallNet, "mcd": McdNet}
 EVALUATION_BATCH = 500
+OWN = "@"  # before the name of a client that brings its own images
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,10 @@ class Digits:
     """The workload's knobs and its four answers, see :class:`fedlab.workload.Workload`."""
 
     source: str = Field("mnist", description="domain of the server, with labels")
-    targets: str = Field("usps,mnist_m,optdigits,synthdigits", description="domains of the clients, comma-separated")
+    targets: str = Field(
+        "usps,mnist_m,optdigits,synthdigits",
+        description="domains of the clients, comma-separated; @name: a client that brings a folder of its own images",
+    )
     setting: Literal["adaptation", "oracle", "shards"] = Field(
         "adaptation",
         description="what clients hold: a target domain unlabelled (adaptation), the same with training "
@@ -45,26 +52,37 @@ class Digits:
         0.5, gt=0, allow_inf_nan=False, description="Dirichlet concentration of labels, setting=shards; small is skewed"
     )
     data_root: str = ""
+    folder: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse domains that do not exist or stand on both sides."""
+        """Refuse domains that do not exist or stand on both sides, and labels that nobody has."""
         domains = self.domains
         if not domains:
             raise ConfigError("knob 'digits.targets' is empty; name at least one domain, for example usps")
-        for domain in (self.source, *domains):
-            if domain not in digits.DOMAINS:
-                raise ConfigError(f"unknown digit domain {domain!r}; {near_match(domain, digits.DOMAINS)}")
-        twice = [domain for domain in domains if domains.count(domain) > 1 or domain == self.source]
+        _check_domain(self.source)
+        for domain in domains:
+            if domain.startswith(OWN):
+                _check_name(domain)
+            else:
+                _check_domain(domain, f" A client that brings its own images is written {OWN + domain!r}.")
+        names = [domain.removeprefix(OWN) for domain in domains]
+        twice = [name for name in names if names.count(name) > 1 or name == self.source]
         if twice:
             raise ConfigError(
                 f"domain {twice[0]!r} appears twice among source {self.source!r} and targets "
                 f"{self.targets!r}; each domain has one owner"
             )
+        bringing = self.folder or next((domain for domain in domains if domain.startswith(OWN)), "")
+        if bringing and self.setting != "adaptation":
+            raise ConfigError(
+                f"digits.setting={self.setting} gives clients labels to train on, and a client's own images "
+                f"({bringing}) have none; set digits.setting=adaptation, or leave that client out"
+            )
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """The target domains."""
+        """The targets as they were written, those with images of their own behind an ``@``."""
         return tuple(name.strip() for name in self.targets.split(",") if name.strip())
 
     @property
@@ -72,7 +90,7 @@ class Digits:
         """A client for each target, or for each shard of the source."""
         if self.setting == "shards":
             return tuple(f"shard-{number}" for number in range(self.shards))
-        return self.domains
+        return tuple(domain.removeprefix(OWN) for domain in self.domains)
 
     def model(self) -> nn.Module:
         """A fresh network with ``features`` and ``head``."""
@@ -81,7 +99,9 @@ class Digits:
     def data(self, partition: int | None, split: str) -> Examples:
         """Images (3, 32, 32) in [-1, 1] as ``x``, labels as ``y`` where the holder has them.
 
-        The server's training images come in a new random view each time they are read, if ``augment`` is on.
+        The server's training images come in a new random view each time they are read, if ``augment`` is on. A client
+        with a folder of its own images and no labelled test set in it gets its training images for "test", too, and no
+        ``y``.
         """
         if partition is not None and not 0 <= partition < len(self.clients):
             raise DataError(
@@ -92,6 +112,10 @@ class Digits:
             if partition is not None:
                 return self._shard(examples, partition, split)
             return self._augmented(examples) if split == "train" and self.augment else examples
+        own = self._folder(self.domains[partition])
+        if own is not None:
+            examples = folders.read(own, split)
+            return examples.spread(self.limit or len(examples))  # the first ones would be of few sub-folders
         labelled = self.setting == "oracle" and split == "train"
         return self._read(self.domains[partition], "oracle" if labelled else split)
 
@@ -99,9 +123,15 @@ class Digits:
         """Mean cross-entropy."""
         return cross_entropy(model(batch["x"]), batch["y"])
 
+    def images(self, paths: Sequence[Path]) -> Examples:
+        """Image files as ``x`` (3, 32, 32) in [-1, 1], read as a client's own are; DataError names one that is not."""
+        return Examples({"x": pictures.read(paths)}, digits.to_floats)
+
     @torch.no_grad()
     def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
-        """Accuracy and cross-entropy of a model that maps ``x`` to logits, on labelled examples."""
+        """Accuracy and cross-entropy of a model that maps ``x`` to logits; without labels nothing is measured."""
+        if "y" not in data.columns:
+            return {}
         model.eval()
         weight = next(model.parameters())
         batches = [
@@ -113,6 +143,28 @@ class Digits:
             "accuracy": float((logits.argmax(1) == labels).double().mean()),
             "loss": float(cross_entropy(logits, labels)),
         }
+
+    def _folder(self, domain: str) -> Path | None:
+        """Where a client's own images are, or None for a client that holds a domain of the package.
+
+        Raises
+        ------
+        DataError
+            When the client brings its own and none were given.
+        """
+        if self.folder:
+            return Path(self.folder).expanduser()
+        if not domain.startswith(OWN):
+            return None
+        name = domain.removeprefix(OWN)
+        simulated = Path(self.data_root or "DATA_ROOT") / name
+        if self.data_root and simulated.is_dir():
+            return simulated
+        raise DataError(
+            f"client {name!r} brings its own images, and there are none here: join it with `fedlab join HOST:PORT "
+            f"--domain {name} --data FOLDER`, or to simulate it put images into {simulated}"
+            f"{'' if self.data_root else ' and set data_root to DATA_ROOT'}"
+        )
 
     def _read(self, domain: str, split: str) -> Examples:
         examples = digits.read(domain, split, Path(self.data_root) if self.data_root else None)
@@ -133,3 +185,19 @@ class Digits:
         rows = dirichlet_shards(examples.columns["y"], self.shards, alpha, self.seed)[partition]
         shard = Examples({name: column[rows] for name, column in examples.columns.items()}, examples.transform)
         return self._augmented(shard) if split == "train" and self.augment else shard
+
+
+def _check_domain(domain: str, otherwise: str = "") -> None:
+    """Refuse a domain that the package does not know."""
+    if domain not in digits.DOMAINS:
+        raise ConfigError(f"unknown digit domain {domain!r}; {near_match(domain, digits.DOMAINS)}{otherwise}")
+
+
+def _check_name(target: str) -> None:
+    """Refuse the name of a client that could not name its folder as well."""
+    name = target.removeprefix(OWN)
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ConfigError(
+            f"target {target!r} names no client; write {OWN} and a name of letters, digits, '_', '-' and '.', "
+            f"for example {OWN}mine"
+        )

@@ -124,11 +124,11 @@ while True:
 
 @pytest.mark.parametrize("strategy", ["dualadapt", "fedprox"])
 def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path, strategy):
-    """SIGKILL at every third write of the run directory, in every round and phase, half a line on the disk."""
+    """SIGKILL at every fifth write of the run directory, in every round and phase, half a line on the disk."""
     labelled = {"blobs.labelled": strategy == "fedprox"}
     preset = toy.write_preset(tmp_path, strategy=strategy, rounds=3, **labelled)
     expected = fedlab.run(preset, runs=tmp_path / "whole")
-    script = KILL.format(tests=str(SUPPORT), preset=preset, runs=tmp_path / "runs", stride=3)
+    script = KILL.format(tests=str(SUPPORT), preset=preset, runs=tmp_path / "runs", stride=5)
     script = script.replace("PosixPath", "__import__('pathlib').PosixPath")
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert output.returncode == 0, output.stderr
@@ -401,3 +401,77 @@ def test_launch_knows_every_section():
     assert {"", "server", "client", "ray", "digits", "dualadapt", "source_only", "fedavg", "fedprox"} <= set(
         launch.sections()
     )
+
+
+# --- a newcomer in the middle of a run ---
+
+LATE = {"blobs.domains": "near,far,late", "arrivals": "late=3", "rounds": 6}
+
+
+def test_a_newcomer_sends_its_mixture_first_then_adapts_alone_then_all_go_on(tmp_path):
+    result = run(tmp_path, **LATE)
+    rounds = result.rounds
+    trained = [{name for name, sent in record["bytes"].items() if sent["train_up"]} for record in rounds]
+    known = {"near", "far"}
+    assert trained == [set(), known, known, {"late"}, {"late"}, {"late"}, known | {"late"}]
+    assert rounds[3]["bytes"]["late"]["train_up"] < rounds[4]["bytes"]["late"]["train_up"]  # a mixture and no head
+    assert ["late" in record["clients"] for record in rounds] == [False, False, False, True, True, True, True]
+    ((note),) = rounds[3]["notes"]
+    assert note["client"] == "late"
+    assert note["start"] == min(note["distances"], key=note["distances"].get) == "far"  # domains shift step by step
+    assert [record["notes"] for record in rounds[:3] + rounds[4:]] == [[]] * 6
+    assert rounds[3]["server"] == {}  # G stays as it is, so the mixtures can be compared
+
+
+@pytest.mark.parametrize("start", ["global", "random", "fresh"])
+def test_a_newcomer_may_start_elsewhere(tmp_path, start):
+    nearest, other = (run(tmp_path, **LATE, **{"dualadapt.start": choice}) for choice in ("nearest", start))
+    assert (other.rounds[3]["notes"][0]["start"] in ("near", "far")) == (start == "random")
+    assert len(other.rounds) == len(nearest.rounds) == 7
+
+
+def test_without_onboarding_a_newcomer_joins_full_rounds_at_once(tmp_path):
+    record = run(tmp_path, **LATE, **{"dualadapt.onboarding": 0}).rounds[3]
+    assert all(sent["train_up"] for sent in record["bytes"].values())
+    assert record["notes"] == []
+
+
+def test_a_run_with_a_newcomer_resumes_to_the_same_bits_from_any_round(tmp_path, monkeypatch):
+    expected = run(tmp_path, **LATE).weights_sha256
+    log_round = RunDirectory.log_round
+    for last in (2, 3, 4, 5):
+
+        def stop(self, record, last=last):
+            log_round(self, record)
+            if record["round"] == last + 1:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(RunDirectory, "log_round", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, **LATE, name=f"stopped-{last}")
+        monkeypatch.setattr(RunDirectory, "log_round", log_round)
+        assert fedlab.resume(tmp_path / "runs" / f"stopped-{last}-0").weights_sha256 == expected
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "sentence"),
+    [
+        ("late", "'late' is not client=round with a round from 1"),
+        ("late=0", "'late=0' is not client=round"),
+        ("lat=2", "this run has no client 'lat'; did you mean 'late'"),
+        ("near=1,far=2,late=3", "every client joins late"),
+    ],
+)
+def test_arrivals_that_make_no_sense_are_refused(tmp_path, arrivals, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        run(tmp_path, **{**LATE, "arrivals": arrivals})
+
+
+@pytest.mark.parametrize("wire", ["float16", "int8"])
+def test_a_coarse_wire_format_costs_fewer_bytes_and_little_accuracy(tmp_path, wire):
+    full, coarse = run(tmp_path), run(tmp_path, wire=wire)
+    assert coarse.bytes("train_up") < full.bytes("train_up")
+    assert coarse.rounds[-1]["mean"]["accuracy_average"] == pytest.approx(
+        full.rounds[-1]["mean"]["accuracy_average"], abs=0.1
+    )
+    assert all(record["failures"] == [] for record in coarse.rounds)

@@ -1,73 +1,39 @@
-"""Partitions instead of nodes: one order whatever the network does, and failures that are named."""
+"""Who is connected, by partition: nodes that come late, go, come back, claim what is not theirs or never answer."""
 
 from __future__ import annotations
 
 import itertools
 import time
 
-import numpy as np
 import pytest
-import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDict
-from flwr.common.serde import recorddict_to_proto
-from flwr.serverapp.strategy import FedAvg
-from grids import client_app, echo, to_all, within
+from grids import Unruly, client_app, echo, within
 
-from fedlab.engines.inprocess import InProcessGrid
+from fedlab import roster as module
 from fedlab.errors import RunError
-from fedlab.roster import RosterGrid, roster
+from fedlab.roster import Roster
 
 NAMES = {0: "usps", 1: "svhn", 2: "mnist_m", 3: "optdigits"}
 
 
-class Unruly(InProcessGrid):
-    """A network that lists nodes in any order, answers in any order, and whose nodes come late or never."""
-
-    def __init__(self, app, partition_of, order=(), late=frozenset(), silent=frozenset()):
-        super().__init__(app, {}, len(partition_of))
-        self.contexts = {
-            node: Context(1, node, {"partition-id": partition}, RecordDict(), {})
-            for node, partition in partition_of.items()
-        }
-        self.order, self.late, self.silent = list(order), set(late), set(silent)
-        self.asked = 0
-
-    def get_node_ids(self):
-        self.asked += 1
-        return [node for node in self.contexts if not (node in self.late and self.asked < 3)]
-
-    def pull_messages(self, message_ids):
-        """The reply whose node comes first in ``order``; a silent node's never comes."""
-        waiting = {
-            self._waiting[number].metadata.dst_node_id: number
-            for number in message_ids
-            if self._waiting[number].metadata.dst_node_id not in self.silent
-        }
-        ready = sorted(waiting, key=lambda node: self.order.index(node) if node in self.order else -1)
-        return super().pull_messages([waiting[ready[0]]]) if ready else []
-
-
-def by(body, partition_of, train=echo, **unruly):
+def by(body, partition_of, **unruly):
     """What ``body(grid)`` returns on an unruly grid."""
-    app = client_app(train)
+    app = client_app(echo)
     return within(app, 1, lambda _: body(Unruly(app, partition_of, **unruly)))
 
 
-def roster_grid(grid, clients=3, min_clients=3, **more):
-    return RosterGrid(grid, roster(grid, clients, 1.0), names=NAMES, min_clients=min_clients, **more)
-
-
-# --- who is there ---
+def gathered(grid, clients, timeout=1.0, enough=None, **more):
+    roster = Roster(grid, {number: NAMES[number] for number in range(clients)}, **more)
+    roster.wait(range(clients), clients if enough is None else enough, timeout)
+    return dict(sorted(roster.present.items()))
 
 
 @pytest.mark.parametrize("nodes", list(itertools.permutations([(77, 0), (5, 1), (901, 2)])))
-def test_the_order_is_that_of_partitions_whatever_the_nodes_are_called(nodes):
-    found = by(lambda grid: list(roster(grid, 3, 1.0).items()), dict(nodes))
-    assert found == [(0, 77), (1, 5), (2, 901)]
+def test_nodes_are_known_by_partition_whatever_they_are_called(nodes):
+    assert by(lambda grid: gathered(grid, 3), dict(nodes)) == {0: 77, 1: 5, 2: 901}
 
 
 def test_more_clients_than_asked_are_left_aside():
-    assert by(lambda grid: roster(grid, 2, 1.0), {5: 2, 77: 0, 901: 1}) == {0: 77, 1: 901}
+    assert by(lambda grid: gathered(grid, 2), {5: 2, 77: 0, 901: 1}) == {0: 77, 1: 901}
 
 
 def test_a_node_that_comes_late_is_waited_for_and_each_is_asked_once():
@@ -80,224 +46,86 @@ def test_a_node_that_comes_late_is_waited_for_and_each_is_asked_once():
             return super().push_messages(messages)
 
     app = client_app(echo)
-    found = within(app, 1, lambda _: roster(Counting(app, {5: 0, 77: 1}, late={77}), 2, 5.0))
+    found = within(app, 1, lambda _: gathered(Counting(app, {5: 0, 77: 1}, late={77}), 2, 5.0))
     assert found == {0: 5, 1: 77}
     assert asked == [5, 77]
 
 
 def test_too_few_clients_end_in_time_with_a_sentence():
     started = time.monotonic()
-    with pytest.raises(RunError, match=r"2 of 4 clients connected within 0.1 s; missing partitions: 1, 3\. Start them"):
-        by(lambda grid: roster(grid, 4, 0.1), {5: 0, 77: 2})
+    sentence = r"2 of 4 clients connected within 0.3 s; missing partitions: 1 \(svhn\), 3 \(optdigits\)\. Start them"
+    with pytest.raises(RunError, match=sentence):
+        by(lambda grid: gathered(grid, 4, 0.3), {5: 0, 77: 2})
     assert time.monotonic() - started < 5
 
 
-def test_a_node_that_never_answers_does_not_hold_the_run_for_ever():
-    with pytest.raises(RunError, match=r"1 of 2 clients connected within 0.1 s; missing partitions: 1\."):
-        by(lambda grid: roster(grid, 2, 0.1), {5: 0, 77: 1}, silent={77})
+def test_as_many_as_are_needed_will_do_once_the_time_is_up():
+    assert by(lambda grid: gathered(grid, 4, 0.3, enough=2), {5: 0, 77: 2}) == {0: 5, 2: 77}
+
+
+def test_a_node_that_never_answers_holds_nobody_back():
+    with pytest.raises(RunError, match=r"1 of 2 clients connected within 0.3 s; missing partitions: 1 \(svhn\)\."):
+        by(lambda grid: gathered(grid, 2, 0.3), {5: 0, 77: 1}, silent={77})
+    found = by(lambda grid: gathered(grid, 2, 5.0), {4: 0, 5: 0, 77: 1}, silent={4}, late={77})
+    assert found == {0: 5, 1: 77}
 
 
 def test_nobody_at_all():
-    with pytest.raises(RunError, match="0 of 2 clients connected within 0 s; missing partitions: 0, 1"):
-        by(lambda grid: roster(grid, 2, 0.0), {})
+    with pytest.raises(RunError, match=r"0 of 2 clients connected within 0 s; missing partitions: 0 \(usps\), 1"):
+        by(lambda grid: gathered(grid, 2, 0.0), {})
 
 
-def test_two_nodes_with_one_partition_are_refused():
-    with pytest.raises(RunError, match="two clients both say that they hold partition 1; give each its own"):
-        by(lambda grid: roster(grid, 2, 1.0), {5: 0, 77: 1, 901: 1})
-
-
-# --- one order, one set of bits ---
-
-
-def weights(message, context):
-    """Arrays whose float32 sum depends on the order of its terms."""
-    value = (1e8, 1.0, -1e8)[context.node_config["partition-id"]]
-    metrics = MetricRecord({"value": value, "num-examples": 1})
-    return RecordDict({"arrays": ArrayRecord({"w": Array(np.full(3, value, np.float32))}), "metrics": metrics})
-
-
-def aggregated(nodes, order):
-    def body(grid):
-        seen = roster_grid(grid)
-        replies = seen.send_and_receive(to_all(seen.get_node_ids(), w=torch.zeros(3)))
-        arrays, metrics = FedAvg().aggregate_train(1, replies)
-        partitions = [seen.partition_of[reply.metadata.src_node_id] for reply in replies]
-        return partitions, arrays["w"].numpy().tobytes(), metrics["value"]
-
-    return by(body, nodes, train=weights, order=order)
-
-
-def test_replies_in_any_order_from_nodes_in_any_order_give_the_same_bits():
-    results = [
-        aggregated(dict(nodes), order)
-        for nodes in ([(77, 0), (5, 1), (901, 2)], [(901, 0), (77, 1), (5, 2)])
-        for order in itertools.permutations([5, 77, 901])
-    ]
-    assert len(results) == 12
-    assert all(result == results[0] for result in results)
-    assert results[0][0] == [0, 1, 2]
-
-
-def test_the_numbers_of_that_test_do_depend_on_the_order():
-    a, b, c = (np.float32(value) / np.float32(3) for value in (1e8, 1.0, -1e8))
-    assert (a + b) + c != (a + c) + b
-
-
-def test_nodes_of_the_roster_are_listed_by_partition_also_when_they_have_gone():
-    def body(grid):
-        seen = roster_grid(grid, clients=2)
-        before = seen.get_node_ids()
-        del grid.contexts[5]
-        return before, seen.get_node_ids()
-
-    assert by(body, {5: 1, 901: 2, 77: 0}) == ([77, 5], [77, 5])  # else a client could leave unnoticed
-
-
-# --- bytes ---
-
-
-def test_bytes_are_those_of_the_contents_as_serialised():
-    def sized(message, context):
-        size = 10 ** (1 + context.node_config["partition-id"])
-        return RecordDict({"arrays": ArrayRecord({"w": torch.zeros(size)})})
-
-    def body(grid):
-        seen = roster_grid(grid)
-        messages = to_all(seen.get_node_ids(), w=torch.zeros(50))
-        down = recorddict_to_proto(messages[0].content).ByteSize()
-        replies = seen.send_and_receive(messages)
-        up = [recorddict_to_proto(reply.content).ByteSize() for reply in replies]
-        return seen.traffic, down, up
-
-    traffic, down, up = by(body, {77: 0, 5: 1, 901: 2}, train=sized)
-    assert traffic.down == {0: down, 1: down, 2: down}
-    assert traffic.up == dict(enumerate(up))
-    assert down > 4 * 50  # float32
-    assert up[2] - up[1] == pytest.approx(4 * 900, abs=10)
-
-
-def test_traffic_is_that_of_the_last_call():
-    def body(grid):
-        seen = roster_grid(grid)
-        seen.send_and_receive(to_all(seen.get_node_ids(), w=torch.zeros(1)))
-        seen.send_and_receive(to_all(seen.get_node_ids()[:1], w=torch.zeros(1)))
-        return seen.traffic
-
-    traffic = by(body, {77: 0, 5: 1, 901: 2})
-    assert list(traffic.down) == list(traffic.up) == [0]
-
-
-def test_each_valid_reply_is_told_as_it_comes():
+def test_the_second_node_of_a_partition_is_refused_while_the_first_answers():
     told = []
+    tell = lambda kind, **fields: told.append((kind, fields))  # noqa: E731
+    found = by(lambda grid: gathered(grid, 3, 0.5, enough=2, tell=tell), {5: 0, 77: 1, 901: 1})
+    assert found == {0: 5, 1: 77}
+    ((reason),) = [fields["reason"] for kind, fields in told if kind == "refused"]
+    assert "two clients both say that they hold partition 1 (svhn)" in reason
+
+
+def test_it_takes_over_when_the_first_no_longer_answers(monkeypatch):
+    monkeypatch.setattr(module, "RIVAL_PATIENCE", 0.1)
 
     def body(grid):
-        seen = roster_grid(grid, on_reply=lambda partition, reply: told.append((partition, type(reply).__name__)))
-        seen.send_and_receive(to_all(seen.get_node_ids(), w=torch.zeros(1)))
-
-    by(body, {77: 0, 5: 1, 901: 2}, order=[901, 77, 5])
-    assert told == [(2, "Message"), (0, "Message"), (1, "Message")]
-
-
-# --- failures ---
-
-
-def faulty(*partitions):
-    def train(message, context):
-        if (partition := context.node_config["partition-id"]) in partitions:
-            raise OSError(f"disk of {partition} is gone")
-        return echo(message, context)
-
-    return train
-
-
-def ask(grid, min_clients, timeout=None, **more):
-    seen = roster_grid(grid, min_clients=min_clients, **more)
-    replies = seen.send_and_receive(to_all(seen.get_node_ids(), w=torch.zeros(1)), timeout=timeout)
-    return [seen.partition_of[reply.metadata.src_node_id] for reply in replies], seen.traffic
-
-
-def test_a_failed_client_is_named_with_its_traceback_once():
-    with pytest.raises(RunError) as caught:
-        by(lambda grid: ask(grid, min_clients=3), {77: 0, 5: 1, 901: 2}, train=faulty(1, 2), order=[901, 5, 77])
-    sentence = str(caught.value)
-    assert "2 of 3 clients failed: partition 1 (svhn), 2 (mnist_m); the run needs 3 valid replies" in sentence
-    assert "First failure, of partition 1:\nTraceback" in sentence
-    assert sentence.count("Traceback") == 1
-    assert "OSError: disk of 1 is gone" in sentence
-
-
-def test_a_failure_is_tolerated_and_recorded_when_enough_are_left():
-    partitions, traffic = by(lambda grid: ask(grid, min_clients=2), {77: 0, 5: 1, 901: 2}, train=faulty(1))
-    assert partitions == [0, 2]
-    ((failure),) = traffic.failures
-    assert failure.partition == 1
-    assert "OSError: disk of 1 is gone" in failure.reason
-    assert set(traffic.up) == {0, 2}
-    assert set(traffic.down) == {0, 1, 2}  # it was asked
-
-
-def test_all_clients_failing_is_never_tolerated():
-    with pytest.raises(RunError, match=r"all clients failed: partition 0 \(usps\), 1 \(svhn\), 2 \(mnist_m\); "):
-        by(lambda grid: ask(grid, min_clients=1), {77: 0, 5: 1, 901: 2}, train=faulty(0, 1, 2))
-
-
-def test_a_phase_that_asks_fewer_needs_no_more_than_it_asked():
-    def body(grid):
-        seen = roster_grid(grid)
-        assert seen.send_and_receive([]) == []
-        return len(seen.send_and_receive(to_all(seen.get_node_ids()[:2], w=torch.zeros(1))))
-
-    assert by(body, {77: 0, 5: 1, 901: 2}) == 2
-
-
-@pytest.mark.parametrize("min_clients", [2, 3])
-def test_a_client_that_does_not_answer_in_time_has_failed(min_clients):
-    def body(grid):
-        seen = roster_grid(grid, min_clients=min_clients)
+        roster = Roster(grid, {0: "usps"})
+        roster.wait([0], 1, 1.0)
         grid.silent = {5}
-        replies = seen.send_and_receive(to_all(seen.get_node_ids(), w=torch.zeros(1)), timeout=0.1)
-        return len(replies), seen.traffic.failures
+        grid.contexts[77] = grid.contexts[5].__class__(1, 77, {"partition-id": 0}, grid.contexts[5].state, {})
+        deadline = time.monotonic() + 5
+        while roster.present != {0: 77} and time.monotonic() < deadline:
+            roster.look()
+            time.sleep(0.02)
+        return roster.present, roster.partition_of
 
-    nodes = {77: 0, 5: 1, 901: 2}
-    if min_clients == 3:
-        with pytest.raises(RunError, match=r"1 of 3 clients failed: partition 1 \(svhn\).*\nno reply within 0.1 s"):
-            by(body, nodes)
-    else:
-        replies, failures = by(body, nodes)
-        assert replies == 2
-        assert [(failure.partition, failure.reason) for failure in failures] == [(1, "no reply within 0.1 s")]
+    assert by(body, {5: 0}) == ({0: 77}, {77: 0})
 
 
-def test_a_reply_without_a_reason_is_still_a_sentence():
+def test_a_node_that_was_away_is_used_again_without_a_question():
     def body(grid):
-        seen = roster_grid(grid, clients=1, min_clients=1)
-        deliver = grid._deliver
+        told = []
+        roster = Roster(grid, {0: "usps", 1: "svhn"}, tell=lambda kind, **fields: told.append(kind))
+        roster.wait([0, 1], 2, 1.0)
+        context = grid.contexts.pop(77)
+        roster.look()
+        away = dict(roster.present)
+        grid.contexts[77] = context
+        roster.look()
+        return away, roster.present, told
 
-        def reasonless(message):
-            reply = deliver(message)
-            reply.error.__dict__["_reason"] = None
-            return reply
-
-        grid._deliver = reasonless
-        seen.send_and_receive(to_all(seen.get_node_ids(), w=torch.zeros(1)))
-
-    with pytest.raises(RunError, match="no reason given"):
-        by(body, {77: 0}, train=faulty(0))
-
-
-# --- the rest is the grid below ---
+    away, back, told = by(body, {5: 0, 77: 1})
+    assert (away, back) == ({0: 5}, {0: 5, 1: 77})
+    assert told[-2:] == ["left", "joined"]
 
 
-def test_everything_else_goes_to_the_grid_below():
-    def body(grid):
-        seen = roster_grid(grid)
-        assert seen.run is grid.run
-        seen.set_run(other := type(grid.run).create_empty(run_id=5))
-        assert grid.run is other
-        message = seen.create_message(RecordDict({"c": ConfigRecord({"a": 1})}), "query", 77, "g")
-        (number,) = seen.push_messages([message])
-        (reply,) = seen.pull_messages([number])
-        return reply.content["identity"]["partition"]
-
-    assert by(body, {77: 0, 5: 1, 901: 2}) == 0
+def test_a_key_decides_whose_partition_it_is():
+    told = []
+    owners = {5: "usps", 77: "mnist_m"}
+    tell = lambda kind, **fields: told.append((kind, fields.get("reason", "")))  # noqa: E731
+    with pytest.raises(RunError, match="1 of 2 clients connected.*a node was refused: it claims partition 1 .'svhn'.*"):
+        by(lambda grid: gathered(grid, 2, 0.3, owners=owners, tell=tell), {5: 0, 77: 1, 901: 1})
+    reasons = sorted(reason for kind, reason in told if kind == "refused")
+    assert reasons == [
+        "it claims partition 1 ('svhn'), but its key is not registered",
+        "it claims partition 1 ('svhn'), but its key is registered for 'mnist_m'",
+    ]

@@ -16,11 +16,13 @@ from fedlab import gmm, workloads
 from fedlab.config import CORE_SECTIONS, ClientTraining, knobs, resolve
 from fedlab.engines import inprocess
 from fedlab.errors import ConfigError
-from fedlab.roster import RosterGrid, roster
+from fedlab.exchange import RosterGrid
+from fedlab.roster import Roster
 from fedlab.runs import weights_sha256
 from fedlab.seeds import seeded
 from fedlab.training import silent
-from strategies import dualadapt
+from strategies.dualadapt import client as dualadapt
+from strategies.dualadapt.shared import QUANTILES
 from strategies.protocol import METRICS, arrays_of
 
 
@@ -55,7 +57,9 @@ class Federation:
 
     def grid(self):
         grid = inprocess.InProcessGrid(self.client, self.table, len(self.workload.clients))
-        return RosterGrid(grid, roster(grid, 2, 5), names={0: "near", 1: "far"}, min_clients=2)
+        found = RosterGrid(Roster(grid, {0: "near", 1: "far"}), min_clients=2)
+        found.gather(0, 5)
+        return found
 
     def run(self, rounds):
         identity = inprocess.TaskIdentity
@@ -76,7 +80,7 @@ def test_one_server_step_is_the_plain_loop_over_clients_and_examples():
     federation = Federation(flat(**{"server.steps": 1, "dualadapt.server_discrepancy": 3.0})).run(1)
     half = federation.strategy
     model = half.trainer.model.train()
-    loss = half.server_loss(2)
+    loss = half.server_loss(2, half.heads)
     value = loss(0)
 
     with seeded(half.seed, "pseudo-targets", 2, 0):
@@ -103,7 +107,7 @@ def test_the_discrepancy_moves_the_features_and_not_the_global_head():
     model = half.trainer.model.train()
     running = copy.deepcopy(model.features[2].running_mean)
     model.zero_grad()
-    half.server_loss(2)(0).backward()
+    half.server_loss(2, half.heads)(0).backward()
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in model.features[1].parameters())
     assert all(weight.grad is None or not weight.grad.any() for weight in model.head.parameters())
     assert torch.equal(running, model.features[2].running_mean)  # pseudo-targets leave no trace in the statistics
@@ -182,7 +186,7 @@ def test_what_crosses_the_wire():
         assert set(reply.content["head"]) == set(Net().head.state_dict())
         assert set(reply.content["metrics"]) == {"loss", "entropy", "discrepancy", "num-examples"}
         width = sum(array.numel() for array in arrays_of(reply.content, "mixture").values())
-        assert width <= 2 * (1 + 8 + 8) + dualadapt.QUANTILES  # components x (weight, mean, variance), and the summary
+        assert width <= 2 * (1 + 8 + 8) + QUANTILES  # components x (weight, mean, variance), and the summary
 
 
 def test_features_are_computed_once_a_round_however_many_steps(monkeypatch):

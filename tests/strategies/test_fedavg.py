@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import strategies
-from fedlab.errors import ConfigError
+from fedlab.errors import RunError
 from fedlab.seeds import seeded
 
 SEED, ROUNDS, STEPS, BATCH, RATE = 5, 2, 5, 4, 0.05
@@ -60,7 +60,7 @@ def test_pretraining_is_that_of_the_source_trainer(federate):
     assert average.rounds[0]["clients"] == source.rounds[0]["clients"]
 
 
-def test_clients_without_labels_are_refused(table, lines):
-    unlabelled = type(lines)(labelled=False)
-    with pytest.raises(ConfigError, match=r"strategy 'fedavg' trains on the clients' own labels.*\(a, b, c\)"):
-        strategies.make(table("fedavg"), unlabelled)
+def test_a_client_without_labels_says_so(federate):
+    assert strategies.find("fedavg").labelled
+    with pytest.raises(RunError, match="trains on a client's own labels, and this client's training data has none"):
+        federate("fedavg", **{"lines.labelled": False})

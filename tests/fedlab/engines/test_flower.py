@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from fedlab.config import Ray
-from fedlab.engines import Apps, flower, superlink
+from fedlab.engines import Apps, flower, processes
 from fedlab.errors import ConfigError, RunError
 
 SERVER = """
@@ -78,7 +78,7 @@ def left() -> dict[int, str]:
     marked = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if f"{superlink.MARK}=fedlab-".encode() in (entry / "environ").read_bytes():
+            if f"{processes.MARK}=fedlab-".encode() in (entry / "environ").read_bytes():
                 marked[int(entry.name)] = (entry / "cmdline").read_text()
     return marked
 
@@ -186,7 +186,7 @@ flower.run(
 @pytest.mark.engine
 def test_joins_a_running_ray_cluster_and_leaves_it_running(apps: Apps, tmp_path: Path) -> None:
     ray = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--include-dashboard=false"]
-    (port,) = superlink.free_ports(1)
+    (port,) = processes.free_ports(1)
     temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: it holds sockets
     command = [*ray, f"--port={port}", "--num-cpus=1", "--node-ip-address=127.0.0.1", f"--temp-dir={temporary}"]
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}

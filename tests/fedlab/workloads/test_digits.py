@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from fedlab.data import digits as sets
@@ -83,6 +85,98 @@ def test_limit_cuts_every_part():
     assert len(Digits(targets=TARGETS, limit=10**9).data(0, "test")) == len(sets.read("usps", "test"))
 
 
+# --- a client's own images ---
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A data root with a folder of five images to train on, and how to give it test images."""
+    root = tmp_path / "sets" / "mine"
+
+    def put(*names):
+        for number, name in enumerate(names):
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((40, 30), 8 * number, np.uint8)).save(path)
+        return root
+
+    put(*(f"{number}.png" for number in range(5)))
+    return put
+
+
+def test_a_target_behind_an_at_sign_is_a_folder_below_the_data_root(own):
+    root = own()
+    workload = Digits(targets="@mine, optdigits", data_root=str(root.parent))
+    assert workload.clients == ("mine", "optdigits")
+    train = workload.data(0, "train")
+    assert set(train.columns) == set(train[:2]) == {"x"}
+    assert train[:]["x"].shape == (5, 3, 32, 32)
+    assert train.columns["x"][:, 0, 16, 16].tolist() == [0, 8, 16, 24, 32]
+    assert train[:]["x"].min() == -1
+    assert set(workload.data(1, "test").columns) == {"x", "y"}
+
+
+@pytest.mark.parametrize("targets", ["usps,@mine", "usps,optdigits"])
+def test_a_given_folder_takes_the_place_of_whatever_the_client_would_hold(own, targets):
+    workload = Digits(targets=targets, folder=str(own()))
+    assert workload.clients == tuple(targets.replace("@", "").split(","))
+    assert [len(workload.data(partition, "train")) for partition in (0, 1)] == [5, 5]
+    assert len(workload.data(None, "test")) == len(sets.read("mnist", "test"))  # the server's stays its own
+
+
+def test_a_folder_without_labels_measures_nothing(own):
+    workload = Digits(targets="@mine", folder=str(own()))
+    test = workload.data(0, "test")
+    assert set(test.columns) == {"x"}
+    assert len(test) == 5
+    assert workload.evaluate(Table(), test) == {}
+
+
+def test_a_labelled_test_folder_is_measured(own):
+    workload = Digits(targets="@mine", folder=str(own("test/1/a.png", "test/0/b.png")))
+    test = workload.data(0, "test")
+    assert test.columns["y"].tolist() == [0, 1]
+    with seeded("model"):
+        assert set(workload.evaluate(SmallNet(), test)) == {"accuracy", "loss"}
+    assert len(workload.data(0, "train")) == 5
+
+
+def test_limit_spreads_over_a_folder(own):
+    """The first ones would all be of the first sub-folder: of one class."""
+    root = own(*(f"test/{label}/{number}.png" for label in range(10) for number in range(3)))
+    workload = Digits(targets="@mine", folder=str(root), limit=10)
+    assert len(workload.data(0, "test").columns["y"].unique()) == 10
+    assert len(workload.data(0, "train")) == 5
+
+
+def test_files_are_read_as_a_folders_are(own):
+    root = own()
+    files = sorted(root.glob("*.png"))
+    workload = Digits(folder=str(root))
+    assert torch.equal(workload.images(files)[:]["x"], workload.data(0, "train")[:]["x"])
+
+
+def test_a_folder_that_is_not_here_says_what_to_do(tmp_path):
+    with pytest.raises(DataError) as error:
+        Digits(targets="@mine").data(0, "train")
+    assert "client 'mine' brings its own images, and there are none here" in str(error.value)
+    assert "fedlab join HOST:PORT --domain mine --data FOLDER" in str(error.value)
+    assert "put images into DATA_ROOT/mine and set data_root to DATA_ROOT" in str(error.value)
+    with pytest.raises(DataError, match=rf"put images into {tmp_path}/mine$"):
+        Digits(targets="@mine", data_root=str(tmp_path)).data(0, "train")
+    with pytest.raises(DataError, match="folder of images .*gone is not there"):
+        Digits(targets="@mine", folder=str(tmp_path / "gone")).data(0, "train")
+    with pytest.raises(DataError, match="no split 'trian' of a folder of images; did you mean 'train'"):
+        Digits(targets="@mine", folder=str(tmp_path)).data(0, "trian")
+
+
+@pytest.mark.parametrize("setting", ["oracle", "shards"])
+@pytest.mark.parametrize("knobs", [{"targets": "usps,@mine"}, {"targets": "usps", "folder": "@mine"}])
+def test_own_images_have_no_labels_for_other_settings(setting, knobs):
+    with pytest.raises(ConfigError, match=rf"digits\.setting={setting} gives .* own images \(@mine\) have none; set"):
+        Digits(setting=setting, **knobs)
+
+
 # --- views ---
 
 
@@ -157,6 +251,13 @@ def test_metrics_do_not_depend_on_the_batches_of_evaluation(monkeypatch):
         ({"source": "minst"}, "unknown digit domain 'minst'; did you mean 'mnist'"),
         ({"targets": "usps,optdigits,usps"}, "domain 'usps' appears twice among source 'mnist' and targets"),
         ({"targets": "usps,mnist"}, "domain 'mnist' appears twice.*each domain has one owner"),
+        ({"targets": "usps,@usps"}, "domain 'usps' appears twice"),
+        ({"targets": "@mnist"}, "domain 'mnist' appears twice"),
+        ({"targets": "@"}, "target '@' names no client; write @ and a name of letters.*for example @mine"),
+        ({"targets": "@../up"}, "target '@../up' names no client"),
+        ({"targets": "@a/b"}, "target '@a/b' names no client"),
+        ({"targets": "mine"}, "unknown digit domain 'mine'; .* brings its own images is written '@mine'"),
+        ({"source": "@mine"}, "unknown digit domain '@mine'"),
         ({"targets": ""}, "knob 'digits.targets' is empty; name at least one domain"),
         ({"targets": " , "}, "knob 'digits.targets' is empty"),
     ],

@@ -1,0 +1,217 @@
+"""One client on its own machine: a SuperNode that is started, watched, told about in plain lines, and started again.
+
+Flower's ``flower-supernode`` does the work. What it prints goes to ``KEEP/flower.log``; what matters in it, and in the
+log of our ClientApp (``KEEP/events.jsonl``), is said here. It reconnects by itself while its server keeps its state; a
+server that was started anew does not know it any more, and then this module starts another.
+
+**Source**: Flower 1.39, ``flwr/supernode/cli/flower_supernode.py``, ``flwr/client/grpc_rere_client/connection.py``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import tomli_w
+
+from fedlab import certs
+from fedlab.engines.processes import LOOPBACK, MARK, evidence, free_ports, start, stop, workplace
+from fedlab.errors import RunError
+from fedlab.knock import knock
+from fedlab.news import News, Tail
+
+POLL_SECONDS = 0.2
+LONGEST_PAUSE = 5.0  # seconds between two attempts to reach a server that is not there
+GOODBYE = 6.0  # seconds for a SuperNode to tell its server that it leaves, and for a last reply to be sent
+UNSURE = 2  # refusals in a row that are believed: a server that has just started may not know its clients yet
+HELD = 75.0  # seconds for which a server still counts a client that was killed: Flower's two missed heartbeats
+DEATHS = 5  # SuperNodes that end in a row without having connected, before we give up
+HERE = ".connected"  # in KEEP: touched while connected, removed by a clean goodbye
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Joining:
+    """What one client is started with."""
+
+    address: str  # HOST:PORT
+    client: str  # name: of its key, and of its domain if it has one
+    certificates: Path | None  # folder with ca.crt and clients/NAME.key; None: plain text, no proof
+    node: Mapping[str, str]  # what our ClientApp finds as its node config
+    keep: Path  # absolute
+    once: bool = False  # leave after the last round of a run
+    patience: float = float("inf")  # seconds without a server after which we give up
+
+
+def join(options: Joining, say: Say) -> None:
+    """Be one client until we are told to stop, with Ctrl-C or SIGTERM, or with ``once`` until a run has ended.
+
+    Raises
+    ------
+    ConfigError, RunError
+        When this client can never join as it is: wrong files, a server that it does not trust or that does not know it.
+    """
+    options.keep.mkdir(parents=True, exist_ok=True)
+    with _sigterm_as_interrupt(), _alone(options.keep), workplace() as (variables, scratch):
+        supervisor = _Supervisor(options, variables, scratch, say)
+        try:
+            supervisor.run()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            supervisor.leave()
+        say(f"{options.client} has left; what it keeps is in {options.keep}")
+
+
+class _Supervisor:
+    """Starts SuperNodes one after another, each when the one before has ended."""
+
+    def __init__(self, options: Joining, variables: Mapping[str, str], scratch: Path, say: Say) -> None:
+        self.options, self.variables, self.say = options, variables, say
+        self.log, self.here = options.keep / "flower.log", options.keep / HERE
+        self.files = certs.check_client(options.certificates, options.client) if options.certificates else None
+        self.settings = scratch / "node.toml"  # a file, so that no name or path needs quoting
+        self.settings.write_text(tomli_w.dumps({**options.node, "keep": str(options.keep)}), encoding="utf-8")
+        self.log.write_bytes(b"")
+        self.events = Tail(options.keep / "events.jsonl", from_end=True)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def run(self) -> None:
+        """Connect, stay, connect again."""
+        refusals, deaths, done, told_held = 0, 0, False, False
+        while not done:
+            self._await_server()
+            news = News(self.options, self.say)
+            done = self._stay(news)
+            if news.connected:
+                refusals, deaths, told_held = 0, 0, False
+            if done or news.restarted:
+                continue
+            if news.turned_away and self._held():
+                if not told_held:
+                    self.say("the server still counts an earlier connection of this client; trying until it does not")
+                told_held = True
+                time.sleep(LONGEST_PAUSE)
+            elif news.turned_away:
+                refusals += 1
+                if refusals == UNSURE:
+                    raise RunError(self._turned_away(news))
+                time.sleep(2)
+            else:
+                deaths += 1
+                if deaths == DEATHS:
+                    raise RunError(f"the SuperNode ended {DEATHS} times without a connection.\n{evidence(self.log)}")
+                self.say("the SuperNode ended unexpectedly; starting another")
+                time.sleep(min(2.0**deaths, LONGEST_PAUSE))
+
+    def leave(self) -> None:
+        """Let the SuperNode say goodbye, then stop whatever is left of it."""
+        if self.process is not None:
+            self.process.terminate()
+            try:
+                self.process.wait(GOODBYE)
+                self.here.unlink(missing_ok=True)
+            except subprocess.TimeoutExpired:
+                pass  # its server does not answer
+            stop(self.variables[MARK], [self.process])
+            self.process = None
+
+    def _await_server(self) -> None:
+        """Return once the server is there and trusted."""
+        authority = self.options.certificates / "ca.crt" if self.options.certificates else None
+        begin, pause = time.monotonic(), 1.0
+        while reason := knock(self.options.address, authority):
+            if pause == 1.0:
+                self.say(f"no server at {self.options.address} yet ({reason}); trying until it is there")
+            if time.monotonic() - begin + pause > self.options.patience:
+                raise RunError(f"no server at {self.options.address} within {self.options.patience:g} s ({reason})")
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _stay(self, news: News) -> bool:
+        """Run one SuperNode and tell what it does; True when it is time to leave for good, False when it has ended."""
+        output = Tail(self.log, from_end=True)
+        self.process = start(
+            "fedlab.engines.supernode", "flower_supernode", self._arguments(), self.variables, self.log, goodbye=GOODBYE
+        )
+        leaving: float | None = None
+        while True:
+            ended = self.process.poll() is not None
+            news.of_supernode(output.lines())
+            news.of_client(self.events.lines())
+            if news.connected and not ended:
+                self.here.touch()
+            if (news.refused or (news.finished and self.options.once)) and leaving is None:
+                leaving = time.monotonic() + GOODBYE
+            if leaving is not None and (ended or not news.busy or time.monotonic() > leaving):
+                if news.refused:
+                    raise RunError(f"this client was refused: {news.refused}")
+                return True
+            if ended:
+                stop(self.variables[MARK], [self.process])  # its superexec and apps, should they live on
+                self.process = None
+                return False
+            if news.lost and time.monotonic() - news.lost > self.options.patience:
+                raise RunError(f"the server at {self.options.address} was away for {self.options.patience:g} s")
+            time.sleep(POLL_SECONDS)
+
+    def _arguments(self) -> list[str]:
+        """Options of ``flower-supernode``; its own port is a free one, so that clients can share a machine."""
+        arguments = ["--superlink", self.options.address, "--node-config", str(self.settings)]
+        arguments += ["--host", LOOPBACK, "--port", str(free_ports(1)[0])]
+        folder = self.options.certificates
+        if folder is None:
+            return [*arguments, "--insecure"]
+        key = folder / "clients" / f"{self.options.client}.key"
+        return [*arguments, "--root-certificates", str(folder / "ca.crt"), "--auth-supernode-private-key", str(key)]
+
+    def _held(self) -> bool:
+        """Whether this client was connected a moment ago and did not say goodbye."""
+        return self.here.exists() and time.time() - self.here.stat().st_mtime < HELD
+
+    def _turned_away(self, news: News) -> str:
+        name = self.options.client
+        if news.unproven:
+            return (
+                f"the server at {self.options.address} does not accept the signature of {name!r}; is this machine's "
+                f"clock right?\n{evidence(self.log)}"
+            )
+        return (
+            f"the server at {self.options.address} does not let {name!r} in: its key ({self.files}) is not registered "
+            "there, or another client with the same key is connected. The server's owner registers a key by having "
+            f"clients/{name}.pub in the folder of `fedlab certs` when the server starts"
+        )
+
+
+@contextmanager
+def _alone(keep: Path) -> Iterator[None]:
+    """Hold the client's directory against a second one; the kernel lets go when we die."""
+    with (keep / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"another `fedlab join` uses {keep}; stop it, or choose another --keep") from None
+        yield
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """A polite kill ends like Ctrl-C."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,129 @@
+"""How floats cross the wire: as they are, in half precision, or matrices in 8 bits.
+
+============  =========================================================================================================
+format        what is sent
+============  =========================================================================================================
+``float32``   every array as it is
+``float16``   every float array in half precision
+``int8``      float arrays of two dimensions and more as signed bytes, with one float32 scale for each row (the first
+              dimension: a unit's or a filter's weights); the others in half precision
+============  =========================================================================================================
+
+An array that half precision cannot hold (beyond 65,504) is sent as it is. Names say what was done, so decoding needs no
+knob and whatever was not encoded passes through. Integers and masks are never touched.
+
+**Source**: symmetric quantisation to [-127, 127] with a scale for each output channel, as in Jacob et al. 2018,
+Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, RecordDict
+from numpy.typing import NDArray
+
+FULL, HALF, BYTES = "float32", "float16", "int8"
+SEPARATOR = "\x1f"  # between an encoded array's name and what was done; in no name of torch's
+LARGEST_HALF = 65504.0
+FLOATS = ("float32", "float64")
+
+
+def encode(content: RecordDict, form: str) -> RecordDict:
+    """The content as it crosses the wire; for ``float32`` it is the content itself."""
+    if form == FULL:
+        return content
+    encoded = RecordDict()
+    for name, record in content.items():
+        encoded[name] = ArrayRecord(dict(_encoded(record, form))) if isinstance(record, ArrayRecord) else record
+    return encoded
+
+
+def decode(content: RecordDict) -> RecordDict:
+    """The content that was encoded, but for the precision that was lost.
+
+    Raises
+    ------
+    ValueError
+        When an encoded array's parts do not fit together.
+    """
+    decoded = RecordDict()
+    for name, record in content.items():
+        decoded[name] = ArrayRecord(dict(_decoded(record))) if isinstance(record, ArrayRecord) else record
+    return decoded
+
+
+def _encoded(record: ArrayRecord, form: str) -> Iterator[tuple[str, Array]]:
+    for name, array in record.items():
+        if array.dtype not in FLOATS:
+            yield name, array
+            continue
+        values = array.numpy()
+        if not np.all(np.abs(values) <= LARGEST_HALF):  # not for half precision; NaN neither
+            yield name, array
+        elif form == BYTES and values.ndim >= 2:
+            rows, scales = _quantised(values)
+            yield SEPARATOR.join((name, BYTES, array.dtype)), Array(rows)
+            yield SEPARATOR.join((name, "scale", array.dtype)), Array(scales)
+        else:
+            yield SEPARATOR.join((name, HALF, array.dtype)), Array(values.astype(np.float16))
+
+
+def _quantised(values: NDArray[np.floating]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Bytes of the same shape, and a scale (rows,): value = scale x byte, within half a scale."""
+    largest = np.abs(values).max(axis=tuple(range(1, values.ndim)), initial=0)
+    scales = (largest / 127).astype(np.float32)
+    scales[scales == 0] = 1  # a row of zeros, or of values that single precision takes for zeros
+    steps = np.rint(values / _beside(scales, values.ndim))
+    return np.clip(steps, -127, 127).astype(np.int8), scales
+
+
+def _decoded(record: ArrayRecord) -> Iterator[tuple[str, Array]]:
+    seen: set[str] = set()
+    for key, array in record.items():
+        name, *done = key.split(SEPARATOR)
+        if done and (len(done) != 2 or done[1] not in FLOATS or done[0] not in (HALF, BYTES, "scale")):
+            raise ValueError(f"array {name!r} was encoded in a way that is not known: {done}")
+        if done and done[0] == "scale":
+            if SEPARATOR.join((name, BYTES, done[1])) not in record:
+                raise ValueError(f"array {name!r} came as scales without its 8 bits")
+            continue
+        if name in seen:
+            raise ValueError(f"array {name!r} came twice")
+        seen.add(name)
+        if not done:
+            yield name, array
+            continue
+        kind, dtype = done
+        values = _read(name, array)
+        if kind == HALF:
+            if values.dtype != np.float16:
+                raise ValueError(f"array {name!r} came as {values.dtype}; expected float16")
+            yield name, Array(values.astype(dtype))
+        else:
+            scale_key = SEPARATOR.join((name, "scale", dtype))
+            if scale_key not in record:
+                raise ValueError(f"array {name!r} came in 8 bits without its scales")
+            scales = _read(name, record[scale_key])
+            fitting = values.ndim >= 2 and scales.shape == values.shape[:1]
+            if values.dtype != np.int8 or scales.dtype != np.float32 or not fitting:
+                raise ValueError(
+                    f"array {name!r} came as {values.dtype} {values.shape} with scales {scales.dtype} {scales.shape}; "
+                    "expected int8 with one float32 scale for each row"
+                )
+            yield name, Array((values * _beside(scales, values.ndim)).astype(dtype))
+
+
+def _read(name: str, array: Array) -> NDArray[np.generic]:
+    try:
+        values = array.numpy()
+    except Exception as error:  # whatever numpy says of bytes that are no array
+        raise ValueError(f"array {name!r} cannot be read: {error}") from None
+    if not isinstance(values, np.ndarray):  # an archive of several
+        raise ValueError(f"array {name!r} cannot be read: it is a {type(values).__name__}")
+    return values
+
+
+def _beside(scales: NDArray[np.float32], dimensions: int) -> NDArray[np.float32]:
+    return scales.reshape(-1, *(1,) * (dimensions - 1))

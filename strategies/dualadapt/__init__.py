@@ -1,0 +1,33 @@
+"""DualAdapt: one labelled source on the server, many unlabelled targets on the clients, adapted from both sides.
+
+**Source**: Yao et al., Federated Multi-Target Domain Adaptation, WACV 2022, arXiv 2108.07792; the discrepancy is
+MCD's (Saito et al., CVPR 2018). Symbols: G features, F_g global head, F_l^i the local head of client i, W_S and W_T^i
+the Gaussian mixtures of source and target features, d the discrepancy.
+
+Line numbers in the comments are those of the pseudo-code in ``docs/dualadapt.md``, where the numbered departures and
+what each is worth stand too.
+
+**On the wire**: down ``arrays`` (G, F_g) and ``mixture`` (W_S); up ``head`` (F_l), ``mixture`` (W_T) and ``metrics``.
+
+**Newcomers**, clients that arrive when others have been trained: in its first round one sends its mixture only, in the
+feature space that the others' mixtures were fitted in; ``strategies/onboarding.py`` finds it a head to start from. For
+``onboarding`` rounds only it and the server adapt, then full rounds go on.
+
+**Metrics** of each client, on its test data: accuracy of the ``global`` head, the ``local`` head and the ``average``
+of their probabilities, all on the averaged (EMA) G; ``source_only``: the control; after
+the last round ``last``: as ``average`` on the last G.
+"""
+
+from __future__ import annotations
+
+from strategies.dualadapt.client import evaluate, predictor, recalled, states, train
+from strategies.dualadapt.server import DualAdapt
+from strategies.dualadapt.shared import Knobs
+from strategies.protocol import ClientHalf, Entry
+
+ENTRY: Entry = Entry(
+    "adapts G, F_g on the server to heads and mixtures that clients fit on unlabelled data (Yao 2022)",
+    Knobs,
+    DualAdapt,
+    ClientHalf(train, evaluate, states, recalled, predictor),
+)

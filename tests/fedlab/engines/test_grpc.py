@@ -1,0 +1,236 @@
+"""A federation of real processes over TLS: same bits, a server that is stopped and resumed, and who is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import fedlab
+from fedlab import authority, certs
+from fedlab.config import Grpc
+from fedlab.engines import grpc, processes, superlink
+from fedlab.errors import ConfigError, RunError
+from fedlab.results import Result
+
+FEDLAB = str(Path(sys.executable).with_name("fedlab"))
+TINY = {
+    "rounds": 1,
+    "threads": 1,
+    "server.pretrain_steps": 2,
+    "server.steps": 1,
+    "server.batch": 8,
+    "client.steps": 1,
+    "client.batch": 8,
+    "digits.targets": "optdigits,usps",
+    "digits.limit": 100,
+}
+
+
+class Command:
+    """A `fedlab` command that runs, and what it has printed so far."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log = folder / f"{arguments[0]}-{len(list(folder.glob('*.out')))}.out"
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [FEDLAB, *arguments], cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            )
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def until(self, words: str, seconds: float = 120) -> None:
+        end = time.monotonic() + seconds
+        while words not in self.said:
+            assert self.process.poll() is None, self.said
+            assert time.monotonic() < end, f"waited for {words!r}:\n{self.said}"
+            time.sleep(0.1)
+
+    def code(self, seconds: float = 120) -> int:
+        return self.process.wait(seconds)
+
+
+def laptop(folder: Path, source: Path, name: str, key: Path | None = None) -> Path:
+    """A client's machine: the authority's certificate, and the key of client ``name`` or the one given."""
+    (folder / "certs" / "clients").mkdir(parents=True)
+    shutil.copy(source / "ca.crt", folder / "certs")
+    shutil.copy(key or source / "clients" / f"{name}.key", folder / "certs" / "clients" / f"{name}.key")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory):
+    """Two honest clients and three others; the server is stopped after round 0 and resumed while the clients wait."""
+    root = tmp_path_factory.mktemp("federation")
+    mine, foreign = root / "server" / "certs", root / "foreign"
+    authority.make(mine, clients=["optdigits", "usps", "thief"])
+    authority.make(foreign, clients=["usps"])
+    address = f"127.0.0.1:{processes.free_ports(1)[0]}"
+    knobs = [f"{name}={value}" for name, value in TINY.items()]
+    serve = Command(
+        root / "server", "serve", "dualadapt-digits", *knobs, "--address", address, "--wait", "150", "--json"
+    )
+    started = [serve]
+
+    def join(folder: Path, *arguments: str) -> Command:
+        started.append(Command(folder, "join", address, "--domain", "usps", "--patience", "100", *arguments))
+        return started[-1]
+
+    try:
+        usps = join(laptop(root / "usps", mine, "usps"), "--once", "--device", "cpu")
+        thief = join(laptop(root / "c", mine, "usps", key=mine / "clients" / "thief.key"))
+        refused = {
+            "stolen": thief,
+            "unregistered": join(laptop(root / "a", mine, "usps", key=foreign / "clients" / "usps.key")),
+            "wrong authority": join(laptop(root / "b", foreign, "usps")),
+        }
+        thief.until("connected to")  # the server judges it while it still waits for the last client
+        optdigits = join(laptop(root / "optdigits", mine, "optdigits"), "--domain", "optdigits", "--once")
+        serve.until('"event": "round"')
+        serve.process.terminate()
+        interrupted = serve.code(30)
+        run = root / "server" / "runs" / "dualadapt-digits-0"
+        nodes = json.loads((run / grpc.NODES).read_text())
+        resumed = Command(root / "server", "resume", str(run), "--quiet")
+        started.append(resumed)
+        resumed_code = resumed.code()
+        yield SimpleNamespace(
+            serve=serve,
+            interrupted=interrupted,
+            resumed=resumed,
+            resumed_code=resumed_code,
+            run=run,
+            nodes=nodes,
+            clients={"usps": (usps, usps.code(30)), "optdigits": (optdigits, optdigits.code(30))},
+            refused={name: (command.said, command.code(30)) for name, command in refused.items()},
+            root=root,
+        )
+    finally:
+        for command in started:
+            if command.process.poll() is None:
+                command.process.terminate()
+        for command in started:
+            command.code(30)
+
+
+@pytest.mark.engine
+def test_over_the_network_and_in_process_give_the_same_bits(federation, tmp_path):
+    assert (federation.interrupted, federation.resumed_code) == (130, 0), federation.resumed.said
+    expected, found = fedlab.run("dualadapt-digits", runs=tmp_path, knobs=TINY), Result.read(federation.run)
+    assert found.weights_sha256 == expected.weights_sha256
+    assert found.final() == expected.final()
+    assert [record["bytes"] for record in found.rounds] == [record["bytes"] for record in expected.rounds]
+
+
+@pytest.mark.engine
+def test_clients_reconnect_tell_their_owners_and_leave(federation):
+    for name, (command, code) in federation.clients.items():
+        assert code == 0, command.said
+        assert "round 0 of 1: tested" in command.said
+        assert "round 1 of 1: trained" in command.said
+        assert f"the model is in clients/{name}" in command.said
+        assert f"{name} has left" in command.said
+    assert "the server was started anew; connecting again" in federation.clients["usps"][0].said
+    assert set(federation.nodes.values()) == {"optdigits", "usps", "thief"}
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("who", "on_the_client", "on_the_server"),
+    [
+        ("unregistered", r"does not let 'usps' in: its key (SHA256:", "its key is not registered here"),
+        ("wrong authority", "is not the one that", "it does not trust this server's certificate"),
+        ("stolen", "this client was refused: it claims", "but its key is registered for 'thief'"),
+    ],
+)
+def test_who_is_refused_is_told_why_on_both_sides(federation, who, on_the_client, on_the_server):
+    said, code = federation.refused[who]
+    assert code == 1
+    assert on_the_client in " ".join(said.split())
+    events = [json.loads(line) for line in (federation.run / "events.jsonl").read_text().splitlines()]
+    assert [event for event in events if event["event"] == "refused" and on_the_server in event["reason"]], events
+
+
+@pytest.mark.engine
+def test_nothing_is_left_running(federation):
+    commands = []
+    for entry in processes.PROC.iterdir():
+        with suppress(OSError):
+            commands.append((entry / "cmdline").read_bytes().decode(errors="replace"))
+    assert not [command for command in commands if str(federation.root) in command]
+
+
+@pytest.mark.engine
+def test_an_expired_certificate_is_refused_on_both_sides(tmp_path):
+    authority.make(tmp_path / "certs", clients=["usps"], days=-1)
+    with pytest.raises(ConfigError, match=r"server.crt expired on .*; make a new one: fedlab certs"):
+        grpc.check(Grpc(certificates=str(tmp_path / "certs")))
+    fleet = superlink.Fleet(f"127.0.0.1:{processes.free_ports(1)[0]}", tmp_path / "certs")
+    told = []
+    with (
+        superlink.superlink(tmp_path / "link", simulation=False, fleet=fleet, environment=grpc.TRACE) as link,
+        grpc.watched(link.log, {}, lambda who, why: told.append(why)),
+    ):
+        client = Command(tmp_path, "join", link.fleet, "--domain", "usps")
+        assert client.code() == 1
+        end = time.monotonic() + 10
+        while not told and time.monotonic() < end:
+            time.sleep(0.1)
+    assert "has expired; its owner makes a new one with" in " ".join(client.said.split())
+    assert "which has expired by its clock" in told[0]
+
+
+@pytest.mark.engine
+def test_an_address_that_is_taken_is_a_sentence(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        fleet = superlink.Fleet(f"127.0.0.1:{taken.getsockname()[1]}", None)
+        with (
+            pytest.raises(RunError, match=r"No server can listen at 127.0.0.1:\d+: the port is in use"),
+            superlink.superlink(tmp_path, simulation=False, fleet=fleet),
+        ):
+            pass
+
+
+@pytest.mark.parametrize("address", ["9092", "host:", ":9092", "host:port", "host:70000"])
+def test_an_address_without_host_or_port_is_refused(address):
+    with pytest.raises(ConfigError, match="is no HOST:PORT"):
+        grpc.check(Grpc(address=address, insecure=True))
+
+
+def test_what_the_doorkeeper_reads(tmp_path):
+    authority.make(tmp_path, clients=["usps"])
+    key = certs.public_keys(tmp_path)["usps"]
+    door = "[/flwr.proto.Fleet/%s][ApiError:2004] Attempted to register SuperNode with public key: %r, exception: %s\n"
+    shake = "I1124 00:28:49.867702 3626 handshaker.cc:155] CallNextHandshakerLocked: error=%s\n=== Source: ===\n x.cc\n"
+    shake += " shutdown=false index=2, args={grpc.internal.endpoint_peer_address=ipv4:10.0.0.9:34552, a=0x5}\n"
+    log = "".join(
+        [
+            "\x1b[92mINFO \x1b[0m:      Starting\n",
+            shake % "OK",
+            door % ("ActivateNode", key, "No SuperNode found with the given public key."),
+            door % ("ActivateNode", key, "SuperNode with node ID 7 could not be activated."),
+            door % ("RegisterNode", b"nonsense", "disabled"),
+            shake % "UNKNOWN: Ssl handshake failed: TLSV1_ALERT_UNKNOWN_CA: OK",
+            shake % "UNKNOWN: Ssl handshake failed: TLSV1_ALERT_UNKNOWN_CA: OK",
+            shake % "UNKNOWN: something new",
+        ]
+    )
+    for step in (len(log), 40, 7):  # however the log comes in
+        told: list[tuple[str, str]] = []
+        doorkeeper = grpc.Doorkeeper({"usps": key}, lambda who, why, told=told: told.append((who, why)))
+        for begin in range(0, len(log), step):
+            doorkeeper.read(log[begin : begin + step])
+        assert [who for who, _ in told] == ["usps", "usps", "a key of another kind", "10.0.0.9", "10.0.0.9"]
+        signs = ["not registered here", "connected already", "without a key", "does not trust", "something new"]
+        assert all(sign in why for sign, (_, why) in zip(signs, told, strict=True))

@@ -1,0 +1,90 @@
+"""The commands of a deployment: what they refuse, and what they show."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from fedlab import authority, join
+from fedlab.cli import app
+
+invoke = CliRunner(env={"COLUMNS": "200"}).invoke
+
+
+def words(result):
+    return " ".join(result.output.split())
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FEDLAB_DATA", raising=False)
+
+
+def test_certs_shows_what_goes_where():
+    result = invoke(app, ["certs", "--host", "lab.example.org", "--client", "usps"])
+    assert result.exit_code == 0
+    for part in ("ca.key", "new", "lab.example.org", "clients/usps.key", "on the machine of usps, nowhere else"):
+        assert part in words(result)
+    again = invoke(app, ["certs", "--client", "usps"])
+    assert again.exit_code == 1
+    assert "certs/clients/usps.pub exists; --force makes a new key" in words(again)
+
+
+def test_certs_without_clients_says_that_nobody_may_join():
+    assert "no client may join yet: fedlab certs mine --client NAME" in words(invoke(app, ["certs", "mine"]))
+
+
+def test_serve_without_credentials_says_how_to_make_them(tmp_path):
+    result = invoke(app, ["serve", "dualadapt-digits", "digits.limit=20"])
+    assert result.exit_code == 1
+    assert f"{tmp_path}/certs/ca.crt cannot be read: No such file or directory; `fedlab certs` makes it" in words(
+        result
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_serve_refuses_an_expired_certificate(tmp_path):
+    authority.make(tmp_path / "certs", clients=["usps"], days=-1)
+    result = invoke(app, ["serve", "dualadapt-digits", "digits.limit=20"])
+    assert result.exit_code == 1
+    assert "server.crt expired on" in words(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["lab"], "'lab' is no HOST:PORT of a server"),
+        (["lab:9092"], "which client is this? Give --domain NAME"),
+        (["lab:9092", "--domain", "usps", "--data", "none"], "none is not a folder (--data)"),
+        (["lab:9092", "--domain", "usps", "--data-root", "none"], "none is not a folder (--data-root)"),
+    ],
+)
+def test_join_refuses(arguments, sentence):
+    result = invoke(app, ["join", *arguments])
+    assert result.exit_code == 1
+    assert sentence in words(result)
+
+
+def test_join_hands_over_what_was_asked_for(tmp_path, monkeypatch):
+    authority.make(tmp_path / "certs", clients=["usps"])
+    (tmp_path / "certs" / "clients" / "usps.key").chmod(0o644)
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setenv("FEDLAB_DATA", str(tmp_path))
+    seen = []
+    monkeypatch.setattr(join, "join", lambda options, say: seen.append(options))
+    result = invoke(app, ["join", "lab:9092", "--data", "mine", "--device", "cuda:1", "--once"])
+    assert result.exit_code == 0, result.output
+    assert "warning: others can read" in words(result)
+    (options,) = seen
+    assert options.client == "usps"  # the only key there is
+    assert options.node == {
+        "domain": "usps",
+        "device": "cuda:1",
+        "data-root": str(tmp_path),
+        "data-folder": str(tmp_path / "mine"),
+    }
+    assert options.certificates == tmp_path / "certs"
+    assert options.keep == tmp_path / "clients" / "usps"
+    assert options.once
+    assert options.patience == float("inf")
