@@ -5,8 +5,9 @@ format        what is sent
 ============  =========================================================================================================
 ``float32``   every array as it is
 ``float16``   every float array in half precision
-``int8``      float arrays of two dimensions and more as signed bytes, with one float32 scale for each row (the first
-              dimension: a unit's or a filter's weights); the others in half precision
+``int8``      float32 arrays of two dimensions and more as signed bytes, with one float32 scale for each row (the first
+              dimension: a unit's or a filter's weights); the others in half precision, float64 too: those are
+              mixtures, whose small variances a row's scale would round to 0
 ============  =========================================================================================================
 
 An array that half precision cannot hold (beyond 65,504) is sent as it is. Names say what was done, so decoding needs no
@@ -19,6 +20,7 @@ Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-On
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, RecordDict
@@ -62,7 +64,7 @@ def _encoded(record: ArrayRecord, form: str) -> Iterator[tuple[str, Array]]:
         values = array.numpy()
         if not np.all(np.abs(values) <= LARGEST_HALF):  # not for half precision; NaN neither
             yield name, array
-        elif form == BYTES and values.ndim >= 2:
+        elif form == BYTES and values.ndim >= 2 and array.dtype == "float32":
             rows, scales = _quantised(values)
             yield SEPARATOR.join((name, BYTES, array.dtype)), Array(rows)
             yield SEPARATOR.join((name, "scale", array.dtype)), Array(scales)
@@ -112,10 +114,10 @@ def _decoded(record: ArrayRecord) -> Iterator[tuple[str, Array]]:
                     f"array {name!r} came as {values.dtype} {values.shape} with scales {scales.dtype} {scales.shape}; "
                     "expected int8 with one float32 scale for each row"
                 )
-            yield name, Array((values * _beside(scales, values.ndim)).astype(dtype))
+            yield name, Array((values * scales.reshape(-1, *(1,) * (values.ndim - 1))).astype(dtype))
 
 
-def _read(name: str, array: Array) -> NDArray[np.generic]:
+def _read(name: str, array: Array) -> NDArray[Any]:
     try:
         values = array.numpy()
     except Exception as error:  # whatever numpy says of bytes that are no array

@@ -64,12 +64,7 @@ def arrays(content: RecordDict, name: str, like: Mapping[str, Tensor], norm_limi
     Refused
         For wrong names, shapes or types, NaN or infinity, or an absurd norm.
     """
-    if not isinstance(content.get(name), ArrayRecord):
-        raise Refused(f"it has no arrays {name!r}; its records are {sorted(content)}")
-    try:
-        found = arrays_of(content, name)
-    except Exception as error:
-        raise Refused(f"its arrays {name!r} cannot be read: {error}") from None
+    found = read(content, name)
     if found.keys() != like.keys():
         missing, more = sorted(like.keys() - found.keys()), sorted(found.keys() - like.keys())
         raise Refused(f"its arrays {name!r} have other names: missing {missing[:3]}, unknown {more[:3]}")
@@ -86,6 +81,16 @@ def arrays(content: RecordDict, name: str, like: Mapping[str, Tensor], norm_limi
             f"norm_limit allows {norm_limit:g} times"
         )
     return found
+
+
+def read(content: RecordDict, name: str) -> dict[str, Tensor]:
+    """The tensors of one record; :class:`Refused` where there is none that can be read."""
+    if not isinstance(content.get(name), ArrayRecord):
+        raise Refused(f"it has no arrays {name!r}; its records are {sorted(content)}")
+    try:
+        return arrays_of(content, name)
+    except Exception as error:
+        raise Refused(f"its arrays {name!r} cannot be read: {error}") from None
 
 
 def norm(tensors: Mapping[str, Tensor]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from flwr.app import ArrayRecord
@@ -32,20 +32,23 @@ def read_mixture(arrays: Mapping[str, Tensor], device: torch.device) -> tuple[gm
     return gmm.Mixture.from_arrays(exact).to(device), arrays["quantiles"].to(device)
 
 
-def check_mixture(arrays: Mapping[str, Tensor], components: int, width: int | None) -> None:
-    """Refuse what is no single mixture of so many components with its quantiles.
+def check_mixture(arrays: Mapping[str, Tensor], source: Mapping[str, Tensor], limit: float, floor: float) -> None:
+    """Refuse what is no single mixture of the source mixture's shape with its quantiles.
 
     Raises
     ------
     Refused
         For other names, shapes or types, values that are not finite, weights that do not sum to 1 (by more than half
-        precision explains), variances that are not positive, or quantiles that are not sorted.
+        precision explains), variances that are not positive, quantiles that are not sorted, variances below
+        ``floor``, or means and standard deviations beyond ``limit`` times the source's largest.
     """
     if arrays.keys() != {"log_weights", "means", "variances", "quantiles"}:
         raise screening.Refused(f"its mixture holds {sorted(arrays)}")
     means, quantiles = arrays["means"], arrays["quantiles"]
-    if means.ndim != 2 or len(means) != components or width not in (None, means.shape[-1]):
-        raise screening.Refused(f"its mixture's means are {tuple(means.shape)}; expected ({components}, {width})")
+    if means.shape != source["means"].shape:
+        raise screening.Refused(
+            f"its mixture's means are {tuple(means.shape)}; expected {tuple(source['means'].shape)}"
+        )
     if any(array.dtype != torch.float64 for array in arrays.values()):
         raise screening.Refused(
             f"its mixture is {sorted({str(array.dtype) for array in arrays.values()})}, not float64"
@@ -57,13 +60,27 @@ def check_mixture(arrays: Mapping[str, Tensor], components: int, width: int | No
         raise screening.Refused("its mixture's quantiles are no list of at most 256 finite numbers")
     if (quantiles.diff() < 0).any():
         raise screening.Refused("its mixture's quantiles are not sorted")
+    for name, reach in (("means", limit), ("variances", limit**2)):
+        if not arrays[name].isfinite().all():
+            raise screening.Refused(f"its mixture's {name} hold NaN or infinity")
+        largest, usual = float(arrays[name].abs().max()), max(float(source[name].abs().max()), 1.0)
+        if largest > reach * usual:
+            raise screening.Refused(f"its mixture's {name} reach {largest:.3g}, the source's {usual:.3g}")
     try:
         read_mixture(arrays, torch.device("cpu"))
     except ValueError as error:
         raise screening.Refused(f"its mixture is none: {error}") from None
+    if float(arrays["variances"].min()) < 0.9 * floor:  # half precision rounds a little
+        raise screening.Refused(f"its mixture's variances fall below the floor of {floor:g}")
 
 
 def renormalised(log_weights: Tensor) -> Tensor:
     """Log-weights whose exponentials sum to 1, where a coarse wire format left them beside it."""
     total = log_weights.logsumexp(-1, keepdim=True)
     return log_weights if total.abs().max() <= 1e-6 else log_weights - total
+
+
+def of_one_length(quantiles: Sequence[Tensor]) -> Tensor:
+    """Quantiles (mixtures, longest) from lists of several lengths: a client with few examples sends few."""
+    longest = max(map(len, quantiles))
+    return torch.stack([some[torch.linspace(0, len(some) - 1, longest).round().long()] for some in quantiles])

@@ -25,7 +25,7 @@ from fedlab.training import Progress
 from fedlab.workload import Workload
 from strategies import screening
 from strategies.dualadapt import onboarding
-from strategies.dualadapt.mixtures import check_mixture, read_mixture, upload
+from strategies.dualadapt.mixtures import check_mixture, of_one_length, read_mixture, upload
 from strategies.dualadapt.shared import (
     BATCH,
     CONTROL,
@@ -68,6 +68,7 @@ class DualAdapt(FlowerFedAvg):
         self.flat, self.norm_limit = flat, build(Core, "", flat).norm_limit
         self.heads: dict[int, dict[str, Tensor]] = {}  # F_l by partition; of a newcomer, what it starts from
         self.mixtures: dict[int, dict[str, Tensor]] = {}  # W_T and its quantiles by partition
+        self.source: dict[str, Tensor] = {}  # W_S of this round and its quantiles
         self.onboarding: dict[int, int] = {}  # newcomer's partition -> rounds for itself that it has left
         self.arriving = False  # whether this round only asks newcomers for their mixtures
         self.partition_of: Mapping[int, int] = {}
@@ -98,10 +99,10 @@ class DualAdapt(FlowerFedAvg):
         self.arriving = bool(arrived)
         if not self.arriving:
             self._steps(server_round, newcomers or set(self.heads))
-        config[ROUND] = server_round
+        config[ROUND], self.source = server_round, self.source_mixture()
         shared: dict[str, ArrayRecord | ConfigRecord] = {
             ARRAYS: ArrayRecord(self.trainer.average.state_dict()),
-            MIXTURE: ArrayRecord(self.source_mixture()),
+            MIXTURE: ArrayRecord(self.source),
             CONFIG: config,
         }
         if self.arriving:
@@ -141,7 +142,7 @@ class DualAdapt(FlowerFedAvg):
         weights, buffers = stack_module_state(stacked)
         received = [read_mixture(self.mixtures[partition], self.device) for partition in chosen]
         mixtures = gmm.stack([mixture for mixture, _ in received])
-        quantiles = torch.stack([sorted_likelihoods for _, sorted_likelihoods in received])
+        quantiles = of_one_length([sorted_likelihoods for _, sorted_likelihoods in received])
 
         def local_heads(z: Tensor) -> Tensor:  # (batch, width) -> (clients, batch, classes)
             call = vmap(lambda state, extra: functional_call(stacked[0], (state, extra), (z,)))
@@ -175,9 +176,7 @@ class DualAdapt(FlowerFedAvg):
         """Refuse a reply without a head like F_g and a mixture like W_S; of a newcomer's first, without the mixture."""
         if not self.arriving:
             screening.arrays(reply.content, HEAD, head_of(self.trainer.average).state_dict(), self.norm_limit)
-        found = arrays_of(reply.content, MIXTURE)
-        width = next(iter(self.mixtures.values()))["means"].shape[-1] if self.mixtures else None
-        check_mixture(found, self.knobs.components, width)
+        check_mixture(screening.read(reply.content, MIXTURE), self.source, self.norm_limit, self.knobs.variance_floor)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
