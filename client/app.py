@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from typing import Literal
 
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -23,7 +23,7 @@ from fedlab.keep import Keep
 from fedlab.roster import REFUSAL
 from fedlab.seeds import deterministic, seeded
 from fedlab.workload import Workload
-from strategies.protocol import CONFIG, ROUND, ClientHalf, round_of
+from strategies.protocol import CONFIG, ROUND, round_of
 
 app = ClientApp()
 
@@ -55,16 +55,13 @@ def query(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """One round of local training."""
-    return _answer("train", message, context, lambda half: half.train)
+    return _answer("train", message, context)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Metrics on the client's own test data."""
-    return _answer("evaluate", message, context, lambda half: half.evaluate)
-
-
-Choice = Callable[[ClientHalf], strategies.Local]
+    return _answer("evaluate", message, context)
 
 
 def settle(context: Context) -> Workload:
@@ -88,7 +85,7 @@ def settle(context: Context) -> Workload:
     return workload
 
 
-def _answer(purpose: str, message: Message, context: Context, choose: Choice) -> Message:
+def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Context) -> Message:
     """Run the strategy's client half in its own seed scope; any failure becomes a reply that says where and why."""
     keep, begun, server_round = Keep.of(context.node_config), time.monotonic(), -1
     try:
@@ -97,15 +94,14 @@ def _answer(purpose: str, message: Message, context: Context, choose: Choice) ->
         core, partition = build(Core, "", context.run_config), int(context.node_config[PARTITION_ID_KEY])
         half = strategies.client_half(core.strategy)
         message.content = wire.decode(message.content)
-        with deterministic(core.threads), seeded(core.seed, purpose, server_round, partition):
-            content = choose(half)(workload, message, context)
-        content[CONFIG] = ConfigRecord({ROUND: server_round})
-        fact = {"round": server_round, "rounds": core.rounds, "name": core.name}
-        if keep and choose(half) is half.evaluate:
-            with deterministic(core.threads), seeded(core.seed, "keep", server_round, partition):
-                keep.save(
-                    half.states(workload, message, context), context.run_config, workload.clients[partition], fact
-                )
+        with deterministic(core.threads):
+            with seeded(core.seed, purpose, server_round, partition):
+                content = (half.train if purpose == "train" else half.evaluate)(workload, message, context)
+            content[CONFIG] = ConfigRecord({ROUND: server_round})
+            fact = {"round": server_round, "rounds": core.rounds, "name": core.name}
+            if keep and purpose == "evaluate":
+                states = half.states(workload, message, context)
+                keep.save(states, context.run_config, workload.clients[partition], fact)
         keep.tell(purpose, status="ok", seconds=round(time.monotonic() - begun, 3), **fact)
         return Message(wire.encode(content, core.wire), reply_to=message)
     except FedlabError as error:

@@ -21,6 +21,7 @@ from fedlab import cli_deploy, cli_predict
 from fedlab.errors import FedlabError
 
 if TYPE_CHECKING:
+    from fedlab.config import Flat
     from fedlab.results import Result
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -134,19 +135,25 @@ def run(
     Example: `fedlab run dualadapt-digits rounds=3 dualadapt.mixup=off --seed 1`
     """
     from fedlab import launch
-    from fedlab.config import Core, build, parse_overrides
-    from fedlab.runs import RunDirectory
+    from fedlab.config import parse_overrides
 
     options = {"engine": engine, "device": device, "seed": seed}
     flat = launch.prepare(
         preset, {**parse_overrides(knobs or []), **{k: v for k, v in options.items() if v is not None}}
     )
+    begin(flat, runs, f"{flat['engine']} engine", quiet, as_json)
+
+
+def begin(flat: Flat, runs: Path, how: str, quiet: bool, as_json: bool) -> None:
+    """Make the run directory of resolved knobs, say what begins and how it is carried, and run it to its result."""
+    from fedlab import launch
+    from fedlab.runs import RunDirectory
+
     directory = RunDirectory.create(runs, flat)
-    core = build(Core, "", flat)
     if not quiet and not as_json:
         out.print(
-            f"[bold]{flat['name']}[/]: {core.strategy} on {core.workload}, seed {core.seed}, "
-            f"{core.engine} engine, into {directory.path}",
+            f"[bold]{flat['name']}[/]: {flat['strategy']} on {flat['workload']}, seed {flat['seed']}, "
+            f"{how}, into {directory.path}",
             highlight=False,
             soft_wrap=True,
         )

@@ -51,9 +51,8 @@ def serve(
     Example: `fedlab serve dualadapt-digits digits.targets=usps,optdigits --wait 900`
     """
     from fedlab import launch
-    from fedlab.cli import err, finish, out
-    from fedlab.config import Core, Grpc, Value, build, parse_overrides
-    from fedlab.runs import RunDirectory
+    from fedlab.cli import begin, err
+    from fedlab.config import Grpc, Value, build, parse_overrides
 
     given = parse_overrides(knobs or [])
     folder = str(certs or given.get("grpc.certificates", Grpc.certificates))
@@ -67,18 +66,10 @@ def serve(
         "seed": seed,
     }
     flat = launch.prepare(preset, {**given, **{key: value for key, value in options.items() if value is not None}})
-    grpc, core = build(Grpc, "grpc", flat), build(Core, "", flat)
+    grpc = build(Grpc, "grpc", flat)
     if grpc.insecure:
         err.print(PLAIN, soft_wrap=True, highlight=False)
-    directory = RunDirectory.create(runs, flat)
-    if not quiet and not as_json:
-        out.print(
-            f"[bold]{flat['name']}[/]: {core.strategy} on {core.workload}, seed {core.seed}, "
-            f"serving at {grpc.address}, into {directory.path}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    finish(directory.path, lambda watch: launch.execute(directory, watch), quiet, as_json)
+    begin(flat, runs, f"serving at {grpc.address}", quiet, as_json)
 
 
 def join(

@@ -22,6 +22,7 @@ from fedlab.roster import GONE, POLL_SECONDS, Roster
 
 Reply = Callable[[int, Message], None]  # partition, its reply
 MEGABYTE = 1_000_000
+SILENT = ("late", "gone")  # kinds of failure after which a second question would wait in vain
 
 
 def accept(message: Message, reply: Message) -> None:
@@ -87,6 +88,7 @@ class RosterGrid(Grid):
         self.deadline, self.reply_limit, self.wire_format = deadline, reply_limit, wire_format
         self.on_reply = on_reply
         self.due = set(self.names)
+        self.out: set[int] = set()  # partitions that did not answer in this round: not asked again before the next
         self.traffic = Traffic()
 
     @property
@@ -102,15 +104,19 @@ class RosterGrid(Grid):
         RunError
             When fewer than are needed are connected after ``timeout`` seconds.
         """
-        self.due = {partition for partition in self.names if self.arrivals.get(partition, 0) <= server_round}
+        self._turn_to(server_round)
         self.roster.wait(self.due, self.needed, timeout)
 
     def begin(self, server_round: int, timeout: float) -> None:
         """See who is there for a round; if too few are, wait for them to come back, as :meth:`gather` does."""
-        self.due = {partition for partition in self.names if self.arrivals.get(partition, 0) <= server_round}
+        self._turn_to(server_round)
         self.roster.look()
         if len(self.nodes) < self.needed:
             self.gather(server_round, timeout)
+
+    def _turn_to(self, server_round: int) -> None:
+        self.out = set()
+        self.due = {partition for partition in self.names if self.arrivals.get(partition, 0) <= server_round}
 
     @property
     def needed(self) -> int:
@@ -119,8 +125,9 @@ class RosterGrid(Grid):
 
     @property
     def nodes(self) -> dict[int, int]:
-        """Partition to node, in the order of partitions, of the clients that are present and due."""
-        return {partition: node for partition, node in sorted(self.roster.present.items()) if partition in self.due}
+        """Partition to node, in the order of partitions, of the clients that take part."""
+        taking_part = self.due - self.out
+        return {partition: node for partition, node in sorted(self.roster.present.items()) if partition in taking_part}
 
     def absent(self) -> list[int]:
         """Partitions that are due and not connected."""
@@ -198,7 +205,7 @@ class RosterGrid(Grid):
                     dst_node_id=node,
                     message_type=message.metadata.message_type,
                     group_id=message.metadata.group_id,
-                    ttl=self.deadline or message.metadata.ttl,
+                    ttl=message.metadata.ttl,
                 )
             )
         return sent
@@ -213,6 +220,8 @@ class RosterGrid(Grid):
 
     def _fail(self, partition: int, reason: str, kind: str) -> None:
         self.traffic.failures.append(Failure(partition, reason, kind))
+        if kind in SILENT:
+            self.out.add(partition)
 
     def _complaint(self, present: int) -> str:
         failed = self.traffic.failures
@@ -224,7 +233,7 @@ class RosterGrid(Grid):
         )
 
     def get_node_ids(self) -> list[int]:
-        """Nodes of the clients that are present and due, by partition."""
+        """Nodes of the clients that take part, by partition."""
         return list(self.nodes.values())
 
     # --- the rest is the grid below, unchanged ---

@@ -211,27 +211,32 @@ def named(name: str, metrics: Mapping[str, float]) -> dict[str, float]:
 
 def states(workload: Workload, message: Message, context: Context) -> States:
     """What predicts on this client: G with the client's own statistics and F_g, and its own F_l if it has one."""
-    knobs, device = (
-        build(Knobs, "dualadapt", context.run_config),
-        pick_device(build(Core, "", context.run_config).device),
-    )
-    model = load(workload.model(), arrays_of(message.content), device)
+    local = arrays_of(message.content, HEAD) if HEAD in message.content else None
     own = own_data(workload, context, "train")
-    adopt_statistics(features_of(model), own, knobs.statistics_images, knobs.own_statistics, device)
-    local = {HEAD: arrays_of(message.content, HEAD)} if HEAD in message.content else {}
-    return {ARRAYS: model.state_dict(), **local}
+    return kept(workload, arrays_of(message.content), local, own, context.run_config)
 
 
 def recalled(workload: Workload, checkpoint: Mapping[str, Any], partition: int, flat: Flat) -> States:
     """The same from the server's checkpoint; G keeps the source's statistics where the client's data is not here."""
-    knobs, device = build(Knobs, "dualadapt", flat), torch.device("cpu")
-    model = load(workload.model(), checkpoint[ARRAYS], device)
+    own = None
     with suppress(DataError):
         own = workload.data(partition, "train")
+    return kept(workload, checkpoint[ARRAYS], checkpoint["strategy"]["heads"].get(partition), own, flat)
+
+
+def kept(
+    workload: Workload,
+    arrays: Mapping[str, Tensor],
+    local: Mapping[str, Tensor] | None,
+    own: Examples | None,
+    flat: Flat,
+) -> States:
+    """G and F_g with the statistics of ``own`` images, and F_l."""
+    knobs, device = build(Knobs, "dualadapt", flat), pick_device(build(Core, "", flat).device)
+    model = load(workload.model(), arrays, device)
+    if own is not None:
         adopt_statistics(features_of(model), own, knobs.statistics_images, knobs.own_statistics, device)
-    heads = checkpoint["strategy"]["heads"]
-    local = {HEAD: heads[partition]} if partition in heads else {}
-    return {ARRAYS: model.state_dict(), **local}
+    return {ARRAYS: model.state_dict(), **({HEAD: local} if local is not None else {})}
 
 
 def predictor(workload: Workload, states: States) -> nn.Module:
