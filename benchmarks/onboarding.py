@@ -1,0 +1,164 @@
+"""What a newcomer starts from: each target in turn arrives late, with the nearest client's head and with others.
+
+    python -m benchmarks.onboarding                       # seeds 0 to 4; an hour and more on two cores, resumable
+    python -m benchmarks.onboarding --seeds 0 --newcomers usps --against global random
+
+The rounds before the arrival are done once for all starts, the pre-training once for all newcomers.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from scipy.stats import spearmanr
+
+from benchmarks import cells
+from benchmarks.cells import Begun
+from fedlab import workloads
+from fedlab.config import Value, build, parse_overrides
+from fedlab.models.normalisation import adopt_statistics
+from fedlab.models.split import features_of, head_of
+from fedlab.results import Result
+from fedlab.training import pick_device
+from strategies.dualadapt.shared import Knobs
+from strategies.protocol import load
+
+PRESET = "dualadapt-digits"
+ARRIVAL, ROUNDS = 3, 6  # its round of arrival, two rounds for itself, one with all
+REFERENCE = "nearest"
+STARTS: Mapping[str, Mapping[str, Value]] = {
+    "nearest": {"dualadapt.start": "nearest"},
+    "global": {"dualadapt.start": "global"},
+    "random": {"dualadapt.start": "random"},
+    "fresh": {"dualadapt.start": "fresh"},
+    "no onboarding": {"dualadapt.onboarding": 0},
+}
+
+
+def one_newcomer(knobs: Mapping[str, Value], begun: Path, starts: list[str], runs: Path) -> dict[str, Any]:
+    """All starts of one newcomer and seed; returns the rounds' records by start, and what every known head is worth."""
+    first, found = None, {}
+    for start in starts:
+        mine = {**knobs, **STARTS[start], "keep_checkpoints": 1000}
+        shared = Begun(first, ARRIVAL - 1) if first else Begun(begun)
+        result = cells.one_run(PRESET, mine, runs, shared)
+        first = first or result.directory
+        found[start] = result
+    return {"starts": found, "heads": heads(found[REFERENCE])}
+
+
+@torch.no_grad()
+def heads(result: Result) -> dict[str, tuple[float, float]]:
+    """Known client to its distance from the newcomer, and the accuracy of its head on the newcomer's test data."""
+    workload, device = workloads.make(result.config), pick_device("cpu")
+    (note,) = [note for record in result.rounds if record["round"] == ARRIVAL for note in record["notes"]]
+    state = torch.load(result.directory / f"checkpoints/round-{ARRIVAL}.pt", weights_only=True)
+    newcomer, knobs = workload.clients.index(note["client"]), build(Knobs, "dualadapt", result.config)
+    model = load(workload.model(), state["arrays"], device)
+    own = workload.data(newcomer, "train")
+    adopt_statistics(features_of(model), own, knobs.statistics_images, knobs.own_statistics, device)
+    test, found = workload.data(newcomer, "test"), {}
+    for name, distance in note["distances"].items():
+        other = deepcopy(model)
+        load(head_of(other), state["strategy"]["heads"][workload.clients.index(name)], device)
+        found[name] = distance, workload.evaluate(other, test)["accuracy"]
+    return found
+
+
+def curve(result: Result, newcomer: str, metric: str) -> list[float]:
+    """A newcomer's accuracy in percent from its arrival on; before it has a local head, the global one predicts."""
+    rounds = [record["clients"][newcomer] for record in result.rounds if record["round"] >= ARRIVAL]
+    return [100 * values.get(f"accuracy_{metric}", values["accuracy_global"]) for values in rounds]
+
+
+def arguments() -> argparse.Namespace:
+    """What was asked for."""
+    parser = cells.parser(__doc__, "runs/onboarding")
+    parser.add_argument("--newcomers", nargs="+", default=["usps", "mnist_m", "optdigits", "synthdigits"])
+    others = [start for start in STARTS if start != REFERENCE]
+    parser.add_argument("--against", nargs="+", default=others, choices=others, help="other starts than the nearest")
+    options = parser.parse_args()
+    options.starts = [REFERENCE, *options.against]
+    return options
+
+
+def main() -> None:
+    """Run what is asked for and print the tables."""
+    options = arguments()
+    shared: dict[str, Value] = {
+        "threads": cells.threads(options.processes),
+        "dualadapt.control": False,
+        **parse_overrides(options.knobs),
+    }
+    before = {**shared, "rounds": 1, "keep_checkpoints": 1000}  # whose round 0 is everybody's pre-training
+    with ProcessPoolExecutor(options.processes) as pool:
+        pretrained = {
+            seed: pool.submit(cells.one_run, PRESET, {**before, "seed": seed}, options.runs) for seed in options.seeds
+        }
+        waiting: dict[tuple[str, int], Future[dict[str, Any]]] = {}
+        for seed, future in pretrained.items():
+            begun = future.result().directory
+            for name in options.newcomers:
+                knobs = {**shared, "rounds": ROUNDS, "arrivals": f"{name}={ARRIVAL}", "seed": seed}
+                waiting[name, seed] = pool.submit(one_newcomer, knobs, begun, options.starts, options.runs)
+        found = {key: future.result() for key, future in waiting.items()}
+    console = Console(width=140)
+    for metric in ("average", "local"):
+        show(console, options, found, metric)
+    show_heads(console, options, found)
+
+
+def show(console: Console, options: argparse.Namespace, found: Mapping[Any, Any], metric: str) -> None:
+    """Accuracy by start and round, and what the nearest head brings over each other start."""
+    rounds = ["on arrival", *(f"round {number}" for number in range(ARRIVAL + 1, ROUNDS + 1))]
+    curves = {
+        start: np.array(
+            [
+                [curve(found[name, seed]["starts"][start], name, metric) for seed in options.seeds]
+                for name in options.newcomers
+            ]
+        )  # (newcomers, seeds, rounds)
+        for start in options.starts
+    }
+    for row, name in [*enumerate(options.newcomers), (None, "mean of newcomers")]:
+        table = cells.table(f"{name}: accuracy in percent, {metric} heads, seeds {options.seeds}", ("", *rounds))
+        of = {start: values.mean(0) if row is None else values[row] for start, values in curves.items()}
+        for start, values in of.items():
+            table.add_row(start, *map(cells.spread, values.T))
+        table.add_section()
+        for start in options.against:
+            table.add_row(f"{REFERENCE} - {start}", *map(cells.gain, (of[REFERENCE] - of[start]).T))
+        console.print(table)
+
+
+def show_heads(console: Console, options: argparse.Namespace, found: Mapping[Any, Any]) -> None:
+    """Whether the distance between mixtures knows which head is worth most on arrival."""
+    known = dict.fromkeys(other for values in found.values() for other in values["heads"])  # in order, once each
+    table = cells.table(
+        "on arrival: distance (MW2) to each known client / accuracy of its head alone, in percent, mean over seeds",
+        ("newcomer", *known, "nearest is best", "rank correlation"),
+    )
+    for name in options.newcomers:
+        each = [found[name, seed]["heads"] for seed in options.seeds]
+        row = []
+        for other in known:
+            pairs = np.array([run[other] for run in each if other in run])
+            row.append(f"{pairs[:, 0].mean():.2f} / {100 * pairs[:, 1].mean():.1f}" if len(pairs) else "")
+        best = [min(run.values())[1] == max(worth for _, worth in run.values()) for run in each]
+        ranks = [
+            spearmanr(*zip(*((-far, worth) for far, worth in run.values()), strict=True)).statistic for run in each
+        ]
+        table.add_row(name, *row, f"{sum(best)} of {len(best)}", f"{np.mean(ranks):+.2f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
