@@ -1,0 +1,114 @@
+"""What crosses the wire: bytes by client and round, and what coarser formats cost in accuracy.
+
+python -m benchmarks.wire                   # bytes: DualAdapt beside FedAvg of the whole model, both networks
+python -m benchmarks.wire --accuracy        # and accuracy by format, seeds 0 to 4; half an hour, resumable
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+import fedlab
+from benchmarks import cells
+from benchmarks.cells import Begun
+from fedlab.config import Value, parse_overrides
+from fedlab.results import Result, human_bytes
+
+FORMATS = ("float32", "float16", "int8")
+NETWORKS = ("small", "mcd")
+# What is sent does not depend on the steps taken, nor on the data where a client has more images than quantiles.
+QUICK: Mapping[str, Value] = {
+    "rounds": 1,
+    "digits.targets": "usps",
+    "digits.limit": 300,
+    "server.pretrain_steps": 1,
+    "server.steps": 1,
+    "server.batch": 8,
+    "client.steps": 1,
+    "client.batch": 8,
+}
+DUALADAPT, WHOLE = "dualadapt-digits", "oracle-digits"  # the same clients; FedAvg moves the whole model
+STRATEGIES: Mapping[str, Mapping[str, Value]] = {DUALADAPT: {"dualadapt.control": False}, WHOLE: {}}
+# Preset, the metric of its clients, and what a table of accuracies differs in from the preset.
+LEARNING: Mapping[str, tuple[str, Mapping[str, Value]]] = {
+    "dualadapt-digits": ("accuracy_average", {"dualadapt.control": False}),
+    "fedavg-digits": ("accuracy", {}),
+}
+KINDS = ("train_down", "train_up", "evaluate_down", "evaluate_up")
+
+
+def moved(preset: str, network: str, form: str) -> dict[str, int]:
+    """Serialised bytes of one client in one round, by kind."""
+    with tempfile.TemporaryDirectory() as folder:
+        knobs = {**QUICK, **STRATEGIES[preset], "digits.network": network, "wire": form}
+        result = fedlab.run(preset, runs=Path(folder), knobs=knobs)
+    return dict(result.rounds[-1]["bytes"]["usps"])
+
+
+def show_bytes(console: Console) -> None:
+    """Bytes by network, strategy and format."""
+    for network in NETWORKS:
+        columns = ("", "train, down", "train, up", "test, down", "test, up", "up, against FedAvg in float32")
+        table = cells.table(f"network {network}: bytes by client and round", columns)
+        whole = moved(WHOLE, network, "float32")["train_up"]
+        for preset, name in ((DUALADAPT, "DualAdapt"), (WHOLE, "FedAvg")):
+            for form in FORMATS:
+                size = moved(preset, network, form)
+                share = f"{size['train_up'] / whole:.4f}"
+                table.add_row(f"{name}, {form}", *(human_bytes(size[kind]) for kind in KINDS), share)
+            table.add_section()
+        console.print(table)
+
+
+def show_accuracy(console: Console, runs: Path, seeds: list[int], shared: Mapping[str, Value], processes: int) -> None:
+    """Accuracy by format over seeds; what comes before round 1 is done once for all formats."""
+    with ProcessPoolExecutor(processes) as pool:
+
+        def submit(preset: str, form: str) -> list[Future[Result]]:
+            full = {**shared, **LEARNING[preset][1], "keep_checkpoints": 1000}
+            futures = []
+            for seed in seeds:
+                begun = Begun(cells.directory_of(preset, {**full, "seed": seed}, runs)) if form != FORMATS[0] else None
+                knobs = full if begun is None else {**full, "wire": form}
+                futures.append(pool.submit(cells.one_run, preset, {**knobs, "seed": seed}, runs, begun))
+            return futures
+
+        def results(futures: Mapping[str, list[Future[Result]]]) -> dict[str, list[Result]]:
+            return {preset: [future.result() for future in some] for preset, some in futures.items()}
+
+        found = {form: results({preset: submit(preset, form) for preset in LEARNING}) for form in FORMATS[:1]}
+        waiting = {form: {preset: submit(preset, form) for preset in LEARNING} for form in FORMATS[1:]}
+        found |= {form: results(futures) for form, futures in waiting.items()}
+    for preset, (metric, _) in LEARNING.items():
+        clients = list(found[FORMATS[0]][preset][0].final())
+        table = cells.table(f"{preset}: accuracy in percent, seeds {seeds}", ("", *clients, "mean", "against float32"))
+        values = {
+            form: 100 * np.array([[run.final()[client][metric] for client in clients] for run in found[form][preset]])
+            for form in FORMATS
+        }  # (seeds, clients)
+        for form, scores in values.items():
+            lost = "" if form == FORMATS[0] else cells.gain(scores.mean(1) - values[FORMATS[0]].mean(1))
+            table.add_row(form, *map(cells.spread, scores.T), cells.spread(scores.mean(1)), lost)
+        console.print(table)
+
+
+def main() -> None:
+    """Run what is asked for and print the tables."""
+    parser = cells.parser(__doc__, "runs/wire")
+    parser.add_argument("--accuracy", action="store_true", help="train, too, and compare accuracies")
+    options = parser.parse_args()
+    console = Console(width=140)
+    show_bytes(console)
+    if options.accuracy:
+        shared = {"threads": cells.threads(options.processes), **parse_overrides(options.knobs)}
+        show_accuracy(console, options.runs, options.seeds, shared, options.processes)
+
+
+if __name__ == "__main__":
+    main()
