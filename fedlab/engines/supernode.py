@@ -1,20 +1,27 @@
-"""Flower's SuperNode, asking its server for messages often.
+"""Flower's SuperNode, asking its server for messages often, its client apps forked from a process that is warm.
 
 Flower asks every three seconds, and each round asks twice; where rounds are short, that is most of the time. The pause
 is no setting of Flower's, so its module is given a clock that sleeps less. Should another version of Flower keep its
 time in another way, nothing breaks: it then asks as often as it does by itself.
+
+Nor has Flower a setting for what :mod:`fedlab.engines.nursery` does.
 
 **Source**: Flower 1.39, ``flwr/supernode/start_client_internal.py``.
 """
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 from flwr.supernode import cli, start_client_internal
 
+from fedlab.engines import nursery
+
 ASK_SECONDS = 0.3
+PRELOADED = ("client.app", "torch.optim")  # by name: an engine imports no app
 
 
 class HastyClock:
@@ -33,4 +40,6 @@ class HastyClock:
 def flower_supernode() -> None:
     """Flower's command of this name."""
     start_client_internal.__dict__["time"] = HastyClock()
-    cli.flower_supernode()
+    scratch = Path(os.environ["FLWR_HOME"]).parent
+    with nursery.opened(scratch, "flwr-clientapp", "flwr.supernode.cli:flwr_clientapp", PRELOADED):
+        cli.flower_supernode()
