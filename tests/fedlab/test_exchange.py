@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import FedAvg
 from grids import Unruly, client_app, echo, to_all, within
 
 from fedlab.errors import RunError
-from fedlab.exchange import RosterGrid
+from fedlab.exchange import RosterGrid, accept
 from fedlab.roster import Roster
 
 NAMES = {0: "usps", 1: "svhn", 2: "mnist_m", 3: "optdigits"}
@@ -269,6 +269,55 @@ def test_a_bad_reply_is_refused_named_and_left_out():
     assert partitions == [0, 2]
     assert (failure.partition, failure.kind) == (1, "refused")
     assert failure.reason == "its reply was refused: ValueError: its head is absurd"
+
+
+def test_a_client_is_told_once_in_its_next_message_what_was_refused_and_the_bytes_are_counted():
+    seen_by_client = []
+
+    def train(message, context):
+        partition = context.node_config["partition-id"]
+        seen_by_client.append((partition, dict(message.content["refused"]) if "refused" in message.content else None))
+        return echo(message, context)
+
+    def body(grid):
+        seen, down = roster_grid(grid, min_clients=2), []
+        for check in (refuse, accept, accept):
+            seen.exchange(to_all(seen.get_node_ids(), w=torch.zeros(1)), patience=5, check=check)
+            down.append(seen.traffic.down)
+        told = ConfigRecord({"round": 1, "reason": "ValueError: its head is absurd"})
+        return down, recorddict_to_proto(RecordDict({"refused": told})).ByteSize(), seen.refused
+
+    (first, second, third), size, left = by(body, {77: 0, 5: 1, 901: 2}, train=train)
+    assert [told for partition, told in seen_by_client if partition == 1] == [
+        None,
+        {"round": 1, "reason": "ValueError: its head is absurd"},
+        None,
+    ]
+    assert {told for partition, told in seen_by_client if partition != 1} == {None}
+    assert second == {0: first[0], 1: first[1] + size, 2: first[2]}
+    assert third == first
+    assert left == {}
+
+
+def test_a_node_that_is_gone_fails_alone_and_is_not_asked_again_in_the_round():
+    def body(grid):
+        seen = roster_grid(grid, min_clients=2)
+        grid.gone = {5}
+        replies = seen.exchange(to_all(seen.get_node_ids(), w=torch.zeros(1)), patience=60)
+        partitions = [seen.partition_of[reply.metadata.src_node_id] for reply in replies]
+        return partitions, [(failure.partition, failure.kind) for failure in seen.traffic.failures], seen.get_node_ids()
+
+    assert by(body, {77: 0, 5: 1, 901: 2}) == ([0, 2], [(1, "gone")], [77, 901])
+
+
+def test_messages_that_flower_s_server_does_not_take_end_the_run():
+    def body(grid):
+        seen = roster_grid(grid)
+        grid.push_messages = lambda messages: []
+        seen.exchange(to_all(seen.get_node_ids(), w=torch.zeros(1)), patience=60)
+
+    with pytest.raises(RunError, match="did not take the messages to the clients: they are too large"):
+        by(body, {77: 0, 5: 1, 901: 2})
 
 
 def test_a_reply_over_the_limit_is_refused():
