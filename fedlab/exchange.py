@@ -241,7 +241,8 @@ class RosterGrid(Grid):
         names = ", ".join(f"{failure.partition} ({self.names[failure.partition]})" for failure in failed)
         what = "all clients failed" if len(failed) == present else f"{len(failed)} of {present} clients failed"
         return (
-            f"{what}: partition {names}; the run needs {self.needed} valid replies (knob min_clients). "
+            f"{what}: partition {names}; the run needs {self.needed} valid replies (knob min_clients); "
+            "`fedlab resume` goes on from the last round. "
             f"First failure, of partition {failed[0].partition}:\n{failed[0].reason}"
         )
 

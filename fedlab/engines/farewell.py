@@ -24,7 +24,7 @@ PATIENCE = 10.0  # seconds for the server's answer
 
 def farewell(address: str, certificates: Path, client: str, node: int) -> bool:
     """Tell the server that a client's node has left; False when it does not know such a node as connected."""
-    key = certs.private_key(certificates / "clients" / f"{client}.key")
+    key = certs.client_key(certificates, client)
     signed = [
         RuntimeVersionClientInterceptor(component_name="SuperNode"),
         NodeAuthClientInterceptor(key, key.public_key()),
