@@ -57,7 +57,7 @@ def federation(tmp_path_factory):
         os.kill(supernode, signal.SIGKILL)
         stopped = serve.code()
         run = root / "server" / "runs" / "dualadapt-digits-0"
-        nodes = json.loads((run / grpc.NODES).read_text())
+        nodes, log = json.loads((run / grpc.NODES).read_text()), (run / "flower" / "flower.log").read_text()
         resumed = Command(root / "server", "resume", str(run), "--quiet")
         started.append(resumed)
         resumed_code = resumed.code()
@@ -68,6 +68,7 @@ def federation(tmp_path_factory):
             resumed_code=resumed_code,
             run=run,
             nodes=nodes,
+            log=log,
             clients={"usps": (usps, usps.code(30)), "optdigits": (optdigits, optdigits.code(30))},
             refused={name: (command.said, command.code(30)) for name, command in refused.items()},
             root=root,
@@ -101,7 +102,8 @@ def test_clients_reconnect_tell_their_owners_and_leave(federation):
 @pytest.mark.engine
 def test_a_run_that_has_lost_a_client_it_needs_says_so_at_once_and_how_to_go_on(federation):
     said = " ".join(federation.serve.said.split())
-    assert "1 of 2 clients failed: partition 1 (usps); the run needs 2 valid replies (knob min_clients)" in said
+    assert "1 of 2 clients failed: partition 1 (usps); the run needs 2 valid replies (knob min_clients); `fedlab resume`" in said
+    assert "Traceback" not in said and "First error" not in said  # it is a sentence of ours
     events = [json.loads(line) for line in (federation.run / "events.jsonl").read_text().splitlines()]
     lost = [event for event in events if event["event"] == "client_failed"]
     assert [(event["client"], event["round"], event["kind"]) for event in lost] == [("usps", 1, "gone")]
@@ -110,6 +112,8 @@ def test_a_run_that_has_lost_a_client_it_needs_says_so_at_once_and_how_to_go_on(
         "resumed",
         "finished",
     ]
+    (node,) = [node for node, name in federation.nodes.items() if name == "usps"]
+    assert f"[Fleet.DeactivateNode] Deactivated node_id={node}" in federation.log  # in the dead one's stead
 
 
 @pytest.mark.engine
