@@ -135,16 +135,21 @@ class _Supervisor:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _stay(self, news: News) -> bool:
-        """Run one SuperNode and tell what it does; True when it is time to leave for good, False when it has ended."""
+        """Run one SuperNode and tell what it does; True when it is time to leave for good, False when it is over."""
         output = Tail(self.log, from_end=True)
         self.process = start(
             "fedlab.engines.supernode", "flower_supernode", self._arguments(), self.variables, self.log, goodbye=GOODBYE
         )
         leaving: float | None = None
+        given_up: float | None = None
         while True:
-            ended = self.process.poll() is not None
+            ended = self.process.poll() is not None or (given_up is not None and time.monotonic() > given_up)
             news.of_supernode(output.lines())
             news.of_client(self.events.lines())
+            if (news.restarted or news.turned_away) and given_up is None:
+                given_up = (
+                    time.monotonic() + GOODBYE
+                )  # a SuperNode that says that it ends may still hang in its threads
             if news.node and not ended and not self.here.exists():
                 self.here.write_text(f"{self.process.pid} {news.node}", encoding="ascii")
             if (news.refused or (news.finished and self.options.once)) and leaving is None:

@@ -102,7 +102,10 @@ def test_clients_reconnect_tell_their_owners_and_leave(federation):
 @pytest.mark.engine
 def test_a_run_that_has_lost_a_client_it_needs_says_so_at_once_and_how_to_go_on(federation):
     said = " ".join(federation.serve.said.split())
-    assert "1 of 2 clients failed: partition 1 (usps); the run needs 2 valid replies (knob min_clients); `fedlab resume`" in said
+    assert (
+        "1 of 2 clients failed: partition 1 (usps); the run needs 2 valid replies (knob min_clients); `fedlab resume`"
+        in said
+    )
     assert "Traceback" not in said and "First error" not in said  # it is a sentence of ours
     events = [json.loads(line) for line in (federation.run / "events.jsonl").read_text().splitlines()]
     lost = [event for event in events if event["event"] == "client_failed"]
