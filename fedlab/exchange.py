@@ -192,10 +192,7 @@ class RosterGrid(Grid):
         return self.exchange(messages, patience=timeout if timeout is not None else float("inf"))
 
     def _encoded(self, messages: list[Message]) -> list[Message]:
-        """The messages as they cross the wire, their bytes counted; clients often share one content.
-
-        Whose last update was refused is told so in a record of its own: the same bytes on every engine.
-        """
+        """The messages as they cross the wire, with what was refused, their bytes counted; many share one content."""
         contents: dict[int, tuple[RecordDict, int]] = {}
         sent = []
         for message in messages:
@@ -279,11 +276,10 @@ class RosterGrid(Grid):
 def collect(
     grid: Grid, messages: Iterable[Message], patience: float, deadline: float = float("inf")
 ) -> Iterator[tuple[Message, Message]]:
-    """Send messages and yield each with its reply, as they come, until all are there or time is up.
+    """Send messages and yield each with its reply, until all are there or time is up.
 
     Time is up ``deadline`` seconds after sending, or ``patience`` seconds after the last reply: where clients work one
-    after another, the last is not late for the first. Whose reply it is, only the message that it answers tells: that a
-    client is gone is said by Flower's server in its own name.
+    after another, the last is not late for the first. That a client is gone, Flower's server says in its own name.
     """
     sent = list(messages)
     numbers = list(grid.push_messages(sent))

@@ -147,9 +147,7 @@ class _Supervisor:
             news.of_supernode(output.lines())
             news.of_client(self.events.lines())
             if (news.restarted or news.turned_away) and given_up is None:
-                given_up = (
-                    time.monotonic() + GOODBYE
-                )  # a SuperNode that says that it ends may still hang in its threads
+                given_up = time.monotonic() + GOODBYE  # it says that it ends, and may hang all the same
             if news.node and not ended and not self.here.exists():
                 self.here.write_text(f"{self.process.pid} {news.node}", encoding="ascii")
             if (news.refused or (news.finished and self.options.once)) and leaving is None:
