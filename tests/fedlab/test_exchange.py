@@ -27,7 +27,7 @@ def by(body, partition_of, train=echo, **unruly):
 
 def roster_grid(grid, clients=3, min_clients=3, **more):
     seen = RosterGrid(Roster(grid, {n: NAMES[n] for n in range(clients)}), min_clients=min_clients, **more)
-    seen.gather(1, 1.0)
+    seen.gather(1, 30.0)
     return seen
 
 
@@ -93,7 +93,7 @@ def test_a_client_that_arrives_later_is_not_asked_before():
     def body(grid):
         seen = roster_grid(grid, arrivals={1: 3})
         before, need = seen.get_node_ids(), seen.needed
-        seen.begin(3, 1.0)
+        seen.begin(3, 30.0)
         return before, need, seen.get_node_ids(), seen.needed
 
     assert by(body, {77: 0, 5: 1, 901: 2}) == ([77, 901], 2, [77, 5, 901], 3)
@@ -337,7 +337,7 @@ def test_a_deadline_leaves_a_straggler_out_of_that_round_only():
         kinds = [(failure.partition, failure.kind) for failure in seen.traffic.failures]
         assert seen.get_node_ids() == [77, 901]  # nor is it waited for when the round is tested
         grid.silent = set()
-        seen.begin(2, 1.0)
+        seen.begin(2, 30.0)
         return len(first), kinds, len(seen.exchange(to_all(seen.get_node_ids(), w=torch.zeros(1)), patience=60))
 
     assert by(body, {77: 0, 5: 1, 901: 2}) == (2, [(1, "late")], 3)
