@@ -2,6 +2,8 @@
 
 On a machine of its own a client is started with settings of its own (``fedlab join``, Flower's ``--node-config``):
 ``domain``, ``device``, ``data-root``, ``data-folder`` and ``keep``. They go before the run's, which are the server's.
+Its owner is told what the server is not: the traceback of an error. And what the server says of an update that it did
+not use.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import strategies
 from fedlab import wire, workloads
 from fedlab.config import Core, build
 from fedlab.errors import ConfigError, FedlabError, near_match
+from fedlab.exchange import REFUSED
 from fedlab.keep import Keep
 from fedlab.roster import REFUSAL
 from fedlab.seeds import deterministic, seeded
@@ -29,6 +32,7 @@ app = ClientApp()
 
 OWN = {"device": "device", "data-root": "data_root", "data-folder": "folder"}  # node config -> knob
 SERVERS = ("data_root", "folder", "run_dir")  # knobs whose values mean something on the server only
+OURS = ("client", "fedlab", "strategies")  # packages in which a traceback is worth naming a line
 
 
 @app.query()
@@ -37,7 +41,7 @@ def query(message: Message, context: Context) -> Message:
     keep = Keep.of(context.node_config)
     try:
         if REFUSAL in message.content:
-            reason = _text(message.content[REFUSAL], "reason")
+            reason = str(_field(message.content[REFUSAL], "reason"))
             print(f"fedlab: refused: {reason}", file=sys.stderr, flush=True)
             keep.tell("query", status="refused", reason=reason)
             return _error(message, f"refused: {reason}")
@@ -90,6 +94,9 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
     keep, begun, server_round = Keep.of(context.node_config), time.monotonic(), -1
     try:
         server_round = round_of(message)
+        if REFUSED in message.content:
+            refused = message.content.pop(REFUSED)
+            keep.tell("refused", round=_field(refused, "round"), reason=_field(refused, "reason"))
         workload = settle(context)
         core, partition = build(Core, "", context.run_config), int(context.node_config[PARTITION_ID_KEY])
         half = strategies.client_half(core.strategy)
@@ -105,16 +112,24 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
         keep.tell(purpose, status="ok", seconds=round(time.monotonic() - begun, 3), **fact)
         return Message(wire.encode(content, core.wire), reply_to=message)
     except FedlabError as error:
-        reason = str(error)
-    except Exception:
+        reason = told = str(error)
+    except Exception as error:
         reason = traceback.format_exc()
+        told = _where(error) if "domain" in context.node_config else reason  # paths of its machine are its owner's
     keep.tell(purpose, status="failed", round=server_round, reason=reason)
-    return _error(message, f"in {purpose}: {reason}")
+    return _error(message, f"in {purpose}: {told}")
+
+
+def _where(error: Exception) -> str:
+    """Type and text of an error, and the innermost line of ours that it came from."""
+    frames = [(frame.f_globals.get("__name__", ""), line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    module, line = [(module, line) for module, line in frames if module.partition(".")[0] in OURS][-1]
+    return f"{type(error).__name__}: {error} ({module}:{line})"
 
 
 def _error(message: Message, reason: str) -> Message:
     return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
 
 
-def _text(record: object, key: str) -> str:
-    return str(record[key]) if isinstance(record, ConfigRecord) and key in record else "no reason given"
+def _field(record: object, key: str) -> object:
+    return record[key] if isinstance(record, ConfigRecord) and key in record else "not said"

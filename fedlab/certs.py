@@ -116,6 +116,17 @@ def check_client(directory: Path, name: str) -> str:
         When ``ca.crt`` or the key is missing or unreadable, or is something else.
     """
     load_certificate(directory / "ca.crt")
+    return _fingerprint(client_key(directory, name).public_key())
+
+
+def client_key(directory: Path, name: str) -> ec.EllipticCurvePrivateKey:
+    """Read the key of a client.
+
+    Raises
+    ------
+    ConfigError
+        When it is missing or is none.
+    """
     path = directory / CLIENTS / f"{name}.key"
     try:
         key = serialization.load_ssh_private_key(path.read_bytes(), None)
@@ -127,7 +138,7 @@ def check_client(directory: Path, name: str) -> str:
         ) from None
     except (ValueError, TypeError, UnsupportedAlgorithm, AssertionError):
         raise ConfigError(f"{path} is no key of a client: OpenSSH, ECDSA, without a passphrase") from None
-    return _fingerprint(key.public_key())
+    return key
 
 
 def loose(path: Path) -> bool:

@@ -8,10 +8,10 @@ refused here, so no strategy ever averages it in.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.serde import recorddict_to_proto
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -23,6 +23,7 @@ from fedlab.roster import GONE, POLL_SECONDS, Roster
 Reply = Callable[[int, Message], None]  # partition, its reply
 MEGABYTE = 1_000_000
 SILENT = ("late", "gone")  # kinds of failure after which a second question would wait in vain
+REFUSED = "refused"  # record of a message that tells a client which of its updates was refused, and why
 
 
 def accept(message: Message, reply: Message) -> None:
@@ -89,6 +90,8 @@ class RosterGrid(Grid):
         self.on_reply = on_reply
         self.due = set(self.names)
         self.out: set[int] = set()  # partitions that did not answer in this round: not asked again before the next
+        self.round = 0
+        self.refused: dict[int, dict[str, int | str]] = {}  # partition -> which update, why; told in its next message
         self.traffic = Traffic()
 
     @property
@@ -115,7 +118,7 @@ class RosterGrid(Grid):
             self.gather(server_round, timeout)
 
     def _turn_to(self, server_round: int) -> None:
-        self.out = set()
+        self.round, self.out = server_round, set()
         self.due = {partition for partition in self.names if self.arrivals.get(partition, 0) <= server_round}
 
     @property
@@ -156,27 +159,27 @@ class RosterGrid(Grid):
         """
         self.traffic = Traffic()
         sent = self._encoded(list(messages))
-        asked = {message.metadata.dst_node_id: message for message in sent}
-        present = self.nodes.keys() | {self.partition_of[node] for node in asked}
+        asked = {self.partition_of[message.metadata.dst_node_id] for message in sent}
+        present = self.nodes.keys() | asked
         replies: dict[int, Message] = {}
-        for reply in collect(self.grid, sent, patience, self.deadline or float("inf")):
-            partition = self.partition_of[reply.metadata.src_node_id]
+        for message, reply in collect(self.grid, sent, patience, self.deadline or float("inf")):
+            partition = self.partition_of[message.metadata.dst_node_id]
             if reply.has_error():
                 kind = "gone" if reply.error.code in GONE else "failed"
                 self._fail(partition, reply.error.reason or "no reason given", kind)
                 continue
             try:
                 self.traffic.up[partition] = recorddict_to_proto(reply.content).ByteSize()
-                self._accept(reply, asked[reply.metadata.src_node_id], check)
+                self._accept(reply, message, check)
             except FedlabError as error:
-                self._fail(partition, f"its reply was refused: {error}", "refused")
+                self._refuse(partition, str(error))
             except Exception as error:  # whatever a client sends, it is the client's failure
-                self._fail(partition, f"its reply was refused: {type(error).__name__}: {error}", "refused")
+                self._refuse(partition, f"{type(error).__name__}: {error}")
             else:
                 replies[partition] = reply
                 self.on_reply(partition, reply)
         heard = set(replies) | {failure.partition for failure in self.traffic.failures}
-        for partition in sorted({self.partition_of[node] for node in asked} - heard):
+        for partition in sorted(asked - heard):
             waited = f"{self.deadline:g} s" if self.deadline else f"{patience:g} s of silence"
             self._fail(partition, f"no reply within {waited}", "late")
         self.traffic.failures.sort(key=lambda failure: failure.partition)
@@ -189,7 +192,7 @@ class RosterGrid(Grid):
         return self.exchange(messages, patience=timeout if timeout is not None else float("inf"))
 
     def _encoded(self, messages: list[Message]) -> list[Message]:
-        """The messages as they cross the wire, their bytes counted; clients often share one content."""
+        """The messages as they cross the wire, with what was refused, their bytes counted; many share one content."""
         contents: dict[int, tuple[RecordDict, int]] = {}
         sent = []
         for message in messages:
@@ -198,6 +201,9 @@ class RosterGrid(Grid):
                 contents[id(message.content)] = content, recorddict_to_proto(content).ByteSize()
             content, size = contents[id(message.content)]
             node = message.metadata.dst_node_id
+            if refused := self.refused.pop(self.partition_of[node], None):
+                content = RecordDict({**content, REFUSED: ConfigRecord({**refused})})
+                size = recorddict_to_proto(content).ByteSize()
             self.traffic.down[self.partition_of[node]] = size
             sent.append(
                 Message(
@@ -218,6 +224,10 @@ class RosterGrid(Grid):
         reply.content = wire.decode(reply.content)
         check(message, reply)
 
+    def _refuse(self, partition: int, reason: str) -> None:
+        self._fail(partition, f"its reply was refused: {reason}", "refused")
+        self.refused[partition] = {"round": self.round, "reason": reason}
+
     def _fail(self, partition: int, reason: str, kind: str) -> None:
         self.traffic.failures.append(Failure(partition, reason, kind))
         if kind in SILENT:
@@ -228,7 +238,8 @@ class RosterGrid(Grid):
         names = ", ".join(f"{failure.partition} ({self.names[failure.partition]})" for failure in failed)
         what = "all clients failed" if len(failed) == present else f"{len(failed)} of {present} clients failed"
         return (
-            f"{what}: partition {names}; the run needs {self.needed} valid replies (knob min_clients). "
+            f"{what}: partition {names}; the run needs {self.needed} valid replies (knob min_clients); "
+            "`fedlab resume` goes on from the last round. "
             f"First failure, of partition {failed[0].partition}:\n{failed[0].reason}"
         )
 
@@ -264,18 +275,22 @@ class RosterGrid(Grid):
 
 def collect(
     grid: Grid, messages: Iterable[Message], patience: float, deadline: float = float("inf")
-) -> Iterable[Message]:
-    """Send messages and yield their replies as they come, until all are there or time is up.
+) -> Iterator[tuple[Message, Message]]:
+    """Send messages and yield each with its reply, until all are there or time is up.
 
     Time is up ``deadline`` seconds after sending, or ``patience`` seconds after the last reply: where clients work one
-    after another, the last is not late for the first.
+    after another, the last is not late for the first. That a client is gone, Flower's server says in its own name.
     """
-    waiting = set(grid.push_messages(messages))
+    sent = list(messages)
+    numbers = list(grid.push_messages(sent))
+    if len(numbers) != len(sent):
+        raise RunError("Flower's server did not take the messages to the clients: they are too large for it")
+    waiting = {number: message for number, message in zip(numbers, sent, strict=True) if number}  # None: not taken
     started = heard = time.monotonic()
     while waiting:
-        replies = list(grid.pull_messages(waiting))
-        waiting -= {reply.metadata.reply_to_message_id for reply in replies}
-        yield from replies
+        replies = list(grid.pull_messages(waiting.keys()))
+        for reply in replies:
+            yield waiting.pop(reply.metadata.reply_to_message_id), reply
         now = time.monotonic()
         if replies:
             heard = now

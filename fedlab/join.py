@@ -2,7 +2,8 @@
 
 Flower's ``flower-supernode`` does the work. What it prints goes to ``KEEP/flower.log``; what matters in it, and in the
 log of our ClientApp (``KEEP/events.jsonl``), is said here. It reconnects by itself while its server keeps its state; a
-server that was started anew does not know it any more, and then this module starts another.
+server that was started anew does not know it any more, and then this module starts another. One that was killed, with
+or without us, leaves ``KEEP/.connected`` behind: the next says goodbye in its stead, or it would not be let in.
 
 **Source**: Flower 1.39, ``flwr/supernode/cli/flower_supernode.py``, ``flwr/client/grpc_rere_client/connection.py``.
 """
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -22,7 +23,7 @@ from types import FrameType
 import tomli_w
 
 from fedlab import certs
-from fedlab.engines.processes import LOOPBACK, MARK, evidence, free_ports, start, stop, workplace
+from fedlab.engines.processes import LOOPBACK, MARK, alive, evidence, free_ports, start, stop, workplace
 from fedlab.errors import RunError
 from fedlab.knock import knock
 from fedlab.news import News, Tail
@@ -31,9 +32,8 @@ POLL_SECONDS = 0.2
 LONGEST_PAUSE = 5.0  # seconds between two attempts to reach a server that is not there
 GOODBYE = 6.0  # seconds for a SuperNode to tell its server that it leaves, and for a last reply to be sent
 UNSURE = 2  # refusals in a row that are believed: a server that has just started may not know its clients yet
-HELD = 75.0  # seconds for which a server still counts a client that was killed: Flower's two missed heartbeats
 DEATHS = 5  # SuperNodes that end in a row without having connected, before we give up
-HERE = ".connected"  # in KEEP: touched while connected, removed by a clean goodbye
+HERE = ".connected"  # in KEEP: process and node that are connected, removed by a clean goodbye
 
 Say = Callable[[str], None]
 
@@ -86,21 +86,19 @@ class _Supervisor:
 
     def run(self) -> None:
         """Connect, stay, connect again."""
-        refusals, deaths, done, told_held = 0, 0, False, False
+        refusals, deaths, done = 0, 0, False
         while not done:
             self._await_server()
+            self._bury()
             news = News(self.options, self.say)
             done = self._stay(news)
             if news.connected:
-                refusals, deaths, told_held = 0, 0, False
+                refusals, deaths = 0, 0
+            if news.restarted:
+                self.here.unlink(missing_ok=True)  # that server is gone, and with it its nodes
             if done or news.restarted:
                 continue
-            if news.turned_away and self._held():
-                if not told_held:
-                    self.say("the server still counts an earlier connection of this client; trying until it does not")
-                told_held = True
-                time.sleep(LONGEST_PAUSE)
-            elif news.turned_away:
+            if news.turned_away:
                 refusals += 1
                 if refusals == UNSURE:
                     raise RunError(self._turned_away(news))
@@ -137,18 +135,21 @@ class _Supervisor:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _stay(self, news: News) -> bool:
-        """Run one SuperNode and tell what it does; True when it is time to leave for good, False when it has ended."""
+        """Run one SuperNode and tell what it does; True when it is time to leave for good, False when it is over."""
         output = Tail(self.log, from_end=True)
         self.process = start(
             "fedlab.engines.supernode", "flower_supernode", self._arguments(), self.variables, self.log, goodbye=GOODBYE
         )
         leaving: float | None = None
+        given_up: float | None = None
         while True:
-            ended = self.process.poll() is not None
+            ended = self.process.poll() is not None or (given_up is not None and time.monotonic() > given_up)
             news.of_supernode(output.lines())
             news.of_client(self.events.lines())
-            if news.connected and not ended:
-                self.here.touch()
+            if (news.restarted or news.turned_away) and given_up is None:
+                given_up = time.monotonic() + GOODBYE  # it says that it ends, and may hang all the same
+            if news.node and not ended and not self.here.exists():
+                self.here.write_text(f"{self.process.pid} {news.node}", encoding="ascii")
             if (news.refused or (news.finished and self.options.once)) and leaving is None:
                 leaving = time.monotonic() + GOODBYE
             if leaving is not None and (ended or not news.busy or time.monotonic() > leaving):
@@ -173,9 +174,21 @@ class _Supervisor:
         key = folder / "clients" / f"{self.options.client}.key"
         return [*arguments, "--root-certificates", str(folder / "ca.crt"), "--auth-supernode-private-key", str(key)]
 
-    def _held(self) -> bool:
-        """Whether this client was connected a moment ago and did not say goodbye."""
-        return self.here.exists() and time.time() - self.here.stat().st_mtime < HELD
+    def _bury(self) -> None:
+        """If a SuperNode before us was killed, see to it that its server knows."""
+        folder = self.options.certificates
+        if not self.here.exists():
+            return
+        with suppress(ValueError):
+            pid, node = map(int, self.here.read_text(encoding="ascii").split())
+            end = time.monotonic() + GOODBYE
+            while alive(pid) and time.monotonic() < end:  # it may be about to say goodbye itself: only we were killed
+                time.sleep(POLL_SECONDS)
+            if folder:  # without a key the next SuperNode is another to the server, whose roster sorts it out
+                from fedlab.engines.farewell import farewell  # Flower's gRPC: only where it is needed
+
+                farewell(self.options.address, folder, self.options.client, node)
+        self.here.unlink(missing_ok=True)
 
     def _turned_away(self, news: News) -> str:
         name = self.options.client

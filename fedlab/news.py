@@ -46,6 +46,8 @@ class News:
     ----------
     connected
         Whether the server has let it in.
+    node
+        Its number there; 0 before it was let in.
     turned_away, unproven
         Whether the server did not; whether because of its signature.
     restarted
@@ -63,7 +65,7 @@ class News:
     def __init__(self, options: Joining, say: Callable[[str], None]) -> None:
         self.options, self.say = options, say
         self.connected = self.turned_away = self.unproven = self.restarted = self.finished = False
-        self.refused, self.lost = "", 0.0
+        self.refused, self.lost, self.node = "", 0.0, 0
         self._open = 0
         self._told_lost = False
         self._run = ""
@@ -76,8 +78,8 @@ class News:
     def of_supernode(self, lines: Iterable[str]) -> None:
         """Take in what Flower printed."""
         for line in lines:
-            if "SuperNode ID: " in line:
-                self.connected = True
+            if found := re.search(r"SuperNode ID: (\d+)", line):
+                self.connected, self.node = True, int(found[1])
                 self.say(f"connected to {self.options.address} as {self.options.client}")
             elif "Connection attempt failed" in line:
                 self.lost = self.lost or time.monotonic()
@@ -111,6 +113,8 @@ class News:
         if kind == "query" and status == "ok" and event.get("name") != self._run:
             self._run = event["name"]
             self.say(f"taking part in {self._run}")
+        elif kind == "refused":
+            self.say(f"round {event['round']}: the server refused this update: {event['reason']}")
         elif kind in DONE:
             where = f"round {event['round']}" + (f" of {event['rounds']}" if "rounds" in event else "")
             if status == "ok":

@@ -87,6 +87,7 @@ class _Federation:
             self.round, state = checkpoint
             arrays = ArrayRecord(state["arrays"])
             self.strategy.restore(state["strategy"])
+            self.grid.refused = dict(state.get("refused", {}))
             self.run.emit("resumed", round=self.round)
         else:
             with self._phase("pretrain"), seeded(self.core.seed, "initialise"):
@@ -194,7 +195,11 @@ class _Federation:
         self.run.log_round(record)
         self.run.checkpoint(
             self.round,
-            {"arrays": arrays.to_torch_state_dict(), "strategy": self.strategy.state()},
+            {
+                "arrays": arrays.to_torch_state_dict(),
+                "strategy": self.strategy.state(),
+                "refused": self.grid.refused,
+            },
             self.core.keep_checkpoints,
         )
         self.run.emit("round", round=self.round, rounds=self.core.rounds, mean=mean, clients=clients)

@@ -11,6 +11,7 @@ client that the `flwr` command uses.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 import time
@@ -36,6 +37,8 @@ from fedlab.engines import Apps
 from fedlab.engines.processes import MARK, PROC, START_LIMIT, evidence, family
 from fedlab.engines.superlink import SuperLink, superlink
 from fedlab.errors import ConfigError, RunError
+
+SENTENCE = re.compile(r"^ *fedlab\.errors\.\w+: ", re.M)  # how a traceback of an error of ours ends
 
 
 def run(
@@ -132,8 +135,11 @@ def follow(
         elif waited > START_LIMIT:
             raise RunError(f"{process} did not start within {START_LIMIT:g} s.\n{evidence(link.log)}")
     if status.sub_status != SubStatus.COMPLETED:
-        details = status.details.removeprefix("Simulation failed with exception: ") or "no reason given"
-        raise RunError(f"The run ended as {status.sub_status}: {details}\n{evidence(link.log)}")
+        details = re.sub(r"^(Simulation|ServerApp) failed with exception: ", "", status.details) or "no reason given"
+        proof = evidence(link.log)
+        if SENTENCE.search(proof):  # our own app has said what came and what to do
+            raise RunError(details)
+        raise RunError(f"The run ended as {status.sub_status}: {details}\n{proof}")
 
 
 def _finished(link: SuperLink, run_id: int, patience: float = 1.0) -> RunStatus | None:

@@ -148,6 +148,17 @@ def _command(pid: int) -> str:
         return ""
 
 
+def alive(pid: int) -> bool:
+    """Whether there is such a process."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def stop(mark: str, started: list[subprocess.Popen[bytes]]) -> None:
     """Kill whatever carries a mark: its state is private and in memory."""
     end = time.monotonic() + 10

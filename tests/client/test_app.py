@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 import torch
 import toy
@@ -60,6 +63,32 @@ def test_a_bug_becomes_an_error_with_its_traceback(context):
     assert reply.has_error()
     assert reply.error.reason.startswith("in evaluate: Traceback")
     assert "size mismatch for head.0.weight" in reply.error.reason
+
+
+def test_over_the_network_a_bug_is_told_without_its_traceback_which_the_owner_keeps(context, tmp_path):
+    context.node_config.update({"domain": workloads.make(context.run_config).clients[1], "keep": str(tmp_path)})
+    reason = app(message("evaluate", **{"head.0.weight": torch.zeros(1)}), context).error.reason
+    assert reason.startswith("in evaluate: RuntimeError: ")
+    assert "size mismatch for head.0.weight" in reason
+    assert re.search(r" \(strategies\.protocol:\d+\)$", reason)
+    assert "Traceback" not in reason and ".py" not in reason
+    (noted,) = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert noted["reason"].startswith("Traceback") and 'strategies/protocol.py", line' in noted["reason"]
+
+
+def test_what_the_server_refused_is_noted_for_the_owner_and_changes_nothing(context, tmp_path):
+    torch.manual_seed(0)
+    sent, plain = message("train"), None
+    torch.manual_seed(0)
+    plain = message("train")
+    sent.content["refused"] = ConfigRecord({"round": 1, "reason": "its array w holds NaN or infinity"})
+    context.node_config["keep"] = str(tmp_path)
+    replies = [app(one, context).content["arrays"].to_torch_state_dict() for one in (sent, plain)]
+    assert all(torch.equal(replies[0][name], replies[1][name]) for name in replies[0])
+    refused, *others = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert (refused["event"], refused["round"]) == ("refused", 1)
+    assert refused["reason"] == "its array w holds NaN or infinity"
+    assert [other["event"] for other in others] == ["train", "train"]
 
 
 def test_a_clear_error_stays_a_sentence(context):

@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import FedAvg
 from grids import Unruly, client_app, echo, to_all, within
 
 from fedlab.errors import RunError
-from fedlab.exchange import RosterGrid
+from fedlab.exchange import RosterGrid, accept
 from fedlab.roster import Roster
 
 NAMES = {0: "usps", 1: "svhn", 2: "mnist_m", 3: "optdigits"}
@@ -27,7 +27,7 @@ def by(body, partition_of, train=echo, **unruly):
 
 def roster_grid(grid, clients=3, min_clients=3, **more):
     seen = RosterGrid(Roster(grid, {n: NAMES[n] for n in range(clients)}), min_clients=min_clients, **more)
-    seen.gather(1, 1.0)
+    seen.gather(1, 30.0)
     return seen
 
 
@@ -93,7 +93,7 @@ def test_a_client_that_arrives_later_is_not_asked_before():
     def body(grid):
         seen = roster_grid(grid, arrivals={1: 3})
         before, need = seen.get_node_ids(), seen.needed
-        seen.begin(3, 1.0)
+        seen.begin(3, 30.0)
         return before, need, seen.get_node_ids(), seen.needed
 
     assert by(body, {77: 0, 5: 1, 901: 2}) == ([77, 901], 2, [77, 5, 901], 3)
@@ -271,6 +271,55 @@ def test_a_bad_reply_is_refused_named_and_left_out():
     assert failure.reason == "its reply was refused: ValueError: its head is absurd"
 
 
+def test_a_client_is_told_once_in_its_next_message_what_was_refused_and_the_bytes_are_counted():
+    seen_by_client = []
+
+    def train(message, context):
+        partition = context.node_config["partition-id"]
+        seen_by_client.append((partition, dict(message.content["refused"]) if "refused" in message.content else None))
+        return echo(message, context)
+
+    def body(grid):
+        seen, down = roster_grid(grid, min_clients=2), []
+        for check in (refuse, accept, accept):
+            seen.exchange(to_all(seen.get_node_ids(), w=torch.zeros(1)), patience=5, check=check)
+            down.append(seen.traffic.down)
+        told = ConfigRecord({"round": 1, "reason": "ValueError: its head is absurd"})
+        return down, recorddict_to_proto(RecordDict({"refused": told})).ByteSize(), seen.refused
+
+    (first, second, third), size, left = by(body, {77: 0, 5: 1, 901: 2}, train=train)
+    assert [told for partition, told in seen_by_client if partition == 1] == [
+        None,
+        {"round": 1, "reason": "ValueError: its head is absurd"},
+        None,
+    ]
+    assert {told for partition, told in seen_by_client if partition != 1} == {None}
+    assert second == {0: first[0], 1: first[1] + size, 2: first[2]}
+    assert third == first
+    assert left == {}
+
+
+def test_a_node_that_is_gone_fails_alone_and_is_not_asked_again_in_the_round():
+    def body(grid):
+        seen = roster_grid(grid, min_clients=2)
+        grid.gone = {5}
+        replies = seen.exchange(to_all(seen.get_node_ids(), w=torch.zeros(1)), patience=60)
+        partitions = [seen.partition_of[reply.metadata.src_node_id] for reply in replies]
+        return partitions, [(failure.partition, failure.kind) for failure in seen.traffic.failures], seen.get_node_ids()
+
+    assert by(body, {77: 0, 5: 1, 901: 2}) == ([0, 2], [(1, "gone")], [77, 901])
+
+
+def test_messages_that_flower_s_server_does_not_take_end_the_run():
+    def body(grid):
+        seen = roster_grid(grid)
+        grid.push_messages = lambda messages: []
+        seen.exchange(to_all(seen.get_node_ids(), w=torch.zeros(1)), patience=60)
+
+    with pytest.raises(RunError, match="did not take the messages to the clients: they are too large"):
+        by(body, {77: 0, 5: 1, 901: 2})
+
+
 def test_a_reply_over_the_limit_is_refused():
     def body(grid):
         seen = roster_grid(grid, min_clients=3, reply_limit=1e-6)
@@ -288,7 +337,7 @@ def test_a_deadline_leaves_a_straggler_out_of_that_round_only():
         kinds = [(failure.partition, failure.kind) for failure in seen.traffic.failures]
         assert seen.get_node_ids() == [77, 901]  # nor is it waited for when the round is tested
         grid.silent = set()
-        seen.begin(2, 1.0)
+        seen.begin(2, 30.0)
         return len(first), kinds, len(seen.exchange(to_all(seen.get_node_ids(), w=torch.zeros(1)), patience=60))
 
     assert by(body, {77: 0, 5: 1, 901: 2}) == (2, [(1, "late")], 3)

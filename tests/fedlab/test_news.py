@@ -31,7 +31,7 @@ def test_a_run_from_its_first_message_to_its_last(told):
         told.news.of_client([event("train", round=number, seconds=4.06, **facts)])
         assert not told.news.finished
         told.news.of_client([event("kept", round=number, **facts), event("evaluate", round=number, seconds=1, **facts)])
-    assert told.news.connected
+    assert (told.news.connected, told.news.node) == (True, 17)
     assert told.news.finished
     assert told.said == [
         "connected to lab:9092 as usps",
@@ -79,6 +79,12 @@ def test_the_ends_of_a_supernode(told):
 def test_a_refusal(told):
     told.news.of_supernode(["fedlab: refused: it claims another's partition"])
     assert told.news.refused == "it claims another's partition"
+
+
+def test_an_update_that_the_server_refused(told):
+    told.news.of_client([event("refused", round=3, reason="its array head/0.weight holds NaN or infinity")])
+    assert told.said == ["round 3: the server refused this update: its array head/0.weight holds NaN or infinity"]
+    assert not told.news.refused  # it may stay
 
 
 def test_lines_that_are_no_events_are_passed_over(told):

@@ -30,7 +30,7 @@ def teller(told):
     return tell
 
 
-def gathered(grid, clients, timeout=1.0, enough=None, **more):
+def gathered(grid, clients, timeout=30.0, enough=None, **more):
     roster = Roster(grid, {number: NAMES[number] for number in range(clients)}, **more)
     roster.wait(range(clients), clients if enough is None else enough, timeout)
     return dict(sorted(roster.present.items()))
@@ -97,7 +97,7 @@ def test_it_takes_over_when_the_first_no_longer_answers(monkeypatch):
 
     def body(grid):
         roster = Roster(grid, {0: "usps"})
-        roster.wait([0], 1, 1.0)
+        roster.wait([0], 1, 30.0)
         grid.silent = {5}
         grid.contexts[77] = grid.contexts[5].__class__(1, 77, {"partition-id": 0}, grid.contexts[5].state, {})
         deadline = time.monotonic() + 5
@@ -113,7 +113,7 @@ def test_a_node_that_was_away_is_used_again_without_a_question():
     def body(grid):
         told = []
         roster = Roster(grid, {0: "usps", 1: "svhn"}, tell=teller(told))
-        roster.wait([0, 1], 2, 1.0)
+        roster.wait([0, 1], 2, 30.0)
         context = grid.contexts.pop(77)
         roster.look()
         away = dict(roster.present)
@@ -130,7 +130,7 @@ def test_a_key_decides_whose_partition_it_is():
     told = []
     owners = {5: "usps", 77: "mnist_m"}
     with pytest.raises(RunError, match="1 of 2 clients connected.*a node was refused: it claims partition 1 .'svhn'.*"):
-        by(lambda grid: gathered(grid, 2, 0.3, owners=owners, tell=teller(told)), {5: 0, 77: 1, 901: 1})
+        by(lambda grid: gathered(grid, 2, 1.0, owners=owners, tell=teller(told)), {5: 0, 77: 1, 901: 1})
     reasons = sorted(fields["reason"] for kind, fields in told if kind == "refused")
     assert reasons == [
         "it claims partition 1 ('svhn'), but its key is not registered",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import ServerApp
 
 from fedlab.engines import inprocess
@@ -50,15 +51,18 @@ def echo(message, context):
 
 
 class Unruly(inprocess.InProcessGrid):
-    """A network that lists nodes in any order, answers in any order, and whose nodes come late or never."""
+    """A network that lists nodes in any order, answers in any order, and whose nodes come late, never, or are gone.
 
-    def __init__(self, app, partition_of, order=(), late=frozenset(), silent=frozenset()):
+    That a node is gone is said as Flower's server says it: in its own name, not the node's.
+    """
+
+    def __init__(self, app, partition_of, order=(), late=frozenset(), silent=frozenset(), gone=frozenset()):
         super().__init__(app, {}, len(partition_of))
         self.contexts = {
             node: Context(1, node, {"partition-id": partition}, RecordDict(), {})
             for node, partition in partition_of.items()
         }
-        self.order, self.late, self.silent = list(order), set(late), set(silent)
+        self.order, self.late, self.silent, self.gone = list(order), set(late), set(silent), set(gone)
         self.asked = 0
 
     def get_node_ids(self):
@@ -74,3 +78,10 @@ class Unruly(inprocess.InProcessGrid):
         }
         ready = sorted(waiting, key=lambda node: self.order.index(node) if node in self.order else -1)
         return super().pull_messages([waiting[ready[0]]]) if ready else []
+
+    def _deliver(self, message):
+        if message.metadata.dst_node_id not in self.gone:
+            return super()._deliver(message)
+        reply = Message(Error(ErrorCode.NODE_UNAVAILABLE, "Error: Node Unavailable"), reply_to=message)
+        reply.metadata.__dict__["_src_node_id"] = SUPERLINK_NODE_ID
+        return reply

@@ -1,18 +1,17 @@
-"""A federation of real processes over TLS: same bits, a server that is stopped and resumed, and who is refused."""
+"""A federation of real processes over TLS: same bits, a run that lost a client and is resumed, and who is refused."""
 
 from __future__ import annotations
 
 import json
-import shutil
+import os
+import signal
 import socket
-import subprocess
-import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from commands import TINY, Command, end, laptop, left_running
 
 import fedlab
 from fedlab import authority, certs
@@ -21,57 +20,13 @@ from fedlab.engines import grpc, processes, superlink
 from fedlab.errors import ConfigError, RunError
 from fedlab.results import Result
 
-FEDLAB = str(Path(sys.executable).with_name("fedlab"))
-TINY = {
-    "rounds": 1,
-    "threads": 1,
-    "server.pretrain_steps": 2,
-    "server.steps": 1,
-    "server.batch": 8,
-    "client.steps": 1,
-    "client.batch": 8,
-    "digits.targets": "optdigits,usps",
-    "digits.limit": 100,
-}
-
-
-class Command:
-    """A `fedlab` command that runs, and what it has printed so far."""
-
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.log = folder / f"{arguments[0]}-{len(list(folder.glob('*.out')))}.out"
-        with self.log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [FEDLAB, *arguments], cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-            )
-
-    @property
-    def said(self) -> str:
-        return self.log.read_text()
-
-    def until(self, words: str, seconds: float = 120) -> None:
-        end = time.monotonic() + seconds
-        while words not in self.said:
-            assert self.process.poll() is None, self.said
-            assert time.monotonic() < end, f"waited for {words!r}:\n{self.said}"
-            time.sleep(0.1)
-
-    def code(self, seconds: float = 120) -> int:
-        return self.process.wait(seconds)
-
-
-def laptop(folder: Path, source: Path, name: str, key: Path | None = None) -> Path:
-    """A client's machine: the authority's certificate, and the key of client ``name`` or the one given."""
-    (folder / "certs" / "clients").mkdir(parents=True)
-    shutil.copy(source / "ca.crt", folder / "certs")
-    shutil.copy(key or source / "clients" / f"{name}.key", folder / "certs" / "clients" / f"{name}.key")
-    return folder
-
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory):
-    """Two honest clients and three others; the server is stopped after round 0 and resumed while the clients wait."""
+    """Two honest clients and three others; one SuperNode is killed in round 1, and the run resumed with the clients up.
+
+    All clients are needed, so the run stops with a sentence; the client's `join` starts another SuperNode by itself.
+    """
     root = tmp_path_factory.mktemp("federation")
     mine, foreign = root / "server" / "certs", root / "foreign"
     authority.make(mine, clients=["optdigits", "usps", "thief"])
@@ -97,36 +52,34 @@ def federation(tmp_path_factory):
         }
         thief.until("connected to")  # the server judges it while it still waits for the last client
         optdigits = join(laptop(root / "optdigits", mine, "optdigits"), "--domain", "optdigits", "--once")
-        serve.until('"event": "round"')
-        serve.process.terminate()
-        interrupted = serve.code(30)
+        usps.wait_for(lambda: "Receiving: train" in (root / "usps/clients/usps/flower.log").read_text(), "training")
+        (supernode,) = usps.parts("--superlink")
+        os.kill(supernode, signal.SIGKILL)
+        stopped = serve.code()
         run = root / "server" / "runs" / "dualadapt-digits-0"
-        nodes = json.loads((run / grpc.NODES).read_text())
+        nodes, log = json.loads((run / grpc.NODES).read_text()), (run / "flower" / "flower.log").read_text()
         resumed = Command(root / "server", "resume", str(run), "--quiet")
         started.append(resumed)
         resumed_code = resumed.code()
         yield SimpleNamespace(
             serve=serve,
-            interrupted=interrupted,
+            stopped=stopped,
             resumed=resumed,
             resumed_code=resumed_code,
             run=run,
             nodes=nodes,
+            log=log,
             clients={"usps": (usps, usps.code(30)), "optdigits": (optdigits, optdigits.code(30))},
             refused={name: (command.said, command.code(30)) for name, command in refused.items()},
             root=root,
         )
     finally:
-        for command in started:
-            if command.process.poll() is None:
-                command.process.terminate()
-        for command in started:
-            command.code(30)
+        end(started)
 
 
 @pytest.mark.engine
 def test_over_the_network_and_in_process_give_the_same_bits(federation, tmp_path):
-    assert (federation.interrupted, federation.resumed_code) == (130, 0), federation.resumed.said
+    assert (federation.stopped, federation.resumed_code) == (1, 0), federation.resumed.said
     expected, found = fedlab.run("dualadapt-digits", runs=tmp_path, knobs=TINY), Result.read(federation.run)
     assert found.weights_sha256 == expected.weights_sha256
     assert found.final() == expected.final()
@@ -141,8 +94,29 @@ def test_clients_reconnect_tell_their_owners_and_leave(federation):
         assert "round 1 of 1: trained" in command.said
         assert f"the model is in clients/{name}" in command.said
         assert f"{name} has left" in command.said
-    assert "the server was started anew; connecting again" in federation.clients["usps"][0].said
+    assert "the SuperNode ended unexpectedly; starting another" in federation.clients["usps"][0].said
+    assert "the server was started anew; connecting again" in federation.clients["optdigits"][0].said
     assert set(federation.nodes.values()) == {"optdigits", "usps", "thief"}
+
+
+@pytest.mark.engine
+def test_a_run_that_has_lost_a_client_it_needs_says_so_at_once_and_how_to_go_on(federation):
+    said = " ".join(federation.serve.said.split())
+    assert (
+        "1 of 2 clients failed: partition 1 (usps); the run needs 2 valid replies (knob min_clients); `fedlab resume`"
+        in said
+    )
+    assert "Traceback" not in said and "First error" not in said  # it is a sentence of ours
+    events = [json.loads(line) for line in (federation.run / "events.jsonl").read_text().splitlines()]
+    lost = [event for event in events if event["event"] == "client_failed"]
+    assert [(event["client"], event["round"], event["kind"]) for event in lost] == [("usps", 1, "gone")]
+    assert [e["event"] for e in events if e["event"] in ("failed", "resumed", "finished")] == [
+        "failed",
+        "resumed",
+        "finished",
+    ]
+    (node,) = [node for node, name in federation.nodes.items() if name == "usps"]
+    assert f"[Fleet.DeactivateNode] Deactivated node_id={node}" in federation.log  # in the dead one's stead
 
 
 @pytest.mark.engine
@@ -164,11 +138,7 @@ def test_who_is_refused_is_told_why_on_both_sides(federation, who, on_the_client
 
 @pytest.mark.engine
 def test_nothing_is_left_running(federation):
-    commands = []
-    for entry in processes.PROC.iterdir():
-        with suppress(OSError):
-            commands.append((entry / "cmdline").read_bytes().decode(errors="replace"))
-    assert not [command for command in commands if str(federation.root) in command]
+    assert left_running(federation.root) == []
 
 
 @pytest.mark.engine

@@ -51,3 +51,10 @@ def test_environment_finds_what_we_find(tmp_path: Path, monkeypatch: pytest.Monk
     assert environment["no_proxy"] == environment["NO_PROXY"] == "intranet,127.0.0.1"
     assert environment["RAY_ADDRESS"] == "local"
     assert environment["FLWR_HOME"].startswith(str(tmp_path))
+
+
+def test_a_process_is_alive_until_it_has_been_waited_for() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert processes.alive(process.pid)
+    process.communicate(b"\n")
+    assert not processes.alive(process.pid)
