@@ -23,7 +23,7 @@ import tomli_w
 
 from fedlab import certs
 from fedlab.engines.processes import LOOPBACK, MARK, evidence, free_ports, start, stop, workplace
-from fedlab.errors import RunError
+from fedlab.errors import ConfigError, RunError
 from fedlab.knock import knock
 from fedlab.news import News, Tail
 
@@ -33,7 +33,9 @@ GOODBYE = 6.0  # seconds for a SuperNode to tell its server that it leaves, and 
 UNSURE = 2  # refusals in a row that are believed: a server that has just started may not know its clients yet
 HELD = 75.0  # seconds for which a server still counts a client that was killed: Flower's two missed heartbeats
 DEATHS = 5  # SuperNodes that end in a row without having connected, before we give up
+LOCK = ".lock"  # in KEEP: held while a client uses it
 HERE = ".connected"  # in KEEP: touched while connected, removed by a clean goodbye
+FRESH = 15.0  # seconds after which a client that does not touch it is not connected, or hangs
 
 Say = Callable[[str], None]
 
@@ -69,6 +71,23 @@ def join(options: Joining, say: Say) -> None:
         finally:
             supervisor.leave()
         say(f"{options.client} has left; what it keeps is in {options.keep}")
+
+
+def unconnected(keep: Path) -> str:
+    """Why the client that keeps its things in a folder is not connected at this moment; empty when it is.
+
+    Raises
+    ------
+    ConfigError
+        When no client ever used the folder.
+    """
+    if not (keep / LOCK).exists():
+        raise ConfigError(f"{keep} is no folder of a client: `fedlab join` makes it (option --keep)")
+    try:
+        silent = time.time() - (keep / HERE).stat().st_mtime
+    except FileNotFoundError:
+        return "it waits for its server, or has left"
+    return f"it lost its server, or was killed, {silent:.0f} s ago" if silent > FRESH else ""
 
 
 class _Supervisor:
@@ -147,7 +166,7 @@ class _Supervisor:
             ended = self.process.poll() is not None
             news.of_supernode(output.lines())
             news.of_client(self.events.lines())
-            if news.connected and not ended:
+            if news.connected and not news.lost and not ended:
                 self.here.touch()
             if (news.refused or (news.finished and self.options.once)) and leaving is None:
                 leaving = time.monotonic() + GOODBYE
@@ -194,7 +213,7 @@ class _Supervisor:
 @contextmanager
 def _alone(keep: Path) -> Iterator[None]:
     """Hold the client's directory against a second one; the kernel lets go when we die."""
-    with (keep / ".lock").open("w") as lock:
+    with (keep / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
