@@ -44,11 +44,14 @@ def make(
     clients: Iterable[str] = (),
     days: float = 365,
     force: bool = False,
+    if_missing: bool = False,
 ) -> list[Made]:
     """Make what is missing in a folder of credentials; return all that is in it then.
 
     The authority is made once and kept. ``force`` makes the server's certificate anew, for the hosts it had and those
-    in ``hosts``, and the keys of ``clients``; to change the authority, delete the folder.
+    in ``hosts``, and the keys of ``clients``; to change the authority, delete the folder. With ``if_missing`` the same
+    call can be made again and again: keys that exist are kept, and so is the certificate unless it lacks one of the
+    hosts or has expired.
 
     Raises
     ------
@@ -59,7 +62,7 @@ def make(
     for name in clients:
         if not NAME.fullmatch(name):
             raise ConfigError(f"{name!r} is no name for a client: letters, digits, '.', '_' and '-', a domain's name")
-        if not force and (public := directory / CLIENTS / f"{name}.pub").exists():
+        if not force and not if_missing and (public := directory / CLIENTS / f"{name}.pub").exists():
             raise ConfigError(f"{public} exists; --force makes a new key, and the old one is then refused")
     for host in hosts:
         _general_name(host)
@@ -67,12 +70,44 @@ def make(
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         (directory / CLIENTS).mkdir(mode=0o700, exist_ok=True)
         fresh = _authority(directory)
-        fresh |= _server(directory, hosts, days, force)
+        fresh |= _server(directory, hosts, days, force, if_missing)
         for name in clients:
-            fresh |= _client(directory / CLIENTS, name)
+            if force or not (directory / CLIENTS / f"{name}.pub").exists():
+                fresh |= _client(directory / CLIENTS, name)
     except OSError as error:
         raise ConfigError(f"no credentials can be written to {directory}: {error.strerror or error}") from None
     return _inventory(directory, fresh)
+
+
+def lay_out(directory: Path, machines: Path) -> None:
+    """Copy what each machine needs, and nothing else, to a folder of its own: ``server`` and ``clients/NAME``.
+
+    Each of them is then a folder of credentials for `fedlab serve` or `fedlab join`. Public keys that are gone from
+    ``directory`` go from ``server`` too. Where a client's private key is gone, its folder is left as it is.
+
+    Raises
+    ------
+    ConfigError
+        When a folder cannot be written.
+    """
+    directory, machines = directory.expanduser(), machines.expanduser()
+    names = sorted(path.stem for path in (directory / CLIENTS).glob("*.pub"))
+    server = machines / "server"
+    files = {server: ["ca.crt", "server.crt", "server.key", *(f"{CLIENTS}/{name}.pub" for name in names)]}
+    for name in names:
+        if (directory / CLIENTS / f"{name}.key").exists():
+            files[machines / CLIENTS / name] = ["ca.crt", f"{CLIENTS}/{name}.key"]
+    try:
+        for folder, needed in files.items():
+            for part in (machines, machines / CLIENTS, folder, folder / CLIENTS):
+                part.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for file in needed:
+                _write(folder / file, (directory / file).read_bytes())
+        for public in (server / CLIENTS).glob("*.pub"):
+            if public.stem not in names:
+                public.unlink()
+    except OSError as error:
+        raise ConfigError(f"no credentials can be written to {machines}: {error.strerror or error}") from None
 
 
 def _authority(directory: Path) -> set[Path]:
@@ -93,15 +128,18 @@ def _authority(directory: Path) -> set[Path]:
     return {certificate, key_path}
 
 
-def _server(directory: Path, hosts: tuple[str, ...], days: float, force: bool) -> set[Path]:
+def _server(directory: Path, hosts: tuple[str, ...], days: float, force: bool, if_missing: bool) -> set[Path]:
     certificate, key_path = directory / "server.crt", directory / "server.key"
     before: list[str] = []
     if certificate.exists():
-        if not force and hosts:
+        current = load_certificate(certificate)
+        before = hosts_of(current)
+        expired = datetime.datetime.now(datetime.UTC) > current.not_valid_after_utc
+        lacking = expired or {str(_general_name(host).value) for host in hosts} - set(before)
+        if not force and hosts and not if_missing:
             raise ConfigError(f"{certificate} exists; --force makes it anew, for the hosts it has and {hosts[0]!r}")
-        if not force:
+        if not force and not (if_missing and lacking):
             return set()
-        before = hosts_of(load_certificate(certificate))
     authority_key, authority = private_key(directory / "ca.key"), load_certificate(directory / "ca.crt")
     key = ec.generate_private_key(ec.SECP256R1())
     names = [_general_name(host) for host in dict.fromkeys((*LOCAL, *before, *hosts))]

@@ -1,4 +1,4 @@
-"""The commands of a federation over several machines: ``fedlab certs | serve | join``."""
+"""The commands of a federation over several machines: ``fedlab certs | serve | join | knock | status``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fedlab.errors import ConfigError
+from fedlab.errors import ConfigError, RunError
 
 SERVE_PATIENCE = 600.0  # seconds: people walk from machine to machine
 PLAIN = (
@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     from fedlab.cli import speaks
 
-    for command in (serve, join, certs):
+    for command in (serve, join, certs, knock, status):
         app.command()(speaks(command))
 
 
@@ -144,12 +144,23 @@ def certs(
         typer.Option(help="Name or address by which clients reach the server; repeat it for more than one."),
     ] = None,
     client: Annotated[
-        list[str] | None, typer.Option(help="A client that may join, by its domain's name; repeat it.")
+        list[str] | None,
+        typer.Option(help="A client that may join, by its domain's name; repeat it, or write commas as in targets."),
     ] = None,
     days: Annotated[float, typer.Option(min=0.001, help="Days for which the server's certificate is valid.")] = 365,
     force: Annotated[
         bool, typer.Option("--force", help="Make the server's certificate, and the keys of the clients named, anew.")
     ] = False,
+    if_missing: Annotated[
+        bool,
+        typer.Option(
+            "--if-missing", help="Keep the keys that exist, and a certificate that covers all hosts and is valid."
+        ),
+    ] = False,
+    machines: Annotated[
+        Path | None,
+        typer.Option(help="Also copy to this folder what each machine needs: server, and clients/NAME for each key."),
+    ] = None,
 ) -> None:
     """Make what a server and its clients prove themselves with: an authority, a certificate, a key for each client.
 
@@ -162,7 +173,10 @@ def certs(
     from fedlab.certs import public_keys
     from fedlab.cli import out, show_rows
 
-    made = authority.make(directory, hosts=host or (), clients=client or (), days=days, force=force)
+    names = [name.strip().removeprefix("@") for text in client or () for name in text.split(",")]
+    made = authority.make(directory, hosts=host or (), clients=names, days=days, force=force, if_missing=if_missing)
+    if machines is not None:
+        authority.lay_out(directory, machines)
     show_rows(
         f"credentials in {directory}",
         [
@@ -176,3 +190,37 @@ def certs(
     )
     if not public_keys(directory.expanduser()):
         out.print(f"no client may join yet: fedlab certs {directory} --client NAME", markup=False, highlight=False)
+
+
+def knock(
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where the server is.")],
+    certs: Annotated[Path, typer.Option(help="Folder with ca.crt.")] = Path("certs"),
+    insecure: Annotated[bool, typer.Option("--insecure", help="The server speaks plain text.")] = False,
+) -> None:
+    """Ask whether a server of `fedlab serve` is there and trusted; exits with 1, and says why, when it is not.
+
+    Example: `fedlab knock lab.example.org:9092`
+    """
+    from fedlab import knock as knocking
+    from fedlab.cli import out
+
+    authority = None if insecure else certs.expanduser() / "ca.crt"
+    if reason := knocking.knock(address, authority):
+        raise RunError(f"no server at {address} ({reason})")
+    proof = f"{authority} vouches for it" if authority else "speaks plain text"
+    out.print(f"the server at {address} is there; {proof}", markup=False, highlight=False, soft_wrap=True)
+
+
+def status(
+    keep: Annotated[Path, typer.Argument(metavar="KEEP", help="What `fedlab join` keeps: clients/NAME.")],
+) -> None:
+    """Ask whether a client of `fedlab join` is connected; exits with 1, and says why, when it is not.
+
+    Example: `fedlab status clients/usps`
+    """
+    from fedlab.cli import out
+    from fedlab.join import unconnected
+
+    if reason := unconnected(keep.expanduser()):
+        raise RunError(f"the client in {keep} is not connected: {reason}")
+    out.print(f"the client in {keep} is connected", markup=False, highlight=False, soft_wrap=True)

@@ -24,7 +24,7 @@ import tomli_w
 
 from fedlab import certs
 from fedlab.engines.processes import LOOPBACK, MARK, alive, evidence, free_ports, start, stop, workplace
-from fedlab.errors import RunError
+from fedlab.errors import ConfigError, RunError
 from fedlab.knock import knock
 from fedlab.news import News, Tail
 
@@ -33,7 +33,9 @@ LONGEST_PAUSE = 5.0  # seconds between two attempts to reach a server that is no
 GOODBYE = 6.0  # seconds for a SuperNode to tell its server that it leaves, and for a last reply to be sent
 UNSURE = 2  # refusals in a row that are believed: a server that has just started may not know its clients yet
 DEATHS = 5  # SuperNodes that end in a row without having connected, before we give up
-HERE = ".connected"  # in KEEP: process and node that are connected, removed by a clean goodbye
+LOCK = ".lock"  # in KEEP: held while a client uses it
+HERE = ".connected"  # in KEEP: process and node; touched while connected, removed by a clean goodbye
+FRESH = 15.0  # seconds after which a client that does not touch it is not connected, or hangs
 
 Say = Callable[[str], None]
 
@@ -69,6 +71,23 @@ def join(options: Joining, say: Say) -> None:
         finally:
             supervisor.leave()
         say(f"{options.client} has left; what it keeps is in {options.keep}")
+
+
+def unconnected(keep: Path) -> str:
+    """Why the client that keeps its things in a folder is not connected at this moment; empty when it is.
+
+    Raises
+    ------
+    ConfigError
+        When no client ever used the folder.
+    """
+    if not (keep / LOCK).exists():
+        raise ConfigError(f"{keep} is no folder of a client: `fedlab join` makes it (option --keep)")
+    try:
+        silent = time.time() - (keep / HERE).stat().st_mtime
+    except FileNotFoundError:
+        return "it waits for its server, or has left"
+    return f"it lost its server, or was killed, {silent:.0f} s ago" if silent > FRESH else ""
 
 
 class _Supervisor:
@@ -148,8 +167,8 @@ class _Supervisor:
             news.of_client(self.events.lines())
             if (news.restarted or news.turned_away) and given_up is None:
                 given_up = time.monotonic() + GOODBYE  # it says that it ends, and may hang all the same
-            if news.node and not ended and not self.here.exists():
-                self.here.write_text(f"{self.process.pid} {news.node}", encoding="ascii")
+            if news.node and not ended:
+                self._note_here(news)
             if (news.refused or (news.finished and self.options.once)) and leaving is None:
                 leaving = time.monotonic() + GOODBYE
             if leaving is not None and (ended or not news.busy or time.monotonic() > leaving):
@@ -163,6 +182,14 @@ class _Supervisor:
             if news.lost and time.monotonic() - news.lost > self.options.patience:
                 raise RunError(f"the server at {self.options.address} was away for {self.options.patience:g} s")
             time.sleep(POLL_SECONDS)
+
+    def _note_here(self, news: News) -> None:
+        """Leave word of who is connected, and of when it last was."""
+        if not self.here.exists():
+            assert self.process is not None
+            self.here.write_text(f"{self.process.pid} {news.node}", encoding="ascii")
+        elif not news.lost:
+            self.here.touch()
 
     def _arguments(self) -> list[str]:
         """Options of ``flower-supernode``; its own port is a free one, so that clients can share a machine."""
@@ -207,7 +234,7 @@ class _Supervisor:
 @contextmanager
 def _alone(keep: Path) -> Iterator[None]:
     """Hold the client's directory against a second one; the kernel lets go when we die."""
-    with (keep / ".lock").open("w") as lock:
+    with (keep / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

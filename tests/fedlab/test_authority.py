@@ -53,6 +53,47 @@ def test_nothing_is_overwritten_without_force(tmp_path):
     certs.check_server(tmp_path)
 
 
+def test_what_is_missing_is_made_as_often_as_it_is_asked_for(tmp_path, monkeypatch):
+    asked = {"hosts": ["one.example.org", "::1"], "clients": ["usps"], "if_missing": True}
+    authority.make(tmp_path, **asked)
+    before = contents(tmp_path)
+    assert not any(file.new for file in authority.make(tmp_path, **asked))
+    assert contents(tmp_path) == before
+    made = authority.make(tmp_path, hosts=["two.example.org"], clients=["usps", "mine"], if_missing=True)
+    new = {file.path.name for file in made if file.new}
+    assert new == {"server.crt", "server.key", "mine.key", "mine.pub"}
+    assert {"one.example.org", "two.example.org"} <= set(
+        certs.hosts_of(certs.load_certificate(tmp_path / "server.crt"))
+    )
+    authority.make(tmp_path, days=-1, force=True)
+    assert {file.path.name for file in authority.make(tmp_path, **asked) if file.new} == {"server.crt", "server.key"}
+    certs.check_server(tmp_path)
+
+
+def test_each_machine_gets_what_it_needs_and_nothing_else(tmp_path):
+    source, machines = tmp_path / "certs", tmp_path / "machines"
+    authority.make(source, clients=["usps", "mine"])
+    authority.lay_out(source, machines)
+    public = {f"server/clients/{name}.pub" for name in ("usps", "mine")}
+    clients = {f"clients/{name}/{file}" for name in ("usps", "mine") for file in ("ca.crt", f"clients/{name}.key")}
+    assert set(contents(machines)) == {"server/ca.crt", "server/server.crt", "server/server.key"} | public | clients
+    assert all(path.stat().st_mode & 0o077 == 0 for path in machines.rglob("*"))
+    certs.check_server(machines / "server")
+    assert certs.check_client(machines / "clients" / "usps", "usps") == certs.check_client(source, "usps")
+    (source / "clients" / "usps.pub").unlink()  # shut out
+    (source / "clients" / "mine.key").unlink()  # copied to its machine
+    authority.lay_out(source, machines)
+    assert set(certs.public_keys(machines / "server")) == {"mine"}
+    assert clients <= set(contents(machines))
+
+
+def test_machines_that_cannot_be_laid_out_are_a_sentence(tmp_path):
+    authority.make(tmp_path / "certs")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="no credentials can be written to .*file"):
+        authority.lay_out(tmp_path / "certs", tmp_path / "file")
+
+
 def test_a_lost_authority_is_not_made_anew_behind_the_clients_backs(tmp_path):
     authority.make(tmp_path, clients=["usps"])
     (tmp_path / "ca.crt").unlink()

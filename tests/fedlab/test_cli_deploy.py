@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
 import pytest
 from typer.testing import CliRunner
 
@@ -33,6 +39,47 @@ def test_certs_shows_what_goes_where():
 
 def test_certs_without_clients_says_that_nobody_may_join():
     assert "no client may join yet: fedlab certs mine --client NAME" in words(invoke(app, ["certs", "mine"]))
+
+
+def test_certs_takes_clients_as_the_targets_are_written_and_lays_out_machines(tmp_path):
+    asked = ["certs", "--client", "usps, @mine", "--client", "optdigits", "--if-missing", "--machines", "machines"]
+    for _ in range(2):
+        assert invoke(app, asked).exit_code == 0
+    keys = {path.stem for path in (tmp_path / "certs" / "clients").glob("*.pub")}
+    assert keys == {"usps", "mine", "optdigits"}
+    assert {path.name for path in (tmp_path / "machines" / "clients").iterdir()} == keys
+
+
+def test_knock_says_who_is_there_by_its_words_and_its_status(tmp_path):
+    authority.make(tmp_path / "certs")
+    pair = [(tmp_path / "certs" / name).read_bytes() for name in ("server.key", "server.crt")]
+    server = grpc.server(ThreadPoolExecutor(1))
+    address = f"127.0.0.1:{server.add_secure_port('127.0.0.1:0', grpc.ssl_server_credentials([tuple(pair)]))}"
+    server.start()
+    try:
+        there, plain = invoke(app, ["knock", address]), invoke(app, ["knock", address, "--insecure"])
+    finally:
+        server.stop(None).wait()
+    assert (there.exit_code, words(there)) == (0, f"the server at {address} is there; certs/ca.crt vouches for it")
+    assert (plain.exit_code, "expects TLS" in words(plain)) == (1, True)
+    gone = invoke(app, ["knock", address])
+    assert (gone.exit_code, words(gone)) == (1, f"error: no server at {address} (Connection refused)")
+
+
+def test_status_says_whether_a_client_is_connected(tmp_path):
+    def status():
+        result = invoke(app, ["status", "usps"])
+        return result.exit_code, words(result)
+
+    assert status() == (1, "error: usps is no folder of a client: `fedlab join` makes it (option --keep)")
+    (tmp_path / "usps").mkdir()
+    (tmp_path / "usps" / join.LOCK).touch()
+    assert status() == (1, "error: the client in usps is not connected: it waits for its server, or has left")
+    here = tmp_path / "usps" / join.HERE
+    here.touch()
+    assert status() == (0, "the client in usps is connected")
+    os.utime(here, (time.time() - 100, time.time() - 100))
+    assert re.fullmatch(r"error: .* it lost its server, or was killed, 10\d s ago", status()[1])
 
 
 def test_serve_without_credentials_says_how_to_make_them(tmp_path):

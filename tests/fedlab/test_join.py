@@ -16,6 +16,7 @@ import pytest
 from fedlab import authority
 from fedlab.engines import processes
 from fedlab.engines.superlink import Fleet, superlink
+from fedlab.join import HERE, unconnected
 
 FEDLAB = str(Path(sys.executable).with_name("fedlab"))
 
@@ -110,6 +111,12 @@ def test_a_supernode_that_dies_is_started_again_and_none_outlives_us(join, tmp_p
         mistaken = join(link.fleet, "--keep", "other")  # with TLS, and the only key there is
         assert mistaken.wait(30) == 1
         assert "does not speak TLS" in said(mistaken)
+        assert unconnected(keep) == ""
+        link.process.kill()
+        until(process, "went away; trying until it is back")
+        seen = (keep / HERE).stat().st_mtime
+        time.sleep(1)
+        assert (keep / HERE).stat().st_mtime == seen  # so that it soon counts as not connected
         process.kill()
         end = time.monotonic() + 15
         while supernodes(keep) and time.monotonic() < end:

@@ -1,0 +1,43 @@
+# One image for the server and every client: `fedlab` with all it needs. docker-compose.yml starts it.
+# The wheels of torch on the package index hold CUDA on x86-64 and run without a GPU too, so there is no second image.
+FROM python:3.11-slim
+
+LABEL org.opencontainers.image.title="fedlab" \
+      org.opencontainers.image.description="Federations whose server owns labelled source data and whose clients own unlabelled target domains" \
+      org.opencontainers.image.licenses="Apache-2.0"
+
+ENV PYTHONUNBUFFERED=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_ROOT_USER_ACTION=ignore \
+    MPLCONFIGDIR=/tmp/matplotlib
+
+# A fixed number, so that whoever mounts a folder of the host can give it to that owner. A named volume takes owner and
+# mode of the folder it is first mounted at. No VOLUME: it would leave a nameless volume behind for each container.
+RUN groupadd --gid 10001 fedlab \
+    && useradd --uid 10001 --gid fedlab --create-home fedlab \
+    && install --directory --owner=fedlab --group=fedlab --mode=0700 /certs /keep \
+    && install --directory --owner=fedlab --group=fedlab /runs /data
+
+WORKDIR /opt/fedlab
+
+# What fedlab depends on is a layer of its own: some gigabytes that a change of fedlab itself does not fetch again.
+COPY pyproject.toml constraints.txt ./
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
+    && pip install -c constraints.txt -r requirements.txt
+
+COPY README.md LICENSE ./
+COPY fedlab fedlab
+COPY strategies strategies
+COPY server server
+COPY client client
+RUN pip install -c constraints.txt .
+
+USER 10001:10001
+WORKDIR /home/fedlab
+
+# Whether a container is healthy depends on what it runs: docker-compose.yml asks a server and a client differently.
+HEALTHCHECK NONE
+
+ENTRYPOINT ["fedlab"]
+CMD ["--help"]

@@ -1,0 +1,323 @@
+"""Dockerfile and docker-compose.yml without a Docker engine: what they say, and that what they say works.
+
+The commands of the services are taken out of the file and started as processes; a container's paths become folders, as
+its mounts say, and the server's name the loopback.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from PIL import Image
+
+from fedlab.config import build
+from fedlab.data import digits
+from fedlab.engines import processes
+from fedlab.results import Result
+from fedlab.workloads.digits import Digits
+
+ROOT = Path(__file__).parents[1]
+FILE = ROOT / "docker-compose.yml"
+BIN = Path(sys.executable).parent
+VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?P<how>:[-+])(?P<word>[^}]*)\}")
+CLIENTS = ("usps", "mnist_m", "optdigits", "synthdigits")
+TINY = "server.pretrain_steps=2 server.steps=1 server.batch=8 client.steps=1 client.batch=8 digits.limit=100 threads=1"
+
+
+def resolve(**variables):
+    """The services as Compose sees them: anchors and merges by YAML, ``${NAME:-word}`` and ``${NAME:+word}`` by us."""
+
+    def value(match):
+        given = variables.get(match["name"], "")
+        return (given or match["word"]) if match["how"] == ":-" else (given and match["word"])
+
+    def inside(node):
+        if isinstance(node, dict):
+            return {key: inside(item) for key, item in node.items()}
+        if isinstance(node, list):
+            return [inside(item) for item in node]
+        return VARIABLE.sub(value, node) if isinstance(node, str) else node
+
+    return inside(yaml.safe_load(FILE.read_text()))
+
+
+def words(command):
+    return shlex.split(command) if isinstance(command, str) else command
+
+
+def dockerfile():
+    """Instructions and their text, continued lines joined."""
+    lines = re.sub(r"\\\n", " ", re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.M)).splitlines()
+    return [tuple(line.split(maxsplit=1)) for line in lines if line.strip()]
+
+
+SERVICES = resolve()["services"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+# The Dockerfile
+
+
+def test_the_image_gets_the_sources_and_nothing_else():
+    copied = [source for word, text in dockerfile() if word == "COPY" for source in text.split()[:-1]]
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert copied and all(any(f"{path}/".startswith(f"{source}/") for path in tracked) for source in copied)
+    ignored = (ROOT / ".dockerignore").read_text().split("\n")
+    assert ignored[1] == "*"
+    assert {line[1:] for line in ignored if line.startswith("!")} == set(copied)
+    packages = {name.rstrip("*") for name in PYPROJECT["tool"]["setuptools"]["packages"]["find"]["include"]}
+    assert packages | {"pyproject.toml", "constraints.txt", "README.md", "LICENSE"} == set(copied)
+
+
+def test_the_image_installs_what_pyproject_says_and_names_no_place(tmp_path):
+    runs = [text for word, text in dockerfile() if word == "RUN"]
+    program = shlex.split(next(text for text in runs if "tomllib" in text).partition(">")[0])
+    assert program[0] == "python"
+    told = subprocess.run([sys.executable, *program[1:]], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert told.splitlines() == PYPROJECT["project"]["dependencies"]
+    installs = [shlex.split(command) for text in runs for command in text.split("&&") if "pip install" in command]
+    assert installs == [
+        ["pip", "install", "-c", "constraints.txt", "-r", "requirements.txt"],
+        ["pip", "install", "-c", "constraints.txt", "."],
+    ]
+    source = next(text for word, text in dockerfile() if word == "FROM")
+    assert re.fullmatch(r"python:3\.\d+-slim", source)  # by its plain name, of no registry in particular
+    assert "://" not in (ROOT / "Dockerfile").read_text() + FILE.read_text()
+
+
+def test_the_image_runs_fedlab_as_somebody_without_rights():
+    said = dict(dockerfile())  # the last of each
+    user = said["USER"]
+    assert user == SERVICES["server"]["user"]
+    assert all(int(number) >= 10000 for number in user.split(":"))
+    made = next(text for word, text in dockerfile() if word == "RUN" and "useradd" in text)
+    assert "--uid 10001" in made and "--gid 10001" in made
+    mounted = {mount_of(volume).target for service in SERVICES.values() for volume in service["volumes"]}
+    owned = {part for line in made.split("&&") if "--owner=fedlab" in line for part in line.split() if part[0] == "/"}
+    assert owned == mounted == {"/certs", "/keep", "/runs", "/data"}  # else a volume would belong to root
+    assert json.loads(said["ENTRYPOINT"]) == list(PYPROJECT["project"]["scripts"])
+
+
+# The compose file
+
+
+def mount_of(volume):
+    """Where a volume comes from and goes to, in short or long form."""
+    if isinstance(volume, str):
+        source, target, *mode = volume.split(":")
+        return SimpleNamespace(source=source, subpath="", target=target, read_only=mode == ["ro"])
+    subpath = volume.get("volume", {}).get("subpath", "")
+    return SimpleNamespace(
+        source=volume["source"], subpath=subpath, target=volume["target"], read_only=volume.get("read_only", False)
+    )
+
+
+def mounts(service):
+    return {mount.target: mount for mount in map(mount_of, service["volumes"])}
+
+
+def test_the_file_keeps_to_the_schema_of_the_compose_specification():
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(FILE)]
+    checked = subprocess.run(command, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def compose():
+    """The command of Compose 2 or newer, or none: `docker compose`, or `docker-compose`, here or beside Python."""
+    alone = shutil.which("docker-compose") or shutil.which("docker-compose", path=BIN)
+    for command in (["docker", "compose"], [alone]):
+        if command[0] and shutil.which(command[0]):
+            asked = subprocess.run([*command, "version", "--short"], capture_output=True, text=True)
+            if asked.returncode == 0 and int(asked.stdout.strip().lstrip("v").partition(".")[0]) >= 2:
+                return command
+    return None
+
+
+@pytest.mark.parametrize("profile", ["cpu", "gpu"])
+def test_compose_itself_resolves_the_file_as_we_do(profile, tmp_path):
+    command = compose()
+    if command is None:
+        pytest.skip("no `docker compose` here: Docker's client has no Compose plugin, and there is no docker-compose 2")
+    variables = {"FEDLAB_ROUNDS": "1", "FEDLAB_KNOBS": TINY, "FEDLAB_DATA": str(tmp_path), "COMPOSE_PROFILES": profile}
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), **variables}
+    told = subprocess.run(
+        [*command, "config", "--format", "json"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert told.returncode == 0, told.stderr
+    theirs, ours = json.loads(told.stdout)["services"], resolve(**variables)["services"]
+    assert set(theirs) == {name for name, service in ours.items() if profile in service.get("profiles", [profile])}
+    for name, service in theirs.items():
+        assert service["command"] == words(ours[name]["command"])
+        assert service["environment"] == ours[name]["environment"]
+        assert service.get("healthcheck", {}).get("test") == ours[name].get("healthcheck", {}).get("test")
+        seen = {mount_of(volume).target: mount_of(volume) for volume in service["volumes"]}
+        assert seen == mounts(ours[name])
+
+
+def test_one_client_for_each_target_of_the_preset_on_the_cpu_or_on_a_gpu():
+    assert build(Digits, "digits", {}).clients == CLIENTS
+    profiles = {name: service.get("profiles") for name, service in SERVICES.items()}
+    assert profiles == {
+        **{"certs": None, "server": None},
+        **{name: ["cpu"] for name in CLIENTS},
+        **{f"{name}-gpu": ["gpu"] for name in CLIENTS},
+    }
+    for name in CLIENTS:
+        cpu, gpu = dict(SERVICES[name]), dict(SERVICES[f"{name}-gpu"])
+        assert gpu.pop("deploy")["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
+        assert gpu["command"] == cpu["command"].replace("--device cpu", "--device cuda:0")
+        assert {**gpu, "command": cpu["command"], "profiles": ["cpu"]} == cpu
+    assert re.findall(r"^COMPOSE_PROFILES=(.*)$", (ROOT / ".env").read_text(), re.M) == ["cpu"]
+
+
+def test_clients_differ_by_nothing_but_their_volumes():
+    usps = {key: value for key, value in SERVICES["usps"].items() if key != "volumes"}
+    for name in CLIENTS:
+        assert {key: value for key, value in SERVICES[name].items() if key != "volumes"} == usps
+        assert mounts(SERVICES[name])["/certs"].subpath == f"clients/{name}"
+        assert mounts(SERVICES[name])["/keep"].source == name
+
+
+def test_nobody_sees_more_than_it_needs():
+    volumes = resolve()["volumes"]
+    for name, service in SERVICES.items():
+        assert service["user"] == "10001:10001"
+        assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"]
+        assert "privileged" not in service
+        assert "--insecure" not in words(service["command"])
+        assert all(mount.source in volumes for mount in mounts(service).values())
+        credentials = mounts(service)["/certs"]
+        assert (credentials.read_only, bool(credentials.subpath)) == (
+            (False, False) if name == "certs" else (True,) * 2
+        )
+    assert SERVICES["certs"]["network_mode"] == "none"
+    assert [name for name, service in SERVICES.items() if "ports" in service] == ["server"]
+
+
+def test_everybody_waits_for_the_credentials_and_is_asked_for_its_health():
+    for name, service in SERVICES.items():
+        if name == "certs":
+            assert service["build"] == "." and "restart" not in service
+        else:
+            assert "build" not in service and service["image"] == SERVICES["certs"]["image"]
+            assert service["depends_on"]["certs"] == {"condition": "service_completed_successfully"}
+            assert service["healthcheck"]["test"][:2] == ["CMD", "fedlab"]
+            assert service["restart"] == ("no" if name == "server" else "on-failure:5")
+
+
+def test_every_knob_is_in_the_file_of_knobs():
+    used = set(re.findall(r"\$\{(\w+)", FILE.read_text()))
+    assert used == set(re.findall(r"^# (FEDLAB_\w+)=", (ROOT / ".env").read_text(), re.M))
+
+
+# The commands, started
+
+
+class Container:
+    """What a service would do in its container, done by a process: its mounts are folders below ``volumes``."""
+
+    def __init__(self, name, services, volumes, address):
+        self.name, self.service, self.address = name, services[name], address
+        self.log = volumes.parent / f"{name}.out"
+        self.mounts = {target: volumes / mount.source / mount.subpath for target, mount in mounts(self.service).items()}
+        self.process = None
+
+    def here(self, word):
+        """An argument as it has to read outside the container."""
+        word = re.sub(r"^(server|localhost|0\.0\.0\.0):9092$", self.address, word)
+        for target, folder in self.mounts.items():
+            word = re.sub(rf"^{target}(?=/|$)", str(folder), word)
+        return word
+
+    def environment(self):
+        own = {key: self.here(value) for key, value in self.service["environment"].items()}
+        return {**os.environ, **own, "OMP_NUM_THREADS": "1"}
+
+    def command(self, arguments):
+        (program,) = json.loads(dict(dockerfile())["ENTRYPOINT"])
+        return [str(BIN / program), *map(self.here, arguments)]
+
+    def up(self):
+        command, folder = self.command(words(self.service["command"])), self.log.parent
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                command, cwd=folder, env=self.environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        return self
+
+    def ran(self, arguments):
+        """What `docker compose run` or a health check would see of a command in this container."""
+        return subprocess.run(self.command(arguments), env=self.environment(), capture_output=True, text=True)
+
+    def health(self):
+        kind, program, *arguments = self.service["healthcheck"]["test"]
+        assert (kind, program) == ("CMD", "fedlab")
+        return self.ran(arguments)
+
+    def until_healthy(self, seconds=120):
+        end = time.monotonic() + seconds
+        while self.health().returncode != 0:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(1)
+
+
+def files(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.engine
+def test_the_services_complete_a_round_and_each_sees_its_own_key_only(tmp_path):
+    names = ("usps", "optdigits")  # of clients that differ by their volumes only; each costs many seconds
+    volumes, address = tmp_path / "volumes", f"localhost:{processes.free_ports(1)[0]}"
+    (volumes / "runs").mkdir(parents=True)
+    resolved = resolve(FEDLAB_TARGETS=",".join(names), FEDLAB_ROUNDS="1", FEDLAB_KNOBS=TINY, FEDLAB_WAIT="150")
+    services = {name: Container(name, resolved["services"], volumes, address) for name in ("certs", "server", *names)}
+
+    made = []
+    for _ in range(2):  # the second time, as at the next `docker compose up`, it keeps what is there
+        assert services["certs"].up().process.wait(60) == 0, services["certs"].log.read_text()
+        made.append({path: (volumes / "certs" / path).read_bytes() for path in files(volumes / "certs")})
+    assert made[0] == made[1]
+    assert files(services["server"].mounts["/certs"]) == {
+        *("ca.crt", "server.crt", "server.key", "clients/usps.pub", "clients/optdigits.pub")
+    }
+
+    server, clients = services["server"], [services[name] for name in names]
+    try:
+        assert server.health().returncode == 1
+        server.up().until_healthy()
+        for client in clients:
+            assert files(client.mounts["/certs"]) == {"ca.crt", f"clients/{client.name}.key"}
+            assert client.health().returncode == 1
+            client.up().until_healthy()
+        for service in (server, *clients):
+            assert service.process.wait(300) == 0, service.log.read_text()
+    finally:
+        for service in (server, *clients):
+            if service.process and service.process.poll() is None:
+                service.process.terminate()
+                service.process.wait(30)
+    assert [service.health().returncode for service in (server, *clients)] == [1, 1, 1]
+
+    (run,) = (volumes / "runs").iterdir()
+    assert [record["round"] for record in Result.read(run).rounds] == [0, 1]
+    assert set(Result.read(run).final()) == set(names)
+    assert '"refused"' not in (run / "events.jsonl").read_text()  # a health check is no stranger at the door
+    pixels = digits.read("usps", "test").columns["x"][0].permute(1, 2, 0).numpy()  # (height, width, channels)
+    Image.fromarray(pixels).save(tmp_path / "scan.png")
+    told = clients[0].ran(["predict", "/keep", str(tmp_path / "scan.png"), "--json"])
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout)["class"] in range(10)
