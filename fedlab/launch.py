@@ -64,8 +64,8 @@ def prepare(preset: str, overrides: Flat) -> dict[str, Value]:
         str(merged.get(kind, default)) for kind, default in (("workload", Core.workload), ("strategy", Core.strategy))
     )
     workloads.find(workload)
-    strategies.find(strategy)
-    flat = resolve(table, overrides, sections(), {"workload": workload, "strategy": strategy})
+    chosen = {"workload": workload, "strategy": strategy, **strategies.chosen_by(strategy, merged)}
+    flat = resolve(table, overrides, sections(), chosen)
     root = data_root(str(flat["data_root"]))
     flat["data_root"] = str(root.resolve()) if root else ""
     reachable = engines.find(str(flat["engine"])).gpu_reachable(flat)

@@ -14,21 +14,27 @@ from flwr.app import Context, Message, RecordDict
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from fedlab.config import build
+from fedlab.config import Flat, build
+from fedlab.training import Progress
 from fedlab.workload import Workload
 from strategies import fedavg
+from strategies.aggregation import Aggregation
 from strategies.protocol import ClientHalf, Entry, evaluate
 
 
 @dataclass(frozen=True)
 class Knobs:
-    """FedProx's one knob."""
+    """FedProx's knobs."""
 
     mu: float = Field(0.01, ge=0.0, allow_inf_nan=False, description="weight of the proximal term; 0 is FedAvg")
+    aggregation: Aggregation = "fedavg"
 
 
 class FedProx(fedavg.FedAvg):
-    """Server half: averaging as in FedAvg; the method lives on the client."""
+    """Server half: averaging as in FedAvg, or by another rule; the method lives on the client."""
+
+    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
+        super().__init__(workload, flat, progress, build(Knobs, "fedprox", flat).aggregation)
 
 
 def train(workload: Workload, message: Message, context: Context) -> RecordDict:

@@ -1,0 +1,61 @@
+"""q-FedAvg: clients whose loss is high weigh more, so that their accuracies come closer together.
+
+**Source**: Li et al., Fair Resource Allocation in Federated Learning, ICLR 2020, algorithm 2. The arithmetic is that
+of Flower's class.
+
+**Departures**: (1) each client counts once, as in Flower, where the paper samples clients by their examples: with q =
+0 this is the plain mean, not FedAvg; (2) F_k(w) is the loss of the model that was sent, in evaluation mode on at most
+1000 of a client's training examples: the paper's, not the training loss that Flower's documentation suggests; (3) L =
+1 / ``client.learning_rate``, as in the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flwr.serverapp import strategy as flower
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedlab.config import ClientTraining, build
+from strategies.aggregation.client import START_LOSS
+from strategies.aggregation.rule import Contribution, Rule, RuleLine, ask_flower, record_of
+
+
+@dataclass(frozen=True)
+class FairKnobs:
+    """q-FedAvg's one knob."""
+
+    q: float = Field(0.1, ge=0.0, allow_inf_nan=False, description="how much a high loss weighs; 0: the plain mean")
+
+
+class Fair(Rule[FairKnobs]):
+    """w <- w - sum of F_k^q L (w - w_k) / sum of h_k."""
+
+    measures = frozenset({START_LOSS})
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        rate = build(ClientTraining, "client", self.flat).learning_rate
+        self.flower = flower.QFedAvg(client_learning_rate=rate, q=self.knobs.q, train_loss_key=START_LOSS)
+
+    def asks(self) -> dict[str, bool | float]:
+        """F_k(w)."""
+        return {START_LOSS: True}
+
+    def doubt(self, metrics: Mapping[str, float]) -> str:
+        """A loss below 0 has no power q."""
+        loss = metrics[START_LOSS]
+        return f"its loss before training is {loss:g}; q-FedAvg needs losses that are not negative" if loss < 0 else ""
+
+    def floats(
+        self, current: Mapping[str, Tensor], given: Sequence[Contribution], names: Sequence[str], server_round: int
+    ) -> dict[str, Tensor]:
+        """Flower's class; what it gives lies between the models, so a variance stays one."""
+        self.flower.current_arrays = record_of(current, names)
+        return ask_flower(self.flower, given, names, server_round, metric=START_LOSS)
+
+
+QFEDAVG = RuleLine("clients with a high loss weigh more (Li 2020)", FairKnobs, Fair)
