@@ -8,7 +8,21 @@ from fedlab.config import Core, Flat, build, knobs
 from fedlab.errors import ConfigError, near_match
 from fedlab.training import Progress, silent
 from fedlab.workload import Workload
-from strategies import aggregation, dualadapt, fedavg, fedprox, source_only
+from strategies import (
+    adabn,
+    aggregation,
+    dualadapt,
+    fed_dann,
+    fed_mcd,
+    fedavg,
+    fedbn,
+    fednova,
+    fedprox,
+    oracle,
+    scaffold,
+    self_training,
+    source_only,
+)
 from strategies.aggregation import RULES
 from strategies.protocol import ClientHalf, Entry, Local, ServerHalf
 
@@ -17,8 +31,16 @@ __all__ = ["STRATEGIES", "ClientHalf", "Entry", "Local", "ServerHalf", "chosen_b
 STRATEGIES: Mapping[str, Entry] = {
     "dualadapt": dualadapt.ENTRY,
     "source_only": source_only.ENTRY,
+    "adabn": adabn.ENTRY,
+    "self_training": self_training.ENTRY,
+    "fed_mcd": fed_mcd.ENTRY,
+    "fed_dann": fed_dann.ENTRY,
+    "oracle": oracle.ENTRY,
     **{rule: fedavg.entry(rule) for rule in RULES},
     "fedprox": fedprox.ENTRY,
+    "fedbn": fedbn.ENTRY,
+    "scaffold": scaffold.ENTRY,
+    "fednova": fednova.ENTRY,
 }
 
 

@@ -14,7 +14,7 @@ What a rule measured itself is a metric of the server.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from torch import Tensor, nn
 
 from fedlab.config import ClientTraining, Core, Flat, ServerTraining, build
+from fedlab.data.examples import Examples
 from fedlab.errors import ConfigError
 from fedlab.training import Progress, optimise, pick_device
 from fedlab.workload import Workload
@@ -46,6 +47,9 @@ from strategies.protocol import (
 )
 from strategies.source_only import SourceTrainer
 
+MOMENTUM = 0.9  # of local SGD
+Beside = Callable[[nn.Module, list[Tensor]], Tensor]  # model, its weights at the start -> a scalar
+
 
 class FedAvg(FlowerFedAvg):
     """Server half: Flower's messages to all, an initial model of the workload, and a rule that aggregates.
@@ -63,6 +67,7 @@ class FedAvg(FlowerFedAvg):
         self.rule = aggregations.make(aggregation, workload, flat)
         steps = build(ClientTraining, "client", flat).steps
         self.measures = {EXAMPLES, *(["loss"] if steps else []), *self.rule.measures}
+        self.optional: set[str] = set()  # measures that a client may leave out
         self.sent: dict[str, Tensor] = {}
 
     def initialise(self) -> ArrayRecord:
@@ -84,7 +89,11 @@ class FedAvg(FlowerFedAvg):
     def check(self, reply: Message) -> None:
         """Refuse a reply that is no model like the one that was sent."""
         screening.arrays(reply.content, ARRAYS, self.sent, self.norm_limit)
-        if set(reply.content) != {ARRAYS, METRICS, CONFIG} or client_metrics(reply).keys() != self.measures:
+        found = client_metrics(reply).keys()
+        if (
+            set(reply.content) != {ARRAYS, METRICS, CONFIG}
+            or not self.measures - self.optional <= found <= self.measures
+        ):
             came = sorted(reply.content), sorted(client_metrics(reply))
             raise screening.Refused(f"its records and metrics are {came}; expected a model and {self.measures}")
         if reason := self.rule.doubt(client_metrics(reply)):
@@ -114,36 +123,58 @@ class FedAvg(FlowerFedAvg):
         self.rule.restore(state)
 
 
-def train(workload: Workload, message: Message, context: Context, proximal: float = 0.0) -> RecordDict:
-    """Client half: local SGD from the global arrays; with ``proximal`` > 0 FedProx's term is added.
+def train(workload: Workload, message: Message, context: Context, beside: Beside | None = None) -> RecordDict:
+    """Client half: local SGD from the global arrays on the client's own labels.
 
     Returns
     -------
     RecordDict
         ``arrays``: the whole local model; ``metrics``: mean training loss and the number of examples.
     """
+    data = own_data(workload, context, "train")
+    model, mean = local_sgd(workload, message, context, data, beside)
+    return aggregations.answer(workload, message, context, model.state_dict(), known(loss=mean), data)
+
+
+def local_sgd(
+    workload: Workload,
+    message: Message,
+    context: Context,
+    data: Examples,
+    beside: Beside | None = None,
+    *,
+    steps: int | None = None,
+    momentum: float = MOMENTUM,
+) -> tuple[nn.Module, float | None]:
+    """The model that was sent after local steps on labelled examples, and the mean loss.
+
+    Parameters
+    ----------
+    beside
+        A further loss, of the model and its weights at the start.
+    steps
+        How many; None: the knob ``client.steps``.
+
+    Raises
+    ------
+    ConfigError
+        When the examples have no labels.
+    """
     flat = context.run_config
     knobs, device = build(ClientTraining, "client", flat), pick_device(build(Core, "", flat).device)
     model = load(workload.model(), arrays_of(message.content), device).train()
     start = [weight.detach().clone() for weight in model.parameters()]
-    data = own_data(workload, context, "train")
     if "y" not in data.columns:
         raise ConfigError("this strategy trains on a client's own labels, and this client's training data has none")
 
     def loss() -> Tensor:
         batch = {name: column.to(device) for name, column in data.sample(knobs.batch).items()}
         value = workload.loss(model, batch)
-        return value + proximal / 2 * squared_distance(model, start) if proximal else value
+        return value + beside(model, start) if beside else value
 
-    optimiser = torch.optim.SGD(model.parameters(), knobs.learning_rate, momentum=0.9)
-    mean = optimise(loss, optimiser, knobs.steps, name="local training")
-    return aggregations.answer(workload, message, context, model.state_dict(), known(loss=mean), data)
-
-
-def squared_distance(model: nn.Module, start: list[Tensor]) -> Tensor:
-    """||w - w_0||^2 over all parameters, a scalar."""
-    pairs = zip(model.parameters(), start, strict=True)
-    return torch.stack([(weight - origin).square().sum() for weight, origin in pairs]).sum()
+    optimiser = torch.optim.SGD(model.parameters(), knobs.learning_rate, momentum=momentum)
+    mean = optimise(loss, optimiser, knobs.steps if steps is None else steps, name="local training")
+    return model, mean
 
 
 def entry(aggregation: str) -> Entry:

@@ -10,9 +10,11 @@ its loss + mu / 2 ||w - w_t||^2.
 
 from __future__ import annotations
 
+import torch
 from flwr.app import Context, Message, RecordDict
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
 
 from fedlab.config import Flat, build
 from fedlab.training import Progress
@@ -39,7 +41,18 @@ class FedProx(fedavg.FedAvg):
 
 def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     """Client half: local SGD on loss + mu / 2 ||w - w_t||^2."""
-    return fedavg.train(workload, message, context, proximal=build(Knobs, "fedprox", context.run_config).mu)
+    mu = build(Knobs, "fedprox", context.run_config).mu
+
+    def term(model: nn.Module, start: list[Tensor]) -> Tensor:
+        return mu / 2 * squared_distance(model, start)
+
+    return fedavg.train(workload, message, context, term if mu else None)
+
+
+def squared_distance(model: nn.Module, start: list[Tensor]) -> Tensor:
+    """||w - w_0||^2 over all parameters, a scalar."""
+    pairs = zip(model.parameters(), start, strict=True)
+    return torch.stack([(weight - origin).square().sum() for weight, origin in pairs]).sum()
 
 
 ENTRY: Entry = Entry(
