@@ -36,10 +36,14 @@ class Alternating(fedavg.FedAvg):
     ----------
     aggregation
         Name of the rule.
+    labelled
+        Whether clients have labels.
     """
 
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress, aggregation: str) -> None:
-        super().__init__(workload, flat, progress, aggregation)
+    def __init__(
+        self, workload: Workload, flat: Flat, progress: Progress, aggregation: str, *, labelled: bool = False
+    ) -> None:
+        super().__init__(workload, flat, progress, aggregation, labelled=labelled)
         self.trainer = SourceTrainer(workload, flat, progress)
         self.loss: float | None = None
 

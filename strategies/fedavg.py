@@ -58,13 +58,23 @@ class FedAvg(FlowerFedAvg):
     ----------
     aggregation
         Name of the rule.
+    labelled
+        Whether clients have labels.
     """
 
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress, aggregation: str = "fedavg") -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        flat: Flat,
+        progress: Progress,
+        aggregation: str = "fedavg",
+        *,
+        labelled: bool = True,
+    ) -> None:
         super().__init__(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
         self.workload, self.flat, self.progress = workload, flat, progress
         self.norm_limit = build(Core, "", flat).norm_limit
-        self.rule = aggregations.make(aggregation, workload, flat)
+        self.rule = aggregations.make(aggregation, workload, flat, labelled=labelled)
         steps = build(ClientTraining, "client", flat).steps
         self.measures = {EXAMPLES, *(["loss"] if steps else []), *self.rule.measures}
         self.optional: set[str] = set()  # measures that a client may leave out

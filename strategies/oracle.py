@@ -33,7 +33,7 @@ class Oracle(Alternating):
     """Server half: source steps in turn with labelled clients."""
 
     def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
-        super().__init__(workload, flat, progress, build(Knobs, "oracle", flat).aggregation)
+        super().__init__(workload, flat, progress, build(Knobs, "oracle", flat).aggregation, labelled=True)
 
 
 ENTRY: Entry = Entry(

@@ -26,7 +26,7 @@ from fedlab.config import Core, Flat, build, parse_arrivals
 from fedlab.errors import ConfigError, near_match
 from fedlab.workload import Workload
 from strategies.aggregation import fairness, optimisers, privacy, robust
-from strategies.aggregation.client import answer
+from strategies.aggregation.client import START_LOSS, answer
 from strategies.aggregation.rule import Contribution, Rule, RuleLine, contributions
 
 __all__ = ["RULES", "Aggregation", "Contribution", "Rule", "RuleLine", "answer", "contributions", "find", "make"]
@@ -57,8 +57,13 @@ def find(name: str) -> RuleLine[Any]:
     return RULES[name]
 
 
-def make(name: str, workload: Workload, flat: Flat) -> Rule[Any]:
+def make(name: str, workload: Workload, flat: Flat, *, labelled: bool = True) -> Rule[Any]:
     """A rule for the models of a workload.
+
+    Parameters
+    ----------
+    labelled
+        Whether clients have labels, and so a loss.
 
     Raises
     ------
@@ -66,6 +71,11 @@ def make(name: str, workload: Workload, flat: Flat) -> Rule[Any]:
         When there is no such rule, a knob of it is wrong, or the run is not sure of as many clients as it needs.
     """
     rule = find(name).make(name, workload, flat)
+    if START_LOSS in rule.measures and not labelled:
+        raise ConfigError(
+            f"aggregation {name!r} weighs clients by their loss, and clients of strategy "
+            f"{build(Core, '', flat).strategy!r} have no labels to take it on; use another rule"
+        )
     sure = clients_at_least(workload, flat)
     if sure < rule.fewest:
         raise ConfigError(
