@@ -141,11 +141,23 @@ class RuleLine(Generic[Knobs]):
         return self.rule(build(self.knobs, name, flat), workload, flat)
 
 
+class KeptRecord(ArrayRecord):
+    """A record that is not emptied as it is read: Flower then collects garbage for every reply, a second of a round."""
+
+    def to_numpy_ndarrays(self, *, keep_input: bool = True) -> list[np.ndarray[Any, Any]]:
+        """Copies of its arrays."""
+        return super().to_numpy_ndarrays(keep_input=True)
+
+    def copy(self) -> KeptRecord:
+        """The same arrays in a record of this kind."""
+        return KeptRecord(dict(self))
+
+
 class Reply:
     """The part of a message that Flower's strategies read."""
 
     def __init__(self, arrays: Arrays, examples: int, metrics: Mapping[str, float]) -> None:
-        record = ArrayRecord({name: Array(array) for name, array in arrays.items()})
+        record = KeptRecord({name: Array(array) for name, array in arrays.items()})
         self.content = RecordDict({ARRAYS: record, METRICS: MetricRecord({**metrics, EXAMPLES: examples})})
 
     def has_error(self) -> bool:
@@ -202,4 +214,4 @@ def to_numpy(tensor: Tensor, precise: bool = False) -> np.ndarray[Any, Any]:
 
 def record_of(current: Mapping[str, Tensor], names: Iterable[str]) -> ArrayRecord:
     """Some arrays as Flower's record."""
-    return ArrayRecord({name: Array(to_numpy(current[name])) for name in names})
+    return KeptRecord({name: Array(to_numpy(current[name])) for name in names})
