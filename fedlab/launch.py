@@ -101,7 +101,7 @@ def _check(flat: Flat) -> None:
         raise ConfigError(
             f"strategy {core.strategy!r} trains on the clients' own labels, and the clients of this workload "
             f"({', '.join(workload.clients)}) have none; use dualadapt or source_only, or a setting in which clients "
-            "hold labels (digits.setting=shards)"
+            "hold labels (digits.setting=shards, or oracle for an upper bound)"
         )
     strategies.make(flat, workload)
 

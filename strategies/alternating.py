@@ -3,7 +3,7 @@
 A round: the server takes its source steps, on the very batches that ``source_only`` takes; clients start from its
 averaged (EMA) model and train in their own way; a rule of ``strategies/aggregation`` puts their models together;
 these are tested, and the server goes on from them. What clients changed is added to the server's last model as well,
-so that it keeps its lead over its average: with no client steps this is ``source_only``.
+so that it keeps its lead over its average: with no client steps and one head this is ``source_only``.
 
 **Metrics** of the server: ``loss``, the mean source loss of the round, and what the rule measured.
 """

@@ -6,7 +6,8 @@ of Flower's class.
 **Departures**: (1) each client counts once, as in Flower, where the paper samples clients by their examples: with q =
 0 this is the plain mean, not FedAvg; (2) F_k(w) is the loss of the model that was sent, in evaluation mode on at most
 1000 of a client's training examples: the paper's, not the training loss that Flower's documentation suggests; (3) L =
-1 / ``client.learning_rate``, as in the paper.
+1 / ``client.learning_rate``, as in the paper; (4) only learned arrays go through the rule: a batch-norm statistic is
+no gradient, and its change would count in the norms that shorten the step.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from fedlab.config import ClientTraining, build
 from strategies.aggregation.client import START_LOSS
-from strategies.aggregation.rule import Contribution, Rule, RuleLine, ask_flower, record_of
+from strategies.aggregation.rule import Contribution, Rule, RuleLine, ask_flower, mean, record_of
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,11 @@ class Fair(Rule[FairKnobs]):
     def floats(
         self, current: Mapping[str, Tensor], given: Sequence[Contribution], names: Sequence[str], server_round: int
     ) -> dict[str, Tensor]:
-        """Flower's class; what it gives lies between the models, so a variance stays one."""
-        self.flower.current_arrays = record_of(current, names)
-        return ask_flower(self.flower, given, names, server_round, metric=START_LOSS)
+        """Flower's class on what is learned, the mean on the rest."""
+        learned = [name for name in names if name in self.learned]
+        self.flower.current_arrays = record_of(current, learned)
+        rest = mean(given, (name for name in names if name not in self.learned), server_round)
+        return {**ask_flower(self.flower, given, learned, server_round, metric=START_LOSS), **rest}
 
 
 QFEDAVG = RuleLine("clients with a high loss weigh more (Li 2020)", FairKnobs, Fair)
