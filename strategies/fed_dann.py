@@ -40,7 +40,7 @@ from fedlab.seeds import seeded
 from fedlab.training import Progress, optimise, pick_device
 from fedlab.workload import Workload
 from strategies import aggregation as aggregations
-from strategies import fedavg, protocol
+from strategies import protocol
 from strategies.aggregation import Aggregation
 from strategies.alternating import Alternating
 from strategies.protocol import ClientHalf, Entry, States, arrays_of, known, load, own_data
@@ -146,7 +146,7 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
         return domain_loss(judge(z_source[rows]), judge(reverse(z_target, knobs.weight)))
 
     learning = [*features.parameters(), *judge.parameters()]
-    optimiser = torch.optim.SGD(learning, training.learning_rate, momentum=fedavg.MOMENTUM)
+    optimiser = torch.optim.SGD(learning, training.learning_rate, momentum=protocol.MOMENTUM)
     mean = optimise(loss, optimiser, training.steps, name="adversarial training")
     return aggregations.answer(whole, message, context, model.state_dict(), known(loss=mean), data)
 

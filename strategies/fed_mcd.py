@@ -34,7 +34,7 @@ from fedlab.seeds import seeded
 from fedlab.training import Progress, optimise, pick_device
 from fedlab.workload import Workload
 from strategies import aggregation as aggregations
-from strategies import fedavg, protocol
+from strategies import protocol
 from strategies.aggregation import Aggregation
 from strategies.alternating import Alternating, check_classes
 from strategies.protocol import ClientHalf, Entry, States, arrays_of, known, load, own_data
@@ -117,8 +117,8 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     model = load(whole.model(), arrays_of(message.content), device).train()
     assert isinstance(model, TwoHeads)
     heads = [*model.head.parameters(), *model.second.parameters()]
-    apart = torch.optim.SGD(heads, training.learning_rate, momentum=fedavg.MOMENTUM)
-    together = torch.optim.SGD(model.features.parameters(), training.learning_rate, momentum=fedavg.MOMENTUM)
+    apart = torch.optim.SGD(heads, training.learning_rate, momentum=protocol.MOMENTUM)
+    together = torch.optim.SGD(model.features.parameters(), training.learning_rate, momentum=protocol.MOMENTUM)
 
     def step_b() -> Tensor:
         return -disagreement(model, model.features(x()).detach())

@@ -36,6 +36,7 @@ from strategies.protocol import (
     CONFIG,
     EXAMPLES,
     METRICS,
+    MOMENTUM,
     ClientHalf,
     Entry,
     arrays_of,
@@ -47,7 +48,6 @@ from strategies.protocol import (
 )
 from strategies.source_only import SourceTrainer
 
-MOMENTUM = 0.9  # of local SGD
 Beside = Callable[[nn.Module, list[Tensor]], Tensor]  # model, its weights at the start -> a scalar
 
 

@@ -25,7 +25,7 @@ from fedlab.config import ClientTraining, Flat, build
 from fedlab.training import Progress
 from fedlab.workload import Workload
 from strategies import aggregation, fedavg
-from strategies.protocol import ClientHalf, Entry, evaluate, known, own_data
+from strategies.protocol import MOMENTUM, ClientHalf, Entry, evaluate, known, own_data
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Knobs:
     epochs: float = Field(
         1.0, ge=0.0, allow_inf_nan=False, description="local passes over a client's examples; 0: client.steps for all"
     )
-    momentum: float = Field(fedavg.MOMENTUM, ge=0.0, lt=1.0, description="momentum of local SGD (rho)")
+    momentum: float = Field(MOMENTUM, ge=0.0, lt=1.0, description="momentum of local SGD (rho)")
 
 
 class FedNova(fedavg.FedAvg):

@@ -23,6 +23,7 @@ from fedlab.exchange import RosterGrid
 from fedlab.training import Progress, pick_device
 from fedlab.workload import Workload
 
+MOMENTUM = 0.9  # of clients' local SGD
 ARRAYS, CONFIG, METRICS, ROUND, EXAMPLES = "arrays", "config", "metrics", "server-round", "num-examples"
 
 Local = Callable[[Workload, Message, Context], RecordDict]

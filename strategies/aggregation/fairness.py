@@ -5,9 +5,11 @@ of Flower's class.
 
 **Departures**: (1) each client counts once, as in Flower, where the paper samples clients by their examples: with q =
 0 this is the plain mean, not FedAvg; (2) F_k(w) is the loss of the model that was sent, in evaluation mode on at most
-1000 of a client's training examples: the paper's, not the training loss that Flower's documentation suggests; (3) L =
-1 / ``client.learning_rate``, as in the paper; (4) only learned arrays go through the rule: a batch-norm statistic is
-no gradient, and its change would count in the norms that shorten the step.
+1000 of a client's training examples: the paper's, not the training loss that Flower's documentation suggests; (3) L,
+by which a change is taken for a gradient, is 1 / (steps x rate / (1 - momentum)) of local training, where the paper
+has 1 / rate: over many local steps with momentum that makes gradients so large that the model hardly moves
+(``lipschitz`` sets L); (4) only learned arrays go through the rule: a batch-norm statistic is no gradient, and its
+change would count in the norms that shorten the step.
 """
 
 from __future__ import annotations
@@ -23,13 +25,17 @@ from torch import Tensor
 from fedlab.config import ClientTraining, build
 from strategies.aggregation.client import START_LOSS
 from strategies.aggregation.rule import Contribution, Rule, RuleLine, ask_flower, mean, record_of
+from strategies.protocol import MOMENTUM
 
 
 @dataclass(frozen=True)
 class FairKnobs:
-    """q-FedAvg's one knob."""
+    """q-FedAvg's knobs."""
 
     q: float = Field(0.1, ge=0.0, allow_inf_nan=False, description="how much a high loss weighs; 0: the plain mean")
+    lipschitz: float = Field(
+        0.0, ge=0.0, allow_inf_nan=False, description="L, an inverse step size; 0: from the clients' steps and rate"
+    )
 
 
 class Fair(Rule[FairKnobs]):
@@ -39,7 +45,9 @@ class Fair(Rule[FairKnobs]):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        rate = build(ClientTraining, "client", self.flat).learning_rate
+        local = build(ClientTraining, "client", self.flat)
+        span = max(local.steps, 1) * local.learning_rate / (1 - MOMENTUM)
+        rate = 1 / self.knobs.lipschitz if self.knobs.lipschitz else span
         self.flower = flower.QFedAvg(client_learning_rate=rate, q=self.knobs.q, train_loss_key=START_LOSS)
 
     def asks(self) -> dict[str, bool | float]:

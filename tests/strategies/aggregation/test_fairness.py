@@ -20,7 +20,7 @@ def norm_of_gradient(start, one):
 
 @pytest.mark.parametrize("q", [0.0, 0.5, 2.0])
 def test_one_round_is_that_of_the_paper(make, start, models, q):
-    given, rule = models(1), make("qfedavg", **{"qfedavg.q": q, "client.learning_rate": RATE})
+    given, rule = models(1), make("qfedavg", **{"qfedavg.q": q, "qfedavg.lipschitz": 1 / RATE})
     losses = [one.metrics["start-loss"] for one in given]
     steps = [
         q * loss ** (q - 1) * norm_of_gradient(start, one) + loss**q / RATE
@@ -49,3 +49,9 @@ def test_it_asks_for_a_loss_and_doubts_one_below_zero(make):
     assert rule.asks() == {"start-loss": True} and rule.measures == {"start-loss"}
     assert rule.doubt({"start-loss": 0.0}) == ""
     assert "not negative" in rule.doubt({"start-loss": -1.0})
+
+
+def test_l_is_the_inverse_of_all_local_steps_unless_it_is_set(make):
+    local = {"client.steps": 20, "client.learning_rate": 0.02}
+    assert make("qfedavg", **local).flower.client_learning_rate == pytest.approx(20 * 0.02 / 0.1)
+    assert make("qfedavg", **local, **{"qfedavg.lipschitz": 50.0}).flower.client_learning_rate == pytest.approx(0.02)
