@@ -64,8 +64,8 @@ def prepare(preset: str, overrides: Flat) -> dict[str, Value]:
         str(merged.get(kind, default)) for kind, default in (("workload", Core.workload), ("strategy", Core.strategy))
     )
     workloads.find(workload)
-    strategies.find(strategy)
-    flat = resolve(table, overrides, sections(), {"workload": workload, "strategy": strategy})
+    chosen = {"workload": workload, "strategy": strategy, **strategies.chosen_by(strategy, merged)}
+    flat = resolve(table, overrides, sections(), chosen)
     root = data_root(str(flat["data_root"]))
     flat["data_root"] = str(root.resolve()) if root else ""
     reachable = engines.find(str(flat["engine"])).gpu_reachable(flat)
@@ -101,7 +101,7 @@ def _check(flat: Flat) -> None:
         raise ConfigError(
             f"strategy {core.strategy!r} trains on the clients' own labels, and the clients of this workload "
             f"({', '.join(workload.clients)}) have none; use dualadapt or source_only, or a setting in which clients "
-            "hold labels (digits.setting=shards)"
+            "hold labels (digits.setting=shards, or oracle for an upper bound)"
         )
     strategies.make(flat, workload)
 

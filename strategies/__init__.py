@@ -4,20 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fedlab.config import Core, Flat, build
+from fedlab.config import Core, Flat, build, knobs
 from fedlab.errors import ConfigError, near_match
 from fedlab.training import Progress, silent
 from fedlab.workload import Workload
-from strategies import dualadapt, fedavg, fedprox, source_only
+from strategies import (
+    adabn,
+    aggregation,
+    dualadapt,
+    fed_dann,
+    fed_mcd,
+    fedavg,
+    fedbn,
+    fednova,
+    fedprox,
+    oracle,
+    scaffold,
+    self_training,
+    source_only,
+)
+from strategies.aggregation import RULES
 from strategies.protocol import ClientHalf, Entry, Local, ServerHalf
 
-__all__ = ["STRATEGIES", "ClientHalf", "Entry", "Local", "ServerHalf", "client_half", "find", "make"]
+__all__ = ["STRATEGIES", "ClientHalf", "Entry", "Local", "ServerHalf", "chosen_by", "client_half", "find", "make"]
 
 STRATEGIES: Mapping[str, Entry] = {
     "dualadapt": dualadapt.ENTRY,
     "source_only": source_only.ENTRY,
-    "fedavg": fedavg.ENTRY,
+    "adabn": adabn.ENTRY,
+    "self_training": self_training.ENTRY,
+    "fed_mcd": fed_mcd.ENTRY,
+    "fed_dann": fed_dann.ENTRY,
+    "oracle": oracle.ENTRY,
+    **{rule: fedavg.entry(rule) for rule in RULES},
     "fedprox": fedprox.ENTRY,
+    "fedbn": fedbn.ENTRY,
+    "scaffold": scaffold.ENTRY,
+    "fednova": fednova.ENTRY,
 }
 
 
@@ -32,6 +55,22 @@ def find(name: str) -> Entry:
     if name not in STRATEGIES:
         raise ConfigError(f"unknown strategy {name!r}; {near_match(name, STRATEGIES)}")
     return STRATEGIES[name]
+
+
+def chosen_by(strategy: str, table: Flat) -> dict[str, str]:
+    """What a table of knobs chooses beside the strategy: where that has a knob ``aggregation``, the rule.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such strategy or rule.
+    """
+    knob = knobs({strategy: find(strategy).knobs}).get(f"{strategy}.aggregation")
+    if knob is None:
+        return {}
+    rule = str(table.get(knob.key, knob.default))
+    aggregation.find(rule)
+    return {"aggregation": rule}
 
 
 def make(flat: Flat, workload: Workload, progress: Progress = silent) -> ServerHalf:

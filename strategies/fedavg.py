@@ -1,38 +1,42 @@
 """FedAvg: clients with labels train the whole model, the server averages.
 
 **Source**: McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, AISTATS 2017,
-algorithm 1. The server half is Flower's own.
+algorithm 1. The server half is Flower's own, and so is every other rule by which it may put models together:
+``strategies/aggregation`` has them by name, and each is a strategy, see :func:`entry`.
 
-**Departures**: (1) clients take a fixed number of steps on batches drawn with replacement instead of epochs;
-(2) local optimiser SGD with momentum 0.9, fresh each round; (3) with ``server.pretrain_steps`` > 0 the server first
-trains the initial model on its own labelled data.
+**Departures**: (1) clients take a fixed number of steps on batches drawn with replacement instead of epochs; (2)
+local optimiser SGD with momentum 0.9, fresh each round; (3) with ``server.pretrain_steps`` > 0 the server first
+trains the initial model on its own labelled data; (4) counters take the largest, see ``strategies/aggregation``.
 
 **Metrics**: ``loss`` is the mean local training loss; the workload's own metrics come from each client's test data.
+What a rule measured itself is a metric of the server.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from fedlab.config import ClientTraining, Core, Flat, ServerTraining, build
+from fedlab.data.examples import Examples
 from fedlab.errors import ConfigError
-from fedlab.seeds import seeded
 from fedlab.training import Progress, optimise, pick_device
 from fedlab.workload import Workload
+from strategies import aggregation as aggregations
 from strategies import screening
 from strategies.protocol import (
     ARRAYS,
     CONFIG,
     EXAMPLES,
     METRICS,
+    MOMENTUM,
     ClientHalf,
     Entry,
     arrays_of,
@@ -40,25 +44,40 @@ from strategies.protocol import (
     evaluate,
     known,
     load,
-    metrics_record,
     own_data,
 )
 from strategies.source_only import SourceTrainer
 
-
-@dataclass(frozen=True)
-class Knobs:
-    """FedAvg has no knobs of its own."""
+Beside = Callable[[nn.Module, list[Tensor]], Tensor]  # model, its weights at the start -> a scalar
 
 
 class FedAvg(FlowerFedAvg):
-    """Server half: Flower's FedAvg on the roster's order, with an initial model of the workload."""
+    """Server half: Flower's messages to all, an initial model of the workload, and a rule that aggregates.
 
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
+    Parameters
+    ----------
+    aggregation
+        Name of the rule.
+    labelled
+        Whether clients have labels.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        flat: Flat,
+        progress: Progress,
+        aggregation: str = "fedavg",
+        *,
+        labelled: bool = True,
+    ) -> None:
         super().__init__(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
         self.workload, self.flat, self.progress = workload, flat, progress
         self.norm_limit = build(Core, "", flat).norm_limit
-        self.measures = {EXAMPLES, "loss"} if build(ClientTraining, "client", flat).steps else {EXAMPLES}
+        self.rule = aggregations.make(aggregation, workload, flat, labelled=labelled)
+        steps = build(ClientTraining, "client", flat).steps
+        self.measures = {EXAMPLES, *(["loss"] if steps else []), *self.rule.measures}
+        self.optional: set[str] = set()  # measures that a client may leave out
         self.sent: dict[str, Tensor] = {}
 
     def initialise(self) -> ArrayRecord:
@@ -72,72 +91,104 @@ class FedAvg(FlowerFedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Flower's messages; what was sent, in the types of a model, is what replies must look like."""
-        with seeded("types of a model"):
-            types = {name: tensor.dtype for name, tensor in self.workload.model().state_dict().items()}
-        sent = arrays_of(RecordDict({ARRAYS: arrays}))  # Flower's mean makes counters float
-        self.sent = {name: tensor.to(types[name]) for name, tensor in sent.items()}
+        """Flower's messages, with what the rule asks for; what was sent is what replies must look like."""
+        self.sent = arrays_of(RecordDict({ARRAYS: arrays}))
+        config.update(self.rule.asks())
         return super().configure_train(server_round, arrays, config, grid)
 
     def check(self, reply: Message) -> None:
         """Refuse a reply that is no model like the one that was sent."""
         screening.arrays(reply.content, ARRAYS, self.sent, self.norm_limit)
-        if set(reply.content) != {ARRAYS, METRICS, CONFIG} or client_metrics(reply).keys() != self.measures:
+        found = client_metrics(reply).keys()
+        if (
+            set(reply.content) != {ARRAYS, METRICS, CONFIG}
+            or not self.measures - self.optional <= found <= self.measures
+        ):
             came = sorted(reply.content), sorted(client_metrics(reply))
             raise screening.Refused(f"its records and metrics are {came}; expected a model and {self.measures}")
+        if reason := self.rule.doubt(client_metrics(reply)):
+            raise screening.Refused(reason)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The rule's new arrays."""
+        given = aggregations.contributions(replies)
+        return ArrayRecord(self.rule.aggregate(self.sent, given, server_round)), None
 
     def metrics(self) -> dict[str, float]:
-        """The server measures nothing itself."""
-        return {}
+        """What the rule measured."""
+        return self.rule.metrics()
 
     def notes(self) -> list[dict[str, Any]]:
         """Nothing to tell."""
         return []
 
     def state(self) -> dict[str, Any]:
-        """FedAvg remembers nothing but the arrays."""
-        return {}
+        """What the rule remembers."""
+        return self.rule.state()
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Nothing to take back."""
+        """Take it back."""
+        self.rule.restore(state)
 
 
-def train(workload: Workload, message: Message, context: Context, proximal: float = 0.0) -> RecordDict:
-    """Client half: local SGD from the global arrays; with ``proximal`` > 0 FedProx's term is added.
+def train(workload: Workload, message: Message, context: Context, beside: Beside | None = None) -> RecordDict:
+    """Client half: local SGD from the global arrays on the client's own labels.
 
     Returns
     -------
     RecordDict
         ``arrays``: the whole local model; ``metrics``: mean training loss and the number of examples.
     """
+    data = own_data(workload, context, "train")
+    model, mean = local_sgd(workload, message, context, data, beside)
+    return aggregations.answer(workload, message, context, model.state_dict(), known(loss=mean), data)
+
+
+def local_sgd(
+    workload: Workload,
+    message: Message,
+    context: Context,
+    data: Examples,
+    beside: Beside | None = None,
+    *,
+    steps: int | None = None,
+    momentum: float = MOMENTUM,
+) -> tuple[nn.Module, float | None]:
+    """The model that was sent after local steps on labelled examples, and the mean loss.
+
+    Parameters
+    ----------
+    beside
+        A further loss, of the model and its weights at the start.
+    steps
+        How many; None: the knob ``client.steps``.
+
+    Raises
+    ------
+    ConfigError
+        When the examples have no labels.
+    """
     flat = context.run_config
     knobs, device = build(ClientTraining, "client", flat), pick_device(build(Core, "", flat).device)
     model = load(workload.model(), arrays_of(message.content), device).train()
     start = [weight.detach().clone() for weight in model.parameters()]
-    data = own_data(workload, context, "train")
     if "y" not in data.columns:
         raise ConfigError("this strategy trains on a client's own labels, and this client's training data has none")
 
     def loss() -> Tensor:
         batch = {name: column.to(device) for name, column in data.sample(knobs.batch).items()}
         value = workload.loss(model, batch)
-        return value + proximal / 2 * squared_distance(model, start) if proximal else value
+        return value + beside(model, start) if beside else value
 
-    optimiser = torch.optim.SGD(model.parameters(), knobs.learning_rate, momentum=0.9)
-    mean = optimise(loss, optimiser, knobs.steps, name="local training")
-    return RecordDict({ARRAYS: ArrayRecord(model.state_dict()), METRICS: metrics_record(known(loss=mean), len(data))})
-
-
-def squared_distance(model: nn.Module, start: list[Tensor]) -> Tensor:
-    """||w - w_0||^2 over all parameters, a scalar."""
-    pairs = zip(model.parameters(), start, strict=True)
-    return torch.stack([(weight - origin).square().sum() for weight, origin in pairs]).sum()
+    optimiser = torch.optim.SGD(model.parameters(), knobs.learning_rate, momentum=momentum)
+    mean = optimise(loss, optimiser, knobs.steps if steps is None else steps, name="local training")
+    return model, mean
 
 
-ENTRY: Entry = Entry(
-    "labelled clients train, the server averages (McMahan 2017)",
-    Knobs,
-    FedAvg,
-    ClientHalf(train, evaluate),
-    labelled=True,
-)
+def entry(aggregation: str) -> Entry:
+    """The line of the table of strategies that a rule makes: labelled clients train, this rule aggregates."""
+    line = aggregations.find(aggregation)
+    server = partial(FedAvg, aggregation=aggregation)
+    return Entry(line.summary, line.knobs, server, ClientHalf(train, evaluate), labelled=True)

@@ -10,30 +10,49 @@ its loss + mu / 2 ||w - w_t||^2.
 
 from __future__ import annotations
 
+import torch
 from flwr.app import Context, Message, RecordDict
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
 
-from fedlab.config import build
+from fedlab.config import Flat, build
+from fedlab.training import Progress
 from fedlab.workload import Workload
 from strategies import fedavg
+from strategies.aggregation import Aggregation
 from strategies.protocol import ClientHalf, Entry, evaluate
 
 
 @dataclass(frozen=True)
 class Knobs:
-    """FedProx's one knob."""
+    """FedProx's knobs."""
 
     mu: float = Field(0.01, ge=0.0, allow_inf_nan=False, description="weight of the proximal term; 0 is FedAvg")
+    aggregation: Aggregation = "fedavg"
 
 
 class FedProx(fedavg.FedAvg):
-    """Server half: averaging as in FedAvg; the method lives on the client."""
+    """Server half: averaging as in FedAvg, or by another rule; the method lives on the client."""
+
+    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
+        super().__init__(workload, flat, progress, build(Knobs, "fedprox", flat).aggregation)
 
 
 def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     """Client half: local SGD on loss + mu / 2 ||w - w_t||^2."""
-    return fedavg.train(workload, message, context, proximal=build(Knobs, "fedprox", context.run_config).mu)
+    mu = build(Knobs, "fedprox", context.run_config).mu
+
+    def term(model: nn.Module, start: list[Tensor]) -> Tensor:
+        return mu / 2 * squared_distance(model, start)
+
+    return fedavg.train(workload, message, context, term if mu else None)
+
+
+def squared_distance(model: nn.Module, start: list[Tensor]) -> Tensor:
+    """||w - w_0||^2 over all parameters, a scalar."""
+    pairs = zip(model.parameters(), start, strict=True)
+    return torch.stack([(weight - origin).square().sum() for weight, origin in pairs]).sum()
 
 
 ENTRY: Entry = Entry(

@@ -19,9 +19,11 @@ from torch import nn
 
 from fedlab.config import Core, Flat, build
 from fedlab.data.examples import Examples
+from fedlab.exchange import RosterGrid
 from fedlab.training import Progress, pick_device
 from fedlab.workload import Workload
 
+MOMENTUM = 0.9  # of clients' local SGD
 ARRAYS, CONFIG, METRICS, ROUND, EXAMPLES = "arrays", "config", "metrics", "server-round", "num-examples"
 
 Local = Callable[[Workload, Message, Context], RecordDict]
@@ -157,6 +159,12 @@ def load(model: nn.Module, state: Mapping[str, torch.Tensor], device: torch.devi
 def own_data(workload: Workload, context: Context, split: str) -> Examples:
     """The examples of the client that the context belongs to."""
     return workload.data(int(context.node_config[PARTITION_ID_KEY]), split)
+
+
+def partition_by_node(grid: Grid) -> dict[int, int]:
+    """Connected node to partition, in the order of partitions."""
+    assert isinstance(grid, RosterGrid)
+    return {node: grid.partition_of[node] for node in grid.get_node_ids()}
 
 
 def evaluate(workload: Workload, message: Message, context: Context) -> RecordDict:

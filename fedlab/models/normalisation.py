@@ -24,6 +24,12 @@ def batch_norms(module: nn.Module) -> list[_BatchNorm]:
     return [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
 
 
+def batch_norm_names(module: nn.Module) -> list[str]:
+    """Names in the state of all that belongs to a batch norm: its weights, statistics and counter."""
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, _BatchNorm)}
+    return [f"{name}.{key}" if name else key for name, layer in layers.items() for key in layer.state_dict()]
+
+
 @torch.no_grad()
 def use_statistics_of(module: nn.Module, batches: Iterable[Tensor], share: float = 1.0) -> None:
     """Move all running statistics to the mean over ``batches`` of the batch statistics; a module without is left.

@@ -5,12 +5,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fedlab.errors import ConfigError
+
 PARTS = ("features", "head")
 
 
 def missing_parts(model: nn.Module) -> list[str]:
     """Which of the two parts a model lacks."""
     return [name for name in PARTS if not isinstance(getattr(model, name, None), nn.Module)]
+
+
+def check_parts(model: nn.Module, strategy: str, workload: str) -> None:
+    """Refuse a model that is not a feature extractor and a classifier.
+
+    Raises
+    ------
+    ConfigError
+        When it lacks ``features`` or ``head``.
+    """
+    if missing := missing_parts(model):
+        raise ConfigError(
+            f"{strategy} needs a model with .features and .head; {type(model).__name__} of workload "
+            f"{workload!r} lacks {' and '.join(missing)}; use source_only, or fedavg where clients have "
+            "labels"
+        )
 
 
 def features_of(model: nn.Module) -> nn.Module:

@@ -10,7 +10,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
 from fedlab import gmm
@@ -19,7 +19,7 @@ from fedlab.errors import ConfigError
 from fedlab.exchange import RosterGrid
 from fedlab.losses.discrepancy import discrepancy
 from fedlab.models.normalisation import encode, statistics_held
-from fedlab.models.split import features_of, head_of, missing_parts
+from fedlab.models.split import check_parts, features_of, head_of
 from fedlab.seeds import seeded
 from fedlab.training import Progress
 from fedlab.workload import Workload
@@ -45,6 +45,7 @@ from strategies.protocol import (
     client_metrics,
     known,
     load,
+    partition_by_node,
 )
 from strategies.source_only import SourceTrainer
 
@@ -56,7 +57,7 @@ class DualAdapt(FlowerFedAvg):
         super().__init__(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
         self.knobs, self.rounds = build(Knobs, "dualadapt", flat), build(Core, "", flat).rounds
         self.trainer = SourceTrainer(workload, flat, progress)
-        check_serves(self.trainer.model, build(Core, "", flat).workload)
+        check_parts(self.trainer.model, "dualadapt", build(Core, "", flat).workload)
         if self.knobs.components > len(self.trainer.source):
             raise ConfigError(
                 f"knob 'dualadapt.components': a mixture of {self.knobs.components} components cannot be "
@@ -91,7 +92,7 @@ class DualAdapt(FlowerFedAvg):
         When clients have arrived that were never trained, the round is theirs: G stays as it is and they send their
         mixtures. The next ``onboarding`` rounds are theirs too: line 12 is taken against their heads alone.
         """
-        self.partition_of, self.noted, self.measured = partitions(grid), [], {}
+        self.partition_of, self.noted, self.measured = partition_by_node(grid), [], {}
         self.names = grid.names if isinstance(grid, RosterGrid) else {}
         present = set(self.partition_of.values())
         arrived = present - self.heads.keys() if self.heads and self.knobs.onboarding else set()
@@ -233,7 +234,7 @@ class DualAdapt(FlowerFedAvg):
             if server_round == self.rounds:
                 shared[LAST] = ArrayRecord(self.trainer.model.state_dict())
         messages: list[Message] = []
-        for node, partition in partitions(grid).items():
+        for node, partition in partition_by_node(grid).items():
             own = {HEAD: ArrayRecord(self.heads[partition])} if partition in self.heads else {}
             messages += self._construct_messages(RecordDict({**shared, **own}), [node], MessageType.EVALUATE)
         return messages
@@ -263,25 +264,3 @@ class DualAdapt(FlowerFedAvg):
             self.control.restore(state["control"])
         self.heads, self.mixtures = dict(state["heads"]), dict(state["mixtures"])
         self.onboarding = dict(state["onboarding"])
-
-
-def check_serves(model: nn.Module, workload: str) -> None:
-    """Refuse a model that is not a feature extractor and a classifier.
-
-    Raises
-    ------
-    ConfigError
-        When it lacks ``features`` or ``head``.
-    """
-    if missing := missing_parts(model):
-        raise ConfigError(
-            f"dualadapt needs a model with .features and .head; {type(model).__name__} of workload "
-            f"{workload!r} lacks {' and '.join(missing)}; use source_only, or fedavg where clients have "
-            "labels"
-        )
-
-
-def partitions(grid: Grid) -> dict[int, int]:
-    """Connected node to partition, in the order of partitions."""
-    assert isinstance(grid, RosterGrid)
-    return {node: grid.partition_of[node] for node in grid.get_node_ids()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import nn
 from torch.nn.functional import mse_loss
+from toy import LINE, Blobs
+from toy import SMALL as TOY
 
 import strategies
 from fedlab import workloads
@@ -139,3 +142,73 @@ def fresh(lines):
         return np.append(model.weight.detach().double().numpy(), model.bias.detach().double().numpy())
 
     return draw
+
+
+@plain_dataclass
+class Exchange:
+    """What one client got and answered in one round of training, or got in order to be tested."""
+
+    received: dict[str, dict[str, torch.Tensor]]  # record name -> arrays
+    answered: dict[str, torch.Tensor]
+    examples: int
+
+
+@pytest.fixture
+def record(tmp_path, monkeypatch):
+    """A federation of the toy workload through both apps, and every exchange by (purpose, round, partition)."""
+    from client.app import app as client_app
+    from server.app import app as server_app
+
+    monkeypatch.setitem(workloads.WORKLOADS, "blobs", LINE)
+
+    def run(strategy, **changes):
+        entry, seen = strategies.find(strategy), {}
+        workload_knobs = {"blobs.domains": "a,b,c", "blobs.labelled": entry.labelled}
+        sections = {**CORE_SECTIONS, "blobs": Blobs, strategy: entry.knobs}
+        usual = {key: value for key, value in TOY.items() if not key.startswith("dualadapt")}
+        usual |= {"seed": 5, "device": "cpu", "name": "toy", "rounds": 2, "client.learning_rate": 0.05}
+        chosen = {"workload": "blobs", "strategy": strategy}
+        flat = resolve({**usual, "strategy": strategy, **workload_knobs, **changes}, {}, sections, chosen)
+
+        def watched(purpose, half):
+            def answer(workload, message, context):
+                received = {
+                    name: dict(arrays.to_torch_state_dict()) for name, arrays in message.content.array_records.items()
+                }
+                content = half(workload, message, context)
+                arrays = content.array_records.get("arrays")
+                seen[purpose, message.content["config"]["server-round"], context.node_config["partition-id"]] = (
+                    Exchange(
+                        received,
+                        dict(arrays.to_torch_state_dict()) if arrays else {},
+                        content["metrics"]["num-examples"],
+                    )
+                )
+                return content
+
+            return answer
+
+        client = replace(
+            entry.client,
+            train=watched("train", entry.client.train),
+            evaluate=watched("evaluate", entry.client.evaluate),
+        )
+        monkeypatch.setitem(strategies.STRATEGIES, strategy, replace(entry, client=client))
+        directory = RunDirectory.create(tmp_path, flat)
+        inprocess.run(server_app, client_app, directory.config(), 3)
+        monkeypatch.setitem(strategies.STRATEGIES, strategy, entry)
+        return seen, directory
+
+    return run
+
+
+def weighted_mean(exchanges):
+    """Float arrays of some clients, weighted by their examples."""
+    total = sum(one.examples for one in exchanges)
+    names = [name for name, array in exchanges[0].answered.items() if array.is_floating_point()]
+    return {name: sum(one.examples / total * one.answered[name].double() for one in exchanges) for name in names}
+
+
+@pytest.fixture(name="weighted_mean")
+def give_weighted_mean():
+    return weighted_mean

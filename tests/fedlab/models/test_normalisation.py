@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fedlab.data.examples import Examples
-from fedlab.models.normalisation import batch_norms, encode, statistics_held, use_statistics_of
+from fedlab.models.normalisation import batch_norm_names, batch_norms, encode, statistics_held, use_statistics_of
 
 GENERATOR = torch.Generator().manual_seed(0)
 BATCHES = [torch.randn(8, 3, generator=GENERATOR) * 2 + 1, torch.randn(5, 3, generator=GENERATOR) - 3]
@@ -141,3 +141,11 @@ def test_features_are_those_of_evaluation_mode_batch_by_batch():
     z = encode(module, Examples({"x": BATCHES[0]}), torch.device("cpu"), batch=3)
     assert not z.requires_grad
     torch.testing.assert_close(z, module.eval()(BATCHES[0]).detach())
+
+
+def test_all_names_of_batch_norms_are_found_at_any_depth():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.BatchNorm1d(3), nn.ReLU()), nn.LayerNorm(3))
+    keys = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    assert batch_norm_names(model) == [f"1.0.{key}" for key in keys]
+    assert batch_norm_names(nn.Linear(2, 2)) == []
+    assert batch_norm_names(nn.BatchNorm1d(2, affine=False)) == ["running_mean", "running_var", "num_batches_tracked"]

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from fedlab.errors import ConfigError
 from fedlab.models.digits import SmallNet
-from fedlab.models.split import Average, features_of, head_of, missing_parts, probabilities
+from fedlab.models.split import Average, check_parts, features_of, head_of, missing_parts, probabilities
 
 
 def test_a_model_in_two_parts_is_their_composition():
@@ -36,3 +37,9 @@ def test_the_average_is_of_probabilities_not_of_logits():
     z = torch.randn(5, 2)
     wanted = (first(z).softmax(1) + second(z).softmax(1)) / 2
     assert torch.allclose(Average(first, second)(z).exp(), wanted, atol=1e-6)
+
+
+def test_a_model_that_a_strategy_cannot_serve_is_refused_with_what_it_lacks():
+    check_parts(SmallNet(), "dualadapt", "digits")
+    with pytest.raises(ConfigError, match=r"fed_mcd needs .* Linear of workload 'lines' lacks features and head"):
+        check_parts(nn.Linear(2, 2), "fed_mcd", "lines")

@@ -1,0 +1,209 @@
+"""FedAvg with differential privacy for a client as a whole: updates are clipped, the mean gets Gaussian noise.
+
+**Source**: fixed clipping: McMahan et al., Learning Differentially Private Recurrent Language Models, ICLR 2018;
+adaptive clipping: Andrew et al., Differentially Private Learning with Adaptive Clipping, NeurIPS 2021, algorithm 1.
+Noise is added by Flower's functions. ``epsilon``: Balle and Wang, Improving the Gaussian Mechanism, ICML 2018,
+theorem 8, with T rounds as one Gaussian mechanism of sqrt(T) / z (Dong et al., Gaussian Differential Privacy, 2022,
+corollary 3.3).
+
+**What is guaranteed, and what is not.** The noise comes from the run's seed, as every random number here, so that a
+run can be repeated. Whoever knows the seed, which every client and every run directory does, can take the noise away
+again. So these rules **show what privacy would cost; they protect nobody**. ``epsilon`` is what would hold if the
+noise were secret, the server honest, and every client took part in every round (no amplification by sampling); for
+each whole client, present or with its update zero; for the models only, not for the losses, counts of examples and
+test metrics that clients report. With a handful of clients the noise that gives a small epsilon drowns the model:
+this is so.
+
+**Departures** from Flower: (1) clients weigh the same, or one could move the mean by more than norm / clients;
+Flower's sensitivity is wrong for a weighted mean; (2) batch-norm statistics and counters are not taken from clients:
+the strategy takes them from the server's own data; (3) with adaptive clipping the noise is scaled by the norm that
+was clipped to, where Flower 1.39 uses the next one; (4) the norm moves towards the asked quantile, where Flower 1.39
+counts the clipped instead of the unclipped and so runs from it; (5) noise for as many clients as answered.
+
+**Metrics** of the server: ``epsilon`` at ``delta`` so far, ``clipping_norm`` and ``noise`` (its standard deviation).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+import torch
+from flwr.supercore.differential_privacy import (
+    add_gaussian_noise_inplace,
+    compute_adaptive_noise_params,
+    compute_stdv,
+)
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from scipy.optimize import brentq
+from scipy.stats import norm as normal
+from torch import Tensor
+
+from fedlab.config import Core, Rate, build
+from fedlab.models.normalisation import adopt_statistics, batch_norms
+from fedlab.training import pick_device
+from strategies.aggregation.client import CLIPPING_NORM, UNCLIPPED, clip
+from strategies.aggregation.rule import Contribution, Rule, RuleLine, mean, to_numpy
+from strategies.protocol import load
+
+STATISTICS_EXAMPLES = 1000
+_NOISE = "noise on the mean update, in clipping norms / clients (z); 0: none"
+_SIDE = "who clips: the server, or each client before it answers"
+_DELTA = "delta at which the metric epsilon is given"
+Delta = Field(1e-5, gt=0.0, lt=1.0, description=_DELTA)
+
+
+@dataclass(frozen=True)
+class FixedKnobs:
+    """Knobs of fixed clipping."""
+
+    noise_multiplier: float = Field(0.1, ge=0.0, allow_inf_nan=False, description=_NOISE)
+    clipping_norm: Rate = Field(1.0, description="largest norm of a client's update")
+    side: Literal["server", "client"] = Field("server", description=_SIDE)
+    delta: float = Delta
+
+
+@dataclass(frozen=True)
+class AdaptiveKnobs:
+    """Knobs of adaptive clipping."""
+
+    noise_multiplier: float = Field(0.1, ge=0.0, allow_inf_nan=False, description=_NOISE)
+    clipping_norm: Rate = Field(0.1, description="largest norm of a client's update in round 1")
+    quantile: float = Field(0.5, ge=0.0, le=1.0, description="share of updates that should not be clipped")
+    norm_learning_rate: Rate = Field(0.2, description="how fast the norm follows that share")
+    count_noise: float = Field(
+        0.0, ge=0.0, allow_inf_nan=False, description="noise on the count of those not clipped; 0: clients / 20"
+    )
+    side: Literal["server", "client"] = Field("server", description=_SIDE)
+    delta: float = Delta
+
+
+DpKnobs = TypeVar("DpKnobs", FixedKnobs, AdaptiveKnobs)
+
+
+class Private(Rule[DpKnobs], Generic[DpKnobs]):
+    """Clip, average, add noise."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.norm, self.releases, self.stdv, self.used = self.knobs.clipping_norm, 0, 0.0, self.knobs.clipping_norm
+        if self.knobs.side == "client":
+            self.measures = frozenset({UNCLIPPED})
+
+    def asks(self) -> dict[str, bool | float]:
+        """Clients that clip are told the norm."""
+        return {CLIPPING_NORM: self.norm} if self.knobs.side == "client" else {}
+
+    def doubt(self, metrics: Mapping[str, float]) -> str:
+        """Clipped or not: one client moves the count by one at most."""
+        bit = metrics.get(UNCLIPPED, 1.0)
+        return "" if bit in (0.0, 1.0) else f"its metric {UNCLIPPED!r} is {bit:g}; expected 0 or 1"
+
+    def aggregate(
+        self, current: Mapping[str, Tensor], given: Sequence[Contribution], server_round: int
+    ) -> dict[str, Tensor]:
+        """The noisy mean, with batch-norm statistics of at most 1000 of the server's own training examples."""
+        new = super().aggregate(current, given, server_round)
+        model = load(self.workload.model(), new, pick_device(build(Core, "", self.flat).device))
+        if batch_norms(model):
+            device = next(model.parameters()).device
+            adopt_statistics(model, self.workload.data(None, "train"), STATISTICS_EXAMPLES, 1.0, device)
+            found = model.state_dict()
+            new |= {name: found[name].cpu() for name in new if name.endswith(("running_mean", "running_var"))}
+        return {**new, **{name: tensor for name, tensor in current.items() if not tensor.is_floating_point()}}
+
+    def floats(
+        self, current: Mapping[str, Tensor], given: Sequence[Contribution], names: Sequence[str], server_round: int
+    ) -> dict[str, Tensor]:
+        """The noisy mean of clipped updates; the statistics as they were."""
+        cut = [clip(one.arrays, current, self.learned, self.norm * (1 + 1e-5)) for one in given]  # clients' too
+        same = [Contribution(arrays, 1, {}) for arrays, _ in cut]
+        learned = [name for name in names if name in self.learned]
+        new = {name: to_numpy(tensor) for name, tensor in mean(same, learned, server_round).items()}
+        self.used, self.releases = self.norm, self.releases + 1
+        self.stdv = compute_stdv(self.multiplier(len(given)), self.norm, len(given))
+        add_gaussian_noise_inplace(list(new.values()), self.stdv)
+        unclipped = [one.metrics.get(UNCLIPPED, float(whole)) for one, (_, whole) in zip(given, cut, strict=True)]
+        self.norm = self.next_norm(sum(unclipped), len(given))
+        return {name: torch.from_numpy(new[name]) if name in new else current[name] for name in names}
+
+    def multiplier(self, clients: int) -> float:
+        """Z of the noise on the updates."""
+        return self.knobs.noise_multiplier
+
+    def next_norm(self, unclipped: float, clients: int) -> float:
+        """The norm of the next round."""
+        return self.norm
+
+    def metrics(self) -> dict[str, float]:
+        """Noise, norm, and epsilon where there is noise."""
+        if not self.releases:
+            return {}
+        measured = {"clipping_norm": self.used, "noise": self.stdv}
+        if self.knobs.noise_multiplier:
+            measured["epsilon"] = epsilon(self.knobs.noise_multiplier, self.releases, self.knobs.delta)
+        return measured
+
+    def state(self) -> dict[str, Any]:
+        """The norm, and how often something was released."""
+        return {"norm": self.norm, "releases": self.releases}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take it back."""
+        self.norm, self.releases = float(state["norm"]), int(state["releases"])
+
+
+class Fixed(Private[FixedKnobs]):
+    """The norm stays what it was told to be."""
+
+
+class Adaptive(Private[AdaptiveKnobs]):
+    """norm <- norm exp(-rate (share of unclipped - quantile)); the count is noisy too, and both cost one z together."""
+
+    def refuse(self, clients: int) -> str:
+        """The count's noise alone must leave something of z."""
+        noise, wanted = self.count_noise(clients), self.knobs.noise_multiplier
+        if wanted < 2 * noise or not wanted:
+            return ""
+        return (
+            f"a noise_multiplier of {wanted:g} needs a count_noise of more than {wanted / 2:g}, and it is {noise:g} "
+            f"with {clients} clients"
+        )
+
+    def count_noise(self, clients: int) -> float:
+        """Standard deviation of the noise on the count."""
+        return self.knobs.count_noise or clients / 20
+
+    def multiplier(self, clients: int) -> float:
+        """Z of the updates alone (theorem 1)."""
+        _, z = compute_adaptive_noise_params(self.knobs.noise_multiplier, clients, self.count_noise(clients))
+        return z
+
+    def next_norm(self, unclipped: float, clients: int) -> float:
+        """Line 13."""
+        noise = self.count_noise(clients) if self.knobs.noise_multiplier else 0.0
+        share = float(np.random.normal(unclipped, noise)) / clients
+        return self.norm * math.exp(-self.knobs.norm_learning_rate * (share - self.knobs.quantile))
+
+
+def epsilon(noise_multiplier: float, releases: int, delta: float) -> float:
+    """The epsilon of so many Gaussian releases at ``delta``.
+
+    Solves delta = Phi(mu / 2 - epsilon / mu) - exp(epsilon) Phi(-mu / 2 - epsilon / mu), mu = sqrt(releases) / z.
+    """
+    mu = math.sqrt(releases) / noise_multiplier
+
+    def excess(value: float) -> float:
+        second = value + float(normal.logcdf(-mu / 2 - value / mu))  # a product of something huge and something tiny
+        return float(normal.cdf(mu / 2 - value / mu)) - math.exp(second) - delta
+
+    if excess(0.0) <= 0:
+        return 0.0
+    return float(brentq(excess, 0.0, mu * mu / 2 + mu * float(normal.isf(delta)) + 1.0))
+
+
+DP_FIXED = RuleLine("FedAvg with clipped updates and noise; shows the cost only, see docs", FixedKnobs, Fixed)
+DP_ADAPTIVE = RuleLine("as dp_fixed, the norm follows a quantile of the updates (Andrew 2021)", AdaptiveKnobs, Adaptive)

@@ -1,0 +1,148 @@
+"""Rules that hold when some clients send what they should not: coordinate-wise, or by the distances of updates.
+
+**Source**: FedMedian, FedTrimmedAvg: Yin et al., Byzantine-Robust Distributed Learning, ICML 2018. Krum, MultiKrum:
+Blanchard et al., Machine Learning with Adversaries, NeurIPS 2017. Bulyan: El Mhamdi et al., The Hidden Vulnerability
+of Distributed Learning in Byzantium, ICML 2018. The arithmetic is that of Flower's classes.
+
+**Departures** from Flower: (1) all floats go through the rule, batch-norm statistics too, counters do not: an image
+more would weigh as much as a weight in a distance; (2) in float64, since Flower takes distances as a^2 + b^2 - 2 ab,
+which in float32 loses close updates in rounding; (3) a run that is not sure of enough clients is refused before it
+begins, where Flower goes on with fewer (Krum) or skips the round (Bulyan); so is a share that trims nobody, and its
+default is 0.25, not 0.2, which trims none of four; (4) MultiKrum keeps all but the malicious if it is not told how
+many, where Flower keeps one, which is Krum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flwr.serverapp import strategy as flower
+from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from strategies.aggregation.rule import Contribution, Knobs, Rule, RuleLine, ask_flower
+
+
+@dataclass(frozen=True)
+class MedianKnobs:
+    """The median has no knobs."""
+
+
+@dataclass(frozen=True)
+class TrimmedKnobs:
+    """FedTrimmedAvg's one knob."""
+
+    share: float = Field(0.25, gt=0.0, lt=0.5, description="share of the clients cut off at each end of a coordinate")
+
+
+@dataclass(frozen=True)
+class KrumKnobs:
+    """Krum's one knob."""
+
+    malicious: int = Field(0, ge=0, description="clients that may lie (f); a round needs 2 f + 3")
+
+
+@dataclass(frozen=True)
+class MultiKrumKnobs:
+    """MultiKrum's knobs."""
+
+    malicious: int = Field(0, ge=0, description="clients that may lie (f); a round needs 2 f + 3")
+    selected: int = Field(0, ge=0, description="clients that are averaged; 0: all but f")
+
+
+@dataclass(frozen=True)
+class BulyanKnobs:
+    """Bulyan's one knob."""
+
+    malicious: int = Field(0, ge=0, description="clients that may lie (f); a round needs 4 f + 3")
+
+
+class Robust(Rule[Knobs]):
+    """A rule of Flower's that remembers nothing, on all floats."""
+
+    flower: FlowerFedAvg
+
+    def floats(
+        self, current: Mapping[str, Tensor], given: Sequence[Contribution], names: Sequence[str], server_round: int
+    ) -> dict[str, Tensor]:
+        """Flower's class, in float64."""
+        return ask_flower(self.flower, given, names, server_round, precise=True)
+
+
+class Median(Robust[MedianKnobs]):
+    """The median of each coordinate, each client counting once."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.flower = flower.FedMedian()
+
+
+class Trimmed(Robust[TrimmedKnobs]):
+    """The mean of each coordinate without its extremes, each client counting once."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.flower = flower.FedTrimmedAvg(beta=self.knobs.share)
+
+    def refuse(self, clients: int) -> str:
+        """A share that trims nobody is no trimmed mean."""
+        if int(self.knobs.share * clients):
+            return ""
+        needed = math.ceil(1 / self.knobs.share)
+        return f"a share of {self.knobs.share:g} trims none of {clients} clients; {needed} are needed"
+
+
+class Krum(Robust[KrumKnobs]):
+    """The one update whose neighbours are nearest."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.flower = flower.Krum(num_malicious_nodes=self.knobs.malicious)
+
+    @property
+    def fewest(self) -> int:
+        """2 f + 3."""
+        return 2 * self.knobs.malicious + 3
+
+
+class MultiKrum(Robust[MultiKrumKnobs]):
+    """The weighted mean of the updates whose neighbours are nearest."""
+
+    @property
+    def fewest(self) -> int:
+        """2 f + 3, and as many as are to be selected."""
+        return max(2 * self.knobs.malicious + 3, self.knobs.selected)
+
+    def floats(
+        self, current: Mapping[str, Tensor], given: Sequence[Contribution], names: Sequence[str], server_round: int
+    ) -> dict[str, Tensor]:
+        """Flower's class, told how many to select of those who answered."""
+        malicious = self.knobs.malicious
+        self.flower = flower.MultiKrum(
+            num_malicious_nodes=malicious, num_nodes_to_select=self.knobs.selected or len(given) - malicious
+        )
+        return super().floats(current, given, names, server_round)
+
+
+class Bulyan(Robust[BulyanKnobs]):
+    """n - 2 f updates by MultiKrum; of each coordinate the mean of those nearest to their median."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.flower = flower.Bulyan(num_malicious_nodes=self.knobs.malicious)
+
+    @property
+    def fewest(self) -> int:
+        """4 f + 3."""
+        return 4 * self.knobs.malicious + 3
+
+
+FEDMEDIAN = RuleLine("the median of the clients' weights (Yin 2018)", MedianKnobs, Median)
+FEDTRIMMEDAVG = RuleLine("the mean of the clients' weights without their extremes (Yin 2018)", TrimmedKnobs, Trimmed)
+KRUM = RuleLine("the one client whose neighbours are nearest (Blanchard 2017)", KrumKnobs, Krum)
+MULTIKRUM = RuleLine("the mean of clients whose neighbours are nearest (Blanchard 2017)", MultiKrumKnobs, MultiKrum)
+BULYAN = RuleLine("MultiKrum, then a mean near the median (El Mhamdi 2018)", BulyanKnobs, Bulyan)

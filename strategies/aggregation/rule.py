@@ -1,0 +1,217 @@
+"""What an aggregation rule is: the clients' models in, the next model out, and what it remembers between rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
+from torch import Tensor
+
+from fedlab.config import Flat, build
+from fedlab.errors import RunError
+from fedlab.seeds import seeded
+from fedlab.workload import Workload
+from strategies.protocol import ARRAYS, EXAMPLES, METRICS, arrays_of, client_metrics
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+Knobs = TypeVar("Knobs")
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """One client's reply: its whole model by name, the examples behind it, and its metrics."""
+
+    arrays: Mapping[str, Tensor]
+    examples: int
+    metrics: Mapping[str, float]
+
+
+def contributions(replies: Iterable[Message]) -> list[Contribution]:
+    """Checked replies as a rule takes them, in the order of partitions in which they come."""
+    found = []
+    for reply in replies:
+        metrics = client_metrics(reply)
+        found.append(Contribution(arrays_of(reply.content), int(metrics[EXAMPLES]), metrics))
+    return found
+
+
+class Rule(Generic[Knobs]):
+    """A rule of one run; it lives as long as the server does.
+
+    Parameters
+    ----------
+    knobs
+        Its own section.
+    workload, flat
+        What is learned, and every knob of the run.
+
+    Attributes
+    ----------
+    learned
+        Names of the arrays that training moves; the other floats are statistics, as of a batch norm.
+    fewest
+        Fewest contributions that it can work with.
+    measures
+        Names of metrics that it needs from each client beside the examples, see :meth:`asks`.
+    """
+
+    measures: frozenset[str] = frozenset()
+
+    def __init__(self, knobs: Knobs, workload: Workload, flat: Flat) -> None:
+        self.knobs, self.workload, self.flat = knobs, workload, flat
+        with seeded("names of a model"):
+            self.learned = frozenset(name for name, _ in workload.model().named_parameters())
+
+    @property
+    def fewest(self) -> int:
+        """One will do."""
+        return 1
+
+    def refuse(self, clients: int) -> str:
+        """Why the rule cannot serve a run that is sure of so many clients a round; empty: it can."""
+        return ""
+
+    def doubt(self, metrics: Mapping[str, float]) -> str:
+        """Why a client's metrics cannot be used; empty: they can."""
+        return ""
+
+    def asks(self) -> dict[str, bool | float]:
+        """What goes into the ``config`` of a round's messages; ``client.answer`` obeys it."""
+        return {}
+
+    def aggregate(
+        self, current: Mapping[str, Tensor], given: Sequence[Contribution], server_round: int
+    ) -> dict[str, Tensor]:
+        """The next arrays, in the names, shapes and types of ``current``.
+
+        Parameters
+        ----------
+        current
+            What the clients started from.
+        given
+            Their models, in the order of partitions.
+
+        Raises
+        ------
+        RunError
+            When there are fewer than :attr:`fewest`.
+        """
+        if len(given) < self.fewest:
+            raise RunError(f"{len(given)} replies are too few to aggregate; this rule needs {self.fewest}")
+        floats = [name for name, tensor in current.items() if tensor.is_floating_point()]
+        new = self.floats(current, given, floats, server_round)
+        for name, tensor in current.items():
+            if not tensor.is_floating_point():
+                new[name] = torch.stack([one.arrays[name] for one in given]).amax(0)
+        return {name: new[name].to(tensor.dtype) for name, tensor in current.items()}
+
+    def floats(
+        self, current: Mapping[str, Tensor], given: Sequence[Contribution], names: Sequence[str], server_round: int
+    ) -> dict[str, Tensor]:
+        """The next value of every array of floats."""
+        raise NotImplementedError
+
+    def metrics(self) -> dict[str, float]:
+        """What it measured in the last round."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """What it remembers: tensors and plain numbers."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take a state back."""
+
+
+@dataclass(frozen=True)
+class RuleLine(Generic[Knobs]):
+    """One line of the table of rules."""
+
+    summary: str
+    knobs: type[Knobs]
+    rule: type[Rule[Knobs]]
+
+    def make(self, name: str, workload: Workload, flat: Flat) -> Rule[Knobs]:
+        """The rule with its knobs from a table."""
+        return self.rule(build(self.knobs, name, flat), workload, flat)
+
+
+class KeptRecord(ArrayRecord):
+    """A record that is not emptied as it is read: Flower then collects garbage for every reply, a second of a round."""
+
+    def to_numpy_ndarrays(self, *, keep_input: bool = True) -> list[np.ndarray[Any, Any]]:
+        """Copies of its arrays."""
+        return super().to_numpy_ndarrays(keep_input=True)
+
+    def copy(self) -> KeptRecord:
+        """The same arrays in a record of this kind."""
+        return KeptRecord(dict(self))
+
+
+class Reply:
+    """The part of a message that Flower's strategies read."""
+
+    def __init__(self, arrays: Arrays, examples: int, metrics: Mapping[str, float]) -> None:
+        record = KeptRecord({name: Array(array) for name, array in arrays.items()})
+        self.content = RecordDict({ARRAYS: record, METRICS: MetricRecord({**metrics, EXAMPLES: examples})})
+
+    def has_error(self) -> bool:
+        """Failures were left out before."""
+        return False
+
+
+def ask_flower(
+    strategy: FlowerFedAvg,
+    given: Sequence[Contribution],
+    names: Iterable[str],
+    server_round: int,
+    *,
+    precise: bool = False,
+    metric: str = "",
+) -> dict[str, Tensor]:
+    """What one of Flower's strategies makes of some arrays.
+
+    Parameters
+    ----------
+    names
+        Of the arrays that it is shown, in this order.
+    precise
+        Show it float64.
+    metric
+        Name of a client's metric that it reads beside the examples.
+    """
+    chosen = list(names)
+    if not chosen:
+        return {}
+    shown = [
+        Reply(
+            {name: to_numpy(one.arrays[name], precise) for name in chosen},
+            one.examples,
+            {metric: one.metrics[metric]} if metric else {},
+        )
+        for one in given
+    ]
+    arrays, _ = strategy.aggregate_train(server_round, cast(list[Message], shown))
+    if arrays is None:
+        raise RunError(f"Flower's {type(strategy).__name__} made nothing of {len(given)} replies")
+    return {name: torch.from_numpy(np.array(array.numpy())) for name, array in arrays.items()}
+
+
+def mean(given: Sequence[Contribution], names: Iterable[str], server_round: int = 0) -> dict[str, Tensor]:
+    """Flower's FedAvg: the mean weighted by examples."""
+    return ask_flower(FlowerFedAvg(), given, names, server_round)
+
+
+def to_numpy(tensor: Tensor, precise: bool = False) -> np.ndarray[Any, Any]:
+    """A copy of a tensor, which Flower may write to."""
+    return np.array(tensor.detach().cpu().numpy(), dtype=np.float64 if precise else None)
+
+
+def record_of(current: Mapping[str, Tensor], names: Iterable[str]) -> ArrayRecord:
+    """Some arrays as Flower's record."""
+    return KeptRecord({name: Array(to_numpy(current[name])) for name in names})

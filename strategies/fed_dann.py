@@ -1,0 +1,169 @@
+"""Fed-DANN: domain-adversarial training naively federated; clients pull their features towards the source's.
+
+**Source**: Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 2016
+(``fedlab/losses/adversarial.py``); the federation is FedAvg, in turn with the server's source steps
+(``strategies/alternating.py``).
+
+The discriminator's source half lives on the server, the target half on the clients: with the model the server sends
+``features`` of some of its source examples under it. A client trains discriminator D and extractor G on those and on
+its own; its G ascends on D's loss. Heads are trained on the server only.
+
+**What leaks**: every client gets feature vectors of source examples, no images; whoever holds G may reconstruct
+something like the images from them. The server learns of a client what FedAvg's does: a model.
+
+**Departures**: (1) source features stand still while a client trains, so G moves by its target half only; (2) source
+classification and the adversarial steps alternate instead of being one loss; (3) ``weight`` does not grow over
+training.
+
+**Metrics**: as FedAvg; clients' ``loss`` is D's, log 2 where it only guesses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass as plain_dataclass
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.serverapp import Grid
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from fedlab.config import ClientTraining, Core, Flat, Weight, build
+from fedlab.data.examples import Batch, Examples
+from fedlab.errors import ConfigError
+from fedlab.losses.adversarial import domain_loss, reverse
+from fedlab.models.normalisation import encode
+from fedlab.models.split import check_parts, features_of, head_of
+from fedlab.seeds import seeded
+from fedlab.training import Progress, optimise, pick_device
+from fedlab.workload import Workload
+from strategies import aggregation as aggregations
+from strategies import protocol
+from strategies.aggregation import Aggregation
+from strategies.alternating import Alternating
+from strategies.protocol import ClientHalf, Entry, States, arrays_of, known, load, own_data
+
+FEATURES = "features"
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """Fed-DANN's knobs."""
+
+    weight: Weight = Field(0.1, description="how much the extractor ascends on the discriminator's loss; 0: not")
+    source_features: int = Field(512, ge=2, description="source feature vectors that every client gets in a round")
+    aggregation: Aggregation = "fedavg"
+
+
+class Adversarial(nn.Module):
+    """G, F and a discriminator D of G's features."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.features, self.head = features_of(model), head_of(model)
+        matrices = [weight for weight in self.head.parameters() if weight.dim() == 2]
+        if not matrices:
+            raise ConfigError(f"fed_dann needs a head that begins with a linear layer; {type(model).__name__} has none")
+        width = matrices[0].shape[1]
+        self.discriminator = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Inputs to logits (batch, classes); D has no part in it."""
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+
+@plain_dataclass(frozen=True)
+class WithDiscriminator:
+    """A workload whose model has a discriminator beside it."""
+
+    inner: Workload
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """Its clients."""
+        return self.inner.clients
+
+    def model(self) -> nn.Module:
+        """Its model and D."""
+        return Adversarial(self.inner.model())
+
+    def data(self, partition: int | None, split: str) -> Examples:
+        """Its data."""
+        return self.inner.data(partition, split)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Its loss."""
+        return self.inner.loss(model, batch)
+
+    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+        """Its metrics."""
+        return self.inner.evaluate(model, data)
+
+
+class FedDann(Alternating):
+    """Server half: source steps; the source's features go out with the model."""
+
+    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
+        self.knobs = build(Knobs, "fed_dann", flat)
+        with seeded("parts of a model"):
+            check_parts(workload.model(), "fed_dann", build(Core, "", flat).workload)
+        super().__init__(WithDiscriminator(workload), flat, progress, self.knobs.aggregation)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """The averaged model, and what it makes of some source examples."""
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        with seeded(self.trainer.seed, "source features", server_round):
+            source, count = self.trainer.source, self.knobs.source_features
+            rows = torch.randperm(len(source))[:count]
+            some = Examples({name: column[rows] for name, column in source.columns.items()}, source.transform)
+            z = encode(features_of(self.trainer.average), some, self.trainer.device)
+        record = ArrayRecord({"z": z.cpu()})
+        content = RecordDict({**messages[0].content, FEATURES: record}) if messages else RecordDict()
+        for message in messages:
+            message.content = content  # one for all, so that it is encoded once
+        return messages
+
+
+def train(workload: Workload, message: Message, context: Context) -> RecordDict:
+    """Client half: D learns to tell the domains apart, G to make it fail."""
+    flat, whole = context.run_config, WithDiscriminator(workload)
+    knobs, training = build(Knobs, "fed_dann", flat), build(ClientTraining, "client", flat)
+    device = pick_device(build(Core, "", flat).device)
+    data = own_data(workload, context, "train")
+    model = load(whole.model(), arrays_of(message.content), device).train()
+    assert isinstance(model, Adversarial)
+    z_source = arrays_of(message.content, FEATURES)["z"].to(device)  # (source features, width)
+    judge, features = model.discriminator, features_of(model)
+
+    def loss() -> Tensor:
+        rows = torch.randint(len(z_source), (training.batch,)).to(device)
+        z_target = features(data.sample(training.batch)["x"].to(device))
+        return domain_loss(judge(z_source[rows]), judge(reverse(z_target, knobs.weight)))
+
+    learning = [*features.parameters(), *judge.parameters()]
+    optimiser = torch.optim.SGD(learning, training.learning_rate, momentum=protocol.MOMENTUM)
+    mean = optimise(loss, optimiser, training.steps, name="adversarial training")
+    return aggregations.answer(whole, message, context, model.state_dict(), known(loss=mean), data)
+
+
+def evaluate(workload: Workload, message: Message, context: Context) -> RecordDict:
+    """Client half of testing: F on G."""
+    return protocol.evaluate(WithDiscriminator(workload), message, context)
+
+
+def predictor(workload: Workload, states: States) -> nn.Module:
+    """Inputs ``x`` to logits (batch, classes)."""
+    return protocol.whole_model(WithDiscriminator(workload), states)
+
+
+ENTRY: Entry = Entry(
+    "clients train features that a domain discriminator cannot tell from the source's (Ganin 2016)",
+    Knobs,
+    FedDann,
+    ClientHalf(train, evaluate, predictor=predictor),
+)

@@ -1,0 +1,139 @@
+"""SCAFFOLD: control variates take the drift of clients with different data out of their local steps.
+
+**Source**: Karimireddy et al., SCAFFOLD: Stochastic Controlled Averaging for Federated Learning, ICML 2020, algorithm
+1, option II. With x the global weights, y_i a client's after K steps of size eta_l: y_i <- y_i - eta_l (g_i(y_i) -
+c_i + c); c_i' = c_i - c + (x - y_i) / (K eta_l); x <- x + eta_g mean(y_i - x); c <- c + sum(c_i' - c_i) / N.
+
+**Departures**: (1) clients keep no state of the run: variates live on the server, which sends c - c_i and finds c_i'
+from y_i itself, so a client uploads no more than in FedAvg; (2) local SGD has no momentum, or option II would
+estimate another gradient: ``client.learning_rate`` means less than in FedAvg, about a tenth; (3) batch-norm
+statistics take the mean, of counters the largest; (4) a client's gradient correction is written as a loss, <c - c_i,
+y - x>, which ``loss`` includes.
+
+**Metrics**: as FedAvg; ``variate``: the norm of c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from fedlab.config import ClientTraining, Core, Flat, Rate, build
+from fedlab.errors import ConfigError
+from fedlab.training import Progress
+from fedlab.workload import Workload
+from strategies import aggregation, fedavg, screening
+from strategies.protocol import (
+    ClientHalf,
+    Entry,
+    arrays_of,
+    evaluate,
+    known,
+    own_data,
+    partition_by_node,
+)
+
+CORRECTION = "correction"  # c - c_i
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """SCAFFOLD's one knob."""
+
+    learning_rate: Rate = Field(1.0, description="the server's step size (eta_g)")
+
+
+class Scaffold(fedavg.FedAvg):
+    """Server half: the variates of all, and the steps of lines 14 to 17."""
+
+    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
+        super().__init__(workload, flat, progress)
+        self.knobs, self.training = build(Knobs, "scaffold", flat), build(ClientTraining, "client", flat)
+        if not self.training.steps:
+            raise ConfigError("knob 'client.steps' is 0, and scaffold divides by it; ask for at least one step")
+        self.clients = build(Core, "", flat).clients or len(workload.clients)  # N
+        self.learned = sorted(self.rule.learned)
+        self.variate: dict[str, Tensor] = {}  # c
+        self.variates: dict[int, dict[str, Tensor]] = {}  # c_i by partition
+        self.partition_of: Mapping[int, int] = {}
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """To each client x and its own c - c_i."""
+        self.partition_of = partition_by_node(grid)
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        if not self.variate:
+            self.variate = self._zeros()
+        for message in messages:
+            own = self.variates.get(self.partition_of[message.metadata.dst_node_id], self._zeros())
+            correction = {name: self.variate[name] - own[name] for name in self.learned}
+            message.content = RecordDict({**message.content, CORRECTION: ArrayRecord(correction)})
+        return messages
+
+    def _zeros(self) -> dict[str, Tensor]:
+        return {name: torch.zeros_like(self.sent[name]) for name in self.learned}
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """x, c and the c_i of those who answered; others keep theirs."""
+        received = list(replies)
+        given = aggregation.contributions(received)
+        new = self.rule.aggregate(self.sent, given, server_round)
+        span = self.training.steps * self.training.learning_rate  # K eta_l
+        before, moved = self.variate, self._zeros()
+        for reply, one in zip(received, given, strict=True):
+            partition = self.partition_of[reply.metadata.src_node_id]
+            own, after = self.variates.get(partition, self._zeros()), {}
+            for name in self.learned:
+                after[name] = own[name] - before[name] + (self.sent[name] - one.arrays[name]) / span
+                moved[name] += after[name] - own[name]
+            self.variates[partition] = after
+        for name in self.learned:
+            x = self.sent[name]
+            step = torch.stack([one.arrays[name] - x for one in given]).mean(0)
+            new[name] = x + self.knobs.learning_rate * step
+        self.variate = {name: before[name] + moved[name] / self.clients for name in self.learned}
+        return ArrayRecord(new), None
+
+    def metrics(self) -> dict[str, float]:
+        """How large c is."""
+        return {"variate": screening.norm(self.variate)} if self.variate else {}
+
+    def state(self) -> dict[str, Any]:
+        """All variates."""
+        return {"variate": self.variate, "variates": self.variates}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take them back."""
+        self.variate, self.variates = dict(state["variate"]), dict(state["variates"])
+
+
+def train(workload: Workload, message: Message, context: Context) -> RecordDict:
+    """Client half: K local steps along g_i(y) - c_i + c."""
+    correction = arrays_of(message.content, CORRECTION)
+
+    def along(model: nn.Module, start: list[Tensor]) -> Tensor:
+        pairs = zip(model.named_parameters(), start, strict=True)
+        return torch.stack([(correction[name].to(x) * (y - x)).sum() for (name, y), x in pairs]).sum()
+
+    data = own_data(workload, context, "train")
+    model, mean = fedavg.local_sgd(workload, message, context, data, along, momentum=0.0)
+    return aggregation.answer(workload, message, context, model.state_dict(), known(loss=mean), data)
+
+
+ENTRY: Entry = Entry(
+    "FedAvg with control variates against client drift (Karimireddy 2020)",
+    Knobs,
+    Scaffold,
+    ClientHalf(train, evaluate),
+    labelled=True,
+)

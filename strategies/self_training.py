@@ -1,0 +1,79 @@
+"""Self-training: FedAvg in which unlabelled clients train on what the global model is sure of.
+
+**Source**: Lee, Pseudo-Label, ICML workshop 2013, with a threshold as in Sohn et al., FixMatch, NeurIPS 2020;
+federated by FedAvg, in turn with the server's source steps (``strategies/alternating.py``).
+
+A client labels its examples once a round with argmax p, p the global model's probabilities in evaluation mode, and
+takes local SGD steps on those with max p >= ``threshold``. Labels that it may have are not looked at.
+
+**Departures**: (1) no strong augmentation, which a workload's clients do not have; (2) a client that is sure of
+nothing sends back the model that it got.
+
+**Metrics**: as FedAvg; clients also report ``confident``, the share of examples that they trained on.
+"""
+
+from __future__ import annotations
+
+import torch
+from flwr.app import Context, Message, RecordDict
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedlab.config import Core, Flat, build
+from fedlab.data.examples import Examples
+from fedlab.models.normalisation import encode
+from fedlab.training import Progress, pick_device
+from fedlab.workload import Workload
+from strategies import aggregation as aggregations
+from strategies import fedavg
+from strategies.aggregation import Aggregation
+from strategies.alternating import Alternating, check_classes
+from strategies.protocol import ClientHalf, Entry, arrays_of, evaluate, known, load, own_data
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """Self-training's knobs."""
+
+    threshold: float = Field(0.9, ge=0.0, lt=1.0, description="least probability of a pseudo-label; 0: all are used")
+    aggregation: Aggregation = "fedavg"
+
+
+class SelfTraining(Alternating):
+    """Server half: source steps in turn with the clients."""
+
+    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
+        super().__init__(workload, flat, progress, build(Knobs, "self_training", flat).aggregation)
+        check_classes(self.trainer, flat)
+        self.measures |= {"confident"}
+        self.optional = {"loss"}
+
+
+def train(workload: Workload, message: Message, context: Context) -> RecordDict:
+    """Client half: pseudo-labels, then FedAvg's local SGD on them."""
+    threshold = build(Knobs, "self_training", context.run_config).threshold
+    device = pick_device(build(Core, "", context.run_config).device)
+    data = own_data(workload, context, "train")
+    model = load(workload.model(), arrays_of(message.content), device)
+    rows, labels = sure(encode(model, data, device).softmax(1).cpu(), threshold)
+    chosen = Examples({**{name: column[rows] for name, column in data.columns.items()}, "y": labels}, data.transform)
+    steps = None if len(rows) else 0
+    trained, mean = fedavg.local_sgd(workload, message, context, chosen, steps=steps)
+    metrics = known(loss=mean, confident=len(rows) / len(data))
+    return aggregations.answer(workload, message, context, trained.state_dict(), metrics, chosen if len(rows) else data)
+
+
+def sure(p: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """Rows of probabilities (examples, classes) whose largest reaches the threshold, and their classes."""
+    best, labels = p.max(1)
+    rows = torch.nonzero(best >= threshold).flatten()
+    return rows, labels[rows]
+
+
+ENTRY: Entry = Entry(
+    "unlabelled clients train on confident pseudo-labels, the server averages",
+    Knobs,
+    SelfTraining,
+    ClientHalf(train, evaluate),
+)

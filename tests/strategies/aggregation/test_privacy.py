@@ -1,0 +1,165 @@
+"""Clipping, noise and what they are worth, beside the papers' lines and Flower's own wrapper."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from flwr.serverapp.strategy import DifferentialPrivacyServerSideAdaptiveClipping as FlowerAdaptive
+from flwr.serverapp.strategy import FedAvg
+from scipy.integrate import quad
+
+from fedlab.errors import ConfigError
+from fedlab.models.normalisation import adopt_statistics
+from fedlab.seeds import seeded
+from strategies.aggregation.client import clip
+from strategies.aggregation.privacy import epsilon
+from strategies.aggregation.rule import Reply
+
+COUNTER, NORM = "features.2.num_batches_tracked", 0.5
+QUIET = {"dp_fixed.noise_multiplier": 0.0, "dp_fixed.clipping_norm": NORM}
+
+
+def learned(workload):
+    return [name for name, _ in workload.model().named_parameters()]
+
+
+def change(arrays, start, names):
+    return torch.cat([(arrays[name] - start[name]).double().flatten() for name in names])
+
+
+def test_without_noise_it_is_the_plain_mean_of_clipped_updates(make, workload, start, models):
+    given, names = models(1), learned(workload)
+    new = make("dp_fixed", **QUIET).aggregate(start, given, 1)
+    updates = [change(one.arrays, start, names) for one in given]
+    assert all(update.norm() > NORM for update in updates)
+    wanted = torch.stack([update * min(1.0, NORM / float(update.norm())) for update in updates]).mean(0)
+    torch.testing.assert_close(change(new, start, names), wanted, rtol=0, atol=1e-6)
+
+
+def test_updates_within_the_norm_are_left(workload, start, models):
+    given, names = models(1, size=1e-3), learned(workload)
+    same, whole = clip(given[0].arrays, start, set(names), 10.0)
+    assert whole and all(torch.allclose(same[name], given[0].arrays[name], atol=1e-7) for name in names)
+    still, whole = clip(start, start, set(names), 0.1)  # a norm of 0
+    assert whole and all(torch.equal(still[name], start[name]) for name in start)
+
+
+def test_noise_has_the_size_that_it_says_and_comes_from_the_named_stream(make, workload, start, models):
+    given, names = models(1), learned(workload)
+    quiet = change(make("dp_fixed", **QUIET).aggregate(start, given, 1), start, names)
+
+    def noisy(number):
+        rule = make("dp_fixed", **{**QUIET, "dp_fixed.noise_multiplier": 2.0})
+        with seeded("noise", number):
+            new = rule.aggregate(start, given, 1)
+        return change(new, start, names), rule.metrics()
+
+    (first, metrics), (again, _) = noisy(0), noisy(0)
+    assert torch.equal(first, again)
+    noise = torch.cat([noisy(number)[0] - quiet for number in range(40)])
+    assert metrics["noise"] == pytest.approx(2.0 * NORM / 5)
+    assert float(noise.std()) == pytest.approx(metrics["noise"], rel=0.05)
+    assert abs(float(noise.mean())) < 0.02
+
+
+def test_statistics_are_the_servers_own_whatever_clients_send(make, workload, start, models):
+    given = models(1)
+    for one in given:
+        one.arrays["features.2.running_var"].fill_(1e6)
+    new = make("dp_fixed", **QUIET).aggregate(start, given, 1)
+    model = workload.model()
+    model.load_state_dict(new)
+    adopt_statistics(model, workload.data(None, "train"), 1000, 1.0, torch.device("cpu"))
+    for name in ("features.2.running_mean", "features.2.running_var"):
+        torch.testing.assert_close(new[name], model.state_dict()[name])
+    assert new[COUNTER] == start[COUNTER]
+
+
+def test_the_norm_follows_the_median_of_the_updates(make, workload, start, models):
+    rule = make("dp_adaptive", **{"dp_adaptive.noise_multiplier": 0.0, "dp_adaptive.clipping_norm": 0.01})
+    norms = sorted(float(change(one.arrays, start, learned(workload)).norm()) for one in models(1))
+    for server_round in range(1, 80):
+        rule.aggregate(start, models(1), server_round)
+    assert norms[1] < rule.norm < norms[3]
+
+
+def test_flowers_own_wrapper_runs_away_from_that_median(workload, start, models):
+    """Departure 4: should a later Flower mend this, the departure can go."""
+    wrapper = FlowerAdaptive(FedAvg(), 0.0, 5, initial_clipping_norm=0.01)
+    names = learned(workload)
+    wrapper.current_arrays = Reply({name: start[name].numpy() for name in names}, 1, {}).content["arrays"]
+    for server_round in range(1, 80):
+        replies = [Reply({name: one.arrays[name].numpy() for name in names}, 1, {}) for one in models(1)]
+        wrapper.aggregate_train(server_round, replies)
+    assert wrapper.clipping_norm < 1e-5
+
+
+def test_one_round_of_adaptive_clipping_is_line_13(make, start, models, workload):
+    norms = sorted(float(change(one.arrays, start, learned(workload)).norm()) for one in models(1))
+    limit = (norms[2] + norms[3]) / 2  # three of five are left whole
+    rule = make(
+        "dp_adaptive",
+        **{
+            "dp_adaptive.noise_multiplier": 0.0,
+            "dp_adaptive.clipping_norm": limit,
+            "dp_adaptive.quantile": 0.4,
+            "dp_adaptive.norm_learning_rate": 0.3,
+        },
+    )
+    rule.aggregate(start, models(1), 1)
+    assert rule.norm == pytest.approx(limit * math.exp(-0.3 * (3 / 5 - 0.4)))
+    assert rule.metrics()["clipping_norm"] == pytest.approx(limit)
+
+
+def test_both_noises_of_a_round_cost_one_multiplier(make):
+    rule = make("dp_adaptive", **{"dp_adaptive.noise_multiplier": 0.3})
+    assert rule.multiplier(5) ** -2 + (2 * rule.count_noise(5)) ** -2 == pytest.approx(0.3**-2)
+    with pytest.raises(ConfigError, match=r"needs a count_noise of more than 0.5, and it is 0.25 with 5 clients"):
+        make("dp_adaptive", **{"dp_adaptive.noise_multiplier": 1.0})
+    make("dp_adaptive", **{"dp_adaptive.noise_multiplier": 1.0, "dp_adaptive.count_noise": 2.0})
+
+
+def test_clients_that_clip_say_whether_they_had_to(make):
+    rule = make("dp_adaptive", **{"dp_adaptive.side": "client"})
+    assert rule.asks() == {"clipping-norm": 0.1} and rule.measures == {"unclipped"}
+    assert rule.doubt({"unclipped": 1.0}) == "" and "expected 0 or 1" in rule.doubt({"unclipped": 1e9})
+    assert make("dp_fixed").asks() == {} and not make("dp_fixed").measures
+
+
+def test_its_state_is_its_norm_and_what_was_spent(make, start, models):
+    rule, other = make("dp_adaptive"), make("dp_adaptive")
+    with seeded("round"):
+        rule.aggregate(start, models(1), 1)
+    other.restore(rule.state())
+    with seeded("next"):
+        wanted = rule.aggregate(start, models(2), 2)
+    with seeded("next"):
+        found = other.aggregate(start, models(2), 2)
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+    assert other.metrics() == rule.metrics()
+
+
+@pytest.mark.parametrize(("z", "releases"), [(1.0, 1), (2.0, 4), (0.5, 3), (4.0, 10)])
+def test_epsilon_is_that_of_the_privacy_loss_by_numeric_integration(z, releases):
+    """delta = E[max(0, 1 - exp(epsilon - loss))], the loss of two Gaussians mu apart being N(mu^2 / 2, mu^2)."""
+    mu, delta = math.sqrt(releases) / z, 1e-5
+    found = epsilon(z, releases, delta)
+
+    def integrand(loss):
+        density = math.exp(-((loss - mu * mu / 2) ** 2) / (2 * mu * mu)) / (mu * math.sqrt(2 * math.pi))
+        return max(0.0, 1 - math.exp(found - loss)) * density
+
+    assert quad(integrand, found, mu * mu / 2 + 12 * mu, limit=200)[0] == pytest.approx(delta, rel=1e-3)
+
+
+def test_epsilon_is_below_the_classical_bound_and_grows_with_rounds():
+    z, delta = 5.0, 1e-5
+    assert epsilon(z, 1, delta) < math.sqrt(2 * math.log(1.25 / delta)) / z  # Dwork and Roth, theorem A.1
+    values = [epsilon(z, rounds, delta) for rounds in (1, 2, 5, 50)]
+    assert values == sorted(values)
+    assert epsilon(0.01, 100, delta) > 1e5  # next to no noise: no overflow, no promise
+    assert epsilon(1e6, 1, delta) == 0.0
+    assert np.isfinite(values).all()

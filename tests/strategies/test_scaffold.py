@@ -1,0 +1,64 @@
+"""SCAFFOLD beside algorithm 1 with option II, as a plain loop with the gradient by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import strategies
+from fedlab.errors import ConfigError
+from fedlab.seeds import seeded
+
+SEED, STEPS, BATCH, RATE = 5, 5, 4, 0.05
+
+
+def plain_loop(matrices, fresh, rounds, server_rate=1.0, variates=True):
+    """x (3,) and c (3,) after so many rounds; without variates: the plain mean of plain SGD."""
+    with seeded(SEED, "initialise"):
+        x = fresh()
+    c, own = np.zeros(3), np.zeros((3, 3))
+    for server_round in range(1, rounds + 1):
+        moved, learned = [], []
+        for client in range(3):
+            data, target = matrices(client)
+            y = x.copy()
+            with seeded(SEED, "train", server_round, client):
+                fresh()
+                for _ in range(STEPS):
+                    rows = torch.randint(len(data), (BATCH,)).numpy()
+                    gradient = 2 / BATCH * data[rows].T @ (data[rows] @ y - target[rows])
+                    y -= RATE * (gradient + variates * (c - own[client]))
+            after = own[client] - c + (x - y) / (STEPS * RATE)
+            moved.append(y - x)
+            learned.append(after - own[client])
+            own[client] = after
+        x = x + server_rate * np.mean(moved, 0)
+        c = c + np.sum(learned, 0) / 3
+    return x, c
+
+
+@pytest.mark.parametrize("server_rate", [1.0, 0.5])
+def test_three_rounds_are_those_of_the_plain_loop(federate, matrices, fresh, server_rate):
+    outcome = federate("scaffold", rounds=3, **{"scaffold.learning_rate": server_rate})
+    x, c = plain_loop(matrices, fresh, 3, server_rate)
+    np.testing.assert_allclose(outcome.weights, x, rtol=0, atol=2e-6)
+    assert outcome.rounds[-1]["server"]["variate"] == pytest.approx(np.linalg.norm(c), rel=1e-4)
+    without, _ = plain_loop(matrices, fresh, 3, server_rate, variates=False)
+    assert np.abs(outcome.weights - without).max() > 1e-3  # the variates do something
+
+
+def test_the_first_round_has_no_variates_and_is_plain_sgd(federate, matrices, fresh):
+    outcome = federate("scaffold", rounds=1)
+    np.testing.assert_allclose(outcome.weights, plain_loop(matrices, fresh, 1, variates=False)[0], rtol=0, atol=1e-6)
+
+
+def test_a_client_uploads_no_more_than_in_fedavg(federate):
+    ours, average = federate("scaffold").rounds[-1]["bytes"]["a"], federate("fedavg").rounds[-1]["bytes"]["a"]
+    assert ours["train_up"] == average["train_up"]
+    assert ours["train_down"] > average["train_down"]
+
+
+def test_no_local_steps_are_refused(table, lines):
+    with pytest.raises(ConfigError, match=r"'client.steps' is 0, and scaffold divides by it"):
+        strategies.make(table("scaffold", **{"client.steps": 0}), lines)

@@ -1,0 +1,212 @@
+"""What every strategy of the table owes: it ends, resumes to the same bits, and uses no bad update."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord
+from toy import LINE, SMALL, Blobs, write_preset
+
+import strategies
+from fedlab import launch, workloads
+from fedlab.engines import inprocess
+from fedlab.errors import ConfigError
+from fedlab.runs import RunDirectory
+
+CLIENTS = 5
+KNOBS = {
+    "dualadapt.em_steps": 3,
+    "fedtrimmedavg.share": 0.4,
+    "self_training.threshold": 0.4,
+    "client.learning_rate": 0.05,
+}
+STRATEGIES = list(strategies.STRATEGIES)
+TRAINING = [name for name in STRATEGIES if name not in ("source_only", "adabn")]  # clients are asked to train
+
+
+class Shuffled(inprocess.InProcessGrid):
+    """Other node ids, listed from the last partition, and replies in the opposite order."""
+
+    def __init__(self, client_app, run_config, partitions):
+        super().__init__(client_app, run_config, partitions)
+        contexts = list(self.contexts.values())[::-1]
+        self.contexts = {7 * number + 3: context for number, context in enumerate(contexts)}
+        for node, context in self.contexts.items():
+            context.node_id = node
+
+    def pull_messages(self, message_ids):
+        return super().pull_messages(sorted(message_ids, key=lambda name: -int(name.partition("-")[2]))[:1])
+
+
+@pytest.fixture
+def prepare(tmp_path, monkeypatch):
+    """Checked knobs of a strategy on the toy workload."""
+    monkeypatch.setitem(workloads.WORKLOADS, "blobs", LINE)
+
+    def table(name, **changes):
+        entry = strategies.find(name)
+        usable = {key: value for key, value in SMALL.items() if not key.startswith("dualadapt")}
+        mine = {key: value for key, value in KNOBS.items() if key.partition(".")[0] in (name, "client")}
+        domains = {"blobs.domains": "a,b,c,d,e", "blobs.labelled": entry.labelled}
+        preset = write_preset(tmp_path, **{**usable, "strategy": name, "keep_checkpoints": 9})
+        return launch.prepare(preset, {**mine, **domains, **changes})
+
+    return table
+
+
+@pytest.fixture
+def federate(tmp_path):
+    """A run directory led to its end by the two apps."""
+    from client.app import app as client_app
+    from server.app import app as server_app
+
+    def run(directory):
+        if isinstance(directory, dict):
+            directory = RunDirectory.create(tmp_path, directory)
+        inprocess.run(server_app, client_app, directory.config(), CLIENTS)
+        return directory
+
+    return run
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_it_ends_and_resumes_to_the_same_bits_with_other_nodes_in_another_order(prepare, federate, monkeypatch, name):
+    directory = federate(prepare(name, rounds=2))
+    whole, rounds = directory.manifest()["weights_sha256"], directory.rounds()
+    assert [line["round"] for line in rounds] == [0, 1, 2]
+    assert not any(line["failures"] for line in rounds)
+    assert all(set(line["clients"]) == set("abcde") for line in rounds)
+    assert all(np.isfinite(list(line["server"].values())).all() for line in rounds)
+    (directory.path / "checkpoints" / "round-2.pt").unlink()  # killed in round 2
+    directory.note(status="interrupted", weights_sha256=None)
+    monkeypatch.setattr(inprocess, "InProcessGrid", Shuffled)
+    federate(directory)
+    assert directory.manifest()["weights_sha256"] == whole
+    told = ("clients", "mean", "server", "bytes")
+    assert [{key: line[key] for key in told} for line in directory.rounds()] == [
+        {key: line[key] for key in told} for line in rounds
+    ]
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_bad_updates_are_refused_and_the_others_used(prepare, federate, monkeypatch, name):
+    entry = strategies.find(name)
+
+    def train(workload, message, context):
+        content, partition = entry.client.train(workload, message, context), context.node_config["partition-id"]
+        record = next(iter(content.array_records.values()))
+        key = next(key for key, array in record.items() if array.dtype == "float32")
+        if partition == 1:
+            record[key] = Array(np.full_like(record[key].numpy(), np.nan))
+        if partition == 3:
+            record[key] = Array(record[key].numpy()[..., None])
+        return content
+
+    monkeypatch.setitem(strategies.STRATEGIES, name, replace(entry, client=replace(entry.client, train=train)))
+    line = federate(prepare(name, rounds=1, min_clients=3)).rounds()[1]
+    assert [(failure["client"], failure["phase"], failure["kind"]) for failure in line["failures"]] == [
+        ("b", "clients", "refused"),
+        ("d", "clients", "refused"),
+    ]
+    assert all(np.isfinite(metrics["loss"]) for metrics in line["clients"].values() if "loss" in metrics)
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINING if name != "dualadapt"])
+def test_a_reply_with_more_than_it_should_have_is_refused(prepare, federate, monkeypatch, name):
+    entry = strategies.find(name)
+
+    def train(workload, message, context):
+        content = entry.client.train(workload, message, context)
+        if context.node_config["partition-id"] == 0:
+            content["metrics"]["labels"] = 1.0
+        if context.node_config["partition-id"] == 4:
+            content["images"] = ArrayRecord({"x": Array(np.zeros(2, np.float32))})
+        return content
+
+    monkeypatch.setitem(strategies.STRATEGIES, name, replace(entry, client=replace(entry.client, train=train)))
+    line = federate(prepare(name, rounds=1, min_clients=3)).rounds()[1]
+    assert [(failure["client"], failure["kind"]) for failure in line["failures"]] == [
+        ("a", "refused"),
+        ("e", "refused"),
+    ]
+    assert "its records and metrics are" in line["failures"][0]["reason"]
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if strategies.find(name).labelled])
+def test_clients_without_labels_are_refused_before_anything_is_made(prepare, tmp_path, name):
+    with pytest.raises(ConfigError, match=rf"strategy '{name}' trains on the clients' own labels"):
+        prepare(name, **{"blobs.labelled": False})
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.toml"]
+
+
+@pytest.mark.parametrize("name", ["dualadapt", "fed_mcd", "fed_dann"])
+def test_a_model_without_parts_is_refused(prepare, name):
+    with pytest.raises(
+        ConfigError, match=rf"{name} needs a model with .features and .head; Linear of workload 'blobs'"
+    ):
+        prepare(name, **{"blobs.headless": True})
+
+
+def test_adabn_needs_batch_norms(prepare):
+    with pytest.raises(ConfigError, match=r"adabn needs a model with batch norms; Linear of workload 'blobs' has none"):
+        prepare("adabn", **{"blobs.headless": True})
+
+
+@pytest.mark.parametrize("name", ["self_training", "fed_mcd"])
+def test_a_workload_without_classes_is_refused(prepare, monkeypatch, name):
+    read = Blobs.data
+
+    def data(self, partition, split):
+        examples = read(self, partition, split)
+        if "y" in examples.columns:
+            examples.columns["y"] = examples.columns["y"].float()
+        return examples
+
+    monkeypatch.setattr(Blobs, "data", data)
+    with pytest.raises(ConfigError, match=rf"{name} needs one class for each example; .* torch.float32 of shape"):
+        prepare(name)
+
+
+WITH_RULES = [name for name in STRATEGIES if strategies.chosen_by(name, {})]
+
+
+def test_strategies_whose_clients_upload_whole_models_take_a_rule():
+    assert {"self_training", "fed_mcd", "fed_dann", "oracle", "fedprox"} <= set(WITH_RULES)
+    assert strategies.chosen_by("self_training", {"self_training.aggregation": "krum"}) == {"aggregation": "krum"}
+    assert strategies.chosen_by("fedavg", {"fedavg.aggregation": "krum"}) == {}
+
+
+@pytest.mark.parametrize("name", WITH_RULES)
+def test_a_rule_changes_the_run_and_brings_its_knobs(prepare, federate, name):
+    plain, knob = prepare(name, rounds=1), f"{name}.aggregation"
+    assert "fedadam.tau" not in plain
+    with pytest.raises(ConfigError, match=r"knob 'fedadam.tau' has no effect in this run.*aggregation 'fedavg'"):
+        prepare(name, **{"fedadam.tau": 0.1})
+    chosen = prepare(name, rounds=1, **{knob: "fedadam", "fedadam.tau": 0.1})
+    assert chosen["fedadam.tau"] == 0.1
+    hashes = [federate(table).manifest()["weights_sha256"] for table in (plain, chosen)]
+    assert hashes[0] != hashes[1]
+
+
+def test_a_rule_that_does_not_exist_is_named(prepare):
+    with pytest.raises(ConfigError, match=r"unknown aggregation 'fedadm'.*fedadam"):
+        prepare("self_training", **{"self_training.aggregation": "fedadm"})
+
+
+def test_a_rule_that_needs_more_clients_is_refused_with_any_strategy(prepare):
+    rule = {"oracle.aggregation": "krum", "krum.malicious": 2}
+    with pytest.raises(ConfigError, match=r"aggregation 'krum' with these knobs needs 7 replies.*sure of 5"):
+        prepare("oracle", **rule)
+
+
+@pytest.mark.parametrize("rule", ["qfedavg", "dp_fixed", "dp_adaptive"])
+def test_rules_that_ask_something_of_clients_work_with_unlabelled_ones(prepare, federate, rule):
+    side = {f"{rule}.side": "client"} if rule.startswith("dp") else {}
+    if rule == "qfedavg":  # a loss needs labels
+        with pytest.raises(ConfigError, match=r"aggregation 'qfedavg' weighs clients by their loss"):
+            prepare("self_training", **{"self_training.aggregation": rule})
+        return
+    line = federate(prepare("self_training", rounds=1, **{"self_training.aggregation": rule, **side})).rounds()[1]
+    assert not line["failures"] and line["server"]["epsilon"] > 0
