@@ -8,7 +8,7 @@ from fedlab.config import Core, Flat, build
 from fedlab.errors import ConfigError, near_match
 from fedlab.training import Progress, silent
 from fedlab.workload import Workload
-from strategies import dualadapt, fedavg, fedprox, source_only
+from strategies import dualadapt, fedavg, fedprox, source_only, startup
 from strategies.protocol import ClientHalf, Entry, Local, ServerHalf
 
 __all__ = ["STRATEGIES", "ClientHalf", "Entry", "Local", "ServerHalf", "client_half", "find", "make"]
@@ -18,6 +18,7 @@ STRATEGIES: Mapping[str, Entry] = {
     "source_only": source_only.ENTRY,
     "fedavg": fedavg.ENTRY,
     "fedprox": fedprox.ENTRY,
+    "startup": startup.ENTRY,
 }
 
 
