@@ -37,7 +37,7 @@ round 0 (with ``start`` at its default, that is transfer), every ``evaluate_ever
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -104,9 +104,7 @@ class Knobs:
     moving: float = Field(0.0, ge=0, lt=1, description="decay a step of a teacher that follows the student; 0: fixed")
     sharpness: Rate = Field(1.0, description="inverse temperature of the soft labels")
     ramp: bool = Field(False, description="raise the weight of soft labels from 0 over the first rounds by a cosine")
-    evaluate_every: int = Field(
-        0, ge=0, description="rounds between tests; 0: only before the first and after the last"
-    )
+    evaluate_every: int = Field(0, ge=0, description="rounds between tests; 0: before the first and after the last")
 
 
 @runtime_checkable
@@ -155,7 +153,7 @@ class TargetLoss:
         rows = torch.randint(len(self.data), (self.batch,))
         x = self.data[rows]["x"]
         z = features_of(self.student.model)(torch.cat([self.view(x), self.view(x)]).to(self.device))  # (2 batch, width)
-        loss = z.new_zeros(())
+        loss: Tensor = z.new_zeros(())
         if self.teacher is not None:
             soft = self.soft[rows.to(self.device)] if self.soft is not None else self._label(self.view(x, weak=True))
             soft = shuffled(soft) if self.knobs.shuffle else soft
@@ -233,7 +231,7 @@ class Startup(FlowerFedAvg):
             return []
         self._steps(server_round, None)
         config[ROUND] = server_round
-        records: dict[str, ArrayRecord | ConfigRecord] = {
+        records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
             ARRAYS: ArrayRecord(self.student.state_dict()),
             CONFIG: config,
         }

@@ -52,7 +52,7 @@ def draw(y: Tensor, *, ways: int, shots: int, queries: int, episodes: int, seed:
     DataError
         When there are fewer classes than ways, or a class has fewer images than shots + queries.
     """
-    classes, counts = y.unique(return_counts=True)
+    classes, counts = torch.unique(y, return_counts=True)
     if len(classes) < ways:
         raise DataError(
             f"episodes of {ways} classes cannot be drawn from {len(classes)}; lower fewshot.ways, or use a target "
@@ -89,7 +89,7 @@ class Episodic(Examples):
         """One episode from torch's current random stream."""
         half = self.EACH // 2
         y = self.columns["y"]
-        ways = min(max(2, size // self.EACH), len(y.unique()))
+        ways = min(max(2, size // self.EACH), len(torch.unique(y)))
         seed = int(torch.randint(2**31, (1,)))
         drawn = draw(y, ways=ways, shots=half, queries=half, episodes=1, seed=seed)
         both = [rows.view(ways, half) for rows in (drawn.support, drawn.query)]

@@ -16,7 +16,8 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,7 @@ def read(name: str, root: Path | None, validation: bool = False, size: int = 0) 
 
 
 def split(y: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Row numbers of the unlabelled part and of the part for episodes; they never meet, and no seed of a run moves them.
+    """Row numbers of the unlabelled part and of the part for episodes; they never meet, whatever a run's seed.
 
     Parameters
     ----------
@@ -115,7 +116,7 @@ def resized(images: Images, size: int) -> Images:
         return images
     parts = [
         interpolate(part.float(), (size, size), mode="bilinear", antialias=True).round().clamp(0, 255).byte()
-        for part in images.x.split(1000)
+        for part in torch.split(images.x, 1000)
     ]
     return Images(torch.cat(parts), images.y)
 
@@ -126,7 +127,7 @@ def _packed(path: Path) -> Images:
         buffer, offsets, labels = archive["buf"], archive["off"], archive["y"]
     pictures = [
         np.asarray(Image.open(io.BytesIO(buffer[start:end].tobytes())).convert("RGB"))
-        for start, end in zip(offsets[:-1], offsets[1:], strict=True)
+        for start, end in pairwise(offsets)
     ]
     return Images(_planes(np.stack(pictures)), torch.from_numpy(labels.astype(np.int64)))
 
@@ -162,6 +163,10 @@ def _characters(held_out: bool, drawers: range, kind: str = "") -> Images:
     return Images(pad(torch.from_numpy(x[rows])[:, None], [margin] * 4), labels)  # (N, 1, 32, 32)
 
 
+def _bent(kind: str, _: Path | None) -> Images:
+    return _characters(True, ALL, kind)
+
+
 def _digits(domain: str) -> Callable[[Path | None], Images]:
     def reader(root: Path | None) -> Images:
         bare, test = digits.read(domain, "train", root), digits.read(domain, "test", root)
@@ -185,9 +190,7 @@ IMAGE_SETS: Mapping[str, ImageSet] = {
         "two more alphabets, 39 classes: a target to tune on", lambda _: _characters(True, ALL)
     ),
     **{
-        f"omniglot_{kind}": ImageSet(
-            f"the same 39 characters bent by proxy {kind!r}", lambda _, kind=kind: _characters(True, ALL, kind)
-        )
+        f"omniglot_{kind}": ImageSet(f"the same 39 characters bent by proxy {kind!r}", partial(_bent, kind))
         for kind in ("texture", "colour")
     },
     **{name: ImageSet(domain.description, _digits(name)) for name, domain in DOMAINS.items()},

@@ -8,8 +8,6 @@ i's image and s(i, j) the cosine of z_i and z_j::
 **Source**: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020, equation 1.
 STARTUP (Phoo and Hariharan, ICLR 2021) uses it with t = 1.
 
-Example
--------
 >>> z = torch.eye(2)
 >>> round(float(nt_xent(z, z)), 4)  # cosines: 1 to the other view, 0 to the two views of the other image
 0.5514

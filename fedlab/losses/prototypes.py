@@ -28,11 +28,11 @@ def episode_loss(z: Tensor, y: Tensor) -> Tensor:
     ValueError
         When classes are not of one size, or do not stand together.
     """
-    ways = len(y.unique())
+    ways = len(torch.unique(y))
     each = len(y) // ways
     if each < 2 or len(y) != ways * each or not torch.equal(y, y[::each].repeat_interleave(each)):
         raise ValueError(f"an episode has its classes one after another, all of one size >= 2, got labels {y.tolist()}")
-    support, query = z.view(ways, each, -1).split([each // 2, each - each // 2], 1)
+    support, query = torch.tensor_split(z.view(ways, each, -1), [each // 2], 1)
     means = support.mean(1)  # (classes, width)
     logits = -torch.cdist(query.flatten(0, 1), means).square()  # (queries, classes)
     return cross_entropy(logits, torch.arange(ways, device=z.device).repeat_interleave(each - each // 2))

@@ -70,5 +70,5 @@ DIVERGENCES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def shuffled(soft: Tensor) -> Tensor:
-    """The soft labels of a batch given to other images of it: the same entropies and classes, nothing about an image."""
+    """The soft labels of a batch given to other images of it: the same entropies, nothing about an image."""
     return soft[torch.randperm(len(soft))]

@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 from fedlab.models.norms import Mean, norm
 
-CHANNELS = (32, 64, 128, 256)
+GROWTH = (1, 2, 4, 8)
 
 
 class ConvNet(nn.Module):
-    """Features of 256 dimensions from images of any size from 16 pixels, then a linear classifier.
+    """8 * width features from images of any size from 16 pixels, then a linear classifier.
 
     Parameters
     ----------
@@ -18,13 +18,15 @@ class ConvNet(nn.Module):
         Number of classes.
     kind
         "group" or "batch", see ``fedlab.models.norms``.
+    width
+        Channels of the first convolution, a multiple of 8; each later one has twice as many.
     """
 
-    def __init__(self, classes: int, kind: str = "group") -> None:
+    def __init__(self, classes: int, kind: str = "group", width: int = 32) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         before = 3
-        for channels in CHANNELS:  # each halves the height and the width
+        for channels in (width * growth for growth in GROWTH):  # each halves the height and the width
             size = 5 if before == 3 else 3
             layers += [
                 nn.Conv2d(before, channels, size, 2, size // 2, bias=False),
@@ -32,7 +34,7 @@ class ConvNet(nn.Module):
                 nn.ReLU(inplace=True),
             ]
             before = channels
-        self.features = nn.Sequential(*layers, Mean())  # (batch, 256)
+        self.features = nn.Sequential(*layers, Mean())  # (batch, 8 * width)
         self.head = nn.Linear(before, classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -37,7 +37,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, before, height, width) to (batch, channels, height / stride, width / stride)."""
-        return (self.body(x) + self.around(x)).relu()
+        out: Tensor = (self.body(x) + self.around(x)).relu()
+        return out
 
 
 class ResNet10(nn.Module):

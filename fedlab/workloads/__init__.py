@@ -25,7 +25,7 @@ class Line:
 WORKLOADS: Mapping[str, Line] = {
     "digits": Line("digit domains: a labelled source on the server, unlabelled targets on the clients", Digits),
     "fewshot": Line(
-        "few-shot transfer: labelled base classes on the server, unlabelled other sets on the clients", FewShot
+        "few-shot transfer: labelled base classes on the server, unlabelled targets on the clients", FewShot
     ),
 }
 

@@ -57,6 +57,7 @@ class FewShot:
     mix_channels: bool = Field(True, description="grey sets beside colour ones, shown in three channels; false: refuse")
     size: int = Field(0, ge=0, le=512, description="pixels a side of every image; 0: the base's own")
     network: Literal["conv", "resnet10", "mixer"] = Field("conv", description="conv (CPU), resnet10 (paper), mixer")
+    width: int = Field(32, ge=8, multiple_of=8, description="channels of the first convolution of network=conv")
     norm: Literal["group", "batch"] = Field("group", description="group norm, or the paper's batch norm")
     objective: Literal["classification", "prototypes"] = Field(
         "classification", description="what the base is learned by: cross-entropy, or ProtoNet's episodes"
@@ -123,7 +124,9 @@ class FewShot:
         if self.network == "mixer":
             patch = self.pixels // 8  # 64 tokens
             return Mixer(classes, patch * 8, Shape(patch, 128, 4, 64, 512))
-        return (ConvNet if self.network == "conv" else ResNet10)(classes, self.norm)
+        if self.network == "resnet10":
+            return ResNet10(classes, self.norm)
+        return ConvNet(classes, self.norm, self.width)
 
     def data(self, partition: int | None, split: str) -> Examples:
         """Images (3, size, size) in [-1, 1] as ``x``; labels as ``y`` on the server and where episodes are drawn from.
@@ -174,7 +177,7 @@ class FewShot:
                 "accuracy": float((logits.argmax(1) == y).double().mean()),
                 "loss": float(cross_entropy(logits, y)),
             }
-        metrics = {}
+        metrics: dict[str, float] = {}
         for shots, accuracies in self.episode_accuracies(model, data).items():
             error = accuracies.std(correction=0) / len(accuracies) ** 0.5
             metrics |= {f"accuracy_{shots}-shot": float(accuracies.mean())}
@@ -207,7 +210,7 @@ class FewShot:
         if not self.mix_channels and images.x.shape[1] != base.x.shape[1]:
             raise ConfigError(
                 f"base {self.base!r} has {base.x.shape[1]} channels and target {name!r} {images.x.shape[1]}; "
-                "set fewshot.mix_channels=true, which shows grey images in three channels, or choose sets that are alike"
+                "set fewshot.mix_channels=true, which shows grey images in three, or choose sets that are alike"
             )
         return images
 
