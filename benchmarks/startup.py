@@ -17,6 +17,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -238,7 +239,8 @@ def main() -> None:
     if options.settings:
         runs = settings_of(targets)
 
-    with ProcessPoolExecutor(options.processes) as pool:
+    spawn = get_context("spawn")  # a fork of a process whose torch has threads waits for ever
+    with ProcessPoolExecutor(options.processes, mp_context=spawn) as pool:
 
         def start(name: str, knobs: Mapping[str, Value], seed: int) -> object:
             begun = directory_of(options.preset, {**transfer, "seed": seed}, options.runs)
