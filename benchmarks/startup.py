@@ -25,7 +25,6 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from scipy.linalg import sqrtm
 
 import fedlab
 import strategies
@@ -73,6 +72,7 @@ ABLATIONS: Mapping[str, Mapping[str, Value]] = {
 }
 METHODS = {**BASELINES, **ABLATIONS}
 OWN_TEACHER = frozenset({"transfer", "ProtoNet"})
+OF_STUDENT = ("client.", "startup.", "rounds", "server.steps", "server.learning_rate")  # no teacher depends on them
 SPLIT = 5
 
 
@@ -161,11 +161,13 @@ def distances(run: Path) -> dict[str, float]:
         return z.mean(0), np.cov(z.T)
 
     mean, covariance = moments(None)
+    values, vectors = np.linalg.eigh(covariance)
+    root = vectors * np.sqrt(np.clip(values, 0, None)) @ vectors.T
     found = {}
     for number, name in enumerate(workload.domains):
         other, spread = moments(number * workload.split)
-        cross = sqrtm(covariance @ spread).real
-        found[name] = float(((mean - other) ** 2).sum() + np.trace(covariance + spread - 2 * cross))
+        cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ spread @ root), 0, None)).sum()  # of the product's root
+        found[name] = float(((mean - other) ** 2).sum() + np.trace(covariance + spread) - 2 * cross)
     return found
 
 
@@ -233,7 +235,8 @@ def main() -> None:
         if name not in METHODS:
             parser.error(f"no method {name!r}; {near_match(name, METHODS)}")
     shared = {"threads": max(1, (os.cpu_count() or 1) // options.processes), **parse_overrides(options.knobs)}
-    transfer = {**shared, **METHODS["transfer"], "keep_checkpoints": 1000}
+    of_teacher = {key: value for key, value in shared.items() if not key.startswith(OF_STUDENT)}
+    transfer = {**of_teacher, **METHODS["transfer"], "keep_checkpoints": 1000}
     targets = made(launch.prepare(options.preset, shared)).domains
     runs = {name: METHODS[name] for name in chosen if name != "transfer"}
     if options.settings:
