@@ -49,6 +49,7 @@ BASELINES: Mapping[str, Mapping[str, Value]] = {
         "fewshot.objective": "prototypes",
         "fewshot.classifier": "prototypes",
     },
+    "base alone, as many steps": {"startup.soft": "none", "startup.contrastive": 0.0, "client.steps": 0},
     "SimCLR on target": {"startup.soft": "none", "startup.base": 0.0, "startup.start": "fresh"},
     "SimCLR on target, from the teacher": {"startup.soft": "none", "startup.base": 0.0},
     "transfer + SimCLR": {"startup.soft": "none"},
@@ -64,7 +65,6 @@ BASELINES: Mapping[str, Mapping[str, Value]] = {
     },
 }
 ABLATIONS: Mapping[str, Mapping[str, Value]] = {
-    "base alone, as many steps": {"startup.soft": "none", "startup.contrastive": 0.0, "client.steps": 0},
     "soft labels shuffled": {"startup.shuffle": True},
     "reverse KL": {"startup.soft": "reverse_kl"},
     "reverse KL without entropy": {"startup.soft": "reverse_cross_entropy"},
