@@ -70,6 +70,7 @@ ABLATIONS: Mapping[str, Mapping[str, Value]] = {
     "reverse KL": {"startup.soft": "reverse_kl"},
     "reverse KL without entropy": {"startup.soft": "reverse_cross_entropy"},
     "entropy alone": {"startup.soft": "entropy"},
+    "Dynamic Distillation, step size 0.1": {**BASELINES["Dynamic Distillation"], "client.learning_rate": 0.1},
 }
 METHODS = {**BASELINES, **ABLATIONS}
 OWN_TEACHER = frozenset({"transfer", "ProtoNet"})
