@@ -98,7 +98,7 @@ def list_(what: Annotated[What, typer.Argument(help="What to list.")] = What.eve
     import strategies
     from fedlab import engines, workloads
     from fedlab.config import knobs, preset_names, read_preset
-    from fedlab.data.digits import DOMAINS
+    from fedlab.data.imagesets import IMAGE_SETS
     from fedlab.launch import sections
 
     tables: dict[What, Callable[[], list[tuple[str, ...]]]] = {
@@ -106,7 +106,7 @@ def list_(what: Annotated[What, typer.Argument(help="What to list.")] = What.eve
         What.workloads: lambda: [(name, line.summary) for name, line in workloads.WORKLOADS.items()],
         What.strategies: lambda: [(name, entry.summary) for name, entry in strategies.STRATEGIES.items()],
         What.engines: lambda: [(name, engine.summary) for name, engine in engines.ENGINES.items()],
-        What.datasets: lambda: [(name, domain.description) for name, domain in DOMAINS.items()],
+        What.datasets: lambda: [(name, entry.description) for name, entry in IMAGE_SETS.items()],
         What.knobs: lambda: [
             (knob.key, json.dumps(knob.default), knob.description) for knob in knobs(sections()).values()
         ],

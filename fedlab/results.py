@@ -13,7 +13,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # The order in which a reader wants to see accuracies; a metric that is not named here comes after these, by name.
-ORDER = ("accuracy_source_only", "accuracy_global", "accuracy_local", "accuracy_average", "accuracy")
+ORDER = (
+    "accuracy_source_only",
+    "accuracy_global",
+    "accuracy_local",
+    "accuracy_average",
+    "accuracy",
+    "accuracy_1-shot",
+    "accuracy_5-shot",
+    "accuracy_20-shot",
+)
 HIDDEN = frozenset({"num-examples"})
 
 
@@ -114,7 +123,9 @@ def label(name: str) -> str:
 
 
 def shown(name: str, value: float) -> str:
-    """A metric's value for people: shares in percent."""
+    """A metric's value for people: shares in percent, intervals in points of them."""
+    if name.startswith("interval"):
+        return f"± {100 * value:.1f}"
     return f"{100 * value:.1f} %" if name.startswith("accuracy") else f"{value:.4g}"
 
 

@@ -100,7 +100,8 @@ class Lines:
                 for client, metrics in event["clients"].items()
                 if name in metrics
             )
-            self.write(f"round {event['round']}/{event['rounds']}  {mean_line(event)}  | {values}")
+            line = f"round {event['round']}/{event['rounds']}  {mean_line(event)}"
+            self.write(f"{line}  | {values}" if event["clients"] else line)
 
 
 class JsonLines:
@@ -115,12 +116,13 @@ class JsonLines:
 
 
 def mean_line(event: Event) -> str:
-    """Means over clients in one line."""
-    return "  ".join(
+    """Means over clients in one line; a strategy need not test in every round."""
+    found = [
         f"{label(name)} {shown(name, event['mean'][name])}"
         for name in metric_names([event])
         if name.startswith("accuracy") and name in event["mean"]
-    )
+    ]
+    return "  ".join(found) if event["clients"] else "not tested"
 
 
 def failure_line(event: Event) -> str:

@@ -1,4 +1,4 @@
-"""Rebuild the small digit sets that ship inside the package, from the full sets.
+"""Rebuild the small sets that ship inside the package, from the full sets.
 
     python scripts/build_embedded.py --data-root /path/to/full/sets
 
@@ -12,6 +12,7 @@ import argparse
 import io
 import os
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +46,33 @@ def sheet(images: Images, file_format: str, **options: object) -> Images:
     return np.frombuffer(file.getvalue(), dtype=np.uint8)
 
 
+def omniglot(folder: Path) -> dict[str, NDArray[np.generic]]:
+    """Every drawing of the authors' two small background sets, each alphabet once, at 28x28 and white on black."""
+    drawings: dict[tuple[str, str, int], Images] = {}  # alphabet, character, drawer
+    for archive in ("images_background_small1.zip", "images_background_small2.zip"):
+        with zipfile.ZipFile(folder / archive) as files:
+            for name in sorted(file for file in files.namelist() if file.endswith(".png")):
+                _, alphabet, character, drawing = name.split("/")
+                ink = Image.open(io.BytesIO(files.read(name))).convert("L").point(lambda value: 255 - value)
+                small = np.asarray(ink.resize((28, 28), Image.Resampling.BOX), dtype=np.float32)
+                key = alphabet, character, int(drawing[-6:-4])
+                drawings[key] = np.rint(small * (255 / small.max() / 17)).astype(np.uint8) * 17  # 16 greys
+    keys = sorted(drawings)
+    alphabets = sorted({alphabet for alphabet, _, _ in keys})
+    characters = sorted({key[:2] for key in keys})
+    return {
+        "x": np.stack([drawings[key] for key in keys]),
+        "y": np.array([characters.index(key[:2]) for key in keys], dtype=np.uint8),
+        "alphabet": np.array([alphabets.index(key[0]) for key in keys], dtype=np.uint8),
+        "drawer": np.array([key[2] for key in keys], dtype=np.uint8),
+        "alphabets": np.array(alphabets),
+    }
+
+
 def build(root: Path, folder: Path) -> None:
     """Write every embedded file; training labels of the targets go to a file of their own."""
     folder.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(folder / "omniglot.npz", **omniglot(root / "omniglot"))
     labels_for_bounds = {}
 
     train, test = MNIST(root, train=True), MNIST(root, train=False)

@@ -22,6 +22,7 @@ from strategies import (
     scaffold,
     self_training,
     source_only,
+    startup,
 )
 from strategies.aggregation import RULES
 from strategies.protocol import ClientHalf, Entry, Local, ServerHalf
@@ -41,6 +42,7 @@ STRATEGIES: Mapping[str, Entry] = {
     "fedbn": fedbn.ENTRY,
     "scaffold": scaffold.ENTRY,
     "fednova": fednova.ENTRY,
+    "startup": startup.ENTRY,
 }
 
 

@@ -57,3 +57,19 @@ def dirichlet_shards(labels: Tensor, shards: int, alpha: float, seed: int) -> li
         f"no split of {len(labels)} examples into {shards} shards with alpha={alpha:g} gave every shard "
         f"{MIN_EXAMPLES} examples in {DRAWS} draws; raise digits.alpha or ask for fewer shards"
     )
+
+
+def even_shards(count: int, shards: int, seed: int) -> list[Tensor]:
+    """Row numbers 0..count-1 shared out at random, as evenly as possible; each shard sorted.
+
+    Raises
+    ------
+    ConfigError
+        When a shard would get fewer than 10.
+    """
+    if count < shards * MIN_EXAMPLES:
+        raise ConfigError(
+            f"{count} images cannot be split over {shards} clients with at least {MIN_EXAMPLES} each; use fewer clients"
+        )
+    order = np.random.default_rng(seed_of(seed, "even shards", shards)).permutation(count)
+    return [torch.from_numpy(np.sort(part)) for part in np.array_split(order, shards)]

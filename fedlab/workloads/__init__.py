@@ -9,6 +9,7 @@ from fedlab.config import Core, Flat, build
 from fedlab.errors import ConfigError, near_match
 from fedlab.workload import Workload
 from fedlab.workloads.digits import Digits
+from fedlab.workloads.fewshot import FewShot
 
 __all__ = ["WORKLOADS", "Line", "find", "make"]
 
@@ -23,6 +24,9 @@ class Line:
 
 WORKLOADS: Mapping[str, Line] = {
     "digits": Line("digit domains: a labelled source on the server, unlabelled targets on the clients", Digits),
+    "fewshot": Line(
+        "few-shot transfer: labelled base classes on the server, unlabelled targets on the clients", FewShot
+    ),
 }
 
 

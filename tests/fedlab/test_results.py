@@ -80,6 +80,7 @@ def test_metrics_are_ordered_for_a_reader():
 def test_the_headline_is_the_best_informed_accuracy():
     assert headline(["accuracy_source_only", "accuracy_average", "accuracy_last", "loss"]) == "accuracy_average"
     assert headline(["accuracy", "loss"]) == "accuracy"
+    assert headline(["accuracy_5-shot", "accuracy_1-shot", "interval_5-shot"]) == "accuracy_5-shot"
     assert headline(["fid", "loss"]) == "fid"
 
 
@@ -87,6 +88,8 @@ def test_numbers_and_names_for_people():
     assert label("accuracy_source_only") == "source only"
     assert shown("accuracy_local", 0.98765) == "98.8 %"
     assert shown("loss", 0.123456) == "0.1235"
+    assert label("accuracy_5-shot") == "5-shot"
+    assert shown("interval_5-shot", 0.0084) == "± 0.8"
     assert [human_bytes(count) for count in (0, 999, 1000, 12_345, 1_234_567, 9_876_543_210)] == [
         "0 B",
         "999 B",

@@ -136,6 +136,12 @@ def test_what_clients_say_is_never_read_as_markup():
     assert "KeyError: [red]layer[0]" in console.export_text()
 
 
+def test_a_round_without_a_test_says_so():
+    lines = []
+    Lines(lines.append).tell({"event": "round", "round": 3, "rounds": 9, "mean": {}, "clients": {}})
+    assert lines == ["round 3/9  not tested"]
+
+
 def test_a_phase_that_asks_nobody_is_not_shown():
     live = Live(record())
     live.tell({"event": "phase", "round": 1, "rounds": 2, "phase": "clients", "clients": 0})

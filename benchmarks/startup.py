@@ -1,0 +1,290 @@
+"""Does self-training help a few-shot learner? Seeds, baselines and ablations of STARTUP, on the same episodes.
+
+    python -m benchmarks.startup                                  # embedded data: seeds 0 to 2, every baseline
+    python -m benchmarks.startup --methods all                    # and every ablation
+    python -m benchmarks.startup --settings                       # federated, centralised, a domain split over five
+    python -m benchmarks.startup --preset startup-tiny-cpu --seeds 0 --methods STARTUP "transfer + SimCLR"
+
+All methods of a seed share one teacher (ProtoNet and fresh starts aside). Every run stays in ``--runs`` with the
+accuracy of each of its episodes; one that is there is read, not repeated, and one that was killed is resumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+import fedlab
+import strategies
+from fedlab import launch, workloads
+from fedlab.config import Flat, Value, parse_overrides
+from fedlab.errors import near_match
+from fedlab.models.normalisation import encode
+from fedlab.models.split import features_of
+from fedlab.runs import RunDirectory
+from fedlab.seeds import deterministic
+from fedlab.workloads.fewshot import FewShot
+
+Accuracies = dict[str, dict[int, NDArray[np.float64]]]  # client -> shots -> accuracy of each episode
+
+NOTHING: Mapping[str, Value] = {"rounds": 1, "server.steps": 0, "client.steps": 0, "startup.contrastive": 0.0}
+# What stands here is what a run differs in from the preset.
+BASELINES: Mapping[str, Mapping[str, Value]] = {
+    "transfer": {**NOTHING, "startup.soft": "none"},
+    "ProtoNet": {
+        **NOTHING,
+        "startup.soft": "none",
+        "fewshot.objective": "prototypes",
+        "fewshot.classifier": "prototypes",
+    },
+    "base alone, as many steps": {"startup.soft": "none", "startup.contrastive": 0.0, "client.steps": 0},
+    "SimCLR on target": {"startup.soft": "none", "startup.base": 0.0, "startup.start": "fresh"},
+    "SimCLR on target, from the teacher": {"startup.soft": "none", "startup.base": 0.0},
+    "transfer + SimCLR": {"startup.soft": "none"},
+    "STARTUP": {},
+    "STARTUP, hard labels": {"startup.soft": "hard"},
+    "STARTUP, no SimCLR": {"startup.contrastive": 0.0},
+    "Dynamic Distillation": {
+        "startup.contrastive": 0.0,
+        "startup.moving": 0.99,
+        "startup.sharpness": 10.0,
+        "startup.start": "whole",
+        "startup.ramp": True,
+        "client.learning_rate": 0.03,  # at the preset's 0.1 it collapses, see docs/startup.md
+    },
+}
+ABLATIONS: Mapping[str, Mapping[str, Value]] = {
+    "soft labels shuffled": {"startup.shuffle": True},
+    "reverse KL": {"startup.soft": "reverse_kl"},
+    "reverse KL without entropy": {"startup.soft": "reverse_cross_entropy"},
+    "entropy alone": {"startup.soft": "entropy"},
+    "Dynamic Distillation, step size 0.1": {**BASELINES["Dynamic Distillation"], "client.learning_rate": 0.1},
+}
+METHODS = {**BASELINES, **ABLATIONS}
+OWN_TEACHER = frozenset({"transfer", "ProtoNet"})
+OF_STUDENT = ("client.", "startup.", "rounds", "server.steps", "server.learning_rate")  # no teacher depends on them
+SPLIT = 5
+
+
+def directory_of(preset: str, knobs: Mapping[str, Value], runs: Path) -> Path:
+    """Where :func:`one_run` leaves a run."""
+    key = hashlib.sha256(json.dumps([preset, dict(knobs)], sort_keys=True).encode()).hexdigest()[:12]
+    return runs / f"{key}-{knobs['seed']}"
+
+
+def one_run(preset: str, knobs: Mapping[str, Value], runs: Path, teacher: Path | None, episodes: int) -> Accuracies:
+    """Accuracies of a run's last model, read from disk where they are there.
+
+    With ``teacher``, the run begins from that run's teacher instead of training its own.
+    """
+    path = directory_of(preset, knobs, runs)
+    kept = path / "episodes.npz"
+    if not kept.exists():
+        if not (path / "config.toml").exists():
+            flat = launch.prepare(preset, {**knobs, "name": path.name.rpartition("-")[0], "fewshot.episodes": 20})
+            directory = RunDirectory.create(runs, flat)
+            if teacher:
+                hand_over(teacher, directory, flat)
+        flat = fedlab.resume(path).config
+        state = RunDirectory.open(path).latest()
+        assert state is not None
+        found = accuracies({**flat, "fewshot.episodes": episodes}, state[1]["arrays"])
+        arrays = {f"{client}|{shots}": values for client, each in found.items() for shots, values in each.items()}
+        np.savez(path / "unfinished.npz", **arrays)
+        (path / "unfinished.npz").rename(kept)
+    found = {}
+    with np.load(kept) as archive:
+        for name in archive.files:
+            client, _, shots = name.partition("|")
+            found.setdefault(client, {})[int(shots)] = archive[name]
+    return found
+
+
+def hand_over(teacher: Path, directory: RunDirectory, flat: Flat) -> None:
+    """Write a checkpoint of round 0 with a trained teacher and a student that has begun from it."""
+    state = torch.load(teacher / "checkpoints" / "round-0.pt", weights_only=True)
+    strategy = strategies.make(flat, workloads.make(flat))
+    strategy.teacher.load_state_dict(state["strategy"]["teacher"])
+    strategy.student = strategy.begin()
+    (directory.path / "checkpoints").mkdir()
+    torch.save(
+        {"arrays": strategy.student.model.state_dict(), "strategy": strategy.state()},
+        directory.path / "checkpoints" / "round-0.pt",
+    )
+
+
+def made(flat: Flat) -> FewShot:
+    """The workload of a run."""
+    workload = workloads.make(flat)
+    assert isinstance(workload, FewShot)
+    return workload
+
+
+def accuracies(flat: Flat, arrays: Mapping[str, torch.Tensor]) -> Accuracies:
+    """Accuracy of every episode of every target, once for each target however many clients share it."""
+    workload = made(flat)
+    model = workload.model()
+    model.load_state_dict(dict(arrays))
+    with deterministic(int(flat["threads"])):
+        return {
+            name: {
+                shots: values.numpy()
+                for shots, values in workload.episode_accuracies(
+                    model, workload.data(number * workload.split, "test")
+                ).items()
+            }
+            for number, name in enumerate(workload.domains)
+        }
+
+
+def distances(run: Path) -> dict[str, float]:
+    """Frechet distance of the teacher's features between base validation images and each target's unlabelled ones."""
+    flat = RunDirectory.open(run).config()
+    workload = made(flat)
+    model = workload.model()
+    model.load_state_dict(torch.load(run / "checkpoints" / "round-0.pt", weights_only=True)["strategy"]["teacher"])
+    cpu = torch.device("cpu")
+
+    def moments(partition: int | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        data = workload.data(partition, "test" if partition is None else "train")
+        z = encode(features_of(model), data, cpu).double().numpy()
+        return z.mean(0), np.cov(z.T)
+
+    mean, covariance = moments(None)
+    values, vectors = np.linalg.eigh(covariance)
+    root = vectors * np.sqrt(np.clip(values, 0, None)) @ vectors.T
+    found = {}
+    for number, name in enumerate(workload.domains):
+        other, spread = moments(number * workload.split)
+        cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ spread @ root), 0, None)).sum()  # of the product's root
+        found[name] = float(((mean - other) ** 2).sum() + np.trace(covariance + spread) - 2 * cross)
+    return found
+
+
+def interval(values: NDArray[np.float64]) -> float:
+    """1.96 standard errors of a mean over episodes, in points."""
+    return float(196 * values.std() / len(values) ** 0.5)
+
+
+def show(title: str, found: Mapping[str, Sequence[Accuracies]], shots: int, against: str = "") -> None:
+    """A line a method: mean over seeds ± deviation over seeds (± 1.96 standard errors over episodes), in percent.
+
+    With ``against``, the paired difference to that method in points.
+    """
+    clients = list(next(iter(found.values()))[0])
+    table = Table(title=title)
+    for head in ("", *clients, "mean"):
+        table.add_column(head, justify="left" if not head else "right")
+    for name, runs in found.items():
+        if name == against:
+            continue
+        cells, means = [], []
+        for client in clients:
+            each = [run[client][shots] for run in runs]
+            if against:
+                each = [a - other[client][shots] for a, other in zip(each, found[against], strict=True)]
+            seeds = 100 * np.array([values.mean() for values in each])
+            means.append(seeds)
+            cells.append(cell(seeds, interval(np.concatenate(each)), bool(against)))
+        table.add_row(name, *cells, cell(np.mean(means, 0), None, bool(against)))
+    Console(width=150).print(table)
+
+
+def cell(seeds: NDArray[np.float64], error: float | None, signed: bool) -> str:
+    """Mean ± deviation over seeds, and the interval over episodes where there is one."""
+    spread = f" ± {seeds.std(ddof=1):.1f}" if len(seeds) > 1 else ""
+    return f"{seeds.mean():{'+' if signed else ''}.1f}{spread}" + (f" (± {error:.1f})" if error is not None else "")
+
+
+def settings_of(targets: Sequence[str]) -> dict[str, Mapping[str, Value]]:
+    """Federated against centralised, and the last target on its own: on one client, and split over five."""
+    one = {"fewshot.targets": targets[-1]}
+    return {
+        "federated, a client a domain": {},
+        "centralised, all domains together": {"startup.setting": "centralised"},
+        "one domain, centralised": {**one, "startup.setting": "centralised"},
+        "one domain, one client": one,
+        f"one domain, split over {SPLIT}": {**one, "fewshot.split": SPLIT},
+    }
+
+
+def main() -> None:
+    """Run what is asked for and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("knobs", nargs="*", help="key=value for every run")
+    parser.add_argument("--preset", default="startup-omniglot")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", default=list(BASELINES), help="names, or all: " + ", ".join(METHODS))
+    parser.add_argument("--settings", action="store_true", help="STARTUP federated and centralised instead")
+    parser.add_argument("--episodes", type=int, default=600)
+    parser.add_argument("--runs", type=Path, default=Path("runs/startup"))
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    chosen = list(METHODS) if options.methods == ["all"] else options.methods
+    for name in chosen:
+        if name not in METHODS:
+            parser.error(f"no method {name!r}; {near_match(name, METHODS)}")
+    shared = {"threads": max(1, (os.cpu_count() or 1) // options.processes), **parse_overrides(options.knobs)}
+    of_teacher = {key: value for key, value in shared.items() if not key.startswith(OF_STUDENT)}
+    transfer = {**of_teacher, **METHODS["transfer"], "keep_checkpoints": 1000}
+    targets = made(launch.prepare(options.preset, shared)).domains
+    runs = {name: METHODS[name] for name in chosen if name != "transfer"}
+    if options.settings:
+        runs = settings_of(targets)
+
+    spawn = get_context("spawn")  # a fork of a process whose torch has threads waits for ever
+    with ProcessPoolExecutor(options.processes, mp_context=spawn) as pool:
+
+        def start(name: str, knobs: Mapping[str, Value], seed: int) -> object:
+            begun = directory_of(options.preset, {**transfer, "seed": seed}, options.runs)
+            return pool.submit(
+                one_run,
+                options.preset,
+                {**knobs, "seed": seed},
+                options.runs,
+                None if name in OWN_TEACHER else begun,
+                options.episodes,
+            )
+
+        waiting = {("transfer", seed): start("transfer", transfer, seed) for seed in options.seeds}
+        for future in waiting.values():
+            future.result()
+        waiting |= {
+            (name, seed): start(name, {**shared, **knobs}, seed)
+            for seed in options.seeds
+            for name, knobs in runs.items()
+        }
+        found = {name: [waiting[name, seed].result() for seed in options.seeds] for name in ("transfer", *runs)}
+
+    whole = {name: each for name, each in found.items() if set(each[0]) == set(targets)}
+    alone = {name: [{targets[-1]: run[targets[-1]]} for run in each] for name, each in found.items()}
+    for shots in found["transfer"][0][targets[0]]:
+        about = f"{shots}-shot, {options.episodes} episodes, seeds {options.seeds}"
+        show(f"accuracy in percent, {about}", whole, shots)
+        show(f"paired difference to transfer in points, {about}", whole, shots, "transfer")
+        if options.settings:
+            show(f"difference to transfer on {targets[-1]}, {about}", alone, shots, "transfer")
+    apart = [
+        distances(directory_of(options.preset, {**transfer, "seed": seed}, options.runs)) for seed in options.seeds
+    ]
+    table = Table(title="Frechet distance of the teacher's features, base to target, mean ± deviation over seeds")
+    for name in targets:
+        table.add_column(name, justify="right")
+    table.add_row(*(cell(np.array([seed[name] for seed in apart]), None, False) for name in targets))
+    Console(width=150).print(table)
+
+
+if __name__ == "__main__":
+    main()

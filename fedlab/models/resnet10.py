@@ -1,0 +1,75 @@
+"""ResNet-10, the backbone of cross-domain few-shot papers: one simple block in each of four stages, 512 features.
+
+**Source**: Guo et al., A Broader Study of Cross-Domain Few-Shot Learning, ECCV 2020; STARTUP (Phoo and Hariharan,
+ICLR 2021). Weights are drawn as in their code: normal with variance 2 / (kernel area * output channels).
+
+**Departures**: (1) ``kind="group"`` replaces batch norm for federations.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from fedlab.models.norms import Mean, norm
+
+CHANNELS = (64, 128, 256, 512)
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions and a way around them, which is a 1x1 convolution where the shape changes."""
+
+    def __init__(self, before: int, channels: int, stride: int, kind: str) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(before, channels, 3, stride, 1, bias=False),
+            norm(kind, channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
+            norm(kind, channels),
+        )
+        self.around = (
+            nn.Identity()
+            if before == channels
+            else nn.Sequential(nn.Conv2d(before, channels, 1, stride, bias=False), norm(kind, channels))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, before, height, width) to (batch, channels, height / stride, width / stride)."""
+        out: Tensor = (self.body(x) + self.around(x)).relu()
+        return out
+
+
+class ResNet10(nn.Module):
+    """4,905,792 parameters of features, for any image size from 32 pixels, and a linear classifier.
+
+    Parameters
+    ----------
+    classes
+        Number of classes.
+    kind
+        "batch" as published, or "group".
+    """
+
+    def __init__(self, classes: int, kind: str = "batch") -> None:
+        super().__init__()
+        stem = [
+            nn.Conv2d(3, 64, 7, 2, 3, bias=False),
+            norm(kind, 64),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, 2, 1),  # (batch, 64, size / 4, size / 4)
+        ]
+        before = (64, *CHANNELS[:-1])
+        blocks = [Block(few, many, 1 if few == many else 2, kind) for few, many in zip(before, CHANNELS, strict=True)]
+        self.features = nn.Sequential(*stem, *blocks, Mean())  # (batch, 512)
+        self.head = nn.Linear(CHANNELS[-1], classes)
+        for layer in self.features.modules():
+            if isinstance(layer, nn.Conv2d):
+                area = layer.kernel_size[0] * layer.kernel_size[1]
+                nn.init.normal_(layer.weight, 0.0, math.sqrt(2 / (area * layer.out_channels)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (batch, 3, size, size) to logits (batch, classes)."""
+        logits: Tensor = self.head(self.features(x))
+        return logits

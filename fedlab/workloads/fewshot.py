@@ -1,0 +1,227 @@
+"""Few-shot transfer: labelled base classes on the server, unlabelled images of very different targets on the clients.
+
+A client's images come in two parts that never meet: 20 % to train on, without labels, and 80 % for episodes of new
+classes. What is tested is the feature extractor: for each episode a classifier is fitted to a few labelled images.
+
+**Source**: STARTUP (Phoo and Hariharan, ICLR 2021), whose evaluation is that of Guo et al., ECCV 2020.
+
+**Departures**: (1) 32 or 64 pixels instead of 224; (2) test images are taken whole, without enlarging and cutting the
+centre; (3) images in [-1, 1] instead of ImageNet's mean and deviation.
+
+**Metrics**: ``accuracy_1-shot``, ``accuracy_5-shot``, ``accuracy_20-shot``, the mean accuracy over the episodes, and
+``interval_...``, 1.96 standard errors of it. On the server's own validation images ``accuracy`` and ``loss`` of the
+classifier of base classes. Episodes are the same for every method that runs with the same seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from fedlab import heads
+from fedlab.data import imagesets, views
+from fedlab.data.augment import recolour, warp
+from fedlab.data.episodes import Episodic, draw
+from fedlab.data.examples import Batch, Examples
+from fedlab.data.imagesets import IMAGE_SETS, Images
+from fedlab.data.partition import even_shards
+from fedlab.errors import ConfigError, DataError, near_match
+from fedlab.losses.prototypes import episode_loss
+from fedlab.models.convnet import ConvNet
+from fedlab.models.mixer import Mixer, Shape
+from fedlab.models.normalisation import encode
+from fedlab.models.resnet10 import ResNet10
+from fedlab.models.split import features_of
+from fedlab.seeds import seeded
+
+EVALUATION_BATCH = 250
+WEAK_CROP = 0.6  # least area that a weak view keeps
+NOVEL = "novel"  # a column that says: these labels are of classes that the model's own classifier does not know
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """The workload's knobs and its four answers, see :class:`fedlab.workload.Workload`."""
+
+    base: str = Field("omniglot", description="labelled set of the server")
+    targets: str = Field("usps,mnist_m,optdigits,synthdigits", description="sets of the clients, comma-separated")
+    split: int = Field(1, ge=1, description="clients that share one target's unlabelled images; all test on its whole")
+    unlabelled: float = Field(0.2, gt=0, lt=1, description="share of a target's images that is trained on unlabelled")
+    mix_channels: bool = Field(True, description="grey sets beside colour ones, shown in three channels; false: refuse")
+    size: int = Field(0, ge=0, le=512, description="pixels a side of every image; 0: the base's own")
+    network: Literal["conv", "resnet10", "mixer"] = Field("conv", description="conv (CPU), resnet10 (paper), mixer")
+    width: int = Field(32, ge=8, multiple_of=8, description="channels of the first convolution of network=conv")
+    norm: Literal["group", "batch"] = Field("group", description="group norm, or the paper's batch norm")
+    objective: Literal["classification", "prototypes"] = Field(
+        "classification", description="what the base is learned by: cross-entropy, or ProtoNet's episodes"
+    )
+    classifier: Literal["linear", "prototypes"] = Field(
+        "linear", description="an episode's classifier: linear, trained as published, or the nearest class mean"
+    )
+    ways: int = Field(5, ge=2, description="classes of an episode")
+    shots: str = Field("1,5,20", description="labelled images a class, one or more numbers")
+    queries: int = Field(15, ge=1, description="test images a class")
+    episodes: int = Field(600, ge=1, description="episodes for each number of shots")
+    crop: float = Field(0.08, gt=0, le=1, description="least area that a random crop keeps; 1: no crops")
+    jitter: float = Field(0.4, ge=0, le=1, description="strength of random brightness, contrast and saturation")
+    mirror: bool = Field(True, description="mirror half of the views; not for characters")
+    recolour: bool = Field(False, description="bend base images and give strokes and ground random colours")
+    limit: int = Field(0, ge=0, description="at most so many images of each part, for a quick look; 0: all")
+    data_root: str = ""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse sets that do not exist or do not fit together."""
+        names = self.domains
+        if not names:
+            raise ConfigError("knob 'fewshot.targets' is empty; name at least one set, for example eurosat")
+        for name in (self.base, *names):
+            if name not in IMAGE_SETS:
+                raise ConfigError(f"unknown set of images {name!r}; {near_match(name, IMAGE_SETS)}")
+        if IMAGE_SETS[self.base].validation is None:
+            able = [name for name, entry in IMAGE_SETS.items() if entry.validation]
+            raise ConfigError(f"knob 'fewshot.base': {self.base!r} can only be a target; bases are {', '.join(able)}")
+        twice = [name for name in names if names.count(name) > 1 or name == self.base]
+        if twice:
+            raise ConfigError(f"set {twice[0]!r} appears twice among base {self.base!r} and targets {self.targets!r}")
+        _ = self.shot_numbers
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The targets."""
+        return tuple(name.strip() for name in self.targets.split(",") if name.strip())
+
+    @property
+    def shot_numbers(self) -> tuple[int, ...]:
+        """Numbers of labelled images a class."""
+        parts = [part.strip() for part in self.shots.split(",") if part.strip()]
+        if not parts or not all(part.isdigit() and int(part) > 0 for part in parts):
+            raise ConfigError(f"knob 'fewshot.shots': got {self.shots!r}; expected numbers from 1, for example 1,5,20")
+        return tuple(map(int, parts))
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """A client for each target, or ``split`` of them."""
+        if self.split == 1:
+            return self.domains
+        return tuple(f"{name}-{part}" for name in self.domains for part in range(self.split))
+
+    @property
+    def pixels(self) -> int:
+        """Size of every image."""
+        return self.size or self._read(self.base).x.shape[-1]
+
+    def model(self) -> nn.Module:
+        """A fresh network with ``features`` and a linear ``head`` over the base classes."""
+        classes = int(self._read(self.base).y.max()) + 1
+        if self.network == "mixer":
+            patch = self.pixels // 8  # 64 tokens
+            return Mixer(classes, patch * 8, Shape(patch, 128, 4, 64, 512))
+        if self.network == "resnet10":
+            return ResNet10(classes, self.norm)
+        return ConvNet(classes, self.norm, self.width)
+
+    def data(self, partition: int | None, split: str) -> Examples:
+        """Images (3, size, size) in [-1, 1] as ``x``; labels as ``y`` on the server and where episodes are drawn from.
+
+        The server's training images come in a new random view each time; those of clients come plain, and
+        :meth:`view` makes views of them.
+        """
+        if partition is None:
+            images = self._read(self.base, validation=split != "train")
+            examples = self._examples({"x": images.x, "y": images.y})
+            if split != "train":
+                return examples
+            viewed = Examples(examples.columns, lambda batch: self._view_of_base(self._floats(batch)))
+            return Episodic(viewed.columns, viewed.transform) if self.objective == "prototypes" else viewed
+        if not 0 <= partition < len(self.clients):
+            raise DataError(
+                f"there is no partition {partition}; this workload has {len(self.clients)}: {', '.join(self.clients)}"
+            )
+        images = self._read(self.domains[partition // self.split])
+        bare, labelled = imagesets.split(images.y, self.unlabelled)
+        if split == "train":
+            own = even_shards(len(bare), self.split, seed=partition // self.split)[partition % self.split]
+            return self._examples({"x": images.x[bare[own]]})
+        y = images.y[labelled]
+        return self._examples({"x": images.x[labelled], "y": y, NOVEL: torch.ones_like(y, dtype=torch.bool)})
+
+    def view(self, x: Tensor, weak: bool = False) -> Tensor:
+        """A random view of each image, the published augmentation; a weak one is only cut a little and mirrored."""
+        if weak:
+            return views.view(x, max(self.crop, WEAK_CROP), 0.0, self.mirror)
+        return views.view(x, self.crop, self.jitter, self.mirror)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean cross-entropy over the base classes, or ProtoNet's loss of an episode."""
+        if self.objective == "prototypes":
+            return episode_loss(features_of(model)(batch["x"]), batch["y"])
+        return cross_entropy(model(batch["x"]), batch["y"])
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+        """Accuracy over episodes with its interval; on base images, accuracy and loss of the model's own classifier."""
+        model.eval()
+        if NOVEL not in data.columns:
+            device = next(model.parameters()).device
+            parts = [(model(part["x"].to(device)), part["y"].to(device)) for part in data.batches(EVALUATION_BATCH)]
+            logits, y = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+            return {
+                "accuracy": float((logits.argmax(1) == y).double().mean()),
+                "loss": float(cross_entropy(logits, y)),
+            }
+        metrics: dict[str, float] = {}
+        for shots, accuracies in self.episode_accuracies(model, data).items():
+            error = accuracies.std(correction=0) / len(accuracies) ** 0.5
+            metrics |= {f"accuracy_{shots}-shot": float(accuracies.mean())}
+            metrics |= {f"interval_{shots}-shot": float(1.96 * error)}
+        return metrics
+
+    @torch.no_grad()
+    def episode_accuracies(self, model: nn.Module, data: Examples) -> Mapping[int, Tensor]:
+        """Number of shots to the accuracy of each episode, (episodes,) float64 on the CPU; data as for ``evaluate``."""
+        device = next(model.parameters()).device
+        z, y = encode(features_of(model), data, device, EVALUATION_BATCH), data.columns["y"]
+        found = {}
+        for shots in self.shot_numbers:
+            drawn = draw(y, ways=self.ways, shots=shots, queries=self.queries, episodes=self.episodes, seed=self.seed)
+            support, query = z[drawn.support.to(device)], z[drawn.query.to(device)]  # (episodes, n, width)
+            if self.classifier == "linear":
+                with seeded("heads", self.seed, shots):
+                    start = heads.draw_start(self.episodes, self.ways, support.shape[1], z.shape[1])
+                logits = heads.linear_heads(support, drawn.labels(drawn.support).to(device), query, start.to(device))
+            else:
+                logits = heads.nearest_prototypes(support, query, self.ways)
+            right = logits.argmax(2) == drawn.labels(drawn.query).to(device)
+            found[shots] = right.double().mean(1).cpu()
+        return found
+
+    def _read(self, name: str, validation: bool = False) -> Images:
+        root = Path(self.data_root) if self.data_root else None
+        base = imagesets.read(self.base, root)
+        images = imagesets.read(name, root, validation, self.size or base.x.shape[-1])
+        if not self.mix_channels and images.x.shape[1] != base.x.shape[1]:
+            raise ConfigError(
+                f"base {self.base!r} has {base.x.shape[1]} channels and target {name!r} {images.x.shape[1]}; "
+                "set fewshot.mix_channels=true, which shows grey images in three, or choose sets that are alike"
+            )
+        return images
+
+    def _examples(self, columns: Batch) -> Examples:
+        count = min(self.limit or len(columns["x"]), len(columns["x"]))
+        return Examples(columns, self._floats).spread(count)
+
+    def _floats(self, batch: Batch) -> Batch:
+        x = (batch["x"].float() / 127.5 - 1).expand(-1, 3, -1, -1)
+        return {**batch, "x": x}
+
+    def _view_of_base(self, batch: Batch) -> Batch:
+        x = batch["x"]
+        return {**batch, "x": self.view(recolour(warp(x)) if self.recolour else x)}

@@ -1,0 +1,32 @@
+"""STARTUP's client half: lines 5 to 8 of the pseudo-code."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+from flwr.app import ArrayRecord, Context, Message, RecordDict
+
+from fedlab.config import ClientTraining, Core, build
+from fedlab.training import optimise, pick_device
+from fedlab.workload import Workload
+from strategies.protocol import ARRAYS, METRICS, arrays_of, known, load, metrics_record, own_data, round_of
+from strategies.startup.shared import TEACHER, Knobs, Student, TargetLoss, raised, schedule, sgd
+
+
+def train(workload: Workload, message: Message, context: Context) -> RecordDict:
+    """Client half: lines 5 to 8."""
+    flat, server_round = context.run_config, round_of(message)
+    core, knobs, local = build(Core, "", flat), build(Knobs, "startup", flat), build(ClientTraining, "client", flat)
+    device = pick_device(core.device)
+    student = Student(workload.model(), knobs.contrastive > 0)
+    load(student, arrays_of(message.content), device).train()
+    sent = arrays_of(message.content, TEACHER) if TEACHER in message.content else None
+    teacher = load(deepcopy(student.model), sent, device) if sent else None
+    data = own_data(workload, context, "train")
+    loss = TargetLoss(workload, knobs, student, teacher, data, local.batch)
+    weight = raised(server_round, core.rounds) if knobs.ramp else 1.0
+    optimiser = sgd(student, schedule(local.learning_rate, server_round, core.rounds))
+    mean = None
+    if not loss.empty:
+        mean = optimise(lambda: loss(weight), optimiser, local.steps, name="local training", after_step=loss.after_step)
+    return RecordDict({ARRAYS: ArrayRecord(student.state_dict()), METRICS: metrics_record(known(loss=mean), len(data))})

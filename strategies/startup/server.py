@@ -1,0 +1,174 @@
+"""STARTUP's server half: lines 1 to 4 and 9 of the pseudo-code; in the centralised setting line 7 too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
+from torch import Tensor, nn
+
+from fedlab.config import ClientTraining, Core, Flat, build
+from fedlab.data.examples import Examples
+from fedlab.errors import ConfigError
+from fedlab.models.split import features_of, head_of, missing_parts
+from fedlab.seeds import seeded
+from fedlab.training import Progress, follow, optimise
+from fedlab.workload import Workload
+from strategies import screening
+from strategies.protocol import ARRAYS, CONFIG, METRICS, ROUND, arrays_of, client_metrics, known
+from strategies.source_only import SourceTrainer
+from strategies.startup.shared import TEACHER, Knobs, Student, TargetLoss, Views, raised, schedule, sgd
+
+
+class Startup(FlowerFedAvg):
+    """Lines 1 to 4 and 9; in the centralised setting line 7 too."""
+
+    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
+        super().__init__(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
+        self.workload, self.progress = workload, progress
+        self.core, self.knobs = build(Core, "", flat), build(Knobs, "startup", flat)
+        self.local = build(ClientTraining, "client", flat)
+        self.trainer = SourceTrainer(workload, flat, progress)
+        check_serves(workload, self.trainer.model, self.core.workload)
+        self.teacher = self.trainer.average
+        self.student = self.begin()
+        self.measured: dict[str, float] = {}
+
+    def begin(self) -> Student:
+        """Line 1, behind the teacher: the student before the first round."""
+        with seeded(self.core.seed, "student"):
+            student = Student(self.workload.model(), self.knobs.contrastive > 0)
+        if self.knobs.start != "fresh":
+            features_of(student.model).load_state_dict(features_of(self.teacher).state_dict())
+        if self.knobs.start == "whole":
+            head_of(student.model).load_state_dict(head_of(self.teacher).state_dict())
+        return student.to(self.trainer.device)
+
+    def initialise(self) -> ArrayRecord:
+        """Line 1."""
+        self.measured = known(loss=self.trainer.pretrain())
+        self.student = self.begin()
+        return ArrayRecord(self.student.model.state_dict())
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Lines 3 and 4; no message where clients have nothing to do."""
+        self.measured = {}
+        federated = self.knobs.setting == "federated"
+        if not federated or not self.local.steps:
+            self._steps(server_round, None if federated else self._everybodys())
+            return []
+        self._steps(server_round, None)
+        config[ROUND] = server_round
+        records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
+            ARRAYS: ArrayRecord(self.student.state_dict()),
+            CONFIG: config,
+        }
+        if self.knobs.soft != "none":
+            records[TEACHER] = ArrayRecord(self.teacher.state_dict())
+        return self._construct_messages(RecordDict(records), list(grid.get_node_ids()), "train")
+
+    def _steps(self, server_round: int, beside: TargetLoss | None) -> None:
+        """Line 3; with ``beside`` line 7 in the same steps."""
+        knobs, rounds = self.knobs, self.core.rounds
+        steps = iter(range(self.trainer.knobs.steps))
+
+        def loss() -> Tensor:
+            step = next(steps)
+            value = torch.zeros((), device=self.trainer.device)
+            if knobs.base:
+                batch = self.trainer.batch(server_round, step)
+                value = value + knobs.base * self.workload.loss(self.student.model, batch)
+            if beside:
+                with seeded(self.core.seed, "target", server_round, step):
+                    value = value + beside(raised(server_round, rounds) if knobs.ramp else 1.0)
+            return value
+
+        if not knobs.base and beside is None:
+            return
+        self.student.train()
+        mean = optimise(
+            loss,
+            sgd(self.student, schedule(self.trainer.knobs.learning_rate, server_round, rounds)),
+            self.trainer.knobs.steps,
+            name="server",
+            progress=self.progress,
+            after_step=beside.after_step if beside else None,
+        )
+        self.measured |= known(loss=mean)
+
+    def _everybodys(self) -> TargetLoss | None:
+        """The centralised setting: one owner of every client's images."""
+        clients = range(self.core.clients or len(self.workload.clients))
+        data = Examples({"x": torch.cat([self.workload.data(partition, "train")[:]["x"] for partition in clients])})
+        found = TargetLoss(self.workload, self.knobs, self.student, self.teacher, data, self.local.batch)
+        return None if found.empty else found
+
+    def check(self, reply: Message) -> None:
+        """Refuse a reply that is no student like the one that was sent."""
+        screening.arrays(reply.content, ARRAYS, self.student.state_dict(), self.core.norm_limit)
+        if set(reply.content) != {ARRAYS, METRICS, CONFIG}:
+            raise screening.Refused(f"its records are {sorted(reply.content)}; expected a student and its metrics")
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Line 9; a moving teacher moves by all the clients' steps at once."""
+        replies = list(replies)
+        arrays, _ = super().aggregate_train(server_round, replies) if replies else (None, None)
+        if arrays is not None:
+            self.student.load_state_dict(arrays_of(RecordDict({ARRAYS: arrays})))
+            if self.knobs.moving:
+                follow(self.teacher, self.student.model, self.knobs.moving**self.local.steps)
+        losses = [metrics["loss"] for metrics in map(client_metrics, replies) if "loss" in metrics]
+        if losses:
+            self.measured["client_loss"] = sum(losses) / len(losses)
+        return ArrayRecord(self.student.model.state_dict()), None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Before the first round, after the last, and every ``evaluate_every`` rounds: episodes cost time."""
+        every = self.knobs.evaluate_every
+        if server_round in (0, self.core.rounds) or (every and server_round % every == 0):
+            return super().configure_evaluate(server_round, arrays, config, grid)
+        return []
+
+    def metrics(self) -> dict[str, float]:
+        """Losses of the last round."""
+        return self.measured
+
+    def notes(self) -> list[dict[str, Any]]:
+        """Nothing to tell."""
+        return []
+
+    def state(self) -> dict[str, Any]:
+        """Teacher and student; optimisers live within a round."""
+        return {"teacher": self.teacher.state_dict(), "student": self.student.state_dict()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take a state back."""
+        self.teacher.load_state_dict(state["teacher"])
+        self.student.load_state_dict(state["student"])
+
+
+def check_serves(workload: Workload, model: nn.Module, name: str) -> None:
+    """Refuse what cannot be taught this way.
+
+    Raises
+    ------
+    ConfigError
+        When the model has no features and linear head, or the workload no views.
+    """
+    if missing_parts(model) or not isinstance(head_of(model), nn.Linear):
+        raise ConfigError(
+            f"startup needs a model with .features and a linear .head; {type(model).__name__} of workload {name!r} "
+            "has no such parts; use source_only, or another workload (see `fedlab list`)"
+        )
+    if not isinstance(workload, Views):
+        raise ConfigError(f"startup needs a workload that makes views of its inputs; {name!r} has no method 'view'")
