@@ -63,7 +63,7 @@ def row(table: Table, title: str, scores: list[Scores], metric: str) -> None:
 
 def arguments() -> argparse.Namespace:
     """What was asked for."""
-    parser = cells.parser(__doc__, "runs/adaptation")
+    parser = cells.parser(__doc__)
     parser.add_argument("--ablate", nargs="*", default=[], help="names, or all: " + ", ".join(ABLATIONS))
     parser.add_argument("--bound", action=argparse.BooleanOptionalAction, default=True, help="the supervised bound")
     options = parser.parse_args()

@@ -61,7 +61,12 @@ def directory_of(preset: str, knobs: Mapping[str, Value], runs: Path) -> Path:
     return runs / f"{key}-{knobs['seed']}"
 
 
-def parser(description: str | None, runs: str) -> argparse.ArgumentParser:
+def pretrained(preset: str, knobs: Mapping[str, Value], runs: Path) -> Begun:
+    """The start of runs that differ only in what comes after round 0."""
+    return Begun(one_run(preset, {**knobs, "rounds": 1, "keep_checkpoints": 1000}, runs).directory)
+
+
+def parser(description: str | None, runs: str = "runs/tables") -> argparse.ArgumentParser:
     """The options of every table."""
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("knobs", nargs="*", help="key=value for every run")

@@ -43,12 +43,12 @@ STARTS: Mapping[str, Mapping[str, Value]] = {
 }
 
 
-def one_newcomer(knobs: Mapping[str, Value], begun: Path, starts: list[str], runs: Path) -> dict[str, Any]:
+def one_newcomer(knobs: Mapping[str, Value], begun: Begun, starts: list[str], runs: Path) -> dict[str, Any]:
     """All starts of one newcomer and seed; returns the rounds' records by start, and what every known head is worth."""
     first, found = None, {}
     for start in starts:
         mine = {**knobs, **STARTS[start], "keep_checkpoints": 1000}
-        shared = Begun(first, ARRIVAL - 1) if first else Begun(begun)
+        shared = Begun(first, ARRIVAL - 1) if first else begun
         result = cells.one_run(PRESET, mine, runs, shared)
         first = first or result.directory
         found[start] = result
@@ -81,7 +81,7 @@ def curve(result: Result, newcomer: str, metric: str) -> list[float]:
 
 def arguments() -> argparse.Namespace:
     """What was asked for."""
-    parser = cells.parser(__doc__, "runs/onboarding")
+    parser = cells.parser(__doc__)
     parser.add_argument("--newcomers", nargs="+", default=["usps", "mnist_m", "optdigits", "synthdigits"])
     others = [start for start in STARTS if start != REFERENCE]
     parser.add_argument("--against", nargs="+", default=others, choices=others, help="other starts than the nearest")
@@ -98,17 +98,16 @@ def main() -> None:
         "dualadapt.control": False,
         **parse_overrides(options.knobs),
     }
-    before = {**shared, "rounds": 1, "keep_checkpoints": 1000}  # whose round 0 is everybody's pre-training
     with ProcessPoolExecutor(options.processes) as pool:
         pretrained = {
-            seed: pool.submit(cells.one_run, PRESET, {**before, "seed": seed}, options.runs) for seed in options.seeds
+            seed: pool.submit(cells.pretrained, PRESET, {**shared, "seed": seed}, options.runs)
+            for seed in options.seeds
         }
         waiting: dict[tuple[str, int], Future[dict[str, Any]]] = {}
         for seed, future in pretrained.items():
-            begun = future.result().directory
             for name in options.newcomers:
                 knobs = {**shared, "rounds": ROUNDS, "arrivals": f"{name}={ARRIVAL}", "seed": seed}
-                waiting[name, seed] = pool.submit(one_newcomer, knobs, begun, options.starts, options.runs)
+                waiting[name, seed] = pool.submit(one_newcomer, knobs, future.result(), options.starts, options.runs)
         found = {key: future.result() for key, future in waiting.items()}
     console = Console(width=140)
     for metric in ("average", "local"):

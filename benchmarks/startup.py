@@ -11,10 +11,6 @@ accuracy of each of its episodes; one that is there is read, not repeated, and o
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import json
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -28,6 +24,7 @@ from rich.table import Table
 
 import fedlab
 import strategies
+from benchmarks import cells
 from fedlab import launch, workloads
 from fedlab.config import Flat, Value, parse_overrides
 from fedlab.errors import near_match
@@ -78,18 +75,12 @@ OF_STUDENT = ("client.", "startup.", "rounds", "server.steps", "server.learning_
 SPLIT = 5
 
 
-def directory_of(preset: str, knobs: Mapping[str, Value], runs: Path) -> Path:
-    """Where :func:`one_run` leaves a run."""
-    key = hashlib.sha256(json.dumps([preset, dict(knobs)], sort_keys=True).encode()).hexdigest()[:12]
-    return runs / f"{key}-{knobs['seed']}"
-
-
 def one_run(preset: str, knobs: Mapping[str, Value], runs: Path, teacher: Path | None, episodes: int) -> Accuracies:
     """Accuracies of a run's last model, read from disk where they are there.
 
     With ``teacher``, the run begins from that run's teacher instead of training its own.
     """
-    path = directory_of(preset, knobs, runs)
+    path = cells.directory_of(preset, knobs, runs)
     kept = path / "episodes.npz"
     if not kept.exists():
         if not (path / "config.toml").exists():
@@ -184,21 +175,19 @@ def show(title: str, found: Mapping[str, Sequence[Accuracies]], shots: int, agai
     With ``against``, the paired difference to that method in points.
     """
     clients = list(next(iter(found.values()))[0])
-    table = Table(title=title)
-    for head in ("", *clients, "mean"):
-        table.add_column(head, justify="left" if not head else "right")
+    table = cells.table(title, ("", *clients, "mean"))
     for name, runs in found.items():
         if name == against:
             continue
-        cells, means = [], []
+        row, means = [], []
         for client in clients:
             each = [run[client][shots] for run in runs]
             if against:
                 each = [a - other[client][shots] for a, other in zip(each, found[against], strict=True)]
             seeds = 100 * np.array([values.mean() for values in each])
             means.append(seeds)
-            cells.append(cell(seeds, interval(np.concatenate(each)), bool(against)))
-        table.add_row(name, *cells, cell(np.mean(means, 0), None, bool(against)))
+            row.append(cell(seeds, interval(np.concatenate(each)), bool(against)))
+        table.add_row(name, *row, cell(np.mean(means, 0), None, bool(against)))
     Console(width=150).print(table)
 
 
@@ -222,21 +211,18 @@ def settings_of(targets: Sequence[str]) -> dict[str, Mapping[str, Value]]:
 
 def main() -> None:
     """Run what is asked for and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("knobs", nargs="*", help="key=value for every run")
+    parser = cells.parser(__doc__)
+    parser.set_defaults(seeds=[0, 1, 2])
     parser.add_argument("--preset", default="startup-omniglot")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=list(BASELINES), help="names, or all: " + ", ".join(METHODS))
     parser.add_argument("--settings", action="store_true", help="STARTUP federated and centralised instead")
     parser.add_argument("--episodes", type=int, default=600)
-    parser.add_argument("--runs", type=Path, default=Path("runs/startup"))
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     chosen = list(METHODS) if options.methods == ["all"] else options.methods
     for name in chosen:
         if name not in METHODS:
             parser.error(f"no method {name!r}; {near_match(name, METHODS)}")
-    shared = {"threads": max(1, (os.cpu_count() or 1) // options.processes), **parse_overrides(options.knobs)}
+    shared = {"threads": cells.threads(options.processes), **parse_overrides(options.knobs)}
     of_teacher = {key: value for key, value in shared.items() if not key.startswith(OF_STUDENT)}
     transfer = {**of_teacher, **METHODS["transfer"], "keep_checkpoints": 1000}
     targets = made(launch.prepare(options.preset, shared)).domains
@@ -248,7 +234,7 @@ def main() -> None:
     with ProcessPoolExecutor(options.processes, mp_context=spawn) as pool:
 
         def start(name: str, knobs: Mapping[str, Value], seed: int) -> object:
-            begun = directory_of(options.preset, {**transfer, "seed": seed}, options.runs)
+            begun = cells.directory_of(options.preset, {**transfer, "seed": seed}, options.runs)
             return pool.submit(
                 one_run,
                 options.preset,
@@ -277,7 +263,8 @@ def main() -> None:
         if options.settings:
             show(f"difference to transfer on {targets[-1]}, {about}", alone, shots, "transfer")
     apart = [
-        distances(directory_of(options.preset, {**transfer, "seed": seed}, options.runs)) for seed in options.seeds
+        distances(cells.directory_of(options.preset, {**transfer, "seed": seed}, options.runs))
+        for seed in options.seeds
     ]
     table = Table(title="Frechet distance of the teacher's features, base to target, mean ± deviation over seeds")
     for name in targets:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,8 @@ from rich.console import Console
 
 import fedlab
 from benchmarks import cells
-from benchmarks.cells import Begun
 from fedlab.config import Value, parse_overrides
-from fedlab.results import Result, human_bytes
+from fedlab.results import human_bytes
 
 FORMATS = ("float32", "float16", "int8")
 NETWORKS = ("small", "mcd")
@@ -69,27 +68,28 @@ def show_bytes(console: Console) -> None:
 def show_accuracy(console: Console, runs: Path, seeds: list[int], shared: Mapping[str, Value], processes: int) -> None:
     """Accuracy by format over seeds; what comes before round 1 is done once for all formats."""
     with ProcessPoolExecutor(processes) as pool:
-
-        def submit(preset: str, form: str) -> list[Future[Result]]:
-            full = {**shared, **LEARNING[preset][1], "keep_checkpoints": 1000}
-            futures = []
-            for seed in seeds:
-                begun = Begun(cells.directory_of(preset, {**full, "seed": seed}, runs)) if form != FORMATS[0] else None
-                knobs = full if begun is None else {**full, "wire": form}
-                futures.append(pool.submit(cells.one_run, preset, {**knobs, "seed": seed}, runs, begun))
-            return futures
-
-        def results(futures: Mapping[str, list[Future[Result]]]) -> dict[str, list[Result]]:
-            return {preset: [future.result() for future in some] for preset, some in futures.items()}
-
-        found = {form: results({preset: submit(preset, form) for preset in LEARNING}) for form in FORMATS[:1]}
-        waiting = {form: {preset: submit(preset, form) for preset in LEARNING} for form in FORMATS[1:]}
-        found |= {form: results(futures) for form, futures in waiting.items()}
+        begun = {
+            (preset, seed): pool.submit(cells.pretrained, preset, {**shared, **knobs, "seed": seed}, runs)
+            for preset, (_, knobs) in LEARNING.items()
+            for seed in seeds
+        }
+        waiting = {
+            (preset, form, seed): pool.submit(
+                cells.one_run,
+                preset,
+                {**shared, **LEARNING[preset][1], "wire": form, "seed": seed},
+                runs,
+                future.result(),
+            )
+            for (preset, seed), future in begun.items()
+            for form in FORMATS
+        }
+        found = {key: future.result().final() for key, future in waiting.items()}
     for preset, (metric, _) in LEARNING.items():
-        clients = list(found[FORMATS[0]][preset][0].final())
+        clients = list(found[preset, FORMATS[0], seeds[0]])
         table = cells.table(f"{preset}: accuracy in percent, seeds {seeds}", ("", *clients, "mean", "against float32"))
         values = {
-            form: 100 * np.array([[run.final()[client][metric] for client in clients] for run in found[form][preset]])
+            form: 100 * np.array([[found[preset, form, seed][name][metric] for name in clients] for seed in seeds])
             for form in FORMATS
         }  # (seeds, clients)
         for form, scores in values.items():
@@ -100,7 +100,7 @@ def show_accuracy(console: Console, runs: Path, seeds: list[int], shared: Mappin
 
 def main() -> None:
     """Run what is asked for and print the tables."""
-    parser = cells.parser(__doc__, "runs/wire")
+    parser = cells.parser(__doc__)
     parser.add_argument("--accuracy", action="store_true", help="train, too, and compare accuracies")
     options = parser.parse_args()
     console = Console(width=140)
