@@ -9,7 +9,7 @@
 6      R_c times:  two views x', x'' of a batch
 7        student <- SGD on  distil * mean of KL(q, p(x')) and KL(q, p(x''))  +  contrastive * NT-Xent(x', x'')
 8      upload the student
-9    server: student <- mean of the students, weighted by images
+9    server: student <- mean of the students, weighted by images; or another rule (``startup.aggregation``)
 ```
 With ``startup.setting=centralised`` the server takes lines 3 and 7 as one step on all clients' images: the paper's
 method, for simulation only. The ingredients are knobs, so baselines are the same file: no line 7 is transfer,

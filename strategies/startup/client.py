@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from copy import deepcopy
 
-from flwr.app import ArrayRecord, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 
 from fedlab.config import ClientTraining, Core, build
 from fedlab.training import optimise, pick_device
 from fedlab.workload import Workload
-from strategies.protocol import ARRAYS, METRICS, arrays_of, known, load, metrics_record, own_data, round_of
-from strategies.startup.shared import TEACHER, Knobs, Student, TargetLoss, raised, schedule, sgd
+from strategies import aggregation
+from strategies.protocol import arrays_of, known, load, own_data, round_of
+from strategies.startup.shared import TEACHER, Knobs, TargetLoss, Uploaded, raised, schedule, sgd
 
 
 def train(workload: Workload, message: Message, context: Context) -> RecordDict:
@@ -18,7 +19,8 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     flat, server_round = context.run_config, round_of(message)
     core, knobs, local = build(Core, "", flat), build(Knobs, "startup", flat), build(ClientTraining, "client", flat)
     device = pick_device(core.device)
-    student = Student(workload.model(), knobs.contrastive > 0)
+    uploaded = Uploaded(workload, knobs.contrastive > 0)
+    student = uploaded.model()
     load(student, arrays_of(message.content), device).train()
     sent = arrays_of(message.content, TEACHER) if TEACHER in message.content else None
     teacher = load(deepcopy(student.model), sent, device) if sent else None
@@ -29,4 +31,4 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     mean = None
     if not loss.empty:
         mean = optimise(lambda: loss(weight), optimiser, local.steps, name="local training", after_step=loss.after_step)
-    return RecordDict({ARRAYS: ArrayRecord(student.state_dict()), METRICS: metrics_record(known(loss=mean), len(data))})
+    return aggregation.answer(uploaded, message, context, student.state_dict(), known(loss=mean), data)

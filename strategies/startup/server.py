@@ -18,10 +18,10 @@ from fedlab.models.split import features_of, head_of, missing_parts
 from fedlab.seeds import seeded
 from fedlab.training import Progress, follow, optimise
 from fedlab.workload import Workload
-from strategies import screening
-from strategies.protocol import ARRAYS, CONFIG, METRICS, ROUND, arrays_of, client_metrics, known
+from strategies import aggregation, screening
+from strategies.protocol import ARRAYS, CONFIG, EXAMPLES, METRICS, ROUND, client_metrics, known
 from strategies.source_only import SourceTrainer
-from strategies.startup.shared import TEACHER, Knobs, Student, TargetLoss, Views, raised, schedule, sgd
+from strategies.startup.shared import TEACHER, Knobs, Student, TargetLoss, Uploaded, Views, raised, schedule, sgd
 
 
 class Startup(FlowerFedAvg):
@@ -34,6 +34,8 @@ class Startup(FlowerFedAvg):
         self.local = build(ClientTraining, "client", flat)
         self.trainer = SourceTrainer(workload, flat, progress)
         check_serves(workload, self.trainer.model, self.core.workload)
+        self.uploaded = Uploaded(workload, self.knobs.contrastive > 0)
+        self.rule = aggregation.make(self.knobs.aggregation, self.uploaded, flat, labelled=False)
         self.teacher = self.trainer.average
         self.student = self.begin()
         self.measured: dict[str, float] = {}
@@ -41,7 +43,7 @@ class Startup(FlowerFedAvg):
     def begin(self) -> Student:
         """Line 1, behind the teacher: the student before the first round."""
         with seeded(self.core.seed, "student"):
-            student = Student(self.workload.model(), self.knobs.contrastive > 0)
+            student = self.uploaded.model()
         if self.knobs.start != "fresh":
             features_of(student.model).load_state_dict(features_of(self.teacher).state_dict())
         if self.knobs.start == "whole":
@@ -65,6 +67,7 @@ class Startup(FlowerFedAvg):
             return []
         self._steps(server_round, None)
         config[ROUND] = server_round
+        config.update(self.rule.asks())
         records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
             ARRAYS: ArrayRecord(self.student.state_dict()),
             CONFIG: config,
@@ -112,20 +115,25 @@ class Startup(FlowerFedAvg):
     def check(self, reply: Message) -> None:
         """Refuse a reply that is no student like the one that was sent."""
         screening.arrays(reply.content, ARRAYS, self.student.state_dict(), self.core.norm_limit)
-        if set(reply.content) != {ARRAYS, METRICS, CONFIG}:
-            raise screening.Refused(f"its records are {sorted(reply.content)}; expected a student and its metrics")
+        metrics, expected = client_metrics(reply), {EXAMPLES, "loss", *self.rule.measures}
+        if set(reply.content) != {ARRAYS, METRICS, CONFIG} or not expected - {"loss"} <= metrics.keys() <= expected:
+            came = sorted(reply.content), sorted(metrics)
+            raise screening.Refused(f"its records and metrics are {came}; expected a student and {sorted(expected)}")
+        if reason := self.rule.doubt(metrics):
+            raise screening.Refused(reason)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Line 9; a moving teacher moves by all the clients' steps at once."""
-        replies = list(replies)
-        arrays, _ = super().aggregate_train(server_round, replies) if replies else (None, None)
-        if arrays is not None:
-            self.student.load_state_dict(arrays_of(RecordDict({ARRAYS: arrays})))
+        given = aggregation.contributions(replies)
+        if given:
+            sent = {name: tensor.cpu() for name, tensor in self.student.state_dict().items()}
+            self.student.load_state_dict(self.rule.aggregate(sent, given, server_round))
             if self.knobs.moving:
                 follow(self.teacher, self.student.model, self.knobs.moving**self.local.steps)
-        losses = [metrics["loss"] for metrics in map(client_metrics, replies) if "loss" in metrics]
+            self.measured |= self.rule.metrics()
+        losses = [one.metrics["loss"] for one in given if "loss" in one.metrics]
         if losses:
             self.measured["client_loss"] = sum(losses) / len(losses)
         return ArrayRecord(self.student.model.state_dict()), None
@@ -148,13 +156,18 @@ class Startup(FlowerFedAvg):
         return []
 
     def state(self) -> dict[str, Any]:
-        """Teacher and student; optimisers live within a round."""
-        return {"teacher": self.teacher.state_dict(), "student": self.student.state_dict()}
+        """Teacher, student and what the rule remembers; the optimisers of steps live within a round."""
+        return {
+            "teacher": self.teacher.state_dict(),
+            "student": self.student.state_dict(),
+            "rule": self.rule.state(),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take a state back."""
         self.teacher.load_state_dict(state["teacher"])
         self.student.load_state_dict(state["student"])
+        self.rule.restore(state["rule"])
 
 
 def check_serves(workload: Workload, model: nn.Module, name: str) -> None:

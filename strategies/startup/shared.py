@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass as plain_dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -11,12 +12,13 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from fedlab.config import Rate, Weight
-from fedlab.data.examples import Examples
+from fedlab.data.examples import Batch, Examples
 from fedlab.losses.ntxent import nt_xent
 from fedlab.losses.soft_labels import DIVERGENCES, shuffled, soften
 from fedlab.models.split import features_of, head_of
 from fedlab.training import follow
 from fedlab.workload import Workload
+from strategies.aggregation import Aggregation
 
 TEACHER = "teacher"
 EMBEDDING = 128  # width of what NT-Xent compares
@@ -46,6 +48,7 @@ class Knobs:
     sharpness: Rate = Field(1.0, description="inverse temperature of the soft labels")
     ramp: bool = Field(False, description="raise the weight of soft labels from 0 over the first rounds by a cosine")
     evaluate_every: int = Field(0, ge=0, description="rounds between tests; 0: before the first and after the last")
+    aggregation: Aggregation = "fedavg"
 
 
 @runtime_checkable
@@ -69,6 +72,42 @@ class Student(nn.Module):
         self.projector = nn.Sequential(
             *([nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, EMBEDDING)] if contrastive else [])
         )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the model makes of inputs; the projector is for NT-Xent alone."""
+        found: Tensor = self.model(x)
+        return found
+
+
+@plain_dataclass(frozen=True)
+class Uploaded:
+    """A workload as an aggregation rule sees it: what clients upload is the student, projector and all."""
+
+    workload: Workload
+    contrastive: bool
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """As in the workload."""
+        return self.workload.clients
+
+    def model(self) -> Student:
+        """A fresh student."""
+        return Student(self.workload.model(), self.contrastive)
+
+    def data(self, partition: int | None, split: str) -> Examples:
+        """As in the workload."""
+        return self.workload.data(partition, split)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The workload's of the student's model."""
+        assert isinstance(model, Student)
+        return self.workload.loss(model.model, batch)
+
+    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+        """The workload's of the student's model."""
+        assert isinstance(model, Student)
+        return self.workload.evaluate(model.model, data)
 
 
 class TargetLoss:

@@ -302,6 +302,21 @@ def test_no_projector_travels_where_nothing_is_contrasted(federate):
     assert not [name for name in state["strategy"]["student"] if name.startswith("projector")]
 
 
+@pytest.mark.parametrize("rule", ["fedmedian", "fedadam", "dp_fixed"])
+def test_any_rule_puts_the_students_together_projector_and_all(federate, rule):
+    plain, ruled = (final(federate(**{"startup.aggregation": name}))["strategy"] for name in ("fedavg", rule))
+    assert plain["student"].keys() == ruled["student"].keys()
+    learned = [name for name in plain["student"] if name.endswith("weight")]
+    assert any(name.startswith("projector") for name in learned)
+    assert not any(torch.equal(plain["student"][name], ruled["student"][name]) for name in learned)
+    assert bool(ruled["rule"]) == (rule != "fedmedian")  # moments, releases: in the checkpoint
+
+
+def test_a_rule_that_needs_the_clients_labels_is_refused(table):
+    with pytest.raises(ConfigError, match="'qfedavg' weighs clients by their loss, and clients of strategy 'startup'"):
+        strategies.make(table(**{"startup.aggregation": "qfedavg"}), Dots())
+
+
 def test_clients_test_before_after_and_every_so_many_rounds(federate):
     def tested(**changes):
         return [line["round"] for line in federate(rounds=5, **changes).rounds() if line["clients"]]
@@ -311,7 +326,8 @@ def test_clients_test_before_after_and_every_so_many_rounds(federate):
 
 
 def test_it_resumes_to_the_same_bits(federate, table, monkeypatch):
-    whole = federate(**{"startup.moving": 0.9})
+    changes = {"startup.moving": 0.9, "startup.aggregation": "fedadam"}
+    whole = federate(**changes)
     conclude = RunDirectory.checkpoint
 
     def stop(self, server_round, state, keep):
@@ -321,7 +337,7 @@ def test_it_resumes_to_the_same_bits(federate, table, monkeypatch):
 
     monkeypatch.setattr(RunDirectory, "checkpoint", stop)
     with pytest.raises(KeyboardInterrupt):
-        federate(**{"startup.moving": 0.9})
+        federate(**changes)
     monkeypatch.undo()
     import fedlab
 
