@@ -380,5 +380,5 @@ def test_a_reply_that_is_no_student_is_refused(table):
         strategy.check(Reply(dict(strategy.student.model.state_dict())))
     with pytest.raises(Refused, match="holds NaN"):
         strategy.check(Reply({name: tensor * float("nan") for name, tensor in good.items()}))
-    with pytest.raises(Refused, match="its records are"):
+    with pytest.raises(Refused, match="its records and metrics are"):
         strategy.check(Reply(good, teacher=ArrayRecord(good)))
