@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 
 import numpy as np
 from rich.console import Console
@@ -82,7 +82,7 @@ def main() -> None:
     main_knobs = {**shared, "keep_checkpoints": 1000}
     ablations = {name: {**shared, **ABLATIONS[name], "dualadapt.control": False} for name in options.ablate}
 
-    with ProcessPoolExecutor(options.processes) as pool:
+    with cells.workers(options.processes) as pool:
 
         def submit(preset: str, knobs: Mapping[str, Value], from_main: bool) -> list[Future[Result]]:
             """A run for each seed; those that go on from the main run share its pre-training."""

@@ -7,7 +7,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,11 @@ def parser(description: str | None, runs: str = "runs/tables") -> argparse.Argum
     options.add_argument("--runs", type=Path, default=Path(runs), help="where runs are kept, and found again")
     options.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="runs at a time")
     return options
+
+
+def workers(processes: int) -> ProcessPoolExecutor:
+    """Processes for runs; spawned, since a fork of one whose torch has used threads waits for ever."""
+    return ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
 
 
 def threads(processes: int) -> int:

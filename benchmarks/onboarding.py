@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def main() -> None:
         "dualadapt.control": False,
         **parse_overrides(options.knobs),
     }
-    with ProcessPoolExecutor(options.processes) as pool:
+    with cells.workers(options.processes) as pool:
         pretrained = {
             seed: pool.submit(cells.pretrained, PRESET, {**shared, "seed": seed}, options.runs)
             for seed in options.seeds

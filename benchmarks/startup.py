@@ -12,8 +12,6 @@ accuracy of each of its episodes; one that is there is read, not repeated, and o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -230,8 +228,7 @@ def main() -> None:
     if options.settings:
         runs = settings_of(targets)
 
-    spawn = get_context("spawn")  # a fork of a process whose torch has threads waits for ever
-    with ProcessPoolExecutor(options.processes, mp_context=spawn) as pool:
+    with cells.workers(options.processes) as pool:
 
         def start(name: str, knobs: Mapping[str, Value], seed: int) -> object:
             begun = cells.directory_of(options.preset, {**transfer, "seed": seed}, options.runs)

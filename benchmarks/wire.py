@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +66,7 @@ def show_bytes(console: Console) -> None:
 
 def show_accuracy(console: Console, runs: Path, seeds: list[int], shared: Mapping[str, Value], processes: int) -> None:
     """Accuracy by format over seeds; what comes before round 1 is done once for all formats."""
-    with ProcessPoolExecutor(processes) as pool:
+    with cells.workers(processes) as pool:
         begun = {
             (preset, seed): pool.submit(cells.pretrained, preset, {**shared, **knobs, "seed": seed}, runs)
             for preset, (_, knobs) in LEARNING.items()
