@@ -9,7 +9,7 @@ demo: .venv/.user
 	$(BIN)/fedlab run dualadapt-digits
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: .venv/.developer
 	$(BIN)/ruff check .

@@ -119,7 +119,7 @@ def test_help_has_an_example_and_every_option_a_line():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_process_says_how_to_resume(tmp_path, number):
-    preset = toy.write_preset(tmp_path, rounds=400)
+    preset = toy.write_preset(tmp_path, rounds=100)
     script = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in the background
         f"import sys; sys.path.insert(0, {str(SUPPORT)!r}); import toy; toy.register()\n"
@@ -141,4 +141,4 @@ def test_an_interrupted_process_says_how_to_resume(tmp_path, number):
     directory = RunDirectory.open(tmp_path / "runs" / "toy-0")
     assert directory.manifest()["status"] == "interrupted"
     done = directory.rounds()[-1]["round"]
-    assert 2 <= done < 400
+    assert 2 <= done < 100

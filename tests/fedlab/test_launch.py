@@ -125,16 +125,16 @@ while True:
 
 @pytest.mark.parametrize("strategy", ["dualadapt", "fedprox"])
 def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path, strategy):
-    """SIGKILL at every fifth write of the run directory, in every round and phase, half a line on the disk."""
+    """SIGKILL at every ninth write of the run directory, in every round and phase, half a line on the disk."""
     labelled = {"blobs.labelled": strategy == "fedprox"}
     preset = toy.write_preset(tmp_path, strategy=strategy, rounds=3, **labelled)
     expected = fedlab.run(preset, runs=tmp_path / "whole")
-    script = KILL.format(tests=str(SUPPORT), preset=preset, runs=tmp_path / "runs", stride=5)
+    script = KILL.format(tests=str(SUPPORT), preset=preset, runs=tmp_path / "runs", stride=9)
     script = script.replace("PosixPath", "__import__('pathlib').PosixPath")
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert output.returncode == 0, output.stderr
     kills = [line.split() for line in output.stdout.splitlines()]
-    assert len(kills) >= 8
+    assert len(kills) >= 6
     assert {(rounds, digest) for _, _, rounds, digest in kills} == {("4", expected.weights_sha256)}
 
 
@@ -366,12 +366,13 @@ TINY_DATA = {
     "digits": {"digits.limit": 100, "digits.targets": "optdigits"},
     "fewshot": {"fewshot.limit": 100, "fewshot.shots": "1", "fewshot.queries": 1, "fewshot.episodes": 5},
 }
+LIGHT = {"dualadapt-digits-mcd": {"dualadapt.control": False}}  # a twin doubles its checkpoints of a gigabyte
 
 
 @pytest.mark.parametrize("preset", preset_names())
 def test_every_preset_runs_one_tiny_round(tmp_path, preset, monkeypatch):
     workload = str(read_preset(preset)[1]["workload"])
-    knobs = {**TINY, **TINY_DATA[workload]}
+    knobs = {**TINY, **TINY_DATA[workload], **LIGHT.get(preset, {})}
     try:
         launch.prepare(preset, knobs)
     except DataError as missing:

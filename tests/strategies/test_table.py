@@ -20,6 +20,7 @@ KNOBS = {
     "dualadapt.em_steps": 3,
     "fedtrimmedavg.share": 0.4,
     "self_training.threshold": 0.4,
+    "startup.evaluate_every": 1,
     "client.learning_rate": 0.05,
 }
 STRATEGIES = list(strategies.STRATEGIES)
@@ -49,9 +50,9 @@ def prepare(tmp_path, monkeypatch):
         entry = strategies.find(name)
         usable = {key: value for key, value in SMALL.items() if not key.startswith("dualadapt")}
         mine = {key: value for key, value in KNOBS.items() if key.partition(".")[0] in (name, "client")}
-        domains = {"blobs.domains": "a,b,c,d,e", "blobs.labelled": entry.labelled}
+        data = {"blobs.domains": "a,b,c,d,e", "blobs.labelled": entry.labelled, "blobs.linear": True}
         preset = write_preset(tmp_path, **{**usable, "strategy": name, "keep_checkpoints": 9})
-        return launch.prepare(preset, {**mine, **domains, **changes})
+        return launch.prepare(preset, {**mine, **data, **changes})
 
     return table
 

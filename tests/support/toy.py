@@ -15,10 +15,10 @@ from fedlab.data.examples import Examples
 class Net(nn.Module):
     """G with a batch norm, and F."""
 
-    def __init__(self) -> None:
+    def __init__(self, linear: bool = False) -> None:
         super().__init__()
         self.features = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU())
-        self.head = nn.Sequential(nn.Linear(8, 3))
+        self.head = nn.Linear(8, 3) if linear else nn.Sequential(nn.Linear(8, 3))
 
     def forward(self, x):
         return self.head(self.features(x))
@@ -38,6 +38,7 @@ class Blobs:
     domains: str = Field("near,far", description="names of the clients")
     labelled: bool = Field(False, description="clients hold labels")
     headless: bool = Field(False, description="a model without features and head")
+    linear: bool = Field(False, description="a head that is one linear layer itself")
     broken: int = Field(-1, description="partition whose training data raises when it is read")
     poison: bool = Field(False, description="the server's data holds values that are not finite")
 
@@ -46,7 +47,7 @@ class Blobs:
         return tuple(name for name in self.domains.split(",") if name)
 
     def model(self):
-        return nn.Linear(4, 3) if self.headless else Net()
+        return nn.Linear(4, 3) if self.headless else Net(self.linear)
 
     def data(self, partition, split):
         columns = blobs(90, 0.0 if partition is None else 0.5 * (partition + 1), seed=7 if split == "train" else 8)
@@ -60,6 +61,9 @@ class Blobs:
 
     def loss(self, model, batch):
         return cross_entropy(model(batch["x"]), batch["y"])
+
+    def view(self, x, weak=False):
+        return x + (0.05 if weak else 0.3) * torch.randn_like(x)
 
     @torch.no_grad()
     def evaluate(self, model, data):
