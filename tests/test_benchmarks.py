@@ -15,7 +15,9 @@ def call(*arguments):
     return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize("module", ["adaptation", "engines", "episodes", "messages", "onboarding", "startup", "threads", "wire"])
+@pytest.mark.parametrize(
+    "module", ["adaptation", "engines", "episodes", "messages", "onboarding", "startup", "threads", "wire"]
+)
 def test_a_benchmark_says_what_it_does(module):
     output = call(f"benchmarks.{module}", "--help")
     assert output.returncode == 0, output.stderr

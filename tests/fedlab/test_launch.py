@@ -392,7 +392,7 @@ def test_every_preset_runs_one_tiny_round(tmp_path, preset, monkeypatch):
 
 @pytest.mark.engine
 def test_in_process_and_ray_give_the_same_bits(tmp_path):
-    knobs = {**TINY, "rounds": 2, "digits.targets": "optdigits,usps", "digits.limit": 300}
+    knobs = {**TINY, "rounds": 2, "digits.targets": "optdigits,usps", "digits.limit": 300, "connect_timeout": 240}
     results = [
         fedlab.run("dualadapt-digits", runs=tmp_path, knobs={**knobs, "engine": engine})
         for engine in ("inprocess", "ray")

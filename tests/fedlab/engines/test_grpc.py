@@ -34,7 +34,7 @@ def federation(tmp_path_factory):
     address = f"127.0.0.1:{processes.free_ports(1)[0]}"
     knobs = [f"{name}={value}" for name, value in TINY.items()]
     serve = Command(
-        root / "server", "serve", "dualadapt-digits", *knobs, "--address", address, "--wait", "150", "--json"
+        root / "server", "serve", "dualadapt-digits", *knobs, "--address", address, "--wait", "300", "--json"
     )
     started = [serve]
 
@@ -44,13 +44,12 @@ def federation(tmp_path_factory):
 
     try:
         usps = join(laptop(root / "usps", mine, "usps"), "--once", "--device", "cpu")
-        thief = join(laptop(root / "c", mine, "usps", key=mine / "clients" / "thief.key"))
         refused = {
-            "stolen": thief,
+            "stolen": join(laptop(root / "c", mine, "usps", key=mine / "clients" / "thief.key")),
             "unregistered": join(laptop(root / "a", mine, "usps", key=foreign / "clients" / "usps.key")),
             "wrong authority": join(laptop(root / "b", foreign, "usps")),
         }
-        thief.until("connected to")  # the server judges it while it still waits for the last client
+        judged = {name: command.code() for name, command in refused.items()}  # while the server waits for the last
         optdigits = join(laptop(root / "optdigits", mine, "optdigits"), "--domain", "optdigits", "--once")
         usps.wait_for(lambda: "Receiving: train" in (root / "usps/clients/usps/flower.log").read_text(), "training")
         (supernode,) = usps.parts("--superlink")
@@ -70,7 +69,7 @@ def federation(tmp_path_factory):
             nodes=nodes,
             log=log,
             clients={"usps": (usps, usps.code(30)), "optdigits": (optdigits, optdigits.code(30))},
-            refused={name: (command.said, command.code(30)) for name, command in refused.items()},
+            refused={name: (command.said, judged[name]) for name, command in refused.items()},
             root=root,
         )
     finally:
