@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import toy
+from commands import SHORT
 
 import fedlab
 import strategies
@@ -350,17 +351,6 @@ def test_no_run_directory_is_a_sentence(tmp_path):
 
 # --- whole-design tests ---
 
-TINY = {
-    "rounds": 1,
-    "threads": 1,
-    "server.pretrain_steps": 2,
-    "server.steps": 1,
-    "server.batch": 8,
-    "client.steps": 1,
-    "client.batch": 8,
-}
-
-
 # What makes each workload's data small; presets whose sets do not ship run where FEDLAB_DATA has them.
 TINY_DATA = {
     "digits": {"digits.limit": 100, "digits.targets": "optdigits"},
@@ -372,7 +362,7 @@ LIGHT = {"dualadapt-digits-mcd": {"dualadapt.control": False}}  # a twin doubles
 @pytest.mark.parametrize("preset", preset_names())
 def test_every_preset_runs_one_tiny_round(tmp_path, preset, monkeypatch):
     workload = str(read_preset(preset)[1]["workload"])
-    knobs = {**TINY, **TINY_DATA[workload], **LIGHT.get(preset, {})}
+    knobs = {**SHORT, **TINY_DATA[workload], **LIGHT.get(preset, {})}
     try:
         launch.prepare(preset, knobs)
     except DataError as missing:
@@ -392,7 +382,7 @@ def test_every_preset_runs_one_tiny_round(tmp_path, preset, monkeypatch):
 
 @pytest.mark.engine
 def test_in_process_and_ray_give_the_same_bits(tmp_path):
-    knobs = {**TINY, "rounds": 2, "digits.targets": "optdigits,usps", "digits.limit": 300, "connect_timeout": 240}
+    knobs = {**SHORT, "rounds": 2, "digits.targets": "optdigits,usps", "digits.limit": 300, "connect_timeout": 240}
     results = [
         fedlab.run("dualadapt-digits", runs=tmp_path, knobs={**knobs, "engine": engine})
         for engine in ("inprocess", "ray")
@@ -407,7 +397,7 @@ def test_in_process_and_ray_give_the_same_bits(tmp_path):
 def test_a_failure_under_ray_is_the_same_sentence_and_the_run_resumes(tmp_path):
     preset = tmp_path / "broken.toml"
     preset.write_text('strategy = "source_only"\n')
-    knobs = {**TINY, "digits.targets": "optdigits", "engine": "ray", "connect_timeout": 0.001}
+    knobs = {**SHORT, "digits.targets": "optdigits", "engine": "ray", "connect_timeout": 0.001}
     with pytest.raises(RunError, match="0 of 1 clients connected within 0.001 s"):
         fedlab.run(str(preset), runs=tmp_path, knobs=knobs)
     assert json.loads((tmp_path / "broken-0" / "manifest.json").read_text())["status"] == "failed"

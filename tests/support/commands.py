@@ -15,7 +15,7 @@ from pathlib import Path
 from fedlab.engines import processes
 
 FEDLAB = str(Path(sys.executable).with_name("fedlab"))
-TINY = {
+SHORT = {  # the least of every step
     "rounds": 1,
     "threads": 1,
     "server.pretrain_steps": 2,
@@ -23,6 +23,9 @@ TINY = {
     "server.batch": 8,
     "client.steps": 1,
     "client.batch": 8,
+}
+TINY = {
+    **SHORT,
     "digits.targets": "optdigits,usps",
     "digits.limit": 100,
 }
