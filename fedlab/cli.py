@@ -66,7 +66,7 @@ def speaks(command: Command) -> Command:
             return command(*args, **kwargs)
         except FedlabError as error:
             err.print("[bold red]error:[/] ", end="")
-            err.print(str(error), markup=False, highlight=False)
+            err.print(str(error), markup=False, highlight=False, soft_wrap=True)  # paths stay whole, to be copied
             raise typer.Exit(1) from None
 
     return wrapped  # type: ignore[return-value]

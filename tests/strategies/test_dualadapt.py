@@ -267,7 +267,7 @@ def test_a_model_without_features_and_head_is_refused_in_a_sentence():
 
 def test_it_serves_a_head_with_batch_norm_and_dropout(monkeypatch):
     class Deep(Net):
-        def __init__(self):
+        def __init__(self, linear=False):
             super().__init__()
             self.head = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
 

@@ -74,11 +74,13 @@ PRIVATE = Ray(address="", cpus=1.0, gpus=0.0)
 
 
 def left() -> dict[int, str]:
-    """Processes that carry the mark of any run: process id -> command line."""
+    """Processes that carry the mark of any run of these tests: process id -> command line."""
+    worker = f"PYTEST_XDIST_WORKER={os.environ.get('PYTEST_XDIST_WORKER', '')}".encode()  # another may test the same
     marked = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if f"{processes.MARK}=fedlab-".encode() in (entry / "environ").read_bytes():
+            environment = (entry / "environ").read_bytes()
+            if f"{processes.MARK}=fedlab-".encode() in environment and (worker[-1:] == b"=" or worker in environment):
                 marked[int(entry.name)] = (entry / "cmdline").read_text()
     return marked
 
