@@ -66,6 +66,21 @@ ABLATIONS: Mapping[str, Mapping[str, Value]] = {
     "reverse KL without entropy": {"startup.soft": "reverse_cross_entropy"},
     "entropy alone": {"startup.soft": "entropy"},
     "Dynamic Distillation, step size 0.1": {**BASELINES["Dynamic Distillation"], "client.learning_rate": 0.1},
+    "and a teacher that stays": {
+        **BASELINES["Dynamic Distillation"],
+        "client.learning_rate": 0.1,
+        "startup.moving": 0.0,
+    },
+    "and a slower teacher": {
+        **BASELINES["Dynamic Distillation"],
+        "client.learning_rate": 0.1,
+        "startup.moving": 0.999,
+    },
+    "and labels not sharpened": {
+        **BASELINES["Dynamic Distillation"],
+        "client.learning_rate": 0.1,
+        "startup.sharpness": 1.0,
+    },
 }
 METHODS = {**BASELINES, **ABLATIONS}
 OWN_TEACHER = frozenset({"transfer", "ProtoNet"})
