@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedlab.report import charts, commands, figures, page
+from fedlab.report import charts, commands, figures, page, split
 from fedlab.report.template import fill
 from fedlab.results import Result
 from fedlab.runs import write_atomically
@@ -46,6 +46,7 @@ def render(result: Result) -> str:
         bytes_figures=bytes_figures,
         bytes_by_client=1 < len(clients) <= figures.SLOTS,
         failures=page.failures(result),
+        split=split.read(result.directory),
         facts=page.facts(result),
         from_preset=commands.repeat_from_preset(result),
         from_config=commands.repeat_from_config(result),

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from fedlab.results import Result, headline, label, metric_names, shown
 from fedlab.watch import elapsed
 
@@ -19,10 +21,22 @@ MISSING = "-"
 
 @dataclass(frozen=True)
 class Cell:
-    """One value of a table."""
+    """One value of a table; ``value`` is what it is sorted by, ``heat`` how far it is coloured, in [0, 1]."""
 
     text: str
     best: bool = False
+    value: float | None = None
+    heat: float | None = None
+    drawing: Markup | None = None
+
+
+@dataclass(frozen=True)
+class Head:
+    """A column that sorts its table; ``first`` is the direction of the first click."""
+
+    text: str
+    key: str
+    first: str = "ascending"
 
 
 @dataclass(frozen=True)

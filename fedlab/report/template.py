@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 
 def fill(template: str, **values: object) -> str:
@@ -16,4 +18,10 @@ def fill(template: str, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = breakable
     return environment.get_template(template).render(values)
+
+
+def breakable(name: str) -> Markup:
+    """A long name that may be broken after an underscore, a comma or an equals sign, where a phone has to."""
+    return Markup(re.sub("([_,=])", r"\1<wbr>", str(escape(name))))
