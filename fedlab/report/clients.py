@@ -221,7 +221,9 @@ def plane(clouds: list[Array]) -> tuple[list[Array], Array]:
     centre = together.mean(0)
     _, scale, axes = np.linalg.svd(together - centre, full_matrices=False)
     axes = np.concatenate([axes, np.zeros((2, axes.shape[1]))])[:2]  # features of one dimension are a line
-    axes = axes * np.where(axes[np.arange(2), np.abs(axes).argmax(1)] < 0, -1.0, 1.0)[:, None]  # one sign on any machine
+    axes = (
+        axes * np.where(axes[np.arange(2), np.abs(axes).argmax(1)] < 0, -1.0, 1.0)[:, None]
+    )  # one sign on any machine
     share = np.square(np.append(scale, [0.0, 0.0])[:2]) / max(float(np.square(scale).sum()), 1e-300)
     return [((cloud - centre) @ axes.T).astype(np.float32) for cloud in clouds], share
 

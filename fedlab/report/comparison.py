@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from fedlab.report import commands, portraits, rivals, split
+from fedlab.report import bands, commands, portraits, rivals, split
 from fedlab.report.rivals import Variant
 from fedlab.report.template import fill
 from fedlab.results import is_share, shown
@@ -23,7 +23,7 @@ from fedlab.runs import write_atomically
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fedlab.comparing.comparison import Comparison
+    from fedlab.comparing.comparison import Cell, Comparison
 
 SCRIPT = (Path(__file__).parent / "sort.js").read_text(encoding="utf-8")
 
@@ -47,7 +47,7 @@ def render(comparison: Comparison) -> str:
         comparison=comparison,
         summary=summary(comparison, table, lines),
         pending=sum(cell.status == "pending" for cell in comparison.cells),
-        failures=[(cell_name(comparison, cell), cell.seed, cell.error or "no reason is known") for cell in comparison.failed],
+        failures=failures(comparison),
         heads=heads,
         rows=rows,
         judged=judged(comparison, table, lines),
@@ -55,23 +55,26 @@ def render(comparison: Comparison) -> str:
         differences=differences,
         heat=heat,
         cells=cells,
-        keys=rivals.legend(lines),
-        curves=rivals.curve_figures(comparison, lines) if lines else [],
-        costs=rivals.cost_figures(comparison, lines) if lines else [],
+        keys=bands.legend(lines),
+        curves=bands.curve_figures(comparison, lines) if lines else [],
+        costs=bands.cost_figures(comparison, lines) if lines else [],
         gallery=portraits.gallery(comparison, lines),
         splits=splits(comparison),
         share=is_share(comparison.metric),
         runs=runs(comparison, lines),
         facts=facts(comparison),
-        cell_rows=[
-            (cell_name(comparison, cell), cell.seed, cell.status, cell.run) for cell in comparison.cells
-        ],
+        cell_rows=[(cell_name(comparison, cell), cell.seed, cell.status, cell.run) for cell in comparison.cells],
         script=Markup(SCRIPT),
         script_hash="sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
     )
 
 
-def cell_name(comparison: Comparison, cell) -> str:  # type: ignore[no-untyped-def]
+def failures(comparison: Comparison) -> list[tuple[str, int, str]]:
+    """Variant, seed and reason of each cell that failed."""
+    return [(cell_name(comparison, cell), cell.seed, cell.error or "no reason is known") for cell in comparison.failed]
+
+
+def cell_name(comparison: Comparison, cell: Cell) -> str:
     """A cell's variant for people."""
     return rivals.name_of(comparison, [cell.label, *(cell.knobs.get(knob, "") for knob in comparison.grid)])
 
@@ -116,14 +119,12 @@ def splits(comparison: Comparison) -> list[tuple[str, split.Split]]:
         path = comparison.path(cell) / split.FILE
         if cell.seed == comparison.seeds[0] and path.is_file():
             owners.setdefault(path.read_text(encoding="utf-8"), []).append(cell_name(comparison, cell))
-    return [
-        (", ".join(names) if len(owners) > 1 else "", split.parse(text)) for text, names in owners.items()
-    ]
+    return [(", ".join(names) if len(owners) > 1 else "", split.parse(text)) for text, names in owners.items()]
 
 
 def runs(comparison: Comparison, lines: Sequence[Variant]) -> list[tuple[str, str]]:
     """A command for one run of each variant."""
-    found = {}
+    found: dict[str, str] = {}
     for cell, result in comparison.results:
         again = commands.repeat_from_preset(result) or commands.repeat_from_config(result)
         found.setdefault(cell_name(comparison, cell), again)

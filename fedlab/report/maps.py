@@ -57,18 +57,15 @@ def _frame() -> str:
 
 def domains(source: Array, target: Array, within: tuple[Array, Array], words: str) -> Markup:
     """Source as grey discs, target as coloured squares, points (points, 2) each."""
-    layers = [
-        f'<path d="{"".join(f"M{x} {y}h.1" for x, y in _placed(cloud, within))}" style="fill:none;stroke:var(--c{slot});'
-        f'stroke-width:{size};stroke-linecap:{cap};stroke-opacity:.62"/>'
-        for cloud, slot, size, cap in ((source, SOURCE, 9, "round"), (target, TARGET, 8, "square"))
-        if len(cloud)
-    ]
+    layers = []
+    for cloud, slot, size, cap in ((source, SOURCE, 9, "round"), (target, TARGET, 8, "square")):
+        dots = "".join(f"M{x} {y}h.1" for x, y in _placed(cloud, within))  # a line of no length is lost in print
+        pen = f"stroke:var(--c{slot});stroke-width:{size};stroke-linecap:{cap};stroke-opacity:.62"
+        layers.append(f'<path d="{dots}" style="fill:none;{pen}"/>' if len(cloud) else "")
     return svg(WIDTH, HEIGHT, _frame() + "".join(layers), words)
 
 
-def classes(
-    clouds: Sequence[tuple[Array, Array, int]], within: tuple[Array, Array], words: str
-) -> Markup:
+def classes(clouds: Sequence[tuple[Array, Array, int]], within: tuple[Array, Array], words: str) -> Markup:
     """Each point as its class's digit or letter: clouds of points (points, 2), classes (points,) and a colour."""
     layers = []
     for points, labels, slot in clouds:
@@ -82,7 +79,7 @@ def classes(
 
 def has_glyphs(*labels: Array) -> bool:
     """Whether every point has a class that can be drawn."""
-    return all(label.ndim == 1 and len(label) and 0 <= label.min() and label.max() < len(GLYPHS) for label in labels)
+    return all(label.ndim == 1 and len(label) and label.min() >= 0 and label.max() < len(GLYPHS) for label in labels)
 
 
 def histogram(source: Array, target: Array, words: str) -> Markup:
@@ -95,9 +92,7 @@ def histogram(source: Array, target: Array, words: str) -> Markup:
         f"M{left + i * width + 1:.1f} {bottom:g}v{-share * scale:.1f}h{width - 2:.1f}v{share * scale:.1f}z"
         for i, share in enumerate(shares[0])
     )
-    steps = f"M{left:g} {bottom:g}" + "".join(
-        f"V{bottom - share * scale:.1f}h{width:.1f}" for share in shares[1]
-    )
+    steps = f"M{left:g} {bottom:g}" + "".join(f"V{bottom - share * scale:.1f}h{width:.1f}" for share in shares[1])
     body = (
         f'<path d="{bars}" style="fill:var(--c{SOURCE});fill-opacity:.55"/>'
         f'<path d="{steps}V{bottom:g}" style="fill:none;stroke:var(--c{TARGET});stroke-width:4"/>'
@@ -136,7 +131,8 @@ def shares(counts: Mapping[str, float], order: Sequence[str], words: str) -> Mar
         width = 400 * counts.get(name, 0.0) / total
         if width <= 0:
             continue
-        body += f'<rect x="{x:.1f}" y="1" width="{width:.1f}" height="20" class="part" style="fill:var(--c{i % SLOTS + 1})"/>'
+        colour = f"fill:var(--c{i % SLOTS + 1})"
+        body += f'<rect x="{x:.1f}" y="1" width="{width:.1f}" height="20" class="part" style="{colour}"/>'
         if width > 7.5 * len(name) + 3:
             body += f'<text x="{x + width / 2:.1f}" y="15.5" text-anchor="middle">{escape(name)}</text>'
         x += width

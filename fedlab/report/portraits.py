@@ -17,6 +17,7 @@ from fedlab.report.page import Cell, Row
 if TYPE_CHECKING:
     from fedlab.comparing.comparison import Comparison
     from fedlab.report.rivals import Variant
+    from fedlab.results import Result
 
 PORTRAITS = 60  # of a client and a variant each, in one page; some 40 kB each
 
@@ -74,7 +75,7 @@ def gallery(comparison: Comparison, lines: Sequence[Variant]) -> Gallery:
     return found
 
 
-def _run(comparison: Comparison, line: Variant, seed: int):  # type: ignore[no-untyped-def]
+def _run(comparison: Comparison, line: Variant, seed: int) -> Result | None:
     for cell, result in comparison.results:
         key = (cell.label, *(cell.knobs.get(knob, "") for knob in comparison.grid))
         if key == line.key and cell.seed == seed:

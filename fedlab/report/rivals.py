@@ -1,4 +1,4 @@
-"""Tables and figures of a comparison: every variant beside the others.
+"""Tables of a comparison: every variant beside the others.
 
 All numbers are those of :meth:`fedlab.comparing.comparison.Comparison.summary` and ``domains``, which are also what
 ``table.csv`` holds; here they are only written for people, and kept whole beside the text for sorting.
@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedlab.report import maps
-from fedlab.report.charts import PANELS, Drawing, Key
-from fedlab.report.figures import DASHES, REFERENCE, SLOTS, Curve, Trace, limits, panel, paths
+from fedlab.report.figures import DASHES, REFERENCE, SLOTS
 from fedlab.report.page import MISSING, Cell, Head, Row
 from fedlab.results import human_bytes, is_share, shown
 from fedlab.watch import elapsed
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 # When there are more variants than colours, these tell those of one colour apart.
 PATTERNS: Sequence[tuple[float, ...]] = ((9, 3), (1, 3), (5, 2, 1, 2, 1, 2), (14, 2))
-BOUNDS = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,8 @@ def variants(comparison: Comparison, table: pd.DataFrame) -> list[Variant]:
 
 def name_of(comparison: Comparison, key: Sequence[str]) -> str:
     """A variant's name: its label, and the knobs of the grid that have an effect on it."""
-    return ", ".join([key[0], *(f"{knob}={value}" for knob, value in zip(comparison.grid, key[1:], strict=True) if value)])
+    knobs = [f"{knob}={value}" for knob, value in zip(comparison.grid, key[1:], strict=True) if value]
+    return ", ".join([key[0], *knobs])
 
 
 # --- numbers for people -----------------------------------------------------------------------------------------------
@@ -79,54 +78,78 @@ def p_value(p: float) -> str:
     return MISSING if not math.isfinite(p) else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def number(value: float, text: Callable[[float], str], best: bool = False) -> Cell:
+def number(value: float, text: str, best: bool = False) -> Cell:
     """A cell that sorts by its value; one without a value sorts last."""
-    return Cell(text(value), best, float(value)) if math.isfinite(value) else Cell(MISSING, value=math.nan)
+    return Cell(text, best, float(value)) if math.isfinite(value) else Cell(MISSING, value=math.nan)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def summary_table(comparison: Comparison, table: pd.DataFrame, lines: Sequence[Variant]) -> tuple[list[Head], list[Row]]:
-    """Heads, and a row a variant: mean over clients and seeds, difference, rank, costs."""
-    metric, up = comparison.metric, comparison.more_is_better
-    better = "ascending" if up is False else "descending"
-    heads = [
-        Head("variant", "variant"),
-        Head(metric, "mean", better),
-        Head("difference", "difference", better),
-        Head("p, corrected", "p"),
-        Head("mean rank", "rank"),
-        Head("traffic", "bytes"),
-        Head("time", "time"),
+@dataclass(frozen=True)
+class Column:
+    """A column of the summary: its head, the column of numbers behind it, and a row's number for people."""
+
+    head: Head
+    name: str
+    text: Callable[[Mapping[str, Any]], str]
+
+
+def summary_columns(comparison: Comparison, table: pd.DataFrame) -> list[Column]:
+    """Result, difference, rank and costs; what a target costs, where there is one; seeds, where some failed."""
+    metric = comparison.metric
+    columns = [
+        Column(
+            Head(metric, "mean", better(comparison)),
+            "mean",
+            lambda row: shown(metric, row["mean"]) + margin(metric, row["low"], row["high"]),
+        ),
+        Column(
+            Head("difference", "difference", better(comparison)),
+            "difference",
+            lambda row: signed(metric, row["difference"]),
+        ),
+        Column(Head("p, corrected", "p"), "p_holm", lambda row: p_value(row["p_holm"])),
+        Column(Head("mean rank", "rank"), "rank", lambda row: f"{row['rank']:.2f}"),
+        Column(Head("traffic", "bytes"), "bytes", lambda row: human_bytes(row["bytes"])),
+        Column(Head("time", "time"), "seconds", lambda row: elapsed(row["seconds"])),
     ]
     if comparison.target is not None:
-        heads += [Head("reached", "reached", "descending")]
-        heads += [Head(f"{what} to target", f"reach-{what}") for what in ("rounds", "traffic", "time")]
-    uneven = bool((table["n"] != len(comparison.seeds)).any())
-    heads += [Head("seeds", "seeds", "descending")] if uneven else []
-    leading = best_as_shown(metric, table["mean"], up)
-    rows = []
+        columns += [
+            Column(
+                Head("reached", "reached", "descending"), "reached", lambda row: f"{row['reached']:.0f} of {row['n']}"
+            ),
+            Column(Head("rounds to target", "to-rounds"), "reach_rounds", lambda row: f"{row['reach_rounds']:.1f}"),
+            Column(Head("traffic to target", "to-bytes"), "reach_bytes", lambda row: human_bytes(row["reach_bytes"])),
+            Column(Head("time to target", "to-time"), "reach_seconds", lambda row: elapsed(row["reach_seconds"])),
+        ]
+    if (table["n"] != len(comparison.seeds)).any():
+        columns.append(Column(Head("seeds", "seeds", "descending"), "n", lambda row: str(row["n"])))
+    return columns
+
+
+def better(comparison: Comparison) -> str:
+    """The direction that puts the best first."""
+    return "ascending" if comparison.more_is_better is False else "descending"
+
+
+def summary_table(
+    comparison: Comparison, table: pd.DataFrame, lines: Sequence[Variant]
+) -> tuple[list[Head], list[Row]]:
+    """Heads, and a row a variant; the best mean is marked."""
+    columns, rows = summary_columns(comparison, table), []
+    leading = best_as_shown(comparison.metric, table["mean"].tolist(), comparison.more_is_better)
     for line, row in zip(lines, records(table), strict=True):
         cells = [
-            number(row["mean"], lambda v, r=row: shown(metric, v) + margin(metric, r["low"], r["high"])),  # type: ignore[misc]
-            number(row["difference"], lambda v: signed(metric, v)),
-            number(row["p_holm"], p_value),
-            number(row["rank"], lambda v: f"{v:.2f}"),
-            number(row["bytes"], human_bytes),
-            number(row["seconds"], elapsed),
+            number(
+                row[column.name],
+                column.text(row) if math.isfinite(row[column.name]) else MISSING,
+                column.name == "mean" and shown(comparison.metric, row["mean"]) in leading,
+            )
+            for column in columns
         ]
-        if shown(metric, row["mean"]) in leading:
-            cells[0] = Cell(cells[0].text, True, cells[0].value)
-        if comparison.target is not None:
-            cells.append(number(row["reached"], lambda v, n=row["n"]: f"{v:.0f} of {n}"))  # type: ignore[misc]
-            cells.append(number(row["reach_rounds"], lambda v: f"{v:.1f}"))
-            cells.append(number(row["reach_bytes"], human_bytes))
-            cells.append(number(row["reach_seconds"], elapsed))
-        if uneven:
-            cells.append(number(row["n"], lambda v: f"{v:.0f}"))
         rows.append(Row(line.name, cells, line.slot))
-    return heads, rows
+    return [Head("variant", "variant"), *(column.head for column in columns)], rows
 
 
 def difference_table(
@@ -136,12 +159,11 @@ def difference_table(
     metric = comparison.metric
     pairs = [pair for pair in zip(lines, records(table), strict=True) if math.isfinite(pair[1]["difference"])]
     scale = maps.span([r[end] for _, r in pairs for end in ("difference", "difference_low", "difference_high")])
-    better = "ascending" if comparison.more_is_better is False else "descending"
     unit = "points" if is_share(metric) else metric
     heads = [
         Head("variant", "against"),
         Head("", ""),
-        Head(f"difference, {unit}", "by", better),
+        Head(f"difference, {unit}", "by", better(comparison)),
         Head("95 % interval", ""),
         Head("p", "p-plain"),
         Head("p, corrected", "p-corrected"),
@@ -154,10 +176,10 @@ def difference_table(
         drawing = maps.forest(mean, low, high, scale, f"{signed(metric, mean)}, interval {between}")
         cells = [
             Cell("", drawing=drawing),
-            number(mean, lambda v: signed(metric, v)),
+            number(mean, signed(metric, mean)),
             Cell(between),
-            number(row["p"], p_value),
-            number(row["p_holm"], p_value),
+            number(row["p"], p_value(row["p"])),
+            number(row["p_holm"], p_value(row["p_holm"])),
         ]
         rows.append(Row(line.name, cells, line.slot))
     return heads, rows
@@ -166,9 +188,7 @@ def difference_table(
 def heat_table(comparison: Comparison, lines: Sequence[Variant]) -> tuple[list[Head], list[Row]]:
     """A row a variant, a column a client: the mean over seeds with its interval, coloured by its value."""
     metric, up = comparison.metric, comparison.more_is_better
-    found = {
-        (*(str(row[key]) for key in comparison.keys), row["client"]): row for row in records(comparison.domains())
-    }
+    found = {(*(str(row[key]) for key in comparison.keys), row["client"]): row for row in records(comparison.domains())}
     clients = client_names(comparison)
     means = [row["mean"] for row in found.values() if math.isfinite(row["mean"])]
     low, high = min(means, default=0.0), max(means, default=0.0)
@@ -189,8 +209,7 @@ def heat_table(comparison: Comparison, lines: Sequence[Variant]) -> tuple[list[H
             words = text + margin(metric, row["low"], row["high"])
             cells.append(Cell(words, text in leading[client], float(row["mean"]), heat))
         rows.append(Row(line.name, cells, line.slot))
-    better = "ascending" if up is False else "descending"
-    return [Head("variant", "map"), *(Head(client, f"on {client}", better) for client in clients)], rows
+    return [Head("variant", "map"), *(Head(client, f"on {client}", better(comparison)) for client in clients)], rows
 
 
 def best_as_shown(metric: str, values: Sequence[float], up: bool | None) -> set[str]:
@@ -209,84 +228,3 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def client_names(comparison: Comparison) -> list[str]:
     """Every client that was ever there."""
     return list(dict.fromkeys(comparison.frame["client"]))
-
-
-# --- figures ----------------------------------------------------------------------------------------------------------
-
-
-def legend(lines: Sequence[Variant]) -> list[Key]:
-    """A line for each variant."""
-    return [Key(line.name, line.slot, " ".join(f"{part:g}" for part in line.dashes) or "none") for line in lines]
-
-
-def curve_figures(comparison: Comparison, lines: Sequence[Variant]) -> list[Drawing]:
-    """The metric by round: the mean over clients, then client by client; a band from the lowest seed to the highest."""
-    frame, keys = comparison.frame, comparison.keys
-    rounds = sorted(int(number) for number in frame["round"].unique())
-    parts = {"mean over clients": comparison.curves} if len(client_names(comparison)) > 1 else {}
-    parts |= {client: frame[frame["client"] == client] for client in client_names(comparison)[:PANELS]}
-    panels = {title: [_curve(part, keys, line, rounds) for line in lines] for title, part in parts.items()}
-    share = is_share(comparison.metric)
-    ranges = limits([_with_bands(curves) for curves in panels.values()], BOUNDS if share else (-math.inf, math.inf))
-    drawings = []
-    for i, ((title, curves), within) in enumerate(zip(panels.items(), ranges, strict=True)):
-        ends = (f"{c.label} {_last(comparison.metric, c.values)}" for c in curves)
-        words = f"{comparison.metric} by round, {title}; at the end {', '.join(ends)}"
-        drawings.append(Drawing(title, panel(f"curve-{i}", rounds, curves, within=within, share=share, words=words)))
-    return drawings
-
-
-def _curve(part: pd.DataFrame, keys: Sequence[str], line: Variant, rounds: Sequence[int]) -> Curve:
-    own = _own(part, keys, line)
-    by_round = own.groupby("round")["score"].agg(["mean", "min", "max"]).reindex(rounds)
-    band = (by_round["min"].tolist(), by_round["max"].tolist()) if own["seed"].nunique() > 1 else None
-    return Curve(line.name, line.slot, by_round["mean"].tolist(), dashes=line.dashes, band=band)
-
-
-def _own(part: pd.DataFrame, keys: Sequence[str], line: Variant) -> pd.DataFrame:
-    for name, value in zip(keys, line.key, strict=True):
-        part = part[part[name].astype(str) == value]
-    return part
-
-
-def _with_bands(curves: Sequence[Curve]) -> list[Curve]:
-    """Curves and the edges of their bands, for the range of an axis."""
-    edges = [Curve(c.label, c.slot, list(edge)) for c in curves if c.band for edge in c.band]
-    return [*curves, *edges]
-
-
-def _last(metric: str, values: Sequence[float]) -> str:
-    known = [value for value in values if math.isfinite(value)]
-    return shown(metric, known[-1]) if known else "nothing"
-
-
-def cost_figures(comparison: Comparison, lines: Sequence[Variant]) -> list[Drawing]:
-    """The mean over clients by what it has cost so far: bytes of training, and seconds without tests."""
-    curves = comparison.curves
-    means = {
-        line: _own(curves, comparison.keys, line).groupby("round")[["score", "bytes", "seconds"]].mean()
-        for line in lines
-    }
-    share = is_share(comparison.metric)
-    scores = [Curve(line.name, line.slot, part["score"].tolist()) for line, part in means.items()]
-    within = limits([scores], BOUNDS if share else (-math.inf, math.inf))[0]
-    drawings = []
-    for column, units in _UNITS.items():
-        most = max((float(part[column].max()) for part in means.values()), default=0.0)
-        unit, size = next(((unit, size) for unit, size in units.items() if most >= size), (list(units)[-1], 1.0))
-        traces = [
-            Trace(line.name, line.slot, (part[column] / size).tolist(), part["score"].tolist(), line.dashes)
-            for line, part in means.items()
-        ]
-        ends = (f"{t.label} {_last(comparison.metric, t.y)} after {t.x[-1]:.3g} {unit}" for t in traces if len(t.x))
-        words = f"{comparison.metric} by {column}: {', '.join(ends)}"
-        drawing = paths(f"cost-{column}", traces, within=within, share=share, words=words)
-        drawings.append(Drawing(f"by {unit} of {_COSTS[column]}", drawing))
-    return drawings
-
-
-_COSTS = {"bytes": "training traffic, both ways, all clients together", "seconds": "work, tests left out"}
-_UNITS: Mapping[str, Mapping[str, float]] = {
-    "bytes": {"GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1.0},
-    "seconds": {"hours": 3600.0, "minutes": 60.0, "seconds": 1.0},
-}
