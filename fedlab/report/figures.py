@@ -140,7 +140,9 @@ def panel(
             size = (4.5 if len(rounds) <= 20 else 1.8) if not curve.faint else 2.0
             pattern = () if curve.faint else DASHES.get(curve.slot, ()) if curve.dashes is None else curve.dashes
             if curve.band:
-                axes.fill_between(rounds, *curve.band, color=_colour(curve.slot), alpha=0.16, linewidth=0)
+                axes.fill_between(
+                    rounds, *curve.band, color=_colour(curve.slot), alpha=0.16, linewidth=0, clip_on=False
+                )
             axes.plot(
                 rounds,
                 curve.values,

@@ -6,9 +6,9 @@ import copy
 import math
 import re
 import shlex
-from html.parser import HTMLParser
 
 import pytest
+from pages import Page
 
 from fedlab.config import CORE_SECTIONS, knobs, parse_overrides, read_preset, resolve, to_toml
 from fedlab.launch import sections
@@ -17,51 +17,7 @@ from fedlab.report.figures import FIXED, SLOTS, Curve, limits, slots
 from fedlab.results import Result
 from fedlab.watch import elapsed
 
-VOID = {"meta", "link", "br", "img", "hr", "input"}
 KINDS = ("train_down", "train_up", "evaluate_down", "evaluate_up")
-
-
-class Page(HTMLParser):
-    """Tags, ids, links and visible text of a page; refuses tags that do not match."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.stack, self.tags, self.ids, self.targets, self.text = [], [], [], [], []
-        self.labels, self.bold, self.tables = [], [], []
-        self.feed(text)
-        assert self.stack == []
-
-    def handle_starttag(self, tag, attributes):
-        values = dict(attributes)
-        self.tags.append(tag)
-        self.ids += [values["id"]] if "id" in values else []
-        self.targets += [values[name] for name in ("href", "src", "xlink:href") if name in values]
-        self.labels += [values["aria-label"]] if values.get("role") == "img" else []
-        assert not [name for name in values if name.startswith("on")]
-        if tag not in VOID:
-            self.stack.append(tag)
-        if tag == "table":
-            self.tables.append([])
-        if tag == "tr":
-            self.tables[-1].append([])
-        if tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        self.handle_endtag(tag)
-
-    def handle_endtag(self, tag):
-        assert self.stack.pop() == tag
-
-    def handle_data(self, data):
-        if "style" in self.stack:
-            return
-        self.text.append(data)
-        if "b" in self.stack:
-            self.bold.append(data)
-        if "td" in self.stack or "th" in self.stack:
-            self.tables[-1][-1][-1] += data
 
 
 def record(server_round, clients, **more):
