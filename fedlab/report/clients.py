@@ -30,6 +30,8 @@ from fedlab.data.examples import Examples
 from fedlab.errors import DataError, RunError
 from fedlab.models.split import features_of, missing_parts
 from fedlab.predict import Recalled
+from fedlab.report.confusions import BATCH, agreement, confusion
+from fedlab.report.pixels import labels_of_rows
 from fedlab.results import Result
 from fedlab.runs import write_atomically
 from fedlab.seeds import deterministic, seeded
@@ -37,10 +39,7 @@ from fedlab.workload import Workload
 
 FILE, FORMAT = "clients.npz", 1
 POINTS = 300  # of a domain in a map
-BATCH = 100  # inputs a pass: those of a segmentation are large
 BINS = 20  # of a histogram of weights
-CLASSES = 64  # in a confusion matrix, at most
-AGREEMENT = 0.005  # between confusions and what the client reported: another device may round otherwise
 
 Array = NDArray[Any]
 NOTHING = np.zeros((0, 2), np.float32)
@@ -130,10 +129,10 @@ def _view(
     target = after.workload.data(partition, "test")
     empty = dict.fromkeys(ARRAYS, NOTHING)
     state, predictor = after.in_place_of(partition)
-    confusion = _confusion(predictor, target)
+    counts = confusion(predictor, target)
     reported = result.rounds[-1]["clients"].get(name, {})
-    agrees = bool(len(confusion)) and agreement(confusion, reported)
-    drawn: dict[str, Array] = {"confusion": confusion if agrees else NOTHING}
+    agrees = bool(len(counts)) and agreement(counts, reported)
+    drawn: dict[str, Array] = {"confusion": counts if agrees else NOTHING}
     if source is not None and not missing_parts(after.workload.model()) and "x" in target.columns:
         states = [(before.content["arrays"], before.in_place_of(partition)[0])] if before else []
         states.append((after.content["arrays"], state))
@@ -193,24 +192,20 @@ def _features(workload: Workload, state: Mapping[str, Tensor]) -> nn.Module:
 def rows_of(features: nn.Module, data: Examples, count: int) -> tuple[Tensor, Tensor | None]:
     """About ``count`` rows of features, evenly spread over the data, and their labels.
 
-    Features (batch, width) are a row an example. Features (batch, width, height, width) are a row a pixel, and
-    labels (batch, ...) of pixels are taken where the pixel lies.
+    Features (rows, width) are a row an example or a cell of an image, (batch, width, height, width) a row a cell.
     """
     some = data.spread(count)
     rows, labels = [], []
     for batch in some.batches(BATCH):
         z, y = features(batch["x"]), batch.get("y")
-        if z.ndim == 4:
-            if y is not None and y.ndim == 3 and y.shape[1:] != z.shape[2:]:
-                y = nn.functional.interpolate(y[:, None].float(), z.shape[2:], mode="nearest")[:, 0].long()
-            z = z.movedim(1, -1).flatten(0, 2)
+        z = z.movedim(1, -1).flatten(0, 2) if z.ndim == 4 else z
         if z.ndim != 2:
             raise RunError(f"a map needs features (batch, width) or (batch, width, height, width), got {z.ndim} axes")
         wanted = -(-count * len(batch["x"]) // len(some))
         chosen = torch.linspace(0, len(z) - 1, min(wanted, len(z))).long()
         rows.append(z[chosen])
-        if y is not None and y.numel() == len(z):
-            labels.append(y.flatten()[chosen])
+        own = labels_of_rows(len(z), y) if y is not None else None
+        labels += [own[chosen]] if own is not None else []
     known = torch.cat(labels) if len(labels) == len(rows) else None
     return torch.cat(rows).float(), known
 
@@ -253,39 +248,3 @@ def _weights(state: object, partition: int, source: Array, target: Array) -> dic
         typical = gmm.typicality(mixture.log_prob(torch.from_numpy(z)), arrays["quantiles"].double())
         counts[f"{side}_weights"] = np.histogram(typical.numpy(), BINS, (0.0, 1.0))[0]
     return counts
-
-
-# --- confusions -------------------------------------------------------------------------------------------------------
-
-
-def _confusion(predictor: nn.Module, data: Examples) -> Array:
-    """Counts (true, predicted); nothing without labels, or with outputs that are no classes of them."""
-    if not {"x", "y"} <= data.columns.keys():
-        return NOTHING
-    total: Array = NOTHING
-    for batch in data.batches(BATCH):
-        logits, y = predictor(batch["x"]), batch["y"]
-        if logits.ndim < 2 or logits.shape[1] > CLASSES or logits.movedim(1, -1).shape[:-1] != y.shape:
-            return NOTHING
-        classes = logits.shape[1]
-        known = (y >= 0) & (y < classes)  # pixels of no class have a number outside
-        pairs = (y[known] * classes + logits.argmax(1)[known]).long()
-        counts = torch.bincount(pairs, minlength=classes**2).view(classes, classes).numpy()
-        total = total + counts if len(total) else counts
-    return total
-
-
-def agreement(confusion: Array, reported: Mapping[str, float]) -> bool:
-    """Whether confusions give a share that the client reported: its accuracy, or its mean intersection over union."""
-    right, true, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
-    union = true + predicted - right
-    shares = {
-        "accuracy": right.sum() / max(int(confusion.sum()), 1),
-        "miou": float(np.mean(right[union > 0] / union[union > 0])) if union.any() else 0.0,
-    }
-    return any(
-        abs(value - share) <= AGREEMENT
-        for kind, share in shares.items()
-        for name, value in reported.items()
-        if name.startswith(kind)
-    )
