@@ -20,7 +20,7 @@ def write_report(result: Result) -> Path:
 def render(result: Result) -> str:
     """The page. No script, nothing to load."""
     heads, rows = page.results_table(result)
-    keys, curves = charts.accuracy_figures(result)
+    keys, curves = charts.share_figures(result)
     phases, seconds = charts.time_table(result)
     traffic, bytes_figures = charts.traffic_table(result)
     clients = page.client_names(result.rounds)
@@ -31,6 +31,7 @@ def render(result: Result) -> str:
         manifest=result.manifest,
         last=result.rounds[-1],
         summary=page.summary(result),
+        measure=page.WORDS.get(page.judged(result.rounds), ""),
         heads=heads,
         rows=rows,
         weighted=page.weighted(result),

@@ -19,11 +19,13 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from fedlab.results import is_share, predictor
+
 SLOTS = 8  # colours of the page, numbered from 1
 REFERENCE = 1  # the grey one: what others are compared with
 # A dash pattern beside each colour, in pixels, for eyes and printers that see no colour.
 DASHES: Mapping[int, tuple[float, ...]] = {1: (4, 2.5), 3: (1.4, 1.8), 5: (6, 2, 1.4, 2), 6: (2.5, 1.5), 8: (8, 2)}
-FIXED = {"accuracy_source_only": REFERENCE, "accuracy_global": 2, "accuracy_local": 3, "accuracy_average": 4}
+FIXED = {"source_only": REFERENCE, "global": 2, "local": 3, "average": 4}  # of what predicts
 
 WIDTH, HEIGHT = 300.0, 180.0  # of a figure's own coordinates; the page scales it to its column
 PIXELS_PER_INCH = 72.0  # of matplotlib's SVG
@@ -79,14 +81,12 @@ class Trace:
 
 
 def slots(names: Sequence[str]) -> dict[str, int]:
-    """A colour for each name; the usual accuracies always have the same one."""
-    taken = {FIXED[name] for name in names if name in FIXED}
+    """A colour for each name; what usually predicts always has the same one."""
+    fixed = {name: FIXED[predictor(name)] for name in names if is_share(name) and predictor(name) in FIXED}
+    taken = set(fixed.values())
     free = [slot for slot in range(2, SLOTS + 1) if slot not in taken] or list(range(2, SLOTS + 1))
-    rest = [name for name in names if name not in FIXED]
-    return {
-        **{name: FIXED[name] for name in names if name in FIXED},
-        **{name: free[i % len(free)] for i, name in enumerate(rest)},
-    }
+    rest = [name for name in names if name not in fixed]
+    return {**fixed, **{name: free[i % len(free)] for i, name in enumerate(rest)}}
 
 
 def dashes(slot: int) -> str:

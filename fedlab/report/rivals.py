@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedlab.report import maps
 from fedlab.report.figures import DASHES, REFERENCE, SLOTS
-from fedlab.report.page import MISSING, Cell, Head, Row
+from fedlab.report.page import MISSING, WORDS, Cell, Head, Row
 from fedlab.results import human_bytes, is_share, shown
 from fedlab.watch import elapsed
 
@@ -100,7 +100,7 @@ def summary_columns(comparison: Comparison, table: pd.DataFrame) -> list[Column]
     metric = comparison.metric
     columns = [
         Column(
-            Head(metric, "mean", better(comparison)),
+            Head(WORDS.get(metric, metric), "mean", better(comparison)),
             "mean",
             lambda row: shown(metric, row["mean"]) + margin(metric, row["low"], row["high"]),
         ),

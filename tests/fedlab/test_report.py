@@ -137,7 +137,7 @@ def test_best_accuracy_of_a_row_is_bold_ties_included():
 
 
 def test_curves_have_a_panel_for_the_mean_and_each_client_and_one_legend(result, seen):
-    keys, drawings = charts.accuracy_figures(result)
+    keys, drawings = charts.share_figures(result)
     assert [key.label for key in keys] == ["source only", "global", "local", "average"]
     assert [drawing.title for drawing in drawings] == ["mean", "usps", "mnist_m", "optdigits", "synthdigits"]
     assert "average 73.2 % in round 1, 81.6 % in round 8" in drawings[1].svg  # for those who cannot see it
@@ -146,7 +146,7 @@ def test_curves_have_a_panel_for_the_mean_and_each_client_and_one_legend(result,
 
 
 def test_figures_leave_colours_and_letters_to_the_page(result):
-    drawings = charts.accuracy_figures(result)[1]
+    drawings = charts.share_figures(result)[1]
     for drawing in drawings:
         assert "var(--c4)" in drawing.svg
         assert not re.search(r"#[0-9a-f]{6}|font-family|<style|width=\"\d+pt", drawing.svg)
@@ -196,7 +196,7 @@ def test_other_numbers_have_a_figure_each(tmp_path):
     rounds = [record(k, {"a": {"psnr": 20.0 + k, "loss": 1.0}, "b": {"psnr": 22.0}}) for k in range(3)]
     result = make(tmp_path, rounds)
     assert "mean loss" in page.summary(result)
-    assert charts.accuracy_figures(result) == ([], [])
+    assert charts.share_figures(result) == ([], [])
     titles = [drawing.title for drawing in charts.other_figures(result)]
     assert titles == ["loss, on the clients", "psnr, on the clients", "loss, on the server"]
     assert "Accuracy by round" not in render(result)
@@ -214,7 +214,7 @@ def test_only_round_zero(tmp_path):
 def test_a_run_of_one_client_and_of_none(tmp_path):
     one = make(tmp_path, [record(k, {"a": {"accuracy": 0.5}}) for k in range(2)])
     assert "accuracy of the one client is 50.0 %" in page.summary(one)
-    assert [drawing.title for drawing in charts.accuracy_figures(one)[1]] == ["a"]
+    assert [drawing.title for drawing in charts.share_figures(one)[1]] == ["a"]
     Page(render(make(tmp_path, [record(0, {}, seconds={}, server={})])))
 
 
@@ -222,7 +222,7 @@ def test_many_clients_and_many_rounds_stay_readable(tmp_path, monkeypatch):
     monkeypatch.setattr(charts, "PANELS", 2)
     rounds = [record(k, {f"shard-{i}": {"accuracy": 0.5} for i in range(10)}) for k in range(41)]
     result = make(tmp_path, rounds)
-    assert [drawing.title for drawing in charts.accuracy_figures(result)[1]] == ["mean", "shard-0", "shard-1"]
+    assert [drawing.title for drawing in charts.share_figures(result)[1]] == ["mean", "shard-0", "shard-1"]
     assert "8 more clients are in metrics.jsonl." in "".join(Page(render(result)).text)
 
 
@@ -299,7 +299,7 @@ def test_no_command_from_a_preset_that_is_not_ours(tmp_path):
 
 def test_the_usual_accuracies_keep_their_colours_and_no_other_takes_them():
     given = slots(["accuracy_source_only", "accuracy_average", "accuracy_last", "accuracy_oracle"])
-    assert given["accuracy_average"] == FIXED["accuracy_average"]
+    assert given["accuracy_average"] == FIXED["average"]
     assert len(set(given.values())) == 4
     assert set(slots([f"accuracy_{i}" for i in range(20)]).values()) == set(range(2, SLOTS + 1))
 
@@ -311,3 +311,18 @@ def test_panels_have_one_span_each_around_its_own_values():
     assert ranges[0] == pytest.approx((0.48, 0.72))
     assert ranges[1][0] <= 0.95 and 1.0 <= ranges[1][1] < 1.02
     assert limits([[Curve("a", 1, [0.0])]], (-math.inf, math.inf)) == [(-0.5, 0.5)]
+
+
+def test_a_run_that_reports_another_share_is_read_by_it(tmp_path):
+    def at(k):
+        return {"miou_source_only": 0.3, "miou_average": 0.3 + 0.1 * k, "loss": 1.0}
+
+    result = make(tmp_path, [record(k, {"a": at(k), "b": at(k)}) for k in range(2)])
+    assert page.summary(result).endswith(
+        "mean IoU (average) over 2 clients is 40.0 %, 10.0 points above training on the source alone (30.0 %)."
+    )
+    keys, _ = charts.share_figures(result)
+    assert [key.label for key in keys] == ["source only", "average"] and keys[1].slot == FIXED["average"]
+    assert next(drawing.title for drawing in charts.other_figures(result)) == "loss, on the clients"
+    text = render(result)
+    assert "Mean IoU by round" in text and "<b>40.0 %</b>" in text

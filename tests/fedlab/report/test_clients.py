@@ -24,7 +24,8 @@ from fedlab.results import Result
 def result(comparison, tmp_path):
     """A copy of DualAdapt's run with the first seed."""
     cell = next(cell for cell in comparison.cells if cell.strategy == "dualadapt" and cell.seed == 0)
-    return Result.read(shutil.copytree(comparison.path(cell), tmp_path / "run"))
+    kept = shutil.ignore_patterns(clients.FILE)
+    return Result.read(shutil.copytree(comparison.path(cell), tmp_path / "run", ignore=kept))
 
 
 def test_confusions_are_those_behind_the_reported_accuracy(result):
