@@ -19,7 +19,7 @@ def blobs(monkeypatch):
 
 @pytest.fixture(scope="session")
 def toy_comparison(tmp_path_factory):
-    """Finished runs of source_only and DualAdapt, and one cell that failed; pages keep what they compute of clients in it."""
+    """Finished runs of source_only and DualAdapt, and one cell that failed; pages keep a cache in it."""
     folder = tmp_path_factory.mktemp("comparison")
     cells = []
     with pytest.MonkeyPatch.context() as patch:
