@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from fedlab import gmm
 from fedlab.config import Core, build
 from fedlab.data.examples import Examples
-from fedlab.errors import DataError, RunError
+from fedlab.errors import DataError, FedlabError, RunError
 from fedlab.models.split import features_of, missing_parts
 from fedlab.predict import Recalled
 from fedlab.report.confusions import BATCH, agreement, confusion
@@ -85,7 +85,7 @@ def views(result: Result) -> list[ClientView]:
     Raises
     ------
     FedlabError
-        When the run has no checkpoint that can be read, or its data is not here.
+        When the run has no checkpoint that can be read, its data is not here, or its model gives what nobody expects.
     """
     path = result.directory / FILE
     key = f"{FORMAT} {POINTS} {result.weights_sha256 or result.rounds[-1]['round']}"
@@ -94,7 +94,12 @@ def views(result: Result) -> list[ClientView]:
             if str(stored["key"]) == key:
                 names = [str(name) for name in stored["names"]]
                 return [ClientView(name, **{a: stored[f"{i} {a}"] for a in ARRAYS}) for i, name in enumerate(names)]
-    found = compute(result)
+    try:
+        found = compute(result)
+    except FedlabError:
+        raise
+    except Exception as error:  # a model of the future may take or give anything; a page does without its picture
+        raise RunError(f"nothing can be drawn of the clients of {result.directory}: {error!r}") from error
     arrays = {f"{i} {a}": getattr(view, a) for i, view in enumerate(found) for a in ARRAYS}
     _save(path, {"key": np.array(key), "names": np.array([view.name for view in found], dtype=str), **arrays})
     return found

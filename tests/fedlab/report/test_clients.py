@@ -110,6 +110,12 @@ def test_no_or_damaged_checkpoints_are_said(result):
         clients.views(result)
 
 
+def test_what_nobody_expects_of_a_model_is_said(result, monkeypatch):
+    monkeypatch.setattr(clients, "rows_of", lambda *_: 1 / 0)
+    with pytest.raises(RunError, match="nothing can be drawn of the clients of .*ZeroDivisionError"):
+        clients.views(result)
+
+
 def test_the_plane_is_that_of_principal_components():
     clouds = [np.random.default_rng(i).normal(size=(40 + i, 5)) * [5, 3, 1, 1, 1] for i in range(3)]
     found, explained = clients.plane(clouds)

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import math
 import re
+import shutil
 
 import pandas as pd
 import pytest
@@ -116,6 +117,15 @@ def test_names_and_errors_are_harmless(comparison, tmp_path):
     seen = Page(render(mean))
     assert seen.tags.count("script") == 1
     assert any(evil in row[0] for row in seen.tables[0])
+
+
+def test_variants_without_a_view_of_their_clients_are_named(comparison, tmp_path):
+    copy = shutil.copytree(comparison.directory, tmp_path / "copy", ignore=shutil.ignore_patterns("clients.npz"))
+    shutil.rmtree(copy / comparison.cells[0].run / "checkpoints")
+    seen = Page(render(dataclasses.replace(comparison, directory=copy)))
+    words = "".join(seen.text)
+    assert "no-portraits" in seen.ids and "has no checkpoint; `fedlab resume" in words
+    assert seen.tags.count("figure") == 3 + 2 + 2 * (3 + 1)  # the other variant's stay
 
 
 def test_nothing_finished_yet(comparison, tmp_path):
