@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from fedlab.comparing.comparison import Cell, Comparison
 
+CHANCE = 0.05  # p-values from here on are called chance
 SCRIPT = (Path(__file__).parent / "sort.js").read_text(encoding="utf-8")
 
 
@@ -103,7 +104,8 @@ def summary(comparison: Comparison, table: pd.DataFrame, lines: Sequence[Variant
     if not math.isfinite(row["p_holm"]):
         return f"{against}. One seed does not say how much of that is chance."
     p = rivals.p_value(row["p_holm"])
-    return f"{against} (p {p if p.startswith('<') else '= ' + p})."
+    chance = ", which may be chance" if row["p_holm"] >= CHANCE else ""
+    return f"{against} (p {p if p.startswith('<') else '= ' + p}){chance}."
 
 
 def judged(comparison: Comparison, table: pd.DataFrame, lines: Sequence[Variant]) -> str:
@@ -130,8 +132,10 @@ def runs(comparison: Comparison, lines: Sequence[Variant]) -> list[tuple[str, st
     """A command for one run of each variant."""
     found: dict[str, str] = {}
     for cell, result in comparison.results:
-        again = commands.repeat_from_preset(result) or commands.repeat_from_config(result)
-        found.setdefault(cell_name(comparison, cell), again)
+        name = cell_name(comparison, cell)
+        if name not in found:
+            again = commands.repeat_from_preset(result, comparison.preset)
+            found[name] = again or commands.repeat_from_config(result)
     return [(line.name, found[line.name]) for line in lines]
 
 

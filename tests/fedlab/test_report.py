@@ -289,6 +289,16 @@ def test_the_other_commands_name_the_directory_as_a_shell_wants_it(tmp_path):
     assert shlex.split(commands.resume(result)) == ["fedlab", "resume", str(directory)]
 
 
+def test_the_command_of_a_run_with_another_name_than_its_preset(tmp_path):
+    result = make(tmp_path, dualadapt_rounds(1), {**preset_config(rounds=1, seed=3), "name": "2feaf39d325e"})
+    assert commands.repeat_from_preset(result) == ""
+    assert commands.repeat_from_preset(result, "dualadapt-digits") == "fedlab run dualadapt-digits rounds=1 --seed 3"
+    mine = tmp_path / "my own.toml"
+    mine.write_text(to_toml({"workload": "digits", "strategy": "dualadapt", "rounds": 1}))
+    words = shlex.split(commands.repeat_from_preset(result, str(mine)))
+    assert words[:3] == ["fedlab", "run", str(mine)] and "rounds=1" not in words
+
+
 def test_no_command_from_a_preset_that_is_not_ours(tmp_path):
     mine = {**preset_config(), "name": "mine"}
     assert commands.repeat_from_preset(make(tmp_path, dualadapt_rounds(1), mine)) == ""

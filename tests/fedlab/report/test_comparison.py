@@ -175,5 +175,7 @@ def test_the_lead_says_who_is_best_and_whether_that_is_chance(comparison):
         "Of 2 variants on 2 seeds, dualadapt has the best mean accuracy: 60.0 %, 10.0 points above source_only "
         "(p = 0.012)."
     )
+    table["p_holm"] = [math.nan, 0.2]
+    assert summary(comparison, table, lines).endswith("above source_only (p = 0.20), which may be chance.")
     table["mean"] = [0.7, 0.6]
     assert summary(comparison, table, lines).endswith("It is the baseline itself.")
