@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fedlab.comparing.comparison import Comparison
 
 BOUNDS = (0.0, 1.0)  # of a share
+LINES = 200  # in all panels together, or a page of many variants grows to megabytes
 
 
 def legend(lines: Sequence[Variant]) -> list[Key]:
@@ -24,12 +25,17 @@ def legend(lines: Sequence[Variant]) -> list[Key]:
     return [Key(line.name, line.slot, " ".join(f"{part:g}" for part in line.dashes) or "none") for line in lines]
 
 
+def drawn_clients(comparison: Comparison, lines: Sequence[Variant]) -> list[str]:
+    """Clients with a panel of their own."""
+    return client_names(comparison)[: max(1, min(PANELS, LINES // max(len(lines), 1)))]
+
+
 def curve_figures(comparison: Comparison, lines: Sequence[Variant]) -> list[Drawing]:
     """The metric by round: the mean over clients, then client by client; a band from the lowest seed to the highest."""
     frame, keys = comparison.frame, comparison.keys
     rounds = sorted(int(number) for number in frame["round"].unique())
     parts = {"mean over clients": comparison.curves} if len(client_names(comparison)) > 1 else {}
-    parts |= {client: frame[frame["client"] == client] for client in client_names(comparison)[:PANELS]}
+    parts |= {client: frame[frame["client"] == client] for client in drawn_clients(comparison, lines)}
     panels = {title: [_curve(part, keys, line, rounds) for line in lines] for title, part in parts.items()}
     share = is_share(comparison.metric)
     ranges = limits([_with_bands(curves) for curves in panels.values()], BOUNDS if share else (-math.inf, math.inf))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,6 @@ def views(result: Result) -> list[ClientView]:
 
 
 def _save(path: Path, arrays: Mapping[str, Array]) -> None:
-    from io import BytesIO
-
     stream = BytesIO()
     np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
     write_atomically(path, stream.getvalue())

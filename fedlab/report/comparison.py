@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from fedlab.report import bands, commands, portraits, rivals, split
-from fedlab.report.charts import PANELS
 from fedlab.report.page import WORDS
 from fedlab.report.rivals import Variant
 from fedlab.report.template import fill
@@ -60,7 +59,7 @@ def render(comparison: Comparison) -> str:
         cells=cells,
         keys=bands.legend(lines),
         curves=bands.curve_figures(comparison, lines) if lines else [],
-        hidden_clients=max(0, len(heat) - 1 - PANELS),
+        hidden_clients=len(heat[1:]) - len(bands.drawn_clients(comparison, lines)),
         costs=bands.cost_figures(comparison, lines) if lines else [],
         gallery=portraits.gallery(comparison, lines),
         splits=splits(comparison),

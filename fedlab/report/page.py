@@ -84,9 +84,9 @@ def _measure(name: str) -> str:
     return f"{words} ({label(name)})" if is_share(name) and predictor(name) else words
 
 
-def judged(rounds: Sequence[Mapping[str, Any]]) -> str:
+def judged(rounds: list[dict[str, Any]]) -> str:
     """The family of shares that a run is judged by; empty where its clients report none."""
-    name = headline(metric_names(list(rounds)))
+    name = headline(metric_names(rounds))
     return family(name) if is_share(name) else ""
 
 

@@ -99,6 +99,13 @@ def test_curves_are_means_with_bands_of_the_seeds(comparison):
     assert "fill-opacity" in bands.curve_figures(comparison, lines)[0].svg
 
 
+def test_many_variants_have_fewer_panels(comparison, monkeypatch):
+    monkeypatch.setattr(bands, "LINES", 3)  # two variants: one client's panel
+    text = render(comparison)
+    assert "1 more client is in the table above" in text
+    assert text.count('aria-label="accuracy by round') == 2
+
+
 def test_one_seed_has_no_interval_and_no_band(comparison, tmp_path):
     cells = [cell for cell in changed(comparison, tmp_path).cells if cell.seed == 0]
     one = changed(comparison, tmp_path, seeds=[0], cells=cells)
