@@ -10,6 +10,7 @@
         tensorboard/        the same metrics as TensorBoard events
         checkpoints/        round-N.pt: all that is needed to resume to the same bits
         report.html         the run at a glance
+        clients.npz         what a comparison's page draws of the clients, if there was one
         nodes.json          over gRPC: node id to the client whose key it proved
 
 Whole files are replaced atomically; the two logs are appended to line by line and a torn last line is ignored.
