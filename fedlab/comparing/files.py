@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from fedlab.comparing import words
@@ -15,16 +14,15 @@ if TYPE_CHECKING:
 
 def write_files(comparison: Comparison) -> None:
     """Write them into the comparison's folder, each whole or not at all."""
+    from fedlab.report.comparison import write_comparison
+
     for name, content in (
         ("table.csv", csv(comparison)),
         ("table.json", as_json(comparison)),
         ("table.md", markdown(comparison)),
     ):
         write_atomically(comparison.directory / name, content.encode())
-    if find_spec("fedlab.report.comparison"):
-        from fedlab.report.comparison import write_comparison
-
-        write_comparison(comparison)
+    write_comparison(comparison)
 
 
 def csv(comparison: Comparison) -> str:
