@@ -72,8 +72,7 @@ def settle(preset: str, overrides: Flat) -> dict[str, Value]:
     """
     import strategies
 
-    _, table = read_preset(preset)
-    table, overrides = strategies.spelled_out(table, overrides)
+    table, overrides = strategies.spelled_out(read_preset(preset)[1], overrides)
     merged = {**table, **overrides}
     workload, strategy = (
         str(merged.get(kind, default)) for kind, default in (("workload", Core.workload), ("strategy", Core.strategy))

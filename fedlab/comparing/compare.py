@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -185,7 +185,7 @@ def execute(order: Order, voice: Voice | None = None) -> Comparison:
     return comparison
 
 
-def _run(order: Order, waiting: Sequence[pool.Task], begin: pool.Begin) -> Iterator[tuple[pool.Task, str | None]]:
+def _run(order: Order, waiting: Sequence[pool.Task], begin: pool.Begin) -> pool.Ended:
     if order.jobs == 1 or len(waiting) < 2:
         return pool.run_here(waiting, begin)
     jobs = min(order.jobs, len(waiting))

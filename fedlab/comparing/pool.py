@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from fedlab.config import Flat
 PATIENCE = 20.0  # seconds that an interrupted cell has to note where it stands
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
     """A run to be done, in a directory of this path."""
 
@@ -34,7 +34,7 @@ class Task:
 
 
 Begin = Callable[[Task], None]
-Ended = Iterator[tuple[Task, str | None]]  # each task with what went wrong, as they end
+Ended = Generator[tuple[Task, str | None]]  # each task with what went wrong, as they end
 
 
 def run_here(tasks: Sequence[Task], begin: Begin) -> Ended:

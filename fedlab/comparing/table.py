@@ -87,11 +87,11 @@ def _ranks(comparison: Comparison, keys: list[tuple[str, ...]]) -> list[float]:
     sign = direction(comparison.metric)
     if not sign or not keys:
         return [math.nan] * len(keys)
-    blocks = comparison.final.pivot_table(
-        index=comparison.keys, columns=["client", "seed"], values="score", dropna=False, sort=False
-    )
-    rows = [blocks.loc[key if len(key) > 1 else key[0]].to_numpy() for key in keys]
-    return [float(rank) for rank in statistics.ranks(sign * np.stack(rows))]
+    columns = [*comparison.keys, "client", "seed", "score"]
+    scores = {tuple(row[:-1]): row[-1] for row in comparison.final[columns].itertuples(index=False, name=None)}
+    blocks = list(dict.fromkeys(place[-2:] for place in scores))
+    table = np.array([[scores.get((*key, *block), math.nan) for block in blocks] for key in keys], dtype=float)
+    return [float(rank) for rank in statistics.ranks(sign * table)]
 
 
 def _reach(part: pd.DataFrame, target: float | None) -> dict[str, float]:
