@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live as RichLive
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from fedlab.comparing import files, words
 from fedlab.comparing.comparison import FAILED, Cell, Comparison
 from fedlab.results import Result, headline, metric_names, shown
-from fedlab.watch import PHASES
+from fedlab.watch import PHASES, elapsed
 
 if TYPE_CHECKING:
     from fedlab.comparing.compare import Order
@@ -63,12 +63,11 @@ class Live:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("[dim]{task.fields[left]}"),
             console=console,
-            speed_estimate_period=3600,
         )
-        self.task = self.bar.add_task("cells", total=None)
+        self.task = self.bar.add_task("cells", total=None, left="")
+        self.since, self.done = time.monotonic(), 0
         self.running: dict[str, Cell] = {}
         self.folder = Path()
         self.live = RichLive(get_renderable=self._picture, console=console, refresh_per_second=4, transient=True)
@@ -94,9 +93,16 @@ class Live:
         """Its line becomes a result."""
         self.running.pop(cells[0].run, None)
         for cell in cells:
-            self.bar.advance(self.task)
+            self.done += 1
+            self.bar.update(self.task, advance=1, left=self._left())
             style = "red" if cell.status == FAILED else "dim"
             self.console.print(Text(f"{cell.name}  {outcome(self.folder, cell)}", style=style), highlight=False)
+
+    def _left(self) -> str:
+        """What the rest takes if it is like the cells that ended since we began: they end together, several at once."""
+        task = self.bar.tasks[self.task]
+        rest = (task.total or 0) - task.completed - 1
+        return f"about {elapsed((time.monotonic() - self.since) / self.done * rest)} left" if rest > 0 else ""
 
     def _picture(self) -> Group:
         lines = [
