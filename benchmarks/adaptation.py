@@ -18,28 +18,27 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import cells
-from benchmarks.cells import Begun
 from fedlab.config import Value, parse_overrides
 from fedlab.errors import near_match
 from fedlab.results import Result
+from strategies.variants import VARIANTS
 
 # One ingredient at a time; what stands here is what a run differs in from the preset.
 ABLATIONS: Mapping[str, Mapping[str, Value]] = {
-    "labels of F_g itself": {"dualadapt.pseudo_labels": "global", "dualadapt.balance": 0.0},
-    "and the source's statistics": {
-        "dualadapt.pseudo_labels": "global",
-        "dualadapt.balance": 0.0,
-        "dualadapt.own_statistics": 0.0,
-    },
-    "no own statistics": {"dualadapt.own_statistics": 0.0},
-    "no class balance": {"dualadapt.balance": 0.0},
-    "no mixture weights": {"dualadapt.client_weights": False, "dualadapt.server_weights": False},
-    "one component": {"dualadapt.components": 1},
-    "no client discrepancy": {"dualadapt.client_discrepancy": 0.0},
-    "no server discrepancy": {"dualadapt.server_discrepancy": 0.0},
-    "mixup off": {"dualadapt.mixup": "off"},
-    "mixup by difference": {"dualadapt.mixup": "difference"},
-    "no average (EMA) of G": {"server.average": 0.0},
+    title: VARIANTS[name].knobs
+    for title, name in {
+        "labels of F_g itself": "dualadapt_global_labels",
+        "and the source's statistics": "dualadapt_source_statistics",
+        "no own statistics": "dualadapt_no_statistics",
+        "no class balance": "dualadapt_no_balance",
+        "no mixture weights": "dualadapt_no_weights",
+        "one component": "dualadapt_one_component",
+        "no client discrepancy": "dualadapt_no_client_discrepancy",
+        "no server discrepancy": "dualadapt_no_server_discrepancy",
+        "mixup off": "dualadapt_no_mixup",
+        "mixup by difference": "dualadapt_mixup_difference",
+        "no average (EMA) of G": "dualadapt_no_average",
+    }.items()
 }
 
 # The bound of a target: the pre-trained model fine-tuned on that target's own labels, alone, as many steps as a server
@@ -79,29 +78,23 @@ def main() -> None:
     options = arguments()
     shared = {"threads": cells.threads(options.processes), **parse_overrides(options.knobs)}
     plain = {key: value for key, value in shared.items() if not key.startswith("dualadapt.")}
-    main_knobs = {**shared, "keep_checkpoints": 1000}
     ablations = {name: {**shared, **ABLATIONS[name], "dualadapt.control": False} for name in options.ablate}
 
     with cells.workers(options.processes) as pool:
 
-        def submit(preset: str, knobs: Mapping[str, Value], from_main: bool) -> list[Future[Result]]:
-            """A run for each seed; those that go on from the main run share its pre-training."""
-            futures = []
-            for seed in options.seeds:
-                main_run = cells.directory_of("dualadapt-digits", {**main_knobs, "seed": seed}, options.runs)
-                begun = Begun(main_run, arrays_only=preset == BOUND) if from_main else None
-                futures.append(pool.submit(cells.one_run, preset, {**knobs, "seed": seed}, options.runs, begun))
-            return futures
+        def submit(preset: str, knobs: Mapping[str, Value]) -> list[Future[Result]]:
+            """A run for each seed."""
+            return [pool.submit(cells.one_run, preset, {**knobs, "seed": seed}, options.runs) for seed in options.seeds]
 
         def scores(futures: list[Future[Result]]) -> list[Scores]:
             return [future.result().final() for future in futures]
 
-        main_runs = scores(submit("dualadapt-digits", main_knobs, from_main=False))
+        main_runs = scores(submit("dualadapt-digits", shared))
         alone = [
-            submit(BOUND, {**plain, **BOUND_KNOBS, "digits.targets": target}, from_main=True)
+            submit(BOUND, {**plain, **BOUND_KNOBS, "digits.targets": target})
             for target in (main_runs[0] if options.bound else ())
         ]
-        waiting = {name: submit("dualadapt-digits", knobs, from_main=True) for name, knobs in ablations.items()}
+        waiting = {name: submit("dualadapt-digits", knobs) for name, knobs in ablations.items()}
         found = {"DualAdapt": main_runs} | {name: scores(futures) for name, futures in waiting.items()}
         bound = [
             dict(pair for part in parts for pair in part.items()) for parts in zip(*map(scores, alone), strict=True)

@@ -21,8 +21,8 @@ from rich.console import Console
 from scipy.stats import spearmanr
 
 from benchmarks import cells
-from benchmarks.cells import Begun
 from fedlab import workloads
+from fedlab.comparing.cells import Begun
 from fedlab.config import Value, build, parse_overrides
 from fedlab.models.normalisation import adopt_statistics
 from fedlab.models.split import features_of, head_of
@@ -43,13 +43,12 @@ STARTS: Mapping[str, Mapping[str, Value]] = {
 }
 
 
-def one_newcomer(knobs: Mapping[str, Value], begun: Begun, starts: list[str], runs: Path) -> dict[str, Any]:
+def one_newcomer(knobs: Mapping[str, Value], starts: list[str], runs: Path) -> dict[str, Any]:
     """All starts of one newcomer and seed; returns the rounds' records by start, and what every known head is worth."""
     first, found = None, {}
     for start in starts:
         mine = {**knobs, **STARTS[start], "keep_checkpoints": 1000}
-        shared = Begun(first, ARRIVAL - 1) if first else begun
-        result = cells.one_run(PRESET, mine, runs, shared)
+        result = cells.one_run(PRESET, mine, runs, Begun(first, ARRIVAL - 1) if first else None)
         first = first or result.directory
         found[start] = result
     return {"starts": found, "heads": heads(found[REFERENCE])}
@@ -99,15 +98,11 @@ def main() -> None:
         **parse_overrides(options.knobs),
     }
     with cells.workers(options.processes) as pool:
-        pretrained = {
-            seed: pool.submit(cells.pretrained, PRESET, {**shared, "seed": seed}, options.runs)
-            for seed in options.seeds
-        }
         waiting: dict[tuple[str, int], Future[dict[str, Any]]] = {}
-        for seed, future in pretrained.items():
-            for name in options.newcomers:
+        for name in options.newcomers:
+            for seed in options.seeds:
                 knobs = {**shared, "rounds": ROUNDS, "arrivals": f"{name}={ARRIVAL}", "seed": seed}
-                waiting[name, seed] = pool.submit(one_newcomer, knobs, future.result(), options.starts, options.runs)
+                waiting[name, seed] = pool.submit(one_newcomer, knobs, options.starts, options.runs)
         found = {key: future.result() for key, future in waiting.items()}
     console = Console(width=140)
     for metric in ("average", "local"):

@@ -12,6 +12,7 @@ accuracy of each of its episodes; one that is there is read, not repeated, and o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,6 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-import fedlab
-import strategies
 from benchmarks import cells
 from fedlab import launch, workloads
 from fedlab.config import Flat, Value, parse_overrides
@@ -83,25 +82,16 @@ ABLATIONS: Mapping[str, Mapping[str, Value]] = {
     },
 }
 METHODS = {**BASELINES, **ABLATIONS}
-OWN_TEACHER = frozenset({"transfer", "ProtoNet"})
 OF_STUDENT = ("client.", "startup.", "rounds", "server.steps", "server.learning_rate")  # no teacher depends on them
 SPLIT = 5
 
 
-def one_run(preset: str, knobs: Mapping[str, Value], runs: Path, teacher: Path | None, episodes: int) -> Accuracies:
-    """Accuracies of a run's last model, read from disk where they are there.
-
-    With ``teacher``, the run begins from that run's teacher instead of training its own.
-    """
+def one_run(preset: str, knobs: Mapping[str, Value], runs: Path, episodes: int) -> Accuracies:
+    """Accuracies of a run's last model, read from disk where they are there."""
     path = cells.directory_of(preset, knobs, runs)
     kept = path / "episodes.npz"
     if not kept.exists():
-        if not (path / "config.toml").exists():
-            flat = launch.prepare(preset, {**knobs, "name": path.name.rpartition("-")[0], "fewshot.episodes": 20})
-            directory = RunDirectory.create(runs, flat)
-            if teacher:
-                hand_over(teacher, directory, flat)
-        flat = fedlab.resume(path).config
+        flat = cells.one_run(preset, knobs, runs, aside={"fewshot.episodes": 20}).config
         state = RunDirectory.open(path).latest()
         assert state is not None
         found = accuracies({**flat, "fewshot.episodes": episodes}, state[1]["arrays"])
@@ -114,19 +104,6 @@ def one_run(preset: str, knobs: Mapping[str, Value], runs: Path, teacher: Path |
             client, _, shots = name.partition("|")
             found.setdefault(client, {})[int(shots)] = archive[name]
     return found
-
-
-def hand_over(teacher: Path, directory: RunDirectory, flat: Flat) -> None:
-    """Write a checkpoint of round 0 with a trained teacher and a student that has begun from it."""
-    state = torch.load(teacher / "checkpoints" / "round-0.pt", weights_only=True)
-    strategy = strategies.make(flat, workloads.make(flat))
-    strategy.teacher.load_state_dict(state["strategy"]["teacher"])
-    strategy.student = strategy.begin()
-    (directory.path / "checkpoints").mkdir()
-    torch.save(
-        {"arrays": strategy.student.model.state_dict(), "strategy": strategy.state()},
-        directory.path / "checkpoints" / "round-0.pt",
-    )
 
 
 def made(flat: Flat) -> FewShot:
@@ -245,24 +222,12 @@ def main() -> None:
 
     with cells.workers(options.processes) as pool:
 
-        def start(name: str, knobs: Mapping[str, Value], seed: int) -> object:
-            begun = cells.directory_of(options.preset, {**transfer, "seed": seed}, options.runs)
-            return pool.submit(
-                one_run,
-                options.preset,
-                {**knobs, "seed": seed},
-                options.runs,
-                None if name in OWN_TEACHER else begun,
-                options.episodes,
-            )
+        def start(knobs: Mapping[str, Value], seed: int) -> Future[Accuracies]:
+            return pool.submit(one_run, options.preset, {**knobs, "seed": seed}, options.runs, options.episodes)
 
-        waiting = {("transfer", seed): start("transfer", transfer, seed) for seed in options.seeds}
-        for future in waiting.values():
-            future.result()
+        waiting = {("transfer", seed): start(transfer, seed) for seed in options.seeds}
         waiting |= {
-            (name, seed): start(name, {**shared, **knobs}, seed)
-            for seed in options.seeds
-            for name, knobs in runs.items()
+            (name, seed): start({**shared, **knobs}, seed) for name, knobs in runs.items() for seed in options.seeds
         }
         found = {name: [waiting[name, seed].result() for seed in options.seeds] for name in ("transfer", *runs)}
 

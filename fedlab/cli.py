@@ -1,4 +1,4 @@
-"""The command line: ``fedlab list | run | resume | data | doctor``."""
+"""The command line: ``fedlab list | run | resume | compare | data | doctor``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fedlab import cli_deploy, cli_predict
+from fedlab import cli_compare, cli_deploy, cli_predict
 from fedlab.errors import FedlabError
 
 if TYPE_CHECKING:
@@ -104,7 +104,10 @@ def list_(what: Annotated[What, typer.Argument(help="What to list.")] = What.eve
     tables: dict[What, Callable[[], list[tuple[str, ...]]]] = {
         What.presets: lambda: [(name, read_preset(name)[0]) for name in preset_names()],
         What.workloads: lambda: [(name, line.summary) for name, line in workloads.WORKLOADS.items()],
-        What.strategies: lambda: [(name, entry.summary) for name, entry in strategies.STRATEGIES.items()],
+        What.strategies: lambda: [
+            *((name, entry.summary) for name, entry in strategies.STRATEGIES.items()),
+            *((name, f"{variant.strategy}, {variant.summary}") for name, variant in strategies.VARIANTS.items()),
+        ],
         What.engines: lambda: [(name, engine.summary) for name, engine in engines.ENGINES.items()],
         What.datasets: lambda: [(name, entry.description) for name, entry in IMAGE_SETS.items()],
         What.knobs: lambda: [
@@ -299,6 +302,7 @@ def doctor() -> None:
 
 cli_deploy.register(app)
 cli_predict.register(app)
+cli_compare.register(app)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -196,19 +197,55 @@ def _build(
     path: Path, flat: Flat, client: str, server_round: int, states: Callable[[ClientHalf, Workload], States]
 ) -> Predictor:
     """The predictor of a strategy, from the states that are found with its client half."""
-    import strategies
-
-    try:
-        core, workload = build(Core, "", flat), workloads.make(flat)
-        half = strategies.client_half(core.strategy)
+    with _fitting(path):
+        core, workload, half = build(Core, "", flat), workloads.make(flat), _half(flat)
         if not isinstance(workload, SeesImages):
             raise ConfigError(f"workload {core.workload!r} of {path} does not read images; there is nothing to predict")
         module = half.predictor(workload, states(half, workload))
+    return Predictor(module.eval(), workload, client, server_round, core.threads)
+
+
+class Recalled:
+    """A checkpoint of a run, and what each of its clients would predict with; the workload may be any.
+
+    Attributes
+    ----------
+    content
+        What the checkpoint holds: ``arrays``, the server's model, and ``strategy``, all else that lives between rounds.
+
+    Raises
+    ------
+    RunError
+        When the checkpoint is damaged, or does not fit the run's knobs.
+    """
+
+    def __init__(self, path: Path, flat: Flat) -> None:
+        self.path, self.flat, self.content = path, flat, _load(path, {"arrays": Mapping, "strategy": Mapping})
+        with _fitting(path):
+            self.workload, self._half = workloads.make(flat), _half(flat)
+
+    def in_place_of(self, partition: int) -> tuple[Mapping[str, Tensor], nn.Module]:
+        """The state of the client's model, and inputs ``x`` to logits or log-probabilities, on the CPU."""
+        with _fitting(self.path):
+            states = self._half.recalled(self.workload, self.content, partition, {**self.flat, "device": "cpu"})
+            return states["arrays"], self._half.predictor(self.workload, states).eval()
+
+
+def _half(flat: Flat) -> ClientHalf:
+    import strategies
+
+    return strategies.client_half(build(Core, "", flat).strategy)
+
+
+@contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    """Say what it means when a checkpoint cannot be made a model: states of other names or shapes can fail anywhere."""
+    try:
+        yield
     except FedlabError:
         raise
-    except Exception as error:  # states of other names or shapes can fail anywhere
+    except Exception as error:
         raise RunError(f"{path} does not fit its own knobs ({_first_line(error)}); {_DAMAGED}") from error
-    return Predictor(module.eval(), workload, client, server_round, core.threads)
 
 
 _DAMAGED = "it is damaged, or another version of fedlab wrote it; take one that this version wrote"

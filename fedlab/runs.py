@@ -10,6 +10,7 @@
         tensorboard/        the same metrics as TensorBoard events
         checkpoints/        round-N.pt: all that is needed to resume to the same bits
         report.html         the run at a glance
+        clients.npz         what a comparison's page draws of the clients, if there was one
         nodes.json          over gRPC: node id to the client whose key it proved
 
 Whole files are replaced atomically; the two logs are appended to line by line and a torn last line is ignored.
@@ -106,8 +107,8 @@ class RunDirectory:
         run.note(
             status="created",
             created=now(),
-            versions=_versions(),
-            git_commit=_git_commit(),
+            versions=versions(),
+            git_commit=git_commit(),
             machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
             seed=config["seed"],
             engine=config["engine"],
@@ -198,8 +199,8 @@ class RunDirectory:
 
     # --- checkpoints ---
 
-    def checkpoint(self, server_round: int, state: Mapping[str, object], keep: int) -> None:
-        """Save the state after a round and drop all but the ``keep`` newest checkpoints."""
+    def checkpoint(self, server_round: int, state: Mapping[str, object], keep: int, start: bool = False) -> None:
+        """Save the state after a round and drop older ones than the ``keep`` newest; ``start`` keeps the first."""
         folder = self.path / "checkpoints"
         folder.mkdir(exist_ok=True)
         temporary = folder / f".round-{server_round}.tmp"
@@ -208,7 +209,7 @@ class RunDirectory:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(folder / f"round-{server_round}.pt")
-        for path in self._checkpoints()[:-keep]:
+        for path in self._checkpoints()[int(start) : -keep]:
             path.unlink()
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
@@ -242,17 +243,18 @@ def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
+def versions() -> dict[str, str]:
+    """Of Python and of what results depend on."""
+    found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            versions[name] = metadata.version(name)
+            found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
+            found[name] = "not installed"
+    return found
 
 
-def _git_commit() -> str:
+def git_commit() -> str:
     """The commit of the checkout that fedlab runs from, "-dirty" behind it when files differ; empty outside one."""
     folder = Path(__file__).parent
     try:

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from fedlab.results import headline, label, metric_names, shown
+from fedlab.results import headline, is_share, label, metric_names, shown
 
 Event = dict[str, Any]
 POLL_SECONDS = 0.1
@@ -120,7 +120,7 @@ def mean_line(event: Event) -> str:
     found = [
         f"{label(name)} {shown(name, event['mean'][name])}"
         for name in metric_names([event])
-        if name.startswith("accuracy") and name in event["mean"]
+        if is_share(name) and name in event["mean"]
     ]
     return "  ".join(found) if event["clients"] else "not tested"
 
@@ -216,7 +216,7 @@ class Live:
     def _picture(self) -> Group:
         if not self.clients:
             return Group(self.rounds)
-        names = [name for name in metric_names([{"clients": self.clients}]) if name.startswith("accuracy")]
+        names = [name for name in metric_names([{"clients": self.clients}]) if is_share(name)]
         table = Table(box=None, padding=(0, 2), header_style="dim")
         table.add_column("client")
         for name in names:

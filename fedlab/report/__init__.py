@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from fedlab.report import charts, commands, figures, page
+from fedlab.report import charts, commands, figures, page, split
+from fedlab.report.template import fill
 from fedlab.results import Result
 from fedlab.runs import write_atomically
 
@@ -19,25 +18,20 @@ def write_report(result: Result) -> Path:
 
 
 def render(result: Result) -> str:
-    """The page. Names come from users and machines: the template escapes whatever it is given."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    """The page. No script, nothing to load."""
     heads, rows = page.results_table(result)
-    keys, curves = charts.accuracy_figures(result)
+    keys, curves = charts.share_figures(result)
     phases, seconds = charts.time_table(result)
     traffic, bytes_figures = charts.traffic_table(result)
     clients = page.client_names(result.rounds)
-    return environment.get_template("report.html").render(
+    return fill(
+        "report.html",
         result=result,
         config=result.config,
         manifest=result.manifest,
         last=result.rounds[-1],
         summary=page.summary(result),
+        measure=page.WORDS.get(page.judged(result.rounds), ""),
         heads=heads,
         rows=rows,
         weighted=page.weighted(result),
@@ -53,6 +47,7 @@ def render(result: Result) -> str:
         bytes_figures=bytes_figures,
         bytes_by_client=1 < len(clients) <= figures.SLOTS,
         failures=page.failures(result),
+        split=split.read(result.directory),
         facts=page.facts(result),
         from_preset=commands.repeat_from_preset(result),
         from_config=commands.repeat_from_config(result),

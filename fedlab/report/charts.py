@@ -10,8 +10,8 @@ from typing import Any
 from markupsafe import Markup
 
 from fedlab.report.figures import REFERENCE, SLOTS, Curve, bars, dashes, limits, panel, slots
-from fedlab.report.page import MISSING, Cell, Row, client_names
-from fedlab.results import Result, human_bytes, label, metric_names, shown
+from fedlab.report.page import MISSING, Cell, Row, client_names, judged
+from fedlab.results import Result, family, human_bytes, is_share, label, metric_names, predictor, shown
 from fedlab.watch import PHASES, elapsed
 
 PANELS = 24  # clients with a panel of their own; a page of hundreds helps nobody
@@ -22,9 +22,9 @@ KINDS = {
     "evaluate_up": "testing, up",
 }
 NOTES = {
-    "accuracy_source_only": "the control, trained on the source alone",
-    "accuracy_local": "the client's own head",
-    "accuracy_average": "both heads together",
+    "source_only": "the control, trained on the source alone",
+    "local": "the client's own head",
+    "average": "both heads together",
 }
 
 
@@ -46,9 +46,9 @@ class Drawing:
     svg: Markup
 
 
-def accuracy_figures(result: Result) -> tuple[list[Key], list[Drawing]]:
-    """A legend, and accuracies by round: the mean, then client by client."""
-    names = [name for name in metric_names(result.rounds) if name.startswith("accuracy")]
+def share_figures(result: Result) -> tuple[list[Key], list[Drawing]]:
+    """A legend, and the shares that the run is judged by, by round: the mean, then client by client."""
+    names = _judged(result)
     colours = slots(names)
     series = {"mean": [record["mean"] for record in result.rounds]} if len(client_names(result.rounds)) != 1 else {}
     for client in client_names(result.rounds)[:PANELS]:
@@ -63,13 +63,11 @@ def accuracy_figures(result: Result) -> tuple[list[Key], list[Drawing]]:
     drawings = [
         Drawing(
             title,
-            panel(
-                f"accuracy-{i}", rounds, curves, within=within, share=True, words=_words(title, rounds, curves, True)
-            ),
+            panel(f"share-{i}", rounds, curves, within=within, share=True, words=_words(title, rounds, curves, True)),
         )
         for i, ((title, curves), within) in enumerate(zip(panels.items(), ranges, strict=True))
     ]
-    keys = [Key(label(name), colours[name], dashes(colours[name]), NOTES.get(name, "")) for name in names]
+    keys = [Key(label(name), colours[name], dashes(colours[name]), NOTES.get(predictor(name), "")) for name in names]
     return keys, drawings
 
 
@@ -77,7 +75,7 @@ def other_figures(result: Result) -> list[Drawing]:
     """Every other number by round: of the clients' tests, each client faint behind the mean; and of the server."""
     figures: dict[str, list[Curve]] = {}
     for name in metric_names(result.rounds):
-        if not name.startswith("accuracy"):
+        if name not in _judged(result):
             faint = [
                 Curve(
                     client, REFERENCE, [at["clients"].get(client, {}).get(name, math.nan) for at in result.rounds], True
@@ -149,6 +147,10 @@ def _traffic(kind: str, where: str, records: Sequence[Mapping[str, Any]], client
     return Drawing(
         f"{unit} {where} in each round", bars(kind, [record["round"] for record in records], stacks, words=words)
     )
+
+
+def _judged(result: Result) -> list[str]:
+    return [name for name in metric_names(result.rounds) if is_share(name) and family(name) == judged(result.rounds)]
 
 
 def _rounds(result: Result) -> list[int]:

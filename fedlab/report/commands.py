@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 from fedlab.config import CORE_SECTIONS, knobs, preset_names, read_preset
 from fedlab.results import Result
 
-ELSEWHERE = frozenset({"name", "seed", "run_dir"})  # in the preset's name, in --seed, and fedlab's own
+# In the preset's name, in --seed, and what changes nothing of what a run finds.
+ELSEWHERE = frozenset({"name", "seed", "run_dir", "pretrained", "keep_start"})
 
 
 def repeat_from_config(result: Result) -> str:
@@ -20,21 +22,24 @@ def resume(result: Result) -> str:
     return f"fedlab resume {shlex.quote(str(result.directory))}"
 
 
-def repeat_from_preset(result: Result) -> str:
-    """The command that repeats a run anywhere: its preset and what differs from it; empty without such a preset."""
+def repeat_from_preset(result: Result, preset: str = "") -> str:
+    """The command that repeats a run anywhere: its preset and what differs from it; empty without such a preset.
+
+    ``preset`` is its name, or path, where the run itself is called otherwise.
+    """
     from fedlab.launch import sections  # late: it writes reports itself
 
-    name = str(result.config.get("name", ""))
-    if name not in preset_names():
+    name = preset or str(result.config.get("name", ""))
+    if name not in preset_names() and not (preset.endswith(".toml") and Path(preset).is_file()):
         return ""
-    _, preset = read_preset(name)
+    _, table = read_preset(name)
     known = knobs({**sections(), **CORE_SECTIONS})
     if not known.keys() >= result.config.keys():
         return ""  # of another fedlab
-    usual = {**{key: knob.default for key, knob in known.items()}, **preset}
+    usual = {**{key: knob.default for key, knob in known.items()}, **table}
     changed = [
         shlex.quote(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
         for key, value in result.config.items()
         if key not in ELSEWHERE and value != usual[key]
     ]
-    return " ".join(["fedlab run", name, *changed, f"--seed {result.config['seed']}"])
+    return " ".join(["fedlab run", shlex.quote(name), *changed, f"--seed {result.config['seed']}"])

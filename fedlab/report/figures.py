@@ -19,11 +19,13 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from fedlab.results import is_share, predictor
+
 SLOTS = 8  # colours of the page, numbered from 1
 REFERENCE = 1  # the grey one: what others are compared with
 # A dash pattern beside each colour, in pixels, for eyes and printers that see no colour.
 DASHES: Mapping[int, tuple[float, ...]] = {1: (4, 2.5), 3: (1.4, 1.8), 5: (6, 2, 1.4, 2), 6: (2.5, 1.5), 8: (8, 2)}
-FIXED = {"accuracy_source_only": REFERENCE, "accuracy_global": 2, "accuracy_local": 3, "accuracy_average": 4}
+FIXED = {"source_only": REFERENCE, "global": 2, "local": 3, "average": 4}  # of what predicts
 
 WIDTH, HEIGHT = 300.0, 180.0  # of a figure's own coordinates; the page scales it to its column
 PIXELS_PER_INCH = 72.0  # of matplotlib's SVG
@@ -57,23 +59,34 @@ _CLEANING = (
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a panel: a value for each round, NaN where there is none."""
+    """One line of a panel: a value for each round, NaN where there is none; ``band`` is (low, high) around it."""
 
     label: str
     slot: int
     values: Sequence[float]
     faint: bool = False
+    dashes: tuple[float, ...] | None = None  # None: its colour's
+    band: tuple[Sequence[float], Sequence[float]] | None = None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One line through points, from the first to the last, which has the larger dot."""
+
+    label: str
+    slot: int
+    x: Sequence[float]
+    y: Sequence[float]
+    dashes: tuple[float, ...] = ()
 
 
 def slots(names: Sequence[str]) -> dict[str, int]:
-    """A colour for each name; the usual accuracies always have the same one."""
-    taken = {FIXED[name] for name in names if name in FIXED}
+    """A colour for each name; what usually predicts always has the same one."""
+    fixed = {name: FIXED[predictor(name)] for name in names if is_share(name) and predictor(name) in FIXED}
+    taken = set(fixed.values())
     free = [slot for slot in range(2, SLOTS + 1) if slot not in taken] or list(range(2, SLOTS + 1))
-    rest = [name for name in names if name not in FIXED]
-    return {
-        **{name: FIXED[name] for name in names if name in FIXED},
-        **{name: free[i % len(free)] for i, name in enumerate(rest)},
-    }
+    rest = [name for name in names if name not in fixed]
+    return {**fixed, **{name: free[i % len(free)] for i, name in enumerate(rest)}}
 
 
 def dashes(slot: int) -> str:
@@ -125,23 +138,40 @@ def panel(
         for curve in curves:
             # A dot of the line's width shows a value between two gaps, and a larger one each round of a short run.
             size = (4.5 if len(rounds) <= 20 else 1.8) if not curve.faint else 2.0
+            pattern = () if curve.faint else DASHES.get(curve.slot, ()) if curve.dashes is None else curve.dashes
+            if curve.band:
+                axes.fill_between(
+                    rounds, *curve.band, color=_colour(curve.slot), alpha=0.16, linewidth=0, clip_on=False
+                )
             axes.plot(
                 rounds,
                 curve.values,
                 color=_colour(curve.slot),
-                linestyle=(0, DASHES[curve.slot]) if curve.slot in DASHES and not curve.faint else "-",
+                linestyle=(0, pattern) if pattern else "-",
                 linewidth=1.0 if curve.faint else 1.8,
                 marker="o",
                 markersize=size,
                 markeredgewidth=0,
                 clip_on=False,
             )
-        axes.set_ylim(*within)
-        axes.yaxis.set_major_locator(MaxNLocator(4, steps=STEPS))
-        if share:
-            digits = 0 if within[1] - within[0] > 0.04 else 1 if within[1] - within[0] > 0.004 else 2
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.{digits}f} %"))
+        _values_axis(axes, within, share)
         _rounds_axis(axes, rounds, 0.02 * (rounds[-1] - rounds[0]) or 0.5)
+        return _svg(figure, name, words)
+
+
+def paths(name: str, traces: Sequence[Trace], *, within: tuple[float, float], share: bool, words: str) -> Markup:
+    """Values by an amount that grows: lines, the last point of each with a larger dot; arguments as of `panel`."""
+    with _figure() as (figure, axes):
+        for trace in traces:
+            pen = {"color": _colour(trace.slot), "clip_on": False, "markeredgewidth": 0}
+            line = (0, trace.dashes) if trace.dashes else "-"
+            axes.plot(trace.x, trace.y, linestyle=line, linewidth=1.8, marker="o", markersize=3.0, **pen)
+            axes.plot(trace.x[-1:], trace.y[-1:], marker="o", markersize=7.0, **pen)
+        most = max((x for trace in traces for x in trace.x if math.isfinite(x)), default=0.0) or 1.0
+        axes.set_xlim(-0.02 * most, 1.04 * most)
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
+        _values_axis(axes, within, share)
+        _plain_axes(axes)
         return _svg(figure, name, words)
 
 
@@ -159,9 +189,21 @@ def bars(name: str, rounds: Sequence[int], stacks: Sequence[Curve], *, words: st
         return _svg(figure, name, words)
 
 
+def _values_axis(axes: Any, within: tuple[float, float], share: bool) -> None:
+    axes.set_ylim(*within)
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=STEPS))
+    if share:
+        digits = 0 if within[1] - within[0] > 0.04 else 1 if within[1] - within[0] > 0.004 else 2
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.{digits}f} %"))
+
+
 def _rounds_axis(axes: Any, rounds: Sequence[int], margin: float) -> None:
     axes.set_xlim(min(rounds) - margin, max(rounds) + margin)
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1))
+    _plain_axes(axes)
+
+
+def _plain_axes(axes: Any) -> None:
     axes.tick_params(left=False, bottom=False, pad=4)
     axes.grid(axis="y", color=_colour(RULE), linewidth=0.8, clip_on=False)
     axes.spines["bottom"].set_color(_colour(RULE))

@@ -1,6 +1,6 @@
 """What the page says in words and tables.
 
-**Metrics** are generic: names that begin with ``accuracy`` are shares of one kind, where more is better; of any other
+**Metrics** are generic: shares (``fedlab.results.FAMILIES``) of one family are compared, more is better; of any other
 number it is not known which way is better. What was not measured stays a gap.
 """
 
@@ -11,18 +11,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedlab.results import Result, headline, label, metric_names, shown
+from markupsafe import Markup
+
+from fedlab.results import Result, family, headline, is_share, label, metric_names, predictor, shown
 from fedlab.watch import elapsed
 
 MISSING = "-"
+WORDS = {"accuracy": "accuracy", "miou": "mean IoU"}  # families of shares
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One value of a table."""
+    """One value of a table; ``value`` is what it is sorted by, ``heat`` how far it is coloured, in [0, 1]."""
 
     text: str
     best: bool = False
+    value: float | None = None
+    heat: float | None = None
+    drawing: Markup | None = None
+
+
+@dataclass(frozen=True)
+class Head:
+    """A column that sorts its table; ``first`` is the direction of the first click."""
+
+    text: str
+    key: str
+    first: str = "ascending"
 
 
 @dataclass(frozen=True)
@@ -53,9 +68,11 @@ def summary(result: Result) -> str:
         return f"{when}, no client has reported a metric."
     name = headline(names)
     value = last["mean"][name]
-    sentence = f"{when}, {'mean ' * (clients != 1)}{_measure(name)} {whose} is {shown(name, value)}"
-    control = last["mean"].get("accuracy_source_only")
-    if control is not None and name.startswith("accuracy_") and name != "accuracy_source_only":
+    mean = "" if clients == 1 or _measure(name).startswith("mean ") else "mean "
+    sentence = f"{when}, {mean}{_measure(name)} {whose} is {shown(name, value)}"
+    twin = f"{family(name)}_source_only"
+    control = last["mean"].get(twin)
+    if control is not None and is_share(name) and predictor(name) and name != twin:
         return f"{sentence}, {_points(value - control)} training on the source alone ({shown(name, control)})."
     if done and name in first["mean"] and first["round"] == 0:
         return f"{sentence}; it was {shown(name, first['mean'][name])} before the first round."
@@ -63,7 +80,14 @@ def summary(result: Result) -> str:
 
 
 def _measure(name: str) -> str:
-    return f"accuracy ({label(name)})" if name.startswith("accuracy_") else label(name)
+    words = WORDS.get(family(name), label(name))
+    return f"{words} ({label(name)})" if is_share(name) and predictor(name) else words
+
+
+def judged(rounds: list[dict[str, Any]]) -> str:
+    """The family of shares that a run is judged by; empty where its clients report none."""
+    name = headline(metric_names(rounds))
+    return family(name) if is_share(name) else ""
 
 
 def _points(difference: float) -> str:
@@ -102,7 +126,8 @@ def weighted(result: Result) -> bool:
 
 def _cells(names: Sequence[str], values: Mapping[str, float]) -> list[Cell]:
     """A row's values; the best of its accuracies is marked where there is something to compare."""
-    rivals = {n: values[n] for n in names if n.startswith("accuracy") and math.isfinite(values.get(n, math.nan))}
+    first = next((family(name) for name in names if is_share(name)), "")
+    rivals = {n: values[n] for n in names if family(n) == first and math.isfinite(values.get(n, math.nan))}
     # Equal as shown is equal: no reader should see two same numbers, one of them bold.
     best = {shown(name, value) for name, value in rivals.items() if value == max(rivals.values()) and len(rivals) > 1}
     texts = {name: shown(name, values[name]) if name in values else MISSING for name in names}

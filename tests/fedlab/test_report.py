@@ -6,9 +6,9 @@ import copy
 import math
 import re
 import shlex
-from html.parser import HTMLParser
 
 import pytest
+from pages import Page
 
 from fedlab.config import CORE_SECTIONS, knobs, parse_overrides, read_preset, resolve, to_toml
 from fedlab.launch import sections
@@ -17,51 +17,7 @@ from fedlab.report.figures import FIXED, SLOTS, Curve, limits, slots
 from fedlab.results import Result
 from fedlab.watch import elapsed
 
-VOID = {"meta", "link", "br", "img", "hr", "input"}
 KINDS = ("train_down", "train_up", "evaluate_down", "evaluate_up")
-
-
-class Page(HTMLParser):
-    """Tags, ids, links and visible text of a page; refuses tags that do not match."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.stack, self.tags, self.ids, self.targets, self.text = [], [], [], [], []
-        self.labels, self.bold, self.tables = [], [], []
-        self.feed(text)
-        assert self.stack == []
-
-    def handle_starttag(self, tag, attributes):
-        values = dict(attributes)
-        self.tags.append(tag)
-        self.ids += [values["id"]] if "id" in values else []
-        self.targets += [values[name] for name in ("href", "src", "xlink:href") if name in values]
-        self.labels += [values["aria-label"]] if values.get("role") == "img" else []
-        assert not [name for name in values if name.startswith("on")]
-        if tag not in VOID:
-            self.stack.append(tag)
-        if tag == "table":
-            self.tables.append([])
-        if tag == "tr":
-            self.tables[-1].append([])
-        if tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        self.handle_endtag(tag)
-
-    def handle_endtag(self, tag):
-        assert self.stack.pop() == tag
-
-    def handle_data(self, data):
-        if "style" in self.stack:
-            return
-        self.text.append(data)
-        if "b" in self.stack:
-            self.bold.append(data)
-        if "td" in self.stack or "th" in self.stack:
-            self.tables[-1][-1][-1] += data
 
 
 def record(server_round, clients, **more):
@@ -181,7 +137,7 @@ def test_best_accuracy_of_a_row_is_bold_ties_included():
 
 
 def test_curves_have_a_panel_for_the_mean_and_each_client_and_one_legend(result, seen):
-    keys, drawings = charts.accuracy_figures(result)
+    keys, drawings = charts.share_figures(result)
     assert [key.label for key in keys] == ["source only", "global", "local", "average"]
     assert [drawing.title for drawing in drawings] == ["mean", "usps", "mnist_m", "optdigits", "synthdigits"]
     assert "average 73.2 % in round 1, 81.6 % in round 8" in drawings[1].svg  # for those who cannot see it
@@ -190,7 +146,7 @@ def test_curves_have_a_panel_for_the_mean_and_each_client_and_one_legend(result,
 
 
 def test_figures_leave_colours_and_letters_to_the_page(result):
-    drawings = charts.accuracy_figures(result)[1]
+    drawings = charts.share_figures(result)[1]
     for drawing in drawings:
         assert "var(--c4)" in drawing.svg
         assert not re.search(r"#[0-9a-f]{6}|font-family|<style|width=\"\d+pt", drawing.svg)
@@ -240,7 +196,7 @@ def test_other_numbers_have_a_figure_each(tmp_path):
     rounds = [record(k, {"a": {"psnr": 20.0 + k, "loss": 1.0}, "b": {"psnr": 22.0}}) for k in range(3)]
     result = make(tmp_path, rounds)
     assert "mean loss" in page.summary(result)
-    assert charts.accuracy_figures(result) == ([], [])
+    assert charts.share_figures(result) == ([], [])
     titles = [drawing.title for drawing in charts.other_figures(result)]
     assert titles == ["loss, on the clients", "psnr, on the clients", "loss, on the server"]
     assert "Accuracy by round" not in render(result)
@@ -258,7 +214,7 @@ def test_only_round_zero(tmp_path):
 def test_a_run_of_one_client_and_of_none(tmp_path):
     one = make(tmp_path, [record(k, {"a": {"accuracy": 0.5}}) for k in range(2)])
     assert "accuracy of the one client is 50.0 %" in page.summary(one)
-    assert [drawing.title for drawing in charts.accuracy_figures(one)[1]] == ["a"]
+    assert [drawing.title for drawing in charts.share_figures(one)[1]] == ["a"]
     Page(render(make(tmp_path, [record(0, {}, seconds={}, server={})])))
 
 
@@ -266,7 +222,7 @@ def test_many_clients_and_many_rounds_stay_readable(tmp_path, monkeypatch):
     monkeypatch.setattr(charts, "PANELS", 2)
     rounds = [record(k, {f"shard-{i}": {"accuracy": 0.5} for i in range(10)}) for k in range(41)]
     result = make(tmp_path, rounds)
-    assert [drawing.title for drawing in charts.accuracy_figures(result)[1]] == ["mean", "shard-0", "shard-1"]
+    assert [drawing.title for drawing in charts.share_figures(result)[1]] == ["mean", "shard-0", "shard-1"]
     assert "8 more clients are in metrics.jsonl." in "".join(Page(render(result)).text)
 
 
@@ -333,6 +289,16 @@ def test_the_other_commands_name_the_directory_as_a_shell_wants_it(tmp_path):
     assert shlex.split(commands.resume(result)) == ["fedlab", "resume", str(directory)]
 
 
+def test_the_command_of_a_run_with_another_name_than_its_preset(tmp_path):
+    result = make(tmp_path, dualadapt_rounds(1), {**preset_config(rounds=1, seed=3), "name": "2feaf39d325e"})
+    assert commands.repeat_from_preset(result) == ""
+    assert commands.repeat_from_preset(result, "dualadapt-digits") == "fedlab run dualadapt-digits rounds=1 --seed 3"
+    mine = tmp_path / "my own.toml"
+    mine.write_text(to_toml({"workload": "digits", "strategy": "dualadapt", "rounds": 1}))
+    words = shlex.split(commands.repeat_from_preset(result, str(mine)))
+    assert words[:3] == ["fedlab", "run", str(mine)] and "rounds=1" not in words
+
+
 def test_no_command_from_a_preset_that_is_not_ours(tmp_path):
     mine = {**preset_config(), "name": "mine"}
     assert commands.repeat_from_preset(make(tmp_path, dualadapt_rounds(1), mine)) == ""
@@ -343,7 +309,7 @@ def test_no_command_from_a_preset_that_is_not_ours(tmp_path):
 
 def test_the_usual_accuracies_keep_their_colours_and_no_other_takes_them():
     given = slots(["accuracy_source_only", "accuracy_average", "accuracy_last", "accuracy_oracle"])
-    assert given["accuracy_average"] == FIXED["accuracy_average"]
+    assert given["accuracy_average"] == FIXED["average"]
     assert len(set(given.values())) == 4
     assert set(slots([f"accuracy_{i}" for i in range(20)]).values()) == set(range(2, SLOTS + 1))
 
@@ -355,3 +321,18 @@ def test_panels_have_one_span_each_around_its_own_values():
     assert ranges[0] == pytest.approx((0.48, 0.72))
     assert ranges[1][0] <= 0.95 and 1.0 <= ranges[1][1] < 1.02
     assert limits([[Curve("a", 1, [0.0])]], (-math.inf, math.inf)) == [(-0.5, 0.5)]
+
+
+def test_a_run_that_reports_another_share_is_read_by_it(tmp_path):
+    def at(k):
+        return {"miou_source_only": 0.3, "miou_average": 0.3 + 0.1 * k, "loss": 1.0}
+
+    result = make(tmp_path, [record(k, {"a": at(k), "b": at(k)}) for k in range(2)])
+    assert page.summary(result).endswith(
+        "mean IoU (average) over 2 clients is 40.0 %, 10.0 points above training on the source alone (30.0 %)."
+    )
+    keys, _ = charts.share_figures(result)
+    assert [key.label for key in keys] == ["source only", "average"] and keys[1].slot == FIXED["average"]
+    assert next(drawing.title for drawing in charts.other_figures(result)) == "loss, on the clients"
+    text = render(result)
+    assert "Mean IoU by round" in text and "<b>40.0 %</b>" in text

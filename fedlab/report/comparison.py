@@ -1,0 +1,157 @@
+"""Strategies side by side: ``report.html`` of a comparison, one page that needs no network and no other file.
+
+Its only script sorts tables; without it, everything can be read.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from fedlab.report import bands, commands, portraits, rivals, split
+from fedlab.report.page import WORDS
+from fedlab.report.rivals import Variant
+from fedlab.report.template import fill
+from fedlab.results import is_share, shown
+from fedlab.runs import write_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fedlab.comparing.comparison import Cell, Comparison
+
+CHANCE = 0.05  # p-values from here on are called chance
+SCRIPT = (Path(__file__).parent / "sort.js").read_text(encoding="utf-8")
+
+
+def write_comparison(comparison: Comparison) -> Path:
+    """Write ``report.html`` into the comparison's folder and return its path; an older one is replaced."""
+    path = comparison.directory / "report.html"
+    write_atomically(path, render(comparison).encode())
+    return path
+
+
+def render(comparison: Comparison) -> str:
+    """The page."""
+    table = comparison.summary()
+    lines = rivals.variants(comparison, table)
+    heads, rows = rivals.summary_table(comparison, table, lines)
+    against, differences = rivals.difference_table(comparison, table, lines)
+    heat, cells = rivals.heat_table(comparison, lines) if lines else ([], [])
+    return fill(
+        "comparison.html",
+        comparison=comparison,
+        summary=summary(comparison, table, lines),
+        pending=sum(cell.status == "pending" for cell in comparison.cells),
+        failures=failures(comparison),
+        heads=heads,
+        rows=rows,
+        judged=judged(comparison, table, lines),
+        against=against,
+        differences=differences,
+        heat=heat,
+        cells=cells,
+        keys=bands.legend(lines),
+        curves=bands.curve_figures(comparison, lines) if lines else [],
+        hidden_clients=len(heat[1:]) - len(bands.drawn_clients(comparison, lines)),
+        costs=bands.cost_figures(comparison, lines) if lines else [],
+        gallery=portraits.gallery(comparison, lines),
+        splits=splits(comparison),
+        share=is_share(comparison.metric),
+        measure=WORDS.get(comparison.metric, comparison.metric),
+        runs=runs(comparison, lines),
+        facts=facts(comparison),
+        cell_rows=[(cell_name(comparison, cell), cell.seed, cell.status, cell.run) for cell in comparison.cells],
+        script=Markup(SCRIPT),
+        script_hash="sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
+    )
+
+
+def failures(comparison: Comparison) -> list[tuple[str, int, str]]:
+    """Variant, seed and reason of each cell that failed."""
+    return [(cell_name(comparison, cell), cell.seed, cell.error or "no reason is known") for cell in comparison.failed]
+
+
+def cell_name(comparison: Comparison, cell: Cell) -> str:
+    """A cell's variant for people."""
+    return rivals.name_of(comparison, [cell.label, *(cell.knobs.get(knob, "") for knob in comparison.grid)])
+
+
+def summary(comparison: Comparison, table: pd.DataFrame, lines: Sequence[Variant]) -> str:
+    """The comparison in a sentence or two: who leads, by how much, and whether that may be chance."""
+    up, metric = comparison.more_is_better, comparison.metric
+    seeds = f"{len(comparison.seeds)} seed{'s' * (len(comparison.seeds) != 1)}"
+    known = [pair for pair in zip(lines, rivals.records(table), strict=True) if math.isfinite(pair[1]["mean"])]
+    if not known:
+        return "No cell of this comparison has finished yet."
+    if up is None:
+        return f"{len(lines)} variants on {seeds}, by {WORDS.get(metric, metric)}; which way is better is not known."
+    line, row = (max if up else min)(known, key=lambda pair: pair[1]["mean"])
+    text = shown(metric, row["mean"]) + rivals.margin(metric, row["low"], row["high"])
+    start = f"Of {len(lines)} variants on {seeds}, {line.name} has the best mean {WORDS.get(metric, metric)}: {text}"
+    if not math.isfinite(row["difference"]):
+        return f"{start}." if line.key[0] != comparison.baseline else f"{start}. It is the baseline itself."
+    size, side = abs(row["difference"]), "above" if row["difference"] > 0 else "below"
+    difference = f"{100 * size:.1f} points" if is_share(metric) else f"{size:.3g}"
+    against = f"{start}, {difference} {side} {comparison.baseline}"
+    if not math.isfinite(row["p_holm"]):
+        return f"{against}. One seed does not say how much of that is chance."
+    p = rivals.p_value(row["p_holm"])
+    chance = ", which may be chance" if row["p_holm"] >= CHANCE else ""
+    return f"{against} (p {p if p.startswith('<') else '= ' + p}){chance}."
+
+
+def judged(comparison: Comparison, table: pd.DataFrame, lines: Sequence[Variant]) -> str:
+    """Which metric each variant is judged by, where that is not one for all."""
+    by: dict[str, list[str]] = {}
+    for line, metric in zip(lines, table["metric"], strict=True):
+        by.setdefault(str(metric), []).append(line.name)
+    if len(by) < 2:
+        return ""
+    return "; ".join(f"{metric} of {', '.join(names)}" for metric, names in by.items())
+
+
+def splits(comparison: Comparison) -> list[tuple[str, split.Split]]:
+    """The data of the first seed's clients: one split for all variants, or each with the variants that had it."""
+    owners: dict[str, list[str]] = {}
+    for cell in comparison.cells:
+        path = comparison.path(cell) / split.FILE
+        if cell.seed == comparison.seeds[0] and path.is_file():
+            owners.setdefault(path.read_text(encoding="utf-8"), []).append(cell_name(comparison, cell))
+    return [(", ".join(names) if len(owners) > 1 else "", split.parse(text)) for text, names in owners.items()]
+
+
+def runs(comparison: Comparison, lines: Sequence[Variant]) -> list[tuple[str, str]]:
+    """A command for one run of each variant."""
+    found: dict[str, str] = {}
+    for cell, result in comparison.results:
+        name = cell_name(comparison, cell)
+        if name not in found:
+            again = commands.repeat_from_preset(result, comparison.preset)
+            found[name] = again or commands.repeat_from_config(result)
+    return [(line.name, found[line.name]) for line in lines]
+
+
+def facts(comparison: Comparison) -> dict[str, str]:
+    """What is known of the comparison as a whole."""
+    budget = ", ".join(f"{name} {value:g}" for name, value in (comparison.budget or {}).items())
+    grid = "; ".join(f"{knob} = {', '.join(values)}" for knob, values in comparison.grid.items())
+    target = "" if comparison.target is None else shown(comparison.metric, comparison.target)
+    table = {
+        "preset": comparison.preset,
+        "seeds": ", ".join(map(str, comparison.seeds)),
+        "baseline": comparison.baseline,
+        "metric": comparison.metric,
+        "grid": grid,
+        "target": target,
+        "budget": budget,
+        "created": comparison.created.replace("T", " ").replace("+0000", " UTC"),
+        "git commit": comparison.git_commit.replace("-dirty", ", with uncommitted changes"),
+    }
+    return {name: value for name, value in table.items() if value}

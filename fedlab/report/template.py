@@ -1,0 +1,27 @@
+"""The pages' templates: one skeleton and one set of macros for the page of a run and the page of a comparison."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+
+def fill(template: str, **values: object) -> str:
+    """A template filled in. Names come from users and machines: it escapes whatever it is given."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["breakable"] = breakable
+    return environment.get_template(template).render(values)
+
+
+def breakable(name: str) -> Markup:
+    """A long name that may be broken after an underscore, a comma or an equals sign, where a phone has to."""
+    return Markup(re.sub("([_,=])", r"\1<wbr>", str(escape(name))))

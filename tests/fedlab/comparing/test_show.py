@@ -1,0 +1,51 @@
+"""What is shown while cells run."""
+
+from __future__ import annotations
+
+import io
+
+import toy
+from rich.console import Console
+
+from fedlab import workloads
+from fedlab.comparing import compare, show
+from fedlab.runs import RunDirectory
+
+
+def test_where_a_run_stands(tmp_path):
+    run = RunDirectory(tmp_path)
+    assert show.standing(tmp_path) == "starts"
+    run.emit("connecting", clients=4)
+    assert show.standing(tmp_path) == "starts"
+    run.emit("phase", round=0, rounds=3, phase="pretrain")
+    assert show.standing(tmp_path) == "pre-training on the source"
+    for number in range(60):
+        run.emit("phase", round=2, rounds=3, phase="clients")
+        run.emit("progress", round=2, phase="clients", done=number, total=60)
+    with (tmp_path / "events.jsonl").open("a") as stream:
+        stream.write('{"event": "pha')  # being written
+    assert show.standing(tmp_path) == "round 2 of 3, clients train"
+
+
+def test_a_terminal_sees_each_cell_end(tmp_path, monkeypatch):
+    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+    knobs = {"rounds": 1, "blobs.domains": "near,far"}
+    request = compare.Request(
+        toy.write_preset(tmp_path), "source_only,bad=dualadapt", 1, knobs, out=tmp_path / "out", jobs=1
+    )
+    order = compare.check(request)
+    with show.Live(console) as live:
+        comparison = compare.execute(order, live)
+        assert live.running == {}
+    show.closing(comparison, console)
+    said = console.file.getvalue()
+    for words in (
+        "2 cells of",
+        "source_only, seed 0  accuracy",
+        "bad, seed 0  accuracy_average",
+        "2/2",
+        "about",
+        "± is half",
+    ):
+        assert words in said, words

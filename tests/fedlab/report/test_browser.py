@@ -1,0 +1,108 @@
+"""The page in a real browser, without a network: nothing complains, tables sort, figures are there and have a size."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from urllib.parse import quote
+
+import pytest
+from pages import Page
+
+from fedlab.report.comparison import render
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+QUIET = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--virtual-time-budget=2000",
+]
+# What a reader does: click a head, click it again, come back to another; and how large the figures are.
+VISIT = """
+const button = (text) => [...document.querySelectorAll("th button")].find((one) => one.textContent === text);
+const table = document.querySelector("main table");
+const order = () => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent.trim());
+const note = [];
+for (const text of ["variant", "variant", "traffic", "p, corrected"]) {
+  button(text).focus();
+  document.activeElement.click();
+  note.push(`${button(text).closest("th").getAttribute("aria-sort")} ${location.hash} ${order()}`);
+}
+const shown = [...document.querySelectorAll("svg[role=img]")].filter((one) => one.checkVisibility());
+const empty = shown.filter((one) => !one.getBoundingClientRect().height);
+note.push(`empty ${empty.length} of ${shown.length}`, `wide ${document.documentElement.scrollWidth > innerWidth}`);
+document.title = note.join(" | ");
+"""
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+
+
+@pytest.fixture
+def visit(tmp_path):
+    """Open a page; returns what it is then, and what it said to the console."""
+
+    def opened(text, fragment="", size="1200,900"):
+        path = tmp_path / "report.html"
+        path.write_text(text, encoding="utf-8")
+        profile = f"--user-data-dir={tmp_path / 'profile'}"
+        logged = [profile, f"--window-size={size}", "--enable-logging=stderr", "--dump-dom"]
+        run = subprocess.run(
+            [CHROMIUM, *QUIET, *logged, f"file://{quote(str(path))}{fragment}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        return run.stdout, re.findall(r"CONSOLE.*", run.stderr)
+
+    return opened
+
+
+@pytest.fixture
+def page(comparison):
+    return render(comparison)
+
+
+def rows(dom):
+    return [row[0] for row in Page(dom).tables[0][1:]]
+
+
+def test_a_link_opens_the_page_sorted_and_the_console_stays_silent(page, visit):
+    assert rows(page) == ["source_only", "dualadapt"]
+    dom, said = visit(page, "#sort=variant")
+    assert rows(dom) == ["dualadapt", "source_only"]
+    assert said == []
+    assert (
+        '<th scope="col" data-key="variant" data-first="ascending" aria-sort="ascending"><button type="button">' in dom
+    )
+    assert len(re.findall(r"<th[^>]* aria-sort=", dom)) == 1
+
+
+def test_what_a_script_of_others_would_do_is_refused_and_heard(page, visit):
+    dom, said = visit(page.replace("</main>", "<script>document.title = 'taken'</script></main>"))
+    assert "<title>taken" not in dom
+    assert len(said) == 1 and "Content Security Policy" in said[0]
+
+
+@pytest.mark.parametrize("size", ["1200,900", "500,900"])
+def test_heads_sort_by_click_and_key_and_nothing_is_empty_or_too_wide(page, visit, size):
+    free = re.sub(r"; script-src '[^']*'", "; script-src 'unsafe-inline'", page)
+    dom, said = visit(free.replace("</body>", f"<script>{VISIT}</script></body>"), size=size)
+    assert said == []
+    title = re.search(r"<title>(.*?)</title>", dom)[1]
+    assert title.split(" | ") == [
+        "ascending #sort=variant dualadapt,source_only",
+        "descending #sort=-variant source_only,dualadapt",
+        "ascending #sort=bytes source_only,dualadapt",
+        "ascending #sort=p dualadapt,source_only",  # the baseline has no p, so it comes last
+        "empty 0 of 13",
+        "wide false",
+    ]

@@ -1,0 +1,56 @@
+"""Confusions: counts by hand, and what makes them worth showing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fedlab.data.examples import Examples
+from fedlab.report.confusions import agreement, confusion
+
+
+@pytest.mark.parametrize(
+    ("reported", "agrees"),
+    [
+        ({"accuracy": 0.7}, True),
+        ({"accuracy_average": 0.702, "loss": 1.0}, True),
+        ({"accuracy": 0.6}, False),
+        ({"miou_global": (4 / 7 + 3 / 6) / 2}, True),
+        ({"miou": 0.7}, False),
+        ({"loss": 0.7}, False),
+        ({}, False),
+    ],
+)
+def test_confusions_must_agree_with_a_reported_share(reported, agrees):
+    assert agreement(np.array([[4, 2], [1, 3]]), reported) == agrees
+
+
+def test_labels_of_other_classes_make_no_confusions():
+    model = nn.Linear(4, 3)
+    assert not len(confusion(model, Examples({"x": torch.zeros(5, 4)})))
+    assert not len(confusion(model, Examples({"x": torch.zeros(5, 4), "y": torch.zeros(5, 2).long()})))
+    void = Examples({"x": torch.zeros(5, 4), "y": torch.tensor([0, 1, 255, -1, 2])})
+    assert confusion(model, void).sum() == 3
+
+
+class _Pixels(nn.Module):
+    """A row of scores for each cell of two by two pixels: the class is the cell's first value."""
+
+    def forward(self, x):
+        return 9.0 * nn.functional.one_hot(x[:, 0, ::2, ::2].flatten().long(), 3).float()
+
+
+def test_rows_of_cells_are_compared_pixel_by_pixel():
+    cells = torch.tensor([[[0, 0, 1, 1], [2, 2, 1, 1]]]).repeat(3, 1, 1)  # (batch, h, w)
+    y = cells.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    x = y[:, None].float()
+    y[:, :, 0] = 255  # of no class
+    counts = confusion(_Pixels(), Examples({"x": x, "y": y}))
+    assert counts.sum() == 3 * (4 * 8 - 4)
+    assert np.trace(counts) / counts.sum() > 0.7 and counts[1, 1] == 3 * 16
+
+
+def test_a_class_that_no_pixel_has_does_not_count():
+    assert agreement(np.array([[3, 0, 1], [0, 4, 0], [0, 0, 0]]), {"miou": (3 / 4 + 1) / 2})

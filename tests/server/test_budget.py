@@ -1,0 +1,78 @@
+"""A run ends with the round in which training reaches its budget, killed and resumed or not."""
+
+from __future__ import annotations
+
+import pytest
+import toy
+
+import fedlab
+from fedlab import workloads
+from fedlab.runs import RunDirectory
+from server.budget import Budget
+
+
+def test_bytes_and_seconds_are_those_of_training():
+    budget = Budget(bytes=100, seconds=0)
+    budget.charge(60, {"server": 1.0, "evaluate": 50.0})
+    assert budget.ended_by == ""
+    record = {"bytes": {"a": {"train_down": 30, "train_up": 10, "evaluate_down": 900}}, "seconds": {"clients": 2.0}}
+    budget.take_up([record])
+    assert (budget.spent_bytes, budget.spent_seconds, budget.ended_by) == (100, 3.0, "bytes")
+    assert budget.sentence(4) == "the run ends with round 4: 100 B of training reach the budget of 100 B"
+
+
+def test_no_limit_and_a_limit_of_seconds():
+    free, timed = Budget(0, 0), Budget(0, 2.5)
+    for budget in (free, timed):
+        budget.charge(10**12, {"pretrain": 2.0, "server": 1.0})
+    assert (free.ended_by, timed.ended_by) == ("", "seconds")
+    assert timed.sentence(1) == "the run ends with round 1: 3.0 s of training reach the budget of 2.5 s"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    preset = toy.write_preset(tmp_path, rounds=6)
+    return lambda name, **knobs: fedlab.run(preset, runs=tmp_path, name=name, **knobs)
+
+
+def round_bytes(result, number):
+    return sum(sent["train_down"] + sent["train_up"] for sent in result.rounds[number]["bytes"].values())
+
+
+def test_a_run_ends_with_the_first_round_that_reaches_its_bytes_and_is_tested_as_a_last_one(run, tmp_path, monkeypatch):
+    whole = run("whole", rounds=2)
+    limit = round_bytes(whole, 1) + 1
+    result = run("limited", budget_bytes=limit)
+    assert [record["round"] for record in result.rounds] == [0, 1, 2]
+    assert result.manifest["ended_by"] == "bytes"
+    assert (whole.manifest["ended_by"], whole.weights_sha256) == ("rounds", result.weights_sha256)
+    assert result.rounds[2]["clients"] == whole.rounds[2]["clients"]  # what DualAdapt reports after a last round, too
+    (note,) = [line["note"] for line in _events(result.directory) if line["event"] == "note"]
+    assert note.startswith("the run ends with round 2: ")
+
+    log_round = RunDirectory.log_round
+
+    def stop(self, record):
+        log_round(self, record)
+        if record["round"] == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunDirectory, "log_round", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", budget_bytes=limit)
+    monkeypatch.setattr(RunDirectory, "log_round", log_round)
+    resumed = fedlab.resume(tmp_path / "killed-0")
+    assert (len(resumed.rounds), resumed.weights_sha256) == (3, result.weights_sha256)
+
+
+def test_pre_training_alone_may_spend_all_seconds(run):
+    result = run("short", budget_seconds=1e-9)
+    assert [record["round"] for record in result.rounds] == [0]
+    assert result.manifest["ended_by"] == "seconds"
+
+
+def _events(path):
+    from fedlab.runs import read_lines
+
+    return read_lines(path / "events.jsonl")
