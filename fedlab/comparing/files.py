@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from fedlab.comparing import words
@@ -21,10 +20,9 @@ def write_files(comparison: Comparison) -> None:
         ("table.md", markdown(comparison)),
     ):
         write_atomically(comparison.directory / name, content.encode())
-    if find_spec("fedlab.report.comparison"):
-        from fedlab.report.comparison import write_comparison
+    from fedlab.report.comparison import write_comparison  # late: it needs matplotlib, which is slow to import
 
-        write_comparison(comparison)
+    write_comparison(comparison)
 
 
 def csv(comparison: Comparison) -> str:
