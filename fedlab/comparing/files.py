@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 def write_files(comparison: Comparison) -> None:
     """Write them into the comparison's folder, each whole or not at all."""
-    from fedlab.report.comparison import write_comparison
-
     for name, content in (
         ("table.csv", csv(comparison)),
         ("table.json", as_json(comparison)),
         ("table.md", markdown(comparison)),
     ):
         write_atomically(comparison.directory / name, content.encode())
+    from fedlab.report.comparison import write_comparison  # late: it needs matplotlib, which is slow to import
+
     write_comparison(comparison)
 
 
