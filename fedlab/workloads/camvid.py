@@ -38,7 +38,7 @@ class CamVid:
     parts: int = Field(1, ge=1, description="clients that share one drive's training views, each a stretch of time")
     labelled: bool = Field(False, description="clients hold training labels, for upper bounds only")
     augment: bool = Field(True, description="random windows, mirroring and light of the source views")
-    gamma: float = Field(3.0, ge=1, le=10, description="largest random exponent of the source views' light; 1: none")
+    gamma: float = Field(2.0, ge=1, le=10, description="largest random exponent of the source views' light; 1: none")
     full_size: bool = Field(False, description="views of 120 x 160 pixels, from data_root; else 60 x 80")
     width: int = Field(48, ge=4, le=512, description="features of a pixel")
     data_root: str = ""
