@@ -104,7 +104,10 @@ def list_(what: Annotated[What, typer.Argument(help="What to list.")] = What.eve
     tables: dict[What, Callable[[], list[tuple[str, ...]]]] = {
         What.presets: lambda: [(name, read_preset(name)[0]) for name in preset_names()],
         What.workloads: lambda: [(name, line.summary) for name, line in workloads.WORKLOADS.items()],
-        What.strategies: lambda: [(name, entry.summary) for name, entry in strategies.STRATEGIES.items()],
+        What.strategies: lambda: [
+            *((name, entry.summary) for name, entry in strategies.STRATEGIES.items()),
+            *((name, f"{variant.strategy}, {variant.summary}") for name, variant in strategies.VARIANTS.items()),
+        ],
         What.engines: lambda: [(name, engine.summary) for name, engine in engines.ENGINES.items()],
         What.datasets: lambda: [(name, entry.description) for name, entry in IMAGE_SETS.items()],
         What.knobs: lambda: [

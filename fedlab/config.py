@@ -62,6 +62,17 @@ class Core:
     arrivals: str = Field("", description="clients that join late and in which round, as usps=3,optdigits=4")
     connect_timeout: float = Field(60.0, gt=0, description="seconds to wait until all clients are connected")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept in the run directory")
+    keep_start: bool = Field(False, description="keep the checkpoint before round 1 as well")
+    pretrained: str = Field("", description="folder in which runs share their pre-training; empty: none")
+    budget_bytes: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="bytes of training after which the run ends with its round; 0: none"
+    )
+    budget_seconds: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds of training after which the run ends with its round; bits depend on the machine; 0: none",
+    )
     run_dir: str = Field("", description="absolute run directory; set by fedlab itself")
     folder: str = Field("", description="a client's own images; set on that client by `fedlab join --data`")
 

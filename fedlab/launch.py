@@ -18,6 +18,7 @@ from fedlab.errors import ConfigError, RunError
 from fedlab.results import Result
 from fedlab.runs import RunDirectory
 from fedlab.training import pick_device, resolve_device
+from fedlab.workload import Workload
 
 APPS = engines.Apps(server="server.app:app", client="client.app:app")
 
@@ -56,9 +57,23 @@ def prepare(preset: str, overrides: Flat) -> dict[str, Value]:
     ConfigError, DataError
         With a sentence that says what came, what was expected and what to do.
     """
+    flat = settle(preset, overrides)
+    _check(flat)
+    return flat
+
+
+def settle(preset: str, overrides: Flat) -> dict[str, Value]:
+    """All knobs of a run by name, type and range, and places as they are on this machine; no data is read.
+
+    Raises
+    ------
+    ConfigError, DataError
+        With a sentence, as :func:`prepare`.
+    """
     import strategies
 
     _, table = read_preset(preset)
+    table, overrides = strategies.spelled_out(table, overrides)
     merged = {**table, **overrides}
     workload, strategy = (
         str(merged.get(kind, default)) for kind, default in (("workload", Core.workload), ("strategy", Core.strategy))
@@ -70,8 +85,13 @@ def prepare(preset: str, overrides: Flat) -> dict[str, Value]:
     flat["data_root"] = str(root.resolve()) if root else ""
     reachable = engines.find(str(flat["engine"])).gpu_reachable(flat)
     flat["device"] = resolve_device(str(flat["device"]), reachable)  # so that a resumed run keeps to it
-    _check(flat)
+    flat["pretrained"] = str(Path(str(flat["pretrained"])).resolve()) if flat["pretrained"] else ""
     return flat
+
+
+def clients_have_labels(workload: Workload) -> bool:
+    """Whether clients can train on labels of their own."""
+    return "y" in workload.data(0, "train").columns
 
 
 def _check(flat: Flat) -> None:
@@ -97,11 +117,12 @@ def _check(flat: Flat) -> None:
     for partition in range(clients) if engine.clients_here else ():
         for split in ("train", "test"):
             workload.data(partition, split)
-    if strategies.find(core.strategy).labelled and engine.clients_here and "y" not in workload.data(0, "train").columns:
+    if strategies.find(core.strategy).labelled and engine.clients_here and not clients_have_labels(workload):
+        bound = ", ".join(f"{key}={value}" for key, value in workloads.find(core.workload).labelled.items())
         raise ConfigError(
             f"strategy {core.strategy!r} trains on the clients' own labels, and the clients of this workload "
-            f"({', '.join(workload.clients)}) have none; use dualadapt or source_only, or a setting in which clients "
-            "hold labels (digits.setting=shards, or oracle for an upper bound)"
+            f"({', '.join(workload.clients)}) have none; use dualadapt or source_only"
+            f"{f', or for an upper bound {bound}' if bound else ''}"
         )
     strategies.make(flat, workload)
 

@@ -12,17 +12,11 @@ from fedlab.runs import RunDirectory
 if TYPE_CHECKING:
     import pandas as pd
 
-# The order in which a reader wants to see accuracies; a metric that is not named here comes after these, by name.
-ORDER = (
-    "accuracy_source_only",
-    "accuracy_global",
-    "accuracy_local",
-    "accuracy_average",
-    "accuracy",
-    "accuracy_1-shot",
-    "accuracy_5-shot",
-    "accuracy_20-shot",
-)
+# Kinds of metrics that are shares where more is better; a strategy's own names begin with one: "miou_average".
+FAMILIES = ("accuracy", "miou")
+# Which predictor a metric is of, in the order in which a reader wants to see them; "" is a family's plain name. What
+# is not named here comes after these, by name.
+PREDICTORS = ("source_only", "global", "local", "average", "", "1-shot", "5-shot", "20-shot")
 HIDDEN = frozenset({"num-examples"})
 
 
@@ -106,27 +100,58 @@ class Result:
         return f"<Result {self.directory.name}: round {last['round']}, {means}>"
 
 
+def family(name: str) -> str:
+    """The kind of a metric: "miou" of "miou_average"; of one that belongs to no family, its own name."""
+    found = [kind for kind in FAMILIES if name == kind or name.startswith(f"{kind}_")]
+    return found[0] if found else name
+
+
+def is_share(name: str) -> bool:
+    """Whether a metric is a share, of which more is better."""
+    return family(name) in FAMILIES
+
+
+def direction(name: str) -> int:
+    """1 where more of a metric is better, -1 where less is, 0 where that is not known."""
+    return 1 if is_share(name) else -1 if name == "loss" else 0
+
+
+def predictor(name: str) -> str:
+    """What predicts, of a metric with a family: "average" of "miou_average"."""
+    return name.removeprefix(family(name)).removeprefix("_")
+
+
+def _place(name: str) -> tuple[int, int, str]:
+    """Where a metric stands in a list."""
+    known = is_share(name) and predictor(name) in PREDICTORS
+    if not known:
+        return len(FAMILIES), 0, name
+    return FAMILIES.index(family(name)), PREDICTORS.index(predictor(name)), name
+
+
 def metric_names(rounds: list[dict[str, Any]]) -> list[str]:
     """Names of the clients' metrics, in the order in which a reader wants them."""
     names = {name for record in rounds for values in record["clients"].values() for name in values} - HIDDEN
-    return sorted(names, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+    return sorted(names, key=_place)
 
 
 def headline(names: list[str]) -> str:
-    """The one metric that a short line shows: the best informed accuracy there is, else the first; "" for none."""
-    return max((name for name in names if name in ORDER), key=ORDER.index, default=next(iter(names), ""))
+    """The one metric that a short line shows: the best informed share there is, else the first; "" for none."""
+    ranked = [name for name in names if _place(name)[0] < len(FAMILIES)]
+    first = min((_place(name)[0] for name in ranked), default=0)
+    return max((name for name in ranked if _place(name)[0] == first), key=_place, default=next(iter(names), ""))
 
 
 def label(name: str) -> str:
     """A metric's name for people: ``accuracy_source_only`` is "source only"."""
-    return name.removeprefix("accuracy_").replace("_", " ")
+    return (predictor(name) if is_share(name) and predictor(name) else name).replace("_", " ")
 
 
 def shown(name: str, value: float) -> str:
     """A metric's value for people: shares in percent, intervals in points of them."""
     if name.startswith("interval"):
         return f"± {100 * value:.1f}"
-    return f"{100 * value:.1f} %" if name.startswith("accuracy") else f"{value:.4g}"
+    return f"{100 * value:.1f} %" if is_share(name) else f"{value:.4g}"
 
 
 def human_bytes(count: float) -> str:

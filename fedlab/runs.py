@@ -198,8 +198,8 @@ class RunDirectory:
 
     # --- checkpoints ---
 
-    def checkpoint(self, server_round: int, state: Mapping[str, object], keep: int) -> None:
-        """Save the state after a round and drop all but the ``keep`` newest checkpoints."""
+    def checkpoint(self, server_round: int, state: Mapping[str, object], keep: int, start: bool = False) -> None:
+        """Save the state after a round and drop all but the ``keep`` newest checkpoints, and with ``start`` the first."""
         folder = self.path / "checkpoints"
         folder.mkdir(exist_ok=True)
         temporary = folder / f".round-{server_round}.tmp"
@@ -208,7 +208,7 @@ class RunDirectory:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(folder / f"round-{server_round}.pt")
-        for path in self._checkpoints()[:-keep]:
+        for path in self._checkpoints()[int(start) : -keep]:
             path.unlink()
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:

@@ -18,7 +18,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.serverapp import Grid, ServerApp
 
 import strategies
-from fedlab import workloads
+from fedlab import pretraining, workloads
 from fedlab.config import Core, build, parse_arrivals
 from fedlab.exchange import RosterGrid, Traffic
 from fedlab.roster import Roster
@@ -26,8 +26,9 @@ from fedlab.runs import RunDirectory, now, weights_sha256
 from fedlab.seeds import deterministic, seeded
 from fedlab.tensorboard import TensorBoard
 from fedlab.training import pick_device
+from server.budget import Budget
 from strategies import screening
-from strategies.protocol import EXAMPLES, ServerHalf, client_metrics
+from strategies.protocol import EXAMPLES, FINAL, ServerHalf, client_metrics
 
 app = ServerApp()
 
@@ -72,6 +73,7 @@ class _Federation:
             wire_format=core.wire,
             on_reply=self._on_reply,
         )
+        self.budget = Budget(core.budget_bytes, core.budget_seconds)
         self.seconds: dict[str, float] = {}
         self.round = 0
         self._told = 0.0
@@ -88,25 +90,36 @@ class _Federation:
             arrays = ArrayRecord(state["arrays"])
             self.strategy.restore(state["strategy"])
             self.grid.refused = dict(state.get("refused", {}))
+            self.budget.take_up(self.run.rounds())
             self.run.emit("resumed", round=self.round)
         else:
-            with self._phase("pretrain"), seeded(self.core.seed, "initialise"):
-                arrays = self.strategy.initialise()
+            arrays = self._initialise()
             board.add(self._conclude(arrays, *self._evaluate(arrays)))
-        for server_round in range(self.round + 1, self.core.rounds + 1):
-            self.round = server_round
+        while self.round < self.core.rounds and not self.budget.ended_by:
+            self.round += 1
             with seeded(self.core.seed, "roster"):
-                self.grid.begin(server_round, self.core.connect_timeout)
+                self.grid.begin(self.round, self.core.connect_timeout)
             arrays, traffic = self._train(arrays)
             board.add(self._conclude(arrays, *self._evaluate(arrays), train=traffic))
         board.close()
+        if self.budget.ended_by:
+            self.run.emit("note", round=self.round, note=self.budget.sentence(self.round))
         digest = weights_sha256({"arrays": arrays.to_torch_state_dict(), "strategy": self.strategy.state()})
         self.run.note(
             status="finished",
             ended=now(),
+            ended_by=self.budget.ended_by or "rounds",
             weights_sha256=digest,
         )
         self.run.emit("finished", weights_sha256=digest)
+
+    def _initialise(self) -> ArrayRecord:
+        with pretraining.shared(self.core.pretrained) as store:
+            with self._phase("pretrain"), seeded(self.core.seed, "initialise"):
+                arrays = self.strategy.initialise()
+        self.seconds["pretrain"] += store.credit
+        self.budget.charge(0, self.seconds)
+        return arrays
 
     def _train(self, arrays: ArrayRecord) -> tuple[ArrayRecord, Traffic]:
         with self._phase("server"), seeded(self.core.seed, "configure", self.round):
@@ -114,11 +127,13 @@ class _Federation:
         replies, traffic = self._exchange("clients", messages, self._check)
         with self._phase("server"), seeded(self.core.seed, "aggregate", self.round):
             aggregated, _ = self.strategy.aggregate_train(self.round, replies)
+        self.budget.charge(sum(traffic.down.values()) + sum(traffic.up.values()), self.seconds)
         return aggregated if aggregated is not None else arrays, traffic
 
     def _evaluate(self, arrays: ArrayRecord) -> tuple[dict[str, Any], dict[str, float], Traffic]:
         with seeded(self.core.seed, "evaluate", self.round):
-            messages = list(self.strategy.configure_evaluate(self.round, arrays, self._config(), self.grid))
+            config = ConfigRecord({FINAL: True}) if self.budget.ended_by else self._config()
+            messages = list(self.strategy.configure_evaluate(self.round, arrays, config, self.grid))
         replies, traffic = self._exchange("evaluate", messages, screening.common)
         clients = {
             self.names[self.grid.partition_of[reply.metadata.src_node_id]]: client_metrics(reply) for reply in replies
@@ -201,6 +216,7 @@ class _Federation:
                 "refused": self.grid.refused,
             },
             self.core.keep_checkpoints,
+            self.core.keep_start,
         )
         self.run.emit("round", round=self.round, rounds=self.core.rounds, mean=mean, clients=clients)
         self.seconds = {}

@@ -26,8 +26,22 @@ from strategies import (
 )
 from strategies.aggregation import RULES
 from strategies.protocol import ClientHalf, Entry, Local, ServerHalf
+from strategies.variants import VARIANTS, Variant, spelled_out
 
-__all__ = ["STRATEGIES", "ClientHalf", "Entry", "Local", "ServerHalf", "chosen_by", "client_half", "find", "make"]
+__all__ = [
+    "STRATEGIES",
+    "VARIANTS",
+    "ClientHalf",
+    "Entry",
+    "Local",
+    "ServerHalf",
+    "Variant",
+    "chosen_by",
+    "client_half",
+    "find",
+    "make",
+    "spelled_out",
+]
 
 STRATEGIES: Mapping[str, Entry] = {
     "dualadapt": dualadapt.ENTRY,
@@ -55,7 +69,7 @@ def find(name: str) -> Entry:
         When there is no such strategy, with the near match.
     """
     if name not in STRATEGIES:
-        raise ConfigError(f"unknown strategy {name!r}; {near_match(name, STRATEGIES)}")
+        raise ConfigError(f"unknown strategy {name!r}; {near_match(name, [*STRATEGIES, *VARIANTS])}")
     return STRATEGIES[name]
 
 

@@ -8,7 +8,7 @@ needs. Strategies that move more say so in their own module.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -25,6 +25,7 @@ from fedlab.workload import Workload
 
 MOMENTUM = 0.9  # of clients' local SGD
 ARRAYS, CONFIG, METRICS, ROUND, EXAMPLES = "arrays", "config", "metrics", "server-round", "num-examples"
+FINAL = "final-round"  # in the config of a round's test, when a budget ends the run with it
 
 Local = Callable[[Workload, Message, Context], RecordDict]
 States = dict[str, Mapping[str, torch.Tensor]]  # record name -> state of a module
@@ -108,13 +109,25 @@ class ClientHalf:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the table of strategies; ``labelled`` says that clients train on labels of their own."""
+    """One line of the table of strategies.
+
+    Attributes
+    ----------
+    labelled
+        Clients train on labels of their own.
+    baseline
+        What others are compared with where nothing else is asked for.
+    compared
+        Knobs of its own section that differ where it stands beside other strategies.
+    """
 
     summary: str
     knobs: type
     server: Callable[[Workload, Mapping[str, bool | int | float | str], Progress], ServerHalf]
     client: ClientHalf
     labelled: bool = False
+    baseline: bool = False
+    compared: Flat = field(default_factory=dict)
 
 
 def arrays_of(record: RecordDict, name: str = ARRAYS) -> dict[str, torch.Tensor]:
@@ -131,6 +144,11 @@ def round_of(message: Message) -> int:
     value = config[ROUND]
     assert isinstance(value, int)
     return value
+
+
+def is_final(server_round: int, rounds: int, config: ConfigRecord) -> bool:
+    """Whether a run ends with this round: it is the last that was asked for, or the budget is spent."""
+    return server_round == rounds or bool(config.get(FINAL, False))
 
 
 def client_metrics(reply: Message) -> dict[str, float]:

@@ -7,7 +7,8 @@ import shlex
 from fedlab.config import CORE_SECTIONS, knobs, preset_names, read_preset
 from fedlab.results import Result
 
-ELSEWHERE = frozenset({"name", "seed", "run_dir"})  # in the preset's name, in --seed, and fedlab's own
+# In the preset's name, in --seed, and what changes nothing of what a run finds.
+ELSEWHERE = frozenset({"name", "seed", "run_dir", "pretrained", "keep_start"})
 
 
 def repeat_from_config(result: Result) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedlab.config import Core, Flat, build
 from fedlab.errors import ConfigError, near_match
@@ -17,17 +17,24 @@ __all__ = ["WORKLOADS", "Line", "find", "make"]
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table of workloads."""
+    """One line of the table of workloads; with the knobs ``labelled`` clients have labels of their own to train on."""
 
     summary: str
     knobs: type[Workload]
+    labelled: Flat = field(default_factory=dict)
 
 
 WORKLOADS: Mapping[str, Line] = {
     "camvid": Line(
-        "semantic segmentation of street views: labelled day drives on the server, others on clients", CamVid
+        "semantic segmentation of street views: labelled day drives on the server, others on clients",
+        CamVid,
+        labelled={"camvid.labelled": True},
     ),
-    "digits": Line("digit domains: a labelled source on the server, unlabelled targets on the clients", Digits),
+    "digits": Line(
+        "digit domains: a labelled source on the server, unlabelled targets on the clients",
+        Digits,
+        labelled={"digits.setting": "oracle"},
+    ),
     "fewshot": Line(
         "few-shot transfer: labelled base classes on the server, unlabelled targets on the clients", FewShot
     ),

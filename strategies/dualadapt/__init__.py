@@ -30,4 +30,5 @@ ENTRY: Entry = Entry(
     Knobs,
     DualAdapt,
     ClientHalf(train, evaluate, states, recalled, predictor),
+    compared={"control": False},  # its twin is a strategy of the table then
 )

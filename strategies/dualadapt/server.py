@@ -43,6 +43,7 @@ from strategies.protocol import (
     ROUND,
     arrays_of,
     client_metrics,
+    is_final,
     known,
     load,
     partition_by_node,
@@ -231,7 +232,7 @@ class DualAdapt(FlowerFedAvg):
         shared: dict[str, ArrayRecord | ConfigRecord] = {ARRAYS: arrays, CONFIG: config}
         if self.control:
             shared[CONTROL] = ArrayRecord(self.control.average.state_dict())
-            if server_round == self.rounds:
+            if is_final(server_round, self.rounds, config):
                 shared[LAST] = ArrayRecord(self.trainer.model.state_dict())
         messages: list[Message] = []
         for node, partition in partition_by_node(grid).items():

@@ -19,7 +19,7 @@ from fedlab.seeds import seeded
 from fedlab.training import Progress, follow, optimise
 from fedlab.workload import Workload
 from strategies import aggregation, screening
-from strategies.protocol import ARRAYS, CONFIG, EXAMPLES, METRICS, ROUND, client_metrics, known
+from strategies.protocol import ARRAYS, CONFIG, EXAMPLES, METRICS, ROUND, client_metrics, is_final, known
 from strategies.source_only import SourceTrainer
 from strategies.startup.shared import TEACHER, Knobs, Student, TargetLoss, Uploaded, Views, raised, schedule, sgd
 
@@ -143,7 +143,8 @@ class Startup(FlowerFedAvg):
     ) -> Iterable[Message]:
         """Before the first round, after the last, and every ``evaluate_every`` rounds: episodes cost time."""
         every = self.knobs.evaluate_every
-        if server_round in (0, self.core.rounds) or (every and server_round % every == 0):
+        final = is_final(server_round, self.core.rounds, config)
+        if server_round == 0 or final or (every and server_round % every == 0):
             return super().configure_evaluate(server_round, arrays, config, grid)
         return []
 

@@ -235,10 +235,10 @@ def test_a_full_disk_is_a_sentence_and_the_run_resumes(tmp_path, monkeypatch):
     expected = fedlab.run(preset, runs=tmp_path / "whole").weights_sha256
     checkpoint = RunDirectory.checkpoint
 
-    def full(self, server_round, state, keep):
+    def full(self, server_round, state, *how_many):
         if server_round == 2:
             raise OSError(28, "No space left on device")
-        checkpoint(self, server_round, state, keep)
+        checkpoint(self, server_round, state, *how_many)
 
     monkeypatch.setattr(RunDirectory, "checkpoint", full)
     with pytest.raises(RunError, match=r"No space left on device; once that is mended, `fedlab resume"):

@@ -91,7 +91,7 @@ SMALL = {
 }
 
 
-LINE = workloads.Line("three classes in four dimensions", Blobs)
+LINE = workloads.Line("three classes in four dimensions", Blobs, labelled={"blobs.labelled": True})
 
 
 def register() -> None:

@@ -1,0 +1,1 @@
+"""Strategies side by side: a grid of runs, its statistics, and its table."""

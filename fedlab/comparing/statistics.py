@@ -1,0 +1,108 @@
+"""What a table of runs may claim: intervals over seeds, paired differences, ranks, and what a target costs to reach.
+
+**Source**: Student's t interval and paired t-test (scipy.stats); Holm, A Simple Sequentially Rejective Multiple Test
+Procedure, 1979; mean ranks as in Demsar, Statistical Comparisons of Classifiers over Multiple Data Sets, JMLR 2006.
+
+A seed fixes the initial model, every batch and, where a workload draws it, the split of the data. Runs of two
+strategies with one seed share all of that, so they are compared seed by seed. What was not measured is NaN here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+LEVEL = 0.95  # of every interval
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over ``n`` values with its interval; ``low`` and ``high`` are NaN where there is but one."""
+
+    n: int
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A mean difference with its interval, and the p-value of the two-sided paired t-test."""
+
+    difference: Interval
+    p: float
+
+
+def interval(values: ArrayLike, level: float = LEVEL) -> Interval:
+    """Mean and Student's t interval of a sample (n,), NaN left out.
+
+    >>> interval([1.0, 2.0, 3.0]).mean
+    2.0
+    """
+    sample = _known(values)
+    n = len(sample)
+    mean = float(sample.mean()) if n else math.nan
+    if n < 2:
+        return Interval(n, mean, math.nan, math.nan)
+    half = float(stats.t.ppf((1 + level) / 2, n - 1) * sample.std(ddof=1) / math.sqrt(n))
+    return Interval(n, mean, mean - half, mean + half)
+
+
+def paired(values: ArrayLike, baseline: ArrayLike, level: float = LEVEL) -> Paired:
+    """Difference of two samples (n,) of the same seeds in the same order; a pair with a NaN is left out.
+
+    Samples that are equal value by value have p = 1.
+    """
+    apart = _known(np.asarray(values, dtype=float) - np.asarray(baseline, dtype=float))
+    difference = interval(apart, level)
+    if len(apart) < 2:
+        return Paired(difference, math.nan)
+    if not apart.any():
+        return Paired(difference, 1.0)
+    error = float(apart.std(ddof=1)) / math.sqrt(len(apart))
+    t = math.inf if error == 0 else abs(difference.mean) / error
+    return Paired(difference, float(2 * stats.t.sf(t, len(apart) - 1)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number: the chance that any of all comparisons errs stays below the level.
+
+    NaN is no comparison: it stays NaN and is not counted.
+    """
+    known = [index for index, p in enumerate(p_values) if not math.isnan(p)]
+    order = sorted(known, key=lambda index: p_values[index])
+    corrected, largest = [math.nan] * len(p_values), 0.0
+    for step, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - step) * p_values[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def ranks(scores: ArrayLike) -> NDArray[np.float64]:
+    """Mean rank (variants,) of scores (variants, blocks), 1 is best, ties averaged; a block is a domain and a seed.
+
+    More is better. Blocks in which a variant was not measured are left out; with none left, every rank is NaN.
+    """
+    table = np.asarray(scores, dtype=float)
+    whole = table[:, ~np.isnan(table).any(0)]
+    if not whole.size:
+        return np.full(len(table), math.nan)
+    found: NDArray[np.float64] = stats.rankdata(-whole, axis=0).mean(1)
+    return found
+
+
+def first_reach(scores: ArrayLike, target: float) -> int | None:
+    """Index of the first score (rounds,) that is at least the target; None when none is."""
+    reached = np.flatnonzero(np.asarray(scores, dtype=float) >= target)
+    return int(reached[0]) if len(reached) else None
+
+
+def _known(values: ArrayLike) -> NDArray[np.float64]:
+    sample = np.asarray(values, dtype=float)
+    known: NDArray[np.float64] = sample[~np.isnan(sample)]
+    return known
