@@ -61,15 +61,28 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     device = pick_device(build(Core, "", context.run_config).device)
     data = own_data(workload, context, "train")
     model = load(workload.model(), arrays_of(message.content), device)
-    p = encode(model, data, device).softmax(1).cpu()  # (examples, classes), or as many rows for each example
+    chosen, share = pseudo_labelled(data, encode(model, data, device).softmax(1).cpu(), threshold)
+    steps = None if len(chosen) else 0
+    trained, mean = fedavg.local_sgd(workload, message, context, chosen, steps=steps)
+    metrics = known(loss=mean, confident=share)
+    return aggregations.answer(
+        workload, message, context, trained.state_dict(), metrics, chosen if len(chosen) else data
+    )
+
+
+def pseudo_labelled(data: Examples, p: Tensor, threshold: float) -> tuple[Examples, float]:
+    """Examples that have a sure row, with labels (examples,) or (examples, rows), and the share of all rows.
+
+    Parameters
+    ----------
+    p
+        Probabilities (examples, classes), or of as many rows for each example (examples * rows, classes).
+    """
     rows, classes = sure(p, threshold)
     labels = per_example(torch.full((len(p),), UNSURE).index_copy(0, rows, classes), len(data))
     some = (labels.view(len(data), -1) != UNSURE).any(1).nonzero().flatten()
-    known_of = {**{name: column[some] for name, column in data.columns.items()}, "y": labels[some]}
-    chosen, steps = Examples(known_of, data.transform), None if len(rows) else 0
-    trained, mean = fedavg.local_sgd(workload, message, context, chosen, steps=steps)
-    metrics = known(loss=mean, confident=len(rows) / len(p))
-    return aggregations.answer(workload, message, context, trained.state_dict(), metrics, chosen if len(rows) else data)
+    columns = {**{name: column[some] for name, column in data.columns.items()}, "y": labels[some]}
+    return Examples(columns, data.transform), len(rows) / len(p)
 
 
 def sure(p: Tensor, threshold: float) -> tuple[Tensor, Tensor]:

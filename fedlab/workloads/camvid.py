@@ -52,7 +52,7 @@ class CamVid:
                 if name not in DRIVES:
                     raise ConfigError(f"unknown drive {name!r} in knob 'camvid.{knob}'; {near_match(name, DRIVES)}")
         places = [DRIVES[name].pieces for name in (*self.sources, *self.drives)]
-        for name in self.drives:
+        for name in (*self.sources, *self.drives):
             if places.count(DRIVES[name].pieces) > 1:
                 raise ConfigError(
                     f"the views of {name!r} stand twice among source {self.source!r} and targets {self.targets!r}; "
