@@ -202,7 +202,10 @@ def _build(
         core, workload = build(Core, "", flat), workloads.make(flat)
         half = strategies.client_half(core.strategy)
         if not isinstance(workload, SeesImages):
-            raise ConfigError(f"workload {core.workload!r} of {path} does not read images; there is nothing to predict")
+            raise ConfigError(
+                f"workload {core.workload!r} of {path} does not tell the class of an image file; there is nothing to "
+                "predict"
+            )
         module = half.predictor(workload, states(half, workload))
     except FedlabError:
         raise
