@@ -4,9 +4,12 @@ A pixel is an example to a strategy: features and logits are rows, one for each 
 and width (``fedlab/models/fcn.py``). Labels keep the view's size: logits in training, and probabilities in testing, are
 enlarged to it bilinearly. Pixels that nobody knows the class of (``VOID``) count nowhere.
 
+**Loss**: cross-entropy weighted by class, (median frequency / frequency) ** ``rare``: 1 is the balancing of SegNet's
+CamVid, 0 none. Frequencies are those of the two default source drives, constants that every party knows.
+
 **Metrics**: ``miou``, the mean over classes of intersection over union, from one confusion matrix of all test views of
 a client, at 60 x 80 pixels; classes that none of its test pixels has are left out of the mean. ``loss``: mean
-cross-entropy over pixels. None on data without labels.
+cross-entropy over pixels, without weights. None on data without labels.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, nll_loss
 
 from fedlab.data import camvid, scenes
-from fedlab.data.camvid import CLASSES, DRIVES, VOID
+from fedlab.data.camvid import CLASSES, DRIVES, FREQUENCIES, VOID
 from fedlab.data.examples import Batch, Examples
 from fedlab.errors import ConfigError, DataError, near_match
 from fedlab.models.fcn import STRIDE, FcnNet
@@ -39,6 +42,7 @@ class CamVid:
     labelled: bool = Field(False, description="clients hold training labels, for upper bounds only")
     augment: bool = Field(True, description="random windows, mirroring and light of the source views")
     gamma: float = Field(2.0, ge=1, le=10, description="largest random exponent of the source views' light; 1: none")
+    rare: float = Field(0.5, ge=0, le=1, description="how far the loss evens out classes, by frequency; 0: not")
     full_size: bool = Field(False, description="views of 120 x 160 pixels, from data_root; else 60 x 80")
     width: int = Field(48, ge=4, le=512, description="features of a pixel")
     data_root: str = ""
@@ -102,14 +106,16 @@ class CamVid:
         return self._stretch(examples, part) if split == "train" else examples
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean cross-entropy over the pixels that have a class; 0 where none has.
+        """Mean cross-entropy, weighted by class, over the pixels that have one; 0 where none has.
 
         ``y`` has a class for each pixel (batch, height, width), or one for each row that the model gives.
         """
         rows, labels = model(batch["x"]), batch["y"]
         scores = rows if labels.numel() == len(rows) else enlarged(rows, labels)
-        known = (labels != VOID).sum().clamp_min(1)
-        return cross_entropy(scores, labels.view_as(scores[:, 0]), ignore_index=VOID, reduction="sum") / known
+        labels, weights = labels.view_as(scores[:, 0]), class_weights(self.rare).to(scores)
+        total = torch.where(labels == VOID, 0.0, weights[labels.clamp_min(0)]).sum()
+        summed = cross_entropy(scores, labels, weights, ignore_index=VOID, reduction="sum")
+        return summed / total.clamp_min(weights.min())
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
@@ -154,6 +160,12 @@ class CamVid:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def class_weights(power: float) -> Tensor:
+    """(median frequency / frequency) ** power of each class (classes,)."""
+    frequency = torch.tensor(FREQUENCIES)
+    return (frequency.median() / frequency) ** power
 
 
 def enlarged(rows: Tensor, labels: Tensor) -> Tensor:

@@ -81,6 +81,12 @@ def test_a_cut_between_two_drives_is_the_largest_jump_nearby():
             assert int(jump[cut - 6 : cut + 5].argmax()) == 5
 
 
+def test_frequencies_are_those_of_the_source_drives():
+    y = torch.cat([read(name, "labelled").columns["y"] for name in ("day_0006R0", "day_0016E5")])
+    shares = [float((y == number).sum() / (y != VOID).sum()) for number in range(len(CLASSES))]
+    assert shares == pytest.approx(camvid.FREQUENCIES, abs=6e-5)
+
+
 def test_dusk_is_darker_than_any_day_and_darkened_days_are_near_it():
     mean = {name: float(read(name, "train").columns["x"].float().mean()) for name in DRIVES}
     assert mean["dusk"] < 0.65 * min(mean[name] for name in ("day_0006R0", "day_0016E5", "day_05VD"))
