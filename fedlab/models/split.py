@@ -63,7 +63,7 @@ def some_rows(z: Tensor, most: int) -> Tensor:
 
 def per_example(rows: Tensor, examples: int) -> Tensor:
     """(examples * rows, ...) as (examples, rows, ...), whose length is that of other columns; one row each: as is."""
-    return rows if len(rows) == examples else rows.unflatten(0, (examples, -1))
+    return rows if len(rows) == examples else rows.reshape(examples, -1, *rows.shape[1:])
 
 
 class OnRows(nn.Module):

@@ -25,6 +25,7 @@ from torch.nn.functional import cross_entropy, interpolate, nll_loss
 
 from fedlab.data import camvid, scenes
 from fedlab.data.camvid import CLASSES, DRIVES, FREQUENCIES, VOID
+from fedlab.data.digits import to_floats
 from fedlab.data.examples import Batch, Examples
 from fedlab.errors import ConfigError, DataError, near_match
 from fedlab.models.fcn import STRIDE, FcnNet
@@ -143,7 +144,7 @@ class CamVid:
         return camvid.read(drive, split, root, reduce=1 if self.full_size else 2)
 
     def _augmented(self, batch: Batch) -> Batch:
-        x, y = scenes.zoom(camvid.to_floats(batch)["x"], batch["y"])
+        x, y = scenes.zoom(to_floats(batch)["x"], batch["y"])
         return {**batch, "x": scenes.light(x, self.gamma), "y": y}
 
     def _stretch(self, examples: Examples, part: int) -> Examples:
