@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 if TYPE_CHECKING:
+    from fedlab.comparing.compare import compare
+    from fedlab.comparing.comparison import Comparison
     from fedlab.launch import resume, run
     from fedlab.results import Result
 
-__all__ = ["Result", "resume", "run"]
+__all__ = ["Comparison", "Result", "compare", "resume", "run"]
 
 
 def __getattr__(name: str) -> Any:
@@ -27,4 +29,12 @@ def __getattr__(name: str) -> Any:
         from fedlab.results import Result
 
         return Result
+    if name == "compare":
+        from fedlab.comparing.compare import compare
+
+        return compare
+    if name == "Comparison":
+        from fedlab.comparing.comparison import Comparison
+
+        return Comparison
     raise AttributeError(f"module 'fedlab' has no attribute {name!r}")

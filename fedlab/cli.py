@@ -1,4 +1,4 @@
-"""The command line: ``fedlab list | run | resume | data | doctor``."""
+"""The command line: ``fedlab list | run | resume | compare | data | doctor``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fedlab import cli_deploy, cli_predict
+from fedlab import cli_compare, cli_deploy, cli_predict
 from fedlab.errors import FedlabError
 
 if TYPE_CHECKING:
@@ -306,6 +306,7 @@ def doctor() -> None:
 
 cli_deploy.register(app)
 cli_predict.register(app)
+cli_compare.register(app)
 
 
 def main() -> None:

@@ -152,6 +152,12 @@ def knobs(sections: Mapping[str, type]) -> dict[str, Knob]:
     return table
 
 
+def is_text(key: str, sections: Mapping[str, type]) -> bool:
+    """Whether a knob holds free text: no number, no switch, and no choice of a few words."""
+    found = {_key(prefix, name): field for prefix, cls in sections.items() for name, field in _fields(cls).items()}
+    return key in found and found[key].annotation is str
+
+
 def build(section: type[Section], prefix: str, flat: Flat) -> Section:
     """The section's knobs from a flat table, checked.
 

@@ -174,7 +174,7 @@ def execute(directory: RunDirectory, watch: Watch = unwatched) -> Result:
     flat = directory.config()
     core = build(Core, "", flat)
     clients = core.clients or len(workloads.make(flat).clients)
-    with _sigterm_as_interrupt(), watch(directory.path):
+    with sigterm_as_interrupt(), watch(directory.path):
         try:
             engines.find(core.engine).run(APPS, flat, clients, directory.path)
         except BaseException as error:
@@ -197,7 +197,7 @@ def execute(directory: RunDirectory, watch: Watch = unwatched) -> Result:
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
+def sigterm_as_interrupt() -> Iterator[None]:
     """A polite kill ends like Ctrl-C: cleanly, and resumable."""
 
     def interrupt(signum: int, frame: FrameType | None) -> None:

@@ -106,8 +106,8 @@ class RunDirectory:
         run.note(
             status="created",
             created=now(),
-            versions=_versions(),
-            git_commit=_git_commit(),
+            versions=versions(),
+            git_commit=git_commit(),
             machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
             seed=config["seed"],
             engine=config["engine"],
@@ -199,7 +199,7 @@ class RunDirectory:
     # --- checkpoints ---
 
     def checkpoint(self, server_round: int, state: Mapping[str, object], keep: int, start: bool = False) -> None:
-        """Save the state after a round and drop all but the ``keep`` newest checkpoints, and with ``start`` the first."""
+        """Save the state after a round and drop older ones than the ``keep`` newest; ``start`` keeps the first."""
         folder = self.path / "checkpoints"
         folder.mkdir(exist_ok=True)
         temporary = folder / f".round-{server_round}.tmp"
@@ -242,17 +242,18 @@ def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
+def versions() -> dict[str, str]:
+    """Of Python and of what results depend on."""
+    found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            versions[name] = metadata.version(name)
+            found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
+            found[name] = "not installed"
+    return found
 
 
-def _git_commit() -> str:
+def git_commit() -> str:
     """The commit of the checkout that fedlab runs from, "-dirty" behind it when files differ; empty outside one."""
     folder = Path(__file__).parent
     try:

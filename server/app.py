@@ -114,10 +114,10 @@ class _Federation:
         self.run.emit("finished", weights_sha256=digest)
 
     def _initialise(self) -> ArrayRecord:
-        with pretraining.shared(self.core.pretrained) as store:
-            with self._phase("pretrain"), seeded(self.core.seed, "initialise"):
-                arrays = self.strategy.initialise()
-        self.seconds["pretrain"] += store.credit
+        store, start = pretraining.shared(self.core.pretrained), seeded(self.core.seed, "initialise")
+        with self._phase("pretrain"), store as kept, start:
+            arrays = self.strategy.initialise()
+        self.seconds["pretrain"] += kept.credit
         self.budget.charge(0, self.seconds)
         return arrays
 

@@ -54,6 +54,11 @@ class Cell:
     status: str = PENDING
     error: str | None = None
 
+    @property
+    def name(self) -> str:
+        """Which cell it is, for people."""
+        return ", ".join([self.label, *(f"{knob}={value}" for knob, value in self.knobs.items()), f"seed {self.seed}"])
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -133,7 +138,12 @@ class Comparison:
         """Finished cells with what they found."""
         return [(cell, Result.read(self.path(cell))) for cell in self.cells if cell.status == FINISHED]
 
-    @cached_property
+    @property
+    def commits(self) -> list[str]:
+        """Commits of fedlab that finished cells were run with; several may not be comparable."""
+        return sorted({str(result.manifest.get("git_commit", "")) for _, result in self.results})
+
+    @property
     def headline(self) -> str:
         """Name of the compared metric, as it is called where a strategy has but one of its kind."""
         return self.metric
@@ -203,7 +213,7 @@ class Comparison:
 
     @cached_property
     def curves(self) -> pd.DataFrame:
-        """One row a cell and round: ``score`` is the plain mean over clients, ``bytes`` the sum over them, cumulated."""
+        """One row a cell and round: ``score`` is the plain mean over clients, ``bytes`` their sum, cumulated."""
         import pandas as pd
 
         columns = [*self.keys, "strategy", "seed", "round"]

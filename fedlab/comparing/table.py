@@ -16,25 +16,9 @@ if TYPE_CHECKING:
     from fedlab.comparing.comparison import Comparison
 
 COLUMNS = [
-    "strategy",
-    "metric",
-    "n",
-    "mean",
-    "low",
-    "high",
-    "difference",
-    "difference_low",
-    "difference_high",
-    "p",
-    "p_holm",
-    "rank",
-    "rounds",
-    "bytes",
-    "seconds",
-    "reached",
-    "reach_rounds",
-    "reach_bytes",
-    "reach_seconds",
+    *("strategy", "metric", "n", "mean", "low", "high"),
+    *("difference", "difference_low", "difference_high", "p", "p_holm", "rank"),
+    *("rounds", "bytes", "seconds", "reached", "reach_rounds", "reach_bytes", "reach_seconds"),
 ]
 
 

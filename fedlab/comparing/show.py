@@ -1,0 +1,199 @@
+"""Showing a comparison while it runs and when it has ended; which voice depends on who listens, as for a run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
+from rich.live import Live as RichLive
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from fedlab.comparing import files, words
+from fedlab.comparing.comparison import FAILED, Cell, Comparison
+from fedlab.results import Result, headline, metric_names, shown
+from fedlab.watch import PHASES
+
+if TYPE_CHECKING:
+    from fedlab.comparing.compare import Order
+
+TAIL = 4096  # bytes of a run's events in which its last phase stands
+LEGEND_WIDTH = 98
+
+
+def outcome(folder: Path, cell: Cell) -> str:
+    """How a cell ended, in a few words."""
+    if cell.status == FAILED:
+        return f"failed: {(cell.error or '').strip().splitlines()[0]}"
+    result = Result.read(folder / cell.run)
+    mean = result.rounds[-1]["mean"]
+    name = headline([name for name in metric_names(result.rounds) if name in mean])
+    return f"{name} {shown(name, mean[name])}" if name else "no metric"
+
+
+def standing(path: Path) -> str:
+    """Where a run stands, from the end of what it tells its watchers."""
+    try:
+        with (path / "events.jsonl").open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, 2) - TAIL))
+            lines = stream.read().split(b"\n")[1:-1]
+    except OSError:
+        return "starts"
+    for line in reversed(lines):
+        event: dict[str, Any] = json.loads(line)
+        if event["event"] == "phase":
+            phase = PHASES.get(event["phase"], event["phase"])
+            return f"round {event['round']} of {event['rounds']}, {phase}" if event["round"] else phase
+    return "starts"
+
+
+class Live:
+    """For a terminal: all cells in one bar, and a line for each that runs."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            speed_estimate_period=3600,
+        )
+        self.task = self.bar.add_task("cells", total=None)
+        self.running: dict[str, Cell] = {}
+        self.folder = Path()
+        self.live = RichLive(get_renderable=self._picture, console=console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> Live:
+        self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.live.stop()
+
+    def begin(self, order: Order, there: int) -> None:
+        """Say what is to be done."""
+        self.folder = order.comparison.directory
+        self.bar.update(self.task, total=len(order.comparison.cells), completed=there)
+        self.console.print(opening(order, there), highlight=False, soft_wrap=True)
+
+    def started(self, cells: Sequence[Cell]) -> None:
+        """A line for it."""
+        self.running[cells[0].run] = cells[0]
+
+    def ended(self, cells: Sequence[Cell]) -> None:
+        """Its line becomes a result."""
+        self.running.pop(cells[0].run, None)
+        for cell in cells:
+            self.bar.advance(self.task)
+            style = "red" if cell.status == FAILED else "dim"
+            self.console.print(Text(f"{cell.name}  {outcome(self.folder, cell)}", style=style), highlight=False)
+
+    def _picture(self) -> Group:
+        lines = [
+            Text(f"  {cell.name}: {standing(self.folder / run)}", style="cyan", overflow="ellipsis", no_wrap=True)
+            for run, cell in list(self.running.items())
+        ]
+        return Group(self.bar, *lines)
+
+
+class Lines:
+    """For a pipe or a log file: a line for each cell that ends."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self.write, self.done, self.cells, self.folder = write, 0, 0, Path()
+
+    def begin(self, order: Order, there: int) -> None:
+        """Say what is to be done."""
+        self.done, self.cells, self.folder = there, len(order.comparison.cells), order.comparison.directory
+        self.write(opening(order, there))
+
+    def started(self, cells: Sequence[Cell]) -> None:
+        """Nothing."""
+
+    def ended(self, cells: Sequence[Cell]) -> None:
+        """How it ended."""
+        for cell in cells:
+            self.done += 1
+            self.write(f"{self.done}/{self.cells}  {cell.name}  {outcome(self.folder, cell)}")
+
+
+class JsonLines:
+    """For scripts: an object for each cell that begins or ends."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self.write, self.folder = write, Path()
+
+    def begin(self, order: Order, there: int) -> None:
+        """What is to be done."""
+        self.folder = order.comparison.directory
+        facts = {"directory": str(self.folder), "cells": len(order.comparison.cells), "finished": there}
+        self._tell("begin", **facts, jobs=order.jobs, threads=order.threads)
+
+    def started(self, cells: Sequence[Cell]) -> None:
+        """Which one."""
+        for cell in cells:
+            self._tell("started", **self._about(cell))
+
+    def ended(self, cells: Sequence[Cell]) -> None:
+        """Which one, and how."""
+        for cell in cells:
+            self._tell("ended", **self._about(cell), status=cell.status, error=cell.error)
+
+    def result(self, comparison: Comparison) -> None:
+        """The tables."""
+        self._tell("result", directory=str(comparison.directory), **files.result(comparison))
+
+    def _about(self, cell: Cell) -> dict[str, Any]:
+        knobs = dict(cell.knobs)
+        return {"label": cell.label, "seed": cell.seed, "knobs": knobs, "run": str(self.folder / cell.run)}
+
+    def _tell(self, event: str, **fields: Any) -> None:
+        self.write(json.dumps({"time": round(time.time(), 3), "event": event, **fields}))
+
+
+def opening(order: Order, there: int) -> str:
+    """How many cells, how they are run, and where they go."""
+    found = f", {there} of them finished already" if there else ""
+    where = f", on {len(order.gpus)} GPUs" if len(order.gpus) > 1 else ""
+    return (
+        f"{len(order.comparison.cells)} cells of {order.comparison.preset}{found}: {order.jobs} at a time with "
+        f"threads={order.threads} each{where}, into {order.comparison.directory}"
+    )
+
+
+def closing(comparison: Comparison, console: Console) -> None:
+    """The tables, what they mean, and where they are."""
+    width = min(console.width, 100)
+    for text in words.tables(comparison):
+        table = Table(title=text.title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        knobs = len(comparison.grid)
+        for number, head in enumerate(text.heads):
+            table.add_column(head, justify="right" if number > knobs else "left", overflow="fold")
+        for row in text.rows:
+            table.add_row(*row)
+        console.print(table, width=width)
+    console.print(Text(words.legend(comparison), style="dim"), width=min(width, LEGEND_WIDTH))
+    if len(comparison.commits) > 1:
+        console.print(
+            Text(
+                f"These cells come from {len(comparison.commits)} commits of fedlab; delete "
+                f"{comparison.directory}/cells to run all with this one.",
+                style="yellow",
+            ),
+            width=width,
+        )
+    console.print(
+        f"comparison {comparison.directory}  (table.csv, table.json, table.md, report.html)",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,125 @@
+"""A comparison's tables as text, the same for a terminal and for Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fedlab.results import human_bytes, is_share, shown
+from fedlab.watch import elapsed
+
+if TYPE_CHECKING:
+    from fedlab.comparing.comparison import Comparison
+
+MISSING = "-"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A table: its title, its heads, its rows."""
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def tables(comparison: Comparison) -> list[Text]:
+    """What every comparison shows: scores, scores by domain, and with a target what it costs to reach."""
+    found = [scores(comparison), domains(comparison)]
+    return [*found, reach(comparison)] if comparison.target is not None else found
+
+
+def scores(comparison: Comparison) -> Text:
+    """A row for each variant and value of the grid's knobs."""
+    share, knobs = is_share(comparison.metric), list(comparison.grid)
+    rows = [
+        [
+            str(row["label"]),
+            *(str(row[knob]) or MISSING for knob in knobs),
+            plus_minus(row["mean"], row["high"] - row["mean"], share),
+            plus_minus(row["difference"], row["difference_high"] - row["difference"], share, signed=True),
+            p_value(row["p_holm"]),
+            _number(row["rank"], ".1f"),
+            _number(row["rounds"], ".3g"),
+            human_bytes(row["bytes"]),
+            elapsed(row["seconds"]),
+        ]
+        for row in comparison.summary().to_dict("records")
+    ]
+    heads = ["strategy", *knobs, comparison.metric, f"vs {comparison.baseline}", "p", "rank", "rounds", "bytes", "time"]
+    return Text(_title(comparison), heads, rows)
+
+
+def domains(comparison: Comparison) -> Text:
+    """The same scores client by client."""
+    share, found = is_share(comparison.metric), comparison.domains()
+    clients = list(dict.fromkeys(found["client"]))
+    by_row: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in found.to_dict("records"):
+        cells = by_row.setdefault(tuple(str(row[key]) for key in comparison.keys), {})
+        cells[row["client"]] = plus_minus(row["mean"], row["high"] - row["mean"], share)
+    rows = [
+        [key[0], *(part or MISSING for part in key[1:]), *(cells.get(client, MISSING) for client in clients)]
+        for key, cells in by_row.items()
+    ]
+    return Text(f"{comparison.metric} by client", ["strategy", *comparison.grid, *clients], rows)
+
+
+def reach(comparison: Comparison) -> Text:
+    """What it costs until the mean over clients is at the target."""
+    target = comparison.target
+    rows = []
+    for row in comparison.summary().to_dict("records"):
+        known = not math.isnan(row["reach_rounds"])
+        rows.append(
+            [
+                str(row["label"]),
+                *(str(row[knob]) or MISSING for knob in comparison.grid),
+                f"{row['reached']:.0f} of {row['n']}",
+                _number(row["reach_rounds"], ".3g"),
+                human_bytes(row["reach_bytes"]) if known else MISSING,
+                elapsed(row["reach_seconds"]) if known else MISSING,
+            ]
+        )
+    heads = ["strategy", *comparison.grid, "seeds that reach it", "rounds", "bytes", "time"]
+    return Text(f"Until {comparison.metric} is {shown(comparison.metric, target or 0.0)}, mean over seeds", heads, rows)
+
+
+def plus_minus(mean: float, half: float, share: bool, signed: bool = False) -> str:
+    """A mean and half its interval, shares in percent; without an interval the mean alone."""
+    if math.isnan(mean):
+        return MISSING
+    scale, places = (100, ".1f") if share else (1, ".4g")
+    text = f"{scale * mean:{'+' if signed else ''}{places}}"
+    return text if math.isnan(half) else f"{text} ± {scale * half:{places}}"
+
+
+def p_value(p: float) -> str:
+    """A p-value to three places."""
+    return MISSING if math.isnan(p) else "<.001" if p < 0.001 else f"{p:.3f}"
+
+
+def legend(comparison: Comparison) -> str:
+    """What the first table's columns are, in a few lines."""
+    return (
+        "± is half a 95 % Student t interval over seeds; vs: paired by seed, p of the paired t-test after Holm over "
+        "all rows. rank: mean over clients and seeds, 1 is best. bytes and time: of training, without tests, mean "
+        "over seeds."
+    )
+
+
+def _title(comparison: Comparison) -> str:
+    unit = " in percent" if is_share(comparison.metric) else ""
+    seeds = ", ".join(map(str, comparison.seeds))
+    return f"{comparison.preset}: {comparison.metric}{unit} after the last round, mean over clients and seeds {seeds}"
+
+
+def _number(value: float, places: str) -> str:
+    return MISSING if math.isnan(value) else f"{value:{places}}"
+
+
+def plain(value: Any) -> Any:
+    """A value for JSON, which has no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
