@@ -98,6 +98,7 @@ def list_(what: Annotated[What, typer.Argument(help="What to list.")] = What.eve
     import strategies
     from fedlab import engines, workloads
     from fedlab.config import knobs, preset_names, read_preset
+    from fedlab.data.camvid import DRIVES
     from fedlab.data.imagesets import IMAGE_SETS
     from fedlab.launch import sections
 
@@ -109,7 +110,10 @@ def list_(what: Annotated[What, typer.Argument(help="What to list.")] = What.eve
             *((name, f"{variant.strategy}, {variant.summary}") for name, variant in strategies.VARIANTS.items()),
         ],
         What.engines: lambda: [(name, engine.summary) for name, engine in engines.ENGINES.items()],
-        What.datasets: lambda: [(name, entry.description) for name, entry in IMAGE_SETS.items()],
+        What.datasets: lambda: [
+            *((name, entry.description) for name, entry in IMAGE_SETS.items()),
+            *((name, f"CamVid, {drive.description}") for name, drive in DRIVES.items()),
+        ],
         What.knobs: lambda: [
             (knob.key, json.dumps(knob.default), knob.description) for knob in knobs(sections()).values()
         ],

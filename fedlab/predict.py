@@ -200,7 +200,10 @@ def _build(
     with _fitting(path):
         core, workload, half = build(Core, "", flat), workloads.make(flat), _half(flat)
         if not isinstance(workload, SeesImages):
-            raise ConfigError(f"workload {core.workload!r} of {path} does not read images; there is nothing to predict")
+            raise ConfigError(
+                f"workload {core.workload!r} of {path} does not tell the class of an image file; there is nothing to "
+                "predict"
+            )
         module = half.predictor(workload, states(half, workload))
     return Predictor(module.eval(), workload, client, server_round, core.threads)
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.datasets import MNIST, USPS
 
+from fedlab.data.camvid import CUT, FULL, LISTS, reduced
 from fedlab.data.synthdigits import generate
 
 EMBEDDED = Path(__file__).parent.parent / "fedlab" / "data" / "embedded"
@@ -69,10 +70,25 @@ def omniglot(folder: Path) -> dict[str, NDArray[np.generic]]:
     }
 
 
+def camvid(file: Path) -> dict[str, NDArray[np.generic]]:
+    """All views of the three published lists at half the file's size, JPEG end to end, and their labels."""
+    pictures, labels = [], []
+    with np.load(file) as full:
+        for name in LISTS:
+            labels.append(full[f"y_{name}"][:, ::2, ::2])
+            for view in reduced(full[f"x_{name}"], 2):
+                picture = io.BytesIO()
+                Image.fromarray(view).save(picture, "JPEG", quality=90, subsampling=0, optimize=True)
+                pictures.append(picture.getvalue())
+    offsets = np.cumsum([0, *map(len, pictures)]).astype(np.int64)
+    return {"buf": np.frombuffer(b"".join(pictures), np.uint8), "off": offsets, "y": np.concatenate(labels)}
+
+
 def build(root: Path, folder: Path) -> None:
     """Write every embedded file; training labels of the targets go to a file of their own."""
     folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(folder / "omniglot.npz", **omniglot(root / "omniglot"))
+    np.savez_compressed(folder / CUT, **camvid(root / FULL))
     labels_for_bounds = {}
 
     train, test = MNIST(root, train=True), MNIST(root, train=False)

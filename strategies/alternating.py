@@ -99,10 +99,10 @@ def check_classes(trainer: SourceTrainer, flat: Flat) -> None:
     Raises
     ------
     ConfigError
-        When its labels are not one whole number for each example.
+        When its labels are not whole numbers, one for each example or each of its pixels.
     """
     labels, core = trainer.source.columns["y"], build(Core, "", flat)
-    if labels.dim() != 1 or labels.is_floating_point():
+    if labels.is_floating_point():
         raise ConfigError(
             f"{core.strategy} needs one class for each example; the labels of workload {core.workload!r} are "
             f"{labels.dtype} of shape {tuple(labels.shape)}"

@@ -35,7 +35,7 @@ from fedlab.data.examples import Batch, Examples
 from fedlab.errors import ConfigError
 from fedlab.losses.adversarial import domain_loss, reverse
 from fedlab.models.normalisation import encode
-from fedlab.models.split import check_parts, features_of, head_of
+from fedlab.models.split import check_parts, features_of, head_of, some_rows
 from fedlab.seeds import seeded
 from fedlab.training import Progress, optimise, pick_device
 from fedlab.workload import Workload
@@ -121,7 +121,7 @@ class FedDann(Alternating):
             source, count = self.trainer.source, self.knobs.source_features
             rows = torch.randperm(len(source))[:count]
             some = Examples({name: column[rows] for name, column in source.columns.items()}, source.transform)
-            z = encode(features_of(self.trainer.average), some, self.trainer.device)
+            z = some_rows(encode(features_of(self.trainer.average), some, self.trainer.device), count)
         record = ArrayRecord({"z": z.cpu()})
         content = RecordDict({**messages[0].content, FEATURES: record}) if messages else RecordDict()
         for message in messages:
@@ -135,13 +135,15 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     knobs, training = build(Knobs, "fed_dann", flat), build(ClientTraining, "client", flat)
     device = pick_device(build(Core, "", flat).device)
     data = own_data(workload, context, "train")
-    model = load(whole.model(), arrays_of(message.content), device).train()
+    model = load(whole.model(), arrays_of(message.content), device)
     assert isinstance(model, Adversarial)
+    rows_each = len(encode(features_of(model), data.spread(1), device))  # 1, or one for each pixel
+    model.train()
     z_source = arrays_of(message.content, FEATURES)["z"].to(device)  # (source features, width)
     judge, features = model.discriminator, features_of(model)
 
     def loss() -> Tensor:
-        rows = torch.randint(len(z_source), (training.batch,)).to(device)
+        rows = torch.randint(len(z_source), (training.batch * rows_each,)).to(device)
         z_target = features(data.sample(training.batch)["x"].to(device))
         return domain_loss(judge(z_source[rows]), judge(reverse(z_target, knobs.weight)))
 

@@ -4,12 +4,14 @@
 federated by FedAvg, in turn with the server's source steps (``strategies/alternating.py``).
 
 A client labels its examples once a round with argmax p, p the global model's probabilities in evaluation mode, and
-takes local SGD steps on those with max p >= ``threshold``. Labels that it may have are not looked at.
+takes local SGD steps on those with max p >= ``threshold``. Labels that it may have are not looked at. Where a model
+gives several rows an example, such as pixels, the others of an example that has a sure one are labelled ``UNSURE``,
+which cross-entropy leaves out.
 
 **Departures**: (1) no strong augmentation, which a workload's clients do not have; (2) a client that is sure of
 nothing sends back the model that it got.
 
-**Metrics**: as FedAvg; clients also report ``confident``, the share of examples that they trained on.
+**Metrics**: as FedAvg; clients also report ``confident``, the share of examples (or rows) that they trained on.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from torch import Tensor
 from fedlab.config import Core, Flat, build
 from fedlab.data.examples import Examples
 from fedlab.models.normalisation import encode
+from fedlab.models.split import per_example
 from fedlab.training import Progress, pick_device
 from fedlab.workload import Workload
 from strategies import aggregation as aggregations
@@ -30,6 +33,8 @@ from strategies import fedavg
 from strategies.aggregation import Aggregation
 from strategies.alternating import Alternating, check_classes
 from strategies.protocol import ClientHalf, Entry, arrays_of, evaluate, known, load, own_data
+
+UNSURE = -100  # the label that torch's cross-entropy leaves out
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,28 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     device = pick_device(build(Core, "", context.run_config).device)
     data = own_data(workload, context, "train")
     model = load(workload.model(), arrays_of(message.content), device)
-    rows, labels = sure(encode(model, data, device).softmax(1).cpu(), threshold)
-    chosen = Examples({**{name: column[rows] for name, column in data.columns.items()}, "y": labels}, data.transform)
-    steps = None if len(rows) else 0
+    chosen, share = pseudo_labelled(data, encode(model, data, device).softmax(1).cpu(), threshold)
+    steps = None if len(chosen) else 0
     trained, mean = fedavg.local_sgd(workload, message, context, chosen, steps=steps)
-    metrics = known(loss=mean, confident=len(rows) / len(data))
-    return aggregations.answer(workload, message, context, trained.state_dict(), metrics, chosen if len(rows) else data)
+    metrics = known(loss=mean, confident=share)
+    return aggregations.answer(
+        workload, message, context, trained.state_dict(), metrics, chosen if len(chosen) else data
+    )
+
+
+def pseudo_labelled(data: Examples, p: Tensor, threshold: float) -> tuple[Examples, float]:
+    """Examples that have a sure row, with labels (examples,) or (examples, rows), and the share of all rows.
+
+    Parameters
+    ----------
+    p
+        Probabilities (examples, classes), or of as many rows for each example (examples * rows, classes).
+    """
+    rows, classes = sure(p, threshold)
+    labels = per_example(torch.full((len(p),), UNSURE).index_copy(0, rows, classes), len(data))
+    some = (labels.view(len(data), -1) != UNSURE).any(1).nonzero().flatten()
+    columns = {**{name: column[some] for name, column in data.columns.items()}, "y": labels[some]}
+    return Examples(columns, data.transform), len(rows) / len(p)
 
 
 def sure(p: Tensor, threshold: float) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,8 @@
-"""A model in two parts, feature extractor G (``features``) and classifier F (``head``), found by structure alone."""
+"""A model in two parts, feature extractor G (``features``) and classifier F (``head``), found by structure alone.
+
+G gives one row of features for an input, or as many rows for each input of a batch, one after another: a pixel's, say.
+F sees rows and does not know which.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +36,7 @@ def check_parts(model: nn.Module, strategy: str, workload: str) -> None:
 
 
 def features_of(model: nn.Module) -> nn.Module:
-    """G: inputs (batch, ...) to features (batch, width)."""
+    """G: inputs (batch, ...) to features (batch, width), or (batch * rows, width) with several rows an input."""
     module = model.features
     assert isinstance(module, nn.Module)
     return module
@@ -50,6 +54,29 @@ def probabilities(head: nn.Module, z: Tensor) -> Tensor:
     """Class probabilities (batch, classes) of features (batch, width), in evaluation mode."""
     logits: Tensor = head.eval()(z)
     return logits.softmax(1)
+
+
+def some_rows(z: Tensor, most: int) -> Tensor:
+    """Rows (at most ``most``, width) drawn from torch's current random stream where there are more; else all, as is."""
+    return z if len(z) <= most else z[torch.randperm(len(z))[:most].to(z.device)]
+
+
+def per_example(rows: Tensor, examples: int) -> Tensor:
+    """(examples * rows, ...) as (examples, rows, ...), whose length is that of other columns; one row each: as is."""
+    return rows if len(rows) == examples else rows.reshape(examples, -1, *rows.shape[1:])
+
+
+class OnRows(nn.Module):
+    """A head for features that :func:`per_example` made: (batch, width) or (batch, rows, width) to rows of logits."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, z: Tensor) -> Tensor:
+        """To (batch, classes) or (batch * rows, classes)."""
+        logits: Tensor = self.head(z.flatten(0, -2))
+        return logits
 
 
 class Average(nn.Module):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fedlab.config import Core, Flat, build
 from fedlab.errors import ConfigError, near_match
 from fedlab.workload import Workload
+from fedlab.workloads.camvid import CamVid
 from fedlab.workloads.digits import Digits
 from fedlab.workloads.fewshot import FewShot
 
@@ -24,6 +25,11 @@ class Line:
 
 
 WORKLOADS: Mapping[str, Line] = {
+    "camvid": Line(
+        "semantic segmentation of street views: labelled day drives on the server, others on clients",
+        CamVid,
+        labelled={"camvid.labelled": True},
+    ),
     "digits": Line(
         "digit domains: a labelled source on the server, unlabelled targets on the clients",
         Digits,

@@ -19,7 +19,7 @@ from fedlab.errors import DataError
 from fedlab.losses.discrepancy import discrepancy
 from fedlab.losses.propagation import propagate
 from fedlab.models.normalisation import adopt_statistics, encode
-from fedlab.models.split import Average, features_of, head_of, probabilities
+from fedlab.models.split import Average, OnRows, features_of, head_of, per_example, probabilities, some_rows
 from fedlab.training import optimise, pick_device
 from fedlab.workload import Workload
 from strategies.dualadapt.mixtures import read_mixture, upload
@@ -173,7 +173,7 @@ def pseudo_labels(z: Tensor, p: Tensor, knobs: Knobs) -> Tensor:
 
 
 def evaluate(workload: Workload, message: Message, context: Context) -> RecordDict:
-    """Accuracy of global, local and averaged heads on the client's test data, of the last G, and of the control."""
+    """Metrics of global, local and averaged heads on the client's test data, of the last G, and of the control."""
     knobs = build(Knobs, "dualadapt", context.run_config)
     device = pick_device(build(Core, "", context.run_config).device)
     test = own_data(workload, context, "test")
@@ -184,10 +184,10 @@ def evaluate(workload: Workload, message: Message, context: Context) -> RecordDi
             own = own_data(workload, context, "train")
             adopt_statistics(features_of(model), own, knobs.statistics_images, knobs.own_statistics, device)
         z = encode(features_of(model), test, device, BATCH)
-        return head_of(model), Examples({**test.columns, "x": z})
+        return head_of(model), Examples({**test.columns, "x": per_example(z, len(test))})
 
     def measure(head: nn.Module, data: Examples) -> dict[str, float]:
-        return workload.evaluate(head, data)
+        return workload.evaluate(OnRows(head), data)
 
     heads = message.content
     metrics: dict[str, float] = {}
@@ -247,9 +247,9 @@ def predictor(workload: Workload, states: States) -> nn.Module:
 
 
 def client_features(model: nn.Module, data: Examples, knobs: Knobs, device: torch.device) -> Tensor:
-    """G's features (examples, width) of a client's images, normalised with its own statistics if asked."""
+    """G's features (rows, width) of a client's images, normalised with its own statistics if asked; at most so many."""
     adopt_statistics(features_of(model), data, knobs.statistics_images, knobs.own_statistics, device)
-    return encode(features_of(model), data, device, BATCH)
+    return some_rows(encode(features_of(model), data, device, BATCH), knobs.client_rows)
 
 
 def only_mixture(content: RecordDict) -> bool:

@@ -19,7 +19,7 @@ from fedlab.errors import ConfigError
 from fedlab.exchange import RosterGrid
 from fedlab.losses.discrepancy import discrepancy
 from fedlab.models.normalisation import encode, statistics_held
-from fedlab.models.split import check_parts, features_of, head_of
+from fedlab.models.split import check_parts, features_of, head_of, some_rows
 from fedlab.seeds import seeded
 from fedlab.training import Progress
 from fedlab.workload import Workload
@@ -33,7 +33,7 @@ from strategies.dualadapt.shared import (
     LAST,
     MIXTURE,
     ONLY_MIXTURE,
-    SOURCE_IMAGES,
+    SOURCE_ROWS,
     START,
     Knobs,
 )
@@ -126,8 +126,8 @@ class DualAdapt(FlowerFedAvg):
 
     def source_mixture(self) -> dict[str, Tensor]:
         """Line 3: W_S on a random view of each source example, and the quantiles of its log-likelihood there."""
-        some = self.trainer.source.spread(SOURCE_IMAGES)
-        z = encode(features_of(self.trainer.average), some, self.device, BATCH)
+        some = self.trainer.source.spread(SOURCE_ROWS)
+        z = some_rows(encode(features_of(self.trainer.average), some, self.device, BATCH), SOURCE_ROWS)
         mixture = gmm.fit(
             z, self.knobs.components, steps=self.knobs.em_steps, tolerance=0.0, variance_floor=self.knobs.variance_floor
         )

@@ -12,7 +12,7 @@ from fedlab.config import Weight
 HEAD, MIXTURE, LAST, CONTROL, START = "head", "mixture", "last", "control", "start"
 ONLY_MIXTURE = "only-mixture"  # in the config of a newcomer's first message
 QUANTILES = 256  # of a mixture's log-likelihood on its own data, sent beside it
-SOURCE_IMAGES = 6000  # source examples that W_S is fitted to, at most
+SOURCE_ROWS = 6000  # source features that W_S is fitted to, at most
 BATCH = 500  # images a pass where no gradient is taken
 WEIGHTS_OFF = 0.05  # how far from 1 half precision may move the sum of a mixture's weights
 
@@ -35,6 +35,9 @@ class Knobs:
         "propagated", description="targets of the local head: the global head's, or those smoothed over neighbours"
     )
     neighbours: int = Field(10, ge=1, description="neighbours of an example in the graph of propagated labels")
+    client_rows: int = Field(
+        12000, ge=2, description="features of a client that its head is fitted to in a round, at most; drawn at random"
+    )
     balance: float = Field(1.0, ge=0, le=1, description="how far pseudo-label classes are evened out; 0: not")
     own_statistics: float = Field(
         0.75, ge=0, le=1, description="share of a client's own in the batch-norm statistics it uses; 0: the source's"

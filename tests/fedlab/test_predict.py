@@ -291,7 +291,7 @@ def test_a_model_that_is_not_finite_is_refused(kept, home):
 def test_a_workload_without_images_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
     result = fedlab.run(toy.write_preset(tmp_path, rounds=1), runs=tmp_path)
-    with pytest.raises(ConfigError, match="workload 'blobs' of .* does not read images; there is nothing to predict"):
+    with pytest.raises(ConfigError, match="'blobs' of .* does not tell the class of an image file; there is nothing"):
         load_predictor(result.directory, "near")
 
 

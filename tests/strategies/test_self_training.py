@@ -6,8 +6,9 @@ import torch
 from torch.nn.functional import cross_entropy
 from toy import Blobs
 
+from fedlab.data.examples import Examples
 from fedlab.seeds import seeded
-from strategies.self_training import sure
+from strategies.self_training import UNSURE, pseudo_labelled, sure
 
 THRESHOLD = 0.4
 
@@ -18,6 +19,17 @@ def test_only_what_the_model_is_sure_of_is_labelled():
     assert rows.tolist() == [0, 2] and labels.tolist() == [0, 1]
     assert sure(p, 0.0)[0].tolist() == [0, 1, 2, 3]
     assert len(sure(p, 0.95)[0]) == 0
+
+
+def test_rows_that_are_not_sure_are_left_out_of_an_example_that_has_a_sure_one():
+    data = Examples({"x": torch.arange(3.0), "y": torch.zeros(3)})
+    p = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.5, 0.5], [0.6, 0.4], [0.1, 0.9], [0.2, 0.8]])  # two rows an example
+    chosen, share = pseudo_labelled(data, p, 0.8)
+    assert chosen.columns["x"].tolist() == [0, 2]
+    assert chosen.columns["y"].tolist() == [[0, UNSURE], [1, 1]]
+    assert share == 3 / 6
+    loss = cross_entropy(torch.zeros(4, 2), chosen.columns["y"].flatten(), reduction="none")
+    assert loss[1] == 0 and (loss[[0, 2, 3]] > 0).all()
 
 
 def test_a_client_trains_on_its_pseudo_labels_and_the_server_averages(record, weighted_mean):

@@ -6,7 +6,18 @@ from torch import nn
 
 from fedlab.errors import ConfigError
 from fedlab.models.digits import SmallNet
-from fedlab.models.split import Average, check_parts, features_of, head_of, missing_parts, probabilities
+from fedlab.models.split import (
+    Average,
+    OnRows,
+    check_parts,
+    features_of,
+    head_of,
+    missing_parts,
+    per_example,
+    probabilities,
+    some_rows,
+)
+from fedlab.seeds import seeded
 
 
 def test_a_model_in_two_parts_is_their_composition():
@@ -43,3 +54,22 @@ def test_a_model_that_a_strategy_cannot_serve_is_refused_with_what_it_lacks():
     check_parts(SmallNet(), "dualadapt", "digits")
     with pytest.raises(ConfigError, match=r"fed_mcd needs .* Linear of workload 'lines' lacks features and head"):
         check_parts(nn.Linear(2, 2), "fed_mcd", "lines")
+
+
+def test_few_rows_stay_and_draw_nothing_and_many_are_drawn_without_repetition():
+    z = torch.arange(10.0)[:, None]
+    with seeded("rows"):
+        assert some_rows(z, 10) is z
+        after = torch.rand(1)
+        drawn = some_rows(z, 4)
+    with seeded("rows"):
+        assert torch.equal(torch.rand(1), after)
+    assert drawn.shape == (4, 1) and len(set(drawn.flatten().tolist())) == 4
+
+
+def test_rows_of_each_example_stay_together_and_a_head_sees_them_one_after_another():
+    rows, head = torch.arange(24.0).view(6, 4), nn.Linear(4, 3)
+    assert per_example(rows, 6) is rows
+    views = per_example(rows, 2)
+    assert views.shape == (2, 3, 4) and torch.equal(views[1], rows[3:])
+    assert torch.equal(OnRows(head)(views), head(rows)) and torch.equal(OnRows(head)(rows), head(rows))

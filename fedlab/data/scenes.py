@@ -1,0 +1,59 @@
+"""Random views of scenes and of their labels at once, drawn for each image of a batch from torch's random stream.
+
+Geometry moves image and labels together, light changes the image alone. Every strategy gets the same: an augmentation
+that only one of two methods sees is no comparison.
+
+**Source**: mirroring and random scales are standard for street views (Chen et al., DeepLab, PAMI 2018).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
+
+
+def zoom(x: Tensor, y: Tensor, smallest: float = 0.7) -> tuple[Tensor, Tensor]:
+    """A random window of each scene at the scene's own size, half of them mirrored.
+
+    Parameters
+    ----------
+    x
+        Images (batch, 3, height, width), resampled bilinearly.
+    y
+        Labels (batch, height, width), whole numbers, each that of the nearest pixel.
+    smallest
+        Least share of height and width that a window shows, in (0, 1]; 1 only mirrors.
+    """
+    count = len(x)
+    share = torch.empty(count).uniform_(smallest, 1)
+    across, down = (2 * torch.rand(count) - 1) * (1 - share), (2 * torch.rand(count) - 1) * (1 - share)
+    mirror = 1.0 - 2.0 * (torch.rand(count) < 0.5)
+    zero = torch.zeros(count)
+    windows = torch.stack([share * mirror, zero, across, zero, share, down], 1).view(count, 2, 3)
+    grid = affine_grid(windows, [count, 1, *x.shape[-2:]], align_corners=False).to(x)
+    images = grid_sample(x, grid, padding_mode="border", align_corners=False)
+    labels = grid_sample(y[:, None].to(x.dtype), grid, mode="nearest", padding_mode="border", align_corners=False)
+    return images, labels[:, 0].round().to(y.dtype)
+
+
+def light(x: Tensor, gamma: float = 2.0, gain: float = 0.4, tint: float = 0.15) -> Tensor:
+    """Another light: x -> gain * x ** gamma, and a tint of each colour.
+
+    Parameters
+    ----------
+    x
+        Images (batch, 3, height, width) in [-1, 1].
+    gamma
+        Largest exponent, the smallest is its inverse, uniform in the logarithm; 1: none.
+    gain, tint
+        Half-widths of the ranges of factors around 1, of a whole image and of each of its colours.
+    """
+    count = len(x)
+    exponent = torch.empty(count, 1, 1, 1).uniform_(-1, 1).mul(math.log(gamma)).exp()
+    factor = 1 + gain * (2 * torch.rand(count, 1, 1, 1) - 1)
+    colours = 1 + tint * (2 * torch.rand(count, 3, 1, 1) - 1)
+    unit = ((x + 1) / 2).clamp(1e-3, 1)
+    return 2 * (unit ** exponent.to(x) * (factor * colours).to(x)).clamp(0, 1) - 1
