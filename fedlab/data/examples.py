@@ -53,8 +53,8 @@ class Examples(Dataset[Batch]):
             return self
         return self.take(torch.linspace(0, len(self) - 1, count).long())
 
-    def take(self, rows: Tensor) -> Examples:
-        """The examples of these row numbers."""
+    def take(self, rows: Tensor | slice) -> Examples:
+        """The examples of these rows."""
         return Examples({name: column[rows] for name, column in self.columns.items()}, self.transform)
 
     def sample(self, size: int) -> Batch:

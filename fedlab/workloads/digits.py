@@ -128,16 +128,14 @@ class Digits:
         if own is not None:
             examples = folders.read(own, split)
             return examples.spread(self.limit or len(examples))  # the first ones would be of few sub-folders
-        if split == "train":
-            return self._held(owner, labelled=self.setting == "oracle")
-        return self._read(owner.domain, split)
+        return self._held(owner, split, labelled=self.setting == "oracle")
 
     def labels(self, partition: int) -> Tensor | None:
         """See :class:`fedlab.workload.KnowsLabels`."""
         if self.setting == "shards":
             return self.data(partition, "train").columns["y"]
         owner = self._owners[partition]
-        return None if self._folder(owner.domain) else self._held(owner, labelled=True).columns["y"]
+        return None if self._folder(owner.domain) else self._held(owner, "train", labelled=True).columns["y"]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean cross-entropy."""
@@ -151,8 +149,8 @@ class Digits:
         """Accuracy and cross-entropy of a model that maps ``x`` to logits; without labels nothing is measured."""
         return domains.accuracy_and_loss(model, data)
 
-    def _held(self, owner: Owner, labelled: bool) -> Examples:
-        return domains.held(self._read, owner, labelled, self.partition, self.alpha, self.seed)
+    def _held(self, owner: Owner, split: str, labelled: bool) -> Examples:
+        return domains.held(self._read, owner, split, labelled, self.partition, self.alpha, self.seed)
 
     def _folder(self, domain: str) -> Path | None:
         """Where a client's own images are, or None for a client that holds a domain of the package.

@@ -11,14 +11,19 @@ and for the table of the split, and for nothing else: a client gets inputs witho
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedlab.data.examples import Examples
-from fedlab.data.partition import PARTITIONS, split
+from fedlab.data import domainsets
+from fedlab.data.domainsets import DomainSet
+from fedlab.data.examples import Batch, Examples
+from fedlab.data.partition import PARTITIONS
+from fedlab.data.partition import split as partition
 from fedlab.errors import ConfigError, DataError, near_match
 from fedlab.seeds import seed_of
 
@@ -87,15 +92,17 @@ def check_partition(partition: int | None, clients: Sequence[str]) -> None:
         raise DataError(f"there is no partition {partition}; this workload has {len(clients)}: {', '.join(clients)}")
 
 
-def held(read: Read, owner: Owner, labelled: bool, kind: str, alpha: float, seed: int) -> Examples:
-    """What a client trains on: its part of its domain.
+def held(read: Read, owner: Owner, split: str, labelled: bool, kind: str, alpha: float, seed: int) -> Examples:
+    """What a client holds: its part of its domain to train on, all of the domain's test part to test.
 
     Parameters
     ----------
     read
         Reads one split of a domain.
+    split
+        "train" or "test".
     labelled
-        Whether the labels come with it: for supervised bounds, and to tell what a split is like.
+        Whether training labels come with it: for supervised bounds, and to tell what a split is like.
     kind, alpha
         How a domain with several clients is split, see ``fedlab.data.partition``.
     seed
@@ -106,12 +113,75 @@ def held(read: Read, owner: Owner, labelled: bool, kind: str, alpha: float, seed
     ConfigError
         When there are too few examples for so many clients.
     """
-    examples = read(owner.domain, "oracle" if labelled else "train")
-    if owner.parts == 1:
+    examples = read(owner.domain, "oracle" if labelled and split == "train" else split)
+    if owner.parts == 1 or split != "train":
         return examples
     by_label = PARTITIONS[kind].by_label
     labels = read(owner.domain, "oracle").columns["y"] if by_label else torch.zeros(len(examples))
-    return examples.take(split(kind, labels, owner.parts, alpha, seed_of(seed, "split", owner.domain))[owner.part])
+    return examples.take(partition(kind, labels, owner.parts, alpha, seed_of(seed, "split", owner.domain))[owner.part])
+
+
+@dataclass(frozen=True)
+class Holders:
+    """Who holds what where server and clients hold domains of one set, any of which may be the source.
+
+    Attributes
+    ----------
+    of
+        The set.
+    view
+        What the server's training examples go through as they are read.
+    source, targets, labelled, split, partition, alpha, limit, data_root, seed
+        As a workload's knobs of these names; ``targets`` empty: all but the source; ``labelled``: setting=oracle.
+    """
+
+    of: DomainSet
+    view: Callable[[Batch], Batch]
+    source: str
+    targets: str
+    labelled: bool
+    split: int
+    partition: str
+    alpha: float
+    limit: int
+    data_root: str
+    seed: int
+
+    def check(self) -> None:
+        """Refuse domains that do not exist or have two owners."""
+        domains = self._domains
+        for domain in (self.source, *domains):
+            check_known(domain, self.of.domains, self.of.name)
+        check_once(self.source, domains, self.clients)
+
+    @property
+    def _domains(self) -> tuple[str, ...]:
+        return names_in(self.targets) or tuple(domain for domain in self.of.domains if domain != self.source)
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """A client for each target, or for each of its parts."""
+        return tuple(owner.name for owner in owners(self._domains, self.split))
+
+    def data(self, partition: int | None, split: str) -> Examples:
+        """What the server (None) or a client holds."""
+        check_partition(partition, self.clients)
+        if partition is not None:
+            return self._held(partition, split, self.labelled)
+        examples = self._read(self.source, "labelled" if split == "train" else split)
+        return Examples(examples.columns, self.view) if split == "train" else examples
+
+    def labels(self, partition: int) -> Tensor:
+        """See :class:`fedlab.workload.KnowsLabels`."""
+        return self._held(partition, "train", labelled=True).columns["y"]
+
+    def _held(self, partition: int, split: str, labelled: bool) -> Examples:
+        owner = owners(self._domains, self.split)[partition]
+        return held(self._read, owner, split, labelled, self.partition, self.alpha, self.seed)
+
+    def _read(self, domain: str, split: str) -> Examples:
+        examples = domainsets.read(self.of, domain, split, Path(self.data_root) if self.data_root else None)
+        return examples.take(slice(self.limit)) if self.limit else examples
 
 
 @torch.no_grad()
