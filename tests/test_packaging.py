@@ -36,8 +36,9 @@ def test_flower_finds_the_apps():
         assert valid, reason
 
 
-def test_the_embedded_data_fits_into_twelve_megabytes():
-    assert sum(path.stat().st_size for path in EMBEDDED.iterdir()) <= 12_000_000
+def test_the_embedded_data_fits_into_fifteen_megabytes():
+    """Digits and Omniglot 10.6; PACS 2.8 and Office-Caltech10 0.3, so that real domains run without a download."""
+    assert sum(path.stat().st_size for path in EMBEDDED.iterdir()) <= 15_000_000
 
 
 def test_constraints_pin_versions_and_name_no_place():

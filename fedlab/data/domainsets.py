@@ -13,8 +13,9 @@ oracle     x, y                        supervised upper bounds of a target, and 
 =========  ==========================  ============================================================================
 
 Since every domain may be the source, labels of all training parts ship, in a file of their own,
-``NAME_train_labels.npz``: ``labelled`` and ``oracle`` open it, ``train`` does not. Train and test part never meet: the
-whole set is cut once, by class, with a seed of its own, and what ships is the beginning of both parts.
+``NAME_train_labels.npz``: ``labelled`` and ``oracle`` open it, ``train`` does not. Train and test part never meet: of
+examples that are equal in every byte the first is kept, the rest is cut once, by class, with a seed of its own, and
+what ships is the beginning of both parts.
 """
 
 from __future__ import annotations
@@ -135,7 +136,9 @@ def _whole(of: DomainSet, domain: str, folder: Path) -> Arrays:
             f"{len(images)} examples with {len(labels)} labels of which the largest is {labels.max(initial=0)}; "
             f"expected as many labels, from 0 to {len(of.classes) - 1}"
         )
-    return Arrays(images, labels)
+    flat = np.ascontiguousarray(images).reshape(len(images), -1)
+    first = np.sort(np.unique(flat.view(f"V{flat.shape[1]}"), return_index=True)[1])  # equal examples count once
+    return Arrays(images[first], labels[first])
 
 
 @lru_cache(maxsize=16)
@@ -162,4 +165,3 @@ def _labels(of: DomainSet, domain: str, part: Part, folder: Path | None) -> Tens
     name = f"{of.name}_{part}_labels.npz"
     with np.load(EMBEDDED / name, allow_pickle=False) as archive:
         return torch.from_numpy(archive[domain].astype(np.int64))
-
