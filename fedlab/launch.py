@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 
 from fedlab import engines, workloads
 from fedlab.config import CORE_SECTIONS, Core, Flat, Value, build, parse_arrivals, read_preset, resolve
 from fedlab.data.digits import data_root
-from fedlab.errors import ConfigError, RunError
+from fedlab.errors import ConfigError, DataError, RunError
 from fedlab.results import Result
 from fedlab.runs import RunDirectory
 from fedlab.training import pick_device, resolve_device
-from fedlab.workload import Workload
+from fedlab.workload import KnowsLabels, Workload
 
 APPS = engines.Apps(server="server.app:app", client="client.app:app")
 
@@ -171,8 +171,10 @@ def execute(directory: RunDirectory, watch: Watch = unwatched) -> Result:
     from fedlab.report import write_report
 
     flat = directory.config()
-    core = build(Core, "", flat)
-    clients = core.clients or len(workloads.make(flat).clients)
+    core, workload = build(Core, "", flat), workloads.make(flat)
+    clients = core.clients or len(workload.clients)
+    if engines.find(core.engine).clients_here:
+        directory.write_split(split_of(workload, clients))
     with sigterm_as_interrupt(), watch(directory.path):
         try:
             engines.find(core.engine).run(APPS, flat, clients, directory.path)
@@ -193,6 +195,30 @@ def execute(directory: RunDirectory, watch: Watch = unwatched) -> Result:
     result = Result.read(directory.path)
     write_report(result)
     return result
+
+
+def split_of(workload: Workload, clients: int) -> list[dict[str, object]]:
+    """What the first ``clients`` clients train on, for ``split.json``.
+
+    Returns
+    -------
+    list
+        For each client its ``name``, the number of its ``examples``, and ``labels``: class to count, or None where
+        the simulation does not know them or they are not one whole number for each example.
+    """
+    table: list[dict[str, object]] = []
+    for partition, name in enumerate(workload.clients[:clients]):
+        data = workload.data(partition, "train")
+        labels = data.columns.get("y")
+        if labels is None and isinstance(workload, KnowsLabels):
+            with suppress(DataError):  # a set whose labels are nowhere
+                labels = workload.labels(partition)
+        counts = None
+        if labels is not None and labels.dim() == 1 and not labels.is_floating_point():
+            values, numbers = labels.unique(return_counts=True)
+            counts = dict(zip(map(str, values.tolist()), numbers.tolist(), strict=True))
+        table.append({"name": name, "examples": len(data), "labels": counts})
+    return table
 
 
 @contextmanager

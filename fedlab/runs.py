@@ -5,6 +5,7 @@
     runs/<name>-<seed>/
         config.toml         every knob, resolved
         manifest.json       status, versions, git commit, seed, engine, device, times, SHA-256 of the final weights
+        split.json          where clients are simulated: how many examples of which class each of them trains on
         metrics.jsonl       one line a round: per-client metrics, bytes, seconds by phase
         events.jsonl        progress, line by line, for whoever is watching
         tensorboard/        the same metrics as TensorBoard events
@@ -25,7 +26,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -132,6 +133,11 @@ class RunDirectory:
     def config(self) -> dict[str, bool | int | float | str]:
         """The resolved knobs, as they were at the start of the run."""
         return {**read_preset(str(self.path / "config.toml"))[1], "run_dir": str(self.path)}
+
+    def write_split(self, clients: Sequence[Mapping[str, object]]) -> None:
+        """Write what each client trains on, as ``split_of`` in ``fedlab/launch.py`` tells it."""
+        text = json.dumps({"clients": list(clients)}, indent=2)
+        write_atomically(self.path / "split.json", text.encode() + b"\n")
 
     def owners(self) -> dict[int, str] | None:
         """Node id to the client that its key is registered for; None where nodes do not prove who they are."""

@@ -39,3 +39,15 @@ class Workload(Protocol):
     def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
         """Metrics of a model on a data set, all plain floats."""
         ...
+
+
+@runtime_checkable
+class KnowsLabels(Protocol):
+    """A simulation that knows the classes of its clients' training examples, also where clients do not."""
+
+    def labels(self, partition: int) -> Tensor | None:
+        """Integers (examples,) of one client's training part, or None where nobody knows them.
+
+        For the table of the split only: no strategy may train on them.
+        """
+        ...

@@ -36,9 +36,9 @@ def test_flower_finds_the_apps():
         assert valid, reason
 
 
-def test_the_embedded_data_fits_into_fourteen_megabytes():
-    """Twelve of digits and characters; CamVid's street views for segmentation, all 701 at half size, take two."""
-    assert sum(path.stat().st_size for path in EMBEDDED.iterdir()) <= 14_000_000
+def test_the_embedded_data_fits_into_seventeen_megabytes():
+    """Digits and characters 10.6, PACS 2.8, CamVid 1.9, Office-Caltech10 0.3: real domains run without a download."""
+    assert sum(path.stat().st_size for path in EMBEDDED.iterdir()) <= 17_000_000
 
 
 def test_constraints_pin_versions_and_name_no_place():

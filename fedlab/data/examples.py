@@ -51,7 +51,10 @@ class Examples(Dataset[Batch]):
         """At most ``count`` examples, evenly spread over the whole set however it is ordered."""
         if count >= len(self):
             return self
-        rows = torch.linspace(0, len(self) - 1, count).long()
+        return self.take(torch.linspace(0, len(self) - 1, count).long())
+
+    def take(self, rows: Tensor | slice) -> Examples:
+        """The examples of these rows."""
         return Examples({name: column[rows] for name, column in self.columns.items()}, self.transform)
 
     def sample(self, size: int) -> Batch:

@@ -1,75 +1,157 @@
-"""One labelled set split over clients."""
+"""One set of examples split over clients: four pure functions of one shape, and the table ``PARTITIONS``.
+
+A fifth kind of split needs no function: a client for each natural domain, which is what a workload does where its
+``split`` is 1.
+
+**Source**: ``shards`` is the pathological non-IID split of McMahan et al., Communication-Efficient Learning of Deep
+Networks from Decentralized Data, AISTATS 2017, section 3; ``dirichlet`` that of Hsu, Qi and Brown, Measuring the
+Effects of Non-Identical Data Distribution, 2019, section 3, a draw for each class as in Yurochkin et al., ICML 2019;
+``quantity`` the quantity skew of Li et al., Federated Learning on Non-IID Data Silos, ICDE 2022, section 4.3.
+
+**Departures**: (1) Flower Datasets' partitioners are not used: they take Hugging Face data sets, ours are tensors.
+(2) Whatever draws sizes draws them again until every client has 10 examples, at most 100 times.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fedlab.errors import ConfigError
+from fedlab.errors import ConfigError, near_match
 from fedlab.seeds import seed_of
 
 MIN_EXAMPLES = 10  # a client with fewer cannot train or be tested
 DRAWS = 100
+PIECES = 2  # sorted pieces that a client of ``shards`` gets, as published
+
+Rows = npt.NDArray[np.int64]
 
 
-def dirichlet_shards(labels: Tensor, shards: int, alpha: float, seed: int) -> list[Tensor]:
-    """Split rows so that each class is shared out by a draw from Dirichlet(alpha): small alpha, skewed labels.
+def iid(labels: Tensor, clients: int, alpha: float, seed: int) -> list[Tensor]:
+    """At random and as evenly as possible; neither ``alpha`` nor what the labels are plays a part."""
+    _check_count(len(labels), clients)
+    return _sorted(np.array_split(_generator(seed, "even shards", clients).permutation(len(labels)), clients))
+
+
+def dirichlet(labels: Tensor, clients: int, alpha: float, seed: int) -> list[Tensor]:
+    """Each class shared out by a draw from Dirichlet(alpha): small alpha, skewed labels; ``inf``: equal shares."""
+    generator = _generator(seed, "dirichlet", clients)
+    classes = [np.flatnonzero(labels.numpy() == label) for label in torch.unique(labels).tolist()]
+
+    def draw() -> list[Rows]:
+        dealt = []
+        for rows in classes:
+            shares = _shares(generator, clients, alpha)
+            dealt.append(_cut(generator.permutation(rows), shares))
+        return [np.concatenate(pieces) for pieces in zip(*dealt, strict=True)]
+
+    return _with_enough(draw, len(labels), clients, alpha)
+
+
+def shards(labels: Tensor, clients: int, alpha: float, seed: int) -> list[Tensor]:
+    """Sorted by label, cut into two pieces a client, dealt at random: few classes each, sizes nearly even."""
+    _check_count(len(labels), clients)
+    pieces = np.array_split(np.argsort(labels.numpy(), kind="stable"), clients * PIECES)
+    dealt = _generator(seed, "shards", clients).permutation(len(pieces)).reshape(clients, PIECES)
+    return _sorted([np.concatenate([pieces[number] for number in hand]) for hand in dealt])
+
+
+def quantity(labels: Tensor, clients: int, alpha: float, seed: int) -> list[Tensor]:
+    """At random, in sizes drawn from Dirichlet(alpha): small alpha, few clients have nearly all; ``inf``: even."""
+    generator = _generator(seed, "quantity", clients)
+
+    def draw() -> list[Rows]:
+        shares = _shares(generator, clients, alpha)
+        return _cut(generator.permutation(len(labels)), shares)
+
+    return _with_enough(draw, len(labels), clients, alpha)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One line of the table; ``by_label`` says that the labels decide, not only how many there are."""
+
+    description: str
+    split: Callable[[Tensor, int, float, int], list[Tensor]]
+    by_label: bool
+
+
+PARTITIONS: Mapping[str, Partition] = {
+    "iid": Partition("at random, evenly", iid, by_label=False),
+    "dirichlet": Partition("each class by a draw from Dirichlet(alpha)", dirichlet, by_label=True),
+    "shards": Partition("sorted by label, two pieces a client", shards, by_label=True),
+    "quantity": Partition("at random, sizes by a draw from Dirichlet(alpha)", quantity, by_label=False),
+}
+
+
+def split(kind: str, labels: Tensor, clients: int, alpha: float, seed: int) -> list[Tensor]:
+    """Rows of each client.
 
     Parameters
     ----------
+    kind
+        A key of ``PARTITIONS``.
     labels
-        Integer labels (examples,).
+        Integers (examples,); where ``by_label`` is false only their number counts.
+    clients
+        How many, 1 or more.
     alpha
-        Concentration; ``inf`` shares every class equally.
+        Concentration of the Dirichlet draws, above 0; ``inf`` shares equally.
+    seed
+        The split is a function of it, of the number of clients and of the labels.
 
     Returns
     -------
     list of Tensor
-        Row numbers of each shard, disjoint and together all rows, each sorted.
+        Row numbers, disjoint and together all rows, each sorted and with at least 10 of them.
 
     Raises
     ------
     ConfigError
-        When there are too few examples, or no draw of 100 gives every shard at least 10.
-
-    **Source**: Hsu, Qi and Brown, Measuring the Effects of Non-Identical Data Distribution, 2019, section 3.
+        For an unknown kind, too few examples, or when no draw of 100 gives every client 10 examples.
     """
-    if len(labels) < shards * MIN_EXAMPLES:
-        raise ConfigError(
-            f"{len(labels)} examples cannot be split into {shards} shards of at least {MIN_EXAMPLES}; "
-            "ask for fewer shards"
-        )
-    generator = np.random.default_rng(seed_of(seed, "dirichlet", shards))
-    classes = [np.flatnonzero(labels.numpy() == label) for label in torch.unique(labels).tolist()]
+    if kind not in PARTITIONS:
+        raise ConfigError(f"no partition {kind!r}; {near_match(kind, PARTITIONS)}")
+    return PARTITIONS[kind].split(labels, clients, alpha, seed)
+
+
+def _generator(seed: int, kind: str, clients: int) -> np.random.Generator:
+    return np.random.default_rng(seed_of(seed, kind, clients))
+
+
+def _shares(generator: np.random.Generator, clients: int, alpha: float) -> npt.NDArray[np.float64]:
+    return np.full(clients, 1 / clients) if np.isinf(alpha) else generator.dirichlet(np.full(clients, alpha))
+
+
+def _cut(rows: Rows, shares: npt.NDArray[np.float64]) -> list[Rows]:
+    """Rows in pieces of these shares, in order."""
+    return np.split(rows, np.rint(np.cumsum(shares)[:-1] * len(rows)).astype(int))
+
+
+def _with_enough(draw: Callable[[], list[Rows]], count: int, clients: int, alpha: float) -> list[Tensor]:
+    _check_count(count, clients)
     for _ in range(DRAWS):
-        parts: list[list[npt.NDArray[np.int64]]] = [[] for _ in range(shards)]
-        for rows in classes:
-            shares = np.full(shards, 1 / shards) if np.isinf(alpha) else generator.dirichlet(np.full(shards, alpha))
-            cuts = np.rint(np.cumsum(shares)[:-1] * len(rows)).astype(int)
-            for shard, piece in enumerate(np.split(generator.permutation(rows), cuts)):
-                parts[shard].append(piece)
-        joined = [np.sort(np.concatenate(pieces)) for pieces in parts]
-        if min(map(len, joined)) >= MIN_EXAMPLES:
-            return [torch.from_numpy(rows) for rows in joined]
+        parts = draw()
+        if min(map(len, parts)) >= MIN_EXAMPLES:
+            return _sorted(parts)
     raise ConfigError(
-        f"no split of {len(labels)} examples into {shards} shards with alpha={alpha:g} gave every shard "
-        f"{MIN_EXAMPLES} examples in {DRAWS} draws; raise digits.alpha or ask for fewer shards"
+        f"no split of {count} examples over {clients} clients with alpha={alpha:g} gave every client {MIN_EXAMPLES} "
+        f"examples in {DRAWS} draws; raise alpha or ask for fewer clients"
     )
 
 
-def even_shards(count: int, shards: int, seed: int) -> list[Tensor]:
-    """Row numbers 0..count-1 shared out at random, as evenly as possible; each shard sorted.
+def _sorted(parts: list[Rows]) -> list[Tensor]:
+    return [torch.from_numpy(np.sort(rows)) for rows in parts]
 
-    Raises
-    ------
-    ConfigError
-        When a shard would get fewer than 10.
-    """
-    if count < shards * MIN_EXAMPLES:
+
+def _check_count(count: int, clients: int) -> None:
+    if count < clients * MIN_EXAMPLES:
         raise ConfigError(
-            f"{count} images cannot be split over {shards} clients with at least {MIN_EXAMPLES} each; use fewer clients"
+            f"{count} examples cannot be split over {clients} clients with at least {MIN_EXAMPLES} each; "
+            "ask for fewer clients"
         )
-    order = np.random.default_rng(seed_of(seed, "even shards", shards)).permutation(count)
-    return [torch.from_numpy(np.sort(part)) for part in np.array_split(order, shards)]

@@ -11,6 +11,8 @@ from fedlab.workload import Workload
 from fedlab.workloads.camvid import CamVid
 from fedlab.workloads.digits import Digits
 from fedlab.workloads.fewshot import FewShot
+from fedlab.workloads.office import Office
+from fedlab.workloads.pacs import Pacs
 
 __all__ = ["WORKLOADS", "Line", "find", "make"]
 
@@ -38,6 +40,8 @@ WORKLOADS: Mapping[str, Line] = {
     "fewshot": Line(
         "few-shot transfer: labelled base classes on the server, unlabelled targets on the clients", FewShot
     ),
+    "office": Line("objects in four collections (Office-Caltech10, SURF): one labelled, three unlabelled", Office),
+    "pacs": Line("things painted, drawn, photographed and sketched (PACS): one style labelled, three not", Pacs),
 }
 
 

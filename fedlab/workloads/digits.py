@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
@@ -21,12 +20,13 @@ from fedlab.data import digits, pictures
 from fedlab.data import folder as folders
 from fedlab.data.augment import recolour, warp
 from fedlab.data.examples import Batch, Examples
-from fedlab.data.partition import dirichlet_shards
-from fedlab.errors import ConfigError, DataError, near_match
+from fedlab.data.partition import dirichlet, split
+from fedlab.errors import ConfigError, DataError
 from fedlab.models.digits import McdNet, SmallNet
+from fedlab.workloads import domains
+from fedlab.workloads.domains import Kind, Owner
 
 NETWORKS: Mapping[str, type[nn.Module]] = {"small": SmallNet, "mcd": McdNet}
-EVALUATION_BATCH = 500
 OWN = "@"  # before the name of a client that brings its own images
 
 
@@ -48,8 +48,14 @@ class Digits:
     augment: bool = Field(True, description="random affine maps and colours of the source images")
     limit: int = Field(0, ge=0, description="at most so many examples of each part, for a quick look; 0: all")
     shards: int = Field(4, ge=1, description="clients of setting=shards")
+    split: int = Field(1, ge=1, description="clients that share one target's training part; all test on its whole")
+    partition: Kind = Field(
+        "dirichlet",
+        description="how a target, or with setting=shards the source, is split over clients: iid, dirichlet (skewed "
+        "labels), shards (sorted by label, two pieces each) or quantity (skewed sizes)",
+    )
     alpha: float = Field(
-        0.5, gt=0, allow_inf_nan=False, description="Dirichlet concentration of labels, setting=shards; small is skewed"
+        0.5, gt=0, allow_inf_nan=False, description="Dirichlet concentration of labels or sizes; small is skewed"
     )
     data_root: str = ""
     folder: str = ""
@@ -57,23 +63,18 @@ class Digits:
 
     def __post_init__(self) -> None:
         """Refuse domains that do not exist or stand on both sides, and labels that nobody has."""
-        domains = self.domains
-        if not domains:
+        if not self.domains:
             raise ConfigError("knob 'digits.targets' is empty; name at least one domain, for example usps")
-        _check_domain(self.source)
-        for domain in domains:
+        domains.check_known(self.source, digits.DOMAINS, "digit")
+        for domain in self.domains:
             if domain.startswith(OWN):
                 _check_name(domain)
             else:
-                _check_domain(domain, f" A client that brings its own images is written {OWN + domain!r}.")
-        names = [domain.removeprefix(OWN) for domain in domains]
-        twice = [name for name in names if names.count(name) > 1 or name == self.source]
-        if twice:
-            raise ConfigError(
-                f"domain {twice[0]!r} appears twice among source {self.source!r} and targets "
-                f"{self.targets!r}; each domain has one owner"
-            )
-        bringing = self.folder or next((domain for domain in domains if domain.startswith(OWN)), "")
+                otherwise = f" A client that brings its own images is written {OWN + domain!r}."
+                domains.check_known(domain, digits.DOMAINS, "digit", otherwise)
+        targets = [domain.removeprefix(OWN) for domain in self.domains]
+        domains.check_once(self.source, targets, [owner.name for owner in self._owners])
+        bringing = self.folder or next((domain for domain in self.domains if domain.startswith(OWN)), "")
         if bringing and self.setting != "adaptation":
             raise ConfigError(
                 f"digits.setting={self.setting} gives clients labels to train on, and a client's own images "
@@ -83,14 +84,27 @@ class Digits:
     @property
     def domains(self) -> tuple[str, ...]:
         """The targets as they were written, those with images of their own behind an ``@``."""
-        return tuple(name.strip() for name in self.targets.split(",") if name.strip())
+        return domains.names_in(self.targets)
+
+    @property
+    def _owners(self) -> list[Owner]:
+        """Who holds which target; those that bring their own images are one client each."""
+        return [
+            owner
+            for domain in self.domains
+            for owner in (
+                [Owner(domain.removeprefix(OWN), domain)]
+                if domain.startswith(OWN)
+                else domains.owners([domain], self.split)
+            )
+        ]
 
     @property
     def clients(self) -> tuple[str, ...]:
-        """A client for each target, or for each shard of the source."""
+        """A client for each target, or for each of its parts, or for each shard of the source."""
         if self.setting == "shards":
             return tuple(f"shard-{number}" for number in range(self.shards))
-        return tuple(domain.removeprefix(OWN) for domain in self.domains)
+        return tuple(owner.name for owner in self._owners)
 
     def model(self) -> nn.Module:
         """A fresh network with ``features`` and ``head``."""
@@ -103,21 +117,25 @@ class Digits:
         with a folder of its own images and no labelled test set in it gets its training images for "test", too, and no
         ``y``.
         """
-        if partition is not None and not 0 <= partition < len(self.clients):
-            raise DataError(
-                f"there is no partition {partition}; this workload has {len(self.clients)}: {', '.join(self.clients)}"
-            )
+        domains.check_partition(partition, self.clients)
         if partition is None or self.setting == "shards":
             examples = self._read(self.source, "labelled" if split == "train" else split)
             if partition is not None:
                 return self._shard(examples, partition, split)
             return self._augmented(examples) if split == "train" and self.augment else examples
-        own = self._folder(self.domains[partition])
+        owner = self._owners[partition]
+        own = self._folder(owner.domain)
         if own is not None:
             examples = folders.read(own, split)
             return examples.spread(self.limit or len(examples))  # the first ones would be of few sub-folders
-        labelled = self.setting == "oracle" and split == "train"
-        return self._read(self.domains[partition], "oracle" if labelled else split)
+        return self._held(owner, split, labelled=self.setting == "oracle")
+
+    def labels(self, partition: int) -> Tensor | None:
+        """See :class:`fedlab.workload.KnowsLabels`."""
+        if self.setting == "shards":
+            return self.data(partition, "train").columns["y"]
+        owner = self._owners[partition]
+        return None if self._folder(owner.domain) else self._held(owner, "train", labelled=True).columns["y"]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean cross-entropy."""
@@ -127,22 +145,12 @@ class Digits:
         """Image files as ``x`` (3, 32, 32) in [-1, 1], read as a client's own are; DataError names one that is not."""
         return Examples({"x": pictures.read(paths)}, digits.to_floats)
 
-    @torch.no_grad()
     def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
         """Accuracy and cross-entropy of a model that maps ``x`` to logits; without labels nothing is measured."""
-        if "y" not in data.columns:
-            return {}
-        model.eval()
-        weight = next(model.parameters())
-        batches = [
-            (batch["x"].to(weight.device), batch["y"].to(weight.device)) for batch in data.batches(EVALUATION_BATCH)
-        ]
-        logits = torch.cat([model(x) for x, _ in batches])
-        labels = torch.cat([y for _, y in batches])
-        return {
-            "accuracy": float((logits.argmax(1) == labels).double().mean()),
-            "loss": float(cross_entropy(logits, labels)),
-        }
+        return domains.accuracy_and_loss(model, data)
+
+    def _held(self, owner: Owner, split: str, labelled: bool) -> Examples:
+        return domains.held(self._read, owner, split, labelled, self.partition, self.alpha, self.seed)
 
     def _folder(self, domain: str) -> Path | None:
         """Where a client's own images are, or None for a client that holds a domain of the package.
@@ -180,17 +188,14 @@ class Digits:
 
         return Examples(examples.columns, view)
 
-    def _shard(self, examples: Examples, partition: int, split: str) -> Examples:
-        alpha = self.alpha if split == "train" else float("inf")  # every client tests on the same mix of classes
-        rows = dirichlet_shards(examples.columns["y"], self.shards, alpha, self.seed)[partition]
-        shard = Examples({name: column[rows] for name, column in examples.columns.items()}, examples.transform)
-        return self._augmented(shard) if split == "train" and self.augment else shard
-
-
-def _check_domain(domain: str, otherwise: str = "") -> None:
-    """Refuse a domain that the package does not know."""
-    if domain not in digits.DOMAINS:
-        raise ConfigError(f"unknown digit domain {domain!r}; {near_match(domain, digits.DOMAINS)}{otherwise}")
+    def _shard(self, examples: Examples, partition: int, part: str) -> Examples:
+        y = examples.columns["y"]
+        if part == "train":
+            rows = split(self.partition, y, self.shards, self.alpha, self.seed)
+        else:
+            rows = dirichlet(y, self.shards, float("inf"), self.seed)  # every client tests on the same mix of classes
+        shard = examples.take(rows[partition])
+        return self._augmented(shard) if part == "train" and self.augment else shard
 
 
 def _check_name(target: str) -> None:

@@ -27,12 +27,13 @@ from torch.nn.functional import cross_entropy
 
 from fedlab import heads
 from fedlab.data import imagesets, views
+from fedlab.data import partition as partitions
 from fedlab.data.augment import recolour, warp
 from fedlab.data.episodes import Episodic, draw
 from fedlab.data.examples import Batch, Examples
 from fedlab.data.imagesets import IMAGE_SETS, Images
-from fedlab.data.partition import even_shards
-from fedlab.errors import ConfigError, DataError, near_match
+from fedlab.data.partition import PARTITIONS
+from fedlab.errors import ConfigError, near_match
 from fedlab.losses.prototypes import episode_loss
 from fedlab.models.convnet import ConvNet
 from fedlab.models.mixer import Mixer, Shape
@@ -40,6 +41,8 @@ from fedlab.models.normalisation import encode
 from fedlab.models.resnet10 import ResNet10
 from fedlab.models.split import features_of
 from fedlab.seeds import seeded
+from fedlab.workloads import domains
+from fedlab.workloads.domains import Kind
 
 EVALUATION_BATCH = 250
 WEAK_CROP = 0.6  # least area that a weak view keeps
@@ -53,6 +56,13 @@ class FewShot:
     base: str = Field("omniglot", description="labelled set of the server")
     targets: str = Field("usps,mnist_m,optdigits,synthdigits", description="sets of the clients, comma-separated")
     split: int = Field(1, ge=1, description="clients that share one target's unlabelled images; all test on its whole")
+    partition: Kind = Field(
+        "iid",
+        description="how they share: iid, dirichlet (skewed labels), shards (sorted, two pieces each) or quantity",
+    )
+    alpha: float = Field(
+        0.5, gt=0, allow_inf_nan=False, description="Dirichlet concentration of labels or sizes; small is skewed"
+    )
     unlabelled: float = Field(0.2, gt=0, lt=1, description="share of a target's images that is trained on unlabelled")
     mix_channels: bool = Field(True, description="grey sets beside colour ones, shown in three channels; false: refuse")
     size: int = Field(0, ge=0, le=512, description="pixels a side of every image; 0: the base's own")
@@ -96,7 +106,7 @@ class FewShot:
     @property
     def domains(self) -> tuple[str, ...]:
         """The targets."""
-        return tuple(name.strip() for name in self.targets.split(",") if name.strip())
+        return domains.names_in(self.targets)
 
     @property
     def shot_numbers(self) -> tuple[int, ...]:
@@ -141,17 +151,33 @@ class FewShot:
                 return examples
             viewed = Examples(examples.columns, lambda batch: self._view_of_base(self._floats(batch)))
             return Episodic(viewed.columns, viewed.transform) if self.objective == "prototypes" else viewed
-        if not 0 <= partition < len(self.clients):
-            raise DataError(
-                f"there is no partition {partition}; this workload has {len(self.clients)}: {', '.join(self.clients)}"
-            )
+        domains.check_partition(partition, self.clients)
         images = self._read(self.domains[partition // self.split])
-        bare, labelled = imagesets.split(images.y, self.unlabelled)
         if split == "train":
-            own = even_shards(len(bare), self.split, seed=partition // self.split)[partition % self.split]
-            return self._examples({"x": images.x[bare[own]]})
+            return self._examples({"x": images.x[self._own(images.y, partition)]})
+        _, labelled = imagesets.split(images.y, self.unlabelled)
         y = images.y[labelled]
         return self._examples({"x": images.x[labelled], "y": y, NOVEL: torch.ones_like(y, dtype=torch.bool)})
+
+    def labels(self, partition: int) -> Tensor | None:
+        """See :class:`fedlab.workload.KnowsLabels`."""
+        y = self._read(self.domains[partition // self.split]).y
+        known = y[self._own(y, partition)]
+        return None if (known == imagesets.UNKNOWN).any() else Examples({"y": known}).spread(self._count(known))[:]["y"]
+
+    def _own(self, y: Tensor, partition: int) -> Tensor:
+        """Row numbers of the images that a client trains on without labels; which they are, no run's seed changes."""
+        bare, _ = imagesets.split(y, self.unlabelled)
+        if self.split == 1:
+            return bare
+        if PARTITIONS[self.partition].by_label and (y[bare] == imagesets.UNKNOWN).any():
+            name = self.domains[partition // self.split]
+            raise ConfigError(
+                f"fewshot.partition={self.partition} goes by labels, and {name!r} has none of the images that it is "
+                "trained on; take iid or quantity"
+            )
+        parts = partitions.split(self.partition, y[bare], self.split, self.alpha, seed=partition // self.split)
+        return bare[parts[partition % self.split]]
 
     def view(self, x: Tensor, weak: bool = False) -> Tensor:
         """A random view of each image, the published augmentation; a weak one is only cut a little and mirrored."""
@@ -168,15 +194,8 @@ class FewShot:
     @torch.no_grad()
     def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
         """Accuracy over episodes with its interval; on base images, accuracy and loss of the model's own classifier."""
-        model.eval()
         if NOVEL not in data.columns:
-            device = next(model.parameters()).device
-            parts = [(model(part["x"].to(device)), part["y"].to(device)) for part in data.batches(EVALUATION_BATCH)]
-            logits, y = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
-            return {
-                "accuracy": float((logits.argmax(1) == y).double().mean()),
-                "loss": float(cross_entropy(logits, y)),
-            }
+            return domains.accuracy_and_loss(model, data, EVALUATION_BATCH)
         metrics: dict[str, float] = {}
         for shots, accuracies in self.episode_accuracies(model, data).items():
             error = accuracies.std(correction=0) / len(accuracies) ** 0.5
@@ -215,8 +234,10 @@ class FewShot:
         return images
 
     def _examples(self, columns: Batch) -> Examples:
-        count = min(self.limit or len(columns["x"]), len(columns["x"]))
-        return Examples(columns, self._floats).spread(count)
+        return Examples(columns, self._floats).spread(self._count(columns["x"]))
+
+    def _count(self, column: Tensor) -> int:
+        return self.limit or len(column)
 
     def _floats(self, batch: Batch) -> Batch:
         x = (batch["x"].float() / 127.5 - 1).expand(-1, 3, -1, -1)

@@ -45,6 +45,7 @@ def test_a_run_leaves_what_the_design_says(tmp_path):
     assert {path.name for path in result.directory.iterdir()} >= {
         "config.toml",
         "manifest.json",
+        "split.json",
         "metrics.jsonl",
         "events.jsonl",
         "tensorboard",
@@ -59,6 +60,30 @@ def test_a_run_leaves_what_the_design_says(tmp_path):
     record = result.rounds[-1]
     assert set(record["seconds"]) == {"server", "clients", "evaluate"}
     assert all(value["train_down"] > value["train_up"] > 0 for value in record["bytes"].values())
+
+
+def test_the_split_is_written_with_the_labels_that_the_simulation_knows(tmp_path, monkeypatch):
+    blind = run(tmp_path).directory / "split.json"
+    assert json.loads(blind.read_text()) == {
+        "clients": [{"name": name, "examples": 90, "labels": None} for name in ("near", "far")]
+    }
+    held = run(tmp_path, strategy="fedavg", **{"blobs.labelled": True}).directory / "split.json"
+    counts = [{str(k): int((toy.blobs(90, shift, 7)["y"] == k).sum()) for k in range(3)} for shift in (0.5, 1.0)]
+    assert [client["labels"] for client in json.loads(held.read_text())["clients"]] == counts
+    monkeypatch.setattr(toy.Blobs, "labels", lambda self, partition: torch.tensor([2, 2, partition]), raising=False)
+    known = run(tmp_path, clients=1, min_clients=1).directory / "split.json"
+    assert json.loads(known.read_text())["clients"] == [{"name": "near", "examples": 90, "labels": {"0": 1, "2": 2}}]
+
+
+def test_labels_that_are_no_classes_or_nowhere_are_not_counted(monkeypatch):
+    def nowhere(self, partition):
+        raise DataError("no labels")
+
+    monkeypatch.setattr(toy.Blobs, "labels", nowhere, raising=False)
+    assert [client["labels"] for client in launch.split_of(toy.Blobs(), 2)] == [None, None]
+    for labels in (torch.zeros(90), torch.zeros(90, 4, 4, dtype=torch.long)):
+        monkeypatch.setattr(toy.Blobs, "labels", lambda self, partition, y=labels: y, raising=False)
+        assert launch.split_of(toy.Blobs(), 1) == [{"name": "near", "examples": 90, "labels": None}]
 
 
 def test_same_seed_same_bits_and_another_seed_others(tmp_path):

@@ -12,10 +12,12 @@ from torch import nn
 
 from fedlab.data import digits as sets
 from fedlab.data.examples import Examples
+from fedlab.data.partition import PARTITIONS
 from fedlab.errors import ConfigError, DataError
 from fedlab.models.digits import McdNet, SmallNet
 from fedlab.seeds import seeded
 from fedlab.workloads.digits import Digits
+from fedlab.workloads.domains import accuracy_and_loss
 
 TARGETS = "usps,optdigits"
 
@@ -83,6 +85,77 @@ def test_limit_cuts_every_part():
     lengths = {len(workload.data(partition, split)) for partition in (None, 0, 1) for split in ("train", "test")}
     assert lengths == {20}
     assert len(Digits(targets=TARGETS, limit=10**9).data(0, "test")) == len(sets.read("usps", "test"))
+
+
+# --- several clients a domain ---
+
+
+@pytest.mark.parametrize("kind", list(PARTITIONS))
+def test_a_target_can_be_shared_by_clients_that_test_on_all_of_it(kind):
+    whole, shared = Digits(targets=TARGETS), Digits(targets=TARGETS, split=3, partition=kind)
+    assert shared.clients == ("usps-0", "usps-1", "usps-2", "optdigits-0", "optdigits-1", "optdigits-2")
+    for target in range(2):
+        parts = [shared.data(3 * target + part, "train") for part in range(3)]
+        assert all(set(part.columns) == set(part[:2]) == {"x"} for part in parts)
+        images = [image.tobytes() for part in parts for image in part.columns["x"].numpy()]
+        wanted = [image.tobytes() for image in whole.data(target, "train").columns["x"].numpy()]
+        assert sorted(images) == sorted(wanted)
+        test = whole.data(target, "test")
+        assert torch.equal(shared.data(3 * target + 2, "test").columns["x"], test.columns["x"])
+
+
+def test_labels_deal_the_rows_and_only_the_oracle_setting_hands_them_out():
+    """What the simulation knows of a client is what that client would have held with labels, and is skewed."""
+    knobs = {"targets": TARGETS, "split": 2, "partition": "shards"}
+    blind, oracle = Digits(**knobs), Digits(**knobs, setting="oracle")
+    for partition in range(4):
+        train, labelled = blind.data(partition, "train"), oracle.data(partition, "train")
+        assert torch.equal(train.columns["x"], labelled.columns["x"])
+        assert torch.equal(blind.labels(partition), labelled.columns["y"])
+        assert len(blind.labels(partition).unique()) <= 7  # two of four pieces of ten sorted classes
+        assert "y" not in train.columns
+
+
+@pytest.mark.parametrize("kind", [kind for kind, line in PARTITIONS.items() if not line.by_label])
+def test_a_split_that_needs_no_labels_reads_none(monkeypatch, kind):
+    read = sets.read
+    monkeypatch.setattr(
+        sets, "read", lambda domain, split, root: read(domain, {"oracle": None}.get(split, split), root)
+    )
+    assert len(Digits(targets=TARGETS, split=2, partition=kind).data(0, "train"))
+
+
+def test_splits_follow_the_run_seed_and_differ_between_domains():
+    def sizes(domain, seed):
+        knobs = {"targets": domain, "split": 3, "partition": "quantity", "limit": 1000, "seed": seed}
+        return [len(Digits(**knobs).data(partition, "train")) for partition in range(3)]
+
+    assert sizes("usps", 1) == sizes("usps", 1)
+    assert len({tuple(sizes(*of)) for of in (("usps", 1), ("usps", 2), ("mnist_m", 1))}) == 3
+
+
+def test_the_source_can_be_split_by_any_kind():
+    def classes(kind):
+        workload = Digits(setting="shards", shards=5, partition=kind, limit=500)
+        assert torch.equal(workload.labels(4), workload.data(4, "train").columns["y"])
+        return [len(workload.labels(partition).unique()) for partition in range(5)]
+
+    assert classes("iid") == [10] * 5
+    assert max(classes("shards")) <= 6
+
+
+def test_a_client_with_its_own_images_is_one_and_nobody_knows_their_labels(own):
+    workload = Digits(targets="@mine,usps", split=2, data_root=str(own().parent))
+    assert workload.clients == ("mine", "usps-0", "usps-1")
+    assert len(workload.data(0, "train")) == 5
+    assert workload.labels(0) is None
+    with pytest.raises(ConfigError, match="two clients would be called 'usps-1'; rename the one that brings"):
+        Digits(targets="@usps-1,usps", split=2)
+
+
+def test_more_clients_than_a_domain_can_feed_are_refused():
+    with pytest.raises(ConfigError, match="1200 examples cannot be split over 121 clients with at least 10 each"):
+        Digits(targets="optdigits", split=121, partition="iid").data(0, "train")
 
 
 # --- a client's own images ---
@@ -232,13 +305,12 @@ def test_loss_and_metrics_by_hand():
     assert Digits().evaluate(Table(), data) == {"accuracy": 0.75, "loss": pytest.approx(expected, rel=1e-6)}
 
 
-def test_metrics_do_not_depend_on_the_batches_of_evaluation(monkeypatch):
+def test_metrics_do_not_depend_on_the_batches_of_evaluation():
     data = Digits(targets=TARGETS, limit=30).data(0, "test")
     with seeded("model"):
         model = SmallNet()
     whole = Digits().evaluate(model.train(), data)
-    monkeypatch.setattr("fedlab.workloads.digits.EVALUATION_BATCH", 7)
-    assert Digits().evaluate(model.train(), data) == pytest.approx(whole, rel=1e-5)
+    assert accuracy_and_loss(model.train(), data, batch=7) == pytest.approx(whole, rel=1e-5)
 
 
 # --- what is refused ---
@@ -285,5 +357,5 @@ def test_an_unknown_split_and_a_missing_root_are_refused(tmp_path):
 
 
 def test_more_shards_than_examples_are_refused():
-    with pytest.raises(ConfigError, match="30 examples cannot be split into 4 shards of at least 10"):
+    with pytest.raises(ConfigError, match="30 examples cannot be split over 4 clients with at least 10 each"):
         Digits(setting="shards", limit=30).data(0, "train")

@@ -57,8 +57,18 @@ def test_a_target_can_be_shared_by_clients_that_test_on_all_of_it():
         wanted = [image.numpy().tobytes() for image in whole.data(target, "train").columns["x"]]
         assert sorted(images) == sorted(wanted) and {len(part) for part in parts} == {52}
         assert torch.equal(shared.data(3 * target + 1, "test").columns["x"], whole.data(target, "test").columns["x"])
-    with pytest.raises(ConfigError, match="156 images cannot be split over 40 clients"):
+    with pytest.raises(ConfigError, match="156 examples cannot be split over 40 clients"):
         FewShot(**TUNE, split=40).data(0, "train")
+
+
+def test_clients_of_one_target_can_see_other_characters_and_the_simulation_knows_which():
+    shared = FewShot(**TUNE, split=3, partition="shards")
+    known = [shared.labels(part) for part in range(3)]
+    assert [len(labels) for labels in known] == [len(shared.data(part, "train")) for part in range(3)]
+    assert len(torch.cat(known).unique()) > max(len(labels.unique()) for labels in known) + 5
+    with pytest.raises(ConfigError, match="partition=shards goes by labels, and 'usps' has none of the images"):
+        FewShot(targets="usps", split=2, partition="shards").data(0, "train")
+    assert FewShot(targets="usps", split=2).labels(0) is None
 
 
 def test_accuracies_of_prototypes_are_those_of_a_plain_loop(model):
