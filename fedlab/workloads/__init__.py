@@ -40,8 +40,16 @@ WORKLOADS: Mapping[str, Line] = {
     "fewshot": Line(
         "few-shot transfer: labelled base classes on the server, unlabelled targets on the clients", FewShot
     ),
-    "office": Line("objects in four collections (Office-Caltech10, SURF): one labelled, three unlabelled", Office),
-    "pacs": Line("things painted, drawn, photographed and sketched (PACS): one style labelled, three not", Pacs),
+    "office": Line(
+        "objects in four collections (Office-Caltech10, SURF): one labelled, three unlabelled",
+        Office,
+        labelled={"office.setting": "oracle"},
+    ),
+    "pacs": Line(
+        "things painted, drawn, photographed and sketched (PACS): one style labelled, three not",
+        Pacs,
+        labelled={"pacs.setting": "oracle"},
+    ),
 }
 
 
