@@ -24,18 +24,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedlab.data.digits import EMBEDDED, SPLITS
-from fedlab.data.domains import Arrays, Part
+from fedlab.data.domains import Part
 from fedlab.data.examples import Batch, Examples
 from fedlab.errors import DataError, near_match
 
 CUT_SEED = 1709  # one cut for all runs
+
+
+class Labelled(NamedTuple):
+    """Inputs (N, ...) uint8 and labels (N,) uint8 of one domain, or of a part of it."""
+
+    images: Any
+    labels: Any
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ class DomainSet:
     folder: str
     train_share: float
     embedded: dict[Part, int]
-    whole: Callable[[Path, str], Arrays]
+    whole: Callable[[Path, str], Labelled]
     unpack: Callable[[Any], Any]
     floats: Callable[[Batch], Batch]
 
@@ -120,15 +127,15 @@ def full_folder(of: DomainSet, root: Path | None) -> Path | None:
     return root / of.folder if (root / of.folder).is_dir() else None
 
 
-def cut(of: DomainSet, folder: Path, domain: str, part: Part) -> Arrays:
+def cut(of: DomainSet, folder: Path, domain: str, part: Part) -> Labelled:
     """One part of one domain of the full set, in random order with every class in its share; read-only."""
     images, labels = _whole(of, domain, folder)
     rows = _rows(labels.tobytes(), of.train_share)[part]
-    return Arrays(images[rows], labels[rows])
+    return Labelled(images[rows], labels[rows])
 
 
 @lru_cache(maxsize=16)
-def _whole(of: DomainSet, domain: str, folder: Path) -> Arrays:
+def _whole(of: DomainSet, domain: str, folder: Path) -> Labelled:
     images, labels = of.whole(folder, domain)
     labels = np.asarray(labels, dtype=np.uint8)
     if len(images) != len(labels) or not len(labels) or labels.max() >= len(of.classes):
@@ -138,7 +145,7 @@ def _whole(of: DomainSet, domain: str, folder: Path) -> Arrays:
         )
     flat = np.ascontiguousarray(images).reshape(len(images), -1)
     first = np.sort(np.unique(flat.view(f"V{flat.shape[1]}"), return_index=True)[1])  # equal examples count once
-    return Arrays(images[first], labels[first])
+    return Labelled(images[first], labels[first])
 
 
 @lru_cache(maxsize=16)
