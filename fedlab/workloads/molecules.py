@@ -4,8 +4,8 @@ The molecules of a set's training file have one owner each: the server a small p
 the rest, shared out by scaffold, by size, by clusters of scaffolds, or at random. An owner holds some of its molecules
 out to test on. The set's test file belongs to nobody: it is what drawn molecules are compared with.
 
-``molecules.server=pooled`` gives the server every training molecule of all clients: for the centralised bound only, with
-strategies that train on the server (``source_only``). Nothing is labelled; what is learned is the likelihood.
+``molecules.server=pooled`` gives the server every training molecule of all clients: for the centralised bound only,
+with strategies that train on the server (``source_only``). Nothing is labelled; what is learned is the likelihood.
 
 **Source**: data and scores as in Madhawa et al., GraphNVP, 2019. **Departures**: (1) the published split is another one
 (Kusner's indices); (2) novelty is counted against the training file, whichever owner's molecules a method has seen.
