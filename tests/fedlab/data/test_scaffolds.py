@@ -70,7 +70,10 @@ def test_rare_shapes_are_one_cluster(monkeypatch):
     [
         ("iid", "40 examples cannot be split over 5 clients"),
         ("scaffold", "client . of 5 would hold 8 of 40 molecules shared out by scaffold"),
-        ("size", "client 0 of 5 would hold 8 of 40 molecules shared out by size; at least 10 are needed: ask for fewer"),
+        (
+            "size",
+            "client 0 of 5 would hold 8 of 40 molecules shared out by size; at least 10 are needed: ask for fewer",
+        ),
         ("dirichlet", "40 examples cannot be split into 5 shards"),
     ],
 )
