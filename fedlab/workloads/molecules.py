@@ -154,9 +154,12 @@ class Molecules:
         if not self.samples:
             return {}
         drawn = self.draw(model, self.samples)
-        holdings = _holdings(self)
-        found = scores.generation(drawn, holdings.known)
-        return {**found, **scores.likeness([one for one in drawn if one], holdings.compared)}
+        valid = [one for one in drawn if one]
+        return {**scores.generation(drawn, self.known()), **scores.likeness(valid, _holdings(self).compared)}
+
+    def known(self) -> frozenset[str]:
+        """Canonical SMILES of the training file's graphs: what is not novel."""
+        return _holdings(self).known
 
     def draw(self, model: nn.Module, count: int, *, corrected: bool = False) -> list[str | None]:
         """Canonical SMILES of graphs drawn from a model, None for one that is no molecule."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -37,7 +39,7 @@ def test_a_scaffold_is_never_shared_and_clients_are_about_equal(molecules):
 def test_by_size_the_first_client_has_the_smallest(molecules):
     sizes = (molecules.atoms != QM9.no_atom).sum(1)
     parts = shares(molecules, by="size")
-    for smaller, larger in zip(parts[:-1], parts[1:], strict=True):
+    for smaller, larger in pairwise(parts):
         assert sizes[smaller].max() <= sizes[larger].min()
 
 

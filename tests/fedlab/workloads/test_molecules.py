@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
-import fedlab
 import strategies
+from client.app import app as client_app
 from fedlab import launch
 from fedlab.config import build
 from fedlab.data import molgraphs, smiles
+from fedlab.engines import inprocess
 from fedlab.errors import ConfigError, DataError
+from fedlab.runs import RunDirectory
 from fedlab.scores import molecules as scores
 from fedlab.seeds import seeded
 from fedlab.workload import lacking
 from fedlab.workloads.molecules import Molecules, _holdings
+from server.app import app as server_app
 
 SMALL = {"limit": 300, "adjacency_layers": 3, "node_layers": 3, "samples": 40}
 KNOBS = {f"molecules.{name}": value for name, value in SMALL.items()}
@@ -143,39 +144,65 @@ def test_corrected_samples_are_all_molecules(workload, model):
 
 # --- strategies ---
 
+ROUND = {
+    **KNOBS,
+    "molecules.adjacency_layers": 1,
+    "molecules.node_layers": 1,
+    "molecules.shards": 5,
+    "molecules.samples": 10,
+    "rounds": 1,
+    "threads": 1,
+    "device": "cpu",
+    "client.steps": 5,
+    "client.batch": 16,
+    "client.learning_rate": 0.1,
+    "server.steps": 3,
+    "server.batch": 10,
+}
+READ_X_OR_Y = {
+    "dualadapt": "needs a model with .features and .head",
+    "adabn": "adabn takes statistics of inputs x; workload 'molecules' has adjacency, nodes",
+    "self_training": "self_training needs inputs x and one class y for each; workload 'molecules' has adjacency, nodes",
+    "fed_mcd": "needs a model with .features and .head",
+    "fed_dann": "needs a model with .features and .head",
+    "startup": "startup needs a model with .features",
+    "dp_fixed": "batch-norm statistics are taken of the server's inputs x, and its data has adjacency, nodes",
+    "dp_adaptive": "batch-norm statistics are taken of the server's inputs x, and its data has adjacency, nodes",
+}
 
-@pytest.mark.parametrize("strategy", list(strategies.STRATEGIES))
-def test_every_strategy_serves_it_or_says_why_not(tmp_path, strategy):
-    """Those that need no labels and no classes run one round, in which clients' losses fall; others are refused."""
-    knobs = {
-        **KNOBS,
-        "strategy": strategy,
-        "rounds": 1,
-        "client.steps": 4,
-        "client.batch": 16,
-        "client.learning_rate": 0.2,
-        "server.steps": 3,
-        "server.batch": 10,
-        "molecules.shards": 5,
-    }
-    if strategy == "bulyan":
-        knobs |= {"bulyan.malicious": 0}
-    needs_classes = {"dualadapt", "adabn", "self_training", "fed_mcd", "fed_dann", "startup"}
-    if strategy in needs_classes:
-        with pytest.raises(ConfigError, match=f"(?i){strategy}"):
-            launch.prepare("graphnvp-qm9", knobs)
-        return
-    before, after = fedlab.run("graphnvp-qm9", runs=tmp_path, knobs=knobs).rounds
+
+@pytest.fixture
+def one_round(tmp_path):
+    """The lines of ``metrics.jsonl`` of one round through both apps."""
+
+    def run(**knobs):
+        directory = RunDirectory.create(tmp_path, launch.prepare("graphnvp-qm9", {**ROUND, **knobs}))
+        flat = directory.config()
+        inprocess.run(server_app, client_app, flat, int(flat["molecules.shards"]))
+        return directory.rounds()
+
+    return run
+
+
+@pytest.mark.parametrize("strategy", [name for name in strategies.STRATEGIES if name not in READ_X_OR_Y])
+def test_strategies_that_need_the_loss_alone_lower_it_on_every_client(one_round, strategy):
+    before, after = one_round(strategy=strategy)
     assert len(after["clients"]) == 5 and not after["failures"]
-    assert math.isfinite(after["mean"]["nll"]) and after["server"]["samples"] == 40
-    if not strategy.startswith("dp"):
-        assert after["mean"]["loss"] < before["mean"]["loss"]
+    for name, metrics in after["clients"].items():
+        assert metrics["loss"] < before["clients"][name]["loss"] and metrics["nll"] < before["clients"][name]["nll"]
+    assert after["server"]["samples"] == 10 and "validity" in after["server"] and after["seconds"]["score"] > 0
 
 
-def test_fewer_clients_and_a_pooled_server_make_the_centralised_bound(tmp_path):
-    knobs = {**KNOBS, "strategy": "source_only", "molecules.server": "pooled", "rounds": 1, "server.steps": 2}
-    result = fedlab.run("graphnvp-qm9", runs=tmp_path, knobs={**knobs, "server.batch": 16})
-    assert result.rounds[1]["mean"]["loss"] < result.rounds[0]["mean"]["loss"]
+@pytest.mark.parametrize("strategy", READ_X_OR_Y)
+def test_strategies_that_read_inputs_or_labels_are_refused_before_the_run(strategy):
+    with pytest.raises(ConfigError, match=READ_X_OR_Y[strategy]):
+        launch.prepare("graphnvp-qm9", {**ROUND, "strategy": strategy})
+
+
+def test_the_servers_public_part_can_start_a_federation_and_all_of_it_is_the_bound(one_round):
+    begun, _ = one_round(**{"server.pretrain_steps": 4, "name": "pretrained"})
+    fresh, bound = one_round(**{"strategy": "source_only", "molecules.server": "pooled", "server.average": 0.0})
+    assert begun["mean"]["loss"] < fresh["mean"]["loss"] and bound["mean"]["loss"] < fresh["mean"]["loss"]
 
 
 # --- what is refused ---
