@@ -220,7 +220,7 @@ def parse_lines(lines: Sequence[tuple[int, str]], alphabet: Alphabet, order: Ord
 
 def scaffold_of(molecule: Chem.Mol) -> Chem.Mol:
     """Bemis-Murcko scaffold: rings and what links them."""
-    return GetScaffoldForMol(molecule)  # type: ignore[no-untyped-call]
+    return GetScaffoldForMol(molecule)  # type: ignore[no-untyped-call,no-any-return]
 
 
 def _meaning(graph: Graph, alphabet: Alphabet) -> str:

@@ -264,7 +264,7 @@ class GraphNVP(nn.Module):
         if self.training:
             raise RuntimeError("a GraphNVP inverts in eval mode only: call eval() first")
         n, f, r = self.sizes.size, self.sizes.elements, self.sizes.channels
-        z, z_nodes = torch.split(latent, self.dimensions, dim=1)
+        z, z_nodes = torch.split(latent, list(self.dimensions), dim=1)
         adjacency = hard(symmetric(self.adjacency_inverse(z.view(-1, r, n, n))), dim=1)
         return adjacency, hard(self.nodes_inverse(z_nodes.view(-1, n, f), adjacency), dim=2)
 
