@@ -20,7 +20,7 @@ from fedlab.errors import ConfigError, DataError, RunError
 from fedlab.results import Result
 from fedlab.runs import RunDirectory
 from fedlab.training import pick_device, resolve_device
-from fedlab.workload import KnowsLabels, Workload
+from fedlab.workload import KnowsLabels, Workload, lacking
 
 APPS = engines.Apps(server="server.app:app", client="client.app:app")
 
@@ -91,8 +91,8 @@ def settle(preset: str, overrides: Flat) -> dict[str, Value]:
 
 
 def clients_have_labels(workload: Workload) -> bool:
-    """Whether clients can train on labels of their own."""
-    return "y" in workload.data(0, "train").columns
+    """Whether clients hold all that the workload's loss reads, labels where it takes any."""
+    return not lacking(workload, workload.data(0, "train"))
 
 
 def _check(flat: Flat) -> None:

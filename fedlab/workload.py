@@ -51,3 +51,22 @@ class KnowsLabels(Protocol):
         For the table of the split only: no strategy may train on them.
         """
         ...
+
+
+@runtime_checkable
+class Scored(Workload, Protocol):
+    """A workload whose model is worth something beside anybody's data, as a generative one's samples are."""
+
+    def score(self, model: nn.Module) -> dict[str, float]:
+        """Metrics of the global model alone, all plain floats; the server takes them once a round."""
+        ...
+
+
+def loss_columns(workload: Workload) -> tuple[str, ...]:
+    """Columns that a workload's loss reads: its ``loss_columns``, or inputs and labels where it does not say."""
+    return tuple(getattr(workload, "loss_columns", ("x", "y")))
+
+
+def lacking(workload: Workload, data: Examples) -> list[str]:
+    """Columns of the workload's loss that some data does not have, as "y" where it takes labels and there are none."""
+    return [name for name in loss_columns(workload) if name not in data.columns]

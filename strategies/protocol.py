@@ -114,7 +114,7 @@ class Entry:
     Attributes
     ----------
     labelled
-        Clients train on labels of their own.
+        Clients train on the workload's loss, labels included.
     baseline
         What others are compared with where nothing else is asked for.
     compared

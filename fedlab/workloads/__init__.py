@@ -11,6 +11,7 @@ from fedlab.workload import Workload
 from fedlab.workloads.camvid import CamVid
 from fedlab.workloads.digits import Digits
 from fedlab.workloads.fewshot import FewShot
+from fedlab.workloads.molecules import Molecules
 from fedlab.workloads.office import Office
 from fedlab.workloads.pacs import Pacs
 
@@ -39,6 +40,9 @@ WORKLOADS: Mapping[str, Line] = {
     ),
     "fewshot": Line(
         "few-shot transfer: labelled base classes on the server, unlabelled targets on the clients", FewShot
+    ),
+    "molecules": Line(
+        "molecular graphs to generate, without labels, shared out by scaffold, size or chance", Molecules
     ),
     "office": Line(
         "objects in four collections (Office-Caltech10, SURF): one labelled, three unlabelled",
