@@ -52,8 +52,8 @@ def shares(molecules: Molecules, clients: int, by: Partition, alpha: float, seed
     for client, part in enumerate(rows):
         if len(part) < MIN_EXAMPLES:
             raise ConfigError(
-                f"client {client} of {clients} would hold {len(part)} of {len(molecules):,} molecules shared out by {by}; "
-                f"at least {MIN_EXAMPLES} are needed: ask for fewer clients, or another molecules.partition"
+                f"client {client} of {clients} would hold {len(part)} of {len(molecules):,} molecules shared "
+                f"out by {by}; at least {MIN_EXAMPLES} are needed: ask for fewer clients, or another molecules.partition"
             )
     return rows
 
