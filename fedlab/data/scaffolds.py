@@ -53,7 +53,8 @@ def shares(molecules: Molecules, clients: int, by: Partition, alpha: float, seed
         if len(part) < MIN_EXAMPLES:
             raise ConfigError(
                 f"client {client} of {clients} would hold {len(part)} of {len(molecules):,} molecules shared "
-                f"out by {by}; at least {MIN_EXAMPLES} are needed: ask for fewer clients, or another molecules.partition"
+                f"out by {by}; at least {MIN_EXAMPLES} are needed: ask for fewer clients, or for another "
+                "molecules.partition"
             )
     return rows
 
