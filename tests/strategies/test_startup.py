@@ -330,8 +330,8 @@ def test_it_resumes_to_the_same_bits(federate, table, monkeypatch):
     whole = federate(**changes)
     conclude = RunDirectory.checkpoint
 
-    def stop(self, server_round, state, keep):
-        conclude(self, server_round, state, keep)
+    def stop(self, server_round, state, *how_many):
+        conclude(self, server_round, state, *how_many)
         if server_round == 1:
             raise KeyboardInterrupt
 
