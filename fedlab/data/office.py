@@ -19,8 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedlab.data.domains import Arrays
-from fedlab.data.domainsets import DomainSet
+from fedlab.data.domainsets import DomainSet, Labelled
 from fedlab.data.examples import Batch
 
 WORDS = 800
@@ -28,7 +27,7 @@ LARGEST = 10_000  # examples of one part; no domain has as many, so all of it sh
 KEPT = (0.2, 1.0)  # share of an image's key points that a random view keeps
 
 
-def _whole(folder: Path, domain: str) -> Arrays:
+def _whole(folder: Path, domain: str) -> Labelled:
     """Counts (N, 800) uint8, labels (N,) from 0, from the authors' file with ``fts`` and ``labels`` from 1."""
     from scipy.io import loadmat
 
@@ -36,7 +35,7 @@ def _whole(folder: Path, domain: str) -> Arrays:
     counts, labels = np.asarray(file["fts"]), np.asarray(file["labels"]).ravel()
     if counts.ndim != 2 or counts.shape[1] != WORDS or counts.min() < 0 or counts.max() > 255:
         raise ValueError(f"fts of {counts.dtype} {counts.shape}; expected counts (N, {WORDS}) from 0 to 255")
-    return Arrays(counts.astype(np.uint8), (labels - 1).astype(np.uint8))
+    return Labelled(counts.astype(np.uint8), (labels - 1).astype(np.uint8))
 
 
 def to_floats(batch: Batch) -> Batch:

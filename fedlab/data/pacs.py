@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedlab.data import views
-from fedlab.data.domains import SIZE, Arrays, tiles
-from fedlab.data.domainsets import DomainSet
+from fedlab.data.domains import SIZE, tiles
+from fedlab.data.domainsets import DomainSet, Labelled
 from fedlab.data.examples import Batch
 
 FILE = "pacs_64.npz"  # JPEG pictures end to end: buf, off, y, classes, domain, domains
 CROP, JITTER, GREY = 0.3, 0.4, 0.3  # of a random view: least area, strength of colour changes, share without colour
 
 
-def _whole(folder: Path, domain: str) -> Arrays:
+def _whole(folder: Path, domain: str) -> Labelled:
     """Images (N, 3, 32, 32) uint8 and labels (N,) of one domain."""
     with np.load(folder / FILE, allow_pickle=False) as archive:
         buffer, offsets, labels = archive["buf"], archive["off"], archive["y"]
@@ -42,7 +42,7 @@ def _whole(folder: Path, domain: str) -> Arrays:
         )
         for row in rows
     ]
-    return Arrays(_planes(np.stack(pictures)), labels[rows])
+    return Labelled(_planes(np.stack(pictures)), labels[rows])
 
 
 def _planes(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
