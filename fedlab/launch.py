@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 from types import FrameType
 
-import numpy as np
+import torch
 
 from fedlab import engines, workloads
 from fedlab.config import CORE_SECTIONS, Core, Flat, Value, build, parse_arrivals, read_preset, resolve
@@ -217,7 +217,7 @@ def split_of(workload: Workload, clients: int) -> list[dict[str, object]]:
                 labels = workload.labels(partition)
         counts = None
         if labels is not None and labels.dim() == 1 and not labels.is_floating_point():
-            values, numbers = np.unique(labels.numpy(), return_counts=True)
+            values, numbers = torch.unique(labels, return_counts=True)
             counts = dict(zip(map(str, values.tolist()), numbers.tolist(), strict=True))
         table.append({"name": name, "examples": len(data), "labels": counts})
     return table

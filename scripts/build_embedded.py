@@ -98,7 +98,7 @@ def domain_set(of: DomainSet, root: Path, folder: Path, pack: Callable[[Images],
     """The beginning of both parts of every domain; inputs and labels of a part in files of their own."""
     for part, count in of.embedded.items():
         parts = {domain: cut(of, root / of.folder, domain, part) for domain in of.domains}
-        inputs = {domain: pack(found.images[:count]) for domain, found in parts.items()}
+        inputs = {domain: pack(found.inputs[:count]) for domain, found in parts.items()}
         np.savez_compressed(folder / f"{of.name}_{part}.npz", **inputs)
         labels = {domain: found.labels[:count] for domain, found in parts.items()}
         np.savez_compressed(folder / f"{of.name}_{part}_labels.npz", **labels)

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlab.data.digits import EMBEDDED, SPLITS
@@ -39,10 +40,10 @@ CUT_SEED = 1709  # one cut for all runs
 
 
 class Labelled(NamedTuple):
-    """Inputs (N, ...) uint8 and labels (N,) uint8 of one domain, or of a part of it."""
+    """Inputs (N, ...) and labels (N,), both uint8."""
 
-    images: Any
-    labels: Any
+    inputs: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -129,23 +130,23 @@ def full_folder(of: DomainSet, root: Path | None) -> Path | None:
 
 def cut(of: DomainSet, folder: Path, domain: str, part: Part) -> Labelled:
     """One part of one domain of the full set, in random order with every class in its share; read-only."""
-    images, labels = _whole(of, domain, folder)
+    inputs, labels = _whole(of, domain, folder)
     rows = _rows(labels.tobytes(), of.train_share)[part]
-    return Labelled(images[rows], labels[rows])
+    return Labelled(inputs[rows], labels[rows])
 
 
 @lru_cache(maxsize=16)
 def _whole(of: DomainSet, domain: str, folder: Path) -> Labelled:
-    images, labels = of.whole(folder, domain)
+    inputs, labels = of.whole(folder, domain)
     labels = np.asarray(labels, dtype=np.uint8)
-    if len(images) != len(labels) or not len(labels) or labels.max() >= len(of.classes):
+    if len(inputs) != len(labels) or not len(labels) or labels.max() >= len(of.classes):
         raise ValueError(
-            f"{len(images)} examples with {len(labels)} labels of which the largest is {labels.max(initial=0)}; "
+            f"{len(inputs)} examples with {len(labels)} labels of which the largest is {labels.max(initial=0)}; "
             f"expected as many labels, from 0 to {len(of.classes) - 1}"
         )
-    flat = np.ascontiguousarray(images).reshape(len(images), -1)
+    flat = np.ascontiguousarray(inputs).reshape(len(inputs), -1)
     first = np.sort(np.unique(flat.view(f"V{flat.shape[1]}"), return_index=True)[1])  # equal examples count once
-    return Labelled(images[first], labels[first])
+    return Labelled(inputs[first], labels[first])
 
 
 @lru_cache(maxsize=16)
@@ -160,7 +161,7 @@ def _rows(labels: bytes, share: float) -> dict[Part, Any]:
 @lru_cache(maxsize=32)
 def _inputs(of: DomainSet, domain: str, part: Part, folder: Path | None) -> Tensor:
     if folder:
-        return torch.from_numpy(np.ascontiguousarray(cut(of, folder, domain, part).images))
+        return torch.from_numpy(np.ascontiguousarray(cut(of, folder, domain, part).inputs))
     with np.load(EMBEDDED / f"{of.name}_{part}.npz", allow_pickle=False) as archive:
         return torch.from_numpy(of.unpack(archive[domain]))
 

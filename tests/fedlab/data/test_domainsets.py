@@ -88,7 +88,7 @@ def test_the_cut_takes_every_class_in_its_share(tmp_path):
     write_office(tmp_path)
     train, test = read(OFFICE, "webcam", "oracle", tmp_path), read(OFFICE, "webcam", "test", tmp_path)
     assert train.columns["y"].bincount().tolist() == test.columns["y"].bincount().tolist() == [5, 5, 5]
-    first = cut(OFFICE, tmp_path / "office_caltech", "webcam", "train").images[:, :2].tolist()
+    first = cut(OFFICE, tmp_path / "office_caltech", "webcam", "train").inputs[:, :2].tolist()
     assert sorted(first) != first  # in random order, so that the beginning is a sample
 
 
