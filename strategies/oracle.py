@@ -42,4 +42,5 @@ ENTRY: Entry = Entry(
     Oracle,
     ClientHalf(fedavg.train, evaluate),
     labelled=True,
+    ceiling=True,
 )

@@ -117,6 +117,8 @@ class Entry:
         Clients train on the workload's loss, labels included.
     baseline
         What others are compared with where nothing else is asked for.
+    ceiling
+        The upper bound: what share of the gap up to it others close is asked where it stands beside them.
     compared
         Knobs of its own section that differ where it stands beside other strategies.
     """
@@ -127,6 +129,7 @@ class Entry:
     client: ClientHalf
     labelled: bool = False
     baseline: bool = False
+    ceiling: bool = False
     compared: Flat = field(default_factory=dict)
 
 

@@ -70,6 +70,8 @@ class Comparison:
         The comparison's folder.
     baseline
         Label of the variant that the others are compared with.
+    ceiling
+        Label of the upper bound, "" where none is compared.
     metric
         Family of the compared metric, for instance "accuracy"; which of its names a variant is judged by says
         ``summary()["metric"]``.
@@ -84,6 +86,7 @@ class Comparison:
     metric: str
     cells: list[Cell]
     grid: Mapping[str, list[str]] = field(default_factory=dict)
+    ceiling: str = ""
     target: float | None = None
     budget: Mapping[str, float] | None = None
     command: str = ""
@@ -229,8 +232,9 @@ class Comparison:
 
         ``label``, the knobs, ``strategy``, ``metric``, ``n`` (seeds), ``mean``, ``low``, ``high`` (95 % over seeds),
         ``difference``, ``difference_low``, ``difference_high``, ``p``, ``p_holm`` (to the baseline, by seed),
-        ``rank``, ``rounds``, ``bytes``, ``seconds`` (means over seeds), ``reached`` (seeds that reached the target),
-        ``reach_rounds``, ``reach_bytes``, ``reach_seconds`` (means over seeds; NaN unless all of them did).
+        ``closed`` (share of the gap between baseline and upper bound), ``rank``, ``rounds``, ``bytes``, ``seconds``
+        (means over seeds), ``reached`` (seeds that reached the target), ``reach_rounds``, ``reach_bytes``,
+        ``reach_seconds`` (means over seeds; NaN unless all of them did).
         """
         from fedlab.comparing.table import summarise
 

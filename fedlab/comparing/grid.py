@@ -145,3 +145,10 @@ def default_baseline(plans: Iterable[Plan]) -> str:
     labels = {plan.label: plan.strategy for plan in plans}
     bounds = [label for label, strategy in labels.items() if strategies.find(strategy).baseline]
     return (bounds or list(labels))[0]
+
+
+def ceiling(plans: Iterable[Plan]) -> str:
+    """Label of the upper bound, "" where none is compared."""
+    import strategies
+
+    return next((plan.label for plan in plans if strategies.find(plan.strategy).ceiling), "")

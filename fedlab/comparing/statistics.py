@@ -96,6 +96,14 @@ def ranks(scores: ArrayLike) -> NDArray[np.float64]:
     return found
 
 
+def closed(difference: float, gap: float) -> float:
+    """Share of the gap between two bounds that a difference to the lower one closes; NaN where there is no gap.
+
+    Below 0 where it loses to the lower bound, above 1 where it beats the upper one.
+    """
+    return difference / gap if gap > 0 else math.nan
+
+
 def first_reach(scores: ArrayLike, target: float) -> int | None:
     """Index of the first score (rounds,) that is at least the target; None when none is."""
     reached = np.flatnonzero(np.asarray(scores, dtype=float) >= target)

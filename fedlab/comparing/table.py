@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 COLUMNS = [
     *("strategy", "metric", "n", "mean", "low", "high"),
-    *("difference", "difference_low", "difference_high", "p", "p_holm", "rank"),
+    *("difference", "difference_low", "difference_high", "p", "p_holm", "closed", "rank"),
     *("rounds", "bytes", "seconds", "reached", "reach_rounds", "reach_bytes", "reach_seconds"),
 ]
 
@@ -61,37 +61,54 @@ def _key(key: Any) -> tuple[str, ...]:
 
 
 def _against(key: tuple[str, ...], last: dict[tuple[str, ...], pd.DataFrame], comparison: Comparison) -> dict[str, Any]:
-    """Difference to the baseline with the same values of those knobs that have an effect on both."""
-    nothing = dict.fromkeys(("difference", "difference_low", "difference_high", "p"), math.nan)
-    rivals = [
+    """Difference to the baseline, and the share of the gap up to the upper bound that it closes."""
+    names = ("difference", "difference_low", "difference_high", "p", "closed")
+    found: dict[str, Any] = dict.fromkeys(names, math.nan)
+    base = _beside(key, last, comparison.baseline)
+    if key[0] == comparison.baseline or base is None:
+        return found
+    pair = statistics.paired(*_aligned(last[key], base))
+    apart = pair.difference
+    found |= {"difference": apart.mean, "difference_low": apart.low, "difference_high": apart.high, "p": pair.p}
+    bound = _beside(key, last, comparison.ceiling)
+    if bound is not None:
+        found["closed"] = statistics.closed(apart.mean, statistics.paired(*_aligned(bound, base)).difference.mean)
+    return found
+
+
+def _beside(key: tuple[str, ...], last: dict[tuple[str, ...], pd.DataFrame], label: str) -> pd.DataFrame | None:
+    """The rows of a label with the same values of those knobs that have an effect on both."""
+    same = (
         other
         for other in last
-        if other[0] == comparison.baseline and all(a == b or not b for a, b in zip(key[1:], other[1:], strict=True))
-    ]
-    if key[0] == comparison.baseline or not rivals:
-        return nothing
-    scores = last[key].set_index("seed")["score"]
-    found = statistics.paired(*_aligned(scores, last[rivals[0]].set_index("seed")["score"]))
-    apart = found.difference
-    return {"difference": apart.mean, "difference_low": apart.low, "difference_high": apart.high, "p": found.p}
+        if other[0] == label and all(a == b or not b for a, b in zip(key[1:], other[1:], strict=True))
+    )
+    found = next(same, None)
+    return None if found is None else last[found]
 
 
-def _aligned(one: pd.Series[float], other: pd.Series[float]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Values of the seeds that both have."""
-    seeds = [seed for seed in one.index if seed in other.index]
-    return one.loc[seeds].to_numpy(), other.loc[seeds].to_numpy()
+def _aligned(one: pd.DataFrame, other: pd.DataFrame) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Scores of the seeds that both have."""
+    ours, theirs = one.set_index("seed")["score"], other.set_index("seed")["score"]
+    seeds = [seed for seed in ours.index if seed in theirs.index]
+    return ours.loc[seeds].to_numpy(), theirs.loc[seeds].to_numpy()
 
 
 def _ranks(comparison: Comparison, keys: list[tuple[str, ...]]) -> list[float]:
-    """Mean rank over domains and seeds; NaN where nobody knows which way is better."""
+    """Mean rank over domains and seeds among the rows with the same domains; NaN where no way is known to be better."""
     sign = direction(comparison.metric)
     if not sign or not keys:
         return [math.nan] * len(keys)
     columns = [*comparison.keys, "client", "seed", "score"]
     scores = {tuple(row[:-1]): row[-1] for row in comparison.final[columns].itertuples(index=False, name=None)}
-    blocks = list(dict.fromkeys(place[-2:] for place in scores))
-    table = np.array([[scores.get((*key, *block), math.nan) for block in blocks] for key in keys], dtype=float)
-    return [float(rank) for rank in statistics.ranks(sign * table)]
+    clients = {key: frozenset(place[-2] for place in scores if place[:-2] == key) for key in keys}
+    found = dict.fromkeys(keys, math.nan)
+    for group in dict.fromkeys(clients.values()):
+        rows = [key for key in keys if clients[key] == group]
+        blocks = list(dict.fromkeys(place[-2:] for place in scores if place[-2] in group))
+        table = np.array([[scores.get((*key, *block), math.nan) for block in blocks] for key in rows], dtype=float)
+        found |= zip(rows, map(float, statistics.ranks(sign * table)), strict=True)
+    return list(found.values())
 
 
 def _reach(part: pd.DataFrame, target: float | None) -> dict[str, float]:

@@ -41,6 +41,7 @@ def scores(comparison: Comparison) -> Text:
             plus_minus(row["mean"], row["high"] - row["mean"], share),
             plus_minus(row["difference"], row["difference_high"] - row["difference"], share, signed=True),
             p_value(row["p_holm"]),
+            *([share_closed(row["closed"])] if comparison.ceiling else []),
             _number(row["rank"], ".1f"),
             _number(row["rounds"], ".3g"),
             human_bytes(row["bytes"]),
@@ -48,7 +49,9 @@ def scores(comparison: Comparison) -> Text:
         ]
         for row in comparison.summary().to_dict("records")
     ]
-    heads = ["strategy", *knobs, comparison.metric, f"vs {comparison.baseline}", "p", "rank", "rounds", "bytes", "time"]
+    gap = ["closed"] if comparison.ceiling else []
+    measured = [comparison.metric, f"vs {comparison.baseline}", "p", *gap, "rank", "rounds", "bytes", "time"]
+    heads = ["strategy", *knobs, *measured]
     return Text(_title(comparison), heads, rows)
 
 
@@ -101,12 +104,18 @@ def p_value(p: float) -> str:
     return MISSING if math.isnan(p) else "<.001" if p < 0.001 else f"{p:.3f}"
 
 
+def share_closed(share: float) -> str:
+    """The share of a gap that is closed, in percent."""
+    return MISSING if math.isnan(share) else f"{100 * share:.0f} %"
+
+
 def legend(comparison: Comparison) -> str:
     """What the first table's columns are, in a few lines."""
+    gap = f"closed: of the gap from {comparison.baseline} to {comparison.ceiling}. " if comparison.ceiling else ""
     return (
         "± is half a 95 % Student t interval over seeds; vs: paired by seed, p of the paired t-test after Holm over "
-        "all rows. rank: mean over clients and seeds, 1 is best. bytes and time: of training, without tests, mean "
-        "over seeds."
+        f"all rows. {gap}rank: mean over clients and seeds, 1 is best. bytes and time: of training, without tests, "
+        "mean over seeds."
     )
 
 

@@ -98,6 +98,7 @@ class Column:
 def summary_columns(comparison: Comparison, table: pd.DataFrame) -> list[Column]:
     """Result, difference, rank and costs; what a target costs, where there is one; seeds, where some failed."""
     metric = comparison.metric
+    gap = [Column(Head("gap closed", "closed", "descending"), "closed", lambda row: f"{100 * row['closed']:.0f} %")]
     columns = [
         Column(
             Head(WORDS.get(metric, metric), "mean", better(comparison)),
@@ -110,6 +111,7 @@ def summary_columns(comparison: Comparison, table: pd.DataFrame) -> list[Column]
             lambda row: signed(metric, row["difference"]),
         ),
         Column(Head("p, corrected", "p"), "p_holm", lambda row: p_value(row["p_holm"])),
+        *(gap if comparison.ceiling else []),
         Column(Head("mean rank", "rank"), "rank", lambda row: f"{row['rank']:.2f}"),
         Column(Head("traffic", "bytes"), "bytes", lambda row: human_bytes(row["bytes"])),
         Column(Head("time", "time"), "seconds", lambda row: elapsed(row["seconds"])),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -91,6 +92,26 @@ def test_the_summary_by_hand(comparison):
     assert math.isnan(low["difference"]) and math.isnan(low["p_holm"])
     assert (low["rank"], high["rank"]) == (pytest.approx((5 * 2 + 1) / 6), pytest.approx((5 * 1 + 2) / 6))
     assert (low["rounds"], low["bytes"], low["seconds"]) == (1.0, 220.0, 4.0)
+
+
+def test_the_share_of_the_gap_to_the_upper_bound(comparison, tmp_path):
+    middle = make(tmp_path, "middle", 0, [(0.4, 0.2), (0.6, 0.3)], "accuracy_average")
+    cells = [*comparison.cells, Cell("middle", "s", 0, {}, middle, FINISHED)]
+    found = replace(comparison, cells=cells, ceiling="high").summary().set_index("label")["closed"]
+    assert math.isnan(found["low"])  # the baseline itself
+    assert found["high"] == pytest.approx(1.0)
+    assert found["middle"] == pytest.approx(0.05 / (0.4 / 3))  # its one seed, against the gap over all seeds
+    assert comparison.summary()["closed"].isna().all()  # no upper bound is compared
+
+
+def test_ranks_are_among_the_rows_with_the_same_clients(comparison, tmp_path):
+    """Where a grid's knob changes who the clients are, nobody is ranked against a row that never met them."""
+    other = RunDirectory.open(tmp_path / make(tmp_path, "other", 0, [(0.1, 0.1), (0.1, 0.1)], "accuracy_average"))
+    lines = (other.path / "metrics.jsonl").read_text()
+    (other.path / "metrics.jsonl").write_text(lines.replace('"near"', '"nobody"').replace('"far"', '"else"'))
+    cells = [*comparison.cells, Cell("other", "s", 0, {}, f"cells/{other.path.name}", FINISHED)]
+    before, after = comparison.summary(), replace(comparison, cells=cells).summary()
+    assert after["rank"].tolist() == [*before["rank"], 1.0]
 
 
 def test_the_target_counts_when_all_seeds_reach_it(comparison):

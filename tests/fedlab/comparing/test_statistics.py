@@ -10,7 +10,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
-from fedlab.comparing.statistics import first_reach, holm, interval, paired, ranks
+from fedlab.comparing.statistics import closed, first_reach, holm, interval, paired, ranks
 
 ONE, OTHER = [0.71, 0.69, 0.74, 0.70, 0.76], [0.65, 0.66, 0.69, 0.61, 0.72]
 
@@ -74,6 +74,12 @@ def test_ranks_are_scipys_with_ties_averaged():
 def test_a_block_that_lacks_a_score_gives_no_rank():
     assert ranks([[0.9, math.nan], [0.1, 0.8]]).tolist() == [1.0, 2.0]
     assert np.isnan(ranks([[math.nan], [0.8]])).all()
+
+
+def test_the_share_of_a_gap():
+    assert closed(2.0, 8.0) == 0.25
+    assert closed(-2.0, 8.0) == -0.25
+    assert math.isnan(closed(2.0, 0.0)) and math.isnan(closed(2.0, -1.0))
 
 
 def test_the_first_round_at_the_target():
