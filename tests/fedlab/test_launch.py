@@ -380,6 +380,8 @@ def test_no_run_directory_is_a_sentence(tmp_path):
 TINY_DATA = {
     "digits": {"digits.limit": 100, "digits.targets": "optdigits"},
     "fewshot": {"fewshot.limit": 100, "fewshot.shots": "1", "fewshot.queries": 1, "fewshot.episodes": 5},
+    "office": {"office.limit": 100, "office.targets": "webcam"},
+    "pacs": {"pacs.limit": 100, "pacs.targets": "sketch"},
 }
 LIGHT = {"dualadapt-digits-mcd": {"dualadapt.control": False}}  # a twin doubles its checkpoints of a gigabyte
 
