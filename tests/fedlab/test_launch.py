@@ -386,6 +386,8 @@ TINY_DATA = {
         "molecules.adjacency_layers": 2,
         "molecules.node_layers": 2,
     },
+    "office": {"office.limit": 100, "office.targets": "webcam"},
+    "pacs": {"pacs.limit": 100, "pacs.targets": "sketch"},
 }
 LIGHT = {"dualadapt-digits-mcd": {"dualadapt.control": False}}  # a twin doubles its checkpoints of a gigabyte
 
