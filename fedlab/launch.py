@@ -18,6 +18,7 @@ from fedlab.errors import ConfigError, RunError
 from fedlab.results import Result
 from fedlab.runs import RunDirectory
 from fedlab.training import pick_device, resolve_device
+from fedlab.workload import lacking
 
 APPS = engines.Apps(server="server.app:app", client="client.app:app")
 
@@ -97,7 +98,7 @@ def _check(flat: Flat) -> None:
     for partition in range(clients) if engine.clients_here else ():
         for split in ("train", "test"):
             workload.data(partition, split)
-    if strategies.find(core.strategy).labelled and engine.clients_here and "y" not in workload.data(0, "train").columns:
+    if strategies.find(core.strategy).labelled and engine.clients_here and lacking(workload, workload.data(0, "train")):
         raise ConfigError(
             f"strategy {core.strategy!r} trains on the clients' own labels, and the clients of this workload "
             f"({', '.join(workload.clients)}) have none; use dualadapt or source_only, or a setting in which clients "

@@ -28,6 +28,7 @@ PHASES = {
     "clients": "clients train",
     "server": "server trains",
     "evaluate": "clients test",
+    "score": "the server scores samples",
     "source": "training on the source",
     "control": "its source-only twin trains",
 }

@@ -39,3 +39,22 @@ class Workload(Protocol):
     def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
         """Metrics of a model on a data set, all plain floats."""
         ...
+
+
+@runtime_checkable
+class Scored(Workload, Protocol):
+    """A workload whose model is worth something beside anybody's data, as a generative one's samples are."""
+
+    def score(self, model: nn.Module) -> dict[str, float]:
+        """Metrics of the global model alone, all plain floats; the server takes them once a round."""
+        ...
+
+
+def loss_columns(workload: Workload) -> tuple[str, ...]:
+    """Columns that a workload's loss reads: its ``loss_columns``, or inputs and labels where it does not say."""
+    return tuple(getattr(workload, "loss_columns", ("x", "y")))
+
+
+def lacking(workload: Workload, data: Examples) -> list[str]:
+    """Which columns of the workload's loss some data does not have: "y" where the loss takes labels and there are none."""
+    return [name for name in loss_columns(workload) if name not in data.columns]

@@ -26,8 +26,9 @@ from fedlab.runs import RunDirectory, now, weights_sha256
 from fedlab.seeds import deterministic, seeded
 from fedlab.tensorboard import TensorBoard
 from fedlab.training import pick_device
+from fedlab.workload import Scored
 from strategies import screening
-from strategies.protocol import EXAMPLES, ServerHalf, client_metrics
+from strategies.protocol import EXAMPLES, ServerHalf, client_metrics, load
 
 app = ServerApp()
 
@@ -167,7 +168,7 @@ class _Federation:
             "round": self.round,
             "clients": clients,
             "mean": mean,
-            "server": self.strategy.metrics(),
+            "server": {**self.strategy.metrics(), **self._score(arrays)},
             "bytes": {
                 name: {
                     "train_down": train.down.get(partition, 0),
@@ -205,6 +206,17 @@ class _Federation:
         self.run.emit("round", round=self.round, rounds=self.core.rounds, mean=mean, clients=clients)
         self.seconds = {}
         return record
+
+    def _score(self, arrays: ArrayRecord) -> dict[str, float]:
+        """What the workload says of the global model alone; nothing where the arrays are no such model."""
+        state = arrays.to_torch_state_dict()
+        if not isinstance(self.workload, Scored):
+            return {}
+        with self._phase("score"), seeded(self.core.seed, "score", self.round):
+            model = self.workload.model()
+            if state.keys() != model.state_dict().keys():
+                return {}
+            return self.workload.score(load(model, state, pick_device(self.core.device)).eval())
 
     @staticmethod
     def _config() -> ConfigRecord:

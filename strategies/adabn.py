@@ -44,6 +44,11 @@ class AdaBN(source_only.SourceOnly):
 
     def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
         super().__init__(workload, flat, progress)
+        if "x" not in self.trainer.source.columns:
+            raise ConfigError(
+                f"adabn takes statistics of inputs x; workload {build(Core, '', flat).workload!r} has "
+                f"{', '.join(self.trainer.source.columns)}; use source_only"
+            )
         if not batch_norms(self.trainer.model):
             raise ConfigError(
                 f"adabn needs a model with batch norms; {type(self.trainer.model).__name__} of workload "

@@ -99,9 +99,15 @@ def check_classes(trainer: SourceTrainer, flat: Flat) -> None:
     Raises
     ------
     ConfigError
-        When its labels are not one whole number for each example.
+        When its labels are not one whole number for each example, or it has none.
     """
-    labels, core = trainer.source.columns["y"], build(Core, "", flat)
+    columns, core = trainer.source.columns, build(Core, "", flat)
+    if not {"x", "y"} <= columns.keys():
+        raise ConfigError(
+            f"{core.strategy} needs inputs x and one class y for each; workload {core.workload!r} has "
+            f"{', '.join(columns)}"
+        )
+    labels = columns["y"]
     if labels.dim() != 1 or labels.is_floating_point():
         raise ConfigError(
             f"{core.strategy} needs one class for each example; the labels of workload {core.workload!r} are "

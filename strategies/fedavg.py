@@ -1,4 +1,4 @@
-"""FedAvg: clients with labels train the whole model, the server averages.
+"""FedAvg: clients train the whole model on the workload's own loss, which mostly takes labels; the server averages.
 
 **Source**: McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, AISTATS 2017,
 algorithm 1. The server half is Flower's own, and so is every other rule by which it may put models together:
@@ -6,7 +6,7 @@ algorithm 1. The server half is Flower's own, and so is every other rule by whic
 
 **Departures**: (1) clients take a fixed number of steps on batches drawn with replacement instead of epochs; (2)
 local optimiser SGD with momentum 0.9, fresh each round; (3) with ``server.pretrain_steps`` > 0 the server first
-trains the initial model on its own labelled data; (4) counters take the largest, see ``strategies/aggregation``.
+trains the initial model on data of its own; (4) counters take the largest, see ``strategies/aggregation``.
 
 **Metrics**: ``loss`` is the mean local training loss; the workload's own metrics come from each client's test data.
 What a rule measured itself is a metric of the server.
@@ -28,7 +28,7 @@ from fedlab.config import ClientTraining, Core, Flat, ServerTraining, build
 from fedlab.data.examples import Examples
 from fedlab.errors import ConfigError
 from fedlab.training import Progress, optimise, pick_device
-from fedlab.workload import Workload
+from fedlab.workload import Workload, lacking
 from strategies import aggregation as aggregations
 from strategies import screening
 from strategies.protocol import (
@@ -59,7 +59,7 @@ class FedAvg(FlowerFedAvg):
     aggregation
         Name of the rule.
     labelled
-        Whether clients have labels.
+        Whether clients have what the workload's loss takes.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class FedAvg(FlowerFedAvg):
         self.sent: dict[str, Tensor] = {}
 
     def initialise(self) -> ArrayRecord:
-        """A fresh model, trained on the server's labelled data for ``server.pretrain_steps``."""
+        """A fresh model, trained on the server's data for ``server.pretrain_steps``."""
         if not build(ServerTraining, "server", self.flat).pretrain_steps:
             return ArrayRecord(self.workload.model().state_dict())
         trainer = SourceTrainer(self.workload, self.flat, self.progress)
@@ -134,7 +134,7 @@ class FedAvg(FlowerFedAvg):
 
 
 def train(workload: Workload, message: Message, context: Context, beside: Beside | None = None) -> RecordDict:
-    """Client half: local SGD from the global arrays on the client's own labels.
+    """Client half: local SGD from the global arrays on the client's own data.
 
     Returns
     -------
@@ -156,7 +156,7 @@ def local_sgd(
     steps: int | None = None,
     momentum: float = MOMENTUM,
 ) -> tuple[nn.Module, float | None]:
-    """The model that was sent after local steps on labelled examples, and the mean loss.
+    """The model that was sent after local steps on the workload's loss, and the mean of that.
 
     Parameters
     ----------
@@ -168,14 +168,18 @@ def local_sgd(
     Raises
     ------
     ConfigError
-        When the examples have no labels.
+        When the examples lack what the loss takes.
     """
     flat = context.run_config
     knobs, device = build(ClientTraining, "client", flat), pick_device(build(Core, "", flat).device)
     model = load(workload.model(), arrays_of(message.content), device).train()
     start = [weight.detach().clone() for weight in model.parameters()]
-    if "y" not in data.columns:
-        raise ConfigError("this strategy trains on a client's own labels, and this client's training data has none")
+    if missing := lacking(workload, data):
+        raise ConfigError(
+            "this strategy trains on a client's own labels, and this client's training data has none"
+            if missing == ["y"]
+            else f"this client's training data lacks {', '.join(missing)}, which the workload's loss takes"
+        )
 
     def loss() -> Tensor:
         batch = {name: column.to(device) for name, column in data.sample(knobs.batch).items()}

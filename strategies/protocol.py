@@ -108,7 +108,7 @@ class ClientHalf:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the table of strategies; ``labelled`` says that clients train on labels of their own."""
+    """One line of the table of strategies; ``labelled`` says that clients train on the workload's loss, labels and all."""
 
     summary: str
     knobs: type

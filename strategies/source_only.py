@@ -25,13 +25,13 @@ from fedlab.data.examples import Batch
 from fedlab.errors import ConfigError
 from fedlab.seeds import seeded
 from fedlab.training import Progress, follow, optimise, pick_device
-from fedlab.workload import Workload
+from fedlab.workload import Workload, lacking
 from strategies import screening
 from strategies.protocol import ClientHalf, Entry, evaluate, known
 
 
 class SourceTrainer:
-    """Supervised training on the server's own labelled data, with an averaged model beside the last one.
+    """Training on the server's own data, with labels where the loss takes them, and an averaged model beside the last.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class SourceTrainer:
         self.workload, self.seed, self.progress = workload, core.seed, progress
         self.knobs, self.device = build(ServerTraining, "server", flat), pick_device(core.device)
         self.source = workload.data(None, "train")
-        if "y" not in self.source.columns:
+        if lacking(workload, self.source):
             raise ConfigError(
                 f"strategy {core.strategy!r} trains on labelled source data, and the server's data of "
                 f"workload {core.workload!r} has no labels"

@@ -55,7 +55,7 @@ def dirichlet_shards(labels: Tensor, shards: int, alpha: float, seed: int) -> li
             return [torch.from_numpy(rows) for rows in joined]
     raise ConfigError(
         f"no split of {len(labels)} examples into {shards} shards with alpha={alpha:g} gave every shard "
-        f"{MIN_EXAMPLES} examples in {DRAWS} draws; raise digits.alpha or ask for fewer shards"
+        f"{MIN_EXAMPLES} examples in {DRAWS} draws; raise alpha or ask for fewer shards"
     )
 
 

@@ -10,6 +10,7 @@ from fedlab.errors import ConfigError, near_match
 from fedlab.workload import Workload
 from fedlab.workloads.digits import Digits
 from fedlab.workloads.fewshot import FewShot
+from fedlab.workloads.molecules import Molecules
 
 __all__ = ["WORKLOADS", "Line", "find", "make"]
 
@@ -26,6 +27,9 @@ WORKLOADS: Mapping[str, Line] = {
     "digits": Line("digit domains: a labelled source on the server, unlabelled targets on the clients", Digits),
     "fewshot": Line(
         "few-shot transfer: labelled base classes on the server, unlabelled targets on the clients", FewShot
+    ),
+    "molecules": Line(
+        "molecular graphs to generate, without labels, shared out by scaffold, size or chance", Molecules
     ),
 }
 

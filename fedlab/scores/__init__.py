@@ -1,0 +1,1 @@
+"""Scores of what a generative model draws: no strategy, no knob, no file."""

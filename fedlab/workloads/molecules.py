@@ -1,0 +1,265 @@
+"""Molecules: a generative model of molecular graphs, learned from clients that each know other ones.
+
+The molecules of a set's training file have one owner each: the server a small public part, drawn at random, the clients
+the rest, shared out by scaffold, by size, by clusters of scaffolds, or at random. An owner holds some of its molecules
+out to test on. The set's test file belongs to nobody: it is what drawn molecules are compared with.
+
+``molecules.server=pooled`` gives the server every training molecule of all clients: for the centralised bound only, with
+strategies that train on the server (``source_only``). Nothing is labelled; what is learned is the likelihood.
+
+**Source**: data and scores as in Madhawa et al., GraphNVP, 2019. **Departures**: (1) the published split is another one
+(Kusner's indices); (2) novelty is counted against the training file, whichever owner's molecules a method has seen.
+
+**Metrics** of a client, on its own held-out molecules: ``loss``, what training minimises; ``nll``, a bound of -log P
+in nats a molecule, comparable over models and sets of one size. **Of the server**, once a round, since all clients hold
+the same global model and distances need more samples than a client should draw: those of ``fedlab.scores.molecules``
+over ``molecules.samples`` graphs at ``molecules.temperature``, the reference being the test file. Novelty needs the
+training file, which a real server would not have: there it is a figure of the experimenter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from fedlab.data import molgraphs, scaffolds, smiles
+from fedlab.data.examples import Batch, Examples
+from fedlab.data.molgraphs import Alphabet
+from fedlab.data.partition import MIN_EXAMPLES
+from fedlab.errors import ConfigError, DataError
+from fedlab.models.graphnvp import QM9_SIZES, ZINC_SIZES, GraphNVP
+from fedlab.models.graphs import GraphGenerator
+from fedlab.scores import molecules as scores
+from fedlab.seeds import seeded
+
+EVALUATION_BATCH = 500
+REFERENCE = 1000  # molecules of the test file that drawn ones are compared with
+
+
+@dataclass(frozen=True)
+class Molecules:
+    """The workload's knobs and its answers, see :class:`fedlab.workload.Workload`."""
+
+    loss_columns: ClassVar[tuple[str, ...]] = ("adjacency", "nodes")
+
+    dataset: Literal["qm9", "zinc"] = Field("qm9", description="set of molecules, and what its graphs can hold")
+    file: str = Field(
+        "", description="a SMILES file of one's own in place of the set's; a tenth of it is the test file"
+    )
+    network: Literal["graphnvp"] = Field("graphnvp", description="family of the model")
+    order: Literal["file", "canonical", "random"] = Field(
+        "file", description="of the atoms: as in the file, as in canonical SMILES, or drawn anew for each batch"
+    )
+    lossy: Literal["keep", "drop"] = Field(
+        "keep", description="molecules with charges or unpaired electrons: keep their neutral graphs, or leave them out"
+    )
+    partition: Literal["iid", "scaffold", "size", "dirichlet"] = Field(
+        "scaffold", description="how molecules are shared out over clients"
+    )
+    shards: int = Field(4, ge=1, description="clients")
+    alpha: float = Field(
+        0.5, gt=0, allow_inf_nan=False, description="Dirichlet concentration, partition=dirichlet; small is skewed"
+    )
+    server: Literal["public", "pooled"] = Field(
+        "public", description="what the server owns: its public part, or every molecule, for the centralised bound only"
+    )
+    public: float = Field(0.05, gt=0, lt=1, description="share of the training file that is the server's public part")
+    held_out: float = Field(0.1, gt=0, lt=1, description="share of each owner's molecules that it tests on")
+    limit: int = Field(0, ge=0, description="at most so many lines of each file, for a quick look; 0: all")
+    adjacency_layers: int = Field(0, ge=0, description="graphnvp: coupling layers of the bonds; 0: the paper's")
+    node_layers: int = Field(0, ge=0, description="graphnvp: coupling layers of the atoms; 0: the paper's")
+    affine: bool = Field(False, description="graphnvp: adjacency layers scale as well as shift")
+    noise: float = Field(0.9, gt=0, lt=1, description="graphnvp: width of the noise that makes graphs continuous")
+    temperature: float = Field(0.8, gt=0, allow_inf_nan=False, description="of the latents that samples are drawn from")
+    samples: int = Field(500, ge=0, description="graphs drawn once a round for the scores; 0: none are taken")
+    data_root: str = ""
+    seed: int = 0
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """Numbered within the way of sharing out."""
+        return tuple(f"{self.partition}-{number}" for number in range(self.shards))
+
+    @property
+    def alphabet(self) -> Alphabet:
+        """What graphs can hold."""
+        return smiles.SETS[self.dataset].alphabet
+
+    def model(self) -> nn.Module:
+        """A fresh :class:`fedlab.models.graphs.GraphGenerator`."""
+        return FAMILIES[self.network](self)
+
+    def data(self, partition: int | None, split: str) -> Examples:
+        """Graphs as ``adjacency`` (4, N, N) and ``nodes`` (N, F), one-hot; the server's "test" is the test file.
+
+        Raises
+        ------
+        DataError, ConfigError
+            When files are missing or hold nothing, there is no such partition or split, or an owner gets too few.
+        """
+        if partition is not None and not 0 <= partition < self.shards:
+            raise DataError(
+                f"there is no partition {partition}; this workload has {self.shards}: {', '.join(self.clients)}"
+            )
+        if split not in ("train", "test"):
+            raise DataError(f"no split {split!r}; there are 'train' and 'test'")
+        holdings = _holdings(self)
+        if partition is not None:
+            rows = holdings.clients[partition][split == "test"]
+        elif split == "test":
+            return self._graphs(holdings.reference, torch.arange(len(holdings.reference)))
+        else:
+            parts = [train for train, _ in holdings.clients] if self.server == "pooled" else []
+            rows = torch.cat([holdings.public, *parts])
+        return self._graphs(holdings.training, rows)
+
+    def _graphs(self, molecules: smiles.Molecules, rows: Tensor) -> Examples:
+        def read(batch: Batch) -> Batch:
+            bonds, atoms = batch["adjacency"], batch["nodes"]
+            if self.order == "random":
+                bonds, atoms = molgraphs.permuted(bonds, atoms, self.alphabet.no_atom)
+            adjacency, nodes = molgraphs.one_hot(bonds, atoms, self.alphabet)
+            return {"adjacency": adjacency, "nodes": nodes}
+
+        return Examples({"adjacency": molecules.bonds[rows], "nodes": molecules.atoms[rows]}, read)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The model's own."""
+        return _generator(model).loss(batch["adjacency"], batch["nodes"])
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+        """``loss`` and ``nll``, means over the molecules, with noise from a stream of its own."""
+        model.eval()
+        device, generator = next(model.parameters()).device, _generator(model)
+        losses, bounds = 0.0, 0.0
+        with seeded(self.seed, "test noise"):
+            for batch in data.batches(EVALUATION_BATCH):
+                adjacency, nodes = batch["adjacency"].to(device), batch["nodes"].to(device)
+                losses += float(generator.loss(adjacency, nodes)) * len(nodes)
+                bounds += float(generator.nll(adjacency, nodes).double().sum())
+        return {"loss": losses / len(data), "nll": bounds / len(data)}
+
+    def score(self, model: nn.Module) -> dict[str, float]:
+        """What samples of a model are worth, see ``fedlab.scores.molecules``; from torch's current random stream."""
+        if not self.samples:
+            return {}
+        drawn = self.draw(model, self.samples)
+        holdings = _holdings(self)
+        found = scores.generation(drawn, holdings.known)
+        return {**found, **scores.likeness([one for one in drawn if one], holdings.compared)}
+
+    def draw(self, model: nn.Module, count: int, *, corrected: bool = False) -> list[str | None]:
+        """Canonical SMILES of graphs drawn from a model, None for one that is no molecule."""
+        adjacency, nodes = _generator(model.eval()).sample(count, self.temperature)
+        return molgraphs.all_smiles(adjacency.argmax(1), nodes.argmax(2), self.alphabet, corrected=corrected)
+
+
+def _generator(model: nn.Module) -> GraphGenerator:
+    assert isinstance(model, GraphGenerator)
+    return model
+
+
+def _graphnvp(workload: Molecules) -> nn.Module:
+    sizes = QM9_SIZES if workload.dataset == "qm9" else ZINC_SIZES
+    return GraphNVP(
+        replace(
+            sizes,
+            adjacency_layers=workload.adjacency_layers or sizes.adjacency_layers,
+            node_layers=workload.node_layers or sizes.node_layers,
+        ),
+        affine=workload.affine,
+        noise=workload.noise,
+    )
+
+
+FAMILIES: Mapping[str, Callable[[Molecules], nn.Module]] = {"graphnvp": _graphnvp}
+
+
+@plain_dataclass(frozen=True)
+class Holdings:
+    """Who holds what of the training file, and the test file.
+
+    Attributes
+    ----------
+    public
+        Rows of the server.
+    clients
+        Rows that each client trains on, and those that it tests on.
+    known, compared
+        Canonical SMILES of the training file, for novelty, and of the reference, for distances.
+    """
+
+    training: smiles.Molecules
+    reference: smiles.Molecules
+    public: Tensor
+    clients: tuple[tuple[Tensor, Tensor], ...]
+    known: frozenset[str]
+    compared: tuple[str, ...]
+
+
+@lru_cache(maxsize=8)
+def _holdings(workload: Molecules) -> Holdings:
+    training, reference = _files(workload)
+    if workload.lossy == "drop":
+        training, reference = _lossless(training), _lossless(reference)
+    with seeded(workload.seed, "public part"):
+        order = torch.randperm(len(training))
+    cut = round(len(training) * workload.public)
+    if cut < MIN_EXAMPLES:
+        raise ConfigError(
+            f"the server's public part would be {cut} of {len(training):,} molecules, at least {MIN_EXAMPLES} are "
+            "needed; raise molecules.public or use a larger file"
+        )
+    public, private = order[:cut].sort().values, order[cut:].sort().values
+    parts = scaffolds.shares(
+        training.take(private.tolist()),
+        workload.shards,
+        workload.partition,
+        workload.alpha,
+        workload.seed,
+        workload.alphabet.no_atom,
+    )
+    clients = tuple(
+        scaffolds.held_out(private[rows], workload.held_out, workload.seed, name)
+        for rows, name in zip(parts, workload.clients, strict=True)
+    )
+    meant = [meaning for meaning in reference.meanings if meaning][:REFERENCE]
+    return Holdings(training, reference, public, clients, frozenset(training.meanings), tuple(meant))
+
+
+def _files(workload: Molecules) -> tuple[smiles.Molecules, smiles.Molecules]:
+    """The molecules of the training file and of the test file."""
+    order: smiles.Order = "canonical" if workload.order == "canonical" else "file"
+    if workload.file:
+        path = Path(workload.file).expanduser()
+        found = smiles.read(path, workload.alphabet, workload.limit, order)
+        if len(found) < 2 * MIN_EXAMPLES:
+            raise DataError(
+                f"{path} has {len(found)} molecules that can be used; at least {2 * MIN_EXAMPLES} are needed"
+            )
+        rows = list(range(len(found)))
+        train, test = scaffolds.held_out(torch.tensor(rows), 0.1, workload.seed, "test file")
+        return found.take(train.tolist()), found.take(test.tolist())
+    root = Path(workload.data_root) if workload.data_root else None
+    paths = [smiles.path_of(workload.dataset, split, root) for split in ("train", "test")]
+    train_file, test_file = (smiles.read(path, workload.alphabet, workload.limit, order) for path in paths)
+    return train_file, test_file
+
+
+def _lossless(molecules: smiles.Molecules) -> smiles.Molecules:
+    kept = (molecules.losses & molgraphs.LOSSY == 0).nonzero()[:, 0].tolist()
+    if not kept:
+        raise DataError(
+            "no molecule is left without charges, unpaired electrons and isotopes; set molecules.lossy=keep"
+        )
+    return molecules.take(kept)
