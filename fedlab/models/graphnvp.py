@@ -278,7 +278,7 @@ def _without(rows: Sequence[Tensor], i: int) -> Tensor:
 
 
 def _apply(x: Tensor, shift: Tensor, log_s: Tensor | None, log_det: Tensor) -> tuple[Tensor, Tensor]:
-    """x s + t, and the log-determinant so far with that of this layer."""
+    """X s + t, and the log-determinant so far with that of this layer."""
     if log_s is None:
         return x + shift, log_det
     return x * torch.exp(log_s) + shift, log_det + log_s.sum(1)

@@ -10,6 +10,7 @@ from fedlab.errors import ConfigError, near_match
 from fedlab.workload import Workload
 from fedlab.workloads.digits import Digits
 from fedlab.workloads.fewshot import FewShot
+from fedlab.workloads.generation import Generation
 from fedlab.workloads.molecules import Molecules
 
 __all__ = ["WORKLOADS", "Line", "find", "make"]
@@ -28,6 +29,7 @@ WORKLOADS: Mapping[str, Line] = {
     "fewshot": Line(
         "few-shot transfer: labelled base classes on the server, unlabelled targets on the clients", FewShot
     ),
+    "generation": Line("digits to draw, without labels: a diffusion model or a score network", Generation),
     "molecules": Line(
         "molecular graphs to generate, without labels, shared out by scaffold, size or chance", Molecules
     ),
