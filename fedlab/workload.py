@@ -56,5 +56,5 @@ def loss_columns(workload: Workload) -> tuple[str, ...]:
 
 
 def lacking(workload: Workload, data: Examples) -> list[str]:
-    """Which columns of the workload's loss some data does not have: "y" where the loss takes labels and there are none."""
+    """Columns of the workload's loss that some data does not have, as "y" where it takes labels and there are none."""
     return [name for name in loss_columns(workload) if name not in data.columns]

@@ -108,7 +108,7 @@ class ClientHalf:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the table of strategies; ``labelled`` says that clients train on the workload's loss, labels and all."""
+    """One line of the table of strategies; ``labelled``: clients train on the workload's loss, labels included."""
 
     summary: str
     knobs: type

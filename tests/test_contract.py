@@ -13,7 +13,7 @@ from fedlab.config import build
 from fedlab.data.examples import Examples
 from fedlab.runs import weights_sha256
 from fedlab.seeds import seeded
-from fedlab.workload import Workload
+from fedlab.workload import Scored, Workload, lacking
 from fedlab.workloads import WORKLOADS
 
 FEW = 12
@@ -26,7 +26,10 @@ def few(examples):
 
 SOME = 300  # enough to test on, of however many classes
 # Knobs that only make testing cheap; all else is at its default.
-CHEAP = {"fewshot": {"fewshot.shots": "1", "fewshot.queries": 5, "fewshot.episodes": 20}}
+CHEAP = {
+    "fewshot": {"fewshot.shots": "1", "fewshot.queries": 5, "fewshot.episodes": 20},
+    "molecules": {"molecules.limit": 600, "molecules.adjacency_layers": 9, "molecules.node_layers": 9},
+}
 
 
 @pytest.fixture(params=list(WORKLOADS))
@@ -67,7 +70,7 @@ def test_data_come_batch_by_batch_the_same_for_the_same_stream(workload):
                 again = data.sample(4)
             assert all(len(column) == 4 for column in batch.values())
             assert all(torch.equal(batch[name], again[name]) for name in batch)
-            assert torch.isfinite(batch["x"]).all()
+            assert all(torch.isfinite(column).all() for column in batch.values())
 
 
 def test_the_loss_is_a_finite_scalar_and_every_weight_gets_a_gradient(workload, model):
@@ -118,9 +121,21 @@ def test_its_state_survives_the_wire_and_gives_the_same_metrics(workload, model)
 
 
 def test_the_server_can_learn_and_every_client_can_be_tested(workload):
-    assert "y" in workload.data(None, "train").columns
+    assert not lacking(workload, workload.data(None, "train"))
     for partition in range(len(workload.clients)):
-        assert "y" in workload.data(partition, "test").columns
+        assert not lacking(workload, workload.data(partition, "test"))
+
+
+def test_scores_are_plain_finite_floats_of_the_model_alone(workload, model):
+    if not isinstance(workload, Scored):
+        pytest.skip("it scores nothing beside its metrics")
+    before = weights_sha256(model.state_dict())
+    with seeded("score"):
+        found = workload.score(model.eval())
+    assert found and all(type(value) is float and math.isfinite(value) for value in found.values())
+    with seeded("score"):
+        assert workload.score(model) == found
+    assert weights_sha256(model.state_dict()) == before
 
 
 def test_targets_are_unlabelled(workload):

@@ -18,9 +18,8 @@ charges are given) and it is one connected piece of at least one atom. This is t
 with too many bonds lose the order of their highest bond, one by one, and the largest fragment is kept; then every graph
 with an atom is a molecule.
 
-**Source**: Madhawa et al., GraphNVP, 2019, section 4; the correction is that of Zang and Wang, MoFlow, KDD 2020, section
-3.4. **Departures**: none known in the rule; in the correction, a charge is tried before a bond is taken, and never
-where valence + 1 would not be healed by it.
+**Source**: Madhawa et al., GraphNVP, 2019, section 4; the correction is after Zang and Wang, MoFlow, KDD 2020, section
+3.4. **Departures**: (1) the correction gives a charge only where it heals the atom at once, and else lowers a bond.
 """
 
 from __future__ import annotations

@@ -69,7 +69,8 @@ def even_shards(count: int, shards: int, seed: int) -> list[Tensor]:
     """
     if count < shards * MIN_EXAMPLES:
         raise ConfigError(
-            f"{count} images cannot be split over {shards} clients with at least {MIN_EXAMPLES} each; use fewer clients"
+            f"{count} examples cannot be split over {shards} clients with at least {MIN_EXAMPLES} each; "
+            "use fewer clients"
         )
     order = np.random.default_rng(seed_of(seed, "even shards", shards)).permutation(count)
     return [torch.from_numpy(np.sort(part)) for part in np.array_split(order, shards)]

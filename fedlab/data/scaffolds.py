@@ -1,9 +1,9 @@
 """Molecules shared out over clients: by scaffold, by size, by clusters of scaffolds, or at random.
 
-**Source**: Bemis and Murcko, J. Med. Chem. 1996, for scaffolds; FedChem (Zhu et al., Patterns 2022) shares out clusters
-of scaffolds by a draw from a Dirichlet distribution (Hsu et al. 2019). **Departures**: (1) a cluster here is one generic
-scaffold, all atoms carbon and all bonds single, which is a shape of rings and linkers; the rarest shapes are one
-cluster together; (2) in ``scaffold`` the largest groups are dealt first, each to the client that has the fewest.
+**Source**: Bemis and Murcko, J. Med. Chem. 1996, for scaffolds; FedChem (Zhu et al., Patterns 2022) shares out
+clusters of scaffolds by a draw from a Dirichlet distribution (Hsu et al. 2019). **Departures**: (1) a cluster here is
+one generic scaffold, all atoms carbon and all bonds single, which is a shape of rings and linkers; the rarest shapes
+are one cluster together; (2) in ``scaffold`` the largest groups are dealt first, each to who has the fewest then.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import torch
 from rdkit import Chem
-from rdkit.Chem.Scaffolds import MurckoScaffold
+from rdkit.Chem.Scaffolds.MurckoScaffold import MakeScaffoldGeneric
 from torch import Tensor
 
 from fedlab.data import molgraphs
@@ -89,7 +89,9 @@ def clusters(scaffolds: tuple[str, ...]) -> Tensor:
 
 def _shape(scaffold: str) -> str:
     molecule = Chem.MolFromSmiles(scaffold)
-    return scaffold if molecule is None else molgraphs.canonical(MurckoScaffold.MakeScaffoldGeneric(molecule))
+    if molecule is None:  # a scaffold by itself can be nothing that RDKit reads
+        return scaffold
+    return molgraphs.canonical(MakeScaffoldGeneric(molecule))  # type: ignore[no-untyped-call]
 
 
 def held_out(rows: Tensor, share: float, seed: int, owner: str) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ import numpy as np
 import rdkit
 import torch
 from rdkit import Chem
-from rdkit.Chem.Scaffolds import MurckoScaffold
+from rdkit.Chem.Scaffolds.MurckoScaffold import GetScaffoldForMol
 from torch import Tensor
 
 from fedlab.data import molgraphs
@@ -211,11 +211,16 @@ def parse_lines(lines: Sequence[tuple[int, str]], alphabet: Alphabet, order: Ord
         graphs.append(graph)
         smiles.append(molgraphs.canonical(molecule))
         meanings.append(_meaning(graph, alphabet) if graph.losses & molgraphs.LOSSY else smiles[-1])
-        scaffolds.append(molgraphs.canonical(MurckoScaffold.GetScaffoldForMol(molecule)))
+        scaffolds.append(molgraphs.canonical(scaffold_of(molecule)))
     empty = torch.zeros(0, dtype=torch.uint8)
     bonds, atoms = molgraphs.stacked(graphs) if graphs else (empty, empty)
     losses = torch.tensor([graph.losses for graph in graphs], dtype=torch.uint8)
     return Molecules(tuple(smiles), tuple(meanings), bonds, atoms, losses, tuple(scaffolds), tuple(refused))
+
+
+def scaffold_of(molecule: Chem.Mol) -> Chem.Mol:
+    """Bemis-Murcko scaffold: rings and what links them."""
+    return GetScaffoldForMol(molecule)  # type: ignore[no-untyped-call,no-any-return]
 
 
 def _meaning(graph: Graph, alphabet: Alphabet) -> str:
@@ -243,11 +248,11 @@ def _key(lines: Sequence[tuple[int, str]], alphabet: Alphabet, order: Order) -> 
 
 def _keep(path: Path, found: Molecules) -> None:
     """Write the cache in one move; a folder that cannot be written to is no error."""
-    texts = {name: _bytes(getattr(found, name)) for name in ("smiles", "meanings", "scaffolds")}
-    tensors = {name: getattr(found, name).numpy() for name in ("bonds", "atoms", "losses")}
-    refused = _bytes([f"{one.line}\t{one.smiles}\t{one.reason}" for one in found.refused])
+    columns = {name: _bytes(getattr(found, name)) for name in ("smiles", "meanings", "scaffolds")}
+    columns |= {name: getattr(found, name).numpy() for name in ("bonds", "atoms", "losses")}
+    columns["refused"] = _bytes([f"{one.line}\t{one.smiles}\t{one.reason}" for one in found.refused])
     stream = io.BytesIO()
-    np.savez_compressed(stream, refused=refused, **texts, **tensors)
+    np.savez_compressed(stream, allow_pickle=False, **columns)
     _write(path, stream.getvalue())
 
 

@@ -5,7 +5,9 @@ others, so the whole map inverts in closed form. Graphs are discrete; uniform no
 
 Training, with z standard normal times one learned sigma:
 
-    z_X = f_X(X + u; A),   z_A = f_A(A + u'),   loss = -[log p(z_X) + log|det|] / (2 N F) - [log p(z_A) + log|det|] / (2 N N R)
+    z_X = f_X(X + u; A),    nll_X = -log p(z_X) - log|det df_X|
+    z_A = f_A(A + u'),      nll_A = -log p(z_A) - log|det df_A|
+    loss = (nll_X / (N F) + nll_A / (N N R)) / 2
 
 Sampling: z_A -> A, symmetrised, one-hot; then z_X given that A -> X, one-hot.
 
@@ -25,6 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +82,7 @@ class Head(nn.Module):
         self.scale = nn.Parameter(torch.zeros(1))
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor | None]:
+        """From (batch, width) to two of (batch, outputs)."""
         found = self.linear(torch.tanh(h)) * torch.exp(2 * self.scale)
         if not self.affine:
             return found, None
@@ -95,12 +99,13 @@ class AdjacencyConditioner(nn.Module):
         inputs = column * (sizes.size - 1)
         self.norm = nn.BatchNorm1d(inputs, eps=EPSILON)
         widths, layers = (inputs, *sizes.mlp), list[nn.Module]()
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
         self.mlp = nn.Sequential(*layers[:-1])
         self.head = Head(sizes.mlp[-1], column, affine)
 
     def forward(self, others: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Shift, and log factor or None."""
         return self.head(self.mlp(self.norm(others)))  # type: ignore[no-any-return]
 
 
@@ -114,6 +119,7 @@ class RelationalLayer(nn.Module):
         self.channels = channels
 
     def forward(self, h: Tensor, adjacency: Tensor) -> Tensor:
+        """From (batch, N, inputs) to (batch, N, outputs)."""
         weight = self.neighbours.weight.view(self.channels, -1, h.shape[-1])  # (R, outputs, inputs)
         bias = self.neighbours.bias.view(self.channels, -1)  # (R, outputs)
         gathered = adjacency @ h[:, None]  # (batch, R, N, inputs): fewer numbers than after W_r
@@ -129,8 +135,7 @@ class NodeConditioner(nn.Module):
         super().__init__()
         self.embed = nn.Linear(sizes.elements, sizes.gcn[0])
         self.layers = nn.ModuleList(
-            RelationalLayer(before, after, sizes.channels)
-            for before, after in zip(sizes.gcn[:-1], sizes.gcn[1:], strict=True)
+            RelationalLayer(before, after, sizes.channels) for before, after in pairwise(sizes.gcn)
         )
         vector, width = sizes.hidden
         self.gate = nn.Linear(sizes.gcn[-1], vector, bias=False)
@@ -140,6 +145,7 @@ class NodeConditioner(nn.Module):
         self.head = Head(width, sizes.elements, affine)
 
     def forward(self, nodes: Tensor, adjacency: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Shift, and log factor or None."""
         h = self.embed(nodes)  # (batch, N, width)
         for layer in self.layers:
             h = layer(h, adjacency)
@@ -258,7 +264,7 @@ class GraphNVP(nn.Module):
         if self.training:
             raise RuntimeError("a GraphNVP inverts in eval mode only: call eval() first")
         n, f, r = self.sizes.size, self.sizes.elements, self.sizes.channels
-        z, z_nodes = latent.split(self.dimensions, dim=1)
+        z, z_nodes = torch.split(latent, list(self.dimensions), dim=1)
         adjacency = hard(symmetric(self.adjacency_inverse(z.view(-1, r, n, n))), dim=1)
         return adjacency, hard(self.nodes_inverse(z_nodes.view(-1, n, f), adjacency), dim=2)
 
@@ -278,7 +284,7 @@ def _without(rows: Sequence[Tensor], i: int) -> Tensor:
 
 
 def _apply(x: Tensor, shift: Tensor, log_s: Tensor | None, log_det: Tensor) -> tuple[Tensor, Tensor]:
-    """X s + t, and the log-determinant so far with that of this layer."""
+    """What a layer makes of its part, and the log-determinant so far with that of the layer."""
     if log_s is None:
         return x + shift, log_det
     return x * torch.exp(log_s) + shift, log_det + log_s.sum(1)

@@ -3,8 +3,8 @@
 **Metrics**, all over ``samples`` drawn graphs, of which ``valid`` are molecules:
 
 - ``validity``: valid / samples; the rule is that of ``fedlab.data.molgraphs``, without the correction step.
-- ``uniqueness``: different canonical SMILES / valid; ``novelty``: share of the different ones that no training file has;
-  ``valid_unique_novel``: the product, which is novel different ones / samples.
+- ``uniqueness``: different canonical SMILES / valid; ``novelty``: share of the different ones that the training file
+  does not have; ``valid_unique_novel``: the product, which is novel different ones / samples.
 - ``wasserstein_NAME``: 1-Wasserstein distance to the reference of ``qed`` (0 to 1), ``logp``, ``weight`` (Da) and
   ``ring_sizes`` (atoms, of all rings together).
 - ``distance_atoms``, ``distance_bonds``: total variation between histograms of elements and of bonds (kekulised).

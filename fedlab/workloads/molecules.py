@@ -4,8 +4,8 @@ The molecules of a set's training file have one owner each: the server a small p
 the rest, shared out by scaffold, by size, by clusters of scaffolds, or at random. An owner holds some of its molecules
 out to test on. The set's test file belongs to nobody: it is what drawn molecules are compared with.
 
-``molecules.server=pooled`` gives the server every training molecule of all clients: for the centralised bound only, with
-strategies that train on the server (``source_only``). Nothing is labelled; what is learned is the likelihood.
+``molecules.server=pooled`` gives the server every training molecule of all clients: for the centralised bound only,
+with strategies that train on the server (``source_only``). Nothing is labelled; what is learned is the likelihood.
 
 **Source**: data and scores as in Madhawa et al., GraphNVP, 2019. **Departures**: (1) the published split is another one
 (Kusner's indices); (2) novelty is counted against the training file, whichever owner's molecules a method has seen.
@@ -154,9 +154,12 @@ class Molecules:
         if not self.samples:
             return {}
         drawn = self.draw(model, self.samples)
-        holdings = _holdings(self)
-        found = scores.generation(drawn, holdings.known)
-        return {**found, **scores.likeness([one for one in drawn if one], holdings.compared)}
+        valid = [one for one in drawn if one]
+        return {**scores.generation(drawn, self.known()), **scores.likeness(valid, _holdings(self).compared)}
+
+    def known(self) -> frozenset[str]:
+        """Canonical SMILES of the training file's graphs: what is not novel."""
+        return _holdings(self).known
 
     def draw(self, model: nn.Module, count: int, *, corrected: bool = False) -> list[str | None]:
         """Canonical SMILES of graphs drawn from a model, None for one that is no molecule."""

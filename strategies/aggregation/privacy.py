@@ -93,6 +93,12 @@ class Private(Rule[DpKnobs], Generic[DpKnobs]):
         if self.knobs.side == "client":
             self.measures = frozenset({UNCLIPPED})
 
+    def refuse(self, clients: int) -> str:
+        """Batch-norm statistics are taken of the server's inputs."""
+        if batch_norms(self.workload.model()) and "x" not in (columns := self.workload.data(None, "train").columns):
+            return f"batch-norm statistics are taken of the server's inputs x, and its data has {', '.join(columns)}"
+        return ""
+
     def asks(self) -> dict[str, bool | float]:
         """Clients that clip are told the norm."""
         return {CLIPPING_NORM: self.norm} if self.knobs.side == "client" else {}
@@ -165,6 +171,8 @@ class Adaptive(Private[AdaptiveKnobs]):
 
     def refuse(self, clients: int) -> str:
         """The count's noise alone must leave something of z."""
+        if reason := super().refuse(clients):
+            return reason
         noise, wanted = self.count_noise(clients), self.knobs.noise_multiplier
         if wanted < 2 * noise or not wanted:
             return ""

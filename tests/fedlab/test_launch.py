@@ -355,6 +355,12 @@ def test_no_run_directory_is_a_sentence(tmp_path):
 TINY_DATA = {
     "digits": {"digits.limit": 100, "digits.targets": "optdigits"},
     "fewshot": {"fewshot.limit": 100, "fewshot.shots": "1", "fewshot.queries": 1, "fewshot.episodes": 5},
+    "molecules": {
+        "molecules.limit": 300,
+        "molecules.samples": 20,
+        "molecules.adjacency_layers": 2,
+        "molecules.node_layers": 2,
+    },
 }
 LIGHT = {"dualadapt-digits-mcd": {"dualadapt.control": False}}  # a twin doubles its checkpoints of a gigabyte
 

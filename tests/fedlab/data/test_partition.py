@@ -69,7 +69,7 @@ def test_too_few_examples_are_refused():
 
 
 def test_a_skew_that_starves_a_client_is_refused():
-    with pytest.raises(ConfigError, match=r"no split of 600 examples into 20 shards with alpha=0.001 .* raise digits"):
+    with pytest.raises(ConfigError, match=r"no split of 600 examples into 20 shards with alpha=0.001 .* raise alpha"):
         dirichlet_shards(LABELS, 20, 1e-3, seed=0)
 
 
@@ -78,5 +78,5 @@ def test_even_shards_share_out_every_row_by_a_draw_of_the_seed():
     assert sorted(torch.cat(shards).tolist()) == list(range(53)) and {len(rows) for rows in shards} == {10, 11}
     assert all(torch.equal(rows, again) for rows, again in zip(shards, even_shards(53, 5, seed=2), strict=True))
     assert not torch.equal(shards[0], even_shards(53, 5, seed=3)[0])
-    with pytest.raises(ConfigError, match="49 images cannot be split over 5 clients with at least 10 each"):
+    with pytest.raises(ConfigError, match="49 examples cannot be split over 5 clients with at least 10 each"):
         even_shards(49, 5, seed=2)

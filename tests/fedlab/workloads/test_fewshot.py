@@ -57,7 +57,7 @@ def test_a_target_can_be_shared_by_clients_that_test_on_all_of_it():
         wanted = [image.numpy().tobytes() for image in whole.data(target, "train").columns["x"]]
         assert sorted(images) == sorted(wanted) and {len(part) for part in parts} == {52}
         assert torch.equal(shared.data(3 * target + 1, "test").columns["x"], whole.data(target, "test").columns["x"])
-    with pytest.raises(ConfigError, match="156 images cannot be split over 40 clients"):
+    with pytest.raises(ConfigError, match="156 examples cannot be split over 40 clients"):
         FewShot(**TUNE, split=40).data(0, "train")
 
 

@@ -1,0 +1,154 @@
+"""What molecules cost: training, sampling and parsing a second, batched against one molecule at a time; round trips.
+
+    python -m benchmarks.molecules
+    python -m benchmarks.molecules --batch 256 --threads 2
+    python -m benchmarks.molecules --round-trips          # every molecule of FEDLAB_DATA, or the embedded ones
+    python -m benchmarks.molecules --run runs/graphnvp-qm9-0 --samples 1000   # V, U, N by temperature, corrected or not
+
+Both sides of a ratio come from one run on one machine. The loop trains with gradients added up over single molecules
+(in eval mode: a batch norm learns nothing from one), samples one at a time, and parses in one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import joblib
+import torch
+from rdkit import Chem
+from rich.console import Console
+from rich.table import Table
+
+from fedlab import workloads
+from fedlab.data import molgraphs, smiles
+from fedlab.data.digits import data_root
+from fedlab.data.molgraphs import QM9
+from fedlab.errors import DataError
+from fedlab.models.graphnvp import QM9_SIZES, GraphNVP
+from fedlab.runs import RunDirectory
+from fedlab.scores.molecules import generation
+from fedlab.seeds import seeded
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Of one call, after one that warms up."""
+    work()
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def speed(batch: int, looped: int, threads: int) -> Table:
+    """Molecules a second of the published QM9 model, and of the parser."""
+    torch.set_num_threads(threads)
+    found = smiles.read(smiles.path_of("qm9", "train", None), QM9)
+    adjacency, nodes = molgraphs.one_hot(found.bonds[:batch], found.atoms[:batch], QM9)
+    model = GraphNVP(QM9_SIZES)
+
+    def train(rows: range, eval_mode: bool) -> None:
+        model.train(not eval_mode)
+        for row in rows:
+            size = batch if not eval_mode else 1
+            model.loss(adjacency[row : row + size], nodes[row : row + size]).backward()
+        model.zero_grad()
+
+    table = Table(title=f"molecules a second, GraphNVP for QM9, batches of {batch}, {threads} threads")
+    for head in ("what", "one by one", "at once", "ratio"):
+        table.add_column(head, justify="left" if head == "what" else "right")
+
+    def row(what: str, one: float, many: float) -> None:
+        table.add_row(what, f"{one:,.0f}", f"{many:,.0f}", f"{many / one:.1f}")
+
+    one = looped / seconds(lambda: train(range(looped), True))
+    row("training, forward and back", one, batch / seconds(lambda: train(range(1), False)))
+    model.eval()
+    one = looped / seconds(lambda: [model.sample(1) for _ in range(looped)])
+    row("sampling (inverse of both flows)", one, batch / seconds(lambda: model.sample(batch)))
+    lines = [(number, text) for number, text in enumerate(found.smiles, start=1)]
+    chunks = [lines[start : start + 500] for start in range(0, len(lines), 500)]
+    one = len(lines) / seconds(lambda: smiles.parse_lines(lines, QM9, "file"))
+    task = joblib.delayed(smiles.parse_lines)
+    many = len(lines) / seconds(lambda: joblib.Parallel(n_jobs=-1)(task(chunk, QM9, "file") for chunk in chunks))
+    row(f"SMILES to graphs, {joblib.cpu_count()} cores", one, many)
+    return table
+
+
+def outcome(text: str, graph: molgraphs.Graph, alphabet: molgraphs.Alphabet) -> str:
+    """How one molecule comes back."""
+    molecule = molgraphs.assemble(graph.bonds, graph.atoms, alphabet)
+    if Chem.SanitizeMol(molecule, catchErrors=True) != Chem.SANITIZE_NONE:
+        return "no molecule"
+    return "same" if molgraphs.canonical(molecule) == text else "another"
+
+
+def round_trips(root: Path | None) -> Table:
+    """Every molecule of every file: what its graph does not hold, and how it comes back."""
+    table = Table(title=f"SMILES -> graph -> canonical SMILES without stereochemistry, {root or 'embedded'}")
+    for head in ("file", "not held", "same", "another", "no molecule"):
+        table.add_column(head, justify="left" if head in ("file", "not held") else "right")
+    for (name, split), file in smiles.FILES.items():
+        alphabet = smiles.SETS[name].alphabet
+        try:
+            found = smiles.read(smiles.path_of(name, split, root), alphabet)
+        except DataError as missing:
+            table.add_row(file, str(missing))
+            continue
+        counts: Counter[tuple[str, str]] = Counter()
+        rows = zip(found.smiles, found.bonds.numpy(), found.atoms.numpy(), found.losses.tolist(), strict=True)
+        for text, bonds, atoms, losses in rows:
+            came = outcome(text, molgraphs.Graph(bonds, atoms, losses), alphabet)
+            counts[", ".join(molgraphs.names_of(losses)) or "nothing lost", came] += 1
+        for names in sorted({names for names, _ in counts}):
+            figures = [f"{counts[names, came]:,}" for came in ("same", "another", "no molecule")]
+            table.add_row(file, names, *figures)
+        table.add_section()
+    return table
+
+
+def temperatures(path: Path, samples: int) -> Table:
+    """Validity, uniqueness and novelty of a run's last model, in percent, with and without the correction."""
+    directory = RunDirectory.open(path)
+    flat, latest = directory.config(), directory.latest()
+    assert latest is not None, f"{path} has no checkpoint"
+    table = Table(title=f"{path.name}, round {latest[0]}, {samples:,} samples a row")
+    for head in ("temperature", "correction", "valid", "unique", "novel", "product"):
+        table.add_column(head, justify="right")
+    for temperature in (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
+        workload = workloads.make({**flat, "molecules.temperature": temperature})
+        model = workload.model()
+        model.load_state_dict(latest[1]["arrays"])
+        for corrected in (False, True):
+            with seeded("temperatures"):
+                drawn = workload.draw(model, samples, corrected=corrected)  # type: ignore[attr-defined]
+            found = generation(drawn, workload.known())  # type: ignore[attr-defined]
+            names = ("validity", "uniqueness", "novelty", "valid_unique_novel")
+            figures = [f"{100 * found.get(name, float('nan')):.1f}" for name in names]
+            table.add_row(f"{temperature:g}", "yes" if corrected else "no", *figures)
+    return table
+
+
+def main() -> None:
+    """Print what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--looped", type=int, default=16, help="molecules that the loops are timed on")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--round-trips", action="store_true")
+    parser.add_argument("--data-root", default="", help="folder of the full sets (default: FEDLAB_DATA)")
+    parser.add_argument("--run", type=Path, help="a run directory: its model's samples by temperature")
+    parser.add_argument("--samples", type=int, default=1000)
+    options = parser.parse_args()
+    if options.run:
+        Console().print(temperatures(options.run, options.samples))
+    elif options.round_trips:
+        Console().print(round_trips(data_root(options.data_root)))
+    else:
+        Console().print(speed(options.batch, options.looped, options.threads))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""The molecules workload: who holds what, what is measured, what is refused, and every strategy on it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import strategies
+from client.app import app as client_app
+from fedlab import launch
+from fedlab.config import build
+from fedlab.data import molgraphs, smiles
+from fedlab.engines import inprocess
+from fedlab.errors import ConfigError, DataError
+from fedlab.runs import RunDirectory
+from fedlab.scores import molecules as scores
+from fedlab.seeds import seeded
+from fedlab.workload import lacking
+from fedlab.workloads.molecules import Molecules, _holdings
+from server.app import app as server_app
+
+SMALL = {"limit": 300, "adjacency_layers": 3, "node_layers": 3, "samples": 40}
+KNOBS = {f"molecules.{name}": value for name, value in SMALL.items()}
+
+
+@pytest.fixture
+def workload():
+    return Molecules(**SMALL)
+
+
+@pytest.fixture
+def model(workload):
+    with seeded("model"):
+        return workload.model().eval()
+
+
+def strings(workload, data):
+    return molgraphs.all_smiles(data.columns["adjacency"], data.columns["nodes"], workload.alphabet)
+
+
+# --- who holds what ---
+
+
+@pytest.mark.parametrize("partition", ["iid", "scaffold", "size", "dirichlet"])
+def test_every_molecule_has_one_owner_who_trains_or_tests_on_it(partition):
+    workload = Molecules(**SMALL, partition=partition, alpha=5.0)
+    holdings = _holdings(workload)
+    rows = torch.cat([holdings.public, *(part for client in holdings.clients for part in client)])
+    assert torch.equal(rows.sort().values, torch.arange(300))
+    assert len(holdings.public) == 15
+    assert workload.clients == tuple(f"{partition}-{number}" for number in range(4))
+    for number, (train, test) in enumerate(holdings.clients):
+        assert len(test) == round(0.1 * (len(train) + len(test)))
+        assert torch.equal(workload.data(number, "train").columns["nodes"], holdings.training.atoms[train])
+        assert torch.equal(workload.data(number, "test").columns["nodes"], holdings.training.atoms[test])
+
+
+def test_the_server_has_a_public_part_or_for_the_bound_all_that_clients_train_on():
+    public, pooled = Molecules(**SMALL), Molecules(**SMALL, server="pooled")
+    assert len(public.data(None, "train")) == 15
+    parts = [public.data(number, "train") for number in range(4)]
+    assert len(pooled.data(None, "train")) == 15 + sum(map(len, parts))
+    for workload in (public, pooled):
+        reference = workload.data(None, "test")
+        assert strings(workload, reference)[:3] == ["NC1NC2CC1NC2N", "CCn1cncc1OC", "OC1CCCCC(O)C1"]
+        assert len(reference) == 300
+
+
+def test_batches_are_one_hot_graphs_without_labels(workload):
+    data = workload.data(0, "train")
+    batch = data.sample(6)
+    assert set(batch) == {"adjacency", "nodes"}
+    assert batch["adjacency"].shape == (6, 4, 9, 9) and batch["nodes"].shape == (6, 9, 5)
+    assert batch["adjacency"].dtype == batch["nodes"].dtype == torch.float32
+    assert (batch["adjacency"].sum(1) == 1).all() and (batch["nodes"].sum(2) == 1).all()
+    assert not lacking(workload, data)
+
+
+def test_a_random_order_is_drawn_anew_and_is_the_same_molecule():
+    workload = Molecules(**SMALL, order="random")
+    data = workload.data(0, "train")
+    first, second = data[:20], data[:20]
+    assert not torch.equal(first["adjacency"], second["adjacency"])
+    for batch in (first, second):
+        found = molgraphs.all_smiles(batch["adjacency"].argmax(1), batch["nodes"].argmax(2), workload.alphabet)
+        assert found == strings(workload, data)[:20]
+
+
+def test_canonical_order_and_dropped_molecules(workload):
+    canonical = Molecules(**SMALL, order="canonical")
+    assert strings(canonical, canonical.data(1, "train")) == strings(workload, workload.data(1, "train"))
+    dropped = _holdings(Molecules(**SMALL, lossy="drop"))
+    kept = _holdings(workload)
+    assert (kept.training.losses & molgraphs.LOSSY > 0).sum() == 300 - len(dropped.training) > 10
+    assert (dropped.training.losses & molgraphs.LOSSY == 0).all()
+
+
+def test_a_file_of_ones_own_takes_the_place_of_the_set(tmp_path):
+    texts = smiles.path_of("qm9", "test", None).read_text().splitlines()[1:201]
+    file = tmp_path / "mine.smi"
+    file.write_text("\n".join(texts))
+    workload = Molecules(file=str(file), shards=2, partition="iid", public=0.1)
+    assert len(workload.data(None, "test")) == 20
+    assert [len(workload.data(number, "train")) + len(workload.data(number, "test")) for number in (0, 1)] == [81, 81]
+
+
+# --- what is measured ---
+
+
+def test_metrics_are_means_over_the_molecules_however_they_are_batched(workload, model, monkeypatch):
+    data = workload.data(2, "test")
+    found = workload.evaluate(model, data)
+    batch = data[:]
+    with seeded(0, "test noise"):
+        assert found["loss"] == pytest.approx(model.loss(batch["adjacency"], batch["nodes"]).item())
+        assert found["nll"] == pytest.approx(model.nll(batch["adjacency"], batch["nodes"]).double().mean().item())
+    monkeypatch.setattr("fedlab.workloads.molecules.EVALUATION_BATCH", 5)
+    assert workload.evaluate(model, data)["nll"] == pytest.approx(found["nll"], rel=0.05)  # other noise
+
+
+def test_scores_are_of_samples_against_both_files(workload, model):
+    with seeded("score"):
+        found = workload.score(model)
+    with seeded("score"):
+        drawn = workload.draw(model, 40)
+    training, reference = (
+        smiles.read(smiles.path_of("qm9", split, None), molgraphs.QM9, 300) for split in ("train", "test")
+    )
+    wanted = scores.generation(drawn, set(training.meanings))
+    assert {name: found[name] for name in wanted} == wanted and found["samples"] == 40
+    valid = [one for one in drawn if one]
+    assert set(found) - set(wanted) == set(scores.likeness(valid, [text for text in reference.meanings if text]))
+    assert Molecules(**{**SMALL, "samples": 0}).score(model) == {}
+
+
+def test_corrected_samples_are_all_molecules(workload, model):
+    with seeded("score"):
+        drawn = workload.draw(model, 40, corrected=True)
+    with seeded("score"):
+        plain = workload.draw(model, 40)
+    assert all(drawn) and not all(plain)
+    assert all(one == other for one, other in zip(plain, drawn, strict=True) if one)
+
+
+# --- strategies ---
+
+ROUND = {
+    **KNOBS,
+    "molecules.adjacency_layers": 1,
+    "molecules.node_layers": 1,
+    "molecules.shards": 5,
+    "molecules.samples": 10,
+    "rounds": 1,
+    "threads": 1,
+    "device": "cpu",
+    "client.steps": 5,
+    "client.batch": 16,
+    "client.learning_rate": 0.1,
+    "server.steps": 3,
+    "server.batch": 10,
+}
+READ_X_OR_Y = {
+    "dualadapt": "needs a model with .features and .head",
+    "adabn": "adabn takes statistics of inputs x; workload 'molecules' has adjacency, nodes",
+    "self_training": "self_training needs inputs x and one class y for each; workload 'molecules' has adjacency, nodes",
+    "fed_mcd": "needs a model with .features and .head",
+    "fed_dann": "needs a model with .features and .head",
+    "startup": "startup needs a model with .features",
+    "dp_fixed": "batch-norm statistics are taken of the server's inputs x, and its data has adjacency, nodes",
+    "dp_adaptive": "batch-norm statistics are taken of the server's inputs x, and its data has adjacency, nodes",
+}
+
+
+@pytest.fixture
+def one_round(tmp_path):
+    """The lines of ``metrics.jsonl`` of one round through both apps."""
+
+    def run(**knobs):
+        directory = RunDirectory.create(tmp_path, launch.prepare("graphnvp-qm9", {**ROUND, **knobs}))
+        flat = directory.config()
+        inprocess.run(server_app, client_app, flat, int(flat["molecules.shards"]))
+        return directory.rounds()
+
+    return run
+
+
+@pytest.mark.parametrize("strategy", [name for name in strategies.STRATEGIES if name not in READ_X_OR_Y])
+def test_strategies_that_need_the_loss_alone_lower_it_on_every_client(one_round, strategy):
+    before, after = one_round(strategy=strategy)
+    assert len(after["clients"]) == 5 and not after["failures"]
+    for name, metrics in after["clients"].items():
+        assert metrics["loss"] < before["clients"][name]["loss"] and metrics["nll"] < before["clients"][name]["nll"]
+    assert after["server"]["samples"] == 10 and "validity" in after["server"] and after["seconds"]["score"] > 0
+
+
+@pytest.mark.parametrize("strategy", READ_X_OR_Y)
+def test_strategies_that_read_inputs_or_labels_are_refused_before_the_run(strategy):
+    with pytest.raises(ConfigError, match=READ_X_OR_Y[strategy]):
+        launch.prepare("graphnvp-qm9", {**ROUND, "strategy": strategy})
+
+
+def test_the_servers_public_part_can_start_a_federation_and_all_of_it_is_the_bound(one_round):
+    begun, _ = one_round(**{"server.pretrain_steps": 4, "name": "pretrained"})
+    fresh, bound = one_round(**{"strategy": "source_only", "molecules.server": "pooled", "server.average": 0.0})
+    assert begun["mean"]["loss"] < fresh["mean"]["loss"] and bound["mean"]["loss"] < fresh["mean"]["loss"]
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("knobs", "error", "sentence"),
+    [
+        ({"limit": 100}, ConfigError, "the server's public part would be 5 of 100 molecules"),
+        ({"shards": 40}, ConfigError, "would hold . of 285 molecules shared out by scaffold"),
+        ({"dataset": "zinc"}, DataError, "expected FOLDER/molecules/zinc_subset_train.smi"),
+        ({"file": "nowhere.smi"}, DataError, "the SMILES file nowhere.smi cannot be read"),
+        ({"data_root": "/nowhere"}, DataError, "expected /nowhere/molecules/qm9_train.smi"),
+    ],
+)
+def test_data_that_cannot_be_shared_out_is_refused(knobs, error, sentence):
+    with pytest.raises(error, match=sentence):
+        Molecules(**{**SMALL, **knobs}).data(0, "train")
+
+
+def test_a_short_file_and_lines_that_are_no_molecules_are_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    file = tmp_path / "mine.smi"
+    file.write_text("CC\nCO\nC1CC\n")
+    with (
+        pytest.warns(smiles.SetAside, match="1 of 3 molecules of .* line 3: 'C1CC'"),
+        pytest.raises(DataError, match="mine.smi has 2 molecules that can be used; at least 20 are needed"),
+    ):
+        Molecules(file=str(file)).data(0, "train")
+
+
+def test_a_set_of_charges_alone_cannot_be_cleaned(tmp_path):
+    file = tmp_path / "charged.smi"
+    file.write_text("\n".join(f"{'C' * (1 + i % 8)}[NH3+]" for i in range(30)))
+    with pytest.raises(DataError, match="no molecule is left without charges"):
+        Molecules(file=str(file), lossy="drop").data(0, "train")
+
+
+def test_partitions_splits_and_knobs_that_do_not_exist_are_refused(workload):
+    with pytest.raises(DataError, match="there is no partition 4; this workload has 4: scaffold-0, scaffold-1"):
+        workload.data(4, "train")
+    with pytest.raises(DataError, match="no split 'valid'"):
+        workload.data(0, "valid")
+    with pytest.raises(ConfigError, match=r"knob 'molecules.network'.*got 'moflow'"):
+        build(Molecules, "molecules", {"molecules.network": "moflow"})
