@@ -1,9 +1,9 @@
 """The objective that DDPM and NCSN share: find the noise in an image. And sliced score matching, its stand-in.
 
-A backbone takes noisy images (batch, ...) and levels (batch,), int64, and gives a tensor like the images: an estimate of
-the unit noise e in them, or of the score when ``law.scored``. The two are one by Tweedie's formula, for Gaussian noise:
-grad log p_t(x) = -E[e | x] / spread_t. So DDPM's L_simple, |e - e_theta|^2, and NCSN's sigma^2 |s_theta + e / sigma|^2
-are the same number, and so is the objective of NCSNv2, whose network is divided by sigma.
+A backbone takes noisy images (batch, ...) and levels (batch,), int64, and gives a tensor like the images: an estimate
+of the unit noise e in them, or of the score when ``law.scored``. The two are one by Tweedie's formula, for Gaussian
+noise: grad log p_t(x) = -E[e | x] / spread_t. So DDPM's L_simple, |e - e_theta|^2, and NCSN's sigma^2 |s_theta +
+e / sigma|^2 are the same number, and so is the objective of NCSNv2, whose network is divided by sigma.
 
 **Sliced score matching.** Score matching wants 1/2 E|s - grad log p|^2 without grad log p. Its cross term is
 -E[s . grad log p] = -int s . grad p = +int p div s by parts, so up to a constant the objective is

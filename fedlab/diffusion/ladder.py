@@ -4,9 +4,9 @@
 4; Improved Techniques for Training Score-Based Generative Models, NeurIPS 2020: techniques 1 (largest distance), 2
 (ratio, equation 5; an overlap of "about 0.5", and 0.57 in its three published ladders) and 4 (step, equation 11).
 
-**Departures**: (1) a step is a share of the level's variance, alpha_i / sigma_i^2 = eps / sigma_L^2, so that it does not
-depend on the range of pixels, and it is in the convention of the 2019 paper's algorithm 1, drift alpha / 2: the released
-code and equation 11 have drift alpha, and half our value; (2) equation 11 is minimised by a search.
+**Departures**: (1) a step is a share of the level's variance, alpha_i / sigma_i^2 = eps / sigma_L^2, so that it does
+not depend on the range of pixels, in the convention of the 2019 paper's algorithm 1, drift alpha / 2: equation 11 and
+the released code have drift alpha, where half our value does the same; (2) equation 11 is minimised by a search.
 """
 
 from __future__ import annotations

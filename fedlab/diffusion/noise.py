@@ -1,14 +1,15 @@
 """Noise laws: how an image is mixed with noise at each of a ladder of levels, x_t = signal_t x_0 + spread_t e.
 
-``e`` has mean 0 and variance 1 in every pixel. DDPM is the law with signal^2 + spread^2 = 1, NCSN the one with signal 1;
+``e`` has mean 0 and variance 1 in every pixel. DDPM is the law with signal^2 + spread^2 = 1, NCSN has signal 1;
 all else of the two papers is shared: the objective (``denoising.py``), the steps back (``samplers.py``) and the bound.
 **What if the chain were not Gaussian?** Then e is a centred Gamma variable, and only the drawing of noise changes.
 
 **Source**: Ho, Jain and Abbeel, Denoising Diffusion Probabilistic Models, NeurIPS 2020, equations 2 and 4; the cosine
 schedule of Nichol and Dhariwal, 2021, equation 17; Song and Ermon, 2019, section 4; the Gamma chain of Nachmani, Roman
 and Wolf, Non Gaussian Denoising Diffusion Models, 2021: g_t ~ Gamma(k_t, theta_t) with theta_t = sqrt(abar_t) theta_0
-and k_t = beta_t / (abar_t theta_0^2), so that steps add up to Gamma(kbar_t, theta_t), kbar_t = (1/abar_t - 1) / theta_0^2.
-That the two papers are one family is the view of Song et al., Score-Based Generative Modeling through SDEs, 2021.
+and k_t = beta_t / (abar_t theta_0^2), so that steps add up to Gamma(kbar_t, theta_t) with kbar_t =
+(1/abar_t - 1) / theta_0^2. That the two papers are one family is the view of Song et al., Score-Based Generative
+Modeling through Stochastic Differential Equations, 2021.
 
 **Departures**: (1) levels are numbered from 0, the least noise, up; NCSN's paper counts down from the most; (2) tables
 are float64 and read in the type of the images; (3) Gamma noise is drawn in float64, since shapes reach 1e10 and
@@ -87,7 +88,7 @@ class NoiseLaw:
         return torch.randint(self.levels, (count,), device=device)
 
     def noise(self, like: Tensor, level: Tensor) -> Tensor:
-        """Noise of mean 0 and variance 1, in the shape of ``like`` (batch, ...), for the levels (batch,) of its rows."""
+        """Noise of mean 0 and variance 1 like ``like`` (batch, ...), for the levels (batch,) of its rows."""
         if self.shape is None:
             return torch.randn_like(like)
         return _centred_gamma(over_rows(self.shape, level, like.double()).expand(like.shape)).to(like.dtype)
@@ -154,7 +155,7 @@ def chain(betas: Tensor, theta: float | None = None) -> NoiseLaw:
 
 
 def ladder(sigmas: Tensor, *, scored: bool = False) -> NoiseLaw:
-    """NCSN's law from its standard deviations (levels,), the smallest first; see ``ladder.py`` for how to choose them."""
+    """NCSN's law from its standard deviations (levels,), the smallest first; ``ladder.py`` chooses them."""
     sigmas = sigmas.double()
     return NoiseLaw(torch.ones_like(sigmas), sigmas, scored=scored)
 

@@ -1,4 +1,4 @@
-"""From noise to images: the posterior, DDPM's ancestral step, DDIM's step with S of T levels, annealed Langevin dynamics.
+"""From noise to images: DDPM's ancestral step, DDIM's with S of T levels, annealed Langevin dynamics.
 
 Every step works for every law, since all it needs of one are its two tables: between levels s < t an image is
 multiplied by a = signal_t / signal_s and gets noise of variance b^2 = spread_t^2 - a^2 spread_s^2 (DDPM: a^2 = 1 -

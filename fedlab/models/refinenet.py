@@ -23,17 +23,17 @@ from fedlab.errors import ConfigError, DataError
 
 
 class InstanceNormPlus(nn.Module):
-    """gamma (IN(x) + alpha m) + beta, m being the channels' means, normalised over channels; per level if there are any.
+    """gamma (IN(x) + alpha m) + beta, m being the channels' means, normalised over channels; of each level if any.
 
     Instance norm alone would forget the means, and with them the brightness of the image.
     """
 
     def __init__(self, channels: int, levels: int) -> None:
         super().__init__()
-        table = torch.cat(
-            [1 + 0.02 * torch.randn(max(levels, 1), 2, channels), torch.zeros(max(levels, 1), 1, channels)], 1
-        )
-        self.table = nn.Parameter(table)  # (levels or 1, gamma alpha beta, channels)
+        self.table = nn.Parameter(torch.empty(max(levels, 1), 3, channels))  # gamma, alpha and beta of each level
+        nn.init.normal_(self.table, 1.0, 0.02)
+        with torch.no_grad():
+            self.table[:, 2].zero_()
         self.conditional = levels > 0
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class Residual(nn.Module):
 
 
 class Refine(nn.Module):
-    """Adapts each of its inputs, fuses them at the first one's resolution, pools in a chain of residuals, and adapts."""
+    """Adapts its inputs, fuses them at the first one's resolution, pools in a chain of residuals, adapts again."""
 
     def __init__(self, inputs: Sequence[int], outputs: int, levels: int, *, last: bool = False) -> None:
         super().__init__()

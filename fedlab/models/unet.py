@@ -41,6 +41,16 @@ SHAPES: Mapping[str, Shape] = {
 }
 
 
+def check_size(size: int, shape: Shape) -> None:
+    """Refuse images that a network of this shape cannot take: see :class:`UNet`."""
+    halvings = len(shape.factors) - 1
+    if size % 2**halvings:
+        raise ConfigError(
+            f"images of {size} pixels cannot be halved {halvings} times; this U-Net takes multiples of {2**halvings} "
+            "pixels a side"
+        )
+
+
 def group_norm(channels: int) -> nn.GroupNorm:
     """32 groups, fewer for narrow layers."""
     return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-6)
@@ -169,12 +179,7 @@ class UNet(nn.Module):
 
     def __init__(self, channels: int, size: int, shape: Shape) -> None:
         super().__init__()
-        stride = 2 ** (len(shape.factors) - 1)
-        if size % stride:
-            raise ConfigError(
-                f"images of {size} pixels cannot be halved {len(shape.factors) - 1} times; this U-Net takes multiples "
-                f"of {stride} pixels a side"
-            )
+        check_size(size, shape)
         self.channels, self.size, self.width = channels, size, shape.width
         embedding = 4 * shape.width
         self.embed = nn.Sequential(linear(shape.width, embedding), nn.SiLU(), linear(embedding, embedding))

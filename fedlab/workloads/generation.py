@@ -4,9 +4,9 @@ Clients hold label-skewed shards of the source domain, or a domain each; labels 
 never given to anybody. The server holds all of the source's training images: for ``source_only``, which is then the
 centralised bound, and for pre-training.
 
-``generation.law`` is the noise: ``ddpm`` and ``gamma`` are chains of ``levels`` steps by ``schedule``, ``ncsn`` a ladder
-from ``sigma_min`` to ``sigma_max``. Any network goes with any law; ``ncsn1`` is the one whose norms know the level and
-whose output is the score itself.
+``generation.law`` is the noise: ``ddpm`` and ``gamma`` are chains of ``levels`` steps by ``schedule``, ``ncsn`` a
+ladder from ``sigma_min`` to ``sigma_max``. Any network goes with any law; ``ncsn1`` is the one whose norms know the
+level and, on a ladder, whose output is the score itself.
 
 **Source**: see ``fedlab/diffusion`` and ``fedlab/models/unet.py``, ``refinenet.py``.
 
@@ -36,7 +36,7 @@ from fedlab.diffusion import denoising, ladder, noise
 from fedlab.diffusion.noise import NoiseLaw
 from fedlab.errors import ConfigError, DataError, near_match
 from fedlab.models.refinenet import RefineNet
-from fedlab.models.unet import SHAPES, UNet
+from fedlab.models.unet import SHAPES, UNet, check_size
 from fedlab.seeds import seeded
 
 EVALUATION_BATCH = 250
@@ -87,13 +87,14 @@ class Generation:
                 raise ConfigError(f"unknown digit domain {domain!r}; {near_match(domain, digits.DOMAINS)}")
         if not self.domains or len(set(self.domains)) < len(self.domains):
             raise ConfigError(f"knob 'generation.targets' is {self.targets!r}; name at least one domain, each once")
-        if self.objective == "sliced" and not self.noise_law.gaussian:
+        law = self.noise_law
+        if self.objective == "sliced" and not law.gaussian:
             raise ConfigError(
                 "generation.objective=sliced learns a score, which Gamma noise has no use for; set "
                 "generation.objective=denoising, or a Gaussian law (ddpm or ncsn)"
             )
-        with torch.device("meta"):
-            self.model()
+        if self.network in SHAPES:
+            check_size(self.size, SHAPES[self.network])
 
     @property
     def domains(self) -> tuple[str, ...]:

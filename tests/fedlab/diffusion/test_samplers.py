@@ -1,4 +1,4 @@
-"""Steps from noise to images, beside diffusers' numbers, independent formulas and distributions that are known exactly."""
+"""Steps from noise to images, beside diffusers' numbers, formulas and distributions that are known exactly."""
 
 from __future__ import annotations
 
