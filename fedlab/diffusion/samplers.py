@@ -18,6 +18,7 @@ chain added between the two levels, centred and of the step's variance.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import sqrt
 from typing import Literal
 
 import torch
@@ -80,7 +81,7 @@ def ancestral_step(
     if before < 0:
         return mean
     added = between(law, level, before)[1] if variance == "large" else small
-    return mean + added**0.5 * (law.step_noise(x, level, before) if noise is None else noise)
+    return mean + sqrt(added) * (law.step_noise(x, level, before) if noise is None else noise)
 
 
 def ddim_step(
@@ -105,10 +106,10 @@ def ddim_step(
     """
     signal, spread = law.at(before)
     fresh = eta**2 * posterior(law, x, x, level, before)[1]
-    after = signal * denoised(law, x, found, level, clip=clip) + max(spread**2 - fresh, 0.0) ** 0.5 * found
+    after = signal * denoised(law, x, found, level, clip=clip) + sqrt(max(spread**2 - fresh, 0.0)) * found
     if not fresh:
         return after
-    return after + fresh**0.5 * (law.step_noise(x, level, before) if noise is None else noise)
+    return after + sqrt(fresh) * (law.step_noise(x, level, before) if noise is None else noise)
 
 
 def visited(levels: int, steps: int, spacing: Literal["linear", "quadratic"] = "linear") -> list[int]:
@@ -154,7 +155,7 @@ def sample(law: NoiseLaw, backbone: Backbone, x: Tensor, step: Step, steps: int 
 
 def langevin_step(x: Tensor, slope: Tensor, alpha: float, noise: Tensor) -> Tensor:
     """One unadjusted step with the score ``slope``, in the paper's convention."""
-    return x + alpha / 2 * slope + alpha**0.5 * noise
+    return x + alpha / 2 * slope + sqrt(alpha) * noise
 
 
 @torch.no_grad()

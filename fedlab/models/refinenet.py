@@ -13,13 +13,15 @@ as DDPM's has, and not of the score.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, elu, instance_norm, interpolate, max_pool2d
 
 from fedlab.errors import ConfigError, DataError
+from fedlab.models.unet import Stage
 
 
 class InstanceNormPlus(nn.Module):
@@ -80,52 +82,64 @@ class Residual(nn.Module):
         return avg_pool2d(added, 2) if self.halves else added
 
 
+class Normed(nn.Module):
+    """A norm, if any, then ELU or a pool or nothing, then a convolution."""
+
+    def __init__(self, norm: nn.Module, between: Callable[[Tensor], Tensor], conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.norm, self.between, self.conv = norm, between, conv
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        """(batch, inputs, height, width) to (batch, outputs, height, width)."""
+        found: Tensor = self.conv(self.between(self.norm(x, level)))
+        return found
+
+
+class Adapt(Stage):
+    """x plus two convolutions."""
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:  # type: ignore[override]
+        """(batch, channels, height, width), unchanged in shape."""
+        return x + super().forward(x, level)
+
+
 class Refine(nn.Module):
     """Adapts its inputs, fuses them at the first one's resolution, pools in a chain of residuals, adapts again."""
 
     def __init__(self, inputs: Sequence[int], outputs: int, levels: int, *, last: bool = False) -> None:
         super().__init__()
-        self.conditional = levels > 0
 
-        def norm(channels: int) -> nn.Module:
-            return InstanceNormPlus(channels, levels) if levels else Bare()
+        def normed(before: int, after: int, between: Callable[[Tensor], Tensor], bias: bool = False) -> Normed:
+            norm = InstanceNormPlus(before, levels) if levels else Bare()
+            return Normed(norm, between, convolution(before, after, bias=bias))
 
-        def unit(channels: int) -> nn.ModuleList:  # pairs of norm and convolution, two to a residual
-            parts = [nn.ModuleList([norm(channels), convolution(channels, channels, bias=False)]) for _ in range(2)]
-            return nn.ModuleList(parts)
+        def adapt(channels: int, count: int) -> Stage:
+            return Stage(*(Adapt(*(normed(channels, channels, elu) for _ in range(2))) for _ in range(count)))
 
-        self.adapt = nn.ModuleList(nn.ModuleList(unit(channels) for _ in range(2)) for channels in inputs)
+        pool = partial(avg_pool2d if levels else max_pool2d, kernel_size=5, stride=1, padding=2)
+        self.adapt = nn.ModuleList(adapt(channels, 2) for channels in inputs)
         fused = inputs if len(inputs) > 1 else ()
-        self.fuse = nn.ModuleList(nn.ModuleList([norm(channels), convolution(channels, outputs)]) for channels in fused)
-        self.pool = nn.ModuleList(
-            nn.ModuleList([norm(outputs), convolution(outputs, outputs, bias=False)]) for _ in range(2)
-        )
-        self.out = nn.ModuleList(unit(outputs) for _ in range(3 if last else 1))
+        self.fuse = nn.ModuleList(normed(channels, outputs, _same, True) for channels in fused)
+        self.pool = nn.ModuleList(normed(outputs, outputs, pool) for _ in range(2))
+        self.out = adapt(outputs, 3 if last else 1)
 
     def forward(self, inputs: Sequence[Tensor], level: Tensor) -> Tensor:
         """Tensors (batch, channels, height, width) of any resolutions to one with the first one's."""
-        adapted = [_residuals(x, level, units) for x, units in zip(inputs, self.adapt, strict=True)]
-        x = adapted[0]
+        parts = [adapt(x, level) for x, adapt in zip(inputs, self.adapt, strict=True)]
         if len(self.fuse):
-            grown = [conv(norm(x, level)) for x, (norm, conv) in zip(adapted, self.fuse, strict=True)]
-            x = grown[0]
-            for other in grown[1:]:
-                x = x + interpolate(other, x.shape[2:], mode="bilinear", align_corners=True)
+            parts = [fuse(x, level) for x, fuse in zip(parts, self.fuse, strict=True)]
+        x = parts[0]
+        for other in parts[1:]:
+            x = x + interpolate(other, x.shape[2:], mode="bilinear", align_corners=True)
         x = path = elu(x)
-        for norm, conv in self.pool:
-            path = norm(path, level)
-            path = conv(avg_pool2d(path, 5, 1, 2) if self.conditional else max_pool2d(path, 5, 1, 2))
+        for pool in self.pool:
+            path = pool(path, level)
             x = x + path
-        return _residuals(x, level, self.out)
+        refined: Tensor = self.out(x, level)
+        return refined
 
 
-def _residuals(x: Tensor, level: Tensor, units: nn.ModuleList) -> Tensor:
-    """X plus two convolutions behind norms and ELUs, unit by unit."""
-    for unit in units:
-        h = x
-        for norm, conv in unit:
-            h = conv(elu(norm(h, level)))
-        x = x + h
+def _same(x: Tensor) -> Tensor:
     return x
 
 
@@ -158,7 +172,7 @@ class RefineNet(nn.Module):
         now = width
         for number, (outputs, dilation) in enumerate(plan):
             opening = Residual(now, outputs, levels, dilation, opens=number > 0)
-            self.stages.append(nn.ModuleList([opening, Residual(outputs, outputs, levels, dilation)]))
+            self.stages.append(Stage(opening, Residual(outputs, outputs, levels, dilation)))
             now = outputs
         wide = 2 * width
         self.refine = nn.ModuleList(
@@ -186,8 +200,7 @@ class RefineNet(nn.Module):
         h = self.stem(x)
         seen = []
         for stage in self.stages:
-            for block in stage:
-                h = block(h, level)
+            h = stage(h, level)
             seen.append(h)
         refined = self.refine[0]([seen[3]], level)
         for number, refine in enumerate(list(self.refine)[1:]):

@@ -150,12 +150,12 @@ class Up(nn.Module):
 
 
 class Stage(nn.Sequential):
-    """Layers that take images and the level's embedding."""
+    """Layers that all take the level, or its embedding, beside the images."""
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:  # type: ignore[override]
         """(batch, channels, height, width) through each layer."""
         for layer in self:
-            x = layer(x, embedding)
+            x = layer(x, level)
         return x
 
 

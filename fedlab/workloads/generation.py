@@ -30,6 +30,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from fedlab.data import digits
+from fedlab.data.domains import SIZE
 from fedlab.data.examples import Batch, Examples
 from fedlab.data.partition import dirichlet_shards
 from fedlab.diffusion import denoising, ladder, noise
@@ -132,10 +133,9 @@ class Generation:
         root = Path(self.data_root) if self.data_root else None
         if partition is not None and self.setting == "domains":
             return self._images(digits.read(self.domains[partition], split, root), slice(None))
-        sharing = partition is not None
-        examples = digits.read(self.source, "labelled" if sharing and split == "train" else split, root)
-        if not sharing:
-            return self._images(examples, slice(None))
+        if partition is None:
+            return self._images(digits.read(self.source, split, root), slice(None))
+        examples = digits.read(self.source, "labelled" if split == "train" else split, root)
         labels = examples.columns["y"][: self.limit or None]
         alpha = self.alpha if split == "train" else float("inf")  # every client tests on the same mix of classes
         return self._images(examples, dirichlet_shards(labels, self.shards, alpha, self.seed)[partition])
@@ -158,16 +158,17 @@ class Generation:
         device, law, total = next(model.parameters()).device, self.noise_law, 0.0
         with seeded(self.seed, "test noise"):
             spread = torch.linspace(0, law.levels - 1, len(data)).round().long()
-            levels = spread[torch.randperm(len(data))].split(EVALUATION_BATCH)
-            for batch, level in zip(data.batches(EVALUATION_BATCH), levels, strict=True):
+            levels = Examples({"level": spread[torch.randperm(len(data))]})
+            both = zip(data.batches(EVALUATION_BATCH), levels.batches(EVALUATION_BATCH), strict=True)
+            for batch, level in ((images, of["level"]) for images, of in both):
                 drawn = law.noise(batch["x"], level)
                 moved = (part.to(device) for part in (batch["x"], level, drawn))
                 total += float(denoising.denoising_errors(law, model, *moved).double().sum())
         return {"loss": total / len(data)}
 
     def _images(self, examples: Examples, rows: Tensor | slice) -> Examples:
-        margin = (digits.SIZE - self.size) // 2
-        inside = slice(margin, digits.SIZE - margin)
+        margin = (SIZE - self.size) // 2
+        inside = slice(margin, SIZE - margin)
 
         def read(batch: Batch) -> Batch:
             x = digits.to_floats({"x": batch["x"]})["x"][..., inside, inside]
