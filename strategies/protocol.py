@@ -19,6 +19,7 @@ from torch import nn
 
 from fedlab.config import Core, Flat, build
 from fedlab.data.examples import Examples
+from fedlab.errors import DataError
 from fedlab.exchange import RosterGrid
 from fedlab.training import Progress, pick_device
 from fedlab.workload import Workload
@@ -172,7 +173,24 @@ def metrics_record(metrics: Mapping[str, float], examples: int) -> MetricRecord:
 
 
 def load(model: nn.Module, state: Mapping[str, torch.Tensor], device: torch.device) -> nn.Module:
-    """The model with the given state on a device."""
+    """The model with the given state on a device.
+
+    Raises
+    ------
+    DataError
+        When the state is another model's, as that of a checkpoint made with other knobs.
+    """
+    own = model.state_dict()
+    foreign = sorted(
+        name
+        for name in own.keys() | state.keys()
+        if name not in own or name not in state or own[name].shape != state[name].shape
+    )
+    if foreign:
+        raise DataError(
+            f"these weights are of another model than {type(model).__name__}: {len(foreign)} arrays do not fit, the "
+            f"first is {foreign[0]!r}; use the workload and the knobs that they were trained with"
+        )
     model.load_state_dict(dict(state))
     return model.to(device)
 

@@ -11,6 +11,7 @@ from fedlab.workload import Workload
 from fedlab.workloads.camvid import CamVid
 from fedlab.workloads.digits import Digits
 from fedlab.workloads.fewshot import FewShot
+from fedlab.workloads.generation import Generation
 from fedlab.workloads.molecules import Molecules
 from fedlab.workloads.office import Office
 from fedlab.workloads.pacs import Pacs
@@ -41,6 +42,7 @@ WORKLOADS: Mapping[str, Line] = {
     "fewshot": Line(
         "few-shot transfer: labelled base classes on the server, unlabelled targets on the clients", FewShot
     ),
+    "generation": Line("digits to draw, without labels: a diffusion model or a score network", Generation),
     "molecules": Line(
         "molecular graphs to generate, without labels, shared out by scaffold, size or chance", Molecules
     ),

@@ -380,6 +380,7 @@ def test_no_run_directory_is_a_sentence(tmp_path):
 TINY_DATA = {
     "digits": {"digits.limit": 100, "digits.targets": "optdigits"},
     "fewshot": {"fewshot.limit": 100, "fewshot.shots": "1", "fewshot.queries": 1, "fewshot.episodes": 5},
+    "generation": {"generation.limit": 100},
     "molecules": {
         "molecules.limit": 300,
         "molecules.samples": 20,

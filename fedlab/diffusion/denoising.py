@@ -1,0 +1,102 @@
+"""The objective that DDPM and NCSN share: find the noise in an image. And sliced score matching, its stand-in.
+
+A backbone takes noisy images (batch, ...) and levels (batch,), int64, and gives a tensor like the images: an estimate
+of the unit noise e in them, or of the score when ``law.scored``. The two are one by Tweedie's formula, for Gaussian
+noise: grad log p_t(x) = -E[e | x] / spread_t. So DDPM's L_simple, |e - e_theta|^2, and NCSN's sigma^2 |s_theta +
+e / sigma|^2 are the same number, and so is the objective of NCSNv2, whose network is divided by sigma.
+
+**Sliced score matching.** Score matching wants 1/2 E|s - grad log p|^2 without grad log p. Its cross term is
+-E[s . grad log p] = -int s . grad p = +int p div s by parts, so up to a constant the objective is
+
+    E[ tr(J_s) + 1/2 |s|^2 ]  =  E_x E_v[ v' J_s v + 1/2 |s|^2 ]    for v with E[v v'] = I:
+
+both terms with a plus; the minus one meets for the first term belongs to the energy, s = -grad E. v' J_s is one
+product of a vector with the Jacobian (the Hessian of log p where s is a gradient), one more backward pass.
+
+**Source**: Ho, Jain and Abbeel, 2020, equation 14; Vincent, A Connection Between Score Matching and Denoising
+Autoencoders, 2011; Song and Ermon, 2019, equations 2 to 6; Song, Garg, Shi and Ermon, Sliced Score Matching, UAI 2019.
+
+**Departures**: (1) losses are means over dimensions: NCSN's sum with 1/2 is D/2 times as large; (2) the sliced loss has
+the factor 2/D and a constant of 1, so that its expectation is the denoising loss itself and both read on one scale; (3)
+its term |s|^2 is not projected (the variance-reduced form), directions are signs; (4) DDPM's lower levels are not
+weighted; (5) pixels are in [-1, 1] for NCSN too, whose paper has [0, 1]: its sigmas 1 to 0.01 are 2 to 0.02 here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fedlab.diffusion.noise import NoiseLaw, over_rows
+from fedlab.errors import ConfigError, DataError
+
+Backbone = Callable[[Tensor, Tensor], Tensor]
+
+
+def noise_estimate(law: NoiseLaw, backbone: Backbone, x: Tensor, level: Tensor) -> Tensor:
+    """The unit noise that a backbone sees in noisy images (batch, ...)."""
+    found = backbone(x, level)
+    return -over_rows(law.spread, level, x) * found if law.scored else found
+
+
+def score(law: NoiseLaw, backbone: Backbone, x: Tensor, level: Tensor) -> Tensor:
+    """The gradient of the log density of noisy images at them, (batch, ...).
+
+    Raises
+    ------
+    ConfigError
+        For Gamma noise, whose expectation is not the score.
+    """
+    if not law.gaussian:
+        raise ConfigError(
+            "the expected noise gives the score only where noise is Gaussian; take law=ddpm or ncsn, or the denoising "
+            "objective and an ancestral or DDIM sampler"
+        )
+    return -noise_estimate(law, backbone, x, level) / over_rows(law.spread, level, x)
+
+
+def denoising_errors(law: NoiseLaw, backbone: Backbone, x: Tensor, level: Tensor, noise: Tensor) -> Tensor:
+    """Mean squared error of the noise found in each image (batch, ...), shape (batch,)."""
+    found = noise_estimate(law, backbone, law.perturb(x, level, noise), level)
+    return (found - noise).square().flatten(1).mean(1)
+
+
+def denoising_loss(law: NoiseLaw, backbone: Backbone, x: Tensor) -> Tensor:
+    """The mean of that over images, at levels and with noise from torch's current stream; a scalar."""
+    level = law.draw_levels(len(x), x.device)
+    return denoising_errors(law, backbone, x, level, law.noise(x, level)).mean()
+
+
+def sliced_loss(law: NoiseLaw, backbone: Backbone, x: Tensor) -> Tensor:
+    """Sliced score matching of noisy images, with one direction for each; a scalar with the denoising loss's mean.
+
+    Raises
+    ------
+    ConfigError
+        For Gamma noise: the network would learn a score, and samplers want the expected noise.
+    """
+    level = law.draw_levels(len(x), x.device)
+    noisy = law.perturb(x, level, law.noise(x, level)).detach().requires_grad_(True)
+    direction = torch.randint(2, noisy.shape, device=x.device).to(x.dtype) * 2 - 1
+    found = score(law, backbone, noisy, level)
+    (product,) = torch.autograd.grad((direction * found).sum(), noisy, create_graph=True)  # v' J_s
+    each = 2 * direction * product + found.square()
+    return (over_rows(law.spread, level, x).square() * each).mean() + 1
+
+
+def check_images(x: Tensor) -> None:
+    """Refuse images that are not in the range that noise schedules are made for.
+
+    Raises
+    ------
+    DataError
+        When a value is not finite or outside [-1, 1].
+    """
+    low, high = x.aminmax()
+    if not (low >= -1 and high <= 1):  # not (...) so that NaN is refused, too
+        raise DataError(
+            f"images hold values from {float(low):g} to {float(high):g}; denoising is made for [-1, 1], so scale bytes "
+            "as x / 127.5 - 1"
+        )

@@ -1,0 +1,166 @@
+"""Noise laws: how an image is mixed with noise at each of a ladder of levels, x_t = signal_t x_0 + spread_t e.
+
+``e`` has mean 0 and variance 1 in every pixel. DDPM is the law with signal^2 + spread^2 = 1, NCSN has signal 1;
+all else of the two papers is shared: the objective (``denoising.py``), the steps back (``samplers.py``) and the bound.
+**What if the chain were not Gaussian?** Then e is a centred Gamma variable, and only the drawing of noise changes.
+
+**Source**: Ho, Jain and Abbeel, Denoising Diffusion Probabilistic Models, NeurIPS 2020, equations 2 and 4; the cosine
+schedule of Nichol and Dhariwal, 2021, equation 17; Song and Ermon, 2019, section 4; the Gamma chain of Nachmani, Roman
+and Wolf, Non Gaussian Denoising Diffusion Models, 2021: g_t ~ Gamma(k_t, theta_t) with theta_t = sqrt(abar_t) theta_0
+and k_t = beta_t / (abar_t theta_0^2), so that steps add up to Gamma(kbar_t, theta_t) with kbar_t =
+(1/abar_t - 1) / theta_0^2. That the two papers are one family is the view of Song et al., Score-Based Generative
+Modeling through Stochastic Differential Equations, 2021.
+
+**Departures**: (1) levels are numbered from 0, the least noise, up; NCSN's paper counts down from the most; (2) tables
+are float64 and read in the type of the images; (3) Gamma noise is drawn in float64, since shapes reach 1e10 and
+float32 would round its variance away.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedlab.errors import ConfigError
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseLaw:
+    """Tables of one law, each (levels,) float64, level 0 being the least noise.
+
+    Attributes
+    ----------
+    signal, spread
+        Factors of the image and of the noise.
+    shape
+        kbar_t of the Gamma chain; None for Gaussian noise.
+    scored
+        Backbones give the score itself, as NCSN's of 2019 does, and not the noise in the image.
+
+    Raises
+    ------
+    ConfigError
+        When tables do not match, hold a value that is not positive, or noise does not grow with the level.
+    """
+
+    signal: Tensor
+    spread: Tensor
+    shape: Tensor | None = None
+    scored: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse tables that no image could be noised by."""
+        if self.signal.dim() != 1 or self.signal.shape != self.spread.shape or not len(self.signal):
+            raise ConfigError(
+                f"a noise law needs one signal and one spread a level, got {tuple(self.signal.shape)} and "
+                f"{tuple(self.spread.shape)}"
+            )
+        ratio = self.spread / self.signal
+        if not (torch.isfinite(ratio).all() and (ratio > 0).all() and (self.signal > 0).all()):
+            raise ConfigError("a noise law needs signals and spreads that are finite and above 0")
+        falls = (ratio.diff() <= 0).nonzero()
+        if len(falls):
+            level = int(falls[0]) + 1
+            raise ConfigError(
+                f"noise has to grow with the level, and level {level} has a spread of {ratio[level]:g} a signal, "
+                f"level {level - 1} of {ratio[level - 1]:g}; give an increasing schedule"
+            )
+
+    @property
+    def levels(self) -> int:
+        """How many there are."""
+        return len(self.signal)
+
+    @property
+    def gaussian(self) -> bool:
+        """Whether noise is normal, so that noise and score say the same."""
+        return self.shape is None
+
+    def at(self, level: int) -> tuple[float, float]:
+        """Signal and spread of one level; level -1 is the clean image."""
+        return (1.0, 0.0) if level < 0 else (float(self.signal[level]), float(self.spread[level]))
+
+    def draw_levels(self, count: int, device: torch.device) -> Tensor:
+        """Levels (count,), int64, uniform, from torch's current stream."""
+        return torch.randint(self.levels, (count,), device=device)
+
+    def noise(self, like: Tensor, level: Tensor) -> Tensor:
+        """Noise of mean 0 and variance 1 like ``like`` (batch, ...), for the levels (batch,) of its rows."""
+        if self.shape is None:
+            return torch.randn_like(like)
+        return _centred_gamma(over_rows(self.shape, level, like.double()).expand(like.shape)).to(like.dtype)
+
+    def step_noise(self, like: Tensor, level: int, before: int) -> Tensor:
+        """The same for what the chain adds between level ``before`` (-1: none) and ``level``."""
+        if self.shape is None:
+            return torch.randn_like(like)
+        shape = self.shape[level] - (self.shape[before] if before >= 0 else 0.0)
+        return _centred_gamma(shape.to(like.device).expand(like.shape)).to(like.dtype)
+
+    def perturb(self, x: Tensor, level: Tensor, noise: Tensor) -> Tensor:
+        """Images (batch, ...) mixed with ``noise`` at the levels (batch,)."""
+        return over_rows(self.signal, level, x) * x + over_rows(self.spread, level, x) * noise
+
+
+def over_rows(table: Tensor, level: Tensor, like: Tensor) -> Tensor:
+    """Entries of a table for each row of ``like``, (batch, 1, ...) in its type and on its device."""
+    values = table.to(like.device)[level].to(like.dtype)
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
+def linear_betas(levels: int, first: float = 1e-4, last: float = 0.02) -> Tensor:
+    """DDPM's schedule: beta_t (levels,) in even steps.
+
+    Raises
+    ------
+    ConfigError
+        When it is not increasing within (0, 1).
+    """
+    if not 0 < first < last < 1:
+        raise ConfigError(
+            f"the linear schedule rises from beta {first:g} to {last:g}; 0 < first < last < 1 is expected"
+        )
+    return torch.linspace(first, last, levels, dtype=torch.float64)
+
+
+def cosine_betas(levels: int, offset: float = 0.008, largest: float = 0.999) -> Tensor:
+    """The schedule whose abar_t is a squared cosine, (levels,), cut at ``largest``."""
+    angle = (torch.arange(levels + 1, dtype=torch.float64) / levels + offset) / (1 + offset) * math.pi / 2
+    abar = angle.cos() ** 2
+    return (1 - abar[1:] / abar[:-1]).clamp(max=largest)
+
+
+def chain(betas: Tensor, theta: float | None = None) -> NoiseLaw:
+    """DDPM's law from its betas (levels,); with ``theta`` (theta_0 of the paper, there 0.001) the Gamma chain.
+
+    Raises
+    ------
+    ConfigError
+        When a beta is outside (0, 1), or theta is not above 0.
+    """
+    betas = betas.double()
+    if not ((betas > 0) & (betas < 1)).all():
+        raise ConfigError(
+            f"betas lie between {betas.min():g} and {betas.max():g}; each has to be above 0 and below 1, so that noise "
+            "grows with the level"
+        )
+    if theta is not None and not theta > 0:
+        raise ConfigError(f"theta is {theta:g}; the scale of Gamma noise has to be above 0")
+    abar = (1 - betas).cumprod(0)
+    shape = None if theta is None else (1 / abar - 1) / theta**2
+    return NoiseLaw(abar.sqrt(), (1 - abar).sqrt(), shape)
+
+
+def ladder(sigmas: Tensor, *, scored: bool = False) -> NoiseLaw:
+    """NCSN's law from its standard deviations (levels,), the smallest first; ``ladder.py`` chooses them."""
+    sigmas = sigmas.double()
+    return NoiseLaw(torch.ones_like(sigmas), sigmas, scored=scored)
+
+
+def _centred_gamma(shape: Tensor) -> Tensor:
+    """(g - k) / sqrt(k) for g ~ Gamma(k, 1): mean 0, variance 1, skewness 2 / sqrt(k); float64."""
+    drawn = torch.distributions.Gamma(shape, torch.ones_like(shape)).sample()
+    return (drawn - shape) / shape.sqrt()

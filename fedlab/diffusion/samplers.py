@@ -1,0 +1,183 @@
+"""From noise to images: DDPM's ancestral step, DDIM's with S of T levels, annealed Langevin dynamics.
+
+Every step works for every law, since all it needs of one are its two tables: between levels s < t an image is
+multiplied by a = signal_t / signal_s and gets noise of variance b^2 = spread_t^2 - a^2 spread_s^2 (DDPM: a^2 = 1 -
+beta_t, b^2 = beta_t; level -1 is the clean image).
+
+**Source**: Ho, Jain and Abbeel, 2020, equations 6, 7, 11 and algorithm 2; Song, Meng and Ermon, Denoising Diffusion
+Implicit Models, ICLR 2021, equations 12 and 16 and appendix D.2 (which levels); Song and Ermon, 2019, algorithm 1;
+Jolicoeur-Martineau et al., 2021, for the last denoising step; Nachmani, Roman and Wolf, 2021, algorithm 2.
+
+**Departures**: (1) annealed Langevin has the convention of the paper's algorithm 1, x + alpha/2 s + sqrt(alpha) z, with
+alpha = step sigma^2; the paper's eps = 2e-5 is step 0.2, the released code's drift is twice that, step 0.4 here; (2) it
+starts from what it is given: the paper draws uniform pixels, ``start`` gives the last level's noise; (3) DDIM keeps the
+noise as it was found where the image is clipped; (4) the Gamma chain's step back adds noise of the shape that the
+chain added between the two levels, centred and of the step's variance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import sqrt
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fedlab.diffusion.denoising import Backbone, noise_estimate, score
+from fedlab.diffusion.noise import NoiseLaw
+from fedlab.errors import ConfigError
+
+Step = Callable[[NoiseLaw, Tensor, Tensor, int, int], Tensor]  # law, x, found noise, level, next level
+
+
+def between(law: NoiseLaw, level: int, before: int) -> tuple[float, float]:
+    """Factor a and variance b^2 of the way from level ``before`` up to ``level``."""
+    (signal, spread), (signal_before, spread_before) = law.at(level), law.at(before)
+    factor = signal / signal_before
+    return factor, spread**2 - (factor * spread_before) ** 2
+
+
+def posterior(law: NoiseLaw, clean: Tensor, x: Tensor, level: int, before: int) -> tuple[Tensor, float]:
+    """Mean, like ``x``, and variance of q(x at ``before`` | x at ``level``, the clean image)."""
+    factor, added = between(law, level, before)
+    (_, spread), (signal_before, spread_before) = law.at(level), law.at(before)
+    mean = (signal_before * added * clean + factor * spread_before**2 * x) / spread**2
+    return mean, added * (spread_before / spread) ** 2
+
+
+def denoised(law: NoiseLaw, x: Tensor, found: Tensor, level: int, *, clip: bool = False) -> Tensor:
+    """The clean image behind ``x``, given the noise found in it; for NCSN it is x + sigma^2 s(x)."""
+    signal, spread = law.at(level)
+    clean = (x - spread * found) / signal
+    return clean.clamp(-1, 1) if clip else clean
+
+
+def ancestral_step(
+    law: NoiseLaw,
+    x: Tensor,
+    found: Tensor,
+    level: int,
+    before: int,
+    *,
+    variance: Literal["large", "small"] = "large",
+    clip: bool = True,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """A draw from the model's p(x at ``before`` | x at ``level``).
+
+    Parameters
+    ----------
+    found
+        Noise that the backbone found in ``x``.
+    variance
+        "large": b^2, DDPM's beta_t, best for images that are normal pixel by pixel; "small": the posterior's own.
+    clip
+        Keep the estimated image in [-1, 1].
+    noise
+        Unit noise like ``x``; None draws it. The step to the clean image adds none.
+    """
+    mean, small = posterior(law, denoised(law, x, found, level, clip=clip), x, level, before)
+    if before < 0:
+        return mean
+    added = between(law, level, before)[1] if variance == "large" else small
+    return mean + sqrt(added) * (law.step_noise(x, level, before) if noise is None else noise)
+
+
+def ddim_step(
+    law: NoiseLaw,
+    x: Tensor,
+    found: Tensor,
+    level: int,
+    before: int,
+    *,
+    eta: float = 0.0,
+    clip: bool = True,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """DDIM's step: the estimated image, noised again to ``before`` with the found noise and a share of fresh noise.
+
+    Parameters
+    ----------
+    eta
+        0: no fresh noise, the same start gives the same image; 1: as much as the posterior has.
+    clip, noise
+        As in ``ancestral_step``.
+    """
+    signal, spread = law.at(before)
+    fresh = eta**2 * posterior(law, x, x, level, before)[1]
+    after = signal * denoised(law, x, found, level, clip=clip) + sqrt(max(spread**2 - fresh, 0.0)) * found
+    if not fresh:
+        return after
+    return after + sqrt(fresh) * (law.step_noise(x, level, before) if noise is None else noise)
+
+
+def visited(levels: int, steps: int, spacing: Literal["linear", "quadratic"] = "linear") -> list[int]:
+    """Which ``steps`` of ``levels`` a sampler visits, increasing from 0: floor(i T/S), or floor(c i^2) up to 0.8 T.
+
+    Raises
+    ------
+    ConfigError
+        When there are more steps than levels, none, or quadratic spacing meets one level twice.
+    """
+    if not 1 <= steps <= levels:
+        raise ConfigError(
+            f"{steps} sampling steps were asked for and the noise has {levels} levels; ask for 1 to {levels}"
+        )
+    if spacing == "linear":
+        return [step * levels // steps for step in range(steps)]
+    found = [int(0.8 * levels * (step / max(steps - 1, 1)) ** 2) for step in range(steps)]
+    if len(set(found)) < steps:
+        raise ConfigError(
+            f"quadratic spacing of {steps} steps over {levels} levels meets a level twice; take fewer steps"
+        )
+    return found
+
+
+def start(law: NoiseLaw, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+    """Noise of the last level, (batch, ...), float32: what a sampler begins with."""
+    blank = torch.zeros(shape, device=device)
+    last = torch.full((shape[0],), law.levels - 1, device=device)
+    return law.at(law.levels - 1)[1] * law.noise(blank, last)
+
+
+@torch.no_grad()
+def sample(law: NoiseLaw, backbone: Backbone, x: Tensor, step: Step, steps: int | None = None) -> Tensor:
+    """Images from noise ``x`` (batch, ...) of the last level by ``steps`` steps, None for one at every level.
+
+    ``step`` is ``ancestral_step``, ``ddim_step``, or a partial of one.
+    """
+    levels = visited(law.levels, law.levels if steps is None else steps)
+    for level, before in zip(reversed(levels), [*reversed(levels[:-1]), -1], strict=True):
+        x = step(law, x, noise_estimate(law, backbone, x, _whole(x, level)), level, before)
+    return x
+
+
+def langevin_step(x: Tensor, slope: Tensor, alpha: float, noise: Tensor) -> Tensor:
+    """One unadjusted step with the score ``slope``, in the paper's convention."""
+    return x + alpha / 2 * slope + sqrt(alpha) * noise
+
+
+@torch.no_grad()
+def annealed_langevin(
+    law: NoiseLaw, backbone: Backbone, x: Tensor, *, steps: int = 100, step: float = 0.2, denoise: bool = True
+) -> Tensor:
+    """Images from ``x`` (batch, ...) by ``steps`` Langevin steps at each level, from the most noise to the least.
+
+    Parameters
+    ----------
+    step
+        alpha as a share of the level's variance, the paper's eps / sigma_L^2; ``ladder.best_step`` chooses one.
+    denoise
+        Take away the last level's noise at the end; NCSNv2 does, NCSN did not.
+    """
+    for level in reversed(range(law.levels)):
+        alpha = step * law.at(level)[1] ** 2
+        for _ in range(steps):
+            x = langevin_step(x, score(law, backbone, x, _whole(x, level)), alpha, torch.randn_like(x))
+    return denoised(law, x, noise_estimate(law, backbone, x, _whole(x, 0)), 0) if denoise else x
+
+
+def _whole(x: Tensor, level: int) -> Tensor:
+    """One level for all rows."""
+    return torch.full((len(x),), level, dtype=torch.int64, device=x.device)

@@ -1,0 +1,215 @@
+"""Digits to draw: a diffusion model or a score network, learned from images without labels by denoising.
+
+Clients hold label-skewed shards of the source domain, or a domain each; labels are read to share images out and are
+never given to anybody. The server holds all of the source's training images: for ``source_only``, which is then the
+centralised bound, and for pre-training.
+
+``generation.law`` is the noise: ``ddpm`` and ``gamma`` are chains of ``levels`` steps by ``schedule``, ``ncsn`` a
+ladder from ``sigma_min`` to ``sigma_max``. Any network goes with any law; ``ncsn1`` is the one whose norms know the
+level and, on a ladder, whose output is the score itself.
+
+**Source**: see ``fedlab/diffusion`` and ``fedlab/models/unet.py``, ``refinenet.py``.
+
+**Departures**: (1) the paper's optimiser, warm-up and gradient clipping belong to strategies, whose clients take plain
+SGD; (2) an averaged model is kept where a strategy keeps one (``server.average``); (3) images are not dequantised.
+
+**Metrics**: ``loss``, the mean squared error of the noise found in held-out images, 1 for a network that finds none;
+each image at one level, evenly spread, with the same noise in every round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from fedlab.data import digits
+from fedlab.data.domains import SIZE
+from fedlab.data.examples import Batch, Examples
+from fedlab.data.partition import dirichlet_shards
+from fedlab.diffusion import denoising, ladder, noise
+from fedlab.diffusion.noise import NoiseLaw
+from fedlab.errors import ConfigError, DataError, near_match
+from fedlab.models.refinenet import RefineNet
+from fedlab.models.unet import SHAPES, UNet, check_size
+from fedlab.seeds import seeded
+
+EVALUATION_BATCH = 250
+THETA = 1e-3  # theta_0 of the Gamma chain
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The workload's knobs and its answers, see :class:`fedlab.workload.Workload`."""
+
+    loss_columns: ClassVar[tuple[str, ...]] = ("x",)
+
+    source: str = Field("mnist", description="domain of the server, and of the clients with setting=shards")
+    targets: str = Field("usps,mnist_m,optdigits,synthdigits", description="the clients' domains, setting=domains")
+    setting: Literal["shards", "domains"] = Field(
+        "shards", description="what clients hold: label-skewed shards of the source, or a domain each"
+    )
+    shards: int = Field(4, ge=1, description="clients of setting=shards")
+    alpha: float = Field(
+        0.5, gt=0, allow_inf_nan=False, description="Dirichlet concentration of labels, setting=shards; small is skewed"
+    )
+    limit: int = Field(0, ge=0, description="at most so many images of each part, for a quick look; 0: all")
+    size: Literal[28, 32] = Field(28, description="pixels a side; 28 cuts the margin of 2")
+    colours: Literal[1, 3] = Field(1, description="channels: 1 is the mean of the three")
+    law: Literal["ddpm", "gamma", "ncsn"] = Field(
+        "ddpm", description="noise: a Gaussian chain, a Gamma chain, or a ladder of Gaussian noise on top of the image"
+    )
+    levels: int = Field(1000, ge=2, le=100_000, description="of noise; the papers have 1000 (ddpm) and 10 (ncsn)")
+    schedule: Literal["linear", "cosine"] = Field("linear", description="betas of a chain")
+    sigma_min: float = Field(0.02, gt=0, allow_inf_nan=False, description="least noise of a ladder, pixels in [-1, 1]")
+    sigma_max: float = Field(2.0, gt=0, allow_inf_nan=False, description="most noise of a ladder")
+    objective: Literal["denoising", "sliced"] = Field(
+        "denoising", description="find the noise, or sliced score matching by random projections (Gaussian noise only)"
+    )
+    network: Literal["tiny", "small", "medium", "cifar10", "ncsn1", "ncsn2"] = Field(
+        "tiny", description="a U-Net by size, cifar10 being DDPM's, or the RefineNet of NCSN or NCSNv2"
+    )
+    width: int = Field(
+        64, ge=4, description="first width of a RefineNet; the papers have 64 for MNIST, 128 for CIFAR-10"
+    )
+    data_root: str = ""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse domains that do not exist, noise that does not grow, and what does not go together."""
+        for domain in (self.source, *self.domains):
+            if domain not in digits.DOMAINS:
+                raise ConfigError(f"unknown digit domain {domain!r}; {near_match(domain, digits.DOMAINS)}")
+        if not self.domains or len(set(self.domains)) < len(self.domains):
+            raise ConfigError(f"knob 'generation.targets' is {self.targets!r}; name at least one domain, each once")
+        law = self.noise_law
+        if self.objective == "sliced" and not law.gaussian:
+            raise ConfigError(
+                "generation.objective=sliced learns a score, which Gamma noise has no use for; set "
+                "generation.objective=denoising, or a Gaussian law (ddpm or ncsn)"
+            )
+        if self.network in SHAPES:
+            check_size(self.size, SHAPES[self.network])
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The targets."""
+        return tuple(name.strip() for name in self.targets.split(",") if name.strip())
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """A client for each shard of the source, or for each domain."""
+        if self.setting == "shards":
+            return tuple(f"shard-{number}" for number in range(self.shards))
+        return self.domains
+
+    @property
+    def noise_law(self) -> NoiseLaw:
+        """The law of the noise."""
+        return _law(self)
+
+    def model(self) -> nn.Module:
+        """A fresh backbone: noisy images (batch, colours, size, size) and levels (batch,) to noise or score."""
+        return NETWORKS[self.network](self)
+
+    def data(self, partition: int | None, split: str) -> Examples:
+        """Images (colours, size, size) in [-1, 1] as ``x``, and nothing else.
+
+        Raises
+        ------
+        DataError, ConfigError
+            When files are missing, there is no such partition or split, or a shard gets too few images.
+        """
+        if partition is not None and not 0 <= partition < len(self.clients):
+            raise DataError(
+                f"there is no partition {partition}; this workload has {len(self.clients)}: {', '.join(self.clients)}"
+            )
+        root = Path(self.data_root) if self.data_root else None
+        if partition is not None and self.setting == "domains":
+            return self._images(digits.read(self.domains[partition], split, root), slice(None))
+        if partition is None:
+            return self._images(digits.read(self.source, split, root), slice(None))
+        examples = digits.read(self.source, "labelled" if split == "train" else split, root)
+        labels = examples.columns["y"][: self.limit or None]
+        alpha = self.alpha if split == "train" else float("inf")  # every client tests on the same mix of classes
+        return self._images(examples, dirichlet_shards(labels, self.shards, alpha, self.seed)[partition])
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The objective at levels and with noise from torch's current stream.
+
+        Raises
+        ------
+        DataError
+            When images are outside [-1, 1] or not of this workload's shape.
+        """
+        denoising.check_images(batch["x"])
+        return OBJECTIVES[self.objective](self.noise_law, model, batch["x"])
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+        """The denoising loss, with levels and noise that do not change."""
+        model.eval()
+        device, law, total = next(model.parameters()).device, self.noise_law, 0.0
+        with seeded(self.seed, "test noise"):
+            spread = torch.linspace(0, law.levels - 1, len(data)).round().long()
+            levels = Examples({"level": spread[torch.randperm(len(data))]})
+            both = zip(data.batches(EVALUATION_BATCH), levels.batches(EVALUATION_BATCH), strict=True)
+            for batch, level in ((images, of["level"]) for images, of in both):
+                drawn = law.noise(batch["x"], level)
+                moved = (part.to(device) for part in (batch["x"], level, drawn))
+                total += float(denoising.denoising_errors(law, model, *moved).double().sum())
+        return {"loss": total / len(data)}
+
+    def _images(self, examples: Examples, rows: Tensor | slice) -> Examples:
+        margin = (SIZE - self.size) // 2
+        inside = slice(margin, SIZE - margin)
+
+        def read(batch: Batch) -> Batch:
+            x = digits.to_floats({"x": batch["x"]})["x"][..., inside, inside]
+            return {"x": x.mean(1, keepdim=True) if self.colours == 1 else x}
+
+        return Examples({"x": examples.columns["x"][: self.limit or None][rows]}, read)
+
+
+@lru_cache(maxsize=8)
+def _law(workload: Generation) -> NoiseLaw:
+    """The tables of a workload's noise."""
+    return LAWS[workload.law](workload)
+
+
+def _chain(workload: Generation, theta: float | None = None) -> NoiseLaw:
+    return noise.chain(SCHEDULES[workload.schedule](workload.levels), theta)
+
+
+def _ladder(workload: Generation) -> NoiseLaw:
+    sigmas = ladder.geometric(workload.sigma_min, workload.sigma_max, workload.levels)
+    return noise.ladder(sigmas, scored=workload.network == "ncsn1")
+
+
+def _unet(shape: str, workload: Generation) -> nn.Module:
+    return UNet(workload.colours, workload.size, SHAPES[shape])
+
+
+def _refinenet(conditional: bool, workload: Generation) -> nn.Module:
+    levels = workload.levels if conditional else 0
+    return RefineNet(workload.colours, workload.size, workload.width, levels)
+
+
+SCHEDULES: Mapping[str, Callable[[int], Tensor]] = {"linear": noise.linear_betas, "cosine": noise.cosine_betas}
+LAWS: Mapping[str, Callable[[Generation], NoiseLaw]] = {
+    "ddpm": _chain,
+    "gamma": partial(_chain, theta=THETA),
+    "ncsn": _ladder,
+}
+OBJECTIVES = {"denoising": denoising.denoising_loss, "sliced": denoising.sliced_loss}
+NETWORKS: Mapping[str, Callable[[Generation], nn.Module]] = {
+    **{shape: partial(_unet, shape) for shape in SHAPES},
+    "ncsn1": partial(_refinenet, True),
+    "ncsn2": partial(_refinenet, False),
+}
