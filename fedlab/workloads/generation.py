@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from fedlab.data import digits
 from fedlab.data.domains import SIZE
 from fedlab.data.examples import Batch, Examples
-from fedlab.data.partition import dirichlet_shards
+from fedlab.data.partition import dirichlet
 from fedlab.diffusion import denoising, ladder, noise
 from fedlab.diffusion.noise import NoiseLaw
 from fedlab.errors import ConfigError, DataError, near_match
@@ -138,7 +138,7 @@ class Generation:
         examples = digits.read(self.source, "labelled" if split == "train" else split, root)
         labels = examples.columns["y"][: self.limit or None]
         alpha = self.alpha if split == "train" else float("inf")  # every client tests on the same mix of classes
-        return self._images(examples, dirichlet_shards(labels, self.shards, alpha, self.seed)[partition])
+        return self._images(examples, dirichlet(labels, self.shards, alpha, self.seed)[partition])
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The objective at levels and with noise from torch's current stream.

@@ -8,7 +8,7 @@ import torch
 import fedlab
 from fedlab.data import digits
 from fedlab.data.examples import Examples
-from fedlab.data.partition import dirichlet_shards
+from fedlab.data.partition import dirichlet
 from fedlab.diffusion.denoising import denoising_errors, denoising_loss
 from fedlab.errors import ConfigError, DataError
 from fedlab.models.refinenet import RefineNet
@@ -22,7 +22,7 @@ def test_shards_share_the_source_by_label_and_hold_no_labels():
     workload = Generation(shards=3, limit=200, alpha=0.3, seed=4)
     assert workload.clients == ("shard-0", "shard-1", "shard-2")
     whole = digits.read("mnist", "labelled")
-    rows = dirichlet_shards(whole.columns["y"][:200], 3, 0.3, 4)
+    rows = dirichlet(whole.columns["y"][:200], 3, 0.3, 4)
     for partition in range(3):
         data = workload.data(partition, "train")
         assert set(data.columns) == set(data[:]) == {"x"}
