@@ -20,6 +20,10 @@ class DataError(FedlabError):
     """Data that is missing, truncated or of the wrong shape."""
 
 
+class ForeignWeightsError(DataError):
+    """Weights of another model than the one that they were given to."""
+
+
 class RunError(FedlabError):
     """A federation that could not do what was asked: failed clients, too few clients, a loss that is not finite."""
 

@@ -21,7 +21,7 @@ from fedlab import workloads
 from fedlab.config import Core, Flat, build
 from fedlab.data import folder, pictures
 from fedlab.data.examples import Examples
-from fedlab.errors import ConfigError, DataError, FedlabError, RunError, near_match
+from fedlab.errors import ConfigError, DataError, FedlabError, ForeignWeightsError, RunError, near_match
 from fedlab.keep import MODEL
 from fedlab.runs import RunDirectory
 from fedlab.seeds import deterministic
@@ -245,6 +245,8 @@ def _fitting(path: Path) -> Iterator[None]:
     """Say what it means when a checkpoint cannot be made a model: states of other names or shapes can fail anywhere."""
     try:
         yield
+    except ForeignWeightsError as error:
+        raise RunError(f"{path} does not fit its own knobs ({error}); {_DAMAGED}") from error
     except FedlabError:
         raise
     except Exception as error:

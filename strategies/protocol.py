@@ -19,7 +19,7 @@ from torch import nn
 
 from fedlab.config import Core, Flat, build
 from fedlab.data.examples import Examples
-from fedlab.errors import DataError
+from fedlab.errors import ForeignWeightsError
 from fedlab.exchange import RosterGrid
 from fedlab.training import Progress, pick_device
 from fedlab.workload import Workload
@@ -177,7 +177,7 @@ def load(model: nn.Module, state: Mapping[str, torch.Tensor], device: torch.devi
 
     Raises
     ------
-    DataError
+    ForeignWeightsError
         When the state is another model's, as that of a checkpoint made with other knobs.
     """
     own = model.state_dict()
@@ -187,7 +187,7 @@ def load(model: nn.Module, state: Mapping[str, torch.Tensor], device: torch.devi
         if name not in own or name not in state or own[name].shape != state[name].shape
     )
     if foreign:
-        raise DataError(
+        raise ForeignWeightsError(
             f"these weights are of another model than {type(model).__name__}: {len(foreign)} arrays do not fit, the "
             f"first is {foreign[0]!r}; use the workload and the knobs that they were trained with"
         )

@@ -58,18 +58,30 @@ def test_another_round_draws_other_batches(context):
     assert not torch.equal(first["head.0.weight"], second["head.0.weight"])
 
 
+def without_arrays():
+    broken = message("evaluate")
+    del broken.content["arrays"]
+    return broken
+
+
 def test_a_bug_becomes_an_error_with_its_traceback(context):
-    reply = app(message("evaluate", **{"head.0.weight": torch.zeros(1)}), context)
+    reply = app(without_arrays(), context)
     assert reply.has_error()
     assert reply.error.reason.startswith("in evaluate: Traceback")
-    assert "size mismatch for head.0.weight" in reply.error.reason
+    assert "KeyError: 'arrays'" in reply.error.reason
+
+
+def test_weights_of_another_model_are_a_sentence(context):
+    reply = app(message("evaluate", **{"head.0.weight": torch.zeros(1)}), context)
+    assert reply.error.reason.startswith(
+        "in evaluate: these weights are of another model than Net: 1 arrays do not fit"
+    )
 
 
 def test_over_the_network_a_bug_is_told_without_its_traceback_which_the_owner_keeps(context, tmp_path):
     context.node_config.update({"domain": workloads.make(context.run_config).clients[1], "keep": str(tmp_path)})
-    reason = app(message("evaluate", **{"head.0.weight": torch.zeros(1)}), context).error.reason
-    assert reason.startswith("in evaluate: RuntimeError: ")
-    assert "size mismatch for head.0.weight" in reason
+    reason = app(without_arrays(), context).error.reason
+    assert reason.startswith("in evaluate: KeyError: 'arrays'")
     assert re.search(r" \(strategies\.protocol:\d+\)$", reason)
     assert "Traceback" not in reason and ".py" not in reason
     (noted,) = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]

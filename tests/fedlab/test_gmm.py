@@ -251,7 +251,8 @@ def test_likelihood_never_falls_and_the_mixture_is_one(seed: int, components: in
     for mixture, log_likelihood in islice(em(x, started(x, components, seed), variance_floor=1e-12), 12):
         mixture.check()
         history.append(log_likelihood.item())
-    assert all(after >= before - 1e-6 for before, after in pairwise(history))
+    # The floor is added to every variance, so a component that has collapsed to a point may take back a little.
+    assert all(after >= before - 1e-4 for before, after in pairwise(history))
 
 
 def test_fit_recovers_a_known_mixture() -> None:

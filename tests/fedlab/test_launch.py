@@ -378,6 +378,7 @@ def test_no_run_directory_is_a_sentence(tmp_path):
 
 # What makes each workload's data small; presets whose sets do not ship run where FEDLAB_DATA has them.
 TINY_DATA = {
+    "camvid": {"camvid.targets": "dusk", "camvid.width": 8},
     "digits": {"digits.limit": 100, "digits.targets": "optdigits"},
     "fewshot": {"fewshot.limit": 100, "fewshot.shots": "1", "fewshot.queries": 1, "fewshot.episodes": 5},
     "generation": {"generation.limit": 100},
