@@ -71,7 +71,7 @@ class Comparison:
     baseline
         Label of the variant that the others are compared with.
     ceiling
-        Label of the upper bound, "" where none is compared.
+        Label of the upper reference, which learns from labels; "" where none is compared.
     metric
         Family of the compared metric, for instance "accuracy"; which of its names a variant is judged by says
         ``summary()["metric"]``.
@@ -144,7 +144,7 @@ class Comparison:
     @property
     def commits(self) -> list[str]:
         """Commits of fedlab that finished cells were run with; several may not be comparable."""
-        return sorted({str(result.manifest.get("git_commit", "")) for _, result in self.results})
+        return sorted({str(result.manifest.get("git_commit", "")) for _, result in self.results} - {""})
 
     @property
     def headline(self) -> str:
@@ -232,7 +232,7 @@ class Comparison:
 
         ``label``, the knobs, ``strategy``, ``metric``, ``n`` (seeds), ``mean``, ``low``, ``high`` (95 % over seeds),
         ``difference``, ``difference_low``, ``difference_high``, ``p``, ``p_holm`` (to the baseline, by seed),
-        ``closed`` (share of the gap between baseline and upper bound), ``rank``, ``rounds``, ``bytes``, ``seconds``
+        ``closed`` (share of the gap between baseline and upper reference), ``rank``, ``rounds``, ``bytes``, ``seconds``
         (means over seeds), ``reached`` (seeds that reached the target), ``reach_rounds``, ``reach_bytes``,
         ``reach_seconds`` (means over seeds; NaN unless all of them did).
         """

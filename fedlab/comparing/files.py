@@ -50,6 +50,7 @@ def result(comparison: Comparison) -> dict[str, Any]:
         "target": comparison.target,
         "budget": comparison.budget,
         "command": comparison.command,
+        "commits": comparison.commits,
         "failed": [{"cell": cell.name, "error": cell.error} for cell in comparison.failed],
         "rows": [
             {name: words.plain(value) for name, value in row.items()} for row in comparison.summary().to_dict("records")

@@ -148,7 +148,7 @@ def default_baseline(plans: Iterable[Plan]) -> str:
 
 
 def ceiling(plans: Iterable[Plan]) -> str:
-    """Label of the upper bound, "" where none is compared."""
+    """Label of the upper reference, "" where none is compared."""
     import strategies
 
     return next((plan.label for plan in plans if strategies.find(plan.strategy).ceiling), "")

@@ -96,17 +96,21 @@ def ranks(scores: ArrayLike) -> NDArray[np.float64]:
     return found
 
 
-def closed(difference: float, gap: float) -> float:
-    """Share of the gap between two bounds that a difference to the lower one closes; NaN where there is no gap.
+def closed(difference: float, gap: Interval) -> float:
+    """Share of the gap between two references that a difference to the lower one closes.
 
-    Below 0 where it loses to the lower bound, above 1 where it beats the upper one.
+    Below 0 where it loses to the lower one, above 1 where it beats the upper one; NaN where the gap may be none, that
+    is, unless its interval lies above 0.
     """
-    return difference / gap if gap > 0 else math.nan
+    return difference / gap.mean if gap.low > 0 else math.nan
 
 
-def first_reach(scores: ArrayLike, target: float) -> int | None:
-    """Index of the first score (rounds,) that is at least the target; None when none is."""
-    reached = np.flatnonzero(np.asarray(scores, dtype=float) >= target)
+def first_reach(scores: ArrayLike, target: float, direction: int = 1) -> int | None:
+    """Index of the first score (rounds,) that is as good as the target; None when none is.
+
+    ``direction`` is 1 where more is better, -1 where less is.
+    """
+    reached = np.flatnonzero(direction * np.asarray(scores, dtype=float) >= direction * target)
     return int(reached[0]) if len(reached) else None
 
 

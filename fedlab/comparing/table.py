@@ -43,7 +43,7 @@ def summarise(comparison: Comparison) -> pd.DataFrame:
             "high": mean.high,
             **_against(key, last, comparison),
             **{name: float(part[column].mean()) for name, column in _COSTS.items()},
-            **_reach(parts[key], comparison.target),
+            **_reach(parts[key], comparison.target, direction(comparison.metric)),
         }
         rows.append(row)
     for row, p in zip(rows, statistics.holm([row["p"] for row in rows]), strict=True):
@@ -61,7 +61,7 @@ def _key(key: Any) -> tuple[str, ...]:
 
 
 def _against(key: tuple[str, ...], last: dict[tuple[str, ...], pd.DataFrame], comparison: Comparison) -> dict[str, Any]:
-    """Difference to the baseline, and the share of the gap up to the upper bound that it closes."""
+    """Difference to the baseline, and the share of the gap up to the upper reference that it closes."""
     names = ("difference", "difference_low", "difference_high", "p", "closed")
     found: dict[str, Any] = dict.fromkeys(names, math.nan)
     base = _beside(key, last, comparison.baseline)
@@ -72,7 +72,7 @@ def _against(key: tuple[str, ...], last: dict[tuple[str, ...], pd.DataFrame], co
     found |= {"difference": apart.mean, "difference_low": apart.low, "difference_high": apart.high, "p": pair.p}
     bound = _beside(key, last, comparison.ceiling)
     if bound is not None:
-        found["closed"] = statistics.closed(apart.mean, statistics.paired(*_aligned(bound, base)).difference.mean)
+        found["closed"] = statistics.closed(apart.mean, statistics.paired(*_aligned(bound, base)).difference)
     return found
 
 
@@ -111,14 +111,14 @@ def _ranks(comparison: Comparison, keys: list[tuple[str, ...]]) -> list[float]:
     return list(found.values())
 
 
-def _reach(part: pd.DataFrame, target: float | None) -> dict[str, float]:
-    """Rounds, bytes and seconds until the mean over clients is at the target."""
+def _reach(part: pd.DataFrame, target: float | None, way: int) -> dict[str, float]:
+    """Rounds, bytes and seconds until the mean over clients is at the target; NaN where nobody knows what is better."""
     nothing = {"reached": math.nan, **{f"reach_{name}": math.nan for name in _COSTS}}
-    if target is None:
+    if target is None or not way:
         return nothing
     found = []
     for _, curve in part.groupby("seed"):
-        at = statistics.first_reach(curve["score"], target)
+        at = statistics.first_reach(curve["score"], target, way)
         if at is not None:
             found.append([float(curve[column].iloc[at]) for column in _COSTS.values()])
     if len(found) < part["seed"].nunique():

@@ -111,11 +111,13 @@ def share_closed(share: float) -> str:
 
 def legend(comparison: Comparison) -> str:
     """What the first table's columns are, in a few lines."""
+    commits = len(comparison.commits)
+    several = f" These cells come from {commits} commits of fedlab." if commits > 1 else ""
     gap = f"closed: of the gap from {comparison.baseline} to {comparison.ceiling}. " if comparison.ceiling else ""
     return (
-        "± is half a 95 % Student t interval over seeds; vs: paired by seed, p of the paired t-test after Holm over "
-        f"all rows. {gap}rank: mean over clients and seeds, 1 is best. bytes and time: of training, without tests, "
-        "mean over seeds."
+        "± is half a 95 % Student t interval over seeds, not corrected; vs: paired by seed, p of the paired t-test "
+        f"after Holm over all rows. {gap}rank: mean over clients and seeds, 1 is best. bytes and time: of training, "
+        f"without tests, mean over seeds.{several}"
     )
 
 

@@ -87,14 +87,20 @@ def summary(comparison: Comparison, table: pd.DataFrame, lines: Sequence[Variant
     """The comparison in a sentence or two: who leads, by how much, and whether that may be chance."""
     up, metric = comparison.more_is_better, comparison.metric
     seeds = f"{len(comparison.seeds)} seed{'s' * (len(comparison.seeds) != 1)}"
-    known = [pair for pair in zip(lines, rivals.records(table), strict=True) if math.isfinite(pair[1]["mean"])]
+    known = [
+        (line, row)
+        for line, row in zip(lines, rivals.records(table), strict=True)
+        if math.isfinite(row["mean"]) and line.key[0] != comparison.ceiling  # it has what no other has: labels
+    ]
     if not known:
         return "No cell of this comparison has finished yet."
     if up is None:
         return f"{len(lines)} variants on {seeds}, by {WORDS.get(metric, metric)}; which way is better is not known."
+    if len(rivals.client_groups(comparison)) > 1:
+        return f"{len(lines)} variants on {seeds}. They do not all have the same clients: compare those that do."
     line, row = (max if up else min)(known, key=lambda pair: pair[1]["mean"])
     text = shown(metric, row["mean"]) + rivals.margin(metric, row["low"], row["high"])
-    start = f"Of {len(lines)} variants on {seeds}, {line.name} has the best mean {WORDS.get(metric, metric)}: {text}"
+    start = f"Of {len(lines)} variants on {seeds}, {line.name} has the best {WORDS.get(metric, metric)}: {text}"
     if not math.isfinite(row["difference"]):
         return f"{start}." if line.key[0] != comparison.baseline else f"{start}. It is the baseline itself."
     size, side = abs(row["difference"]), "above" if row["difference"] > 0 else "below"
@@ -143,6 +149,7 @@ def facts(comparison: Comparison) -> dict[str, str]:
     budget = ", ".join(f"{name} {value:g}" for name, value in (comparison.budget or {}).items())
     grid = "; ".join(f"{knob} = {', '.join(values)}" for knob, values in comparison.grid.items())
     target = "" if comparison.target is None else shown(comparison.metric, comparison.target)
+    commits = ", ".join(comparison.commits or [comparison.git_commit])
     table = {
         "preset": comparison.preset,
         "seeds": ", ".join(map(str, comparison.seeds)),
@@ -152,6 +159,6 @@ def facts(comparison: Comparison) -> dict[str, str]:
         "target": target,
         "budget": budget,
         "created": comparison.created.replace("T", " ").replace("+0000", " UTC"),
-        "git commit": comparison.git_commit.replace("-dirty", ", with uncommitted changes"),
+        "git commit": commits.replace("-dirty", " with uncommitted changes"),
     }
     return {name: value for name, value in table.items() if value}

@@ -49,6 +49,14 @@ def variants(comparison: Comparison, table: pd.DataFrame) -> list[Variant]:
     return found
 
 
+def client_groups(comparison: Comparison) -> set[frozenset[str]]:
+    """The sets of clients that variants were measured on; several where a knob of the grid decides who they are."""
+    found: dict[tuple[str, ...], set[str]] = {}
+    for row in records(comparison.domains()):
+        found.setdefault(tuple(str(row[key]) for key in comparison.keys), set()).add(str(row["client"]))
+    return {frozenset(clients) for clients in found.values()}
+
+
 def name_of(comparison: Comparison, key: Sequence[str]) -> str:
     """A variant's name: its label, and the knobs of the grid that have an effect on it."""
     knobs = [f"{knob}={value}" for knob, value in zip(comparison.grid, key[1:], strict=True) if value]

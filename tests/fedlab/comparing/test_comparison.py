@@ -94,14 +94,18 @@ def test_the_summary_by_hand(comparison):
     assert (low["rounds"], low["bytes"], low["seconds"]) == (1.0, 220.0, 4.0)
 
 
-def test_the_share_of_the_gap_to_the_upper_bound(comparison, tmp_path):
-    middle = make(tmp_path, "middle", 0, [(0.4, 0.2), (0.6, 0.3)], "accuracy_average")
-    cells = [*comparison.cells, Cell("middle", "s", 0, {}, middle, FINISHED)]
-    found = replace(comparison, cells=cells, ceiling="high").summary().set_index("label")["closed"]
+def test_the_share_of_the_gap_to_the_upper_reference(comparison, tmp_path):
+    top = [
+        Cell("top", "s", seed, {}, make(tmp_path, "top", seed, [(0.4, 0.2), (0.9, 0.9)], "accuracy_average"), FINISHED)
+        for seed in SCORES["low"]
+    ]
+    found = replace(comparison, cells=[*comparison.cells, *top], ceiling="top").summary().set_index("label")["closed"]
     assert math.isnan(found["low"])  # the baseline itself
-    assert found["high"] == pytest.approx(1.0)
-    assert found["middle"] == pytest.approx(0.05 / (0.4 / 3))  # its one seed, against the gap over all seeds
-    assert comparison.summary()["closed"].isna().all()  # no upper bound is compared
+    assert found["top"] == pytest.approx(1.0)
+    assert found["high"] == pytest.approx((0.6 - 1.4 / 3) / (0.9 - 1.4 / 3))
+    unsure = replace(comparison, ceiling="high").summary()
+    assert unsure["closed"].isna().all()  # "high" may be no better than "low": the interval of the gap holds 0
+    assert comparison.summary()["closed"].isna().all()  # nothing is asked for
 
 
 def test_ranks_are_among_the_rows_with_the_same_clients(comparison, tmp_path):

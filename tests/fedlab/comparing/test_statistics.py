@@ -77,9 +77,15 @@ def test_a_block_that_lacks_a_score_gives_no_rank():
 
 
 def test_the_share_of_a_gap():
-    assert closed(2.0, 8.0) == 0.25
-    assert closed(-2.0, 8.0) == -0.25
-    assert math.isnan(closed(2.0, 0.0)) and math.isnan(closed(2.0, -1.0))
+    gap = interval([7.0, 8.0, 9.0])
+    assert (closed(2.0, gap), closed(-2.0, gap)) == (0.25, -0.25)
+    assert math.isnan(closed(2.0, interval([-1.0, 1.0, 3.0])))  # there may be no gap
+    assert math.isnan(closed(2.0, interval([8.0]))) and math.isnan(closed(2.0, interval([-9.0, -8.0])))
+
+
+def test_less_may_be_better():
+    assert first_reach([1.0, 0.8, 0.5, 0.3], 0.6, direction=-1) == 2
+    assert first_reach([1.0, 0.8], 0.6, direction=-1) is None
 
 
 def test_the_first_round_at_the_target():
