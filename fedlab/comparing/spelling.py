@@ -7,7 +7,7 @@ A *variant* is a strategy as it is compared. On the command line it is ``NAME``,
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedlab import launch
 from fedlab.config import Flat, Value, is_text, knobs
@@ -48,6 +48,11 @@ def parse_strategies(text: str | Sequence[str]) -> list[Variant]:
     """
     parts = text.split(",") if isinstance(text, str) else list(text)
     variants = [_variant(part.strip()) for part in parts if part.strip()]
+    names = [variant.label.partition(":")[0] for variant in variants]
+    variants = [  # what stands behind a name is part of the label only where it tells two variants apart
+        replace(variant, label=name) if names.count(name) == 1 else variant
+        for name, variant in zip(names, variants, strict=True)
+    ]
     if not variants:
         raise ConfigError("no strategy to compare; write --strategies source_only,dualadapt (see `fedlab list`)")
     labels = [variant.label for variant in variants]

@@ -117,10 +117,10 @@ def judged(comparison: Comparison, table: pd.DataFrame, lines: Sequence[Variant]
     """Which metric each variant is judged by, where that is not one for all."""
     by: dict[str, list[str]] = {}
     for line, metric in zip(lines, table["metric"], strict=True):
-        by.setdefault(str(metric), []).append(line.name)
+        by.setdefault(str(metric), []).append(line.key[0])
     if len(by) < 2:
         return ""
-    return "; ".join(f"{metric} of {', '.join(names)}" for metric, names in by.items())
+    return "; ".join(f"{metric} of {', '.join(dict.fromkeys(names))}" for metric, names in by.items())
 
 
 def splits(comparison: Comparison) -> list[tuple[str, split.Split]]:

@@ -37,13 +37,15 @@ class Variant:
 
 
 def variants(comparison: Comparison, table: pd.DataFrame) -> list[Variant]:
-    """The rows of a summary in their order; the baseline is grey."""
-    found, others, references = [], 0, 0
-    for key in (tuple(str(part) for part in row) for row in table[comparison.keys].itertuples(index=False)):
-        if key[0] == comparison.baseline:
-            slot, turn, references = REFERENCE, references, references + 1
-        else:
-            slot, turn, others = 2 + others % (SLOTS - 1), others // (SLOTS - 1), others + 1
+    """The rows of a summary in their order: a colour a label, grey the baseline's; dashes tell its rows apart."""
+    keys = [tuple(str(part) for part in row) for row in table[comparison.keys].itertuples(index=False)]
+    others = [label for label in dict.fromkeys(key[0] for key in keys) if label != comparison.baseline]
+    rounds, found, used = -(-len(others) // (SLOTS - 1)), [], dict.fromkeys((key[0] for key in keys), 0)
+    for key in keys:
+        number = others.index(key[0]) if key[0] in others else 0
+        slot = 2 + number % (SLOTS - 1) if key[0] in others else REFERENCE
+        turn = number // (SLOTS - 1) + max(rounds, 1) * used[key[0]]
+        used[key[0]] += 1
         pattern = PATTERNS[(turn - 1) % len(PATTERNS)] if turn else DASHES.get(slot, ())
         found.append(Variant(key, name_of(comparison, key), slot, tuple(pattern)))
     return found
@@ -58,8 +60,10 @@ def client_groups(comparison: Comparison) -> set[frozenset[str]]:
 
 
 def name_of(comparison: Comparison, key: Sequence[str]) -> str:
-    """A variant's name: its label, and the knobs of the grid that have an effect on it."""
-    knobs = [f"{knob}={value}" for knob, value in zip(comparison.grid, key[1:], strict=True) if value]
+    """A variant's name: its label, and the knobs of the grid that have an effect on it, short where that is clear."""
+    short = [knob.rpartition(".")[2] for knob in comparison.grid]
+    names = short if len(set(short)) == len(short) else list(comparison.grid)
+    knobs = [f"{knob}={value}" for knob, value in zip(names, key[1:], strict=True) if value]
     return ", ".join([key[0], *knobs])
 
 
@@ -148,7 +152,9 @@ def summary_table(
 ) -> tuple[list[Head], list[Row]]:
     """Heads, and a row a variant; the best mean is marked."""
     columns, rows = summary_columns(comparison, table), []
-    leading = best_as_shown(comparison.metric, table["mean"].tolist(), comparison.more_is_better)
+    unlabelled = table["mean"].where(table["label"] != comparison.ceiling)  # it has what no other has: labels
+    apart = len(client_groups(comparison)) > 1  # then no mean is better than another
+    leading = set() if apart else best_as_shown(comparison.metric, unlabelled.tolist(), comparison.more_is_better)
     for line, row in zip(lines, records(table), strict=True):
         cells = [
             number(
@@ -203,7 +209,9 @@ def heat_table(comparison: Comparison, lines: Sequence[Variant]) -> tuple[list[H
     means = [row["mean"] for row in found.values() if math.isfinite(row["mean"])]
     low, high = min(means, default=0.0), max(means, default=0.0)
     leading = {
-        client: best_as_shown(metric, [row["mean"] for key, row in found.items() if key[-1] == client], up)
+        client: best_as_shown(
+            metric, [row["mean"] for key, row in found.items() if _rival(comparison, key, client)], up
+        )
         for client in clients
     }
     rows = []
@@ -220,6 +228,10 @@ def heat_table(comparison: Comparison, lines: Sequence[Variant]) -> tuple[list[H
             cells.append(Cell(words, text in leading[client], float(row["mean"]), heat))
         rows.append(Row(line.name, cells, line.slot))
     return [Head("variant", "map"), *(Head(client, f"on {client}", better(comparison)) for client in clients)], rows
+
+
+def _rival(comparison: Comparison, key: Sequence[str], client: str) -> bool:
+    return key[-1] == client and key[0] != comparison.ceiling
 
 
 def best_as_shown(metric: str, values: Sequence[float], up: bool | None) -> set[str]:

@@ -78,7 +78,7 @@ def test_an_ablation_is_its_strategy_with_knobs(cells):
 @pytest.mark.parametrize(
     ("strategies", "knobs", "sentence"),
     [
-        ("source_only,dualadapt:components=0", {}, r"^dualadapt:components=0: knob 'dualadapt.components'"),
+        ("source_only,dualadapt:components=0", {}, r"^dualadapt: knob 'dualadapt.components'"),
         ("source_only", {"dualadapt__components": "1,2"}, "'dualadapt.components' has no effect on any of source_only"),
         ("dualadapt:components=1", {"dualadapt__components": "2"}, "is set by variant .* and for the whole comparison"),
         ("dualadapt_one_component", {"dualadapt__components": "2"}, "is set by variant 'dualadapt_one_component'"),

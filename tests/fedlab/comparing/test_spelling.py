@@ -11,10 +11,15 @@ from fedlab.errors import ConfigError
 def test_strategies_with_knobs_and_labels():
     plain, own, named = parse_strategies("source_only, dualadapt:components=5:client.steps=40,B=oracle:rounds=3")
     assert (plain.label, plain.name, plain.knobs) == ("source_only", "source_only", {})
-    assert own.label == "dualadapt:components=5:client.steps=40"
+    assert own.label == "dualadapt"  # what stands behind it tells it from no other
     assert own.knobs == {"dualadapt.components": "5", "client.steps": "40"}
     assert (named.label, named.name, named.knobs) == ("B", "oracle", {"rounds": "3"})
     assert parse_strategies(["a=source_only", "dualadapt_no_mixup"])[1].name == "dualadapt_no_mixup"
+
+
+def test_two_of_one_strategy_are_told_apart_by_their_knobs():
+    labels = [variant.label for variant in parse_strategies("dualadapt,dualadapt:components=5,oracle:rounds=3")]
+    assert labels == ["dualadapt", "dualadapt:components=5", "oracle"]
 
 
 def test_a_knob_behind_an_ablation_is_its_strategys():

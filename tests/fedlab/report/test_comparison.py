@@ -151,7 +151,7 @@ def test_a_grid_names_its_rows_by_their_knobs(comparison, tmp_path):
     grid = changed(comparison, tmp_path, cells=cells, grid={"server.steps": ["source_only", "dualadapt"]})
     table = grid.summary()
     names = [line.name for line in rivals.variants(grid, table)]
-    assert names[0] == "dualadapt" and "dualadapt, server.steps=source_only" in names
+    assert names[0] == "dualadapt" and "dualadapt, steps=source_only" in names
 
 
 def test_every_variant_has_a_line_of_its_own(comparison):
@@ -159,6 +159,16 @@ def test_every_variant_has_a_line_of_its_own(comparison):
     lines = rivals.variants(comparison, table)
     assert len({(line.slot, line.dashes) for line in lines}) == 31
     assert [line.slot for line in lines].count(1) == 1
+
+
+def test_a_strategy_keeps_its_colour_over_a_grid(comparison, tmp_path):
+    grid = changed(comparison, tmp_path, grid={"server.steps": ["1", "2"], "client.steps": ["3"]})
+    rows = [(label, steps, "3") for steps in "12" for label in ("source_only", "a", "b")]
+    lines = rivals.variants(grid, pd.DataFrame(rows, columns=["label", "server.steps", "client.steps"]))
+    colours = {line.key[0]: {other.slot for other in lines if other.key[0] == line.key[0]} for line in lines}
+    assert colours == {"source_only": {1}, "a": {2}, "b": {3}}
+    assert len({(line.slot, line.dashes) for line in lines}) == 6
+    assert lines[0].name == "source_only, server.steps=1, client.steps=3"  # "steps" alone would be either
 
 
 @pytest.mark.parametrize(
