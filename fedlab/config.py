@@ -61,6 +61,9 @@ class Core:
     )
     arrivals: str = Field("", description="clients that join late and in which round, as usps=3,optdigits=4")
     connect_timeout: float = Field(60.0, gt=0, description="seconds to wait until all clients are connected")
+    score_every: int = Field(
+        1, ge=1, description="rounds between two scores of a generative model's samples; the last round has one anyway"
+    )
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept in the run directory")
     keep_start: bool = Field(False, description="keep the checkpoint before round 1 as well")
     pretrained: str = Field("", description="folder in which runs share their pre-training; empty: none")

@@ -10,6 +10,7 @@
         events.jsonl        progress, line by line, for whoever is watching
         tensorboard/        the same metrics as TensorBoard events
         checkpoints/        round-N.pt: all that is needed to resume to the same bits
+        pictures/           NAME-round-N.png: what a generative model drew
         report.html         the run at a glance
         clients.npz         what a comparison's page draws of the clients, if there was one
         nodes.json          over gRPC: node id to the client whose key it proved
@@ -203,6 +204,19 @@ class RunDirectory:
             if sync:
                 os.fsync(stream.fileno())
 
+    # --- pictures ---
+
+    def keep_picture(self, name: str, server_round: int, png: bytes) -> None:
+        """Keep a picture of a round; one of the same name and round is replaced."""
+        write_atomically(self.path / "pictures" / f"{name}-round-{server_round}.png", png)
+
+    def pictures(self) -> dict[str, dict[int, Path]]:
+        """Pictures by name and round, rounds ascending."""
+        found: dict[str, dict[int, Path]] = {}
+        for path in sorted((self.path / "pictures").glob("*-round-*.png"), key=_round_of):
+            found.setdefault(path.stem.rpartition("-round-")[0], {})[_round_of(path)] = path
+        return found
+
     # --- checkpoints ---
 
     def checkpoint(self, server_round: int, state: Mapping[str, object], keep: int, start: bool = False) -> None:
@@ -241,7 +255,7 @@ class RunDirectory:
 
 
 def _round_of(path: Path) -> int:
-    return int(path.stem.removeprefix("round-"))
+    return int(path.stem.rpartition("round-")[2])
 
 
 def now() -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from fedlab.data.examples import Batch, Examples
+from fedlab.training import Progress, silent
 
 
 @runtime_checkable
@@ -53,12 +56,31 @@ class KnowsLabels(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Score:
+    """What a model is worth by itself.
+
+    Attributes
+    ----------
+    metrics
+        Plain floats by name.
+    pictures
+        PNG files by a name that says what they show, as "samples"; the run directory keeps them, pages show them.
+    """
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+
+
 @runtime_checkable
 class Scored(Workload, Protocol):
     """A workload whose model is worth something beside anybody's data, as a generative one's samples are."""
 
-    def score(self, model: nn.Module) -> dict[str, float]:
-        """Metrics of the global model alone, all plain floats; the server takes them once a round."""
+    def score(self, model: nn.Module, progress: Progress = silent) -> Score:
+        """Of the global model alone, from torch's current random stream; the server asks each ``score_every`` rounds.
+
+        ``progress`` is told about work that takes long, as (what, steps done, steps in all).
+        """
         ...
 
 

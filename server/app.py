@@ -223,16 +223,20 @@ class _Federation:
         self.seconds = {}
         return record
 
-    def _score(self, arrays: ArrayRecord) -> dict[str, float]:
+    def _score(self, arrays: ArrayRecord) -> Mapping[str, float]:
         """What the workload says of the global model alone; nothing where the arrays are no such model."""
-        state = arrays.to_torch_state_dict()
-        if not isinstance(self.workload, Scored):
+        ends = self.round == self.core.rounds or self.budget.ended_by
+        if not isinstance(self.workload, Scored) or (self.round % self.core.score_every and not ends):
             return {}
+        state = arrays.to_torch_state_dict()
         with self._phase("score"), seeded(self.core.seed, "score", self.round):
             model = self.workload.model()
             if state.keys() != model.state_dict().keys():
                 return {}
-            return self.workload.score(load(model, state, pick_device(self.core.device)).eval())
+            score = self.workload.score(load(model, state, pick_device(self.core.device)).eval(), self._progress)
+        for name, png in score.pictures.items():
+            self.run.keep_picture(name, self.round, png)
+        return score.metrics
 
     @staticmethod
     def _config() -> ConfigRecord:

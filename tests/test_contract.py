@@ -121,6 +121,9 @@ def test_its_state_survives_the_wire_and_gives_the_same_metrics(workload, model)
     assert workload.evaluate(other, data) == workload.evaluate(model, data)
 
 
+PNG = b"\x89PNG"
+
+
 def test_the_server_can_learn_and_every_client_can_be_tested(workload):
     assert not lacking(workload, workload.data(None, "train"))
     for partition in range(len(workload.clients)):
@@ -133,7 +136,8 @@ def test_scores_are_plain_finite_floats_of_the_model_alone(workload, model):
     before = weights_sha256(model.state_dict())
     with seeded("score"):
         found = workload.score(model.eval())
-    assert found and all(type(value) is float and math.isfinite(value) for value in found.values())
+    assert found.metrics and all(type(value) is float and math.isfinite(value) for value in found.metrics.values())
+    assert all(png.startswith(PNG) for png in found.pictures.values())
     with seeded("score"):
         assert workload.score(model) == found
     assert weights_sha256(model.state_dict()) == before

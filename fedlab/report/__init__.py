@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedlab.report import charts, commands, figures, page, split
+from fedlab.report import charts, commands, drawn, figures, page, split
 from fedlab.report.template import fill
 from fedlab.results import Result
 from fedlab.runs import write_atomically
@@ -46,6 +46,7 @@ def render(result: Result) -> str:
         traffic=traffic,
         bytes_figures=bytes_figures,
         bytes_by_client=1 < len(clients) <= figures.SLOTS,
+        pictures=drawn.of_run(result.directory),
         failures=page.failures(result),
         split=split.read(result.directory),
         facts=page.facts(result),

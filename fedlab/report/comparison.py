@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from fedlab.report import bands, commands, portraits, rivals, split
+from fedlab.report import bands, commands, drawn, portraits, rivals, split
 from fedlab.report.page import WORDS
 from fedlab.report.rivals import Variant
 from fedlab.report.template import fill
@@ -61,6 +61,7 @@ def render(comparison: Comparison) -> str:
         curves=bands.curve_figures(comparison, lines) if lines else [],
         hidden_clients=len(heat[1:]) - len(bands.drawn_clients(comparison, lines)),
         costs=bands.cost_figures(comparison, lines) if lines else [],
+        pictures=drawn.of_comparison(comparison, lines),
         gallery=portraits.gallery(comparison, lines),
         splits=splits(comparison),
         share=is_share(comparison.metric),

@@ -40,6 +40,8 @@ from fedlab.models.graphnvp import QM9_SIZES, ZINC_SIZES, GraphNVP
 from fedlab.models.graphs import GraphGenerator
 from fedlab.scores import molecules as scores
 from fedlab.seeds import seeded
+from fedlab.training import Progress, silent
+from fedlab.workload import Score
 
 EVALUATION_BATCH = 500
 REFERENCE = 1000  # molecules of the test file that drawn ones are compared with
@@ -149,13 +151,13 @@ class Molecules:
                 bounds += float(generator.nll(adjacency, nodes).double().sum())
         return {"loss": losses / len(data), "nll": bounds / len(data)}
 
-    def score(self, model: nn.Module) -> dict[str, float]:
+    def score(self, model: nn.Module, progress: Progress = silent) -> Score:
         """What samples of a model are worth, see ``fedlab.scores.molecules``; from torch's current random stream."""
         if not self.samples:
-            return {}
+            return Score()
         drawn = self.draw(model, self.samples)
         valid = [one for one in drawn if one]
-        return {**scores.generation(drawn, self.known()), **scores.likeness(valid, _holdings(self).compared)}
+        return Score({**scores.generation(drawn, self.known()), **scores.likeness(valid, _holdings(self).compared)})
 
     def known(self) -> frozenset[str]:
         """Canonical SMILES of the training file's graphs: what is not novel."""

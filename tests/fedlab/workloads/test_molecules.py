@@ -15,7 +15,7 @@ from fedlab.errors import ConfigError, DataError
 from fedlab.runs import RunDirectory
 from fedlab.scores import molecules as scores
 from fedlab.seeds import seeded
-from fedlab.workload import lacking
+from fedlab.workload import Score, lacking
 from fedlab.workloads.molecules import Molecules, _holdings
 from server.app import app as server_app
 
@@ -120,7 +120,7 @@ def test_metrics_are_means_over_the_molecules_however_they_are_batched(workload,
 
 def test_scores_are_of_samples_against_both_files(workload, model):
     with seeded("score"):
-        found = workload.score(model)
+        found = workload.score(model).metrics
     with seeded("score"):
         drawn = workload.draw(model, 40)
     training, reference = (
@@ -130,7 +130,7 @@ def test_scores_are_of_samples_against_both_files(workload, model):
     assert {name: found[name] for name in wanted} == wanted and found["samples"] == 40
     valid = [one for one in drawn if one]
     assert set(found) - set(wanted) == set(scores.likeness(valid, [text for text in reference.meanings if text]))
-    assert Molecules(**{**SMALL, "samples": 0}).score(model) == {}
+    assert Molecules(**{**SMALL, "samples": 0}).score(model) == Score()
 
 
 def test_corrected_samples_are_all_molecules(workload, model):
