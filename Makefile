@@ -9,7 +9,7 @@ demo: .venv/.user
 	$(BIN)/fedlab run dualadapt-digits
 
 test: check
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 check: .venv/.developer
 	$(BIN)/ruff check .

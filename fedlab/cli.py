@@ -228,7 +228,7 @@ def finish(
 
 def show_result(result: Result, console: Console) -> None:
     """The closing table: client by metric, seconds, bytes, the run directory."""
-    from fedlab.results import human_bytes, label, metric_names, shown
+    from fedlab.results import foremost, human_bytes, label, metric_names, shown
     from fedlab.watch import elapsed
 
     last = result.rounds[-1]
@@ -247,6 +247,10 @@ def show_result(result: Result, console: Console) -> None:
         "mean", *(shown(name, last["mean"][name]) if name in last["mean"] else "-" for name in names), style="bold"
     )
     console.print(table)
+    score = result.score()
+    if score:
+        said = "  ".join(f"{label(name)} {shown(name, score[name])}" for name in foremost(score))
+        console.print(f"score     {said}", highlight=False)
     seconds = result.seconds()
     phases = ", ".join(f"{phase} {elapsed(value)}" for phase, value in seconds.items() if value >= 0.05)
     console.print(f"time      {elapsed(sum(seconds.values()))} ({phases})", highlight=False)

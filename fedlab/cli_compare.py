@@ -41,6 +41,10 @@ def compare(
     baseline: Annotated[
         str | None, typer.Option(help="Label that others are compared with; default: source_only if there, else first.")
     ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="What is compared: of the clients (accuracy, loss), or of the server's score (validity)."),
+    ] = None,
     target: Annotated[float | None, typer.Option(help="Also what it costs to reach this score, e.g. 0.7.")] = None,
     budget: Annotated[
         list[str] | None, typer.Option(help="rounds=3, bytes=5MB or seconds=60; may be given several times.")
@@ -67,7 +71,7 @@ def compare(
     written = parse_overrides(knobs or [])
     limits = spelling.parse_budget(budget or [])
     order = comparing.check(
-        comparing.Request(preset, strategies, seeds, written, baseline, target, limits, jobs, out_dir)
+        comparing.Request(preset, strategies, seeds, written, baseline, target, limits, jobs, out_dir, metric)
     )
     live = show.Live(cli.out) if cli.out.is_terminal and not quiet and not as_json else None
     lines = show.JsonLines(say) if as_json else comparing.Silent() if quiet else show.Lines(say)

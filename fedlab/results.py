@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 # Kinds of metrics that are shares where more is better; a strategy's own names begin with one: "miou_average".
 FAMILIES = ("accuracy", "miou")
+# Shares of a generative model's samples: more is better; and what is better when it is less, by name or beginning.
+SHARES = frozenset({"validity", "uniqueness", "novelty", "valid_unique_novel", "precision", "recall"})
+LESS = ("loss", "nll", "bits", "frechet", "distance_", "wasserstein_")
 # Which predictor a metric is of, in the order in which a reader wants to see them; "" is a family's plain name. What
 # is not named here comes after these, by name.
 PREDICTORS = ("source_only", "global", "local", "average", "", "1-shot", "5-shot", "20-shot")
@@ -82,6 +86,10 @@ class Result:
         """Bytes of one kind (train_down, train_up, evaluate_down, evaluate_up) over all clients and rounds."""
         return sum(client[kind] for record in self.rounds for client in record["bytes"].values())
 
+    def score(self) -> dict[str, float]:
+        """The global model's newest score; empty for a workload that has none."""
+        return next((dict(record["score"]) for record in reversed(self.rounds) if record.get("score")), {})
+
     def seconds(self) -> dict[str, float]:
         """Seconds by phase over all rounds."""
         total: dict[str, float] = {}
@@ -108,12 +116,12 @@ def family(name: str) -> str:
 
 def is_share(name: str) -> bool:
     """Whether a metric is a share, of which more is better."""
-    return family(name) in FAMILIES
+    return family(name) in FAMILIES or name in SHARES
 
 
 def direction(name: str) -> int:
     """1 where more of a metric is better, -1 where less is, 0 where that is not known."""
-    return 1 if is_share(name) else -1 if name == "loss" else 0
+    return 1 if is_share(name) else -1 if name.startswith(LESS) else 0
 
 
 def predictor(name: str) -> str:
@@ -123,8 +131,7 @@ def predictor(name: str) -> str:
 
 def _place(name: str) -> tuple[int, int, str]:
     """Where a metric stands in a list."""
-    known = is_share(name) and predictor(name) in PREDICTORS
-    if not known:
+    if family(name) not in FAMILIES or predictor(name) not in PREDICTORS:
         return len(FAMILIES), 0, name
     return FAMILIES.index(family(name)), PREDICTORS.index(predictor(name)), name
 
@@ -152,6 +159,16 @@ def shown(name: str, value: float) -> str:
     if name.startswith("interval"):
         return f"± {100 * value:.1f}"
     return f"{100 * value:.1f} %" if is_share(name) else f"{value:.4g}"
+
+
+def server_names(rounds: list[dict[str, Any]]) -> list[str]:
+    """Names of what the server found out about the global model, strategy's metrics and workload's scores, by name."""
+    return sorted({name for record in rounds for kind in ("server", "score") for name in record.get(kind, {})})
+
+
+def foremost(score: Mapping[str, float]) -> list[str]:
+    """Of a score, the names for a short line: shares, and those whose direction is known by their whole name."""
+    return [name for name in score if is_share(name) or name in LESS]
 
 
 def human_bytes(count: float) -> str:

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from fedlab.results import headline, is_share, label, metric_names, shown
+from fedlab.results import foremost, headline, is_share, label, metric_names, shown
 
 Event = dict[str, Any]
 POLL_SECONDS = 0.1
@@ -117,13 +117,13 @@ class JsonLines:
 
 
 def mean_line(event: Event) -> str:
-    """Means over clients in one line; a strategy need not test in every round."""
-    found = [
-        f"{label(name)} {shown(name, event['mean'][name])}"
-        for name in metric_names([event])
-        if is_share(name) and name in event["mean"]
-    ]
-    return "  ".join(found) if event["clients"] else "not tested"
+    """Shares that clients report on average, and the score, in one line; a strategy need not test in every round."""
+    score = event.get("score", {})
+    names = [name for name in metric_names([event]) if name in event["mean"]]
+    shares = [name for name in names if is_share(name)] or ([] if score else names)
+    found = [(name, event["mean"][name]) for name in shares] + [(name, score[name]) for name in foremost(score)]
+    line = "  ".join(f"{label(name)} {shown(name, value)}" for name, value in found)
+    return line if event["clients"] or found else "not tested"
 
 
 def failure_line(event: Event) -> str:

@@ -176,14 +176,15 @@ class _Federation:
         train: Traffic | None = None,
     ) -> dict[str, Any]:
         """Write the round down: its line of metrics first, then its checkpoint, from which resuming starts."""
-        train, notes = train or Traffic(), self.strategy.notes()
+        train, notes, score = train or Traffic(), self.strategy.notes(), self._score(arrays)
         for note in notes:
             self.run.emit("note", round=self.round, **note)
         record = {
             "round": self.round,
             "clients": clients,
             "mean": mean,
-            "server": {**self.strategy.metrics(), **self._score(arrays)},
+            "server": dict(self.strategy.metrics()),
+            "score": dict(score),
             "bytes": {
                 name: {
                     "train_down": train.down.get(partition, 0),
@@ -219,7 +220,8 @@ class _Federation:
             self.core.keep_checkpoints,
             self.core.keep_start,
         )
-        self.run.emit("round", round=self.round, rounds=self.core.rounds, mean=mean, clients=clients)
+        told = {"mean": mean, "clients": clients, "score": dict(score)}
+        self.run.emit("round", round=self.round, rounds=self.core.rounds, **told)
         self.seconds = {}
         return record
 

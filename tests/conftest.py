@@ -11,6 +11,12 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start real processes come first: they wait more than they work, while other workers work."""
+    waiting = {item.path for item in items if item.get_closest_marker("engine")}
+    items.sort(key=lambda item: item.path not in waiting)
+
+
 @pytest.fixture(autouse=True)
 def embedded_data(monkeypatch):
     """The sets inside the package, wherever FEDLAB_DATA points; tests of the full sets say where they read."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -126,3 +128,11 @@ def test_nobody_branches_on_the_name_of_a_system_strategy_or_engine(module):
             assert not found & names, f"{module}:{node.lineno} compares with {found & names}"
         if isinstance(node, ast.MatchValue) and isinstance(node.value, ast.Constant):
             assert node.value.value not in names, f"{module}:{node.lineno}"
+
+
+def test_the_apps_start_without_what_few_runs_need():
+    """A client is a process of its own, and what it imports is what its first answer waits for."""
+    slow = ["scipy", "sklearn", "pandas", "matplotlib", "ray"]
+    code = f"import sys, client.app, server.app; sys.exit(str([name for name in {slow} if name in sys.modules]))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert found.stderr.strip() == "[]"

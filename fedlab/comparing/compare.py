@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from fedlab import launch
+from fedlab import launch, workloads
 from fedlab.comparing import cells, files, grid, pool, spelling
 from fedlab.comparing.comparison import FAILED, FINISHED, PENDING, Cell, Comparison
 from fedlab.config import Value, is_text
 from fedlab.errors import ConfigError, RunError
-from fedlab.results import FAMILIES, family, headline, metric_names
+from fedlab.results import FAMILIES, family, headline, is_share, metric_names, server_names, shown
 from fedlab.runs import git_commit, now, versions
 
 if TYPE_CHECKING:
@@ -40,17 +40,22 @@ class Request:
     budget: Mapping[str, float] | None = None
     jobs: int | None = None
     out: Path | str | None = None
+    metric: str | None = None
 
 
 @dataclass(frozen=True)
 class Order:
-    """A checked request: the comparison that will be, the cells' knobs by run directory, and how many at a time."""
+    """A checked request: the comparison that will be, the cells' knobs by run directory, and how many at a time.
+
+    ``asked`` is the metric that was asked for, if one was.
+    """
 
     comparison: Comparison
     tasks: Mapping[str, pool.Task]
     jobs: int
     threads: int
     gpus: Sequence[str]
+    asked: str | None = None
 
 
 class Voice(Protocol):
@@ -97,6 +102,10 @@ def check(request: Request) -> Order:
     if request.target is not None and not math.isfinite(request.target):
         raise ConfigError(f"the target is {request.target}; write a number, for example --target 0.7")
     plans = grid.plan(request.preset, variants, seeds, values, spelling.as_knobs(budget))
+    metric = request.metric or workloads.find(str(plans[0].flat["workload"])).judged
+    if request.target is not None and is_share(metric) and not 0 <= request.target <= 1:
+        hint = f"; {shown(metric, request.target / 100)} is {request.target / 100:g}" if request.target <= 100 else ""
+        raise ConfigError(f"the target is {request.target:g}, and {metric} is a share between 0 and 1{hint}")
     labels = [variant.label for variant in variants]
     baseline = request.baseline or grid.default_baseline(plans)
     if baseline not in labels:
@@ -111,7 +120,7 @@ def check(request: Request) -> Order:
         seeds=seeds,
         baseline=baseline,
         ceiling=grid.ceiling(plans),
-        metric=FAMILIES[0],
+        metric=metric or FAMILIES[0],
         cells=[Cell(plan.label, plan.strategy, plan.seed, plan.knobs, plan.run) for plan in plans],
         grid={name: list(map(spelling.written, each)) for name, each in values.items() if len(each) > 1},
         target=request.target,
@@ -121,7 +130,7 @@ def check(request: Request) -> Order:
         versions=versions(),
         git_commit=git_commit(),
     )
-    return Order(comparison, tasks, jobs, threads, gpus)
+    return Order(comparison, tasks, jobs, threads, gpus, request.metric)
 
 
 def _jobs(asked: int | None, tasks: Sequence[pool.Task]) -> tuple[int, int, list[str]]:
@@ -151,7 +160,7 @@ def command(request: Request, seeds: Sequence[int], values: Mapping[str, Sequenc
     words += ["--strategies", strategies, "--seeds", str(len(seeds)) if counted else ",".join([*map(str, seeds), ""])]
     for kind, amount in (request.budget or {}).items():
         words += ["--budget", f"{kind}={amount:.15g}"]
-    for name in ("baseline", "target", "jobs", "out"):
+    for name in ("baseline", "metric", "target", "jobs", "out"):
         value = getattr(request, name)
         words += [f"--{name}", str(value)] if value is not None else []
     return shlex.join(words)
@@ -180,7 +189,7 @@ def execute(order: Order, voice: Voice | None = None) -> Comparison:
                 comparison = _with(comparison, done)
                 comparison.write()
                 voice.ended(done)
-        comparison = replace(comparison, metric=_metric(comparison))
+        comparison = replace(comparison, metric=_metric(comparison, order.asked))
         comparison.write()
         files.write_files(comparison)
     return comparison
@@ -212,10 +221,19 @@ def _with(comparison: Comparison, changed: Sequence[Cell]) -> Comparison:
     )
 
 
-def _metric(comparison: Comparison) -> str:
-    """The family that most runs can be judged by: a share where there is one."""
-    names = [metric_names(result.rounds) for _, result in comparison.results]
-    found = [family(headline(each)) for each in names if each]
+def _metric(comparison: Comparison, asked: str | None) -> str:
+    """What is compared: what was asked for, else what is usual, else the family that most runs can be judged by."""
+    clients = [metric_names(result.rounds) for _, result in comparison.results]
+    known = {family(name) for names in clients for name in names}
+    known |= {name for _, result in comparison.results for name in server_names(result.rounds)}
+    if comparison.metric in known or not clients:
+        return comparison.metric
+    if asked:
+        raise ConfigError(
+            f"no run reports {asked!r}; set --metric to one of {', '.join(sorted(known))}. Nothing is lost: the cells "
+            f"are kept in {comparison.directory}"
+        )
+    found = [family(headline(each)) for each in clients if each]
     return max(found, key=found.count, default=FAMILIES[0])
 
 
@@ -230,6 +248,7 @@ def compare(
     budget: Mapping[str, float] | None = None,
     jobs: int | None = None,
     out: Path | str | None = None,
+    metric: str | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Run strategies on the same seeds and return one row for each cell, round and client.
@@ -254,6 +273,9 @@ def compare(
         Cells at a time; None: as many as cores or GPUs allow. 1 runs them in this process.
     out
         The comparison's folder; None: ``comparisons/<preset>``.
+    metric
+        What is compared: a family of the clients' metrics ("accuracy", "loss"), or a metric of the server's score
+        ("validity"); None: what is usual for the workload.
     progress
         Show how far it is, in a terminal or a notebook.
 
@@ -274,7 +296,7 @@ def compare(
 
     from fedlab.comparing.show import Live
 
-    order = check(Request(preset, strategies, seeds, knobs, baseline, target, budget, jobs, out))
+    order = check(Request(preset, strategies, seeds, knobs, baseline, target, budget, jobs, out, metric))
     if progress:
         with Live(Console()) as live:
             comparison = execute(order, live)

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FACTS = "comparison.json"
-TESTING = "evaluate"  # the phase whose seconds belong to the table and not to the method
+TESTING = ("evaluate", "score")  # phases whose seconds belong to the table and not to the method
+SERVER = "global model"  # in the clients' place where a metric is of the server's score
 FINISHED, FAILED, PENDING = "finished", "failed", "pending"
 
 
@@ -74,7 +75,7 @@ class Comparison:
         Label of the upper reference, which learns from labels; "" where none is compared.
     metric
         Family of the compared metric, for instance "accuracy"; which of its names a variant is judged by says
-        ``summary()["metric"]``.
+        ``summary()["metric"]``. Where no client reports it, a metric of the server's score, as "validity".
     grid
         Knob to its values, as they were written.
     """
@@ -160,7 +161,8 @@ class Comparison:
         Columns: ``label``, ``strategy``, a column for each knob of the grid (text; empty where it has no effect),
         ``seed``, ``round``, ``client``, ``score`` (the metric that the variant is judged by), every metric by its name,
         ``bytes_down`` and ``bytes_up`` (training, of this client, cumulated), ``seconds`` (the whole run's without
-        tests, cumulated).
+        tests and scores, cumulated). Where the metric is of the server's score, there is one "client", named
+        "global model", and a row a round that has a score.
         """
         import pandas as pd
 
@@ -170,11 +172,13 @@ class Comparison:
         return frame
 
     def _rows(self, cell: Cell, result: Result) -> list[dict[str, Any]]:
+        if not self.judged_by(result):
+            return self._scores(cell, result)
         judged = self.judged_by(result)
         moved: dict[str, dict[str, int]] = {}
         seconds, rows = 0.0, []
         for record in result.rounds:
-            seconds += sum(value for phase, value in record["seconds"].items() if phase != TESTING)
+            seconds += _training_seconds(record)
             for client, counts in record["bytes"].items():
                 total = moved.setdefault(client, {"bytes_down": 0, "bytes_up": 0})
                 total["bytes_down"] += counts["train_down"]
@@ -184,11 +188,7 @@ class Comparison:
                 score = metrics.get(judged, metrics.get(headline(here), math.nan))
                 rows.append(
                     {
-                        "label": cell.label,
-                        "strategy": cell.strategy,
-                        **{knob: cell.knobs.get(knob, "") for knob in self.grid},
-                        "seed": cell.seed,
-                        "round": record["round"],
+                        **self._place(cell, record["round"]),
                         "client": client,
                         "score": score,
                         **metrics,
@@ -198,8 +198,41 @@ class Comparison:
                 )
         return rows
 
+    def _scores(self, cell: Cell, result: Result) -> list[dict[str, Any]]:
+        """A run's rows where the metric is of the server's score."""
+        down = up = 0
+        seconds, rows = 0.0, []
+        for record in result.rounds:
+            seconds += _training_seconds(record)
+            down += sum(counts["train_down"] for counts in record["bytes"].values())
+            up += sum(counts["train_up"] for counts in record["bytes"].values())
+            metrics = {**record["server"], **record.get("score", {})}
+            if self.metric in metrics:
+                rows.append(
+                    {
+                        **self._place(cell, record["round"]),
+                        "client": SERVER,
+                        "score": metrics[self.metric],
+                        **metrics,
+                        "bytes_down": down,
+                        "bytes_up": up,
+                        "seconds": round(seconds, 4),
+                    }
+                )
+        return rows
+
+    def _place(self, cell: Cell, server_round: int) -> dict[str, Any]:
+        knobs = {knob: cell.knobs.get(knob, "") for knob in self.grid}
+        return {
+            "label": cell.label,
+            "strategy": cell.strategy,
+            **knobs,
+            "seed": cell.seed,
+            "round": server_round,
+        }
+
     def judged_by(self, result: Result) -> str:
-        """Name of the metric by which a run is judged: the best informed one of the family.
+        """Name of the clients' metric by which a run is judged: the best informed of the family; "" where none is.
 
         A client that does not report it (before the first round, or a newcomer) is judged by the best that it reports.
         """
@@ -254,3 +287,7 @@ class Comparison:
     def more_is_better(self) -> bool | None:
         """Whether more of the compared metric is better; None where that is not known."""
         return {1: True, -1: False}.get(direction(self.metric))
+
+
+def _training_seconds(record: Mapping[str, Any]) -> float:
+    return float(sum(value for phase, value in record["seconds"].items() if phase not in TESTING))

@@ -27,7 +27,7 @@ def summarise(comparison: Comparison) -> pd.DataFrame:
     import pandas as pd
 
     curves, keys = comparison.curves, comparison.keys
-    judged = {cell.label: comparison.judged_by(result) for cell, result in comparison.results}
+    judged = {cell.label: comparison.judged_by(result) or comparison.metric for cell, result in comparison.results}
     parts = {_key(key): part for key, part in curves.groupby(keys, sort=False)} if len(curves) else {}
     last = {key: part[part["round"] == part.groupby("seed")["round"].transform("max")] for key, part in parts.items()}
     rows = []

@@ -14,8 +14,6 @@ from __future__ import annotations
 import math
 
 import torch
-from scipy.optimize import brentq, minimize_scalar
-from scipy.stats import norm
 from torch import Tensor
 
 from fedlab.errors import ConfigError
@@ -49,6 +47,9 @@ def ratio(dimensions: int, overlap: float = 0.5) -> float:
     The distance of a sample at sigma from its image is close to N(sqrt(D) sigma, sigma^2 / 2); the factor g solves
     Phi(sqrt(2D)(g - 1) + 3g) - Phi(sqrt(2D)(g - 1) - 3g) = overlap.
     """
+    from scipy.optimize import brentq  # slow to import, and only who plans a ladder needs it
+    from scipy.stats import norm
+
     reach = math.sqrt(2 * dimensions)
 
     def excess(factor: float) -> float:
@@ -76,5 +77,7 @@ def leftover(step: float, factor: float, steps: int) -> float:
 
 def best_step(factor: float, steps: int) -> float:
     """Technique 4: the step, as a share of a level's variance, at which equation 11 comes closest to 1."""
+    from scipy.optimize import minimize_scalar
+
     found = minimize_scalar(lambda step: abs(leftover(step, factor, steps) - 1), bounds=(1e-6, 2.0), method="bounded")
     return float(found.x)

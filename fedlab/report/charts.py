@@ -84,9 +84,10 @@ def other_figures(result: Result) -> list[Drawing]:
             ]
             mean = Curve("mean", 2, [at["mean"].get(name, math.nan) for at in result.rounds])
             figures[f"{label(name)}, on the clients"] = [*faint, mean]
-    for name in dict.fromkeys(name for record in result.rounds for name in record.get("server", {})):
-        values = [record.get("server", {}).get(name, math.nan) for record in result.rounds]
-        figures[f"{label(name)}, on the server"] = [Curve(label(name), 2, values)]
+    for kind, where in (("score", "of the global model"), ("server", "on the server")):
+        for name in dict.fromkeys(name for record in result.rounds for name in record.get(kind, {})):
+            values = [record.get(kind, {}).get(name, math.nan) for record in result.rounds]
+            figures[f"{label(name)}, {where}"] = [Curve(label(name), 2, values)]
     rounds, drawings = _rounds(result), []
     for i, (title, curves) in enumerate(figures.items()):
         within, words = limits([curves], (-math.inf, math.inf))[0], _words(title, rounds, curves, False)

@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fedlab.results import Result, family, headline, is_share, label, metric_names, predictor, shown
+from fedlab.results import Result, family, foremost, headline, is_share, label, metric_names, predictor, shown
 from fedlab.watch import elapsed
 
 MISSING = "-"
@@ -63,6 +63,10 @@ def summary(result: Result) -> str:
     when = f"After {rounds} of {what}" if done else f"Before the first round of {what}"
     clients = len(client_names(result.rounds))
     whose = f"over {clients} clients" if clients != 1 else "of the one client"
+    score = result.score()
+    if foremost(score):
+        said = ", ".join(f"{label(name)} {shown(name, score[name])}" for name in foremost(score))
+        return f"{when}, what the global model draws has {said}."
     names = [name for name in metric_names(result.rounds) if name in last["mean"]]
     if not names:
         return f"{when}, no client has reported a metric."

@@ -10,9 +10,6 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import wasserstein_distance
-
-__all__ = ["frechet", "total_variation", "wasserstein_distance"]
 
 Floats = NDArray[np.float64]
 

@@ -30,7 +30,7 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import QED, Crippen, Descriptors, rdMolDescriptors
 
-from fedlab.scores.distances import Floats, frechet, total_variation, wasserstein_distance
+from fedlab.scores.distances import Floats, frechet, total_variation
 
 PROPERTIES: Mapping[str, Callable[[Chem.Mol], float]] = {
     "qed": QED.qed,
@@ -89,6 +89,8 @@ def likeness(valid: Sequence[str], reference: Sequence[str]) -> dict[str, float]
     """Distances between valid drawn molecules and real ones, both as canonical SMILES."""
     if min(len(valid), len(reference)) < 2:
         return {}
+    from scipy.stats import wasserstein_distance  # slow to import, and only scores need it
+
     ours, theirs = properties(tuple(valid)), properties(tuple(reference))
     mean, deviation = theirs.descriptors.mean(0), theirs.descriptors.std(0)
     scale = np.where(deviation > 0, deviation, 1.0)

@@ -21,11 +21,21 @@ __all__ = ["WORKLOADS", "Line", "find", "make"]
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table of workloads; with the knobs ``labelled`` clients have labels of their own to train on."""
+    """One line of the table of workloads.
+
+    Attributes
+    ----------
+    labelled
+        Knobs with which clients have labels of their own to train on.
+    judged
+        What comparisons are judged by, unless told otherwise: a family of the clients' metrics, or a metric of the
+        server's score; "" for what runs report.
+    """
 
     summary: str
     knobs: type[Workload]
     labelled: Flat = field(default_factory=dict)
+    judged: str = ""
 
 
 WORKLOADS: Mapping[str, Line] = {
@@ -33,28 +43,38 @@ WORKLOADS: Mapping[str, Line] = {
         "semantic segmentation of street views: labelled day drives on the server, others on clients",
         CamVid,
         labelled={"camvid.labelled": True},
+        judged="miou",
     ),
     "digits": Line(
         "digit domains: a labelled source on the server, unlabelled targets on the clients",
         Digits,
         labelled={"digits.setting": "oracle"},
+        judged="accuracy",
     ),
     "fewshot": Line(
-        "few-shot transfer: labelled base classes on the server, unlabelled targets on the clients", FewShot
+        "few-shot transfer: labelled base classes on the server, unlabelled targets on the clients",
+        FewShot,
+        judged="accuracy",
     ),
-    "generation": Line("digits to draw, without labels: a diffusion model or a score network", Generation),
+    "generation": Line(
+        "digits to draw, without labels: a diffusion model or a score network", Generation, judged="frechet"
+    ),
     "molecules": Line(
-        "molecular graphs to generate, without labels, shared out by scaffold, size or chance", Molecules
+        "molecular graphs to generate, without labels, shared out by scaffold, size or chance",
+        Molecules,
+        judged="valid_unique_novel",
     ),
     "office": Line(
         "objects in four collections (Office-Caltech10, SURF): one labelled, three unlabelled",
         Office,
         labelled={"office.setting": "oracle"},
+        judged="accuracy",
     ),
     "pacs": Line(
         "things painted, drawn, photographed and sketched (PACS): one style labelled, three not",
         Pacs,
         labelled={"pacs.setting": "oracle"},
+        judged="accuracy",
     ),
 }
 

@@ -38,8 +38,6 @@ from flwr.supercore.differential_privacy import (
 )
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from scipy.optimize import brentq
-from scipy.stats import norm as normal
 from torch import Tensor
 
 from fedlab.config import Core, Rate, build
@@ -202,6 +200,9 @@ def epsilon(noise_multiplier: float, releases: int, delta: float) -> float:
 
     Solves delta = Phi(mu / 2 - epsilon / mu) - exp(epsilon) Phi(-mu / 2 - epsilon / mu), mu = sqrt(releases) / z.
     """
+    from scipy.optimize import brentq  # a second to import, which no process without privacy has to wait
+    from scipy.stats import norm as normal
+
     mu = math.sqrt(releases) / noise_multiplier
 
     def excess(value: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedlab.errors import RunError
-from fedlab.results import Result, headline, human_bytes, label, metric_names, shown
+from fedlab.results import Result, direction, foremost, headline, human_bytes, label, metric_names, shown
 from fedlab.runs import RunDirectory
 
 MOVED = {"train_down": 10, "train_up": 1, "evaluate_down": 100, "evaluate_up": 3}
@@ -82,6 +82,16 @@ def test_the_headline_is_the_best_informed_accuracy():
     assert headline(["accuracy", "loss"]) == "accuracy"
     assert headline(["accuracy_5-shot", "accuracy_1-shot", "interval_5-shot"]) == "accuracy_5-shot"
     assert headline(["fid", "loss"]) == "fid"
+
+
+def test_which_way_is_better_is_known_of_shares_and_distances():
+    more, less = ["accuracy_average", "miou", "validity", "recall"], ["loss", "nll", "frechet", "wasserstein_logp"]
+    assert {direction(name) for name in more} == {1} and {direction(name) for name in less} == {-1}
+    assert direction("psnr") == 0
+    assert foremost({"samples": 9.0, "validity": 0.5, "frechet": 2.0, "wasserstein_logp": 1.0}) == [
+        "validity",
+        "frechet",
+    ]
 
 
 def test_numbers_and_names_for_people():

@@ -142,6 +142,14 @@ def test_a_round_without_a_test_says_so():
     assert lines == ["round 3/9  not tested"]
 
 
+def test_what_a_model_draws_is_told_with_its_score():
+    event = {"event": "round", "round": 3, "rounds": 9, "mean": {"loss": 2.0}, "clients": {"near": {"loss": 2.0}}}
+    lines = []
+    Lines(lines.append).tell({**event, "score": {"validity": 0.5, "frechet": 3.0, "wasserstein_qed": 0.1}})
+    Lines(lines.append).tell({**event, "score": {}})
+    assert lines == ["round 3/9  validity 50.0 %  frechet 3  | near 2", "round 3/9  loss 2  | near 2"]
+
+
 def test_a_phase_that_asks_nobody_is_not_shown():
     live = Live(record())
     live.tell({"event": "phase", "round": 1, "rounds": 2, "phase": "clients", "clients": 0})

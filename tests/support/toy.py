@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 import torch
+from PIL import Image
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import nn
@@ -10,6 +13,8 @@ from torch.nn.functional import cross_entropy
 
 from fedlab import workloads
 from fedlab.data.examples import Examples
+from fedlab.training import silent
+from fedlab.workload import Score
 
 
 class Net(nn.Module):
@@ -78,6 +83,21 @@ class Blobs:
         raise OSError("the disk of this client is gone")
 
 
+class Scribbler(Blobs):
+    """Draws one square, whose shade says how large the model's first weights are."""
+
+    def score(self, model, progress=silent):
+        progress("drawing", 1, 1)
+        size = float(next(model.parameters()).detach().abs().mean())
+        return Score({"size": size}, {"grey_squares": square(size)})
+
+
+def square(size):
+    stream = BytesIO()
+    Image.new("L", (8, 8), round(255 * min(size, 1))).save(stream, "PNG")
+    return stream.getvalue()
+
+
 SMALL = {
     "workload": "blobs",
     "threads": 1,
@@ -92,6 +112,9 @@ SMALL = {
 
 
 LINE = workloads.Line("three classes in four dimensions", Blobs, labelled={"blobs.labelled": True})
+
+
+SCRIBBLES = workloads.Line("squares", Scribbler, judged="size")
 
 
 def register() -> None:

@@ -85,6 +85,28 @@ def test_a_failed_cell_is_told_and_the_rest_kept(preset, tmp_path, monkeypatch):
         )
 
 
+def test_a_score_of_the_model_alone_is_compared_as_it_is(preset, monkeypatch):
+    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.SCRIBBLES)
+    frame = fedlab.compare(preset, "source_only,dualadapt", seeds=2, jobs=1, knobs={"score_every": 2, "rounds": 3})
+    comparison = fedlab.Comparison.read(frame.attrs["directory"])
+    assert comparison.metric == "size" and comparison.judged_by(comparison.results[0][1]) == ""
+    assert set(frame["client"]) == {"global model"} and comparison.domains()["client"].unique() == ["global model"]
+    own = frame[(frame["label"] == "source_only") & (frame["seed"] == 1)]
+    result = next(result for cell, result in comparison.results if (cell.label, cell.seed) == ("source_only", 1))
+    assert list(own["round"]) == [0, 2, 3]  # rounds without a score are left out, their bytes are not
+    assert list(own["score"]) == [result.rounds[at]["score"]["size"] for at in (0, 2, 3)]
+    assert own["bytes_down"].iloc[-1] == result.bytes("train_down")
+    assert list(comparison.summary()["metric"]) == ["size", "size"]
+
+
+def test_another_metric_can_be_asked_for_and_one_that_nobody_reports_is_named(preset):
+    options = {"seeds": 1, "jobs": 1, "knobs": SHORT}
+    frame = fedlab.compare(preset, "source_only", metric="loss", **options)
+    assert list(frame["score"]) == list(frame["loss"])
+    with pytest.raises(ConfigError, match=r"no run reports 'psnr'; set --metric to one of accuracy, loss\. Nothing"):
+        fedlab.compare(preset, "source_only", metric="psnr", **options)
+
+
 def test_a_bug_costs_its_cell_and_leaves_its_traceback(preset, tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "resume", lambda path: 1 / 0)
     path = tmp_path / "cells" / "a-0"
@@ -124,6 +146,10 @@ def test_quiet_json_and_lines_say_the_same(preset, tmp_path):
         (["--strategies", "dualadapt", "--baseline", "oracle"], "the baseline 'oracle' is none of the compared"),
         (["--strategies", "dualadapt", "rounds=2", "--budget", "rounds=3"], "rounds are set as a knob and as a budget"),
         (["--strategies", "dualadapt", "--target", "nan"], "the target is nan"),
+        (
+            ["--strategies", "dualadapt", "--metric", "accuracy", "--target", "40"],
+            "the target is 40, and accuracy is a share between 0 and 1; 40.0 % is 0.4",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(preset, tmp_path, arguments, sentence):

@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-from io import BytesIO
-
 import pytest
 import toy
 from pages import Page
-from PIL import Image as Picture
 
 from fedlab import launch, workloads
 from fedlab.comparing.comparison import Cell, Comparison
 from fedlab.report import drawn, render
 from fedlab.report.comparison import render as render_comparison
 from fedlab.runs import RunDirectory
-from fedlab.workload import Score
-
-
-def scribble(shade):
-    stream = BytesIO()
-    Picture.new("L", (8, 8), shade).save(stream, "PNG")
-    return stream.getvalue()
-
-
-class Scribbler(toy.Blobs):
-    """Draws one square, whose shade says how large the model's first weights are."""
-
-    def score(self, model, progress=None):
-        progress("drawing", 1, 1)
-        size = float(next(model.parameters()).detach().abs().mean())
-        return Score({"size": size}, {"grey_squares": scribble(round(255 * min(size, 1)))})
 
 
 @pytest.fixture
 def scribbles(monkeypatch):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", workloads.Line("squares", Scribbler))
+    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.SCRIBBLES)
 
 
 @pytest.fixture
@@ -46,15 +27,14 @@ def run(scribbles, tmp_path):
 
 
 def scored(result):
-    return [record["round"] for record in result.rounds if "size" in record["server"]]
+    return [record["round"] for record in result.rounds if "size" in record["score"]]
 
 
 def test_a_picture_is_kept_for_every_round_that_is_scored(run):
     result = run()
     pictures = RunDirectory.open(result.directory).pictures()
     assert list(pictures) == ["grey_squares"] and list(pictures["grey_squares"]) == [0, 1, 2, 3] == scored(result)
-    shade = round(255 * min(result.rounds[2]["server"]["size"], 1))
-    assert pictures["grey_squares"][2].read_bytes() == scribble(shade)
+    assert pictures["grey_squares"][2].read_bytes() == toy.square(result.rounds[2]["score"]["size"])
 
 
 def test_scores_are_as_rare_as_asked_for_and_the_last_round_has_one(run):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from fedlab.scores.distances import frechet, total_variation, wasserstein_distance
+from fedlab.scores.distances import frechet, total_variation
 
 RNG = np.random.default_rng(0)
 
@@ -39,8 +39,3 @@ def test_total_variation_by_hand():
     assert total_variation({"C": 3, "N": 1}, {"C": 1, "O": 1}) == pytest.approx(0.5)
     assert total_variation({"C": 2}, {"C": 7}) == 0
     assert total_variation({"C": 2}, {"N": 7}) == 1
-
-
-def test_the_1_wasserstein_distance_is_the_area_between_the_quantiles():
-    a, b = RNG.normal(size=40), RNG.normal(size=40) + 0.7
-    assert wasserstein_distance(a, b) == pytest.approx(np.abs(np.sort(a) - np.sort(b)).mean())

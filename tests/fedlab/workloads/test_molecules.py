@@ -190,7 +190,7 @@ def test_strategies_that_need_the_loss_alone_lower_it_on_every_client(one_round,
     assert len(after["clients"]) == 5 and not after["failures"]
     for name, metrics in after["clients"].items():
         assert metrics["loss"] < before["clients"][name]["loss"] and metrics["nll"] < before["clients"][name]["nll"]
-    assert after["server"]["samples"] == 10 and "validity" in after["server"] and after["seconds"]["score"] > 0
+    assert after["score"]["samples"] == 10 and "validity" in after["score"] and after["seconds"]["score"] > 0
 
 
 @pytest.mark.parametrize("strategy", READ_X_OR_Y)
