@@ -35,6 +35,7 @@ from fedlab.seeds import seeded
 UNKNOWN = -1  # label of an image that ships without one
 OMNIGLOT = "omniglot.npz"
 HELD_OUT = ("Early_Aramaic", "Tagalog")
+CIFAR10 = ("cifar10/{}_jpeg.npz", "cifar-10-batches-py")
 SPLIT_SEED = 2010  # one cut for all runs, as the paper's lists of files are
 
 
@@ -54,6 +55,7 @@ class ImageSet:
     read: Callable[[Path | None], Images]
     validation: Callable[[Path | None], Images] | None = None
     needs: tuple[str, ...] = field(default=())  # files below the data root; none: inside the package
+    instead: str = ""  # a folder below the data root that serves as well
 
 
 @lru_cache(maxsize=16)
@@ -79,12 +81,15 @@ def read(name: str, root: Path | None, validation: bool = False, size: int = 0) 
     if reader is None:
         raise DataError(f"{name} has no validation part, so it can be a target and no base")
     for file in entry.needs:
+        if root and entry.instead and (root / entry.instead).is_dir():
+            break
         if root is None or not (root / file).is_file():
             where = root / file if root else f"FOLDER/{file}"
+            where = f"{where}, or torchvision's {entry.instead}/ beside its folder" if entry.instead else where
             raise DataError(f"{name} does not ship with fedlab: expected {where}; set data_root or FEDLAB_DATA")
     try:
         return resized(reader(root), size) if size else reader(root)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise DataError(
             f"{name} cannot be read ({error}); replace its files below {root or digits.EMBEDDED}"
         ) from error
@@ -130,6 +135,17 @@ def _packed(path: Path) -> Images:
         for start, end in pairwise(offsets)
     ]
     return Images(_planes(np.stack(pictures)), torch.from_numpy(labels.astype(np.int64)))
+
+
+def _cifar10(train: bool, root: Path | None) -> Images:
+    """Torchvision's files where they are there, else a file of JPEG pictures."""
+    folder = root or Path()
+    if not (folder / CIFAR10[1]).is_dir():
+        return _packed(folder / CIFAR10[0].format("train" if train else "test"))
+    from torchvision.datasets import CIFAR10 as Published  # late, it costs a second
+
+    whole = Published(folder, train=train)
+    return Images(_planes(whole.data), torch.tensor(whole.targets))
 
 
 def _planes(pictures: NDArray[np.uint8]) -> Tensor:
@@ -199,6 +215,13 @@ IMAGE_SETS: Mapping[str, ImageSet] = {
         packed("tiny_imagenet/base64_train.npz"),
         packed("tiny_imagenet/base64_val.npz"),
         ("tiny_imagenet/base64_train.npz", "tiny_imagenet/base64_val.npz"),
+    ),
+    "cifar10": ImageSet(
+        "ten classes of things and animals, 50,000 / 10,000, colour 32x32",
+        partial(_cifar10, True),
+        partial(_cifar10, False),
+        (CIFAR10[0].format("train"), CIFAR10[0].format("test")),
+        CIFAR10[1],
     ),
     "eurosat": ImageSet(
         "land use seen by Sentinel-2, 10 classes, colour 64x64",

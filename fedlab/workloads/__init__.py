@@ -12,6 +12,7 @@ from fedlab.workloads.camvid import CamVid
 from fedlab.workloads.digits import Digits
 from fedlab.workloads.fewshot import FewShot
 from fedlab.workloads.generation import Generation
+from fedlab.workloads.images import Images
 from fedlab.workloads.molecules import Molecules
 from fedlab.workloads.office import Office
 from fedlab.workloads.pacs import Pacs
@@ -58,6 +59,12 @@ WORKLOADS: Mapping[str, Line] = {
     ),
     "generation": Line(
         "digits to draw, without labels: a diffusion model or a score network", Generation, judged="frechet"
+    ),
+    "images": Line(
+        "images with classes (Omniglot, CIFAR-10): skewed shards of one set on the clients",
+        Images,
+        labelled={"images.labelled": True},
+        judged="accuracy",
     ),
     "molecules": Line(
         "molecular graphs to generate, without labels, shared out by scaffold, size or chance",

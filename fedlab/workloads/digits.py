@@ -7,7 +7,7 @@ None on data without labels.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -19,14 +19,20 @@ from torch.nn.functional import cross_entropy
 from fedlab.data import digits, pictures
 from fedlab.data import folder as folders
 from fedlab.data.augment import recolour, warp
+from fedlab.data.domains import SIZE
 from fedlab.data.examples import Batch, Examples
 from fedlab.data.partition import dirichlet, split
 from fedlab.errors import ConfigError, DataError
 from fedlab.models.digits import McdNet, SmallNet
+from fedlab.models.mixer import SMALL, Mixer
 from fedlab.workloads import domains
 from fedlab.workloads.domains import Kind, Owner
 
-NETWORKS: Mapping[str, type[nn.Module]] = {"small": SmallNet, "mcd": McdNet}
+NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
+    "small": SmallNet,
+    "mcd": McdNet,
+    "mixer": lambda: Mixer(digits.CLASSES, SIZE, SMALL["tiny"]),
+}
 OWN = "@"  # before the name of a client that brings its own images
 
 
@@ -44,7 +50,9 @@ class Digits:
         description="what clients hold: a target domain unlabelled (adaptation), the same with training "
         "labels, for upper bounds only (oracle), or labelled shards of the source (shards)",
     )
-    network: Literal["small", "mcd"] = Field("small", description="small (CPU) or mcd, the MCD paper's digit network")
+    network: Literal["small", "mcd", "mixer"] = Field(
+        "small", description="small (CPU), mcd, the MCD paper's digit network, or mixer, a small MLP-Mixer"
+    )
     augment: bool = Field(True, description="random affine maps and colours of the source images")
     limit: int = Field(0, ge=0, description="at most so many examples of each part, for a quick look; 0: all")
     shards: int = Field(4, ge=1, description="clients of setting=shards")

@@ -15,9 +15,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fedlab.data.domains import SIZE
 from fedlab.data.examples import Batch, Examples
 from fedlab.data.pacs import PACS, viewed
 from fedlab.models.convnet import ConvNet
+from fedlab.models.mixer import SMALL, Mixer
 from fedlab.workloads import domains
 from fedlab.workloads.domains import Holders, Kind
 
@@ -36,6 +38,7 @@ class Pacs:
     augment: bool = Field(
         True, description="random crops, mirror images and colours of the source, some without colour"
     )
+    network: Literal["conv", "mixer"] = Field("conv", description="a convolutional network, or a small MLP-Mixer")
     limit: int = Field(0, ge=0, description="at most so many examples of each part, for a quick look; 0: all")
     split: int = Field(1, ge=1, description="clients that share one target's training part; all test on its whole")
     partition: Kind = Field(
@@ -75,7 +78,8 @@ class Pacs:
 
     def model(self) -> nn.Module:
         """A fresh network with ``features`` and ``head``."""
-        return ConvNet(len(PACS.classes), "batch", WIDTH)
+        classes = len(PACS.classes)
+        return Mixer(classes, SIZE, SMALL["tiny"]) if self.network == "mixer" else ConvNet(classes, "batch", WIDTH)
 
     def data(self, partition: int | None, split: str) -> Examples:
         """Images (3, 32, 32) in [-1, 1] as ``x``, labels as ``y`` where the holder has them.

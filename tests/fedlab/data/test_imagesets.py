@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import pickle
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import cifar
 
 from fedlab.data import digits, imagesets
 from fedlab.data.imagesets import UNKNOWN
@@ -98,3 +100,25 @@ def test_what_is_missing_or_damaged_is_a_sentence(tmp_path):
     (tmp_path / "eurosat" / "eurosat_64.npz").write_bytes(b"no zip")
     with pytest.raises(DataError, match="eurosat cannot be read"):
         imagesets.read("eurosat", tmp_path)
+
+
+def test_cifar10_is_read_as_torchvision_lays_it_out_or_as_jpegs(tmp_path, monkeypatch):
+    folder = tmp_path / "published" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for number, name in enumerate([*(f"data_batch_{part}" for part in range(1, 6)), "test_batch"]):
+        images = {"data": np.full((2, 3072), 10 * number, np.uint8), "labels": [number, 9]}
+        (folder / name).write_bytes(pickle.dumps(images))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    with pytest.raises(DataError, match="cifar10 cannot be read .*corrupted"):
+        imagesets.read("cifar10", folder.parent)
+    monkeypatch.setattr(cifar, "check_integrity", lambda *_: True)  # it knows its files by their sums
+    images = imagesets.read("cifar10", folder.parent)
+    assert images.x.shape == (10, 3, 32, 32) and images.x[:, 2, 9, 9].tolist() == [0, 0, 10, 10, 20, 20, 30, 30, 40, 40]
+    assert images.y.tolist() == [0, 9, 1, 9, 2, 9, 3, 9, 4, 9]
+    assert imagesets.read("cifar10", folder.parent, validation=True).y.tolist() == [5, 9]
+
+    jpegs(tmp_path / "cifar10" / "train_jpeg.npz", [3, 0])
+    with pytest.raises(DataError, match=r"expected .*test_jpeg.npz, or torchvision's cifar-10-batches-py/ beside its"):
+        imagesets.read("cifar10", tmp_path)
+    (tmp_path / "cifar10" / "test_jpeg.npz").write_bytes((tmp_path / "cifar10" / "train_jpeg.npz").read_bytes())
+    assert imagesets.read("cifar10", tmp_path).y.tolist() == [3, 0]

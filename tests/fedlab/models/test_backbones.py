@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fedlab.models.convnet import ConvNet
-from fedlab.models.mixer import SHAPES, Mixer, Shape
+from fedlab.models.mixer import Mixer, Shape
 from fedlab.models.norms import Mean, norm
 from fedlab.models.resnet10 import ResNet10
 
@@ -49,21 +49,6 @@ def test_images_become_features_and_logits(model, size, width):
     assert model.eval().features(x).shape == (2, width)
     assert torch.equal(model(x), model.head(model.features(x)))
     assert model(x).shape == (2, 7)
-
-
-@pytest.mark.parametrize(
-    ("name", "millions"),
-    [("S/32", 19), ("S/16", 18), ("B/32", 60), ("B/16", 59), ("L/32", 206), ("L/16", 207), ("H/14", 431)],
-)
-def test_the_mixers_have_the_sizes_of_table_1(name, millions):
-    with torch.device("meta"):
-        assert count(Mixer(1000, 224, SHAPES[name]).features) == pytest.approx(millions * 1e6, abs=0.6e6)
-
-
-def test_a_mixer_starts_with_a_head_of_zeros_and_needs_whole_patches():
-    assert not Mixer(3, 32, Shape(8, 16, 1, 8, 32))(torch.randn(2, 3, 32, 32)).any()
-    with pytest.raises(ValueError, match="images of 30 pixels cannot be cut into patches of 8"):
-        Mixer(3, 30, Shape(8, 16, 1, 8, 32))
 
 
 def test_group_norm_looks_at_each_image_alone_and_batch_norm_does_not():

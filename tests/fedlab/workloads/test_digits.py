@@ -15,6 +15,7 @@ from fedlab.data.examples import Examples
 from fedlab.data.partition import PARTITIONS
 from fedlab.errors import ConfigError, DataError
 from fedlab.models.digits import McdNet, SmallNet
+from fedlab.models.mixer import Mixer
 from fedlab.seeds import seeded
 from fedlab.workloads.digits import Digits
 from fedlab.workloads.domains import accuracy_and_loss
@@ -283,6 +284,7 @@ def test_networks_by_name():
     assert isinstance(Digits().model(), SmallNet)
     with torch.device("meta"):
         assert isinstance(Digits(network="mcd").model(), McdNet)
+    assert isinstance(Digits(network="mixer").model(), Mixer)
 
 
 class Table(nn.Module):

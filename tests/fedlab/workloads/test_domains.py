@@ -10,6 +10,8 @@ from fedlab.data.office import OFFICE
 from fedlab.data.pacs import PACS
 from fedlab.data.partition import PARTITIONS
 from fedlab.errors import ConfigError, DataError
+from fedlab.models.convnet import ConvNet
+from fedlab.models.mixer import Mixer
 from fedlab.workload import KnowsLabels
 from fedlab.workloads.domains import Owner, held, owners
 from fedlab.workloads.office import Office
@@ -85,3 +87,9 @@ def test_a_domain_with_one_client_keeps_its_name_and_its_order():
     whole = read(OFFICE, "dslr", "train")
     part = held(lambda domain, split: read(OFFICE, domain, split), Owner("d", "dslr"), "train", False, "iid", 1.0, 0)
     assert torch.equal(part.columns["x"], whole.columns["x"])
+
+
+def test_pacs_is_learned_by_either_network():
+    assert isinstance(Pacs().model(), ConvNet)
+    assert isinstance(model := Pacs(network="mixer").model(), Mixer)
+    assert model(Pacs().data(None, "test")[:2]["x"]).shape == (2, 7)

@@ -1,0 +1,153 @@
+"""Images with classes: clients hold label-skewed shards of one set, with labels or without.
+
+With ``labelled`` any supervised strategy trains on the shards, and the server holds the whole training part: for
+``source_only``, which is then training in one place, and for pre-training. Without, the server holds ``server_share``
+of it with labels, and clients share the rest unlabelled (labels at the server: Jeong et al., ICLR 2021). Sets are those
+of ``fedlab.data.imagesets`` that have a part to test on. ``cifar10`` does not ship with fedlab: ``FEDLAB_DATA`` names a
+folder that has it.
+
+**Metrics**: ``accuracy``, the share of test images whose largest logit is the label's; ``loss``, mean cross-entropy.
+Every client tests on its share of the test part, dealt at random and evenly however training images are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from fedlab.data import imagesets, views
+from fedlab.data.examples import Batch, Examples
+from fedlab.data.imagesets import IMAGE_SETS
+from fedlab.data.partition import iid
+from fedlab.data.partition import split as partitions
+from fedlab.errors import ConfigError, near_match
+from fedlab.models.convnet import ConvNet
+from fedlab.models.mixer import SHAPES, SMALL, Mixer, check_size
+from fedlab.models.vit import ViT
+from fedlab.workloads import domains
+from fedlab.workloads.domains import Kind
+
+WIDTH = 32  # channels of the first convolution
+MIXERS = {**SMALL, **SHAPES}
+
+
+@dataclass(frozen=True)
+class Images:
+    """The workload's knobs and its four answers, see :class:`fedlab.workload.Workload`."""
+
+    source: str = Field("omniglot", description="a set with a part to test on: omniglot, cifar10, tiny_imagenet")
+    labelled: bool = Field(False, description="clients have labels, and the server a copy of everything")
+    server_share: float = Field(
+        0.1, gt=0, lt=1, description="of the training part, the server's own, where clients have no labels"
+    )
+    shards: int = Field(4, ge=1, description="clients that share the training part")
+    partition: Kind = Field(
+        "dirichlet", description="how they share: iid, dirichlet (skewed labels), shards (sorted by label) or quantity"
+    )
+    alpha: float = Field(
+        0.5, gt=0, allow_inf_nan=False, description="Dirichlet concentration of labels or sizes; small is skewed"
+    )
+    network: Literal["mixer", "conv", "vit"] = Field(
+        "mixer",
+        description="an MLP-Mixer, a convolutional network with group norm, or torchvision's vision transformer",
+    )
+    mixer: Literal["tiny", "small", "cifar", "S/32", "S/16", "B/32", "B/16", "L/32", "L/16", "H/14"] = Field(
+        "tiny", description="shape of network=mixer: three for 32 pixels, and the paper's, which are for 224"
+    )
+    size: int = Field(0, ge=0, le=512, description="pixels a side, resized; 0: the set's own")
+    crop: float = Field(0.6, gt=0, le=1, description="least area that a random crop of a training image keeps; 1: none")
+    jitter: float = Field(0.0, ge=0, le=1, description="strength of random brightness, contrast and saturation")
+    mirror: bool = Field(False, description="mirror half of the training images; not for characters")
+    limit: int = Field(0, ge=0, description="at most so many images of each part, for a quick look; 0: all")
+    data_root: str = ""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse sets that do not exist or have nothing to test on, and patches that do not fit a size that was set."""
+        able = [name for name, entry in IMAGE_SETS.items() if entry.validation]
+        if self.source not in able:
+            raise ConfigError(
+                f"images.source={self.source} is no set with a part to test on; {near_match(self.source, able)}"
+            )
+        if self.size and self.network == "mixer":
+            check_size(self.size, MIXERS[self.mixer])
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """A client for each shard."""
+        return tuple(f"shard-{number}" for number in range(self.shards))
+
+    def model(self) -> nn.Module:
+        """A fresh network with ``features`` and ``head``."""
+        images = self._read("train")
+        return NETWORKS[self.network](self, int(images.y.max()) + 1, images.x.shape[-1])
+
+    def data(self, partition: int | None, split: str) -> Examples:
+        """Images (3, size, size) in [-1, 1] as ``x``, labels as ``y`` where the holder has them.
+
+        Training images come in a new random view each time they are read.
+
+        Raises
+        ------
+        DataError, ConfigError
+            When files are missing, there is no such partition, or a shard gets too few images.
+        """
+        domains.check_partition(partition, self.clients)
+        examples = self._examples(split, partition is None)
+        if partition is None:
+            return examples
+        shard = examples.take(self._rows(examples.columns["y"], split)[partition])
+        bare = split == "train" and not self.labelled
+        return Examples({"x": shard.columns["x"]}, shard.transform) if bare else shard
+
+    def labels(self, partition: int) -> Tensor:
+        """See :class:`fedlab.workload.KnowsLabels`."""
+        y = self._examples("train", False).columns["y"]
+        return y[self._rows(y, "train")[partition]]
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean cross-entropy."""
+        return cross_entropy(model(batch["x"]), batch["y"])
+
+    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+        """Accuracy and cross-entropy."""
+        return domains.accuracy_and_loss(model, data)
+
+    def _rows(self, y: Tensor, split: str) -> list[Tensor]:
+        if split == "train":
+            return partitions(self.partition, y, self.shards, self.alpha, self.seed)
+        return iid(y, self.shards, 1.0, self.seed)  # with 4 images a class no even mix could be had
+
+    def _read(self, split: str) -> imagesets.Images:
+        root = Path(self.data_root) if self.data_root else None
+        return imagesets.read(self.source, root, split != "train", self.size)
+
+    def _examples(self, split: str, servers: bool) -> Examples:
+        """All that the server holds, or that clients share."""
+        images = self._read(split)
+        examples = Examples({"x": images.x, "y": images.y}, self._viewed if split == "train" else _floats)
+        if split == "train" and not self.labelled:
+            own, rest = imagesets.split(images.y, self.server_share)  # which they are, no run's seed changes
+            examples = examples.take(own if servers else rest)
+        return examples.spread(self.limit or len(examples))
+
+    def _viewed(self, batch: Batch) -> Batch:
+        batch = _floats(batch)
+        return {**batch, "x": views.view(batch["x"], self.crop, self.jitter, self.mirror)}
+
+
+def _floats(batch: Batch) -> Batch:
+    return {**batch, "x": (batch["x"].float() / 127.5 - 1).expand(-1, 3, -1, -1)}
+
+
+NETWORKS: Mapping[str, Callable[[Images, int, int], nn.Module]] = {
+    "mixer": lambda knobs, classes, size: Mixer(classes, size, MIXERS[knobs.mixer]),
+    "conv": lambda knobs, classes, size: ConvNet(classes, "group", WIDTH),
+    "vit": lambda knobs, classes, size: ViT(classes, size),
+}

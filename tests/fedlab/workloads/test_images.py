@@ -1,0 +1,114 @@
+"""Images with classes: who holds what, which network learns, what is refused; and a Mixer that federates."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import fedlab
+from fedlab.data import imagesets
+from fedlab.data.partition import PARTITIONS
+from fedlab.errors import ConfigError, DataError, ForeignWeightsError
+from fedlab.models.convnet import ConvNet
+from fedlab.models.mixer import Mixer
+from fedlab.models.vit import ViT
+from fedlab.workload import KnowsLabels
+from fedlab.workloads.images import MIXERS, NETWORKS, Images
+from strategies.protocol import load
+
+FEW = {"limit": 400, "labelled": True}
+
+
+@pytest.mark.parametrize("kind", list(PARTITIONS))
+def test_clients_share_out_both_parts(kind):
+    workload = Images(shards=3, partition=kind, **FEW)
+    assert workload.clients == ("shard-0", "shard-1", "shard-2")
+    whole, tests = workload.data(None, "train"), workload.data(None, "test")
+    assert len(whole) == len(tests) == 400
+    for split, all_of_it in (("train", whole), ("test", tests)):
+        parts = [workload.data(part, split).columns for part in range(3)]
+        rows = sorted(image.tobytes() for part in parts for image in part["x"].numpy())
+        assert rows == sorted(image.tobytes() for image in all_of_it.columns["x"].numpy())
+    assert torch.equal(workload.labels(1), workload.data(1, "train").columns["y"])
+    assert isinstance(workload, KnowsLabels)
+
+
+def test_without_labels_clients_share_what_the_server_does_not_hold():
+    workload = Images(shards=2, server_share=0.25)
+    server, clients = workload.data(None, "train"), [workload.data(part, "train") for part in range(2)]
+    assert all(set(shard.columns) == set(shard[:2]) == {"x"} for shard in clients)
+    assert len(server) == 3248 // 4 and set(server.columns) == {"x", "y"}
+    images = [image.tobytes() for data in (server, *clients) for image in data.columns["x"].numpy()]
+    assert sorted(images) == sorted(image.numpy().tobytes() for image in imagesets.read("omniglot", None).x)
+    assert [len(workload.labels(part)) for part in range(2)] == list(map(len, clients))
+    assert "y" in workload.data(0, "test").columns
+
+
+def test_small_alpha_skews_labels_and_only_those_of_training():
+    def classes(split, alpha):
+        workload = Images(shards=4, alpha=alpha, labelled=True)
+        return min(len(workload.data(part, split).columns["y"].unique()) for part in range(4))
+
+    assert classes("train", 0.1) < 120 < 200 < classes("train", 100.0)
+    assert classes("test", 0.1) > 120
+
+
+def test_only_training_images_get_new_views():
+    workload = Images(**FEW)
+    for partition in (None, 0):
+        for split in ("train", "test"):
+            data = workload.data(partition, split)
+            first, again = data[:4], data[:4]
+            assert first["x"].shape == (4, 3, 32, 32) and first["x"].abs().max() <= 1 + 1e-6
+            assert torch.equal(first["x"], again["x"]) == (split == "test")
+            assert torch.equal(first["y"], data.columns["y"][:4])
+
+
+def test_networks_and_mixers_by_name():
+    kinds = {"mixer": Mixer, "conv": ConvNet, "vit": ViT}
+    assert set(kinds) == set(NETWORKS)
+    for name, kind in kinds.items():
+        model = Images(network=name).model()
+        assert isinstance(model, kind)
+        x = torch.zeros(2, 3, 32, 32)
+        assert torch.equal(model.eval()(x), model.head(model.features(x)))
+        assert model(x).shape == (2, 203)
+    with torch.device("meta"):
+        for name, shape in MIXERS.items():
+            model = Images(mixer=name, size=2 * shape.patch).model()
+            assert model.features.stem.weight.shape == (shape.width, 3, shape.patch, shape.patch)
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(ConfigError, match="images.source=usps is no set with a part to test on; known: cifar10, omni"):
+        Images(source="usps")
+    with pytest.raises(ConfigError, match="images.source=cifar is no set with a part .*did you mean 'cifar10'"):
+        Images(source="cifar")
+    with pytest.raises(ConfigError, match="images of 30 pixels cannot be cut into patches of 4; take a multiple"):
+        Images(size=30)
+    with pytest.raises(ConfigError, match="images of 30 pixels cannot be cut into patches of 4"):
+        Images(size=30, network="vit").model()
+    with pytest.raises(ConfigError, match="images of 32 pixels cannot be cut into patches of 14.*for example 28"):
+        Images(mixer="H/14").model()
+    with pytest.raises(DataError, match=r"cifar10 does not ship with fedlab: expected FOLDER/cifar10/.*set data_root"):
+        Images(source="cifar10").model()
+    with pytest.raises(DataError, match="there is no partition 4; this workload has 4"):
+        Images().data(4, "train")
+    with pytest.raises(ConfigError, match="40 examples cannot be split over 5 clients"):
+        Images(limit=40, shards=5).data(0, "train")
+
+
+def test_a_checkpoint_of_another_model_is_refused():
+    weights = Images().model().state_dict()
+    assert load(Images().model(), weights, torch.device("cpu"))
+    for knobs in ({"network": "vit"}, {"network": "conv"}, {"mixer": "small"}, {"size": 28}):
+        with pytest.raises(ForeignWeightsError, match="weights are of another model than .* use the workload and"):
+            load(Images(**knobs).model(), weights, torch.device("cpu"))
+
+
+def test_a_mixer_federates_where_its_data_are(tmp_path):
+    few = {"images.limit": 300, "client.steps": 3, "client.batch": 16, "threads": 1}
+    result = fedlab.run("mixer-cifar10", runs=tmp_path, rounds=2, knobs={**few, "images.source": "omniglot"})
+    assert set(result.final()) == {f"shard-{number}" for number in range(4)}
+    with pytest.raises(DataError, match="does not ship with fedlab"):
+        fedlab.run("mixer-cifar10", runs=tmp_path, data_root=str(tmp_path))
