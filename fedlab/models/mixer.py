@@ -37,7 +37,7 @@ SHAPES: Mapping[str, Shape] = {
     "H/14": Shape(14, 1280, 32, 640, 5120),
 }
 SMALL: Mapping[str, Shape] = {  # for 32 pixels
-    "tiny": Shape(4, 64, 4, 32, 128),  # ours: 45 ms a step of 64 on one core
+    "tiny": Shape(8, 96, 3, 32, 192),  # ours: 15 ms a step of 64 on one core
     "small": Shape(4, 128, 8, 512, 64),  # this and the next are both quoted for one public recipe for CIFAR-10
     "cifar": Shape(4, 128, 8, 64, 512),
 }

@@ -2,7 +2,7 @@
 
 **Source**: Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021; ``torchvision.models.VisionTransformer``.
 
-**Departures**: none of the network; what is small is its size, which is that of the Mixer ``tiny`` where both have it.
+**Departures**: none of the network; it is small, about as large as the Mixer ``tiny``.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from fedlab.errors import ConfigError
 
-PATCH, WIDTH, DEPTH, HEADS, HIDDEN = 4, 64, 4, 4, 128
+PATCH, WIDTH, DEPTH, HEADS, HIDDEN = 8, 64, 4, 4, 128
 
 
 class ViT(nn.Module):
-    """64 features of the class token from patches of 4 pixels, then a linear classifier that starts at zero.
+    """64 features of the class token from patches of 8 pixels, then a linear classifier that starts at zero.
 
     Parameters
     ----------

@@ -84,9 +84,9 @@ def test_what_cannot_be_is_refused():
         Images(source="usps")
     with pytest.raises(ConfigError, match="images.source=cifar is no set with a part .*did you mean 'cifar10'"):
         Images(source="cifar")
-    with pytest.raises(ConfigError, match="images of 30 pixels cannot be cut into patches of 4; take a multiple"):
+    with pytest.raises(ConfigError, match="images of 30 pixels cannot be cut into patches of 8; take a multiple"):
         Images(size=30)
-    with pytest.raises(ConfigError, match="images of 30 pixels cannot be cut into patches of 4"):
+    with pytest.raises(ConfigError, match="images of 30 pixels cannot be cut into patches of 8"):
         Images(size=30, network="vit").model()
     with pytest.raises(ConfigError, match="images of 32 pixels cannot be cut into patches of 14.*for example 28"):
         Images(mixer="H/14").model()
@@ -101,7 +101,7 @@ def test_what_cannot_be_is_refused():
 def test_a_checkpoint_of_another_model_is_refused():
     weights = Images().model().state_dict()
     assert load(Images().model(), weights, torch.device("cpu"))
-    for knobs in ({"network": "vit"}, {"network": "conv"}, {"mixer": "small"}, {"size": 28}):
+    for knobs in ({"network": "vit"}, {"network": "conv"}, {"mixer": "small"}, {"size": 24}):
         with pytest.raises(ForeignWeightsError, match="weights are of another model than .* use the workload and"):
             load(Images(**knobs).model(), weights, torch.device("cpu"))
 
