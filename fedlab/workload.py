@@ -84,6 +84,16 @@ class Scored(Workload, Protocol):
         ...
 
 
+@runtime_checkable
+class NamesClasses(Protocol):
+    """A workload whose classes have names, which pages show; elsewhere a class is its number."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names by label."""
+        ...
+
+
 def loss_columns(workload: Workload) -> tuple[str, ...]:
     """Columns that a workload's loss reads: its ``loss_columns``, or inputs and labels where it does not say."""
     return tuple(getattr(workload, "loss_columns", ("x", "y")))

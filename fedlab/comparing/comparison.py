@@ -133,6 +133,12 @@ class Comparison:
         """Columns that tell the table's rows apart: ``label`` and the grid's knobs."""
         return ["label", *self.grid]
 
+    @property
+    def short_knobs(self) -> list[str]:
+        """Names of the grid's knobs for people: the last part, where that is clear."""
+        short = [knob.rpartition(".")[2] for knob in self.grid]
+        return short if len(set(short)) == len(short) else list(self.grid)
+
     def path(self, cell: Cell) -> Path:
         """Run directory of a cell."""
         return self.directory / cell.run

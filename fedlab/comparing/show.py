@@ -184,7 +184,7 @@ def closing(comparison: Comparison, console: Console) -> None:
         table = Table(title=text.title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         knobs = len(comparison.grid)
         for number, head in enumerate(text.heads):
-            table.add_column(head, justify="right" if number > knobs else "left", overflow="fold")
+            table.add_column(head, justify="right" if number > knobs else "left", overflow="fold", no_wrap=not number)
         for row in text.rows:
             table.add_row(*row)
         console.print(table, width=width)

@@ -51,7 +51,7 @@ def scores(comparison: Comparison) -> Text:
     ]
     gap = ["closed"] if comparison.ceiling else []
     measured = [comparison.metric, f"vs {comparison.baseline}", "p", *gap, "rank", "rounds", "bytes", "time"]
-    heads = ["strategy", *knobs, *measured]
+    heads = ["strategy", *comparison.short_knobs, *measured]
     return Text(_title(comparison), heads, rows)
 
 
@@ -67,7 +67,7 @@ def domains(comparison: Comparison) -> Text:
         [key[0], *(part or MISSING for part in key[1:]), *(cells.get(client, MISSING) for client in clients)]
         for key, cells in by_row.items()
     ]
-    return Text(f"{comparison.metric} by client", ["strategy", *comparison.grid, *clients], rows)
+    return Text(f"{comparison.metric} by client", ["strategy", *comparison.short_knobs, *clients], rows)
 
 
 def reach(comparison: Comparison) -> Text:
@@ -86,7 +86,7 @@ def reach(comparison: Comparison) -> Text:
                 elapsed(row["reach_seconds"]) if known else MISSING,
             ]
         )
-    heads = ["strategy", *comparison.grid, "seeds that reach it", "rounds", "bytes", "time"]
+    heads = ["strategy", *comparison.short_knobs, "seeds that reach it", "rounds", "bytes", "time"]
     return Text(f"Until {comparison.metric} is {shown(comparison.metric, target or 0.0)}, mean over seeds", heads, rows)
 
 

@@ -59,7 +59,7 @@ def render(comparison: Comparison) -> str:
         cells=cells,
         keys=bands.legend(lines),
         curves=bands.curve_figures(comparison, lines) if lines else [],
-        hidden_clients=len(heat[1:]) - len(bands.drawn_clients(comparison, lines)),
+        hidden_clients=len(rivals.client_names(comparison)) - len(bands.drawn_clients(comparison, lines)),
         costs=bands.cost_figures(comparison, lines) if lines else [],
         pictures=drawn.of_comparison(comparison, lines),
         gallery=portraits.gallery(comparison, lines),

@@ -42,17 +42,21 @@ def confusion(predictor: nn.Module, data: Examples) -> Array:
     return total
 
 
-def agreement(counts: Array, reported: Mapping[str, float]) -> bool:
-    """Whether confusions give a share that the client reported: its accuracy, or its mean intersection over union."""
+def shares(counts: Array) -> dict[str, float]:
+    """Accuracy, and the mean intersection over union of the classes that are there."""
     right, true, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
     present, union = true > 0, true + predicted - right
-    shares = {
-        "accuracy": right.sum() / max(int(counts.sum()), 1),
+    return {
+        "accuracy": float(right.sum()) / max(int(counts.sum()), 1),
         "miou": float(np.mean(right[present] / union[present])) if present.any() else 0.0,
     }
+
+
+def agreement(counts: Array, reported: Mapping[str, float]) -> bool:
+    """Whether confusions give a share that the client reported: its accuracy, or its mean intersection over union."""
     return any(
         abs(value - share) <= AGREEMENT
-        for kind, share in shares.items()
+        for kind, share in shares(counts).items()
         for name, value in reported.items()
         if name.startswith(kind)
     )

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedlab import workloads
 from fedlab.errors import FedlabError
 from fedlab.report import clients, maps
 from fedlab.report.charts import Drawing
 from fedlab.report.clients import ClientView
-from fedlab.report.page import Cell, Row
+from fedlab.report.confusions import shares
+from fedlab.report.page import Cell, Row, judged
+from fedlab.workload import NamesClasses
 
 if TYPE_CHECKING:
     from fedlab.comparing.comparison import Comparison
@@ -64,8 +67,9 @@ def gallery(comparison: Comparison, lines: Sequence[Variant]) -> Gallery:
         except FedlabError as error:
             found.missing.append((line.name, str(error)))
             continue
+        names = class_names(result)
         for view in views:
-            portrait = draw(view, line)
+            portrait = draw(view, line, names, judged(result.rounds))
             if portrait.maps or portrait.confusion:
                 found.by_client.setdefault(view.name, []).append(portrait)
     room = max(1, PORTRAITS // max(len(lines), 1))
@@ -83,10 +87,23 @@ def _run(comparison: Comparison, line: Variant, seed: int) -> Result | None:
     return None
 
 
-def draw(view: ClientView, line: Variant) -> Portrait:
+def class_names(result: Result) -> Sequence[str]:
+    """Names by label, of a workload that has them."""
+    try:
+        workload = workloads.make(result.config)
+    except FedlabError:  # what the page has kept of the run can be shown without its workload
+        return ()
+    return workload.classes if isinstance(workload, NamesClasses) else ()
+
+
+def draw(view: ClientView, line: Variant, names: Sequence[str] = (), metric: str = "accuracy") -> Portrait:
     """The figures and the table of one view."""
-    total = int(view.confusion.sum())
-    right = f"{100 * np.trace(view.confusion) / total:.1f} %" if total else ""
+    right = ""
+    if view.confusion.sum():
+        found = {name: f"{100 * share:.1f} %" for name, share in shares(view.confusion).items()}
+        right = f"{found['accuracy']} of its test labels right"
+        if metric == "miou":
+            right = f"mean IoU {found['miou']}, {found['accuracy']} of its test pixels right"
     weights = None
     if len(view.target_weights):
         far = [float(np.average(np.arange(len(c)) + 0.5, weights=c)) / len(c) for c in _weights(view)]
@@ -95,7 +112,7 @@ def draw(view: ClientView, line: Variant) -> Portrait:
             f"weights w(x): mean {far[0]:.2f} of the source, {far[1]:.2f} of {view.name}",
             maps.histogram(*_weights(view), words),
         )
-    return Portrait(line.name, line.slot, _maps(view), weights, *_confusion(view), right)
+    return Portrait(line.name, line.slot, _maps(view), weights, *_confusion(view, names), right)
 
 
 def _weights(view: ClientView) -> tuple[clients.Array, clients.Array]:
@@ -120,15 +137,16 @@ def _maps(view: ClientView) -> list[Drawing]:
     return drawings
 
 
-def _confusion(view: ClientView) -> tuple[list[str], list[Row]]:
-    """Heads and a row for each true class: percent of its examples by predicted class."""
+def _confusion(view: ClientView, classes: Sequence[str]) -> tuple[list[str], list[Row]]:
+    """Heads and a row for each true class: percent of its examples by predicted class; rows have the names."""
     counts = view.confusion
     if not counts.size:
         return [], []
-    names = [str(i) for i in range(len(counts))]
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    heads = [str(i) for i in range(len(counts))]
+    names = [f"{i} {name}" for i, name in enumerate(classes)] if len(classes) == len(counts) else heads
+    percent = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     rows = [
         Row(name, [Cell(f"{100 * share:.0f}" if round(100 * share) else "", heat=float(share)) for share in row])
-        for name, row in zip(names, shares, strict=True)
+        for name, row in zip(names, percent, strict=True)
     ]
-    return names, rows
+    return heads, rows

@@ -59,11 +59,21 @@ def client_groups(comparison: Comparison) -> set[frozenset[str]]:
     return {frozenset(clients) for clients in found.values()}
 
 
+def variant_heads(comparison: Comparison, key: str) -> list[Head]:
+    """What a row is: its label, and a column for each knob of the grid."""
+    names = comparison.short_knobs
+    return [Head("variant", key), *(Head(name, f"{key}-{name}") for name in names)]
+
+
+def knob_cells(comparison: Comparison, line: Variant) -> list[Cell]:
+    """A row's values of the grid's knobs, sorted as they were written; one without an effect on it sorts last."""
+    pairs = zip(comparison.grid.values(), line.key[1:], strict=True)
+    return [Cell(value or MISSING, value=float(values.index(value)) if value else math.nan) for values, value in pairs]
+
+
 def name_of(comparison: Comparison, key: Sequence[str]) -> str:
     """A variant's name: its label, and the knobs of the grid that have an effect on it, short where that is clear."""
-    short = [knob.rpartition(".")[2] for knob in comparison.grid]
-    names = short if len(set(short)) == len(short) else list(comparison.grid)
-    knobs = [f"{knob}={value}" for knob, value in zip(names, key[1:], strict=True) if value]
+    knobs = [f"{knob}={value}" for knob, value in zip(comparison.short_knobs, key[1:], strict=True) if value]
     return ", ".join([key[0], *knobs])
 
 
@@ -156,7 +166,7 @@ def summary_table(
     apart = len(client_groups(comparison)) > 1  # then no mean is better than another
     leading = set() if apart else best_as_shown(comparison.metric, unlabelled.tolist(), comparison.more_is_better)
     for line, row in zip(lines, records(table), strict=True):
-        cells = [
+        cells = knob_cells(comparison, line) + [
             number(
                 row[column.name],
                 column.text(row) if math.isfinite(row[column.name]) else MISSING,
@@ -164,8 +174,8 @@ def summary_table(
             )
             for column in columns
         ]
-        rows.append(Row(line.name, cells, line.slot))
-    return [Head("variant", "variant"), *(column.head for column in columns)], rows
+        rows.append(Row(line.key[0], cells, line.slot))
+    return [*variant_heads(comparison, "variant"), *(column.head for column in columns)], rows
 
 
 def difference_table(
@@ -177,7 +187,7 @@ def difference_table(
     scale = maps.span([r[end] for _, r in pairs for end in ("difference", "difference_low", "difference_high")])
     unit = "points" if is_share(metric) else metric
     heads = [
-        Head("variant", "against"),
+        *variant_heads(comparison, "against"),
         Head("", ""),
         Head(f"difference, {unit}", "by", better(comparison)),
         Head("95 % interval", ""),
@@ -191,13 +201,14 @@ def difference_table(
         between = f"{signed(metric, low)} to {signed(metric, high)}" if known else MISSING
         drawing = maps.forest(mean, low, high, scale, f"{signed(metric, mean)}, interval {between}")
         cells = [
+            *knob_cells(comparison, line),
             Cell("", drawing=drawing),
             number(mean, signed(metric, mean)),
             Cell(between),
             number(row["p"], p_value(row["p"])),
             number(row["p_holm"], p_value(row["p_holm"])),
         ]
-        rows.append(Row(line.name, cells, line.slot))
+        rows.append(Row(line.key[0], cells, line.slot))
     return heads, rows
 
 
@@ -216,7 +227,7 @@ def heat_table(comparison: Comparison, lines: Sequence[Variant]) -> tuple[list[H
     }
     rows = []
     for line in lines:
-        cells = []
+        cells = knob_cells(comparison, line)
         for client in clients:
             row = found.get((*line.key, client))
             if row is None or not math.isfinite(row["mean"]):
@@ -226,8 +237,11 @@ def heat_table(comparison: Comparison, lines: Sequence[Variant]) -> tuple[list[H
             heat = (row["mean"] - low) / (high - low) if high > low else 0.0
             words = text + margin(metric, row["low"], row["high"])
             cells.append(Cell(words, text in leading[client], float(row["mean"]), heat))
-        rows.append(Row(line.name, cells, line.slot))
-    return [Head("variant", "map"), *(Head(client, f"on {client}", better(comparison)) for client in clients)], rows
+        rows.append(Row(line.key[0], cells, line.slot))
+    return [
+        *variant_heads(comparison, "map"),
+        *(Head(client, f"on {client}", better(comparison)) for client in clients),
+    ], rows
 
 
 def _rival(comparison: Comparison, key: Sequence[str], client: str) -> bool:

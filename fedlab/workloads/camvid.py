@@ -81,6 +81,11 @@ class CamVid:
             return self.drives
         return tuple(f"{name}-{part}" for name in self.drives for part in range(self.parts))
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names by label."""
+        return CLASSES
+
     def model(self) -> nn.Module:
         """A fresh network with ``features`` and ``head``."""
         return FcnNet(len(CLASSES), self.width)

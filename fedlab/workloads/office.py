@@ -68,6 +68,11 @@ class Office:
         """A client for each target, or for each of its parts."""
         return self._holders.clients
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names by label."""
+        return OFFICE.classes
+
     def model(self) -> nn.Module:
         """A fresh network with ``features`` and ``head``."""
         return HistogramNet(len(OFFICE.classes), WORDS)

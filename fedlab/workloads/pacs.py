@@ -76,6 +76,11 @@ class Pacs:
         """A client for each target, or for each of its parts."""
         return self._holders.clients
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names by label."""
+        return PACS.classes
+
     def model(self) -> nn.Module:
         """A fresh network with ``features`` and ``head``."""
         classes = len(PACS.classes)

@@ -152,6 +152,13 @@ def test_a_grid_names_its_rows_by_their_knobs(comparison, tmp_path):
     table = grid.summary()
     names = [line.name for line in rivals.variants(grid, table)]
     assert names[0] == "dualadapt" and "dualadapt, steps=source_only" in names
+    seen = Page(render(grid))
+    known = [table for table in seen.tables if table[0][0] == "variant" and "status" not in table[0]]
+    assert len(known) >= 2
+    for heads, *rows in known:  # a column of its own, where the label stands alone
+        assert heads[:2] == ["variant", "steps"]
+        assert {(row[0], row[1]) for row in rows} <= {("dualadapt", part) for part in ("-", "source_only", "dualadapt")}
+    assert "more client" not in " ".join(seen.text)
 
 
 def test_every_variant_has_a_line_of_its_own(comparison):

@@ -8,7 +8,10 @@ import torch
 from torch import nn
 
 from fedlab.data.examples import Examples
+from fedlab.report.clients import ARRAYS, ClientView
 from fedlab.report.confusions import agreement, confusion
+from fedlab.report.portraits import draw
+from fedlab.report.rivals import Variant
 
 
 @pytest.mark.parametrize(
@@ -25,6 +28,16 @@ from fedlab.report.confusions import agreement, confusion
 )
 def test_confusions_must_agree_with_a_reported_share(reported, agrees):
     assert agreement(np.array([[4, 2], [1, 3]]), reported) == agrees
+
+
+def test_a_portrait_names_classes_and_what_its_workload_is_judged_by():
+    counts = np.array([[4, 2], [1, 3]])
+    nothing = dict.fromkeys(ARRAYS, np.zeros((0, 2)))
+    view, line = ClientView("usps", **{**nothing, "confusion": counts}), Variant(("a",), "a", 2, ())
+    plain, street = draw(view, line), draw(view, line, ("sky", "road"), "miou")
+    assert (plain.right, [row.head for row in plain.confusion]) == ("70.0 % of its test labels right", ["0", "1"])
+    assert street.right == "mean IoU 53.6 %, 70.0 % of its test pixels right"
+    assert (street.heads, [row.head for row in street.confusion]) == (["0", "1"], ["0 sky", "1 road"])
 
 
 def test_labels_of_other_classes_make_no_confusions():
