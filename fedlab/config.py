@@ -90,6 +90,7 @@ class ServerTraining:
     batch: int = Field(128, ge=2, description="source examples a step")
     learning_rate: Rate = Field(1e-3, description="Adam's step size on the server")
     average: float = Field(0.98, ge=0.0, lt=1.0, description="decay a step of the averaged (EMA) model; 0: none")
+    clip: Weight = Field(0.0, description="largest norm of a gradient in the steps of a round; 0: as it is")
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,10 @@ class ClientTraining:
     steps: int = Field(200, ge=0, description="local steps a round (R_c)")
     batch: int = Field(256, ge=2, description="examples a step")
     learning_rate: Rate = Field(5e-3, description="first step size on the client")
+    optimiser: Literal["sgd", "adam"] = Field(
+        "sgd", description="of whole models on the client, fresh each round: SGD with momentum, or Adam"
+    )
+    clip: Weight = Field(0.0, description="largest norm of a gradient of whole models on the client; 0: as it is")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ def optimise(
     steps: int,
     *,
     name: str,
+    clip: float = 0.0,
     after_step: Callable[[], object] | None = None,
     progress: Progress = silent,
 ) -> float | None:
@@ -31,6 +32,8 @@ def optimise(
     ----------
     loss
         Draws its own batch and returns a scalar.
+    clip
+        Largest Euclidean norm of the gradient of all weights together; a larger one is scaled down. 0: never.
     after_step
         Called after every step, for instance to follow the weights with an average.
 
@@ -50,6 +53,8 @@ def optimise(
                 f"{name}: the loss is {current} at step {step + 1} of {steps}; "
                 "lower the learning rate, or look at the data for values that are not finite"
             )
+        if clip:
+            nn.utils.clip_grad_norm_([weight for group in optimiser.param_groups for weight in group["params"]], clip)
         optimiser.step()
         total += current
         if after_step:

@@ -5,8 +5,8 @@ algorithm 1. The server half is Flower's own, and so is every other rule by whic
 ``strategies/aggregation`` has them by name, and each is a strategy, see :func:`entry`.
 
 **Departures**: (1) clients take a fixed number of steps on batches drawn with replacement instead of epochs; (2)
-local optimiser SGD with momentum 0.9, fresh each round; (3) with ``server.pretrain_steps`` > 0 the server first
-trains the initial model on data of its own; (4) counters take the largest, see ``strategies/aggregation``.
+local optimiser SGD with momentum 0.9, or Adam, fresh each round; (3) with ``server.pretrain_steps`` > 0 the server
+first trains the initial model on data of its own; (4) counters take the largest, see ``strategies/aggregation``.
 
 **Metrics**: ``loss`` is the mean local training loss; the workload's own metrics come from each client's test data.
 What a rule measured itself is a metric of the server.
@@ -186,9 +186,32 @@ def local_sgd(
         value = workload.loss(model, batch)
         return value + beside(model, start) if beside else value
 
-    optimiser = torch.optim.SGD(model.parameters(), knobs.learning_rate, momentum=momentum)
-    mean = optimise(loss, optimiser, knobs.steps if steps is None else steps, name="local training")
-    return model, mean
+    optimiser = OPTIMISERS[knobs.optimiser](model.parameters(), knobs.learning_rate, momentum)
+    steps = knobs.steps if steps is None else steps
+    return model, optimise(loss, optimiser, steps, name="local training", clip=knobs.clip)
+
+
+def plain_sgd(flat: Flat) -> None:
+    """Refuse another local optimiser, for strategies whose server works out what SGD did.
+
+    Raises
+    ------
+    ConfigError
+        When ``client.optimiser`` or ``client.clip`` ask for anything else.
+    """
+    knobs = build(ClientTraining, "client", flat)
+    if knobs.optimiser != "sgd" or knobs.clip:
+        raise ConfigError(
+            f"strategy {build(Core, '', flat).strategy!r} reckons with plain SGD on its clients, and got "
+            f"client.optimiser={knobs.optimiser} and client.clip={knobs.clip:g}; set client.optimiser=sgd and "
+            "client.clip=0, or take fedavg or fedprox"
+        )
+
+
+OPTIMISERS: Mapping[str, Callable[[Iterable[nn.Parameter], float, float], torch.optim.Optimizer]] = {
+    "sgd": lambda weights, rate, momentum: torch.optim.SGD(weights, rate, momentum=momentum),
+    "adam": lambda weights, rate, momentum: torch.optim.Adam(weights, rate),
+}
 
 
 def entry(aggregation: str) -> Entry:

@@ -42,6 +42,7 @@ class FedNova(fedavg.FedAvg):
     """Server half: the normalised mean."""
 
     def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
+        fedavg.plain_sgd(flat)
         super().__init__(workload, flat, progress)
         self.knobs, self.training = build(Knobs, "fednova", flat), build(ClientTraining, "client", flat)
         self.measures |= {"loss"} if self.knobs.epochs else set()

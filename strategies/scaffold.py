@@ -54,6 +54,7 @@ class Scaffold(fedavg.FedAvg):
     """Server half: the variates of all, and the steps of lines 14 to 17."""
 
     def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
+        fedavg.plain_sgd(flat)
         super().__init__(workload, flat, progress)
         self.knobs, self.training = build(Knobs, "scaffold", flat), build(ClientTraining, "client", flat)
         if not self.training.steps:

@@ -83,6 +83,7 @@ class SourceTrainer:
             self.optimiser,
             steps,
             name=name,
+            clip=self.knobs.clip,
             progress=self.progress,
             after_step=self.follow,
         )
@@ -133,7 +134,7 @@ class SourceTrainer:
         batch = self.batch(0, 0)
         with seeded(self.seed, "source model", 0, 0):
             loss = self.workload.loss(deepcopy(self.model).train(), batch)
-        knobs = replace(self.knobs, steps=0, learning_rate=1.0, average=0.0)  # of what comes after it
+        knobs = replace(self.knobs, steps=0, learning_rate=1.0, average=0.0, clip=0.0)  # of what comes after it
         machine = (torch.__version__, torch.get_num_threads(), str(self.device))
         first = (self.source.columns, batch, loss.detach(), self.model.state_dict())
         words = f"{knobs}|{self.seed}|{machine}|{weights_sha256(first)}"

@@ -29,6 +29,11 @@ from fedlab.diffusion.noise import NoiseLaw
 from fedlab.errors import ConfigError
 
 Step = Callable[[NoiseLaw, Tensor, Tensor, int, int], Tensor]  # law, x, found noise, level, next level
+Told = Callable[[int, int], object]  # passes of the backbone done, and in all
+
+
+def untold(done: int, total: int) -> None:
+    """Nobody wants to know."""
 
 
 def between(law: NoiseLaw, level: int, before: int) -> tuple[float, float]:
@@ -142,14 +147,18 @@ def start(law: NoiseLaw, shape: tuple[int, ...], device: torch.device | str = "c
 
 
 @torch.no_grad()
-def sample(law: NoiseLaw, backbone: Backbone, x: Tensor, step: Step, steps: int | None = None) -> Tensor:
+def sample(
+    law: NoiseLaw, backbone: Backbone, x: Tensor, step: Step, steps: int | None = None, *, tell: Told = untold
+) -> Tensor:
     """Images from noise ``x`` (batch, ...) of the last level by ``steps`` steps, None for one at every level.
 
     ``step`` is ``ancestral_step``, ``ddim_step``, or a partial of one.
     """
     levels = visited(law.levels, law.levels if steps is None else steps)
-    for level, before in zip(reversed(levels), [*reversed(levels[:-1]), -1], strict=True):
+    ways = zip(reversed(levels), [*reversed(levels[:-1]), -1], strict=True)
+    for done, (level, before) in enumerate(ways, 1):
         x = step(law, x, noise_estimate(law, backbone, x, _whole(x, level)), level, before)
+        tell(done, len(levels))
     return x
 
 
@@ -160,7 +169,14 @@ def langevin_step(x: Tensor, slope: Tensor, alpha: float, noise: Tensor) -> Tens
 
 @torch.no_grad()
 def annealed_langevin(
-    law: NoiseLaw, backbone: Backbone, x: Tensor, *, steps: int = 100, step: float = 0.2, denoise: bool = True
+    law: NoiseLaw,
+    backbone: Backbone,
+    x: Tensor,
+    *,
+    steps: int = 100,
+    step: float = 0.2,
+    denoise: bool = True,
+    tell: Told = untold,
 ) -> Tensor:
     """Images from ``x`` (batch, ...) by ``steps`` Langevin steps at each level, from the most noise to the least.
 
@@ -171,10 +187,11 @@ def annealed_langevin(
     denoise
         Take away the last level's noise at the end; NCSNv2 does, NCSN did not.
     """
-    for level in reversed(range(law.levels)):
+    for visited_levels, level in enumerate(reversed(range(law.levels))):
         alpha = step * law.at(level)[1] ** 2
-        for _ in range(steps):
+        for done in range(1, steps + 1):
             x = langevin_step(x, score(law, backbone, x, _whole(x, level)), alpha, torch.randn_like(x))
+            tell(visited_levels * steps + done, law.levels * steps)
     return denoised(law, x, noise_estimate(law, backbone, x, _whole(x, 0)), 0) if denoise else x
 
 

@@ -1,7 +1,7 @@
 """Digits to draw: a diffusion model or a score network, learned from images without labels by denoising.
 
-Clients hold label-skewed shards of the source domain, or a domain each; labels are read to share images out and are
-never given to anybody. The server holds all of the source's training images: for ``source_only``, which is then the
+Clients hold parts of the source domain, label-skewed or not, or a domain each; labels are read to share images out and
+are never given to anybody. The server holds all of the source's training images: for ``source_only``, which is then the
 centralised bound, and for pre-training.
 
 ``generation.law`` is the noise: ``ddpm`` and ``gamma`` are chains of ``levels`` steps by ``schedule``, ``ncsn`` a
@@ -10,11 +10,13 @@ level and, on a ladder, whose output is the score itself.
 
 **Source**: see ``fedlab/diffusion`` and ``fedlab/models/unet.py``, ``refinenet.py``.
 
-**Departures**: (1) the paper's optimiser, warm-up and gradient clipping belong to strategies, whose clients take plain
-SGD; (2) an averaged model is kept where a strategy keeps one (``server.average``); (3) images are not dequantised.
+**Departures**: (1) optimiser and gradient clipping belong to strategies (``client.optimiser``, ``client.clip``), and
+there is no warm-up; (2) an averaged model is kept where a strategy keeps one (``server.average``); (3) images are not
+dequantised.
 
-**Metrics**: ``loss``, the mean squared error of the noise found in held-out images, 1 for a network that finds none;
-each image at one level, evenly spread, with the same noise in every round.
+**Metrics** of a client: ``loss``, the mean squared error of the noise found in held-out images, 1 for a network that
+finds none; each image at one level, evenly spread, with the same noise in every round. **Of the server**, each
+``score_every`` rounds: those of ``fedlab/workloads/drawing.py`` over ``generation.samples`` drawn images.
 """
 
 from __future__ import annotations
@@ -33,12 +35,16 @@ from fedlab.data import digits
 from fedlab.data.domains import SIZE
 from fedlab.data.examples import Batch, Examples
 from fedlab.data.partition import dirichlet
+from fedlab.data.partition import split as shared_out
 from fedlab.diffusion import denoising, ladder, noise
 from fedlab.diffusion.noise import NoiseLaw
 from fedlab.errors import ConfigError, DataError, near_match
 from fedlab.models.refinenet import RefineNet
 from fedlab.models.unet import SHAPES, UNet, check_size
 from fedlab.seeds import seeded
+from fedlab.training import Progress, silent
+from fedlab.workload import Score
+from fedlab.workloads import drawing
 
 EVALUATION_BATCH = 250
 THETA = 1e-3  # theta_0 of the Gamma chain
@@ -53,11 +59,15 @@ class Generation:
     source: str = Field("mnist", description="domain of the server, and of the clients with setting=shards")
     targets: str = Field("usps,mnist_m,optdigits,synthdigits", description="the clients' domains, setting=domains")
     setting: Literal["shards", "domains"] = Field(
-        "shards", description="what clients hold: label-skewed shards of the source, or a domain each"
+        "shards", description="what clients hold: parts of the source, or a domain each"
     )
     shards: int = Field(4, ge=1, description="clients of setting=shards")
+    partition: Literal["iid", "dirichlet", "shards", "quantity"] = Field(
+        "dirichlet",
+        description="how the source is shared out, see `fedlab.data.partition`; shards: two classes or so each",
+    )
     alpha: float = Field(
-        0.5, gt=0, allow_inf_nan=False, description="Dirichlet concentration of labels, setting=shards; small is skewed"
+        0.5, gt=0, allow_inf_nan=False, description="Dirichlet concentration of labels or sizes; small is skewed"
     )
     limit: int = Field(0, ge=0, description="at most so many images of each part, for a quick look; 0: all")
     size: Literal[28, 32] = Field(28, description="pixels a side; 28 cuts the margin of 2")
@@ -72,12 +82,25 @@ class Generation:
     objective: Literal["denoising", "sliced"] = Field(
         "denoising", description="find the noise, or sliced score matching by random projections (Gaussian noise only)"
     )
-    network: Literal["tiny", "small", "medium", "cifar10", "ncsn1", "ncsn2"] = Field(
+    network: Literal["quick", "tiny", "small", "medium", "cifar10", "ncsn1", "ncsn2"] = Field(
         "tiny", description="a U-Net by size, cifar10 being DDPM's, or the RefineNet of NCSN or NCSNv2"
     )
     width: int = Field(
         64, ge=4, description="first width of a RefineNet; the papers have 64 for MNIST, 128 for CIFAR-10"
     )
+    bf16: bool = Field(False, description="networks calculate in bfloat16 where torch's autocast does; weights do not")
+    tested: int = Field(500, ge=0, description="held-out images of each client that the loss is taken on; 0: all")
+    samples: int = Field(200, ge=0, description="images drawn for a score; 0: none")
+    sampler: Literal["auto", "ddim", "ancestral", "langevin"] = Field(
+        "auto", description="how images are drawn; auto: langevin on a ladder, ddim on a chain"
+    )
+    sampling_steps: int = Field(
+        0, ge=0, description="levels that ddim and ancestral visit (S), Langevin steps at each level; 0: 50, and 20"
+    )
+    langevin_step: float = Field(
+        0.0, ge=0, le=2, description="as a share of a level's variance; 0: NCSNv2's choice for so many steps"
+    )
+    denoise: bool = Field(True, description="take the last level's noise away after Langevin steps")
     data_root: str = ""
     seed: int = 0
 
@@ -96,6 +119,7 @@ class Generation:
             )
         if self.network in SHAPES:
             check_size(self.size, SHAPES[self.network])
+        drawing.check(self)
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -137,8 +161,19 @@ class Generation:
             return self._images(digits.read(self.source, split, root), slice(None))
         examples = digits.read(self.source, "labelled" if split == "train" else split, root)
         labels = examples.columns["y"][: self.limit or None]
-        alpha = self.alpha if split == "train" else float("inf")  # every client tests on the same mix of classes
-        return self._images(examples, dirichlet(labels, self.shards, alpha, self.seed)[partition])
+        if split == "train":
+            rows = shared_out(self.partition, labels, self.shards, self.alpha, self.seed)
+        else:
+            rows = dirichlet(labels, self.shards, float("inf"), self.seed)  # all test on the same mix of classes
+        return self._images(examples, rows[partition])
+
+    def labels(self, partition: int) -> Tensor | None:
+        """See :class:`fedlab.workload.KnowsLabels`."""
+        root = Path(self.data_root) if self.data_root else None
+        if self.setting == "domains":
+            return digits.read(self.domains[partition], "oracle", root).columns["y"][: self.limit or None]
+        y = digits.read(self.source, "labelled", root).columns["y"][: self.limit or None]
+        return y[shared_out(self.partition, y, self.shards, self.alpha, self.seed)[partition]]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The objective at levels and with noise from torch's current stream.
@@ -149,13 +184,26 @@ class Generation:
             When images are outside [-1, 1] or not of this workload's shape.
         """
         denoising.check_images(batch["x"])
-        return OBJECTIVES[self.objective](self.noise_law, model, batch["x"])
+        return OBJECTIVES[self.objective](self.noise_law, self.backbone(model), batch["x"])
+
+    def backbone(self, model: nn.Module) -> denoising.Backbone:
+        """A model as the objective and samplers take it: in the arithmetic that ``bf16`` asks for."""
+        if not self.bf16:
+            return model
+
+        def halved(x: Tensor, level: Tensor) -> Tensor:
+            with torch.autocast(x.device.type, torch.bfloat16):
+                found: Tensor = model(x, level)
+            return found.float()
+
+        return halved
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
         """The denoising loss, with levels and noise that do not change."""
         model.eval()
         device, law, total = next(model.parameters()).device, self.noise_law, 0.0
+        data, backbone = data.spread(self.tested or len(data)), self.backbone(model)
         with seeded(self.seed, "test noise"):
             spread = torch.linspace(0, law.levels - 1, len(data)).round().long()
             levels = Examples({"level": spread[torch.randperm(len(data))]})
@@ -163,8 +211,12 @@ class Generation:
             for batch, level in ((images, of["level"]) for images, of in both):
                 drawn = law.noise(batch["x"], level)
                 moved = (part.to(device) for part in (batch["x"], level, drawn))
-                total += float(denoising.denoising_errors(law, model, *moved).double().sum())
+                total += float(denoising.denoising_errors(law, backbone, *moved).double().sum())
         return {"loss": total / len(data)}
+
+    def score(self, model: nn.Module, progress: Progress = silent) -> Score:
+        """What images drawn from a model are worth, with pictures of them; from torch's current random stream."""
+        return drawing.score(self, model, progress) if self.samples else Score()
 
     def _images(self, examples: Examples, rows: Tensor | slice) -> Examples:
         margin = (SIZE - self.size) // 2

@@ -100,3 +100,10 @@ def test_a_gpu_that_is_not_there_is_refused():
 def test_a_machine_without_a_gpu_says_so():
     with pytest.raises(ConfigError, match="'cuda' was asked for, but this machine has 0 usable GPUs; use device=cpu"):
         pick_device("cuda")
+
+
+def test_a_long_gradient_is_scaled_down_and_a_short_one_is_not():
+    for start, after in ((3.0, 3.0 - 0.25), (0.25, 0.25 - 0.25 * 0.5)):
+        weight, optimiser = parabola(start)
+        optimise(lambda: weight**2, optimiser, 1, name="parabola", clip=1.0)  # noqa: B023
+        assert weight.item() == pytest.approx(after)

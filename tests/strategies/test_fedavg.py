@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import strategies
-from fedlab.errors import RunError
+from fedlab.errors import ConfigError, RunError
 from fedlab.seeds import seeded
 
 SEED, ROUNDS, STEPS, BATCH, RATE = 5, 2, 5, 4, 0.05
@@ -64,3 +64,31 @@ def test_a_client_without_labels_says_so(federate):
     assert strategies.find("fedavg").labelled
     with pytest.raises(RunError, match="trains on a client's own labels, and this client's training data has none"):
         federate("fedavg", **{"lines.labelled": False})
+
+
+def test_clients_may_take_adam_with_clipped_gradients(federate, matrices, fresh):
+    clip, rate = 0.5, 0.05
+    outcome = federate("fedavg", **{"client.optimiser": "adam", "client.clip": clip, "rounds": 1})
+    with seeded(SEED, "initialise"):
+        shared = fresh()
+    total, count = np.zeros(3), 0
+    for client in range(3):
+        x, y = matrices(client)
+        w, first, second = shared.copy(), np.zeros(3), np.zeros(3)
+        with seeded(SEED, "train", 1, client):
+            fresh()
+            for step in range(1, STEPS + 1):
+                rows = torch.randint(len(x), (BATCH,)).numpy()
+                gradient = 2 / BATCH * x[rows].T @ (x[rows] @ w - y[rows])
+                gradient = gradient * min(1.0, clip / np.linalg.norm(gradient))
+                first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+                w -= rate * first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+        total, count = total + len(x) * w, count + len(x)
+    np.testing.assert_allclose(outcome.weights, total / count, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["scaffold", "fednova"])
+@pytest.mark.parametrize("knobs", [{"client.optimiser": "adam"}, {"client.clip": 1.0}])
+def test_strategies_that_reckon_with_sgd_refuse_another_optimiser(federate, strategy, knobs):
+    with pytest.raises(ConfigError, match="reckons with plain SGD on its clients"):
+        federate(strategy, **knobs)

@@ -23,6 +23,7 @@ def count(module):
         ("small", 1, 32, 1_623_169),
         ("medium", 1, 28, 6_469_889),
         ("tiny", 1, 28, 280_177),
+        ("quick", 1, 28, 703_076),
     ],
 )
 def test_sizes(name, channels, size, parameters):
@@ -51,6 +52,24 @@ def test_a_small_one_is_counted_by_hand():
     wanted += block(16 + 8, 8) + block(8 + 8, 8)
     wanted += 2 * 8 + conv(8, 1)
     assert count(UNet(1, 8, NARROW)) == wanted
+
+
+def test_patches_are_channels_inside_and_pixels_again_outside():
+    """With patches of 2 the network inside sees half the size and four channels for each."""
+    with seeded("patches"):
+        patched = UNet(1, 16, NARROW._replace(patch=2))
+        inside = UNet(4, 8, NARROW)
+        inside.load_state_dict(patched.state_dict())
+        torch.nn.init.normal_(patched.out.weight)
+        inside.out.load_state_dict(patched.out.state_dict())
+        x, level = torch.randn(2, 1, 16, 16), torch.tensor([0, 7])
+    corners = torch.stack([x[:, 0, i::2, j::2] for i in (0, 1) for j in (0, 1)], 1)
+    found, wanted = patched(x, level), inside(corners, level)
+    assert found.shape == x.shape
+    for number, (i, j) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        assert torch.allclose(found[:, 0, i::2, j::2], wanted[:, number], atol=1e-6)
+    with pytest.raises(ConfigError, match="halved 1 times after patches of 2; .*multiples of 4"):
+        UNet(1, 18, NARROW._replace(patch=2))
 
 
 def test_levels_become_sines_and_cosines():
