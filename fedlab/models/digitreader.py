@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-SIZE, CLASSES, FEATURES = 28, 10, 64
+CANVAS, SIZE, CLASSES, FEATURES = 32, 28, 10, 64
 
 
 class DigitReader(nn.Module):
@@ -36,9 +36,14 @@ class DigitReader(nn.Module):
 
 
 def as_read(x: Tensor) -> Tensor:
-    """Images (batch, 1 or 3, size, size) in [-1, 1] as the reader takes them: grey, the middle 28 pixels of 32."""
+    """Images (batch, 1 or 3, size, size) in [-1, 1] as the reader takes them: grey, the middle 28 of 32 pixels.
+
+    Those of 28 pixels are that already; others are resized to 32 first.
+    """
     grey = x.mean(1, keepdim=True)
-    size = grey.shape[-1]
-    if size == 32:
-        return grey[..., 2:-2, 2:-2]
-    return grey if size == SIZE else interpolate(grey, (SIZE, SIZE), mode="bilinear", antialias=True)
+    if grey.shape[-1] == SIZE:
+        return grey
+    if grey.shape[-1] != CANVAS:
+        grey = interpolate(grey, (CANVAS, CANVAS), mode="bilinear", antialias=True)
+    margin = (CANVAS - SIZE) // 2
+    return grey[..., margin:-margin, margin:-margin]

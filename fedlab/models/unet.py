@@ -39,7 +39,7 @@ class Shape(NamedTuple):
 
 
 SHAPES: Mapping[str, Shape] = {
-    "quick": Shape(32, (1, 2), 1, (7, 8), 0.0, patch=2),
+    "quick": Shape(32, (1, 2), 1, (4, 7, 8), 0.0, patch=2),
     "tiny": Shape(16, (1, 2, 2), 1, (7, 8), 0.0),
     "small": Shape(32, (1, 2, 2), 2, (14, 16), 0.0),
     "medium": Shape(64, (1, 2, 2), 2, (14, 16), 0.0),

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Pixels = NDArray[np.uint8]
 
@@ -35,7 +38,7 @@ def tiles(x: Tensor, columns: int) -> Pixels:
 def drawn_and_real(drawn: Tensor, real: Tensor, side: int = 8) -> bytes:
     """A square of drawn images on the left and one of real images on the right, with a title above each."""
     both = [tiles(x[: side * side], side) for x in (drawn, real)]
-    figure = Figure((8.4, 4.5), dpi=120, layout="compressed")
+    figure = _figure((8.4, 4.5), "compressed")
     for axes, pixels, title in zip(figure.subplots(1, 2), both, ("drawn", "real"), strict=True):
         axes.imshow(pixels, interpolation="nearest")
         axes.set_title(title, fontsize=11)
@@ -61,7 +64,7 @@ def by_label(drawn: Tensor, labels: Tensor, mixtures: Mapping[str, NDArray[np.fl
         rows.append(torch.cat([some.cpu(), blank]))
     shares = np.bincount(labels.numpy(), minlength=count) / len(labels)
     total = sum(sizes.sum() for sizes in mixtures.values())
-    figure = Figure((9.6, 5.2), dpi=120, layout="constrained")
+    figure = _figure((9.6, 5.2), "constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
     pixels = tiles(torch.cat(rows), each)
     left.imshow(pixels, interpolation="nearest", aspect="equal")
@@ -97,6 +100,13 @@ def _stacked(
         start = start + sizes / total
 
 
+def _figure(size: tuple[float, float], layout: Literal["constrained", "compressed"]) -> Figure:
+    """An empty figure of so many inches."""
+    from matplotlib.figure import Figure  # slow to import, and only pictures need it
+
+    return Figure(size, dpi=120, layout=layout)
+
+
 def png(figure: Figure) -> bytes:
     """A figure as a PNG file on white."""
     stream = io.BytesIO()
@@ -115,7 +125,7 @@ def plain(x: Tensor, columns: int, scale: int = SCALE) -> bytes:
 
 def joined(parts: Sequence[tuple[str, Tensor]], columns: int) -> bytes:
     """Several rows of tiles under each other, each with a title on its left, as one PNG file."""
-    figure = Figure((1.6 + 0.42 * columns, 0.45 * len(parts) + 0.1), dpi=120, layout="compressed")
+    figure = _figure((1.6 + 0.42 * columns, 0.45 * len(parts) + 0.1), "compressed")
     for axes, (title, x) in zip(figure.subplots(len(parts), 1, squeeze=False)[:, 0], parts, strict=True):
         axes.imshow(tiles(x[:columns], columns), interpolation="nearest")
         axes.set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)

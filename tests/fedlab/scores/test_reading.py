@@ -25,7 +25,9 @@ def test_images_are_read_grey_and_cut():
     assert torch.allclose(as_read(x), x[..., 2:-2, 2:-2].mean(1, keepdim=True))
     grey = torch.rand(2, 1, 28, 28)
     assert torch.equal(as_read(grey), grey)
-    assert as_read(torch.rand(2, 1, 14, 14)).shape == (2, 1, 28, 28)
+    flat = as_read(torch.full((2, 1, 16, 16), 0.25))
+    assert flat.shape == (2, 1, 28, 28)
+    assert torch.allclose(flat, torch.tensor(0.25))
 
 
 def test_loading_it_draws_from_nobodys_stream():

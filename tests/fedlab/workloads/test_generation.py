@@ -39,6 +39,12 @@ def test_domains_are_a_client_each():
         assert torch.equal(data.columns["x"], digits.read("mnist_m", split).columns["x"][:20])
 
 
+def test_sixteen_pixels_are_the_means_of_two_by_two():
+    data = Generation(size=16, limit=3).data(None, "test")
+    whole = digits.read("mnist", "test")[:3]["x"][:, :1]
+    assert torch.allclose(data[:]["x"], whole.unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5)), atol=1e-6)
+
+
 @pytest.mark.parametrize(("size", "colours"), [(28, 1), (32, 3)])
 def test_images_are_cut_and_mixed_as_asked(size, colours):
     data = Generation(setting="domains", targets="mnist_m", size=size, colours=colours, limit=4).data(0, "test")
