@@ -98,7 +98,7 @@ class FedAvg(FlowerFedAvg):
 
     def check(self, reply: Message) -> None:
         """Refuse a reply that is no model like the one that was sent."""
-        screening.arrays(reply.content, ARRAYS, self.sent, self.norm_limit)
+        screening.arrays(reply.content, ARRAYS, self.expected(reply), self.norm_limit)
         found = client_metrics(reply).keys()
         if (
             set(reply.content) != {ARRAYS, METRICS, CONFIG}
@@ -108,6 +108,10 @@ class FedAvg(FlowerFedAvg):
             raise screening.Refused(f"its records and metrics are {came}; expected a model and {self.measures}")
         if reason := self.rule.doubt(client_metrics(reply)):
             raise screening.Refused(reason)
+
+    def expected(self, reply: Message) -> dict[str, Tensor]:
+        """What a reply's arrays must look like: the whole model."""
+        return self.sent
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
