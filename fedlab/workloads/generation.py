@@ -70,10 +70,8 @@ class Generation:
         0.5, gt=0, allow_inf_nan=False, description="Dirichlet concentration of labels or sizes; small is skewed"
     )
     limit: int = Field(0, ge=0, description="at most so many images of each part, for a quick look; 0: all")
-    size: Literal[16, 28, 32] = Field(
-        28, description="pixels a side; 28 cuts the margin of 2, 16 takes the mean of 2 x 2"
-    )
-    colours: Literal[1, 3] = Field(1, description="channels: 1 is the mean of the three")
+    size: int = Field(28, description="pixels a side: 32, 28 (without the margin of 2) or 16 (means of 2 x 2)")
+    colours: int = Field(1, description="channels: 3, or 1, their mean")
     law: Literal["ddpm", "gamma", "ncsn"] = Field(
         "ddpm", description="noise: a Gaussian chain, a Gamma chain, or a ladder of Gaussian noise on top of the image"
     )
@@ -113,6 +111,9 @@ class Generation:
                 raise ConfigError(f"unknown digit domain {domain!r}; {near_match(domain, digits.DOMAINS)}")
         if not self.domains or len(set(self.domains)) < len(self.domains):
             raise ConfigError(f"knob 'generation.targets' is {self.targets!r}; name at least one domain, each once")
+        for knob, value, known in (("size", self.size, SIZES), ("colours", self.colours, (1, 3))):
+            if value not in known:
+                raise ConfigError(f"knob 'generation.{knob}' is {value}; {' or '.join(map(str, known))} is expected")
         law = self.noise_law
         if self.objective == "sliced" and not law.gaussian:
             raise ConfigError(

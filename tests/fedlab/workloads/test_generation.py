@@ -114,6 +114,8 @@ def test_the_metric_is_the_error_at_levels_spread_over_all(law):
         ({"source": "mnits"}, "unknown digit domain 'mnits'; did you mean 'mnist'"),
         ({"targets": "usps,usps"}, "each once"),
         ({"targets": ""}, "at least one domain"),
+        ({"size": 30}, "'generation.size' is 30; 16 or 28 or 32 is expected"),
+        ({"colours": 2}, "'generation.colours' is 2; 1 or 3 is expected"),
         ({"network": "cifar10"}, "images of 28 pixels cannot be halved 3 times"),
         ({"law": "ncsn", "sigma_min": 2.0, "sigma_max": 1.0}, "does not increase"),
         ({"law": "gamma", "objective": "sliced"}, "set generation.objective=denoising"),
