@@ -20,7 +20,6 @@ training file, which a real server would not have: there it is a figure of the e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -31,20 +30,22 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from fedlab.data import molgraphs, scaffolds, smiles
+from fedlab.data import holdings, molgraphs, scaffolds, smiles
 from fedlab.data.examples import Batch, Examples
+from fedlab.data.holdings import Holdings
 from fedlab.data.molgraphs import Alphabet
 from fedlab.data.partition import MIN_EXAMPLES
-from fedlab.errors import ConfigError, DataError
+from fedlab.errors import DataError
+from fedlab.models import mpgvae
 from fedlab.models.graphnvp import QM9_SIZES, ZINC_SIZES, GraphNVP
 from fedlab.models.graphs import GraphGenerator
+from fedlab.models.mpgvae import MPGVAE
 from fedlab.scores import molecules as scores
 from fedlab.seeds import seeded
 from fedlab.training import Progress, silent
 from fedlab.workload import Score
 
 EVALUATION_BATCH = 500
-REFERENCE = 1000  # molecules of the test file that drawn ones are compared with
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Molecules:
     file: str = Field(
         "", description="a SMILES file of one's own in place of the set's; a tenth of it is the test file"
     )
-    network: Literal["graphnvp"] = Field("graphnvp", description="family of the model")
+    network: Literal["graphnvp", "mpgvae"] = Field("graphnvp", description="family of the model")
     order: Literal["file", "canonical", "random"] = Field(
         "file", description="of the atoms: as in the file, as in canonical SMILES, or drawn anew for each batch"
     )
@@ -81,6 +82,17 @@ class Molecules:
     node_layers: int = Field(0, ge=0, description="graphnvp: coupling layers of the atoms; 0: the paper's")
     affine: bool = Field(False, description="graphnvp: adjacency layers scale as well as shift")
     noise: float = Field(0.9, gt=0, lt=1, description="graphnvp: width of the noise that makes graphs continuous")
+    width: int = Field(64, ge=1, description="mpgvae: of nodes and edges")
+    latent: int = Field(32, ge=1, description="mpgvae: numbers of a graph's latents")
+    passes: int = Field(3, ge=1, description="mpgvae: message steps of the encoder, and of the decoder")
+    beta: float = Field(1.0, ge=0, allow_inf_nan=False, description="mpgvae: weight of the KL term after its warm-up")
+    warmup: int = Field(0, ge=0, description="mpgvae: a client's steps over which the KL term's weight rises from 0")
+    matching: Literal["order", "assignment"] = Field(
+        "order", description="mpgvae: score decoded places against atoms as they stand, or in the cheapest order"
+    )
+    decoding: Literal["likeliest", "sampled"] = Field(
+        "likeliest", description="mpgvae: take the likeliest atoms and bonds of a latent, or draw them"
+    )
     temperature: float = Field(0.8, gt=0, allow_inf_nan=False, description="of the latents that samples are drawn from")
     samples: int = Field(500, ge=0, description="graphs drawn once a round for the scores; 0: none are taken")
     data_root: str = ""
@@ -114,15 +126,15 @@ class Molecules:
             )
         if split not in ("train", "test"):
             raise DataError(f"no split {split!r}; there are 'train' and 'test'")
-        holdings = _holdings(self)
+        found = _holdings(self)
         if partition is not None:
-            rows = holdings.clients[partition][split == "test"]
+            rows = found.clients[partition][split == "test"]
         elif split == "test":
-            return self._graphs(holdings.reference, torch.arange(len(holdings.reference)))
+            return self._graphs(found.reference, torch.arange(len(found.reference)))
         else:
-            parts = [train for train, _ in holdings.clients] if self.server == "pooled" else []
-            rows = torch.cat([holdings.public, *parts])
-        return self._graphs(holdings.training, rows)
+            parts = [train for train, _ in found.clients] if self.server == "pooled" else []
+            rows = torch.cat([found.public, *parts])
+        return self._graphs(found.training, rows)
 
     def _graphs(self, molecules: smiles.Molecules, rows: Tensor) -> Examples:
         def read(batch: Batch) -> Batch:
@@ -187,59 +199,36 @@ def _graphnvp(workload: Molecules) -> nn.Module:
     )
 
 
-FAMILIES: Mapping[str, Callable[[Molecules], nn.Module]] = {"graphnvp": _graphnvp}
+def _mpgvae(workload: Molecules) -> nn.Module:
+    alphabet = workload.alphabet
+    return MPGVAE(
+        mpgvae.Sizes(alphabet.size, alphabet.no_atom + 1, workload.width, workload.latent, workload.passes),
+        beta=workload.beta,
+        warmup=workload.warmup,
+        matching=workload.matching,
+        decoding=workload.decoding,
+    )
 
 
-@plain_dataclass(frozen=True)
-class Holdings:
-    """Who holds what of the training file, and the test file.
-
-    Attributes
-    ----------
-    public
-        Rows of the server.
-    clients
-        Rows that each client trains on, and those that it tests on.
-    known, compared
-        Canonical SMILES of the training file, for novelty, and of the reference, for distances.
-    """
-
-    training: smiles.Molecules
-    reference: smiles.Molecules
-    public: Tensor
-    clients: tuple[tuple[Tensor, Tensor], ...]
-    known: frozenset[str]
-    compared: tuple[str, ...]
+FAMILIES: Mapping[str, Callable[[Molecules], nn.Module]] = {"graphnvp": _graphnvp, "mpgvae": _mpgvae}
 
 
 @lru_cache(maxsize=8)
 def _holdings(workload: Molecules) -> Holdings:
     training, reference = _files(workload)
     if workload.lossy == "drop":
-        training, reference = _lossless(training), _lossless(reference)
-    with seeded(workload.seed, "public part"):
-        order = torch.randperm(len(training))
-    cut = round(len(training) * workload.public)
-    if cut < MIN_EXAMPLES:
-        raise ConfigError(
-            f"the server's public part would be {cut} of {len(training):,} molecules, at least {MIN_EXAMPLES} are "
-            "needed; raise molecules.public or use a larger file"
-        )
-    public, private = order[:cut].sort().values, order[cut:].sort().values
-    parts = scaffolds.shares(
-        training.take(private.tolist()),
-        workload.shards,
-        workload.partition,
-        workload.alpha,
-        workload.seed,
-        workload.alphabet.no_atom,
+        training, reference = holdings.lossless(training), holdings.lossless(reference)
+    return holdings.shared_out(
+        training,
+        reference,
+        workload.clients,
+        by=workload.partition,
+        alpha=workload.alpha,
+        public=workload.public,
+        held_out=workload.held_out,
+        seed=workload.seed,
+        no_atom=workload.alphabet.no_atom,
     )
-    clients = tuple(
-        scaffolds.held_out(private[rows], workload.held_out, workload.seed, name)
-        for rows, name in zip(parts, workload.clients, strict=True)
-    )
-    meant = [meaning for meaning in reference.meanings if meaning][:REFERENCE]
-    return Holdings(training, reference, public, clients, frozenset(training.meanings), tuple(meant))
 
 
 def _files(workload: Molecules) -> tuple[smiles.Molecules, smiles.Molecules]:
@@ -259,12 +248,3 @@ def _files(workload: Molecules) -> tuple[smiles.Molecules, smiles.Molecules]:
     paths = [smiles.path_of(workload.dataset, split, root) for split in ("train", "test")]
     train_file, test_file = (smiles.read(path, workload.alphabet, workload.limit, order) for path in paths)
     return train_file, test_file
-
-
-def _lossless(molecules: smiles.Molecules) -> smiles.Molecules:
-    kept = (molecules.losses & molgraphs.LOSSY == 0).nonzero()[:, 0].tolist()
-    if not kept:
-        raise DataError(
-            "no molecule is left without charges, unpaired electrons and isotopes; set molecules.lossy=keep"
-        )
-    return molecules.take(kept)
