@@ -17,7 +17,6 @@ orders of small graphs.
 from __future__ import annotations
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 SWAPS = 12
@@ -81,5 +80,7 @@ def reordered(adjacency: Tensor, nodes: Tensor, orders: Tensor) -> tuple[Tensor,
 
 def _assigned(costs: Tensor) -> Tensor:
     """The atom of each place (batch, N) by the cheapest assignment of costs (batch, N, N)."""
+    from scipy.optimize import linear_sum_assignment  # late: it is slow to import, and few runs match
+
     found = [linear_sum_assignment(one)[1] for one in costs.double().cpu().numpy()]
     return torch.stack([torch.from_numpy(one) for one in found]).to(costs.device)
