@@ -48,7 +48,6 @@ from fedlab.models.messages import EdgeUpdate, Messages, Pairs, Set2Set, widen
 LOG_VARIANCE = -2.0  # of latents at the start, so that a decoder hears something before it learns not to listen
 
 Matching = Literal["order", "assignment"]
-Decoding = Literal["likeliest", "sampled"]
 
 
 @dataclass(frozen=True)
@@ -138,8 +137,11 @@ class MPGVAE(nn.Module):
         Ceiling of the KL term's weight; 1 makes the loss the bound itself.
     warmup
         Training steps until it is reached.
-    matching, decoding
-        Which atom a place is scored against; whether graphs are the likeliest of their latents or drawn.
+    matching
+        Which atom a place is scored against.
+    spread
+        How graphs are made of probabilities p: 0 takes the likeliest atoms and bonds; else they are drawn, each by
+        itself, from p^(1 / spread), scaled to sum 1; so 1 draws from p(G | z).
     """
 
     steps: Tensor
@@ -151,11 +153,11 @@ class MPGVAE(nn.Module):
         beta: float = 1.0,
         warmup: int = 0,
         matching: Matching = "order",
-        decoding: Decoding = "likeliest",
+        spread: float = 0.0,
     ) -> None:
         super().__init__()
         self.sizes, self.ceiling, self.warmup = sizes, beta, warmup
-        self.matching, self.decoding = matching, decoding
+        self.matching, self.spread = matching, spread
         self.encoder, self.decoder = Encoder(sizes), Decoder(sizes)
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
@@ -204,7 +206,7 @@ class MPGVAE(nn.Module):
         """Graphs of z = temperature * eps."""
         device = self.encoder.head.weight.device
         eps = torch.randn(count, self.sizes.latent, generator=generator, device=device)
-        return self._graphs(temperature * eps, generator)
+        return self.graphs(temperature * eps, self.spread, generator)
 
     @torch.no_grad()
     def encode(self, adjacency: Tensor, nodes: Tensor) -> Tensor:
@@ -214,15 +216,17 @@ class MPGVAE(nn.Module):
 
     @torch.no_grad()
     def decode(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """One-hot ``adjacency`` and ``nodes``."""
-        return self._graphs(latent, None)
+        """One-hot ``adjacency`` and ``nodes``, the likeliest, whatever the spread."""
+        return self.graphs(latent, 0.0)
 
-    def _graphs(self, latent: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def graphs(self, latent: Tensor, spread: float, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """The likeliest atoms and bonds of latents, or with a spread drawn ones."""
         bonds, atoms = self.decoder(latent)
-        if self.decoding == "sampled":
+        if spread:
             noise = _gumbel(bonds, generator)  # of a pair once
-            bonds = bonds + noise.triu() + noise.triu(1).transpose(2, 3)
-            atoms = atoms + _gumbel(atoms, generator)
+            bonds = bonds + spread * (noise.triu() + noise.triu(1).transpose(2, 3))
+            atoms = atoms + spread * _gumbel(atoms, generator)
         nodes = hard(atoms, dim=2)
         return without_absent(hard(bonds, dim=1), nodes), nodes
 
@@ -259,5 +263,6 @@ def _network(width: int, outputs: int) -> nn.Sequential:
 
 
 def _gumbel(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Noise that makes the largest sum a draw from the softmax."""
     uniform = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
     return -torch.log(-torch.log(uniform.clamp(min=1e-30, max=1 - 1e-7)))

@@ -13,8 +13,9 @@ with strategies that train on the server (``source_only``). Nothing is labelled;
 **Metrics** of a client, on its own held-out molecules: ``loss``, what training minimises; ``nll``, a bound of -log P
 in nats a molecule, comparable over models and sets of one size. **Of the server**, once a round, since all clients hold
 the same global model and distances need more samples than a client should draw: those of ``fedlab.scores.molecules``
-over ``molecules.samples`` graphs at ``molecules.temperature``, the reference being the test file. Novelty needs the
-training file, which a real server would not have: there it is a figure of the experimenter.
+over ``molecules.samples`` graphs at ``molecules.temperature``, the reference being the test file, and ``rebuilt``, the
+share of as many of its molecules that come back from their latents. Novelty needs the training file, which a real
+server would not have: there it is a figure of the experimenter. Pictures show drawn molecules and their properties.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from fedlab.models import mpgvae
 from fedlab.models.graphnvp import QM9_SIZES, ZINC_SIZES, GraphNVP
 from fedlab.models.graphs import GraphGenerator
 from fedlab.models.mpgvae import MPGVAE
+from fedlab.scores import moleculepictures as pictures
 from fedlab.scores import molecules as scores
 from fedlab.seeds import seeded
 from fedlab.training import Progress, silent
@@ -90,11 +92,15 @@ class Molecules:
     matching: Literal["order", "assignment"] = Field(
         "order", description="mpgvae: score decoded places against atoms as they stand, or in the cheapest order"
     )
-    decoding: Literal["likeliest", "sampled"] = Field(
-        "likeliest", description="mpgvae: take the likeliest atoms and bonds of a latent, or draw them"
+    spread: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="mpgvae: how far decoded atoms and bonds are drawn from their probabilities; 0: the likeliest",
     )
     temperature: float = Field(0.8, gt=0, allow_inf_nan=False, description="of the latents that samples are drawn from")
     samples: int = Field(500, ge=0, description="graphs drawn once a round for the scores; 0: none are taken")
+    pictures: bool = Field(True, description="draw sampled molecules and their properties, once a round")
     data_root: str = ""
     seed: int = 0
 
@@ -168,8 +174,24 @@ class Molecules:
         if not self.samples:
             return Score()
         drawn = self.draw(model, self.samples)
-        valid = [one for one in drawn if one]
-        return Score({**scores.generation(drawn, self.known()), **scores.likeness(valid, _holdings(self).compared)})
+        valid, reference = [one for one in drawn if one], _holdings(self).compared
+        metrics = {**scores.generation(drawn, self.known()), **scores.likeness(valid, reference)}
+        metrics["rebuilt"] = self.rebuilt(model, self.samples)
+        if not self.pictures:
+            return Score(metrics)
+        drawings = {"molecules": pictures.samples(drawn), "properties": pictures.histograms(valid, reference)}
+        return Score(metrics, drawings)
+
+    @torch.no_grad()
+    def rebuilt(self, model: nn.Module, count: int) -> float:
+        """Share of the test file's first molecules that come back from their latents as the same ones."""
+        reference = _holdings(self).reference
+        rows = [row for row, meaning in enumerate(reference.meanings) if meaning][:count]
+        adjacency, nodes = molgraphs.one_hot(reference.bonds[rows], reference.atoms[rows], self.alphabet)
+        generator, device = _generator(model.eval()), next(model.parameters()).device
+        back, its = generator.decode(generator.encode(adjacency.to(device), nodes.to(device)))
+        found = molgraphs.all_smiles(back.argmax(1), its.argmax(2), self.alphabet)
+        return sum(one == reference.meanings[row] for row, one in zip(rows, found, strict=True)) / len(rows)
 
     def known(self) -> frozenset[str]:
         """Canonical SMILES of the training file's graphs: what is not novel."""
@@ -206,7 +228,7 @@ def _mpgvae(workload: Molecules) -> nn.Module:
         beta=workload.beta,
         warmup=workload.warmup,
         matching=workload.matching,
-        decoding=workload.decoding,
+        spread=workload.spread,
     )
 
 

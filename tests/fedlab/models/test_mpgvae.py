@@ -188,9 +188,9 @@ def test_beta_rises_with_training_steps_alone_and_travels_with_the_weights():
 # --- graphs from latents ---
 
 
-@pytest.mark.parametrize("decoding", ["likeliest", "sampled"])
-def test_samples_are_one_hot_symmetric_without_bonds_to_nobody_and_of_one_generator(decoding):
-    model = made(decoding=decoding).float().eval()
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+def test_samples_are_one_hot_symmetric_without_bonds_to_nobody_and_of_one_generator(spread):
+    model = made(spread=spread).float().eval()
     with seeded("last layers"):
         for layer in (model.decoder.latent, model.decoder.atoms[2], model.decoder.bonds[2]):
             torch.nn.init.normal_(layer.weight, std=2.0)
@@ -215,12 +215,13 @@ def test_likeliest_graphs_are_the_decoders_arguments_and_drawn_ones_follow_its_p
     there = nodes[..., -1] == 0
     pairs = (there[:, None] & there[:, :, None]).triu(1)
     assert torch.equal(adjacency.argmax(1)[pairs], bonds.argmax(1)[pairs])
-    model.decoding = "sampled"
-    with seeded("draw"):
-        adjacency, nodes = model.decode(z.expand(4000, -1))
-    torch.testing.assert_close(nodes.mean(0), atoms[0].exp(), rtol=0, atol=0.04)
-    both = (nodes[:, 0, -1] == 0) & (nodes[:, 1, -1] == 0)
-    torch.testing.assert_close(adjacency[both, :, 0, 1].mean(0), bonds[0, :, 0, 1].exp(), rtol=0, atol=0.05)
+    for spread in (1.0, 0.5):
+        with seeded("draw"):
+            adjacency, nodes = model.graphs(z.expand(20_000, -1), spread)
+        torch.testing.assert_close(nodes.mean(0), (atoms[0] / spread).softmax(1), rtol=0, atol=0.02)
+        both = (nodes[:, 0, -1] == 0) & (nodes[:, 1, -1] == 0)
+        wanted = (bonds[0, :, 0, 1] / spread).softmax(0)
+        torch.testing.assert_close(adjacency[both, :, 0, 1].mean(0), wanted, rtol=0, atol=0.04)
 
 
 def test_it_learns_graphs_and_rebuilds_them():

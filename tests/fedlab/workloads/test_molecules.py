@@ -13,13 +13,14 @@ from fedlab.data import molgraphs, smiles
 from fedlab.engines import inprocess
 from fedlab.errors import ConfigError, DataError
 from fedlab.runs import RunDirectory
+from fedlab.scores import moleculepictures
 from fedlab.scores import molecules as scores
 from fedlab.seeds import seeded
 from fedlab.workload import Score, lacking
 from fedlab.workloads.molecules import Molecules, _holdings
 from server.app import app as server_app
 
-SMALL = {"limit": 300, "adjacency_layers": 3, "node_layers": 3, "samples": 40}
+SMALL = {"limit": 300, "adjacency_layers": 3, "node_layers": 3, "samples": 40, "pictures": False}
 KNOBS = {f"molecules.{name}": value for name, value in SMALL.items()}
 
 
@@ -129,8 +130,22 @@ def test_scores_are_of_samples_against_both_files(workload, model):
     wanted = scores.generation(drawn, set(training.meanings))
     assert {name: found[name] for name in wanted} == wanted and found["samples"] == 40
     valid = [one for one in drawn if one]
-    assert set(found) - set(wanted) == set(scores.likeness(valid, [text for text in reference.meanings if text]))
+    likeness = scores.likeness(valid, [text for text in reference.meanings if text])
+    assert set(found) - set(wanted) == {*likeness, "rebuilt"}
+    assert found["rebuilt"] == 1  # a flow inverts
     assert Molecules(**{**SMALL, "samples": 0}).score(model) == Score()
+
+
+def test_pictures_are_of_the_samples_that_are_scored(workload, model):
+    with seeded("score"):
+        plain = workload.score(model)
+    with seeded("score"):
+        shown = Molecules(**{**SMALL, "pictures": True}).score(model)
+    assert shown.metrics == plain.metrics and not plain.pictures
+    with seeded("score"):
+        drawn = workload.draw(model, 40)
+    assert shown.pictures["molecules"] == moleculepictures.samples(drawn)
+    assert shown.pictures["properties"].startswith(b"\x89PNG")
 
 
 def test_corrected_samples_are_all_molecules(workload, model):
@@ -148,15 +163,15 @@ VAE = {"network": "mpgvae", "width": 8, "latent": 4, "passes": 1}
 
 
 def test_knobs_reach_an_mpgvae():
-    knobs = {"beta": 0.25, "warmup": 7, "matching": "assignment", "decoding": "sampled"}
+    knobs = {"beta": 0.25, "warmup": 7, "matching": "assignment", "spread": 0.5}
     model = Molecules(**SMALL, **VAE, **knobs).model()
     assert (model.sizes.width, model.sizes.latent, model.sizes.passes) == (8, 4, 1)
     assert (model.sizes.size, model.sizes.elements) == (9, 5)
-    found = {"beta": model.ceiling, "warmup": model.warmup, "matching": model.matching, "decoding": model.decoding}
+    found = {"beta": model.ceiling, "warmup": model.warmup, "matching": model.matching, "spread": model.spread}
     assert found == knobs
 
 
-def test_an_mpgvae_is_scored_and_tested_like_any_family():
+def test_an_mpgvae_is_scored_and_tested_like_any_family(monkeypatch):
     workload = Molecules(**SMALL, **VAE)
     with seeded("model"):
         model = workload.model()
@@ -164,6 +179,10 @@ def test_an_mpgvae_is_scored_and_tested_like_any_family():
     assert found["nll"] == pytest.approx(45 * found["loss"], rel=0.05)  # beta is 1: both are the bound, of other draws
     with seeded("score"):
         assert workload.score(model).metrics["samples"] == 40
+    assert workload.rebuilt(model, 40) == 0
+    reference = workload.data(None, "test")[:20]
+    monkeypatch.setattr(type(model), "decode", lambda *_: (reference["adjacency"], reference["nodes"]))
+    assert workload.rebuilt(model, 20) == 1
 
 
 # --- strategies ---
