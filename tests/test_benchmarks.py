@@ -16,7 +16,19 @@ def call(*arguments):
 
 
 @pytest.mark.parametrize(
-    "module", ["adaptation", "engines", "episodes", "messages", "molecules", "onboarding", "startup", "threads", "wire"]
+    "module",
+    [
+        "adaptation",
+        "diffusion",
+        "engines",
+        "episodes",
+        "messages",
+        "molecules",
+        "onboarding",
+        "startup",
+        "threads",
+        "wire",
+    ],
 )
 def test_a_benchmark_says_what_it_does(module):
     output = call(f"benchmarks.{module}", "--help")

@@ -8,6 +8,8 @@
 4. ``frechet``, ``precision`` and ``recall`` compare drawn with real test images, ``frechet_real`` and so on training
    with test images: what perfect samples would get at this count. ``label_distance`` and ``label_kl`` compare the
    labels that are read in drawn images with all that clients train on.
+5. Images that are no digits (``generation.source=cifar10``) are drawn and shown only: that classifier says nothing of
+   them. ``generation.inception`` adds ``inception_frechet``, the published FID, to either.
 
 The server of a real federation would have neither real images nor labels: these are figures of the experimenter.
 
@@ -31,7 +33,7 @@ from fedlab.diffusion.denoising import Backbone
 from fedlab.diffusion.samplers import Told
 from fedlab.errors import ConfigError
 from fedlab.models.digitreader import CLASSES
-from fedlab.scores import imagegrids, images, reading
+from fedlab.scores import imagegrids, images, inception, reading
 from fedlab.training import Progress, silent
 from fedlab.workload import Score
 
@@ -53,6 +55,8 @@ def check(workload: Generation) -> None:
     """
     if 0 < workload.samples < FEWEST:
         raise ConfigError(f"knob 'generation.samples' is {workload.samples}; ask for at least {FEWEST}, or for 0: none")
+    if workload.inception and (reason := inception.missing()):
+        raise ConfigError(f"generation.inception=true asks for the published FID, and {reason}")
     if sampler_of(workload) != "langevin":
         samplers.visited(workload.levels, steps_of(workload))
     elif not workload.noise_law.gaussian:
@@ -110,19 +114,32 @@ SAMPLERS: Mapping[str, Callable[[Generation, Backbone, Tensor, Told], Tensor]] =
 
 def score(workload: Generation, model: nn.Module, progress: Progress = silent) -> Score:
     """Metrics and pictures of ``generation.samples`` images, see above."""
-    drawn, real = draw(workload, model, workload.samples, progress), _real(workload)
+    drawn = draw(workload, model, workload.samples, progress)
+    if not workload.of_digits:
+        real = real_images(workload, "test")
+        return Score(_published(workload, drawn, real), {"samples": imagegrids.drawn_and_real(drawn, real)})
+    return _of_digits(workload, drawn)
+
+
+def _of_digits(workload: Generation, drawn: Tensor) -> Score:
+    real = _real(workload)
     features, labels = reading.read(drawn)
     count = min(len(drawn), len(real.features))
     metrics = {
         **images.likeness(features[:count], real.features[:count]),
         **images.label_distances(labels, real.mixture),
         **real.floor,
+        **_published(workload, drawn, real.images),
     }
     pictures = {
         "samples": imagegrids.drawn_and_real(drawn, real.images),
         "labels": imagegrids.by_label(drawn, labels, real.mixtures),
     }
     return Score(metrics, pictures)
+
+
+def _published(workload: Generation, drawn: Tensor, real: Tensor) -> dict[str, float]:
+    return {"inception_frechet": inception.distance(drawn, real)} if workload.inception else {}
 
 
 class _Real:
@@ -141,7 +158,7 @@ class _Real:
     """
 
     def __init__(self, workload: Generation) -> None:
-        self.images, seen = (_some(workload, part) for part in ("test", "train"))
+        self.images, seen = (real_images(workload, part) for part in ("test", "train"))
         self.features, _ = reading.read(self.images)
         self.mixtures: dict[str, NDArray[np.float64]] = {}
         for partition, name in enumerate(workload.clients):
@@ -162,7 +179,7 @@ class _Real:
 _real = lru_cache(maxsize=4)(_Real)
 
 
-def _some(workload: Generation, part: str) -> Tensor:
+def real_images(workload: Generation, part: str) -> Tensor:
     """``samples`` real images, or all where there are fewer: of every client the same share, spread over its own."""
     parts = [workload.data(partition, part) for partition in range(len(workload.clients))]
     shares = [len(data) for data in parts] if workload.setting == "shards" else [1] * len(parts)

@@ -32,7 +32,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from fedlab.data import digits
+from fedlab.data import digits, imagesets
 from fedlab.data.examples import Batch, Examples
 from fedlab.data.partition import dirichlet
 from fedlab.data.partition import split as shared_out
@@ -47,6 +47,7 @@ from fedlab.workload import Score
 from fedlab.workloads import drawing
 
 EVALUATION_BATCH = 250
+OTHERS = ("cifar10",)  # sources that are no digits: 32 pixels, with a part to test on
 THETA = 1e-3  # theta_0 of the Gamma chain
 
 
@@ -56,7 +57,9 @@ class Generation:
 
     loss_columns: ClassVar[tuple[str, ...]] = ("x",)
 
-    source: str = Field("mnist", description="domain of the server, and of the clients with setting=shards")
+    source: str = Field(
+        "mnist", description="of the server, and of the clients with setting=shards: a digit domain, or cifar10"
+    )
     targets: str = Field("usps,mnist_m,optdigits,synthdigits", description="the clients' domains, setting=domains")
     setting: Literal["shards", "domains"] = Field(
         "shards", description="what clients hold: parts of the source, or a domain each"
@@ -88,6 +91,7 @@ class Generation:
     width: int = Field(
         64, ge=4, description="first width of a RefineNet; the papers have 64 for MNIST, 128 for CIFAR-10"
     )
+    mirror: bool = Field(False, description="mirror half of the training images; not for digits")
     bf16: bool = Field(False, description="networks calculate in bfloat16 where torch's autocast does; weights do not")
     tested: int = Field(500, ge=0, description="held-out images of each client that the loss is taken on; 0: all")
     samples: int = Field(200, ge=0, description="images drawn for a score; 0: none")
@@ -100,15 +104,19 @@ class Generation:
     langevin_step: float = Field(
         0.0, ge=0, le=2, description="as a share of a level's variance; 0: NCSNv2's choice for so many steps"
     )
+    inception: bool = Field(False, description="take the published FID as well; needs torchmetrics and its weights")
     denoise: bool = Field(True, description="take the last level's noise away after Langevin steps")
     data_root: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse domains that do not exist, noise that does not grow, and what does not go together."""
-        for domain in (self.source, *self.domains):
+        for domain in self.domains:
             if domain not in digits.DOMAINS:
                 raise ConfigError(f"unknown digit domain {domain!r}; {near_match(domain, digits.DOMAINS)}")
+        sources = [*digits.DOMAINS, *OTHERS]
+        if self.source not in sources:
+            raise ConfigError(f"unknown digit domain {self.source!r}; {near_match(self.source, sources)}")
         if not self.domains or len(set(self.domains)) < len(self.domains):
             raise ConfigError(f"knob 'generation.targets' is {self.targets!r}; name at least one domain, each once")
         for knob, value, known in (("size", self.size, SIZES), ("colours", self.colours, (1, 3))):
@@ -137,6 +145,11 @@ class Generation:
         return self.domains
 
     @property
+    def of_digits(self) -> bool:
+        """Whether all images are of digits."""
+        return self.source in digits.DOMAINS
+
+    @property
     def noise_law(self) -> NoiseLaw:
         """The law of the noise."""
         return _law(self)
@@ -157,25 +170,23 @@ class Generation:
             raise DataError(
                 f"there is no partition {partition}; this workload has {len(self.clients)}: {', '.join(self.clients)}"
             )
-        root = Path(self.data_root) if self.data_root else None
-        if partition is not None and self.setting == "domains":
-            return self._images(digits.read(self.domains[partition], split, root), slice(None))
-        if partition is None:
-            return self._images(digits.read(self.source, split, root), slice(None))
-        examples = digits.read(self.source, "labelled" if split == "train" else split, root)
-        labels = examples.columns["y"][: self.limit or None]
+        if partition is None or self.setting == "domains":
+            x, _ = self._read(self.source if partition is None else self.domains[partition], split)
+            return self._images(x, split)
+        x, y = self._read(self.source, "labelled" if split == "train" else split)
+        assert y is not None
         if split == "train":
-            rows = shared_out(self.partition, labels, self.shards, self.alpha, self.seed)
+            rows = shared_out(self.partition, y, self.shards, self.alpha, self.seed)
         else:
-            rows = dirichlet(labels, self.shards, float("inf"), self.seed)  # all test on the same mix of classes
-        return self._images(examples, rows[partition])
+            rows = dirichlet(y, self.shards, float("inf"), self.seed)  # all test on the same mix of classes
+        return self._images(x[rows[partition]], split)
 
     def labels(self, partition: int) -> Tensor | None:
         """See :class:`fedlab.workload.KnowsLabels`."""
-        root = Path(self.data_root) if self.data_root else None
         if self.setting == "domains":
-            return digits.read(self.domains[partition], "oracle", root).columns["y"][: self.limit or None]
-        y = digits.read(self.source, "labelled", root).columns["y"][: self.limit or None]
+            return self._read(self.domains[partition], "oracle")[1]
+        y = self._read(self.source, "labelled")[1]
+        assert y is not None
         return y[shared_out(self.partition, y, self.shards, self.alpha, self.seed)[partition]]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -221,12 +232,25 @@ class Generation:
         """What images drawn from a model are worth, with pictures of them; from torch's current random stream."""
         return drawing.score(self, model, progress) if self.samples else Score()
 
-    def _images(self, examples: Examples, rows: Tensor | slice) -> Examples:
+    def _read(self, name: str, split: str) -> tuple[Tensor, Tensor | None]:
+        """Bytes (images, 3, 32, 32), and labels (images,) unless ``split`` is "train"."""
+        root = Path(self.data_root) if self.data_root else None
+        if name in OTHERS:
+            found = imagesets.read(name, root, split == "test")
+            return found.x[: self.limit or None], found.y[: self.limit or None]
+        columns = digits.read(name, split, root).columns
+        y = columns.get("y")
+        return columns["x"][: self.limit or None], None if y is None else y[: self.limit or None]
+
+    def _images(self, x: Tensor, split: str) -> Examples:
         def read(batch: Batch) -> Batch:
             x = SIZES[self.size](digits.to_floats({"x": batch["x"]})["x"])
-            return {"x": x.mean(1, keepdim=True) if self.colours == 1 else x}
+            x = x.mean(1, keepdim=True) if self.colours == 1 else x
+            if self.mirror and split == "train":
+                x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
+            return {"x": x}
 
-        return Examples({"x": examples.columns["x"][: self.limit or None][rows]}, read)
+        return Examples({"x": x}, read)
 
 
 def _cut(x: Tensor) -> Tensor:

@@ -381,7 +381,13 @@ TINY_DATA = {
     "camvid": {"camvid.targets": "dusk", "camvid.width": 8},
     "digits": {"digits.limit": 100, "digits.targets": "optdigits"},
     "fewshot": {"fewshot.limit": 100, "fewshot.shots": "1", "fewshot.queries": 1, "fewshot.episodes": 5},
-    "generation": {"generation.limit": 100},
+    "generation": {
+        "generation.limit": 100,
+        "generation.tested": 8,
+        "generation.samples": 8,
+        "generation.sampling_steps": 1,
+        "client.batch": 4,
+    },
     "molecules": {
         "molecules.limit": 300,
         "molecules.samples": 20,
@@ -391,7 +397,12 @@ TINY_DATA = {
     "office": {"office.limit": 100, "office.targets": "webcam"},
     "pacs": {"pacs.limit": 100, "pacs.targets": "sketch"},
 }
-LIGHT = {"dualadapt-digits-mcd": {"dualadapt.control": False}}  # a twin doubles its checkpoints of a gigabyte
+LIGHT = {
+    "dualadapt-digits-mcd": {"dualadapt.control": False},  # a twin doubles its checkpoints of a gigabyte
+    "ddpm-cifar10": {"generation.network": "tiny"},
+    "ddpm-mnist-long": {"generation.network": "tiny"},
+    "ncsn-cifar10": {"generation.width": 8, "generation.levels": 4},
+}
 
 
 @pytest.mark.parametrize("preset", preset_names())

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 import fedlab
+from fedlab.data import digits, imagesets
 from fedlab.diffusion import ladder, samplers
 from fedlab.errors import ConfigError
 from fedlab.runs import RunDirectory
+from fedlab.scores import inception
 from fedlab.seeds import seeded
 from fedlab.workload import KnowsLabels, Score, Scored
 from fedlab.workloads import drawing
@@ -80,6 +82,33 @@ def test_the_score_of_real_images_is_the_floor_and_that_of_noise_is_not(monkeypa
     assert noise["label_distance"] > 0.25
 
 
+def test_images_that_are_no_digits_are_drawn_and_shown_and_flipped_in_training(monkeypatch):
+    with seeded("cifar"):
+        made = imagesets.Images(torch.randint(256, (120, 3, 32, 32)).byte(), torch.arange(120) % 10)
+    monkeypatch.setattr(imagesets, "read", lambda name, root, test: made)
+    knobs = {"source": "cifar10", "size": 32, "colours": 3, "shards": 2, "samples": 8}
+    workload = Generation(**knobs, mirror=True, sampling_steps=1)
+    exact = digits.to_floats({"x": made.x})["x"]
+    assert torch.equal(workload.data(None, "test")[:]["x"], exact)
+    with seeded("mirror"):
+        seen = workload.data(None, "train")[:]["x"]
+    flipped = (seen == exact.flip(3)).flatten(1).all(1)
+    assert ((seen == exact).flatten(1).all(1) ^ flipped).all()
+    assert 30 < flipped.sum() < 90
+    assert sum(len(workload.data(partition, "train")) for partition in range(2)) == 120
+    found = workload.score(model_of(workload))
+    assert dict(found.metrics) == {}
+    assert set(found.pictures) == {"samples"}
+
+
+def test_the_published_distance_is_taken_where_it_can_be(monkeypatch):
+    monkeypatch.setattr(inception, "missing", lambda: "")
+    monkeypatch.setattr(inception, "distance", lambda drawn, real: float(len(drawn) + len(real)))
+    monkeypatch.setattr(drawing, "draw", lambda *_: torch.zeros(12, 1, 28, 28))
+    workload = Generation(**SMALL, inception=True)
+    assert workload.score(torch.nn.Linear(1, 1)).metrics["inception_frechet"] == 24
+
+
 def test_labels_are_those_of_each_clients_training_part():
     workload = Generation(limit=100, shards=5, partition="shards")
     assert isinstance(workload, KnowsLabels) and isinstance(workload, Scored)
@@ -99,6 +128,7 @@ def test_labels_are_those_of_each_clients_training_part():
         ({"levels": 20, "sampling_steps": 21}, "21 sampling steps were asked for and the noise has 20 levels"),
         ({"samples": 3}, "'generation.samples' is 3; ask for at least 8, or for 0"),
         ({"law": "gamma", "sampler": "langevin"}, "sampler=langevin needs a score"),
+        ({"inception": True}, "asks for the published FID, and torchmetrics and torch_fidelity cannot be imported"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(knobs, sentence):
