@@ -1,4 +1,4 @@
-"""The command line: ``fedlab list | run | resume | compare | data | doctor``."""
+"""The command line: ``fedlab list | run | resume | compare | molecules | data | doctor``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fedlab import cli_compare, cli_deploy, cli_predict
+from fedlab import cli_compare, cli_deploy, cli_molecules, cli_predict
 from fedlab.errors import FedlabError
 
 if TYPE_CHECKING:
@@ -311,6 +311,7 @@ def doctor() -> None:
 cli_deploy.register(app)
 cli_predict.register(app)
 cli_compare.register(app)
+cli_molecules.register(app)
 
 
 def main() -> None:

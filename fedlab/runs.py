@@ -213,7 +213,7 @@ class RunDirectory:
     def pictures(self) -> dict[str, dict[int, Path]]:
         """Pictures by name and round, rounds ascending."""
         found: dict[str, dict[int, Path]] = {}
-        for path in sorted((self.path / "pictures").glob("*-round-*.png"), key=_round_of):
+        for path in sorted(sorted((self.path / "pictures").glob("*-round-*.png")), key=_round_of):
             found.setdefault(path.stem.rpartition("-round-")[0], {})[_round_of(path)] = path
         return found
 

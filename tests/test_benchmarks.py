@@ -6,7 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from benchmarks import temperatures
+from fedlab import launch
+from fedlab.runs import RunDirectory
+from fedlab.scores.molecules import generation
+from fedlab.seeds import seeded
+from fedlab.workloads.molecules import Molecules
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,6 +34,7 @@ def call(*arguments):
         "molecules",
         "onboarding",
         "startup",
+        "temperatures",
         "threads",
         "wire",
     ],
@@ -46,3 +55,21 @@ def test_an_unknown_method_is_refused():
     output = call("benchmarks.startup", "--methods", "STARTUP, hard label")
     assert output.returncode == 2
     assert "did you mean 'STARTUP, hard labels'?" in output.stderr
+
+
+def test_a_curve_is_what_the_workload_draws_at_each_value(tmp_path):
+    knobs = {"molecules.limit": 300, "molecules.adjacency_layers": 1, "molecules.node_layers": 1, "seed": 4}
+    run = RunDirectory.create(tmp_path, launch.prepare("graphnvp-qm9", knobs))
+    with seeded("model"):
+        model = Molecules(limit=300, adjacency_layers=1, node_layers=1).model()
+    run.checkpoint(1, {"arrays": model.state_dict()}, keep=1)
+    found = temperatures.curve(run.path, "molecules.temperature", [0.2, 0.6], 30)
+    for row, temperature in enumerate((0.2, 0.6)):
+        workload = Molecules(limit=300, adjacency_layers=1, node_layers=1, temperature=temperature, seed=4)
+        with seeded(4, "temperatures"):
+            wanted = generation(workload.draw(model.eval(), 30), workload.known())
+        assert found[row].tolist() == pytest.approx(
+            [wanted.get(s, float("nan")) for s in temperatures.SCORES], nan_ok=True
+        )
+    shown = temperatures.table({"a": np.stack([found, found])}, "molecules.temperature", [0.2, 0.6], "title")
+    assert shown.row_count == 2 and list(shown.columns[2].cells) == ["2", "2"]

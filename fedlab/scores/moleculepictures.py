@@ -76,8 +76,8 @@ def histograms(valid: Sequence[str], reference: Sequence[str], caption: str = ""
     """QED, logP, weight and ring sizes of drawn molecules over those of real ones, each as shares."""
     ours, theirs = properties(tuple(valid)) if valid else None, properties(tuple(reference))
     names = list(DESCRIPTORS)
-    figure = _figure(11.5, 2.9)
-    axes = figure.subplots(1, len(NAMES) + 1)
+    canvas = figure(11.5, 2.9)
+    axes = canvas.subplots(1, len(NAMES) + 1)
     for axis, (name, title) in zip(axes, NAMES.items(), strict=False):
         real = theirs.descriptors[:, names.index(name)]
         mine = ours.descriptors[:, names.index(name)] if ours else np.zeros(0)
@@ -93,9 +93,9 @@ def histograms(valid: Sequence[str], reference: Sequence[str], caption: str = ""
     axes[0].set_ylabel("share")
     real_label, own_label = f"{len(reference):,} real molecules", f"{len(valid):,} drawn ones"
     handles = [axes[0].patches[0], *axes[0].lines[:1]]
-    figure.legend(handles, [real_label, own_label + caption], loc="upper left", ncols=2, frameon=False, fontsize=9)
-    figure.subplots_adjust(left=0.055, right=0.99, top=0.84, bottom=0.19, wspace=0.22)
-    return _rendered(figure)
+    canvas.legend(handles, [real_label, own_label + caption], loc="upper left", ncols=2, frameon=False, fontsize=9)
+    canvas.subplots_adjust(left=0.055, right=0.99, top=0.84, bottom=0.19, wspace=0.22)
+    return rendered(canvas)
 
 
 def _overlaid(axis: Axes, real: Floats, drawn: Floats, edges: Floats) -> None:
@@ -111,23 +111,39 @@ def _overlaid(axis: Axes, real: Floats, drawn: Floats, edges: Floats) -> None:
     axis.set_ylim(bottom=0)
 
 
-def _figure(width: float, height: float) -> Figure:
+def figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches."""
     from matplotlib.figure import Figure  # late: it is slow to import, and a run without pictures needs none
 
     return Figure((width, height), dpi=DPI, facecolor="white")
 
 
-def _rendered(figure: Figure) -> bytes:
+def rendered(canvas: Figure) -> bytes:
     """A figure in the house style as PNG."""
-    for axis in figure.axes:
+    for axis in canvas.axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set_color(RULE)
         axis.tick_params(colors=SOFT, labelsize=8, length=3)
         for text in (axis.xaxis.label, axis.yaxis.label):
             text.set(color=INK, fontsize=9.5)
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", metadata={"Software": None})
+    canvas.savefig(stream, format="png", metadata={"Software": None})
     return stream.getvalue()
+
+
+def stacked(parts: Sequence[bytes]) -> bytes:
+    """PNG files one below the other, all as wide as the widest."""
+    pages = [Image.open(io.BytesIO(part)).convert("RGB") for part in parts]
+    width = max(page.width for page in pages)
+    resized = [
+        page.resize((width, round(page.height * width / page.width)), Image.Resampling.LANCZOS) for page in pages
+    ]
+    whole = Image.new("RGB", (width, sum(page.height for page in resized)), "white")
+    top = 0
+    for page in resized:
+        whole.paste(page, (0, top))
+        top += page.height
+    return _png(whole)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

@@ -193,6 +193,11 @@ class Molecules:
         found = molgraphs.all_smiles(back.argmax(1), its.argmax(2), self.alphabet)
         return sum(one == reference.meanings[row] for row, one in zip(rows, found, strict=True)) / len(rows)
 
+    def tables(self) -> tuple[smiles.Molecules, smiles.Molecules]:
+        """Molecules of the training file, whoever holds them, and of the test file."""
+        found = _holdings(self)
+        return found.training, found.reference
+
     def known(self) -> frozenset[str]:
         """Canonical SMILES of the training file's graphs: what is not novel."""
         return _holdings(self).known

@@ -1,0 +1,107 @@
+"""Validity, uniqueness and novelty of models by a knob of how samples are drawn: the whole curve, over seeds.
+
+    python -m benchmarks.temperatures comparisons/graphnvp-qm9 --figure docs/images/graphnvp-temperature.png
+    python -m benchmarks.temperatures comparisons/mpgvae-qm9 --knob molecules.spread --values 0,0.3,0.5,0.7,1
+
+A folder of `fedlab compare`: a line for each variant and value, means over its finished seeds. Models are the runs'
+newest; what is drawn depends on the run's seed and on nothing else, so the same command prints the same figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from fedlab import workloads
+from fedlab.comparing.comparison import Comparison
+from fedlab.errors import ConfigError
+from fedlab.runs import RunDirectory
+from fedlab.scores import latentpictures
+from fedlab.scores.distances import Floats
+from fedlab.scores.molecules import generation
+from fedlab.seeds import deterministic, seeded
+from fedlab.workloads.molecules import Molecules
+
+SCORES = ("validity", "uniqueness", "novelty", "valid_unique_novel")
+PAPERS = {  # in percent, of QM9; see docs/graphnvp.md and docs/mpgvae.md
+    "graphnvp": {"validity": 83.1, "uniqueness": 99.2, "novelty": 58.2},
+    "mpgvae": {"validity": 91.0, "uniqueness": 68.0, "novelty": 54.0},
+}
+TEMPERATURES = "0.3,0.4,0.5,0.6,0.7,0.8,0.9,1"
+
+
+def curve(path: Path, knob: str, values: Sequence[float], samples: int) -> Floats:
+    """Scores (values, scores) of a run's newest model; NaN where nothing valid was drawn."""
+    run = RunDirectory.open(path)
+    flat, newest = run.config(), run.latest()
+    if newest is None:
+        raise ConfigError(f"{path} has no checkpoint; `fedlab resume {path}` continues it")
+    rows = []
+    for value in values:
+        workload = workloads.make({**flat, knob: value})
+        if not isinstance(workload, Molecules):
+            raise ConfigError(f"{path} learned {flat['workload']}, and only molecules are drawn here")
+        model = workload.model()
+        model.load_state_dict(newest[1]["arrays"])
+        with seeded(int(flat["seed"]), "temperatures"):
+            found = generation(workload.draw(model, samples), workload.known())
+        rows.append([found.get(score, np.nan) for score in SCORES])
+    return np.array(rows)
+
+
+def curves(comparison: Comparison, knob: str, values: Sequence[float], samples: int) -> dict[str, Floats]:
+    """Variant to (seeds, values, scores)."""
+    found: dict[str, list[Floats]] = {}
+    for cell, result in comparison.results:
+        found.setdefault(cell.label, []).append(curve(result.directory, knob, values, samples))
+    return {label: np.stack(each) for label, each in found.items()}
+
+
+def table(found: Mapping[str, Floats], knob: str, values: Sequence[float], title: str) -> Table:
+    """Means over seeds and half their range, in percent."""
+    shown = Table(title=title, title_justify="left")
+    for head in ("variant", knob.rpartition(".")[2], "seeds", "valid", "unique", "novel", "product"):
+        shown.add_column(head, justify="left" if head == "variant" else "right")
+    for label, scores in found.items():
+        for column, value in enumerate(values):
+            part = 100 * scores[:, column]
+            means, spread = part.mean(0), (part.max(0) - part.min(0)) / 2
+            figures = [f"{mean:.1f} ± {half:.1f}" for mean, half in zip(means, spread, strict=True)]
+            shown.add_row(label, f"{value:g}", str(len(scores)), *figures)
+        shown.add_section()
+    return shown
+
+
+def main() -> None:
+    """Print the table, and draw it where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("comparison", type=Path, help="folder of a comparison")
+    parser.add_argument("--knob", default="molecules.temperature")
+    parser.add_argument("--values", default=TEMPERATURES)
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--figure", type=Path, help="PNG file to write")
+    parser.add_argument("--only", default="", help="variants, separated by commas; default: all")
+    options = parser.parse_args()
+    comparison = Comparison.read(options.comparison)
+    values = [float(value) for value in options.values.split(",")]
+    with deterministic(1):
+        found = curves(comparison, options.knob, values, options.samples)
+    found = {label: found[label] for label in options.only.split(",")} if options.only else found
+    Console().print(table(found, options.knob, values, f"{comparison.preset}, {options.samples:,} samples a seed"))
+    if options.figure:
+        network = str(comparison.results[0][1].config["molecules.network"])
+        panels = {
+            label: {score: scores[:, :, SCORES.index(score)] for score in SCORES[:3]} for label, scores in found.items()
+        }
+        marks = {name: np.array(share / 100) for name, share in PAPERS[network].items()}
+        drawn = latentpictures.by_knob(panels, values, options.knob.rpartition(".")[2], marks)
+        options.figure.write_bytes(drawn)
+
+
+if __name__ == "__main__":
+    main()
