@@ -77,7 +77,10 @@ def join(
     domain: Annotated[
         str, typer.Option(help="Which client of the run this is; default: the only key in CERTS/clients.")
     ] = "",
-    data: Annotated[Path | None, typer.Option(help="Folder of your own images, instead of the domain's set.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Your own data, instead of the domain's set: a folder of images, or a SMILES file."),
+    ] = None,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of full data sets; default $FEDLAB_DATA, else the sets in the package.")
     ] = None,
@@ -113,8 +116,9 @@ def join(
     root = data_root or (Path(os.environ["FEDLAB_DATA"]) if os.environ.get("FEDLAB_DATA") else None)
     for key, path in (("data-root", root), ("data-folder", data)):
         if path is not None:
-            if not path.expanduser().is_dir():
-                raise ConfigError(f"{path} is not a folder (--{key.replace('-folder', '')})")
+            if not (path.expanduser().is_dir() or (key == "data-folder" and path.expanduser().is_file())):
+                what = "neither a folder nor a file" if key == "data-folder" else "not a folder"
+                raise ConfigError(f"{path} is {what} (--{key.replace('-folder', '')})")
             node[key] = str(path.expanduser().resolve())
     if folder is None:
         err.print(PLAIN, soft_wrap=True, highlight=False)

@@ -77,7 +77,7 @@ class Core:
         description="seconds of training after which the run ends with its round; bits depend on the machine; 0: none",
     )
     run_dir: str = Field("", description="absolute run directory; set by fedlab itself")
-    folder: str = Field("", description="a client's own images; set on that client by `fedlab join --data`")
+    folder: str = Field("", description="a client's own data; set on that client by `fedlab join --data`")
 
 
 @dataclass(frozen=True)

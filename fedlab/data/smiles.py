@@ -13,28 +13,21 @@ The small sets inside the package are read when no folder of full sets is given:
 
 from __future__ import annotations
 
-import hashlib
-import io
-import os
-import tempfile
 import warnings
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
-from zipfile import BadZipFile
 
 import joblib
-import numpy as np
 import rdkit
 import torch
 from rdkit import Chem
 from rdkit.Chem.Scaffolds.MurckoScaffold import GetScaffoldForMol
 from torch import Tensor
 
-from fedlab.data import molgraphs
+from fedlab.data import moleculecache, molgraphs
 from fedlab.data.digits import EMBEDDED
 from fedlab.data.molgraphs import Alphabet, Graph
 from fedlab.errors import DataError, near_match
@@ -43,6 +36,7 @@ FORMAT = "1"  # of the cache
 CHUNK = 2000  # lines a task
 LONG = 10_000  # lines from which several cores and a cache are worth it
 SHOWN = 3  # refused lines in a message
+TEXTS, TENSORS = ("smiles", "meanings", "scaffolds"), ("bonds", "atoms", "losses")  # what a cache holds of molecules
 
 Order = Literal["file", "canonical"]
 
@@ -157,7 +151,7 @@ def read(path: Path, alphabet: Alphabet, limit: int = 0, order: Order = "file") 
         raise DataError(f"the SMILES file {path} cannot be read: {error}") from None
     lines = _lines(text)[: limit or None]
     key = _key(lines, alphabet, order)
-    kept = cache_folder() / f"{path.stem}-{key}.npz"
+    kept = moleculecache.folder() / f"{path.stem}-{key}.npz"
     found = _recall(kept) if len(lines) >= LONG else None
     if found is None:
         found = _parse(lines, alphabet, order)
@@ -234,60 +228,29 @@ def _meaning(graph: Graph, alphabet: Alphabet) -> str:
 # --- the cache, and what was set aside ---
 
 
-def cache_folder() -> Path:
-    """The user's cache folder for molecules; it need not exist, or be writable."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "fedlab" / "molecules"
-
-
 def _key(lines: Sequence[tuple[int, str]], alphabet: Alphabet, order: Order) -> str:
     content = "\n".join(f"{number} {smiles}" for number, smiles in lines)
-    names = "\x1f".join([FORMAT, rdkit.__version__, repr(alphabet), order, content])
-    return hashlib.sha256(names.encode()).hexdigest()[:16]
+    return moleculecache.key(FORMAT, rdkit.__version__, repr(alphabet), order, content)
 
 
 def _keep(path: Path, found: Molecules) -> None:
-    """Write the cache in one move; a folder that cannot be written to is no error."""
-    columns = {name: _bytes(getattr(found, name)) for name in ("smiles", "meanings", "scaffolds")}
-    columns |= {name: getattr(found, name).numpy() for name in ("bonds", "atoms", "losses")}
-    columns["refused"] = _bytes([f"{one.line}\t{one.smiles}\t{one.reason}" for one in found.refused])
-    stream = io.BytesIO()
-    np.savez_compressed(stream, allow_pickle=False, **columns)
-    _write(path, stream.getvalue())
-
-
-def _write(path: Path, content: bytes) -> bool:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as temporary:
-            temporary.write(content)
-        os.replace(temporary.name, path)
-    except OSError:
-        return False
-    return True
+    texts = {name: getattr(found, name) for name in TEXTS}
+    texts["refused"] = [f"{one.line}\t{one.smiles}\t{one.reason}" for one in found.refused]
+    moleculecache.keep(path, texts, {name: getattr(found, name) for name in TENSORS})
 
 
 def _recall(path: Path) -> Molecules | None:
     """What a cache file holds; None where there is none, or it is damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            texts = [tuple(_texts(kept[name])) for name in ("smiles", "meanings", "scaffolds")]
-            bonds, atoms, losses = (torch.from_numpy(kept[name]) for name in ("bonds", "atoms", "losses"))
-            fields = [line.split("\t", 2) for line in _texts(kept["refused"]) if line]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):
+    kept = moleculecache.recall(path, (*TEXTS, "refused"), TENSORS)
+    if kept is None:
         return None
-    if len({len(texts[0]), len(texts[1]), len(texts[2]), len(bonds), len(atoms), len(losses)}) != 1:
+    texts, tensors = kept
+    fields = [line.split("\t", 2) for line in texts.pop("refused") if line]
+    if len({len(column) for column in (*texts.values(), *tensors.values())}) != 1:
         return None
     refused = tuple(Refused(int(line), smiles, reason) for line, smiles, reason in fields)
-    return Molecules(texts[0], texts[1], bonds, atoms, losses, texts[2], refused)
-
-
-def _bytes(texts: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    return np.frombuffer("\n".join(texts).encode(), np.uint8)
-
-
-def _texts(column: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> list[str]:
-    return column.tobytes().decode().split("\n")
+    bonds, atoms, losses = (tensors[name] for name in TENSORS)
+    return Molecules(texts["smiles"], texts["meanings"], bonds, atoms, losses, texts["scaffolds"], refused)
 
 
 def _some(refused: Sequence[Refused]) -> str:
@@ -296,9 +259,9 @@ def _some(refused: Sequence[Refused]) -> str:
 
 def _set_aside(path: Path, key: str, lines: int, refused: Sequence[Refused]) -> None:
     """Write the refused lines to a file, and say so."""
-    aside = cache_folder() / "set-aside" / f"{path.stem}-{key}.tsv"
+    aside = moleculecache.folder() / "set-aside" / f"{path.stem}-{key}.tsv"
     table = "line\tsmiles\treason\n" + "".join(f"{one.line}\t{one.smiles}\t{one.reason}\n" for one in refused)
-    where = f"all of them in {aside}" if _write(aside, table.encode()) else f"{aside} could not be written"
+    where = f"all of them in {aside}" if moleculecache.write(aside, table.encode()) else f"{aside} could not be written"
     warnings.warn(
         f"{len(refused):,} of {lines:,} molecules of {path} were set aside: {_some(refused)}; {where}",
         SetAside,

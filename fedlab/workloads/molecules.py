@@ -2,7 +2,8 @@
 
 The molecules of a set's training file have one owner each: the server a small public part, drawn at random, the clients
 the rest, shared out by scaffold, by size, by clusters of scaffolds, or at random. An owner holds some of its molecules
-out to test on. The set's test file belongs to nobody: it is what drawn molecules are compared with.
+out to test on. The set's test file belongs to nobody: it is what drawn molecules are compared with. A deployed client
+may bring a SMILES file of its own in place of its share (``fedlab join --data FILE``).
 
 ``molecules.server=pooled`` gives the server every training molecule of all clients: for the centralised bound only,
 with strategies that train on the server (``source_only``). Nothing is labelled; what is learned is the likelihood.
@@ -102,6 +103,7 @@ class Molecules:
     samples: int = Field(500, ge=0, description="graphs drawn once a round for the scores; 0: none are taken")
     pictures: bool = Field(True, description="draw sampled molecules and their properties, once a round")
     data_root: str = ""
+    folder: str = ""
     seed: int = 0
 
     @property
@@ -132,6 +134,10 @@ class Molecules:
             )
         if split not in ("train", "test"):
             raise DataError(f"no split {split!r}; there are 'train' and 'test'")
+        if partition is not None and self.folder:
+            own = _own(Path(self.folder).expanduser(), self)
+            rows = torch.arange(len(own))
+            return self._graphs(own, scaffolds.held_out(rows, self.held_out, self.seed, "own")[split == "test"])
         found = _holdings(self)
         if partition is not None:
             rows = found.clients[partition][split == "test"]
@@ -258,20 +264,26 @@ def _holdings(workload: Molecules) -> Holdings:
     )
 
 
+def _own(path: Path, workload: Molecules) -> smiles.Molecules:
+    """A file of somebody's own; DataError when it holds too few molecules."""
+    found = smiles.read(path, workload.alphabet, workload.limit, _order(workload))
+    found = holdings.lossless(found) if workload.lossy == "drop" else found
+    if len(found) < 2 * MIN_EXAMPLES:
+        raise DataError(f"{path} has {len(found)} molecules that can be used; at least {2 * MIN_EXAMPLES} are needed")
+    return found
+
+
+def _order(workload: Molecules) -> smiles.Order:
+    return "canonical" if workload.order == "canonical" else "file"
+
+
 def _files(workload: Molecules) -> tuple[smiles.Molecules, smiles.Molecules]:
     """The molecules of the training file and of the test file."""
-    order: smiles.Order = "canonical" if workload.order == "canonical" else "file"
     if workload.file:
-        path = Path(workload.file).expanduser()
-        found = smiles.read(path, workload.alphabet, workload.limit, order)
-        if len(found) < 2 * MIN_EXAMPLES:
-            raise DataError(
-                f"{path} has {len(found)} molecules that can be used; at least {2 * MIN_EXAMPLES} are needed"
-            )
-        rows = list(range(len(found)))
-        train, test = scaffolds.held_out(torch.tensor(rows), 0.1, workload.seed, "test file")
+        found = _own(Path(workload.file).expanduser(), workload)
+        train, test = scaffolds.held_out(torch.arange(len(found)), 0.1, workload.seed, "test file")
         return found.take(train.tolist()), found.take(test.tolist())
     root = Path(workload.data_root) if workload.data_root else None
     paths = [smiles.path_of(workload.dataset, split, root) for split in ("train", "test")]
-    train_file, test_file = (smiles.read(path, workload.alphabet, workload.limit, order) for path in paths)
+    train_file, test_file = (smiles.read(path, workload.alphabet, workload.limit, _order(workload)) for path in paths)
     return train_file, test_file

@@ -103,7 +103,7 @@ def test_serve_refuses_an_expired_certificate(tmp_path):
     [
         (["lab"], "'lab' is no HOST:PORT of a server"),
         (["lab:9092"], "which client is this? Give --domain NAME"),
-        (["lab:9092", "--domain", "usps", "--data", "none"], "none is not a folder (--data)"),
+        (["lab:9092", "--domain", "usps", "--data", "none"], "none is neither a folder nor a file (--data)"),
         (["lab:9092", "--domain", "usps", "--data-root", "none"], "none is not a folder (--data-root)"),
     ],
 )

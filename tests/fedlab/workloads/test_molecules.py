@@ -105,6 +105,25 @@ def test_a_file_of_ones_own_takes_the_place_of_the_set(tmp_path):
     assert [len(workload.data(number, "train")) + len(workload.data(number, "test")) for number in (0, 1)] == [81, 81]
 
 
+def test_a_client_may_bring_a_file_of_its_own_in_place_of_its_share(tmp_path):
+    texts = smiles.path_of("qm9", "test", None).read_text().splitlines()[1:51]
+    file = tmp_path / "mine.smi"
+    file.write_text("\n".join([*texts, "C[Si]"]))
+    workload = Molecules(**SMALL, folder=str(file))
+    with pytest.warns(smiles.SetAside, match="1 of 51"):
+        train, test = workload.data(1, "train"), workload.data(1, "test")
+    assert len(train) == 45 and len(test) == 5
+    known = [molgraphs.canonical(molgraphs.parse(text, molgraphs.QM9)[0]) for text in texts]
+    assert set(strings(workload, train)) < {*known, *_holdings(workload).reference.meanings}
+    assert len(workload.data(None, "train")) == 15  # the server's part is the set's
+    file.write_text("CC\nCO\n")
+    smiles.read.cache_clear()
+    with pytest.raises(DataError, match="mine.smi has 2 molecules that can be used; at least 20 are needed"):
+        workload.data(1, "train")
+    with pytest.raises(DataError, match="cannot be read"):
+        Molecules(**SMALL, folder=str(tmp_path)).data(1, "train")
+
+
 # --- what is measured ---
 
 
