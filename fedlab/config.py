@@ -30,6 +30,7 @@ PRESETS = Path(__file__).parent / "presets"
 
 Positive = Annotated[int, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
@@ -91,6 +92,7 @@ class ServerTraining:
     learning_rate: Rate = Field(1e-3, description="Adam's step size on the server")
     average: float = Field(0.98, ge=0.0, lt=1.0, description="decay a step of the averaged (EMA) model; 0: none")
     clip: Weight = Field(0.0, description="largest norm of a gradient in the steps of a round; 0: as it is")
+    anneal: Share = Field(1.0, description="share of learning_rate that is left in the last round, by a cosine")
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,9 @@ class ClientTraining:
         "sgd", description="of whole models on the client, fresh each round: SGD with momentum, or Adam"
     )
     clip: Weight = Field(0.0, description="largest norm of a gradient of whole models on the client; 0: as it is")
+    anneal: Share = Field(
+        1.0, description="share of whole models' learning_rate that is left in the last round, by a cosine"
+    )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -61,6 +62,17 @@ def optimise(
             after_step()
         progress(name, step + 1, steps)
     return total / steps if steps else None
+
+
+def annealed(share: float, number: int, rounds: int) -> float:
+    """What is left of a learning rate in round ``number`` of ``rounds``: 1 in the first, ``share`` in the last.
+
+    >>> [annealed(0.2, number, 3) for number in (1, 2, 3)]
+    [1.0, 0.6, 0.2]
+    """
+    if share == 1 or rounds < 2:
+        return 1.0
+    return share + (1 - share) * (1 + math.cos(math.pi * (number - 1) / (rounds - 1))) / 2
 
 
 @torch.no_grad()

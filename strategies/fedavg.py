@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from fedlab.config import ClientTraining, Core, Flat, ServerTraining, build
 from fedlab.data.examples import Examples
 from fedlab.errors import ConfigError
-from fedlab.training import Progress, optimise, pick_device
+from fedlab.training import Progress, annealed, optimise, pick_device
 from fedlab.workload import Workload, lacking
 from strategies import aggregation as aggregations
 from strategies import screening
@@ -45,6 +45,7 @@ from strategies.protocol import (
     known,
     load,
     own_data,
+    round_of,
 )
 from strategies.source_only import SourceTrainer
 
@@ -175,7 +176,9 @@ def local_sgd(
         When the examples lack what the loss takes.
     """
     flat = context.run_config
-    knobs, device = build(ClientTraining, "client", flat), pick_device(build(Core, "", flat).device)
+    core, knobs = build(Core, "", flat), build(ClientTraining, "client", flat)
+    device, rate = pick_device(core.device), knobs.learning_rate
+    rate *= annealed(knobs.anneal, round_of(message), core.rounds)
     model = load(workload.model(), arrays_of(message.content), device).train()
     start = [weight.detach().clone() for weight in model.parameters()]
     if missing := lacking(workload, data):
@@ -190,7 +193,7 @@ def local_sgd(
         value = workload.loss(model, batch)
         return value + beside(model, start) if beside else value
 
-    optimiser = OPTIMISERS[knobs.optimiser](model.parameters(), knobs.learning_rate, momentum)
+    optimiser = OPTIMISERS[knobs.optimiser](model.parameters(), rate, momentum)
     steps = knobs.steps if steps is None else steps
     return model, optimise(loss, optimiser, steps, name="local training", clip=knobs.clip)
 
@@ -201,14 +204,14 @@ def plain_sgd(flat: Flat) -> None:
     Raises
     ------
     ConfigError
-        When ``client.optimiser`` or ``client.clip`` ask for anything else.
+        When ``client.optimiser``, ``client.clip`` or ``client.anneal`` ask for anything else.
     """
     knobs = build(ClientTraining, "client", flat)
-    if knobs.optimiser != "sgd" or knobs.clip:
+    if knobs.optimiser != "sgd" or knobs.clip or knobs.anneal != 1:
         raise ConfigError(
-            f"strategy {build(Core, '', flat).strategy!r} reckons with plain SGD on its clients, and got "
-            f"client.optimiser={knobs.optimiser} and client.clip={knobs.clip:g}; set client.optimiser=sgd and "
-            "client.clip=0, or take fedavg or fedprox"
+            f"strategy {build(Core, '', flat).strategy!r} reckons with plain SGD of one step size on its clients, and "
+            f"got client.optimiser={knobs.optimiser}, client.clip={knobs.clip:g} and client.anneal={knobs.anneal:g}; "
+            "set them to sgd, 0 and 1, or take fedavg or fedprox"
         )
 
 

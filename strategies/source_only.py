@@ -28,7 +28,7 @@ from fedlab.data.examples import Batch
 from fedlab.errors import ConfigError
 from fedlab.runs import weights_sha256
 from fedlab.seeds import seeded
-from fedlab.training import Progress, follow, optimise, pick_device
+from fedlab.training import Progress, annealed, follow, optimise, pick_device
 from fedlab.workload import Workload, lacking
 from strategies import screening
 from strategies.protocol import ClientHalf, Entry, evaluate, known
@@ -45,7 +45,7 @@ class SourceTrainer:
 
     def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
         core = build(Core, "", flat)
-        self.workload, self.seed, self.progress = workload, core.seed, progress
+        self.workload, self.seed, self.rounds, self.progress = workload, core.seed, core.rounds, progress
         self.knobs, self.device = build(ServerTraining, "server", flat), pick_device(core.device)
         self.source = workload.data(None, "train")
         if lacking(workload, self.source):
@@ -78,6 +78,9 @@ class SourceTrainer:
             A further loss, a function of the step, that an adapting strategy adds to the source loss.
         """
         self.model.train()
+        rate = self.knobs.learning_rate * annealed(self.knobs.anneal, server_round, self.rounds)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
         return optimise(
             self.loss(server_round, steps, beside),
             self.optimiser,
@@ -134,7 +137,9 @@ class SourceTrainer:
         batch = self.batch(0, 0)
         with seeded(self.seed, "source model", 0, 0):
             loss = self.workload.loss(deepcopy(self.model).train(), batch)
-        knobs = replace(self.knobs, steps=0, learning_rate=1.0, average=0.0, clip=0.0)  # of what comes after it
+        knobs = replace(
+            self.knobs, steps=0, learning_rate=1.0, average=0.0, clip=0.0, anneal=1.0
+        )  # of what comes after it
         machine = (torch.__version__, torch.get_num_threads(), str(self.device))
         first = (self.source.columns, batch, loss.detach(), self.model.state_dict())
         words = f"{knobs}|{self.seed}|{machine}|{weights_sha256(first)}"

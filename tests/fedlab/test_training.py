@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fedlab.errors import ConfigError, RunError
-from fedlab.training import follow, optimise, pick_device
+from fedlab.training import annealed, follow, optimise, pick_device
 
 
 def parabola(start=1.0, rate=0.25):
@@ -107,3 +107,9 @@ def test_a_long_gradient_is_scaled_down_and_a_short_one_is_not():
         weight, optimiser = parabola(start)
         optimise(lambda: weight**2, optimiser, 1, name="parabola", clip=1.0)  # noqa: B023
         assert weight.item() == pytest.approx(after)
+
+
+def test_a_rate_falls_by_a_cosine_from_the_first_round_to_the_last():
+    found = [annealed(0.2, number, 5) for number in range(1, 6)]
+    assert found == pytest.approx([1, 0.2 + 0.8 * (1 + 0.5**0.5) / 2, 0.6, 0.2 + 0.8 * (1 - 0.5**0.5) / 2, 0.2])
+    assert annealed(0.2, 1, 1) == annealed(1.0, 4, 9) == 1.0

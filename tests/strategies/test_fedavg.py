@@ -10,14 +10,14 @@ import strategies
 from fedlab.errors import ConfigError, RunError
 from fedlab.seeds import seeded
 
-SEED, ROUNDS, STEPS, BATCH, RATE = 5, 2, 5, 4, 0.05
+SEED, STEPS, BATCH, RATE = 5, 5, 4, 0.05
 
 
-def plain_loop(matrices, fresh):
+def plain_loop(matrices, fresh, rates=(RATE, RATE)):
     """McMahan et al., algorithm 1, with momentum 0.9: the global weights (3,)."""
     with seeded(SEED, "initialise"):
         shared = fresh()
-    for server_round in range(1, ROUNDS + 1):
+    for server_round, rate in enumerate(rates, 1):
         total, count = np.zeros(3), 0
         for client in range(3):
             x, y = matrices(client)
@@ -28,7 +28,7 @@ def plain_loop(matrices, fresh):
                     rows = torch.randint(len(x), (BATCH,)).numpy()
                     gradient = 2 / BATCH * x[rows].T @ (x[rows] @ w - y[rows])
                     speed = 0.9 * speed + gradient
-                    w -= RATE * speed
+                    w -= rate * speed
             total, count = total + len(x) * w, count + len(x)
         shared = total / count
     return shared
@@ -87,8 +87,13 @@ def test_clients_may_take_adam_with_clipped_gradients(federate, matrices, fresh)
     np.testing.assert_allclose(outcome.weights, total / count, rtol=0, atol=1e-5)
 
 
+def test_the_last_round_takes_the_share_of_the_step_that_is_left(federate, matrices, fresh):
+    outcome = federate("fedavg", **{"client.anneal": 0.2})
+    np.testing.assert_allclose(outcome.weights, plain_loop(matrices, fresh, (RATE, 0.2 * RATE)), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("strategy", ["scaffold", "fednova"])
-@pytest.mark.parametrize("knobs", [{"client.optimiser": "adam"}, {"client.clip": 1.0}])
+@pytest.mark.parametrize("knobs", [{"client.optimiser": "adam"}, {"client.clip": 1.0}, {"client.anneal": 0.5}])
 def test_strategies_that_reckon_with_sgd_refuse_another_optimiser(federate, strategy, knobs):
-    with pytest.raises(ConfigError, match="reckons with plain SGD on its clients"):
+    with pytest.raises(ConfigError, match="reckons with plain SGD of one step size"):
         federate(strategy, **knobs)
