@@ -105,8 +105,12 @@ def _langevin(workload: Generation, backbone: Backbone, noise: Tensor, tell: Tol
     return samplers.annealed_langevin(law, backbone, noise, steps=steps, step=step, denoise=workload.denoise, tell=tell)
 
 
+def _ddim(workload: Generation, backbone: Backbone, noise: Tensor, tell: Told) -> Tensor:
+    return _visiting(partial(samplers.ddim_step, eta=workload.eta), workload, backbone, noise, tell)
+
+
 SAMPLERS: Mapping[str, Callable[[Generation, Backbone, Tensor, Told], Tensor]] = {
-    "ddim": partial(_visiting, samplers.ddim_step),
+    "ddim": _ddim,
     "ancestral": partial(_visiting, samplers.ancestral_step),
     "langevin": _langevin,
 }

@@ -101,6 +101,12 @@ class Generation:
     sampling_steps: int = Field(
         0, ge=0, description="levels that ddim and ancestral visit (S), Langevin steps at each level; 0: 50, and 20"
     )
+    eta: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="of ddim: share of fresh noise; 0: none, 1 corrects more of what a network gets wrong",
+    )
     langevin_step: float = Field(
         0.0, ge=0, le=2, description="as a share of a level's variance; 0: NCSNv2's choice for so many steps"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -43,6 +45,17 @@ def test_ddim_is_the_samplers_own_in_parts_of_a_batch(monkeypatch):
     assert torch.equal(drawn, torch.cat(wanted).clamp(-1, 1))
     assert told[-1] == ("samples", 6, 6)
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+
+
+def test_eta_is_ddims_share_of_fresh_noise():
+    workload = Generation(**SMALL, sampling_steps=3, eta=0.5)
+    model, law = model_of(workload), workload.noise_law
+    with seeded("draw"):
+        drawn = drawing.draw(workload, model, 4)
+    with seeded("draw"):
+        start = samplers.start(law, (4, 1, 28, 28))
+        wanted = samplers.sample(law, model, start, partial(samplers.ddim_step, eta=0.5), 3)
+    assert torch.equal(drawn, wanted.clamp(-1, 1))
 
 
 def test_langevin_takes_ncsnv2s_step_for_its_ladder_unless_told():
