@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks import temperatures
+from benchmarks import matching, temperatures
 from fedlab import launch
+from fedlab.errors import ConfigError
+from fedlab.latents import Space
 from fedlab.runs import RunDirectory
 from fedlab.scores.molecules import generation
 from fedlab.seeds import seeded
@@ -30,6 +33,7 @@ def call(*arguments):
         "diffusion",
         "engines",
         "episodes",
+        "matching",
         "messages",
         "molecules",
         "onboarding",
@@ -73,3 +77,18 @@ def test_a_curve_is_what_the_workload_draws_at_each_value(tmp_path):
         )
     shown = temperatures.table({"a": np.stack([found, found])}, "molecules.temperature", [0.2, 0.6], "title")
     assert shown.row_count == 2 and list(shown.columns[2].cells) == ["2", "2"]
+
+
+def test_a_bound_over_test_molecules_is_the_models_and_a_matched_one_is_lower():
+    workload = Molecules(limit=200, network="mpgvae", width=8, latent=4, passes=1, matching="assignment")
+    with seeded("model"):
+        space = Space(workload, workload.model().eval(), "vae", 0)
+    ordered, matched = (matching.bound(space, how, 60) for how in ("order", "assignment"))
+    space.model.matching = "order"
+    with seeded(0, "matching"), torch.no_grad():
+        batch = workload.data(None, "test").spread(60)[:]
+        wanted = space.model.nll(batch["adjacency"], batch["nodes"]).mean().item()
+    assert ordered == pytest.approx(wanted, rel=1e-4) and matched < ordered - 1
+    flow = Molecules(limit=200, adjacency_layers=1, node_layers=1)
+    with pytest.raises(ConfigError, match="learned a GraphNVP, and matching is of an MPGVAE"):
+        matching.bound(Space(flow, flow.model(), "flow", 0), "order", 10)
