@@ -81,20 +81,20 @@ def images_of(name: str, split: str) -> Images:
     return imagesets.read(name, root, split != "train", 32)
 
 
-def examples(images: Images, order: Tensor, photograph: bool | None) -> Examples:
-    """Floats in [-1, 1] with pixels arranged, after a random view unless ``photograph`` is None."""
+def examples(images: Images, order: Tensor, mirror: bool | None) -> Examples:
+    """Floats in [-1, 1] with pixels arranged, after a random view unless ``mirror`` is None."""
 
     def read(batch: Batch) -> Batch:
         x = (batch["x"].float() / 127.5 - 1).expand(-1, 3, -1, -1)
-        if photograph is not None:  # before the pixels move: a crop of permuted ones would be none
-            x = views.view(x, 0.5 if photograph else 0.8, 0.2 if photograph else 0.0, mirror=photograph)
+        if mirror is not None:  # before the pixels move: a crop of permuted ones would be none
+            x = views.view(x, 0.8, 0.0, mirror)
         return {"x": arrange(x, order), "y": batch["y"]}
 
     return Examples({"x": images.x, "y": images.y}, read)
 
 
-def photographs(name: str) -> bool:
-    """Whether a set's images may be mirrored and change their colours; digits and characters may not."""
+def mirrored(name: str) -> bool:
+    """Whether half of a set's images may be mirrored; digits and characters may not."""
     return name not in digits.DOMAINS and name != "omniglot"
 
 
@@ -145,7 +145,7 @@ def pretrained(job: Job, runs: Path) -> Mapping[str, Tensor]:
         with seeded("start", job.seed):
             model = NETWORKS[job.network](int(images.y.max()) + 1)
         order = arrangement("plain", 32, SHAPE.patch, job.seed)
-        learn(model, examples(images, order, photographs(job.before)), first, "before")
+        learn(model, examples(images, order, mirrored(job.before)), first, "before")
         return features_of(model).state_dict()
 
     with pretraining.shared(str(runs / "pretrained")):
@@ -164,7 +164,7 @@ def trained(job: Job, runs: Path) -> dict[str, Any]:
         with seeded("some images", job.seed):
             rows = torch.randperm(len(images.y))[: job.images]
         images = Images(images.x[rows], images.y[rows])
-    curve = learn(model, examples(images, orders[kind], photographs(job.set)), job, "learn")
+    curve = learn(model, examples(images, orders[kind], mirrored(job.set)), job, "learn")
     test = Images(test.x[:TESTED], test.y[:TESTED])
 
     def accuracy(name: str) -> float:
@@ -260,10 +260,10 @@ def main() -> None:
     parser = cells.parser(__doc__, "runs/mixer")
     parser.set_defaults(seeds=[0, 1, 2])
     parser.add_argument("--set", default="cifar10", help="cifar10 (FEDLAB_DATA), mnist or another set with labels")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--before-steps", type=int, default=1500)
     parser.add_argument("--sizes", type=int, nargs="*", help="numbers of training images")
-    parser.add_argument("--rates", type=float, nargs=3, default=[3e-3, 3e-3, 2e-3], help=f"of {', '.join(NETWORKS)}")
+    parser.add_argument("--rates", type=float, nargs=3, default=[1e-2, 3e-3, 2e-3], help=f"of {', '.join(NETWORKS)}")
     parser.add_argument("--figure", type=Path, help="a picture to draw")
     options = parser.parse_args()
     questions = {"permutations": permutations, "sizes": sizes}

@@ -35,6 +35,7 @@ def call(*arguments):
         "episodes",
         "matching",
         "messages",
+        "mixer",
         "molecules",
         "onboarding",
         "startup",
@@ -92,3 +93,9 @@ def test_a_bound_over_test_molecules_is_the_models_and_a_matched_one_is_lower():
     flow = Molecules(limit=200, adjacency_layers=1, node_layers=1)
     with pytest.raises(ConfigError, match="learned a GraphNVP, and matching is of an MPGVAE"):
         matching.bound(Space(flow, flow.model(), "flow", 0), "order", 10)
+
+
+def test_an_unknown_question_is_refused():
+    output = call("benchmarks.mixer", "permutation")
+    assert output.returncode == 2
+    assert "name one question: permutations or sizes; got permutation" in output.stderr
