@@ -9,7 +9,8 @@ the whole image; and, the negative control, in test images alone. ``sizes``: fro
 network from scratch and after pre-training on another set (Tiny-ImageNet for CIFAR-10, Omniglot for digits).
 
 Every training has the same number of steps, batches and views for all networks, and one step size for each network,
-``--rates``. Each one stays in ``--runs`` as a file, and one that is there is read, not repeated.
+``--rates``, of which fine-tuning takes a fourth. Each one stays in ``--runs`` as a file, and one that is there is read,
+not repeated.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ MOVED = "patches, weights too"  # the exact symmetry: the initial weights go whe
 PERMUTED = ("plain", "patches", "pixels")
 BEFORE = {"cifar10": "tiny_imagenet"}  # what is pre-trained on; for digits Omniglot
 SIZES = {"cifar10": (500, 5000, 50000)}
+FINER = 4  # fine-tuning takes a fourth of the step size: features are there to be kept
 PART = 25  # steps that one point of a loss curve is the mean of
 
 
@@ -67,7 +69,7 @@ class Job:
     seed: int
     kind: str = "plain"  # of the arrangement of pixels
     images: int = 0  # to train on; 0: all
-    before: str = ""  # the set that its features were trained on first, as long and at the same rate
+    before: str = ""  # the set that its features were trained on first
     before_steps: int = 0
     batch: int = 64
 
@@ -138,7 +140,7 @@ def start_of(job: Job, classes: int, runs: Path) -> nn.Module:
 
 def pretrained(job: Job, runs: Path) -> Mapping[str, Tensor]:
     """Features that learned another set; trained once for all sizes of a seed."""
-    first = Job(job.before, job.network, job.rate, job.before_steps, job.seed, batch=job.batch)
+    first = Job(job.before, job.network, FINER * job.rate, job.before_steps, job.seed, batch=job.batch)
 
     def make() -> dict[str, Any]:
         images = images_of(job.before, "train")
@@ -220,7 +222,7 @@ def sizes(options: Any, start: Callable[[Job], Future[dict[str, Any]]]) -> None:
                         Job(
                             options.set,
                             name,
-                            rate(options, name),
+                            rate(options, name) / (FINER if first else 1),
                             options.steps,
                             seed,
                             images=count,

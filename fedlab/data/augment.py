@@ -9,10 +9,15 @@ prototype: polarity, contrast and colour of the strokes and of the ground are ra
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
+
+# Ranges of ``warp`` of twice the strength, for a network that knows nothing of neighbouring pixels.
+WIDE: Mapping[str, Any] = {"degrees": 24.0, "shear": 0.4, "scale": (0.64, 1.3225), "shift": 0.16}
 
 
 def _uniform(low: float, high: float, *shape: int) -> Tensor:

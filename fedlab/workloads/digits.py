@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from fedlab.data import digits, pictures
 from fedlab.data import folder as folders
-from fedlab.data.augment import recolour, warp
+from fedlab.data.augment import WIDE, recolour, warp
 from fedlab.data.domains import SIZE
 from fedlab.data.examples import Batch, Examples
 from fedlab.data.partition import dirichlet, split
@@ -53,7 +53,9 @@ class Digits:
     network: Literal["small", "mcd", "mixer"] = Field(
         "small", description="small (CPU), mcd, the MCD paper's digit network, or mixer, a small MLP-Mixer"
     )
-    augment: bool = Field(True, description="random affine maps and colours of the source images")
+    augment: bool | Literal["wide"] = Field(
+        True, description="random affine maps and colours of the source images; wide: maps of twice the strength"
+    )
     limit: int = Field(0, ge=0, description="at most so many examples of each part, for a quick look; 0: all")
     shards: int = Field(4, ge=1, description="clients of setting=shards")
     split: int = Field(1, ge=1, description="clients that share one target's training part; all test on its whole")
@@ -192,7 +194,7 @@ class Digits:
 
         def view(batch: Batch) -> Batch:
             batch = read(batch)
-            return {**batch, "x": recolour(warp(batch["x"]))}
+            return {**batch, "x": recolour(warp(batch["x"], **(WIDE if self.augment == "wide" else {})))}
 
         return Examples(examples.columns, view)
 

@@ -272,6 +272,17 @@ def test_views_keep_labels_range_and_follow_the_random_stream():
     assert torch.equal(first["y"], data.columns["y"][:8])
 
 
+def test_wide_views_move_digits_further():
+    def moved(augment):
+        data = Digits(targets=TARGETS, limit=400, augment=augment).data(None, "train")
+        with seeded("view"):
+            strokes = (data[:]["x"] - data[:]["x"][:, :, :1, :1]).abs().sum((1, 2)) > 0.5  # (images, columns)
+        places = torch.arange(32.0)
+        return float(torch.stack([places[row].mean() for row in strokes if row.any()]).std())
+
+    assert moved("wide") > 1.4 * moved(True)
+
+
 def test_without_augmentation_images_are_as_read():
     data = Digits(targets=TARGETS, limit=20, augment=False).data(None, "train")
     assert torch.equal(data[:8]["x"], sets.read("mnist", "labelled")[:8]["x"])
