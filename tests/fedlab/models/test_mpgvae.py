@@ -10,7 +10,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from fedlab.losses.matching import reordered
-from fedlab.models import mpgvae
+from fedlab.models import messages, mpgvae
 from fedlab.models.graphs import GraphGenerator, hard, symmetric
 from fedlab.models.mpgvae import MPGVAE, Sizes, graph_cost, without_absent
 from fedlab.seeds import seeded
@@ -74,6 +74,20 @@ def test_the_encoder_sees_no_order_and_no_absent_atoms():
     wide[:, -1], more[..., -1] = 1, 1
     wide[:, :, :4, :4], more[:, :4] = adjacency, nodes
     torch.testing.assert_close(larger.encode(wide, more), latent)
+
+
+def test_wide_first_weights_set_latents_apart_in_more_directions(monkeypatch):
+    sizes = Sizes(4, 3)
+    adjacency, nodes = graphs(60, sizes)
+
+    def apart():
+        latent = made(sizes).encode(adjacency, nodes)
+        return torch.linalg.svdvals(latent - latent.mean(0))
+
+    wide = apart()
+    monkeypatch.setattr(messages, "GAIN", 1.0)
+    narrow = apart()
+    assert wide[0] > narrow[0] and wide[4] / wide[0] > 2 * narrow[4] / narrow[0]
 
 
 def test_places_of_the_decoder_differ_and_its_bonds_are_symmetric():
