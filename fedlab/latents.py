@@ -1,7 +1,8 @@
 """What the latents of a finished run's model mean: paths between molecules, and directions along which properties grow.
 
 All is done on the CPU with the newest checkpoint. Latents are those of ``GraphGenerator.encode``; graphs come back by
-``decode``, without noise or a spread, by the validity rule of ``fedlab.data.molgraphs``.
+``decode``, molecules by the validity rule of ``fedlab.data.molgraphs``. On paths they are the likeliest; on walks
+they are drawn as samples are, where that makes a difference.
 
 **A direction**: a linear regression (ridge, its penalty chosen among :data:`PENALTIES` by leave-one-out) of a property
 on the latents of molecules of the training file. What it reaches is Pearson's correlation of its prediction with the
@@ -32,6 +33,7 @@ from fedlab.models.graphs import GraphGenerator
 from fedlab.runs import RunDirectory
 from fedlab.scores.distances import Floats
 from fedlab.scores.molecules import PROPERTIES
+from fedlab.seeds import seeded
 from fedlab.workloads.molecules import Molecules
 
 FITTED, HELD_OUT = 2000, 1000  # molecules of the training file and of the test file
@@ -106,9 +108,9 @@ class Space:
         bonds, atoms = molgraphs.stacked([graph])
         return self.generator.encode(*molgraphs.one_hot(bonds, atoms, self.workload.alphabet))
 
-    def decode(self, latent: Tensor) -> list[str | None]:
+    def decode(self, latent: Tensor, *, drawn: bool = False) -> list[str | None]:
         """Canonical SMILES of latents (batch, dimensions), None for what is no molecule."""
-        adjacency, nodes = self.generator.decode(latent)
+        adjacency, nodes = self.generator.decode(latent, drawn=drawn)
         return molgraphs.all_smiles(adjacency.argmax(1), nodes.argmax(2), self.workload.alphabet)
 
     def between(self, first: str, second: str, steps: int) -> list[str | None]:
@@ -203,7 +205,8 @@ def walk(space: Space, along: Direction, steps: int = 13) -> Walk:
     starts = space.encode(_usable(space.workload.tables()[1], STARTS))
     reach = torch.linspace(-REACH, REACH, steps)
     points = starts[:, None] + along.deviation * reach[:, None] * along.unit  # (starts, steps, dimensions)
-    found = space.decode(points.flatten(0, 1))
+    with seeded(space.workload.seed, "walk", along.name):
+        found = space.decode(points.flatten(0, 1), drawn=True)
     met = [found[row * steps : (row + 1) * steps] for row in range(len(starts))]
     values = np.full((len(starts), steps), np.nan)
     for row, column in zip(*np.nonzero([[one is not None for one in line] for line in met]), strict=True):

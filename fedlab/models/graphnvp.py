@@ -259,8 +259,11 @@ class GraphNVP(nn.Module):
         return torch.cat([z.flatten(1), z_nodes.flatten(1)], dim=1)
 
     @torch.no_grad()
-    def decode(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """One-hot ``adjacency`` and ``nodes``: the largest bond channel of the symmetrised A, the largest element."""
+    def decode(self, latent: Tensor, *, drawn: bool = False) -> tuple[Tensor, Tensor]:
+        """One-hot ``adjacency`` and ``nodes``: the largest bond channel of the symmetrised A, the largest element.
+
+        A latent has one graph, which is ``drawn``, too.
+        """
         if self.training:
             raise RuntimeError("a GraphNVP inverts in eval mode only: call eval() first")
         n, f, r = self.sizes.size, self.sizes.elements, self.sizes.channels

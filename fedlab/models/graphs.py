@@ -35,8 +35,14 @@ class GraphGenerator(Protocol):
         """Latents (batch, dimensions) of graphs, without noise; in eval mode."""
         ...
 
-    def decode(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """The graphs of latents, one-hot; in eval mode."""
+    def decode(self, latent: Tensor, *, drawn: bool = False) -> tuple[Tensor, Tensor]:
+        """The graphs of latents, one-hot; in eval mode.
+
+        Parameters
+        ----------
+        drawn
+            As :meth:`sample` makes graphs of latents, where that is a draw; else the likeliest.
+        """
         ...
 
 

@@ -215,9 +215,9 @@ class MPGVAE(nn.Module):
         return mu  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def decode(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """One-hot ``adjacency`` and ``nodes``, the likeliest, whatever the spread."""
-        return self.graphs(latent, 0.0)
+    def decode(self, latent: Tensor, *, drawn: bool = False) -> tuple[Tensor, Tensor]:
+        """One-hot ``adjacency`` and ``nodes``: the likeliest, or drawn with the spread."""
+        return self.graphs(latent, self.spread if drawn else 0.0)
 
     @torch.no_grad()
     def graphs(self, latent: Tensor, spread: float, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:

@@ -229,6 +229,11 @@ def test_likeliest_graphs_are_the_decoders_arguments_and_drawn_ones_follow_its_p
     there = nodes[..., -1] == 0
     pairs = (there[:, None] & there[:, :, None]).triu(1)
     assert torch.equal(adjacency.argmax(1)[pairs], bonds.argmax(1)[pairs])
+    model.spread = 0.7
+    with seeded("draw"):
+        wanted = model.graphs(z, 0.7)
+    with seeded("draw"):
+        assert all(torch.equal(one, other) for one, other in zip(model.decode(z, drawn=True), wanted, strict=True))
     for spread in (1.0, 0.5):
         with seeded("draw"):
             adjacency, nodes = model.graphs(z.expand(20_000, -1), spread)

@@ -200,7 +200,7 @@ def test_an_mpgvae_is_scored_and_tested_like_any_family(monkeypatch):
         assert workload.score(model).metrics["samples"] == 40
     assert workload.rebuilt(model, 40) == 0
     reference = workload.data(None, "test")[:20]
-    monkeypatch.setattr(type(model), "decode", lambda *_: (reference["adjacency"], reference["nodes"]))
+    monkeypatch.setattr(type(model), "decode", lambda *_, **__: (reference["adjacency"], reference["nodes"]))
     assert workload.rebuilt(model, 20) == 1
 
 
