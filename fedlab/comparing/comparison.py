@@ -139,6 +139,11 @@ class Comparison:
         short = [knob.rpartition(".")[2] for knob in self.grid]
         return short if len(set(short)) == len(short) else list(self.grid)
 
+    @property
+    def of_one(self) -> bool:
+        """Whether the metric is of the global model alone, so that there is nothing to say client by client."""
+        return set(self.frame["client"]) == {SERVER}
+
     def path(self, cell: Cell) -> Path:
         """Run directory of a cell."""
         return self.directory / cell.run

@@ -27,7 +27,7 @@ class Text:
 
 def tables(comparison: Comparison) -> list[Text]:
     """What every comparison shows: scores, scores by domain, and with a target what it costs to reach."""
-    found = [scores(comparison), domains(comparison)]
+    found = [scores(comparison), *([] if comparison.of_one else [domains(comparison)])]
     return [*found, reach(comparison)] if comparison.target is not None else found
 
 
@@ -124,7 +124,8 @@ def legend(comparison: Comparison) -> str:
 def _title(comparison: Comparison) -> str:
     unit = " in percent" if is_share(comparison.metric) else ""
     seeds = ", ".join(map(str, comparison.seeds))
-    return f"{comparison.preset}: {comparison.metric}{unit} after the last round, mean over clients and seeds {seeds}"
+    over = "seeds" if comparison.of_one else "clients and seeds"
+    return f"{comparison.preset}: {comparison.metric}{unit} after the last round, mean over {over} {seeds}"
 
 
 def _number(value: float, places: str) -> str:

@@ -31,7 +31,7 @@ def render(result: Result) -> str:
         manifest=result.manifest,
         last=result.rounds[-1],
         summary=page.summary(result),
-        measure=page.WORDS.get(page.judged(result.rounds), ""),
+        measure=page.in_words(page.judged(result.rounds)),
         heads=heads,
         rows=rows,
         weighted=page.weighted(result),

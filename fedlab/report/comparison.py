@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from fedlab.report import bands, commands, drawn, portraits, rivals, split
-from fedlab.report.page import WORDS
+from fedlab.report.page import in_words
 from fedlab.report.rivals import Variant
 from fedlab.report.template import fill
 from fedlab.results import is_share, shown
@@ -43,7 +43,7 @@ def render(comparison: Comparison) -> str:
     lines = rivals.variants(comparison, table)
     heads, rows = rivals.summary_table(comparison, table, lines)
     against, differences = rivals.difference_table(comparison, table, lines)
-    heat, cells = rivals.heat_table(comparison, lines) if lines else ([], [])
+    heat, cells = rivals.heat_table(comparison, lines) if lines and not comparison.of_one else ([], [])
     return fill(
         "comparison.html",
         comparison=comparison,
@@ -65,7 +65,7 @@ def render(comparison: Comparison) -> str:
         gallery=portraits.gallery(comparison, lines),
         splits=splits(comparison),
         share=is_share(comparison.metric),
-        measure=WORDS.get(comparison.metric, comparison.metric),
+        measure=in_words(comparison.metric),
         runs=runs(comparison, lines),
         facts=facts(comparison),
         cell_rows=[(cell_name(comparison, cell), cell.seed, cell.status, cell.run) for cell in comparison.cells],
@@ -96,12 +96,12 @@ def summary(comparison: Comparison, table: pd.DataFrame, lines: Sequence[Variant
     if not known:
         return "No cell of this comparison has finished yet."
     if up is None:
-        return f"{len(lines)} variants on {seeds}, by {WORDS.get(metric, metric)}; which way is better is not known."
+        return f"{len(lines)} variants on {seeds}, by {in_words(metric)}; which way is better is not known."
     if len(rivals.client_groups(comparison)) > 1:
         return f"{len(lines)} variants on {seeds}. They do not all have the same clients: compare those that do."
     line, row = (max if up else min)(known, key=lambda pair: pair[1]["mean"])
     text = shown(metric, row["mean"]) + rivals.margin(metric, row["low"], row["high"])
-    start = f"Of {len(lines)} variants on {seeds}, {line.name} has the best {WORDS.get(metric, metric)}: {text}"
+    start = f"Of {len(lines)} variants on {seeds}, {line.name} has the best {in_words(metric)}: {text}"
     if not math.isfinite(row["difference"]):
         return f"{start}." if line.key[0] != comparison.baseline else f"{start}. It is the baseline itself."
     size, side = abs(row["difference"]), "above" if row["difference"] > 0 else "below"

@@ -17,7 +17,12 @@ from fedlab.results import Result, family, foremost, headline, is_share, label, 
 from fedlab.watch import elapsed
 
 MISSING = "-"
-WORDS = {"accuracy": "accuracy", "miou": "mean IoU"}  # families of shares
+WORDS = {  # metrics whose names are not for people
+    "accuracy": "accuracy",
+    "miou": "mean IoU",
+    "frechet": "Fréchet distance",
+    "valid_unique_novel": "share that is valid, unique and novel",
+}
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,11 @@ def summary(result: Result) -> str:
     if done and name in first["mean"] and first["round"] == 0:
         return f"{sentence}; it was {shown(name, first['mean'][name])} before the first round."
     return f"{sentence}."
+
+
+def in_words(metric: str) -> str:
+    """A metric, or a family of metrics, for people."""
+    return WORDS.get(metric, label(metric))
 
 
 def _measure(name: str) -> str:

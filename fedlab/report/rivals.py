@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedlab.report import maps
 from fedlab.report.figures import DASHES, REFERENCE, SLOTS
-from fedlab.report.page import MISSING, WORDS, Cell, Head, Row
+from fedlab.report.page import MISSING, Cell, Head, Row, in_words
 from fedlab.results import human_bytes, is_share, shown
 from fedlab.watch import elapsed
 
@@ -123,7 +123,7 @@ def summary_columns(comparison: Comparison, table: pd.DataFrame) -> list[Column]
     gap = [Column(Head("gap closed", "closed", "descending"), "closed", lambda row: f"{100 * row['closed']:.0f} %")]
     columns = [
         Column(
-            Head(WORDS.get(metric, metric), "mean", better(comparison)),
+            Head(in_words(metric), "mean", better(comparison)),
             "mean",
             lambda row: shown(metric, row["mean"]) + margin(metric, row["low"], row["high"]),
         ),
