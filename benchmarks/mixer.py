@@ -53,7 +53,7 @@ NETWORKS: Mapping[str, Callable[[int], nn.Module]] = {  # by number of classes; 
 MOVED = "patches, weights too"  # the exact symmetry: the initial weights go where the pixels go
 PERMUTED = ("plain", "patches", "pixels")
 BEFORE = {"cifar10": "tiny_imagenet"}  # what is pre-trained on; for digits Omniglot
-SIZES = {"cifar10": (500, 5000, 50000)}
+SIZES = {"cifar10": (100, 500, 5000)}
 FINER = 4  # fine-tuning takes a fourth of the step size: features are there to be kept
 PART = 25  # steps that one point of a loss curve is the mean of
 
