@@ -69,9 +69,10 @@ def table(found: Mapping[str, Floats], knob: str, values: Sequence[float], title
         shown.add_column(head, justify="left" if head == "variant" else "right")
     for label, scores in found.items():
         for column, value in enumerate(values):
-            part = 100 * scores[:, column]
-            means, spread = part.mean(0), (part.max(0) - part.min(0)) / 2
-            figures = [f"{mean:.1f} ± {half:.1f}" for mean, half in zip(means, spread, strict=True)]
+            part = np.ma.masked_invalid(100 * scores[:, column])  # a seed without a valid sample is no part of a mean
+            means, halves = part.mean(0).filled(np.nan), ((part.max(0) - part.min(0)) / 2).filled(np.nan)
+            pairs = zip(means, halves, strict=True)
+            figures = [f"{mean:.1f} ± {half:.1f}" if np.isfinite(mean) else "-" for mean, half in pairs]
             shown.add_row(label, f"{value:g}", str(len(scores)), *figures)
         shown.add_section()
     return shown

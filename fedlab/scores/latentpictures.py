@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fedlab.scores.distances import Floats
-from fedlab.scores.moleculepictures import DRAWN, INK, NAMES, REAL, figure, grid, rendered, stacked
+from fedlab.scores.moleculepictures import DRAWN, INK, NAMES, REAL, SOFT, figure, grid, rendered, stacked
 
 WARM, GREEN = "#c46a1b", "#12806a"  # of the report's pages, as DRAWN
 NOTHING = "no molecule"
@@ -73,6 +73,8 @@ def by_knob(
 ) -> bytes:
     """A panel for each run: shares in percent by the value of a knob, the mean over seeds and their range.
 
+    Seeds without a score at a value are left out there.
+
     Parameters
     ----------
     curves
@@ -85,14 +87,17 @@ def by_knob(
     colours = [DRAWN, WARM, GREEN, INK]
     for axis, (title, scores) in zip(panels, curves.items(), strict=True):
         for colour, (name, found) in zip(colours, scores.items(), strict=False):
-            shares = 100 * found
-            axis.fill_between(values, shares.min(0), shares.max(0), color=colour, alpha=0.16, linewidth=0)
-            axis.plot(values, shares.mean(0), color=colour, linewidth=1.8, label=name.replace("_", " "))
+            shares = np.ma.masked_invalid(100 * found)
+            low, high, mean = (of.filled(np.nan) for of in (shares.min(0), shares.max(0), shares.mean(0)))
+            axis.fill_between(values, low, high, color=colour, alpha=0.16, linewidth=0)
+            axis.plot(values, mean, color=colour, linewidth=1.8, label=name.replace("_", " "))
             if name in marks:
                 axis.axhline(100 * float(marks[name]), color=colour, linewidth=0.9, dashes=(1, 2))
         axis.set_title(title.replace("_", " "), color=INK, fontsize=10, loc="left")
         axis.set(xlabel=knob, ylim=(0, 103), xlim=(min(values), max(values)))
     panels[0].set_ylabel("%")
+    if marks:
+        panels[0].plot([], [], color=SOFT, linewidth=0.9, dashes=(1, 2), label="published")
     canvas.legend(*panels[0].get_legend_handles_labels(), loc="upper right", ncols=4, frameon=False, fontsize=9)
     width = 3.1 * len(curves) + 0.9
     canvas.subplots_adjust(left=0.5 / width, right=1 - 0.12 / width, top=0.8, bottom=0.17, wspace=0.1)
