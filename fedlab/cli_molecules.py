@@ -34,7 +34,8 @@ def molecules(
     """Look at the latents of a run's newest model: paths between molecules, directions of QED and logP.
 
     Writes latents/path.png, latents/qed.png and latents/logp.png into the run directory, and prints what they show.
-    Without --pair, paths are between the test file's first molecules.
+    Without --pair, paths are between the test file's first molecules. The two figures of a property are correlations on
+    the test file: of a linear regression on all latents, and of the one direction that is walked.
 
     Example: `fedlab molecules runs/graphnvp-qm9-0 --pair "CCO>c1ccccc1"`
     """
@@ -57,7 +58,8 @@ def molecules(
     )
     for head in (
         "property",
-        "correlation",
+        "regression",
+        "direction",
         *(f"{step:+.0f} sd" for step in (-latents.REACH, 0, latents.REACH)),
         "valid",
     ):
@@ -65,14 +67,17 @@ def molecules(
     for name in ("qed", "logp"):
         along = latents.direction(space, name)
         walk = latents.walk(space, along)
-        best = max(range(len(walk.met)), key=lambda row: sum(one is not None for one in walk.met[row]))
+        best = max(range(len(walk.met)), key=lambda row: len(set(walk.met[row]) - {None}))
+        caption = f"correlation {along.regression:.2f}; along the direction {along.correlation:.2f}"
         drawn = latentpictures.property_direction(
-            name, along.true, along.predicted, along.correlation, walk.steps, walk.values, walk.met[best]
+            name, along.true, along.predicted, caption, walk.steps, walk.values, best, walk.met[best]
         )
         write_atomically(folder / f"{name}.png", drawn)
         middle = len(walk.steps) // 2
         means = [f"{walk.means[at]:.2f}" for at in (0, middle, -1)]
-        table.add_row(name, f"{along.correlation:.2f}", *means, f"{100 * walk.valid.mean():.0f} %")
+        table.add_row(
+            name, f"{along.regression:.2f}", f"{along.correlation:.2f}", *means, f"{100 * walk.valid.mean():.0f} %"
+        )
     out.print(table)
     met = sum(one is not None for line in lines for one in line)
     out.print(f"{met} of {sum(map(len, lines))} points on {len(lines)} paths are molecules", highlight=False)

@@ -4,14 +4,17 @@ All is done on the CPU with the newest checkpoint. Latents are those of ``GraphG
 ``decode``, molecules by the validity rule of ``fedlab.data.molgraphs``. On paths they are the likeliest; on walks
 they are drawn as samples are, where that makes a difference.
 
-**A direction**: a linear regression (ridge, its penalty chosen among :data:`PENALTIES` by leave-one-out) of a property
-on the latents of molecules of the training file. What it reaches is Pearson's correlation of its prediction with the
-property on the test file's molecules, which nobody trained on. A walk goes from a molecule along it, in units of the
-standard deviation of the training molecules along it.
+**A direction** of a property is the covariance of latents and property over molecules of the training file (the first
+component of partial least squares): how latents move on average where the property grows. It is judged by Pearson's
+correlation of the property with the latents along it on the test file's molecules, which nobody trained on. Beside it
+stands what all of the latents tell linearly: the correlation of a ridge regression's predictions, its penalty chosen
+among :data:`PENALTIES` by leave-one-out. Its weights are no direction to walk in: they lie where latents hardly vary,
+and graphs on the way do not change. A walk goes from a molecule along the direction, in units of the standard
+deviation of the training molecules along it.
 
-**Source**: latent interpolation and property regression as in Madhawa et al., GraphNVP, 2019, section 5.3.
-**Departures**: (1) they regress on the latents of a batch and show molecules on the way; how well the regression
-holds on other molecules, and how often a walk meets a molecule, is not told there and is here.
+**Source**: paths, and walks along a linear model of a property, as in Madhawa et al., GraphNVP, 2019, section 5, who
+take the regression's weights. **Departures**: (1) the direction is the covariance; (2) how well it holds on other
+molecules, and how often a walk meets a molecule, is told.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from fedlab.workloads.molecules import Molecules
 
 FITTED, HELD_OUT = 2000, 1000  # molecules of the training file and of the test file
 STARTS = 100  # test molecules that a walk begins at
-REACH = 3.0  # standard deviations that it goes to either side
+REACH = 4.0  # standard deviations that it goes to either side
 PENALTIES = tuple(10.0**power for power in range(-3, 6))
 BATCH = 500
 
@@ -130,19 +133,25 @@ class Direction:
         (dimensions,), of length 1.
     deviation
         Standard deviation of the training molecules' latents along it.
-    predicted, true
-        Of the test molecules (molecules,).
+    along, predicted, true
+        Of the test molecules (molecules,): latents along it, the regression's prediction, the property.
     """
 
     name: str
     unit: Tensor
     deviation: float
+    along: Floats
     predicted: Floats
     true: Floats
 
     @property
     def correlation(self) -> float:
-        """Pearson's, on the test molecules."""
+        """Pearson's, of the property with latents along the direction."""
+        return float(np.corrcoef(self.along, self.true)[0, 1])
+
+    @property
+    def regression(self) -> float:
+        """Pearson's, of the property with the regression's prediction."""
         return float(np.corrcoef(self.predicted, self.true)[0, 1])
 
 
@@ -188,19 +197,20 @@ def direction(space: Space, name: str) -> Direction:
     of_training, of_test = space.workload.tables()
     training, test = _usable(of_training, FITTED), _usable(of_test, HELD_OUT)
     latents, held_out = space.encode(training).double().numpy(), space.encode(test).double().numpy()
-    model = RidgeCV(PENALTIES).fit(latents, values_of(training.meanings, name))
-    unit = model.coef_ / max(np.linalg.norm(model.coef_), 1e-12)
-    deviation = float((latents @ unit).std())
+    values = values_of(training.meanings, name)
+    shift = (values - values.mean()) @ (latents - latents.mean(0))  # covariance, times the molecules
+    unit = shift / max(np.linalg.norm(shift), 1e-12)
     return Direction(
         name,
         torch.from_numpy(unit).float(),
-        deviation,
-        np.asarray(model.predict(held_out)),
+        float((latents @ unit).std()),
+        held_out @ unit,
+        np.asarray(RidgeCV(PENALTIES).fit(latents, values).predict(held_out)),
         values_of(test.meanings, name),
     )
 
 
-def walk(space: Space, along: Direction, steps: int = 13) -> Walk:
+def walk(space: Space, along: Direction, steps: int = 17) -> Walk:
     """Go along a direction from test molecules."""
     starts = space.encode(_usable(space.workload.tables()[1], STARTS))
     reach = torch.linspace(-REACH, REACH, steps)

@@ -27,9 +27,10 @@ def property_direction(
     name: str,
     true: Floats,
     predicted: Floats,
-    correlation: float,
+    caption: str,
     steps: Floats,
     values: Floats,
+    start: int,
     example: Sequence[str | None],
 ) -> bytes:
     """A property along its direction: predicted against true, the mean on a walk with its quartiles, how often a walk
@@ -39,8 +40,8 @@ def property_direction(
     ----------
     values
         (starts, steps), NaN where there is no molecule.
-    example
-        What one start meets, by step.
+    start, example
+        One of the starts, and what it meets by step.
     """
     title = NAMES[name]
     canvas = figure(11.5, 3.1)
@@ -50,7 +51,7 @@ def property_direction(
     ends = [both.min(), both.max()]
     left.plot(ends, ends, color=REAL, linewidth=0.8, dashes=(4, 3))
     left.set(xlabel=f"{title} of {len(true):,} test molecules", ylabel="predicted from latents")
-    left.set_title(f"correlation {correlation:.2f}", color=INK, fontsize=9.5, loc="left")
+    left.set_title(caption, color=INK, fontsize=9.5, loc="left")
     counts = np.isfinite(values).sum(0)
     seen = counts > 1
     quartiles = [np.nanpercentile(values[:, seen], share, axis=0) for share in (25, 50, 75)]
@@ -63,7 +64,9 @@ def property_direction(
     right.set_title(f"how many of {len(values)} walks meet one", color=INK, fontsize=9.5, loc="left")
     canvas.subplots_adjust(left=0.06, right=0.99, top=0.89, bottom=0.18, wspace=0.25)
     chosen = range(0, len(steps), 2)
-    legends = [_legend(example[at], f"{steps[at]:+.1f}") for at in chosen]
+    places = [f"{steps[at] + 0.0:+.0f} sd" for at in chosen]
+    known = [f": {title.partition(',')[0]} {values[start, at]:.2f}" if example[at] else "" for at in chosen]
+    legends = [_legend(example[at], place + value) for at, place, value in zip(chosen, places, known, strict=True)]
     below = grid([example[at] or "" for at in chosen], "One walk", legends, columns=len(legends))
     return stacked([rendered(canvas), below])
 

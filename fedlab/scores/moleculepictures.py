@@ -33,7 +33,7 @@ DPI = 144
 
 
 def grid(smiles: Sequence[str], caption: str, legends: Sequence[str] = (), columns: int = COLUMNS) -> bytes:
-    """Molecules in rows, each with its legend below, and a caption above; "" leaves its place empty.
+    """Molecules in rows, each with its legend below, and a caption above; "" is an empty place with its legend.
 
     Parameters
     ----------
@@ -55,6 +55,10 @@ def grid(smiles: Sequence[str], caption: str, legends: Sequence[str] = (), colum
         drawer.FinishDrawing()
         drawn = Image.open(io.BytesIO(drawer.GetDrawingText()))
         page.paste(drawn, (MARGIN, MARGIN + LINE + 8))
+        for number, legend in enumerate(legends):  # RDKit leaves out those of empty places
+            if legend and not smiles[number]:
+                left, top = MARGIN + number % columns * PANEL, MARGIN + LINE + 8 + number // columns * PANEL
+                ImageDraw.Draw(page).text((left + PANEL / 2, top + PANEL / 2), legend, SOFT, _font(13), anchor="mm")
     return _png(page)
 
 

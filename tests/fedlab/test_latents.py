@@ -75,24 +75,23 @@ def test_canonical_order_holds_for_single_molecules_too():
     torch.testing.assert_close(space.encode_smiles(table.smiles[row]), space.encode(table.take([row])))
 
 
-def test_a_direction_is_that_of_a_plain_ridge_regression_and_is_judged_on_the_test_file(space):
+def test_a_direction_is_the_covariance_and_stands_beside_a_ridge_regression(space):
     found = latents.direction(space, "logp")
-    training, test = (
-        latents._usable(table, most) for table, most in zip(space.workload.tables(), (2000, 1000), strict=True)
-    )
+    of_training, of_test = space.workload.tables()
+    training, test = latents._usable(of_training, 2000), latents._usable(of_test, 1000)
     x, y = space.encode(training).double().numpy(), latents.values_of(training.meanings, "logp")
-    centred = x - x.mean(0)
-    fits = [
-        np.linalg.solve(centred.T @ centred + p * np.eye(x.shape[1]), centred.T @ (y - y.mean()))
-        for p in latents.PENALTIES
-    ]
-    unit = found.unit.double().numpy()
-    assert np.linalg.norm(unit) == pytest.approx(1, abs=1e-5)
-    assert max(fit @ unit / np.linalg.norm(fit) for fit in fits) == pytest.approx(1, abs=1e-4)
-    assert found.deviation == pytest.approx((x @ unit).std(), rel=1e-3)
+    there = space.encode(test).double().numpy()
+    covariance = np.array([np.cov(x[:, column], y)[0, 1] for column in range(x.shape[1])])
+    unit = covariance / np.linalg.norm(covariance)
+    assert found.unit.numpy() == pytest.approx(unit, abs=1e-6)
+    assert found.deviation == pytest.approx((x @ unit).std())
     assert np.array_equal(found.true, latents.values_of(test.meanings, "logp"))
-    assert found.correlation == pytest.approx(np.corrcoef(found.predicted, found.true)[0, 1])
-    assert found.correlation > 0.5  # latents of a flow that is nearly the identity are the graph
+    assert found.correlation == pytest.approx(np.corrcoef(there @ unit, found.true)[0, 1])
+    centred, one = x - x.mean(0), np.eye(x.shape[1])
+    fits = [np.linalg.solve(centred.T @ centred + p * one, centred.T @ (y - y.mean())) for p in latents.PENALTIES]
+    wanted = [np.corrcoef(there @ fit, found.true)[0, 1] for fit in fits]
+    assert min(abs(found.regression - one) for one in wanted) < 1e-6
+    assert found.regression > found.correlation > 0.3  # latents of a flow that is nearly the identity are the graph
 
 
 def test_a_walk_goes_from_molecules_along_a_direction(space, monkeypatch):
@@ -100,10 +99,10 @@ def test_a_walk_goes_from_molecules_along_a_direction(space, monkeypatch):
     along = latents.direction(space, "logp")
     walk = latents.walk(space, along, steps=5)
     starts = latents._usable(space.workload.tables()[1], 6)
-    assert walk.steps.tolist() == [-3, -1.5, 0, 1.5, 3] and walk.values.shape == (6, 5)
+    assert walk.steps.tolist() == [-4, -2, 0, 2, 4] and walk.values.shape == (6, 5)
     assert [line[2] for line in walk.met] == list(starts.meanings)  # a flow inverts
     assert walk.values[:, 2] == pytest.approx(latents.values_of(starts.meanings, "logp"))
-    point = space.encode(starts.take([4])) + 1.5 * along.deviation * along.unit
+    point = space.encode(starts.take([4])) + 2 * along.deviation * along.unit
     assert space.decode(point)[0] == walk.met[4][3]
     assert walk.valid[2] == 1 and walk.means[2] == pytest.approx(walk.values[:, 2].mean())
     gone = latents.Walk(walk.steps, walk.met, np.full((6, 5), np.nan))
