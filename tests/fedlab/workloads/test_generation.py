@@ -143,6 +143,7 @@ def test_strategies_train_it_without_labels(tmp_path, strategy):
         "generation.samples": 0,
         "client.optimiser": "sgd",
         "client.clip": 0,
+        "client.anneal": 1,
         "client.steps": 1,
         "client.batch": 4,
         "server.steps": 1,
