@@ -99,3 +99,9 @@ def test_an_unknown_question_is_refused():
     output = call("benchmarks.mixer", "permutation")
     assert output.returncode == 2
     assert "name one question: permutations or sizes; got permutation" in output.stderr
+
+
+def test_orders_of_a_molecule_are_counted_by_its_symmetries():
+    assert matching.log_orders(["CCO"]) == pytest.approx(np.log(6))
+    assert matching.log_orders(["COC", "CCO"]) == pytest.approx((np.log(3) + np.log(6)) / 2)
+    assert matching.log_orders(["CC(C)(C)C"]) == pytest.approx(np.log(5))
