@@ -39,15 +39,23 @@ def permutations(
 
 
 def sizes(found: Mapping[tuple[str, str, int], Sequence[float]], before: str, about: str, picture: Path) -> None:
-    """Accuracy (seeds,) by network, what it was pre-trained on if anything, and number of training images."""
+    """Accuracy (seeds,) by network, what it was pre-trained on if anything, and images; bars: least to most."""
     figure, panel = pyplot.subplots(figsize=(6, 4))
-    for network, colour in COLOURS.items():
-        for first in ("", before):
-            counts = sorted(count for name, other, count in found if (name, other) == (network, first))
-            values = np.array([found[network, first, count] for count in counts])
-            label = f"{network}, {f'after {before}' if first else 'from scratch'}"
-            panel.plot(counts, values.mean(1), "o-" if first else "o--", color=colour, ms=4, label=label)
-            panel.fill_between(counts, values.min(1), values.max(1), color=colour, alpha=0.12, lw=0)
+    lines = [(network, first) for network in COLOURS for first in ("", before)]
+    for number, (network, first) in enumerate(lines):
+        counts = sorted(count for name, other, count in found if (name, other) == (network, first))
+        values = np.array([found[network, first, count] for count in counts])
+        mean = values.mean(1)
+        panel.errorbar(
+            np.array(counts) * 1.03 ** (number - len(lines) / 2),  # side by side
+            mean,
+            [mean - values.min(1), values.max(1) - mean],
+            fmt="o-" if first else "o--",
+            color=COLOURS[network],
+            ms=4,
+            elinewidth=0.8,
+            label=f"{network}, {f'after {before}' if first else 'from scratch'}",
+        )
     panel.set_xscale("log")
     panel.set_xticks(counts, [f"{count:,}" for count in counts], minor=False)
     panel.minorticks_off()
