@@ -381,6 +381,7 @@ TINY_DATA = {
     "camvid": {"camvid.targets": "dusk", "camvid.width": 8},
     "digits": {"digits.limit": 100, "digits.targets": "optdigits"},
     "fewshot": {"fewshot.limit": 100, "fewshot.shots": "1", "fewshot.queries": 1, "fewshot.episodes": 5},
+    "images": {"images.limit": 100},
     "generation": {
         "generation.limit": 100,
         "generation.tested": 8,
