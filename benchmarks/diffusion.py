@@ -139,7 +139,7 @@ def samplers(folder: Path, samples: int, threads: int) -> Table:
     """Seconds and Frechet distance of each sampler, with the newest model of a run."""
     torch.set_num_threads(threads)
     run = RunDirectory.open(folder)
-    workload, latest = workloads.make(run.config()), run.latest()
+    workload, latest = workloads.make(run.config()), run.newest()
     assert isinstance(workload, Generation) and latest is not None
     model = workload.model()
     model.load_state_dict(latest[1]["arrays"])

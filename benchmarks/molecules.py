@@ -4,7 +4,6 @@
     python -m benchmarks.molecules --batch 256 --threads 2
     python -m benchmarks.molecules --network mpgvae
     python -m benchmarks.molecules --round-trips          # every molecule of FEDLAB_DATA, or the embedded ones
-    python -m benchmarks.molecules --run runs/graphnvp-qm9-0 --samples 1000   # V, U, N by temperature, corrected or not
 
 Both sides of a ratio come from one run on one machine. The loop trains with gradients added up over single molecules
 (in eval mode: a batch norm learns nothing from one), samples one at a time, and parses in one process.
@@ -25,15 +24,11 @@ from rdkit import Chem
 from rich.console import Console
 from rich.table import Table
 
-from fedlab import workloads
 from fedlab.config import build
 from fedlab.data import molgraphs, smiles
 from fedlab.data.digits import data_root
 from fedlab.data.molgraphs import QM9
 from fedlab.errors import DataError
-from fedlab.runs import RunDirectory
-from fedlab.scores.molecules import generation
-from fedlab.seeds import seeded
 from fedlab.workloads.molecules import Molecules
 
 
@@ -112,28 +107,6 @@ def round_trips(root: Path | None) -> Table:
     return table
 
 
-def temperatures(path: Path, samples: int) -> Table:
-    """Validity, uniqueness and novelty of a run's last model, in percent, with and without the correction."""
-    directory = RunDirectory.open(path)
-    flat, latest = directory.config(), directory.latest()
-    assert latest is not None, f"{path} has no checkpoint"
-    table = Table(title=f"{path.name}, round {latest[0]}, {samples:,} samples a row")
-    for head in ("temperature", "correction", "valid", "unique", "novel", "product"):
-        table.add_column(head, justify="right")
-    for temperature in (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
-        workload = workloads.make({**flat, "molecules.temperature": temperature})
-        model = workload.model()
-        model.load_state_dict(latest[1]["arrays"])
-        for corrected in (False, True):
-            with seeded("temperatures"):
-                drawn = workload.draw(model, samples, corrected=corrected)  # type: ignore[attr-defined]
-            found = generation(drawn, workload.known())  # type: ignore[attr-defined]
-            names = ("validity", "uniqueness", "novelty", "valid_unique_novel")
-            figures = [f"{100 * found.get(name, float('nan')):.1f}" for name in names]
-            table.add_row(f"{temperature:g}", "yes" if corrected else "no", *figures)
-    return table
-
-
 def main() -> None:
     """Print what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -143,12 +116,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--round-trips", action="store_true")
     parser.add_argument("--data-root", default="", help="folder of the full sets (default: FEDLAB_DATA)")
-    parser.add_argument("--run", type=Path, help="a run directory: its model's samples by temperature")
-    parser.add_argument("--samples", type=int, default=1000)
     options = parser.parse_args()
-    if options.run:
-        Console().print(temperatures(options.run, options.samples))
-    elif options.round_trips:
+    if options.round_trips:
         Console().print(round_trips(data_root(options.data_root)))
     else:
         Console().print(speed(options.network, options.batch, options.looped, options.threads))

@@ -92,7 +92,7 @@ def one_run(preset: str, knobs: Mapping[str, Value], runs: Path, episodes: int) 
     kept = path / "episodes.npz"
     if not kept.exists():
         flat = cells.one_run(preset, knobs, runs, aside={"fewshot.episodes": 20}).config
-        state = RunDirectory.open(path).latest()
+        state = RunDirectory.open(path).newest()
         assert state is not None
         found = accuracies({**flat, "fewshot.episodes": episodes}, state[1]["arrays"])
         arrays = {f"{client}|{shots}": values for client, each in found.items() for shots, values in each.items()}

@@ -2,9 +2,11 @@
 
     python -m benchmarks.temperatures comparisons/graphnvp-qm9 --figure docs/images/graphnvp-temperature.png
     python -m benchmarks.temperatures comparisons/mpgvae-qm9 --knob molecules.spread --values 0,0.3,0.5,0.7,1
+    python -m benchmarks.temperatures runs/graphnvp-qm9-0 --corrected
 
-A folder of `fedlab compare`: a line for each variant and value, means over its finished seeds. Models are the runs'
-newest; what is drawn depends on the run's seed and on nothing else, so the same command prints the same figures.
+A folder of `fedlab compare`: a line for each variant and value, means over its finished seeds. Or one run. Models are
+the runs' newest; what is drawn depends on the run's seed and on nothing else, so the same command prints the same
+figures.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedlab import workloads
-from fedlab.comparing.comparison import Comparison
+from fedlab.comparing.comparison import FACTS, Comparison
 from fedlab.errors import ConfigError
 from fedlab.runs import RunDirectory
 from fedlab.scores import latentpictures
@@ -35,10 +37,10 @@ PAPERS = {  # in percent, of QM9; see docs/graphnvp.md and docs/mpgvae.md
 TEMPERATURES = "0.3,0.4,0.5,0.6,0.7,0.8,0.9,1"
 
 
-def curve(path: Path, knob: str, values: Sequence[float], samples: int) -> Floats:
-    """Scores (values, scores) of a run's newest model; NaN where nothing valid was drawn."""
+def curve(path: Path, knob: str, values: Sequence[float], samples: int, corrected: bool = False) -> Floats:
+    """Scores (values, scores) of a run's newest model, corrected where asked; NaN where nothing valid was drawn."""
     run = RunDirectory.open(path)
-    flat, newest = run.config(), run.latest()
+    flat, newest = run.config(), run.newest()
     if newest is None:
         raise ConfigError(f"{path} has no checkpoint; `fedlab resume {path}` continues it")
     rows = []
@@ -49,17 +51,19 @@ def curve(path: Path, knob: str, values: Sequence[float], samples: int) -> Float
         model = workload.model()
         model.load_state_dict(newest[1]["arrays"])
         with seeded(int(flat["seed"]), "temperatures"):
-            found = generation(workload.draw(model, samples), workload.known())
+            found = generation(workload.draw(model, samples, corrected=corrected), workload.known())
         rows.append([found.get(score, np.nan) for score in SCORES])
     return np.array(rows)
 
 
-def curves(comparison: Comparison, knob: str, values: Sequence[float], samples: int) -> dict[str, Floats]:
-    """Variant to (seeds, values, scores)."""
-    found: dict[str, list[Floats]] = {}
-    for cell, result in comparison.results:
-        found.setdefault(cell.label, []).append(curve(result.directory, knob, values, samples))
-    return {label: np.stack(each) for label, each in found.items()}
+def runs(folder: Path) -> dict[str, list[Path]]:
+    """Variant to the run directories of its finished seeds; one run is a variant of its own."""
+    if not (folder / FACTS).is_file():
+        return {folder.name: [folder]}
+    found: dict[str, list[Path]] = {}
+    for cell, result in Comparison.read(folder).results:
+        found.setdefault(cell.label, []).append(result.directory)
+    return found
 
 
 def table(found: Mapping[str, Floats], knob: str, values: Sequence[float], title: str) -> Table:
@@ -81,21 +85,27 @@ def table(found: Mapping[str, Floats], knob: str, values: Sequence[float], title
 def main() -> None:
     """Print the table, and draw it where asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("comparison", type=Path, help="folder of a comparison")
+    parser.add_argument("folder", type=Path, help="of a comparison, or of a run")
     parser.add_argument("--knob", default="molecules.temperature")
     parser.add_argument("--values", default=TEMPERATURES)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--figure", type=Path, help="PNG file to write")
     parser.add_argument("--only", default="", help="variants, separated by commas; default: all")
+    parser.add_argument("--corrected", action="store_true", help="with the correction step, after which all are valid")
     options = parser.parse_args()
-    comparison = Comparison.read(options.comparison)
+    variants = runs(options.folder)
+    variants = {label: variants[label] for label in options.only.split(",")} if options.only else variants
     values = [float(value) for value in options.values.split(",")]
     with deterministic(1):
-        found = curves(comparison, options.knob, values, options.samples)
-    found = {label: found[label] for label in options.only.split(",")} if options.only else found
-    Console().print(table(found, options.knob, values, f"{comparison.preset}, {options.samples:,} samples a seed"))
+        found = {
+            label: np.stack([curve(path, options.knob, values, options.samples, options.corrected) for path in paths])
+            for label, paths in variants.items()
+        }
+    corrected = ", corrected" if options.corrected else ""
+    title = f"{options.folder.name}, {options.samples:,} samples a seed{corrected}"
+    Console().print(table(found, options.knob, values, title))
     if options.figure:
-        network = str(comparison.results[0][1].config["molecules.network"])
+        network = str(RunDirectory.open(next(iter(variants.values()))[0]).config()["molecules.network"])
         panels = {
             label: {score: scores[:, :, SCORES.index(score)] for score in SCORES[:3]} for label, scores in found.items()
         }

@@ -25,7 +25,7 @@ from fedlab.exchange import REFUSED
 from fedlab.keep import Keep
 from fedlab.roster import REFUSAL
 from fedlab.seeds import deterministic, seeded
-from fedlab.workload import Workload
+from fedlab.workload import SeesImages, Workload
 from strategies.protocol import CONFIG, ROUND, round_of
 
 app = ClientApp()
@@ -108,7 +108,8 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
             fact = {"round": server_round, "rounds": core.rounds, "name": core.name}
             if keep and purpose == "evaluate":
                 states = half.states(workload, message, context)
-                keep.save(states, context.run_config, workload.clients[partition], fact)
+                kept = {**fact, "images": isinstance(workload, SeesImages)}
+                keep.save(states, context.run_config, workload.clients[partition], kept)
         keep.tell(purpose, status="ok", seconds=round(time.monotonic() - begun, 3), **fact)
         return Message(wire.encode(content, core.wire), reply_to=message)
     except FedlabError as error:

@@ -76,7 +76,7 @@ class Space:
             raise ConfigError(f"{run.path} learned {run.config()['workload']}; latents are looked at of molecules")
         if not list((run.path / "checkpoints").glob("*.pt")):
             raise RunError(f"{run.path} holds no checkpoint yet; `fedlab resume {run.path}` continues it")
-        newest = run.latest()
+        newest = run.newest()
         assert newest is not None
         model = workload.model()
         model.load_state_dict(newest[1]["arrays"])

@@ -127,7 +127,8 @@ class News:
             keep = self.options.keep
             with suppress(ValueError):
                 keep = keep.relative_to(Path.cwd())
-            self.say(f"the model is in {keep}; predict with: fedlab predict {keep} IMAGES...")
+            how = f"; predict with: fedlab predict {keep} IMAGES..." if event.get("images") else ""
+            self.say(f"the model is in {keep}{how}")
 
     def _back(self) -> None:
         if self._told_lost:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,21 +25,12 @@ from fedlab.errors import ConfigError, DataError, FedlabError, ForeignWeightsErr
 from fedlab.keep import MODEL
 from fedlab.runs import RunDirectory
 from fedlab.seeds import deterministic
-from fedlab.workload import Workload
+from fedlab.workload import SeesImages, Workload
 
 if TYPE_CHECKING:
     from strategies.protocol import ClientHalf, States
 
 FILES, BATCH = 2000, 500  # image files held at a time, and images a pass of the model
-
-
-@runtime_checkable
-class SeesImages(Workload, Protocol):
-    """A workload whose inputs can be read from image files."""
-
-    def images(self, paths: Sequence[Path]) -> Examples:
-        """Files as inputs ``x``, in the order given; DataError names one that cannot be read."""
-        ...
 
 
 @dataclass(frozen=True)

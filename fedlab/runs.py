@@ -232,23 +232,32 @@ class RunDirectory:
         for path in self._checkpoints()[int(start) : -keep]:
             path.unlink()
 
-    def latest(self) -> tuple[int, dict[str, Any]] | None:
-        """The newest checkpoint as (round, state), or None; later lines of ``metrics.jsonl`` are cut off with it."""
+    def newest(self) -> tuple[int, dict[str, Any]] | None:
+        """The newest checkpoint as (round, state), or None; nothing is written.
+
+        Raises
+        ------
+        RunError
+            When it cannot be read.
+        """
         checkpoints = self._checkpoints()
         if not checkpoints:
-            write_atomically(self.path / "metrics.jsonl", b"")
             return None
-        newest = checkpoints[-1]
-        server_round = _round_of(newest)
+        path = checkpoints[-1]
         try:
-            state = dict(torch.load(newest, map_location="cpu", weights_only=True))
+            return _round_of(path), dict(torch.load(path, map_location="cpu", weights_only=True))
         except Exception as error:
             raise RunError(
-                f"checkpoint {newest} cannot be read ({error}); delete it to resume one round earlier"
+                f"checkpoint {path} cannot be read ({error}); delete it to resume one round earlier"
             ) from None
-        lines = [json.dumps(record) + "\n" for record in self.rounds() if record["round"] <= server_round]
+
+    def go_back(self) -> tuple[int, dict[str, Any]] | None:
+        """The newest checkpoint, for a run that goes on from there: later lines of ``metrics.jsonl`` are cut off."""
+        found = self.newest()
+        last = found[0] if found else -1
+        lines = [json.dumps(record) + "\n" for record in self.rounds() if record["round"] <= last]
         write_atomically(self.path / "metrics.jsonl", "".join(lines).encode())
-        return server_round, state
+        return found
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self.path / "checkpoints").glob("round-*.pt"), key=_round_of)

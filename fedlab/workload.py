@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -81,6 +82,15 @@ class Scored(Workload, Protocol):
 
         ``progress`` is told about work that takes long, as (what, steps done, steps in all).
         """
+        ...
+
+
+@runtime_checkable
+class SeesImages(Workload, Protocol):
+    """A workload whose inputs can be read from image files."""
+
+    def images(self, paths: Sequence[Path]) -> Examples:
+        """Files as inputs ``x``, in the order given; DataError names one that cannot be read."""
         ...
 
 

@@ -81,7 +81,7 @@ class _Federation:
 
     def run_rounds(self) -> None:
         """From the newest checkpoint, or from nothing, to the last round."""
-        checkpoint = self.run.latest()
+        checkpoint = self.run.go_back()
         self.run.emit("connecting", clients=len(self.names))
         with seeded(self.core.seed, "roster"):
             self.grid.gather(checkpoint[0] + 1 if checkpoint else 0, self.core.connect_timeout)

@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from pydantic import Field
@@ -90,16 +89,10 @@ class FedParts(fedavg.FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Each array's mean over those who sent it, weighted by their examples; what nobody sent stays."""
         given, new = aggregation.contributions(replies), dict(self.sent)
-        for name, tensor in self.sent.items():
-            came = [(one.arrays[name], one.examples) for one in given if name in one.arrays]
-            if not came:
-                continue
-            if tensor.is_floating_point():
-                total = sum(examples for _, examples in came)
-                parts = [array.double() * (examples / total) for array, examples in came]
-                new[name] = torch.stack(parts).sum(0).to(tensor.dtype)
-            else:
-                new[name] = torch.stack([array for array, _ in came]).amax(0)
+        senders = {name: tuple(i for i, one in enumerate(given) if name in one.arrays) for name in self.sent}
+        for who in set(senders.values()) - {()}:
+            sent = {name: tensor for name, tensor in self.sent.items() if senders[name] == who}
+            new |= self.rule.aggregate(sent, [given[i] for i in who], server_round)
         whole = len(given) * sum(tensor.numel() for tensor in self.sent.values())
         self.share = sum(array.numel() for one in given for array in one.arrays.values()) / whole if whole else 0.0
         return ArrayRecord(new), None
@@ -154,8 +147,9 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     assert isinstance(config, ConfigRecord)
     model, mean = fedavg.local_sgd(workload, message, context, data)
     parts = names_of(arrays_of(message.content), build(Knobs, "fedparts", context.run_config).parts)
-    names = parts[int(config[PART])]  # type: ignore[arg-type]
-    state = {name: tensor for name, tensor in model.state_dict().items() if name in names}
+    part = config[PART]
+    assert isinstance(part, int)
+    state = {name: tensor for name, tensor in model.state_dict().items() if name in parts[part]}
     return aggregation.answer(workload, message, context, state, known(loss=mean), data)
 
 

@@ -35,8 +35,8 @@ class Pairs(nn.Module):
 
     def forward(self, h: Tensor, e: Tensor | None = None) -> Tensor:
         """From (batch, N, width) and (batch, N, N, edges) to (batch, N, N, outputs)."""
-        found = self.receiver(h)[:, :, None] + self.sender(h)[:, None]
-        return found if self.edge is None else found + self.edge(e)  # type: ignore[no-any-return]
+        found: Tensor = self.receiver(h)[:, :, None] + self.sender(h)[:, None]
+        return found if self.edge is None else found + self.edge(e)
 
 
 class Messages(nn.Module):
@@ -61,8 +61,8 @@ class Messages(nn.Module):
         logits = leaky_relu(self.attention(h, e).squeeze(-1), SLOPE)  # (batch, N, N)
         alpha = masked_softmax(logits, heard)
         message = self.out(torch.einsum("bvw,bvwd->bvd", alpha, torch.relu(self.hidden(h, e))))
-        updated = self.update(message.flatten(0, 1), h.flatten(0, 1)).view_as(h)
-        return self.norm(updated)  # type: ignore[no-any-return]
+        updated: Tensor = self.norm(self.update(message.flatten(0, 1), h.flatten(0, 1)).view_as(h))
+        return updated
 
 
 class EdgeUpdate(nn.Module):
@@ -75,7 +75,8 @@ class EdgeUpdate(nn.Module):
 
     def forward(self, h: Tensor, e: Tensor) -> Tensor:
         """New edges (batch, N, N, width)."""
-        return self.norm(e + self.out(torch.relu(self.hidden(h, e))))  # type: ignore[no-any-return]
+        updated: Tensor = self.norm(e + self.out(torch.relu(self.hidden(h, e))))
+        return updated
 
 
 class Set2Set(nn.Module):

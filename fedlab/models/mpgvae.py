@@ -211,8 +211,8 @@ class MPGVAE(nn.Module):
     @torch.no_grad()
     def encode(self, adjacency: Tensor, nodes: Tensor) -> Tensor:
         """The mean of q (batch, latent)."""
-        mu, _ = self.encoder(adjacency, nodes)
-        return mu  # type: ignore[no-any-return]
+        mu: Tensor = self.encoder(adjacency, nodes)[0]
+        return mu
 
     @torch.no_grad()
     def decode(self, latent: Tensor, *, drawn: bool = False) -> tuple[Tensor, Tensor]:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 
+from fedlab.scores.canvas import figure, png
+
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 Pixels = NDArray[np.uint8]
 
 GROUND = 96  # grey between tiles, which digits' black and white stand out from
-SCALE = 2  # pixels on the page for one of a small image
 SAMPLES, CLIENTS = "#b5451f", ("#2f6f9f", "#7fb3d5", "#1e8449", "#82c99d", "#7d5ba6", "#c3aed6", "#8c8c8c", "#c9c9c9")
 
 
@@ -38,12 +37,12 @@ def tiles(x: Tensor, columns: int) -> Pixels:
 def drawn_and_real(drawn: Tensor, real: Tensor, side: int = 8) -> bytes:
     """A square of drawn images on the left and one of real images on the right, with a title above each."""
     both = [tiles(x[: side * side], side) for x in (drawn, real)]
-    figure = _figure((8.4, 4.5), "compressed")
-    for axes, pixels, title in zip(figure.subplots(1, 2), both, ("drawn", "real"), strict=True):
+    canvas = figure(8.4, 4.5, "compressed")
+    for axes, pixels, title in zip(canvas.subplots(1, 2), both, ("drawn", "real"), strict=True):
         axes.imshow(pixels, interpolation="nearest")
         axes.set_title(title, fontsize=11)
         axes.axis("off")
-    return png(figure)
+    return png(canvas)
 
 
 def by_label(drawn: Tensor, labels: Tensor, mixtures: Mapping[str, NDArray[np.float64]], each: int = 12) -> bytes:
@@ -64,8 +63,8 @@ def by_label(drawn: Tensor, labels: Tensor, mixtures: Mapping[str, NDArray[np.fl
         rows.append(torch.cat([some.cpu(), blank]))
     shares = np.bincount(labels.numpy(), minlength=count) / len(labels)
     total = sum(sizes.sum() for sizes in mixtures.values())
-    figure = _figure((9.6, 5.2), "constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    canvas = figure(9.6, 5.2, "constrained")
+    left, right = canvas.subplots(1, 2, width_ratios=(1.25, 1))
     pixels = tiles(torch.cat(rows), each)
     left.imshow(pixels, interpolation="nearest", aspect="equal")
     height = len(pixels) / count
@@ -85,50 +84,14 @@ def by_label(drawn: Tensor, labels: Tensor, mixtures: Mapping[str, NDArray[np.fl
         right.spines[side].set_visible(False)
     for spine in left.spines.values():
         spine.set_visible(False)
-    return png(figure)
+    return png(canvas)
 
 
-def _stacked(
-    axes: object, where: NDArray[np.float64], mixtures: Mapping[str, NDArray[np.float64]], total: float
-) -> None:
+def _stacked(axes: Axes, where: NDArray[np.float64], mixtures: Mapping[str, NDArray[np.float64]], total: float) -> None:
     """Bars of every client's part behind each other; after the palette's last colour they share one."""
     start = np.zeros(len(where))
     for number, (name, sizes) in enumerate(mixtures.items()):
         colour = CLIENTS[min(number, len(CLIENTS) - 1)]
         shown = name if number < len(CLIENTS) else "_"
-        axes.barh(where, sizes / total, 0.38, left=start, color=colour, label=shown)  # type: ignore[attr-defined]
+        axes.barh(where, sizes / total, 0.38, left=start, color=colour, label=shown)
         start = start + sizes / total
-
-
-def _figure(size: tuple[float, float], layout: Literal["constrained", "compressed"]) -> Figure:
-    """An empty figure of so many inches."""
-    from matplotlib.figure import Figure  # slow to import, and only pictures need it
-
-    return Figure(size, dpi=120, layout=layout)
-
-
-def png(figure: Figure) -> bytes:
-    """A figure as a PNG file on white."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", facecolor="white")
-    return stream.getvalue()
-
-
-def plain(x: Tensor, columns: int, scale: int = SCALE) -> bytes:
-    """Tiles alone as a PNG file, each pixel ``scale`` pixels wide."""
-    stream = io.BytesIO()
-    pixels = tiles(x, columns)
-    size = pixels.shape[1] * scale, pixels.shape[0] * scale
-    Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def joined(parts: Sequence[tuple[str, Tensor]], columns: int) -> bytes:
-    """Several rows of tiles under each other, each with a title on its left, as one PNG file."""
-    figure = _figure((1.6 + 0.42 * columns, 0.45 * len(parts) + 0.1), "compressed")
-    for axes, (title, x) in zip(figure.subplots(len(parts), 1, squeeze=False)[:, 0], parts, strict=True):
-        axes.imshow(tiles(x[:columns], columns), interpolation="nearest")
-        axes.set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
-        axes.set_xticks([])
-        axes.set_yticks([])
-    return png(figure)

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from fedlab.scores.canvas import figure
 from fedlab.scores.distances import Floats
-from fedlab.scores.moleculepictures import DRAWN, INK, NAMES, REAL, SOFT, figure, grid, rendered, stacked
+from fedlab.scores.moleculepictures import DRAWN, INK, NAMES, REAL, SOFT, grid, rendered, stacked
 
 WARM, GREEN = "#c46a1b", "#12806a"  # of the report's pages, as DRAWN
 NOTHING = "no molecule"

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rdkit import Chem
 from rdkit.Chem.Draw import rdMolDraw2D
 
+from fedlab.scores.canvas import figure, packed, png
 from fedlab.scores.distances import Floats
 from fedlab.scores.molecules import DESCRIPTORS, properties
 
@@ -29,7 +30,6 @@ INK, SOFT, RULE, REAL, DRAWN = "#20262c", "#5b656e", "#d9dcda", "#858d94", "#2f6
 NAMES: Mapping[str, str] = {"qed": "QED", "logp": "logP", "weight": "weight, Da"}
 LIMITS: Mapping[str, tuple[float, float]] = {"qed": (0.0, 1.0)}  # of the axis, where the property has its own
 BINS = 24
-DPI = 144
 
 
 def grid(smiles: Sequence[str], caption: str, legends: Sequence[str] = (), columns: int = COLUMNS) -> bytes:
@@ -59,7 +59,7 @@ def grid(smiles: Sequence[str], caption: str, legends: Sequence[str] = (), colum
             if legend and not smiles[number]:
                 left, top = MARGIN + number % columns * PANEL, MARGIN + LINE + 8 + number // columns * PANEL
                 ImageDraw.Draw(page).text((left + PANEL / 2, top + PANEL / 2), legend, SOFT, _font(13), anchor="mm")
-    return _png(page)
+    return packed(page)
 
 
 def samples(drawn: Sequence[str | None]) -> bytes:
@@ -115,24 +115,15 @@ def _overlaid(axis: Axes, real: Floats, drawn: Floats, edges: Floats) -> None:
     axis.set_ylim(bottom=0)
 
 
-def figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches."""
-    from matplotlib.figure import Figure  # late: it is slow to import, and a run without pictures needs none
-
-    return Figure((width, height), dpi=DPI, facecolor="white")
-
-
-def rendered(canvas: Figure) -> bytes:
+def rendered(drawn: Figure) -> bytes:
     """A figure in the house style as PNG."""
-    for axis in canvas.axes:
+    for axis in drawn.axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set_color(RULE)
         axis.tick_params(colors=SOFT, labelsize=8, length=3)
         for text in (axis.xaxis.label, axis.yaxis.label):
             text.set(color=INK, fontsize=9.5)
-    stream = io.BytesIO()
-    canvas.savefig(stream, format="png", metadata={"Software": None})
-    return stream.getvalue()
+    return png(drawn)
 
 
 def stacked(parts: Sequence[bytes]) -> bytes:
@@ -147,16 +138,10 @@ def stacked(parts: Sequence[bytes]) -> bytes:
     for page in resized:
         whole.paste(page, (0, top))
         top += page.height
-    return _png(whole)
+    return packed(whole)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
     from matplotlib import font_manager
 
     return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)
-
-
-def _png(page: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    page.save(stream, "PNG", optimize=True)
-    return stream.getvalue()

@@ -30,7 +30,9 @@ def test_a_run_from_its_first_message_to_its_last(told):
     for number in (1, 2):
         told.news.of_client([event("train", round=number, seconds=4.06, **facts)])
         assert not told.news.finished
-        told.news.of_client([event("kept", round=number, **facts), event("evaluate", round=number, seconds=1, **facts)])
+        told.news.of_client(
+            [event("kept", round=number, images=True, **facts), event("evaluate", round=number, seconds=1, **facts)]
+        )
     assert (told.news.connected, told.news.node) == (True, 17)
     assert told.news.finished
     assert told.said == [
@@ -42,6 +44,11 @@ def test_a_run_from_its_first_message_to_its_last(told):
         "the model is in clients/usps; predict with: fedlab predict clients/usps IMAGES...",
         "round 2 of 2: tested, 1.0 s",
     ]
+
+
+def test_who_has_no_use_for_images_is_not_told_to_predict_on_them(told):
+    told.news.of_client([event("kept", round=2, rounds=2, images=False, status="ok")])
+    assert told.said == ["the model is in clients/usps"]
 
 
 def test_a_failure_is_told_by_its_last_line_and_does_not_finish_a_run(told):

@@ -186,11 +186,11 @@ def state(value):
 
 
 def test_the_newest_checkpoint_comes_back_bit_for_bit(run):
-    assert run.latest() is None
+    assert run.go_back() is None
     for server_round in (0, 1, 2):
         run.log_round(record(server_round))
         run.checkpoint(server_round, state(server_round / 3), keep=5)
-    server_round, read = run.latest()
+    server_round, read = run.go_back()
     assert server_round == 2
     assert torch.equal(read["arrays"]["w"], torch.full((2,), 2 / 3))
     assert read["strategy"]["optimiser"]["param_groups"] == [{"lr": 0.1, "params": [0]}]
@@ -203,7 +203,7 @@ def test_only_the_newest_are_kept_by_number_not_by_name(run):
         run.checkpoint(server_round, state(0.0), keep=2)
     folder = run.path / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["round-10.pt", "round-11.pt"]
-    assert run.latest()[0] == 11
+    assert run.go_back()[0] == 11
 
 
 def test_rounds_after_the_checkpoint_are_cut_off_with_a_torn_line(run):
@@ -212,14 +212,16 @@ def test_rounds_after_the_checkpoint_are_cut_off_with_a_torn_line(run):
     run.checkpoint(1, state(0.0), keep=2)
     with (run.path / "metrics.jsonl").open("a") as log:
         log.write('{"round": 3, "cli')
-    assert run.latest()[0] == 1
+    before = (run.path / "metrics.jsonl").read_bytes()
+    assert run.newest()[0] == 1 and (run.path / "metrics.jsonl").read_bytes() == before  # looking writes nothing
+    assert run.go_back()[0] == 1
     run.log_round({**record(2), "again": True})
     assert run.rounds() == [record(0), record(1), {**record(2), "again": True}]
 
 
 def test_without_a_checkpoint_a_run_begins_with_an_empty_log(run):
     run.log_round(record(0))
-    assert run.latest() is None
+    assert run.go_back() is None
     assert run.rounds() == []
 
 
@@ -227,7 +229,7 @@ def test_half_a_checkpoint_of_a_killed_run_is_not_taken_for_one(run):
     run.checkpoint(1, state(0.0), keep=2)
     whole = (run.path / "checkpoints" / "round-1.pt").read_bytes()
     (run.path / "checkpoints" / ".round-2.tmp").write_bytes(whole[:100])
-    assert run.latest()[0] == 1
+    assert run.go_back()[0] == 1
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_still_serves(run):
@@ -237,10 +239,10 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_still_serves(run):
     newest = run.path / "checkpoints" / "round-2.pt"
     newest.write_bytes(newest.read_bytes()[:100])
     with pytest.raises(RunError, match="round-2.pt cannot be read .*delete it to resume one round earlier"):
-        run.latest()
+        run.go_back()
     assert [line["round"] for line in run.rounds()] == [1, 2]  # nothing was lost by looking
     newest.unlink()
-    assert run.latest()[0] == 1
+    assert run.go_back()[0] == 1
 
 
 def test_a_checkpoint_never_runs_code(run, tmp_path):
@@ -250,7 +252,7 @@ def test_a_checkpoint_never_runs_code(run, tmp_path):
 
     run.checkpoint(1, {"arrays": Trap()}, keep=1)
     with pytest.raises(RunError, match="cannot be read"):
-        run.latest()
+        run.go_back()
     assert not (tmp_path / "sprung").exists()
 
 

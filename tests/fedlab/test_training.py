@@ -102,11 +102,11 @@ def test_a_machine_without_a_gpu_says_so():
         pick_device("cuda")
 
 
-def test_a_long_gradient_is_scaled_down_and_a_short_one_is_not():
-    for start, after in ((3.0, 3.0 - 0.25), (0.25, 0.25 - 0.25 * 0.5)):
-        weight, optimiser = parabola(start)
-        optimise(lambda: weight**2, optimiser, 1, name="parabola", clip=1.0)  # noqa: B023
-        assert weight.item() == pytest.approx(after)
+@pytest.mark.parametrize(("start", "after"), [(3.0, 3.0 - 0.25), (0.25, 0.25 - 0.25 * 0.5)])
+def test_a_long_gradient_is_scaled_down_and_a_short_one_is_not(start, after):
+    weight, optimiser = parabola(start)
+    optimise(lambda: weight**2, optimiser, 1, name="parabola", clip=1.0)
+    assert weight.item() == pytest.approx(after)
 
 
 def test_a_rate_falls_by_a_cosine_from_the_first_round_to_the_last():

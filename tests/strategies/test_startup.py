@@ -110,7 +110,7 @@ def federate(tmp_path, monkeypatch, table):
 
 
 def final(directory):
-    return directory.latest()[1]
+    return directory.newest()[1]
 
 
 def rate(server_round):

@@ -26,15 +26,8 @@ def test_tiles_stand_in_rows_with_a_margin_and_missing_ones_are_ground():
     assert (found[0] == imagegrids.GROUND).all()
 
 
-def test_plain_tiles_are_their_pixels_enlarged():
-    x = torch.rand(4, 3, 5, 5) * 2 - 1
-    found = opened(imagegrids.plain(x, 4, scale=3))
-    assert np.array_equal(found[::3, ::3], imagegrids.tiles(x, 4))
-
-
 def test_pictures_of_samples_and_labels_can_be_drawn_without_some_labels():
     drawn, labels = torch.rand(20, 1, 6, 6) * 2 - 1, torch.arange(20) % 3
     mixtures = {f"client-{number}": np.array([4.0, 0.0, number, 2.0]) for number in range(10)}
     for png in (imagegrids.by_label(drawn, labels, mixtures), imagegrids.drawn_and_real(drawn, drawn[:3], 2)):
         assert min(opened(png).shape[:2]) > 300
-    assert opened(imagegrids.joined([("a", drawn), ("b", drawn)], 5)).shape[1] > 200

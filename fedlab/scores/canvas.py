@@ -1,0 +1,34 @@
+"""Figures without a window, as PNG files on white, whatever the theme of the page that shows them."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Literal
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DPI = 144
+
+
+def figure(width: float, height: float, layout: Literal["constrained", "compressed"] | None = None) -> Figure:
+    """An empty figure of so many inches."""
+    from matplotlib.figure import Figure  # late: it is slow to import, and a run without pictures needs none
+
+    return Figure((width, height), dpi=DPI, facecolor="white", layout=layout)
+
+
+def png(drawn: Figure) -> bytes:
+    """A figure as a PNG file."""
+    stream = io.BytesIO()
+    drawn.savefig(stream, format="png", metadata={"Software": None})
+    return packed(Image.open(stream))
+
+
+def packed(page: Image.Image) -> bytes:
+    """An image as a small PNG file."""
+    stream = io.BytesIO()
+    page.convert("RGB").save(stream, "PNG", optimize=True)
+    return stream.getvalue()
