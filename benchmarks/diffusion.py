@@ -4,6 +4,7 @@
     python -m benchmarks.diffusion --network medium --threads 2
     python -m benchmarks.diffusion --compile              # torch.compile too; takes a minute and a C++ compiler
     python -m benchmarks.diffusion --run runs/ddpm-mnist-0 --samples 500   # seconds and Frechet distance by sampler
+    python -m benchmarks.diffusion --run runs/ddpm-mnist-0 --bits 100      # the variational bound of test images
 
 Both sides of a ratio come from one run on one machine. diffusers cannot be installed beside Flower (its huggingface-hub
 asks for click 8.4, Flower's typer for one below). In an environment of its own that sees this one's packages:
@@ -29,7 +30,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from fedlab import workloads
-from fedlab.diffusion import denoising, noise
+from fedlab.diffusion import bound, denoising, noise
+from fedlab.errors import ConfigError
 from fedlab.models.unet import SHAPES, Shape, UNet
 from fedlab.runs import RunDirectory
 from fedlab.scores import images, reading
@@ -135,14 +137,37 @@ def training(network: str, batch: int, threads: int, compiled: bool) -> Table:
     return table
 
 
+def learned(folder: Path) -> tuple[Generation, nn.Module]:
+    """The workload of a run and its newest model."""
+    run = RunDirectory.open(folder)
+    workload, newest = workloads.make(run.config()), run.newest()
+    if not isinstance(workload, Generation):
+        raise ConfigError(f"{folder} learned {run.config()['workload']}, and only images are drawn here")
+    if newest is None:
+        raise ConfigError(f"{folder} has no checkpoint; `fedlab resume {folder}` continues it")
+    model = workload.model()
+    model.load_state_dict(newest[1]["arrays"])
+    return workload, model.eval()
+
+
+def bits(folder: Path, images: int, threads: int) -> str:
+    """The variational bound of a run's newest model, over test images of its clients."""
+    torch.set_num_threads(threads)
+    workload, model = learned(folder)
+    x = drawing.real_images(replace(workload, samples=images), "test")
+    levels = (x + 1) * 127.5
+    if not torch.allclose(levels, levels.round(), atol=1e-3):
+        raise ConfigError(f"pixels of {workload.size} a side are means, no grey levels, of which the bound is; take 28")
+    with seeded("benchmark", "bits"):
+        found = bound.bits_per_dimension(workload.noise_law, workload.backbone(model), x)
+    error = float(found.std()) / len(found) ** 0.5
+    return f"variational bound: {float(found.mean()):.3f} ± {error:.3f} bits a dimension over {len(x)} test images"
+
+
 def samplers(folder: Path, samples: int, threads: int) -> Table:
     """Seconds and Frechet distance of each sampler, with the newest model of a run."""
     torch.set_num_threads(threads)
-    run = RunDirectory.open(folder)
-    workload, latest = workloads.make(run.config()), run.newest()
-    assert isinstance(workload, Generation) and latest is not None
-    model = workload.model()
-    model.load_state_dict(latest[1]["arrays"])
+    workload, model = learned(folder)
     real, _ = reading.read(drawing.real_images(replace(workload, samples=samples), "test"))
     table = Table(title=f"{folder.name}: {samples} images of {workload.size} pixels, {threads} threads")
     for head in ("sampler", "steps", "eta", "seconds", "frechet", "precision", "recall"):
@@ -167,8 +192,11 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--run", type=Path)
     parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--bits", type=int, default=0, help="test images of --run that the bound is taken on")
     asked = parser.parse_args()
-    if asked.run:
+    if asked.run and asked.bits:
+        print(bits(asked.run, asked.bits, asked.threads))
+    elif asked.run:
         Console().print(samplers(asked.run, asked.samples, asked.threads))
     else:
         Console().print(training(asked.network, asked.batch, asked.threads, asked.compile))

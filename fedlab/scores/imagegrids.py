@@ -78,6 +78,7 @@ def by_label(drawn: Tensor, labels: Tensor, mixtures: Mapping[str, NDArray[np.fl
     right.set_yticks(where, [str(label) for label in range(count)])
     right.set_ylim(count - 0.5, -0.5)
     right.set_xlabel("share of images")
+    right.locator_params(axis="x", nbins=5)
     right.set_title("labels: drawn, and held by clients", fontsize=10)
     right.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     for side in ("top", "right"):
