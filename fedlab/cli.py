@@ -232,7 +232,8 @@ def show_result(result: Result, console: Console) -> None:
     from fedlab.watch import elapsed
 
     last = result.rounds[-1]
-    names = [name for name in metric_names(result.rounds) if name != "loss"]
+    known = metric_names(result.rounds)
+    names = [name for name in known if name != "loss"] or known
     table = Table(
         title=f"After round {last['round']}, on each client's test data", title_justify="left", title_style="bold"
     )

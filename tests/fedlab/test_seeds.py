@@ -96,5 +96,7 @@ def test_deterministic_fixes_threads_and_kernels_and_puts_them_back():
     with deterministic(before[0] + 1):
         assert torch.get_num_threads() == before[0] + 1
         assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.utils.deterministic.fill_uninitialized_memory  # it costs a tenth and changes no bit
         assert not torch.backends.cudnn.benchmark
     assert (torch.get_num_threads(), torch.get_deterministic_debug_mode()) == before  # a notebook stays as it was
+    assert torch.utils.deterministic.fill_uninitialized_memory
