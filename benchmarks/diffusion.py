@@ -168,18 +168,24 @@ def samplers(folder: Path, samples: int, threads: int) -> Table:
     """Seconds and Frechet distance of each sampler, with the newest model of a run."""
     torch.set_num_threads(threads)
     workload, model = learned(folder)
-    real, _ = reading.read(drawing.real_images(replace(workload, samples=samples), "test"))
+    real, seen = (
+        reading.read(drawing.real_images(replace(workload, samples=samples), part))[0] for part in ("test", "train")
+    )
     table = Table(title=f"{folder.name}: {samples} images of {workload.size} pixels, {threads} threads")
     for head in ("sampler", "steps", "eta", "seconds", "frechet", "precision", "recall"):
         table.add_column(head, justify="left" if head == "sampler" else "right")
+
+    def add(*cells: str, features: Tensor) -> None:
+        table.add_row(*cells, *(f"{value:.3g}" for value in images.likeness(features, real).values()))
+
+    add("real images", "", "", "", features=seen)
     for sampler, steps, eta in WAYS:
         asked = replace(workload, sampler=sampler, sampling_steps=min(steps, workload.levels), eta=eta)
         with seeded("benchmark", sampler, steps):
             begun = time.perf_counter()
             drawn = drawing.draw(asked, model, samples)
             spent = time.perf_counter() - begun
-        found = images.likeness(reading.read(drawn)[0], real)
-        table.add_row(sampler, f"{steps:,}", f"{eta:g}", f"{spent:.1f}", *(f"{value:.3g}" for value in found.values()))
+        add(sampler, f"{steps:,}", f"{eta:g}", f"{spent:.1f}", features=reading.read(drawn)[0])
     return table
 
 

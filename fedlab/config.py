@@ -109,6 +109,12 @@ class ClientTraining:
     anneal: Share = Field(
         1.0, description="share of whole models' learning_rate that is left in the last round, by a cosine"
     )
+    average: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="decay a step of the averaged (EMA) whole model that a client sends; 0: the last",
+    )
 
 
 @dataclass(frozen=True)

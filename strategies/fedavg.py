@@ -5,7 +5,8 @@ algorithm 1. The server half is Flower's own, and so is every other rule by whic
 ``strategies/aggregation`` has them by name, and each is a strategy, see :func:`entry`.
 
 **Departures**: (1) clients take a fixed number of steps on batches drawn with replacement instead of epochs; (2)
-local optimiser SGD with momentum 0.9, or Adam, fresh each round; (3) with ``server.pretrain_steps`` > 0 the server
+local optimiser SGD with momentum 0.9, or Adam, fresh each round, and with ``client.average`` the moving average of
+its weights is sent, as Ho et al. (2020) draw from theirs; (3) with ``server.pretrain_steps`` > 0 the server
 first trains the initial model on data of its own; (4) counters take the largest, see ``strategies/aggregation``.
 
 **Metrics**: ``loss`` is the mean local training loss; the workload's own metrics come from each client's test data.
@@ -15,6 +16,7 @@ What a rule measured itself is a metric of the server.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -27,7 +29,7 @@ from torch import Tensor, nn
 from fedlab.config import ClientTraining, Core, Flat, ServerTraining, build
 from fedlab.data.examples import Examples
 from fedlab.errors import ConfigError
-from fedlab.training import Progress, annealed, optimise, pick_device
+from fedlab.training import Progress, annealed, follow, optimise, pick_device
 from fedlab.workload import Workload, lacking
 from strategies import aggregation as aggregations
 from strategies import screening
@@ -161,7 +163,7 @@ def local_sgd(
     steps: int | None = None,
     momentum: float = MOMENTUM,
 ) -> tuple[nn.Module, float | None]:
-    """The model that was sent after local steps on the workload's loss, and the mean of that.
+    """The model that was sent after local steps on the workload's loss, or its average over them, and the mean of that.
 
     Parameters
     ----------
@@ -195,7 +197,9 @@ def local_sgd(
 
     optimiser = OPTIMISERS[knobs.optimiser](model.parameters(), rate, momentum)
     steps = knobs.steps if steps is None else steps
-    return model, optimise(loss, optimiser, steps, name="local training", clip=knobs.clip)
+    average = deepcopy(model) if knobs.average else model
+    after = partial(follow, average, model, knobs.average) if knobs.average else None
+    return average, optimise(loss, optimiser, steps, name="local training", clip=knobs.clip, after_step=after)
 
 
 def plain_sgd(flat: Flat) -> None:
@@ -204,14 +208,14 @@ def plain_sgd(flat: Flat) -> None:
     Raises
     ------
     ConfigError
-        When ``client.optimiser``, ``client.clip`` or ``client.anneal`` ask for anything else.
+        When ``client.optimiser``, ``client.clip``, ``client.anneal`` or ``client.average`` ask for anything else.
     """
     knobs = build(ClientTraining, "client", flat)
-    if knobs.optimiser != "sgd" or knobs.clip or knobs.anneal != 1:
+    if knobs.optimiser != "sgd" or knobs.clip or knobs.anneal != 1 or knobs.average:
         raise ConfigError(
             f"strategy {build(Core, '', flat).strategy!r} reckons with plain SGD of one step size on its clients, and "
-            f"got client.optimiser={knobs.optimiser}, client.clip={knobs.clip:g} and client.anneal={knobs.anneal:g}; "
-            "set them to sgd, 0 and 1, or take fedavg or fedprox"
+            f"got client.optimiser={knobs.optimiser}, client.clip={knobs.clip:g}, client.anneal={knobs.anneal:g} and "
+            f"client.average={knobs.average:g}; set them to sgd, 0, 1 and 0, or take fedavg or fedprox"
         )
 
 

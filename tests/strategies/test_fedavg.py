@@ -13,15 +13,15 @@ from fedlab.seeds import seeded
 SEED, STEPS, BATCH, RATE = 5, 5, 4, 0.05
 
 
-def plain_loop(matrices, fresh, rates=(RATE, RATE)):
-    """McMahan et al., algorithm 1, with momentum 0.9: the global weights (3,)."""
+def plain_loop(matrices, fresh, rates=(RATE, RATE), decay=0.0):
+    """McMahan et al., algorithm 1, with momentum 0.9 and averaged steps: the global weights (3,)."""
     with seeded(SEED, "initialise"):
         shared = fresh()
     for server_round, rate in enumerate(rates, 1):
         total, count = np.zeros(3), 0
         for client in range(3):
             x, y = matrices(client)
-            w, speed = shared.copy(), np.zeros(3)
+            w, speed, average = shared.copy(), np.zeros(3), shared.copy()
             with seeded(SEED, "train", server_round, client):
                 fresh()  # a client builds a model before it loads the weights: that draws from its stream
                 for _ in range(STEPS):
@@ -29,7 +29,8 @@ def plain_loop(matrices, fresh, rates=(RATE, RATE)):
                     gradient = 2 / BATCH * x[rows].T @ (x[rows] @ w - y[rows])
                     speed = 0.9 * speed + gradient
                     w -= rate * speed
-            total, count = total + len(x) * w, count + len(x)
+                    average = decay * average + (1 - decay) * w
+            total, count = total + len(x) * average, count + len(x)
         shared = total / count
     return shared
 
@@ -92,8 +93,16 @@ def test_the_last_round_takes_the_share_of_the_step_that_is_left(federate, matri
     np.testing.assert_allclose(outcome.weights, plain_loop(matrices, fresh, (RATE, 0.2 * RATE)), rtol=0, atol=1e-6)
 
 
+def test_an_averaged_client_sends_the_moving_average_of_its_steps(federate, matrices, fresh):
+    outcome = federate("fedavg", **{"client.average": 0.8})
+    np.testing.assert_allclose(outcome.weights, plain_loop(matrices, fresh, decay=0.8), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("strategy", ["scaffold", "fednova"])
-@pytest.mark.parametrize("knobs", [{"client.optimiser": "adam"}, {"client.clip": 1.0}, {"client.anneal": 0.5}])
+@pytest.mark.parametrize(
+    "knobs",
+    [{"client.optimiser": "adam"}, {"client.clip": 1.0}, {"client.anneal": 0.5}, {"client.average": 0.5}],
+)
 def test_strategies_that_reckon_with_sgd_refuse_another_optimiser(federate, strategy, knobs):
     with pytest.raises(ConfigError, match="reckons with plain SGD of one step size"):
         federate(strategy, **knobs)
