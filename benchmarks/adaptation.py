@@ -1,8 +1,9 @@
-"""Does it adapt? Seeds and ablations of DualAdapt on the embedded digits, between its two bounds.
+"""Does it adapt? DualAdapt's heads on the embedded digits, between source only and each target's own labels.
 
-    python -m benchmarks.adaptation                      # seeds 0 to 4, source only and the supervised bound
-    python -m benchmarks.adaptation --ablate all         # and one ingredient at a time
-    python -m benchmarks.adaptation rounds=3 --seeds 0 --ablate "mixup off" "one component"
+    python -m benchmarks.adaptation                      # seeds 0 to 4
+    python -m benchmarks.adaptation rounds=3 --seeds 0 --no-bound
+
+What an ingredient is worth: `fedlab compare dualadapt-digits --strategies dualadapt,dualadapt_no_mixup,...`.
 
 Every run stays in ``--runs``; a run that is already there is read, not repeated, and one that was killed is resumed.
 """
@@ -19,27 +20,7 @@ from rich.table import Table
 
 from benchmarks import cells
 from fedlab.config import Value, parse_overrides
-from fedlab.errors import near_match
 from fedlab.results import Result
-from strategies.variants import VARIANTS
-
-# One ingredient at a time; what stands here is what a run differs in from the preset.
-ABLATIONS: Mapping[str, Mapping[str, Value]] = {
-    title: VARIANTS[name].knobs
-    for title, name in {
-        "labels of F_g itself": "dualadapt_global_labels",
-        "and the source's statistics": "dualadapt_source_statistics",
-        "no own statistics": "dualadapt_no_statistics",
-        "no class balance": "dualadapt_no_balance",
-        "no mixture weights": "dualadapt_no_weights",
-        "one component": "dualadapt_one_component",
-        "no client discrepancy": "dualadapt_no_client_discrepancy",
-        "no server discrepancy": "dualadapt_no_server_discrepancy",
-        "mixup off": "dualadapt_no_mixup",
-        "mixup by difference": "dualadapt_mixup_difference",
-        "no average (EMA) of G": "dualadapt_no_average",
-    }.items()
-}
 
 # The bound of a target: the pre-trained model fine-tuned on that target's own labels, alone, as many steps as a server
 # of the main job takes.
@@ -63,14 +44,8 @@ def row(table: Table, title: str, scores: list[Scores], metric: str) -> None:
 def arguments() -> argparse.Namespace:
     """What was asked for."""
     parser = cells.parser(__doc__)
-    parser.add_argument("--ablate", nargs="*", default=[], help="names, or all: " + ", ".join(ABLATIONS))
     parser.add_argument("--bound", action=argparse.BooleanOptionalAction, default=True, help="the supervised bound")
-    options = parser.parse_args()
-    options.ablate = list(ABLATIONS) if options.ablate == ["all"] else options.ablate
-    for name in options.ablate:
-        if name not in ABLATIONS:
-            parser.error(f"no ablation {name!r}; {near_match(name, ABLATIONS)}")
-    return options
+    return parser.parse_args()
 
 
 def main() -> None:
@@ -78,7 +53,6 @@ def main() -> None:
     options = arguments()
     shared = {"threads": cells.threads(options.processes), **parse_overrides(options.knobs)}
     plain = {key: value for key, value in shared.items() if not key.startswith("dualadapt.")}
-    ablations = {name: {**shared, **ABLATIONS[name], "dualadapt.control": False} for name in options.ablate}
 
     with cells.workers(options.processes) as pool:
 
@@ -94,8 +68,6 @@ def main() -> None:
             submit(BOUND, {**plain, **BOUND_KNOBS, "digits.targets": target})
             for target in (main_runs[0] if options.bound else ())
         ]
-        waiting = {name: submit("dualadapt-digits", knobs) for name, knobs in ablations.items()}
-        found = {"DualAdapt": main_runs} | {name: scores(futures) for name, futures in waiting.items()}
         bound = [
             dict(pair for part in parts for pair in part.items()) for parts in zip(*map(scores, alone), strict=True)
         ]
@@ -107,17 +79,9 @@ def main() -> None:
         row(table, title, main_runs, f"accuracy_{metric}")
     if options.bound:
         row(table, "supervised bound", bound, "accuracy")
-    if options.ablate:
-        table.add_section()
-    for name in options.ablate:
-        row(table, name, found[name], "accuracy_average")
-    gains = cells.table("paired gain of the averaged heads over source only, in points", columns)
-    for name in ["DualAdapt", *options.ablate]:
-        paired = percent(found[name], "accuracy_average") - percent(main_runs, "accuracy_source_only")
-        gains.add_row(name, *map(cells.gain, paired.T))
-    console = Console(width=140)
-    console.print(table)
-    console.print(gains)
+    paired = percent(main_runs, "accuracy_average") - percent(main_runs, "accuracy_source_only")
+    table.add_row("paired gain of the average", *map(cells.gain, paired.T))
+    Console(width=140).print(table)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 FAMILIES = ("accuracy", "miou")
 # Shares of a generative model's samples: more is better; and what is better when it is less, by name or beginning.
 SHARES = frozenset({"validity", "uniqueness", "novelty", "valid_unique_novel", "rebuilt", "precision", "recall"})
-LESS = ("loss", "nll", "bits", "frechet", "distance_", "wasserstein_", "label_")
+LESS = ("loss", "nll", "bits", "frechet", "inception_frechet", "distance_", "wasserstein_", "label_")
 # Which predictor a metric is of, in the order in which a reader wants to see them; "" is a family's plain name. What
 # is not named here comes after these, by name.
 PREDICTORS = ("source_only", "global", "local", "average", "", "1-shot", "5-shot", "20-shot")
 HIDDEN = frozenset({"num-examples"})
+TESTING = frozenset({"evaluate", "score"})  # phases whose seconds belong to the table and not to the method
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What a run may spend on training: bytes over all clients in both directions, and seconds of server and clients.
 
-Tests are left out of both: they belong to the table, not to the method. A run ends with the round in which the sum
-reaches the budget, so it may spend up to one round more.
+Tests and scores are left out of both: they belong to the table, not to the method. A run ends with the round in which
+the sum reaches the budget, so it may spend up to one round more.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedlab.results import human_bytes
-
-TESTS = "evaluate"
+from fedlab.results import TESTING, human_bytes
 
 
 @dataclass
@@ -27,7 +25,7 @@ class Budget:
     def charge(self, moved: int, seconds: Mapping[str, float]) -> None:
         """Add a round: bytes of training in both directions, and its seconds by phase."""
         self.spent_bytes += moved
-        self.spent_seconds += sum(value for phase, value in seconds.items() if phase != TESTS)
+        self.spent_seconds += sum(value for phase, value in seconds.items() if phase not in TESTING)
 
     def take_up(self, rounds: Iterable[Mapping[str, Any]]) -> None:
         """Charge the rounds of a run that goes on."""

@@ -115,6 +115,8 @@ def names_of(state: Mapping[str, Tensor], parts: str) -> list[frozenset[str]]:
     found: list[frozenset[str]] = []
     for part in parts.split(";"):
         patterns = part.split()
+        if not patterns:
+            raise ConfigError(f"knob 'fedparts.parts' is {parts!r} and has an empty part; leave out the ';' too many")
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in state):
                 heads = sorted({name.partition(".")[0] for name in state})
@@ -131,6 +133,8 @@ def names_of(state: Mapping[str, Tensor], parts: str) -> list[frozenset[str]]:
 
 def _halves(state: Mapping[str, Tensor]) -> list[frozenset[str]]:
     """The model's arrays in two, in order, of sizes as even as that allows."""
+    if len(state) < 2:
+        raise ConfigError(f"fedparts sends parts of a model, and this one has {len(state)} arrays; take fedavg")
     total, passed, first = sum(tensor.numel() for tensor in state.values()), 0, set[str]()
     for name, tensor in state.items():
         if 2 * passed < total - tensor.numel() or not first:

@@ -50,12 +50,6 @@ def test_a_benchmark_says_what_it_does(module):
     assert f"python -m benchmarks.{module}" in output.stdout
 
 
-def test_an_unknown_ablation_is_refused():
-    output = call("benchmarks.adaptation", "rounds=1", "--ablate", "mixup of")
-    assert output.returncode == 2
-    assert "did you mean 'mixup off'?" in output.stderr
-
-
 def test_an_unknown_method_is_refused():
     output = call("benchmarks.startup", "--methods", "STARTUP, hard label")
     assert output.returncode == 2

@@ -6,6 +6,7 @@ Nothing is lost by a kill: the same command finds finished cells by the hash of 
 from __future__ import annotations
 
 import math
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -20,7 +21,7 @@ from fedlab.comparing import cells, files, grid, pool, spelling
 from fedlab.comparing.comparison import FAILED, FINISHED, PENDING, Cell, Comparison
 from fedlab.config import Value, is_text
 from fedlab.errors import ConfigError, RunError
-from fedlab.results import FAMILIES, family, headline, is_share, metric_names, server_names, shown
+from fedlab.results import FAMILIES, direction, family, headline, is_share, metric_names, server_names, shown
 from fedlab.runs import git_commit, now, versions
 
 if TYPE_CHECKING:
@@ -103,6 +104,13 @@ def check(request: Request) -> Order:
         raise ConfigError(f"the target is {request.target}; write a number, for example --target 0.7")
     plans = grid.plan(request.preset, variants, seeds, values, spelling.as_knobs(budget))
     metric = request.metric or workloads.find(str(plans[0].flat["workload"])).judged
+    if metric != family(metric):
+        raise ConfigError(
+            f"--metric {metric} is of one predictor; write {family(metric)}, and each variant is judged by its best "
+            "informed one"
+        )
+    if request.target is not None and request.metric and not direction(metric):
+        raise ConfigError(f"whether more or less {metric} is better is not known, so that no target can be reached")
     if request.target is not None and is_share(metric) and not 0 <= request.target <= 1:
         hint = f"; {shown(metric, request.target / 100)} is {request.target / 100:g}" if request.target <= 100 else ""
         raise ConfigError(f"the target is {request.target:g}, and {metric} is a share between 0 and 1{hint}")
@@ -137,15 +145,22 @@ def _jobs(asked: int | None, tasks: Sequence[pool.Task]) -> tuple[int, int, list
     """How many cells at a time, threads of each, and the GPUs that they share."""
     threads = max(int(task.flat["threads"]) for task in tasks)
     most = max(1, cells.cores() // threads)
-    on_gpu = all(task.flat["device"] == "cuda" for task in tasks)
-    gpus = list(map(str, range(torch.cuda.device_count()))) if on_gpu else []
+    devices = {str(task.flat["device"]) for task in tasks}
+    gpus = visible_gpus() if devices == {"cuda"} else []
     if asked is not None and not 1 <= asked <= most:
         raise ConfigError(
             f"--jobs {asked} with threads={threads} needs {asked * threads} CPU cores, and there are {cells.cores()}; "
             f"ask for 1 to {most}"
         )
-    usual = min(len(gpus), most) if on_gpu else most
+    usual = min(len(gpus), most) if gpus else 1 if any(name.startswith("cuda") for name in devices) else most
     return min(asked or usual, len(tasks)), threads, gpus
+
+
+def visible_gpus() -> list[str]:
+    """What ``CUDA_VISIBLE_DEVICES`` calls each usable GPU: its number, or as the variable names it where it is set."""
+    count = torch.cuda.device_count()
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return (named or list(map(str, range(count))))[:count]
 
 
 def command(request: Request, seeds: Sequence[int], values: Mapping[str, Sequence[Value]]) -> str:
@@ -155,7 +170,7 @@ def command(request: Request, seeds: Sequence[int], values: Mapping[str, Sequenc
     for name, each in values.items():
         separator = spelling.SPLIT if is_text(name, sections) else ","
         words.append(f"{name}={separator.join(map(spelling.written, each))}")
-    strategies = request.strategies if isinstance(request.strategies, str) else ",".join(request.strategies)
+    strategies = request.strategies if isinstance(request.strategies, str) else spelling.joined(request.strategies)
     counted = list(seeds) == list(range(len(seeds)))
     words += ["--strategies", strategies, "--seeds", str(len(seeds)) if counted else ",".join([*map(str, seeds), ""])]
     for kind, amount in (request.budget or {}).items():
@@ -189,6 +204,8 @@ def execute(order: Order, voice: Voice | None = None) -> Comparison:
                 comparison = _with(comparison, done)
                 comparison.write()
                 voice.ended(done)
+                if order.asked and not error:
+                    _metric(comparison, order.asked)  # a metric that no run has ends it with the first
         comparison = replace(comparison, metric=_metric(comparison, order.asked))
         comparison.write()
         files.write_files(comparison)

@@ -21,14 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from fedlab.comparing import statistics
 from fedlab.errors import RunError
-from fedlab.results import Result, direction, family, headline, metric_names
+from fedlab.results import TESTING, Result, direction, family, headline, metric_names
 from fedlab.runs import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FACTS = "comparison.json"
-TESTING = ("evaluate", "score")  # phases whose seconds belong to the table and not to the method
 SERVER = "global model"  # in the clients' place where a metric is of the server's score
 FINISHED, FAILED, PENDING = "finished", "failed", "pending"
 
@@ -158,11 +157,6 @@ class Comparison:
         """Commits of fedlab that finished cells were run with; several may not be comparable."""
         return sorted({str(result.manifest.get("git_commit", "")) for _, result in self.results} - {""})
 
-    @property
-    def headline(self) -> str:
-        """Name of the compared metric, as it is called where a strategy has but one of its kind."""
-        return self.metric
-
     # --- frames ---
 
     @cached_property
@@ -218,12 +212,12 @@ class Comparison:
             down += sum(counts["train_down"] for counts in record["bytes"].values())
             up += sum(counts["train_up"] for counts in record["bytes"].values())
             metrics = {**record["server"], **record.get("score", {})}
-            if self.metric in metrics:
+            if self.metric in metrics or record.get("score"):  # a score may lack it: few valid molecules, say
                 rows.append(
                     {
                         **self._place(cell, record["round"]),
                         "client": SERVER,
-                        "score": metrics[self.metric],
+                        "score": metrics.get(self.metric, math.nan),
                         **metrics,
                         "bytes_down": down,
                         "bytes_up": up,

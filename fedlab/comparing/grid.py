@@ -1,7 +1,8 @@
-"""The grid of a comparison: strategies x values of knobs x seeds, each cell checked before any of them runs.
+"""The grid of a comparison: strategies x values of knobs x seeds, each checked, with its first seed, before any
+cell runs.
 
-A knob that has no effect on a strategy is left out of that strategy's cells, of which there is then one for all the
-knob's values.
+A knob of another strategy's section has no effect on a variant and is left out of its cells, of which there is then
+one for all the knob's values.
 
 What a cell's knobs are made of, each going over what stands before it: the preset; what the strategy changes where it
 stands beside others; labels for the clients, where it trains on them and they have none; the variant by name; the
@@ -19,7 +20,7 @@ from itertools import product
 from fedlab import launch, workloads
 from fedlab.comparing.spelling import SPLIT, Variant, written
 from fedlab.config import Flat, Value, is_text, read_preset
-from fedlab.errors import ConfigError
+from fedlab.errors import ConfigError, DataError
 
 THREADS = 1  # of a cell, unless the preset or the user says otherwise: as many cells at a time as there are cores
 # Knobs on which no result depends.
@@ -122,8 +123,8 @@ def _checked(preset: str, variant: Variant, given: Flat, seed: int) -> dict[str,
         if entry.labelled and not launch.clients_have_labels(workloads.make(settled)):
             labels = workloads.find(str(settled["workload"])).labelled
         flat = launch.prepare(preset, {**usual, **beside, **labels, **own})
-    except ConfigError as error:
-        raise ConfigError(f"{_about(variant, given)}: {error}{_hint(given)}") from None
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"{_about(variant, given)}: {error}{_hint(given)}") from None
     return {**flat, "name": key({name: value for name, value in flat.items() if name not in ASIDE})}
 
 

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Lock
 from typing import IO
 
 from fedlab.comparing import cells
@@ -81,13 +82,14 @@ class Worker:
     def __init__(self, log: Path, gpu: str | None) -> None:
         self.log, self.gpu = log, gpu
         self.process: subprocess.Popen[str] | None = None
-        self.closed = False
+        self.closed, self.lock = False, Lock()  # nothing is started once it is closed
 
     def do(self, task: Task) -> str | None:
         """What went wrong with a task, once it has ended."""
-        if self.closed:
-            return "not begun"
-        process = self._running()
+        with self.lock:
+            if self.closed:
+                return "not begun"
+            process = self._running()
         with suppress(BrokenPipeError):
             _pipe(process.stdin).write(json.dumps({"path": str(task.path), "flat": dict(task.flat)}) + "\n")
             _pipe(process.stdin).flush()
@@ -121,7 +123,8 @@ class Worker:
 
     def ask_to_end(self) -> None:
         """An idle one ends; one with a cell notes where that stands first."""
-        self.closed = True
+        with self.lock:
+            self.closed = True
         if self.process and self.process.poll() is None:
             self.process.terminate()
 

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from fedlab.comparing import files, words
 from fedlab.comparing.comparison import FAILED, Cell, Comparison
-from fedlab.results import Result, headline, metric_names, shown
+from fedlab.results import Result, family, headline, metric_names, shown
 from fedlab.watch import PHASES, elapsed
 
 if TYPE_CHECKING:
@@ -27,13 +27,17 @@ TAIL = 4096  # bytes of a run's events in which its last phase stands
 LEGEND_WIDTH = 98
 
 
-def outcome(folder: Path, cell: Cell) -> str:
-    """How a cell ended, in a few words."""
+def outcome(folder: Path, cell: Cell, metric: str) -> str:
+    """How a cell ended, in a few words: by the metric that is compared, where it is of the global model's score."""
     if cell.status == FAILED:
         return f"failed: {(cell.error or '').strip().splitlines()[0]}"
     result = Result.read(folder / cell.run)
     mean = result.rounds[-1]["mean"]
-    name = headline([name for name in metric_names(result.rounds) if name in mean])
+    names = [name for name in metric_names(result.rounds) if name in mean]
+    score = result.score()
+    if metric in score and metric not in map(family, names):
+        return f"{metric} {shown(metric, score[metric])}"
+    name = headline([name for name in names if family(name) == metric] or names)
     return f"{name} {shown(name, mean[name])}" if name else "no metric"
 
 
@@ -69,7 +73,7 @@ class Live:
         self.task = self.bar.add_task("cells", total=None, left="")
         self.since, self.done = time.monotonic(), 0
         self.running: dict[str, Cell] = {}
-        self.folder = Path()
+        self.folder, self.metric = Path(), ""
         self.live = RichLive(get_renderable=self._picture, console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Live:
@@ -81,7 +85,7 @@ class Live:
 
     def begin(self, order: Order, there: int) -> None:
         """Say what is to be done."""
-        self.folder = order.comparison.directory
+        self.folder, self.metric = order.comparison.directory, order.comparison.metric
         self.bar.update(self.task, total=len(order.comparison.cells), completed=there)
         self.console.print(opening(order, there), highlight=False, soft_wrap=True)
 
@@ -96,7 +100,9 @@ class Live:
             self.done += 1
             self.bar.update(self.task, advance=1, left=self._left())
             style = "red" if cell.status == FAILED else "dim"
-            self.console.print(Text(f"{cell.name}  {outcome(self.folder, cell)}", style=style), highlight=False)
+            self.console.print(
+                Text(f"{cell.name}  {outcome(self.folder, cell, self.metric)}", style=style), highlight=False
+            )
 
     def _left(self) -> str:
         """What the rest takes if it is like the cells that ended since we began: they end together, several at once."""
@@ -116,11 +122,13 @@ class Lines:
     """For a pipe or a log file: a line for each cell that ends."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
-        self.write, self.done, self.cells, self.folder = write, 0, 0, Path()
+        self.write, self.done, self.cells = write, 0, 0
+        self.folder, self.metric = Path(), ""
 
     def begin(self, order: Order, there: int) -> None:
         """Say what is to be done."""
-        self.done, self.cells, self.folder = there, len(order.comparison.cells), order.comparison.directory
+        self.done, self.cells = there, len(order.comparison.cells)
+        self.folder, self.metric = order.comparison.directory, order.comparison.metric
         self.write(opening(order, there))
 
     def started(self, cells: Sequence[Cell]) -> None:
@@ -130,7 +138,7 @@ class Lines:
         """How it ended."""
         for cell in cells:
             self.done += 1
-            self.write(f"{self.done}/{self.cells}  {cell.name}  {outcome(self.folder, cell)}")
+            self.write(f"{self.done}/{self.cells}  {cell.name}  {outcome(self.folder, cell, self.metric)}")
 
 
 class JsonLines:

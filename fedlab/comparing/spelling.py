@@ -39,14 +39,14 @@ class Variant:
 
 
 def parse_strategies(text: str | Sequence[str]) -> list[Variant]:
-    """``a,LABEL=b:knob=value`` as variants.
+    """``a,LABEL=b:knob=value`` as variants; ``|`` stands between them where a knob's value holds a comma.
 
     Raises
     ------
     ConfigError
         For a strategy that does not exist, a knob without a value, or two variants of one label.
     """
-    parts = text.split(",") if isinstance(text, str) else list(text)
+    parts = text.split(SPLIT if SPLIT in text else ",") if isinstance(text, str) else list(text)
     variants = [_variant(part.strip()) for part in parts if part.strip()]
     names = [variant.label.partition(":")[0] for variant in variants]
     variants = [  # what stands behind a name is part of the label only where it tells two variants apart
@@ -60,6 +60,13 @@ def parse_strategies(text: str | Sequence[str]) -> list[Variant]:
     if twice:
         raise ConfigError(f"two variants are called {twice!r}; give one a name of its own: LABEL={twice}")
     return variants
+
+
+def joined(parts: Sequence[str]) -> str:
+    """Variants as one text that ``parse_strategies`` takes apart again."""
+    if not any("," in part for part in parts):
+        return ",".join(parts)
+    return SPLIT.join([*parts, ""] if len(parts) == 1 else parts)
 
 
 def _variant(text: str) -> Variant:

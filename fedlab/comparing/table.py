@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,38 +61,53 @@ def _key(key: Any) -> tuple[str, ...]:
     return key if isinstance(key, tuple) else (key,)
 
 
-def _against(key: tuple[str, ...], last: dict[tuple[str, ...], pd.DataFrame], comparison: Comparison) -> dict[str, Any]:
+def _against(key: tuple[str, ...], keys: Iterable[tuple[str, ...]], comparison: Comparison) -> dict[str, Any]:
     """Difference to the baseline, and the share of the gap up to the upper reference that it closes."""
     names = ("difference", "difference_low", "difference_high", "p", "closed")
     found: dict[str, Any] = dict.fromkeys(names, math.nan)
-    base = _beside(key, last, comparison.baseline)
+    base = _beside(key, keys, comparison.baseline)
     if key[0] == comparison.baseline or base is None:
         return found
-    pair = statistics.paired(*_aligned(last[key], base))
+    pair = statistics.paired(*_aligned(comparison, key, base))
     apart = pair.difference
     found |= {"difference": apart.mean, "difference_low": apart.low, "difference_high": apart.high, "p": pair.p}
-    bound = _beside(key, last, comparison.ceiling)
+    bound = _beside(key, keys, comparison.ceiling)
     if bound is not None:
-        found["closed"] = statistics.closed(apart.mean, statistics.paired(*_aligned(bound, base)).difference)
+        sign = direction(comparison.metric)
+        scores, references = _aligned(comparison, bound, base)
+        gap = statistics.paired(sign * scores, sign * references).difference
+        found["closed"] = statistics.closed(sign * apart.mean, gap)
     return found
 
 
-def _beside(key: tuple[str, ...], last: dict[tuple[str, ...], pd.DataFrame], label: str) -> pd.DataFrame | None:
-    """The rows of a label with the same values of those knobs that have an effect on both."""
-    same = (
-        other
-        for other in last
-        if other[0] == label and all(a == b or not b for a, b in zip(key[1:], other[1:], strict=True))
+def _beside(key: tuple[str, ...], keys: Iterable[tuple[str, ...]], label: str) -> tuple[str, ...] | None:
+    """The row of a label with the same values of all knobs that have an effect on it."""
+    return next(
+        (
+            other
+            for other in keys
+            if other[0] == label and all(a == b or not b for a, b in zip(key[1:], other[1:], strict=True))
+        ),
+        None,
     )
-    found = next(same, None)
-    return None if found is None else last[found]
 
 
-def _aligned(one: pd.DataFrame, other: pd.DataFrame) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Scores of the seeds that both have."""
-    ours, theirs = one.set_index("seed")["score"], other.set_index("seed")["score"]
-    seeds = [seed for seed in ours.index if seed in theirs.index]
-    return ours.loc[seeds].to_numpy(), theirs.loc[seeds].to_numpy()
+def _aligned(
+    comparison: Comparison, one: tuple[str, ...], other: tuple[str, ...]
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Mean scores (seeds,) of two rows over the seeds that both have, and in each over the clients that both have."""
+    ours, theirs = (_places(comparison, key) for key in (one, other))
+    both = [place for place in ours if not math.isnan(ours[place] + theirs.get(place, math.nan))]
+    seeds = list(dict.fromkeys(seed for _, seed in both))
+    means = [[np.mean([row[place] for place in both if place[1] == seed]) for seed in seeds] for row in (ours, theirs)]
+    return np.array(means[0]), np.array(means[1])
+
+
+def _places(comparison: Comparison, key: tuple[str, ...]) -> dict[tuple[str, int], float]:
+    """Client and seed to the score of a row after the last round."""
+    final = comparison.final
+    rows = np.logical_and.reduce([final[name] == value for name, value in zip(comparison.keys, key, strict=True)])
+    return {(row[0], row[1]): row[2] for row in final.loc[rows, ["client", "seed", "score"]].itertuples(index=False)}
 
 
 def _ranks(comparison: Comparison, keys: list[tuple[str, ...]]) -> list[float]:

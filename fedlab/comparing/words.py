@@ -80,7 +80,7 @@ def reach(comparison: Comparison) -> Text:
             [
                 str(row["label"]),
                 *(str(row[knob]) or MISSING for knob in comparison.grid),
-                f"{row['reached']:.0f} of {row['n']}",
+                MISSING if math.isnan(row["reached"]) else f"{row['reached']:.0f} of {row['n']}",
                 _number(row["reach_rounds"], ".3g"),
                 human_bytes(row["reach_bytes"]) if known else MISSING,
                 elapsed(row["reach_seconds"]) if known else MISSING,

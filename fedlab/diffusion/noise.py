@@ -111,6 +111,16 @@ def over_rows(table: Tensor, level: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.dim() - 1))
 
 
+def ddpm_betas(levels: int, largest: float = 0.999) -> Tensor:
+    """DDPM's linear schedule (levels,) for any number of them: betas times 1,000 / levels, cut at ``largest``.
+
+    So the last level is noise alone, as samplers take it to be, however many there are. **Source**: Nichol and
+    Dhariwal, Improved Denoising Diffusion Probabilistic Models, ICML 2021, released code; the cut is their cosine's.
+    """
+    scale = 1000 / levels
+    return torch.linspace(1e-4 * scale, 0.02 * scale, levels, dtype=torch.float64).clamp(max=largest)
+
+
 def linear_betas(levels: int, first: float = 1e-4, last: float = 0.02) -> Tensor:
     """DDPM's schedule: beta_t (levels,) in even steps.
 

@@ -117,8 +117,14 @@ def ddim_step(
     return after + sqrt(fresh) * (law.step_noise(x, level, before) if noise is None else noise)
 
 
-def visited(levels: int, steps: int, spacing: Literal["linear", "quadratic"] = "linear") -> list[int]:
-    """Which ``steps`` of ``levels`` a sampler visits, increasing from 0: floor(i T/S), or floor(c i^2) up to 0.8 T.
+Spacing = Literal["linear", "quadratic", "trailing"]
+
+
+def visited(levels: int, steps: int, spacing: Spacing = "linear") -> list[int]:
+    """Which ``steps`` of ``levels`` a sampler visits, increasing.
+
+    "linear": floor(i T/S) from 0; "quadratic": floor(c i^2) from 0 to 0.8 T; "trailing": floor((i + 1) T/S) - 1, of
+    which the last is T - 1.
 
     Raises
     ------
@@ -129,8 +135,9 @@ def visited(levels: int, steps: int, spacing: Literal["linear", "quadratic"] = "
         raise ConfigError(
             f"{steps} sampling steps were asked for and the noise has {levels} levels; ask for 1 to {levels}"
         )
-    if spacing == "linear":
-        return [step * levels // steps for step in range(steps)]
+    if spacing != "quadratic":
+        shift, last = (1, 1) if spacing == "trailing" else (0, 0)
+        return [(step + shift) * levels // steps - last for step in range(steps)]
     found = [int(0.8 * levels * (step / max(steps - 1, 1)) ** 2) for step in range(steps)]
     if len(set(found)) < steps:
         raise ConfigError(
@@ -152,9 +159,11 @@ def sample(
 ) -> Tensor:
     """Images from noise ``x`` (batch, ...) of the last level by ``steps`` steps, None for one at every level.
 
-    ``step`` is ``ancestral_step``, ``ddim_step``, or a partial of one.
+    ``step`` is ``ancestral_step``, ``ddim_step``, or a partial of one. A chain's last levels are all noise, and it is
+    visited as published, from below the last. On a ladder they differ in how much, so there the last is visited.
     """
-    levels = visited(law.levels, law.levels if steps is None else steps)
+    spacing: Spacing = "linear" if law.at(law.levels - 1)[0] < 1 else "trailing"
+    levels = visited(law.levels, law.levels if steps is None else steps, spacing)
     ways = zip(reversed(levels), [*reversed(levels[:-1]), -1], strict=True)
     for done, (level, before) in enumerate(ways, 1):
         x = step(law, x, noise_estimate(law, backbone, x, _whole(x, level)), level, before)

@@ -1,7 +1,7 @@
 """Label propagation: class probabilities smoothed over the graph of nearest neighbours in feature space.
 
 **Source**: Zhou et al., Learning with Local and Global Consistency, NeurIPS 2003: F <- alpha S F + (1 - alpha) Y with
-S = D^-1/2 W D^-1/2; the mutual k-nearest-neighbour graph with cubed cosine weights is that of Iscen et al., Label
+S = D^-1/2 W D^-1/2; the k-nearest-neighbour graph with cubed cosine weights is that of Iscen et al., Label
 Propagation for Deep Semi-supervised Learning, CVPR 2019.
 
 **Departures**: (1) Y is not one-hot on labelled rows: every row starts from a classifier's probabilities; (2) a fixed

@@ -34,7 +34,7 @@ def property_direction(
     start: int,
     example: Sequence[str | None],
 ) -> bytes:
-    """A property along its direction: predicted against true, the mean on a walk with its quartiles, how often a walk
+    """A property along its direction: predicted against true, the median on a walk with its quartiles, how often a walk
     meets a molecule, and below them one walk.
 
     Parameters

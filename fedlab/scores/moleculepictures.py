@@ -63,7 +63,7 @@ def grid(smiles: Sequence[str], caption: str, legends: Sequence[str] = (), colum
 
 
 def samples(drawn: Sequence[str | None]) -> bytes:
-    """The first valid molecules of what a model drew, different ones before repeated ones, with how many there are."""
+    """The first valid molecules of what a model drew, each once, with how often it came."""
     valid = [one for one in drawn if one]
     different = list(dict.fromkeys(valid))
     shown = different[: COLUMNS * ROWS]

@@ -34,6 +34,7 @@ from fedlab.diffusion.samplers import Told
 from fedlab.errors import ConfigError
 from fedlab.models.digitreader import CLASSES
 from fedlab.scores import imagegrids, images, inception, reading
+from fedlab.seeds import seeded
 from fedlab.training import Progress, silent
 from fedlab.workload import Score
 
@@ -162,7 +163,8 @@ class _Real:
     """
 
     def __init__(self, workload: Generation) -> None:
-        self.images, seen = (real_images(workload, part) for part in ("test", "train"))
+        with seeded(workload.seed, "real images"):  # which of them are mirrored; not how many rounds went before
+            self.images, seen = (real_images(workload, part) for part in ("test", "train"))
         self.features, _ = reading.read(self.images)
         self.mixtures: dict[str, NDArray[np.float64]] = {}
         for partition, name in enumerate(workload.clients):

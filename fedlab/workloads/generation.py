@@ -296,7 +296,7 @@ def _refinenet(conditional: bool, workload: Generation) -> nn.Module:
 
 
 SIZES: Mapping[int, Callable[[Tensor], Tensor]] = {16: _halve, 28: _cut, 32: _whole}  # of the 32 that domains have
-SCHEDULES: Mapping[str, Callable[[int], Tensor]] = {"linear": noise.linear_betas, "cosine": noise.cosine_betas}
+SCHEDULES: Mapping[str, Callable[[int], Tensor]] = {"linear": noise.ddpm_betas, "cosine": noise.cosine_betas}
 LAWS: Mapping[str, Callable[[Generation], NoiseLaw]] = {
     "ddpm": _chain,
     "gamma": partial(_chain, theta=THETA),

@@ -182,22 +182,28 @@ class Molecules:
         drawn = self.draw(model, self.samples)
         valid, reference = [one for one in drawn if one], _holdings(self).compared
         metrics = {**scores.generation(drawn, self.known()), **scores.likeness(valid, reference)}
-        metrics["rebuilt"] = self.rebuilt(model, self.samples)
+        metrics |= self.rebuilt(model, self.samples)
         if not self.pictures:
             return Score(metrics)
         drawings = {"molecules": pictures.samples(drawn), "properties": pictures.histograms(valid, reference)}
         return Score(metrics, drawings)
 
     @torch.no_grad()
-    def rebuilt(self, model: nn.Module, count: int) -> float:
-        """Share of the test file's first molecules in one piece that come back from their latents as the same ones."""
+    def rebuilt(self, model: nn.Module, count: int) -> dict[str, float]:
+        """``rebuilt``: the share of the test file's first molecules in one piece that come back from their latents.
+
+        Nothing where the file has none in one piece.
+        """
         reference = _holdings(self).reference
         rows = [row for row, meaning in enumerate(reference.meanings) if meaning and "." not in meaning][:count]
+        if not rows:
+            return {}
         adjacency, nodes = molgraphs.one_hot(reference.bonds[rows], reference.atoms[rows], self.alphabet)
         generator, device = _generator(model.eval()), next(model.parameters()).device
         back, its = generator.decode(generator.encode(adjacency.to(device), nodes.to(device)))
         found = molgraphs.all_smiles(back.argmax(1), its.argmax(2), self.alphabet)
-        return sum(one == reference.meanings[row] for row, one in zip(rows, found, strict=True)) / len(rows)
+        same = sum(one == reference.meanings[row] for row, one in zip(rows, found, strict=True))
+        return {"rebuilt": same / len(rows)}
 
     def tables(self) -> tuple[smiles.Molecules, smiles.Molecules]:
         """Molecules of the training file, whoever holds them, and of the test file."""

@@ -56,8 +56,8 @@ def dualadapt_rounds(count=8):
 
 
 def preset_config(**overrides):
+    _, preset = read_preset("dualadapt-digits")
     chosen = {"workload": "digits", "strategy": "dualadapt"}
-    preset = {"name": "dualadapt-digits", **chosen}
     return resolve(preset, overrides, sections(), chosen)
 
 

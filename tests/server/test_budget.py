@@ -15,7 +15,8 @@ def test_bytes_and_seconds_are_those_of_training():
     budget = Budget(bytes=100, seconds=0)
     budget.charge(60, {"server": 1.0, "evaluate": 50.0})
     assert budget.ended_by == ""
-    record = {"bytes": {"a": {"train_down": 30, "train_up": 10, "evaluate_down": 900}}, "seconds": {"clients": 2.0}}
+    moved, seconds = {"train_down": 30, "train_up": 10, "evaluate_down": 900}, {"clients": 2.0, "score": 70.0}
+    record = {"bytes": {"a": moved}, "seconds": seconds}
     budget.take_up([record])
     assert (budget.spent_bytes, budget.spent_seconds, budget.ended_by) == (100, 3.0, "bytes")
     assert budget.sentence(4) == "the run ends with round 4: 100 B of training reach the budget of 100 B"

@@ -49,8 +49,14 @@ def test_parts_by_pattern_share_what_no_pattern_names():
     [
         ("features*;heed*", "'heed\\*' names no array of the model, whose arrays begin with features, head"),
         ("features* head*", "one part; write two or more"),
+        ("features*; head*;", "has an empty part; leave out the ';' too many"),
     ],
 )
 def test_parts_that_are_none_are_refused(parts, sentence):
     with pytest.raises(ConfigError, match=sentence):
         names_of({"features.a": torch.zeros(1), "head.a": torch.zeros(1)}, parts)
+
+
+def test_a_model_of_one_array_has_no_parts():
+    with pytest.raises(ConfigError, match="this one has 1 arrays; take fedavg"):
+        names_of({"a": torch.zeros(9)}, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -20,8 +21,9 @@ from fedlab import launch, workloads
 from fedlab.cli import app
 from fedlab.comparing import cells as running
 from fedlab.comparing import pool
-from fedlab.comparing.compare import Request, check
+from fedlab.comparing.compare import Request, check, visible_gpus
 from fedlab.errors import ConfigError, RunError
+from fedlab.runs import RunDirectory
 
 SUPPORT = Path(__file__).parents[2] / "support"
 SHORT = {"rounds": 1, "blobs.domains": "near"}
@@ -97,6 +99,35 @@ def test_a_score_of_the_model_alone_is_compared_as_it_is(preset, monkeypatch):
     assert list(own["score"]) == [result.rounds[at]["score"]["size"] for at in (0, 2, 3)]
     assert own["bytes_down"].iloc[-1] == result.bytes("train_down")
     assert list(comparison.summary()["metric"]) == ["size", "size"]
+
+
+def test_a_score_that_lacks_the_metric_in_the_last_round_is_not_judged_by_an_earlier_one(preset, monkeypatch):
+    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.SCRIBBLES)
+    frame = fedlab.compare(preset, "source_only", seeds=1, jobs=1, knobs={"rounds": 2})
+    comparison = fedlab.Comparison.read(frame.attrs["directory"])
+    run = RunDirectory.open(comparison.path(comparison.cells[0]))
+    records = run.rounds()
+    records[-1]["score"] = {"other": 1.0}
+    (run.path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    summary = fedlab.Comparison.read(comparison.directory).summary().iloc[0]
+    assert math.isnan(summary["mean"]) and summary["rounds"] == 2
+
+
+def test_what_no_metric_can_be_is_refused_before_anything_runs(preset, tmp_path):
+    for metric, target, sentence in (
+        ("accuracy_average", None, "accuracy_average is of one predictor; write accuracy"),
+        ("size", 3.0, "whether more or less size is better is not known"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            check(Request(preset, "source_only", 1, SHORT, metric=metric, target=target))
+
+
+def test_gpus_are_called_what_the_environment_calls_them(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-8f1c")
+    assert visible_gpus() == ["2", "GPU-8f1c"]
 
 
 def test_another_metric_can_be_asked_for_and_one_that_nobody_reports_is_named(preset):

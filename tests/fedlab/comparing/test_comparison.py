@@ -108,6 +108,31 @@ def test_the_share_of_the_gap_to_the_upper_reference(comparison, tmp_path):
     assert comparison.summary()["closed"].isna().all()  # nothing is asked for
 
 
+def test_where_less_is_better_the_gap_is_closed_downwards(comparison, tmp_path):
+    rounds = {"low": [(0.9, 0.9)], "high": [(0.7, 0.7)], "top": [(0.5, 0.5)]}
+    cells = [
+        Cell(label, "s", seed, {}, make(tmp_path, f"{label}-loss", seed, each, "loss"), FINISHED)
+        for label, each in rounds.items()
+        for seed in (0, 1)
+    ]
+    losses = replace(comparison, cells=cells, metric="loss", ceiling="top", target=None).summary().set_index("label")
+    assert losses["closed"]["high"] == pytest.approx(0.5)
+    assert losses["closed"]["top"] == pytest.approx(1.0)
+
+
+def test_a_client_without_an_answer_is_left_out_of_the_difference_on_both_sides(comparison):
+    """Its absence is not the variant's merit."""
+    for seed in SCORES["high"]:
+        run = RunDirectory.open(comparison.directory / f"cells/high-{seed}")
+        records = run.rounds()
+        del records[-1]["clients"]["far"]
+        (run.path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    high = comparison.summary().set_index("label").loc["high"]
+    near = [[rounds[-1][0] for rounds in SCORES[label].values()] for label in ("high", "low")]
+    assert high["difference"] == pytest.approx(sum(near[0]) / 3 - sum(near[1]) / 3)
+    assert high["p"] == pytest.approx(stats.ttest_rel(*near).pvalue)
+
+
 def test_ranks_are_among_the_rows_with_the_same_clients(comparison, tmp_path):
     """Where a grid's knob changes who the clients are, nobody is ranked against a row that never met them."""
     other = RunDirectory.open(tmp_path / make(tmp_path, "other", 0, [(0.1, 0.1), (0.1, 0.1)], "accuracy_average"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedlab.comparing.spelling import as_knobs, parse_budget, parse_knobs, parse_seeds, parse_strategies
+from fedlab.comparing.spelling import as_knobs, joined, parse_budget, parse_knobs, parse_seeds, parse_strategies
 from fedlab.errors import ConfigError
 
 
@@ -20,6 +20,14 @@ def test_strategies_with_knobs_and_labels():
 def test_two_of_one_strategy_are_told_apart_by_their_knobs():
     labels = [variant.label for variant in parse_strategies("dualadapt,dualadapt:components=5,oracle:rounds=3")]
     assert labels == ["dualadapt", "dualadapt:components=5", "oracle"]
+
+
+def test_a_bar_stands_between_variants_whose_knobs_hold_commas():
+    parts = ["fedavg", "A=dualadapt:digits.targets=usps,mnist_m"]
+    assert joined(parts) == "fedavg|A=dualadapt:digits.targets=usps,mnist_m"
+    assert joined(["a", "b"]) == "a,b"
+    for asked in (parts, parts[1:]):
+        assert parse_strategies(joined(asked)) == parse_strategies(asked)
 
 
 def test_a_knob_behind_an_ablation_is_its_strategys():

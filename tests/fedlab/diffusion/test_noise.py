@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import kurtosis, skew
 
-from fedlab.diffusion.noise import NoiseLaw, chain, cosine_betas, ladder, linear_betas
+from fedlab.diffusion.noise import NoiseLaw, chain, cosine_betas, ddpm_betas, ladder, linear_betas
 from fedlab.errors import ConfigError
 from fedlab.seeds import seeded
 
@@ -111,3 +111,9 @@ def test_levels_are_uniform_and_noise_follows_the_stream():
 def test_noise_that_does_not_grow_is_refused(make, sentence):
     with pytest.raises(ConfigError, match=sentence):
         make()
+
+
+def test_ddpms_schedule_ends_in_noise_with_any_number_of_levels():
+    assert torch.equal(ddpm_betas(1000), linear_betas(1000))
+    for levels in (4, 20, 100, 400):
+        assert chain(ddpm_betas(levels)).at(levels - 1)[0] < 0.01

@@ -108,6 +108,8 @@ def test_which_levels_are_visited():
     assert visited(10, 10) == list(range(10))
     assert visited(7, 3) == [0, 2, 4]
     assert visited(1000, 5, "quadratic") == [0, 50, 200, 450, 800]
+    assert (visited(10, 5, "trailing"), visited(7, 3, "trailing")) == ([1, 3, 5, 7, 9], [1, 3, 6])
+    assert visited(10, 10, "trailing") == list(range(10))
     for steps in (0, 11):
         with pytest.raises(ConfigError, match=f"{steps} sampling steps were asked for and the noise has 10 levels"):
             visited(10, steps)
@@ -141,6 +143,15 @@ def test_samples_have_the_moments_of_the_data(step, steps, kind):
         x = sample(law, exact(law), start(law, (4000, 2)), partial(step, clip=False), steps)
     assert float(x.mean()) == pytest.approx(M, abs=0.02)
     assert float(x.var()) == pytest.approx(V, rel=0.15)
+
+
+def test_a_ladder_is_entered_where_its_noise_is_however_few_levels_are_visited():
+    """The noise that a sampler starts with is the last level's, 1.7 times that of the level below."""
+    law = ladder(geometric(0.02, 2.0, 10))
+    with seeded("samples"):
+        x = sample(law, exact(law), start(law, (4000, 2)), partial(ddim_step, clip=False), 5)
+    assert float(x.mean()) == pytest.approx(M, abs=0.03)
+    assert float(x.var()) < V  # coarse steps lose some; 1.6 V where the start is one level too high
 
 
 @pytest.mark.parametrize("level", [1, 30])

@@ -135,6 +135,15 @@ def test_labels_are_those_of_each_clients_training_part():
     assert usps.labels(1).shape == (20,)
 
 
+def test_the_floor_does_not_depend_on_what_was_drawn_before():
+    workload = Generation(limit=60, shards=2, samples=40, mirror=True)
+    found = []
+    for seed in (1, 2):
+        with seeded(seed, "ambient"):
+            found.append(drawing._Real(workload).floor)
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(
     ("knobs", "sentence"),
     [

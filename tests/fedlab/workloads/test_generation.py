@@ -61,7 +61,8 @@ def test_the_law_is_the_knobs():
     ddpm, gamma, ncsn = (Generation(law=law, levels=50).noise_law for law in ("ddpm", "gamma", "ncsn"))
     assert ddpm.gaussian and ncsn.gaussian and not gamma.gaussian
     assert torch.equal(ddpm.signal, gamma.signal)
-    assert ddpm.at(0)[1] ** 2 == pytest.approx(1e-4)
+    assert ddpm.at(0)[1] ** 2 == pytest.approx(20e-4)  # a twentieth of the levels, each with twenty times the noise
+    assert Generation().noise_law.at(0)[1] ** 2 == pytest.approx(1e-4)
     assert [ncsn.at(0), ncsn.at(49)] == [(1.0, pytest.approx(0.02)), (1.0, pytest.approx(2.0))]
     assert Generation(schedule="cosine", levels=50).noise_law.signal[0] != ddpm.signal[0]
     assert Generation(law="ncsn", network="ncsn1", levels=10).noise_law.scored

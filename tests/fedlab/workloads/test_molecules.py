@@ -198,10 +198,11 @@ def test_an_mpgvae_is_scored_and_tested_like_any_family(monkeypatch):
     assert found["nll"] == pytest.approx(45 * found["loss"], rel=0.05)  # beta is 1: both are the bound, of other draws
     with seeded("score"):
         assert workload.score(model).metrics["samples"] == 40
-    assert workload.rebuilt(model, 40) == 0
+    assert workload.rebuilt(model, 40) == {"rebuilt": 0}
     reference = workload.data(None, "test")[:20]
     monkeypatch.setattr(type(model), "decode", lambda *_, **__: (reference["adjacency"], reference["nodes"]))
-    assert workload.rebuilt(model, 20) == 1
+    assert workload.rebuilt(model, 20) == {"rebuilt": 1}
+    assert workload.rebuilt(model, 0) == {}  # as of a file with no molecule in one piece
 
 
 # --- strategies ---
