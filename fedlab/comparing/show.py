@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 TAIL = 4096  # bytes of a run's events in which its last phase stands
 LEGEND_WIDTH = 98
+SPARE = ("rounds", "rank", "bytes", "time", "closed")  # columns that a narrow terminal goes without, in this order
 
 
 def outcome(folder: Path, cell: Cell, metric: str) -> str:
@@ -185,10 +186,28 @@ def opening(order: Order, there: int) -> str:
     )
 
 
+def fitting(text: words.Text, width: int) -> tuple[words.Text, list[str]]:
+    """A table without as many of its ``SPARE`` columns as it takes to be no wider than ``width``, and their heads."""
+    dropped: list[str] = []
+    for spare in (head for head in SPARE if head in text.heads):
+        longest = [
+            max(*map(len, head.split()), *(len(row[at]) for row in text.rows), 0) for at, head in enumerate(text.heads)
+        ]
+        if sum(longest) + 2 * len(longest) < width:  # a space on either side, and one before all
+            break
+        at = list(text.heads).index(spare)
+        rows = [[*row[:at], *row[at + 1 :]] for row in text.rows]
+        text = words.Text(text.title, [*text.heads[:at], *text.heads[at + 1 :]], rows)
+        dropped.append(spare)
+    return text, dropped
+
+
 def closing(comparison: Comparison, console: Console) -> None:
     """The tables, what they mean, and where they are."""
-    width = min(console.width, 100)
-    for text in words.tables(comparison):
+    width, left_out = min(console.width, 100), list[str]()
+    for whole in words.tables(comparison):
+        text, dropped = fitting(whole, width)
+        left_out += dropped
         table = Table(title=text.title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         knobs = len(comparison.grid)
         for number, head in enumerate(text.heads):
@@ -196,6 +215,8 @@ def closing(comparison: Comparison, console: Console) -> None:
         for row in text.rows:
             table.add_row(*row)
         console.print(table, width=width)
+    if left_out:
+        console.print(Text(f"no room here for {', '.join(left_out)}: see table.md", style="dim"), width=width)
     console.print(Text(words.legend(comparison), style="dim"), width=min(width, LEGEND_WIDTH))
     if len(comparison.commits) > 1:
         console.print(

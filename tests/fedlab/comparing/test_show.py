@@ -8,7 +8,7 @@ import toy
 from rich.console import Console
 
 from fedlab import workloads
-from fedlab.comparing import compare, show
+from fedlab.comparing import compare, show, words
 from fedlab.runs import RunDirectory
 
 
@@ -40,7 +40,7 @@ def test_a_terminal_sees_each_cell_end(tmp_path, monkeypatch):
         assert live.running == {}
     show.closing(comparison, console)
     said = console.file.getvalue()
-    for words in (
+    for part in (
         "2 cells of",
         "source_only, seed 0  accuracy",
         "bad, seed 0  accuracy_average",
@@ -48,4 +48,15 @@ def test_a_terminal_sees_each_cell_end(tmp_path, monkeypatch):
         "about",
         "± is half",
     ):
-        assert words in said, words
+        assert part in said, part
+
+
+def test_a_narrow_terminal_goes_without_some_columns():
+    heads = ["strategy", "accuracy", "vs source_only", "p", "rank", "rounds", "bytes", "time"]
+    text = words.Text("t", heads, [["dualadapt", "83.5 ± 0.6", "+7.8 ± 2.0", "0.002", "1.0", "5", "33.8 MB", "48 s"]])
+    assert show.fitting(text, 100) == (text, [])
+    narrow, dropped = show.fitting(text, 60)
+    assert dropped == ["rounds", "rank"]
+    assert narrow.heads == ["strategy", "accuracy", "vs source_only", "p", "bytes", "time"]
+    assert narrow.rows == [["dualadapt", "83.5 ± 0.6", "+7.8 ± 2.0", "0.002", "33.8 MB", "48 s"]]
+    assert show.fitting(words.Text("t", heads, []), 20)[0].heads == heads[:4]
