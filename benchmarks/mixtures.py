@@ -6,6 +6,7 @@ in turns so that a busy machine slows all of them; one thread for torch and for 
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 import warnings
@@ -100,6 +101,7 @@ def against_loop(table: Table, examples: int, dimensions: int) -> None:
 
 def main() -> None:
     """Print the table."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
     table = Table(

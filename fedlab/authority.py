@@ -63,7 +63,9 @@ def make(
         if not NAME.fullmatch(name):
             raise ConfigError(f"{name!r} is no name for a client: letters, digits, '.', '_' and '-', a domain's name")
         if not force and not if_missing and (public := directory / CLIENTS / f"{name}.pub").exists():
-            raise ConfigError(f"{public} exists; --force makes a new key, and the old one is then refused")
+            raise ConfigError(
+                f"{public} exists; --if-missing keeps it, --force makes a new key, after which the old one is refused"
+            )
     for host in hosts:
         _general_name(host)
     try:

@@ -6,11 +6,12 @@ import functools
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
 
 import typer
 from rich.console import Console
@@ -58,18 +59,45 @@ class What(StrEnum):
 
 
 def speaks(command: Command) -> Command:
-    """Show an error of ours as its sentence and exit with 1; anything else is a bug and keeps its traceback."""
+    """Show an error of ours as its sentence and exit with 1; anything else is a bug and keeps its traceback.
+
+    Warnings are sentences, too. Where a script asked for JSON lines, the error is the last of them.
+    """
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
+        warnings.showwarning = _show_warning
         try:
             return command(*args, **kwargs)
         except FedlabError as error:
+            if kwargs.get("as_json"):
+                sys.stdout.write(
+                    json.dumps({"event": "error", "error": type(error).__name__, "message": str(error)}) + "\n"
+                )
             err.print("[bold red]error:[/] ", end="")
             err.print(str(error), markup=False, highlight=False, soft_wrap=True)  # paths stay whole, to be copied
             raise typer.Exit(1) from None
 
     return wrapped  # type: ignore[return-value]
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning of ours as a sentence; others as Python has them."""
+    if category.__module__.startswith("fedlab"):
+        err.print("[bold yellow]warning:[/] ", end="")
+        err.print(str(message), markup=False, highlight=False, soft_wrap=True)
+    else:
+        _python_shows(message, category, filename, lineno, file, line)
+
+
+_python_shows = warnings.showwarning
 
 
 def show_rows(title: str, rows: list[tuple[str, ...]], *heads: str) -> None:
@@ -87,21 +115,54 @@ def show_rows(title: str, rows: list[tuple[str, ...]], *heads: str) -> None:
         table.add_column(heads[index] if heads else "", style="cyan" if index == 0 else "", no_wrap=index == 0)
     for row in rows:
         table.add_row(*map(escape, row))
-    out.print(table)
+    if out.is_terminal:
+        out.print(table)
+    else:  # a line a row, of which `| grep` finds the whole
+        widths = [max(map(len, column)) for column in zip(*([heads] if heads else []), *rows, strict=True)]
+        for line in (title, *([heads] if heads else []), *rows):
+            cells = [line] if isinstance(line, str) else map(str.ljust, line, widths)
+            out.print("  ".join(cells).rstrip(), markup=False, highlight=False, soft_wrap=True)
     out.print()
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from fedlab.runs import versions
+
+        out.print("\n".join(f"{name} {version}" for name, version in versions().items()), highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Versions of fedlab and what it uses.")
+    ] = False,
+) -> None:
+    """Options that stand before a command; the app's own help says what it is."""
 
 
 @app.command("list")
 @speaks
-def list_(what: Annotated[What, typer.Argument(help="What to list.")] = What.everything) -> None:
-    """What there is: presets, workloads, strategies, engines, data sets, and with `knobs` every knob."""
+def list_(
+    what: Annotated[What, typer.Argument(help="What to list.")] = What.everything,
+    preset: Annotated[str, typer.Argument(help="With knobs: a preset, whose values are shown.")] = "",
+) -> None:
+    """What there is: presets, workloads, strategies, engines, data sets, and with `knobs` every knob.
+
+    Example: `fedlab list knobs dualadapt-digits`, the knobs that this preset has an effect with, and its values
+    """
     import strategies
     from fedlab import engines, workloads
     from fedlab.config import knobs, preset_names, read_preset
     from fedlab.data.camvid import DRIVES
     from fedlab.data.imagesets import IMAGE_SETS
-    from fedlab.launch import sections
+    from fedlab.errors import ConfigError
+    from fedlab.launch import sections, settle
 
+    if preset and what is not What.knobs:
+        raise ConfigError(f"only knobs are of a preset; write fedlab list knobs {preset}")
+    values = settle(preset, {}) if preset else {name: knob.default for name, knob in knobs(sections()).items()}
     tables: dict[What, Callable[[], list[tuple[str, ...]]]] = {
         What.presets: lambda: [(name, read_preset(name)[0]) for name in preset_names()],
         What.workloads: lambda: [(name, line.summary) for name, line in workloads.WORKLOADS.items()],
@@ -115,12 +176,14 @@ def list_(what: Annotated[What, typer.Argument(help="What to list.")] = What.eve
             *((name, f"CamVid, {drive.description}") for name, drive in DRIVES.items()),
         ],
         What.knobs: lambda: [
-            (knob.key, json.dumps(knob.default), knob.description) for knob in knobs(sections()).values()
+            (name, json.dumps(values[name]), knob.description)
+            for name, knob in knobs(sections()).items()
+            if name in values
         ],
     }
     chosen = [name for name in tables if name is not What.knobs] if what is What.everything else [what]
     for name in chosen:
-        show_rows(name.value, tables[name](), *(("knob", "default", "") if name is What.knobs else ()))
+        show_rows(name.value, tables[name](), *(("knob", preset or "default", "") if name is What.knobs else ()))
     if what is What.everything:
         out.print("[dim]fedlab list knobs[/] shows every knob; [dim]fedlab run PRESET key=value[/] sets one.")
 

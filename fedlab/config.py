@@ -26,6 +26,7 @@ Value = bool | int | float | str
 Flat = Mapping[str, Value]
 Section = TypeVar("Section")
 
+NAMESAKES = 3  # knobs of one name in several sections that a sentence lists
 PRESETS = Path(__file__).parent / "presets"
 
 Positive = Annotated[int, Field(gt=0)]
@@ -276,6 +277,19 @@ def parse_arrivals(text: str, names: Mapping[int, str]) -> dict[int, int]:
     return found
 
 
+def near_knob(key: str, known: Iterable[str], usable: Iterable[str] = ()) -> str:
+    """Sentence tail naming the knob that may be meant, also one that was written without its section.
+
+    Those in ``usable`` come first.
+    """
+    known = list(known)
+    for names in (list(usable), known):
+        same = [name for name in names if name.rpartition(".")[2] == key]
+        if 1 <= len(same) <= NAMESAKES:
+            return f"did you mean {' or '.join(map(repr, same))}?"
+    return near_match(key, known)
+
+
 def resolve(preset: Flat, overrides: Flat, sections: Mapping[str, type], chosen: Mapping[str, str]) -> dict[str, Value]:
     """Every knob of one run: defaults, then the preset, then the overrides.
 
@@ -296,7 +310,9 @@ def resolve(preset: Flat, overrides: Flat, sections: Mapping[str, type], chosen:
     for source, table in (("preset", preset), ("command line", overrides)):
         for key in table:
             if key not in known:
-                raise ConfigError(f"unknown knob {key!r}; {near_match(key, known)} `fedlab list knobs` shows all")
+                raise ConfigError(
+                    f"unknown knob {key!r}; {near_knob(key, known, usable)} `fedlab list knobs` shows all"
+                )
             if key not in usable and source == "command line":
                 in_use = " and ".join(f"{kind} {name!r}" for kind, name in chosen.items())
                 raise ConfigError(f"knob {key!r} has no effect in this run, which uses {in_use}")

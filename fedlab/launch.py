@@ -113,17 +113,23 @@ def _check(flat: Flat) -> None:
         raise ConfigError(f"min_clients={core.min_clients} is more than the {clients} clients of the run")
     if core.folder:
         raise ConfigError("knob 'folder' is set on a client by `fedlab join --data`; a run has none")
-    parse_arrivals(core.arrivals, dict(enumerate(workload.clients[:clients])))
+    for partition, number in parse_arrivals(core.arrivals, dict(enumerate(workload.clients[:clients]))).items():
+        if number > core.rounds:
+            raise ConfigError(
+                f"knob 'arrivals': {workload.clients[partition]} would join in round {number}, and the run has "
+                f"{core.rounds}; name an earlier round, or raise rounds"
+            )
     engine.check(flat)
     for partition in range(clients) if engine.clients_here else ():
         for split in ("train", "test"):
             workload.data(partition, split)
     if strategies.find(core.strategy).labelled and engine.clients_here and not clients_have_labels(workload):
-        bound = ", ".join(f"{key}={value}" for key, value in workloads.find(core.workload).labelled.items())
+        table = workloads.find(core.workload).labelled
+        bound = ", ".join(f"{key}={str(value).lower()}" for key, value in table.items())
         raise ConfigError(
             f"strategy {core.strategy!r} trains on the clients' own labels, and the clients of this workload "
-            f"({', '.join(workload.clients)}) have none; use dualadapt or source_only"
-            f"{f', or for an upper bound {bound}' if bound else ''}"
+            f"({', '.join(workload.clients)}) have none; use source_only, or a strategy that needs none (`fedlab list "
+            f"strategies`){f', or for an upper bound {bound}' if bound else ''}"
         )
     strategies.make(flat, workload)
 

@@ -168,7 +168,9 @@ def _kept(path: Path, client: str | None) -> Predictor:
 def _of_run(run: RunDirectory, client: str | None) -> Predictor:
     """From a run's newest checkpoint, in the place of one of its clients."""
     flat = run.config()
-    names = workloads.make(flat).clients[: build(Core, "", flat).clients or None]
+    workload = workloads.make(flat)
+    _check_images(workload, run.path)
+    names = workload.clients[: build(Core, "", flat).clients or None]
     if client is None and len(names) > 1:
         raise ConfigError(f"{run.path} has {len(names)} clients; say which one with --client: {', '.join(names)}")
     if client is not None and client not in names:
@@ -176,7 +178,9 @@ def _of_run(run: RunDirectory, client: str | None) -> Predictor:
     chosen = client or names[0]
     checkpoints = {int(path.stem.removeprefix("round-")): path for path in run.path.glob("checkpoints/round-*.pt")}
     if not checkpoints:
-        raise RunError(f"{run.path} has no checkpoint to predict with; `fedlab resume {run.path}` runs it on")
+        finished = run.manifest().get("status") == "finished"  # which resume would only read
+        what = f"fedlab run {run.path}/config.toml" if finished else f"fedlab resume {run.path}"
+        raise RunError(f"{run.path} has no checkpoint to predict with; `{what}` makes one")
     newest = max(checkpoints)
     path = checkpoints[newest]
     content = _load(path, {"arrays": Mapping, "strategy": Mapping})
@@ -189,14 +193,16 @@ def _build(
 ) -> Predictor:
     """The predictor of a strategy, from the states that are found with its client half."""
     with _fitting(path):
-        core, workload, half = build(Core, "", flat), workloads.make(flat), _half(flat)
-        if not isinstance(workload, SeesImages):
-            raise ConfigError(
-                f"workload {core.workload!r} of {path} does not tell the class of an image file; there is nothing to "
-                "predict"
-            )
+        core, half = build(Core, "", flat), _half(flat)
+        workload = _check_images(workloads.make(flat), path)
         module = half.predictor(workload, states(half, workload))
     return Predictor(module.eval(), workload, client, server_round, core.threads)
+
+
+def _check_images(workload: Workload, path: Path) -> SeesImages:
+    if isinstance(workload, SeesImages):
+        return workload
+    raise ConfigError(f"what {path} has learned does not tell the class of an image file; there is nothing to predict")
 
 
 class Recalled:

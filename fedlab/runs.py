@@ -75,11 +75,25 @@ def _arrays(name: str, value: object) -> Iterator[tuple[str, np.ndarray[Any, Any
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The complete JSON lines of a log; a last line torn by a kill is left out."""
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines() if line]
+    """The complete JSON lines of a log; a last line torn by a kill is left out.
+
+    Raises
+    ------
+    RunError
+        For a line that is damaged otherwise.
+    """
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(_complete_lines(path), 1):
+        try:
+            found.append(dict(json.loads(line)))
+        except (ValueError, TypeError):
+            raise RunError(f"line {number} of {path} is damaged: {line[:40]!r}; delete that line") from None
+    return found
+
+
+def _complete_lines(path: Path) -> list[str]:
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    return [line for line in text[: text.rfind("\n") + 1].split("\n") if line]
 
 
 class RunDirectory:
@@ -169,7 +183,10 @@ class RunDirectory:
     def manifest(self) -> dict[str, Any]:
         """What is known of the run as a whole."""
         path = self.path / "manifest.json"
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+        except ValueError as error:
+            raise RunError(f"{path} is damaged ({error}); delete it, and `fedlab resume {self.path}` goes on") from None
 
     def note(self, **facts: object) -> None:
         """Add facts to the manifest."""
@@ -252,11 +269,26 @@ class RunDirectory:
             ) from None
 
     def go_back(self) -> tuple[int, dict[str, Any]] | None:
-        """The newest checkpoint, for a run that goes on from there: later lines of ``metrics.jsonl`` are cut off."""
-        found = self.newest()
+        """The newest checkpoint, for a run that goes on from there: later lines of ``metrics.jsonl`` are cut off.
+
+        Raises
+        ------
+        RunError
+            When the checkpoint cannot be read, or a round up to it is missing in ``metrics.jsonl`` or damaged.
+        """
+        found, path = self.newest(), self.path / "metrics.jsonl"
         last = found[0] if found else -1
-        lines = [json.dumps(record) + "\n" for record in self.rounds() if record["round"] <= last]
-        write_atomically(self.path / "metrics.jsonl", "".join(lines).encode())
+        lines = _complete_lines(path)[: last + 1]  # a line for each round, from 0
+        try:
+            rounds = [json.loads(line)["round"] for line in lines]
+        except (ValueError, TypeError, KeyError):
+            rounds = []
+        if rounds != list(range(last + 1)):
+            raise RunError(
+                f"the first lines of {path} should be rounds 0 to {last}, that of the newest checkpoint, and are not; "
+                f"put it back, or start anew: fedlab run {self.path}/config.toml"
+            )
+        write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
         return found
 
     def _checkpoints(self) -> list[Path]:

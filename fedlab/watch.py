@@ -24,6 +24,7 @@ Event = dict[str, Any]
 POLL_SECONDS = 0.1
 
 PHASES = {
+    "start": "the model is made",
     "pretrain": "pre-training on the source",
     "clients": "clients train",
     "server": "server trains",

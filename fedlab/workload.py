@@ -46,6 +46,15 @@ class Workload(Protocol):
 
 
 @runtime_checkable
+class TestsNewClasses(Protocol):
+    """A workload whose clients' classes the model has no output for: heads that are fitted to episodes test G."""
+
+    def episode_accuracies(self, model: nn.Module, data: Examples) -> Mapping[int, Tensor]:
+        """Number of labelled examples a class to the accuracy of each episode, (episodes,)."""
+        ...
+
+
+@runtime_checkable
 class KnowsLabels(Protocol):
     """A simulation that knows the classes of its clients' training examples, also where clients do not."""
 

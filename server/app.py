@@ -19,7 +19,7 @@ from flwr.serverapp import Grid, ServerApp
 
 import strategies
 from fedlab import pretraining, workloads
-from fedlab.config import Core, build, parse_arrivals
+from fedlab.config import Core, ServerTraining, build, parse_arrivals
 from fedlab.exchange import RosterGrid, Traffic
 from fedlab.roster import Roster
 from fedlab.runs import RunDirectory, now, weights_sha256
@@ -61,6 +61,7 @@ class _Federation:
 
     def __init__(self, grid: Grid, context: Context, core: Core, run: RunDirectory) -> None:
         self.core, self.run = core, run
+        self.pretrains = build(ServerTraining, "server", context.run_config).pretrain_steps > 0
         self.workload = workloads.make(context.run_config)
         clients = core.clients or len(self.workload.clients)
         self.names = dict(enumerate(self.workload.clients[:clients]))
@@ -116,9 +117,10 @@ class _Federation:
 
     def _initialise(self) -> ArrayRecord:
         store, start = pretraining.shared(self.core.pretrained), seeded(self.core.seed, "initialise")
-        with self._phase("pretrain"), store as kept, start:
+        phase = "pretrain" if self.pretrains else "start"
+        with self._phase(phase), store as kept, start:
             arrays = self.strategy.initialise()
-        self.seconds["pretrain"] += kept.credit
+        self.seconds[phase] += kept.credit
         self.budget.charge(0, self.seconds)
         return arrays
 

@@ -26,24 +26,10 @@ def call(*arguments):
     return subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "adaptation",
-        "diffusion",
-        "engines",
-        "episodes",
-        "matching",
-        "messages",
-        "mixer",
-        "molecules",
-        "onboarding",
-        "startup",
-        "temperatures",
-        "threads",
-        "wire",
-    ],
-)
+COMMANDS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text())
+
+
+@pytest.mark.parametrize("module", COMMANDS)
 def test_a_benchmark_says_what_it_does(module):
     output = call(f"benchmarks.{module}", "--help")
     assert output.returncode == 0, output.stderr

@@ -147,7 +147,9 @@ def _jobs(asked: int | None, tasks: Sequence[pool.Task]) -> tuple[int, int, list
     most = max(1, cells.cores() // threads)
     devices = {str(task.flat["device"]) for task in tasks}
     gpus = visible_gpus() if devices == {"cuda"} else []
-    if asked is not None and not 1 <= asked <= most:
+    if asked is not None and asked < 1:
+        raise ConfigError(f"--jobs {asked} runs nothing; ask for 1 to {most}")
+    if asked is not None and asked > most:
         raise ConfigError(
             f"--jobs {asked} with threads={threads} needs {asked * threads} CPU cores, and there are {cells.cores()}; "
             f"ask for 1 to {most}"
@@ -324,13 +326,18 @@ def compare(
     return comparison.frame
 
 
+def last_line(reason: str | None) -> str:
+    """What went wrong, of a text that may be a traceback."""
+    return ((reason or "").strip().splitlines() or ["no reason is known"])[-1]
+
+
 def failures(comparison: Comparison) -> str:
     """Which cells failed and why, and what becomes of the rest."""
-    lines = [f"  {cell.name}: {cell.error}" for cell in comparison.failed]
+    lines = [f"  {cell.name}: {last_line(cell.error)}" for cell in comparison.failed]
     return "\n".join(
         [
             f"{len(lines)} of {len(comparison.cells)} cells failed; the others are kept in {comparison.directory}, "
-            "and the same command tries the failed ones again:",
+            "and the same command tries the failed ones again (report.html has all of what they said):",
             *lines,
         ]
     )

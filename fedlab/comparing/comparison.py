@@ -138,6 +138,11 @@ class Comparison:
         short = [knob.rpartition(".")[2] for knob in self.grid]
         return short if len(set(short)) == len(short) else list(self.grid)
 
+    @cached_property
+    def of_clients(self) -> bool:
+        """Whether the metric is the clients': where one variant's report it, none is judged by what its server says."""
+        return any(self.judged_by(result) for _, result in self.results)
+
     @property
     def of_one(self) -> bool:
         """Whether the metric is of the global model alone, so that there is nothing to say client by client."""
@@ -151,6 +156,20 @@ class Comparison:
     def results(self) -> list[tuple[Cell, Result]]:
         """Finished cells with what they found."""
         return [(cell, Result.read(self.path(cell))) for cell in self.cells if cell.status == FINISHED]
+
+    @cached_property
+    def taught(self) -> frozenset[str]:
+        """Labels of variants whose clients learn from labels, where those of others have none."""
+        import strategies
+        from fedlab import workloads
+
+        kinds = {str(result.config.get("workload")) for _, result in self.results}
+        lines = [workloads.WORKLOADS[kind] for kind in kinds if kind in workloads.WORKLOADS]
+        if not any(line.labelled for line in lines):
+            return frozenset({self.ceiling} - {""})
+        entries = strategies.STRATEGIES
+        found = {cell.label for cell in self.cells if cell.strategy in entries and entries[cell.strategy].labelled}
+        return frozenset() if found == set(self.labels) else frozenset(found | {self.ceiling} - {""})
 
     @property
     def commits(self) -> list[str]:
@@ -177,7 +196,7 @@ class Comparison:
         return frame
 
     def _rows(self, cell: Cell, result: Result) -> list[dict[str, Any]]:
-        if not self.judged_by(result):
+        if not self.of_clients:
             return self._scores(cell, result)
         judged = self.judged_by(result)
         moved: dict[str, dict[str, int]] = {}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -65,8 +66,8 @@ def plan(
         used |= set(effective)
         for values in product(*(grid[name] for name in effective)):
             point = dict(zip(effective, values, strict=True))
-            flat = _checked(preset, variant, {**budget, **point}, seeds[0])
             shown = {name: written(value) for name, value in point.items() if name in variable}
+            flat = _checked(preset, variant, {**budget, **point}, shown, seeds[0])
             plans += [Plan(variant.label, str(flat["strategy"]), seed, shown, {**flat, "seed": seed}) for seed in seeds]
     unused = [name for name in grid if name not in used]
     if unused:
@@ -107,7 +108,7 @@ def _has_effect(preset: str, variant: Variant, knob: str, grid: Flat) -> bool:
     return section in (strategy, *strategies.chosen_by(strategy, merged).values())
 
 
-def _checked(preset: str, variant: Variant, given: Flat, seed: int) -> dict[str, Value]:
+def _checked(preset: str, variant: Variant, given: Flat, point: Flat, seed: int) -> dict[str, Value]:
     """A cell's knobs, named by their hash; the sentence of one that could not run says which one it is."""
     import strategies
 
@@ -124,7 +125,7 @@ def _checked(preset: str, variant: Variant, given: Flat, seed: int) -> dict[str,
             labels = workloads.find(str(settled["workload"])).labelled
         flat = launch.prepare(preset, {**usual, **beside, **labels, **own})
     except (ConfigError, DataError) as error:
-        raise type(error)(f"{_about(variant, given)}: {error}{_hint(given)}") from None
+        raise type(error)(f"{_about(variant, point)}: {error}{_hint(given, str(error))}") from None
     return {**flat, "name": key({name: value for name, value in flat.items() if name not in ASIDE})}
 
 
@@ -132,10 +133,13 @@ def _about(variant: Variant, given: Flat) -> str:
     return " ".join([variant.label, *(f"{name}={written(value)}" for name, value in given.items())])
 
 
-def _hint(given: Flat) -> str:
-    """What may have been meant by a value that holds a comma."""
+def _hint(given: Flat, error: str) -> str:
+    """What may have been meant by a value that holds a comma, where the error is about it or names all its parts."""
     sections = launch.sections()
-    lists = [f"{k}='{str(v).replace(',', SPLIT)}'" for k, v in given.items() if "," in str(v) and is_text(k, sections)]
+    meant = [k for k, v in given.items() if "," in str(v) and is_text(k, sections)]
+    words = set(re.findall(r"[\w@-]+", error))
+    said = [k for k in meant if k in error or {part.strip() for part in str(given[k]).split(",")} <= words]
+    lists = [f"{k}='{str(given[k]).replace(',', SPLIT)}'" for k in said]
     return f"\nIf these are several values to compare, write {' '.join(lists)}" if lists else ""
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fedlab import launch
-from fedlab.config import Flat, Value, is_text, knobs
-from fedlab.errors import ConfigError, near_match
+from fedlab.config import Flat, Value, is_text, knobs, near_knob
+from fedlab.errors import ConfigError
 
 SPLIT = "|"  # between values that may hold commas themselves
 # Knobs that other options set.
@@ -95,13 +95,14 @@ def parse_seeds(text: str | int | Sequence[int]) -> list[int]:
     """
     if isinstance(text, str) and "," not in text and text.strip().isdigit():
         text = int(text)
+    asked = text
     if isinstance(text, int):
         text = range(text)
     parts = [part for part in text.split(",") if part.strip()] if isinstance(text, str) else [str(n) for n in text]
     seeds = [int(part) for part in parts if part.strip().isdigit()]
     if not seeds or len(seeds) < len(parts) or len(set(seeds)) < len(seeds):
         raise ConfigError(
-            f"seeds are {text!r}; write how many (5: seeds 0 to 4), or each of them once (0,3,7; one alone: 3,)"
+            f"seeds are {str(asked)!r}; write how many (5: seeds 0 to 4), or each of them once (0,3,7; one alone: 3,)"
         )
     return seeds
 
@@ -121,7 +122,7 @@ def parse_knobs(items: Mapping[str, object]) -> dict[str, list[Value]]:
     known, found = knobs(sections), {}
     for name, given in items.items():
         if name not in known:
-            raise ConfigError(f"unknown knob {name!r}; {near_match(name, known)} `fedlab list knobs` shows all")
+            raise ConfigError(f"unknown knob {name!r}; {near_knob(name, known)} `fedlab list knobs` shows all")
         if name in TAKEN:
             raise ConfigError(f"knob {name!r} is set by {TAKEN[name]}")
         values = _values(given, is_text(name, sections))

@@ -116,7 +116,8 @@ def _ranks(comparison: Comparison, keys: list[tuple[str, ...]]) -> list[float]:
     if not sign or not keys:
         return [math.nan] * len(keys)
     columns = [*comparison.keys, "client", "seed", "score"]
-    scores = {tuple(row[:-1]): row[-1] for row in comparison.final[columns].itertuples(index=False, name=None)}
+    rows_of = comparison.final[columns].dropna(subset=["score"]).itertuples(index=False, name=None)
+    scores = {tuple(row[:-1]): row[-1] for row in rows_of}
     clients = {key: frozenset(place[-2] for place in scores if place[:-2] == key) for key in keys}
     found = dict.fromkeys(keys, math.nan)
     for group in dict.fromkeys(clients.values()):

@@ -30,8 +30,8 @@ def check_parts(model: nn.Module, strategy: str, workload: str) -> None:
     if missing := missing_parts(model):
         raise ConfigError(
             f"{strategy} needs a model with .features and .head; {type(model).__name__} of workload "
-            f"{workload!r} lacks {' and '.join(missing)}; use source_only, or fedavg where clients have "
-            "labels"
+            f"{workload!r} lacks {' and '.join(missing)}; use source_only, or a strategy that trains whole "
+            "models, such as fedavg"
         )
 
 

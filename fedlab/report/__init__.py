@@ -34,7 +34,6 @@ def render(result: Result) -> str:
         measure=page.in_words(page.judged(result.rounds)),
         heads=heads,
         rows=rows,
-        weighted=page.weighted(result),
         absent=[name for name in clients if name not in result.rounds[-1]["clients"]],
         keys=keys,
         curves=curves,

@@ -50,6 +50,7 @@ def render(comparison: Comparison) -> str:
         summary=summary(comparison, table, lines),
         pending=sum(cell.status == "pending" for cell in comparison.cells),
         failures=failures(comparison),
+        taught=[label for label in comparison.labels if label in comparison.taught],
         heads=heads,
         rows=rows,
         judged=judged(comparison, table, lines),
@@ -88,13 +89,12 @@ def summary(comparison: Comparison, table: pd.DataFrame, lines: Sequence[Variant
     """The comparison in a sentence or two: who leads, by how much, and whether that may be chance."""
     up, metric = comparison.more_is_better, comparison.metric
     seeds = f"{len(comparison.seeds)} seed{'s' * (len(comparison.seeds) != 1)}"
-    known = [
-        (line, row)
-        for line, row in zip(lines, rivals.records(table), strict=True)
-        if math.isfinite(row["mean"]) and line.key[0] != comparison.ceiling  # it has what no other has: labels
-    ]
+    known = [(line, row) for line, row in zip(lines, rivals.records(table), strict=True) if math.isfinite(row["mean"])]
     if not known:
         return "No cell of this comparison has finished yet."
+    if len(known) == 1:
+        return f"Only {known[0][0].name} has a result so far, and nothing to be compared with."
+    known = [pair for pair in known if pair[0].key[0] not in comparison.taught] or known
     if up is None:
         return f"{len(lines)} variants on {seeds}, by {in_words(metric)}; which way is better is not known."
     if len(rivals.client_groups(comparison)) > 1:

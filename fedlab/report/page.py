@@ -124,20 +124,6 @@ def results_table(result: Result) -> tuple[list[str], list[Row]]:
     return [*map(label, names), *(["test examples"] if counted else [])], rows
 
 
-def weighted(result: Result) -> bool:
-    """Whether the last round's means are those of the test examples, not of the clients."""
-    last = result.rounds[-1]
-    clients = list(last["clients"].values())
-    if len(clients) < 2 or not all("num-examples" in values for values in clients):
-        return False
-    for name, mean in last["mean"].items():
-        pairs = [(values["num-examples"], values[name]) for values in clients if name in values]
-        total = sum(count for count, _ in pairs)
-        if not total or not math.isclose(mean, sum(count * value for count, value in pairs) / total, rel_tol=1e-6):
-            return False
-    return bool(last["mean"])
-
-
 def _cells(names: Sequence[str], values: Mapping[str, float]) -> list[Cell]:
     """A row's values; the best of its accuracies is marked where there is something to compare."""
     first = next((family(name) for name in names if is_share(name)), "")

@@ -162,7 +162,7 @@ def summary_table(
 ) -> tuple[list[Head], list[Row]]:
     """Heads, and a row a variant; the best mean is marked."""
     columns, rows = summary_columns(comparison, table), []
-    unlabelled = table["mean"].where(table["label"] != comparison.ceiling)  # it has what no other has: labels
+    unlabelled = table["mean"].where(~table["label"].isin(comparison.taught))  # they have what others have not
     apart = len(client_groups(comparison)) > 1  # then no mean is better than another
     leading = set() if apart else best_as_shown(comparison.metric, unlabelled.tolist(), comparison.more_is_better)
     for line, row in zip(lines, records(table), strict=True):
@@ -245,7 +245,7 @@ def heat_table(comparison: Comparison, lines: Sequence[Variant]) -> tuple[list[H
 
 
 def _rival(comparison: Comparison, key: Sequence[str], client: str) -> bool:
-    return key[-1] == client and key[0] != comparison.ceiling
+    return key[-1] == client and key[0] not in comparison.taught
 
 
 def best_as_shown(metric: str, values: Sequence[float], up: bool | None) -> set[str]:

@@ -22,7 +22,7 @@ from fedlab.models.normalisation import encode, statistics_held
 from fedlab.models.split import check_parts, features_of, head_of, some_rows
 from fedlab.seeds import seeded
 from fedlab.training import Progress
-from fedlab.workload import Workload
+from fedlab.workload import TestsNewClasses, Workload
 from strategies import screening
 from strategies.dualadapt import onboarding
 from strategies.dualadapt.mixtures import check_mixture, of_one_length, read_mixture, upload
@@ -59,6 +59,11 @@ class DualAdapt(FlowerFedAvg):
         self.knobs, self.rounds = build(Knobs, "dualadapt", flat), build(Core, "", flat).rounds
         self.trainer = SourceTrainer(workload, flat, progress)
         check_parts(self.trainer.model, "dualadapt", build(Core, "", flat).workload)
+        if isinstance(workload, TestsNewClasses):
+            raise ConfigError(
+                f"dualadapt fits heads for the server's classes, and workload {build(Core, '', flat).workload!r} tests "
+                "classes that the server has never seen; use startup, self_training or source_only"
+            )
         if self.knobs.components > len(self.trainer.source):
             raise ConfigError(
                 f"knob 'dualadapt.components': a mixture of {self.knobs.components} components cannot be "

@@ -39,7 +39,7 @@ def test_a_client_is_added_later_and_all_else_is_kept(tmp_path):
 def test_nothing_is_overwritten_without_force(tmp_path):
     authority.make(tmp_path, hosts=["one.example.org"], clients=["usps"])
     before = contents(tmp_path)
-    with pytest.raises(ConfigError, match=r"usps.pub exists; --force makes a new key"):
+    with pytest.raises(ConfigError, match=r"usps.pub exists; --if-missing keeps it, --force makes a new key"):
         authority.make(tmp_path, clients=["usps"])
     with pytest.raises(ConfigError, match=r"server.crt exists; --force makes it anew"):
         authority.make(tmp_path, hosts=["two.example.org"])

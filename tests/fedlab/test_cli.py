@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import toy
 from typer.testing import CliRunner
 
 from fedlab import workloads
-from fedlab.cli import app
+from fedlab.cli import app, speaks
 from fedlab.runs import RunDirectory
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -46,6 +47,56 @@ def test_list_knobs_shows_every_knob_with_its_default():
     assert "dualadapt.mixup" in output
     assert '"average"' in output
     assert "ray.address" in output
+
+
+def test_in_a_pipe_a_knob_is_one_line(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = call("list", "knobs").output.splitlines()
+    (own,) = [line for line in lines if line.startswith("server.average")]
+    assert own.split()[1] == "0.98" and own.endswith("0: none")
+
+
+def test_list_knobs_of_a_preset_shows_its_values(tmp_path):
+    lines = call("list", "knobs", toy.write_preset(tmp_path, rounds=7)).output.splitlines()
+    assert any(line.split()[:2] == ["rounds", "7"] for line in lines)
+    assert not any(line.startswith("digits.") for line in lines)  # they have no effect there
+    assert "only knobs are of a preset" in call("list", "engines", "toy.toml", code=1).stderr
+
+
+def test_version_is_that_of_all_that_results_depend_on():
+    lines = call("--version").output.splitlines()
+    assert {line.split()[0] for line in lines} >= {"fedlab", "flwr", "torch", "python"}
+
+
+def test_a_script_is_told_of_an_error_in_its_last_line(tmp_path):
+    result = call("run", toy.write_preset(tmp_path), "rounds=0", "--json", code=1)
+    last = json.loads(result.stdout.splitlines()[-1])
+    assert (last["event"], last["error"]) == ("error", "ConfigError") and "'rounds'" in last["message"]
+    assert "error:" in result.stderr
+
+
+def test_our_warnings_are_sentences(capsys):
+    class Ours(UserWarning):
+        __module__ = "fedlab.data.smiles"
+
+    @speaks
+    def command():
+        warnings.warn("3 molecules were set aside", Ours, stacklevel=1)
+
+    before = warnings.showwarning
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            command()
+    finally:
+        warnings.showwarning = before
+    said = capsys.readouterr().err
+    assert said == "warning: 3 molecules were set aside\n"
+
+
+def test_a_knob_without_its_section_is_guessed(tmp_path):
+    stderr = call("run", toy.write_preset(tmp_path), "mixup=off", code=1).stderr
+    assert "unknown knob 'mixup'; did you mean 'dualadapt.mixup'?" in " ".join(stderr.split())
 
 
 def test_run_prints_rounds_and_a_closing_table_in_plain_lines(tmp_path):
@@ -88,7 +139,8 @@ def test_json_prints_one_object_a_line_with_the_result_last(tmp_path):
 )
 def test_bad_input_is_one_sentence_on_stderr_and_status_1(arguments, words, tmp_path):
     if words is None:
-        arguments, words = ["run", "fedavg-digits", "digits.setting=adaptation"], "use dualadapt or source_only"
+        arguments = ["run", "fedavg-digits", "digits.setting=adaptation"]
+        words = "use source_only, or a strategy that needs none"
     result = call(*arguments, code=1)
     assert words in " ".join(result.stderr.split())
     assert result.stderr.startswith("error:")

@@ -510,6 +510,7 @@ def test_a_run_with_a_newcomer_resumes_to_the_same_bits(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arrivals", "sentence"),
     [
+        ("late=7", "late would join in round 7, and the run has 6; name an earlier round, or raise rounds"),
         ("late", "'late' is not client=round with a round from 1"),
         ("late=0", "'late=0' is not client=round"),
         ("lat=2", "this run has no client 'lat'; did you mean 'late'"),

@@ -220,7 +220,10 @@ def test_the_newest_checkpoint_is_taken(home, tmp_path):
     (run / "checkpoints" / "round-9.pt").write_bytes(b"torn")
     assert load_predictor(run, "usps").round == 10
     shutil.rmtree(run / "checkpoints")
-    with pytest.raises(RunError, match="has no checkpoint to predict with; `fedlab resume"):
+    with pytest.raises(RunError, match=r"has no checkpoint to predict with; `fedlab run .*/config\.toml` makes one"):
+        load_predictor(run, "usps")
+    (run / "manifest.json").write_text('{"status": "interrupted"}')
+    with pytest.raises(RunError, match="has no checkpoint to predict with; `fedlab resume .*` makes one"):
         load_predictor(run, "usps")
 
 
@@ -291,8 +294,9 @@ def test_a_model_that_is_not_finite_is_refused(kept, home):
 def test_a_workload_without_images_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
     result = fedlab.run(toy.write_preset(tmp_path, rounds=1), runs=tmp_path)
-    with pytest.raises(ConfigError, match="'blobs' of .* does not tell the class of an image file; there is nothing"):
-        load_predictor(result.directory, "near")
+    for client in (None, "near"):
+        with pytest.raises(ConfigError, match="has learned does not tell the class of an image file; there is nothing"):
+            load_predictor(result.directory, client)
 
 
 # The command

@@ -124,7 +124,7 @@ def test_results_table_has_a_row_for_each_client_and_the_mean(seen):
     assert table[0] == ["client", "source only", "global", "local", "average", "test examples"]
     assert table[1] == ["usps", "70.0 %", "78.0 %", "75.0 %", "81.6 %", "2\u202f000"]
     assert [row[0] for row in table] == ["client", "usps", "mnist_m", "optdigits", "synthdigits", "mean"]
-    assert "Means are weighted by test examples." in "".join(seen.text)
+    assert "The mean counts each client once." in "".join(seen.text)
 
 
 def test_best_accuracy_of_a_row_is_bold_ties_included():

@@ -203,7 +203,7 @@ def test_only_the_newest_are_kept_by_number_not_by_name(run):
         run.checkpoint(server_round, state(0.0), keep=2)
     folder = run.path / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["round-10.pt", "round-11.pt"]
-    assert run.go_back()[0] == 11
+    assert run.newest()[0] == 11
 
 
 def test_rounds_after_the_checkpoint_are_cut_off_with_a_torn_line(run):
@@ -229,20 +229,50 @@ def test_half_a_checkpoint_of_a_killed_run_is_not_taken_for_one(run):
     run.checkpoint(1, state(0.0), keep=2)
     whole = (run.path / "checkpoints" / "round-1.pt").read_bytes()
     (run.path / "checkpoints" / ".round-2.tmp").write_bytes(whole[:100])
-    assert run.go_back()[0] == 1
+    assert run.newest()[0] == 1
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_still_serves(run):
-    for server_round in (1, 2):
+    for server_round in (0, 1, 2):
         run.log_round(record(server_round))
         run.checkpoint(server_round, state(0.0), keep=2)
     newest = run.path / "checkpoints" / "round-2.pt"
     newest.write_bytes(newest.read_bytes()[:100])
     with pytest.raises(RunError, match="round-2.pt cannot be read .*delete it to resume one round earlier"):
         run.go_back()
-    assert [line["round"] for line in run.rounds()] == [1, 2]  # nothing was lost by looking
+    assert [line["round"] for line in run.rounds()] == [0, 1, 2]  # nothing was lost by looking
     newest.unlink()
     assert run.go_back()[0] == 1
+
+
+def test_damaged_lines_are_named_and_those_after_the_checkpoint_cut_off(run):
+    log = run.path / "metrics.jsonl"
+    for server_round in range(2):
+        run.log_round(record(server_round))
+    run.checkpoint(1, state(0.0), keep=2)
+    with log.open("a") as stream:
+        stream.write("garbage{\n")
+    with pytest.raises(RunError, match=r"line 3 of .*metrics\.jsonl is damaged: 'garbage\{'; delete that line"):
+        run.rounds()
+    assert run.go_back()[0] == 1
+    assert run.rounds() == [record(0), record(1)]
+
+
+@pytest.mark.parametrize("left", ["", "garbage\n", '{"round": 1}\n'])
+def test_a_checkpoint_without_its_rounds_is_refused(run, left):
+    run.checkpoint(1, state(0.0), keep=2)
+    (run.path / "metrics.jsonl").write_text(left)
+    with pytest.raises(
+        RunError, match=r"should be rounds 0 to 1, that of the newest checkpoint.* start anew: fedlab run"
+    ):
+        run.go_back()
+    assert (run.path / "metrics.jsonl").read_text() == left
+
+
+def test_a_damaged_manifest_is_named(run):
+    (run.path / "manifest.json").write_text("nope")
+    with pytest.raises(RunError, match=r"manifest\.json is damaged .*; delete it"):
+        run.manifest()
 
 
 def test_a_checkpoint_never_runs_code(run, tmp_path):

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from toy import SMALL, Blobs, Net
 
 import strategies
-from fedlab import gmm, workloads
+from fedlab import gmm, launch, workloads
 from fedlab.config import CORE_SECTIONS, ClientTraining, knobs, resolve
 from fedlab.engines import inprocess
 from fedlab.errors import ConfigError
@@ -293,3 +293,10 @@ def test_the_context_says_the_partition():
     message = Message(RecordDict({"arrays": arrays, "config": ConfigRecord({"server-round": 0})}), 5, "evaluate")
     reply = dualadapt.evaluate(Blobs(), message, context)
     assert reply[METRICS]["num-examples"] == 90
+
+
+def test_a_workload_that_tests_new_classes_is_refused():
+    with pytest.raises(
+        ConfigError, match="workload 'fewshot' tests classes that the server has never seen; use startup"
+    ):
+        launch.prepare("startup-omniglot", {"strategy": "dualadapt"})

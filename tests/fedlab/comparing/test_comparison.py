@@ -133,6 +133,19 @@ def test_a_client_without_an_answer_is_left_out_of_the_difference_on_both_sides(
     assert high["p"] == pytest.approx(stats.ttest_rel(*near).pvalue)
 
 
+def test_a_servers_metric_never_stands_beside_that_of_clients(comparison, tmp_path):
+    """A strategy's own loss on its source is not what other variants' clients report of their test data."""
+    run = RunDirectory.open(tmp_path / make(tmp_path, "other", 0, [(0.1, 0.1), (0.1, 0.1)], "other"))
+    records = [{**record, "server": {"accuracy": 0.95}} for record in run.rounds()]
+    for record in records:
+        record["clients"] = {client: {"other": 0.1} for client in record["clients"]}
+    (run.path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    cells = [*comparison.cells, Cell("other", "s", 0, {}, f"cells/{run.path.name}", FINISHED)]
+    summary = replace(comparison, cells=cells).summary().set_index("label")
+    assert summary.loc["other", ["mean", "difference", "rank"]].isna().all()
+    assert summary["rank"].tolist()[:2] == comparison.summary()["rank"].tolist()
+
+
 def test_ranks_are_among_the_rows_with_the_same_clients(comparison, tmp_path):
     """Where a grid's knob changes who the clients are, nobody is ranked against a row that never met them."""
     other = RunDirectory.open(tmp_path / make(tmp_path, "other", 0, [(0.1, 0.1), (0.1, 0.1)], "accuracy_average"))

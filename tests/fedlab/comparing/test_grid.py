@@ -56,7 +56,7 @@ def test_dualadapt_goes_without_its_control_unless_it_is_asked_for(cells):
 def test_clients_get_labels_for_the_strategies_that_train_on_them_alone(cells):
     found = {cell.label: cell.flat["blobs.labelled"] for cell in cells("source_only,oracle,fedavg")}
     assert found == {"source_only": False, "oracle": True, "fedavg": True}
-    with pytest.raises(ConfigError, match=r"^oracle blobs.labelled=false: strategy 'oracle' trains on .* own labels"):
+    with pytest.raises(ConfigError, match=r"^oracle: strategy 'oracle' trains on .* own labels"):
         cells("oracle", blobs__labelled="false")
 
 
@@ -83,7 +83,9 @@ def test_an_ablation_is_its_strategy_with_knobs(cells):
         ("dualadapt:components=1", {"dualadapt__components": "2"}, "is set by variant .* and for the whole comparison"),
         ("dualadapt_one_component", {"dualadapt__components": "2"}, "is set by variant 'dualadapt_one_component'"),
         ("source_only", {"blobs__domains": "a,b", "clients": "3"}, "(?s)3, but workload.*write blobs.domains='a|b'"),
-        ("adabn", {"blobs__headless": "true"}, "adabn blobs.headless=true: adabn needs a model with batch norms"),
+        ("adabn", {"blobs__headless": "true"}, "adabn: adabn needs a model with batch norms"),
+        ("adabn", {"blobs__headless": "true,false"}, "adabn blobs.headless=true: adabn needs"),
+        ("source_only:componets=5", {"blobs__domains": "a,b"}, r"^source_only: unknown knob 'componets'[^\n]*$"),
     ],
 )
 def test_what_cannot_run_is_refused_with_its_cell(cells, strategies, knobs, sentence):
