@@ -21,7 +21,9 @@ KINDS = {
     "evaluate_down": "testing, down",
     "evaluate_up": "testing, up",
 }
+COUNTS, REAL = frozenset({"samples"}), "_real"  # scores that say how many; behind the name of one of real data
 NOTES = {
+    "last": "as the averaged heads, on the extractor of the last step",
     "source_only": "the control, trained on the source alone",
     "local": "the client's own head",
     "average": "both heads together",
@@ -72,7 +74,10 @@ def share_figures(result: Result) -> tuple[list[Key], list[Drawing]]:
 
 
 def other_figures(result: Result) -> list[Drawing]:
-    """Every other number by round: of the clients' tests, each client faint behind the mean; and of the server."""
+    """Every other number by round: of the clients' tests, each client faint behind the mean; and of the server.
+
+    A score of real data (``NAME_real``) stands in grey behind what it is the floor of.
+    """
     figures: dict[str, list[Curve]] = {}
     for name in metric_names(result.rounds):
         if name not in _judged(result):
@@ -85,9 +90,15 @@ def other_figures(result: Result) -> list[Drawing]:
             mean = Curve("mean", 2, [at["mean"].get(name, math.nan) for at in result.rounds])
             figures[f"{label(name)}, on the clients"] = [*faint, mean]
     for kind, where in (("score", "of the global model"), ("server", "on the server")):
-        for name in dict.fromkeys(name for record in result.rounds for name in record.get(kind, {})):
-            values = [record.get(kind, {}).get(name, math.nan) for record in result.rounds]
-            figures[f"{label(name)}, {where}"] = [Curve(label(name), 2, values)]
+        names = list(dict.fromkeys(name for record in result.rounds for name in record.get(kind, {})))
+        values = {name: [record.get(kind, {}).get(name, math.nan) for record in result.rounds] for name in names}
+        for name in names:
+            floor = f"{name}{REAL}"
+            if name in COUNTS or (name.endswith(REAL) and name.removesuffix(REAL) in names):
+                continue
+            behind = [Curve("real data", REFERENCE, values[floor], True)] if floor in names else []
+            title = f"{label(name)}, {where}{'; grey: real data' if behind else ''}"
+            figures[title] = [*behind, Curve(label(name), 2, values[name])]
     rounds, drawings = _rounds(result), []
     for i, (title, curves) in enumerate(figures.items()):
         within, words = limits([curves], (-math.inf, math.inf))[0], _words(title, rounds, curves, False)
