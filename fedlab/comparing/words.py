@@ -116,8 +116,9 @@ def legend(comparison: Comparison) -> str:
     gap = f"closed: of the gap from {comparison.baseline} to {comparison.ceiling}. " if comparison.ceiling else ""
     taught = [label for label in comparison.labels if label in comparison.taught]
     labels = f"{', '.join(taught)}: learns from clients' labels, which the others do not have. " if taught else ""
+    paired = " and knobs" if comparison.grid else ""
     return (
-        f"{labels}± is half a 95 % Student t interval over seeds, not corrected; vs: paired by seed, p of the paired "
+        f"{labels}± is half a 95 % Student t interval over seeds, not corrected; vs: paired by seed{paired}, p of the paired "
         f"t-test after Holm over all rows. {gap}rank: mean over clients and seeds, 1 is best. bytes and time: of "
         f"training, without tests, mean over seeds.{several}"
     )
