@@ -118,8 +118,8 @@ def legend(comparison: Comparison) -> str:
     labels = f"{', '.join(taught)}: learns from clients' labels, which the others do not have. " if taught else ""
     paired = " and knobs" if comparison.grid else ""
     return (
-        f"{labels}± is half a 95 % Student t interval over seeds, not corrected; vs: paired by seed{paired}, p of the paired "
-        f"t-test after Holm over all rows. {gap}rank: mean over clients and seeds, 1 is best. bytes and time: of "
+        f"{labels}± is half a 95 % Student t interval over seeds, not corrected; vs: paired by seed{paired}, p of the "
+        f"paired t-test after Holm over all rows. {gap}rank: mean over clients and seeds, 1 is best. bytes and time: of "
         f"training, without tests, mean over seeds.{several}"
     )
 
