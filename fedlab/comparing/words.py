@@ -119,8 +119,8 @@ def legend(comparison: Comparison) -> str:
     paired = " and knobs" if comparison.grid else ""
     return (
         f"{labels}± is half a 95 % Student t interval over seeds, not corrected; vs: paired by seed{paired}, p of the "
-        f"paired t-test after Holm over all rows. {gap}rank: mean over clients and seeds, 1 is best. bytes and time: of "
-        f"training, without tests, mean over seeds.{several}"
+        f"paired t-test after Holm over all rows. {gap}rank: mean over clients and seeds, 1 is best. bytes and time: "
+        f"of training, without tests, mean over seeds.{several}"
     )
 
 
