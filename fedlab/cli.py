@@ -37,7 +37,7 @@ app = typer.Typer(
     help="Federations whose server owns labelled source data and whose clients own unlabelled targets."
     "\n\nStart with `fedlab run dualadapt-digits`.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="The data sets: which are here, and fetching the full ones.")
+data_app = typer.Typer(no_args_is_help=True, help="The digit domains: which are here, and fetching the full ones.")
 app.add_typer(data_app, name="data")
 
 out, err = Console(), Console(stderr=True)

@@ -80,7 +80,8 @@ def molecules(
         )
     out.print(table)
     met = sum(one is not None for line in lines for one in line)
-    out.print(f"{met} of {sum(map(len, lines))} points on {len(lines)} paths are molecules", highlight=False)
+    paths = "1 path" if len(lines) == 1 else f"{len(lines)} paths"
+    out.print(f"{met} of {sum(map(len, lines))} points on {paths} are molecules", highlight=False)
     out.print(f"pictures  {folder}", highlight=False, soft_wrap=True)
 
 

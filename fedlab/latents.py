@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from fedlab import workloads
 from fedlab.data import molgraphs
 from fedlab.data.smiles import Molecules as Table
-from fedlab.errors import ConfigError, RunError
+from fedlab.errors import ConfigError, DataError, RunError
 from fedlab.models.graphs import GraphGenerator
 from fedlab.runs import RunDirectory
 from fedlab.scores.distances import Floats
@@ -105,7 +105,10 @@ class Space:
         DataError
             When it is no molecule of the set.
         """
-        molecule, graph = molgraphs.parse(smiles, self.workload.alphabet)
+        try:
+            molecule, graph = molgraphs.parse(smiles, self.workload.alphabet)
+        except DataError as error:
+            raise DataError(f"{smiles}: {error}") from None
         if self.workload.order == "canonical":
             graph = molgraphs.to_graph(molgraphs.canonical_order(molecule), self.workload.alphabet)
         bonds, atoms = molgraphs.stacked([graph])

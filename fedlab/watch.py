@@ -103,7 +103,7 @@ class Lines:
                 if name in metrics
             )
             line = f"round {event['round']}/{event['rounds']}  {mean_line(event)}"
-            self.write(f"{line}  | {values}" if event["clients"] else line)
+            self.write(f"{line}  | {label(name)}: {values}" if values else line)
 
 
 class JsonLines:

@@ -77,7 +77,7 @@ def test_lines_tell_a_log_what_a_reader_wants_to_know():
         "pre-training on the source",
         "resumed after round 0",
         "client svhn (partition 1) failed in round 1, clients train: OSError: the disk is gone",
-        "round 1/2  global 50.0 %  average 62.5 %  | usps 37.5 %",
+        "round 1/2  global 50.0 %  average 62.5 %  | average: usps 37.5 %",
     ]
 
 
@@ -147,7 +147,7 @@ def test_what_a_model_draws_is_told_with_its_score():
     lines = []
     Lines(lines.append).tell({**event, "score": {"validity": 0.5, "frechet": 3.0, "wasserstein_qed": 0.1}})
     Lines(lines.append).tell({**event, "score": {}})
-    assert lines == ["round 3/9  validity 50.0 %  frechet 3  | near 2", "round 3/9  loss 2  | near 2"]
+    assert lines == ["round 3/9  validity 50.0 %  frechet 3  | loss: near 2", "round 3/9  loss 2  | loss: near 2"]
 
 
 def test_a_phase_that_asks_nobody_is_not_shown():
