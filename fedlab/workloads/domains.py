@@ -11,11 +11,12 @@ and for the table of the split, and for nothing else: a client gets inputs witho
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -122,58 +123,84 @@ def held(read: Read, owner: Owner, split: str, labelled: bool, kind: str, alpha:
 
 
 @dataclass(frozen=True)
-class Holders:
-    """Who holds what where server and clients hold domains of one set, any of which may be the source.
+class OfOneSet:
+    """A workload whose server and clients hold domains of one set, any of which may be the source.
 
-    Attributes
-    ----------
-    of
-        The set.
-    view
-        What the server's training examples go through as they are read.
-    source, targets, labelled, split, partition, alpha, limit, data_root, seed
-        As a workload's knobs of these names; ``targets`` empty: all but the source; ``labelled``: setting=oracle.
+    A subclass says which set (``of``), its usual ``source``, what the server's training examples go through
+    (``view``), and the ``model``.
     """
 
-    of: DomainSet
-    view: Callable[[Batch], Batch]
-    source: str
-    targets: str
-    labelled: bool
-    split: int
-    partition: str
-    alpha: float
-    limit: int
-    data_root: str
-    seed: int
+    of: ClassVar[DomainSet]
 
-    def check(self) -> None:
-        """Refuse domains that do not exist or have two owners."""
-        domains = self._domains
-        for domain in (self.source, *domains):
+    source: str = Field("", description="domain of the server, with labels")
+    targets: str = Field("", description="domains of the clients, comma-separated; empty: all but the source")
+    setting: Literal["adaptation", "oracle"] = Field(
+        "adaptation", description="clients hold domains unlabelled, or with training labels for upper bounds (oracle)"
+    )
+    augment: bool = Field(True, description="random views of the source")
+    limit: int = Field(0, ge=0, description="at most so many examples of each part, for a quick look; 0: all")
+    split: int = Field(1, ge=1, description="clients that share one target's training part; all test on its whole")
+    partition: Kind = Field(
+        "dirichlet", description="how they share: iid, dirichlet (skewed labels), shards (sorted by label) or quantity"
+    )
+    alpha: float = Field(
+        0.5, gt=0, allow_inf_nan=False, description="Dirichlet concentration of labels or sizes; small is skewed"
+    )
+    data_root: str = ""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse domains that do not exist or stand on both sides."""
+        for domain in (self.source, *self._domains):
             check_known(domain, self.of.domains, self.of.name)
-        check_once(self.source, domains, self.clients)
+        check_once(self.source, self._domains, self.clients)
 
-    @property
-    def _domains(self) -> tuple[str, ...]:
-        return names_in(self.targets) or tuple(domain for domain in self.of.domains if domain != self.source)
+    @staticmethod
+    def view(batch: Batch) -> Batch:
+        """A random view of a batch of the source as it is read."""
+        raise NotImplementedError
+
+    def model(self) -> nn.Module:
+        """A fresh network with ``features`` and ``head``."""
+        raise NotImplementedError
 
     @property
     def clients(self) -> tuple[str, ...]:
         """A client for each target, or for each of its parts."""
         return tuple(owner.name for owner in owners(self._domains, self.split))
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names by label."""
+        return self.of.classes
+
     def data(self, partition: int | None, split: str) -> Examples:
-        """What the server (None) or a client holds."""
+        """What the server (None) or a client holds: inputs as ``x``, labels as ``y`` where the holder has them.
+
+        The server's training examples come in a new random view each time they are read, if ``augment`` is on.
+        """
         check_partition(partition, self.clients)
         if partition is not None:
-            return self._held(partition, split, self.labelled)
+            return self._held(partition, split, labelled=self.setting == "oracle")
         examples = self._read(self.source, "labelled" if split == "train" else split)
-        return Examples(examples.columns, self.view) if split == "train" else examples
+        view = self.view if self.augment else self.of.floats
+        return Examples(examples.columns, view) if split == "train" else examples
 
     def labels(self, partition: int) -> Tensor:
         """See :class:`fedlab.workload.KnowsLabels`."""
         return self._held(partition, "train", labelled=True).columns["y"]
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean cross-entropy."""
+        return cross_entropy(model(batch["x"]), batch["y"])
+
+    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+        """Accuracy and cross-entropy."""
+        return accuracy_and_loss(model, data)
+
+    @property
+    def _domains(self) -> tuple[str, ...]:
+        return names_in(self.targets) or tuple(domain for domain in self.of.domains if domain != self.source)
 
     def _held(self, partition: int, split: str, labelled: bool) -> Examples:
         owner = owners(self._domains, self.split)[partition]
