@@ -128,6 +128,7 @@ def check(request: Request) -> Order:
         seeds=seeds,
         baseline=baseline,
         ceiling=grid.ceiling(plans),
+        labelled=grid.labelled(plans),
         metric=metric or FAMILIES[0],
         cells=[Cell(plan.label, plan.strategy, plan.seed, plan.knobs, plan.run) for plan in plans],
         grid={name: list(map(spelling.written, each)) for name, each in values.items() if len(each) > 1},

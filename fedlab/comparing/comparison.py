@@ -72,6 +72,8 @@ class Comparison:
         Label of the variant that the others are compared with.
     ceiling
         Label of the upper reference, which learns from labels; "" where none is compared.
+    labelled
+        Labels of all variants whose clients learn from labels, where others do not.
     metric
         Family of the compared metric, for instance "accuracy"; which of its names a variant is judged by says
         ``summary()["metric"]``. Where no client reports it, a metric of the server's score, as "validity".
@@ -87,6 +89,7 @@ class Comparison:
     cells: list[Cell]
     grid: Mapping[str, list[str]] = field(default_factory=dict)
     ceiling: str = ""
+    labelled: list[str] = field(default_factory=list)
     target: float | None = None
     budget: Mapping[str, float] | None = None
     command: str = ""
@@ -157,19 +160,10 @@ class Comparison:
         """Finished cells with what they found."""
         return [(cell, Result.read(self.path(cell))) for cell in self.cells if cell.status == FINISHED]
 
-    @cached_property
+    @property
     def taught(self) -> frozenset[str]:
         """Labels of variants whose clients learn from labels, where those of others have none."""
-        import strategies
-        from fedlab import workloads
-
-        kinds = {str(result.config.get("workload")) for _, result in self.results}
-        lines = [workloads.WORKLOADS[kind] for kind in kinds if kind in workloads.WORKLOADS]
-        if not any(line.labelled for line in lines):
-            return frozenset({self.ceiling} - {""})
-        entries = strategies.STRATEGIES
-        found = {cell.label for cell in self.cells if cell.strategy in entries and entries[cell.strategy].labelled}
-        return frozenset() if found == set(self.labels) else frozenset(found | {self.ceiling} - {""})
+        return frozenset({*self.labelled, self.ceiling} - {""})
 
     @property
     def commits(self) -> list[str]:

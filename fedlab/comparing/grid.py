@@ -157,3 +157,13 @@ def ceiling(plans: Iterable[Plan]) -> str:
     import strategies
 
     return next((plan.label for plan in plans if strategies.find(plan.strategy).ceiling), "")
+
+
+def labelled(plans: Sequence[Plan]) -> list[str]:
+    """Variants whose clients learn from labels, none where all do or where the workload's loss takes none."""
+    import strategies
+
+    if not any(workloads.find(str(plan.flat["workload"])).labelled for plan in plans):
+        return []
+    found = dict.fromkeys(plan.label for plan in plans if strategies.find(plan.strategy).labelled)
+    return [] if len(found) == len({plan.label for plan in plans}) else list(found)

@@ -34,7 +34,7 @@ def test_certs_shows_what_goes_where():
         assert part in words(result)
     again = invoke(app, ["certs", "--client", "usps"])
     assert again.exit_code == 1
-    assert "certs/clients/usps.pub exists; --force makes a new key" in words(again)
+    assert "certs/clients/usps.pub exists; --if-missing keeps it, --force makes a new key" in words(again)
 
 
 def test_certs_without_clients_says_that_nobody_may_join():

@@ -6,7 +6,7 @@ import pytest
 import toy
 
 from fedlab import launch, workloads
-from fedlab.comparing.grid import default_baseline, plan
+from fedlab.comparing.grid import default_baseline, labelled, plan
 from fedlab.comparing.spelling import parse_knobs, parse_strategies
 from fedlab.errors import ConfigError
 
@@ -103,3 +103,8 @@ def test_a_cell_is_what_a_run_of_its_knobs_would_be(cells, tmp_path):
     given = {"threads": 1, "keep_checkpoints": 1, "keep_start": True, "dualadapt.control": False, "seed": 3}
     alone = launch.prepare(str(tmp_path / "toy.toml"), {"strategy": "dualadapt_no_mixup", **given})
     assert {**cell.flat, "name": ""} == {**alone, "name": ""}
+
+
+def test_variants_that_learn_from_labels_are_told_apart_where_others_do_not(cells):
+    assert labelled(cells("source_only,fedavg,A=oracle,dualadapt")) == ["fedavg", "A"]
+    assert labelled(cells("fedavg,oracle")) == labelled(cells("source_only,dualadapt")) == []
