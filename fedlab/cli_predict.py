@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedlab.errors import ConfigError
+from fedlab.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from fedlab.predict import Prediction, Predictor
+
+
+SHOWN = 5  # unreadable files that are named
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +37,8 @@ def predict(
 ) -> None:
     """Say what images show, with the model that a client has kept or that a run has in its newest checkpoint.
 
+    Files that cannot be read are named in the end, with exit status 1; the others are predicted.
+
     Example: `fedlab predict clients/usps scans/ "more/*.png" --csv`
     """
     from fedlab.predict import load_predictor
@@ -41,16 +46,22 @@ def predict(
     if as_csv and as_json:
         raise ConfigError("--csv and --json exclude each other; take one")
     predictor = load_predictor(directory, client)
-    predictions = predictor.predict(images)
+    unreadable: list[str] = []
+    predictions = predictor.predict(images, unreadable)
     if as_json:
         sys.stdout.writelines(json.dumps(prediction.row()) + "\n" for prediction in predictions)
     elif as_csv:
         rows = [prediction.row() for prediction in predictions]
-        writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
+        names = ["file", "class", "probability", "second", "second_probability"]
+        writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    else:
+    elif predictions:
         _show(predictor, predictions)
+    if unreadable:
+        more = f"; and {len(unreadable) - SHOWN} more" if len(unreadable) > SHOWN else ""
+        counts = f"{len(unreadable)} of {len(unreadable) + len(predictions)} files cannot be used"
+        raise DataError(f"{counts}: {'; '.join(unreadable[:SHOWN])}{more}")
 
 
 def _show(predictor: Predictor, predictions: list[Prediction]) -> None:

@@ -64,11 +64,18 @@ class Predictor:
     round: int
     threads: int
 
-    def predict(self, paths: Sequence[str | Path]) -> list[Prediction]:
+    def predict(self, paths: Sequence[str | Path], unreadable: list[str] | None = None) -> list[Prediction]:
         """One prediction for each image, in the order of ``images``, whose errors it has.
+
+        Parameters
+        ----------
+        unreadable
+            Takes a sentence for each file that cannot be read, which is then left out; None: the first is an error.
 
         Raises
         ------
+        DataError
+            When a file cannot be read.
         RunError
             When the model gives values that are not finite.
         """
@@ -77,7 +84,16 @@ class Predictor:
         with deterministic(self.threads):
             for start in range(0, len(files), FILES):
                 some = files[start : start + FILES]
-                p, classes = self._two_best(self.workload.images(some))
+                try:
+                    inputs = self.workload.images(some)
+                except DataError:
+                    if unreadable is None:
+                        raise
+                    some = self._readable(some, unreadable)
+                    if not some:
+                        continue
+                    inputs = self.workload.images(some)
+                p, classes = self._two_best(inputs)
                 if not p.isfinite().all():
                     raise RunError(
                         f"the model of client {self.client!r} gives values that are not finite; take one of another run"
@@ -85,6 +101,18 @@ class Predictor:
                 pairs = zip(some, classes.tolist(), p.tolist(), strict=True)
                 predictions += [Prediction(file, a, p_a, b, p_b) for file, (a, b), (p_a, p_b) in pairs]
         return predictions
+
+    def _readable(self, files: Sequence[Path], unreadable: list[str]) -> list[Path]:
+        """Those that can be read; why the others cannot goes to ``unreadable``."""
+        found: list[Path] = []
+        for file in files:
+            try:
+                self.workload.images([file])
+            except DataError as error:
+                unreadable.append(str(error))
+            else:
+                found.append(file)
+        return found
 
     @torch.no_grad()
     def _two_best(self, inputs: Examples) -> tuple[Tensor, Tensor]:

@@ -328,6 +328,18 @@ def test_the_command_speaks_to_scripts(home, monkeypatch):
     assert list(rows[0]) == ["file", "class", "probability", "second", "second_probability"]
 
 
+def test_a_file_that_cannot_be_read_costs_no_other_its_prediction(home, monkeypatch):
+    monkeypatch.chdir(home)
+    (home / "bad.png").write_bytes(b"")
+    expected = [one.row() for one in predict("dualadapt-client", ["scans/00*.png"])]
+    result = call("dualadapt-client", "bad.png", "scans/00*.png", "--json", code=1)
+    assert [json.loads(line) for line in result.stdout.splitlines()[: len(expected)]] == expected
+    said = " ".join(result.stderr.split())
+    assert f"1 of {len(expected) + 1} files cannot be used: image bad.png cannot be read: it is empty" in said
+    with pytest.raises(DataError, match="bad.png cannot be read"):
+        predict("dualadapt-client", ["bad.png", "scans/00*.png"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
