@@ -239,7 +239,10 @@ def resume(
 ) -> None:
     """Continue a run that was killed or interrupted; it ends at the same bits as one that was not."""
     from fedlab import launch
+    from fedlab.runs import RunDirectory
 
+    if RunDirectory.open(run_dir).manifest().get("status") == "finished" and not quiet and not as_json:
+        out.print("this run is finished, and there is nothing to do; what it found:")
     finish(run_dir.resolve(), lambda watch: launch.resume(run_dir, watch), quiet, as_json)
 
 

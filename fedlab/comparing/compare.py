@@ -327,14 +327,9 @@ def compare(
     return comparison.frame
 
 
-def last_line(reason: str | None) -> str:
-    """What went wrong, of a text that may be a traceback."""
-    return ((reason or "").strip().splitlines() or ["no reason is known"])[-1]
-
-
 def failures(comparison: Comparison) -> str:
     """Which cells failed and why, and what becomes of the rest."""
-    lines = [f"  {cell.name}: {last_line(cell.error)}" for cell in comparison.failed]
+    lines = [f"  {cell.name}: {cell.reason}" for cell in comparison.failed]
     return "\n".join(
         [
             f"{len(lines)} of {len(comparison.cells)} cells failed; the others are kept in {comparison.directory}, "

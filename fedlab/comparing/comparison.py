@@ -55,6 +55,11 @@ class Cell:
     error: str | None = None
 
     @property
+    def reason(self) -> str:
+        """Why it failed in a line, the last of what may be a traceback."""
+        return ((self.error or "").strip().splitlines() or ["no reason is known"])[-1]
+
+    @property
     def name(self) -> str:
         """Which cell it is, for people."""
         return ", ".join([self.label, *(f"{knob}={value}" for knob, value in self.knobs.items()), f"seed {self.seed}"])

@@ -31,7 +31,7 @@ SPARE = ("rounds", "rank", "bytes", "time", "closed")  # columns that a narrow t
 def outcome(folder: Path, cell: Cell, metric: str) -> str:
     """How a cell ended, in a few words: by the metric that is compared, where it is of the global model's score."""
     if cell.status == FAILED:
-        return f"failed: {((cell.error or '').strip().splitlines() or ['no reason is known'])[-1]}"
+        return f"failed: {cell.reason}"
     result = Result.read(folder / cell.run)
     mean = result.rounds[-1]["mean"]
     names = [name for name in metric_names(result.rounds) if name in mean]

@@ -169,6 +169,14 @@ def test_help_has_an_example_and_every_option_a_line():
         assert option in output
 
 
+def test_resuming_a_finished_run_says_that_there_is_nothing_to_do(tmp_path):
+    call("run", toy.write_preset(tmp_path, rounds=1), "--quiet")
+    before = (tmp_path / "runs" / "toy-0" / "metrics.jsonl").read_bytes()
+    assert "this run is finished, and there is nothing to do" in call("resume", "runs/toy-0").output
+    assert call("resume", "runs/toy-0", "--quiet").output.strip() == str(tmp_path / "runs" / "toy-0")
+    assert (tmp_path / "runs" / "toy-0" / "metrics.jsonl").read_bytes() == before
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_process_says_how_to_resume(tmp_path, number):
     preset = toy.write_preset(tmp_path, rounds=100)

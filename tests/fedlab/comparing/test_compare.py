@@ -138,6 +138,16 @@ def test_another_metric_can_be_asked_for_and_one_that_nobody_reports_is_named(pr
         fedlab.compare(preset, "source_only", metric="psnr", **options)
 
 
+def test_a_run_may_go_on_from_anothers_checkpoint_with_its_rounds(preset, tmp_path):
+    knobs = {"blobs.domains": "near", "rounds": 3, "keep_checkpoints": 3}
+    first = fedlab.run(preset, runs=tmp_path, name="first", knobs=knobs)
+    begun = running.Begun(first.directory, 1)
+    other = running.one_run(tmp_path / "other-0", lambda: launch.prepare(preset, knobs), begun)
+    assert other.weights_sha256 == first.weights_sha256
+    assert [record["round"] for record in other.rounds] == [0, 1, 2, 3]
+    assert other.rounds[:2] == first.rounds[:2]
+
+
 def test_a_bug_costs_its_cell_and_leaves_its_traceback(preset, tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "resume", lambda path: 1 / 0)
     path = tmp_path / "cells" / "a-0"
