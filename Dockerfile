@@ -31,6 +31,7 @@ COPY fedlab fedlab
 COPY strategies strategies
 COPY server server
 COPY client client
+COPY src src
 RUN pip install -c constraints.txt .
 
 USER 10001:10001

@@ -13,11 +13,11 @@ import numpy as np
 from rich.table import Table
 
 from fedlab import launch
-from fedlab.comparing import cells
-from fedlab.comparing.cells import Begun
-from fedlab.comparing.grid import key
-from fedlab.config import Flat, Value
-from fedlab.results import Result
+from fedlab.comparison import cells
+from fedlab.comparison.cells import Begun
+from fedlab.comparison.grid import key
+from fedlab.config.schema import Flat, Value
+from fedlab.runs.result import Result
 
 
 def one_run(

@@ -30,13 +30,13 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from fedlab import workloads
-from fedlab.diffusion import bound, denoising, noise
+from fedlab.diffusion import bound, denoising, noise_schedule
 from fedlab.errors import ConfigError
+from fedlab.evaluation import digit_labels, image_quality
 from fedlab.models.unet import SHAPES, Shape, UNet
-from fedlab.runs import RunDirectory
-from fedlab.scores import images, reading
+from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import seeded
-from fedlab.workloads import drawing
+from fedlab.workloads import sampling
 from fedlab.workloads.generation import Generation
 
 BETWEEN = 5  # turns in which the sides are timed, so that a busy moment of the machine hits all
@@ -76,7 +76,7 @@ def theirs(shape: Shape, channels: int, size: int) -> nn.Module | None:
 
 def step_of(model: nn.Module, x: Tensor, call: Callable[..., Tensor], *, bf16: bool = False) -> Callable[[], None]:
     """One training step of a model on images x: loss, gradients, Adam."""
-    law, optimiser = noise.chain(noise.linear_betas(1000)), torch.optim.Adam(model.parameters(), 1e-4)
+    law, optimiser = noise_schedule.chain(noise_schedule.linear_betas(1000)), torch.optim.Adam(model.parameters(), 1e-4)
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -154,7 +154,7 @@ def bits(folder: Path, images: int, threads: int) -> str:
     """The variational bound of a run's newest model, over test images of its clients."""
     torch.set_num_threads(threads)
     workload, model = learned(folder)
-    x = drawing.real_images(replace(workload, samples=images), "test")
+    x = sampling.real_images(replace(workload, samples=image_quality), "test")
     levels = (x + 1) * 127.5
     if not torch.allclose(levels, levels.round(), atol=1e-3):
         raise ConfigError(f"pixels of {workload.size} a side are means, no grey levels, of which the bound is; take 28")
@@ -169,23 +169,24 @@ def samplers(folder: Path, samples: int, threads: int) -> Table:
     torch.set_num_threads(threads)
     workload, model = learned(folder)
     real, seen = (
-        reading.read(drawing.real_images(replace(workload, samples=samples), part))[0] for part in ("test", "train")
+        digit_labels.read(sampling.real_images(replace(workload, samples=samples), part))[0]
+        for part in ("test", "train")
     )
     table = Table(title=f"{folder.name}: {samples} images of {workload.size} pixels, {threads} threads")
     for head in ("sampler", "steps", "eta", "seconds", "frechet", "precision", "recall"):
         table.add_column(head, justify="left" if head == "sampler" else "right")
 
     def add(*cells: str, features: Tensor) -> None:
-        table.add_row(*cells, *(f"{value:.3g}" for value in images.likeness(features, real).values()))
+        table.add_row(*cells, *(f"{value:.3g}" for value in image_quality.likeness(features, real).values()))
 
     add("real images", "", "", "", features=seen)
     for sampler, steps, eta in WAYS:
         asked = replace(workload, sampler=sampler, sampling_steps=min(steps, workload.levels), eta=eta)
         with seeded("benchmark", sampler, steps):
             begun = time.perf_counter()
-            drawn = drawing.draw(asked, model, samples)
+            drawn = sampling.draw(asked, model, samples)
             spent = time.perf_counter() - begun
-        add(sampler, f"{steps:,}", f"{eta:g}", f"{spent:.1f}", features=reading.read(drawn)[0])
+        add(sampler, f"{steps:,}", f"{eta:g}", f"{spent:.1f}", features=digit_labels.read(drawn)[0])
     return table
 
 

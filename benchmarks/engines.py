@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 import fedlab
-from fedlab.config import parse_overrides
-from fedlab.results import Result
+from fedlab.config.schema import parse_overrides
+from fedlab.runs.result import Result
 
 PHASES = ("server", "clients", "evaluate")
 

@@ -20,8 +20,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision.transforms import v2
 
-from fedlab.data import views
-from fedlab.heads import PUBLISHED, draw_start, linear_heads
+from fedlab.data.images import views
+from fedlab.models.linear_classifiers import PUBLISHED, draw_start, linear_heads
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -26,12 +26,12 @@ from rdkit import Chem
 from rich.console import Console
 from rich.table import Table
 
-from fedlab.comparing.comparison import Comparison
+from fedlab.comparison.result import Comparison
 from fedlab.errors import ConfigError
-from fedlab.latents import Space
+from fedlab.evaluation.distances import Floats
+from fedlab.inference.latent_space import Space
 from fedlab.models.mpgvae import MPGVAE, Matching
-from fedlab.results import Result
-from fedlab.scores.distances import Floats
+from fedlab.runs.result import Result
 from fedlab.seeds import deterministic, seeded
 
 SCORES = ("validity", "uniqueness", "novelty", "valid_unique_novel", "rebuilt")

@@ -17,7 +17,7 @@ from statistics import median
 from rich.console import Console
 
 from benchmarks import cells
-from fedlab.engines import nursery
+from fedlab.engines import fork_server
 from fedlab.engines.supernode import PRELOADED
 
 IMPORTS = (*PRELOADED, "flwr.supernode.cli")  # what Flower's command has loaded when the app begins
@@ -45,7 +45,7 @@ def main() -> None:
     plain = seconds([sys.executable, "-c", "import " + ", ".join(IMPORTS)], times)
     with (
         tempfile.TemporaryDirectory(prefix="fedlab-") as folder,
-        nursery.opened(Path(folder), "answer", "benchmarks.messages:nothing", IMPORTS),
+        fork_server.opened(Path(folder), "answer", "benchmarks.messages:nothing", IMPORTS),
     ):
         forked = seconds(["answer"], times)
     table = cells.table(f"seconds before a message's work begins, median of {times}", ("", "seconds", "ratio"))

@@ -29,20 +29,21 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks import cells, mixer_pictures
-from fedlab import pretraining
-from fedlab.comparing.grid import key
-from fedlab.data import digits, imagesets, views
-from fedlab.data.examples import Batch, Examples
-from fedlab.data.imagesets import Images
-from fedlab.data.permutations import arrange, arrangement
+from fedlab.comparison.grid import key
+from fedlab.data.dataset import Batch, Examples
+from fedlab.data.digits import datasets
+from fedlab.data.images import image_sets, views
+from fedlab.data.images.image_sets import Images
+from fedlab.data.images.permutations import arrange, arrangement
 from fedlab.models.convnet import ConvNet
+from fedlab.models.feature_classifier import features_of
 from fedlab.models.mixer import SMALL, Mixer, rearranged
-from fedlab.models.split import features_of
 from fedlab.models.vit import ViT
-from fedlab.runs import write_atomically
+from fedlab.runs import pretrain_cache
+from fedlab.runs.directory import write_atomically
 from fedlab.seeds import deterministic, seeded
 from fedlab.training import optimise
-from fedlab.workloads.domains import accuracy_and_loss
+from fedlab.workloads.domain_suite import accuracy_and_loss
 
 SHAPE = SMALL["tiny"]
 NETWORKS: Mapping[str, Callable[[int], nn.Module]] = {  # by number of classes; about 100,000 weights each
@@ -76,11 +77,11 @@ class Job:
 
 def images_of(name: str, split: str) -> Images:
     """Images and labels of one set, 32 pixels a side."""
-    root = digits.data_root()
-    if name in digits.DOMAINS:
-        columns = digits.read(name, "labelled" if split == "train" else "test", root).columns
+    root = datasets.data_root()
+    if name in datasets.DOMAINS:
+        columns = datasets.read(name, "labelled" if split == "train" else "test", root).columns
         return Images(columns["x"], columns["y"])
-    return imagesets.read(name, root, split != "train", 32)
+    return image_sets.read(name, root, split != "train", 32)
 
 
 def examples(images: Images, order: Tensor, mirror: bool | None) -> Examples:
@@ -97,7 +98,7 @@ def examples(images: Images, order: Tensor, mirror: bool | None) -> Examples:
 
 def mirrored(name: str) -> bool:
     """Whether half of a set's images may be mirrored; digits and characters may not."""
-    return name not in digits.DOMAINS and name != "omniglot"
+    return name not in datasets.DOMAINS and name != "omniglot"
 
 
 def learn(model: nn.Module, data: Examples, job: Job, name: str) -> list[float]:
@@ -150,8 +151,8 @@ def pretrained(job: Job, runs: Path) -> Mapping[str, Tensor]:
         learn(model, examples(images, order, mirrored(job.before)), first, "before")
         return features_of(model).state_dict()
 
-    with pretraining.shared(str(runs / "pretrained")):
-        return pretraining.once(lambda: f"{job.network}-{key([asdict(first)])}", make, torch.device("cpu"))
+    with pretrain_cache.shared(str(runs / "pretrained")):
+        return pretrain_cache.once(lambda: f"{job.network}-{key([asdict(first)])}", make, torch.device("cpu"))
 
 
 def trained(job: Job, runs: Path) -> dict[str, Any]:

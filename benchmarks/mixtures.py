@@ -21,7 +21,7 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
-from fedlab.gmm import Mixture, fit, spread_start, stack
+from fedlab.models.gaussian_mixture import Mixture, fit, spread_start, stack
 
 EXAMPLES, COMPONENTS, STEPS, CLIENTS, REPEATS, THREADS = 6000, 10, 15, 4, 7, 1
 

@@ -24,10 +24,10 @@ from rdkit import Chem
 from rich.console import Console
 from rich.table import Table
 
-from fedlab.config import build
-from fedlab.data import molgraphs, smiles
-from fedlab.data.digits import data_root
-from fedlab.data.molgraphs import QM9
+from fedlab.config.schema import build
+from fedlab.data.digits.datasets import data_root
+from fedlab.data.molecules import graphs, smiles
+from fedlab.data.molecules.graphs import QM9
 from fedlab.errors import DataError
 from fedlab.workloads.molecules import Molecules
 
@@ -44,7 +44,7 @@ def speed(network: str, batch: int, looped: int, threads: int) -> Table:
     """Molecules a second of a family's model of QM9 with its usual sizes, and of the parser."""
     torch.set_num_threads(threads)
     found = smiles.read(smiles.path_of("qm9", "train", None), QM9)
-    adjacency, nodes = molgraphs.one_hot(found.bonds[:batch], found.atoms[:batch], QM9)
+    adjacency, nodes = graphs.one_hot(found.bonds[:batch], found.atoms[:batch], QM9)
     model: Any = build(Molecules, "molecules", {"molecules.network": network}).model()
 
     def train(rows: range, eval_mode: bool) -> None:
@@ -75,12 +75,12 @@ def speed(network: str, batch: int, looped: int, threads: int) -> Table:
     return table
 
 
-def outcome(text: str, graph: molgraphs.Graph, alphabet: molgraphs.Alphabet) -> str:
+def outcome(text: str, graph: graphs.Graph, alphabet: graphs.Alphabet) -> str:
     """How one molecule comes back."""
-    molecule = molgraphs.assemble(graph.bonds, graph.atoms, alphabet)
+    molecule = graphs.assemble(graph.bonds, graph.atoms, alphabet)
     if Chem.SanitizeMol(molecule, catchErrors=True) != Chem.SANITIZE_NONE:
         return "no molecule"
-    return "same" if molgraphs.canonical(molecule) == text else "another"
+    return "same" if graphs.canonical(molecule) == text else "another"
 
 
 def round_trips(root: Path | None) -> Table:
@@ -98,8 +98,8 @@ def round_trips(root: Path | None) -> Table:
         counts: Counter[tuple[str, str]] = Counter()
         rows = zip(found.smiles, found.bonds.numpy(), found.atoms.numpy(), found.losses.tolist(), strict=True)
         for text, bonds, atoms, losses in rows:
-            came = outcome(text, molgraphs.Graph(bonds, atoms, losses), alphabet)
-            counts[", ".join(molgraphs.names_of(losses)) or "nothing lost", came] += 1
+            came = outcome(text, graphs.Graph(bonds, atoms, losses), alphabet)
+            counts[", ".join(graphs.names_of(losses)) or "nothing lost", came] += 1
         for names in sorted({names for names, _ in counts}):
             figures = [f"{counts[names, came]:,}" for came in ("same", "another", "no molecule")]
             table.add_row(file, names, *figures)

@@ -22,14 +22,14 @@ from scipy.stats import spearmanr
 
 from benchmarks import cells
 from fedlab import workloads
-from fedlab.comparing.cells import Begun
-from fedlab.config import Value, build, parse_overrides
-from fedlab.models.normalisation import adopt_statistics
-from fedlab.models.split import features_of, head_of
-from fedlab.results import Result
+from fedlab.comparison.cells import Begun
+from fedlab.config.schema import Value, build, parse_overrides
+from fedlab.models.batchnorm_stats import adopt_statistics
+from fedlab.models.feature_classifier import features_of, head_of
+from fedlab.runs.result import Result
+from fedlab.strategies.dualadapt.shared import Knobs
+from fedlab.strategies.protocol import load
 from fedlab.training import pick_device
-from strategies.dualadapt.shared import Knobs
-from strategies.protocol import load
 
 PRESET = "dualadapt-digits"
 ARRIVAL, ROUNDS = 3, 6  # its round of arrival, two rounds for itself, one with all

@@ -23,11 +23,11 @@ from rich.table import Table
 
 from benchmarks import cells
 from fedlab import launch, workloads
-from fedlab.config import Flat, Value, parse_overrides
+from fedlab.config.schema import Flat, Value, parse_overrides
 from fedlab.errors import near_match
-from fedlab.models.normalisation import encode
-from fedlab.models.split import features_of
-from fedlab.runs import RunDirectory
+from fedlab.models.batchnorm_stats import encode
+from fedlab.models.feature_classifier import features_of
+from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import deterministic
 from fedlab.workloads.fewshot import FewShot
 

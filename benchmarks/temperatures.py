@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from fedlab import workloads
-from fedlab.comparing.comparison import FACTS, Comparison
+from fedlab.comparison.result import FACTS, Comparison
 from fedlab.errors import ConfigError
-from fedlab.runs import RunDirectory
-from fedlab.scores import latentpictures
-from fedlab.scores.distances import Floats
-from fedlab.scores.molecules import generation
+from fedlab.evaluation import latent_plots
+from fedlab.evaluation.distances import Floats
+from fedlab.evaluation.molecules import generation
+from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import deterministic, seeded
 from fedlab.workloads.molecules import Molecules
 
@@ -110,7 +110,7 @@ def main() -> None:
             label: {score: scores[:, :, SCORES.index(score)] for score in SCORES[:3]} for label, scores in found.items()
         }
         marks = {name: np.array(share / 100) for name, share in PAPERS[network].items()}
-        drawn = latentpictures.by_knob(panels, values, options.knob.rpartition(".")[2], marks)
+        drawn = latent_plots.by_knob(panels, values, options.knob.rpartition(".")[2], marks)
         options.figure.write_bytes(drawn)
 
 

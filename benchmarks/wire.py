@@ -15,8 +15,8 @@ from rich.console import Console
 
 import fedlab
 from benchmarks import cells
-from fedlab.config import Value, parse_overrides
-from fedlab.results import human_bytes
+from fedlab.config.schema import Value, parse_overrides
+from fedlab.runs.result import human_bytes
 
 FORMATS = ("float32", "float16", "int8")
 NETWORKS = ("small", "mcd")

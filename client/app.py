@@ -17,22 +17,22 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import PARTITION_ID_KEY, ErrorCode
 
-import strategies
-from fedlab import wire, workloads
-from fedlab.config import Core, build
+from fedlab import strategies, workloads
+from fedlab.comm import compression
+from fedlab.comm.grid import REFUSED
+from fedlab.comm.roster import REFUSAL
+from fedlab.config.schema import Core, build
 from fedlab.errors import ConfigError, FedlabError, near_match
-from fedlab.exchange import REFUSED
-from fedlab.keep import Keep
-from fedlab.roster import REFUSAL
+from fedlab.runs.client_store import Keep
 from fedlab.seeds import deterministic, seeded
+from fedlab.strategies.protocol import CONFIG, ROUND, round_of
 from fedlab.workload import SeesImages, Workload
-from strategies.protocol import CONFIG, ROUND, round_of
 
 app = ClientApp()
 
 OWN = {"device": "device", "data-root": "data_root", "data-folder": "folder"}  # node config -> knob
 SERVERS = ("data_root", "folder", "run_dir")  # knobs whose values mean something on the server only
-OURS = ("client", "fedlab", "strategies")  # packages in which a traceback is worth naming a line
+OURS = ("fedlab",)  # packages in which a traceback is worth naming a line
 
 
 @app.query()
@@ -100,7 +100,7 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
         workload = settle(context)
         core, partition = build(Core, "", context.run_config), int(context.node_config[PARTITION_ID_KEY])
         half = strategies.client_half(core.strategy)
-        message.content = wire.decode(message.content)
+        message.content = compression.decode(message.content)
         with deterministic(core.threads):
             with seeded(core.seed, purpose, server_round, partition):
                 content = (half.train if purpose == "train" else half.evaluate)(workload, message, context)
@@ -111,7 +111,7 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
                 kept = {**fact, "images": isinstance(workload, SeesImages)}
                 keep.save(states, context.run_config, workload.clients[partition], kept)
         keep.tell(purpose, status="ok", seconds=round(time.monotonic() - begun, 3), **fact)
-        return Message(wire.encode(content, core.wire), reply_to=message)
+        return Message(compression.encode(content, core.wire), reply_to=message)
     except FedlabError as error:
         reason = told = str(error)
     except Exception as error:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 if TYPE_CHECKING:
-    from fedlab.comparing.compare import compare
-    from fedlab.comparing.comparison import Comparison
+    from fedlab.comparison.result import Comparison
+    from fedlab.comparison.runner import compare
     from fedlab.launch import resume, run
-    from fedlab.results import Result
+    from fedlab.runs.result import Result
 
 __all__ = ["Comparison", "Result", "compare", "resume", "run"]
 
@@ -26,15 +26,15 @@ def __getattr__(name: str) -> Any:
 
         return getattr(launch, name)
     if name == "Result":
-        from fedlab.results import Result
+        from fedlab.runs.result import Result
 
         return Result
     if name == "compare":
-        from fedlab.comparing.compare import compare
+        from fedlab.comparison.runner import compare
 
         return compare
     if name == "Comparison":
-        from fedlab.comparing.comparison import Comparison
+        from fedlab.comparison.result import Comparison
 
         return Comparison
     raise AttributeError(f"module 'fedlab' has no attribute {name!r}")

@@ -80,7 +80,7 @@ def _packages() -> Iterator[Finding]:
     """Installed versions against the ranges that fedlab's own metadata asks for."""
     from packaging.requirements import Requirement
 
-    wanted = [Requirement(line) for line in metadata.requires("fedlab") or []]
+    wanted = [Requirement(line) for line in metadata.requires("fedlab-adapt") or []]
     wanted = [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
     found = [(one, _version(one.name)) for one in wanted]
     wrong = [(one, at) for one, at in found if not at or not one.specifier.contains(at, prereleases=True)]
@@ -138,9 +138,10 @@ def _imports(remedy: str, *modules: str) -> Finding:
 
 def _package_data() -> Iterator[Finding]:
     """Every byte of the sets inside the package against its checksum, and every domain as a run would find it."""
-    from fedlab.data import digits, download
+    from fedlab.data import download
+    from fedlab.data.digits import datasets
 
-    for path in sorted({*digits.EMBEDDED.glob("*.npz"), digits.EMBEDDED / digits.BOUNDS}):
+    for path in sorted({*datasets.EMBEDDED.glob("*.npz"), datasets.EMBEDDED / datasets.BOUNDS}):
         try:
             with zipfile.ZipFile(path) as archive:
                 damage = f"has a wrong checksum in {torn}" if (torn := archive.testzip()) else ""
@@ -150,7 +151,7 @@ def _package_data() -> Iterator[Finding]:
             yield Finding("bad", f"data in the package: {path.name} {damage}", REINSTALL)
     rows = download.available(None)
     for row in rows:
-        if row.status != "ok" and (digits.DOMAINS[row.domain].embedded or not digits.DOMAINS[row.domain].full):
+        if row.status != "ok" and (datasets.DOMAINS[row.domain].embedded or not datasets.DOMAINS[row.domain].full):
             yield Finding("bad", f"data in the package: {row.domain}, {row.status}", REINSTALL)
     if present := [row.domain for row in rows if row.status == "ok"]:
         yield Finding("ok", f"data in the package: {', '.join(present)}")
@@ -158,15 +159,16 @@ def _package_data() -> Iterator[Finding]:
 
 def _full_data() -> Iterator[Finding]:
     """The folder of full sets, from which a run reads everything once it is set."""
-    from fedlab.data import digits, download
+    from fedlab.data import download
+    from fedlab.data.digits import datasets
 
-    root = digits.data_root()
+    root = datasets.data_root()
     if root is None:
         return (yield Finding("ok", "FEDLAB_DATA is not set: runs read the data in the package"))
     fetch = f"fill it with `fedlab data download {root}`, or unset FEDLAB_DATA"
     if not root.is_dir():
         return (yield Finding("bad", f"FEDLAB_DATA is {root}, which is no folder", fetch))
-    rows = [row for row in download.available(root) if digits.DOMAINS[row.domain].full and row.where != "embedded"]
+    rows = [row for row in download.available(root) if datasets.DOMAINS[row.domain].full and row.where != "embedded"]
     there = [row.domain for row in rows if row.status == "ok"]
     damaged = [row for row in rows if "damaged" in row.status]
     missing = [row.domain for row in rows if row.status != "ok" and row not in damaged]
@@ -179,7 +181,7 @@ def _full_data() -> Iterator[Finding]:
 
 
 def _processor() -> Iterator[Finding]:
-    from fedlab.config import Core
+    from fedlab.config.schema import Core
 
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     remedy = f"nothing needs mending; threads={cpus} may be faster, and gives other bits"

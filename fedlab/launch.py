@@ -14,15 +14,15 @@ from types import FrameType
 import torch
 
 from fedlab import engines, workloads
-from fedlab.config import CORE_SECTIONS, Core, Flat, Value, build, parse_arrivals, read_preset, resolve
-from fedlab.data.digits import data_root
+from fedlab.config.schema import CORE_SECTIONS, Core, Flat, Value, build, parse_arrivals, read_preset, resolve
+from fedlab.data.digits.datasets import data_root
 from fedlab.errors import ConfigError, DataError, RunError
-from fedlab.results import Result
-from fedlab.runs import RunDirectory
+from fedlab.runs.directory import RunDirectory
+from fedlab.runs.result import Result
 from fedlab.training import pick_device, resolve_device
 from fedlab.workload import KnowsLabels, Workload, lacking
 
-APPS = engines.Apps(server="server.app:app", client="client.app:app")
+APPS = engines.Apps(server="fedlab.server.app:app", client="fedlab.client.app:app")
 
 Watch = Callable[[Path], AbstractContextManager[None]]
 
@@ -35,14 +35,14 @@ def unwatched(path: Path) -> AbstractContextManager[None]:
 def _live(path: Path) -> AbstractContextManager[None]:
     from rich.console import Console
 
-    from fedlab.watch import watch_live
+    from fedlab.runs.progress import watch_live
 
     return watch_live(path, Console())
 
 
 def sections() -> dict[str, type]:
     """Every section of knobs by its prefix."""
-    import strategies
+    from fedlab import strategies
 
     return {
         **CORE_SECTIONS,
@@ -72,7 +72,7 @@ def settle(preset: str, overrides: Flat) -> dict[str, Value]:
     ConfigError, DataError
         With a sentence, as :func:`prepare`.
     """
-    import strategies
+    from fedlab import strategies
 
     table, overrides = strategies.spelled_out(read_preset(preset)[1], overrides)
     merged = {**table, **overrides}
@@ -97,7 +97,7 @@ def clients_have_labels(workload: Workload) -> bool:
 
 def _check(flat: Flat) -> None:
     """Refuse what could not run."""
-    import strategies
+    from fedlab import strategies
 
     core = build(Core, "", flat)
     pick_device(core.device)

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from fedlab.data.examples import Batch, Examples
+from fedlab.data.dataset import Batch, Examples
 from fedlab.training import Progress, silent
 
 

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.datasets import MNIST, USPS
 
-from fedlab.data.camvid import CUT, FULL, LISTS, reduced
-from fedlab.data.domainsets import DomainSet, cut
-from fedlab.data.office import OFFICE
-from fedlab.data.pacs import PACS
-from fedlab.data.synthdigits import generate
+from fedlab.data.digits.synthdigits import generate
+from fedlab.data.images.domain_suites import DomainSet, cut
+from fedlab.data.images.office import OFFICE
+from fedlab.data.images.pacs import PACS
+from fedlab.data.segmentation.camvid import CUT, FULL, LISTS, reduced
 
 EMBEDDED = Path(__file__).parent.parent / "fedlab" / "data" / "embedded"
 COLUMNS = 50  # tiles in a row of a sheet

@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fedlab.diffusion import ladder, noise, samplers
+from fedlab.diffusion import noise_schedule, samplers, sigmas
 from fedlab.seeds import seeded
 
 MEANS = torch.tensor([[-5.0, -5.0], [5.0, 5.0]])
@@ -49,14 +49,14 @@ def plain(x: Tensor, steps: int, *, noisy: bool = True, told: list[Tensor] | Non
 
 def annealed(x: Tensor) -> Tensor:
     """Annealed Langevin dynamics with NCSNv2's step, from the clouds' own score at each level."""
-    law = noise.ladder(ladder.geometric(SMALLEST, LARGEST, LEVELS))
+    law = noise_schedule.ladder(sigmas.geometric(SMALLEST, LARGEST, LEVELS))
 
     def found(x: Tensor, level: Tensor) -> Tensor:
         sigma = law.at(int(level[0]))[1]
         return -sigma * slope(x, sigma)
 
     factor = float((LARGEST / SMALLEST) ** (1 / (LEVELS - 1)))
-    return samplers.annealed_langevin(law, found, x, steps=EACH, step=ladder.best_step(factor, EACH), denoise=True)
+    return samplers.annealed_langevin(law, found, x, steps=EACH, step=sigmas.best_step(factor, EACH), denoise=True)
 
 
 def upper(x: Tensor) -> float:

@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from fedlab.cli import show_result
-from fedlab.results import Result
-from fedlab.watch import mean_line
+from fedlab.cli.app import show_result
+from fedlab.runs.progress import mean_line
+from fedlab.runs.result import Result
 
 
 def draw(run: Path, picture: Path) -> None:

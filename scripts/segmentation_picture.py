@@ -13,10 +13,9 @@ import matplotlib
 import numpy as np
 import torch
 
-import strategies
-from fedlab import workloads
-from fedlab.data.camvid import CLASSES, VOID
-from fedlab.runs import RunDirectory
+from fedlab import strategies, workloads
+from fedlab.data.segmentation.camvid import CLASSES, VOID
+from fedlab.runs.directory import RunDirectory
 from fedlab.workloads.camvid import enlarged
 
 matplotlib.use("Agg")

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
-from fedlab.data import digits
-from fedlab.models import digitreader
-from fedlab.scores import reading
+from fedlab.data.digits import datasets
+from fedlab.evaluation import digit_labels
+from fedlab.models import digit_classifier
 from fedlab.seeds import deterministic, seeded
 
 DOMAINS = {"mnist": 0.5, "usps": 0.1, "optdigits": 0.1, "mnist_m": 0.15, "synthdigits": 0.15}  # share of a batch
@@ -36,14 +36,14 @@ def moved(x: torch.Tensor) -> torch.Tensor:
 def main(steps: int) -> None:
     """Train, write, test."""
     root = Path(os.environ["FEDLAB_DATA"])
-    parts = {name: digits.read(name, "oracle", root) for name in DOMAINS}
+    parts = {name: datasets.read(name, "oracle", root) for name in DOMAINS}
     with deterministic(1), seeded("digit reader"):
-        reader = digitreader.DigitReader().train()
+        reader = digit_classifier.DigitReader().train()
         optimiser = torch.optim.AdamW(reader.parameters(), PEAK, weight_decay=1e-2)
         plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, PEAK, steps)
         for step in range(steps):
             drawn = [part.sample(round(BATCH * DOMAINS[name])) for name, part in parts.items()]
-            x = moved(digitreader.as_read(torch.cat([batch["x"] for batch in drawn])))
+            x = moved(digit_classifier.as_read(torch.cat([batch["x"] for batch in drawn])))
             loss = cross_entropy(reader(x), torch.cat([batch["y"] for batch in drawn]), label_smoothing=0.05)
             optimiser.zero_grad()
             loss.backward()
@@ -52,11 +52,11 @@ def main(steps: int) -> None:
             if step % 200 == 199:
                 print(f"step {step + 1}: loss {loss.item():.3f}", flush=True)
     state = {name: t.half() if t.is_floating_point() else t for name, t in reader.state_dict().items()}
-    np.savez_compressed(reading.WEIGHTS, **{name: t.numpy() for name, t in state.items()})
-    print(f"{reading.WEIGHTS.name}: {reading.WEIGHTS.stat().st_size:,} bytes")
+    np.savez_compressed(digit_labels.WEIGHTS, **{name: t.numpy() for name, t in state.items()})
+    print(f"{digit_labels.WEIGHTS.name}: {digit_labels.WEIGHTS.stat().st_size:,} bytes")
     for name in DOMAINS:
-        test = digits.read(name, "test", root)
-        right = sum(int((reading.read(batch["x"])[1] == batch["y"]).sum()) for batch in test.batches(500))
+        test = datasets.read(name, "test", root)
+        right = sum(int((digit_labels.read(batch["x"])[1] == batch["y"]).sum()) for batch in test.batches(500))
         print(f"{name}: {right / len(test):.4f} of {len(test):,} test images")
 
 

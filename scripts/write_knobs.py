@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tomli_w
 
-from fedlab.config import knobs
+from fedlab.config.schema import knobs
 from fedlab.launch import sections
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"

@@ -17,19 +17,19 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.serverapp import Grid, ServerApp
 
-import strategies
-from fedlab import pretraining, workloads
-from fedlab.config import Core, ServerTraining, build, parse_arrivals
-from fedlab.exchange import RosterGrid, Traffic
-from fedlab.roster import Roster
-from fedlab.runs import RunDirectory, now, weights_sha256
+from fedlab import strategies, workloads
+from fedlab.comm.grid import RosterGrid, Traffic
+from fedlab.comm.roster import Roster
+from fedlab.config.schema import Core, ServerTraining, build, parse_arrivals
+from fedlab.runs import pretrain_cache
+from fedlab.runs.directory import RunDirectory, now, weights_sha256
+from fedlab.runs.tensorboard import TensorBoard
 from fedlab.seeds import deterministic, seeded
-from fedlab.tensorboard import TensorBoard
+from fedlab.server.budget import Budget
+from fedlab.strategies import validation
+from fedlab.strategies.protocol import EXAMPLES, FINAL, ServerHalf, client_metrics, load
 from fedlab.training import pick_device
 from fedlab.workload import Scored
-from server.budget import Budget
-from strategies import screening
-from strategies.protocol import EXAMPLES, FINAL, ServerHalf, client_metrics, load
 
 app = ServerApp()
 
@@ -116,7 +116,7 @@ class _Federation:
         self.run.emit("finished", weights_sha256=digest)
 
     def _initialise(self) -> ArrayRecord:
-        store, start = pretraining.shared(self.core.pretrained), seeded(self.core.seed, "initialise")
+        store, start = pretrain_cache.shared(self.core.pretrained), seeded(self.core.seed, "initialise")
         phase = "pretrain" if self.pretrains else "start"
         with self._phase(phase), store as kept, start:
             arrays = self.strategy.initialise()
@@ -137,14 +137,14 @@ class _Federation:
         with seeded(self.core.seed, "evaluate", self.round):
             config = ConfigRecord({FINAL: True}) if self.budget.ended_by else self._config()
             messages = list(self.strategy.configure_evaluate(self.round, arrays, config, self.grid))
-        replies, traffic = self._exchange("evaluate", messages, screening.common)
+        replies, traffic = self._exchange("evaluate", messages, validation.common)
         clients = {
             self.names[self.grid.partition_of[reply.metadata.src_node_id]]: client_metrics(reply) for reply in replies
         }
         return clients, mean_over(clients), traffic
 
     def _check(self, message: Message, reply: Message) -> None:
-        screening.common(message, reply)
+        validation.common(message, reply)
         self.strategy.check(reply)
 
     def _exchange(

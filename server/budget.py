@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedlab.results import TESTING, human_bytes
+from fedlab.runs.result import TESTING, human_bytes
 
 
 @dataclass

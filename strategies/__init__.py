@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fedlab.config import Core, Flat, build, knobs
+from fedlab.config.schema import Core, Flat, build, knobs
 from fedlab.errors import ConfigError, near_match
-from fedlab.training import Progress, silent
-from fedlab.workload import Workload
-from strategies import (
+from fedlab.strategies import (
     adabn,
     aggregation,
     dualadapt,
@@ -25,9 +23,11 @@ from strategies import (
     source_only,
     startup,
 )
-from strategies.aggregation import RULES
-from strategies.protocol import ClientHalf, Entry, Local, ServerHalf
-from strategies.variants import VARIANTS, Variant, spelled_out
+from fedlab.strategies.ablations import VARIANTS, Variant, spelled_out
+from fedlab.strategies.aggregation import RULES
+from fedlab.strategies.protocol import ClientHalf, Entry, Local, ServerHalf
+from fedlab.training import Progress, silent
+from fedlab.workload import Workload
 
 __all__ = [
     "STRATEGIES",

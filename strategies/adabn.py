@@ -1,7 +1,7 @@
 """AdaBN: source only, and each client predicts with batch-norm statistics of its own unlabelled data.
 
 **Source**: Li et al., Revisiting Batch Normalization for Practical Domain Adaptation, 2016
-(``fedlab/models/normalisation.py``).
+(``fedlab/models/batchnorm_stats.py``).
 
 **Departures**: (1) ``share`` < 1 keeps some of the source's statistics; (2) at most ``images`` examples are looked
 at. No client trains, so nothing but the model crosses the wire, and what a client's statistics are it keeps to
@@ -21,14 +21,24 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab.config import Core, Flat, build
-from fedlab.data.examples import Examples
+from fedlab.config.schema import Core, Flat, build
+from fedlab.data.dataset import Examples
 from fedlab.errors import ConfigError, DataError
-from fedlab.models.normalisation import adopt_statistics, batch_norms
+from fedlab.models.batchnorm_stats import adopt_statistics, batch_norms
+from fedlab.strategies import source_only
+from fedlab.strategies.protocol import (
+    ARRAYS,
+    METRICS,
+    ClientHalf,
+    Entry,
+    States,
+    arrays_of,
+    load,
+    metrics_record,
+    own_data,
+)
 from fedlab.training import Progress, pick_device
 from fedlab.workload import Workload
-from strategies import source_only
-from strategies.protocol import ARRAYS, METRICS, ClientHalf, Entry, States, arrays_of, load, metrics_record, own_data
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,14 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from fedlab.config import Core, Flat, build
+from fedlab.config.schema import Core, Flat, build
 from fedlab.errors import ConfigError
+from fedlab.strategies import aggregation as aggregations
+from fedlab.strategies import fedavg
+from fedlab.strategies.protocol import known
+from fedlab.strategies.source_only import SourceTrainer
 from fedlab.training import Progress
 from fedlab.workload import Workload
-from strategies import aggregation as aggregations
-from strategies import fedavg
-from strategies.protocol import known
-from strategies.source_only import SourceTrainer
 
 
 class Alternating(fedavg.FedAvg):

@@ -30,20 +30,20 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from fedlab.config import ClientTraining, Core, Flat, Weight, build
-from fedlab.data.examples import Batch, Examples
+from fedlab.config.schema import ClientTraining, Core, Flat, Weight, build
+from fedlab.data.dataset import Batch, Examples
 from fedlab.errors import ConfigError
 from fedlab.losses.adversarial import domain_loss, reverse
-from fedlab.models.normalisation import encode
-from fedlab.models.split import check_parts, features_of, head_of, some_rows
+from fedlab.models.batchnorm_stats import encode
+from fedlab.models.feature_classifier import check_parts, features_of, head_of, some_rows
 from fedlab.seeds import seeded
+from fedlab.strategies import aggregation as aggregations
+from fedlab.strategies import protocol
+from fedlab.strategies.aggregation import Aggregation
+from fedlab.strategies.alternating import Alternating
+from fedlab.strategies.protocol import ClientHalf, Entry, States, arrays_of, known, load, own_data
 from fedlab.training import Progress, optimise, pick_device
 from fedlab.workload import Workload
-from strategies import aggregation as aggregations
-from strategies import protocol
-from strategies.aggregation import Aggregation
-from strategies.alternating import Alternating
-from strategies.protocol import ClientHalf, Entry, States, arrays_of, known, load, own_data
 
 FEATURES = "features"
 

@@ -25,19 +25,19 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from fedlab.config import ClientTraining, Core, Flat, Positive, build
-from fedlab.data.examples import Batch, Examples
+from fedlab.config.schema import ClientTraining, Core, Flat, Positive, build
+from fedlab.data.dataset import Batch, Examples
 from fedlab.errors import ConfigError
 from fedlab.losses.discrepancy import discrepancy
-from fedlab.models.split import Average, check_parts, features_of, head_of
+from fedlab.models.feature_classifier import Average, check_parts, features_of, head_of
 from fedlab.seeds import seeded
+from fedlab.strategies import aggregation as aggregations
+from fedlab.strategies import protocol
+from fedlab.strategies.aggregation import Aggregation
+from fedlab.strategies.alternating import Alternating, check_classes
+from fedlab.strategies.protocol import ClientHalf, Entry, States, arrays_of, known, load, own_data
 from fedlab.training import Progress, optimise, pick_device
 from fedlab.workload import Workload
-from strategies import aggregation as aggregations
-from strategies import protocol
-from strategies.aggregation import Aggregation
-from strategies.alternating import Alternating, check_classes
-from strategies.protocol import ClientHalf, Entry, States, arrays_of, known, load, own_data
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,12 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from torch import Tensor, nn
 
-from fedlab.config import ClientTraining, Core, Flat, ServerTraining, build
-from fedlab.data.examples import Examples
+from fedlab.config.schema import ClientTraining, Core, Flat, ServerTraining, build
+from fedlab.data.dataset import Examples
 from fedlab.errors import ConfigError
-from fedlab.training import Progress, annealed, follow, optimise, pick_device
-from fedlab.workload import Workload, lacking
-from strategies import aggregation as aggregations
-from strategies import screening
-from strategies.protocol import (
+from fedlab.strategies import aggregation as aggregations
+from fedlab.strategies import validation
+from fedlab.strategies.protocol import (
     ARRAYS,
     CONFIG,
     EXAMPLES,
@@ -49,7 +47,9 @@ from strategies.protocol import (
     own_data,
     round_of,
 )
-from strategies.source_only import SourceTrainer
+from fedlab.strategies.source_only import SourceTrainer
+from fedlab.training import Progress, annealed, follow, optimise, pick_device
+from fedlab.workload import Workload, lacking
 
 Beside = Callable[[nn.Module, list[Tensor]], Tensor]  # model, its weights at the start -> a scalar
 
@@ -101,16 +101,16 @@ class FedAvg(FlowerFedAvg):
 
     def check(self, reply: Message) -> None:
         """Refuse a reply that is no model like the one that was sent."""
-        screening.arrays(reply.content, ARRAYS, self.expected(reply), self.norm_limit)
+        validation.arrays(reply.content, ARRAYS, self.expected(reply), self.norm_limit)
         found = client_metrics(reply).keys()
         if (
             set(reply.content) != {ARRAYS, METRICS, CONFIG}
             or not self.measures - self.optional <= found <= self.measures
         ):
             came = sorted(reply.content), sorted(client_metrics(reply))
-            raise screening.Refused(f"its records and metrics are {came}; expected a model and {self.measures}")
+            raise validation.Refused(f"its records and metrics are {came}; expected a model and {self.measures}")
         if reason := self.rule.doubt(client_metrics(reply)):
-            raise screening.Refused(reason)
+            raise validation.Refused(reason)
 
     def expected(self, reply: Message) -> dict[str, Tensor]:
         """What a reply's arrays must look like: the whole model."""

@@ -21,13 +21,13 @@ from flwr.serverapp import Grid
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab.config import Flat
-from fedlab.models.normalisation import batch_norm_names
+from fedlab.config.schema import Flat
+from fedlab.models.batchnorm_stats import batch_norm_names
 from fedlab.seeds import seeded
+from fedlab.strategies import fedavg
+from fedlab.strategies.protocol import ARRAYS, ClientHalf, Entry, States, arrays_of, evaluate, partition_by_node
 from fedlab.training import Progress
 from fedlab.workload import Workload
-from strategies import fedavg
-from strategies.protocol import ARRAYS, ClientHalf, Entry, States, arrays_of, evaluate, partition_by_node
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from fedlab.config import ClientTraining, Flat, build
+from fedlab.config.schema import ClientTraining, Flat, build
+from fedlab.strategies import aggregation, fedavg
+from fedlab.strategies.protocol import MOMENTUM, ClientHalf, Entry, evaluate, known, own_data
 from fedlab.training import Progress
 from fedlab.workload import Workload
-from strategies import aggregation, fedavg
-from strategies.protocol import MOMENTUM, ClientHalf, Entry, evaluate, known, own_data
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab.config import Flat, build
+from fedlab.config.schema import Flat, build
 from fedlab.errors import ConfigError
 from fedlab.seeds import seeded
-from fedlab.training import Progress
-from fedlab.workload import Workload
-from strategies import aggregation, fedavg
-from strategies.protocol import (
+from fedlab.strategies import aggregation, fedavg
+from fedlab.strategies.protocol import (
     CONFIG,
     ClientHalf,
     Entry,
@@ -40,6 +38,8 @@ from strategies.protocol import (
     own_data,
     partition_by_node,
 )
+from fedlab.training import Progress
+from fedlab.workload import Workload
 
 PART = "part"
 

@@ -16,12 +16,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from fedlab.config import Flat, build
+from fedlab.config.schema import Flat, build
+from fedlab.strategies import fedavg
+from fedlab.strategies.aggregation import Aggregation
+from fedlab.strategies.protocol import ClientHalf, Entry, evaluate
 from fedlab.training import Progress
 from fedlab.workload import Workload
-from strategies import fedavg
-from strategies.aggregation import Aggregation
-from strategies.protocol import ClientHalf, Entry, evaluate
 
 
 @dataclass(frozen=True)

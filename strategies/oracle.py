@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from pydantic.dataclasses import dataclass
 
-from fedlab.config import Flat, build
+from fedlab.config.schema import Flat, build
+from fedlab.strategies import fedavg
+from fedlab.strategies.aggregation import Aggregation
+from fedlab.strategies.alternating import Alternating
+from fedlab.strategies.protocol import ClientHalf, Entry, evaluate
 from fedlab.training import Progress
 from fedlab.workload import Workload
-from strategies import fedavg
-from strategies.aggregation import Aggregation
-from strategies.alternating import Alternating
-from strategies.protocol import ClientHalf, Entry, evaluate
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from flwr.common.constant import PARTITION_ID_KEY
 from flwr.serverapp import Grid
 from torch import nn
 
-from fedlab.config import Core, Flat, build
-from fedlab.data.examples import Examples
+from fedlab.comm.grid import RosterGrid
+from fedlab.config.schema import Core, Flat, build
+from fedlab.data.dataset import Examples
 from fedlab.errors import ForeignWeightsError
-from fedlab.exchange import RosterGrid
 from fedlab.training import Progress, pick_device
 from fedlab.workload import Workload
 
@@ -52,7 +52,7 @@ class ServerHalf(Protocol):
         ...
 
     def check(self, reply: Message) -> None:
-        """Raise :class:`strategies.screening.Refused` if a training reply may not be used."""
+        """Raise :class:`fedlab.strategies.validation.Refused` if a training reply may not be used."""
         ...
 
     def configure_evaluate(

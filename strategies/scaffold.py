@@ -25,20 +25,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from fedlab.config import ClientTraining, Core, Flat, Rate, build
+from fedlab.config.schema import ClientTraining, Core, Flat, Rate, build
 from fedlab.errors import ConfigError
+from fedlab.strategies import aggregation, fedavg, validation
+from fedlab.strategies.protocol import ClientHalf, Entry, arrays_of, evaluate, known, own_data, partition_by_node
 from fedlab.training import Progress
 from fedlab.workload import Workload
-from strategies import aggregation, fedavg, screening
-from strategies.protocol import (
-    ClientHalf,
-    Entry,
-    arrays_of,
-    evaluate,
-    known,
-    own_data,
-    partition_by_node,
-)
 
 CORRECTION = "correction"  # c - c_i
 
@@ -107,7 +99,7 @@ class Scaffold(fedavg.FedAvg):
 
     def metrics(self) -> dict[str, float]:
         """How large c is."""
-        return {"variate": screening.norm(self.variate)} if self.variate else {}
+        return {"variate": validation.norm(self.variate)} if self.variate else {}
 
     def state(self) -> dict[str, Any]:
         """All variates."""

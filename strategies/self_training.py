@@ -22,17 +22,17 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab.config import Core, Flat, build
-from fedlab.data.examples import Examples
-from fedlab.models.normalisation import encode
-from fedlab.models.split import per_example
+from fedlab.config.schema import Core, Flat, build
+from fedlab.data.dataset import Examples
+from fedlab.models.batchnorm_stats import encode
+from fedlab.models.feature_classifier import per_example
+from fedlab.strategies import aggregation as aggregations
+from fedlab.strategies import fedavg
+from fedlab.strategies.aggregation import Aggregation
+from fedlab.strategies.alternating import Alternating, check_classes
+from fedlab.strategies.protocol import ClientHalf, Entry, arrays_of, evaluate, known, load, own_data
 from fedlab.training import Progress, pick_device
 from fedlab.workload import Workload
-from strategies import aggregation as aggregations
-from strategies import fedavg
-from strategies.aggregation import Aggregation
-from strategies.alternating import Alternating, check_classes
-from strategies.protocol import ClientHalf, Entry, arrays_of, evaluate, known, load, own_data
 
 UNSURE = -100  # the label that torch's cross-entropy leaves out
 

@@ -22,16 +22,16 @@ from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab import pretraining
-from fedlab.config import Core, Flat, ServerTraining, build
-from fedlab.data.examples import Batch
+from fedlab.config.schema import Core, Flat, ServerTraining, build
+from fedlab.data.dataset import Batch
 from fedlab.errors import ConfigError
-from fedlab.runs import weights_sha256
+from fedlab.runs import pretrain_cache
+from fedlab.runs.directory import weights_sha256
 from fedlab.seeds import seeded
+from fedlab.strategies import validation
+from fedlab.strategies.protocol import ClientHalf, Entry, evaluate, known
 from fedlab.training import Progress, annealed, follow, optimise, pick_device
 from fedlab.workload import Workload, lacking
-from strategies import screening
-from strategies.protocol import ClientHalf, Entry, evaluate, known
 
 
 class SourceTrainer:
@@ -122,7 +122,7 @@ class SourceTrainer:
             )
             return {"model": self.model.state_dict(), "loss": mean}
 
-        done = pretraining.once(self.fingerprint, make, self.device)
+        done = pretrain_cache.once(self.fingerprint, make, self.device)
         self.model.load_state_dict(done["model"])
         self.average.load_state_dict(done["model"])
         mean: float = done["loss"]
@@ -197,7 +197,7 @@ class SourceOnly(FlowerFedAvg):
 
     def check(self, reply: Message) -> None:
         """No reply is expected."""
-        raise screening.Refused("no client was asked to train")
+        raise validation.Refused("no client was asked to train")
 
     def metrics(self) -> dict[str, float]:
         """Mean source loss of the round."""

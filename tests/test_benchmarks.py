@@ -13,9 +13,9 @@ import torch
 from benchmarks import matching, temperatures
 from fedlab import launch
 from fedlab.errors import ConfigError
-from fedlab.latents import Space
-from fedlab.runs import RunDirectory
-from fedlab.scores.molecules import generation
+from fedlab.evaluation.molecules import generation
+from fedlab.inference.latent_space import Space
+from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import seeded
 from fedlab.workloads.molecules import Molecules
 

@@ -22,14 +22,15 @@ import pytest
 import yaml
 from PIL import Image
 
-from fedlab.config import build
-from fedlab.data import digits
+from fedlab.config.schema import build
+from fedlab.data.digits import datasets
 from fedlab.engines import processes
-from fedlab.results import Result
+from fedlab.runs.result import Result
 from fedlab.workloads.digits import Digits
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "docker-compose.yml"
+LINKED = {path.name for path in (ROOT / "fedlab").iterdir() if path.is_symlink()}
 BIN = Path(sys.executable).parent
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?P<how>:[-+])(?P<word>[^}]*)\}")
 CLIENTS = ("usps", "mnist_m", "optdigits", "synthdigits")
@@ -77,7 +78,7 @@ def test_the_image_gets_the_sources_and_nothing_else():
     ignored = (ROOT / ".dockerignore").read_text().split("\n")
     assert ignored[1] == "*"
     assert {line[1:] for line in ignored if line.startswith("!")} == set(copied)
-    packages = {name.rstrip("*") for name in PYPROJECT["tool"]["setuptools"]["packages"]["find"]["include"]}
+    packages = {"src", "fedlab", *LINKED}
     assert packages | {"pyproject.toml", "constraints.txt", "README.md", "LICENSE"} == set(copied)
 
 
@@ -316,7 +317,7 @@ def test_the_services_complete_a_round_and_each_sees_its_own_key_only(tmp_path):
     assert [record["round"] for record in Result.read(run).rounds] == [0, 1]
     assert set(Result.read(run).final()) == set(names)
     assert '"refused"' not in (run / "events.jsonl").read_text()  # a health check is no stranger at the door
-    pixels = digits.read("usps", "test").columns["x"][0].permute(1, 2, 0).numpy()  # (height, width, channels)
+    pixels = datasets.read("usps", "test").columns["x"][0].permute(1, 2, 0).numpy()  # (height, width, channels)
     Image.fromarray(pixels).save(tmp_path / "scan.png")
     told = clients[0].ran(["predict", "/keep", str(tmp_path / "scan.png"), "--json"])
     assert told.returncode == 0, told.stderr

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from flwr.supercore import object_ref
 
-from fedlab.config import knobs
-from fedlab.data.digits import EMBEDDED
+from fedlab.config.schema import knobs
+from fedlab.data.digits.datasets import EMBEDDED
 from fedlab.launch import APPS, sections
 
 ROOT = Path(__file__).parents[1]
@@ -45,5 +45,5 @@ def test_constraints_pin_versions_and_name_no_place():
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.!+-]+", line) for line in lines)
     pinned = {line.partition("==")[0].lower().replace("_", "-") for line in lines}
-    needed = [re.split(r"[ \[<>=!;]", wanted)[0] for wanted in metadata.requires("fedlab") or []]
+    needed = [re.split(r"[ \[<>=!;]", wanted)[0] for wanted in metadata.requires("fedlab-adapt") or []]
     assert {name.lower().replace("_", "-") for name in needed} <= pinned

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from fedlab.data import digits, proxies
-from fedlab.data.domains import DOMAINS, OPTDIGITS_TRAIN, PROXY_SOURCE, SIZE, Part
+from fedlab.data.digits import datasets, proxies
+from fedlab.data.digits.domains import DOMAINS, OPTDIGITS_TRAIN, PROXY_SOURCE, SIZE, Part
 from fedlab.errors import DataError, near_match
 
 TIMEOUT = 30.0  # seconds without an answer; the downloaders themselves would wait for ever
@@ -146,7 +146,7 @@ def _available_one(domain: str, root: Path | None) -> Available:
     where = "-"
     for part in PARTS:
         try:
-            paths = digits.files(domain, part, root)
+            paths = datasets.files(domain, part, root)
             where = _where(domain, paths)
             counts[part] = _count(domain, part, root)
         except DataError as error:
@@ -159,12 +159,12 @@ def _available_one(domain: str, root: Path | None) -> Available:
 def _where(domain: str, paths: tuple[Path, ...]) -> str:
     if DOMAINS[domain].proxy:
         return f"made from {' '.join(PROXY_SOURCE)}"
-    return "embedded" if digits.is_embedded(paths) else str(paths[0].parent) if paths else "scikit-learn"
+    return "embedded" if datasets.is_embedded(paths) else str(paths[0].parent) if paths else "scikit-learn"
 
 
 def _count(domain: str, part: Part, root: Path | None) -> int:
     """Images of one part, from the headers of its files; DataError where a file is missing or cut short."""
-    paths = digits.files(domain, part, root)
+    paths = datasets.files(domain, part, root)
     if not paths:
         return OPTDIGITS_TRAIN if part == "train" else OPTDIGITS_TOTAL - OPTDIGITS_TRAIN
     counts = set()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fedlab.diffusion.denoising import Backbone, noise_estimate
-from fedlab.diffusion.noise import NoiseLaw
+from fedlab.diffusion.noise_schedule import NoiseLaw
 from fedlab.diffusion.samplers import between, denoised, posterior
 from fedlab.errors import ConfigError
 

@@ -29,7 +29,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fedlab.diffusion.noise import NoiseLaw, over_rows
+from fedlab.diffusion.noise_schedule import NoiseLaw, over_rows
 from fedlab.errors import ConfigError, DataError
 
 Backbone = Callable[[Tensor, Tensor], Tensor]

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from fedlab.diffusion.denoising import Backbone, noise_estimate, score
-from fedlab.diffusion.noise import NoiseLaw
+from fedlab.diffusion.noise_schedule import NoiseLaw
 from fedlab.errors import ConfigError
 
 Step = Callable[[NoiseLaw, Tensor, Tensor, int, int], Tensor]  # law, x, found noise, level, next level

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedlab.config import Flat, Grpc, Ray, build
+from fedlab.config.schema import Flat, Grpc, Ray, build
 from fedlab.errors import ConfigError, near_match
 
 
@@ -42,9 +42,9 @@ def _inprocess(apps: Apps, flat: Flat, clients: int, directory: Path) -> None:
 
 
 def _ray(apps: Apps, flat: Flat, clients: int, directory: Path) -> None:
-    from fedlab.engines import flower
+    from fedlab.engines import ray
 
-    flower.run(
+    ray.run(
         apps, flat, partitions=clients, options=build(Ray, "ray", flat), directory=directory / "flower", timeout=None
     )
 

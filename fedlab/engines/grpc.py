@@ -19,14 +19,14 @@ from pathlib import Path
 import httpx
 from flwr.proto.control_pb2 import RegisterNodeRequest
 
-from fedlab import certs
-from fedlab.config import Flat, Grpc
+from fedlab.comm import credentials
+from fedlab.config.schema import Flat, Grpc
 from fedlab.engines import Apps
-from fedlab.engines.flower import check_apps, follow, submit
 from fedlab.engines.processes import evidence, uncoloured
+from fedlab.engines.ray import check_apps, follow, submit
 from fedlab.engines.superlink import Fleet, SuperLink, superlink
 from fedlab.errors import ConfigError, RunError
-from fedlab.runs import RunDirectory, write_atomically
+from fedlab.runs.directory import RunDirectory, write_atomically
 
 NODES = "nodes.json"
 # gRPC says on which connection TLS failed, and why, only when its handshakes are traced: a few lines a connection.
@@ -54,7 +54,7 @@ def run(apps: Apps, config: Flat, *, options: Grpc, directory: Path) -> None:
     (directory / NODES).unlink(missing_ok=True)  # of an earlier attempt: node ids are new each time
     fleet = Fleet(options.address, certificates)
     with superlink(directory / "flower", simulation=False, fleet=fleet, environment=TRACE) as link:
-        keys = certs.public_keys(certificates) if certificates else {}
+        keys = credentials.public_keys(certificates) if certificates else {}
         if certificates:
             nodes = register(link, keys)
             write_atomically(directory / NODES, json.dumps(nodes, indent=2).encode() + b"\n")
@@ -74,7 +74,7 @@ def check(options: Grpc) -> None:
     if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
         raise ConfigError(f"grpc.address={options.address!r} is no HOST:PORT, for example 0.0.0.0:9092")
     if not options.insecure:
-        certs.check_server(Path(options.certificates).expanduser())
+        credentials.check_server(Path(options.certificates).expanduser())
 
 
 def register(link: SuperLink, keys: Mapping[str, bytes]) -> dict[str, str]:
@@ -166,7 +166,7 @@ class Doorkeeper:
     def _door(self, call: str, escaped: str, why: str) -> None:
         key = escaped.replace("\\n", "\n").encode()
         try:
-            who = self.names.get(key) or f"key {certs.fingerprint(key)}"
+            who = self.names.get(key) or f"key {credentials.fingerprint(key)}"
         except (ValueError, AssertionError):
             who = "a key of another kind"
         if call == "RegisterNode":

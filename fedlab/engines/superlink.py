@@ -22,17 +22,7 @@ from pathlib import Path
 import httpx
 from flwr.supercore.control import ControlHttpClient
 
-from fedlab.engines.processes import (
-    LOOPBACK,
-    MARK,
-    START_LIMIT,
-    evidence,
-    free_ports,
-    plain,
-    start,
-    stop,
-    workplace,
-)
+from fedlab.engines.processes import LOOPBACK, MARK, START_LIMIT, evidence, free_ports, plain, start, stop, workplace
 from fedlab.errors import RunError
 
 

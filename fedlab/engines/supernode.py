@@ -4,7 +4,7 @@ Flower asks every three seconds, and each round asks twice; where rounds are sho
 is no setting of Flower's, so its module is given a clock that sleeps less. Should another version of Flower keep its
 time in another way, nothing breaks: it then asks as often as it does by itself.
 
-Nor has Flower a setting for what :mod:`fedlab.engines.nursery` does.
+Nor has Flower a setting for what :mod:`fedlab.engines.fork_server` does.
 
 **Source**: Flower 1.39, ``flwr/supernode/start_client_internal.py``.
 """
@@ -18,10 +18,10 @@ from typing import Any
 
 from flwr.supernode import cli, start_client_internal
 
-from fedlab.engines import nursery
+from fedlab.engines import fork_server
 
 ASK_SECONDS = 0.3
-PRELOADED = ("client.app", "torch.optim")  # by name: an engine imports no app
+PRELOADED = ("fedlab.client.app", "torch.optim")  # by name: an engine imports no app
 
 
 class HastyClock:
@@ -41,5 +41,5 @@ def flower_supernode() -> None:
     """Flower's command of this name."""
     start_client_internal.__dict__["time"] = HastyClock()
     scratch = Path(os.environ["FLWR_HOME"]).parent
-    with nursery.opened(scratch, "flwr-clientapp", "flwr.supernode.cli:flwr_clientapp", PRELOADED):
+    with fork_server.opened(scratch, "flwr-clientapp", "flwr.supernode.cli:flwr_clientapp", PRELOADED):
         cli.flower_supernode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fedlab.models.norms import Mean, norm
+from fedlab.models.norm_layers import Mean, norm
 
 GROWTH = (1, 2, 4, 8)
 
@@ -17,7 +17,7 @@ class ConvNet(nn.Module):
     classes
         Number of classes.
     kind
-        "group" or "batch", see ``fedlab.models.norms``.
+        "group" or "batch", see ``fedlab.models.norm_layers``.
     width
         Channels of the first convolution, a multiple of 8; each later one has twice as many.
     """

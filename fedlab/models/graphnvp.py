@@ -32,7 +32,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from fedlab.models.graphs import hard, symmetric
+from fedlab.models.graph_generator import hard, symmetric
 
 START = 1e-10  # every weight of a conditioner's last layer, so that a new flow is nearly the identity
 EPSILON = 2e-5  # of batch norms, as in Chainer
@@ -154,7 +154,7 @@ class NodeConditioner(nn.Module):
 
 
 class GraphNVP(nn.Module):
-    """Both flows and their prior; a :class:`fedlab.models.graphs.GraphGenerator`.
+    """Both flows and their prior; a :class:`fedlab.models.graph_generator.GraphGenerator`.
 
     Parameters
     ----------

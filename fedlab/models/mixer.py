@@ -188,7 +188,7 @@ def rearranged(weights: Mapping[str, Tensor], order: Tensor, shape: Shape) -> di
     Parameters
     ----------
     order
-        As of ``fedlab.data.permutations``: (size * size,).
+        As of ``fedlab.data.images.permutations``: (size * size,).
 
     Raises
     ------

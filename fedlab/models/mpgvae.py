@@ -13,7 +13,8 @@ atom" is none without saying. So p is a distribution over graphs: the sum over t
 
 **Which place is which atom** is not in G, and the encoder does not see it: it gives all orders of the atoms the same
 z. ``matching="order"`` scores places against atoms in the order that the batch has them; ``matching="assignment"``
-against those in the order that costs least (:mod:`fedlab.losses.matching`), a bound of the probability of the graph in
+against those in the order that costs least (:mod:`fedlab.losses.graph_matching`), a bound of the probability of the
+graph in
 any order.
 
 **KL warm-up**: beta rises from 0 to its ceiling over the first ``warmup`` training steps, counted in the buffer
@@ -29,7 +30,7 @@ not by those of the decoder; (3) atoms of the encoder hear those that they are b
 are no nodes of it, and bonds to them cost nothing; (4) the seeds' GRU is fed a learned vector of the place beside z,
 without which all places decode alike for the first hundred steps; (5) edges are updated by a residual network; (6) the
 loss is divided by the number of decisions, so that step sizes do not depend on the size of graphs; (7) bonds are
-kekulised, there is no aromatic kind; (8) layer norms and first weights, see :mod:`fedlab.models.messages`.
+kekulised, there is no aromatic kind; (8) layer norms and first weights, see :mod:`fedlab.models.message_passing`.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from fedlab.losses.matching import best_orders, reordered
-from fedlab.models.graphs import hard
-from fedlab.models.messages import EdgeUpdate, Messages, Pairs, Set2Set, widen
+from fedlab.losses.graph_matching import best_orders, reordered
+from fedlab.models.graph_generator import hard
+from fedlab.models.message_passing import EdgeUpdate, Messages, Pairs, Set2Set, widen
 
 LOG_VARIANCE = -2.0  # of latents at the start, so that a decoder hears something before it learns not to listen
 
@@ -129,7 +130,7 @@ class Decoder(nn.Module):
 
 
 class MPGVAE(nn.Module):
-    """Encoder, decoder and the bound; a :class:`fedlab.models.graphs.GraphGenerator`.
+    """Encoder, decoder and the bound; a :class:`fedlab.models.graph_generator.GraphGenerator`.
 
     Parameters
     ----------

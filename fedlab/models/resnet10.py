@@ -12,7 +12,7 @@ import math
 
 from torch import Tensor, nn
 
-from fedlab.models.norms import Mean, norm
+from fedlab.models.norm_layers import Mean, norm
 
 CHANNELS = (64, 128, 256, 512)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedlab.report import charts, commands, drawn, figures, page, split
+from fedlab.report import charts, commands, figures, partition_table, run_page, samples
 from fedlab.report.template import fill
-from fedlab.results import Result
-from fedlab.runs import write_atomically
+from fedlab.runs.directory import write_atomically
+from fedlab.runs.result import Result
 
 
 def write_report(result: Result) -> Path:
@@ -19,19 +19,19 @@ def write_report(result: Result) -> Path:
 
 def render(result: Result) -> str:
     """The page. No script, nothing to load."""
-    heads, rows = page.results_table(result)
+    heads, rows = run_page.results_table(result)
     keys, curves = charts.share_figures(result)
     phases, seconds = charts.time_table(result)
     traffic, bytes_figures = charts.traffic_table(result)
-    clients = page.client_names(result.rounds)
+    clients = run_page.client_names(result.rounds)
     return fill(
         "report.html",
         result=result,
         config=result.config,
         manifest=result.manifest,
         last=result.rounds[-1],
-        summary=page.summary(result),
-        measure=page.in_words(page.judged(result.rounds)),
+        summary=run_page.summary(result),
+        measure=run_page.in_words(run_page.judged(result.rounds)),
         heads=heads,
         rows=rows,
         absent=[name for name in clients if name not in result.rounds[-1]["clients"]],
@@ -45,10 +45,10 @@ def render(result: Result) -> str:
         traffic=traffic,
         bytes_figures=bytes_figures,
         bytes_by_client=1 < len(clients) <= figures.SLOTS,
-        pictures=drawn.of_run(result.directory),
-        failures=page.failures(result),
-        split=split.read(result.directory),
-        facts=page.facts(result),
+        pictures=samples.of_run(result.directory),
+        failures=run_page.failures(result),
+        split=partition_table.read(result.directory),
+        facts=run_page.facts(result),
         from_preset=commands.repeat_from_preset(result),
         from_config=commands.repeat_from_config(result),
         resume=commands.resume(result),

@@ -10,9 +10,9 @@ from typing import Any
 from markupsafe import Markup
 
 from fedlab.report.figures import REFERENCE, SLOTS, Curve, bars, dashes, limits, panel, slots
-from fedlab.report.page import MISSING, Cell, Row, client_names, judged
-from fedlab.results import Result, family, human_bytes, is_share, label, metric_names, predictor, shown
-from fedlab.watch import PHASES, elapsed
+from fedlab.report.run_page import MISSING, Cell, Row, client_names, judged
+from fedlab.runs.progress import PHASES, elapsed
+from fedlab.runs.result import Result, family, human_bytes, is_share, label, metric_names, predictor, shown
 
 PANELS = 24  # clients with a panel of their own; a page of hundreds helps nobody
 KINDS = {

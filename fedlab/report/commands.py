@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from fedlab.config import CORE_SECTIONS, knobs, preset_names, read_preset
-from fedlab.results import Result
+from fedlab.config.schema import CORE_SECTIONS, knobs, preset_names, read_preset
+from fedlab.runs.result import Result
 
 # In the preset's name, in --seed, and what changes nothing of what a run finds.
 ELSEWHERE = frozenset({"name", "seed", "run_dir", "pretrained", "keep_start"})
@@ -27,7 +27,7 @@ def repeat_from_preset(result: Result, preset: str = "") -> str:
 
     ``preset`` is its name, or path, where the run itself is called otherwise.
     """
-    from fedlab.launch import sections  # late: it writes reports itself
+    from fedlab.launch import sections
 
     name = preset or str(result.config.get("name", ""))
     if name not in preset_names() and not (preset.endswith(".toml") and Path(preset).is_file()):

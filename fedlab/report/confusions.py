@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedlab.data.examples import Examples
-from fedlab.report.pixels import probabilities
+from fedlab.data.dataset import Examples
+from fedlab.report.pixel_rows import probabilities
 
 Array = NDArray[Any]
 

@@ -19,7 +19,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from fedlab.results import is_share, predictor
+from fedlab.runs.result import is_share, predictor
 
 SLOTS = 8  # colours of the page, numbered from 1
 REFERENCE = 1  # the grey one: what others are compared with

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fedlab.config import Core, Flat, build
+from fedlab.config.schema import Core, Flat, build
 from fedlab.errors import ConfigError, near_match
 from fedlab.workload import Workload
 from fedlab.workloads.camvid import CamVid

@@ -23,10 +23,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, nll_loss
 
-from fedlab.data import camvid, scenes
-from fedlab.data.camvid import CLASSES, DRIVES, FREQUENCIES, VOID
-from fedlab.data.digits import to_floats
-from fedlab.data.examples import Batch, Examples
+from fedlab.data.dataset import Batch, Examples
+from fedlab.data.digits.datasets import to_floats
+from fedlab.data.segmentation import augment, camvid
+from fedlab.data.segmentation.camvid import CLASSES, DRIVES, FREQUENCIES, VOID
 from fedlab.errors import ConfigError, DataError, near_match
 from fedlab.models.fcn import STRIDE, FcnNet
 
@@ -149,8 +149,8 @@ class CamVid:
         return camvid.read(drive, split, root, reduce=1 if self.full_size else 2)
 
     def _augmented(self, batch: Batch) -> Batch:
-        x, y = scenes.zoom(to_floats(batch)["x"], batch["y"])
-        return {**batch, "x": scenes.light(x, self.gamma), "y": y}
+        x, y = augment.zoom(to_floats(batch)["x"], batch["y"])
+        return {**batch, "x": augment.light(x, self.gamma), "y": y}
 
     def _stretch(self, examples: Examples, part: int) -> Examples:
         """One of ``parts`` stretches of time, as equal as they can be."""

@@ -16,22 +16,22 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedlab.data import digits, pictures
-from fedlab.data import folder as folders
-from fedlab.data.augment import WIDE, recolour, warp
-from fedlab.data.domains import SIZE
-from fedlab.data.examples import Batch, Examples
-from fedlab.data.partition import dirichlet, split
+from fedlab.data.dataset import Batch, Examples
+from fedlab.data.digits import datasets, image_files
+from fedlab.data.digits import image_folder as folders
+from fedlab.data.digits.augment import WIDE, recolour, warp
+from fedlab.data.digits.domains import SIZE
+from fedlab.data.partitioners import dirichlet, split
 from fedlab.errors import ConfigError, DataError
 from fedlab.models.digits import McdNet, SmallNet
 from fedlab.models.mixer import SMALL, Mixer
-from fedlab.workloads import domains
-from fedlab.workloads.domains import Kind, Owner
+from fedlab.workloads import domain_suite
+from fedlab.workloads.domain_suite import Kind, Owner
 
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "small": SmallNet,
     "mcd": McdNet,
-    "mixer": lambda: Mixer(digits.CLASSES, SIZE, SMALL["tiny"]),
+    "mixer": lambda: Mixer(datasets.CLASSES, SIZE, SMALL["tiny"]),
 }
 OWN = "@"  # before the name of a client that brings its own images
 
@@ -75,15 +75,15 @@ class Digits:
         """Refuse domains that do not exist or stand on both sides, and labels that nobody has."""
         if not self.domains:
             raise ConfigError("knob 'digits.targets' is empty; name at least one domain, for example usps")
-        domains.check_known(self.source, digits.DOMAINS, "digit")
+        domain_suite.check_known(self.source, datasets.DOMAINS, "digit")
         for domain in self.domains:
             if domain.startswith(OWN):
                 _check_name(domain)
             else:
                 otherwise = f" A client that brings its own images is written {OWN + domain!r}."
-                domains.check_known(domain, digits.DOMAINS, "digit", otherwise)
+                domain_suite.check_known(domain, datasets.DOMAINS, "digit", otherwise)
         targets = [domain.removeprefix(OWN) for domain in self.domains]
-        domains.check_once(self.source, targets, [owner.name for owner in self._owners])
+        domain_suite.check_once(self.source, targets, [owner.name for owner in self._owners])
         bringing = self.folder or next((domain for domain in self.domains if domain.startswith(OWN)), "")
         if bringing and self.setting != "adaptation":
             raise ConfigError(
@@ -94,7 +94,7 @@ class Digits:
     @property
     def domains(self) -> tuple[str, ...]:
         """The targets as they were written, those with images of their own behind an ``@``."""
-        return domains.names_in(self.targets)
+        return domain_suite.names_in(self.targets)
 
     @property
     def _owners(self) -> list[Owner]:
@@ -105,7 +105,7 @@ class Digits:
             for owner in (
                 [Owner(domain.removeprefix(OWN), domain)]
                 if domain.startswith(OWN)
-                else domains.owners([domain], self.split)
+                else domain_suite.owners([domain], self.split)
             )
         ]
 
@@ -127,7 +127,7 @@ class Digits:
         with a folder of its own images and no labelled test set in it gets its training images for "test", too, and no
         ``y``.
         """
-        domains.check_partition(partition, self.clients)
+        domain_suite.check_partition(partition, self.clients)
         if partition is None or self.setting == "shards":
             examples = self._read(self.source, "labelled" if split == "train" else split)
             if partition is not None:
@@ -153,14 +153,14 @@ class Digits:
 
     def images(self, paths: Sequence[Path]) -> Examples:
         """Image files as ``x`` (3, 32, 32) in [-1, 1], read as a client's own are; DataError names one that is not."""
-        return Examples({"x": pictures.read(paths)}, digits.to_floats)
+        return Examples({"x": image_files.read(paths)}, datasets.to_floats)
 
     def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
         """Accuracy and cross-entropy of a model that maps ``x`` to logits; without labels nothing is measured."""
-        return domains.accuracy_and_loss(model, data)
+        return domain_suite.accuracy_and_loss(model, data)
 
     def _held(self, owner: Owner, split: str, labelled: bool) -> Examples:
-        return domains.held(self._read, owner, split, labelled, self.partition, self.alpha, self.seed)
+        return domain_suite.held(self._read, owner, split, labelled, self.partition, self.alpha, self.seed)
 
     def _folder(self, domain: str) -> Path | None:
         """Where a client's own images are, or None for a client that holds a domain of the package.
@@ -185,7 +185,7 @@ class Digits:
         )
 
     def _read(self, domain: str, split: str) -> Examples:
-        examples = digits.read(domain, split, Path(self.data_root) if self.data_root else None)
+        examples = datasets.read(domain, split, Path(self.data_root) if self.data_root else None)
         columns = {name: column[: self.limit or None] for name, column in examples.columns.items()}
         return Examples(columns, examples.transform)
 

@@ -25,24 +25,24 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedlab import heads
-from fedlab.data import imagesets, views
-from fedlab.data import partition as partitions
-from fedlab.data.augment import recolour, warp
-from fedlab.data.episodes import Episodic, draw
-from fedlab.data.examples import Batch, Examples
-from fedlab.data.imagesets import IMAGE_SETS, Images
-from fedlab.data.partition import PARTITIONS
+from fedlab.data import partitioners as partitions
+from fedlab.data.dataset import Batch, Examples
+from fedlab.data.digits.augment import recolour, warp
+from fedlab.data.images import image_sets, views
+from fedlab.data.images.episodes import Episodic, draw
+from fedlab.data.images.image_sets import IMAGE_SETS, Images
+from fedlab.data.partitioners import PARTITIONS
 from fedlab.errors import ConfigError, near_match
 from fedlab.losses.prototypes import episode_loss
+from fedlab.models import linear_classifiers
+from fedlab.models.batchnorm_stats import encode
 from fedlab.models.convnet import ConvNet
+from fedlab.models.feature_classifier import features_of
 from fedlab.models.mixer import Mixer, Shape
-from fedlab.models.normalisation import encode
 from fedlab.models.resnet10 import ResNet10
-from fedlab.models.split import features_of
 from fedlab.seeds import seeded
-from fedlab.workloads import domains
-from fedlab.workloads.domains import Kind
+from fedlab.workloads import domain_suite
+from fedlab.workloads.domain_suite import Kind
 
 EVALUATION_BATCH = 250
 WEAK_CROP = 0.6  # least area that a weak view keeps
@@ -106,7 +106,7 @@ class FewShot:
     @property
     def domains(self) -> tuple[str, ...]:
         """The targets."""
-        return domains.names_in(self.targets)
+        return domain_suite.names_in(self.targets)
 
     @property
     def shot_numbers(self) -> tuple[int, ...]:
@@ -151,11 +151,11 @@ class FewShot:
                 return examples
             viewed = Examples(examples.columns, lambda batch: self._view_of_base(self._floats(batch)))
             return Episodic(viewed.columns, viewed.transform) if self.objective == "prototypes" else viewed
-        domains.check_partition(partition, self.clients)
+        domain_suite.check_partition(partition, self.clients)
         images = self._read(self.domains[partition // self.split])
         if split == "train":
             return self._examples({"x": images.x[self._own(images.y, partition)]})
-        _, labelled = imagesets.split(images.y, self.unlabelled)
+        _, labelled = image_sets.split(images.y, self.unlabelled)
         y = images.y[labelled]
         return self._examples({"x": images.x[labelled], "y": y, NOVEL: torch.ones_like(y, dtype=torch.bool)})
 
@@ -163,14 +163,16 @@ class FewShot:
         """See :class:`fedlab.workload.KnowsLabels`."""
         y = self._read(self.domains[partition // self.split]).y
         known = y[self._own(y, partition)]
-        return None if (known == imagesets.UNKNOWN).any() else Examples({"y": known}).spread(self._count(known))[:]["y"]
+        return (
+            None if (known == image_sets.UNKNOWN).any() else Examples({"y": known}).spread(self._count(known))[:]["y"]
+        )
 
     def _own(self, y: Tensor, partition: int) -> Tensor:
         """Row numbers of the images that a client trains on without labels; which they are, no run's seed changes."""
-        bare, _ = imagesets.split(y, self.unlabelled)
+        bare, _ = image_sets.split(y, self.unlabelled)
         if self.split == 1:
             return bare
-        if PARTITIONS[self.partition].by_label and (y[bare] == imagesets.UNKNOWN).any():
+        if PARTITIONS[self.partition].by_label and (y[bare] == image_sets.UNKNOWN).any():
             name = self.domains[partition // self.split]
             raise ConfigError(
                 f"fewshot.partition={self.partition} goes by labels, and {name!r} has none of the images that it is "
@@ -195,7 +197,7 @@ class FewShot:
     def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
         """Accuracy over episodes with its interval; on base images, accuracy and loss of the model's own classifier."""
         if NOVEL not in data.columns:
-            return domains.accuracy_and_loss(model, data, EVALUATION_BATCH)
+            return domain_suite.accuracy_and_loss(model, data, EVALUATION_BATCH)
         metrics: dict[str, float] = {}
         for shots, accuracies in self.episode_accuracies(model, data).items():
             error = accuracies.std(correction=0) / len(accuracies) ** 0.5
@@ -214,18 +216,20 @@ class FewShot:
             support, query = z[drawn.support.to(device)], z[drawn.query.to(device)]  # (episodes, n, width)
             if self.classifier == "linear":
                 with seeded("heads", self.seed, shots):
-                    start = heads.draw_start(self.episodes, self.ways, support.shape[1], z.shape[1])
-                logits = heads.linear_heads(support, drawn.labels(drawn.support).to(device), query, start.to(device))
+                    start = linear_classifiers.draw_start(self.episodes, self.ways, support.shape[1], z.shape[1])
+                logits = linear_classifiers.linear_heads(
+                    support, drawn.labels(drawn.support).to(device), query, start.to(device)
+                )
             else:
-                logits = heads.nearest_prototypes(support, query, self.ways)
+                logits = linear_classifiers.nearest_prototypes(support, query, self.ways)
             right = logits.argmax(2) == drawn.labels(drawn.query).to(device)
             found[shots] = right.double().mean(1).cpu()
         return found
 
     def _read(self, name: str, validation: bool = False) -> Images:
         root = Path(self.data_root) if self.data_root else None
-        base = imagesets.read(self.base, root)
-        images = imagesets.read(name, root, validation, self.size or base.x.shape[-1])
+        base = image_sets.read(self.base, root)
+        images = image_sets.read(name, root, validation, self.size or base.x.shape[-1])
         if not self.mix_channels and images.x.shape[1] != base.x.shape[1]:
             raise ConfigError(
                 f"base {self.base!r} has {base.x.shape[1]} channels and target {name!r} {images.x.shape[1]}; "

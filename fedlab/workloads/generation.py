@@ -16,7 +16,7 @@ dequantised.
 
 **Metrics** of a client: ``loss``, the mean squared error of the noise found in held-out images, 1 for a network that
 finds none; each image at one level, evenly spread, with the same noise in every round. **Of the server**, each
-``score_every`` rounds: those of ``fedlab/workloads/drawing.py`` over ``generation.samples`` drawn images.
+``score_every`` rounds: those of ``fedlab/workloads/sampling.py`` over ``generation.samples`` drawn images.
 """
 
 from __future__ import annotations
@@ -32,19 +32,20 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from fedlab.data import digits, imagesets
-from fedlab.data.examples import Batch, Examples
-from fedlab.data.partition import dirichlet
-from fedlab.data.partition import split as shared_out
-from fedlab.diffusion import denoising, ladder, noise
-from fedlab.diffusion.noise import NoiseLaw
+from fedlab.data.dataset import Batch, Examples
+from fedlab.data.digits import datasets
+from fedlab.data.images import image_sets
+from fedlab.data.partitioners import dirichlet
+from fedlab.data.partitioners import split as shared_out
+from fedlab.diffusion import denoising, noise_schedule, sigmas
+from fedlab.diffusion.noise_schedule import NoiseLaw
 from fedlab.errors import ConfigError, DataError, near_match
 from fedlab.models.refinenet import RefineNet
 from fedlab.models.unet import SHAPES, UNet, check_size
 from fedlab.seeds import seeded
 from fedlab.training import Progress, silent
 from fedlab.workload import Score
-from fedlab.workloads import drawing
+from fedlab.workloads import sampling
 
 EVALUATION_BATCH = 250
 OTHERS = ("cifar10",)  # sources that are no digits: 32 pixels, with a part to test on
@@ -67,7 +68,7 @@ class Generation:
     shards: int = Field(4, ge=1, description="clients of setting=shards")
     partition: Literal["iid", "dirichlet", "shards", "quantity"] = Field(
         "dirichlet",
-        description="how the source is shared out, see `fedlab.data.partition`; shards: two classes or so each",
+        description="how the source is shared out, see `fedlab.data.partitioners`; shards: two classes or so each",
     )
     alpha: float = Field(
         0.5, gt=0, allow_inf_nan=False, description="Dirichlet concentration of labels or sizes; small is skewed"
@@ -118,9 +119,9 @@ class Generation:
     def __post_init__(self) -> None:
         """Refuse domains that do not exist, noise that does not grow, and what does not go together."""
         for domain in self.domains:
-            if domain not in digits.DOMAINS:
-                raise ConfigError(f"unknown digit domain {domain!r}; {near_match(domain, digits.DOMAINS)}")
-        sources = [*digits.DOMAINS, *OTHERS]
+            if domain not in datasets.DOMAINS:
+                raise ConfigError(f"unknown digit domain {domain!r}; {near_match(domain, datasets.DOMAINS)}")
+        sources = [*datasets.DOMAINS, *OTHERS]
         if self.source not in sources:
             raise ConfigError(f"unknown digit domain {self.source!r}; {near_match(self.source, sources)}")
         if not self.domains or len(set(self.domains)) < len(self.domains):
@@ -136,7 +137,7 @@ class Generation:
             )
         if self.network in SHAPES:
             check_size(self.size, SHAPES[self.network])
-        drawing.check(self)
+        sampling.check(self)
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -153,7 +154,7 @@ class Generation:
     @property
     def of_digits(self) -> bool:
         """Whether all images are of digits."""
-        return self.source in digits.DOMAINS
+        return self.source in datasets.DOMAINS
 
     @property
     def noise_law(self) -> NoiseLaw:
@@ -236,21 +237,21 @@ class Generation:
 
     def score(self, model: nn.Module, progress: Progress = silent) -> Score:
         """What images drawn from a model are worth, with pictures of them; from torch's current random stream."""
-        return drawing.score(self, model, progress) if self.samples else Score()
+        return sampling.score(self, model, progress) if self.samples else Score()
 
     def _read(self, name: str, split: str) -> tuple[Tensor, Tensor | None]:
         """Bytes (images, 3, 32, 32), and labels (images,) unless ``split`` is "train"."""
         root = Path(self.data_root) if self.data_root else None
         if name in OTHERS:
-            found = imagesets.read(name, root, split == "test")
+            found = image_sets.read(name, root, split == "test")
             return found.x[: self.limit or None], found.y[: self.limit or None]
-        columns = digits.read(name, split, root).columns
+        columns = datasets.read(name, split, root).columns
         y = columns.get("y")
         return columns["x"][: self.limit or None], None if y is None else y[: self.limit or None]
 
     def _images(self, x: Tensor, split: str) -> Examples:
         def read(batch: Batch) -> Batch:
-            x = SIZES[self.size](digits.to_floats({"x": batch["x"]})["x"])
+            x = SIZES[self.size](datasets.to_floats({"x": batch["x"]})["x"])
             x = x.mean(1, keepdim=True) if self.colours == 1 else x
             if self.mirror and split == "train":
                 x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
@@ -278,12 +279,12 @@ def _law(workload: Generation) -> NoiseLaw:
 
 
 def _chain(workload: Generation, theta: float | None = None) -> NoiseLaw:
-    return noise.chain(SCHEDULES[workload.schedule](workload.levels), theta)
+    return noise_schedule.chain(SCHEDULES[workload.schedule](workload.levels), theta)
 
 
 def _ladder(workload: Generation) -> NoiseLaw:
-    sigmas = ladder.geometric(workload.sigma_min, workload.sigma_max, workload.levels)
-    return noise.ladder(sigmas, scored=workload.network == "ncsn1")
+    levels = sigmas.geometric(workload.sigma_min, workload.sigma_max, workload.levels)
+    return noise_schedule.ladder(levels, scored=workload.network == "ncsn1")
 
 
 def _unet(shape: str, workload: Generation) -> nn.Module:
@@ -296,7 +297,10 @@ def _refinenet(conditional: bool, workload: Generation) -> nn.Module:
 
 
 SIZES: Mapping[int, Callable[[Tensor], Tensor]] = {16: _halve, 28: _cut, 32: _whole}  # of the 32 that domains have
-SCHEDULES: Mapping[str, Callable[[int], Tensor]] = {"linear": noise.ddpm_betas, "cosine": noise.cosine_betas}
+SCHEDULES: Mapping[str, Callable[[int], Tensor]] = {
+    "linear": noise_schedule.ddpm_betas,
+    "cosine": noise_schedule.cosine_betas,
+}
 LAWS: Mapping[str, Callable[[Generation], NoiseLaw]] = {
     "ddpm": _chain,
     "gamma": partial(_chain, theta=THETA),

@@ -3,7 +3,8 @@
 With ``labelled`` any supervised strategy trains on the shards, and the server holds the whole training part: for
 ``source_only``, which is then training in one place, and for pre-training. Without, the server holds ``server_share``
 of it with labels, and clients share the rest unlabelled (labels at the server: Jeong et al., ICLR 2021). Sets are those
-of ``fedlab.data.imagesets`` that have a part to test on. ``cifar10`` does not ship with fedlab: ``FEDLAB_DATA`` names a
+of ``fedlab.data.images.image_sets`` that have a part to test on. ``cifar10`` does not ship with fedlab:
+``FEDLAB_DATA`` names a
 folder that has it.
 
 **Metrics**: ``accuracy``, the share of test images whose largest logit is the label's; ``loss``, mean cross-entropy.
@@ -21,17 +22,17 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedlab.data import imagesets, views
-from fedlab.data.examples import Batch, Examples
-from fedlab.data.imagesets import IMAGE_SETS
-from fedlab.data.partition import iid
-from fedlab.data.partition import split as partitions
+from fedlab.data.dataset import Batch, Examples
+from fedlab.data.images import image_sets, views
+from fedlab.data.images.image_sets import IMAGE_SETS
+from fedlab.data.partitioners import iid
+from fedlab.data.partitioners import split as partitions
 from fedlab.errors import ConfigError, near_match
 from fedlab.models.convnet import ConvNet
 from fedlab.models.mixer import SHAPES, SMALL, Mixer, check_size
 from fedlab.models.vit import ViT
-from fedlab.workloads import domains
-from fedlab.workloads.domains import Kind
+from fedlab.workloads import domain_suite
+from fedlab.workloads.domain_suite import Kind
 
 WIDTH = 32  # channels of the first convolution
 MIXERS = {**SMALL, **SHAPES}
@@ -98,7 +99,7 @@ class Images:
         DataError, ConfigError
             When files are missing, there is no such partition, or a shard gets too few images.
         """
-        domains.check_partition(partition, self.clients)
+        domain_suite.check_partition(partition, self.clients)
         examples = self._examples(split, partition is None)
         if partition is None:
             return examples
@@ -117,23 +118,23 @@ class Images:
 
     def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
         """Accuracy and cross-entropy."""
-        return domains.accuracy_and_loss(model, data)
+        return domain_suite.accuracy_and_loss(model, data)
 
     def _rows(self, y: Tensor, split: str) -> list[Tensor]:
         if split == "train":
             return partitions(self.partition, y, self.shards, self.alpha, self.seed)
         return iid(y, self.shards, 1.0, self.seed)  # with 4 images a class no even mix could be had
 
-    def _read(self, split: str) -> imagesets.Images:
+    def _read(self, split: str) -> image_sets.Images:
         root = Path(self.data_root) if self.data_root else None
-        return imagesets.read(self.source, root, split != "train", self.size)
+        return image_sets.read(self.source, root, split != "train", self.size)
 
     def _examples(self, split: str, servers: bool) -> Examples:
         """All that the server holds, or that clients share."""
         images = self._read(split)
         examples = Examples({"x": images.x, "y": images.y}, self._viewed if split == "train" else _floats)
         if split == "train" and not self.labelled:
-            own, rest = imagesets.split(images.y, self.server_share)  # which they are, no run's seed changes
+            own, rest = image_sets.split(images.y, self.server_share)  # which they are, no run's seed changes
             examples = examples.take(own if servers else rest)
         return examples.spread(self.limit or len(examples))
 

@@ -13,7 +13,8 @@ with strategies that train on the server (``source_only``). Nothing is labelled;
 
 **Metrics** of a client, on its own held-out molecules: ``loss``, what training minimises; ``nll``, a bound of -log P
 in nats a molecule, comparable over models and sets of one size. **Of the server**, once a round, since all clients hold
-the same global model and distances need more samples than a client should draw: those of ``fedlab.scores.molecules``
+the same global model and distances need more samples than a client should draw: those of
+``fedlab.evaluation.molecules``
 over ``molecules.samples`` graphs at ``molecules.temperature``, the reference being the test file, and ``rebuilt``, the
 share of as many of its molecules that come back from their latents. Novelty needs the training file, which a real
 server would not have: there it is a figure of the experimenter. Pictures show drawn molecules and their properties.
@@ -32,18 +33,18 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from fedlab.data import holdings, molgraphs, scaffolds, smiles
-from fedlab.data.examples import Batch, Examples
-from fedlab.data.holdings import Holdings
-from fedlab.data.molgraphs import Alphabet
-from fedlab.data.partition import MIN_EXAMPLES
+from fedlab.data.dataset import Batch, Examples
+from fedlab.data.molecules import graphs, ownership, scaffolds, smiles
+from fedlab.data.molecules.graphs import Alphabet
+from fedlab.data.molecules.ownership import Holdings
+from fedlab.data.partitioners import MIN_EXAMPLES
 from fedlab.errors import DataError
+from fedlab.evaluation import molecule_plots as pictures
+from fedlab.evaluation import molecules as scores
 from fedlab.models import mpgvae
+from fedlab.models.graph_generator import GraphGenerator
 from fedlab.models.graphnvp import QM9_SIZES, ZINC_SIZES, GraphNVP
-from fedlab.models.graphs import GraphGenerator
 from fedlab.models.mpgvae import MPGVAE
-from fedlab.scores import moleculepictures as pictures
-from fedlab.scores import molecules as scores
 from fedlab.seeds import seeded
 from fedlab.training import Progress, silent
 from fedlab.workload import Score
@@ -117,7 +118,7 @@ class Molecules:
         return smiles.SETS[self.dataset].alphabet
 
     def model(self) -> nn.Module:
-        """A fresh :class:`fedlab.models.graphs.GraphGenerator`."""
+        """A fresh :class:`fedlab.models.graph_generator.GraphGenerator`."""
         return FAMILIES[self.network](self)
 
     def data(self, partition: int | None, split: str) -> Examples:
@@ -152,8 +153,8 @@ class Molecules:
         def read(batch: Batch) -> Batch:
             bonds, atoms = batch["adjacency"], batch["nodes"]
             if self.order == "random":
-                bonds, atoms = molgraphs.permuted(bonds, atoms, self.alphabet.no_atom)
-            adjacency, nodes = molgraphs.one_hot(bonds, atoms, self.alphabet)
+                bonds, atoms = graphs.permuted(bonds, atoms, self.alphabet.no_atom)
+            adjacency, nodes = graphs.one_hot(bonds, atoms, self.alphabet)
             return {"adjacency": adjacency, "nodes": nodes}
 
         return Examples({"adjacency": molecules.bonds[rows], "nodes": molecules.atoms[rows]}, read)
@@ -176,7 +177,9 @@ class Molecules:
         return {"loss": losses / len(data), "nll": bounds / len(data)}
 
     def score(self, model: nn.Module, progress: Progress = silent) -> Score:
-        """What samples of a model are worth, see ``fedlab.scores.molecules``; from torch's current random stream."""
+        """What samples of a model are worth, see ``fedlab.evaluation.molecules``; from torch's current random
+        stream.
+        """
         if not self.samples:
             return Score()
         drawn = self.draw(model, self.samples)
@@ -198,10 +201,10 @@ class Molecules:
         rows = [row for row, meaning in enumerate(reference.meanings) if meaning and "." not in meaning][:count]
         if not rows:
             return {}
-        adjacency, nodes = molgraphs.one_hot(reference.bonds[rows], reference.atoms[rows], self.alphabet)
+        adjacency, nodes = graphs.one_hot(reference.bonds[rows], reference.atoms[rows], self.alphabet)
         generator, device = _generator(model.eval()), next(model.parameters()).device
         back, its = generator.decode(generator.encode(adjacency.to(device), nodes.to(device)))
-        found = molgraphs.all_smiles(back.argmax(1), its.argmax(2), self.alphabet)
+        found = graphs.all_smiles(back.argmax(1), its.argmax(2), self.alphabet)
         same = sum(one == reference.meanings[row] for row, one in zip(rows, found, strict=True))
         return {"rebuilt": same / len(rows)}
 
@@ -217,7 +220,7 @@ class Molecules:
     def draw(self, model: nn.Module, count: int, *, corrected: bool = False) -> list[str | None]:
         """Canonical SMILES of graphs drawn from a model, None for one that is no molecule."""
         adjacency, nodes = _generator(model.eval()).sample(count, self.temperature)
-        return molgraphs.all_smiles(adjacency.argmax(1), nodes.argmax(2), self.alphabet, corrected=corrected)
+        return graphs.all_smiles(adjacency.argmax(1), nodes.argmax(2), self.alphabet, corrected=corrected)
 
 
 def _generator(model: nn.Module) -> GraphGenerator:
@@ -256,8 +259,8 @@ FAMILIES: Mapping[str, Callable[[Molecules], nn.Module]] = {"graphnvp": _graphnv
 def _holdings(workload: Molecules) -> Holdings:
     training, reference = _files(workload)
     if workload.lossy == "drop":
-        training, reference = holdings.lossless(training), holdings.lossless(reference)
-    return holdings.shared_out(
+        training, reference = ownership.lossless(training), ownership.lossless(reference)
+    return ownership.shared_out(
         training,
         reference,
         workload.clients,
@@ -273,7 +276,7 @@ def _holdings(workload: Molecules) -> Holdings:
 def _own(path: Path, workload: Molecules) -> smiles.Molecules:
     """A file of somebody's own; DataError when it holds too few molecules."""
     found = smiles.read(path, workload.alphabet, workload.limit, _order(workload))
-    found = holdings.lossless(found) if workload.lossy == "drop" else found
+    found = ownership.lossless(found) if workload.lossy == "drop" else found
     if len(found) < 2 * MIN_EXAMPLES:
         raise DataError(f"{path} has {len(found)} molecules that can be used; at least {2 * MIN_EXAMPLES} are needed")
     return found

@@ -1,6 +1,6 @@
 """Office-Caltech10: labelled histograms of one collection on the server, unlabelled ones of the others on the clients.
 
-**Source and departures**: ``fedlab/data/office.py``.
+**Source and departures**: ``fedlab/data/images/office.py``.
 
 **Metrics**: ``accuracy``, the share of test images whose largest logit is the label's; ``loss``, mean cross-entropy.
 """
@@ -13,10 +13,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from fedlab.data.domainsets import DomainSet
-from fedlab.data.office import OFFICE, WORDS, thinned
-from fedlab.models.histograms import HistogramNet
-from fedlab.workloads.domains import OfOneSet
+from fedlab.data.images.domain_suites import DomainSet
+from fedlab.data.images.office import OFFICE, WORDS, thinned
+from fedlab.models.histogram_mlp import HistogramNet
+from fedlab.workloads.domain_suite import OfOneSet
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """PACS: labelled images of one style on the server, unlabelled ones of the other three styles on the clients.
 
-**Source and departures**: ``fedlab/data/pacs.py``; and a small network from scratch, where published results start from
+**Source and departures**: ``fedlab/data/images/pacs.py``; and a small network from scratch, where published results
+start from
 one trained on ImageNet and are far above what is found here.
 
 **Metrics**: ``accuracy``, the share of test images whose largest logit is the label's; ``loss``, mean cross-entropy.
@@ -14,12 +15,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from fedlab.data.domains import SIZE
-from fedlab.data.domainsets import DomainSet
-from fedlab.data.pacs import PACS, viewed
+from fedlab.data.digits.domains import SIZE
+from fedlab.data.images.domain_suites import DomainSet
+from fedlab.data.images.pacs import PACS, viewed
 from fedlab.models.convnet import ConvNet
 from fedlab.models.mixer import SMALL, Mixer
-from fedlab.workloads.domains import OfOneSet
+from fedlab.workloads.domain_suite import OfOneSet
 
 WIDTH = 16  # channels of the first convolution; 20 ms a step of 64 on one core
 

@@ -22,23 +22,23 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from fedlab.config import Core, Flat, build, parse_arrivals
+from fedlab.config.schema import Core, Flat, build, parse_arrivals
 from fedlab.errors import ConfigError, near_match
+from fedlab.strategies.aggregation import fairness, privacy, robust, server_optimizers
+from fedlab.strategies.aggregation.client import START_LOSS, answer
+from fedlab.strategies.aggregation.rule import Contribution, Rule, RuleLine, contributions
 from fedlab.workload import Workload
-from strategies.aggregation import fairness, optimisers, privacy, robust
-from strategies.aggregation.client import START_LOSS, answer
-from strategies.aggregation.rule import Contribution, Rule, RuleLine, contributions
 
 __all__ = ["RULES", "Aggregation", "Contribution", "Rule", "RuleLine", "answer", "contributions", "find", "make"]
 
 Aggregation = Annotated[str, Field(description="rule by which the server puts its clients' models together")]
 
 RULES: Mapping[str, RuleLine[Any]] = {
-    "fedavg": optimisers.FEDAVG,
-    "fedavgm": optimisers.FEDAVGM,
-    "fedadagrad": optimisers.FEDADAGRAD,
-    "fedadam": optimisers.FEDADAM,
-    "fedyogi": optimisers.FEDYOGI,
+    "fedavg": server_optimizers.FEDAVG,
+    "fedavgm": server_optimizers.FEDAVGM,
+    "fedadagrad": server_optimizers.FEDADAGRAD,
+    "fedadam": server_optimizers.FEDADAM,
+    "fedyogi": server_optimizers.FEDYOGI,
     "fedmedian": robust.FEDMEDIAN,
     "fedtrimmedavg": robust.FEDTRIMMEDAVG,
     "krum": robust.KRUM,

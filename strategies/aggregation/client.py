@@ -9,12 +9,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.common.constant import PARTITION_ID_KEY
 from torch import Tensor
 
-from fedlab.config import Core, build
-from fedlab.data.examples import Examples
+from fedlab.config.schema import Core, build
+from fedlab.data.dataset import Examples
 from fedlab.seeds import seeded
+from fedlab.strategies.protocol import ARRAYS, CONFIG, METRICS, arrays_of, load, metrics_record, round_of
 from fedlab.training import pick_device
 from fedlab.workload import Workload
-from strategies.protocol import ARRAYS, CONFIG, METRICS, arrays_of, load, metrics_record, round_of
 
 START_LOSS, CLIPPING_NORM, UNCLIPPED = "start-loss", "clipping-norm", "unclipped"
 LOSS_EXAMPLES, LOSS_BATCH = 1000, 250  # a client's loss before training is taken on so many, so many at a time

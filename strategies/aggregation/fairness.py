@@ -22,10 +22,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab.config import ClientTraining, build
-from strategies.aggregation.client import START_LOSS
-from strategies.aggregation.rule import Contribution, Rule, RuleLine, ask_flower, mean, record_of
-from strategies.protocol import MOMENTUM
+from fedlab.config.schema import ClientTraining, build
+from fedlab.strategies.aggregation.client import START_LOSS
+from fedlab.strategies.aggregation.rule import Contribution, Rule, RuleLine, ask_flower, mean, record_of
+from fedlab.strategies.protocol import MOMENTUM
 
 
 @dataclass(frozen=True)

@@ -40,12 +40,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab.config import Core, Rate, build
-from fedlab.models.normalisation import adopt_statistics, batch_norms
+from fedlab.config.schema import Core, Rate, build
+from fedlab.models.batchnorm_stats import adopt_statistics, batch_norms
+from fedlab.strategies.aggregation.client import CLIPPING_NORM, UNCLIPPED, clip
+from fedlab.strategies.aggregation.rule import Contribution, Rule, RuleLine, mean, to_numpy
+from fedlab.strategies.protocol import load
 from fedlab.training import pick_device
-from strategies.aggregation.client import CLIPPING_NORM, UNCLIPPED, clip
-from strategies.aggregation.rule import Contribution, Rule, RuleLine, mean, to_numpy
-from strategies.protocol import load
 
 STATISTICS_EXAMPLES = 1000
 _NOISE = "noise on the mean update, in clipping norms / clients (z); 0: none"

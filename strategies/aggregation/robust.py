@@ -24,7 +24,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from strategies.aggregation.rule import Contribution, Knobs, Rule, RuleLine, ask_flower
+from fedlab.strategies.aggregation.rule import Contribution, Knobs, Rule, RuleLine, ask_flower
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from torch import Tensor
 
-from fedlab.config import Flat, build
+from fedlab.config.schema import Flat, build
 from fedlab.errors import RunError
 from fedlab.seeds import seeded
+from fedlab.strategies.protocol import ARRAYS, EXAMPLES, METRICS, arrays_of, client_metrics
 from fedlab.workload import Workload
-from strategies.protocol import ARRAYS, EXAMPLES, METRICS, arrays_of, client_metrics
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 Knobs = TypeVar("Knobs")

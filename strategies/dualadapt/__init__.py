@@ -20,10 +20,10 @@ the last round ``last``: as ``average`` on the last G.
 
 from __future__ import annotations
 
-from strategies.dualadapt.client import evaluate, predictor, recalled, states, train
-from strategies.dualadapt.server import DualAdapt
-from strategies.dualadapt.shared import Knobs
-from strategies.protocol import ClientHalf, Entry
+from fedlab.strategies.dualadapt.client import evaluate, predictor, recalled, states, train
+from fedlab.strategies.dualadapt.server import DualAdapt
+from fedlab.strategies.dualadapt.shared import Knobs
+from fedlab.strategies.protocol import ClientHalf, Entry
 
 ENTRY: Entry = Entry(
     "adapts G, F_g on the server to heads and mixtures that clients fit on unlabelled data (Yao 2022)",

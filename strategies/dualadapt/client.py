@@ -12,38 +12,27 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedlab import gmm
-from fedlab.config import ClientTraining, Core, Flat, build
-from fedlab.data.examples import Examples
+from fedlab.config.schema import ClientTraining, Core, Flat, build
+from fedlab.data.dataset import Examples
 from fedlab.errors import DataError
 from fedlab.losses.discrepancy import discrepancy
 from fedlab.losses.propagation import propagate
-from fedlab.models.normalisation import adopt_statistics, encode
-from fedlab.models.split import Average, OnRows, features_of, head_of, per_example, probabilities, some_rows
+from fedlab.models import gaussian_mixture
+from fedlab.models.batchnorm_stats import adopt_statistics, encode
+from fedlab.models.feature_classifier import (
+    Average,
+    OnRows,
+    features_of,
+    head_of,
+    per_example,
+    probabilities,
+    some_rows,
+)
+from fedlab.strategies.dualadapt.mixtures import read_mixture, upload
+from fedlab.strategies.dualadapt.shared import BATCH, CONTROL, HEAD, LAST, MIXTURE, ONLY_MIXTURE, START, Knobs
+from fedlab.strategies.protocol import ARRAYS, CONFIG, METRICS, States, arrays_of, known, load, metrics_record, own_data
 from fedlab.training import optimise, pick_device
 from fedlab.workload import Workload
-from strategies.dualadapt.mixtures import read_mixture, upload
-from strategies.dualadapt.shared import (
-    BATCH,
-    CONTROL,
-    HEAD,
-    LAST,
-    MIXTURE,
-    ONLY_MIXTURE,
-    START,
-    Knobs,
-)
-from strategies.protocol import (
-    ARRAYS,
-    CONFIG,
-    METRICS,
-    States,
-    arrays_of,
-    known,
-    load,
-    metrics_record,
-    own_data,
-)
 
 
 def train(workload: Workload, message: Message, context: Context) -> RecordDict:
@@ -83,12 +72,12 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
 def adapt_head(
     head: nn.Module,
     z: Tensor,
-    source: gmm.Mixture,
+    source: gaussian_mixture.Mixture,
     quantiles: Tensor,
     knobs: Knobs,
     training: ClientTraining,
     start: nn.Module | None = None,
-) -> tuple[nn.Module, gmm.Mixture, float | None]:
+) -> tuple[nn.Module, gaussian_mixture.Mixture, float | None]:
     """Lines 5 to 8: F_l and W_T from F_g, W_S and the client's features.
 
     Parameters
@@ -113,7 +102,7 @@ def adapt_head(
     labels = pseudo_labels(z, opinion, knobs)  # (examples,)
     weights = torch.ones(len(z), device=z.device)
     if knobs.client_weights:
-        weights = gmm.relative(gmm.typicality(source.log_prob(z), quantiles)).to(z)
+        weights = gaussian_mixture.relative(gaussian_mixture.typicality(source.log_prob(z), quantiles)).to(z)
     mixture = RunningMixture(source, knobs.variance_floor)
 
     def loss() -> Tensor:  # line 7
@@ -131,21 +120,23 @@ def adapt_head(
 class RunningMixture:
     """W_T by stepwise EM from W_S, a batch at a time."""
 
-    def __init__(self, source: gmm.Mixture, variance_floor: float) -> None:
+    def __init__(self, source: gaussian_mixture.Mixture, variance_floor: float) -> None:
         self.statistics, self.variance_floor, self.steps = source.statistics(), variance_floor, 0
 
     def take(self, z: Tensor) -> None:
         """One step on a batch (batch, width)."""
-        batch = gmm.statistics(self.fitted(), z)
-        self.statistics = gmm.update(self.statistics, batch, gmm.schedule(self.steps))
+        batch = gaussian_mixture.statistics(self.fitted(), z)
+        self.statistics = gaussian_mixture.update(self.statistics, batch, gaussian_mixture.schedule(self.steps))
         self.steps += 1
 
-    def fitted(self) -> gmm.Mixture:
+    def fitted(self) -> gaussian_mixture.Mixture:
         """The mixture so far."""
-        return gmm.from_statistics(self.statistics, self.variance_floor)
+        return gaussian_mixture.from_statistics(self.statistics, self.variance_floor)
 
 
-def fit_mixture(z: Tensor, source: gmm.Mixture, knobs: Knobs, training: ClientTraining) -> gmm.Mixture:
+def fit_mixture(
+    z: Tensor, source: gaussian_mixture.Mixture, knobs: Knobs, training: ClientTraining
+) -> gaussian_mixture.Mixture:
     """Line 8 alone, as often as with line 7: so a newcomer's mixture is estimated as those it is compared with."""
     mixture = RunningMixture(source, knobs.variance_floor)
     for _ in range(training.steps):

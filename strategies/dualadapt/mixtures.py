@@ -8,28 +8,25 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor
 
-from fedlab import gmm
-from strategies import screening
-from strategies.dualadapt.shared import (
-    QUANTILES,
-    WEIGHTS_OFF,
-)
+from fedlab.models import gaussian_mixture
+from fedlab.strategies import validation
+from fedlab.strategies.dualadapt.shared import QUANTILES, WEIGHTS_OFF
 
 
 def summary(log_prob: Tensor) -> Tensor:
     """Sorted log-likelihoods that stand in for all of them, at most 256."""
-    return gmm.quantiles(log_prob, min(QUANTILES, len(log_prob)))
+    return gaussian_mixture.quantiles(log_prob, min(QUANTILES, len(log_prob)))
 
 
-def upload(mixture: gmm.Mixture, z: Tensor) -> ArrayRecord:
+def upload(mixture: gaussian_mixture.Mixture, z: Tensor) -> ArrayRecord:
     """A mixture with the quantiles of its log-likelihood on the features (examples, width) that it was fitted to."""
     return ArrayRecord({**mixture.arrays(), "quantiles": summary(mixture.log_prob(z))})
 
 
-def read_mixture(arrays: Mapping[str, Tensor], device: torch.device) -> tuple[gmm.Mixture, Tensor]:
+def read_mixture(arrays: Mapping[str, Tensor], device: torch.device) -> tuple[gaussian_mixture.Mixture, Tensor]:
     """A mixture and the quantiles that came with it."""
     exact = {**arrays, "log_weights": renormalised(arrays["log_weights"])}
-    return gmm.Mixture.from_arrays(exact).to(device), arrays["quantiles"].to(device)
+    return gaussian_mixture.Mixture.from_arrays(exact).to(device), arrays["quantiles"].to(device)
 
 
 def check_mixture(arrays: Mapping[str, Tensor], source: Mapping[str, Tensor], limit: float, floor: float) -> None:
@@ -43,35 +40,35 @@ def check_mixture(arrays: Mapping[str, Tensor], source: Mapping[str, Tensor], li
         ``floor``, or means and standard deviations beyond ``limit`` times the source's largest.
     """
     if arrays.keys() != {"log_weights", "means", "variances", "quantiles"}:
-        raise screening.Refused(f"its mixture holds {sorted(arrays)}")
+        raise validation.Refused(f"its mixture holds {sorted(arrays)}")
     means, quantiles = arrays["means"], arrays["quantiles"]
     if means.shape != source["means"].shape:
-        raise screening.Refused(
+        raise validation.Refused(
             f"its mixture's means are {tuple(means.shape)}; expected {tuple(source['means'].shape)}"
         )
     if any(array.dtype != torch.float64 for array in arrays.values()):
-        raise screening.Refused(
+        raise validation.Refused(
             f"its mixture is {sorted({str(array.dtype) for array in arrays.values()})}, not float64"
         )
     total = float(arrays["log_weights"].exp().sum()) if arrays["log_weights"].isfinite().all() else float("nan")
     if not abs(total - 1) <= WEIGHTS_OFF:
-        raise screening.Refused(f"its mixture's weights sum to {total:g}, not to 1")
+        raise validation.Refused(f"its mixture's weights sum to {total:g}, not to 1")
     if quantiles.ndim != 1 or not 1 <= len(quantiles) <= QUANTILES or not quantiles.isfinite().all():
-        raise screening.Refused("its mixture's quantiles are no list of at most 256 finite numbers")
+        raise validation.Refused("its mixture's quantiles are no list of at most 256 finite numbers")
     if (quantiles.diff() < 0).any():
-        raise screening.Refused("its mixture's quantiles are not sorted")
+        raise validation.Refused("its mixture's quantiles are not sorted")
     for name, reach in (("means", limit), ("variances", limit**2)):
         if not arrays[name].isfinite().all():
-            raise screening.Refused(f"its mixture's {name} hold NaN or infinity")
+            raise validation.Refused(f"its mixture's {name} hold NaN or infinity")
         largest, usual = float(arrays[name].abs().max()), max(float(source[name].abs().max()), 1.0)
         if largest > reach * usual:
-            raise screening.Refused(f"its mixture's {name} reach {largest:.3g}, the source's {usual:.3g}")
+            raise validation.Refused(f"its mixture's {name} reach {largest:.3g}, the source's {usual:.3g}")
     try:
         read_mixture(arrays, torch.device("cpu"))
     except ValueError as error:
-        raise screening.Refused(f"its mixture is none: {error}") from None
+        raise validation.Refused(f"its mixture is none: {error}") from None
     if float(arrays["variances"].min()) < 0.9 * floor:  # half precision rounds a little
-        raise screening.Refused(f"its mixture's variances fall below the floor of {floor:g}")
+        raise validation.Refused(f"its mixture's variances fall below the floor of {floor:g}")
 
 
 def renormalised(log_weights: Tensor) -> Tensor:

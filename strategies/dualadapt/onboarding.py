@@ -1,7 +1,8 @@
 """A newcomer in the middle of a run: which known domain is nearest, and what its first head is.
 
 A newcomer sends its mixture before anything else, in the feature space that the known clients' mixtures were fitted
-in. The distance between two mixtures is MW2 (``fedlab.gmm.distance``): optimal transport between their components at
+in. The distance between two mixtures is MW2 (``fedlab.models.gaussian_mixture.distance``): optimal transport between
+their components at
 the 2-Wasserstein cost between Gaussians. It is a metric, it looks at where components lie and how wide they are, it
 needs no sample, and two domains whose classes lie in the same places are near whatever their components' order. The
 Kullback-Leibler divergence between mixtures has no closed form and explodes where they hardly overlap, as domains do
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fedlab import gmm
+from fedlab.models import gaussian_mixture
 from fedlab.seeds import seeded
 
 
@@ -43,9 +44,9 @@ class Choice:
         }
 
 
-def rank(mixture: gmm.Mixture, known: Mapping[int, gmm.Mixture]) -> dict[int, float]:
+def rank(mixture: gaussian_mixture.Mixture, known: Mapping[int, gaussian_mixture.Mixture]) -> dict[int, float]:
     """Distance of a mixture to each known one by partition, nearest first; of equals the lower partition."""
-    distances = {partition: gmm.distance(mixture, other) for partition, other in sorted(known.items())}
+    distances = {partition: gaussian_mixture.distance(mixture, other) for partition, other in sorted(known.items())}
     return dict(sorted(distances.items(), key=lambda item: item[1]))
 
 

@@ -13,20 +13,18 @@ from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
-from fedlab import gmm
-from fedlab.config import Core, Flat, build
+from fedlab.comm.grid import RosterGrid
+from fedlab.config.schema import Core, Flat, build
 from fedlab.errors import ConfigError
-from fedlab.exchange import RosterGrid
 from fedlab.losses.discrepancy import discrepancy
-from fedlab.models.normalisation import encode, statistics_held
-from fedlab.models.split import check_parts, features_of, head_of, some_rows
+from fedlab.models import gaussian_mixture
+from fedlab.models.batchnorm_stats import encode, statistics_held
+from fedlab.models.feature_classifier import check_parts, features_of, head_of, some_rows
 from fedlab.seeds import seeded
-from fedlab.training import Progress
-from fedlab.workload import TestsNewClasses, Workload
-from strategies import screening
-from strategies.dualadapt import onboarding
-from strategies.dualadapt.mixtures import check_mixture, of_one_length, read_mixture, upload
-from strategies.dualadapt.shared import (
+from fedlab.strategies import validation
+from fedlab.strategies.dualadapt import onboarding
+from fedlab.strategies.dualadapt.mixtures import check_mixture, of_one_length, read_mixture, upload
+from fedlab.strategies.dualadapt.shared import (
     BATCH,
     CONTROL,
     HEAD,
@@ -37,7 +35,7 @@ from strategies.dualadapt.shared import (
     START,
     Knobs,
 )
-from strategies.protocol import (
+from fedlab.strategies.protocol import (
     ARRAYS,
     CONFIG,
     ROUND,
@@ -48,7 +46,9 @@ from strategies.protocol import (
     load,
     partition_by_node,
 )
-from strategies.source_only import SourceTrainer
+from fedlab.strategies.source_only import SourceTrainer
+from fedlab.training import Progress
+from fedlab.workload import TestsNewClasses, Workload
 
 
 class DualAdapt(FlowerFedAvg):
@@ -133,7 +133,7 @@ class DualAdapt(FlowerFedAvg):
         """Line 3: W_S on a random view of each source example, and the quantiles of its log-likelihood there."""
         some = self.trainer.source.spread(SOURCE_ROWS)
         z = some_rows(encode(features_of(self.trainer.average), some, self.device, BATCH), SOURCE_ROWS)
-        mixture = gmm.fit(
+        mixture = gaussian_mixture.fit(
             z, self.knobs.components, steps=self.knobs.em_steps, tolerance=0.0, variance_floor=self.knobs.variance_floor
         )
         return dict(arrays_of(RecordDict({MIXTURE: upload(mixture, z)}), MIXTURE))
@@ -148,7 +148,7 @@ class DualAdapt(FlowerFedAvg):
         ]
         weights, buffers = stack_module_state(stacked)
         received = [read_mixture(self.mixtures[partition], self.device) for partition in chosen]
-        mixtures = gmm.stack([mixture for mixture, _ in received])
+        mixtures = gaussian_mixture.stack([mixture for mixture, _ in received])
         quantiles = of_one_length([sorted_likelihoods for _, sorted_likelihoods in received])
 
         def local_heads(z: Tensor) -> Tensor:  # (batch, width) -> (clients, batch, classes)
@@ -166,8 +166,8 @@ class DualAdapt(FlowerFedAvg):
             q = local_heads(z)
             apart = discrepancy(p.expand_as(q).flatten(0, 1), q.flatten(0, 1)).view(len(chosen), -1)  # (clients, batch)
             if self.knobs.server_weights:
-                typical = gmm.typicality(mixtures.log_prob(z.detach()), quantiles)
-                apart = gmm.relative(typical).to(apart) * apart
+                typical = gaussian_mixture.typicality(mixtures.log_prob(z.detach()), quantiles)
+                apart = gaussian_mixture.relative(typical).to(apart) * apart
             return self.knobs.server_discrepancy * apart.mean()
 
         return loss
@@ -182,8 +182,8 @@ class DualAdapt(FlowerFedAvg):
     def check(self, reply: Message) -> None:
         """Refuse a reply without a head like F_g and a mixture like W_S; of a newcomer's first, without the mixture."""
         if not self.arriving:
-            screening.arrays(reply.content, HEAD, head_of(self.trainer.average).state_dict(), self.norm_limit)
-        check_mixture(screening.read(reply.content, MIXTURE), self.source, self.norm_limit, self.knobs.variance_floor)
+            validation.arrays(reply.content, HEAD, head_of(self.trainer.average).state_dict(), self.norm_limit)
+        check_mixture(validation.read(reply.content, MIXTURE), self.source, self.norm_limit, self.knobs.variance_floor)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from fedlab.config import Weight
+from fedlab.config.schema import Weight
 
 HEAD, MIXTURE, LAST, CONTROL, START = "head", "mixture", "last", "control", "start"
 ONLY_MIXTURE = "only-mixture"  # in the config of a newcomer's first message

@@ -36,10 +36,10 @@ round 0 (with ``start`` at its default, that is transfer), every ``evaluate_ever
 
 from __future__ import annotations
 
-from strategies.protocol import ClientHalf, Entry, evaluate
-from strategies.startup.client import train
-from strategies.startup.server import Startup
-from strategies.startup.shared import Knobs, Student
+from fedlab.strategies.protocol import ClientHalf, Entry, evaluate
+from fedlab.strategies.startup.client import train
+from fedlab.strategies.startup.server import Startup
+from fedlab.strategies.startup.shared import Knobs, Student
 
 __all__ = ["ENTRY", "Knobs", "Startup", "Student", "train"]
 

@@ -6,12 +6,12 @@ from copy import deepcopy
 
 from flwr.app import Context, Message, RecordDict
 
-from fedlab.config import ClientTraining, Core, build
+from fedlab.config.schema import ClientTraining, Core, build
+from fedlab.strategies import aggregation
+from fedlab.strategies.protocol import arrays_of, known, load, own_data, round_of
+from fedlab.strategies.startup.shared import TEACHER, Knobs, TargetLoss, Uploaded, raised, schedule, sgd
 from fedlab.training import optimise, pick_device
 from fedlab.workload import Workload
-from strategies import aggregation
-from strategies.protocol import arrays_of, known, load, own_data, round_of
-from strategies.startup.shared import TEACHER, Knobs, TargetLoss, Uploaded, raised, schedule, sgd
 
 
 def train(workload: Workload, message: Message, context: Context) -> RecordDict:

@@ -11,17 +11,17 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from torch import Tensor, nn
 
-from fedlab.config import ClientTraining, Core, Flat, build
-from fedlab.data.examples import Examples
+from fedlab.config.schema import ClientTraining, Core, Flat, build
+from fedlab.data.dataset import Examples
 from fedlab.errors import ConfigError
-from fedlab.models.split import features_of, head_of, missing_parts
+from fedlab.models.feature_classifier import features_of, head_of, missing_parts
 from fedlab.seeds import seeded
+from fedlab.strategies import aggregation, validation
+from fedlab.strategies.protocol import ARRAYS, CONFIG, EXAMPLES, METRICS, ROUND, client_metrics, is_final, known
+from fedlab.strategies.source_only import SourceTrainer
+from fedlab.strategies.startup.shared import TEACHER, Knobs, Student, TargetLoss, Uploaded, Views, raised, schedule, sgd
 from fedlab.training import Progress, follow, optimise
 from fedlab.workload import Workload
-from strategies import aggregation, screening
-from strategies.protocol import ARRAYS, CONFIG, EXAMPLES, METRICS, ROUND, client_metrics, is_final, known
-from strategies.source_only import SourceTrainer
-from strategies.startup.shared import TEACHER, Knobs, Student, TargetLoss, Uploaded, Views, raised, schedule, sgd
 
 
 class Startup(FlowerFedAvg):
@@ -114,13 +114,13 @@ class Startup(FlowerFedAvg):
 
     def check(self, reply: Message) -> None:
         """Refuse a reply that is no student like the one that was sent."""
-        screening.arrays(reply.content, ARRAYS, self.student.state_dict(), self.core.norm_limit)
+        validation.arrays(reply.content, ARRAYS, self.student.state_dict(), self.core.norm_limit)
         metrics, expected = client_metrics(reply), {EXAMPLES, "loss", *self.rule.measures}
         if set(reply.content) != {ARRAYS, METRICS, CONFIG} or not expected - {"loss"} <= metrics.keys() <= expected:
             came = sorted(reply.content), sorted(metrics)
-            raise screening.Refused(f"its records and metrics are {came}; expected a student and {sorted(expected)}")
+            raise validation.Refused(f"its records and metrics are {came}; expected a student and {sorted(expected)}")
         if reason := self.rule.doubt(metrics):
-            raise screening.Refused(reason)
+            raise validation.Refused(reason)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

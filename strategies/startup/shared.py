@@ -11,14 +11,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from fedlab.config import Rate, Weight
-from fedlab.data.examples import Batch, Examples
+from fedlab.config.schema import Rate, Weight
+from fedlab.data.dataset import Batch, Examples
 from fedlab.losses.ntxent import nt_xent
 from fedlab.losses.soft_labels import DIVERGENCES, shuffled, soften
-from fedlab.models.split import features_of, head_of
+from fedlab.models.feature_classifier import features_of, head_of
+from fedlab.strategies.aggregation import Aggregation
 from fedlab.training import follow
 from fedlab.workload import Workload
-from strategies.aggregation import Aggregation
 
 TEACHER = "teacher"
 EMBEDDING = 128  # width of what NT-Xent compares

@@ -7,14 +7,13 @@ import re
 
 import pytest
 import torch
-import toy
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-import strategies
-from client.app import app
-from fedlab import workloads
-from fedlab.config import resolve
+import toy
+from fedlab import strategies, workloads
+from fedlab.client.app import app
+from fedlab.config.schema import resolve
 from fedlab.launch import sections
 
 
@@ -82,7 +81,7 @@ def test_over_the_network_a_bug_is_told_without_its_traceback_which_the_owner_ke
     context.node_config.update({"domain": workloads.make(context.run_config).clients[1], "keep": str(tmp_path)})
     reason = app(without_arrays(), context).error.reason
     assert reason.startswith("in evaluate: KeyError: 'arrays'")
-    assert re.search(r" \(strategies\.protocol:\d+\)$", reason)
+    assert re.search(r" \(fedlab\.strategies\.protocol:\d+\)$", reason)
     assert "Traceback" not in reason and ".py" not in reason
     (noted,) = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert noted["reason"].startswith("Traceback") and 'strategies/protocol.py", line' in noted["reason"]

@@ -19,8 +19,8 @@ import pytest
 from typer.testing import CliRunner
 
 from fedlab import doctor
-from fedlab.cli import app
-from fedlab.data import digits
+from fedlab.cli.app import app
+from fedlab.data.digits import datasets
 from fedlab.doctor import CHECKS, Finding, examine
 
 Usage = namedtuple("Usage", "total used free")
@@ -44,8 +44,8 @@ def the_bad(check):
 def embedded(tmp_path, monkeypatch):
     """A copy of the package's data that a test may damage."""
     folder = tmp_path / "embedded"
-    shutil.copytree(digits.EMBEDDED, folder)
-    monkeypatch.setattr(digits, "EMBEDDED", folder)
+    shutil.copytree(datasets.EMBEDDED, folder)
+    monkeypatch.setattr(datasets, "EMBEDDED", folder)
     return folder
 
 
@@ -75,7 +75,7 @@ def test_every_check_says_something_of_this_machine():
 
 def test_doctor_is_there_before_torch_is():
     """It has to say that torch is broken, so nothing that it needs to start may import torch."""
-    code = "import sys, fedlab.cli, fedlab.doctor; sys.exit(bool({'torch', 'numpy', 'ray'} & set(sys.modules)))"
+    code = "import sys, fedlab.cli.app, fedlab.doctor; sys.exit(bool({'torch', 'numpy', 'ray'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -148,7 +148,7 @@ def test_the_gpu_is_named(monkeypatch):
     assert Finding("ok", "GPU: H000, H100") in found(doctor._torch)
 
 
-@pytest.mark.parametrize("name", ["usps_test.npz", digits.BOUNDS])
+@pytest.mark.parametrize("name", ["usps_test.npz", datasets.BOUNDS])
 def test_one_wrong_byte_in_the_packages_data(embedded, name):
     content = bytearray((embedded / name).read_bytes())
     content[len(content) // 2] ^= 0xFF
@@ -157,7 +157,7 @@ def test_one_wrong_byte_in_the_packages_data(embedded, name):
     assert name in bad.what and "reinstall" in bad.remedy
 
 
-@pytest.mark.parametrize("name", ["mnist_train.npz", digits.BOUNDS])
+@pytest.mark.parametrize("name", ["mnist_train.npz", datasets.BOUNDS])
 def test_data_of_the_package_cut_short_or_missing(embedded, name):
     path = embedded / name
     path.write_bytes(path.read_bytes()[:500])
@@ -178,7 +178,7 @@ def test_full_data_that_is_not_there(tmp_path, monkeypatch):
 def test_full_data_in_part_is_a_note_and_damaged_is_bad(tmp_path, monkeypatch):
     (tmp_path / "mnist_m").mkdir()
     for part in ("train", "test"):
-        shutil.copy(digits.EMBEDDED / f"mnist_m_{part}.npz", tmp_path / "mnist_m" / f"{part}.npz")
+        shutil.copy(datasets.EMBEDDED / f"mnist_m_{part}.npz", tmp_path / "mnist_m" / f"{part}.npz")
     monkeypatch.setenv("FEDLAB_DATA", str(tmp_path))
     ok, note = found(doctor._full_data)
     assert ok == Finding("ok", f"FEDLAB_DATA is {tmp_path}, with the full mnist_m")

@@ -13,19 +13,18 @@ from pathlib import Path
 
 import pytest
 import torch
-import toy
-from commands import SHORT
 
 import fedlab
-import strategies
-from fedlab import launch, workloads
-from fedlab.config import preset_names, read_preset
+import toy
+from commands import SHORT
+from fedlab import launch, strategies, workloads
+from fedlab.config.schema import preset_names, read_preset
 from fedlab.errors import ConfigError, DataError, FedlabError, RunError
-from fedlab.results import Result
-from fedlab.runs import RunDirectory
+from fedlab.runs.directory import RunDirectory
+from fedlab.runs.result import Result
+from fedlab.strategies import dualadapt
+from fedlab.strategies.protocol import ClientHalf, round_of
 from fedlab.training import resolve_device
-from strategies import dualadapt
-from strategies.protocol import ClientHalf, round_of
 
 SUPPORT = Path(__file__).parents[1] / "support"
 FULL = os.environ.get("FEDLAB_DATA", "")  # read before the fixture that hides it
@@ -106,11 +105,11 @@ torch.set_num_threads(1)
 import toy
 toy.register()
 from fedlab import launch, runs
-from fedlab.runs import RunDirectory
+from fedlab.runs.directory import RunDirectory
 from fedlab.training import resolve_device
 from strategies import dualadapt
 from strategies.protocol import ClientHalf, round_of
-import server.app, client.app, fedlab.tensorboard, fedlab.report
+import fedlab.server.app, fedlab.client.app, fedlab.runs.tensorboard, fedlab.report
 
 flat = launch.prepare({preset!r}, {{}})
 emit, checkpoint = RunDirectory._append, RunDirectory.checkpoint
@@ -197,7 +196,7 @@ def test_two_processes_cannot_write_one_run(tmp_path):
     directory = RunDirectory.open(result.directory)
     directory.note(status="interrupted")
     held = (
-        "from fedlab.runs import RunDirectory\n"
+        "from fedlab.runs.directory import RunDirectory\n"
         f"with RunDirectory.open({str(result.directory)!r}):\n print(1, flush=True)\n input()"
     )
     holder = subprocess.Popen([sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

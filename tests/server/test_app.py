@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.app import mean_over
+from fedlab.server.app import mean_over
 
 
 def test_a_mean_is_over_the_clients_that_reported_and_each_counts_once():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import toy
 
 import fedlab
+import toy
 from fedlab import workloads
-from fedlab.runs import RunDirectory
-from server.budget import Budget
+from fedlab.runs.directory import RunDirectory
+from fedlab.server.budget import Budget
 
 
 def test_bytes_and_seconds_are_those_of_training():
@@ -74,6 +74,6 @@ def test_pre_training_alone_may_spend_all_seconds(run):
 
 
 def _events(path):
-    from fedlab.runs import read_lines
+    from fedlab.runs.directory import read_lines
 
     return read_lines(path / "events.jsonl")

@@ -11,15 +11,14 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import nn
 from torch.nn.functional import mse_loss
+
+from fedlab import strategies, workloads
+from fedlab.config.schema import CORE_SECTIONS, knobs, resolve
+from fedlab.data.dataset import Examples
+from fedlab.engines import inprocess
+from fedlab.runs.directory import RunDirectory
 from toy import LINE, Blobs
 from toy import SMALL as TOY
-
-import strategies
-from fedlab import workloads
-from fedlab.config import CORE_SECTIONS, knobs, resolve
-from fedlab.data.examples import Examples
-from fedlab.engines import inprocess
-from fedlab.runs import RunDirectory
 
 ROWS = (6, 9, 15)  # training examples of each client
 SLOPES = ((1.0, -1.0), (2.0, 0.5), (-1.0, 1.0))  # each client's own line
@@ -104,9 +103,9 @@ def table():
 
 @pytest.fixture
 def federate(tmp_path, monkeypatch, table):
-    """One run through server.app and client.app on the in-process engine."""
-    from client.app import app as client_app
-    from server.app import app as server_app
+    """One run through fedlab.server.app and fedlab.client.app on the in-process engine."""
+    from fedlab.client.app import app as client_app
+    from fedlab.server.app import app as server_app
 
     monkeypatch.setitem(workloads.WORKLOADS, "lines", workloads.Line("straight lines", Lines))
 
@@ -156,8 +155,8 @@ class Exchange:
 @pytest.fixture
 def record(tmp_path, monkeypatch):
     """A federation of the toy workload through both apps, and every exchange by (purpose, round, partition)."""
-    from client.app import app as client_app
-    from server.app import app as server_app
+    from fedlab.client.app import app as client_app
+    from fedlab.server.app import app as server_app
 
     monkeypatch.setitem(workloads.WORKLOADS, "blobs", LINE)
 

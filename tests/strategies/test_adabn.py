@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toy import Blobs
 
-import strategies
+from fedlab import strategies
+from toy import Blobs
 
 BLOBS = Blobs(domains="a,b,c")
 

@@ -7,10 +7,10 @@ import math
 
 import pytest
 import torch
-from toy import Blobs, Net
 
 from fedlab.seeds import seeded
-from strategies.fed_dann import Adversarial
+from fedlab.strategies.fed_dann import Adversarial
+from toy import Blobs, Net
 
 BLOBS = Blobs(domains="a,b,c")
 

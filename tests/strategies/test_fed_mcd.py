@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toy import Blobs, Net
 
-import strategies
+from fedlab import strategies
 from fedlab.errors import ConfigError
 from fedlab.seeds import seeded
-from strategies.fed_mcd import TwoHeads, WithSecondHead
+from fedlab.strategies.fed_mcd import TwoHeads, WithSecondHead
+from toy import Blobs, Net
 
 BLOBS = Blobs(domains="a,b,c")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-import strategies
+from fedlab import strategies
 
 NORMS = [f"features.2.{name}" for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")]
 

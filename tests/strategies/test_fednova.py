@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedlab.seeds import seeded
-from strategies.fednova import weight_of_steps
+from fedlab.strategies.fednova import weight_of_steps
 
 SEED, BATCH, RATE = 5, 4, 0.05
 

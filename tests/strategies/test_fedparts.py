@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedlab.errors import ConfigError
-from strategies.fedparts import names_of
+from fedlab.strategies.fedparts import names_of
 
 
 def test_two_rounds_are_those_of_the_plain_loop(record):

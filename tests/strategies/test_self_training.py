@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch.nn.functional import cross_entropy
-from toy import Blobs
 
-from fedlab.data.examples import Examples
+from fedlab.data.dataset import Examples
 from fedlab.seeds import seeded
-from strategies.self_training import UNSURE, pseudo_labelled, sure
+from fedlab.strategies.self_training import UNSURE, pseudo_labelled, sure
+from toy import Blobs
 
 THRESHOLD = 0.4
 

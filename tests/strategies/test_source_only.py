@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-import strategies
+from fedlab import strategies
 from fedlab.errors import ConfigError
 from fedlab.seeds import seeded
 

@@ -11,17 +11,16 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
-import strategies
-from fedlab import workloads
-from fedlab.config import CORE_SECTIONS, resolve
-from fedlab.data.examples import Examples
+from fedlab import strategies, workloads
+from fedlab.config.schema import CORE_SECTIONS, resolve
+from fedlab.data.dataset import Examples
 from fedlab.engines import inprocess
 from fedlab.errors import ConfigError
-from fedlab.models.split import features_of
-from fedlab.runs import RunDirectory
+from fedlab.models.feature_classifier import features_of
+from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import seeded
-from strategies import startup
-from strategies.screening import Refused
+from fedlab.strategies import startup
+from fedlab.strategies.validation import Refused
 
 SEED, ROUNDS, R_S, R_C, BATCH, RATE, CLASSES = 5, 2, 3, 4, 6, 0.05, 4
 SMALL = {
@@ -96,8 +95,8 @@ def table():
 
 @pytest.fixture
 def federate(tmp_path, monkeypatch, table):
-    from client.app import app as client_app
-    from server.app import app as server_app
+    from fedlab.client.app import app as client_app
+    from fedlab.server.app import app as server_app
 
     monkeypatch.setitem(workloads.WORKLOADS, "dots", workloads.Line("dots", Dots))
 
@@ -364,7 +363,7 @@ def test_what_cannot_be_taught_is_refused(table):
 def test_a_reply_that_is_no_student_is_refused(table):
     from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
-    from strategies.protocol import metrics_record
+    from fedlab.strategies.protocol import metrics_record
 
     strategy = begin(table)
     good = strategy.student.state_dict()

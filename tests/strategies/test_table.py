@@ -7,13 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
-from toy import LINE, SMALL, Blobs, write_preset
 
-import strategies
-from fedlab import launch, workloads
+from fedlab import launch, strategies, workloads
 from fedlab.engines import inprocess
 from fedlab.errors import ConfigError
-from fedlab.runs import RunDirectory
+from fedlab.runs.directory import RunDirectory
+from toy import LINE, SMALL, Blobs, write_preset
 
 CLIENTS = 5
 KNOBS = {
@@ -60,8 +59,8 @@ def prepare(tmp_path, monkeypatch):
 @pytest.fixture
 def federate(tmp_path):
     """A run directory led to its end by the two apps."""
-    from client.app import app as client_app
-    from server.app import app as server_app
+    from fedlab.client.app import app as client_app
+    from fedlab.server.app import app as server_app
 
     def run(directory):
         if isinstance(directory, dict):

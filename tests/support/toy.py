@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fedlab import workloads
-from fedlab.data.examples import Examples
+from fedlab.data.dataset import Examples
 from fedlab.training import silent
 from fedlab.workload import Score
 
@@ -124,7 +124,7 @@ def register() -> None:
 
 def write_preset(folder, **changes):
     """A preset of this workload as a TOML file; returns its path as text."""
-    from fedlab.config import to_toml
+    from fedlab.config.schema import to_toml
 
     path = folder / "toy.toml"
     path.write_text(to_toml({**SMALL, **changes}))

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import norm
 
 from fedlab.diffusion.bound import bits_per_dimension, grey_level_nll, normal_kl
-from fedlab.diffusion.noise import chain, ladder, linear_betas
+from fedlab.diffusion.noise_schedule import chain, ladder, linear_betas
 from fedlab.diffusion.samplers import between, posterior
 from fedlab.errors import ConfigError
 from fedlab.seeds import seeded

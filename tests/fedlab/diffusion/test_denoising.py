@@ -14,9 +14,9 @@ from fedlab.diffusion.denoising import (
     score,
     sliced_loss,
 )
-from fedlab.diffusion.ladder import geometric
-from fedlab.diffusion.noise import chain, ladder, linear_betas
+from fedlab.diffusion.noise_schedule import chain, ladder, linear_betas
 from fedlab.diffusion.samplers import annealed_langevin, start
+from fedlab.diffusion.sigmas import geometric
 from fedlab.errors import ConfigError, DataError
 from fedlab.seeds import seeded
 from fedlab.training import optimise

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedlab.diffusion.ladder import best_step, geometric
-from fedlab.diffusion.noise import chain, cosine_betas, ladder, linear_betas
+from fedlab.diffusion.noise_schedule import chain, cosine_betas, ladder, linear_betas
 from fedlab.diffusion.samplers import (
     ancestral_step,
     annealed_langevin,
@@ -22,6 +21,7 @@ from fedlab.diffusion.samplers import (
     start,
     visited,
 )
+from fedlab.diffusion.sigmas import best_step, geometric
 from fedlab.errors import ConfigError
 from fedlab.seeds import seeded
 

@@ -21,15 +21,15 @@ from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
-from cables import cable
-from commands import TINY, Command, end, laptop, left_running
 from PIL import Image
 
-from fedlab import authority
-from fedlab.data import digits
+from cables import cable
+from commands import TINY, Command, end, laptop, left_running
+from fedlab.data.digits import datasets
+from fedlab.deploy import provision
 from fedlab.engines import processes
-from fedlab.results import Result
-from fedlab.runs import read_lines
+from fedlab.runs.directory import read_lines
+from fedlab.runs.result import Result
 
 KNOBS = {
     **TINY,
@@ -53,7 +53,7 @@ def deadline():
 
 def scans(folder):
     """A folder as its owner may have it: grey, coloured and see-through images of any size, in any sub-folder."""
-    images = digits.read("mnist", "test", None).columns["x"].permute(0, 2, 3, 1).numpy()  # (count, 32, 32, 3)
+    images = datasets.read("mnist", "test", None).columns["x"].permute(0, 2, 3, 1).numpy()  # (count, 32, 32, 3)
     kinds = itertools.cycle([("png", "L"), ("jpg", "RGB"), ("png", "RGBA"), ("jpeg", "L"), ("jpg", "CMYK")])
     for number, (image, (suffix, mode)) in enumerate(zip(images[:24], kinds, strict=False)):
         path = folder / f"day {number % 3}" / f"{number}.{suffix}"
@@ -67,7 +67,7 @@ class Play:
 
     def __init__(self, root, line):
         self.root, self.line, self.commands = root, line, []
-        authority.make(root / "server" / "certs", hosts=[line.here], clients=CLIENTS)
+        provision.make(root / "server" / "certs", hosts=[line.here], clients=CLIENTS)
         self.address = f"{line.here}:{processes.free_ports(1)[0]}"
         self.deadline = deadline()
         self.run = root / "server" / "runs" / "dualadapt-digits-0"

@@ -11,14 +11,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from commands import TINY, Command, end, laptop, left_running
 
 import fedlab
-from fedlab import authority, certs
-from fedlab.config import Grpc
+from commands import TINY, Command, end, laptop, left_running
+from fedlab.comm import credentials
+from fedlab.config.schema import Grpc
+from fedlab.deploy import provision
 from fedlab.engines import grpc, processes, superlink
 from fedlab.errors import ConfigError, RunError
-from fedlab.results import Result
+from fedlab.runs.result import Result
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +30,8 @@ def federation(tmp_path_factory):
     """
     root = tmp_path_factory.mktemp("federation")
     mine, foreign = root / "server" / "certs", root / "foreign"
-    authority.make(mine, clients=["optdigits", "usps", "thief"])
-    authority.make(foreign, clients=["usps"])
+    provision.make(mine, clients=["optdigits", "usps", "thief"])
+    provision.make(foreign, clients=["usps"])
     address = f"127.0.0.1:{processes.free_ports(1)[0]}"
     knobs = [f"{name}={value}" for name, value in TINY.items()]
     serve = Command(
@@ -142,7 +143,7 @@ def test_nothing_is_left_running(federation):
 
 @pytest.mark.engine
 def test_an_expired_certificate_is_refused_on_both_sides(tmp_path):
-    authority.make(tmp_path / "certs", clients=["usps"], days=-1)
+    provision.make(tmp_path / "certs", clients=["usps"], days=-1)
     with pytest.raises(ConfigError, match=r"server.crt expired on .*; make a new one: fedlab certs"):
         grpc.check(Grpc(certificates=str(tmp_path / "certs")))
     fleet = superlink.Fleet(f"127.0.0.1:{processes.free_ports(1)[0]}", tmp_path / "certs")
@@ -178,8 +179,8 @@ def test_an_address_without_host_or_port_is_refused(address):
 
 
 def test_what_the_doorkeeper_reads(tmp_path):
-    authority.make(tmp_path, clients=["usps"])
-    key = certs.public_keys(tmp_path)["usps"]
+    provision.make(tmp_path, clients=["usps"])
+    key = credentials.public_keys(tmp_path)["usps"]
     door = "[/flwr.proto.Fleet/%s][ApiError:2004] Attempted to register SuperNode with public key: %r, exception: %s\n"
     shake = "I1124 00:28:49.867702 3626 handshaker.cc:155] CallNextHandshakerLocked: error=%s\n=== Source: ===\n x.cc\n"
     shake += " shutdown=false index=2, args={grpc.internal.endpoint_peer_address=ipv4:10.0.0.9:34552, a=0x5}\n"

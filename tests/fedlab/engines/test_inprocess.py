@@ -8,9 +8,9 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
-from grids import client_app, echo, to_all, within
 
 from fedlab.errors import RunError
+from grids import client_app, echo, to_all, within
 
 W = torch.tensor([1.0, 2.0])
 

@@ -13,11 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from commands import TINY
 
-from fedlab import authority
+from commands import TINY
+from fedlab.deploy import provision
 from fedlab.engines import processes
-from fedlab.runs import read_lines
+from fedlab.runs.directory import read_lines
 
 ROOT = Path(__file__).parents[3]
 PATIENCE = 180
@@ -40,7 +40,7 @@ def terminal(tmp_path):
         shutil.copy(ROOT / name, tmp_path)
     for name in ("server", "client"):
         shutil.copytree(ROOT / name, tmp_path / name)
-    authority.make(tmp_path / "certs", clients=["usps", "optdigits"])
+    provision.make(tmp_path / "certs", clients=["usps", "optdigits"])
     ports = dict(zip(("9092", "8000", "8001", "8002"), map(str, processes.free_ports(4)), strict=True))
     bin = str(Path(sys.executable).parent)
     variables = {**os.environ, "PATH": os.pathsep.join((bin, os.environ["PATH"])), "FLWR_HOME": str(tmp_path / ".flwr")}

@@ -8,7 +8,7 @@ from torch import nn
 
 from fedlab.models.convnet import ConvNet
 from fedlab.models.mixer import Mixer, Shape
-from fedlab.models.norms import Mean, norm
+from fedlab.models.norm_layers import Mean, norm
 from fedlab.models.resnet10 import ResNet10
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from fedlab.data import molgraphs, smiles
-from fedlab.data.molgraphs import QM9
+from fedlab.data.molecules import graphs, smiles
+from fedlab.data.molecules.graphs import QM9
+from fedlab.models.graph_generator import GraphGenerator, hard, symmetric
 from fedlab.models.graphnvp import (
     QM9_SIZES,
     ZINC_SIZES,
@@ -19,7 +20,6 @@ from fedlab.models.graphnvp import (
     RelationalLayer,
     Sizes,
 )
-from fedlab.models.graphs import GraphGenerator, hard, symmetric
 from fedlab.seeds import seeded
 
 TINY = Sizes(3, 3, 5, 4, (6, 5), (4, 6), (5, 4))  # more layers than atoms: columns take turns
@@ -147,7 +147,7 @@ def test_a_new_flow_is_nearly_the_identity():
 # --- likelihoods ---
 
 
-def graphs(sizes=TINY, count=6):
+def random_graphs(sizes=TINY, count=6):
     with seeded("one-hot"):
         adjacency = hard(symmetric(torch.randn(count, sizes.channels, sizes.size, sizes.size)), 1)
         return adjacency.double(), hard(torch.randn(count, sizes.size, sizes.elements), 2).double()
@@ -156,7 +156,7 @@ def graphs(sizes=TINY, count=6):
 @pytest.mark.parametrize("affine", [False, True])
 def test_loss_and_bound_are_the_formulas(affine):
     """-log p of z by torch's Normal, log-determinants by the maps; the same noise is drawn in the same order."""
-    model, (adjacency, nodes) = shaken(affine=affine, noise=0.7), graphs()
+    model, (adjacency, nodes) = shaken(affine=affine, noise=0.7), random_graphs()
     sigma = math.exp(0.5 * model.log_variance.item())
     with seeded("noise"):
         noisy_nodes = nodes + 0.7 * torch.rand_like(nodes)
@@ -173,7 +173,7 @@ def test_loss_and_bound_are_the_formulas(affine):
 
 def test_the_bound_is_no_smaller_than_the_entropy_of_what_it_is_trained_on():
     """Two graphs with probability 1/2 each: no model can be below log 2, and this one learns to come nearer."""
-    adjacency, nodes = graphs(count=2)
+    adjacency, nodes = random_graphs(count=2)
     adjacency, nodes = adjacency.float().repeat(32, 1, 1, 1), nodes.float().repeat(32, 1, 1)
     with seeded("training"):
         model = GraphNVP(TINY)
@@ -193,7 +193,7 @@ def test_the_bound_is_no_smaller_than_the_entropy_of_what_it_is_trained_on():
 def test_real_molecules_come_back_whole_from_a_trained_flow():
     """In eval mode, every single one: 400 molecules of QM9 through the published sizes."""
     found = smiles.read(smiles.path_of("qm9", "test", None), QM9, limit=400)
-    adjacency, nodes = molgraphs.one_hot(found.bonds, found.atoms, QM9)
+    adjacency, nodes = graphs.one_hot(found.bonds, found.atoms, QM9)
     with seeded("training"):
         model = GraphNVP(QM9_SIZES).train()
         optimiser = torch.optim.SGD(model.parameters(), 0.3, momentum=0.9)

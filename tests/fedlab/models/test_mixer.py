@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from fedlab.data.permutations import arrange, arrangement
+from fedlab.data.images.permutations import arrange, arrangement
 from fedlab.errors import ConfigError, DataError, ForeignWeightsError
 from fedlab.models.convnet import ConvNet
 from fedlab.models.mixer import SHAPES, SMALL, Mixer, Shape, from_timm, rearranged

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from fedlab.losses.matching import reordered
-from fedlab.models import messages, mpgvae
-from fedlab.models.graphs import GraphGenerator, hard, symmetric
+from fedlab.losses.graph_matching import reordered
+from fedlab.models import message_passing, mpgvae
+from fedlab.models.graph_generator import GraphGenerator, hard, symmetric
 from fedlab.models.mpgvae import MPGVAE, Sizes, graph_cost, without_absent
 from fedlab.seeds import seeded
 
@@ -85,7 +85,7 @@ def test_wide_first_weights_set_latents_apart_in_more_directions(monkeypatch):
         return torch.linalg.svdvals(latent - latent.mean(0))
 
     wide = apart()
-    monkeypatch.setattr(messages, "GAIN", 1.0)
+    monkeypatch.setattr(message_passing, "GAIN", 1.0)
     narrow = apart()
     assert wide[0] > narrow[0] and wide[4] / wide[0] > 2 * narrow[4] / narrow[0]
 

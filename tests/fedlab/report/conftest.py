@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import toy
 
+import toy
 from fedlab import launch, workloads
-from fedlab.comparing.comparison import Cell, Comparison
+from fedlab.comparison.result import Cell, Comparison
 
 SEEDS = (0, 1)
 

@@ -8,9 +8,9 @@ import subprocess
 from urllib.parse import quote
 
 import pytest
-from pages import Page
 
-from fedlab.report.comparison import render
+from fedlab.report.comparison_page import render
+from pages import Page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = [

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from fedlab.data.examples import Examples
-from fedlab.report.clients import ARRAYS, ClientView
+from fedlab.data.dataset import Examples
+from fedlab.report.client_panels import draw
+from fedlab.report.client_plots import ARRAYS, ClientView
+from fedlab.report.comparison_tables import Variant
 from fedlab.report.confusions import agreement, confusion
-from fedlab.report.portraits import draw
-from fedlab.report.rivals import Variant
 
 
 @pytest.mark.parametrize(

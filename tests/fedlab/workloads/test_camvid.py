@@ -12,14 +12,13 @@ from sklearn.metrics import jaccard_score
 from torch import nn
 from torch.nn.functional import interpolate
 
-import strategies
-from fedlab import launch
-from fedlab.config import to_toml
-from fedlab.data.camvid import CLASSES, FREQUENCIES, VOID
-from fedlab.data.examples import Examples
+from fedlab import launch, strategies
+from fedlab.config.schema import to_toml
+from fedlab.data.dataset import Examples
+from fedlab.data.segmentation.camvid import CLASSES, FREQUENCIES, VOID
 from fedlab.engines import inprocess
 from fedlab.errors import ConfigError, DataError
-from fedlab.runs import RunDirectory
+from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import seeded
 from fedlab.workloads.camvid import CamVid, confusion_matrix, enlarged, overlap
 
@@ -233,8 +232,8 @@ ONE_ROUND = {
 @pytest.fixture
 def federate(tmp_path, monkeypatch):
     """One round of a strategy on a few views, through both apps."""
-    from client.app import app as client_app
-    from server.app import app as server_app
+    from fedlab.client.app import app as client_app
+    from fedlab.server.app import app as server_app
 
     read = CamVid.data
 

@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fedlab.data import digits as sets
-from fedlab.data.examples import Examples
-from fedlab.data.partition import PARTITIONS
+from fedlab.data.dataset import Examples
+from fedlab.data.digits import datasets as sets
+from fedlab.data.partitioners import PARTITIONS
 from fedlab.errors import ConfigError, DataError
 from fedlab.models.digits import McdNet, SmallNet
 from fedlab.models.mixer import Mixer
 from fedlab.seeds import seeded
 from fedlab.workloads.digits import Digits
-from fedlab.workloads.domains import accuracy_and_loss
+from fedlab.workloads.domain_suite import accuracy_and_loss
 
 TARGETS = "usps,optdigits"
 

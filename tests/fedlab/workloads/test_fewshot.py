@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedlab.config import build
-from fedlab.data.examples import Examples
+from fedlab.config.schema import build
+from fedlab.data.dataset import Examples
 from fedlab.errors import ConfigError, DataError
-from fedlab.models.split import features_of
+from fedlab.models.feature_classifier import features_of
 from fedlab.seeds import seeded
 from fedlab.workloads.fewshot import NOVEL, FewShot
 
@@ -77,7 +77,7 @@ def test_accuracies_of_prototypes_are_those_of_a_plain_loop(model):
     with torch.no_grad():
         z = features_of(model)(data[:]["x"])
     found = workload.episode_accuracies(model, data)
-    from fedlab.data.episodes import draw
+    from fedlab.data.images.episodes import draw
 
     drawn = draw(data.columns["y"], ways=5, shots=3, queries=4, episodes=12, seed=0)
     for episode in range(12):

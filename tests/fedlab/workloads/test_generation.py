@@ -6,22 +6,22 @@ import pytest
 import torch
 
 import fedlab
-from fedlab.data import digits
-from fedlab.data.examples import Examples
-from fedlab.data.partition import dirichlet
+from fedlab.data.dataset import Examples
+from fedlab.data.digits import datasets
+from fedlab.data.partitioners import dirichlet
 from fedlab.diffusion.denoising import denoising_errors, denoising_loss
 from fedlab.errors import ConfigError, DataError
 from fedlab.models.refinenet import RefineNet
 from fedlab.models.unet import UNet
 from fedlab.seeds import seeded
+from fedlab.strategies.protocol import load
 from fedlab.workloads.generation import Generation
-from strategies.protocol import load
 
 
 def test_shards_share_the_source_by_label_and_hold_no_labels():
     workload = Generation(shards=3, limit=200, alpha=0.3, seed=4)
     assert workload.clients == ("shard-0", "shard-1", "shard-2")
-    whole = digits.read("mnist", "labelled")
+    whole = datasets.read("mnist", "labelled")
     rows = dirichlet(whole.columns["y"][:200], 3, 0.3, 4)
     for partition in range(3):
         data = workload.data(partition, "train")
@@ -36,19 +36,19 @@ def test_domains_are_a_client_each():
     for split in ("train", "test"):
         data = workload.data(1, split)
         assert set(data.columns) == {"x"}
-        assert torch.equal(data.columns["x"], digits.read("mnist_m", split).columns["x"][:20])
+        assert torch.equal(data.columns["x"], datasets.read("mnist_m", split).columns["x"][:20])
 
 
 def test_sixteen_pixels_are_the_means_of_two_by_two():
     data = Generation(size=16, limit=3).data(None, "test")
-    whole = digits.read("mnist", "test")[:3]["x"][:, :1]
+    whole = datasets.read("mnist", "test")[:3]["x"][:, :1]
     assert torch.allclose(data[:]["x"], whole.unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5)), atol=1e-6)
 
 
 @pytest.mark.parametrize(("size", "colours"), [(28, 1), (32, 3)])
 def test_images_are_cut_and_mixed_as_asked(size, colours):
     data = Generation(setting="domains", targets="mnist_m", size=size, colours=colours, limit=4).data(0, "test")
-    whole = digits.read("mnist_m", "test")[:4]["x"]
+    whole = datasets.read("mnist_m", "test")[:4]["x"]
     margin = (32 - size) // 2
     wanted = whole[:, :, margin : margin + size, margin : margin + size]
     assert data[:]["x"].shape == (4, colours, size, size)

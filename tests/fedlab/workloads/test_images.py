@@ -6,15 +6,15 @@ import pytest
 import torch
 
 import fedlab
-from fedlab.data import imagesets
-from fedlab.data.partition import PARTITIONS
+from fedlab.data.images import image_sets
+from fedlab.data.partitioners import PARTITIONS
 from fedlab.errors import ConfigError, DataError, ForeignWeightsError
 from fedlab.models.convnet import ConvNet
 from fedlab.models.mixer import Mixer
 from fedlab.models.vit import ViT
+from fedlab.strategies.protocol import load
 from fedlab.workload import KnowsLabels
 from fedlab.workloads.images import MIXERS, NETWORKS, Images
-from strategies.protocol import load
 
 FEW = {"limit": 400, "labelled": True}
 
@@ -39,7 +39,7 @@ def test_without_labels_clients_share_what_the_server_does_not_hold():
     assert all(set(shard.columns) == set(shard[:2]) == {"x"} for shard in clients)
     assert len(server) == 3248 // 4 and set(server.columns) == {"x", "y"}
     images = [image.tobytes() for data in (server, *clients) for image in data.columns["x"].numpy()]
-    assert sorted(images) == sorted(image.numpy().tobytes() for image in imagesets.read("omniglot", None).x)
+    assert sorted(images) == sorted(image.numpy().tobytes() for image in image_sets.read("omniglot", None).x)
     assert [len(workload.labels(part)) for part in range(2)] == list(map(len, clients))
     assert "y" in workload.data(0, "test").columns
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-import strategies
-from client.app import app as client_app
-from fedlab import launch
-from fedlab.config import build
-from fedlab.data import molgraphs, smiles
+from fedlab import launch, strategies
+from fedlab.client.app import app as client_app
+from fedlab.config.schema import build
+from fedlab.data.molecules import graphs, smiles
 from fedlab.engines import inprocess
 from fedlab.errors import ConfigError, DataError
-from fedlab.runs import RunDirectory
-from fedlab.scores import moleculepictures
-from fedlab.scores import molecules as scores
+from fedlab.evaluation import molecule_plots
+from fedlab.evaluation import molecules as scores
+from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import seeded
+from fedlab.server.app import app as server_app
 from fedlab.workload import Score, lacking
 from fedlab.workloads.molecules import Molecules, _holdings
-from server.app import app as server_app
 
 SMALL = {"limit": 300, "adjacency_layers": 3, "node_layers": 3, "samples": 40, "pictures": False}
 KNOBS = {f"molecules.{name}": value for name, value in SMALL.items()}
@@ -36,7 +35,7 @@ def model(workload):
 
 
 def strings(workload, data):
-    return molgraphs.all_smiles(data.columns["adjacency"], data.columns["nodes"], workload.alphabet)
+    return graphs.all_smiles(data.columns["adjacency"], data.columns["nodes"], workload.alphabet)
 
 
 # --- who holds what ---
@@ -83,7 +82,7 @@ def test_a_random_order_is_drawn_anew_and_is_the_same_molecule():
     first, second = data[:20], data[:20]
     assert not torch.equal(first["adjacency"], second["adjacency"])
     for batch in (first, second):
-        found = molgraphs.all_smiles(batch["adjacency"].argmax(1), batch["nodes"].argmax(2), workload.alphabet)
+        found = graphs.all_smiles(batch["adjacency"].argmax(1), batch["nodes"].argmax(2), workload.alphabet)
         assert found == strings(workload, data)[:20]
 
 
@@ -92,8 +91,8 @@ def test_canonical_order_and_dropped_molecules(workload):
     assert strings(canonical, canonical.data(1, "train")) == strings(workload, workload.data(1, "train"))
     dropped = _holdings(Molecules(**SMALL, lossy="drop"))
     kept = _holdings(workload)
-    assert (kept.training.losses & molgraphs.LOSSY > 0).sum() == 300 - len(dropped.training) > 10
-    assert (dropped.training.losses & molgraphs.LOSSY == 0).all()
+    assert (kept.training.losses & graphs.LOSSY > 0).sum() == 300 - len(dropped.training) > 10
+    assert (dropped.training.losses & graphs.LOSSY == 0).all()
 
 
 def test_a_file_of_ones_own_takes_the_place_of_the_set(tmp_path):
@@ -113,7 +112,7 @@ def test_a_client_may_bring_a_file_of_its_own_in_place_of_its_share(tmp_path):
     with pytest.warns(smiles.SetAside, match="1 of 51"):
         train, test = workload.data(1, "train"), workload.data(1, "test")
     assert len(train) == 45 and len(test) == 5
-    known = [molgraphs.canonical(molgraphs.parse(text, molgraphs.QM9)[0]) for text in texts]
+    known = [graphs.canonical(graphs.parse(text, graphs.QM9)[0]) for text in texts]
     assert set(strings(workload, train)) < {*known, *_holdings(workload).reference.meanings}
     assert len(workload.data(None, "train")) == 15  # the server's part is the set's
     file.write_text("CC\nCO\n")
@@ -144,7 +143,7 @@ def test_scores_are_of_samples_against_both_files(workload, model):
     with seeded("score"):
         drawn = workload.draw(model, 40)
     training, reference = (
-        smiles.read(smiles.path_of("qm9", split, None), molgraphs.QM9, 300) for split in ("train", "test")
+        smiles.read(smiles.path_of("qm9", split, None), graphs.QM9, 300) for split in ("train", "test")
     )
     wanted = scores.generation(drawn, set(training.meanings))
     assert {name: found[name] for name in wanted} == wanted and found["samples"] == 40
@@ -163,7 +162,7 @@ def test_pictures_are_of_the_samples_that_are_scored(workload, model):
     assert shown.metrics == plain.metrics and not plain.pictures
     with seeded("score"):
         drawn = workload.draw(model, 40)
-    assert shown.pictures["molecules"] == moleculepictures.samples(drawn)
+    assert shown.pictures["molecules"] == molecule_plots.samples(drawn)
     assert shown.pictures["properties"].startswith(b"\x89PNG")
 
 

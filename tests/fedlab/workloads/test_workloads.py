@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedlab import workloads
-from fedlab.config import Core, build
+from fedlab.config.schema import Core, build
 from fedlab.errors import ConfigError
 from fedlab.workloads.digits import Digits
 

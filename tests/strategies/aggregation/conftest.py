@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from toy import SMALL, Blobs
 
-from fedlab.config import CORE_SECTIONS, resolve
+from fedlab.config.schema import CORE_SECTIONS, resolve
 from fedlab.seeds import seeded
-from strategies import aggregation
-from strategies.aggregation import Contribution
+from fedlab.strategies import aggregation
+from fedlab.strategies.aggregation import Contribution
+from toy import SMALL, Blobs
 
 COUNTER, VARIANCE = "features.2.num_batches_tracked", "features.2.running_var"
 

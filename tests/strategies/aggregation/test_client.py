@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+
 from toy import Blobs
 
 BLOBS = Blobs(domains="a,b,c")

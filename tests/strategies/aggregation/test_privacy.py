@@ -12,11 +12,11 @@ from flwr.serverapp.strategy import FedAvg
 from scipy.integrate import quad
 
 from fedlab.errors import ConfigError
-from fedlab.models.normalisation import adopt_statistics
+from fedlab.models.batchnorm_stats import adopt_statistics
 from fedlab.seeds import seeded
-from strategies.aggregation.client import clip
-from strategies.aggregation.privacy import epsilon
-from strategies.aggregation.rule import Reply
+from fedlab.strategies.aggregation.client import clip
+from fedlab.strategies.aggregation.privacy import epsilon
+from fedlab.strategies.aggregation.rule import Reply
 
 COUNTER, NORM = "features.2.num_batches_tracked", 0.5
 QUIET = {"dp_fixed.noise_multiplier": 0.0, "dp_fixed.clipping_norm": NORM}

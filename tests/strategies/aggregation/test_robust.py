@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedlab.errors import ConfigError, RunError
-from strategies.aggregation import Contribution
+from fedlab.strategies.aggregation import Contribution
 
 COUNTER = "features.2.num_batches_tracked"
 
@@ -74,7 +74,7 @@ def test_bulyan_averages_near_the_median_of_the_best(make, workload, start, mode
 
 
 def test_bulyan_with_one_liar_among_seven(workload, table, start, models):
-    from strategies import aggregation
+    from fedlab.strategies import aggregation
 
     given = lying([*models(1), *models(2)[:2]], client=3)
     seven = type(workload)(domains="a,b,c,d,e,f,g")

@@ -1,0 +1,105 @@
+"""``fedlab compare``: strategies side by side, with their statistics."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HELP = """Run strategies on the same seeds and say which differences are real.
+
+Example: `fedlab compare dualadapt-digits --strategies source_only,dualadapt,oracle:client.steps=40 --seeds 5`
+
+**Strategies** are NAME, NAME:knob=value:knob=value or LABEL=NAME:..., see `fedlab list strategies`; ablations have
+names there, for instance dualadapt_no_mixup.
+
+**Knobs**: key=value goes for every cell, key=v1,v2 makes a grid: `server.steps=24,48 dualadapt.mixup=average,off`. A
+knob of free text is taken whole, since its value may hold commas (`digits.targets=usps,mnist_m` is one value); there,
+and wherever you like, write `|` between values: `'digits.targets=usps|usps,mnist_m'`. A knob that a strategy does not
+have is left out of its cells. Clients of strategies that train on labels get them; DualAdapt does without its control.
+
+**The same command again** goes on where it was killed, tries failed cells again, and runs nothing that is there: a
+cell is known by its resolved knobs. More strategies, seeds or values add cells.
+
+**Threads** are part of what fixes the bits: threads=1 a cell unless you set it, whatever --jobs is.
+
+**Budgets** end a run with the round that reaches them; rounds=N stays the most. A budget in seconds depends on the
+machine and on what else it does, so the bits do, too.
+"""
+
+
+def compare(
+    preset: Annotated[str, typer.Argument(help="Name of a preset (see `fedlab list`), or a TOML file.")],
+    knobs: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=V1,V2]...", help="Knobs, with one value or several.")
+    ] = None,
+    strategies: Annotated[str, typer.Option(help="What to compare, separated by commas.")] = "",
+    seeds: Annotated[str, typer.Option(help="How many seeds from 0, or each of them: 0,3,7.")] = "5",
+    baseline: Annotated[
+        str | None, typer.Option(help="Label that others are compared with; default: source_only if there, else first.")
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="What is compared: of the clients (accuracy, loss), or of the server's score (validity)."),
+    ] = None,
+    target: Annotated[float | None, typer.Option(help="Also what it costs to reach this score, e.g. 0.7.")] = None,
+    budget: Annotated[
+        list[str] | None, typer.Option(help="rounds=3, bytes=5MB or seconds=60; may be given several times.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", help="Cells at a time; default: as cores or GPUs.")
+    ] = None,
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", help="The comparison's folder; default: comparisons/PRESET.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the folder, at the end.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Events as JSON lines, the result as the last one.")] = False,
+) -> None:
+    """Run strategies on the same seeds and say which differences are real."""
+    from fedlab.cli import app
+    from fedlab.comparison import progress, spec
+    from fedlab.comparison import runner as comparing
+    from fedlab.config.schema import parse_overrides
+
+    def say(line: str) -> None:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    written = parse_overrides(knobs or [])
+    limits = spec.parse_budget(budget or [])
+    order = comparing.check(
+        comparing.Request(preset, strategies, seeds, written, baseline, target, limits, jobs, out_dir, metric)
+    )
+    live = progress.Live(app.out) if app.out.is_terminal and not quiet and not as_json else None
+    lines = progress.JsonLines(say) if as_json else comparing.Silent() if quiet else progress.Lines(say)
+    try:
+        with live or nullcontext():
+            comparison = comparing.execute(order, live or lines)
+    except KeyboardInterrupt:
+        app.err.print(
+            f"\ninterrupted; nothing finished is lost. The same command goes on:\n{order.comparison.command}",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
+        raise typer.Exit(app.INTERRUPTED) from None
+    if isinstance(lines, progress.JsonLines):
+        lines.result(comparison)
+    elif quiet:
+        say(str(comparison.directory))
+    else:
+        progress.closing(comparison, app.out)
+    if comparison.failed:
+        app.err.print("[bold red]error:[/] ", end="")
+        app.err.print(comparing.failures(comparison), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    from fedlab.cli.app import speaks
+
+    app.command(help=HELP)(speaks(compare))

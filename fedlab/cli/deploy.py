@@ -1,0 +1,230 @@
+"""The commands of a federation over several machines: ``fedlab certs | serve | join | knock | status``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedlab.errors import ConfigError, RunError
+
+SERVE_PATIENCE = 600.0  # seconds: people walk from machine to machine
+PLAIN = (
+    "[bold yellow]warning:[/] --insecure: plain text, nobody proves who they are; whoever can reach the server can "
+    "read, join and send anything"
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    from fedlab.cli.app import speaks
+
+    for command in (serve, join, certs, knock, status):
+        app.command()(speaks(command))
+
+
+def serve(
+    preset: Annotated[str, typer.Argument(help="Name of a preset (see `fedlab list`), or a TOML file.")],
+    knobs: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Knobs, e.g. rounds=3.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="HOST:PORT at which clients reach this server; default 0.0.0.0:9092.")
+    ] = None,
+    certs: Annotated[Path | None, typer.Option(help="Folder of `fedlab certs`; default certs.")] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Plain text, and clients prove nothing. For a network you trust.")
+    ] = False,
+    wait: Annotated[
+        float | None, typer.Option(help="Seconds to wait until all clients are connected; default 600.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="The server's: auto, cpu, cuda or cuda:N.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Run seed.")] = None,
+    runs: Annotated[Path, typer.Option(help="Folder for the run directory.")] = Path("runs"),
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the run directory, at the end.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Events as JSON lines, the result as the last one.")] = False,
+) -> None:
+    """Serve a run to clients on other machines: wait for them, run, write the run directory, stop.
+
+    Before the first time, `fedlab certs` makes the credentials. On each client: `fedlab join HOST:PORT --domain NAME`.
+
+    Example: `fedlab serve dualadapt-digits digits.targets=usps,optdigits --wait 900`
+    """
+    from fedlab import launch
+    from fedlab.cli.app import begin, err
+    from fedlab.config.schema import Grpc, Value, build, parse_overrides
+
+    given = parse_overrides(knobs or [])
+    folder = str(certs or given.get("grpc.certificates", Grpc.certificates))
+    options: dict[str, Value | None] = {
+        "engine": "grpc",
+        "grpc.address": address,
+        "grpc.certificates": str(Path(folder).expanduser().resolve()),  # a resumed run may start elsewhere
+        "grpc.insecure": insecure or None,
+        "connect_timeout": wait if wait is not None else given.get("connect_timeout", SERVE_PATIENCE),
+        "device": device,
+        "seed": seed,
+    }
+    flat = launch.prepare(preset, {**given, **{key: value for key, value in options.items() if value is not None}})
+    grpc = build(Grpc, "grpc", flat)
+    if grpc.insecure:
+        err.print(PLAIN, soft_wrap=True, highlight=False)
+    begin(flat, runs, f"serving at {grpc.address}", quiet, as_json)
+
+
+def join(
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where the server is.")],
+    domain: Annotated[
+        str, typer.Option(help="Which client of the run this is; default: the only key in CERTS/clients.")
+    ] = "",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Your own data, instead of the domain's set: a folder of images, or a SMILES file."),
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder of full data sets; default $FEDLAB_DATA, else the sets in the package.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    certs: Annotated[
+        Path, typer.Option(help="Folder with ca.crt and clients/NAME.key, copied from the server's machine.")
+    ] = Path("certs"),
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Plain text, no proof of who is who. For a network you trust.")
+    ] = False,
+    keep: Annotated[Path | None, typer.Option(help="Folder for the model and logs; default clients/NAME.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Leave after the last round of a run was tested.")] = False,
+    patience: Annotated[
+        float | None, typer.Option(help="Seconds without a server before giving up; default: never.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+) -> None:
+    """Take part in a run of `fedlab serve` with this machine's data, and reconnect when the server goes away.
+
+    Example: `fedlab join lab.example.org:9092 --domain usps --device cuda:0`
+    """
+    from fedlab.cli.app import err, out
+    from fedlab.comm.credentials import loose, only_client
+    from fedlab.deploy import client as joining
+    from fedlab.deploy.probe import parse
+
+    parse(address)
+    folder = None if insecure else certs.expanduser().resolve()
+    client = domain or (only_client(folder) if folder else "")
+    if not client:
+        raise ConfigError("which client is this? Give --domain NAME")
+    node = {"domain": client, "device": device}
+    root = data_root or (Path(os.environ["FEDLAB_DATA"]) if os.environ.get("FEDLAB_DATA") else None)
+    for key, path in (("data-root", root), ("data-folder", data)):
+        if path is not None:
+            if not (path.expanduser().is_dir() or (key == "data-folder" and path.expanduser().is_file())):
+                what = "neither a folder nor a file" if key == "data-folder" else "not a folder"
+                raise ConfigError(f"{path} is {what} (--{key.replace('-folder', '')})")
+            node[key] = str(path.expanduser().resolve())
+    if folder is None:
+        err.print(PLAIN, soft_wrap=True, highlight=False)
+    elif (key_file := folder / "clients" / f"{client}.key").exists() and loose(key_file):
+        err.print(f"[bold yellow]warning:[/] others can read {key_file}: chmod 600 it", soft_wrap=True, highlight=False)
+    options = joining.Joining(
+        address=address,
+        client=client,
+        certificates=folder,
+        node=node,
+        keep=(keep or Path("clients") / client).expanduser().resolve(),
+        once=once,
+        patience=float("inf") if patience is None else patience,
+    )
+
+    def say(line: str) -> None:
+        if not quiet:
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    joining.join(options, say)
+
+
+def certs(
+    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where they are made.")] = Path("certs"),
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name or address by which clients reach the server; repeat it for more than one."),
+    ] = None,
+    client: Annotated[
+        list[str] | None,
+        typer.Option(help="A client that may join, by its domain's name; repeat it, or write commas as in targets."),
+    ] = None,
+    days: Annotated[float, typer.Option(min=0.001, help="Days for which the server's certificate is valid.")] = 365,
+    force: Annotated[
+        bool, typer.Option("--force", help="Make the server's certificate, and the keys of the clients named, anew.")
+    ] = False,
+    if_missing: Annotated[
+        bool,
+        typer.Option(
+            "--if-missing", help="Keep the keys that exist, and a certificate that covers all hosts and is valid."
+        ),
+    ] = False,
+    machines: Annotated[
+        Path | None,
+        typer.Option(help="Also copy to this folder what each machine needs: server, and clients/NAME for each key."),
+    ] = None,
+) -> None:
+    """Make what a server and its clients prove themselves with: an authority, a certificate, a key for each client.
+
+    What exists is kept: `fedlab certs --client mine` adds a client. On a client's machine only two files are needed,
+    in the same folders: `certs/ca.crt` and `certs/clients/NAME.key`.
+
+    Example: `fedlab certs --host lab.example.org --client usps --client optdigits`
+    """
+    from fedlab.cli.app import out, show_rows
+    from fedlab.comm.credentials import public_keys
+    from fedlab.deploy import provision
+
+    names = [name.strip().removeprefix("@") for text in client or () for name in text.split(",")]
+    made = provision.make(directory, hosts=host or (), clients=names, days=days, force=force, if_missing=if_missing)
+    if machines is not None:
+        provision.lay_out(directory, machines)
+    show_rows(
+        f"credentials in {directory}",
+        [
+            (str(file.path.relative_to(directory.expanduser())), "new" if file.new else "", file.what, file.place)
+            for file in made
+        ],
+        "file",
+        "",
+        "what",
+        "goes",
+    )
+    if not public_keys(directory.expanduser()):
+        out.print(f"no client may join yet: fedlab certs {directory} --client NAME", markup=False, highlight=False)
+
+
+def knock(
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where the server is.")],
+    certs: Annotated[Path, typer.Option(help="Folder with ca.crt.")] = Path("certs"),
+    insecure: Annotated[bool, typer.Option("--insecure", help="The server speaks plain text.")] = False,
+) -> None:
+    """Ask whether a server of `fedlab serve` is there and trusted; exits with 1, and says why, when it is not.
+
+    Example: `fedlab knock lab.example.org:9092`
+    """
+    from fedlab.cli.app import out
+    from fedlab.deploy import probe as knocking
+
+    provision = None if insecure else certs.expanduser() / "ca.crt"
+    if reason := knocking.knock(address, provision):
+        raise RunError(f"no server at {address} ({reason})")
+    proof = f"{provision} vouches for it" if provision else "speaks plain text"
+    out.print(f"the server at {address} is there; {proof}", markup=False, highlight=False, soft_wrap=True)
+
+
+def status(
+    keep: Annotated[Path, typer.Argument(metavar="KEEP", help="What `fedlab join` keeps: clients/NAME.")],
+) -> None:
+    """Ask whether a client of `fedlab join` is connected; exits with 1, and says why, when it is not.
+
+    Example: `fedlab status clients/usps`
+    """
+    from fedlab.cli.app import out
+    from fedlab.deploy.client import unconnected
+
+    if reason := unconnected(keep.expanduser()):
+        raise RunError(f"the client in {keep} is not connected: {reason}")
+    out.print(f"the client in {keep} is connected", markup=False, highlight=False, soft_wrap=True)

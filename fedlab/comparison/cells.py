@@ -1,0 +1,91 @@
+"""Runs that tables are made of: each is done once, found again by its name, and resumed if it was killed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedlab import launch
+from fedlab.config.schema import Flat
+from fedlab.errors import FedlabError, RunError
+from fedlab.runs.directory import RunDirectory
+from fedlab.runs.result import Result
+
+TRACEBACK = "traceback.txt"
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Where a run goes on from: ``run``'s checkpoint of ``round``, which it must have kept (``keep_checkpoints``)."""
+
+    run: Path
+    round: int
+
+
+def one_run(path: Path, flat: Callable[[], Flat], begun: Begun | None = None) -> Result:
+    """One run in a directory of this name, ``<name>-<seed>``: read where it is there, gone on with where it was killed.
+
+    Parameters
+    ----------
+    flat
+        Its checked knobs, asked for only where it has not begun.
+    """
+    if not (path / "manifest.json").exists():
+        shutil.rmtree(path, ignore_errors=True)  # what a kill left before the run could begin
+        directory = RunDirectory.create(path.parent, {**flat(), "name": path.name.rpartition("-")[0]})
+        if begun:
+            (directory.path / "checkpoints").mkdir()
+            for record in RunDirectory.open(begun.run).rounds()[: begun.round + 1]:
+                directory.log_round(record)
+            name = f"round-{begun.round}.pt"
+            shutil.copy(begun.run / "checkpoints" / name, directory.path / "checkpoints" / f".{name}")
+            (directory.path / "checkpoints" / f".{name}").rename(directory.path / "checkpoints" / name)
+    return launch.resume(path)
+
+
+def attempt(path: Path, flat: Flat) -> str | None:
+    """Run a cell and say why it failed; None when it did not. An interrupt is passed on.
+
+    What is no error of ours is a bug: its traceback stays in the run directory.
+    """
+    try:
+        one_run(path, lambda: flat)
+    except FedlabError as error:
+        return str(error)
+    except Exception as error:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
+        return f"{type(error).__name__}: {error}; the traceback is in {path / TRACEBACK}"
+    return None
+
+
+def finished(path: Path) -> bool:
+    """Whether a run is there, with its result."""
+    return (path / "manifest.json").exists() and RunDirectory(path).manifest().get("status") == "finished"
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder against a second comparison; the kernel lets go when the process dies."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise RunError(f"no comparison can be made in {folder}: {error}; choose another folder (--out)") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{folder} is in use by another comparison; wait for it, or choose another --out") from None
+        yield

@@ -1,0 +1,77 @@
+"""The table as files: ``table.csv`` and ``table.json`` for programs, ``table.md`` and ``report.html`` for people."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from fedlab.comparison import text_tables
+from fedlab.runs.directory import write_atomically
+
+if TYPE_CHECKING:
+    from fedlab.comparison.result import Comparison
+
+
+def write_files(comparison: Comparison) -> None:
+    """Write them into the comparison's folder, each whole or not at all."""
+    for name, content in (
+        ("table.csv", csv(comparison)),
+        ("table.json", as_json(comparison)),
+        ("table.md", markdown(comparison)),
+    ):
+        write_atomically(comparison.directory / name, content.encode())
+    from fedlab.report.comparison_page import write_comparison
+
+    write_comparison(comparison)
+
+
+def csv(comparison: Comparison) -> str:
+    """The summary, with a mean and an interval for each client behind it."""
+    table, domains, keys = comparison.summary(), comparison.domains(), comparison.keys
+    for client in dict.fromkeys(domains["client"]):
+        columns = {"mean": client, "low": f"{client}_low", "high": f"{client}_high"}
+        one = domains[domains["client"] == client][[*keys, *columns]].rename(columns=columns)
+        table = table.merge(one, on=keys, how="left")
+    return str(table.to_csv(index=False))
+
+
+def as_json(comparison: Comparison) -> str:
+    """Rows of both tables, with what they are of."""
+    return json.dumps(result(comparison), indent=2) + "\n"
+
+
+def result(comparison: Comparison) -> dict[str, Any]:
+    """The tables as plain values."""
+    return {
+        "preset": comparison.preset,
+        "metric": comparison.metric,
+        "baseline": comparison.baseline,
+        "seeds": comparison.seeds,
+        "target": comparison.target,
+        "budget": comparison.budget,
+        "command": comparison.command,
+        "commits": comparison.commits,
+        "failed": [{"cell": cell.name, "error": cell.error} for cell in comparison.failed],
+        "rows": [
+            {name: text_tables.plain(value) for name, value in row.items()}
+            for row in comparison.summary().to_dict("records")
+        ],
+        "domains": [
+            {name: text_tables.plain(value) for name, value in row.items()}
+            for row in comparison.domains().to_dict("records")
+        ],
+    }
+
+
+def markdown(comparison: Comparison) -> str:
+    """The tables as Markdown, and the command that makes them."""
+    parts = [f"```bash\n{comparison.command}\n```"]
+    for table in text_tables.tables(comparison):
+        lines = [f"{table.title}:", "", _line(table.heads), _line(["---"] * len(table.heads)), *map(_line, table.rows)]
+        parts.append("\n".join(lines))
+    parts.append(text_tables.legend(comparison))
+    return "\n\n".join(parts) + "\n"
+
+
+def _line(cells: Any) -> str:
+    return f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in cells)} |"

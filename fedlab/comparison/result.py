@@ -1,0 +1,316 @@
+"""A comparison on disk, read back: its cells, one tidy frame of all of them, and what a table says of them.
+
+::
+
+    comparisons/<preset>/
+        comparison.json     what was asked for, and each cell: its run directory and how it ended
+        cells/              a run directory for each cell, named by the hash of its knobs
+        pretrained/         pre-trainings that cells share
+        table.csv table.json table.md report.html
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedlab.comparison import statistics
+from fedlab.errors import RunError
+from fedlab.runs.directory import write_atomically
+from fedlab.runs.result import TESTING, Result, direction, family, headline, metric_names
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FACTS = "comparison.json"
+SERVER = "global model"  # in the clients' place where a metric is of the server's score
+FINISHED, FAILED, PENDING = "finished", "failed", "pending"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid.
+
+    Attributes
+    ----------
+    label, strategy
+        The variant's name in the table, and the strategy behind it.
+    knobs
+        Values of the grid's knobs as they were written; one that has no effect on this strategy is missing.
+    run
+        Run directory, relative to the comparison's.
+    """
+
+    label: str
+    strategy: str
+    seed: int
+    knobs: Mapping[str, str]
+    run: str
+    status: str = PENDING
+    error: str | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why it failed in a line, the last of what may be a traceback."""
+        return ((self.error or "").strip().splitlines() or ["no reason is known"])[-1]
+
+    @property
+    def name(self) -> str:
+        """Which cell it is, for people."""
+        return ", ".join([self.label, *(f"{knob}={value}" for knob, value in self.knobs.items()), f"seed {self.seed}"])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Strategies side by side, on the same seeds.
+
+    Attributes
+    ----------
+    directory
+        The comparison's folder.
+    baseline
+        Label of the variant that the others are compared with.
+    ceiling
+        Label of the upper reference, which learns from labels; "" where none is compared.
+    labelled
+        Labels of all variants whose clients learn from labels, where others do not.
+    metric
+        Family of the compared metric, for instance "accuracy"; which of its names a variant is judged by says
+        ``summary()["metric"]``. Where no client reports it, a metric of the server's score, as "validity".
+    grid
+        Knob to its values, as they were written.
+    """
+
+    directory: Path
+    preset: str
+    seeds: list[int]
+    baseline: str
+    metric: str
+    cells: list[Cell]
+    grid: Mapping[str, list[str]] = field(default_factory=dict)
+    ceiling: str = ""
+    labelled: list[str] = field(default_factory=list)
+    target: float | None = None
+    budget: Mapping[str, float] | None = None
+    command: str = ""
+    created: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    git_commit: str = ""
+
+    @classmethod
+    def read(cls, folder: Path | str) -> Comparison:
+        """Read a comparison's folder.
+
+        Raises
+        ------
+        RunError
+            When it is none.
+        """
+        path = Path(folder).resolve() / FACTS
+        if not path.is_file():
+            raise RunError(f"{path.parent} is no comparison: it has no {FACTS}; `fedlab compare` makes one")
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        cells = [Cell(**cell) for cell in facts.pop("cells")]
+        return cls(directory=path.parent, cells=cells, **facts)
+
+    def write(self) -> None:
+        """Write the facts, atomically."""
+        facts = {name: value for name, value in asdict(self).items() if name != "directory"}
+        write_atomically(self.directory / FACTS, json.dumps(facts, indent=2).encode() + b"\n")
+
+    # --- cells ---
+
+    @property
+    def failed(self) -> list[Cell]:
+        """Cells that could not be run."""
+        return [cell for cell in self.cells if cell.status == FAILED]
+
+    @property
+    def labels(self) -> list[str]:
+        """Variants in the order in which they were asked for."""
+        return list(dict.fromkeys(cell.label for cell in self.cells))
+
+    @property
+    def keys(self) -> list[str]:
+        """Columns that tell the table's rows apart: ``label`` and the grid's knobs."""
+        return ["label", *self.grid]
+
+    @property
+    def short_knobs(self) -> list[str]:
+        """Names of the grid's knobs for people: the last part, where that is clear."""
+        short = [knob.rpartition(".")[2] for knob in self.grid]
+        return short if len(set(short)) == len(short) else list(self.grid)
+
+    @cached_property
+    def of_clients(self) -> bool:
+        """Whether the metric is the clients': where one variant's report it, none is judged by what its server says."""
+        return any(self.judged_by(result) for _, result in self.results)
+
+    @property
+    def of_one(self) -> bool:
+        """Whether the metric is of the global model alone, so that there is nothing to say client by client."""
+        return set(self.frame["client"]) == {SERVER}
+
+    def path(self, cell: Cell) -> Path:
+        """Run directory of a cell."""
+        return self.directory / cell.run
+
+    @cached_property
+    def results(self) -> list[tuple[Cell, Result]]:
+        """Finished cells with what they found."""
+        return [(cell, Result.read(self.path(cell))) for cell in self.cells if cell.status == FINISHED]
+
+    @property
+    def taught(self) -> frozenset[str]:
+        """Labels of variants whose clients learn from labels, where those of others have none."""
+        return frozenset({*self.labelled, self.ceiling} - {""})
+
+    @property
+    def commits(self) -> list[str]:
+        """Commits of fedlab that finished cells were run with; several may not be comparable."""
+        return sorted({str(result.manifest.get("git_commit", "")) for _, result in self.results} - {""})
+
+    # --- frames ---
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """One row a finished cell, round and client.
+
+        Columns: ``label``, ``strategy``, a column for each knob of the grid (text; empty where it has no effect),
+        ``seed``, ``round``, ``client``, ``score`` (the metric that the variant is judged by), every metric by its name,
+        ``bytes_down`` and ``bytes_up`` (training, of this client, cumulated), ``seconds`` (the whole run's without
+        tests and scores, cumulated). Where the metric is of the server's score, there is one "client", named
+        "global model", and a row a round that has a score.
+        """
+        import pandas as pd
+
+        rows = [row for cell, result in self.results for row in self._rows(cell, result)]
+        frame = pd.DataFrame(rows, columns=None if rows else [*self.keys, "strategy", "seed", "round", "client"])
+        frame.attrs["directory"] = str(self.directory)
+        return frame
+
+    def _rows(self, cell: Cell, result: Result) -> list[dict[str, Any]]:
+        if not self.of_clients:
+            return self._scores(cell, result)
+        judged = self.judged_by(result)
+        moved: dict[str, dict[str, int]] = {}
+        seconds, rows = 0.0, []
+        for record in result.rounds:
+            seconds += _training_seconds(record)
+            for client, counts in record["bytes"].items():
+                total = moved.setdefault(client, {"bytes_down": 0, "bytes_up": 0})
+                total["bytes_down"] += counts["train_down"]
+                total["bytes_up"] += counts["train_up"]
+                metrics = record["clients"].get(client, {})
+                here = [name for name in metric_names([{"clients": {client: metrics}}]) if family(name) == self.metric]
+                score = metrics.get(judged, metrics.get(headline(here), math.nan))
+                rows.append(
+                    {
+                        **self._place(cell, record["round"]),
+                        "client": client,
+                        "score": score,
+                        **metrics,
+                        **total,
+                        "seconds": round(seconds, 4),
+                    }
+                )
+        return rows
+
+    def _scores(self, cell: Cell, result: Result) -> list[dict[str, Any]]:
+        """A run's rows where the metric is of the server's score."""
+        down = up = 0
+        seconds, rows = 0.0, []
+        for record in result.rounds:
+            seconds += _training_seconds(record)
+            down += sum(counts["train_down"] for counts in record["bytes"].values())
+            up += sum(counts["train_up"] for counts in record["bytes"].values())
+            metrics = {**record["server"], **record.get("score", {})}
+            if self.metric in metrics or record.get("score"):  # a score may lack it: few valid molecules, say
+                rows.append(
+                    {
+                        **self._place(cell, record["round"]),
+                        "client": SERVER,
+                        "score": metrics.get(self.metric, math.nan),
+                        **metrics,
+                        "bytes_down": down,
+                        "bytes_up": up,
+                        "seconds": round(seconds, 4),
+                    }
+                )
+        return rows
+
+    def _place(self, cell: Cell, server_round: int) -> dict[str, Any]:
+        knobs = {knob: cell.knobs.get(knob, "") for knob in self.grid}
+        return {
+            "label": cell.label,
+            "strategy": cell.strategy,
+            **knobs,
+            "seed": cell.seed,
+            "round": server_round,
+        }
+
+    def judged_by(self, result: Result) -> str:
+        """Name of the clients' metric by which a run is judged: the best informed of the family; "" where none is.
+
+        A client that does not report it (before the first round, or a newcomer) is judged by the best that it reports.
+        """
+        return headline([name for name in metric_names(result.rounds) if family(name) == self.metric])
+
+    @cached_property
+    def final(self) -> pd.DataFrame:
+        """The frame's rows after each cell's last round."""
+        frame = self.frame
+        if frame.empty:
+            return frame
+        last = frame.groupby([*self.keys, "seed"], sort=False)["round"].transform("max")
+        return frame[frame["round"] == last].reset_index(drop=True)
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """One row a cell and round: ``score`` is the plain mean over clients, ``bytes`` their sum, cumulated."""
+        import pandas as pd
+
+        columns = [*self.keys, "strategy", "seed", "round"]
+        if self.frame.empty:
+            return pd.DataFrame(columns=[*columns, "score", "bytes", "seconds"])
+        whole = self.frame.assign(bytes=self.frame["bytes_down"] + self.frame["bytes_up"])
+        return whole.groupby(columns, sort=False, as_index=False).agg(
+            {"score": "mean", "bytes": "sum", "seconds": "max"}
+        )
+
+    def summary(self) -> pd.DataFrame:
+        """One row a variant and value of the grid's knobs; the docs page "comparison" explains each column.
+
+        ``label``, the knobs, ``strategy``, ``metric``, ``n`` (seeds), ``mean``, ``low``, ``high`` (95 % over seeds),
+        ``difference``, ``difference_low``, ``difference_high``, ``p``, ``p_holm`` (to the baseline, by seed),
+        ``closed`` (share of the gap between baseline and upper reference), ``rank``, ``rounds``, ``bytes``, ``seconds``
+        (means over seeds), ``reached`` (seeds that reached the target), ``reach_rounds``, ``reach_bytes``,
+        ``reach_seconds`` (means over seeds; NaN unless all of them did).
+        """
+        from fedlab.comparison.summary import summarise
+
+        return summarise(self)
+
+    def domains(self) -> pd.DataFrame:
+        """One row a variant, value of the grid's knobs and client: ``n``, ``mean``, ``low``, ``high`` over seeds."""
+        import pandas as pd
+
+        rows = []
+        for key, part in self.final.groupby([*self.keys, "client"], sort=False) if len(self.final) else ():
+            found = statistics.interval(part["score"])
+            rows.append({**dict(zip([*self.keys, "client"], key, strict=True)), **asdict(found)})
+        return pd.DataFrame(rows, columns=[*self.keys, "client", "n", "mean", "low", "high"])
+
+    @property
+    def more_is_better(self) -> bool | None:
+        """Whether more of the compared metric is better; None where that is not known."""
+        return {1: True, -1: False}.get(direction(self.metric))
+
+
+def _training_seconds(record: Mapping[str, Any]) -> float:
+    return float(sum(value for phase, value in record["seconds"].items() if phase not in TESTING))

@@ -1,0 +1,178 @@
+"""What a comparison is asked for, as it is written: strategies, seeds, knobs with several values, budgets.
+
+A *variant* is a strategy as it is compared. On the command line it is ``NAME``, ``NAME:knob=value:knob=value`` or
+``LABEL=NAME:...``; a knob without a dot is the strategy's own where it has such a one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from fedlab import launch
+from fedlab.config.schema import Flat, Value, is_text, knobs, near_knob
+from fedlab.errors import ConfigError
+
+SPLIT = "|"  # between values that may hold commas themselves
+# Knobs that other options set.
+TAKEN = {
+    "strategy": "--strategies a,b",
+    "seed": "--seeds",
+    "name": "--out",
+    "run_dir": "fedlab itself",
+    "pretrained": "fedlab itself",
+    "keep_start": "fedlab itself",
+    "budget_bytes": "--budget bytes=5MB",
+    "budget_seconds": "--budget seconds=60",
+}
+UNITS = {"": 1.0, "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "s": 1.0, "min": 60.0, "h": 3600.0}
+UNITS_OF = {"rounds": ("",), "bytes": ("", "b", "kb", "mb", "gb"), "seconds": ("", "s", "min", "h")}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A strategy as it is compared; ``name`` is what it is called by, ``knobs`` what was written behind it."""
+
+    label: str
+    name: str
+    knobs: Flat
+
+
+def parse_strategies(text: str | Sequence[str]) -> list[Variant]:
+    """``a,LABEL=b:knob=value`` as variants; ``|`` stands between them where a knob's value holds a comma.
+
+    Raises
+    ------
+    ConfigError
+        For a strategy that does not exist, a knob without a value, or two variants of one label.
+    """
+    parts = text.split(SPLIT if SPLIT in text else ",") if isinstance(text, str) else list(text)
+    variants = [_variant(part.strip()) for part in parts if part.strip()]
+    names = [variant.label.partition(":")[0] for variant in variants]
+    variants = [  # what stands behind a name is part of the label only where it tells two variants apart
+        replace(variant, label=name) if names.count(name) == 1 else variant
+        for name, variant in zip(names, variants, strict=True)
+    ]
+    if not variants:
+        raise ConfigError("no strategy to compare; write --strategies source_only,dualadapt (see `fedlab list`)")
+    labels = [variant.label for variant in variants]
+    twice = next((name for name in labels if labels.count(name) > 1), None)
+    if twice:
+        raise ConfigError(f"two variants are called {twice!r}; give one a name of its own: LABEL={twice}")
+    return variants
+
+
+def joined(parts: Sequence[str]) -> str:
+    """Variants as one text that ``parse_strategies`` takes apart again."""
+    if not any("," in part for part in parts):
+        return ",".join(parts)
+    return SPLIT.join([*parts, ""] if len(parts) == 1 else parts)
+
+
+def _variant(text: str) -> Variant:
+    from fedlab import strategies
+
+    head, *written = text.split(":")
+    label, named, name = head.rpartition("=")
+    base = strategies.VARIANTS[name].strategy if name in strategies.VARIANTS else name
+    own = knobs({base: strategies.find(base).knobs})
+    found: dict[str, Value] = {}
+    for item in written:
+        knob, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or not knob:
+            raise ConfigError(f"{item!r} of variant {text!r} is no knob; write {name}:knob=value")
+        found[f"{base}.{knob}" if f"{base}.{knob}" in own else knob] = value
+    return Variant(label.strip() if named else text, name, found)
+
+
+def parse_seeds(text: str | int | Sequence[int]) -> list[int]:
+    """``5`` as seeds 0 to 4, ``3,4,9`` as those three, ``3,`` as that one.
+
+    Raises
+    ------
+    ConfigError
+        For what is neither.
+    """
+    if isinstance(text, str) and "," not in text and text.strip().isdigit():
+        text = int(text)
+    asked = text
+    if isinstance(text, int):
+        text = range(text)
+    parts = [part for part in text.split(",") if part.strip()] if isinstance(text, str) else [str(n) for n in text]
+    seeds = [int(part) for part in parts if part.strip().isdigit()]
+    if not seeds or len(seeds) < len(parts) or len(set(seeds)) < len(seeds):
+        raise ConfigError(
+            f"seeds are {str(asked)!r}; write how many (5: seeds 0 to 4), or each of them once (0,3,7; one alone: 3,)"
+        )
+    return seeds
+
+
+def parse_knobs(items: Mapping[str, object]) -> dict[str, list[Value]]:
+    """Knob to its values, of ``{"server.steps": "24,48"}``; lists come from Python and are taken as they are.
+
+    A comma stands between values of a knob that is a number, a switch or a choice; one of free text
+    (``digits.targets=usps,mnist_m``) is taken whole. ``|`` stands between values of any knob.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown knob, with the near match; one that other options set; a value given twice.
+    """
+    sections = launch.sections()
+    known, found = knobs(sections), {}
+    for name, given in items.items():
+        if name not in known:
+            raise ConfigError(f"unknown knob {name!r}; {near_knob(name, known)} `fedlab list knobs` shows all")
+        if name in TAKEN:
+            raise ConfigError(f"knob {name!r} is set by {TAKEN[name]}")
+        values = _values(given, is_text(name, sections))
+        if not values or len({str(value) for value in values}) < len(values):
+            raise ConfigError(f"knob {name!r}: {given!r} gives no value, or one of them twice")
+        found[name] = values
+    return found
+
+
+def _values(given: object, text: bool) -> list[Value]:
+    if isinstance(given, str):
+        separator = SPLIT if text or SPLIT in given else ","
+        return [part.strip() for part in given.split(separator)]
+    if isinstance(given, bool | int | float):
+        return [given]
+    return list(given)  # type: ignore[call-overload,no-any-return]
+
+
+def written(value: Value) -> str:
+    """A knob's value as it is written on the command line."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def as_knobs(budget: Mapping[str, float]) -> Flat:
+    """A budget as knobs."""
+    names = {"rounds": "rounds", "bytes": "budget_bytes", "seconds": "budget_seconds"}
+    return {names[kind]: int(value) if kind == "rounds" else value for kind, value in budget.items()}
+
+
+def parse_budget(items: Iterable[str]) -> dict[str, float]:
+    """``["bytes=5MB", "rounds=20"]`` as plain numbers of rounds, bytes and seconds.
+
+    Raises
+    ------
+    ConfigError
+        For any other kind of budget, a number that is not positive, or a unit that is not one of that kind.
+    """
+    found: dict[str, float] = {}
+    for item in items:
+        kind, _, amount = (part.strip() for part in item.partition("="))
+        number = amount.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+        unit = amount.removeprefix(number).lower()
+        try:
+            value = float(number) * UNITS[unit]
+            right = unit in UNITS_OF[kind] and 0 < value < float("inf") and (kind != "rounds" or value == int(value))
+        except (KeyError, ValueError):
+            right = False
+        if not right or kind in found:
+            raise ConfigError(
+                f"{item!r} is no budget; write rounds=3, bytes=5MB (kB, MB, GB) or seconds=60 (s, min, h)"
+            )
+        found[kind] = value
+    return found

@@ -1,0 +1,147 @@
+"""The table of a comparison: a row for each variant and value of the grid's knobs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedlab.comparison import statistics
+from fedlab.runs.result import direction
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fedlab.comparison.result import Comparison
+
+COLUMNS = [
+    *("strategy", "metric", "n", "mean", "low", "high"),
+    *("difference", "difference_low", "difference_high", "p", "p_holm", "closed", "rank"),
+    *("rounds", "bytes", "seconds", "reached", "reach_rounds", "reach_bytes", "reach_seconds"),
+]
+
+
+def summarise(comparison: Comparison) -> pd.DataFrame:
+    """See :meth:`fedlab.comparison.result.Comparison.summary`."""
+    import pandas as pd
+
+    curves, keys = comparison.curves, comparison.keys
+    judged = {cell.label: comparison.judged_by(result) or comparison.metric for cell, result in comparison.results}
+    parts = {_key(key): part for key, part in curves.groupby(keys, sort=False)} if len(curves) else {}
+    last = {key: part[part["round"] == part.groupby("seed")["round"].transform("max")] for key, part in parts.items()}
+    rows = []
+    for key, part in last.items():
+        mean = statistics.interval(part["score"])
+        row: dict[str, Any] = {
+            **dict(zip(keys, key, strict=True)),
+            "strategy": part["strategy"].iloc[0],
+            "metric": judged[key[0]],
+            "n": mean.n,
+            "mean": mean.mean,
+            "low": mean.low,
+            "high": mean.high,
+            **_against(key, last, comparison),
+            **{name: float(part[column].mean()) for name, column in _COSTS.items()},
+            **_reach(parts[key], comparison.target, direction(comparison.metric)),
+        }
+        rows.append(row)
+    for row, p in zip(rows, statistics.holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = p
+    for row, rank in zip(rows, _ranks(comparison, list(last)), strict=True):
+        row["rank"] = rank
+    return pd.DataFrame(rows, columns=[*keys, *COLUMNS])
+
+
+_COSTS = {"rounds": "round", "bytes": "bytes", "seconds": "seconds"}
+
+
+def _key(key: Any) -> tuple[str, ...]:
+    return key if isinstance(key, tuple) else (key,)
+
+
+def _against(key: tuple[str, ...], keys: Iterable[tuple[str, ...]], comparison: Comparison) -> dict[str, Any]:
+    """Difference to the baseline, and the share of the gap up to the upper reference that it closes."""
+    names = ("difference", "difference_low", "difference_high", "p", "closed")
+    found: dict[str, Any] = dict.fromkeys(names, math.nan)
+    base = _beside(key, keys, comparison.baseline)
+    if key[0] == comparison.baseline or base is None:
+        return found
+    pair = statistics.paired(*_aligned(comparison, key, base))
+    apart = pair.difference
+    found |= {"difference": apart.mean, "difference_low": apart.low, "difference_high": apart.high, "p": pair.p}
+    bound = _beside(key, keys, comparison.ceiling)
+    if bound is not None:
+        sign = direction(comparison.metric)
+        scores, references = _aligned(comparison, bound, base)
+        gap = statistics.paired(sign * scores, sign * references).difference
+        found["closed"] = statistics.closed(sign * apart.mean, gap)
+    return found
+
+
+def _beside(key: tuple[str, ...], keys: Iterable[tuple[str, ...]], label: str) -> tuple[str, ...] | None:
+    """The row of a label with the same values of all knobs that have an effect on it."""
+    return next(
+        (
+            other
+            for other in keys
+            if other[0] == label and all(a == b or not b for a, b in zip(key[1:], other[1:], strict=True))
+        ),
+        None,
+    )
+
+
+def _aligned(
+    comparison: Comparison, one: tuple[str, ...], other: tuple[str, ...]
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Mean scores (seeds,) of two rows over the seeds that both have, and in each over the clients that both have."""
+    ours, theirs = (_places(comparison, key) for key in (one, other))
+    both = [place for place in ours if not math.isnan(ours[place] + theirs.get(place, math.nan))]
+    seeds = list(dict.fromkeys(seed for _, seed in both))
+    means = [[np.mean([row[place] for place in both if place[1] == seed]) for seed in seeds] for row in (ours, theirs)]
+    return np.array(means[0]), np.array(means[1])
+
+
+def _places(comparison: Comparison, key: tuple[str, ...]) -> dict[tuple[str, int], float]:
+    """Client and seed to the score of a row after the last round."""
+    final = comparison.final
+    rows = np.logical_and.reduce([final[name] == value for name, value in zip(comparison.keys, key, strict=True)])
+    return {(row[0], row[1]): row[2] for row in final.loc[rows, ["client", "seed", "score"]].itertuples(index=False)}
+
+
+def _ranks(comparison: Comparison, keys: list[tuple[str, ...]]) -> list[float]:
+    """Mean rank over domains and seeds among the rows with the same domains; NaN where no way is known to be better."""
+    sign = direction(comparison.metric)
+    if not sign or not keys:
+        return [math.nan] * len(keys)
+    columns = [*comparison.keys, "client", "seed", "score"]
+    rows_of = comparison.final[columns].dropna(subset=["score"]).itertuples(index=False, name=None)
+    scores = {tuple(row[:-1]): row[-1] for row in rows_of}
+    clients = {key: frozenset(place[-2] for place in scores if place[:-2] == key) for key in keys}
+    found = dict.fromkeys(keys, math.nan)
+    for group in dict.fromkeys(clients.values()):
+        rows = [key for key in keys if clients[key] == group]
+        blocks = list(dict.fromkeys(place[-2:] for place in scores if place[-2] in group))
+        table = np.array([[scores.get((*key, *block), math.nan) for block in blocks] for key in rows], dtype=float)
+        found |= zip(rows, map(float, statistics.ranks(sign * table)), strict=True)
+    return list(found.values())
+
+
+def _reach(part: pd.DataFrame, target: float | None, way: int) -> dict[str, float]:
+    """Rounds, bytes and seconds until the mean over clients is at the target; NaN where nobody knows what is better."""
+    nothing = {"reached": math.nan, **{f"reach_{name}": math.nan for name in _COSTS}}
+    if target is None or not way:
+        return nothing
+    found = []
+    for _, curve in part.groupby("seed"):
+        at = statistics.first_reach(curve["score"], target, way)
+        if at is not None:
+            found.append([float(curve[column].iloc[at]) for column in _COSTS.values()])
+    if len(found) < part["seed"].nunique():
+        return {**nothing, "reached": float(len(found))}
+    means = np.mean(found, axis=0)
+    return {
+        "reached": float(len(found)),
+        **{f"reach_{name}": float(value) for name, value in zip(_COSTS, means, strict=True)},
+    }

@@ -1,0 +1,41 @@
+"""A process that runs cells: one JSON line in for each, one out when it has ended; no line in means that we are alone.
+
+python -m fedlab.comparison.worker < requests > answers
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+from queue import SimpleQueue
+
+
+def main() -> None:
+    """Answer requests until there is nobody who could make one."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints is no answer
+    requests: SimpleQueue[str] = SimpleQueue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            requests.put(line)
+        os._exit(0)  # whoever started us has closed the pipe, or was killed: a cell resumes from its last round
+
+    threading.Thread(target=listen, daemon=True).start()
+    from fedlab.comparison import cells
+
+    while True:
+        request = json.loads(requests.get())
+        error = cells.attempt(Path(request["path"]), request["flat"])
+        answers.write(json.dumps({"error": error}) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:  # SIGTERM, once the run has noted that it was interrupted
+        os._exit(1)

@@ -1,0 +1,149 @@
+"""Cells one after another in this process, or several at once in processes of their own.
+
+A process of its own (``worker.py``) runs cell after cell, so torch is imported once for all of them. It ends with us,
+however we end. One that dies (for want of memory, say) costs its cell and nobody else's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock
+from typing import IO
+
+from fedlab.comparison import cells
+from fedlab.config.schema import Flat
+
+PATIENCE = 20.0  # seconds that an interrupted cell has to note where it stands
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A run to be done, in a directory of this path."""
+
+    path: Path
+    flat: Flat
+
+
+Begin = Callable[[Task], None]
+Ended = Generator[tuple[Task, str | None]]  # each task with what went wrong, as they end
+
+
+def run_here(tasks: Sequence[Task], begin: Begin) -> Ended:
+    """One after another, in this process."""
+    for task in tasks:
+        begin(task)
+        yield task, cells.attempt(task.path, task.flat)
+
+
+def run_beside(tasks: Sequence[Task], jobs: int, gpus: Sequence[str], log: Path, begin: Begin) -> Ended:
+    """``jobs`` at a time, each in a process of its own and, where there are ``gpus``, on one of them in turn."""
+    workers = [Worker(log, gpus[slot % len(gpus)] if gpus else None) for slot in range(jobs)]
+    free: SimpleQueue[Worker] = SimpleQueue()
+    for worker in workers:
+        free.put(worker)
+
+    def do(task: Task) -> str | None:
+        worker = free.get()
+        try:
+            begin(task)
+            return worker.do(task)
+        finally:
+            free.put(worker)
+
+    threads = ThreadPoolExecutor(jobs)
+    try:
+        futures = {threads.submit(do, task): task for task in tasks}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:  # of an interrupt, too
+        threads.shutdown(wait=False, cancel_futures=True)
+        for worker in workers:
+            worker.ask_to_end()
+        for worker in workers:
+            worker.wait()
+        threads.shutdown()
+        for worker in workers:
+            worker.close()
+
+
+class Worker:
+    """One process; it is started with its first task, and again if it died."""
+
+    def __init__(self, log: Path, gpu: str | None) -> None:
+        self.log, self.gpu = log, gpu
+        self.process: subprocess.Popen[str] | None = None
+        self.closed, self.lock = False, Lock()  # nothing is started once it is closed
+
+    def do(self, task: Task) -> str | None:
+        """What went wrong with a task, once it has ended."""
+        with self.lock:
+            if self.closed:
+                return "not begun"
+            process = self._running()
+        with suppress(BrokenPipeError):
+            _pipe(process.stdin).write(json.dumps({"path": str(task.path), "flat": dict(task.flat)}) + "\n")
+            _pipe(process.stdin).flush()
+        answer = _pipe(process.stdout).readline()
+        if answer:
+            error: str | None = json.loads(answer)["error"]
+            return error
+        code = process.wait()
+        why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        return (
+            f"its process ended with {why}; if it was killed for want of memory, ask for fewer --jobs. "
+            f"What it said is in {self.log}"
+        )
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self.process is None or self.process.poll() is not None:
+            variables = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path)}
+            if self.gpu is not None:
+                variables["CUDA_VISIBLE_DEVICES"] = self.gpu
+            with self.log.open("a") as errors:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", "fedlab.comparison.worker"],
+                    env=variables,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    text=True,
+                    start_new_session=True,  # Ctrl-C in the terminal is for us alone: we stop the rest in order
+                )
+        return self.process
+
+    def ask_to_end(self) -> None:
+        """An idle one ends; one with a cell notes where that stands first."""
+        with self.lock:
+            self.closed = True
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+
+    def wait(self) -> None:
+        """Until it has ended, and not for ever."""
+        if self.process:
+            try:
+                self.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    def close(self) -> None:
+        """Let go of its pipes."""
+        for pipe in (self.process.stdin, self.process.stdout) if self.process else ():
+            with suppress(BrokenPipeError):
+                _pipe(pipe).close()
+
+
+def _pipe(stream: IO[str] | None) -> IO[str]:
+    assert stream is not None
+    return stream

@@ -1,0 +1,1 @@
+"""Configuration: presets and overrides, resolved once into typed dataclasses."""

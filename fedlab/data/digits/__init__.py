@@ -1,0 +1,1 @@
+"""Digit domains and a client's own images of digits."""

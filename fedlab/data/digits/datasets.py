@@ -1,0 +1,224 @@
+"""Digit domains, all as uint8 (3, 32, 32) in memory and float32 in [-1, 1] when a batch is read.
+
+``read`` is the whole interface: a domain, a split, and the folder of the full sets, or none for the small sets inside
+the package.
+
+=========  ==========================  ============================================================================
+split      columns                     who reads it
+=========  ==========================  ============================================================================
+train      x                           a target: images, never a label
+labelled   x, y                        the source: training images with labels
+test       x, y                        evaluation
+oracle     x, y                        supervised upper bounds of a target only; the sole reader of the file
+                                       ``bounds_only_train_labels.npz``
+=========  ==========================  ============================================================================
+
+Grey sets are white on black. MNIST is padded from 28 to 32; USPS (16) and optdigits (8) are resized bilinearly.
+The four proxies are made when they are read, from MNIST's test images: the first half becomes their train part, the
+second their test part (``fedlab.data.digits.proxies``). No split that anything is trained on holds those images, and
+their
+labels are the source's own, so every split of a proxy has what the table says, embedded or full.
+**Source**: per set in ``embedded/README.md``. **Departures**: optdigits is scikit-learn's copy (the 1,797 test digits
+of UCI), split here at random once: 1,200 to train, 597 to test.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
+
+from fedlab.data.dataset import Batch, Examples
+from fedlab.data.digits import proxies
+from fedlab.data.digits.domains import DOMAINS, PROXY_SOURCE, SIZE, Part, read_npz
+from fedlab.errors import DataError, near_match
+
+__all__ = [
+    "BOUNDS",
+    "DOMAINS",
+    "EMBEDDED",
+    "SPLITS",
+    "data_root",
+    "files",
+    "is_embedded",
+    "read",
+    "read_npz",
+    "to_floats",
+]
+
+CLASSES = 10
+SPLITS = ("train", "labelled", "test", "oracle")
+EMBEDDED = Path(__file__).parents[1] / "embedded"
+BOUNDS = "bounds_only_train_labels.npz"
+FETCH_OR_UNSET = "put it there (`fedlab data download` fetches mnist, usps and svhn), or unset data_root"
+PROXY_SEEDS: Mapping[Part, int] = {"train": 1409, "test": 7495}
+REINSTALL = "the package is damaged, reinstall fedlab"
+
+
+def data_root(explicit: str | Path | None = None) -> Path | None:
+    """Folder of the full sets: what was given, else FEDLAB_DATA, else none; an empty string counts as not given."""
+    given = str(explicit or "") or os.environ.get("FEDLAB_DATA", "")
+    return Path(given).expanduser() if given else None
+
+
+def read(domain: str, split: str, root: Path | None = None) -> Examples:
+    """Digits of one domain and split.
+
+    The columns are shared by all callers in the process, so that several clients decode a set once: treat
+    ``examples.columns`` as read-only. What indexing returns is the caller's own.
+
+    Parameters
+    ----------
+    domain
+        A key of ``DOMAINS``.
+    split
+        One of ``SPLITS``, see the table above.
+    root
+        Folder of the full sets, see ``data_root``; None reads the sets inside the package.
+
+    Returns
+    -------
+    examples
+        x : (N, 3, 32, 32), float32 in [-1, 1] once indexed, uint8 in ``columns``; y : (N,), int64 in 0..9, in every
+        split but "train".
+
+    Raises
+    ------
+    DataError
+        For an unknown name, a file that is missing or damaged, or labels that do not exist.
+    """
+    if split not in SPLITS:
+        raise DataError(f"no split {split!r}; {near_match(split, SPLITS)}")
+    part: Part = "test" if split == "test" else "train"
+    paths = files(domain, part, root)
+    x, y = _load(domain, part, root, paths)
+    if split == "train":
+        return Examples({"x": x}, to_floats)
+    if y is None and split == "oracle":
+        y = _bound_labels(domain, len(x), EMBEDDED / BOUNDS)
+    if y is None:
+        raise DataError(
+            f"{domain} ships without training labels, so that no target sees any: take mnist as the source, set "
+            "data_root or FEDLAB_DATA to the full sets, or read split 'oracle' for a supervised bound"
+        )
+    return Examples({"x": x, "y": y}, to_floats)
+
+
+def files(domain: str, part: Part, root: Path | None) -> tuple[Path, ...]:
+    """Files that hold one part of a domain, whether they exist or not; none when it comes with a library.
+
+    Those of a proxy are the files it is made from.
+    """
+    if domain not in DOMAINS:
+        raise DataError(f"no digit domain {domain!r}; {near_match(domain, DOMAINS)}")
+    entry = DOMAINS[domain]
+    if entry.proxy:
+        return files(*PROXY_SOURCE, root)
+    if not entry.full:
+        return ()
+    if root is not None and not root.is_dir():
+        raise DataError(f"data root {root} is not a folder; create it with `fedlab data download`, or unset data_root")
+    below = () if root is None else tuple(root / name for name in entry.full[part])
+    if below and not (entry.optional and not below[0].parent.is_dir()):
+        return below
+    if not entry.embedded:
+        raise DataError(
+            f"{domain} does not ship with fedlab; fetch it with `fedlab data download` and set data_root or "
+            f"FEDLAB_DATA to the folder that holds {Path(entry.full[part][0]).parent}/"
+        )
+    return (EMBEDDED / f"{domain}_{part}.npz",)
+
+
+def is_embedded(paths: tuple[Path, ...]) -> bool:
+    """Whether files are those inside the package."""
+    return bool(paths) and paths[0].parent == EMBEDDED
+
+
+@lru_cache(maxsize=32)
+def _load(domain: str, part: Part, root: Path | None, paths: tuple[Path, ...]) -> tuple[Tensor, Tensor | None]:
+    """Checked images, uint8 (N, 3, 32, 32), and labels, int64 (N,), or None where the file has none."""
+    entry = DOMAINS[domain]
+    if entry.proxy:
+        return _load_proxy(entry.proxy, part, root, paths)
+    for path in paths:
+        if not path.is_file():
+            remedy = "reinstall fedlab" if is_embedded(paths) else FETCH_OR_UNSET
+            raise DataError(f"{domain}: expected {path}, found no such file; {remedy}")
+    where = f"{domain}: {' and '.join(map(str, paths)) or 'scikit-learn'}"
+    try:
+        if is_embedded(paths):
+            images, labels = read_npz(paths[0])
+        else:
+            images, labels = entry.read_full(root or EMBEDDED, part)
+        images = np.asarray(images)
+        labels = None if labels is None else np.asarray(labels)
+    except Exception as error:  # a damaged file can fail in a reader in nearly any way; the cause stays attached
+        raise DataError(f"{where} cannot be read ({error or type(error).__name__}); {_replace(paths)}") from error
+    if images.dtype != np.uint8 or images.shape[1:] != entry.shape or not len(images):
+        raise DataError(
+            f"{where} holds images of {images.dtype} {images.shape}, expected uint8 (N, "
+            f"{', '.join(map(str, entry.shape))}) with N at least 1; {_replace(paths)}"
+        )
+    if labels is not None:
+        _check_labels(labels, len(images), where, _replace(paths))
+        labels = torch.from_numpy(labels.astype(np.int64))
+    return _to_canvas(images), labels
+
+
+def _load_proxy(kind: str, part: Part, root: Path | None, paths: tuple[Path, ...]) -> tuple[Tensor, Tensor | None]:
+    """One half of the proxies' source under one kind of shift, as ``_load`` gives it."""
+    x, y = _load(*PROXY_SOURCE, root, paths)
+    rows = proxies.rows(len(x), part)
+    if not rows:
+        raise DataError(f"{' and '.join(map(str, paths))} holds {len(x)} image, a proxy needs 2 for its two parts")
+    half = slice(rows.start, rows.stop)
+    images = proxies.proxy(x[half, 0].numpy(), kind, PROXY_SEEDS[part])
+    return _to_canvas(images), None if y is None else y[half]
+
+
+def _replace(paths: tuple[Path, ...]) -> str:
+    return REINSTALL if is_embedded(paths) else "replace the file, or unset data_root"
+
+
+def _check_labels(labels: Any, count: int, where: str, remedy: str) -> None:
+    if labels.dtype.kind not in "iu" or labels.shape != (count,):
+        raise DataError(
+            f"{where} holds labels of {labels.dtype} {labels.shape} for {count} images, expected integers ({count},); "
+            f"{remedy}"
+        )
+    if labels.min() < 0 or labels.max() >= CLASSES:
+        raise DataError(f"{where} holds labels {labels.min()}..{labels.max()}, expected 0..{CLASSES - 1}; {remedy}")
+
+
+def _bound_labels(domain: str, count: int, path: Path) -> Tensor:
+    """Training labels of an embedded target, int64 (N,): for supervised upper bounds."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            labels = archive[domain]
+    except Exception as error:  # as in _load
+        raise DataError(f"{path} cannot be read ({error}); {REINSTALL}") from error
+    _check_labels(labels, count, f"{domain}: {path}", REINSTALL)
+    return torch.from_numpy(labels.astype(np.int64))
+
+
+def _to_canvas(images: Any) -> Tensor:
+    """uint8 (N, H, W) or (N, H, W, 3) to uint8 (N, 3, 32, 32); grey is stored once and shown three times."""
+    x = torch.from_numpy(images)
+    x = x.permute(0, 3, 1, 2).contiguous() if x.ndim == 4 else x[:, None]  # (N, 3 or 1, H, W)
+    if x.shape[-1] < 28:
+        x = interpolate(x.float(), (SIZE, SIZE), mode="bilinear", antialias=True).round().clamp(0, 255).byte()
+    margin = (SIZE - x.shape[-1]) // 2
+    return pad(x, [margin] * 4).expand(-1, 3, -1, -1)
+
+
+def to_floats(batch: Batch) -> Batch:
+    """Bytes to float32 in [-1, 1]; labels are copied, for a slice of a column would share its memory."""
+    floats = {"x": batch["x"].float() / 127.5 - 1}
+    return {**floats, "y": batch["y"].clone()} if "y" in batch else floats

@@ -1,0 +1,122 @@
+"""Image files of any size and kind as digits: uint8 (3, 32, 32), the form in which every set of the package is held.
+
+What is done to a PNG or JPEG file, in this order:
+
+1. A JPEG of 256 or more pixels on its shorter side is decoded at a half, a quarter or an eighth of its size.
+2. It is turned upright as its EXIF data says.
+3. It becomes RGB with 8 bits a channel, whatever it was: black and white, grey, palette, CMYK or 16 bits.
+4. Transparent pixels become black, as the ground of the grey sets is; but white where nothing that is seen is bright,
+   for black ink on nothing would vanish.
+5. It is resized bilinearly, with antialiasing, to 32 pixels on its longer side. One with 28 to 32 there keeps its size:
+   so the sets' own images, MNIST's 28 x 28 among them, come out of a file as they went in.
+6. It is padded to 32 x 32 around its middle, in the median colour of its border: black round white on black, paper
+   round a scan. Black round everything would draw edges that no digit has.
+
+Dark strokes on bright paper stay dark: which of the two is ink cannot be known in a photograph, and the source's
+augmentation shows a network both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from fedlab.data.digits.domains import SIZE
+from fedlab.errors import DataError
+
+FORMATS = ("PNG", "JPEG")
+SUFFIXES = (".jpeg", ".jpg", ".png")
+KEPT = range(28, SIZE + 1)  # lengths of the longer side that are padded and not resized
+DECODED = 128  # pixels on the shorter side that a JPEG is decoded to at least
+BRIGHT = 128  # lightness from which on something shows on black
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file's name says that it is one to read; hidden files, such as macOS's ``._7.png``, are not."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def read(paths: Sequence[Path]) -> Tensor:
+    """Image files as uint8 (N, 3, 32, 32), in the order given; they are decoded on several threads.
+
+    Raises
+    ------
+    DataError
+        When there is none, or some cannot be read: how many, and the first one with the reason.
+    """
+    if not paths:
+        raise DataError("there is no image to read; name at least one PNG or JPEG file")
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(_attempt, paths))
+    images = [result for result in results if not isinstance(result, str)]
+    if len(images) < len(paths):
+        path, reason = next((path, result) for path, result in zip(paths, results, strict=True) if type(result) is str)
+        count = len(paths) - len(images)
+        more = "" if count == 1 else f", the first of {count} such files among {len(paths)}"
+        raise DataError(f"image {path} cannot be read: {reason}{more}; replace it, or take it away")
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+
+def _attempt(path: Path) -> NDArray[np.uint8] | str:
+    """The pixels of a file, or what is wrong with it, so that one damaged file does not hide the others."""
+    try:
+        return _pixels(path)
+    except UnidentifiedImageError:
+        return "it is neither PNG nor JPEG" if path.stat().st_size else "it is empty"
+    except OSError as error:
+        return error.strerror or str(error)
+    except Exception as error:  # a damaged file can fail in a decoder in nearly any way
+        return str(error) or type(error).__name__
+
+
+def _pixels(path: Path) -> NDArray[np.uint8]:
+    """One file as (32, 32, 3)."""
+    with Image.open(path, formats=FORMATS) as opened:
+        opened.draft(None, (DECODED, DECODED))
+        picture = _opaque(_eight_bits(ImageOps.exif_transpose(opened)))
+    longer = max(picture.size)
+    if longer not in KEPT:
+        width, height = (max(1, round(side * SIZE / longer)) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    return _padded(np.asarray(picture))
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """16-bit grey, which is held in a mode of integers, as 8-bit grey; 16-bit colour comes from the decoder as 8."""
+    if not picture.mode.startswith("I"):
+        return picture
+    values = np.asarray(picture).astype(np.int64)
+    return Image.fromarray(((values * 255 + 32767) // 65535).clip(0, 255).astype(np.uint8))
+
+
+def _opaque(picture: Image.Image) -> Image.Image:
+    """RGB, on black or on white where the picture is transparent."""
+    if "A" not in picture.getbands() and "transparency" not in picture.info:
+        return picture.convert("RGB")
+    picture = picture.convert("RGBA")
+
+    def on(ground: str) -> Image.Image:
+        return Image.alpha_composite(Image.new("RGBA", picture.size, ground), picture).convert("RGB")
+
+    black = on("black")
+    return black if np.asarray(black.convert("L")).max() >= BRIGHT else on("white")
+
+
+def _padded(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(height, width, 3) in the middle of (32, 32, 3)."""
+    height, width = pixels.shape[:2]
+    if height == width == SIZE:
+        return pixels
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])  # (2 * (height + width), 3)
+    canvas = np.empty((SIZE, SIZE, 3), np.uint8)
+    canvas[:] = np.median(border, axis=0)
+    top, left = (SIZE - height) // 2, (SIZE - width) // 2
+    canvas[top : top + height, left : left + width] = pixels
+    return canvas

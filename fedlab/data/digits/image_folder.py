@@ -1,0 +1,138 @@
+"""A folder of a client's own images.
+
+::
+
+    FOLDER/**/*.png, *.jpg, *.jpeg    what the client trains on, without labels, in sub-folders of any names
+    FOLDER/test/0/ to FOLDER/test/9/  if there: images to measure accuracy on, each in the folder of its class
+
+No label is read from anywhere else. How a file becomes an image is told in :mod:`fedlab.data.digits.image_files`.
+Hidden files
+and folders are left out, and links to other folders are not followed. Nothing is written; a process decodes a folder
+once and again when its files have changed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fedlab.data.dataset import Examples
+from fedlab.data.digits import image_files
+from fedlab.data.digits.datasets import CLASSES, to_floats
+from fedlab.errors import DataError, near_match
+
+TEST = "test"  # name of the sub-folder with labels
+SPLITS = ("train", "test")
+
+Stamp = tuple[Path, int, int]  # a file, its bytes, and when it was changed in nanoseconds
+
+
+def read(folder: Path, split: str) -> Examples:
+    """Images of one split, sorted by path.
+
+    The columns are shared by all callers in the process: treat them as read-only.
+
+    Parameters
+    ----------
+    split
+        "train", or "test": the labelled images, or where there are none those of "train" once more, without labels.
+
+    Returns
+    -------
+    examples
+        x : (N, 3, 32, 32), float32 in [-1, 1] once indexed, uint8 in ``columns``; y : (N,), int64 in 0..9, in "test"
+        when the folder has labels.
+
+    Raises
+    ------
+    DataError
+        For a path that is no folder, a folder without images to train on, a test image outside the folders of the
+        classes, and files that cannot be read.
+    """
+    if split not in SPLITS:
+        raise DataError(f"no split {split!r} of a folder of images; {near_match(split, SPLITS)}")
+    training, labelled = parts(folder)
+    if split == "train" or not labelled:
+        return Examples({"x": _load(_stamps(training))}, to_floats)
+    classes = torch.tensor(list(labelled.values()))
+    return Examples({"x": _load(_stamps(labelled)), "y": classes}, to_floats)
+
+
+def parts(folder: Path) -> tuple[list[Path], dict[Path, int]]:
+    """Files to train on, and labelled test files with their classes, both sorted by path; errors as in ``read``."""
+    everything = find(folder)
+    labelled = {path: _class_of(path, folder) for path in everything if path.relative_to(folder).parts[0] == TEST}
+    training = [path for path in everything if path not in labelled]
+    if not training:
+        raise DataError(
+            f"every image of {folder} lies in its sub-folder {TEST}/, which is for testing only; put those that the "
+            "client may train on beside it"
+        )
+    if not labelled and (folder / TEST).is_dir():
+        raise DataError(
+            f"{folder / TEST} holds no {_KINDS} file to test on; put some into its sub-folders 0 to {CLASSES - 1}, "
+            "or delete it"
+        )
+    return training, labelled
+
+
+def find(folder: Path) -> list[Path]:
+    """Every PNG and JPEG file below a folder, at least one, sorted by path.
+
+    Raises
+    ------
+    DataError
+        When ``folder`` is no folder, cannot be listed or holds no such file.
+    """
+    if not folder.is_dir():
+        what = "is a file and no folder" if folder.exists() else "is not there"
+        raise DataError(f"folder of images {folder} {what}; give a folder that holds {_KINDS} files")
+    files: list[Path] = []
+    for parent, folders, names in os.walk(folder, onerror=_refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [Path(parent, name) for name in names if not name.startswith(".")]
+    found = sorted(filter(image_files.is_picture, files))
+    if not found:
+        endings = Counter(path.suffix.lower() or path.name for path in files)
+        others = ", ".join(sorted(endings, key=lambda ending: (-endings[ending], ending))[:5])
+        what = f"only {len(files)} of other kinds ({others})" if files else "it is empty"
+        raise DataError(f"folder {folder} holds no {_KINDS} file, {what}; put images into it, or give another")
+    return found
+
+
+_KINDS = " or ".join(image_files.FORMATS)
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"folder of images {error.filename} cannot be listed: {error.strerror}; make it readable")
+
+
+def _class_of(path: Path, folder: Path) -> int:
+    """The class of a file below ``folder``/test/, which is its sub-folder's name."""
+    names = path.relative_to(folder).parts[1:]
+    if len(names) < 2 or names[0] not in map(str, range(CLASSES)):
+        where = f"in a folder named {names[0]!r}" if len(names) > 1 else "in no folder of a class"
+        raise DataError(
+            f"test image {path} lies {where}; expected {folder / TEST}/0 to {CLASSES - 1}, named after the digits that "
+            f"the images show; move it, or rename {TEST}/ to train on what is in it"
+        )
+    return int(names[0])
+
+
+def _stamps(paths: Iterable[Path]) -> tuple[Stamp, ...]:
+    try:
+        return tuple((path, (status := path.stat()).st_size, status.st_mtime_ns) for path in paths)
+    except OSError as error:
+        raise DataError(f"image {error.filename} cannot be read: {error.strerror}; take it away, or mend it") from None
+
+
+@lru_cache(maxsize=32)
+def _load(files: tuple[Stamp, ...]) -> Tensor:
+    """Images uint8 (N, 3, 32, 32); a file that is changed has another stamp and is read anew."""
+    return image_files.read([path for path, _, _ in files])

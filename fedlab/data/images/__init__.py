@@ -1,0 +1,1 @@
+"""Image sets with classes, domains of images, episodes and random views."""

@@ -1,0 +1,175 @@
+"""Sets of several domains with the same classes, any of which may be the source: PACS, Office-Caltech10.
+
+``read`` is the whole interface: a set, a domain, a split, and the folder of the full sets, or none for what is inside
+the package. Splits are those of ``fedlab.data.digits.datasets``:
+
+=========  ==========================  ============================================================================
+split      columns                     who reads it
+=========  ==========================  ============================================================================
+train      x                           a target: inputs, never a label
+labelled   x, y                        the source: training inputs with labels
+test       x, y                        evaluation
+oracle     x, y                        supervised upper bounds of a target, and what deals its rows to several clients
+=========  ==========================  ============================================================================
+
+Since every domain may be the source, labels of all training parts ship, in a file of their own,
+``NAME_train_labels.npz``: ``labelled`` and ``oracle`` open it, ``train`` does not. Train and test part never meet: of
+examples that are equal in every byte the first is kept, the rest is cut once, by class, with a seed of its own, and
+what ships is the beginning of both parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedlab.data.dataset import Batch, Examples
+from fedlab.data.digits.datasets import EMBEDDED, SPLITS
+from fedlab.data.digits.domains import Part
+from fedlab.errors import DataError, near_match
+
+CUT_SEED = 1709  # one cut for all runs
+
+
+class Labelled(NamedTuple):
+    """Inputs (N, ...) and labels (N,), both uint8."""
+
+    inputs: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class DomainSet:
+    """What a set is and how it is read.
+
+    Attributes
+    ----------
+    name
+        Of its files inside the package, and of its workload.
+    folder
+        Below a data root; where it is not there, what ships is read.
+    train_share
+        Of each domain's examples in the train part.
+    embedded
+        How many examples of each part ship, at most.
+    whole
+        Reads all of one domain from the set's folder: inputs (N, ...) uint8 and labels (N,).
+    unpack
+        Inputs (N, ...) uint8 of one array of a file inside the package.
+    floats
+        A batch as it is stored to a batch of float32 inputs.
+    """
+
+    name: str
+    domains: tuple[str, ...]
+    classes: tuple[str, ...]
+    folder: str
+    train_share: float
+    embedded: dict[Part, int]
+    whole: Callable[[Path, str], Labelled]
+    unpack: Callable[[Any], Any]
+    floats: Callable[[Batch], Batch]
+
+    # Sets are module constants: what is cached for one is found by its identity.
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+
+def read(of: DomainSet, domain: str, split: str, root: Path | None = None) -> Examples:
+    """One domain and split.
+
+    The columns are shared by all callers in the process: treat ``examples.columns`` as read-only.
+
+    Raises
+    ------
+    DataError
+        For an unknown name, or a file that is missing or damaged.
+    """
+    if domain not in of.domains:
+        raise DataError(f"{of.name} has no domain {domain!r}; {near_match(domain, of.domains)}")
+    if split not in SPLITS:
+        raise DataError(f"no split {split!r}; {near_match(split, SPLITS)}")
+    part: Part = "test" if split == "test" else "train"
+    folder = full_folder(of, root)
+    try:
+        x = _inputs(of, domain, part, folder)
+        if split == "train":
+            return Examples({"x": x}, of.floats)
+        y = _labels(of, domain, part, folder)
+    except Exception as error:  # a damaged file can fail in a reader in nearly any way; the cause stays attached
+        where = folder or EMBEDDED
+        raise DataError(
+            f"{of.name}: {domain} cannot be read from {where} ({error or type(error).__name__}); "
+            + ("replace the file, or unset data_root" if folder else "the package is damaged, reinstall fedlab")
+        ) from error
+    return Examples({"x": x, "y": y}, of.floats)
+
+
+def full_folder(of: DomainSet, root: Path | None) -> Path | None:
+    """Folder of the full set, or None where what ships is read.
+
+    Raises
+    ------
+    DataError
+        When the data root is no folder.
+    """
+    if root is None:
+        return None
+    if not root.is_dir():
+        raise DataError(f"data root {root} is not a folder; name the folder of the full sets, or unset data_root")
+    return root / of.folder if (root / of.folder).is_dir() else None
+
+
+def cut(of: DomainSet, folder: Path, domain: str, part: Part) -> Labelled:
+    """One part of one domain of the full set, in random order with every class in its share; read-only."""
+    inputs, labels = _whole(of, domain, folder)
+    rows = _rows(labels.tobytes(), of.train_share)[part]
+    return Labelled(inputs[rows], labels[rows])
+
+
+@lru_cache(maxsize=16)
+def _whole(of: DomainSet, domain: str, folder: Path) -> Labelled:
+    inputs, labels = of.whole(folder, domain)
+    labels = np.asarray(labels, dtype=np.uint8)
+    if len(inputs) != len(labels) or not len(labels) or labels.max() >= len(of.classes):
+        raise ValueError(
+            f"{len(inputs)} examples with {len(labels)} labels of which the largest is {labels.max(initial=0)}; "
+            f"expected as many labels, from 0 to {len(of.classes) - 1}"
+        )
+    flat = np.ascontiguousarray(inputs).reshape(len(inputs), -1)
+    first = np.sort(np.unique(flat.view(f"V{flat.shape[1]}"), return_index=True)[1])  # equal examples count once
+    return Labelled(inputs[first], labels[first])
+
+
+@lru_cache(maxsize=16)
+def _rows(labels: bytes, share: float) -> dict[Part, Any]:
+    from sklearn.model_selection import train_test_split
+
+    classes = np.frombuffer(labels, dtype=np.uint8)
+    train, test = train_test_split(np.arange(len(classes)), train_size=share, stratify=classes, random_state=CUT_SEED)
+    return {"train": train, "test": test}
+
+
+@lru_cache(maxsize=32)
+def _inputs(of: DomainSet, domain: str, part: Part, folder: Path | None) -> Tensor:
+    if folder:
+        return torch.from_numpy(np.ascontiguousarray(cut(of, folder, domain, part).inputs))
+    with np.load(EMBEDDED / f"{of.name}_{part}.npz", allow_pickle=False) as archive:
+        return torch.from_numpy(of.unpack(archive[domain]))
+
+
+@lru_cache(maxsize=32)
+def _labels(of: DomainSet, domain: str, part: Part, folder: Path | None) -> Tensor:
+    if folder:
+        return torch.from_numpy(cut(of, folder, domain, part).labels.astype(np.int64))
+    name = f"{of.name}_{part}_labels.npz"
+    with np.load(EMBEDDED / name, allow_pickle=False) as archive:
+        return torch.from_numpy(archive[domain].astype(np.int64))

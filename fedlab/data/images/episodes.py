@@ -1,0 +1,96 @@
+"""Few-shot episodes: some classes, a few labelled images of each, and more images of the same to be told apart.
+
+Episodes are a function of the seed and of the labels alone, so every method is tested on the same ones, and differences
+between two methods are paired.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedlab.data.dataset import Batch, Examples
+from fedlab.errors import DataError
+from fedlab.seeds import seeded
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Row numbers of images; class k of an episode stands at ``k * shots`` to ``(k + 1) * shots`` of its support.
+
+    Attributes
+    ----------
+    support, query
+        (episodes, ways * shots) and (episodes, ways * queries).
+    ways
+        Classes of an episode.
+    """
+
+    support: Tensor
+    query: Tensor
+    ways: int
+
+    def labels(self, rows: Tensor) -> Tensor:
+        """Class numbers 0..ways-1 of the columns of ``support`` or ``query``, (columns,)."""
+        return torch.arange(self.ways).repeat_interleave(rows.shape[1] // self.ways)
+
+
+def draw(y: Tensor, *, ways: int, shots: int, queries: int, episodes: int, seed: int) -> Episodes:
+    """Random episodes: classes without replacement, and within a class images without replacement.
+
+    Parameters
+    ----------
+    y
+        Labels (N,).
+    seed
+        Other seeds, other episodes; the ambient random stream is left alone.
+
+    Raises
+    ------
+    DataError
+        When there are fewer classes than ways, or a class has fewer images than shots + queries.
+    """
+    classes, counts = torch.unique(y, return_counts=True)
+    if len(classes) < ways:
+        raise DataError(
+            f"episodes of {ways} classes cannot be drawn from {len(classes)}; lower fewshot.ways, or use a target "
+            "with more classes"
+        )
+    wanted = shots + queries
+    if int(counts.min()) < wanted:
+        few = int(counts.argmin())
+        raise DataError(
+            f"class {int(classes[few])} has {int(counts[few])} images for episodes, and {shots} shots with {queries} "
+            f"queries take {wanted}; lower fewshot.shots, fewshot.queries or fewshot.unlabelled"
+        )
+    members = y.sort(stable=True).indices  # rows in the order of classes
+    table = torch.zeros(len(classes), int(counts.max()), dtype=torch.long)
+    held = torch.arange(table.shape[1]) < counts[:, None]
+    table[held] = members
+    with seeded("episodes", seed, ways, shots, queries):
+        chosen = torch.rand(episodes, len(classes)).topk(ways).indices  # (episodes, ways)
+        keys = torch.rand(episodes, ways, table.shape[1]).masked_fill(~held[chosen], -1)
+        places = keys.topk(wanted).indices  # (episodes, ways, shots + queries)
+    rows = table[chosen].gather(2, places)
+    return Episodes(rows[..., :shots].flatten(1), rows[..., shots:].flatten(1), ways)
+
+
+class Episodic(Examples):
+    """Labelled examples that are drawn as episodes to train on, not one by one.
+
+    A sample of ``size`` holds size // 10 classes, ten examples of each, class by class.
+    """
+
+    EACH = 10
+
+    def sample(self, size: int) -> Batch:
+        """One episode from torch's current random stream."""
+        half = self.EACH // 2
+        y = self.columns["y"]
+        ways = min(max(2, size // self.EACH), len(torch.unique(y)))
+        seed = int(torch.randint(2**31, (1,)))
+        drawn = draw(y, ways=ways, shots=half, queries=half, episodes=1, seed=seed)
+        both = [rows.view(ways, half) for rows in (drawn.support, drawn.query)]
+        return self[torch.cat(both, 1).flatten()]

@@ -1,0 +1,1 @@
+"""Molecular graphs, SMILES files and their allocation to clients."""

@@ -1,0 +1,100 @@
+"""Molecules shared out over clients: by scaffold, by size, by clusters of scaffolds, or at random.
+
+**Source**: Bemis and Murcko, J. Med. Chem. 1996, for scaffolds; FedChem (Zhu et al., Patterns 2022) shares out
+clusters of scaffolds by a draw from a Dirichlet distribution (Hsu et al. 2019). **Departures**: (1) a cluster here is
+one generic scaffold, all atoms carbon and all bonds single, which is a shape of rings and linkers; the rarest shapes
+are one cluster together; (2) in ``scaffold`` the largest groups are dealt first, each to who has the fewest then.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import torch
+from rdkit import Chem
+from rdkit.Chem.Scaffolds.MurckoScaffold import MakeScaffoldGeneric
+from torch import Tensor
+
+from fedlab.data.molecules import graphs
+from fedlab.data.molecules.smiles import Molecules
+from fedlab.data.partitioners import MIN_EXAMPLES, split
+from fedlab.errors import ConfigError
+from fedlab.seeds import seed_of
+
+SHAPES = 30  # clusters of scaffolds with a number of their own; all others are one more
+
+Partition = Literal["iid", "scaffold", "size", "dirichlet"]
+
+
+def shares(molecules: Molecules, clients: int, by: Partition, alpha: float, seed: int, no_atom: int) -> list[Tensor]:
+    """Row numbers of each client: disjoint, together all, each sorted.
+
+    Parameters
+    ----------
+    by
+        ``iid``: at random; ``scaffold``: every Bemis-Murcko scaffold is one client's; ``size``: client 0 has the
+        smallest molecules; ``dirichlet``: each cluster of scaffolds is shared out by a draw from Dirichlet(alpha).
+    no_atom
+        The number that stands for no atom.
+
+    Raises
+    ------
+    ConfigError
+        When a client would hold fewer than 10 molecules.
+    """
+    if by in ("iid", "dirichlet"):
+        return split(by, clusters(molecules.scaffolds), clients, alpha, seed)
+    rows = _by_scaffold(molecules.scaffolds, clients) if by == "scaffold" else _by_size(molecules, clients, no_atom)
+    for client, part in enumerate(rows):
+        if len(part) < MIN_EXAMPLES:
+            raise ConfigError(
+                f"client {client} of {clients} would hold {len(part)} of {len(molecules):,} molecules shared "
+                f"out by {by}; at least {MIN_EXAMPLES} are needed: ask for fewer clients, or for another "
+                "molecules.partition"
+            )
+    return rows
+
+
+def _by_scaffold(scaffolds: Sequence[str], clients: int) -> list[Tensor]:
+    groups: dict[str, list[int]] = {}
+    for row, scaffold in enumerate(scaffolds):
+        groups.setdefault(scaffold, []).append(row)
+    hands: list[list[int]] = [[] for _ in range(clients)]
+    for group in sorted(groups.values(), key=lambda rows: (-len(rows), rows[0])):
+        min(hands, key=len).extend(group)
+    return [torch.tensor(sorted(hand), dtype=torch.long) for hand in hands]
+
+
+def _by_size(molecules: Molecules, clients: int, no_atom: int) -> list[Tensor]:
+    sizes = (molecules.atoms != no_atom).sum(1)
+    order = np.argsort(sizes.numpy(), kind="stable")  # of one size in the order of the file
+    return [torch.from_numpy(np.sort(part)) for part in np.array_split(order, clients)]
+
+
+@lru_cache(maxsize=8)
+def clusters(scaffolds: tuple[str, ...]) -> Tensor:
+    """The cluster of each molecule (molecules,): 0 is the most frequent shape of scaffold."""
+    shape_of = {scaffold: _shape(scaffold) for scaffold in set(scaffolds)}
+    counts = Counter(shape_of[scaffold] for scaffold in scaffolds)
+    ranked = sorted(counts, key=lambda shape: (-counts[shape], shape))
+    number = {shape: min(rank, SHAPES) for rank, shape in enumerate(ranked)}
+    return torch.tensor([number[shape_of[scaffold]] for scaffold in scaffolds])
+
+
+def _shape(scaffold: str) -> str:
+    molecule = Chem.MolFromSmiles(scaffold)
+    if molecule is None:  # a scaffold by itself can be nothing that RDKit reads
+        return scaffold
+    return graphs.canonical(MakeScaffoldGeneric(molecule))  # type: ignore[no-untyped-call]
+
+
+def held_out(rows: Tensor, share: float, seed: int, owner: str) -> tuple[Tensor, Tensor]:
+    """An owner's rows to train on and those to test on, at least one each; a function of seed and owner."""
+    generator = np.random.default_rng(seed_of(seed, "held out", owner))
+    order = generator.permutation(len(rows))
+    cut = min(max(1, round(len(rows) * share)), len(rows) - 1)
+    return rows[np.sort(order[cut:])], rows[np.sort(order[:cut])]

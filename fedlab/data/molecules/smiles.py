@@ -1,0 +1,269 @@
+"""Files of SMILES read into graphs: line by line, in parallel, once.
+
+A file has one molecule a line, the first field of which (up to a blank, tab or comma) is the SMILES; a first line
+"smiles" is a heading. A line that is no molecule of the set does not end the run: it is set aside with its number and
+the reason (:class:`Refused`), written to a file, and counted in a warning. A file in which nothing is left is an error.
+
+Long files are parsed by all cores and kept in the user's cache folder (``$XDG_CACHE_HOME/fedlab/molecules``), under a
+name made from their content, the alphabet and RDKit's version; where nothing can be written they are parsed again.
+
+The small sets inside the package are read when no folder of full sets is given: 5,000 molecules of QM9 to train on and
+1,000 of its test file. ZINC's file does not ship.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import joblib
+import rdkit
+import torch
+from rdkit import Chem
+from rdkit.Chem.Scaffolds.MurckoScaffold import GetScaffoldForMol
+from torch import Tensor
+
+from fedlab.data.digits.datasets import EMBEDDED
+from fedlab.data.molecules import cache, graphs
+from fedlab.data.molecules.graphs import Alphabet, Graph
+from fedlab.errors import DataError, near_match
+
+FORMAT = "1"  # of the cache
+CHUNK = 2000  # lines a task
+LONG = 10_000  # lines from which several cores and a cache are worth it
+SHOWN = 3  # refused lines in a message
+TEXTS, TENSORS = ("smiles", "meanings", "scaffolds"), ("bonds", "atoms", "losses")  # what a cache holds of molecules
+
+Order = Literal["file", "canonical"]
+
+
+class SetAside(UserWarning):
+    """Lines of a file that were not used."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A line that was not used: its number from 1, what it says, and why not."""
+
+    line: int
+    smiles: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Molecules:
+    """Molecules of one file, in its order; shared, read-only.
+
+    Attributes
+    ----------
+    smiles
+        Canonical, without stereochemistry.
+    meanings
+        The same of what each graph gives back: equal where nothing is lost, "" where it is no molecule.
+    bonds, atoms
+        (molecules, N, N) and (molecules, N) uint8, see :mod:`fedlab.data.molecules.graphs`.
+    losses
+        What each graph does not hold, bits of ``molgraphs.LOSSES`` (molecules,) uint8.
+    scaffolds
+        Bemis-Murcko scaffold of each; "" for one without a ring.
+    """
+
+    smiles: tuple[str, ...]
+    meanings: tuple[str, ...]
+    bonds: Tensor
+    atoms: Tensor
+    losses: Tensor
+    scaffolds: tuple[str, ...]
+    refused: tuple[Refused, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.smiles)
+
+    def take(self, rows: Sequence[int]) -> Molecules:
+        """Some of them."""
+        some = torch.as_tensor(rows, dtype=torch.long)
+        texts = [tuple(column[row] for row in rows) for column in (self.smiles, self.meanings, self.scaffolds)]
+        return Molecules(texts[0], texts[1], self.bonds[some], self.atoms[some], self.losses[some], texts[2])
+
+
+@dataclass(frozen=True)
+class MoleculeSet:
+    """A set's alphabet, and its files below the data root, some of them inside the package."""
+
+    alphabet: Alphabet
+    embedded: bool
+
+
+SETS = {"qm9": MoleculeSet(graphs.QM9, True), "zinc": MoleculeSet(graphs.ZINC, False)}
+FILES = {
+    ("qm9", "train"): "qm9_train.smi",
+    ("qm9", "test"): "qm9_test.smi",
+    ("zinc", "train"): "zinc_subset_train.smi",
+    ("zinc", "test"): "zinc_subset_test.smi",
+}
+
+
+def path_of(name: str, split: str, root: Path | None) -> Path:
+    """Where a set's molecules are.
+
+    Raises
+    ------
+    DataError
+        When there is no such set or split, or its file is not there.
+    """
+    if name not in SETS:
+        raise DataError(f"no set of molecules {name!r}; {near_match(name, SETS)}")
+    if (name, split) not in FILES:
+        raise DataError(f"no split {split!r}; {near_match(split, [of for set_, of in FILES if set_ == name])}")
+    file = FILES[name, split]
+    if root is None and SETS[name].embedded:
+        return EMBEDDED / file
+    path = (root or Path("FOLDER")) / "molecules" / file
+    if root is None or not path.is_file():
+        unset = ", or unset data_root to use the part that ships" if SETS[name].embedded else ""
+        raise DataError(f"expected {path}; put the set there and name FOLDER in data_root or FEDLAB_DATA{unset}")
+    return path
+
+
+@lru_cache(maxsize=8)
+def read(path: Path, alphabet: Alphabet, limit: int = 0, order: Order = "file") -> Molecules:
+    """The molecules of one file, read once a process.
+
+    Parameters
+    ----------
+    limit
+        Only the first so many lines; 0: all.
+    order
+        Of the atoms: as the file's SMILES has them, or as its canonical one does.
+
+    Raises
+    ------
+    DataError
+        When the file cannot be read, or no line of it is a molecule of the set.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the SMILES file {path} cannot be read: {error}") from None
+    lines = _lines(text)[: limit or None]
+    key = _key(lines, alphabet, order)
+    kept = cache.folder() / f"{path.stem}-{key}.npz"
+    found = _recall(kept) if len(lines) >= LONG else None
+    if found is None:
+        found = _parse(lines, alphabet, order)
+        if not found.smiles:
+            raise DataError(f"{path} has no molecule that could be used: {_some(found.refused) or 'it is empty'}")
+        if len(lines) >= LONG:
+            _keep(kept, found)
+    if found.refused:
+        _set_aside(path, key, len(lines), found.refused)
+    return found
+
+
+def _lines(text: str) -> list[tuple[int, str]]:
+    """Number and SMILES of each line that has something on it, without the heading."""
+    fields = [(number, line.replace(",", " ").split()) for number, line in enumerate(text.splitlines(), start=1)]
+    found = [(number, parts[0]) for number, parts in fields if parts]
+    return found[1:] if found and found[0][1].lower() == "smiles" else found
+
+
+def _parse(lines: Sequence[tuple[int, str]], alphabet: Alphabet, order: Order) -> Molecules:
+    chunks = [lines[start : start + CHUNK] for start in range(0, len(lines), CHUNK)]
+    jobs = -1 if len(lines) >= LONG else 1
+    parts = joblib.Parallel(n_jobs=jobs)(joblib.delayed(parse_lines)(chunk, alphabet, order) for chunk in chunks)
+    if not any(part.smiles for part in parts):
+        empty = torch.zeros(0, dtype=torch.uint8)
+        return Molecules((), (), empty, empty, empty, (), tuple(one for part in parts for one in part.refused))
+    full = [part for part in parts if part.smiles]
+    return Molecules(
+        tuple(one for part in full for one in part.smiles),
+        tuple(one for part in full for one in part.meanings),
+        torch.cat([part.bonds for part in full]),
+        torch.cat([part.atoms for part in full]),
+        torch.cat([part.losses for part in full]),
+        tuple(one for part in full for one in part.scaffolds),
+        tuple(one for part in parts for one in part.refused),
+    )
+
+
+def parse_lines(lines: Sequence[tuple[int, str]], alphabet: Alphabet, order: Order) -> Molecules:
+    """The molecules of numbered SMILES, one after another: what each process does."""
+    found: list[Graph] = []
+    smiles, meanings, scaffolds, refused = [], [], [], []
+    for number, text in lines:
+        try:
+            molecule, graph = graphs.parse(text, alphabet)
+        except DataError as error:
+            refused.append(Refused(number, text, str(error)))
+            continue
+        if order == "canonical":
+            graph = graphs.to_graph(graphs.canonical_order(molecule), alphabet)
+        found.append(graph)
+        smiles.append(graphs.canonical(molecule))
+        meanings.append(_meaning(graph, alphabet) if graph.losses & graphs.LOSSY else smiles[-1])
+        scaffolds.append(graphs.canonical(scaffold_of(molecule)))
+    empty = torch.zeros(0, dtype=torch.uint8)
+    bonds, atoms = graphs.stacked(found) if found else (empty, empty)
+    losses = torch.tensor([graph.losses for graph in found], dtype=torch.uint8)
+    return Molecules(tuple(smiles), tuple(meanings), bonds, atoms, losses, tuple(scaffolds), tuple(refused))
+
+
+def scaffold_of(molecule: Chem.Mol) -> Chem.Mol:
+    """Bemis-Murcko scaffold: rings and what links them."""
+    return GetScaffoldForMol(molecule)  # type: ignore[no-untyped-call,no-any-return]
+
+
+def _meaning(graph: Graph, alphabet: Alphabet) -> str:
+    """Canonical SMILES of what a graph gives back, fragments allowed; "" where RDKit refuses it."""
+    molecule = graphs.assemble(graph.bonds, graph.atoms, alphabet)
+    if Chem.SanitizeMol(molecule, catchErrors=True) != Chem.SANITIZE_NONE:
+        return ""
+    return graphs.canonical(molecule)
+
+
+# --- the cache, and what was set aside ---
+
+
+def _key(lines: Sequence[tuple[int, str]], alphabet: Alphabet, order: Order) -> str:
+    content = "\n".join(f"{number} {smiles}" for number, smiles in lines)
+    return cache.key(FORMAT, rdkit.__version__, repr(alphabet), order, content)
+
+
+def _keep(path: Path, found: Molecules) -> None:
+    texts = {name: getattr(found, name) for name in TEXTS}
+    texts["refused"] = [f"{one.line}\t{one.smiles}\t{one.reason}" for one in found.refused]
+    cache.keep(path, texts, {name: getattr(found, name) for name in TENSORS})
+
+
+def _recall(path: Path) -> Molecules | None:
+    """What a cache file holds; None where there is none, or it is damaged."""
+    kept = cache.recall(path, (*TEXTS, "refused"), TENSORS)
+    if kept is None:
+        return None
+    texts, tensors = kept
+    fields = [line.split("\t", 2) for line in texts.pop("refused") if line]
+    if len({len(column) for column in (*texts.values(), *tensors.values())}) != 1:
+        return None
+    refused = tuple(Refused(int(line), smiles, reason) for line, smiles, reason in fields)
+    bonds, atoms, losses = (tensors[name] for name in TENSORS)
+    return Molecules(texts["smiles"], texts["meanings"], bonds, atoms, losses, texts["scaffolds"], refused)
+
+
+def _some(refused: Sequence[Refused]) -> str:
+    return "; ".join(f"line {one.line}: {one.reason}" for one in refused[:SHOWN])
+
+
+def _set_aside(path: Path, key: str, lines: int, refused: Sequence[Refused]) -> None:
+    """Write the refused lines to a file, and say so."""
+    aside = cache.folder() / "set-aside" / f"{path.stem}-{key}.tsv"
+    table = "line\tsmiles\treason\n" + "".join(f"{one.line}\t{one.smiles}\t{one.reason}\n" for one in refused)
+    where = f"all of them in {aside}" if cache.write(aside, table.encode()) else f"{aside} could not be written"
+    warnings.warn(
+        f"{len(refused):,} of {lines:,} molecules of {path} were set aside: {_some(refused)}; {where}",
+        SetAside,
+        stacklevel=3,
+    )

@@ -1,0 +1,1 @@
+"""Street views with a class for every pixel."""

@@ -1,0 +1,235 @@
+"""CamVid: street views of Cambridge with a class for every pixel, by the drive that they were filmed on.
+
+``read`` is the whole interface: a domain, a split, and the folder of the full set, or none for the one in the package.
+
+=========  =======  =================================================================================================
+split      columns  what
+=========  =======  =================================================================================================
+train      x        a target: the first half of the drive but for its last ``GAP`` views, without a label
+oracle     x, y     the same views with labels, for supervised upper bounds of a target only
+test       x, y     the second half of the drive
+labelled   x, y     a source: the whole drive
+=========  =======  =================================================================================================
+
+**Splits are by time.** Views of a drive follow one another at one second, neighbours look alike, and a car that waits
+sees the same for many seconds. So a drive is cut in two, and ``GAP`` seconds before the cut are left out. For the dusk
+drive the cut is that of the published lists: their training views are its first 62, their test views its last 62.
+
+A domain ``dark_...`` is a day drive bent to look like dusk (:func:`darken`): a target to tune on, whose labels are a
+source's.
+
+**Source**: Brostow, Fauqueur, Cipolla, Semantic Object Classes in Video, Pattern Recognition Letters 2009; the 11
+classes, 360 x 480 pixels and lists of Badrinarayanan et al., SegNet, PAMI 2017, reduced to 120 x 160.
+
+**Departures**: (1) views are reduced again to 60 x 80, colours averaged and labels taken at every second pixel; in the
+package as JPEG of quality 90. (2) The file has no names: drives are told apart by the order of the published lists,
+where a cut between two drives is the largest jump between neighbours.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fedlab.data.dataset import Examples
+from fedlab.data.digits.datasets import EMBEDDED, to_floats
+from fedlab.errors import DataError, near_match
+
+CLASSES = (
+    "sky",
+    "building",
+    "pole",
+    "road",
+    "pavement",
+    "tree",
+    "sign",
+    "fence",
+    "car",
+    "pedestrian",
+    "bicyclist",
+)
+# Shares of the classes in the pixels of day_0006R0 and day_0016E5, those without a class left out.
+FREQUENCIES = (0.1729, 0.2312, 0.0104, 0.3509, 0.0467, 0.0985, 0.0123, 0.0132, 0.0548, 0.0066, 0.0025)
+VOID = -100  # what torch's cross-entropy leaves out; 11 in the files
+GAP = 8  # views, that is seconds, between a drive's two halves
+FULL, SHAPE = "camvid/camvid_160x120.npz", (120, 160)
+CUT, CUT_SHAPE = "camvid.npz", (60, 80)
+LISTS: Mapping[str, int] = {"train": 367, "val": 101, "test": 233}  # the published lists and their lengths
+SPLITS = ("train", "oracle", "test", "labelled")
+
+Pieces = tuple[tuple[str, slice], ...]
+
+
+@dataclass(frozen=True)
+class Drive:
+    """Where a drive's views lie in the published lists, in the order of time."""
+
+    description: str
+    pieces: Pieces
+    dark: bool = False
+
+
+DRIVES: Mapping[str, Drive] = {
+    "day_0006R0": Drive("a ring road and a car park by day, 101 views", (("train", slice(62, 163)),)),
+    "day_0016E5": Drive("the town by day, 204 views", (("train", slice(163, 367)),)),
+    "day_05VD": Drive("another part of the town by day, 171 views", (("test", slice(62, 233)),)),
+    "dusk": Drive("0001TP, the town at dusk, 124 views", (("train", slice(0, 62)), ("test", slice(0, 62)))),
+    "dark_0006R0": Drive("day_0006R0 darkened, to tune on", (("train", slice(62, 163)),), dark=True),
+    "dark_0016E5": Drive("day_0016E5 darkened, to tune on", (("train", slice(163, 367)),), dark=True),
+}
+HELD_OUT = "held_out"
+VALIDATION = Drive("the published validation views: 0016E5 at another time, fifteen a second", (("val", slice(None)),))
+
+
+class Views(NamedTuple):
+    """x : (N, 3, height, width) uint8; y : (N, height, width) int64, ``VOID`` where nobody knows; shared, read-only."""
+
+    x: Tensor
+    y: Tensor
+
+
+def read(domain: str, split: str, root: Path | None = None, reduce: int = 2) -> Examples:
+    """Views of one drive and split, in the order of time.
+
+    Parameters
+    ----------
+    domain
+        A key of ``DRIVES``; or ``HELD_OUT``, labelled day views that no split of a drive holds, whatever the split.
+    split
+        One of ``SPLITS``, see the table above.
+    root
+        Folder that holds ``camvid/``; None, or one without it, reads the set inside the package.
+    reduce
+        By how much the file's 120 x 160 pixels are divided, 1 or 2; the set inside the package has 60 x 80.
+
+    Returns
+    -------
+    examples
+        x : (N, 3, height, width), float32 in [-1, 1] once indexed, uint8 in ``columns``; y : (N, height, width), int64
+        in 0..10 and ``VOID``, in every split but "train".
+
+    Raises
+    ------
+    DataError
+        For an unknown name, or a file that is missing or damaged.
+    """
+    if domain not in DRIVES and domain != HELD_OUT:
+        raise DataError(f"no drive {domain!r} in CamVid; {near_match(domain, DRIVES)}")
+    if split not in SPLITS:
+        raise DataError(f"no split {split!r}; {near_match(split, SPLITS)}")
+    drive = DRIVES.get(domain, VALIDATION)
+    lists = _lists(root, reduce)
+    x = torch.cat([lists[name].x[part] for name, part in drive.pieces])
+    y = torch.cat([lists[name].y[part] for name, part in drive.pieces])
+    half = len(x) // 2
+    rows = {"labelled": slice(None), "test": slice(half, None)}.get(split, slice(half - GAP))
+    if domain == HELD_OUT:
+        rows = slice(None)
+    x = darken(x[rows]) if drive.dark else x[rows]
+    return Examples({"x": x} if split == "train" else {"x": x, "y": y[rows]}, to_floats)
+
+
+def darken(x: Tensor) -> Tensor:
+    """Day (N, 3, height, width) uint8 as if at dusk: a gamma of 1.8, then 0.62, 0.70, 0.72 of red, green and blue.
+
+    The numbers bring the mean colour of the day drives near that of the dusk drive's unlabelled training views.
+    """
+    gains = torch.tensor((0.62, 0.70, 0.72))[:, None, None]
+    return (255 * gains * (x.float() / 255) ** 1.8).round().byte()
+
+
+def _lists(root: Path | None, reduce: int) -> Mapping[str, Views]:
+    """The three published lists, at the size asked for."""
+    full = root / FULL if root else None
+    if full is not None and full.is_file():
+        return _full(full, reduce)
+    if reduce != 2:
+        raise DataError(
+            f"CamVid at {SHAPE[0]} x {SHAPE[1]} pixels does not ship with fedlab: expected {full or 'FOLDER/' + FULL}; "
+            "set data_root or FEDLAB_DATA to its folder, or take the reduced views, which do"
+        )
+    return _embedded(EMBEDDED / CUT)
+
+
+@lru_cache(maxsize=2)
+def _full(path: Path, reduce: int) -> Mapping[str, Views]:
+    """The file of all views, lossless."""
+    found: dict[str, Views] = {}
+    remedy = "replace the file, or unset data_root"
+    archive = _load(path, remedy)
+    for name, count in LISTS.items():
+        x, y = _column(archive, f"x_{name}", path, remedy), _column(archive, f"y_{name}", path, remedy)
+        _check(path, remedy, f"x_{name}", x, (count, *SHAPE, 3))
+        _check(path, remedy, f"y_{name}", y, (count, *SHAPE))
+        found[name] = Views(_planes(reduced(x, reduce)), _labels(y[:, ::reduce, ::reduce], path, remedy))
+    return found
+
+
+@lru_cache(maxsize=2)
+def _embedded(path: Path) -> Mapping[str, Views]:
+    """The set inside the package: JPEG files end to end in ``buf``, cut at ``off``, and ``y``, list by list."""
+    remedy, count = "the package is damaged, reinstall fedlab", sum(LISTS.values())
+    archive = _load(path, remedy)
+    buffer, offsets, y = (_column(archive, name, path, remedy) for name in ("buf", "off", "y"))
+    try:
+        files = [buffer[start:end].tobytes() for start, end in pairwise(offsets)]
+        x = np.stack([np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files])
+    except Exception as error:  # a damaged picture can fail in nearly any way; the cause stays attached
+        raise DataError(f"{path} cannot be read ({error}); {remedy}") from error
+    _check(path, remedy, "buf", x, (count, *CUT_SHAPE, 3))
+    _check(path, remedy, "y", y, (count, *CUT_SHAPE))
+    views, found, start = Views(_planes(x), _labels(y, path, remedy)), {}, 0
+    for name, length in LISTS.items():
+        found[name] = Views(views.x[start : start + length], views.y[start : start + length])
+        start += length
+    return found
+
+
+def _load(path: Path, remedy: str) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise DataError(f"CamVid: expected {path}, found no such file; {remedy}")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # as above
+        raise DataError(f"{path} cannot be read ({error or type(error).__name__}); {remedy}") from error
+
+
+def _column(archive: Mapping[str, Any], name: str, path: Path, remedy: str) -> Any:
+    if name not in archive:
+        raise DataError(f"{path} holds {', '.join(archive) or 'nothing'}, expected {name!r}; {remedy}")
+    return archive[name]
+
+
+def _check(path: Path, remedy: str, name: str, array: Any, shape: tuple[int, ...]) -> None:
+    if array.dtype != np.uint8 or array.shape != shape:
+        raise DataError(f"{path}: {name!r} is {array.dtype} {array.shape}, expected uint8 {shape}; {remedy}")
+
+
+def reduced(x: Any, by: int) -> Any:
+    """(N, height, width, 3) uint8 averaged over squares of ``by`` pixels a side."""
+    count, height, width, _ = x.shape
+    blocks = x.reshape(count, height // by, by, width // by, by, 3)
+    return np.rint(blocks.mean((2, 4), dtype=np.float32)).astype(np.uint8)
+
+
+def _planes(x: Any) -> Tensor:
+    return torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
+
+
+def _labels(y: Any, path: Path, remedy: str) -> Tensor:
+    """int64 labels with ``VOID`` for the file's 11; anything above is refused."""
+    if y.max() > len(CLASSES):
+        raise DataError(f"{path} holds labels up to {y.max()}, expected 0..{len(CLASSES)}; {remedy}")
+    labels = torch.from_numpy(y.astype(np.int64))
+    return labels.masked_fill(labels == len(CLASSES), VOID)

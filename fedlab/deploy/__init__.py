@@ -1,0 +1,1 @@
+"""Deployed clients: start, log, probe and credentials."""

@@ -1,0 +1,98 @@
+"""Pictures of generated images, as PNG files: drawn beside real ones, and what labels they have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import pad
+
+from fedlab.evaluation.png import figure, png
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Pixels = NDArray[np.uint8]
+
+GROUND = 96  # grey between tiles, which digits' black and white stand out from
+SAMPLES, CLIENTS = "#b5451f", ("#2f6f9f", "#7fb3d5", "#1e8449", "#82c99d", "#7d5ba6", "#c3aed6", "#8c8c8c", "#c9c9c9")
+
+
+def tiles(x: Tensor, columns: int) -> Pixels:
+    """Images (n, 1 or 3, height, width) in [-1, 1] in rows of ``columns``, uint8 (rows, pixels, 3); empty ones grey."""
+    x = ((x.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().expand(-1, 3, -1, -1)
+    missing = -len(x) % columns
+    x = torch.cat([x, torch.full_like(x[:1], GROUND).expand(missing, -1, -1, -1)]) if missing else x
+    x = pad(x, (1, 1, 1, 1), value=GROUND)
+    count, _, height, width = x.shape
+    rows = x.view(count // columns, columns, 3, height, width).permute(0, 3, 1, 4, 2)
+    pixels: Pixels = rows.reshape(count // columns * height, columns * width, 3).to(torch.uint8).numpy()
+    return pixels
+
+
+def drawn_and_real(drawn: Tensor, real: Tensor, side: int = 8) -> bytes:
+    """A square of drawn images on the left and one of real images on the right, with a title above each."""
+    both = [tiles(x[: side * side], side) for x in (drawn, real)]
+    canvas = figure(8.4, 4.5, "compressed")
+    for axes, pixels, title in zip(canvas.subplots(1, 2), both, ("drawn", "real"), strict=True):
+        axes.imshow(pixels, interpolation="nearest")
+        axes.set_title(title, fontsize=11)
+        axes.axis("off")
+    return png(canvas)
+
+
+def by_label(drawn: Tensor, labels: Tensor, mixtures: Mapping[str, NDArray[np.float64]], each: int = 12) -> bytes:
+    """A row of drawn images for each label, and beside it the label's share: of the drawn, and of every client's own.
+
+    Parameters
+    ----------
+    drawn, labels
+        (n, 1 or 3, height, width) in [-1, 1], and integers (n,).
+    mixtures
+        Client to its number of images of each label (labels,); bars show their part of all.
+    """
+    count = len(next(iter(mixtures.values())))
+    rows = []
+    for label in range(count):
+        some = drawn[labels == label][:each]
+        blank = torch.full((each - len(some), *drawn.shape[1:]), 2 * GROUND / 255 - 1)
+        rows.append(torch.cat([some.cpu(), blank]))
+    shares = np.bincount(labels.numpy(), minlength=count) / len(labels)
+    total = sum(sizes.sum() for sizes in mixtures.values())
+    canvas = figure(9.6, 5.2, "constrained")
+    left, right = canvas.subplots(1, 2, width_ratios=(1.25, 1))
+    pixels = tiles(torch.cat(rows), each)
+    left.imshow(pixels, interpolation="nearest", aspect="equal")
+    height = len(pixels) / count
+    left.set_yticks([height * (label + 0.5) for label in range(count)], [str(label) for label in range(count)])
+    left.set_xticks([])
+    left.tick_params(length=0)
+    left.set_title("drawn, by the label that is read", fontsize=10)
+    where = np.arange(count, dtype=np.float64)
+    right.barh(where - 0.2, shares, 0.38, color=SAMPLES, label="drawn")
+    _stacked(right, where + 0.2, mixtures, total)
+    right.set_yticks(where, [str(label) for label in range(count)])
+    right.set_ylim(count - 0.5, -0.5)
+    right.set_xlabel("share of images")
+    right.locator_params(axis="x", nbins=5)
+    right.set_title("labels: drawn, and held by clients", fontsize=10)
+    right.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    for side in ("top", "right"):
+        right.spines[side].set_visible(False)
+    for spine in left.spines.values():
+        spine.set_visible(False)
+    return png(canvas)
+
+
+def _stacked(axes: Axes, where: NDArray[np.float64], mixtures: Mapping[str, NDArray[np.float64]], total: float) -> None:
+    """Bars of every client's part behind each other; after the palette's last colour they share one."""
+    start = np.zeros(len(where))
+    for number, (name, sizes) in enumerate(mixtures.items()):
+        colour = CLIENTS[min(number, len(CLIENTS) - 1)]
+        shown = name if number < len(CLIENTS) else "_"
+        axes.barh(where, sizes / total, 0.38, left=start, color=colour, label=shown)
+        start = start + sizes / total

@@ -1,0 +1,72 @@
+"""What generated images are worth in a feature space: Frechet distance, precision and recall, labels.
+
+**Source**: Heusel et al., GANs Trained by a Two Time-Scale Update Rule, NeurIPS 2017, for the distance; Kynkaanniemi et
+al., Improved Precision and Recall Metric for Assessing Generative Models, NeurIPS 2019, for the other two: a sample is
+precise if it is no further from some real image than that image's k-th neighbour among the real ones, and recall is
+the same the other way round. **Departures**: (1) features come from a small classifier of digits and not from
+Inception, so that numbers compare runs of one workload and nothing published; (2) k-th neighbours do not count an
+image itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedlab.evaluation.distances import frechet
+
+NEIGHBOURS = 3  # k
+
+
+def radii(features: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
+    """Distance (images,) of each row of (images, dimensions) to its k-th nearest other row.
+
+    Raises
+    ------
+    ValueError
+        When there are not more rows than neighbours.
+    """
+    if len(features) <= neighbours:
+        raise ValueError(f"{len(features)} images have no {neighbours} neighbours each; take more")
+    return distances(features, features).fill_diagonal_(0.0).kthvalue(neighbours + 1, 1).values
+
+
+def covered(points: Tensor, around: Tensor, reach: Tensor) -> float:
+    """Share of ``points`` (n, dimensions) within ``reach`` (m,) of at least one row of ``around`` (m, dimensions)."""
+    return float((distances(points, around) <= reach).any(1).double().mean())
+
+
+def distances(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distances (n, m), float64 and without the shortcut that rounds small ones to 0."""
+    return torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def likeness(drawn: Tensor, real: Tensor) -> dict[str, float]:
+    """``frechet``, ``precision`` and ``recall`` of drawn images against real ones, from their features (n, dimensions).
+
+    All three depend on how many there are: compare numbers of equal counts only, and with those of real images.
+    """
+    return {
+        "frechet": frechet(drawn.double().numpy(), real.double().numpy()),
+        "precision": covered(drawn, real, radii(real)),
+        "recall": covered(real, drawn, radii(drawn)),
+    }
+
+
+def label_distances(labels: Tensor, mixture: NDArray[np.float64]) -> Mapping[str, float]:
+    """How far the labels (n,) are from a mixture (classes,) that sums to 1.
+
+    ``label_distance`` is the total variation: 0 equal, 1 disjoint. ``label_kl`` is KL(labels || mixture) in nats; a
+    class that the mixture lacks counts as half an image there, or a single one would make it infinite.
+    """
+    found = np.bincount(labels.numpy(), minlength=len(mixture)) / len(labels)
+    some = found > 0
+    floor = np.maximum(mixture, 0.5 / len(labels))
+    return {
+        "label_distance": float(0.5 * np.abs(found - mixture).sum()),
+        "label_kl": float((found[some] * np.log(found[some] / floor[some])).sum()),
+    }

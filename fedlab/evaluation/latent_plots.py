@@ -1,0 +1,112 @@
+"""Pictures of a latent space, as PNG bytes: paths between molecules, a property's direction, scores by a knob."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from fedlab.evaluation.distances import Floats
+from fedlab.evaluation.molecule_plots import DRAWN, INK, NAMES, REAL, SOFT, grid, rendered, stacked
+from fedlab.evaluation.png import figure
+
+WARM, GREEN = "#c46a1b", "#12806a"  # of the report's pages, as DRAWN
+NOTHING = "no molecule"
+
+
+def path(ends: Sequence[tuple[str, str]], lines: Sequence[Sequence[str | None]], caption: str) -> bytes:
+    """Lines of molecules: the first of a pair, what decodes on the way to the second, and that one."""
+    cells, legends = list[str](), list[str]()
+    for (first, second), found in zip(ends, lines, strict=True):
+        shares = np.linspace(0, 1, len(found))
+        cells += [first, *(one or "" for one in found), second]
+        legends += ["from", *(_legend(one, f"{share:.2f}") for one, share in zip(found, shares, strict=True)), "to"]
+    return grid(cells, caption, legends, columns=len(lines[0]) + 2)
+
+
+def property_direction(
+    name: str,
+    true: Floats,
+    predicted: Floats,
+    caption: str,
+    steps: Floats,
+    values: Floats,
+    start: int,
+    example: Sequence[str | None],
+) -> bytes:
+    """A property along its direction: predicted against true, the median on a walk with its quartiles, how often a walk
+    meets a molecule, and below them one walk.
+
+    Parameters
+    ----------
+    values
+        (starts, steps), NaN where there is no molecule.
+    start, example
+        One of the starts, and what it meets by step.
+    """
+    title = NAMES[name]
+    canvas = figure(11.5, 3.1)
+    left, middle, right = canvas.subplots(1, 3)
+    left.plot(true, predicted, ".", color=DRAWN, alpha=0.35, markersize=4, markeredgewidth=0)
+    both = np.concatenate([true, predicted])
+    ends = [both.min(), both.max()]
+    left.plot(ends, ends, color=REAL, linewidth=0.8, dashes=(4, 3))
+    left.set(xlabel=f"{title} of {len(true):,} test molecules", ylabel="predicted from latents")
+    left.set_title(caption, color=INK, fontsize=9.5, loc="left")
+    counts = np.isfinite(values).sum(0)
+    seen = counts > 1
+    quartiles = [np.nanpercentile(values[:, seen], share, axis=0) for share in (25, 50, 75)]
+    middle.fill_between(steps[seen], quartiles[0], quartiles[2], color=DRAWN, alpha=0.18, linewidth=0)
+    middle.plot(steps[seen], quartiles[1], color=DRAWN, linewidth=1.8)
+    middle.set(xlabel="standard deviations along it", ylabel=title)
+    middle.set_title("median and quartiles of what is met", color=INK, fontsize=9.5, loc="left")
+    right.plot(steps, 100 * counts / len(values), color=GREEN, linewidth=1.8)
+    right.set(xlabel="standard deviations along it", ylabel="molecules, %", ylim=(0, 103))
+    right.set_title(f"how many of {len(values)} walks meet one", color=INK, fontsize=9.5, loc="left")
+    canvas.subplots_adjust(left=0.06, right=0.99, top=0.89, bottom=0.18, wspace=0.25)
+    chosen = range(0, len(steps), 2)
+    places = [f"{steps[at] + 0.0:+.0f} sd" for at in chosen]
+    known = [f": {title.partition(',')[0]} {values[start, at]:.2f}" if example[at] else "" for at in chosen]
+    legends = [_legend(example[at], place + value) for at, place, value in zip(chosen, places, known, strict=True)]
+    below = grid([example[at] or "" for at in chosen], "One walk", legends, columns=len(legends))
+    return stacked([rendered(canvas), below])
+
+
+def by_knob(
+    curves: Mapping[str, Mapping[str, Floats]], values: Sequence[float], knob: str, marks: Mapping[str, Floats]
+) -> bytes:
+    """A panel for each run: shares in percent by the value of a knob, the mean over seeds and their range.
+
+    Seeds without a score at a value are left out there.
+
+    Parameters
+    ----------
+    curves
+        Panel to score to (seeds, values), shares.
+    marks
+        Score to a published value, a dotted line.
+    """
+    canvas = figure(3.1 * len(curves) + 0.9, 3.0)
+    panels = canvas.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+    colours = [DRAWN, WARM, GREEN, INK]
+    for axis, (title, scores) in zip(panels, curves.items(), strict=True):
+        for colour, (name, found) in zip(colours, scores.items(), strict=False):
+            shares = np.ma.masked_invalid(100 * found)
+            low, high, mean = (of.filled(np.nan) for of in (shares.min(0), shares.max(0), shares.mean(0)))
+            axis.fill_between(values, low, high, color=colour, alpha=0.16, linewidth=0)
+            axis.plot(values, mean, color=colour, linewidth=1.8, label=name.replace("_", " "))
+            if name in marks:
+                axis.axhline(100 * float(marks[name]), color=colour, linewidth=0.9, dashes=(1, 2))
+        axis.set_title(title.replace("_", " "), color=INK, fontsize=10, loc="left")
+        axis.set(xlabel=knob, ylim=(0, 103), xlim=(min(values), max(values)))
+    panels[0].set_ylabel("%")
+    if marks:
+        panels[0].plot([], [], color=SOFT, linewidth=0.9, dashes=(1, 2), label="published")
+    canvas.legend(*panels[0].get_legend_handles_labels(), loc="upper right", ncols=4, frameon=False, fontsize=9)
+    width = 3.1 * len(curves) + 0.9
+    canvas.subplots_adjust(left=0.5 / width, right=1 - 0.12 / width, top=0.8, bottom=0.17, wspace=0.1)
+    return rendered(canvas)
+
+
+def _legend(found: str | None, words: str) -> str:
+    return words if found else f"{words}: {NOTHING}"

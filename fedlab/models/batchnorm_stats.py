@@ -1,0 +1,98 @@
+"""A domain's own normalisation: batch-norm statistics of the data at hand, weights untouched.
+
+**Source**: Li et al., Revisiting Batch Normalization for Practical Domain Adaptation (AdaBN), 2016. That such
+statistics stay with the client is FedBN (Li et al., ICLR 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from fedlab.data.dataset import Examples
+
+STATISTICS_BATCH = 250  # about so many inputs at a time, then the mean over batches
+
+
+def batch_norms(module: nn.Module) -> list[_BatchNorm]:
+    """Every batch norm below a module, those without running statistics left out."""
+    return [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
+
+
+def batch_norm_names(module: nn.Module) -> list[str]:
+    """Names in the state of all that belongs to a batch norm: its weights, statistics and counter."""
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, _BatchNorm)}
+    return [f"{name}.{key}" if name else key for name, layer in layers.items() for key in layer.state_dict()]
+
+
+@torch.no_grad()
+def use_statistics_of(module: nn.Module, batches: Iterable[Tensor], share: float = 1.0) -> None:
+    """Move all running statistics to the mean over ``batches`` of the batch statistics; a module without is left.
+
+    Parameters
+    ----------
+    share
+        How far, in [0, 1]: new = (1 - share) * old + share * own. 1 is AdaBN.
+    """
+    layers = batch_norms(module)
+    if not layers or not share:
+        return
+    old = [{name: buffer.clone() for name, buffer in layer.named_buffers()} for layer in layers]
+    momenta = [layer.momentum for layer in layers]
+    training = module.training
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain mean over batches
+    module.train()
+    own = 0
+    for x in batches:
+        if len(x) > 1:  # one example has no variance
+            module(x)
+            own += 1
+    module.train(training)
+    for layer, momentum, before in zip(layers, momenta, old, strict=True):
+        layer.momentum = momentum
+        for name in ("running_mean", "running_var"):
+            layer.get_buffer(name).lerp_(before[name], 1 - share if own else 1.0)
+
+
+@contextmanager
+def statistics_held(module: nn.Module) -> Iterator[None]:
+    """In the body, batches are normalised as in training, leave no trace in the running statistics, and nothing drops.
+
+    So features are what a mixture that was fitted without dropout can judge.
+    """
+    layers = batch_norms(module)
+    dropping = [layer for layer in module.modules() if isinstance(layer, _DropoutNd) and layer.training]
+    for dropout in dropping:
+        dropout.eval()
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+        for dropout in dropping:
+            dropout.train()
+
+
+def adopt_statistics(module: nn.Module, data: Examples, images: int, share: float, device: torch.device) -> None:
+    """Move a module's statistics to those of at most ``images`` inputs ``x``, spread over however they are ordered."""
+    some = data.spread(images)
+    batches = max(1, round(len(some) / STATISTICS_BATCH))
+    parts = [torch.arange(first, len(some), batches) for first in range(batches)]  # each spread over the whole set
+    use_statistics_of(module, (some[part]["x"].to(device) for part in parts), share)
+
+
+@torch.no_grad()
+def encode(module: nn.Module, data: Examples, device: torch.device, batch: int = 500) -> Tensor:
+    """What a module makes of every input ``x``, in evaluation mode: (examples, ...), on ``device``."""
+    module.eval()
+    return torch.cat([module(part["x"].to(device)) for part in data.batches(batch)])

@@ -1,0 +1,49 @@
+"""A small classifier of grey digits: whose features generated ones are compared in, and who reads their labels.
+
+Its weights ship with the package, see ``fedlab/evaluation/digit_labels.py``.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+CANVAS, SIZE, CLASSES, FEATURES = 32, 28, 10, 64
+
+
+class DigitReader(nn.Module):
+    """Three convolutions, a mean over what is left, 64 features, a linear classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 1
+        for channels, size in ((32, 5), (64, 3), (128, 3)):  # each halves the height and the width
+            layers += [
+                nn.Conv2d(before, channels, size, 2, size // 2, bias=False),
+                nn.BatchNorm2d(channels),
+                nn.ReLU(inplace=True),
+            ]
+            before = channels
+        pool = [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * before, FEATURES), nn.ReLU(inplace=True)]
+        self.features = nn.Sequential(*layers, *pool)
+        self.head = nn.Linear(FEATURES, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Grey images (batch, 1, 28, 28) in [-1, 1] to logits (batch, 10)."""
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+
+def as_read(x: Tensor) -> Tensor:
+    """Images (batch, 1 or 3, size, size) in [-1, 1] as the reader takes them: grey, the middle 28 of 32 pixels.
+
+    Those of 28 pixels are that already; others are resized to 32 first.
+    """
+    grey = x.mean(1, keepdim=True)
+    if grey.shape[-1] == SIZE:
+        return grey
+    if grey.shape[-1] != CANVAS:
+        grey = interpolate(grey, (CANVAS, CANVAS), mode="bilinear", antialias=True)
+    margin = (CANVAS - SIZE) // 2
+    return grey[..., margin:-margin, margin:-margin]

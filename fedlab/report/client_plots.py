@@ -1,0 +1,254 @@
+"""What is drawn of a run's clients: features before and after, weights under their mixtures, confusions.
+
+All is computed once, from the checkpoints before the first round and after the last, and kept beside the run in
+``clients.npz``; writing a page again reads that. What a workload or a strategy does not have is left out: a model
+without ``features`` has no map, a state without mixtures no weights, test data without labels no confusions.
+
+**Features**: the server's test data through the server's model and the client's through the client's own (with the
+batch-norm statistics and weights that it would predict with), reduced to the plane of the two largest principal
+components of all of them together, before and after, so that both panels have the same axes.
+
+**Confusions** are those of the client's predictor. They are drawn only where they agree with what the client reported
+of itself, so labels of another set of classes than the model's never make a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedlab.config.schema import Core, build
+from fedlab.data.dataset import Examples
+from fedlab.errors import DataError, FedlabError, RunError
+from fedlab.inference.predict import Recalled
+from fedlab.models import gaussian_mixture
+from fedlab.models.feature_classifier import features_of, missing_parts
+from fedlab.report.confusions import BATCH, agreement, confusion
+from fedlab.report.pixel_rows import labels_of_rows
+from fedlab.runs.directory import write_atomically
+from fedlab.runs.result import Result
+from fedlab.seeds import deterministic, seeded
+from fedlab.workload import Workload
+
+FILE, FORMAT = "clients.npz", 1
+POINTS = 300  # of a domain in a map
+BINS = 20  # of a histogram of weights
+
+Array = NDArray[Any]
+NOTHING = np.zeros((0, 2), np.float32)
+
+
+@dataclass(frozen=True)
+class ClientView:
+    """What is known of one client; an empty array says that there is nothing to draw.
+
+    Attributes
+    ----------
+    source_before, target_before, source_after, target_after
+        Points (points, 2) of the plane.
+    explained
+        Share of the variance along its two axes, (2,).
+    source_labels, target_labels
+        Classes (points,), where the labels are those that the model predicts.
+    source_weights, target_weights
+        Examples by typicality under the client's mixture, (bins,) counts over [0, 1].
+    confusion
+        Counts (true class, predicted class) over the client's test data.
+    """
+
+    name: str
+    source_before: Array
+    target_before: Array
+    source_after: Array
+    target_after: Array
+    explained: Array
+    source_labels: Array
+    target_labels: Array
+    source_weights: Array
+    target_weights: Array
+    confusion: Array
+
+
+ARRAYS = [field.name for field in fields(ClientView) if field.name != "name"]
+
+
+def views(result: Result) -> list[ClientView]:
+    """What can be drawn of a run's clients, from the file beside it or computed.
+
+    Raises
+    ------
+    FedlabError
+        When the run has no checkpoint that can be read, its data is not here, or its model gives what nobody expects.
+    """
+    path = result.directory / FILE
+    key = f"{FORMAT} {POINTS} {result.weights_sha256 or result.rounds[-1]['round']}"
+    if path.is_file():
+        with np.load(path) as stored:
+            if str(stored["key"]) == key:
+                names = [str(name) for name in stored["names"]]
+                return [ClientView(name, **{a: stored[f"{i} {a}"] for a in ARRAYS}) for i, name in enumerate(names)]
+    try:
+        found = compute(result)
+    except FedlabError:
+        raise
+    except Exception as error:  # a model of the future may take or give anything; a page does without its picture
+        raise RunError(f"nothing can be drawn of the clients of {result.directory}: {error!r}") from error
+    arrays = {f"{i} {a}": getattr(view, a) for i, view in enumerate(found) for a in ARRAYS}
+    _save(path, {"key": np.array(key), "names": np.array([view.name for view in found], dtype=str), **arrays})
+    return found
+
+
+def _save(path: Path, arrays: Mapping[str, Array]) -> None:
+    stream = BytesIO()
+    np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+    write_atomically(path, stream.getvalue())
+
+
+@torch.no_grad()
+def compute(result: Result) -> list[ClientView]:
+    """The views from a run's checkpoints."""
+    core = build(Core, "", result.config)
+    kept = {int(path.stem.removeprefix("round-")): path for path in result.directory.glob("checkpoints/round-*.pt")}
+    if not kept:
+        raise RunError(f"{result.directory} has no checkpoint; `fedlab resume {result.directory}` runs it on")
+    after = Recalled(kept[max(kept)], result.config)
+    before = Recalled(kept[0], result.config) if 0 in kept and max(kept) else None
+    names = after.workload.clients[: core.clients or None]
+    with deterministic(core.threads), seeded(core.seed, "report"):
+        source = _source(after.workload)
+        return [_view(result, before, after, source, partition, name) for partition, name in enumerate(names)]
+
+
+def _view(
+    result: Result, before: Recalled | None, after: Recalled, source: Examples | None, partition: int, name: str
+) -> ClientView:
+    target = after.workload.data(partition, "test")
+    empty = dict.fromkeys(ARRAYS, NOTHING)
+    state, predictor = after.in_place_of(partition)
+    counts = confusion(predictor, target)
+    reported = result.rounds[-1]["clients"].get(name, {})
+    agrees = bool(len(counts)) and agreement(counts, reported)
+    drawn: dict[str, Array] = {"confusion": counts if agrees else NOTHING}
+    if source is not None and not missing_parts(after.workload.model()) and "x" in target.columns:
+        states = [(before.content["arrays"], before.in_place_of(partition)[0])] if before else []
+        states.append((after.content["arrays"], state))
+        drawn |= _map(after.workload, states, source, target, agrees)
+        z, own = drawn.pop("source"), drawn.pop("target")
+        drawn |= _weights(after.content["strategy"], partition, z, own)
+    return ClientView(name, **{**empty, **drawn})
+
+
+def _source(workload: Workload) -> Examples | None:
+    """The server's test data, or where it has none what it trains on."""
+    for split in ("test", "train"):
+        try:
+            data = workload.data(None, split)
+        except DataError:
+            continue
+        if "x" in data.columns and len(data):
+            return data
+    return None
+
+
+# --- maps -------------------------------------------------------------------------------------------------------------
+
+
+def _map(
+    workload: Workload, states: list[tuple[Any, Any]], source: Examples, target: Examples, labelled: bool
+) -> dict[str, Array]:
+    """Points of the plane before and after; and the features (points, width) after, under "source" and "target"."""
+    clouds, labels = [], []
+    for server, own in states:
+        for state, data in ((server, source), (own, target)):
+            z, y = rows_of(_features(workload, state), data, POINTS)
+            clouds.append(z.numpy())
+            labels.append(y.numpy() if labelled and y is not None else NOTHING)
+    points, explained = plane(clouds)
+    when = ["before", "after"][-len(states) :]
+    names = [f"{side}_{at}" for at in when for side in ("source", "target")]
+    return {
+        **dict(zip(names, points, strict=True)),
+        "explained": explained,
+        "source_labels": labels[-2],
+        "target_labels": labels[-1],
+        "source": clouds[-2],
+        "target": clouds[-1],
+    }
+
+
+def _features(workload: Workload, state: Mapping[str, Tensor]) -> nn.Module:
+    """G with its part of a state; other parts, such as a second head, are the strategy's own."""
+    features = features_of(workload.model())
+    prefix = "features."
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    features.load_state_dict(own)
+    return features.eval()
+
+
+def rows_of(features: nn.Module, data: Examples, count: int) -> tuple[Tensor, Tensor | None]:
+    """About ``count`` rows of features, evenly spread over the data, and their labels.
+
+    Features (rows, width) are a row an example or a cell of an image, (batch, width, height, width) a row a cell.
+    """
+    some = data.spread(count)
+    rows, labels = [], []
+    for batch in some.batches(BATCH):
+        z, y = features(batch["x"]), batch.get("y")
+        z = z.movedim(1, -1).flatten(0, 2) if z.ndim == 4 else z
+        if z.ndim != 2:
+            raise RunError(f"a map needs features (batch, width) or (batch, width, height, width), got {z.ndim} axes")
+        wanted = -(-count * len(batch["x"]) // len(some))
+        chosen = torch.linspace(0, len(z) - 1, min(wanted, len(z))).long()
+        rows.append(z[chosen])
+        own = labels_of_rows(len(z), y) if y is not None else None
+        labels += [own[chosen]] if own is not None else []
+    known = torch.cat(labels) if len(labels) == len(rows) else None
+    return torch.cat(rows).float(), known
+
+
+def plane(clouds: list[Array]) -> tuple[list[Array], Array]:
+    """Clouds (points, width) in the plane of the principal components of all of them, and the variances' shares."""
+    together = np.concatenate(clouds).astype(np.float64)
+    centre = together.mean(0)
+    _, scale, axes = np.linalg.svd(together - centre, full_matrices=False)
+    axes = np.concatenate([axes, np.zeros((2, axes.shape[1]))])[:2]  # features of one dimension are a line
+    axes = (
+        axes * np.where(axes[np.arange(2), np.abs(axes).argmax(1)] < 0, -1.0, 1.0)[:, None]
+    )  # one sign on any machine
+    share = np.square(np.append(scale, [0.0, 0.0])[:2]) / max(float(np.square(scale).sum()), 1e-300)
+    return [((cloud - centre) @ axes.T).astype(np.float32) for cloud in clouds], share
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+def find_mixture(state: object, partition: int) -> Mapping[str, Tensor] | None:
+    """A partition's mixture in a strategy's state, known by the names of its arrays, with quantiles beside it."""
+    if not isinstance(state, Mapping):
+        return None
+    own = state.get(partition)
+    if isinstance(own, Mapping) and own.keys() >= {"log_weights", "means", "variances", "quantiles"}:
+        return own
+    found = (find_mixture(value, partition) for key, value in state.items() if isinstance(key, str))
+    return next((mixture for mixture in found if mixture is not None), None)
+
+
+def _weights(state: object, partition: int, source: Array, target: Array) -> dict[str, Array]:
+    arrays = find_mixture(state, partition)
+    if arrays is None or arrays["means"].shape[-1] != source.shape[1]:
+        return {}
+    log_weights = arrays["log_weights"].double()  # a coarse wire format leaves their sum beside 1
+    mixture = gaussian_mixture.Mixture.from_arrays({**arrays, "log_weights": log_weights - log_weights.logsumexp(-1)})
+    counts = {}
+    for side, z in (("source", source), ("target", target)):
+        typical = gaussian_mixture.typicality(mixture.log_prob(torch.from_numpy(z)), arrays["quantiles"].double())
+        counts[f"{side}_weights"] = np.histogram(typical.numpy(), BINS, (0.0, 1.0))[0]
+    return counts

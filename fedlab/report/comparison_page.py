@@ -1,0 +1,172 @@
+"""Strategies side by side: ``report.html`` of a comparison, one page that needs no network and no other file.
+
+Its only script sorts tables; without it, everything can be read.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from fedlab.report import client_panels, commands, comparison_tables, learning_curves, partition_table, samples
+from fedlab.report.comparison_tables import Variant
+from fedlab.report.run_page import in_words
+from fedlab.report.template import fill
+from fedlab.runs.directory import write_atomically
+from fedlab.runs.result import is_share, shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fedlab.comparison.result import Cell, Comparison
+
+CHANCE = 0.05  # p-values from here on are called chance
+SCRIPT = (Path(__file__).parent / "sort.js").read_text(encoding="utf-8")
+
+
+def write_comparison(comparison: Comparison) -> Path:
+    """Write ``report.html`` into the comparison's folder and return its path; an older one is replaced."""
+    path = comparison.directory / "report.html"
+    write_atomically(path, render(comparison).encode())
+    return path
+
+
+def render(comparison: Comparison) -> str:
+    """The page."""
+    table = comparison.summary()
+    lines = comparison_tables.variants(comparison, table)
+    heads, rows = comparison_tables.summary_table(comparison, table, lines)
+    against, differences = comparison_tables.difference_table(comparison, table, lines)
+    heat, cells = comparison_tables.heat_table(comparison, lines) if lines and not comparison.of_one else ([], [])
+    return fill(
+        "comparison.html",
+        comparison=comparison,
+        summary=summary(comparison, table, lines),
+        pending=sum(cell.status == "pending" for cell in comparison.cells),
+        failures=failures(comparison),
+        taught=[label for label in comparison.labels if label in comparison.taught],
+        heads=heads,
+        rows=rows,
+        judged=judged(comparison, table, lines),
+        against=against,
+        differences=differences,
+        heat=heat,
+        cells=cells,
+        keys=learning_curves.legend(lines),
+        curves=learning_curves.curve_figures(comparison, lines) if lines else [],
+        hidden_clients=len(comparison_tables.client_names(comparison))
+        - len(learning_curves.drawn_clients(comparison, lines)),
+        costs=learning_curves.cost_figures(comparison, lines) if lines else [],
+        pictures=samples.of_comparison(comparison, lines),
+        gallery=client_panels.gallery(comparison, lines),
+        splits=splits(comparison),
+        share=is_share(comparison.metric),
+        measure=in_words(comparison.metric),
+        runs=runs(comparison, lines),
+        facts=facts(comparison),
+        cell_rows=[(cell_name(comparison, cell), cell.seed, cell.status, cell.run) for cell in comparison.cells],
+        script=Markup(SCRIPT),
+        script_hash="sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
+    )
+
+
+def failures(comparison: Comparison) -> list[tuple[str, int, str]]:
+    """Variant, seed and reason of each cell that failed."""
+    return [(cell_name(comparison, cell), cell.seed, cell.error or "no reason is known") for cell in comparison.failed]
+
+
+def cell_name(comparison: Comparison, cell: Cell) -> str:
+    """A cell's variant for people."""
+    return comparison_tables.name_of(comparison, [cell.label, *(cell.knobs.get(knob, "") for knob in comparison.grid)])
+
+
+def summary(comparison: Comparison, table: pd.DataFrame, lines: Sequence[Variant]) -> str:
+    """The comparison in a sentence or two: who leads, by how much, and whether that may be chance."""
+    up, metric = comparison.more_is_better, comparison.metric
+    seeds = f"{len(comparison.seeds)} seed{'s' * (len(comparison.seeds) != 1)}"
+    known = [
+        (line, row)
+        for line, row in zip(lines, comparison_tables.records(table), strict=True)
+        if math.isfinite(row["mean"])
+    ]
+    if not known:
+        return "No cell of this comparison has finished yet."
+    if len(known) == 1:
+        return f"Only {known[0][0].name} has a result so far, and nothing to be compared with."
+    known = [pair for pair in known if pair[0].key[0] not in comparison.taught] or known
+    if up is None:
+        return f"{len(lines)} variants on {seeds}, by {in_words(metric)}; which way is better is not known."
+    if len(comparison_tables.client_groups(comparison)) > 1:
+        return f"{len(lines)} variants on {seeds}. They do not all have the same clients: compare those that do."
+    line, row = (max if up else min)(known, key=lambda pair: pair[1]["mean"])
+    text = shown(metric, row["mean"]) + comparison_tables.margin(metric, row["low"], row["high"])
+    start = f"Of {len(lines)} variants on {seeds}, {line.name} has the best {in_words(metric)}: {text}"
+    if not math.isfinite(row["difference"]):
+        return f"{start}." if line.key[0] != comparison.baseline else f"{start}. It is the baseline itself."
+    size, side = abs(row["difference"]), "above" if row["difference"] > 0 else "below"
+    difference = f"{100 * size:.1f} points" if is_share(metric) else f"{size:.3g}"
+    against = f"{start}, {difference} {side} {comparison.baseline}"
+    if not math.isfinite(row["p_holm"]):
+        return f"{against}. One seed does not say how much of that is chance."
+    p = comparison_tables.p_value(row["p_holm"])
+    chance = ", which may be chance" if row["p_holm"] >= CHANCE else ""
+    return f"{against} (p {p if p.startswith('<') else '= ' + p}){chance}."
+
+
+def judged(comparison: Comparison, table: pd.DataFrame, lines: Sequence[Variant]) -> str:
+    """Which metric each variant is judged by, where that is not one for all."""
+    by: dict[str, list[str]] = {}
+    for line, metric in zip(lines, table["metric"], strict=True):
+        by.setdefault(str(metric), []).append(line.key[0])
+    if len(by) < 2:
+        return ""
+    return "; ".join(f"{metric} of {', '.join(dict.fromkeys(names))}" for metric, names in by.items())
+
+
+def splits(comparison: Comparison) -> list[tuple[str, partition_table.Split]]:
+    """The data of the first seed's clients: one split for all variants, or each with the variants that had it."""
+    owners: dict[str, list[str]] = {}
+    for cell in comparison.cells:
+        path = comparison.path(cell) / partition_table.FILE
+        if cell.seed == comparison.seeds[0] and path.is_file():
+            owners.setdefault(path.read_text(encoding="utf-8"), []).append(cell_name(comparison, cell))
+    return [
+        (", ".join(names) if len(owners) > 1 else "", partition_table.parse(text)) for text, names in owners.items()
+    ]
+
+
+def runs(comparison: Comparison, lines: Sequence[Variant]) -> list[tuple[str, str]]:
+    """A command for one run of each variant."""
+    found: dict[str, str] = {}
+    for cell, result in comparison.results:
+        name = cell_name(comparison, cell)
+        if name not in found:
+            again = commands.repeat_from_preset(result, comparison.preset)
+            found[name] = again or commands.repeat_from_config(result)
+    return [(line.name, found[line.name]) for line in lines]
+
+
+def facts(comparison: Comparison) -> dict[str, str]:
+    """What is known of the comparison as a whole."""
+    budget = ", ".join(f"{name} {value:g}" for name, value in (comparison.budget or {}).items())
+    grid = "; ".join(f"{knob} = {', '.join(values)}" for knob, values in comparison.grid.items())
+    target = "" if comparison.target is None else shown(comparison.metric, comparison.target)
+    commits = ", ".join(comparison.commits or [comparison.git_commit])
+    table = {
+        "preset": comparison.preset,
+        "seeds": ", ".join(map(str, comparison.seeds)),
+        "baseline": comparison.baseline,
+        "metric": comparison.metric,
+        "grid": grid,
+        "target": target,
+        "budget": budget,
+        "created": comparison.created.replace("T", " ").replace("+0000", " UTC"),
+        "git commit": commits.replace("-dirty", " with uncommitted changes"),
+    }
+    return {name: value for name, value in table.items() if value}

@@ -1,0 +1,266 @@
+"""Tables of a comparison: every variant beside the others.
+
+All numbers are those of :meth:`fedlab.comparison.result.Comparison.summary` and ``domains``, which are also what
+``table.csv`` holds; here they are only written for people, and kept whole beside the text for sorting.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fedlab.report import plots
+from fedlab.report.figures import DASHES, REFERENCE, SLOTS
+from fedlab.report.run_page import MISSING, Cell, Head, Row, in_words
+from fedlab.runs.progress import elapsed
+from fedlab.runs.result import human_bytes, is_share, shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fedlab.comparison.result import Comparison
+
+# When there are more variants than colours, these tell those of one colour apart.
+PATTERNS: Sequence[tuple[float, ...]] = ((9, 3), (1, 3), (5, 2, 1, 2, 1, 2), (14, 2))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the table: its key (label, values of the grid's knobs), its name for people and its line."""
+
+    key: tuple[str, ...]
+    name: str
+    slot: int
+    dashes: tuple[float, ...]
+
+
+def variants(comparison: Comparison, table: pd.DataFrame) -> list[Variant]:
+    """The rows of a summary in their order: a colour a label, grey the baseline's; dashes tell its rows apart."""
+    keys = [tuple(str(part) for part in row) for row in table[comparison.keys].itertuples(index=False)]
+    others = [label for label in dict.fromkeys(key[0] for key in keys) if label != comparison.baseline]
+    rounds, found, used = -(-len(others) // (SLOTS - 1)), [], dict.fromkeys((key[0] for key in keys), 0)
+    for key in keys:
+        number = others.index(key[0]) if key[0] in others else 0
+        slot = 2 + number % (SLOTS - 1) if key[0] in others else REFERENCE
+        turn = number // (SLOTS - 1) + max(rounds, 1) * used[key[0]]
+        used[key[0]] += 1
+        pattern = PATTERNS[(turn - 1) % len(PATTERNS)] if turn else DASHES.get(slot, ())
+        found.append(Variant(key, name_of(comparison, key), slot, tuple(pattern)))
+    return found
+
+
+def client_groups(comparison: Comparison) -> set[frozenset[str]]:
+    """The sets of clients that variants were measured on; several where a knob of the grid decides who they are."""
+    found: dict[tuple[str, ...], set[str]] = {}
+    for row in records(comparison.domains()):
+        found.setdefault(tuple(str(row[key]) for key in comparison.keys), set()).add(str(row["client"]))
+    return {frozenset(clients) for clients in found.values()}
+
+
+def variant_heads(comparison: Comparison, key: str) -> list[Head]:
+    """What a row is: its label, and a column for each knob of the grid."""
+    names = comparison.short_knobs
+    return [Head("variant", key), *(Head(name, f"{key}-{name}") for name in names)]
+
+
+def knob_cells(comparison: Comparison, line: Variant) -> list[Cell]:
+    """A row's values of the grid's knobs, sorted as they were written; one without an effect on it sorts last."""
+    pairs = zip(comparison.grid.values(), line.key[1:], strict=True)
+    return [Cell(value or MISSING, value=float(values.index(value)) if value else math.nan) for values, value in pairs]
+
+
+def name_of(comparison: Comparison, key: Sequence[str]) -> str:
+    """A variant's name: its label, and the knobs of the grid that have an effect on it, short where that is clear."""
+    knobs = [f"{knob}={value}" for knob, value in zip(comparison.short_knobs, key[1:], strict=True) if value]
+    return ", ".join([key[0], *knobs])
+
+
+# --- numbers for people -----------------------------------------------------------------------------------------------
+
+
+def margin(metric: str, low: float, high: float) -> str:
+    """Half the width of an interval, in points of a share; nothing where there is none."""
+    if not math.isfinite(high - low):
+        return ""
+    half = (high - low) / 2
+    return f" ± {100 * half:.1f}" if is_share(metric) else f" ± {half:.3g}"
+
+
+def signed(metric: str, value: float) -> str:
+    """A difference with its sign, in points of a share."""
+    if not math.isfinite(value):
+        return MISSING
+    return (f"{100 * value:+.1f}" if is_share(metric) else f"{value:+.3g}").replace("-", "\u2212")
+
+
+def p_value(p: float) -> str:
+    """A p-value with no more digits than it deserves."""
+    return MISSING if not math.isfinite(p) else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def number(value: float, text: str, best: bool = False) -> Cell:
+    """A cell that sorts by its value; one without a value sorts last."""
+    return Cell(text, best, float(value)) if math.isfinite(value) else Cell(MISSING, value=math.nan)
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the summary: its head, the column of numbers behind it, and a row's number for people."""
+
+    head: Head
+    name: str
+    text: Callable[[Mapping[str, Any]], str]
+
+
+def summary_columns(comparison: Comparison, table: pd.DataFrame) -> list[Column]:
+    """Result, difference, rank and costs; what a target costs, where there is one; seeds, where some failed."""
+    metric = comparison.metric
+    gap = [Column(Head("gap closed", "closed", "descending"), "closed", lambda row: f"{100 * row['closed']:.0f} %")]
+    columns = [
+        Column(
+            Head(in_words(metric), "mean", better(comparison)),
+            "mean",
+            lambda row: shown(metric, row["mean"]) + margin(metric, row["low"], row["high"]),
+        ),
+        Column(
+            Head("difference", "difference", better(comparison)),
+            "difference",
+            lambda row: signed(metric, row["difference"]),
+        ),
+        Column(Head("p, corrected", "p"), "p_holm", lambda row: p_value(row["p_holm"])),
+        *(gap if comparison.ceiling else []),
+        Column(Head("mean rank", "rank"), "rank", lambda row: f"{row['rank']:.2f}"),
+        Column(Head("traffic", "bytes"), "bytes", lambda row: human_bytes(row["bytes"])),
+        Column(Head("time", "time"), "seconds", lambda row: elapsed(row["seconds"])),
+    ]
+    if comparison.target is not None:
+        columns += [
+            Column(
+                Head("reached", "reached", "descending"), "reached", lambda row: f"{row['reached']:.0f} of {row['n']}"
+            ),
+            Column(Head("rounds to target", "to-rounds"), "reach_rounds", lambda row: f"{row['reach_rounds']:.1f}"),
+            Column(Head("traffic to target", "to-bytes"), "reach_bytes", lambda row: human_bytes(row["reach_bytes"])),
+            Column(Head("time to target", "to-time"), "reach_seconds", lambda row: elapsed(row["reach_seconds"])),
+        ]
+    if (table["n"] != len(comparison.seeds)).any():
+        columns.append(Column(Head("seeds", "seeds", "descending"), "n", lambda row: str(row["n"])))
+    return columns
+
+
+def better(comparison: Comparison) -> str:
+    """The direction that puts the best first."""
+    return "ascending" if comparison.more_is_better is False else "descending"
+
+
+def summary_table(
+    comparison: Comparison, table: pd.DataFrame, lines: Sequence[Variant]
+) -> tuple[list[Head], list[Row]]:
+    """Heads, and a row a variant; the best mean is marked."""
+    columns, rows = summary_columns(comparison, table), []
+    unlabelled = table["mean"].where(~table["label"].isin(comparison.taught))  # they have what others have not
+    apart = len(client_groups(comparison)) > 1  # then no mean is better than another
+    leading = set() if apart else best_as_shown(comparison.metric, unlabelled.tolist(), comparison.more_is_better)
+    for line, row in zip(lines, records(table), strict=True):
+        cells = knob_cells(comparison, line) + [
+            number(
+                row[column.name],
+                column.text(row) if math.isfinite(row[column.name]) else MISSING,
+                column.name == "mean" and shown(comparison.metric, row["mean"]) in leading,
+            )
+            for column in columns
+        ]
+        rows.append(Row(line.key[0], cells, line.slot))
+    return [*variant_heads(comparison, "variant"), *(column.head for column in columns)], rows
+
+
+def difference_table(
+    comparison: Comparison, table: pd.DataFrame, lines: Sequence[Variant]
+) -> tuple[list[Head], list[Row]]:
+    """A row a variant that has a baseline to be compared with: the difference by seed, drawn and as numbers."""
+    metric = comparison.metric
+    pairs = [pair for pair in zip(lines, records(table), strict=True) if math.isfinite(pair[1]["difference"])]
+    scale = plots.span([r[end] for _, r in pairs for end in ("difference", "difference_low", "difference_high")])
+    unit = "points" if is_share(metric) else metric
+    heads = [
+        *variant_heads(comparison, "against"),
+        Head("", ""),
+        Head(f"difference, {unit}", "by", better(comparison)),
+        Head("95 % interval", ""),
+        Head("p", "p-plain"),
+        Head("p, corrected", "p-corrected"),
+    ]
+    rows = []
+    for line, row in pairs:
+        mean, low, high = (row[name] for name in ("difference", "difference_low", "difference_high"))
+        known = math.isfinite(high - low)
+        between = f"{signed(metric, low)} to {signed(metric, high)}" if known else MISSING
+        drawing = plots.forest(mean, low, high, scale, f"{signed(metric, mean)}, interval {between}")
+        cells = [
+            *knob_cells(comparison, line),
+            Cell("", drawing=drawing),
+            number(mean, signed(metric, mean)),
+            Cell(between),
+            number(row["p"], p_value(row["p"])),
+            number(row["p_holm"], p_value(row["p_holm"])),
+        ]
+        rows.append(Row(line.key[0], cells, line.slot))
+    return heads, rows
+
+
+def heat_table(comparison: Comparison, lines: Sequence[Variant]) -> tuple[list[Head], list[Row]]:
+    """A row a variant, a column a client: the mean over seeds with its interval, coloured by its value."""
+    metric, up = comparison.metric, comparison.more_is_better
+    found = {(*(str(row[key]) for key in comparison.keys), row["client"]): row for row in records(comparison.domains())}
+    clients = client_names(comparison)
+    means = [row["mean"] for row in found.values() if math.isfinite(row["mean"])]
+    low, high = min(means, default=0.0), max(means, default=0.0)
+    leading = {
+        client: best_as_shown(
+            metric, [row["mean"] for key, row in found.items() if _rival(comparison, key, client)], up
+        )
+        for client in clients
+    }
+    rows = []
+    for line in lines:
+        cells = knob_cells(comparison, line)
+        for client in clients:
+            row = found.get((*line.key, client))
+            if row is None or not math.isfinite(row["mean"]):
+                cells.append(Cell(MISSING, value=math.nan))
+                continue
+            text = shown(metric, row["mean"])
+            heat = (row["mean"] - low) / (high - low) if high > low else 0.0
+            words = text + margin(metric, row["low"], row["high"])
+            cells.append(Cell(words, text in leading[client], float(row["mean"]), heat))
+        rows.append(Row(line.key[0], cells, line.slot))
+    return [
+        *variant_heads(comparison, "map"),
+        *(Head(client, f"on {client}", better(comparison)) for client in clients),
+    ], rows
+
+
+def _rival(comparison: Comparison, key: Sequence[str], client: str) -> bool:
+    return key[-1] == client and key[0] not in comparison.taught
+
+
+def best_as_shown(metric: str, values: Sequence[float], up: bool | None) -> set[str]:
+    """The best of several values as it is written; equal as shown is equal. Nothing where better is not known."""
+    known = [float(value) for value in values if math.isfinite(value)]
+    if up is None or len(known) < 2:
+        return set()
+    return {shown(metric, max(known) if up else min(known))}
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain values by name."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def client_names(comparison: Comparison) -> list[str]:
+    """Every client that was ever there."""
+    return list(dict.fromkeys(comparison.frame["client"]))

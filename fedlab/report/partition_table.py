@@ -1,0 +1,68 @@
+"""How a run's examples are split over its clients, drawn from the ``split.json`` in its directory where there is one.
+
+::
+
+    {"clients": [{"name": "usps", "examples": 123, "labels": {"0": 12, "1": 111}}, ...]}
+
+``labels`` is null where a client's labels are not known; its bar then shows its size alone.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from fedlab.report import plots
+
+FILE = "split.json"
+CLIENTS = 200  # drawn at most
+
+
+@dataclass(frozen=True)
+class Share:
+    """One client of a split: how many examples, as a bar beside the number, and a bar cut into their classes."""
+
+    name: str
+    examples: str
+    size: Markup
+    classes: Markup | None
+
+
+@dataclass(frozen=True)
+class Split:
+    """A table of clients; ``labelled`` says whether bars are cut into classes."""
+
+    rows: list[Share]
+    labelled: bool
+    hidden: int
+
+
+def read(directory: Path) -> Split | None:
+    """The split of a run, or None where it wrote none."""
+    path = directory / FILE
+    return parse(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def parse(text: str) -> Split:
+    """A file's text as a table."""
+    clients: list[dict[str, Any]] = json.loads(text)["clients"]
+    labelled = any(client["labels"] for client in clients)
+    order = sorted({name for client in clients for name in client["labels"] or ()}, key=_as_number)
+    most = max((client["examples"] for client in clients), default=0)
+    rows = []
+    for client in clients[:CLIENTS]:
+        name, labels = client["name"], client["labels"]
+        examples = f"{client['examples']:,}".replace(",", "\u202f")
+        words = ", ".join(f"{count} of {of}" for of, count in (labels or {}).items())
+        classes = plots.shares(labels, order, f"{name}: {words}") if labels else None
+        size = plots.amount(client["examples"], most, f"{name}: {examples} examples")
+        rows.append(Share(name, examples, size, classes))
+    return Split(rows, labelled, len(clients) - len(rows))
+
+
+def _as_number(name: str) -> tuple[int, str]:
+    return (int(name), "") if name.isdigit() else (1 << 30, name)

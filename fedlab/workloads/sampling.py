@@ -1,0 +1,194 @@
+"""Images drawn from a diffusion model or a score network, and what they are worth: one pipeline for every strategy.
+
+1. ``generation.samples`` images are drawn from noise: on a ladder by annealed Langevin dynamics with NCSNv2's step and
+   a last denoising step, on a chain by DDIM; ``generation.sampler`` asks for another way.
+2. As many real images are taken evenly from the clients' test data, and as many from their training data.
+3. All go through the classifier of digits that ships with the package (``fedlab/models/digit_classifier.py``): 28 grey
+   pixels to 64 features and a label.
+4. ``frechet``, ``precision`` and ``recall`` compare drawn with real test images, ``frechet_real`` and so on training
+   with test images: what perfect samples would get at this count. ``label_distance`` and ``label_kl`` compare the
+   labels that are read in drawn images with all that clients train on.
+5. Images that are no digits (``generation.source=cifar10``) are drawn and shown only: that classifier says nothing of
+   them. ``generation.inception`` adds ``inception_frechet``, the published FID, to either.
+
+The server of a real federation would have neither real images nor labels: these are figures of the experimenter.
+
+**Pictures**: ``samples``, drawn beside real images; ``labels``, drawn ones by the label that is read, with its share
+beside the clients' own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedlab.diffusion import samplers, sigmas
+from fedlab.diffusion.denoising import Backbone
+from fedlab.diffusion.samplers import Told
+from fedlab.errors import ConfigError
+from fedlab.evaluation import digit_labels, image_grids, image_quality, inception
+from fedlab.models.digit_classifier import CLASSES
+from fedlab.seeds import seeded
+from fedlab.training import Progress, silent
+from fedlab.workload import Score
+
+if TYPE_CHECKING:
+    from fedlab.workloads.generation import Generation
+
+AT_ONCE = 250  # images drawn together
+FEWEST = 8  # samples that anything can be said of
+CHAIN_STEPS, LADDER_STEPS = 50, 20
+
+
+def check(workload: Generation) -> None:
+    """Refuse samplers that the noise has no use for, and more steps than it has levels.
+
+    Raises
+    ------
+    ConfigError
+        With the knob to change.
+    """
+    if 0 < workload.samples < FEWEST:
+        raise ConfigError(f"knob 'generation.samples' is {workload.samples}; ask for at least {FEWEST}, or for 0: none")
+    if workload.inception and (reason := inception.missing()):
+        raise ConfigError(f"generation.inception=true asks for the published FID, and {reason}")
+    if sampler_of(workload) != "langevin":
+        samplers.visited(workload.levels, steps_of(workload))
+    elif not workload.noise_law.gaussian:
+        raise ConfigError("generation.sampler=langevin needs a score, and Gamma noise has none; take ddim or ancestral")
+
+
+def sampler_of(workload: Generation) -> str:
+    """What "auto" means."""
+    if workload.sampler != "auto":
+        return workload.sampler
+    return "langevin" if workload.law == "ncsn" else "ddim"
+
+
+def steps_of(workload: Generation) -> int:
+    """What 0 steps mean."""
+    if sampler_of(workload) == "langevin":
+        return workload.sampling_steps or LADDER_STEPS
+    return workload.sampling_steps or min(CHAIN_STEPS, workload.levels)
+
+
+@torch.no_grad()
+def draw(workload: Generation, model: nn.Module, count: int, progress: Progress = silent) -> Tensor:
+    """Images (count, colours, size, size) in [-1, 1], on the CPU, from torch's current random stream."""
+    law, device, backbone = workload.noise_law, next(model.parameters()).device, workload.backbone(model.eval())
+    way, drawn = SAMPLERS[sampler_of(workload)], []
+    for begin in range(0, count, AT_ONCE):
+        some = min(AT_ONCE, count - begin)
+        shape = (some, workload.colours, workload.size, workload.size)
+
+        def tell(done: int, total: int, begin: int = begin, some: int = some) -> None:
+            progress("samples", begin + some * done // total, count)
+
+        noise = samplers.start(law, shape, device)
+        drawn.append(way(workload, backbone, noise, tell).clamp(-1, 1).cpu())
+    return torch.cat(drawn)
+
+
+def _visiting(step: samplers.Step, workload: Generation, backbone: Backbone, noise: Tensor, tell: Told) -> Tensor:
+    return samplers.sample(workload.noise_law, backbone, noise, step, steps_of(workload), tell=tell)
+
+
+def _langevin(workload: Generation, backbone: Backbone, noise: Tensor, tell: Told) -> Tensor:
+    law, steps = workload.noise_law, steps_of(workload)
+    factor = (law.at(law.levels - 1)[1] / law.at(0)[1]) ** (1 / (law.levels - 1))
+    step = workload.langevin_step or sigmas.best_step(factor, steps)
+    return samplers.annealed_langevin(law, backbone, noise, steps=steps, step=step, denoise=workload.denoise, tell=tell)
+
+
+def _ddim(workload: Generation, backbone: Backbone, noise: Tensor, tell: Told) -> Tensor:
+    return _visiting(partial(samplers.ddim_step, eta=workload.eta), workload, backbone, noise, tell)
+
+
+SAMPLERS: Mapping[str, Callable[[Generation, Backbone, Tensor, Told], Tensor]] = {
+    "ddim": _ddim,
+    "ancestral": partial(_visiting, samplers.ancestral_step),
+    "langevin": _langevin,
+}
+
+
+def score(workload: Generation, model: nn.Module, progress: Progress = silent) -> Score:
+    """Metrics and pictures of ``generation.samples`` images, see above."""
+    drawn = draw(workload, model, workload.samples, progress)
+    if not workload.of_digits:
+        real = real_images(workload, "test")
+        return Score(_published(workload, drawn, real), {"samples": image_grids.drawn_and_real(drawn, real)})
+    return _of_digits(workload, drawn)
+
+
+def _of_digits(workload: Generation, drawn: Tensor) -> Score:
+    real = _real(workload)
+    features, labels = digit_labels.read(drawn)
+    count = min(len(drawn), len(real.features))
+    metrics = {
+        **image_quality.likeness(features[:count], real.features[:count]),
+        **image_quality.label_distances(labels, real.mixture),
+        **real.floor,
+        **_published(workload, drawn, real.images),
+    }
+    pictures = {
+        "samples": image_grids.drawn_and_real(drawn, real.images),
+        "labels": image_grids.by_label(drawn, labels, real.mixtures),
+    }
+    return Score(metrics, pictures)
+
+
+def _published(workload: Generation, drawn: Tensor, real: Tensor) -> dict[str, float]:
+    return {"inception_frechet": inception.distance(drawn, real)} if workload.inception else {}
+
+
+class _Real:
+    """What drawn images are compared with.
+
+    Attributes
+    ----------
+    images, features
+        Of the clients' test data.
+    mixtures
+        Client to its number of training images of each label.
+    mixture
+        Share of each label in all of them.
+    floor
+        Metrics of the clients' training images, as if they had been drawn.
+    """
+
+    def __init__(self, workload: Generation) -> None:
+        with seeded(workload.seed, "real images"):  # which of them are mirrored; not how many rounds went before
+            self.images, seen = (real_images(workload, part) for part in ("test", "train"))
+        self.features, _ = digit_labels.read(self.images)
+        self.mixtures: dict[str, NDArray[np.float64]] = {}
+        for partition, name in enumerate(workload.clients):
+            labels = workload.labels(partition)
+            assert labels is not None
+            self.mixtures[name] = np.bincount(labels.numpy(), minlength=CLASSES).astype(np.float64)
+        features, labels = digit_labels.read(seen)
+        held = np.sum(list(self.mixtures.values()), axis=0)
+        self.mixture = held / held.sum()
+        count = min(len(features), len(self.features))
+        found = {
+            **image_quality.likeness(features[:count], self.features[:count]),
+            **image_quality.label_distances(labels, self.mixture),
+        }
+        self.floor = {f"{name}_real": value for name, value in found.items()}
+
+
+_real = lru_cache(maxsize=4)(_Real)
+
+
+def real_images(workload: Generation, part: str) -> Tensor:
+    """``samples`` real images, or all where there are fewer: of every client the same share, spread over its own."""
+    parts = [workload.data(partition, part) for partition in range(len(workload.clients))]
+    shares = [len(data) for data in parts] if workload.setting == "shards" else [1] * len(parts)
+    each = [round(workload.samples * share / sum(shares)) for share in shares]
+    x = torch.cat([data.spread(max(count, 1))[:]["x"] for data, count in zip(parts, each, strict=True)])
+    return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(workload.seed))][: workload.samples]

@@ -1,0 +1,219 @@
+"""A comparison read back: numbers by hand from run directories that are written down here."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from scipy import stats
+
+import fedlab
+from fedlab.comparison import files, text_tables
+from fedlab.comparison.result import FAILED, FINISHED, Cell, Comparison
+from fedlab.errors import RunError
+from fedlab.runs.directory import RunDirectory
+
+# accuracy of (near, far) in rounds 0 and 1, by variant and seed
+SCORES = {
+    "low": {0: [(0.4, 0.2), (0.5, 0.3)], 1: [(0.4, 0.2), (0.6, 0.4)], 2: [(0.4, 0.2), (0.5, 0.5)]},
+    "high": {0: [(0.4, 0.2), (0.7, 0.5)], 1: [(0.6, 0.6), (0.9, 0.3)], 2: [(0.4, 0.4), (0.6, 0.6)]},
+}
+
+
+def make(folder, name, seed, rounds, metric):
+    run = RunDirectory.create(folder / "cells", {"name": name, "seed": seed, "engine": "inprocess"})
+    for number, (near, far) in enumerate(rounds):
+        clients = {"near": {metric: near}, "far": {metric: far}}
+        if number:  # a control that knows more than anybody, and is nobody's headline
+            clients = {client: {**values, "accuracy_source_only": 0.99} for client, values in clients.items()}
+        moved = {"train_down": 100 * number, "train_up": 10 * number, "evaluate_down": 10**6, "evaluate_up": 1}
+        run.log_round(
+            {
+                "round": number,
+                "clients": clients,
+                "mean": {metric: (near + far) / 2},
+                "bytes": dict.fromkeys(("near", "far"), moved),
+                "seconds": {"pretrain" if number == 0 else "clients": 2.0, "evaluate": 100.0},
+            }
+        )
+    run.note(status="finished")
+    return f"cells/{run.path.name}"
+
+
+@pytest.fixture
+def comparison(tmp_path):
+    cells = [
+        Cell(label, "s", seed, {}, make(tmp_path, label, seed, rounds, "accuracy_average"), FINISHED)
+        for label, seeds in SCORES.items()
+        for seed, rounds in seeds.items()
+    ]
+    cells.append(Cell("high", "s", 3, {}, "cells/none-3", FAILED, "no\nluck"))
+    made = Comparison(tmp_path, "toy", [0, 1, 2, 3], "low", "accuracy", cells, target=0.6)
+    made.write()
+    return Comparison.read(tmp_path)
+
+
+def test_what_was_written_is_read_back(comparison, tmp_path):
+    assert fedlab.Comparison.read(tmp_path) == comparison
+    assert comparison.labels == ["low", "high"]
+    assert [cell.name for cell in comparison.failed] == ["high, seed 3"]
+    facts = json.loads((tmp_path / "comparison.json").read_text())
+    assert "directory" not in facts
+    assert facts["cells"][-1]["error"] == "no\nluck"
+
+
+def test_no_comparison_is_a_sentence(tmp_path):
+    with pytest.raises(RunError, match="is no comparison: it has no comparison.json; `fedlab compare` makes one"):
+        Comparison.read(tmp_path)
+
+
+def test_the_frame_has_a_row_for_each_cell_round_and_client(comparison):
+    frame = comparison.frame
+    assert len(frame) == 6 * 2 * 2
+    assert frame.attrs["directory"] == str(comparison.directory)
+    row = frame[(frame.label == "high") & (frame.seed == 1) & (frame["round"] == 1) & (frame.client == "far")].iloc[0]
+    assert (row.score, row.accuracy_average, row.accuracy_source_only) == (0.3, 0.3, 0.99)
+    assert (row.bytes_down, row.bytes_up, row.seconds) == (100, 10, 4.0)  # without tests, cumulated
+    assert len(comparison.final) == 12
+
+
+def test_the_summary_by_hand(comparison):
+    low, high = (row for _, row in comparison.summary().iterrows())
+    first, second = [0.4, 0.5, 0.5], [0.6, 0.6, 0.6]
+    assert (low["mean"], high["mean"]) == (pytest.approx(1.4 / 3), pytest.approx(0.6))
+    assert (low["n"], low["metric"]) == (3, "accuracy_average")
+    test = stats.ttest_rel(second, first)
+    assert (high["difference"], high["p"]) == (pytest.approx(0.4 / 3), pytest.approx(test.pvalue))
+    assert high["p_holm"] == high["p"]  # the only comparison
+    assert high["difference_low"] == pytest.approx(test.confidence_interval().low)
+    assert math.isnan(low["difference"]) and math.isnan(low["p_holm"])
+    assert (low["rank"], high["rank"]) == (pytest.approx((5 * 2 + 1) / 6), pytest.approx((5 * 1 + 2) / 6))
+    assert (low["rounds"], low["bytes"], low["seconds"]) == (1.0, 220.0, 4.0)
+
+
+def test_the_share_of_the_gap_to_the_upper_reference(comparison, tmp_path):
+    top = [
+        Cell("top", "s", seed, {}, make(tmp_path, "top", seed, [(0.4, 0.2), (0.9, 0.9)], "accuracy_average"), FINISHED)
+        for seed in SCORES["low"]
+    ]
+    found = replace(comparison, cells=[*comparison.cells, *top], ceiling="top").summary().set_index("label")["closed"]
+    assert math.isnan(found["low"])  # the baseline itself
+    assert found["top"] == pytest.approx(1.0)
+    assert found["high"] == pytest.approx((0.6 - 1.4 / 3) / (0.9 - 1.4 / 3))
+    unsure = replace(comparison, ceiling="high").summary()
+    assert unsure["closed"].isna().all()  # "high" may be no better than "low": the interval of the gap holds 0
+    assert comparison.summary()["closed"].isna().all()  # nothing is asked for
+
+
+def test_where_less_is_better_the_gap_is_closed_downwards(comparison, tmp_path):
+    rounds = {"low": [(0.9, 0.9)], "high": [(0.7, 0.7)], "top": [(0.5, 0.5)]}
+    cells = [
+        Cell(label, "s", seed, {}, make(tmp_path, f"{label}-loss", seed, each, "loss"), FINISHED)
+        for label, each in rounds.items()
+        for seed in (0, 1)
+    ]
+    losses = replace(comparison, cells=cells, metric="loss", ceiling="top", target=None).summary().set_index("label")
+    assert losses["closed"]["high"] == pytest.approx(0.5)
+    assert losses["closed"]["top"] == pytest.approx(1.0)
+
+
+def test_a_client_without_an_answer_is_left_out_of_the_difference_on_both_sides(comparison):
+    """Its absence is not the variant's merit."""
+    for seed in SCORES["high"]:
+        run = RunDirectory.open(comparison.directory / f"cells/high-{seed}")
+        records = run.rounds()
+        del records[-1]["clients"]["far"]
+        (run.path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    high = comparison.summary().set_index("label").loc["high"]
+    near = [[rounds[-1][0] for rounds in SCORES[label].values()] for label in ("high", "low")]
+    assert high["difference"] == pytest.approx(sum(near[0]) / 3 - sum(near[1]) / 3)
+    assert high["p"] == pytest.approx(stats.ttest_rel(*near).pvalue)
+
+
+def test_a_servers_metric_never_stands_beside_that_of_clients(comparison, tmp_path):
+    """A strategy's own loss on its source is not what other variants' clients report of their test data."""
+    run = RunDirectory.open(tmp_path / make(tmp_path, "other", 0, [(0.1, 0.1), (0.1, 0.1)], "other"))
+    records = [{**record, "server": {"accuracy": 0.95}} for record in run.rounds()]
+    for record in records:
+        record["clients"] = {client: {"other": 0.1} for client in record["clients"]}
+    (run.path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    cells = [*comparison.cells, Cell("other", "s", 0, {}, f"cells/{run.path.name}", FINISHED)]
+    summary = replace(comparison, cells=cells).summary().set_index("label")
+    assert summary.loc["other", ["mean", "difference", "rank"]].isna().all()
+    assert summary["rank"].tolist()[:2] == comparison.summary()["rank"].tolist()
+
+
+def test_ranks_are_among_the_rows_with_the_same_clients(comparison, tmp_path):
+    """Where a grid's knob changes who the clients are, nobody is ranked against a row that never met them."""
+    other = RunDirectory.open(tmp_path / make(tmp_path, "other", 0, [(0.1, 0.1), (0.1, 0.1)], "accuracy_average"))
+    lines = (other.path / "metrics.jsonl").read_text()
+    (other.path / "metrics.jsonl").write_text(lines.replace('"near"', '"nobody"').replace('"far"', '"else"'))
+    cells = [*comparison.cells, Cell("other", "s", 0, {}, f"cells/{other.path.name}", FINISHED)]
+    before, after = comparison.summary(), replace(comparison, cells=cells).summary()
+    assert after["rank"].tolist() == [*before["rank"], 1.0]
+
+
+def test_the_target_counts_when_all_seeds_reach_it(comparison):
+    low, high = (row for _, row in comparison.summary().iterrows())
+    assert (low["reached"], math.isnan(low["reach_rounds"])) == (0, True)
+    assert high["reached"] == 3
+    assert high["reach_rounds"] == pytest.approx(2 / 3)  # seed 1 before the first round
+    assert high["reach_bytes"] == pytest.approx(2 / 3 * 220)
+    assert high["reach_seconds"] == pytest.approx((4 + 2 + 4) / 3)
+
+
+def test_domains_are_a_row_for_each_client(comparison):
+    table = comparison.domains().set_index(["label", "client"])
+    assert table.loc[("high", "near"), "mean"] == pytest.approx((0.7 + 0.9 + 0.6) / 3)
+    assert table.loc[("low", "far"), "n"] == 3
+
+
+def test_files_say_the_same(comparison, tmp_path):
+    files.write_files(comparison)
+    table = pd.read_csv(tmp_path / "table.csv").set_index("label")
+    assert table.loc["high", "mean"] == pytest.approx(0.6)
+    assert table.loc["high", "near"] == pytest.approx((0.7 + 0.9 + 0.6) / 3)
+    facts = json.loads((tmp_path / "table.json").read_text())
+    assert facts["rows"][0]["difference"] is None
+    assert facts["failed"] == [{"cell": "high, seed 3", "error": "no\nluck"}]
+    markdown = (tmp_path / "table.md").read_text()
+    assert "| high | 60.0 ± 0.0 | +13.3 ± 14.3 |" in markdown
+    assert (tmp_path / "report.html").exists()
+
+
+def test_knobs_pair_with_the_same_value_of_the_baseline(tmp_path):
+    scores = {("low", "1"): 0.5, ("low", "2"): 0.6, ("high", "1"): 0.55, ("high", "2"): 0.9, ("other", ""): 0.7}
+    cells = [
+        Cell(
+            label,
+            "s",
+            seed,
+            {"k": value} if value else {},
+            make(tmp_path, f"{label}{value}", seed, [(score, score + seed * 0.01)], "accuracy"),
+            FINISHED,
+        )
+        for (label, value), score in scores.items()
+        for seed in (0, 1)
+    ]
+    summary = Comparison(tmp_path, "toy", [0, 1], "low", "accuracy", cells, {"k": ["1", "2"]}).summary()
+    found = summary.set_index(["label", "k"])["difference"]
+    assert found["high", "1"] == pytest.approx(0.05)
+    assert found["high", "2"] == pytest.approx(0.3)
+    assert math.isnan(found["other", ""])  # the knob has no effect on it, and two baselines to choose from
+
+
+def test_nothing_finished_yet_is_an_empty_table(tmp_path):
+    empty = Comparison(tmp_path, "toy", [0], "low", "accuracy", [Cell("low", "s", 0, {}, "cells/a-0")])
+    assert len(empty.frame) == len(empty.summary()) == len(empty.domains()) == 0
+    assert [table.rows for table in text_tables.tables(empty)] == [[], []]
+
+
+def test_words_for_people():
+    assert text_tables.plus_minus(0.756, 0.012, share=True) == "75.6 ± 1.2"
+    assert text_tables.plus_minus(0.062, math.nan, share=True, signed=True) == "+6.2"
+    assert text_tables.plus_minus(12.3456, 0.5, share=False) == "12.35 ± 0.5"
+    assert text_tables.plus_minus(math.nan, math.nan, share=True) == "-"
+    assert [text_tables.p_value(p) for p in (0.0004, 0.0123, math.nan)] == ["<.001", "0.012", "-"]

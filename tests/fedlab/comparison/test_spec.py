@@ -1,0 +1,119 @@
+"""How a comparison is written."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedlab.comparison.spec import as_knobs, joined, parse_budget, parse_knobs, parse_seeds, parse_strategies
+from fedlab.errors import ConfigError
+
+
+def test_strategies_with_knobs_and_labels():
+    plain, own, named = parse_strategies("source_only, dualadapt:components=5:client.steps=40,B=oracle:rounds=3")
+    assert (plain.label, plain.name, plain.knobs) == ("source_only", "source_only", {})
+    assert own.label == "dualadapt"  # what stands behind it tells it from no other
+    assert own.knobs == {"dualadapt.components": "5", "client.steps": "40"}
+    assert (named.label, named.name, named.knobs) == ("B", "oracle", {"rounds": "3"})
+    assert parse_strategies(["a=source_only", "dualadapt_no_mixup"])[1].name == "dualadapt_no_mixup"
+
+
+def test_two_of_one_strategy_are_told_apart_by_their_knobs():
+    labels = [variant.label for variant in parse_strategies("dualadapt,dualadapt:components=5,oracle:rounds=3")]
+    assert labels == ["dualadapt", "dualadapt:components=5", "oracle"]
+
+
+def test_a_bar_stands_between_variants_whose_knobs_hold_commas():
+    parts = ["fedavg", "A=dualadapt:digits.targets=usps,mnist_m"]
+    assert joined(parts) == "fedavg|A=dualadapt:digits.targets=usps,mnist_m"
+    assert joined(["a", "b"]) == "a,b"
+    for asked in (parts, parts[1:]):
+        assert parse_strategies(joined(asked)) == parse_strategies(asked)
+
+
+def test_a_knob_behind_an_ablation_is_its_strategys():
+    assert parse_strategies("dualadapt_no_mixup:components=5")[0].knobs == {"dualadapt.components": "5"}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "no strategy to compare; write --strategies"),
+        ("dualadap", "did you mean 'dualadapt'"),
+        ("dualadapt_no_mixp", "did you mean 'dualadapt_no_mixup'"),
+        ("dualadapt,dualadapt", "two variants are called 'dualadapt'; give one a name of its own: LABEL=dualadapt"),
+        ("dualadapt:components", "'components' of variant 'dualadapt:components' is no knob"),
+    ],
+)
+def test_strategies_that_make_no_sense_are_refused(text, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        parse_strategies(text)
+
+
+def test_seeds_are_a_number_or_a_list():
+    assert parse_seeds("3") == parse_seeds(3) == parse_seeds([0, 1, 2]) == [0, 1, 2]
+    assert parse_seeds("7,2") == [7, 2]
+    assert parse_seeds("4,") == [4]
+
+
+@pytest.mark.parametrize("text", ["", "0", "a", "1,b", "1,1", "-1", [-1]])
+def test_seeds_that_make_no_sense_are_refused(text):
+    with pytest.raises(ConfigError, match="write how many"):
+        parse_seeds(text)
+
+
+def test_a_comma_stands_between_values_except_in_free_text():
+    found = parse_knobs(
+        {
+            "server.steps": "24,48",
+            "dualadapt.mixup": "average,off",
+            "dualadapt.client_weights": "true,false",
+            "digits.targets": "usps,mnist_m",
+            "digits.source": "mnist|svhn",
+            "client.steps": "5|6",
+            "rounds": 3,
+            "server.batch": [16, 32],
+        }
+    )
+    assert found == {
+        "server.steps": ["24", "48"],
+        "dualadapt.mixup": ["average", "off"],
+        "dualadapt.client_weights": ["true", "false"],
+        "digits.targets": ["usps,mnist_m"],
+        "digits.source": ["mnist", "svhn"],
+        "client.steps": ["5", "6"],
+        "rounds": [3],
+        "server.batch": [16, 32],
+    }
+
+
+@pytest.mark.parametrize(
+    ("knobs", "sentence"),
+    [
+        ({"server.step": "1"}, "did you mean 'server.steps'"),
+        ({"strategy": "dualadapt"}, "knob 'strategy' is set by --strategies"),
+        ({"seed": "1,2"}, "knob 'seed' is set by --seeds"),
+        ({"budget_bytes": "5"}, "is set by --budget bytes=5MB"),
+        ({"server.steps": "5,5"}, "gives no value, or one of them twice"),
+        ({"server.steps": []}, "gives no value"),
+    ],
+)
+def test_knobs_that_make_no_sense_are_refused(knobs, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        parse_knobs(knobs)
+
+
+def test_budgets_have_units():
+    assert parse_budget(["bytes=5MB", "seconds=2min", "rounds=3"]) == {"bytes": 5e6, "seconds": 120.0, "rounds": 3.0}
+    assert parse_budget(["bytes=250kB"]) == {"bytes": 250e3}
+    assert as_knobs({"rounds": 3.0, "bytes": 5e6}) == {"rounds": 3, "budget_bytes": 5e6}
+    assert type(as_knobs({"rounds": 3.0})["rounds"]) is int
+
+
+@pytest.mark.parametrize(
+    "text", ["bytes", "bytes=", "bytes=-1", "bytes=0", "rounds=1.5", "time=60", "seconds=5MB", "bytes=5min", "bytes=x"]
+)
+def test_a_budget_that_makes_no_sense_is_refused(text):
+    with pytest.raises(ConfigError, match="is no budget; write rounds=3, bytes=5MB"):
+        parse_budget([text])
+    with pytest.raises(ConfigError, match="is no budget"):
+        parse_budget(["rounds=1", "rounds=2"])

@@ -1,0 +1,51 @@
+"""Examples against plain indexing."""
+
+import pytest
+import torch
+
+from fedlab.data.dataset import Examples
+
+
+def _examples(transform=None):
+    return Examples({"x": torch.arange(10.0).reshape(5, 2), "y": torch.arange(5)}, transform)
+
+
+def test_one_index_gives_whole_batch():
+    batch = _examples()[torch.tensor([4, 0, 4])]
+    assert batch["x"].tolist() == [[8, 9], [0, 1], [8, 9]]
+    assert batch["y"].tolist() == [4, 0, 4]
+
+
+def test_batches_cover_all_once_in_order():
+    batches = list(_examples().batches(2))
+    assert [len(batch["y"]) for batch in batches] == [2, 2, 1]
+    assert torch.cat([batch["y"] for batch in batches]).tolist() == list(range(5))
+
+
+def test_transform_is_applied_to_each_batch():
+    doubled = _examples(lambda batch: {**batch, "x": batch["x"] * 2})
+    assert doubled[1:3]["x"].tolist() == [[4, 6], [8, 10]]
+    assert doubled.columns["x"].tolist()[1] == [2, 3]
+
+
+def test_sample_follows_the_ambient_random_stream():
+    examples = _examples()
+    torch.manual_seed(7)
+    first = examples.sample(50)["y"]
+    torch.manual_seed(7)
+    assert torch.equal(first, examples.sample(50)["y"])
+    assert set(first.tolist()) == set(range(5))
+
+
+def test_length_is_the_number_of_rows():
+    assert len(_examples()) == 5
+
+
+def test_columns_of_different_length_are_refused():
+    with pytest.raises(ValueError, match=r"need one length, got \{'x': 3, 'y': 2\}"):
+        Examples({"x": torch.zeros(3), "y": torch.zeros(2)})
+
+
+def test_no_column_is_refused():
+    with pytest.raises(ValueError, match="need one length"):
+        Examples({})

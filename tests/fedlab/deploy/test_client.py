@@ -1,0 +1,124 @@
+"""`fedlab join` as a process: what it says, how it ends, and that nothing outlives it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from fedlab.deploy import provision
+from fedlab.deploy.client import HERE, unconnected
+from fedlab.engines import processes
+from fedlab.engines.superlink import Fleet, superlink
+
+FEDLAB = str(Path(sys.executable).with_name("fedlab"))
+
+
+@pytest.fixture
+def join(tmp_path):
+    """Starts `fedlab join`; what it says is in the file ``.log`` of the process."""
+    started = []
+
+    def start(*arguments):
+        log = tmp_path / f"join-{len(started)}.out"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [FEDLAB, "join", *arguments], cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        process.log = log
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def until(process, words, times=1, seconds=60):
+    end = time.monotonic() + seconds
+    while said(process).count(words) < times:
+        assert process.poll() is None, said(process)
+        assert time.monotonic() < end, f"waited for {words!r}: {said(process)}"
+        time.sleep(0.05)
+
+
+def said(process):
+    return process.log.read_text()
+
+
+def supernodes(keep):
+    """Processes of Flower that belong to the client of a directory."""
+    found = {}
+    for entry in processes.PROC.iterdir():
+        with suppress(OSError):
+            if str(keep) in os.readlink(entry / "fd" / "1"):
+                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return found
+
+
+def nobody():
+    return f"127.0.0.1:{processes.free_ports(1)[0]}"
+
+
+def test_without_its_files(join):
+    process = join(nobody(), "--domain", "usps")
+    assert process.wait(30) == 1
+    assert "ca.crt cannot be read: No such file or directory" in " ".join(said(process).split())
+
+
+def test_waits_for_a_server_and_leaves_when_it_is_told_to(join, tmp_path):
+    process = join(nobody(), "--domain", "usps", "--insecure")
+    until(process, "yet (Connection refused); trying until it is there")
+    second = join(nobody(), "--domain", "usps", "--insecure")
+    assert second.wait(30) == 1
+    assert "another `fedlab join` uses" in " ".join(said(second).split())
+    process.terminate()
+    assert process.wait(10) == 0
+    lines = said(process).splitlines()
+    assert lines[0].startswith("warning: --insecure: plain text")
+    assert lines[-1] == f"usps has left; what it keeps is in {tmp_path / 'clients' / 'usps'}"
+
+
+def test_patience_ends(join):
+    process = join(nobody(), "--domain", "usps", "--insecure", "--patience", "0.5")
+    assert process.wait(30) == 1
+    assert "error: no server at 127.0.0.1:" in said(process)
+    assert "within 0.5 s (Connection refused)" in said(process)
+
+
+@pytest.mark.engine
+def test_a_supernode_that_dies_is_started_again_and_none_outlives_us(join, tmp_path):
+    provision.make(tmp_path / "server", clients=["usps"])
+    (tmp_path / "certs" / "clients").mkdir(parents=True)
+    shutil.copy(tmp_path / "server" / "ca.crt", tmp_path / "certs")
+    shutil.copy(tmp_path / "server" / "clients" / "usps.key", tmp_path / "certs" / "clients")
+    keep = tmp_path / "clients" / "usps"
+    with superlink(tmp_path / "link", simulation=False, fleet=Fleet(nobody(), None)) as link:
+        process = join(link.fleet, "--domain", "usps", "--insecure")
+        until(process, "connected to")
+        (pid,) = [pid for pid, command in supernodes(keep).items() if "--superlink" in command]
+        os.kill(pid, signal.SIGKILL)
+        until(process, "the SuperNode ended unexpectedly; starting another")
+        until(process, "connected to", times=2)
+        mistaken = join(link.fleet, "--keep", "other")  # with TLS, and the only key there is
+        assert mistaken.wait(30) == 1
+        assert "does not speak TLS" in said(mistaken)
+        assert unconnected(keep) == ""
+        link.process.kill()
+        until(process, "went away; trying until it is back")
+        seen = (keep / HERE).stat().st_mtime
+        time.sleep(1)
+        assert (keep / HERE).stat().st_mtime == seen  # so that it soon counts as not connected
+        process.kill()
+        end = time.monotonic() + 15
+        while supernodes(keep) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert supernodes(keep) == {}

@@ -1,0 +1,106 @@
+"""Forks in place of a command's processes: the same output, exit code, environment and death."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import pytest
+from flwr.supercore.constant import TASK_TYPE_TO_COMMAND, TaskType
+
+from fedlab.engines import fork_server
+
+APP = """
+import os, sys, time
+born = os.getpid()
+
+def main():
+    print(sys.argv[1:], os.environ["COLOUR"], os.getcwd(), born, os.getpid(), flush=True)
+    if sys.argv[1] == "wait":
+        time.sleep(60)
+    if sys.argv[1] == "raise":
+        raise OSError("the disk is gone")
+    sys.exit(int(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    """Starts the command ``greet``, which a nursery serves, and leads to a real one once that is gone."""
+    (tmp_path / "greeting.py").write_text(APP)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "greet").write_text('#!/bin/sh\necho "the real one, $1"\n')
+    (tmp_path / "bin" / "greet").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *map(os.path.abspath, sys.path)]))
+    monkeypatch.setenv("COLOUR", "of the nursery")
+
+    def start(*arguments):
+        environment = {**os.environ, "COLOUR": "blue"}
+        return subprocess.Popen(["greet", *arguments], stdout=-1, stderr=-2, text=True, cwd=tmp_path, env=environment)
+
+    with fork_server.opened(tmp_path, "greet", "greeting:main", ("json",)):
+        yield start
+
+
+def gone(pid):
+    """Whether a process has ended."""
+    with suppress(ProcessLookupError, FileNotFoundError):
+        os.kill(pid, 0)
+        return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] == "Z"
+    return True
+
+
+def test_flower_starts_a_client_app_by_the_name_that_is_served():
+    assert TASK_TYPE_TO_COMMAND[TaskType.CLIENT_APP] == "flwr-clientapp"
+
+
+def test_a_fork_has_the_callers_arguments_environment_folder_output_and_exit_code(call, tmp_path):
+    said, codes = [], []
+    for code in ("0", "3", "255"):
+        process = call(code, "it's")
+        said.append(process.communicate(timeout=60)[0].split())
+        codes.append(process.returncode)
+    assert codes == [0, 3, 255]
+    assert [line[:4] for line in said] == [[f"['{code}',", '"it\'s"]', "blue", str(tmp_path)] for code in (0, 3, 255)]
+    assert len({line[4] for line in said}) == 1  # imported once
+    assert len({line[5] for line in said}) == 3
+
+
+def test_what_is_raised_is_printed_and_the_nursery_lives_on(call):
+    process = call("raise")
+    assert "OSError: the disk is gone" in process.communicate(timeout=60)[0]
+    assert process.returncode == 1
+    assert call("0").wait(60) == 0
+
+
+def test_forks_work_side_by_side_and_die_with_the_command(call):
+    waiting = [call("wait"), call("wait")]
+    pids = [int(process.stdout.readline().split()[-1]) for process in waiting]
+    assert not any(map(gone, pids))
+    waiting[0].kill()
+    waiting[0].wait()
+    end = time.monotonic() + 20
+    while not gone(pids[0]):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert not gone(pids[1])
+    os.kill(pids[1], signal.SIGKILL)  # and the command with the fork
+    assert waiting[1].wait(20) == 1
+
+
+def test_without_a_nursery_the_real_command_runs(call):
+    born = call("0").communicate(timeout=60)[0].split()[-2]
+    os.kill(int(born), signal.SIGKILL)
+    process = call("0")
+    assert process.communicate(timeout=20)[0] == "the real one, 0\n"
+
+
+def test_the_path_is_as_it_was_afterwards(call, tmp_path):
+    with fork_server.opened(tmp_path / "commands", "other", "greeting:main", ()):
+        assert os.environ["PATH"].startswith(str(tmp_path / "commands" / "commands"))
+    assert not os.environ["PATH"].startswith(str(tmp_path / "commands" / "commands"))

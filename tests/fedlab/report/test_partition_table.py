@@ -1,0 +1,58 @@
+"""How examples are split over clients, drawn where a run has written it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+from fedlab.report import partition_table, render
+from fedlab.report.comparison_page import splits
+from fedlab.runs.result import Result
+from pages import Page
+
+LABELLED = {
+    "clients": [
+        {"name": "a<b>", "examples": 12345, "labels": {"10": 5, "2": 12340}},
+        {"name": "c", "examples": 10, "labels": None},
+    ]
+}
+
+
+def test_classes_in_the_order_of_numbers_and_unknown_ones_said():
+    table = partition_table.parse(json.dumps(LABELLED))
+    assert [row.examples for row in table.rows] == ["12\u202f345", "10"]
+    assert "a&lt;b&gt;: 5 of 10, 12340 of 2" in table.rows[0].classes
+    assert ">2<" in table.rows[0].classes  # 10 has no room for its name
+    assert table.labelled and table.rows[1].classes is None
+
+
+def test_without_any_labels_sizes_remain():
+    clients = [{"name": name, "examples": count, "labels": None} for name, count in (("a", 4), ("b", 2))]
+    table = partition_table.parse(json.dumps({"clients": clients}))
+    assert not table.labelled
+    assert ['width="100.0"' in row.size for row in table.rows] == [True, False]
+    assert 'width="50.0"' in table.rows[1].size
+
+
+def test_many_clients_are_cut_and_counted():
+    clients = [{"name": str(i), "examples": 1, "labels": None} for i in range(partition_table.CLIENTS + 7)]
+    table = partition_table.parse(json.dumps({"clients": clients}))
+    assert len(table.rows) == partition_table.CLIENTS and table.hidden == 7
+
+
+def test_both_pages_show_it_where_it_is_there(comparison, tmp_path):
+    copy = shutil.copytree(comparison.directory, tmp_path / "copy")
+    moved = dataclasses.replace(comparison, directory=copy)
+    run = moved.path(moved.cells[0])
+    for path in copy.glob("cells/*/split.json"):
+        path.unlink()
+    assert partition_table.read(run) is None and "split" not in Page(render(Result.read(run))).ids
+    (run / "split.json").write_text(json.dumps(LABELLED))
+    seen = Page(render(Result.read(run)))
+    assert ["a<b>", "12\u202f345"] in [row[:2] for table in seen.tables for row in table]
+    (moved.path(moved.cells[2]) / "split.json").write_text(json.dumps(LABELLED))
+    ((name, _),) = splits(moved)
+    assert name == ""  # one split for both
+    (moved.path(moved.cells[2]) / "split.json").write_text(json.dumps({"clients": LABELLED["clients"][:1]}))
+    assert [name for name, _ in splits(moved)] == ["source_only", "dualadapt"]

@@ -1,0 +1,338 @@
+"""The page is looked at through an HTML parser: what a reader can find in it, and that nothing in it acts or loads."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+import shlex
+
+import pytest
+
+from fedlab.config.schema import CORE_SECTIONS, knobs, parse_overrides, read_preset, resolve, to_toml
+from fedlab.launch import sections
+from fedlab.report import charts, commands, render, run_page, write_report
+from fedlab.report.figures import FIXED, SLOTS, Curve, limits, slots
+from fedlab.runs.progress import elapsed
+from fedlab.runs.result import Result
+from pages import Page
+
+KINDS = ("train_down", "train_up", "evaluate_down", "evaluate_up")
+
+
+def record(server_round, clients, **more):
+    names = list(clients)
+    counts = {name: values.get("num-examples", 1) for name, values in clients.items()}
+    metrics = {metric for values in clients.values() for metric in values} - {"num-examples"}
+    mean = {}
+    for metric in sorted(metrics):
+        having = [name for name in names if metric in clients[name]]
+        total = sum(counts[name] for name in having)
+        mean[metric] = sum(clients[name][metric] * counts[name] for name in having) / total
+    trained = 1000 * (server_round > 0)
+    return {
+        "round": server_round,
+        "clients": clients,
+        "mean": mean,
+        "server": {"loss": 1.0 / (server_round + 1)},
+        "bytes": {name: dict(zip(KINDS, (2 * trained, trained, 500, 20), strict=True)) for name in names},
+        "failures": [],
+        "seconds": {"clients": 1.5, "evaluate": 0.5} if server_round else {"pretrain": 10.0, "evaluate": 0.5},
+        **more,
+    }
+
+
+def dualadapt_rounds(count=8):
+    rounds = []
+    for k in range(count + 1):
+        clients = {}
+        for i, name in enumerate(("usps", "mnist_m", "optdigits", "synthdigits")):
+            values = {"accuracy_source_only": 0.7 - 0.05 * i, "accuracy_global": 0.7 - 0.05 * i + 0.01 * k}
+            if k:
+                values |= {"accuracy_local": 0.75 - 0.05 * i, "accuracy_average": 0.72 - 0.05 * i + 0.012 * k}
+            clients[name] = {**values, "num-examples": 2000.0 - 400 * i}
+        rounds.append(record(k, clients))
+    return rounds
+
+
+def preset_config(**overrides):
+    _, preset = read_preset("dualadapt-digits")
+    chosen = {"workload": "digits", "strategy": "dualadapt"}
+    return resolve(preset, overrides, sections(), chosen)
+
+
+def make(directory, rounds, config=None, **manifest):
+    config = config or {**preset_config(rounds=rounds[-1]["round"] or 1), "run_dir": str(directory)}
+    known = {
+        "status": "finished",
+        "versions": {"python": "3.11.7", "torch": "2.14.1"},
+        "git_commit": "98ae502",
+        "engine": "inprocess",
+        "device": "cpu",
+        "weights_sha256": "9f27" * 16,
+    }
+    return Result(directory, rounds, {**known, **manifest}, config)
+
+
+@pytest.fixture
+def result(tmp_path):
+    return make(tmp_path, dualadapt_rounds())
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    return Page(render(make(tmp_path_factory.mktemp("run"), dualadapt_rounds())))
+
+
+def test_the_report_is_one_page_that_loads_and_runs_nothing(result):
+    path = write_report(result)
+    assert path == result.directory / "report.html"
+    assert [entry.name for entry in result.directory.iterdir()] == ["report.html"]  # no temporary file left
+    text = path.read_text(encoding="utf-8")
+    seen = Page(text)
+    assert not {"script", "link", "img", "iframe", "object"} & set(seen.tags)
+    assert all(target.startswith("#") and target[1:] in seen.ids for target in seen.targets)
+    assert len(seen.ids) == len(set(seen.ids))
+    assert not re.search(r"url\(|@import|@font-face|src=", text)
+    assert "default-src 'none'" in text
+
+
+def test_an_older_report_is_replaced_and_equal_input_gives_equal_bytes(result):
+    first = write_report(result).read_bytes()
+    assert write_report(copy.deepcopy(result)).read_bytes() == first
+
+
+def test_summary_says_what_was_found_in_one_sentence(result):
+    # mean of 0.72 - 0.05 i + 0.096, and of 0.70 - 0.05 i, weighted 2000, 1600, 1200, 800
+    shift = 0.05 * (1600 + 2 * 1200 + 3 * 800) / 5600
+    average, control = f"{100 * (0.816 - shift):.1f} %", f"{100 * (0.7 - shift):.1f} %"
+    assert run_page.summary(result) == (
+        f"After 8 rounds of dualadapt on digits, mean accuracy (average) over 4 clients is {average}, "
+        f"11.6 points above training on the source alone ({control})."
+    )
+
+
+@pytest.mark.parametrize(
+    ("difference", "words"), [(0.0126, "1.3 points above"), (-0.01, "1.0 point below"), (0.0004, "level with")]
+)
+def test_differences_in_words(difference, words):
+    assert run_page._points(difference).replace("1.0 points", "1.0 point") == words
+
+
+def test_results_table_has_a_row_for_each_client_and_the_mean(seen):
+    table = seen.tables[0]
+    assert table[0] == ["client", "source only", "global", "local", "average", "test examples"]
+    assert table[1] == ["usps", "70.0 %", "78.0 %", "75.0 %", "81.6 %", "2\u202f000"]
+    assert [row[0] for row in table] == ["client", "usps", "mnist_m", "optdigits", "synthdigits", "mean"]
+    assert "The mean counts each client once." in "".join(seen.text)
+
+
+def test_best_accuracy_of_a_row_is_bold_ties_included():
+    cells = run_page._cells(
+        ["accuracy_global", "accuracy_local", "accuracy_average", "loss"],
+        {"accuracy_global": 0.80001, "accuracy_local": 0.8, "accuracy_average": math.nan, "loss": 3.0},
+    )
+    assert [cell.best for cell in cells] == [True, True, False, False]
+    assert [cell.best for cell in run_page._cells(["accuracy"], {"accuracy": 0.8})] == [False]
+
+
+def test_curves_have_a_panel_for_the_mean_and_each_client_and_one_legend(result, seen):
+    keys, drawings = charts.share_figures(result)
+    assert [key.label for key in keys] == ["source only", "global", "local", "average"]
+    assert [drawing.title for drawing in drawings] == ["mean", "usps", "mnist_m", "optdigits", "synthdigits"]
+    assert "average 73.2 % in round 1, 81.6 % in round 8" in drawings[1].svg  # for those who cannot see it
+    assert len(seen.labels) == seen.tags.count("figure") == 5 + 1 + 2 + 1
+    assert all(seen.labels)
+
+
+def test_figures_leave_colours_and_letters_to_the_page(result):
+    drawings = charts.share_figures(result)[1]
+    for drawing in drawings:
+        assert "var(--c4)" in drawing.svg
+        assert not re.search(r"#[0-9a-f]{6}|font-family|<style|width=\"\d+pt", drawing.svg)
+
+
+def test_a_missing_round_is_a_gap_and_is_said(tmp_path):
+    rounds = dualadapt_rounds(3)
+    for at in (1, 3):
+        del rounds[at]["clients"]["optdigits"]
+    rounds[3]["failures"] = [{"client": "optdigits", "partition": 2, "reason": "RuntimeError: <loss> is nan"}]
+    text = render(make(tmp_path, rounds))
+    seen = Page(text)
+    assert seen.tables[0][3] == ["optdigits", "-", "-", "-", "-", ""]
+    assert "No result in round 3 from optdigits." in "".join(seen.text)
+    assert "RuntimeError: <loss> is nan" in "".join(seen.text)
+    assert not [words for words in seen.labels if "nan" in words]
+
+
+def test_no_failures_no_section(seen):
+    assert "Failures of clients" not in seen.text
+
+
+def test_names_and_reasons_are_harmless(tmp_path):
+    evil = '<script>alert("x")</script>"&@$x$'
+    rounds = [record(k, {evil: {"accuracy": 0.5, evil: 1.0}, "b": {"accuracy": 0.6, evil: 2.0}}) for k in range(2)]
+    rounds[1]["failures"] = [{"client": evil, "partition": 0, "reason": evil}]
+    rounds[1]["seconds"] = {evil: 1.0}
+    config = {**preset_config(), "workload": evil, "strategy": evil, "name": evil}
+    seen = Page(render(make(tmp_path / "<b>", rounds, config, git_commit=evil, error=evil, status=evil, device=evil)))
+    assert "script" not in seen.tags
+    assert evil in seen.tables[0][1]
+    assert any(evil in words for words in seen.labels)
+
+
+def test_a_single_accuracy_has_one_colour_and_no_bold(tmp_path):
+    rounds = [record(k, {"a": {"accuracy": 0.5 + 0.1 * k}, "b": {"accuracy": 0.6}}) for k in range(3)]
+    result = make(tmp_path, rounds)
+    assert run_page.summary(result).endswith(
+        "mean accuracy over 2 clients is 65.0 %; it was 55.0 % before the first round."
+    )
+    seen = Page(render(result))
+    assert seen.bold == []
+    assert seen.tables[0][0] == ["client", "accuracy"]
+
+
+def test_other_numbers_have_a_figure_each(tmp_path):
+    rounds = [record(k, {"a": {"psnr": 20.0 + k, "loss": 1.0}, "b": {"psnr": 22.0}}) for k in range(3)]
+    result = make(tmp_path, rounds)
+    assert "mean loss" in run_page.summary(result)
+    assert charts.share_figures(result) == ([], [])
+    titles = [drawing.title for drawing in charts.other_figures(result)]
+    assert titles == ["loss, on the clients", "psnr, on the clients", "loss, on the server"]
+    assert "Accuracy by round" not in render(result)
+    assert Page(render(result)).tables[0][2] == ["b", "-", "22"]
+
+
+def test_only_round_zero(tmp_path):
+    result = make(tmp_path, dualadapt_rounds(0), status="interrupted")
+    text = "".join(Page(render(result)).text)
+    assert "Before the first round of dualadapt on digits" in text
+    assert "This run is not finished" in text
+    assert "Training only, round by round" not in text
+
+
+def test_a_run_of_one_client_and_of_none(tmp_path):
+    one = make(tmp_path, [record(k, {"a": {"accuracy": 0.5}}) for k in range(2)])
+    assert "accuracy of the one client is 50.0 %" in run_page.summary(one)
+    assert [drawing.title for drawing in charts.share_figures(one)[1]] == ["a"]
+    Page(render(make(tmp_path, [record(0, {}, seconds={}, server={})])))
+
+
+def test_many_clients_and_many_rounds_stay_readable(tmp_path, monkeypatch):
+    monkeypatch.setattr(charts, "PANELS", 2)
+    rounds = [record(k, {f"shard-{i}": {"accuracy": 0.5} for i in range(10)}) for k in range(41)]
+    result = make(tmp_path, rounds)
+    assert [drawing.title for drawing in charts.share_figures(result)[1]] == ["mean", "shard-0", "shard-1"]
+    assert "8 more clients are in metrics.jsonl." in "".join(Page(render(result)).text)
+
+
+def test_what_is_not_known_is_left_out(tmp_path):
+    result = Result(tmp_path, dualadapt_rounds(1), {}, {})
+    text = "".join(Page(render(result)).text)
+    assert "git commit" not in text and "weights" not in text
+    assert "From its preset" not in text
+
+
+def test_knobs_versions_commit_and_hash_are_there(result, seen):
+    text = "".join(seen.text)
+    for wanted in (
+        "dualadapt.client_discrepancy",
+        "2.14.1",
+        "98ae502",
+        "9f27" * 16,
+        "inprocess",
+        elapsed(sum(result.seconds().values())),
+    ):
+        assert wanted in text
+    assert f"All {len(result.config)} knobs" in text
+
+
+def test_time_by_phase_adds_up(result):
+    rows, drawing = charts.time_table(result)
+    assert [(row.head, row.cells[0].text) for row in rows] == [
+        ("pre-training on the source", "10 s"),
+        ("clients test", "4.5 s"),
+        ("clients train", "12 s"),
+        ("all", "26 s"),
+    ]
+    assert drawing.title == "Seconds in each round"
+
+
+def test_traffic_by_client_adds_up(result):
+    rows, drawings = charts.traffic_table(result)
+    assert [cell.text for cell in rows[0].cells] == ["16.0 kB", "8.0 kB", "4.5 kB", "180 B"]
+    assert [cell.text for cell in rows[-1].cells] == ["64.0 kB", "32.0 kB", "18.0 kB", "720 B"]
+    assert [drawing.title for drawing in drawings] == [
+        "kB to the clients in each round",
+        "kB from the clients in each round",
+    ]
+
+
+def test_the_command_from_the_preset_gives_the_same_knobs(tmp_path):
+    overrides = {"rounds": "3", "digits.augment": "false", "digits.targets": "usps, mnist_m", "seed": 7}
+    config = preset_config(**overrides)
+    result = make(tmp_path, dualadapt_rounds(3), config)
+    words = shlex.split(commands.repeat_from_preset(result))
+    assert words[:3] == ["fedlab", "run", "dualadapt-digits"] and words[-2:] == ["--seed", "7"]
+    _, preset = read_preset("dualadapt-digits")
+    chosen = {"workload": "digits", "strategy": "dualadapt"}
+    again = resolve(preset, {**parse_overrides(words[3:-2]), "seed": 7}, sections(), chosen)
+    assert again == config
+
+
+def test_the_other_commands_name_the_directory_as_a_shell_wants_it(tmp_path):
+    directory = tmp_path / "my runs"
+    directory.mkdir()
+    result = make(directory, dualadapt_rounds(1))
+    (directory / "config.toml").write_text(to_toml(result.config))
+    assert shlex.split(commands.repeat_from_config(result)) == ["fedlab", "run", str(directory / "config.toml")]
+    assert shlex.split(commands.resume(result)) == ["fedlab", "resume", str(directory)]
+
+
+def test_the_command_of_a_run_with_another_name_than_its_preset(tmp_path):
+    result = make(tmp_path, dualadapt_rounds(1), {**preset_config(rounds=1, seed=3), "name": "2feaf39d325e"})
+    assert commands.repeat_from_preset(result) == ""
+    assert commands.repeat_from_preset(result, "dualadapt-digits") == "fedlab run dualadapt-digits rounds=1 --seed 3"
+    mine = tmp_path / "my own.toml"
+    mine.write_text(to_toml({"workload": "digits", "strategy": "dualadapt", "rounds": 1}))
+    words = shlex.split(commands.repeat_from_preset(result, str(mine)))
+    assert words[:3] == ["fedlab", "run", str(mine)] and "rounds=1" not in words
+
+
+def test_no_command_from_a_preset_that_is_not_ours(tmp_path):
+    mine = {**preset_config(), "name": "mine"}
+    assert commands.repeat_from_preset(make(tmp_path, dualadapt_rounds(1), mine)) == ""
+    newer = {**preset_config(), "digits.unheard_of": 1}
+    assert commands.repeat_from_preset(make(tmp_path, dualadapt_rounds(1), newer)) == ""
+    assert knobs(CORE_SECTIONS).keys() <= preset_config().keys()
+
+
+def test_the_usual_accuracies_keep_their_colours_and_no_other_takes_them():
+    given = slots(["accuracy_source_only", "accuracy_average", "accuracy_last", "accuracy_oracle"])
+    assert given["accuracy_average"] == FIXED["average"]
+    assert len(set(given.values())) == 4
+    assert set(slots([f"accuracy_{i}" for i in range(20)]).values()) == set(range(2, SLOTS + 1))
+
+
+def test_panels_have_one_span_each_around_its_own_values():
+    panels = [[Curve("a", 1, [0.5, 0.7])], [Curve("a", 1, [0.95, math.nan, 1.0])], [Curve("a", 1, [math.nan])]]
+    ranges = limits(panels, (0.0, 1.0))
+    assert [high - low for low, high in ranges] == pytest.approx([0.24] * 3)
+    assert ranges[0] == pytest.approx((0.48, 0.72))
+    assert ranges[1][0] <= 0.95 and 1.0 <= ranges[1][1] < 1.02
+    assert limits([[Curve("a", 1, [0.0])]], (-math.inf, math.inf)) == [(-0.5, 0.5)]
+
+
+def test_a_run_that_reports_another_share_is_read_by_it(tmp_path):
+    def at(k):
+        return {"miou_source_only": 0.3, "miou_average": 0.3 + 0.1 * k, "loss": 1.0}
+
+    result = make(tmp_path, [record(k, {"a": at(k), "b": at(k)}) for k in range(2)])
+    assert run_page.summary(result).endswith(
+        "mean IoU (average) over 2 clients is 40.0 %, 10.0 points above training on the source alone (30.0 %)."
+    )
+    keys, _ = charts.share_figures(result)
+    assert [key.label for key in keys] == ["source only", "average"] and keys[1].slot == FIXED["average"]
+    assert next(drawing.title for drawing in charts.other_figures(result)) == "loss, on the clients"
+    text = render(result)
+    assert "Mean IoU by round" in text and "<b>40.0 %</b>" in text

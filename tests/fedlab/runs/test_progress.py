@@ -1,0 +1,238 @@
+"""Three voices on one script of events, and the thread that follows a file."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+
+import pytest
+from rich.console import Console
+
+from fedlab.runs import progress
+from fedlab.runs.directory import RunDirectory
+from fedlab.runs.progress import JsonLines, Lines, Live, elapsed, follow, watch_live
+
+ROUND = {
+    "event": "round",
+    "round": 1,
+    "rounds": 2,
+    "mean": {"accuracy_global": 0.5, "accuracy_average": 0.625},
+    "clients": {
+        "usps": {"accuracy_global": 0.25, "accuracy_average": 0.375, "loss": 9.0},
+        "svhn": {"accuracy_global": 0.75, "loss": 9.0},  # its training failed: it has no local head
+    },
+}
+FAILED = {
+    "event": "client_failed",
+    "round": 1,
+    "phase": "clients",
+    "partition": 1,
+    "client": "svhn",
+    "reason": "Traceback (most recent call last):\n  File ...\nOSError: the disk is gone\n",
+}
+SCRIPT = [
+    {"event": "connecting", "clients": 2},
+    {"event": "phase", "round": 0, "rounds": 2, "phase": "pretrain"},
+    {"event": "progress", "round": 0, "phase": "pretrain", "done": 3, "total": 8},
+    {"event": "resumed", "round": 0},
+    {"event": "phase", "round": 1, "rounds": 2, "phase": "clients", "clients": 2},
+    {"event": "client", "round": 1, "client": "usps", "metrics": {"accuracy_global": 0.25, "loss": 9.0}},
+    FAILED,
+    ROUND,
+    {"event": "finished", "weights_sha256": "abc"},
+    {"event": "an event of a later version"},
+]
+
+
+def tell(voice, *events):
+    for event in events:
+        voice.tell(event)
+
+
+class Kept:
+    """A voice that keeps what it is told."""
+
+    def __init__(self):
+        self.events, self.arrived = [], threading.Condition()
+
+    def tell(self, event):
+        with self.arrived:
+            self.events.append(event)
+            self.arrived.notify_all()
+
+    def wait_for(self, count):
+        with self.arrived:
+            assert self.arrived.wait_for(lambda: len(self.events) >= count, timeout=10), self.events
+
+
+# --- lines ---
+
+
+def test_lines_tell_a_log_what_a_reader_wants_to_know():
+    lines = []
+    tell(Lines(lines.append), *SCRIPT)
+    assert lines == [
+        "pre-training on the source",
+        "resumed after round 0",
+        "client svhn (partition 1) failed in round 1, clients train: OSError: the disk is gone",
+        "round 1/2  global 50.0 %  average 62.5 %  | average: usps 37.5 %",
+    ]
+
+
+def test_json_lines_are_the_events():
+    lines = []
+    tell(JsonLines(lines.append), *SCRIPT)
+    assert [json.loads(line) for line in lines] == SCRIPT
+    assert all("\n" not in line for line in lines)
+
+
+# --- the live picture ---
+
+
+def record():
+    return Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None, record=True)
+
+
+def picture(live):
+    console = Console(width=120, color_system=None)
+    with console.capture() as captured:
+        console.print(live._picture())
+    return captured.get()
+
+
+def test_the_live_picture_shows_round_phase_progress_and_clients_as_they_come():
+    live = Live(record())
+    assert "connecting" in picture(live)
+    tell(live, *SCRIPT[:3])
+    assert "round 0 of 2" in picture(live)
+    assert "pre-training on the source" in picture(live)
+    assert "3/8" in picture(live)
+    tell(live, *SCRIPT[3:6])
+    shown = picture(live)
+    assert "round 1 of 2" in shown
+    assert "clients train" in shown
+    assert "1/2" in shown  # one client of two has answered
+    assert "3/8" not in shown  # the phase before is over
+    assert "usps" in shown and "25.0 %" in shown and "global" in shown
+    assert "loss" not in shown  # accuracies only
+
+
+def test_the_live_picture_leaves_a_line_for_each_round_and_failure():
+    console = record()
+    with Live(console) as live:
+        tell(live, *SCRIPT)
+    text = console.export_text()
+    assert "resumed after round 0" in text
+    assert "client svhn (partition 1) failed in round 1, clients train: OSError: the disk is gone" in text
+    assert "round   1  global 50.0 %  average 62.5 %" in text
+
+
+def test_what_clients_say_is_never_read_as_markup():
+    console = record()
+    with Live(console) as live:
+        live.tell({**FAILED, "reason": "KeyError: [red]layer[0]"})
+    assert "KeyError: [red]layer[0]" in console.export_text()
+
+
+def test_a_round_without_a_test_says_so():
+    lines = []
+    Lines(lines.append).tell({"event": "round", "round": 3, "rounds": 9, "mean": {}, "clients": {}})
+    assert lines == ["round 3/9  not tested"]
+
+
+def test_what_a_model_draws_is_told_with_its_score():
+    event = {"event": "round", "round": 3, "rounds": 9, "mean": {"loss": 2.0}, "clients": {"near": {"loss": 2.0}}}
+    lines = []
+    Lines(lines.append).tell({**event, "score": {"validity": 0.5, "frechet": 3.0, "wasserstein_qed": 0.1}})
+    Lines(lines.append).tell({**event, "score": {}})
+    assert lines == ["round 3/9  validity 50.0 %  frechet 3  | loss: near 2", "round 3/9  loss 2  | loss: near 2"]
+
+
+def test_a_phase_that_asks_nobody_is_not_shown():
+    live = Live(record())
+    live.tell({"event": "phase", "round": 1, "rounds": 2, "phase": "clients", "clients": 0})
+    assert "clients train" not in picture(live)
+
+
+def test_a_metric_that_a_client_does_not_have_is_a_blank_never_a_number():
+    live = Live(record())
+    for name, metrics in ROUND["clients"].items():
+        live.tell({"event": "client", "round": 1, "client": name, "metrics": metrics})
+    (row,) = [line for line in picture(live).splitlines() if "svhn" in line]
+    assert row.split() == ["svhn", "75.0", "%"]
+
+
+# --- following a file ---
+
+
+def write(path, text):
+    with (path / "events.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write(text)
+
+
+def test_follow_tells_whole_lines_only_even_when_one_comes_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "POLL_SECONDS", 0.002)
+    kept = Kept()
+    with follow(tmp_path, kept):  # there is no file yet
+        write(tmp_path, '{"event": "a"}\n{"eve')
+        kept.wait_for(1)
+        time.sleep(0.02)  # some looks at half a line
+        assert kept.events == [{"event": "a"}]
+        write(tmp_path, 'nt": "b"}\n{"event": "c"}\n')
+        kept.wait_for(3)
+    assert [event["event"] for event in kept.events] == ["a", "b", "c"]
+
+
+def test_follow_tells_what_was_written_just_before_the_end(tmp_path):
+    kept = Kept()
+    with follow(tmp_path, kept):
+        for number in range(50):
+            write(tmp_path, json.dumps({"event": number}) + "\n")
+    assert [event["event"] for event in kept.events] == list(range(50))
+
+
+def test_a_resumed_run_is_followed_from_where_its_torn_log_is_mended(tmp_path):
+    (tmp_path / "config.toml").touch()
+    write(tmp_path, '{"event": "of the run before"}\n{"torn by a kil')
+    kept = Kept()
+    with follow(tmp_path, kept), RunDirectory.open(tmp_path) as run:
+        run.emit("new")
+    assert [event["event"] for event in kept.events] == ["new"]
+
+
+def test_a_line_that_is_no_json_does_not_end_the_following(tmp_path):
+    kept = Kept()
+    with follow(tmp_path, kept):
+        write(tmp_path, 'what is this\n{"event": "new"}\n')
+    assert kept.events == [{"event": "new"}]
+
+
+def test_following_stops_when_the_run_raises(tmp_path):
+    kept, before = Kept(), threading.active_count()
+
+    def body():
+        with follow(tmp_path, kept):
+            write(tmp_path, '{"event": "last"}\n')
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        body()
+    assert kept.events == [{"event": "last"}]
+    assert threading.active_count() == before
+
+
+def test_a_live_watch_of_a_file(tmp_path):
+    console = record()
+    with watch_live(tmp_path, console):
+        write(tmp_path, "".join(json.dumps(event) + "\n" for event in SCRIPT))
+    assert "round   1  global 50.0 %" in console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (12.4, "12 s"), (59.7, "1 min 0 s"), (75.2, "1 min 15 s"), (3600, "60 min 0 s")],
+)
+def test_seconds_for_people(seconds, text):
+    assert elapsed(seconds) == text

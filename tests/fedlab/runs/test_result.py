@@ -1,0 +1,110 @@
+"""What a run found, read back from its directory."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedlab.errors import RunError
+from fedlab.runs.directory import RunDirectory
+from fedlab.runs.result import Result, direction, foremost, headline, human_bytes, label, metric_names, shown
+
+MOVED = {"train_down": 10, "train_up": 1, "evaluate_down": 100, "evaluate_up": 3}
+
+
+def line(server_round, **clients):
+    return {
+        "round": server_round,
+        "clients": clients,
+        "mean": {"accuracy": 0.5, "loss": 2.0},
+        "bytes": dict.fromkeys(("usps", "svhn"), MOVED),
+        "seconds": {"clients": 0.5, **({"pretrain": 1.0} if server_round == 0 else {})},
+    }
+
+
+@pytest.fixture
+def directory(tmp_path):
+    run = RunDirectory.create(tmp_path, {"name": "lunch", "seed": 3, "engine": "inprocess"})
+    run.log_round(line(0, usps={"loss": 3.0, "accuracy": 0.1, "num-examples": 9.0}))
+    run.log_round(line(1, usps={"loss": 2.0, "accuracy": 0.4}, svhn={"loss": 2.5, "accuracy": 0.6}))
+    return run
+
+
+def test_a_frame_has_a_row_for_each_round_and_client(directory):
+    frame = Result.read(directory.path).metrics
+    assert list(frame.columns) == ["round", "client", "accuracy", "loss", "num-examples"]
+    assert frame[["round", "client", "accuracy"]].to_numpy().tolist() == [
+        [0, "usps", 0.1],
+        [1, "usps", 0.4],
+        [1, "svhn", 0.6],
+    ]
+
+
+def test_final_is_the_last_round_and_bytes_and_seconds_are_summed(directory):
+    result = Result.read(directory.path)
+    assert result.final() == {"usps": {"loss": 2.0, "accuracy": 0.4}, "svhn": {"loss": 2.5, "accuracy": 0.6}}
+    assert [result.bytes(kind) for kind in MOVED] == [40, 4, 400, 12]
+    assert result.seconds() == {"clients": 1.0, "pretrain": 1.0}
+
+
+def test_the_hash_is_there_when_the_run_is_finished(directory):
+    assert Result.read(directory.path).weights_sha256 == ""
+    directory.note(status="finished", weights_sha256="abc")
+    assert Result.read(directory.path).weights_sha256 == "abc"
+
+
+def test_it_says_in_a_line_what_it_is(directory):
+    assert repr(Result.read(directory.path)) == "<Result lunch-3: round 1, accuracy 50.0 %, loss 2>"
+
+
+def test_a_run_without_a_round_is_a_sentence(tmp_path):
+    run = RunDirectory.create(tmp_path, {"name": "lunch", "seed": 3, "engine": "inprocess"})
+    with pytest.raises(RunError, match="holds no finished round yet; `fedlab resume .*lunch-3` continues it"):
+        Result.read(run.path)
+    with pytest.raises(RunError, match="is no run directory"):
+        Result.read(tmp_path)
+
+
+def test_metrics_are_ordered_for_a_reader():
+    names = ["zeal", "accuracy_average", "loss", "accuracy_global", "accuracy_source_only", "num-examples", "accuracy"]
+    rounds = [{"clients": {"a": dict.fromkeys(names[:4], 0.0)}}, {"clients": {"b": dict.fromkeys(names[4:], 0.0)}}]
+    assert metric_names(rounds) == [
+        "accuracy_source_only",
+        "accuracy_global",
+        "accuracy_average",
+        "accuracy",
+        "loss",
+        "zeal",
+    ]
+
+
+def test_the_headline_is_the_best_informed_accuracy():
+    assert headline(["accuracy_source_only", "accuracy_average", "accuracy_last", "loss"]) == "accuracy_average"
+    assert headline(["accuracy", "loss"]) == "accuracy"
+    assert headline(["accuracy_5-shot", "accuracy_1-shot", "interval_5-shot"]) == "accuracy_5-shot"
+    assert headline(["fid", "loss"]) == "fid"
+
+
+def test_which_way_is_better_is_known_of_shares_and_distances():
+    more, less = ["accuracy_average", "miou", "validity", "recall"], ["loss", "nll", "frechet", "wasserstein_logp"]
+    assert {direction(name) for name in more} == {1} and {direction(name) for name in less} == {-1}
+    assert direction("psnr") == 0
+    assert foremost({"samples": 9.0, "validity": 0.5, "frechet": 2.0, "wasserstein_logp": 1.0}) == [
+        "validity",
+        "frechet",
+    ]
+
+
+def test_numbers_and_names_for_people():
+    assert label("accuracy_source_only") == "source only"
+    assert shown("accuracy_local", 0.98765) == "98.8 %"
+    assert shown("loss", 0.123456) == "0.1235"
+    assert label("accuracy_5-shot") == "5-shot"
+    assert shown("interval_5-shot", 0.0084) == "± 0.8"
+    assert [human_bytes(count) for count in (0, 999, 1000, 12_345, 1_234_567, 9_876_543_210)] == [
+        "0 B",
+        "999 B",
+        "1.0 kB",
+        "12.3 kB",
+        "1.2 MB",
+        "9.88 GB",
+    ]

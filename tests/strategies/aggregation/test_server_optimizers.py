@@ -1,0 +1,97 @@
+"""The server's optimisers beside the papers' formulas as a loop over arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fedlab.seeds import seeded
+from toy import Blobs
+
+WEIGHTS = np.arange(1, 6) / 15
+
+
+def learned():
+    return {name for name, _ in Blobs().model().named_parameters()}
+
+
+def average(stacked):
+    return np.tensordot(WEIGHTS, stacked, 1)
+
+
+def test_fedavg_is_the_weighted_mean_of_all_floats(make, rounds):
+    rounds(make("fedavg"), lambda name, w, clients, server_round: average(clients))
+
+
+def test_fedavgm_steps_along_a_momentum_and_averages_statistics(make, rounds):
+    speed, parameters = {}, learned()
+
+    def step(name, w, clients, server_round):
+        if name not in parameters:
+            return average(clients)
+        speed[name] = 0.8 * speed.get(name, 0) + (w - average(clients))
+        return w - 0.5 * speed[name]
+
+    rounds(make("fedavgm", **{"fedavgm.momentum": 0.8, "fedavgm.learning_rate": 0.5}), step)
+
+
+def second_moment(rule, v, change):
+    if rule == "fedadagrad":
+        return v + change**2
+    if rule == "fedadam":
+        return 0.95 * v + 0.05 * change**2
+    return v - 0.05 * change**2 * np.sign(v - change**2)
+
+
+@pytest.mark.parametrize("rule", ["fedadagrad", "fedadam", "fedyogi"])
+def test_adaptive_rules_are_algorithm_2_of_reddi(make, rounds, rule):
+    first, second, parameters = {}, {}, learned()
+    beta = 0.0 if rule == "fedadagrad" else 0.6
+
+    def step(name, w, clients, server_round):
+        if name not in parameters:
+            return average(clients)
+        change = average(clients) - w
+        first[name] = beta * first.get(name, 0) + (1 - beta) * change
+        second[name] = second_moment(rule, second.get(name, np.zeros_like(w)), change)
+        rate = 0.03
+        if rule == "fedadam":  # Flower counts from round + 1
+            rate *= np.sqrt(1 - 0.95 ** (server_round + 1)) / (1 - beta ** (server_round + 1))
+        return w + rate * first[name] / (np.sqrt(second[name]) + 0.02)
+
+    betas = {} if rule == "fedadagrad" else {f"{rule}.beta_1": 0.6, f"{rule}.beta_2": 0.95}
+    rounds(make(rule, **{f"{rule}.learning_rate": 0.03, f"{rule}.tau": 0.02, **betas}), step)
+
+
+@pytest.mark.parametrize("rule", ["fedavgm", "fedadagrad", "fedadam", "fedyogi"])
+def test_a_restored_rule_goes_on_to_the_same_bits(make, start, models, rule):
+    through, before = make(rule), make(rule)
+    middle = through.aggregate(start, models(1), 1)
+    before.aggregate(start, models(1), 1)
+    saved, after = before.state(), make(rule)
+    before.aggregate(middle, models(2, middle), 2)  # what was saved does not move with the rule
+    after.restore(saved)
+    wanted, found = through.aggregate(middle, models(2, middle), 2), after.aggregate(middle, models(2, middle), 2)
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+    with seeded("fresh"):
+        fresh = make(rule).aggregate(middle, models(2, middle), 2)
+    assert not all(torch.equal(wanted[name], fresh[name]) for name in wanted)  # it does remember something
+
+
+def test_without_momentum_and_with_rate_one_fedavgm_is_fedavg(make, start, models):
+    plain = make("fedavg").aggregate(start, models(1), 1)
+    none = make("fedavgm", **{"fedavgm.momentum": 0.0}).aggregate(start, models(1), 1)
+    assert all(torch.equal(plain[name], none[name]) for name in plain)
+
+
+@pytest.mark.parametrize("rule", ["fedavgm", "fedadam"])
+def test_statistics_do_not_overshoot(make, start, models, rule):
+    """An optimiser's step on a variance that falls would end below zero."""
+    current, name = start, "features.2.running_var"
+    knob = {f"{rule}.learning_rate": 5.0}
+    strategy = make(rule, **knob)
+    for server_round in range(1, 6):
+        given = models(server_round, current)
+        current = strategy.aggregate(current, given, server_round)
+        assert (current[name] >= 0).all()

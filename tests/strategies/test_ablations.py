@@ -1,0 +1,34 @@
+"""Every name of a variant runs as its strategy with its knobs."""
+
+from __future__ import annotations
+
+import pytest
+
+import toy
+from fedlab import launch, strategies, workloads
+
+
+@pytest.fixture
+def preset(tmp_path, monkeypatch):
+    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    return toy.write_preset(tmp_path)
+
+
+@pytest.mark.parametrize("name", strategies.VARIANTS)
+def test_a_variant_is_its_strategy_with_its_knobs_and_differs_from_it(preset, name):
+    variant, flat = strategies.VARIANTS[name], launch.prepare(preset, {"strategy": name})
+    assert flat == launch.prepare(preset, {"strategy": variant.strategy, **variant.knobs})
+    assert flat != launch.prepare(preset, {"strategy": variant.strategy})
+
+
+def test_no_variant_hides_a_strategy_and_no_two_are_alike():
+    assert not set(strategies.VARIANTS) & set(strategies.STRATEGIES)
+    assert len({str(sorted(variant.knobs.items())) for variant in strategies.VARIANTS.values()}) == len(
+        strategies.VARIANTS
+    )
+
+
+def test_a_preset_may_name_one_and_what_the_user_sets_goes_over_it(tmp_path, preset):
+    named = toy.write_preset(tmp_path, strategy="dualadapt_no_mixup")
+    assert launch.prepare(named, {})["dualadapt.mixup"] == "off"
+    assert launch.prepare(named, {"dualadapt.mixup": "difference"})["dualadapt.mixup"] == "difference"

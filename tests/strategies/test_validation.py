@@ -1,0 +1,445 @@
+"""Bad updates: each is refused with a sentence, and none, however mutated, reaches what a strategy holds."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.supercore.task_identity import TaskIdentity
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+
+from fedlab import strategies, workloads
+from fedlab.comm import compression
+from fedlab.comm.grid import RosterGrid
+from fedlab.comm.roster import Roster
+from fedlab.config.schema import CORE_SECTIONS, knobs, resolve
+from fedlab.engines import inprocess
+from fedlab.seeds import seeded
+from fedlab.strategies import validation
+from fedlab.strategies.protocol import ARRAYS, CONFIG, METRICS, ROUND
+from fedlab.strategies.validation import MOST_EXAMPLES, Refused
+from fedlab.training import silent
+from toy import SMALL, Blobs
+
+EXAMPLES = "num-examples"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quiet():
+    """Flower's log: a line for each of thousands of rounds otherwise."""
+    log = logging.getLogger("flwr")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    yield
+    log.setLevel(level)
+
+
+def flat(strategy):
+    table = {"digits": workloads.WORKLOADS["digits"].knobs, strategy: strategies.STRATEGIES[strategy].knobs}
+    sections = {**CORE_SECTIONS, **table}
+    usable = knobs(sections)
+    small = {**SMALL, "workload": "digits", "strategy": strategy}
+    chosen = {"workload": "digits", "strategy": strategy}
+    return resolve({key: value for key, value in small.items() if key in usable}, {}, sections, chosen)
+
+
+class Round:
+    """The first round of a strategy up to its replies, from real client halves; each use starts from there again."""
+
+    def __init__(self, strategy):
+        table, workload = flat(strategy), Blobs(labelled=strategy == "fedavg")
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+        half = strategies.client_half(strategy)
+
+        def client(message, context):
+            if message.metadata.message_type == MessageType.QUERY:
+                identity = ConfigRecord({"partition": context.node_config["partition-id"]})
+                return Message(RecordDict({"identity": identity}), reply_to=message)
+            with seeded("client", context.node_config["partition-id"]):
+                content = half.train(workload, message, context)
+            content[CONFIG] = ConfigRecord({ROUND: message.content[CONFIG][ROUND]})
+            return Message(content, reply_to=message)
+
+        grid = RosterGrid(Roster(inprocess.InProcessGrid(client, table, 2), {0: "near", 1: "far"}), min_clients=2)
+        grid.gather(0, 5)
+        self.half = strategies.make(table, workload, silent)
+        with seeded("screening"):
+            initial = self.half.initialise()
+            self.sent = list(self.half.configure_train(1, initial, ConfigRecord(), grid))
+            self.replies = grid.exchange(self.sent, patience=5, check=self.check)
+        self.protos = [recorddict_to_proto(reply.content) for reply in self.replies]
+        self.before = copy.deepcopy(self.half.state())
+        self.half.aggregate_train(1, self.copies())
+        self.trained = copy.deepcopy(self.half.state())  # with the heads and mixtures of a round, if it keeps any
+
+    def copies(self):
+        replies = [copy.copy(reply) for reply in self.replies]
+        for reply, proto in zip(replies, self.protos, strict=True):
+            reply.content = recorddict_from_proto(proto)
+        return replies
+
+    def check(self, message, reply):
+        validation.common(message, reply)
+        self.half.check(reply)
+
+    def start(self, trained=False):
+        state = copy.copy(self.trained if trained else self.before)
+        if "heads" in state:
+            self.half.heads, self.half.mixtures = dict(state["heads"]), dict(state["mixtures"])
+            self.half.onboarding = dict(state["onboarding"])
+        return self.copies()
+
+    def refusal(self, change, trained=False):
+        """What is said of the first client's reply once it was changed; without the change it is accepted."""
+        reply = self.start(trained)[0]
+        self.check(self.sent[0], reply)
+        change(reply.content)
+        with pytest.raises(Refused) as caught:
+            self.check(self.sent[0], reply)
+        assert "it" in str(caught.value)[:20]
+        return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def dualadapt():
+    return Round("dualadapt")
+
+
+@pytest.fixture(scope="module")
+def fedavg():
+    return Round("fedavg")
+
+
+@pytest.fixture(params=["dualadapt", "fedavg"])
+def either(request):
+    return request.getfixturevalue(request.param)
+
+
+def model_of(content):
+    return content["head"] if "head" in content else content[ARRAYS]
+
+
+def edit(record, key, change):
+    record[key] = Array(np.asarray(change(record[key].numpy())))
+
+
+def first_float(record):
+    return next(key for key, array in record.items() if array.dtype == "float32")
+
+
+def first(change):
+    """A change of the first float array of the model."""
+    return lambda content: edit(model_of(content), first_float(model_of(content)), change)
+
+
+def filled(value):
+    def change(array):
+        array = array.copy()
+        array.flat[0] = value
+        return array
+
+    return first(change)
+
+
+def without(content):
+    del model_of(content)[next(iter(model_of(content)))]
+
+
+def beside(content):
+    model_of(content)["other"] = Array(np.zeros(2, np.float32))
+
+
+def renamed(content):
+    record = model_of(content)
+    record["renamed"] = record.pop(next(iter(record)))
+
+
+def garbage(content):
+    record = model_of(content)
+    key = next(iter(record))
+    record[key] = Array(record[key].dtype, record[key].shape, record[key].stype, b"garbage")
+
+
+def no_record(content):
+    del content["head" if "head" in content else ARRAYS]
+
+
+def other_record(content):
+    content["head" if "head" in content else ARRAYS] = MetricRecord({"x": 1})
+
+
+MODELS = {
+    "missing key": (without, "missing"),
+    "extra key": (beside, "unknown"),
+    "renamed key": (renamed, "unknown"),
+    "transposed": (first(lambda array: array[..., None]), "expected"),
+    "cut": (first(lambda array: array[:-1]), "expected"),
+    "double": (first(lambda array: array.astype(np.float64)), "float64"),
+    "half": (first(lambda array: array.astype(np.float16)), "float16"),
+    "integers": (first(lambda array: array.astype(np.int64)), "int64"),
+    "text": (first(lambda array: array.astype("U5")), "cannot be read"),
+    "garbage": (garbage, "cannot be read"),
+    "NaN": (filled(np.nan), "NaN or infinity"),
+    "inf": (filled(np.inf), "NaN or infinity"),
+    "minus inf": (filled(-np.inf), "NaN or infinity"),
+    "absurd norm": (first(lambda array: np.full_like(array, 1e20)), "norm_limit"),
+    "largest float": (first(lambda array: np.full_like(array, 3e38)), "norm_limit"),
+    "no record": (no_record, "has no arrays"),
+    "another kind of record": (other_record, "has no arrays"),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), MODELS.values(), ids=MODELS.keys())
+def test_models_that_are_not_like_the_servers(either, change, said):
+    assert said in either.refusal(change)
+
+
+def put(record, key, value):
+    return lambda content: content[record].__setitem__(key, value)
+
+
+def drop(*names):
+    def change(content):
+        for name in names:
+            del content[name]
+
+    return change
+
+
+COMMON = {
+    "next round": (put(CONFIG, ROUND, 2), "for round 2, in round 1"),
+    "round before": (put(CONFIG, ROUND, 0), "for round 0"),
+    "round in words": (put(CONFIG, ROUND, "1"), "for round '1'"),
+    "true for round 1": (put(CONFIG, ROUND, True), "for round True"),
+    "no round": (lambda content: content[CONFIG].pop(ROUND), "for round None"),
+    "no config": (drop(CONFIG), "for round None"),
+    "no metrics": (drop(METRICS), "no metrics"),
+    "metrics of another kind": (lambda content: content.__setitem__(METRICS, ConfigRecord()), "no metrics"),
+    "NaN metric": (put(METRICS, "loss", float("nan")), "'loss' is nan"),
+    "infinite metric": (put(METRICS, "loss", float("-inf")), "'loss' is -inf"),
+    "list for a metric": (put(METRICS, "loss", [1.0, 2.0]), "no finite number"),
+    "no examples": (put(METRICS, EXAMPLES, 0), "0 examples"),
+    "negative examples": (put(METRICS, EXAMPLES, -1), "-1 examples"),
+    "a trillion examples": (put(METRICS, EXAMPLES, 10**12), "1000000000000 examples"),
+    "half an example": (put(METRICS, EXAMPLES, 0.5), "0.5 examples"),
+    "nothing said of examples": (lambda content: content[METRICS].pop(EXAMPLES), "None examples"),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), COMMON.values(), ids=COMMON.keys())
+def test_what_holds_for_every_reply(either, change, said):
+    assert said in either.refusal(change)
+
+
+def test_the_most_examples_that_are_believed(either):
+    reply = either.start()[0]
+    reply.content[METRICS][EXAMPLES] = MOST_EXAMPLES
+    either.check(either.sent[0], reply)
+    reply.content[METRICS][EXAMPLES] += 1
+    with pytest.raises(Refused, match="1,000,000,000"):
+        either.check(either.sent[0], reply)
+
+
+@pytest.mark.parametrize(
+    "change", [put(METRICS, "more", 1.0), lambda content: content.__setitem__("more", MetricRecord())]
+)
+def test_fedavg_averages_every_record_and_metric_so_all_must_be_known(fedavg, change):
+    assert "expected a model" in fedavg.refusal(change)
+
+
+def mixed(key, change):
+    return lambda content: edit(content["mixture"], key, change)
+
+
+def mixture_garbage(content):
+    content["mixture"]["means"] = Array("float64", (2, 8), "numpy.ndarray", b"garbage")
+
+
+MIXTURES = {
+    "weights that sum to 2": (mixed("log_weights", lambda a: a + np.log(2)), "sum to 2"),
+    "weights of 0": (mixed("log_weights", lambda a: np.full_like(a, -np.inf)), "sum to nan"),
+    "NaN weights": (mixed("log_weights", lambda a: a * np.nan), "sum to nan"),
+    "a variance of 0": (mixed("variances", lambda a: a * 0), "variances must be above 0"),
+    "negative variances": (mixed("variances", lambda a: -a), "variances must be above 0"),
+    "NaN variances": (mixed("variances", lambda a: a * np.nan), "NaN or infinity"),
+    "infinite means": (mixed("means", lambda a: a + np.inf), "NaN or infinity"),
+    "unsorted quantiles": (mixed("quantiles", lambda a: a[::-1].copy()), "not sorted"),
+    "NaN quantiles": (mixed("quantiles", lambda a: a * np.nan), "quantiles"),
+    "no quantiles": (mixed("quantiles", lambda a: a[:0]), "quantiles"),
+    "too many quantiles": (mixed("quantiles", lambda a: np.zeros(257)), "quantiles"),
+    "quantiles in a table": (mixed("quantiles", lambda a: a[None]), "quantiles"),
+    "more components": (mixed("means", lambda a: np.concatenate([a, a])), "expected (2"),
+    "narrower means": (mixed("means", lambda a: a[:, :-1].copy()), ""),
+    "single precision": (mixed("means", lambda a: a.astype(np.float32)), "not float64"),
+    "text": (mixed("means", lambda a: a.astype("U5")), ""),
+    "garbage": (mixture_garbage, ""),
+    "another name": (lambda c: c["mixture"].__setitem__("mean", c["mixture"].pop("means")), "holds"),
+    "no mixture": (drop("mixture"), ""),
+    "another kind of record": (lambda c: c.__setitem__("mixture", MetricRecord()), ""),
+}
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["first round", "later"])
+@pytest.mark.parametrize(("change", "said"), MIXTURES.values(), ids=MIXTURES.keys())
+def test_mixtures_that_are_none(dualadapt, change, said, trained):
+    assert said in dualadapt.refusal(change, trained)
+
+
+def narrower(content):
+    for key in ("means", "variances"):
+        edit(content["mixture"], key, lambda array: array[:, :-1].copy())
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["first round", "later"])
+def test_a_whole_mixture_of_narrower_features(dualadapt, trained):
+    dualadapt.refusal(narrower, trained)
+
+
+# --- any mutation -----------------------------------------------------------------------------------------------------
+
+VALUES = some.sampled_from([np.nan, np.inf, -np.inf, 0.0, -1.0, 1e-320, 1e10, -1e30, 3e38, 1e160, 1e308, -1e308])
+DTYPES = some.sampled_from(
+    ["float16", "float32", "float64", "int8", "int64", "uint16", "bool", "complex64", "U5", "S3"]
+)
+NAMES = some.sampled_from(
+    ["", "x", "head", "means", "0.weight", f"a{compression.SEPARATOR}int8{compression.SEPARATOR}float32"]
+)
+WHERE = some.integers(0, 30)
+GARBAGE = some.binary(max_size=20) | some.sampled_from([b"\x93NUMPY\x01\x00\xff\xff", b"PK\x03\x04", b"\x80\x04."])
+SCALARS = some.sampled_from([float("nan"), float("inf"), -1, 0, 1, 2, 10**12, 1e308, True, "1", [1.0], [1, 2]])
+MUTATION = some.one_of(
+    some.tuples(some.sampled_from(["drop record", "drop array", "reshape", "cut", "repeat", "swap", "empty"]), WHERE),
+    some.tuples(some.sampled_from(["rename record", "rename array", "add array"]), WHERE, NAMES),
+    some.tuples(some.just("retype"), WHERE, DTYPES),
+    some.tuples(some.sampled_from(["poison one", "poison all", "scale"]), WHERE, VALUES),
+    some.tuples(some.just("bytes"), WHERE, GARBAGE),
+    some.tuples(some.just("claim"), WHERE, DTYPES),
+    some.tuples(some.sampled_from(["metric", "round"]), WHERE, SCALARS),
+    some.tuples(some.just("kind"), WHERE, some.sampled_from([ArrayRecord, MetricRecord, ConfigRecord])),
+)
+
+
+def mutate(content, what, where, value=None):
+    """Change one thing of a reply; where there is no such thing, nothing."""
+    names = list(content)
+    if not names:
+        return
+    name = names[where % len(names)]
+    if what == "drop record":
+        del content[name]
+    elif what == "rename record":
+        content[value] = content.pop(name)
+    elif what == "kind":
+        content[name] = value()
+    elif what == "swap":
+        other = names[(where + 1) % len(names)]
+        content[name], content[other] = content[other], content[name]
+    elif what in ("metric", "round"):
+        record = content.get(METRICS if what == "metric" else CONFIG)
+        if record:
+            with_text = isinstance(record, ConfigRecord) or not isinstance(value, bool | str)
+            record[list(record)[where % len(record)]] = value if with_text else 0
+    else:
+        places = [(record, key) for record in content.values() if isinstance(record, ArrayRecord) for key in record]
+        if places:
+            mutate_array(*places[where % len(places)], what, where, value)
+
+
+def mutate_array(record, key, what, where, value):
+    array = record[key]
+    if what == "drop array":
+        del record[key]
+    elif what == "rename array":
+        record[value] = record.pop(key)
+    elif what == "add array":
+        record[value] = array
+    elif what == "bytes":
+        record[key] = Array(array.dtype, array.shape, array.stype, value)
+    elif what == "claim":
+        record[key] = Array(value, (*array.shape, where), array.stype if where % 2 else "torch", array.data)
+    else:
+        try:
+            values = array.numpy()
+        except (ValueError, TypeError, EOFError, OSError):  # an earlier mutation's
+            return
+        if isinstance(values, np.ndarray):
+            with np.errstate(all="ignore"):
+                record[key] = Array(np.asarray(changed(values, what, where, value)))
+
+
+def changed(values, what, where, value):
+    if what == "reshape":
+        return values.reshape(-1) if where % 2 else values[None]
+    if what == "cut":
+        return values[..., :-1] if values.ndim else values
+    if what == "repeat":
+        return np.concatenate([np.atleast_1d(values)] * 2)
+    if what == "empty":
+        return np.zeros((0, *values.shape[1:]), values.dtype)
+    if what == "retype":
+        try:
+            return values.astype(value)
+        except ValueError:  # text is no number
+            return values
+    if values.dtype.kind != "f":
+        return values
+    if what == "scale":
+        return (values * value).astype(values.dtype)
+    if what == "poison all":
+        return np.full_like(values, value)
+    values = values.copy()
+    if values.size:
+        values.flat[where % values.size] = value
+    return values
+
+
+def all_finite(value):
+    if isinstance(value, torch.Tensor):
+        return bool(value.isfinite().all())
+    return all(all_finite(part) for part in value.values()) if isinstance(value, dict) else True
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+@given(
+    mutations=some.lists(MUTATION, min_size=1, max_size=4),
+    name=some.sampled_from(["dualadapt", "dualadapt", "fedavg"]),
+    trained=some.booleans(),
+    arriving=some.booleans(),
+)
+def test_no_mutated_reply_breaks_a_round_or_what_a_strategy_holds(
+    dualadapt, fedavg, mutations, name, trained, arriving
+):
+    federation = {"dualadapt": dualadapt, "fedavg": fedavg}[name]
+    half, (bad, good) = federation.half, federation.start(trained)
+    if name == "dualadapt":
+        half.arriving = trained and arriving  # then only the mixture of a newcomer is looked at
+        if half.arriving:
+            del half.heads[0], half.mixtures[0]
+    for mutation in mutations:
+        with suppress(Exception):  # what was spoilt before cannot always be spoilt again
+            mutate(bad.content, *mutation)
+    try:
+        bad.content = compression.decode(bad.content)
+        federation.check(federation.sent[0], bad)
+    except Exception as error:  # as RosterGrid.exchange does
+        usable = [] if str(error) or type(error) is AssertionError else pytest.fail(f"no sentence: {error!r}")
+    else:
+        usable = [bad]
+    try:
+        arrays, _ = half.aggregate_train(1, usable if getattr(half, "arriving", False) else [*usable, good])
+        if arrays is not None:
+            assert all_finite(dict(arrays.to_torch_state_dict()))
+        if name == "dualadapt":
+            assert all_finite(half.heads) and all_finite(half.mixtures)
+            if half.heads:
+                assert half.server_loss(2, half.heads)(0).isfinite()
+    finally:
+        half.arriving = False
