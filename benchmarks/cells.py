@@ -27,7 +27,7 @@ def one_run(
 
     Knobs ``aside`` are no part of the name by which it is found.
     """
-    shared = {**knobs, **(aside or {}), "pretrained": str(runs / "pretrained")}
+    shared = {**knobs, **(aside or {}), "checkpoint.pretrain_cache": str(runs / "pretrained")}
     return cells.one_run(directory_of(preset, knobs, runs), lambda: launch.prepare(preset, shared), begun)
 
 

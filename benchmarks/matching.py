@@ -1,8 +1,8 @@
 """How the reconstruction of an MPGVAE is scored: atoms in the file's, a canonical or a random order, or matched.
 
     fedlab compare mpgvae-qm9 threads=1 molecules.samples=1000 --seeds 3 --out comparisons/matching --strategies
-        "file=fedavg,canonical=fedavg:molecules.order=canonical,random=fedavg:molecules.order=random,matched=fedavg:
-        molecules.order=random:molecules.matching=assignment"            (one line, no blanks between the quotes)
+        "file=fedavg,canonical=fedavg:molecules.atom_order=canonical,random=fedavg:molecules.atom_order=random,matched=fedavg:
+        molecules.atom_order=random:molecules.matching=assignment"            (one line, no blanks between the quotes)
     python -m benchmarks.matching comparisons/matching
 
 Bounds are of -log P in nats a molecule, means over test molecules, one draw of the latents each. *Ordered* is of the
@@ -45,7 +45,7 @@ def bound(space: Space, matching: Matching, molecules: int) -> float:
         raise ConfigError(f"{space.name} learned a {type(space.model).__name__}, and matching is of an MPGVAE")
     trained, space.model.matching = space.model.matching, matching
     total, count = 0.0, 0
-    with seeded(space.workload.seed, "matching"):
+    with seeded(space.workload.data_config.seed, "matching"):
         data = space.workload.data(None, "test")
         for batch in data.spread(min(molecules, len(data))).batches(250):
             total += float(space.model.nll(batch["adjacency"], batch["nodes"]).sum())

@@ -35,10 +35,10 @@ PRESET = "dualadapt-digits"
 ARRIVAL, ROUNDS = 3, 6  # its round of arrival, two rounds for itself, one with all
 REFERENCE = "nearest"
 STARTS: Mapping[str, Mapping[str, Value]] = {
-    "nearest": {"dualadapt.start": "nearest"},
-    "global": {"dualadapt.start": "global"},
-    "random": {"dualadapt.start": "random"},
-    "fresh": {"dualadapt.start": "fresh"},
+    "nearest": {"dualadapt.late_joiner_init": "nearest"},
+    "global": {"dualadapt.late_joiner_init": "global"},
+    "random": {"dualadapt.late_joiner_init": "random"},
+    "fresh": {"dualadapt.late_joiner_init": "fresh"},
     "no onboarding": {"dualadapt.onboarding": 0},
 }
 
@@ -47,7 +47,7 @@ def one_newcomer(knobs: Mapping[str, Value], starts: list[str], runs: Path) -> d
     """All starts of one newcomer and seed; returns the rounds' records by start, and what every known head is worth."""
     first, found = None, {}
     for start in starts:
-        mine = {**knobs, **STARTS[start], "keep_checkpoints": 1000}
+        mine = {**knobs, **STARTS[start], "checkpoint.keep": 1000}
         result = cells.one_run(PRESET, mine, runs, Begun(first, ARRIVAL - 1) if first else None)
         first = first or result.directory
         found[start] = result
@@ -94,14 +94,14 @@ def main() -> None:
     options = arguments()
     shared: dict[str, Value] = {
         "threads": cells.threads(options.processes),
-        "dualadapt.control": False,
+        "dualadapt.source_only_twin": False,
         **parse_overrides(options.knobs),
     }
     with cells.workers(options.processes) as pool:
         waiting: dict[tuple[str, int], Future[dict[str, Any]]] = {}
         for name in options.newcomers:
             for seed in options.seeds:
-                knobs = {**shared, "rounds": ROUNDS, "arrivals": f"{name}={ARRIVAL}", "seed": seed}
+                knobs = {**shared, "rounds": ROUNDS, "join_rounds": f"{name}={ARRIVAL}", "seed": seed}
                 waiting[name, seed] = pool.submit(one_newcomer, knobs, options.starts, options.runs)
         found = {key: future.result() for key, future in waiting.items()}
     console = Console(width=140)

@@ -24,7 +24,7 @@ from rich.table import Table
 from benchmarks import cells
 from fedlab import launch, workloads
 from fedlab.config.schema import Flat, Value, parse_overrides
-from fedlab.errors import near_match
+from fedlab.errors import suggest
 from fedlab.models.batchnorm_stats import encode
 from fedlab.models.feature_classifier import features_of
 from fedlab.runs.directory import RunDirectory
@@ -33,52 +33,52 @@ from fedlab.workloads.fewshot import FewShot
 
 Accuracies = dict[str, dict[int, NDArray[np.float64]]]  # client -> shots -> accuracy of each episode
 
-NOTHING: Mapping[str, Value] = {"rounds": 1, "server.steps": 0, "client.steps": 0, "startup.contrastive": 0.0}
+NOTHING: Mapping[str, Value] = {"rounds": 1, "server.steps": 0, "client.steps": 0, "startup.contrastive_weight": 0.0}
 # What stands here is what a run differs in from the preset.
 BASELINES: Mapping[str, Mapping[str, Value]] = {
-    "transfer": {**NOTHING, "startup.soft": "none"},
+    "transfer": {**NOTHING, "startup.distillation_loss": "none"},
     "ProtoNet": {
         **NOTHING,
-        "startup.soft": "none",
+        "startup.distillation_loss": "none",
         "fewshot.objective": "prototypes",
         "fewshot.classifier": "prototypes",
     },
-    "base alone, as many steps": {"startup.soft": "none", "startup.contrastive": 0.0, "client.steps": 0},
-    "SimCLR on target": {"startup.soft": "none", "startup.base": 0.0, "startup.start": "fresh"},
-    "SimCLR on target, from the teacher": {"startup.soft": "none", "startup.base": 0.0},
-    "transfer + SimCLR": {"startup.soft": "none"},
+    "base alone, as many steps": {"startup.distillation_loss": "none", "startup.contrastive_weight": 0.0, "client.steps": 0},
+    "SimCLR on target": {"startup.distillation_loss": "none", "startup.base_weight": 0.0, "startup.start": "fresh"},
+    "SimCLR on target, from the teacher": {"startup.distillation_loss": "none", "startup.base_weight": 0.0},
+    "transfer + SimCLR": {"startup.distillation_loss": "none"},
     "STARTUP": {},
-    "STARTUP, hard labels": {"startup.soft": "hard"},
-    "STARTUP, no SimCLR": {"startup.contrastive": 0.0},
+    "STARTUP, hard labels": {"startup.distillation_loss": "hard"},
+    "STARTUP, no SimCLR": {"startup.contrastive_weight": 0.0},
     "Dynamic Distillation": {
-        "startup.contrastive": 0.0,
-        "startup.moving": 0.99,
-        "startup.sharpness": 10.0,
+        "startup.contrastive_weight": 0.0,
+        "startup.teacher_ema": 0.99,
+        "startup.inverse_temperature": 10.0,
         "startup.start": "whole",
-        "startup.ramp": True,
+        "startup.distillation_warmup": True,
         "client.learning_rate": 0.03,  # at the preset's 0.1 it collapses, see docs/startup.md
     },
 }
 ABLATIONS: Mapping[str, Mapping[str, Value]] = {
     "soft labels shuffled": {"startup.shuffle": True},
-    "reverse KL": {"startup.soft": "reverse_kl"},
-    "reverse KL without entropy": {"startup.soft": "reverse_cross_entropy"},
-    "entropy alone": {"startup.soft": "entropy"},
+    "reverse KL": {"startup.distillation_loss": "reverse_kl"},
+    "reverse KL without entropy": {"startup.distillation_loss": "reverse_cross_entropy"},
+    "entropy alone": {"startup.distillation_loss": "entropy"},
     "Dynamic Distillation, step size 0.1": {**BASELINES["Dynamic Distillation"], "client.learning_rate": 0.1},
     "and a teacher that stays": {
         **BASELINES["Dynamic Distillation"],
         "client.learning_rate": 0.1,
-        "startup.moving": 0.0,
+        "startup.teacher_ema": 0.0,
     },
     "and a slower teacher": {
         **BASELINES["Dynamic Distillation"],
         "client.learning_rate": 0.1,
-        "startup.moving": 0.999,
+        "startup.teacher_ema": 0.999,
     },
     "and labels not sharpened": {
         **BASELINES["Dynamic Distillation"],
         "client.learning_rate": 0.1,
-        "startup.sharpness": 1.0,
+        "startup.inverse_temperature": 1.0,
     },
 }
 METHODS = {**BASELINES, **ABLATIONS}
@@ -123,7 +123,7 @@ def accuracies(flat: Flat, arrays: Mapping[str, torch.Tensor]) -> Accuracies:
             name: {
                 shots: values.numpy()
                 for shots, values in workload.episode_accuracies(
-                    model, workload.data(number * workload.split, "test")
+                    model, workload.data(number * workload.data_config.clients_per_domain, "test")
                 ).items()
             }
             for number, name in enumerate(workload.domains)
@@ -148,7 +148,7 @@ def distances(run: Path) -> dict[str, float]:
     root = vectors * np.sqrt(np.clip(values, 0, None)) @ vectors.T
     found = {}
     for number, name in enumerate(workload.domains):
-        other, spread = moments(number * workload.split)
+        other, spread = moments(number * workload.data_config.clients_per_domain)
         cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ spread @ root), 0, None)).sum()  # of the product's root
         found[name] = float(((mean - other) ** 2).sum() + np.trace(covariance + spread) - 2 * cross)
     return found
@@ -195,7 +195,7 @@ def settings_of(targets: Sequence[str]) -> dict[str, Mapping[str, Value]]:
         "centralised, all domains together": {"startup.setting": "centralised"},
         "one domain, centralised": {**one, "startup.setting": "centralised"},
         "one domain, one client": one,
-        f"one domain, split over {SPLIT}": {**one, "fewshot.split": SPLIT},
+        f"one domain, split over {SPLIT}": {**one, "data.clients_per_domain": SPLIT},
     }
 
 
@@ -211,10 +211,10 @@ def main() -> None:
     chosen = list(METHODS) if options.methods == ["all"] else options.methods
     for name in chosen:
         if name not in METHODS:
-            parser.error(f"no method {name!r}; {near_match(name, METHODS)}")
+            parser.error(f"no method {name!r}; {suggest(name, METHODS)}")
     shared = {"threads": cells.threads(options.processes), **parse_overrides(options.knobs)}
     of_teacher = {key: value for key, value in shared.items() if not key.startswith(OF_STUDENT)}
-    transfer = {**of_teacher, **METHODS["transfer"], "keep_checkpoints": 1000}
+    transfer = {**of_teacher, **METHODS["transfer"], "checkpoint.keep": 1000}
     targets = made(launch.prepare(options.preset, shared)).domains
     runs = {name: METHODS[name] for name in chosen if name != "transfer"}
     if options.settings:

@@ -1,7 +1,7 @@
 """Validity, uniqueness and novelty of models by a knob of how samples are drawn: the whole curve, over seeds.
 
     python -m benchmarks.temperatures comparisons/graphnvp-qm9 --figure docs/images/graphnvp-temperature.png
-    python -m benchmarks.temperatures comparisons/mpgvae-qm9 --knob molecules.spread --values 0,0.3,0.5,0.7,1
+    python -m benchmarks.temperatures comparisons/mpgvae-qm9 --knob molecules.decode_temperature --values 0,0.3,0.5,0.7,1
     python -m benchmarks.temperatures runs/graphnvp-qm9-0 --corrected
 
 A folder of `fedlab compare`: a line for each variant and value, means over its finished seeds. Or one run. Models are
@@ -86,7 +86,7 @@ def main() -> None:
     """Print the table, and draw it where asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of a comparison, or of a run")
-    parser.add_argument("--knob", default="molecules.temperature")
+    parser.add_argument("--knob", default="molecules.latent_temperature")
     parser.add_argument("--values", default=TEMPERATURES)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--figure", type=Path, help="PNG file to write")

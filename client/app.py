@@ -17,21 +17,22 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import PARTITION_ID_KEY, ErrorCode
 
-from fedlab import strategies, workloads
 from fedlab.comm import compression
 from fedlab.comm.grid import REFUSED
 from fedlab.comm.roster import REFUSAL
-from fedlab.config.schema import Core, build
-from fedlab.errors import ConfigError, FedlabError, near_match
+from fedlab.config.schema import Config
+from fedlab.config.sections import Value
+from fedlab.errors import ConfigError, FedlabError, suggest
+from fedlab.registry import app_config, config_from_text
 from fedlab.runs.client_store import Keep
 from fedlab.seeds import deterministic, seeded
-from fedlab.strategies.protocol import CONFIG, ROUND, round_of
-from fedlab.workload import SeesImages, Workload
+from fedlab.strategies.protocol import CONFIG, ROUND, ClientContext, ClientFunctions, round_of
+from fedlab.workload import SeesImages
 
 app = ClientApp()
 
-OWN = {"device": "device", "data-root": "data_root", "data-folder": "folder"}  # node config -> knob
-SERVERS = ("data_root", "folder", "run_dir")  # knobs whose values mean something on the server only
+OWN = {"device": "device", "data-root": "data.root", "data-folder": "data.client_folder"}  # node config -> option
+SERVERS = ("data.root", "checkpoint.pretrain_cache")  # options whose values mean something on the server only
 OURS = ("fedlab",)  # packages in which a traceback is worth naming a line
 
 
@@ -45,10 +46,10 @@ def query(message: Message, context: Context) -> Message:
             print(f"fedlab: refused: {reason}", file=sys.stderr, flush=True)
             keep.tell("query", status="refused", reason=reason)
             return _error(message, f"refused: {reason}")
-        settle(context)
+        config = settle(context)
         name = str(context.node_config.get("domain", ""))
         identity = ConfigRecord({"partition": int(context.node_config[PARTITION_ID_KEY]), "name": name})
-        keep.tell("query", status="ok", name=str(context.run_config.get("name", "")))
+        keep.tell("query", status="ok", name=config.run.name)
         return Message(RecordDict({"identity": identity}), reply_to=message)
     except FedlabError as error:
         print(f"fedlab: refused: {error}", file=sys.stderr, flush=True)
@@ -68,25 +69,24 @@ def evaluate(message: Message, context: Context) -> Message:
     return _answer("evaluate", message, context)
 
 
-def settle(context: Context) -> Workload:
-    """Put the client's own settings before the run's, and find its partition; returns the workload.
+def settle(context: Context) -> Config:
+    """Put the client's own settings before the run's, and find its partition; returns the configuration.
 
     Raises
     ------
     ConfigError
         When the run has no client of this domain.
     """
-    node, flat = context.node_config, context.run_config
-    if "domain" in node:  # a machine of its own: the server's folders are not here
-        flat.update({knob: "" for knob in SERVERS if knob in flat})
-    flat.update({knob: node[key] for key, knob in OWN.items() if key in node})
-    workload = workloads.make(flat)
+    node = context.node_config
+    own: dict[str, Value] = dict.fromkeys(SERVERS, "") if "domain" in node else {}  # its folders are not here
+    own |= {option: node[key] for key, option in OWN.items() if key in node}
+    config = config_from_text(*app_config(context.run_config), tuple(own.items()))
     if "domain" in node:
-        domain, clients = str(node["domain"]), list(workload.clients)
+        domain, clients = str(node["domain"]), list(config.workload.clients)
         if domain not in clients:
-            raise ConfigError(f"this run has no client {domain!r}; {near_match(domain, clients)}")
+            raise ConfigError(f"this run has no client {domain!r}; {suggest(domain, clients)}")
         node[PARTITION_ID_KEY] = clients.index(domain)
-    return workload
+    return config
 
 
 def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Context) -> Message:
@@ -97,21 +97,22 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
         if REFUSED in message.content:
             refused = message.content.pop(REFUSED)
             keep.tell("refused", round=_field(refused, "round"), reason=_field(refused, "reason"))
-        workload = settle(context)
-        core, partition = build(Core, "", context.run_config), int(context.node_config[PARTITION_ID_KEY])
-        half = strategies.client_half(core.strategy)
+        config = settle(context)
+        run, workload, partition = config.run, config.workload, int(context.node_config[PARTITION_ID_KEY])
+        half: ClientFunctions = config.plugins["strategy"].spec.client
+        who = ClientContext(partition, config)
         message.content = compression.decode(message.content)
-        with deterministic(core.threads):
-            with seeded(core.seed, purpose, server_round, partition):
-                content = (half.train if purpose == "train" else half.evaluate)(workload, message, context)
+        with deterministic(run.threads):
+            with seeded(run.seed, purpose, server_round, partition):
+                content = (half.train if purpose == "train" else half.evaluate)(workload, message, who)
             content[CONFIG] = ConfigRecord({ROUND: server_round})
-            fact = {"round": server_round, "rounds": core.rounds, "name": core.name}
+            fact = {"round": server_round, "rounds": run.rounds, "name": run.name}
             if keep and purpose == "evaluate":
-                states = half.states(workload, message, context)
+                states = half.states(workload, message, who)
                 kept = {**fact, "images": isinstance(workload, SeesImages)}
-                keep.save(states, context.run_config, workload.clients[partition], kept)
+                keep.save(states, config, workload.clients[partition], kept)
         keep.tell(purpose, status="ok", seconds=round(time.monotonic() - begun, 3), **fact)
-        return Message(compression.encode(content, core.wire), reply_to=message)
+        return Message(compression.encode(content, config.comm.compression), reply_to=message)
     except FedlabError as error:
         reason = told = str(error)
     except Exception as error:

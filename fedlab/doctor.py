@@ -181,11 +181,11 @@ def _full_data() -> Iterator[Finding]:
 
 
 def _processor() -> Iterator[Finding]:
-    from fedlab.config.schema import Core
+    from fedlab.config.schema import RunConfig
 
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     remedy = f"nothing needs mending; threads={cpus} may be faster, and gives other bits"
-    yield _enough(f"{cpus} CPU{'s' * (cpus > 1)} for {Core.threads} threads", cpus, {"note": Core.threads}, remedy)
+    yield _enough(f"{cpus} CPU{'s' * (cpus > 1)} for {RunConfig.threads} threads", cpus, {"note": RunConfig.threads}, remedy)
 
 
 def _memory() -> Iterator[Finding]:
@@ -198,7 +198,7 @@ def _memory() -> Iterator[Finding]:
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.exists() and limit.read_text().strip() != "max":
         free = min(free, (int(limit.read_text()) - int(used.read_text())) / 1e9)
-    remedy = "close other programs, or lower server.batch and client.batch"
+    remedy = "close other programs, or lower server.batch_size and client.batch_size"
     yield _enough(f"{free:.1f} GB of memory free", free, MEMORY, remedy)
 
 

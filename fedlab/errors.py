@@ -28,7 +28,7 @@ class RunError(FedlabError):
     """A federation that could not do what was asked: failed clients, too few clients, a loss that is not finite."""
 
 
-def near_match(name: str, known: Iterable[str]) -> str:
+def suggest(name: str, known: Iterable[str]) -> str:
     """Sentence tail naming the closest known name, or all of them when none is close."""
     known = sorted(known)
     close = get_close_matches(name, known, n=1, cutoff=0.6)

@@ -13,7 +13,7 @@ from fedlab.errors import ConfigError, RunError
 Progress = Callable[[str, int, int], None]  # phase, steps done, steps in all
 
 
-def silent(phase: str, done: int, total: int) -> None:
+def null_progress(phase: str, done: int, total: int) -> None:
     """A progress callback that says nothing."""
 
 
@@ -25,7 +25,7 @@ def optimise(
     name: str,
     clip: float = 0.0,
     after_step: Callable[[], object] | None = None,
-    progress: Progress = silent,
+    progress: Progress = null_progress,
 ) -> float | None:
     """Take ``steps`` gradient steps on ``loss`` and return its mean over them, None when there are none.
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from fedlab.config.schema import NoOptions
+from fedlab.config.sections import Overrides
 from fedlab.data.dataset import Batch, Examples
-from fedlab.training import Progress, silent
+from fedlab.errors import ConfigError
+from fedlab.training import Progress, null_progress
 
 
 @runtime_checkable
@@ -86,7 +89,7 @@ class Score:
 class Scored(Workload, Protocol):
     """A workload whose model is worth something beside anybody's data, as a generative one's samples are."""
 
-    def score(self, model: nn.Module, progress: Progress = silent) -> Score:
+    def score(self, model: nn.Module, progress: Progress = null_progress) -> Score:
         """Of the global model alone, from torch's current random stream; the server asks each ``score_every`` rounds.
 
         ``progress`` is told about work that takes long, as (what, steps done, steps in all).
@@ -121,3 +124,64 @@ def loss_columns(workload: Workload) -> tuple[str, ...]:
 def lacking(workload: Workload, data: Examples) -> list[str]:
     """Columns of the workload's loss that some data does not have, as "y" where it takes labels and there are none."""
     return [name for name in loss_columns(workload) if name not in data.columns]
+
+
+@dataclass(frozen=True)
+class WorkloadSpec:
+    """What the registry knows of a workload.
+
+    Attributes
+    ----------
+    workload
+        Its class, a dataclass whose fields are its options, or an object that is one already.
+    oracle_overrides
+        Options with which clients have labels of their own to train on.
+    primary_metric
+        What comparisons are judged by, unless told otherwise: a group of the clients' metrics, or a metric of the
+        server's score; "" for what runs report.
+    name
+        Prefix of its options where it is named by import path; empty: the class's name in snake case.
+    """
+
+    workload: Any
+    oracle_overrides: Overrides = field(default_factory=dict)
+    primary_metric: str = ""
+    name: str = ""
+
+    @property
+    def options(self) -> type:
+        """The dataclass whose fields are options."""
+        return self.workload if isinstance(self.workload, type) and is_dataclass(self.workload) else NoOptions
+
+
+NEEDED = ("clients", "model", "data", "loss", "evaluate")  # of the protocol
+
+
+def spec_of(found: object, what: str, reference: str) -> WorkloadSpec:
+    """Return the spec of what the registry found: a spec, a workload's class, or a workload.
+
+    Raises
+    ------
+    ConfigError
+        When it lacks something of the protocol; the message names what.
+    """
+    if isinstance(found, WorkloadSpec):
+        spec = found
+    elif isinstance(found, type | Workload):
+        spec = WorkloadSpec(found)
+    else:
+        missing = [name for name in NEEDED if not hasattr(found, name)]
+        raise ConfigError(f"{what} is no workload: a {type(found).__name__} without {', '.join(missing)}")
+    missing = [name for name in NEEDED if not _has(spec.workload, name)]
+    if missing:
+        raise ConfigError(
+            f"{what} is no workload: it lacks {', '.join(missing)} (see docs/how-to/own-workload.md, or "
+            "`fedlab new workload NAME`)"
+        )
+    return spec
+
+
+def _has(workload: object, name: str) -> bool:
+    return hasattr(workload, name) or (
+        isinstance(workload, type) and is_dataclass(workload) and name in workload.__dataclass_fields__
+    )

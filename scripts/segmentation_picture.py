@@ -48,7 +48,7 @@ def draw(run: Path, client: str, picture: Path) -> None:
     directory = RunDirectory.open(run)
     flat, newest = directory.config(), directory.newest()
     if newest is None or not newest[1]["strategy"].get("control"):
-        sys.exit(f"{run} holds no checkpoint of DualAdapt with its control; run it with dualadapt.control=true")
+        sys.exit(f"{run} holds no checkpoint of DualAdapt with its control; run it with dualadapt.source_only_twin=true")
     workload, state = workloads.make(flat), newest[1]
     half, partition = strategies.client_half(str(flat["strategy"])), workload.clients.index(client)
     twin = workload.model()

@@ -1,4 +1,4 @@
-"""The ServerApp: knobs to workload and strategy, the visible loop of rounds, the run directory.
+"""The ServerApp: options to workload and strategy, the visible loop of rounds, the run directory.
 
 Flower's ``Strategy.start`` asks a strategy four questions a round. This loop asks the first three and adds what
 ``start`` cannot do: begin at the round after a checkpoint, time each phase, count bytes by client, stop with a
@@ -17,19 +17,19 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.serverapp import Grid, ServerApp
 
-from fedlab import strategies, workloads
 from fedlab.comm.grid import RosterGrid, Traffic
 from fedlab.comm.roster import Roster
-from fedlab.config.schema import Core, ServerTraining, build, parse_arrivals
+from fedlab.config.schema import Config, parse_join_rounds
+from fedlab.registry import app_config, config_from_text
 from fedlab.runs import pretrain_cache
-from fedlab.runs.directory import RunDirectory, now, weights_sha256
+from fedlab.runs.directory import RunDirectory, current_directory, now, weights_sha256
 from fedlab.runs.tensorboard import TensorBoard
 from fedlab.seeds import deterministic, seeded
 from fedlab.server.budget import Budget
 from fedlab.strategies import validation
-from fedlab.strategies.protocol import EXAMPLES, FINAL, ServerHalf, client_metrics, load
+from fedlab.strategies.protocol import EXAMPLES, FINAL, StrategySpec, client_metrics, load
 from fedlab.training import pick_device
-from fedlab.workload import Scored
+from fedlab.workload import Scored, Workload
 
 app = ServerApp()
 
@@ -37,14 +37,15 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run one federation, from its start or from its newest checkpoint, to its last round."""
-    core = build(Core, "", context.run_config)
-    run = RunDirectory.open(core.run_dir) if core.run_dir else RunDirectory.create(Path("runs"), context.run_config)
+    config = config_from_text(*app_config(context.run_config))
+    directory = current_directory()
+    run = RunDirectory.open(directory) if directory else RunDirectory.create(Path("runs"), config)
     with run:
         begun = "resumed" if "started" in run.manifest() else "started"
-        run.note(**{begun: now()}, status="running", error=None, device=str(pick_device(core.device)))
+        run.note(**{begun: now()}, status="running", error=None, device=str(pick_device(config.run.device)))
         try:
-            with deterministic(core.threads):
-                _Federation(grid, context, core, run).run_rounds()
+            with deterministic(config.run.threads):
+                _Federation(grid, config, run).run_rounds()
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt)
             run.note(
@@ -59,23 +60,23 @@ def main(grid: Grid, context: Context) -> None:
 class _Federation:
     """The loop of rounds and what it writes down."""
 
-    def __init__(self, grid: Grid, context: Context, core: Core, run: RunDirectory) -> None:
-        self.core, self.run = core, run
-        self.pretrains = build(ServerTraining, "server", context.run_config).pretrain_steps > 0
-        self.workload = workloads.make(context.run_config)
-        clients = core.clients or len(self.workload.clients)
-        self.names = dict(enumerate(self.workload.clients[:clients]))
-        self.strategy: ServerHalf = strategies.make(context.run_config, self.workload, self._progress)
+    def __init__(self, grid: Grid, config: Config, run: RunDirectory) -> None:
+        self.config, self.run = config, run
+        self.pretrains = config.server.pretrain_steps > 0
+        self.workload: Workload = config.workload
+        self.names = dict(enumerate(config.clients))
+        spec: StrategySpec = config.plugins["strategy"].spec
+        self.strategy = spec.server(self.workload, config, self._progress)
         self.grid = RosterGrid(
             Roster(grid, self.names, run.owners(), self.run.emit),
-            min_clients=core.min_clients or clients,
-            arrivals=parse_arrivals(core.arrivals, self.names),
-            deadline=core.deadline,
-            reply_limit=core.reply_limit,
-            wire_format=core.wire,
+            min_clients=config.run.min_clients or len(self.names),
+            arrivals=parse_join_rounds(config.run.join_rounds, self.names),
+            deadline=config.comm.round_timeout,
+            reply_limit=config.comm.max_reply_mb,
+            wire_format=config.comm.compression,
             on_reply=self._on_reply,
         )
-        self.budget = Budget(core.budget_bytes, core.budget_seconds)
+        self.budget = Budget(config.run.budget_bytes, config.run.budget_seconds)
         self.seconds: dict[str, float] = {}
         self.round = 0
         self._told = 0.0
@@ -84,8 +85,8 @@ class _Federation:
         """From the newest checkpoint, or from nothing, to the last round."""
         checkpoint = self.run.go_back()
         self.run.emit("connecting", clients=len(self.names))
-        with seeded(self.core.seed, "roster"):
-            self.grid.gather(checkpoint[0] + 1 if checkpoint else 0, self.core.connect_timeout)
+        with seeded(self.config.run.seed, "roster"):
+            self.grid.gather(checkpoint[0] + 1 if checkpoint else 0, self.config.comm.connect_timeout)
         board = TensorBoard(self.run.path / "tensorboard", after=checkpoint[0] if checkpoint else -1)
         if checkpoint:
             self.round, state = checkpoint
@@ -97,10 +98,10 @@ class _Federation:
         else:
             arrays = self._initialise()
             board.add(self._conclude(arrays, *self._evaluate(arrays)))
-        while self.round < self.core.rounds and not self.budget.ended_by:
+        while self.round < self.config.run.rounds and not self.budget.ended_by:
             self.round += 1
-            with seeded(self.core.seed, "roster"):
-                self.grid.begin(self.round, self.core.connect_timeout)
+            with seeded(self.config.run.seed, "roster"):
+                self.grid.begin(self.round, self.config.comm.connect_timeout)
             arrays, traffic = self._train(arrays)
             board.add(self._conclude(arrays, *self._evaluate(arrays), train=traffic))
         board.close()
@@ -116,7 +117,7 @@ class _Federation:
         self.run.emit("finished", weights_sha256=digest)
 
     def _initialise(self) -> ArrayRecord:
-        store, start = pretrain_cache.shared(self.core.pretrained), seeded(self.core.seed, "initialise")
+        store, start = pretrain_cache.shared(self.config.checkpoint.pretrain_cache), seeded(self.config.run.seed, "initialise")
         phase = "pretrain" if self.pretrains else "start"
         with self._phase(phase), store as kept, start:
             arrays = self.strategy.initialise()
@@ -125,16 +126,16 @@ class _Federation:
         return arrays
 
     def _train(self, arrays: ArrayRecord) -> tuple[ArrayRecord, Traffic]:
-        with self._phase("server"), seeded(self.core.seed, "configure", self.round):
+        with self._phase("server"), seeded(self.config.run.seed, "configure", self.round):
             messages = list(self.strategy.configure_train(self.round, arrays, self._config(), self.grid))
         replies, traffic = self._exchange("clients", messages, self._check)
-        with self._phase("server"), seeded(self.core.seed, "aggregate", self.round):
+        with self._phase("server"), seeded(self.config.run.seed, "aggregate", self.round):
             aggregated, _ = self.strategy.aggregate_train(self.round, replies)
         self.budget.charge(sum(traffic.down.values()) + sum(traffic.up.values()), self.seconds)
         return aggregated if aggregated is not None else arrays, traffic
 
     def _evaluate(self, arrays: ArrayRecord) -> tuple[dict[str, Any], dict[str, float], Traffic]:
-        with seeded(self.core.seed, "evaluate", self.round):
+        with seeded(self.config.run.seed, "evaluate", self.round):
             config = ConfigRecord({FINAL: True}) if self.budget.ended_by else self._config()
             messages = list(self.strategy.configure_evaluate(self.round, arrays, config, self.grid))
         replies, traffic = self._exchange("evaluate", messages, validation.common)
@@ -152,7 +153,7 @@ class _Federation:
     ) -> tuple[list[Message], Traffic]:
         try:
             with self._phase(phase, clients=len(messages)):
-                replies = self.grid.exchange(messages, patience=self.core.reply_timeout, check=check)
+                replies = self.grid.exchange(messages, patience=self.config.comm.idle_timeout, check=check)
         finally:
             self._tell_failures(phase)
         return replies, self.grid.traffic
@@ -219,25 +220,25 @@ class _Federation:
                 "strategy": self.strategy.state(),
                 "refused": self.grid.refused,
             },
-            self.core.keep_checkpoints,
-            self.core.keep_start,
+            self.config.checkpoint.keep,
+            self.config.checkpoint.keep_initial,
         )
         told = {"mean": mean, "clients": clients, "score": dict(score)}
-        self.run.emit("round", round=self.round, rounds=self.core.rounds, **told)
+        self.run.emit("round", round=self.round, rounds=self.config.run.rounds, **told)
         self.seconds = {}
         return record
 
     def _score(self, arrays: ArrayRecord) -> Mapping[str, float]:
         """What the workload says of the global model alone; nothing where the arrays are no such model."""
-        ends = self.round == self.core.rounds or self.budget.ended_by
-        if not isinstance(self.workload, Scored) or (self.round % self.core.score_every and not ends):
+        ends = self.round == self.config.run.rounds or self.budget.ended_by
+        if not isinstance(self.workload, Scored) or (self.round % self.config.run.sample_every and not ends):
             return {}
         state = arrays.to_torch_state_dict()
-        with self._phase("score"), seeded(self.core.seed, "score", self.round):
+        with self._phase("score"), seeded(self.config.run.seed, "score", self.round):
             model = self.workload.model()
             if state.keys() != model.state_dict().keys():
                 return {}
-            score = self.workload.score(load(model, state, pick_device(self.core.device)).eval(), self._progress)
+            score = self.workload.score(load(model, state, pick_device(self.config.run.device)).eval(), self._progress)
         for name, png in score.pictures.items():
             self.run.keep_picture(name, self.round, png)
         return score.metrics
@@ -248,7 +249,7 @@ class _Federation:
 
     @contextmanager
     def _phase(self, name: str, **fields: object) -> Iterator[None]:
-        self.run.emit("phase", round=self.round, rounds=self.core.rounds, phase=name, **fields)
+        self.run.emit("phase", round=self.round, rounds=self.config.run.rounds, phase=name, **fields)
         started = time.monotonic()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started

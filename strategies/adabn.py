@@ -16,12 +16,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Message, RecordDict
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab.config.schema import Core, Flat, build
+from fedlab.config.schema import Config
 from fedlab.data.dataset import Examples
 from fedlab.errors import ConfigError, DataError
 from fedlab.models.batchnorm_stats import adopt_statistics, batch_norms
@@ -29,9 +29,10 @@ from fedlab.strategies import source_only
 from fedlab.strategies.protocol import (
     ARRAYS,
     METRICS,
-    ClientHalf,
-    Entry,
-    States,
+    ClientContext,
+    ClientFunctions,
+    ModelStates,
+    StrategySpec,
     arrays_of,
     load,
     metrics_record,
@@ -42,33 +43,33 @@ from fedlab.workload import Workload
 
 
 @dataclass(frozen=True)
-class Knobs:
-    """AdaBN's knobs."""
+class Options:
+    """AdaBN's options."""
 
-    share: float = Field(1.0, ge=0, le=1, description="share of a client's own in the statistics; 0: the source's")
-    images: int = Field(1000, ge=2, description="images of a client that the statistics are taken from")
+    bn_adaptation: float = Field(1.0, ge=0, le=1, description="share of a client's own in the statistics; 0: the source's")
+    bn_images: int = Field(1000, ge=2, description="images of a client that the statistics are taken from")
 
 
 class AdaBN(source_only.SourceOnly):
     """Server half: source only."""
 
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
-        super().__init__(workload, flat, progress)
+    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
+        super().__init__(workload, config, progress)
         if "x" not in self.trainer.source.columns:
             raise ConfigError(
-                f"adabn takes statistics of inputs x; workload {build(Core, '', flat).workload!r} has "
+                f"adabn takes statistics of inputs x; workload {config.run.workload!r} has "
                 f"{', '.join(self.trainer.source.columns)}; use source_only"
             )
         if not batch_norms(self.trainer.model):
             raise ConfigError(
                 f"adabn needs a model with batch norms; {type(self.trainer.model).__name__} of workload "
-                f"{build(Core, '', flat).workload!r} has none; use source_only"
+                f"{config.run.workload!r} has none; use source_only"
             )
 
 
-def evaluate(workload: Workload, message: Message, context: Context) -> RecordDict:
+def evaluate(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Client half of testing: metrics with the client's own statistics."""
-    device = pick_device(build(Core, "", context.run_config).device)
+    device = context.device
     arrays = states(workload, message, context)[ARRAYS]
     data = own_data(workload, context, "test")
     return RecordDict(
@@ -76,32 +77,31 @@ def evaluate(workload: Workload, message: Message, context: Context) -> RecordDi
     )
 
 
-def states(workload: Workload, message: Message, context: Context) -> States:
+def states(workload: Workload, message: Message, context: ClientContext) -> ModelStates:
     """What predicts on this client: the model with its own statistics."""
     own = own_data(workload, context, "train")
-    return adapted(workload, arrays_of(message.content), own, context.run_config)
+    return adapted(workload, arrays_of(message.content), own, context.config)
 
 
-def recalled(workload: Workload, checkpoint: Mapping[str, Any], partition: int, flat: Flat) -> States:
+def recalled(workload: Workload, checkpoint: Mapping[str, Any], partition: int, config: Config) -> ModelStates:
     """The same from the server's checkpoint; the source's statistics where the client's data is not here."""
     own = None
     with suppress(DataError):
         own = workload.data(partition, "train")
-    return adapted(workload, checkpoint[ARRAYS], own, flat)
+    return adapted(workload, checkpoint[ARRAYS], own, config)
 
 
-def adapted(workload: Workload, arrays: Mapping[str, Tensor], own: Examples | None, flat: Flat) -> States:
+def adapted(workload: Workload, arrays: Mapping[str, Tensor], own: Examples | None, config: Config) -> ModelStates:
     """A model's arrays with the statistics of some examples."""
-    knobs, device = build(Knobs, "adabn", flat), pick_device(build(Core, "", flat).device)
+    options, device = config.strategy, pick_device(config.run.device)
     model = load(workload.model(), arrays, device)
     if own is not None:
-        adopt_statistics(model, own, knobs.images, knobs.share, device)
+        adopt_statistics(model, own, options.bn_images, options.bn_adaptation, device)
     return {ARRAYS: {name: tensor.cpu() for name, tensor in model.state_dict().items()}}
 
 
-ENTRY: Entry = Entry(
-    "source only, with batch-norm statistics of each client's own (Li 2016)",
-    Knobs,
+SPEC: StrategySpec = StrategySpec(
+    Options,
     AdaBN,
-    ClientHalf(source_only.train, evaluate, states, recalled),
+    ClientFunctions(source_only.train, evaluate, states, recalled),
 )

@@ -19,7 +19,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from fedlab.config.schema import Core, Flat, build
+from fedlab.config.schema import Config
 from fedlab.errors import ConfigError
 from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies import fedavg
@@ -34,17 +34,15 @@ class Alternating(fedavg.FedAvg):
 
     Parameters
     ----------
-    aggregation
-        Name of the rule.
     labelled
         Whether clients have labels.
     """
 
     def __init__(
-        self, workload: Workload, flat: Flat, progress: Progress, aggregation: str, *, labelled: bool = False
+        self, workload: Workload, config: Config, progress: Progress, *, labelled: bool = False
     ) -> None:
-        super().__init__(workload, flat, progress, aggregation, labelled=labelled)
-        self.trainer = SourceTrainer(workload, flat, progress)
+        super().__init__(workload, config, progress, labelled=labelled)
+        self.trainer = SourceTrainer(workload, config, progress)
         self.loss: float | None = None
 
     def initialise(self) -> ArrayRecord:
@@ -56,7 +54,7 @@ class Alternating(fedavg.FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """The round's source steps, and the averaged model to every client."""
-        self.loss = self.trainer.train(server_round, self.trainer.knobs.steps, "server")
+        self.loss = self.trainer.train(server_round, self.trainer.options.steps, "server")
         latest = ArrayRecord(self.trainer.average.state_dict())
         return super().configure_train(server_round, latest, config, grid)
 
@@ -93,7 +91,7 @@ class Alternating(fedavg.FedAvg):
         self.rule.restore(state["rule"])
 
 
-def check_classes(trainer: SourceTrainer, flat: Flat) -> None:
+def check_classes(trainer: SourceTrainer, config: Config) -> None:
     """Refuse a workload that does not tell classes apart.
 
     Raises
@@ -101,7 +99,7 @@ def check_classes(trainer: SourceTrainer, flat: Flat) -> None:
     ConfigError
         When its labels are not whole numbers, one for each example or each of its pixels, or it has none.
     """
-    columns, core = trainer.source.columns, build(Core, "", flat)
+    columns, core = trainer.source.columns, config.run
     if not {"x", "y"} <= columns.keys():
         raise ConfigError(
             f"{core.strategy} needs inputs x and one class y for each; workload {core.workload!r} has "

@@ -24,13 +24,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass as plain_dataclass
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from fedlab.config.schema import ClientTraining, Core, Flat, Weight, build
+from fedlab.config.schema import Config
+from fedlab.config.sections import NonNegativeFloat
 from fedlab.data.dataset import Batch, Examples
 from fedlab.errors import ConfigError
 from fedlab.losses.adversarial import domain_loss, reverse
@@ -41,7 +42,16 @@ from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies import protocol
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.alternating import Alternating
-from fedlab.strategies.protocol import ClientHalf, Entry, States, arrays_of, known, load, own_data
+from fedlab.strategies.protocol import (
+    ClientContext,
+    ClientFunctions,
+    ModelStates,
+    StrategySpec,
+    arrays_of,
+    known,
+    load,
+    own_data,
+)
 from fedlab.training import Progress, optimise, pick_device
 from fedlab.workload import Workload
 
@@ -49,10 +59,10 @@ FEATURES = "features"
 
 
 @dataclass(frozen=True)
-class Knobs:
-    """Fed-DANN's knobs."""
+class Options:
+    """Fed-DANN's options."""
 
-    weight: Weight = Field(0.1, description="how much the extractor ascends on the discriminator's loss; 0: not")
+    weight: NonNegativeFloat = Field(0.1, description="how much the extractor ascends on the discriminator's loss; 0: not")
     source_features: int = Field(512, ge=2, description="source feature vectors that every client gets in a round")
     aggregation: Aggregation = "fedavg"
 
@@ -106,11 +116,11 @@ class WithDiscriminator:
 class FedDann(Alternating):
     """Server half: source steps; the source's features go out with the model."""
 
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
-        self.knobs = build(Knobs, "fed_dann", flat)
+    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
+        self.options = config.strategy
         with seeded("parts of a model"):
-            check_parts(workload.model(), "fed_dann", build(Core, "", flat).workload)
-        super().__init__(WithDiscriminator(workload), flat, progress, self.knobs.aggregation)
+            check_parts(workload.model(), "fed_dann", config.run.workload)
+        super().__init__(WithDiscriminator(workload), config, progress)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -118,7 +128,7 @@ class FedDann(Alternating):
         """The averaged model, and what it makes of some source examples."""
         messages = list(super().configure_train(server_round, arrays, config, grid))
         with seeded(self.trainer.seed, "source features", server_round):
-            source, count = self.trainer.source, self.knobs.source_features
+            source, count = self.trainer.source, self.options.source_features
             rows = torch.randperm(len(source))[:count]
             some = Examples({name: column[rows] for name, column in source.columns.items()}, source.transform)
             z = some_rows(encode(features_of(self.trainer.average), some, self.trainer.device), count)
@@ -129,11 +139,11 @@ class FedDann(Alternating):
         return messages
 
 
-def train(workload: Workload, message: Message, context: Context) -> RecordDict:
+def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Client half: D learns to tell the domains apart, G to make it fail."""
-    flat, whole = context.run_config, WithDiscriminator(workload)
-    knobs, training = build(Knobs, "fed_dann", flat), build(ClientTraining, "client", flat)
-    device = pick_device(build(Core, "", flat).device)
+    config, whole = context.config, WithDiscriminator(workload)
+    options, training = config.strategy, config.client
+    device = pick_device(config.run.device)
     data = own_data(workload, context, "train")
     model = load(whole.model(), arrays_of(message.content), device)
     assert isinstance(model, Adversarial)
@@ -143,9 +153,9 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     judge, features = model.discriminator, features_of(model)
 
     def loss() -> Tensor:
-        rows = torch.randint(len(z_source), (training.batch * rows_each,)).to(device)
-        z_target = features(data.sample(training.batch)["x"].to(device))
-        return domain_loss(judge(z_source[rows]), judge(reverse(z_target, knobs.weight)))
+        rows = torch.randint(len(z_source), (training.batch_size * rows_each,)).to(device)
+        z_target = features(data.sample(training.batch_size)["x"].to(device))
+        return domain_loss(judge(z_source[rows]), judge(reverse(z_target, options.weight)))
 
     learning = [*features.parameters(), *judge.parameters()]
     optimiser = torch.optim.SGD(learning, training.learning_rate, momentum=protocol.MOMENTUM)
@@ -153,19 +163,18 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     return aggregations.answer(whole, message, context, model.state_dict(), known(loss=mean), data)
 
 
-def evaluate(workload: Workload, message: Message, context: Context) -> RecordDict:
+def evaluate(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Client half of testing: F on G."""
     return protocol.evaluate(WithDiscriminator(workload), message, context)
 
 
-def predictor(workload: Workload, states: States) -> nn.Module:
+def predictor(workload: Workload, states: ModelStates) -> nn.Module:
     """Inputs ``x`` to logits (batch, classes)."""
     return protocol.whole_model(WithDiscriminator(workload), states)
 
 
-ENTRY: Entry = Entry(
-    "clients train features that a domain discriminator cannot tell from the source's (Ganin 2016)",
-    Knobs,
+SPEC: StrategySpec = StrategySpec(
+    Options,
     FedDann,
-    ClientHalf(train, evaluate, predictor=predictor),
+    ClientFunctions(train, evaluate, predictor=predictor),
 )

@@ -20,12 +20,12 @@ from __future__ import annotations
 from dataclasses import dataclass as plain_dataclass
 
 import torch
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Message, RecordDict
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from fedlab.config.schema import ClientTraining, Core, Flat, Positive, build
+from fedlab.config.schema import Config
 from fedlab.data.dataset import Batch, Examples
 from fedlab.errors import ConfigError
 from fedlab.losses.discrepancy import discrepancy
@@ -35,16 +35,25 @@ from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies import protocol
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.alternating import Alternating, check_classes
-from fedlab.strategies.protocol import ClientHalf, Entry, States, arrays_of, known, load, own_data
+from fedlab.strategies.protocol import (
+    ClientContext,
+    ClientFunctions,
+    ModelStates,
+    StrategySpec,
+    arrays_of,
+    known,
+    load,
+    own_data,
+)
 from fedlab.training import Progress, optimise, pick_device
 from fedlab.workload import Workload
 
 
 @dataclass(frozen=True)
-class Knobs:
-    """Fed-MCD's knobs."""
+class Options:
+    """Fed-MCD's options."""
 
-    generator_steps: Positive = Field(4, description="steps C for each step B")
+    generator_steps: int = Field(4, gt=0, description="steps C for each step B")
     aggregation: Aggregation = "fedavg"
 
 
@@ -95,24 +104,24 @@ class WithSecondHead:
 class FedMcd(Alternating):
     """Server half: step A, then the mean of the clients' models."""
 
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
-        knobs, training = build(Knobs, "fed_mcd", flat), build(ClientTraining, "client", flat)
+    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
+        options, training = config.strategy, config.client
         with seeded("parts of a model"):
-            check_parts(workload.model(), "fed_mcd", build(Core, "", flat).workload)
-        super().__init__(WithSecondHead(workload), flat, progress, knobs.aggregation)
-        check_classes(self.trainer, flat)
-        if 0 < training.steps <= knobs.generator_steps:
+            check_parts(workload.model(), "fed_mcd", config.run.workload)
+        super().__init__(WithSecondHead(workload), config, progress)
+        check_classes(self.trainer, config)
+        if 0 < training.steps <= options.generator_steps:
             raise ConfigError(
-                f"knob 'client.steps' is {training.steps}, too few for one step B and {knobs.generator_steps} steps C "
-                "(knob 'fed_mcd.generator_steps')"
+                f"option 'client.steps' is {training.steps}, too few for one step B and {options.generator_steps} steps C "
+                "(option 'fed_mcd.generator_steps')"
             )
 
 
-def train(workload: Workload, message: Message, context: Context) -> RecordDict:
+def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Client half: steps B and C."""
-    flat, whole = context.run_config, WithSecondHead(workload)
-    knobs, training = build(Knobs, "fed_mcd", flat), build(ClientTraining, "client", flat)
-    device = pick_device(build(Core, "", flat).device)
+    config, whole = context.config, WithSecondHead(workload)
+    options, training = config.strategy, config.client
+    device = pick_device(config.run.device)
     data = own_data(workload, context, "train")
     model = load(whole.model(), arrays_of(message.content), device).train()
     assert isinstance(model, TwoHeads)
@@ -127,12 +136,12 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
         return disagreement(model, model.features(x()))
 
     def x() -> Tensor:
-        return data.sample(training.batch)["x"].to(device)
+        return data.sample(training.batch_size)["x"].to(device)
 
-    turns, means = training.steps // (1 + knobs.generator_steps), []
+    turns, means = training.steps // (1 + options.generator_steps), []
     for _ in range(turns):
         optimise(step_b, apart, 1, name="step B")
-        means.append(optimise(step_c, together, knobs.generator_steps, name="step C"))
+        means.append(optimise(step_c, together, options.generator_steps, name="step C"))
     mean = sum(value for value in means if value is not None) / turns if turns else None
     return aggregations.answer(whole, message, context, model.state_dict(), known(loss=mean), data)
 
@@ -142,19 +151,18 @@ def disagreement(model: TwoHeads, z: Tensor) -> Tensor:
     return discrepancy(model.head(z).softmax(1), model.second(z).softmax(1)).mean()
 
 
-def evaluate(workload: Workload, message: Message, context: Context) -> RecordDict:
+def evaluate(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Client half of testing: both heads on G."""
     return protocol.evaluate(WithSecondHead(workload), message, context)
 
 
-def predictor(workload: Workload, states: States) -> nn.Module:
+def predictor(workload: Workload, states: ModelStates) -> nn.Module:
     """Inputs ``x`` to log-probabilities (batch, classes)."""
     return protocol.whole_model(WithSecondHead(workload), states)
 
 
-ENTRY: Entry = Entry(
-    "MCD's three steps naively federated: source on the server, discrepancy on clients (Saito 2018)",
-    Knobs,
+SPEC: StrategySpec = StrategySpec(
+    Options,
     FedMcd,
-    ClientHalf(train, evaluate, predictor=predictor),
+    ClientFunctions(train, evaluate, predictor=predictor),
 )

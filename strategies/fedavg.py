@@ -2,10 +2,10 @@
 
 **Source**: McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, AISTATS 2017,
 algorithm 1. The server half is Flower's own, and so is every other rule by which it may put models together:
-``strategies/aggregation`` has them by name, and each is a strategy, see :func:`entry`.
+``strategies/aggregation`` has them by name, and each is a strategy, see :func:`spec_of`.
 
 **Departures**: (1) clients take a fixed number of steps on batches drawn with replacement instead of epochs; (2)
-local optimiser SGD with momentum 0.9, or Adam, fresh each round, and with ``client.average`` the moving average of
+local optimiser SGD with momentum 0.9, or Adam, fresh each round, and with ``client.ema_decay`` the moving average of
 its weights is sent, as Ho et al. (2020) draw from theirs; (3) with ``server.pretrain_steps`` > 0 the server
 first trains the initial model on data of its own; (4) counters take the largest, see ``strategies/aggregation``.
 
@@ -21,24 +21,26 @@ from functools import partial
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from torch import Tensor, nn
 
-from fedlab.config.schema import ClientTraining, Core, Flat, ServerTraining, build
+from fedlab.config.schema import Config
 from fedlab.data.dataset import Examples
 from fedlab.errors import ConfigError
 from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies import validation
+from fedlab.strategies.aggregation import AggregationSpec
 from fedlab.strategies.protocol import (
     ARRAYS,
     CONFIG,
     EXAMPLES,
     METRICS,
     MOMENTUM,
-    ClientHalf,
-    Entry,
+    ClientContext,
+    ClientFunctions,
+    StrategySpec,
     arrays_of,
     client_metrics,
     evaluate,
@@ -59,8 +61,6 @@ class FedAvg(FlowerFedAvg):
 
     Parameters
     ----------
-    aggregation
-        Name of the rule.
     labelled
         Whether clients have what the workload's loss takes.
     """
@@ -68,26 +68,25 @@ class FedAvg(FlowerFedAvg):
     def __init__(
         self,
         workload: Workload,
-        flat: Flat,
+        config: Config,
         progress: Progress,
-        aggregation: str = "fedavg",
         *,
         labelled: bool = True,
     ) -> None:
         super().__init__(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
-        self.workload, self.flat, self.progress = workload, flat, progress
-        self.norm_limit = build(Core, "", flat).norm_limit
-        self.rule = aggregations.make(aggregation, workload, flat, labelled=labelled)
-        steps = build(ClientTraining, "client", flat).steps
+        self.workload, self.config, self.progress = workload, config, progress
+        self.norm_limit = config.comm.max_update_norm_ratio
+        self.rule = aggregations.make(workload, config, labelled=labelled)
+        steps = config.client.steps
         self.measures = {EXAMPLES, *(["loss"] if steps else []), *self.rule.measures}
         self.optional: set[str] = set()  # measures that a client may leave out
         self.sent: dict[str, Tensor] = {}
 
     def initialise(self) -> ArrayRecord:
         """A fresh model, trained on the server's data for ``server.pretrain_steps``."""
-        if not build(ServerTraining, "server", self.flat).pretrain_steps:
+        if not self.config.server.pretrain_steps:
             return ArrayRecord(self.workload.model().state_dict())
-        trainer = SourceTrainer(self.workload, self.flat, self.progress)
+        trainer = SourceTrainer(self.workload, self.config, self.progress)
         trainer.pretrain()
         return ArrayRecord(trainer.average.state_dict())
 
@@ -140,7 +139,7 @@ class FedAvg(FlowerFedAvg):
         self.rule.restore(state)
 
 
-def train(workload: Workload, message: Message, context: Context, beside: Beside | None = None) -> RecordDict:
+def train(workload: Workload, message: Message, context: ClientContext, beside: Beside | None = None) -> RecordDict:
     """Client half: local SGD from the global arrays on the client's own data.
 
     Returns
@@ -156,7 +155,7 @@ def train(workload: Workload, message: Message, context: Context, beside: Beside
 def local_sgd(
     workload: Workload,
     message: Message,
-    context: Context,
+    context: ClientContext,
     data: Examples,
     beside: Beside | None = None,
     *,
@@ -170,17 +169,17 @@ def local_sgd(
     beside
         A further loss, of the model and its weights at the start.
     steps
-        How many; None: the knob ``client.steps``.
+        How many; None: the option ``client.steps``.
 
     Raises
     ------
     ConfigError
         When the examples lack what the loss takes.
     """
-    flat = context.run_config
-    core, knobs = build(Core, "", flat), build(ClientTraining, "client", flat)
-    device, rate = pick_device(core.device), knobs.learning_rate
-    rate *= annealed(knobs.anneal, round_of(message), core.rounds)
+    config = context.config
+    core, options = config.run, config.client
+    device, rate = pick_device(core.device), options.learning_rate
+    rate *= annealed(options.final_lr_fraction, round_of(message), core.rounds)
     model = load(workload.model(), arrays_of(message.content), device).train()
     start = [weight.detach().clone() for weight in model.parameters()]
     if missing := lacking(workload, data):
@@ -191,42 +190,57 @@ def local_sgd(
         )
 
     def loss() -> Tensor:
-        batch = {name: column.to(device) for name, column in data.sample(knobs.batch).items()}
+        batch = {name: column.to(device) for name, column in data.sample(options.batch_size).items()}
         value = workload.loss(model, batch)
         return value + beside(model, start) if beside else value
 
-    optimiser = OPTIMISERS[knobs.optimiser](model.parameters(), rate, momentum)
-    steps = knobs.steps if steps is None else steps
-    average = deepcopy(model) if knobs.average else model
-    after = partial(follow, average, model, knobs.average) if knobs.average else None
-    return average, optimise(loss, optimiser, steps, name="local training", clip=knobs.clip, after_step=after)
+    optimiser = OPTIMIZERS[options.optimizer](model.parameters(), rate, momentum)
+    steps = options.steps if steps is None else steps
+    average = deepcopy(model) if options.ema_decay else model
+    after = partial(follow, average, model, options.ema_decay) if options.ema_decay else None
+    return average, optimise(loss, optimiser, steps, name="local training", clip=options.max_grad_norm, after_step=after)
 
 
-def plain_sgd(flat: Flat) -> None:
+def plain_sgd(config: Config) -> None:
     """Refuse another local optimiser, for strategies whose server works out what SGD did.
 
     Raises
     ------
     ConfigError
-        When ``client.optimiser``, ``client.clip``, ``client.anneal`` or ``client.average`` ask for anything else.
+        When ``client.optimizer``, ``client.max_grad_norm``, ``client.final_lr_fraction`` or ``client.ema_decay`` ask for anything else.
     """
-    knobs = build(ClientTraining, "client", flat)
-    if knobs.optimiser != "sgd" or knobs.clip or knobs.anneal != 1 or knobs.average:
+    options = config.client
+    if options.optimizer != "sgd" or options.max_grad_norm or options.final_lr_fraction != 1 or options.ema_decay:
         raise ConfigError(
-            f"strategy {build(Core, '', flat).strategy!r} reckons with plain SGD of one step size on its clients, and "
-            f"got client.optimiser={knobs.optimiser}, client.clip={knobs.clip:g}, client.anneal={knobs.anneal:g} and "
-            f"client.average={knobs.average:g}; set them to sgd, 0, 1 and 0, or take fedavg or fedprox"
+            f"strategy {config.run.strategy!r} reckons with plain SGD of one step size on its clients, and "
+            f"got client.optimizer={options.optimizer}, client.max_grad_norm={options.max_grad_norm:g}, client.final_lr_fraction={options.final_lr_fraction:g} "
+            f"and client.ema_decay={options.ema_decay:g}; set them to sgd, 0, 1 and 0, or take fedavg or fedprox"
         )
 
 
-OPTIMISERS: Mapping[str, Callable[[Iterable[nn.Parameter], float, float], torch.optim.Optimizer]] = {
+OPTIMIZERS: Mapping[str, Callable[[Iterable[nn.Parameter], float, float], torch.optim.Optimizer]] = {
     "sgd": lambda weights, rate, momentum: torch.optim.SGD(weights, rate, momentum=momentum),
     "adam": lambda weights, rate, momentum: torch.optim.Adam(weights, rate),
 }
 
 
-def entry(aggregation: str) -> Entry:
-    """The line of the table of strategies that a rule makes: labelled clients train, this rule aggregates."""
-    line = aggregations.find(aggregation)
-    server = partial(FedAvg, aggregation=aggregation)
-    return Entry(line.summary, line.knobs, server, ClientHalf(train, evaluate), labelled=True)
+def spec_of(found: object, what: str, reference: str) -> StrategySpec:
+    """Return the spec of what the registry found: a strategy, or the one that an aggregation rule makes.
+
+    A rule alone is FedAvg with another mean: clients train on their labels, the rule combines their models.
+
+    Raises
+    ------
+    ConfigError
+        When it is neither.
+    """
+    if isinstance(found, AggregationSpec):
+        clients = ClientFunctions(train, evaluate)
+        return StrategySpec(found.options, FedAvg, clients, needs_client_labels=True, aggregation=found)
+    if not isinstance(found, StrategySpec):
+        fields = ", ".join(("options", "server", "client"))
+        raise ConfigError(
+            f"{what} is a {type(found).__name__}; a StrategySpec with {fields} is expected, or an AggregationSpec "
+            "(see docs/how-to/own-strategy.md, or `fedlab new strategy NAME`)"
+        )
+    return found

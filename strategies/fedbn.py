@@ -21,25 +21,33 @@ from flwr.serverapp import Grid
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab.config.schema import Flat
+from fedlab.config.schema import Config
 from fedlab.models.batchnorm_stats import batch_norm_names
 from fedlab.seeds import seeded
 from fedlab.strategies import fedavg
-from fedlab.strategies.protocol import ARRAYS, ClientHalf, Entry, States, arrays_of, evaluate, partition_by_node
+from fedlab.strategies.protocol import (
+    ARRAYS,
+    ClientFunctions,
+    ModelStates,
+    StrategySpec,
+    arrays_of,
+    evaluate,
+    partition_by_node,
+)
 from fedlab.training import Progress
 from fedlab.workload import Workload
 
 
 @dataclass(frozen=True)
-class Knobs:
-    """FedBN has no knobs of its own."""
+class Options:
+    """FedBN has no options of its own."""
 
 
 class FedBN(fedavg.FedAvg):
     """Server half: FedAvg, and each client's batch norms put aside for it."""
 
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
-        super().__init__(workload, flat, progress)
+    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
+        super().__init__(workload, config, progress)
         with seeded("names of a model"):
             self.names = batch_norm_names(workload.model())
         self.norms: dict[int, dict[str, Tensor]] = {}
@@ -87,15 +95,14 @@ class FedBN(fedavg.FedAvg):
         self.norms = dict(state["norms"])
 
 
-def recalled(workload: Workload, checkpoint: Mapping[str, Any], partition: int, flat: Flat) -> States:
+def recalled(workload: Workload, checkpoint: Mapping[str, Any], partition: int, config: Config) -> ModelStates:
     """What predicts on a client, from the server's checkpoint: the global model with its batch norms."""
     return {ARRAYS: {**checkpoint[ARRAYS], **checkpoint["strategy"]["norms"].get(partition, {})}}
 
 
-ENTRY: Entry = Entry(
-    "FedAvg, each client keeps its own batch norms (Li 2021)",
-    Knobs,
+SPEC: StrategySpec = StrategySpec(
+    Options,
     FedBN,
-    ClientHalf(fedavg.train, evaluate, recalled=recalled),
-    labelled=True,
+    ClientFunctions(fedavg.train, evaluate, recalled=recalled),
+    needs_client_labels=True,
 )

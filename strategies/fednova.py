@@ -17,22 +17,22 @@ import math
 from collections.abc import Iterable
 
 import torch
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from fedlab.config.schema import ClientTraining, Flat, build
+from fedlab.config.schema import ClientConfig, Config
 from fedlab.strategies import aggregation, fedavg
-from fedlab.strategies.protocol import MOMENTUM, ClientHalf, Entry, evaluate, known, own_data
+from fedlab.strategies.protocol import MOMENTUM, ClientContext, ClientFunctions, StrategySpec, evaluate, known, own_data
 from fedlab.training import Progress
 from fedlab.workload import Workload
 
 
 @dataclass(frozen=True)
-class Knobs:
-    """FedNova's knobs."""
+class Options:
+    """FedNova's options."""
 
-    epochs: float = Field(
+    local_epochs: float = Field(
         1.0, ge=0.0, allow_inf_nan=False, description="local passes over a client's examples; 0: client.steps for all"
     )
     momentum: float = Field(MOMENTUM, ge=0.0, lt=1.0, description="momentum of local SGD (rho)")
@@ -41,11 +41,11 @@ class Knobs:
 class FedNova(fedavg.FedAvg):
     """Server half: the normalised mean."""
 
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
-        fedavg.plain_sgd(flat)
-        super().__init__(workload, flat, progress)
-        self.knobs, self.training = build(Knobs, "fednova", flat), build(ClientTraining, "client", flat)
-        self.measures |= {"loss"} if self.knobs.epochs else set()
+    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
+        fedavg.plain_sgd(config)
+        super().__init__(workload, config, progress)
+        self.options, self.training = config.strategy, config.client
+        self.measures |= {"loss"} if self.options.local_epochs else set()
         self.effective = 0.0
 
     def aggregate_train(
@@ -56,7 +56,7 @@ class FedNova(fedavg.FedAvg):
         new, total = self.rule.aggregate(self.sent, given, server_round), sum(one.examples for one in given)
         shares = [one.examples / total for one in given]
         weights = [
-            weight_of_steps(local_steps(one.examples, self.knobs, self.training), self.knobs.momentum) for one in given
+            weight_of_steps(local_steps(one.examples, self.options, self.training), self.options.momentum) for one in given
         ]
         self.effective = sum(share * weight for share, weight in zip(shares, weights, strict=True))
         if self.effective:
@@ -73,9 +73,9 @@ class FedNova(fedavg.FedAvg):
         return {"steps": self.effective} if self.effective else {}
 
 
-def local_steps(examples: int, knobs: Knobs, training: ClientTraining) -> int:
+def local_steps(examples: int, options: Options, training: ClientConfig) -> int:
     """tau_i of a client with so many examples."""
-    return math.ceil(knobs.epochs * examples / training.batch) if knobs.epochs else training.steps
+    return math.ceil(options.local_epochs * examples / training.batch_size) if options.local_epochs else training.steps
 
 
 def weight_of_steps(steps: int, momentum: float) -> float:
@@ -83,19 +83,18 @@ def weight_of_steps(steps: int, momentum: float) -> float:
     return (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)
 
 
-def train(workload: Workload, message: Message, context: Context) -> RecordDict:
+def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Client half: tau_i local steps."""
-    flat, data = context.run_config, own_data(workload, context, "train")
-    knobs = build(Knobs, "fednova", flat)
-    steps = local_steps(len(data), knobs, build(ClientTraining, "client", flat))
-    model, mean = fedavg.local_sgd(workload, message, context, data, steps=steps, momentum=knobs.momentum)
+    config, data = context.config, own_data(workload, context, "train")
+    options = config.strategy
+    steps = local_steps(len(data), options, config.client)
+    model, mean = fedavg.local_sgd(workload, message, context, data, steps=steps, momentum=options.momentum)
     return aggregation.answer(workload, message, context, model.state_dict(), known(loss=mean), data)
 
 
-ENTRY: Entry = Entry(
-    "FedAvg for clients that take different numbers of steps (Wang 2020)",
-    Knobs,
+SPEC: StrategySpec = StrategySpec(
+    Options,
     FedNova,
-    ClientHalf(train, evaluate),
-    labelled=True,
+    ClientFunctions(train, evaluate),
+    needs_client_labels=True,
 )

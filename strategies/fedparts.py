@@ -18,20 +18,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab.config.schema import Flat, build
+from fedlab.config.schema import Config
 from fedlab.errors import ConfigError
 from fedlab.seeds import seeded
 from fedlab.strategies import aggregation, fedavg
 from fedlab.strategies.protocol import (
     CONFIG,
-    ClientHalf,
-    Entry,
+    ClientContext,
+    ClientFunctions,
+    StrategySpec,
     arrays_of,
     evaluate,
     known,
@@ -45,8 +46,8 @@ PART = "part"
 
 
 @dataclass(frozen=True)
-class Knobs:
-    """FedParts' one knob."""
+class Options:
+    """FedParts' one option."""
 
     parts: str = Field(
         "",
@@ -58,11 +59,11 @@ class Knobs:
 class FedParts(fedavg.FedAvg):
     """Server half: who sends what, and the mean of what came."""
 
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
-        super().__init__(workload, flat, progress)
+    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
+        super().__init__(workload, config, progress)
         with seeded("names of a model"):
             state = workload.model().state_dict()
-        self.parts = names_of(state, build(Knobs, "fedparts", flat).parts)
+        self.parts = names_of(state, config.strategy.parts)
         self.asked: dict[int, int] = {}  # node to part
         self.share = 0.0
 
@@ -116,17 +117,17 @@ def names_of(state: Mapping[str, Tensor], parts: str) -> list[frozenset[str]]:
     for part in parts.split(";"):
         patterns = part.split()
         if not patterns:
-            raise ConfigError(f"knob 'fedparts.parts' is {parts!r} and has an empty part; leave out the ';' too many")
+            raise ConfigError(f"option 'fedparts.parts' is {parts!r} and has an empty part; leave out the ';' too many")
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in state):
                 heads = sorted({name.partition(".")[0] for name in state})
                 raise ConfigError(
-                    f"knob 'fedparts.parts': {pattern!r} names no array of the model, whose arrays begin with "
+                    f"option 'fedparts.parts': {pattern!r} names no array of the model, whose arrays begin with "
                     f"{', '.join(heads)}; write for example {heads[0]}*;{heads[-1]}*"
                 )
         found.append(frozenset(name for name in state if any(fnmatchcase(name, pattern) for pattern in patterns)))
     if len(found) < 2:
-        raise ConfigError(f"knob 'fedparts.parts' is {parts!r}, one part; write two or more, apart with ';'")
+        raise ConfigError(f"option 'fedparts.parts' is {parts!r}, one part; write two or more, apart with ';'")
     always = frozenset(state) - frozenset().union(*found)
     return [names | always for names in found]
 
@@ -145,22 +146,21 @@ def _halves(state: Mapping[str, Tensor]) -> list[frozenset[str]]:
     return [frozenset(first), frozenset(state) - first]
 
 
-def train(workload: Workload, message: Message, context: Context) -> RecordDict:
+def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Client half: FedAvg's local training; of the model the part that was asked for."""
     data, config = own_data(workload, context, "train"), message.content[CONFIG]
     assert isinstance(config, ConfigRecord)
     model, mean = fedavg.local_sgd(workload, message, context, data)
-    parts = names_of(arrays_of(message.content), build(Knobs, "fedparts", context.run_config).parts)
+    parts = names_of(arrays_of(message.content), context.config.strategy.parts)
     part = config[PART]
     assert isinstance(part, int)
     state = {name: tensor for name, tensor in model.state_dict().items() if name in parts[part]}
     return aggregation.answer(workload, message, context, state, known(loss=mean), data)
 
 
-ENTRY: Entry = Entry(
-    "FedAvg, each client sends one part of its model a round, in turns (after FedDiffuse 2024)",
-    Knobs,
+SPEC: StrategySpec = StrategySpec(
+    Options,
     FedParts,
-    ClientHalf(train, evaluate),
-    labelled=True,
+    ClientFunctions(train, evaluate),
+    needs_client_labels=True,
 )

@@ -11,22 +11,22 @@ its loss + mu / 2 ||w - w_t||^2.
 from __future__ import annotations
 
 import torch
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Message, RecordDict
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from fedlab.config.schema import Flat, build
+from fedlab.config.schema import Config
 from fedlab.strategies import fedavg
 from fedlab.strategies.aggregation import Aggregation
-from fedlab.strategies.protocol import ClientHalf, Entry, evaluate
+from fedlab.strategies.protocol import ClientContext, ClientFunctions, StrategySpec, evaluate
 from fedlab.training import Progress
 from fedlab.workload import Workload
 
 
 @dataclass(frozen=True)
-class Knobs:
-    """FedProx's knobs."""
+class Options:
+    """FedProx's options."""
 
     mu: float = Field(0.01, ge=0.0, allow_inf_nan=False, description="weight of the proximal term; 0 is FedAvg")
     aggregation: Aggregation = "fedavg"
@@ -35,13 +35,13 @@ class Knobs:
 class FedProx(fedavg.FedAvg):
     """Server half: averaging as in FedAvg, or by another rule; the method lives on the client."""
 
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
-        super().__init__(workload, flat, progress, build(Knobs, "fedprox", flat).aggregation)
+    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
+        super().__init__(workload, config, progress)
 
 
-def train(workload: Workload, message: Message, context: Context) -> RecordDict:
+def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Client half: local SGD on loss + mu / 2 ||w - w_t||^2."""
-    mu = build(Knobs, "fedprox", context.run_config).mu
+    mu: float = context.config.strategy.mu
 
     def term(model: nn.Module, start: list[Tensor]) -> Tensor:
         return mu / 2 * squared_distance(model, start)
@@ -55,6 +55,6 @@ def squared_distance(model: nn.Module, start: list[Tensor]) -> Tensor:
     return torch.stack([(weight - origin).square().sum() for weight, origin in pairs]).sum()
 
 
-ENTRY: Entry = Entry(
-    "FedAvg with a proximal term on the client (Li 2020)", Knobs, FedProx, ClientHalf(train, evaluate), labelled=True
+SPEC: StrategySpec = StrategySpec(
+    Options, FedProx, ClientFunctions(train, evaluate), needs_client_labels=True
 )

@@ -3,7 +3,7 @@
 **Source**: the supervised bound of every adaptation paper; the clients' half is FedAvg's.
 
 It sees labels that no other strategy sees, so it asks for a workload whose clients train on labels:
-``digits.setting=oracle``. The preset ``oracle-digits`` is FedAvg after pre-training, without source steps in the
+``digits.client_labels=true``. The preset ``oracle-digits`` is FedAvg after pre-training, without source steps in the
 rounds.
 
 **Metrics**: as FedAvg; the server's ``loss`` is that of its source steps.
@@ -13,18 +13,18 @@ from __future__ import annotations
 
 from pydantic.dataclasses import dataclass
 
-from fedlab.config.schema import Flat, build
+from fedlab.config.schema import Config
 from fedlab.strategies import fedavg
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.alternating import Alternating
-from fedlab.strategies.protocol import ClientHalf, Entry, evaluate
+from fedlab.strategies.protocol import ClientFunctions, StrategySpec, evaluate
 from fedlab.training import Progress
 from fedlab.workload import Workload
 
 
 @dataclass(frozen=True)
-class Knobs:
-    """The bound's one knob."""
+class Options:
+    """The bound's one option."""
 
     aggregation: Aggregation = "fedavg"
 
@@ -32,15 +32,14 @@ class Knobs:
 class Oracle(Alternating):
     """Server half: source steps in turn with labelled clients."""
 
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
-        super().__init__(workload, flat, progress, build(Knobs, "oracle", flat).aggregation, labelled=True)
+    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
+        super().__init__(workload, config, progress, labelled=True)
 
 
-ENTRY: Entry = Entry(
-    "source steps in turn with clients that have labels: the upper bound",
-    Knobs,
+SPEC: StrategySpec = StrategySpec(
+    Options,
     Oracle,
-    ClientHalf(fedavg.train, evaluate),
-    labelled=True,
-    ceiling=True,
+    ClientFunctions(fedavg.train, evaluate),
+    needs_client_labels=True,
+    is_upper_bound=True,
 )

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
-from flwr.common.constant import PARTITION_ID_KEY
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from torch import nn
 
 from fedlab.comm.grid import RosterGrid
-from fedlab.config.schema import Core, Flat, build
+from fedlab.config.schema import Config
+from fedlab.config.sections import Overrides
 from fedlab.data.dataset import Examples
 from fedlab.errors import ForeignWeightsError
 from fedlab.training import Progress, pick_device
@@ -28,11 +28,25 @@ MOMENTUM = 0.9  # of clients' local SGD
 ARRAYS, CONFIG, METRICS, ROUND, EXAMPLES = "arrays", "config", "metrics", "server-round", "num-examples"
 FINAL = "final-round"  # in the config of a round's test, when a budget ends the run with it
 
-Local = Callable[[Workload, Message, Context], RecordDict]
-States = dict[str, Mapping[str, torch.Tensor]]  # record name -> state of a module
+
+@dataclass(frozen=True)
+class ClientContext:
+    """Who a client is: its partition, and the run's configuration with this machine's own settings over it."""
+
+    partition: int
+    config: Config
+
+    @property
+    def device(self) -> torch.device:
+        """The torch device that this client computes on."""
+        return pick_device(self.config.run.device)
 
 
-class ServerHalf(Protocol):
+ClientFn = Callable[[Workload, Message, ClientContext], RecordDict]
+ModelStates = dict[str, Mapping[str, torch.Tensor]]  # record name -> state of a module
+
+
+class ServerStrategy(Protocol):
     """The server half of a strategy: Flower's questions, and what starting and resuming need."""
 
     def initialise(self) -> ArrayRecord:
@@ -78,60 +92,71 @@ class ServerHalf(Protocol):
         ...
 
 
-def sent_model(workload: Workload, message: Message, context: Context) -> States:
+def sent_model(workload: Workload, message: Message, context: ClientContext) -> ModelStates:
     """What predicts on a client once it has been tested: the model that was sent."""
     return {ARRAYS: arrays_of(message.content)}
 
 
-def saved_model(workload: Workload, checkpoint: Mapping[str, Any], partition: int, flat: Flat) -> States:
+def saved_model(workload: Workload, checkpoint: Mapping[str, Any], partition: int, config: Config) -> ModelStates:
     """What predicts on a client, from the server's checkpoint: the same."""
     return {ARRAYS: checkpoint[ARRAYS]}
 
 
-def whole_model(workload: Workload, states: States) -> nn.Module:
+def whole_model(workload: Workload, states: ModelStates) -> nn.Module:
     """Inputs ``x`` to logits (batch, classes)."""
     return load(workload.model(), states[ARRAYS], torch.device("cpu")).eval()
 
 
 @dataclass(frozen=True)
-class ClientHalf:
+class ClientFunctions:
     """The client half of a strategy: pure functions of workload, message and context.
 
     ``states`` is what a client keeps of an evaluation message in order to predict, ``recalled`` the same from the
     server's checkpoint, ``predictor`` the module that it makes of either.
     """
 
-    train: Local
-    evaluate: Local
-    states: Callable[[Workload, Message, Context], States] = sent_model
-    recalled: Callable[[Workload, Mapping[str, Any], int, Flat], States] = saved_model
-    predictor: Callable[[Workload, States], nn.Module] = whole_model
+    train: ClientFn
+    evaluate: ClientFn
+    states: Callable[[Workload, Message, ClientContext], ModelStates] = sent_model
+    recalled: Callable[[Workload, Mapping[str, Any], int, Config], ModelStates] = saved_model
+    predictor: Callable[[Workload, ModelStates], nn.Module] = whole_model
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One line of the table of strategies.
+class StrategySpec:
+    """What the registry knows of a strategy.
 
     Attributes
     ----------
-    labelled
+    options
+        Dataclass of its options, as they appear under its name in a preset.
+    server
+        Makes the server half of a run.
+    client
+        The client half.
+    needs_client_labels
         Clients train on the workload's loss, labels included.
     baseline
         What others are compared with where nothing else is asked for.
-    ceiling
-        The upper bound: what share of the gap up to it others close is asked where it stands beside them.
-    compared
-        Knobs of its own section that differ where it stands beside other strategies.
+    is_upper_bound
+        True for the supervised upper bound; tables then report the fraction of the gap to it that each strategy closes.
+    comparison_overrides
+        Options of its own section that differ where it is compared with other strategies.
+    aggregation
+        The rule by which it combines whole models, where the strategy is nothing else.
+    name
+        Prefix of its options where it is named by import path; empty: the module's name.
     """
 
-    summary: str
-    knobs: type
-    server: Callable[[Workload, Mapping[str, bool | int | float | str], Progress], ServerHalf]
-    client: ClientHalf
-    labelled: bool = False
+    options: type
+    server: Callable[[Workload, Config, Progress], ServerStrategy]
+    client: ClientFunctions
+    needs_client_labels: bool = False
     baseline: bool = False
-    ceiling: bool = False
-    compared: Flat = field(default_factory=dict)
+    is_upper_bound: bool = False
+    comparison_overrides: Overrides = field(default_factory=dict)
+    aggregation: Any = None
+    name: str = ""
 
 
 def arrays_of(record: RecordDict, name: str = ARRAYS) -> dict[str, torch.Tensor]:
@@ -178,7 +203,7 @@ def load(model: nn.Module, state: Mapping[str, torch.Tensor], device: torch.devi
     Raises
     ------
     ForeignWeightsError
-        When the state is another model's, as that of a checkpoint made with other knobs.
+        When the state is another model's, as that of a checkpoint made with other options.
     """
     own = model.state_dict()
     foreign = sorted(
@@ -189,15 +214,15 @@ def load(model: nn.Module, state: Mapping[str, torch.Tensor], device: torch.devi
     if foreign:
         raise ForeignWeightsError(
             f"these weights are of another model than {type(model).__name__}: {len(foreign)} arrays do not fit, the "
-            f"first is {foreign[0]!r}; use the workload and the knobs that they were trained with"
+            f"first is {foreign[0]!r}; use the workload and the options that they were trained with"
         )
     model.load_state_dict(dict(state))
     return model.to(device)
 
 
-def own_data(workload: Workload, context: Context, split: str) -> Examples:
+def own_data(workload: Workload, context: ClientContext, split: str) -> Examples:
     """The examples of the client that the context belongs to."""
-    return workload.data(int(context.node_config[PARTITION_ID_KEY]), split)
+    return workload.data(context.partition, split)
 
 
 def partition_by_node(grid: Grid) -> dict[int, int]:
@@ -206,9 +231,9 @@ def partition_by_node(grid: Grid) -> dict[int, int]:
     return {node: grid.partition_of[node] for node in grid.get_node_ids()}
 
 
-def evaluate(workload: Workload, message: Message, context: Context) -> RecordDict:
+def evaluate(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Client half of testing: the workload's metrics of the global model on the client's own test data."""
-    device = pick_device(build(Core, "", context.run_config).device)
+    device = context.device
     model = load(workload.model(), arrays_of(message.content), device)
     data = own_data(workload, context, "test")
     return RecordDict({METRICS: metrics_record(workload.evaluate(model, data), len(data))})

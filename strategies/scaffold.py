@@ -19,16 +19,26 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from fedlab.config.schema import ClientTraining, Core, Flat, Rate, build
+from fedlab.config.schema import Config
+from fedlab.config.sections import PositiveFloat
 from fedlab.errors import ConfigError
 from fedlab.strategies import aggregation, fedavg, validation
-from fedlab.strategies.protocol import ClientHalf, Entry, arrays_of, evaluate, known, own_data, partition_by_node
+from fedlab.strategies.protocol import (
+    ClientContext,
+    ClientFunctions,
+    StrategySpec,
+    arrays_of,
+    evaluate,
+    known,
+    own_data,
+    partition_by_node,
+)
 from fedlab.training import Progress
 from fedlab.workload import Workload
 
@@ -36,22 +46,22 @@ CORRECTION = "correction"  # c - c_i
 
 
 @dataclass(frozen=True)
-class Knobs:
-    """SCAFFOLD's one knob."""
+class Options:
+    """SCAFFOLD's one option."""
 
-    learning_rate: Rate = Field(1.0, description="the server's step size (eta_g)")
+    learning_rate: PositiveFloat = Field(1.0, description="the server's step size (eta_g)")
 
 
 class Scaffold(fedavg.FedAvg):
     """Server half: the variates of all, and the steps of lines 14 to 17."""
 
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
-        fedavg.plain_sgd(flat)
-        super().__init__(workload, flat, progress)
-        self.knobs, self.training = build(Knobs, "scaffold", flat), build(ClientTraining, "client", flat)
+    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
+        fedavg.plain_sgd(config)
+        super().__init__(workload, config, progress)
+        self.options, self.training = config.strategy, config.client
         if not self.training.steps:
-            raise ConfigError("knob 'client.steps' is 0, and scaffold divides by it; ask for at least one step")
-        self.clients = build(Core, "", flat).clients or len(workload.clients)  # N
+            raise ConfigError("option 'client.steps' is 0, and scaffold divides by it; ask for at least one step")
+        self.clients = len(config.clients)  # N
         self.learned = sorted(self.rule.learned)
         self.variate: dict[str, Tensor] = {}  # c
         self.variates: dict[int, dict[str, Tensor]] = {}  # c_i by partition
@@ -93,7 +103,7 @@ class Scaffold(fedavg.FedAvg):
         for name in self.learned:
             x = self.sent[name]
             step = torch.stack([one.arrays[name] - x for one in given]).mean(0)
-            new[name] = x + self.knobs.learning_rate * step
+            new[name] = x + self.options.learning_rate * step
         self.variate = {name: before[name] + moved[name] / self.clients for name in self.learned}
         return ArrayRecord(new), None
 
@@ -110,7 +120,7 @@ class Scaffold(fedavg.FedAvg):
         self.variate, self.variates = dict(state["variate"]), dict(state["variates"])
 
 
-def train(workload: Workload, message: Message, context: Context) -> RecordDict:
+def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Client half: K local steps along g_i(y) - c_i + c."""
     correction = arrays_of(message.content, CORRECTION)
 
@@ -123,10 +133,9 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     return aggregation.answer(workload, message, context, model.state_dict(), known(loss=mean), data)
 
 
-ENTRY: Entry = Entry(
-    "FedAvg with control variates against client drift (Karimireddy 2020)",
-    Knobs,
+SPEC: StrategySpec = StrategySpec(
+    Options,
     Scaffold,
-    ClientHalf(train, evaluate),
-    labelled=True,
+    ClientFunctions(train, evaluate),
+    needs_client_labels=True,
 )

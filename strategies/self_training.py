@@ -17,12 +17,12 @@ nothing sends back the model that it got.
 from __future__ import annotations
 
 import torch
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Message, RecordDict
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab.config.schema import Core, Flat, build
+from fedlab.config.schema import Config
 from fedlab.data.dataset import Examples
 from fedlab.models.batchnorm_stats import encode
 from fedlab.models.feature_classifier import per_example
@@ -30,16 +30,25 @@ from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies import fedavg
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.alternating import Alternating, check_classes
-from fedlab.strategies.protocol import ClientHalf, Entry, arrays_of, evaluate, known, load, own_data
-from fedlab.training import Progress, pick_device
+from fedlab.strategies.protocol import (
+    ClientContext,
+    ClientFunctions,
+    StrategySpec,
+    arrays_of,
+    evaluate,
+    known,
+    load,
+    own_data,
+)
+from fedlab.training import Progress
 from fedlab.workload import Workload
 
 UNSURE = -100  # the label that torch's cross-entropy leaves out
 
 
 @dataclass(frozen=True)
-class Knobs:
-    """Self-training's knobs."""
+class Options:
+    """Self-training's options."""
 
     threshold: float = Field(0.9, ge=0.0, lt=1.0, description="least probability of a pseudo-label; 0: all are used")
     aggregation: Aggregation = "fedavg"
@@ -48,17 +57,17 @@ class Knobs:
 class SelfTraining(Alternating):
     """Server half: source steps in turn with the clients."""
 
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
-        super().__init__(workload, flat, progress, build(Knobs, "self_training", flat).aggregation)
-        check_classes(self.trainer, flat)
+    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
+        super().__init__(workload, config, progress)
+        check_classes(self.trainer, config)
         self.measures |= {"confident"}
         self.optional = {"loss"}
 
 
-def train(workload: Workload, message: Message, context: Context) -> RecordDict:
+def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Client half: pseudo-labels, then FedAvg's local SGD on them."""
-    threshold = build(Knobs, "self_training", context.run_config).threshold
-    device = pick_device(build(Core, "", context.run_config).device)
+    threshold = context.config.strategy.threshold
+    device = context.device
     data = own_data(workload, context, "train")
     model = load(workload.model(), arrays_of(message.content), device)
     chosen, share = pseudo_labelled(data, encode(model, data, device).softmax(1).cpu(), threshold)
@@ -92,9 +101,8 @@ def sure(p: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     return rows, labels[rows]
 
 
-ENTRY: Entry = Entry(
-    "unlabelled clients train on confident pseudo-labels, the server averages",
-    Knobs,
+SPEC: StrategySpec = StrategySpec(
+    Options,
     SelfTraining,
-    ClientHalf(train, evaluate),
+    ClientFunctions(train, evaluate),
 )

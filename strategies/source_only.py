@@ -16,20 +16,20 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab.config.schema import Core, Flat, ServerTraining, build
+from fedlab.config.schema import Config
 from fedlab.data.dataset import Batch
 from fedlab.errors import ConfigError
 from fedlab.runs import pretrain_cache
 from fedlab.runs.directory import weights_sha256
 from fedlab.seeds import seeded
 from fedlab.strategies import validation
-from fedlab.strategies.protocol import ClientHalf, Entry, evaluate, known
+from fedlab.strategies.protocol import ClientContext, ClientFunctions, StrategySpec, evaluate, known
 from fedlab.training import Progress, annealed, follow, optimise, pick_device
 from fedlab.workload import Workload, lacking
 
@@ -43,10 +43,10 @@ class SourceTrainer:
         The model of the last step, and its exponential moving average.
     """
 
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
-        core = build(Core, "", flat)
+    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
+        core = config.run
         self.workload, self.seed, self.rounds, self.progress = workload, core.seed, core.rounds, progress
-        self.knobs, self.device = build(ServerTraining, "server", flat), pick_device(core.device)
+        self.options, self.device = config.server, pick_device(core.device)
         self.source = workload.data(None, "train")
         if lacking(workload, self.source):
             raise ConfigError(
@@ -56,7 +56,7 @@ class SourceTrainer:
         with seeded(self.seed, "model"):
             self.model = workload.model().to(self.device)
         self.average = deepcopy(self.model).requires_grad_(False)
-        self.optimiser = torch.optim.Adam(self.model.parameters(), self.knobs.learning_rate)
+        self.optimiser = torch.optim.Adam(self.model.parameters(), self.options.learning_rate)
 
     def batch(self, server_round: int, step: int) -> Batch:
         """The labelled batch of one step: a function of the run seed, the round and the step, and of nothing else."""
@@ -65,7 +65,7 @@ class SourceTrainer:
 
     def draw(self) -> Batch:
         """A labelled batch from torch's current random stream."""
-        return {name: column.to(self.device) for name, column in self.source.sample(self.knobs.batch).items()}
+        return {name: column.to(self.device) for name, column in self.source.sample(self.options.batch_size).items()}
 
     def train(
         self, server_round: int, steps: int, name: str, beside: Callable[[int], Tensor] | None = None
@@ -78,7 +78,7 @@ class SourceTrainer:
             A further loss, a function of the step, that an adapting strategy adds to the source loss.
         """
         self.model.train()
-        rate = self.knobs.learning_rate * annealed(self.knobs.anneal, server_round, self.rounds)
+        rate = self.options.learning_rate * annealed(self.options.final_lr_fraction, server_round, self.rounds)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         return optimise(
@@ -86,7 +86,7 @@ class SourceTrainer:
             self.optimiser,
             steps,
             name=name,
-            clip=self.knobs.clip,
+            clip=self.options.max_grad_norm,
             progress=self.progress,
             after_step=self.follow,
         )
@@ -108,7 +108,7 @@ class SourceTrainer:
 
     def pretrain(self) -> float | None:
         """Line 1 of DualAdapt: the source loss before the first round, one cycle of Adam; then the average starts."""
-        steps, peak = self.knobs.pretrain_steps, self.knobs.pretrain_learning_rate
+        steps, peak = self.options.pretrain_steps, self.options.pretrain_learning_rate
         if not steps:
             return None
 
@@ -131,23 +131,23 @@ class SourceTrainer:
     def fingerprint(self) -> str:
         """A name for all that pre-training depends on, and for nothing that comes after it.
 
-        Beside the knobs: the source data, the initial weights, and what the first step draws and loses. So strategies
+        Beside the options: the source data, the initial weights, and what the first step draws and loses. So strategies
         whose workloads differ on the clients alone share it, and one that trains other parts or views does not.
         """
         batch = self.batch(0, 0)
         with seeded(self.seed, "source model", 0, 0):
             loss = self.workload.loss(deepcopy(self.model).train(), batch)
-        knobs = replace(
-            self.knobs, steps=0, learning_rate=1.0, average=0.0, clip=0.0, anneal=1.0
+        options = replace(
+            self.options, steps=0, learning_rate=1.0, ema_decay=0.0, max_grad_norm=0.0, final_lr_fraction=1.0
         )  # of what comes after it
         machine = (torch.__version__, torch.get_num_threads(), str(self.device))
         first = (self.source.columns, batch, loss.detach(), self.model.state_dict())
-        words = f"{knobs}|{self.seed}|{machine}|{weights_sha256(first)}"
+        words = f"{options}|{self.seed}|{machine}|{weights_sha256(first)}"
         return hashlib.sha256(words.encode()).hexdigest()[:16]
 
     def follow(self) -> None:
         """Move the averaged model towards the last one."""
-        follow(self.average, self.model, self.knobs.average)
+        follow(self.average, self.model, self.options.ema_decay)
 
     def state(self) -> dict[str, Any]:
         """Both models and the optimiser."""
@@ -165,16 +165,16 @@ class SourceTrainer:
 
 
 @dataclass(frozen=True)
-class Knobs:
-    """No knobs of its own: ``server.*`` says how the source is trained on."""
+class Options:
+    """No options of its own: ``server.*`` says how the source is trained on."""
 
 
 class SourceOnly(FlowerFedAvg):
     """Server half: source steps in place of aggregation; no client is asked to train."""
 
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
+    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
         super().__init__(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
-        self.trainer = SourceTrainer(workload, flat, progress)
+        self.trainer = SourceTrainer(workload, config, progress)
         self.loss: float | None = None
 
     def initialise(self) -> ArrayRecord:
@@ -192,7 +192,7 @@ class SourceOnly(FlowerFedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The round's source steps."""
-        self.loss = self.trainer.train(server_round, self.trainer.knobs.steps, "source")
+        self.loss = self.trainer.train(server_round, self.trainer.options.steps, "source")
         return ArrayRecord(self.trainer.average.state_dict()), None
 
     def check(self, reply: Message) -> None:
@@ -216,15 +216,14 @@ class SourceOnly(FlowerFedAvg):
         self.trainer.restore(state)
 
 
-def train(workload: Workload, message: Message, context: Context) -> RecordDict:
+def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Client half: never asked for."""
     raise ConfigError("source_only does not train on clients")
 
 
-ENTRY: Entry = Entry(
-    "the server trains on its source, no adaptation: the lower bound",
-    Knobs,
+SPEC: StrategySpec = StrategySpec(
+    Options,
     SourceOnly,
-    ClientHalf(train, evaluate),
+    ClientFunctions(train, evaluate),
     baseline=True,
 )

@@ -77,7 +77,7 @@ def arrays(content: RecordDict, name: str, like: Mapping[str, Tensor], norm_limi
     size, usual = norm(found), norm(like)
     if size > norm_limit * max(usual, 1.0):
         raise Refused(
-            f"the norm of its {name} is {size:.3g}, {size / max(usual, 1.0):.3g} times the server's; the knob "
+            f"the norm of its {name} is {size:.3g}, {size / max(usual, 1.0):.3g} times the server's; the option "
             f"norm_limit allows {norm_limit:g} times"
         )
     return found

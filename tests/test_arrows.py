@@ -156,7 +156,7 @@ def test_nobody_branches_on_the_name_of_a_system_strategy_or_engine(module):
     """No comparison with, and no membership of, a name of the tables; the tables themselves are dict displays."""
     engines = () if is_below(module, "fedlab.engines") else ENGINES  # there, "ray" is a package too
     names = {*WORKLOADS, *STRATEGIES, *engines}
-    if is_below(module, "fedlab.workloads", "fedlab.data"):  # digits.setting=oracle is a way to hold data
+    if is_below(module, "fedlab.workloads", "fedlab.data"):  # digits.client_labels=true is a way to hold data
         names -= choices()
     for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Compare):

@@ -43,12 +43,12 @@ def test_an_unknown_method_is_refused():
 
 
 def test_a_curve_is_what_the_workload_draws_at_each_value(tmp_path):
-    knobs = {"molecules.limit": 300, "molecules.adjacency_layers": 1, "molecules.node_layers": 1, "seed": 4}
+    knobs = {"data.max_examples": 300, "molecules.adjacency_layers": 1, "molecules.node_layers": 1, "seed": 4}
     run = RunDirectory.create(tmp_path, launch.prepare("graphnvp-qm9", knobs))
     with seeded("model"):
         model = Molecules(limit=300, adjacency_layers=1, node_layers=1).model()
     run.checkpoint(1, {"arrays": model.state_dict()}, keep=1)
-    found = temperatures.curve(run.path, "molecules.temperature", [0.2, 0.6], 30)
+    found = temperatures.curve(run.path, "molecules.latent_temperature", [0.2, 0.6], 30)
     for row, temperature in enumerate((0.2, 0.6)):
         workload = Molecules(limit=300, adjacency_layers=1, node_layers=1, temperature=temperature, seed=4)
         with seeded(4, "temperatures"):
@@ -56,7 +56,7 @@ def test_a_curve_is_what_the_workload_draws_at_each_value(tmp_path):
         assert found[row].tolist() == pytest.approx(
             [wanted.get(s, float("nan")) for s in temperatures.SCORES], nan_ok=True
         )
-    shown = temperatures.table({"a": np.stack([found, found])}, "molecules.temperature", [0.2, 0.6], "title")
+    shown = temperatures.table({"a": np.stack([found, found])}, "molecules.latent_temperature", [0.2, 0.6], "title")
     assert shown.row_count == 2 and list(shown.columns[2].cells) == ["2", "2"]
 
 

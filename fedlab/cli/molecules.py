@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedlab.cli.common import stdout
 from fedlab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,11 +17,6 @@ PAIRS = 3
 FOLDER = "latents"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    from fedlab.cli.app import speaks
-
-    app.command()(speaks(molecules))
 
 
 def molecules(
@@ -41,7 +37,6 @@ def molecules(
     """
     from rich.table import Table
 
-    from fedlab.cli.app import out
     from fedlab.evaluation import latent_plots
     from fedlab.inference import latent_space
     from fedlab.runs.directory import write_atomically
@@ -78,11 +73,11 @@ def molecules(
         table.add_row(
             name, f"{along.regression:.2f}", f"{along.correlation:.2f}", *means, f"{100 * walk.valid.mean():.0f} %"
         )
-    out.print(table)
+    stdout.print(table)
     met = sum(one is not None for line in lines for one in line)
     paths = "1 path" if len(lines) == 1 else f"{len(lines)} paths"
-    out.print(f"{met} of {sum(map(len, lines))} points on {paths} are molecules", highlight=False)
-    out.print(f"pictures  {folder}", highlight=False, soft_wrap=True)
+    stdout.print(f"{met} of {sum(map(len, lines))} points on {paths} are molecules", highlight=False)
+    stdout.print(f"pictures  {folder}", highlight=False, soft_wrap=True)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from fedlab import launch, workloads
+from fedlab import launch, registry
 from fedlab.comparison import cells, files, grid, spec, workers
 from fedlab.comparison.result import FAILED, FINISHED, PENDING, Cell, Comparison
-from fedlab.config.schema import Value, is_text
+from fedlab.config.resolve import with_options
+from fedlab.config.sections import Value, is_free_text, options
 from fedlab.errors import ConfigError, RunError
 from fedlab.runs.directory import git_commit, now, versions
 from fedlab.runs.result import FAMILIES, direction, family, headline, is_share, metric_names, server_names, shown
@@ -103,7 +104,7 @@ def check(request: Request) -> Order:
     if request.target is not None and not math.isfinite(request.target):
         raise ConfigError(f"the target is {request.target}; write a number, for example --target 0.7")
     plans = grid.plan(request.preset, variants, seeds, values, spec.as_knobs(budget))
-    metric = request.metric or workloads.find(str(plans[0].flat["workload"])).judged
+    metric = request.metric or plans[0].config.plugins["workload"].spec.primary_metric
     if metric != family(metric):
         raise ConfigError(
             f"--metric {metric} is of one predictor; write {family(metric)}, and each variant is judged by its best "
@@ -119,8 +120,8 @@ def check(request: Request) -> Order:
     if baseline not in labels:
         raise ConfigError(f"the baseline {baseline!r} is none of the compared: {', '.join(labels)}")
     folder = Path(request.out or Path("comparisons") / Path(request.preset).stem).resolve()
-    shared = {"pretrained": str(folder / "pretrained")}
-    tasks = {plan.run: workers.Task(folder / plan.run, {**plan.flat, **shared}) for plan in plans}
+    shared = {"checkpoint.pretrain_cache": str(folder / "pretrained")}
+    tasks = {plan.run: workers.Task(folder / plan.run, with_options(plan.config, shared)) for plan in plans}
     jobs, threads, gpus = _jobs(request.jobs, list(tasks.values()))
     comparison = Comparison(
         directory=folder,
@@ -144,9 +145,9 @@ def check(request: Request) -> Order:
 
 def _jobs(asked: int | None, tasks: Sequence[workers.Task]) -> tuple[int, int, list[str]]:
     """How many cells at a time, threads of each, and the GPUs that they share."""
-    threads = max(int(task.flat["threads"]) for task in tasks)
+    threads = max(task.config.run.threads for task in tasks)
     most = max(1, cells.cores() // threads)
-    devices = {str(task.flat["device"]) for task in tasks}
+    devices = {task.config.run.device for task in tasks}
     gpus = visible_gpus() if devices == {"cuda"} else []
     if asked is not None and asked < 1:
         raise ConfigError(f"--jobs {asked} runs nothing; ask for 1 to {most}")
@@ -168,10 +169,10 @@ def visible_gpus() -> list[str]:
 
 def command(request: Request, seeds: Sequence[int], values: Mapping[str, Sequence[Value]]) -> str:
     """The command that makes, or goes on with, a comparison."""
-    sections = launch.sections()
+    known = options(registry.all_sections())
     words = ["fedlab", "compare", request.preset]
     for name, each in values.items():
-        separator = spec.SPLIT if is_text(name, sections) else ","
+        separator = spec.SPLIT if is_free_text(known[name]) else ","
         words.append(f"{name}={separator.join(map(spec.written, each))}")
     strategies = request.strategies if isinstance(request.strategies, str) else spec.joined(request.strategies)
     counted = list(seeds) == list(range(len(seeds)))

@@ -21,7 +21,7 @@ from threading import Lock
 from typing import IO
 
 from fedlab.comparison import cells
-from fedlab.config.schema import Flat
+from fedlab.config.schema import Config
 
 PATIENCE = 20.0  # seconds that an interrupted cell has to note where it stands
 
@@ -31,7 +31,7 @@ class Task:
     """A run to be done, in a directory of this path."""
 
     path: Path
-    flat: Flat
+    config: Config
 
 
 Begin = Callable[[Task], None]
@@ -42,7 +42,7 @@ def run_here(tasks: Sequence[Task], begin: Begin) -> Ended:
     """One after another, in this process."""
     for task in tasks:
         begin(task)
-        yield task, cells.attempt(task.path, task.flat)
+        yield task, cells.attempt(task.path, task.config)
 
 
 def run_beside(tasks: Sequence[Task], jobs: int, gpus: Sequence[str], log: Path, begin: Begin) -> Ended:
@@ -91,7 +91,7 @@ class Worker:
                 return "not begun"
             process = self._running()
         with suppress(BrokenPipeError):
-            _pipe(process.stdin).write(json.dumps({"path": str(task.path), "flat": dict(task.flat)}) + "\n")
+            _pipe(process.stdin).write(json.dumps({"path": str(task.path), "config": task.config.to_toml()}) + "\n")
             _pipe(process.stdin).flush()
         answer = _pipe(process.stdout).readline()
         if answer:

@@ -20,13 +20,13 @@ import httpx
 from flwr.proto.control_pb2 import RegisterNodeRequest
 
 from fedlab.comm import credentials
-from fedlab.config.schema import Flat, Grpc
-from fedlab.engines import Apps
+from fedlab.config.schema import Config, GrpcConfig
 from fedlab.engines.processes import evidence, uncoloured
 from fedlab.engines.ray import check_apps, follow, submit
+from fedlab.engines.spec import Apps, flower_config
 from fedlab.engines.superlink import Fleet, SuperLink, superlink
 from fedlab.errors import ConfigError, RunError
-from fedlab.runs.directory import RunDirectory, write_atomically
+from fedlab.runs.directory import RUN_DIRECTORY, RunDirectory, write_atomically
 
 NODES = "nodes.json"
 # gRPC says on which connection TLS failed, and why, only when its handshakes are traced: a few lines a connection.
@@ -37,7 +37,17 @@ SILENCE = 60.0  # seconds in which the same refusal is told once: clients that a
 Refused = Callable[[str, str], None]  # who, why
 
 
-def run(apps: Apps, config: Flat, *, options: Grpc, directory: Path) -> None:
+def run_config(apps: Apps, config: Config, directory: Path) -> None:
+    """Serve a configured run to clients that come over the network."""
+    run(apps, flower_config(config), options=config.engine, directory=directory)
+
+
+def check_config(config: Config) -> None:
+    """Refuse a configuration with which no client could reach or trust the server."""
+    check(config.engine)
+
+
+def run(apps: Apps, config: Mapping[str, str], *, options: GrpcConfig, directory: Path) -> None:
     """Serve one run to clients that come over the network; return once it completed.
 
     Raises
@@ -53,7 +63,8 @@ def run(apps: Apps, config: Flat, *, options: Grpc, directory: Path) -> None:
     record = RunDirectory.open(directory)
     (directory / NODES).unlink(missing_ok=True)  # of an earlier attempt: node ids are new each time
     fleet = Fleet(options.address, certificates)
-    with superlink(directory / "flower", simulation=False, fleet=fleet, environment=TRACE) as link:
+    environment = {**TRACE, RUN_DIRECTORY: str(directory)}
+    with superlink(directory / "flower", simulation=False, fleet=fleet, environment=environment) as link:
         keys = credentials.public_keys(certificates) if certificates else {}
         if certificates:
             nodes = register(link, keys)
@@ -62,7 +73,7 @@ def run(apps: Apps, config: Flat, *, options: Grpc, directory: Path) -> None:
             follow(link, submit(link, apps, config), process="flwr-serverapp", timeout=None)
 
 
-def check(options: Grpc) -> None:
+def check(options: GrpcConfig) -> None:
     """Refuse an address that is none, and credentials that no client could trust.
 
     Raises

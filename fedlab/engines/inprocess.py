@@ -12,16 +12,23 @@ from __future__ import annotations
 import itertools
 import logging
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from pathlib import Path
+from typing import Any
 
-from flwr.app import Context, Error, Message, RecordDict, UserConfig
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.object_ref import load_app
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+
+from fedlab.config.schema import Config
+from fedlab.engines.spec import Apps, flower_config
+from fedlab.runs.directory import use_directory
 
 RUN_ID = 1
 
@@ -34,12 +41,12 @@ class InProcessGrid(Grid):
     client_app
         The app of every client.
     run_config
-        Flat table of knobs, as every app's context shows it.
+        Flower's run config, as every app's context shows it.
     partitions
         How many clients there are; client ``i`` is told partition ``i`` as Flower's simulation does.
     """
 
-    def __init__(self, client_app: ClientApp, run_config: UserConfig, partitions: int) -> None:
+    def __init__(self, client_app: ClientApp, run_config: Mapping[str, Any], partitions: int) -> None:
         self.client_app = client_app
         self.contexts = {
             node: Context(
@@ -105,7 +112,15 @@ class InProcessGrid(Grid):
         return message_from_proto(message_to_proto(reply))
 
 
-def run(server_app: ServerApp, client_app: ClientApp, run_config: UserConfig, partitions: int) -> None:
+def run_config(apps: Apps, config: Config, directory: Path) -> None:
+    """Run a configured federation in this process and thread."""
+    server, client = load_app(apps.server, Exception), load_app(apps.client, Exception)
+    assert isinstance(server, ServerApp) and isinstance(client, ClientApp)
+    with use_directory(directory):
+        run(server, client, flower_config(config), len(config.clients))
+
+
+def run(server_app: ServerApp, client_app: ClientApp, run_config: Mapping[str, Any], partitions: int) -> None:
     """Run one federation to its end in this thread; what the ServerApp raises comes out as it is."""
     log = logging.getLogger("flwr")
     level = log.level

@@ -15,7 +15,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from importlib.util import find_spec
@@ -32,29 +32,44 @@ from flwr.proto.run_pb2 import RunStatus
 from flwr.supercore import object_ref
 from flwr.supercore.fab import Fab
 
-from fedlab.config.schema import Flat, Ray
-from fedlab.engines import Apps
+from fedlab.config.schema import Config, RayConfig
 from fedlab.engines.processes import MARK, PROC, START_LIMIT, evidence, family
+from fedlab.engines.spec import Apps, flower_config
 from fedlab.engines.superlink import SuperLink, superlink
 from fedlab.errors import ConfigError, RunError
+from fedlab.runs.directory import RUN_DIRECTORY
 
 SENTENCE = re.compile(r"^ *fedlab\.errors\.\w+: ", re.M)  # how a traceback of an error of ours ends
 
 
+def run_config(apps: Apps, config: Config, directory: Path) -> None:
+    """Run a configured federation in Flower's simulation."""
+    run(
+        apps,
+        flower_config(config),
+        partitions=len(config.clients),
+        options=config.engine,
+        directory=directory / "flower",
+        environment={RUN_DIRECTORY: str(directory)},
+    )
+
+
 def run(
     apps: Apps,
-    config: Flat,
+    config: Mapping[str, str],
     *,
     partitions: int,
-    options: Ray,
+    options: RayConfig,
     directory: Path,
     timeout: float | None = None,
     echo: Callable[[str], None] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> None:
     """Run the apps in Flower's simulation with one simulated SuperNode per partition; return once it completed.
 
-    `config` is the run config, flat, as both apps find it in `context.run_config`. `directory` receives `flower.log`
-    and, if the run failed, Ray's logs. `timeout` is in seconds; `echo` gets what the apps print, while they run.
+    `config` is the run config as both apps find it in `context.run_config`. `directory` receives `flower.log`
+    and, if the run failed, Ray's logs. `timeout` is in seconds; `echo` gets what the apps print, while they run;
+    `environment` is for the apps.
     """
     _check(apps, partitions, options)
     if options.address:
@@ -66,7 +81,8 @@ def run(
         federation = SimulationConfig(client_resources_num_cpus=1, init_args_num_cpus=slots)
     federation.num_supernodes = partitions
     federation.client_resources_num_gpus = options.gpus
-    environment = {
+    variables = {
+        **(environment or {}),
         # "local" keeps Ray from joining whatever `ray start` left on this machine.
         "RAY_ADDRESS": options.address or "local",
         # Addresses of the loopback only; Ray has this switch for desktops, but it works everywhere.
@@ -74,7 +90,7 @@ def run(
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_prestart_worker_first_driver": "0",  # those workers lack the actors' environment and would sit idle
     }
-    with superlink(directory, simulation=True, environment=environment) as link:
+    with superlink(directory, simulation=True, environment=variables) as link:
         try:
             follow(link, submit(link, apps, config, federation), process="flwr-simulation", timeout=timeout, echo=echo)
         except RunError:
@@ -84,7 +100,7 @@ def run(
             raise
 
 
-def submit(link: SuperLink, apps: Apps, config: Flat, federation: SimulationConfig | None = None) -> int:
+def submit(link: SuperLink, apps: Apps, config: Mapping[str, str], federation: SimulationConfig | None = None) -> int:
     """Start the run; return its id. The bundle is a pyproject.toml alone: the apps are installed, not shipped."""
     project = {
         "project": {"name": "fedlab-run", "version": "0.0.0"},
@@ -167,7 +183,7 @@ def _stream(link: SuperLink, run_id: int, echo: Callable[[str], None] | None) ->
                 echo(part.log_output)
 
 
-def _check(apps: Apps, partitions: int, options: Ray) -> None:
+def _check(apps: Apps, partitions: int, options: RayConfig) -> None:
     """Refuse at once what would fail slowly: Flower waits ten seconds on a client app that it cannot import."""
     if partitions < 1:
         raise ConfigError(f"The simulation needs at least 1 partition, got {partitions}.")

@@ -99,7 +99,7 @@ def _start(
         if fleet and re.search(rf"address {re.escape(nodes)}( is already in use|;)", plain(log)):
             raise RunError(
                 f"No server can listen at {nodes}: the port is in use, or this machine has no such address. Stop the "
-                "other server, or choose another address (knob grpc.address)."
+                "other server, or choose another address (option grpc.address)."
             )
         if not re.search("in use|bind", plain(log)):
             raise RunError(f"The SuperLink ended with code {process.returncode} at its start.\n{evidence(log)}")

@@ -29,13 +29,13 @@ import torch
 from rdkit import Chem
 from torch import Tensor, nn
 
-from fedlab import workloads
 from fedlab.data.molecules import graphs
 from fedlab.data.molecules.smiles import Molecules as Table
 from fedlab.errors import ConfigError, DataError, RunError
 from fedlab.evaluation.distances import Floats
 from fedlab.evaluation.molecules import PROPERTIES
 from fedlab.models.graph_generator import GraphGenerator
+from fedlab.registry import load_config
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import seeded
 from fedlab.workloads.molecules import Molecules
@@ -72,9 +72,10 @@ class Space:
             When it is none, holds no checkpoint, or learned something else than molecules.
         """
         run = RunDirectory.open(path)
-        workload = workloads.make(run.config())
+        config = load_config(str(run.config_file))
+        workload = config.workload
         if not isinstance(workload, Molecules):
-            raise ConfigError(f"{run.path} learned {run.config()['workload']}; latents are looked at of molecules")
+            raise ConfigError(f"{run.path} learned {config.run.workload}; latents are looked at of molecules")
         if not list((run.path / "checkpoints").glob("*.pt")):
             raise RunError(f"{run.path} holds no checkpoint yet; `fedlab resume {run.path}` continues it")
         newest = run.newest()
@@ -110,7 +111,7 @@ class Space:
             molecule, graph = graphs.parse(smiles, self.workload.alphabet)
         except DataError as error:
             raise DataError(f"{smiles}: {error}") from None
-        if self.workload.order == "canonical":
+        if self.workload.atom_order == "canonical":
             graph = graphs.to_graph(graphs.canonical_order(molecule), self.workload.alphabet)
         bonds, atoms = graphs.stacked([graph])
         return self.generator.encode(*graphs.one_hot(bonds, atoms, self.workload.alphabet))
@@ -219,7 +220,7 @@ def walk(space: Space, along: Direction, steps: int = 17) -> Walk:
     starts = space.encode(_usable(space.workload.tables()[1], STARTS))
     reach = torch.linspace(-REACH, REACH, steps)
     points = starts[:, None] + along.deviation * reach[:, None] * along.unit  # (starts, steps, dimensions)
-    with seeded(space.workload.seed, "walk", along.name):
+    with seeded(space.workload.data_config.seed, "walk", along.name):
         found = space.decode(points.flatten(0, 1), drawn=True)
     met = [found[row * steps : (row + 1) * steps] for row in range(len(starts))]
     values = np.full((len(starts), steps), np.nan)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedlab import workloads
 from fedlab.errors import FedlabError
+from fedlab.registry import load_config
 from fedlab.report import client_plots, plots
 from fedlab.report.charts import Drawing
 from fedlab.report.client_plots import ClientView
@@ -90,7 +90,7 @@ def _run(comparison: Comparison, line: Variant, seed: int) -> Result | None:
 def class_names(result: Result) -> Sequence[str]:
     """Names by label, of a workload that has them."""
     try:
-        workload = workloads.make(result.config)
+        workload = load_config(str(result.directory / "config.toml")).workload
     except FedlabError:  # what the page has kept of the run can be shown without its workload
         return ()
     return workload.classes if isinstance(workload, NamesClasses) else ()

@@ -25,12 +25,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedlab.config.schema import Core, build
 from fedlab.data.dataset import Examples
 from fedlab.errors import DataError, FedlabError, RunError
 from fedlab.inference.predict import Recalled
 from fedlab.models import gaussian_mixture
 from fedlab.models.feature_classifier import features_of, missing_parts
+from fedlab.registry import load_config
 from fedlab.report.confusions import BATCH, agreement, confusion
 from fedlab.report.pixel_rows import labels_of_rows
 from fedlab.runs.directory import write_atomically
@@ -115,14 +115,14 @@ def _save(path: Path, arrays: Mapping[str, Array]) -> None:
 @torch.no_grad()
 def compute(result: Result) -> list[ClientView]:
     """The views from a run's checkpoints."""
-    core = build(Core, "", result.config)
+    config = load_config(str(result.directory / "config.toml"))
     kept = {int(path.stem.removeprefix("round-")): path for path in result.directory.glob("checkpoints/round-*.pt")}
     if not kept:
         raise RunError(f"{result.directory} has no checkpoint; `fedlab resume {result.directory}` runs it on")
-    after = Recalled(kept[max(kept)], result.config)
-    before = Recalled(kept[0], result.config) if 0 in kept and max(kept) else None
-    names = after.workload.clients[: core.clients or None]
-    with deterministic(core.threads), seeded(core.seed, "report"):
+    after = Recalled(kept[max(kept)], config)
+    before = Recalled(kept[0], config) if 0 in kept and max(kept) else None
+    names = config.clients
+    with deterministic(config.run.threads), seeded(config.run.seed, "report"):
         source = _source(after.workload)
         return [_view(result, before, after, source, partition, name) for partition, name in enumerate(names)]
 

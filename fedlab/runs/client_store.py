@@ -3,7 +3,7 @@
 ::
 
     clients/usps/
-        model.pt        knobs, round, and the states that the strategy's predictor is made of
+        model.pt        options, round, and the states that the strategy's predictor is made of
         events.jsonl    one line for each message that the client answered
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedlab.config.schema import Flat
+from fedlab.config.schema import Config
 from fedlab.runs.directory import write_atomically
 
 MODEL, EVENTS = "model.pt", "events.jsonl"
@@ -50,13 +50,13 @@ class Keep:
                 stream.write(json.dumps({"time": round(time.time(), 3), "event": event, **fields}) + "\n")
 
     def save(
-        self, states: Mapping[str, Mapping[str, Tensor]], config: Flat, client: str, fact: Mapping[str, object]
+        self, states: Mapping[str, Mapping[str, Tensor]], config: Config, client: str, fact: Mapping[str, object]
     ) -> None:
         """Replace the model; a reader, or a kill, sees the old one or the new one."""
         if self.path is None:
             return
         content = {
-            "config": dict(config),
+            "config": config.to_toml(),
             "round": fact["round"],
             "client": client,
             "states": {name: {key: tensor.cpu() for key, tensor in state.items()} for name, state in states.items()},

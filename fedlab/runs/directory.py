@@ -28,6 +28,9 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -35,9 +38,10 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from fedlab.config.schema import Flat, read_preset, to_toml
+from fedlab.config.schema import Config
 from fedlab.errors import RunError
 
+RUN_DIRECTORY = "FEDLAB_RUN_DIRECTORY"  # environment variable that tells a server process where its run is written
 PACKAGES = ("fedlab-adapt", "flwr", "torch", "torchvision", "numpy", "scikit-learn", "ray", "grpcio")
 
 
@@ -96,6 +100,25 @@ def _complete_lines(path: Path) -> list[str]:
     return [line for line in text[: text.rfind("\n") + 1].split("\n") if line]
 
 
+_directory: ContextVar[str] = ContextVar("run directory", default="")
+
+
+@contextmanager
+def use_directory(path: Path) -> Iterator[None]:
+    """Tell a server app that runs in the body, in this thread, where its run is written."""
+    token = _directory.set(str(path))
+    try:
+        yield
+    finally:
+        _directory.reset(token)
+
+
+def current_directory() -> Path | None:
+    """Return where the engine wants the run written; None where an app was started by something else."""
+    found = _directory.get() or os.environ.get(RUN_DIRECTORY, "")
+    return Path(found) if found else None
+
+
 class RunDirectory:
     """One run on disk. Make it with :meth:`create` or :meth:`open`."""
 
@@ -104,10 +127,11 @@ class RunDirectory:
         self._lock: IO[str] | None = None
 
     @classmethod
-    def create(cls, parent: Path, config: Flat) -> RunDirectory:
+    def create(cls, parent: Path, config: Config) -> RunDirectory:
         """A fresh directory ``<name>-<seed>``, with a number behind it when that is taken: nothing is overwritten."""
-        name = config["name"] or f"{config['strategy']}-{config['workload']}"
-        stem = f"{name}-{config['seed']}"
+        run_config, plugins = config.run, config.plugins
+        name = run_config.name or f"{plugins['strategy'].section}-{plugins['workload'].section}"
+        stem = f"{name}-{run_config.seed}"
         path, count = parent / stem, 1
         while True:
             try:
@@ -119,15 +143,18 @@ class RunDirectory:
             except OSError as error:
                 raise RunError(f"no run directory can be made in {parent}: {error}; choose another") from None
         run = cls(path.resolve())
-        write_atomically(run.path / "config.toml", to_toml({**config, "name": name, "run_dir": ""}).encode())
+        write_atomically(run.path / "config.toml", replace(config, run=replace(run_config, name=name)).to_toml().encode())
         run.note(
             status="created",
             created=now(),
             versions=versions(),
             git_commit=git_commit(),
             machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
-            seed=config["seed"],
-            engine=config["engine"],
+            workload=run_config.workload,
+            strategy=run_config.strategy,
+            engine=run_config.engine,
+            seed=run_config.seed,
+            rounds=run_config.rounds,
         )
         return run
 
@@ -145,9 +172,10 @@ class RunDirectory:
             raise RunError(f"{path} is no run directory: it has no config.toml; `fedlab run` makes one under runs/")
         return cls(path)
 
-    def config(self) -> dict[str, bool | int | float | str]:
-        """The resolved knobs, as they were at the start of the run."""
-        return {**read_preset(str(self.path / "config.toml"))[1], "run_dir": str(self.path)}
+    @property
+    def config_file(self) -> Path:
+        """The resolved options, as they were at the start of the run: a preset."""
+        return self.path / "config.toml"
 
     def write_split(self, clients: Sequence[Mapping[str, object]]) -> None:
         """Write what each client trains on, as ``split_of`` in ``fedlab/launch.py`` tells it."""

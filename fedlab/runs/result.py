@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedlab.config.presets import read_preset
 from fedlab.errors import RunError
 from fedlab.runs.directory import RunDirectory
 
@@ -38,7 +39,7 @@ class Result:
     manifest
         What is known of the run as a whole.
     config
-        Every knob.
+        Every option by its key, as the run recorded them.
     """
 
     directory: Path
@@ -59,7 +60,7 @@ class Result:
         rounds = run.rounds()
         if not rounds:
             raise RunError(f"{run.path} holds no finished round yet; `fedlab resume {run.path}` continues it")
-        return cls(run.path, rounds, run.manifest(), run.config())
+        return cls(run.path, rounds, run.manifest(), read_preset(str(run.config_file))[1])
 
     @property
     def weights_sha256(self) -> str:

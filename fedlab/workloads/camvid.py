@@ -23,39 +23,40 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, nll_loss
 
+from fedlab.config.schema import DEFAULT_DATA, DataConfig
 from fedlab.data.dataset import Batch, Examples
 from fedlab.data.digits.datasets import to_floats
 from fedlab.data.segmentation import augment, camvid
 from fedlab.data.segmentation.camvid import CLASSES, DRIVES, FREQUENCIES, VOID
-from fedlab.errors import ConfigError, DataError, near_match
+from fedlab.errors import ConfigError, DataError, suggest
 from fedlab.models.fcn import STRIDE, FcnNet
+from fedlab.workload import WorkloadSpec
 
 EVALUATION_BATCH = 50
 
 
 @dataclass(frozen=True)
 class CamVid:
-    """The workload's knobs and its four answers, see :class:`fedlab.workload.Workload`."""
+    """The workload's options and its four answers, see :class:`fedlab.workload.Workload`."""
 
     source: str = Field("day_0006R0,day_0016E5", description="drives of the server, with labels, comma-separated")
     targets: str = Field("dusk,day_05VD", description="drives of the clients, comma-separated")
-    parts: int = Field(1, ge=1, description="clients that share one drive's training views, each a stretch of time")
-    labelled: bool = Field(False, description="clients hold training labels, for upper bounds only")
+    client_labels: bool = Field(False, description="clients hold training labels, for upper bounds only")
     augment: bool = Field(True, description="random windows, mirroring and light of the source views")
     gamma: float = Field(2.0, ge=1, le=10, description="largest random exponent of the source views' light; 1: none")
-    rare: float = Field(0.5, ge=0, le=1, description="how far the loss evens out classes, by frequency; 0: not")
-    full_size: bool = Field(False, description="views of 120 x 160 pixels, from data_root; else 60 x 80")
+    class_weight_power: float = Field(0.5, ge=0, le=1, description="how far the loss evens out classes, by frequency; 0: not")
+    full_size: bool = Field(False, description="views of 120 x 160 pixels, from data.root; else 60 x 80")
     width: int = Field(48, ge=4, le=512, description="features of a pixel")
-    data_root: str = ""
+    data_config: DataConfig = Field(DEFAULT_DATA, exclude=True)
 
     def __post_init__(self) -> None:
         """Refuse drives that do not exist or stand on both sides."""
-        for knob, text, names in (("source", self.source, self.sources), ("targets", self.targets, self.drives)):
+        for option, text, names in (("source", self.source, self.sources), ("targets", self.targets, self.drives)):
             if not names:
-                raise ConfigError(f"knob 'camvid.{knob}' is {text!r}; name at least one drive, for example dusk")
+                raise ConfigError(f"option 'camvid.{option}' is {text!r}; name at least one drive, for example dusk")
             for name in names:
                 if name not in DRIVES:
-                    raise ConfigError(f"unknown drive {name!r} in knob 'camvid.{knob}'; {near_match(name, DRIVES)}")
+                    raise ConfigError(f"unknown drive {name!r} in option 'camvid.{option}'; {suggest(name, DRIVES)}")
         places = [DRIVES[name].pieces for name in (*self.sources, *self.drives)]
         for name in (*self.sources, *self.drives):
             if places.count(DRIVES[name].pieces) > 1:
@@ -77,9 +78,9 @@ class CamVid:
     @property
     def clients(self) -> tuple[str, ...]:
         """A client for each drive, or ``parts`` of them."""
-        if self.parts == 1:
+        if self.data_config.clients_per_domain == 1:
             return self.drives
-        return tuple(f"{name}-{part}" for name in self.drives for part in range(self.parts))
+        return tuple(f"{name}-{part}" for name in self.drives for part in range(self.data_config.clients_per_domain))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -106,8 +107,8 @@ class CamVid:
             raise DataError(
                 f"there is no partition {partition}; this workload has {len(self.clients)}: {', '.join(self.clients)}"
             )
-        drive, part = divmod(partition, self.parts)
-        labelled = self.labelled and split == "train"
+        drive, part = divmod(partition, self.data_config.clients_per_domain)
+        labelled = self.client_labels and split == "train"
         examples = self._read(self.drives[drive], "oracle" if labelled else split)
         return self._stretch(examples, part) if split == "train" else examples
 
@@ -118,7 +119,7 @@ class CamVid:
         """
         rows, labels = model(batch["x"]), batch["y"]
         scores = rows if labels.numel() == len(rows) else enlarged(rows, labels)
-        labels, weights = labels.view_as(scores[:, 0]), class_weights(self.rare).to(scores)
+        labels, weights = labels.view_as(scores[:, 0]), class_weights(self.class_weight_power).to(scores)
         total = torch.where(labels == VOID, 0.0, weights[labels.clamp_min(0)]).sum()
         summed = cross_entropy(scores, labels, weights, ignore_index=VOID, reduction="sum")
         return summed / total.clamp_min(weights.min())
@@ -145,7 +146,7 @@ class CamVid:
         }
 
     def _read(self, drive: str, split: str) -> Examples:
-        root = Path(self.data_root) if self.data_root else None
+        root = Path(self.data_config.root) if self.data_config.root else None
         return camvid.read(drive, split, root, reduce=1 if self.full_size else 2)
 
     def _augmented(self, batch: Batch) -> Batch:
@@ -155,12 +156,12 @@ class CamVid:
     def _stretch(self, examples: Examples, part: int) -> Examples:
         """One of ``parts`` stretches of time, as equal as they can be."""
         count = len(examples)
-        if self.parts > count // 2:
+        if self.data_config.clients_per_domain > count // 2:
             raise ConfigError(
-                f"knob 'camvid.parts': {count} views cannot be split over {self.parts} clients of at least 2 each; "
+                f"option 'data.clients_per_domain': {count} views cannot be split over {self.data_config.clients_per_domain} clients of at least 2 each; "
                 f"ask for at most {count // 2}"
             )
-        rows = slice(part * count // self.parts, (part + 1) * count // self.parts)
+        rows = slice(part * count // self.data_config.clients_per_domain, (part + 1) * count // self.data_config.clients_per_domain)
         return Examples({name: column[rows] for name, column in examples.columns.items()}, examples.transform)
 
 
@@ -211,3 +212,6 @@ def overlap(confusion: Tensor) -> Overlap:
     """From counts (classes, classes), row the label and column the prediction; 0 for a class that nobody has."""
     hits, labelled, predicted = confusion.diagonal().double(), confusion.sum(1), confusion.sum(0)
     return Overlap(hits / (labelled + predicted - hits).clamp_min(1), labelled > 0)
+
+
+SPEC = WorkloadSpec(CamVid, oracle_overrides={"camvid.client_labels": True}, primary_metric="miou")

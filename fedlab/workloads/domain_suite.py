@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
@@ -20,17 +20,18 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fedlab.config.schema import DEFAULT_DATA, DataConfig
 from fedlab.data.dataset import Batch, Examples
 from fedlab.data.images import domain_suites
 from fedlab.data.images.domain_suites import DomainSet
 from fedlab.data.partitioners import PARTITIONS
 from fedlab.data.partitioners import split as partition
-from fedlab.errors import ConfigError, DataError, near_match
+from fedlab.errors import ConfigError, DataError, suggest
 from fedlab.seeds import seed_of
 
 EVALUATION_BATCH = 500
 
-Kind = Literal["iid", "dirichlet", "shards", "quantity"]  # the keys of PARTITIONS
+KINDS = ("dirichlet", "iid", "shards", "quantity")  # the keys of PARTITIONS, the default first
 Read = Callable[[str, str], Examples]  # a domain and "train" (no labels), "oracle" (the same with labels) or "test"
 
 
@@ -66,7 +67,7 @@ def check_known(domain: str, known: Collection[str], noun: str, otherwise: str =
         With the near match; ``noun`` says what kind of domain, ``otherwise`` what else to do.
     """
     if domain not in known:
-        raise ConfigError(f"unknown {noun} domain {domain!r}; {near_match(domain, known)}{otherwise}")
+        raise ConfigError(f"unknown {noun} domain {domain!r}; {suggest(domain, known)}{otherwise}")
 
 
 def check_once(source: str, targets: Sequence[str], clients: Sequence[str]) -> None:
@@ -134,26 +135,16 @@ class OfOneSet:
 
     source: str = Field("", description="domain of the server, with labels")
     targets: str = Field("", description="domains of the clients, comma-separated; empty: all but the source")
-    setting: Literal["adaptation", "oracle"] = Field(
-        "adaptation", description="clients hold domains unlabelled, or with training labels for upper bounds (oracle)"
-    )
+    client_labels: bool = Field(False, description="clients have training labels, for upper bounds only")
     augment: bool = Field(True, description="random views of the source")
-    limit: int = Field(0, ge=0, description="at most so many examples of each part, for a quick look; 0: all")
-    split: int = Field(1, ge=1, description="clients that share one target's training part; all test on its whole")
-    partition: Kind = Field(
-        "dirichlet", description="how they share: iid, dirichlet (skewed labels), shards (sorted by label) or quantity"
-    )
-    alpha: float = Field(
-        0.5, gt=0, allow_inf_nan=False, description="Dirichlet concentration of labels or sizes; small is skewed"
-    )
-    data_root: str = ""
-    seed: int = 0
+    data_config: DataConfig = Field(DEFAULT_DATA, exclude=True)
 
     def __post_init__(self) -> None:
         """Refuse domains that do not exist or stand on both sides."""
         for domain in (self.source, *self._domains):
             check_known(domain, self.of.domains, self.of.name)
         check_once(self.source, self._domains, self.clients)
+        self.data_config.partition_kind(*KINDS)
 
     @staticmethod
     def view(batch: Batch) -> Batch:
@@ -167,7 +158,7 @@ class OfOneSet:
     @property
     def clients(self) -> tuple[str, ...]:
         """A client for each target, or for each of its parts."""
-        return tuple(owner.name for owner in owners(self._domains, self.split))
+        return tuple(owner.name for owner in owners(self._domains, self.data_config.clients_per_domain))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -181,7 +172,7 @@ class OfOneSet:
         """
         check_partition(partition, self.clients)
         if partition is not None:
-            return self._held(partition, split, labelled=self.setting == "oracle")
+            return self._held(partition, split, labelled=self.client_labels)
         examples = self._read(self.source, "labelled" if split == "train" else split)
         view = self.view if self.augment else self.of.floats
         return Examples(examples.columns, view) if split == "train" else examples
@@ -203,12 +194,12 @@ class OfOneSet:
         return names_in(self.targets) or tuple(domain for domain in self.of.domains if domain != self.source)
 
     def _held(self, partition: int, split: str, labelled: bool) -> Examples:
-        owner = owners(self._domains, self.split)[partition]
-        return held(self._read, owner, split, labelled, self.partition, self.alpha, self.seed)
+        owner = owners(self._domains, self.data_config.clients_per_domain)[partition]
+        return held(self._read, owner, split, labelled, self.data_config.partition_kind(*KINDS), self.data_config.alpha, self.data_config.seed)
 
     def _read(self, domain: str, split: str) -> Examples:
-        examples = domain_suites.read(self.of, domain, split, Path(self.data_root) if self.data_root else None)
-        return examples.take(slice(self.limit)) if self.limit else examples
+        examples = domain_suites.read(self.of, domain, split, Path(self.data_config.root) if self.data_config.root else None)
+        return examples.take(slice(self.data_config.max_examples)) if self.data_config.max_examples else examples
 
 
 @torch.no_grad()

@@ -4,14 +4,14 @@ Clients hold parts of the source domain, label-skewed or not, or a domain each; 
 are never given to anybody. The server holds all of the source's training images: for ``source_only``, which is then the
 centralised bound, and for pre-training.
 
-``generation.law`` is the noise: ``ddpm`` and ``gamma`` are chains of ``levels`` steps by ``schedule``, ``ncsn`` a
+``generation.process`` is the noise: ``ddpm`` and ``gamma`` are chains of ``levels`` steps by ``schedule``, ``ncsn`` a
 ladder from ``sigma_min`` to ``sigma_max``. Any network goes with any law; ``ncsn1`` is the one whose norms know the
 level and, on a ladder, whose output is the score itself.
 
 **Source**: see ``fedlab/diffusion`` and ``fedlab/models/unet.py``, ``refinenet.py``.
 
-**Departures**: (1) optimiser and gradient clipping belong to strategies (``client.optimiser``, ``client.clip``), and
-there is no warm-up; (2) an averaged model is kept where a strategy keeps one (``server.average``); (3) images are not
+**Departures**: (1) optimiser and gradient clipping belong to strategies (``client.optimizer``, ``client.max_grad_norm``), and
+there is no warm-up; (2) an averaged model is kept where a strategy keeps one (``server.ema_decay``); (3) images are not
 dequantised.
 
 **Metrics** of a client: ``loss``, the mean squared error of the noise found in held-out images, 1 for a network that
@@ -32,6 +32,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from fedlab.config.schema import DEFAULT_DATA, DataConfig
 from fedlab.data.dataset import Batch, Examples
 from fedlab.data.digits import datasets
 from fedlab.data.images import image_sets
@@ -39,13 +40,13 @@ from fedlab.data.partitioners import dirichlet
 from fedlab.data.partitioners import split as shared_out
 from fedlab.diffusion import denoising, noise_schedule, sigmas
 from fedlab.diffusion.noise_schedule import NoiseLaw
-from fedlab.errors import ConfigError, DataError, near_match
+from fedlab.errors import ConfigError, DataError, suggest
 from fedlab.models.refinenet import RefineNet
 from fedlab.models.unet import SHAPES, UNet, check_size
 from fedlab.seeds import seeded
-from fedlab.training import Progress, silent
-from fedlab.workload import Score
-from fedlab.workloads import sampling
+from fedlab.training import Progress, null_progress
+from fedlab.workload import Score, WorkloadSpec
+from fedlab.workloads import domain_suite, sampling
 
 EVALUATION_BATCH = 250
 OTHERS = ("cifar10",)  # sources that are no digits: 32 pixels, with a part to test on
@@ -54,7 +55,7 @@ THETA = 1e-3  # theta_0 of the Gamma chain
 
 @dataclass(frozen=True)
 class Generation:
-    """The workload's knobs and its answers, see :class:`fedlab.workload.Workload`."""
+    """The workload's options and its answers, see :class:`fedlab.workload.Workload`."""
 
     loss_columns: ClassVar[tuple[str, ...]] = ("x",)
 
@@ -65,21 +66,12 @@ class Generation:
     setting: Literal["shards", "domains"] = Field(
         "shards", description="what clients hold: parts of the source, or a domain each"
     )
-    shards: int = Field(4, ge=1, description="clients of setting=shards")
-    partition: Literal["iid", "dirichlet", "shards", "quantity"] = Field(
-        "dirichlet",
-        description="how the source is shared out, see `fedlab.data.partitioners`; shards: two classes or so each",
-    )
-    alpha: float = Field(
-        0.5, gt=0, allow_inf_nan=False, description="Dirichlet concentration of labels or sizes; small is skewed"
-    )
-    limit: int = Field(0, ge=0, description="at most so many images of each part, for a quick look; 0: all")
     size: int = Field(28, description="pixels a side: 32, 28 (without the margin of 2) or 16 (means of 2 x 2)")
-    colours: int = Field(1, description="channels: 3, or 1, their mean")
-    law: Literal["ddpm", "gamma", "ncsn"] = Field(
+    channels: int = Field(1, description="channels: 3, or 1, their mean")
+    process: Literal["ddpm", "gamma", "ncsn"] = Field(
         "ddpm", description="noise: a Gaussian chain, a Gamma chain, or a ladder of Gaussian noise on top of the image"
     )
-    levels: int = Field(1000, ge=2, le=100_000, description="of noise; the papers have 1000 (ddpm) and 10 (ncsn)")
+    num_timesteps: int = Field(1000, ge=2, le=100_000, description="of noise; the papers have 1000 (ddpm) and 10 (ncsn)")
     schedule: Literal["linear", "cosine"] = Field("linear", description="betas of a chain")
     sigma_min: float = Field(0.02, gt=0, allow_inf_nan=False, description="least noise of a ladder, pixels in [-1, 1]")
     sigma_max: float = Field(2.0, gt=0, allow_inf_nan=False, description="most noise of a ladder")
@@ -92,9 +84,9 @@ class Generation:
     width: int = Field(
         64, ge=4, description="first width of a RefineNet; the papers have 64 for MNIST, 128 for CIFAR-10"
     )
-    mirror: bool = Field(False, description="mirror half of the training images; not for digits")
-    bf16: bool = Field(False, description="networks calculate in bfloat16 where torch's autocast does; weights do not")
-    tested: int = Field(500, ge=0, description="held-out images of each client that the loss is taken on; 0: all")
+    hflip: bool = Field(False, description="mirror half of the training images; not for digits")
+    amp: bool = Field(False, description="networks calculate in bfloat16 where torch's autocast does; weights do not")
+    eval_images: int = Field(500, ge=0, description="held-out images of each client that the loss is taken on; 0: all")
     samples: int = Field(200, ge=0, description="images drawn for a score; 0: none")
     sampler: Literal["auto", "ddim", "ancestral", "langevin"] = Field(
         "auto", description="how images are drawn; auto: langevin on a ladder, ddim on a chain"
@@ -113,22 +105,21 @@ class Generation:
     )
     inception: bool = Field(False, description="take the published FID as well; needs torchmetrics and its weights")
     denoise: bool = Field(True, description="take the last level's noise away after Langevin steps")
-    data_root: str = ""
-    seed: int = 0
+    data_config: DataConfig = Field(DEFAULT_DATA, exclude=True)
 
     def __post_init__(self) -> None:
         """Refuse domains that do not exist, noise that does not grow, and what does not go together."""
         for domain in self.domains:
             if domain not in datasets.DOMAINS:
-                raise ConfigError(f"unknown digit domain {domain!r}; {near_match(domain, datasets.DOMAINS)}")
+                raise ConfigError(f"unknown digit domain {domain!r}; {suggest(domain, datasets.DOMAINS)}")
         sources = [*datasets.DOMAINS, *OTHERS]
         if self.source not in sources:
-            raise ConfigError(f"unknown digit domain {self.source!r}; {near_match(self.source, sources)}")
+            raise ConfigError(f"unknown digit domain {self.source!r}; {suggest(self.source, sources)}")
         if not self.domains or len(set(self.domains)) < len(self.domains):
-            raise ConfigError(f"knob 'generation.targets' is {self.targets!r}; name at least one domain, each once")
-        for knob, value, known in (("size", self.size, SIZES), ("colours", self.colours, (1, 3))):
+            raise ConfigError(f"option 'generation.targets' is {self.targets!r}; name at least one domain, each once")
+        for option, value, known in (("size", self.size, SIZES), ("channels", self.channels, (1, 3))):
             if value not in known:
-                raise ConfigError(f"knob 'generation.{knob}' is {value}; {' or '.join(map(str, known))} is expected")
+                raise ConfigError(f"option 'generation.{option}' is {value}; {' or '.join(map(str, known))} is expected")
         law = self.noise_law
         if self.objective == "sliced" and not law.gaussian:
             raise ConfigError(
@@ -148,8 +139,13 @@ class Generation:
     def clients(self) -> tuple[str, ...]:
         """A client for each shard of the source, or for each domain."""
         if self.setting == "shards":
-            return tuple(f"shard-{number}" for number in range(self.shards))
+            return tuple(f"shard-{number}" for number in range(self.data_config.num_shards))
         return self.domains
+
+    @property
+    def partition(self) -> str:
+        """How the source is divided among clients."""
+        return self.data_config.partition_kind(*domain_suite.KINDS)
 
     @property
     def of_digits(self) -> bool:
@@ -183,9 +179,9 @@ class Generation:
         x, y = self._read(self.source, "labelled" if split == "train" else split)
         assert y is not None
         if split == "train":
-            rows = shared_out(self.partition, y, self.shards, self.alpha, self.seed)
+            rows = shared_out(self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed)
         else:
-            rows = dirichlet(y, self.shards, float("inf"), self.seed)  # all test on the same mix of classes
+            rows = dirichlet(y, self.data_config.num_shards, float("inf"), self.data_config.seed)  # all test on the same mix of classes
         return self._images(x[rows[partition]], split)
 
     def labels(self, partition: int) -> Tensor | None:
@@ -194,7 +190,7 @@ class Generation:
             return self._read(self.domains[partition], "oracle")[1]
         y = self._read(self.source, "labelled")[1]
         assert y is not None
-        return y[shared_out(self.partition, y, self.shards, self.alpha, self.seed)[partition]]
+        return y[shared_out(self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed)[partition]]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The objective at levels and with noise from torch's current stream.
@@ -209,7 +205,7 @@ class Generation:
 
     def backbone(self, model: nn.Module) -> denoising.Backbone:
         """A model as the objective and samplers take it: in the arithmetic that ``bf16`` asks for."""
-        if not self.bf16:
+        if not self.amp:
             return model
 
         def halved(x: Tensor, level: Tensor) -> Tensor:
@@ -224,8 +220,8 @@ class Generation:
         """The denoising loss, with levels and noise that do not change."""
         model.eval()
         device, law, total = next(model.parameters()).device, self.noise_law, 0.0
-        data, backbone = data.spread(self.tested or len(data)), self.backbone(model)
-        with seeded(self.seed, "test noise"):
+        data, backbone = data.spread(self.eval_images or len(data)), self.backbone(model)
+        with seeded(self.data_config.seed, "test noise"):
             spread = torch.linspace(0, law.levels - 1, len(data)).round().long()
             levels = Examples({"level": spread[torch.randperm(len(data))]})
             both = zip(data.batches(EVALUATION_BATCH), levels.batches(EVALUATION_BATCH), strict=True)
@@ -235,25 +231,25 @@ class Generation:
                 total += float(denoising.denoising_errors(law, backbone, *moved).double().sum())
         return {"loss": total / len(data)}
 
-    def score(self, model: nn.Module, progress: Progress = silent) -> Score:
+    def score(self, model: nn.Module, progress: Progress = null_progress) -> Score:
         """What images drawn from a model are worth, with pictures of them; from torch's current random stream."""
         return sampling.score(self, model, progress) if self.samples else Score()
 
     def _read(self, name: str, split: str) -> tuple[Tensor, Tensor | None]:
         """Bytes (images, 3, 32, 32), and labels (images,) unless ``split`` is "train"."""
-        root = Path(self.data_root) if self.data_root else None
+        root = Path(self.data_config.root) if self.data_config.root else None
         if name in OTHERS:
             found = image_sets.read(name, root, split == "test")
-            return found.x[: self.limit or None], found.y[: self.limit or None]
+            return found.x[: self.data_config.max_examples or None], found.y[: self.data_config.max_examples or None]
         columns = datasets.read(name, split, root).columns
         y = columns.get("y")
-        return columns["x"][: self.limit or None], None if y is None else y[: self.limit or None]
+        return columns["x"][: self.data_config.max_examples or None], None if y is None else y[: self.data_config.max_examples or None]
 
     def _images(self, x: Tensor, split: str) -> Examples:
         def read(batch: Batch) -> Batch:
             x = SIZES[self.size](datasets.to_floats({"x": batch["x"]})["x"])
-            x = x.mean(1, keepdim=True) if self.colours == 1 else x
-            if self.mirror and split == "train":
+            x = x.mean(1, keepdim=True) if self.channels == 1 else x
+            if self.hflip and split == "train":
                 x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
             return {"x": x}
 
@@ -275,25 +271,25 @@ def _whole(x: Tensor) -> Tensor:
 @lru_cache(maxsize=8)
 def _law(workload: Generation) -> NoiseLaw:
     """The tables of a workload's noise."""
-    return LAWS[workload.law](workload)
+    return LAWS[workload.process](workload)
 
 
 def _chain(workload: Generation, theta: float | None = None) -> NoiseLaw:
-    return noise_schedule.chain(SCHEDULES[workload.schedule](workload.levels), theta)
+    return noise_schedule.chain(SCHEDULES[workload.schedule](workload.num_timesteps), theta)
 
 
 def _ladder(workload: Generation) -> NoiseLaw:
-    levels = sigmas.geometric(workload.sigma_min, workload.sigma_max, workload.levels)
+    levels = sigmas.geometric(workload.sigma_min, workload.sigma_max, workload.num_timesteps)
     return noise_schedule.ladder(levels, scored=workload.network == "ncsn1")
 
 
 def _unet(shape: str, workload: Generation) -> nn.Module:
-    return UNet(workload.colours, workload.size, SHAPES[shape])
+    return UNet(workload.channels, workload.size, SHAPES[shape])
 
 
 def _refinenet(conditional: bool, workload: Generation) -> nn.Module:
-    levels = workload.levels if conditional else 0
-    return RefineNet(workload.colours, workload.size, workload.width, levels)
+    levels = workload.num_timesteps if conditional else 0
+    return RefineNet(workload.channels, workload.size, workload.width, levels)
 
 
 SIZES: Mapping[int, Callable[[Tensor], Tensor]] = {16: _halve, 28: _cut, 32: _whole}  # of the 32 that domains have
@@ -312,3 +308,6 @@ NETWORKS: Mapping[str, Callable[[Generation], nn.Module]] = {
     "ncsn1": partial(_refinenet, True),
     "ncsn2": partial(_refinenet, False),
 }
+
+
+SPEC = WorkloadSpec(Generation, primary_metric="frechet")

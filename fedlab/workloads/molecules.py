@@ -15,7 +15,7 @@ with strategies that train on the server (``source_only``). Nothing is labelled;
 in nats a molecule, comparable over models and sets of one size. **Of the server**, once a round, since all clients hold
 the same global model and distances need more samples than a client should draw: those of
 ``fedlab.evaluation.molecules``
-over ``molecules.samples`` graphs at ``molecules.temperature``, the reference being the test file, and ``rebuilt``, the
+over ``molecules.samples`` graphs at ``molecules.latent_temperature``, the reference being the test file, and ``rebuilt``, the
 share of as many of its molecules that come back from their latents. Novelty needs the training file, which a real
 server would not have: there it is a figure of the experimenter. Pictures show drawn molecules and their properties.
 """
@@ -26,17 +26,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from fedlab.config.schema import DEFAULT_DATA, DataConfig
 from fedlab.data.dataset import Batch, Examples
 from fedlab.data.molecules import graphs, ownership, scaffolds, smiles
 from fedlab.data.molecules.graphs import Alphabet
 from fedlab.data.molecules.ownership import Holdings
+from fedlab.data.molecules.scaffolds import Partition
 from fedlab.data.partitioners import MIN_EXAMPLES
 from fedlab.errors import DataError
 from fedlab.evaluation import molecule_plots as pictures
@@ -46,15 +48,15 @@ from fedlab.models.graph_generator import GraphGenerator
 from fedlab.models.graphnvp import QM9_SIZES, ZINC_SIZES, GraphNVP
 from fedlab.models.mpgvae import MPGVAE
 from fedlab.seeds import seeded
-from fedlab.training import Progress, silent
-from fedlab.workload import Score
+from fedlab.training import Progress, null_progress
+from fedlab.workload import Score, WorkloadSpec
 
 EVALUATION_BATCH = 500
 
 
 @dataclass(frozen=True)
 class Molecules:
-    """The workload's knobs and its answers, see :class:`fedlab.workload.Workload`."""
+    """The workload's options and its answers, see :class:`fedlab.workload.Workload`."""
 
     loss_columns: ClassVar[tuple[str, ...]] = ("adjacency", "nodes")
 
@@ -63,54 +65,49 @@ class Molecules:
         "", description="a SMILES file of one's own in place of the set's; a tenth of it is the test file"
     )
     network: Literal["graphnvp", "mpgvae"] = Field("graphnvp", description="family of the model")
-    order: Literal["file", "canonical", "random"] = Field(
+    atom_order: Literal["file", "canonical", "random"] = Field(
         "file", description="of the atoms: as in the file, as in canonical SMILES, or drawn anew for each batch"
     )
     lossy: Literal["keep", "drop"] = Field(
         "keep", description="molecules with charges or unpaired electrons: keep their neutral graphs, or leave them out"
     )
-    partition: Literal["iid", "scaffold", "size", "dirichlet"] = Field(
-        "scaffold", description="how molecules are shared out over clients"
-    )
-    shards: int = Field(4, ge=1, description="clients")
-    alpha: float = Field(
-        0.5, gt=0, allow_inf_nan=False, description="Dirichlet concentration, partition=dirichlet; small is skewed"
-    )
     server: Literal["public", "pooled"] = Field(
         "public", description="what the server owns: its public part, or every molecule, for the centralised bound only"
     )
-    public: float = Field(0.05, gt=0, lt=1, description="share of the training file that is the server's public part")
+    server_fraction: float = Field(0.05, gt=0, lt=1, description="share of the training file that is the server's public part")
     held_out: float = Field(0.1, gt=0, lt=1, description="share of each owner's molecules that it tests on")
-    limit: int = Field(0, ge=0, description="at most so many lines of each file, for a quick look; 0: all")
     adjacency_layers: int = Field(0, ge=0, description="graphnvp: coupling layers of the bonds; 0: the paper's")
     node_layers: int = Field(0, ge=0, description="graphnvp: coupling layers of the atoms; 0: the paper's")
     affine: bool = Field(False, description="graphnvp: adjacency layers scale as well as shift")
     noise: float = Field(0.9, gt=0, lt=1, description="graphnvp: width of the noise that makes graphs continuous")
     width: int = Field(64, ge=1, description="mpgvae: of nodes and edges")
     latent: int = Field(32, ge=1, description="mpgvae: numbers of a graph's latents")
-    passes: int = Field(3, ge=1, description="mpgvae: message steps of the encoder, and of the decoder")
+    message_steps: int = Field(3, ge=1, description="mpgvae: message steps of the encoder, and of the decoder")
     beta: float = Field(1.0, ge=0, allow_inf_nan=False, description="mpgvae: weight of the KL term after its warm-up")
     warmup: int = Field(0, ge=0, description="mpgvae: a client's steps over which the KL term's weight rises from 0")
     matching: Literal["order", "assignment"] = Field(
         "order", description="mpgvae: score decoded places against atoms as they stand, or in the cheapest order"
     )
-    spread: float = Field(
+    decode_temperature: float = Field(
         0.0,
         ge=0,
         allow_inf_nan=False,
         description="mpgvae: how far decoded atoms and bonds are drawn from their probabilities; 0: the likeliest",
     )
-    temperature: float = Field(0.8, gt=0, allow_inf_nan=False, description="of the latents that samples are drawn from")
+    latent_temperature: float = Field(0.8, gt=0, allow_inf_nan=False, description="of the latents that samples are drawn from")
     samples: int = Field(500, ge=0, description="graphs drawn once a round for the scores; 0: none are taken")
     pictures: bool = Field(True, description="draw sampled molecules and their properties, once a round")
-    data_root: str = ""
-    folder: str = ""
-    seed: int = 0
+    data_config: DataConfig = Field(DEFAULT_DATA, exclude=True)
 
     @property
     def clients(self) -> tuple[str, ...]:
         """Numbered within the way of sharing out."""
-        return tuple(f"{self.partition}-{number}" for number in range(self.shards))
+        return tuple(f"{self.partition}-{number}" for number in range(self.data_config.num_shards))
+
+    @property
+    def partition(self) -> str:
+        """How molecules are divided among clients."""
+        return self.data_config.partition_kind("scaffold", "iid", "size", "dirichlet")
 
     @property
     def alphabet(self) -> Alphabet:
@@ -129,16 +126,16 @@ class Molecules:
         DataError, ConfigError
             When files are missing or hold nothing, there is no such partition or split, or an owner gets too few.
         """
-        if partition is not None and not 0 <= partition < self.shards:
+        if partition is not None and not 0 <= partition < self.data_config.num_shards:
             raise DataError(
-                f"there is no partition {partition}; this workload has {self.shards}: {', '.join(self.clients)}"
+                f"there is no partition {partition}; this workload has {self.data_config.num_shards}: {', '.join(self.clients)}"
             )
         if split not in ("train", "test"):
             raise DataError(f"no split {split!r}; there are 'train' and 'test'")
-        if partition is not None and self.folder:
-            own = _own(Path(self.folder).expanduser(), self)
+        if partition is not None and self.data_config.client_folder:
+            own = _own(Path(self.data_config.client_folder).expanduser(), self)
             rows = torch.arange(len(own))
-            return self._graphs(own, scaffolds.held_out(rows, self.held_out, self.seed, "own")[split == "test"])
+            return self._graphs(own, scaffolds.held_out(rows, self.held_out, self.data_config.seed, "own")[split == "test"])
         found = _holdings(self)
         if partition is not None:
             rows = found.clients[partition][split == "test"]
@@ -152,7 +149,7 @@ class Molecules:
     def _graphs(self, molecules: smiles.Molecules, rows: Tensor) -> Examples:
         def read(batch: Batch) -> Batch:
             bonds, atoms = batch["adjacency"], batch["nodes"]
-            if self.order == "random":
+            if self.atom_order == "random":
                 bonds, atoms = graphs.permuted(bonds, atoms, self.alphabet.no_atom)
             adjacency, nodes = graphs.one_hot(bonds, atoms, self.alphabet)
             return {"adjacency": adjacency, "nodes": nodes}
@@ -169,14 +166,14 @@ class Molecules:
         model.eval()
         device, generator = next(model.parameters()).device, _generator(model)
         losses, bounds = 0.0, 0.0
-        with seeded(self.seed, "test noise"):
+        with seeded(self.data_config.seed, "test noise"):
             for batch in data.batches(EVALUATION_BATCH):
                 adjacency, nodes = batch["adjacency"].to(device), batch["nodes"].to(device)
                 losses += float(generator.loss(adjacency, nodes)) * len(nodes)
                 bounds += float(generator.nll(adjacency, nodes).double().sum())
         return {"loss": losses / len(data), "nll": bounds / len(data)}
 
-    def score(self, model: nn.Module, progress: Progress = silent) -> Score:
+    def score(self, model: nn.Module, progress: Progress = null_progress) -> Score:
         """What samples of a model are worth, see ``fedlab.evaluation.molecules``; from torch's current random
         stream.
         """
@@ -219,7 +216,7 @@ class Molecules:
 
     def draw(self, model: nn.Module, count: int, *, corrected: bool = False) -> list[str | None]:
         """Canonical SMILES of graphs drawn from a model, None for one that is no molecule."""
-        adjacency, nodes = _generator(model.eval()).sample(count, self.temperature)
+        adjacency, nodes = _generator(model.eval()).sample(count, self.latent_temperature)
         return graphs.all_smiles(adjacency.argmax(1), nodes.argmax(2), self.alphabet, corrected=corrected)
 
 
@@ -244,11 +241,11 @@ def _graphnvp(workload: Molecules) -> nn.Module:
 def _mpgvae(workload: Molecules) -> nn.Module:
     alphabet = workload.alphabet
     return MPGVAE(
-        mpgvae.Sizes(alphabet.size, alphabet.no_atom + 1, workload.width, workload.latent, workload.passes),
+        mpgvae.Sizes(alphabet.size, alphabet.no_atom + 1, workload.width, workload.latent, workload.message_steps),
         beta=workload.beta,
         warmup=workload.warmup,
         matching=workload.matching,
-        spread=workload.spread,
+        spread=workload.decode_temperature,
     )
 
 
@@ -264,18 +261,18 @@ def _holdings(workload: Molecules) -> Holdings:
         training,
         reference,
         workload.clients,
-        by=workload.partition,
-        alpha=workload.alpha,
-        public=workload.public,
+        by=cast(Partition, workload.partition),
+        alpha=workload.data_config.alpha,
+        public=workload.server_fraction,
         held_out=workload.held_out,
-        seed=workload.seed,
+        seed=workload.data_config.seed,
         no_atom=workload.alphabet.no_atom,
     )
 
 
 def _own(path: Path, workload: Molecules) -> smiles.Molecules:
     """A file of somebody's own; DataError when it holds too few molecules."""
-    found = smiles.read(path, workload.alphabet, workload.limit, _order(workload))
+    found = smiles.read(path, workload.alphabet, workload.data_config.max_examples, _order(workload))
     found = ownership.lossless(found) if workload.lossy == "drop" else found
     if len(found) < 2 * MIN_EXAMPLES:
         raise DataError(f"{path} has {len(found)} molecules that can be used; at least {2 * MIN_EXAMPLES} are needed")
@@ -283,16 +280,19 @@ def _own(path: Path, workload: Molecules) -> smiles.Molecules:
 
 
 def _order(workload: Molecules) -> smiles.Order:
-    return "canonical" if workload.order == "canonical" else "file"
+    return "canonical" if workload.atom_order == "canonical" else "file"
 
 
 def _files(workload: Molecules) -> tuple[smiles.Molecules, smiles.Molecules]:
     """The molecules of the training file and of the test file."""
     if workload.file:
         found = _own(Path(workload.file).expanduser(), workload)
-        train, test = scaffolds.held_out(torch.arange(len(found)), 0.1, workload.seed, "test file")
+        train, test = scaffolds.held_out(torch.arange(len(found)), 0.1, workload.data_config.seed, "test file")
         return found.take(train.tolist()), found.take(test.tolist())
-    root = Path(workload.data_root) if workload.data_root else None
+    root = Path(workload.data_config.root) if workload.data_config.root else None
     paths = [smiles.path_of(workload.dataset, split, root) for split in ("train", "test")]
-    train_file, test_file = (smiles.read(path, workload.alphabet, workload.limit, _order(workload)) for path in paths)
+    train_file, test_file = (smiles.read(path, workload.alphabet, workload.data_config.max_examples, _order(workload)) for path in paths)
     return train_file, test_file
+
+
+SPEC = WorkloadSpec(Molecules, primary_metric="valid_unique_novel")

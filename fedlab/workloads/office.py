@@ -16,12 +16,13 @@ from torch import nn
 from fedlab.data.images.domain_suites import DomainSet
 from fedlab.data.images.office import OFFICE, WORDS, thinned
 from fedlab.models.histogram_mlp import HistogramNet
+from fedlab.workload import WorkloadSpec
 from fedlab.workloads.domain_suite import OfOneSet
 
 
 @dataclass(frozen=True)
 class Office(OfOneSet):
-    """The workload's knobs and its answers, see :class:`fedlab.workload.Workload`; roots of word shares (800,)."""
+    """The workload's options and its answers, see :class:`fedlab.workload.Workload`; roots of word shares (800,)."""
 
     of: ClassVar[DomainSet] = OFFICE
     view = staticmethod(thinned)
@@ -32,3 +33,6 @@ class Office(OfOneSet):
     def model(self) -> nn.Module:
         """A fresh network with ``features`` and ``head``."""
         return HistogramNet(len(OFFICE.classes), WORDS)
+
+
+SPEC = WorkloadSpec(Office, oracle_overrides={"office.client_labels": True}, primary_metric="accuracy")

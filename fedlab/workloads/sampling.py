@@ -35,7 +35,7 @@ from fedlab.errors import ConfigError
 from fedlab.evaluation import digit_labels, image_grids, image_quality, inception
 from fedlab.models.digit_classifier import CLASSES
 from fedlab.seeds import seeded
-from fedlab.training import Progress, silent
+from fedlab.training import Progress, null_progress
 from fedlab.workload import Score
 
 if TYPE_CHECKING:
@@ -52,14 +52,14 @@ def check(workload: Generation) -> None:
     Raises
     ------
     ConfigError
-        With the knob to change.
+        With the option to change.
     """
     if 0 < workload.samples < FEWEST:
-        raise ConfigError(f"knob 'generation.samples' is {workload.samples}; ask for at least {FEWEST}, or for 0: none")
+        raise ConfigError(f"option 'generation.samples' is {workload.samples}; ask for at least {FEWEST}, or for 0: none")
     if workload.inception and (reason := inception.missing()):
         raise ConfigError(f"generation.inception=true asks for the published FID, and {reason}")
     if sampler_of(workload) != "langevin":
-        samplers.visited(workload.levels, steps_of(workload))
+        samplers.visited(workload.num_timesteps, steps_of(workload))
     elif not workload.noise_law.gaussian:
         raise ConfigError("generation.sampler=langevin needs a score, and Gamma noise has none; take ddim or ancestral")
 
@@ -68,24 +68,24 @@ def sampler_of(workload: Generation) -> str:
     """What "auto" means."""
     if workload.sampler != "auto":
         return workload.sampler
-    return "langevin" if workload.law == "ncsn" else "ddim"
+    return "langevin" if workload.process == "ncsn" else "ddim"
 
 
 def steps_of(workload: Generation) -> int:
     """What 0 steps mean."""
     if sampler_of(workload) == "langevin":
         return workload.sampling_steps or LADDER_STEPS
-    return workload.sampling_steps or min(CHAIN_STEPS, workload.levels)
+    return workload.sampling_steps or min(CHAIN_STEPS, workload.num_timesteps)
 
 
 @torch.no_grad()
-def draw(workload: Generation, model: nn.Module, count: int, progress: Progress = silent) -> Tensor:
+def draw(workload: Generation, model: nn.Module, count: int, progress: Progress = null_progress) -> Tensor:
     """Images (count, colours, size, size) in [-1, 1], on the CPU, from torch's current random stream."""
     law, device, backbone = workload.noise_law, next(model.parameters()).device, workload.backbone(model.eval())
     way, drawn = SAMPLERS[sampler_of(workload)], []
     for begin in range(0, count, AT_ONCE):
         some = min(AT_ONCE, count - begin)
-        shape = (some, workload.colours, workload.size, workload.size)
+        shape = (some, workload.channels, workload.size, workload.size)
 
         def tell(done: int, total: int, begin: int = begin, some: int = some) -> None:
             progress("samples", begin + some * done // total, count)
@@ -117,7 +117,7 @@ SAMPLERS: Mapping[str, Callable[[Generation, Backbone, Tensor, Told], Tensor]] =
 }
 
 
-def score(workload: Generation, model: nn.Module, progress: Progress = silent) -> Score:
+def score(workload: Generation, model: nn.Module, progress: Progress = null_progress) -> Score:
     """Metrics and pictures of ``generation.samples`` images, see above."""
     drawn = draw(workload, model, workload.samples, progress)
     if not workload.of_digits:
@@ -163,7 +163,7 @@ class _Real:
     """
 
     def __init__(self, workload: Generation) -> None:
-        with seeded(workload.seed, "real images"):  # which of them are mirrored; not how many rounds went before
+        with seeded(workload.data_config.seed, "real images"):  # which of them are mirrored; not how many rounds went before
             self.images, seen = (real_images(workload, part) for part in ("test", "train"))
         self.features, _ = digit_labels.read(self.images)
         self.mixtures: dict[str, NDArray[np.float64]] = {}
@@ -191,4 +191,4 @@ def real_images(workload: Generation, part: str) -> Tensor:
     shares = [len(data) for data in parts] if workload.setting == "shards" else [1] * len(parts)
     each = [round(workload.samples * share / sum(shares)) for share in shares]
     x = torch.cat([data.spread(max(count, 1))[:]["x"] for data, count in zip(parts, each, strict=True)])
-    return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(workload.seed))][: workload.samples]
+    return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(workload.data_config.seed))][: workload.samples]

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
-from flwr.common.constant import PARTITION_ID_KEY
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import Tensor
 
-from fedlab.config.schema import Core, build
 from fedlab.data.dataset import Examples
 from fedlab.seeds import seeded
-from fedlab.strategies.protocol import ARRAYS, CONFIG, METRICS, arrays_of, load, metrics_record, round_of
+from fedlab.strategies.protocol import ARRAYS, CONFIG, METRICS, ClientContext, arrays_of, load, metrics_record, round_of
 from fedlab.training import pick_device
 from fedlab.workload import Workload
 
@@ -23,7 +21,7 @@ LOSS_EXAMPLES, LOSS_BATCH = 1000, 250  # a client's loss before training is take
 def answer(
     workload: Workload,
     message: Message,
-    context: Context,
+    context: ClientContext,
     trained: Mapping[str, Tensor],
     metrics: Mapping[str, float],
     data: Examples,
@@ -53,10 +51,10 @@ def answer(
 
 @torch.no_grad()
 def start_loss(
-    workload: Workload, sent: Mapping[str, Tensor], message: Message, context: Context, data: Examples
+    workload: Workload, sent: Mapping[str, Tensor], message: Message, context: ClientContext, data: Examples
 ) -> float:
     """Mean loss of the model that was sent, from a random stream of its own: training goes as if nobody had asked."""
-    core, partition = build(Core, "", context.run_config), int(context.node_config[PARTITION_ID_KEY])
+    core, partition = context.config.run, context.partition
     some, total = data.spread(LOSS_EXAMPLES), 0.0
     with seeded(core.seed, START_LOSS, round_of(message), partition):
         device = pick_device(core.device)

@@ -22,15 +22,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab.config.schema import ClientTraining, build
 from fedlab.strategies.aggregation.client import START_LOSS
-from fedlab.strategies.aggregation.rule import Contribution, Rule, RuleLine, ask_flower, mean, record_of
+from fedlab.strategies.aggregation.rule import AggregationSpec, Contribution, Rule, ask_flower, mean, record_of
 from fedlab.strategies.protocol import MOMENTUM
 
 
 @dataclass(frozen=True)
-class FairKnobs:
-    """q-FedAvg's knobs."""
+class FairOptions:
+    """q-FedAvg's options."""
 
     q: float = Field(0.1, ge=0.0, allow_inf_nan=False, description="how much a high loss weighs; 0: the plain mean")
     lipschitz: float = Field(
@@ -38,17 +37,17 @@ class FairKnobs:
     )
 
 
-class Fair(Rule[FairKnobs]):
+class Fair(Rule[FairOptions]):
     """w <- w - sum of F_k^q L (w - w_k) / sum of h_k."""
 
     measures = frozenset({START_LOSS})
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        local = build(ClientTraining, "client", self.flat)
+        local = self.config.client
         span = max(local.steps, 1) * local.learning_rate / (1 - MOMENTUM)
-        rate = 1 / self.knobs.lipschitz if self.knobs.lipschitz else span
-        self.flower = flower.QFedAvg(client_learning_rate=rate, q=self.knobs.q, train_loss_key=START_LOSS)
+        rate = 1 / self.options.lipschitz if self.options.lipschitz else span
+        self.flower = flower.QFedAvg(client_learning_rate=rate, q=self.options.q, train_loss_key=START_LOSS)
 
     def asks(self) -> dict[str, bool | float]:
         """F_k(w)."""
@@ -69,4 +68,4 @@ class Fair(Rule[FairKnobs]):
         return {**ask_flower(self.flower, given, learned, server_round, metric=START_LOSS), **rest}
 
 
-QFEDAVG = RuleLine("clients with a high loss weigh more (Li 2020)", FairKnobs, Fair)
+QFEDAVG = AggregationSpec("clients with a high loss weigh more (Li 2020)", FairOptions, Fair)

@@ -40,10 +40,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab.config.schema import Core, Rate, build
+from fedlab.config.sections import PositiveFloat
 from fedlab.models.batchnorm_stats import adopt_statistics, batch_norms
 from fedlab.strategies.aggregation.client import CLIPPING_NORM, UNCLIPPED, clip
-from fedlab.strategies.aggregation.rule import Contribution, Rule, RuleLine, mean, to_numpy
+from fedlab.strategies.aggregation.rule import AggregationSpec, Contribution, Rule, mean, to_numpy
 from fedlab.strategies.protocol import load
 from fedlab.training import pick_device
 
@@ -55,40 +55,40 @@ Delta = Field(1e-5, gt=0.0, lt=1.0, description=_DELTA)
 
 
 @dataclass(frozen=True)
-class FixedKnobs:
-    """Knobs of fixed clipping."""
+class FixedOptions:
+    """Options of fixed clipping."""
 
     noise_multiplier: float = Field(0.1, ge=0.0, allow_inf_nan=False, description=_NOISE)
-    clipping_norm: Rate = Field(1.0, description="largest norm of a client's update")
-    side: Literal["server", "client"] = Field("server", description=_SIDE)
+    clipping_norm: PositiveFloat = Field(1.0, description="largest norm of a client's update")
+    clip_on: Literal["server", "client"] = Field("server", description=_SIDE)
     delta: float = Delta
 
 
 @dataclass(frozen=True)
-class AdaptiveKnobs:
-    """Knobs of adaptive clipping."""
+class AdaptiveOptions:
+    """Options of adaptive clipping."""
 
     noise_multiplier: float = Field(0.1, ge=0.0, allow_inf_nan=False, description=_NOISE)
-    clipping_norm: Rate = Field(0.1, description="largest norm of a client's update in round 1")
+    clipping_norm: PositiveFloat = Field(0.1, description="largest norm of a client's update in round 1")
     quantile: float = Field(0.5, ge=0.0, le=1.0, description="share of updates that should not be clipped")
-    norm_learning_rate: Rate = Field(0.2, description="how fast the norm follows that share")
+    norm_learning_rate: PositiveFloat = Field(0.2, description="how fast the norm follows that share")
     count_noise: float = Field(
         0.0, ge=0.0, allow_inf_nan=False, description="noise on the count of those not clipped; 0: clients / 20"
     )
-    side: Literal["server", "client"] = Field("server", description=_SIDE)
+    clip_on: Literal["server", "client"] = Field("server", description=_SIDE)
     delta: float = Delta
 
 
-DpKnobs = TypeVar("DpKnobs", FixedKnobs, AdaptiveKnobs)
+DpOptions = TypeVar("DpOptions", FixedOptions, AdaptiveOptions)
 
 
-class Private(Rule[DpKnobs], Generic[DpKnobs]):
+class Private(Rule[DpOptions], Generic[DpOptions]):
     """Clip, average, add noise."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.norm, self.releases, self.stdv, self.used = self.knobs.clipping_norm, 0, 0.0, self.knobs.clipping_norm
-        if self.knobs.side == "client":
+        self.norm, self.releases, self.stdv, self.used = self.options.clipping_norm, 0, 0.0, self.options.clipping_norm
+        if self.options.clip_on == "client":
             self.measures = frozenset({UNCLIPPED})
 
     def refuse(self, clients: int) -> str:
@@ -99,7 +99,7 @@ class Private(Rule[DpKnobs], Generic[DpKnobs]):
 
     def asks(self) -> dict[str, bool | float]:
         """Clients that clip are told the norm."""
-        return {CLIPPING_NORM: self.norm} if self.knobs.side == "client" else {}
+        return {CLIPPING_NORM: self.norm} if self.options.clip_on == "client" else {}
 
     def doubt(self, metrics: Mapping[str, float]) -> str:
         """Clipped or not: one client moves the count by one at most."""
@@ -111,7 +111,7 @@ class Private(Rule[DpKnobs], Generic[DpKnobs]):
     ) -> dict[str, Tensor]:
         """The noisy mean, with batch-norm statistics of at most 1000 of the server's own training examples."""
         new = super().aggregate(current, given, server_round)
-        model = load(self.workload.model(), new, pick_device(build(Core, "", self.flat).device))
+        model = load(self.workload.model(), new, pick_device(self.config.run.device))
         if batch_norms(model):
             device = next(model.parameters()).device
             adopt_statistics(model, self.workload.data(None, "train"), STATISTICS_EXAMPLES, 1.0, device)
@@ -136,7 +136,7 @@ class Private(Rule[DpKnobs], Generic[DpKnobs]):
 
     def multiplier(self, clients: int) -> float:
         """Z of the noise on the updates."""
-        return self.knobs.noise_multiplier
+        return self.options.noise_multiplier
 
     def next_norm(self, unclipped: float, clients: int) -> float:
         """The norm of the next round."""
@@ -147,8 +147,8 @@ class Private(Rule[DpKnobs], Generic[DpKnobs]):
         if not self.releases:
             return {}
         measured = {"clipping_norm": self.used, "noise": self.stdv}
-        if self.knobs.noise_multiplier:
-            measured["epsilon"] = epsilon(self.knobs.noise_multiplier, self.releases, self.knobs.delta)
+        if self.options.noise_multiplier:
+            measured["epsilon"] = epsilon(self.options.noise_multiplier, self.releases, self.options.delta)
         return measured
 
     def state(self) -> dict[str, Any]:
@@ -160,18 +160,18 @@ class Private(Rule[DpKnobs], Generic[DpKnobs]):
         self.norm, self.releases = float(state["norm"]), int(state["releases"])
 
 
-class Fixed(Private[FixedKnobs]):
+class Fixed(Private[FixedOptions]):
     """The norm stays what it was told to be."""
 
 
-class Adaptive(Private[AdaptiveKnobs]):
+class Adaptive(Private[AdaptiveOptions]):
     """norm <- norm exp(-rate (share of unclipped - quantile)); the count is noisy too, and both cost one z together."""
 
     def refuse(self, clients: int) -> str:
         """The count's noise alone must leave something of z."""
         if reason := super().refuse(clients):
             return reason
-        noise, wanted = self.count_noise(clients), self.knobs.noise_multiplier
+        noise, wanted = self.count_noise(clients), self.options.noise_multiplier
         if wanted < 2 * noise or not wanted:
             return ""
         return (
@@ -181,18 +181,18 @@ class Adaptive(Private[AdaptiveKnobs]):
 
     def count_noise(self, clients: int) -> float:
         """Standard deviation of the noise on the count."""
-        return self.knobs.count_noise or clients / 20
+        return self.options.count_noise or clients / 20
 
     def multiplier(self, clients: int) -> float:
         """Z of the updates alone (theorem 1)."""
-        _, z = compute_adaptive_noise_params(self.knobs.noise_multiplier, clients, self.count_noise(clients))
+        _, z = compute_adaptive_noise_params(self.options.noise_multiplier, clients, self.count_noise(clients))
         return z
 
     def next_norm(self, unclipped: float, clients: int) -> float:
         """Line 13."""
-        noise = self.count_noise(clients) if self.knobs.noise_multiplier else 0.0
+        noise = self.count_noise(clients) if self.options.noise_multiplier else 0.0
         share = float(np.random.normal(unclipped, noise)) / clients
-        return self.norm * math.exp(-self.knobs.norm_learning_rate * (share - self.knobs.quantile))
+        return self.norm * math.exp(-self.options.norm_learning_rate * (share - self.options.quantile))
 
 
 def epsilon(noise_multiplier: float, releases: int, delta: float) -> float:
@@ -214,5 +214,5 @@ def epsilon(noise_multiplier: float, releases: int, delta: float) -> float:
     return float(brentq(excess, 0.0, mu * mu / 2 + mu * float(normal.isf(delta)) + 1.0))
 
 
-DP_FIXED = RuleLine("FedAvg with clipped updates and noise; shows the cost only, see docs", FixedKnobs, Fixed)
-DP_ADAPTIVE = RuleLine("as dp_fixed, the norm follows a quantile of the updates (Andrew 2021)", AdaptiveKnobs, Adaptive)
+DP_FIXED = AggregationSpec("FedAvg with clipped updates and noise; shows the cost only, see docs", FixedOptions, Fixed)
+DP_ADAPTIVE = AggregationSpec("as dp_fixed, the norm follows a quantile of the updates (Andrew 2021)", AdaptiveOptions, Adaptive)

@@ -24,44 +24,44 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab.strategies.aggregation.rule import Contribution, Knobs, Rule, RuleLine, ask_flower
+from fedlab.strategies.aggregation.rule import AggregationSpec, Contribution, Options, Rule, ask_flower
 
 
 @dataclass(frozen=True)
-class MedianKnobs:
-    """The median has no knobs."""
+class MedianOptions:
+    """The median has no options."""
 
 
 @dataclass(frozen=True)
-class TrimmedKnobs:
-    """FedTrimmedAvg's one knob."""
+class TrimmedOptions:
+    """FedTrimmedAvg's one option."""
 
-    share: float = Field(0.25, gt=0.0, lt=0.5, description="share of the clients cut off at each end of a coordinate")
-
-
-@dataclass(frozen=True)
-class KrumKnobs:
-    """Krum's one knob."""
-
-    malicious: int = Field(0, ge=0, description="clients that may lie (f); a round needs 2 f + 3")
+    trim_fraction: float = Field(0.25, gt=0.0, lt=0.5, description="share of the clients cut off at each end of a coordinate")
 
 
 @dataclass(frozen=True)
-class MultiKrumKnobs:
-    """MultiKrum's knobs."""
+class KrumOptions:
+    """Krum's one option."""
 
-    malicious: int = Field(0, ge=0, description="clients that may lie (f); a round needs 2 f + 3")
-    selected: int = Field(0, ge=0, description="clients that are averaged; 0: all but f")
+    num_malicious: int = Field(0, ge=0, description="clients that may lie (f); a round needs 2 f + 3")
 
 
 @dataclass(frozen=True)
-class BulyanKnobs:
-    """Bulyan's one knob."""
+class MultiKrumOptions:
+    """MultiKrum's options."""
 
-    malicious: int = Field(0, ge=0, description="clients that may lie (f); a round needs 4 f + 3")
+    num_malicious: int = Field(0, ge=0, description="clients that may lie (f); a round needs 2 f + 3")
+    num_selected: int = Field(0, ge=0, description="clients that are averaged; 0: all but f")
 
 
-class Robust(Rule[Knobs]):
+@dataclass(frozen=True)
+class BulyanOptions:
+    """Bulyan's one option."""
+
+    num_malicious: int = Field(0, ge=0, description="clients that may lie (f); a round needs 4 f + 3")
+
+
+class Robust(Rule[Options]):
     """A rule of Flower's that remembers nothing, on all floats."""
 
     flower: FlowerFedAvg
@@ -73,7 +73,7 @@ class Robust(Rule[Knobs]):
         return ask_flower(self.flower, given, names, server_round, precise=True)
 
 
-class Median(Robust[MedianKnobs]):
+class Median(Robust[MedianOptions]):
     """The median of each coordinate, each client counting once."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -81,68 +81,68 @@ class Median(Robust[MedianKnobs]):
         self.flower = flower.FedMedian()
 
 
-class Trimmed(Robust[TrimmedKnobs]):
+class Trimmed(Robust[TrimmedOptions]):
     """The mean of each coordinate without its extremes, each client counting once."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.flower = flower.FedTrimmedAvg(beta=self.knobs.share)
+        self.flower = flower.FedTrimmedAvg(beta=self.options.trim_fraction)
 
     def refuse(self, clients: int) -> str:
         """A share that trims nobody is no trimmed mean."""
-        if int(self.knobs.share * clients):
+        if int(self.options.trim_fraction * clients):
             return ""
-        needed = math.ceil(1 / self.knobs.share)
-        return f"a share of {self.knobs.share:g} trims none of {clients} clients; {needed} are needed"
+        needed = math.ceil(1 / self.options.trim_fraction)
+        return f"a share of {self.options.trim_fraction:g} trims none of {clients} clients; {needed} are needed"
 
 
-class Krum(Robust[KrumKnobs]):
+class Krum(Robust[KrumOptions]):
     """The one update whose neighbours are nearest."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.flower = flower.Krum(num_malicious_nodes=self.knobs.malicious)
+        self.flower = flower.Krum(num_malicious_nodes=self.options.num_malicious)
 
     @property
     def fewest(self) -> int:
         """2 f + 3."""
-        return 2 * self.knobs.malicious + 3
+        return 2 * self.options.num_malicious + 3
 
 
-class MultiKrum(Robust[MultiKrumKnobs]):
+class MultiKrum(Robust[MultiKrumOptions]):
     """The weighted mean of the updates whose neighbours are nearest."""
 
     @property
     def fewest(self) -> int:
         """2 f + 3, and as many as are to be selected."""
-        return max(2 * self.knobs.malicious + 3, self.knobs.selected)
+        return max(2 * self.options.num_malicious + 3, self.options.num_selected)
 
     def floats(
         self, current: Mapping[str, Tensor], given: Sequence[Contribution], names: Sequence[str], server_round: int
     ) -> dict[str, Tensor]:
         """Flower's class, told how many to select of those who answered."""
-        malicious = self.knobs.malicious
+        malicious = self.options.num_malicious
         self.flower = flower.MultiKrum(
-            num_malicious_nodes=malicious, num_nodes_to_select=self.knobs.selected or len(given) - malicious
+            num_malicious_nodes=malicious, num_nodes_to_select=self.options.num_selected or len(given) - malicious
         )
         return super().floats(current, given, names, server_round)
 
 
-class Bulyan(Robust[BulyanKnobs]):
+class Bulyan(Robust[BulyanOptions]):
     """n - 2 f updates by MultiKrum; of each coordinate the mean of those nearest to their median."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.flower = flower.Bulyan(num_malicious_nodes=self.knobs.malicious)
+        self.flower = flower.Bulyan(num_malicious_nodes=self.options.num_malicious)
 
     @property
     def fewest(self) -> int:
         """4 f + 3."""
-        return 4 * self.knobs.malicious + 3
+        return 4 * self.options.num_malicious + 3
 
 
-FEDMEDIAN = RuleLine("the median of the clients' weights (Yin 2018)", MedianKnobs, Median)
-FEDTRIMMEDAVG = RuleLine("the mean of the clients' weights without their extremes (Yin 2018)", TrimmedKnobs, Trimmed)
-KRUM = RuleLine("the one client whose neighbours are nearest (Blanchard 2017)", KrumKnobs, Krum)
-MULTIKRUM = RuleLine("the mean of clients whose neighbours are nearest (Blanchard 2017)", MultiKrumKnobs, MultiKrum)
-BULYAN = RuleLine("MultiKrum, then a mean near the median (El Mhamdi 2018)", BulyanKnobs, Bulyan)
+FEDMEDIAN = AggregationSpec("the median of the clients' weights (Yin 2018)", MedianOptions, Median)
+FEDTRIMMEDAVG = AggregationSpec("the mean of the clients' weights without their extremes (Yin 2018)", TrimmedOptions, Trimmed)
+KRUM = AggregationSpec("the one client whose neighbours are nearest (Blanchard 2017)", KrumOptions, Krum)
+MULTIKRUM = AggregationSpec("the mean of clients whose neighbours are nearest (Blanchard 2017)", MultiKrumOptions, MultiKrum)
+BULYAN = AggregationSpec("MultiKrum, then a mean near the median (El Mhamdi 2018)", BulyanOptions, Bulyan)

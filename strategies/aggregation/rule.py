@@ -12,14 +12,14 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from torch import Tensor
 
-from fedlab.config.schema import Flat, build
-from fedlab.errors import RunError
+from fedlab.config.schema import Config
+from fedlab.errors import ConfigError, RunError
 from fedlab.seeds import seeded
 from fedlab.strategies.protocol import ARRAYS, EXAMPLES, METRICS, arrays_of, client_metrics
 from fedlab.workload import Workload
 
 Arrays = dict[str, np.ndarray[Any, Any]]
-Knobs = TypeVar("Knobs")
+Options = TypeVar("Options")
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ def contributions(replies: Iterable[Message]) -> list[Contribution]:
     return found
 
 
-class Rule(Generic[Knobs]):
+class Rule(Generic[Options]):
     """A rule of one run; it lives as long as the server does.
 
     Parameters
     ----------
-    knobs
+    options
         Its own section.
-    workload, flat
-        What is learned, and every knob of the run.
+    workload, config
+        What is learned, and every option of the run.
 
     Attributes
     ----------
@@ -62,8 +62,8 @@ class Rule(Generic[Knobs]):
 
     measures: frozenset[str] = frozenset()
 
-    def __init__(self, knobs: Knobs, workload: Workload, flat: Flat) -> None:
-        self.knobs, self.workload, self.flat = knobs, workload, flat
+    def __init__(self, options: Options, workload: Workload, config: Config) -> None:
+        self.options, self.workload, self.config = options, workload, config
         with seeded("names of a model"):
             self.learned = frozenset(name for name, _ in workload.model().named_parameters())
 
@@ -129,16 +129,25 @@ class Rule(Generic[Knobs]):
 
 
 @dataclass(frozen=True)
-class RuleLine(Generic[Knobs]):
+class AggregationSpec(Generic[Options]):
     """One line of the table of rules."""
 
     summary: str
-    knobs: type[Knobs]
-    rule: type[Rule[Knobs]]
+    options: type[Options]
+    rule: type[Rule[Options]]
 
-    def make(self, name: str, workload: Workload, flat: Flat) -> Rule[Knobs]:
-        """The rule with its knobs from a table."""
-        return self.rule(build(self.knobs, name, flat), workload, flat)
+
+def spec_of(found: object, what: str, reference: str) -> AggregationSpec[Any]:
+    """Return the spec that the registry found, or refuse what is none.
+
+    Raises
+    ------
+    ConfigError
+        When it is no AggregationSpec.
+    """
+    if not isinstance(found, AggregationSpec):
+        raise ConfigError(f"{what} is a {type(found).__name__}; an AggregationSpec is expected")
+    return found
 
 
 class KeptRecord(ArrayRecord):

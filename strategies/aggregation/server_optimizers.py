@@ -23,12 +23,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab.config.schema import Rate
+from fedlab.config.sections import PositiveFloat
 from fedlab.strategies.aggregation.rule import (
+    AggregationSpec,
     Arrays,
     Contribution,
     Rule,
-    RuleLine,
     ask_flower,
     mean,
     record_of,
@@ -37,37 +37,37 @@ from fedlab.strategies.aggregation.rule import (
 
 
 @dataclass(frozen=True)
-class MeanKnobs:
-    """The mean has no knobs."""
+class MeanOptions:
+    """The mean has no options."""
 
 
 @dataclass(frozen=True)
-class MomentumKnobs:
-    """FedAvgM's knobs."""
+class MomentumOptions:
+    """FedAvgM's options."""
 
-    learning_rate: Rate = Field(1.0, description="the server's step size")
+    learning_rate: PositiveFloat = Field(1.0, description="the server's step size")
     momentum: float = Field(0.9, ge=0.0, lt=1.0, description="share of the last step in the next; 0: FedAvg")
 
 
 @dataclass(frozen=True)
-class AdagradKnobs:
-    """FedAdagrad's knobs."""
+class AdagradOptions:
+    """FedAdagrad's options."""
 
-    learning_rate: Rate = Field(0.01, description="the server's step size (eta)")
-    tau: Rate = Field(1e-3, description="adaptivity: added to the root of the second moment")
+    learning_rate: PositiveFloat = Field(0.01, description="the server's step size (eta)")
+    tau: PositiveFloat = Field(1e-3, description="adaptivity: added to the root of the second moment")
 
 
 @dataclass(frozen=True)
-class AdamKnobs:
-    """Knobs of FedAdam and FedYogi."""
+class AdamOptions:
+    """Options of FedAdam and FedYogi."""
 
-    learning_rate: Rate = Field(0.01, description="the server's step size (eta)")
+    learning_rate: PositiveFloat = Field(0.01, description="the server's step size (eta)")
     beta_1: float = Field(0.9, ge=0.0, lt=1.0, description="decay a round of the first moment")
     beta_2: float = Field(0.99, ge=0.0, lt=1.0, description="decay a round of the second moment")
-    tau: Rate = Field(1e-3, description="adaptivity: added to the root of the second moment")
+    tau: PositiveFloat = Field(1e-3, description="adaptivity: added to the root of the second moment")
 
 
-class Mean(Rule[MeanKnobs]):
+class Mean(Rule[MeanOptions]):
     """The mean of the clients' arrays, weighted by their examples."""
 
     def floats(
@@ -77,12 +77,12 @@ class Mean(Rule[MeanKnobs]):
         return mean(given, names, server_round)
 
 
-class Momentum(Rule[MomentumKnobs]):
+class Momentum(Rule[MomentumOptions]):
     """v <- momentum v + (w - mean); w <- w - rate v."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.flower = flower.FedAvgM(server_learning_rate=self.knobs.learning_rate, server_momentum=self.knobs.momentum)
+        self.flower = flower.FedAvgM(server_learning_rate=self.options.learning_rate, server_momentum=self.options.momentum)
 
     def floats(
         self, current: Mapping[str, Tensor], given: Sequence[Contribution], names: Sequence[str], server_round: int
@@ -103,7 +103,7 @@ class Momentum(Rule[MomentumKnobs]):
         self.flower.momentum_vector = [to_numpy(tensor) for tensor in state["momentum"]] if state else None
 
 
-Moments = TypeVar("Moments", AdagradKnobs, AdamKnobs)
+Moments = TypeVar("Moments", AdagradOptions, AdamOptions)
 
 
 class Adaptive(Rule[Moments], Generic[Moments]):
@@ -137,34 +137,34 @@ class Adaptive(Rule[Moments], Generic[Moments]):
         self.flower.m_t, self.flower.v_t = moment("first"), moment("second")
 
 
-class Adagrad(Adaptive[AdagradKnobs]):
+class Adagrad(Adaptive[AdagradOptions]):
     """v <- v + change^2."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.flower = flower.FedAdagrad(eta=self.knobs.learning_rate, tau=self.knobs.tau)
+        self.flower = flower.FedAdagrad(eta=self.options.learning_rate, tau=self.options.tau)
 
 
-class Adam(Adaptive[AdamKnobs]):
+class Adam(Adaptive[AdamOptions]):
     """v <- beta_2 v + (1 - beta_2) change^2."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        knobs = self.knobs
-        self.flower = flower.FedAdam(eta=knobs.learning_rate, beta_1=knobs.beta_1, beta_2=knobs.beta_2, tau=knobs.tau)
+        options = self.options
+        self.flower = flower.FedAdam(eta=options.learning_rate, beta_1=options.beta_1, beta_2=options.beta_2, tau=options.tau)
 
 
-class Yogi(Adaptive[AdamKnobs]):
+class Yogi(Adaptive[AdamOptions]):
     """v <- v - (1 - beta_2) change^2 sign(v - change^2)."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        knobs = self.knobs
-        self.flower = flower.FedYogi(eta=knobs.learning_rate, beta_1=knobs.beta_1, beta_2=knobs.beta_2, tau=knobs.tau)
+        options = self.options
+        self.flower = flower.FedYogi(eta=options.learning_rate, beta_1=options.beta_1, beta_2=options.beta_2, tau=options.tau)
 
 
-FEDAVG = RuleLine("labelled clients train, the server averages (McMahan 2017)", MeanKnobs, Mean)
-FEDAVGM = RuleLine("FedAvg with momentum on the server (Hsu 2019)", MomentumKnobs, Momentum)
-FEDADAGRAD = RuleLine("FedAvg with Adagrad on the server (Reddi 2021)", AdagradKnobs, Adagrad)
-FEDADAM = RuleLine("FedAvg with Adam on the server (Reddi 2021)", AdamKnobs, Adam)
-FEDYOGI = RuleLine("FedAvg with Yogi on the server (Reddi 2021)", AdamKnobs, Yogi)
+FEDAVG = AggregationSpec("labelled clients train, the server averages (McMahan 2017)", MeanOptions, Mean)
+FEDAVGM = AggregationSpec("FedAvg with momentum on the server (Hsu 2019)", MomentumOptions, Momentum)
+FEDADAGRAD = AggregationSpec("FedAvg with Adagrad on the server (Reddi 2021)", AdagradOptions, Adagrad)
+FEDADAM = AggregationSpec("FedAvg with Adam on the server (Reddi 2021)", AdamOptions, Adam)
+FEDYOGI = AggregationSpec("FedAvg with Yogi on the server (Reddi 2021)", AdamOptions, Yogi)

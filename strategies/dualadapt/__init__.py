@@ -22,13 +22,12 @@ from __future__ import annotations
 
 from fedlab.strategies.dualadapt.client import evaluate, predictor, recalled, states, train
 from fedlab.strategies.dualadapt.server import DualAdapt
-from fedlab.strategies.dualadapt.shared import Knobs
-from fedlab.strategies.protocol import ClientHalf, Entry
+from fedlab.strategies.dualadapt.shared import Options
+from fedlab.strategies.protocol import ClientFunctions, StrategySpec
 
-ENTRY: Entry = Entry(
-    "adapts G, F_g on the server to heads and mixtures that clients fit on unlabelled data (Yao 2022)",
-    Knobs,
+SPEC: StrategySpec = StrategySpec(
+    Options,
     DualAdapt,
-    ClientHalf(train, evaluate, states, recalled, predictor),
-    compared={"control": False},  # its twin is a strategy of the table then
+    ClientFunctions(train, evaluate, states, recalled, predictor),
+    comparison_overrides={"source_only_twin": False},  # its twin is a strategy of the table then
 )

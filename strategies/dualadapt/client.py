@@ -8,11 +8,11 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedlab.config.schema import ClientTraining, Core, Flat, build
+from fedlab.config.schema import ClientConfig, Config
 from fedlab.data.dataset import Examples
 from fedlab.errors import DataError
 from fedlab.losses.discrepancy import discrepancy
@@ -29,13 +29,24 @@ from fedlab.models.feature_classifier import (
     some_rows,
 )
 from fedlab.strategies.dualadapt.mixtures import read_mixture, upload
-from fedlab.strategies.dualadapt.shared import BATCH, CONTROL, HEAD, LAST, MIXTURE, ONLY_MIXTURE, START, Knobs
-from fedlab.strategies.protocol import ARRAYS, CONFIG, METRICS, States, arrays_of, known, load, metrics_record, own_data
+from fedlab.strategies.dualadapt.shared import BATCH, CONTROL, HEAD, LAST, MIXTURE, ONLY_MIXTURE, START, Options
+from fedlab.strategies.protocol import (
+    ARRAYS,
+    CONFIG,
+    METRICS,
+    ClientContext,
+    ModelStates,
+    arrays_of,
+    known,
+    load,
+    metrics_record,
+    own_data,
+)
 from fedlab.training import optimise, pick_device
 from fedlab.workload import Workload
 
 
-def train(workload: Workload, message: Message, context: Context) -> RecordDict:
+def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Lines 5 to 9 on one client; of a newcomer that was asked for its mixture only, line 8 and the upload.
 
     Returns
@@ -44,19 +55,19 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
         ``head``: F_l; ``mixture``: W_T and the quantiles of its log-likelihood; ``metrics``: ``loss``, ``entropy`` and
         ``discrepancy`` of the two heads on the client's own data, no label among them.
     """
-    knobs, training = build(Knobs, "dualadapt", context.run_config), build(ClientTraining, "client", context.run_config)
-    device = pick_device(build(Core, "", context.run_config).device)
+    options, training = context.config.strategy, context.config.client
+    device = context.device
     data = own_data(workload, context, "train")
     model = load(workload.model(), arrays_of(message.content), device)
-    z = client_features(model, data, knobs, device)  # (examples, width), once a round: G is frozen
+    z = client_features(model, data, options, device)  # (examples, width), once a round: G is frozen
     source, quantiles = read_mixture(arrays_of(message.content, MIXTURE), device)
     if only_mixture(message.content):
-        mixture = fit_mixture(z, source, knobs, training)
+        mixture = fit_mixture(z, source, options, training)
         return RecordDict({MIXTURE: upload(mixture, z), METRICS: metrics_record({}, len(data))})
     start = None
     if START in message.content:
         start = load(deepcopy(head_of(model)), arrays_of(message.content, START), device)
-    local, mixture, loss = adapt_head(head_of(model), z, source, quantiles, knobs, training, start)
+    local, mixture, loss = adapt_head(head_of(model), z, source, quantiles, options, training, start)
     p, q = probabilities(head_of(model), z), probabilities(local, z)
     entropy = -(p * p.clamp_min(1e-12).log()).sum(1).mean()
     metrics = known(loss=loss, entropy=float(entropy), discrepancy=float(discrepancy(p, q).mean()))
@@ -74,8 +85,8 @@ def adapt_head(
     z: Tensor,
     source: gaussian_mixture.Mixture,
     quantiles: Tensor,
-    knobs: Knobs,
-    training: ClientTraining,
+    options: Options,
+    training: ClientConfig,
     start: nn.Module | None = None,
 ) -> tuple[nn.Module, gaussian_mixture.Mixture, float | None]:
     """Lines 5 to 8: F_l and W_T from F_g, W_S and the client's features.
@@ -99,15 +110,15 @@ def adapt_head(
     local = deepcopy(start or head).requires_grad_(True).train()  # line 5
     p_global = probabilities(head, z)
     opinion = (p_global + probabilities(start, z)) / 2 if start else p_global
-    labels = pseudo_labels(z, opinion, knobs)  # (examples,)
+    labels = pseudo_labels(z, opinion, options)  # (examples,)
     weights = torch.ones(len(z), device=z.device)
-    if knobs.client_weights:
+    if options.client_weights:
         weights = gaussian_mixture.relative(gaussian_mixture.typicality(source.log_prob(z), quantiles)).to(z)
-    mixture = RunningMixture(source, knobs.variance_floor)
+    mixture = RunningMixture(source, options.variance_floor)
 
     def loss() -> Tensor:  # line 7
         rows = draw(z, training)
-        value = local_loss(local(z[rows]), labels[rows], weights[rows], p_global[rows], knobs.client_discrepancy)
+        value = local_loss(local(z[rows]), labels[rows], weights[rows], p_global[rows], options.client_discrepancy)
         mixture.take(z[rows])  # line 8
         return value
 
@@ -135,18 +146,18 @@ class RunningMixture:
 
 
 def fit_mixture(
-    z: Tensor, source: gaussian_mixture.Mixture, knobs: Knobs, training: ClientTraining
+    z: Tensor, source: gaussian_mixture.Mixture, options: Options, training: ClientConfig
 ) -> gaussian_mixture.Mixture:
     """Line 8 alone, as often as with line 7: so a newcomer's mixture is estimated as those it is compared with."""
-    mixture = RunningMixture(source, knobs.variance_floor)
+    mixture = RunningMixture(source, options.variance_floor)
     for _ in range(training.steps):
         mixture.take(z[draw(z, training)])
     return mixture.fitted()
 
 
-def draw(z: Tensor, training: ClientTraining) -> Tensor:
+def draw(z: Tensor, training: ClientConfig) -> Tensor:
     """Rows (batch,) of one local step, with replacement."""
-    return torch.randint(len(z), (training.batch,)).to(z.device)
+    return torch.randint(len(z), (training.batch_size,)).to(z.device)
 
 
 def local_loss(logits: Tensor, labels: Tensor, weights: Tensor, p_global: Tensor, apart: float) -> Tensor:
@@ -156,24 +167,24 @@ def local_loss(logits: Tensor, labels: Tensor, weights: Tensor, p_global: Tensor
 
 
 @torch.no_grad()
-def pseudo_labels(z: Tensor, p: Tensor, knobs: Knobs) -> Tensor:
+def pseudo_labels(z: Tensor, p: Tensor, options: Options) -> Tensor:
     """Labels (examples,) for the local head: argmax F_g, if asked smoothed over neighbours and evened out by class."""
-    if knobs.pseudo_labels == "propagated":
-        p = propagate(z, p, knobs.neighbours)
-    return (p / p.sum(0).clamp_min(1e-6) ** knobs.balance).argmax(1)
+    if options.pseudo_labels == "propagated":
+        p = propagate(z, p, options.num_neighbors)
+    return (p / p.sum(0).clamp_min(1e-6) ** options.class_balance).argmax(1)
 
 
-def evaluate(workload: Workload, message: Message, context: Context) -> RecordDict:
+def evaluate(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Metrics of global, local and averaged heads on the client's test data, of the last G, and of the control."""
-    knobs = build(Knobs, "dualadapt", context.run_config)
-    device = pick_device(build(Core, "", context.run_config).device)
+    options = context.config.strategy
+    device = context.device
     test = own_data(workload, context, "test")
 
     def tested(record: str, adapted: bool = True) -> tuple[nn.Module, Examples]:
         model = load(workload.model(), arrays_of(message.content, record), device)
         if adapted:
             own = own_data(workload, context, "train")
-            adopt_statistics(features_of(model), own, knobs.statistics_images, knobs.own_statistics, device)
+            adopt_statistics(features_of(model), own, options.bn_images, options.bn_adaptation, device)
         z = encode(features_of(model), test, device, BATCH)
         return head_of(model), Examples({**test.columns, "x": per_example(z, len(test))})
 
@@ -200,19 +211,19 @@ def named(name: str, metrics: Mapping[str, float]) -> dict[str, float]:
     return {f"{metric}_{name}": value for metric, value in metrics.items() if metric != "loss"}
 
 
-def states(workload: Workload, message: Message, context: Context) -> States:
+def states(workload: Workload, message: Message, context: ClientContext) -> ModelStates:
     """What predicts on this client: G with the client's own statistics and F_g, and its own F_l if it has one."""
     local = arrays_of(message.content, HEAD) if HEAD in message.content else None
     own = own_data(workload, context, "train")
-    return kept(workload, arrays_of(message.content), local, own, context.run_config)
+    return kept(workload, arrays_of(message.content), local, own, context.config)
 
 
-def recalled(workload: Workload, checkpoint: Mapping[str, Any], partition: int, flat: Flat) -> States:
+def recalled(workload: Workload, checkpoint: Mapping[str, Any], partition: int, config: Config) -> ModelStates:
     """The same from the server's checkpoint; G keeps the source's statistics where the client's data is not here."""
     own = None
     with suppress(DataError):
         own = workload.data(partition, "train")
-    return kept(workload, checkpoint[ARRAYS], checkpoint["strategy"]["heads"].get(partition), own, flat)
+    return kept(workload, checkpoint[ARRAYS], checkpoint["strategy"]["heads"].get(partition), own, config)
 
 
 def kept(
@@ -220,27 +231,27 @@ def kept(
     arrays: Mapping[str, Tensor],
     local: Mapping[str, Tensor] | None,
     own: Examples | None,
-    flat: Flat,
-) -> States:
+    config: Config,
+) -> ModelStates:
     """G and F_g with the statistics of ``own`` images, and F_l."""
-    knobs, device = build(Knobs, "dualadapt", flat), pick_device(build(Core, "", flat).device)
+    options, device = config.strategy, pick_device(config.run.device)
     model = load(workload.model(), arrays, device)
     if own is not None:
-        adopt_statistics(features_of(model), own, knobs.statistics_images, knobs.own_statistics, device)
+        adopt_statistics(features_of(model), own, options.bn_images, options.bn_adaptation, device)
     return {ARRAYS: model.state_dict(), **({HEAD: local} if local is not None else {})}
 
 
-def predictor(workload: Workload, states: States) -> nn.Module:
+def predictor(workload: Workload, states: ModelStates) -> nn.Module:
     """Inputs ``x`` to log-probabilities (batch, classes): F_g and F_l averaged, on G."""
     model = load(workload.model(), states[ARRAYS], torch.device("cpu"))
     local = load(deepcopy(head_of(model)), states.get(HEAD, head_of(model).state_dict()), torch.device("cpu"))
     return nn.Sequential(features_of(model), Average(head_of(model), local)).eval()
 
 
-def client_features(model: nn.Module, data: Examples, knobs: Knobs, device: torch.device) -> Tensor:
+def client_features(model: nn.Module, data: Examples, options: Options, device: torch.device) -> Tensor:
     """G's features (rows, width) of a client's images, normalised with its own statistics if asked; at most so many."""
-    adopt_statistics(features_of(model), data, knobs.statistics_images, knobs.own_statistics, device)
-    return some_rows(encode(features_of(model), data, device, BATCH), knobs.client_rows)
+    adopt_statistics(features_of(model), data, options.bn_images, options.bn_adaptation, device)
+    return some_rows(encode(features_of(model), data, device, BATCH), options.max_features)
 
 
 def only_mixture(content: RecordDict) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
 from fedlab.comm.grid import RosterGrid
-from fedlab.config.schema import Core, Flat, build
+from fedlab.config.schema import Config
 from fedlab.errors import ConfigError
 from fedlab.losses.discrepancy import discrepancy
 from fedlab.models import gaussian_mixture
@@ -33,7 +33,7 @@ from fedlab.strategies.dualadapt.shared import (
     ONLY_MIXTURE,
     SOURCE_ROWS,
     START,
-    Knobs,
+    Options,
 )
 from fedlab.strategies.protocol import (
     ARRAYS,
@@ -54,25 +54,26 @@ from fedlab.workload import TestsNewClasses, Workload
 class DualAdapt(FlowerFedAvg):
     """Lines 1 to 4 and 10 to 13: pre-training, the source mixture, the steps against the clients' heads."""
 
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
+    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
         super().__init__(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
-        self.knobs, self.rounds = build(Knobs, "dualadapt", flat), build(Core, "", flat).rounds
-        self.trainer = SourceTrainer(workload, flat, progress)
-        check_parts(self.trainer.model, "dualadapt", build(Core, "", flat).workload)
+        self.options: Options = config.strategy
+        self.rounds = config.run.rounds
+        self.trainer = SourceTrainer(workload, config, progress)
+        check_parts(self.trainer.model, "dualadapt", config.run.workload)
         if isinstance(workload, TestsNewClasses):
             raise ConfigError(
-                f"dualadapt fits heads for the server's classes, and workload {build(Core, '', flat).workload!r} tests "
+                f"dualadapt fits heads for the server's classes, and workload {config.run.workload!r} tests "
                 "classes that the server has never seen; use startup, self_training or source_only"
             )
-        if self.knobs.components > len(self.trainer.source):
+        if self.options.components > len(self.trainer.source):
             raise ConfigError(
-                f"knob 'dualadapt.components': a mixture of {self.knobs.components} components cannot be "
+                f"option 'dualadapt.components': a mixture of {self.options.components} components cannot be "
                 f"fitted to {len(self.trainer.source)} source examples; ask for fewer"
             )
-        self.control = SourceTrainer(workload, flat, progress) if self.knobs.control else None
+        self.control = SourceTrainer(workload, config, progress) if self.options.source_only_twin else None
         self.workload, self.device, self.seed = workload, self.trainer.device, self.trainer.seed
         self.progress = progress
-        self.flat, self.norm_limit = flat, build(Core, "", flat).norm_limit
+        self.config, self.norm_limit = config, config.comm.max_update_norm_ratio
         self.heads: dict[int, dict[str, Tensor]] = {}  # F_l by partition; of a newcomer, what it starts from
         self.mixtures: dict[int, dict[str, Tensor]] = {}  # W_T and its quantiles by partition
         self.source: dict[str, Tensor] = {}  # W_S of this round and its quantiles
@@ -101,7 +102,7 @@ class DualAdapt(FlowerFedAvg):
         self.partition_of, self.noted, self.measured = partition_by_node(grid), [], {}
         self.names = grid.names if isinstance(grid, RosterGrid) else {}
         present = set(self.partition_of.values())
-        arrived = present - self.heads.keys() if self.heads and self.knobs.onboarding else set()
+        arrived = present - self.heads.keys() if self.heads and self.options.onboarding else set()
         newcomers = present & self.onboarding.keys()
         self.arriving = bool(arrived)
         if not self.arriving:
@@ -123,8 +124,8 @@ class DualAdapt(FlowerFedAvg):
 
     def _steps(self, server_round: int, against: set[int]) -> None:
         """Lines 10 to 13 against the heads of some clients, and the control's steps beside them."""
-        steps = self.trainer.knobs.steps
-        beside = self.server_loss(server_round, against) if against and self.knobs.server_discrepancy else None
+        steps = self.trainer.options.steps
+        beside = self.server_loss(server_round, against) if against and self.options.server_discrepancy else None
         self.measured = known(loss=self.trainer.train(server_round, steps, "server", beside))
         if self.control:
             self.measured |= known(control_loss=self.control.train(server_round, steps, "control"))
@@ -134,7 +135,7 @@ class DualAdapt(FlowerFedAvg):
         some = self.trainer.source.spread(SOURCE_ROWS)
         z = some_rows(encode(features_of(self.trainer.average), some, self.device, BATCH), SOURCE_ROWS)
         mixture = gaussian_mixture.fit(
-            z, self.knobs.components, steps=self.knobs.em_steps, tolerance=0.0, variance_floor=self.knobs.variance_floor
+            z, self.options.components, steps=self.options.em_steps, tolerance=0.0, variance_floor=self.options.variance_floor
         )
         return dict(arrays_of(RecordDict({MIXTURE: upload(mixture, z)}), MIXTURE))
 
@@ -165,25 +166,25 @@ class DualAdapt(FlowerFedAvg):
                 p = functional_call(head, frozen, (z,)).softmax(1)
             q = local_heads(z)
             apart = discrepancy(p.expand_as(q).flatten(0, 1), q.flatten(0, 1)).view(len(chosen), -1)  # (clients, batch)
-            if self.knobs.server_weights:
+            if self.options.server_weights:
                 typical = gaussian_mixture.typicality(mixtures.log_prob(z.detach()), quantiles)
                 apart = gaussian_mixture.relative(typical).to(apart) * apart
-            return self.knobs.server_discrepancy * apart.mean()
+            return self.options.server_discrepancy * apart.mean()
 
         return loss
 
     def pseudo_targets(self) -> Tensor:
         """Line 11: images (batch, ...) that are not of the source, from two source images each."""
         x, other = self.trainer.draw()["x"], self.trainer.draw()["x"]
-        if self.knobs.mixup == "average":
+        if self.options.mixup == "average":
             return (x + other) / 2
-        return (x - other).abs() - 1 if self.knobs.mixup == "difference" else x  # |u - v| of [0, 1], back in [-1, 1]
+        return (x - other).abs() - 1 if self.options.mixup == "difference" else x  # |u - v| of [0, 1], back in [-1, 1]
 
     def check(self, reply: Message) -> None:
         """Refuse a reply without a head like F_g and a mixture like W_S; of a newcomer's first, without the mixture."""
         if not self.arriving:
             validation.arrays(reply.content, HEAD, head_of(self.trainer.average).state_dict(), self.norm_limit)
-        check_mixture(validation.read(reply.content, MIXTURE), self.source, self.norm_limit, self.knobs.variance_floor)
+        check_mixture(validation.read(reply.content, MIXTURE), self.source, self.norm_limit, self.options.variance_floor)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -217,16 +218,16 @@ class DualAdapt(FlowerFedAvg):
             if other in self.heads and other not in self.onboarding
         }
         distances = onboarding.rank(read_mixture(mixture, cpu)[0], known_mixtures)
-        choice = onboarding.choose(self.knobs.start, partition, distances, self.seed)
+        choice = onboarding.choose(self.options.late_joiner_init, partition, distances, self.seed)
         if choice.taken is not None:
             head = self.heads[choice.taken]
-        elif self.knobs.start == "fresh":
+        elif self.options.late_joiner_init == "fresh":
             with seeded(self.seed, "fresh start", partition):
                 head = head_of(self.workload.model()).state_dict()
         else:
             head = head_of(self.trainer.average).state_dict()
         self.heads[partition] = {name: tensor.detach().clone() for name, tensor in head.items()}
-        self.mixtures[partition], self.onboarding[partition] = mixture, self.knobs.onboarding
+        self.mixtures[partition], self.onboarding[partition] = mixture, self.options.onboarding
         self.noted.append(choice.note(self.names))
 
     def configure_evaluate(

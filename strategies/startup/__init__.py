@@ -11,8 +11,8 @@
 8      upload the student
 9    server: student <- mean of the students, weighted by images; or another rule (``startup.aggregation``)
 ```
-With ``startup.setting=centralised`` the server takes lines 3 and 7 as one step on all clients' images: the paper's
-method, for simulation only. The ingredients are knobs, so baselines are the same file: no line 7 is transfer,
+With ``startup.setting=centralized`` the server takes lines 3 and 7 as one step on all clients' images: the paper's
+method, for simulation only. The ingredients are options, so baselines are the same file: no line 7 is transfer,
 ``soft=none`` is transfer + SimCLR, ``base=0`` besides is SimCLR on the target. ``moving`` > 0 lets the teacher follow
 the student, and with ``sharpness=10`` and ``start=whole`` that is Dynamic Distillation.
 
@@ -36,13 +36,13 @@ round 0 (with ``start`` at its default, that is transfer), every ``evaluate_ever
 
 from __future__ import annotations
 
-from fedlab.strategies.protocol import ClientHalf, Entry, evaluate
+from fedlab.strategies.protocol import ClientFunctions, StrategySpec, evaluate
 from fedlab.strategies.startup.client import train
 from fedlab.strategies.startup.server import Startup
-from fedlab.strategies.startup.shared import Knobs, Student
+from fedlab.strategies.startup.shared import Options, Student
 
-__all__ = ["ENTRY", "Knobs", "Startup", "Student", "train"]
+__all__ = ["SPEC", "Options", "Startup", "Student", "train"]
 
-ENTRY: Entry = Entry(
-    "a teacher of the base labels the clients' images softly (Phoo 2021)", Knobs, Startup, ClientHalf(train, evaluate)
+SPEC: StrategySpec = StrategySpec(
+    Options, Startup, ClientFunctions(train, evaluate)
 )

@@ -1,4 +1,4 @@
-"""STARTUP's server half: lines 1 to 4 and 9 of the pseudo-code; in the centralised setting line 7 too."""
+"""STARTUP's server half: lines 1 to 4 and 9 of the pseudo-code; in the centralized setting line 7 too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from torch import Tensor, nn
 
-from fedlab.config.schema import ClientTraining, Core, Flat, build
+from fedlab.config.schema import Config, RunConfig
 from fedlab.data.dataset import Examples
 from fedlab.errors import ConfigError
 from fedlab.models.feature_classifier import features_of, head_of, missing_parts
@@ -19,23 +19,35 @@ from fedlab.seeds import seeded
 from fedlab.strategies import aggregation, validation
 from fedlab.strategies.protocol import ARRAYS, CONFIG, EXAMPLES, METRICS, ROUND, client_metrics, is_final, known
 from fedlab.strategies.source_only import SourceTrainer
-from fedlab.strategies.startup.shared import TEACHER, Knobs, Student, TargetLoss, Uploaded, Views, raised, schedule, sgd
+from fedlab.strategies.startup.shared import (
+    TEACHER,
+    Options,
+    Student,
+    TargetLoss,
+    Uploaded,
+    Views,
+    raised,
+    schedule,
+    sgd,
+)
 from fedlab.training import Progress, follow, optimise
 from fedlab.workload import Workload
 
 
 class Startup(FlowerFedAvg):
-    """Lines 1 to 4 and 9; in the centralised setting line 7 too."""
+    """Lines 1 to 4 and 9; in the centralized setting line 7 too."""
 
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
+    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
         super().__init__(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
         self.workload, self.progress = workload, progress
-        self.core, self.knobs = build(Core, "", flat), build(Knobs, "startup", flat)
-        self.local = build(ClientTraining, "client", flat)
-        self.trainer = SourceTrainer(workload, flat, progress)
+        self.config = config
+        self.core: RunConfig = config.run
+        self.options: Options = config.strategy
+        self.local = config.client
+        self.trainer = SourceTrainer(workload, config, progress)
         check_serves(workload, self.trainer.model, self.core.workload)
-        self.uploaded = Uploaded(workload, self.knobs.contrastive > 0)
-        self.rule = aggregation.make(self.knobs.aggregation, self.uploaded, flat, labelled=False)
+        self.uploaded = Uploaded(workload, self.options.contrastive_weight > 0)
+        self.rule = aggregation.make(self.uploaded, config, labelled=False)
         self.teacher = self.trainer.average
         self.student = self.begin()
         self.measured: dict[str, float] = {}
@@ -44,9 +56,9 @@ class Startup(FlowerFedAvg):
         """Line 1, behind the teacher: the student before the first round."""
         with seeded(self.core.seed, "student"):
             student = self.uploaded.model()
-        if self.knobs.start != "fresh":
+        if self.options.start != "fresh":
             features_of(student.model).load_state_dict(features_of(self.teacher).state_dict())
-        if self.knobs.start == "whole":
+        if self.options.start == "whole":
             head_of(student.model).load_state_dict(head_of(self.teacher).state_dict())
         return student.to(self.trainer.device)
 
@@ -61,7 +73,7 @@ class Startup(FlowerFedAvg):
     ) -> Iterable[Message]:
         """Lines 3 and 4; no message where clients have nothing to do."""
         self.measured = {}
-        federated = self.knobs.setting == "federated"
+        federated = self.options.setting == "federated"
         if not federated or not self.local.steps:
             self._steps(server_round, None if federated else self._everybodys())
             return []
@@ -72,33 +84,33 @@ class Startup(FlowerFedAvg):
             ARRAYS: ArrayRecord(self.student.state_dict()),
             CONFIG: config,
         }
-        if self.knobs.soft != "none":
+        if self.options.distillation_loss != "none":
             records[TEACHER] = ArrayRecord(self.teacher.state_dict())
         return self._construct_messages(RecordDict(records), list(grid.get_node_ids()), "train")
 
     def _steps(self, server_round: int, beside: TargetLoss | None) -> None:
         """Line 3; with ``beside`` line 7 in the same steps."""
-        knobs, rounds = self.knobs, self.core.rounds
-        steps = iter(range(self.trainer.knobs.steps))
+        options, rounds = self.options, self.core.rounds
+        steps = iter(range(self.trainer.options.steps))
 
         def loss() -> Tensor:
             step = next(steps)
             value = torch.zeros((), device=self.trainer.device)
-            if knobs.base:
+            if options.base_weight:
                 batch = self.trainer.batch(server_round, step)
-                value = value + knobs.base * self.workload.loss(self.student.model, batch)
+                value = value + options.base_weight * self.workload.loss(self.student.model, batch)
             if beside:
                 with seeded(self.core.seed, "target", server_round, step):
-                    value = value + beside(raised(server_round, rounds) if knobs.ramp else 1.0)
+                    value = value + beside(raised(server_round, rounds) if options.distillation_warmup else 1.0)
             return value
 
-        if not knobs.base and beside is None:
+        if not options.base_weight and beside is None:
             return
         self.student.train()
         mean = optimise(
             loss,
-            sgd(self.student, schedule(self.trainer.knobs.learning_rate, server_round, rounds)),
-            self.trainer.knobs.steps,
+            sgd(self.student, schedule(self.trainer.options.learning_rate, server_round, rounds)),
+            self.trainer.options.steps,
             name="server",
             progress=self.progress,
             after_step=beside.after_step if beside else None,
@@ -106,15 +118,15 @@ class Startup(FlowerFedAvg):
         self.measured |= known(loss=mean)
 
     def _everybodys(self) -> TargetLoss | None:
-        """The centralised setting: one owner of every client's images."""
-        clients = range(self.core.clients or len(self.workload.clients))
+        """The centralized setting: one owner of every client's images."""
+        clients = range(self.config.data.num_clients or len(self.workload.clients))
         data = Examples({"x": torch.cat([self.workload.data(partition, "train")[:]["x"] for partition in clients])})
-        found = TargetLoss(self.workload, self.knobs, self.student, self.teacher, data, self.local.batch)
+        found = TargetLoss(self.workload, self.options, self.student, self.teacher, data, self.local.batch_size)
         return None if found.empty else found
 
     def check(self, reply: Message) -> None:
         """Refuse a reply that is no student like the one that was sent."""
-        validation.arrays(reply.content, ARRAYS, self.student.state_dict(), self.core.norm_limit)
+        validation.arrays(reply.content, ARRAYS, self.student.state_dict(), self.config.comm.max_update_norm_ratio)
         metrics, expected = client_metrics(reply), {EXAMPLES, "loss", *self.rule.measures}
         if set(reply.content) != {ARRAYS, METRICS, CONFIG} or not expected - {"loss"} <= metrics.keys() <= expected:
             came = sorted(reply.content), sorted(metrics)
@@ -130,8 +142,8 @@ class Startup(FlowerFedAvg):
         if given:
             sent = {name: tensor.cpu() for name, tensor in self.student.state_dict().items()}
             self.student.load_state_dict(self.rule.aggregate(sent, given, server_round))
-            if self.knobs.moving:
-                follow(self.teacher, self.student.model, self.knobs.moving**self.local.steps)
+            if self.options.teacher_ema:
+                follow(self.teacher, self.student.model, self.options.teacher_ema**self.local.steps)
             self.measured |= self.rule.metrics()
         losses = [one.metrics["loss"] for one in given if "loss" in one.metrics]
         if losses:
@@ -142,7 +154,7 @@ class Startup(FlowerFedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Before the first round, after the last, and every ``evaluate_every`` rounds: episodes cost time."""
-        every = self.knobs.evaluate_every
+        every = self.options.evaluate_every
         final = is_final(server_round, self.core.rounds, config)
         if server_round == 0 or final or (every and server_round % every == 0):
             return super().configure_evaluate(server_round, arrays, config, grid)

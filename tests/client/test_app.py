@@ -11,18 +11,19 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 import toy
-from fedlab import strategies, workloads
+from fedlab import registry, workloads
 from fedlab.client.app import app
 from fedlab.config.schema import resolve
 from fedlab.launch import sections
+from tables import put
 
 
 @pytest.fixture
 def context(monkeypatch):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
     flat = resolve(
-        {**toy.SMALL, "strategy": "fedavg", "blobs.labelled": True, "dualadapt.components": 2},
+        {**toy.SMALL, "strategy": "fedavg", "blobs.client_labels": True, "dualadapt.components": 2},
         {},
         sections(),
         {"workload": "blobs", "strategy": "fedavg"},
@@ -109,6 +110,6 @@ def test_a_clear_error_stays_a_sentence(context):
 
 
 def hint():
-    from fedlab.errors import near_match
+    from fedlab.errors import suggest
 
-    return near_match("fedavgg", strategies.STRATEGIES)
+    return suggest("fedavgg", registry.STRATEGIES)

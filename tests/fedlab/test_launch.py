@@ -17,14 +17,15 @@ import torch
 import fedlab
 import toy
 from commands import SHORT
-from fedlab import launch, strategies, workloads
+from fedlab import launch, registry
 from fedlab.config.schema import preset_names, read_preset
 from fedlab.errors import ConfigError, DataError, FedlabError, RunError
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.result import Result
 from fedlab.strategies import dualadapt
-from fedlab.strategies.protocol import ClientHalf, round_of
+from fedlab.strategies.protocol import ClientFunctions, round_of
 from fedlab.training import resolve_device
+from tables import put
 
 SUPPORT = Path(__file__).parents[1] / "support"
 FULL = os.environ.get("FEDLAB_DATA", "")  # read before the fixture that hides it
@@ -32,7 +33,7 @@ FULL = os.environ.get("FEDLAB_DATA", "")  # read before the fixture that hides i
 
 @pytest.fixture(autouse=True)
 def _toy_workload(monkeypatch):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
 
 
 def run(tmp_path, **changes):
@@ -66,7 +67,7 @@ def test_the_split_is_written_with_the_labels_that_the_simulation_knows(tmp_path
     assert json.loads(blind.read_text()) == {
         "clients": [{"name": name, "examples": 90, "labels": None} for name in ("near", "far")]
     }
-    held = run(tmp_path, strategy="fedavg", **{"blobs.labelled": True}).directory / "split.json"
+    held = run(tmp_path, strategy="fedavg", **{"blobs.client_labels": True}).directory / "split.json"
     counts = [{str(k): int((toy.blobs(90, shift, 7)["y"] == k).sum()) for k in range(3)} for shift in (0.5, 1.0)]
     assert [client["labels"] for client in json.loads(held.read_text())["clients"]] == counts
     monkeypatch.setattr(toy.Blobs, "labels", lambda self, partition: torch.tensor([2, 2, partition]), raising=False)
@@ -79,10 +80,10 @@ def test_labels_that_are_no_classes_or_nowhere_are_not_counted(monkeypatch):
         raise DataError("no labels")
 
     monkeypatch.setattr(toy.Blobs, "labels", nowhere, raising=False)
-    assert [client["labels"] for client in launch.split_of(toy.Blobs(), 2)] == [None, None]
+    assert [client["labels"] for client in launch.partition_statistics(toy.Blobs(), 2)] == [None, None]
     for labels in (torch.zeros(90), torch.zeros(90, 4, 4, dtype=torch.long)):
         monkeypatch.setattr(toy.Blobs, "labels", lambda self, partition, y=labels: y, raising=False)
-        assert launch.split_of(toy.Blobs(), 1) == [{"name": "near", "examples": 90, "labels": None}]
+        assert launch.partition_statistics(toy.Blobs(), 1) == [{"name": "near", "examples": 90, "labels": None}]
 
 
 def test_same_seed_same_bits_and_another_seed_others(tmp_path):
@@ -128,7 +129,7 @@ def child(directory, deadly):
             return write(self, *args, **kwargs)
         return wrapped
     RunDirectory._append, RunDirectory.checkpoint = tick(emit), tick(checkpoint)
-    launch.execute(directory)
+    launch.run_engine(directory)
 
 deadly = 1
 while True:
@@ -151,7 +152,7 @@ while True:
 @pytest.mark.parametrize("strategy", ["dualadapt", "fedprox"])
 def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path, strategy):
     """SIGKILL at every ninth write of the run directory, in every round and phase, half a line on the disk."""
-    labelled = {"blobs.labelled": strategy == "fedprox"}
+    labelled = {"blobs.client_labels": strategy == "fedprox"}
     preset = toy.write_preset(tmp_path, strategy=strategy, rounds=3, **labelled)
     expected = fedlab.run(preset, runs=tmp_path / "whole")
     script = KILL.format(tests=str(SUPPORT), preset=preset, runs=tmp_path / "runs", stride=9)
@@ -177,7 +178,7 @@ def test_an_interrupt_leaves_a_run_that_resumes(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         fedlab.run(preset, runs=tmp_path / "runs")
     monkeypatch.undo()
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
     directory = RunDirectory.open(tmp_path / "runs" / "toy-0")
     assert directory.manifest()["status"] == "interrupted"
     assert fedlab.resume(directory.path).weights_sha256 == expected
@@ -268,7 +269,7 @@ def test_a_full_disk_is_a_sentence_and_the_run_resumes(tmp_path, monkeypatch):
     with pytest.raises(RunError, match=r"No space left on device; once that is mended, `fedlab resume"):
         fedlab.run(preset, runs=tmp_path / "runs")
     monkeypatch.undo()
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
     assert fedlab.resume(tmp_path / "runs" / "toy-0").weights_sha256 == expected
 
 
@@ -278,7 +279,7 @@ def test_the_process_stays_as_it_was(tmp_path):
     assert (torch.get_num_threads(), torch.get_deterministic_debug_mode(), logging.getLogger("flwr").level) == before
 
 
-def test_an_unknown_preset_has_a_near_match(tmp_path):
+def test_an_unknown_preset_has_a_suggest(tmp_path):
     with pytest.raises(ConfigError, match="unknown preset 'dualadapt-digit'; did you mean 'dualadapt-digits'"):
         fedlab.run("dualadapt-digit", runs=tmp_path)
     with pytest.raises(ConfigError, match="does not exist"):
@@ -308,7 +309,7 @@ def test_a_client_that_raises_is_named_with_its_traceback_and_nothing_is_lost(tm
 
 
 def test_a_failing_client_is_tolerated_named_and_counted_when_fewer_are_needed(tmp_path):
-    result = run(tmp_path, min_clients=1, **{"blobs.broken": 1, "strategy": "fedavg", "blobs.labelled": True})
+    result = run(tmp_path, min_clients=1, **{"blobs.broken": 1, "strategy": "fedavg", "blobs.client_labels": True})
     last = result.rounds[-1]
     assert [(failure["client"], failure["partition"]) for failure in last["failures"]] == [("far", 1)]
     assert "disk of this client" in last["failures"][0]["reason"]
@@ -323,8 +324,8 @@ def test_dualadapt_goes_on_when_a_client_fails_before_it_has_a_head(tmp_path, mo
             raise OSError("the disk of this client is gone")
         return train(workload, message, context)
 
-    half = ClientHalf(fails_in_round_1, dualadapt.evaluate)
-    monkeypatch.setitem(strategies.STRATEGIES, "dualadapt", replace(dualadapt.ENTRY, client=half))
+    half = ClientFunctions(fails_in_round_1, dualadapt.evaluate)
+    put(monkeypatch, "strategy", "dualadapt", replace(dualadapt.SPEC, client=half))
     first, second = run(tmp_path, min_clients=1).rounds[1:3]
     assert [failure["client"] for failure in first["failures"]] == ["far"]
     assert "accuracy_local" not in first["clients"]["far"]
@@ -340,7 +341,7 @@ def test_all_clients_failing_stops_the_run(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_in_its_round(tmp_path):
     with pytest.raises(RunError, match="the loss is nan at step"):
-        run(tmp_path, **{"blobs.poison": True, "server.batch": 90})
+        run(tmp_path, **{"blobs.poison": True, "server.batch_size": 90})
 
 
 def test_a_run_that_failed_goes_on_from_its_checkpoint_once_mended(tmp_path, monkeypatch):
@@ -357,7 +358,7 @@ def test_a_run_that_failed_goes_on_from_its_checkpoint_once_mended(tmp_path, mon
     directory = RunDirectory.open(tmp_path / "runs" / "toy-0")
     assert [record["round"] for record in directory.rounds()] == [0, 1]
     monkeypatch.undo()
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
     assert fedlab.resume(directory.path).weights_sha256 == expected
 
 
@@ -378,30 +379,30 @@ def test_no_run_directory_is_a_sentence(tmp_path):
 # What makes each workload's data small; presets whose sets do not ship run where FEDLAB_DATA has them.
 TINY_DATA = {
     "camvid": {"camvid.targets": "dusk", "camvid.width": 8},
-    "digits": {"digits.limit": 100, "digits.targets": "optdigits"},
-    "fewshot": {"fewshot.limit": 100, "fewshot.shots": "1", "fewshot.queries": 1, "fewshot.episodes": 5},
-    "images": {"images.limit": 100},
+    "digits": {"data.max_examples": 100, "digits.targets": "optdigits"},
+    "fewshot": {"data.max_examples": 100, "fewshot.shots": "1", "fewshot.queries": 1, "fewshot.episodes": 5},
+    "images": {"data.max_examples": 100},
     "generation": {
-        "generation.limit": 100,
-        "generation.tested": 8,
+        "data.max_examples": 100,
+        "generation.eval_images": 8,
         "generation.samples": 8,
         "generation.sampling_steps": 1,
-        "client.batch": 4,
+        "client.batch_size": 4,
     },
     "molecules": {
-        "molecules.limit": 300,
+        "data.max_examples": 300,
         "molecules.samples": 20,
         "molecules.adjacency_layers": 2,
         "molecules.node_layers": 2,
     },
-    "office": {"office.limit": 100, "office.targets": "webcam"},
-    "pacs": {"pacs.limit": 100, "pacs.targets": "sketch"},
+    "office": {"data.max_examples": 100, "office.targets": "webcam"},
+    "pacs": {"data.max_examples": 100, "pacs.targets": "sketch"},
 }
 LIGHT = {
-    "dualadapt-digits-mcd": {"dualadapt.control": False},  # a twin doubles its checkpoints of a gigabyte
+    "dualadapt-digits-mcd": {"dualadapt.source_only_twin": False},  # a twin doubles its checkpoints of a gigabyte
     "ddpm-cifar10": {"generation.network": "tiny"},
     "ddpm-mnist-long": {"generation.network": "tiny"},
-    "ncsn-cifar10": {"generation.width": 8, "generation.levels": 4},
+    "ncsn-cifar10": {"generation.width": 8, "generation.num_timesteps": 4},
 }
 
 
@@ -415,7 +416,7 @@ def test_every_preset_runs_one_tiny_round(tmp_path, preset, monkeypatch):
         if not FULL:
             pytest.skip(f"set FEDLAB_DATA: {missing}")
         monkeypatch.setenv("FEDLAB_DATA", FULL)
-    result = fedlab.run(preset, runs=tmp_path, knobs=knobs)
+    result = fedlab.run(preset, runs=tmp_path, overrides=knobs)
     last = result.rounds[-1]
     assert last["round"] == 1
     assert all(
@@ -428,9 +429,9 @@ def test_every_preset_runs_one_tiny_round(tmp_path, preset, monkeypatch):
 
 @pytest.mark.engine
 def test_in_process_and_ray_give_the_same_bits(tmp_path):
-    knobs = {**SHORT, "rounds": 2, "digits.targets": "optdigits,usps", "digits.limit": 300, "connect_timeout": 240}
+    knobs = {**SHORT, "rounds": 2, "digits.targets": "optdigits,usps", "data.max_examples": 300, "comm.connect_timeout": 240}
     results = [
-        fedlab.run("dualadapt-digits", runs=tmp_path, knobs={**knobs, "engine": engine})
+        fedlab.run("dualadapt-digits", runs=tmp_path, overrides={**knobs, "engine": engine})
         for engine in ("inprocess", "ray")
     ]
     assert results[0].weights_sha256 == results[1].weights_sha256
@@ -443,7 +444,7 @@ def test_in_process_and_ray_give_the_same_bits(tmp_path):
 def test_a_failure_under_ray_is_the_same_sentence_and_the_run_resumes(tmp_path):
     preset = tmp_path / "broken.toml"
     preset.write_text('strategy = "source_only"\n')
-    knobs = {**SHORT, "digits.targets": "optdigits", "engine": "ray", "connect_timeout": 0.001}
+    knobs = {**SHORT, "digits.targets": "optdigits", "engine": "ray", "comm.connect_timeout": 0.001}
     with pytest.raises(RunError, match="0 of 1 clients connected within 0.001 s"):
         fedlab.run(str(preset), runs=tmp_path, knobs=knobs)
     assert json.loads((tmp_path / "broken-0" / "manifest.json").read_text())["status"] == "failed"
@@ -452,13 +453,13 @@ def test_a_failure_under_ray_is_the_same_sentence_and_the_run_resumes(tmp_path):
 
 def test_launch_knows_every_section():
     assert {"", "server", "client", "ray", "digits", "dualadapt", "source_only", "fedavg", "fedprox"} <= set(
-        launch.sections()
+        registry.all_sections()
     )
 
 
 # --- a newcomer in the middle of a run ---
 
-LATE = {"blobs.domains": "near,far,late", "arrivals": "late=3", "rounds": 6}
+LATE = {"blobs.domains": "near,far,late", "join_rounds": "late=3", "rounds": 6}
 
 
 def test_a_newcomer_sends_its_mixture_first_then_adapts_alone_then_all_go_on(tmp_path):
@@ -478,7 +479,7 @@ def test_a_newcomer_sends_its_mixture_first_then_adapts_alone_then_all_go_on(tmp
 
 @pytest.mark.parametrize("start", ["global", "random", "fresh"])
 def test_a_newcomer_may_start_elsewhere(tmp_path, start):
-    nearest, other = (run(tmp_path, **LATE, **{"dualadapt.start": choice}) for choice in ("nearest", start))
+    nearest, other = (run(tmp_path, **LATE, **{"dualadapt.late_joiner_init": choice}) for choice in ("nearest", start))
     assert (other.rounds[3]["notes"][0]["start"] in ("near", "far")) == (start == "random")
     assert len(other.rounds) == len(nearest.rounds) == 7
 
@@ -518,7 +519,7 @@ def test_a_run_with_a_newcomer_resumes_to_the_same_bits(tmp_path, monkeypatch):
 )
 def test_arrivals_that_make_no_sense_are_refused(tmp_path, arrivals, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        run(tmp_path, **{**LATE, "arrivals": arrivals})
+        run(tmp_path, **{**LATE, "join_rounds": arrivals})
 
 
 @pytest.mark.parametrize("wire", ["float16", "int8"])

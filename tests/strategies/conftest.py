@@ -12,13 +12,15 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from fedlab import strategies, workloads
+from fedlab import registry
 from fedlab.config.schema import CORE_SECTIONS, knobs, resolve
 from fedlab.data.dataset import Examples
 from fedlab.engines import inprocess
 from fedlab.runs.directory import RunDirectory
-from toy import LINE, Blobs
+from fedlab.workload import WorkloadSpec
+from tables import put
 from toy import SMALL as TOY
+from toy import Blobs
 
 ROWS = (6, 9, 15)  # training examples of each client
 SLOPES = ((1.0, -1.0), (2.0, 0.5), (-1.0, 1.0))  # each client's own line
@@ -30,12 +32,12 @@ SMALL = {
     "seed": 5,
     "server.pretrain_steps": 0,
     "server.steps": 4,
-    "server.batch": 8,
+    "server.batch_size": 8,
     "server.learning_rate": 0.05,
     "server.pretrain_learning_rate": 0.05,
-    "server.average": 0.6,
+    "server.ema_decay": 0.6,
     "client.steps": 5,
-    "client.batch": 4,
+    "client.batch_size": 4,
     "client.learning_rate": 0.05,
 }
 
@@ -92,7 +94,7 @@ def table():
     """Knobs of one strategy on the lines; changes that are not knobs of it are refused."""
 
     def make(strategy, **changes):
-        sections = {**CORE_SECTIONS, "lines": Lines, strategy: strategies.find(strategy).knobs}
+        sections = {**CORE_SECTIONS, "lines": Lines, strategy: registry.find("strategy", strategy).spec.knobs}
         chosen = {"workload": "lines", "strategy": strategy}
         flat = {**SMALL, "strategy": strategy, "name": "lines", **changes}
         assert set(flat) <= set(knobs(sections))
@@ -107,7 +109,7 @@ def federate(tmp_path, monkeypatch, table):
     from fedlab.client.app import app as client_app
     from fedlab.server.app import app as server_app
 
-    monkeypatch.setitem(workloads.WORKLOADS, "lines", workloads.Line("straight lines", Lines))
+    put(monkeypatch, "workload", "lines", WorkloadSpec(Lines))
 
     def run(strategy, **changes):
         flat = table(strategy, **changes)
@@ -158,11 +160,11 @@ def record(tmp_path, monkeypatch):
     from fedlab.client.app import app as client_app
     from fedlab.server.app import app as server_app
 
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
 
     def run(strategy, **changes):
-        entry, seen = strategies.find(strategy), {}
-        workload_knobs = {"blobs.domains": "a,b,c", "blobs.labelled": entry.labelled}
+        entry, seen = registry.find("strategy", strategy).spec, {}
+        workload_knobs = {"blobs.domains": "a,b,c", "blobs.client_labels": entry.labelled}
         sections = {**CORE_SECTIONS, "blobs": Blobs, strategy: entry.knobs}
         usual = {key: value for key, value in TOY.items() if not key.startswith("dualadapt")}
         usual |= {"seed": 5, "device": "cpu", "name": "toy", "rounds": 2, "client.learning_rate": 0.05}
@@ -192,10 +194,10 @@ def record(tmp_path, monkeypatch):
             train=watched("train", entry.client.train),
             evaluate=watched("evaluate", entry.client.evaluate),
         )
-        monkeypatch.setitem(strategies.STRATEGIES, strategy, replace(entry, client=client))
+        put(monkeypatch, "strategy", strategy, replace(entry, client=client))
         directory = RunDirectory.create(tmp_path, flat)
         inprocess.run(server_app, client_app, directory.config(), 3)
-        monkeypatch.setitem(strategies.STRATEGIES, strategy, entry)
+        put(monkeypatch, "strategy", strategy, entry)
         return seen, directory
 
     return run

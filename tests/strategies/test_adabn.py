@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedlab import strategies
+from tables import client_half
 from toy import Blobs
 
 BLOBS = Blobs(domains="a,b,c")
@@ -25,7 +25,7 @@ def by_hand(arrays, client, share):
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_clients_are_tested_with_their_own_statistics(record, share):
-    seen, directory = record("adabn", **{"adabn.share": share})
+    seen, directory = record("adabn", **{"adabn.bn_adaptation": share})
     for client, name in enumerate("abc"):
         arrays = seen["evaluate", 2, client].received["arrays"]
         wanted = BLOBS.evaluate(by_hand(arrays, client, share), BLOBS.data(client, "test"))
@@ -38,7 +38,7 @@ def test_the_model_is_that_of_source_only_bit_for_bit(record):
     ours, source = record("adabn")[1], record("source_only")[1]
     assert ours.manifest()["weights_sha256"] == source.manifest()["weights_sha256"]
     assert ours.rounds()[-1]["clients"] != source.rounds()[-1]["clients"]
-    assert record("adabn", **{"adabn.share": 0.0})[1].rounds()[-1]["clients"] == source.rounds()[-1]["clients"]
+    assert record("adabn", **{"adabn.bn_adaptation": 0.0})[1].rounds()[-1]["clients"] == source.rounds()[-1]["clients"]
 
 
 def test_no_client_is_asked_to_train(record):
@@ -47,7 +47,7 @@ def test_no_client_is_asked_to_train(record):
 
 def test_what_predicts_from_a_checkpoint_has_the_clients_statistics(record):
     seen, directory = record("adabn")
-    half, flat = strategies.client_half("adabn"), directory.config()
+    half, flat = client_half("adabn"), directory.config()
     recalled = half.recalled(BLOBS, directory.newest()[1], 1, flat)["arrays"]
     wanted = by_hand(seen["evaluate", 2, 1].received["arrays"], 1, 1.0).state_dict()
     for name in ("features.2.running_mean", "features.2.running_var", "head.0.weight"):

@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, R
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from fedlab import launch, strategies, workloads
+from fedlab import launch, registry, strategies
 from fedlab.comm.grid import RosterGrid
 from fedlab.comm.roster import Roster
 from fedlab.config.schema import CORE_SECTIONS, ClientTraining, knobs, resolve
@@ -22,15 +22,16 @@ from fedlab.seeds import seeded
 from fedlab.strategies.dualadapt import client as dualadapt
 from fedlab.strategies.dualadapt.shared import QUANTILES
 from fedlab.strategies.protocol import METRICS, arrays_of
-from fedlab.training import silent
+from fedlab.training import null_progress
+from tables import client_half
 from toy import SMALL, Blobs, Net
 
 
 def flat(strategy="dualadapt", **changes):
     sections = {
         **CORE_SECTIONS,
-        "digits": workloads.WORKLOADS["digits"].knobs,
-        strategy: strategies.STRATEGIES[strategy].knobs,
+        "digits": registry.WORKLOADS["digits"].knobs,
+        strategy: registry.STRATEGIES[strategy].knobs,
     }
     small = {**SMALL, "workload": "digits", "strategy": strategy}
     usable = knobs(sections)
@@ -43,11 +44,11 @@ class Federation:
 
     def __init__(self, table, workload=None):
         self.table, self.workload = table, workload or Blobs()
-        self.strategy = strategies.make(table, self.workload, silent)
+        self.strategy = strategies.make(table, self.workload, null_progress)
         self.sent, self.replies = [], []
 
     def client(self, message, context):
-        half = strategies.client_half(self.table["strategy"])
+        half = client_half(self.table["strategy"])
         if message.metadata.message_type == MessageType.QUERY:
             identity = ConfigRecord({"partition": context.node_config["partition-id"]})
             return Message(RecordDict({"identity": identity}), reply_to=message)
@@ -215,7 +216,7 @@ def test_each_form_of_pseudo_targets_is_another_run(mixup):
 
 def test_pseudo_targets_are_what_they_say():
     for mixup in ("average", "difference", "off"):
-        half = strategies.make(flat(**{"dualadapt.mixup": mixup}), Blobs(), silent)
+        half = strategies.make(flat(**{"dualadapt.mixup": mixup}), Blobs(), null_progress)
         with seeded("x"):
             x = half.pseudo_targets()
         with seeded("x"):
@@ -262,7 +263,7 @@ def test_a_model_without_features_and_head_is_refused_in_a_sentence():
     with pytest.raises(
         ConfigError, match=r"needs a model with \.features and \.head; Linear .* lacks features and head"
     ):
-        strategies.make(flat(), Blobs(headless=True), silent)
+        strategies.make(flat(), Blobs(headless=True), null_progress)
 
 
 def test_it_serves_a_head_with_batch_norm_and_dropout(monkeypatch):

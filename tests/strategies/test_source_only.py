@@ -11,6 +11,7 @@ import torch
 from fedlab import strategies
 from fedlab.errors import ConfigError
 from fedlab.seeds import seeded
+from tables import client_half
 
 SEED, ROUNDS, STEPS, BATCH, RATE, DECAY = 5, 2, 4, 8, 0.05, 0.6
 
@@ -93,7 +94,7 @@ def test_no_client_is_asked_to_train_and_all_test(federate):
             assert (moved["train_down"], moved["train_up"]) == (0, 0)
             assert moved["evaluate_down"] > moved["evaluate_up"] > 0
     with pytest.raises(ConfigError, match="source_only does not train on clients"):
-        strategies.client_half("source_only").train(None, None, None)
+        client_half("source_only").train(None, None, None)
 
 
 def test_clients_need_no_labels_and_change_nothing(federate):

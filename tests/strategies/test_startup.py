@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
-from fedlab import strategies, workloads
+from fedlab import strategies
 from fedlab.config.schema import CORE_SECTIONS, resolve
 from fedlab.data.dataset import Examples
 from fedlab.engines import inprocess
@@ -21,6 +21,8 @@ from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import seeded
 from fedlab.strategies import startup
 from fedlab.strategies.validation import Refused
+from fedlab.workload import WorkloadSpec
+from tables import put
 
 SEED, ROUNDS, R_S, R_C, BATCH, RATE, CLASSES = 5, 2, 3, 4, 6, 0.05, 4
 SMALL = {
@@ -31,10 +33,10 @@ SMALL = {
     "seed": SEED,
     "server.pretrain_steps": 4,
     "server.steps": R_S,
-    "server.batch": BATCH,
+    "server.batch_size": BATCH,
     "server.learning_rate": RATE,
     "client.steps": R_C,
-    "client.batch": BATCH,
+    "client.batch_size": BATCH,
     "client.learning_rate": RATE,
 }
 
@@ -98,7 +100,7 @@ def federate(tmp_path, monkeypatch, table):
     from fedlab.client.app import app as client_app
     from fedlab.server.app import app as server_app
 
-    monkeypatch.setitem(workloads.WORKLOADS, "dots", workloads.Line("dots", Dots))
+    put(monkeypatch, "workload", "dots", WorkloadSpec(Dots))
 
     def run(**changes):
         directory = RunDirectory.create(tmp_path, table(**changes))
@@ -225,12 +227,12 @@ def test_centralised_steps_are_the_sum_of_the_three_losses_on_everybodys_images(
 
 def test_dynamic_distillation_steps_are_those_of_the_plain_loop(federate, table):
     changes = {
-        "startup.contrastive": 0.0,
-        "startup.moving": 0.9,
-        "startup.sharpness": 10.0,
+        "startup.contrastive_weight": 0.0,
+        "startup.teacher_ema": 0.9,
+        "startup.inverse_temperature": 10.0,
         "startup.start": "whole",
-        "startup.ramp": True,
-        "startup.base": 0.0,
+        "startup.distillation_warmup": True,
+        "startup.base_weight": 0.0,
         "rounds": 1,
     }
     workload = Dots()
@@ -284,7 +286,7 @@ def test_without_any_step_the_student_stays_as_it_began(federate, table):
 
 @pytest.mark.parametrize("soft", ["hard", "reverse_kl", "reverse_cross_entropy", "entropy", "none"])
 def test_every_loss_trains_and_they_differ(federate, soft):
-    plain, other = federate(rounds=1), federate(rounds=1, **{"startup.soft": soft})
+    plain, other = federate(rounds=1), federate(rounds=1, **{"startup.distillation_loss": soft})
     assert other.manifest()["weights_sha256"] != plain.manifest()["weights_sha256"]
     assert np.isfinite(other.rounds()[1]["server"]["client_loss"])
     sent = [run.rounds()[1]["bytes"]["a"]["train_down"] for run in (plain, other)]
@@ -297,7 +299,7 @@ def test_shuffled_labels_say_nothing_about_an_image(federate):
 
 
 def test_no_projector_travels_where_nothing_is_contrasted(federate):
-    state = final(federate(rounds=1, **{"startup.contrastive": 0.0}))
+    state = final(federate(rounds=1, **{"startup.contrastive_weight": 0.0}))
     assert not [name for name in state["strategy"]["student"] if name.startswith("projector")]
 
 
@@ -325,7 +327,7 @@ def test_clients_test_before_after_and_every_so_many_rounds(federate):
 
 
 def test_it_resumes_to_the_same_bits(federate, table, monkeypatch):
-    changes = {"startup.moving": 0.9, "startup.aggregation": "fedadam"}
+    changes = {"startup.teacher_ema": 0.9, "startup.aggregation": "fedadam"}
     whole = federate(**changes)
     conclude = RunDirectory.checkpoint
 
@@ -340,7 +342,7 @@ def test_it_resumes_to_the_same_bits(federate, table, monkeypatch):
     monkeypatch.undo()
     import fedlab
 
-    monkeypatch.setitem(workloads.WORKLOADS, "dots", workloads.Line("dots", Dots))
+    put(monkeypatch, "workload", "dots", WorkloadSpec(Dots))
     stopped = max(whole.path.parent.iterdir(), key=lambda path: path.stat().st_mtime)
     assert stopped != whole.path
     assert fedlab.resume(stopped).weights_sha256 == whole.manifest()["weights_sha256"]
@@ -356,8 +358,8 @@ def test_what_cannot_be_taught_is_refused(table):
 
     with pytest.raises(ConfigError, match="startup needs a workload that makes views of its inputs; 'dots' has no"):
         strategies.make(table(), Sightless(Dots()))
-    with pytest.raises(ConfigError, match=r"knob 'startup.soft'.*got 'kll'"):
-        table(**{"startup.soft": "kll"})
+    with pytest.raises(ConfigError, match=r"knob 'startup.distillation_loss'.*got 'kll'"):
+        table(**{"startup.distillation_loss": "kll"})
 
 
 def test_a_reply_that_is_no_student_is_refused(table):

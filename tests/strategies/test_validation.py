@@ -15,7 +15,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from fedlab import strategies, workloads
+from fedlab import registry, strategies
 from fedlab.comm import compression
 from fedlab.comm.grid import RosterGrid
 from fedlab.comm.roster import Roster
@@ -25,7 +25,8 @@ from fedlab.seeds import seeded
 from fedlab.strategies import validation
 from fedlab.strategies.protocol import ARRAYS, CONFIG, METRICS, ROUND
 from fedlab.strategies.validation import MOST_EXAMPLES, Refused
-from fedlab.training import silent
+from fedlab.training import null_progress
+from tables import client_half, put
 from toy import SMALL, Blobs
 
 EXAMPLES = "num-examples"
@@ -42,7 +43,7 @@ def quiet():
 
 
 def flat(strategy):
-    table = {"digits": workloads.WORKLOADS["digits"].knobs, strategy: strategies.STRATEGIES[strategy].knobs}
+    table = {"digits": registry.WORKLOADS["digits"].knobs, strategy: registry.STRATEGIES[strategy].knobs}
     sections = {**CORE_SECTIONS, **table}
     usable = knobs(sections)
     small = {**SMALL, "workload": "digits", "strategy": strategy}
@@ -56,7 +57,7 @@ class Round:
     def __init__(self, strategy):
         table, workload = flat(strategy), Blobs(labelled=strategy == "fedavg")
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
-        half = strategies.client_half(strategy)
+        half = client_half(strategy)
 
         def client(message, context):
             if message.metadata.message_type == MessageType.QUERY:
@@ -69,7 +70,7 @@ class Round:
 
         grid = RosterGrid(Roster(inprocess.InProcessGrid(client, table, 2), {0: "near", 1: "far"}), min_clients=2)
         grid.gather(0, 5)
-        self.half = strategies.make(table, workload, silent)
+        self.half = strategies.make(table, workload, null_progress)
         with seeded("screening"):
             initial = self.half.initialise()
             self.sent = list(self.half.configure_train(1, initial, ConfigRecord(), grid))

@@ -20,14 +20,14 @@ SHORT = {  # the least of every step
     "threads": 1,
     "server.pretrain_steps": 2,
     "server.steps": 1,
-    "server.batch": 8,
+    "server.batch_size": 8,
     "client.steps": 1,
-    "client.batch": 8,
+    "client.batch_size": 8,
 }
 TINY = {
     **SHORT,
     "digits.targets": "optdigits,usps",
-    "digits.limit": 100,
+    "data.max_examples": 100,
 }
 
 

@@ -63,7 +63,7 @@ def draw(y: Tensor, *, ways: int, shots: int, queries: int, episodes: int, seed:
         few = int(counts.argmin())
         raise DataError(
             f"class {int(classes[few])} has {int(counts[few])} images for episodes, and {shots} shots with {queries} "
-            f"queries take {wanted}; lower fewshot.shots, fewshot.queries or fewshot.unlabelled"
+            f"queries take {wanted}; lower fewshot.shots, fewshot.queries or fewshot.unlabeled_fraction"
         )
     members = y.sort(stable=True).indices  # rows in the order of classes
     table = torch.zeros(len(classes), int(counts.max()), dtype=torch.long)

@@ -71,7 +71,7 @@ def shared_out(
     if cut < MIN_EXAMPLES:
         raise ConfigError(
             f"the server's public part would be {cut} of {len(training):,} molecules, at least {MIN_EXAMPLES} are "
-            "needed; raise molecules.public or molecules.limit, or use a larger file"
+            "needed; raise molecules.server_fraction or data.max_examples, or use a larger file"
         )
     of_server, private = order[:cut].sort().values, order[cut:].sort().values
     parts = scaffolds.shares(training.take(private.tolist()), len(names), by, alpha, seed, no_atom)

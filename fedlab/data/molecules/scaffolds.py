@@ -54,7 +54,7 @@ def shares(molecules: Molecules, clients: int, by: Partition, alpha: float, seed
             raise ConfigError(
                 f"client {client} of {clients} would hold {len(part)} of {len(molecules):,} molecules shared "
                 f"out by {by}; at least {MIN_EXAMPLES} are needed: ask for fewer clients, or for another "
-                "molecules.partition"
+                "data.partition"
             )
     return rows
 

@@ -15,16 +15,16 @@ import pytest
 from typer.testing import CliRunner
 
 import toy
-from fedlab import workloads
 from fedlab.cli.app import app, speaks
 from fedlab.runs.directory import RunDirectory
+from tables import put
 
 SUPPORT = Path(__file__).parents[2] / "support"
 
 
 @pytest.fixture(autouse=True)
 def _toy_workload(monkeypatch, tmp_path):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
 
@@ -52,7 +52,7 @@ def test_list_knobs_shows_every_knob_with_its_default():
 def test_in_a_pipe_a_knob_is_one_line(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     lines = call("list", "knobs").output.splitlines()
-    (own,) = [line for line in lines if line.startswith("server.average")]
+    (own,) = [line for line in lines if line.startswith("server.ema_decay")]
     assert own.split()[1] == "0.98" and own.endswith("0: none")
 
 
@@ -139,7 +139,7 @@ def test_json_prints_one_object_a_line_with_the_result_last(tmp_path):
 )
 def test_bad_input_is_one_sentence_on_stderr_and_status_1(arguments, words, tmp_path):
     if words is None:
-        arguments = ["run", "fedavg-digits", "digits.setting=adaptation"]
+        arguments = ["run", "fedavg-digits", "digits.setting=domains"]
         words = "use source_only, or a strategy that needs none"
     result = call(*arguments, code=1)
     assert words in " ".join(result.stderr.split())

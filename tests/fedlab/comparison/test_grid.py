@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 
 import toy
-from fedlab import launch, workloads
+from fedlab import launch
 from fedlab.comparison.grid import default_baseline, labelled, plan
 from fedlab.comparison.spec import parse_knobs, parse_strategies
 from fedlab.errors import ConfigError
+from tables import put
 
 
 @pytest.fixture
 def cells(tmp_path, monkeypatch):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
     preset = toy.write_preset(tmp_path)
 
     def make(strategies, seeds=(0,), budget=None, **knobs):
@@ -48,13 +49,13 @@ def test_a_single_value_is_no_column(cells):
 
 
 def test_dualadapt_goes_without_its_control_unless_it_is_asked_for(cells):
-    assert cells("dualadapt")[0].flat["dualadapt.control"] is False
-    assert cells("dualadapt:control=true")[0].flat["dualadapt.control"] is True
-    assert cells("dualadapt", dualadapt__control="true")[0].flat["dualadapt.control"] is True
+    assert cells("dualadapt")[0].flat["dualadapt.source_only_twin"] is False
+    assert cells("dualadapt:control=true")[0].flat["dualadapt.source_only_twin"] is True
+    assert cells("dualadapt", dualadapt__control="true")[0].flat["dualadapt.source_only_twin"] is True
 
 
 def test_clients_get_labels_for_the_strategies_that_train_on_them_alone(cells):
-    found = {cell.label: cell.flat["blobs.labelled"] for cell in cells("source_only,oracle,fedavg")}
+    found = {cell.label: cell.flat["blobs.client_labels"] for cell in cells("source_only,oracle,fedavg")}
     assert found == {"source_only": False, "oracle": True, "fedavg": True}
     with pytest.raises(ConfigError, match=r"^oracle: strategy 'oracle' trains on .* own labels"):
         cells("oracle", blobs__labelled="false")
@@ -100,7 +101,7 @@ def test_the_lower_bound_is_the_usual_baseline(cells):
 
 def test_a_cell_is_what_a_run_of_its_knobs_would_be(cells, tmp_path):
     (cell,) = cells("dualadapt_no_mixup", (3,))
-    given = {"threads": 1, "keep_checkpoints": 1, "keep_start": True, "dualadapt.control": False, "seed": 3}
+    given = {"threads": 1, "checkpoint.keep": 1, "checkpoint.keep_initial": True, "dualadapt.source_only_twin": False, "seed": 3}
     alone = launch.prepare(str(tmp_path / "toy.toml"), {"strategy": "dualadapt_no_mixup", **given})
     assert {**cell.flat, "name": ""} == {**alone, "name": ""}
 

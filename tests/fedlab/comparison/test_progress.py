@@ -7,9 +7,9 @@ import io
 from rich.console import Console
 
 import toy
-from fedlab import workloads
 from fedlab.comparison import progress, runner, text_tables
 from fedlab.runs.directory import RunDirectory
+from tables import put
 
 
 def test_where_a_run_stands(tmp_path):
@@ -28,7 +28,7 @@ def test_where_a_run_stands(tmp_path):
 
 
 def test_a_terminal_sees_each_cell_end(tmp_path, monkeypatch):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
     console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
     knobs = {"rounds": 1, "blobs.domains": "near,far"}
     request = runner.Request(

@@ -17,13 +17,14 @@ from typer.testing import CliRunner
 import fedlab
 import toy
 from commands import TINY
-from fedlab import launch, workloads
+from fedlab import launch
 from fedlab.cli.app import app
 from fedlab.comparison import cells as running
 from fedlab.comparison import workers
 from fedlab.comparison.runner import Request, check, visible_gpus
 from fedlab.errors import ConfigError, RunError
 from fedlab.runs.directory import RunDirectory
+from tables import put
 
 SUPPORT = Path(__file__).parents[2] / "support"
 SHORT = {"rounds": 1, "blobs.domains": "near"}
@@ -31,7 +32,7 @@ SHORT = {"rounds": 1, "blobs.domains": "near"}
 
 @pytest.fixture(autouse=True)
 def _toy_workload(monkeypatch, tmp_path):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
 
@@ -53,9 +54,9 @@ def test_cells_are_kept_and_are_the_bits_of_runs_on_their_own(preset, tmp_path, 
     assert set(frame["label"]) == {"source_only", "dualadapt", "oracle"}
     comparison = fedlab.Comparison.read(frame.attrs["directory"])
     for cell, result in comparison.results:
-        labels = {"blobs.labelled": cell.strategy == "oracle"}
-        control = {"dualadapt.control": False} if cell.strategy == "dualadapt" else {}
-        alone = fedlab.run(preset, knobs={**SHORT, **labels, **control}, strategy=cell.strategy, threads=1)
+        labels = {"blobs.client_labels": cell.strategy == "oracle"}
+        control = {"dualadapt.source_only_twin": False} if cell.strategy == "dualadapt" else {}
+        alone = fedlab.run(preset, overrides={**SHORT, **labels, **control}, strategy=cell.strategy, threads=1)
         assert result.weights_sha256 == alone.weights_sha256
         kept = {path.name for path in (comparison.path(cell) / "checkpoints").iterdir()}
         assert kept == {"round-0.pt", "round-1.pt"}
@@ -88,8 +89,8 @@ def test_a_failed_cell_is_told_and_the_rest_kept(preset, tmp_path, monkeypatch):
 
 
 def test_a_score_of_the_model_alone_is_compared_as_it_is(preset, monkeypatch):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.SCRIBBLES)
-    frame = fedlab.compare(preset, "source_only,dualadapt", seeds=2, jobs=1, knobs={"score_every": 2, "rounds": 3})
+    put(monkeypatch, "workload", "blobs", toy.SCRIBBLES)
+    frame = fedlab.compare(preset, "source_only,dualadapt", seeds=2, jobs=1, knobs={"sample_every": 2, "rounds": 3})
     comparison = fedlab.Comparison.read(frame.attrs["directory"])
     assert comparison.metric == "size" and comparison.judged_by(comparison.results[0][1]) == ""
     assert set(frame["client"]) == {"global model"} and comparison.domains()["client"].unique() == ["global model"]
@@ -102,7 +103,7 @@ def test_a_score_of_the_model_alone_is_compared_as_it_is(preset, monkeypatch):
 
 
 def test_a_score_that_lacks_the_metric_in_the_last_round_is_not_judged_by_an_earlier_one(preset, monkeypatch):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.SCRIBBLES)
+    put(monkeypatch, "workload", "blobs", toy.SCRIBBLES)
     frame = fedlab.compare(preset, "source_only", seeds=1, jobs=1, knobs={"rounds": 2})
     comparison = fedlab.Comparison.read(frame.attrs["directory"])
     run = RunDirectory.open(comparison.path(comparison.cells[0]))
@@ -139,8 +140,8 @@ def test_another_metric_can_be_asked_for_and_one_that_nobody_reports_is_named(pr
 
 
 def test_a_run_may_go_on_from_anothers_checkpoint_with_its_rounds(preset, tmp_path):
-    knobs = {"blobs.domains": "near", "rounds": 3, "keep_checkpoints": 3}
-    first = fedlab.run(preset, runs=tmp_path, name="first", knobs=knobs)
+    knobs = {"blobs.domains": "near", "rounds": 3, "checkpoint.keep": 3}
+    first = fedlab.run(preset, runs=tmp_path, name="first", overrides=knobs)
     begun = running.Begun(first.directory, 1)
     other = running.one_run(tmp_path / "other-0", lambda: launch.prepare(preset, knobs), begun)
     assert other.weights_sha256 == first.weights_sha256

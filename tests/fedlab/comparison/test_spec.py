@@ -71,7 +71,7 @@ def test_a_comma_stands_between_values_except_in_free_text():
             "digits.source": "mnist|svhn",
             "client.steps": "5|6",
             "rounds": 3,
-            "server.batch": [16, 32],
+            "server.batch_size": [16, 32],
         }
     )
     assert found == {
@@ -82,7 +82,7 @@ def test_a_comma_stands_between_values_except_in_free_text():
         "digits.source": ["mnist", "svhn"],
         "client.steps": ["5", "6"],
         "rounds": [3],
-        "server.batch": [16, 32],
+        "server.batch_size": [16, 32],
     }
 
 

@@ -67,7 +67,7 @@ def test_what_does_not_go_by_label_ignores_labels(kind):
     assert lists(split(kind, LABELS, 3, 0.5, 0)) == lists(split(kind, torch.zeros(600), 3, 0.5, 0))
 
 
-def test_an_unknown_kind_gets_a_near_match_and_knobs_offer_the_table():
+def test_an_unknown_kind_gets_a_suggest_and_knobs_offer_the_table():
     with pytest.raises(ConfigError, match="no partition 'dirichelt'; did you mean 'dirichlet'"):
         split("dirichelt", LABELS, 2, 1.0, 0)
     assert set(get_args(Kind)) == set(PARTITIONS)

@@ -80,7 +80,7 @@ def federation(tmp_path_factory):
 @pytest.mark.engine
 def test_over_the_network_and_in_process_give_the_same_bits(federation, tmp_path):
     assert (federation.stopped, federation.resumed_code) == (1, 0), federation.resumed.said
-    expected, found = fedlab.run("dualadapt-digits", runs=tmp_path, knobs=TINY), Result.read(federation.run)
+    expected, found = fedlab.run("dualadapt-digits", runs=tmp_path, overrides=TINY), Result.read(federation.run)
     assert found.weights_sha256 == expected.weights_sha256
     assert found.final() == expected.final()
     assert [record["bytes"] for record in found.rounds] == [record["bytes"] for record in expected.rounds]

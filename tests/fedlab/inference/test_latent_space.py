@@ -51,7 +51,7 @@ def test_a_run_is_opened_with_its_newest_model(run, space):
 
 
 def test_other_runs_and_runs_without_a_checkpoint_are_refused(tmp_path):
-    digits = RunDirectory.create(tmp_path, launch.prepare("fedavg-digits", {"digits.limit": 200}))
+    digits = RunDirectory.create(tmp_path, launch.prepare("fedavg-digits", {"data.max_examples": 200}))
     with pytest.raises(ConfigError, match="learned digits; latents are looked at of molecules"):
         latent_space.Space.open(digits.path)
     empty = RunDirectory.create(tmp_path, launch.prepare("graphnvp-qm9", KNOBS))

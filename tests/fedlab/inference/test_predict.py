@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 
 import fedlab
 import toy
-from fedlab import workloads
 from fedlab.cli.app import app
 from fedlab.client.app import app as client_app
 from fedlab.data.digits import datasets
 from fedlab.errors import ConfigError, DataError, RunError
 from fedlab.inference.predict import images, load_predictor, predict
 from fedlab.runs.directory import RunDirectory
+from tables import put
 
 TINY = {
     "rounds": 1,
@@ -31,10 +31,10 @@ TINY = {
     "device": "cpu",
     "server.pretrain_steps": 40,
     "server.steps": 2,
-    "server.batch": 64,
+    "server.batch_size": 64,
     "client.steps": 10,
     "digits.augment": False,
-    "digits.limit": 600,
+    "data.max_examples": 600,
 }
 
 
@@ -292,7 +292,7 @@ def test_a_model_that_is_not_finite_is_refused(kept, home):
 
 
 def test_a_workload_without_images_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
     result = fedlab.run(toy.write_preset(tmp_path, rounds=1), runs=tmp_path)
     for client in (None, "near"):
         with pytest.raises(ConfigError, match="has learned does not tell the class of an image file; there is nothing"):

@@ -94,7 +94,7 @@ def test_what_was_kept_of_other_weights_is_computed_again(result):
 
 
 def test_a_model_without_features_has_no_map(blobs, tmp_path):
-    plain = {"strategy": "fedavg", "blobs.labelled": True, "blobs.headless": True, "keep_checkpoints": 9}
+    plain = {"strategy": "fedavg", "blobs.client_labels": True, "blobs.headless": True, "checkpoint.keep": 9}
     known = {name: value for name, value in toy.SMALL.items() if not name.startswith("dualadapt")}
     result = launch.run(toy.write_preset(tmp_path, **{**known, **plain, "rounds": 1}), runs=tmp_path)
     view = client_plots.views(result)[0]

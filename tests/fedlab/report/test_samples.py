@@ -5,17 +5,18 @@ from __future__ import annotations
 import pytest
 
 import toy
-from fedlab import launch, workloads
+from fedlab import launch
 from fedlab.comparison.result import Cell, Comparison
 from fedlab.report import render, samples
 from fedlab.report.comparison_page import render as render_comparison
 from fedlab.runs.directory import RunDirectory
 from pages import Page
+from tables import put
 
 
 @pytest.fixture
 def scribbles(monkeypatch):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.SCRIBBLES)
+    put(monkeypatch, "workload", "blobs", toy.SCRIBBLES)
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_the_page_of_a_run_shows_the_newest_and_some_before_it(run):
 
 
 def test_a_run_without_pictures_has_no_such_section(tmp_path, monkeypatch):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
     result = launch.run(toy.write_preset(tmp_path), runs=tmp_path / "runs")
     assert samples.of_run(result.directory) == [] and "Drawn by" not in render(result)
 

@@ -12,7 +12,7 @@ from sklearn.metrics import jaccard_score
 from torch import nn
 from torch.nn.functional import interpolate
 
-from fedlab import launch, strategies
+from fedlab import launch, registry
 from fedlab.config.schema import to_toml
 from fedlab.data.dataset import Examples
 from fedlab.data.segmentation.camvid import CLASSES, FREQUENCIES, VOID
@@ -217,13 +217,13 @@ ONE_ROUND = {
     "threads": 1,
     "server.pretrain_steps": 2,
     "server.steps": 1,
-    "server.batch": 2,
+    "server.batch_size": 2,
     "client.steps": 6,
-    "client.batch": 2,
+    "client.batch_size": 2,
     "camvid.width": 8,
     "dualadapt.em_steps": 2,
     "dualadapt.components": 2,
-    "dualadapt.client_rows": 300,
+    "dualadapt.max_features": 300,
     "fed_dann.source_features": 40,
     "self_training.threshold": 0.1,
 }
@@ -245,7 +245,7 @@ def federate(tmp_path, monkeypatch):
     def run(strategy, **changes):
         sections = {"", "server", "client", "camvid", strategy}
         usable = {key: value for key, value in ONE_ROUND.items() if key.rpartition(".")[0] in sections}
-        labelled = {"camvid.labelled": strategies.find(strategy).labelled}
+        labelled = {"camvid.client_labels": registry.find("strategy", strategy).spec.needs_client_labels}
         preset = tmp_path / "tiny.toml"
         preset.write_text(to_toml({"workload": "camvid", "strategy": strategy, **usable, **labelled, **changes}))
         directory = RunDirectory.create(tmp_path, launch.prepare(str(preset), {}))
@@ -268,7 +268,7 @@ def test_a_strategy_learns_from_pixels(federate, name):
 
 def test_dualadapts_heads_on_rows_are_measured_as_a_whole_model_is(federate):
     """Before round 1 the same weights are tested by DualAdapt, F_g on rows of G, and whole by source_only."""
-    of_heads = federate("dualadapt", **{"dualadapt.own_statistics": 0.0}).rounds()[0]["clients"]
+    of_heads = federate("dualadapt", **{"dualadapt.bn_adaptation": 0.0}).rounds()[0]["clients"]
     whole = federate("source_only").rounds()[0]["clients"]
     for client in ("dusk", "day_05VD"):
         assert of_heads[client]["miou_global"] == of_heads[client]["miou_source_only"] == whole[client]["miou"] > 0

@@ -116,7 +116,7 @@ def test_the_metric_is_the_error_at_levels_spread_over_all(law):
         ({"targets": "usps,usps"}, "each once"),
         ({"targets": ""}, "at least one domain"),
         ({"size": 30}, "'generation.size' is 30; 16 or 28 or 32 is expected"),
-        ({"colours": 2}, "'generation.colours' is 2; 1 or 3 is expected"),
+        ({"colours": 2}, "'generation.channels' is 2; 1 or 3 is expected"),
         ({"network": "cifar10"}, "images of 28 pixels cannot be halved 3 times"),
         ({"law": "ncsn", "sigma_min": 2.0, "sigma_max": 1.0}, "does not increase"),
         ({"law": "gamma", "objective": "sliced"}, "set generation.objective=denoising"),
@@ -139,18 +139,18 @@ def test_images_out_of_range_and_partitions_that_are_not_there_are_refused():
 def test_strategies_train_it_without_labels(tmp_path, strategy):
     knobs = {
         "strategy": strategy,
-        "generation.limit": 60,
-        "generation.shards": 2,
+        "data.max_examples": 60,
+        "data.num_clients": 2,
         "generation.samples": 0,
-        "client.optimiser": "sgd",
-        "client.clip": 0,
-        "client.anneal": 1,
+        "client.optimizer": "sgd",
+        "client.max_grad_norm": 0,
+        "client.final_lr_fraction": 1,
         "client.steps": 1,
-        "client.batch": 4,
+        "client.batch_size": 4,
         "server.steps": 1,
-        "server.batch": 4,
+        "server.batch_size": 4,
     }
-    result = fedlab.run("ddpm-mnist", runs=tmp_path, rounds=1, threads=1, knobs=knobs)
+    result = fedlab.run("ddpm-mnist", runs=tmp_path, rounds=1, threads=1, overrides=knobs)
     assert set(result.rounds[-1]["clients"]) == {"shard-0", "shard-1"}
     assert all(0 < values["loss"] < 2 for values in result.rounds[-1]["clients"].values())
 

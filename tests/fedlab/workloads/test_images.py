@@ -107,8 +107,8 @@ def test_a_checkpoint_of_another_model_is_refused():
 
 
 def test_a_mixer_federates_where_its_data_are(tmp_path):
-    few = {"images.limit": 300, "client.steps": 3, "client.batch": 16, "threads": 1}
-    result = fedlab.run("mixer-cifar10", runs=tmp_path, rounds=2, knobs={**few, "images.source": "omniglot"})
+    few = {"data.max_examples": 300, "client.steps": 3, "client.batch_size": 16, "threads": 1}
+    result = fedlab.run("mixer-cifar10", runs=tmp_path, rounds=2, overrides={**few, "images.source": "omniglot"})
     assert set(result.final()) == {f"shard-{number}" for number in range(4)}
     with pytest.raises(DataError, match="does not ship with fedlab"):
         fedlab.run("mixer-cifar10", runs=tmp_path, data_root=str(tmp_path))

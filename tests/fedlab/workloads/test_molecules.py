@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedlab import launch, strategies
+from fedlab import launch, registry
 from fedlab.client.app import app as client_app
 from fedlab.config.schema import build
 from fedlab.data.molecules import graphs, smiles
@@ -210,16 +210,16 @@ ROUND = {
     **KNOBS,
     "molecules.adjacency_layers": 1,
     "molecules.node_layers": 1,
-    "molecules.shards": 5,
+    "data.num_clients": 5,
     "molecules.samples": 10,
     "rounds": 1,
     "threads": 1,
     "device": "cpu",
     "client.steps": 5,
-    "client.batch": 16,
+    "client.batch_size": 16,
     "client.learning_rate": 0.1,
     "server.steps": 3,
-    "server.batch": 10,
+    "server.batch_size": 10,
 }
 READ_X_OR_Y = {
     "dualadapt": "needs a model with .features and .head",
@@ -240,13 +240,13 @@ def one_round(tmp_path):
     def run(**knobs):
         directory = RunDirectory.create(tmp_path, launch.prepare("graphnvp-qm9", {**ROUND, **knobs}))
         flat = directory.config()
-        inprocess.run(server_app, client_app, flat, int(flat["molecules.shards"]))
+        inprocess.run(server_app, client_app, flat, int(flat["data.num_clients"]))
         return directory.rounds()
 
     return run
 
 
-@pytest.mark.parametrize("strategy", [name for name in strategies.STRATEGIES if name not in READ_X_OR_Y])
+@pytest.mark.parametrize("strategy", [name for name in registry.STRATEGIES if name not in READ_X_OR_Y])
 def test_strategies_that_need_the_loss_alone_lower_it_on_every_client(one_round, strategy):
     before, after = one_round(strategy=strategy)
     assert len(after["clients"]) == 5 and not after["failures"]
@@ -261,7 +261,7 @@ def test_the_warm_up_of_an_mpgvae_counts_the_steps_behind_the_global_model(one_r
     knobs = {f"molecules.{name}": value for name, value in VAE.items()}
     knobs |= {"molecules.warmup": 20, "client.learning_rate": 0.02, "client.steps": 4, "rounds": 2}
     if strategy not in ("scaffold",):
-        knobs |= {"client.optimiser": "adam"}
+        knobs |= {"client.optimizer": "adam"}
     first, _, last = one_round(strategy=strategy, **knobs)
     assert len(last["clients"]) == 5 and not last["failures"]
     _, state = RunDirectory.open(next(tmp_path.glob("graphnvp*"))).newest()
@@ -277,7 +277,7 @@ def test_strategies_that_read_inputs_or_labels_are_refused_before_the_run(strate
 
 def test_the_servers_public_part_can_start_a_federation_and_all_of_it_is_the_bound(one_round):
     begun, _ = one_round(**{"server.pretrain_steps": 4, "name": "pretrained"})
-    fresh, bound = one_round(**{"strategy": "source_only", "molecules.server": "pooled", "server.average": 0.0})
+    fresh, bound = one_round(**{"strategy": "source_only", "molecules.server": "pooled", "server.ema_decay": 0.0})
     assert begun["mean"]["loss"] < fresh["mean"]["loss"] and bound["mean"]["loss"] < fresh["mean"]["loss"]
 
 
@@ -291,7 +291,7 @@ def test_the_servers_public_part_can_start_a_federation_and_all_of_it_is_the_bou
         ({"shards": 40}, ConfigError, "would hold . of 285 molecules shared out by scaffold"),
         ({"dataset": "zinc"}, DataError, "expected FOLDER/molecules/zinc_subset_train.smi"),
         ({"file": "nowhere.smi"}, DataError, "the SMILES file nowhere.smi cannot be read"),
-        ({"data_root": "/nowhere"}, DataError, "expected /nowhere/molecules/qm9_train.smi"),
+        ({"data.root": "/nowhere"}, DataError, "expected /nowhere/molecules/qm9_train.smi"),
     ],
 )
 def test_data_that_cannot_be_shared_out_is_refused(knobs, error, sentence):

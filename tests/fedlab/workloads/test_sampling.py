@@ -161,8 +161,8 @@ def test_what_cannot_be_drawn_is_refused(knobs, sentence):
 
 def test_a_run_keeps_metrics_and_pictures_of_scored_rounds(tmp_path):
     knobs = {f"generation.{name}": value for name, value in SMALL.items()} | {"generation.network": "tiny"}
-    knobs |= {"generation.sampling_steps": 2, "client.steps": 1, "client.batch": 4, "score_every": 3}
-    result = fedlab.run("ddpm-mnist", runs=tmp_path, rounds=2, threads=1, knobs=knobs)
+    knobs |= {"generation.sampling_steps": 2, "client.steps": 1, "client.batch_size": 4, "sample_every": 3}
+    result = fedlab.run("ddpm-mnist", runs=tmp_path, rounds=2, threads=1, overrides=knobs)
     scored = [record["round"] for record in result.rounds if set(record["score"]) >= METRICS]
     assert scored == [0, 2]
     pictures = RunDirectory(result.directory).pictures()

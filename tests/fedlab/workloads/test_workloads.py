@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedlab import workloads
+from fedlab import registry, workloads
 from fedlab.config.schema import Core, build
 from fedlab.errors import ConfigError
 from fedlab.workloads.digits import Digits
@@ -19,7 +19,7 @@ def test_the_default_workload_is_in_the_table():
     assert workloads.find(Core().workload).knobs is type(workloads.make({}))
 
 
-def test_an_unknown_workload_gets_a_near_match():
+def test_an_unknown_workload_gets_a_suggest():
     with pytest.raises(ConfigError, match="unknown workload 'digit'; did you mean 'digits'"):
         workloads.make({"workload": "digit"})
 
@@ -31,7 +31,7 @@ def test_a_wrong_knob_is_a_sentence_with_its_key():
         workloads.make({"digits.targets": "usps,usps"})
 
 
-@pytest.mark.parametrize("name", list(workloads.WORKLOADS))
+@pytest.mark.parametrize("name", list(registry.WORKLOADS))
 def test_every_line_has_a_summary_and_defaults_that_work(name):
     line = workloads.find(name)
     assert line.summary

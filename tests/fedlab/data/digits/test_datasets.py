@@ -150,12 +150,12 @@ def test_embedded_mnist_m_begins_where_embedded_mnist_ends():
 # Names and roots
 
 
-def test_unknown_domain_names_a_near_match():
+def test_unknown_domain_names_a_suggest():
     with pytest.raises(DataError, match="no digit domain 'mnistm'; did you mean 'mnist_m'"):
         read("mnistm", "train")
 
 
-def test_unknown_split_names_a_near_match():
+def test_unknown_split_names_a_suggest():
     with pytest.raises(DataError, match="no split 'label'; did you mean 'labelled'"):
         read("mnist", "label")
 
