@@ -13,7 +13,6 @@ from types import FrameType
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from fedlab.config.resolve import build_config
 from fedlab.config.schema import Config, parse_join_rounds
@@ -21,10 +20,9 @@ from fedlab.config.sections import Overrides, Value
 from fedlab.data.digits.datasets import data_root
 from fedlab.engines.spec import Apps
 from fedlab.errors import ConfigError, DataError, RunError
-from fedlab.registry import load_config, merge, plugins_of, reference_to
+from fedlab.registry import load_config, merge, plugins_of
 from fedlab.report import write_report
 from fedlab.runs.directory import RunDirectory
-from fedlab.runs.progress import watch_live
 from fedlab.runs.result import Result
 from fedlab.training import null_progress, pick_device, resolve_device
 from fedlab.workload import KnowsLabels, Workload, lacking
@@ -118,51 +116,6 @@ def check(config: Config) -> None:
                 f"strategies`){f', or for an upper bound {bound}' if bound else ''}"
             )
     strategy.server(workload, config, null_progress)
-
-
-def run(
-    preset: str | Path | Mapping[str, Any] = "",
-    *,
-    workload: object = None,
-    strategy: object = None,
-    runs: Path | str = "runs",
-    progress: bool = False,
-    overrides: Overrides | None = None,
-    **options: Value,
-) -> Result:
-    """Run a federation to its end and return what it found.
-
-    Parameters
-    ----------
-    preset
-        Name of a preset (``fedlab list``), path of a TOML file, or a mapping of options; empty: the defaults.
-    workload, strategy
-        Names, import paths, or objects: a workload of your own, a StrategySpec or an AggregationSpec.
-    runs
-        Folder in which the run directory is made.
-    progress
-        Show rounds, phases and clients' metrics as they come, in a terminal or a notebook.
-    overrides, options
-        Options by name; ``overrides`` takes those with a dot: ``run("dualadapt-digits", rounds=3,
-        overrides={"dualadapt.mixup": "off"})``.
-
-    Raises
-    ------
-    FedlabError
-        When the run could not be done as asked; what was done is on disk and can be resumed.
-    """
-    chosen: dict[str, Value] = {}
-    for kind, found in (("workload", workload), ("strategy", strategy)):
-        if found is not None:
-            reference, values = (found, {}) if isinstance(found, str) else reference_to(kind, found)
-            chosen |= {kind: reference, **values}
-    table = str(preset) if isinstance(preset, Path) else preset
-    config = prepare(table, {**chosen, **(overrides or {}), **options})
-    return run_engine(RunDirectory.create(Path(runs), config), _live if progress else no_progress)
-
-
-def _live(path: Path) -> AbstractContextManager[None]:
-    return watch_live(path, Console())
 
 
 def saved_config(directory: RunDirectory) -> Config:

@@ -8,6 +8,7 @@ by import path, ``pkg.module:Name``, or by the short name of an entry point in o
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -17,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
-from fedlab.config.presets import flatten, parse_preset, read_preset
+from fedlab.config.presets import flatten, is_file_name, parse_preset, preset_names, read_preset
 from fedlab.config.resolve import active_sections, build_config, check_keys
 from fedlab.config.schema import COMMON_SECTIONS, Config, Plugin, RunConfig
 from fedlab.config.sections import Overrides, Value, section_fields
@@ -165,6 +166,7 @@ KINDS: Mapping[str, Kind] = {
     "engine": Kind(ENGINES, "fedlab.engines", "fedlab.engines.spec:spec_of"),
 }
 PRESET_GROUP = "fedlab.presets"
+PLUGIN_PATH = "FEDLAB_PLUGIN_PATH"  # environment variable: folders of modules that are not installed
 
 _live: dict[str, Any] = {}
 
@@ -208,17 +210,60 @@ def summary(kind: str, name: str) -> str:
     return row.summary if row else f"plug-in {_entry_points(KINDS[kind].group)[name][0].value}"
 
 
-def preset_files() -> dict[str, Path]:
-    """Return the preset files that other packages bring, by name: an entry point names a module and a file beside it.
+def preset_plugins() -> dict[str, str]:
+    """Return where the presets of other packages are, by name: ``pkg:file.toml`` or ``pkg.module:MAPPING``."""
+    return {name: points[0].value for name, points in _entry_points(PRESET_GROUP).items()}
 
-    ``mine = "my_pkg:presets/mine.toml"`` is the file ``presets/mine.toml`` in the folder of the package ``my_pkg``.
+
+def read_any_preset(preset: str | Mapping[str, Any]) -> tuple[str, dict[str, Value]]:
+    """Return description and options of a preset.
+
+    Parameters
+    ----------
+    preset
+        A name, the path of a TOML file, an import path (``pkg.module:MAPPING``, or ``pkg:file.toml`` for a file in the
+        package's folder), or a mapping of options by dotted key or in nested mappings.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such preset, or it is none.
     """
-    found: dict[str, Path] = {}
-    for name, points in _entry_points(PRESET_GROUP).items():
-        module, _, file = points[0].value.partition(":")
-        origin = _module(module, f"preset {name!r}").__file__ or ""
-        found[name] = Path(origin).parent / file
-    return found
+    if isinstance(preset, Mapping):
+        table = dict(preset)
+        return str(table.pop("description", "")), flatten(table, "the mapping")
+    if is_file_name(preset) and Path(preset).is_file():
+        add_plugin_folder(Path(preset).resolve().parent)
+        return read_preset(preset)
+    path = preset if ":" in preset else preset_plugins().get(preset, "")
+    if not path or preset in preset_names():
+        return read_preset(preset, sorted(preset_plugins()))
+    name = preset.rpartition(":")[2].removesuffix(".toml")
+    module, _, attribute = path.partition(":")
+    if is_file_name(attribute):
+        folder = Path(_module(module, f"preset {preset!r}").__file__ or "").parent
+        description, values = read_preset(str(folder / attribute))
+    else:
+        found = load_object(path, f"preset {preset!r}")
+        if not isinstance(found, Mapping):
+            raise ConfigError(f"preset {preset!r} is a {type(found).__name__}; a mapping of options is expected")
+        description, values = read_any_preset(found)
+    return description, {"name": name.lower(), **values}
+
+
+def add_plugin_folder(folder: Path) -> None:
+    """Let modules in a folder be found, in this process and those that it starts, behind all that is installed."""
+    known = [path for path in os.environ.get(PLUGIN_PATH, "").split(os.pathsep) if path]
+    if str(folder) not in known:
+        os.environ[PLUGIN_PATH] = os.pathsep.join([*known, str(folder)])
+    _extend_path()
+
+
+def _extend_path() -> None:
+    """Put the current folder and the known folders of plug-ins at the end of the search path."""
+    for folder in (os.getcwd(), *os.environ.get(PLUGIN_PATH, "").split(os.pathsep)):
+        if folder and folder not in sys.path:
+            sys.path.append(folder)
 
 
 def _entry_points(group: str) -> dict[str, list[metadata.EntryPoint]]:
@@ -275,6 +320,7 @@ def load_object(path: str, what: str) -> Any:
 
 
 def _module(name: str, what: str) -> Any:
+    _extend_path()
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -345,7 +391,7 @@ def merge(preset: str | Mapping[str, Any], overrides: Overrides) -> dict[str, Va
     Parameters
     ----------
     preset
-        Name of a preset, path of a TOML file, or options by dotted key or in nested mappings.
+        As of :func:`read_any_preset`.
 
     Raises
     ------
@@ -361,12 +407,8 @@ def merge(preset: str | Mapping[str, Any], overrides: Overrides) -> dict[str, Va
 
 
 def preset_options(preset: str | Mapping[str, Any]) -> dict[str, Value]:
-    """Return the options that a preset sets itself: its name, path, or a mapping."""
-    if isinstance(preset, str):
-        return read_preset(preset, preset_files())[1] if preset else {}
-    found = flatten(preset, "the mapping")
-    found.pop("description", None)
-    return found
+    """Return the options that a preset sets itself; an empty name is the preset that sets none."""
+    return read_any_preset(preset)[1] if preset else {}
 
 
 def plugins_of(values: Overrides) -> dict[str, Plugin]:

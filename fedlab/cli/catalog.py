@@ -12,10 +12,10 @@ import typer
 from rich.markup import escape
 
 from fedlab.cli.common import handle_errors, show_rows, stdout
-from fedlab.config.presets import preset_names, read_preset
+from fedlab.config.presets import preset_names
 from fedlab.config.sections import Option, options
 from fedlab.errors import ConfigError
-from fedlab.registry import all_sections, load_config, names, preset_files, summary
+from fedlab.registry import all_sections, load_config, names, preset_plugins, read_any_preset, summary
 from fedlab.strategies.ablations import ABLATIONS
 
 data_app = typer.Typer(no_args_is_help=True, help="The digit domains: which are here, and fetching the full ones.")
@@ -69,8 +69,7 @@ def list_(
 
 
 def _presets() -> list[tuple[str, ...]]:
-    files = preset_files()
-    return [(name, read_preset(name, files)[0]) for name in [*preset_names(), *sorted(files)]]
+    return [(name, read_any_preset(name)[0]) for name in [*preset_names(), *sorted(preset_plugins())]]
 
 
 def _datasets() -> list[tuple[str, ...]]:

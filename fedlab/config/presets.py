@@ -26,24 +26,22 @@ def is_file_name(name: str) -> bool:
     return name.lower().endswith(SUFFIX)
 
 
-def read_preset(name: str, plugins: Mapping[str, Path] | None = None) -> tuple[str, dict[str, Value]]:
+def read_preset(name: str, others: Iterable[str] = ()) -> tuple[str, dict[str, Value]]:
     """Return description and options of a preset, by name or by path of a TOML file.
 
     Parameters
     ----------
-    plugins
-        Files of presets that other packages bring, by name.
+    others
+        Names of presets that other packages bring, for the message.
 
     Raises
     ------
     ConfigError
         When there is no such preset or file, or the file is no TOML table of plain values.
     """
-    shipped = {name: PRESETS / f"{name}{SUFFIX}" for name in preset_names()}
-    known = {**(plugins or {}), **shipped}
-    path = Path(name) if is_file_name(name) else known.get(name)
-    if path is None:
-        raise ConfigError(f"unknown preset {name!r}; {suggest(name, known)}")
+    if not is_file_name(name) and name not in preset_names():
+        raise ConfigError(f"unknown preset {name!r}; {suggest(name, [*preset_names(), *others])}")
+    path = Path(name) if is_file_name(name) else PRESETS / f"{name}{SUFFIX}"
     if not path.is_file():
         raise ConfigError(f"preset file {name!r} does not exist")
     description, values = parse_preset(_text(path), f"preset {path}")

@@ -22,7 +22,6 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.serverapp import Grid, ServerApp
-from flwr.supercore.object_ref import load_app
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -114,7 +113,7 @@ class InProcessGrid(Grid):
 
 def run_config(apps: Apps, config: Config, directory: Path) -> None:
     """Run a configured federation in this process and thread."""
-    server, client = load_app(apps.server, Exception), load_app(apps.client, Exception)
+    server, client = apps.load()
     assert isinstance(server, ServerApp) and isinstance(client, ClientApp)
     with use_directory(directory):
         run(server, client, flower_config(config), len(config.clients))

@@ -21,6 +21,10 @@ class Apps:
     server: str
     client: str
 
+    def load(self) -> tuple[Any, Any]:
+        """Import both apps. Flower's own loader would put the current folder first on the search path."""
+        return _load(self.server), _load(self.client)
+
 
 @dataclass(frozen=True)
 class EngineSpec:
