@@ -13,7 +13,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +26,7 @@ from fedlab.data.digits import datasets
 from fedlab.engines import processes
 from fedlab.runs.result import Result
 from fedlab.workloads.digits import Digits
+from waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "docker-compose.yml"
@@ -268,11 +268,8 @@ class Container:
         return self.ran(arguments)
 
     def until_healthy(self, seconds=120):
-        end = time.monotonic() + seconds
-        while self.health().returncode != 0:
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < end, self.log.read_text()
-            time.sleep(1)
+        healthy = lambda: self.health().returncode == 0  # noqa: E731
+        wait_until(healthy, "its health", seconds, process=self.process, output=self.log.read_text)
 
 
 def files(folder):

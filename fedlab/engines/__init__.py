@@ -1,4 +1,4 @@
-"""The table of engines: what carries the messages between one ServerApp and its ClientApps."""
+"""Table of engines: how messages travel between the ServerApp and its ClientApps."""
 
 from __future__ import annotations
 
@@ -20,23 +20,37 @@ class Apps:
 
 @dataclass(frozen=True)
 class Engine:
-    """One line of the table of engines; ``run`` returns when the federation has ended, or raises."""
+    """One row of the table of engines.
+
+    Attributes
+    ----------
+    summary
+        Description for ``fedlab list engines``.
+    run
+        Called with apps, knobs, number of clients and run directory; returns when the federation has ended, or raises.
+    clients_see_gpu
+        Called with knobs; True when clients see the server's GPU.
+    simulates_clients
+        True when clients run on this machine, on data that it can read.
+    check
+        Called with knobs; raises ConfigError for what would stop a run before it begins.
+    """
 
     summary: str
-    run: Callable[[Apps, Flat, int, Path], None]  # apps, knobs, number of clients, run directory
-    clients_see_gpu: Callable[[Flat], bool]  # whether clients see the server's GPU
-    simulates_clients: bool = True  # whether clients run on this machine, on data that it can read
-    check: Callable[[Flat], None] = lambda flat: None  # raises what would stop a run before it begins
+    run: Callable[[Apps, Flat, int, Path], None]
+    clients_see_gpu: Callable[[Flat], bool]
+    simulates_clients: bool = True
+    check: Callable[[Flat], None] = lambda flat: None
 
 
 def _inprocess(apps: Apps, flat: Flat, clients: int, directory: Path) -> None:
     from flwr.clientapp import ClientApp
     from flwr.serverapp import ServerApp
-    from flwr.supercore.object_ref import load_app
 
     from fedlab.engines import inprocess
+    from fedlab.engines.flower_internals import load_app
 
-    server, client = load_app(apps.server, Exception), load_app(apps.client, Exception)
+    server, client = load_app(apps.server), load_app(apps.client)
     assert isinstance(server, ServerApp) and isinstance(client, ClientApp)
     inprocess.run(server, client, dict(flat), clients)
 
@@ -79,7 +93,7 @@ ENGINES: Mapping[str, Engine] = {
 
 
 def find(name: str) -> Engine:
-    """One line of the table.
+    """Return one row of the table.
 
     Raises
     ------

@@ -14,16 +14,16 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from fedlab.config.schema import Flat
 from fedlab.files import write_atomically
 
 MODEL, EVENTS = "model.pt", "events.jsonl"
 STATE_DIR_KEY = "state-dir"  # in the node's config
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ClientStore:
@@ -68,6 +68,8 @@ class ClientStore:
         """
         if self.path is None:
             return
+        import torch  # here, because `fedlab join` imports this module for its names and needs no torch
+
         content = {
             "config": dict(config),
             "round": facts["round"],

@@ -14,7 +14,7 @@ from fedlab import launch, strategies, workloads
 from fedlab.comm.grid import PartitionGrid
 from fedlab.comm.roster import Roster
 from fedlab.config.schema import CORE_SECTIONS, ClientTraining, knobs, resolve
-from fedlab.engines import inprocess
+from fedlab.engines import flower_internals, inprocess
 from fedlab.errors import ConfigError
 from fedlab.models import gaussian_mixture
 from fedlab.runs.checkpoints import weights_sha256
@@ -62,7 +62,7 @@ class Federation:
         return found
 
     def run(self, rounds):
-        identity = inprocess.TaskIdentity
+        identity = flower_internals.TaskIdentity
         identity.run_id, identity.node_id, identity.task_id = 1, 1, 1
         grid = self.grid()
         with seeded("initialise"):

@@ -6,13 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 
 import pytest
-from flwr.supercore.constant import TASK_TYPE_TO_COMMAND, TaskType
 
 from fedlab.engines import fork_server
+from waiting import wait_until
 
 APP = """
 import os, sys, time
@@ -55,10 +54,6 @@ def gone(pid):
     return True
 
 
-def test_flower_starts_a_client_app_by_the_name_that_is_served():
-    assert TASK_TYPE_TO_COMMAND[TaskType.CLIENT_APP] == "flwr-clientapp"
-
-
 def test_a_fork_has_the_callers_arguments_environment_folder_output_and_exit_code(call, tmp_path):
     said, codes = [], []
     for code in ("0", "3", "255"):
@@ -84,10 +79,7 @@ def test_forks_work_side_by_side_and_die_with_the_command(call):
     assert not any(map(gone, pids))
     waiting[0].kill()
     waiting[0].wait()
-    end = time.monotonic() + 20
-    while not gone(pids[0]):
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    wait_until(lambda: gone(pids[0]), "the end of its fork", 20)
     assert not gone(pids[1])
     os.kill(pids[1], signal.SIGKILL)  # and the command with the fork
     assert waiting[1].wait(20) == 1
