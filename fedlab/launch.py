@@ -162,7 +162,7 @@ def run_engine(directory: RunDirectory, watch: Watch = no_progress) -> Result:
         except BaseException as error:
             if directory.manifest().get("status") in ("created", "running"):  # killed before it could say so itself
                 interrupted = isinstance(error, KeyboardInterrupt)
-                directory.note(status="interrupted" if interrupted else "failed", error=str(error) or None)
+                directory.update_manifest(status="interrupted" if interrupted else "failed", error=str(error) or None)
             if isinstance(error, OSError):
                 raise RunError(
                     f"the run stopped: {error}; once that is mended, `fedlab resume {directory.path}` goes on"

@@ -16,7 +16,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from torch import nn
 
-from fedlab.comm.grid import RosterGrid
+from fedlab.comm.grid import PartitionGrid
 from fedlab.config.schema import Config
 from fedlab.config.sections import Overrides
 from fedlab.data.dataset import Examples
@@ -227,7 +227,7 @@ def own_data(workload: Workload, context: ClientContext, split: str) -> Examples
 
 def partition_by_node(grid: Grid) -> dict[int, int]:
     """Connected node to partition, in the order of partitions."""
-    assert isinstance(grid, RosterGrid)
+    assert isinstance(grid, PartitionGrid)
     return {node: grid.partition_of[node] for node in grid.get_node_ids()}
 
 

@@ -29,7 +29,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from fedlab.runs.directory import versions
+        from fedlab.runs.manifest import versions
 
         stdout.print("\n".join(f"{name} {version}" for name, version in versions().items()), highlight=False)
         raise typer.Exit
@@ -52,8 +52,8 @@ app.command()(handle_errors(predict.predict))
 app.command()(handle_errors(deploy.serve))
 app.command()(handle_errors(deploy.join))
 app.command()(handle_errors(deploy.certs))
-app.command()(handle_errors(deploy.knock))
-app.command()(handle_errors(deploy.status))
+app.command()(handle_errors(deploy.ping))
+app.command()(handle_errors(deploy.client_status))
 app.command()(handle_errors(molecules.molecules))
 app.command()(handle_errors(catalog.doctor))
 app.add_typer(catalog.data_app, name="data")

@@ -22,7 +22,7 @@ from fedlab.comparison.result import FAILED, FINISHED, PENDING, Cell, Comparison
 from fedlab.config.resolve import with_options
 from fedlab.config.sections import Value, is_free_text, options
 from fedlab.errors import ConfigError, RunError
-from fedlab.runs.directory import git_commit, now, versions
+from fedlab.runs.manifest import git_commit, now, versions
 from fedlab.runs.result import FAMILIES, direction, family, headline, is_share, metric_names, server_names, shown
 
 if TYPE_CHECKING:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fedlab.files import write_atomically
 from fedlab.report import charts, commands, figures, partition_table, run_page, samples
 from fedlab.report.template import fill
-from fedlab.runs.directory import write_atomically
 from fedlab.runs.result import Result
 
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from fedlab.files import write_atomically
 from fedlab.report import client_panels, commands, comparison_tables, learning_curves, partition_table, samples
 from fedlab.report.comparison_tables import Variant
 from fedlab.report.run_page import in_words
 from fedlab.report.template import fill
-from fedlab.runs.directory import write_atomically
 from fedlab.runs.result import is_share, shown
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
-from fedlab.comm.grid import RosterGrid
+from fedlab.comm.grid import PartitionGrid
 from fedlab.config.schema import Config
 from fedlab.errors import ConfigError
 from fedlab.losses.discrepancy import discrepancy
@@ -100,7 +100,7 @@ class DualAdapt(FlowerFedAvg):
         mixtures. The next ``onboarding`` rounds are theirs too: line 12 is taken against their heads alone.
         """
         self.partition_of, self.noted, self.measured = partition_by_node(grid), [], {}
-        self.names = grid.names if isinstance(grid, RosterGrid) else {}
+        self.names = grid.names if isinstance(grid, PartitionGrid) else {}
         present = set(self.partition_of.values())
         arrived = present - self.heads.keys() if self.heads and self.options.onboarding else set()
         newcomers = present & self.onboarding.keys()

@@ -8,12 +8,12 @@ import re
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
 import toy
 from fedlab import registry, workloads
 from fedlab.client.app import app
 from fedlab.config.schema import resolve
+from fedlab.engines.flower_internals import task_identity
 from fedlab.launch import sections
 from tables import put
 
@@ -21,14 +21,14 @@ from tables import put
 @pytest.fixture
 def context(monkeypatch):
     put(monkeypatch, "workload", "blobs", toy.SPEC)
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
     flat = resolve(
         {**toy.SMALL, "strategy": "fedavg", "blobs.client_labels": True, "dualadapt.components": 2},
         {},
         sections(),
         {"workload": "blobs", "strategy": "fedavg"},
     )
-    return Context(1, 7, {"partition-id": 1, "num-partitions": 2}, RecordDict(), flat)
+    with task_identity(1, 1):
+        yield Context(1, 7, {"partition-id": 1, "num-partitions": 2}, RecordDict(), flat)
 
 
 def message(kind, **changes):
@@ -79,7 +79,7 @@ def test_weights_of_another_model_are_a_sentence(context):
 
 
 def test_over_the_network_a_bug_is_told_without_its_traceback_which_the_owner_keeps(context, tmp_path):
-    context.node_config.update({"domain": workloads.make(context.run_config).clients[1], "keep": str(tmp_path)})
+    context.node_config.update({"domain": workloads.make(context.run_config).clients[1], "state-dir": str(tmp_path)})
     reason = app(without_arrays(), context).error.reason
     assert reason.startswith("in evaluate: KeyError: 'arrays'")
     assert re.search(r" \(fedlab\.strategies\.protocol:\d+\)$", reason)
@@ -94,7 +94,7 @@ def test_what_the_server_refused_is_noted_for_the_owner_and_changes_nothing(cont
     torch.manual_seed(0)
     plain = message("train")
     sent.content["refused"] = ConfigRecord({"round": 1, "reason": "its array w holds NaN or infinity"})
-    context.node_config["keep"] = str(tmp_path)
+    context.node_config["state-dir"] = str(tmp_path)
     replies = [app(one, context).content["arrays"].to_torch_state_dict() for one in (sent, plain)]
     assert all(torch.equal(replies[0][name], replies[1][name]) for name in replies[0])
     refused, *others = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import toy
 from fedlab.cli.app import app, speaks
 from fedlab.runs.directory import RunDirectory
 from tables import put
+from waiting import wait_until
 
 SUPPORT = Path(__file__).parents[2] / "support"
 
@@ -188,11 +188,7 @@ def test_an_interrupted_process_says_how_to_resume(tmp_path, number):
     command = [sys.executable, "-c", script, "run", preset]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     log = tmp_path / "runs" / "toy-0" / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not (log.exists() and '"round": 2,' in log.read_text()):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: log.exists() and '"round": 2,' in log.read_text(), "round 2", process=process)
     os.kill(process.pid, number)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130

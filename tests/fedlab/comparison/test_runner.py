@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ from fedlab.comparison.runner import Request, check, visible_gpus
 from fedlab.errors import ConfigError, RunError
 from fedlab.runs.directory import RunDirectory
 from tables import put
+from waiting import wait_until
 
 SUPPORT = Path(__file__).parents[2] / "support"
 SHORT = {"rounds": 1, "blobs.domains": "near"}
@@ -246,13 +246,11 @@ def start(tmp_path, preset, *options):
 def test_interrupted_and_killed_the_same_command_ends_at_the_same_table(preset, tmp_path):
     for number, last in ((signal.SIGINT, 2), (signal.SIGKILL, 4)):
         process = start(tmp_path, preset, "--seeds", "1", "--jobs", "1", "rounds=9", "blobs.domains=near")
-        deadline = time.monotonic() + 60
-        while not any(
-            f'"round": {last},' in log.read_text() for log in tmp_path.glob("comparisons/toy/cells/*/metrics.jsonl")
-        ):
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        logs = "comparisons/toy/cells/*/metrics.jsonl"
+        reached = lambda logs=logs, last=last: any(  # noqa: E731
+            f'"round": {last},' in log.read_text() for log in tmp_path.glob(logs)
+        )
+        wait_until(reached, f"round {last}", process=process)
         os.kill(process.pid, number)
         _, error = process.communicate(timeout=30)
         if number == signal.SIGINT:

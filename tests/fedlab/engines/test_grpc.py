@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +19,7 @@ from fedlab.deploy import provision
 from fedlab.engines import grpc, processes, superlink
 from fedlab.errors import ConfigError, RunError
 from fedlab.runs.result import Result
+from waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,8 @@ def federation(tmp_path_factory):
     """
     root = tmp_path_factory.mktemp("federation")
     mine, foreign = root / "server" / "certs", root / "foreign"
-    provision.make(mine, clients=["optdigits", "usps", "thief"])
-    provision.make(foreign, clients=["usps"])
+    provision.create_credentials(mine, clients=["optdigits", "usps", "thief"])
+    provision.create_credentials(foreign, clients=["usps"])
     address = f"127.0.0.1:{processes.free_ports(1)[0]}"
     knobs = [f"{name}={value}" for name, value in TINY.items()]
     serve = Command(
@@ -40,7 +40,7 @@ def federation(tmp_path_factory):
     started = [serve]
 
     def join(folder: Path, *arguments: str) -> Command:
-        started.append(Command(folder, "join", address, "--domain", "usps", "--patience", "100", *arguments))
+        started.append(Command(folder, "join", address, "--domain", "usps", "--give-up-after", "100", *arguments))
         return started[-1]
 
     try:
@@ -143,20 +143,18 @@ def test_nothing_is_left_running(federation):
 
 @pytest.mark.engine
 def test_an_expired_certificate_is_refused_on_both_sides(tmp_path):
-    provision.make(tmp_path / "certs", clients=["usps"], days=-1)
+    provision.create_credentials(tmp_path / "certs", clients=["usps"], days=-1)
     with pytest.raises(ConfigError, match=r"server.crt expired on .*; make a new one: fedlab certs"):
         grpc.check(Grpc(certificates=str(tmp_path / "certs")))
     fleet = superlink.Fleet(f"127.0.0.1:{processes.free_ports(1)[0]}", tmp_path / "certs")
     told = []
     with (
         superlink.superlink(tmp_path / "link", simulation=False, fleet=fleet, environment=grpc.TRACE) as link,
-        grpc.watched(link.log, {}, lambda who, why: told.append(why)),
+        grpc.monitor_rejections(link.log, {}, lambda who, why: told.append(why)),
     ):
         client = Command(tmp_path, "join", link.fleet, "--domain", "usps")
         assert client.code() == 1
-        end = time.monotonic() + 10
-        while not told and time.monotonic() < end:
-            time.sleep(0.1)
+        wait_until(lambda: told, "the rejection", 10)
     assert "has expired; its owner makes a new one with" in " ".join(client.said.split())
     assert "which has expired by its clock" in told[0]
 
@@ -178,8 +176,8 @@ def test_an_address_without_host_or_port_is_refused(address):
         grpc.check(Grpc(address=address, insecure=True))
 
 
-def test_what_the_doorkeeper_reads(tmp_path):
-    provision.make(tmp_path, clients=["usps"])
+def test_rejections_are_read_from_the_log(tmp_path):
+    provision.create_credentials(tmp_path, clients=["usps"])
     key = credentials.public_keys(tmp_path)["usps"]
     door = "[/flwr.proto.Fleet/%s][ApiError:2004] Attempted to register SuperNode with public key: %r, exception: %s\n"
     shake = "I1124 00:28:49.867702 3626 handshaker.cc:155] CallNextHandshakerLocked: error=%s\n=== Source: ===\n x.cc\n"
@@ -196,11 +194,12 @@ def test_what_the_doorkeeper_reads(tmp_path):
             shake % "UNKNOWN: something new",
         ]
     )
-    for step in (len(log), 40, 7):  # however the log comes in
-        told: list[tuple[str, str]] = []
-        doorkeeper = grpc.Doorkeeper({"usps": key}, lambda who, why, told=told: told.append((who, why)))
-        for begin in range(0, len(log), step):
-            doorkeeper.read(log[begin : begin + step])
-        assert [who for who, _ in told] == ["usps", "usps", "a key of another kind", "10.0.0.9", "10.0.0.9"]
+    lines = log.splitlines()
+    for step in (len(lines), 2, 1):  # however many lines are read at once
+        reported: list[tuple[str, str]] = []
+        monitor = grpc.RejectionMonitor({"usps": key}, lambda *rejection, reported=reported: reported.append(rejection))
+        for begin in range(0, len(lines), step):
+            monitor.read(lines[begin : begin + step])
+        assert [client for client, _ in reported] == ["usps", "usps", "a key of another kind", "10.0.0.9", "10.0.0.9"]
         signs = ["not registered here", "connected already", "without a key", "does not trust", "something new"]
-        assert all(sign in why for sign, (_, why) in zip(signs, told, strict=True))
+        assert all(sign in why for sign, (_, why) in zip(signs, reported, strict=True))

@@ -18,6 +18,7 @@ import pytest
 from fedlab.config.schema import Ray
 from fedlab.engines import Apps, processes, ray
 from fedlab.errors import ConfigError, RunError
+from waiting import wait_until
 
 SERVER = """
 import json, time
@@ -80,7 +81,7 @@ def left() -> dict[int, str]:
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             environment = (entry / "environ").read_bytes()
-            if f"{processes.MARK}=fedlab-".encode() in environment and (worker[-1:] == b"=" or worker in environment):
+            if f"{processes.MARKER_ENV}=fedlab-".encode() in environment and (worker[-1:] == b"=" or worker in environment):
                 marked[int(entry.name)] = (entry / "cmdline").read_text()
     return marked
 
@@ -155,10 +156,10 @@ def test_nothing_outlives_us(number: signal.Signals, apps: Apps, tmp_path: Path)
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background has it ignored
 from pathlib import Path
-from fedlab.config import Ray
-from fedlab.engines import Apps, flower
+from fedlab.config.schema import Ray
+from fedlab.engines import Apps, ray
 sys.path[:0] = {sys.path!r}
-flower.run(
+ray.run(
     {apps!r}, {configuration(tmp_path / "out.json", sleep=60.0)!r}, partitions=2, options={PRIVATE!r},
     directory=Path({str(tmp_path / "run")!r}), echo=lambda text: print(text, flush=True),
 )
@@ -177,10 +178,8 @@ flower.run(
         code = us.wait(20)
     assert code == -number
     assert ("KeyboardInterrupt" in error) == (number == signal.SIGINT)
-    end = time.monotonic() + (0 if number == signal.SIGINT else 15)  # killed, we leave it to the SuperLink's process
-    while left() and time.monotonic() < end:
-        time.sleep(0.2)
-    assert left() == {}
+    limit = 0 if number == signal.SIGINT else 15  # killed, we leave it to the SuperLink's process
+    wait_until(lambda: left() == {}, "the end of all processes", limit)
 
 
 @pytest.mark.engine
