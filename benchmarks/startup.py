@@ -24,7 +24,7 @@ from rich.table import Table
 from benchmarks import cells
 from fedlab import launch, workloads
 from fedlab.config.schema import Flat, Value, parse_overrides
-from fedlab.errors import near_match
+from fedlab.errors import suggest
 from fedlab.models.batchnorm_stats import encode
 from fedlab.models.feature_classifier import features_of
 from fedlab.runs.directory import RunDirectory
@@ -211,7 +211,7 @@ def main() -> None:
     chosen = list(METHODS) if options.methods == ["all"] else options.methods
     for name in chosen:
         if name not in METHODS:
-            parser.error(f"no method {name!r}; {near_match(name, METHODS)}")
+            parser.error(f"no method {name!r}; {suggest(name, METHODS)}")
     shared = {"threads": cells.threads(options.processes), **parse_overrides(options.knobs)}
     of_teacher = {key: value for key, value in shared.items() if not key.startswith(OF_STUDENT)}
     transfer = {**of_teacher, **METHODS["transfer"], "keep_checkpoints": 1000}

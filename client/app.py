@@ -22,11 +22,11 @@ from fedlab.comm import compression
 from fedlab.comm.grid import REFUSED
 from fedlab.comm.roster import REFUSAL
 from fedlab.config.schema import Core, build
-from fedlab.errors import ConfigError, FedlabError, near_match
+from fedlab.errors import ConfigError, FedlabError, suggest
 from fedlab.runs.client_store import Keep
 from fedlab.seeds import deterministic, seeded
 from fedlab.strategies.protocol import CONFIG, ROUND, round_of
-from fedlab.workload import SeesImages, Workload
+from fedlab.workload import SupportsImages, Workload
 
 app = ClientApp()
 
@@ -84,7 +84,7 @@ def settle(context: Context) -> Workload:
     if "domain" in node:
         domain, clients = str(node["domain"]), list(workload.clients)
         if domain not in clients:
-            raise ConfigError(f"this run has no client {domain!r}; {near_match(domain, clients)}")
+            raise ConfigError(f"this run has no client {domain!r}; {suggest(domain, clients)}")
         node[PARTITION_ID_KEY] = clients.index(domain)
     return workload
 
@@ -108,7 +108,7 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
             fact = {"round": server_round, "rounds": core.rounds, "name": core.name}
             if keep and purpose == "evaluate":
                 states = half.states(workload, message, context)
-                kept = {**fact, "images": isinstance(workload, SeesImages)}
+                kept = {**fact, "images": isinstance(workload, SupportsImages)}
                 keep.save(states, context.run_config, workload.clients[partition], kept)
         keep.tell(purpose, status="ok", seconds=round(time.monotonic() - begun, 3), **fact)
         return Message(compression.encode(content, core.wire), reply_to=message)

@@ -19,8 +19,8 @@ from fedlab.data.digits.datasets import data_root
 from fedlab.errors import ConfigError, DataError, RunError
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.result import Result
-from fedlab.training import pick_device, resolve_device
-from fedlab.workload import KnowsLabels, Workload, lacking
+from fedlab.training import resolve_device
+from fedlab.workload import SupportsHiddenLabels, Workload, missing_columns
 
 APPS = engines.Apps(server="fedlab.server.app:app", client="fedlab.client.app:app")
 
@@ -85,14 +85,14 @@ def settle(preset: str, overrides: Flat) -> dict[str, Value]:
     root = data_root(str(flat["data_root"]))
     flat["data_root"] = str(root.resolve()) if root else ""
     reachable = engines.find(str(flat["engine"])).gpu_reachable(flat)
-    flat["device"] = resolve_device(str(flat["device"]), reachable)  # so that a resumed run keeps to it
+    flat["device"] = str(resolve_device(str(flat["device"]), reachable))  # so that a resumed run keeps to it
     flat["pretrained"] = str(Path(str(flat["pretrained"])).resolve()) if flat["pretrained"] else ""
     return flat
 
 
 def clients_have_labels(workload: Workload) -> bool:
     """Whether clients hold all that the workload's loss reads, labels where it takes any."""
-    return not lacking(workload, workload.data(0, "train"))
+    return not missing_columns(workload, workload.data(0, "train"))
 
 
 def _check(flat: Flat) -> None:
@@ -100,7 +100,7 @@ def _check(flat: Flat) -> None:
     from fedlab import strategies
 
     core = build(Core, "", flat)
-    pick_device(core.device)
+    resolve_device(core.device)
     workload = workloads.make(flat)
     partitions, engine = len(workload.clients), engines.find(core.engine)
     if core.clients > partitions:
@@ -218,7 +218,7 @@ def split_of(workload: Workload, clients: int) -> list[dict[str, object]]:
     for partition, name in enumerate(workload.clients[:clients]):
         data = workload.data(partition, "train")
         labels = data.columns.get("y")
-        if labels is None and isinstance(workload, KnowsLabels):
+        if labels is None and isinstance(workload, SupportsHiddenLabels):
             with suppress(DataError):  # a set whose labels are nowhere
                 labels = workload.labels(partition)
         counts = None

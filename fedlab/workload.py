@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from fedlab.data.dataset import Batch, Examples
-from fedlab.training import Progress, silent
+from fedlab.training import Progress, null_progress
 
 
 @runtime_checkable
@@ -46,7 +46,7 @@ class Workload(Protocol):
 
 
 @runtime_checkable
-class TestsNewClasses(Protocol):
+class SupportsEpisodes(Protocol):
     """A workload whose clients' classes the model has no output for: heads that are fitted to episodes test G."""
 
     def episode_accuracies(self, model: nn.Module, data: Examples) -> Mapping[int, Tensor]:
@@ -55,7 +55,7 @@ class TestsNewClasses(Protocol):
 
 
 @runtime_checkable
-class KnowsLabels(Protocol):
+class SupportsHiddenLabels(Protocol):
     """A simulation that knows the classes of its clients' training examples, also where clients do not."""
 
     def labels(self, partition: int) -> Tensor | None:
@@ -83,10 +83,10 @@ class Score:
 
 
 @runtime_checkable
-class Scored(Workload, Protocol):
+class SupportsScoring(Workload, Protocol):
     """A workload whose model is worth something beside anybody's data, as a generative one's samples are."""
 
-    def score(self, model: nn.Module, progress: Progress = silent) -> Score:
+    def score(self, model: nn.Module, progress: Progress = null_progress) -> Score:
         """Of the global model alone, from torch's current random stream; the server asks each ``score_every`` rounds.
 
         ``progress`` is told about work that takes long, as (what, steps done, steps in all).
@@ -95,7 +95,7 @@ class Scored(Workload, Protocol):
 
 
 @runtime_checkable
-class SeesImages(Workload, Protocol):
+class SupportsImages(Workload, Protocol):
     """A workload whose inputs can be read from image files."""
 
     def images(self, paths: Sequence[Path]) -> Examples:
@@ -104,7 +104,7 @@ class SeesImages(Workload, Protocol):
 
 
 @runtime_checkable
-class NamesClasses(Protocol):
+class SupportsClassNames(Protocol):
     """A workload whose classes have names, which pages show; elsewhere a class is its number."""
 
     @property
@@ -118,6 +118,6 @@ def loss_columns(workload: Workload) -> tuple[str, ...]:
     return tuple(getattr(workload, "loss_columns", ("x", "y")))
 
 
-def lacking(workload: Workload, data: Examples) -> list[str]:
+def missing_columns(workload: Workload, data: Examples) -> list[str]:
     """Columns of the workload's loss that some data does not have, as "y" where it takes labels and there are none."""
     return [name for name in loss_columns(workload) if name not in data.columns]

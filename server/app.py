@@ -28,8 +28,8 @@ from fedlab.seeds import deterministic, seeded
 from fedlab.server.budget import Budget
 from fedlab.strategies import validation
 from fedlab.strategies.protocol import EXAMPLES, FINAL, ServerHalf, client_metrics, load
-from fedlab.training import pick_device
-from fedlab.workload import Scored
+from fedlab.training import resolve_device
+from fedlab.workload import SupportsScoring
 
 app = ServerApp()
 
@@ -41,7 +41,7 @@ def main(grid: Grid, context: Context) -> None:
     run = RunDirectory.open(core.run_dir) if core.run_dir else RunDirectory.create(Path("runs"), context.run_config)
     with run:
         begun = "resumed" if "started" in run.manifest() else "started"
-        run.note(**{begun: now()}, status="running", error=None, device=str(pick_device(core.device)))
+        run.note(**{begun: now()}, status="running", error=None, device=str(resolve_device(core.device)))
         try:
             with deterministic(core.threads):
                 _Federation(grid, context, core, run).run_rounds()
@@ -230,14 +230,14 @@ class _Federation:
     def _score(self, arrays: ArrayRecord) -> Mapping[str, float]:
         """What the workload says of the global model alone; nothing where the arrays are no such model."""
         ends = self.round == self.core.rounds or self.budget.ended_by
-        if not isinstance(self.workload, Scored) or (self.round % self.core.score_every and not ends):
+        if not isinstance(self.workload, SupportsScoring) or (self.round % self.core.score_every and not ends):
             return {}
         state = arrays.to_torch_state_dict()
         with self._phase("score"), seeded(self.core.seed, "score", self.round):
             model = self.workload.model()
             if state.keys() != model.state_dict().keys():
                 return {}
-            score = self.workload.score(load(model, state, pick_device(self.core.device)).eval(), self._progress)
+            score = self.workload.score(load(model, state, resolve_device(self.core.device)).eval(), self._progress)
         for name, png in score.pictures.items():
             self.run.keep_picture(name, self.round, png)
         return score.metrics

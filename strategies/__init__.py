@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedlab.config.schema import Core, Flat, build, knobs
-from fedlab.errors import ConfigError, near_match
+from fedlab.errors import ConfigError, suggest
 from fedlab.strategies import (
     adabn,
     aggregation,
@@ -26,7 +26,7 @@ from fedlab.strategies import (
 from fedlab.strategies.ablations import VARIANTS, Variant, spelled_out
 from fedlab.strategies.aggregation import RULES
 from fedlab.strategies.protocol import ClientHalf, Entry, Local, ServerHalf
-from fedlab.training import Progress, silent
+from fedlab.training import Progress, null_progress
 from fedlab.workload import Workload
 
 __all__ = [
@@ -71,7 +71,7 @@ def find(name: str) -> Entry:
         When there is no such strategy, with the near match.
     """
     if name not in STRATEGIES:
-        raise ConfigError(f"unknown strategy {name!r}; {near_match(name, [*STRATEGIES, *VARIANTS])}")
+        raise ConfigError(f"unknown strategy {name!r}; {suggest(name, [*STRATEGIES, *VARIANTS])}")
     return STRATEGIES[name]
 
 
@@ -91,7 +91,7 @@ def chosen_by(strategy: str, table: Flat) -> dict[str, str]:
     return {"aggregation": rule}
 
 
-def make(flat: Flat, workload: Workload, progress: Progress = silent) -> ServerHalf:
+def make(flat: Flat, workload: Workload, progress: Progress = null_progress) -> ServerHalf:
     """The server half named in a table of knobs.
 
     Raises

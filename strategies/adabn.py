@@ -37,7 +37,7 @@ from fedlab.strategies.protocol import (
     metrics_record,
     own_data,
 )
-from fedlab.training import Progress, pick_device
+from fedlab.training import Progress, resolve_device
 from fedlab.workload import Workload
 
 
@@ -68,7 +68,7 @@ class AdaBN(source_only.SourceOnly):
 
 def evaluate(workload: Workload, message: Message, context: Context) -> RecordDict:
     """Client half of testing: metrics with the client's own statistics."""
-    device = pick_device(build(Core, "", context.run_config).device)
+    device = resolve_device(build(Core, "", context.run_config).device)
     arrays = states(workload, message, context)[ARRAYS]
     data = own_data(workload, context, "test")
     return RecordDict(
@@ -92,7 +92,7 @@ def recalled(workload: Workload, checkpoint: Mapping[str, Any], partition: int, 
 
 def adapted(workload: Workload, arrays: Mapping[str, Tensor], own: Examples | None, flat: Flat) -> States:
     """A model's arrays with the statistics of some examples."""
-    knobs, device = build(Knobs, "adabn", flat), pick_device(build(Core, "", flat).device)
+    knobs, device = build(Knobs, "adabn", flat), resolve_device(build(Core, "", flat).device)
     model = load(workload.model(), arrays, device)
     if own is not None:
         adopt_statistics(model, own, knobs.images, knobs.share, device)

@@ -42,7 +42,7 @@ from fedlab.strategies import protocol
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.alternating import Alternating
 from fedlab.strategies.protocol import ClientHalf, Entry, States, arrays_of, known, load, own_data
-from fedlab.training import Progress, optimise, pick_device
+from fedlab.training import Progress, train_steps, resolve_device
 from fedlab.workload import Workload
 
 FEATURES = "features"
@@ -133,7 +133,7 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     """Client half: D learns to tell the domains apart, G to make it fail."""
     flat, whole = context.run_config, WithDiscriminator(workload)
     knobs, training = build(Knobs, "fed_dann", flat), build(ClientTraining, "client", flat)
-    device = pick_device(build(Core, "", flat).device)
+    device = resolve_device(build(Core, "", flat).device)
     data = own_data(workload, context, "train")
     model = load(whole.model(), arrays_of(message.content), device)
     assert isinstance(model, Adversarial)
@@ -149,7 +149,7 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
 
     learning = [*features.parameters(), *judge.parameters()]
     optimiser = torch.optim.SGD(learning, training.learning_rate, momentum=protocol.MOMENTUM)
-    mean = optimise(loss, optimiser, training.steps, name="adversarial training")
+    mean = train_steps(loss, optimiser, training.steps, name="adversarial training")
     return aggregations.answer(whole, message, context, model.state_dict(), known(loss=mean), data)
 
 

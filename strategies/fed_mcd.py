@@ -36,7 +36,7 @@ from fedlab.strategies import protocol
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.alternating import Alternating, check_classes
 from fedlab.strategies.protocol import ClientHalf, Entry, States, arrays_of, known, load, own_data
-from fedlab.training import Progress, optimise, pick_device
+from fedlab.training import Progress, train_steps, resolve_device
 from fedlab.workload import Workload
 
 
@@ -112,7 +112,7 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     """Client half: steps B and C."""
     flat, whole = context.run_config, WithSecondHead(workload)
     knobs, training = build(Knobs, "fed_mcd", flat), build(ClientTraining, "client", flat)
-    device = pick_device(build(Core, "", flat).device)
+    device = resolve_device(build(Core, "", flat).device)
     data = own_data(workload, context, "train")
     model = load(whole.model(), arrays_of(message.content), device).train()
     assert isinstance(model, TwoHeads)
@@ -131,8 +131,8 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
 
     turns, means = training.steps // (1 + knobs.generator_steps), []
     for _ in range(turns):
-        optimise(step_b, apart, 1, name="step B")
-        means.append(optimise(step_c, together, knobs.generator_steps, name="step C"))
+        train_steps(step_b, apart, 1, name="step B")
+        means.append(train_steps(step_c, together, knobs.generator_steps, name="step C"))
     mean = sum(value for value in means if value is not None) / turns if turns else None
     return aggregations.answer(whole, message, context, model.state_dict(), known(loss=mean), data)
 

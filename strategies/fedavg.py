@@ -48,8 +48,8 @@ from fedlab.strategies.protocol import (
     round_of,
 )
 from fedlab.strategies.source_only import SourceTrainer
-from fedlab.training import Progress, annealed, follow, optimise, pick_device
-from fedlab.workload import Workload, lacking
+from fedlab.training import Progress, cosine_factor, ema_update, train_steps, resolve_device
+from fedlab.workload import Workload, missing_columns
 
 Beside = Callable[[nn.Module, list[Tensor]], Tensor]  # model, its weights at the start -> a scalar
 
@@ -179,11 +179,11 @@ def local_sgd(
     """
     flat = context.run_config
     core, knobs = build(Core, "", flat), build(ClientTraining, "client", flat)
-    device, rate = pick_device(core.device), knobs.learning_rate
-    rate *= annealed(knobs.anneal, round_of(message), core.rounds)
+    device, rate = resolve_device(core.device), knobs.learning_rate
+    rate *= cosine_factor(knobs.anneal, round_of(message), core.rounds)
     model = load(workload.model(), arrays_of(message.content), device).train()
     start = [weight.detach().clone() for weight in model.parameters()]
-    if missing := lacking(workload, data):
+    if missing := missing_columns(workload, data):
         raise ConfigError(
             "this strategy trains on a client's own labels, and this client's training data has none"
             if missing == ["y"]
@@ -198,8 +198,8 @@ def local_sgd(
     optimiser = OPTIMISERS[knobs.optimiser](model.parameters(), rate, momentum)
     steps = knobs.steps if steps is None else steps
     average = deepcopy(model) if knobs.average else model
-    after = partial(follow, average, model, knobs.average) if knobs.average else None
-    return average, optimise(loss, optimiser, steps, name="local training", clip=knobs.clip, after_step=after)
+    after = partial(ema_update, average, model, knobs.average) if knobs.average else None
+    return average, train_steps(loss, optimiser, steps, name="local training", clip=knobs.clip, after_step=after)
 
 
 def plain_sgd(flat: Flat) -> None:

@@ -20,8 +20,8 @@ from torch import nn
 from fedlab.comm.grid import RosterGrid
 from fedlab.config.schema import Core, Flat, build
 from fedlab.data.dataset import Examples
-from fedlab.errors import ForeignWeightsError
-from fedlab.training import Progress, pick_device
+from fedlab.errors import IncompatibleWeightsError
+from fedlab.training import Progress, resolve_device
 from fedlab.workload import Workload
 
 MOMENTUM = 0.9  # of clients' local SGD
@@ -177,7 +177,7 @@ def load(model: nn.Module, state: Mapping[str, torch.Tensor], device: torch.devi
 
     Raises
     ------
-    ForeignWeightsError
+    IncompatibleWeightsError
         When the state is another model's, as that of a checkpoint made with other knobs.
     """
     own = model.state_dict()
@@ -187,7 +187,7 @@ def load(model: nn.Module, state: Mapping[str, torch.Tensor], device: torch.devi
         if name not in own or name not in state or own[name].shape != state[name].shape
     )
     if foreign:
-        raise ForeignWeightsError(
+        raise IncompatibleWeightsError(
             f"these weights are of another model than {type(model).__name__}: {len(foreign)} arrays do not fit, the "
             f"first is {foreign[0]!r}; use the workload and the knobs that they were trained with"
         )
@@ -208,7 +208,7 @@ def partition_by_node(grid: Grid) -> dict[int, int]:
 
 def evaluate(workload: Workload, message: Message, context: Context) -> RecordDict:
     """Client half of testing: the workload's metrics of the global model on the client's own test data."""
-    device = pick_device(build(Core, "", context.run_config).device)
+    device = resolve_device(build(Core, "", context.run_config).device)
     model = load(workload.model(), arrays_of(message.content), device)
     data = own_data(workload, context, "test")
     return RecordDict({METRICS: metrics_record(workload.evaluate(model, data), len(data))})

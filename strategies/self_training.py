@@ -31,7 +31,7 @@ from fedlab.strategies import fedavg
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.alternating import Alternating, check_classes
 from fedlab.strategies.protocol import ClientHalf, Entry, arrays_of, evaluate, known, load, own_data
-from fedlab.training import Progress, pick_device
+from fedlab.training import Progress, resolve_device
 from fedlab.workload import Workload
 
 UNSURE = -100  # the label that torch's cross-entropy leaves out
@@ -58,7 +58,7 @@ class SelfTraining(Alternating):
 def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     """Client half: pseudo-labels, then FedAvg's local SGD on them."""
     threshold = build(Knobs, "self_training", context.run_config).threshold
-    device = pick_device(build(Core, "", context.run_config).device)
+    device = resolve_device(build(Core, "", context.run_config).device)
     data = own_data(workload, context, "train")
     model = load(workload.model(), arrays_of(message.content), device)
     chosen, share = pseudo_labelled(data, encode(model, data, device).softmax(1).cpu(), threshold)

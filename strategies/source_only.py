@@ -30,8 +30,8 @@ from fedlab.runs.directory import weights_sha256
 from fedlab.seeds import seeded
 from fedlab.strategies import validation
 from fedlab.strategies.protocol import ClientHalf, Entry, evaluate, known
-from fedlab.training import Progress, annealed, follow, optimise, pick_device
-from fedlab.workload import Workload, lacking
+from fedlab.training import Progress, cosine_factor, ema_update, train_steps, resolve_device
+from fedlab.workload import Workload, missing_columns
 
 
 class SourceTrainer:
@@ -46,9 +46,9 @@ class SourceTrainer:
     def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
         core = build(Core, "", flat)
         self.workload, self.seed, self.rounds, self.progress = workload, core.seed, core.rounds, progress
-        self.knobs, self.device = build(ServerTraining, "server", flat), pick_device(core.device)
+        self.knobs, self.device = build(ServerTraining, "server", flat), resolve_device(core.device)
         self.source = workload.data(None, "train")
-        if lacking(workload, self.source):
+        if missing_columns(workload, self.source):
             raise ConfigError(
                 f"strategy {core.strategy!r} trains on labelled source data, and the server's data of "
                 f"workload {core.workload!r} has no labels"
@@ -78,10 +78,10 @@ class SourceTrainer:
             A further loss, a function of the step, that an adapting strategy adds to the source loss.
         """
         self.model.train()
-        rate = self.knobs.learning_rate * annealed(self.knobs.anneal, server_round, self.rounds)
+        rate = self.knobs.learning_rate * cosine_factor(self.knobs.anneal, server_round, self.rounds)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        return optimise(
+        return train_steps(
             self.loss(server_round, steps, beside),
             self.optimiser,
             steps,
@@ -117,7 +117,7 @@ class SourceTrainer:
             rise = 0.1 if steps > 10 else 0.3  # torch divides by zero where rise * steps is 1
             plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, steps, pct_start=rise, final_div_factor=10)
             self.model.train()
-            mean = optimise(
+            mean = train_steps(
                 self.loss(0, steps), optimiser, steps, name="pretrain", progress=self.progress, after_step=plan.step
             )
             return {"model": self.model.state_dict(), "loss": mean}
@@ -147,7 +147,7 @@ class SourceTrainer:
 
     def follow(self) -> None:
         """Move the averaged model towards the last one."""
-        follow(self.average, self.model, self.knobs.average)
+        ema_update(self.average, self.model, self.knobs.average)
 
     def state(self) -> dict[str, Any]:
         """Both models and the optimiser."""

@@ -20,7 +20,7 @@ import tomli_w
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from fedlab.errors import ConfigError, near_match
+from fedlab.errors import ConfigError, suggest
 
 Value = bool | int | float | str
 Flat = Mapping[str, Value]
@@ -220,7 +220,7 @@ def read_preset(name: str) -> tuple[str, dict[str, Value]]:
     if not path.is_file():
         if name.endswith(".toml"):
             raise ConfigError(f"preset file {name!r} does not exist")
-        raise ConfigError(f"unknown preset {name!r}; {near_match(name, preset_names())}")
+        raise ConfigError(f"unknown preset {name!r}; {suggest(name, preset_names())}")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -270,7 +270,7 @@ def parse_arrivals(text: str, names: Mapping[int, str]) -> dict[int, int]:
         if not number.isdigit() or int(number) < 1:
             raise ConfigError(f"knob 'arrivals': {item!r} is not client=round with a round from 1, for example usps=3")
         if name not in partition_of:
-            raise ConfigError(f"knob 'arrivals': this run has no client {name!r}; {near_match(name, partition_of)}")
+            raise ConfigError(f"knob 'arrivals': this run has no client {name!r}; {suggest(name, partition_of)}")
         found[partition_of[name]] = int(number)
     if found and len(found) == len(names):
         raise ConfigError("knob 'arrivals': every client joins late; at least one has to be there from the start")
@@ -287,7 +287,7 @@ def near_knob(key: str, known: Iterable[str], usable: Iterable[str] = ()) -> str
         same = [name for name in names if name.rpartition(".")[2] == key]
         if 1 <= len(same) <= NAMESAKES:
             return f"did you mean {' or '.join(map(repr, same))}?"
-    return near_match(key, known)
+    return suggest(key, known)
 
 
 def resolve(preset: Flat, overrides: Flat, sections: Mapping[str, type], chosen: Mapping[str, str]) -> dict[str, Value]:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from fedlab.data.digits import datasets, proxies
 from fedlab.data.digits.domains import DOMAINS, OPTDIGITS_TRAIN, PROXY_SOURCE, SIZE, Part
-from fedlab.errors import DataError, near_match
+from fedlab.errors import DataError, suggest
 
 TIMEOUT = 30.0  # seconds without an answer; the downloaders themselves would wait for ever
 OPTDIGITS_TOTAL = 1797  # digits of scikit-learn's copy
@@ -58,7 +58,7 @@ def download(root: Path, domains: Iterable[str], report: Callable[[str], None]) 
     domains = list(domains)
     for domain in domains:
         if domain not in DOMAINS:
-            raise DataError(f"no digit domain {domain!r}; {near_match(domain, DOMAINS)}")
+            raise DataError(f"no digit domain {domain!r}; {suggest(domain, DOMAINS)}")
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fedlab.errors import ConfigError, near_match
+from fedlab.errors import ConfigError, suggest
 from fedlab.seeds import seed_of
 
 MIN_EXAMPLES = 10  # a client with fewer cannot train or be tested
@@ -116,7 +116,7 @@ def split(kind: str, labels: Tensor, clients: int, alpha: float, seed: int) -> l
         For an unknown kind, too few examples, or when no draw of 100 gives every client 10 examples.
     """
     if kind not in PARTITIONS:
-        raise ConfigError(f"no partition {kind!r}; {near_match(kind, PARTITIONS)}")
+        raise ConfigError(f"no partition {kind!r}; {suggest(kind, PARTITIONS)}")
     return PARTITIONS[kind].split(labels, clients, alpha, seed)
 
 

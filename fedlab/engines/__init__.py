@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedlab.config.schema import Flat, Grpc, Ray, build
-from fedlab.errors import ConfigError, near_match
+from fedlab.errors import ConfigError, suggest
 
 
 @dataclass(frozen=True)
@@ -87,5 +87,5 @@ def find(name: str) -> Engine:
         When there is no such engine, with the near match.
     """
     if name not in ENGINES:
-        raise ConfigError(f"unknown engine {name!r}; {near_match(name, ENGINES)}")
+        raise ConfigError(f"unknown engine {name!r}; {suggest(name, ENGINES)}")
     return ENGINES[name]

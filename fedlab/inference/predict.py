@@ -21,11 +21,11 @@ from fedlab import workloads
 from fedlab.config.schema import Core, Flat, build
 from fedlab.data.dataset import Examples
 from fedlab.data.digits import image_files, image_folder
-from fedlab.errors import ConfigError, DataError, FedlabError, ForeignWeightsError, RunError, near_match
+from fedlab.errors import ConfigError, DataError, FedlabError, IncompatibleWeightsError, RunError, suggest
 from fedlab.runs.client_store import MODEL
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import deterministic
-from fedlab.workload import SeesImages, Workload
+from fedlab.workload import SupportsImages, Workload
 
 if TYPE_CHECKING:
     from fedlab.strategies.protocol import ClientHalf, States
@@ -59,7 +59,7 @@ class Predictor:
     """A model that predicts in the place of one client, as it was after a round."""
 
     module: nn.Module  # inputs (batch, ...) to logits or log-probabilities (batch, classes)
-    workload: SeesImages
+    workload: SupportsImages
     client: str
     round: int
     threads: int
@@ -202,7 +202,7 @@ def _of_run(run: RunDirectory, client: str | None) -> Predictor:
     if client is None and len(names) > 1:
         raise ConfigError(f"{run.path} has {len(names)} clients; say which one with --client: {', '.join(names)}")
     if client is not None and client not in names:
-        raise ConfigError(f"{run.path} has no client {client!r}; {near_match(client, names)}")
+        raise ConfigError(f"{run.path} has no client {client!r}; {suggest(client, names)}")
     chosen = client or names[0]
     checkpoints = {int(path.stem.removeprefix("round-")): path for path in run.path.glob("checkpoints/round-*.pt")}
     if not checkpoints:
@@ -227,8 +227,8 @@ def _build(
     return Predictor(module.eval(), workload, client, server_round, core.threads)
 
 
-def _check_images(workload: Workload, path: Path) -> SeesImages:
-    if isinstance(workload, SeesImages):
+def _check_images(workload: Workload, path: Path) -> SupportsImages:
+    if isinstance(workload, SupportsImages):
         return workload
     raise ConfigError(f"what {path} has learned does not tell the class of an image file; there is nothing to predict")
 
@@ -270,7 +270,7 @@ def _fitting(path: Path) -> Iterator[None]:
     """Say what it means when a checkpoint cannot be made a model: states of other names or shapes can fail anywhere."""
     try:
         yield
-    except ForeignWeightsError as error:
+    except IncompatibleWeightsError as error:
         raise RunError(f"{path} does not fit its own knobs ({error}); {_DAMAGED}") from error
     except FedlabError:
         raise

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedlab.config.schema import Core, Flat, build
-from fedlab.errors import ConfigError, near_match
+from fedlab.errors import ConfigError, suggest
 from fedlab.workload import Workload
 from fedlab.workloads.camvid import CamVid
 from fedlab.workloads.digits import Digits
@@ -95,7 +95,7 @@ def find(name: str) -> Line:
         When there is no such workload, with the near match.
     """
     if name not in WORKLOADS:
-        raise ConfigError(f"unknown workload {name!r}; {near_match(name, WORKLOADS)}")
+        raise ConfigError(f"unknown workload {name!r}; {suggest(name, WORKLOADS)}")
     return WORKLOADS[name]
 
 

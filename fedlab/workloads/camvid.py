@@ -27,7 +27,7 @@ from fedlab.data.dataset import Batch, Examples
 from fedlab.data.digits.datasets import to_floats
 from fedlab.data.segmentation import augment, camvid
 from fedlab.data.segmentation.camvid import CLASSES, DRIVES, FREQUENCIES, VOID
-from fedlab.errors import ConfigError, DataError, near_match
+from fedlab.errors import ConfigError, DataError, suggest
 from fedlab.models.fcn import STRIDE, FcnNet
 
 EVALUATION_BATCH = 50
@@ -55,7 +55,7 @@ class CamVid:
                 raise ConfigError(f"knob 'camvid.{knob}' is {text!r}; name at least one drive, for example dusk")
             for name in names:
                 if name not in DRIVES:
-                    raise ConfigError(f"unknown drive {name!r} in knob 'camvid.{knob}'; {near_match(name, DRIVES)}")
+                    raise ConfigError(f"unknown drive {name!r} in knob 'camvid.{knob}'; {suggest(name, DRIVES)}")
         places = [DRIVES[name].pieces for name in (*self.sources, *self.drives)]
         for name in (*self.sources, *self.drives):
             if places.count(DRIVES[name].pieces) > 1:

@@ -141,7 +141,7 @@ class Digits:
         return self._held(owner, split, labelled=self.setting == "oracle")
 
     def labels(self, partition: int) -> Tensor | None:
-        """See :class:`fedlab.workload.KnowsLabels`."""
+        """See :class:`fedlab.workload.SupportsHiddenLabels`."""
         if self.setting == "shards":
             return self.data(partition, "train").columns["y"]
         owner = self._owners[partition]

@@ -25,7 +25,7 @@ from fedlab.data.images import domain_suites
 from fedlab.data.images.domain_suites import DomainSet
 from fedlab.data.partitioners import PARTITIONS
 from fedlab.data.partitioners import split as partition
-from fedlab.errors import ConfigError, DataError, near_match
+from fedlab.errors import ConfigError, DataError, suggest
 from fedlab.seeds import seed_of
 
 EVALUATION_BATCH = 500
@@ -66,7 +66,7 @@ def check_known(domain: str, known: Collection[str], noun: str, otherwise: str =
         With the near match; ``noun`` says what kind of domain, ``otherwise`` what else to do.
     """
     if domain not in known:
-        raise ConfigError(f"unknown {noun} domain {domain!r}; {near_match(domain, known)}{otherwise}")
+        raise ConfigError(f"unknown {noun} domain {domain!r}; {suggest(domain, known)}{otherwise}")
 
 
 def check_once(source: str, targets: Sequence[str], clients: Sequence[str]) -> None:
@@ -187,7 +187,7 @@ class OfOneSet:
         return Examples(examples.columns, view) if split == "train" else examples
 
     def labels(self, partition: int) -> Tensor:
-        """See :class:`fedlab.workload.KnowsLabels`."""
+        """See :class:`fedlab.workload.SupportsHiddenLabels`."""
         return self._held(partition, "train", labelled=True).columns["y"]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:

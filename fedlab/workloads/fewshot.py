@@ -32,7 +32,7 @@ from fedlab.data.images import image_sets, views
 from fedlab.data.images.episodes import Episodic, draw
 from fedlab.data.images.image_sets import IMAGE_SETS, Images
 from fedlab.data.partitioners import PARTITIONS
-from fedlab.errors import ConfigError, near_match
+from fedlab.errors import ConfigError, suggest
 from fedlab.losses.prototypes import episode_loss
 from fedlab.models import linear_classifiers
 from fedlab.models.batchnorm_stats import encode
@@ -94,7 +94,7 @@ class FewShot:
             raise ConfigError("knob 'fewshot.targets' is empty; name at least one set, for example eurosat")
         for name in (self.base, *names):
             if name not in IMAGE_SETS:
-                raise ConfigError(f"unknown set of images {name!r}; {near_match(name, IMAGE_SETS)}")
+                raise ConfigError(f"unknown set of images {name!r}; {suggest(name, IMAGE_SETS)}")
         if IMAGE_SETS[self.base].validation is None:
             able = [name for name, entry in IMAGE_SETS.items() if entry.validation]
             raise ConfigError(f"knob 'fewshot.base': {self.base!r} can only be a target; bases are {', '.join(able)}")
@@ -160,7 +160,7 @@ class FewShot:
         return self._examples({"x": images.x[labelled], "y": y, NOVEL: torch.ones_like(y, dtype=torch.bool)})
 
     def labels(self, partition: int) -> Tensor | None:
-        """See :class:`fedlab.workload.KnowsLabels`."""
+        """See :class:`fedlab.workload.SupportsHiddenLabels`."""
         y = self._read(self.domains[partition // self.split]).y
         known = y[self._own(y, partition)]
         return (

@@ -39,11 +39,11 @@ from fedlab.data.partitioners import dirichlet
 from fedlab.data.partitioners import split as shared_out
 from fedlab.diffusion import denoising, noise_schedule, sigmas
 from fedlab.diffusion.noise_schedule import NoiseLaw
-from fedlab.errors import ConfigError, DataError, near_match
+from fedlab.errors import ConfigError, DataError, suggest
 from fedlab.models.refinenet import RefineNet
 from fedlab.models.unet import SHAPES, UNet, check_size
 from fedlab.seeds import seeded
-from fedlab.training import Progress, silent
+from fedlab.training import Progress, null_progress
 from fedlab.workload import Score
 from fedlab.workloads import sampling
 
@@ -120,10 +120,10 @@ class Generation:
         """Refuse domains that do not exist, noise that does not grow, and what does not go together."""
         for domain in self.domains:
             if domain not in datasets.DOMAINS:
-                raise ConfigError(f"unknown digit domain {domain!r}; {near_match(domain, datasets.DOMAINS)}")
+                raise ConfigError(f"unknown digit domain {domain!r}; {suggest(domain, datasets.DOMAINS)}")
         sources = [*datasets.DOMAINS, *OTHERS]
         if self.source not in sources:
-            raise ConfigError(f"unknown digit domain {self.source!r}; {near_match(self.source, sources)}")
+            raise ConfigError(f"unknown digit domain {self.source!r}; {suggest(self.source, sources)}")
         if not self.domains or len(set(self.domains)) < len(self.domains):
             raise ConfigError(f"knob 'generation.targets' is {self.targets!r}; name at least one domain, each once")
         for knob, value, known in (("size", self.size, SIZES), ("colours", self.colours, (1, 3))):
@@ -189,7 +189,7 @@ class Generation:
         return self._images(x[rows[partition]], split)
 
     def labels(self, partition: int) -> Tensor | None:
-        """See :class:`fedlab.workload.KnowsLabels`."""
+        """See :class:`fedlab.workload.SupportsHiddenLabels`."""
         if self.setting == "domains":
             return self._read(self.domains[partition], "oracle")[1]
         y = self._read(self.source, "labelled")[1]
@@ -235,7 +235,7 @@ class Generation:
                 total += float(denoising.denoising_errors(law, backbone, *moved).double().sum())
         return {"loss": total / len(data)}
 
-    def score(self, model: nn.Module, progress: Progress = silent) -> Score:
+    def score(self, model: nn.Module, progress: Progress = null_progress) -> Score:
         """What images drawn from a model are worth, with pictures of them; from torch's current random stream."""
         return sampling.score(self, model, progress) if self.samples else Score()
 

@@ -27,7 +27,7 @@ from fedlab.data.images import image_sets, views
 from fedlab.data.images.image_sets import IMAGE_SETS
 from fedlab.data.partitioners import iid
 from fedlab.data.partitioners import split as partitions
-from fedlab.errors import ConfigError, near_match
+from fedlab.errors import ConfigError, suggest
 from fedlab.models.convnet import ConvNet
 from fedlab.models.mixer import SHAPES, SMALL, Mixer, check_size
 from fedlab.models.vit import ViT
@@ -74,7 +74,7 @@ class Images:
         able = [name for name, entry in IMAGE_SETS.items() if entry.validation]
         if self.source not in able:
             raise ConfigError(
-                f"images.source={self.source} is no set with a part to test on; {near_match(self.source, able)}"
+                f"images.source={self.source} is no set with a part to test on; {suggest(self.source, able)}"
             )
         if self.size and self.network == "mixer":
             check_size(self.size, MIXERS[self.mixer])
@@ -108,7 +108,7 @@ class Images:
         return Examples({"x": shard.columns["x"]}, shard.transform) if bare else shard
 
     def labels(self, partition: int) -> Tensor:
-        """See :class:`fedlab.workload.KnowsLabels`."""
+        """See :class:`fedlab.workload.SupportsHiddenLabels`."""
         y = self._examples("train", False).columns["y"]
         return y[self._rows(y, "train")[partition]]
 

@@ -46,7 +46,7 @@ from fedlab.models.graph_generator import GraphGenerator
 from fedlab.models.graphnvp import QM9_SIZES, ZINC_SIZES, GraphNVP
 from fedlab.models.mpgvae import MPGVAE
 from fedlab.seeds import seeded
-from fedlab.training import Progress, silent
+from fedlab.training import Progress, null_progress
 from fedlab.workload import Score
 
 EVALUATION_BATCH = 500
@@ -176,7 +176,7 @@ class Molecules:
                 bounds += float(generator.nll(adjacency, nodes).double().sum())
         return {"loss": losses / len(data), "nll": bounds / len(data)}
 
-    def score(self, model: nn.Module, progress: Progress = silent) -> Score:
+    def score(self, model: nn.Module, progress: Progress = null_progress) -> Score:
         """What samples of a model are worth, see ``fedlab.evaluation.molecules``; from torch's current random
         stream.
         """

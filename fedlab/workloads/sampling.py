@@ -35,7 +35,7 @@ from fedlab.errors import ConfigError
 from fedlab.evaluation import digit_labels, image_grids, image_quality, inception
 from fedlab.models.digit_classifier import CLASSES
 from fedlab.seeds import seeded
-from fedlab.training import Progress, silent
+from fedlab.training import Progress, null_progress
 from fedlab.workload import Score
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def steps_of(workload: Generation) -> int:
 
 
 @torch.no_grad()
-def draw(workload: Generation, model: nn.Module, count: int, progress: Progress = silent) -> Tensor:
+def draw(workload: Generation, model: nn.Module, count: int, progress: Progress = null_progress) -> Tensor:
     """Images (count, colours, size, size) in [-1, 1], on the CPU, from torch's current random stream."""
     law, device, backbone = workload.noise_law, next(model.parameters()).device, workload.backbone(model.eval())
     way, drawn = SAMPLERS[sampler_of(workload)], []
@@ -117,7 +117,7 @@ SAMPLERS: Mapping[str, Callable[[Generation, Backbone, Tensor, Told], Tensor]] =
 }
 
 
-def score(workload: Generation, model: nn.Module, progress: Progress = silent) -> Score:
+def score(workload: Generation, model: nn.Module, progress: Progress = null_progress) -> Score:
     """Metrics and pictures of ``generation.samples`` images, see above."""
     drawn = draw(workload, model, workload.samples, progress)
     if not workload.of_digits:

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from fedlab.config.schema import Core, Flat, build, parse_arrivals
-from fedlab.errors import ConfigError, near_match
+from fedlab.errors import ConfigError, suggest
 from fedlab.strategies.aggregation import fairness, privacy, robust, server_optimizers
 from fedlab.strategies.aggregation.client import START_LOSS, answer
 from fedlab.strategies.aggregation.rule import Contribution, Rule, RuleLine, contributions
@@ -53,7 +53,7 @@ RULES: Mapping[str, RuleLine[Any]] = {
 def find(name: str) -> RuleLine[Any]:
     """One line of the table; ConfigError with the near match where there is none."""
     if name not in RULES:
-        raise ConfigError(f"unknown aggregation {name!r}; {near_match(name, RULES)}")
+        raise ConfigError(f"unknown aggregation {name!r}; {suggest(name, RULES)}")
     return RULES[name]
 
 

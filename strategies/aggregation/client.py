@@ -13,7 +13,7 @@ from fedlab.config.schema import Core, build
 from fedlab.data.dataset import Examples
 from fedlab.seeds import seeded
 from fedlab.strategies.protocol import ARRAYS, CONFIG, METRICS, arrays_of, load, metrics_record, round_of
-from fedlab.training import pick_device
+from fedlab.training import resolve_device
 from fedlab.workload import Workload
 
 START_LOSS, CLIPPING_NORM, UNCLIPPED = "start-loss", "clipping-norm", "unclipped"
@@ -59,7 +59,7 @@ def start_loss(
     core, partition = build(Core, "", context.run_config), int(context.node_config[PARTITION_ID_KEY])
     some, total = data.spread(LOSS_EXAMPLES), 0.0
     with seeded(core.seed, START_LOSS, round_of(message), partition):
-        device = pick_device(core.device)
+        device = resolve_device(core.device)
         model = load(workload.model(), sent, device).eval()
         for batch in some.batches(LOSS_BATCH):
             moved = {name: column.to(device) for name, column in batch.items()}

@@ -45,7 +45,7 @@ from fedlab.models.batchnorm_stats import adopt_statistics, batch_norms
 from fedlab.strategies.aggregation.client import CLIPPING_NORM, UNCLIPPED, clip
 from fedlab.strategies.aggregation.rule import Contribution, Rule, RuleLine, mean, to_numpy
 from fedlab.strategies.protocol import load
-from fedlab.training import pick_device
+from fedlab.training import resolve_device
 
 STATISTICS_EXAMPLES = 1000
 _NOISE = "noise on the mean update, in clipping norms / clients (z); 0: none"
@@ -111,7 +111,7 @@ class Private(Rule[DpKnobs], Generic[DpKnobs]):
     ) -> dict[str, Tensor]:
         """The noisy mean, with batch-norm statistics of at most 1000 of the server's own training examples."""
         new = super().aggregate(current, given, server_round)
-        model = load(self.workload.model(), new, pick_device(build(Core, "", self.flat).device))
+        model = load(self.workload.model(), new, resolve_device(build(Core, "", self.flat).device))
         if batch_norms(model):
             device = next(model.parameters()).device
             adopt_statistics(model, self.workload.data(None, "train"), STATISTICS_EXAMPLES, 1.0, device)

@@ -31,7 +31,7 @@ from fedlab.models.feature_classifier import (
 from fedlab.strategies.dualadapt.mixtures import read_mixture, upload
 from fedlab.strategies.dualadapt.shared import BATCH, CONTROL, HEAD, LAST, MIXTURE, ONLY_MIXTURE, START, Knobs
 from fedlab.strategies.protocol import ARRAYS, CONFIG, METRICS, States, arrays_of, known, load, metrics_record, own_data
-from fedlab.training import optimise, pick_device
+from fedlab.training import train_steps, resolve_device
 from fedlab.workload import Workload
 
 
@@ -45,7 +45,7 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
         ``discrepancy`` of the two heads on the client's own data, no label among them.
     """
     knobs, training = build(Knobs, "dualadapt", context.run_config), build(ClientTraining, "client", context.run_config)
-    device = pick_device(build(Core, "", context.run_config).device)
+    device = resolve_device(build(Core, "", context.run_config).device)
     data = own_data(workload, context, "train")
     model = load(workload.model(), arrays_of(message.content), device)
     z = client_features(model, data, knobs, device)  # (examples, width), once a round: G is frozen
@@ -113,7 +113,7 @@ def adapt_head(
 
     optimiser = torch.optim.Adam(local.parameters(), training.learning_rate)
     plan = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(training.steps, 1))
-    mean = optimise(loss, optimiser, training.steps, name="local head", after_step=plan.step)
+    mean = train_steps(loss, optimiser, training.steps, name="local head", after_step=plan.step)
     return local.requires_grad_(False).eval(), mixture.fitted(), mean
 
 
@@ -166,7 +166,7 @@ def pseudo_labels(z: Tensor, p: Tensor, knobs: Knobs) -> Tensor:
 def evaluate(workload: Workload, message: Message, context: Context) -> RecordDict:
     """Metrics of global, local and averaged heads on the client's test data, of the last G, and of the control."""
     knobs = build(Knobs, "dualadapt", context.run_config)
-    device = pick_device(build(Core, "", context.run_config).device)
+    device = resolve_device(build(Core, "", context.run_config).device)
     test = own_data(workload, context, "test")
 
     def tested(record: str, adapted: bool = True) -> tuple[nn.Module, Examples]:
@@ -223,7 +223,7 @@ def kept(
     flat: Flat,
 ) -> States:
     """G and F_g with the statistics of ``own`` images, and F_l."""
-    knobs, device = build(Knobs, "dualadapt", flat), pick_device(build(Core, "", flat).device)
+    knobs, device = build(Knobs, "dualadapt", flat), resolve_device(build(Core, "", flat).device)
     model = load(workload.model(), arrays, device)
     if own is not None:
         adopt_statistics(features_of(model), own, knobs.statistics_images, knobs.own_statistics, device)

@@ -48,7 +48,7 @@ from fedlab.strategies.protocol import (
 )
 from fedlab.strategies.source_only import SourceTrainer
 from fedlab.training import Progress
-from fedlab.workload import TestsNewClasses, Workload
+from fedlab.workload import SupportsEpisodes, Workload
 
 
 class DualAdapt(FlowerFedAvg):
@@ -59,7 +59,7 @@ class DualAdapt(FlowerFedAvg):
         self.knobs, self.rounds = build(Knobs, "dualadapt", flat), build(Core, "", flat).rounds
         self.trainer = SourceTrainer(workload, flat, progress)
         check_parts(self.trainer.model, "dualadapt", build(Core, "", flat).workload)
-        if isinstance(workload, TestsNewClasses):
+        if isinstance(workload, SupportsEpisodes):
             raise ConfigError(
                 f"dualadapt fits heads for the server's classes, and workload {build(Core, '', flat).workload!r} tests "
                 "classes that the server has never seen; use startup, self_training or source_only"

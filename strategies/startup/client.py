@@ -10,7 +10,7 @@ from fedlab.config.schema import ClientTraining, Core, build
 from fedlab.strategies import aggregation
 from fedlab.strategies.protocol import arrays_of, known, load, own_data, round_of
 from fedlab.strategies.startup.shared import TEACHER, Knobs, TargetLoss, Uploaded, raised, schedule, sgd
-from fedlab.training import optimise, pick_device
+from fedlab.training import train_steps, resolve_device
 from fedlab.workload import Workload
 
 
@@ -18,7 +18,7 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     """Client half: lines 5 to 8."""
     flat, server_round = context.run_config, round_of(message)
     core, knobs, local = build(Core, "", flat), build(Knobs, "startup", flat), build(ClientTraining, "client", flat)
-    device = pick_device(core.device)
+    device = resolve_device(core.device)
     uploaded = Uploaded(workload, knobs.contrastive > 0)
     student = uploaded.model()
     load(student, arrays_of(message.content), device).train()
@@ -30,5 +30,5 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     optimiser = sgd(student, schedule(local.learning_rate, server_round, core.rounds))
     mean = None
     if not loss.empty:
-        mean = optimise(lambda: loss(weight), optimiser, local.steps, name="local training", after_step=loss.after_step)
+        mean = train_steps(lambda: loss(weight), optimiser, local.steps, name="local training", after_step=loss.after_step)
     return aggregation.answer(uploaded, message, context, student.state_dict(), known(loss=mean), data)

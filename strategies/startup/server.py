@@ -20,7 +20,7 @@ from fedlab.strategies import aggregation, validation
 from fedlab.strategies.protocol import ARRAYS, CONFIG, EXAMPLES, METRICS, ROUND, client_metrics, is_final, known
 from fedlab.strategies.source_only import SourceTrainer
 from fedlab.strategies.startup.shared import TEACHER, Knobs, Student, TargetLoss, Uploaded, Views, raised, schedule, sgd
-from fedlab.training import Progress, follow, optimise
+from fedlab.training import Progress, ema_update, train_steps
 from fedlab.workload import Workload
 
 
@@ -95,7 +95,7 @@ class Startup(FlowerFedAvg):
         if not knobs.base and beside is None:
             return
         self.student.train()
-        mean = optimise(
+        mean = train_steps(
             loss,
             sgd(self.student, schedule(self.trainer.knobs.learning_rate, server_round, rounds)),
             self.trainer.knobs.steps,
@@ -131,7 +131,7 @@ class Startup(FlowerFedAvg):
             sent = {name: tensor.cpu() for name, tensor in self.student.state_dict().items()}
             self.student.load_state_dict(self.rule.aggregate(sent, given, server_round))
             if self.knobs.moving:
-                follow(self.teacher, self.student.model, self.knobs.moving**self.local.steps)
+                ema_update(self.teacher, self.student.model, self.knobs.moving**self.local.steps)
             self.measured |= self.rule.metrics()
         losses = [one.metrics["loss"] for one in given if "loss" in one.metrics]
         if losses:

@@ -17,7 +17,7 @@ from fedlab.losses.ntxent import nt_xent
 from fedlab.losses.soft_labels import DIVERGENCES, shuffled, soften
 from fedlab.models.feature_classifier import features_of, head_of
 from fedlab.strategies.aggregation import Aggregation
-from fedlab.training import follow
+from fedlab.training import ema_update
 from fedlab.workload import Workload
 
 TEACHER = "teacher"
@@ -147,7 +147,7 @@ class TargetLoss:
     def after_step(self) -> None:
         """A moving teacher takes its step behind the student."""
         if self.teacher is not None and self.knobs.moving:
-            follow(self.teacher, self.student.model, self.knobs.moving)
+            ema_update(self.teacher, self.student.model, self.knobs.moving)
 
     @property
     def empty(self) -> bool:

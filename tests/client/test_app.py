@@ -109,6 +109,6 @@ def test_a_clear_error_stays_a_sentence(context):
 
 
 def hint():
-    from fedlab.errors import near_match
+    from fedlab.errors import suggest
 
-    return near_match("fedavgg", strategies.STRATEGIES)
+    return suggest("fedavgg", strategies.STRATEGIES)

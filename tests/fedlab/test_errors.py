@@ -2,19 +2,19 @@ from __future__ import annotations
 
 import pytest
 
-from fedlab.errors import LISTED, ConfigError, DataError, FedlabError, RunError, near_match
+from fedlab.errors import MAX_NAMES, ConfigError, DataError, FedlabError, RunError, suggest
 
 
 def test_a_close_name_is_proposed():
-    assert near_match("dualadpt", ["fedavg", "dualadapt"]) == "did you mean 'dualadapt'?"
+    assert suggest("dualadpt", ["fedavg", "dualadapt"]) == "did you mean 'dualadapt'?"
 
 
 def test_a_few_names_are_all_listed_when_none_is_close():
-    assert near_match("zzz", ["b", "a"]) == "known: a, b."
+    assert suggest("zzz", ["b", "a"]) == "known: a, b."
 
 
 def test_many_names_are_not():
-    assert near_match("zzz", [f"knob-{i}" for i in range(LISTED + 1)]) == "nothing known has a name like that."
+    assert suggest("zzz", [f"knob-{i}" for i in range(MAX_NAMES + 1)]) == "nothing known has a name like that."
 
 
 @pytest.mark.parametrize("kind", [ConfigError, DataError, RunError])

@@ -22,7 +22,7 @@ from fedlab.seeds import seeded
 from fedlab.strategies.dualadapt import client as dualadapt
 from fedlab.strategies.dualadapt.shared import QUANTILES
 from fedlab.strategies.protocol import METRICS, arrays_of
-from fedlab.training import silent
+from fedlab.training import null_progress
 from toy import SMALL, Blobs, Net
 
 
@@ -43,7 +43,7 @@ class Federation:
 
     def __init__(self, table, workload=None):
         self.table, self.workload = table, workload or Blobs()
-        self.strategy = strategies.make(table, self.workload, silent)
+        self.strategy = strategies.make(table, self.workload, null_progress)
         self.sent, self.replies = [], []
 
     def client(self, message, context):
@@ -215,7 +215,7 @@ def test_each_form_of_pseudo_targets_is_another_run(mixup):
 
 def test_pseudo_targets_are_what_they_say():
     for mixup in ("average", "difference", "off"):
-        half = strategies.make(flat(**{"dualadapt.mixup": mixup}), Blobs(), silent)
+        half = strategies.make(flat(**{"dualadapt.mixup": mixup}), Blobs(), null_progress)
         with seeded("x"):
             x = half.pseudo_targets()
         with seeded("x"):
@@ -262,7 +262,7 @@ def test_a_model_without_features_and_head_is_refused_in_a_sentence():
     with pytest.raises(
         ConfigError, match=r"needs a model with \.features and \.head; Linear .* lacks features and head"
     ):
-        strategies.make(flat(), Blobs(headless=True), silent)
+        strategies.make(flat(), Blobs(headless=True), null_progress)
 
 
 def test_it_serves_a_head_with_batch_norm_and_dropout(monkeypatch):

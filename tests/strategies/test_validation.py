@@ -25,7 +25,7 @@ from fedlab.seeds import seeded
 from fedlab.strategies import validation
 from fedlab.strategies.protocol import ARRAYS, CONFIG, METRICS, ROUND
 from fedlab.strategies.validation import MOST_EXAMPLES, Refused
-from fedlab.training import silent
+from fedlab.training import null_progress
 from toy import SMALL, Blobs
 
 EXAMPLES = "num-examples"
@@ -69,7 +69,7 @@ class Round:
 
         grid = RosterGrid(Roster(inprocess.InProcessGrid(client, table, 2), {0: "near", 1: "far"}), min_clients=2)
         grid.gather(0, 5)
-        self.half = strategies.make(table, workload, silent)
+        self.half = strategies.make(table, workload, null_progress)
         with seeded("screening"):
             initial = self.half.initialise()
             self.sent = list(self.half.configure_train(1, initial, ConfigRecord(), grid))

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from fedlab import workloads
 from fedlab.data.dataset import Examples
-from fedlab.training import silent
+from fedlab.training import null_progress
 from fedlab.workload import Score
 
 
@@ -86,7 +86,7 @@ class Blobs:
 class Scribbler(Blobs):
     """Draws one square, whose shade says how large the model's first weights are."""
 
-    def score(self, model, progress=silent):
+    def score(self, model, progress=null_progress):
         progress("drawing", 1, 1)
         size = float(next(model.parameters()).detach().abs().mean())
         return Score({"size": size}, {"grey_squares": square(size)})

@@ -38,7 +38,7 @@ from torch.nn.functional import interpolate, pad
 from fedlab.data.dataset import Batch, Examples
 from fedlab.data.digits import proxies
 from fedlab.data.digits.domains import DOMAINS, PROXY_SOURCE, SIZE, Part, read_npz
-from fedlab.errors import DataError, near_match
+from fedlab.errors import DataError, suggest
 
 __all__ = [
     "BOUNDS",
@@ -95,7 +95,7 @@ def read(domain: str, split: str, root: Path | None = None) -> Examples:
         For an unknown name, a file that is missing or damaged, or labels that do not exist.
     """
     if split not in SPLITS:
-        raise DataError(f"no split {split!r}; {near_match(split, SPLITS)}")
+        raise DataError(f"no split {split!r}; {suggest(split, SPLITS)}")
     part: Part = "test" if split == "test" else "train"
     paths = files(domain, part, root)
     x, y = _load(domain, part, root, paths)
@@ -117,7 +117,7 @@ def files(domain: str, part: Part, root: Path | None) -> tuple[Path, ...]:
     Those of a proxy are the files it is made from.
     """
     if domain not in DOMAINS:
-        raise DataError(f"no digit domain {domain!r}; {near_match(domain, DOMAINS)}")
+        raise DataError(f"no digit domain {domain!r}; {suggest(domain, DOMAINS)}")
     entry = DOMAINS[domain]
     if entry.proxy:
         return files(*PROXY_SOURCE, root)

@@ -25,7 +25,7 @@ from torch import Tensor
 from fedlab.data.dataset import Examples
 from fedlab.data.digits import image_files
 from fedlab.data.digits.datasets import CLASSES, to_floats
-from fedlab.errors import DataError, near_match
+from fedlab.errors import DataError, suggest
 
 TEST = "test"  # name of the sub-folder with labels
 SPLITS = ("train", "test")
@@ -56,7 +56,7 @@ def read(folder: Path, split: str) -> Examples:
         classes, and files that cannot be read.
     """
     if split not in SPLITS:
-        raise DataError(f"no split {split!r} of a folder of images; {near_match(split, SPLITS)}")
+        raise DataError(f"no split {split!r} of a folder of images; {suggest(split, SPLITS)}")
     training, labelled = parts(folder)
     if split == "train" or not labelled:
         return Examples({"x": _load(_stamps(training))}, to_floats)

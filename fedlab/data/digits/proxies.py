@@ -29,7 +29,7 @@ from torch.nn.functional import affine_grid, grid_sample, interpolate, max_pool2
 
 from fedlab.data.digits.augment import warp
 from fedlab.data.digits.domains import SIZE, Part
-from fedlab.errors import DataError, near_match
+from fedlab.errors import DataError, suggest
 from fedlab.seeds import seeded
 
 MIN_CONTRAST = 0.3  # of lightness in [0, 1], between stroke and ground of "colour"
@@ -54,7 +54,7 @@ def proxy(images: NDArray[np.uint8], kind: str, seed: int) -> NDArray[np.uint8]:
     images : (N, 32, 32, 3), uint8, in the order given
     """
     if kind not in KINDS:
-        raise DataError(f"no proxy {kind!r}; {near_match(kind, KINDS)}")
+        raise DataError(f"no proxy {kind!r}; {suggest(kind, KINDS)}")
     if images.dtype != np.uint8 or images.shape[1:] not in ((28, 28), (SIZE, SIZE)) or not len(images):
         raise DataError(f"a proxy is made from uint8 (N > 0, 28, 28) or (N, 32, 32), got {images.dtype} {images.shape}")
     ink = torch.from_numpy(images)[:, None].float() / 255

@@ -34,7 +34,7 @@ from torch import Tensor
 from fedlab.data.dataset import Batch, Examples
 from fedlab.data.digits.datasets import EMBEDDED, SPLITS
 from fedlab.data.digits.domains import Part
-from fedlab.errors import DataError, near_match
+from fedlab.errors import DataError, suggest
 
 CUT_SEED = 1709  # one cut for all runs
 
@@ -94,9 +94,9 @@ def read(of: DomainSet, domain: str, split: str, root: Path | None = None) -> Ex
         For an unknown name, or a file that is missing or damaged.
     """
     if domain not in of.domains:
-        raise DataError(f"{of.name} has no domain {domain!r}; {near_match(domain, of.domains)}")
+        raise DataError(f"{of.name} has no domain {domain!r}; {suggest(domain, of.domains)}")
     if split not in SPLITS:
-        raise DataError(f"no split {split!r}; {near_match(split, SPLITS)}")
+        raise DataError(f"no split {split!r}; {suggest(split, SPLITS)}")
     part: Part = "test" if split == "test" else "train"
     folder = full_folder(of, root)
     try:

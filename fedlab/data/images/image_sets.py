@@ -30,7 +30,7 @@ from torch.nn.functional import interpolate, pad
 
 from fedlab.data.digits import datasets, proxies
 from fedlab.data.digits.domains import DOMAINS, SIZE
-from fedlab.errors import DataError, near_match
+from fedlab.errors import DataError, suggest
 from fedlab.seeds import seeded
 
 UNKNOWN = -1  # label of an image that ships without one
@@ -76,7 +76,7 @@ def read(name: str, root: Path | None, validation: bool = False, size: int = 0) 
         For an unknown name, a set that has no validation part, or files that are missing or damaged.
     """
     if name not in IMAGE_SETS:
-        raise DataError(f"no set of images {name!r}; {near_match(name, IMAGE_SETS)}")
+        raise DataError(f"no set of images {name!r}; {suggest(name, IMAGE_SETS)}")
     entry = IMAGE_SETS[name]
     reader = entry.validation if validation else entry.read
     if reader is None:

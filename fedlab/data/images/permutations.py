@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedlab.errors import ConfigError, near_match
+from fedlab.errors import ConfigError, suggest
 from fedlab.seeds import seeded
 
 KINDS = ("plain", "within patches", "patches", "pixels")
@@ -34,7 +34,7 @@ def arrangement(kind: str, size: int, patch: int, seed: int) -> Tensor:
         For an unknown kind, or patches that do not tile the image.
     """
     if kind not in KINDS:
-        raise ConfigError(f"no arrangement of pixels {kind!r}; {near_match(kind, KINDS)}")
+        raise ConfigError(f"no arrangement of pixels {kind!r}; {suggest(kind, KINDS)}")
     if size % patch:
         raise ConfigError(f"images of {size} pixels cannot be cut into patches of {patch}; take a multiple of it")
     side, pixels = size // patch, torch.arange(size * size)

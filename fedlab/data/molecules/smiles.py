@@ -30,7 +30,7 @@ from torch import Tensor
 from fedlab.data.digits.datasets import EMBEDDED
 from fedlab.data.molecules import cache, graphs
 from fedlab.data.molecules.graphs import Alphabet, Graph
-from fedlab.errors import DataError, near_match
+from fedlab.errors import DataError, suggest
 
 FORMAT = "1"  # of the cache
 CHUNK = 2000  # lines a task
@@ -116,9 +116,9 @@ def path_of(name: str, split: str, root: Path | None) -> Path:
         When there is no such set or split, or its file is not there.
     """
     if name not in SETS:
-        raise DataError(f"no set of molecules {name!r}; {near_match(name, SETS)}")
+        raise DataError(f"no set of molecules {name!r}; {suggest(name, SETS)}")
     if (name, split) not in FILES:
-        raise DataError(f"no split {split!r}; {near_match(split, [of for set_, of in FILES if set_ == name])}")
+        raise DataError(f"no split {split!r}; {suggest(split, [of for set_, of in FILES if set_ == name])}")
     file = FILES[name, split]
     if root is None and SETS[name].embedded:
         return EMBEDDED / file

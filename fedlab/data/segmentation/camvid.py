@@ -43,7 +43,7 @@ from torch import Tensor
 
 from fedlab.data.dataset import Examples
 from fedlab.data.digits.datasets import EMBEDDED, to_floats
-from fedlab.errors import DataError, near_match
+from fedlab.errors import DataError, suggest
 
 CLASSES = (
     "sky",
@@ -124,9 +124,9 @@ def read(domain: str, split: str, root: Path | None = None, reduce: int = 2) -> 
         For an unknown name, or a file that is missing or damaged.
     """
     if domain not in DRIVES and domain != HELD_OUT:
-        raise DataError(f"no drive {domain!r} in CamVid; {near_match(domain, DRIVES)}")
+        raise DataError(f"no drive {domain!r} in CamVid; {suggest(domain, DRIVES)}")
     if split not in SPLITS:
-        raise DataError(f"no split {split!r}; {near_match(split, SPLITS)}")
+        raise DataError(f"no split {split!r}; {suggest(split, SPLITS)}")
     drive = DRIVES.get(domain, VALIDATION)
     lists = _lists(root, reduce)
     x = torch.cat([lists[name].x[part] for name, part in drive.pieces])

@@ -12,7 +12,7 @@ from fedlab.data.partitioners import PARTITIONS
 from fedlab.errors import ConfigError, DataError
 from fedlab.models.convnet import ConvNet
 from fedlab.models.mixer import Mixer
-from fedlab.workload import KnowsLabels
+from fedlab.workload import SupportsHiddenLabels
 from fedlab.workloads.domain_suite import Owner, held, owners
 from fedlab.workloads.office import Office
 from fedlab.workloads.pacs import Pacs
@@ -40,7 +40,7 @@ def test_settings_say_whether_clients_hold_labels(kind, of):
         for workload in (adaptation, oracle):
             test = workload.data(partition, "test")
             assert torch.equal(test.columns["y"], read(of, domain, "test").columns["y"])
-    assert isinstance(adaptation, KnowsLabels)
+    assert isinstance(adaptation, SupportsHiddenLabels)
 
 
 @BOTH
