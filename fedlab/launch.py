@@ -124,7 +124,7 @@ def _check(flat: Flat) -> None:
         for split in ("train", "test"):
             workload.data(partition, split)
     if strategies.find(core.strategy).labelled and engine.clients_here and not clients_have_labels(workload):
-        table = workloads.find(core.workload).labelled
+        table = workloads.find(core.workload).oracle_overrides
         bound = ", ".join(f"{key}={str(value).lower()}" for key, value in table.items())
         raise ConfigError(
             f"strategy {core.strategy!r} trains on the clients' own labels, and the clients of this workload "

@@ -16,7 +16,7 @@ import torch
 from fedlab import strategies, workloads
 from fedlab.data.segmentation.camvid import CLASSES, VOID
 from fedlab.runs.directory import RunDirectory
-from fedlab.workloads.camvid import enlarged
+from fedlab.workloads.camvid import upsample_logits
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -60,7 +60,7 @@ def draw(run: Path, client: str, picture: Path) -> None:
     rows.append(("labels", painted(some["y"])))
     for name, model in (("source only", twin.eval()), ("DualAdapt", adapted)):
         score = workload.evaluate(model, test)["miou"]
-        seen = enlarged(model(some["x"]).softmax(1), some["y"]).argmax(1)
+        seen = upsample_logits(model(some["x"]).softmax(1), some["y"]).argmax(1)
         rows.append((f"{name}\nmIoU {100 * score:.1f} %", painted(seen)))
     figure, axes = pyplot.subplots(len(rows), VIEWS, figsize=(2.4 * VIEWS, 1.8 * len(rows) + 0.5))
     for line, (name, images) in zip(axes, rows, strict=True):

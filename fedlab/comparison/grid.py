@@ -122,7 +122,7 @@ def _checked(preset: str, variant: Variant, given: Flat, point: Flat, seed: int)
         settled = launch.settle(preset, {**usual, **beside, **own})
         labels: Flat = {}
         if entry.labelled and not launch.clients_have_labels(workloads.make(settled)):
-            labels = workloads.find(str(settled["workload"])).labelled
+            labels = workloads.find(str(settled["workload"])).oracle_overrides
         flat = launch.prepare(preset, {**usual, **beside, **labels, **own})
     except (ConfigError, DataError) as error:
         raise type(error)(f"{_about(variant, point)}: {error}{_hint(given, str(error))}") from None
@@ -163,7 +163,7 @@ def labelled(plans: Sequence[Plan]) -> list[str]:
     """Variants whose clients learn from labels, none where all do or where the workload's loss takes none."""
     from fedlab import strategies
 
-    if not any(workloads.find(str(plan.flat["workload"])).labelled for plan in plans):
+    if not any(workloads.find(str(plan.flat["workload"])).oracle_overrides for plan in plans):
         return []
     found = dict.fromkeys(plan.label for plan in plans if strategies.find(plan.strategy).labelled)
     return [] if len(found) == len({plan.label for plan in plans}) else list(found)

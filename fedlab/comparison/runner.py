@@ -103,7 +103,7 @@ def check(request: Request) -> Order:
     if request.target is not None and not math.isfinite(request.target):
         raise ConfigError(f"the target is {request.target}; write a number, for example --target 0.7")
     plans = grid.plan(request.preset, variants, seeds, values, spec.as_knobs(budget))
-    metric = request.metric or workloads.find(str(plans[0].flat["workload"])).judged
+    metric = request.metric or workloads.find(str(plans[0].flat["workload"])).primary_metric
     if metric != family(metric):
         raise ConfigError(
             f"--metric {metric} is of one predictor; write {family(metric)}, and each variant is judged by its best "

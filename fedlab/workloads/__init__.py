@@ -17,76 +17,76 @@ from fedlab.workloads.molecules import Molecules
 from fedlab.workloads.office import Office
 from fedlab.workloads.pacs import Pacs
 
-__all__ = ["WORKLOADS", "Line", "find", "make"]
+__all__ = ["WORKLOADS", "WorkloadSpec", "find", "make"]
 
 
 @dataclass(frozen=True)
-class Line:
+class WorkloadSpec:
     """One line of the table of workloads.
 
     Attributes
     ----------
-    labelled
+    oracle_overrides
         Knobs with which clients have labels of their own to train on.
-    judged
+    primary_metric
         What comparisons are judged by, unless told otherwise: a family of the clients' metrics, or a metric of the
         server's score; "" for what runs report.
     """
 
     summary: str
     knobs: type[Workload]
-    labelled: Flat = field(default_factory=dict)
-    judged: str = ""
+    oracle_overrides: Flat = field(default_factory=dict)
+    primary_metric: str = ""
 
 
-WORKLOADS: Mapping[str, Line] = {
-    "camvid": Line(
+WORKLOADS: Mapping[str, WorkloadSpec] = {
+    "camvid": WorkloadSpec(
         "semantic segmentation of street views: labelled day drives on the server, others on clients",
         CamVid,
-        labelled={"camvid.labelled": True},
-        judged="miou",
+        oracle_overrides={"camvid.labelled": True},
+        primary_metric="miou",
     ),
-    "digits": Line(
+    "digits": WorkloadSpec(
         "digit domains: a labelled source on the server, unlabelled targets on the clients",
         Digits,
-        labelled={"digits.setting": "oracle"},
-        judged="accuracy",
+        oracle_overrides={"digits.setting": "oracle"},
+        primary_metric="accuracy",
     ),
-    "fewshot": Line(
+    "fewshot": WorkloadSpec(
         "few-shot transfer: labelled base classes on the server, unlabelled targets on the clients",
         FewShot,
-        judged="accuracy",
+        primary_metric="accuracy",
     ),
-    "generation": Line(
-        "digits to draw, without labels: a diffusion model or a score network", Generation, judged="frechet"
+    "generation": WorkloadSpec(
+        "digits to draw, without labels: a diffusion model or a score network", Generation, primary_metric="frechet"
     ),
-    "images": Line(
+    "images": WorkloadSpec(
         "images with classes (Omniglot, CIFAR-10): skewed shards of one set on the clients",
         Images,
-        labelled={"images.labelled": True},
-        judged="accuracy",
+        oracle_overrides={"images.labelled": True},
+        primary_metric="accuracy",
     ),
-    "molecules": Line(
+    "molecules": WorkloadSpec(
         "molecular graphs to generate, without labels, shared out by scaffold, size or chance",
         Molecules,
-        judged="valid_unique_novel",
+        primary_metric="valid_unique_novel",
     ),
-    "office": Line(
+    "office": WorkloadSpec(
         "objects in four collections (Office-Caltech10, SURF): one labelled, three unlabelled",
         Office,
-        labelled={"office.setting": "oracle"},
-        judged="accuracy",
+        oracle_overrides={"office.setting": "oracle"},
+        primary_metric="accuracy",
     ),
-    "pacs": Line(
+    "pacs": WorkloadSpec(
         "things painted, drawn, photographed and sketched (PACS): one style labelled, three not",
         Pacs,
-        labelled={"pacs.setting": "oracle"},
-        judged="accuracy",
+        oracle_overrides={"pacs.setting": "oracle"},
+        primary_metric="accuracy",
     ),
 }
 
 
-def find(name: str) -> Line:
+def find(name: str) -> WorkloadSpec:
     """One line of the table.
 
     Raises

@@ -26,7 +26,7 @@ from fedlab.errors import ConfigError, DataError
 from fedlab.models.digits import McdNet, SmallNet
 from fedlab.models.mixer import SMALL, Mixer
 from fedlab.workloads import domain_suite
-from fedlab.workloads.domain_suite import Kind, Owner
+from fedlab.workloads.domain_suite import PartitionScheme, ClientSpec
 
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "small": SmallNet,
@@ -59,7 +59,7 @@ class Digits:
     limit: int = Field(0, ge=0, description="at most so many examples of each part, for a quick look; 0: all")
     shards: int = Field(4, ge=1, description="clients of setting=shards")
     split: int = Field(1, ge=1, description="clients that share one target's training part; all test on its whole")
-    partition: Kind = Field(
+    partition: PartitionScheme = Field(
         "dirichlet",
         description="how a target, or with setting=shards the source, is split over clients: iid, dirichlet (skewed "
         "labels), shards (sorted by label, two pieces each) or quantity (skewed sizes)",
@@ -83,7 +83,7 @@ class Digits:
                 otherwise = f" A client that brings its own images is written {OWN + domain!r}."
                 domain_suite.check_known(domain, datasets.DOMAINS, "digit", otherwise)
         targets = [domain.removeprefix(OWN) for domain in self.domains]
-        domain_suite.check_once(self.source, targets, [owner.name for owner in self._owners])
+        domain_suite.check_unique(self.source, targets, [owner.name for owner in self._client_specs])
         bringing = self.folder or next((domain for domain in self.domains if domain.startswith(OWN)), "")
         if bringing and self.setting != "adaptation":
             raise ConfigError(
@@ -94,18 +94,18 @@ class Digits:
     @property
     def domains(self) -> tuple[str, ...]:
         """The targets as they were written, those with images of their own behind an ``@``."""
-        return domain_suite.names_in(self.targets)
+        return domain_suite.split_names(self.targets)
 
     @property
-    def _owners(self) -> list[Owner]:
+    def _client_specs(self) -> list[ClientSpec]:
         """Who holds which target; those that bring their own images are one client each."""
         return [
             owner
             for domain in self.domains
             for owner in (
-                [Owner(domain.removeprefix(OWN), domain)]
+                [ClientSpec(domain.removeprefix(OWN), domain)]
                 if domain.startswith(OWN)
-                else domain_suite.owners([domain], self.split)
+                else domain_suite.client_specs([domain], self.split)
             )
         ]
 
@@ -114,7 +114,7 @@ class Digits:
         """A client for each target, or for each of its parts, or for each shard of the source."""
         if self.setting == "shards":
             return tuple(f"shard-{number}" for number in range(self.shards))
-        return tuple(owner.name for owner in self._owners)
+        return tuple(owner.name for owner in self._client_specs)
 
     def model(self) -> nn.Module:
         """A fresh network with ``features`` and ``head``."""
@@ -133,19 +133,19 @@ class Digits:
             if partition is not None:
                 return self._shard(examples, partition, split)
             return self._augmented(examples) if split == "train" and self.augment else examples
-        owner = self._owners[partition]
+        owner = self._client_specs[partition]
         own = self._folder(owner.domain)
         if own is not None:
             examples = folders.read(own, split)
             return examples.spread(self.limit or len(examples))  # the first ones would be of few sub-folders
-        return self._held(owner, split, labelled=self.setting == "oracle")
+        return self._client_data(owner, split, labelled=self.setting == "oracle")
 
     def labels(self, partition: int) -> Tensor | None:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""
         if self.setting == "shards":
             return self.data(partition, "train").columns["y"]
-        owner = self._owners[partition]
-        return None if self._folder(owner.domain) else self._held(owner, "train", labelled=True).columns["y"]
+        owner = self._client_specs[partition]
+        return None if self._folder(owner.domain) else self._client_data(owner, "train", labelled=True).columns["y"]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean cross-entropy."""
@@ -159,8 +159,8 @@ class Digits:
         """Accuracy and cross-entropy of a model that maps ``x`` to logits; without labels nothing is measured."""
         return domain_suite.accuracy_and_loss(model, data)
 
-    def _held(self, owner: Owner, split: str, labelled: bool) -> Examples:
-        return domain_suite.held(self._read, owner, split, labelled, self.partition, self.alpha, self.seed)
+    def _client_data(self, owner: ClientSpec, split: str, labelled: bool) -> Examples:
+        return domain_suite.client_data(self._read, owner, split, labelled, self.partition, self.alpha, self.seed)
 
     def _folder(self, domain: str) -> Path | None:
         """Where a client's own images are, or None for a client that holds a domain of the package.

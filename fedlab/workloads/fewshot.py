@@ -42,7 +42,7 @@ from fedlab.models.mixer import Mixer, Shape
 from fedlab.models.resnet10 import ResNet10
 from fedlab.seeds import seeded
 from fedlab.workloads import domain_suite
-from fedlab.workloads.domain_suite import Kind
+from fedlab.workloads.domain_suite import PartitionScheme
 
 EVALUATION_BATCH = 250
 WEAK_CROP = 0.6  # least area that a weak view keeps
@@ -56,7 +56,7 @@ class FewShot:
     base: str = Field("omniglot", description="labelled set of the server")
     targets: str = Field("usps,mnist_m,optdigits,synthdigits", description="sets of the clients, comma-separated")
     split: int = Field(1, ge=1, description="clients that share one target's unlabelled images; all test on its whole")
-    partition: Kind = Field(
+    partition: PartitionScheme = Field(
         "iid",
         description="how they share: iid, dirichlet (skewed labels), shards (sorted, two pieces each) or quantity",
     )
@@ -106,7 +106,7 @@ class FewShot:
     @property
     def domains(self) -> tuple[str, ...]:
         """The targets."""
-        return domain_suite.names_in(self.targets)
+        return domain_suite.split_names(self.targets)
 
     @property
     def shot_numbers(self) -> tuple[int, ...]:

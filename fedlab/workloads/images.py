@@ -32,7 +32,7 @@ from fedlab.models.convnet import ConvNet
 from fedlab.models.mixer import SHAPES, SMALL, Mixer, check_size
 from fedlab.models.vit import ViT
 from fedlab.workloads import domain_suite
-from fedlab.workloads.domain_suite import Kind
+from fedlab.workloads.domain_suite import PartitionScheme
 
 WIDTH = 32  # channels of the first convolution
 MIXERS = {**SMALL, **SHAPES}
@@ -48,7 +48,7 @@ class Images:
         0.1, gt=0, lt=1, description="of the training part, the server's own, where clients have no labels"
     )
     shards: int = Field(4, ge=1, description="clients that share the training part")
-    partition: Kind = Field(
+    partition: PartitionScheme = Field(
         "dirichlet", description="how they share: iid, dirichlet (skewed labels), shards (sorted by label) or quantity"
     )
     alpha: float = Field(

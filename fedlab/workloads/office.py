@@ -16,11 +16,11 @@ from torch import nn
 from fedlab.data.images.domain_suites import DomainSet
 from fedlab.data.images.office import OFFICE, WORDS, thinned
 from fedlab.models.histogram_mlp import HistogramNet
-from fedlab.workloads.domain_suite import OfOneSet
+from fedlab.workloads.domain_suite import DomainSuiteWorkload
 
 
 @dataclass(frozen=True)
-class Office(OfOneSet):
+class Office(DomainSuiteWorkload):
     """The workload's knobs and its answers, see :class:`fedlab.workload.Workload`; roots of word shares (800,)."""
 
     of: ClassVar[DomainSet] = OFFICE

@@ -107,7 +107,7 @@ def federate(tmp_path, monkeypatch, table):
     from fedlab.client.app import app as client_app
     from fedlab.server.app import app as server_app
 
-    monkeypatch.setitem(workloads.WORKLOADS, "lines", workloads.Line("straight lines", Lines))
+    monkeypatch.setitem(workloads.WORKLOADS, "lines", workloads.WorkloadSpec("straight lines", Lines))
 
     def run(strategy, **changes):
         flat = table(strategy, **changes)

@@ -98,7 +98,7 @@ def federate(tmp_path, monkeypatch, table):
     from fedlab.client.app import app as client_app
     from fedlab.server.app import app as server_app
 
-    monkeypatch.setitem(workloads.WORKLOADS, "dots", workloads.Line("dots", Dots))
+    monkeypatch.setitem(workloads.WORKLOADS, "dots", workloads.WorkloadSpec("dots", Dots))
 
     def run(**changes):
         directory = RunDirectory.create(tmp_path, table(**changes))
@@ -340,7 +340,7 @@ def test_it_resumes_to_the_same_bits(federate, table, monkeypatch):
     monkeypatch.undo()
     import fedlab
 
-    monkeypatch.setitem(workloads.WORKLOADS, "dots", workloads.Line("dots", Dots))
+    monkeypatch.setitem(workloads.WORKLOADS, "dots", workloads.WorkloadSpec("dots", Dots))
     stopped = max(whole.path.parent.iterdir(), key=lambda path: path.stat().st_mtime)
     assert stopped != whole.path
     assert fedlab.resume(stopped).weights_sha256 == whole.manifest()["weights_sha256"]

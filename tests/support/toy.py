@@ -111,10 +111,10 @@ SMALL = {
 }
 
 
-LINE = workloads.Line("three classes in four dimensions", Blobs, labelled={"blobs.labelled": True})
+LINE = workloads.WorkloadSpec("three classes in four dimensions", Blobs, oracle_overrides={"blobs.labelled": True})
 
 
-SCRIBBLES = workloads.Line("squares", Scribbler, judged="size")
+SCRIBBLES = workloads.WorkloadSpec("squares", Scribbler, primary_metric="size")
 
 
 def register() -> None:

@@ -34,7 +34,7 @@ def model_of(workload):
 def test_ddim_is_the_samplers_own_in_parts_of_a_batch(monkeypatch):
     workload, told = Generation(**SMALL, sampling_steps=3), []
     model = model_of(workload)
-    monkeypatch.setattr(sampling, "AT_ONCE", 4)
+    monkeypatch.setattr(sampling, "SAMPLE_BATCH", 4)
     with seeded("draw"):
         drawn = sampling.draw(workload, model, 6, lambda *news: told.append(news))
     with seeded("draw"):
