@@ -99,7 +99,7 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
             keep.tell("refused", round=_field(refused, "round"), reason=_field(refused, "reason"))
         workload = settle(context)
         core, partition = build(Core, "", context.run_config), int(context.node_config[PARTITION_ID_KEY])
-        half = strategies.client_half(core.strategy)
+        half = strategies.client_functions(core.strategy)
         message.content = compression.decode(message.content)
         with deterministic(core.threads):
             with seeded(core.seed, purpose, server_round, partition):
@@ -107,7 +107,7 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
             content[CONFIG] = ConfigRecord({ROUND: server_round})
             fact = {"round": server_round, "rounds": core.rounds, "name": core.name}
             if keep and purpose == "evaluate":
-                states = half.states(workload, message, context)
+                states = half.prediction_states(workload, message, context)
                 kept = {**fact, "images": isinstance(workload, SupportsImages)}
                 keep.save(states, context.run_config, workload.clients[partition], kept)
         keep.tell(purpose, status="ok", seconds=round(time.monotonic() - begun, 3), **fact)

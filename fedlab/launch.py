@@ -74,7 +74,7 @@ def settle(preset: str, overrides: Flat) -> dict[str, Value]:
     """
     from fedlab import strategies
 
-    table, overrides = strategies.spelled_out(read_preset(preset)[1], overrides)
+    table, overrides = strategies.expand_ablation(read_preset(preset)[1], overrides)
     merged = {**table, **overrides}
     workload, strategy = (
         str(merged.get(kind, default)) for kind, default in (("workload", Core.workload), ("strategy", Core.strategy))
@@ -123,7 +123,7 @@ def _check(flat: Flat) -> None:
     for partition in range(clients) if engine.clients_here else ():
         for split in ("train", "test"):
             workload.data(partition, split)
-    if strategies.find(core.strategy).labelled and engine.clients_here and not clients_have_labels(workload):
+    if strategies.find(core.strategy).needs_client_labels and engine.clients_here and not clients_have_labels(workload):
         table = workloads.find(core.workload).oracle_overrides
         bound = ", ".join(f"{key}={str(value).lower()}" for key, value in table.items())
         raise ConfigError(

@@ -50,10 +50,10 @@ def draw(run: Path, client: str, picture: Path) -> None:
     if newest is None or not newest[1]["strategy"].get("control"):
         sys.exit(f"{run} holds no checkpoint of DualAdapt with its control; run it with dualadapt.control=true")
     workload, state = workloads.make(flat), newest[1]
-    half, partition = strategies.client_half(str(flat["strategy"])), workload.clients.index(client)
+    half, partition = strategies.client_functions(str(flat["strategy"])), workload.clients.index(client)
     twin = workload.model()
     twin.load_state_dict(state["strategy"]["control"]["average"])
-    adapted = half.predictor(workload, half.recalled(workload, state, partition, flat))
+    adapted = half.predictor(workload, half.states_from_checkpoint(workload, state, partition, flat))
     test = workload.data(partition, "test")
     some = test.spread(VIEWS)[:]
     rows = [("view", ((some["x"] + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())]

@@ -27,7 +27,7 @@ from fedlab.runs.tensorboard import TensorBoard
 from fedlab.seeds import deterministic, seeded
 from fedlab.server.budget import Budget
 from fedlab.strategies import validation
-from fedlab.strategies.protocol import EXAMPLES, FINAL, ServerHalf, client_metrics, load
+from fedlab.strategies.protocol import EXAMPLES, FINAL, ServerStrategy, client_metrics, load
 from fedlab.training import resolve_device
 from fedlab.workload import SupportsScoring
 
@@ -65,7 +65,7 @@ class _Federation:
         self.workload = workloads.make(context.run_config)
         clients = core.clients or len(self.workload.clients)
         self.names = dict(enumerate(self.workload.clients[:clients]))
-        self.strategy: ServerHalf = strategies.make(context.run_config, self.workload, self._progress)
+        self.strategy: ServerStrategy = strategies.make(context.run_config, self.workload, self._progress)
         self.grid = RosterGrid(
             Roster(grid, self.names, run.owners(), self.run.emit),
             min_clients=core.min_clients or clients,
@@ -119,7 +119,7 @@ class _Federation:
         store, start = pretrain_cache.shared(self.core.pretrained), seeded(self.core.seed, "initialise")
         phase = "pretrain" if self.pretrains else "start"
         with self._phase(phase), store as kept, start:
-            arrays = self.strategy.initialise()
+            arrays = self.strategy.initialize()
         self.seconds[phase] += kept.credit
         self.budget.charge(0, self.seconds)
         return arrays
@@ -137,14 +137,14 @@ class _Federation:
         with seeded(self.core.seed, "evaluate", self.round):
             config = ConfigRecord({FINAL: True}) if self.budget.ended_by else self._config()
             messages = list(self.strategy.configure_evaluate(self.round, arrays, config, self.grid))
-        replies, traffic = self._exchange("evaluate", messages, validation.common)
+        replies, traffic = self._exchange("evaluate", messages, validation.validate_reply)
         clients = {
             self.names[self.grid.partition_of[reply.metadata.src_node_id]]: client_metrics(reply) for reply in replies
         }
         return clients, mean_over(clients), traffic
 
     def _check(self, message: Message, reply: Message) -> None:
-        validation.common(message, reply)
+        validation.validate_reply(message, reply)
         self.strategy.check(reply)
 
     def _exchange(
@@ -178,7 +178,7 @@ class _Federation:
         train: Traffic | None = None,
     ) -> dict[str, Any]:
         """Write the round down: its line of metrics first, then its checkpoint, from which resuming starts."""
-        train, notes, score = train or Traffic(), self.strategy.notes(), self._score(arrays)
+        train, notes, score = train or Traffic(), self.strategy.events(), self._score(arrays)
         for note in notes:
             self.run.emit("note", round=self.round, **note)
         record = {

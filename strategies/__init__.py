@@ -23,46 +23,46 @@ from fedlab.strategies import (
     source_only,
     startup,
 )
-from fedlab.strategies.ablations import VARIANTS, Variant, spelled_out
+from fedlab.strategies.ablations import ABLATIONS, Ablation, expand_ablation
 from fedlab.strategies.aggregation import RULES
-from fedlab.strategies.protocol import ClientHalf, Entry, Local, ServerHalf
+from fedlab.strategies.protocol import ClientFunctions, StrategySpec, ClientFn, ServerStrategy
 from fedlab.training import Progress, null_progress
 from fedlab.workload import Workload
 
 __all__ = [
     "STRATEGIES",
-    "VARIANTS",
-    "ClientHalf",
-    "Entry",
-    "Local",
-    "ServerHalf",
-    "Variant",
+    "ABLATIONS",
+    "ClientFunctions",
+    "StrategySpec",
+    "ClientFn",
+    "ServerStrategy",
+    "Ablation",
     "chosen_by",
-    "client_half",
+    "client_functions",
     "find",
     "make",
-    "spelled_out",
+    "expand_ablation",
 ]
 
-STRATEGIES: Mapping[str, Entry] = {
-    "dualadapt": dualadapt.ENTRY,
-    "source_only": source_only.ENTRY,
-    "adabn": adabn.ENTRY,
-    "self_training": self_training.ENTRY,
-    "fed_mcd": fed_mcd.ENTRY,
-    "fed_dann": fed_dann.ENTRY,
-    "oracle": oracle.ENTRY,
-    **{rule: fedavg.entry(rule) for rule in RULES},
-    "fedprox": fedprox.ENTRY,
-    "fedbn": fedbn.ENTRY,
-    "fedparts": fedparts.ENTRY,
-    "scaffold": scaffold.ENTRY,
-    "fednova": fednova.ENTRY,
-    "startup": startup.ENTRY,
+STRATEGIES: Mapping[str, StrategySpec] = {
+    "dualadapt": dualadapt.SPEC,
+    "source_only": source_only.SPEC,
+    "adabn": adabn.SPEC,
+    "self_training": self_training.SPEC,
+    "fed_mcd": fed_mcd.SPEC,
+    "fed_dann": fed_dann.SPEC,
+    "oracle": oracle.SPEC,
+    **{rule: fedavg.aggregation_spec(rule) for rule in RULES},
+    "fedprox": fedprox.SPEC,
+    "fedbn": fedbn.SPEC,
+    "fedparts": fedparts.SPEC,
+    "scaffold": scaffold.SPEC,
+    "fednova": fednova.SPEC,
+    "startup": startup.SPEC,
 }
 
 
-def find(name: str) -> Entry:
+def find(name: str) -> StrategySpec:
     """One line of the table.
 
     Raises
@@ -71,7 +71,7 @@ def find(name: str) -> Entry:
         When there is no such strategy, with the near match.
     """
     if name not in STRATEGIES:
-        raise ConfigError(f"unknown strategy {name!r}; {suggest(name, [*STRATEGIES, *VARIANTS])}")
+        raise ConfigError(f"unknown strategy {name!r}; {suggest(name, [*STRATEGIES, *ABLATIONS])}")
     return STRATEGIES[name]
 
 
@@ -91,7 +91,7 @@ def chosen_by(strategy: str, table: Flat) -> dict[str, str]:
     return {"aggregation": rule}
 
 
-def make(flat: Flat, workload: Workload, progress: Progress = null_progress) -> ServerHalf:
+def make(flat: Flat, workload: Workload, progress: Progress = null_progress) -> ServerStrategy:
     """The server half named in a table of knobs.
 
     Raises
@@ -102,6 +102,6 @@ def make(flat: Flat, workload: Workload, progress: Progress = null_progress) -> 
     return find(build(Core, "", flat).strategy).server(workload, flat, progress)
 
 
-def client_half(name: str) -> ClientHalf:
+def client_functions(name: str) -> ClientFunctions:
     """The client half of a strategy."""
     return find(name).client

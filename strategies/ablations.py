@@ -9,7 +9,7 @@ from fedlab.config.schema import Flat
 
 
 @dataclass(frozen=True)
-class Variant:
+class Ablation:
     """One line of the table; ``knobs`` are those in which it differs from the strategy, of any section."""
 
     strategy: str
@@ -17,13 +17,13 @@ class Variant:
     knobs: Flat
 
 
-def _dualadapt(summary: str, /, average: float | None = None, **knobs: bool | int | float | str) -> Variant:
+def _dualadapt(summary: str, /, average: float | None = None, **knobs: bool | int | float | str) -> Ablation:
     """DualAdapt with some of its own knobs changed, or the decay of the averaged model."""
     changed = {f"dualadapt.{name}": value for name, value in knobs.items()}
-    return Variant("dualadapt", summary, changed if average is None else {**changed, "server.average": average})
+    return Ablation("dualadapt", summary, changed if average is None else {**changed, "server.average": average})
 
 
-VARIANTS: Mapping[str, Variant] = {
+ABLATIONS: Mapping[str, Ablation] = {
     "dualadapt_global_labels": _dualadapt("labels of F_g itself", pseudo_labels="global", balance=0.0),
     "dualadapt_source_statistics": _dualadapt(
         "labels of F_g itself, the source's statistics", pseudo_labels="global", balance=0.0, own_statistics=0.0
@@ -41,9 +41,9 @@ VARIANTS: Mapping[str, Variant] = {
 }
 
 
-def spelled_out(preset: Flat, overrides: Flat) -> tuple[Flat, Flat]:
+def expand_ablation(preset: Flat, overrides: Flat) -> tuple[Flat, Flat]:
     """A preset and what goes over it, where `strategy` may name a variant: its knobs go over the preset's."""
-    variant = VARIANTS.get(str({**preset, **overrides}.get("strategy")))
+    variant = ABLATIONS.get(str({**preset, **overrides}.get("strategy")))
     if variant is None:
         return preset, overrides
     others = {key: value for key, value in overrides.items() if key != "strategy"}

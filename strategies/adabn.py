@@ -29,13 +29,13 @@ from fedlab.strategies import source_only
 from fedlab.strategies.protocol import (
     ARRAYS,
     METRICS,
-    ClientHalf,
-    Entry,
-    States,
+    ClientFunctions,
+    StrategySpec,
+    ModelStates,
     arrays_of,
     load,
     metrics_record,
-    own_data,
+    client_dataset,
 )
 from fedlab.training import Progress, resolve_device
 from fedlab.workload import Workload
@@ -69,28 +69,28 @@ class AdaBN(source_only.SourceOnly):
 def evaluate(workload: Workload, message: Message, context: Context) -> RecordDict:
     """Client half of testing: metrics with the client's own statistics."""
     device = resolve_device(build(Core, "", context.run_config).device)
-    arrays = states(workload, message, context)[ARRAYS]
-    data = own_data(workload, context, "test")
+    arrays = prediction_states(workload, message, context)[ARRAYS]
+    data = client_dataset(workload, context, "test")
     return RecordDict(
         {METRICS: metrics_record(workload.evaluate(load(workload.model(), arrays, device), data), len(data))}
     )
 
 
-def states(workload: Workload, message: Message, context: Context) -> States:
+def prediction_states(workload: Workload, message: Message, context: Context) -> ModelStates:
     """What predicts on this client: the model with its own statistics."""
-    own = own_data(workload, context, "train")
-    return adapted(workload, arrays_of(message.content), own, context.run_config)
+    own = client_dataset(workload, context, "train")
+    return with_local_stats(workload, arrays_of(message.content), own, context.run_config)
 
 
-def recalled(workload: Workload, checkpoint: Mapping[str, Any], partition: int, flat: Flat) -> States:
+def states_from_checkpoint(workload: Workload, checkpoint: Mapping[str, Any], partition: int, flat: Flat) -> ModelStates:
     """The same from the server's checkpoint; the source's statistics where the client's data is not here."""
     own = None
     with suppress(DataError):
         own = workload.data(partition, "train")
-    return adapted(workload, checkpoint[ARRAYS], own, flat)
+    return with_local_stats(workload, checkpoint[ARRAYS], own, flat)
 
 
-def adapted(workload: Workload, arrays: Mapping[str, Tensor], own: Examples | None, flat: Flat) -> States:
+def with_local_stats(workload: Workload, arrays: Mapping[str, Tensor], own: Examples | None, flat: Flat) -> ModelStates:
     """A model's arrays with the statistics of some examples."""
     knobs, device = build(Knobs, "adabn", flat), resolve_device(build(Core, "", flat).device)
     model = load(workload.model(), arrays, device)
@@ -99,9 +99,9 @@ def adapted(workload: Workload, arrays: Mapping[str, Tensor], own: Examples | No
     return {ARRAYS: {name: tensor.cpu() for name, tensor in model.state_dict().items()}}
 
 
-ENTRY: Entry = Entry(
+SPEC: StrategySpec = StrategySpec(
     "source only, with batch-norm statistics of each client's own (Li 2016)",
     Knobs,
     AdaBN,
-    ClientHalf(source_only.train, evaluate, states, recalled),
+    ClientFunctions(source_only.train, evaluate, prediction_states, states_from_checkpoint),
 )

@@ -23,7 +23,7 @@ from fedlab.config.schema import Core, Flat, build
 from fedlab.errors import ConfigError
 from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies import fedavg
-from fedlab.strategies.protocol import known
+from fedlab.strategies.protocol import drop_none
 from fedlab.strategies.source_only import SourceTrainer
 from fedlab.training import Progress
 from fedlab.workload import Workload
@@ -47,7 +47,7 @@ class Alternating(fedavg.FedAvg):
         self.trainer = SourceTrainer(workload, flat, progress)
         self.loss: float | None = None
 
-    def initialise(self) -> ArrayRecord:
+    def initialize(self) -> ArrayRecord:
         """Pre-train on the source."""
         self.loss = self.trainer.pretrain()
         return ArrayRecord(self.trainer.average.state_dict())
@@ -81,7 +81,7 @@ class Alternating(fedavg.FedAvg):
 
     def metrics(self) -> dict[str, float]:
         """Source loss, and what the rule measured."""
-        return {**known(loss=self.loss), **self.rule.metrics()}
+        return {**drop_none(loss=self.loss), **self.rule.metrics()}
 
     def state(self) -> dict[str, Any]:
         """The trainer and the rule."""

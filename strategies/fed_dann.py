@@ -41,7 +41,7 @@ from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies import protocol
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.alternating import Alternating
-from fedlab.strategies.protocol import ClientHalf, Entry, States, arrays_of, known, load, own_data
+from fedlab.strategies.protocol import ClientFunctions, StrategySpec, ModelStates, arrays_of, drop_none, load, client_dataset
 from fedlab.training import Progress, train_steps, resolve_device
 from fedlab.workload import Workload
 
@@ -134,23 +134,23 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     flat, whole = context.run_config, WithDiscriminator(workload)
     knobs, training = build(Knobs, "fed_dann", flat), build(ClientTraining, "client", flat)
     device = resolve_device(build(Core, "", flat).device)
-    data = own_data(workload, context, "train")
+    data = client_dataset(workload, context, "train")
     model = load(whole.model(), arrays_of(message.content), device)
     assert isinstance(model, Adversarial)
     rows_each = len(encode(features_of(model), data.spread(1), device))  # 1, or one for each pixel
     model.train()
     z_source = arrays_of(message.content, FEATURES)["z"].to(device)  # (source features, width)
-    judge, features = model.discriminator, features_of(model)
+    discriminator, features = model.discriminator, features_of(model)
 
     def loss() -> Tensor:
         rows = torch.randint(len(z_source), (training.batch * rows_each,)).to(device)
         z_target = features(data.sample(training.batch)["x"].to(device))
-        return domain_loss(judge(z_source[rows]), judge(reverse(z_target, knobs.weight)))
+        return domain_loss(discriminator(z_source[rows]), discriminator(reverse(z_target, knobs.weight)))
 
-    learning = [*features.parameters(), *judge.parameters()]
+    learning = [*features.parameters(), *discriminator.parameters()]
     optimiser = torch.optim.SGD(learning, training.learning_rate, momentum=protocol.MOMENTUM)
     mean = train_steps(loss, optimiser, training.steps, name="adversarial training")
-    return aggregations.answer(whole, message, context, model.state_dict(), known(loss=mean), data)
+    return aggregations.answer(whole, message, context, model.state_dict(), drop_none(loss=mean), data)
 
 
 def evaluate(workload: Workload, message: Message, context: Context) -> RecordDict:
@@ -158,14 +158,14 @@ def evaluate(workload: Workload, message: Message, context: Context) -> RecordDi
     return protocol.evaluate(WithDiscriminator(workload), message, context)
 
 
-def predictor(workload: Workload, states: States) -> nn.Module:
+def predictor(workload: Workload, states: ModelStates) -> nn.Module:
     """Inputs ``x`` to logits (batch, classes)."""
-    return protocol.whole_model(WithDiscriminator(workload), states)
+    return protocol.full_model(WithDiscriminator(workload), states)
 
 
-ENTRY: Entry = Entry(
+SPEC: StrategySpec = StrategySpec(
     "clients train features that a domain discriminator cannot tell from the source's (Ganin 2016)",
     Knobs,
     FedDann,
-    ClientHalf(train, evaluate, predictor=predictor),
+    ClientFunctions(train, evaluate, predictor=predictor),
 )

@@ -35,7 +35,7 @@ from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies import protocol
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.alternating import Alternating, check_classes
-from fedlab.strategies.protocol import ClientHalf, Entry, States, arrays_of, known, load, own_data
+from fedlab.strategies.protocol import ClientFunctions, StrategySpec, ModelStates, arrays_of, drop_none, load, client_dataset
 from fedlab.training import Progress, train_steps, resolve_device
 from fedlab.workload import Workload
 
@@ -113,7 +113,7 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     flat, whole = context.run_config, WithSecondHead(workload)
     knobs, training = build(Knobs, "fed_mcd", flat), build(ClientTraining, "client", flat)
     device = resolve_device(build(Core, "", flat).device)
-    data = own_data(workload, context, "train")
+    data = client_dataset(workload, context, "train")
     model = load(whole.model(), arrays_of(message.content), device).train()
     assert isinstance(model, TwoHeads)
     heads = [*model.head.parameters(), *model.second.parameters()]
@@ -134,7 +134,7 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
         train_steps(step_b, apart, 1, name="step B")
         means.append(train_steps(step_c, together, knobs.generator_steps, name="step C"))
     mean = sum(value for value in means if value is not None) / turns if turns else None
-    return aggregations.answer(whole, message, context, model.state_dict(), known(loss=mean), data)
+    return aggregations.answer(whole, message, context, model.state_dict(), drop_none(loss=mean), data)
 
 
 def disagreement(model: TwoHeads, z: Tensor) -> Tensor:
@@ -147,14 +147,14 @@ def evaluate(workload: Workload, message: Message, context: Context) -> RecordDi
     return protocol.evaluate(WithSecondHead(workload), message, context)
 
 
-def predictor(workload: Workload, states: States) -> nn.Module:
+def predictor(workload: Workload, states: ModelStates) -> nn.Module:
     """Inputs ``x`` to log-probabilities (batch, classes)."""
-    return protocol.whole_model(WithSecondHead(workload), states)
+    return protocol.full_model(WithSecondHead(workload), states)
 
 
-ENTRY: Entry = Entry(
+SPEC: StrategySpec = StrategySpec(
     "MCD's three steps naively federated: source on the server, discrepancy on clients (Saito 2018)",
     Knobs,
     FedMcd,
-    ClientHalf(train, evaluate, predictor=predictor),
+    ClientFunctions(train, evaluate, predictor=predictor),
 )

@@ -2,7 +2,7 @@
 
 **Source**: McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, AISTATS 2017,
 algorithm 1. The server half is Flower's own, and so is every other rule by which it may put models together:
-``strategies/aggregation`` has them by name, and each is a strategy, see :func:`entry`.
+``strategies/aggregation`` has them by name, and each is a strategy, see :func:`aggregation_spec`.
 
 **Departures**: (1) clients take a fixed number of steps on batches drawn with replacement instead of epochs; (2)
 local optimiser SGD with momentum 0.9, or Adam, fresh each round, and with ``client.average`` the moving average of
@@ -37,21 +37,21 @@ from fedlab.strategies.protocol import (
     EXAMPLES,
     METRICS,
     MOMENTUM,
-    ClientHalf,
-    Entry,
+    ClientFunctions,
+    StrategySpec,
     arrays_of,
     client_metrics,
     evaluate,
-    known,
+    drop_none,
     load,
-    own_data,
+    client_dataset,
     round_of,
 )
 from fedlab.strategies.source_only import SourceTrainer
 from fedlab.training import Progress, cosine_factor, ema_update, train_steps, resolve_device
 from fedlab.workload import Workload, missing_columns
 
-Beside = Callable[[nn.Module, list[Tensor]], Tensor]  # model, its weights at the start -> a scalar
+ExtraLoss = Callable[[nn.Module, list[Tensor]], Tensor]  # model, its weights at the start -> a scalar
 
 
 class FedAvg(FlowerFedAvg):
@@ -83,7 +83,7 @@ class FedAvg(FlowerFedAvg):
         self.optional: set[str] = set()  # measures that a client may leave out
         self.sent: dict[str, Tensor] = {}
 
-    def initialise(self) -> ArrayRecord:
+    def initialize(self) -> ArrayRecord:
         """A fresh model, trained on the server's data for ``server.pretrain_steps``."""
         if not build(ServerTraining, "server", self.flat).pretrain_steps:
             return ArrayRecord(self.workload.model().state_dict())
@@ -101,16 +101,16 @@ class FedAvg(FlowerFedAvg):
 
     def check(self, reply: Message) -> None:
         """Refuse a reply that is no model like the one that was sent."""
-        validation.arrays(reply.content, ARRAYS, self.expected(reply), self.norm_limit)
+        validation.validate_arrays(reply.content, ARRAYS, self.expected(reply), self.norm_limit)
         found = client_metrics(reply).keys()
         if (
             set(reply.content) != {ARRAYS, METRICS, CONFIG}
             or not self.measures - self.optional <= found <= self.measures
         ):
             came = sorted(reply.content), sorted(client_metrics(reply))
-            raise validation.Refused(f"its records and metrics are {came}; expected a model and {self.measures}")
+            raise validation.InvalidUpdate(f"its records and metrics are {came}; expected a model and {self.measures}")
         if reason := self.rule.doubt(client_metrics(reply)):
-            raise validation.Refused(reason)
+            raise validation.InvalidUpdate(reason)
 
     def expected(self, reply: Message) -> dict[str, Tensor]:
         """What a reply's arrays must look like: the whole model."""
@@ -127,7 +127,7 @@ class FedAvg(FlowerFedAvg):
         """What the rule measured."""
         return self.rule.metrics()
 
-    def notes(self) -> list[dict[str, Any]]:
+    def events(self) -> list[dict[str, Any]]:
         """Nothing to tell."""
         return []
 
@@ -140,25 +140,25 @@ class FedAvg(FlowerFedAvg):
         self.rule.restore(state)
 
 
-def train(workload: Workload, message: Message, context: Context, beside: Beside | None = None) -> RecordDict:
+def train(workload: Workload, message: Message, context: Context, extra_loss: ExtraLoss | None = None) -> RecordDict:
     """Client half: local SGD from the global arrays on the client's own data.
 
     Returns
     -------
     RecordDict
-        ``arrays``: the whole local model; ``metrics``: mean training loss and the number of examples.
+        ``validate_arrays``: the whole local model; ``metrics``: mean training loss and the number of examples.
     """
-    data = own_data(workload, context, "train")
-    model, mean = local_sgd(workload, message, context, data, beside)
-    return aggregations.answer(workload, message, context, model.state_dict(), known(loss=mean), data)
+    data = client_dataset(workload, context, "train")
+    model, mean = local_training(workload, message, context, data, extra_loss)
+    return aggregations.answer(workload, message, context, model.state_dict(), drop_none(loss=mean), data)
 
 
-def local_sgd(
+def local_training(
     workload: Workload,
     message: Message,
     context: Context,
     data: Examples,
-    beside: Beside | None = None,
+    extra_loss: ExtraLoss | None = None,
     *,
     steps: int | None = None,
     momentum: float = MOMENTUM,
@@ -193,7 +193,7 @@ def local_sgd(
     def loss() -> Tensor:
         batch = {name: column.to(device) for name, column in data.sample(knobs.batch).items()}
         value = workload.loss(model, batch)
-        return value + beside(model, start) if beside else value
+        return value + extra_loss(model, start) if extra_loss else value
 
     optimiser = OPTIMISERS[knobs.optimiser](model.parameters(), rate, momentum)
     steps = knobs.steps if steps is None else steps
@@ -202,7 +202,7 @@ def local_sgd(
     return average, train_steps(loss, optimiser, steps, name="local training", clip=knobs.clip, after_step=after)
 
 
-def plain_sgd(flat: Flat) -> None:
+def require_plain_sgd(flat: Flat) -> None:
     """Refuse another local optimiser, for strategies whose server works out what SGD did.
 
     Raises
@@ -225,8 +225,8 @@ OPTIMISERS: Mapping[str, Callable[[Iterable[nn.Parameter], float, float], torch.
 }
 
 
-def entry(aggregation: str) -> Entry:
+def aggregation_spec(aggregation: str) -> StrategySpec:
     """The line of the table of strategies that a rule makes: labelled clients train, this rule aggregates."""
     line = aggregations.find(aggregation)
     server = partial(FedAvg, aggregation=aggregation)
-    return Entry(line.summary, line.knobs, server, ClientHalf(train, evaluate), labelled=True)
+    return StrategySpec(line.summary, line.knobs, server, ClientFunctions(train, evaluate), needs_client_labels=True)

@@ -25,7 +25,7 @@ from fedlab.config.schema import Flat
 from fedlab.models.batchnorm_stats import batch_norm_names
 from fedlab.seeds import seeded
 from fedlab.strategies import fedavg
-from fedlab.strategies.protocol import ARRAYS, ClientHalf, Entry, States, arrays_of, evaluate, partition_by_node
+from fedlab.strategies.protocol import ARRAYS, ClientFunctions, StrategySpec, ModelStates, arrays_of, evaluate, partition_by_node
 from fedlab.training import Progress
 from fedlab.workload import Workload
 
@@ -87,15 +87,15 @@ class FedBN(fedavg.FedAvg):
         self.norms = dict(state["norms"])
 
 
-def recalled(workload: Workload, checkpoint: Mapping[str, Any], partition: int, flat: Flat) -> States:
+def states_from_checkpoint(workload: Workload, checkpoint: Mapping[str, Any], partition: int, flat: Flat) -> ModelStates:
     """What predicts on a client, from the server's checkpoint: the global model with its batch norms."""
     return {ARRAYS: {**checkpoint[ARRAYS], **checkpoint["strategy"]["norms"].get(partition, {})}}
 
 
-ENTRY: Entry = Entry(
+SPEC: StrategySpec = StrategySpec(
     "FedAvg, each client keeps its own batch norms (Li 2021)",
     Knobs,
     FedBN,
-    ClientHalf(fedavg.train, evaluate, recalled=recalled),
-    labelled=True,
+    ClientFunctions(fedavg.train, evaluate, states_from_checkpoint=states_from_checkpoint),
+    needs_client_labels=True,
 )

@@ -23,7 +23,7 @@ from pydantic.dataclasses import dataclass
 
 from fedlab.config.schema import ClientTraining, Flat, build
 from fedlab.strategies import aggregation, fedavg
-from fedlab.strategies.protocol import MOMENTUM, ClientHalf, Entry, evaluate, known, own_data
+from fedlab.strategies.protocol import MOMENTUM, ClientFunctions, StrategySpec, evaluate, drop_none, client_dataset
 from fedlab.training import Progress
 from fedlab.workload import Workload
 
@@ -42,7 +42,7 @@ class FedNova(fedavg.FedAvg):
     """Server half: the normalised mean."""
 
     def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
-        fedavg.plain_sgd(flat)
+        fedavg.require_plain_sgd(flat)
         super().__init__(workload, flat, progress)
         self.knobs, self.training = build(Knobs, "fednova", flat), build(ClientTraining, "client", flat)
         self.measures |= {"loss"} if self.knobs.epochs else set()
@@ -85,17 +85,17 @@ def weight_of_steps(steps: int, momentum: float) -> float:
 
 def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     """Client half: tau_i local steps."""
-    flat, data = context.run_config, own_data(workload, context, "train")
+    flat, data = context.run_config, client_dataset(workload, context, "train")
     knobs = build(Knobs, "fednova", flat)
     steps = local_steps(len(data), knobs, build(ClientTraining, "client", flat))
-    model, mean = fedavg.local_sgd(workload, message, context, data, steps=steps, momentum=knobs.momentum)
-    return aggregation.answer(workload, message, context, model.state_dict(), known(loss=mean), data)
+    model, mean = fedavg.local_training(workload, message, context, data, steps=steps, momentum=knobs.momentum)
+    return aggregation.answer(workload, message, context, model.state_dict(), drop_none(loss=mean), data)
 
 
-ENTRY: Entry = Entry(
+SPEC: StrategySpec = StrategySpec(
     "FedAvg for clients that take different numbers of steps (Wang 2020)",
     Knobs,
     FedNova,
-    ClientHalf(train, evaluate),
-    labelled=True,
+    ClientFunctions(train, evaluate),
+    needs_client_labels=True,
 )

@@ -30,12 +30,12 @@ from fedlab.seeds import seeded
 from fedlab.strategies import aggregation, fedavg
 from fedlab.strategies.protocol import (
     CONFIG,
-    ClientHalf,
-    Entry,
+    ClientFunctions,
+    StrategySpec,
     arrays_of,
     evaluate,
-    known,
-    own_data,
+    drop_none,
+    client_dataset,
     partition_by_node,
 )
 from fedlab.training import Progress
@@ -147,20 +147,20 @@ def _halves(state: Mapping[str, Tensor]) -> list[frozenset[str]]:
 
 def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     """Client half: FedAvg's local training; of the model the part that was asked for."""
-    data, config = own_data(workload, context, "train"), message.content[CONFIG]
+    data, config = client_dataset(workload, context, "train"), message.content[CONFIG]
     assert isinstance(config, ConfigRecord)
-    model, mean = fedavg.local_sgd(workload, message, context, data)
+    model, mean = fedavg.local_training(workload, message, context, data)
     parts = names_of(arrays_of(message.content), build(Knobs, "fedparts", context.run_config).parts)
     part = config[PART]
     assert isinstance(part, int)
     state = {name: tensor for name, tensor in model.state_dict().items() if name in parts[part]}
-    return aggregation.answer(workload, message, context, state, known(loss=mean), data)
+    return aggregation.answer(workload, message, context, state, drop_none(loss=mean), data)
 
 
-ENTRY: Entry = Entry(
+SPEC: StrategySpec = StrategySpec(
     "FedAvg, each client sends one part of its model a round, in turns (after FedDiffuse 2024)",
     Knobs,
     FedParts,
-    ClientHalf(train, evaluate),
-    labelled=True,
+    ClientFunctions(train, evaluate),
+    needs_client_labels=True,
 )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fedlab.config.schema import Flat, build
 from fedlab.strategies import fedavg
 from fedlab.strategies.aggregation import Aggregation
-from fedlab.strategies.protocol import ClientHalf, Entry, evaluate
+from fedlab.strategies.protocol import ClientFunctions, StrategySpec, evaluate
 from fedlab.training import Progress
 from fedlab.workload import Workload
 
@@ -55,6 +55,6 @@ def squared_distance(model: nn.Module, start: list[Tensor]) -> Tensor:
     return torch.stack([(weight - origin).square().sum() for weight, origin in pairs]).sum()
 
 
-ENTRY: Entry = Entry(
-    "FedAvg with a proximal term on the client (Li 2020)", Knobs, FedProx, ClientHalf(train, evaluate), labelled=True
+SPEC: StrategySpec = StrategySpec(
+    "FedAvg with a proximal term on the client (Li 2020)", Knobs, FedProx, ClientFunctions(train, evaluate), needs_client_labels=True
 )

@@ -17,7 +17,7 @@ from fedlab.config.schema import Flat, build
 from fedlab.strategies import fedavg
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.alternating import Alternating
-from fedlab.strategies.protocol import ClientHalf, Entry, evaluate
+from fedlab.strategies.protocol import ClientFunctions, StrategySpec, evaluate
 from fedlab.training import Progress
 from fedlab.workload import Workload
 
@@ -36,11 +36,11 @@ class Oracle(Alternating):
         super().__init__(workload, flat, progress, build(Knobs, "oracle", flat).aggregation, labelled=True)
 
 
-ENTRY: Entry = Entry(
+SPEC: StrategySpec = StrategySpec(
     "source steps in turn with clients that have labels: the upper bound",
     Knobs,
     Oracle,
-    ClientHalf(fedavg.train, evaluate),
-    labelled=True,
-    ceiling=True,
+    ClientFunctions(fedavg.train, evaluate),
+    needs_client_labels=True,
+    is_upper_bound=True,
 )

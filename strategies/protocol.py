@@ -28,14 +28,14 @@ MOMENTUM = 0.9  # of clients' local SGD
 ARRAYS, CONFIG, METRICS, ROUND, EXAMPLES = "arrays", "config", "metrics", "server-round", "num-examples"
 FINAL = "final-round"  # in the config of a round's test, when a budget ends the run with it
 
-Local = Callable[[Workload, Message, Context], RecordDict]
-States = dict[str, Mapping[str, torch.Tensor]]  # record name -> state of a module
+ClientFn = Callable[[Workload, Message, Context], RecordDict]
+ModelStates = dict[str, Mapping[str, torch.Tensor]]  # record name -> state of a module
 
 
-class ServerHalf(Protocol):
+class ServerStrategy(Protocol):
     """The server half of a strategy: Flower's questions, and what starting and resuming need."""
 
-    def initialise(self) -> ArrayRecord:
+    def initialize(self) -> ArrayRecord:
         """The arrays before round 1; whatever the server trains beforehand, it trains here."""
         ...
 
@@ -52,7 +52,7 @@ class ServerHalf(Protocol):
         ...
 
     def check(self, reply: Message) -> None:
-        """Raise :class:`fedlab.strategies.validation.Refused` if a training reply may not be used."""
+        """Raise :class:`fedlab.strategies.validation.InvalidUpdate` if a training reply may not be used."""
         ...
 
     def configure_evaluate(
@@ -65,7 +65,7 @@ class ServerHalf(Protocol):
         """What the server itself measured in the last round."""
         ...
 
-    def notes(self) -> list[dict[str, Any]]:
+    def events(self) -> list[dict[str, Any]]:
         """What happened in the last round that is no number: plain JSON, each with a ``note`` that says it in words."""
         ...
 
@@ -78,60 +78,60 @@ class ServerHalf(Protocol):
         ...
 
 
-def sent_model(workload: Workload, message: Message, context: Context) -> States:
+def from_message(workload: Workload, message: Message, context: Context) -> ModelStates:
     """What predicts on a client once it has been tested: the model that was sent."""
     return {ARRAYS: arrays_of(message.content)}
 
 
-def saved_model(workload: Workload, checkpoint: Mapping[str, Any], partition: int, flat: Flat) -> States:
+def from_checkpoint(workload: Workload, checkpoint: Mapping[str, Any], partition: int, flat: Flat) -> ModelStates:
     """What predicts on a client, from the server's checkpoint: the same."""
     return {ARRAYS: checkpoint[ARRAYS]}
 
 
-def whole_model(workload: Workload, states: States) -> nn.Module:
+def full_model(workload: Workload, states: ModelStates) -> nn.Module:
     """Inputs ``x`` to logits (batch, classes)."""
     return load(workload.model(), states[ARRAYS], torch.device("cpu")).eval()
 
 
 @dataclass(frozen=True)
-class ClientHalf:
+class ClientFunctions:
     """The client half of a strategy: pure functions of workload, message and context.
 
-    ``states`` is what a client keeps of an evaluation message in order to predict, ``recalled`` the same from the
+    ``prediction_states`` is what a client keeps of an evaluation message in order to predict, ``states_from_checkpoint`` the same from the
     server's checkpoint, ``predictor`` the module that it makes of either.
     """
 
-    train: Local
-    evaluate: Local
-    states: Callable[[Workload, Message, Context], States] = sent_model
-    recalled: Callable[[Workload, Mapping[str, Any], int, Flat], States] = saved_model
-    predictor: Callable[[Workload, States], nn.Module] = whole_model
+    train: ClientFn
+    evaluate: ClientFn
+    prediction_states: Callable[[Workload, Message, Context], ModelStates] = from_message
+    states_from_checkpoint: Callable[[Workload, Mapping[str, Any], int, Flat], ModelStates] = from_checkpoint
+    predictor: Callable[[Workload, ModelStates], nn.Module] = full_model
 
 
 @dataclass(frozen=True)
-class Entry:
+class StrategySpec:
     """One line of the table of strategies.
 
     Attributes
     ----------
-    labelled
+    needs_client_labels
         Clients train on the workload's loss, labels included.
     baseline
         What others are compared with where nothing else is asked for.
-    ceiling
+    is_upper_bound
         The upper bound: what share of the gap up to it others close is asked where it stands beside them.
-    compared
+    comparison_overrides
         Knobs of its own section that differ where it stands beside other strategies.
     """
 
     summary: str
     knobs: type
-    server: Callable[[Workload, Mapping[str, bool | int | float | str], Progress], ServerHalf]
-    client: ClientHalf
-    labelled: bool = False
+    server: Callable[[Workload, Mapping[str, bool | int | float | str], Progress], ServerStrategy]
+    client: ClientFunctions
+    needs_client_labels: bool = False
     baseline: bool = False
-    ceiling: bool = False
-    compared: Flat = field(default_factory=dict)
+    is_upper_bound: bool = False
+    comparison_overrides: Flat = field(default_factory=dict)
 
 
 def arrays_of(record: RecordDict, name: str = ARRAYS) -> dict[str, torch.Tensor]:
@@ -162,7 +162,7 @@ def client_metrics(reply: Message) -> dict[str, float]:
     return {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
 
 
-def known(**values: float | None) -> dict[str, float]:
+def drop_none(**values: float | None) -> dict[str, float]:
     """The values that were measured: one that was not is left out, never made up."""
     return {name: value for name, value in values.items() if value is not None}
 
@@ -195,7 +195,7 @@ def load(model: nn.Module, state: Mapping[str, torch.Tensor], device: torch.devi
     return model.to(device)
 
 
-def own_data(workload: Workload, context: Context, split: str) -> Examples:
+def client_dataset(workload: Workload, context: Context, split: str) -> Examples:
     """The examples of the client that the context belongs to."""
     return workload.data(int(context.node_config[PARTITION_ID_KEY]), split)
 
@@ -210,5 +210,5 @@ def evaluate(workload: Workload, message: Message, context: Context) -> RecordDi
     """Client half of testing: the workload's metrics of the global model on the client's own test data."""
     device = resolve_device(build(Core, "", context.run_config).device)
     model = load(workload.model(), arrays_of(message.content), device)
-    data = own_data(workload, context, "test")
+    data = client_dataset(workload, context, "test")
     return RecordDict({METRICS: metrics_record(workload.evaluate(model, data), len(data))})

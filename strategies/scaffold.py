@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from fedlab.config.schema import ClientTraining, Core, Flat, Rate, build
 from fedlab.errors import ConfigError
 from fedlab.strategies import aggregation, fedavg, validation
-from fedlab.strategies.protocol import ClientHalf, Entry, arrays_of, evaluate, known, own_data, partition_by_node
+from fedlab.strategies.protocol import ClientFunctions, StrategySpec, arrays_of, evaluate, drop_none, client_dataset, partition_by_node
 from fedlab.training import Progress
 from fedlab.workload import Workload
 
@@ -46,7 +46,7 @@ class Scaffold(fedavg.FedAvg):
     """Server half: the variates of all, and the steps of lines 14 to 17."""
 
     def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
-        fedavg.plain_sgd(flat)
+        fedavg.require_plain_sgd(flat)
         super().__init__(workload, flat, progress)
         self.knobs, self.training = build(Knobs, "scaffold", flat), build(ClientTraining, "client", flat)
         if not self.training.steps:
@@ -118,15 +118,15 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
         pairs = zip(model.named_parameters(), start, strict=True)
         return torch.stack([(correction[name].to(x) * (y - x)).sum() for (name, y), x in pairs]).sum()
 
-    data = own_data(workload, context, "train")
-    model, mean = fedavg.local_sgd(workload, message, context, data, along, momentum=0.0)
-    return aggregation.answer(workload, message, context, model.state_dict(), known(loss=mean), data)
+    data = client_dataset(workload, context, "train")
+    model, mean = fedavg.local_training(workload, message, context, data, along, momentum=0.0)
+    return aggregation.answer(workload, message, context, model.state_dict(), drop_none(loss=mean), data)
 
 
-ENTRY: Entry = Entry(
+SPEC: StrategySpec = StrategySpec(
     "FedAvg with control variates against client drift (Karimireddy 2020)",
     Knobs,
     Scaffold,
-    ClientHalf(train, evaluate),
-    labelled=True,
+    ClientFunctions(train, evaluate),
+    needs_client_labels=True,
 )

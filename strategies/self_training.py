@@ -30,7 +30,7 @@ from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies import fedavg
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.alternating import Alternating, check_classes
-from fedlab.strategies.protocol import ClientHalf, Entry, arrays_of, evaluate, known, load, own_data
+from fedlab.strategies.protocol import ClientFunctions, StrategySpec, arrays_of, evaluate, drop_none, load, client_dataset
 from fedlab.training import Progress, resolve_device
 from fedlab.workload import Workload
 
@@ -59,12 +59,12 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     """Client half: pseudo-labels, then FedAvg's local SGD on them."""
     threshold = build(Knobs, "self_training", context.run_config).threshold
     device = resolve_device(build(Core, "", context.run_config).device)
-    data = own_data(workload, context, "train")
+    data = client_dataset(workload, context, "train")
     model = load(workload.model(), arrays_of(message.content), device)
     chosen, share = pseudo_labelled(data, encode(model, data, device).softmax(1).cpu(), threshold)
     steps = None if len(chosen) else 0
-    trained, mean = fedavg.local_sgd(workload, message, context, chosen, steps=steps)
-    metrics = known(loss=mean, confident=share)
+    trained, mean = fedavg.local_training(workload, message, context, chosen, steps=steps)
+    metrics = drop_none(loss=mean, confident=share)
     return aggregations.answer(
         workload, message, context, trained.state_dict(), metrics, chosen if len(chosen) else data
     )
@@ -92,9 +92,9 @@ def sure(p: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     return rows, labels[rows]
 
 
-ENTRY: Entry = Entry(
+SPEC: StrategySpec = StrategySpec(
     "unlabelled clients train on confident pseudo-labels, the server averages",
     Knobs,
     SelfTraining,
-    ClientHalf(train, evaluate),
+    ClientFunctions(train, evaluate),
 )

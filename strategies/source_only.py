@@ -29,7 +29,7 @@ from fedlab.runs import pretrain_cache
 from fedlab.runs.directory import weights_sha256
 from fedlab.seeds import seeded
 from fedlab.strategies import validation
-from fedlab.strategies.protocol import ClientHalf, Entry, evaluate, known
+from fedlab.strategies.protocol import ClientFunctions, StrategySpec, evaluate, drop_none
 from fedlab.training import Progress, cosine_factor, ema_update, train_steps, resolve_device
 from fedlab.workload import Workload, missing_columns
 
@@ -58,17 +58,17 @@ class SourceTrainer:
         self.average = deepcopy(self.model).requires_grad_(False)
         self.optimiser = torch.optim.Adam(self.model.parameters(), self.knobs.learning_rate)
 
-    def batch(self, server_round: int, step: int) -> Batch:
+    def batch_at(self, server_round: int, step: int) -> Batch:
         """The labelled batch of one step: a function of the run seed, the round and the step, and of nothing else."""
         with seeded(self.seed, "source", server_round, step):
-            return self.draw()
+            return self.random_batch()
 
-    def draw(self) -> Batch:
+    def random_batch(self) -> Batch:
         """A labelled batch from torch's current random stream."""
         return {name: column.to(self.device) for name, column in self.source.sample(self.knobs.batch).items()}
 
     def train(
-        self, server_round: int, steps: int, name: str, beside: Callable[[int], Tensor] | None = None
+        self, server_round: int, steps: int, name: str, extra_loss: Callable[[int], Tensor] | None = None
     ) -> float | None:
         """Source steps of one round; returns the mean loss.
 
@@ -82,27 +82,27 @@ class SourceTrainer:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         return train_steps(
-            self.loss(server_round, steps, beside),
+            self.loss(server_round, steps, extra_loss),
             self.optimiser,
             steps,
             name=name,
             clip=self.knobs.clip,
             progress=self.progress,
-            after_step=self.follow,
+            after_step=self.update_ema,
         )
 
     def loss(
-        self, server_round: int, steps: int, beside: Callable[[int], Tensor] | None = None
+        self, server_round: int, steps: int, extra_loss: Callable[[int], Tensor] | None = None
     ) -> Callable[[], Tensor]:
         """The source loss of one round, a fresh batch at each call."""
         numbers = iter(range(steps))
 
         def loss() -> Tensor:
             step = next(numbers)
-            batch = self.batch(server_round, step)
+            batch = self.batch_at(server_round, step)
             with seeded(self.seed, "source model", server_round, step):
                 value = self.workload.loss(self.model, batch)
-            return value + beside(step) if beside else value
+            return value + extra_loss(step) if extra_loss else value
 
         return loss
 
@@ -134,7 +134,7 @@ class SourceTrainer:
         Beside the knobs: the source data, the initial weights, and what the first step draws and loses. So strategies
         whose workloads differ on the clients alone share it, and one that trains other parts or views does not.
         """
-        batch = self.batch(0, 0)
+        batch = self.batch_at(0, 0)
         with seeded(self.seed, "source model", 0, 0):
             loss = self.workload.loss(deepcopy(self.model).train(), batch)
         knobs = replace(
@@ -145,7 +145,7 @@ class SourceTrainer:
         words = f"{knobs}|{self.seed}|{machine}|{weights_sha256(first)}"
         return hashlib.sha256(words.encode()).hexdigest()[:16]
 
-    def follow(self) -> None:
+    def update_ema(self) -> None:
         """Move the averaged model towards the last one."""
         ema_update(self.average, self.model, self.knobs.average)
 
@@ -177,7 +177,7 @@ class SourceOnly(FlowerFedAvg):
         self.trainer = SourceTrainer(workload, flat, progress)
         self.loss: float | None = None
 
-    def initialise(self) -> ArrayRecord:
+    def initialize(self) -> ArrayRecord:
         """Pre-train on the source."""
         self.loss = self.trainer.pretrain()
         return ArrayRecord(self.trainer.average.state_dict())
@@ -197,13 +197,13 @@ class SourceOnly(FlowerFedAvg):
 
     def check(self, reply: Message) -> None:
         """No reply is expected."""
-        raise validation.Refused("no client was asked to train")
+        raise validation.InvalidUpdate("no client was asked to train")
 
     def metrics(self) -> dict[str, float]:
         """Mean source loss of the round."""
-        return known(loss=self.loss)
+        return drop_none(loss=self.loss)
 
-    def notes(self) -> list[dict[str, Any]]:
+    def events(self) -> list[dict[str, Any]]:
         """Nothing to tell."""
         return []
 
@@ -221,10 +221,10 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     raise ConfigError("source_only does not train on clients")
 
 
-ENTRY: Entry = Entry(
+SPEC: StrategySpec = StrategySpec(
     "the server trains on its source, no adaptation: the lower bound",
     Knobs,
     SourceOnly,
-    ClientHalf(train, evaluate),
+    ClientFunctions(train, evaluate),
     baseline=True,
 )

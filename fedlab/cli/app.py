@@ -167,7 +167,7 @@ def list_(
         What.workloads: lambda: [(name, line.summary) for name, line in workloads.WORKLOADS.items()],
         What.strategies: lambda: [
             *((name, entry.summary) for name, entry in strategies.STRATEGIES.items()),
-            *((name, f"{variant.strategy}, {variant.summary}") for name, variant in strategies.VARIANTS.items()),
+            *((name, f"{variant.strategy}, {variant.summary}") for name, variant in strategies.ABLATIONS.items()),
         ],
         What.engines: lambda: [(name, engine.summary) for name, engine in engines.ENGINES.items()],
         What.datasets: lambda: [

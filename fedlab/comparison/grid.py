@@ -91,7 +91,7 @@ def _named(variant: Variant) -> tuple[str, Flat]:
     """The strategy behind a variant, and what its name alone says of knobs."""
     from fedlab import strategies
 
-    line = strategies.VARIANTS.get(variant.name)
+    line = strategies.ABLATIONS.get(variant.name)
     return (line.strategy, line.knobs) if line else (variant.name, {})
 
 
@@ -102,7 +102,7 @@ def _has_effect(preset: str, variant: Variant, knob: str, grid: Flat) -> bool:
     section, dot, _ = knob.rpartition(".")
     if not dot or section not in strategies.STRATEGIES:
         return True
-    table, given = strategies.spelled_out(read_preset(preset)[1], {"strategy": variant.name, **grid, **variant.knobs})
+    table, given = strategies.expand_ablation(read_preset(preset)[1], {"strategy": variant.name, **grid, **variant.knobs})
     merged = {**table, **given}
     strategy = str(merged["strategy"])
     return section in (strategy, *strategies.chosen_by(strategy, merged).values())
@@ -116,12 +116,12 @@ def _checked(preset: str, variant: Variant, given: Flat, point: Flat, seed: int)
     entry = strategies.find(base)
     table = read_preset(preset)[1]
     usual = {"keep_checkpoints": 1, **({} if "threads" in table else {"threads": THREADS})}
-    beside = {f"{base}.{name}": value for name, value in entry.compared.items()}
+    beside = {f"{base}.{name}": value for name, value in entry.comparison_overrides.items()}
     own = {**named, **given, **variant.knobs, "strategy": base, "seed": seed, "keep_start": True}
     try:
         settled = launch.settle(preset, {**usual, **beside, **own})
         labels: Flat = {}
-        if entry.labelled and not launch.clients_have_labels(workloads.make(settled)):
+        if entry.needs_client_labels and not launch.clients_have_labels(workloads.make(settled)):
             labels = workloads.find(str(settled["workload"])).oracle_overrides
         flat = launch.prepare(preset, {**usual, **beside, **labels, **own})
     except (ConfigError, DataError) as error:
@@ -156,7 +156,7 @@ def ceiling(plans: Iterable[Plan]) -> str:
     """Label of the upper reference, "" where none is compared."""
     from fedlab import strategies
 
-    return next((plan.label for plan in plans if strategies.find(plan.strategy).ceiling), "")
+    return next((plan.label for plan in plans if strategies.find(plan.strategy).is_upper_bound), "")
 
 
 def labelled(plans: Sequence[Plan]) -> list[str]:
@@ -165,5 +165,5 @@ def labelled(plans: Sequence[Plan]) -> list[str]:
 
     if not any(workloads.find(str(plan.flat["workload"])).oracle_overrides for plan in plans):
         return []
-    found = dict.fromkeys(plan.label for plan in plans if strategies.find(plan.strategy).labelled)
+    found = dict.fromkeys(plan.label for plan in plans if strategies.find(plan.strategy).needs_client_labels)
     return [] if len(found) == len({plan.label for plan in plans}) else list(found)

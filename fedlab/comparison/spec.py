@@ -74,7 +74,7 @@ def _variant(text: str) -> Variant:
 
     head, *written = text.split(":")
     label, named, name = head.rpartition("=")
-    base = strategies.VARIANTS[name].strategy if name in strategies.VARIANTS else name
+    base = strategies.ABLATIONS[name].strategy if name in strategies.ABLATIONS else name
     own = knobs({base: strategies.find(base).knobs})
     found: dict[str, Value] = {}
     for item in written:

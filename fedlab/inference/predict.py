@@ -28,7 +28,7 @@ from fedlab.seeds import deterministic
 from fedlab.workload import SupportsImages, Workload
 
 if TYPE_CHECKING:
-    from fedlab.strategies.protocol import ClientHalf, States
+    from fedlab.strategies.protocol import ClientFunctions, ModelStates
 
 FILES, BATCH = 2000, 500  # image files held at a time, and images a pass of the model
 
@@ -213,11 +213,11 @@ def _of_run(run: RunDirectory, client: str | None) -> Predictor:
     path = checkpoints[newest]
     content = _load(path, {"arrays": Mapping, "strategy": Mapping})
     partition = names.index(chosen)
-    return _build(path, flat, chosen, newest, lambda half, workload: half.recalled(workload, content, partition, flat))
+    return _build(path, flat, chosen, newest, lambda half, workload: half.states_from_checkpoint(workload, content, partition, flat))
 
 
 def _build(
-    path: Path, flat: Flat, client: str, server_round: int, states: Callable[[ClientHalf, Workload], States]
+    path: Path, flat: Flat, client: str, server_round: int, states: Callable[[ClientFunctions, Workload], ModelStates]
 ) -> Predictor:
     """The predictor of a strategy, from the states that are found with its client half."""
     with _fitting(path):
@@ -255,14 +255,14 @@ class Recalled:
     def in_place_of(self, partition: int) -> tuple[Mapping[str, Tensor], nn.Module]:
         """The state of the client's model, and inputs ``x`` to logits or log-probabilities, on the CPU."""
         with _fitting(self.path):
-            states = self._half.recalled(self.workload, self.content, partition, {**self.flat, "device": "cpu"})
+            states = self._half.states_from_checkpoint(self.workload, self.content, partition, {**self.flat, "device": "cpu"})
             return states["arrays"], self._half.predictor(self.workload, states).eval()
 
 
-def _half(flat: Flat) -> ClientHalf:
+def _half(flat: Flat) -> ClientFunctions:
     from fedlab import strategies
 
-    return strategies.client_half(build(Core, "", flat).strategy)
+    return strategies.client_functions(build(Core, "", flat).strategy)
 
 
 @contextmanager

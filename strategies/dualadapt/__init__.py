@@ -20,15 +20,15 @@ the last round ``last``: as ``average`` on the last G.
 
 from __future__ import annotations
 
-from fedlab.strategies.dualadapt.client import evaluate, predictor, recalled, states, train
+from fedlab.strategies.dualadapt.client import evaluate, predictor, states_from_checkpoint, prediction_states, train
 from fedlab.strategies.dualadapt.server import DualAdapt
 from fedlab.strategies.dualadapt.shared import Knobs
-from fedlab.strategies.protocol import ClientHalf, Entry
+from fedlab.strategies.protocol import ClientFunctions, StrategySpec
 
-ENTRY: Entry = Entry(
+SPEC: StrategySpec = StrategySpec(
     "adapts G, F_g on the server to heads and mixtures that clients fit on unlabelled data (Yao 2022)",
     Knobs,
     DualAdapt,
-    ClientHalf(train, evaluate, states, recalled, predictor),
-    compared={"control": False},  # its twin is a strategy of the table then
+    ClientFunctions(train, evaluate, prediction_states, states_from_checkpoint, predictor),
+    comparison_overrides={"control": False},  # its twin is a strategy of the table then
 )

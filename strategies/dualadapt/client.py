@@ -30,7 +30,7 @@ from fedlab.models.feature_classifier import (
 )
 from fedlab.strategies.dualadapt.mixtures import read_mixture, upload
 from fedlab.strategies.dualadapt.shared import BATCH, CONTROL, HEAD, LAST, MIXTURE, ONLY_MIXTURE, START, Knobs
-from fedlab.strategies.protocol import ARRAYS, CONFIG, METRICS, States, arrays_of, known, load, metrics_record, own_data
+from fedlab.strategies.protocol import ARRAYS, CONFIG, METRICS, ModelStates, arrays_of, drop_none, load, metrics_record, client_dataset
 from fedlab.training import train_steps, resolve_device
 from fedlab.workload import Workload
 
@@ -46,7 +46,7 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     """
     knobs, training = build(Knobs, "dualadapt", context.run_config), build(ClientTraining, "client", context.run_config)
     device = resolve_device(build(Core, "", context.run_config).device)
-    data = own_data(workload, context, "train")
+    data = client_dataset(workload, context, "train")
     model = load(workload.model(), arrays_of(message.content), device)
     z = client_features(model, data, knobs, device)  # (examples, width), once a round: G is frozen
     source, quantiles = read_mixture(arrays_of(message.content, MIXTURE), device)
@@ -59,7 +59,7 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     local, mixture, loss = adapt_head(head_of(model), z, source, quantiles, knobs, training, start)
     p, q = probabilities(head_of(model), z), probabilities(local, z)
     entropy = -(p * p.clamp_min(1e-12).log()).sum(1).mean()
-    metrics = known(loss=loss, entropy=float(entropy), discrepancy=float(discrepancy(p, q).mean()))
+    metrics = drop_none(loss=loss, entropy=float(entropy), discrepancy=float(discrepancy(p, q).mean()))
     return RecordDict(
         {
             HEAD: ArrayRecord(local.state_dict()),
@@ -98,8 +98,8 @@ def adapt_head(
     """
     local = deepcopy(start or head).requires_grad_(True).train()  # line 5
     p_global = probabilities(head, z)
-    opinion = (p_global + probabilities(start, z)) / 2 if start else p_global
-    labels = pseudo_labels(z, opinion, knobs)  # (examples,)
+    mean_probs = (p_global + probabilities(start, z)) / 2 if start else p_global
+    labels = pseudo_labels(z, mean_probs, knobs)  # (examples,)
     weights = torch.ones(len(z), device=z.device)
     if knobs.client_weights:
         weights = gaussian_mixture.relative(gaussian_mixture.typicality(source.log_prob(z), quantiles)).to(z)
@@ -167,12 +167,12 @@ def evaluate(workload: Workload, message: Message, context: Context) -> RecordDi
     """Metrics of global, local and averaged heads on the client's test data, of the last G, and of the control."""
     knobs = build(Knobs, "dualadapt", context.run_config)
     device = resolve_device(build(Core, "", context.run_config).device)
-    test = own_data(workload, context, "test")
+    test = client_dataset(workload, context, "test")
 
     def tested(record: str, adapted: bool = True) -> tuple[nn.Module, Examples]:
         model = load(workload.model(), arrays_of(message.content, record), device)
         if adapted:
-            own = own_data(workload, context, "train")
+            own = client_dataset(workload, context, "train")
             adopt_statistics(features_of(model), own, knobs.statistics_images, knobs.own_statistics, device)
         z = encode(features_of(model), test, device, BATCH)
         return head_of(model), Examples({**test.columns, "x": per_example(z, len(test))})
@@ -200,28 +200,28 @@ def named(name: str, metrics: Mapping[str, float]) -> dict[str, float]:
     return {f"{metric}_{name}": value for metric, value in metrics.items() if metric != "loss"}
 
 
-def states(workload: Workload, message: Message, context: Context) -> States:
+def prediction_states(workload: Workload, message: Message, context: Context) -> ModelStates:
     """What predicts on this client: G with the client's own statistics and F_g, and its own F_l if it has one."""
     local = arrays_of(message.content, HEAD) if HEAD in message.content else None
-    own = own_data(workload, context, "train")
-    return kept(workload, arrays_of(message.content), local, own, context.run_config)
+    own = client_dataset(workload, context, "train")
+    return with_local_stats(workload, arrays_of(message.content), local, own, context.run_config)
 
 
-def recalled(workload: Workload, checkpoint: Mapping[str, Any], partition: int, flat: Flat) -> States:
+def states_from_checkpoint(workload: Workload, checkpoint: Mapping[str, Any], partition: int, flat: Flat) -> ModelStates:
     """The same from the server's checkpoint; G keeps the source's statistics where the client's data is not here."""
     own = None
     with suppress(DataError):
         own = workload.data(partition, "train")
-    return kept(workload, checkpoint[ARRAYS], checkpoint["strategy"]["heads"].get(partition), own, flat)
+    return with_local_stats(workload, checkpoint[ARRAYS], checkpoint["strategy"]["heads"].get(partition), own, flat)
 
 
-def kept(
+def with_local_stats(
     workload: Workload,
     arrays: Mapping[str, Tensor],
     local: Mapping[str, Tensor] | None,
     own: Examples | None,
     flat: Flat,
-) -> States:
+) -> ModelStates:
     """G and F_g with the statistics of ``own`` images, and F_l."""
     knobs, device = build(Knobs, "dualadapt", flat), resolve_device(build(Core, "", flat).device)
     model = load(workload.model(), arrays, device)
@@ -230,7 +230,7 @@ def kept(
     return {ARRAYS: model.state_dict(), **({HEAD: local} if local is not None else {})}
 
 
-def predictor(workload: Workload, states: States) -> nn.Module:
+def predictor(workload: Workload, states: ModelStates) -> nn.Module:
     """Inputs ``x`` to log-probabilities (batch, classes): F_g and F_l averaged, on G."""
     model = load(workload.model(), states[ARRAYS], torch.device("cpu"))
     local = load(deepcopy(head_of(model)), states.get(HEAD, head_of(model).state_dict()), torch.device("cpu"))

@@ -8,8 +8,8 @@ from flwr.app import Context, Message, RecordDict
 
 from fedlab.config.schema import ClientTraining, Core, build
 from fedlab.strategies import aggregation
-from fedlab.strategies.protocol import arrays_of, known, load, own_data, round_of
-from fedlab.strategies.startup.shared import TEACHER, Knobs, TargetLoss, Uploaded, raised, schedule, sgd
+from fedlab.strategies.protocol import arrays_of, drop_none, load, client_dataset, round_of
+from fedlab.strategies.startup.shared import TEACHER, Knobs, TargetLoss, StudentWorkload, ramp_up, schedule, sgd
 from fedlab.training import train_steps, resolve_device
 from fedlab.workload import Workload
 
@@ -19,16 +19,16 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     flat, server_round = context.run_config, round_of(message)
     core, knobs, local = build(Core, "", flat), build(Knobs, "startup", flat), build(ClientTraining, "client", flat)
     device = resolve_device(core.device)
-    uploaded = Uploaded(workload, knobs.contrastive > 0)
-    student = uploaded.model()
+    student_workload = StudentWorkload(workload, knobs.contrastive > 0)
+    student = student_workload.model()
     load(student, arrays_of(message.content), device).train()
     sent = arrays_of(message.content, TEACHER) if TEACHER in message.content else None
     teacher = load(deepcopy(student.model), sent, device) if sent else None
-    data = own_data(workload, context, "train")
+    data = client_dataset(workload, context, "train")
     loss = TargetLoss(workload, knobs, student, teacher, data, local.batch)
-    weight = raised(server_round, core.rounds) if knobs.ramp else 1.0
+    weight = ramp_up(server_round, core.rounds) if knobs.ramp else 1.0
     optimiser = sgd(student, schedule(local.learning_rate, server_round, core.rounds))
     mean = None
     if not loss.empty:
         mean = train_steps(lambda: loss(weight), optimiser, local.steps, name="local training", after_step=loss.after_step)
-    return aggregation.answer(uploaded, message, context, student.state_dict(), known(loss=mean), data)
+    return aggregation.answer(student_workload, message, context, student.state_dict(), drop_none(loss=mean), data)

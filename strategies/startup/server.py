@@ -17,9 +17,9 @@ from fedlab.errors import ConfigError
 from fedlab.models.feature_classifier import features_of, head_of, missing_parts
 from fedlab.seeds import seeded
 from fedlab.strategies import aggregation, validation
-from fedlab.strategies.protocol import ARRAYS, CONFIG, EXAMPLES, METRICS, ROUND, client_metrics, is_final, known
+from fedlab.strategies.protocol import ARRAYS, CONFIG, EXAMPLES, METRICS, ROUND, client_metrics, is_final, drop_none
 from fedlab.strategies.source_only import SourceTrainer
-from fedlab.strategies.startup.shared import TEACHER, Knobs, Student, TargetLoss, Uploaded, Views, raised, schedule, sgd
+from fedlab.strategies.startup.shared import TEACHER, Knobs, Student, TargetLoss, StudentWorkload, SupportsViews, ramp_up, schedule, sgd
 from fedlab.training import Progress, ema_update, train_steps
 from fedlab.workload import Workload
 
@@ -34,25 +34,25 @@ class Startup(FlowerFedAvg):
         self.local = build(ClientTraining, "client", flat)
         self.trainer = SourceTrainer(workload, flat, progress)
         check_serves(workload, self.trainer.model, self.core.workload)
-        self.uploaded = Uploaded(workload, self.knobs.contrastive > 0)
-        self.rule = aggregation.make(self.knobs.aggregation, self.uploaded, flat, labelled=False)
+        self.student_workload = StudentWorkload(workload, self.knobs.contrastive > 0)
+        self.rule = aggregation.make(self.knobs.aggregation, self.student_workload, flat, labelled=False)
         self.teacher = self.trainer.average
         self.student = self.begin()
-        self.measured: dict[str, float] = {}
+        self._metrics: dict[str, float] = {}
 
     def begin(self) -> Student:
         """Line 1, behind the teacher: the student before the first round."""
         with seeded(self.core.seed, "student"):
-            student = self.uploaded.model()
+            student = self.student_workload.model()
         if self.knobs.start != "fresh":
             features_of(student.model).load_state_dict(features_of(self.teacher).state_dict())
         if self.knobs.start == "whole":
             head_of(student.model).load_state_dict(head_of(self.teacher).state_dict())
         return student.to(self.trainer.device)
 
-    def initialise(self) -> ArrayRecord:
+    def initialize(self) -> ArrayRecord:
         """Line 1."""
-        self.measured = known(loss=self.trainer.pretrain())
+        self._metrics = drop_none(loss=self.trainer.pretrain())
         self.student = self.begin()
         return ArrayRecord(self.student.model.state_dict())
 
@@ -60,10 +60,10 @@ class Startup(FlowerFedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Lines 3 and 4; no message where clients have nothing to do."""
-        self.measured = {}
+        self._metrics = {}
         federated = self.knobs.setting == "federated"
         if not federated or not self.local.steps:
-            self._steps(server_round, None if federated else self._everybodys())
+            self._steps(server_round, None if federated else self._pooled_loss())
             return []
         self._steps(server_round, None)
         config[ROUND] = server_round
@@ -76,8 +76,8 @@ class Startup(FlowerFedAvg):
             records[TEACHER] = ArrayRecord(self.teacher.state_dict())
         return self._construct_messages(RecordDict(records), list(grid.get_node_ids()), "train")
 
-    def _steps(self, server_round: int, beside: TargetLoss | None) -> None:
-        """Line 3; with ``beside`` line 7 in the same steps."""
+    def _steps(self, server_round: int, extra_loss: TargetLoss | None) -> None:
+        """Line 3; with ``extra_loss`` line 7 in the same steps."""
         knobs, rounds = self.knobs, self.core.rounds
         steps = iter(range(self.trainer.knobs.steps))
 
@@ -85,14 +85,14 @@ class Startup(FlowerFedAvg):
             step = next(steps)
             value = torch.zeros((), device=self.trainer.device)
             if knobs.base:
-                batch = self.trainer.batch(server_round, step)
+                batch = self.trainer.batch_at(server_round, step)
                 value = value + knobs.base * self.workload.loss(self.student.model, batch)
-            if beside:
+            if extra_loss:
                 with seeded(self.core.seed, "target", server_round, step):
-                    value = value + beside(raised(server_round, rounds) if knobs.ramp else 1.0)
+                    value = value + extra_loss(ramp_up(server_round, rounds) if knobs.ramp else 1.0)
             return value
 
-        if not knobs.base and beside is None:
+        if not knobs.base and extra_loss is None:
             return
         self.student.train()
         mean = train_steps(
@@ -101,11 +101,11 @@ class Startup(FlowerFedAvg):
             self.trainer.knobs.steps,
             name="server",
             progress=self.progress,
-            after_step=beside.after_step if beside else None,
+            after_step=extra_loss.after_step if extra_loss else None,
         )
-        self.measured |= known(loss=mean)
+        self._metrics |= drop_none(loss=mean)
 
-    def _everybodys(self) -> TargetLoss | None:
+    def _pooled_loss(self) -> TargetLoss | None:
         """The centralised setting: one owner of every client's images."""
         clients = range(self.core.clients or len(self.workload.clients))
         data = Examples({"x": torch.cat([self.workload.data(partition, "train")[:]["x"] for partition in clients])})
@@ -114,13 +114,13 @@ class Startup(FlowerFedAvg):
 
     def check(self, reply: Message) -> None:
         """Refuse a reply that is no student like the one that was sent."""
-        validation.arrays(reply.content, ARRAYS, self.student.state_dict(), self.core.norm_limit)
+        validation.validate_arrays(reply.content, ARRAYS, self.student.state_dict(), self.core.norm_limit)
         metrics, expected = client_metrics(reply), {EXAMPLES, "loss", *self.rule.measures}
         if set(reply.content) != {ARRAYS, METRICS, CONFIG} or not expected - {"loss"} <= metrics.keys() <= expected:
             came = sorted(reply.content), sorted(metrics)
-            raise validation.Refused(f"its records and metrics are {came}; expected a student and {sorted(expected)}")
+            raise validation.InvalidUpdate(f"its records and metrics are {came}; expected a student and {sorted(expected)}")
         if reason := self.rule.doubt(metrics):
-            raise validation.Refused(reason)
+            raise validation.InvalidUpdate(reason)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -132,10 +132,10 @@ class Startup(FlowerFedAvg):
             self.student.load_state_dict(self.rule.aggregate(sent, given, server_round))
             if self.knobs.moving:
                 ema_update(self.teacher, self.student.model, self.knobs.moving**self.local.steps)
-            self.measured |= self.rule.metrics()
+            self._metrics |= self.rule.metrics()
         losses = [one.metrics["loss"] for one in given if "loss" in one.metrics]
         if losses:
-            self.measured["client_loss"] = sum(losses) / len(losses)
+            self._metrics["client_loss"] = sum(losses) / len(losses)
         return ArrayRecord(self.student.model.state_dict()), None
 
     def configure_evaluate(
@@ -150,9 +150,9 @@ class Startup(FlowerFedAvg):
 
     def metrics(self) -> dict[str, float]:
         """Losses of the last round."""
-        return self.measured
+        return self._metrics
 
-    def notes(self) -> list[dict[str, Any]]:
+    def events(self) -> list[dict[str, Any]]:
         """Nothing to tell."""
         return []
 
@@ -184,5 +184,5 @@ def check_serves(workload: Workload, model: nn.Module, name: str) -> None:
             f"startup needs a model with .features and a linear .head; {type(model).__name__} of workload {name!r} "
             "has no such parts; use source_only, or another workload (see `fedlab list`)"
         )
-    if not isinstance(workload, Views):
+    if not isinstance(workload, SupportsViews):
         raise ConfigError(f"startup needs a workload that makes views of its inputs; {name!r} has no method 'view'")

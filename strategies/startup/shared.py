@@ -52,7 +52,7 @@ class Knobs:
 
 
 @runtime_checkable
-class Views(Protocol):
+class SupportsViews(Protocol):
     """What a workload offers that can be learned without labels."""
 
     def view(self, x: Tensor, weak: bool = False) -> Tensor:
@@ -80,7 +80,7 @@ class Student(nn.Module):
 
 
 @plain_dataclass(frozen=True)
-class Uploaded:
+class StudentWorkload:
     """A workload as an aggregation rule sees it: what clients upload is the student, projector and all."""
 
     workload: Workload
@@ -116,7 +116,7 @@ class TargetLoss:
     def __init__(
         self, workload: Workload, knobs: Knobs, student: Student, teacher: nn.Module | None, data: Examples, batch: int
     ) -> None:
-        assert isinstance(workload, Views)
+        assert isinstance(workload, SupportsViews)
         self.view, self.knobs, self.student, self.data, self.batch = workload.view, knobs, student, data, batch
         self.device = next(student.parameters()).device
         self.teacher = teacher.requires_grad_(False).eval() if teacher and knobs.soft != "none" else None
@@ -160,7 +160,7 @@ def schedule(rate: float, server_round: int, rounds: int) -> float:
     return rate * (1 + math.cos(math.pi * (server_round - 1) / rounds)) / 2
 
 
-def raised(server_round: int, rounds: int) -> float:
+def ramp_up(server_round: int, rounds: int) -> float:
     """Dynamic Distillation's weight of soft labels in a round: min(1, 3/4 (1 - cos(pi t))) with t the share done."""
     return min(1.0, 0.75 * (1 - math.cos(math.pi * (server_round - 0.5) / rounds)))
 

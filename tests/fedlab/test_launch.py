@@ -23,7 +23,7 @@ from fedlab.errors import ConfigError, DataError, FedlabError, RunError
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.result import Result
 from fedlab.strategies import dualadapt
-from fedlab.strategies.protocol import ClientHalf, round_of
+from fedlab.strategies.protocol import ClientFunctions, round_of
 from fedlab.training import resolve_device
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -323,8 +323,8 @@ def test_dualadapt_goes_on_when_a_client_fails_before_it_has_a_head(tmp_path, mo
             raise OSError("the disk of this client is gone")
         return train(workload, message, context)
 
-    half = ClientHalf(fails_in_round_1, dualadapt.evaluate)
-    monkeypatch.setitem(strategies.STRATEGIES, "dualadapt", replace(dualadapt.ENTRY, client=half))
+    half = ClientFunctions(fails_in_round_1, dualadapt.evaluate)
+    monkeypatch.setitem(strategies.STRATEGIES, "dualadapt", replace(dualadapt.SPEC, client=half))
     first, second = run(tmp_path, min_clients=1).rounds[1:3]
     assert [failure["client"] for failure in first["failures"]] == ["far"]
     assert "accuracy_local" not in first["clients"]["far"]

@@ -162,7 +162,7 @@ def record(tmp_path, monkeypatch):
 
     def run(strategy, **changes):
         entry, seen = strategies.find(strategy), {}
-        workload_knobs = {"blobs.domains": "a,b,c", "blobs.labelled": entry.labelled}
+        workload_knobs = {"blobs.domains": "a,b,c", "blobs.labelled": entry.needs_client_labels}
         sections = {**CORE_SECTIONS, "blobs": Blobs, strategy: entry.knobs}
         usual = {key: value for key, value in TOY.items() if not key.startswith("dualadapt")}
         usual |= {"seed": 5, "device": "cpu", "name": "toy", "rounds": 2, "client.learning_rate": 0.05}

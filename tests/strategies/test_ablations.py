@@ -14,17 +14,17 @@ def preset(tmp_path, monkeypatch):
     return toy.write_preset(tmp_path)
 
 
-@pytest.mark.parametrize("name", strategies.VARIANTS)
+@pytest.mark.parametrize("name", strategies.ABLATIONS)
 def test_a_variant_is_its_strategy_with_its_knobs_and_differs_from_it(preset, name):
-    variant, flat = strategies.VARIANTS[name], launch.prepare(preset, {"strategy": name})
+    variant, flat = strategies.ABLATIONS[name], launch.prepare(preset, {"strategy": name})
     assert flat == launch.prepare(preset, {"strategy": variant.strategy, **variant.knobs})
     assert flat != launch.prepare(preset, {"strategy": variant.strategy})
 
 
 def test_no_variant_hides_a_strategy_and_no_two_are_alike():
-    assert not set(strategies.VARIANTS) & set(strategies.STRATEGIES)
-    assert len({str(sorted(variant.knobs.items())) for variant in strategies.VARIANTS.values()}) == len(
-        strategies.VARIANTS
+    assert not set(strategies.ABLATIONS) & set(strategies.STRATEGIES)
+    assert len({str(sorted(variant.knobs.items())) for variant in strategies.ABLATIONS.values()}) == len(
+        strategies.ABLATIONS
     )
 
 

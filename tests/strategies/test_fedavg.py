@@ -62,7 +62,7 @@ def test_pretraining_is_that_of_the_source_trainer(federate):
 
 
 def test_a_client_without_labels_says_so(federate):
-    assert strategies.find("fedavg").labelled
+    assert strategies.find("fedavg").needs_client_labels
     with pytest.raises(RunError, match="trains on a client's own labels, and this client's training data has none"):
         federate("fedavg", **{"lines.labelled": False})
 

@@ -54,7 +54,7 @@ def test_a_strong_term_holds_clients_at_the_global_model(federate, fresh):
 
 
 def test_it_needs_labelled_clients():
-    assert strategies.find("fedprox").labelled
+    assert strategies.find("fedprox").needs_client_labels
 
 
 def test_a_negative_weight_is_refused(table):

@@ -49,7 +49,7 @@ def prepare(tmp_path, monkeypatch):
         entry = strategies.find(name)
         usable = {key: value for key, value in SMALL.items() if not key.startswith("dualadapt")}
         mine = {key: value for key, value in KNOBS.items() if key.partition(".")[0] in (name, "client")}
-        data = {"blobs.domains": "a,b,c,d,e", "blobs.labelled": entry.labelled, "blobs.linear": True}
+        data = {"blobs.domains": "a,b,c,d,e", "blobs.labelled": entry.needs_client_labels, "blobs.linear": True}
         preset = write_preset(tmp_path, **{**usable, "strategy": name, "keep_checkpoints": 9})
         return launch.prepare(preset, {**mine, **data, **changes})
 
@@ -134,7 +134,7 @@ def test_a_reply_with_more_than_it_should_have_is_refused(prepare, federate, mon
     assert "its records and metrics are" in line["failures"][0]["reason"]
 
 
-@pytest.mark.parametrize("name", [name for name in STRATEGIES if strategies.find(name).labelled])
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if strategies.find(name).needs_client_labels])
 def test_clients_without_labels_are_refused_before_anything_is_made(prepare, tmp_path, name):
     with pytest.raises(ConfigError, match=rf"strategy '{name}' trains on the clients' own labels"):
         prepare(name, **{"blobs.labelled": False})

@@ -29,7 +29,7 @@ def federate(tmp_path, monkeypatch):
 
     def run(strategy, shared="", **knobs):
         usable = {key: value for key, value in SMALL.items() if not key.startswith("dualadapt")}
-        labels = {"blobs.labelled": strategies.find(strategy).labelled, "blobs.linear": True}
+        labels = {"blobs.labelled": strategies.find(strategy).needs_client_labels, "blobs.linear": True}
         preset = write_preset(tmp_path, **{**usable, "strategy": strategy, "rounds": 1})
         flat = launch.prepare(preset, {**labels, "pretrained": str(shared), "client.learning_rate": 0.05, **knobs})
         directory = RunDirectory.create(tmp_path, flat)

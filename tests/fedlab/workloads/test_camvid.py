@@ -245,7 +245,7 @@ def federate(tmp_path, monkeypatch):
     def run(strategy, **changes):
         sections = {"", "server", "client", "camvid", strategy}
         usable = {key: value for key, value in ONE_ROUND.items() if key.rpartition(".")[0] in sections}
-        labelled = {"camvid.labelled": strategies.find(strategy).labelled}
+        labelled = {"camvid.labelled": strategies.find(strategy).needs_client_labels}
         preset = tmp_path / "tiny.toml"
         preset.write_text(to_toml({"workload": "camvid", "strategy": strategy, **usable, **labelled, **changes}))
         directory = RunDirectory.create(tmp_path, launch.prepare(str(preset), {}))
