@@ -150,7 +150,7 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     learning = [*features.parameters(), *judge.parameters()]
     optimiser = torch.optim.SGD(learning, training.learning_rate, momentum=protocol.MOMENTUM)
     mean = optimise(loss, optimiser, training.steps, name="adversarial training")
-    return aggregations.answer(whole, message, context, model.state_dict(), known(loss=mean), data)
+    return aggregations.make_reply(whole, message, context, model.state_dict(), known(loss=mean), data)
 
 
 def evaluate(workload: Workload, message: Message, context: Context) -> RecordDict:

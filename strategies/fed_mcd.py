@@ -134,7 +134,7 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
         optimise(step_b, apart, 1, name="step B")
         means.append(optimise(step_c, together, knobs.generator_steps, name="step C"))
     mean = sum(value for value in means if value is not None) / turns if turns else None
-    return aggregations.answer(whole, message, context, model.state_dict(), known(loss=mean), data)
+    return aggregations.make_reply(whole, message, context, model.state_dict(), known(loss=mean), data)
 
 
 def disagreement(model: TwoHeads, z: Tensor) -> Tensor:

@@ -31,4 +31,4 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     mean = None
     if not loss.empty:
         mean = optimise(lambda: loss(weight), optimiser, local.steps, name="local training", after_step=loss.after_step)
-    return aggregation.answer(uploaded, message, context, student.state_dict(), known(loss=mean), data)
+    return aggregation.make_reply(uploaded, message, context, student.state_dict(), known(loss=mean), data)
