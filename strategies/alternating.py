@@ -64,7 +64,7 @@ class Alternating(fedavg.FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The rule's new arrays, from which the server goes on."""
-        new = self.rule.aggregate(self.sent, aggregations.contributions(replies), server_round)
+        new = self.rule.aggregate(self.sent, aggregations.client_updates(replies), server_round)
         self._take(new)
         return ArrayRecord(new), None
 
@@ -74,7 +74,7 @@ class Alternating(fedavg.FedAvg):
         state = deepcopy(self.trainer.model.state_dict())
         for name, tensor in new.items():
             here = tensor.to(state[name].device)
-            moved = state[name] + (here - self.sent[name].to(here)) if name in self.rule.learned else here
+            moved = state[name] + (here - self.sent[name].to(here)) if name in self.rule.trainable else here
             state[name] = moved
         self.trainer.model.load_state_dict(state)
         self.trainer.average.load_state_dict(dict(new))

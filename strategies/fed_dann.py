@@ -150,7 +150,7 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     learning = [*features.parameters(), *discriminator.parameters()]
     optimiser = torch.optim.SGD(learning, training.learning_rate, momentum=protocol.MOMENTUM)
     mean = train_steps(loss, optimiser, training.steps, name="adversarial training")
-    return aggregations.answer(whole, message, context, model.state_dict(), drop_none(loss=mean), data)
+    return aggregations.make_reply(whole, message, context, model.state_dict(), drop_none(loss=mean), data)
 
 
 def evaluate(workload: Workload, message: Message, context: Context) -> RecordDict:

@@ -134,7 +134,7 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
         train_steps(step_b, apart, 1, name="step B")
         means.append(train_steps(step_c, together, knobs.generator_steps, name="step C"))
     mean = sum(value for value in means if value is not None) / turns if turns else None
-    return aggregations.answer(whole, message, context, model.state_dict(), drop_none(loss=mean), data)
+    return aggregations.make_reply(whole, message, context, model.state_dict(), drop_none(loss=mean), data)
 
 
 def disagreement(model: TwoHeads, z: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ class FedAvg(FlowerFedAvg):
         self.norm_limit = build(Core, "", flat).norm_limit
         self.rule = aggregations.make(aggregation, workload, flat, labelled=labelled)
         steps = build(ClientTraining, "client", flat).steps
-        self.measures = {EXAMPLES, *(["loss"] if steps else []), *self.rule.measures}
+        self.measures = {EXAMPLES, *(["loss"] if steps else []), *self.rule.expected_metrics}
         self.optional: set[str] = set()  # measures that a client may leave out
         self.sent: dict[str, Tensor] = {}
 
@@ -96,7 +96,7 @@ class FedAvg(FlowerFedAvg):
     ) -> Iterable[Message]:
         """Flower's messages, with what the rule asks for; what was sent is what replies must look like."""
         self.sent = arrays_of(RecordDict({ARRAYS: arrays}))
-        config.update(self.rule.asks())
+        config.update(self.rule.client_config())
         return super().configure_train(server_round, arrays, config, grid)
 
     def check(self, reply: Message) -> None:
@@ -109,7 +109,7 @@ class FedAvg(FlowerFedAvg):
         ):
             came = sorted(reply.content), sorted(client_metrics(reply))
             raise validation.InvalidUpdate(f"its records and metrics are {came}; expected a model and {self.measures}")
-        if reason := self.rule.doubt(client_metrics(reply)):
+        if reason := self.rule.validate_metrics(client_metrics(reply)):
             raise validation.InvalidUpdate(reason)
 
     def expected(self, reply: Message) -> dict[str, Tensor]:
@@ -120,8 +120,8 @@ class FedAvg(FlowerFedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The rule's new arrays."""
-        given = aggregations.contributions(replies)
-        return ArrayRecord(self.rule.aggregate(self.sent, given, server_round)), None
+        updates = aggregations.client_updates(replies)
+        return ArrayRecord(self.rule.aggregate(self.sent, updates, server_round)), None
 
     def metrics(self) -> dict[str, float]:
         """What the rule measured."""
@@ -150,7 +150,7 @@ def train(workload: Workload, message: Message, context: Context, extra_loss: Ex
     """
     data = client_dataset(workload, context, "train")
     model, mean = local_training(workload, message, context, data, extra_loss)
-    return aggregations.answer(workload, message, context, model.state_dict(), drop_none(loss=mean), data)
+    return aggregations.make_reply(workload, message, context, model.state_dict(), drop_none(loss=mean), data)
 
 
 def local_training(

@@ -52,18 +52,18 @@ class FedNova(fedavg.FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Equation 6; both sides know a client's steps from its examples."""
-        given = aggregation.contributions(replies)
-        new, total = self.rule.aggregate(self.sent, given, server_round), sum(one.examples for one in given)
-        shares = [one.examples / total for one in given]
+        updates = aggregation.client_updates(replies)
+        new, total = self.rule.aggregate(self.sent, updates, server_round), sum(one.examples for one in updates)
+        shares = [one.examples / total for one in updates]
         weights = [
-            weight_of_steps(local_steps(one.examples, self.knobs, self.training), self.knobs.momentum) for one in given
+            weight_of_steps(local_steps(one.examples, self.knobs, self.training), self.knobs.momentum) for one in updates
         ]
         self.effective = sum(share * weight for share, weight in zip(shares, weights, strict=True))
         if self.effective:
-            for name in self.rule.learned:
+            for name in self.rule.trainable:
                 x = self.sent[name].double()
                 change = torch.zeros_like(x)
-                for share, weight, one in zip(shares, weights, given, strict=True):
+                for share, weight, one in zip(shares, weights, updates, strict=True):
                     change += share / weight * (x - one.arrays[name].double())
                 new[name] = (x - self.effective * change).to(new[name].dtype)
         return ArrayRecord(new), None
@@ -89,7 +89,7 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     knobs = build(Knobs, "fednova", flat)
     steps = local_steps(len(data), knobs, build(ClientTraining, "client", flat))
     model, mean = fedavg.local_training(workload, message, context, data, steps=steps, momentum=knobs.momentum)
-    return aggregation.answer(workload, message, context, model.state_dict(), drop_none(loss=mean), data)
+    return aggregation.make_reply(workload, message, context, model.state_dict(), drop_none(loss=mean), data)
 
 
 SPEC: StrategySpec = StrategySpec(

@@ -52,7 +52,7 @@ class Scaffold(fedavg.FedAvg):
         if not self.training.steps:
             raise ConfigError("knob 'client.steps' is 0, and scaffold divides by it; ask for at least one step")
         self.clients = build(Core, "", flat).clients or len(workload.clients)  # N
-        self.learned = sorted(self.rule.learned)
+        self.learned = sorted(self.rule.trainable)
         self.variate: dict[str, Tensor] = {}  # c
         self.variates: dict[int, dict[str, Tensor]] = {}  # c_i by partition
         self.partition_of: Mapping[int, int] = {}
@@ -79,11 +79,11 @@ class Scaffold(fedavg.FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """x, c and the c_i of those who answered; others keep theirs."""
         received = list(replies)
-        given = aggregation.contributions(received)
-        new = self.rule.aggregate(self.sent, given, server_round)
+        updates = aggregation.client_updates(received)
+        new = self.rule.aggregate(self.sent, updates, server_round)
         span = self.training.steps * self.training.learning_rate  # K eta_l
         before, moved = self.variate, self._zeros()
-        for reply, one in zip(received, given, strict=True):
+        for reply, one in zip(received, updates, strict=True):
             partition = self.partition_of[reply.metadata.src_node_id]
             own, after = self.variates.get(partition, self._zeros()), {}
             for name in self.learned:
@@ -92,7 +92,7 @@ class Scaffold(fedavg.FedAvg):
             self.variates[partition] = after
         for name in self.learned:
             x = self.sent[name]
-            step = torch.stack([one.arrays[name] - x for one in given]).mean(0)
+            step = torch.stack([one.arrays[name] - x for one in updates]).mean(0)
             new[name] = x + self.knobs.learning_rate * step
         self.variate = {name: before[name] + moved[name] / self.clients for name in self.learned}
         return ArrayRecord(new), None
@@ -120,7 +120,7 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
 
     data = client_dataset(workload, context, "train")
     model, mean = fedavg.local_training(workload, message, context, data, along, momentum=0.0)
-    return aggregation.answer(workload, message, context, model.state_dict(), drop_none(loss=mean), data)
+    return aggregation.make_reply(workload, message, context, model.state_dict(), drop_none(loss=mean), data)
 
 
 SPEC: StrategySpec = StrategySpec(

@@ -65,7 +65,7 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     steps = None if len(chosen) else 0
     trained, mean = fedavg.local_training(workload, message, context, chosen, steps=steps)
     metrics = drop_none(loss=mean, confident=share)
-    return aggregations.answer(
+    return aggregations.make_reply(
         workload, message, context, trained.state_dict(), metrics, chosen if len(chosen) else data
     )
 

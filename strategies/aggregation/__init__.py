@@ -11,8 +11,8 @@ result stays among what clients sent (mean, median, selection), else they take t
 largest. All come back in the types of the model, where Flower's means turn counters into floats.
 
 A strategy uses a rule so: :func:`make` in ``__init__``; ``config.update(rule.asks())`` before it sends;
-``rule.measures`` among the metrics that its ``check`` expects; ``rule.aggregate(current, contributions(replies),
-server_round)``; ``state`` and ``restore`` beside its own; :func:`answer` on the client.
+``rule.expected_metrics`` among the metrics that its ``check`` expects; ``rule.aggregate(current, client_updates(replies),
+server_round)``; ``state`` and ``restore`` beside its own; :func:`make_reply` on the client.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from pydantic import Field
 from fedlab.config.schema import Core, Flat, build, parse_arrivals
 from fedlab.errors import ConfigError, suggest
 from fedlab.strategies.aggregation import fairness, privacy, robust, server_optimizers
-from fedlab.strategies.aggregation.client import START_LOSS, answer
-from fedlab.strategies.aggregation.rule import Contribution, Rule, RuleLine, contributions
+from fedlab.strategies.aggregation.client import START_LOSS, make_reply
+from fedlab.strategies.aggregation.rule import ClientUpdate, Rule, AggregationSpec, client_updates
 from fedlab.workload import Workload
 
-__all__ = ["RULES", "Aggregation", "Contribution", "Rule", "RuleLine", "answer", "contributions", "find", "make"]
+__all__ = ["RULES", "Aggregation", "ClientUpdate", "Rule", "AggregationSpec", "make_reply", "client_updates", "find", "make"]
 
 Aggregation = Annotated[str, Field(description="rule by which the server puts its clients' models together")]
 
-RULES: Mapping[str, RuleLine[Any]] = {
+RULES: Mapping[str, AggregationSpec[Any]] = {
     "fedavg": server_optimizers.FEDAVG,
     "fedavgm": server_optimizers.FEDAVGM,
     "fedadagrad": server_optimizers.FEDADAGRAD,
@@ -50,7 +50,7 @@ RULES: Mapping[str, RuleLine[Any]] = {
 }
 
 
-def find(name: str) -> RuleLine[Any]:
+def find(name: str) -> AggregationSpec[Any]:
     """One line of the table; ConfigError with the near match where there is none."""
     if name not in RULES:
         raise ConfigError(f"unknown aggregation {name!r}; {suggest(name, RULES)}")
@@ -71,18 +71,18 @@ def make(name: str, workload: Workload, flat: Flat, *, labelled: bool = True) ->
         When there is no such rule, a knob of it is wrong, or the run is not sure of as many clients as it needs.
     """
     rule = find(name).make(name, workload, flat)
-    if START_LOSS in rule.measures and not labelled:
+    if START_LOSS in rule.expected_metrics and not labelled:
         raise ConfigError(
             f"aggregation {name!r} weighs clients by their loss, and clients of strategy "
             f"{build(Core, '', flat).strategy!r} have no labels to take it on; use another rule"
         )
     sure = clients_at_least(workload, flat)
-    if sure < rule.fewest:
+    if sure < rule.min_updates:
         raise ConfigError(
-            f"aggregation {name!r} with these knobs needs {rule.fewest} replies a round, and this run is sure of "
+            f"aggregation {name!r} with these knobs needs {rule.min_updates} replies a round, and this run is sure of "
             f"{sure} (knobs clients, min_clients, arrivals); use more clients or another rule"
         )
-    if reason := rule.refuse(sure):
+    if reason := rule.incompatibility(sure):
         raise ConfigError(f"aggregation {name!r}: {reason}")
     return rule
 

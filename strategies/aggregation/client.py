@@ -20,7 +20,7 @@ START_LOSS, CLIPPING_NORM, UNCLIPPED = "start-loss", "clipping-norm", "unclipped
 LOSS_EXAMPLES, LOSS_BATCH = 1000, 250  # a client's loss before training is taken on so many, so many at a time
 
 
-def answer(
+def make_reply(
     workload: Workload,
     message: Message,
     context: Context,
@@ -72,7 +72,7 @@ def clip(
 ) -> tuple[dict[str, Tensor], bool]:
     """A model whose change has a Euclidean norm of at most ``limit``, and whether it had that before.
 
-    Only learned arrays change; the others are given as they were sent. (Flower's function divides by a norm of 0.)
+    Only learned arrays change; the others are updates as they were sent. (Flower's function divides by a norm of 0.)
     """
     change = {name: trained[name].cpu().double() - sent[name].double() for name in sorted(learned)}
     norm = float(torch.stack([delta.square().sum() for delta in change.values()]).sum().sqrt())

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fedlab.config.schema import ClientTraining, build
 from fedlab.strategies.aggregation.client import START_LOSS
-from fedlab.strategies.aggregation.rule import Contribution, Rule, RuleLine, ask_flower, mean, record_of
+from fedlab.strategies.aggregation.rule import ClientUpdate, Rule, AggregationSpec, ask_flower, mean, record_of
 from fedlab.strategies.protocol import MOMENTUM
 
 
@@ -38,10 +38,10 @@ class FairKnobs:
     )
 
 
-class Fair(Rule[FairKnobs]):
+class QFedAvg(Rule[FairKnobs]):
     """w <- w - sum of F_k^q L (w - w_k) / sum of h_k."""
 
-    measures = frozenset({START_LOSS})
+    expected_metrics = frozenset({START_LOSS})
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -50,23 +50,23 @@ class Fair(Rule[FairKnobs]):
         rate = 1 / self.knobs.lipschitz if self.knobs.lipschitz else span
         self.flower = flower.QFedAvg(client_learning_rate=rate, q=self.knobs.q, train_loss_key=START_LOSS)
 
-    def asks(self) -> dict[str, bool | float]:
+    def client_config(self) -> dict[str, bool | float]:
         """F_k(w)."""
         return {START_LOSS: True}
 
-    def doubt(self, metrics: Mapping[str, float]) -> str:
+    def validate_metrics(self, metrics: Mapping[str, float]) -> str:
         """A loss below 0 has no power q."""
         loss = metrics[START_LOSS]
         return f"its loss before training is {loss:g}; q-FedAvg needs losses that are not negative" if loss < 0 else ""
 
-    def floats(
-        self, current: Mapping[str, Tensor], given: Sequence[Contribution], names: Sequence[str], server_round: int
+    def aggregate_floats(
+        self, current: Mapping[str, Tensor], updates: Sequence[ClientUpdate], names: Sequence[str], server_round: int
     ) -> dict[str, Tensor]:
         """Flower's class on what is learned, the mean on the rest."""
-        learned = [name for name in names if name in self.learned]
+        learned = [name for name in names if name in self.trainable]
         self.flower.current_arrays = record_of(current, learned)
-        rest = mean(given, (name for name in names if name not in self.learned), server_round)
-        return {**ask_flower(self.flower, given, learned, server_round, metric=START_LOSS), **rest}
+        rest = mean(updates, (name for name in names if name not in self.trainable), server_round)
+        return {**ask_flower(self.flower, updates, learned, server_round, metric=START_LOSS), **rest}
 
 
-QFEDAVG = RuleLine("clients with a high loss weigh more (Li 2020)", FairKnobs, Fair)
+QFEDAVG = AggregationSpec("clients with a high loss weigh more (Li 2020)", FairKnobs, QFedAvg)

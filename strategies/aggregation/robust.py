@@ -24,7 +24,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab.strategies.aggregation.rule import Contribution, Knobs, Rule, RuleLine, ask_flower
+from fedlab.strategies.aggregation.rule import ClientUpdate, Knobs, Rule, AggregationSpec, ask_flower
 
 
 @dataclass(frozen=True)
@@ -61,19 +61,19 @@ class BulyanKnobs:
     malicious: int = Field(0, ge=0, description="clients that may lie (f); a round needs 4 f + 3")
 
 
-class Robust(Rule[Knobs]):
+class RobustRule(Rule[Knobs]):
     """A rule of Flower's that remembers nothing, on all floats."""
 
     flower: FlowerFedAvg
 
-    def floats(
-        self, current: Mapping[str, Tensor], given: Sequence[Contribution], names: Sequence[str], server_round: int
+    def aggregate_floats(
+        self, current: Mapping[str, Tensor], updates: Sequence[ClientUpdate], names: Sequence[str], server_round: int
     ) -> dict[str, Tensor]:
         """Flower's class, in float64."""
-        return ask_flower(self.flower, given, names, server_round, precise=True)
+        return ask_flower(self.flower, updates, names, server_round, precise=True)
 
 
-class Median(Robust[MedianKnobs]):
+class CoordinateMedian(RobustRule[MedianKnobs]):
     """The median of each coordinate, each client counting once."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -81,14 +81,14 @@ class Median(Robust[MedianKnobs]):
         self.flower = flower.FedMedian()
 
 
-class Trimmed(Robust[TrimmedKnobs]):
+class TrimmedMean(RobustRule[TrimmedKnobs]):
     """The mean of each coordinate without its extremes, each client counting once."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.flower = flower.FedTrimmedAvg(beta=self.knobs.share)
 
-    def refuse(self, clients: int) -> str:
+    def incompatibility(self, clients: int) -> str:
         """A share that trims nobody is no trimmed mean."""
         if int(self.knobs.share * clients):
             return ""
@@ -96,7 +96,7 @@ class Trimmed(Robust[TrimmedKnobs]):
         return f"a share of {self.knobs.share:g} trims none of {clients} clients; {needed} are needed"
 
 
-class Krum(Robust[KrumKnobs]):
+class Krum(RobustRule[KrumKnobs]):
     """The one update whose neighbours are nearest."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -104,31 +104,31 @@ class Krum(Robust[KrumKnobs]):
         self.flower = flower.Krum(num_malicious_nodes=self.knobs.malicious)
 
     @property
-    def fewest(self) -> int:
+    def min_updates(self) -> int:
         """2 f + 3."""
         return 2 * self.knobs.malicious + 3
 
 
-class MultiKrum(Robust[MultiKrumKnobs]):
+class MultiKrum(RobustRule[MultiKrumKnobs]):
     """The weighted mean of the updates whose neighbours are nearest."""
 
     @property
-    def fewest(self) -> int:
+    def min_updates(self) -> int:
         """2 f + 3, and as many as are to be selected."""
         return max(2 * self.knobs.malicious + 3, self.knobs.selected)
 
-    def floats(
-        self, current: Mapping[str, Tensor], given: Sequence[Contribution], names: Sequence[str], server_round: int
+    def aggregate_floats(
+        self, current: Mapping[str, Tensor], updates: Sequence[ClientUpdate], names: Sequence[str], server_round: int
     ) -> dict[str, Tensor]:
         """Flower's class, told how many to select of those who answered."""
         malicious = self.knobs.malicious
         self.flower = flower.MultiKrum(
-            num_malicious_nodes=malicious, num_nodes_to_select=self.knobs.selected or len(given) - malicious
+            num_malicious_nodes=malicious, num_nodes_to_select=self.knobs.selected or len(updates) - malicious
         )
-        return super().floats(current, given, names, server_round)
+        return super().aggregate_floats(current, updates, names, server_round)
 
 
-class Bulyan(Robust[BulyanKnobs]):
+class Bulyan(RobustRule[BulyanKnobs]):
     """n - 2 f updates by MultiKrum; of each coordinate the mean of those nearest to their median."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -136,13 +136,13 @@ class Bulyan(Robust[BulyanKnobs]):
         self.flower = flower.Bulyan(num_malicious_nodes=self.knobs.malicious)
 
     @property
-    def fewest(self) -> int:
+    def min_updates(self) -> int:
         """4 f + 3."""
         return 4 * self.knobs.malicious + 3
 
 
-FEDMEDIAN = RuleLine("the median of the clients' weights (Yin 2018)", MedianKnobs, Median)
-FEDTRIMMEDAVG = RuleLine("the mean of the clients' weights without their extremes (Yin 2018)", TrimmedKnobs, Trimmed)
-KRUM = RuleLine("the one client whose neighbours are nearest (Blanchard 2017)", KrumKnobs, Krum)
-MULTIKRUM = RuleLine("the mean of clients whose neighbours are nearest (Blanchard 2017)", MultiKrumKnobs, MultiKrum)
-BULYAN = RuleLine("MultiKrum, then a mean near the median (El Mhamdi 2018)", BulyanKnobs, Bulyan)
+FEDMEDIAN = AggregationSpec("the median of the clients' weights (Yin 2018)", MedianKnobs, CoordinateMedian)
+FEDTRIMMEDAVG = AggregationSpec("the mean of the clients' weights without their extremes (Yin 2018)", TrimmedKnobs, TrimmedMean)
+KRUM = AggregationSpec("the one client whose neighbours are nearest (Blanchard 2017)", KrumKnobs, Krum)
+MULTIKRUM = AggregationSpec("the mean of clients whose neighbours are nearest (Blanchard 2017)", MultiKrumKnobs, MultiKrum)
+BULYAN = AggregationSpec("MultiKrum, then a mean near the median (El Mhamdi 2018)", BulyanKnobs, Bulyan)

@@ -26,9 +26,9 @@ from torch import Tensor
 from fedlab.config.schema import Rate
 from fedlab.strategies.aggregation.rule import (
     Arrays,
-    Contribution,
+    ClientUpdate,
     Rule,
-    RuleLine,
+    AggregationSpec,
     ask_flower,
     mean,
     record_of,
@@ -67,31 +67,31 @@ class AdamKnobs:
     tau: Rate = Field(1e-3, description="adaptivity: added to the root of the second moment")
 
 
-class Mean(Rule[MeanKnobs]):
+class WeightedMean(Rule[MeanKnobs]):
     """The mean of the clients' arrays, weighted by their examples."""
 
-    def floats(
-        self, current: Mapping[str, Tensor], given: Sequence[Contribution], names: Sequence[str], server_round: int
+    def aggregate_floats(
+        self, current: Mapping[str, Tensor], updates: Sequence[ClientUpdate], names: Sequence[str], server_round: int
     ) -> dict[str, Tensor]:
         """Flower's FedAvg."""
-        return mean(given, names, server_round)
+        return mean(updates, names, server_round)
 
 
-class Momentum(Rule[MomentumKnobs]):
+class FedAvgM(Rule[MomentumKnobs]):
     """v <- momentum v + (w - mean); w <- w - rate v."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.flower = flower.FedAvgM(server_learning_rate=self.knobs.learning_rate, server_momentum=self.knobs.momentum)
 
-    def floats(
-        self, current: Mapping[str, Tensor], given: Sequence[Contribution], names: Sequence[str], server_round: int
+    def aggregate_floats(
+        self, current: Mapping[str, Tensor], updates: Sequence[ClientUpdate], names: Sequence[str], server_round: int
     ) -> dict[str, Tensor]:
         """Flower's FedAvgM on what is learned, the mean on the rest."""
-        learned = [name for name in names if name in self.learned]
+        learned = [name for name in names if name in self.trainable]
         self.flower.current_arrays = record_of(current, learned)
-        rest = mean(given, (name for name in names if name not in self.learned), server_round)
-        return {**ask_flower(self.flower, given, learned, server_round), **rest}
+        rest = mean(updates, (name for name in names if name not in self.trainable), server_round)
+        return {**ask_flower(self.flower, updates, learned, server_round), **rest}
 
     def state(self) -> dict[str, Any]:
         """The momentum, in the order of the model's arrays."""
@@ -111,14 +111,14 @@ class Adaptive(Rule[Moments], Generic[Moments]):
 
     flower: FedOpt
 
-    def floats(
-        self, current: Mapping[str, Tensor], given: Sequence[Contribution], names: Sequence[str], server_round: int
+    def aggregate_floats(
+        self, current: Mapping[str, Tensor], updates: Sequence[ClientUpdate], names: Sequence[str], server_round: int
     ) -> dict[str, Tensor]:
         """Flower's class on what is learned, the mean on the rest."""
-        learned = [name for name in names if name in self.learned]
+        learned = [name for name in names if name in self.trainable]
         self.flower.current_arrays = {name: to_numpy(current[name]) for name in learned}
-        rest = mean(given, (name for name in names if name not in self.learned), server_round)
-        return {**ask_flower(self.flower, given, learned, server_round), **rest}
+        rest = mean(updates, (name for name in names if name not in self.trainable), server_round)
+        return {**ask_flower(self.flower, updates, learned, server_round), **rest}
 
     def state(self) -> dict[str, Any]:
         """Both moments by name."""
@@ -137,7 +137,7 @@ class Adaptive(Rule[Moments], Generic[Moments]):
         self.flower.m_t, self.flower.v_t = moment("first"), moment("second")
 
 
-class Adagrad(Adaptive[AdagradKnobs]):
+class FedAdagrad(Adaptive[AdagradKnobs]):
     """v <- v + change^2."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -145,7 +145,7 @@ class Adagrad(Adaptive[AdagradKnobs]):
         self.flower = flower.FedAdagrad(eta=self.knobs.learning_rate, tau=self.knobs.tau)
 
 
-class Adam(Adaptive[AdamKnobs]):
+class FedAdam(Adaptive[AdamKnobs]):
     """v <- beta_2 v + (1 - beta_2) change^2."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -154,7 +154,7 @@ class Adam(Adaptive[AdamKnobs]):
         self.flower = flower.FedAdam(eta=knobs.learning_rate, beta_1=knobs.beta_1, beta_2=knobs.beta_2, tau=knobs.tau)
 
 
-class Yogi(Adaptive[AdamKnobs]):
+class FedYogi(Adaptive[AdamKnobs]):
     """v <- v - (1 - beta_2) change^2 sign(v - change^2)."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -163,8 +163,8 @@ class Yogi(Adaptive[AdamKnobs]):
         self.flower = flower.FedYogi(eta=knobs.learning_rate, beta_1=knobs.beta_1, beta_2=knobs.beta_2, tau=knobs.tau)
 
 
-FEDAVG = RuleLine("labelled clients train, the server averages (McMahan 2017)", MeanKnobs, Mean)
-FEDAVGM = RuleLine("FedAvg with momentum on the server (Hsu 2019)", MomentumKnobs, Momentum)
-FEDADAGRAD = RuleLine("FedAvg with Adagrad on the server (Reddi 2021)", AdagradKnobs, Adagrad)
-FEDADAM = RuleLine("FedAvg with Adam on the server (Reddi 2021)", AdamKnobs, Adam)
-FEDYOGI = RuleLine("FedAvg with Yogi on the server (Reddi 2021)", AdamKnobs, Yogi)
+FEDAVG = AggregationSpec("labelled clients train, the server averages (McMahan 2017)", MeanKnobs, WeightedMean)
+FEDAVGM = AggregationSpec("FedAvg with momentum on the server (Hsu 2019)", MomentumKnobs, FedAvgM)
+FEDADAGRAD = AggregationSpec("FedAvg with Adagrad on the server (Reddi 2021)", AdagradKnobs, FedAdagrad)
+FEDADAM = AggregationSpec("FedAvg with Adam on the server (Reddi 2021)", AdamKnobs, FedAdam)
+FEDYOGI = AggregationSpec("FedAvg with Yogi on the server (Reddi 2021)", AdamKnobs, FedYogi)

@@ -31,4 +31,4 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     mean = None
     if not loss.empty:
         mean = train_steps(lambda: loss(weight), optimiser, local.steps, name="local training", after_step=loss.after_step)
-    return aggregation.answer(student_workload, message, context, student.state_dict(), drop_none(loss=mean), data)
+    return aggregation.make_reply(student_workload, message, context, student.state_dict(), drop_none(loss=mean), data)

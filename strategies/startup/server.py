@@ -67,7 +67,7 @@ class Startup(FlowerFedAvg):
             return []
         self._steps(server_round, None)
         config[ROUND] = server_round
-        config.update(self.rule.asks())
+        config.update(self.rule.client_config())
         records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
             ARRAYS: ArrayRecord(self.student.state_dict()),
             CONFIG: config,
@@ -115,25 +115,25 @@ class Startup(FlowerFedAvg):
     def check(self, reply: Message) -> None:
         """Refuse a reply that is no student like the one that was sent."""
         validation.validate_arrays(reply.content, ARRAYS, self.student.state_dict(), self.core.norm_limit)
-        metrics, expected = client_metrics(reply), {EXAMPLES, "loss", *self.rule.measures}
+        metrics, expected = client_metrics(reply), {EXAMPLES, "loss", *self.rule.expected_metrics}
         if set(reply.content) != {ARRAYS, METRICS, CONFIG} or not expected - {"loss"} <= metrics.keys() <= expected:
             came = sorted(reply.content), sorted(metrics)
             raise validation.InvalidUpdate(f"its records and metrics are {came}; expected a student and {sorted(expected)}")
-        if reason := self.rule.doubt(metrics):
+        if reason := self.rule.validate_metrics(metrics):
             raise validation.InvalidUpdate(reason)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Line 9; a moving teacher moves by all the clients' steps at once."""
-        given = aggregation.contributions(replies)
-        if given:
+        updates = aggregation.client_updates(replies)
+        if updates:
             sent = {name: tensor.cpu() for name, tensor in self.student.state_dict().items()}
-            self.student.load_state_dict(self.rule.aggregate(sent, given, server_round))
+            self.student.load_state_dict(self.rule.aggregate(sent, updates, server_round))
             if self.knobs.moving:
                 ema_update(self.teacher, self.student.model, self.knobs.moving**self.local.steps)
             self._metrics |= self.rule.metrics()
-        losses = [one.metrics["loss"] for one in given if "loss" in one.metrics]
+        losses = [one.metrics["loss"] for one in updates if "loss" in one.metrics]
         if losses:
             self._metrics["client_loss"] = sum(losses) / len(losses)
         return ArrayRecord(self.student.model.state_dict()), None
