@@ -16,7 +16,7 @@ ENV PYTHONUNBUFFERED=1 \
 # mode of the folder it is first mounted at. No VOLUME: it would leave a nameless volume behind for each container.
 RUN groupadd --gid 10001 fedlab \
     && useradd --uid 10001 --gid fedlab --create-home fedlab \
-    && install --directory --owner=fedlab --group=fedlab --mode=0700 /certs /keep \
+    && install --directory --owner=fedlab --group=fedlab --mode=0700 /certs /state \
     && install --directory --owner=fedlab --group=fedlab /runs /data
 
 WORKDIR /opt/fedlab

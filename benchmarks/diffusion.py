@@ -140,7 +140,7 @@ def training(network: str, batch: int, threads: int, compiled: bool) -> Table:
 def learned(folder: Path) -> tuple[Generation, nn.Module]:
     """The workload of a run and its newest model."""
     run = RunDirectory.open(folder)
-    workload, newest = workloads.make(run.config()), run.newest()
+    workload, newest = workloads.make(run.config()), run.checkpoints.latest()
     if not isinstance(workload, Generation):
         raise ConfigError(f"{folder} learned {run.config()['workload']}, and only images are drawn here")
     if newest is None:

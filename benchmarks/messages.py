@@ -45,7 +45,7 @@ def main() -> None:
     plain = seconds([sys.executable, "-c", "import " + ", ".join(IMPORTS)], times)
     with (
         tempfile.TemporaryDirectory(prefix="fedlab-") as folder,
-        fork_server.opened(Path(folder), "answer", "benchmarks.messages:nothing", IMPORTS),
+        fork_server.fork_server(Path(folder), "answer", "benchmarks.messages:nothing", IMPORTS),
     ):
         forked = seconds(["answer"], times)
     table = cells.table(f"seconds before a message's work begins, median of {times}", ("", "seconds", "ratio"))

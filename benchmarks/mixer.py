@@ -40,7 +40,7 @@ from fedlab.models.feature_classifier import features_of
 from fedlab.models.mixer import SMALL, Mixer, rearranged
 from fedlab.models.vit import ViT
 from fedlab.runs import pretrain_cache
-from fedlab.runs.directory import write_atomically
+from fedlab.files import write_atomically
 from fedlab.seeds import deterministic, seeded
 from fedlab.training import train_steps
 from fedlab.workloads.domain_suite import accuracy_and_loss
@@ -151,8 +151,8 @@ def pretrained(job: Job, runs: Path) -> Mapping[str, Tensor]:
         learn(model, examples(images, order, mirrored(job.before)), first, "before")
         return features_of(model).state_dict()
 
-    with pretrain_cache.shared(str(runs / "pretrained")):
-        return pretrain_cache.once(lambda: f"{job.network}-{key([asdict(first)])}", make, torch.device("cpu"))
+    with pretrain_cache.use_cache(str(runs / "pretrained")):
+        return pretrain_cache.get_or_compute(lambda: f"{job.network}-{key([asdict(first)])}", make, torch.device("cpu"))
 
 
 def trained(job: Job, runs: Path) -> dict[str, Any]:

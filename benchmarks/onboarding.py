@@ -26,6 +26,7 @@ from fedlab.comparison.cells import Begun
 from fedlab.config.schema import Value, build, parse_overrides
 from fedlab.models.batchnorm_stats import adopt_statistics
 from fedlab.models.feature_classifier import features_of, head_of
+from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.result import Result
 from fedlab.strategies.dualadapt.shared import Knobs
 from fedlab.strategies.protocol import load
@@ -59,7 +60,7 @@ def heads(result: Result) -> dict[str, tuple[float, float]]:
     """Known client to its distance from the newcomer, and the accuracy of its head on the newcomer's test data."""
     workload, device = workloads.make(result.config), resolve_device("cpu")
     (note,) = [note for record in result.rounds if record["round"] == ARRIVAL for note in record["notes"]]
-    state = torch.load(result.directory / f"checkpoints/round-{ARRIVAL}.pt", weights_only=True)
+    state = Checkpoints(result.directory).load(ARRIVAL)
     newcomer, knobs = workload.clients.index(note["client"]), build(Knobs, "dualadapt", result.config)
     model = load(workload.model(), state["arrays"], device)
     own = workload.data(newcomer, "train")

@@ -92,7 +92,7 @@ def one_run(preset: str, knobs: Mapping[str, Value], runs: Path, episodes: int) 
     kept = path / "episodes.npz"
     if not kept.exists():
         flat = cells.one_run(preset, knobs, runs, aside={"fewshot.episodes": 20}).config
-        state = RunDirectory.open(path).newest()
+        state = RunDirectory.open(path).checkpoints.latest()
         assert state is not None
         found = accuracies({**flat, "fewshot.episodes": episodes}, state[1]["arrays"])
         arrays = {f"{client}|{shots}": values for client, each in found.items() for shots, values in each.items()}
@@ -132,10 +132,10 @@ def accuracies(flat: Flat, arrays: Mapping[str, torch.Tensor]) -> Accuracies:
 
 def distances(run: Path) -> dict[str, float]:
     """Frechet distance of the teacher's features between base validation images and each target's unlabelled ones."""
-    flat = RunDirectory.open(run).config()
-    workload = made(flat)
+    directory = RunDirectory.open(run)
+    workload = made(directory.config())
     model = workload.model()
-    model.load_state_dict(torch.load(run / "checkpoints" / "round-0.pt", weights_only=True)["strategy"]["teacher"])
+    model.load_state_dict(directory.checkpoints.load(0)["strategy"]["teacher"])
     cpu = torch.device("cpu")
 
     def moments(partition: int | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

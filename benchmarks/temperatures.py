@@ -40,7 +40,7 @@ TEMPERATURES = "0.3,0.4,0.5,0.6,0.7,0.8,0.9,1"
 def curve(path: Path, knob: str, values: Sequence[float], samples: int, corrected: bool = False) -> Floats:
     """Scores (values, scores) of a run's newest model, corrected where asked; NaN where nothing valid was drawn."""
     run = RunDirectory.open(path)
-    flat, newest = run.config(), run.newest()
+    flat, newest = run.config(), run.checkpoints.latest()
     if newest is None:
         raise ConfigError(f"{path} has no checkpoint; `fedlab resume {path}` continues it")
     rows = []

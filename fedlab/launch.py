@@ -84,7 +84,7 @@ def settle(preset: str, overrides: Flat) -> dict[str, Value]:
     flat = resolve(table, overrides, sections(), chosen)
     root = data_root(str(flat["data_root"]))
     flat["data_root"] = str(root.resolve()) if root else ""
-    reachable = engines.find(str(flat["engine"])).gpu_reachable(flat)
+    reachable = engines.find(str(flat["engine"])).clients_see_gpu(flat)
     flat["device"] = str(resolve_device(str(flat["device"]), reachable))  # so that a resumed run keeps to it
     flat["pretrained"] = str(Path(str(flat["pretrained"])).resolve()) if flat["pretrained"] else ""
     return flat
@@ -120,10 +120,10 @@ def _check(flat: Flat) -> None:
                 f"{core.rounds}; name an earlier round, or raise rounds"
             )
     engine.check(flat)
-    for partition in range(clients) if engine.clients_here else ():
+    for partition in range(clients) if engine.simulates_clients else ():
         for split in ("train", "test"):
             workload.data(partition, split)
-    if strategies.find(core.strategy).needs_client_labels and engine.clients_here and not clients_have_labels(workload):
+    if strategies.find(core.strategy).needs_client_labels and engine.simulates_clients and not clients_have_labels(workload):
         table = workloads.find(core.workload).oracle_overrides
         bound = ", ".join(f"{key}={str(value).lower()}" for key, value in table.items())
         raise ConfigError(
@@ -181,7 +181,7 @@ def execute(directory: RunDirectory, watch: Watch = unwatched) -> Result:
     flat = directory.config()
     core, workload = build(Core, "", flat), workloads.make(flat)
     clients = core.clients or len(workload.clients)
-    if engines.find(core.engine).clients_here:
+    if engines.find(core.engine).simulates_clients:
         directory.write_split(split_of(workload, clients))
     with sigterm_as_interrupt(), watch(directory.path):
         try:
@@ -189,7 +189,7 @@ def execute(directory: RunDirectory, watch: Watch = unwatched) -> Result:
         except BaseException as error:
             if directory.manifest().get("status") in ("created", "running"):  # killed before it could say so itself
                 interrupted = isinstance(error, KeyboardInterrupt)
-                directory.note(status="interrupted" if interrupted else "failed", error=str(error) or None)
+                directory.update_manifest(status="interrupted" if interrupted else "failed", error=str(error) or None)
             if isinstance(error, OSError):
                 raise RunError(
                     f"the run stopped: {error}; once that is mended, `fedlab resume {directory.path}` goes on"

@@ -46,7 +46,7 @@ COLOURS = np.array(  # CamVid's own, class by class; void is black
 def draw(run: Path, client: str, picture: Path) -> None:
     """A column for each view."""
     directory = RunDirectory.open(run)
-    flat, newest = directory.config(), directory.newest()
+    flat, newest = directory.config(), directory.checkpoints.latest()
     if newest is None or not newest[1]["strategy"].get("control"):
         sys.exit(f"{run} holds no checkpoint of DualAdapt with its control; run it with dualadapt.control=true")
     workload, state = workloads.make(flat), newest[1]

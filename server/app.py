@@ -1,9 +1,9 @@
-"""The ServerApp: knobs to workload and strategy, the visible loop of rounds, the run directory.
+"""ServerApp: builds workload and strategy from the config, runs the loop of rounds, writes the run directory.
 
-Flower's ``Strategy.start`` asks a strategy four questions a round. This loop asks the first three and adds what
-``start`` cannot do: begin at the round after a checkpoint, time each phase, count bytes by client, stop with a
-sentence when too few clients answer. The fourth, what test metrics mean together, has one answer for every strategy,
-or tables could not be compared: the plain mean over the clients that reported.
+Flower's ``Strategy.start`` calls four methods of a strategy a round. This loop calls the first three and adds what
+``start`` cannot do: begin at the round after a checkpoint, time each phase, count bytes by client, stop with an error
+message when too few clients answer. The fourth, ``aggregate_evaluate``, is replaced by an unweighted mean over the
+clients that reported, so that strategies stay comparable.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.serverapp import Grid, ServerApp
 
 from fedlab import strategies, workloads
-from fedlab.comm.grid import RosterGrid, Traffic
+from fedlab.comm.grid import PartitionGrid, PhaseStats
 from fedlab.comm.roster import Roster
 from fedlab.config.schema import Core, ServerTraining, build, parse_arrivals
 from fedlab.runs import pretrain_cache
-from fedlab.runs.directory import RunDirectory, now, weights_sha256
+from fedlab.runs.checkpoints import weights_sha256
+from fedlab.runs.directory import RunDirectory
+from fedlab.runs.manifest import now
 from fedlab.runs.tensorboard import TensorBoard
 from fedlab.seeds import deterministic, seeded
 from fedlab.server.budget import Budget
@@ -40,14 +42,14 @@ def main(grid: Grid, context: Context) -> None:
     core = build(Core, "", context.run_config)
     run = RunDirectory.open(core.run_dir) if core.run_dir else RunDirectory.create(Path("runs"), context.run_config)
     with run:
-        begun = "resumed" if "started" in run.manifest() else "started"
-        run.note(**{begun: now()}, status="running", error=None, device=str(resolve_device(core.device)))
+        time_key = "resumed" if "started" in run.manifest() else "started"
+        run.update_manifest(**{time_key: now()}, status="running", error=None, device=str(resolve_device(core.device)))
         try:
             with deterministic(core.threads):
-                _Federation(grid, context, core, run).run_rounds()
+                RoundLoop(grid, context, core, run).run_rounds()
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt)
-            run.note(
+            run.update_manifest(
                 status="interrupted" if stopped else "failed",
                 ended=now(),
                 error=None if stopped else str(error),
@@ -56,8 +58,8 @@ def main(grid: Grid, context: Context) -> None:
             raise
 
 
-class _Federation:
-    """The loop of rounds and what it writes down."""
+class RoundLoop:
+    """Loop of rounds of one federation, and its records in the run directory."""
 
     def __init__(self, grid: Grid, context: Context, core: Core, run: RunDirectory) -> None:
         self.core, self.run = core, run
@@ -66,11 +68,11 @@ class _Federation:
         clients = core.clients or len(self.workload.clients)
         self.names = dict(enumerate(self.workload.clients[:clients]))
         self.strategy: ServerStrategy = strategies.make(context.run_config, self.workload, self._progress)
-        self.grid = RosterGrid(
-            Roster(grid, self.names, run.owners(), self.run.emit),
+        self.grid = PartitionGrid(
+            Roster(grid, self.names, run.registered_nodes(), self.run.emit),
             min_clients=core.min_clients or clients,
-            arrivals=parse_arrivals(core.arrivals, self.names),
-            deadline=core.deadline,
+            join_rounds=parse_arrivals(core.arrivals, self.names),
+            round_timeout=core.deadline,
             reply_limit=core.reply_limit,
             wire_format=core.wire,
             on_reply=self._on_reply,
@@ -78,36 +80,36 @@ class _Federation:
         self.budget = Budget(core.budget_bytes, core.budget_seconds)
         self.seconds: dict[str, float] = {}
         self.round = 0
-        self._told = 0.0
+        self._last_progress = 0.0
 
     def run_rounds(self) -> None:
-        """From the newest checkpoint, or from nothing, to the last round."""
-        checkpoint = self.run.go_back()
+        """Run from the newest checkpoint, or from the start, to the last round."""
+        checkpoint = self.run.checkpoints.rewind()
         self.run.emit("connecting", clients=len(self.names))
         with seeded(self.core.seed, "roster"):
-            self.grid.gather(checkpoint[0] + 1 if checkpoint else 0, self.core.connect_timeout)
+            self.grid.wait_for_clients(checkpoint[0] + 1 if checkpoint else 0, self.core.connect_timeout)
         board = TensorBoard(self.run.path / "tensorboard", after=checkpoint[0] if checkpoint else -1)
         if checkpoint:
             self.round, state = checkpoint
             arrays = ArrayRecord(state["arrays"])
             self.strategy.restore(state["strategy"])
-            self.grid.refused = dict(state.get("refused", {}))
-            self.budget.take_up(self.run.rounds())
+            self.grid.rejected_updates = dict(state.get("refused", {}))
+            self.budget.restore(self.run.rounds())
             self.run.emit("resumed", round=self.round)
         else:
             arrays = self._initialise()
-            board.add(self._conclude(arrays, *self._evaluate(arrays)))
+            board.add(self._finish_round(arrays, *self._evaluate(arrays)))
         while self.round < self.core.rounds and not self.budget.ended_by:
             self.round += 1
             with seeded(self.core.seed, "roster"):
-                self.grid.begin(self.round, self.core.connect_timeout)
-            arrays, traffic = self._train(arrays)
-            board.add(self._conclude(arrays, *self._evaluate(arrays), train=traffic))
+                self.grid.start_round(self.round, self.core.connect_timeout)
+            arrays, stats = self._train(arrays)
+            board.add(self._finish_round(arrays, *self._evaluate(arrays), train=stats))
         board.close()
         if self.budget.ended_by:
-            self.run.emit("note", round=self.round, note=self.budget.sentence(self.round))
+            self.run.emit("note", round=self.round, note=self.budget.message(self.round))
         digest = weights_sha256({"arrays": arrays.to_torch_state_dict(), "strategy": self.strategy.state()})
-        self.run.note(
+        self.run.update_manifest(
             status="finished",
             ended=now(),
             ended_by=self.budget.ended_by or "rounds",
@@ -116,32 +118,32 @@ class _Federation:
         self.run.emit("finished", weights_sha256=digest)
 
     def _initialise(self) -> ArrayRecord:
-        store, start = pretrain_cache.shared(self.core.pretrained), seeded(self.core.seed, "initialise")
         phase = "pretrain" if self.pretrains else "start"
-        with self._phase(phase), store as kept, start:
+        caching, seed_scope = pretrain_cache.use_cache(self.core.pretrained), seeded(self.core.seed, "initialise")
+        with self._phase(phase), caching as cache, seed_scope:
             arrays = self.strategy.initialize()
-        self.seconds[phase] += kept.credit
-        self.budget.charge(0, self.seconds)
+        self.seconds[phase] += cache.saved_seconds
+        self.budget.add(0, self.seconds)
         return arrays
 
-    def _train(self, arrays: ArrayRecord) -> tuple[ArrayRecord, Traffic]:
+    def _train(self, arrays: ArrayRecord) -> tuple[ArrayRecord, PhaseStats]:
         with self._phase("server"), seeded(self.core.seed, "configure", self.round):
             messages = list(self.strategy.configure_train(self.round, arrays, self._config(), self.grid))
-        replies, traffic = self._exchange("clients", messages, self._check)
+        replies, stats = self._exchange("clients", messages, self._check)
         with self._phase("server"), seeded(self.core.seed, "aggregate", self.round):
             aggregated, _ = self.strategy.aggregate_train(self.round, replies)
-        self.budget.charge(sum(traffic.down.values()) + sum(traffic.up.values()), self.seconds)
-        return aggregated if aggregated is not None else arrays, traffic
+        self.budget.add(sum(stats.down.values()) + sum(stats.up.values()), self.seconds)
+        return aggregated if aggregated is not None else arrays, stats
 
-    def _evaluate(self, arrays: ArrayRecord) -> tuple[dict[str, Any], dict[str, float], Traffic]:
+    def _evaluate(self, arrays: ArrayRecord) -> tuple[dict[str, Any], dict[str, float], PhaseStats]:
         with seeded(self.core.seed, "evaluate", self.round):
             config = ConfigRecord({FINAL: True}) if self.budget.ended_by else self._config()
             messages = list(self.strategy.configure_evaluate(self.round, arrays, config, self.grid))
-        replies, traffic = self._exchange("evaluate", messages, validation.validate_reply)
+        replies, stats = self._exchange("evaluate", messages, validation.validate_reply)
         clients = {
             self.names[self.grid.partition_of[reply.metadata.src_node_id]]: client_metrics(reply) for reply in replies
         }
-        return clients, mean_over(clients), traffic
+        return clients, mean_over(clients), stats
 
     def _check(self, message: Message, reply: Message) -> None:
         validation.validate_reply(message, reply)
@@ -149,16 +151,16 @@ class _Federation:
 
     def _exchange(
         self, phase: str, messages: list[Message], check: Callable[[Message, Message], None]
-    ) -> tuple[list[Message], Traffic]:
+    ) -> tuple[list[Message], PhaseStats]:
         try:
             with self._phase(phase, clients=len(messages)):
-                replies = self.grid.exchange(messages, patience=self.core.reply_timeout, check=check)
+                replies = self.grid.send_and_validate(messages, idle_timeout=self.core.reply_timeout, check=check)
         finally:
-            self._tell_failures(phase)
-        return replies, self.grid.traffic
+            self._log_failures(phase)
+        return replies, self.grid.stats
 
-    def _tell_failures(self, phase: str) -> None:
-        for failure in self.grid.traffic.failures:
+    def _log_failures(self, phase: str) -> None:
+        for failure in self.grid.stats.failures:
             self.run.emit(
                 "client_failed",
                 round=self.round,
@@ -169,16 +171,16 @@ class _Federation:
                 reason=failure.reason,
             )
 
-    def _conclude(
+    def _finish_round(
         self,
         arrays: ArrayRecord,
         clients: dict[str, Any],
         mean: dict[str, float],
-        evaluate: Traffic,
-        train: Traffic | None = None,
+        evaluate: PhaseStats,
+        train: PhaseStats | None = None,
     ) -> dict[str, Any]:
-        """Write the round down: its line of metrics first, then its checkpoint, from which resuming starts."""
-        train, notes, score = train or Traffic(), self.strategy.events(), self._score(arrays)
+        """Record the round: its line of metrics first, then its checkpoint, from which resuming starts."""
+        train, notes, score = train or PhaseStats(), self.strategy.events(), self._score(arrays)
         for note in notes:
             self.run.emit("note", round=self.round, **note)
         record = {
@@ -204,33 +206,33 @@ class _Federation:
                     "kind": failure.kind,
                     "reason": failure.reason.strip().splitlines()[-1],
                 }
-                for phase, traffic in (("clients", train), ("evaluate", evaluate))
-                for failure in traffic.failures
+                for phase, stats in (("clients", train), ("evaluate", evaluate))
+                for failure in stats.failures
             ],
-            "absent": [self.names[partition] for partition in self.grid.absent()],
+            "absent": [self.names[partition] for partition in self.grid.missing()],
             "notes": notes,
             "seconds": {phase: round(value, 4) for phase, value in self.seconds.items()},
         }
         self.run.log_round(record)
-        self.run.checkpoint(
+        self.run.checkpoints.save(
             self.round,
             {
                 "arrays": arrays.to_torch_state_dict(),
                 "strategy": self.strategy.state(),
-                "refused": self.grid.refused,
+                "refused": self.grid.rejected_updates,
             },
             self.core.keep_checkpoints,
             self.core.keep_start,
         )
-        told = {"mean": mean, "clients": clients, "score": dict(score)}
-        self.run.emit("round", round=self.round, rounds=self.core.rounds, **told)
+        metrics = {"mean": mean, "clients": clients, "score": dict(score)}
+        self.run.emit("round", round=self.round, rounds=self.core.rounds, **metrics)
         self.seconds = {}
         return record
 
     def _score(self, arrays: ArrayRecord) -> Mapping[str, float]:
-        """What the workload says of the global model alone; nothing where the arrays are no such model."""
-        ends = self.round == self.core.rounds or self.budget.ended_by
-        if not isinstance(self.workload, SupportsScoring) or (self.round % self.core.score_every and not ends):
+        """Return the workload's score of the global model; empty where the arrays are not such a model."""
+        last = self.round == self.core.rounds or self.budget.ended_by
+        if not isinstance(self.workload, SupportsScoring) or (self.round % self.core.score_every and not last):
             return {}
         state = arrays.to_torch_state_dict()
         with self._phase("score"), seeded(self.core.seed, "score", self.round):
@@ -239,7 +241,7 @@ class _Federation:
                 return {}
             score = self.workload.score(load(model, state, resolve_device(self.core.device)).eval(), self._progress)
         for name, png in score.pictures.items():
-            self.run.keep_picture(name, self.round, png)
+            self.run.save_image(name, self.round, png)
         return score.metrics
 
     @staticmethod
@@ -254,9 +256,9 @@ class _Federation:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
 
     def _progress(self, phase: str, done: int, total: int) -> None:
-        """Tell watchers about long server work, ten times a second at most."""
-        if done == total or time.monotonic() - self._told > 0.1:
-            self._told = time.monotonic()
+        """Report progress of long server work, ten times a second at most."""
+        if done == total or time.monotonic() - self._last_progress > 0.1:
+            self._last_progress = time.monotonic()
             self.run.emit("progress", round=self.round, phase=phase, done=done, total=total)
 
     def _on_reply(self, partition: int, reply: Message) -> None:
@@ -264,7 +266,7 @@ class _Federation:
 
 
 def mean_over(clients: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Plain mean of each metric over the clients that reported it; a client counts once, however large."""
+    """Return the unweighted mean of each metric over the clients that reported it."""
     names = {name for metrics in clients.values() for name in metrics} - {EXAMPLES}
     reported = {name: [metrics[name] for metrics in clients.values() if name in metrics] for name in sorted(names)}
     return {name: sum(values) / len(values) for name, values in reported.items()}

@@ -1,7 +1,7 @@
-"""What a run may spend on training: bytes over all clients in both directions, and seconds of server and clients.
+"""Training budget: bytes over all clients in both directions, and seconds of server and clients.
 
-Tests and scores are left out of both: they belong to the table, not to the method. A run ends with the round in which
-the sum reaches the budget, so it may spend up to one round more.
+Evaluation and scores count toward neither: they belong to the comparison, not to the method. A run ends with the round
+in which the sum reaches the budget, so it may spend up to one round more.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from fedlab.runs.result import TESTING, human_bytes
 
 @dataclass
 class Budget:
-    """Limits of bytes and seconds, 0 for none, and what was spent so far."""
+    """Limits of bytes and seconds, 0 for none, and the amounts spent so far."""
 
     bytes: float
     seconds: float
     spent_bytes: int = 0
     spent_seconds: float = 0.0
 
-    def charge(self, moved: int, seconds: Mapping[str, float]) -> None:
+    def add(self, moved: int, seconds: Mapping[str, float]) -> None:
         """Add a round: bytes of training in both directions, and its seconds by phase."""
         self.spent_bytes += moved
         self.spent_seconds += sum(value for phase, value in seconds.items() if phase not in TESTING)
 
-    def take_up(self, rounds: Iterable[Mapping[str, Any]]) -> None:
-        """Charge the rounds of a run that goes on."""
+    def restore(self, rounds: Iterable[Mapping[str, Any]]) -> None:
+        """Add the recorded rounds of a run that is resumed."""
         for record in rounds:
             moved = sum(client["train_down"] + client["train_up"] for client in record["bytes"].values())
-            self.charge(moved, record["seconds"])
+            self.add(moved, record["seconds"])
 
     @property
     def ended_by(self) -> str:
-        """Which budget is spent, "bytes" or "seconds"; "" while none is."""
+        """Name of the budget that is spent, "bytes" or "seconds"; "" while none is."""
         if self.bytes and self.spent_bytes >= self.bytes:
             return "bytes"
         return "seconds" if self.seconds and self.spent_seconds >= self.seconds else ""
 
-    def sentence(self, server_round: int) -> str:
-        """What ended the run, for people."""
+    def message(self, server_round: int) -> str:
+        """Return a sentence that says which budget ended the run."""
         spent, limit = {
             "bytes": (human_bytes(self.spent_bytes), human_bytes(self.bytes)),
             "seconds": (f"{self.spent_seconds:.1f} s", f"{self.seconds:g} s"),

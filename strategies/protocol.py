@@ -17,7 +17,7 @@ from flwr.common.constant import PARTITION_ID_KEY
 from flwr.serverapp import Grid
 from torch import nn
 
-from fedlab.comm.grid import RosterGrid
+from fedlab.comm.grid import PartitionGrid
 from fedlab.config.schema import Core, Flat, build
 from fedlab.data.dataset import Examples
 from fedlab.errors import IncompatibleWeightsError
@@ -202,7 +202,7 @@ def client_dataset(workload: Workload, context: Context, split: str) -> Examples
 
 def partition_by_node(grid: Grid) -> dict[int, int]:
     """Connected node to partition, in the order of partitions."""
-    assert isinstance(grid, RosterGrid)
+    assert isinstance(grid, PartitionGrid)
     return {node: grid.partition_of[node] for node in grid.get_node_ids()}
 
 

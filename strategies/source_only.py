@@ -26,7 +26,7 @@ from fedlab.config.schema import Core, Flat, ServerTraining, build
 from fedlab.data.dataset import Batch
 from fedlab.errors import ConfigError
 from fedlab.runs import pretrain_cache
-from fedlab.runs.directory import weights_sha256
+from fedlab.runs.checkpoints import weights_sha256
 from fedlab.seeds import seeded
 from fedlab.strategies import validation
 from fedlab.strategies.protocol import ClientFunctions, StrategySpec, evaluate, drop_none
@@ -122,7 +122,7 @@ class SourceTrainer:
             )
             return {"model": self.model.state_dict(), "loss": mean}
 
-        done = pretrain_cache.once(self.fingerprint, make, self.device)
+        done = pretrain_cache.get_or_compute(self.fingerprint, make, self.device)
         self.model.load_state_dict(done["model"])
         self.average.load_state_dict(done["model"])
         mean: float = done["loss"]

@@ -47,7 +47,7 @@ def test_a_curve_is_what_the_workload_draws_at_each_value(tmp_path):
     run = RunDirectory.create(tmp_path, launch.prepare("graphnvp-qm9", knobs))
     with seeded("model"):
         model = Molecules(limit=300, adjacency_layers=1, node_layers=1).model()
-    run.checkpoint(1, {"arrays": model.state_dict()}, keep=1)
+    run.checkpoints.save(1, {"arrays": model.state_dict()}, keep=1)
     found = temperatures.curve(run.path, "molecules.temperature", [0.2, 0.6], 30)
     for row, temperature in enumerate((0.2, 0.6)):
         workload = Molecules(limit=300, adjacency_layers=1, node_layers=1, temperature=temperature, seed=4)

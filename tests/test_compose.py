@@ -107,7 +107,7 @@ def test_the_image_runs_fedlab_as_somebody_without_rights():
     assert "--uid 10001" in made and "--gid 10001" in made
     mounted = {mount_of(volume).target for service in SERVICES.values() for volume in service["volumes"]}
     owned = {part for line in made.split("&&") if "--owner=fedlab" in line for part in line.split() if part[0] == "/"}
-    assert owned == mounted == {"/certs", "/keep", "/runs", "/data"}  # else a volume would belong to root
+    assert owned == mounted == {"/certs", "/state", "/runs", "/data"}  # else a volume would belong to root
     assert json.loads(said["ENTRYPOINT"]) == list(PYPROJECT["project"]["scripts"])
 
 
@@ -188,7 +188,7 @@ def test_clients_differ_by_nothing_but_their_volumes():
     for name in CLIENTS:
         assert {key: value for key, value in SERVICES[name].items() if key != "volumes"} == usps
         assert mounts(SERVICES[name])["/certs"].subpath == f"clients/{name}"
-        assert mounts(SERVICES[name])["/keep"].source == name
+        assert mounts(SERVICES[name])["/state"].source == name
 
 
 def test_nobody_sees_more_than_it_needs():
@@ -319,6 +319,6 @@ def test_the_services_complete_a_round_and_each_sees_its_own_key_only(tmp_path):
     assert '"refused"' not in (run / "events.jsonl").read_text()  # a health check is no stranger at the door
     pixels = datasets.read("usps", "test").columns["x"][0].permute(1, 2, 0).numpy()  # (height, width, channels)
     Image.fromarray(pixels).save(tmp_path / "scan.png")
-    told = clients[0].ran(["predict", "/keep", str(tmp_path / "scan.png"), "--json"])
+    told = clients[0].ran(["predict", "/state", str(tmp_path / "scan.png"), "--json"])
     assert told.returncode == 0, told.stderr
     assert json.loads(told.stdout)["class"] in range(10)

@@ -11,7 +11,7 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 
 from fedlab.config.schema import build
 from fedlab.data.dataset import Examples
-from fedlab.runs.directory import weights_sha256
+from fedlab.runs.checkpoints import weights_sha256
 from fedlab.seeds import seeded
 from fedlab.workload import SupportsScoring, Workload, missing_columns
 from fedlab.workloads import WORKLOADS

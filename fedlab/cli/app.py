@@ -127,7 +127,7 @@ def show_rows(title: str, rows: list[tuple[str, ...]], *heads: str) -> None:
 
 def _version(asked: bool) -> None:
     if asked:
-        from fedlab.runs.directory import versions
+        from fedlab.runs.manifest import versions
 
         out.print("\n".join(f"{name} {version}" for name, version in versions().items()), highlight=False)
         raise typer.Exit

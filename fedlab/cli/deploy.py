@@ -1,4 +1,4 @@
-"""The commands of a federation over several machines: ``fedlab certs | serve | join | knock | status``."""
+"""Commands of a federation over several machines: ``fedlab certs | serve | join | ping | client-status``."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import typer
 
 from fedlab.errors import ConfigError, RunError
 
-SERVE_PATIENCE = 600.0  # seconds: people walk from machine to machine
+SERVE_TIMEOUT = 600.0  # seconds: people walk from machine to machine
 PLAIN = (
-    "[bold yellow]warning:[/] --insecure: plain text, nobody proves who they are; whoever can reach the server can "
+    "[bold yellow]warning:[/] --insecure: plain text without authentication; everybody who can reach the server can "
     "read, join and send anything"
 )
 
@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     from fedlab.cli.app import speaks
 
-    for command in (serve, join, certs, knock, status):
+    for command in (serve, join, certs, ping, client_status):
         app.command()(speaks(command))
 
 
@@ -33,7 +33,7 @@ def serve(
     ] = None,
     certs: Annotated[Path | None, typer.Option(help="Folder of `fedlab certs`; default certs.")] = None,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Plain text, and clients prove nothing. For a network you trust.")
+        bool, typer.Option("--insecure", help="Plain text without authentication. For a network you trust.")
     ] = False,
     wait: Annotated[
         float | None, typer.Option(help="Seconds to wait until all clients are connected; default 600.")
@@ -61,7 +61,7 @@ def serve(
         "grpc.address": address,
         "grpc.certificates": str(Path(folder).expanduser().resolve()),  # a resumed run may start elsewhere
         "grpc.insecure": insecure or None,
-        "connect_timeout": wait if wait is not None else given.get("connect_timeout", SERVE_PATIENCE),
+        "connect_timeout": wait if wait is not None else given.get("connect_timeout", SERVE_TIMEOUT),
         "device": device,
         "seed": seed,
     }
@@ -89,27 +89,27 @@ def join(
         Path, typer.Option(help="Folder with ca.crt and clients/NAME.key, copied from the server's machine.")
     ] = Path("certs"),
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Plain text, no proof of who is who. For a network you trust.")
+        bool, typer.Option("--insecure", help="Plain text without authentication. For a network you trust.")
     ] = False,
-    keep: Annotated[Path | None, typer.Option(help="Folder for the model and logs; default clients/NAME.")] = None,
+    state_dir: Annotated[Path | None, typer.Option(help="Folder for the model and logs; default clients/NAME.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Leave after the last round of a run was tested.")] = False,
-    patience: Annotated[
+    give_up_after: Annotated[
         float | None, typer.Option(help="Seconds without a server before giving up; default: never.")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Take part in a run of `fedlab serve` with this machine's data, and reconnect when the server goes away.
 
     Example: `fedlab join lab.example.org:9092 --domain usps --device cuda:0`
     """
     from fedlab.cli.app import err, out
-    from fedlab.comm.credentials import loose, only_client
-    from fedlab.deploy import client as joining
-    from fedlab.deploy.probe import parse
+    from fedlab.comm.credentials import is_world_readable, sole_client
+    from fedlab.deploy import client as deployed
+    from fedlab.deploy.probe import parse_address
 
-    parse(address)
+    parse_address(address)
     folder = None if insecure else certs.expanduser().resolve()
-    client = domain or (only_client(folder) if folder else "")
+    client = domain or (sole_client(folder) if folder else "")
     if not client:
         raise ConfigError("which client is this? Give --domain NAME")
     node = {"domain": client, "device": device}
@@ -122,23 +122,23 @@ def join(
             node[key] = str(path.expanduser().resolve())
     if folder is None:
         err.print(PLAIN, soft_wrap=True, highlight=False)
-    elif (key_file := folder / "clients" / f"{client}.key").exists() and loose(key_file):
+    elif (key_file := folder / "clients" / f"{client}.key").exists() and is_world_readable(key_file):
         err.print(f"[bold yellow]warning:[/] others can read {key_file}: chmod 600 it", soft_wrap=True, highlight=False)
-    options = joining.Joining(
+    options = deployed.ClientOptions(
         address=address,
         client=client,
         certificates=folder,
         node=node,
-        keep=(keep or Path("clients") / client).expanduser().resolve(),
+        state_dir=(state_dir or Path("clients") / client).expanduser().resolve(),
         once=once,
-        patience=float("inf") if patience is None else patience,
+        give_up_after=float("inf") if give_up_after is None else give_up_after,
     )
 
-    def say(line: str) -> None:
+    def write(line: str) -> None:
         if not quiet:
             out.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    joining.join(options, say)
+    deployed.join(options, write)
 
 
 def certs(
@@ -166,9 +166,9 @@ def certs(
         typer.Option(help="Also copy to this folder what each machine needs: server, and clients/NAME for each key."),
     ] = None,
 ) -> None:
-    """Make what a server and its clients prove themselves with: an authority, a certificate, a key for each client.
+    """Create the credentials of a server and its clients: an authority, a certificate, a key for each client.
 
-    What exists is kept: `fedlab certs --client mine` adds a client. On a client's machine only two files are needed,
+    Existing files stay: `fedlab certs --client mine` adds a client. On a client's machine only two files are needed,
     in the same folders: `certs/ca.crt` and `certs/clients/NAME.key`.
 
     Example: `fedlab certs --host lab.example.org --client usps --client optdigits`
@@ -178,14 +178,14 @@ def certs(
     from fedlab.deploy import provision
 
     names = [name.strip().removeprefix("@") for text in client or () for name in text.split(",")]
-    made = provision.make(directory, hosts=host or (), clients=names, days=days, force=force, if_missing=if_missing)
+    files = provision.create_credentials(directory, hosts=host or (), clients=names, days=days, force=force, if_missing=if_missing)
     if machines is not None:
-        provision.lay_out(directory, machines)
+        provision.export_per_machine(directory, machines)
     show_rows(
         f"credentials in {directory}",
         [
             (str(file.path.relative_to(directory.expanduser())), "new" if file.new else "", file.what, file.place)
-            for file in made
+            for file in files
         ],
         "file",
         "",
@@ -196,35 +196,37 @@ def certs(
         out.print(f"no client may join yet: fedlab certs {directory} --client NAME", markup=False, highlight=False)
 
 
-def knock(
+def ping(
     address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where the server is.")],
     certs: Annotated[Path, typer.Option(help="Folder with ca.crt.")] = Path("certs"),
     insecure: Annotated[bool, typer.Option("--insecure", help="The server speaks plain text.")] = False,
 ) -> None:
-    """Ask whether a server of `fedlab serve` is there and trusted; exits with 1, and says why, when it is not.
+    """Check that a server of `fedlab serve` answers and is trusted; exit with 1 and the reason when not.
 
-    Example: `fedlab knock lab.example.org:9092`
+    Example: `fedlab ping lab.example.org:9092`
     """
     from fedlab.cli.app import out
-    from fedlab.deploy import probe as knocking
+    from fedlab.deploy.probe import probe_server
 
-    provision = None if insecure else certs.expanduser() / "ca.crt"
-    if reason := knocking.knock(address, provision):
+    authority = None if insecure else certs.expanduser() / "ca.crt"
+    if reason := probe_server(address, authority):
         raise RunError(f"no server at {address} ({reason})")
-    proof = f"{provision} vouches for it" if provision else "speaks plain text"
+    proof = f"its certificate is signed by {authority}" if authority else "speaks plain text"
     out.print(f"the server at {address} is there; {proof}", markup=False, highlight=False, soft_wrap=True)
 
 
-def status(
-    keep: Annotated[Path, typer.Argument(metavar="KEEP", help="What `fedlab join` keeps: clients/NAME.")],
+def client_status(
+    state_dir: Annotated[
+        Path, typer.Argument(metavar="STATE_DIR", help="State directory of `fedlab join`: clients/NAME.")
+    ],
 ) -> None:
-    """Ask whether a client of `fedlab join` is connected; exits with 1, and says why, when it is not.
+    """Check that a client of `fedlab join` is connected; exit with 1 and the reason when not.
 
-    Example: `fedlab status clients/usps`
+    Example: `fedlab client-status clients/usps`
     """
     from fedlab.cli.app import out
-    from fedlab.deploy.client import unconnected
+    from fedlab.deploy.client import disconnect_reason
 
-    if reason := unconnected(keep.expanduser()):
-        raise RunError(f"the client in {keep} is not connected: {reason}")
-    out.print(f"the client in {keep} is connected", markup=False, highlight=False, soft_wrap=True)
+    if reason := disconnect_reason(state_dir.expanduser()):
+        raise RunError(f"the client in {state_dir} is not connected: {reason}")
+    out.print(f"the client in {state_dir} is connected", markup=False, highlight=False, soft_wrap=True)

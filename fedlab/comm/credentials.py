@@ -1,4 +1,4 @@
-"""TLS and identity of a deployment: what `fedlab certs` leaves on a disk, read and checked.
+"""TLS certificates and client keys of a deployment: reading and checking the files that `fedlab certs` makes.
 
 ::
 
@@ -9,8 +9,8 @@
             usps.key        the client's private key, in OpenSSH's format, as flower-supernode reads it
             usps.pub        its public half: `fedlab serve` registers it for the domain `usps`
 
-A client's machine needs two of these, in the same folders: ``ca.crt`` and ``clients/NAME.key``. Clients prove who they
-are by signing each request (Flower's SuperNode authentication), so their keys are bare keys and never expire.
+A client's machine needs two of these, in the same folders: ``ca.crt`` and ``clients/NAME.key``. Clients authenticate by
+signing each request (Flower's SuperNode authentication), so their keys are bare keys and never expire.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CLIENTS = "clients"  # folder of their keys
 
 
 def check_server(directory: Path) -> None:
-    """Refuse what no client could trust, before anything is started.
+    """Check a server's credentials before anything is started.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def check_server(directory: Path) -> None:
                 f"{directory}/{name} is not valid before {found.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; "
                 f"set this machine's clock, or {mend}"
             )
-    missing = {"localhost", "127.0.0.1"} - set(hosts_of(certificate))
+    missing = {"localhost", "127.0.0.1"} - set(certificate_hosts(certificate))
     if missing:
         raise ConfigError(f"{directory}/server.crt does not cover {' and '.join(sorted(missing))}; {renew}")
     if not public_keys(directory):
@@ -66,12 +66,12 @@ def check_server(directory: Path) -> None:
 
 
 def public_keys(directory: Path) -> dict[str, bytes]:
-    """Each client's public key by its name, as Flower's Control API registers it.
+    """Return each client's public key (PEM) by its name, as Flower's Control API registers it.
 
     Raises
     ------
     ConfigError
-        When a file is no public key of a kind that Flower takes, or two clients have the same key.
+        When a file is not a public key of a kind that Flower accepts, or two clients have the same key.
     """
     keys: dict[str, bytes] = {}
     for path in sorted((directory / CLIENTS).glob("*.pub")):
@@ -81,21 +81,21 @@ def public_keys(directory: Path) -> dict[str, bytes]:
         except (OSError, ValueError, UnsupportedAlgorithm, AssertionError):
             raise ConfigError(f"{path} is no public key of a client (OpenSSH, ecdsa-sha2-nistp256 or -384)") from None
         encoded = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-        twin = next((name for name, other in keys.items() if other == encoded), None)
-        if twin is not None:
-            raise ConfigError(f"clients {twin!r} and {path.stem!r} have the same key in {directory}/clients")
+        duplicate = next((name for name, other in keys.items() if other == encoded), None)
+        if duplicate is not None:
+            raise ConfigError(f"clients {duplicate!r} and {path.stem!r} have the same key in {directory}/clients")
         keys[path.stem] = encoded
     return keys
 
 
-def only_client(directory: Path) -> str:
-    """Name of the one client whose key is here, as on a client's machine; empty when there is none or several."""
+def sole_client(directory: Path) -> str:
+    """Return the name of the only client whose key is here, as on a client's machine; empty for none or several."""
     names = [path.stem for path in (directory / CLIENTS).glob("*.key")]
     return names[0] if len(names) == 1 else ""
 
 
 def fingerprint(public_key: bytes) -> str:
-    """How a person names a key: OpenSSH's fingerprint (``ssh-keygen -lf NAME.pub``) of a PEM or OpenSSH public key."""
+    """Return OpenSSH's fingerprint (``ssh-keygen -lf NAME.pub``) of a PEM or OpenSSH public key."""
     load = serialization.load_pem_public_key if public_key.startswith(b"-----") else serialization.load_ssh_public_key
     key = load(public_key)
     assert isinstance(key, ec.EllipticCurvePublicKey)
@@ -108,7 +108,7 @@ def _fingerprint(key: ec.EllipticCurvePublicKey) -> str:
 
 
 def check_client(directory: Path, name: str) -> str:
-    """Refuse a client whose two files are not there; return the fingerprint of its key.
+    """Check a client's two files; return the fingerprint of its key.
 
     Raises
     ------
@@ -120,12 +120,12 @@ def check_client(directory: Path, name: str) -> str:
 
 
 def client_key(directory: Path, name: str) -> ec.EllipticCurvePrivateKey:
-    """Read the key of a client.
+    """Read a client's private key.
 
     Raises
     ------
     ConfigError
-        When it is missing or is none.
+        When it is missing or is not such a key.
     """
     path = directory / CLIENTS / f"{name}.key"
     try:
@@ -141,8 +141,8 @@ def client_key(directory: Path, name: str) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def loose(path: Path) -> bool:
-    """Whether others than the owner can read a file."""
+def is_world_readable(path: Path) -> bool:
+    """Return True when others than the owner can read a file."""
     return bool(path.stat().st_mode & 0o077)
 
 
@@ -152,7 +152,7 @@ def load_certificate(path: Path) -> x509.Certificate:
     Raises
     ------
     ConfigError
-        When it is missing or is none.
+        When it is missing or is something else.
     """
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
@@ -164,8 +164,8 @@ def load_certificate(path: Path) -> x509.Certificate:
         raise ConfigError(f"{path} is no certificate in PEM format") from None
 
 
-def hosts_of(certificate: x509.Certificate) -> list[str]:
-    """Names and addresses that a certificate covers."""
+def certificate_hosts(certificate: x509.Certificate) -> list[str]:
+    """Return the host names and addresses that a certificate covers."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
@@ -174,12 +174,12 @@ def hosts_of(certificate: x509.Certificate) -> list[str]:
 
 
 def private_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """Read the key of a certificate.
+    """Read the private key of a certificate.
 
     Raises
     ------
     ConfigError
-        When it is missing or is none.
+        When it is missing or is something else.
     """
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), None)

@@ -1,8 +1,8 @@
-"""Messages by partition: one order on every engine, bytes counted, and failures and bad updates named.
+"""Messages by partition: fixed order on every engine, bytes counted, failed clients and rejected updates named.
 
 Flower's node ids are random and replies come in any order, so Flower alone gives as many results as there are orders.
 Here nodes are listed, replies are sorted and bytes are counted by partition. A reply that a strategy may not use is
-refused here, so no strategy ever averages it in.
+rejected here, so that no strategy averages it in.
 """
 
 from __future__ import annotations
@@ -10,29 +10,30 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.serde import recorddict_to_proto
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
 from fedlab.comm import compression
 from fedlab.comm.roster import GONE, POLL_SECONDS, Roster
 from fedlab.errors import FedlabError, RunError
 
-Reply = Callable[[int, Message], None]  # partition, its reply
+OnReply = Callable[[int, Message], None]  # partition, its reply
+Validate = Callable[[Message, Message], None]  # message, its reply; raises to reject the reply
 MEGABYTE = 1_000_000
-SILENT = ("late", "gone")  # kinds of failure after which a second question would wait in vain
-REFUSED = "refused"  # record of a message that tells a client which of its updates was refused, and why
+UNRESPONSIVE_KINDS = ("late", "gone")  # kinds of failure after which a client is not asked again in the round
+REJECTED_UPDATE = "refused"  # name of the record that tells a client which of its updates was rejected, and why
 
 
-def accept(message: Message, reply: Message) -> None:
-    """Check nothing."""
+def no_validation(message: Message, reply: Message) -> None:
+    """Accept every reply."""
 
 
 @dataclass
-class Failure:
-    """Why a client gave no usable reply.
+class ClientFailure:
+    """Reason why a client gave no usable reply.
 
     ``kind`` is ``failed`` (its app raised), ``refused`` (a bad update), ``late`` (no reply in time) or ``gone`` (Flower
     lost the node).
@@ -44,33 +45,44 @@ class Failure:
 
 
 @dataclass
-class Traffic:
-    """What one phase moved: serialised bytes of messages' contents by partition, and the clients that failed."""
+class PhaseStats:
+    """Bytes of one phase by partition (serialized contents of messages, down and up), and the clients that failed."""
 
     down: dict[int, int] = field(default_factory=dict)
     up: dict[int, int] = field(default_factory=dict)
-    failures: list[Failure] = field(default_factory=list)
+    failures: list[ClientFailure] = field(default_factory=list)
 
 
-class RosterGrid(Grid):
-    """A grid seen by partition: same nodes, same order, same bits on every engine.
+class PartitionGrid(Grid):
+    """A Flower grid addressed by partition: same nodes, same order, same bits on every engine.
 
     Parameters
     ----------
     roster
-        Who is connected.
+        The nodes that are connected.
     min_clients
         Fewest clients that must be connected at the start of a phase, and left without a failure at its end.
-    arrivals
-        Partition to the first round in which it takes part; those not named take part from the start.
-    deadline
-        Seconds from the start of a phase after which no reply is waited for; 0: none.
+    join_rounds
+        Partition to the first round in which a late joiner takes part; all others take part from the start.
+    round_timeout
+        Seconds from the start of a phase after which no reply is waited for; 0: no limit.
     reply_limit
         Largest reply in megabytes.
     wire_format
-        How floats cross the wire, see :mod:`fedlab.comm.compression`.
+        Encoding of floats, see :mod:`fedlab.comm.compression`.
     on_reply
         Called with each valid reply as it arrives.
+
+    Attributes
+    ----------
+    expected
+        Partitions that take part in the current round.
+    unresponsive
+        Partitions that did not answer in the current round: they are not asked again before the next.
+    rejected_updates
+        Partition to round and reason of its last rejected update, until its next message has told it.
+    stats
+        Bytes and failures of the last phase.
     """
 
     def __init__(
@@ -78,121 +90,129 @@ class RosterGrid(Grid):
         roster: Roster,
         *,
         min_clients: int,
-        arrivals: Mapping[int, int] | None = None,
-        deadline: float = 0.0,
+        join_rounds: Mapping[int, int] | None = None,
+        round_timeout: float = 0.0,
         reply_limit: float = float("inf"),
-        wire_format: str = compression.FULL,
-        on_reply: Reply = lambda partition, reply: None,
+        wire_format: str = compression.FLOAT32,
+        on_reply: OnReply = lambda partition, reply: None,
     ) -> None:
         self.roster, self.grid, self.names = roster, roster.grid, roster.names
-        self.min_clients, self.arrivals = min_clients, dict(arrivals or {})
-        self.deadline, self.reply_limit, self.wire_format = deadline, reply_limit, wire_format
+        self.min_clients, self.join_rounds = min_clients, dict(join_rounds or {})
+        self.round_timeout, self.reply_limit, self.wire_format = round_timeout, reply_limit, wire_format
         self.on_reply = on_reply
-        self.due = set(self.names)
-        self.out: set[int] = set()  # partitions that did not answer in this round: not asked again before the next
+        self.expected = set(self.names)
+        self.unresponsive: set[int] = set()
         self.round = 0
-        self.refused: dict[int, dict[str, int | str]] = {}  # partition -> which update, why; told in its next message
-        self.traffic = Traffic()
+        self.rejected_updates: dict[int, dict[str, int | str]] = {}
+        self.stats = PhaseStats()
 
     @property
     def partition_of(self) -> Mapping[int, int]:
         """Node id to partition."""
         return self.roster.partition_of
 
-    def gather(self, server_round: int, timeout: float) -> None:
-        """Before the first round of a process: wait until all that are due are there, or as many as are needed.
+    def wait_for_clients(self, server_round: int, timeout: float) -> None:
+        """Wait before the first round of a process until all expected clients are connected, or enough of them.
 
         Raises
         ------
         RunError
             When fewer than are needed are connected after ``timeout`` seconds.
         """
-        self._turn_to(server_round)
-        self.roster.wait(self.due, self.needed, timeout)
+        self._set_round(server_round)
+        self.roster.wait(self.expected, self.needed, timeout)
 
-    def begin(self, server_round: int, timeout: float) -> None:
-        """See who is there for a round; if too few are, wait for them to come back, as :meth:`gather` does."""
-        self._turn_to(server_round)
-        self.roster.look()
+    def start_round(self, server_round: int, timeout: float) -> None:
+        """Update who is connected; where too few are, wait for them as :meth:`wait_for_clients` does.
+
+        Raises
+        ------
+        RunError
+            When fewer than are needed are connected after ``timeout`` seconds.
+        """
+        self._set_round(server_round)
+        self.roster.poll()
         if len(self.nodes) < self.needed:
-            self.gather(server_round, timeout)
+            self.wait_for_clients(server_round, timeout)
 
-    def _turn_to(self, server_round: int) -> None:
-        self.round, self.out = server_round, set()
-        self.due = {partition for partition in self.names if self.arrivals.get(partition, 0) <= server_round}
+    def _set_round(self, server_round: int) -> None:
+        self.round, self.unresponsive = server_round, set()
+        self.expected = {partition for partition in self.names if self.join_rounds.get(partition, 0) <= server_round}
 
     @property
     def needed(self) -> int:
         """Fewest clients with which a phase is valid."""
-        return min(self.min_clients, len(self.due))
+        return min(self.min_clients, len(self.expected))
 
     @property
     def nodes(self) -> dict[int, int]:
-        """Partition to node, in the order of partitions, of the clients that take part."""
-        taking_part = self.due - self.out
+        """Partition to node of the clients that take part, partitions ascending."""
+        taking_part = self.expected - self.unresponsive
         return {partition: node for partition, node in sorted(self.roster.present.items()) if partition in taking_part}
 
-    def absent(self) -> list[int]:
-        """Partitions that are due and not connected."""
-        return sorted(self.due - self.roster.present.keys())
+    def missing(self) -> list[int]:
+        """Return the partitions that are expected and not connected."""
+        return sorted(self.expected - self.roster.present.keys())
 
-    def exchange(
+    def send_and_validate(
         self,
         messages: Iterable[Message],
         *,
-        patience: float,
-        check: Callable[[Message, Message], None] = accept,
+        idle_timeout: float,
+        check: Validate = no_validation,
     ) -> list[Message]:
-        """Valid replies in the order of partitions; failures are recorded in :attr:`traffic`.
+        """Send messages and return the valid replies in the order of partitions; record failures in :attr:`stats`.
 
         Parameters
         ----------
-        patience
+        messages
+            One for each client.
+        idle_timeout
             Seconds without any reply after which the rest are given up.
         check
-            Called with each message and its reply; whatever it raises refuses the reply.
+            Called with each message and its reply; whatever it raises rejects the reply.
 
         Raises
         ------
         RunError
             When too few clients are left: of those present, fewer than ``min_clients`` did not fail.
         """
-        self.traffic = Traffic()
+        self.stats = PhaseStats()
         sent = self._encoded(list(messages))
         asked = {self.partition_of[message.metadata.dst_node_id] for message in sent}
         present = self.nodes.keys() | asked
         replies: dict[int, Message] = {}
-        for message, reply in collect(self.grid, sent, patience, self.deadline or float("inf")):
+        for message, reply in stream_replies(self.grid, sent, idle_timeout, self.round_timeout or float("inf")):
             partition = self.partition_of[message.metadata.dst_node_id]
             if reply.has_error():
                 kind = "gone" if reply.error.code in GONE else "failed"
                 self._fail(partition, reply.error.reason or "no reason given", kind)
                 continue
             try:
-                self.traffic.up[partition] = recorddict_to_proto(reply.content).ByteSize()
-                self._accept(reply, message, check)
+                self.stats.up[partition] = recorddict_to_proto(reply.content).ByteSize()
+                self._decode_and_check(reply, message, check)
             except FedlabError as error:
-                self._refuse(partition, str(error))
+                self._reject(partition, str(error))
             except Exception as error:  # whatever a client sends, it is the client's failure
-                self._refuse(partition, f"{type(error).__name__}: {error}")
+                self._reject(partition, f"{type(error).__name__}: {error}")
             else:
                 replies[partition] = reply
                 self.on_reply(partition, reply)
-        heard = set(replies) | {failure.partition for failure in self.traffic.failures}
-        for partition in sorted(asked - heard):
-            waited = f"{self.deadline:g} s" if self.deadline else f"{patience:g} s of silence"
+        answered = set(replies) | {failure.partition for failure in self.stats.failures}
+        for partition in sorted(asked - answered):
+            waited = f"{self.round_timeout:g} s" if self.round_timeout else f"{idle_timeout:g} s of silence"
             self._fail(partition, f"no reply within {waited}", "late")
-        self.traffic.failures.sort(key=lambda failure: failure.partition)
-        if asked and len(present) - len(self.traffic.failures) < self.needed:
-            raise RunError(self._complaint(len(present)))
+        self.stats.failures.sort(key=lambda failure: failure.partition)
+        if asked and len(present) - len(self.stats.failures) < self.needed:
+            raise RunError(self._failure_message(len(present)))
         return [replies[partition] for partition in sorted(replies)]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Flower's own question: :meth:`exchange` without a check of the replies."""
-        return self.exchange(messages, patience=timeout if timeout is not None else float("inf"))
+        """Send messages and return the valid replies: Flower's interface to :meth:`send_and_validate`."""
+        return self.send_and_validate(messages, idle_timeout=timeout if timeout is not None else float("inf"))
 
     def _encoded(self, messages: list[Message]) -> list[Message]:
-        """The messages as they cross the wire, with what was refused, their bytes counted; many share one content."""
+        """Return the messages as they cross the wire, rejections attached; count their bytes. Contents are shared."""
         contents: dict[int, tuple[RecordDict, int]] = {}
         sent = []
         for message in messages:
@@ -201,10 +221,10 @@ class RosterGrid(Grid):
                 contents[id(message.content)] = content, recorddict_to_proto(content).ByteSize()
             content, size = contents[id(message.content)]
             node = message.metadata.dst_node_id
-            if refused := self.refused.pop(self.partition_of[node], None):
-                content = RecordDict({**content, REFUSED: ConfigRecord({**refused})})
+            if rejection := self.rejected_updates.pop(self.partition_of[node], None):
+                content = RecordDict({**content, REJECTED_UPDATE: ConfigRecord({**rejection})})
                 size = recorddict_to_proto(content).ByteSize()
-            self.traffic.down[self.partition_of[node]] = size
+            self.stats.down[self.partition_of[node]] = size
             sent.append(
                 Message(
                     content,
@@ -216,25 +236,25 @@ class RosterGrid(Grid):
             )
         return sent
 
-    def _accept(self, reply: Message, message: Message, check: Callable[[Message, Message], None]) -> None:
-        """Decode a reply in place, or say why it cannot be used."""
-        size = self.traffic.up[self.partition_of[reply.metadata.src_node_id]]
+    def _decode_and_check(self, reply: Message, message: Message, check: Validate) -> None:
+        """Decode a reply in place; raise when it cannot be used."""
+        size = self.stats.up[self.partition_of[reply.metadata.src_node_id]]
         if size > self.reply_limit * MEGABYTE:
             raise RunError(f"it has {size / MEGABYTE:.1f} MB, and the knob reply_limit allows {self.reply_limit:g} MB")
         reply.content = compression.decode(reply.content)
         check(message, reply)
 
-    def _refuse(self, partition: int, reason: str) -> None:
+    def _reject(self, partition: int, reason: str) -> None:
         self._fail(partition, f"its reply was refused: {reason}", "refused")
-        self.refused[partition] = {"round": self.round, "reason": reason}
+        self.rejected_updates[partition] = {"round": self.round, "reason": reason}
 
     def _fail(self, partition: int, reason: str, kind: str) -> None:
-        self.traffic.failures.append(Failure(partition, reason, kind))
-        if kind in SILENT:
-            self.out.add(partition)
+        self.stats.failures.append(ClientFailure(partition, reason, kind))
+        if kind in UNRESPONSIVE_KINDS:
+            self.unresponsive.add(partition)
 
-    def _complaint(self, present: int) -> str:
-        failed = self.traffic.failures
+    def _failure_message(self, present: int) -> str:
+        failed = self.stats.failures
         names = ", ".join(f"{failure.partition} ({self.names[failure.partition]})" for failure in failed)
         what = "all clients failed" if len(failed) == present else f"{len(failed)} of {present} clients failed"
         return (
@@ -244,57 +264,63 @@ class RosterGrid(Grid):
         )
 
     def get_node_ids(self) -> list[int]:
-        """Nodes of the clients that take part, by partition."""
+        """Return the nodes of the clients that take part, by partition."""
         return list(self.nodes.values())
 
-    # --- the rest is the grid below, unchanged ---
+    # --- delegated to the wrapped grid unchanged ---
 
-    def set_run(self, run: Run) -> None:
-        """Set the run of the grid below."""
+    def set_run(self, run: Any) -> None:
+        """Set the run record of the wrapped grid (a type that Flower does not export)."""
         self.grid.set_run(run)
 
     @property
-    def run(self) -> Run:
-        """The run of the grid below."""
+    def run(self) -> Any:
+        """Run record of the wrapped grid."""
         return self.grid.run
 
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
-        """A message of the grid below."""
+        """Create a message with the wrapped grid."""
         return self.grid.create_message(content, message_type, dst_node_id, group_id, ttl)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Push through the grid below."""
+        """Push messages through the wrapped grid."""
         return self.grid.push_messages(messages)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Pull from the grid below."""
+        """Pull replies from the wrapped grid."""
         return self.grid.pull_messages(message_ids)
 
 
-def collect(
-    grid: Grid, messages: Iterable[Message], patience: float, deadline: float = float("inf")
+def stream_replies(
+    grid: Grid, messages: Iterable[Message], idle_timeout: float, round_timeout: float = float("inf")
 ) -> Iterator[tuple[Message, Message]]:
-    """Send messages and yield each with its reply, until all are there or time is up.
+    """Send messages and yield each with its reply, until all are answered or time is up.
 
-    Time is up ``deadline`` seconds after sending, or ``patience`` seconds after the last reply: where clients work one
-    after another, the last is not late for the first. That a client is gone, Flower's server says in its own name.
+    Time is up ``round_timeout`` seconds after sending, or ``idle_timeout`` seconds after the last reply: where clients
+    work one after another, the last is not late because of the first. The reply that a client is gone comes from
+    Flower's server, not from the client's node.
+
+    Raises
+    ------
+    RunError
+        When Flower's server does not take the messages.
     """
     sent = list(messages)
-    numbers = list(grid.push_messages(sent))
-    if len(numbers) != len(sent):
+    message_ids = list(grid.push_messages(sent))
+    if len(message_ids) != len(sent):
         raise RunError("Flower's server did not take the messages to the clients: they are too large for it")
-    waiting = {number: message for number, message in zip(numbers, sent, strict=True) if number}  # None: not taken
-    started = heard = time.monotonic()
+    waiting = {key: message for key, message in zip(message_ids, sent, strict=True) if key}  # None: not taken
+    started = last_reply = time.monotonic()
     while waiting:
         replies = list(grid.pull_messages(waiting.keys()))
         for reply in replies:
             yield waiting.pop(reply.metadata.reply_to_message_id), reply
         now = time.monotonic()
         if replies:
-            heard = now
-        elif now > min(heard + patience, started + deadline):
+            last_reply = now
+        elif now > min(last_reply + idle_timeout, started + round_timeout):
             return
         else:
             time.sleep(POLL_SECONDS)

@@ -40,12 +40,9 @@ def one_run(path: Path, flat: Callable[[], Flat], begun: Begun | None = None) ->
         shutil.rmtree(path, ignore_errors=True)  # what a kill left before the run could begin
         directory = RunDirectory.create(path.parent, {**flat(), "name": path.name.rpartition("-")[0]})
         if begun:
-            (directory.path / "checkpoints").mkdir()
             for record in RunDirectory.open(begun.run).rounds()[: begun.round + 1]:
                 directory.log_round(record)
-            name = f"round-{begun.round}.pt"
-            shutil.copy(begun.run / "checkpoints" / name, directory.path / "checkpoints" / f".{name}")
-            (directory.path / "checkpoints" / f".{name}").rename(directory.path / "checkpoints" / name)
+            directory.checkpoints.copy(begun.run, begun.round)
     return launch.resume(path)
 
 

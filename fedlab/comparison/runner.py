@@ -21,7 +21,7 @@ from fedlab.comparison import cells, files, grid, spec, workers
 from fedlab.comparison.result import FAILED, FINISHED, PENDING, Cell, Comparison
 from fedlab.config.schema import Value, is_text
 from fedlab.errors import ConfigError, RunError
-from fedlab.runs.directory import git_commit, now, versions
+from fedlab.runs.manifest import git_commit, now, versions
 from fedlab.runs.result import FAMILIES, direction, family, headline, is_share, metric_names, server_names, shown
 
 if TYPE_CHECKING:

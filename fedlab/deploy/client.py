@@ -1,9 +1,10 @@
-"""One client on its own machine: a SuperNode that is started, watched, told about in plain lines, and started again.
+"""Supervisor of one client on its own machine: start its SuperNode, follow its logs, restart it, report in plain lines.
 
-Flower's ``flower-supernode`` does the work. What it prints goes to ``KEEP/flower.log``; what matters in it, and in the
-log of our ClientApp (``KEEP/events.jsonl``), is said here. It reconnects by itself while its server keeps its state; a
-server that was started anew does not know it any more, and then this module starts another. One that was killed, with
-or without us, leaves ``KEEP/.connected`` behind: the next says goodbye in its stead, or it would not be let in.
+Flower's ``flower-supernode`` does the work. Its output goes to ``STATE_DIR/flower.log``; the important lines of it and
+of our ClientApp's log (``STATE_DIR/events.jsonl``) are reported here. A SuperNode reconnects by itself while its server
+keeps its state; a server that was restarted does not know it any more, and then another SuperNode is started. A client
+that was killed leaves ``STATE_DIR/.connected`` behind: the next start deregisters that node, or the server would reject
+the new one.
 
 **Source**: Flower 1.39, ``flwr/supernode/cli/flower_supernode.py``, ``flwr/client/grpc_rere_client/connection.py``.
 """
@@ -23,176 +24,204 @@ from types import FrameType
 import tomli_w
 
 from fedlab.comm import credentials
-from fedlab.deploy.client_log import News, Tail
-from fedlab.deploy.probe import knock
-from fedlab.engines.processes import LOOPBACK, MARK, alive, evidence, free_ports, start, stop, workplace
+from fedlab.deploy.client_log import SuperNodeMonitor
+from fedlab.deploy.probe import probe_server
+from fedlab.engines.processes import (
+    LOOPBACK,
+    MARKER_ENV,
+    free_ports,
+    is_alive,
+    log_excerpt,
+    runtime_environment,
+    start,
+    stop,
+)
 from fedlab.errors import ConfigError, RunError
+from fedlab.files import LogTail, truncate_torn_line
+from fedlab.runs.client_store import EVENTS, STATE_DIR_KEY
 
 POLL_SECONDS = 0.2
-LONGEST_PAUSE = 5.0  # seconds between two attempts to reach a server that is not there
-GOODBYE = 6.0  # seconds for a SuperNode to tell its server that it leaves, and for a last reply to be sent
-UNSURE = 2  # refusals in a row that are believed: a server that has just started may not know its clients yet
-DEATHS = 5  # SuperNodes that end in a row without having connected, before we give up
-LOCK = ".lock"  # in KEEP: held while a client uses it
-HERE = ".connected"  # in KEEP: process and node; touched while connected, removed by a clean goodbye
-FRESH = 15.0  # seconds after which a client that does not touch it is not connected, or hangs
+MAX_BACKOFF = 5.0  # seconds between two attempts to reach a server that does not answer
+SHUTDOWN_TIMEOUT = 6.0  # seconds for a SuperNode to send a last reply and deregister
+MAX_REJECTIONS = 2  # in a row before giving up: a server that has just started may not have registered its clients yet
+MAX_CRASHES = 5  # SuperNodes that end in a row without a connection, before giving up
+LOCK_FILE = ".lock"  # in the state directory; locked while a client uses it
+CONNECTED_FILE = ".connected"  # in the state directory; process and node id; touched while connected
+HEARTBEAT_TIMEOUT = 15.0  # seconds after the last touch at which a client counts as disconnected
 
-Say = Callable[[str], None]
+Write = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Joining:
-    """What one client is started with."""
+class ClientOptions:
+    """Options of one client, as ``fedlab join`` takes them."""
 
     address: str  # HOST:PORT
     client: str  # name: of its key, and of its domain if it has one
-    certificates: Path | None  # folder with ca.crt and clients/NAME.key; None: plain text, no proof
-    node: Mapping[str, str]  # what our ClientApp finds as its node config
-    keep: Path  # absolute
+    certificates: Path | None  # folder with ca.crt and clients/NAME.key; None: plain text without authentication
+    node: Mapping[str, str]  # node config of our ClientApp
+    state_dir: Path  # absolute
     once: bool = False  # leave after the last round of a run
-    patience: float = float("inf")  # seconds without a server after which we give up
+    give_up_after: float = float("inf")  # seconds without a server
 
 
-def join(options: Joining, say: Say) -> None:
-    """Be one client until we are told to stop, with Ctrl-C or SIGTERM, or with ``once`` until a run has ended.
+def join(options: ClientOptions, write: Write) -> None:
+    """Run one client until Ctrl-C or SIGTERM, or with ``once`` until a run has ended.
+
+    Parameters
+    ----------
+    write
+        Called with each line for the client's owner.
 
     Raises
     ------
     ConfigError, RunError
-        When this client can never join as it is: wrong files, a server that it does not trust or that does not know it.
+        When this client cannot join: wrong files, an untrusted server, or a server that rejects the client.
     """
-    options.keep.mkdir(parents=True, exist_ok=True)
-    with _sigterm_as_interrupt(), _alone(options.keep), workplace() as (variables, scratch):
-        supervisor = _Supervisor(options, variables, scratch, say)
+    options.state_dir.mkdir(parents=True, exist_ok=True)
+    with _sigterm_as_interrupt(), _locked(options.state_dir), runtime_environment() as (variables, scratch):
+        supervisor = _Supervisor(options, variables, scratch, write)
         try:
             supervisor.run()
         except KeyboardInterrupt:
             pass
         finally:
-            supervisor.leave()
-        say(f"{options.client} has left; what it keeps is in {options.keep}")
+            supervisor.shut_down()
+        write(f"{options.client} has left; its state is in {options.state_dir}")
 
 
-def unconnected(keep: Path) -> str:
-    """Why the client that keeps its things in a folder is not connected at this moment; empty when it is.
+def disconnect_reason(state_dir: Path) -> str:
+    """Return why the client of a state directory is not connected at this moment; empty when it is.
 
     Raises
     ------
     ConfigError
         When no client ever used the folder.
     """
-    if not (keep / LOCK).exists():
-        raise ConfigError(f"{keep} is no folder of a client: `fedlab join` makes it (option --keep)")
+    if not (state_dir / LOCK_FILE).exists():
+        raise ConfigError(f"{state_dir} is no folder of a client: `fedlab join` makes it (option --state-dir)")
     try:
-        silent = time.time() - (keep / HERE).stat().st_mtime
+        silence = time.time() - (state_dir / CONNECTED_FILE).stat().st_mtime
     except FileNotFoundError:
         return "it waits for its server, or has left"
-    return f"it lost its server, or was killed, {silent:.0f} s ago" if silent > FRESH else ""
+    return f"it lost its server, or was killed, {silence:.0f} s ago" if silence > HEARTBEAT_TIMEOUT else ""
 
 
 class _Supervisor:
     """Starts SuperNodes one after another, each when the one before has ended."""
 
-    def __init__(self, options: Joining, variables: Mapping[str, str], scratch: Path, say: Say) -> None:
-        self.options, self.variables, self.say = options, variables, say
-        self.log, self.here = options.keep / "flower.log", options.keep / HERE
-        self.files = credentials.check_client(options.certificates, options.client) if options.certificates else None
+    def __init__(self, options: ClientOptions, variables: Mapping[str, str], scratch: Path, write: Write) -> None:
+        self.options, self.variables, self.write = options, variables, write
+        self.log, self.connected_file = options.state_dir / "flower.log", options.state_dir / CONNECTED_FILE
+        certificates = options.certificates
+        self.fingerprint = credentials.check_client(certificates, options.client) if certificates else None
         self.settings = scratch / "node.toml"  # a file, so that no name or path needs quoting
-        self.settings.write_text(tomli_w.dumps({**options.node, "keep": str(options.keep)}), encoding="utf-8")
+        node = {**options.node, STATE_DIR_KEY: str(options.state_dir)}
+        self.settings.write_text(tomli_w.dumps(node), encoding="utf-8")
         self.log.write_bytes(b"")
-        self.events = Tail(options.keep / "events.jsonl", from_end=True)
+        truncate_torn_line(options.state_dir / EVENTS)
+        self.events = LogTail(options.state_dir / EVENTS, from_end=True)
         self.process: subprocess.Popen[bytes] | None = None
 
     def run(self) -> None:
-        """Connect, stay, connect again."""
-        refusals, deaths, done = 0, 0, False
+        """Connect, supervise, and connect again until it is time to leave."""
+        options = self.options
+        rejections, crashes, done = 0, 0, False
         while not done:
             self._await_server()
-            self._bury()
-            news = News(self.options, self.say)
-            done = self._stay(news)
-            if news.connected:
-                refusals, deaths = 0, 0
-            if news.restarted:
-                self.here.unlink(missing_ok=True)  # that server is gone, and with it its nodes
-            if done or news.restarted:
+            self._deregister_previous()
+            monitor = SuperNodeMonitor(options.address, options.client, options.state_dir, self.write)
+            done = self._supervise(monitor)
+            if monitor.connected:
+                rejections, crashes = 0, 0
+            if monitor.restarted:
+                self.connected_file.unlink(missing_ok=True)  # that server is gone, and with it its nodes
+            if done or monitor.restarted:
                 continue
-            if news.turned_away:
-                refusals += 1
-                if refusals == UNSURE:
-                    raise RunError(self._turned_away(news))
+            if monitor.rejected:
+                rejections += 1
+                if rejections == MAX_REJECTIONS:
+                    raise RunError(self._rejection_message(monitor))
                 time.sleep(2)
             else:
-                deaths += 1
-                if deaths == DEATHS:
-                    raise RunError(f"the SuperNode ended {DEATHS} times without a connection.\n{evidence(self.log)}")
-                self.say("the SuperNode ended unexpectedly; starting another")
-                time.sleep(min(2.0**deaths, LONGEST_PAUSE))
+                crashes += 1
+                if crashes == MAX_CRASHES:
+                    excerpt = log_excerpt(self.log)
+                    raise RunError(f"the SuperNode ended {MAX_CRASHES} times without a connection.\n{excerpt}")
+                self.write("the SuperNode ended unexpectedly; starting another")
+                time.sleep(min(2.0**crashes, MAX_BACKOFF))
 
-    def leave(self) -> None:
-        """Let the SuperNode say goodbye, then stop whatever is left of it."""
+    def shut_down(self) -> None:
+        """Let the SuperNode deregister, then stop all that is left of it."""
         if self.process is not None:
             self.process.terminate()
             try:
-                self.process.wait(GOODBYE)
-                self.here.unlink(missing_ok=True)
+                self.process.wait(SHUTDOWN_TIMEOUT)
+                self.connected_file.unlink(missing_ok=True)
             except subprocess.TimeoutExpired:
                 pass  # its server does not answer
-            stop(self.variables[MARK], [self.process])
+            stop(self.variables[MARKER_ENV], [self.process])
             self.process = None
 
     def _await_server(self) -> None:
-        """Return once the server is there and trusted."""
+        """Return once the server answers and is trusted."""
         authority = self.options.certificates / "ca.crt" if self.options.certificates else None
-        begin, pause = time.monotonic(), 1.0
-        while reason := knock(self.options.address, authority):
+        limit = self.options.give_up_after
+        started, pause = time.monotonic(), 1.0
+        while reason := probe_server(self.options.address, authority):
             if pause == 1.0:
-                self.say(f"no server at {self.options.address} yet ({reason}); trying until it is there")
-            if time.monotonic() - begin + pause > self.options.patience:
-                raise RunError(f"no server at {self.options.address} within {self.options.patience:g} s ({reason})")
+                self.write(f"no server at {self.options.address} yet ({reason}); trying until it is there")
+            if time.monotonic() - started + pause > limit:
+                raise RunError(f"no server at {self.options.address} within {limit:g} s ({reason})")
             time.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = min(2 * pause, MAX_BACKOFF)
 
-    def _stay(self, news: News) -> bool:
-        """Run one SuperNode and tell what it does; True when it is time to leave for good, False when it is over."""
-        output = Tail(self.log, from_end=True)
+    def _supervise(self, monitor: SuperNodeMonitor) -> bool:
+        """Run one SuperNode and report on it; return True to leave for good, False when only this SuperNode ended."""
+        output = LogTail(self.log, from_end=True)
         self.process = start(
-            "fedlab.engines.supernode", "flower_supernode", self._arguments(), self.variables, self.log, goodbye=GOODBYE
+            "fedlab.engines.supernode",
+            "flower_supernode",
+            self._arguments(),
+            self.variables,
+            self.log,
+            shutdown_timeout=SHUTDOWN_TIMEOUT,
         )
-        leaving: float | None = None
-        given_up: float | None = None
+        leave_by: float | None = None
+        abandon_at: float | None = None
         while True:
-            ended = self.process.poll() is not None or (given_up is not None and time.monotonic() > given_up)
-            news.of_supernode(output.lines())
-            news.of_client(self.events.lines())
-            if (news.restarted or news.turned_away) and given_up is None:
-                given_up = time.monotonic() + GOODBYE  # it says that it ends, and may hang all the same
-            if news.node and not ended:
-                self._note_here(news)
-            if (news.refused or (news.finished and self.options.once)) and leaving is None:
-                leaving = time.monotonic() + GOODBYE
-            if leaving is not None and (ended or not news.busy or time.monotonic() > leaving):
-                if news.refused:
-                    raise RunError(f"this client was refused: {news.refused}")
+            ended = self.process.poll() is not None or (abandon_at is not None and time.monotonic() > abandon_at)
+            monitor.read_supernode_log(output.lines())
+            monitor.read_client_events(self.events.lines())
+            if (monitor.restarted or monitor.rejected) and abandon_at is None:
+                abandon_at = time.monotonic() + SHUTDOWN_TIMEOUT  # it logs that it ends, and may hang all the same
+            if monitor.node and not ended:
+                self._write_heartbeat(monitor)
+            if (monitor.refused or (monitor.finished and self.options.once)) and leave_by is None:
+                leave_by = time.monotonic() + SHUTDOWN_TIMEOUT
+            if leave_by is not None and (ended or not monitor.busy or time.monotonic() > leave_by):
+                if monitor.refused:
+                    raise RunError(f"this client was refused: {monitor.refused}")
                 return True
             if ended:
-                stop(self.variables[MARK], [self.process])  # its superexec and apps, should they live on
+                stop(self.variables[MARKER_ENV], [self.process])  # its superexec and apps may still run
                 self.process = None
                 return False
-            if news.lost and time.monotonic() - news.lost > self.options.patience:
-                raise RunError(f"the server at {self.options.address} was away for {self.options.patience:g} s")
+            limit = self.options.give_up_after
+            if monitor.lost and time.monotonic() - monitor.lost > limit:
+                raise RunError(f"the server at {self.options.address} was away for {limit:g} s")
             time.sleep(POLL_SECONDS)
 
-    def _note_here(self, news: News) -> None:
-        """Leave word of who is connected, and of when it last was."""
-        if not self.here.exists():
+    def _write_heartbeat(self, monitor: SuperNodeMonitor) -> None:
+        """Record process and node of a connected client, and the time at which it was last connected."""
+        if not self.connected_file.exists():
             assert self.process is not None
-            self.here.write_text(f"{self.process.pid} {news.node}", encoding="ascii")
-        elif not news.lost:
-            self.here.touch()
+            self.connected_file.write_text(f"{self.process.pid} {monitor.node}", encoding="ascii")
+        elif not monitor.lost:
+            self.connected_file.touch()
 
     def _arguments(self) -> list[str]:
-        """Options of ``flower-supernode``; its own port is a free one, so that clients can share a machine."""
+        """Return the options of ``flower-supernode``; its own port is a free one, so clients can share a machine."""
         arguments = ["--superlink", self.options.address, "--node-config", str(self.settings)]
         arguments += ["--host", LOOPBACK, "--port", str(free_ports(1)[0])]
         folder = self.options.certificates
@@ -201,50 +230,51 @@ class _Supervisor:
         key = folder / "clients" / f"{self.options.client}.key"
         return [*arguments, "--root-certificates", str(folder / "ca.crt"), "--auth-supernode-private-key", str(key)]
 
-    def _bury(self) -> None:
-        """If a SuperNode before us was killed, see to it that its server knows."""
+    def _deregister_previous(self) -> None:
+        """Deregister the node of an earlier client of this state directory that was killed."""
         folder = self.options.certificates
-        if not self.here.exists():
+        if not self.connected_file.exists():
             return
         with suppress(ValueError):
-            pid, node = map(int, self.here.read_text(encoding="ascii").split())
-            end = time.monotonic() + GOODBYE
-            while alive(pid) and time.monotonic() < end:  # it may be about to say goodbye itself: only we were killed
+            pid, node = map(int, self.connected_file.read_text(encoding="ascii").split())
+            end = time.monotonic() + SHUTDOWN_TIMEOUT
+            while is_alive(pid) and time.monotonic() < end:  # it may still deregister itself: only we were killed
                 time.sleep(POLL_SECONDS)
-            if folder:  # without a key the next SuperNode is another to the server, whose roster sorts it out
-                from fedlab.engines.flower_internals import farewell
+            if folder:  # without a key the next SuperNode is another node to the server, whose roster decides
+                from fedlab.engines.flower_internals import deactivate_node
 
-                farewell(self.options.address, folder, self.options.client, node)
-        self.here.unlink(missing_ok=True)
+                key = credentials.client_key(folder, self.options.client)
+                deactivate_node(self.options.address, folder / "ca.crt", key, node)
+        self.connected_file.unlink(missing_ok=True)
 
-    def _turned_away(self, news: News) -> str:
+    def _rejection_message(self, monitor: SuperNodeMonitor) -> str:
         name = self.options.client
-        if news.unproven:
+        if monitor.bad_signature:
             return (
                 f"the server at {self.options.address} does not accept the signature of {name!r}; is this machine's "
-                f"clock right?\n{evidence(self.log)}"
+                f"clock right?\n{log_excerpt(self.log)}"
             )
         return (
-            f"the server at {self.options.address} does not let {name!r} in: its key ({self.files}) is not registered "
-            "there, or another client with the same key is connected. The server's owner registers a key by having "
-            f"clients/{name}.pub in the folder of `fedlab certs` when the server starts"
+            f"the server at {self.options.address} does not let {name!r} in: its key ({self.fingerprint}) is not "
+            "registered there, or another client with the same key is connected. The server's owner registers a key "
+            f"by having clients/{name}.pub in the folder of `fedlab certs` when the server starts"
         )
 
 
 @contextmanager
-def _alone(keep: Path) -> Iterator[None]:
-    """Hold the client's directory against a second one; the kernel lets go when we die."""
-    with (keep / LOCK).open("w") as lock:
+def _locked(state_dir: Path) -> Iterator[None]:
+    """Lock a state directory against a second client; the kernel releases the lock when this process dies."""
+    with (state_dir / LOCK_FILE).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(f"another `fedlab join` uses {keep}; stop it, or choose another --keep") from None
+            raise RunError(f"another `fedlab join` uses {state_dir}; stop it, or choose another --state-dir") from None
         yield
 
 
 @contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """A polite kill ends like Ctrl-C."""
+    """Raise KeyboardInterrupt for SIGTERM and SIGINT while the context lasts."""
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

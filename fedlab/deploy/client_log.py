@@ -1,4 +1,4 @@
-"""What a client's owner wants to know of its SuperNode: two logs read, a few plain lines said."""
+"""Monitor of a SuperNode: reads its log and our ClientApp's, and reports the important lines to the client's owner."""
 
 from __future__ import annotations
 
@@ -8,102 +8,87 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fedlab.engines.processes import uncoloured
+from fedlab.engines.processes import strip_ansi
 
-if TYPE_CHECKING:
-    from fedlab.deploy.client import Joining
-
-REFUSED = "fedlab: refused: "  # our ClientApp's line
-HICCUP = 4.0  # seconds without the server that are not worth a line
-DONE = {"train": "trained", "evaluate": "tested"}
+REJECTION_PREFIX = "fedlab: refused: "  # of our ClientApp's line
+NOTICE_AFTER = 4.0  # seconds without the server after which its loss is reported
+VERBS = {"train": "trained", "evaluate": "tested"}
 
 
-class Tail:
-    """The complete new lines of a file that others append to."""
+class SuperNodeMonitor:
+    """State of one SuperNode, as its logs show it.
 
-    def __init__(self, path: Path, *, from_end: bool = False) -> None:
-        self.path = path
-        self.at = path.stat().st_size if from_end and path.exists() else 0
-
-    def lines(self) -> list[str]:
-        """Lines since the last call; one that is not complete yet comes the next time."""
-        if not self.path.exists():
-            return []
-        with self.path.open("rb") as stream:
-            stream.seek(self.at)
-            text = stream.read()
-        complete = text[: text.rfind(b"\n") + 1]
-        self.at += len(complete)
-        return uncoloured(complete.decode(errors="replace")).splitlines()
-
-
-class News:
-    """What one SuperNode is up to.
+    Parameters
+    ----------
+    address, client, state_dir
+        Server, name and state directory of the client.
+    write
+        Called with each line for the client's owner.
 
     Attributes
     ----------
     connected
-        Whether the server has let it in.
+        True once the server has accepted the node.
     node
-        Its number there; 0 before it was let in.
-    turned_away, unproven
-        Whether the server did not; whether because of its signature.
+        Node id at the server; 0 before it was accepted.
+    rejected, bad_signature
+        True when the server did not accept the node; True when because of its signature.
     restarted
-        Whether its server was started anew and does not know it any more.
+        True when its server was restarted and does not know the node any more.
     refused
-        Why the run's server, or our own ClientApp, will have nothing to do with this client.
+        Reason why the run's server, or our own ClientApp, does not let this client take part; empty without one.
     lost
-        Since when (monotonic) the server does not answer; 0 while it does.
+        time.monotonic() since when the server does not answer; 0 while it does.
     busy
-        Whether a message waits for its reply.
+        True while a message waits for its reply.
     finished
-        Whether the last round of a run was tested.
+        True once the last round of a run was evaluated.
     """
 
-    def __init__(self, options: Joining, say: Callable[[str], None]) -> None:
-        self.options, self.say = options, say
-        self.connected = self.turned_away = self.unproven = self.restarted = self.finished = False
+    def __init__(self, address: str, client: str, state_dir: Path, write: Callable[[str], None]) -> None:
+        self.address, self.client, self.state_dir, self.write = address, client, state_dir, write
+        self.connected = self.rejected = self.bad_signature = self.restarted = self.finished = False
         self.refused, self.lost, self.node = "", 0.0, 0
         self._open = 0
-        self._told_lost = False
+        self._loss_reported = False
         self._run = ""
 
     @property
     def busy(self) -> bool:
-        """Whether a message waits for its reply."""
+        """True while a message waits for its reply."""
         return self._open > 0
 
-    def of_supernode(self, lines: Iterable[str]) -> None:
-        """Take in what Flower printed."""
-        for line in lines:
+    def read_supernode_log(self, lines: Iterable[str]) -> None:
+        """Update from lines that Flower printed."""
+        for line in map(strip_ansi, lines):
             if found := re.search(r"SuperNode ID: (\d+)", line):
                 self.connected, self.node = True, int(found[1])
-                self.say(f"connected to {self.options.address} as {self.options.client}")
+                self.write(f"connected to {self.address} as {self.client}")
             elif "Connection attempt failed" in line:
                 self.lost = self.lost or time.monotonic()
             elif "Connection successful" in line:
-                self._back()
+                self._reconnected()
             elif "Failed to activate SuperNode" in line or "SuperNode registration is disabled" in line:
-                self.turned_away = True
-            elif "SuperNode terminated gracefully" in line:  # not by us: the server did not accept what it signed
-                self.restarted, self.turned_away = self.connected, not self.connected
-                self.unproven = not self.connected
+                self.rejected = True
+            elif "SuperNode terminated gracefully" in line:  # not stopped by us: its signature was not accepted
+                self.restarted, self.rejected = self.connected, not self.connected
+                self.bad_signature = not self.connected
                 if self.restarted:
-                    self.say("the server was started anew; connecting again")
+                    self.write("the server was started anew; connecting again")
             elif "Receiving:" in line:
                 self._open += 1
             elif re.search("Sent successfully|Failed to (send|receive) message|Ignoring (reply )?message", line):
                 self._open = 0
-            elif REFUSED in line:
-                self.refused = line.split(REFUSED, 1)[1]
-        if self.lost and not self._told_lost and time.monotonic() - self.lost > HICCUP:
-            self._told_lost = True
-            self.say(f"the server at {self.options.address} went away; trying until it is back")
+            elif REJECTION_PREFIX in line:
+                self.refused = line.split(REJECTION_PREFIX, 1)[1]
+        if self.lost and not self._loss_reported and time.monotonic() - self.lost > NOTICE_AFTER:
+            self._loss_reported = True
+            self.write(f"the server at {self.address} went away; trying until it is back")
 
-    def of_client(self, lines: Iterable[str]) -> None:
-        """Take in what our ClientApp noted."""
+    def read_client_events(self, lines: Iterable[str]) -> None:
+        """Update from JSON lines that our ClientApp logged."""
         for line in lines:
             with suppress(ValueError, KeyError, TypeError):
                 self._event(json.loads(line))
@@ -112,25 +97,25 @@ class News:
         kind, status = event["event"], event.get("status")
         if kind == "query" and status == "ok" and event.get("name") != self._run:
             self._run = event["name"]
-            self.say(f"taking part in {self._run}")
+            self.write(f"taking part in {self._run}")
         elif kind == "refused":
-            self.say(f"round {event['round']}: the server refused this update: {event['reason']}")
-        elif kind in DONE:
+            self.write(f"round {event['round']}: the server refused this update: {event['reason']}")
+        elif kind in VERBS:
             where = f"round {event['round']}" + (f" of {event['rounds']}" if "rounds" in event else "")
             if status == "ok":
-                self.say(f"{where}: {DONE[kind]}, {event['seconds']:.1f} s")
+                self.write(f"{where}: {VERBS[kind]}, {event['seconds']:.1f} s")
             else:
                 reason = str(event.get("reason", "no reason given")).strip().splitlines()[-1]
-                self.say(f"{where}: failed to {kind}: {reason}")
+                self.write(f"{where}: failed to {kind}: {reason}")
             self.finished = kind == "evaluate" and status == "ok" and event["round"] == event["rounds"]
-        elif kind == "kept" and event["round"] == event["rounds"]:
-            keep = self.options.keep
+        elif kind == "saved" and event["round"] == event["rounds"]:
+            folder = self.state_dir
             with suppress(ValueError):
-                keep = keep.relative_to(Path.cwd())
-            how = f"; predict with: fedlab predict {keep} IMAGES..." if event.get("images") else ""
-            self.say(f"the model is in {keep}{how}")
+                folder = folder.relative_to(Path.cwd())
+            command = f"; predict with: fedlab predict {folder} IMAGES..." if event.get("images") else ""
+            self.write(f"the model is in {folder}{command}")
 
-    def _back(self) -> None:
-        if self._told_lost:
-            self.say("the server is back")
-        self.lost, self._told_lost = 0.0, False
+    def _reconnected(self) -> None:
+        if self._loss_reported:
+            self.write("the server is back")
+        self.lost, self._loss_reported = 0.0, False

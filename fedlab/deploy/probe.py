@@ -1,7 +1,7 @@
-"""Before a client joins: is the server there, and is it the one that this client trusts?
+"""Probe of a server before a client joins: it must answer, and be the one that this client trusts.
 
-A handshake with Python's own TLS says in a sentence what Flower would only log. It also tells the server: a client
-that refuses a certificate in TLS 1.3 just hangs up, so it says why once more in TLS 1.2, whose alerts can be read.
+A handshake with Python's own TLS gives an error message where Flower would only log. It also informs the server: a
+client that rejects a certificate in TLS 1.3 just hangs up, so it connects again with TLS 1.2, whose alerts can be read.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from pathlib import Path
 from fedlab.comm import credentials
 from fedlab.errors import ConfigError, RunError
 
-PATIENCE = 10.0  # seconds for a connection and for an answer
+TIMEOUT = 10.0  # seconds for a connection and for an answer
 EXPIRED, NOT_YET, OTHER_HOST, OTHER_ADDRESS = 10, 9, 62, 64  # OpenSSL's X509_V_ERR_*
-# How HTTP/2 begins, and an empty SETTINGS frame: a gRPC server without TLS answers with its own.
+# HTTP/2 connection preface and an empty SETTINGS frame: a gRPC server without TLS answers with its own.
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 SETTINGS, TLS_ALERT = 4, 0x15
 
 
-def parse(address: str) -> tuple[str, int]:
-    """Host and port of ``HOST:PORT`` or ``[IPV6]:PORT``.
+def parse_address(address: str) -> tuple[str, int]:
+    """Return host and port of ``HOST:PORT`` or ``[IPV6]:PORT``.
 
     Raises
     ------
     ConfigError
-        When it is none.
+        When the address has another form.
     """
     host, colon, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
@@ -37,20 +37,27 @@ def parse(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def knock(address: str, authority: Path | None) -> str:
-    """Empty when the server is there and trusted (with no ``authority``: speaks plain text); else why it is not there.
+def probe_server(address: str, authority: Path | None) -> str:
+    """Return an empty string when the server answers and is trusted, else the reason why it does not answer.
+
+    Parameters
+    ----------
+    address
+        ``HOST:PORT``.
+    authority
+        Certificate of the trusted authority; None for a server in plain text.
 
     Raises
     ------
     RunError
-        When something else is there: a server of another authority, with an expired certificate, with or without TLS.
+        When something else answers: a server of another authority, with an expired certificate, with or without TLS.
     """
-    host, port = parse(address)
+    host, port = parse_address(address)
     try:
         if authority is None:
-            return _plain(address, host, port)
-        return _trusted(address, host, port, authority)
-    except (ssl.SSLEOFError, ConnectionResetError, TimeoutError) as error:  # a tunnel with nobody behind it
+            return _probe_plain_text(address, host, port)
+        return _probe_tls(address, host, port, authority)
+    except (ssl.SSLEOFError, ConnectionResetError, TimeoutError) as error:  # a tunnel without a server behind it
         return str(error) if isinstance(error, TimeoutError) else "it hung up"
     except ssl.SSLError:
         raise RunError(
@@ -61,20 +68,20 @@ def knock(address: str, authority: Path | None) -> str:
         return error.strerror or str(error)
 
 
-def _trusted(address: str, host: str, port: int, authority: Path) -> str:
+def _probe_tls(address: str, host: str, port: int, authority: Path) -> str:
     ours = credentials.load_certificate(authority)
     if datetime.datetime.now(datetime.UTC) > ours.not_valid_after_utc:
         raise RunError(f"{authority} expired on {ours.not_valid_after_utc:%Y-%m-%d}; get the server's new one")
     try:
-        _shake_hands(host, port, authority)
+        _tls_handshake(host, port, authority)
     except ssl.SSLCertVerificationError as error:
         with suppress(OSError):
-            _shake_hands(host, port, authority, readable=True)
-        raise RunError(_mistrust(address, host, authority, error)) from None
+            _tls_handshake(host, port, authority, readable=True)
+        raise RunError(_certificate_error(address, host, authority, error)) from None
     return ""
 
 
-def _mistrust(address: str, host: str, authority: Path, error: ssl.SSLCertVerificationError) -> str:
+def _certificate_error(address: str, host: str, authority: Path, error: ssl.SSLCertVerificationError) -> str:
     if error.verify_code == EXPIRED:
         return (
             f"the certificate of the server at {address} has expired; its owner makes a new one with "
@@ -93,7 +100,7 @@ def _mistrust(address: str, host: str, authority: Path, error: ssl.SSLCertVerifi
     )
 
 
-def _shake_hands(host: str, port: int, authority: Path | None, readable: bool = False) -> None:
+def _tls_handshake(host: str, port: int, authority: Path | None, readable: bool = False) -> None:
     context = ssl.create_default_context(cafile=authority)
     context.set_alpn_protocols(["h2"])
     if authority is None:
@@ -101,14 +108,14 @@ def _shake_hands(host: str, port: int, authority: Path | None, readable: bool = 
     if readable:
         context.maximum_version = ssl.TLSVersion.TLSv1_2
     with (
-        socket.create_connection((host, port), timeout=PATIENCE) as connection,
+        socket.create_connection((host, port), timeout=TIMEOUT) as connection,
         context.wrap_socket(connection, server_hostname=host),
     ):
         pass
 
 
-def _plain(address: str, host: str, port: int) -> str:
-    with socket.create_connection((host, port), timeout=PATIENCE) as connection:
+def _probe_plain_text(address: str, host: str, port: int) -> str:
+    with socket.create_connection((host, port), timeout=TIMEOUT) as connection:
         connection.sendall(PREFACE)
         try:
             answer = connection.recv(64)
@@ -118,7 +125,7 @@ def _plain(address: str, host: str, port: int) -> str:
         return ""
     if not answer or answer[0] == TLS_ALERT:
         try:
-            _shake_hands(host, port, None)
+            _tls_handshake(host, port, None)
         except (ssl.SSLError, OSError):
             if not answer:
                 return "it hung up"

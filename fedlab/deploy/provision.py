@@ -1,6 +1,6 @@
-"""Making what a deployment proves itself with: an authority, the server's certificate, a key for each client.
+"""Creation of a deployment's credentials: an authority, the server's certificate, a key for each client.
 
-Where the files lie, and who needs which, is in :mod:`fedlab.comm.credentials`.
+:mod:`fedlab.comm.credentials` describes the files and which machine needs which.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fedlab.comm.credentials import CLIENTS, hosts_of, load_certificate, private_key
+from fedlab.comm.credentials import CLIENTS, certificate_hosts, load_certificate, private_key
 from fedlab.errors import ConfigError
 
-LOCAL = ("localhost", "127.0.0.1", "::1")  # always covered: our own parts speak to each other over the loopback
+LOCAL = ("localhost", "127.0.0.1", "::1")  # always covered: the server's own processes use the loopback
 CA_DAYS = 3650
-SKEW = datetime.timedelta(hours=1)  # a client whose clock is a little behind still accepts a new certificate
+CLOCK_SKEW = datetime.timedelta(hours=1)  # a client whose clock is a little behind still accepts a new certificate
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
-class Made:
-    """One file, and where it belongs."""
+class CredentialFile:
+    """One file of credentials, a description, and the machine that it belongs to."""
 
     path: Path
     what: str
@@ -37,7 +37,7 @@ class Made:
     new: bool = True
 
 
-def make(
+def create_credentials(
     directory: Path,
     *,
     hosts: Iterable[str] = (),
@@ -45,13 +45,12 @@ def make(
     days: float = 365,
     force: bool = False,
     if_missing: bool = False,
-) -> list[Made]:
-    """Make what is missing in a folder of credentials; return all that is in it then.
+) -> list[CredentialFile]:
+    """Create the missing files in a folder of credentials; return all files that are in it then.
 
-    The authority is made once and kept. ``force`` makes the server's certificate anew, for the hosts it had and those
-    in ``hosts``, and the keys of ``clients``; to change the authority, delete the folder. With ``if_missing`` the same
-    call can be made again and again: keys that exist are kept, and so is the certificate unless it lacks one of the
-    hosts or has expired.
+    The authority is created once. ``force`` creates the server's certificate again, for the hosts it had and those in
+    ``hosts``, and the keys of ``clients``; to change the authority, delete the folder. With ``if_missing`` the call is
+    idempotent: existing keys stay, and so does the certificate unless it lacks one of the hosts or has expired.
 
     Raises
     ------
@@ -81,11 +80,11 @@ def make(
     return _inventory(directory, fresh)
 
 
-def lay_out(directory: Path, machines: Path) -> None:
-    """Copy what each machine needs, and nothing else, to a folder of its own: ``server`` and ``clients/NAME``.
+def export_per_machine(directory: Path, machines: Path) -> None:
+    """Copy the files that each machine needs to a folder for it: ``server`` and ``clients/NAME``.
 
-    Each of them is then a folder of credentials for `fedlab serve` or `fedlab join`. Public keys that are gone from
-    ``directory`` go from ``server`` too. Where a client's private key is gone, its folder is left as it is.
+    Each of them is then a folder of credentials for `fedlab serve` or `fedlab join`. Public keys that were deleted from
+    ``directory`` are deleted from ``server`` too. Where a client's private key was deleted, its folder is not changed.
 
     Raises
     ------
@@ -135,7 +134,7 @@ def _server(directory: Path, hosts: tuple[str, ...], days: float, force: bool, i
     before: list[str] = []
     if certificate.exists():
         current = load_certificate(certificate)
-        before = hosts_of(current)
+        before = certificate_hosts(current)
         expired = datetime.datetime.now(datetime.UTC) > current.not_valid_after_utc
         lacking = expired or {str(_general_name(host).value) for host in hosts} - set(before)
         if not force and hosts and not if_missing:
@@ -180,7 +179,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(min(now, end) - SKEW)
+        .not_valid_before(min(now, end) - CLOCK_SKEW)
         .not_valid_after(end)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
@@ -217,7 +216,7 @@ def _pem(
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Readable by the owner only, from the first byte on; whole or not at all."""
+    """Write a file atomically that only its owner can ever read."""
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
@@ -225,13 +224,13 @@ def _write(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
-def _inventory(directory: Path, fresh: set[Path]) -> list[Made]:
+def _inventory(directory: Path, fresh: set[Path]) -> list[CredentialFile]:
     server = load_certificate(directory / "server.crt")
     until = f"until {server.not_valid_after_utc:%Y-%m-%d}"
     rows = [
         (directory / "ca.crt", "the authority's certificate", "here, and on every client's machine"),
         (directory / "ca.key", "the authority's key", "here or in a safe; nobody else needs it"),
-        (directory / "server.crt", f"the server's certificate for {', '.join(hosts_of(server))}; {until}", "here"),
+        (directory / "server.crt", f"the server's certificate for {', '.join(certificate_hosts(server))}; {until}", "here"),
         (directory / "server.key", "its key", "here"),
     ]
     for public in sorted((directory / CLIENTS).glob("*.pub")):
@@ -240,4 +239,4 @@ def _inventory(directory: Path, fresh: set[Path]) -> list[Made]:
             (private, f"key of client {public.stem}", f"on the machine of {public.stem}, nowhere else"),
             (public, "its public half", "here"),
         ]
-    return [Made(path, what, place, path in fresh) for path, what, place in rows if path.exists()]
+    return [CredentialFile(path, what, place, path in fresh) for path, what, place in rows if path.exists()]

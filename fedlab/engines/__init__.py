@@ -24,8 +24,8 @@ class Engine:
 
     summary: str
     run: Callable[[Apps, Flat, int, Path], None]  # apps, knobs, number of clients, run directory
-    gpu_reachable: Callable[[Flat], bool]  # whether clients see the server's GPU
-    clients_here: bool = True  # whether clients run on this machine, on data that it can read
+    clients_see_gpu: Callable[[Flat], bool]  # whether clients see the server's GPU
+    simulates_clients: bool = True  # whether clients run on this machine, on data that it can read
     check: Callable[[Flat], None] = lambda flat: None  # raises what would stop a run before it begins
 
 
@@ -72,7 +72,7 @@ ENGINES: Mapping[str, Engine] = {
         "real clients over gRPC: `fedlab serve` here, `fedlab join` there",
         _grpc,
         lambda flat: True,  # clients choose their own device, whatever the server's is
-        clients_here=False,
+        simulates_clients=False,
         check=_grpc_check,
     ),
 }

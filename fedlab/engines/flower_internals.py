@@ -22,7 +22,7 @@ from fedlab.comm import credentials
 PATIENCE = 10.0  # seconds for the server's answer
 
 
-def farewell(address: str, certificates: Path, client: str, node: int) -> bool:
+def deactivate_node(address: str, certificates: Path, client: str, node: int) -> bool:
     """Tell the server that a client's node has left; False when it does not know such a node as connected."""
     key = credentials.client_key(certificates, client)
     signed = [

@@ -1,10 +1,10 @@
-"""Client apps as forks of a process that has everything loaded: a message costs a fork, not seconds of imports.
+"""Fork server for client apps: a process that has everything loaded, so that a message costs a fork, not the imports.
 
-Flower starts its command ``flwr-clientapp`` for each message and finds it on the ``PATH``. :func:`opened` puts one of
-ours before it, which hands its arguments, environment and output to the nursery and stays for as long as the fork
-does: whoever kills it kills the fork, and its exit code is the fork's. Without a nursery it becomes Flower's own.
+Flower starts its command ``flwr-clientapp`` for each message and finds it on the ``PATH``. :func:`fork_server` puts a
+command of that name before it, which sends its arguments, environment and output to the fork server and lives as long
+as the fork: killing it kills the fork, and its exit code is the fork's. Without a fork server it runs Flower's command.
 
-This file is also that command, run by an interpreter without site packages: so nothing but the standard library here.
+This file is also that command, run by an interpreter without site packages: it imports the standard library only.
 """
 
 from __future__ import annotations
@@ -24,39 +24,39 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-ORPHANED = 0.5  # seconds between two looks at whether the process that started the nursery is still there
-BEGUN = b"\xff"  # the fork's first byte; its exit code is the second
+PARENT_POLL_SECONDS = 0.5  # between two checks that the process that started the fork server is alive
+STARTED = b"\xff"  # the fork's first byte; its exit code is the second
 
 
 @contextmanager
-def opened(folder: Path, command: str, entry: str, modules: Sequence[str]) -> Iterator[None]:
-    """A nursery while the context lasts; the ``PATH`` of this process leads ``command`` to it.
+def fork_server(folder: Path, command: str, entry: str, modules: Sequence[str]) -> Iterator[None]:
+    """Run a fork server while the context lasts; the ``PATH`` of this process leads ``command`` to it.
 
     Parameters
     ----------
     folder
-        Private; its path must be short, for a socket's has to fit into about 100 characters.
+        Private; its path must be short, as that of a socket has to fit into about 100 characters.
     command
-        The name that is looked up on the ``PATH``.
+        Name that is looked up on the ``PATH``.
     entry
         ``module:function`` that a fork calls.
     modules
-        What is imported beforehand, beside the entry's module.
+        Modules to import beforehand, in addition to the entry's.
     """
     real, before = shutil.which(command), os.environ.get("PATH", "")
-    address, commands = folder / "nursery", folder / "commands"
+    address, commands = folder / "fork-server", folder / "commands"
     address.unlink(missing_ok=True)
     commands.mkdir(exist_ok=True)
-    ours = [sys.executable, "-IS", str(Path(__file__).resolve()), "ask", str(address), real or command]
+    ours = [sys.executable, "-IS", str(Path(__file__).resolve()), str(address), real or command]
     quoted = " ".join("'" + part.replace("'", "'\\''") + "'" for part in ours)
     (commands / command).write_text(f'#!/bin/sh\nexec {quoted} "$@"\n')
     (commands / command).chmod(0o755)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(address))
-        listener.listen()  # whoever asks from now on waits until all is loaded
-        door = listener.fileno()
-        program = f"from {__name__} import serve; serve({door}, {os.getpid()}, {entry!r}, {tuple(modules)!r})"
-        process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.DEVNULL, pass_fds=[door])
+        listener.listen()  # requests from now on wait until all is loaded
+        number = listener.fileno()
+        program = f"from {__name__} import serve; serve({number}, {os.getpid()}, {entry!r}, {tuple(modules)!r})"
+        process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.DEVNULL, pass_fds=[number])
     os.environ["PATH"] = os.pathsep.join((str(commands), before))
     try:
         yield
@@ -66,40 +66,40 @@ def opened(folder: Path, command: str, entry: str, modules: Sequence[str]) -> It
         process.wait()
 
 
-def serve(door: int, parent: int, entry: str, modules: Sequence[str]) -> None:
-    """Fork for whoever asks, until the parent is gone. No thread is ever started here: a fork would lose it."""
+def serve(listener_fd: int, parent: int, entry: str, modules: Sequence[str]) -> None:
+    """Fork for each request until the parent is gone. No thread may be started here: a fork would lose it."""
     module, _, function = entry.partition(":")
-    with socket.socket(fileno=door) as listener:
+    with socket.socket(fileno=listener_fd) as listener:
         for name in (module, *modules):
             importlib.import_module(name)
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a fork
-        listener.settimeout(ORPHANED)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks are not waited for
+        listener.settimeout(PARENT_POLL_SECONDS)
         while os.getppid() == parent:
             try:
-                asking, _ = listener.accept()
+                connection, _ = listener.accept()
             except TimeoutError:
                 continue
-            with asking:
-                asking.settimeout(None)
-                request, descriptors = _receive(asking)
+            with connection:
+                connection.settimeout(None)
+                request, descriptors = _receive(connection)
                 if request is not None and os.fork() == 0:
                     listener.close()
-                    _become(getattr(sys.modules[module], function), asking, request, descriptors)
+                    _run_in_child(getattr(sys.modules[module], function), connection, request, descriptors)
                 for descriptor in descriptors:
                     os.close(descriptor)
 
 
-def ask(address: str, real: str, arguments: Sequence[str]) -> NoReturn:
-    """In the command's process: run the entry in a fork and end as it ends; without a nursery become ``real``."""
+def request_fork(address: str, real: str, arguments: Sequence[str]) -> NoReturn:
+    """Run the entry in a fork and exit as it exits; without a fork server run ``real``. Called by the command."""
     code = None
-    with socket.socket(socket.AF_UNIX) as asking:
+    with socket.socket(socket.AF_UNIX) as connection:
         try:
-            asking.connect(address)
+            connection.connect(address)
             request = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
-            socket.send_fds(asking, [b"?"], [1, 2])
-            asking.sendall(json.dumps(request).encode() + b"\n")
-            if asking.recv(1) == BEGUN:
-                code = asking.recv(1) or b"\x01"  # killed before it could say
+            socket.send_fds(connection, [b"?"], [1, 2])
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            if connection.recv(1) == STARTED:
+                code = connection.recv(1) or b"\x01"  # killed before it sent its exit code
         except OSError:
             pass
     if code is None:
@@ -107,19 +107,21 @@ def ask(address: str, real: str, arguments: Sequence[str]) -> NoReturn:
     os._exit(code[0])
 
 
-def _receive(asking: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
-    """A request and the descriptors of its output; None from one who went away before all was said."""
+def _receive(connection: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
+    """Return a request and the descriptors of its output; None when the command ended before it was complete."""
     try:
-        _, descriptors, _, _ = socket.recv_fds(asking, 1, 2)
-        with asking.makefile("rb") as stream:
+        _, descriptors, _, _ = socket.recv_fds(connection, 1, 2)
+        with connection.makefile("rb") as stream:
             request = json.loads(stream.readline() or b"null")
     except OSError:
         return None, []
     return (request if len(descriptors) == 2 else None), list(descriptors)
 
 
-def _become(entry: Any, asking: socket.socket, request: dict[str, Any], descriptors: Sequence[int]) -> NoReturn:
-    """In the fork: take on the caller's output, folder, environment and arguments, and call the entry."""
+def _run_in_child(
+    entry: Any, connection: socket.socket, request: dict[str, Any], descriptors: Sequence[int]
+) -> NoReturn:
+    """Adopt the command's output, folder, environment and arguments, call the entry, and exit. Called in the fork."""
     code = 1
     try:
         for number, descriptor in enumerate(descriptors, start=1):
@@ -129,8 +131,8 @@ def _become(entry: Any, asking: socket.socket, request: dict[str, Any], descript
         os.environ.update(request["environment"])
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         sys.argv = [sys.argv[0], *request["arguments"]]
-        asking.sendall(BEGUN)
-        threading.Thread(target=_die_with, args=(asking,), daemon=True).start()
+        connection.sendall(STARTED)
+        threading.Thread(target=_exit_on_disconnect, args=(connection,), daemon=True).start()
         entry()
         code = 0
     except SystemExit as end:
@@ -141,16 +143,16 @@ def _become(entry: Any, asking: socket.socket, request: dict[str, Any], descript
         try:
             sys.stdout.flush()
             sys.stderr.flush()
-            asking.sendall(bytes([code & 0xFF]))
+            connection.sendall(bytes([code & 0xFF]))
         finally:
             os._exit(code)
 
 
-def _die_with(asking: socket.socket) -> None:
-    """End at once when the command's process is gone: it says nothing more, so whatever comes is its end."""
-    asking.recv(1)
+def _exit_on_disconnect(connection: socket.socket) -> None:
+    """Kill this process when the command is gone: it sends nothing more, so that receiving anything is its end."""
+    connection.recv(1)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    ask(sys.argv[2], sys.argv[3], sys.argv[4:])
+    request_fork(sys.argv[1], sys.argv[2], sys.argv[3:])

@@ -2,7 +2,7 @@
 
 The public keys in ``CERTIFICATES/clients`` are registered before the run begins; ``nodes.json`` in the run directory
 says which node may speak for which client, and the ServerApp holds each node to it. Who is refused, and why, is told
-to whoever watches the run: what the ServerApp refuses by itself, what never gets there by `Doorkeeper`.
+to whoever watches the run: what the ServerApp refuses by itself, what never gets there by `RejectionMonitor`.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from flwr.proto.control_pb2 import RegisterNodeRequest
 from fedlab.comm import credentials
 from fedlab.config.schema import Flat, Grpc
 from fedlab.engines import Apps
-from fedlab.engines.processes import evidence, uncoloured
+from fedlab.engines.processes import log_excerpt, strip_ansi
 from fedlab.engines.ray import check_apps, follow, submit
 from fedlab.engines.superlink import Fleet, SuperLink, superlink
 from fedlab.errors import ConfigError, RunError
-from fedlab.runs.directory import RunDirectory, write_atomically
+from fedlab.files import write_atomically
+from fedlab.runs.directory import RunDirectory
 
 NODES = "nodes.json"
 # gRPC says on which connection TLS failed, and why, only when its handshakes are traced: a few lines a connection.
 TRACE = {"GRPC_VERBOSITY": "info", "GRPC_TRACE": "handshaker"}
 POLL_SECONDS = 0.2
-SILENCE = 60.0  # seconds in which the same refusal is told once: clients that are refused keep knocking
+REPEAT_AFTER = 60.0  # seconds in which the same refusal is told once: clients that are refused keep knocking
 
-Refused = Callable[[str, str], None]  # who, why
+OnRejection = Callable[[str, str], None]  # who, why
 
 
 def run(apps: Apps, config: Flat, *, options: Grpc, directory: Path) -> None:
@@ -58,7 +59,7 @@ def run(apps: Apps, config: Flat, *, options: Grpc, directory: Path) -> None:
         if certificates:
             nodes = register(link, keys)
             write_atomically(directory / NODES, json.dumps(nodes, indent=2).encode() + b"\n")
-        with watched(link.log, keys, lambda who, why: record.emit("refused", client=who, reason=why)):
+        with monitor_rejections(link.log, keys, lambda who, why: record.emit("refused", client=who, reason=why)):
             follow(link, submit(link, apps, config), process="flwr-serverapp", timeout=None)
 
 
@@ -91,15 +92,15 @@ def register(link: SuperLink, keys: Mapping[str, bytes]) -> dict[str, str]:
             nodes[str(link.control.RegisterNode(RegisterNodeRequest(public_key=key, name=name)).node_id)] = name
         except httpx.HTTPError as error:
             raise RunError(
-                f"The SuperLink did not take the key of client {name!r}: {error}.\n{evidence(link.log)}"
+                f"The SuperLink did not take the key of client {name!r}: {error}.\n{log_excerpt(link.log)}"
             ) from error
     return nodes
 
 
 @contextmanager
-def watched(log: Path, keys: Mapping[str, bytes], refused: Refused) -> Iterator[None]:
+def monitor_rejections(log: Path, keys: Mapping[str, bytes], refused: OnRejection) -> Iterator[None]:
     """While the body runs, tell of everybody that the SuperLink turns away."""
-    doorkeeper, ended = Doorkeeper(keys, refused), threading.Event()
+    doorkeeper, ended = RejectionMonitor(keys, refused), threading.Event()
 
     def loop() -> None:
         with log.open("r", encoding="utf-8", errors="replace") as stream:
@@ -119,7 +120,7 @@ def watched(log: Path, keys: Mapping[str, bytes], refused: Refused) -> Iterator[
         thread.join(timeout=5)
 
 
-class Doorkeeper:
+class RejectionMonitor:
     """Reads in a SuperLink's log who was turned away, and says it in sentences.
 
     Parameters
@@ -145,7 +146,7 @@ class Doorkeeper:
         "read failed": "it broke off the TLS handshake: it does not trust this server's certificate, or is no client",
     }
 
-    def __init__(self, keys: Mapping[str, bytes], refused: Refused) -> None:
+    def __init__(self, keys: Mapping[str, bytes], refused: OnRejection) -> None:
         self.names = {key: name for name, key in keys.items()}
         self.refused = refused
         self._rest = ""
@@ -153,7 +154,7 @@ class Doorkeeper:
 
     def read(self, text: str) -> None:
         """Take in the next part of the log; a last line, or entry of gRPC, that is not complete waits for the rest."""
-        complete, _, self._rest = (self._rest + uncoloured(text)).rpartition("\n")
+        complete, _, self._rest = (self._rest + strip_ansi(text)).rpartition("\n")
         starts = [match.start() for match in self.ENTRY.finditer(complete)]
         if starts and "CallNextHandshaker" in (last := complete[starts[-1] :]) and "peer_address" not in last:
             complete, self._rest = complete[: starts.pop()], f"{last}\n{self._rest}"
@@ -185,6 +186,6 @@ class Doorkeeper:
 
     def _tell(self, who: str, why: str) -> None:
         now = time.monotonic()
-        if now - self._told.get((who, why), -SILENCE) >= SILENCE:
+        if now - self._told.get((who, why), -REPEAT_AFTER) >= REPEAT_AFTER:
             self._told[who, why] = now
             self.refused(who, why)

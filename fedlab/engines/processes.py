@@ -1,8 +1,8 @@
-"""Flower's programs as processes of ours: their environment, finding all that they started, stopping it, their logs.
+"""Flower's programs as child processes: their environment, all that they start, how it is stopped, their logs.
 
-Each program gets a home of its own, no telemetry, no update check, no installation of dependencies. Everything that
-runs under it, in whatever session or process group, carries a mark in its environment; that is how all of it is found
-again and killed. If we are killed ourselves, the program does it.
+Each program gets its own home, no telemetry, no update check, no installation of dependencies. All that runs under it,
+in whatever session or process group, has a marker in its environment, by which it is found and killed. If this process
+is killed, the program stops the rest itself.
 
 **Source**: Flower 1.39, `flwr/supercore/superexec/run_superexec.py`.
 """
@@ -25,27 +25,27 @@ from pathlib import Path
 
 START_LIMIT = 120.0  # seconds for a process of Flower to come up: imports are slow on a busy machine
 LOOPBACK = "127.0.0.1"
-MARK = "FEDLAB_ENGINE"  # in the environment of everything we start
-PROC = Path("/proc")  # where there is none, Flower's parts stop when they miss their parent, and Ray's likewise
-CHATTER = r"uvicorn\.|ControlServicer|^ *[\^~]+ *$|handshaker\.cc|channel_trace|status_helper|Source Location"
-CHATTER += r"|shutdown=false"  # lines of a log that explain nothing: gRPC's tracing of handshakes is one of them
-# One of Flower's commands in a process that ends all it started once we are gone, even if we were killed.
+MARKER_ENV = "FEDLAB_ENGINE"  # variable in the environment of all processes that are started here
+PROC = Path("/proc")  # on systems without it, Flower's parts and Ray's stop when their parent is gone
+NOISE = r"uvicorn\.|ControlServicer|^ *[\^~]+ *$|handshaker\.cc|channel_trace|status_helper|Source Location"
+NOISE += r"|shutdown=false"  # lines of a log that explain nothing: gRPC's tracing of handshakes is one of them
+# Runs one of Flower's commands, and stops all that it started once the parent is gone, even if that was killed.
 COMMAND = """
 import os, signal, sys, threading, time
 from {module} import {command}
 
-parent, goodbye = int(sys.argv.pop(1)), float(sys.argv.pop(1))
+parent, shutdown_timeout = int(sys.argv.pop(1)), float(sys.argv.pop(1))
 
 def end():
     from fedlab.engines import processes
-    processes.abandoned()
+    processes.cleanup_orphans()
 
 def watch():
     while os.getppid() == parent:
         time.sleep(0.2)
-    if goodbye:
+    if shutdown_timeout:
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(goodbye)
+        time.sleep(shutdown_timeout)
     end()
 
 threading.Thread(target=watch, daemon=True).start()
@@ -59,8 +59,8 @@ finally:
 
 
 @contextmanager
-def workplace(extra: Mapping[str, str] | None = None) -> Iterator[tuple[dict[str, str], Path]]:
-    """An environment for programs of Flower and its scratch folder; the folder goes in the end, they must be gone."""
+def runtime_environment(extra: Mapping[str, str] | None = None) -> Iterator[tuple[dict[str, str], Path]]:
+    """Yield environment variables for Flower's programs and a scratch folder, which is deleted at the end."""
     # Ray's sockets have to fit in 107 characters, about 65 of which are its own: not below a run directory.
     short = "/tmp" if os.access("/tmp", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="fedlab-", dir=short, ignore_cleanup_errors=True) as scratch:
@@ -68,20 +68,20 @@ def workplace(extra: Mapping[str, str] | None = None) -> Iterator[tuple[dict[str
 
 
 def environment(scratch: Path, extra: Mapping[str, str]) -> dict[str, str]:
-    """Environment of everything that we start."""
+    """Return the environment of all processes that are started here."""
     scripts = (sysconfig.get_path("scripts"), str(Path(sys.executable).parent))
     direct = ",".join(filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), LOOPBACK)))
-    chatty = "DEBUG" if os.environ.get("FLWR_LOG_LEVEL") == "DEBUG" else "INFO"  # we wait for lines at INFO
+    level = "DEBUG" if os.environ.get("FLWR_LOG_LEVEL") == "DEBUG" else "INFO"  # lines at INFO are waited for
     return {
         **os.environ,
-        MARK: scratch.name,
+        MARKER_ENV: scratch.name,
         "PATH": os.pathsep.join((*scripts, os.environ.get("PATH", ""))),  # Flower starts its parts by name
         "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path),
         "PYTHONUNBUFFERED": "1",
         "NO_PROXY": direct,
         "no_proxy": direct,
         "FLWR_HOME": str(scratch / "home"),
-        "FLWR_LOG_LEVEL": chatty,
+        "FLWR_LOG_LEVEL": level,
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
@@ -92,26 +92,31 @@ def environment(scratch: Path, extra: Mapping[str, str]) -> dict[str, str]:
 
 
 def start(
-    module: str, command: str, arguments: list[str], variables: Mapping[str, str], log: Path, goodbye: float = 0.0
+    module: str,
+    command: str,
+    arguments: list[str],
+    variables: Mapping[str, str],
+    log: Path,
+    shutdown_timeout: float = 0.0,
 ) -> subprocess.Popen[bytes]:
     """Start one of Flower's commands; its output is appended to a log.
 
-    If we are killed, it has ``goodbye`` seconds to end as SIGTERM asks it to, before all that is left is killed.
+    If this process is killed, the command gets SIGTERM and ``shutdown_timeout`` seconds before the rest is killed.
     """
     program = COMMAND.format(module=module, command=command)
     with log.open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-c", program, str(os.getpid()), str(goodbye), *arguments],
+            [sys.executable, "-c", program, str(os.getpid()), str(shutdown_timeout), *arguments],
             env=variables,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C in the terminal is for us alone: we stop the rest in order
+            start_new_session=True,  # Ctrl-C in the terminal reaches this process only, which stops the rest
         )
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports of the loopback that nobody uses at this moment."""
+    """Return ports of the loopback that are free at this moment."""
     sockets = [socket.create_server((LOOPBACK, 0)) for _ in range(number)]
     ports = [int(s.getsockname()[1]) for s in sockets]
     for s in sockets:
@@ -119,11 +124,11 @@ def free_ports(number: int) -> list[int]:
     return ports
 
 
-def family(mark: str) -> dict[int, str]:
-    """Living processes that carry our mark, and their children: process id -> command line. Empty without /proc."""
+def marked_processes(marker: str) -> dict[int, str]:
+    """Return the living processes with a marker, and their children: id to command line. Empty without /proc."""
     if not PROC.is_dir():
         return {}
-    wanted, parents, members = f"{MARK}={mark}".encode(), {}, set()
+    wanted, parents, members = f"{MARKER_ENV}={marker}".encode(), {}, set()
     for entry in PROC.iterdir():
         if not entry.name.isdigit():
             continue
@@ -148,8 +153,8 @@ def _command(pid: int) -> str:
         return ""
 
 
-def alive(pid: int) -> bool:
-    """Whether there is such a process."""
+def is_alive(pid: int) -> bool:
+    """Return True when there is a process of this id."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -159,10 +164,10 @@ def alive(pid: int) -> bool:
     return True
 
 
-def stop(mark: str, started: list[subprocess.Popen[bytes]]) -> None:
-    """Kill whatever carries a mark: its state is private and in memory."""
+def stop(marker: str, started: list[subprocess.Popen[bytes]]) -> None:
+    """Kill all processes with a marker, and those in ``started``."""
     end = time.monotonic() + 10
-    while (left := family(mark).keys() - {os.getpid()}) and time.monotonic() < end:
+    while (left := marked_processes(marker).keys() - {os.getpid()}) and time.monotonic() < end:
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -172,26 +177,26 @@ def stop(mark: str, started: list[subprocess.Popen[bytes]]) -> None:
         process.wait()
 
 
-def abandoned() -> None:
-    """In a program's process, when we who started it are gone: what we would have done in the end."""
-    stop(os.environ[MARK], [])
+def cleanup_orphans() -> None:
+    """Stop all and delete the scratch folder, in a program's process whose parent is gone."""
+    stop(os.environ[MARKER_ENV], [])
     shutil.rmtree(Path(os.environ["FLWR_HOME"]).parent, ignore_errors=True)
     os._exit(1)
 
 
-def plain(log: Path) -> str:
-    """The log without colours."""
-    return uncoloured(log.read_text(errors="replace"))
+def read_plain(log: Path) -> str:
+    """Return the text of a log without terminal colors."""
+    return strip_ansi(log.read_text(errors="replace"))
 
 
-def uncoloured(text: str) -> str:
-    """Text as it reads in a terminal without colours."""
+def strip_ansi(text: str) -> str:
+    """Return text without ANSI color sequences."""
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
-def evidence(log: Path) -> str:
-    """What a log says about a failure: the first error and the lines that lead to it, or the last lines; the path."""
-    lines = [line for line in plain(log).splitlines() if line.strip() and not re.search(CHATTER, line)]
+def log_excerpt(log: Path) -> str:
+    """Return the first error in a log and the lines before it, or the last lines, followed by the log's path."""
+    lines = [line for line in read_plain(log).splitlines() if line.strip() and not re.search(NOISE, line)]
     error = re.compile(r"(?:\(\w+ pid=\d+\) *)?(?:\w+\.)*\w*(?:Error|Exception)\b")
     first = next((i for i, line in enumerate(lines) if error.match(line)), None)
     shown = lines[-10:] if first is None else lines[max(0, first - 7) : first + 1]

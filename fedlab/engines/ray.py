@@ -34,7 +34,7 @@ from flwr.supercore.fab import Fab
 
 from fedlab.config.schema import Flat, Ray
 from fedlab.engines import Apps
-from fedlab.engines.processes import MARK, PROC, START_LIMIT, evidence, family
+from fedlab.engines.processes import MARKER_ENV, PROC, START_LIMIT, log_excerpt, marked_processes
 from fedlab.engines.superlink import SuperLink, superlink
 from fedlab.errors import ConfigError, RunError
 
@@ -105,9 +105,9 @@ def submit(link: SuperLink, apps: Apps, config: Flat, federation: SimulationConf
     try:
         reply = link.control.StartRun(request)
     except httpx.HTTPError as error:
-        raise RunError(f"The SuperLink refused the run: {error}.\n{evidence(link.log)}") from error
+        raise RunError(f"The SuperLink refused the run: {error}.\n{log_excerpt(link.log)}") from error
     if not reply.HasField("run_id"):
-        raise RunError(f"The SuperLink did not start the run.\n{evidence(link.log)}")
+        raise RunError(f"The SuperLink did not start the run.\n{log_excerpt(link.log)}")
     return int(reply.run_id)
 
 
@@ -123,20 +123,20 @@ def follow(
         stream.join(0.5)
         waited = time.monotonic() - begin
         if link.process.poll() is not None:
-            raise RunError(f"The SuperLink died during the run.\n{evidence(link.log)}")
+            raise RunError(f"The SuperLink died during the run.\n{log_excerpt(link.log)}")
         if not stream.is_alive():
             status = _finished(link, run_id)
         elif timeout is not None and waited > timeout:
-            raise RunError(f"The run did not end within {timeout:g} s and was stopped.\n{evidence(link.log)}")
-        elif not PROC.is_dir() or any(process in command for command in family(link.environment[MARK]).values()):
+            raise RunError(f"The run did not end within {timeout:g} s and was stopped.\n{log_excerpt(link.log)}")
+        elif not PROC.is_dir() or any(process in command for command in marked_processes(link.environment[MARKER_ENV]).values()):
             seen = True
         elif seen and (status := _finished(link, run_id, patience=3.0)) is None:
-            raise RunError(f"{process} died before the end (killed? out of memory?).\n{evidence(link.log)}")
+            raise RunError(f"{process} died before the end (killed? out of memory?).\n{log_excerpt(link.log)}")
         elif waited > START_LIMIT:
-            raise RunError(f"{process} did not start within {START_LIMIT:g} s.\n{evidence(link.log)}")
+            raise RunError(f"{process} did not start within {START_LIMIT:g} s.\n{log_excerpt(link.log)}")
     if status.sub_status != SubStatus.COMPLETED:
         details = re.sub(r"^(Simulation|ServerApp) failed with exception: ", "", status.details) or "no reason given"
-        proof = evidence(link.log)
+        proof = log_excerpt(link.log)
         if SENTENCE.search(proof):  # our own app has said what came and what to do
             raise RunError(details)
         raise RunError(f"The run ended as {status.sub_status}: {details}\n{proof}")
@@ -149,7 +149,7 @@ def _finished(link: SuperLink, run_id: int, patience: float = 1.0) -> RunStatus 
         try:
             status: RunStatus = link.control.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id].status
         except httpx.HTTPError as error:
-            raise RunError(f"The SuperLink no longer answers: {error}.\n{evidence(link.log)}") from error
+            raise RunError(f"The SuperLink no longer answers: {error}.\n{log_excerpt(link.log)}") from error
         if status.status == Status.FINISHED:
             return status
         if time.monotonic() > end:

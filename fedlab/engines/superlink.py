@@ -22,7 +22,7 @@ from pathlib import Path
 import httpx
 from flwr.supercore.control import ControlHttpClient
 
-from fedlab.engines.processes import LOOPBACK, MARK, START_LIMIT, evidence, free_ports, plain, start, stop, workplace
+from fedlab.engines.processes import LOOPBACK, MARKER_ENV, START_LIMIT, log_excerpt, free_ports, read_plain, start, stop, runtime_environment
 from fedlab.errors import RunError
 
 
@@ -54,14 +54,14 @@ def superlink(
     """A SuperLink for one run. On leaving, for whatever reason, everything that was started in it is stopped."""
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / "flower.log"
-    with workplace(environment) as (variables, scratch):
+    with runtime_environment(environment) as (variables, scratch):
         started: list[subprocess.Popen[bytes]] = []
         try:
             address, nodes = _start(log, simulation, fleet, variables, started)
             control = control_client(address, fleet.certificates if fleet else None)
             yield SuperLink(control, address, nodes, variables, scratch, log, started[-1])
         finally:
-            stop(variables[MARK], started)
+            stop(variables[MARKER_ENV], started)
 
 
 def control_client(address: str, certificates: Path | None) -> ControlHttpClient:
@@ -91,19 +91,19 @@ def _start(
         started.append(process)
         begin = time.monotonic()
         while process.poll() is None:
-            if re.search(rf"running on https?://{LOOPBACK}:{port}", plain(log)):  # once the port is really its own
+            if re.search(rf"running on https?://{LOOPBACK}:{port}", read_plain(log)):  # once the port is really its own
                 return f"{LOOPBACK}:{port}", nodes
             if time.monotonic() - begin > START_LIMIT:
-                raise RunError(f"The SuperLink was not ready within {START_LIMIT:g} s.\n{evidence(log)}")
+                raise RunError(f"The SuperLink was not ready within {START_LIMIT:g} s.\n{log_excerpt(log)}")
             time.sleep(0.05)
-        if fleet and re.search(rf"address {re.escape(nodes)}( is already in use|;)", plain(log)):
+        if fleet and re.search(rf"address {re.escape(nodes)}( is already in use|;)", read_plain(log)):
             raise RunError(
                 f"No server can listen at {nodes}: the port is in use, or this machine has no such address. Stop the "
                 "other server, or choose another address (knob grpc.address)."
             )
-        if not re.search("in use|bind", plain(log)):
-            raise RunError(f"The SuperLink ended with code {process.returncode} at its start.\n{evidence(log)}")
-    raise RunError(f"No free port for the SuperLink in three attempts.\n{evidence(log)}")
+        if not re.search("in use|bind", read_plain(log)):
+            raise RunError(f"The SuperLink ended with code {process.returncode} at its start.\n{log_excerpt(log)}")
+    raise RunError(f"No free port for the SuperLink in three attempts.\n{log_excerpt(log)}")
 
 
 def _identity(certificates: Path) -> list[str]:

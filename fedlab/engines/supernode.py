@@ -20,17 +20,17 @@ from flwr.supernode import cli, start_client_internal
 
 from fedlab.engines import fork_server
 
-ASK_SECONDS = 0.3
+MAX_SLEEP = 0.3
 PRELOADED = ("fedlab.client.app", "torch.optim")  # by name: an engine imports no app
 
 
-class HastyClock:
+class CappedSleepClock:
     """The module ``time``, which never sleeps long."""
 
     @staticmethod
     def sleep(seconds: float) -> None:
         """Sleep for a while."""
-        time.sleep(min(seconds, ASK_SECONDS))
+        time.sleep(min(seconds, MAX_SLEEP))
 
     def __getattr__(self, name: str) -> Any:
         """Whatever else is in the module."""
@@ -39,7 +39,7 @@ class HastyClock:
 
 def flower_supernode() -> None:
     """Flower's command of this name."""
-    start_client_internal.__dict__["time"] = HastyClock()
+    start_client_internal.__dict__["time"] = CappedSleepClock()
     scratch = Path(os.environ["FLWR_HOME"]).parent
-    with fork_server.opened(scratch, "flwr-clientapp", "flwr.supernode.cli:flwr_clientapp", PRELOADED):
+    with fork_server.fork_server(scratch, "flwr-clientapp", "flwr.supernode.cli:flwr_clientapp", PRELOADED):
         cli.flower_supernode()

@@ -75,10 +75,9 @@ class Space:
         workload = workloads.make(run.config())
         if not isinstance(workload, Molecules):
             raise ConfigError(f"{run.path} learned {run.config()['workload']}; latents are looked at of molecules")
-        if not list((run.path / "checkpoints").glob("*.pt")):
+        newest = run.checkpoints.latest()
+        if newest is None:
             raise RunError(f"{run.path} holds no checkpoint yet; `fedlab resume {run.path}` continues it")
-        newest = run.newest()
-        assert newest is not None
         model = workload.model()
         model.load_state_dict(newest[1]["arrays"])
         return cls(workload, model.eval(), run.path.name, newest[0])

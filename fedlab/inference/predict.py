@@ -204,13 +204,13 @@ def _of_run(run: RunDirectory, client: str | None) -> Predictor:
     if client is not None and client not in names:
         raise ConfigError(f"{run.path} has no client {client!r}; {suggest(client, names)}")
     chosen = client or names[0]
-    checkpoints = {int(path.stem.removeprefix("round-")): path for path in run.path.glob("checkpoints/round-*.pt")}
-    if not checkpoints:
+    rounds = run.checkpoints.rounds()
+    if not rounds:
         finished = run.manifest().get("status") == "finished"  # which resume would only read
         what = f"fedlab run {run.path}/config.toml" if finished else f"fedlab resume {run.path}"
         raise RunError(f"{run.path} has no checkpoint to predict with; `{what}` makes one")
-    newest = max(checkpoints)
-    path = checkpoints[newest]
+    newest = rounds[-1]
+    path = run.checkpoints.path(newest)
     content = _load(path, {"arrays": Mapping, "strategy": Mapping})
     partition = names.index(chosen)
     return _build(path, flat, chosen, newest, lambda half, workload: half.states_from_checkpoint(workload, content, partition, flat))

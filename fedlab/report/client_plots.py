@@ -33,7 +33,8 @@ from fedlab.models import gaussian_mixture
 from fedlab.models.feature_classifier import features_of, missing_parts
 from fedlab.report.confusions import BATCH, agreement, confusion
 from fedlab.report.pixel_rows import labels_of_rows
-from fedlab.runs.directory import write_atomically
+from fedlab.files import write_atomically
+from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.result import Result
 from fedlab.seeds import deterministic, seeded
 from fedlab.workload import Workload
@@ -116,11 +117,12 @@ def _save(path: Path, arrays: Mapping[str, Array]) -> None:
 def compute(result: Result) -> list[ClientView]:
     """The views from a run's checkpoints."""
     core = build(Core, "", result.config)
-    kept = {int(path.stem.removeprefix("round-")): path for path in result.directory.glob("checkpoints/round-*.pt")}
-    if not kept:
+    checkpoints = Checkpoints(result.directory)
+    rounds = checkpoints.rounds()
+    if not rounds:
         raise RunError(f"{result.directory} has no checkpoint; `fedlab resume {result.directory}` runs it on")
-    after = Recalled(kept[max(kept)], result.config)
-    before = Recalled(kept[0], result.config) if 0 in kept and max(kept) else None
+    after = Recalled(checkpoints.path(rounds[-1]), result.config)
+    before = Recalled(checkpoints.path(0), result.config) if rounds[0] == 0 and rounds[-1] else None
     names = after.workload.clients[: core.clients or None]
     with deterministic(core.threads), seeded(core.seed, "report"):
         source = _source(after.workload)

@@ -44,7 +44,7 @@ class Series:
 def of_run(directory: Path) -> list[Series]:
     """Each kind of picture in a run directory."""
     found = []
-    for name, by_round in RunDirectory(directory).pictures().items():
+    for name, by_round in RunDirectory(directory).images().items():
         *before, last = by_round
         steps = max(len(before) - 1, 1)
         count = min(EARLIER, len(before))
@@ -61,7 +61,7 @@ def of_comparison(comparison: Comparison, lines: Sequence[comparison_tables.Vari
         name = comparison_tables.name_of(
             comparison, [cell.label, *(cell.knobs.get(knob, "") for knob in comparison.grid)]
         )
-        for kind, by_round in RunDirectory(result.directory).pictures().items():
+        for kind, by_round in RunDirectory(result.directory).images().items():
             found.setdefault(kind, {}).setdefault(name, Image.read(name, by_round[max(by_round)]))
     order = [line.name for line in lines]
     return [

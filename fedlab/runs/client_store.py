@@ -1,9 +1,9 @@
-"""What a deployed client keeps on its own machine: the model that predicts for its owner, and a log for `fedlab join`.
+"""State directory of a deployed client: the model that predicts for its owner, and the log that `fedlab join` follows.
 
 ::
 
     clients/usps/
-        model.pt        knobs, round, and the states that the strategy's predictor is made of
+        model.pt        config, round, and the states that the strategy's predictor is made of
         events.jsonl    one line for each message that the client answered
 """
 
@@ -20,29 +20,32 @@ import torch
 from torch import Tensor
 
 from fedlab.config.schema import Flat
-from fedlab.runs.directory import write_atomically
+from fedlab.files import write_atomically
 
 MODEL, EVENTS = "model.pt", "events.jsonl"
-KEY = "keep"  # in the node's config
+STATE_DIR_KEY = "state-dir"  # in the node's config
 
 
-class Keep:
-    """A client's directory; without one, nothing is kept."""
+class ClientStore:
+    """Writer of a client's state directory; without a path, nothing is written.
+
+    A store is true when it has a path.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
 
     @classmethod
-    def of(cls, node_config: Mapping[str, Any]) -> Keep:
-        """The directory that a node was started with."""
-        folder = str(node_config.get(KEY, ""))
+    def from_node_config(cls, node_config: Mapping[str, Any]) -> ClientStore:
+        """Return the store of the state directory that a node was started with."""
+        folder = str(node_config.get(STATE_DIR_KEY, ""))
         return cls(Path(folder) if folder else None)
 
     def __bool__(self) -> bool:
-        """Whether there is one."""
+        """Return True when there is a state directory."""
         return self.path is not None
 
-    def tell(self, event: str, **fields: object) -> None:
+    def log_event(self, event: str, **fields: object) -> None:
         """Append a line to the log."""
         if self.path is not None:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -50,18 +53,28 @@ class Keep:
                 stream.write(json.dumps({"time": round(time.time(), 3), "event": event, **fields}) + "\n")
 
     def save(
-        self, states: Mapping[str, Mapping[str, Tensor]], config: Flat, client: str, fact: Mapping[str, object]
+        self, states: Mapping[str, Mapping[str, Tensor]], config: Flat, client: str, facts: Mapping[str, object]
     ) -> None:
-        """Replace the model; a reader, or a kill, sees the old one or the new one."""
+        """Replace the saved model atomically and log it as ``saved``.
+
+        Parameters
+        ----------
+        states
+            State dicts by name, as the strategy's predictor takes them.
+        client
+            Name of the client's partition.
+        facts
+            Fields of the logged event, among them ``round``.
+        """
         if self.path is None:
             return
         content = {
             "config": dict(config),
-            "round": fact["round"],
+            "round": facts["round"],
             "client": client,
             "states": {name: {key: tensor.cpu() for key, tensor in state.items()} for name, state in states.items()},
         }
         stream = io.BytesIO()
         torch.save(content, stream)
         write_atomically(self.path / MODEL, stream.getvalue())
-        self.tell("kept", **fact)
+        self.log_event("saved", **facts)

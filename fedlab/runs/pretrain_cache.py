@@ -1,11 +1,11 @@
-"""Pre-training that several runs have in common is done once, and the others take it over bit for bit.
+"""Cache of pre-training that several runs have in common: computed once, and read by the others bit for bit.
 
-A run that shares opens a :func:`shared` folder around its start; within it :func:`once` looks up what it is about to
-compute by a key that names all that the result depends on. Each result is a file; who comes while it is being made
-waits for it. A kill leaves a lock that the kernel lets go, and no half of a file.
+A run opens :func:`use_cache` around its start; within it :func:`get_or_compute` looks up a result by a key that names
+all that the result depends on. Each result is a file; a process that needs one that is being computed waits for it. The
+kernel releases the lock of a process that was killed, and files are written atomically.
 
-What a run took over cost somebody time: ``Store.credit`` says how much more than reading it, so that a run's seconds
-do not depend on who came first.
+``PretrainCache.saved_seconds`` makes the reported seconds of a run independent of which run came first: it is the time
+that computing took, less the time that reading took.
 """
 
 from __future__ import annotations
@@ -22,63 +22,65 @@ from typing import Any
 
 import torch
 
-from fedlab.runs.directory import write_atomically
+from fedlab.files import write_atomically
 
 
 @dataclass
-class Store:
+class PretrainCache:
     """A folder of results.
 
     Attributes
     ----------
-    credit
-        Seconds that what was taken over took to make, less those that taking it over took.
+    saved_seconds
+        Seconds that computing the results took that were read, less those that looking them up took.
     """
 
     folder: Path
-    credit: float = 0.0
+    saved_seconds: float = 0.0
 
 
-_open: ContextVar[Store | None] = ContextVar("pretraining", default=None)
+_active: ContextVar[PretrainCache | None] = ContextVar("pretrain_cache", default=None)
 
 
 @contextmanager
-def shared(folder: str) -> Iterator[Store]:
-    """Share what :func:`once` makes in the body through a folder; nothing is shared where that is empty."""
-    store = Store(Path(folder))
-    token = _open.set(store if folder else None)
+def use_cache(folder: str) -> Iterator[PretrainCache]:
+    """Make :func:`get_or_compute` use a folder while the context lasts; with an empty name nothing is cached."""
+    cache = PretrainCache(Path(folder))
+    token = _active.set(cache if folder else None)
     try:
-        yield store
+        yield cache
     finally:
-        _open.reset(token)
+        _active.reset(token)
 
 
-def once(key: Callable[[], str], make: Callable[[], dict[str, Any]], device: torch.device) -> dict[str, Any]:
-    """Tensors and numbers as ``make`` returns them, made here or taken over from another run.
+def get_or_compute(
+    key: Callable[[], str], compute: Callable[[], dict[str, Any]], device: torch.device
+) -> dict[str, Any]:
+    """Return tensors and numbers as ``compute`` returns them, computed here or read from the cache.
 
     Parameters
     ----------
     key
-        Asked for only where results are shared.
+        Called only where a cache is active.
     device
-        Where the tensors belong.
+        Device of tensors that are read.
     """
-    store = _open.get()
-    if store is None:
-        return make()
+    cache = _active.get()
+    if cache is None:
+        return compute()
     started, name = time.monotonic(), key()
-    path = store.folder / f"{name}.pt"
-    store.folder.mkdir(parents=True, exist_ok=True)
-    with (store.folder / f".{name}.lock").open("w") as lock:
+    path = cache.folder / f"{name}.pt"
+    cache.folder.mkdir(parents=True, exist_ok=True)
+    with (cache.folder / f".{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if path.exists():
             found = dict(torch.load(path, map_location=device, weights_only=True))
-            store.credit += found.pop("seconds") - (time.monotonic() - started)
+            cache.saved_seconds += found.pop("seconds") - (time.monotonic() - started)
             return found
-        begun = time.monotonic()
-        made = make()
-        store.credit -= begun - started  # no run pays for sharing
+        compute_started = time.monotonic()
+        computed = compute()
+        cache.saved_seconds -= compute_started - started  # waiting for the lock is not charged to the run
         content = io.BytesIO()
-        torch.save({**made, "seconds": time.monotonic() - begun}, content)
+        torch.save({**computed, "seconds": time.monotonic() - compute_started}, content)
         write_atomically(path, content.getvalue())
-    return made
+    return computed

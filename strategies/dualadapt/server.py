@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
-from fedlab.comm.grid import RosterGrid
+from fedlab.comm.grid import PartitionGrid
 from fedlab.config.schema import Core, Flat, build
 from fedlab.errors import ConfigError
 from fedlab.losses.discrepancy import discrepancy
@@ -99,7 +99,7 @@ class DualAdapt(FlowerFedAvg):
         mixtures. The next ``onboarding`` rounds are theirs too: line 12 is taken against their heads alone.
         """
         self.partition_of, self._events, self._metrics = partition_by_node(grid), [], {}
-        self.names = grid.names if isinstance(grid, RosterGrid) else {}
+        self.names = grid.names if isinstance(grid, PartitionGrid) else {}
         present = set(self.partition_of.values())
         arrived = present - self.heads.keys() if self.heads and self.knobs.onboarding else set()
         newcomers = present & self.onboarding.keys()

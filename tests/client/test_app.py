@@ -78,7 +78,7 @@ def test_weights_of_another_model_are_a_sentence(context):
 
 
 def test_over_the_network_a_bug_is_told_without_its_traceback_which_the_owner_keeps(context, tmp_path):
-    context.node_config.update({"domain": workloads.make(context.run_config).clients[1], "keep": str(tmp_path)})
+    context.node_config.update({"domain": workloads.make(context.run_config).clients[1], "state-dir": str(tmp_path)})
     reason = app(without_arrays(), context).error.reason
     assert reason.startswith("in evaluate: KeyError: 'arrays'")
     assert re.search(r" \(fedlab\.strategies\.protocol:\d+\)$", reason)
@@ -93,7 +93,7 @@ def test_what_the_server_refused_is_noted_for_the_owner_and_changes_nothing(cont
     torch.manual_seed(0)
     plain = message("train")
     sent.content["refused"] = ConfigRecord({"round": 1, "reason": "its array w holds NaN or infinity"})
-    context.node_config["keep"] = str(tmp_path)
+    context.node_config["state-dir"] = str(tmp_path)
     replies = [app(one, context).content["arrays"].to_torch_state_dict() for one in (sent, plain)]
     assert all(torch.equal(replies[0][name], replies[1][name]) for name in replies[0])
     refused, *others = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]

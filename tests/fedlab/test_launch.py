@@ -20,6 +20,7 @@ from commands import SHORT
 from fedlab import launch, strategies, workloads
 from fedlab.config.schema import preset_names, read_preset
 from fedlab.errors import ConfigError, DataError, FedlabError, RunError
+from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.result import Result
 from fedlab.strategies import dualadapt
@@ -105,6 +106,7 @@ torch.set_num_threads(1)
 import toy
 toy.register()
 from fedlab import launch, runs
+from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.directory import RunDirectory
 from fedlab.training import resolve_device
 from strategies import dualadapt
@@ -112,7 +114,7 @@ from strategies.protocol import ClientHalf, round_of
 import fedlab.server.app, fedlab.client.app, fedlab.runs.tensorboard, fedlab.report
 
 flat = launch.prepare({preset!r}, {{}})
-emit, checkpoint = RunDirectory._append, RunDirectory.checkpoint
+emit, checkpoint = RunDirectory._append, Checkpoints.save
 
 def child(directory, deadly):
     count = 0
@@ -127,7 +129,7 @@ def child(directory, deadly):
                 os.kill(os.getpid(), signal.SIGKILL)
             return write(self, *args, **kwargs)
         return wrapped
-    RunDirectory._append, RunDirectory.checkpoint = tick(emit), tick(checkpoint)
+    RunDirectory._append, Checkpoints.save = tick(emit), tick(checkpoint)
     launch.execute(directory)
 
 deadly = 1
@@ -194,7 +196,7 @@ def test_resuming_a_finished_run_only_reads_it(tmp_path):
 def test_two_processes_cannot_write_one_run(tmp_path):
     result = run(tmp_path)
     directory = RunDirectory.open(result.directory)
-    directory.note(status="interrupted")
+    directory.update_manifest(status="interrupted")
     held = (
         "from fedlab.runs.directory import RunDirectory\n"
         f"with RunDirectory.open({str(result.directory)!r}):\n print(1, flush=True)\n input()"
@@ -257,14 +259,14 @@ def test_a_run_folder_that_cannot_be_made_is_a_sentence(tmp_path):
 def test_a_full_disk_is_a_sentence_and_the_run_resumes(tmp_path, monkeypatch):
     preset = toy.write_preset(tmp_path)
     expected = fedlab.run(preset, runs=tmp_path / "whole").weights_sha256
-    checkpoint = RunDirectory.checkpoint
+    checkpoint = Checkpoints.save
 
     def full(self, server_round, state, *how_many):
         if server_round == 2:
             raise OSError(28, "No space left on device")
         checkpoint(self, server_round, state, *how_many)
 
-    monkeypatch.setattr(RunDirectory, "checkpoint", full)
+    monkeypatch.setattr(Checkpoints, "save", full)
     with pytest.raises(RunError, match=r"No space left on device; once that is mended, `fedlab resume"):
         fedlab.run(preset, runs=tmp_path / "runs")
     monkeypatch.undo()

@@ -13,21 +13,21 @@ from fedlab.server.budget import Budget
 
 def test_bytes_and_seconds_are_those_of_training():
     budget = Budget(bytes=100, seconds=0)
-    budget.charge(60, {"server": 1.0, "evaluate": 50.0})
+    budget.add(60, {"server": 1.0, "evaluate": 50.0})
     assert budget.ended_by == ""
     moved, seconds = {"train_down": 30, "train_up": 10, "evaluate_down": 900}, {"clients": 2.0, "score": 70.0}
     record = {"bytes": {"a": moved}, "seconds": seconds}
-    budget.take_up([record])
+    budget.restore([record])
     assert (budget.spent_bytes, budget.spent_seconds, budget.ended_by) == (100, 3.0, "bytes")
-    assert budget.sentence(4) == "the run ends with round 4: 100 B of training reach the budget of 100 B"
+    assert budget.message(4) == "the run ends with round 4: 100 B of training reach the budget of 100 B"
 
 
 def test_no_limit_and_a_limit_of_seconds():
     free, timed = Budget(0, 0), Budget(0, 2.5)
     for budget in (free, timed):
-        budget.charge(10**12, {"pretrain": 2.0, "server": 1.0})
+        budget.add(10**12, {"pretrain": 2.0, "server": 1.0})
     assert (free.ended_by, timed.ended_by) == ("", "seconds")
-    assert timed.sentence(1) == "the run ends with round 1: 3.0 s of training reach the budget of 2.5 s"
+    assert timed.message(1) == "the run ends with round 1: 3.0 s of training reach the budget of 2.5 s"
 
 
 @pytest.fixture
@@ -74,6 +74,6 @@ def test_pre_training_alone_may_spend_all_seconds(run):
 
 
 def _events(path):
-    from fedlab.runs.directory import read_lines
+    from fedlab.files import read_lines
 
     return read_lines(path / "events.jsonl")

@@ -113,7 +113,7 @@ def federate(tmp_path, monkeypatch, table):
         flat = table(strategy, **changes)
         directory = RunDirectory.create(tmp_path, flat)
         inprocess.run(server_app, client_app, directory.config(), 3)
-        arrays = directory.newest()[1]["arrays"]
+        arrays = directory.checkpoints.latest()[1]["arrays"]
         weights = np.append(arrays["weight"].double().numpy(), arrays["bias"].double().numpy())
         return Outcome(weights, arrays, directory.rounds(), directory.manifest())
 

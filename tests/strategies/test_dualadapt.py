@@ -11,13 +11,13 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fedlab import launch, strategies, workloads
-from fedlab.comm.grid import RosterGrid
+from fedlab.comm.grid import PartitionGrid
 from fedlab.comm.roster import Roster
 from fedlab.config.schema import CORE_SECTIONS, ClientTraining, knobs, resolve
 from fedlab.engines import inprocess
 from fedlab.errors import ConfigError
 from fedlab.models import gaussian_mixture
-from fedlab.runs.directory import weights_sha256
+from fedlab.runs.checkpoints import weights_sha256
 from fedlab.seeds import seeded
 from fedlab.strategies.dualadapt import client as dualadapt
 from fedlab.strategies.dualadapt.shared import QUANTILES
@@ -57,8 +57,8 @@ class Federation:
 
     def grid(self):
         grid = inprocess.InProcessGrid(self.client, self.table, len(self.workload.clients))
-        found = RosterGrid(Roster(grid, {0: "near", 1: "far"}), min_clients=2)
-        found.gather(0, 5)
+        found = PartitionGrid(Roster(grid, {0: "near", 1: "far"}), min_clients=2)
+        found.wait_for_clients(0, 5)
         return found
 
     def run(self, rounds):

@@ -47,7 +47,7 @@ def test_a_client_descends_with_d_and_ascends_with_g(record, weighted_mean, weig
             torch.testing.assert_close(one.answered[name], tensor, rtol=0, atol=2e-6, msg=name)
             if name.startswith("head"):
                 assert torch.equal(one.answered[name], one.received["arrays"][name])  # heads learn on the server
-    arrays = directory.newest()[1]["arrays"]
+    arrays = directory.checkpoints.latest()[1]["arrays"]
     for name, wanted in weighted_mean([seen["train", 1, client] for client in range(3)]).items():
         torch.testing.assert_close(arrays[name].double(), wanted, rtol=0, atol=1e-6)
 

@@ -48,7 +48,7 @@ def test_a_clients_steps_are_b_and_c(record, weighted_mean):
                     descend(model.features.parameters(), velocity, apart(model, batch))
         for name, tensor in model.state_dict().items():
             torch.testing.assert_close(one.answered[name], tensor, rtol=0, atol=1e-6, msg=name)
-    arrays = directory.newest()[1]["arrays"]
+    arrays = directory.checkpoints.latest()[1]["arrays"]
     for name, wanted in weighted_mean([seen["train", 1, client] for client in range(3)]).items():
         torch.testing.assert_close(arrays[name].double(), wanted, rtol=0, atol=1e-6)
 

@@ -28,13 +28,13 @@ def test_two_rounds_are_those_of_the_plain_loop(record, weighted_mean):
             tested = seen["evaluate", server_round, client].received["arrays"]
             assert all(torch.equal(tested[name], norms[client][name]) for name in NORMS)
     assert not torch.equal(norms[0][NORMS[2]], norms[1][NORMS[2]])
-    kept = directory.newest()[1]["strategy"]["norms"]
+    kept = directory.checkpoints.latest()[1]["strategy"]["norms"]
     assert all(torch.equal(kept[client][name], norms[client][name]) for client in range(3) for name in NORMS)
 
 
 def test_what_predicts_from_a_checkpoint_is_what_was_tested(record):
     seen, directory = record("fedbn", rounds=1)
-    half, checkpoint = strategies.client_functions("fedbn"), directory.newest()[1]
+    half, checkpoint = strategies.client_functions("fedbn"), directory.checkpoints.latest()[1]
     for client in range(3):
         recalled = half.states_from_checkpoint(None, checkpoint, client, {})["arrays"]
         tested = seen["evaluate", 1, client].received["arrays"]

@@ -56,7 +56,7 @@ def test_a_client_trains_on_its_pseudo_labels_and_the_server_averages(record, we
                         weight.sub_(0.05 * speed)
         for name, tensor in model.state_dict().items():
             torch.testing.assert_close(one.answered[name], tensor, rtol=0, atol=1e-6)
-    arrays = directory.newest()[1]["arrays"]
+    arrays = directory.checkpoints.latest()[1]["arrays"]
     for name, wanted in weighted_mean([seen["train", 1, client] for client in range(3)]).items():
         torch.testing.assert_close(arrays[name].double(), wanted, rtol=0, atol=1e-6)
 

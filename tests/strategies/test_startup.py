@@ -17,6 +17,7 @@ from fedlab.data.dataset import Examples
 from fedlab.engines import inprocess
 from fedlab.errors import ConfigError
 from fedlab.models.feature_classifier import features_of
+from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import seeded
 from fedlab.strategies import startup
@@ -109,7 +110,7 @@ def federate(tmp_path, monkeypatch, table):
 
 
 def final(directory):
-    return directory.newest()[1]
+    return directory.checkpoints.latest()[1]
 
 
 def rate(server_round):
@@ -327,14 +328,14 @@ def test_clients_test_before_after_and_every_so_many_rounds(federate):
 def test_it_resumes_to_the_same_bits(federate, table, monkeypatch):
     changes = {"startup.moving": 0.9, "startup.aggregation": "fedadam"}
     whole = federate(**changes)
-    conclude = RunDirectory.checkpoint
+    conclude = Checkpoints.save
 
     def stop(self, server_round, state, *how_many):
         conclude(self, server_round, state, *how_many)
         if server_round == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(RunDirectory, "checkpoint", stop)
+    monkeypatch.setattr(Checkpoints, "save", stop)
     with pytest.raises(KeyboardInterrupt):
         federate(**changes)
     monkeypatch.undo()

@@ -80,7 +80,7 @@ def test_it_ends_and_resumes_to_the_same_bits_with_other_nodes_in_another_order(
     assert all(set(line["clients"]) == set("abcde") for line in rounds)
     assert all(np.isfinite(list(line["server"].values())).all() for line in rounds)
     (directory.path / "checkpoints" / "round-2.pt").unlink()  # killed in round 2
-    directory.note(status="interrupted", weights_sha256=None)
+    directory.update_manifest(status="interrupted", weights_sha256=None)
     monkeypatch.setattr(inprocess, "InProcessGrid", Shuffled)
     federate(directory)
     assert directory.manifest()["weights_sha256"] == whole

@@ -17,7 +17,7 @@ from hypothesis import strategies as some
 
 from fedlab import strategies, workloads
 from fedlab.comm import compression
-from fedlab.comm.grid import RosterGrid
+from fedlab.comm.grid import PartitionGrid
 from fedlab.comm.roster import Roster
 from fedlab.config.schema import CORE_SECTIONS, knobs, resolve
 from fedlab.engines import inprocess
@@ -67,13 +67,13 @@ class Round:
             content[CONFIG] = ConfigRecord({ROUND: message.content[CONFIG][ROUND]})
             return Message(content, reply_to=message)
 
-        grid = RosterGrid(Roster(inprocess.InProcessGrid(client, table, 2), {0: "near", 1: "far"}), min_clients=2)
-        grid.gather(0, 5)
+        grid = PartitionGrid(Roster(inprocess.InProcessGrid(client, table, 2), {0: "near", 1: "far"}), min_clients=2)
+        grid.wait_for_clients(0, 5)
         self.half = strategies.make(table, workload, null_progress)
         with seeded("screening"):
             initial = self.half.initialize()
             self.sent = list(self.half.configure_train(1, initial, ConfigRecord(), grid))
-            self.replies = grid.exchange(self.sent, patience=5, check=self.check)
+            self.replies = grid.send_and_validate(self.sent, idle_timeout=5, check=self.check)
         self.protos = [recorddict_to_proto(reply.content) for reply in self.replies]
         self.before = copy.deepcopy(self.half.state())
         self.half.aggregate_train(1, self.copies())
@@ -429,7 +429,7 @@ def test_no_mutated_reply_breaks_a_round_or_what_a_strategy_holds(
     try:
         bad.content = compression.decode(bad.content)
         federation.check(federation.sent[0], bad)
-    except Exception as error:  # as RosterGrid.exchange does
+    except Exception as error:  # as PartitionGrid.send_and_validate does
         usable = [] if str(error) or type(error) is AssertionError else pytest.fail(f"no sentence: {error!r}")
     else:
         usable = [bad]

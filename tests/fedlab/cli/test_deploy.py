@@ -50,32 +50,32 @@ def test_certs_takes_clients_as_the_targets_are_written_and_lays_out_machines(tm
     assert {path.name for path in (tmp_path / "machines" / "clients").iterdir()} == keys
 
 
-def test_knock_says_who_is_there_by_its_words_and_its_status(tmp_path):
-    provision.make(tmp_path / "certs")
+def test_ping_says_who_is_there_by_its_words_and_its_status(tmp_path):
+    provision.create_credentials(tmp_path / "certs")
     pair = [(tmp_path / "certs" / name).read_bytes() for name in ("server.key", "server.crt")]
     server = grpc.server(ThreadPoolExecutor(1))
     address = f"127.0.0.1:{server.add_secure_port('127.0.0.1:0', grpc.ssl_server_credentials([tuple(pair)]))}"
     server.start()
     try:
-        there, plain = invoke(app, ["knock", address]), invoke(app, ["knock", address, "--insecure"])
+        there, plain = invoke(app, ["ping", address]), invoke(app, ["ping", address, "--insecure"])
     finally:
         server.stop(None).wait()
-    assert (there.exit_code, words(there)) == (0, f"the server at {address} is there; certs/ca.crt vouches for it")
+    assert (there.exit_code, words(there)) == (0, f"the server at {address} is there; its certificate is signed by certs/ca.crt")
     assert (plain.exit_code, "expects TLS" in words(plain)) == (1, True)
-    gone = invoke(app, ["knock", address])
+    gone = invoke(app, ["ping", address])
     assert (gone.exit_code, words(gone)) == (1, f"error: no server at {address} (Connection refused)")
 
 
-def test_status_says_whether_a_client_is_connected(tmp_path):
+def test_client_status_says_whether_a_client_is_connected(tmp_path):
     def status():
-        result = invoke(app, ["status", "usps"])
+        result = invoke(app, ["client-status", "usps"])
         return result.exit_code, words(result)
 
-    assert status() == (1, "error: usps is no folder of a client: `fedlab join` makes it (option --keep)")
+    assert status() == (1, "error: usps is no folder of a client: `fedlab join` makes it (option --state-dir)")
     (tmp_path / "usps").mkdir()
-    (tmp_path / "usps" / client.LOCK).touch()
+    (tmp_path / "usps" / client.LOCK_FILE).touch()
     assert status() == (1, "error: the client in usps is not connected: it waits for its server, or has left")
-    here = tmp_path / "usps" / client.HERE
+    here = tmp_path / "usps" / client.CONNECTED_FILE
     here.touch()
     assert status() == (0, "the client in usps is connected")
     os.utime(here, (time.time() - 100, time.time() - 100))
@@ -92,7 +92,7 @@ def test_serve_without_credentials_says_how_to_make_them(tmp_path):
 
 
 def test_serve_refuses_an_expired_certificate(tmp_path):
-    provision.make(tmp_path / "certs", clients=["usps"], days=-1)
+    provision.create_credentials(tmp_path / "certs", clients=["usps"], days=-1)
     result = invoke(app, ["serve", "dualadapt-digits", "digits.limit=20"])
     assert result.exit_code == 1
     assert "server.crt expired on" in words(result)
@@ -114,12 +114,12 @@ def test_join_refuses(arguments, sentence):
 
 
 def test_join_hands_over_what_was_asked_for(tmp_path, monkeypatch):
-    provision.make(tmp_path / "certs", clients=["usps"])
+    provision.create_credentials(tmp_path / "certs", clients=["usps"])
     (tmp_path / "certs" / "clients" / "usps.key").chmod(0o644)
     (tmp_path / "mine").mkdir()
     monkeypatch.setenv("FEDLAB_DATA", str(tmp_path))
     seen = []
-    monkeypatch.setattr(client, "join", lambda options, say: seen.append(options))
+    monkeypatch.setattr(client, "join", lambda options, write: seen.append(options))
     result = invoke(app, ["join", "lab:9092", "--data", "mine", "--device", "cuda:1", "--once"])
     assert result.exit_code == 0, result.output
     assert "warning: others can read" in words(result)
@@ -132,6 +132,6 @@ def test_join_hands_over_what_was_asked_for(tmp_path, monkeypatch):
         "data-folder": str(tmp_path / "mine"),
     }
     assert options.certificates == tmp_path / "certs"
-    assert options.keep == tmp_path / "clients" / "usps"
+    assert options.state_dir == tmp_path / "clients" / "usps"
     assert options.once
-    assert options.patience == float("inf")
+    assert options.give_up_after == float("inf")

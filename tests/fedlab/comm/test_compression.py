@@ -9,7 +9,7 @@ from flwr.common.serde import recorddict_to_proto
 
 from fedlab.comm import compression
 
-FORMS = (compression.FULL, compression.HALF, compression.BYTES)
+FORMS = (compression.FLOAT32, compression.FLOAT16, compression.INT8)
 S = compression.SEPARATOR
 
 
@@ -45,7 +45,7 @@ def some():
 
 def test_float32_is_the_content_itself():
     sent = content(weight=np.ones((2, 2), np.float32))
-    assert compression.encode(sent, compression.FULL) is sent
+    assert compression.encode(sent, compression.FLOAT32) is sent
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -64,17 +64,17 @@ def test_integers_and_masks_are_never_touched(some, form):
 
 
 def test_what_comes_back_of_full_precision_is_the_same_bits(some):
-    for name, array in there(content(**some), compression.FULL).items():
+    for name, array in there(content(**some), compression.FLOAT32).items():
         np.testing.assert_array_equal(array, some[name])
 
 
 def test_half_precision_is_off_by_at_most_half_a_step_of_half_precision(some):
-    for name, array in there(content(**some), compression.HALF).items():
+    for name, array in there(content(**some), compression.FLOAT16).items():
         np.testing.assert_allclose(array, some[name], rtol=2.0**-11, atol=2.0**-25)
 
 
 def test_bytes_are_off_by_at_most_half_a_scale_of_their_row(some):
-    back = there(content(**some), compression.BYTES)
+    back = there(content(**some), compression.INT8)
     for name in ("weight", "filters", "exact"):
         rows = some[name].reshape(len(some[name]), -1).astype(np.float64)
         off = np.abs(back[name].reshape(rows.shape) - rows).max(1)
@@ -83,7 +83,7 @@ def test_bytes_are_off_by_at_most_half_a_scale_of_their_row(some):
     np.testing.assert_allclose(back["bias"], some["bias"], rtol=2.0**-11, atol=2.0**-25)  # vectors: half precision
 
 
-@pytest.mark.parametrize("form", [compression.HALF, compression.BYTES])
+@pytest.mark.parametrize("form", [compression.FLOAT16, compression.INT8])
 def test_the_second_crossing_of_half_precision_and_of_zeros_loses_nothing(form):
     zeros = np.zeros((3, 4), np.float32)
     np.testing.assert_array_equal(there(content(a=zeros), form)["a"], zeros)
@@ -91,7 +91,7 @@ def test_the_second_crossing_of_half_precision_and_of_zeros_loses_nothing(form):
     np.testing.assert_array_equal(there(content(a=halves), form)["a"], halves)
 
 
-@pytest.mark.parametrize("form", [compression.HALF, compression.BYTES])
+@pytest.mark.parametrize("form", [compression.FLOAT16, compression.INT8])
 @pytest.mark.parametrize("value", [65505.0, -1e30, np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
 def test_what_half_precision_cannot_hold_is_sent_as_it_is(form, value, shape):
@@ -102,7 +102,7 @@ def test_what_half_precision_cannot_hold_is_sent_as_it_is(form, value, shape):
     np.testing.assert_array_equal(there(sent, form)["a"], array)
 
 
-@pytest.mark.parametrize("form", [compression.HALF, compression.BYTES])
+@pytest.mark.parametrize("form", [compression.FLOAT16, compression.INT8])
 def test_the_largest_half_is_still_encoded(form):
     array = np.array([[65504.0, -65504.0]], np.float32)
     sent = content(a=array)
@@ -122,7 +122,7 @@ def test_arrays_without_dimensions_or_elements(form, dtype, shape):
 @pytest.mark.parametrize("tiny", [1e-44, 1e-60, 5e-324])
 def test_values_whose_scale_is_below_single_precision_become_zero(tiny):
     array = np.array([[0.0, tiny], [1.0, -1.0]])
-    np.testing.assert_allclose(there(content(a=array), compression.BYTES)["a"], array, atol=1e-38)
+    np.testing.assert_allclose(there(content(a=array), compression.INT8)["a"], array, atol=1e-38)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -137,14 +137,14 @@ def test_other_records_pass_through(form):
 
 
 @pytest.mark.parametrize(
-    ("form", "share"), [(compression.FULL, 1.0), (compression.HALF, 0.5), (compression.BYTES, 0.25)]
+    ("form", "share"), [(compression.FLOAT32, 1.0), (compression.FLOAT16, 0.5), (compression.INT8, 0.25)]
 )
 def test_how_many_bytes_cross_the_wire(form, share):
     sent = content(weight=np.random.default_rng(0).normal(size=(100, 300)).astype(np.float32))
     assert size(compression.encode(sent, form)) / size(sent) == pytest.approx(share, abs=0.01)
 
 
-@pytest.mark.parametrize("form", [compression.HALF, compression.BYTES])
+@pytest.mark.parametrize("form", [compression.FLOAT16, compression.INT8])
 def test_encoding_leaves_what_is_sent_as_it_was(some, form):
     sent = content(**some)
     before = recorddict_to_proto(sent).SerializeToString(deterministic=True)

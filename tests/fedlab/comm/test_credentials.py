@@ -14,13 +14,13 @@ from fedlab.errors import ConfigError
 
 @pytest.fixture
 def folder(tmp_path):
-    provision.make(tmp_path / "certs", clients=["usps"])
+    provision.create_credentials(tmp_path / "certs", clients=["usps"])
     return tmp_path / "certs"
 
 
 @pytest.fixture
 def other(tmp_path):
-    provision.make(tmp_path / "other", clients=["usps"])
+    provision.create_credentials(tmp_path / "other", clients=["usps"])
     return tmp_path / "other"
 
 
@@ -50,12 +50,12 @@ def test_files_of_two_makings_do_not_belong_together(folder, other):
 
 
 def test_out_of_date(folder, monkeypatch):
-    provision.make(folder, days=-1, force=True)
+    provision.create_credentials(folder, days=-1, force=True)
     with pytest.raises(ConfigError, match=r"server.crt expired on \d{4}-.* UTC; make a new one"):
         credentials.check_server(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(provision, "SKEW", datetime.timedelta(hours=-2))
-        provision.make(folder, force=True)
+        patch.setattr(provision, "CLOCK_SKEW", datetime.timedelta(hours=-2))
+        provision.create_credentials(folder, force=True)
     with pytest.raises(ConfigError, match=r"server.crt is not valid before .*set this machine's clock"):
         credentials.check_server(folder)
 
@@ -63,13 +63,13 @@ def test_out_of_date(folder, monkeypatch):
 def test_a_certificate_without_the_loopback(folder, monkeypatch):
     monkeypatch.setattr(provision, "LOCAL", ())
     (folder / "server.crt").unlink()
-    provision.make(folder, hosts=["lab.example.org"])
+    provision.create_credentials(folder, hosts=["lab.example.org"])
     with pytest.raises(ConfigError, match=r"does not cover 127.0.0.1 and localhost"):
         credentials.check_server(folder)
 
 
 def test_a_server_without_clients(tmp_path):
-    provision.make(tmp_path)
+    provision.create_credentials(tmp_path)
     with pytest.raises(ConfigError, match=r"no client has a key in .*: fedlab certs .* --client NAME"):
         credentials.check_server(tmp_path)
 
@@ -91,11 +91,11 @@ def test_a_client_without_its_key(folder):
         credentials.check_client(folder, "mine")
 
 
-def test_the_only_client_and_a_key_that_others_read(folder):
-    assert credentials.only_client(folder) == "usps"
+def test_the_sole_client_and_a_key_that_others_read(folder):
+    assert credentials.sole_client(folder) == "usps"
     key = folder / "clients" / "usps.key"
-    assert not credentials.loose(key)
+    assert not credentials.is_world_readable(key)
     key.chmod(0o640)
-    assert credentials.loose(key)
-    provision.make(folder, clients=["mine"])
-    assert credentials.only_client(folder) == ""
+    assert credentials.is_world_readable(key)
+    provision.create_credentials(folder, clients=["mine"])
+    assert credentials.sole_client(folder) == ""

@@ -11,7 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
 from flwr.serverapp.strategy import FedAvg
 
-from fedlab.comm.grid import RosterGrid, accept
+from fedlab.comm.grid import PartitionGrid, no_validation
 from fedlab.comm.roster import Roster
 from fedlab.errors import RunError
 from grids import Unruly, client_app, echo, to_all, within
@@ -26,8 +26,8 @@ def by(body, partition_of, train=echo, **unruly):
 
 
 def roster_grid(grid, clients=3, min_clients=3, **more):
-    seen = RosterGrid(Roster(grid, {n: NAMES[n] for n in range(clients)}), min_clients=min_clients, **more)
-    seen.gather(1, 30.0)
+    seen = PartitionGrid(Roster(grid, {n: NAMES[n] for n in range(clients)}), min_clients=min_clients, **more)
+    seen.wait_for_clients(1, 30.0)
     return seen
 
 
@@ -73,8 +73,8 @@ def test_nodes_are_listed_by_partition_and_one_that_left_is_absent():
         seen = roster_grid(grid, clients=2, min_clients=1)
         before = seen.get_node_ids()
         del grid.contexts[5]
-        seen.begin(2, 0.0)
-        return before, seen.get_node_ids(), seen.absent()
+        seen.start_round(2, 0.0)
+        return before, seen.get_node_ids(), seen.missing()
 
     assert by(body, {5: 1, 901: 2, 77: 0}) == ([77, 5], [77], [1])
 
@@ -83,7 +83,7 @@ def test_too_few_at_the_start_of_a_round_are_waited_for_and_then_the_run_stops()
     def body(grid):
         seen = roster_grid(grid, clients=2, min_clients=2)
         del grid.contexts[5]
-        seen.begin(2, 0.05)
+        seen.start_round(2, 0.05)
 
     with pytest.raises(RunError, match=r"1 of 2 clients connected within 0.05 s; missing partitions: 1 \(svhn\)"):
         by(body, {5: 1, 77: 0})
@@ -91,9 +91,9 @@ def test_too_few_at_the_start_of_a_round_are_waited_for_and_then_the_run_stops()
 
 def test_a_client_that_arrives_later_is_not_asked_before():
     def body(grid):
-        seen = roster_grid(grid, arrivals={1: 3})
+        seen = roster_grid(grid, join_rounds={1: 3})
         before, need = seen.get_node_ids(), seen.needed
-        seen.begin(3, 30.0)
+        seen.start_round(3, 30.0)
         return before, need, seen.get_node_ids(), seen.needed
 
     assert by(body, {77: 0, 5: 1, 901: 2}) == ([77, 901], 2, [77, 5, 901], 3)
@@ -113,11 +113,11 @@ def test_bytes_are_those_of_the_contents_as_serialised():
         down = recorddict_to_proto(messages[0].content).ByteSize()
         replies = seen.send_and_receive(messages)
         up = [recorddict_to_proto(reply.content).ByteSize() for reply in replies]
-        return seen.traffic, down, up
+        return seen.stats, down, up
 
-    traffic, down, up = by(body, {77: 0, 5: 1, 901: 2}, train=sized)
-    assert traffic.down == {0: down, 1: down, 2: down}
-    assert traffic.up == dict(enumerate(up))
+    stats, down, up = by(body, {77: 0, 5: 1, 901: 2}, train=sized)
+    assert stats.down == {0: down, 1: down, 2: down}
+    assert stats.up == dict(enumerate(up))
     assert down > 4 * 50  # float32
     assert up[2] - up[1] == pytest.approx(4 * 900, abs=10)
 
@@ -127,10 +127,10 @@ def test_traffic_is_that_of_the_last_call():
         seen = roster_grid(grid)
         seen.send_and_receive(to_all(seen.get_node_ids(), w=torch.zeros(1)))
         seen.send_and_receive(to_all(seen.get_node_ids()[:1], w=torch.zeros(1)))
-        return seen.traffic
+        return seen.stats
 
-    traffic = by(body, {77: 0, 5: 1, 901: 2})
-    assert list(traffic.down) == list(traffic.up) == [0]
+    stats = by(body, {77: 0, 5: 1, 901: 2})
+    assert list(stats.down) == list(stats.up) == [0]
 
 
 def test_each_valid_reply_is_told_as_it_comes():
@@ -159,7 +159,7 @@ def faulty(*partitions):
 def ask(grid, min_clients, timeout=None, **more):
     seen = roster_grid(grid, min_clients=min_clients, **more)
     replies = seen.send_and_receive(to_all(seen.get_node_ids(), w=torch.zeros(1)), timeout=timeout)
-    return [seen.partition_of[reply.metadata.src_node_id] for reply in replies], seen.traffic
+    return [seen.partition_of[reply.metadata.src_node_id] for reply in replies], seen.stats
 
 
 def test_a_failed_client_is_named_with_its_traceback_once():
@@ -173,13 +173,13 @@ def test_a_failed_client_is_named_with_its_traceback_once():
 
 
 def test_a_failure_is_tolerated_and_recorded_when_enough_are_left():
-    partitions, traffic = by(lambda grid: ask(grid, min_clients=2), {77: 0, 5: 1, 901: 2}, train=faulty(1))
+    partitions, stats = by(lambda grid: ask(grid, min_clients=2), {77: 0, 5: 1, 901: 2}, train=faulty(1))
     assert partitions == [0, 2]
-    ((failure),) = traffic.failures
+    ((failure),) = stats.failures
     assert failure.partition == 1
     assert "OSError: disk of 1 is gone" in failure.reason
-    assert set(traffic.up) == {0, 2}
-    assert set(traffic.down) == {0, 1, 2}  # it was asked
+    assert set(stats.up) == {0, 2}
+    assert set(stats.down) == {0, 1, 2}  # it was asked
 
 
 def test_all_clients_failing_is_never_tolerated():
@@ -202,7 +202,7 @@ def test_a_client_that_does_not_answer_in_time_has_failed(min_clients):
         seen = roster_grid(grid, min_clients=min_clients)
         grid.silent = {5}
         replies = seen.send_and_receive(to_all(seen.get_node_ids(), w=torch.zeros(1)), timeout=0.1)
-        return len(replies), seen.traffic.failures
+        return len(replies), seen.stats.failures
 
     nodes = {77: 0, 5: 1, 901: 2}
     if min_clients == 3:
@@ -262,8 +262,8 @@ def test_a_bad_reply_is_refused_named_and_left_out():
     def body(grid):
         seen = roster_grid(grid, min_clients=2)
         messages = to_all(seen.get_node_ids(), w=torch.zeros(1))
-        replies = seen.exchange(messages, patience=5, check=refuse)
-        return [seen.partition_of[reply.metadata.src_node_id] for reply in replies], seen.traffic.failures
+        replies = seen.send_and_validate(messages, idle_timeout=5, check=refuse)
+        return [seen.partition_of[reply.metadata.src_node_id] for reply in replies], seen.stats.failures
 
     partitions, (failure,) = by(body, {77: 0, 5: 1, 901: 2})
     assert partitions == [0, 2]
@@ -281,11 +281,11 @@ def test_a_client_is_told_once_in_its_next_message_what_was_refused_and_the_byte
 
     def body(grid):
         seen, down = roster_grid(grid, min_clients=2), []
-        for check in (refuse, accept, accept):
-            seen.exchange(to_all(seen.get_node_ids(), w=torch.zeros(1)), patience=5, check=check)
-            down.append(seen.traffic.down)
+        for check in (refuse, no_validation, no_validation):
+            seen.send_and_validate(to_all(seen.get_node_ids(), w=torch.zeros(1)), idle_timeout=5, check=check)
+            down.append(seen.stats.down)
         told = ConfigRecord({"round": 1, "reason": "ValueError: its head is absurd"})
-        return down, recorddict_to_proto(RecordDict({"refused": told})).ByteSize(), seen.refused
+        return down, recorddict_to_proto(RecordDict({"refused": told})).ByteSize(), seen.rejected_updates
 
     (first, second, third), size, left = by(body, {77: 0, 5: 1, 901: 2}, train=train)
     assert [told for partition, told in seen_by_client if partition == 1] == [
@@ -303,9 +303,9 @@ def test_a_node_that_is_gone_fails_alone_and_is_not_asked_again_in_the_round():
     def body(grid):
         seen = roster_grid(grid, min_clients=2)
         grid.gone = {5}
-        replies = seen.exchange(to_all(seen.get_node_ids(), w=torch.zeros(1)), patience=60)
+        replies = seen.send_and_validate(to_all(seen.get_node_ids(), w=torch.zeros(1)), idle_timeout=60)
         partitions = [seen.partition_of[reply.metadata.src_node_id] for reply in replies]
-        return partitions, [(failure.partition, failure.kind) for failure in seen.traffic.failures], seen.get_node_ids()
+        return partitions, [(failure.partition, failure.kind) for failure in seen.stats.failures], seen.get_node_ids()
 
     assert by(body, {77: 0, 5: 1, 901: 2}) == ([0, 2], [(1, "gone")], [77, 901])
 
@@ -314,7 +314,7 @@ def test_messages_that_flower_s_server_does_not_take_end_the_run():
     def body(grid):
         seen = roster_grid(grid)
         grid.push_messages = lambda messages: []
-        seen.exchange(to_all(seen.get_node_ids(), w=torch.zeros(1)), patience=60)
+        seen.send_and_validate(to_all(seen.get_node_ids(), w=torch.zeros(1)), idle_timeout=60)
 
     with pytest.raises(RunError, match="did not take the messages to the clients: they are too large"):
         by(body, {77: 0, 5: 1, 901: 2})
@@ -323,7 +323,7 @@ def test_messages_that_flower_s_server_does_not_take_end_the_run():
 def test_a_reply_over_the_limit_is_refused():
     def body(grid):
         seen = roster_grid(grid, min_clients=3, reply_limit=1e-6)
-        seen.exchange(to_all(seen.get_node_ids(), w=torch.zeros(1)), patience=5)
+        seen.send_and_validate(to_all(seen.get_node_ids(), w=torch.zeros(1)), idle_timeout=5)
 
     with pytest.raises(RunError, match=r"all clients failed.*\n.*refused: it has 0.0 MB, and the knob reply_limit"):
         by(body, {77: 0, 5: 1, 901: 2})
@@ -331,14 +331,14 @@ def test_a_reply_over_the_limit_is_refused():
 
 def test_a_deadline_leaves_a_straggler_out_of_that_round_only():
     def body(grid):
-        seen = roster_grid(grid, min_clients=2, deadline=0.2)
+        seen = roster_grid(grid, min_clients=2, round_timeout=0.2)
         grid.silent = {5}
-        first = seen.exchange(to_all(seen.get_node_ids(), w=torch.zeros(1)), patience=60)
-        kinds = [(failure.partition, failure.kind) for failure in seen.traffic.failures]
+        first = seen.send_and_validate(to_all(seen.get_node_ids(), w=torch.zeros(1)), idle_timeout=60)
+        kinds = [(failure.partition, failure.kind) for failure in seen.stats.failures]
         assert seen.get_node_ids() == [77, 901]  # nor is it waited for when the round is tested
         grid.silent = set()
-        seen.begin(2, 30.0)
-        return len(first), kinds, len(seen.exchange(to_all(seen.get_node_ids(), w=torch.zeros(1)), patience=60))
+        seen.start_round(2, 30.0)
+        return len(first), kinds, len(seen.send_and_validate(to_all(seen.get_node_ids(), w=torch.zeros(1)), idle_timeout=60))
 
     assert by(body, {77: 0, 5: 1, 901: 2}) == (2, [(1, "late")], 3)
 
@@ -349,8 +349,8 @@ def test_a_coarse_wire_format_is_decoded_on_arrival_and_saves_bytes(form):
         sizes = []
         for wire_format in ("float32", form):
             seen = roster_grid(grid, wire_format=wire_format)
-            seen.exchange(to_all(seen.get_node_ids(), w=torch.linspace(-1, 1, 4000).view(4, 1000)), patience=5)
-            sizes.append(seen.traffic.down[0])
+            seen.send_and_validate(to_all(seen.get_node_ids(), w=torch.linspace(-1, 1, 4000).view(4, 1000)), idle_timeout=5)
+            sizes.append(seen.stats.down[0])
         return sizes
 
     full, coarse = by(body, {77: 0, 5: 1, 901: 2})

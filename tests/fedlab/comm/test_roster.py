@@ -21,13 +21,13 @@ def by(body, partition_of, **unruly):
     return within(app, 1, lambda _: body(Unruly(app, partition_of, **unruly)))
 
 
-def teller(told):
-    """Keeps what a roster tells as (kind, fields)."""
+def recorder(events):
+    """Return a callback that appends each event of a roster as (kind, fields)."""
 
-    def tell(kind, **fields):
-        told.append((kind, fields))
+    def on_event(kind, **fields):
+        events.append((kind, fields))
 
-    return tell
+    return on_event
 
 
 def gathered(grid, clients, timeout=30.0, enough=None, **more):
@@ -41,7 +41,7 @@ def test_nodes_are_known_by_partition_whatever_they_are_called(nodes):
     assert by(lambda grid: gathered(grid, 3), dict(nodes)) == {0: 77, 1: 5, 2: 901}
 
 
-def test_more_clients_than_asked_are_left_aside():
+def test_more_clients_than_asked_are_ignored():
     assert by(lambda grid: gathered(grid, 2), {5: 2, 77: 0, 901: 1}) == {0: 77, 1: 901}
 
 
@@ -84,16 +84,16 @@ def test_nobody_at_all():
         by(lambda grid: gathered(grid, 2, 0.0), {})
 
 
-def test_the_second_node_of_a_partition_is_refused_while_the_first_answers():
-    told = []
-    found = by(lambda grid: gathered(grid, 3, 0.5, enough=2, tell=teller(told)), {5: 0, 77: 1, 901: 1})
+def test_the_second_node_of_a_partition_is_rejected_while_the_first_answers():
+    events = []
+    found = by(lambda grid: gathered(grid, 3, 0.5, enough=2, on_event=recorder(events)), {5: 0, 77: 1, 901: 1})
     assert found == {0: 5, 1: 77}
-    ((reason),) = [fields["reason"] for kind, fields in told if kind == "refused"]
+    ((reason),) = [fields["reason"] for kind, fields in events if kind == "refused"]
     assert "two clients both say that they hold partition 1 (svhn)" in reason
 
 
 def test_it_takes_over_when_the_first_no_longer_answers(monkeypatch):
-    monkeypatch.setattr(module, "RIVAL_PATIENCE", 0.1)
+    monkeypatch.setattr(module, "CLAIM_TIMEOUT", 0.1)
 
     def body(grid):
         roster = Roster(grid, {0: "usps"})
@@ -102,7 +102,7 @@ def test_it_takes_over_when_the_first_no_longer_answers(monkeypatch):
         grid.contexts[77] = grid.contexts[5].__class__(1, 77, {"partition-id": 0}, grid.contexts[5].state, {})
         deadline = time.monotonic() + 5
         while roster.present != {0: 77} and time.monotonic() < deadline:
-            roster.look()
+            roster.poll()
             time.sleep(0.02)
         return roster.present, roster.partition_of
 
@@ -111,27 +111,27 @@ def test_it_takes_over_when_the_first_no_longer_answers(monkeypatch):
 
 def test_a_node_that_was_away_is_used_again_without_a_question():
     def body(grid):
-        told = []
-        roster = Roster(grid, {0: "usps", 1: "svhn"}, tell=teller(told))
+        events = []
+        roster = Roster(grid, {0: "usps", 1: "svhn"}, on_event=recorder(events))
         roster.wait([0, 1], 2, 30.0)
         context = grid.contexts.pop(77)
-        roster.look()
+        roster.poll()
         away = dict(roster.present)
         grid.contexts[77] = context
-        roster.look()
-        return away, roster.present, told
+        roster.poll()
+        return away, roster.present, events
 
-    away, back, told = by(body, {5: 0, 77: 1})
+    away, back, events = by(body, {5: 0, 77: 1})
     assert (away, back) == ({0: 5}, {0: 5, 1: 77})
-    assert [kind for kind, _ in told[-2:]] == ["left", "joined"]
+    assert [kind for kind, _ in events[-2:]] == ["left", "joined"]
 
 
 def test_a_key_decides_whose_partition_it_is():
-    told = []
+    events = []
     owners = {5: "usps", 77: "mnist_m"}
     with pytest.raises(RunError, match="1 of 2 clients connected.*a node was refused: it claims partition 1 .'svhn'.*"):
-        by(lambda grid: gathered(grid, 2, 1.0, owners=owners, tell=teller(told)), {5: 0, 77: 1, 901: 1})
-    reasons = sorted(fields["reason"] for kind, fields in told if kind == "refused")
+        by(lambda grid: gathered(grid, 2, 1.0, owners=owners, on_event=recorder(events)), {5: 0, 77: 1, 901: 1})
+    reasons = sorted(fields["reason"] for kind, fields in events if kind == "refused")
     assert reasons == [
         "it claims partition 1 ('svhn'), but its key is not registered",
         "it claims partition 1 ('svhn'), but its key is registered for 'mnist_m'",

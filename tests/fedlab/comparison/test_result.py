@@ -39,7 +39,7 @@ def make(folder, name, seed, rounds, metric):
                 "seconds": {"pretrain" if number == 0 else "clients": 2.0, "evaluate": 100.0},
             }
         )
-    run.note(status="finished")
+    run.update_manifest(status="finished")
     return f"cells/{run.path.name}"
 
 

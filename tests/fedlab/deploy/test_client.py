@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fedlab.deploy import provision
-from fedlab.deploy.client import HERE, unconnected
+from fedlab.deploy.client import CONNECTED_FILE, disconnect_reason
 from fedlab.engines import processes
 from fedlab.engines.superlink import Fleet, superlink
 
@@ -54,12 +54,12 @@ def said(process):
     return process.log.read_text()
 
 
-def supernodes(keep):
+def supernodes(state_dir):
     """Processes of Flower that belong to the client of a directory."""
     found = {}
     for entry in processes.PROC.iterdir():
         with suppress(OSError):
-            if str(keep) in os.readlink(entry / "fd" / "1"):
+            if str(state_dir) in os.readlink(entry / "fd" / "1"):
                 found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
     return found
 
@@ -84,11 +84,11 @@ def test_waits_for_a_server_and_leaves_when_it_is_told_to(join, tmp_path):
     assert process.wait(10) == 0
     lines = said(process).splitlines()
     assert lines[0].startswith("warning: --insecure: plain text")
-    assert lines[-1] == f"usps has left; what it keeps is in {tmp_path / 'clients' / 'usps'}"
+    assert lines[-1] == f"usps has left; its state is in {tmp_path / 'clients' / 'usps'}"
 
 
-def test_patience_ends(join):
-    process = join(nobody(), "--domain", "usps", "--insecure", "--patience", "0.5")
+def test_it_gives_up_after_a_while(join):
+    process = join(nobody(), "--domain", "usps", "--insecure", "--give-up-after", "0.5")
     assert process.wait(30) == 1
     assert "error: no server at 127.0.0.1:" in said(process)
     assert "within 0.5 s (Connection refused)" in said(process)
@@ -96,29 +96,29 @@ def test_patience_ends(join):
 
 @pytest.mark.engine
 def test_a_supernode_that_dies_is_started_again_and_none_outlives_us(join, tmp_path):
-    provision.make(tmp_path / "server", clients=["usps"])
+    provision.create_credentials(tmp_path / "server", clients=["usps"])
     (tmp_path / "certs" / "clients").mkdir(parents=True)
     shutil.copy(tmp_path / "server" / "ca.crt", tmp_path / "certs")
     shutil.copy(tmp_path / "server" / "clients" / "usps.key", tmp_path / "certs" / "clients")
-    keep = tmp_path / "clients" / "usps"
+    state_dir = tmp_path / "clients" / "usps"
     with superlink(tmp_path / "link", simulation=False, fleet=Fleet(nobody(), None)) as link:
         process = join(link.fleet, "--domain", "usps", "--insecure")
         until(process, "connected to")
-        (pid,) = [pid for pid, command in supernodes(keep).items() if "--superlink" in command]
+        (pid,) = [pid for pid, command in supernodes(state_dir).items() if "--superlink" in command]
         os.kill(pid, signal.SIGKILL)
         until(process, "the SuperNode ended unexpectedly; starting another")
         until(process, "connected to", times=2)
-        mistaken = join(link.fleet, "--keep", "other")  # with TLS, and the only key there is
+        mistaken = join(link.fleet, "--state-dir", "other")  # with TLS, and the only key there is
         assert mistaken.wait(30) == 1
         assert "does not speak TLS" in said(mistaken)
-        assert unconnected(keep) == ""
+        assert disconnect_reason(state_dir) == ""
         link.process.kill()
         until(process, "went away; trying until it is back")
-        seen = (keep / HERE).stat().st_mtime
+        seen = (state_dir / CONNECTED_FILE).stat().st_mtime
         time.sleep(1)
-        assert (keep / HERE).stat().st_mtime == seen  # so that it soon counts as not connected
+        assert (state_dir / CONNECTED_FILE).stat().st_mtime == seen  # so that it soon counts as not connected
         process.kill()
         end = time.monotonic() + 15
-        while supernodes(keep) and time.monotonic() < end:
+        while supernodes(state_dir) and time.monotonic() < end:
             time.sleep(0.1)
-        assert supernodes(keep) == {}
+        assert supernodes(state_dir) == {}

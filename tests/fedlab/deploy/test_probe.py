@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from fedlab.deploy import provision
-from fedlab.deploy.probe import knock, parse
+from fedlab.deploy.probe import probe_server, parse_address
 from fedlab.errors import ConfigError, RunError
 
 
@@ -54,16 +54,16 @@ def answering(reply):
 
 @pytest.fixture
 def folder(tmp_path):
-    provision.make(tmp_path / "certs")
+    provision.create_credentials(tmp_path / "certs")
     return tmp_path / "certs"
 
 
 def test_the_right_server_is_there(folder):
     with server(folder) as address:
-        assert knock(address, folder / "ca.crt") == ""
-        assert knock(address.replace("127.0.0.1", "localhost"), folder / "ca.crt") == ""
+        assert probe_server(address, folder / "ca.crt") == ""
+        assert probe_server(address.replace("127.0.0.1", "localhost"), folder / "ca.crt") == ""
     with server() as address:
-        assert knock(address, None) == ""
+        assert probe_server(address, None) == ""
 
 
 @pytest.mark.parametrize("secure", [True, False])
@@ -71,56 +71,56 @@ def test_nobody_is_no_error(folder, secure):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     trusted = folder / "ca.crt" if secure else None
-    assert knock(f"127.0.0.1:{port}", trusted) == "Connection refused"
-    assert knock("no-such-host.invalid:9092", trusted)
+    assert probe_server(f"127.0.0.1:{port}", trusted) == "Connection refused"
+    assert probe_server("no-such-host.invalid:9092", trusted)
     with answering(b"") as address:  # a tunnel whose other end is not there
-        assert knock(address, trusted) == "it hung up"
+        assert probe_server(address, trusted) == "it hung up"
 
 
 def test_a_server_of_another_authority(folder, tmp_path):
-    provision.make(tmp_path / "other")
+    provision.create_credentials(tmp_path / "other")
     with server(tmp_path / "other") as address, pytest.raises(RunError, match=r"is not the one that .*ca.crt vouches"):
-        knock(address, folder / "ca.crt")
+        probe_server(address, folder / "ca.crt")
 
 
 def test_an_expired_certificate_and_one_that_is_not_valid_yet(folder, monkeypatch):
-    provision.make(folder, days=-1, force=True)
+    provision.create_credentials(folder, days=-1, force=True)
     with server(folder) as address, pytest.raises(RunError, match="has expired; its owner makes a new one"):
-        knock(address, folder / "ca.crt")
-    monkeypatch.setattr(provision, "SKEW", datetime.timedelta(hours=-2))
-    provision.make(folder, force=True)
+        probe_server(address, folder / "ca.crt")
+    monkeypatch.setattr(provision, "CLOCK_SKEW", datetime.timedelta(hours=-2))
+    provision.create_credentials(folder, force=True)
     with server(folder) as address, pytest.raises(RunError, match="is not valid yet; is this machine's clock right"):
-        knock(address, folder / "ca.crt")
+        probe_server(address, folder / "ca.crt")
 
 
 def test_a_certificate_for_another_host(folder, monkeypatch):
     monkeypatch.setattr(provision, "LOCAL", ())
     (folder / "server.crt").unlink()
-    provision.make(folder, hosts=["lab.example.org"])
+    provision.create_credentials(folder, hosts=["lab.example.org"])
     with server(folder) as address:
         for host in ("127.0.0.1", "localhost"):
             with pytest.raises(RunError, match=rf"is not for '{host}'; its owner adds the name with"):
-                knock(address.replace("127.0.0.1", host), folder / "ca.crt")
+                probe_server(address.replace("127.0.0.1", host), folder / "ca.crt")
 
 
 def test_tls_on_one_side_only(folder):
     with server() as address, pytest.raises(RunError, match="does not speak TLS; if it is one of `fedlab serve --ins"):
-        knock(address, folder / "ca.crt")
+        probe_server(address, folder / "ca.crt")
     with server(folder) as address, pytest.raises(RunError, match="expects TLS; join without --insecure"):
-        knock(address, None)
+        probe_server(address, None)
 
 
 def test_something_else(folder):
     with answering(b"SSH-2.0-OpenSSH_9.6\r\n") as address:
         with pytest.raises(RunError, match="is no server of fedlab"):
-            knock(address, None)
+            probe_server(address, None)
         with pytest.raises(RunError, match="does not speak TLS"):
-            knock(address, folder / "ca.crt")
+            probe_server(address, folder / "ca.crt")
 
 
 def test_addresses():
-    assert parse("lab.example.org:9092") == ("lab.example.org", 9092)
-    assert parse("[::1]:9092") == ("::1", 9092)
+    assert parse_address("lab.example.org:9092") == ("lab.example.org", 9092)
+    assert parse_address("[::1]:9092") == ("::1", 9092)
     for address in ("lab", "lab:", ":9092", "lab:http", "lab:0", "lab:70000"):
         with pytest.raises(ConfigError, match="is no HOST:PORT of a server"):
-            parse(address)
+            parse_address(address)

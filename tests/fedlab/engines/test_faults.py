@@ -28,7 +28,7 @@ from commands import TINY, Command, end, laptop, left_running
 from fedlab.data.digits import datasets
 from fedlab.deploy import provision
 from fedlab.engines import processes
-from fedlab.runs.directory import read_lines
+from fedlab.files import read_lines
 from fedlab.runs.result import Result
 
 KNOBS = {
@@ -67,7 +67,7 @@ class Play:
 
     def __init__(self, root, line):
         self.root, self.line, self.commands = root, line, []
-        provision.make(root / "server" / "certs", hosts=[line.here], clients=CLIENTS)
+        provision.create_credentials(root / "server" / "certs", hosts=[line.here], clients=CLIENTS)
         self.address = f"{line.here}:{processes.free_ports(1)[0]}"
         self.deadline = deadline()
         self.run = root / "server" / "runs" / "dualadapt-digits-0"
@@ -79,7 +79,7 @@ class Play:
     def join(self, name, *arguments, address=None, before=()):
         if not (self.root / name).exists():
             laptop(self.root / name, self.root / "server" / "certs", name)
-        more = ("--domain", name, "--once", "--patience", "150", *arguments)
+        more = ("--domain", name, "--once", "--give-up-after", "150", *arguments)
         return self.start(name, "join", address or self.address, *more, before=before)
 
     def told(self, **wanted):

@@ -30,20 +30,20 @@ def main():
 
 @pytest.fixture
 def call(tmp_path, monkeypatch):
-    """Starts the command ``greet``, which a nursery serves, and leads to a real one once that is gone."""
+    """Starts the command ``greet``, which a fork server serves, and leads to a real one once that is gone."""
     (tmp_path / "greeting.py").write_text(APP)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "greet").write_text('#!/bin/sh\necho "the real one, $1"\n')
     (tmp_path / "bin" / "greet").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *map(os.path.abspath, sys.path)]))
-    monkeypatch.setenv("COLOUR", "of the nursery")
+    monkeypatch.setenv("COLOUR", "of the fork server")
 
     def start(*arguments):
         environment = {**os.environ, "COLOUR": "blue"}
         return subprocess.Popen(["greet", *arguments], stdout=-1, stderr=-2, text=True, cwd=tmp_path, env=environment)
 
-    with fork_server.opened(tmp_path, "greet", "greeting:main", ("json",)):
+    with fork_server.fork_server(tmp_path, "greet", "greeting:main", ("json",)):
         yield start
 
 
@@ -71,7 +71,7 @@ def test_a_fork_has_the_callers_arguments_environment_folder_output_and_exit_cod
     assert len({line[5] for line in said}) == 3
 
 
-def test_what_is_raised_is_printed_and_the_nursery_lives_on(call):
+def test_what_is_raised_is_printed_and_the_fork_server_lives_on(call):
     process = call("raise")
     assert "OSError: the disk is gone" in process.communicate(timeout=60)[0]
     assert process.returncode == 1
@@ -93,7 +93,7 @@ def test_forks_work_side_by_side_and_die_with_the_command(call):
     assert waiting[1].wait(20) == 1
 
 
-def test_without_a_nursery_the_real_command_runs(call):
+def test_without_a_fork_server_the_real_command_runs(call):
     born = call("0").communicate(timeout=60)[0].split()[-2]
     os.kill(int(born), signal.SIGKILL)
     process = call("0")
@@ -101,6 +101,6 @@ def test_without_a_nursery_the_real_command_runs(call):
 
 
 def test_the_path_is_as_it_was_afterwards(call, tmp_path):
-    with fork_server.opened(tmp_path / "commands", "other", "greeting:main", ()):
+    with fork_server.fork_server(tmp_path / "commands", "other", "greeting:main", ()):
         assert os.environ["PATH"].startswith(str(tmp_path / "commands" / "commands"))
     assert not os.environ["PATH"].startswith(str(tmp_path / "commands" / "commands"))

@@ -30,8 +30,8 @@ def federation(tmp_path_factory):
     """
     root = tmp_path_factory.mktemp("federation")
     mine, foreign = root / "server" / "certs", root / "foreign"
-    provision.make(mine, clients=["optdigits", "usps", "thief"])
-    provision.make(foreign, clients=["usps"])
+    provision.create_credentials(mine, clients=["optdigits", "usps", "thief"])
+    provision.create_credentials(foreign, clients=["usps"])
     address = f"127.0.0.1:{processes.free_ports(1)[0]}"
     knobs = [f"{name}={value}" for name, value in TINY.items()]
     serve = Command(
@@ -40,7 +40,7 @@ def federation(tmp_path_factory):
     started = [serve]
 
     def join(folder: Path, *arguments: str) -> Command:
-        started.append(Command(folder, "join", address, "--domain", "usps", "--patience", "100", *arguments))
+        started.append(Command(folder, "join", address, "--domain", "usps", "--give-up-after", "100", *arguments))
         return started[-1]
 
     try:
@@ -143,14 +143,14 @@ def test_nothing_is_left_running(federation):
 
 @pytest.mark.engine
 def test_an_expired_certificate_is_refused_on_both_sides(tmp_path):
-    provision.make(tmp_path / "certs", clients=["usps"], days=-1)
+    provision.create_credentials(tmp_path / "certs", clients=["usps"], days=-1)
     with pytest.raises(ConfigError, match=r"server.crt expired on .*; make a new one: fedlab certs"):
         grpc.check(Grpc(certificates=str(tmp_path / "certs")))
     fleet = superlink.Fleet(f"127.0.0.1:{processes.free_ports(1)[0]}", tmp_path / "certs")
     told = []
     with (
         superlink.superlink(tmp_path / "link", simulation=False, fleet=fleet, environment=grpc.TRACE) as link,
-        grpc.watched(link.log, {}, lambda who, why: told.append(why)),
+        grpc.monitor_rejections(link.log, {}, lambda who, why: told.append(why)),
     ):
         client = Command(tmp_path, "join", link.fleet, "--domain", "usps")
         assert client.code() == 1
@@ -179,7 +179,7 @@ def test_an_address_without_host_or_port_is_refused(address):
 
 
 def test_what_the_doorkeeper_reads(tmp_path):
-    provision.make(tmp_path, clients=["usps"])
+    provision.create_credentials(tmp_path, clients=["usps"])
     key = credentials.public_keys(tmp_path)["usps"]
     door = "[/flwr.proto.Fleet/%s][ApiError:2004] Attempted to register SuperNode with public key: %r, exception: %s\n"
     shake = "I1124 00:28:49.867702 3626 handshaker.cc:155] CallNextHandshakerLocked: error=%s\n=== Source: ===\n x.cc\n"
@@ -198,7 +198,7 @@ def test_what_the_doorkeeper_reads(tmp_path):
     )
     for step in (len(log), 40, 7):  # however the log comes in
         told: list[tuple[str, str]] = []
-        doorkeeper = grpc.Doorkeeper({"usps": key}, lambda who, why, told=told: told.append((who, why)))
+        doorkeeper = grpc.RejectionMonitor({"usps": key}, lambda who, why, told=told: told.append((who, why)))
         for begin in range(0, len(log), step):
             doorkeeper.read(log[begin : begin + step])
         assert [who for who, _ in told] == ["usps", "usps", "a key of another kind", "10.0.0.9", "10.0.0.9"]

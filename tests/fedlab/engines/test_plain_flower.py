@@ -17,7 +17,7 @@ import pytest
 from commands import TINY
 from fedlab.deploy import provision
 from fedlab.engines import processes
-from fedlab.runs.directory import read_lines
+from fedlab.files import read_lines
 
 ROOT = Path(__file__).parents[3]
 PATIENCE = 180
@@ -40,7 +40,7 @@ def terminal(tmp_path):
         shutil.copy(ROOT / name, tmp_path)
     for name in ("server", "client"):
         shutil.copytree(ROOT / name, tmp_path / name)
-    provision.make(tmp_path / "certs", clients=["usps", "optdigits"])
+    provision.create_credentials(tmp_path / "certs", clients=["usps", "optdigits"])
     ports = dict(zip(("9092", "8000", "8001", "8002"), map(str, processes.free_ports(4)), strict=True))
     bin = str(Path(sys.executable).parent)
     variables = {**os.environ, "PATH": os.pathsep.join((bin, os.environ["PATH"])), "FLWR_HOME": str(tmp_path / ".flwr")}
@@ -86,13 +86,13 @@ def test_the_commands_of_the_docs_page_work_as_printed(terminal, tmp_path):
     configure, superlink, register, *supernodes, run = blocks()
     assert terminal(configure)[0].wait(30) == 0
     server, log = terminal(superlink)
-    until(lambda: "Uvicorn running on https" in processes.plain(log), server, log)
+    until(lambda: "Uvicorn running on https" in processes.read_plain(log), server, log)
     shell, said = terminal(register)
     assert shell.wait(PATIENCE) == 0
     assert said.read_text().count("registered successfully") == 2
     clients = [terminal(block) for block in supernodes]
     for shell, said in clients:
-        until(lambda said=said: "SuperNode ID" in processes.plain(said), shell, said)
+        until(lambda said=said: "SuperNode ID" in processes.read_plain(said), shell, said)
     submitted, said = terminal(run)
     metrics = tmp_path / "runs" / "plain-0" / "metrics.jsonl"
     until(lambda: read_lines(metrics), submitted, said)  # a round is enough: what the rest takes, other tests spend

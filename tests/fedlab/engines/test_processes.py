@@ -12,12 +12,12 @@ import pytest
 from fedlab.engines import processes
 
 
-def test_evidence_is_the_first_error_and_the_way_to_it(tmp_path: Path) -> None:
+def test_an_excerpt_is_the_first_error_and_the_way_to_it(tmp_path: Path) -> None:
     log = tmp_path / "flower.log"
     log.write_text(
         "INFO : ControlServicer.ListRuns\n\x1b[91mTraceback\x1b[0m:\n  File a\n    ^^^\nmine.BadError: x\nKeyError: y\n"
     )
-    assert processes.evidence(log).splitlines() == [
+    assert processes.log_excerpt(log).splitlines() == [
         "First error:",
         "  Traceback:",
         "    File a",
@@ -25,21 +25,21 @@ def test_evidence_is_the_first_error_and_the_way_to_it(tmp_path: Path) -> None:
         f"Full log: {log}",
     ]
     log.write_text("one\n\ntwo\n")
-    assert processes.evidence(log).splitlines() == ["Last lines:", "  one", "  two", f"Full log: {log}"]
+    assert processes.log_excerpt(log).splitlines() == ["Last lines:", "  one", "  two", f"Full log: {log}"]
 
 
 def test_family_is_the_marked_and_their_children() -> None:
     script = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'], env={}, stdin=0)"
-    environment = {**os.environ, processes.MARK: "test-mark"}
+    environment = {**os.environ, processes.MARKER_ENV: "test-mark"}
     with subprocess.Popen([sys.executable, "-c", script], env=environment, stdin=subprocess.PIPE) as marked:
-        while len(processes.family("test-mark")) < 2:
+        while len(processes.marked_processes("test-mark")) < 2:
             assert marked.poll() is None
-        family = processes.family("test-mark")
+        family = processes.marked_processes("test-mark")
         assert marked.pid in family
         assert any("input()" in command and "subprocess" not in command for command in family.values())
-        assert processes.family("test-mar") == {}
+        assert processes.marked_processes("test-mar") == {}
         processes.stop("test-mark", [marked])
-    assert processes.family("test-mark") == {}
+    assert processes.marked_processes("test-mark") == {}
 
 
 def test_environment_finds_what_we_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +55,6 @@ def test_environment_finds_what_we_find(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_process_is_alive_until_it_has_been_waited_for() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    assert processes.alive(process.pid)
+    assert processes.is_alive(process.pid)
     process.communicate(b"\n")
-    assert not processes.alive(process.pid)
+    assert not processes.is_alive(process.pid)

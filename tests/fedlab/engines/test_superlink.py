@@ -30,5 +30,5 @@ def test_a_port_that_is_taken_is_not_the_end(tmp_path: Path, monkeypatch: pytest
         ) as link:  # with SuperNodes, as the gRPC engine will have it
             socket.create_connection(("127.0.0.1", int(link.fleet.rpartition(":")[2])), timeout=5).close()
     assert answers == []
-    assert processes.family(link.environment[processes.MARK]) == {}
+    assert processes.marked_processes(link.environment[processes.MARKER_ENV]) == {}
     assert not link.scratch.exists()

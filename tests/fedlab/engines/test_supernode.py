@@ -19,8 +19,8 @@ def test_flower_waits_by_the_module_that_we_replace():
 def test_the_clock_never_sleeps_long_and_tells_the_time(monkeypatch):
     slept = []
     monkeypatch.setattr(time, "sleep", slept.append)
-    clock = supernode.HastyClock()
+    clock = supernode.CappedSleepClock()
     clock.sleep(3)
     clock.sleep(0.1)
-    assert slept == [supernode.ASK_SECONDS, 0.1]
+    assert slept == [supernode.MAX_SLEEP, 0.1]
     assert clock.monotonic is time.monotonic

@@ -39,7 +39,7 @@ def space():
 @pytest.fixture
 def run(tmp_path):
     directory = RunDirectory.create(tmp_path, launch.prepare("graphnvp-qm9", {**KNOBS, "rounds": 1}))
-    directory.checkpoint(1, {"arrays": model(Molecules(**SMALL)).state_dict()}, keep=1)
+    directory.checkpoints.save(1, {"arrays": model(Molecules(**SMALL)).state_dict()}, keep=1)
     return directory
 
 

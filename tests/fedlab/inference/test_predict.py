@@ -47,7 +47,7 @@ def keep(run, folder, partition):
     arrays, config = ArrayRecord(checkpoint["arrays"]), ConfigRecord({"server-round": flat["rounds"]})
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
     message = Message(RecordDict({"arrays": arrays, "config": config, **own}), 7, "evaluate")
-    node = {"partition-id": partition, "num-partitions": 2, "keep": str(folder)}
+    node = {"partition-id": partition, "num-partitions": 2, "state-dir": str(folder)}
     reply = client_app(message, Context(1, 7, node, RecordDict(), flat))
     assert not reply.has_error(), reply.error
     return dict(reply.content["metrics"])

@@ -32,7 +32,7 @@ def scored(result):
 
 def test_a_picture_is_kept_for_every_round_that_is_scored(run):
     result = run()
-    pictures = RunDirectory.open(result.directory).pictures()
+    pictures = RunDirectory.open(result.directory).images()
     assert list(pictures) == ["grey_squares"] and list(pictures["grey_squares"]) == [0, 1, 2, 3] == scored(result)
     assert pictures["grey_squares"][2].read_bytes() == toy.square(result.rounds[2]["score"]["size"])
 
@@ -50,8 +50,8 @@ def test_rounds_are_sorted_as_numbers(tmp_path):
     (tmp_path / "config.toml").touch()
     directory = RunDirectory.open(tmp_path)
     for number in (10, 9, 2):
-        directory.keep_picture("a-round-trip", number, b"")
-    assert {name: list(found) for name, found in directory.pictures().items()} == {"a-round-trip": [2, 9, 10]}
+        directory.save_image("a-round-trip", number, b"")
+    assert {name: list(found) for name, found in directory.images().items()} == {"a-round-trip": [2, 9, 10]}
 
 
 def test_the_page_of_a_run_shows_the_newest_and_some_before_it(run):

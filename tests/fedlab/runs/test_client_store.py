@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from fedlab.runs.client_store import EVENTS, KEY, MODEL, Keep
+from fedlab.runs.client_store import EVENTS, STATE_DIR_KEY, MODEL, ClientStore
 
 STATES = {"arrays": {"weight": torch.arange(6.0).reshape(2, 3), "steps": torch.tensor(4)}, "head": {}}
 CONFIG = {"rounds": 3, "name": "run", "client.learning_rate": 0.1, "control": True}
@@ -22,32 +22,32 @@ def read(folder):
     return torch.load(folder / MODEL, weights_only=True)
 
 
-def save(keep, number=1, states=STATES):
-    keep.save(states, CONFIG, "usps", {"round": number, "accuracy": 0.5})
+def save(store, number=1, states=STATES):
+    store.save(states, CONFIG, "usps", {"round": number, "accuracy": 0.5})
 
 
-@pytest.mark.parametrize("node_config", [{}, {KEY: ""}, {"partition-id": 1}])
-def test_without_a_directory_nothing_is_kept(node_config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("node_config", [{}, {STATE_DIR_KEY: ""}, {"partition-id": 1}])
+def test_without_a_directory_nothing_is_saved(node_config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    keep = Keep.of(node_config)
-    assert not keep and keep.path is None
-    keep.tell("trained", round=1)
-    save(keep)
+    store = ClientStore.from_node_config(node_config)
+    assert not store and store.path is None
+    store.log_event("trained", round=1)
+    save(store)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_directory_is_that_of_the_nodes_config_and_is_made_when_needed(tmp_path):
     folder = tmp_path / "clients" / "usps"
-    keep = Keep.of({KEY: str(folder)})
-    assert keep and keep.path == folder and not folder.exists()
-    keep.tell("trained", round=1)
+    store = ClientStore.from_node_config({STATE_DIR_KEY: str(folder)})
+    assert store and store.path == folder and not folder.exists()
+    store.log_event("trained", round=1)
     assert [path.name for path in folder.iterdir()] == [EVENTS]
 
 
 def test_each_event_is_a_line_with_its_time(tmp_path):
-    keep, before = Keep(tmp_path), time.time()
-    keep.tell("trained", round=1, loss=0.25)
-    Keep(tmp_path).tell("tested", round=1, client="Zürich")
+    store, before = ClientStore(tmp_path), time.time()
+    store.log_event("trained", round=1, loss=0.25)
+    ClientStore(tmp_path).log_event("tested", round=1, client="Zürich")
     first, second = events(tmp_path)
     assert before - 0.01 <= first.pop("time") <= second.pop("time") <= time.time() + 0.01
     assert first == {"event": "trained", "round": 1, "loss": 0.25}
@@ -55,7 +55,7 @@ def test_each_event_is_a_line_with_its_time(tmp_path):
 
 
 def test_the_model_is_read_without_running_any_code(tmp_path):
-    save(Keep(tmp_path / "new"), number=7)
+    save(ClientStore(tmp_path / "new"), number=7)
     content = read(tmp_path / "new")
     assert set(content) == {"config", "round", "client", "states"}
     assert (content["config"], content["round"], content["client"]) == (CONFIG, 7, "usps")
@@ -65,15 +65,15 @@ def test_the_model_is_read_without_running_any_code(tmp_path):
 
 
 def test_saving_is_told(tmp_path):
-    save(Keep(tmp_path), number=2)
+    save(ClientStore(tmp_path), number=2)
     (told,) = events(tmp_path)
-    assert {key: told[key] for key in ("event", "round", "accuracy")} == {"event": "kept", "round": 2, "accuracy": 0.5}
+    assert {key: told[key] for key in ("event", "round", "accuracy")} == {"event": "saved", "round": 2, "accuracy": 0.5}
 
 
 def test_a_second_model_replaces_the_first_and_leaves_no_other_file(tmp_path):
-    keep = Keep(tmp_path)
+    store = ClientStore(tmp_path)
     for number in (1, 2):
-        save(keep, number, {"arrays": {"weight": torch.full((3,), float(number))}})
+        save(store, number, {"arrays": {"weight": torch.full((3,), float(number))}})
     assert sorted(path.name for path in tmp_path.iterdir()) == [EVENTS, MODEL]
     assert read(tmp_path)["round"] == 2
     assert read(tmp_path)["states"]["arrays"]["weight"].tolist() == [2.0] * 3
@@ -81,19 +81,19 @@ def test_a_second_model_replaces_the_first_and_leaves_no_other_file(tmp_path):
 
 
 def test_a_reader_that_holds_the_old_model_still_reads_it(tmp_path):
-    keep = Keep(tmp_path)
-    save(keep, 1)
+    store = ClientStore(tmp_path)
+    save(store, 1)
     with (tmp_path / MODEL).open("rb") as held:
-        save(keep, 2)
+        save(store, 2)
         assert torch.load(held, weights_only=True)["round"] == 1
     assert read(tmp_path)["round"] == 2
 
 
 def test_a_model_that_cannot_be_saved_leaves_the_old_one(tmp_path):
-    keep = Keep(tmp_path)
-    save(keep, 1)
+    store = ClientStore(tmp_path)
+    save(store, 1)
     with pytest.raises(AttributeError):
-        save(keep, 2, {"arrays": {"weight": None}})
+        save(store, 2, {"arrays": {"weight": None}})
     assert read(tmp_path)["round"] == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [EVENTS, MODEL]
     assert len(events(tmp_path)) == 1

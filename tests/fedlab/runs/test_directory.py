@@ -14,7 +14,9 @@ import torch
 
 from fedlab.errors import RunError
 from fedlab.runs import directory
-from fedlab.runs.directory import RunDirectory, read_lines, weights_sha256, write_atomically
+from fedlab.files import read_lines, write_atomically
+from fedlab.runs.checkpoints import weights_sha256
+from fedlab.runs.directory import RunDirectory
 
 CONFIG = {"name": "lunch", "seed": 3, "engine": "inprocess", "rounds": 2, "pizza.heat": 0.5, "run_dir": "ignored"}
 
@@ -125,8 +127,8 @@ def test_the_manifest_says_what_made_the_run(run):
 
 
 def test_notes_add_to_the_manifest_and_replace_what_they_name(run):
-    run.note(status="running", device="cpu")
-    run.note(status="finished")
+    run.update_manifest(status="running", device="cpu")
+    run.update_manifest(status="finished")
     assert run.manifest()["status"] == "finished"
     assert run.manifest()["device"] == "cpu"
     assert run.manifest()["seed"] == 3
@@ -186,11 +188,11 @@ def state(value):
 
 
 def test_the_newest_checkpoint_comes_back_bit_for_bit(run):
-    assert run.go_back() is None
+    assert run.checkpoints.rewind() is None
     for server_round in (0, 1, 2):
         run.log_round(record(server_round))
-        run.checkpoint(server_round, state(server_round / 3), keep=5)
-    server_round, read = run.go_back()
+        run.checkpoints.save(server_round, state(server_round / 3), keep=5)
+    server_round, read = run.checkpoints.rewind()
     assert server_round == 2
     assert torch.equal(read["arrays"]["w"], torch.full((2,), 2 / 3))
     assert read["strategy"]["optimiser"]["param_groups"] == [{"lr": 0.1, "params": [0]}]
@@ -200,72 +202,72 @@ def test_the_newest_checkpoint_comes_back_bit_for_bit(run):
 
 def test_only_the_newest_are_kept_by_number_not_by_name(run):
     for server_round in range(8, 12):
-        run.checkpoint(server_round, state(0.0), keep=2)
+        run.checkpoints.save(server_round, state(0.0), keep=2)
     folder = run.path / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["round-10.pt", "round-11.pt"]
-    assert run.newest()[0] == 11
+    assert run.checkpoints.latest()[0] == 11
 
 
 def test_rounds_after_the_checkpoint_are_cut_off_with_a_torn_line(run):
     for server_round in range(3):
         run.log_round(record(server_round))
-    run.checkpoint(1, state(0.0), keep=2)
+    run.checkpoints.save(1, state(0.0), keep=2)
     with (run.path / "metrics.jsonl").open("a") as log:
         log.write('{"round": 3, "cli')
     before = (run.path / "metrics.jsonl").read_bytes()
-    assert run.newest()[0] == 1 and (run.path / "metrics.jsonl").read_bytes() == before  # looking writes nothing
-    assert run.go_back()[0] == 1
+    assert run.checkpoints.latest()[0] == 1 and (run.path / "metrics.jsonl").read_bytes() == before  # looking writes nothing
+    assert run.checkpoints.rewind()[0] == 1
     run.log_round({**record(2), "again": True})
     assert run.rounds() == [record(0), record(1), {**record(2), "again": True}]
 
 
 def test_without_a_checkpoint_a_run_begins_with_an_empty_log(run):
     run.log_round(record(0))
-    assert run.go_back() is None
+    assert run.checkpoints.rewind() is None
     assert run.rounds() == []
 
 
 def test_half_a_checkpoint_of_a_killed_run_is_not_taken_for_one(run):
-    run.checkpoint(1, state(0.0), keep=2)
+    run.checkpoints.save(1, state(0.0), keep=2)
     whole = (run.path / "checkpoints" / "round-1.pt").read_bytes()
     (run.path / "checkpoints" / ".round-2.tmp").write_bytes(whole[:100])
-    assert run.newest()[0] == 1
+    assert run.checkpoints.latest()[0] == 1
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_still_serves(run):
     for server_round in (0, 1, 2):
         run.log_round(record(server_round))
-        run.checkpoint(server_round, state(0.0), keep=2)
+        run.checkpoints.save(server_round, state(0.0), keep=2)
     newest = run.path / "checkpoints" / "round-2.pt"
     newest.write_bytes(newest.read_bytes()[:100])
     with pytest.raises(RunError, match="round-2.pt cannot be read .*delete it to resume one round earlier"):
-        run.go_back()
+        run.checkpoints.rewind()
     assert [line["round"] for line in run.rounds()] == [0, 1, 2]  # nothing was lost by looking
     newest.unlink()
-    assert run.go_back()[0] == 1
+    assert run.checkpoints.rewind()[0] == 1
 
 
 def test_damaged_lines_are_named_and_those_after_the_checkpoint_cut_off(run):
     log = run.path / "metrics.jsonl"
     for server_round in range(2):
         run.log_round(record(server_round))
-    run.checkpoint(1, state(0.0), keep=2)
+    run.checkpoints.save(1, state(0.0), keep=2)
     with log.open("a") as stream:
         stream.write("garbage{\n")
     with pytest.raises(RunError, match=r"line 3 of .*metrics\.jsonl is damaged: 'garbage\{'; delete that line"):
         run.rounds()
-    assert run.go_back()[0] == 1
+    assert run.checkpoints.rewind()[0] == 1
     assert run.rounds() == [record(0), record(1)]
 
 
 @pytest.mark.parametrize("left", ["", "garbage\n", '{"round": 1}\n'])
 def test_a_checkpoint_without_its_rounds_is_refused(run, left):
-    run.checkpoint(1, state(0.0), keep=2)
+    run.checkpoints.save(1, state(0.0), keep=2)
     (run.path / "metrics.jsonl").write_text(left)
     with pytest.raises(
         RunError, match=r"should be rounds 0 to 1, that of the newest checkpoint.* start anew: fedlab run"
     ):
-        run.go_back()
+        run.checkpoints.rewind()
     assert (run.path / "metrics.jsonl").read_text() == left
 
 
@@ -280,9 +282,9 @@ def test_a_checkpoint_never_runs_code(run, tmp_path):
         def __reduce__(self):
             return (open, (str(tmp_path / "sprung"), "w"))
 
-    run.checkpoint(1, {"arrays": Trap()}, keep=1)
+    run.checkpoints.save(1, {"arrays": Trap()}, keep=1)
     with pytest.raises(RunError, match="cannot be read"):
-        run.go_back()
+        run.checkpoints.rewind()
     assert not (tmp_path / "sprung").exists()
 
 

@@ -78,15 +78,15 @@ def test_it_is_made_once_and_whoever_takes_it_over_pays_for_it(tmp_path):
         time.sleep(0.2)
         return {"model": {"w": torch.ones(2)}, "loss": 0.5}
 
-    with pretrain_cache.shared(str(tmp_path)) as first:
-        made = pretrain_cache.once(lambda: "key", make, CPU)
-    with pretrain_cache.shared(str(tmp_path)) as second:
-        taken = pretrain_cache.once(lambda: "key", make, CPU)
+    with pretrain_cache.use_cache(str(tmp_path)) as first:
+        made = pretrain_cache.get_or_compute(lambda: "key", make, CPU)
+    with pretrain_cache.use_cache(str(tmp_path)) as second:
+        taken = pretrain_cache.get_or_compute(lambda: "key", make, CPU)
     assert len(calls) == 1
     assert taken["loss"] == made["loss"] and torch.equal(taken["model"]["w"], made["model"]["w"])
     assert set(taken) == {"model", "loss"}
-    assert 0.1 < second.credit <= 0.25
-    assert -0.1 < first.credit <= 0
+    assert 0.1 < second.saved_seconds <= 0.25
+    assert -0.1 < first.saved_seconds <= 0
 
 
 def test_who_comes_meanwhile_waits(tmp_path):
@@ -98,8 +98,8 @@ def test_who_comes_meanwhile_waits(tmp_path):
         return {"loss": 1.0}
 
     def work():
-        with pretrain_cache.shared(str(tmp_path)):
-            pretrain_cache.once(lambda: "key", make, CPU)
+        with pretrain_cache.use_cache(str(tmp_path)):
+            pretrain_cache.get_or_compute(lambda: "key", make, CPU)
 
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
@@ -113,7 +113,7 @@ def test_nothing_is_shared_or_named_without_a_folder():
     def never():
         raise AssertionError
 
-    with pretrain_cache.shared("") as store:
-        assert pretrain_cache.once(never, lambda: {"loss": 1.0}, CPU) == {"loss": 1.0}
-    assert pretrain_cache.once(never, lambda: {"loss": 2.0}, CPU) == {"loss": 2.0}
-    assert store.credit == 0
+    with pretrain_cache.use_cache("") as store:
+        assert pretrain_cache.get_or_compute(never, lambda: {"loss": 1.0}, CPU) == {"loss": 1.0}
+    assert pretrain_cache.get_or_compute(never, lambda: {"loss": 2.0}, CPU) == {"loss": 2.0}
+    assert store.saved_seconds == 0

@@ -48,7 +48,7 @@ def test_final_is_the_last_round_and_bytes_and_seconds_are_summed(directory):
 
 def test_the_hash_is_there_when_the_run_is_finished(directory):
     assert Result.read(directory.path).weights_sha256 == ""
-    directory.note(status="finished", weights_sha256="abc")
+    directory.update_manifest(status="finished", weights_sha256="abc")
     assert Result.read(directory.path).weights_sha256 == "abc"
 
 

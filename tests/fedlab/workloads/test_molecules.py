@@ -264,7 +264,7 @@ def test_the_warm_up_of_an_mpgvae_counts_the_steps_behind_the_global_model(one_r
         knobs |= {"client.optimiser": "adam"}
     first, _, last = one_round(strategy=strategy, **knobs)
     assert len(last["clients"]) == 5 and not last["failures"]
-    _, state = RunDirectory.open(next(tmp_path.glob("graphnvp*"))).newest()
+    _, state = RunDirectory.open(next(tmp_path.glob("graphnvp*"))).checkpoints.latest()
     assert state["arrays"]["steps"] == (0 if strategy == "dp_fixed" else 8)
     assert last["mean"]["loss"] < first["mean"]["loss"] or strategy == "dp_fixed"
 

@@ -165,7 +165,7 @@ def test_a_run_keeps_metrics_and_pictures_of_scored_rounds(tmp_path):
     result = fedlab.run("ddpm-mnist", runs=tmp_path, rounds=2, threads=1, knobs=knobs)
     scored = [record["round"] for record in result.rounds if set(record["score"]) >= METRICS]
     assert scored == [0, 2]
-    pictures = RunDirectory(result.directory).pictures()
+    pictures = RunDirectory(result.directory).images()
     assert {name: sorted(rounds) for name, rounds in pictures.items()} == {"samples": scored, "labels": scored}
 
 

@@ -43,7 +43,7 @@ def test_clipping_on_the_client_gives_what_clipping_on_the_server_gives(record, 
     found = {}
     for side in ("server", "client"):
         seen, directory = record(rule, **knobs, **{f"{rule}.side": side})
-        found[side] = directory.newest()[1]
+        found[side] = directory.checkpoints.latest()[1]
         for client in range(3):
             one = seen["train", 1, client]
             received = one.received["arrays"]

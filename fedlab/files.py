@@ -1,0 +1,106 @@
+"""Files that outlive a kill: atomic writes, logs of JSON lines, and following a log that another process appends to."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fedlab.errors import RunError
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace ``path`` by ``content``; a reader, or a kill, sees the old file or the new one and nothing between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def complete_lines(path: Path) -> list[str]:
+    """Return the complete lines of a text file that are not empty; none where there is no file."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    return [line for line in text[: text.rfind("\n") + 1].split("\n") if line]
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the complete JSON lines of a log; a last line that a kill has torn is left out.
+
+    Raises
+    ------
+    RunError
+        For a line that is damaged otherwise.
+    """
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(complete_lines(path), 1):
+        try:
+            found.append(dict(json.loads(line)))
+        except (ValueError, TypeError):
+            raise RunError(f"line {number} of {path} is damaged: {line[:40]!r}; delete that line") from None
+    return found
+
+
+def truncate_torn_line(path: Path) -> None:
+    """Cut off a last line that a kill has torn, so that the next line begins where it should."""
+    content = path.read_bytes() if path.exists() else b""
+    if content and not content.endswith(b"\n"):
+        write_atomically(path, content[: content.rfind(b"\n") + 1])
+
+
+class LogTail:
+    """Reader of the new lines of a text file that another process appends to.
+
+    Parameters
+    ----------
+    path
+        The file; it may not exist yet.
+    from_end
+        Skip the complete lines that are there now.
+    """
+
+    def __init__(self, path: Path, *, from_end: bool = False) -> None:
+        self.path = path
+        self._offset = path.read_bytes().rfind(b"\n") + 1 if from_end and path.exists() else 0
+
+    def lines(self) -> list[str]:
+        """Return the lines since the last call; a line that is not complete yet comes with a later call."""
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as stream:
+            stream.seek(self._offset)
+            text = stream.read()
+        complete = text[: text.rfind(b"\n") + 1]
+        self._offset += len(complete)
+        return complete.decode(errors="replace").split("\n")[:-1]
+
+
+@contextmanager
+def follow_lines(
+    path: Path, on_lines: Callable[[list[str]], None], *, from_end: bool = False, poll_seconds: float = 0.1
+) -> Iterator[None]:
+    """Pass new lines of a file to a callback from a thread while the context lasts, and a last time at its end."""
+    tail, ended = LogTail(path, from_end=from_end), threading.Event()
+
+    def loop() -> None:
+        while True:
+            last = ended.is_set()
+            if lines := tail.lines():
+                on_lines(lines)
+            if last:
+                return
+            ended.wait(poll_seconds)
+
+    thread = threading.Thread(target=loop, name=f"follow-{path.name}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(timeout=5)
