@@ -42,7 +42,7 @@ from fedlab.models.vit import ViT
 from fedlab.runs import pretrain_cache
 from fedlab.files import write_atomically
 from fedlab.seeds import deterministic, seeded
-from fedlab.training import optimise
+from fedlab.training import train_steps
 from fedlab.workloads.domain_suite import accuracy_and_loss
 
 SHAPE = SMALL["tiny"]
@@ -114,7 +114,7 @@ def learn(model: nn.Module, data: Examples, job: Job, name: str) -> list[float]:
         losses.append(float(value.detach()))
         return value
 
-    optimise(loss, optimiser, job.steps, name=name, after_step=plan.step)
+    train_steps(loss, optimiser, job.steps, name=name, after_step=plan.step)
     return [float(np.mean(losses[start : start + PART])) for start in range(0, job.steps, PART)]
 
 

@@ -30,7 +30,7 @@ from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.result import Result
 from fedlab.strategies.dualadapt.shared import Knobs
 from fedlab.strategies.protocol import load
-from fedlab.training import pick_device
+from fedlab.training import resolve_device
 
 PRESET = "dualadapt-digits"
 ARRIVAL, ROUNDS = 3, 6  # its round of arrival, two rounds for itself, one with all
@@ -58,7 +58,7 @@ def one_newcomer(knobs: Mapping[str, Value], starts: list[str], runs: Path) -> d
 @torch.no_grad()
 def heads(result: Result) -> dict[str, tuple[float, float]]:
     """Known client to its distance from the newcomer, and the accuracy of its head on the newcomer's test data."""
-    workload, device = workloads.make(result.config), pick_device("cpu")
+    workload, device = workloads.make(result.config), resolve_device("cpu")
     (note,) = [note for record in result.rounds if record["round"] == ARRIVAL for note in record["notes"]]
     state = Checkpoints(result.directory).load(ARRIVAL)
     newcomer, knobs = workload.clients.index(note["client"]), build(Knobs, "dualadapt", result.config)

@@ -27,7 +27,7 @@ from fedlab.registry import app_config, config_from_text
 from fedlab.runs.client_store import ClientStore
 from fedlab.seeds import deterministic, seeded
 from fedlab.strategies.protocol import CONFIG, ROUND, ClientContext, ClientFunctions, round_of
-from fedlab.workload import SeesImages
+from fedlab.workload import SupportsImages
 
 app = ClientApp()
 
@@ -108,8 +108,8 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
             content[CONFIG] = ConfigRecord({ROUND: server_round})
             facts = {"round": server_round, "rounds": run.rounds, "name": run.name}
             if store and purpose == "evaluate":
-                states = half.states(workload, message, who)
-                saved = {**facts, "images": isinstance(workload, SeesImages)}
+                states = half.prediction_states(workload, message, who)
+                saved = {**facts, "images": isinstance(workload, SupportsImages)}
                 store.save(states, config, workload.clients[partition], saved)
         store.log_event(purpose, status="ok", seconds=round(time.monotonic() - started, 3), **facts)
         return Message(compression.encode(content, config.comm.compression), reply_to=message)

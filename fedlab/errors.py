@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-LISTED = 12  # names that a sentence can hold
+MAX_NAMES = 12  # names that a sentence can hold
 
 
 class FedlabError(Exception):
@@ -20,7 +20,7 @@ class DataError(FedlabError):
     """Data that is missing, truncated or of the wrong shape."""
 
 
-class ForeignWeightsError(DataError):
+class IncompatibleWeightsError(DataError):
     """Weights of another model than the one that they were given to."""
 
 
@@ -34,4 +34,4 @@ def suggest(name: str, known: Iterable[str]) -> str:
     close = get_close_matches(name, known, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"
-    return f"known: {', '.join(known)}." if len(known) <= LISTED else "nothing known has a name like that."
+    return f"known: {', '.join(known)}." if len(known) <= MAX_NAMES else "nothing known has a name like that."

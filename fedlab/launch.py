@@ -24,8 +24,8 @@ from fedlab.registry import load_config, merge, plugins_of
 from fedlab.report import write_report
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.result import Result
-from fedlab.training import null_progress, pick_device, resolve_device
-from fedlab.workload import KnowsLabels, Workload, lacking
+from fedlab.training import null_progress, resolve_device
+from fedlab.workload import SupportsHiddenLabels, Workload, missing_columns
 
 APPS = Apps(server="fedlab.server.app:app", client="fedlab.client.app:app")
 
@@ -66,7 +66,7 @@ def resolve_config(preset: str | Mapping[str, Any], overrides: Overrides) -> Con
     cache = config.checkpoint.pretrain_cache
     here: dict[str, Value] = {
         "data.root": str(root.resolve()) if root else "",
-        "device": resolve_device(config.run.device, reachable),  # so that a resumed run keeps to it
+        "device": str(resolve_device(config.run.device, reachable)),  # so that a resumed run keeps to it
         "checkpoint.pretrain_cache": str(Path(cache).resolve()) if cache else "",
     }
     return build_config({**values, **here}, plugins)
@@ -74,7 +74,7 @@ def resolve_config(preset: str | Mapping[str, Any], overrides: Overrides) -> Con
 
 def clients_have_labels(workload: Workload) -> bool:
     """Return True if clients hold all that the workload's loss reads, labels where it takes any."""
-    return not lacking(workload, workload.data(0, "train"))
+    return not missing_columns(workload, workload.data(0, "train"))
 
 
 def check(config: Config) -> None:
@@ -86,7 +86,7 @@ def check(config: Config) -> None:
         With a sentence.
     """
     run, workload = config.run, config.workload
-    pick_device(run.device)
+    resolve_device(run.device)
     partitions, names = workload.clients, config.clients
     if config.data.num_clients > len(partitions):
         raise ConfigError(
@@ -191,7 +191,7 @@ def partition_statistics(workload: Workload, clients: int) -> list[dict[str, obj
     for partition, name in enumerate(workload.clients[:clients]):
         data = workload.data(partition, "train")
         labels = data.columns.get("y")
-        if labels is None and isinstance(workload, KnowsLabels):
+        if labels is None and isinstance(workload, SupportsHiddenLabels):
             with suppress(DataError):  # a set whose labels are nowhere
                 labels = workload.labels(partition)
         counts = None

@@ -17,7 +17,7 @@ def null_progress(phase: str, done: int, total: int) -> None:
     """A progress callback that says nothing."""
 
 
-def optimise(
+def train_steps(
     loss: Callable[[], Tensor],
     optimiser: torch.optim.Optimizer,
     steps: int,
@@ -64,10 +64,10 @@ def optimise(
     return total / steps if steps else None
 
 
-def annealed(share: float, number: int, rounds: int) -> float:
+def cosine_factor(share: float, number: int, rounds: int) -> float:
     """What is left of a learning rate in round ``number`` of ``rounds``: 1 in the first, ``share`` in the last.
 
-    >>> [annealed(0.2, number, 3) for number in (1, 2, 3)]
+    >>> [cosine_factor(0.2, number, 3) for number in (1, 2, 3)]
     [1.0, 0.6, 0.2]
     """
     if share == 1 or rounds < 2:
@@ -76,7 +76,7 @@ def annealed(share: float, number: int, rounds: int) -> float:
 
 
 @torch.no_grad()
-def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+def ema_update(average: nn.Module, model: nn.Module, decay: float) -> None:
     """Exponential moving average of weights: average <- decay * average + (1 - decay) * model; buffers are copied."""
     for weight, latest in zip(average.parameters(), model.parameters(), strict=True):
         weight.lerp_(latest, 1.0 - decay)
@@ -84,8 +84,15 @@ def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
         buffer.copy_(newest)
 
 
-def resolve_device(name: str, gpu_reachable: bool) -> str:
-    """What "auto" means on this machine: the first GPU where there is one that every process of the run reaches.
+def resolve_device(name: str, gpu_reachable: bool = True) -> torch.device:
+    """Return the torch device that an option names; "auto" is the first GPU if there is one, else the CPU.
+
+    Parameters
+    ----------
+    name
+        "auto", "cpu", "cuda" or "cuda:N".
+    gpu_reachable
+        False when some process of the run sees no GPU: "auto" then means the CPU.
 
     Raises
     ------
@@ -93,25 +100,12 @@ def resolve_device(name: str, gpu_reachable: bool) -> str:
         When a GPU is asked for that this machine does not have, or that not every process would reach.
     """
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() and gpu_reachable else "cpu"
+        name = "cuda" if torch.cuda.is_available() and gpu_reachable else "cpu"
     if name.startswith("cuda") and not gpu_reachable:
         raise ConfigError(
             f"device {name!r} was asked for, but clients of this engine get no GPU; set ray.gpus to a "
-            "share of one for each client, or device=cpu"
+            "fraction of one for each client, or device=cpu"
         )
-    return str(pick_device(name))
-
-
-def pick_device(name: str) -> torch.device:
-    """The torch device of a knob; "auto" is the first GPU where there is one.
-
-    Raises
-    ------
-    ConfigError
-        When a GPU is asked for that this machine does not have.
-    """
-    if name == "auto":
-        name = resolve_device(name, gpu_reachable=True)
     device = torch.device(name)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= count:

@@ -49,7 +49,7 @@ class Workload(Protocol):
 
 
 @runtime_checkable
-class TestsNewClasses(Protocol):
+class SupportsEpisodes(Protocol):
     """A workload whose clients' classes the model has no output for: heads that are fitted to episodes test G."""
 
     def episode_accuracies(self, model: nn.Module, data: Examples) -> Mapping[int, Tensor]:
@@ -58,7 +58,7 @@ class TestsNewClasses(Protocol):
 
 
 @runtime_checkable
-class KnowsLabels(Protocol):
+class SupportsHiddenLabels(Protocol):
     """A simulation that knows the classes of its clients' training examples, also where clients do not."""
 
     def labels(self, partition: int) -> Tensor | None:
@@ -86,7 +86,7 @@ class Score:
 
 
 @runtime_checkable
-class Scored(Workload, Protocol):
+class SupportsScoring(Workload, Protocol):
     """A workload whose model is worth something beside anybody's data, as a generative one's samples are."""
 
     def score(self, model: nn.Module, progress: Progress = null_progress) -> Score:
@@ -98,7 +98,7 @@ class Scored(Workload, Protocol):
 
 
 @runtime_checkable
-class SeesImages(Workload, Protocol):
+class SupportsImages(Workload, Protocol):
     """A workload whose inputs can be read from image files."""
 
     def images(self, paths: Sequence[Path]) -> Examples:
@@ -107,7 +107,7 @@ class SeesImages(Workload, Protocol):
 
 
 @runtime_checkable
-class NamesClasses(Protocol):
+class SupportsClassNames(Protocol):
     """A workload whose classes have names, which pages show; elsewhere a class is its number."""
 
     @property
@@ -121,7 +121,7 @@ def loss_columns(workload: Workload) -> tuple[str, ...]:
     return tuple(getattr(workload, "loss_columns", ("x", "y")))
 
 
-def lacking(workload: Workload, data: Examples) -> list[str]:
+def missing_columns(workload: Workload, data: Examples) -> list[str]:
     """Columns of the workload's loss that some data does not have, as "y" where it takes labels and there are none."""
     return [name for name in loss_columns(workload) if name not in data.columns]
 

@@ -16,7 +16,7 @@ import torch
 from fedlab import strategies, workloads
 from fedlab.data.segmentation.camvid import CLASSES, VOID
 from fedlab.runs.directory import RunDirectory
-from fedlab.workloads.camvid import enlarged
+from fedlab.workloads.camvid import upsample_logits
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -50,17 +50,17 @@ def draw(run: Path, client: str, picture: Path) -> None:
     if newest is None or not newest[1]["strategy"].get("control"):
         sys.exit(f"{run} holds no checkpoint of DualAdapt with its control; run it with dualadapt.source_only_twin=true")
     workload, state = workloads.make(flat), newest[1]
-    half, partition = strategies.client_half(str(flat["strategy"])), workload.clients.index(client)
+    half, partition = strategies.client_functions(str(flat["strategy"])), workload.clients.index(client)
     twin = workload.model()
     twin.load_state_dict(state["strategy"]["control"]["average"])
-    adapted = half.predictor(workload, half.recalled(workload, state, partition, flat))
+    adapted = half.predictor(workload, half.states_from_checkpoint(workload, state, partition, flat))
     test = workload.data(partition, "test")
     some = test.spread(VIEWS)[:]
     rows = [("view", ((some["x"] + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())]
     rows.append(("labels", painted(some["y"])))
     for name, model in (("source only", twin.eval()), ("DualAdapt", adapted)):
         score = workload.evaluate(model, test)["miou"]
-        seen = enlarged(model(some["x"]).softmax(1), some["y"]).argmax(1)
+        seen = upsample_logits(model(some["x"]).softmax(1), some["y"]).argmax(1)
         rows.append((f"{name}\nmIoU {100 * score:.1f} %", painted(seen)))
     figure, axes = pyplot.subplots(len(rows), VIEWS, figsize=(2.4 * VIEWS, 1.8 * len(rows) + 0.5))
     for line, (name, images) in zip(axes, rows, strict=True):

@@ -30,8 +30,8 @@ from fedlab.seeds import deterministic, seeded
 from fedlab.server.budget import Budget
 from fedlab.strategies import validation
 from fedlab.strategies.protocol import EXAMPLES, FINAL, StrategySpec, client_metrics, load
-from fedlab.training import pick_device
-from fedlab.workload import Scored, Workload
+from fedlab.training import resolve_device
+from fedlab.workload import SupportsScoring, Workload
 
 app = ServerApp()
 
@@ -44,7 +44,7 @@ def main(grid: Grid, context: Context) -> None:
     run = RunDirectory.open(directory) if directory else RunDirectory.create(Path("runs"), config)
     with run:
         time_key = "resumed" if "started" in run.manifest() else "started"
-        run.update_manifest(**{time_key: now()}, status="running", error=None, device=str(pick_device(config.run.device)))
+        run.update_manifest(**{time_key: now()}, status="running", error=None, device=str(resolve_device(config.run.device)))
         try:
             with deterministic(config.run.threads):
                 RoundLoop(grid, config, run).run_rounds()
@@ -123,7 +123,7 @@ class RoundLoop:
         caching = pretrain_cache.use_cache(self.config.checkpoint.pretrain_cache)
         seed_scope = seeded(self.config.run.seed, "initialise")
         with self._phase(phase), caching as cache, seed_scope:
-            arrays = self.strategy.initialise()
+            arrays = self.strategy.initialize()
         self.seconds[phase] += cache.saved_seconds
         self.budget.add(0, self.seconds)
         return arrays
@@ -141,14 +141,14 @@ class RoundLoop:
         with seeded(self.config.run.seed, "evaluate", self.round):
             config = ConfigRecord({FINAL: True}) if self.budget.ended_by else self._config()
             messages = list(self.strategy.configure_evaluate(self.round, arrays, config, self.grid))
-        replies, stats = self._exchange("evaluate", messages, validation.common)
+        replies, stats = self._exchange("evaluate", messages, validation.validate_reply)
         clients = {
             self.names[self.grid.partition_of[reply.metadata.src_node_id]]: client_metrics(reply) for reply in replies
         }
         return clients, mean_over(clients), stats
 
     def _check(self, message: Message, reply: Message) -> None:
-        validation.common(message, reply)
+        validation.validate_reply(message, reply)
         self.strategy.check(reply)
 
     def _exchange(
@@ -182,7 +182,7 @@ class RoundLoop:
         train: PhaseStats | None = None,
     ) -> dict[str, Any]:
         """Record the round: its line of metrics first, then its checkpoint, from which resuming starts."""
-        train, notes, score = train or PhaseStats(), self.strategy.notes(), self._score(arrays)
+        train, notes, score = train or PhaseStats(), self.strategy.events(), self._score(arrays)
         for note in notes:
             self.run.emit("note", round=self.round, **note)
         record = {
@@ -234,14 +234,14 @@ class RoundLoop:
     def _score(self, arrays: ArrayRecord) -> Mapping[str, float]:
         """Return the workload's score of the global model; empty where the arrays are not such a model."""
         last = self.round == self.config.run.rounds or self.budget.ended_by
-        if not isinstance(self.workload, Scored) or (self.round % self.config.run.sample_every and not last):
+        if not isinstance(self.workload, SupportsScoring) or (self.round % self.config.run.sample_every and not last):
             return {}
         state = arrays.to_torch_state_dict()
         with self._phase("score"), seeded(self.config.run.seed, "score", self.round):
             model = self.workload.model()
             if state.keys() != model.state_dict().keys():
                 return {}
-            score = self.workload.score(load(model, state, pick_device(self.config.run.device)).eval(), self._progress)
+            score = self.workload.score(load(model, state, resolve_device(self.config.run.device)).eval(), self._progress)
         for name, png in score.pictures.items():
             self.run.save_image(name, self.round, png)
         return score.metrics

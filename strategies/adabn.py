@@ -34,11 +34,11 @@ from fedlab.strategies.protocol import (
     ModelStates,
     StrategySpec,
     arrays_of,
+    client_dataset,
     load,
     metrics_record,
-    own_data,
 )
-from fedlab.training import Progress, pick_device
+from fedlab.training import Progress, resolve_device
 from fedlab.workload import Workload
 
 
@@ -70,30 +70,30 @@ class AdaBN(source_only.SourceOnly):
 def evaluate(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Client half of testing: metrics with the client's own statistics."""
     device = context.device
-    arrays = states(workload, message, context)[ARRAYS]
-    data = own_data(workload, context, "test")
+    arrays = prediction_states(workload, message, context)[ARRAYS]
+    data = client_dataset(workload, context, "test")
     return RecordDict(
         {METRICS: metrics_record(workload.evaluate(load(workload.model(), arrays, device), data), len(data))}
     )
 
 
-def states(workload: Workload, message: Message, context: ClientContext) -> ModelStates:
+def prediction_states(workload: Workload, message: Message, context: ClientContext) -> ModelStates:
     """What predicts on this client: the model with its own statistics."""
-    own = own_data(workload, context, "train")
-    return adapted(workload, arrays_of(message.content), own, context.config)
+    own = client_dataset(workload, context, "train")
+    return with_local_stats(workload, arrays_of(message.content), own, context.config)
 
 
-def recalled(workload: Workload, checkpoint: Mapping[str, Any], partition: int, config: Config) -> ModelStates:
+def states_from_checkpoint(workload: Workload, checkpoint: Mapping[str, Any], partition: int, config: Config) -> ModelStates:
     """The same from the server's checkpoint; the source's statistics where the client's data is not here."""
     own = None
     with suppress(DataError):
         own = workload.data(partition, "train")
-    return adapted(workload, checkpoint[ARRAYS], own, config)
+    return with_local_stats(workload, checkpoint[ARRAYS], own, config)
 
 
-def adapted(workload: Workload, arrays: Mapping[str, Tensor], own: Examples | None, config: Config) -> ModelStates:
+def with_local_stats(workload: Workload, arrays: Mapping[str, Tensor], own: Examples | None, config: Config) -> ModelStates:
     """A model's arrays with the statistics of some examples."""
-    options, device = config.strategy, pick_device(config.run.device)
+    options, device = config.strategy, resolve_device(config.run.device)
     model = load(workload.model(), arrays, device)
     if own is not None:
         adopt_statistics(model, own, options.bn_images, options.bn_adaptation, device)
@@ -103,5 +103,5 @@ def adapted(workload: Workload, arrays: Mapping[str, Tensor], own: Examples | No
 SPEC: StrategySpec = StrategySpec(
     Options,
     AdaBN,
-    ClientFunctions(source_only.train, evaluate, states, recalled),
+    ClientFunctions(source_only.train, evaluate, prediction_states, states_from_checkpoint),
 )

@@ -23,7 +23,7 @@ from fedlab.config.schema import Config
 from fedlab.errors import ConfigError
 from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies import fedavg
-from fedlab.strategies.protocol import known
+from fedlab.strategies.protocol import drop_none
 from fedlab.strategies.source_only import SourceTrainer
 from fedlab.training import Progress
 from fedlab.workload import Workload
@@ -45,7 +45,7 @@ class Alternating(fedavg.FedAvg):
         self.trainer = SourceTrainer(workload, config, progress)
         self.loss: float | None = None
 
-    def initialise(self) -> ArrayRecord:
+    def initialize(self) -> ArrayRecord:
         """Pre-train on the source."""
         self.loss = self.trainer.pretrain()
         return ArrayRecord(self.trainer.average.state_dict())
@@ -62,7 +62,7 @@ class Alternating(fedavg.FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The rule's new arrays, from which the server goes on."""
-        new = self.rule.aggregate(self.sent, aggregations.contributions(replies), server_round)
+        new = self.rule.aggregate(self.sent, aggregations.client_updates(replies), server_round)
         self._take(new)
         return ArrayRecord(new), None
 
@@ -72,14 +72,14 @@ class Alternating(fedavg.FedAvg):
         state = deepcopy(self.trainer.model.state_dict())
         for name, tensor in new.items():
             here = tensor.to(state[name].device)
-            moved = state[name] + (here - self.sent[name].to(here)) if name in self.rule.learned else here
+            moved = state[name] + (here - self.sent[name].to(here)) if name in self.rule.trainable else here
             state[name] = moved
         self.trainer.model.load_state_dict(state)
         self.trainer.average.load_state_dict(dict(new))
 
     def metrics(self) -> dict[str, float]:
         """Source loss, and what the rule measured."""
-        return {**known(loss=self.loss), **self.rule.metrics()}
+        return {**drop_none(loss=self.loss), **self.rule.metrics()}
 
     def state(self) -> dict[str, Any]:
         """The trainer and the rule."""

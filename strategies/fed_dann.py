@@ -48,11 +48,11 @@ from fedlab.strategies.protocol import (
     ModelStates,
     StrategySpec,
     arrays_of,
-    known,
+    client_dataset,
+    drop_none,
     load,
-    own_data,
 )
-from fedlab.training import Progress, optimise, pick_device
+from fedlab.training import Progress, resolve_device, train_steps
 from fedlab.workload import Workload
 
 FEATURES = "features"
@@ -143,24 +143,24 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
     """Client half: D learns to tell the domains apart, G to make it fail."""
     config, whole = context.config, WithDiscriminator(workload)
     options, training = config.strategy, config.client
-    device = pick_device(config.run.device)
-    data = own_data(workload, context, "train")
+    device = resolve_device(config.run.device)
+    data = client_dataset(workload, context, "train")
     model = load(whole.model(), arrays_of(message.content), device)
     assert isinstance(model, Adversarial)
     rows_each = len(encode(features_of(model), data.spread(1), device))  # 1, or one for each pixel
     model.train()
     z_source = arrays_of(message.content, FEATURES)["z"].to(device)  # (source features, width)
-    judge, features = model.discriminator, features_of(model)
+    discriminator, features = model.discriminator, features_of(model)
 
     def loss() -> Tensor:
         rows = torch.randint(len(z_source), (training.batch_size * rows_each,)).to(device)
         z_target = features(data.sample(training.batch_size)["x"].to(device))
-        return domain_loss(judge(z_source[rows]), judge(reverse(z_target, options.weight)))
+        return domain_loss(discriminator(z_source[rows]), discriminator(reverse(z_target, options.weight)))
 
-    learning = [*features.parameters(), *judge.parameters()]
+    learning = [*features.parameters(), *discriminator.parameters()]
     optimiser = torch.optim.SGD(learning, training.learning_rate, momentum=protocol.MOMENTUM)
-    mean = optimise(loss, optimiser, training.steps, name="adversarial training")
-    return aggregations.answer(whole, message, context, model.state_dict(), known(loss=mean), data)
+    mean = train_steps(loss, optimiser, training.steps, name="adversarial training")
+    return aggregations.make_reply(whole, message, context, model.state_dict(), drop_none(loss=mean), data)
 
 
 def evaluate(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
@@ -170,7 +170,7 @@ def evaluate(workload: Workload, message: Message, context: ClientContext) -> Re
 
 def predictor(workload: Workload, states: ModelStates) -> nn.Module:
     """Inputs ``x`` to logits (batch, classes)."""
-    return protocol.whole_model(WithDiscriminator(workload), states)
+    return protocol.full_model(WithDiscriminator(workload), states)
 
 
 SPEC: StrategySpec = StrategySpec(

@@ -41,11 +41,11 @@ from fedlab.strategies.protocol import (
     ModelStates,
     StrategySpec,
     arrays_of,
-    known,
+    client_dataset,
+    drop_none,
     load,
-    own_data,
 )
-from fedlab.training import Progress, optimise, pick_device
+from fedlab.training import Progress, resolve_device, train_steps
 from fedlab.workload import Workload
 
 
@@ -121,8 +121,8 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
     """Client half: steps B and C."""
     config, whole = context.config, WithSecondHead(workload)
     options, training = config.strategy, config.client
-    device = pick_device(config.run.device)
-    data = own_data(workload, context, "train")
+    device = resolve_device(config.run.device)
+    data = client_dataset(workload, context, "train")
     model = load(whole.model(), arrays_of(message.content), device).train()
     assert isinstance(model, TwoHeads)
     heads = [*model.head.parameters(), *model.second.parameters()]
@@ -140,10 +140,10 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
 
     turns, means = training.steps // (1 + options.generator_steps), []
     for _ in range(turns):
-        optimise(step_b, apart, 1, name="step B")
-        means.append(optimise(step_c, together, options.generator_steps, name="step C"))
+        train_steps(step_b, apart, 1, name="step B")
+        means.append(train_steps(step_c, together, options.generator_steps, name="step C"))
     mean = sum(value for value in means if value is not None) / turns if turns else None
-    return aggregations.answer(whole, message, context, model.state_dict(), known(loss=mean), data)
+    return aggregations.make_reply(whole, message, context, model.state_dict(), drop_none(loss=mean), data)
 
 
 def disagreement(model: TwoHeads, z: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ def evaluate(workload: Workload, message: Message, context: ClientContext) -> Re
 
 def predictor(workload: Workload, states: ModelStates) -> nn.Module:
     """Inputs ``x`` to log-probabilities (batch, classes)."""
-    return protocol.whole_model(WithSecondHead(workload), states)
+    return protocol.full_model(WithSecondHead(workload), states)
 
 
 SPEC: StrategySpec = StrategySpec(

@@ -42,18 +42,18 @@ from fedlab.strategies.protocol import (
     ClientFunctions,
     StrategySpec,
     arrays_of,
+    client_dataset,
     client_metrics,
+    drop_none,
     evaluate,
-    known,
     load,
-    own_data,
     round_of,
 )
 from fedlab.strategies.source_only import SourceTrainer
-from fedlab.training import Progress, annealed, follow, optimise, pick_device
-from fedlab.workload import Workload, lacking
+from fedlab.training import Progress, cosine_factor, ema_update, resolve_device, train_steps
+from fedlab.workload import Workload, missing_columns
 
-Beside = Callable[[nn.Module, list[Tensor]], Tensor]  # model, its weights at the start -> a scalar
+ExtraLoss = Callable[[nn.Module, list[Tensor]], Tensor]  # model, its weights at the start -> a scalar
 
 
 class FedAvg(FlowerFedAvg):
@@ -78,11 +78,11 @@ class FedAvg(FlowerFedAvg):
         self.norm_limit = config.comm.max_update_norm_ratio
         self.rule = aggregations.make(workload, config, labelled=labelled)
         steps = config.client.steps
-        self.measures = {EXAMPLES, *(["loss"] if steps else []), *self.rule.measures}
+        self.measures = {EXAMPLES, *(["loss"] if steps else []), *self.rule.expected_metrics}
         self.optional: set[str] = set()  # measures that a client may leave out
         self.sent: dict[str, Tensor] = {}
 
-    def initialise(self) -> ArrayRecord:
+    def initialize(self) -> ArrayRecord:
         """A fresh model, trained on the server's data for ``server.pretrain_steps``."""
         if not self.config.server.pretrain_steps:
             return ArrayRecord(self.workload.model().state_dict())
@@ -95,21 +95,21 @@ class FedAvg(FlowerFedAvg):
     ) -> Iterable[Message]:
         """Flower's messages, with what the rule asks for; what was sent is what replies must look like."""
         self.sent = arrays_of(RecordDict({ARRAYS: arrays}))
-        config.update(self.rule.asks())
+        config.update(self.rule.client_config())
         return super().configure_train(server_round, arrays, config, grid)
 
     def check(self, reply: Message) -> None:
         """Refuse a reply that is no model like the one that was sent."""
-        validation.arrays(reply.content, ARRAYS, self.expected(reply), self.norm_limit)
+        validation.validate_arrays(reply.content, ARRAYS, self.expected(reply), self.norm_limit)
         found = client_metrics(reply).keys()
         if (
             set(reply.content) != {ARRAYS, METRICS, CONFIG}
             or not self.measures - self.optional <= found <= self.measures
         ):
             came = sorted(reply.content), sorted(client_metrics(reply))
-            raise validation.Refused(f"its records and metrics are {came}; expected a model and {self.measures}")
-        if reason := self.rule.doubt(client_metrics(reply)):
-            raise validation.Refused(reason)
+            raise validation.InvalidUpdate(f"its records and metrics are {came}; expected a model and {self.measures}")
+        if reason := self.rule.validate_metrics(client_metrics(reply)):
+            raise validation.InvalidUpdate(reason)
 
     def expected(self, reply: Message) -> dict[str, Tensor]:
         """What a reply's arrays must look like: the whole model."""
@@ -119,14 +119,14 @@ class FedAvg(FlowerFedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The rule's new arrays."""
-        given = aggregations.contributions(replies)
-        return ArrayRecord(self.rule.aggregate(self.sent, given, server_round)), None
+        updates = aggregations.client_updates(replies)
+        return ArrayRecord(self.rule.aggregate(self.sent, updates, server_round)), None
 
     def metrics(self) -> dict[str, float]:
         """What the rule measured."""
         return self.rule.metrics()
 
-    def notes(self) -> list[dict[str, Any]]:
+    def events(self) -> list[dict[str, Any]]:
         """Nothing to tell."""
         return []
 
@@ -139,25 +139,25 @@ class FedAvg(FlowerFedAvg):
         self.rule.restore(state)
 
 
-def train(workload: Workload, message: Message, context: ClientContext, beside: Beside | None = None) -> RecordDict:
+def train(workload: Workload, message: Message, context: ClientContext, extra_loss: ExtraLoss | None = None) -> RecordDict:
     """Client half: local SGD from the global arrays on the client's own data.
 
     Returns
     -------
     RecordDict
-        ``arrays``: the whole local model; ``metrics``: mean training loss and the number of examples.
+        ``validate_arrays``: the whole local model; ``metrics``: mean training loss and the number of examples.
     """
-    data = own_data(workload, context, "train")
-    model, mean = local_sgd(workload, message, context, data, beside)
-    return aggregations.answer(workload, message, context, model.state_dict(), known(loss=mean), data)
+    data = client_dataset(workload, context, "train")
+    model, mean = local_training(workload, message, context, data, extra_loss)
+    return aggregations.make_reply(workload, message, context, model.state_dict(), drop_none(loss=mean), data)
 
 
-def local_sgd(
+def local_training(
     workload: Workload,
     message: Message,
     context: ClientContext,
     data: Examples,
-    beside: Beside | None = None,
+    extra_loss: ExtraLoss | None = None,
     *,
     steps: int | None = None,
     momentum: float = MOMENTUM,
@@ -178,11 +178,11 @@ def local_sgd(
     """
     config = context.config
     core, options = config.run, config.client
-    device, rate = pick_device(core.device), options.learning_rate
-    rate *= annealed(options.final_lr_fraction, round_of(message), core.rounds)
+    device, rate = resolve_device(core.device), options.learning_rate
+    rate *= cosine_factor(options.final_lr_fraction, round_of(message), core.rounds)
     model = load(workload.model(), arrays_of(message.content), device).train()
     start = [weight.detach().clone() for weight in model.parameters()]
-    if missing := lacking(workload, data):
+    if missing := missing_columns(workload, data):
         raise ConfigError(
             "this strategy trains on a client's own labels, and this client's training data has none"
             if missing == ["y"]
@@ -192,16 +192,16 @@ def local_sgd(
     def loss() -> Tensor:
         batch = {name: column.to(device) for name, column in data.sample(options.batch_size).items()}
         value = workload.loss(model, batch)
-        return value + beside(model, start) if beside else value
+        return value + extra_loss(model, start) if extra_loss else value
 
     optimiser = OPTIMIZERS[options.optimizer](model.parameters(), rate, momentum)
     steps = options.steps if steps is None else steps
     average = deepcopy(model) if options.ema_decay else model
-    after = partial(follow, average, model, options.ema_decay) if options.ema_decay else None
-    return average, optimise(loss, optimiser, steps, name="local training", clip=options.max_grad_norm, after_step=after)
+    after = partial(ema_update, average, model, options.ema_decay) if options.ema_decay else None
+    return average, train_steps(loss, optimiser, steps, name="local training", clip=options.max_grad_norm, after_step=after)
 
 
-def plain_sgd(config: Config) -> None:
+def require_plain_sgd(config: Config) -> None:
     """Refuse another local optimiser, for strategies whose server works out what SGD did.
 
     Raises

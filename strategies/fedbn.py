@@ -95,7 +95,7 @@ class FedBN(fedavg.FedAvg):
         self.norms = dict(state["norms"])
 
 
-def recalled(workload: Workload, checkpoint: Mapping[str, Any], partition: int, config: Config) -> ModelStates:
+def states_from_checkpoint(workload: Workload, checkpoint: Mapping[str, Any], partition: int, config: Config) -> ModelStates:
     """What predicts on a client, from the server's checkpoint: the global model with its batch norms."""
     return {ARRAYS: {**checkpoint[ARRAYS], **checkpoint["strategy"]["norms"].get(partition, {})}}
 
@@ -103,6 +103,6 @@ def recalled(workload: Workload, checkpoint: Mapping[str, Any], partition: int, 
 SPEC: StrategySpec = StrategySpec(
     Options,
     FedBN,
-    ClientFunctions(fedavg.train, evaluate, recalled=recalled),
+    ClientFunctions(fedavg.train, evaluate, states_from_checkpoint=states_from_checkpoint),
     needs_client_labels=True,
 )

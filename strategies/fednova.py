@@ -23,7 +23,15 @@ from pydantic.dataclasses import dataclass
 
 from fedlab.config.schema import ClientConfig, Config
 from fedlab.strategies import aggregation, fedavg
-from fedlab.strategies.protocol import MOMENTUM, ClientContext, ClientFunctions, StrategySpec, evaluate, known, own_data
+from fedlab.strategies.protocol import (
+    MOMENTUM,
+    ClientContext,
+    ClientFunctions,
+    StrategySpec,
+    client_dataset,
+    drop_none,
+    evaluate,
+)
 from fedlab.training import Progress
 from fedlab.workload import Workload
 
@@ -42,7 +50,7 @@ class FedNova(fedavg.FedAvg):
     """Server half: the normalised mean."""
 
     def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
-        fedavg.plain_sgd(config)
+        fedavg.require_plain_sgd(config)
         super().__init__(workload, config, progress)
         self.options, self.training = config.strategy, config.client
         self.measures |= {"loss"} if self.options.local_epochs else set()
@@ -52,18 +60,18 @@ class FedNova(fedavg.FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Equation 6; both sides know a client's steps from its examples."""
-        given = aggregation.contributions(replies)
-        new, total = self.rule.aggregate(self.sent, given, server_round), sum(one.examples for one in given)
-        shares = [one.examples / total for one in given]
+        updates = aggregation.client_updates(replies)
+        new, total = self.rule.aggregate(self.sent, updates, server_round), sum(one.examples for one in updates)
+        shares = [one.examples / total for one in updates]
         weights = [
-            weight_of_steps(local_steps(one.examples, self.options, self.training), self.options.momentum) for one in given
+            weight_of_steps(local_steps(one.examples, self.options, self.training), self.options.momentum) for one in updates
         ]
         self.effective = sum(share * weight for share, weight in zip(shares, weights, strict=True))
         if self.effective:
-            for name in self.rule.learned:
+            for name in self.rule.trainable:
                 x = self.sent[name].double()
                 change = torch.zeros_like(x)
-                for share, weight, one in zip(shares, weights, given, strict=True):
+                for share, weight, one in zip(shares, weights, updates, strict=True):
                     change += share / weight * (x - one.arrays[name].double())
                 new[name] = (x - self.effective * change).to(new[name].dtype)
         return ArrayRecord(new), None
@@ -85,11 +93,11 @@ def weight_of_steps(steps: int, momentum: float) -> float:
 
 def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Client half: tau_i local steps."""
-    config, data = context.config, own_data(workload, context, "train")
+    config, data = context.config, client_dataset(workload, context, "train")
     options = config.strategy
     steps = local_steps(len(data), options, config.client)
-    model, mean = fedavg.local_sgd(workload, message, context, data, steps=steps, momentum=options.momentum)
-    return aggregation.answer(workload, message, context, model.state_dict(), known(loss=mean), data)
+    model, mean = fedavg.local_training(workload, message, context, data, steps=steps, momentum=options.momentum)
+    return aggregation.make_reply(workload, message, context, model.state_dict(), drop_none(loss=mean), data)
 
 
 SPEC: StrategySpec = StrategySpec(

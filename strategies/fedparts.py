@@ -34,9 +34,9 @@ from fedlab.strategies.protocol import (
     ClientFunctions,
     StrategySpec,
     arrays_of,
+    client_dataset,
+    drop_none,
     evaluate,
-    known,
-    own_data,
     partition_by_node,
 )
 from fedlab.training import Progress
@@ -89,13 +89,13 @@ class FedParts(fedavg.FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Each array's mean over those who sent it, weighted by their examples; what nobody sent stays."""
-        given, new = aggregation.contributions(replies), dict(self.sent)
-        senders = {name: tuple(i for i, one in enumerate(given) if name in one.arrays) for name in self.sent}
+        updates, new = aggregation.client_updates(replies), dict(self.sent)
+        senders = {name: tuple(i for i, one in enumerate(updates) if name in one.arrays) for name in self.sent}
         for who in set(senders.values()) - {()}:
             sent = {name: tensor for name, tensor in self.sent.items() if senders[name] == who}
-            new |= self.rule.aggregate(sent, [given[i] for i in who], server_round)
-        whole = len(given) * sum(tensor.numel() for tensor in self.sent.values())
-        self.share = sum(array.numel() for one in given for array in one.arrays.values()) / whole if whole else 0.0
+            new |= self.rule.aggregate(sent, [updates[i] for i in who], server_round)
+        whole = len(updates) * sum(tensor.numel() for tensor in self.sent.values())
+        self.share = sum(array.numel() for one in updates for array in one.arrays.values()) / whole if whole else 0.0
         return ArrayRecord(new), None
 
     def metrics(self) -> dict[str, float]:
@@ -148,14 +148,14 @@ def _halves(state: Mapping[str, Tensor]) -> list[frozenset[str]]:
 
 def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Client half: FedAvg's local training; of the model the part that was asked for."""
-    data, config = own_data(workload, context, "train"), message.content[CONFIG]
+    data, config = client_dataset(workload, context, "train"), message.content[CONFIG]
     assert isinstance(config, ConfigRecord)
-    model, mean = fedavg.local_sgd(workload, message, context, data)
+    model, mean = fedavg.local_training(workload, message, context, data)
     parts = names_of(arrays_of(message.content), context.config.strategy.parts)
     part = config[PART]
     assert isinstance(part, int)
     state = {name: tensor for name, tensor in model.state_dict().items() if name in parts[part]}
-    return aggregation.answer(workload, message, context, state, known(loss=mean), data)
+    return aggregation.make_reply(workload, message, context, state, drop_none(loss=mean), data)
 
 
 SPEC: StrategySpec = StrategySpec(

@@ -20,8 +20,8 @@ from fedlab.comm.grid import PartitionGrid
 from fedlab.config.schema import Config
 from fedlab.config.sections import Overrides
 from fedlab.data.dataset import Examples
-from fedlab.errors import ForeignWeightsError
-from fedlab.training import Progress, pick_device
+from fedlab.errors import IncompatibleWeightsError
+from fedlab.training import Progress, resolve_device
 from fedlab.workload import Workload
 
 MOMENTUM = 0.9  # of clients' local SGD
@@ -39,7 +39,7 @@ class ClientContext:
     @property
     def device(self) -> torch.device:
         """The torch device that this client computes on."""
-        return pick_device(self.config.run.device)
+        return resolve_device(self.config.run.device)
 
 
 ClientFn = Callable[[Workload, Message, ClientContext], RecordDict]
@@ -49,7 +49,7 @@ ModelStates = dict[str, Mapping[str, torch.Tensor]]  # record name -> state of a
 class ServerStrategy(Protocol):
     """The server half of a strategy: Flower's questions, and what starting and resuming need."""
 
-    def initialise(self) -> ArrayRecord:
+    def initialize(self) -> ArrayRecord:
         """The arrays before round 1; whatever the server trains beforehand, it trains here."""
         ...
 
@@ -66,7 +66,7 @@ class ServerStrategy(Protocol):
         ...
 
     def check(self, reply: Message) -> None:
-        """Raise :class:`fedlab.strategies.validation.Refused` if a training reply may not be used."""
+        """Raise :class:`fedlab.strategies.validation.InvalidUpdate` if a training reply may not be used."""
         ...
 
     def configure_evaluate(
@@ -79,7 +79,7 @@ class ServerStrategy(Protocol):
         """What the server itself measured in the last round."""
         ...
 
-    def notes(self) -> list[dict[str, Any]]:
+    def events(self) -> list[dict[str, Any]]:
         """What happened in the last round that is no number: plain JSON, each with a ``note`` that says it in words."""
         ...
 
@@ -92,17 +92,17 @@ class ServerStrategy(Protocol):
         ...
 
 
-def sent_model(workload: Workload, message: Message, context: ClientContext) -> ModelStates:
+def from_message(workload: Workload, message: Message, context: ClientContext) -> ModelStates:
     """What predicts on a client once it has been tested: the model that was sent."""
     return {ARRAYS: arrays_of(message.content)}
 
 
-def saved_model(workload: Workload, checkpoint: Mapping[str, Any], partition: int, config: Config) -> ModelStates:
+def from_checkpoint(workload: Workload, checkpoint: Mapping[str, Any], partition: int, config: Config) -> ModelStates:
     """What predicts on a client, from the server's checkpoint: the same."""
     return {ARRAYS: checkpoint[ARRAYS]}
 
 
-def whole_model(workload: Workload, states: ModelStates) -> nn.Module:
+def full_model(workload: Workload, states: ModelStates) -> nn.Module:
     """Inputs ``x`` to logits (batch, classes)."""
     return load(workload.model(), states[ARRAYS], torch.device("cpu")).eval()
 
@@ -111,15 +111,15 @@ def whole_model(workload: Workload, states: ModelStates) -> nn.Module:
 class ClientFunctions:
     """The client half of a strategy: pure functions of workload, message and context.
 
-    ``states`` is what a client keeps of an evaluation message in order to predict, ``recalled`` the same from the
+    ``prediction_states`` is what a client keeps of an evaluation message in order to predict, ``states_from_checkpoint`` the same from the
     server's checkpoint, ``predictor`` the module that it makes of either.
     """
 
     train: ClientFn
     evaluate: ClientFn
-    states: Callable[[Workload, Message, ClientContext], ModelStates] = sent_model
-    recalled: Callable[[Workload, Mapping[str, Any], int, Config], ModelStates] = saved_model
-    predictor: Callable[[Workload, ModelStates], nn.Module] = whole_model
+    prediction_states: Callable[[Workload, Message, ClientContext], ModelStates] = from_message
+    states_from_checkpoint: Callable[[Workload, Mapping[str, Any], int, Config], ModelStates] = from_checkpoint
+    predictor: Callable[[Workload, ModelStates], nn.Module] = full_model
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def client_metrics(reply: Message) -> dict[str, float]:
     return {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
 
 
-def known(**values: float | None) -> dict[str, float]:
+def drop_none(**values: float | None) -> dict[str, float]:
     """The values that were measured: one that was not is left out, never made up."""
     return {name: value for name, value in values.items() if value is not None}
 
@@ -202,7 +202,7 @@ def load(model: nn.Module, state: Mapping[str, torch.Tensor], device: torch.devi
 
     Raises
     ------
-    ForeignWeightsError
+    IncompatibleWeightsError
         When the state is another model's, as that of a checkpoint made with other options.
     """
     own = model.state_dict()
@@ -212,7 +212,7 @@ def load(model: nn.Module, state: Mapping[str, torch.Tensor], device: torch.devi
         if name not in own or name not in state or own[name].shape != state[name].shape
     )
     if foreign:
-        raise ForeignWeightsError(
+        raise IncompatibleWeightsError(
             f"these weights are of another model than {type(model).__name__}: {len(foreign)} arrays do not fit, the "
             f"first is {foreign[0]!r}; use the workload and the options that they were trained with"
         )
@@ -220,7 +220,7 @@ def load(model: nn.Module, state: Mapping[str, torch.Tensor], device: torch.devi
     return model.to(device)
 
 
-def own_data(workload: Workload, context: ClientContext, split: str) -> Examples:
+def client_dataset(workload: Workload, context: ClientContext, split: str) -> Examples:
     """The examples of the client that the context belongs to."""
     return workload.data(context.partition, split)
 
@@ -235,5 +235,5 @@ def evaluate(workload: Workload, message: Message, context: ClientContext) -> Re
     """Client half of testing: the workload's metrics of the global model on the client's own test data."""
     device = context.device
     model = load(workload.model(), arrays_of(message.content), device)
-    data = own_data(workload, context, "test")
+    data = client_dataset(workload, context, "test")
     return RecordDict({METRICS: metrics_record(workload.evaluate(model, data), len(data))})

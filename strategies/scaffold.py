@@ -34,9 +34,9 @@ from fedlab.strategies.protocol import (
     ClientFunctions,
     StrategySpec,
     arrays_of,
+    client_dataset,
+    drop_none,
     evaluate,
-    known,
-    own_data,
     partition_by_node,
 )
 from fedlab.training import Progress
@@ -56,13 +56,13 @@ class Scaffold(fedavg.FedAvg):
     """Server half: the variates of all, and the steps of lines 14 to 17."""
 
     def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
-        fedavg.plain_sgd(config)
+        fedavg.require_plain_sgd(config)
         super().__init__(workload, config, progress)
         self.options, self.training = config.strategy, config.client
         if not self.training.steps:
             raise ConfigError("option 'client.steps' is 0, and scaffold divides by it; ask for at least one step")
         self.clients = len(config.clients)  # N
-        self.learned = sorted(self.rule.learned)
+        self.learned = sorted(self.rule.trainable)
         self.variate: dict[str, Tensor] = {}  # c
         self.variates: dict[int, dict[str, Tensor]] = {}  # c_i by partition
         self.partition_of: Mapping[int, int] = {}
@@ -89,11 +89,11 @@ class Scaffold(fedavg.FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """x, c and the c_i of those who answered; others keep theirs."""
         received = list(replies)
-        given = aggregation.contributions(received)
-        new = self.rule.aggregate(self.sent, given, server_round)
+        updates = aggregation.client_updates(received)
+        new = self.rule.aggregate(self.sent, updates, server_round)
         span = self.training.steps * self.training.learning_rate  # K eta_l
         before, moved = self.variate, self._zeros()
-        for reply, one in zip(received, given, strict=True):
+        for reply, one in zip(received, updates, strict=True):
             partition = self.partition_of[reply.metadata.src_node_id]
             own, after = self.variates.get(partition, self._zeros()), {}
             for name in self.learned:
@@ -102,7 +102,7 @@ class Scaffold(fedavg.FedAvg):
             self.variates[partition] = after
         for name in self.learned:
             x = self.sent[name]
-            step = torch.stack([one.arrays[name] - x for one in given]).mean(0)
+            step = torch.stack([one.arrays[name] - x for one in updates]).mean(0)
             new[name] = x + self.options.learning_rate * step
         self.variate = {name: before[name] + moved[name] / self.clients for name in self.learned}
         return ArrayRecord(new), None
@@ -128,9 +128,9 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
         pairs = zip(model.named_parameters(), start, strict=True)
         return torch.stack([(correction[name].to(x) * (y - x)).sum() for (name, y), x in pairs]).sum()
 
-    data = own_data(workload, context, "train")
-    model, mean = fedavg.local_sgd(workload, message, context, data, along, momentum=0.0)
-    return aggregation.answer(workload, message, context, model.state_dict(), known(loss=mean), data)
+    data = client_dataset(workload, context, "train")
+    model, mean = fedavg.local_training(workload, message, context, data, along, momentum=0.0)
+    return aggregation.make_reply(workload, message, context, model.state_dict(), drop_none(loss=mean), data)
 
 
 SPEC: StrategySpec = StrategySpec(

@@ -35,10 +35,10 @@ from fedlab.strategies.protocol import (
     ClientFunctions,
     StrategySpec,
     arrays_of,
+    client_dataset,
+    drop_none,
     evaluate,
-    known,
     load,
-    own_data,
 )
 from fedlab.training import Progress
 from fedlab.workload import Workload
@@ -68,13 +68,13 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
     """Client half: pseudo-labels, then FedAvg's local SGD on them."""
     threshold = context.config.strategy.threshold
     device = context.device
-    data = own_data(workload, context, "train")
+    data = client_dataset(workload, context, "train")
     model = load(workload.model(), arrays_of(message.content), device)
     chosen, share = pseudo_labelled(data, encode(model, data, device).softmax(1).cpu(), threshold)
     steps = None if len(chosen) else 0
-    trained, mean = fedavg.local_sgd(workload, message, context, chosen, steps=steps)
-    metrics = known(loss=mean, confident=share)
-    return aggregations.answer(
+    trained, mean = fedavg.local_training(workload, message, context, chosen, steps=steps)
+    metrics = drop_none(loss=mean, confident=share)
+    return aggregations.make_reply(
         workload, message, context, trained.state_dict(), metrics, chosen if len(chosen) else data
     )
 

@@ -29,9 +29,9 @@ from fedlab.runs import pretrain_cache
 from fedlab.runs.checkpoints import weights_sha256
 from fedlab.seeds import seeded
 from fedlab.strategies import validation
-from fedlab.strategies.protocol import ClientContext, ClientFunctions, StrategySpec, evaluate, known
-from fedlab.training import Progress, annealed, follow, optimise, pick_device
-from fedlab.workload import Workload, lacking
+from fedlab.strategies.protocol import ClientContext, ClientFunctions, StrategySpec, drop_none, evaluate
+from fedlab.training import Progress, cosine_factor, ema_update, resolve_device, train_steps
+from fedlab.workload import Workload, missing_columns
 
 
 class SourceTrainer:
@@ -46,9 +46,9 @@ class SourceTrainer:
     def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
         core = config.run
         self.workload, self.seed, self.rounds, self.progress = workload, core.seed, core.rounds, progress
-        self.options, self.device = config.server, pick_device(core.device)
+        self.options, self.device = config.server, resolve_device(core.device)
         self.source = workload.data(None, "train")
-        if lacking(workload, self.source):
+        if missing_columns(workload, self.source):
             raise ConfigError(
                 f"strategy {core.strategy!r} trains on labelled source data, and the server's data of "
                 f"workload {core.workload!r} has no labels"
@@ -58,17 +58,17 @@ class SourceTrainer:
         self.average = deepcopy(self.model).requires_grad_(False)
         self.optimiser = torch.optim.Adam(self.model.parameters(), self.options.learning_rate)
 
-    def batch(self, server_round: int, step: int) -> Batch:
+    def batch_at(self, server_round: int, step: int) -> Batch:
         """The labelled batch of one step: a function of the run seed, the round and the step, and of nothing else."""
         with seeded(self.seed, "source", server_round, step):
-            return self.draw()
+            return self.random_batch()
 
-    def draw(self) -> Batch:
+    def random_batch(self) -> Batch:
         """A labelled batch from torch's current random stream."""
         return {name: column.to(self.device) for name, column in self.source.sample(self.options.batch_size).items()}
 
     def train(
-        self, server_round: int, steps: int, name: str, beside: Callable[[int], Tensor] | None = None
+        self, server_round: int, steps: int, name: str, extra_loss: Callable[[int], Tensor] | None = None
     ) -> float | None:
         """Source steps of one round; returns the mean loss.
 
@@ -78,31 +78,31 @@ class SourceTrainer:
             A further loss, a function of the step, that an adapting strategy adds to the source loss.
         """
         self.model.train()
-        rate = self.options.learning_rate * annealed(self.options.final_lr_fraction, server_round, self.rounds)
+        rate = self.options.learning_rate * cosine_factor(self.options.final_lr_fraction, server_round, self.rounds)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        return optimise(
-            self.loss(server_round, steps, beside),
+        return train_steps(
+            self.loss(server_round, steps, extra_loss),
             self.optimiser,
             steps,
             name=name,
             clip=self.options.max_grad_norm,
             progress=self.progress,
-            after_step=self.follow,
+            after_step=self.update_ema,
         )
 
     def loss(
-        self, server_round: int, steps: int, beside: Callable[[int], Tensor] | None = None
+        self, server_round: int, steps: int, extra_loss: Callable[[int], Tensor] | None = None
     ) -> Callable[[], Tensor]:
         """The source loss of one round, a fresh batch at each call."""
         numbers = iter(range(steps))
 
         def loss() -> Tensor:
             step = next(numbers)
-            batch = self.batch(server_round, step)
+            batch = self.batch_at(server_round, step)
             with seeded(self.seed, "source model", server_round, step):
                 value = self.workload.loss(self.model, batch)
-            return value + beside(step) if beside else value
+            return value + extra_loss(step) if extra_loss else value
 
         return loss
 
@@ -117,7 +117,7 @@ class SourceTrainer:
             rise = 0.1 if steps > 10 else 0.3  # torch divides by zero where rise * steps is 1
             plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, steps, pct_start=rise, final_div_factor=10)
             self.model.train()
-            mean = optimise(
+            mean = train_steps(
                 self.loss(0, steps), optimiser, steps, name="pretrain", progress=self.progress, after_step=plan.step
             )
             return {"model": self.model.state_dict(), "loss": mean}
@@ -134,7 +134,7 @@ class SourceTrainer:
         Beside the options: the source data, the initial weights, and what the first step draws and loses. So strategies
         whose workloads differ on the clients alone share it, and one that trains other parts or views does not.
         """
-        batch = self.batch(0, 0)
+        batch = self.batch_at(0, 0)
         with seeded(self.seed, "source model", 0, 0):
             loss = self.workload.loss(deepcopy(self.model).train(), batch)
         options = replace(
@@ -145,9 +145,9 @@ class SourceTrainer:
         words = f"{options}|{self.seed}|{machine}|{weights_sha256(first)}"
         return hashlib.sha256(words.encode()).hexdigest()[:16]
 
-    def follow(self) -> None:
+    def update_ema(self) -> None:
         """Move the averaged model towards the last one."""
-        follow(self.average, self.model, self.options.ema_decay)
+        ema_update(self.average, self.model, self.options.ema_decay)
 
     def state(self) -> dict[str, Any]:
         """Both models and the optimiser."""
@@ -177,7 +177,7 @@ class SourceOnly(FlowerFedAvg):
         self.trainer = SourceTrainer(workload, config, progress)
         self.loss: float | None = None
 
-    def initialise(self) -> ArrayRecord:
+    def initialize(self) -> ArrayRecord:
         """Pre-train on the source."""
         self.loss = self.trainer.pretrain()
         return ArrayRecord(self.trainer.average.state_dict())
@@ -197,13 +197,13 @@ class SourceOnly(FlowerFedAvg):
 
     def check(self, reply: Message) -> None:
         """No reply is expected."""
-        raise validation.Refused("no client was asked to train")
+        raise validation.InvalidUpdate("no client was asked to train")
 
     def metrics(self) -> dict[str, float]:
         """Mean source loss of the round."""
-        return known(loss=self.loss)
+        return drop_none(loss=self.loss)
 
-    def notes(self) -> list[dict[str, Any]]:
+    def events(self) -> list[dict[str, Any]]:
         """Nothing to tell."""
         return []
 

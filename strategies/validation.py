@@ -1,6 +1,6 @@
 """What a client may send: checks that end in a sentence, so that no bad update is ever averaged in.
 
-A strategy calls :func:`arrays` with what it expects in a reply's place; :func:`common` holds for every reply. What they
+A strategy calls :func:`validate_arrays` with what it expects in a reply's place; :func:`validate_reply` holds for every reply. What they
 raise, the exchange turns into a failure of that client, and the round goes on (``fedlab/comm/grid.py``).
 
 They stop accidents and crude attacks: wrong shapes and types, values that are not finite, absurd norms, another
@@ -19,37 +19,37 @@ from torch import Tensor
 from fedlab.errors import FedlabError
 from fedlab.strategies.protocol import CONFIG, EXAMPLES, METRICS, ROUND, arrays_of, round_of
 
-MOST_EXAMPLES = 10**9  # an update's weight in a mean: beyond that it is a mistake or an attack
+MAX_EXAMPLES = 10**9  # an update's weight in a mean: beyond that it is a mistake or an attack
 
 
-class Refused(FedlabError):
+class InvalidUpdate(FedlabError):
     """An update that may not be used, and why."""
 
 
-def common(message: Message, reply: Message) -> None:
+def validate_reply(message: Message, reply: Message) -> None:
     """Refuse a reply for another round, or with metrics that are not finite numbers.
 
     Raises
     ------
-    Refused
+    InvalidUpdate
         With what came and what was expected.
     """
     config, wanted = reply.content.get(CONFIG), round_of(message)
     came = config.get(ROUND) if isinstance(config, ConfigRecord) else None
     if came != wanted or isinstance(came, bool):
-        raise Refused(f"it is an update for round {came!r}, in round {wanted}")
+        raise InvalidUpdate(f"it is an update for round {came!r}, in round {wanted}")
     record = reply.content.get(METRICS)
     if not isinstance(record, MetricRecord):
-        raise Refused(f"it has no metrics; its records are {sorted(reply.content)}")
+        raise InvalidUpdate(f"it has no metrics; its records are {sorted(reply.content)}")
     for name, value in record.items():
         if not isinstance(value, int | float) or not math.isfinite(value):
-            raise Refused(f"its metric {name!r} is {str(value)[:40]}, which is no finite number")
+            raise InvalidUpdate(f"its metric {name!r} is {str(value)[:40]}, which is no finite number")
     examples = record.get(EXAMPLES)
-    if not isinstance(examples, int) or not 0 < examples <= MOST_EXAMPLES:
-        raise Refused(f"it says that it has {examples} examples; expected 1 to {MOST_EXAMPLES:,}")
+    if not isinstance(examples, int) or not 0 < examples <= MAX_EXAMPLES:
+        raise InvalidUpdate(f"it says that it has {examples} examples; expected 1 to {MAX_EXAMPLES:,}")
 
 
-def arrays(content: RecordDict, name: str, like: Mapping[str, Tensor], norm_limit: float) -> dict[str, Tensor]:
+def validate_arrays(content: RecordDict, name: str, like: Mapping[str, Tensor], norm_limit: float) -> dict[str, Tensor]:
     """The tensors of one record, if they could stand in the place of ``like``.
 
     Parameters
@@ -61,36 +61,36 @@ def arrays(content: RecordDict, name: str, like: Mapping[str, Tensor], norm_limi
 
     Raises
     ------
-    Refused
+    InvalidUpdate
         For wrong names, shapes or types, NaN or infinity, or an absurd norm.
     """
-    found = read(content, name)
+    found = read_arrays(content, name)
     if found.keys() != like.keys():
         missing, more = sorted(like.keys() - found.keys()), sorted(found.keys() - like.keys())
-        raise Refused(f"its arrays {name!r} have other names: missing {missing[:3]}, unknown {more[:3]}")
+        raise InvalidUpdate(f"its arrays {name!r} have other names: missing {missing[:3]}, unknown {more[:3]}")
     for key, tensor in found.items():
         came, wanted = (tensor.dtype, tuple(tensor.shape)), (like[key].dtype, tuple(like[key].shape))
         if came != wanted:
-            raise Refused(f"its array {name}/{key} is {came[0]} {came[1]}; expected {wanted[0]} {wanted[1]}")
+            raise InvalidUpdate(f"its array {name}/{key} is {came[0]} {came[1]}; expected {wanted[0]} {wanted[1]}")
         if not tensor.isfinite().all():
-            raise Refused(f"its array {name}/{key} holds NaN or infinity")
+            raise InvalidUpdate(f"its array {name}/{key} holds NaN or infinity")
     size, usual = norm(found), norm(like)
     if size > norm_limit * max(usual, 1.0):
-        raise Refused(
+        raise InvalidUpdate(
             f"the norm of its {name} is {size:.3g}, {size / max(usual, 1.0):.3g} times the server's; the option "
             f"norm_limit allows {norm_limit:g} times"
         )
     return found
 
 
-def read(content: RecordDict, name: str) -> dict[str, Tensor]:
-    """The tensors of one record; :class:`Refused` where there is none that can be read."""
+def read_arrays(content: RecordDict, name: str) -> dict[str, Tensor]:
+    """The tensors of one record; :class:`InvalidUpdate` where there is none that can be read."""
     if not isinstance(content.get(name), ArrayRecord):
-        raise Refused(f"it has no arrays {name!r}; its records are {sorted(content)}")
+        raise InvalidUpdate(f"it has no arrays {name!r}; its records are {sorted(content)}")
     try:
         return arrays_of(content, name)
     except Exception as error:
-        raise Refused(f"its arrays {name!r} cannot be read: {error}") from None
+        raise InvalidUpdate(f"its arrays {name!r} cannot be read: {error}") from None
 
 
 def norm(tensors: Mapping[str, Tensor]) -> float:

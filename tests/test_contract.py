@@ -13,7 +13,7 @@ from fedlab.config.schema import build
 from fedlab.data.dataset import Examples
 from fedlab.runs.checkpoints import weights_sha256
 from fedlab.seeds import seeded
-from fedlab.workload import Scored, Workload, lacking
+from fedlab.workload import SupportsScoring, Workload, missing_columns
 from fedlab.workloads import WORKLOADS
 
 FEW = 12
@@ -125,13 +125,13 @@ PNG = b"\x89PNG"
 
 
 def test_the_server_can_learn_and_every_client_can_be_tested(workload):
-    assert not lacking(workload, workload.data(None, "train"))
+    assert not missing_columns(workload, workload.data(None, "train"))
     for partition in range(len(workload.clients)):
-        assert not lacking(workload, workload.data(partition, "test"))
+        assert not missing_columns(workload, workload.data(partition, "test"))
 
 
 def test_scores_are_plain_finite_floats_of_the_model_alone(workload, model):
-    if not isinstance(workload, Scored):
+    if not isinstance(workload, SupportsScoring):
         pytest.skip("it scores nothing beside its metrics")
     before = weights_sha256(model.state_dict())
     with seeded("score"):

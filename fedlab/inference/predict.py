@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from fedlab.config.schema import Config
 from fedlab.data.dataset import Examples
 from fedlab.data.digits import image_files, image_folder
-from fedlab.errors import ConfigError, DataError, FedlabError, ForeignWeightsError, RunError, suggest
+from fedlab.errors import ConfigError, DataError, FedlabError, IncompatibleWeightsError, RunError, suggest
 from fedlab.registry import config_from_text, load_config
 from fedlab.runs.client_store import MODEL
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import deterministic
-from fedlab.workload import SeesImages, Workload
+from fedlab.workload import SupportsImages, Workload
 
 if TYPE_CHECKING:
     from fedlab.strategies.protocol import ClientFunctions, ModelStates
@@ -59,7 +59,7 @@ class Predictor:
     """A model that predicts in the place of one client, as it was after a round."""
 
     module: nn.Module  # inputs (batch, ...) to logits or log-probabilities (batch, classes)
-    workload: SeesImages
+    workload: SupportsImages
     client: str
     round: int
     threads: int
@@ -214,7 +214,7 @@ def _of_run(run: RunDirectory, client: str | None) -> Predictor:
     content = _load(path, {"arrays": Mapping, "strategy": Mapping})
     partition = names.index(chosen)
     return _build(
-        path, config, chosen, newest, lambda half, workload: half.recalled(workload, content, partition, config)
+        path, config, chosen, newest, lambda half, workload: half.states_from_checkpoint(workload, content, partition, config)
     )
 
 
@@ -229,8 +229,8 @@ def _build(
     return Predictor(module.eval(), workload, client, server_round, config.run.threads)
 
 
-def _check_images(workload: Workload, path: Path) -> SeesImages:
-    if isinstance(workload, SeesImages):
+def _check_images(workload: Workload, path: Path) -> SupportsImages:
+    if isinstance(workload, SupportsImages):
         return workload
     raise ConfigError(f"what {path} has learned does not tell the class of an image file; there is nothing to predict")
 
@@ -258,7 +258,7 @@ class Recalled:
     def in_place_of(self, partition: int) -> tuple[Mapping[str, Tensor], nn.Module]:
         """The state of the client's model, and inputs ``x`` to logits or log-probabilities, on the CPU."""
         with _fitting(self.path):
-            states = self._half.recalled(self.workload, self.content, partition, self.config)
+            states = self._half.states_from_checkpoint(self.workload, self.content, partition, self.config)
             return states["arrays"], self._half.predictor(self.workload, states).eval()
 
 
@@ -267,7 +267,7 @@ def _fitting(path: Path) -> Iterator[None]:
     """Say what it means when a checkpoint cannot be made a model: states of other names or shapes can fail anywhere."""
     try:
         yield
-    except ForeignWeightsError as error:
+    except IncompatibleWeightsError as error:
         raise RunError(f"{path} does not fit its own options ({error}); {_DAMAGED}") from error
     except FedlabError:
         raise

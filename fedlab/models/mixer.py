@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from fedlab.errors import ConfigError, DataError, ForeignWeightsError
+from fedlab.errors import ConfigError, DataError, IncompatibleWeightsError
 
 
 class Shape(NamedTuple):
@@ -153,7 +153,7 @@ def from_timm(model: Mixer, weights: Mapping[str, Tensor]) -> Mixer:
 
     Raises
     ------
-    ForeignWeightsError
+    IncompatibleWeightsError
         When they are another model's.
     """
     wanted = {}
@@ -170,7 +170,7 @@ def from_timm(model: Mixer, weights: Mapping[str, Tensor]) -> Mixer:
         if name not in wanted or name not in weights or weights[name].shape != wanted[name][1]
     )
     if foreign:
-        raise ForeignWeightsError(
+        raise IncompatibleWeightsError(
             f"these are not timm's weights of this Mixer: {len(foreign)} arrays do not fit, the first is "
             f"{foreign[0]!r}; take the checkpoint of the same name, number of classes and image size"
         )

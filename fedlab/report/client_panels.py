@@ -15,7 +15,7 @@ from fedlab.report.charts import Drawing
 from fedlab.report.client_plots import ClientView
 from fedlab.report.confusions import shares
 from fedlab.report.run_page import Cell, Row, judged
-from fedlab.workload import NamesClasses
+from fedlab.workload import SupportsClassNames
 
 if TYPE_CHECKING:
     from fedlab.comparison.result import Comparison
@@ -93,7 +93,7 @@ def class_names(result: Result) -> Sequence[str]:
         workload = load_config(str(result.directory / "config.toml")).workload
     except FedlabError:  # what the page has kept of the run can be shown without its workload
         return ()
-    return workload.classes if isinstance(workload, NamesClasses) else ()
+    return workload.classes if isinstance(workload, SupportsClassNames) else ()
 
 
 def draw(view: ClientView, line: Variant, names: Sequence[str] = (), metric: str = "accuracy") -> Portrait:

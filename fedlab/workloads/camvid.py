@@ -110,7 +110,7 @@ class CamVid:
         drive, part = divmod(partition, self.data_config.clients_per_domain)
         labelled = self.client_labels and split == "train"
         examples = self._read(self.drives[drive], "oracle" if labelled else split)
-        return self._stretch(examples, part) if split == "train" else examples
+        return self._time_slice(examples, part) if split == "train" else examples
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean cross-entropy, weighted by class, over the pixels that have one; 0 where none has.
@@ -118,7 +118,7 @@ class CamVid:
         ``y`` has a class for each pixel (batch, height, width), or one for each row that the model gives.
         """
         rows, labels = model(batch["x"]), batch["y"]
-        scores = rows if labels.numel() == len(rows) else enlarged(rows, labels)
+        scores = rows if labels.numel() == len(rows) else upsample_logits(rows, labels)
         labels, weights = labels.view_as(scores[:, 0]), class_weights(self.class_weight_power).to(scores)
         total = torch.where(labels == VOID, 0.0, weights[labels.clamp_min(0)]).sum()
         summed = cross_entropy(scores, labels, weights, ignore_index=VOID, reduction="sum")
@@ -134,10 +134,10 @@ class CamVid:
         confusion, loss = torch.zeros(len(CLASSES), len(CLASSES), dtype=torch.int64), 0.0
         for batch in data.batches(EVALUATION_BATCH):
             labels = batch["y"].to(device)
-            p = enlarged(model(batch["x"].to(device)).softmax(1), labels)  # (batch, classes, height, width)
+            p = upsample_logits(model(batch["x"].to(device)).softmax(1), labels)  # (batch, classes, height, width)
             confusion += confusion_matrix(p.argmax(1), labels)
             loss += float(nll_loss(p.clamp_min(1e-12).log(), labels, ignore_index=VOID, reduction="sum"))
-        score = overlap(confusion)
+        score = iou(confusion)
         if not score.present.any():
             raise DataError("no test pixel has a class; mean IoU needs one at least")
         return {
@@ -153,7 +153,7 @@ class CamVid:
         x, y = augment.zoom(to_floats(batch)["x"], batch["y"])
         return {**batch, "x": augment.light(x, self.gamma), "y": y}
 
-    def _stretch(self, examples: Examples, part: int) -> Examples:
+    def _time_slice(self, examples: Examples, part: int) -> Examples:
         """One of ``parts`` stretches of time, as equal as they can be."""
         count = len(examples)
         if self.data_config.clients_per_domain > count // 2:
@@ -175,7 +175,7 @@ def class_weights(power: float) -> Tensor:
     return (frequency.median() / frequency) ** power
 
 
-def enlarged(rows: Tensor, labels: Tensor) -> Tensor:
+def upsample_logits(rows: Tensor, labels: Tensor) -> Tensor:
     """Rows of scores (batch * h * w, classes) as maps of the labels' size (batch, classes, height, width).
 
     Raises
@@ -201,17 +201,17 @@ def confusion_matrix(predicted: Tensor, labels: Tensor) -> Tensor:
     return torch.bincount(pairs.cpu(), minlength=len(CLASSES) ** 2).view(len(CLASSES), len(CLASSES))
 
 
-class Overlap(NamedTuple):
+class ClassIoU(NamedTuple):
     """Intersection over union of each class (classes,), and which classes the labels hold."""
 
     iou: Tensor
     present: Tensor
 
 
-def overlap(confusion: Tensor) -> Overlap:
+def iou(confusion: Tensor) -> ClassIoU:
     """From counts (classes, classes), row the label and column the prediction; 0 for a class that nobody has."""
     hits, labelled, predicted = confusion.diagonal().double(), confusion.sum(1), confusion.sum(0)
-    return Overlap(hits / (labelled + predicted - hits).clamp_min(1), labelled > 0)
+    return ClassIoU(hits / (labelled + predicted - hits).clamp_min(1), labelled > 0)
 
 
 SPEC = WorkloadSpec(CamVid, oracle_overrides={"camvid.client_labels": True}, primary_metric="miou")

@@ -28,7 +28,7 @@ from fedlab.models.digits import McdNet, SmallNet
 from fedlab.models.mixer import SMALL, Mixer
 from fedlab.workload import WorkloadSpec
 from fedlab.workloads import domain_suite
-from fedlab.workloads.domain_suite import Owner
+from fedlab.workloads.domain_suite import ClientSpec
 
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "small": SmallNet,
@@ -73,7 +73,7 @@ class Digits:
                 otherwise = f" A client that brings its own images is written {OWN + domain!r}."
                 domain_suite.check_known(domain, datasets.DOMAINS, "digit", otherwise)
         targets = [domain.removeprefix(OWN) for domain in self.domains]
-        domain_suite.check_once(self.source, targets, [owner.name for owner in self._owners])
+        domain_suite.check_unique(self.source, targets, [owner.name for owner in self._client_specs])
         bringing = self.data_config.client_folder or next((domain for domain in self.domains if domain.startswith(OWN)), "")
         if bringing and (self.client_labels or self.setting == "shards"):
             raise ConfigError(
@@ -86,7 +86,7 @@ class Digits:
     @property
     def domains(self) -> tuple[str, ...]:
         """The targets as they were written, those with images of their own behind an ``@``."""
-        return domain_suite.names_in(self.targets)
+        return domain_suite.split_names(self.targets)
 
     @property
     def partition(self) -> str:
@@ -94,15 +94,15 @@ class Digits:
         return self.data_config.partition_kind(*domain_suite.KINDS)
 
     @property
-    def _owners(self) -> list[Owner]:
+    def _client_specs(self) -> list[ClientSpec]:
         """Who holds which target; those that bring their own images are one client each."""
         return [
             owner
             for domain in self.domains
             for owner in (
-                [Owner(domain.removeprefix(OWN), domain)]
+                [ClientSpec(domain.removeprefix(OWN), domain)]
                 if domain.startswith(OWN)
-                else domain_suite.owners([domain], self.data_config.clients_per_domain)
+                else domain_suite.client_specs([domain], self.data_config.clients_per_domain)
             )
         ]
 
@@ -111,7 +111,7 @@ class Digits:
         """A client for each target, or for each of its parts, or for each shard of the source."""
         if self.setting == "shards":
             return tuple(f"shard-{number}" for number in range(self.data_config.num_shards))
-        return tuple(owner.name for owner in self._owners)
+        return tuple(owner.name for owner in self._client_specs)
 
     def model(self) -> nn.Module:
         """A fresh network with ``features`` and ``head``."""
@@ -130,19 +130,19 @@ class Digits:
             if partition is not None:
                 return self._shard(examples, partition, split)
             return self._augmented(examples) if split == "train" and self.augment else examples
-        owner = self._owners[partition]
+        owner = self._client_specs[partition]
         own = self._folder(owner.domain)
         if own is not None:
             examples = folders.read(own, split)
             return examples.spread(self.data_config.max_examples or len(examples))  # the first ones would be of few sub-folders
-        return self._held(owner, split, labelled=self.client_labels)
+        return self._client_data(owner, split, labelled=self.client_labels)
 
     def labels(self, partition: int) -> Tensor | None:
-        """See :class:`fedlab.workload.KnowsLabels`."""
+        """See :class:`fedlab.workload.SupportsHiddenLabels`."""
         if self.setting == "shards":
             return self.data(partition, "train").columns["y"]
-        owner = self._owners[partition]
-        return None if self._folder(owner.domain) else self._held(owner, "train", labelled=True).columns["y"]
+        owner = self._client_specs[partition]
+        return None if self._folder(owner.domain) else self._client_data(owner, "train", labelled=True).columns["y"]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean cross-entropy."""
@@ -156,8 +156,8 @@ class Digits:
         """Accuracy and cross-entropy of a model that maps ``x`` to logits; without labels nothing is measured."""
         return domain_suite.accuracy_and_loss(model, data)
 
-    def _held(self, owner: Owner, split: str, labelled: bool) -> Examples:
-        return domain_suite.held(self._read, owner, split, labelled, self.partition, self.data_config.alpha, self.data_config.seed)
+    def _client_data(self, owner: ClientSpec, split: str, labelled: bool) -> Examples:
+        return domain_suite.client_data(self._read, owner, split, labelled, self.partition, self.data_config.alpha, self.data_config.seed)
 
     def _folder(self, domain: str) -> Path | None:
         """Where a client's own images are, or None for a client that holds a domain of the package.

@@ -32,10 +32,10 @@ from fedlab.seeds import seed_of
 EVALUATION_BATCH = 500
 
 KINDS = ("dirichlet", "iid", "shards", "quantity")  # the keys of PARTITIONS, the default first
-Read = Callable[[str, str], Examples]  # a domain and "train" (no labels), "oracle" (the same with labels) or "test"
+ReadDomain = Callable[[str, str], Examples]  # a domain and "train" (no labels), "oracle" (the same with labels) or "test"
 
 
-class Owner(NamedTuple):
+class ClientSpec(NamedTuple):
     """One client: its name, its domain, and which of how many parts of the domain it trains on."""
 
     name: str
@@ -44,15 +44,15 @@ class Owner(NamedTuple):
     parts: int = 1
 
 
-def names_in(text: str) -> tuple[str, ...]:
+def split_names(text: str) -> tuple[str, ...]:
     """``"usps, mnist_m"`` as names."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def owners(domains: Sequence[str], parts: int) -> list[Owner]:
+def client_specs(domains: Sequence[str], parts: int) -> list[ClientSpec]:
     """The clients of domains, ``parts`` each."""
     return [
-        Owner(f"{domain}-{part}" if parts > 1 else domain, domain, part, parts)
+        ClientSpec(f"{domain}-{part}" if parts > 1 else domain, domain, part, parts)
         for domain in domains
         for part in range(parts)
     ]
@@ -70,7 +70,7 @@ def check_known(domain: str, known: Collection[str], noun: str, otherwise: str =
         raise ConfigError(f"unknown {noun} domain {domain!r}; {suggest(domain, known)}{otherwise}")
 
 
-def check_once(source: str, targets: Sequence[str], clients: Sequence[str]) -> None:
+def check_unique(source: str, targets: Sequence[str], clients: Sequence[str]) -> None:
     """Refuse a domain on both sides or twice on one, and two clients of one name."""
     twice = [name for name in targets if targets.count(name) > 1 or name == source]
     if twice:
@@ -94,7 +94,7 @@ def check_partition(partition: int | None, clients: Sequence[str]) -> None:
         raise DataError(f"there is no partition {partition}; this workload has {len(clients)}: {', '.join(clients)}")
 
 
-def held(read: Read, owner: Owner, split: str, labelled: bool, kind: str, alpha: float, seed: int) -> Examples:
+def client_data(read: ReadDomain, owner: ClientSpec, split: str, labelled: bool, kind: str, alpha: float, seed: int) -> Examples:
     """What a client holds: its part of its domain to train on, all of the domain's test part to test.
 
     Parameters
@@ -124,7 +124,7 @@ def held(read: Read, owner: Owner, split: str, labelled: bool, kind: str, alpha:
 
 
 @dataclass(frozen=True)
-class OfOneSet:
+class DomainSuiteWorkload:
     """A workload whose server and clients hold domains of one set, any of which may be the source.
 
     A subclass says which set (``of``), its usual ``source``, what the server's training examples go through
@@ -143,7 +143,7 @@ class OfOneSet:
         """Refuse domains that do not exist or stand on both sides."""
         for domain in (self.source, *self._domains):
             check_known(domain, self.of.domains, self.of.name)
-        check_once(self.source, self._domains, self.clients)
+        check_unique(self.source, self._domains, self.clients)
         self.data_config.partition_kind(*KINDS)
 
     @staticmethod
@@ -158,7 +158,7 @@ class OfOneSet:
     @property
     def clients(self) -> tuple[str, ...]:
         """A client for each target, or for each of its parts."""
-        return tuple(owner.name for owner in owners(self._domains, self.data_config.clients_per_domain))
+        return tuple(owner.name for owner in client_specs(self._domains, self.data_config.clients_per_domain))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -172,14 +172,14 @@ class OfOneSet:
         """
         check_partition(partition, self.clients)
         if partition is not None:
-            return self._held(partition, split, labelled=self.client_labels)
+            return self._client_data(partition, split, labelled=self.client_labels)
         examples = self._read(self.source, "labelled" if split == "train" else split)
         view = self.view if self.augment else self.of.floats
         return Examples(examples.columns, view) if split == "train" else examples
 
     def labels(self, partition: int) -> Tensor:
-        """See :class:`fedlab.workload.KnowsLabels`."""
-        return self._held(partition, "train", labelled=True).columns["y"]
+        """See :class:`fedlab.workload.SupportsHiddenLabels`."""
+        return self._client_data(partition, "train", labelled=True).columns["y"]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean cross-entropy."""
@@ -191,11 +191,11 @@ class OfOneSet:
 
     @property
     def _domains(self) -> tuple[str, ...]:
-        return names_in(self.targets) or tuple(domain for domain in self.of.domains if domain != self.source)
+        return split_names(self.targets) or tuple(domain for domain in self.of.domains if domain != self.source)
 
-    def _held(self, partition: int, split: str, labelled: bool) -> Examples:
-        owner = owners(self._domains, self.data_config.clients_per_domain)[partition]
-        return held(self._read, owner, split, labelled, self.data_config.partition_kind(*KINDS), self.data_config.alpha, self.data_config.seed)
+    def _client_data(self, partition: int, split: str, labelled: bool) -> Examples:
+        owner = client_specs(self._domains, self.data_config.clients_per_domain)[partition]
+        return client_data(self._read, owner, split, labelled, self.data_config.partition_kind(*KINDS), self.data_config.alpha, self.data_config.seed)
 
     def _read(self, domain: str, split: str) -> Examples:
         examples = domain_suites.read(self.of, domain, split, Path(self.data_config.root) if self.data_config.root else None)

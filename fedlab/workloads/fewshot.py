@@ -97,7 +97,7 @@ class FewShot:
     @property
     def domains(self) -> tuple[str, ...]:
         """The targets."""
-        return domain_suite.names_in(self.targets)
+        return domain_suite.split_names(self.targets)
 
     @property
     def partition(self) -> str:
@@ -156,7 +156,7 @@ class FewShot:
         return self._examples({"x": images.x[labelled], "y": y, NOVEL: torch.ones_like(y, dtype=torch.bool)})
 
     def labels(self, partition: int) -> Tensor | None:
-        """See :class:`fedlab.workload.KnowsLabels`."""
+        """See :class:`fedlab.workload.SupportsHiddenLabels`."""
         y = self._read(self.domains[partition // self.data_config.clients_per_domain]).y
         known = y[self._own(y, partition)]
         return (

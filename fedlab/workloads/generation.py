@@ -185,7 +185,7 @@ class Generation:
         return self._images(x[rows[partition]], split)
 
     def labels(self, partition: int) -> Tensor | None:
-        """See :class:`fedlab.workload.KnowsLabels`."""
+        """See :class:`fedlab.workload.SupportsHiddenLabels`."""
         if self.setting == "domains":
             return self._read(self.domains[partition], "oracle")[1]
         y = self._read(self.source, "labelled")[1]

@@ -106,7 +106,7 @@ class Images:
         return Examples({"x": shard.columns["x"]}, shard.transform) if bare else shard
 
     def labels(self, partition: int) -> Tensor:
-        """See :class:`fedlab.workload.KnowsLabels`."""
+        """See :class:`fedlab.workload.SupportsHiddenLabels`."""
         y = self._examples("train", False).columns["y"]
         return y[self._rows(y, "train")[partition]]
 

@@ -17,11 +17,11 @@ from fedlab.data.images.domain_suites import DomainSet
 from fedlab.data.images.office import OFFICE, WORDS, thinned
 from fedlab.models.histogram_mlp import HistogramNet
 from fedlab.workload import WorkloadSpec
-from fedlab.workloads.domain_suite import OfOneSet
+from fedlab.workloads.domain_suite import DomainSuiteWorkload
 
 
 @dataclass(frozen=True)
-class Office(OfOneSet):
+class Office(DomainSuiteWorkload):
     """The workload's options and its answers, see :class:`fedlab.workload.Workload`; roots of word shares (800,)."""
 
     of: ClassVar[DomainSet] = OFFICE

@@ -21,13 +21,13 @@ from fedlab.data.images.pacs import PACS, viewed
 from fedlab.models.convnet import ConvNet
 from fedlab.models.mixer import SMALL, Mixer
 from fedlab.workload import WorkloadSpec
-from fedlab.workloads.domain_suite import OfOneSet
+from fedlab.workloads.domain_suite import DomainSuiteWorkload
 
 WIDTH = 16  # channels of the first convolution; 20 ms a step of 64 on one core
 
 
 @dataclass(frozen=True)
-class Pacs(OfOneSet):
+class Pacs(DomainSuiteWorkload):
     """The workload's options and its answers, see :class:`fedlab.workload.Workload`; images (3, 32, 32) in [-1, 1]."""
 
     of: ClassVar[DomainSet] = PACS

@@ -41,8 +41,8 @@ from fedlab.workload import Score
 if TYPE_CHECKING:
     from fedlab.workloads.generation import Generation
 
-AT_ONCE = 250  # images drawn together
-FEWEST = 8  # samples that anything can be said of
+SAMPLE_BATCH = 250  # images drawn together
+MIN_SAMPLES = 8  # samples that anything can be said of
 CHAIN_STEPS, LADDER_STEPS = 50, 20
 
 
@@ -54,8 +54,8 @@ def check(workload: Generation) -> None:
     ConfigError
         With the option to change.
     """
-    if 0 < workload.samples < FEWEST:
-        raise ConfigError(f"option 'generation.samples' is {workload.samples}; ask for at least {FEWEST}, or for 0: none")
+    if 0 < workload.samples < MIN_SAMPLES:
+        raise ConfigError(f"option 'generation.samples' is {workload.samples}; ask for at least {MIN_SAMPLES}, or for 0: none")
     if workload.inception and (reason := inception.missing()):
         raise ConfigError(f"generation.inception=true asks for the published FID, and {reason}")
     if sampler_of(workload) != "langevin":
@@ -83,8 +83,8 @@ def draw(workload: Generation, model: nn.Module, count: int, progress: Progress 
     """Images (count, colours, size, size) in [-1, 1], on the CPU, from torch's current random stream."""
     law, device, backbone = workload.noise_law, next(model.parameters()).device, workload.backbone(model.eval())
     way, drawn = SAMPLERS[sampler_of(workload)], []
-    for begin in range(0, count, AT_ONCE):
-        some = min(AT_ONCE, count - begin)
+    for begin in range(0, count, SAMPLE_BATCH):
+        some = min(SAMPLE_BATCH, count - begin)
         shape = (some, workload.channels, workload.size, workload.size)
 
         def tell(done: int, total: int, begin: int = begin, some: int = some) -> None:

@@ -11,8 +11,8 @@ result stays among what clients sent (mean, median, selection), else they take t
 largest. All come back in the types of the model, where Flower's means turn counters into floats.
 
 A strategy uses a rule so: :func:`make` in ``__init__``; ``config.update(rule.asks())`` before it sends;
-``rule.measures`` among the metrics that its ``check`` expects; ``rule.aggregate(current, contributions(replies),
-server_round)``; ``state`` and ``restore`` beside its own; :func:`answer` on the client.
+``rule.expected_metrics`` among the metrics that its ``check`` expects; ``rule.aggregate(current, client_updates(replies),
+server_round)``; ``state`` and ``restore`` beside its own; :func:`make_reply` on the client.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from fedlab.config.schema import Config, parse_join_rounds
-from fedlab.errors import ConfigError
+from fedlab.errors import ConfigError, suggest
 from fedlab.strategies.aggregation import fairness, privacy, robust, server_optimizers
-from fedlab.strategies.aggregation.client import START_LOSS, answer
-from fedlab.strategies.aggregation.rule import AggregationSpec, Contribution, Rule, contributions
+from fedlab.strategies.aggregation.client import START_LOSS, make_reply
+from fedlab.strategies.aggregation.rule import AggregationSpec, ClientUpdate, Rule, client_updates
 from fedlab.workload import Workload
 
-__all__ = ["Aggregation", "AggregationSpec", "Contribution", "Rule", "answer", "contributions", "make"]
+__all__ = ["Aggregation", "AggregationSpec", "ClientUpdate", "Rule", "client_updates", "make", "make_reply"]
 
 DEFAULT = "fedavg"
 
@@ -50,18 +50,18 @@ def make(workload: Workload, config: Config, *, labelled: bool = True) -> Rule[A
     plugin = config.plugins.get("aggregation")
     name, spec = (plugin.section, plugin.spec) if plugin else (DEFAULT, server_optimizers.FEDAVG)
     rule: Rule[Any] = spec.rule(config.aggregation or spec.options(), workload, config)
-    if START_LOSS in rule.measures and not labelled:
+    if START_LOSS in rule.expected_metrics and not labelled:
         raise ConfigError(
             f"aggregation {name!r} weighs clients by their loss, and clients of strategy "
             f"{config.run.strategy!r} have no labels to take it on; use another rule"
         )
     sure = clients_at_least(workload, config)
-    if sure < rule.fewest:
+    if sure < rule.min_updates:
         raise ConfigError(
-            f"aggregation {name!r} with these options needs {rule.fewest} replies a round, and this run is sure of "
+            f"aggregation {name!r} with these options needs {rule.min_updates} replies a round, and this run is sure of "
             f"{sure} (options data.num_clients, min_clients, join_rounds); use more clients or another rule"
         )
-    if reason := rule.refuse(sure):
+    if reason := rule.incompatibility(sure):
         raise ConfigError(f"aggregation {name!r}: {reason}")
     return rule
 

@@ -11,14 +11,14 @@ from torch import Tensor
 from fedlab.data.dataset import Examples
 from fedlab.seeds import seeded
 from fedlab.strategies.protocol import ARRAYS, CONFIG, METRICS, ClientContext, arrays_of, load, metrics_record, round_of
-from fedlab.training import pick_device
+from fedlab.training import resolve_device
 from fedlab.workload import Workload
 
 START_LOSS, CLIPPING_NORM, UNCLIPPED = "start-loss", "clipping-norm", "unclipped"
 LOSS_EXAMPLES, LOSS_BATCH = 1000, 250  # a client's loss before training is taken on so many, so many at a time
 
 
-def answer(
+def make_reply(
     workload: Workload,
     message: Message,
     context: ClientContext,
@@ -57,7 +57,7 @@ def start_loss(
     core, partition = context.config.run, context.partition
     some, total = data.spread(LOSS_EXAMPLES), 0.0
     with seeded(core.seed, START_LOSS, round_of(message), partition):
-        device = pick_device(core.device)
+        device = resolve_device(core.device)
         model = load(workload.model(), sent, device).eval()
         for batch in some.batches(LOSS_BATCH):
             moved = {name: column.to(device) for name, column in batch.items()}
@@ -70,7 +70,7 @@ def clip(
 ) -> tuple[dict[str, Tensor], bool]:
     """A model whose change has a Euclidean norm of at most ``limit``, and whether it had that before.
 
-    Only learned arrays change; the others are given as they were sent. (Flower's function divides by a norm of 0.)
+    Only learned arrays change; the others are updates as they were sent. (Flower's function divides by a norm of 0.)
     """
     change = {name: trained[name].cpu().double() - sent[name].double() for name in sorted(learned)}
     norm = float(torch.stack([delta.square().sum() for delta in change.values()]).sum().sqrt())

@@ -23,7 +23,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedlab.strategies.aggregation.client import START_LOSS
-from fedlab.strategies.aggregation.rule import AggregationSpec, Contribution, Rule, ask_flower, mean, record_of
+from fedlab.strategies.aggregation.rule import AggregationSpec, ClientUpdate, Rule, ask_flower, mean, record_of
 from fedlab.strategies.protocol import MOMENTUM
 
 
@@ -37,10 +37,10 @@ class FairOptions:
     )
 
 
-class Fair(Rule[FairOptions]):
+class QFedAvg(Rule[FairOptions]):
     """w <- w - sum of F_k^q L (w - w_k) / sum of h_k."""
 
-    measures = frozenset({START_LOSS})
+    expected_metrics = frozenset({START_LOSS})
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -49,23 +49,23 @@ class Fair(Rule[FairOptions]):
         rate = 1 / self.options.lipschitz if self.options.lipschitz else span
         self.flower = flower.QFedAvg(client_learning_rate=rate, q=self.options.q, train_loss_key=START_LOSS)
 
-    def asks(self) -> dict[str, bool | float]:
+    def client_config(self) -> dict[str, bool | float]:
         """F_k(w)."""
         return {START_LOSS: True}
 
-    def doubt(self, metrics: Mapping[str, float]) -> str:
+    def validate_metrics(self, metrics: Mapping[str, float]) -> str:
         """A loss below 0 has no power q."""
         loss = metrics[START_LOSS]
         return f"its loss before training is {loss:g}; q-FedAvg needs losses that are not negative" if loss < 0 else ""
 
-    def floats(
-        self, current: Mapping[str, Tensor], given: Sequence[Contribution], names: Sequence[str], server_round: int
+    def aggregate_floats(
+        self, current: Mapping[str, Tensor], updates: Sequence[ClientUpdate], names: Sequence[str], server_round: int
     ) -> dict[str, Tensor]:
         """Flower's class on what is learned, the mean on the rest."""
-        learned = [name for name in names if name in self.learned]
+        learned = [name for name in names if name in self.trainable]
         self.flower.current_arrays = record_of(current, learned)
-        rest = mean(given, (name for name in names if name not in self.learned), server_round)
-        return {**ask_flower(self.flower, given, learned, server_round, metric=START_LOSS), **rest}
+        rest = mean(updates, (name for name in names if name not in self.trainable), server_round)
+        return {**ask_flower(self.flower, updates, learned, server_round, metric=START_LOSS), **rest}
 
 
-QFEDAVG = AggregationSpec("clients with a high loss weigh more (Li 2020)", FairOptions, Fair)
+QFEDAVG = AggregationSpec("clients with a high loss weigh more (Li 2020)", FairOptions, QFedAvg)

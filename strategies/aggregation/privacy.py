@@ -43,14 +43,14 @@ from torch import Tensor
 from fedlab.config.sections import PositiveFloat
 from fedlab.models.batchnorm_stats import adopt_statistics, batch_norms
 from fedlab.strategies.aggregation.client import CLIPPING_NORM, UNCLIPPED, clip
-from fedlab.strategies.aggregation.rule import AggregationSpec, Contribution, Rule, mean, to_numpy
+from fedlab.strategies.aggregation.rule import AggregationSpec, ClientUpdate, Rule, mean, to_numpy
 from fedlab.strategies.protocol import load
-from fedlab.training import pick_device
+from fedlab.training import resolve_device
 
 STATISTICS_EXAMPLES = 1000
 _NOISE = "noise on the mean update, in clipping norms / clients (z); 0: none"
 _SIDE = "who clips: the server, or each client before it answers"
-_DELTA = "delta at which the metric epsilon is given"
+_DELTA = "delta at which the metric epsilon is updates"
 Delta = Field(1e-5, gt=0.0, lt=1.0, description=_DELTA)
 
 
@@ -82,36 +82,36 @@ class AdaptiveOptions:
 DpOptions = TypeVar("DpOptions", FixedOptions, AdaptiveOptions)
 
 
-class Private(Rule[DpOptions], Generic[DpOptions]):
+class ClippingDP(Rule[DpOptions], Generic[DpOptions]):
     """Clip, average, add noise."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.norm, self.releases, self.stdv, self.used = self.options.clipping_norm, 0, 0.0, self.options.clipping_norm
         if self.options.clip_on == "client":
-            self.measures = frozenset({UNCLIPPED})
+            self.expected_metrics = frozenset({UNCLIPPED})
 
-    def refuse(self, clients: int) -> str:
+    def incompatibility(self, clients: int) -> str:
         """Batch-norm statistics are taken of the server's inputs."""
         if batch_norms(self.workload.model()) and "x" not in (columns := self.workload.data(None, "train").columns):
             return f"batch-norm statistics are taken of the server's inputs x, and its data has {', '.join(columns)}"
         return ""
 
-    def asks(self) -> dict[str, bool | float]:
+    def client_config(self) -> dict[str, bool | float]:
         """Clients that clip are told the norm."""
         return {CLIPPING_NORM: self.norm} if self.options.clip_on == "client" else {}
 
-    def doubt(self, metrics: Mapping[str, float]) -> str:
+    def validate_metrics(self, metrics: Mapping[str, float]) -> str:
         """Clipped or not: one client moves the count by one at most."""
         bit = metrics.get(UNCLIPPED, 1.0)
         return "" if bit in (0.0, 1.0) else f"its metric {UNCLIPPED!r} is {bit:g}; expected 0 or 1"
 
     def aggregate(
-        self, current: Mapping[str, Tensor], given: Sequence[Contribution], server_round: int
+        self, current: Mapping[str, Tensor], updates: Sequence[ClientUpdate], server_round: int
     ) -> dict[str, Tensor]:
         """The noisy mean, with batch-norm statistics of at most 1000 of the server's own training examples."""
-        new = super().aggregate(current, given, server_round)
-        model = load(self.workload.model(), new, pick_device(self.config.run.device))
+        new = super().aggregate(current, updates, server_round)
+        model = load(self.workload.model(), new, resolve_device(self.config.run.device))
         if batch_norms(model):
             device = next(model.parameters()).device
             adopt_statistics(model, self.workload.data(None, "train"), STATISTICS_EXAMPLES, 1.0, device)
@@ -119,19 +119,19 @@ class Private(Rule[DpOptions], Generic[DpOptions]):
             new |= {name: found[name].cpu() for name in new if name.endswith(("running_mean", "running_var"))}
         return {**new, **{name: tensor for name, tensor in current.items() if not tensor.is_floating_point()}}
 
-    def floats(
-        self, current: Mapping[str, Tensor], given: Sequence[Contribution], names: Sequence[str], server_round: int
+    def aggregate_floats(
+        self, current: Mapping[str, Tensor], updates: Sequence[ClientUpdate], names: Sequence[str], server_round: int
     ) -> dict[str, Tensor]:
         """The noisy mean of clipped updates; the statistics as they were."""
-        cut = [clip(one.arrays, current, self.learned, self.norm * (1 + 1e-5)) for one in given]  # clients' too
-        same = [Contribution(arrays, 1, {}) for arrays, _ in cut]
-        learned = [name for name in names if name in self.learned]
+        cut = [clip(one.arrays, current, self.trainable, self.norm * (1 + 1e-5)) for one in updates]  # clients' too
+        same = [ClientUpdate(arrays, 1, {}) for arrays, _ in cut]
+        learned = [name for name in names if name in self.trainable]
         new = {name: to_numpy(tensor) for name, tensor in mean(same, learned, server_round).items()}
         self.used, self.releases = self.norm, self.releases + 1
-        self.stdv = compute_stdv(self.multiplier(len(given)), self.norm, len(given))
+        self.stdv = compute_stdv(self.multiplier(len(updates)), self.norm, len(updates))
         add_gaussian_noise_inplace(list(new.values()), self.stdv)
-        unclipped = [one.metrics.get(UNCLIPPED, float(whole)) for one, (_, whole) in zip(given, cut, strict=True)]
-        self.norm = self.next_norm(sum(unclipped), len(given))
+        unclipped = [one.metrics.get(UNCLIPPED, float(whole)) for one, (_, whole) in zip(updates, cut, strict=True)]
+        self.norm = self.next_norm(sum(unclipped), len(updates))
         return {name: torch.from_numpy(new[name]) if name in new else current[name] for name in names}
 
     def multiplier(self, clients: int) -> float:
@@ -160,16 +160,16 @@ class Private(Rule[DpOptions], Generic[DpOptions]):
         self.norm, self.releases = float(state["norm"]), int(state["releases"])
 
 
-class Fixed(Private[FixedOptions]):
+class FixedClippingDP(ClippingDP[FixedOptions]):
     """The norm stays what it was told to be."""
 
 
-class Adaptive(Private[AdaptiveOptions]):
+class AdaptiveClippingDP(ClippingDP[AdaptiveOptions]):
     """norm <- norm exp(-rate (share of unclipped - quantile)); the count is noisy too, and both cost one z together."""
 
-    def refuse(self, clients: int) -> str:
+    def incompatibility(self, clients: int) -> str:
         """The count's noise alone must leave something of z."""
-        if reason := super().refuse(clients):
+        if reason := super().incompatibility(clients):
             return reason
         noise, wanted = self.count_noise(clients), self.options.noise_multiplier
         if wanted < 2 * noise or not wanted:
@@ -214,5 +214,5 @@ def epsilon(noise_multiplier: float, releases: int, delta: float) -> float:
     return float(brentq(excess, 0.0, mu * mu / 2 + mu * float(normal.isf(delta)) + 1.0))
 
 
-DP_FIXED = AggregationSpec("FedAvg with clipped updates and noise; shows the cost only, see docs", FixedOptions, Fixed)
-DP_ADAPTIVE = AggregationSpec("as dp_fixed, the norm follows a quantile of the updates (Andrew 2021)", AdaptiveOptions, Adaptive)
+DP_FIXED = AggregationSpec("FedAvg with clipped updates and noise; shows the cost only, see docs", FixedOptions, FixedClippingDP)
+DP_ADAPTIVE = AggregationSpec("as dp_fixed, the norm follows a quantile of the updates (Andrew 2021)", AdaptiveOptions, AdaptiveClippingDP)

@@ -24,7 +24,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab.strategies.aggregation.rule import AggregationSpec, Contribution, Options, Rule, ask_flower
+from fedlab.strategies.aggregation.rule import AggregationSpec, ClientUpdate, Options, Rule, ask_flower
 
 
 @dataclass(frozen=True)
@@ -61,19 +61,19 @@ class BulyanOptions:
     num_malicious: int = Field(0, ge=0, description="clients that may lie (f); a round needs 4 f + 3")
 
 
-class Robust(Rule[Options]):
+class RobustRule(Rule[Options]):
     """A rule of Flower's that remembers nothing, on all floats."""
 
     flower: FlowerFedAvg
 
-    def floats(
-        self, current: Mapping[str, Tensor], given: Sequence[Contribution], names: Sequence[str], server_round: int
+    def aggregate_floats(
+        self, current: Mapping[str, Tensor], updates: Sequence[ClientUpdate], names: Sequence[str], server_round: int
     ) -> dict[str, Tensor]:
         """Flower's class, in float64."""
-        return ask_flower(self.flower, given, names, server_round, precise=True)
+        return ask_flower(self.flower, updates, names, server_round, precise=True)
 
 
-class Median(Robust[MedianOptions]):
+class CoordinateMedian(RobustRule[MedianOptions]):
     """The median of each coordinate, each client counting once."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -81,14 +81,14 @@ class Median(Robust[MedianOptions]):
         self.flower = flower.FedMedian()
 
 
-class Trimmed(Robust[TrimmedOptions]):
+class TrimmedMean(RobustRule[TrimmedOptions]):
     """The mean of each coordinate without its extremes, each client counting once."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.flower = flower.FedTrimmedAvg(beta=self.options.trim_fraction)
 
-    def refuse(self, clients: int) -> str:
+    def incompatibility(self, clients: int) -> str:
         """A share that trims nobody is no trimmed mean."""
         if int(self.options.trim_fraction * clients):
             return ""
@@ -96,7 +96,7 @@ class Trimmed(Robust[TrimmedOptions]):
         return f"a share of {self.options.trim_fraction:g} trims none of {clients} clients; {needed} are needed"
 
 
-class Krum(Robust[KrumOptions]):
+class Krum(RobustRule[KrumOptions]):
     """The one update whose neighbours are nearest."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -104,31 +104,31 @@ class Krum(Robust[KrumOptions]):
         self.flower = flower.Krum(num_malicious_nodes=self.options.num_malicious)
 
     @property
-    def fewest(self) -> int:
+    def min_updates(self) -> int:
         """2 f + 3."""
         return 2 * self.options.num_malicious + 3
 
 
-class MultiKrum(Robust[MultiKrumOptions]):
+class MultiKrum(RobustRule[MultiKrumOptions]):
     """The weighted mean of the updates whose neighbours are nearest."""
 
     @property
-    def fewest(self) -> int:
+    def min_updates(self) -> int:
         """2 f + 3, and as many as are to be selected."""
         return max(2 * self.options.num_malicious + 3, self.options.num_selected)
 
-    def floats(
-        self, current: Mapping[str, Tensor], given: Sequence[Contribution], names: Sequence[str], server_round: int
+    def aggregate_floats(
+        self, current: Mapping[str, Tensor], updates: Sequence[ClientUpdate], names: Sequence[str], server_round: int
     ) -> dict[str, Tensor]:
         """Flower's class, told how many to select of those who answered."""
         malicious = self.options.num_malicious
         self.flower = flower.MultiKrum(
-            num_malicious_nodes=malicious, num_nodes_to_select=self.options.num_selected or len(given) - malicious
+            num_malicious_nodes=malicious, num_nodes_to_select=self.options.num_selected or len(updates) - malicious
         )
-        return super().floats(current, given, names, server_round)
+        return super().aggregate_floats(current, updates, names, server_round)
 
 
-class Bulyan(Robust[BulyanOptions]):
+class Bulyan(RobustRule[BulyanOptions]):
     """n - 2 f updates by MultiKrum; of each coordinate the mean of those nearest to their median."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -136,13 +136,13 @@ class Bulyan(Robust[BulyanOptions]):
         self.flower = flower.Bulyan(num_malicious_nodes=self.options.num_malicious)
 
     @property
-    def fewest(self) -> int:
+    def min_updates(self) -> int:
         """4 f + 3."""
         return 4 * self.options.num_malicious + 3
 
 
-FEDMEDIAN = AggregationSpec("the median of the clients' weights (Yin 2018)", MedianOptions, Median)
-FEDTRIMMEDAVG = AggregationSpec("the mean of the clients' weights without their extremes (Yin 2018)", TrimmedOptions, Trimmed)
+FEDMEDIAN = AggregationSpec("the median of the clients' weights (Yin 2018)", MedianOptions, CoordinateMedian)
+FEDTRIMMEDAVG = AggregationSpec("the mean of the clients' weights without their extremes (Yin 2018)", TrimmedOptions, TrimmedMean)
 KRUM = AggregationSpec("the one client whose neighbours are nearest (Blanchard 2017)", KrumOptions, Krum)
 MULTIKRUM = AggregationSpec("the mean of clients whose neighbours are nearest (Blanchard 2017)", MultiKrumOptions, MultiKrum)
 BULYAN = AggregationSpec("MultiKrum, then a mean near the median (El Mhamdi 2018)", BulyanOptions, Bulyan)

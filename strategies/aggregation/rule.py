@@ -23,7 +23,7 @@ Options = TypeVar("Options")
 
 
 @dataclass(frozen=True)
-class Contribution:
+class ClientUpdate:
     """One client's reply: its whole model by name, the examples behind it, and its metrics."""
 
     arrays: Mapping[str, Tensor]
@@ -31,12 +31,12 @@ class Contribution:
     metrics: Mapping[str, float]
 
 
-def contributions(replies: Iterable[Message]) -> list[Contribution]:
+def client_updates(replies: Iterable[Message]) -> list[ClientUpdate]:
     """Checked replies as a rule takes them, in the order of partitions in which they come."""
     found = []
     for reply in replies:
         metrics = client_metrics(reply)
-        found.append(Contribution(arrays_of(reply.content), int(metrics[EXAMPLES]), metrics))
+        found.append(ClientUpdate(arrays_of(reply.content), int(metrics[EXAMPLES]), metrics))
     return found
 
 
@@ -54,38 +54,38 @@ class Rule(Generic[Options]):
     ----------
     learned
         Names of the arrays that training moves; the other floats are statistics, as of a batch norm.
-    fewest
-        Fewest contributions that it can work with.
+    min_updates
+        Fewest updates that it can work with.
     measures
-        Names of metrics that it needs from each client beside the examples, see :meth:`asks`.
+        Names of metrics that it needs from each client beside the examples, see :meth:`client_config`.
     """
 
-    measures: frozenset[str] = frozenset()
+    expected_metrics: frozenset[str] = frozenset()
 
     def __init__(self, options: Options, workload: Workload, config: Config) -> None:
         self.options, self.workload, self.config = options, workload, config
         with seeded("names of a model"):
-            self.learned = frozenset(name for name, _ in workload.model().named_parameters())
+            self.trainable = frozenset(name for name, _ in workload.model().named_parameters())
 
     @property
-    def fewest(self) -> int:
+    def min_updates(self) -> int:
         """One will do."""
         return 1
 
-    def refuse(self, clients: int) -> str:
+    def incompatibility(self, clients: int) -> str:
         """Why the rule cannot serve a run that is sure of so many clients a round; empty: it can."""
         return ""
 
-    def doubt(self, metrics: Mapping[str, float]) -> str:
+    def validate_metrics(self, metrics: Mapping[str, float]) -> str:
         """Why a client's metrics cannot be used; empty: they can."""
         return ""
 
-    def asks(self) -> dict[str, bool | float]:
-        """What goes into the ``config`` of a round's messages; ``client.answer`` obeys it."""
+    def client_config(self) -> dict[str, bool | float]:
+        """What goes into the ``config`` of a round's messages; ``client.make_reply`` obeys it."""
         return {}
 
     def aggregate(
-        self, current: Mapping[str, Tensor], given: Sequence[Contribution], server_round: int
+        self, current: Mapping[str, Tensor], updates: Sequence[ClientUpdate], server_round: int
     ) -> dict[str, Tensor]:
         """The next arrays, in the names, shapes and types of ``current``.
 
@@ -93,25 +93,25 @@ class Rule(Generic[Options]):
         ----------
         current
             What the clients started from.
-        given
+        updates
             Their models, in the order of partitions.
 
         Raises
         ------
         RunError
-            When there are fewer than :attr:`fewest`.
+            When there are fewer than :attr:`min_updates`.
         """
-        if len(given) < self.fewest:
-            raise RunError(f"{len(given)} replies are too few to aggregate; this rule needs {self.fewest}")
-        floats = [name for name, tensor in current.items() if tensor.is_floating_point()]
-        new = self.floats(current, given, floats, server_round)
+        if len(updates) < self.min_updates:
+            raise RunError(f"{len(updates)} replies are too few to aggregate; this rule needs {self.min_updates}")
+        aggregate_floats = [name for name, tensor in current.items() if tensor.is_floating_point()]
+        new = self.aggregate_floats(current, updates, aggregate_floats, server_round)
         for name, tensor in current.items():
             if not tensor.is_floating_point():
-                new[name] = torch.stack([one.arrays[name] for one in given]).amax(0)
+                new[name] = torch.stack([one.arrays[name] for one in updates]).amax(0)
         return {name: new[name].to(tensor.dtype) for name, tensor in current.items()}
 
-    def floats(
-        self, current: Mapping[str, Tensor], given: Sequence[Contribution], names: Sequence[str], server_round: int
+    def aggregate_floats(
+        self, current: Mapping[str, Tensor], updates: Sequence[ClientUpdate], names: Sequence[str], server_round: int
     ) -> dict[str, Tensor]:
         """The next value of every array of floats."""
         raise NotImplementedError
@@ -176,7 +176,7 @@ class Reply:
 
 def ask_flower(
     strategy: FlowerFedAvg,
-    given: Sequence[Contribution],
+    updates: Sequence[ClientUpdate],
     names: Iterable[str],
     server_round: int,
     *,
@@ -203,17 +203,17 @@ def ask_flower(
             one.examples,
             {metric: one.metrics[metric]} if metric else {},
         )
-        for one in given
+        for one in updates
     ]
     arrays, _ = strategy.aggregate_train(server_round, cast(list[Message], shown))
     if arrays is None:
-        raise RunError(f"Flower's {type(strategy).__name__} made nothing of {len(given)} replies")
+        raise RunError(f"Flower's {type(strategy).__name__} made nothing of {len(updates)} replies")
     return {name: torch.from_numpy(np.array(array.numpy())) for name, array in arrays.items()}
 
 
-def mean(given: Sequence[Contribution], names: Iterable[str], server_round: int = 0) -> dict[str, Tensor]:
+def mean(updates: Sequence[ClientUpdate], names: Iterable[str], server_round: int = 0) -> dict[str, Tensor]:
     """Flower's FedAvg: the mean weighted by examples."""
-    return ask_flower(FlowerFedAvg(), given, names, server_round)
+    return ask_flower(FlowerFedAvg(), updates, names, server_round)
 
 
 def to_numpy(tensor: Tensor, precise: bool = False) -> np.ndarray[Any, Any]:

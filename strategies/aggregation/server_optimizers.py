@@ -27,7 +27,7 @@ from fedlab.config.sections import PositiveFloat
 from fedlab.strategies.aggregation.rule import (
     AggregationSpec,
     Arrays,
-    Contribution,
+    ClientUpdate,
     Rule,
     ask_flower,
     mean,
@@ -67,31 +67,31 @@ class AdamOptions:
     tau: PositiveFloat = Field(1e-3, description="adaptivity: added to the root of the second moment")
 
 
-class Mean(Rule[MeanOptions]):
+class WeightedMean(Rule[MeanOptions]):
     """The mean of the clients' arrays, weighted by their examples."""
 
-    def floats(
-        self, current: Mapping[str, Tensor], given: Sequence[Contribution], names: Sequence[str], server_round: int
+    def aggregate_floats(
+        self, current: Mapping[str, Tensor], updates: Sequence[ClientUpdate], names: Sequence[str], server_round: int
     ) -> dict[str, Tensor]:
         """Flower's FedAvg."""
-        return mean(given, names, server_round)
+        return mean(updates, names, server_round)
 
 
-class Momentum(Rule[MomentumOptions]):
+class FedAvgM(Rule[MomentumOptions]):
     """v <- momentum v + (w - mean); w <- w - rate v."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.flower = flower.FedAvgM(server_learning_rate=self.options.learning_rate, server_momentum=self.options.momentum)
 
-    def floats(
-        self, current: Mapping[str, Tensor], given: Sequence[Contribution], names: Sequence[str], server_round: int
+    def aggregate_floats(
+        self, current: Mapping[str, Tensor], updates: Sequence[ClientUpdate], names: Sequence[str], server_round: int
     ) -> dict[str, Tensor]:
         """Flower's FedAvgM on what is learned, the mean on the rest."""
-        learned = [name for name in names if name in self.learned]
+        learned = [name for name in names if name in self.trainable]
         self.flower.current_arrays = record_of(current, learned)
-        rest = mean(given, (name for name in names if name not in self.learned), server_round)
-        return {**ask_flower(self.flower, given, learned, server_round), **rest}
+        rest = mean(updates, (name for name in names if name not in self.trainable), server_round)
+        return {**ask_flower(self.flower, updates, learned, server_round), **rest}
 
     def state(self) -> dict[str, Any]:
         """The momentum, in the order of the model's arrays."""
@@ -111,14 +111,14 @@ class Adaptive(Rule[Moments], Generic[Moments]):
 
     flower: FedOpt
 
-    def floats(
-        self, current: Mapping[str, Tensor], given: Sequence[Contribution], names: Sequence[str], server_round: int
+    def aggregate_floats(
+        self, current: Mapping[str, Tensor], updates: Sequence[ClientUpdate], names: Sequence[str], server_round: int
     ) -> dict[str, Tensor]:
         """Flower's class on what is learned, the mean on the rest."""
-        learned = [name for name in names if name in self.learned]
+        learned = [name for name in names if name in self.trainable]
         self.flower.current_arrays = {name: to_numpy(current[name]) for name in learned}
-        rest = mean(given, (name for name in names if name not in self.learned), server_round)
-        return {**ask_flower(self.flower, given, learned, server_round), **rest}
+        rest = mean(updates, (name for name in names if name not in self.trainable), server_round)
+        return {**ask_flower(self.flower, updates, learned, server_round), **rest}
 
     def state(self) -> dict[str, Any]:
         """Both moments by name."""
@@ -137,7 +137,7 @@ class Adaptive(Rule[Moments], Generic[Moments]):
         self.flower.m_t, self.flower.v_t = moment("first"), moment("second")
 
 
-class Adagrad(Adaptive[AdagradOptions]):
+class FedAdagrad(Adaptive[AdagradOptions]):
     """v <- v + change^2."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -145,7 +145,7 @@ class Adagrad(Adaptive[AdagradOptions]):
         self.flower = flower.FedAdagrad(eta=self.options.learning_rate, tau=self.options.tau)
 
 
-class Adam(Adaptive[AdamOptions]):
+class FedAdam(Adaptive[AdamOptions]):
     """v <- beta_2 v + (1 - beta_2) change^2."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -154,7 +154,7 @@ class Adam(Adaptive[AdamOptions]):
         self.flower = flower.FedAdam(eta=options.learning_rate, beta_1=options.beta_1, beta_2=options.beta_2, tau=options.tau)
 
 
-class Yogi(Adaptive[AdamOptions]):
+class FedYogi(Adaptive[AdamOptions]):
     """v <- v - (1 - beta_2) change^2 sign(v - change^2)."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -163,8 +163,8 @@ class Yogi(Adaptive[AdamOptions]):
         self.flower = flower.FedYogi(eta=options.learning_rate, beta_1=options.beta_1, beta_2=options.beta_2, tau=options.tau)
 
 
-FEDAVG = AggregationSpec("labelled clients train, the server averages (McMahan 2017)", MeanOptions, Mean)
-FEDAVGM = AggregationSpec("FedAvg with momentum on the server (Hsu 2019)", MomentumOptions, Momentum)
-FEDADAGRAD = AggregationSpec("FedAvg with Adagrad on the server (Reddi 2021)", AdagradOptions, Adagrad)
-FEDADAM = AggregationSpec("FedAvg with Adam on the server (Reddi 2021)", AdamOptions, Adam)
-FEDYOGI = AggregationSpec("FedAvg with Yogi on the server (Reddi 2021)", AdamOptions, Yogi)
+FEDAVG = AggregationSpec("labelled clients train, the server averages (McMahan 2017)", MeanOptions, WeightedMean)
+FEDAVGM = AggregationSpec("FedAvg with momentum on the server (Hsu 2019)", MomentumOptions, FedAvgM)
+FEDADAGRAD = AggregationSpec("FedAvg with Adagrad on the server (Reddi 2021)", AdagradOptions, FedAdagrad)
+FEDADAM = AggregationSpec("FedAvg with Adam on the server (Reddi 2021)", AdamOptions, FedAdam)
+FEDYOGI = AggregationSpec("FedAvg with Yogi on the server (Reddi 2021)", AdamOptions, FedYogi)

@@ -20,7 +20,7 @@ the last round ``last``: as ``average`` on the last G.
 
 from __future__ import annotations
 
-from fedlab.strategies.dualadapt.client import evaluate, predictor, recalled, states, train
+from fedlab.strategies.dualadapt.client import evaluate, prediction_states, predictor, states_from_checkpoint, train
 from fedlab.strategies.dualadapt.server import DualAdapt
 from fedlab.strategies.dualadapt.shared import Options
 from fedlab.strategies.protocol import ClientFunctions, StrategySpec
@@ -28,6 +28,6 @@ from fedlab.strategies.protocol import ClientFunctions, StrategySpec
 SPEC: StrategySpec = StrategySpec(
     Options,
     DualAdapt,
-    ClientFunctions(train, evaluate, states, recalled, predictor),
+    ClientFunctions(train, evaluate, prediction_states, states_from_checkpoint, predictor),
     comparison_overrides={"source_only_twin": False},  # its twin is a strategy of the table then
 )

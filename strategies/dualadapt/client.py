@@ -37,12 +37,12 @@ from fedlab.strategies.protocol import (
     ClientContext,
     ModelStates,
     arrays_of,
-    known,
+    client_dataset,
+    drop_none,
     load,
     metrics_record,
-    own_data,
 )
-from fedlab.training import optimise, pick_device
+from fedlab.training import resolve_device, train_steps
 from fedlab.workload import Workload
 
 
@@ -57,7 +57,7 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
     """
     options, training = context.config.strategy, context.config.client
     device = context.device
-    data = own_data(workload, context, "train")
+    data = client_dataset(workload, context, "train")
     model = load(workload.model(), arrays_of(message.content), device)
     z = client_features(model, data, options, device)  # (examples, width), once a round: G is frozen
     source, quantiles = read_mixture(arrays_of(message.content, MIXTURE), device)
@@ -70,7 +70,7 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
     local, mixture, loss = adapt_head(head_of(model), z, source, quantiles, options, training, start)
     p, q = probabilities(head_of(model), z), probabilities(local, z)
     entropy = -(p * p.clamp_min(1e-12).log()).sum(1).mean()
-    metrics = known(loss=loss, entropy=float(entropy), discrepancy=float(discrepancy(p, q).mean()))
+    metrics = drop_none(loss=loss, entropy=float(entropy), discrepancy=float(discrepancy(p, q).mean()))
     return RecordDict(
         {
             HEAD: ArrayRecord(local.state_dict()),
@@ -109,8 +109,8 @@ def adapt_head(
     """
     local = deepcopy(start or head).requires_grad_(True).train()  # line 5
     p_global = probabilities(head, z)
-    opinion = (p_global + probabilities(start, z)) / 2 if start else p_global
-    labels = pseudo_labels(z, opinion, options)  # (examples,)
+    mean_probs = (p_global + probabilities(start, z)) / 2 if start else p_global
+    labels = pseudo_labels(z, mean_probs, options)  # (examples,)
     weights = torch.ones(len(z), device=z.device)
     if options.client_weights:
         weights = gaussian_mixture.relative(gaussian_mixture.typicality(source.log_prob(z), quantiles)).to(z)
@@ -124,7 +124,7 @@ def adapt_head(
 
     optimiser = torch.optim.Adam(local.parameters(), training.learning_rate)
     plan = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(training.steps, 1))
-    mean = optimise(loss, optimiser, training.steps, name="local head", after_step=plan.step)
+    mean = train_steps(loss, optimiser, training.steps, name="local head", after_step=plan.step)
     return local.requires_grad_(False).eval(), mixture.fitted(), mean
 
 
@@ -178,12 +178,12 @@ def evaluate(workload: Workload, message: Message, context: ClientContext) -> Re
     """Metrics of global, local and averaged heads on the client's test data, of the last G, and of the control."""
     options = context.config.strategy
     device = context.device
-    test = own_data(workload, context, "test")
+    test = client_dataset(workload, context, "test")
 
     def tested(record: str, adapted: bool = True) -> tuple[nn.Module, Examples]:
         model = load(workload.model(), arrays_of(message.content, record), device)
         if adapted:
-            own = own_data(workload, context, "train")
+            own = client_dataset(workload, context, "train")
             adopt_statistics(features_of(model), own, options.bn_images, options.bn_adaptation, device)
         z = encode(features_of(model), test, device, BATCH)
         return head_of(model), Examples({**test.columns, "x": per_example(z, len(test))})
@@ -211,22 +211,22 @@ def named(name: str, metrics: Mapping[str, float]) -> dict[str, float]:
     return {f"{metric}_{name}": value for metric, value in metrics.items() if metric != "loss"}
 
 
-def states(workload: Workload, message: Message, context: ClientContext) -> ModelStates:
+def prediction_states(workload: Workload, message: Message, context: ClientContext) -> ModelStates:
     """What predicts on this client: G with the client's own statistics and F_g, and its own F_l if it has one."""
     local = arrays_of(message.content, HEAD) if HEAD in message.content else None
-    own = own_data(workload, context, "train")
-    return kept(workload, arrays_of(message.content), local, own, context.config)
+    own = client_dataset(workload, context, "train")
+    return with_local_stats(workload, arrays_of(message.content), local, own, context.config)
 
 
-def recalled(workload: Workload, checkpoint: Mapping[str, Any], partition: int, config: Config) -> ModelStates:
+def states_from_checkpoint(workload: Workload, checkpoint: Mapping[str, Any], partition: int, config: Config) -> ModelStates:
     """The same from the server's checkpoint; G keeps the source's statistics where the client's data is not here."""
     own = None
     with suppress(DataError):
         own = workload.data(partition, "train")
-    return kept(workload, checkpoint[ARRAYS], checkpoint["strategy"]["heads"].get(partition), own, config)
+    return with_local_stats(workload, checkpoint[ARRAYS], checkpoint["strategy"]["heads"].get(partition), own, config)
 
 
-def kept(
+def with_local_stats(
     workload: Workload,
     arrays: Mapping[str, Tensor],
     local: Mapping[str, Tensor] | None,
@@ -234,7 +234,7 @@ def kept(
     config: Config,
 ) -> ModelStates:
     """G and F_g with the statistics of ``own`` images, and F_l."""
-    options, device = config.strategy, pick_device(config.run.device)
+    options, device = config.strategy, resolve_device(config.run.device)
     model = load(workload.model(), arrays, device)
     if own is not None:
         adopt_statistics(features_of(model), own, options.bn_images, options.bn_adaptation, device)

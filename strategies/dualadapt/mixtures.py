@@ -34,41 +34,41 @@ def check_mixture(arrays: Mapping[str, Tensor], source: Mapping[str, Tensor], li
 
     Raises
     ------
-    Refused
+    InvalidUpdate
         For other names, shapes or types, values that are not finite, weights that do not sum to 1 (by more than half
         precision explains), variances that are not positive, quantiles that are not sorted, variances below
         ``floor``, or means and standard deviations beyond ``limit`` times the source's largest.
     """
     if arrays.keys() != {"log_weights", "means", "variances", "quantiles"}:
-        raise validation.Refused(f"its mixture holds {sorted(arrays)}")
+        raise validation.InvalidUpdate(f"its mixture holds {sorted(arrays)}")
     means, quantiles = arrays["means"], arrays["quantiles"]
     if means.shape != source["means"].shape:
-        raise validation.Refused(
+        raise validation.InvalidUpdate(
             f"its mixture's means are {tuple(means.shape)}; expected {tuple(source['means'].shape)}"
         )
     if any(array.dtype != torch.float64 for array in arrays.values()):
-        raise validation.Refused(
+        raise validation.InvalidUpdate(
             f"its mixture is {sorted({str(array.dtype) for array in arrays.values()})}, not float64"
         )
     total = float(arrays["log_weights"].exp().sum()) if arrays["log_weights"].isfinite().all() else float("nan")
     if not abs(total - 1) <= WEIGHTS_OFF:
-        raise validation.Refused(f"its mixture's weights sum to {total:g}, not to 1")
+        raise validation.InvalidUpdate(f"its mixture's weights sum to {total:g}, not to 1")
     if quantiles.ndim != 1 or not 1 <= len(quantiles) <= QUANTILES or not quantiles.isfinite().all():
-        raise validation.Refused("its mixture's quantiles are no list of at most 256 finite numbers")
+        raise validation.InvalidUpdate("its mixture's quantiles are no list of at most 256 finite numbers")
     if (quantiles.diff() < 0).any():
-        raise validation.Refused("its mixture's quantiles are not sorted")
+        raise validation.InvalidUpdate("its mixture's quantiles are not sorted")
     for name, reach in (("means", limit), ("variances", limit**2)):
         if not arrays[name].isfinite().all():
-            raise validation.Refused(f"its mixture's {name} hold NaN or infinity")
+            raise validation.InvalidUpdate(f"its mixture's {name} hold NaN or infinity")
         largest, usual = float(arrays[name].abs().max()), max(float(source[name].abs().max()), 1.0)
         if largest > reach * usual:
-            raise validation.Refused(f"its mixture's {name} reach {largest:.3g}, the source's {usual:.3g}")
+            raise validation.InvalidUpdate(f"its mixture's {name} reach {largest:.3g}, the source's {usual:.3g}")
     try:
         read_mixture(arrays, torch.device("cpu"))
     except ValueError as error:
-        raise validation.Refused(f"its mixture is none: {error}") from None
+        raise validation.InvalidUpdate(f"its mixture is none: {error}") from None
     if float(arrays["variances"].min()) < 0.9 * floor:  # half precision rounds a little
-        raise validation.Refused(f"its mixture's variances fall below the floor of {floor:g}")
+        raise validation.InvalidUpdate(f"its mixture's variances fall below the floor of {floor:g}")
 
 
 def renormalised(log_weights: Tensor) -> Tensor:

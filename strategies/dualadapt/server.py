@@ -41,14 +41,14 @@ from fedlab.strategies.protocol import (
     ROUND,
     arrays_of,
     client_metrics,
+    drop_none,
     is_final,
-    known,
     load,
     partition_by_node,
 )
 from fedlab.strategies.source_only import SourceTrainer
 from fedlab.training import Progress
-from fedlab.workload import TestsNewClasses, Workload
+from fedlab.workload import SupportsEpisodes, Workload
 
 
 class DualAdapt(FlowerFedAvg):
@@ -60,7 +60,7 @@ class DualAdapt(FlowerFedAvg):
         self.rounds = config.run.rounds
         self.trainer = SourceTrainer(workload, config, progress)
         check_parts(self.trainer.model, "dualadapt", config.run.workload)
-        if isinstance(workload, TestsNewClasses):
+        if isinstance(workload, SupportsEpisodes):
             raise ConfigError(
                 f"dualadapt fits heads for the server's classes, and workload {config.run.workload!r} tests "
                 "classes that the server has never seen; use startup, self_training or source_only"
@@ -78,15 +78,15 @@ class DualAdapt(FlowerFedAvg):
         self.mixtures: dict[int, dict[str, Tensor]] = {}  # W_T and its quantiles by partition
         self.source: dict[str, Tensor] = {}  # W_S of this round and its quantiles
         self.onboarding: dict[int, int] = {}  # newcomer's partition -> rounds for itself that it has left
-        self.arriving = False  # whether this round only asks newcomers for their mixtures
+        self.onboarding_round = False  # whether this round only asks newcomers for their mixtures
         self.partition_of: Mapping[int, int] = {}
         self.names: Mapping[int, str] = {}
-        self.measured: dict[str, float] = {}
-        self.noted: list[dict[str, Any]] = []
+        self._metrics: dict[str, float] = {}
+        self._events: list[dict[str, Any]] = []
 
-    def initialise(self) -> ArrayRecord:
+    def initialize(self) -> ArrayRecord:
         """Line 1: cross-entropy on the source; the control starts from the same weights."""
-        self.measured = known(loss=self.trainer.pretrain())
+        self._metrics = drop_none(loss=self.trainer.pretrain())
         if self.control:
             self.control.restore(deepcopy(self.trainer.state()))
         return ArrayRecord(self.trainer.average.state_dict())
@@ -99,13 +99,13 @@ class DualAdapt(FlowerFedAvg):
         When clients have arrived that were never trained, the round is theirs: G stays as it is and they send their
         mixtures. The next ``onboarding`` rounds are theirs too: line 12 is taken against their heads alone.
         """
-        self.partition_of, self.noted, self.measured = partition_by_node(grid), [], {}
+        self.partition_of, self._events, self._metrics = partition_by_node(grid), [], {}
         self.names = grid.names if isinstance(grid, PartitionGrid) else {}
         present = set(self.partition_of.values())
         arrived = present - self.heads.keys() if self.heads and self.options.onboarding else set()
         newcomers = present & self.onboarding.keys()
-        self.arriving = bool(arrived)
-        if not self.arriving:
+        self.onboarding_round = bool(arrived)
+        if not self.onboarding_round:
             self._steps(server_round, newcomers or set(self.heads))
         config[ROUND], self.source = server_round, self.source_mixture()
         shared: dict[str, ArrayRecord | ConfigRecord] = {
@@ -113,7 +113,7 @@ class DualAdapt(FlowerFedAvg):
             MIXTURE: ArrayRecord(self.source),
             CONFIG: config,
         }
-        if self.arriving:
+        if self.onboarding_round:
             config[ONLY_MIXTURE] = True
         messages: list[Message] = []
         for node, partition in self.partition_of.items():
@@ -125,10 +125,10 @@ class DualAdapt(FlowerFedAvg):
     def _steps(self, server_round: int, against: set[int]) -> None:
         """Lines 10 to 13 against the heads of some clients, and the control's steps beside them."""
         steps = self.trainer.options.steps
-        beside = self.server_loss(server_round, against) if against and self.options.server_discrepancy else None
-        self.measured = known(loss=self.trainer.train(server_round, steps, "server", beside))
+        extra_loss = self.server_loss(server_round, against) if against and self.options.server_discrepancy else None
+        self._metrics = drop_none(loss=self.trainer.train(server_round, steps, "server", extra_loss))
         if self.control:
-            self.measured |= known(control_loss=self.control.train(server_round, steps, "control"))
+            self._metrics |= drop_none(control_loss=self.control.train(server_round, steps, "control"))
 
     def source_mixture(self) -> dict[str, Tensor]:
         """Line 3: W_S on a random view of each source example, and the quantiles of its log-likelihood there."""
@@ -175,16 +175,16 @@ class DualAdapt(FlowerFedAvg):
 
     def pseudo_targets(self) -> Tensor:
         """Line 11: images (batch, ...) that are not of the source, from two source images each."""
-        x, other = self.trainer.draw()["x"], self.trainer.draw()["x"]
+        x, other = self.trainer.random_batch()["x"], self.trainer.random_batch()["x"]
         if self.options.mixup == "average":
             return (x + other) / 2
         return (x - other).abs() - 1 if self.options.mixup == "difference" else x  # |u - v| of [0, 1], back in [-1, 1]
 
     def check(self, reply: Message) -> None:
         """Refuse a reply without a head like F_g and a mixture like W_S; of a newcomer's first, without the mixture."""
-        if not self.arriving:
-            validation.arrays(reply.content, HEAD, head_of(self.trainer.average).state_dict(), self.norm_limit)
-        check_mixture(validation.read(reply.content, MIXTURE), self.source, self.norm_limit, self.options.variance_floor)
+        if not self.onboarding_round:
+            validation.validate_arrays(reply.content, HEAD, head_of(self.trainer.average).state_dict(), self.norm_limit)
+        check_mixture(validation.read_arrays(reply.content, MIXTURE), self.source, self.norm_limit, self.options.variance_floor)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -194,8 +194,8 @@ class DualAdapt(FlowerFedAvg):
         for reply in replies:
             partition = self.partition_of[reply.metadata.src_node_id]
             mixture = arrays_of(reply.content, MIXTURE)
-            if self.arriving:
-                self._welcome(partition, mixture)
+            if self.onboarding_round:
+                self._onboard(partition, mixture)
                 continue
             self.heads[partition] = arrays_of(reply.content, HEAD)
             self.mixtures[partition] = mixture
@@ -206,10 +206,10 @@ class DualAdapt(FlowerFedAvg):
         for name in ("loss", "entropy", "discrepancy"):
             reported = [values[name] for values in metrics if name in values]
             if reported:
-                self.measured[f"client_{name}"] = sum(reported) / len(reported)
+                self._metrics[f"client_{name}"] = sum(reported) / len(reported)
         return ArrayRecord(self.trainer.average.state_dict()), None
 
-    def _welcome(self, partition: int, mixture: dict[str, Tensor]) -> None:
+    def _onboard(self, partition: int, mixture: dict[str, Tensor]) -> None:
         """A newcomer's mixture is here: find its first head."""
         cpu = torch.device("cpu")
         known_mixtures = {
@@ -228,7 +228,7 @@ class DualAdapt(FlowerFedAvg):
             head = head_of(self.trainer.average).state_dict()
         self.heads[partition] = {name: tensor.detach().clone() for name, tensor in head.items()}
         self.mixtures[partition], self.onboarding[partition] = mixture, self.options.onboarding
-        self.noted.append(choice.note(self.names))
+        self._events.append(choice.note(self.names))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -248,11 +248,11 @@ class DualAdapt(FlowerFedAvg):
 
     def metrics(self) -> dict[str, float]:
         """Losses on the server, and means of what clients measured without labels."""
-        return self.measured
+        return self._metrics
 
-    def notes(self) -> list[dict[str, Any]]:
+    def events(self) -> list[dict[str, Any]]:
         """Who is new, how far it is from the others, and what it starts from."""
-        return self.noted
+        return self._events
 
     def state(self) -> dict[str, Any]:
         """Trainer, control, and what the clients sent last."""

@@ -17,20 +17,20 @@ from fedlab.errors import ConfigError
 from fedlab.models.feature_classifier import features_of, head_of, missing_parts
 from fedlab.seeds import seeded
 from fedlab.strategies import aggregation, validation
-from fedlab.strategies.protocol import ARRAYS, CONFIG, EXAMPLES, METRICS, ROUND, client_metrics, is_final, known
+from fedlab.strategies.protocol import ARRAYS, CONFIG, EXAMPLES, METRICS, ROUND, client_metrics, drop_none, is_final
 from fedlab.strategies.source_only import SourceTrainer
 from fedlab.strategies.startup.shared import (
     TEACHER,
     Options,
     Student,
+    StudentWorkload,
+    SupportsViews,
     TargetLoss,
-    Uploaded,
-    Views,
-    raised,
+    ramp_up,
     schedule,
     sgd,
 )
-from fedlab.training import Progress, follow, optimise
+from fedlab.training import Progress, ema_update, train_steps
 from fedlab.workload import Workload
 
 
@@ -46,25 +46,25 @@ class Startup(FlowerFedAvg):
         self.local = config.client
         self.trainer = SourceTrainer(workload, config, progress)
         check_serves(workload, self.trainer.model, self.core.workload)
-        self.uploaded = Uploaded(workload, self.options.contrastive_weight > 0)
-        self.rule = aggregation.make(self.uploaded, config, labelled=False)
+        self.student_workload = StudentWorkload(workload, self.options.contrastive_weight > 0)
+        self.rule = aggregation.make(self.student_workload, config, labelled=False)
         self.teacher = self.trainer.average
         self.student = self.begin()
-        self.measured: dict[str, float] = {}
+        self._metrics: dict[str, float] = {}
 
     def begin(self) -> Student:
         """Line 1, behind the teacher: the student before the first round."""
         with seeded(self.core.seed, "student"):
-            student = self.uploaded.model()
+            student = self.student_workload.model()
         if self.options.start != "fresh":
             features_of(student.model).load_state_dict(features_of(self.teacher).state_dict())
         if self.options.start == "whole":
             head_of(student.model).load_state_dict(head_of(self.teacher).state_dict())
         return student.to(self.trainer.device)
 
-    def initialise(self) -> ArrayRecord:
+    def initialize(self) -> ArrayRecord:
         """Line 1."""
-        self.measured = known(loss=self.trainer.pretrain())
+        self._metrics = drop_none(loss=self.trainer.pretrain())
         self.student = self.begin()
         return ArrayRecord(self.student.model.state_dict())
 
@@ -72,14 +72,14 @@ class Startup(FlowerFedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Lines 3 and 4; no message where clients have nothing to do."""
-        self.measured = {}
+        self._metrics = {}
         federated = self.options.setting == "federated"
         if not federated or not self.local.steps:
-            self._steps(server_round, None if federated else self._everybodys())
+            self._steps(server_round, None if federated else self._pooled_loss())
             return []
         self._steps(server_round, None)
         config[ROUND] = server_round
-        config.update(self.rule.asks())
+        config.update(self.rule.client_config())
         records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
             ARRAYS: ArrayRecord(self.student.state_dict()),
             CONFIG: config,
@@ -88,8 +88,8 @@ class Startup(FlowerFedAvg):
             records[TEACHER] = ArrayRecord(self.teacher.state_dict())
         return self._construct_messages(RecordDict(records), list(grid.get_node_ids()), "train")
 
-    def _steps(self, server_round: int, beside: TargetLoss | None) -> None:
-        """Line 3; with ``beside`` line 7 in the same steps."""
+    def _steps(self, server_round: int, extra_loss: TargetLoss | None) -> None:
+        """Line 3; with ``extra_loss`` line 7 in the same steps."""
         options, rounds = self.options, self.core.rounds
         steps = iter(range(self.trainer.options.steps))
 
@@ -97,27 +97,27 @@ class Startup(FlowerFedAvg):
             step = next(steps)
             value = torch.zeros((), device=self.trainer.device)
             if options.base_weight:
-                batch = self.trainer.batch(server_round, step)
+                batch = self.trainer.batch_at(server_round, step)
                 value = value + options.base_weight * self.workload.loss(self.student.model, batch)
-            if beside:
+            if extra_loss:
                 with seeded(self.core.seed, "target", server_round, step):
-                    value = value + beside(raised(server_round, rounds) if options.distillation_warmup else 1.0)
+                    value = value + extra_loss(ramp_up(server_round, rounds) if options.distillation_warmup else 1.0)
             return value
 
-        if not options.base_weight and beside is None:
+        if not options.base_weight and extra_loss is None:
             return
         self.student.train()
-        mean = optimise(
+        mean = train_steps(
             loss,
             sgd(self.student, schedule(self.trainer.options.learning_rate, server_round, rounds)),
             self.trainer.options.steps,
             name="server",
             progress=self.progress,
-            after_step=beside.after_step if beside else None,
+            after_step=extra_loss.after_step if extra_loss else None,
         )
-        self.measured |= known(loss=mean)
+        self._metrics |= drop_none(loss=mean)
 
-    def _everybodys(self) -> TargetLoss | None:
+    def _pooled_loss(self) -> TargetLoss | None:
         """The centralized setting: one owner of every client's images."""
         clients = range(self.config.data.num_clients or len(self.workload.clients))
         data = Examples({"x": torch.cat([self.workload.data(partition, "train")[:]["x"] for partition in clients])})
@@ -126,28 +126,28 @@ class Startup(FlowerFedAvg):
 
     def check(self, reply: Message) -> None:
         """Refuse a reply that is no student like the one that was sent."""
-        validation.arrays(reply.content, ARRAYS, self.student.state_dict(), self.config.comm.max_update_norm_ratio)
-        metrics, expected = client_metrics(reply), {EXAMPLES, "loss", *self.rule.measures}
+        validation.validate_arrays(reply.content, ARRAYS, self.student.state_dict(), self.config.comm.max_update_norm_ratio)
+        metrics, expected = client_metrics(reply), {EXAMPLES, "loss", *self.rule.expected_metrics}
         if set(reply.content) != {ARRAYS, METRICS, CONFIG} or not expected - {"loss"} <= metrics.keys() <= expected:
             came = sorted(reply.content), sorted(metrics)
-            raise validation.Refused(f"its records and metrics are {came}; expected a student and {sorted(expected)}")
-        if reason := self.rule.doubt(metrics):
-            raise validation.Refused(reason)
+            raise validation.InvalidUpdate(f"its records and metrics are {came}; expected a student and {sorted(expected)}")
+        if reason := self.rule.validate_metrics(metrics):
+            raise validation.InvalidUpdate(reason)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Line 9; a moving teacher moves by all the clients' steps at once."""
-        given = aggregation.contributions(replies)
-        if given:
+        updates = aggregation.client_updates(replies)
+        if updates:
             sent = {name: tensor.cpu() for name, tensor in self.student.state_dict().items()}
-            self.student.load_state_dict(self.rule.aggregate(sent, given, server_round))
+            self.student.load_state_dict(self.rule.aggregate(sent, updates, server_round))
             if self.options.teacher_ema:
-                follow(self.teacher, self.student.model, self.options.teacher_ema**self.local.steps)
-            self.measured |= self.rule.metrics()
-        losses = [one.metrics["loss"] for one in given if "loss" in one.metrics]
+                ema_update(self.teacher, self.student.model, self.options.teacher_ema**self.local.steps)
+            self._metrics |= self.rule.metrics()
+        losses = [one.metrics["loss"] for one in updates if "loss" in one.metrics]
         if losses:
-            self.measured["client_loss"] = sum(losses) / len(losses)
+            self._metrics["client_loss"] = sum(losses) / len(losses)
         return ArrayRecord(self.student.model.state_dict()), None
 
     def configure_evaluate(
@@ -162,9 +162,9 @@ class Startup(FlowerFedAvg):
 
     def metrics(self) -> dict[str, float]:
         """Losses of the last round."""
-        return self.measured
+        return self._metrics
 
-    def notes(self) -> list[dict[str, Any]]:
+    def events(self) -> list[dict[str, Any]]:
         """Nothing to tell."""
         return []
 
@@ -196,5 +196,5 @@ def check_serves(workload: Workload, model: nn.Module, name: str) -> None:
             f"startup needs a model with .features and a linear .head; {type(model).__name__} of workload {name!r} "
             "has no such parts; use source_only, or another workload (see `fedlab list`)"
         )
-    if not isinstance(workload, Views):
+    if not isinstance(workload, SupportsViews):
         raise ConfigError(f"startup needs a workload that makes views of its inputs; {name!r} has no method 'view'")

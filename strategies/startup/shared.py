@@ -17,7 +17,7 @@ from fedlab.losses.ntxent import nt_xent
 from fedlab.losses.soft_labels import DIVERGENCES, shuffled, soften
 from fedlab.models.feature_classifier import features_of, head_of
 from fedlab.strategies.aggregation import Aggregation
-from fedlab.training import follow
+from fedlab.training import ema_update
 from fedlab.workload import Workload
 
 TEACHER = "teacher"
@@ -52,7 +52,7 @@ class Options:
 
 
 @runtime_checkable
-class Views(Protocol):
+class SupportsViews(Protocol):
     """What a workload offers that can be learned without labels."""
 
     def view(self, x: Tensor, weak: bool = False) -> Tensor:
@@ -80,7 +80,7 @@ class Student(nn.Module):
 
 
 @plain_dataclass(frozen=True)
-class Uploaded:
+class StudentWorkload:
     """A workload as an aggregation rule sees it: what clients upload is the student, projector and all."""
 
     workload: Workload
@@ -116,7 +116,7 @@ class TargetLoss:
     def __init__(
         self, workload: Workload, options: Options, student: Student, teacher: nn.Module | None, data: Examples, batch: int
     ) -> None:
-        assert isinstance(workload, Views)
+        assert isinstance(workload, SupportsViews)
         self.view, self.options, self.student, self.data, self.batch = workload.view, options, student, data, batch
         self.device = next(student.parameters()).device
         self.teacher = teacher.requires_grad_(False).eval() if teacher and options.distillation_loss != "none" else None
@@ -147,7 +147,7 @@ class TargetLoss:
     def after_step(self) -> None:
         """A moving teacher takes its step behind the student."""
         if self.teacher is not None and self.options.teacher_ema:
-            follow(self.teacher, self.student.model, self.options.teacher_ema)
+            ema_update(self.teacher, self.student.model, self.options.teacher_ema)
 
     @property
     def empty(self) -> bool:
@@ -160,7 +160,7 @@ def schedule(rate: float, server_round: int, rounds: int) -> float:
     return rate * (1 + math.cos(math.pi * (server_round - 1) / rounds)) / 2
 
 
-def raised(server_round: int, rounds: int) -> float:
+def ramp_up(server_round: int, rounds: int) -> float:
     """Dynamic Distillation's weight of soft labels in a round: min(1, 3/4 (1 - cos(pi t))) with t the share done."""
     return min(1.0, 0.75 * (1 - math.cos(math.pi * (server_round - 0.5) / rounds)))
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedlab.errors import LISTED, ConfigError, DataError, FedlabError, RunError, suggest
+from fedlab.errors import MAX_NAMES, ConfigError, DataError, FedlabError, RunError, suggest
 
 
 def test_a_close_name_is_proposed():
@@ -14,7 +14,7 @@ def test_a_few_names_are_all_listed_when_none_is_close():
 
 
 def test_many_names_are_not():
-    assert suggest("zzz", [f"knob-{i}" for i in range(LISTED + 1)]) == "nothing known has a name like that."
+    assert suggest("zzz", [f"knob-{i}" for i in range(MAX_NAMES + 1)]) == "nothing known has a name like that."
 
 
 @pytest.mark.parametrize("kind", [ConfigError, DataError, RunError])

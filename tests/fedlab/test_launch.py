@@ -247,8 +247,8 @@ def test_a_gpu_that_clients_would_not_reach_is_refused_and_auto_does_not_take_it
     preset = toy.write_preset(tmp_path, engine="ray")
     with pytest.raises(ConfigError, match=r"device 'cuda'.*clients of this engine get no GPU; set ray.gpus"):
         fedlab.run(preset, runs=tmp_path / "runs", device="cuda")
-    assert resolve_device("auto", gpu_reachable=False) == "cpu"
-    assert resolve_device("auto", gpu_reachable=True) == "cuda"
+    assert resolve_device("auto", gpu_reachable=False) == torch.device("cpu")
+    assert resolve_device("auto", gpu_reachable=True) == torch.device("cuda")
 
 
 def test_a_run_folder_that_cannot_be_made_is_a_sentence(tmp_path):

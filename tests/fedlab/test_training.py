@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fedlab.errors import ConfigError, RunError
-from fedlab.training import annealed, follow, optimise, pick_device
+from fedlab.training import cosine_factor, ema_update, resolve_device, train_steps
 
 
 def parabola(start=1.0, rate=0.25):
@@ -18,7 +18,7 @@ def parabola(start=1.0, rate=0.25):
 
 def test_steps_and_mean_loss_by_hand():
     weight, optimiser = parabola()
-    mean = optimise(lambda: weight**2, optimiser, 3, name="parabola")
+    mean = train_steps(lambda: weight**2, optimiser, 3, name="parabola")
     assert weight.item() == 0.125  # 1, 1/2, 1/4, 1/8
     assert mean == (1 + 1 / 4 + 1 / 16) / 3
 
@@ -26,20 +26,20 @@ def test_steps_and_mean_loss_by_hand():
 def test_gradients_do_not_pile_up_and_old_ones_do_not_count():
     weight, optimiser = parabola()
     weight.grad = torch.tensor(100.0)
-    optimise(lambda: weight**2, optimiser, 1, name="parabola")
+    train_steps(lambda: weight**2, optimiser, 1, name="parabola")
     assert weight.item() == 0.5
 
 
 def test_no_steps_leave_the_weights():
     weight, optimiser = parabola()
-    assert optimise(lambda: weight**2, optimiser, 0, name="parabola") is None
+    assert train_steps(lambda: weight**2, optimiser, 0, name="parabola") is None
     assert weight.item() == 1.0
 
 
 def test_callbacks_see_every_step_after_it_was_taken():
     weight, optimiser = parabola()
     seen, told = [], []
-    optimise(
+    train_steps(
         lambda: weight**2,
         optimiser,
         2,
@@ -56,7 +56,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_weights(bad):
     weight, optimiser = parabola()
     factors = iter([1.0, float(bad), 1.0])
     with pytest.raises(RunError, match=f"parabola: the loss is {bad} at step 2 of 3; lower the learning rate"):
-        optimise(lambda: weight**2 * next(factors), optimiser, 3, name="parabola")
+        train_steps(lambda: weight**2 * next(factors), optimiser, 3, name="parabola")
     assert weight.item() == 0.5
 
 
@@ -68,17 +68,17 @@ def test_the_average_moves_by_its_decay_and_buffers_are_copied():
     with torch.no_grad():
         average.weight.fill_(1.0), model.weight.fill_(3.0)
         model.running_mean.fill_(5.0), model.num_batches_tracked.fill_(7)
-    follow(average, model, 0.75)
+    ema_update(average, model, 0.75)
     assert average.weight.item() == 1.5  # 0.75 * 1 + 0.25 * 3
     assert (average.running_mean.item(), average.num_batches_tracked.item()) == (5.0, 7)
     assert model.weight.item() == 3.0
-    follow(average, model, 0.75)
+    ema_update(average, model, 0.75)
     assert average.weight.item() == 1.875
 
 
 def test_decay_zero_is_a_copy():
     average, model = nn.Linear(3, 2), nn.Linear(3, 2)
-    follow(average, model, 0.0)
+    ema_update(average, model, 0.0)
     assert all(torch.equal(a, b) for a, b in zip(average.parameters(), model.parameters(), strict=True))
     assert average.weight.data_ptr() != model.weight.data_ptr()
 
@@ -87,29 +87,29 @@ def test_decay_zero_is_a_copy():
 
 
 def test_auto_is_the_gpu_where_there_is_one():
-    assert pick_device("cpu") == torch.device("cpu")
-    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def test_a_gpu_that_is_not_there_is_refused():
     with pytest.raises(ConfigError, match=r"device 'cuda:99' was asked for, but this machine has \d+ usable GPUs; use"):
-        pick_device("cuda:99")
+        resolve_device("cuda:99")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_machine_without_a_gpu_says_so():
     with pytest.raises(ConfigError, match="'cuda' was asked for, but this machine has 0 usable GPUs; use device=cpu"):
-        pick_device("cuda")
+        resolve_device("cuda")
 
 
 @pytest.mark.parametrize(("start", "after"), [(3.0, 3.0 - 0.25), (0.25, 0.25 - 0.25 * 0.5)])
 def test_a_long_gradient_is_scaled_down_and_a_short_one_is_not(start, after):
     weight, optimiser = parabola(start)
-    optimise(lambda: weight**2, optimiser, 1, name="parabola", clip=1.0)
+    train_steps(lambda: weight**2, optimiser, 1, name="parabola", clip=1.0)
     assert weight.item() == pytest.approx(after)
 
 
 def test_a_rate_falls_by_a_cosine_from_the_first_round_to_the_last():
-    found = [annealed(0.2, number, 5) for number in range(1, 6)]
+    found = [cosine_factor(0.2, number, 5) for number in range(1, 6)]
     assert found == pytest.approx([1, 0.2 + 0.8 * (1 + 0.5**0.5) / 2, 0.6, 0.2 + 0.8 * (1 - 0.5**0.5) / 2, 0.2])
-    assert annealed(0.2, 1, 1) == annealed(1.0, 4, 9) == 1.0
+    assert cosine_factor(0.2, 1, 1) == cosine_factor(1.0, 4, 9) == 1.0

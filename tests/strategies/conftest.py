@@ -164,7 +164,7 @@ def record(tmp_path, monkeypatch):
 
     def run(strategy, **changes):
         entry, seen = registry.find("strategy", strategy).spec, {}
-        workload_knobs = {"blobs.domains": "a,b,c", "blobs.client_labels": entry.labelled}
+        workload_knobs = {"blobs.domains": "a,b,c", "blobs.client_labels": entry.needs_client_labels}
         sections = {**CORE_SECTIONS, "blobs": Blobs, strategy: entry.knobs}
         usual = {key: value for key, value in TOY.items() if not key.startswith("dualadapt")}
         usual |= {"seed": 5, "device": "cpu", "name": "toy", "rounds": 2, "client.learning_rate": 0.05}

@@ -67,7 +67,7 @@ class Federation:
         identity.run_id, identity.node_id, identity.task_id = 1, 1, 1
         grid = self.grid()
         with seeded("initialise"):
-            arrays = self.strategy.initialise()
+            arrays = self.strategy.initialize()
         for number in range(1, rounds + 1):
             with seeded("round", number):
                 self.sent = list(self.strategy.configure_train(number, arrays, ConfigRecord(), grid))
@@ -85,7 +85,7 @@ def test_one_server_step_is_the_plain_loop_over_clients_and_examples():
     value = loss(0)
 
     with seeded(half.seed, "pseudo-targets", 2, 0):
-        x = (half.trainer.draw()["x"] + half.trainer.draw()["x"]) / 2
+        x = (half.trainer.random_batch()["x"] + half.trainer.random_batch()["x"]) / 2
     z = model.features(x)
     p = model.head(z).softmax(1)
     total = 0.0
@@ -220,7 +220,7 @@ def test_pseudo_targets_are_what_they_say():
         with seeded("x"):
             x = half.pseudo_targets()
         with seeded("x"):
-            first, second = half.trainer.draw()["x"], half.trainer.draw()["x"]
+            first, second = half.trainer.random_batch()["x"], half.trainer.random_batch()["x"]
         wanted = {"average": (first + second) / 2, "difference": (first - second).abs() - 1, "off": first}[mixup]
         assert torch.equal(x, wanted)
 

@@ -36,11 +36,11 @@ def test_what_predicts_from_a_checkpoint_is_what_was_tested(record):
     seen, directory = record("fedbn", rounds=1)
     half, checkpoint = client_half("fedbn"), directory.checkpoints.latest()[1]
     for client in range(3):
-        recalled = half.recalled(None, checkpoint, client, {})["arrays"]
+        recalled = half.states_from_checkpoint(None, checkpoint, client, {})["arrays"]
         tested = seen["evaluate", 1, client].received["arrays"]
         assert recalled.keys() == tested.keys()
         assert all(torch.equal(recalled[name], tested[name]) for name in tested)
-    newcomer = half.recalled(None, checkpoint, 7, {})["arrays"]
+    newcomer = half.states_from_checkpoint(None, checkpoint, 7, {})["arrays"]
     assert all(torch.equal(newcomer[name], checkpoint["arrays"][name]) for name in newcomer)
 
 

@@ -105,10 +105,10 @@ def test_clients_need_no_labels_and_change_nothing(federate):
 def test_the_batches_of_a_round_do_not_depend_on_what_was_drawn_before(table, lines):
     trainer = strategies.make(table("source_only"), lines).trainer
     torch.manual_seed(0)
-    first = trainer.batch(1, 2)["x"]
-    assert torch.equal(trainer.batch(1, 2)["x"], first)
-    assert not torch.equal(trainer.batch(1, 3)["x"], first)
-    assert not torch.equal(trainer.batch(2, 2)["x"], first)
+    first = trainer.batch_at(1, 2)["x"]
+    assert torch.equal(trainer.batch_at(1, 2)["x"], first)
+    assert not torch.equal(trainer.batch_at(1, 3)["x"], first)
+    assert not torch.equal(trainer.batch_at(2, 2)["x"], first)
 
 
 def test_a_server_without_labels_is_refused(table, lines):
@@ -121,7 +121,7 @@ def test_progress_is_told_by_phase(table, lines):
     strategy = strategies.make(
         table("source_only", **{"server.pretrain_steps": 2}), lines, lambda *news: told.append(news)
     )
-    strategy.initialise()
+    strategy.initialize()
     strategy.aggregate_train(1, [])
     assert told[:2] == [("pretrain", 1, 2), ("pretrain", 2, 2)]
     assert told[2:] == [("source", step, STEPS) for step in range(1, STEPS + 1)]

@@ -21,7 +21,7 @@ from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import seeded
 from fedlab.strategies import startup
-from fedlab.strategies.validation import Refused
+from fedlab.strategies.validation import InvalidUpdate
 from fedlab.workload import WorkloadSpec
 from tables import put
 
@@ -161,7 +161,7 @@ def begin(table):
     """Teacher and student before the first round."""
     strategy = strategies.make(table(), Dots())
     with seeded(SEED, "initialise"):
-        strategy.initialise()
+        strategy.initialize()
     return strategy
 
 
@@ -239,7 +239,7 @@ def test_dynamic_distillation_steps_are_those_of_the_plain_loop(federate, table)
     workload = Dots()
     strategy = strategies.make(table(**changes), workload)
     with seeded(SEED, "initialise"):
-        strategy.initialise()
+        strategy.initialize()
     same = zip(strategy.student.model.parameters(), strategy.teacher.parameters(), strict=True)
     assert all(torch.equal(weight, taught) for weight, taught in same)
     found = []
@@ -272,7 +272,7 @@ def test_dynamic_distillation_steps_are_those_of_the_plain_loop(federate, table)
 def test_the_student_starts_with_the_backbone_of_the_teacher_and_a_fresh_head(table):
     for start, backbone, head in (("backbone", True, False), ("whole", True, True), ("fresh", False, False)):
         strategy = strategies.make(table(**{"startup.start": start}), Dots())
-        strategy.initialise()
+        strategy.initialize()
         student, teacher = strategy.student.model, strategy.teacher
         assert torch.equal(student.features[0].weight, teacher.features[0].weight) is backbone
         assert torch.equal(student.head.weight, teacher.head.weight) is head
@@ -378,9 +378,9 @@ def test_a_reply_that_is_no_student_is_refused(table):
             )
 
     strategy.check(Reply(good))
-    with pytest.raises(Refused, match="other names"):
+    with pytest.raises(InvalidUpdate, match="other names"):
         strategy.check(Reply(dict(strategy.student.model.state_dict())))
-    with pytest.raises(Refused, match="holds NaN"):
+    with pytest.raises(InvalidUpdate, match="holds NaN"):
         strategy.check(Reply({name: tensor * float("nan") for name, tensor in good.items()}))
-    with pytest.raises(Refused, match="its records and metrics are"):
+    with pytest.raises(InvalidUpdate, match="its records and metrics are"):
         strategy.check(Reply(good, teacher=ArrayRecord(good)))

@@ -50,7 +50,7 @@ def prepare(tmp_path, monkeypatch):
         entry = registry.find("strategy", name).spec
         usable = {key: value for key, value in SMALL.items() if not key.startswith("dualadapt")}
         mine = {key: value for key, value in KNOBS.items() if key.partition(".")[0] in (name, "client")}
-        data = {"blobs.domains": "a,b,c,d,e", "blobs.client_labels": entry.labelled, "blobs.linear": True}
+        data = {"blobs.domains": "a,b,c,d,e", "blobs.client_labels": entry.needs_client_labels, "blobs.linear": True}
         preset = write_preset(tmp_path, **{**usable, "strategy": name, "checkpoint.keep": 9})
         return launch.prepare(preset, {**mine, **data, **changes})
 

@@ -24,7 +24,7 @@ from fedlab.engines import inprocess
 from fedlab.seeds import seeded
 from fedlab.strategies import validation
 from fedlab.strategies.protocol import ARRAYS, CONFIG, METRICS, ROUND
-from fedlab.strategies.validation import MOST_EXAMPLES, Refused
+from fedlab.strategies.validation import MAX_EXAMPLES, InvalidUpdate
 from fedlab.training import null_progress
 from tables import client_half, put
 from toy import SMALL, Blobs
@@ -72,7 +72,7 @@ class Round:
         grid.wait_for_clients(0, 5)
         self.half = strategies.make(table, workload, null_progress)
         with seeded("screening"):
-            initial = self.half.initialise()
+            initial = self.half.initialize()
             self.sent = list(self.half.configure_train(1, initial, ConfigRecord(), grid))
             self.replies = grid.send_and_validate(self.sent, idle_timeout=5, check=self.check)
         self.protos = [recorddict_to_proto(reply.content) for reply in self.replies]
@@ -87,7 +87,7 @@ class Round:
         return replies
 
     def check(self, message, reply):
-        validation.common(message, reply)
+        validation.validate_reply(message, reply)
         self.half.check(reply)
 
     def start(self, trained=False):
@@ -102,7 +102,7 @@ class Round:
         reply = self.start(trained)[0]
         self.check(self.sent[0], reply)
         change(reply.content)
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(InvalidUpdate) as caught:
             self.check(self.sent[0], reply)
         assert "it" in str(caught.value)[:20]
         return str(caught.value)
@@ -153,7 +153,7 @@ def without(content):
     del model_of(content)[next(iter(model_of(content)))]
 
 
-def beside(content):
+def extra_loss(content):
     model_of(content)["other"] = Array(np.zeros(2, np.float32))
 
 
@@ -178,7 +178,7 @@ def other_record(content):
 
 MODELS = {
     "missing key": (without, "missing"),
-    "extra key": (beside, "unknown"),
+    "extra key": (extra_loss, "unknown"),
     "renamed key": (renamed, "unknown"),
     "transposed": (first(lambda array: array[..., None]), "expected"),
     "cut": (first(lambda array: array[:-1]), "expected"),
@@ -241,10 +241,10 @@ def test_what_holds_for_every_reply(either, change, said):
 
 def test_the_most_examples_that_are_believed(either):
     reply = either.start()[0]
-    reply.content[METRICS][EXAMPLES] = MOST_EXAMPLES
+    reply.content[METRICS][EXAMPLES] = MAX_EXAMPLES
     either.check(either.sent[0], reply)
     reply.content[METRICS][EXAMPLES] += 1
-    with pytest.raises(Refused, match="1,000,000,000"):
+    with pytest.raises(InvalidUpdate, match="1,000,000,000"):
         either.check(either.sent[0], reply)
 
 
@@ -413,16 +413,16 @@ def all_finite(value):
     mutations=some.lists(MUTATION, min_size=1, max_size=4),
     name=some.sampled_from(["dualadapt", "dualadapt", "fedavg"]),
     trained=some.booleans(),
-    arriving=some.booleans(),
+    onboarding_round=some.booleans(),
 )
 def test_no_mutated_reply_breaks_a_round_or_what_a_strategy_holds(
-    dualadapt, fedavg, mutations, name, trained, arriving
+    dualadapt, fedavg, mutations, name, trained, onboarding_round
 ):
     federation = {"dualadapt": dualadapt, "fedavg": fedavg}[name]
     half, (bad, good) = federation.half, federation.start(trained)
     if name == "dualadapt":
-        half.arriving = trained and arriving  # then only the mixture of a newcomer is looked at
-        if half.arriving:
+        half.onboarding_round = trained and onboarding_round  # then only the mixture of a newcomer is looked at
+        if half.onboarding_round:
             del half.heads[0], half.mixtures[0]
     for mutation in mutations:
         with suppress(Exception):  # what was spoilt before cannot always be spoilt again
@@ -443,4 +443,4 @@ def test_no_mutated_reply_breaks_a_round_or_what_a_strategy_holds(
             if half.heads:
                 assert half.server_loss(2, half.heads)(0).isfinite()
     finally:
-        half.arriving = False
+        half.onboarding_round = False

@@ -19,7 +19,7 @@ from fedlab.diffusion.samplers import annealed_langevin, start
 from fedlab.diffusion.sigmas import geometric
 from fedlab.errors import ConfigError, DataError
 from fedlab.seeds import seeded
-from fedlab.training import optimise
+from fedlab.training import train_steps
 
 LADDER = ladder(geometric(0.1, 2.0, 5))
 
@@ -149,7 +149,7 @@ def learn(objective, steps):
         def loss():
             return objective(LADDER, network, points(256))
 
-        optimise(loss, optimiser, steps, name="mixture", after_step=schedule.step)
+        train_steps(loss, optimiser, steps, name="mixture", after_step=schedule.step)
     return network
 
 

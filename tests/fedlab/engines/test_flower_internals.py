@@ -178,7 +178,7 @@ def test_a_node_is_deactivated_with_its_key(tmp_path):
     seen = []
 
     class Fleet(FleetServicer):
-        def DeactivateNode(self, request, context):  # noqa: N802
+        def DeactivateNode(self, request, context):
             seen.append((request.node_id, {key for key, _ in context.invocation_metadata()}))
             return DeactivateNodeResponse()
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from fedlab.data.images.permutations import arrange, arrangement
-from fedlab.errors import ConfigError, DataError, ForeignWeightsError
+from fedlab.errors import ConfigError, DataError, IncompatibleWeightsError
 from fedlab.models.convnet import ConvNet
 from fedlab.models.mixer import SHAPES, SMALL, Mixer, Shape, from_timm, rearranged
 from fedlab.seeds import seeded
@@ -150,9 +150,9 @@ def test_images_of_another_size_are_refused():
 def test_a_checkpoint_of_another_model_is_refused():
     _, weights = timms(TIMM["32 pixels"])
     shape = Shape(*TIMM["32 pixels"]["shape"])
-    with pytest.raises(ForeignWeightsError, match="not timm's weights of this Mixer: 2 arrays do not fit.*'head.bias'"):
+    with pytest.raises(IncompatibleWeightsError, match="not timm's weights of this Mixer: 2 arrays do not fit.*'head.bias'"):
         from_timm(Mixer(7, 32, shape), weights)
-    with pytest.raises(ForeignWeightsError, match="the first is 'blocks.2"):
+    with pytest.raises(IncompatibleWeightsError, match="the first is 'blocks.2"):
         from_timm(Mixer(10, 32, shape._replace(depth=2)), weights)
-    with pytest.raises(ForeignWeightsError, match="arrays do not fit"):
+    with pytest.raises(IncompatibleWeightsError, match="arrays do not fit"):
         from_timm(Mixer(10, 32, shape), ConvNet(10).state_dict())

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from fedlab.errors import RunError
-from fedlab.runs import directory
 from fedlab.files import read_lines, write_atomically
+from fedlab.runs import directory
 from fedlab.runs.checkpoints import weights_sha256
 from fedlab.runs.directory import RunDirectory
 

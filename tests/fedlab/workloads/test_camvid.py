@@ -20,7 +20,7 @@ from fedlab.engines import inprocess
 from fedlab.errors import ConfigError, DataError
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import seeded
-from fedlab.workloads.camvid import CamVid, confusion_matrix, enlarged, overlap
+from fedlab.workloads.camvid import CamVid, confusion_matrix, iou, upsample_logits
 
 SMALL = CamVid(width=8)
 
@@ -88,7 +88,7 @@ def test_views_without_one_known_pixel_lose_nothing(scores):
 
 def test_rows_that_are_not_of_the_views_are_refused(scores):
     with pytest.raises(DataError, match="12 rows of scores for 3 views of 4 x 6 pixels, expected 18"):
-        enlarged(scores[0], torch.zeros(3, 4, 6))
+        upsample_logits(scores[0], torch.zeros(3, 4, 6))
 
 
 # --- mean IoU ---
@@ -115,15 +115,15 @@ def test_a_class_that_no_label_has_is_left_out_but_its_pixels_are_missed():
 
 def test_mean_iou_is_that_of_scikit_learn(scores, monkeypatch):
     rows, y = scores
-    predicted = enlarged(rows.softmax(1), y).argmax(1)
+    predicted = upsample_logits(rows.softmax(1), y).argmax(1)
     known = (y != VOID).numpy()
     truth, guess = y.numpy()[known], predicted.numpy()[known]
     found = confusion_matrix(predicted, y)
     assert (found.numpy() == reference(truth, guess, labels=range(len(CLASSES)))).all()
     each = jaccard_score(truth, guess, labels=range(len(CLASSES)), average=None, zero_division=0)
-    np.testing.assert_allclose(overlap(found).iou.numpy(), each)
+    np.testing.assert_allclose(iou(found).iou.numpy(), each)
     present = np.unique(truth)
-    assert overlap(found).present.nonzero().flatten().tolist() == present.tolist()
+    assert iou(found).present.nonzero().flatten().tolist() == present.tolist()
     metrics = SMALL.evaluate(Told(rows), Examples({"x": torch.zeros(2, 3, 4, 6), "y": y}))
     assert metrics["miou"] == pytest.approx(each[present].mean())
 

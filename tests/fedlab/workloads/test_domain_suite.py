@@ -12,8 +12,8 @@ from fedlab.data.partitioners import PARTITIONS
 from fedlab.errors import ConfigError, DataError
 from fedlab.models.convnet import ConvNet
 from fedlab.models.mixer import Mixer
-from fedlab.workload import KnowsLabels
-from fedlab.workloads.domain_suite import Owner, held, owners
+from fedlab.workload import SupportsHiddenLabels
+from fedlab.workloads.domain_suite import ClientSpec, client_data, client_specs
 from fedlab.workloads.office import Office
 from fedlab.workloads.pacs import Pacs
 
@@ -40,7 +40,7 @@ def test_settings_say_whether_clients_hold_labels(kind, of):
         for workload in (adaptation, oracle):
             test = workload.data(partition, "test")
             assert torch.equal(test.columns["y"], read(of, domain, "test").columns["y"])
-    assert isinstance(adaptation, KnowsLabels)
+    assert isinstance(adaptation, SupportsHiddenLabels)
 
 
 @BOTH
@@ -82,10 +82,10 @@ def test_domains_that_cannot_be_are_refused(kind, of):
 
 
 def test_a_domain_with_one_client_keeps_its_name_and_its_order():
-    assert owners(["a", "b"], 1) == [Owner("a", "a"), Owner("b", "b")]
-    assert [owner.name for owner in owners(["a", "b"], 2)] == ["a-0", "a-1", "b-0", "b-1"]
+    assert client_specs(["a", "b"], 1) == [ClientSpec("a", "a"), ClientSpec("b", "b")]
+    assert [owner.name for owner in client_specs(["a", "b"], 2)] == ["a-0", "a-1", "b-0", "b-1"]
     whole = read(OFFICE, "dslr", "train")
-    part = held(lambda domain, split: read(OFFICE, domain, split), Owner("d", "dslr"), "train", False, "iid", 1.0, 0)
+    part = client_data(lambda domain, split: read(OFFICE, domain, split), ClientSpec("d", "dslr"), "train", False, "iid", 1.0, 0)
     assert torch.equal(part.columns["x"], whole.columns["x"])
 
 

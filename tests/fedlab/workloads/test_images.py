@@ -8,12 +8,12 @@ import torch
 import fedlab
 from fedlab.data.images import image_sets
 from fedlab.data.partitioners import PARTITIONS
-from fedlab.errors import ConfigError, DataError, ForeignWeightsError
+from fedlab.errors import ConfigError, DataError, IncompatibleWeightsError
 from fedlab.models.convnet import ConvNet
 from fedlab.models.mixer import Mixer
 from fedlab.models.vit import ViT
 from fedlab.strategies.protocol import load
-from fedlab.workload import KnowsLabels
+from fedlab.workload import SupportsHiddenLabels
 from fedlab.workloads.images import MIXERS, NETWORKS, Images
 
 FEW = {"limit": 400, "labelled": True}
@@ -30,7 +30,7 @@ def test_clients_share_out_both_parts(kind):
         rows = sorted(image.tobytes() for part in parts for image in part["x"].numpy())
         assert rows == sorted(image.tobytes() for image in all_of_it.columns["x"].numpy())
     assert torch.equal(workload.labels(1), workload.data(1, "train").columns["y"])
-    assert isinstance(workload, KnowsLabels)
+    assert isinstance(workload, SupportsHiddenLabels)
 
 
 def test_without_labels_clients_share_what_the_server_does_not_hold():
@@ -102,7 +102,7 @@ def test_a_checkpoint_of_another_model_is_refused():
     weights = Images().model().state_dict()
     assert load(Images().model(), weights, torch.device("cpu"))
     for knobs in ({"network": "vit"}, {"network": "conv"}, {"mixer": "small"}, {"size": 24}):
-        with pytest.raises(ForeignWeightsError, match="weights are of another model than .* use the workload and"):
+        with pytest.raises(IncompatibleWeightsError, match="weights are of another model than .* use the workload and"):
             load(Images(**knobs).model(), weights, torch.device("cpu"))
 
 

@@ -16,7 +16,7 @@ from fedlab.evaluation import molecules as scores
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import seeded
 from fedlab.server.app import app as server_app
-from fedlab.workload import Score, lacking
+from fedlab.workload import Score, missing_columns
 from fedlab.workloads.molecules import Molecules, _holdings
 
 SMALL = {"limit": 300, "adjacency_layers": 3, "node_layers": 3, "samples": 40, "pictures": False}
@@ -73,7 +73,7 @@ def test_batches_are_one_hot_graphs_without_labels(workload):
     assert batch["adjacency"].shape == (6, 4, 9, 9) and batch["nodes"].shape == (6, 9, 5)
     assert batch["adjacency"].dtype == batch["nodes"].dtype == torch.float32
     assert (batch["adjacency"].sum(1) == 1).all() and (batch["nodes"].sum(2) == 1).all()
-    assert not lacking(workload, data)
+    assert not missing_columns(workload, data)
 
 
 def test_a_random_order_is_drawn_anew_and_is_the_same_molecule():

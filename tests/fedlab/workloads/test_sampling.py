@@ -16,7 +16,7 @@ from fedlab.errors import ConfigError
 from fedlab.evaluation import inception
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import seeded
-from fedlab.workload import KnowsLabels, Score, Scored
+from fedlab.workload import Score, SupportsHiddenLabels, SupportsScoring
 from fedlab.workloads import sampling
 from fedlab.workloads.generation import Generation
 
@@ -34,7 +34,7 @@ def model_of(workload):
 def test_ddim_is_the_samplers_own_in_parts_of_a_batch(monkeypatch):
     workload, told = Generation(**SMALL, sampling_steps=3), []
     model = model_of(workload)
-    monkeypatch.setattr(sampling, "AT_ONCE", 4)
+    monkeypatch.setattr(sampling, "SAMPLE_BATCH", 4)
     with seeded("draw"):
         drawn = sampling.draw(workload, model, 6, lambda *news: told.append(news))
     with seeded("draw"):
@@ -125,7 +125,7 @@ def test_the_published_distance_is_taken_where_it_can_be(monkeypatch):
 
 def test_labels_are_those_of_each_clients_training_part():
     workload = Generation(limit=100, shards=5, partition="shards")
-    assert isinstance(workload, KnowsLabels) and isinstance(workload, Scored)
+    assert isinstance(workload, SupportsHiddenLabels) and isinstance(workload, SupportsScoring)
     held = [workload.labels(partition) for partition in range(5)]
     assert [len(one) for one in held] == [len(workload.data(partition, "train")) for partition in range(5)]
     assert sum(len(one) for one in held) == 100

@@ -9,7 +9,7 @@ import torch
 from fedlab.config.schema import CORE_SECTIONS, resolve
 from fedlab.seeds import seeded
 from fedlab.strategies import aggregation
-from fedlab.strategies.aggregation import Contribution
+from fedlab.strategies.aggregation import ClientUpdate
 from toy import SMALL, Blobs
 
 COUNTER, VARIANCE = "features.2.num_batches_tracked", "features.2.running_var"
@@ -63,7 +63,7 @@ def models(start):
                 arrays[VARIANCE] = arrays[VARIANCE].abs()
                 arrays[COUNTER] = torch.tensor(10 * server_round + client)
                 loss = {"start-loss": 0.5 + client}
-                found.append(Contribution({name: arrays[name] for name in current}, 10 * (client + 1), loss))
+                found.append(ClientUpdate({name: arrays[name] for name in current}, 10 * (client + 1), loss))
         return found
 
     return draw

@@ -47,9 +47,9 @@ def test_without_q_it_is_the_plain_mean(make, start, models):
 
 def test_it_asks_for_a_loss_and_doubts_one_below_zero(make):
     rule = make("qfedavg")
-    assert rule.asks() == {"start-loss": True} and rule.measures == {"start-loss"}
-    assert rule.doubt({"start-loss": 0.0}) == ""
-    assert "not negative" in rule.doubt({"start-loss": -1.0})
+    assert rule.client_config() == {"start-loss": True} and rule.expected_metrics == {"start-loss"}
+    assert rule.validate_metrics({"start-loss": 0.0}) == ""
+    assert "not negative" in rule.validate_metrics({"start-loss": -1.0})
 
 
 def test_l_is_the_inverse_of_all_local_steps_unless_it_is_set(make):

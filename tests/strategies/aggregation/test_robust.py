@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedlab.errors import ConfigError, RunError
-from fedlab.strategies.aggregation import Contribution
+from fedlab.strategies.aggregation import ClientUpdate
 
 COUNTER = "features.2.num_batches_tracked"
 
@@ -31,7 +31,7 @@ def krum_order(given, malicious):
 def lying(given, client=2, size=50.0):
     liar = given[client]
     arrays = {name: t if name == COUNTER else t + size for name, t in liar.arrays.items()}
-    return [*given[:client], Contribution(arrays, 10**9, liar.metrics), *given[client + 1 :]]
+    return [*given[:client], ClientUpdate(arrays, 10**9, liar.metrics), *given[client + 1 :]]
 
 
 def test_the_median_of_each_coordinate(make, rounds):
@@ -110,7 +110,7 @@ def test_near_updates_are_told_apart_far_from_the_origin(make, start):
     far = {name: t if name == COUNTER else t + 100 for name, t in start.items()}
     sizes = [0.0, 1e-3, 2e-3, 4e-3, 9e-3]
     given = [
-        Contribution({name: t if name == COUNTER else t + size for name, t in far.items()}, 1, {}) for size in sizes
+        ClientUpdate({name: t if name == COUNTER else t + size for name, t in far.items()}, 1, {}) for size in sizes
     ]
     order = krum_order(given, 1)
     new = make("krum", **{"krum.num_malicious": 1}).aggregate(far, given, 1)
