@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path, PurePosixPath
+from textwrap import dedent
 from typing import Any
 
 import griffe
@@ -22,6 +23,8 @@ ROOT_PAGES = {"CONTRIBUTING.md": "Contributing", "CHANGELOG.md": "Changelog", "S
 
 LINK = re.compile(r"(!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?\)")
 DOCTEST = re.compile(r"(?:^ *>>> .*\n?)(?:^ *\S.*\n?)*", re.MULTILINE)
+BLOCK = re.compile(r"^(Source|Departures|Metrics)\n((?: {4,}\S.*\n?)+)", re.MULTILINE)  # an indented text below a word
+LIST = re.compile(r"^(?! *(?:\d+\.|[-*]) )( *\S.*\n)(?= *(?:1\.|[-*]) )", re.MULTILINE)
 ROLE = re.compile(r":(?:py:)?(?:func|class|mod|meth|attr|data|exc):`~?(?P<name>[\w.]+)`")
 
 
@@ -107,7 +110,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 class PlainDocstrings(griffe.Extension):
-    """Make Markdown of what docstrings hold besides: roles as ``:func:`run```, and doctests outside of sections."""
+    """Make Markdown of docstrings: of roles as ``:func:`run```, doctests, indented blocks, lists after a sentence."""
 
     def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
         """Rewrite the docstrings of a package once all of it is loaded."""
@@ -115,7 +118,9 @@ class PlainDocstrings(griffe.Extension):
 
     def _visit(self, node: griffe.Object) -> None:
         if node.docstring:
-            text = ROLE.sub(lambda match: _reference(node, match["name"]), node.docstring.value)
+            text = BLOCK.sub(lambda match: f"**{match[1]}**\n\n{dedent(match[2])}", node.docstring.value)
+            text = LIST.sub(r"\1\n", text)
+            text = ROLE.sub(lambda match: _reference(node, match["name"]), text)
             node.docstring.value = DOCTEST.sub(lambda match: f"```pycon\n{match[0].rstrip()}\n```\n", text)
         for member in node.members.values():
             if isinstance(member, griffe.Object):
