@@ -3,18 +3,22 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test check install clean
+.PHONY: demo test check docs install clean
 
 demo: .venv/.user
 	$(BIN)/fedlab run dualadapt-digits
 
 test: check
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m 'not gpu and not paper' --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 check: .venv/.developer
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "build/site/index.html"
 
 install: .venv/.user
 
@@ -29,6 +33,11 @@ install: .venv/.user
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "setting up .venv for development (torch and Ray are large: some minutes the first time)"
 	$(INSTALL) --editable '.[dev]'
+	@touch $@ .venv/.user
+
+.venv/.docs: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(INSTALL) --editable '.[docs]'
 	@touch $@ .venv/.user
 
 clean:

@@ -56,7 +56,7 @@ BASELINES: Mapping[str, Mapping[str, Value]] = {
         "startup.inverse_temperature": 10.0,
         "startup.start": "whole",
         "startup.distillation_warmup": True,
-        "client.learning_rate": 0.03,  # at the preset's 0.1 it collapses, see docs/startup.md
+        "client.learning_rate": 0.03,  # at the preset's 0.1 it collapses, see docs/explanation/startup.md
     },
 }
 ABLATIONS: Mapping[str, Mapping[str, Value]] = {

@@ -30,7 +30,7 @@ from fedlab.seeds import deterministic, seeded
 from fedlab.workloads.molecules import Molecules
 
 SCORES = ("validity", "uniqueness", "novelty", "valid_unique_novel")
-PAPERS = {  # in percent, of QM9; see docs/graphnvp.md and docs/mpgvae.md
+PAPERS = {  # in percent, of QM9; see docs/explanation/graphnvp.md and docs/explanation/mpgvae.md
     "graphnvp": {"validity": 83.1, "uniqueness": 99.2, "novelty": 58.2},
     "mpgvae": {"validity": 91.0, "uniqueness": 68.0, "novelty": 54.0},
 }

@@ -1,6 +1,7 @@
 """The classifier of digits that ships with the package, read once: features and labels of images.
 
-``scripts/train_reader.py`` trains it and prints its test accuracy on each domain; docs/diffusion.md has the numbers.
+``scripts/train_reader.py`` trains it and prints its test accuracy on each domain; docs/explanation/diffusion.md has
+the numbers.
 """
 
 from __future__ import annotations

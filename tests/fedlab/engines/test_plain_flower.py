@@ -1,4 +1,4 @@
-"""The commands of docs/deployment.md, "Flower's own commands", typed as they are printed there."""
+"""The commands of docs/how-to/deployment.md, "Flower's own commands", typed as they are printed there."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXTRA = " ".join(
 
 def blocks():
     """The section's shell blocks, in their order."""
-    page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "deployment.md").read_text(encoding="utf-8")
     section = page.split("## Flower's own commands\n")[1].split("\n## ")[0]
     return re.findall(r"```bash\n(.*?)```", section, re.S)
 
