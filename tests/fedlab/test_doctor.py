@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from fedlab import doctor
+from fedlab import doctor, shared_libraries
 from fedlab.cli.app import app
 from fedlab.data.digits import datasets
 from fedlab.doctor import CHECKS, Finding, examine
@@ -111,6 +111,33 @@ def test_a_package_that_is_missing_even_if_any_version_would_do(versions, monkey
     versions["nowhere"] = None
     monkeypatch.setattr(metadata, "requires", lambda name: ["nowhere", "numpy>=2.0; extra == 'never'", "rich>=13"])
     assert [finding.what for finding in found(doctor._packages)] == ["nowhere is not installed; wanted "]
+
+
+def test_a_missing_system_library_is_named_by_its_debian_package(monkeypatch):
+    def load(name):
+        if name in ("libXrender.so.1", "libXext.so.6", "libexpat.so.1"):
+            raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(shared_libraries.missing_libraries, "__defaults__", (load,))
+    bad = {finding.what: finding.remedy for finding in found(doctor._system_libraries)}
+    assert bad == {
+        "the system lacks libXext.so.6, which is needed by rdkit": "run `apt-get install libxext6`",
+        "the system lacks libXrender.so.1, which is needed by rdkit": "run `apt-get install libxrender1`",
+        "the system lacks libexpat.so.1, which is needed by rdkit": "run `apt-get install libexpat1`",
+    }
+
+
+def test_a_missing_library_of_an_unknown_package_has_a_remedy_too(monkeypatch):
+    monkeypatch.setattr(shared_libraries, "missing_libraries", lambda names: {"libodd.so.3": ["pillow", "rdkit"]})
+    bad = the_bad(doctor._system_libraries)
+    assert bad.what == "the system lacks libodd.so.3, which is needed by pillow, rdkit"
+    assert "apt-file search libodd.so.3" in bad.remedy
+
+
+def test_doctor_never_imports_rdkit():
+    """Its import fails where the libraries are missing that doctor is to name."""
+    code = "import sys, fedlab.doctor; fedlab.doctor.examine(); sys.exit('rdkit' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_a_newer_flower(versions):
