@@ -22,9 +22,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedlab.config.schema import Core, Flat, build
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError, DataError
-from fedlab.models.batchnorm_stats import adopt_statistics, batch_norms
+from fedlab.models.batchnorm_stats import adapt_batchnorm, batch_norms
 from fedlab.strategies import source_only
 from fedlab.strategies.protocol import (
     ARRAYS,
@@ -90,12 +90,12 @@ def recalled(workload: Workload, checkpoint: Mapping[str, Any], partition: int, 
     return adapted(workload, checkpoint[ARRAYS], own, flat)
 
 
-def adapted(workload: Workload, arrays: Mapping[str, Tensor], own: Examples | None, flat: Flat) -> States:
+def adapted(workload: Workload, arrays: Mapping[str, Tensor], own: ArrayDataset | None, flat: Flat) -> States:
     """A model's arrays with the statistics of some examples."""
     knobs, device = build(Knobs, "adabn", flat), pick_device(build(Core, "", flat).device)
     model = load(workload.model(), arrays, device)
     if own is not None:
-        adopt_statistics(model, own, knobs.images, knobs.share, device)
+        adapt_batchnorm(model, own, knobs.images, knobs.share, device)
     return {ARRAYS: {name: tensor.cpu() for name, tensor in model.state_dict().items()}}
 
 

@@ -26,10 +26,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from fedlab.config.schema import ClientTraining, Core, Flat, Positive, build
-from fedlab.data.dataset import Batch, Examples
+from fedlab.data.dataset import Batch, ArrayDataset
 from fedlab.errors import ConfigError
 from fedlab.losses.discrepancy import discrepancy
-from fedlab.models.feature_classifier import Average, check_parts, features_of, head_of
+from fedlab.models.feature_classifier import EnsembleHead, check_parts, features_of, head_of
 from fedlab.seeds import seeded
 from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies import protocol
@@ -57,7 +57,7 @@ class TwoHeads(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Inputs to log-probabilities (batch, classes)."""
-        mean: Tensor = Average(self.head, self.second)(self.features(x))
+        mean: Tensor = EnsembleHead(self.head, self.second)(self.features(x))
         return mean
 
 
@@ -77,7 +77,7 @@ class WithSecondHead:
         model = self.inner.model()
         return TwoHeads(features_of(model), head_of(model), head_of(self.inner.model()))
 
-    def data(self, partition: int | None, split: str) -> Examples:
+    def data(self, partition: int | None, split: str) -> ArrayDataset:
         """Its data."""
         return self.inner.data(partition, split)
 
@@ -87,7 +87,7 @@ class WithSecondHead:
         encoded = {**batch, "x": model.features(batch["x"])}
         return self.inner.loss(model.head, encoded) + self.inner.loss(model.second, encoded)
 
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Its metrics."""
         return self.inner.evaluate(model, data)
 
@@ -127,7 +127,7 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
         return disagreement(model, model.features(x()))
 
     def x() -> Tensor:
-        return data.sample(training.batch)["x"].to(device)
+        return data.sample_batch(training.batch)["x"].to(device)
 
     turns, means = training.steps // (1 + knobs.generator_steps), []
     for _ in range(turns):

@@ -27,7 +27,7 @@ from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from torch import Tensor, nn
 
 from fedlab.config.schema import ClientTraining, Core, Flat, ServerTraining, build
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError
 from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies import validation
@@ -157,7 +157,7 @@ def local_sgd(
     workload: Workload,
     message: Message,
     context: Context,
-    data: Examples,
+    data: ArrayDataset,
     beside: Beside | None = None,
     *,
     steps: int | None = None,
@@ -191,7 +191,7 @@ def local_sgd(
         )
 
     def loss() -> Tensor:
-        batch = {name: column.to(device) for name, column in data.sample(knobs.batch).items()}
+        batch = {name: column.to(device) for name, column in data.sample_batch(knobs.batch).items()}
         value = workload.loss(model, batch)
         return value + beside(model, start) if beside else value
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from fedlab.comm.grid import RosterGrid
 from fedlab.config.schema import Core, Flat, build
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ForeignWeightsError
 from fedlab.training import Progress, pick_device
 from fedlab.workload import Workload
@@ -195,7 +195,7 @@ def load(model: nn.Module, state: Mapping[str, torch.Tensor], device: torch.devi
     return model.to(device)
 
 
-def own_data(workload: Workload, context: Context, split: str) -> Examples:
+def own_data(workload: Workload, context: Context, split: str) -> ArrayDataset:
     """The examples of the client that the context belongs to."""
     return workload.data(int(context.node_config[PARTITION_ID_KEY]), split)
 

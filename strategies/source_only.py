@@ -65,7 +65,7 @@ class SourceTrainer:
 
     def draw(self) -> Batch:
         """A labelled batch from torch's current random stream."""
-        return {name: column.to(self.device) for name, column in self.source.sample(self.knobs.batch).items()}
+        return {name: column.to(self.device) for name, column in self.source.sample_batch(self.knobs.batch).items()}
 
     def train(
         self, server_round: int, steps: int, name: str, beside: Callable[[int], Tensor] | None = None

@@ -29,19 +29,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fedlab.diffusion.noise_schedule import NoiseLaw, over_rows
+from fedlab.diffusion.noise_schedule import NoiseSchedule, extract
 from fedlab.errors import ConfigError, DataError
 
 Backbone = Callable[[Tensor, Tensor], Tensor]
 
 
-def noise_estimate(law: NoiseLaw, backbone: Backbone, x: Tensor, level: Tensor) -> Tensor:
+def noise_estimate(law: NoiseSchedule, backbone: Backbone, x: Tensor, level: Tensor) -> Tensor:
     """The unit noise that a backbone sees in noisy images (batch, ...)."""
     found = backbone(x, level)
-    return -over_rows(law.spread, level, x) * found if law.scored else found
+    return -extract(law.spread, level, x) * found if law.scored else found
 
 
-def score(law: NoiseLaw, backbone: Backbone, x: Tensor, level: Tensor) -> Tensor:
+def score(law: NoiseSchedule, backbone: Backbone, x: Tensor, level: Tensor) -> Tensor:
     """The gradient of the log density of noisy images at them, (batch, ...).
 
     Raises
@@ -54,22 +54,22 @@ def score(law: NoiseLaw, backbone: Backbone, x: Tensor, level: Tensor) -> Tensor
             "the expected noise gives the score only where noise is Gaussian; take law=ddpm or ncsn, or the denoising "
             "objective and an ancestral or DDIM sampler"
         )
-    return -noise_estimate(law, backbone, x, level) / over_rows(law.spread, level, x)
+    return -noise_estimate(law, backbone, x, level) / extract(law.spread, level, x)
 
 
-def denoising_errors(law: NoiseLaw, backbone: Backbone, x: Tensor, level: Tensor, noise: Tensor) -> Tensor:
+def denoising_errors(law: NoiseSchedule, backbone: Backbone, x: Tensor, level: Tensor, noise: Tensor) -> Tensor:
     """Mean squared error of the noise found in each image (batch, ...), shape (batch,)."""
     found = noise_estimate(law, backbone, law.perturb(x, level, noise), level)
     return (found - noise).square().flatten(1).mean(1)
 
 
-def denoising_loss(law: NoiseLaw, backbone: Backbone, x: Tensor) -> Tensor:
+def denoising_loss(law: NoiseSchedule, backbone: Backbone, x: Tensor) -> Tensor:
     """The mean of that over images, at levels and with noise from torch's current stream; a scalar."""
     level = law.draw_levels(len(x), x.device)
     return denoising_errors(law, backbone, x, level, law.noise(x, level)).mean()
 
 
-def sliced_loss(law: NoiseLaw, backbone: Backbone, x: Tensor) -> Tensor:
+def sliced_loss(law: NoiseSchedule, backbone: Backbone, x: Tensor) -> Tensor:
     """Sliced score matching of noisy images, with one direction for each; a scalar with the denoising loss's mean.
 
     Raises
@@ -83,7 +83,7 @@ def sliced_loss(law: NoiseLaw, backbone: Backbone, x: Tensor) -> Tensor:
     found = score(law, backbone, noisy, level)
     (product,) = torch.autograd.grad((direction * found).sum(), noisy, create_graph=True)  # v' J_s
     each = 2 * direction * product + found.square()
-    return (over_rows(law.spread, level, x).square() * each).mean() + 1
+    return (extract(law.spread, level, x).square() * each).mean() + 1
 
 
 def check_images(x: Tensor) -> None:

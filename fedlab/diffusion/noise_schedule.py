@@ -28,7 +28,7 @@ from fedlab.errors import ConfigError
 
 
 @dataclass(frozen=True, eq=False)
-class NoiseLaw:
+class NoiseSchedule:
     """Tables of one law, each (levels,) float64, level 0 being the least noise.
 
     Attributes
@@ -91,7 +91,7 @@ class NoiseLaw:
         """Noise of mean 0 and variance 1 like ``like`` (batch, ...), for the levels (batch,) of its rows."""
         if self.shape is None:
             return torch.randn_like(like)
-        return _centred_gamma(over_rows(self.shape, level, like.double()).expand(like.shape)).to(like.dtype)
+        return _centred_gamma(extract(self.shape, level, like.double()).expand(like.shape)).to(like.dtype)
 
     def step_noise(self, like: Tensor, level: int, before: int) -> Tensor:
         """The same for what the chain adds between level ``before`` (-1: none) and ``level``."""
@@ -102,10 +102,10 @@ class NoiseLaw:
 
     def perturb(self, x: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         """Images (batch, ...) mixed with ``noise`` at the levels (batch,)."""
-        return over_rows(self.signal, level, x) * x + over_rows(self.spread, level, x) * noise
+        return extract(self.signal, level, x) * x + extract(self.spread, level, x) * noise
 
 
-def over_rows(table: Tensor, level: Tensor, like: Tensor) -> Tensor:
+def extract(table: Tensor, level: Tensor, like: Tensor) -> Tensor:
     """Entries of a table for each row of ``like``, (batch, 1, ...) in its type and on its device."""
     values = table.to(like.device)[level].to(like.dtype)
     return values.view(-1, *[1] * (like.dim() - 1))
@@ -143,7 +143,7 @@ def cosine_betas(levels: int, offset: float = 0.008, largest: float = 0.999) -> 
     return (1 - abar[1:] / abar[:-1]).clamp(max=largest)
 
 
-def chain(betas: Tensor, theta: float | None = None) -> NoiseLaw:
+def ddpm_schedule(betas: Tensor, theta: float | None = None) -> NoiseSchedule:
     """DDPM's law from its betas (levels,); with ``theta`` (theta_0 of the paper, there 0.001) the Gamma chain.
 
     Raises
@@ -161,13 +161,13 @@ def chain(betas: Tensor, theta: float | None = None) -> NoiseLaw:
         raise ConfigError(f"theta is {theta:g}; the scale of Gamma noise has to be above 0")
     abar = (1 - betas).cumprod(0)
     shape = None if theta is None else (1 / abar - 1) / theta**2
-    return NoiseLaw(abar.sqrt(), (1 - abar).sqrt(), shape)
+    return NoiseSchedule(abar.sqrt(), (1 - abar).sqrt(), shape)
 
 
-def ladder(sigmas: Tensor, *, scored: bool = False) -> NoiseLaw:
-    """NCSN's law from its standard deviations (levels,), the smallest first; ``ladder.py`` chooses them."""
+def ncsn_schedule(sigmas: Tensor, *, scored: bool = False) -> NoiseSchedule:
+    """NCSN's law from its standard deviations (levels,), the smallest first; ``ncsn_schedule.py`` chooses them."""
     sigmas = sigmas.double()
-    return NoiseLaw(torch.ones_like(sigmas), sigmas, scored=scored)
+    return NoiseSchedule(torch.ones_like(sigmas), sigmas, scored=scored)
 
 
 def _centred_gamma(shape: Tensor) -> Tensor:

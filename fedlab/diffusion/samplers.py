@@ -10,7 +10,7 @@ Jolicoeur-Martineau et al., 2021, for the last denoising step; Nachmani, Roman a
 
 **Departures**: (1) annealed Langevin has the convention of the paper's algorithm 1, x + alpha/2 s + sqrt(alpha) z, with
 alpha = step sigma^2; the paper's eps = 2e-5 is step 0.2, the released code's drift is twice that, step 0.4 here; (2) it
-starts from what it is given: the paper draws uniform pixels, ``start`` gives the last level's noise; (3) DDIM keeps the
+starts from what it is given: the paper draws uniform pixels, ``initial_noise`` gives the last level's noise; (3) DDIM keeps the
 noise as it was found where the image is clipped; (4) the Gamma chain's step back adds noise of the shape that the
 chain added between the two levels, centred and of the step's variance.
 """
@@ -25,33 +25,33 @@ import torch
 from torch import Tensor
 
 from fedlab.diffusion.denoising import Backbone, noise_estimate, score
-from fedlab.diffusion.noise_schedule import NoiseLaw
+from fedlab.diffusion.noise_schedule import NoiseSchedule
 from fedlab.errors import ConfigError
 
-Step = Callable[[NoiseLaw, Tensor, Tensor, int, int], Tensor]  # law, x, found noise, level, next level
-Told = Callable[[int, int], object]  # passes of the backbone done, and in all
+SamplerStep = Callable[[NoiseSchedule, Tensor, Tensor, int, int], Tensor]  # law, x, found noise, level, next level
+StepCallback = Callable[[int, int], object]  # passes of the backbone done, and in all
 
 
 def untold(done: int, total: int) -> None:
     """Nobody wants to know."""
 
 
-def between(law: NoiseLaw, level: int, before: int) -> tuple[float, float]:
+def transition(law: NoiseSchedule, level: int, before: int) -> tuple[float, float]:
     """Factor a and variance b^2 of the way from level ``before`` up to ``level``."""
     (signal, spread), (signal_before, spread_before) = law.at(level), law.at(before)
     factor = signal / signal_before
     return factor, spread**2 - (factor * spread_before) ** 2
 
 
-def posterior(law: NoiseLaw, clean: Tensor, x: Tensor, level: int, before: int) -> tuple[Tensor, float]:
+def posterior(law: NoiseSchedule, clean: Tensor, x: Tensor, level: int, before: int) -> tuple[Tensor, float]:
     """Mean, like ``x``, and variance of q(x at ``before`` | x at ``level``, the clean image)."""
-    factor, added = between(law, level, before)
+    factor, added = transition(law, level, before)
     (_, spread), (signal_before, spread_before) = law.at(level), law.at(before)
     mean = (signal_before * added * clean + factor * spread_before**2 * x) / spread**2
     return mean, added * (spread_before / spread) ** 2
 
 
-def denoised(law: NoiseLaw, x: Tensor, found: Tensor, level: int, *, clip: bool = False) -> Tensor:
+def predict_x0(law: NoiseSchedule, x: Tensor, found: Tensor, level: int, *, clip: bool = False) -> Tensor:
     """The clean image behind ``x``, given the noise found in it; for NCSN it is x + sigma^2 s(x)."""
     signal, spread = law.at(level)
     clean = (x - spread * found) / signal
@@ -59,7 +59,7 @@ def denoised(law: NoiseLaw, x: Tensor, found: Tensor, level: int, *, clip: bool 
 
 
 def ancestral_step(
-    law: NoiseLaw,
+    law: NoiseSchedule,
     x: Tensor,
     found: Tensor,
     level: int,
@@ -82,15 +82,15 @@ def ancestral_step(
     noise
         Unit noise like ``x``; None draws it. The step to the clean image adds none.
     """
-    mean, small = posterior(law, denoised(law, x, found, level, clip=clip), x, level, before)
+    mean, small = posterior(law, predict_x0(law, x, found, level, clip=clip), x, level, before)
     if before < 0:
         return mean
-    added = between(law, level, before)[1] if variance == "large" else small
+    added = transition(law, level, before)[1] if variance == "large" else small
     return mean + sqrt(added) * (law.step_noise(x, level, before) if noise is None else noise)
 
 
 def ddim_step(
-    law: NoiseLaw,
+    law: NoiseSchedule,
     x: Tensor,
     found: Tensor,
     level: int,
@@ -111,7 +111,7 @@ def ddim_step(
     """
     signal, spread = law.at(before)
     fresh = eta**2 * posterior(law, x, x, level, before)[1]
-    after = signal * denoised(law, x, found, level, clip=clip) + sqrt(max(spread**2 - fresh, 0.0)) * found
+    after = signal * predict_x0(law, x, found, level, clip=clip) + sqrt(max(spread**2 - fresh, 0.0)) * found
     if not fresh:
         return after
     return after + sqrt(fresh) * (law.step_noise(x, level, before) if noise is None else noise)
@@ -120,7 +120,7 @@ def ddim_step(
 Spacing = Literal["linear", "quadratic", "trailing"]
 
 
-def visited(levels: int, steps: int, spacing: Spacing = "linear") -> list[int]:
+def timesteps(levels: int, steps: int, spacing: Spacing = "linear") -> list[int]:
     """Which ``steps`` of ``levels`` a sampler visits, increasing.
 
     "linear": floor(i T/S) from 0; "quadratic": floor(c i^2) from 0 to 0.8 T; "trailing": floor((i + 1) T/S) - 1, of
@@ -146,7 +146,7 @@ def visited(levels: int, steps: int, spacing: Spacing = "linear") -> list[int]:
     return found
 
 
-def start(law: NoiseLaw, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+def initial_noise(law: NoiseSchedule, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
     """Noise of the last level, (batch, ...), float32: what a sampler begins with."""
     blank = torch.zeros(shape, device=device)
     last = torch.full((shape[0],), law.levels - 1, device=device)
@@ -155,7 +155,7 @@ def start(law: NoiseLaw, shape: tuple[int, ...], device: torch.device | str = "c
 
 @torch.no_grad()
 def sample(
-    law: NoiseLaw, backbone: Backbone, x: Tensor, step: Step, steps: int | None = None, *, tell: Told = untold
+    law: NoiseSchedule, backbone: Backbone, x: Tensor, step: SamplerStep, steps: int | None = None, *, tell: StepCallback = untold
 ) -> Tensor:
     """Images from noise ``x`` (batch, ...) of the last level by ``steps`` steps, None for one at every level.
 
@@ -163,7 +163,7 @@ def sample(
     visited as published, from below the last. On a ladder they differ in how much, so there the last is visited.
     """
     spacing: Spacing = "linear" if law.at(law.levels - 1)[0] < 1 else "trailing"
-    levels = visited(law.levels, law.levels if steps is None else steps, spacing)
+    levels = timesteps(law.levels, law.levels if steps is None else steps, spacing)
     ways = zip(reversed(levels), [*reversed(levels[:-1]), -1], strict=True)
     for done, (level, before) in enumerate(ways, 1):
         x = step(law, x, noise_estimate(law, backbone, x, _whole(x, level)), level, before)
@@ -178,14 +178,14 @@ def langevin_step(x: Tensor, slope: Tensor, alpha: float, noise: Tensor) -> Tens
 
 @torch.no_grad()
 def annealed_langevin(
-    law: NoiseLaw,
+    law: NoiseSchedule,
     backbone: Backbone,
     x: Tensor,
     *,
     steps: int = 100,
     step: float = 0.2,
     denoise: bool = True,
-    tell: Told = untold,
+    tell: StepCallback = untold,
 ) -> Tensor:
     """Images from ``x`` (batch, ...) by ``steps`` Langevin steps at each level, from the most noise to the least.
 
@@ -201,7 +201,7 @@ def annealed_langevin(
         for done in range(1, steps + 1):
             x = langevin_step(x, score(law, backbone, x, _whole(x, level)), alpha, torch.randn_like(x))
             tell(visited_levels * steps + done, law.levels * steps)
-    return denoised(law, x, noise_estimate(law, backbone, x, _whole(x, 0)), 0) if denoise else x
+    return predict_x0(law, x, noise_estimate(law, backbone, x, _whole(x, 0)), 0) if denoise else x
 
 
 def _whole(x: Tensor, level: int) -> Tensor:

@@ -20,18 +20,18 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedlab.data.dataset import Batch, Examples
+from fedlab.data.dataset import Batch, ArrayDataset
 from fedlab.data.images import domain_suites
-from fedlab.data.images.domain_suites import DomainSet
+from fedlab.data.images.domain_suites import DomainSuite
 from fedlab.data.partitioners import PARTITIONS
-from fedlab.data.partitioners import split as partition
+from fedlab.data.partitioners import partition_indices
 from fedlab.errors import ConfigError, DataError, near_match
 from fedlab.seeds import seed_of
 
 EVALUATION_BATCH = 500
 
 Kind = Literal["iid", "dirichlet", "shards", "quantity"]  # the keys of PARTITIONS
-Read = Callable[[str, str], Examples]  # a domain and "train" (no labels), "oracle" (the same with labels) or "test"
+Read = Callable[[str, str], ArrayDataset]  # a domain and "train" (no labels), "oracle" (the same with labels) or "test"
 
 
 class Owner(NamedTuple):
@@ -93,7 +93,7 @@ def check_partition(partition: int | None, clients: Sequence[str]) -> None:
         raise DataError(f"there is no partition {partition}; this workload has {len(clients)}: {', '.join(clients)}")
 
 
-def held(read: Read, owner: Owner, split: str, labelled: bool, kind: str, alpha: float, seed: int) -> Examples:
+def held(read: Read, owner: Owner, split: str, labelled: bool, kind: str, alpha: float, seed: int) -> ArrayDataset:
     """What a client holds: its part of its domain to train on, all of the domain's test part to test.
 
     Parameters
@@ -119,7 +119,7 @@ def held(read: Read, owner: Owner, split: str, labelled: bool, kind: str, alpha:
         return examples
     by_label = PARTITIONS[kind].by_label
     labels = read(owner.domain, "oracle").columns["y"] if by_label else torch.zeros(len(examples))
-    return examples.take(partition(kind, labels, owner.parts, alpha, seed_of(seed, "split", owner.domain))[owner.part])
+    return examples.select(partition_indices(kind, labels, owner.parts, alpha, seed_of(seed, "split", owner.domain))[owner.part])
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class OfOneSet:
     (``view``), and the ``model``.
     """
 
-    of: ClassVar[DomainSet]
+    of: ClassVar[DomainSuite]
 
     source: str = Field("", description="domain of the server, with labels")
     targets: str = Field("", description="domains of the clients, comma-separated; empty: all but the source")
@@ -174,7 +174,7 @@ class OfOneSet:
         """Names by label."""
         return self.of.classes
 
-    def data(self, partition: int | None, split: str) -> Examples:
+    def data(self, partition: int | None, split: str) -> ArrayDataset:
         """What the server (None) or a client holds: inputs as ``x``, labels as ``y`` where the holder has them.
 
         The server's training examples come in a new random view each time they are read, if ``augment`` is on.
@@ -184,7 +184,7 @@ class OfOneSet:
             return self._held(partition, split, labelled=self.setting == "oracle")
         examples = self._read(self.source, "labelled" if split == "train" else split)
         view = self.view if self.augment else self.of.floats
-        return Examples(examples.columns, view) if split == "train" else examples
+        return ArrayDataset(examples.columns, view) if split == "train" else examples
 
     def labels(self, partition: int) -> Tensor:
         """See :class:`fedlab.workload.KnowsLabels`."""
@@ -194,7 +194,7 @@ class OfOneSet:
         """Mean cross-entropy."""
         return cross_entropy(model(batch["x"]), batch["y"])
 
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Accuracy and cross-entropy."""
         return accuracy_and_loss(model, data)
 
@@ -202,17 +202,17 @@ class OfOneSet:
     def _domains(self) -> tuple[str, ...]:
         return names_in(self.targets) or tuple(domain for domain in self.of.domains if domain != self.source)
 
-    def _held(self, partition: int, split: str, labelled: bool) -> Examples:
+    def _held(self, partition: int, split: str, labelled: bool) -> ArrayDataset:
         owner = owners(self._domains, self.split)[partition]
         return held(self._read, owner, split, labelled, self.partition, self.alpha, self.seed)
 
-    def _read(self, domain: str, split: str) -> Examples:
-        examples = domain_suites.read(self.of, domain, split, Path(self.data_root) if self.data_root else None)
-        return examples.take(slice(self.limit)) if self.limit else examples
+    def _read(self, domain: str, split: str) -> ArrayDataset:
+        examples = domain_suites.load_domain(self.of, domain, split, Path(self.data_root) if self.data_root else None)
+        return examples.select(slice(self.limit)) if self.limit else examples
 
 
 @torch.no_grad()
-def accuracy_and_loss(model: nn.Module, data: Examples, batch: int = EVALUATION_BATCH) -> dict[str, float]:
+def accuracy_and_loss(model: nn.Module, data: ArrayDataset, batch: int = EVALUATION_BATCH) -> dict[str, float]:
     """``accuracy`` and ``loss``, mean cross-entropy, of a model that maps ``x`` to logits; nothing without labels."""
     if "y" not in data.columns:
         return {}

@@ -22,14 +22,14 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedlab.data.dataset import Batch, Examples
+from fedlab.data.dataset import Batch, ArrayDataset
 from fedlab.data.images import image_sets, views
 from fedlab.data.images.image_sets import IMAGE_SETS
 from fedlab.data.partitioners import iid
-from fedlab.data.partitioners import split as partitions
+from fedlab.data.partitioners import partition_indices
 from fedlab.errors import ConfigError, near_match
 from fedlab.models.convnet import ConvNet
-from fedlab.models.mixer import SHAPES, SMALL, Mixer, check_size
+from fedlab.models.mixer import SHAPES, SMALL, Mixer, check_patch_size
 from fedlab.models.vit import ViT
 from fedlab.workloads import domain_suite
 from fedlab.workloads.domain_suite import Kind
@@ -77,7 +77,7 @@ class Images:
                 f"images.source={self.source} is no set with a part to test on; {near_match(self.source, able)}"
             )
         if self.size and self.network == "mixer":
-            check_size(self.size, MIXERS[self.mixer])
+            check_patch_size(self.size, MIXERS[self.mixer])
 
     @property
     def clients(self) -> tuple[str, ...]:
@@ -89,7 +89,7 @@ class Images:
         images = self._read("train")
         return NETWORKS[self.network](self, int(images.y.max()) + 1, images.x.shape[-1])
 
-    def data(self, partition: int | None, split: str) -> Examples:
+    def data(self, partition: int | None, split: str) -> ArrayDataset:
         """Images (3, size, size) in [-1, 1] as ``x``, labels as ``y`` where the holder has them.
 
         Training images come in a new random view each time they are read.
@@ -103,9 +103,9 @@ class Images:
         examples = self._examples(split, partition is None)
         if partition is None:
             return examples
-        shard = examples.take(self._rows(examples.columns["y"], split)[partition])
+        shard = examples.select(self._rows(examples.columns["y"], split)[partition])
         bare = split == "train" and not self.labelled
-        return Examples({"x": shard.columns["x"]}, shard.transform) if bare else shard
+        return ArrayDataset({"x": shard.columns["x"]}, shard.transform) if bare else shard
 
     def labels(self, partition: int) -> Tensor:
         """See :class:`fedlab.workload.KnowsLabels`."""
@@ -116,31 +116,31 @@ class Images:
         """Mean cross-entropy."""
         return cross_entropy(model(batch["x"]), batch["y"])
 
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Accuracy and cross-entropy."""
         return domain_suite.accuracy_and_loss(model, data)
 
     def _rows(self, y: Tensor, split: str) -> list[Tensor]:
         if split == "train":
-            return partitions(self.partition, y, self.shards, self.alpha, self.seed)
+            return partition_indices(self.partition, y, self.shards, self.alpha, self.seed)
         return iid(y, self.shards, 1.0, self.seed)  # with 4 images a class no even mix could be had
 
-    def _read(self, split: str) -> image_sets.Images:
+    def _read(self, split: str) -> image_sets.LabeledImages:
         root = Path(self.data_root) if self.data_root else None
-        return image_sets.read(self.source, root, split != "train", self.size)
+        return image_sets.load_image_set(self.source, root, split != "train", self.size)
 
-    def _examples(self, split: str, servers: bool) -> Examples:
+    def _examples(self, split: str, servers: bool) -> ArrayDataset:
         """All that the server holds, or that clients share."""
         images = self._read(split)
-        examples = Examples({"x": images.x, "y": images.y}, self._viewed if split == "train" else _floats)
+        examples = ArrayDataset({"x": images.x, "y": images.y}, self._viewed if split == "train" else _floats)
         if split == "train" and not self.labelled:
-            own, rest = image_sets.split(images.y, self.server_share)  # which they are, no run's seed changes
-            examples = examples.take(own if servers else rest)
-        return examples.spread(self.limit or len(examples))
+            own, rest = image_sets.split_unlabeled(images.y, self.server_share)  # which they are, no run's seed changes
+            examples = examples.select(own if servers else rest)
+        return examples.subsample(self.limit or len(examples))
 
     def _viewed(self, batch: Batch) -> Batch:
         batch = _floats(batch)
-        return {**batch, "x": views.view(batch["x"], self.crop, self.jitter, self.mirror)}
+        return {**batch, "x": views.random_view(batch["x"], self.crop, self.jitter, self.mirror)}
 
 
 def _floats(batch: Batch) -> Batch:

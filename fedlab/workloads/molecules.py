@@ -33,10 +33,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from fedlab.data.dataset import Batch, Examples
+from fedlab.data.dataset import Batch, ArrayDataset
 from fedlab.data.molecules import graphs, ownership, scaffolds, smiles
-from fedlab.data.molecules.graphs import Alphabet
-from fedlab.data.molecules.ownership import Holdings
+from fedlab.data.molecules.graphs import GraphVocabulary
+from fedlab.data.molecules.ownership import MoleculeAllocation
 from fedlab.data.partitioners import MIN_EXAMPLES
 from fedlab.errors import DataError
 from fedlab.evaluation import molecule_plots as pictures
@@ -113,15 +113,15 @@ class Molecules:
         return tuple(f"{self.partition}-{number}" for number in range(self.shards))
 
     @property
-    def alphabet(self) -> Alphabet:
+    def alphabet(self) -> GraphVocabulary:
         """What graphs can hold."""
-        return smiles.SETS[self.dataset].alphabet
+        return smiles.MOLECULE_SETS[self.dataset].alphabet
 
     def model(self) -> nn.Module:
         """A fresh :class:`fedlab.models.graph_generator.GraphGenerator`."""
         return FAMILIES[self.network](self)
 
-    def data(self, partition: int | None, split: str) -> Examples:
+    def data(self, partition: int | None, split: str) -> ArrayDataset:
         """Graphs as ``adjacency`` (4, N, N) and ``nodes`` (N, F), one-hot; the server's "test" is the test file.
 
         Raises
@@ -138,7 +138,7 @@ class Molecules:
         if partition is not None and self.folder:
             own = _own(Path(self.folder).expanduser(), self)
             rows = torch.arange(len(own))
-            return self._graphs(own, scaffolds.held_out(rows, self.held_out, self.seed, "own")[split == "test"])
+            return self._graphs(own, scaffolds.train_test_rows(rows, self.held_out, self.seed, "own")[split == "test"])
         found = _holdings(self)
         if partition is not None:
             rows = found.clients[partition][split == "test"]
@@ -149,22 +149,22 @@ class Molecules:
             rows = torch.cat([found.public, *parts])
         return self._graphs(found.training, rows)
 
-    def _graphs(self, molecules: smiles.Molecules, rows: Tensor) -> Examples:
+    def _graphs(self, molecules: smiles.Molecules, rows: Tensor) -> ArrayDataset:
         def read(batch: Batch) -> Batch:
             bonds, atoms = batch["adjacency"], batch["nodes"]
             if self.order == "random":
-                bonds, atoms = graphs.permuted(bonds, atoms, self.alphabet.no_atom)
+                bonds, atoms = graphs.permute_atoms(bonds, atoms, self.alphabet.no_atom)
             adjacency, nodes = graphs.one_hot(bonds, atoms, self.alphabet)
             return {"adjacency": adjacency, "nodes": nodes}
 
-        return Examples({"adjacency": molecules.bonds[rows], "nodes": molecules.atoms[rows]}, read)
+        return ArrayDataset({"adjacency": molecules.bonds[rows], "nodes": molecules.atoms[rows]}, read)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The model's own."""
         return _generator(model).loss(batch["adjacency"], batch["nodes"])
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """``loss`` and ``nll``, means over the molecules, with noise from a stream of its own."""
         model.eval()
         device, generator = next(model.parameters()).device, _generator(model)
@@ -184,11 +184,11 @@ class Molecules:
             return Score()
         drawn = self.draw(model, self.samples)
         valid, reference = [one for one in drawn if one], _holdings(self).compared
-        metrics = {**scores.generation(drawn, self.known()), **scores.likeness(valid, reference)}
+        metrics = {**scores.validity_metrics(drawn, self.known()), **scores.distribution_metrics(valid, reference)}
         metrics |= self.rebuilt(model, self.samples)
         if not self.pictures:
             return Score(metrics)
-        drawings = {"molecules": pictures.samples(drawn), "properties": pictures.histograms(valid, reference)}
+        drawings = {"molecules": pictures.sample_grid(drawn), "properties": pictures.property_histograms(valid, reference)}
         return Score(metrics, drawings)
 
     @torch.no_grad()
@@ -204,7 +204,7 @@ class Molecules:
         adjacency, nodes = graphs.one_hot(reference.bonds[rows], reference.atoms[rows], self.alphabet)
         generator, device = _generator(model.eval()), next(model.parameters()).device
         back, its = generator.decode(generator.encode(adjacency.to(device), nodes.to(device)))
-        found = graphs.all_smiles(back.argmax(1), its.argmax(2), self.alphabet)
+        found = graphs.batch_to_smiles(back.argmax(1), its.argmax(2), self.alphabet)
         same = sum(one == reference.meanings[row] for row, one in zip(rows, found, strict=True))
         return {"rebuilt": same / len(rows)}
 
@@ -220,7 +220,7 @@ class Molecules:
     def draw(self, model: nn.Module, count: int, *, corrected: bool = False) -> list[str | None]:
         """Canonical SMILES of graphs drawn from a model, None for one that is no molecule."""
         adjacency, nodes = _generator(model.eval()).sample(count, self.temperature)
-        return graphs.all_smiles(adjacency.argmax(1), nodes.argmax(2), self.alphabet, corrected=corrected)
+        return graphs.batch_to_smiles(adjacency.argmax(1), nodes.argmax(2), self.alphabet, corrected=corrected)
 
 
 def _generator(model: nn.Module) -> GraphGenerator:
@@ -244,7 +244,7 @@ def _graphnvp(workload: Molecules) -> nn.Module:
 def _mpgvae(workload: Molecules) -> nn.Module:
     alphabet = workload.alphabet
     return MPGVAE(
-        mpgvae.Sizes(alphabet.size, alphabet.no_atom + 1, workload.width, workload.latent, workload.passes),
+        mpgvae.MPGVAESizes(alphabet.size, alphabet.no_atom + 1, workload.width, workload.latent, workload.passes),
         beta=workload.beta,
         warmup=workload.warmup,
         matching=workload.matching,
@@ -256,11 +256,11 @@ FAMILIES: Mapping[str, Callable[[Molecules], nn.Module]] = {"graphnvp": _graphnv
 
 
 @lru_cache(maxsize=8)
-def _holdings(workload: Molecules) -> Holdings:
+def _holdings(workload: Molecules) -> MoleculeAllocation:
     training, reference = _files(workload)
     if workload.lossy == "drop":
-        training, reference = ownership.lossless(training), ownership.lossless(reference)
-    return ownership.shared_out(
+        training, reference = ownership.drop_lossy(training), ownership.drop_lossy(reference)
+    return ownership.allocate(
         training,
         reference,
         workload.clients,
@@ -275,14 +275,14 @@ def _holdings(workload: Molecules) -> Holdings:
 
 def _own(path: Path, workload: Molecules) -> smiles.Molecules:
     """A file of somebody's own; DataError when it holds too few molecules."""
-    found = smiles.read(path, workload.alphabet, workload.limit, _order(workload))
-    found = ownership.lossless(found) if workload.lossy == "drop" else found
+    found = smiles.load_molecules(path, workload.alphabet, workload.limit, _order(workload))
+    found = ownership.drop_lossy(found) if workload.lossy == "drop" else found
     if len(found) < 2 * MIN_EXAMPLES:
         raise DataError(f"{path} has {len(found)} molecules that can be used; at least {2 * MIN_EXAMPLES} are needed")
     return found
 
 
-def _order(workload: Molecules) -> smiles.Order:
+def _order(workload: Molecules) -> smiles.AtomOrder:
     return "canonical" if workload.order == "canonical" else "file"
 
 
@@ -290,9 +290,9 @@ def _files(workload: Molecules) -> tuple[smiles.Molecules, smiles.Molecules]:
     """The molecules of the training file and of the test file."""
     if workload.file:
         found = _own(Path(workload.file).expanduser(), workload)
-        train, test = scaffolds.held_out(torch.arange(len(found)), 0.1, workload.seed, "test file")
-        return found.take(train.tolist()), found.take(test.tolist())
+        train, test = scaffolds.train_test_rows(torch.arange(len(found)), 0.1, workload.seed, "test file")
+        return found.select(train.tolist()), found.select(test.tolist())
     root = Path(workload.data_root) if workload.data_root else None
-    paths = [smiles.path_of(workload.dataset, split, root) for split in ("train", "test")]
-    train_file, test_file = (smiles.read(path, workload.alphabet, workload.limit, _order(workload)) for path in paths)
+    paths = [smiles.molecule_file(workload.dataset, split, root) for split in ("train", "test")]
+    train_file, test_file = (smiles.load_molecules(path, workload.alphabet, workload.limit, _order(workload)) for path in paths)
     return train_file, test_file

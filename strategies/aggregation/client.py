@@ -10,7 +10,7 @@ from flwr.common.constant import PARTITION_ID_KEY
 from torch import Tensor
 
 from fedlab.config.schema import Core, build
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.seeds import seeded
 from fedlab.strategies.protocol import ARRAYS, CONFIG, METRICS, arrays_of, load, metrics_record, round_of
 from fedlab.training import pick_device
@@ -26,7 +26,7 @@ def answer(
     context: Context,
     trained: Mapping[str, Tensor],
     metrics: Mapping[str, float],
-    data: Examples,
+    data: ArrayDataset,
 ) -> RecordDict:
     """A reply with a whole model, and with what the server's rule asked for in ``config``.
 
@@ -53,11 +53,11 @@ def answer(
 
 @torch.no_grad()
 def start_loss(
-    workload: Workload, sent: Mapping[str, Tensor], message: Message, context: Context, data: Examples
+    workload: Workload, sent: Mapping[str, Tensor], message: Message, context: Context, data: ArrayDataset
 ) -> float:
     """Mean loss of the model that was sent, from a random stream of its own: training goes as if nobody had asked."""
     core, partition = build(Core, "", context.run_config), int(context.node_config[PARTITION_ID_KEY])
-    some, total = data.spread(LOSS_EXAMPLES), 0.0
+    some, total = data.subsample(LOSS_EXAMPLES), 0.0
     with seeded(core.seed, START_LOSS, round_of(message), partition):
         device = pick_device(core.device)
         model = load(workload.model(), sent, device).eval()

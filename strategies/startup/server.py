@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from torch import Tensor, nn
 
 from fedlab.config.schema import ClientTraining, Core, Flat, build
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError
 from fedlab.models.feature_classifier import features_of, head_of, missing_parts
 from fedlab.seeds import seeded
@@ -108,7 +108,7 @@ class Startup(FlowerFedAvg):
     def _everybodys(self) -> TargetLoss | None:
         """The centralised setting: one owner of every client's images."""
         clients = range(self.core.clients or len(self.workload.clients))
-        data = Examples({"x": torch.cat([self.workload.data(partition, "train")[:]["x"] for partition in clients])})
+        data = ArrayDataset({"x": torch.cat([self.workload.data(partition, "train")[:]["x"] for partition in clients])})
         found = TargetLoss(self.workload, self.knobs, self.student, self.teacher, data, self.local.batch)
         return None if found.empty else found
 

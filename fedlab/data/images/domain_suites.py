@@ -1,6 +1,6 @@
 """Sets of several domains with the same classes, any of which may be the source: PACS, Office-Caltech10.
 
-``read`` is the whole interface: a set, a domain, a split, and the folder of the full sets, or none for what is inside
+``load_domain`` is the whole interface: a set, a domain, a split, and the folder of the full sets, or none for what is inside
 the package. Splits are those of ``fedlab.data.digits.datasets``:
 
 =========  ==========================  ============================================================================
@@ -31,7 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedlab.data.dataset import Batch, Examples
+from fedlab.data.dataset import Batch, ArrayDataset
 from fedlab.data.digits.datasets import EMBEDDED, SPLITS
 from fedlab.data.digits.domains import Part
 from fedlab.errors import DataError, near_match
@@ -39,7 +39,7 @@ from fedlab.errors import DataError, near_match
 CUT_SEED = 1709  # one cut for all runs
 
 
-class Labelled(NamedTuple):
+class LabeledArrays(NamedTuple):
     """Inputs (N, ...) and labels (N,), both uint8."""
 
     inputs: NDArray[np.uint8]
@@ -47,7 +47,7 @@ class Labelled(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DomainSet:
+class DomainSuite:
     """What a set is and how it is read.
 
     Attributes
@@ -74,7 +74,7 @@ class DomainSet:
     folder: str
     train_share: float
     embedded: dict[Part, int]
-    whole: Callable[[Path, str], Labelled]
+    whole: Callable[[Path, str], LabeledArrays]
     unpack: Callable[[Any], Any]
     floats: Callable[[Batch], Batch]
 
@@ -83,7 +83,7 @@ class DomainSet:
     __eq__ = object.__eq__
 
 
-def read(of: DomainSet, domain: str, split: str, root: Path | None = None) -> Examples:
+def load_domain(of: DomainSuite, domain: str, split: str, root: Path | None = None) -> ArrayDataset:
     """One domain and split.
 
     The columns are shared by all callers in the process: treat ``examples.columns`` as read-only.
@@ -102,7 +102,7 @@ def read(of: DomainSet, domain: str, split: str, root: Path | None = None) -> Ex
     try:
         x = _inputs(of, domain, part, folder)
         if split == "train":
-            return Examples({"x": x}, of.floats)
+            return ArrayDataset({"x": x}, of.floats)
         y = _labels(of, domain, part, folder)
     except Exception as error:  # a damaged file can fail in a reader in nearly any way; the cause stays attached
         where = folder or EMBEDDED
@@ -110,10 +110,10 @@ def read(of: DomainSet, domain: str, split: str, root: Path | None = None) -> Ex
             f"{of.name}: {domain} cannot be read from {where} ({error or type(error).__name__}); "
             + ("replace the file, or unset data_root" if folder else "the package is damaged, reinstall fedlab")
         ) from error
-    return Examples({"x": x, "y": y}, of.floats)
+    return ArrayDataset({"x": x, "y": y}, of.floats)
 
 
-def full_folder(of: DomainSet, root: Path | None) -> Path | None:
+def full_folder(of: DomainSuite, root: Path | None) -> Path | None:
     """Folder of the full set, or None where what ships is read.
 
     Raises
@@ -128,15 +128,15 @@ def full_folder(of: DomainSet, root: Path | None) -> Path | None:
     return root / of.folder if (root / of.folder).is_dir() else None
 
 
-def cut(of: DomainSet, folder: Path, domain: str, part: Part) -> Labelled:
+def read_part(of: DomainSuite, folder: Path, domain: str, part: Part) -> LabeledArrays:
     """One part of one domain of the full set, in random order with every class in its share; read-only."""
     inputs, labels = _whole(of, domain, folder)
     rows = _rows(labels.tobytes(), of.train_share)[part]
-    return Labelled(inputs[rows], labels[rows])
+    return LabeledArrays(inputs[rows], labels[rows])
 
 
 @lru_cache(maxsize=16)
-def _whole(of: DomainSet, domain: str, folder: Path) -> Labelled:
+def _whole(of: DomainSuite, domain: str, folder: Path) -> LabeledArrays:
     inputs, labels = of.whole(folder, domain)
     labels = np.asarray(labels, dtype=np.uint8)
     if len(inputs) != len(labels) or not len(labels) or labels.max() >= len(of.classes):
@@ -146,7 +146,7 @@ def _whole(of: DomainSet, domain: str, folder: Path) -> Labelled:
         )
     flat = np.ascontiguousarray(inputs).reshape(len(inputs), -1)
     first = np.sort(np.unique(flat.view(f"V{flat.shape[1]}"), return_index=True)[1])  # equal examples count once
-    return Labelled(inputs[first], labels[first])
+    return LabeledArrays(inputs[first], labels[first])
 
 
 @lru_cache(maxsize=16)
@@ -159,17 +159,17 @@ def _rows(labels: bytes, share: float) -> dict[Part, Any]:
 
 
 @lru_cache(maxsize=32)
-def _inputs(of: DomainSet, domain: str, part: Part, folder: Path | None) -> Tensor:
+def _inputs(of: DomainSuite, domain: str, part: Part, folder: Path | None) -> Tensor:
     if folder:
-        return torch.from_numpy(np.ascontiguousarray(cut(of, folder, domain, part).inputs))
+        return torch.from_numpy(np.ascontiguousarray(read_part(of, folder, domain, part).inputs))
     with np.load(EMBEDDED / f"{of.name}_{part}.npz", allow_pickle=False) as archive:
         return torch.from_numpy(of.unpack(archive[domain]))
 
 
 @lru_cache(maxsize=32)
-def _labels(of: DomainSet, domain: str, part: Part, folder: Path | None) -> Tensor:
+def _labels(of: DomainSuite, domain: str, part: Part, folder: Path | None) -> Tensor:
     if folder:
-        return torch.from_numpy(cut(of, folder, domain, part).labels.astype(np.int64))
+        return torch.from_numpy(read_part(of, folder, domain, part).labels.astype(np.int64))
     name = f"{of.name}_{part}_labels.npz"
     with np.load(EMBEDDED / name, allow_pickle=False) as archive:
         return torch.from_numpy(archive[domain].astype(np.int64))

@@ -12,7 +12,7 @@ import torch
 from rdkit import Chem
 
 from fedlab.data.molecules import graphs, smiles
-from fedlab.data.molecules.graphs import LOSSES, LOSSY, QM9, ZINC
+from fedlab.data.molecules.graphs import LOSSY_FLAGS, ALTERING_FLAGS, QM9, ZINC
 from fedlab.errors import DataError
 from fedlab.seeds import seeded
 
@@ -20,7 +20,7 @@ FULL = os.environ.get("FEDLAB_DATA", "")
 
 
 def graph(text, alphabet=QM9):
-    return graphs.parse(text, alphabet)[1]
+    return graphs.parse_smiles(text, alphabet)[1]
 
 
 def back(text, alphabet=QM9, **how):
@@ -68,7 +68,7 @@ def test_benzene_is_three_single_and_three_double_bonds():
     ],
 )
 def test_what_a_graph_does_not_hold_is_named(text, names, returns):
-    assert graphs.names_of(graph(text).losses) == names
+    assert graphs.flag_names(graph(text).losses) == names
     assert back(text) == returns
 
 
@@ -78,21 +78,21 @@ def rounds(found, alphabet):
     for text, bonds, atoms, losses in zip(
         found.smiles, found.bonds.numpy(), found.atoms.numpy(), found.losses.tolist(), strict=True
     ):
-        molecule = graphs.assemble(bonds, atoms, alphabet)
+        molecule = graphs.to_molecule(bonds, atoms, alphabet)
         sane = Chem.SanitizeMol(molecule, catchErrors=True) == Chem.SANITIZE_NONE
-        same = sane and graphs.canonical(molecule) == text
-        if not losses & LOSSY:
+        same = sane and graphs.canonical_smiles(molecule) == text
+        if not losses & ALTERING_FLAGS:
             assert same, text
-            assert losses & LOSSES["fragments"] or graphs.accepted(molecule) == text
+            assert losses & LOSSY_FLAGS["fragments"] or graphs.validated_smiles(molecule) == text
         counts[same] += 1
     return counts
 
 
 def test_every_embedded_molecule_that_loses_nothing_comes_back():
-    found = smiles.read(smiles.path_of("qm9", "test", None), QM9)
+    found = smiles.load_molecules(smiles.molecule_file("qm9", "test", None), QM9)
     assert len(found) == 1000 and not found.refused
     assert rounds(found, QM9) == {True: 893, False: 107}
-    assert int((found.losses & LOSSY > 0).sum()) == 107
+    assert int((found.losses & ALTERING_FLAGS > 0).sum()) == 107
 
 
 @pytest.mark.paper
@@ -100,11 +100,11 @@ def test_every_embedded_molecule_that_loses_nothing_comes_back():
 @pytest.mark.parametrize("name", ["qm9", "zinc"])
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_every_molecule_at_hand_that_loses_nothing_comes_back(name, split):
-    alphabet = smiles.SETS[name].alphabet
-    found = smiles.read(smiles.path_of(name, split, Path(FULL)), alphabet)
+    alphabet = smiles.MOLECULE_SETS[name].alphabet
+    found = smiles.load_molecules(smiles.molecule_file(name, split, Path(FULL)), alphabet)
     assert not found.refused
     counts = rounds(found, alphabet)
-    assert counts[False] == int((found.losses & LOSSY > 0).sum())
+    assert counts[False] == int((found.losses & ALTERING_FLAGS > 0).sum())
 
 
 def test_canonical_order_is_the_same_however_a_molecule_is_written():
@@ -169,7 +169,7 @@ def test_the_correction_leaves_valid_molecules_alone():
 
 
 def test_one_hot_and_stacked():
-    adjacency, nodes = graphs.one_hot(*graphs.stacked([graph("CC#N"), graph("O")]), QM9)
+    adjacency, nodes = graphs.one_hot(*graphs.stack_graphs([graph("CC#N"), graph("O")]), QM9)
     assert adjacency.shape == (2, 4, 9, 9) and nodes.shape == (2, 9, 5)
     assert (adjacency.sum(1) == 1).all() and (nodes.sum(2) == 1).all()
     assert adjacency[0, :, 1, 2].tolist() == [0, 0, 1, 0]
@@ -180,12 +180,12 @@ def test_one_hot_and_stacked():
 
 def test_a_permuted_graph_is_the_same_molecule_with_empty_places_last():
     texts = ["CC(O)C#N", "c1ccncc1C", "O"]
-    bonds, atoms = graphs.stacked([graph(text) for text in texts])
+    bonds, atoms = graphs.stack_graphs([graph(text) for text in texts])
     with seeded("permutation"):
-        moved, its = graphs.permuted(bonds, atoms, QM9.no_atom)
+        moved, its = graphs.permute_atoms(bonds, atoms, QM9.no_atom)
     assert not torch.equal(atoms, its)
     assert torch.equal((its == 4).sum(1), (atoms == 4).sum(1)) and (its.diff(dim=1)[its[:, :-1] == 4] == 0).all()
-    assert graphs.all_smiles(moved, its, QM9) == graphs.all_smiles(bonds, atoms, QM9)
+    assert graphs.batch_to_smiles(moved, its, QM9) == graphs.batch_to_smiles(bonds, atoms, QM9)
 
 
 # --- what is refused ---
