@@ -159,7 +159,7 @@ def bits(folder: Path, images: int, threads: int) -> str:
     if not torch.allclose(levels, levels.round(), atol=1e-3):
         raise ConfigError(f"pixels of {workload.size} a side are means, no grey levels, of which the bound is; take 28")
     with seeded("benchmark", "bits"):
-        found = bound.bits_per_dimension(workload.noise_law, workload.backbone(model), x)
+        found = bound.bits_per_dimension(workload.noise_schedule, workload.backbone(model), x)
     error = float(found.std()) / len(found) ** 0.5
     return f"variational bound: {float(found.mean()):.3f} ± {error:.3f} bits a dimension over {len(x)} test images"
 

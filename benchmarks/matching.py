@@ -34,8 +34,8 @@ from fedlab.models.mpgvae import MPGVAE, Matching
 from fedlab.runs.result import Result
 from fedlab.seeds import deterministic, seeded
 
-SCORES = ("validity", "uniqueness", "novelty", "valid_unique_novel", "rebuilt")
-HEADS = ("ordered", "any order", "valid", "unique", "novel", "product", "rebuilt", "frechet", "ms a step")
+SCORES = ("validity", "uniqueness", "novelty", "valid_unique_novel", "reconstruction")
+HEADS = ("ordered", "any order", "valid", "unique", "novel", "product", "reconstruction", "frechet", "ms a step")
 
 
 @torch.no_grad()
@@ -102,7 +102,7 @@ def main() -> None:
         comparison = Comparison.read(options.comparison)
         Console().print(table(comparison, options.molecules))
         space = LatentSpace.open(comparison.results[0][1].directory)
-        whole = [meaning for meaning in space.workload.tables()[1].meanings if meaning][: options.molecules]
+        whole = [meaning for meaning in space.workload.tables()[1].decoded_smiles if meaning][: options.molecules]
         Console().print(f"log of the number of orders of a test molecule, mean: {log_orders(whole):.1f}")
 
 

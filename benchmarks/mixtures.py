@@ -17,7 +17,7 @@ import sklearn
 import torch
 from rich.console import Console
 from rich.table import Table
-from sklearn.mixture import GaussianMixture
+from sklearn.mixture import GaussianMixture as SklearnMixture
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
@@ -34,10 +34,10 @@ def features(examples: int, dimensions: int, seed: int) -> Tensor:
     return (centres[member] + torch.randn(examples, dimensions, generator=stream)).clamp_min(0)
 
 
-def sklearn_fit(x: Tensor, start: GaussianMixture) -> GaussianMixture:
+def sklearn_fit(x: Tensor, start: GaussianMixture) -> SklearnMixture:
     """As many steps from the same start, in the type of ``x``; it takes one E-step more, for its labels."""
     kind = x.numpy().dtype
-    reference = GaussianMixture(
+    reference = SklearnMixture(
         COMPONENTS,
         covariance_type="diag",
         max_iter=STEPS,

@@ -48,7 +48,7 @@ def molecules(
 
     space = latent_space.LatentSpace.open(run_dir)
     pairs = [_pair(text) for text in pair] if pair else _first_pairs(space)
-    lines = [space.between(first, second, steps) for first, second in pairs]
+    lines = [space.interpolate(first, second, steps) for first, second in pairs]
     folder = run_dir.resolve() / FOLDER
     folder.mkdir(exist_ok=True)
     caption = f"Straight lines between molecules in latent space, {space.name} after round {space.round}"
@@ -67,10 +67,10 @@ def molecules(
     for name in ("qed", "logp"):
         along = latent_space.fit_direction(space, name)
         walk = latent_space.traverse(space, along)
-        best = max(range(len(walk.met)), key=lambda row: len(set(walk.met[row]) - {None}))
+        best = max(range(len(walk.decoded)), key=lambda row: len(set(walk.decoded[row]) - {None}))
         caption = f"correlation {along.regression:.2f}; along the direction {along.correlation:.2f}"
         drawn = latent_plots.direction_plot(
-            name, along.true, along.predicted, caption, walk.steps, walk.values, best, walk.met[best]
+            name, along.true, along.predicted, caption, walk.steps, walk.values, best, walk.decoded[best]
         )
         write_atomically(folder / f"{name}.png", drawn)
         middle = len(walk.steps) // 2
@@ -79,9 +79,9 @@ def molecules(
             name, f"{along.regression:.2f}", f"{along.correlation:.2f}", *means, f"{100 * walk.valid.mean():.0f} %"
         )
     out.print(table)
-    met = sum(one is not None for line in lines for one in line)
+    decoded = sum(one is not None for line in lines for one in line)
     paths = "1 path" if len(lines) == 1 else f"{len(lines)} paths"
-    out.print(f"{met} of {sum(map(len, lines))} points on {paths} are molecules", highlight=False)
+    out.print(f"{decoded} of {sum(map(len, lines))} points on {paths} are molecules", highlight=False)
     out.print(f"pictures  {folder}", highlight=False, soft_wrap=True)
 
 
@@ -95,5 +95,5 @@ def _pair(text: str) -> tuple[str, str]:
 def _first_pairs(space: LatentSpace) -> list[tuple[str, str]]:
     """Of the test file's first molecules that lose nothing as graphs."""
     table = space.workload.tables()[1]
-    whole = [one for one, meaning in zip(table.smiles, table.meanings, strict=True) if one == meaning][: 2 * PAIRS]
+    whole = [one for one, meaning in zip(table.smiles, table.decoded_smiles, strict=True) if one == meaning][: 2 * PAIRS]
     return list(zip(whole[::2], whole[1::2], strict=False))

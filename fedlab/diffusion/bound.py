@@ -45,7 +45,7 @@ def discretized_nll(x: Tensor, mean: Tensor, variance: float) -> Tensor:
 
 @torch.no_grad()
 def bits_per_dimension(
-    law: NoiseSchedule, backbone: Backbone, x: Tensor, variance: Literal["large", "small"] = "large"
+    schedule: NoiseSchedule, backbone: Backbone, x: Tensor, variance: Literal["large", "small"] = "large"
 ) -> Tensor:
     """The bound for each image (batch, ...) in [-1, 1], shape (batch,); one pass of the backbone for every level.
 
@@ -54,23 +54,23 @@ def bits_per_dimension(
     ConfigError
         When the law is no Gaussian chain that ends in unit noise, or has one level.
     """
-    signal, spread = law.at(law.levels - 1)
-    if not law.gaussian or abs(signal**2 + spread**2 - 1) > 1e-6 or law.levels < 2:
+    alpha, sigma = schedule.at(schedule.levels - 1)
+    if not schedule.gaussian or abs(alpha**2 + sigma**2 - 1) > 1e-6 or schedule.levels < 2:
         raise ConfigError("the bound is that of DDPM's Gaussian chain with at least 2 levels; take law=ddpm")
     exact = x.double()
-    nats = normal_kl(signal * exact, spread**2, 0.0, 1.0)
-    for level in range(law.levels):
+    nats = normal_kl(alpha * exact, sigma**2, 0.0, 1.0)
+    for level in range(schedule.levels):
         levels = torch.full((len(x),), level, dtype=torch.int64, device=x.device)
-        noisy = law.perturb(x, levels, law.noise(x, levels))
-        found = noise_estimate(law, backbone, noisy, levels).double()
+        noisy = schedule.perturb(x, levels, schedule.noise(x, levels))
+        predicted = noise_estimate(schedule, backbone, noisy, levels).double()
         mean, _ = posterior(
-            law, predict_x0(law, noisy.double(), found, level, clip=True), noisy.double(), level, level - 1
+            schedule, predict_x0(schedule, noisy.double(), predicted, level, clip=True), noisy.double(), level, level - 1
         )
         if level == 0:
-            nats = nats + discretized_nll(exact, mean, posterior(law, exact, exact, 1, 0)[1])
+            nats = nats + discretized_nll(exact, mean, posterior(schedule, exact, exact, 1, 0)[1])
             continue
-        wanted, small = posterior(law, exact, noisy.double(), level, level - 1)
+        wanted, small = posterior(schedule, exact, noisy.double(), level, level - 1)
         nats = nats + normal_kl(
-            wanted, small, mean, transition(law, level, level - 1)[1] if variance == "large" else small
+            wanted, small, mean, transition(schedule, level, level - 1)[1] if variance == "large" else small
         )
     return nats.flatten(1).mean(1) / math.log(2)

@@ -94,7 +94,7 @@ class LatentSpace:
         found = []
         for start in range(0, len(table), BATCH):
             rows = slice(start, start + BATCH)
-            batch = graphs.one_hot(table.bonds[rows], table.atoms[rows], self.workload.alphabet)
+            batch = graphs.one_hot(table.bonds[rows], table.atoms[rows], self.workload.vocabulary)
             found.append(self.generator.encode(*batch))
         return torch.cat(found)
 
@@ -107,20 +107,20 @@ class LatentSpace:
             When it is no molecule of the set.
         """
         try:
-            molecule, graph = graphs.parse_smiles(smiles, self.workload.alphabet)
+            molecule, graph = graphs.parse_smiles(smiles, self.workload.vocabulary)
         except DataError as error:
             raise DataError(f"{smiles}: {error}") from None
         if self.workload.order == "canonical":
-            graph = graphs.to_graph(graphs.canonical_order(molecule), self.workload.alphabet)
+            graph = graphs.to_graph(graphs.canonical_order(molecule), self.workload.vocabulary)
         bonds, atoms = graphs.stack_graphs([graph])
-        return self.generator.encode(*graphs.one_hot(bonds, atoms, self.workload.alphabet))
+        return self.generator.encode(*graphs.one_hot(bonds, atoms, self.workload.vocabulary))
 
     def decode(self, latent: Tensor, *, drawn: bool = False) -> list[str | None]:
         """Canonical SMILES of latents (batch, dimensions), None for what is no molecule."""
         adjacency, nodes = self.generator.decode(latent, drawn=drawn)
-        return graphs.batch_to_smiles(adjacency.argmax(1), nodes.argmax(2), self.workload.alphabet)
+        return graphs.batch_to_smiles(adjacency.argmax(1), nodes.argmax(2), self.workload.vocabulary)
 
-    def between(self, first: str, second: str, steps: int) -> list[str | None]:
+    def interpolate(self, first: str, second: str, steps: int) -> list[str | None]:
         """What decodes at evenly spread points of the line between two molecules' latents, ends included."""
         a, b = self.encode_smiles(first), self.encode_smiles(second)
         shares = torch.linspace(0, 1, steps)[:, None]
@@ -143,7 +143,7 @@ class Direction:
 
     name: str
     unit: Tensor
-    deviation: float
+    std: float
     along: Floats
     predicted: Floats
     true: Floats
@@ -174,7 +174,7 @@ class Traversal:
     """
 
     steps: Floats
-    met: Sequence[Sequence[str | None]]
+    decoded: Sequence[Sequence[str | None]]
     values: Floats
 
     @property
@@ -201,7 +201,7 @@ def fit_direction(space: LatentSpace, name: str) -> Direction:
     of_training, of_test = space.workload.tables()
     training, test = _usable(of_training, NUM_FIT), _usable(of_test, NUM_TEST)
     latents, held_out = space.encode(training).double().numpy(), space.encode(test).double().numpy()
-    values = property_values(training.meanings, name)
+    values = property_values(training.decoded_smiles, name)
     shift = (values - values.mean()) @ (latents - latents.mean(0))  # covariance, times the molecules
     unit = shift / max(np.linalg.norm(shift), 1e-12)
     return Direction(
@@ -210,7 +210,7 @@ def fit_direction(space: LatentSpace, name: str) -> Direction:
         float((latents @ unit).std()),
         held_out @ unit,
         np.asarray(RidgeCV(PENALTIES).fit(latents, values).predict(held_out)),
-        property_values(test.meanings, name),
+        property_values(test.decoded_smiles, name),
     )
 
 
@@ -218,16 +218,16 @@ def traverse(space: LatentSpace, along: Direction, steps: int = 17) -> Traversal
     """Go along a direction from test molecules."""
     starts = space.encode(_usable(space.workload.tables()[1], NUM_STARTS))
     reach = torch.linspace(-MAX_STD, MAX_STD, steps)
-    points = starts[:, None] + along.deviation * reach[:, None] * along.unit  # (starts, steps, dimensions)
+    points = starts[:, None] + along.std * reach[:, None] * along.unit  # (starts, steps, dimensions)
     with seeded(space.workload.seed, "walk", along.name):
         found = space.decode(points.flatten(0, 1), drawn=True)
-    met = [found[row * steps : (row + 1) * steps] for row in range(len(starts))]
+    decoded = [found[row * steps : (row + 1) * steps] for row in range(len(starts))]
     values = np.full((len(starts), steps), np.nan)
-    for row, column in zip(*np.nonzero([[one is not None for one in line] for line in met]), strict=True):
-        values[row, column] = property_values([met[row][column] or ""], along.name)[0]
-    return Traversal(reach.double().numpy(), met, values)
+    for row, column in zip(*np.nonzero([[one is not None for one in line] for line in decoded]), strict=True):
+        values[row, column] = property_values([decoded[row][column] or ""], along.name)[0]
+    return Traversal(reach.double().numpy(), decoded, values)
 
 
 def _usable(table: Table, most: int) -> Table:
     """The first molecules whose graphs are molecules."""
-    return table.select([row for row, meaning in enumerate(table.meanings) if meaning][:most])
+    return table.select([row for row, meaning in enumerate(table.decoded_smiles) if meaning][:most])

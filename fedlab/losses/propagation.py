@@ -19,7 +19,7 @@ CHUNK_ROWS = 1024  # similarities are computed for so many examples at a time
 
 @torch.no_grad()
 def propagate_labels(
-    features: Tensor, probabilities: Tensor, neighbours: int = 10, alpha: float = 0.95, iterations: int = 40
+    features: Tensor, probabilities: Tensor, num_neighbors: int = 10, alpha: float = 0.95, iterations: int = 40
 ) -> Tensor:
     """Smooth ``probabilities`` (examples, classes) over the graph of ``features`` (examples, dimensions).
 
@@ -36,7 +36,7 @@ def propagate_labels(
         Probabilities (examples, classes), rows sum to 1.
     """
     count = len(features)
-    k = min(neighbours, count - 1)
+    k = min(num_neighbors, count - 1)
     if k < 1:
         return probabilities
     z = normalize(features.flatten(1), dim=1)

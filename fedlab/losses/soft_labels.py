@@ -28,9 +28,9 @@ from torch.nn.functional import cross_entropy, kl_div
 FLOOR = 1e-6  # what the published code adds to each soft label
 
 
-def soft_targets(logits: Tensor, sharpness: float = 1.0) -> Tensor:
+def soft_targets(logits: Tensor, inverse_temperature: float = 1.0) -> Tensor:
     """Soft labels (batch, classes) of a teacher's logits: softmax(sharpness * logits) + 1e-6."""
-    return (sharpness * logits).softmax(1) + FLOOR
+    return (inverse_temperature * logits).softmax(1) + FLOOR
 
 
 def kl(logits: Tensor, soft: Tensor) -> Tensor:

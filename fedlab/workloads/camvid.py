@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, nll_loss
 
 from fedlab.data.dataset import Batch, ArrayDataset
-from fedlab.data.digits.datasets import to_floats
+from fedlab.data.digits.datasets import to_float
 from fedlab.data.segmentation import augment, camvid
 from fedlab.data.segmentation.camvid import CLASSES, DRIVES, FREQUENCIES, IGNORE_INDEX
 from fedlab.errors import ConfigError, DataError, near_match
@@ -149,7 +149,7 @@ class CamVid:
         return camvid.load_drive(drive, split, root, reduce=1 if self.full_size else 2)
 
     def _augmented(self, batch: Batch) -> Batch:
-        x, y = augment.random_resized_crop(to_floats(batch)["x"], batch["y"])
+        x, y = augment.random_resized_crop(to_float(batch)["x"], batch["y"])
         return {**batch, "x": augment.random_gamma(x, self.gamma), "y": y}
 
     def _stretch(self, examples: ArrayDataset, part: int) -> ArrayDataset:

@@ -153,7 +153,7 @@ class Digits:
 
     def images(self, paths: Sequence[Path]) -> ArrayDataset:
         """Image files as ``x`` (3, 32, 32) in [-1, 1], read as a client's own are; DataError names one that is not."""
-        return ArrayDataset({"x": image_files.load_image_files(paths)}, datasets.to_floats)
+        return ArrayDataset({"x": image_files.load_image_files(paths)}, datasets.to_float)
 
     def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Accuracy and cross-entropy of a model that maps ``x`` to logits; without labels nothing is measured."""

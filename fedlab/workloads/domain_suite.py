@@ -183,7 +183,7 @@ class OfOneSet:
         if partition is not None:
             return self._held(partition, split, labelled=self.setting == "oracle")
         examples = self._read(self.source, "labelled" if split == "train" else split)
-        view = self.view if self.augment else self.of.floats
+        view = self.view if self.augment else self.of.to_float
         return ArrayDataset(examples.columns, view) if split == "train" else examples
 
     def labels(self, partition: int) -> Tensor:

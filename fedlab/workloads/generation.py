@@ -129,7 +129,7 @@ class Generation:
         for knob, value, known in (("size", self.size, SIZES), ("colours", self.colours, (1, 3))):
             if value not in known:
                 raise ConfigError(f"knob 'generation.{knob}' is {value}; {' or '.join(map(str, known))} is expected")
-        law = self.noise_law
+        law = self.noise_schedule
         if self.objective == "sliced" and not law.gaussian:
             raise ConfigError(
                 "generation.objective=sliced learns a score, which Gamma noise has no use for; set "
@@ -157,7 +157,7 @@ class Generation:
         return self.source in datasets.DOMAINS
 
     @property
-    def noise_law(self) -> NoiseSchedule:
+    def noise_schedule(self) -> NoiseSchedule:
         """The law of the noise."""
         return _law(self)
 
@@ -205,7 +205,7 @@ class Generation:
             When images are outside [-1, 1] or not of this workload's shape.
         """
         denoising.check_images(batch["x"])
-        return OBJECTIVES[self.objective](self.noise_law, self.backbone(model), batch["x"])
+        return OBJECTIVES[self.objective](self.noise_schedule, self.backbone(model), batch["x"])
 
     def backbone(self, model: nn.Module) -> denoising.Backbone:
         """A model as the objective and samplers take it: in the arithmetic that ``bf16`` asks for."""
@@ -223,7 +223,7 @@ class Generation:
     def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """The denoising loss, with levels and noise that do not change."""
         model.eval()
-        device, law, total = next(model.parameters()).device, self.noise_law, 0.0
+        device, law, total = next(model.parameters()).device, self.noise_schedule, 0.0
         data, backbone = data.subsample(self.tested or len(data)), self.backbone(model)
         with seeded(self.seed, "test noise"):
             spread = torch.linspace(0, law.levels - 1, len(data)).round().long()
@@ -251,7 +251,7 @@ class Generation:
 
     def _images(self, x: Tensor, split: str) -> ArrayDataset:
         def read(batch: Batch) -> Batch:
-            x = SIZES[self.size](datasets.to_floats({"x": batch["x"]})["x"])
+            x = SIZES[self.size](datasets.to_float({"x": batch["x"]})["x"])
             x = x.mean(1, keepdim=True) if self.colours == 1 else x
             if self.mirror and split == "train":
                 x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
@@ -284,7 +284,7 @@ def _chain(workload: Generation, theta: float | None = None) -> NoiseSchedule:
 
 def _ladder(workload: Generation) -> NoiseSchedule:
     levels = sigmas.geometric_sigmas(workload.sigma_min, workload.sigma_max, workload.levels)
-    return noise_schedule.ncsn_schedule(levels, scored=workload.network == "ncsn1")
+    return noise_schedule.ncsn_schedule(levels, predicts_score=workload.network == "ncsn1")
 
 
 def _unet(shape: str, workload: Generation) -> nn.Module:

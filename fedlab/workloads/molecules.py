@@ -15,7 +15,7 @@ with strategies that train on the server (``source_only``). Nothing is labelled;
 in nats a molecule, comparable over models and sets of one size. **Of the server**, once a round, since all clients hold
 the same global model and distances need more samples than a client should draw: those of
 ``fedlab.evaluation.molecules``
-over ``molecules.samples`` graphs at ``molecules.temperature``, the reference being the test file, and ``rebuilt``, the
+over ``molecules.samples`` graphs at ``molecules.temperature``, the reference being the test file, and ``reconstruction_rate``, the
 share of as many of its molecules that come back from their latents. Novelty needs the training file, which a real
 server would not have: there it is a figure of the experimenter. Pictures show drawn molecules and their properties.
 """
@@ -113,9 +113,9 @@ class Molecules:
         return tuple(f"{self.partition}-{number}" for number in range(self.shards))
 
     @property
-    def alphabet(self) -> GraphVocabulary:
+    def vocabulary(self) -> GraphVocabulary:
         """What graphs can hold."""
-        return smiles.MOLECULE_SETS[self.dataset].alphabet
+        return smiles.MOLECULE_SETS[self.dataset].vocabulary
 
     def model(self) -> nn.Module:
         """A fresh :class:`fedlab.models.graph_generator.GraphGenerator`."""
@@ -153,8 +153,8 @@ class Molecules:
         def read(batch: Batch) -> Batch:
             bonds, atoms = batch["adjacency"], batch["nodes"]
             if self.order == "random":
-                bonds, atoms = graphs.permute_atoms(bonds, atoms, self.alphabet.no_atom)
-            adjacency, nodes = graphs.one_hot(bonds, atoms, self.alphabet)
+                bonds, atoms = graphs.permute_atoms(bonds, atoms, self.vocabulary.no_atom)
+            adjacency, nodes = graphs.one_hot(bonds, atoms, self.vocabulary)
             return {"adjacency": adjacency, "nodes": nodes}
 
         return ArrayDataset({"adjacency": molecules.bonds[rows], "nodes": molecules.atoms[rows]}, read)
@@ -185,28 +185,28 @@ class Molecules:
         drawn = self.draw(model, self.samples)
         valid, reference = [one for one in drawn if one], _holdings(self).compared
         metrics = {**scores.validity_metrics(drawn, self.known()), **scores.distribution_metrics(valid, reference)}
-        metrics |= self.rebuilt(model, self.samples)
+        metrics |= self.reconstruction_rate(model, self.samples)
         if not self.pictures:
             return Score(metrics)
         drawings = {"molecules": pictures.sample_grid(drawn), "properties": pictures.property_histograms(valid, reference)}
         return Score(metrics, drawings)
 
     @torch.no_grad()
-    def rebuilt(self, model: nn.Module, count: int) -> dict[str, float]:
-        """``rebuilt``: the share of the test file's first molecules in one piece that come back from their latents.
+    def reconstruction_rate(self, model: nn.Module, count: int) -> dict[str, float]:
+        """``reconstruction_rate``: the share of the test file's first molecules in one piece that come back from their latents.
 
         Nothing where the file has none in one piece.
         """
         reference = _holdings(self).reference
-        rows = [row for row, meaning in enumerate(reference.meanings) if meaning and "." not in meaning][:count]
+        rows = [row for row, meaning in enumerate(reference.decoded_smiles) if meaning and "." not in meaning][:count]
         if not rows:
             return {}
-        adjacency, nodes = graphs.one_hot(reference.bonds[rows], reference.atoms[rows], self.alphabet)
+        adjacency, nodes = graphs.one_hot(reference.bonds[rows], reference.atoms[rows], self.vocabulary)
         generator, device = _generator(model.eval()), next(model.parameters()).device
         back, its = generator.decode(generator.encode(adjacency.to(device), nodes.to(device)))
-        found = graphs.batch_to_smiles(back.argmax(1), its.argmax(2), self.alphabet)
-        same = sum(one == reference.meanings[row] for row, one in zip(rows, found, strict=True))
-        return {"rebuilt": same / len(rows)}
+        found = graphs.batch_to_smiles(back.argmax(1), its.argmax(2), self.vocabulary)
+        same = sum(one == reference.decoded_smiles[row] for row, one in zip(rows, found, strict=True))
+        return {"reconstruction": same / len(rows)}
 
     def tables(self) -> tuple[smiles.Molecules, smiles.Molecules]:
         """Molecules of the training file, whoever holds them, and of the test file."""
@@ -220,7 +220,7 @@ class Molecules:
     def draw(self, model: nn.Module, count: int, *, corrected: bool = False) -> list[str | None]:
         """Canonical SMILES of graphs drawn from a model, None for one that is no molecule."""
         adjacency, nodes = _generator(model.eval()).sample(count, self.temperature)
-        return graphs.batch_to_smiles(adjacency.argmax(1), nodes.argmax(2), self.alphabet, corrected=corrected)
+        return graphs.batch_to_smiles(adjacency.argmax(1), nodes.argmax(2), self.vocabulary, corrected=corrected)
 
 
 def _generator(model: nn.Module) -> GraphGenerator:
@@ -242,9 +242,9 @@ def _graphnvp(workload: Molecules) -> nn.Module:
 
 
 def _mpgvae(workload: Molecules) -> nn.Module:
-    alphabet = workload.alphabet
+    vocabulary = workload.vocabulary
     return MPGVAE(
-        mpgvae.MPGVAESizes(alphabet.size, alphabet.no_atom + 1, workload.width, workload.latent, workload.passes),
+        mpgvae.MPGVAESizes(vocabulary.size, vocabulary.no_atom + 1, workload.width, workload.latent, workload.passes),
         beta=workload.beta,
         warmup=workload.warmup,
         matching=workload.matching,
@@ -269,13 +269,13 @@ def _holdings(workload: Molecules) -> MoleculeAllocation:
         public=workload.public,
         held_out=workload.held_out,
         seed=workload.seed,
-        no_atom=workload.alphabet.no_atom,
+        no_atom=workload.vocabulary.no_atom,
     )
 
 
 def _own(path: Path, workload: Molecules) -> smiles.Molecules:
     """A file of somebody's own; DataError when it holds too few molecules."""
-    found = smiles.load_molecules(path, workload.alphabet, workload.limit, _order(workload))
+    found = smiles.load_molecules(path, workload.vocabulary, workload.limit, _order(workload))
     found = ownership.drop_lossy(found) if workload.lossy == "drop" else found
     if len(found) < 2 * MIN_EXAMPLES:
         raise DataError(f"{path} has {len(found)} molecules that can be used; at least {2 * MIN_EXAMPLES} are needed")
@@ -294,5 +294,5 @@ def _files(workload: Molecules) -> tuple[smiles.Molecules, smiles.Molecules]:
         return found.select(train.tolist()), found.select(test.tolist())
     root = Path(workload.data_root) if workload.data_root else None
     paths = [smiles.molecule_file(workload.dataset, split, root) for split in ("train", "test")]
-    train_file, test_file = (smiles.load_molecules(path, workload.alphabet, workload.limit, _order(workload)) for path in paths)
+    train_file, test_file = (smiles.load_molecules(path, workload.vocabulary, workload.limit, _order(workload)) for path in paths)
     return train_file, test_file

@@ -60,7 +60,7 @@ def check(workload: Generation) -> None:
         raise ConfigError(f"generation.inception=true asks for the published FID, and {reason}")
     if sampler_of(workload) != "langevin":
         samplers.timesteps(workload.levels, steps_of(workload))
-    elif not workload.noise_law.gaussian:
+    elif not workload.noise_schedule.gaussian:
         raise ConfigError("generation.sampler=langevin needs a score, and Gamma noise has none; take ddim or ancestral")
 
 
@@ -81,7 +81,7 @@ def steps_of(workload: Generation) -> int:
 @torch.no_grad()
 def draw(workload: Generation, model: nn.Module, count: int, progress: Progress = silent) -> Tensor:
     """Images (count, colours, size, size) in [-1, 1], on the CPU, from torch's current random stream."""
-    law, device, backbone = workload.noise_law, next(model.parameters()).device, workload.backbone(model.eval())
+    law, device, backbone = workload.noise_schedule, next(model.parameters()).device, workload.backbone(model.eval())
     way, drawn = SAMPLERS[sampler_of(workload)], []
     for begin in range(0, count, AT_ONCE):
         some = min(AT_ONCE, count - begin)
@@ -96,11 +96,11 @@ def draw(workload: Generation, model: nn.Module, count: int, progress: Progress 
 
 
 def _visiting(step: samplers.SamplerStep, workload: Generation, backbone: Backbone, noise: Tensor, tell: StepCallback) -> Tensor:
-    return samplers.sample(workload.noise_law, backbone, noise, step, steps_of(workload), tell=tell)
+    return samplers.sample(workload.noise_schedule, backbone, noise, step, steps_of(workload), tell=tell)
 
 
 def _langevin(workload: Generation, backbone: Backbone, noise: Tensor, tell: StepCallback) -> Tensor:
-    law, steps = workload.noise_law, steps_of(workload)
+    law, steps = workload.noise_schedule, steps_of(workload)
     factor = (law.at(law.levels - 1)[1] / law.at(0)[1]) ** (1 / (law.levels - 1))
     step = workload.langevin_step or sigmas.best_step(factor, steps)
     return samplers.annealed_langevin(law, backbone, noise, steps=steps, step=step, denoise=workload.denoise, tell=tell)

@@ -50,7 +50,7 @@ __all__ = [
     "is_embedded",
     "load_digits",
     "read_npz",
-    "to_floats",
+    "to_float",
 ]
 
 CLASSES = 10
@@ -100,7 +100,7 @@ def load_digits(domain: str, split: str, root: Path | None = None) -> ArrayDatas
     paths = files(domain, part, root)
     x, y = _load(domain, part, root, paths)
     if split == "train":
-        return ArrayDataset({"x": x}, to_floats)
+        return ArrayDataset({"x": x}, to_float)
     if y is None and split == "oracle":
         y = _bound_labels(domain, len(x), EMBEDDED / BOUND_LABELS)
     if y is None:
@@ -108,7 +108,7 @@ def load_digits(domain: str, split: str, root: Path | None = None) -> ArrayDatas
             f"{domain} ships without training labels, so that no target sees any: take mnist as the source, set "
             "data_root or FEDLAB_DATA to the full sets, or read split 'oracle' for a supervised bound"
         )
-    return ArrayDataset({"x": x, "y": y}, to_floats)
+    return ArrayDataset({"x": x, "y": y}, to_float)
 
 
 def files(domain: str, part: Part, root: Path | None) -> tuple[Path, ...]:
@@ -218,7 +218,7 @@ def _to_canvas(images: Any) -> Tensor:
     return pad(x, [margin] * 4).expand(-1, 3, -1, -1)
 
 
-def to_floats(batch: Batch) -> Batch:
+def to_float(batch: Batch) -> Batch:
     """Bytes to float32 in [-1, 1]; labels are copied, for a slice of a column would share its memory."""
     floats = {"x": batch["x"].float() / 127.5 - 1}
     return {**floats, "y": batch["y"].clone()} if "y" in batch else floats

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fedlab.data.dataset import ArrayDataset
 from fedlab.data.digits import image_files
-from fedlab.data.digits.datasets import CLASSES, to_floats
+from fedlab.data.digits.datasets import CLASSES, to_float
 from fedlab.errors import DataError, near_match
 
 TEST = "test"  # name of the sub-folder with labels
@@ -59,9 +59,9 @@ def load_image_folder(folder: Path, split: str) -> ArrayDataset:
         raise DataError(f"no split {split!r} of a folder of images; {near_match(split, SPLITS)}")
     training, labelled = split_files(folder)
     if split == "train" or not labelled:
-        return ArrayDataset({"x": _load(_stamps(training))}, to_floats)
+        return ArrayDataset({"x": _load(_stamps(training))}, to_float)
     classes = torch.tensor(list(labelled.values()))
-    return ArrayDataset({"x": _load(_stamps(labelled)), "y": classes}, to_floats)
+    return ArrayDataset({"x": _load(_stamps(labelled)), "y": classes}, to_float)
 
 
 def split_files(folder: Path) -> tuple[list[Path], dict[Path, int]]:

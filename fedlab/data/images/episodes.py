@@ -83,13 +83,13 @@ class EpisodeDataset(ArrayDataset):
     A sample of ``size`` holds size // 10 classes, ten examples of each, class by class.
     """
 
-    EACH = 10
+    PER_CLASS = 10
 
     def sample_batch(self, size: int) -> Batch:
         """One episode from torch's current random stream."""
-        half = self.EACH // 2
+        half = self.PER_CLASS // 2
         y = self.columns["y"]
-        ways = min(max(2, size // self.EACH), len(torch.unique(y)))
+        ways = min(max(2, size // self.PER_CLASS), len(torch.unique(y)))
         seed = int(torch.randint(2**31, (1,)))
         drawn = sample_episodes(y, ways=ways, shots=half, queries=half, episodes=1, seed=seed)
         both = [rows.view(ways, half) for rows in (drawn.support, drawn.query)]

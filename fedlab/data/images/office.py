@@ -27,7 +27,7 @@ MAX_EXAMPLES = 10_000  # examples of one part; no domain has as many, so all of 
 KEEP_FRACTION = (0.2, 1.0)  # share of an image's key points that a random view keeps
 
 
-def _whole(folder: Path, domain: str) -> LabeledArrays:
+def _read_domain(folder: Path, domain: str) -> LabeledArrays:
     """Counts (N, 800) uint8, labels (N,) from 0, from the authors' file with ``fts`` and ``labels`` from 1."""
     from scipy.io import loadmat
 
@@ -38,7 +38,7 @@ def _whole(folder: Path, domain: str) -> LabeledArrays:
     return LabeledArrays(counts.astype(np.uint8), (labels - 1).astype(np.uint8))
 
 
-def to_floats(batch: Batch) -> Batch:
+def to_float(batch: Batch) -> Batch:
     """Counts (batch, 800) to square roots of shares times 800: about 1 where all words are as frequent."""
     return {**batch, "x": hellinger(batch["x"].float())}
 
@@ -50,7 +50,7 @@ def hellinger(counts: Tensor) -> Tensor:
 
 
 def drop_keypoints(batch: Batch) -> Batch:
-    """A random view: as if only some of each image's key points had been found, then as ``to_floats``."""
+    """A random view: as if only some of each image's key points had been found, then as ``to_float``."""
     counts = batch["x"].float()
     keep = torch.empty(len(counts), 1).uniform_(*KEEP_FRACTION)
     return {**batch, "x": hellinger(torch.binomial(counts, keep.expand_as(counts)))}
@@ -76,9 +76,9 @@ OFFICE = DomainSuite(
         "video projector",
     ),
     folder="office_caltech",
-    train_share=0.5,
+    train_fraction=0.5,
     embedded={"train": MAX_EXAMPLES, "test": MAX_EXAMPLES},
-    whole=_whole,
+    read_domain=_read_domain,
     unpack=_same,
-    floats=to_floats,
+    to_float=to_float,
 )

@@ -69,10 +69,10 @@ class Graph:
 
     bonds: NDArray[np.uint8]
     atoms: NDArray[np.uint8]
-    losses: int
+    lossy_flags: int
 
 
-def parse_smiles(smiles: str, alphabet: GraphVocabulary) -> tuple[Chem.Mol, Graph]:
+def parse_smiles(smiles: str, vocabulary: GraphVocabulary) -> tuple[Chem.Mol, Graph]:
     """A molecule and its graph, atoms in the order of the SMILES.
 
     Raises
@@ -83,35 +83,35 @@ def parse_smiles(smiles: str, alphabet: GraphVocabulary) -> tuple[Chem.Mol, Grap
     molecule = Chem.MolFromSmiles(smiles) if smiles.strip() else None
     if molecule is None or molecule.GetNumAtoms() == 0:
         raise DataError(f"{smiles!r} is no SMILES that RDKit can read")
-    return molecule, to_graph(molecule, alphabet)
+    return molecule, to_graph(molecule, vocabulary)
 
 
-def to_graph(molecule: Chem.Mol, alphabet: GraphVocabulary) -> Graph:
+def to_graph(molecule: Chem.Mol, vocabulary: GraphVocabulary) -> Graph:
     """The graph of a sanitised molecule; DataError as :func:`parse_smiles`."""
     count = molecule.GetNumAtoms()
-    if count > alphabet.size:
-        raise DataError(f"it has {count} heavy atoms, and graphs of this set hold {alphabet.size}")
-    atoms = np.full(alphabet.size, alphabet.no_atom, np.uint8)
-    losses = 0
+    if count > vocabulary.size:
+        raise DataError(f"it has {count} heavy atoms, and graphs of this set hold {vocabulary.size}")
+    atoms = np.full(vocabulary.size, vocabulary.no_atom, np.uint8)
+    lossy_flags = 0
     for position, atom in enumerate(molecule.GetAtoms()):
         symbol = atom.GetSymbol()
-        if symbol not in alphabet.elements:
-            raise DataError(f"element {symbol} is not among {', '.join(alphabet.elements)}")
-        atoms[position] = alphabet.elements.index(symbol)
-        losses |= LOSSY_FLAGS["charge"] * bool(atom.GetFormalCharge()) | LOSSY_FLAGS["isotope"] * bool(atom.GetIsotope())
-        losses |= LOSSY_FLAGS["radical"] * bool(atom.GetNumRadicalElectrons())
-        losses |= LOSSY_FLAGS["stereo"] * (atom.GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED)
-    kekulised = Chem.Mol(molecule)
-    Chem.Kekulize(kekulised, clearAromaticFlags=True)
-    bonds = np.full((alphabet.size, alphabet.size), NO_BOND, np.uint8)
-    for bond in kekulised.GetBonds():
+        if symbol not in vocabulary.elements:
+            raise DataError(f"element {symbol} is not among {', '.join(vocabulary.elements)}")
+        atoms[position] = vocabulary.elements.index(symbol)
+        lossy_flags |= LOSSY_FLAGS["charge"] * bool(atom.GetFormalCharge()) | LOSSY_FLAGS["isotope"] * bool(atom.GetIsotope())
+        lossy_flags |= LOSSY_FLAGS["radical"] * bool(atom.GetNumRadicalElectrons())
+        lossy_flags |= LOSSY_FLAGS["stereo"] * (atom.GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED)
+    kekulized = Chem.Mol(molecule)
+    Chem.Kekulize(kekulized, clearAromaticFlags=True)
+    bonds = np.full((vocabulary.size, vocabulary.size), NO_BOND, np.uint8)
+    for bond in kekulized.GetBonds():
         if bond.GetBondType() not in BOND_TYPES:
             raise DataError(f"bond {bond.GetBondType().name.lower()} is not single, double or triple")
         i, j, order = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), BOND_TYPES.index(bond.GetBondType())
         bonds[i, j] = bonds[j, i] = order
-        losses |= LOSSY_FLAGS["stereo"] * (bond.GetStereo() != Chem.BondStereo.STEREONONE)
-    losses |= LOSSY_FLAGS["fragments"] * (len(Chem.GetMolFrags(molecule)) > 1)
-    return Graph(bonds, atoms, int(losses))
+        lossy_flags |= LOSSY_FLAGS["stereo"] * (bond.GetStereo() != Chem.BondStereo.STEREONONE)
+    lossy_flags |= LOSSY_FLAGS["fragments"] * (len(Chem.GetMolFrags(molecule)) > 1)
+    return Graph(bonds, atoms, int(lossy_flags))
 
 
 def canonical_smiles(molecule: Chem.Mol) -> str:
@@ -125,7 +125,7 @@ def canonical_order(molecule: Chem.Mol) -> Chem.Mol:
     return Chem.RenumberAtoms(molecule, list(molecule.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"]))
 
 
-def one_hot(bonds: Tensor, atoms: Tensor, alphabet: GraphVocabulary) -> tuple[Tensor, Tensor]:
+def one_hot(bonds: Tensor, atoms: Tensor, vocabulary: GraphVocabulary) -> tuple[Tensor, Tensor]:
     """What models read.
 
     Parameters
@@ -139,7 +139,7 @@ def one_hot(bonds: Tensor, atoms: Tensor, alphabet: GraphVocabulary) -> tuple[Te
         ``adjacency`` (batch, 4, N, N) and ``nodes`` (batch, N, F), float32, one 1 in each row of channels.
     """
     adjacency = torch_one_hot(bonds.long(), CHANNELS).movedim(-1, 1).float()
-    return adjacency, torch_one_hot(atoms.long(), alphabet.no_atom + 1).float()
+    return adjacency, torch_one_hot(atoms.long(), vocabulary.no_atom + 1).float()
 
 
 def permute_atoms(bonds: Tensor, atoms: Tensor, no_atom: int) -> tuple[Tensor, Tensor]:
@@ -150,11 +150,11 @@ def permute_atoms(bonds: Tensor, atoms: Tensor, no_atom: int) -> tuple[Tensor, T
     return rows.gather(2, order[:, None, :].expand_as(bonds)), atoms.gather(1, order)
 
 
-def to_molecule(bonds: NDArray[np.uint8], atoms: NDArray[np.uint8], alphabet: GraphVocabulary) -> Chem.RWMol:
+def to_molecule(bonds: NDArray[np.uint8], atoms: NDArray[np.uint8], vocabulary: GraphVocabulary) -> Chem.RWMol:
     """The molecule of one graph as it stands, not sanitised; bonds come from the lower triangle."""
     molecule, place = Chem.RWMol(), {}
-    for position in np.flatnonzero(atoms != alphabet.no_atom).tolist():
-        place[position] = molecule.AddAtom(Chem.Atom(alphabet.elements[atoms[position]]))
+    for position in np.flatnonzero(atoms != vocabulary.no_atom).tolist():
+        place[position] = molecule.AddAtom(Chem.Atom(vocabulary.elements[atoms[position]]))
     for i, j in zip(*np.nonzero(np.tril(bonds != NO_BOND, -1)), strict=True):
         if i in place and j in place:
             molecule.AddBond(place[i], place[j], BOND_TYPES[bonds[i, j]])
@@ -162,10 +162,10 @@ def to_molecule(bonds: NDArray[np.uint8], atoms: NDArray[np.uint8], alphabet: Gr
 
 
 def to_smiles(
-    bonds: NDArray[np.uint8], atoms: NDArray[np.uint8], alphabet: GraphVocabulary, *, corrected: bool = False
+    bonds: NDArray[np.uint8], atoms: NDArray[np.uint8], vocabulary: GraphVocabulary, *, corrected: bool = False
 ) -> str | None:
     """Canonical SMILES of one graph, or None where the validity rule refuses it."""
-    molecule = to_molecule(bonds, atoms, alphabet)
+    molecule = to_molecule(bonds, atoms, vocabulary)
     return validated_smiles(correct_valences(molecule) if corrected else molecule)
 
 
@@ -200,15 +200,15 @@ def _lower(molecule: Chem.RWMol, bond: Chem.Bond) -> None:
         molecule.RemoveBond(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())
 
 
-def batch_to_smiles(bonds: Tensor, atoms: Tensor, alphabet: GraphVocabulary, *, corrected: bool = False) -> list[str | None]:
+def batch_to_smiles(bonds: Tensor, atoms: Tensor, vocabulary: GraphVocabulary, *, corrected: bool = False) -> list[str | None]:
     """:func:`to_smiles` of a batch of graphs (batch, N, N), (batch, N)."""
     pairs = zip(bonds.cpu().numpy().astype(np.uint8), atoms.cpu().numpy().astype(np.uint8), strict=True)
-    return [to_smiles(one, its, alphabet, corrected=corrected) for one, its in pairs]
+    return [to_smiles(one, its, vocabulary, corrected=corrected) for one, its in pairs]
 
 
-def flag_names(losses: int) -> list[str]:
+def flag_names(lossy_flags: int) -> list[str]:
     """The names of some bits of :data:`LOSSY_FLAGS`."""
-    return [name for name, bit in LOSSY_FLAGS.items() if losses & bit]
+    return [name for name, bit in LOSSY_FLAGS.items() if lossy_flags & bit]
 
 
 def stack_graphs(graphs: Sequence[Graph]) -> tuple[Tensor, Tensor]:

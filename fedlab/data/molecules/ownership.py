@@ -78,13 +78,13 @@ def allocate(
     clients = tuple(
         scaffolds.train_test_rows(private[rows], held_out, seed, name) for rows, name in zip(parts, names, strict=True)
     )
-    meant = [meaning for meaning in reference.meanings if meaning][:MAX_REFERENCE]
-    return MoleculeAllocation(training, reference, of_server, clients, frozenset(training.meanings), tuple(meant))
+    meant = [meaning for meaning in reference.decoded_smiles if meaning][:MAX_REFERENCE]
+    return MoleculeAllocation(training, reference, of_server, clients, frozenset(training.decoded_smiles), tuple(meant))
 
 
 def drop_lossy(molecules: Molecules) -> Molecules:
     """Those whose graph gives the same molecule back."""
-    kept = (molecules.losses & graphs.ALTERING_FLAGS == 0).nonzero()[:, 0].tolist()
+    kept = (molecules.lossy_flags & graphs.ALTERING_FLAGS == 0).nonzero()[:, 0].tolist()
     if not kept:
         raise DataError(
             "no molecule is left without charges, unpaired electrons and isotopes; set molecules.lossy=keep"

@@ -36,7 +36,7 @@ FORMAT = "1"  # of the cache
 CHUNK_LINES = 2000  # lines a task
 PARALLEL_LINES = 10_000  # lines from which several cores and a cache are worth it
 MAX_LISTED = 3  # refused lines in a message
-TEXTS, TENSORS = ("smiles", "meanings", "scaffolds"), ("bonds", "atoms", "losses")  # what a cache holds of molecules
+TEXTS, TENSORS = ("smiles", "decoded_smiles", "scaffolds"), ("bonds", "atoms", "lossy_flags")  # what a cache holds of molecules
 
 AtomOrder = Literal["file", "canonical"]
 
@@ -73,12 +73,12 @@ class Molecules:
     """
 
     smiles: tuple[str, ...]
-    meanings: tuple[str, ...]
+    decoded_smiles: tuple[str, ...]
     bonds: Tensor
     atoms: Tensor
-    losses: Tensor
+    lossy_flags: Tensor
     scaffolds: tuple[str, ...]
-    refused: tuple[SkippedLine, ...] = ()
+    skipped: tuple[SkippedLine, ...] = ()
 
     def __len__(self) -> int:
         return len(self.smiles)
@@ -86,15 +86,15 @@ class Molecules:
     def select(self, rows: Sequence[int]) -> Molecules:
         """Some of them."""
         some = torch.as_tensor(rows, dtype=torch.long)
-        texts = [tuple(column[row] for row in rows) for column in (self.smiles, self.meanings, self.scaffolds)]
-        return Molecules(texts[0], texts[1], self.bonds[some], self.atoms[some], self.losses[some], texts[2])
+        texts = [tuple(column[row] for row in rows) for column in (self.smiles, self.decoded_smiles, self.scaffolds)]
+        return Molecules(texts[0], texts[1], self.bonds[some], self.atoms[some], self.lossy_flags[some], texts[2])
 
 
 @dataclass(frozen=True)
 class MoleculeSet:
     """A set's alphabet, and its files below the data root, some of them inside the package."""
 
-    alphabet: GraphVocabulary
+    vocabulary: GraphVocabulary
     embedded: bool
 
 
@@ -130,7 +130,7 @@ def molecule_file(name: str, split: str, root: Path | None) -> Path:
 
 
 @lru_cache(maxsize=8)
-def load_molecules(path: Path, alphabet: GraphVocabulary, limit: int = 0, order: AtomOrder = "file") -> Molecules:
+def load_molecules(path: Path, vocabulary: GraphVocabulary, limit: int = 0, order: AtomOrder = "file") -> Molecules:
     """The molecules of one file, read once a process.
 
     Parameters
@@ -150,17 +150,17 @@ def load_molecules(path: Path, alphabet: GraphVocabulary, limit: int = 0, order:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the SMILES file {path} cannot be read: {error}") from None
     lines = _lines(text)[: limit or None]
-    key = _key(lines, alphabet, order)
+    key = _key(lines, vocabulary, order)
     kept = cache.cache_folder() / f"{path.stem}-{key}.npz"
     found = _recall(kept) if len(lines) >= PARALLEL_LINES else None
     if found is None:
-        found = _parse(lines, alphabet, order)
+        found = _parse(lines, vocabulary, order)
         if not found.smiles:
-            raise DataError(f"{path} has no molecule that could be used: {_some(found.refused) or 'it is empty'}")
+            raise DataError(f"{path} has no molecule that could be used: {_some(found.skipped) or 'it is empty'}")
         if len(lines) >= PARALLEL_LINES:
             _keep(kept, found)
-    if found.refused:
-        _set_aside(path, key, len(lines), found.refused)
+    if found.skipped:
+        _set_aside(path, key, len(lines), found.skipped)
     return found
 
 
@@ -171,45 +171,45 @@ def _lines(text: str) -> list[tuple[int, str]]:
     return found[1:] if found and found[0][1].lower() == "smiles" else found
 
 
-def _parse(lines: Sequence[tuple[int, str]], alphabet: GraphVocabulary, order: AtomOrder) -> Molecules:
+def _parse(lines: Sequence[tuple[int, str]], vocabulary: GraphVocabulary, order: AtomOrder) -> Molecules:
     chunks = [lines[start : start + CHUNK_LINES] for start in range(0, len(lines), CHUNK_LINES)]
     jobs = -1 if len(lines) >= PARALLEL_LINES else 1
-    parts = joblib.Parallel(n_jobs=jobs)(joblib.delayed(parse_lines)(chunk, alphabet, order) for chunk in chunks)
+    parts = joblib.Parallel(n_jobs=jobs)(joblib.delayed(parse_lines)(chunk, vocabulary, order) for chunk in chunks)
     if not any(part.smiles for part in parts):
         empty = torch.zeros(0, dtype=torch.uint8)
-        return Molecules((), (), empty, empty, empty, (), tuple(one for part in parts for one in part.refused))
+        return Molecules((), (), empty, empty, empty, (), tuple(one for part in parts for one in part.skipped))
     full = [part for part in parts if part.smiles]
     return Molecules(
         tuple(one for part in full for one in part.smiles),
-        tuple(one for part in full for one in part.meanings),
+        tuple(one for part in full for one in part.decoded_smiles),
         torch.cat([part.bonds for part in full]),
         torch.cat([part.atoms for part in full]),
-        torch.cat([part.losses for part in full]),
+        torch.cat([part.lossy_flags for part in full]),
         tuple(one for part in full for one in part.scaffolds),
-        tuple(one for part in parts for one in part.refused),
+        tuple(one for part in parts for one in part.skipped),
     )
 
 
-def parse_lines(lines: Sequence[tuple[int, str]], alphabet: GraphVocabulary, order: AtomOrder) -> Molecules:
+def parse_lines(lines: Sequence[tuple[int, str]], vocabulary: GraphVocabulary, order: AtomOrder) -> Molecules:
     """The molecules of numbered SMILES, one after another: what each process does."""
     found: list[Graph] = []
-    smiles, meanings, scaffolds, refused = [], [], [], []
+    smiles, decoded_smiles, scaffolds, skipped = [], [], [], []
     for number, text in lines:
         try:
-            molecule, graph = graphs.parse_smiles(text, alphabet)
+            molecule, graph = graphs.parse_smiles(text, vocabulary)
         except DataError as error:
-            refused.append(SkippedLine(number, text, str(error)))
+            skipped.append(SkippedLine(number, text, str(error)))
             continue
         if order == "canonical":
-            graph = graphs.to_graph(graphs.canonical_order(molecule), alphabet)
+            graph = graphs.to_graph(graphs.canonical_order(molecule), vocabulary)
         found.append(graph)
         smiles.append(graphs.canonical_smiles(molecule))
-        meanings.append(_meaning(graph, alphabet) if graph.losses & graphs.ALTERING_FLAGS else smiles[-1])
+        decoded_smiles.append(_decoded_smiles(graph, vocabulary) if graph.lossy_flags & graphs.ALTERING_FLAGS else smiles[-1])
         scaffolds.append(graphs.canonical_smiles(murcko_scaffold(molecule)))
     empty = torch.zeros(0, dtype=torch.uint8)
     bonds, atoms = graphs.stack_graphs(found) if found else (empty, empty)
-    losses = torch.tensor([graph.losses for graph in found], dtype=torch.uint8)
-    return Molecules(tuple(smiles), tuple(meanings), bonds, atoms, losses, tuple(scaffolds), tuple(refused))
+    lossy_flags = torch.tensor([graph.lossy_flags for graph in found], dtype=torch.uint8)
+    return Molecules(tuple(smiles), tuple(decoded_smiles), bonds, atoms, lossy_flags, tuple(scaffolds), tuple(skipped))
 
 
 def murcko_scaffold(molecule: Chem.Mol) -> Chem.Mol:
@@ -217,9 +217,9 @@ def murcko_scaffold(molecule: Chem.Mol) -> Chem.Mol:
     return GetScaffoldForMol(molecule)  # type: ignore[no-untyped-call,no-any-return]
 
 
-def _meaning(graph: Graph, alphabet: GraphVocabulary) -> str:
+def _decoded_smiles(graph: Graph, vocabulary: GraphVocabulary) -> str:
     """Canonical SMILES of what a graph gives back, fragments allowed; "" where RDKit refuses it."""
-    molecule = graphs.to_molecule(graph.bonds, graph.atoms, alphabet)
+    molecule = graphs.to_molecule(graph.bonds, graph.atoms, vocabulary)
     if Chem.SanitizeMol(molecule, catchErrors=True) != Chem.SANITIZE_NONE:
         return ""
     return graphs.canonical_smiles(molecule)
@@ -228,42 +228,42 @@ def _meaning(graph: Graph, alphabet: GraphVocabulary) -> str:
 # --- the cache, and what was set aside ---
 
 
-def _key(lines: Sequence[tuple[int, str]], alphabet: GraphVocabulary, order: AtomOrder) -> str:
+def _key(lines: Sequence[tuple[int, str]], vocabulary: GraphVocabulary, order: AtomOrder) -> str:
     content = "\n".join(f"{number} {smiles}" for number, smiles in lines)
-    return cache.cache_key(FORMAT, rdkit.__version__, repr(alphabet), order, content)
+    return cache.cache_key(FORMAT, rdkit.__version__, repr(vocabulary), order, content)
 
 
 def _keep(path: Path, found: Molecules) -> None:
     texts = {name: getattr(found, name) for name in TEXTS}
-    texts["refused"] = [f"{one.line}\t{one.smiles}\t{one.reason}" for one in found.refused]
+    texts["skipped"] = [f"{one.line}\t{one.smiles}\t{one.reason}" for one in found.skipped]
     cache.save(path, texts, {name: getattr(found, name) for name in TENSORS})
 
 
 def _recall(path: Path) -> Molecules | None:
     """What a cache file holds; None where there is none, or it is damaged."""
-    kept = cache.load(path, (*TEXTS, "refused"), TENSORS)
+    kept = cache.load(path, (*TEXTS, "skipped"), TENSORS)
     if kept is None:
         return None
     texts, tensors = kept
-    fields = [line.split("\t", 2) for line in texts.pop("refused") if line]
+    fields = [line.split("\t", 2) for line in texts.pop("skipped") if line]
     if len({len(column) for column in (*texts.values(), *tensors.values())}) != 1:
         return None
-    refused = tuple(SkippedLine(int(line), smiles, reason) for line, smiles, reason in fields)
-    bonds, atoms, losses = (tensors[name] for name in TENSORS)
-    return Molecules(texts["smiles"], texts["meanings"], bonds, atoms, losses, texts["scaffolds"], refused)
+    skipped = tuple(SkippedLine(int(line), smiles, reason) for line, smiles, reason in fields)
+    bonds, atoms, lossy_flags = (tensors[name] for name in TENSORS)
+    return Molecules(texts["smiles"], texts["decoded_smiles"], bonds, atoms, lossy_flags, texts["scaffolds"], skipped)
 
 
-def _some(refused: Sequence[SkippedLine]) -> str:
-    return "; ".join(f"line {one.line}: {one.reason}" for one in refused[:MAX_LISTED])
+def _some(skipped: Sequence[SkippedLine]) -> str:
+    return "; ".join(f"line {one.line}: {one.reason}" for one in skipped[:MAX_LISTED])
 
 
-def _set_aside(path: Path, key: str, lines: int, refused: Sequence[SkippedLine]) -> None:
+def _set_aside(path: Path, key: str, lines: int, skipped: Sequence[SkippedLine]) -> None:
     """Write the refused lines to a file, and say so."""
     aside = cache.cache_folder() / "set-aside" / f"{path.stem}-{key}.tsv"
-    table = "line\tsmiles\treason\n" + "".join(f"{one.line}\t{one.smiles}\t{one.reason}\n" for one in refused)
+    table = "line\tsmiles\treason\n" + "".join(f"{one.line}\t{one.smiles}\t{one.reason}\n" for one in skipped)
     where = f"all of them in {aside}" if cache.write(aside, table.encode()) else f"{aside} could not be written"
     warnings.warn(
-        f"{len(refused):,} of {lines:,} molecules of {path} were set aside: {_some(refused)}; {where}",
+        f"{len(skipped):,} of {lines:,} molecules of {path} were set aside: {_some(skipped)}; {where}",
         SkippedLinesWarning,
         stacklevel=3,
     )

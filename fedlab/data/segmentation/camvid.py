@@ -42,7 +42,7 @@ from PIL import Image
 from torch import Tensor
 
 from fedlab.data.dataset import ArrayDataset
-from fedlab.data.digits.datasets import EMBEDDED, to_floats
+from fedlab.data.digits.datasets import EMBEDDED, to_float
 from fedlab.errors import DataError, near_match
 
 CLASSES = (
@@ -136,7 +136,7 @@ def load_drive(domain: str, split: str, root: Path | None = None, reduce: int = 
     if domain == HELD_OUT:
         rows = slice(None)
     x = darken(x[rows]) if drive.dark else x[rows]
-    return ArrayDataset({"x": x} if split == "train" else {"x": x, "y": y[rows]}, to_floats)
+    return ArrayDataset({"x": x} if split == "train" else {"x": x, "y": y[rows]}, to_float)
 
 
 def darken(x: Tensor) -> Tensor:

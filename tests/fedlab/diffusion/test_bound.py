@@ -45,11 +45,11 @@ def test_a_network_that_knows_the_image_pays_for_the_last_level_the_variances_an
     x = torch.tensor([[0.0, 64 / 127.5 - 1, 1.0], [-1.0, 0.0, 0.0]])
 
     def network(noisy, level):
-        signal, spread = (table.float()[level][:, None] for table in (LAW.signal, LAW.spread))
-        return (noisy - signal * x) / spread
+        alpha, sigma = (table.float()[level][:, None] for table in (LAW.alpha, LAW.sigma))
+        return (noisy - alpha * x) / sigma
 
-    signal, spread = LAW.at(19)
-    last = ((signal * x.double()) ** 2 + spread**2 - 1) / 2 - math.log(spread)
+    alpha, sigma = LAW.at(19)
+    last = ((alpha * x.double()) ** 2 + sigma**2 - 1) / 2 - math.log(sigma)
     ratios = [posterior(LAW, x, x, t, t - 1)[1] / transition(LAW, t, t - 1)[1] for t in range(1, 20)]
     mismatch = sum((ratio - 1 - math.log(ratio)) / 2 for ratio in ratios) if variance == "large" else 0.0
     first = discretized_nll(x.double(), x.double(), posterior(LAW, x, x, 1, 0)[1])

@@ -20,9 +20,9 @@ def test_ddpm_mixes_by_the_cumulative_product():
     for level, beta in enumerate(betas):
         kept *= 1 - beta
         if level in (0, 1, 499, 999):
-            signal, spread = ddpm_schedule(linear_betas(1000)).at(level)
-            assert signal == pytest.approx(kept**0.5, rel=1e-12)
-            assert spread == pytest.approx((1 - kept) ** 0.5, rel=1e-12)
+            alpha, sigma = ddpm_schedule(linear_betas(1000)).at(level)
+            assert alpha == pytest.approx(kept**0.5, rel=1e-12)
+            assert sigma == pytest.approx((1 - kept) ** 0.5, rel=1e-12)
 
 
 def test_the_cosine_schedule_is_a_squared_cosine_until_it_is_cut():
@@ -71,7 +71,7 @@ def test_steps_of_the_gamma_chain_add_up_to_its_closed_form():
         x = torch.zeros(1, 200_000)
         for level, beta in enumerate(betas.tolist()):
             x = (1 - beta) ** 0.5 * x + beta**0.5 * law.step_noise(x, level, level - 1)
-        at_once = law.spread[-1] * law.noise(x, torch.tensor([11]))
+        at_once = law.sigma[-1] * law.noise(x, torch.tensor([11]))
     for moment in (torch.mean, torch.var, lambda values: torch.tensor(skew(values[0]))):
         assert float(moment(x)) == pytest.approx(float(moment(at_once)), abs=0.02)
 

@@ -63,8 +63,8 @@ def test_ancestral_steps_are_those_of_diffusers(schedule, number):
 @pytest.mark.parametrize("number", range(18))
 def test_ddim_steps_are_those_of_diffusers(schedule, number):
     eta, clip, level, after = REFERENCE[schedule]["ddim"][number]
-    before = level - 100 if level else -1
-    found = ddim_step(in_float32(schedule), X, FOUND, level, before, eta=eta, clip=clip, noise=torch.ones_like(X))
+    prev_level = level - 100 if level else -1
+    found = ddim_step(in_float32(schedule), X, FOUND, level, prev_level, eta=eta, clip=clip, noise=torch.ones_like(X))
     assert close(found, after)
 
 
@@ -128,8 +128,8 @@ def exact(law):
     """E[e | x] for such pixels."""
 
     def backbone(x, level):
-        signal, spread = (table.to(x.dtype)[level][:, None] for table in (law.signal, law.spread))
-        return spread * (x - signal * M) / (signal**2 * V + spread**2)
+        alpha, sigma = (table.to(x.dtype)[level][:, None] for table in (law.alpha, law.sigma))
+        return sigma * (x - alpha * M) / (alpha**2 * V + sigma**2)
 
     return backbone
 
@@ -186,7 +186,7 @@ def test_annealed_langevin_is_a_plain_loop():
 
 def test_annealed_langevin_finds_the_data_and_denoising_takes_the_last_noise_away():
     law, variances = ncsn_schedule(geometric_sigmas(0.1, 2.0, 15)), {}
-    step = best_step(float(law.spread[1] / law.spread[0]), 20)
+    step = best_step(float(law.sigma[1] / law.sigma[0]), 20)
     for denoise in (False, True):
         with seeded("samples"):
             x = annealed_langevin(law, exact(law), initial_noise(law, (4000, 2)), steps=20, step=step, denoise=denoise)

@@ -49,6 +49,6 @@ def test_curves_by_a_knob_have_a_panel_for_each_run_and_the_published_values_as_
     two = pixels(latent_plots.sweep_plot({"a": scores, "b": scores}, [0.1, 0.5, 1.0], "temperature", {}))
     marked = pixels(latent_plots.sweep_plot({"a": scores, "b": scores}, [0.1, 0.5, 1.0], "temperature", marks))
     assert two.shape[1] > 1.5 * one.shape[1]
-    assert count(two, latent_plots.DRAWN) > 1.5 * count(one, latent_plots.DRAWN) > 0
+    assert count(two, latent_plots.GENERATED) > 1.5 * count(one, latent_plots.GENERATED) > 0
     reddish = [(image[..., 0] - image[..., 2] > 20).sum() for image in (marked, two)]
     assert reddish[0] > reddish[1] > 0

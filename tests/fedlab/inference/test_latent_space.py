@@ -61,18 +61,18 @@ def test_other_runs_and_runs_without_a_checkpoint_are_refused(tmp_path):
 
 def test_a_path_begins_and_ends_at_its_molecules_and_is_a_straight_line(space):
     first, second = "CCOC", "c1ccccc1"
-    assert space.between(first, second, 5)[0] == "CCOC" and space.between(first, second, 5)[-1] == "c1ccccc1"
+    assert space.interpolate(first, second, 5)[0] == "CCOC" and space.interpolate(first, second, 5)[-1] == "c1ccccc1"
     a, b = space.encode_smiles(first), space.encode_smiles(second)
-    assert space.between(first, second, 5)[2] == space.decode(0.5 * a + 0.5 * b)[0]
+    assert space.interpolate(first, second, 5)[2] == space.decode(0.5 * a + 0.5 * b)[0]
     with pytest.raises(DataError, match="it has 10 heavy atoms"):
-        space.between(first, "CCCCCCCCCC", 5)
+        space.interpolate(first, "CCCCCCCCCC", 5)
 
 
 def test_canonical_order_holds_for_single_molecules_too():
     workload = Molecules(**SMALL, order="canonical")
     space = latent_space.LatentSpace(workload, model(workload), "flow", 0)
     table = workload.tables()[1]
-    row = next(row for row in range(50) if table.smiles[row] == table.meanings[row])
+    row = next(row for row in range(50) if table.smiles[row] == table.decoded_smiles[row])
     torch.testing.assert_close(space.encode_smiles(table.smiles[row]), space.encode(table.select([row])))
 
 
@@ -80,13 +80,13 @@ def test_a_direction_is_the_covariance_and_stands_beside_a_ridge_regression(spac
     found = latent_space.fit_direction(space, "logp")
     of_training, of_test = space.workload.tables()
     training, test = latent_space._usable(of_training, 2000), latent_space._usable(of_test, 1000)
-    x, y = space.encode(training).double().numpy(), latent_space.property_values(training.meanings, "logp")
+    x, y = space.encode(training).double().numpy(), latent_space.property_values(training.decoded_smiles, "logp")
     there = space.encode(test).double().numpy()
     covariance = np.array([np.cov(x[:, column], y)[0, 1] for column in range(x.shape[1])])
     unit = covariance / np.linalg.norm(covariance)
     assert found.unit.numpy() == pytest.approx(unit, abs=1e-6)
-    assert found.deviation == pytest.approx((x @ unit).std())
-    assert np.array_equal(found.true, latent_space.property_values(test.meanings, "logp"))
+    assert found.std == pytest.approx((x @ unit).std())
+    assert np.array_equal(found.true, latent_space.property_values(test.decoded_smiles, "logp"))
     assert found.correlation == pytest.approx(np.corrcoef(there @ unit, found.true)[0, 1])
     centred, one = x - x.mean(0), np.eye(x.shape[1])
     fits = [np.linalg.solve(centred.T @ centred + p * one, centred.T @ (y - y.mean())) for p in latent_space.PENALTIES]
@@ -101,12 +101,12 @@ def test_a_walk_goes_from_molecules_along_a_direction(space, monkeypatch):
     walk = latent_space.traverse(space, along, steps=5)
     starts = latent_space._usable(space.workload.tables()[1], 6)
     assert walk.steps.tolist() == [-4, -2, 0, 2, 4] and walk.values.shape == (6, 5)
-    assert [line[2] for line in walk.met] == list(starts.meanings)  # a flow inverts
-    assert walk.values[:, 2] == pytest.approx(latent_space.property_values(starts.meanings, "logp"))
-    point = space.encode(starts.select([4])) + 2 * along.deviation * along.unit
-    assert space.decode(point)[0] == walk.met[4][3]
+    assert [line[2] for line in walk.decoded] == list(starts.decoded_smiles)  # a flow inverts
+    assert walk.values[:, 2] == pytest.approx(latent_space.property_values(starts.decoded_smiles, "logp"))
+    point = space.encode(starts.select([4])) + 2 * along.std * along.unit
+    assert space.decode(point)[0] == walk.decoded[4][3]
     assert walk.valid[2] == 1 and walk.means[2] == pytest.approx(walk.values[:, 2].mean())
-    gone = latent_space.Traversal(walk.steps, walk.met, np.full((6, 5), np.nan))
+    gone = latent_space.Traversal(walk.steps, walk.decoded, np.full((6, 5), np.nan))
     assert np.isnan(gone.means).all() and (gone.valid == 0).all()
 
 
@@ -135,5 +135,5 @@ def test_without_pairs_paths_are_between_test_molecules_that_lose_nothing(space)
     pairs = _first_pairs(space)
     assert len(pairs) == 3
     for one in (text for pair in pairs for text in pair):
-        _, graph = graphs.parse_smiles(one, space.workload.alphabet)
-        assert not graph.losses & graphs.ALTERING_FLAGS
+        _, graph = graphs.parse_smiles(one, space.workload.vocabulary)
+        assert not graph.lossy_flags & graphs.ALTERING_FLAGS

@@ -12,7 +12,7 @@ from fedlab.losses import propagation
 from fedlab.losses.propagation import propagate_labels
 
 
-def dense(features, probabilities, neighbours, alpha, iterations):
+def dense(features, probabilities, num_neighbors, alpha, iterations):
     """F <- alpha S F + (1 - alpha) Y with S = D^-1/2 W D^-1/2, every matrix written out."""
     features, start = np.asarray(features, float), np.asarray(probabilities, float)
     count = len(features)
@@ -22,7 +22,7 @@ def dense(features, probabilities, neighbours, alpha, iterations):
             -2 if i == j else features[i] @ features[j] / np.linalg.norm(features[i]) / np.linalg.norm(features[j])
             for j in range(count)
         ]
-        for j in np.argsort(cosines)[::-1][: min(neighbours, count - 1)]:
+        for j in np.argsort(cosines)[::-1][: min(num_neighbors, count - 1)]:
             a[i, j] = max(cosines[j], 0) ** 3
     w = a + a.T
     degree = np.maximum(w.sum(1), 1e-6)
@@ -40,15 +40,15 @@ def random_case(count, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("count", "neighbours", "alpha", "iterations"),
+    ("count", "num_neighbors", "alpha", "iterations"),
     [(12, 3, 0.95, 40), (12, 3, 0.5, 1), (20, 1, 0.9, 7), (5, 4, 0.8, 3), (5, 100, 0.8, 3), (2, 10, 0.95, 40)],
 )
-def test_as_the_dense_matrices(count, neighbours, alpha, iterations):
+def test_as_the_dense_matrices(count, num_neighbors, alpha, iterations):
     features, p = random_case(count)
     if count == 2:
         features = features.abs()  # two examples that look away from each other have no edge
-    found = propagate_labels(features, p, neighbours, alpha, iterations)
-    np.testing.assert_allclose(found.numpy(), dense(features, p, neighbours, alpha, iterations), rtol=2e-4, atol=1e-6)
+    found = propagate_labels(features, p, num_neighbors, alpha, iterations)
+    np.testing.assert_allclose(found.numpy(), dense(features, p, num_neighbors, alpha, iterations), rtol=2e-4, atol=1e-6)
 
 
 def test_blocks_of_rows_change_nothing(monkeypatch):
@@ -70,7 +70,7 @@ def test_one_iteration_by_hand():
     """A path: b is the neighbour of a and c at 45 degrees, so w = cos^3; S = 1/sqrt(2) between b and its ends."""
     features = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
     p = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
-    found = propagate_labels(features, p, neighbours=2, alpha=0.5, iterations=1)
+    found = propagate_labels(features, p, num_neighbors=2, alpha=0.5, iterations=1)
     one, half = math.sqrt(0.5) * 0.5, 0.5  # what b sends to a for each class; what a keeps
     expected = torch.tensor([half * one + half * 1.0, half * one])
     torch.testing.assert_close(found[0], expected / expected.sum())
@@ -91,14 +91,14 @@ def test_a_cluster_outvotes_its_odd_member():
     features = centres + 0.05 * torch.randn(20, 8, generator=generator)
     p = torch.tensor([[0.9, 0.1]] * 10 + [[0.1, 0.9]] * 10)
     p[0] = torch.tensor([0.2, 0.8])
-    assert propagate_labels(features, p, neighbours=5).argmax(1).tolist() == [0] * 10 + [1] * 10
+    assert propagate_labels(features, p, num_neighbors=5).argmax(1).tolist() == [0] * 10 + [1] * 10
     assert p.argmax(1)[0] == 1
 
 
 def test_an_example_without_neighbours_keeps_its_own():
     features = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.1, 0.0], [-1.0, 0.0, 0.0]])  # the last looks away from both
     p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
-    torch.testing.assert_close(propagate_labels(features, p, neighbours=2)[2], p[2])
+    torch.testing.assert_close(propagate_labels(features, p, num_neighbors=2)[2], p[2])
 
 
 def test_a_single_example_keeps_its_own():

@@ -58,14 +58,14 @@ def test_images_are_cut_and_mixed_as_asked(size, colours):
 
 
 def test_the_law_is_the_knobs():
-    ddpm, gamma, ncsn = (Generation(law=law, levels=50).noise_law for law in ("ddpm", "gamma", "ncsn"))
+    ddpm, gamma, ncsn = (Generation(law=law, levels=50).noise_schedule for law in ("ddpm", "gamma", "ncsn"))
     assert ddpm.gaussian and ncsn.gaussian and not gamma.gaussian
-    assert torch.equal(ddpm.signal, gamma.signal)
+    assert torch.equal(ddpm.alpha, gamma.alpha)
     assert ddpm.at(0)[1] ** 2 == pytest.approx(20e-4)  # a twentieth of the levels, each with twenty times the noise
-    assert Generation().noise_law.at(0)[1] ** 2 == pytest.approx(1e-4)
+    assert Generation().noise_schedule.at(0)[1] ** 2 == pytest.approx(1e-4)
     assert [ncsn.at(0), ncsn.at(49)] == [(1.0, pytest.approx(0.02)), (1.0, pytest.approx(2.0))]
-    assert Generation(schedule="cosine", levels=50).noise_law.signal[0] != ddpm.signal[0]
-    assert Generation(law="ncsn", network="ncsn1", levels=10).noise_law.scored
+    assert Generation(schedule="cosine", levels=50).noise_schedule.alpha[0] != ddpm.alpha[0]
+    assert Generation(law="ncsn", network="ncsn1", levels=10).noise_schedule.scored
 
 
 def test_the_network_is_the_knobs():
@@ -85,7 +85,7 @@ def test_the_loss_is_the_objective_of_the_images():
     with seeded("loss"):
         loss = workload.loss(model, batch)
     with seeded("loss"):
-        assert torch.equal(denoising_loss(workload.noise_law, model, batch["x"]), loss)
+        assert torch.equal(denoising_loss(workload.noise_schedule, model, batch["x"]), loss)
     sliced = Generation(limit=20, objective="sliced")
     with seeded("loss"):
         assert not torch.equal(sliced.loss(model, batch), loss)
@@ -102,8 +102,8 @@ def test_the_metric_is_the_error_at_levels_spread_over_all(law):
     assert set(metrics) == {"loss"}
     with seeded(0, "test noise"):
         level = torch.arange(20)[torch.randperm(20)]
-        noise = workload.noise_law.noise(data[:]["x"], level)
-    wanted = denoising_errors(workload.noise_law, model, data[:]["x"], level, noise).mean()
+        noise = workload.noise_schedule.noise(data[:]["x"], level)
+    wanted = denoising_errors(workload.noise_schedule, model, data[:]["x"], level, noise).mean()
     assert metrics["loss"] == pytest.approx(wanted.item(), rel=1e-5)
     with seeded("elsewhere"):
         assert workload.evaluate(model, data) == metrics

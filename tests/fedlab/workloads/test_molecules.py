@@ -35,7 +35,7 @@ def model(workload):
 
 
 def strings(workload, data):
-    return graphs.batch_to_smiles(data.columns["adjacency"], data.columns["nodes"], workload.alphabet)
+    return graphs.batch_to_smiles(data.columns["adjacency"], data.columns["nodes"], workload.vocabulary)
 
 
 # --- who holds what ---
@@ -82,7 +82,7 @@ def test_a_random_order_is_drawn_anew_and_is_the_same_molecule():
     first, second = data[:20], data[:20]
     assert not torch.equal(first["adjacency"], second["adjacency"])
     for batch in (first, second):
-        found = graphs.batch_to_smiles(batch["adjacency"].argmax(1), batch["nodes"].argmax(2), workload.alphabet)
+        found = graphs.batch_to_smiles(batch["adjacency"].argmax(1), batch["nodes"].argmax(2), workload.vocabulary)
         assert found == strings(workload, data)[:20]
 
 
@@ -91,8 +91,8 @@ def test_canonical_order_and_dropped_molecules(workload):
     assert strings(canonical, canonical.data(1, "train")) == strings(workload, workload.data(1, "train"))
     dropped = _holdings(Molecules(**SMALL, lossy="drop"))
     kept = _holdings(workload)
-    assert (kept.training.losses & graphs.ALTERING_FLAGS > 0).sum() == 300 - len(dropped.training) > 10
-    assert (dropped.training.losses & graphs.ALTERING_FLAGS == 0).all()
+    assert (kept.training.lossy_flags & graphs.ALTERING_FLAGS > 0).sum() == 300 - len(dropped.training) > 10
+    assert (dropped.training.lossy_flags & graphs.ALTERING_FLAGS == 0).all()
 
 
 def test_a_file_of_ones_own_takes_the_place_of_the_set(tmp_path):
@@ -113,7 +113,7 @@ def test_a_client_may_bring_a_file_of_its_own_in_place_of_its_share(tmp_path):
         train, test = workload.data(1, "train"), workload.data(1, "test")
     assert len(train) == 45 and len(test) == 5
     known = [graphs.canonical_smiles(graphs.parse_smiles(text, graphs.QM9)[0]) for text in texts]
-    assert set(strings(workload, train)) < {*known, *_holdings(workload).reference.meanings}
+    assert set(strings(workload, train)) < {*known, *_holdings(workload).reference.decoded_smiles}
     assert len(workload.data(None, "train")) == 15  # the server's part is the set's
     file.write_text("CC\nCO\n")
     smiles.load_molecules.cache_clear()
@@ -145,12 +145,12 @@ def test_scores_are_of_samples_against_both_files(workload, model):
     training, reference = (
         smiles.load_molecules(smiles.molecule_file("qm9", split, None), graphs.QM9, 300) for split in ("train", "test")
     )
-    wanted = scores.validity_metrics(drawn, set(training.meanings))
+    wanted = scores.validity_metrics(drawn, set(training.decoded_smiles))
     assert {name: found[name] for name in wanted} == wanted and found["samples"] == 40
     valid = [one for one in drawn if one]
-    likeness = scores.distribution_metrics(valid, [text for text in reference.meanings if text])
-    assert set(found) - set(wanted) == {*likeness, "rebuilt"}
-    assert found["rebuilt"] == 1  # a flow inverts
+    likeness = scores.distribution_metrics(valid, [text for text in reference.decoded_smiles if text])
+    assert set(found) - set(wanted) == {*likeness, "reconstruction"}
+    assert found["reconstruction"] == 1  # a flow inverts
     assert Molecules(**{**SMALL, "samples": 0}).score(model) == Score()
 
 
@@ -197,11 +197,11 @@ def test_an_mpgvae_is_scored_and_tested_like_any_family(monkeypatch):
     assert found["nll"] == pytest.approx(45 * found["loss"], rel=0.05)  # beta is 1: both are the bound, of other draws
     with seeded("score"):
         assert workload.score(model).metrics["samples"] == 40
-    assert workload.rebuilt(model, 40) == {"rebuilt": 0}
+    assert workload.reconstruction_rate(model, 40) == {"reconstruction": 0}
     reference = workload.data(None, "test")[:20]
     monkeypatch.setattr(type(model), "decode", lambda *_, **__: (reference["adjacency"], reference["nodes"]))
-    assert workload.rebuilt(model, 20) == {"rebuilt": 1}
-    assert workload.rebuilt(model, 0) == {}  # as of a file with no molecule in one piece
+    assert workload.reconstruction_rate(model, 20) == {"reconstruction": 1}
+    assert workload.reconstruction_rate(model, 0) == {}  # as of a file with no molecule in one piece
 
 
 # --- strategies ---

@@ -38,7 +38,7 @@ def test_ddim_is_the_samplers_own_in_parts_of_a_batch(monkeypatch):
     with seeded("draw"):
         drawn = sampling.draw(workload, model, 6, lambda *news: told.append(news))
     with seeded("draw"):
-        law = workload.noise_law
+        law = workload.noise_schedule
         wanted = [
             samplers.sample(law, model, samplers.initial_noise(law, (some, 1, 28, 28)), samplers.ddim_step, 3)
             for some in (4, 2)
@@ -50,7 +50,7 @@ def test_ddim_is_the_samplers_own_in_parts_of_a_batch(monkeypatch):
 
 def test_eta_is_ddims_share_of_fresh_noise():
     workload = Generation(**SMALL, sampling_steps=3, eta=0.5)
-    model, law = model_of(workload), workload.noise_law
+    model, law = model_of(workload), workload.noise_schedule
     with seeded("draw"):
         drawn = sampling.draw(workload, model, 4)
     with seeded("draw"):
@@ -62,7 +62,7 @@ def test_eta_is_ddims_share_of_fresh_noise():
 def test_langevin_takes_ncsnv2s_step_for_its_ladder_unless_told():
     for given in (0.0, 0.2):
         workload = Generation(**SMALL, law="ncsn", levels=3, sampling_steps=2, langevin_step=given)
-        model, law = model_of(workload), workload.noise_law
+        model, law = model_of(workload), workload.noise_schedule
         step = given or sigmas.best_step(10.0, 2)  # 0.02, 0.2, 2
         with seeded("draw"):
             drawn = sampling.draw(workload, model, 4)
@@ -102,7 +102,7 @@ def test_images_that_are_no_digits_are_drawn_and_shown_and_flipped_in_training(m
     monkeypatch.setattr(image_sets, "load_image_set", lambda name, root, test: made)
     knobs = {"source": "cifar10", "size": 32, "colours": 3, "shards": 2, "samples": 8}
     workload = Generation(**knobs, mirror=True, sampling_steps=1)
-    exact = datasets.to_floats({"x": made.x})["x"]
+    exact = datasets.to_float({"x": made.x})["x"]
     assert torch.equal(workload.data(None, "test")[:]["x"], exact)
     with seeded("mirror"):
         seen = workload.data(None, "train")[:]["x"]

@@ -19,20 +19,20 @@ from fedlab.seeds import seeded
 FULL = os.environ.get("FEDLAB_DATA", "")
 
 
-def graph(text, alphabet=QM9):
-    return graphs.parse_smiles(text, alphabet)[1]
+def graph(text, vocabulary=QM9):
+    return graphs.parse_smiles(text, vocabulary)[1]
 
 
-def back(text, alphabet=QM9, **how):
-    found = graph(text, alphabet)
-    return graphs.to_smiles(found.bonds, found.atoms, alphabet, **how)
+def back(text, vocabulary=QM9, **how):
+    found = graph(text, vocabulary)
+    return graphs.to_smiles(found.bonds, found.atoms, vocabulary, **how)
 
 
-def built(elements, *bonds, alphabet=QM9):
+def built(elements, *bonds, vocabulary=QM9):
     """A graph by hand: symbols, and (i, j, order from 1)."""
-    atoms = np.full(alphabet.size, alphabet.no_atom, np.uint8)
-    atoms[: len(elements)] = [alphabet.elements.index(symbol) for symbol in elements]
-    table = np.full((alphabet.size, alphabet.size), graphs.NO_BOND, np.uint8)
+    atoms = np.full(vocabulary.size, vocabulary.no_atom, np.uint8)
+    atoms[: len(elements)] = [vocabulary.elements.index(symbol) for symbol in elements]
+    table = np.full((vocabulary.size, vocabulary.size), graphs.NO_BOND, np.uint8)
     for i, j, order in bonds:
         table[i, j] = table[j, i] = order - 1
     return table, atoms
@@ -44,7 +44,7 @@ def test_a_graph_by_hand():
     wanted = np.full((9, 9), 3)
     wanted[0, 1] = wanted[1, 0] = 0
     wanted[1, 2] = wanted[2, 1] = 2
-    assert (found.bonds == wanted).all() and found.losses == 0
+    assert (found.bonds == wanted).all() and found.lossy_flags == 0
 
 
 def test_benzene_is_three_single_and_three_double_bonds():
@@ -68,31 +68,31 @@ def test_benzene_is_three_single_and_three_double_bonds():
     ],
 )
 def test_what_a_graph_does_not_hold_is_named(text, names, returns):
-    assert graphs.flag_names(graph(text).losses) == names
+    assert graphs.flag_names(graph(text).lossy_flags) == names
     assert back(text) == returns
 
 
-def rounds(found, alphabet):
+def rounds(found, vocabulary):
     """How each molecule comes back, counted by what its graph does not hold."""
     counts = Counter()
-    for text, bonds, atoms, losses in zip(
-        found.smiles, found.bonds.numpy(), found.atoms.numpy(), found.losses.tolist(), strict=True
+    for text, bonds, atoms, lossy_flags in zip(
+        found.smiles, found.bonds.numpy(), found.atoms.numpy(), found.lossy_flags.tolist(), strict=True
     ):
-        molecule = graphs.to_molecule(bonds, atoms, alphabet)
+        molecule = graphs.to_molecule(bonds, atoms, vocabulary)
         sane = Chem.SanitizeMol(molecule, catchErrors=True) == Chem.SANITIZE_NONE
         same = sane and graphs.canonical_smiles(molecule) == text
-        if not losses & ALTERING_FLAGS:
+        if not lossy_flags & ALTERING_FLAGS:
             assert same, text
-            assert losses & LOSSY_FLAGS["fragments"] or graphs.validated_smiles(molecule) == text
+            assert lossy_flags & LOSSY_FLAGS["fragments"] or graphs.validated_smiles(molecule) == text
         counts[same] += 1
     return counts
 
 
 def test_every_embedded_molecule_that_loses_nothing_comes_back():
     found = smiles.load_molecules(smiles.molecule_file("qm9", "test", None), QM9)
-    assert len(found) == 1000 and not found.refused
+    assert len(found) == 1000 and not found.skipped
     assert rounds(found, QM9) == {True: 893, False: 107}
-    assert int((found.losses & ALTERING_FLAGS > 0).sum()) == 107
+    assert int((found.lossy_flags & ALTERING_FLAGS > 0).sum()) == 107
 
 
 @pytest.mark.paper
@@ -100,11 +100,11 @@ def test_every_embedded_molecule_that_loses_nothing_comes_back():
 @pytest.mark.parametrize("name", ["qm9", "zinc"])
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_every_molecule_at_hand_that_loses_nothing_comes_back(name, split):
-    alphabet = smiles.MOLECULE_SETS[name].alphabet
-    found = smiles.load_molecules(smiles.molecule_file(name, split, Path(FULL)), alphabet)
-    assert not found.refused
-    counts = rounds(found, alphabet)
-    assert counts[False] == int((found.losses & ALTERING_FLAGS > 0).sum())
+    vocabulary = smiles.MOLECULE_SETS[name].vocabulary
+    found = smiles.load_molecules(smiles.molecule_file(name, split, Path(FULL)), vocabulary)
+    assert not found.skipped
+    counts = rounds(found, vocabulary)
+    assert counts[False] == int((found.lossy_flags & ALTERING_FLAGS > 0).sum())
 
 
 def test_canonical_order_is_the_same_however_a_molecule_is_written():

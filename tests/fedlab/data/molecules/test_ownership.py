@@ -23,8 +23,8 @@ def test_every_molecule_has_one_owner(files, by):
     rows = [found.public, *(part for client in found.clients for part in client)]
     assert sorted(torch.cat(rows).tolist()) == list(range(len(files[0])))
     assert len(found.public) == round(0.1 * len(files[0])) and len(found.clients) == 3
-    assert found.known == set(files[0].meanings)
-    assert found.compared == tuple(meaning for meaning in files[1].meanings if meaning)
+    assert found.known == set(files[0].decoded_smiles)
+    assert found.compared == tuple(meaning for meaning in files[1].decoded_smiles if meaning)
 
 
 def test_another_seed_deals_otherwise_and_the_same_the_same(files):
@@ -40,7 +40,7 @@ def test_too_small_a_public_part_is_refused(files):
 
 def test_only_molecules_that_lose_nothing_are_kept(files):
     kept = ownership.drop_lossy(files[0])
-    assert 0 < len(kept) < len(files[0]) and not (kept.losses & graphs.ALTERING_FLAGS).any()
-    lossy = files[0].select([row for row, loss in enumerate(files[0].losses.tolist()) if loss & graphs.ALTERING_FLAGS])
+    assert 0 < len(kept) < len(files[0]) and not (kept.lossy_flags & graphs.ALTERING_FLAGS).any()
+    lossy = files[0].select([row for row, loss in enumerate(files[0].lossy_flags.tolist()) if loss & graphs.ALTERING_FLAGS])
     with pytest.raises(DataError, match="set molecules.lossy=keep"):
         ownership.drop_lossy(lossy)

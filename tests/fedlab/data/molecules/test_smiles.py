@@ -41,10 +41,10 @@ def same(first, second):
 def test_a_heading_blank_lines_and_further_columns_do_not_matter(write):
     found = smiles.load_molecules(write("SMILES,logP\nOCC,1.0\n\nc1ccccc1 benzene\nC[NH3+]\tx\n"), QM9)
     assert found.smiles == ("CCO", "c1ccccc1", "C[NH3+]")
-    assert found.meanings == ("CCO", "c1ccccc1", "CN")
+    assert found.decoded_smiles == ("CCO", "c1ccccc1", "CN")
     assert found.scaffolds == ("", "c1ccccc1", "")
-    assert found.bonds.shape == (3, 9, 9) and found.losses.tolist() == [0, 0, 1]
-    assert not found.refused
+    assert found.bonds.shape == (3, 9, 9) and found.lossy_flags.tolist() == [0, 0, 1]
+    assert not found.skipped
 
 
 def test_lines_that_are_no_molecules_are_set_aside_with_number_and_reason(write, cache):
@@ -52,7 +52,7 @@ def test_lines_that_are_no_molecules_are_set_aside_with_number_and_reason(write,
     with pytest.warns(smiles.SkippedLinesWarning, match="3 of 5 molecules of .*some.smi were set aside: line 3: 'C1CC' is no SMI"):
         found = smiles.load_molecules(path, QM9)
     assert found.smiles == ("CC", "CO")
-    assert [(one.line, one.smiles) for one in found.refused] == [(3, "C1CC"), (4, "CCCCCCCCCC"), (5, "CCl")]
+    assert [(one.line, one.smiles) for one in found.skipped] == [(3, "C1CC"), (4, "CCCCCCCCCC"), (5, "CCl")]
     (aside,) = (cache / "set-aside").iterdir()
     rows = [line.split("\t") for line in aside.read_text().splitlines()]
     assert rows[0] == ["line", "smiles", "reason"]
@@ -115,7 +115,7 @@ def read(path):
 def test_a_long_file_is_parsed_once(write, cache, counted):
     first, second = read(write(TEXT)), read(write(TEXT))
     assert len(counted) == 1 and same(first, second)
-    assert first.meanings == ("CC", "C1CC1", "", "CO")
+    assert first.decoded_smiles == ("CC", "C1CC1", "", "CO")
     assert len(list(cache.glob("some-*.npz"))) == 1
 
 
