@@ -29,17 +29,17 @@ from rich.table import Table
 from fedlab.comparison.result import Comparison
 from fedlab.errors import ConfigError
 from fedlab.evaluation.distances import Floats
-from fedlab.inference.latent_space import Space
+from fedlab.inference.latent_space import LatentSpace
 from fedlab.models.mpgvae import MPGVAE, Matching
 from fedlab.runs.result import Result
 from fedlab.seeds import deterministic, seeded
 
-SCORES = ("validity", "uniqueness", "novelty", "valid_unique_novel", "rebuilt")
-HEADS = ("ordered", "any order", "valid", "unique", "novel", "product", "rebuilt", "frechet", "ms a step")
+SCORES = ("validity", "uniqueness", "novelty", "valid_unique_novel", "reconstruction")
+HEADS = ("ordered", "any order", "valid", "unique", "novel", "product", "reconstruction", "frechet", "ms a step")
 
 
 @torch.no_grad()
-def bound(space: Space, matching: Matching, molecules: int) -> float:
+def bound(space: LatentSpace, matching: Matching, molecules: int) -> float:
     """Mean bound over the first test molecules, in the order that the workload gives their atoms."""
     if not isinstance(space.model, MPGVAE):
         raise ConfigError(f"{space.name} learned a {type(space.model).__name__}, and matching is of an MPGVAE")
@@ -47,7 +47,7 @@ def bound(space: Space, matching: Matching, molecules: int) -> float:
     total, count = 0.0, 0
     with seeded(space.workload.data_config.seed, "matching"):
         data = space.workload.data(None, "test")
-        for batch in data.spread(min(molecules, len(data))).batches(250):
+        for batch in data.subsample(min(molecules, len(data))).batches(250):
             total += float(space.model.nll(batch["adjacency"], batch["nodes"]).sum())
             count += len(batch["nodes"])
     space.model.matching = trained
@@ -66,7 +66,7 @@ def log_orders(smiles: Sequence[str]) -> float:
 
 def figures(result: Result, molecules: int) -> list[float]:
     """One run's line, shares in percent."""
-    space, score = Space.open(result.directory), result.score()
+    space, score = LatentSpace.open(result.directory), result.score()
     steps = int(result.config["client.steps"]) * len(result.rounds[-1]["clients"]) * (len(result.rounds) - 1)
     return [
         bound(space, "order", molecules),
@@ -101,8 +101,8 @@ def main() -> None:
     with deterministic(1):
         comparison = Comparison.read(options.comparison)
         Console().print(table(comparison, options.molecules))
-        space = Space.open(comparison.results[0][1].directory)
-        whole = [meaning for meaning in space.workload.tables()[1].meanings if meaning][: options.molecules]
+        space = LatentSpace.open(comparison.results[0][1].directory)
+        whole = [meaning for meaning in space.workload.tables()[1].decoded_smiles if meaning][: options.molecules]
         Console().print(f"log of the number of orders of a test molecule, mean: {log_orders(whole):.1f}")
 
 

@@ -24,7 +24,7 @@ from benchmarks import cells
 from fedlab import workloads
 from fedlab.comparison.cells import Begun
 from fedlab.config.schema import Value, build, parse_overrides
-from fedlab.models.batchnorm_stats import adopt_statistics
+from fedlab.models.batchnorm_stats import adapt_batchnorm
 from fedlab.models.feature_classifier import features_of, head_of
 from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.result import Result
@@ -64,7 +64,7 @@ def heads(result: Result) -> dict[str, tuple[float, float]]:
     newcomer, knobs = workload.clients.index(note["client"]), build(Knobs, "dualadapt", result.config)
     model = load(workload.model(), state["arrays"], device)
     own = workload.data(newcomer, "train")
-    adopt_statistics(features_of(model), own, knobs.statistics_images, knobs.own_statistics, device)
+    adapt_batchnorm(features_of(model), own, knobs.statistics_images, knobs.own_statistics, device)
     test, found = workload.data(newcomer, "test"), {}
     for name, distance in note["distances"].items():
         other = deepcopy(model)

@@ -24,7 +24,7 @@ from fedlab.comparison.result import FACTS, Comparison
 from fedlab.errors import ConfigError
 from fedlab.evaluation import latent_plots
 from fedlab.evaluation.distances import Floats
-from fedlab.evaluation.molecules import generation
+from fedlab.evaluation.molecules import validity_metrics
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import deterministic, seeded
 from fedlab.workloads.molecules import Molecules
@@ -51,7 +51,7 @@ def curve(path: Path, knob: str, values: Sequence[float], samples: int, correcte
         model = workload.model()
         model.load_state_dict(newest[1]["arrays"])
         with seeded(int(flat["seed"]), "temperatures"):
-            found = generation(workload.draw(model, samples, corrected=corrected), workload.known())
+            found = validity_metrics(workload.draw(model, samples, corrected=corrected), workload.known())
         rows.append([found.get(score, np.nan) for score in SCORES])
     return np.array(rows)
 
@@ -110,7 +110,7 @@ def main() -> None:
             label: {score: scores[:, :, SCORES.index(score)] for score in SCORES[:3]} for label, scores in found.items()
         }
         marks = {name: np.array(share / 100) for name, share in PAPERS[network].items()}
-        drawn = latent_plots.by_knob(panels, values, options.knob.rpartition(".")[2], marks)
+        drawn = latent_plots.sweep_plot(panels, values, options.knob.rpartition(".")[2], marks)
         options.figure.write_bytes(drawn)
 
 

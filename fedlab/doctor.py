@@ -164,7 +164,7 @@ def _package_data() -> Iterator[Finding]:
     from fedlab.data import download
     from fedlab.data.digits import datasets
 
-    for path in sorted({*datasets.EMBEDDED.glob("*.npz"), datasets.EMBEDDED / datasets.BOUNDS}):
+    for path in sorted({*datasets.EMBEDDED.glob("*.npz"), datasets.EMBEDDED / datasets.BOUND_LABELS}):
         try:
             with zipfile.ZipFile(path) as archive:
                 damage = f"has a wrong checksum in {torn}" if (torn := archive.testzip()) else ""

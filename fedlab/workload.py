@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fedlab.config.schema import NoOptions
 from fedlab.config.sections import Overrides
-from fedlab.data.dataset import Batch, Examples
+from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.errors import ConfigError
 from fedlab.training import Progress, null_progress
 
@@ -29,7 +29,7 @@ class Workload(Protocol):
         """A fresh model, with weights from torch's current random stream."""
         ...
 
-    def data(self, partition: int | None, split: str) -> Examples:
+    def data(self, partition: int | None, split: str) -> ArrayDataset:
         """Examples of one client, or of the server for ``None``; ``split`` is "train" or "test".
 
         Raises
@@ -43,7 +43,7 @@ class Workload(Protocol):
         """Scalar training loss of one batch."""
         ...
 
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Metrics of a model on a data set, all plain floats."""
         ...
 
@@ -52,7 +52,7 @@ class Workload(Protocol):
 class SupportsEpisodes(Protocol):
     """A workload whose clients' classes the model has no output for: heads that are fitted to episodes test G."""
 
-    def episode_accuracies(self, model: nn.Module, data: Examples) -> Mapping[int, Tensor]:
+    def episode_accuracies(self, model: nn.Module, data: ArrayDataset) -> Mapping[int, Tensor]:
         """Number of labelled examples a class to the accuracy of each episode, (episodes,)."""
         ...
 
@@ -101,7 +101,7 @@ class SupportsScoring(Workload, Protocol):
 class SupportsImages(Workload, Protocol):
     """A workload whose inputs can be read from image files."""
 
-    def images(self, paths: Sequence[Path]) -> Examples:
+    def images(self, paths: Sequence[Path]) -> ArrayDataset:
         """Files as inputs ``x``, in the order given; DataError names one that cannot be read."""
         ...
 
@@ -121,7 +121,7 @@ def loss_columns(workload: Workload) -> tuple[str, ...]:
     return tuple(getattr(workload, "loss_columns", ("x", "y")))
 
 
-def missing_columns(workload: Workload, data: Examples) -> list[str]:
+def missing_columns(workload: Workload, data: ArrayDataset) -> list[str]:
     """Columns of the workload's loss that some data does not have, as "y" where it takes labels and there are none."""
     return [name for name in loss_columns(workload) if name not in data.columns]
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fedlab import strategies, workloads
-from fedlab.data.segmentation.camvid import CLASSES, VOID
+from fedlab.data.segmentation.camvid import CLASSES, IGNORE_INDEX
 from fedlab.runs.directory import RunDirectory
 from fedlab.workloads.camvid import upsample_logits
 
@@ -55,7 +55,7 @@ def draw(run: Path, client: str, picture: Path) -> None:
     twin.load_state_dict(state["strategy"]["control"]["average"])
     adapted = half.predictor(workload, half.states_from_checkpoint(workload, state, partition, flat))
     test = workload.data(partition, "test")
-    some = test.spread(VIEWS)[:]
+    some = test.subsample(VIEWS)[:]
     rows = [("view", ((some["x"] + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())]
     rows.append(("labels", painted(some["y"])))
     for name, model in (("source only", twin.eval()), ("DualAdapt", adapted)):
@@ -80,7 +80,7 @@ def draw(run: Path, client: str, picture: Path) -> None:
 
 def painted(labels: torch.Tensor) -> np.ndarray:
     """Classes (views, height, width) as colours (views, height, width, 3)."""
-    return COLOURS[labels.masked_fill(labels == VOID, len(CLASSES)).numpy()]
+    return COLOURS[labels.masked_fill(labels == IGNORE_INDEX, len(CLASSES)).numpy()]
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedlab.config.schema import Config
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError, DataError
-from fedlab.models.batchnorm_stats import adopt_statistics, batch_norms
+from fedlab.models.batchnorm_stats import adapt_batchnorm, batch_norms
 from fedlab.strategies import source_only
 from fedlab.strategies.protocol import (
     ARRAYS,
@@ -91,12 +91,12 @@ def states_from_checkpoint(workload: Workload, checkpoint: Mapping[str, Any], pa
     return with_local_stats(workload, checkpoint[ARRAYS], own, config)
 
 
-def with_local_stats(workload: Workload, arrays: Mapping[str, Tensor], own: Examples | None, config: Config) -> ModelStates:
+def with_local_stats(workload: Workload, arrays: Mapping[str, Tensor], own: ArrayDataset | None, config: Config) -> ModelStates:
     """A model's arrays with the statistics of some examples."""
     options, device = config.strategy, resolve_device(config.run.device)
     model = load(workload.model(), arrays, device)
     if own is not None:
-        adopt_statistics(model, own, options.bn_images, options.bn_adaptation, device)
+        adapt_batchnorm(model, own, options.bn_images, options.bn_adaptation, device)
     return {ARRAYS: {name: tensor.cpu() for name, tensor in model.state_dict().items()}}
 
 

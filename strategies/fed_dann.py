@@ -32,11 +32,11 @@ from torch import Tensor, nn
 
 from fedlab.config.schema import Config
 from fedlab.config.sections import NonNegativeFloat
-from fedlab.data.dataset import Batch, Examples
+from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.errors import ConfigError
-from fedlab.losses.adversarial import domain_loss, reverse
+from fedlab.losses.adversarial import domain_loss, gradient_reversal
 from fedlab.models.batchnorm_stats import encode
-from fedlab.models.feature_classifier import check_parts, features_of, head_of, some_rows
+from fedlab.models.feature_classifier import check_parts, features_of, head_of, subsample_rows
 from fedlab.seeds import seeded
 from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies import protocol
@@ -100,7 +100,7 @@ class WithDiscriminator:
         """Its model and D."""
         return Adversarial(self.inner.model())
 
-    def data(self, partition: int | None, split: str) -> Examples:
+    def data(self, partition: int | None, split: str) -> ArrayDataset:
         """Its data."""
         return self.inner.data(partition, split)
 
@@ -108,7 +108,7 @@ class WithDiscriminator:
         """Its loss."""
         return self.inner.loss(model, batch)
 
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Its metrics."""
         return self.inner.evaluate(model, data)
 
@@ -130,8 +130,8 @@ class FedDann(Alternating):
         with seeded(self.trainer.seed, "source features", server_round):
             source, count = self.trainer.source, self.options.source_features
             rows = torch.randperm(len(source))[:count]
-            some = Examples({name: column[rows] for name, column in source.columns.items()}, source.transform)
-            z = some_rows(encode(features_of(self.trainer.average), some, self.trainer.device), count)
+            some = ArrayDataset({name: column[rows] for name, column in source.columns.items()}, source.transform)
+            z = subsample_rows(encode(features_of(self.trainer.average), some, self.trainer.device), count)
         record = ArrayRecord({"z": z.cpu()})
         content = RecordDict({**messages[0].content, FEATURES: record}) if messages else RecordDict()
         for message in messages:
@@ -147,15 +147,15 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
     data = client_dataset(workload, context, "train")
     model = load(whole.model(), arrays_of(message.content), device)
     assert isinstance(model, Adversarial)
-    rows_each = len(encode(features_of(model), data.spread(1), device))  # 1, or one for each pixel
+    rows_each = len(encode(features_of(model), data.subsample(1), device))  # 1, or one for each pixel
     model.train()
     z_source = arrays_of(message.content, FEATURES)["z"].to(device)  # (source features, width)
     discriminator, features = model.discriminator, features_of(model)
 
     def loss() -> Tensor:
         rows = torch.randint(len(z_source), (training.batch_size * rows_each,)).to(device)
-        z_target = features(data.sample(training.batch_size)["x"].to(device))
-        return domain_loss(discriminator(z_source[rows]), discriminator(reverse(z_target, options.weight)))
+        z_target = features(data.sample_batch(training.batch_size)["x"].to(device))
+        return domain_loss(discriminator(z_source[rows]), discriminator(gradient_reversal(z_target, options.weight)))
 
     learning = [*features.parameters(), *discriminator.parameters()]
     optimiser = torch.optim.SGD(learning, training.learning_rate, momentum=protocol.MOMENTUM)

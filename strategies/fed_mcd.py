@@ -26,10 +26,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from fedlab.config.schema import Config
-from fedlab.data.dataset import Batch, Examples
+from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.errors import ConfigError
 from fedlab.losses.discrepancy import discrepancy
-from fedlab.models.feature_classifier import Average, check_parts, features_of, head_of
+from fedlab.models.feature_classifier import EnsembleHead, check_parts, features_of, head_of
 from fedlab.seeds import seeded
 from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies import protocol
@@ -66,7 +66,7 @@ class TwoHeads(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Inputs to log-probabilities (batch, classes)."""
-        mean: Tensor = Average(self.head, self.second)(self.features(x))
+        mean: Tensor = EnsembleHead(self.head, self.second)(self.features(x))
         return mean
 
 
@@ -86,7 +86,7 @@ class WithSecondHead:
         model = self.inner.model()
         return TwoHeads(features_of(model), head_of(model), head_of(self.inner.model()))
 
-    def data(self, partition: int | None, split: str) -> Examples:
+    def data(self, partition: int | None, split: str) -> ArrayDataset:
         """Its data."""
         return self.inner.data(partition, split)
 
@@ -96,7 +96,7 @@ class WithSecondHead:
         encoded = {**batch, "x": model.features(batch["x"])}
         return self.inner.loss(model.head, encoded) + self.inner.loss(model.second, encoded)
 
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Its metrics."""
         return self.inner.evaluate(model, data)
 
@@ -136,7 +136,7 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
         return disagreement(model, model.features(x()))
 
     def x() -> Tensor:
-        return data.sample(training.batch_size)["x"].to(device)
+        return data.sample_batch(training.batch_size)["x"].to(device)
 
     turns, means = training.steps // (1 + options.generator_steps), []
     for _ in range(turns):

@@ -27,7 +27,7 @@ from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from torch import Tensor, nn
 
 from fedlab.config.schema import Config
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError
 from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies import validation
@@ -156,7 +156,7 @@ def local_training(
     workload: Workload,
     message: Message,
     context: ClientContext,
-    data: Examples,
+    data: ArrayDataset,
     extra_loss: ExtraLoss | None = None,
     *,
     steps: int | None = None,
@@ -190,7 +190,7 @@ def local_training(
         )
 
     def loss() -> Tensor:
-        batch = {name: column.to(device) for name, column in data.sample(options.batch_size).items()}
+        batch = {name: column.to(device) for name, column in data.sample_batch(options.batch_size).items()}
         value = workload.loss(model, batch)
         return value + extra_loss(model, start) if extra_loss else value
 

@@ -19,7 +19,7 @@ from torch import nn
 from fedlab.comm.grid import PartitionGrid
 from fedlab.config.schema import Config
 from fedlab.config.sections import Overrides
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import IncompatibleWeightsError
 from fedlab.training import Progress, resolve_device
 from fedlab.workload import Workload
@@ -220,7 +220,7 @@ def load(model: nn.Module, state: Mapping[str, torch.Tensor], device: torch.devi
     return model.to(device)
 
 
-def client_dataset(workload: Workload, context: ClientContext, split: str) -> Examples:
+def client_dataset(workload: Workload, context: ClientContext, split: str) -> ArrayDataset:
     """The examples of the client that the context belongs to."""
     return workload.data(context.partition, split)
 

@@ -23,9 +23,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedlab.config.schema import Config
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.models.batchnorm_stats import encode
-from fedlab.models.feature_classifier import per_example
+from fedlab.models.feature_classifier import group_rows
 from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies import fedavg
 from fedlab.strategies.aggregation import Aggregation
@@ -79,7 +79,7 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
     )
 
 
-def pseudo_labelled(data: Examples, p: Tensor, threshold: float) -> tuple[Examples, float]:
+def pseudo_labelled(data: ArrayDataset, p: Tensor, threshold: float) -> tuple[ArrayDataset, float]:
     """Examples that have a sure row, with labels (examples,) or (examples, rows), and the share of all rows.
 
     Parameters
@@ -88,10 +88,10 @@ def pseudo_labelled(data: Examples, p: Tensor, threshold: float) -> tuple[Exampl
         Probabilities (examples, classes), or of as many rows for each example (examples * rows, classes).
     """
     rows, classes = sure(p, threshold)
-    labels = per_example(torch.full((len(p),), UNSURE).index_copy(0, rows, classes), len(data))
+    labels = group_rows(torch.full((len(p),), UNSURE).index_copy(0, rows, classes), len(data))
     some = (labels.view(len(data), -1) != UNSURE).any(1).nonzero().flatten()
     columns = {**{name: column[some] for name, column in data.columns.items()}, "y": labels[some]}
-    return Examples(columns, data.transform), len(rows) / len(p)
+    return ArrayDataset(columns, data.transform), len(rows) / len(p)
 
 
 def sure(p: Tensor, threshold: float) -> tuple[Tensor, Tensor]:

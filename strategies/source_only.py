@@ -65,7 +65,7 @@ class SourceTrainer:
 
     def random_batch(self) -> Batch:
         """A labelled batch from torch's current random stream."""
-        return {name: column.to(self.device) for name, column in self.source.sample(self.options.batch_size).items()}
+        return {name: column.to(self.device) for name, column in self.source.sample_batch(self.options.batch_size).items()}
 
     def train(
         self, server_round: int, steps: int, name: str, extra_loss: Callable[[int], Tensor] | None = None

@@ -13,8 +13,8 @@ import torch
 from benchmarks import matching, temperatures
 from fedlab import launch
 from fedlab.errors import ConfigError
-from fedlab.evaluation.molecules import generation
-from fedlab.inference.latent_space import Space
+from fedlab.evaluation.molecules import validity_metrics
+from fedlab.inference.latent_space import LatentSpace
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import seeded
 from fedlab.workloads.molecules import Molecules
@@ -52,7 +52,7 @@ def test_a_curve_is_what_the_workload_draws_at_each_value(tmp_path):
     for row, temperature in enumerate((0.2, 0.6)):
         workload = Molecules(limit=300, adjacency_layers=1, node_layers=1, temperature=temperature, seed=4)
         with seeded(4, "temperatures"):
-            wanted = generation(workload.draw(model.eval(), 30), workload.known())
+            wanted = validity_metrics(workload.draw(model.eval(), 30), workload.known())
         assert found[row].tolist() == pytest.approx(
             [wanted.get(s, float("nan")) for s in temperatures.SCORES], nan_ok=True
         )
@@ -63,16 +63,16 @@ def test_a_curve_is_what_the_workload_draws_at_each_value(tmp_path):
 def test_a_bound_over_test_molecules_is_the_models_and_a_matched_one_is_lower():
     workload = Molecules(limit=200, network="mpgvae", width=8, latent=4, passes=1, matching="assignment")
     with seeded("model"):
-        space = Space(workload, workload.model().eval(), "vae", 0)
+        space = LatentSpace(workload, workload.model().eval(), "vae", 0)
     ordered, matched = (matching.bound(space, how, 60) for how in ("order", "assignment"))
     space.model.matching = "order"
     with seeded(0, "matching"), torch.no_grad():
-        batch = workload.data(None, "test").spread(60)[:]
+        batch = workload.data(None, "test").subsample(60)[:]
         wanted = space.model.nll(batch["adjacency"], batch["nodes"]).mean().item()
     assert ordered == pytest.approx(wanted, rel=1e-4) and matched < ordered - 1
     flow = Molecules(limit=200, adjacency_layers=1, node_layers=1)
     with pytest.raises(ConfigError, match="learned a GraphNVP, and matching is of an MPGVAE"):
-        matching.bound(Space(flow, flow.model(), "flow", 0), "order", 10)
+        matching.bound(LatentSpace(flow, flow.model(), "flow", 0), "order", 10)
 
 
 def test_an_unknown_question_is_refused():

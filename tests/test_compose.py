@@ -314,7 +314,7 @@ def test_the_services_complete_a_round_and_each_sees_its_own_key_only(tmp_path):
     assert [record["round"] for record in Result.read(run).rounds] == [0, 1]
     assert set(Result.read(run).final()) == set(names)
     assert '"refused"' not in (run / "events.jsonl").read_text()  # a health check is no stranger at the door
-    pixels = datasets.read("usps", "test").columns["x"][0].permute(1, 2, 0).numpy()  # (height, width, channels)
+    pixels = datasets.load_digits("usps", "test").columns["x"][0].permute(1, 2, 0).numpy()  # (height, width, channels)
     Image.fromarray(pixels).save(tmp_path / "scan.png")
     told = clients[0].ran(["predict", "/state", str(tmp_path / "scan.png"), "--json"])
     assert told.returncode == 0, told.stderr

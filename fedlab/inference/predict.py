@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlab.config.schema import Config
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.data.digits import image_files, image_folder
 from fedlab.errors import ConfigError, DataError, FedlabError, IncompatibleWeightsError, RunError, suggest
 from fedlab.registry import config_from_text, load_config
@@ -115,7 +115,7 @@ class Predictor:
         return found
 
     @torch.no_grad()
-    def _two_best(self, inputs: Examples) -> tuple[Tensor, Tensor]:
+    def _two_best(self, inputs: ArrayDataset) -> tuple[Tensor, Tensor]:
         """Probabilities and classes, (examples, 2) both; softmax leaves log-probabilities what they are."""
         logits = torch.cat([self.module(batch["x"]) for batch in inputs.batches(BATCH)])
         p, classes = logits.double().softmax(1).topk(2)
@@ -152,11 +152,11 @@ def images(paths: Sequence[str | Path]) -> list[Path]:
 
 def _meant(path: Path) -> Iterator[Path]:
     if path.is_dir():
-        yield from image_folder.find(path)
+        yield from image_folder.find_image_files(path)
     elif path.exists():
         yield path  # whatever its name says: the reader tells what it is
     elif matches := sorted(map(Path, glob.glob(str(path), recursive=True))):
-        chosen = [match for match in matches if image_files.is_picture(match) and match.is_file()]
+        chosen = [match for match in matches if image_files.is_image_file(match) and match.is_file()]
         if not chosen:
             raise DataError(f"none of the {len(matches)} paths that match {str(path)!r} is a PNG or JPEG file")
         yield from chosen

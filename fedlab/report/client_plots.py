@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import DataError, FedlabError, RunError
 from fedlab.files import write_atomically
 from fedlab.inference.predict import Recalled
@@ -130,7 +130,7 @@ def compute(result: Result) -> list[ClientView]:
 
 
 def _view(
-    result: Result, before: Recalled | None, after: Recalled, source: Examples | None, partition: int, name: str
+    result: Result, before: Recalled | None, after: Recalled, source: ArrayDataset | None, partition: int, name: str
 ) -> ClientView:
     target = after.workload.data(partition, "test")
     empty = dict.fromkeys(ARRAYS, NOTHING)
@@ -148,7 +148,7 @@ def _view(
     return ClientView(name, **{**empty, **drawn})
 
 
-def _source(workload: Workload) -> Examples | None:
+def _source(workload: Workload) -> ArrayDataset | None:
     """The server's test data, or where it has none what it trains on."""
     for split in ("test", "train"):
         try:
@@ -164,7 +164,7 @@ def _source(workload: Workload) -> Examples | None:
 
 
 def _map(
-    workload: Workload, states: list[tuple[Any, Any]], source: Examples, target: Examples, labelled: bool
+    workload: Workload, states: list[tuple[Any, Any]], source: ArrayDataset, target: ArrayDataset, labelled: bool
 ) -> dict[str, Array]:
     """Points of the plane before and after; and the features (points, width) after, under "source" and "target"."""
     clouds, labels = [], []
@@ -195,12 +195,12 @@ def _features(workload: Workload, state: Mapping[str, Tensor]) -> nn.Module:
     return features.eval()
 
 
-def rows_of(features: nn.Module, data: Examples, count: int) -> tuple[Tensor, Tensor | None]:
+def rows_of(features: nn.Module, data: ArrayDataset, count: int) -> tuple[Tensor, Tensor | None]:
     """About ``count`` rows of features, evenly spread over the data, and their labels.
 
     Features (rows, width) are a row an example or a cell of an image, (batch, width, height, width) a row a cell.
     """
-    some = data.spread(count)
+    some = data.subsample(count)
     rows, labels = [], []
     for batch in some.batches(BATCH):
         z, y = features(batch["x"]), batch.get("y")
@@ -248,9 +248,9 @@ def _weights(state: object, partition: int, source: Array, target: Array) -> dic
     if arrays is None or arrays["means"].shape[-1] != source.shape[1]:
         return {}
     log_weights = arrays["log_weights"].double()  # a coarse wire format leaves their sum beside 1
-    mixture = gaussian_mixture.Mixture.from_arrays({**arrays, "log_weights": log_weights - log_weights.logsumexp(-1)})
+    mixture = gaussian_mixture.GaussianMixture.from_arrays({**arrays, "log_weights": log_weights - log_weights.logsumexp(-1)})
     counts = {}
     for side, z in (("source", source), ("target", target)):
-        typical = gaussian_mixture.typicality(mixture.log_prob(torch.from_numpy(z)), arrays["quantiles"].double())
+        typical = gaussian_mixture.conformal_p_value(mixture.log_prob(torch.from_numpy(z)), arrays["quantiles"].double())
         counts[f"{side}_weights"] = np.histogram(typical.numpy(), BINS, (0.0, 1.0))[0]
     return counts

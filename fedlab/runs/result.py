@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Kinds of metrics that are shares where more is better; a strategy's own names begin with one: "miou_average".
 FAMILIES = ("accuracy", "miou")
 # Shares of a generative model's samples: more is better; and what is better when it is less, by name or beginning.
-SHARES = frozenset({"validity", "uniqueness", "novelty", "valid_unique_novel", "rebuilt", "precision", "recall"})
+SHARES = frozenset({"validity", "uniqueness", "novelty", "valid_unique_novel", "reconstruction", "precision", "recall"})
 LESS = ("loss", "nll", "bits", "frechet", "inception_frechet", "distance_", "wasserstein_", "label_")
 # Which predictor a metric is of, in the order in which a reader wants to see them; "" is a family's plain name. What
 # is not named here comes after these, by name.

@@ -2,7 +2,7 @@
 
 A pixel is an example to a strategy: features and logits are rows, one for each cell of a grid of half the view's height
 and width (``fedlab/models/fcn.py``). Labels keep the view's size: logits in training, and probabilities in testing, are
-enlarged to it bilinearly. Pixels that nobody knows the class of (``VOID``) count nowhere.
+enlarged to it bilinearly. Pixels that nobody knows the class of (``IGNORE_INDEX``) count nowhere.
 
 **Loss**: cross-entropy weighted by class, (median frequency / frequency) ** ``rare``: 1 is the balancing of SegNet's
 CamVid, 0 none. Frequencies are those of the two default source drives, constants that every party knows.
@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, nll_loss
 
 from fedlab.config.schema import DEFAULT_DATA, DataConfig
-from fedlab.data.dataset import Batch, Examples
-from fedlab.data.digits.datasets import to_floats
+from fedlab.data.dataset import ArrayDataset, Batch
+from fedlab.data.digits.datasets import to_float
 from fedlab.data.segmentation import augment, camvid
-from fedlab.data.segmentation.camvid import CLASSES, DRIVES, FREQUENCIES, VOID
+from fedlab.data.segmentation.camvid import CLASSES, DRIVES, FREQUENCIES, IGNORE_INDEX
 from fedlab.errors import ConfigError, DataError, suggest
 from fedlab.models.fcn import STRIDE, FcnNet
 from fedlab.workload import WorkloadSpec
@@ -91,7 +91,7 @@ class CamVid:
         """A fresh network with ``features`` and ``head``."""
         return FcnNet(len(CLASSES), self.width)
 
-    def data(self, partition: int | None, split: str) -> Examples:
+    def data(self, partition: int | None, split: str) -> ArrayDataset:
         """Views (3, height, width) in [-1, 1] as ``x``; labels (height, width) as ``y`` where the holder has them.
 
         The server's training views come in a new random view each time they are read, if ``augment`` is on; it tests on
@@ -102,7 +102,7 @@ class CamVid:
                 return self._read(camvid.HELD_OUT, "labelled")
             drives = [self._read(name, "labelled") for name in self.sources]
             columns = {name: torch.cat([drive.columns[name] for drive in drives]) for name in ("x", "y")}
-            return Examples(columns, self._augmented if self.augment else drives[0].transform)
+            return ArrayDataset(columns, self._augmented if self.augment else drives[0].transform)
         if not 0 <= partition < len(self.clients):
             raise DataError(
                 f"there is no partition {partition}; this workload has {len(self.clients)}: {', '.join(self.clients)}"
@@ -120,12 +120,12 @@ class CamVid:
         rows, labels = model(batch["x"]), batch["y"]
         scores = rows if labels.numel() == len(rows) else upsample_logits(rows, labels)
         labels, weights = labels.view_as(scores[:, 0]), class_weights(self.class_weight_power).to(scores)
-        total = torch.where(labels == VOID, 0.0, weights[labels.clamp_min(0)]).sum()
-        summed = cross_entropy(scores, labels, weights, ignore_index=VOID, reduction="sum")
+        total = torch.where(labels == IGNORE_INDEX, 0.0, weights[labels.clamp_min(0)]).sum()
+        summed = cross_entropy(scores, labels, weights, ignore_index=IGNORE_INDEX, reduction="sum")
         return summed / total.clamp_min(weights.min())
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Mean IoU and cross-entropy of a model that maps ``x`` to rows of logits; nothing without labels."""
         if "y" not in data.columns:
             return {}
@@ -136,7 +136,7 @@ class CamVid:
             labels = batch["y"].to(device)
             p = upsample_logits(model(batch["x"].to(device)).softmax(1), labels)  # (batch, classes, height, width)
             confusion += confusion_matrix(p.argmax(1), labels)
-            loss += float(nll_loss(p.clamp_min(1e-12).log(), labels, ignore_index=VOID, reduction="sum"))
+            loss += float(nll_loss(p.clamp_min(1e-12).log(), labels, ignore_index=IGNORE_INDEX, reduction="sum"))
         score = iou(confusion)
         if not score.present.any():
             raise DataError("no test pixel has a class; mean IoU needs one at least")
@@ -145,15 +145,15 @@ class CamVid:
             "loss": loss / int(confusion.sum()),
         }
 
-    def _read(self, drive: str, split: str) -> Examples:
+    def _read(self, drive: str, split: str) -> ArrayDataset:
         root = Path(self.data_config.root) if self.data_config.root else None
-        return camvid.read(drive, split, root, reduce=1 if self.full_size else 2)
+        return camvid.load_drive(drive, split, root, reduce=1 if self.full_size else 2)
 
     def _augmented(self, batch: Batch) -> Batch:
-        x, y = augment.zoom(to_floats(batch)["x"], batch["y"])
-        return {**batch, "x": augment.light(x, self.gamma), "y": y}
+        x, y = augment.random_resized_crop(to_float(batch)["x"], batch["y"])
+        return {**batch, "x": augment.random_gamma(x, self.gamma), "y": y}
 
-    def _time_slice(self, examples: Examples, part: int) -> Examples:
+    def _time_slice(self, examples: ArrayDataset, part: int) -> ArrayDataset:
         """One of ``parts`` stretches of time, as equal as they can be."""
         count = len(examples)
         if self.data_config.clients_per_domain > count // 2:
@@ -162,7 +162,7 @@ class CamVid:
                 f"ask for at most {count // 2}"
             )
         rows = slice(part * count // self.data_config.clients_per_domain, (part + 1) * count // self.data_config.clients_per_domain)
-        return Examples({name: column[rows] for name, column in examples.columns.items()}, examples.transform)
+        return ArrayDataset({name: column[rows] for name, column in examples.columns.items()}, examples.transform)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -196,7 +196,7 @@ def upsample_logits(rows: Tensor, labels: Tensor) -> Tensor:
 
 def confusion_matrix(predicted: Tensor, labels: Tensor) -> Tensor:
     """Counts (classes, classes) on the CPU, row the label and column the prediction, of pixels that have a label."""
-    known = labels != VOID
+    known = labels != IGNORE_INDEX
     pairs = labels[known] * len(CLASSES) + predicted[known]
     return torch.bincount(pairs.cpu(), minlength=len(CLASSES) ** 2).view(len(CLASSES), len(CLASSES))
 

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedlab.config.schema import DEFAULT_DATA, DataConfig
-from fedlab.data.dataset import Batch, Examples
+from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.digits import datasets, image_files
 from fedlab.data.digits import image_folder as folders
-from fedlab.data.digits.augment import WIDE, recolour, warp
+from fedlab.data.digits.augment import WIDE, random_affine, random_recolor
 from fedlab.data.digits.domains import SIZE
-from fedlab.data.partitioners import dirichlet, split
+from fedlab.data.partitioners import dirichlet, partition_indices
 from fedlab.errors import ConfigError, DataError
 from fedlab.models.digits import McdNet, SmallNet
 from fedlab.models.mixer import SMALL, Mixer
@@ -117,7 +117,7 @@ class Digits:
         """A fresh network with ``features`` and ``head``."""
         return NETWORKS[self.network]()
 
-    def data(self, partition: int | None, split: str) -> Examples:
+    def data(self, partition: int | None, split: str) -> ArrayDataset:
         """Images (3, 32, 32) in [-1, 1] as ``x``, labels as ``y`` where the holder has them.
 
         The server's training images come in a new random view each time they are read, if ``augment`` is on. A client
@@ -133,8 +133,8 @@ class Digits:
         owner = self._client_specs[partition]
         own = self._folder(owner.domain)
         if own is not None:
-            examples = folders.read(own, split)
-            return examples.spread(self.data_config.max_examples or len(examples))  # the first ones would be of few sub-folders
+            examples = folders.load_image_folder(own, split)
+            return examples.subsample(self.data_config.max_examples or len(examples))  # the first ones would be of few sub-folders
         return self._client_data(owner, split, labelled=self.client_labels)
 
     def labels(self, partition: int) -> Tensor | None:
@@ -148,15 +148,15 @@ class Digits:
         """Mean cross-entropy."""
         return cross_entropy(model(batch["x"]), batch["y"])
 
-    def images(self, paths: Sequence[Path]) -> Examples:
+    def images(self, paths: Sequence[Path]) -> ArrayDataset:
         """Image files as ``x`` (3, 32, 32) in [-1, 1], read as a client's own are; DataError names one that is not."""
-        return Examples({"x": image_files.read(paths)}, datasets.to_floats)
+        return ArrayDataset({"x": image_files.load_image_files(paths)}, datasets.to_float)
 
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Accuracy and cross-entropy of a model that maps ``x`` to logits; without labels nothing is measured."""
         return domain_suite.accuracy_and_loss(model, data)
 
-    def _client_data(self, owner: ClientSpec, split: str, labelled: bool) -> Examples:
+    def _client_data(self, owner: ClientSpec, split: str, labelled: bool) -> ArrayDataset:
         return domain_suite.client_data(self._read, owner, split, labelled, self.partition, self.data_config.alpha, self.data_config.seed)
 
     def _folder(self, domain: str) -> Path | None:
@@ -181,27 +181,27 @@ class Digits:
             f"{'' if self.data_config.root else ' and set data_root to DATA_ROOT'}"
         )
 
-    def _read(self, domain: str, split: str) -> Examples:
-        examples = datasets.read(domain, split, Path(self.data_config.root) if self.data_config.root else None)
+    def _read(self, domain: str, split: str) -> ArrayDataset:
+        examples = datasets.load_digits(domain, split, Path(self.data_config.root) if self.data_config.root else None)
         columns = {name: column[: self.data_config.max_examples or None] for name, column in examples.columns.items()}
-        return Examples(columns, examples.transform)
+        return ArrayDataset(columns, examples.transform)
 
-    def _augmented(self, examples: Examples) -> Examples:
+    def _augmented(self, examples: ArrayDataset) -> ArrayDataset:
         read = examples.transform or (lambda batch: batch)
 
         def view(batch: Batch) -> Batch:
             batch = read(batch)
-            return {**batch, "x": recolour(warp(batch["x"], **(WIDE if self.augment == "wide" else {})))}
+            return {**batch, "x": random_recolor(random_affine(batch["x"], **(WIDE if self.augment == "wide" else {})))}
 
-        return Examples(examples.columns, view)
+        return ArrayDataset(examples.columns, view)
 
-    def _shard(self, examples: Examples, partition: int, part: str) -> Examples:
+    def _shard(self, examples: ArrayDataset, partition: int, part: str) -> ArrayDataset:
         y = examples.columns["y"]
         if part == "train":
-            rows = split(self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed)
+            rows = partition_indices(self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed)
         else:
             rows = dirichlet(y, self.data_config.num_shards, float("inf"), self.data_config.seed)  # every client tests on the same mix of classes
-        shard = examples.take(rows[partition])
+        shard = examples.select(rows[partition])
         return self._augmented(shard) if part == "train" and self.augment else shard
 
 

@@ -21,18 +21,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedlab.config.schema import DEFAULT_DATA, DataConfig
-from fedlab.data.dataset import Batch, Examples
+from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.images import domain_suites
-from fedlab.data.images.domain_suites import DomainSet
-from fedlab.data.partitioners import PARTITIONS
-from fedlab.data.partitioners import split as partition
+from fedlab.data.images.domain_suites import DomainSuite
+from fedlab.data.partitioners import PARTITIONS, partition_indices
 from fedlab.errors import ConfigError, DataError, suggest
 from fedlab.seeds import seed_of
 
 EVALUATION_BATCH = 500
 
 KINDS = ("dirichlet", "iid", "shards", "quantity")  # the keys of PARTITIONS, the default first
-ReadDomain = Callable[[str, str], Examples]  # a domain and "train" (no labels), "oracle" (the same with labels) or "test"
+ReadDomain = Callable[[str, str], ArrayDataset]  # a domain and "train" (no labels), "oracle" (the same with labels) or "test"
 
 
 class ClientSpec(NamedTuple):
@@ -94,7 +93,7 @@ def check_partition(partition: int | None, clients: Sequence[str]) -> None:
         raise DataError(f"there is no partition {partition}; this workload has {len(clients)}: {', '.join(clients)}")
 
 
-def client_data(read: ReadDomain, owner: ClientSpec, split: str, labelled: bool, kind: str, alpha: float, seed: int) -> Examples:
+def client_data(read: ReadDomain, owner: ClientSpec, split: str, labelled: bool, kind: str, alpha: float, seed: int) -> ArrayDataset:
     """What a client holds: its part of its domain to train on, all of the domain's test part to test.
 
     Parameters
@@ -120,7 +119,7 @@ def client_data(read: ReadDomain, owner: ClientSpec, split: str, labelled: bool,
         return examples
     by_label = PARTITIONS[kind].by_label
     labels = read(owner.domain, "oracle").columns["y"] if by_label else torch.zeros(len(examples))
-    return examples.take(partition(kind, labels, owner.parts, alpha, seed_of(seed, "split", owner.domain))[owner.part])
+    return examples.select(partition_indices(kind, labels, owner.parts, alpha, seed_of(seed, "split", owner.domain))[owner.part])
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ class DomainSuiteWorkload:
     (``view``), and the ``model``.
     """
 
-    of: ClassVar[DomainSet]
+    of: ClassVar[DomainSuite]
 
     source: str = Field("", description="domain of the server, with labels")
     targets: str = Field("", description="domains of the clients, comma-separated; empty: all but the source")
@@ -165,7 +164,7 @@ class DomainSuiteWorkload:
         """Names by label."""
         return self.of.classes
 
-    def data(self, partition: int | None, split: str) -> Examples:
+    def data(self, partition: int | None, split: str) -> ArrayDataset:
         """What the server (None) or a client holds: inputs as ``x``, labels as ``y`` where the holder has them.
 
         The server's training examples come in a new random view each time they are read, if ``augment`` is on.
@@ -174,8 +173,8 @@ class DomainSuiteWorkload:
         if partition is not None:
             return self._client_data(partition, split, labelled=self.client_labels)
         examples = self._read(self.source, "labelled" if split == "train" else split)
-        view = self.view if self.augment else self.of.floats
-        return Examples(examples.columns, view) if split == "train" else examples
+        view = self.view if self.augment else self.of.to_float
+        return ArrayDataset(examples.columns, view) if split == "train" else examples
 
     def labels(self, partition: int) -> Tensor:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""
@@ -185,7 +184,7 @@ class DomainSuiteWorkload:
         """Mean cross-entropy."""
         return cross_entropy(model(batch["x"]), batch["y"])
 
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Accuracy and cross-entropy."""
         return accuracy_and_loss(model, data)
 
@@ -193,17 +192,17 @@ class DomainSuiteWorkload:
     def _domains(self) -> tuple[str, ...]:
         return split_names(self.targets) or tuple(domain for domain in self.of.domains if domain != self.source)
 
-    def _client_data(self, partition: int, split: str, labelled: bool) -> Examples:
+    def _client_data(self, partition: int, split: str, labelled: bool) -> ArrayDataset:
         owner = client_specs(self._domains, self.data_config.clients_per_domain)[partition]
         return client_data(self._read, owner, split, labelled, self.data_config.partition_kind(*KINDS), self.data_config.alpha, self.data_config.seed)
 
-    def _read(self, domain: str, split: str) -> Examples:
-        examples = domain_suites.read(self.of, domain, split, Path(self.data_config.root) if self.data_config.root else None)
-        return examples.take(slice(self.data_config.max_examples)) if self.data_config.max_examples else examples
+    def _read(self, domain: str, split: str) -> ArrayDataset:
+        examples = domain_suites.load_domain(self.of, domain, split, Path(self.data_config.root) if self.data_config.root else None)
+        return examples.select(slice(self.data_config.max_examples)) if self.data_config.max_examples else examples
 
 
 @torch.no_grad()
-def accuracy_and_loss(model: nn.Module, data: Examples, batch: int = EVALUATION_BATCH) -> dict[str, float]:
+def accuracy_and_loss(model: nn.Module, data: ArrayDataset, batch: int = EVALUATION_BATCH) -> dict[str, float]:
     """``accuracy`` and ``loss``, mean cross-entropy, of a model that maps ``x`` to logits; nothing without labels."""
     if "y" not in data.columns:
         return {}

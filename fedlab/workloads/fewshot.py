@@ -26,12 +26,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedlab.config.schema import DEFAULT_DATA, DataConfig
-from fedlab.data import partitioners as partitions
-from fedlab.data.dataset import Batch, Examples
-from fedlab.data.digits.augment import recolour, warp
+from fedlab.data import partitioners
+from fedlab.data.dataset import ArrayDataset, Batch
+from fedlab.data.digits.augment import random_affine, random_recolor
 from fedlab.data.images import image_sets, views
-from fedlab.data.images.episodes import Episodic, draw
-from fedlab.data.images.image_sets import IMAGE_SETS, Images
+from fedlab.data.images.episodes import EpisodeDataset, sample_episodes
+from fedlab.data.images.image_sets import IMAGE_SETS, LabeledImages
 from fedlab.data.partitioners import PARTITIONS
 from fedlab.errors import ConfigError, suggest
 from fedlab.losses.prototypes import episode_loss
@@ -39,7 +39,7 @@ from fedlab.models import linear_classifiers
 from fedlab.models.batchnorm_stats import encode
 from fedlab.models.convnet import ConvNet
 from fedlab.models.feature_classifier import features_of
-from fedlab.models.mixer import Mixer, Shape
+from fedlab.models.mixer import Mixer, MixerShape
 from fedlab.models.resnet10 import ResNet10
 from fedlab.seeds import seeded
 from fedlab.workload import WorkloadSpec
@@ -129,12 +129,12 @@ class FewShot:
         classes = int(self._read(self.base).y.max()) + 1
         if self.network == "mixer":
             patch = self.pixels // 8  # 64 tokens
-            return Mixer(classes, patch * 8, Shape(patch, 128, 4, 64, 512))
+            return Mixer(classes, patch * 8, MixerShape(patch, 128, 4, 64, 512))
         if self.network == "resnet10":
             return ResNet10(classes, self.norm)
         return ConvNet(classes, self.norm, self.width)
 
-    def data(self, partition: int | None, split: str) -> Examples:
+    def data(self, partition: int | None, split: str) -> ArrayDataset:
         """Images (3, size, size) in [-1, 1] as ``x``; labels as ``y`` on the server and where episodes are drawn from.
 
         The server's training images come in a new random view each time; those of clients come plain, and
@@ -145,13 +145,13 @@ class FewShot:
             examples = self._examples({"x": images.x, "y": images.y})
             if split != "train":
                 return examples
-            viewed = Examples(examples.columns, lambda batch: self._view_of_base(self._floats(batch)))
-            return Episodic(viewed.columns, viewed.transform) if self.objective == "prototypes" else viewed
+            viewed = ArrayDataset(examples.columns, lambda batch: self._view_of_base(self._floats(batch)))
+            return EpisodeDataset(viewed.columns, viewed.transform) if self.objective == "prototypes" else viewed
         domain_suite.check_partition(partition, self.clients)
         images = self._read(self.domains[partition // self.data_config.clients_per_domain])
         if split == "train":
             return self._examples({"x": images.x[self._own(images.y, partition)]})
-        _, labelled = image_sets.split(images.y, self.unlabeled_fraction)
+        _, labelled = image_sets.split_unlabeled(images.y, self.unlabeled_fraction)
         y = images.y[labelled]
         return self._examples({"x": images.x[labelled], "y": y, NOVEL: torch.ones_like(y, dtype=torch.bool)})
 
@@ -160,12 +160,12 @@ class FewShot:
         y = self._read(self.domains[partition // self.data_config.clients_per_domain]).y
         known = y[self._own(y, partition)]
         return (
-            None if (known == image_sets.UNKNOWN).any() else Examples({"y": known}).spread(self._count(known))[:]["y"]
+            None if (known == image_sets.UNKNOWN).any() else ArrayDataset({"y": known}).subsample(self._count(known))[:]["y"]
         )
 
     def _own(self, y: Tensor, partition: int) -> Tensor:
         """Row numbers of the images that a client trains on without labels; which they are, no run's seed changes."""
-        bare, _ = image_sets.split(y, self.unlabeled_fraction)
+        bare, _ = image_sets.split_unlabeled(y, self.unlabeled_fraction)
         if self.data_config.clients_per_domain == 1:
             return bare
         if PARTITIONS[self.partition].by_label and (y[bare] == image_sets.UNKNOWN).any():
@@ -174,14 +174,14 @@ class FewShot:
                 f"data.partition={self.partition} goes by labels, and {name!r} has none of the images that it is "
                 "trained on; take iid or quantity"
             )
-        parts = partitions.split(self.partition, y[bare], self.data_config.clients_per_domain, self.data_config.alpha, seed=partition // self.data_config.clients_per_domain)
+        parts = partitioners.partition_indices(self.partition, y[bare], self.data_config.clients_per_domain, self.data_config.alpha, seed=partition // self.data_config.clients_per_domain)
         return bare[parts[partition % self.data_config.clients_per_domain]]
 
     def view(self, x: Tensor, weak: bool = False) -> Tensor:
         """A random view of each image, the published augmentation; a weak one is only cut a little and mirrored."""
         if weak:
-            return views.view(x, max(self.min_crop_area, WEAK_CROP), 0.0, self.hflip)
-        return views.view(x, self.min_crop_area, self.jitter, self.hflip)
+            return views.random_view(x, max(self.min_crop_area, WEAK_CROP), 0.0, self.hflip)
+        return views.random_view(x, self.min_crop_area, self.jitter, self.hflip)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean cross-entropy over the base classes, or ProtoNet's loss of an episode."""
@@ -190,7 +190,7 @@ class FewShot:
         return cross_entropy(model(batch["x"]), batch["y"])
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Accuracy over episodes with its interval; on base images, accuracy and loss of the model's own classifier."""
         if NOVEL not in data.columns:
             return domain_suite.accuracy_and_loss(model, data, EVALUATION_BATCH)
@@ -202,30 +202,30 @@ class FewShot:
         return metrics
 
     @torch.no_grad()
-    def episode_accuracies(self, model: nn.Module, data: Examples) -> Mapping[int, Tensor]:
+    def episode_accuracies(self, model: nn.Module, data: ArrayDataset) -> Mapping[int, Tensor]:
         """Number of shots to the accuracy of each episode, (episodes,) float64 on the CPU; data as for ``evaluate``."""
         device = next(model.parameters()).device
         z, y = encode(features_of(model), data, device, EVALUATION_BATCH), data.columns["y"]
         found = {}
         for shots in self.shot_numbers:
-            drawn = draw(y, ways=self.ways, shots=shots, queries=self.queries, episodes=self.episodes, seed=self.data_config.seed)
+            drawn = sample_episodes(y, ways=self.ways, shots=shots, queries=self.queries, episodes=self.episodes, seed=self.data_config.seed)
             support, query = z[drawn.support.to(device)], z[drawn.query.to(device)]  # (episodes, n, width)
             if self.classifier == "linear":
                 with seeded("heads", self.data_config.seed, shots):
-                    start = linear_classifiers.draw_start(self.episodes, self.ways, support.shape[1], z.shape[1])
-                logits = linear_classifiers.linear_heads(
+                    start = linear_classifiers.init_classifiers(self.episodes, self.ways, support.shape[1], z.shape[1])
+                logits = linear_classifiers.fit_linear_classifiers(
                     support, drawn.labels(drawn.support).to(device), query, start.to(device)
                 )
             else:
-                logits = linear_classifiers.nearest_prototypes(support, query, self.ways)
+                logits = linear_classifiers.prototype_logits(support, query, self.ways)
             right = logits.argmax(2) == drawn.labels(drawn.query).to(device)
             found[shots] = right.double().mean(1).cpu()
         return found
 
-    def _read(self, name: str, validation: bool = False) -> Images:
+    def _read(self, name: str, validation: bool = False) -> LabeledImages:
         root = Path(self.data_config.root) if self.data_config.root else None
-        base = image_sets.read(self.base, root)
-        images = image_sets.read(name, root, validation, self.size or base.x.shape[-1])
+        base = image_sets.load_image_set(self.base, root)
+        images = image_sets.load_image_set(name, root, validation, self.size or base.x.shape[-1])
         if not self.mix_channels and images.x.shape[1] != base.x.shape[1]:
             raise ConfigError(
                 f"base {self.base!r} has {base.x.shape[1]} channels and target {name!r} {images.x.shape[1]}; "
@@ -233,8 +233,8 @@ class FewShot:
             )
         return images
 
-    def _examples(self, columns: Batch) -> Examples:
-        return Examples(columns, self._floats).spread(self._count(columns["x"]))
+    def _examples(self, columns: Batch) -> ArrayDataset:
+        return ArrayDataset(columns, self._floats).subsample(self._count(columns["x"]))
 
     def _count(self, column: Tensor) -> int:
         return self.data_config.max_examples or len(column)
@@ -245,7 +245,7 @@ class FewShot:
 
     def _view_of_base(self, batch: Batch) -> Batch:
         x = batch["x"]
-        return {**batch, "x": self.view(recolour(warp(x)) if self.recolor else x)}
+        return {**batch, "x": self.view(random_recolor(random_affine(x)) if self.recolor else x)}
 
 
 SPEC = WorkloadSpec(FewShot, primary_metric="accuracy")

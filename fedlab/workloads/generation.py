@@ -33,16 +33,15 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from fedlab.config.schema import DEFAULT_DATA, DataConfig
-from fedlab.data.dataset import Batch, Examples
+from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.digits import datasets
 from fedlab.data.images import image_sets
-from fedlab.data.partitioners import dirichlet
-from fedlab.data.partitioners import split as shared_out
+from fedlab.data.partitioners import dirichlet, partition_indices
 from fedlab.diffusion import denoising, noise_schedule, sigmas
-from fedlab.diffusion.noise_schedule import NoiseLaw
+from fedlab.diffusion.noise_schedule import NoiseSchedule
 from fedlab.errors import ConfigError, DataError, suggest
 from fedlab.models.refinenet import RefineNet
-from fedlab.models.unet import SHAPES, UNet, check_size
+from fedlab.models.unet import SHAPES, UNet, check_image_size
 from fedlab.seeds import seeded
 from fedlab.training import Progress, null_progress
 from fedlab.workload import Score, WorkloadSpec
@@ -120,14 +119,14 @@ class Generation:
         for option, value, known in (("size", self.size, SIZES), ("channels", self.channels, (1, 3))):
             if value not in known:
                 raise ConfigError(f"option 'generation.{option}' is {value}; {' or '.join(map(str, known))} is expected")
-        law = self.noise_law
+        law = self.noise_schedule
         if self.objective == "sliced" and not law.gaussian:
             raise ConfigError(
                 "generation.objective=sliced learns a score, which Gamma noise has no use for; set "
                 "generation.objective=denoising, or a Gaussian law (ddpm or ncsn)"
             )
         if self.network in SHAPES:
-            check_size(self.size, SHAPES[self.network])
+            check_image_size(self.size, SHAPES[self.network])
         sampling.check(self)
 
     @property
@@ -153,7 +152,7 @@ class Generation:
         return self.source in datasets.DOMAINS
 
     @property
-    def noise_law(self) -> NoiseLaw:
+    def noise_schedule(self) -> NoiseSchedule:
         """The law of the noise."""
         return _law(self)
 
@@ -161,7 +160,7 @@ class Generation:
         """A fresh backbone: noisy images (batch, colours, size, size) and levels (batch,) to noise or score."""
         return NETWORKS[self.network](self)
 
-    def data(self, partition: int | None, split: str) -> Examples:
+    def data(self, partition: int | None, split: str) -> ArrayDataset:
         """Images (colours, size, size) in [-1, 1] as ``x``, and nothing else.
 
         Raises
@@ -179,7 +178,7 @@ class Generation:
         x, y = self._read(self.source, "labelled" if split == "train" else split)
         assert y is not None
         if split == "train":
-            rows = shared_out(self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed)
+            rows = partition_indices(self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed)
         else:
             rows = dirichlet(y, self.data_config.num_shards, float("inf"), self.data_config.seed)  # all test on the same mix of classes
         return self._images(x[rows[partition]], split)
@@ -190,7 +189,7 @@ class Generation:
             return self._read(self.domains[partition], "oracle")[1]
         y = self._read(self.source, "labelled")[1]
         assert y is not None
-        return y[shared_out(self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed)[partition]]
+        return y[partition_indices(self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed)[partition]]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The objective at levels and with noise from torch's current stream.
@@ -201,7 +200,7 @@ class Generation:
             When images are outside [-1, 1] or not of this workload's shape.
         """
         denoising.check_images(batch["x"])
-        return OBJECTIVES[self.objective](self.noise_law, self.backbone(model), batch["x"])
+        return OBJECTIVES[self.objective](self.noise_schedule, self.backbone(model), batch["x"])
 
     def backbone(self, model: nn.Module) -> denoising.Backbone:
         """A model as the objective and samplers take it: in the arithmetic that ``bf16`` asks for."""
@@ -216,14 +215,14 @@ class Generation:
         return halved
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """The denoising loss, with levels and noise that do not change."""
         model.eval()
-        device, law, total = next(model.parameters()).device, self.noise_law, 0.0
-        data, backbone = data.spread(self.eval_images or len(data)), self.backbone(model)
+        device, law, total = next(model.parameters()).device, self.noise_schedule, 0.0
+        data, backbone = data.subsample(self.eval_images or len(data)), self.backbone(model)
         with seeded(self.data_config.seed, "test noise"):
             spread = torch.linspace(0, law.levels - 1, len(data)).round().long()
-            levels = Examples({"level": spread[torch.randperm(len(data))]})
+            levels = ArrayDataset({"level": spread[torch.randperm(len(data))]})
             both = zip(data.batches(EVALUATION_BATCH), levels.batches(EVALUATION_BATCH), strict=True)
             for batch, level in ((images, of["level"]) for images, of in both):
                 drawn = law.noise(batch["x"], level)
@@ -239,21 +238,21 @@ class Generation:
         """Bytes (images, 3, 32, 32), and labels (images,) unless ``split`` is "train"."""
         root = Path(self.data_config.root) if self.data_config.root else None
         if name in OTHERS:
-            found = image_sets.read(name, root, split == "test")
+            found = image_sets.load_image_set(name, root, split == "test")
             return found.x[: self.data_config.max_examples or None], found.y[: self.data_config.max_examples or None]
-        columns = datasets.read(name, split, root).columns
+        columns = datasets.load_digits(name, split, root).columns
         y = columns.get("y")
         return columns["x"][: self.data_config.max_examples or None], None if y is None else y[: self.data_config.max_examples or None]
 
-    def _images(self, x: Tensor, split: str) -> Examples:
+    def _images(self, x: Tensor, split: str) -> ArrayDataset:
         def read(batch: Batch) -> Batch:
-            x = SIZES[self.size](datasets.to_floats({"x": batch["x"]})["x"])
+            x = SIZES[self.size](datasets.to_float({"x": batch["x"]})["x"])
             x = x.mean(1, keepdim=True) if self.channels == 1 else x
             if self.hflip and split == "train":
                 x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
             return {"x": x}
 
-        return Examples({"x": x}, read)
+        return ArrayDataset({"x": x}, read)
 
 
 def _cut(x: Tensor) -> Tensor:
@@ -269,18 +268,18 @@ def _whole(x: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _law(workload: Generation) -> NoiseLaw:
+def _law(workload: Generation) -> NoiseSchedule:
     """The tables of a workload's noise."""
     return LAWS[workload.process](workload)
 
 
-def _chain(workload: Generation, theta: float | None = None) -> NoiseLaw:
-    return noise_schedule.chain(SCHEDULES[workload.schedule](workload.num_timesteps), theta)
+def _chain(workload: Generation, theta: float | None = None) -> NoiseSchedule:
+    return noise_schedule.ddpm_schedule(SCHEDULES[workload.schedule](workload.num_timesteps), theta)
 
 
-def _ladder(workload: Generation) -> NoiseLaw:
-    levels = sigmas.geometric(workload.sigma_min, workload.sigma_max, workload.num_timesteps)
-    return noise_schedule.ladder(levels, scored=workload.network == "ncsn1")
+def _ladder(workload: Generation) -> NoiseSchedule:
+    levels = sigmas.geometric_sigmas(workload.sigma_min, workload.sigma_max, workload.num_timesteps)
+    return noise_schedule.ncsn_schedule(levels, predicts_score=workload.network == "ncsn1")
 
 
 def _unet(shape: str, workload: Generation) -> nn.Module:
@@ -297,7 +296,7 @@ SCHEDULES: Mapping[str, Callable[[int], Tensor]] = {
     "linear": noise_schedule.ddpm_betas,
     "cosine": noise_schedule.cosine_betas,
 }
-LAWS: Mapping[str, Callable[[Generation], NoiseLaw]] = {
+LAWS: Mapping[str, Callable[[Generation], NoiseSchedule]] = {
     "ddpm": _chain,
     "gamma": partial(_chain, theta=THETA),
     "ncsn": _ladder,

@@ -23,14 +23,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedlab.config.schema import DEFAULT_DATA, DataConfig
-from fedlab.data.dataset import Batch, Examples
+from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.images import image_sets, views
 from fedlab.data.images.image_sets import IMAGE_SETS
-from fedlab.data.partitioners import iid
-from fedlab.data.partitioners import split as partitions
+from fedlab.data.partitioners import iid, partition_indices
 from fedlab.errors import ConfigError, suggest
 from fedlab.models.convnet import ConvNet
-from fedlab.models.mixer import SHAPES, SMALL, Mixer, check_size
+from fedlab.models.mixer import SHAPES, SMALL, Mixer, check_patch_size
 from fedlab.models.vit import ViT
 from fedlab.workload import WorkloadSpec
 from fedlab.workloads import domain_suite
@@ -70,7 +69,7 @@ class Images:
                 f"images.source={self.source} is no set with a part to test on; {suggest(self.source, able)}"
             )
         if self.size and self.network == "mixer":
-            check_size(self.size, MIXERS[self.mixer])
+            check_patch_size(self.size, MIXERS[self.mixer])
 
     @property
     def clients(self) -> tuple[str, ...]:
@@ -87,7 +86,7 @@ class Images:
         images = self._read("train")
         return NETWORKS[self.network](self, int(images.y.max()) + 1, images.x.shape[-1])
 
-    def data(self, partition: int | None, split: str) -> Examples:
+    def data(self, partition: int | None, split: str) -> ArrayDataset:
         """Images (3, size, size) in [-1, 1] as ``x``, labels as ``y`` where the holder has them.
 
         Training images come in a new random view each time they are read.
@@ -101,9 +100,9 @@ class Images:
         examples = self._examples(split, partition is None)
         if partition is None:
             return examples
-        shard = examples.take(self._rows(examples.columns["y"], split)[partition])
+        shard = examples.select(self._rows(examples.columns["y"], split)[partition])
         bare = split == "train" and not self.client_labels
-        return Examples({"x": shard.columns["x"]}, shard.transform) if bare else shard
+        return ArrayDataset({"x": shard.columns["x"]}, shard.transform) if bare else shard
 
     def labels(self, partition: int) -> Tensor:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""
@@ -114,31 +113,31 @@ class Images:
         """Mean cross-entropy."""
         return cross_entropy(model(batch["x"]), batch["y"])
 
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Accuracy and cross-entropy."""
         return domain_suite.accuracy_and_loss(model, data)
 
     def _rows(self, y: Tensor, split: str) -> list[Tensor]:
         if split == "train":
-            return partitions(self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed)
+            return partition_indices(self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed)
         return iid(y, self.data_config.num_shards, 1.0, self.data_config.seed)  # with 4 images a class no even mix could be had
 
-    def _read(self, split: str) -> image_sets.Images:
+    def _read(self, split: str) -> image_sets.LabeledImages:
         root = Path(self.data_config.root) if self.data_config.root else None
-        return image_sets.read(self.source, root, split != "train", self.size)
+        return image_sets.load_image_set(self.source, root, split != "train", self.size)
 
-    def _examples(self, split: str, servers: bool) -> Examples:
+    def _examples(self, split: str, servers: bool) -> ArrayDataset:
         """All that the server holds, or that clients share."""
         images = self._read(split)
-        examples = Examples({"x": images.x, "y": images.y}, self._viewed if split == "train" else _floats)
+        examples = ArrayDataset({"x": images.x, "y": images.y}, self._viewed if split == "train" else _floats)
         if split == "train" and not self.client_labels:
-            own, rest = image_sets.split(images.y, self.server_fraction)  # which they are, no run's seed changes
-            examples = examples.take(own if servers else rest)
-        return examples.spread(self.data_config.max_examples or len(examples))
+            own, rest = image_sets.split_unlabeled(images.y, self.server_fraction)  # which they are, no run's seed changes
+            examples = examples.select(own if servers else rest)
+        return examples.subsample(self.data_config.max_examples or len(examples))
 
     def _viewed(self, batch: Batch) -> Batch:
         batch = _floats(batch)
-        return {**batch, "x": views.view(batch["x"], self.min_crop_area, self.jitter, self.hflip)}
+        return {**batch, "x": views.random_view(batch["x"], self.min_crop_area, self.jitter, self.hflip)}
 
 
 def _floats(batch: Batch) -> Batch:

@@ -15,7 +15,7 @@ with strategies that train on the server (``source_only``). Nothing is labelled;
 in nats a molecule, comparable over models and sets of one size. **Of the server**, once a round, since all clients hold
 the same global model and distances need more samples than a client should draw: those of
 ``fedlab.evaluation.molecules``
-over ``molecules.samples`` graphs at ``molecules.latent_temperature``, the reference being the test file, and ``rebuilt``, the
+over ``molecules.samples`` graphs at ``molecules.latent_temperature``, the reference being the test file, and ``reconstruction_rate``, the
 share of as many of its molecules that come back from their latents. Novelty needs the training file, which a real
 server would not have: there it is a figure of the experimenter. Pictures show drawn molecules and their properties.
 """
@@ -34,11 +34,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from fedlab.config.schema import DEFAULT_DATA, DataConfig
-from fedlab.data.dataset import Batch, Examples
+from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.molecules import graphs, ownership, scaffolds, smiles
-from fedlab.data.molecules.graphs import Alphabet
-from fedlab.data.molecules.ownership import Holdings
-from fedlab.data.molecules.scaffolds import Partition
+from fedlab.data.molecules.graphs import GraphVocabulary
+from fedlab.data.molecules.ownership import MoleculeAllocation
+from fedlab.data.molecules.scaffolds import MoleculePartition
 from fedlab.data.partitioners import MIN_EXAMPLES
 from fedlab.errors import DataError
 from fedlab.evaluation import molecule_plots as pictures
@@ -110,15 +110,15 @@ class Molecules:
         return self.data_config.partition_kind("scaffold", "iid", "size", "dirichlet")
 
     @property
-    def alphabet(self) -> Alphabet:
+    def vocabulary(self) -> GraphVocabulary:
         """What graphs can hold."""
-        return smiles.SETS[self.dataset].alphabet
+        return smiles.MOLECULE_SETS[self.dataset].vocabulary
 
     def model(self) -> nn.Module:
         """A fresh :class:`fedlab.models.graph_generator.GraphGenerator`."""
         return FAMILIES[self.network](self)
 
-    def data(self, partition: int | None, split: str) -> Examples:
+    def data(self, partition: int | None, split: str) -> ArrayDataset:
         """Graphs as ``adjacency`` (4, N, N) and ``nodes`` (N, F), one-hot; the server's "test" is the test file.
 
         Raises
@@ -135,7 +135,7 @@ class Molecules:
         if partition is not None and self.data_config.client_folder:
             own = _own(Path(self.data_config.client_folder).expanduser(), self)
             rows = torch.arange(len(own))
-            return self._graphs(own, scaffolds.held_out(rows, self.held_out, self.data_config.seed, "own")[split == "test"])
+            return self._graphs(own, scaffolds.train_test_rows(rows, self.held_out, self.data_config.seed, "own")[split == "test"])
         found = _holdings(self)
         if partition is not None:
             rows = found.clients[partition][split == "test"]
@@ -146,22 +146,22 @@ class Molecules:
             rows = torch.cat([found.public, *parts])
         return self._graphs(found.training, rows)
 
-    def _graphs(self, molecules: smiles.Molecules, rows: Tensor) -> Examples:
+    def _graphs(self, molecules: smiles.Molecules, rows: Tensor) -> ArrayDataset:
         def read(batch: Batch) -> Batch:
             bonds, atoms = batch["adjacency"], batch["nodes"]
             if self.atom_order == "random":
-                bonds, atoms = graphs.permuted(bonds, atoms, self.alphabet.no_atom)
-            adjacency, nodes = graphs.one_hot(bonds, atoms, self.alphabet)
+                bonds, atoms = graphs.permute_atoms(bonds, atoms, self.vocabulary.no_atom)
+            adjacency, nodes = graphs.one_hot(bonds, atoms, self.vocabulary)
             return {"adjacency": adjacency, "nodes": nodes}
 
-        return Examples({"adjacency": molecules.bonds[rows], "nodes": molecules.atoms[rows]}, read)
+        return ArrayDataset({"adjacency": molecules.bonds[rows], "nodes": molecules.atoms[rows]}, read)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The model's own."""
         return _generator(model).loss(batch["adjacency"], batch["nodes"])
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """``loss`` and ``nll``, means over the molecules, with noise from a stream of its own."""
         model.eval()
         device, generator = next(model.parameters()).device, _generator(model)
@@ -181,29 +181,29 @@ class Molecules:
             return Score()
         drawn = self.draw(model, self.samples)
         valid, reference = [one for one in drawn if one], _holdings(self).compared
-        metrics = {**scores.generation(drawn, self.known()), **scores.likeness(valid, reference)}
-        metrics |= self.rebuilt(model, self.samples)
+        metrics = {**scores.validity_metrics(drawn, self.known()), **scores.distribution_metrics(valid, reference)}
+        metrics |= self.reconstruction_rate(model, self.samples)
         if not self.pictures:
             return Score(metrics)
-        drawings = {"molecules": pictures.samples(drawn), "properties": pictures.histograms(valid, reference)}
+        drawings = {"molecules": pictures.sample_grid(drawn), "properties": pictures.property_histograms(valid, reference)}
         return Score(metrics, drawings)
 
     @torch.no_grad()
-    def rebuilt(self, model: nn.Module, count: int) -> dict[str, float]:
-        """``rebuilt``: the share of the test file's first molecules in one piece that come back from their latents.
+    def reconstruction_rate(self, model: nn.Module, count: int) -> dict[str, float]:
+        """``reconstruction_rate``: the share of the test file's first molecules in one piece that come back from their latents.
 
         Nothing where the file has none in one piece.
         """
         reference = _holdings(self).reference
-        rows = [row for row, meaning in enumerate(reference.meanings) if meaning and "." not in meaning][:count]
+        rows = [row for row, meaning in enumerate(reference.decoded_smiles) if meaning and "." not in meaning][:count]
         if not rows:
             return {}
-        adjacency, nodes = graphs.one_hot(reference.bonds[rows], reference.atoms[rows], self.alphabet)
+        adjacency, nodes = graphs.one_hot(reference.bonds[rows], reference.atoms[rows], self.vocabulary)
         generator, device = _generator(model.eval()), next(model.parameters()).device
         back, its = generator.decode(generator.encode(adjacency.to(device), nodes.to(device)))
-        found = graphs.all_smiles(back.argmax(1), its.argmax(2), self.alphabet)
-        same = sum(one == reference.meanings[row] for row, one in zip(rows, found, strict=True))
-        return {"rebuilt": same / len(rows)}
+        found = graphs.batch_to_smiles(back.argmax(1), its.argmax(2), self.vocabulary)
+        same = sum(one == reference.decoded_smiles[row] for row, one in zip(rows, found, strict=True))
+        return {"reconstruction": same / len(rows)}
 
     def tables(self) -> tuple[smiles.Molecules, smiles.Molecules]:
         """Molecules of the training file, whoever holds them, and of the test file."""
@@ -217,7 +217,7 @@ class Molecules:
     def draw(self, model: nn.Module, count: int, *, corrected: bool = False) -> list[str | None]:
         """Canonical SMILES of graphs drawn from a model, None for one that is no molecule."""
         adjacency, nodes = _generator(model.eval()).sample(count, self.latent_temperature)
-        return graphs.all_smiles(adjacency.argmax(1), nodes.argmax(2), self.alphabet, corrected=corrected)
+        return graphs.batch_to_smiles(adjacency.argmax(1), nodes.argmax(2), self.vocabulary, corrected=corrected)
 
 
 def _generator(model: nn.Module) -> GraphGenerator:
@@ -239,9 +239,9 @@ def _graphnvp(workload: Molecules) -> nn.Module:
 
 
 def _mpgvae(workload: Molecules) -> nn.Module:
-    alphabet = workload.alphabet
+    vocabulary = workload.vocabulary
     return MPGVAE(
-        mpgvae.Sizes(alphabet.size, alphabet.no_atom + 1, workload.width, workload.latent, workload.message_steps),
+        mpgvae.MPGVAESizes(vocabulary.size, vocabulary.no_atom + 1, workload.width, workload.latent, workload.message_steps),
         beta=workload.beta,
         warmup=workload.warmup,
         matching=workload.matching,
@@ -253,33 +253,33 @@ FAMILIES: Mapping[str, Callable[[Molecules], nn.Module]] = {"graphnvp": _graphnv
 
 
 @lru_cache(maxsize=8)
-def _holdings(workload: Molecules) -> Holdings:
+def _holdings(workload: Molecules) -> MoleculeAllocation:
     training, reference = _files(workload)
     if workload.lossy == "drop":
-        training, reference = ownership.lossless(training), ownership.lossless(reference)
-    return ownership.shared_out(
+        training, reference = ownership.drop_lossy(training), ownership.drop_lossy(reference)
+    return ownership.allocate(
         training,
         reference,
         workload.clients,
-        by=cast(Partition, workload.partition),
+        by=cast(MoleculePartition, workload.partition),
         alpha=workload.data_config.alpha,
         public=workload.server_fraction,
         held_out=workload.held_out,
         seed=workload.data_config.seed,
-        no_atom=workload.alphabet.no_atom,
+        no_atom=workload.vocabulary.no_atom,
     )
 
 
 def _own(path: Path, workload: Molecules) -> smiles.Molecules:
     """A file of somebody's own; DataError when it holds too few molecules."""
-    found = smiles.read(path, workload.alphabet, workload.data_config.max_examples, _order(workload))
-    found = ownership.lossless(found) if workload.lossy == "drop" else found
+    found = smiles.load_molecules(path, workload.vocabulary, workload.data_config.max_examples, _order(workload))
+    found = ownership.drop_lossy(found) if workload.lossy == "drop" else found
     if len(found) < 2 * MIN_EXAMPLES:
         raise DataError(f"{path} has {len(found)} molecules that can be used; at least {2 * MIN_EXAMPLES} are needed")
     return found
 
 
-def _order(workload: Molecules) -> smiles.Order:
+def _order(workload: Molecules) -> smiles.AtomOrder:
     return "canonical" if workload.atom_order == "canonical" else "file"
 
 
@@ -287,11 +287,11 @@ def _files(workload: Molecules) -> tuple[smiles.Molecules, smiles.Molecules]:
     """The molecules of the training file and of the test file."""
     if workload.file:
         found = _own(Path(workload.file).expanduser(), workload)
-        train, test = scaffolds.held_out(torch.arange(len(found)), 0.1, workload.data_config.seed, "test file")
-        return found.take(train.tolist()), found.take(test.tolist())
+        train, test = scaffolds.train_test_rows(torch.arange(len(found)), 0.1, workload.data_config.seed, "test file")
+        return found.select(train.tolist()), found.select(test.tolist())
     root = Path(workload.data_config.root) if workload.data_config.root else None
-    paths = [smiles.path_of(workload.dataset, split, root) for split in ("train", "test")]
-    train_file, test_file = (smiles.read(path, workload.alphabet, workload.data_config.max_examples, _order(workload)) for path in paths)
+    paths = [smiles.molecule_file(workload.dataset, split, root) for split in ("train", "test")]
+    train_file, test_file = (smiles.load_molecules(path, workload.vocabulary, workload.data_config.max_examples, _order(workload)) for path in paths)
     return train_file, test_file
 
 

@@ -16,8 +16,8 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 from fedlab.data.digits.domains import SIZE
-from fedlab.data.images.domain_suites import DomainSet
-from fedlab.data.images.pacs import PACS, viewed
+from fedlab.data.images.domain_suites import DomainSuite
+from fedlab.data.images.pacs import PACS, augment
 from fedlab.models.convnet import ConvNet
 from fedlab.models.mixer import SMALL, Mixer
 from fedlab.workload import WorkloadSpec
@@ -30,8 +30,8 @@ WIDTH = 16  # channels of the first convolution; 20 ms a step of 64 on one core
 class Pacs(DomainSuiteWorkload):
     """The workload's options and its answers, see :class:`fedlab.workload.Workload`; images (3, 32, 32) in [-1, 1]."""
 
-    of: ClassVar[DomainSet] = PACS
-    view = staticmethod(viewed)
+    of: ClassVar[DomainSuite] = PACS
+    view = staticmethod(augment)
 
     source: str = Field("photo", description="domain of the server, with labels")
     augment: bool = Field(

@@ -8,7 +8,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import Tensor
 
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.seeds import seeded
 from fedlab.strategies.protocol import ARRAYS, CONFIG, METRICS, ClientContext, arrays_of, load, metrics_record, round_of
 from fedlab.training import resolve_device
@@ -24,7 +24,7 @@ def make_reply(
     context: ClientContext,
     trained: Mapping[str, Tensor],
     metrics: Mapping[str, float],
-    data: Examples,
+    data: ArrayDataset,
 ) -> RecordDict:
     """A reply with a whole model, and with what the server's rule asked for in ``config``.
 
@@ -51,11 +51,11 @@ def make_reply(
 
 @torch.no_grad()
 def start_loss(
-    workload: Workload, sent: Mapping[str, Tensor], message: Message, context: ClientContext, data: Examples
+    workload: Workload, sent: Mapping[str, Tensor], message: Message, context: ClientContext, data: ArrayDataset
 ) -> float:
     """Mean loss of the model that was sent, from a random stream of its own: training goes as if nobody had asked."""
     core, partition = context.config.run, context.partition
-    some, total = data.spread(LOSS_EXAMPLES), 0.0
+    some, total = data.subsample(LOSS_EXAMPLES), 0.0
     with seeded(core.seed, START_LOSS, round_of(message), partition):
         device = resolve_device(core.device)
         model = load(workload.model(), sent, device).eval()

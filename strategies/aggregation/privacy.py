@@ -41,7 +41,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedlab.config.sections import PositiveFloat
-from fedlab.models.batchnorm_stats import adopt_statistics, batch_norms
+from fedlab.models.batchnorm_stats import adapt_batchnorm, batch_norms
 from fedlab.strategies.aggregation.client import CLIPPING_NORM, UNCLIPPED, clip
 from fedlab.strategies.aggregation.rule import AggregationSpec, ClientUpdate, Rule, mean, to_numpy
 from fedlab.strategies.protocol import load
@@ -114,7 +114,7 @@ class ClippingDP(Rule[DpOptions], Generic[DpOptions]):
         model = load(self.workload.model(), new, resolve_device(self.config.run.device))
         if batch_norms(model):
             device = next(model.parameters()).device
-            adopt_statistics(model, self.workload.data(None, "train"), STATISTICS_EXAMPLES, 1.0, device)
+            adapt_batchnorm(model, self.workload.data(None, "train"), STATISTICS_EXAMPLES, 1.0, device)
             found = model.state_dict()
             new |= {name: found[name].cpu() for name in new if name.endswith(("running_mean", "running_var"))}
         return {**new, **{name: tensor for name, tensor in current.items() if not tensor.is_floating_point()}}

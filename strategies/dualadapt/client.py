@@ -13,20 +13,20 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedlab.config.schema import ClientConfig, Config
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import DataError
 from fedlab.losses.discrepancy import discrepancy
-from fedlab.losses.propagation import propagate
+from fedlab.losses.propagation import propagate_labels
 from fedlab.models import gaussian_mixture
-from fedlab.models.batchnorm_stats import adopt_statistics, encode
+from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
 from fedlab.models.feature_classifier import (
-    Average,
-    OnRows,
+    EnsembleHead,
+    FlattenRows,
     features_of,
+    group_rows,
     head_of,
-    per_example,
     probabilities,
-    some_rows,
+    subsample_rows,
 )
 from fedlab.strategies.dualadapt.mixtures import read_mixture, upload
 from fedlab.strategies.dualadapt.shared import BATCH, CONTROL, HEAD, LAST, MIXTURE, ONLY_MIXTURE, START, Options
@@ -83,12 +83,12 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
 def adapt_head(
     head: nn.Module,
     z: Tensor,
-    source: gaussian_mixture.Mixture,
+    source: gaussian_mixture.GaussianMixture,
     quantiles: Tensor,
     options: Options,
     training: ClientConfig,
     start: nn.Module | None = None,
-) -> tuple[nn.Module, gaussian_mixture.Mixture, float | None]:
+) -> tuple[nn.Module, gaussian_mixture.GaussianMixture, float | None]:
     """Lines 5 to 8: F_l and W_T from F_g, W_S and the client's features.
 
     Parameters
@@ -113,7 +113,7 @@ def adapt_head(
     labels = pseudo_labels(z, mean_probs, options)  # (examples,)
     weights = torch.ones(len(z), device=z.device)
     if options.client_weights:
-        weights = gaussian_mixture.relative(gaussian_mixture.typicality(source.log_prob(z), quantiles)).to(z)
+        weights = gaussian_mixture.mean_normalized(gaussian_mixture.conformal_p_value(source.log_prob(z), quantiles)).to(z)
     mixture = RunningMixture(source, options.variance_floor)
 
     def loss() -> Tensor:  # line 7
@@ -131,23 +131,23 @@ def adapt_head(
 class RunningMixture:
     """W_T by stepwise EM from W_S, a batch at a time."""
 
-    def __init__(self, source: gaussian_mixture.Mixture, variance_floor: float) -> None:
+    def __init__(self, source: gaussian_mixture.GaussianMixture, variance_floor: float) -> None:
         self.statistics, self.variance_floor, self.steps = source.statistics(), variance_floor, 0
 
     def take(self, z: Tensor) -> None:
         """One step on a batch (batch, width)."""
-        batch = gaussian_mixture.statistics(self.fitted(), z)
-        self.statistics = gaussian_mixture.update(self.statistics, batch, gaussian_mixture.schedule(self.steps))
+        batch = gaussian_mixture.e_step(self.fitted(), z)
+        self.statistics = gaussian_mixture.blend(self.statistics, batch, gaussian_mixture.robbins_monro_step(self.steps))
         self.steps += 1
 
-    def fitted(self) -> gaussian_mixture.Mixture:
+    def fitted(self) -> gaussian_mixture.GaussianMixture:
         """The mixture so far."""
-        return gaussian_mixture.from_statistics(self.statistics, self.variance_floor)
+        return gaussian_mixture.m_step(self.statistics, self.variance_floor)
 
 
 def fit_mixture(
-    z: Tensor, source: gaussian_mixture.Mixture, options: Options, training: ClientConfig
-) -> gaussian_mixture.Mixture:
+    z: Tensor, source: gaussian_mixture.GaussianMixture, options: Options, training: ClientConfig
+) -> gaussian_mixture.GaussianMixture:
     """Line 8 alone, as often as with line 7: so a newcomer's mixture is estimated as those it is compared with."""
     mixture = RunningMixture(source, options.variance_floor)
     for _ in range(training.steps):
@@ -170,7 +170,7 @@ def local_loss(logits: Tensor, labels: Tensor, weights: Tensor, p_global: Tensor
 def pseudo_labels(z: Tensor, p: Tensor, options: Options) -> Tensor:
     """Labels (examples,) for the local head: argmax F_g, if asked smoothed over neighbours and evened out by class."""
     if options.pseudo_labels == "propagated":
-        p = propagate(z, p, options.num_neighbors)
+        p = propagate_labels(z, p, options.num_neighbors)
     return (p / p.sum(0).clamp_min(1e-6) ** options.class_balance).argmax(1)
 
 
@@ -180,16 +180,16 @@ def evaluate(workload: Workload, message: Message, context: ClientContext) -> Re
     device = context.device
     test = client_dataset(workload, context, "test")
 
-    def tested(record: str, adapted: bool = True) -> tuple[nn.Module, Examples]:
+    def tested(record: str, adapted: bool = True) -> tuple[nn.Module, ArrayDataset]:
         model = load(workload.model(), arrays_of(message.content, record), device)
         if adapted:
             own = client_dataset(workload, context, "train")
-            adopt_statistics(features_of(model), own, options.bn_images, options.bn_adaptation, device)
+            adapt_batchnorm(features_of(model), own, options.bn_images, options.bn_adaptation, device)
         z = encode(features_of(model), test, device, BATCH)
-        return head_of(model), Examples({**test.columns, "x": per_example(z, len(test))})
+        return head_of(model), ArrayDataset({**test.columns, "x": group_rows(z, len(test))})
 
-    def measure(head: nn.Module, data: Examples) -> dict[str, float]:
-        return workload.evaluate(OnRows(head), data)
+    def measure(head: nn.Module, data: ArrayDataset) -> dict[str, float]:
+        return workload.evaluate(FlattenRows(head), data)
 
     heads = message.content
     metrics: dict[str, float] = {}
@@ -197,10 +197,10 @@ def evaluate(workload: Workload, message: Message, context: ClientContext) -> Re
     metrics |= named("global", measure(global_head, data))
     if HEAD in heads:
         local = load(deepcopy(global_head), arrays_of(message.content, HEAD), device)
-        metrics |= named("local", measure(local, data)) | named("average", measure(Average(global_head, local), data))
+        metrics |= named("local", measure(local, data)) | named("average", measure(EnsembleHead(global_head, local), data))
         if LAST in heads:
             last_head, last_data = tested(LAST)
-            metrics |= named("last", measure(Average(last_head, local), last_data))
+            metrics |= named("last", measure(EnsembleHead(last_head, local), last_data))
     if CONTROL in heads:
         metrics |= named("source_only", measure(*tested(CONTROL, adapted=False)))
     return RecordDict({METRICS: metrics_record(metrics, len(test))})
@@ -230,14 +230,14 @@ def with_local_stats(
     workload: Workload,
     arrays: Mapping[str, Tensor],
     local: Mapping[str, Tensor] | None,
-    own: Examples | None,
+    own: ArrayDataset | None,
     config: Config,
 ) -> ModelStates:
     """G and F_g with the statistics of ``own`` images, and F_l."""
     options, device = config.strategy, resolve_device(config.run.device)
     model = load(workload.model(), arrays, device)
     if own is not None:
-        adopt_statistics(features_of(model), own, options.bn_images, options.bn_adaptation, device)
+        adapt_batchnorm(features_of(model), own, options.bn_images, options.bn_adaptation, device)
     return {ARRAYS: model.state_dict(), **({HEAD: local} if local is not None else {})}
 
 
@@ -245,13 +245,13 @@ def predictor(workload: Workload, states: ModelStates) -> nn.Module:
     """Inputs ``x`` to log-probabilities (batch, classes): F_g and F_l averaged, on G."""
     model = load(workload.model(), states[ARRAYS], torch.device("cpu"))
     local = load(deepcopy(head_of(model)), states.get(HEAD, head_of(model).state_dict()), torch.device("cpu"))
-    return nn.Sequential(features_of(model), Average(head_of(model), local)).eval()
+    return nn.Sequential(features_of(model), EnsembleHead(head_of(model), local)).eval()
 
 
-def client_features(model: nn.Module, data: Examples, options: Options, device: torch.device) -> Tensor:
+def client_features(model: nn.Module, data: ArrayDataset, options: Options, device: torch.device) -> Tensor:
     """G's features (rows, width) of a client's images, normalised with its own statistics if asked; at most so many."""
-    adopt_statistics(features_of(model), data, options.bn_images, options.bn_adaptation, device)
-    return some_rows(encode(features_of(model), data, device, BATCH), options.max_features)
+    adapt_batchnorm(features_of(model), data, options.bn_images, options.bn_adaptation, device)
+    return subsample_rows(encode(features_of(model), data, device, BATCH), options.max_features)
 
 
 def only_mixture(content: RecordDict) -> bool:

@@ -18,8 +18,8 @@ from fedlab.config.schema import Config
 from fedlab.errors import ConfigError
 from fedlab.losses.discrepancy import discrepancy
 from fedlab.models import gaussian_mixture
-from fedlab.models.batchnorm_stats import encode, statistics_held
-from fedlab.models.feature_classifier import check_parts, features_of, head_of, some_rows
+from fedlab.models.batchnorm_stats import encode, frozen_stats
+from fedlab.models.feature_classifier import check_parts, features_of, head_of, subsample_rows
 from fedlab.seeds import seeded
 from fedlab.strategies import validation
 from fedlab.strategies.dualadapt import onboarding
@@ -132,8 +132,8 @@ class DualAdapt(FlowerFedAvg):
 
     def source_mixture(self) -> dict[str, Tensor]:
         """Line 3: W_S on a random view of each source example, and the quantiles of its log-likelihood there."""
-        some = self.trainer.source.spread(SOURCE_ROWS)
-        z = some_rows(encode(features_of(self.trainer.average), some, self.device, BATCH), SOURCE_ROWS)
+        some = self.trainer.source.subsample(SOURCE_ROWS)
+        z = subsample_rows(encode(features_of(self.trainer.average), some, self.device, BATCH), SOURCE_ROWS)
         mixture = gaussian_mixture.fit(
             z, self.options.components, steps=self.options.em_steps, tolerance=0.0, variance_floor=self.options.variance_floor
         )
@@ -160,15 +160,15 @@ class DualAdapt(FlowerFedAvg):
         def loss(step: int) -> Tensor:
             with seeded(self.seed, "pseudo-targets", server_round, step):
                 x = self.pseudo_targets()
-            with statistics_held(model):
+            with frozen_stats(model):
                 z = features_of(model)(x)
                 frozen = {name: weight.detach() for name, weight in head.named_parameters()}
                 p = functional_call(head, frozen, (z,)).softmax(1)
             q = local_heads(z)
             apart = discrepancy(p.expand_as(q).flatten(0, 1), q.flatten(0, 1)).view(len(chosen), -1)  # (clients, batch)
             if self.options.server_weights:
-                typical = gaussian_mixture.typicality(mixtures.log_prob(z.detach()), quantiles)
-                apart = gaussian_mixture.relative(typical).to(apart) * apart
+                typical = gaussian_mixture.conformal_p_value(mixtures.log_prob(z.detach()), quantiles)
+                apart = gaussian_mixture.mean_normalized(typical).to(apart) * apart
             return self.options.server_discrepancy * apart.mean()
 
         return loss

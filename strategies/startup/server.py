@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from torch import Tensor, nn
 
 from fedlab.config.schema import Config, RunConfig
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError
 from fedlab.models.feature_classifier import features_of, head_of, missing_parts
 from fedlab.seeds import seeded
@@ -120,7 +120,7 @@ class Startup(FlowerFedAvg):
     def _pooled_loss(self) -> TargetLoss | None:
         """The centralized setting: one owner of every client's images."""
         clients = range(self.config.data.num_clients or len(self.workload.clients))
-        data = Examples({"x": torch.cat([self.workload.data(partition, "train")[:]["x"] for partition in clients])})
+        data = ArrayDataset({"x": torch.cat([self.workload.data(partition, "train")[:]["x"] for partition in clients])})
         found = TargetLoss(self.workload, self.options, self.student, self.teacher, data, self.local.batch_size)
         return None if found.empty else found
 

@@ -12,9 +12,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from fedlab.config.sections import NonNegativeFloat, PositiveFloat
-from fedlab.data.dataset import Batch, Examples
+from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.losses.ntxent import nt_xent
-from fedlab.losses.soft_labels import DIVERGENCES, shuffled, soften
+from fedlab.losses.soft_labels import DIVERGENCES, shuffle_targets, soft_targets
 from fedlab.models.feature_classifier import features_of, head_of
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.training import ema_update
@@ -95,7 +95,7 @@ class StudentWorkload:
         """A fresh student."""
         return Student(self.workload.model(), self.contrastive)
 
-    def data(self, partition: int | None, split: str) -> Examples:
+    def data(self, partition: int | None, split: str) -> ArrayDataset:
         """As in the workload."""
         return self.workload.data(partition, split)
 
@@ -104,7 +104,7 @@ class StudentWorkload:
         assert isinstance(model, Student)
         return self.workload.loss(model.model, batch)
 
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """The workload's of the student's model."""
         assert isinstance(model, Student)
         return self.workload.evaluate(model.model, data)
@@ -114,7 +114,7 @@ class TargetLoss:
     """Line 7 on one owner's images, and lines 5 and 6 before it."""
 
     def __init__(
-        self, workload: Workload, options: Options, student: Student, teacher: nn.Module | None, data: Examples, batch: int
+        self, workload: Workload, options: Options, student: Student, teacher: nn.Module | None, data: ArrayDataset, batch: int
     ) -> None:
         assert isinstance(workload, SupportsViews)
         self.view, self.options, self.student, self.data, self.batch = workload.view, options, student, data, batch
@@ -126,7 +126,7 @@ class TargetLoss:
     @torch.no_grad()
     def _label(self, x: Tensor) -> Tensor:
         assert self.teacher is not None
-        return soften(self.teacher(x.to(self.device)), self.options.inverse_temperature)
+        return soft_targets(self.teacher(x.to(self.device)), self.options.inverse_temperature)
 
     def __call__(self, weight: float = 1.0) -> Tensor:
         """The loss of a fresh batch, a scalar; ``weight`` scales the part of the soft labels."""
@@ -136,7 +136,7 @@ class TargetLoss:
         loss: Tensor = z.new_zeros(())
         if self.teacher is not None:
             soft = self.soft[rows.to(self.device)] if self.soft is not None else self._label(self.view(x, weak=True))
-            soft = shuffled(soft) if self.options.shuffle else soft
+            soft = shuffle_targets(soft) if self.options.shuffle else soft
             logits = head_of(self.student.model)(z)  # (2 batch, classes)
             loss = loss + weight * self.options.distillation_weight * DIVERGENCES[self.options.distillation_loss](logits, soft.repeat(2, 1))
         if self.options.contrastive_weight:

@@ -175,7 +175,7 @@ def test_the_gpu_is_named(monkeypatch):
     assert Finding("ok", "GPU: H000, H100") in found(doctor._torch)
 
 
-@pytest.mark.parametrize("name", ["usps_test.npz", datasets.BOUNDS])
+@pytest.mark.parametrize("name", ["usps_test.npz", datasets.BOUND_LABELS])
 def test_one_wrong_byte_in_the_packages_data(embedded, name):
     content = bytearray((embedded / name).read_bytes())
     content[len(content) // 2] ^= 0xFF
@@ -184,7 +184,7 @@ def test_one_wrong_byte_in_the_packages_data(embedded, name):
     assert name in bad.what and "reinstall" in bad.remedy
 
 
-@pytest.mark.parametrize("name", ["mnist_train.npz", datasets.BOUNDS])
+@pytest.mark.parametrize("name", ["mnist_train.npz", datasets.BOUND_LABELS])
 def test_data_of_the_package_cut_short_or_missing(embedded, name):
     path = embedded / name
     path.write_bytes(path.read_bytes()[:500])

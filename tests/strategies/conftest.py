@@ -14,7 +14,7 @@ from torch.nn.functional import mse_loss
 
 from fedlab import registry
 from fedlab.config.schema import CORE_SECTIONS, knobs, resolve
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.engines import inprocess
 from fedlab.runs.directory import RunDirectory
 from fedlab.workload import WorkloadSpec
@@ -64,7 +64,7 @@ class Lines:
         columns = {"x": x, "y": x @ slope[:, None] + 0.5}
         if split == "train" and not (self.teacher if partition is None else self.labelled):
             del columns["y"]
-        return Examples(columns)
+        return ArrayDataset(columns)
 
     def loss(self, model, batch):
         return mse_loss(model(batch["x"]), batch["y"])

@@ -92,7 +92,7 @@ def test_one_server_step_is_the_plain_loop_over_clients_and_examples():
     for partition in (0, 1):
         local = Net().head
         local.load_state_dict(half.heads[partition])
-        mixture = gaussian_mixture.Mixture.from_arrays(half.mixtures[partition])
+        mixture = gaussian_mixture.GaussianMixture.from_arrays(half.mixtures[partition])
         reference = half.mixtures[partition]["quantiles"]
         density = mixture.log_prob(z)
         typical = [(1 + sum(float(r) <= float(v) for r in reference)) / (1 + len(reference)) for v in density.detach()]
@@ -138,8 +138,8 @@ def test_the_local_head_is_the_plain_loop():
                 weight = rank[row] / (sum(rank) / 40)
                 logits = expected(z[row : row + 1])
                 value = value + weight * cross_entropy(logits, p[row : row + 1].argmax(1)) / 10
-            batch = gaussian_mixture.statistics(gaussian_mixture.from_statistics(running, 1e-2), z[rows])
-            running = gaussian_mixture.update(running, batch, (step + 2) ** -0.7)
+            batch = gaussian_mixture.e_step(gaussian_mixture.m_step(running, 1e-2), z[rows])
+            running = gaussian_mixture.blend(running, batch, (step + 2) ** -0.7)
             losses.append(float(value.detach()))
             optimiser.param_groups[0]["lr"] = cosine[step]
             optimiser.zero_grad()
@@ -148,7 +148,7 @@ def test_the_local_head_is_the_plain_loop():
     for got, wanted in zip(local.parameters(), expected.parameters(), strict=True):
         assert torch.allclose(got, wanted, atol=1e-5)
     assert loss == pytest.approx(sum(losses) / 3, rel=1e-4)
-    assert torch.allclose(mixture.means, gaussian_mixture.from_statistics(running, 1e-2).means)
+    assert torch.allclose(mixture.means, gaussian_mixture.m_step(running, 1e-2).means)
 
 
 def test_the_local_loss_is_the_plain_sum_over_examples():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import cross_entropy
 
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.seeds import seeded
 from fedlab.strategies.self_training import UNSURE, pseudo_labelled, sure
 from toy import Blobs
@@ -22,7 +22,7 @@ def test_only_what_the_model_is_sure_of_is_labelled():
 
 
 def test_rows_that_are_not_sure_are_left_out_of_an_example_that_has_a_sure_one():
-    data = Examples({"x": torch.arange(3.0), "y": torch.zeros(3)})
+    data = ArrayDataset({"x": torch.arange(3.0), "y": torch.zeros(3)})
     p = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.5, 0.5], [0.6, 0.4], [0.1, 0.9], [0.2, 0.8]])  # two rows an example
     chosen, share = pseudo_labelled(data, p, 0.8)
     assert chosen.columns["x"].tolist() == [0, 2]

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from fedlab import strategies
 from fedlab.config.schema import CORE_SECTIONS, resolve
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.engines import inprocess
 from fedlab.errors import ConfigError
 from fedlab.models.feature_classifier import features_of
@@ -73,7 +73,7 @@ class Dots:
         count = 40 if partition is None else 10 + 5 * partition
         y = torch.randint(CLASSES, (count,), generator=generator)
         x = torch.randn(count, 3, generator=generator) + y[:, None] - (0 if partition is None else 1 + partition)
-        return Examples({"x": x} if partition is not None and split == "train" else {"x": x, "y": y})
+        return ArrayDataset({"x": x} if partition is not None and split == "train" else {"x": x, "y": y})
 
     def view(self, x, weak=False):
         return x + (0.05 if weak else 0.3) * torch.randn_like(x)
@@ -167,7 +167,7 @@ def begin(table):
 
 def base_loss(workload, student, server_round, step):
     with seeded(SEED, "source", server_round, step):
-        batch = workload.data(None, "train").sample(BATCH)
+        batch = workload.data(None, "train").sample_batch(BATCH)
     return cross_entropy(student.model(batch["x"]), batch["y"])
 
 

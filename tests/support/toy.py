@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fedlab import registry
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.training import null_progress
 from fedlab.workload import Score, WorkloadSpec
 
@@ -61,8 +61,8 @@ class Blobs:
         if partition is not None and split == "train" and not self.client_labels:
             del columns["y"]
         if partition is not None and split == "train" and partition == self.broken:
-            return Examples(columns, self.fail)
-        return Examples(columns)
+            return ArrayDataset(columns, self.fail)
+        return ArrayDataset(columns)
 
     def loss(self, model, batch):
         return cross_entropy(model(batch["x"]), batch["y"])

@@ -16,18 +16,18 @@ import torch
 from torch import Tensor
 
 
-def folder() -> Path:
+def cache_folder() -> Path:
     """The user's cache folder for molecules; it need not exist, or be writable."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "fedlab" / "molecules"
 
 
-def key(*names: str) -> str:
+def cache_key(*names: str) -> str:
     """A name for all that a content depends on."""
     return hashlib.sha256("\x1f".join(names).encode()).hexdigest()[:16]
 
 
-def keep(path: Path, texts: Mapping[str, Sequence[str]], tensors: Mapping[str, Tensor]) -> None:
+def save(path: Path, texts: Mapping[str, Sequence[str]], tensors: Mapping[str, Tensor]) -> None:
     """Write columns in one move, texts without line breaks; a folder that cannot be written to is no error."""
     columns = {name: np.frombuffer("\n".join(column).encode(), np.uint8) for name, column in texts.items()}
     stream = io.BytesIO()
@@ -37,7 +37,7 @@ def keep(path: Path, texts: Mapping[str, Sequence[str]], tensors: Mapping[str, T
     write(path, stream.getvalue())
 
 
-def recall(
+def load(
     path: Path, texts: Sequence[str], tensors: Sequence[str]
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, Tensor]] | None:
     """The columns of these names; None where there is no such file, or it is damaged."""

@@ -64,7 +64,7 @@ def home(tmp_path_factory):
             result = fedlab.run(f"{strategy.replace('_', '-')}-digits", runs=home, knobs={**knobs, "name": strategy})
             measured = keep(RunDirectory.open(result.directory), home / f"{strategy}-client", 1)
         (home / f"{strategy}.json").write_text(json.dumps([measured, result.final()["optdigits"]]))
-    test = datasets.read("optdigits", "test").columns
+    test = datasets.load_digits("optdigits", "test").columns
     for number, (pixels, label) in enumerate(zip(test["x"], test["y"], strict=True)):
         path = home / "scans" / f"{number:03}-{int(label)}.png"
         path.parent.mkdir(exist_ok=True)

@@ -13,7 +13,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 import toy
 from fedlab import launch
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import RunError
 from fedlab.inference.predict import Recalled
 from fedlab.report import client_plots
@@ -133,12 +133,12 @@ def test_the_plane_of_one_dimension_is_a_line():
 def test_rows_of_pixels_are_few_and_keep_their_labels():
     """Features are a cell's largest pixel and its negative; labels, finer than the features, are the pixels."""
     y = torch.arange(4 * 8 * 8).view(4, 8, 8)
-    data = Examples({"x": y[:, None].float(), "y": y})
+    data = ArrayDataset({"x": y[:, None].float(), "y": y})
     coarse = nn.Sequential(nn.MaxPool2d(2), _WithNegative())  # the pixel at a cell's middle: (4, 2, 4, 4)
     rows, labels = client_plots.rows_of(coarse, data, count=20)
     assert rows.shape == (20, 2) and labels.tolist() == rows[:, 0].tolist()
     assert len(set(labels.tolist())) == 20
-    assert client_plots.rows_of(coarse, Examples({"x": data.columns["x"]}), 20)[1] is None
+    assert client_plots.rows_of(coarse, ArrayDataset({"x": data.columns["x"]}), 20)[1] is None
 
 
 class _WithNegative(nn.Module):
@@ -148,7 +148,7 @@ class _WithNegative(nn.Module):
 
 def test_features_of_other_shapes_are_refused_with_a_sentence():
     with pytest.raises(RunError, match="got 3 axes"):
-        client_plots.rows_of(nn.Identity(), Examples({"x": torch.zeros(4, 5, 6)}), 3)
+        client_plots.rows_of(nn.Identity(), ArrayDataset({"x": torch.zeros(4, 5, 6)}), 3)
 
 
 def test_mixtures_are_found_by_their_arrays():

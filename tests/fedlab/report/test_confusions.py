@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.report.client_panels import draw
 from fedlab.report.client_plots import ARRAYS, ClientView
 from fedlab.report.comparison_tables import Variant
@@ -42,9 +42,9 @@ def test_a_portrait_names_classes_and_what_its_workload_is_judged_by():
 
 def test_labels_of_other_classes_make_no_confusions():
     model = nn.Linear(4, 3)
-    assert not len(confusion(model, Examples({"x": torch.zeros(5, 4)})))
-    assert not len(confusion(model, Examples({"x": torch.zeros(5, 4), "y": torch.zeros(5, 2).long()})))
-    void = Examples({"x": torch.zeros(5, 4), "y": torch.tensor([0, 1, 255, -1, 2])})
+    assert not len(confusion(model, ArrayDataset({"x": torch.zeros(5, 4)})))
+    assert not len(confusion(model, ArrayDataset({"x": torch.zeros(5, 4), "y": torch.zeros(5, 2).long()})))
+    void = ArrayDataset({"x": torch.zeros(5, 4), "y": torch.tensor([0, 1, 255, -1, 2])})
     assert confusion(model, void).sum() == 3
 
 
@@ -60,7 +60,7 @@ def test_rows_of_cells_are_compared_pixel_by_pixel():
     y = cells.repeat_interleave(2, 1).repeat_interleave(2, 2)
     x = y[:, None].float()
     y[:, :, 0] = 255  # of no class
-    counts = confusion(_Pixels(), Examples({"x": x, "y": y}))
+    counts = confusion(_Pixels(), ArrayDataset({"x": x, "y": y}))
     assert counts.sum() == 3 * (4 * 8 - 4)
     assert np.trace(counts) / counts.sum() > 0.7 and counts[1, 1] == 3 * 16
 

@@ -14,8 +14,8 @@ from torch.nn.functional import interpolate
 
 from fedlab import launch, registry
 from fedlab.config.schema import to_toml
-from fedlab.data.dataset import Examples
-from fedlab.data.segmentation.camvid import CLASSES, FREQUENCIES, VOID
+from fedlab.data.dataset import ArrayDataset
+from fedlab.data.segmentation.camvid import CLASSES, FREQUENCIES, IGNORE_INDEX
 from fedlab.engines import inprocess
 from fedlab.errors import ConfigError, DataError
 from fedlab.runs.directory import RunDirectory
@@ -39,7 +39,7 @@ class Told(nn.Module):
 def views(labels):
     """Labels (views, height, width) as examples of black views."""
     y = torch.tensor(labels)
-    return Examples({"x": torch.zeros(len(y), 3, *y.shape[1:]), "y": y})
+    return ArrayDataset({"x": torch.zeros(len(y), 3, *y.shape[1:]), "y": y})
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def scores():
     generator = torch.Generator().manual_seed(3)
     rows = torch.randn(2 * 2 * 3, len(CLASSES), generator=generator)
     y = torch.randint(0, len(CLASSES), (2, 4, 6), generator=generator)
-    return rows, y.masked_fill(torch.rand(2, 4, 6, generator=generator) < 1 / 3, VOID)
+    return rows, y.masked_fill(torch.rand(2, 4, 6, generator=generator) < 1 / 3, IGNORE_INDEX)
 
 
 # --- loss ---
@@ -61,7 +61,7 @@ def test_the_loss_is_a_plain_loop_over_known_pixels(scores, rare):
     total = weight = 0.0
     for view, line, place in np.ndindex(2, 4, 6):
         label = int(y[view, line, place])
-        if label != VOID:
+        if label != IGNORE_INDEX:
             share = (sorted(FREQUENCIES)[5] / FREQUENCIES[label]) ** rare
             p = maps[view, label, line, place].exp() / maps[view, :, line, place].exp().sum()
             total, weight = total - share * math.log(p), weight + share
@@ -72,7 +72,7 @@ def test_the_loss_is_a_plain_loop_over_known_pixels(scores, rare):
 def test_labels_may_be_of_rows_instead_of_pixels(scores):
     rows, _ = scores
     y = torch.arange(12).fmod(11).view(2, 6)
-    y[0, 3:] = VOID
+    y[0, 3:] = IGNORE_INDEX
     known = [row for row in range(12) if row not in (3, 4, 5)]
     wanted = -sum(float(rows[row].log_softmax(0)[y.flatten()[row]]) for row in known) / len(known)
     value = CamVid(rare=0.0).loss(Told(rows), {"x": torch.zeros(2, 3, 4, 6), "y": y})
@@ -81,7 +81,7 @@ def test_labels_may_be_of_rows_instead_of_pixels(scores):
 
 def test_views_without_one_known_pixel_lose_nothing(scores):
     model = Told(scores[0])
-    loss = SMALL.loss(model, {"x": torch.zeros(2, 3, 4, 6), "y": torch.full((2, 4, 6), VOID)})
+    loss = SMALL.loss(model, {"x": torch.zeros(2, 3, 4, 6), "y": torch.full((2, 4, 6), IGNORE_INDEX)})
     loss.backward()
     assert float(loss.detach()) == 0 and model.rows.grad.abs().sum() == 0
 
@@ -101,7 +101,7 @@ def test_mean_iou_by_hand():
     """
     rows = torch.full((2, len(CLASSES)), -20.0)
     rows[0, 0] = rows[1, 3] = 20.0
-    metrics = SMALL.evaluate(Told(rows), views([[[0, 0], [0, VOID]], [[0, 3], [3, 3]]]))
+    metrics = SMALL.evaluate(Told(rows), views([[[0, 0], [0, IGNORE_INDEX]], [[0, 3], [3, 3]]]))
     assert metrics["miou"] == pytest.approx((3 / 4 + 3 / 4) / 2)
     assert metrics["loss"] == pytest.approx(-math.log(1e-12) / 7, rel=1e-3)
 
@@ -116,7 +116,7 @@ def test_a_class_that_no_label_has_is_left_out_but_its_pixels_are_missed():
 def test_mean_iou_is_that_of_scikit_learn(scores, monkeypatch):
     rows, y = scores
     predicted = upsample_logits(rows.softmax(1), y).argmax(1)
-    known = (y != VOID).numpy()
+    known = (y != IGNORE_INDEX).numpy()
     truth, guess = y.numpy()[known], predicted.numpy()[known]
     found = confusion_matrix(predicted, y)
     assert (found.numpy() == reference(truth, guess, labels=range(len(CLASSES)))).all()
@@ -124,12 +124,12 @@ def test_mean_iou_is_that_of_scikit_learn(scores, monkeypatch):
     np.testing.assert_allclose(iou(found).iou.numpy(), each)
     present = np.unique(truth)
     assert iou(found).present.nonzero().flatten().tolist() == present.tolist()
-    metrics = SMALL.evaluate(Told(rows), Examples({"x": torch.zeros(2, 3, 4, 6), "y": y}))
+    metrics = SMALL.evaluate(Told(rows), ArrayDataset({"x": torch.zeros(2, 3, 4, 6), "y": y}))
     assert metrics["miou"] == pytest.approx(each[present].mean())
 
 
 def test_batches_do_not_change_the_metrics(monkeypatch):
-    data = SMALL.data(0, "test").spread(7)
+    data = SMALL.data(0, "test").subsample(7)
     with seeded("model"):
         model = SMALL.model()
     whole = SMALL.evaluate(model, data)
@@ -140,7 +140,7 @@ def test_batches_do_not_change_the_metrics(monkeypatch):
 def test_nothing_is_measured_without_labels():
     assert SMALL.evaluate(SMALL.model(), SMALL.data(0, "train")) == {}
     with pytest.raises(DataError, match="no test pixel has a class"):
-        SMALL.evaluate(Told(torch.zeros(1, len(CLASSES))), views([[[VOID, VOID], [VOID, VOID]]]))
+        SMALL.evaluate(Told(torch.zeros(1, len(CLASSES))), views([[[IGNORE_INDEX, IGNORE_INDEX], [IGNORE_INDEX, IGNORE_INDEX]]]))
 
 
 # --- data ---
@@ -172,7 +172,7 @@ def test_the_servers_views_are_random_and_keep_their_kind():
     assert torch.equal(first["x"], again["x"]) and torch.equal(first["y"], again["y"])
     assert not torch.equal(first["x"], source[:4]["x"])
     assert first["x"].shape == (4, 3, 60, 80) and first["x"].min() >= -1 and first["x"].max() <= 1
-    assert first["y"].dtype == torch.int64 and set(first["y"].unique().tolist()) <= {VOID, *range(len(CLASSES))}
+    assert first["y"].dtype == torch.int64 and set(first["y"].unique().tolist()) <= {IGNORE_INDEX, *range(len(CLASSES))}
 
 
 def test_a_drive_can_be_shared_in_stretches_of_time():
@@ -238,7 +238,7 @@ def federate(tmp_path, monkeypatch):
     read = CamVid.data
 
     def data(self, partition, split):
-        return read(self, partition, split).spread(4)
+        return read(self, partition, split).subsample(4)
 
     monkeypatch.setattr(CamVid, "data", data)
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.data.digits import datasets as sets
 from fedlab.data.partitioners import PARTITIONS
 from fedlab.errors import ConfigError, DataError
@@ -33,10 +33,10 @@ def test_in_adaptation_targets_train_without_labels_and_test_with_them():
         train, test = workload.data(partition, "train"), workload.data(partition, "test")
         assert set(train.columns) == set(train[:2]) == {"x"}
         assert set(test.columns) == {"x", "y"}
-        assert torch.equal(test.columns["y"], sets.read(domain, "test").columns["y"])
+        assert torch.equal(test.columns["y"], sets.load_digits(domain, "test").columns["y"])
     source = workload.data(None, "train")
     assert set(source.columns) == {"x", "y"}
-    assert len(source) == len(sets.read("mnist", "labelled"))
+    assert len(source) == len(sets.load_digits("mnist", "labelled"))
 
 
 def test_in_the_oracle_setting_the_same_images_have_their_labels():
@@ -52,7 +52,7 @@ def test_in_the_shards_setting_clients_share_the_source_without_overlap(split):
     workload = Digits(setting="shards", shards=3, limit=200, augment=False)
     assert workload.clients == ("shard-0", "shard-1", "shard-2")
     shards = [workload.data(partition, split) for partition in range(3)]
-    whole = sets.read("mnist", "labelled" if split == "train" else "test")
+    whole = sets.load_digits("mnist", "labelled" if split == "train" else "test")
     assert sum(map(len, shards)) == 200
     labels = torch.cat([shard.columns["y"] for shard in shards])
     assert torch.equal(labels.bincount(minlength=10), whole.columns["y"][:200].bincount(minlength=10))
@@ -85,7 +85,7 @@ def test_limit_cuts_every_part():
     workload = Digits(targets=TARGETS, limit=20)
     lengths = {len(workload.data(partition, split)) for partition in (None, 0, 1) for split in ("train", "test")}
     assert lengths == {20}
-    assert len(Digits(targets=TARGETS, limit=10**9).data(0, "test")) == len(sets.read("usps", "test"))
+    assert len(Digits(targets=TARGETS, limit=10**9).data(0, "test")) == len(sets.load_digits("usps", "test"))
 
 
 # --- several clients a domain ---
@@ -119,9 +119,9 @@ def test_labels_deal_the_rows_and_only_the_oracle_setting_hands_them_out():
 
 @pytest.mark.parametrize("kind", [kind for kind, line in PARTITIONS.items() if not line.by_label])
 def test_a_split_that_needs_no_labels_reads_none(monkeypatch, kind):
-    read = sets.read
+    read = sets.load_digits
     monkeypatch.setattr(
-        sets, "read", lambda domain, split, root: read(domain, {"oracle": None}.get(split, split), root)
+        sets, "load_digits", lambda domain, split, root: read(domain, {"oracle": None}.get(split, split), root)
     )
     assert len(Digits(targets=TARGETS, split=2, partition=kind).data(0, "train"))
 
@@ -195,7 +195,7 @@ def test_a_given_folder_takes_the_place_of_whatever_the_client_would_hold(own, t
     workload = Digits(targets=targets, folder=str(own()))
     assert workload.clients == tuple(targets.replace("@", "").split(","))
     assert [len(workload.data(partition, "train")) for partition in (0, 1)] == [5, 5]
-    assert len(workload.data(None, "test")) == len(sets.read("mnist", "test"))  # the server's stays its own
+    assert len(workload.data(None, "test")) == len(sets.load_digits("mnist", "test"))  # the server's stays its own
 
 
 def test_a_folder_without_labels_measures_nothing(own):
@@ -285,7 +285,7 @@ def test_wide_views_move_digits_further():
 
 def test_without_augmentation_images_are_as_read():
     data = Digits(targets=TARGETS, limit=20, augment=False).data(None, "train")
-    assert torch.equal(data[:8]["x"], sets.read("mnist", "labelled")[:8]["x"])
+    assert torch.equal(data[:8]["x"], sets.load_digits("mnist", "labelled")[:8]["x"])
 
 
 # --- model, loss, metrics ---
@@ -312,7 +312,7 @@ class Table(nn.Module):
 def test_loss_and_metrics_by_hand():
     third = math.log(2.0)
     x = torch.tensor([[third, 0.0, 0.0], [0.0, third, 0.0], [0.0, 0.0, third], [third, 0.0, 0.0]])
-    data = Examples({"x": x, "y": torch.tensor([0, 1, 2, 1])})  # the last one is wrong
+    data = ArrayDataset({"x": x, "y": torch.tensor([0, 1, 2, 1])})  # the last one is wrong
     expected = (3 * math.log(2) + math.log(4)) / 4  # -log(2/4) three times, -log(1/4) once
     assert Digits().loss(Table(), data[:]).item() == pytest.approx(expected, rel=1e-6)
     assert Digits().evaluate(Table(), data) == {"accuracy": 0.75, "loss": pytest.approx(expected, rel=1e-6)}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedlab.config.schema import build
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError, DataError
 from fedlab.models.feature_classifier import features_of
 from fedlab.seeds import seeded
@@ -37,7 +37,7 @@ def test_no_episode_image_was_in_the_unlabelled_part():
 def test_clients_train_without_labels_and_images_are_in_range(workload):
     train, test = workload.data(0, "train"), workload.data(0, "test")
     assert set(train.columns) == {"x"} and set(test.columns) == {"x", "y", NOVEL}
-    for x in (train[:5]["x"], test[:5]["x"], workload.data(None, "train").sample(5)["x"]):
+    for x in (train[:5]["x"], test[:5]["x"], workload.data(None, "train").sample_batch(5)["x"]):
         assert x.shape == (5, 3, 32, 32) and x.dtype == torch.float32
         assert x.min() >= -1 and x.max() <= 1
     assert torch.equal(test[:9]["x"][:, 0], test[:9]["x"][:, 2])  # grey in three channels
@@ -77,9 +77,9 @@ def test_accuracies_of_prototypes_are_those_of_a_plain_loop(model):
     with torch.no_grad():
         z = features_of(model)(data[:]["x"])
     found = workload.episode_accuracies(model, data)
-    from fedlab.data.images.episodes import draw
+    from fedlab.data.images.episodes import sample_episodes
 
-    drawn = draw(data.columns["y"], ways=5, shots=3, queries=4, episodes=12, seed=0)
+    drawn = sample_episodes(data.columns["y"], ways=5, shots=3, queries=4, episodes=12, seed=0)
     for episode in range(12):
         means = [z[rows].mean(0) for rows in drawn.support[episode].view(5, 3)]
         right = [
@@ -117,7 +117,7 @@ def test_the_servers_validation_measures_the_classifier_of_the_base(workload, mo
 
 
 def test_protonet_is_trained_on_episodes(workload):
-    batch = FewShot(**TUNE, objective="prototypes").data(None, "train").sample(30)
+    batch = FewShot(**TUNE, objective="prototypes").data(None, "train").sample_batch(30)
     assert len(batch["y"].unique()) == 3
     proto = FewShot(**TUNE, objective="prototypes")
     with seeded("model"):
@@ -159,7 +159,7 @@ def test_too_few_classes_or_images_are_refused(model):
     data = FewShot(targets="usps").data(0, "test")
     with pytest.raises(DataError, match="episodes of 11 classes cannot be drawn from 10"):
         FewShot(targets="usps", ways=11, width=8).evaluate(model, data)
-    few = Examples({name: column[:80] for name, column in data.columns.items()}, data.transform)
+    few = ArrayDataset({name: column[:80] for name, column in data.columns.items()}, data.transform)
     with pytest.raises(DataError, match="for episodes, and 20 shots with 15 queries take 35; lower fewshot.shots"):
         FewShot(targets="usps", shots="20", width=8).evaluate(model, few)
     with pytest.raises(DataError, match="there is no partition 1; this workload has 1: usps"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fedlab
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.data.digits import datasets
 from fedlab.data.partitioners import dirichlet
 from fedlab.diffusion.denoising import denoising_errors, denoising_loss
@@ -21,7 +21,7 @@ from fedlab.workloads.generation import Generation
 def test_shards_share_the_source_by_label_and_hold_no_labels():
     workload = Generation(shards=3, limit=200, alpha=0.3, seed=4)
     assert workload.clients == ("shard-0", "shard-1", "shard-2")
-    whole = datasets.read("mnist", "labelled")
+    whole = datasets.load_digits("mnist", "labelled")
     rows = dirichlet(whole.columns["y"][:200], 3, 0.3, 4)
     for partition in range(3):
         data = workload.data(partition, "train")
@@ -36,19 +36,19 @@ def test_domains_are_a_client_each():
     for split in ("train", "test"):
         data = workload.data(1, split)
         assert set(data.columns) == {"x"}
-        assert torch.equal(data.columns["x"], datasets.read("mnist_m", split).columns["x"][:20])
+        assert torch.equal(data.columns["x"], datasets.load_digits("mnist_m", split).columns["x"][:20])
 
 
 def test_sixteen_pixels_are_the_means_of_two_by_two():
     data = Generation(size=16, limit=3).data(None, "test")
-    whole = datasets.read("mnist", "test")[:3]["x"][:, :1]
+    whole = datasets.load_digits("mnist", "test")[:3]["x"][:, :1]
     assert torch.allclose(data[:]["x"], whole.unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5)), atol=1e-6)
 
 
 @pytest.mark.parametrize(("size", "colours"), [(28, 1), (32, 3)])
 def test_images_are_cut_and_mixed_as_asked(size, colours):
     data = Generation(setting="domains", targets="mnist_m", size=size, colours=colours, limit=4).data(0, "test")
-    whole = datasets.read("mnist_m", "test")[:4]["x"]
+    whole = datasets.load_digits("mnist_m", "test")[:4]["x"]
     margin = (32 - size) // 2
     wanted = whole[:, :, margin : margin + size, margin : margin + size]
     assert data[:]["x"].shape == (4, colours, size, size)
@@ -58,14 +58,14 @@ def test_images_are_cut_and_mixed_as_asked(size, colours):
 
 
 def test_the_law_is_the_knobs():
-    ddpm, gamma, ncsn = (Generation(law=law, levels=50).noise_law for law in ("ddpm", "gamma", "ncsn"))
+    ddpm, gamma, ncsn = (Generation(law=law, levels=50).noise_schedule for law in ("ddpm", "gamma", "ncsn"))
     assert ddpm.gaussian and ncsn.gaussian and not gamma.gaussian
-    assert torch.equal(ddpm.signal, gamma.signal)
+    assert torch.equal(ddpm.alpha, gamma.alpha)
     assert ddpm.at(0)[1] ** 2 == pytest.approx(20e-4)  # a twentieth of the levels, each with twenty times the noise
-    assert Generation().noise_law.at(0)[1] ** 2 == pytest.approx(1e-4)
+    assert Generation().noise_schedule.at(0)[1] ** 2 == pytest.approx(1e-4)
     assert [ncsn.at(0), ncsn.at(49)] == [(1.0, pytest.approx(0.02)), (1.0, pytest.approx(2.0))]
-    assert Generation(schedule="cosine", levels=50).noise_law.signal[0] != ddpm.signal[0]
-    assert Generation(law="ncsn", network="ncsn1", levels=10).noise_law.scored
+    assert Generation(schedule="cosine", levels=50).noise_schedule.alpha[0] != ddpm.alpha[0]
+    assert Generation(law="ncsn", network="ncsn1", levels=10).noise_schedule.scored
 
 
 def test_the_network_is_the_knobs():
@@ -85,7 +85,7 @@ def test_the_loss_is_the_objective_of_the_images():
     with seeded("loss"):
         loss = workload.loss(model, batch)
     with seeded("loss"):
-        assert torch.equal(denoising_loss(workload.noise_law, model, batch["x"]), loss)
+        assert torch.equal(denoising_loss(workload.noise_schedule, model, batch["x"]), loss)
     sliced = Generation(limit=20, objective="sliced")
     with seeded("loss"):
         assert not torch.equal(sliced.loss(model, batch), loss)
@@ -102,8 +102,8 @@ def test_the_metric_is_the_error_at_levels_spread_over_all(law):
     assert set(metrics) == {"loss"}
     with seeded(0, "test noise"):
         level = torch.arange(20)[torch.randperm(20)]
-        noise = workload.noise_law.noise(data[:]["x"], level)
-    wanted = denoising_errors(workload.noise_law, model, data[:]["x"], level, noise).mean()
+        noise = workload.noise_schedule.noise(data[:]["x"], level)
+    wanted = denoising_errors(workload.noise_schedule, model, data[:]["x"], level, noise).mean()
     assert metrics["loss"] == pytest.approx(wanted.item(), rel=1e-5)
     with seeded("elsewhere"):
         assert workload.evaluate(model, data) == metrics
@@ -132,7 +132,7 @@ def test_images_out_of_range_and_partitions_that_are_not_there_are_refused():
     with pytest.raises(DataError, match="there is no partition 4; this workload has 4"):
         workload.data(4, "train")
     with pytest.raises(DataError, match=r"hold values from 0 to 255; denoising is made for \[-1, 1\]"):
-        workload.loss(workload.model(), Examples({"x": torch.tensor([0.0, 255.0]).view(2, 1, 1, 1)})[:])
+        workload.loss(workload.model(), ArrayDataset({"x": torch.tensor([0.0, 255.0]).view(2, 1, 1, 1)})[:])
 
 
 @pytest.mark.parametrize("strategy", ["scaffold", "source_only"])

@@ -39,7 +39,7 @@ def test_without_labels_clients_share_what_the_server_does_not_hold():
     assert all(set(shard.columns) == set(shard[:2]) == {"x"} for shard in clients)
     assert len(server) == 3248 // 4 and set(server.columns) == {"x", "y"}
     images = [image.tobytes() for data in (server, *clients) for image in data.columns["x"].numpy()]
-    assert sorted(images) == sorted(image.numpy().tobytes() for image in image_sets.read("omniglot", None).x)
+    assert sorted(images) == sorted(image.numpy().tobytes() for image in image_sets.load_image_set("omniglot", None).x)
     assert [len(workload.labels(part)) for part in range(2)] == list(map(len, clients))
     assert "y" in workload.data(0, "test").columns
 

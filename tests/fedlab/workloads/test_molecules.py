@@ -35,7 +35,7 @@ def model(workload):
 
 
 def strings(workload, data):
-    return graphs.all_smiles(data.columns["adjacency"], data.columns["nodes"], workload.alphabet)
+    return graphs.batch_to_smiles(data.columns["adjacency"], data.columns["nodes"], workload.vocabulary)
 
 
 # --- who holds what ---
@@ -68,7 +68,7 @@ def test_the_server_has_a_public_part_or_for_the_bound_all_that_clients_train_on
 
 def test_batches_are_one_hot_graphs_without_labels(workload):
     data = workload.data(0, "train")
-    batch = data.sample(6)
+    batch = data.sample_batch(6)
     assert set(batch) == {"adjacency", "nodes"}
     assert batch["adjacency"].shape == (6, 4, 9, 9) and batch["nodes"].shape == (6, 9, 5)
     assert batch["adjacency"].dtype == batch["nodes"].dtype == torch.float32
@@ -82,7 +82,7 @@ def test_a_random_order_is_drawn_anew_and_is_the_same_molecule():
     first, second = data[:20], data[:20]
     assert not torch.equal(first["adjacency"], second["adjacency"])
     for batch in (first, second):
-        found = graphs.all_smiles(batch["adjacency"].argmax(1), batch["nodes"].argmax(2), workload.alphabet)
+        found = graphs.batch_to_smiles(batch["adjacency"].argmax(1), batch["nodes"].argmax(2), workload.vocabulary)
         assert found == strings(workload, data)[:20]
 
 
@@ -91,12 +91,12 @@ def test_canonical_order_and_dropped_molecules(workload):
     assert strings(canonical, canonical.data(1, "train")) == strings(workload, workload.data(1, "train"))
     dropped = _holdings(Molecules(**SMALL, lossy="drop"))
     kept = _holdings(workload)
-    assert (kept.training.losses & graphs.LOSSY > 0).sum() == 300 - len(dropped.training) > 10
-    assert (dropped.training.losses & graphs.LOSSY == 0).all()
+    assert (kept.training.lossy_flags & graphs.ALTERING_FLAGS > 0).sum() == 300 - len(dropped.training) > 10
+    assert (dropped.training.lossy_flags & graphs.ALTERING_FLAGS == 0).all()
 
 
 def test_a_file_of_ones_own_takes_the_place_of_the_set(tmp_path):
-    texts = smiles.path_of("qm9", "test", None).read_text().splitlines()[1:201]
+    texts = smiles.molecule_file("qm9", "test", None).read_text().splitlines()[1:201]
     file = tmp_path / "mine.smi"
     file.write_text("\n".join(texts))
     workload = Molecules(file=str(file), shards=2, partition="iid", public=0.1)
@@ -105,18 +105,18 @@ def test_a_file_of_ones_own_takes_the_place_of_the_set(tmp_path):
 
 
 def test_a_client_may_bring_a_file_of_its_own_in_place_of_its_share(tmp_path):
-    texts = smiles.path_of("qm9", "test", None).read_text().splitlines()[1:51]
+    texts = smiles.molecule_file("qm9", "test", None).read_text().splitlines()[1:51]
     file = tmp_path / "mine.smi"
     file.write_text("\n".join([*texts, "C[Si]"]))
     workload = Molecules(**SMALL, folder=str(file))
-    with pytest.warns(smiles.SetAside, match="1 of 51"):
+    with pytest.warns(smiles.SkippedLinesWarning, match="1 of 51"):
         train, test = workload.data(1, "train"), workload.data(1, "test")
     assert len(train) == 45 and len(test) == 5
-    known = [graphs.canonical(graphs.parse(text, graphs.QM9)[0]) for text in texts]
-    assert set(strings(workload, train)) < {*known, *_holdings(workload).reference.meanings}
+    known = [graphs.canonical_smiles(graphs.parse_smiles(text, graphs.QM9)[0]) for text in texts]
+    assert set(strings(workload, train)) < {*known, *_holdings(workload).reference.decoded_smiles}
     assert len(workload.data(None, "train")) == 15  # the server's part is the set's
     file.write_text("CC\nCO\n")
-    smiles.read.cache_clear()
+    smiles.load_molecules.cache_clear()
     with pytest.raises(DataError, match="mine.smi has 2 molecules that can be used; at least 20 are needed"):
         workload.data(1, "train")
     with pytest.raises(DataError, match="cannot be read"):
@@ -143,14 +143,14 @@ def test_scores_are_of_samples_against_both_files(workload, model):
     with seeded("score"):
         drawn = workload.draw(model, 40)
     training, reference = (
-        smiles.read(smiles.path_of("qm9", split, None), graphs.QM9, 300) for split in ("train", "test")
+        smiles.load_molecules(smiles.molecule_file("qm9", split, None), graphs.QM9, 300) for split in ("train", "test")
     )
-    wanted = scores.generation(drawn, set(training.meanings))
+    wanted = scores.validity_metrics(drawn, set(training.decoded_smiles))
     assert {name: found[name] for name in wanted} == wanted and found["samples"] == 40
     valid = [one for one in drawn if one]
-    likeness = scores.likeness(valid, [text for text in reference.meanings if text])
-    assert set(found) - set(wanted) == {*likeness, "rebuilt"}
-    assert found["rebuilt"] == 1  # a flow inverts
+    likeness = scores.distribution_metrics(valid, [text for text in reference.decoded_smiles if text])
+    assert set(found) - set(wanted) == {*likeness, "reconstruction"}
+    assert found["reconstruction"] == 1  # a flow inverts
     assert Molecules(**{**SMALL, "samples": 0}).score(model) == Score()
 
 
@@ -162,7 +162,7 @@ def test_pictures_are_of_the_samples_that_are_scored(workload, model):
     assert shown.metrics == plain.metrics and not plain.pictures
     with seeded("score"):
         drawn = workload.draw(model, 40)
-    assert shown.pictures["molecules"] == molecule_plots.samples(drawn)
+    assert shown.pictures["molecules"] == molecule_plots.sample_grid(drawn)
     assert shown.pictures["properties"].startswith(b"\x89PNG")
 
 
@@ -197,11 +197,11 @@ def test_an_mpgvae_is_scored_and_tested_like_any_family(monkeypatch):
     assert found["nll"] == pytest.approx(45 * found["loss"], rel=0.05)  # beta is 1: both are the bound, of other draws
     with seeded("score"):
         assert workload.score(model).metrics["samples"] == 40
-    assert workload.rebuilt(model, 40) == {"rebuilt": 0}
+    assert workload.reconstruction_rate(model, 40) == {"reconstruction": 0}
     reference = workload.data(None, "test")[:20]
     monkeypatch.setattr(type(model), "decode", lambda *_, **__: (reference["adjacency"], reference["nodes"]))
-    assert workload.rebuilt(model, 20) == {"rebuilt": 1}
-    assert workload.rebuilt(model, 0) == {}  # as of a file with no molecule in one piece
+    assert workload.reconstruction_rate(model, 20) == {"reconstruction": 1}
+    assert workload.reconstruction_rate(model, 0) == {}  # as of a file with no molecule in one piece
 
 
 # --- strategies ---
@@ -304,7 +304,7 @@ def test_a_short_file_and_lines_that_are_no_molecules_are_told(tmp_path, monkeyp
     file = tmp_path / "mine.smi"
     file.write_text("CC\nCO\nC1CC\n")
     with (
-        pytest.warns(smiles.SetAside, match="1 of 3 molecules of .* line 3: 'C1CC'"),
+        pytest.warns(smiles.SkippedLinesWarning, match="1 of 3 molecules of .* line 3: 'C1CC'"),
         pytest.raises(DataError, match="mine.smi has 2 molecules that can be used; at least 20 are needed"),
     ):
         Molecules(file=str(file)).data(0, "train")

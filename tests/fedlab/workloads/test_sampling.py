@@ -38,9 +38,9 @@ def test_ddim_is_the_samplers_own_in_parts_of_a_batch(monkeypatch):
     with seeded("draw"):
         drawn = sampling.draw(workload, model, 6, lambda *news: told.append(news))
     with seeded("draw"):
-        law = workload.noise_law
+        law = workload.noise_schedule
         wanted = [
-            samplers.sample(law, model, samplers.start(law, (some, 1, 28, 28)), samplers.ddim_step, 3)
+            samplers.sample(law, model, samplers.initial_noise(law, (some, 1, 28, 28)), samplers.ddim_step, 3)
             for some in (4, 2)
         ]
     assert torch.equal(drawn, torch.cat(wanted).clamp(-1, 1))
@@ -50,11 +50,11 @@ def test_ddim_is_the_samplers_own_in_parts_of_a_batch(monkeypatch):
 
 def test_eta_is_ddims_share_of_fresh_noise():
     workload = Generation(**SMALL, sampling_steps=3, eta=0.5)
-    model, law = model_of(workload), workload.noise_law
+    model, law = model_of(workload), workload.noise_schedule
     with seeded("draw"):
         drawn = sampling.draw(workload, model, 4)
     with seeded("draw"):
-        start = samplers.start(law, (4, 1, 28, 28))
+        start = samplers.initial_noise(law, (4, 1, 28, 28))
         wanted = samplers.sample(law, model, start, partial(samplers.ddim_step, eta=0.5), 3)
     assert torch.equal(drawn, wanted.clamp(-1, 1))
 
@@ -62,12 +62,12 @@ def test_eta_is_ddims_share_of_fresh_noise():
 def test_langevin_takes_ncsnv2s_step_for_its_ladder_unless_told():
     for given in (0.0, 0.2):
         workload = Generation(**SMALL, law="ncsn", levels=3, sampling_steps=2, langevin_step=given)
-        model, law = model_of(workload), workload.noise_law
+        model, law = model_of(workload), workload.noise_schedule
         step = given or sigmas.best_step(10.0, 2)  # 0.02, 0.2, 2
         with seeded("draw"):
             drawn = sampling.draw(workload, model, 4)
         with seeded("draw"):
-            start = samplers.start(law, (4, 1, 28, 28))
+            start = samplers.initial_noise(law, (4, 1, 28, 28))
             wanted = samplers.annealed_langevin(law, model, start, steps=2, step=step)
         assert torch.allclose(drawn, wanted.clamp(-1, 1), atol=1e-5)
 
@@ -98,11 +98,11 @@ def test_the_score_of_real_images_is_the_floor_and_that_of_noise_is_not(monkeypa
 
 def test_images_that_are_no_digits_are_drawn_and_shown_and_flipped_in_training(monkeypatch):
     with seeded("cifar"):
-        made = image_sets.Images(torch.randint(256, (120, 3, 32, 32)).byte(), torch.arange(120) % 10)
-    monkeypatch.setattr(image_sets, "read", lambda name, root, test: made)
+        made = image_sets.LabeledImages(torch.randint(256, (120, 3, 32, 32)).byte(), torch.arange(120) % 10)
+    monkeypatch.setattr(image_sets, "load_image_set", lambda name, root, test: made)
     knobs = {"source": "cifar10", "size": 32, "colours": 3, "shards": 2, "samples": 8}
     workload = Generation(**knobs, mirror=True, sampling_steps=1)
-    exact = datasets.to_floats({"x": made.x})["x"]
+    exact = datasets.to_float({"x": made.x})["x"]
     assert torch.equal(workload.data(None, "test")[:]["x"], exact)
     with seeded("mirror"):
         seen = workload.data(None, "train")[:]["x"]
@@ -116,8 +116,8 @@ def test_images_that_are_no_digits_are_drawn_and_shown_and_flipped_in_training(m
 
 
 def test_the_published_distance_is_taken_where_it_can_be(monkeypatch):
-    monkeypatch.setattr(inception, "missing", lambda: "")
-    monkeypatch.setattr(inception, "distance", lambda drawn, real: float(len(drawn) + len(real)))
+    monkeypatch.setattr(inception, "unavailable_reason", lambda: "")
+    monkeypatch.setattr(inception, "fid", lambda drawn, real: float(len(drawn) + len(real)))
     monkeypatch.setattr(sampling, "draw", lambda *_: torch.zeros(12, 1, 28, 28))
     workload = Generation(**SMALL, inception=True)
     assert workload.score(torch.nn.Linear(1, 1)).metrics["inception_frechet"] == 24

@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import FedAvg
 from scipy.integrate import quad
 
 from fedlab.errors import ConfigError
-from fedlab.models.batchnorm_stats import adopt_statistics
+from fedlab.models.batchnorm_stats import adapt_batchnorm
 from fedlab.seeds import seeded
 from fedlab.strategies.aggregation.client import clip
 from fedlab.strategies.aggregation.privacy import epsilon
@@ -72,7 +72,7 @@ def test_statistics_are_the_servers_own_whatever_clients_send(make, workload, st
     new = make("dp_fixed", **QUIET).aggregate(start, given, 1)
     model = workload.model()
     model.load_state_dict(new)
-    adopt_statistics(model, workload.data(None, "train"), 1000, 1.0, torch.device("cpu"))
+    adapt_batchnorm(model, workload.data(None, "train"), 1000, 1.0, torch.device("cpu"))
     for name in ("features.2.running_mean", "features.2.running_var"):
         torch.testing.assert_close(new[name], model.state_dict()[name])
     assert new[COUNTER] == start[COUNTER]
