@@ -260,10 +260,10 @@ def finish(
         if quiet:
             return launch.unwatched(directory)
         if as_json:
-            return progress.follow(directory, progress.JsonLines(say))
+            return progress.follow(directory, progress.JsonProgress(say))
         if out.is_terminal:
             return progress.watch_live(directory, out)
-        return progress.follow(directory, progress.Lines(say))
+        return progress.follow(directory, progress.PlainProgress(say))
 
     try:
         result = work(voice)

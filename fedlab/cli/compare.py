@@ -71,10 +71,10 @@ def compare(
     written = parse_overrides(knobs or [])
     limits = spec.parse_budget(budget or [])
     order = comparing.check(
-        comparing.Request(preset, strategies, seeds, written, baseline, target, limits, jobs, out_dir, metric)
+        comparing.ComparisonRequest(preset, strategies, seeds, written, baseline, target, limits, jobs, out_dir, metric)
     )
-    live = progress.Live(app.out) if app.out.is_terminal and not quiet and not as_json else None
-    lines = progress.JsonLines(say) if as_json else comparing.Silent() if quiet else progress.Lines(say)
+    live = progress.RichProgress(app.out) if app.out.is_terminal and not quiet and not as_json else None
+    lines = progress.JsonProgress(say) if as_json else comparing.NullListener() if quiet else progress.PlainProgress(say)
     try:
         with live or nullcontext():
             comparison = comparing.execute(order, live or lines)
@@ -86,12 +86,12 @@ def compare(
             markup=False,
         )
         raise typer.Exit(app.INTERRUPTED) from None
-    if isinstance(lines, progress.JsonLines):
+    if isinstance(lines, progress.JsonProgress):
         lines.result(comparison)
     elif quiet:
         say(str(comparison.directory))
     else:
-        progress.closing(comparison, app.out)
+        progress.print_summary(comparison, app.out)
     if comparison.failed:
         app.err.print("[bold red]error:[/] ", end="")
         app.err.print(comparing.failures(comparison), markup=False, highlight=False, soft_wrap=True)

@@ -21,14 +21,14 @@ TRACEBACK = "traceback.txt"
 
 
 @dataclass(frozen=True)
-class Begun:
+class CheckpointRef:
     """Where a run goes on from: ``run``'s checkpoint of ``round``, which it must have kept (``keep_checkpoints``)."""
 
     run: Path
     round: int
 
 
-def one_run(path: Path, flat: Callable[[], Flat], begun: Begun | None = None) -> Result:
+def run_or_resume(path: Path, flat: Callable[[], Flat], begun: CheckpointRef | None = None) -> Result:
     """One run in a directory of this name, ``<name>-<seed>``: read where it is there, gone on with where it was killed.
 
     Parameters
@@ -49,13 +49,13 @@ def one_run(path: Path, flat: Callable[[], Flat], begun: Begun | None = None) ->
     return launch.resume(path)
 
 
-def attempt(path: Path, flat: Flat) -> str | None:
+def run_cell(path: Path, flat: Flat) -> str | None:
     """Run a cell and say why it failed; None when it did not. An interrupt is passed on.
 
     What is no error of ours is a bug: its traceback stays in the run directory.
     """
     try:
-        one_run(path, lambda: flat)
+        run_or_resume(path, lambda: flat)
     except FedlabError as error:
         return str(error)
     except Exception as error:
@@ -76,7 +76,7 @@ def cores() -> int:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def directory_lock(folder: Path) -> Iterator[None]:
     """Hold a folder against a second comparison; the kernel lets go when the process dies."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -19,17 +19,17 @@ from dataclasses import dataclass
 from itertools import product
 
 from fedlab import launch, workloads
-from fedlab.comparison.spec import SPLIT, Variant, written
+from fedlab.comparison.spec import SEPARATOR, Variant, format_value
 from fedlab.config.schema import Flat, Value, is_text, read_preset
 from fedlab.errors import ConfigError, DataError
 
 THREADS = 1  # of a cell, unless the preset or the user says otherwise: as many cells at a time as there are cores
 # Knobs on which no result depends.
-ASIDE = frozenset({"name", "seed", "run_dir", "pretrained", "keep_checkpoints", "keep_start"})
+NOT_HASHED = frozenset({"name", "seed", "run_dir", "pretrained", "keep_checkpoints", "keep_start"})
 
 
 @dataclass(frozen=True)
-class Plan:
+class CellPlan:
     """One cell: its knobs resolved and checked, and those of the grid that have an effect on it, as written."""
 
     label: str
@@ -44,14 +44,14 @@ class Plan:
         return f"cells/{self.flat['name']}-{self.seed}"
 
 
-def key(content: object) -> str:
+def config_hash(content: object) -> str:
     """A short name for plain JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def plan(
+def plan_cells(
     preset: str, variants: Sequence[Variant], seeds: Sequence[int], grid: Mapping[str, Sequence[Value]], budget: Flat
-) -> list[Plan]:
+) -> list[CellPlan]:
     """Every cell, seeds within knobs within variants; nothing is written.
 
     Raises
@@ -60,15 +60,15 @@ def plan(
         With the sentence of the first cell that could not run, and which one that is.
     """
     variable, used = [name for name, values in grid.items() if len(values) > 1], set()
-    plans: list[Plan] = []
+    plans: list[CellPlan] = []
     for variant in variants:
         effective = _effective(preset, variant, grid)
         used |= set(effective)
         for values in product(*(grid[name] for name in effective)):
             point = dict(zip(effective, values, strict=True))
-            shown = {name: written(value) for name, value in point.items() if name in variable}
+            shown = {name: format_value(value) for name, value in point.items() if name in variable}
             flat = _checked(preset, variant, {**budget, **point}, shown, seeds[0])
-            plans += [Plan(variant.label, str(flat["strategy"]), seed, shown, {**flat, "seed": seed}) for seed in seeds]
+            plans += [CellPlan(variant.label, str(flat["strategy"]), seed, shown, {**flat, "seed": seed}) for seed in seeds]
     unused = [name for name in grid if name not in used]
     if unused:
         raise ConfigError(f"knob {unused[0]!r} has no effect on any of {', '.join(v.label for v in variants)}")
@@ -78,7 +78,7 @@ def plan(
 def _effective(preset: str, variant: Variant, grid: Mapping[str, Sequence[Value]]) -> list[str]:
     """The grid's knobs that have an effect on a variant; one that the variant itself sets is refused."""
     first = {name: values[0] for name, values in grid.items()}
-    effective = [name for name in grid if _has_effect(preset, variant, name, first)]
+    effective = [name for name in grid if _affects(preset, variant, name, first)]
     clash = next((name for name in effective if name in {**_named(variant)[1], **variant.knobs}), None)
     if clash:
         raise ConfigError(
@@ -95,7 +95,7 @@ def _named(variant: Variant) -> tuple[str, Flat]:
     return (line.strategy, line.knobs) if line else (variant.name, {})
 
 
-def _has_effect(preset: str, variant: Variant, knob: str, grid: Flat) -> bool:
+def _affects(preset: str, variant: Variant, knob: str, grid: Flat) -> bool:
     """Whether a knob is of a section that this variant uses; only strategies' own sections may not be."""
     from fedlab import strategies
 
@@ -126,11 +126,11 @@ def _checked(preset: str, variant: Variant, given: Flat, point: Flat, seed: int)
         flat = launch.prepare(preset, {**usual, **beside, **labels, **own})
     except (ConfigError, DataError) as error:
         raise type(error)(f"{_about(variant, point)}: {error}{_hint(given, str(error))}") from None
-    return {**flat, "name": key({name: value for name, value in flat.items() if name not in ASIDE})}
+    return {**flat, "name": config_hash({name: value for name, value in flat.items() if name not in NOT_HASHED})}
 
 
 def _about(variant: Variant, given: Flat) -> str:
-    return " ".join([variant.label, *(f"{name}={written(value)}" for name, value in given.items())])
+    return " ".join([variant.label, *(f"{name}={format_value(value)}" for name, value in given.items())])
 
 
 def _hint(given: Flat, error: str) -> str:
@@ -139,11 +139,11 @@ def _hint(given: Flat, error: str) -> str:
     meant = [k for k, v in given.items() if "," in str(v) and is_text(k, sections)]
     words = set(re.findall(r"[\w@-]+", error))
     said = [k for k in meant if k in error or {part.strip() for part in str(given[k]).split(",")} <= words]
-    lists = [f"{k}='{str(given[k]).replace(',', SPLIT)}'" for k in said]
+    lists = [f"{k}='{str(given[k]).replace(',', SEPARATOR)}'" for k in said]
     return f"\nIf these are several values to compare, write {' '.join(lists)}" if lists else ""
 
 
-def default_baseline(plans: Iterable[Plan]) -> str:
+def default_baseline(plans: Iterable[CellPlan]) -> str:
     """Label of the variant that others are compared with unless asked: of a bound that is there, else the first."""
     from fedlab import strategies
 
@@ -152,14 +152,14 @@ def default_baseline(plans: Iterable[Plan]) -> str:
     return (bounds or list(labels))[0]
 
 
-def ceiling(plans: Iterable[Plan]) -> str:
+def upper_bound(plans: Iterable[CellPlan]) -> str:
     """Label of the upper reference, "" where none is compared."""
     from fedlab import strategies
 
     return next((plan.label for plan in plans if strategies.find(plan.strategy).ceiling), "")
 
 
-def labelled(plans: Sequence[Plan]) -> list[str]:
+def uses_labels(plans: Sequence[CellPlan]) -> list[str]:
     """Variants whose clients learn from labels, none where all do or where the workload's loss takes none."""
     from fedlab import strategies
 

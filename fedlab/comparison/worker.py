@@ -29,7 +29,7 @@ def main() -> None:
 
     while True:
         request = json.loads(requests.get())
-        error = cells.attempt(Path(request["path"]), request["flat"])
+        error = cells.run_cell(Path(request["path"]), request["flat"])
         answers.write(json.dumps({"error": error}) + "\n")
         answers.flush()
 

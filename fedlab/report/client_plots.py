@@ -47,7 +47,7 @@ NOTHING = np.zeros((0, 2), np.float32)
 
 
 @dataclass(frozen=True)
-class ClientView:
+class ClientPlotData:
     """What is known of one client; an empty array says that there is nothing to draw.
 
     Attributes
@@ -77,10 +77,10 @@ class ClientView:
     confusion: Array
 
 
-ARRAYS = [field.name for field in fields(ClientView) if field.name != "name"]
+ARRAYS = [field.name for field in fields(ClientPlotData) if field.name != "name"]
 
 
-def views(result: Result) -> list[ClientView]:
+def load(result: Result) -> list[ClientPlotData]:
     """What can be drawn of a run's clients, from the file beside it or computed.
 
     Raises
@@ -94,15 +94,15 @@ def views(result: Result) -> list[ClientView]:
         with np.load(path) as stored:
             if str(stored["key"]) == key:
                 names = [str(name) for name in stored["names"]]
-                return [ClientView(name, **{a: stored[f"{i} {a}"] for a in ARRAYS}) for i, name in enumerate(names)]
+                return [ClientPlotData(name, **{a: stored[f"{i} {a}"] for a in ARRAYS}) for i, name in enumerate(names)]
     try:
         found = compute(result)
     except FedlabError:
         raise
     except Exception as error:  # a model of the future may take or give anything; a page does without its picture
         raise RunError(f"nothing can be drawn of the clients of {result.directory}: {error!r}") from error
-    arrays = {f"{i} {a}": getattr(view, a) for i, view in enumerate(found) for a in ARRAYS}
-    _save(path, {"key": np.array(key), "names": np.array([view.name for view in found], dtype=str), **arrays})
+    arrays = {f"{i} {a}": getattr(client, a) for i, client in enumerate(found) for a in ARRAYS}
+    _save(path, {"key": np.array(key), "names": np.array([client.name for client in found], dtype=str), **arrays})
     return found
 
 
@@ -113,7 +113,7 @@ def _save(path: Path, arrays: Mapping[str, Array]) -> None:
 
 
 @torch.no_grad()
-def compute(result: Result) -> list[ClientView]:
+def compute(result: Result) -> list[ClientPlotData]:
     """The views from a run's checkpoints."""
     core = build(Core, "", result.config)
     kept = {int(path.stem.removeprefix("round-")): path for path in result.directory.glob("checkpoints/round-*.pt")}
@@ -129,7 +129,7 @@ def compute(result: Result) -> list[ClientView]:
 
 def _view(
     result: Result, before: Recalled | None, after: Recalled, source: Examples | None, partition: int, name: str
-) -> ClientView:
+) -> ClientPlotData:
     target = after.workload.data(partition, "test")
     empty = dict.fromkeys(ARRAYS, NOTHING)
     state, predictor = after.in_place_of(partition)
@@ -143,7 +143,7 @@ def _view(
         drawn |= _map(after.workload, states, source, target, agrees)
         z, own = drawn.pop("source"), drawn.pop("target")
         drawn |= _weights(after.content["strategy"], partition, z, own)
-    return ClientView(name, **{**empty, **drawn})
+    return ClientPlotData(name, **{**empty, **drawn})
 
 
 def _source(workload: Workload) -> Examples | None:
