@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks import cells, mixer_pictures
-from fedlab.comparison.grid import key
+from fedlab.comparison.grid import config_hash
 from fedlab.data.dataset import Batch, ArrayDataset
 from fedlab.data.digits import datasets
 from fedlab.data.images import image_sets, views
@@ -120,7 +120,7 @@ def learn(model: nn.Module, data: ArrayDataset, job: Job, name: str) -> list[flo
 
 def run(job: Job, runs: Path, threads: int) -> dict[str, Any]:
     """Curve and accuracies of a training, read from disk where they are there."""
-    path = runs / f"{job.network}-{key([asdict(job)])}-{job.seed}.json"
+    path = runs / f"{job.network}-{config_hash([asdict(job)])}-{job.seed}.json"
     if path.exists():
         return dict(json.loads(path.read_text(encoding="utf-8")))
     with deterministic(threads):
@@ -152,7 +152,7 @@ def pretrained(job: Job, runs: Path) -> Mapping[str, Tensor]:
         return features_of(model).state_dict()
 
     with pretrain_cache.use_cache(str(runs / "pretrained")):
-        return pretrain_cache.get_or_compute(lambda: f"{job.network}-{key([asdict(first)])}", make, torch.device("cpu"))
+        return pretrain_cache.get_or_compute(lambda: f"{job.network}-{config_hash([asdict(first)])}", make, torch.device("cpu"))
 
 
 def trained(job: Job, runs: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from scipy.stats import spearmanr
 
 from benchmarks import cells
 from fedlab import workloads
-from fedlab.comparison.cells import Begun
+from fedlab.comparison.cells import CheckpointRef
 from fedlab.config.schema import Value, build, parse_overrides
 from fedlab.models.batchnorm_stats import adapt_batchnorm
 from fedlab.models.feature_classifier import features_of, head_of
@@ -49,7 +49,7 @@ def one_newcomer(knobs: Mapping[str, Value], starts: list[str], runs: Path) -> d
     first, found = None, {}
     for start in starts:
         mine = {**knobs, **STARTS[start], "checkpoint.keep": 1000}
-        result = cells.one_run(PRESET, mine, runs, Begun(first, ARRIVAL - 1) if first else None)
+        result = cells.one_run(PRESET, mine, runs, CheckpointRef(first, ARRIVAL - 1) if first else None)
         first = first or result.directory
         found[start] = result
     return {"starts": found, "heads": heads(found[REFERENCE])}

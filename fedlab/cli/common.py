@@ -127,10 +127,10 @@ def run_and_print(
         if quiet:
             return launch.no_progress(directory)
         if as_json:
-            return progress.follow(directory, progress.JsonLines(say))
+            return progress.follow(directory, progress.JsonProgress(say))
         if stdout.is_terminal:
             return progress.watch_live(directory, stdout)
-        return progress.follow(directory, progress.Lines(say))
+        return progress.follow(directory, progress.PlainProgress(say))
 
     try:
         result = work(voice)

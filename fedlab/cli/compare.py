@@ -72,10 +72,10 @@ def compare(
     written = parse_overrides(overrides or [])
     limits = spec.parse_budget(budget or [])
     order = comparing.check(
-        comparing.Request(preset, strategies, seeds, written, baseline, target, limits, jobs, out_dir, metric)
+        comparing.ComparisonRequest(preset, strategies, seeds, written, baseline, target, limits, jobs, out_dir, metric)
     )
-    live = progress.Live(stdout) if stdout.is_terminal and not quiet and not as_json else None
-    lines = progress.JsonLines(say) if as_json else comparing.Silent() if quiet else progress.Lines(say)
+    live = progress.RichProgress(stdout) if stdout.is_terminal and not quiet and not as_json else None
+    lines = progress.JsonProgress(say) if as_json else comparing.NullListener() if quiet else progress.PlainProgress(say)
     try:
         with live or nullcontext():
             comparison = comparing.execute(order, live or lines)
@@ -87,12 +87,12 @@ def compare(
             markup=False,
         )
         raise typer.Exit(INTERRUPTED) from None
-    if isinstance(lines, progress.JsonLines):
+    if isinstance(lines, progress.JsonProgress):
         lines.result(comparison)
     elif quiet:
         say(str(comparison.directory))
     else:
-        progress.closing(comparison, stdout)
+        progress.print_summary(comparison, stdout)
     if comparison.failed:
         stderr.print("[bold red]error:[/] ", end="")
         stderr.print(comparing.failures(comparison), markup=False, highlight=False, soft_wrap=True)

@@ -22,14 +22,14 @@ TRACEBACK = "traceback.txt"
 
 
 @dataclass(frozen=True)
-class Begun:
+class CheckpointRef:
     """Where a run goes on from: ``run``'s checkpoint of ``round``, which it must have kept (``checkpoint.keep``)."""
 
     run: Path
     round: int
 
 
-def one_run(path: Path, config: Callable[[], Config], begun: Begun | None = None) -> Result:
+def run_or_resume(path: Path, config: Callable[[], Config], begun: CheckpointRef | None = None) -> Result:
     """One run in a directory of this name, ``<name>-<seed>``: read where it is there, gone on with where it was killed.
 
     Parameters
@@ -47,13 +47,13 @@ def one_run(path: Path, config: Callable[[], Config], begun: Begun | None = None
     return launch.resume(path)
 
 
-def attempt(path: Path, config: Config) -> str | None:
+def run_cell(path: Path, config: Config) -> str | None:
     """Run a cell and say why it failed; None when it did not. An interrupt is passed on.
 
     What is no error of ours is a bug: its traceback stays in the run directory.
     """
     try:
-        one_run(path, lambda: config)
+        run_or_resume(path, lambda: config)
     except FedlabError as error:
         return str(error)
     except Exception as error:
@@ -74,7 +74,7 @@ def cores() -> int:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def directory_lock(folder: Path) -> Iterator[None]:
     """Hold a folder against a second comparison; the kernel lets go when the process dies."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

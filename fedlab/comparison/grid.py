@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from fedlab import launch, registry
-from fedlab.comparison.spec import SPLIT, Variant, written
+from fedlab.comparison.spec import SEPARATOR, Variant, format_value
 from fedlab.config.resolve import with_options
 from fedlab.config.schema import Config
 from fedlab.config.sections import Overrides, Value, is_free_text, options
@@ -29,11 +29,11 @@ from fedlab.strategies.protocol import StrategySpec
 
 THREADS = 1  # of a cell, unless the preset or the user says otherwise: as many cells at a time as there are cores
 # Knobs on which no result depends.
-ASIDE = frozenset({"name", "seed", "checkpoint.pretrain_cache", "checkpoint.keep", "checkpoint.keep_initial"})
+NOT_HASHED = frozenset({"name", "seed", "checkpoint.pretrain_cache", "checkpoint.keep", "checkpoint.keep_initial"})
 
 
 @dataclass(frozen=True)
-class Plan:
+class CellPlan:
     """One cell: its knobs resolved and checked, and those of the grid that have an effect on it, as written."""
 
     label: str
@@ -54,14 +54,14 @@ class Plan:
         return found
 
 
-def key(content: object) -> str:
+def config_hash(content: object) -> str:
     """A short name for plain JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def plan(
+def plan_cells(
     preset: str, variants: Sequence[Variant], seeds: Sequence[int], grid: Mapping[str, Sequence[Value]], budget: Overrides
-) -> list[Plan]:
+) -> list[CellPlan]:
     """Every cell, seeds within options within variants; nothing is written.
 
     Raises
@@ -70,17 +70,17 @@ def plan(
         With the sentence of the first cell that could not run, and which one that is.
     """
     variable, used = [name for name, values in grid.items() if len(values) > 1], set()
-    plans: list[Plan] = []
+    plans: list[CellPlan] = []
     for variant in variants:
         effective = _effective(preset, variant, grid)
         used |= set(effective)
         for values in product(*(grid[name] for name in effective)):
             point = dict(zip(effective, values, strict=True))
-            shown = {name: written(value) for name, value in point.items() if name in variable}
+            shown = {name: format_value(value) for name, value in point.items() if name in variable}
             config = _checked(preset, variant, {**budget, **point}, shown, seeds[0])
             strategy = config.run.strategy
             plans += [
-                Plan(variant.label, strategy, seed, shown, with_options(config, {"seed": seed})) for seed in seeds
+                CellPlan(variant.label, strategy, seed, shown, with_options(config, {"seed": seed})) for seed in seeds
             ]
     unused = [name for name in grid if name not in used]
     if unused:
@@ -91,7 +91,7 @@ def plan(
 def _effective(preset: str, variant: Variant, grid: Mapping[str, Sequence[Value]]) -> list[str]:
     """The grid's options that have an effect on a variant; one that the variant itself sets is refused."""
     first = {name: values[0] for name, values in grid.items()}
-    effective = [name for name in grid if _has_effect(preset, variant, name, first)]
+    effective = [name for name in grid if _affects(preset, variant, name, first)]
     clash = next((name for name in effective if name in {**_named(variant)[1], **variant.knobs}), None)
     if clash:
         raise ConfigError(
@@ -106,7 +106,7 @@ def _named(variant: Variant) -> tuple[str, Overrides]:
     return str(found.pop("strategy", variant.name)), found
 
 
-def _has_effect(preset: str, variant: Variant, option: str, grid: Overrides) -> bool:
+def _affects(preset: str, variant: Variant, option: str, grid: Overrides) -> bool:
     """Return True if this variant uses the section of an option; only strategies' own sections may not be used."""
     section, dot, _ = option.rpartition(".")
     sections = {registry.find(kind, name).section for kind in ("strategy", "aggregation") for name in registry.names(kind)}
@@ -137,12 +137,12 @@ def _checked(preset: str, variant: Variant, given: Overrides, point: Overrides, 
     except (ConfigError, DataError) as error:
         raise type(error)(f"{_about(variant, point)}: {error}{_hint(given, str(error))}") from None
     return with_options(
-        config, {"name": key({name: value for name, value in config.options().items() if name not in ASIDE})}
+        config, {"name": config_hash({name: value for name, value in config.options().items() if name not in NOT_HASHED})}
     )
 
 
 def _about(variant: Variant, given: Overrides) -> str:
-    return " ".join([variant.label, *(f"{name}={written(value)}" for name, value in given.items())])
+    return " ".join([variant.label, *(f"{name}={format_value(value)}" for name, value in given.items())])
 
 
 def _hint(given: Overrides, error: str) -> str:
@@ -151,22 +151,22 @@ def _hint(given: Overrides, error: str) -> str:
     meant = [k for k, v in given.items() if "," in str(v) and k in known and is_free_text(known[k])]
     words = set(re.findall(r"[\w@-]+", error))
     said = [k for k in meant if k in error or {part.strip() for part in str(given[k]).split(",")} <= words]
-    lists = [f"{k}='{str(given[k]).replace(',', SPLIT)}'" for k in said]
+    lists = [f"{k}='{str(given[k]).replace(',', SEPARATOR)}'" for k in said]
     return f"\nIf these are several values to compare, write {' '.join(lists)}" if lists else ""
 
 
-def default_baseline(plans: Iterable[Plan]) -> str:
+def default_baseline(plans: Iterable[CellPlan]) -> str:
     """Return the label of the variant that others are compared with unless asked: a lower bound's, else the first."""
     labels = {plan.label: plan.spec.baseline for plan in plans}
     return ([label for label, bound in labels.items() if bound] or list(labels))[0]
 
 
-def ceiling(plans: Iterable[Plan]) -> str:
+def upper_bound(plans: Iterable[CellPlan]) -> str:
     """Return the label of the upper bound, "" where none is compared."""
     return next((plan.label for plan in plans if plan.spec.is_upper_bound), "")
 
 
-def labelled(plans: Sequence[Plan]) -> list[str]:
+def uses_labels(plans: Sequence[CellPlan]) -> list[str]:
     """Return the variants whose clients learn from labels, none where all do or where the loss takes none."""
     if not any(plan.config.plugins["workload"].spec.oracle_overrides for plan in plans):
         return []

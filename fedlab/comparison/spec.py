@@ -14,9 +14,9 @@ from fedlab.config.sections import Overrides, Value, is_free_text, options, sect
 from fedlab.errors import ConfigError
 from fedlab.strategies.ablations import expand_ablation
 
-SPLIT = "|"  # between values that may hold commas themselves
+SEPARATOR = "|"  # between values that may hold commas themselves
 # Knobs that other options set.
-TAKEN = {
+RESERVED = {
     "strategy": "--strategies a,b",
     "seed": "--seeds",
     "name": "--out",
@@ -47,7 +47,7 @@ def parse_strategies(text: str | Sequence[str]) -> list[Variant]:
     ConfigError
         For a strategy that does not exist, a knob without a value, or two variants of one label.
     """
-    parts = text.split(SPLIT if SPLIT in text else ",") if isinstance(text, str) else list(text)
+    parts = text.split(SEPARATOR if SEPARATOR in text else ",") if isinstance(text, str) else list(text)
     variants = [_variant(part.strip()) for part in parts if part.strip()]
     names = [variant.label.partition(":")[0] for variant in variants]
     variants = [  # what stands behind a name is part of the label only where it tells two variants apart
@@ -63,11 +63,11 @@ def parse_strategies(text: str | Sequence[str]) -> list[Variant]:
     return variants
 
 
-def joined(parts: Sequence[str]) -> str:
+def join_variants(parts: Sequence[str]) -> str:
     """Variants as one text that ``parse_strategies`` takes apart again."""
     if not any("," in part for part in parts):
         return ",".join(parts)
-    return SPLIT.join([*parts, ""] if len(parts) == 1 else parts)
+    return SEPARATOR.join([*parts, ""] if len(parts) == 1 else parts)
 
 
 def _variant(text: str) -> Variant:
@@ -121,8 +121,8 @@ def parse_knobs(items: Mapping[str, object]) -> dict[str, list[Value]]:
     for name, given in items.items():
         if name not in known:
             raise ConfigError(f"unknown option {name!r}; {suggest_option(name, known)} `fedlab list options` shows all")
-        if name in TAKEN:
-            raise ConfigError(f"option {name!r} is set by {TAKEN[name]}")
+        if name in RESERVED:
+            raise ConfigError(f"option {name!r} is set by {RESERVED[name]}")
         values = _values(given, is_free_text(known[name]))
         if not values or len({str(value) for value in values}) < len(values):
             raise ConfigError(f"option {name!r}: {given!r} gives no value, or one of them twice")
@@ -132,14 +132,14 @@ def parse_knobs(items: Mapping[str, object]) -> dict[str, list[Value]]:
 
 def _values(given: object, text: bool) -> list[Value]:
     if isinstance(given, str):
-        separator = SPLIT if text or SPLIT in given else ","
+        separator = SEPARATOR if text or SEPARATOR in given else ","
         return [part.strip() for part in given.split(separator)]
     if isinstance(given, bool | int | float):
         return [given]
     return list(given)  # type: ignore[call-overload,no-any-return]
 
 
-def written(value: Value) -> str:
+def format_value(value: Value) -> str:
     """A knob's value as it is written on the command line."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 

@@ -30,7 +30,7 @@ def main() -> None:
 
     while True:
         request = json.loads(requests.get())
-        error = cells.attempt(Path(request["path"]), config_from_text("", request["config"]))
+        error = cells.run_cell(Path(request["path"]), config_from_text("", request["config"]))
         answers.write(json.dumps({"error": error}) + "\n")
         answers.flush()
 

@@ -23,7 +23,7 @@ from typing import IO
 from fedlab.comparison import cells
 from fedlab.config.schema import Config
 
-PATIENCE = 20.0  # seconds that an interrupted cell has to note where it stands
+STOP_TIMEOUT = 20.0  # seconds that an interrupted cell has to note where it stands
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,14 +38,14 @@ Begin = Callable[[Task], None]
 Ended = Generator[tuple[Task, str | None]]  # each task with what went wrong, as they end
 
 
-def run_here(tasks: Sequence[Task], begin: Begin) -> Ended:
+def run_sequential(tasks: Sequence[Task], begin: Begin) -> Ended:
     """One after another, in this process."""
     for task in tasks:
         begin(task)
-        yield task, cells.attempt(task.path, task.config)
+        yield task, cells.run_cell(task.path, task.config)
 
 
-def run_beside(tasks: Sequence[Task], jobs: int, gpus: Sequence[str], log: Path, begin: Begin) -> Ended:
+def run_parallel(tasks: Sequence[Task], jobs: int, gpus: Sequence[str], log: Path, begin: Begin) -> Ended:
     """``jobs`` at a time, each in a process of its own and, where there are ``gpus``, on one of them in turn."""
     workers = [Worker(log, gpus[slot % len(gpus)] if gpus else None) for slot in range(jobs)]
     free: SimpleQueue[Worker] = SimpleQueue()
@@ -68,7 +68,7 @@ def run_beside(tasks: Sequence[Task], jobs: int, gpus: Sequence[str], log: Path,
     finally:  # of an interrupt, too
         threads.shutdown(wait=False, cancel_futures=True)
         for worker in workers:
-            worker.ask_to_end()
+            worker.terminate()
         for worker in workers:
             worker.wait()
         threads.shutdown()
@@ -121,7 +121,7 @@ class Worker:
                 )
         return self.process
 
-    def ask_to_end(self) -> None:
+    def terminate(self) -> None:
         """An idle one ends; one with a cell notes where that stands first."""
         with self.lock:
             self.closed = True
@@ -132,7 +132,7 @@ class Worker:
         """Until it has ended, and not for ever."""
         if self.process:
             try:
-                self.process.wait(PATIENCE)
+                self.process.wait(STOP_TIMEOUT)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

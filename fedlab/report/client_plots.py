@@ -48,7 +48,7 @@ NOTHING = np.zeros((0, 2), np.float32)
 
 
 @dataclass(frozen=True)
-class ClientView:
+class ClientPlotData:
     """What is known of one client; an empty array says that there is nothing to draw.
 
     Attributes
@@ -78,10 +78,10 @@ class ClientView:
     confusion: Array
 
 
-ARRAYS = [field.name for field in fields(ClientView) if field.name != "name"]
+ARRAYS = [field.name for field in fields(ClientPlotData) if field.name != "name"]
 
 
-def views(result: Result) -> list[ClientView]:
+def load(result: Result) -> list[ClientPlotData]:
     """What can be drawn of a run's clients, from the file beside it or computed.
 
     Raises
@@ -95,15 +95,15 @@ def views(result: Result) -> list[ClientView]:
         with np.load(path) as stored:
             if str(stored["key"]) == key:
                 names = [str(name) for name in stored["names"]]
-                return [ClientView(name, **{a: stored[f"{i} {a}"] for a in ARRAYS}) for i, name in enumerate(names)]
+                return [ClientPlotData(name, **{a: stored[f"{i} {a}"] for a in ARRAYS}) for i, name in enumerate(names)]
     try:
         found = compute(result)
     except FedlabError:
         raise
     except Exception as error:  # a model of the future may take or give anything; a page does without its picture
         raise RunError(f"nothing can be drawn of the clients of {result.directory}: {error!r}") from error
-    arrays = {f"{i} {a}": getattr(view, a) for i, view in enumerate(found) for a in ARRAYS}
-    _save(path, {"key": np.array(key), "names": np.array([view.name for view in found], dtype=str), **arrays})
+    arrays = {f"{i} {a}": getattr(client, a) for i, client in enumerate(found) for a in ARRAYS}
+    _save(path, {"key": np.array(key), "names": np.array([client.name for client in found], dtype=str), **arrays})
     return found
 
 
@@ -114,7 +114,7 @@ def _save(path: Path, arrays: Mapping[str, Array]) -> None:
 
 
 @torch.no_grad()
-def compute(result: Result) -> list[ClientView]:
+def compute(result: Result) -> list[ClientPlotData]:
     """The views from a run's checkpoints."""
     config = load_config(str(result.directory / "config.toml"))
     checkpoints = Checkpoints(result.directory)
@@ -131,7 +131,7 @@ def compute(result: Result) -> list[ClientView]:
 
 def _view(
     result: Result, before: Recalled | None, after: Recalled, source: ArrayDataset | None, partition: int, name: str
-) -> ClientView:
+) -> ClientPlotData:
     target = after.workload.data(partition, "test")
     empty = dict.fromkeys(ARRAYS, NOTHING)
     state, predictor = after.in_place_of(partition)
@@ -145,7 +145,7 @@ def _view(
         drawn |= _map(after.workload, states, source, target, agrees)
         z, own = drawn.pop("source"), drawn.pop("target")
         drawn |= _weights(after.content["strategy"], partition, z, own)
-    return ClientView(name, **{**empty, **drawn})
+    return ClientPlotData(name, **{**empty, **drawn})
 
 
 def _source(workload: Workload) -> ArrayDataset | None:

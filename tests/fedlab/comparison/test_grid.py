@@ -6,7 +6,7 @@ import pytest
 
 import toy
 from fedlab import launch
-from fedlab.comparison.grid import default_baseline, labelled, plan
+from fedlab.comparison.grid import default_baseline, plan_cells, uses_labels
 from fedlab.comparison.spec import parse_knobs, parse_strategies
 from fedlab.errors import ConfigError
 from tables import put
@@ -19,7 +19,7 @@ def cells(tmp_path, monkeypatch):
 
     def make(strategies, seeds=(0,), budget=None, **knobs):
         grid = parse_knobs({key.replace("__", "."): value for key, value in knobs.items()})
-        return plan(preset, parse_strategies(strategies), seeds, grid, budget or {})
+        return plan_cells(preset, parse_strategies(strategies), seeds, grid, budget or {})
 
     return make
 
@@ -107,5 +107,5 @@ def test_a_cell_is_what_a_run_of_its_knobs_would_be(cells, tmp_path):
 
 
 def test_variants_that_learn_from_labels_are_told_apart_where_others_do_not(cells):
-    assert labelled(cells("source_only,fedavg,A=oracle,dualadapt")) == ["fedavg", "A"]
-    assert labelled(cells("fedavg,oracle")) == labelled(cells("source_only,dualadapt")) == []
+    assert uses_labels(cells("source_only,fedavg,A=oracle,dualadapt")) == ["fedavg", "A"]
+    assert uses_labels(cells("fedavg,oracle")) == uses_labels(cells("source_only,dualadapt")) == []

@@ -20,7 +20,7 @@ from fedlab import launch
 from fedlab.cli.app import app
 from fedlab.comparison import cells as running
 from fedlab.comparison import workers
-from fedlab.comparison.runner import Request, check, visible_gpus
+from fedlab.comparison.runner import ComparisonRequest, check, visible_gpus
 from fedlab.errors import ConfigError, RunError
 from fedlab.runs.directory import RunDirectory
 from tables import put
@@ -65,7 +65,7 @@ def test_cells_are_kept_and_are_the_bits_of_runs_on_their_own(preset, tmp_path, 
     def never(*_):
         raise AssertionError("a finished cell was run again")
 
-    monkeypatch.setattr(running, "attempt", never)
+    monkeypatch.setattr(running, "run_cell", never)
     again = fedlab.compare(preset, "source_only,dualadapt,oracle", seeds=1, knobs=SHORT, jobs=1)
     assert again.equals(frame)
 
@@ -92,7 +92,7 @@ def test_a_score_of_the_model_alone_is_compared_as_it_is(preset, monkeypatch):
     put(monkeypatch, "workload", "blobs", toy.SCRIBBLES)
     frame = fedlab.compare(preset, "source_only,dualadapt", seeds=2, jobs=1, knobs={"sample_every": 2, "rounds": 3})
     comparison = fedlab.Comparison.read(frame.attrs["directory"])
-    assert comparison.metric == "size" and comparison.judged_by(comparison.results[0][1]) == ""
+    assert comparison.metric == "size" and comparison.metric_of(comparison.results[0][1]) == ""
     assert set(frame["client"]) == {"global model"} and comparison.domains()["client"].unique() == ["global model"]
     own = frame[(frame["label"] == "source_only") & (frame["seed"] == 1)]
     result = next(result for cell, result in comparison.results if (cell.label, cell.seed) == ("source_only", 1))
@@ -120,7 +120,7 @@ def test_what_no_metric_can_be_is_refused_before_anything_runs(preset, tmp_path)
         ("size", 3.0, "whether more or less size is better is not known"),
     ):
         with pytest.raises(ConfigError, match=sentence):
-            check(Request(preset, "source_only", 1, SHORT, metric=metric, target=target))
+            check(ComparisonRequest(preset, "source_only", 1, SHORT, metric=metric, target=target))
 
 
 def test_gpus_are_called_what_the_environment_calls_them(monkeypatch):
@@ -142,8 +142,8 @@ def test_another_metric_can_be_asked_for_and_one_that_nobody_reports_is_named(pr
 def test_a_run_may_go_on_from_anothers_checkpoint_with_its_rounds(preset, tmp_path):
     knobs = {"blobs.domains": "near", "rounds": 3, "checkpoint.keep": 3}
     first = fedlab.run(preset, runs=tmp_path, name="first", overrides=knobs)
-    begun = running.Begun(first.directory, 1)
-    other = running.one_run(tmp_path / "other-0", lambda: launch.prepare(preset, knobs), begun)
+    begun = running.CheckpointRef(first.directory, 1)
+    other = running.run_or_resume(tmp_path / "other-0", lambda: launch.prepare(preset, knobs), begun)
     assert other.weights_sha256 == first.weights_sha256
     assert [record["round"] for record in other.rounds] == [0, 1, 2, 3]
     assert other.rounds[:2] == first.rounds[:2]
@@ -152,7 +152,7 @@ def test_a_run_may_go_on_from_anothers_checkpoint_with_its_rounds(preset, tmp_pa
 def test_a_bug_costs_its_cell_and_leaves_its_traceback(preset, tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "resume", lambda path: 1 / 0)
     path = tmp_path / "cells" / "a-0"
-    said = running.attempt(path, launch.prepare(preset, {}))
+    said = running.run_cell(path, launch.prepare(preset, {}))
     assert said.startswith("ZeroDivisionError: division by zero; the traceback is in")
     assert "1 / 0" in (path / "traceback.txt").read_text()
 
@@ -161,7 +161,7 @@ def test_what_a_kill_left_of_a_beginning_is_made_anew(preset, tmp_path):
     path = tmp_path / "cells" / "a-0"
     path.mkdir(parents=True)
     (path / "config.toml").write_text("half")
-    assert running.attempt(path, launch.prepare(preset, SHORT)) is None
+    assert running.run_cell(path, launch.prepare(preset, SHORT)) is None
     assert [entry.name for entry in path.parent.iterdir()] == ["a-0"]
     assert running.finished(path)
 
@@ -201,34 +201,34 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(preset, tmp_path, argument
 
 
 def test_the_command_goes_on_with_what_it_was_asked_for(preset):
-    request = Request(
+    request = ComparisonRequest(
         preset,
         ["source_only", "A=dualadapt"],
         [0, 2],
         {"blobs.domains": "a,b", "rounds": [1, 2]},
         budget={"bytes": 5e6},
     )
-    order = check(request)
-    assert order.comparison.command == (
+    plan = check(request)
+    assert plan.comparison.command == (
         f"fedlab compare {preset} blobs.domains=a,b rounds=1,2 --strategies source_only,A=dualadapt --seeds 0,2, "
         "--budget bytes=5000000"
     )
-    assert order.comparison.baseline == "source_only"
-    assert order.comparison.grid == {"rounds": ["1", "2"]}
+    assert plan.comparison.baseline == "source_only"
+    assert plan.comparison.grid == {"rounds": ["1", "2"]}
 
 
 def test_jobs_times_threads_are_no_more_than_the_cores(preset, monkeypatch):
     monkeypatch.setattr(running, "cores", lambda: 8)
-    assert check(Request(preset, "source_only", 5)).jobs == 5
-    assert check(Request(preset, "source_only", 20)).jobs == 8
-    wide = check(Request(preset, "source_only", 20, {"threads": 3}))
+    assert check(ComparisonRequest(preset, "source_only", 5)).jobs == 5
+    assert check(ComparisonRequest(preset, "source_only", 20)).jobs == 8
+    wide = check(ComparisonRequest(preset, "source_only", 20, {"threads": 3}))
     assert (wide.jobs, wide.threads) == (2, 3)
     with pytest.raises(ConfigError, match="ask for 1 to 2"):
-        check(Request(preset, "source_only", 20, {"threads": 3}, jobs=3))
+        check(ComparisonRequest(preset, "source_only", 20, {"threads": 3}, jobs=3))
 
 
 def test_one_comparison_at_a_time(preset, tmp_path):
-    with running.held(tmp_path / "out"):
+    with running.directory_lock(tmp_path / "out"):
         error = call("compare", preset, "--strategies", "source_only", "--out", tmp_path / "out", code=1).stderr
     assert "is in use by another comparison" in error
 
@@ -275,11 +275,11 @@ def test_several_at_once_have_the_bits_of_one_after_another_and_a_dead_process_c
     ]
     bad = workers.Task(tmp_path / "x-2", {**tasks[0].flat, "seed": 2, "workload": "none"})
     began = []
-    found = dict(workers.run_beside([*tasks, bad], 2, [], tmp_path / "log", began.append))
+    found = dict(workers.run_parallel([*tasks, bad], 2, [], tmp_path / "log", began.append))
     assert {task.path.name for task in began} == {"0-0", "1-1", "x-2"}
     assert [found[task] for task in tasks] == [None, None]
     assert "unknown workload 'none'" in found[bad]
-    assert running.attempt(tmp_path / "alone-1", tasks[1].flat) is None
+    assert running.run_cell(tmp_path / "alone-1", tasks[1].flat) is None
     read = [fedlab.Result.read(path).weights_sha256 for path in (tasks[1].path, tmp_path / "alone-1")]
     assert read[0] == read[1]
 
@@ -287,7 +287,7 @@ def test_several_at_once_have_the_bits_of_one_after_another_and_a_dead_process_c
 def test_a_process_that_dies_is_told_and_another_takes_its_place(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     found = dict(
-        workers.run_beside(
+        workers.run_parallel(
             [workers.Task(tmp_path / name, {}) for name in ("a-0", "b-1")],
             1,
             ["3"],

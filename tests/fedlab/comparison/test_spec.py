@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedlab.comparison.spec import as_knobs, joined, parse_budget, parse_knobs, parse_seeds, parse_strategies
+from fedlab.comparison.spec import as_knobs, join_variants, parse_budget, parse_knobs, parse_seeds, parse_strategies
 from fedlab.errors import ConfigError
 
 
@@ -24,10 +24,10 @@ def test_two_of_one_strategy_are_told_apart_by_their_knobs():
 
 def test_a_bar_stands_between_variants_whose_knobs_hold_commas():
     parts = ["fedavg", "A=dualadapt:digits.targets=usps,mnist_m"]
-    assert joined(parts) == "fedavg|A=dualadapt:digits.targets=usps,mnist_m"
-    assert joined(["a", "b"]) == "a,b"
+    assert join_variants(parts) == "fedavg|A=dualadapt:digits.targets=usps,mnist_m"
+    assert join_variants(["a", "b"]) == "a,b"
     for asked in (parts, parts[1:]):
-        assert parse_strategies(joined(asked)) == parse_strategies(asked)
+        assert parse_strategies(join_variants(asked)) == parse_strategies(asked)
 
 
 def test_a_knob_behind_an_ablation_is_its_strategys():

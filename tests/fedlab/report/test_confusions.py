@@ -9,8 +9,8 @@ from torch import nn
 
 from fedlab.data.dataset import ArrayDataset
 from fedlab.report.client_panels import draw
-from fedlab.report.client_plots import ARRAYS, ClientView
-from fedlab.report.comparison_tables import Variant
+from fedlab.report.client_plots import ARRAYS, ClientPlotData
+from fedlab.report.comparison_tables import SeriesStyle
 from fedlab.report.confusions import agreement, confusion
 
 
@@ -33,7 +33,7 @@ def test_confusions_must_agree_with_a_reported_share(reported, agrees):
 def test_a_portrait_names_classes_and_what_its_workload_is_judged_by():
     counts = np.array([[4, 2], [1, 3]])
     nothing = dict.fromkeys(ARRAYS, np.zeros((0, 2)))
-    view, line = ClientView("usps", **{**nothing, "confusion": counts}), Variant(("a",), "a", 2, ())
+    view, line = ClientPlotData("usps", **{**nothing, "confusion": counts}), SeriesStyle(("a",), "a", 2, ())
     plain, street = draw(view, line), draw(view, line, ("sky", "road"), "miou")
     assert (plain.right, [row.head for row in plain.confusion]) == ("70.0 % of its test labels right", ["0", "1"])
     assert street.right == "mean IoU 53.6 %, 70.0 % of its test pixels right"
