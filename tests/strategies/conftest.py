@@ -13,14 +13,12 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from fedlab import registry
-from fedlab.config.schema import CORE_SECTIONS, knobs, resolve
 from fedlab.data.dataset import ArrayDataset
-from fedlab.engines import inprocess
 from fedlab.runs.directory import RunDirectory
 from fedlab.workload import WorkloadSpec
-from tables import put
+from tables import lead, put
+from toy import SPEC as TOY_SPEC
 from toy import SMALL as TOY
-from toy import Blobs
 
 ROWS = (6, 9, 15)  # training examples of each client
 SLOPES = ((1.0, -1.0), (2.0, 0.5), (-1.0, 1.0))  # each client's own line
@@ -90,31 +88,23 @@ def lines():
 
 
 @pytest.fixture
-def table():
-    """Knobs of one strategy on the lines; changes that are not knobs of it are refused."""
+def table(monkeypatch):
+    """Configuration of one strategy on the lines; changes that are not options of it are refused."""
+    put(monkeypatch, "workload", "lines", WorkloadSpec(Lines))
 
     def make(strategy, **changes):
-        sections = {**CORE_SECTIONS, "lines": Lines, strategy: registry.find("strategy", strategy).spec.knobs}
-        chosen = {"workload": "lines", "strategy": strategy}
-        flat = {**SMALL, "strategy": strategy, "name": "lines", **changes}
-        assert set(flat) <= set(knobs(sections))
-        return resolve(flat, {}, sections, chosen)
+        return registry.load_config({**SMALL, "strategy": strategy, "name": "lines"}, changes)
 
     return make
 
 
 @pytest.fixture
-def federate(tmp_path, monkeypatch, table):
+def federate(tmp_path, table):
     """One run through fedlab.server.app and fedlab.client.app on the in-process engine."""
-    from fedlab.client.app import app as client_app
-    from fedlab.server.app import app as server_app
-
-    put(monkeypatch, "workload", "lines", WorkloadSpec(Lines))
 
     def run(strategy, **changes):
-        flat = table(strategy, **changes)
-        directory = RunDirectory.create(tmp_path, flat)
-        inprocess.run(server_app, client_app, directory.config(), 3)
+        directory = RunDirectory.create(tmp_path, table(strategy, **changes))
+        lead(directory)
         arrays = directory.checkpoints.latest()[1]["arrays"]
         weights = np.append(arrays["weight"].double().numpy(), arrays["bias"].double().numpy())
         return Outcome(weights, arrays, directory.rounds(), directory.manifest())
@@ -157,19 +147,14 @@ class Exchange:
 @pytest.fixture
 def record(tmp_path, monkeypatch):
     """A federation of the toy workload through both apps, and every exchange by (purpose, round, partition)."""
-    from fedlab.client.app import app as client_app
-    from fedlab.server.app import app as server_app
-
-    put(monkeypatch, "workload", "blobs", toy.SPEC)
+    put(monkeypatch, "workload", "blobs", TOY_SPEC)
 
     def run(strategy, **changes):
         entry, seen = registry.find("strategy", strategy).spec, {}
-        workload_knobs = {"blobs.domains": "a,b,c", "blobs.client_labels": entry.needs_client_labels}
-        sections = {**CORE_SECTIONS, "blobs": Blobs, strategy: entry.knobs}
+        workload_options = {"blobs.domains": "a,b,c", "blobs.client_labels": entry.needs_client_labels}
         usual = {key: value for key, value in TOY.items() if not key.startswith("dualadapt")}
         usual |= {"seed": 5, "device": "cpu", "name": "toy", "rounds": 2, "client.learning_rate": 0.05}
-        chosen = {"workload": "blobs", "strategy": strategy}
-        flat = resolve({**usual, "strategy": strategy, **workload_knobs, **changes}, {}, sections, chosen)
+        config = registry.load_config({**usual, "strategy": strategy, **workload_options}, changes)
 
         def watched(purpose, half):
             def answer(workload, message, context):
@@ -178,7 +163,7 @@ def record(tmp_path, monkeypatch):
                 }
                 content = half(workload, message, context)
                 arrays = content.array_records.get("arrays")
-                seen[purpose, message.content["config"]["server-round"], context.node_config["partition-id"]] = (
+                seen[purpose, message.content["config"]["server-round"], context.partition] = (
                     Exchange(
                         received,
                         dict(arrays.to_torch_state_dict()) if arrays else {},
@@ -195,8 +180,8 @@ def record(tmp_path, monkeypatch):
             evaluate=watched("evaluate", entry.client.evaluate),
         )
         put(monkeypatch, "strategy", strategy, replace(entry, client=client))
-        directory = RunDirectory.create(tmp_path, flat)
-        inprocess.run(server_app, client_app, directory.config(), 3)
+        directory = RunDirectory.create(tmp_path, config)
+        lead(directory)
         put(monkeypatch, "strategy", strategy, entry)
         return seen, directory
 

@@ -58,5 +58,5 @@ def test_it_needs_labelled_clients():
 
 
 def test_a_negative_weight_is_refused(table):
-    with pytest.raises(ConfigError, match=r"knob 'fedprox.mu'.*got -1.0"):
+    with pytest.raises(ConfigError, match=r"option 'fedprox.mu'.*got -1.0"):
         table("fedprox", **{"fedprox.mu": -1.0})

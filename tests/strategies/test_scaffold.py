@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedlab import strategies
 from fedlab.errors import ConfigError
 from fedlab.seeds import seeded
+from tables import server_half
 
 SEED, STEPS, BATCH, RATE = 5, 5, 4, 0.05
 
@@ -61,4 +61,4 @@ def test_a_client_uploads_no_more_than_in_fedavg(federate):
 
 def test_no_local_steps_are_refused(table, lines):
     with pytest.raises(ConfigError, match=r"'client.steps' is 0, and scaffold divides by it"):
-        strategies.make(table("scaffold", **{"client.steps": 0}), lines)
+        server_half(table("scaffold", **{"client.steps": 0}), lines)

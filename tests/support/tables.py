@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fedlab import registry
+from fedlab import launch, registry
+from fedlab.engines import inprocess
 from fedlab.training import null_progress
 
 
@@ -20,10 +21,15 @@ def forget():
     registry.config_from_text.cache_clear()
 
 
-def server_half(config, workload=None):
+def server_half(config, workload=None, progress=null_progress):
     """The server half of a configuration's strategy, for its workload or another one."""
     spec = config.plugins["strategy"].spec
-    return spec.server(config.workload if workload is None else workload, config, null_progress)
+    return spec.server(config.workload if workload is None else workload, config, progress)
+
+
+def lead(directory):
+    """Lead a run directory to its end, through the two apps on the in-process engine."""
+    inprocess.run_config(launch.APPS, launch.saved_config(directory), directory.path)
 
 
 def client_half(strategy):

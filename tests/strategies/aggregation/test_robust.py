@@ -78,8 +78,8 @@ def test_bulyan_with_one_liar_among_seven(workload, table, start, models):
 
     given = lying([*models(1), *models(2)[:2]], client=3)
     seven = type(workload)(domains="a,b,c,d,e,f,g")
-    flat_table = table("bulyan", **{"blobs.domains": "a,b,c,d,e,f,g", "bulyan.num_malicious": 1})
-    new = aggregation.make("bulyan", seven, flat_table).aggregate(start, given, 1)
+    config = table("bulyan", **{"blobs.domains": "a,b,c,d,e,f,g", "bulyan.num_malicious": 1})
+    new = aggregation.make(seven, config).aggregate(start, given, 1)
     chosen = [given[i] for i in krum_order(given, 1)[:5]]  # theta = 7 - 2
     for name in start.keys() - {COUNTER}:
         stacked = np.stack([one.arrays[name].double().numpy() for one in chosen])
