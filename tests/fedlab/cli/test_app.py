@@ -96,7 +96,7 @@ def test_our_warnings_are_sentences(capsys):
 
 def test_a_knob_without_its_section_is_guessed(tmp_path):
     stderr = call("run", toy.write_preset(tmp_path), "mixup=off", code=1).stderr
-    assert "unknown knob 'mixup'; did you mean 'dualadapt.mixup'?" in " ".join(stderr.split())
+    assert "unknown option 'mixup'; did you mean 'dualadapt.mixup'?" in " ".join(stderr.split())
 
 
 def test_run_prints_rounds_and_a_closing_table_in_plain_lines(tmp_path):
@@ -128,7 +128,7 @@ def test_json_prints_one_object_a_line_with_the_result_last(tmp_path):
         (["run", "dualadapt-digit"], "did you mean 'dualadapt-digits'"),
         (["run", "dualadapt-digits", "rounds"], "is no override; write key=value"),
         (["run", "dualadapt-digits", "roundz=2"], "did you mean 'rounds'"),
-        (["run", "dualadapt-digits", "rounds=two"], "knob 'rounds'"),
+        (["run", "dualadapt-digits", "rounds=two"], "option 'rounds'"),
         (["run", "dualadapt-digits", "--engine", "rays"], "did you mean 'ray'"),
         (["run", "dualadapt-digits", "--device", "cuda:77"], "usable GPUs"),
         (["run", "dualadapt-digits", "data_root=/no/such/folder"], "/no/such/folder"),

@@ -79,14 +79,14 @@ def test_an_ablation_is_its_strategy_with_knobs(cells):
 @pytest.mark.parametrize(
     ("strategies", "knobs", "sentence"),
     [
-        ("source_only,dualadapt:components=0", {}, r"^dualadapt: knob 'dualadapt.components'"),
+        ("source_only,dualadapt:components=0", {}, r"^dualadapt: option 'dualadapt.components'"),
         ("source_only", {"dualadapt__components": "1,2"}, "'dualadapt.components' has no effect on any of source_only"),
         ("dualadapt:components=1", {"dualadapt__components": "2"}, "is set by variant .* and for the whole comparison"),
         ("dualadapt_one_component", {"dualadapt__components": "2"}, "is set by variant 'dualadapt_one_component'"),
         ("source_only", {"blobs__domains": "a,b", "clients": "3"}, "(?s)3, but workload.*write blobs.domains='a|b'"),
         ("adabn", {"blobs__headless": "true"}, "adabn: adabn needs a model with batch norms"),
         ("adabn", {"blobs__headless": "true,false"}, "adabn blobs.headless=true: adabn needs"),
-        ("source_only:componets=5", {"blobs__domains": "a,b"}, r"^source_only: unknown knob 'componets'[^\n]*$"),
+        ("source_only:componets=5", {"blobs__domains": "a,b"}, r"^source_only: unknown option 'componets'[^\n]*$"),
     ],
 )
 def test_what_cannot_run_is_refused_with_its_cell(cells, strategies, knobs, sentence):
