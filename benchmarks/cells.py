@@ -16,12 +16,12 @@ from fedlab import launch
 from fedlab.comparison import cells
 from fedlab.comparison.cells import Begun
 from fedlab.comparison.grid import key
-from fedlab.config.schema import Flat, Value
+from fedlab.config.sections import Overrides, Value
 from fedlab.runs.result import Result
 
 
 def one_run(
-    preset: str, knobs: Mapping[str, Value], runs: Path, begun: Begun | None = None, aside: Flat | None = None
+    preset: str, knobs: Mapping[str, Value], runs: Path, begun: Begun | None = None, aside: Overrides | None = None
 ) -> Result:
     """One run, read from disk where it is there; runs of a folder share their pre-training.
 
