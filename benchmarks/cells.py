@@ -16,12 +16,12 @@ from fedlab import launch
 from fedlab.comparison import cells
 from fedlab.comparison.cells import CheckpointRef
 from fedlab.comparison.grid import config_hash
-from fedlab.config.schema import Flat, Value
+from fedlab.config.sections import Overrides, Value
 from fedlab.runs.result import Result
 
 
 def one_run(
-    preset: str, knobs: Mapping[str, Value], runs: Path, begun: CheckpointRef | None = None, aside: Flat | None = None
+    preset: str, knobs: Mapping[str, Value], runs: Path, begun: CheckpointRef | None = None, aside: Overrides | None = None
 ) -> Result:
     """One run, read from disk where it is there; runs of a folder share their pre-training.
 

@@ -29,11 +29,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from fedlab import workloads
 from fedlab.diffusion import bound, denoising, noise_schedule
 from fedlab.errors import ConfigError
 from fedlab.evaluation import digit_labels, image_quality
-from fedlab.models.unet import SHAPES, UNetShape, UNet
+from fedlab.models.unet import SHAPES, UNet, UNetShape
+from fedlab.registry import load_config
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import seeded
 from fedlab.workloads import sampling
@@ -140,9 +140,10 @@ def training(network: str, batch: int, threads: int, compiled: bool) -> Table:
 def learned(folder: Path) -> tuple[Generation, nn.Module]:
     """The workload of a run and its newest model."""
     run = RunDirectory.open(folder)
-    workload, newest = workloads.make(run.config()), run.checkpoints.latest()
+    config, newest = load_config(str(run.config_file)), run.checkpoints.latest()
+    workload = config.workload
     if not isinstance(workload, Generation):
-        raise ConfigError(f"{folder} learned {run.config()['workload']}, and only images are drawn here")
+        raise ConfigError(f"{folder} learned {config.run.workload}, and only images are drawn here")
     if newest is None:
         raise ConfigError(f"{folder} has no checkpoint; `fedlab resume {folder}` continues it")
     model = workload.model()
@@ -154,7 +155,7 @@ def bits(folder: Path, images: int, threads: int) -> str:
     """The variational bound of a run's newest model, over test images of its clients."""
     torch.set_num_threads(threads)
     workload, model = learned(folder)
-    x = sampling.real_images(replace(workload, samples=image_quality), "test")
+    x = sampling.real_images(replace(workload, samples=images), "test")
     levels = (x + 1) * 127.5
     if not torch.allclose(levels, levels.round(), atol=1e-3):
         raise ConfigError(f"pixels of {workload.size} a side are means, no grey levels, of which the bound is; take 28")
@@ -181,7 +182,7 @@ def samplers(folder: Path, samples: int, threads: int) -> Table:
 
     add("real images", "", "", "", features=seen)
     for sampler, steps, eta in WAYS:
-        asked = replace(workload, sampler=sampler, sampling_steps=min(steps, workload.levels), eta=eta)
+        asked = replace(workload, sampler=sampler, sampling_steps=min(steps, workload.num_timesteps), eta=eta)
         with seeded("benchmark", sampler, steps):
             begun = time.perf_counter()
             drawn = sampling.draw(asked, model, samples)

@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from torchvision.transforms import v2
 
 from fedlab.data.images import views
-from fedlab.models.linear_classifiers import PUBLISHED, init_classifiers, fit_linear_classifiers
+from fedlab.models.linear_classifiers import PUBLISHED, fit_linear_classifiers, init_classifiers
 
 
 def seconds(work: Callable[[], object]) -> float:

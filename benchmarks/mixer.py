@@ -30,17 +30,17 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks import cells, mixer_pictures
 from fedlab.comparison.grid import config_hash
-from fedlab.data.dataset import Batch, ArrayDataset
+from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.digits import datasets
 from fedlab.data.images import image_sets, views
 from fedlab.data.images.image_sets import LabeledImages
 from fedlab.data.images.permutations import permute_pixels, pixel_permutation
+from fedlab.files import write_atomically
 from fedlab.models.convnet import ConvNet
 from fedlab.models.feature_classifier import features_of
 from fedlab.models.mixer import SMALL, Mixer, permute_patch_weights
 from fedlab.models.vit import ViT
 from fedlab.runs import pretrain_cache
-from fedlab.files import write_atomically
 from fedlab.seeds import deterministic, seeded
 from fedlab.training import train_steps
 from fedlab.workloads.domain_suite import accuracy_and_loss

@@ -24,7 +24,6 @@ from rdkit import Chem
 from rich.console import Console
 from rich.table import Table
 
-from fedlab.config.schema import build
 from fedlab.data.digits.datasets import data_root
 from fedlab.data.molecules import graphs, smiles
 from fedlab.data.molecules.graphs import QM9
@@ -45,7 +44,7 @@ def speed(network: str, batch: int, looped: int, threads: int) -> Table:
     torch.set_num_threads(threads)
     found = smiles.load_molecules(smiles.molecule_file("qm9", "train", None), QM9)
     adjacency, nodes = graphs.one_hot(found.bonds[:batch], found.atoms[:batch], QM9)
-    model: Any = build(Molecules, "molecules", {"molecules.network": network}).model()
+    model: Any = Molecules(network=network).model()
 
     def train(rows: range, eval_mode: bool) -> None:
         model.train(not eval_mode)

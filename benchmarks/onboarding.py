@@ -21,14 +21,14 @@ from rich.console import Console
 from scipy.stats import spearmanr
 
 from benchmarks import cells
-from fedlab import workloads
 from fedlab.comparison.cells import CheckpointRef
-from fedlab.config.schema import Value, build, parse_overrides
+from fedlab.config.presets import parse_overrides
+from fedlab.config.sections import Value
 from fedlab.models.batchnorm_stats import adapt_batchnorm
 from fedlab.models.feature_classifier import features_of, head_of
+from fedlab.registry import load_config
 from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.result import Result
-from fedlab.strategies.dualadapt.shared import Knobs
 from fedlab.strategies.protocol import load
 from fedlab.training import resolve_device
 
@@ -58,13 +58,14 @@ def one_newcomer(knobs: Mapping[str, Value], starts: list[str], runs: Path) -> d
 @torch.no_grad()
 def heads(result: Result) -> dict[str, tuple[float, float]]:
     """Known client to its distance from the newcomer, and the accuracy of its head on the newcomer's test data."""
-    workload, device = workloads.make(result.config), resolve_device("cpu")
+    config, device = load_config(result.config), resolve_device("cpu")
+    workload, own_options = config.workload, config.strategy
     (note,) = [note for record in result.rounds if record["round"] == ARRIVAL for note in record["notes"]]
     state = Checkpoints(result.directory).load(ARRIVAL)
-    newcomer, knobs = workload.clients.index(note["client"]), build(Knobs, "dualadapt", result.config)
+    newcomer = workload.clients.index(note["client"])
     model = load(workload.model(), state["arrays"], device)
     own = workload.data(newcomer, "train")
-    adapt_batchnorm(features_of(model), own, knobs.statistics_images, knobs.own_statistics, device)
+    adapt_batchnorm(features_of(model), own, own_options.bn_images, own_options.bn_adaptation, device)
     test, found = workload.data(newcomer, "test"), {}
     for name, distance in note["distances"].items():
         other = deepcopy(model)

@@ -22,11 +22,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import cells
-from fedlab import launch, workloads
-from fedlab.config.schema import Flat, Value, parse_overrides
+from fedlab import launch
+from fedlab.config.presets import parse_overrides
+from fedlab.config.schema import Config
+from fedlab.config.sections import Value
 from fedlab.errors import suggest
 from fedlab.models.batchnorm_stats import encode
 from fedlab.models.feature_classifier import features_of
+from fedlab.registry import load_config
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import deterministic
 from fedlab.workloads.fewshot import FewShot
@@ -91,10 +94,10 @@ def one_run(preset: str, knobs: Mapping[str, Value], runs: Path, episodes: int) 
     path = cells.directory_of(preset, knobs, runs)
     kept = path / "episodes.npz"
     if not kept.exists():
-        flat = cells.one_run(preset, knobs, runs, aside={"fewshot.episodes": 20}).config
+        recorded = cells.one_run(preset, knobs, runs, aside={"fewshot.episodes": 20}).config
         state = RunDirectory.open(path).checkpoints.latest()
         assert state is not None
-        found = accuracies({**flat, "fewshot.episodes": episodes}, state[1]["arrays"])
+        found = accuracies(load_config(recorded, {"fewshot.episodes": episodes}), state[1]["arrays"])
         arrays = {f"{client}|{shots}": values for client, each in found.items() for shots, values in each.items()}
         np.savez(path / "unfinished.npz", **arrays)
         (path / "unfinished.npz").rename(kept)
@@ -106,19 +109,19 @@ def one_run(preset: str, knobs: Mapping[str, Value], runs: Path, episodes: int) 
     return found
 
 
-def made(flat: Flat) -> FewShot:
+def made(config: Config) -> FewShot:
     """The workload of a run."""
-    workload = workloads.make(flat)
+    workload = config.workload
     assert isinstance(workload, FewShot)
     return workload
 
 
-def accuracies(flat: Flat, arrays: Mapping[str, torch.Tensor]) -> Accuracies:
+def accuracies(config: Config, arrays: Mapping[str, torch.Tensor]) -> Accuracies:
     """Accuracy of every episode of every target, once for each target however many clients share it."""
-    workload = made(flat)
+    workload = made(config)
     model = workload.model()
     model.load_state_dict(dict(arrays))
-    with deterministic(int(flat["threads"])):
+    with deterministic(config.run.threads):
         return {
             name: {
                 shots: values.numpy()
@@ -132,8 +135,7 @@ def accuracies(flat: Flat, arrays: Mapping[str, torch.Tensor]) -> Accuracies:
 
 def distances(run: Path) -> dict[str, float]:
     """Frechet distance of the teacher's features between base validation images and each target's unlabelled ones."""
-    directory = RunDirectory.open(run)
-    workload = made(directory.config())
+    workload = made(load_config(str(RunDirectory.open(run).config_file)))
     model = workload.model()
     model.load_state_dict(directory.checkpoints.load(0)["strategy"]["teacher"])
     cpu = torch.device("cpu")

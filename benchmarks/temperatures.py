@@ -19,12 +19,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fedlab import workloads
 from fedlab.comparison.result import FACTS, Comparison
 from fedlab.errors import ConfigError
 from fedlab.evaluation import latent_plots
 from fedlab.evaluation.distances import Floats
 from fedlab.evaluation.molecules import validity_metrics
+from fedlab.registry import load_config
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import deterministic, seeded
 from fedlab.workloads.molecules import Molecules
@@ -40,17 +40,18 @@ TEMPERATURES = "0.3,0.4,0.5,0.6,0.7,0.8,0.9,1"
 def curve(path: Path, knob: str, values: Sequence[float], samples: int, corrected: bool = False) -> Floats:
     """Scores (values, scores) of a run's newest model, corrected where asked; NaN where nothing valid was drawn."""
     run = RunDirectory.open(path)
-    flat, newest = run.config(), run.checkpoints.latest()
+    newest = run.checkpoints.latest()
     if newest is None:
         raise ConfigError(f"{path} has no checkpoint; `fedlab resume {path}` continues it")
     rows = []
     for value in values:
-        workload = workloads.make({**flat, knob: value})
+        config = load_config(str(run.config_file), {knob: value})
+        workload = config.workload
         if not isinstance(workload, Molecules):
-            raise ConfigError(f"{path} learned {flat['workload']}, and only molecules are drawn here")
+            raise ConfigError(f"{path} learned {config.run.workload}, and only molecules are drawn here")
         model = workload.model()
         model.load_state_dict(newest[1]["arrays"])
-        with seeded(int(flat["seed"]), "temperatures"):
+        with seeded(config.run.seed, "temperatures"):
             found = validity_metrics(workload.draw(model, samples, corrected=corrected), workload.known())
         rows.append([found.get(score, np.nan) for score in SCORES])
     return np.array(rows)
@@ -105,7 +106,7 @@ def main() -> None:
     title = f"{options.folder.name}, {options.samples:,} samples a seed{corrected}"
     Console().print(table(found, options.knob, values, title))
     if options.figure:
-        network = str(RunDirectory.open(next(iter(variants.values()))[0]).config()["molecules.network"])
+        network = load_config(str(RunDirectory.open(next(iter(variants.values()))[0]).config_file)).workload.network
         panels = {
             label: {score: scores[:, :, SCORES.index(score)] for score in SCORES[:3]} for label, scores in found.items()
         }

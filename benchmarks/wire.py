@@ -15,7 +15,8 @@ from rich.console import Console
 
 import fedlab
 from benchmarks import cells
-from fedlab.config.schema import Value, parse_overrides
+from fedlab.config.presets import parse_overrides
+from fedlab.config.sections import Value
 from fedlab.runs.result import human_bytes
 
 FORMATS = ("float32", "float16", "int8")
@@ -45,7 +46,7 @@ def moved(preset: str, network: str, form: str) -> dict[str, int]:
     """Serialised bytes of one client in one round, by kind."""
     with tempfile.TemporaryDirectory() as folder:
         knobs = {**QUICK, **STRATEGIES[preset], "digits.network": network, "comm.compression": form}
-        result = fedlab.run(preset, runs=Path(folder), knobs=knobs)
+        result = fedlab.run(preset, runs=Path(folder), overrides=knobs)
     return dict(result.rounds[-1]["bytes"]["usps"])
 
 
@@ -68,7 +69,7 @@ def show_accuracy(console: Console, runs: Path, seeds: list[int], shared: Mappin
     """Accuracy by format over seeds; what comes before round 1 is done once for all formats."""
     with cells.workers(processes) as pool:
         begun = {
-            (preset, seed): pool.submit(cells.pretrained, preset, {**shared, **knobs, "seed": seed}, runs)
+            (preset, seed): pool.submit(cells.one_run, preset, {**shared, **knobs, "seed": seed}, runs)
             for preset, (_, knobs) in LEARNING.items()
             for seed in seeds
         }

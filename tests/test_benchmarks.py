@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks import matching, temperatures
+from configs import make
 from fedlab import launch
 from fedlab.errors import ConfigError
 from fedlab.evaluation.molecules import validity_metrics
@@ -46,11 +47,11 @@ def test_a_curve_is_what_the_workload_draws_at_each_value(tmp_path):
     knobs = {"data.max_examples": 300, "molecules.adjacency_layers": 1, "molecules.node_layers": 1, "seed": 4}
     run = RunDirectory.create(tmp_path, launch.prepare("graphnvp-qm9", knobs))
     with seeded("model"):
-        model = Molecules(limit=300, adjacency_layers=1, node_layers=1).model()
+        model = make(Molecules, max_examples=300, adjacency_layers=1, node_layers=1).model()
     run.checkpoints.save(1, {"arrays": model.state_dict()}, keep=1)
     found = temperatures.curve(run.path, "molecules.latent_temperature", [0.2, 0.6], 30)
     for row, temperature in enumerate((0.2, 0.6)):
-        workload = Molecules(limit=300, adjacency_layers=1, node_layers=1, temperature=temperature, seed=4)
+        workload = make(Molecules, max_examples=300, adjacency_layers=1, node_layers=1, latent_temperature=temperature, seed=4)
         with seeded(4, "temperatures"):
             wanted = validity_metrics(workload.draw(model.eval(), 30), workload.known())
         assert found[row].tolist() == pytest.approx(
@@ -61,7 +62,7 @@ def test_a_curve_is_what_the_workload_draws_at_each_value(tmp_path):
 
 
 def test_a_bound_over_test_molecules_is_the_models_and_a_matched_one_is_lower():
-    workload = Molecules(limit=200, network="mpgvae", width=8, latent=4, passes=1, matching="assignment")
+    workload = make(Molecules, max_examples=200, network="mpgvae", width=8, latent=4, message_steps=1, matching="assignment")
     with seeded("model"):
         space = LatentSpace(workload, workload.model().eval(), "vae", 0)
     ordered, matched = (matching.bound(space, how, 60) for how in ("order", "assignment"))
@@ -70,7 +71,7 @@ def test_a_bound_over_test_molecules_is_the_models_and_a_matched_one_is_lower():
         batch = workload.data(None, "test").subsample(60)[:]
         wanted = space.model.nll(batch["adjacency"], batch["nodes"]).mean().item()
     assert ordered == pytest.approx(wanted, rel=1e-4) and matched < ordered - 1
-    flow = Molecules(limit=200, adjacency_layers=1, node_layers=1)
+    flow = make(Molecules, max_examples=200, adjacency_layers=1, node_layers=1)
     with pytest.raises(ConfigError, match="learned a GraphNVP, and matching is of an MPGVAE"):
         matching.bound(LatentSpace(flow, flow.model(), "flow", 0), "order", 10)
 

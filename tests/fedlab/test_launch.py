@@ -18,7 +18,7 @@ import fedlab
 import toy
 from commands import SHORT
 from fedlab import launch, registry
-from fedlab.config.schema import preset_names, read_preset
+from fedlab.config.presets import preset_names, read_preset
 from fedlab.errors import ConfigError, DataError, FedlabError, RunError
 from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.directory import RunDirectory
@@ -72,7 +72,7 @@ def test_the_split_is_written_with_the_labels_that_the_simulation_knows(tmp_path
     counts = [{str(k): int((toy.blobs(90, shift, 7)["y"] == k).sum()) for k in range(3)} for shift in (0.5, 1.0)]
     assert [client["labels"] for client in json.loads(held.read_text())["clients"]] == counts
     monkeypatch.setattr(toy.Blobs, "labels", lambda self, partition: torch.tensor([2, 2, partition]), raising=False)
-    known = run(tmp_path, clients=1, min_clients=1).directory / "split.json"
+    known = run(tmp_path, min_clients=1, **{"data.num_clients": 1}).directory / "split.json"
     assert json.loads(known.read_text())["clients"] == [{"name": "near", "examples": 90, "labels": {"0": 1, "2": 2}}]
 
 
@@ -106,15 +106,12 @@ import torch
 torch.set_num_threads(1)
 import toy
 toy.register()
-from fedlab import launch, runs
+from fedlab import launch
 from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.directory import RunDirectory
-from fedlab.training import resolve_device
-from strategies import dualadapt
-from strategies.protocol import ClientHalf, round_of
 import fedlab.server.app, fedlab.client.app, fedlab.runs.tensorboard, fedlab.report
 
-flat = launch.prepare({preset!r}, {{}})
+config = launch.prepare({preset!r}, {{}})
 emit, checkpoint = RunDirectory._append, Checkpoints.save
 
 def child(directory, deadly):
@@ -135,7 +132,7 @@ def child(directory, deadly):
 
 deadly = 1
 while True:
-    directory = RunDirectory.create({runs!r}, flat)
+    directory = RunDirectory.create({runs!r}, config)
     if (pid := os.fork()) == 0:
         try:
             child(directory, deadly)
@@ -218,26 +215,26 @@ def test_two_processes_cannot_write_one_run(tmp_path):
         ({"strategy": "dualadpt"}, "unknown strategy 'dualadpt'; did you mean 'dualadapt'"),
         ({"workload": "digit"}, "unknown workload 'digit'; did you mean 'digits'"),
         ({"engine": "rai"}, "unknown engine 'rai'; did you mean 'ray'"),
-        ({"roundz": 3}, "unknown knob 'roundz'; did you mean 'rounds'"),
-        ({"rounds": "many"}, "knob 'rounds'.*got 'many'.*integer"),
-        ({"rounds": 0}, "knob 'rounds'.*got 0.*greater than or equal to 1"),
-        ({"server.learning_rate": -1.0}, "knob 'server.learning_rate'.*got -1.0.*greater than 0"),
-        ({"dualadapt.mixup": "sum"}, "knob 'dualadapt.mixup'.*got 'sum'.*'average'"),
-        ({"fedprox.mu": 1.0}, "knob 'fedprox.mu' has no effect in this run, which uses workload 'blobs' and strategy"),
-        ({"device": "gpu"}, "knob 'device'.*got 'gpu'"),
+        ({"roundz": 3}, "unknown option 'roundz'; did you mean 'rounds'"),
+        ({"rounds": "many"}, "option 'rounds'.*got 'many'.*integer"),
+        ({"rounds": 0}, "option 'rounds'.*got 0.*greater than or equal to 1"),
+        ({"server.learning_rate": -1.0}, "option 'server.learning_rate'.*got -1.0.*greater than 0"),
+        ({"dualadapt.mixup": "sum"}, "option 'dualadapt.mixup'.*got 'sum'.*'average'"),
+        ({"fedprox.mu": 1.0}, "option 'fedprox.mu' has no effect in this run, which uses workload 'blobs', strategy 'dualadapt'"),
+        ({"device": "gpu"}, "option 'device'.*got 'gpu'"),
         ({"device": "cuda:99"}, "device 'cuda:99' was asked for, but this machine has"),
-        ({"clients": 3}, r"clients=3, but workload 'blobs' has 2 partitions \(near, far\)"),
+        ({"data.num_clients": 3}, r"clients=3, but workload 'blobs' has 2 partitions \(near, far\)"),
         ({"min_clients": 3}, "min_clients=3 is more than the 2 clients"),
         ({"dualadapt.components": 91}, "mixture of 91 components cannot be fitted to 90 source examples"),
-        ({"dualadapt.variance_floor": "inf"}, "knob 'dualadapt.variance_floor'.*got 'inf'"),
-        ({"name": "../elsewhere"}, "knob 'name'"),
+        ({"dualadapt.variance_floor": "inf"}, "option 'dualadapt.variance_floor'.*got 'inf'"),
+        ({"name": "../elsewhere"}, "option 'name'"),
         ({"blobs.headless": True}, r"dualadapt needs a model with \.features and \.head; Linear"),
         ({"strategy": "fedavg"}, "'fedavg' trains on the clients' own labels"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_written(tmp_path, knobs, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        fedlab.run(toy.write_preset(tmp_path), runs=tmp_path / "runs", knobs=knobs)
+        fedlab.run(toy.write_preset(tmp_path), runs=tmp_path / "runs", overrides=knobs)
     assert not (tmp_path / "runs").exists()
 
 
@@ -290,7 +287,7 @@ def test_an_unknown_preset_has_a_suggest(tmp_path):
 
 def test_a_missing_data_root_is_refused(tmp_path):
     with pytest.raises(DataError, match="is not a folder"):
-        fedlab.run("dualadapt-digits", runs=tmp_path / "runs", data_root=str(tmp_path / "none"))
+        fedlab.run("dualadapt-digits", runs=tmp_path / "runs", overrides={"data.root": str(tmp_path / "none")})
     assert not (tmp_path / "runs").exists()
 
 
@@ -322,7 +319,7 @@ def test_dualadapt_goes_on_when_a_client_fails_before_it_has_a_head(tmp_path, mo
     train = dualadapt.train
 
     def fails_in_round_1(workload, message, context):
-        if context.node_config["partition-id"] == 1 and round_of(message) == 1:
+        if context.partition == 1 and round_of(message) == 1:
             raise OSError("the disk of this client is gone")
         return train(workload, message, context)
 
@@ -448,7 +445,7 @@ def test_a_failure_under_ray_is_the_same_sentence_and_the_run_resumes(tmp_path):
     preset.write_text('strategy = "source_only"\n')
     knobs = {**SHORT, "digits.targets": "optdigits", "engine": "ray", "comm.connect_timeout": 0.001}
     with pytest.raises(RunError, match="0 of 1 clients connected within 0.001 s"):
-        fedlab.run(str(preset), runs=tmp_path, knobs=knobs)
+        fedlab.run(str(preset), runs=tmp_path, overrides=knobs)
     assert json.loads((tmp_path / "broken-0" / "manifest.json").read_text())["status"] == "failed"
     assert os.path.exists(tmp_path / "broken-0" / "flower" / "flower.log")
 
@@ -526,7 +523,7 @@ def test_arrivals_that_make_no_sense_are_refused(tmp_path, arrivals, sentence):
 
 @pytest.mark.parametrize("wire", ["float16", "int8"])
 def test_a_coarse_wire_format_costs_fewer_bytes_and_little_accuracy(tmp_path, wire):
-    full, coarse = run(tmp_path), run(tmp_path, wire=wire)
+    full, coarse = run(tmp_path), run(tmp_path, **{"comm.compression": wire})
     assert coarse.bytes("train_up") < full.bytes("train_up")
     assert coarse.rounds[-1]["mean"]["accuracy_average"] == pytest.approx(
         full.rounds[-1]["mean"]["accuracy_average"], abs=0.1

@@ -17,8 +17,8 @@ from fedlab.data.dataset import ArrayDataset
 from fedlab.runs.directory import RunDirectory
 from fedlab.workload import WorkloadSpec
 from tables import lead, put
-from toy import SPEC as TOY_SPEC
 from toy import SMALL as TOY
+from toy import SPEC as TOY_SPEC
 
 ROWS = (6, 9, 15)  # training examples of each client
 SLOPES = ((1.0, -1.0), (2.0, 0.5), (-1.0, 1.0))  # each client's own line

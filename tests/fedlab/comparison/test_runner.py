@@ -273,13 +273,13 @@ def test_several_at_once_have_the_bits_of_one_after_another_and_a_dead_process_c
         workers.Task(tmp_path / f"{seed}-{seed}", launch.prepare("dualadapt-digits", {**knobs, "seed": seed}))
         for seed in (0, 1)
     ]
-    bad = workers.Task(tmp_path / "x-2", {**tasks[0].flat, "seed": 2, "workload": "none"})
+    bad = workers.Task(tmp_path / "x-2", launch.prepare({"workload": "blobs", **SHORT}, {}))
     began = []
     found = dict(workers.run_parallel([*tasks, bad], 2, [], tmp_path / "log", began.append))
     assert {task.path.name for task in began} == {"0-0", "1-1", "x-2"}
     assert [found[task] for task in tasks] == [None, None]
-    assert "unknown workload 'none'" in found[bad]
-    assert running.run_cell(tmp_path / "alone-1", tasks[1].flat) is None
+    assert "unknown workload 'blobs'" in found[bad]  # of this process alone
+    assert running.run_cell(tmp_path / "alone-1", tasks[1].config) is None
     read = [fedlab.Result.read(path).weights_sha256 for path in (tasks[1].path, tmp_path / "alone-1")]
     assert read[0] == read[1]
 
@@ -288,7 +288,7 @@ def test_a_process_that_dies_is_told_and_another_takes_its_place(tmp_path, monke
     monkeypatch.setattr(sys, "executable", "/bin/false")
     found = dict(
         workers.run_parallel(
-            [workers.Task(tmp_path / name, {}) for name in ("a-0", "b-1")],
+            [workers.Task(tmp_path / name, launch.prepare("dualadapt-digits", {})) for name in ("a-0", "b-1")],
             1,
             ["3"],
             tmp_path / "log",

@@ -90,8 +90,8 @@ def test_a_comma_stands_between_values_except_in_free_text():
     ("knobs", "sentence"),
     [
         ({"server.step": "1"}, "did you mean 'server.steps'"),
-        ({"strategy": "dualadapt"}, "knob 'strategy' is set by --strategies"),
-        ({"seed": "1,2"}, "knob 'seed' is set by --seeds"),
+        ({"strategy": "dualadapt"}, "option 'strategy' is set by --strategies"),
+        ({"seed": "1,2"}, "option 'seed' is set by --seeds"),
         ({"budget_bytes": "5"}, "is set by --budget bytes=5MB"),
         ({"server.steps": "5,5"}, "gives no value, or one of them twice"),
         ({"server.steps": []}, "gives no value"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,7 @@ import torch
 from fedlab.data.partitioners import MIN_EXAMPLES, PARTITIONS, dirichlet, iid, partition_indices, quantity, shards
 from fedlab.errors import ConfigError
 from fedlab.seeds import seed_of
-from fedlab.workloads.domain_suite import PartitionScheme
+from fedlab.workloads.domain_suite import KINDS
 
 INF = float("inf")
 LABELS = torch.arange(10).repeat_interleave(60)[torch.randperm(600, generator=torch.Generator().manual_seed(0))]
@@ -67,10 +65,10 @@ def test_what_does_not_go_by_label_ignores_labels(kind):
     assert lists(partition_indices(kind, LABELS, 3, 0.5, 0)) == lists(partition_indices(kind, torch.zeros(600), 3, 0.5, 0))
 
 
-def test_an_unknown_kind_gets_a_suggest_and_knobs_offer_the_table():
+def test_an_unknown_kind_gets_a_suggest_and_workloads_offer_the_table():
     with pytest.raises(ConfigError, match="no partition 'dirichelt'; did you mean 'dirichlet'"):
         partition_indices("dirichelt", LABELS, 2, 1.0, 0)
-    assert set(get_args(PartitionScheme)) == set(PARTITIONS)
+    assert set(KINDS) == set(PARTITIONS)
 
 
 @pytest.mark.parametrize("kind", ["dirichlet", "quantity"])

@@ -14,7 +14,7 @@ import pytest
 import fedlab
 from commands import TINY, Command, end, laptop, left_running
 from fedlab.comm import credentials
-from fedlab.config.schema import Grpc
+from fedlab.config.schema import GrpcConfig
 from fedlab.deploy import provision
 from fedlab.engines import grpc, processes, superlink
 from fedlab.errors import ConfigError, RunError
@@ -103,7 +103,7 @@ def test_clients_reconnect_tell_their_owners_and_leave(federation):
 def test_a_run_that_has_lost_a_client_it_needs_says_so_at_once_and_how_to_go_on(federation):
     said = " ".join(federation.serve.said.split())
     assert (
-        "1 of 2 clients failed: partition 1 (usps); the run needs 2 valid replies (knob min_clients); `fedlab resume`"
+        "1 of 2 clients failed: partition 1 (usps); the run needs 2 valid replies (option min_clients); `fedlab resume`"
         in said
     )
     assert "Traceback" not in said and "First error" not in said  # it is a sentence of ours
@@ -145,7 +145,7 @@ def test_nothing_is_left_running(federation):
 def test_an_expired_certificate_is_refused_on_both_sides(tmp_path):
     provision.create_credentials(tmp_path / "certs", clients=["usps"], days=-1)
     with pytest.raises(ConfigError, match=r"server.crt expired on .*; make a new one: fedlab certs"):
-        grpc.check(Grpc(certificates=str(tmp_path / "certs")))
+        grpc.check(GrpcConfig(certificates=str(tmp_path / "certs")))
     fleet = superlink.Fleet(f"127.0.0.1:{processes.free_ports(1)[0]}", tmp_path / "certs")
     told = []
     with (
@@ -173,7 +173,7 @@ def test_an_address_that_is_taken_is_a_sentence(tmp_path):
 @pytest.mark.parametrize("address", ["9092", "host:", ":9092", "host:port", "host:70000"])
 def test_an_address_without_host_or_port_is_refused(address):
     with pytest.raises(ConfigError, match="is no HOST:PORT"):
-        grpc.check(Grpc(address=address, insecure=True))
+        grpc.check(GrpcConfig(address=address, insecure=True))
 
 
 def test_rejections_are_read_from_the_log(tmp_path):

@@ -20,8 +20,10 @@ import toy
 from fedlab.cli.app import app
 from fedlab.client.app import app as client_app
 from fedlab.data.digits import datasets
+from fedlab.engines.spec import flower_config
 from fedlab.errors import ConfigError, DataError, RunError
 from fedlab.inference.predict import images, load_predictor, predict
+from fedlab.registry import load_config
 from fedlab.runs.directory import RunDirectory
 from tables import put
 
@@ -40,15 +42,15 @@ TINY = {
 
 def keep(run, folder, partition):
     """What the client of a partition keeps of the last evaluation message of a run; returns the reply's metrics."""
-    flat = {**run.config(), "run_dir": ""}
-    checkpoint = torch.load(run.path / "checkpoints" / f"round-{flat['rounds']}.pt", weights_only=True)
+    config = load_config(str(run.config_file))
+    checkpoint = torch.load(run.path / "checkpoints" / f"round-{config.run.rounds}.pt", weights_only=True)
     heads = checkpoint["strategy"].get("heads", {})
     own = {"head": ArrayRecord(heads[partition])} if partition in heads else {}
-    arrays, config = ArrayRecord(checkpoint["arrays"]), ConfigRecord({"server-round": flat["rounds"]})
+    arrays, fact = ArrayRecord(checkpoint["arrays"]), ConfigRecord({"server-round": config.run.rounds})
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
-    message = Message(RecordDict({"arrays": arrays, "config": config, **own}), 7, "evaluate")
+    message = Message(RecordDict({"arrays": arrays, "config": fact, **own}), 7, "evaluate")
     node = {"partition-id": partition, "num-partitions": 2, "state-dir": str(folder)}
-    reply = client_app(message, Context(1, 7, node, RecordDict(), flat))
+    reply = client_app(message, Context(1, 7, node, RecordDict(), flower_config(config)))
     assert not reply.has_error(), reply.error
     return dict(reply.content["metrics"])
 
@@ -61,7 +63,7 @@ def home(tmp_path_factory):
     for strategy in ("dualadapt", "source_only"):
         with pytest.MonkeyPatch.context() as patch:
             patch.delenv("FEDLAB_DATA", raising=False)
-            result = fedlab.run(f"{strategy.replace('_', '-')}-digits", runs=home, knobs={**knobs, "name": strategy})
+            result = fedlab.run(f"{strategy.replace('_', '-')}-digits", runs=home, overrides={**knobs, "name": strategy})
             measured = keep(RunDirectory.open(result.directory), home / f"{strategy}-client", 1)
         (home / f"{strategy}.json").write_text(json.dumps([measured, result.final()["optdigits"]]))
     test = datasets.load_digits("optdigits", "test").columns
@@ -255,7 +257,7 @@ def truncate_model(request, kept):
     [
         ([1, 2], "config, round, client, states"),
         ({"weight": torch.zeros(2)}, "config, round, client, states"),
-        ({"config": {}, "round": "1", "client": "usps", "states": {}}, "round"),
+        ({"config": "", "round": "1", "client": "usps", "states": {}}, "round"),
     ],
 )
 def test_a_file_of_someone_elses_is_refused(kept, content, lacks):
@@ -273,10 +275,10 @@ def changed(kept, change):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda content: content["config"].update({"digits.network": "mcd"}), "does not fit its own knobs"),
-        (lambda content: content["states"].pop("arrays"), "does not fit its own knobs .*arrays"),
-        (lambda content: content["states"].update(arrays={}), "does not fit its own knobs"),
-        (lambda content: content["states"].update(arrays=3), "does not fit its own knobs"),
+        (lambda content: content.update(config=content["config"].replace('"small"', '"mcd"')), "does not fit its own options"),
+        (lambda content: content["states"].pop("arrays"), "does not fit its own options .*arrays"),
+        (lambda content: content["states"].update(arrays={}), "does not fit its own options"),
+        (lambda content: content["states"].update(arrays=3), "does not fit its own options"),
     ],
 )
 def test_states_that_do_not_fit_are_refused(kept, change, reason):

@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 
+import toy
 from fedlab import launch, registry
 from fedlab.engines import inprocess
 from fedlab.runs import pretrain_cache
@@ -23,18 +24,15 @@ APART = ["fed_mcd", "fed_dann"]  # they train further parts from the start: othe
 @pytest.fixture
 def federate(tmp_path, monkeypatch):
     """A run through both apps, alone or with a shared folder."""
-    from fedlab.client.app import app as client_app
-    from fedlab.server.app import app as server_app
-
     put(monkeypatch, "workload", "blobs", toy.SPEC)
 
     def run(strategy, shared="", **knobs):
         usable = {key: value for key, value in SMALL.items() if not key.startswith("dualadapt")}
         labels = {"blobs.client_labels": registry.find("strategy", strategy).spec.needs_client_labels, "blobs.linear": True}
         preset = write_preset(tmp_path, **{**usable, "strategy": strategy, "rounds": 1})
-        flat = launch.prepare(preset, {**labels, "checkpoint.pretrain_cache": str(shared), "client.learning_rate": 0.05, **knobs})
-        directory = RunDirectory.create(tmp_path, flat)
-        inprocess.run(server_app, client_app, directory.config(), 2)
+        config = launch.prepare(preset, {**labels, "checkpoint.pretrain_cache": str(shared), "client.learning_rate": 0.05, **knobs})
+        directory = RunDirectory.create(tmp_path, config)
+        inprocess.run_config(launch.APPS, config, directory.path)
         return directory
 
     return run

@@ -12,8 +12,9 @@ from sklearn.metrics import jaccard_score
 from torch import nn
 from torch.nn.functional import interpolate
 
+from configs import make
 from fedlab import launch, registry
-from fedlab.config.schema import to_toml
+from fedlab.config.sections import to_toml
 from fedlab.data.dataset import ArrayDataset
 from fedlab.data.segmentation.camvid import CLASSES, FREQUENCIES, IGNORE_INDEX
 from fedlab.engines import inprocess
@@ -65,7 +66,7 @@ def test_the_loss_is_a_plain_loop_over_known_pixels(scores, rare):
             share = (sorted(FREQUENCIES)[5] / FREQUENCIES[label]) ** rare
             p = maps[view, label, line, place].exp() / maps[view, :, line, place].exp().sum()
             total, weight = total - share * math.log(p), weight + share
-    value = CamVid(width=8, rare=rare).loss(Told(rows), {"x": torch.zeros(2, 3, 4, 6), "y": y})
+    value = CamVid(width=8, class_weight_power=rare).loss(Told(rows), {"x": torch.zeros(2, 3, 4, 6), "y": y})
     assert float(value.detach()) == pytest.approx(total / weight, rel=1e-5)
 
 
@@ -75,7 +76,7 @@ def test_labels_may_be_of_rows_instead_of_pixels(scores):
     y[0, 3:] = IGNORE_INDEX
     known = [row for row in range(12) if row not in (3, 4, 5)]
     wanted = -sum(float(rows[row].log_softmax(0)[y.flatten()[row]]) for row in known) / len(known)
-    value = CamVid(rare=0.0).loss(Told(rows), {"x": torch.zeros(2, 3, 4, 6), "y": y})
+    value = CamVid(class_weight_power=0.0).loss(Told(rows), {"x": torch.zeros(2, 3, 4, 6), "y": y})
     assert float(value.detach()) == pytest.approx(wanted, rel=1e-5)
 
 
@@ -158,7 +159,7 @@ def test_the_server_has_day_and_clients_their_drives():
 
 def test_clients_have_training_labels_only_when_asked():
     assert "y" not in CamVid().data(0, "train").columns
-    labelled = CamVid(labelled=True).data(0, "train")
+    labelled = CamVid(client_labels=True).data(0, "train")
     assert labelled.columns["y"].shape == (54, 60, 80)
     assert torch.equal(labelled.columns["x"], CamVid().data(0, "train").columns["x"])
 
@@ -176,23 +177,23 @@ def test_the_servers_views_are_random_and_keep_their_kind():
 
 
 def test_a_drive_can_be_shared_in_stretches_of_time():
-    whole, shared = CamVid(targets="dusk"), CamVid(targets="dusk", parts=3)
+    whole, shared = CamVid(targets="dusk"), make(CamVid, targets="dusk", clients_per_domain=3)
     assert shared.clients == ("dusk-0", "dusk-1", "dusk-2")
     parts = [shared.data(part, "train").columns["x"] for part in range(3)]
     assert [len(part) for part in parts] == [18, 18, 18]
     assert torch.equal(torch.cat(parts), whole.data(0, "train").columns["x"])
     assert torch.equal(shared.data(2, "test").columns["y"], whole.data(0, "test").columns["y"])
     with pytest.raises(ConfigError, match="54 views cannot be split over 28 clients of at least 2 each.*at most 27"):
-        CamVid(targets="dusk", parts=28).data(0, "train")
+        make(CamVid, targets="dusk", clients_per_domain=28).data(0, "train")
 
 
 @pytest.mark.parametrize(
     ("knobs", "sentence"),
     [
-        ({"targets": "dsuk"}, "unknown drive 'dsuk' in knob 'camvid.targets'; did you mean 'dusk'"),
-        ({"source": "day_0006"}, "unknown drive 'day_0006' in knob 'camvid.source'; did you mean 'day_0006R0'"),
-        ({"targets": " , "}, "knob 'camvid.targets' is ' , '; name at least one drive"),
-        ({"source": ""}, "knob 'camvid.source' is ''; name at least one drive"),
+        ({"targets": "dsuk"}, "unknown drive 'dsuk' in option 'camvid.targets'; did you mean 'dusk'"),
+        ({"source": "day_0006"}, "unknown drive 'day_0006' in option 'camvid.source'; did you mean 'day_0006R0'"),
+        ({"targets": " , "}, "option 'camvid.targets' is ' , '; name at least one drive"),
+        ({"source": ""}, "option 'camvid.source' is ''; name at least one drive"),
         ({"targets": "dusk,day_0016E5"}, "the views of 'day_0016E5' stand twice"),
         ({"targets": "dark_0006R0"}, "the views of 'day_0006R0' stand twice.*each drive has one owner"),
         ({"targets": "dusk,dusk"}, "the views of 'dusk' stand twice"),
@@ -201,7 +202,7 @@ def test_a_drive_can_be_shared_in_stretches_of_time():
 )
 def test_drives_that_do_not_fit_are_refused(knobs, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        CamVid(**knobs)
+        make(CamVid, **knobs)
 
 
 @pytest.mark.parametrize("partition", [-1, 2])
@@ -232,9 +233,6 @@ ONE_ROUND = {
 @pytest.fixture
 def federate(tmp_path, monkeypatch):
     """One round of a strategy on a few views, through both apps."""
-    from fedlab.client.app import app as client_app
-    from fedlab.server.app import app as server_app
-
     read = CamVid.data
 
     def data(self, partition, split):
@@ -248,8 +246,9 @@ def federate(tmp_path, monkeypatch):
         labelled = {"camvid.client_labels": registry.find("strategy", strategy).spec.needs_client_labels}
         preset = tmp_path / "tiny.toml"
         preset.write_text(to_toml({"workload": "camvid", "strategy": strategy, **usable, **labelled, **changes}))
-        directory = RunDirectory.create(tmp_path, launch.prepare(str(preset), {}))
-        inprocess.run(server_app, client_app, directory.config(), 2)
+        config = launch.prepare(str(preset), {})
+        directory = RunDirectory.create(tmp_path, config)
+        inprocess.run_config(launch.APPS, config, directory.path)
         return directory
 
     return run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from configs import make
 from fedlab.data.images.domain_suites import load_domain
 from fedlab.data.images.office import OFFICE
 from fedlab.data.images.pacs import PACS
@@ -31,7 +32,7 @@ def test_any_domain_may_be_the_source_and_the_others_are_targets(kind, of):
 
 @BOTH
 def test_settings_say_whether_clients_hold_labels(kind, of):
-    adaptation, oracle = kind(), kind(setting="oracle")
+    adaptation, oracle = kind(), kind(client_labels=True)
     for partition, domain in enumerate(adaptation.clients):
         train, labelled = adaptation.data(partition, "train"), oracle.data(partition, "train")
         assert set(train.columns) == {"x"} and set(labelled.columns) == {"x", "y"}
@@ -47,7 +48,7 @@ def test_settings_say_whether_clients_hold_labels(kind, of):
 @pytest.mark.parametrize("split", list(PARTITIONS))
 def test_clients_that_share_a_domain_share_it_out_and_test_on_all_of_it(kind, of, split):
     target = of.domains[1]
-    shared = kind(source=of.domains[0], targets=target, split=3, partition=split)
+    shared = make(kind, source=of.domains[0], targets=target, clients_per_domain=3, partition=split)
     assert shared.clients == (f"{target}-0", f"{target}-1", f"{target}-2")
     parts = [shared.data(part, "train") for part in range(3)]
     assert all(set(part.columns) == {"x"} for part in parts)
@@ -59,7 +60,7 @@ def test_clients_that_share_a_domain_share_it_out_and_test_on_all_of_it(kind, of
 
 @BOTH
 def test_only_the_sources_training_examples_get_new_views(kind, of):
-    workload, plain = kind(limit=20), kind(limit=20, augment=False)
+    workload, plain = make(kind, max_examples=20), make(kind, max_examples=20, augment=False)
     for partition, split, varies in ((None, "train", True), (None, "test", False), (0, "train", False)):
         data = workload.data(partition, split)
         assert len(data) == 20
@@ -78,7 +79,7 @@ def test_domains_that_cannot_be_are_refused(kind, of):
     with pytest.raises(DataError, match="there is no partition 3; this workload has 3"):
         kind().data(3, "train")
     with pytest.raises(ConfigError, match="20 examples cannot be split over 3 clients with at least 10 each"):
-        kind(limit=20, split=3).data(0, "train")
+        make(kind, max_examples=20, clients_per_domain=3).data(0, "train")
 
 
 def test_a_domain_with_one_client_keeps_its_name_and_its_order():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from configs import DATA, make
 from fedlab import launch, registry
-from fedlab.client.app import app as client_app
-from fedlab.config.schema import build
+from fedlab.config.sections import parse_section
 from fedlab.data.molecules import graphs, smiles
 from fedlab.engines import inprocess
 from fedlab.errors import ConfigError, DataError
@@ -15,17 +15,16 @@ from fedlab.evaluation import molecule_plots
 from fedlab.evaluation import molecules as scores
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import seeded
-from fedlab.server.app import app as server_app
 from fedlab.workload import Score, missing_columns
 from fedlab.workloads.molecules import Molecules, _holdings
 
-SMALL = {"limit": 300, "adjacency_layers": 3, "node_layers": 3, "samples": 40, "pictures": False}
-KNOBS = {f"molecules.{name}": value for name, value in SMALL.items()}
+SMALL = {"max_examples": 300, "adjacency_layers": 3, "node_layers": 3, "samples": 40, "pictures": False}
+KNOBS = {f"{'data' if name in DATA else 'molecules'}.{name}": value for name, value in SMALL.items()}
 
 
 @pytest.fixture
 def workload():
-    return Molecules(**SMALL)
+    return make(Molecules, **SMALL)
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def strings(workload, data):
 
 @pytest.mark.parametrize("partition", ["iid", "scaffold", "size", "dirichlet"])
 def test_every_molecule_has_one_owner_who_trains_or_tests_on_it(partition):
-    workload = Molecules(**SMALL, partition=partition, alpha=5.0)
+    workload = make(Molecules, **SMALL, partition=partition, alpha=5.0)
     holdings = _holdings(workload)
     rows = torch.cat([holdings.public, *(part for client in holdings.clients for part in client)])
     assert torch.equal(rows.sort().values, torch.arange(300))
@@ -56,7 +55,7 @@ def test_every_molecule_has_one_owner_who_trains_or_tests_on_it(partition):
 
 
 def test_the_server_has_a_public_part_or_for_the_bound_all_that_clients_train_on():
-    public, pooled = Molecules(**SMALL), Molecules(**SMALL, server="pooled")
+    public, pooled = make(Molecules, **SMALL), make(Molecules, **SMALL, server="pooled")
     assert len(public.data(None, "train")) == 15
     parts = [public.data(number, "train") for number in range(4)]
     assert len(pooled.data(None, "train")) == 15 + sum(map(len, parts))
@@ -77,7 +76,7 @@ def test_batches_are_one_hot_graphs_without_labels(workload):
 
 
 def test_a_random_order_is_drawn_anew_and_is_the_same_molecule():
-    workload = Molecules(**SMALL, order="random")
+    workload = make(Molecules, **SMALL, atom_order="random")
     data = workload.data(0, "train")
     first, second = data[:20], data[:20]
     assert not torch.equal(first["adjacency"], second["adjacency"])
@@ -87,9 +86,9 @@ def test_a_random_order_is_drawn_anew_and_is_the_same_molecule():
 
 
 def test_canonical_order_and_dropped_molecules(workload):
-    canonical = Molecules(**SMALL, order="canonical")
+    canonical = make(Molecules, **SMALL, atom_order="canonical")
     assert strings(canonical, canonical.data(1, "train")) == strings(workload, workload.data(1, "train"))
-    dropped = _holdings(Molecules(**SMALL, lossy="drop"))
+    dropped = _holdings(make(Molecules, **SMALL, lossy="drop"))
     kept = _holdings(workload)
     assert (kept.training.lossy_flags & graphs.ALTERING_FLAGS > 0).sum() == 300 - len(dropped.training) > 10
     assert (dropped.training.lossy_flags & graphs.ALTERING_FLAGS == 0).all()
@@ -99,7 +98,7 @@ def test_a_file_of_ones_own_takes_the_place_of_the_set(tmp_path):
     texts = smiles.molecule_file("qm9", "test", None).read_text().splitlines()[1:201]
     file = tmp_path / "mine.smi"
     file.write_text("\n".join(texts))
-    workload = Molecules(file=str(file), shards=2, partition="iid", public=0.1)
+    workload = make(Molecules, file=str(file), num_clients=2, partition="iid", server_fraction=0.1)
     assert len(workload.data(None, "test")) == 20
     assert [len(workload.data(number, "train")) + len(workload.data(number, "test")) for number in (0, 1)] == [81, 81]
 
@@ -108,7 +107,7 @@ def test_a_client_may_bring_a_file_of_its_own_in_place_of_its_share(tmp_path):
     texts = smiles.molecule_file("qm9", "test", None).read_text().splitlines()[1:51]
     file = tmp_path / "mine.smi"
     file.write_text("\n".join([*texts, "C[Si]"]))
-    workload = Molecules(**SMALL, folder=str(file))
+    workload = make(Molecules, **SMALL, client_folder=str(file))
     with pytest.warns(smiles.SkippedLinesWarning, match="1 of 51"):
         train, test = workload.data(1, "train"), workload.data(1, "test")
     assert len(train) == 45 and len(test) == 5
@@ -120,7 +119,7 @@ def test_a_client_may_bring_a_file_of_its_own_in_place_of_its_share(tmp_path):
     with pytest.raises(DataError, match="mine.smi has 2 molecules that can be used; at least 20 are needed"):
         workload.data(1, "train")
     with pytest.raises(DataError, match="cannot be read"):
-        Molecules(**SMALL, folder=str(tmp_path)).data(1, "train")
+        make(Molecules, **SMALL, client_folder=str(tmp_path)).data(1, "train")
 
 
 # --- what is measured ---
@@ -151,14 +150,14 @@ def test_scores_are_of_samples_against_both_files(workload, model):
     likeness = scores.distribution_metrics(valid, [text for text in reference.decoded_smiles if text])
     assert set(found) - set(wanted) == {*likeness, "reconstruction"}
     assert found["reconstruction"] == 1  # a flow inverts
-    assert Molecules(**{**SMALL, "samples": 0}).score(model) == Score()
+    assert make(Molecules, **{**SMALL, "samples": 0}).score(model) == Score()
 
 
 def test_pictures_are_of_the_samples_that_are_scored(workload, model):
     with seeded("score"):
         plain = workload.score(model)
     with seeded("score"):
-        shown = Molecules(**{**SMALL, "pictures": True}).score(model)
+        shown = make(Molecules, **{**SMALL, "pictures": True}).score(model)
     assert shown.metrics == plain.metrics and not plain.pictures
     with seeded("score"):
         drawn = workload.draw(model, 40)
@@ -177,12 +176,12 @@ def test_corrected_samples_are_all_molecules(workload, model):
 
 # --- mpgvae ---
 
-VAE = {"network": "mpgvae", "width": 8, "latent": 4, "passes": 1}
+VAE = {"network": "mpgvae", "width": 8, "latent": 4, "message_steps": 1}
 
 
 def test_knobs_reach_an_mpgvae():
-    knobs = {"beta": 0.25, "warmup": 7, "matching": "assignment", "spread": 0.5}
-    model = Molecules(**SMALL, **VAE, **knobs).model()
+    knobs = {"beta": 0.25, "warmup": 7, "matching": "assignment", "decode_temperature": 0.5}
+    model = make(Molecules, **SMALL, **VAE, **knobs).model()
     assert (model.sizes.width, model.sizes.latent, model.sizes.passes) == (8, 4, 1)
     assert (model.sizes.size, model.sizes.elements) == (9, 5)
     found = {"beta": model.ceiling, "warmup": model.warmup, "matching": model.matching, "spread": model.spread}
@@ -190,7 +189,7 @@ def test_knobs_reach_an_mpgvae():
 
 
 def test_an_mpgvae_is_scored_and_tested_like_any_family(monkeypatch):
-    workload = Molecules(**SMALL, **VAE)
+    workload = make(Molecules, **SMALL, **VAE)
     with seeded("model"):
         model = workload.model()
     found = workload.evaluate(model, workload.data(1, "test"))
@@ -238,9 +237,9 @@ def one_round(tmp_path):
     """The lines of ``metrics.jsonl`` of one round through both apps."""
 
     def run(**knobs):
-        directory = RunDirectory.create(tmp_path, launch.prepare("graphnvp-qm9", {**ROUND, **knobs}))
-        flat = directory.config()
-        inprocess.run(server_app, client_app, flat, int(flat["data.num_clients"]))
+        config = launch.prepare("graphnvp-qm9", {**ROUND, **knobs})
+        directory = RunDirectory.create(tmp_path, config)
+        inprocess.run_config(launch.APPS, config, directory.path)
         return directory.rounds()
 
     return run
@@ -287,8 +286,8 @@ def test_the_servers_public_part_can_start_a_federation_and_all_of_it_is_the_bou
 @pytest.mark.parametrize(
     ("knobs", "error", "sentence"),
     [
-        ({"limit": 100}, ConfigError, "the server's public part would be 5 of 100 molecules"),
-        ({"shards": 40}, ConfigError, "would hold . of 285 molecules shared out by scaffold"),
+        ({"max_examples": 100}, ConfigError, "the server's public part would be 5 of 100 molecules"),
+        ({"num_clients": 40}, ConfigError, "would hold . of 285 molecules shared out by scaffold"),
         ({"dataset": "zinc"}, DataError, "expected FOLDER/molecules/zinc_subset_train.smi"),
         ({"file": "nowhere.smi"}, DataError, "the SMILES file nowhere.smi cannot be read"),
         ({"data.root": "/nowhere"}, DataError, "expected /nowhere/molecules/qm9_train.smi"),
@@ -296,7 +295,7 @@ def test_the_servers_public_part_can_start_a_federation_and_all_of_it_is_the_bou
 )
 def test_data_that_cannot_be_shared_out_is_refused(knobs, error, sentence):
     with pytest.raises(error, match=sentence):
-        Molecules(**{**SMALL, **knobs}).data(0, "train")
+        make(Molecules, **{**SMALL, **knobs}).data(0, "train")
 
 
 def test_a_short_file_and_lines_that_are_no_molecules_are_told(tmp_path, monkeypatch):
@@ -322,5 +321,5 @@ def test_partitions_splits_and_knobs_that_do_not_exist_are_refused(workload):
         workload.data(4, "train")
     with pytest.raises(DataError, match="no split 'valid'"):
         workload.data(0, "valid")
-    with pytest.raises(ConfigError, match=r"knob 'molecules.network'.*got 'moflow'"):
-        build(Molecules, "molecules", {"molecules.network": "moflow"})
+    with pytest.raises(ConfigError, match=r"option 'molecules.network'.*got 'moflow'"):
+        parse_section(Molecules, "molecules", {"molecules.network": "moflow"})

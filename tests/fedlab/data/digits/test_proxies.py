@@ -191,6 +191,6 @@ def test_the_workload_takes_proxies_as_targets():
     for partition in range(2):
         assert set(workload.data(partition, "train")[:4]) == {"x"}
         assert set(workload.data(partition, "test")[:4]) == {"x", "y"}
-    assert set(Digits(targets="proxy_texture", setting="oracle").data(0, "train")[:4]) == {"x", "y"}
+    assert set(Digits(targets="proxy_texture", client_labels=True).data(0, "train")[:4]) == {"x", "y"}
     metrics = workload.evaluate(workload.model(), workload.data(1, "test"))
     assert 0 <= metrics["accuracy"] <= 1
