@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from fedlab.cli import catalog, compare, deploy, molecules, predict, run
+from fedlab.cli import catalog, compare, deploy, molecules, new, predict, run
 from fedlab.cli.common import handle_errors, stdout
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -55,6 +55,7 @@ app.command()(handle_errors(deploy.certs))
 app.command()(handle_errors(deploy.ping))
 app.command()(handle_errors(deploy.client_status))
 app.command()(handle_errors(molecules.molecules))
+app.command()(handle_errors(new.new))
 app.command()(handle_errors(catalog.doctor))
 app.add_typer(catalog.data_app, name="data")
 
