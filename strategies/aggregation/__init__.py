@@ -1,4 +1,4 @@
-"""Aggregation rules by name: what the server makes of its clients' whole models.
+"""Aggregation rules by name: how the server combines its clients' whole models, in plain torch.
 
 Each is a line of the table of strategies as well (``strategy=fedadam``: labelled clients train). A strategy of
 another kind whose clients upload a whole model takes one by a knob ``aggregation`` in its own section; the rule's
@@ -6,13 +6,14 @@ knobs are those of the section with its name::
 
     fedlab run self-training-digits self_training.aggregation=fedadam fedadam.learning_rate=0.03
 
-One decision for all rules: learned arrays go through the rule; batch-norm statistics and other floats do where the
+One decision for all rules: trainable arrays go through the rule; batch-norm statistics and other floats do where the
 result stays among what clients sent (mean, median, selection), else they take the weighted mean; counters take the
 largest. All come back in the types of the model, where Flower's means turn counters into floats.
 
-A strategy uses a rule so: :func:`make` in ``__init__``; ``config.update(rule.asks())`` before it sends;
-``rule.expected_metrics`` among the metrics that its ``check`` expects; ``rule.aggregate(current, client_updates(replies),
-server_round)``; ``state`` and ``restore`` beside its own; :func:`make_reply` on the client.
+A strategy uses a rule so: :func:`make` in ``__init__``; ``config.update(rule.client_config())`` before it sends;
+``rule.expected_metrics`` among the metrics that its ``check`` expects, and ``rule.validate_metrics`` on them;
+``rule.aggregate(current, client_updates(replies), server_round)``; ``state`` and ``restore`` beside its own;
+:func:`make_reply` on the client.
 """
 
 from __future__ import annotations
@@ -26,10 +27,20 @@ from fedlab.config.schema import Core, Flat, build, parse_arrivals
 from fedlab.errors import ConfigError, near_match
 from fedlab.strategies.aggregation import fairness, privacy, robust, server_optimizers
 from fedlab.strategies.aggregation.client import START_LOSS, make_reply
-from fedlab.strategies.aggregation.rule import ClientUpdate, Rule, AggregationSpec, client_updates
+from fedlab.strategies.aggregation.rule import AggregationSpec, ClientUpdate, Rule, client_updates
 from fedlab.workload import Workload
 
-__all__ = ["RULES", "Aggregation", "ClientUpdate", "Rule", "AggregationSpec", "make_reply", "client_updates", "find", "make"]
+__all__ = [
+    "RULES",
+    "Aggregation",
+    "AggregationSpec",
+    "ClientUpdate",
+    "Rule",
+    "client_updates",
+    "find",
+    "make",
+    "make_reply",
+]
 
 Aggregation = Annotated[str, Field(description="rule by which the server puts its clients' models together")]
 
@@ -51,14 +62,20 @@ RULES: Mapping[str, AggregationSpec[Any]] = {
 
 
 def find(name: str) -> AggregationSpec[Any]:
-    """One line of the table; ConfigError with the near match where there is none."""
+    """Return one row of the table of rules.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such rule; it names the nearest match.
+    """
     if name not in RULES:
         raise ConfigError(f"unknown aggregation {name!r}; {near_match(name, RULES)}")
     return RULES[name]
 
 
 def make(name: str, workload: Workload, flat: Flat, *, labelled: bool = True) -> Rule[Any]:
-    """A rule for the models of a workload.
+    """Return a rule for the models of a workload.
 
     Parameters
     ----------
@@ -88,7 +105,7 @@ def make(name: str, workload: Workload, flat: Flat, *, labelled: bool = True) ->
 
 
 def clients_at_least(workload: Workload, flat: Flat) -> int:
-    """Fewest clients that answer in any round that is not an error."""
+    """Return the smallest number of clients that answer in any round that is not an error."""
     core = build(Core, "", flat)
     names = dict(enumerate(workload.clients[: core.clients or None]))
     early = len(names) - len(parse_arrivals(core.arrivals, names))
