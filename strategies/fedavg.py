@@ -236,7 +236,7 @@ def spec_of(found: object, what: str, reference: str) -> StrategySpec:
     """
     if isinstance(found, AggregationSpec):
         clients = ClientFunctions(train, evaluate)
-        return StrategySpec(found.options, FedAvg, clients, needs_client_labels=True, aggregation=found)
+        return StrategySpec(found.options, FedAvg, clients, needs_client_labels=True, aggregation=found, name=found.name)
     if not isinstance(found, StrategySpec):
         fields = ", ".join(("options", "server", "client"))
         raise ConfigError(

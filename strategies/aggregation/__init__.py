@@ -1,4 +1,4 @@
-"""Aggregation rules by name: what the server makes of its clients' whole models.
+"""Aggregation rules by name: how the server combines its clients' whole models, in plain torch.
 
 Each is a line of the table of strategies as well (``strategy=fedadam``: labelled clients train). A strategy of
 another kind whose clients upload a whole model takes one by a option ``aggregation`` in its own section; the rule's
@@ -6,13 +6,14 @@ options are those of the section with its name::
 
     fedlab run self-training-digits self_training.aggregation=fedadam fedadam.learning_rate=0.03
 
-One decision for all rules: learned arrays go through the rule; batch-norm statistics and other floats do where the
+One decision for all rules: trainable arrays go through the rule; batch-norm statistics and other floats do where the
 result stays among what clients sent (mean, median, selection), else they take the weighted mean; counters take the
 largest. All come back in the types of the model, where Flower's means turn counters into floats.
 
-A strategy uses a rule so: :func:`make` in ``__init__``; ``config.update(rule.asks())`` before it sends;
-``rule.expected_metrics`` among the metrics that its ``check`` expects; ``rule.aggregate(current, client_updates(replies),
-server_round)``; ``state`` and ``restore`` beside its own; :func:`make_reply` on the client.
+A strategy uses a rule so: :func:`make` in ``__init__``; ``config.update(rule.client_config())`` before it sends;
+``rule.expected_metrics`` among the metrics that its ``check`` expects, and ``rule.validate_metrics`` on them;
+``rule.aggregate(current, client_updates(replies), server_round)``; ``state`` and ``restore`` beside its own;
+:func:`make_reply` on the client.
 """
 
 from __future__ import annotations

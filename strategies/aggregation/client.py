@@ -1,4 +1,4 @@
-"""What a rule may ask of a client: its loss before training, and an update that is clipped before it leaves."""
+"""A client's reply, with what the server's rule requests: the loss before training, an update that is clipped."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def make_reply(
     metrics: Mapping[str, float],
     data: ArrayDataset,
 ) -> RecordDict:
-    """A reply with a whole model, and with what the server's rule asked for in ``config``.
+    """Return a reply with a whole model, and with what the server's rule requests in ``config``.
 
     Parameters
     ----------
     trained
         State of the client's model.
     metrics
-        What the strategy itself reports.
+        Metrics of the strategy itself.
     data
-        What the client trained on.
+        The data that the client trained on.
     """
     config = message.content[CONFIG]
     assert isinstance(config, ConfigRecord)
@@ -43,8 +43,8 @@ def make_reply(
     if config.get(START_LOSS, False):
         measured[START_LOSS] = start_loss(workload, sent, message, context, data)
     if CLIPPING_NORM in config:
-        learned = {name for name, _ in workload.model().named_parameters()}
-        state, whole = clip(state, sent, learned, float(config[CLIPPING_NORM]))  # type: ignore[arg-type]
+        trainable = {name for name, _ in workload.model().named_parameters()}
+        state, whole = clip(state, sent, trainable, float(config[CLIPPING_NORM]))  # type: ignore[arg-type]
         measured[UNCLIPPED] = float(whole)
     return RecordDict({ARRAYS: ArrayRecord(state), METRICS: metrics_record(measured, len(data))})
 
@@ -53,7 +53,7 @@ def make_reply(
 def start_loss(
     workload: Workload, sent: Mapping[str, Tensor], message: Message, context: ClientContext, data: ArrayDataset
 ) -> float:
-    """Mean loss of the model that was sent, from a random stream of its own: training goes as if nobody had asked."""
+    """Return the mean loss of the model that was sent, on a random stream of its own, so that training is unchanged."""
     core, partition = context.config.run, context.partition
     some, total = data.subsample(LOSS_EXAMPLES), 0.0
     with seeded(core.seed, START_LOSS, round_of(message), partition):
@@ -66,13 +66,14 @@ def start_loss(
 
 
 def clip(
-    trained: Mapping[str, Tensor], sent: Mapping[str, Tensor], learned: set[str] | frozenset[str], limit: float
+    trained: Mapping[str, Tensor], sent: Mapping[str, Tensor], trainable: set[str] | frozenset[str], limit: float
 ) -> tuple[dict[str, Tensor], bool]:
-    """A model whose change has a Euclidean norm of at most ``limit``, and whether it had that before.
+    """Return the model with its change scaled to a Euclidean norm of at most ``limit``, and True if it had that before.
 
-    Only learned arrays change; the others are updates as they were sent. (Flower's function divides by a norm of 0.)
+    The norm is that of all trainable arrays together; the other arrays are returned as they were sent. A norm of 0 is
+    left as it is, where Flower's function divides by it.
     """
-    change = {name: trained[name].cpu().double() - sent[name].double() for name in sorted(learned)}
+    change = {name: trained[name].cpu().double() - sent[name].double() for name in sorted(trainable)}
     norm = float(torch.stack([delta.square().sum() for delta in change.values()]).sum().sqrt())
     share = limit / norm if norm > limit else 1.0
     moved = {name: (sent[name].double() + share * delta).to(sent[name].dtype) for name, delta in change.items()}

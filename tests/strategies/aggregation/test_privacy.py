@@ -16,7 +16,7 @@ from fedlab.models.batchnorm_stats import adapt_batchnorm
 from fedlab.seeds import seeded
 from fedlab.strategies.aggregation.client import clip
 from fedlab.strategies.aggregation.privacy import epsilon
-from fedlab.strategies.aggregation.rule import Reply
+from flower_reference import FlowerReply, array_record
 
 COUNTER, NORM = "features.2.num_batches_tracked", 0.5
 QUIET = {"dp_fixed.noise_multiplier": 0.0, "dp_fixed.clipping_norm": NORM}
@@ -90,9 +90,9 @@ def test_flowers_own_wrapper_runs_away_from_that_median(workload, start, models)
     """Departure 4: should a later Flower mend this, the departure can go."""
     wrapper = FlowerAdaptive(FedAvg(), 0.0, 5, initial_clipping_norm=0.01)
     names = learned(workload)
-    wrapper.current_arrays = Reply({name: start[name].numpy() for name in names}, 1, {}).content["arrays"]
+    wrapper.current_arrays = array_record({name: start[name] for name in names})
     for server_round in range(1, 80):
-        replies = [Reply({name: one.arrays[name].numpy() for name in names}, 1, {}) for one in models(1)]
+        replies = [FlowerReply({name: one.arrays[name] for name in names}, 1, {}) for one in models(1)]
         wrapper.aggregate_train(server_round, replies)
     assert wrapper.clipping_norm < 1e-5
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedlab.errors import ConfigError, RunError
-from fedlab.strategies.aggregation import ClientUpdate
+from fedlab.strategies.aggregation import ClientUpdate, robust
 
 COUNTER = "features.2.num_batches_tracked"
 
@@ -87,6 +87,23 @@ def test_bulyan_with_one_liar_among_seven(workload, table, start, models):
         nearest = np.argsort(np.abs(stacked - middle), 0)[:3]  # beta = 5 - 2
         wanted = np.take_along_axis(stacked, nearest, 0).mean(0)
         np.testing.assert_allclose(new[name].numpy(), wanted, rtol=0, atol=1e-6)
+
+
+def test_coordinate_rules_by_hand():
+    stack = torch.tensor([[1.0, 5.0], [2.0, 6.0], [4.0, 8.0], [9.0, 100.0]], dtype=torch.float64)
+    assert robust.median(stack).tolist() == [3.0, 7.0]
+    assert robust.median(stack[:3]).tolist() == [2.0, 6.0]
+    assert robust.trimmed_mean(stack, 1).tolist() == [3.0, 7.0]
+    assert robust.mean_near_median(stack, 3).tolist() == [7 / 3, 19 / 3]  # 1, 2, 4 and 5, 6, 8
+    assert robust.mean_near_median(torch.tensor([0.0, 2.0]), 1) == 0.0  # a tie: the first
+
+
+def test_krum_scores_by_hand():
+    """Points 0, 1, 3 and 10 on a line: with n = 4, f = 1 one neighbour counts."""
+    distances = robust.squared_distances(torch.tensor([[0.0], [1.0], [3.0], [10.0]], dtype=torch.float64))
+    assert distances[0].tolist() == [0.0, 1.0, 9.0, 100.0]
+    assert robust.krum_scores(distances, 1).tolist() == [1.0, 1.0, 4.0, 49.0]
+    assert robust.krum_scores(distances, 0).tolist() == [10.0, 5.0, 13.0, 49.0 + 81.0]
 
 
 ROBUST = {
