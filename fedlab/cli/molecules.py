@@ -44,7 +44,7 @@ def molecules(
     from fedlab.cli.app import out
     from fedlab.evaluation import latent_plots
     from fedlab.inference import latent_space
-    from fedlab.runs.directory import write_atomically
+    from fedlab.files import write_atomically
 
     space = latent_space.LatentSpace.open(run_dir)
     pairs = [_pair(text) for text in pair] if pair else _first_pairs(space)

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from fedlab.comparison import text_tables
-from fedlab.runs.directory import write_atomically
+from fedlab.files import write_atomically
 
 if TYPE_CHECKING:
     from fedlab.comparison.result import Comparison

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedlab.comparison import statistics
 from fedlab.errors import RunError
-from fedlab.runs.directory import write_atomically
+from fedlab.files import write_atomically
 from fedlab.runs.result import TESTING, Result, direction, family, headline, metric_names
 
 if TYPE_CHECKING:

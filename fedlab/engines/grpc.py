@@ -26,7 +26,8 @@ from fedlab.engines.processes import evidence, uncoloured
 from fedlab.engines.ray import check_apps, follow, submit
 from fedlab.engines.superlink import Fleet, SuperLink, superlink
 from fedlab.errors import ConfigError, RunError
-from fedlab.runs.directory import RunDirectory, write_atomically
+from fedlab.files import write_atomically
+from fedlab.runs.directory import RunDirectory
 
 NODES = "nodes.json"
 # gRPC says on which connection TLS failed, and why, only when its handshakes are traced: a few lines a connection.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedlab.report import charts, commands, figures, partition_table, run_page, samples
 from fedlab.report.template import fill
-from fedlab.runs.directory import write_atomically
+from fedlab.files import write_atomically
 from fedlab.runs.result import Result
 
 

@@ -33,7 +33,7 @@ from fedlab.models import gaussian_mixture
 from fedlab.models.feature_classifier import features_of, missing_parts
 from fedlab.report.confusions import BATCH, agreement, confusion
 from fedlab.report.pixel_rows import labels_of_rows
-from fedlab.runs.directory import write_atomically
+from fedlab.files import write_atomically
 from fedlab.runs.result import Result
 from fedlab.seeds import deterministic, seeded
 from fedlab.workload import Workload

@@ -18,7 +18,7 @@ from fedlab.report import client_panels, commands, comparison_tables, learning_c
 from fedlab.report.comparison_tables import Variant
 from fedlab.report.run_page import in_words
 from fedlab.report.template import fill
-from fedlab.runs.directory import write_atomically
+from fedlab.files import write_atomically
 from fedlab.runs.result import is_share, shown
 
 if TYPE_CHECKING:

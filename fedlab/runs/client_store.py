@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fedlab.config.schema import Flat
-from fedlab.runs.directory import write_atomically
+from fedlab.files import write_atomically
 
 MODEL, EVENTS = "model.pt", "events.jsonl"
 KEY = "keep"  # in the node's config

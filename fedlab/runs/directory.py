@@ -20,7 +20,6 @@ Whole files are replaced atomically; the two logs are appended to line by line a
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -28,28 +27,19 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from fedlab.config.schema import Flat, read_preset, to_toml
 from fedlab.errors import RunError
+from fedlab.files import directory_lock, write_atomically
 
 PACKAGES = ("fedlab-adapt", "flwr", "torch", "torchvision", "numpy", "scikit-learn", "ray", "grpcio")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content``; a reader, or a kill, sees the old file or the new one and nothing between."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
 
 
 def weights_sha256(state: object) -> str:
@@ -101,7 +91,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: IO[str] | None = None
+        self._lock = ExitStack()
 
     @classmethod
     def create(cls, parent: Path, config: Flat) -> RunDirectory:
@@ -165,18 +155,12 @@ class RunDirectory:
 
     def __enter__(self) -> RunDirectory:
         """Hold the directory against a second writer; the kernel lets go when the process dies."""
-        self._lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise RunError(f"{self.path} is in use by another process; wait for it, or stop it first") from None
+        self._lock.enter_context(directory_lock(self.path, wait=False))
         self._mend("events.jsonl")
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._lock:
-            self._lock.close()
+        self._lock.close()
 
     # --- manifest ---
 

@@ -10,7 +10,6 @@ do not depend on who came first.
 
 from __future__ import annotations
 
-import fcntl
 import io
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from typing import Any
 
 import torch
 
-from fedlab.runs.directory import write_atomically
+from fedlab.files import directory_lock, write_atomically
 
 
 @dataclass
@@ -68,9 +67,7 @@ def once(key: Callable[[], str], make: Callable[[], dict[str, Any]], device: tor
         return make()
     started, name = time.monotonic(), key()
     path = store.folder / f"{name}.pt"
-    store.folder.mkdir(parents=True, exist_ok=True)
-    with (store.folder / f".{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with directory_lock(store.folder, wait=True, name=f".{name}.lock"):
         if path.exists():
             found = dict(torch.load(path, map_location=device, weights_only=True))
             store.credit += found.pop("seconds") - (time.monotonic() - started)

@@ -31,7 +31,7 @@ from fedlab.seeds import seed_of
 EVALUATION_BATCH = 500
 
 Kind = Literal["iid", "dirichlet", "shards", "quantity"]  # the keys of PARTITIONS
-Read = Callable[[str, str], ArrayDataset]  # a domain and "train" (no labels), "oracle" (the same with labels) or "test"
+Read = Callable[[str, str, bool], ArrayDataset]  # domain, "train" or "test", whether training labels come with it
 
 
 class Owner(NamedTuple):
@@ -114,11 +114,11 @@ def held(read: Read, owner: Owner, split: str, labelled: bool, kind: str, alpha:
     ConfigError
         When there are too few examples for so many clients.
     """
-    examples = read(owner.domain, "oracle" if labelled and split == "train" else split)
+    examples = read(owner.domain, split, labelled)
     if owner.parts == 1 or split != "train":
         return examples
     by_label = PARTITIONS[kind].by_label
-    labels = read(owner.domain, "oracle").columns["y"] if by_label else torch.zeros(len(examples))
+    labels = read(owner.domain, "train", True).columns["y"] if by_label else torch.zeros(len(examples))
     return examples.select(partition_indices(kind, labels, owner.parts, alpha, seed_of(seed, "split", owner.domain))[owner.part])
 
 
@@ -182,7 +182,7 @@ class OfOneSet:
         check_partition(partition, self.clients)
         if partition is not None:
             return self._held(partition, split, labelled=self.setting == "oracle")
-        examples = self._read(self.source, "labelled" if split == "train" else split)
+        examples = self._read(self.source, split, True)
         view = self.view if self.augment else self.of.to_float
         return ArrayDataset(examples.columns, view) if split == "train" else examples
 
@@ -206,8 +206,9 @@ class OfOneSet:
         owner = owners(self._domains, self.split)[partition]
         return held(self._read, owner, split, labelled, self.partition, self.alpha, self.seed)
 
-    def _read(self, domain: str, split: str) -> ArrayDataset:
-        examples = domain_suites.load_domain(self.of, domain, split, Path(self.data_root) if self.data_root else None)
+    def _read(self, domain: str, split: str, with_labels: bool) -> ArrayDataset:
+        root = Path(self.data_root) if self.data_root else None
+        examples = domain_suites.load_domain(self.of, domain, split, root, with_labels=with_labels)
         return examples.select(slice(self.limit)) if self.limit else examples
 
 

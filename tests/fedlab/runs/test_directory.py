@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from fedlab.errors import RunError
-from fedlab.runs import directory
-from fedlab.runs.directory import RunDirectory, read_lines, weights_sha256, write_atomically
+from fedlab.runs.directory import RunDirectory, read_lines, weights_sha256
 
 CONFIG = {"name": "lunch", "seed": 3, "engine": "inprocess", "rounds": 2, "pizza.heat": 0.5, "run_dir": "ignored"}
 
@@ -28,28 +27,7 @@ def record(server_round):
     return {"round": server_round, "clients": {}, "mean": {}}
 
 
-# --- files ---
-
-
-def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path):
-    path = tmp_path / "deep" / "file"
-    write_atomically(path, b"old")
-    write_atomically(path, b"new")
-    assert path.read_bytes() == b"new"
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-
-    def disk_full(_):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(directory.os, "fsync", disk_full)
-    with pytest.raises(OSError, match="no space"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
+# --- logs ---
 
 
 def test_a_torn_last_line_is_left_out(tmp_path):
