@@ -35,12 +35,14 @@ from fedlab.data.digits import datasets
 from fedlab.data.images import image_sets, views
 from fedlab.data.images.image_sets import LabeledImages
 from fedlab.data.images.permutations import permute_pixels, pixel_permutation
+from fedlab.data.pixels import to_rgb_float
 from fedlab.files import write_atomically
 from fedlab.models.convnet import ConvNet
 from fedlab.models.feature_classifier import features_of
 from fedlab.models.mixer import SMALL, Mixer, permute_patch_weights
 from fedlab.models.vit import ViT
 from fedlab.runs import pretrain_cache
+from fedlab.files import write_atomically
 from fedlab.seeds import deterministic, seeded
 from fedlab.training import train_steps
 from fedlab.workloads.domain_suite import accuracy_and_loss
@@ -79,7 +81,7 @@ def images_of(name: str, split: str) -> LabeledImages:
     """Images and labels of one set, 32 pixels a side."""
     root = datasets.data_root()
     if name in datasets.DOMAINS:
-        columns = datasets.load_digits(name, "labelled" if split == "train" else "test", root).columns
+        columns = datasets.load_digits(name, split, root, with_labels=True).columns
         return LabeledImages(columns["x"], columns["y"])
     return image_sets.load_image_set(name, root, split != "train", 32)
 
@@ -88,7 +90,7 @@ def examples(images: LabeledImages, order: Tensor, mirror: bool | None) -> Array
     """Floats in [-1, 1] with pixels arranged, after a random view unless ``mirror`` is None."""
 
     def read(batch: Batch) -> Batch:
-        x = (batch["x"].float() / 127.5 - 1).expand(-1, 3, -1, -1)
+        x = to_rgb_float(batch)["x"]
         if mirror is not None:  # before the pixels move: a crop of permuted ones would be none
             x = views.random_view(x, 0.8, 0.0, mirror)
         return {"x": permute_pixels(x, order), "y": batch["y"]}

@@ -36,7 +36,7 @@ def moved(x: torch.Tensor) -> torch.Tensor:
 def main(steps: int) -> None:
     """Train, write, test."""
     root = Path(os.environ["FEDLAB_DATA"])
-    parts = {name: datasets.load_digits(name, "oracle", root) for name in DOMAINS}
+    parts = {name: datasets.load_digits(name, "train", root, with_labels=True, upper_bound=True) for name in DOMAINS}
     with deterministic(1), seeded("digit reader"):
         reader = digit_classifier.DigitClassifier().train()
         optimiser = torch.optim.AdamW(reader.parameters(), PEAK, weight_decay=1e-2)

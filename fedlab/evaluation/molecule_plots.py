@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from rdkit import Chem
-from rdkit.Chem.Draw import rdMolDraw2D
 
 from fedlab.evaluation.distances import Floats
 from fedlab.evaluation.molecules import DESCRIPTORS, properties
@@ -40,6 +39,8 @@ def molecule_grid(smiles: Sequence[str], caption: str, legends: Sequence[str] = 
     smiles
         That RDKit accepts.
     """
+    from rdkit.Chem.Draw import rdMolDraw2D  # late: it needs X11 libraries, which only drawing should
+
     molecules = [Chem.MolFromSmiles(one) if one else Chem.Mol() for one in smiles]
     rows = max(1, -(-len(molecules) // columns))
     width, height = columns * PANEL, rows * PANEL

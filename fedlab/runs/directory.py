@@ -20,21 +20,20 @@ Whole files are replaced atomically; the two logs are appended to line by line a
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from fedlab.config.schema import Config
 from fedlab.errors import RunError
-from fedlab.files import read_lines, truncate_torn_line, write_atomically
+from fedlab.files import directory_lock, read_lines, truncate_torn_line, write_atomically
 from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.manifest import git_commit, now, read_manifest, update_manifest, versions
 
@@ -73,7 +72,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path, self.checkpoints = path, Checkpoints(path)
-        self._lock: IO[str] | None = None
+        self._lock = ExitStack()
 
     @classmethod
     def create(cls, parent: Path, config: Config) -> RunDirectory:
@@ -156,18 +155,12 @@ class RunDirectory:
 
     def __enter__(self) -> RunDirectory:
         """Lock the directory against a second writer; the kernel releases the lock when the process dies."""
-        self._lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise RunError(f"{self.path} is in use by another process; wait for it, or stop it first") from None
+        self._lock.enter_context(directory_lock(self.path, wait=False))
         truncate_torn_line(self.path / "events.jsonl")
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._lock:
-            self._lock.close()
+        self._lock.close()
 
     # --- logs ---
 

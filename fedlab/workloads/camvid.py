@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy, interpolate, nll_loss
 
 from fedlab.config.schema import DEFAULT_DATA, DataConfig
 from fedlab.data.dataset import ArrayDataset, Batch
-from fedlab.data.digits.datasets import to_float
+from fedlab.data.pixels import to_float
 from fedlab.data.segmentation import augment, camvid
 from fedlab.data.segmentation.camvid import CLASSES, DRIVES, FREQUENCIES, IGNORE_INDEX
 from fedlab.errors import ConfigError, DataError, suggest
@@ -99,8 +99,8 @@ class CamVid:
         """
         if partition is None:
             if split != "train":
-                return self._read(camvid.HELD_OUT, "labelled")
-            drives = [self._read(name, "labelled") for name in self.sources]
+                return self._read(camvid.HELD_OUT, "all")
+            drives = [self._read(name, "all") for name in self.sources]
             columns = {name: torch.cat([drive.columns[name] for drive in drives]) for name in ("x", "y")}
             return ArrayDataset(columns, self._augmented if self.augment else drives[0].transform)
         if not 0 <= partition < len(self.clients):
@@ -108,8 +108,7 @@ class CamVid:
                 f"there is no partition {partition}; this workload has {len(self.clients)}: {', '.join(self.clients)}"
             )
         drive, part = divmod(partition, self.data_config.clients_per_domain)
-        labelled = self.client_labels and split == "train"
-        examples = self._read(self.drives[drive], "oracle" if labelled else split)
+        examples = self._read(self.drives[drive], split, with_labels=self.client_labels)
         return self._time_slice(examples, part) if split == "train" else examples
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -145,9 +144,9 @@ class CamVid:
             "loss": loss / int(confusion.sum()),
         }
 
-    def _read(self, drive: str, split: str) -> ArrayDataset:
+    def _read(self, drive: str, split: str, with_labels: bool = False) -> ArrayDataset:
         root = Path(self.data_config.root) if self.data_config.root else None
-        return camvid.load_drive(drive, split, root, reduce=1 if self.full_size else 2)
+        return camvid.load_drive(drive, split, root, reduce=1 if self.full_size else 2, with_labels=with_labels)
 
     def _augmented(self, batch: Batch) -> Batch:
         x, y = augment.random_resized_crop(to_float(batch)["x"], batch["y"])

@@ -23,6 +23,7 @@ from fedlab.data.digits import image_folder as folders
 from fedlab.data.digits.augment import WIDE, random_affine, random_recolor
 from fedlab.data.digits.domains import SIZE
 from fedlab.data.partitioners import dirichlet, partition_indices
+from fedlab.data.pixels import to_float
 from fedlab.errors import ConfigError, DataError
 from fedlab.models.digits import McdNet, SmallNet
 from fedlab.models.mixer import SMALL, Mixer
@@ -126,7 +127,7 @@ class Digits:
         """
         domain_suite.check_partition(partition, self.clients)
         if partition is None or self.setting == "shards":
-            examples = self._read(self.source, "labelled" if split == "train" else split)
+            examples = self._read(self.source, split, True)
             if partition is not None:
                 return self._shard(examples, partition, split)
             return self._augmented(examples) if split == "train" and self.augment else examples
@@ -150,7 +151,7 @@ class Digits:
 
     def images(self, paths: Sequence[Path]) -> ArrayDataset:
         """Image files as ``x`` (3, 32, 32) in [-1, 1], read as a client's own are; DataError names one that is not."""
-        return ArrayDataset({"x": image_files.load_image_files(paths)}, datasets.to_float)
+        return ArrayDataset({"x": image_files.load_image_files(paths)}, to_float)
 
     def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Accuracy and cross-entropy of a model that maps ``x`` to logits; without labels nothing is measured."""
@@ -181,8 +182,10 @@ class Digits:
             f"{'' if self.data_config.root else ' and set data_root to DATA_ROOT'}"
         )
 
-    def _read(self, domain: str, split: str) -> ArrayDataset:
-        examples = datasets.load_digits(domain, split, Path(self.data_config.root) if self.data_config.root else None)
+    def _read(self, domain: str, split: str, with_labels: bool) -> ArrayDataset:
+        root = Path(self.data_config.root) if self.data_config.root else None
+        bound = domain != self.source
+        examples = datasets.load_digits(domain, split, root, with_labels=with_labels, upper_bound=bound)
         columns = {name: column[: self.data_config.max_examples or None] for name, column in examples.columns.items()}
         return ArrayDataset(columns, examples.transform)
 

@@ -31,7 +31,7 @@ from fedlab.seeds import seed_of
 EVALUATION_BATCH = 500
 
 KINDS = ("dirichlet", "iid", "shards", "quantity")  # the keys of PARTITIONS, the default first
-ReadDomain = Callable[[str, str], ArrayDataset]  # a domain and "train" (no labels), "oracle" (the same with labels) or "test"
+ReadDomain = Callable[[str, str, bool], ArrayDataset]  # domain, "train" or "test", whether training labels come with it
 
 
 class ClientSpec(NamedTuple):
@@ -114,11 +114,11 @@ def client_data(read: ReadDomain, owner: ClientSpec, split: str, labelled: bool,
     ConfigError
         When there are too few examples for so many clients.
     """
-    examples = read(owner.domain, "oracle" if labelled and split == "train" else split)
+    examples = read(owner.domain, split, labelled)
     if owner.parts == 1 or split != "train":
         return examples
     by_label = PARTITIONS[kind].by_label
-    labels = read(owner.domain, "oracle").columns["y"] if by_label else torch.zeros(len(examples))
+    labels = read(owner.domain, "train", True).columns["y"] if by_label else torch.zeros(len(examples))
     return examples.select(partition_indices(kind, labels, owner.parts, alpha, seed_of(seed, "split", owner.domain))[owner.part])
 
 
@@ -172,7 +172,7 @@ class DomainSuiteWorkload:
         check_partition(partition, self.clients)
         if partition is not None:
             return self._client_data(partition, split, labelled=self.client_labels)
-        examples = self._read(self.source, "labelled" if split == "train" else split)
+        examples = self._read(self.source, split, True)
         view = self.view if self.augment else self.of.to_float
         return ArrayDataset(examples.columns, view) if split == "train" else examples
 
@@ -196,8 +196,9 @@ class DomainSuiteWorkload:
         owner = client_specs(self._domains, self.data_config.clients_per_domain)[partition]
         return client_data(self._read, owner, split, labelled, self.data_config.partition_kind(*KINDS), self.data_config.alpha, self.data_config.seed)
 
-    def _read(self, domain: str, split: str) -> ArrayDataset:
-        examples = domain_suites.load_domain(self.of, domain, split, Path(self.data_config.root) if self.data_config.root else None)
+    def _read(self, domain: str, split: str, with_labels: bool) -> ArrayDataset:
+        root = Path(self.data_config.root) if self.data_config.root else None
+        examples = domain_suites.load_domain(self.of, domain, split, root, with_labels=with_labels)
         return examples.select(slice(self.data_config.max_examples)) if self.data_config.max_examples else examples
 
 

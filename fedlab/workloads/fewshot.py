@@ -33,6 +33,7 @@ from fedlab.data.images import image_sets, views
 from fedlab.data.images.episodes import EpisodeDataset, sample_episodes
 from fedlab.data.images.image_sets import IMAGE_SETS, LabeledImages
 from fedlab.data.partitioners import PARTITIONS
+from fedlab.data.pixels import to_rgb_float
 from fedlab.errors import ConfigError, suggest
 from fedlab.losses.prototypes import episode_loss
 from fedlab.models import linear_classifiers
@@ -145,7 +146,7 @@ class FewShot:
             examples = self._examples({"x": images.x, "y": images.y})
             if split != "train":
                 return examples
-            viewed = ArrayDataset(examples.columns, lambda batch: self._view_of_base(self._floats(batch)))
+            viewed = ArrayDataset(examples.columns, lambda batch: self._view_of_base(to_rgb_float(batch)))
             return EpisodeDataset(viewed.columns, viewed.transform) if self.objective == "prototypes" else viewed
         domain_suite.check_partition(partition, self.clients)
         images = self._read(self.domains[partition // self.data_config.clients_per_domain])
@@ -234,14 +235,10 @@ class FewShot:
         return images
 
     def _examples(self, columns: Batch) -> ArrayDataset:
-        return ArrayDataset(columns, self._floats).subsample(self._count(columns["x"]))
+        return ArrayDataset(columns, to_rgb_float).subsample(self._count(columns["x"]))
 
     def _count(self, column: Tensor) -> int:
         return self.data_config.max_examples or len(column)
-
-    def _floats(self, batch: Batch) -> Batch:
-        x = (batch["x"].float() / 127.5 - 1).expand(-1, 3, -1, -1)
-        return {**batch, "x": x}
 
     def _view_of_base(self, batch: Batch) -> Batch:
         x = batch["x"]

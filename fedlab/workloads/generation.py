@@ -37,6 +37,7 @@ from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.digits import datasets
 from fedlab.data.images import image_sets
 from fedlab.data.partitioners import dirichlet, partition_indices
+from fedlab.data.pixels import bytes_to_float
 from fedlab.diffusion import denoising, noise_schedule, sigmas
 from fedlab.diffusion.noise_schedule import NoiseSchedule
 from fedlab.errors import ConfigError, DataError, suggest
@@ -175,7 +176,7 @@ class Generation:
         if partition is None or self.setting == "domains":
             x, _ = self._read(self.source if partition is None else self.domains[partition], split)
             return self._images(x, split)
-        x, y = self._read(self.source, "labelled" if split == "train" else split)
+        x, y = self._read(self.source, split, with_labels=True)
         assert y is not None
         if split == "train":
             rows = partition_indices(self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed)
@@ -186,8 +187,8 @@ class Generation:
     def labels(self, partition: int) -> Tensor | None:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""
         if self.setting == "domains":
-            return self._read(self.domains[partition], "oracle")[1]
-        y = self._read(self.source, "labelled")[1]
+            return self._read(self.domains[partition], "train", with_labels=True)[1]
+        y = self._read(self.source, "train", with_labels=True)[1]
         assert y is not None
         return y[partition_indices(self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed)[partition]]
 
@@ -234,19 +235,20 @@ class Generation:
         """What images drawn from a model are worth, with pictures of them; from torch's current random stream."""
         return sampling.score(self, model, progress) if self.samples else Score()
 
-    def _read(self, name: str, split: str) -> tuple[Tensor, Tensor | None]:
-        """Bytes (images, 3, 32, 32), and labels (images,) unless ``split`` is "train"."""
+    def _read(self, name: str, split: str, with_labels: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Return bytes (images, 3, 32, 32), and labels (images,) unless training images are read without."""
         root = Path(self.data_config.root) if self.data_config.root else None
         if name in OTHERS:
             found = image_sets.load_image_set(name, root, split == "test")
             return found.x[: self.data_config.max_examples or None], found.y[: self.data_config.max_examples or None]
-        columns = datasets.load_digits(name, split, root).columns
+        bound = name != self.source
+        columns = datasets.load_digits(name, split, root, with_labels=with_labels, upper_bound=bound).columns
         y = columns.get("y")
         return columns["x"][: self.data_config.max_examples or None], None if y is None else y[: self.data_config.max_examples or None]
 
     def _images(self, x: Tensor, split: str) -> ArrayDataset:
         def read(batch: Batch) -> Batch:
-            x = SIZES[self.size](datasets.to_float({"x": batch["x"]})["x"])
+            x = SIZES[self.size](bytes_to_float(batch["x"]))
             x = x.mean(1, keepdim=True) if self.channels == 1 else x
             if self.hflip and split == "train":
                 x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)

@@ -27,6 +27,7 @@ from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.images import image_sets, views
 from fedlab.data.images.image_sets import IMAGE_SETS
 from fedlab.data.partitioners import iid, partition_indices
+from fedlab.data.pixels import to_rgb_float
 from fedlab.errors import ConfigError, suggest
 from fedlab.models.convnet import ConvNet
 from fedlab.models.mixer import SHAPES, SMALL, Mixer, check_patch_size
@@ -129,19 +130,15 @@ class Images:
     def _examples(self, split: str, servers: bool) -> ArrayDataset:
         """All that the server holds, or that clients share."""
         images = self._read(split)
-        examples = ArrayDataset({"x": images.x, "y": images.y}, self._viewed if split == "train" else _floats)
+        examples = ArrayDataset({"x": images.x, "y": images.y}, self._viewed if split == "train" else to_rgb_float)
         if split == "train" and not self.client_labels:
             own, rest = image_sets.split_unlabeled(images.y, self.server_fraction)  # which they are, no run's seed changes
             examples = examples.select(own if servers else rest)
         return examples.subsample(self.data_config.max_examples or len(examples))
 
     def _viewed(self, batch: Batch) -> Batch:
-        batch = _floats(batch)
+        batch = to_rgb_float(batch)
         return {**batch, "x": views.random_view(batch["x"], self.min_crop_area, self.jitter, self.hflip)}
-
-
-def _floats(batch: Batch) -> Batch:
-    return {**batch, "x": (batch["x"].float() / 127.5 - 1).expand(-1, 3, -1, -1)}
 
 
 NETWORKS: Mapping[str, Callable[[Images, int, int], nn.Module]] = {

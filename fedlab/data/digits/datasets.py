@@ -35,9 +35,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from fedlab.data.dataset import ArrayDataset, Batch
+from fedlab.data.dataset import ArrayDataset
 from fedlab.data.digits import proxies
 from fedlab.data.digits.domains import DOMAINS, PROXY_SOURCE, SIZE, Part, read_npz
+from fedlab.data.pixels import to_float
 from fedlab.errors import DataError, suggest
 
 __all__ = [
@@ -50,11 +51,10 @@ __all__ = [
     "is_embedded",
     "load_digits",
     "read_npz",
-    "to_float",
 ]
 
 CLASSES = 10
-SPLITS = ("train", "labelled", "test", "oracle")
+SPLITS: tuple[Part, Part] = ("train", "test")
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 BOUND_LABELS = "bounds_only_train_labels.npz"
 FETCH_OR_UNSET = "put it there (`fedlab data download` fetches mnist, usps and svhn), or unset data_root"
@@ -68,7 +68,9 @@ def data_root(explicit: str | Path | None = None) -> Path | None:
     return Path(given).expanduser() if given else None
 
 
-def load_digits(domain: str, split: str, root: Path | None = None) -> ArrayDataset:
+def load_digits(
+    domain: str, split: str, root: Path | None = None, *, with_labels: bool = False, upper_bound: bool = False
+) -> ArrayDataset:
     """Digits of one domain and split.
 
     The columns are shared by all callers in the process, so that several clients decode a set once: treat
@@ -99,14 +101,14 @@ def load_digits(domain: str, split: str, root: Path | None = None) -> ArrayDatas
     part: Part = "test" if split == "test" else "train"
     paths = files(domain, part, root)
     x, y = _load(domain, part, root, paths)
-    if split == "train":
+    if part == "train" and not with_labels:
         return ArrayDataset({"x": x}, to_float)
-    if y is None and split == "oracle":
+    if y is None and upper_bound:
         y = _bound_labels(domain, len(x), EMBEDDED / BOUND_LABELS)
     if y is None:
         raise DataError(
             f"{domain} ships without training labels, so that no target sees any: take mnist as the source, set "
-            "data_root or FEDLAB_DATA to the full sets, or read split 'oracle' for a supervised bound"
+            "data_root or FEDLAB_DATA to the full sets, or read it with upper_bound=True for a supervised bound"
         )
     return ArrayDataset({"x": x, "y": y}, to_float)
 
@@ -216,9 +218,3 @@ def _to_canvas(images: Any) -> Tensor:
         x = interpolate(x.float(), (SIZE, SIZE), mode="bilinear", antialias=True).round().clamp(0, 255).byte()
     margin = (SIZE - x.shape[-1]) // 2
     return pad(x, [margin] * 4).expand(-1, 3, -1, -1)
-
-
-def to_float(batch: Batch) -> Batch:
-    """Bytes to float32 in [-1, 1]; labels are copied, for a slice of a column would share its memory."""
-    floats = {"x": batch["x"].float() / 127.5 - 1}
-    return {**floats, "y": batch["y"].clone()} if "y" in batch else floats

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from fedlab.data.dataset import ArrayDataset
 from fedlab.data.digits import image_files
-from fedlab.data.digits.datasets import CLASSES, to_float
+from fedlab.data.digits.datasets import CLASSES
+from fedlab.data.pixels import to_float
 from fedlab.errors import DataError, suggest
 
 TEST = "test"  # name of the sub-folder with labels

@@ -29,12 +29,12 @@ from torch.nn.functional import affine_grid, grid_sample, interpolate, max_pool2
 
 from fedlab.data.digits.augment import random_affine
 from fedlab.data.digits.domains import SIZE, Part
+from fedlab.data.pixels import LUMA
 from fedlab.errors import DataError, suggest
 from fedlab.seeds import seeded
 
 MIN_CONTRAST = 0.3  # of lightness in [0, 1], between stroke and ground of "colour"
 MIN_ASPECT = 0.5  # of the box that "lowres" and "tight" stretch: a 1 as wide as it is high is no 1
-LIGHTNESS = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def make_proxy(images: NDArray[np.uint8], kind: str, seed: int) -> NDArray[np.uint8]:
@@ -102,7 +102,7 @@ def _colour(ink: Tensor) -> Tensor:
     ink = torch.maximum(_bend(ink, 1.0), torch.where(side < 0.2, left, right) * (side < 0.4))
 
     ground, strokes = torch.rand(count, 1, 3), torch.rand(count, 16, 3)
-    contrast = ((strokes - ground) * torch.tensor(LIGHTNESS)).sum(2).abs()  # (N, 16)
+    contrast = ((strokes - ground) * torch.tensor(LUMA)).sum(2).abs()  # (N, 16)
     pick = contrast.clamp(max=MIN_CONTRAST).argmax(1)  # the first that stands out enough, or else the best
     stroke = strokes[torch.arange(count), pick][..., None, None]  # (N, 3, 1, 1)
     ground = ground[:, 0, :, None, None]

@@ -83,7 +83,9 @@ class DomainSuite:
     __eq__ = object.__eq__
 
 
-def load_domain(suite: DomainSuite, domain: str, split: str, root: Path | None = None) -> ArrayDataset:
+def load_domain(
+    suite: DomainSuite, domain: str, split: str, root: Path | None = None, *, with_labels: bool = False
+) -> ArrayDataset:
     """One domain and split.
 
     The columns are shared by all callers in the process: treat ``examples.columns`` as read-only.
@@ -101,7 +103,7 @@ def load_domain(suite: DomainSuite, domain: str, split: str, root: Path | None =
     folder = full_folder(suite, root)
     try:
         x = _inputs(suite, domain, part, folder)
-        if split == "train":
+        if part == "train" and not with_labels:
             return ArrayDataset({"x": x}, suite.to_float)
         y = _labels(suite, domain, part, folder)
     except Exception as error:  # a damaged file can fail in a reader in nearly any way; the cause stays attached

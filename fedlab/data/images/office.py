@@ -38,7 +38,7 @@ def _read_domain(folder: Path, domain: str) -> LabeledArrays:
     return LabeledArrays(counts.astype(np.uint8), (labels - 1).astype(np.uint8))
 
 
-def to_float(batch: Batch) -> Batch:
+def to_hellinger(batch: Batch) -> Batch:
     """Counts (batch, 800) to square roots of shares times 800: about 1 where all words are as frequent."""
     return {**batch, "x": hellinger(batch["x"].float())}
 
@@ -50,7 +50,7 @@ def hellinger(counts: Tensor) -> Tensor:
 
 
 def drop_keypoints(batch: Batch) -> Batch:
-    """A random view: as if only some of each image's key points had been found, then as ``to_float``."""
+    """A random view: as if only some of each image's key points had been found, then as ``to_hellinger``."""
     counts = batch["x"].float()
     keep = torch.empty(len(counts), 1).uniform_(*KEEP_FRACTION)
     return {**batch, "x": hellinger(torch.binomial(counts, keep.expand_as(counts)))}
@@ -80,5 +80,5 @@ OFFICE = DomainSuite(
     embedded={"train": MAX_EXAMPLES, "test": MAX_EXAMPLES},
     read_domain=_read_domain,
     unpack=_same,
-    to_float=to_float,
+    to_float=to_hellinger,
 )

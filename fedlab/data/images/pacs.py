@@ -22,6 +22,7 @@ from fedlab.data.dataset import Batch
 from fedlab.data.digits.domains import SIZE, decode_tiles
 from fedlab.data.images import views
 from fedlab.data.images.domain_suites import DomainSuite, LabeledArrays
+from fedlab.data.pixels import to_float
 
 FILE = "pacs_64.npz"  # JPEG pictures end to end: buf, off, y, classes, domain, domains
 MIN_CROP_AREA, JITTER_STRENGTH, GRAY_FRACTION = 0.3, 0.4, 0.3  # of a random view: least area, strength of colour changes, share without colour
@@ -51,11 +52,6 @@ def _planes(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _unpack(sheet: Any) -> NDArray[np.uint8]:
     return _planes(decode_tiles(sheet.tobytes()))
-
-
-def to_float(batch: Batch) -> Batch:
-    """Bytes to float32 in [-1, 1]."""
-    return {**batch, "x": batch["x"].float() / 127.5 - 1}
 
 
 def augment(batch: Batch) -> Batch:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-GREY = (0.2989, 0.587, 0.114)  # weights of red, green and blue
+from fedlab.data.pixels import TORCHVISION_LUMA
+
 RATIOS = (3 / 4, 4 / 3)
 MAX_TRIES = 10
 
@@ -69,7 +70,7 @@ def flip(x: Tensor, mirrored: Tensor) -> Tensor:
 
 def to_grayscale(x: Tensor) -> Tensor:
     """(batch, 3, height, width) to (batch, 1, height, width)."""
-    return (x * torch.tensor(GREY).to(x)[:, None, None]).sum(1, keepdim=True)
+    return (x * torch.tensor(TORCHVISION_LUMA).to(x)[:, None, None]).sum(1, keepdim=True)
 
 
 def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,8 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from torch import Tensor
+
+from fedlab.files import write_atomically
 
 
 def cache_folder() -> Path:
@@ -34,7 +35,7 @@ def save(path: Path, texts: Mapping[str, Sequence[str]], tensors: Mapping[str, T
     np.savez_compressed(
         stream, allow_pickle=False, **columns, **{name: tensor.numpy() for name, tensor in tensors.items()}
     )
-    write(path, stream.getvalue())
+    try_write(path, stream.getvalue())
 
 
 def load(
@@ -49,13 +50,10 @@ def load(
         return None
 
 
-def write(path: Path, content: bytes) -> bool:
-    """Write a file in one move, and say whether that was possible."""
+def try_write(path: Path, content: bytes) -> bool:
+    """Replace a file as :func:`fedlab.files.write_atomically` does; return False where that is not possible."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as temporary:
-            temporary.write(content)
-        os.replace(temporary.name, path)
+        write_atomically(path, content)
     except OSError:
         return False
     return True

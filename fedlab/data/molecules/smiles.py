@@ -261,7 +261,7 @@ def _set_aside(path: Path, key: str, lines: int, skipped: Sequence[SkippedLine])
     """Write the refused lines to a file, and say so."""
     aside = cache.cache_folder() / "set-aside" / f"{path.stem}-{key}.tsv"
     table = "line\tsmiles\treason\n" + "".join(f"{one.line}\t{one.smiles}\t{one.reason}\n" for one in skipped)
-    where = f"all of them in {aside}" if cache.write(aside, table.encode()) else f"{aside} could not be written"
+    where = f"all of them in {aside}" if cache.try_write(aside, table.encode()) else f"{aside} could not be written"
     warnings.warn(
         f"{len(skipped):,} of {lines:,} molecules of {path} were set aside: {_some(skipped)}; {where}",
         SkippedLinesWarning,

@@ -42,7 +42,8 @@ from PIL import Image
 from torch import Tensor
 
 from fedlab.data.dataset import ArrayDataset
-from fedlab.data.digits.datasets import EMBEDDED, to_float
+from fedlab.data.digits.datasets import EMBEDDED
+from fedlab.data.pixels import to_float
 from fedlab.errors import DataError, suggest
 
 CLASSES = (
@@ -65,7 +66,7 @@ GAP = 8  # views, that is seconds, between a drive's two halves
 FULL_FILE, FULL_SHAPE = "camvid/camvid_160x120.npz", (120, 160)
 EMBEDDED_FILE, EMBEDDED_SHAPE = "camvid.npz", (60, 80)
 LIST_LENGTHS: Mapping[str, int] = {"train": 367, "val": 101, "test": 233}  # the published lists and their lengths
-SPLITS = ("train", "oracle", "test", "labelled")
+SPLITS = ("train", "test", "all")
 
 Pieces = tuple[tuple[str, slice], ...]
 
@@ -98,7 +99,9 @@ class Frames(NamedTuple):
     y: Tensor
 
 
-def load_drive(domain: str, split: str, root: Path | None = None, reduce: int = 2) -> ArrayDataset:
+def load_drive(
+    domain: str, split: str, root: Path | None = None, *, reduce: int = 2, with_labels: bool = False
+) -> ArrayDataset:
     """Views of one drive and split, in the order of time.
 
     Parameters
@@ -132,11 +135,13 @@ def load_drive(domain: str, split: str, root: Path | None = None, reduce: int = 
     x = torch.cat([lists[name].x[part] for name, part in drive.pieces])
     y = torch.cat([lists[name].y[part] for name, part in drive.pieces])
     half = len(x) // 2
-    rows = {"labelled": slice(None), "test": slice(half, None)}.get(split, slice(half - GAP))
+    rows = {"all": slice(None), "test": slice(half, None)}.get(split, slice(half - GAP))
     if domain == HELD_OUT:
         rows = slice(None)
     x = darken(x[rows]) if drive.dark else x[rows]
-    return ArrayDataset({"x": x} if split == "train" else {"x": x, "y": y[rows]}, to_float)
+    if split == "train" and not with_labels:
+        return ArrayDataset({"x": x}, to_float)
+    return ArrayDataset({"x": x, "y": y[rows]}, to_float)
 
 
 def darken(x: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from fedlab.errors import RunError
-from fedlab.files import read_lines, write_atomically
+from fedlab.files import read_lines
+from fedlab.files import write_atomically
 from fedlab.registry import load_config
-from fedlab.runs import directory
 from fedlab.runs.checkpoints import weights_sha256
 from fedlab.runs.directory import RunDirectory
 
@@ -31,28 +31,7 @@ def record(server_round):
     return {"round": server_round, "clients": {}, "mean": {}}
 
 
-# --- files ---
-
-
-def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path):
-    path = tmp_path / "deep" / "file"
-    write_atomically(path, b"old")
-    write_atomically(path, b"new")
-    assert path.read_bytes() == b"new"
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-
-    def disk_full(_):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(directory.os, "fsync", disk_full)
-    with pytest.raises(OSError, match="no space"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
+# --- logs ---
 
 
 def test_a_torn_last_line_is_left_out(tmp_path):

@@ -37,7 +37,7 @@ def test_in_adaptation_targets_train_without_labels_and_test_with_them():
         assert torch.equal(test.columns["y"], sets.load_digits(domain, "test").columns["y"])
     source = workload.data(None, "train")
     assert set(source.columns) == {"x", "y"}
-    assert len(source) == len(sets.load_digits("mnist", "labelled"))
+    assert len(source) == len(sets.load_digits("mnist", "train", with_labels=True))
 
 
 def test_in_the_oracle_setting_the_same_images_have_their_labels():
@@ -53,7 +53,7 @@ def test_in_the_shards_setting_clients_share_the_source_without_overlap(split):
     workload = make(Digits, setting="shards", num_clients=3, max_examples=200, augment=False)
     assert workload.clients == ("shard-0", "shard-1", "shard-2")
     shards = [workload.data(partition, split) for partition in range(3)]
-    whole = sets.load_digits("mnist", "labelled" if split == "train" else "test")
+    whole = sets.load_digits("mnist", split, with_labels=True)
     assert sum(map(len, shards)) == 200
     labels = torch.cat([shard.columns["y"] for shard in shards])
     assert torch.equal(labels.bincount(minlength=10), whole.columns["y"][:200].bincount(minlength=10))
@@ -121,9 +121,12 @@ def test_labels_deal_the_rows_and_only_the_oracle_setting_hands_them_out():
 @pytest.mark.parametrize("kind", [kind for kind, line in PARTITIONS.items() if not line.by_label])
 def test_a_split_that_needs_no_labels_reads_none(monkeypatch, kind):
     read = sets.load_digits
-    monkeypatch.setattr(
-        sets, "load_digits", lambda domain, split, root: read(domain, {"oracle": None}.get(split, split), root)
-    )
+
+    def without_labels(domain, split, root, *, with_labels, upper_bound):
+        assert not with_labels
+        return read(domain, split, root)
+
+    monkeypatch.setattr(sets, "load_digits", without_labels)
     assert len(make(Digits, targets=TARGETS, clients_per_domain=2, partition=kind).data(0, "train"))
 
 
@@ -286,7 +289,7 @@ def test_wide_views_move_digits_further():
 
 def test_without_augmentation_images_are_as_read():
     data = make(Digits, targets=TARGETS, max_examples=20, augment=False).data(None, "train")
-    assert torch.equal(data[:8]["x"], sets.load_digits("mnist", "labelled")[:8]["x"])
+    assert torch.equal(data[:8]["x"], sets.load_digits("mnist", "train", with_labels=True)[:8]["x"])
 
 
 # --- model, loss, metrics ---

@@ -22,7 +22,7 @@ from fedlab.workloads.generation import Generation
 def test_shards_share_the_source_by_label_and_hold_no_labels():
     workload = make(Generation, num_clients=3, max_examples=200, alpha=0.3, seed=4)
     assert workload.clients == ("shard-0", "shard-1", "shard-2")
-    whole = datasets.load_digits("mnist", "labelled")
+    whole = datasets.load_digits("mnist", "train", with_labels=True)
     rows = dirichlet(whole.columns["y"][:200], 3, 0.3, 4)
     for partition in range(3):
         data = workload.data(partition, "train")
@@ -66,7 +66,7 @@ def test_the_law_is_the_knobs():
     assert Generation().noise_schedule.at(0)[1] ** 2 == pytest.approx(1e-4)
     assert [ncsn.at(0), ncsn.at(49)] == [(1.0, pytest.approx(0.02)), (1.0, pytest.approx(2.0))]
     assert Generation(schedule="cosine", num_timesteps=50).noise_schedule.alpha[0] != ddpm.alpha[0]
-    assert Generation(process="ncsn", network="ncsn1", num_timesteps=10).noise_schedule.scored
+    assert Generation(process="ncsn", network="ncsn1", num_timesteps=10).noise_schedule.predicts_score
 
 
 def test_the_network_is_the_knobs():

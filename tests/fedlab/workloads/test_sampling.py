@@ -10,8 +10,8 @@ import torch
 
 import fedlab
 from configs import make
-from fedlab.data.digits import datasets
 from fedlab.data.images import image_sets
+from fedlab.data.pixels import bytes_to_float
 from fedlab.diffusion import samplers, sigmas
 from fedlab.errors import ConfigError
 from fedlab.evaluation import inception
@@ -103,7 +103,7 @@ def test_images_that_are_no_digits_are_drawn_and_shown_and_flipped_in_training(m
     monkeypatch.setattr(image_sets, "load_image_set", lambda name, root, test: made)
     knobs = {"source": "cifar10", "size": 32, "channels": 3, "num_clients": 2, "samples": 8}
     workload = make(Generation, **knobs, hflip=True, sampling_steps=1)
-    exact = datasets.to_float({"x": made.x})["x"]
+    exact = bytes_to_float(made.x)
     assert torch.equal(workload.data(None, "test")[:]["x"], exact)
     with seeded("mirror"):
         seen = workload.data(None, "train")[:]["x"]

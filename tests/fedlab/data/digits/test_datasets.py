@@ -37,17 +37,17 @@ def package(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("domain", EMBEDDED_DOMAINS)
-@pytest.mark.parametrize(("split", "which"), [("train", 0), ("test", 1), ("oracle", 0)])
-def test_every_domain_has_one_shape_and_range(domain, split, which):
-    examples = load_digits(domain, split)
-    assert len(examples) == COUNTS[domain][which]
+@pytest.mark.parametrize(("split", "labels"), [("train", False), ("test", False), ("train", True)])
+def test_every_domain_has_one_shape_and_range(domain, split, labels):
+    examples = load_digits(domain, split, with_labels=labels, upper_bound=labels)
+    assert len(examples) == COUNTS[domain][split == "test"]
     assert examples.columns["x"].dtype == torch.uint8
     batch = examples[: len(examples)]
     assert batch["x"].shape == (len(examples), 3, 32, 32)
     assert batch["x"].dtype == torch.float32
     assert batch["x"].min() == -1
     assert batch["x"].max() > 0.9
-    if split != "train":
+    if split == "test" or labels:
         assert batch["y"].dtype == torch.int64
         assert set(batch["y"].tolist()) == set(range(10))
 
@@ -77,7 +77,7 @@ def test_optdigits_parts_share_no_image():
 
 def test_oracle_labels_belong_to_the_images():
     """The nearest neighbour in the test set of USPS names most training images rightly."""
-    train, test = load_digits("usps", "oracle")[:300], load_digits("usps", "test")[:]
+    train, test = load_digits("usps", "train", with_labels=True, upper_bound=True)[:300], load_digits("usps", "test")[:]
     distances = torch.cdist(train["x"][:, 0].flatten(1), test["x"][:, 0].flatten(1))
     assert test["y"][distances.argmin(1)].eq(train["y"]).float().mean() > 0.85
 
@@ -113,22 +113,22 @@ def test_training_files_of_targets_hold_no_labels():
             assert len(archive.files) == (2 if path.name == "mnist_train.npz" else 1), path.name
 
 
-@pytest.mark.parametrize("split", ["train", "labelled", "test"])
-def test_only_oracle_opens_the_file_of_bounds(package, split):
+@pytest.mark.parametrize(("split", "labels"), [("train", False), ("train", True), ("test", True)])
+def test_only_upper_bounds_open_their_file(package, split, labels):
     for path in Path(__file__).parents[4].joinpath("fedlab/data/embedded").glob("*.npz"):
         if path.name != datasets.BOUND_LABELS:
             os.symlink(path, package / path.name)
-    load_digits("mnist", split)
-    if split != "labelled":
-        load_digits("usps", split)
+    load_digits("mnist", split, with_labels=labels)
+    if split == "test" or not labels:
+        load_digits("usps", split, with_labels=labels)
     with pytest.raises(DataError, match=r"bounds_only_train_labels\.npz cannot be read"):
-        load_digits("usps", "oracle")
+        load_digits("usps", "train", with_labels=True, upper_bound=True)
 
 
-def test_labelled_is_refused_for_an_embedded_target():
-    assert set(load_digits("mnist", "labelled").columns) == {"x", "y"}
-    with pytest.raises(DataError, match=r"usps ships without training labels.*oracle"):
-        load_digits("usps", "labelled")
+def test_labels_are_refused_for_an_embedded_target():
+    assert set(load_digits("mnist", "train", with_labels=True).columns) == {"x", "y"}
+    with pytest.raises(DataError, match=r"usps ships without training labels.*upper_bound=True"):
+        load_digits("usps", "train", with_labels=True)
 
 
 def test_embedded_mnist_m_is_not_drawn_from_embedded_mnist():
@@ -141,10 +141,10 @@ def test_embedded_mnist_m_is_not_drawn_from_embedded_mnist():
 
 @pytest.mark.skipif(not FULL, reason="FEDLAB_DATA is not set: no full sets to read")
 def test_embedded_mnist_m_begins_where_embedded_mnist_ends():
-    full, small = load_digits("mnist_m", "oracle", Path(FULL)), load_digits("mnist_m", "oracle")
+    full, small = load_digits("mnist_m", "train", Path(FULL), with_labels=True, upper_bound=True), load_digits("mnist_m", "train", with_labels=True, upper_bound=True)
     assert torch.equal(full.columns["x"][6000:8500], small.columns["x"])
     assert torch.equal(full.columns["y"][6000:8500], small.columns["y"])
-    assert torch.equal(load_digits("mnist", "labelled", Path(FULL)).columns["y"][6000:8500], small.columns["y"])
+    assert torch.equal(load_digits("mnist", "train", Path(FULL), with_labels=True).columns["y"][6000:8500], small.columns["y"])
 
 
 # Names and roots
@@ -156,8 +156,8 @@ def test_unknown_domain_names_a_suggest():
 
 
 def test_unknown_split_names_a_suggest():
-    with pytest.raises(DataError, match="no split 'label'; did you mean 'labelled'"):
-        load_digits("mnist", "label")
+    with pytest.raises(DataError, match="no split 'trian'; did you mean 'train'"):
+        load_digits("mnist", "trian")
 
 
 def test_svhn_without_root_says_where_to_get_it():
@@ -204,13 +204,13 @@ def test_root_without_synthdigits_and_optdigits_reads_those_that_ship(tmp_path, 
 
 def test_full_mnist_format(tmp_path, write_mnist):
     write_mnist(tmp_path)
-    assert load_digits("mnist", "labelled", tmp_path)[:]["y"].tolist() == [i % 10 for i in range(12)]
+    assert load_digits("mnist", "train", tmp_path, with_labels=True)[:]["y"].tolist() == [i % 10 for i in range(12)]
     assert load_digits("mnist", "train", tmp_path).columns["x"][0, 0, 2, 2:6].tolist() == [0, 1, 2, 3]
 
 
 def test_full_usps_format(tmp_path, write_usps):
     write_usps(tmp_path)
-    batch = load_digits("usps", "oracle", tmp_path)[:]
+    batch = load_digits("usps", "train", tmp_path, with_labels=True, upper_bound=True)[:]
     assert batch["y"].tolist() == [i % 10 for i in range(12)]
     assert batch["x"][0, 0, 0, 0] < -0.98
     assert batch["x"][0, 0, -1, -1] > 0.95
@@ -281,10 +281,10 @@ def test_bounds_file_that_does_not_fit(package):
     shutil.copy(EMBEDDED / "usps_train.npz", package)
     np.savez(package / datasets.BOUND_LABELS, usps=np.zeros(7, np.uint8))
     with pytest.raises(DataError, match=r"labels of uint8 \(7,\) for 4000 images"):
-        load_digits("usps", "oracle")
+        load_digits("usps", "train", with_labels=True, upper_bound=True)
     np.savez(package / datasets.BOUND_LABELS, mnist_m=np.zeros(7, np.uint8))
     with pytest.raises(DataError, match=r"cannot be read .*usps"):
-        load_digits("usps", "oracle")
+        load_digits("usps", "train", with_labels=True, upper_bound=True)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_bounds_file_that_does_not_fit(package):
 def test_npz_of_wrong_content(tmp_path, x, y, said, write_npz):
     write_npz(tmp_path, "mnist_m", x, y)
     with pytest.raises(DataError, match=f"mnist_m: .*{said}.*; replace the file, or unset data_root"):
-        load_digits("mnist_m", "oracle", tmp_path)
+        load_digits("mnist_m", "train", tmp_path, with_labels=True, upper_bound=True)
 
 
 def test_truncated_and_foreign_full_npz(tmp_path, write_npz, truncate):
@@ -322,7 +322,7 @@ def test_truncated_mnist(tmp_path, name, write_mnist, truncate):
     write_mnist(tmp_path)
     truncate(tmp_path / "MNIST" / "raw" / name)
     with pytest.raises(DataError, match=f"mnist: .*{name}.* cannot be read"):
-        load_digits("mnist", "labelled", tmp_path)
+        load_digits("mnist", "train", tmp_path, with_labels=True)
 
 
 def test_empty_mnist_file(tmp_path, write_mnist):

@@ -132,11 +132,11 @@ def test_every_kind_is_a_domain():
 @pytest.mark.parametrize("domain", PROXIES)
 def test_images_and_labels_are_those_of_mnist_test(domain):
     source = load_digits("mnist", "test").columns["y"]
-    assert torch.equal(load_digits(domain, "oracle").columns["y"], source[:1000])
-    assert torch.equal(load_digits(domain, "labelled").columns["y"], source[:1000])
+    assert torch.equal(load_digits(domain, "train", with_labels=True, upper_bound=True).columns["y"], source[:1000])
+    assert torch.equal(load_digits(domain, "train", with_labels=True).columns["y"], source[:1000])
     assert torch.equal(load_digits(domain, "test").columns["y"], source[1000:])
     assert set(load_digits(domain, "train").columns) == {"x"}
-    assert torch.equal(load_digits(domain, "train").columns["x"], load_digits(domain, "oracle").columns["x"])
+    assert torch.equal(load_digits(domain, "train").columns["x"], load_digits(domain, "train", with_labels=True, upper_bound=True).columns["x"])
 
 
 @pytest.mark.parametrize("domain", PROXIES)
@@ -148,13 +148,13 @@ def test_parts_are_made_from_disjoint_halves_of_mnist_test(domain):
 
 
 def test_no_training_image_of_the_source_is_among_them():
-    trained_on = {image.numpy().tobytes() for image in load_digits("mnist", "labelled").columns["x"]}
+    trained_on = {image.numpy().tobytes() for image in load_digits("mnist", "train", with_labels=True).columns["x"]}
     assert not trained_on & {image.numpy().tobytes() for image in load_digits("mnist", "test").columns["x"]}
 
 
 @pytest.mark.parametrize("domain", PROXIES)
 def test_proxies_are_made_once_in_a_process(domain):
-    assert load_digits(domain, "train").columns["x"].data_ptr() == load_digits(domain, "oracle").columns["x"].data_ptr()
+    assert load_digits(domain, "train").columns["x"].data_ptr() == load_digits(domain, "train", with_labels=True, upper_bound=True).columns["x"].data_ptr()
 
 
 def test_full_sets_are_halved_and_listed(tmp_path, write_mnist):

@@ -54,18 +54,17 @@ def test_targets_train_without_labels_and_their_file_is_not_opened(of, monkeypat
     domain_suites._labels.cache_clear()
     assert set(load_domain(of, of.domains[0], "train").columns) == {"x"}
     assert opened == [f"{of.name}_train.npz"]
-    labelled, oracle = load_domain(of, of.domains[0], "labelled"), load_domain(of, of.domains[0], "oracle")
+    labeled = load_domain(of, of.domains[0], "train", with_labels=True)
     assert opened == [f"{of.name}_train.npz", f"{of.name}_train_labels.npz"]
-    assert set(labelled.columns) == {"x", "y"}
-    assert torch.equal(labelled.columns["y"], oracle.columns["y"])
-    assert torch.equal(labelled.columns["x"], load_domain(of, of.domains[0], "train").columns["x"])
+    assert set(labeled.columns) == {"x", "y"}
+    assert torch.equal(labeled.columns["x"], load_domain(of, of.domains[0], "train").columns["x"])
 
 
 @SETS
 def test_training_labels_fit_the_inputs_that_ship(of):
     """The nearest neighbour of a training example in the test part has its class more often than chance."""
     for domain in of.domains:
-        train, test = load_domain(of, domain, "labelled"), load_domain(of, domain, "test")
+        train, test = load_domain(of, domain, "train", with_labels=True), load_domain(of, domain, "test")
         far = torch.cdist(train[:]["x"].flatten(1), test[:]["x"].flatten(1))
         right = (test.columns["y"][far.argmin(1)] == train.columns["y"]).float().mean()
         assert right > 1.5 / len(of.classes), domain
@@ -86,7 +85,7 @@ def write_office(root, domain="webcam", count=30, **changes):
 
 def test_the_cut_takes_every_class_in_its_share(tmp_path):
     write_office(tmp_path)
-    train, test = load_domain(OFFICE, "webcam", "oracle", tmp_path), load_domain(OFFICE, "webcam", "test", tmp_path)
+    train, test = load_domain(OFFICE, "webcam", "train", tmp_path, with_labels=True), load_domain(OFFICE, "webcam", "test", tmp_path)
     assert train.columns["y"].bincount().tolist() == test.columns["y"].bincount().tolist() == [5, 5, 5]
     first = read_part(OFFICE, tmp_path / "office_caltech", "webcam", "train").inputs[:, :2].tolist()
     assert sorted(first) != first  # in random order, so that the beginning is a sample
@@ -94,7 +93,7 @@ def test_the_cut_takes_every_class_in_its_share(tmp_path):
 
 def test_the_parts_of_a_full_set_are_all_of_it(tmp_path):
     counts, labels = write_office(tmp_path)
-    parts = [load_domain(OFFICE, "webcam", split, tmp_path).columns for split in ("oracle", "test")]
+    parts = [load_domain(OFFICE, "webcam", split, tmp_path, with_labels=True).columns for split in ("train", "test")]
     found = {(row.numpy().tobytes(), int(y)) for part in parts for row, y in zip(part["x"], part["y"], strict=True)}
     assert found == {(row.astype(np.uint8).tobytes(), int(y) - 1) for row, y in zip(counts, labels[:, 0], strict=True)}
 
@@ -124,7 +123,7 @@ def test_pacs_is_read_from_jpeg_bytes_and_averaged_down(tmp_path):
         domain=np.arange(56, dtype=np.uint8) % 2,
         domains=np.array(["art_painting", "sketch"]),
     )
-    parts = [load_domain(PACS, "sketch", split, tmp_path).columns for split in ("oracle", "test")]
+    parts = [load_domain(PACS, "sketch", split, tmp_path, with_labels=True).columns for split in ("train", "test")]
     assert [len(part["y"]) for part in parts] == [19, 9]
     for part in parts:
         number = part["x"][:, 0, 5, 5] // 4
@@ -161,9 +160,9 @@ def test_what_cannot_be_read_says_where_and_what_to_do(tmp_path):
 @SETS
 def test_what_ships_is_the_beginning_of_the_full_parts(of):
     root = Path(FULL)
-    for part, split in (("train", "oracle"), ("test", "test")):
-        small, full = load_domain(of, "webcam" if of is OFFICE else "photo", split), None
-        full = load_domain(of, "webcam" if of is OFFICE else "photo", split, root)
+    for part in ("train", "test"):
+        domain = "webcam" if of is OFFICE else "photo"
+        small, full = (load_domain(of, domain, part, place, with_labels=True) for place in (None, root))
         count = min(of.embedded[part], len(full))
         assert len(small) == count
         assert torch.equal(small.columns["y"], full.columns["y"][:count])

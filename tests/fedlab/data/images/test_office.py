@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from fedlab.data.images.office import drop_keypoints, hellinger, to_float
+from fedlab.data.images.office import drop_keypoints, hellinger, to_hellinger
 from fedlab.seeds import seeded
 
 
 def test_counts_become_roots_of_shares():
     counts = torch.tensor([[1, 0, 3, 0], [2, 2, 2, 2], [0, 0, 0, 0]], dtype=torch.uint8)
     expected = torch.tensor([[1.0, 0, 3**0.5, 0], [1, 1, 1, 1], [0, 0, 0, 0]])  # sqrt(4 * 1/4), sqrt(4 * 3/4)
-    torch.testing.assert_close(to_float({"x": counts})["x"], expected)
+    torch.testing.assert_close(to_hellinger({"x": counts})["x"], expected)
     torch.testing.assert_close(hellinger(10 * counts.float()), expected)  # how much was found is no part of it
 
 

@@ -10,7 +10,7 @@ from fedlab.seeds import seeded
 
 
 def test_views_stay_in_range_follow_the_stream_and_some_lose_their_colour():
-    images = load_domain(PACS, "photo", "labelled").select(slice(300))
+    images = load_domain(PACS, "photo", "train", with_labels=True).select(slice(300))
     batch = images.columns
     with seeded("view"):
         first = augment(batch)

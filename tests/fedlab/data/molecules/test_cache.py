@@ -37,7 +37,7 @@ def test_a_torn_or_another_file_is_not_there(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").touch()
-    assert not cache.write(tmp_path / "file" / "kept.npz", b"content")
+    assert not cache.try_write(tmp_path / "file" / "kept.npz", b"content")
 
 
 def test_the_folder_is_the_users_cache_and_names_depend_on_all(monkeypatch, tmp_path):

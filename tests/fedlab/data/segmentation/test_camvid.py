@@ -56,7 +56,7 @@ def full(tmp_path_factory):
 
 @pytest.mark.parametrize("drive", DRIVES)
 def test_every_drive_ships_with_the_package(drive):
-    whole, train, test = (load_drive(drive, split) for split in ("labelled", "train", "test"))
+    whole, train, test = (load_drive(drive, split) for split in ("all", "train", "test"))
     assert len(whole) == VIEWS[drive]
     assert len(train) == VIEWS[drive] // 2 - GAP and len(test) == VIEWS[drive] - VIEWS[drive] // 2
     assert set(train.columns) == {"x"} and set(test.columns) == {"x", "y"}
@@ -68,8 +68,8 @@ def test_every_drive_ships_with_the_package(drive):
 
 def test_splits_are_by_time_with_a_gap():
     """The training part is the first half but for the gap, the test part the second: together they lack the gap."""
-    whole = load_drive("dusk", "labelled").columns
-    train, test = load_drive("dusk", "oracle").columns, load_drive("dusk", "test").columns
+    whole = load_drive("dusk", "all").columns
+    train, test = load_drive("dusk", "train", with_labels=True).columns, load_drive("dusk", "test").columns
     assert torch.equal(whole["x"][:54], train["x"]) and torch.equal(whole["x"][62:], test["x"])
     assert torch.equal(whole["y"][:54], train["y"]) and torch.equal(whole["y"][62:], test["y"])
     assert torch.equal(train["x"], load_drive("dusk", "train").columns["x"])
@@ -77,8 +77,8 @@ def test_splits_are_by_time_with_a_gap():
 
 def test_no_view_belongs_to_two_drives():
     days = [name for name in DRIVES if not DRIVES[name].dark]
-    views = [view.numpy().tobytes() for name in days for view in load_drive(name, "labelled").columns["x"]]
-    views += [view.numpy().tobytes() for view in load_drive(HELD_OUT, "labelled").columns["x"]]
+    views = [view.numpy().tobytes() for name in days for view in load_drive(name, "all").columns["x"]]
+    views += [view.numpy().tobytes() for view in load_drive(HELD_OUT, "all").columns["x"]]
     assert len(views) == sum(LIST_LENGTHS.values()) == len(set(views))
 
 
@@ -92,7 +92,7 @@ def test_a_cut_between_two_drives_is_the_largest_jump_nearby():
 
 
 def test_frequencies_are_those_of_the_source_drives():
-    y = torch.cat([load_drive(name, "labelled").columns["y"] for name in ("day_0006R0", "day_0016E5")])
+    y = torch.cat([load_drive(name, "all").columns["y"] for name in ("day_0006R0", "day_0016E5")])
     shares = [float((y == number).sum() / (y != IGNORE_INDEX).sum()) for number in range(len(CLASSES))]
     assert shares == pytest.approx(camvid.FREQUENCIES, abs=6e-5)
 
