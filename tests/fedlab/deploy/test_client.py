@@ -18,6 +18,8 @@ from fedlab.deploy.client import HERE, unconnected
 from fedlab.engines import processes
 from fedlab.engines.superlink import Fleet, superlink
 
+pytestmark = pytest.mark.engine
+
 FEDLAB = str(Path(sys.executable).with_name("fedlab"))
 
 
@@ -94,7 +96,6 @@ def test_patience_ends(join):
     assert "within 0.5 s (Connection refused)" in said(process)
 
 
-@pytest.mark.engine
 def test_a_supernode_that_dies_is_started_again_and_none_outlives_us(join, tmp_path):
     provision.make(tmp_path / "server", clients=["usps"])
     (tmp_path / "certs" / "clients").mkdir(parents=True)

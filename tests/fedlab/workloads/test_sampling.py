@@ -79,6 +79,7 @@ def test_auto_is_by_the_law_and_steps_by_the_sampler():
     assert sampling.steps_of(Generation(law="ncsn", levels=10, sampler="ancestral")) == 10
 
 
+@pytest.mark.engine
 def test_the_score_of_real_images_is_the_floor_and_that_of_noise_is_not(monkeypatch):
     workload = Generation(shards=2, limit=400, samples=200)
     real = workload.data(None, "train")[:200]["x"]
@@ -159,6 +160,7 @@ def test_what_cannot_be_drawn_is_refused(knobs, sentence):
         Generation(**knobs)
 
 
+@pytest.mark.engine
 def test_a_run_keeps_metrics_and_pictures_of_scored_rounds(tmp_path):
     knobs = {f"generation.{name}": value for name, value in SMALL.items()} | {"generation.network": "tiny"}
     knobs |= {"generation.sampling_steps": 2, "client.steps": 1, "client.batch": 4, "score_every": 3}
