@@ -167,6 +167,7 @@ def test_nobody_branches_on_the_name_of_a_system_strategy_or_engine(module):
             assert node.value.value not in names, f"{module}:{node.lineno}"
 
 
+@pytest.mark.engine
 def test_the_apps_start_without_what_few_runs_need():
     """A client is a process of its own, and what it imports is what its first answer waits for."""
     slow = ["scipy", "sklearn", "pandas", "matplotlib", "ray"]

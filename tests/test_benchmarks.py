@@ -30,6 +30,7 @@ def call(*arguments):
 COMMANDS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text())
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("module", COMMANDS)
 def test_a_benchmark_says_what_it_does(module):
     output = call(f"benchmarks.{module}", "--help")
@@ -37,6 +38,7 @@ def test_a_benchmark_says_what_it_does(module):
     assert f"python -m benchmarks.{module}" in output.stdout
 
 
+@pytest.mark.engine
 def test_an_unknown_method_is_refused():
     output = call("benchmarks.startup", "--methods", "STARTUP, hard label")
     assert output.returncode == 2
@@ -76,6 +78,7 @@ def test_a_bound_over_test_molecules_is_the_models_and_a_matched_one_is_lower():
         matching.bound(LatentSpace(flow, flow.model(), "flow", 0), "order", 10)
 
 
+@pytest.mark.engine
 def test_an_unknown_question_is_refused():
     output = call("benchmarks.mixer", "permutation")
     assert output.returncode == 2

@@ -106,6 +106,7 @@ class Worker:
 
     def _running(self) -> subprocess.Popen[str]:
         if self.process is None or self.process.poll() is not None:
+            self.close()
             variables = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path)}
             if self.gpu is not None:
                 variables["CUDA_VISIBLE_DEVICES"] = self.gpu

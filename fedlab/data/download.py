@@ -183,7 +183,7 @@ def _count(domain: str, part: Part, root: Path | None) -> int:
 
 def _count_npz(path: Path) -> set[int]:
     """Rows of x (or tiles of the sheet) and of y, without decoding the images."""
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         counts = {len(archive["y"])} if "y" in archive.files else set()
         if "sheet" in archive.files:
             width, height = Image.open(io.BytesIO(archive["sheet"].tobytes())).size

@@ -148,6 +148,7 @@ while True:
 """
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("strategy", ["dualadapt", "fedprox"])
 def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path, strategy):
     """SIGKILL at every ninth write of the run directory, in every round and phase, half a line on the disk."""
@@ -191,6 +192,7 @@ def test_resuming_a_finished_run_only_reads_it(tmp_path):
     assert (result.directory / "manifest.json").read_bytes() == before
 
 
+@pytest.mark.engine
 def test_two_processes_cannot_write_one_run(tmp_path):
     result = run(tmp_path)
     directory = RunDirectory.open(result.directory)
@@ -405,6 +407,7 @@ LIGHT = {
 }
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("preset", preset_names())
 def test_every_preset_runs_one_tiny_round(tmp_path, preset, monkeypatch):
     workload = str(read_preset(preset)[1]["workload"])
@@ -476,6 +479,7 @@ def test_a_newcomer_sends_its_mixture_first_then_adapts_alone_then_all_go_on(tmp
     assert rounds[3]["server"] == {}  # G stays as it is, so the mixtures can be compared
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("start", ["global", "random", "fresh"])
 def test_a_newcomer_may_start_elsewhere(tmp_path, start):
     nearest, other = (run(tmp_path, **LATE, **{"dualadapt.late_joiner_init": choice}) for choice in ("nearest", start))
@@ -489,6 +493,7 @@ def test_without_onboarding_a_newcomer_joins_full_rounds_at_once(tmp_path):
     assert record["notes"] == []
 
 
+@pytest.mark.engine
 def test_a_run_with_a_newcomer_resumes_to_the_same_bits(tmp_path, monkeypatch):
     expected = run(tmp_path, **LATE).weights_sha256
     log_round = RunDirectory.log_round
@@ -521,6 +526,7 @@ def test_arrivals_that_make_no_sense_are_refused(tmp_path, arrivals, sentence):
         run(tmp_path, **{**LATE, "join_rounds": arrivals})
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("wire", ["float16", "int8"])
 def test_a_coarse_wire_format_costs_fewer_bytes_and_little_accuracy(tmp_path, wire):
     full, coarse = run(tmp_path), run(tmp_path, **{"comm.compression": wire})

@@ -41,6 +41,7 @@ def round_bytes(result, number):
     return sum(sent["train_down"] + sent["train_up"] for sent in result.rounds[number]["bytes"].values())
 
 
+@pytest.mark.engine
 def test_a_run_ends_with_the_first_round_that_reaches_its_bytes_and_is_tested_as_a_last_one(run, tmp_path, monkeypatch):
     whole = run("whole", rounds=2)
     limit = round_bytes(whole, 1) + 1

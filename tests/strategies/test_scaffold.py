@@ -53,6 +53,7 @@ def test_the_first_round_has_no_variates_and_is_plain_sgd(federate, matrices, fr
     np.testing.assert_allclose(outcome.weights, plain_loop(matrices, fresh, 1, variates=False)[0], rtol=0, atol=1e-6)
 
 
+@pytest.mark.engine
 def test_a_client_uploads_no_more_than_in_fedavg(federate):
     ours, average = federate("scaffold").rounds[-1]["bytes"]["a"], federate("fedavg").rounds[-1]["bytes"]["a"]
     assert ours["train_up"] == average["train_up"]

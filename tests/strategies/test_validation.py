@@ -407,6 +407,7 @@ def all_finite(value):
     return all(all_finite(part) for part in value.values()) if isinstance(value, dict) else True
 
 
+@pytest.mark.engine
 @pytest.mark.filterwarnings("ignore")
 @settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
 @given(

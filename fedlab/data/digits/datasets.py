@@ -202,7 +202,7 @@ def _check_labels(labels: Any, count: int, where: str, remedy: str) -> None:
 def _bound_labels(domain: str, count: int, path: Path) -> Tensor:
     """Training labels of an embedded target, int64 (N,): for supervised upper bounds."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             labels = archive[domain]
     except Exception as error:  # as in _load
         raise DataError(f"{path} cannot be read ({error}); {REINSTALL}") from error

@@ -47,7 +47,7 @@ class Domain:
 
 def read_npz(path: Path) -> Arrays:
     """Images of one npz file: ``x``, or ``sheet``, the bytes of one picture of tiles; ``y`` if any."""
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         images = archive["x"] if "x" in archive.files else decode_tiles(archive["sheet"].tobytes())
         return Arrays(images, archive["y"] if "y" in archive.files else None)
 

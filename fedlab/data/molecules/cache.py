@@ -43,7 +43,7 @@ def load(
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, Tensor]] | None:
     """The columns of these names; None where there is no such file, or it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             found = {name: tuple(kept[name].tobytes().decode().split("\n")) for name in texts}
             return found, {name: torch.from_numpy(kept[name]) for name in tensors}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):

@@ -204,7 +204,7 @@ def _load(path: Path, remedy: str) -> Mapping[str, Any]:
     if not path.is_file():
         raise DataError(f"CamVid: expected {path}, found no such file; {remedy}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # as above
         raise DataError(f"{path} cannot be read ({error or type(error).__name__}); {remedy}") from error

@@ -178,6 +178,7 @@ def test_resuming_a_finished_run_says_that_there_is_nothing_to_do(tmp_path):
     assert (tmp_path / "runs" / "toy-0" / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_process_says_how_to_resume(tmp_path, number):
     preset = toy.write_preset(tmp_path, rounds=100)

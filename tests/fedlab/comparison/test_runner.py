@@ -48,6 +48,7 @@ def call(*arguments, code=0):
     return result
 
 
+@pytest.mark.engine
 def test_cells_are_kept_and_are_the_bits_of_runs_on_their_own(preset, tmp_path, monkeypatch):
     frame = fedlab.compare(preset, "source_only,dualadapt,oracle", seeds=1, knobs=SHORT, jobs=1)
     assert frame.attrs["directory"] == str(tmp_path / "comparisons" / "toy")
@@ -70,6 +71,7 @@ def test_cells_are_kept_and_are_the_bits_of_runs_on_their_own(preset, tmp_path, 
     assert again.equals(frame)
 
 
+@pytest.mark.engine
 def test_a_failed_cell_is_told_and_the_rest_kept(preset, tmp_path, monkeypatch):
     options = ("--strategies", "source_only,bad=dualadapt", "--seeds", 1, "--jobs", 1, "rounds=1", "blobs.broken=0")
     result = call("compare", preset, *options, code=1)
@@ -88,6 +90,7 @@ def test_a_failed_cell_is_told_and_the_rest_kept(preset, tmp_path, monkeypatch):
         )
 
 
+@pytest.mark.engine
 def test_a_score_of_the_model_alone_is_compared_as_it_is(preset, monkeypatch):
     put(monkeypatch, "workload", "blobs", toy.SCRIBBLES)
     frame = fedlab.compare(preset, "source_only,dualadapt", seeds=2, jobs=1, knobs={"sample_every": 2, "rounds": 3})
@@ -166,6 +169,7 @@ def test_what_a_kill_left_of_a_beginning_is_made_anew(preset, tmp_path):
     assert running.finished(path)
 
 
+@pytest.mark.engine
 def test_quiet_json_and_lines_say_the_same(preset, tmp_path):
     options = ("--strategies", "source_only", "--seeds", 1, "--target", 0.9, "rounds=1")
     plain = call("compare", preset, *options).output
@@ -243,6 +247,7 @@ def start(tmp_path, preset, *options):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
 
 
+@pytest.mark.engine
 def test_interrupted_and_killed_the_same_command_ends_at_the_same_table(preset, tmp_path):
     for number, last in ((signal.SIGINT, 2), (signal.SIGKILL, 4)):
         process = start(tmp_path, preset, "--seeds", "1", "--jobs", "1", "rounds=9", "blobs.domains=near")
@@ -267,6 +272,7 @@ def test_interrupted_and_killed_the_same_command_ends_at_the_same_table(preset, 
     assert frames[0].drop(columns="seconds").equals(frames[1].drop(columns="seconds"))
 
 
+@pytest.mark.engine
 def test_several_at_once_have_the_bits_of_one_after_another_and_a_dead_process_costs_its_cell(tmp_path):
     knobs = {**TINY, "strategy": "source_only", "digits.targets": "optdigits"}
     tasks = [

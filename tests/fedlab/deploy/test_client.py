@@ -19,6 +19,8 @@ from fedlab.engines import processes
 from fedlab.engines.superlink import Fleet, superlink
 from waiting import wait_until
 
+pytestmark = pytest.mark.engine
+
 FEDLAB = str(Path(sys.executable).with_name("fedlab"))
 
 
@@ -93,7 +95,6 @@ def test_it_gives_up_after_a_while(join):
     assert "within 0.5 s (Connection refused)" in said(process)
 
 
-@pytest.mark.engine
 def test_a_supernode_that_dies_is_started_again_and_none_outlives_us(join, tmp_path):
     provision.create_credentials(tmp_path / "server", clients=["usps"])
     (tmp_path / "certs" / "clients").mkdir(parents=True)

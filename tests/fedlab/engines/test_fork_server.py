@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 
 from fedlab.engines import fork_server
 from waiting import wait_until
+
+pytestmark = pytest.mark.engine
 
 APP = """
 import os, sys, time
@@ -38,19 +41,23 @@ def call(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *map(os.path.abspath, sys.path)]))
     monkeypatch.setenv("COLOUR", "of the fork server")
 
-    def start(*arguments):
-        environment = {**os.environ, "COLOUR": "blue"}
-        return subprocess.Popen(["greet", *arguments], stdout=-1, stderr=-2, text=True, cwd=tmp_path, env=environment)
+    with ExitStack() as pipes:
 
-    with fork_server.fork_server(tmp_path, "greet", "greeting:main", ("json",)):
-        yield start
+        def start(*arguments):
+            environment = {**os.environ, "COLOUR": "blue"}
+            command = ["greet", *arguments]
+            process = subprocess.Popen(command, stdout=-1, stderr=-2, text=True, cwd=tmp_path, env=environment)
+            return pipes.enter_context(process)
+
+        with fork_server.fork_server(tmp_path, "greet", "greeting:main", ("json",)):
+            yield start
 
 
 def gone(pid):
     """Whether a process has ended."""
     with suppress(ProcessLookupError, FileNotFoundError):
         os.kill(pid, 0)
-        return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] == "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     return True
 
 

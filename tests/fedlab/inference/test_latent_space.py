@@ -113,6 +113,7 @@ def test_a_walk_goes_from_molecules_along_a_direction(space, monkeypatch):
 # --- the command ---
 
 
+@pytest.mark.engine
 def test_the_command_writes_pictures_and_says_what_they_show(run, monkeypatch):
     monkeypatch.setattr(latent_space, "NUM_STARTS", 6)
     monkeypatch.setenv("COLUMNS", "120")

@@ -87,6 +87,7 @@ def accuracy(predictions):
 # What is predicted
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize(
     ("strategy", "metric"), [("dualadapt", "accuracy_average"), ("source_only", "accuracy")], ids=str
 )

@@ -31,7 +31,7 @@ def test_resnet10_is_counted_by_hand():
 
 def test_resnet10_draws_its_weights_as_published():
     torch.manual_seed(0)
-    last = ResNet10(5).features[7].body[3].weight
+    last = ResNet10(5).features[7].body[3].weight.detach()
     assert float(last.std()) == pytest.approx((2 / (9 * 512)) ** 0.5, rel=0.01)
 
 

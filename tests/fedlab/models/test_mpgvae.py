@@ -243,6 +243,7 @@ def test_likeliest_graphs_are_the_decoders_arguments_and_drawn_ones_follow_its_p
         torch.testing.assert_close(adjacency[both, :, 0, 1].mean(0), wanted, rtol=0, atol=0.04)
 
 
+@pytest.mark.engine
 def test_it_learns_graphs_and_rebuilds_them():
     adjacency, nodes = (part.float() for part in graphs(4))
     with seeded("training"):

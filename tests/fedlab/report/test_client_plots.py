@@ -28,6 +28,7 @@ def result(comparison, tmp_path):
     return Result.read(shutil.copytree(comparison.path(cell), tmp_path / "run", ignore=kept))
 
 
+@pytest.mark.engine
 def test_confusions_are_those_behind_the_reported_accuracy(result):
     for view in client_plots.load(result):
         assert view.confusion.sum() == 90 and view.confusion.shape == (3, 3)

@@ -107,6 +107,7 @@ def test_a_checkpoint_of_another_model_is_refused():
             load(make(Images, **knobs).model(), weights, torch.device("cpu"))
 
 
+@pytest.mark.engine
 def test_a_mixer_federates_where_its_data_are(tmp_path):
     few = {"data.max_examples": 300, "client.steps": 3, "client.batch_size": 16, "threads": 1}
     result = fedlab.run("mixer-cifar10", runs=tmp_path, rounds=2, overrides={**few, "images.source": "omniglot"})

@@ -80,6 +80,7 @@ def test_auto_is_by_the_law_and_steps_by_the_sampler():
     assert sampling.steps_of(Generation(process="ncsn", num_timesteps=10, sampler="ancestral")) == 10
 
 
+@pytest.mark.engine
 def test_the_score_of_real_images_is_the_floor_and_that_of_noise_is_not(monkeypatch):
     workload = make(Generation, num_clients=2, max_examples=400, samples=200)
     real = workload.data(None, "train")[:200]["x"]
@@ -160,6 +161,7 @@ def test_what_cannot_be_drawn_is_refused(knobs, sentence):
         make(Generation, **knobs)
 
 
+@pytest.mark.engine
 def test_a_run_keeps_metrics_and_pictures_of_scored_rounds(tmp_path):
     knobs = {"data.max_examples": 60, "data.num_clients": 2, "generation.samples": 12, "generation.network": "tiny"}
     knobs |= {"generation.sampling_steps": 2, "client.steps": 1, "client.batch_size": 4, "sample_every": 3}
