@@ -27,7 +27,7 @@ SOME = 300  # enough to test on, of however many classes
 # Options that only make testing cheap; all else is at its default.
 CHEAP = {
     "fewshot": {"fewshot.shots": "1", "fewshot.queries": 5, "fewshot.episodes": 20},
-    "generation": {"data.max_examples": 100},
+    "generation": {"data.max_examples": 100, "generation.samples": 40},
     "molecules": {"data.max_examples": 600, "molecules.adjacency_layers": 9, "molecules.node_layers": 9},
 }
 

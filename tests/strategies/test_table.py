@@ -132,7 +132,10 @@ def test_a_reply_with_more_than_it_should_have_is_refused(prepare, federate, mon
     assert "its records and metrics are" in line["failures"][0]["reason"]
 
 
-@pytest.mark.parametrize("name", [name for name in STRATEGIES if registry.find("strategy", name).spec.needs_client_labels])
+SUPERVISED = [name for name in STRATEGIES if registry.find("strategy", name).spec.needs_client_labels]
+
+
+@pytest.mark.parametrize("name", SUPERVISED)
 def test_clients_without_labels_are_refused_before_anything_is_made(prepare, tmp_path, name):
     with pytest.raises(ConfigError, match=rf"strategy '{name}' trains on the clients' own labels"):
         prepare(name, **{"blobs.client_labels": False})
