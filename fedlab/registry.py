@@ -8,6 +8,7 @@ by import path, ``pkg.module:Name``, or by the short name of an entry point in o
 from __future__ import annotations
 
 import importlib
+import itertools
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -18,13 +19,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from fedlab.config.presets import flatten, parse_preset, read_preset
-from fedlab.config.resolve import active_sections, build_config, check_keys
-from fedlab.config.schema import COMMON_SECTIONS, Config, Plugin, RunConfig
-from fedlab.config.sections import Overrides, Value, section_fields
+from fedlab.config.resolve import DATA_CONFIG, active_sections, build_config, check_keys
+from fedlab.config.schema import COMMON_SECTIONS, DEFAULT_DATA, Config, Plugin, RunConfig
+from fedlab.config.sections import Overrides, Value, option_values, section_fields
 from fedlab.errors import ConfigError, suggest
 from fedlab.strategies.ablations import ABLATIONS, expand_ablation
 
-LIVE = "live:"  # before the name of an object that only this process has
+LIVE, NUMBER = "live:", "#"  # around the name of an object that only this process has: live:my_task#2
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def find(kind: str, reference: str) -> Plugin:
     if reference in table:
         path, section = table[reference].path, reference
     elif reference.startswith(LIVE):
-        path, section = reference, reference.removeprefix(LIVE)
+        path, section = reference, reference.removeprefix(LIVE).partition(NUMBER)[0]
     elif ":" in reference:
         path, section = reference, ""
     else:
@@ -317,16 +318,22 @@ def reference_to(kind: str, found: object) -> tuple[str, dict[str, Value]]:
         values = {name: getattr(found, name) for name in section_fields(cast(type[Any], cls))}
         if kind == "workload" and all(isinstance(value, bool | int | float | str) for value in values.values()):
             section = find(kind, reference).section
-            return reference, {f"{section}.{name}": value for name, value in values.items()}
-    for module_name, module in list(sys.modules.items()):
+            return reference, {**_data_options(found), **{f"{section}.{name}": value for name, value in values.items()}}
+    for module_name, module in sorted(sys.modules.items(), key=lambda item: item[0] == "__main__"):  # no other process has that
         for name, value in list(vars(module).items()) if module is not None and hasattr(module, "__dict__") else ():
             if value is found and _is_at(module_name, name, found):
                 return f"{module_name}:{name}", {}
-    name = _section_name(f":{getattr(found, '__name__', cls.__name__)}")
-    reference = f"{LIVE}{name}"
+    name = f"{LIVE}{_section_name(f':{getattr(found, '__name__', cls.__name__)}')}"
+    references = (name if number == 1 else f"{name}{NUMBER}{number}" for number in itertools.count(1))
+    reference = next(reference for reference in references if _live.get(reference, found) is found)
     _live[reference] = found
-    find.cache_clear()
     return reference, {}
+
+
+def _data_options(workload: object) -> dict[str, Value]:
+    """Options of the data section in which a workload's own differs from the default."""
+    data, usual = getattr(workload, DATA_CONFIG, DEFAULT_DATA), option_values(DEFAULT_DATA)
+    return {f"data.{name}": value for name, value in option_values(data).items() if value != usual[name]}
 
 
 def _is_at(module: str, path: str, found: object) -> bool:
