@@ -167,6 +167,8 @@ KINDS: Mapping[str, Kind] = {
 }
 PRESET_GROUP = "fedlab.presets"
 
+SCRIPTS = ("__main__", "__mp_main__")  # modules that other processes cannot import by this name
+
 _live: dict[str, Any] = {}
 
 
@@ -319,11 +321,11 @@ def reference_to(kind: str, found: object) -> tuple[str, dict[str, Value]]:
         if kind == "workload" and all(isinstance(value, bool | int | float | str) for value in values.values()):
             section = find(kind, reference).section
             return reference, {**_data_options(found), **{f"{section}.{name}": value for name, value in values.items()}}
-    for module_name, module in sorted(sys.modules.items(), key=lambda item: item[0] == "__main__"):  # no other process has that
+    for module_name, module in sorted(sys.modules.items(), key=lambda item: item[0] in SCRIPTS):
         for name, value in list(vars(module).items()) if module is not None and hasattr(module, "__dict__") else ():
             if value is found and _is_at(module_name, name, found):
                 return f"{module_name}:{name}", {}
-    name = f"{LIVE}{_section_name(f':{getattr(found, '__name__', cls.__name__)}')}"
+    name = LIVE + _section_name(f":{getattr(found, '__name__', cls.__name__)}")
     references = (name if number == 1 else f"{name}{NUMBER}{number}" for number in itertools.count(1))
     reference = next(reference for reference in references if _live.get(reference, found) is found)
     _live[reference] = found

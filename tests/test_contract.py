@@ -9,12 +9,12 @@ import torch
 from flwr.app import ArrayRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 
-from fedlab.config.schema import build
+import configs
 from fedlab.data.dataset import Examples
+from fedlab.registry import WORKLOADS
 from fedlab.runs.directory import weights_sha256
 from fedlab.seeds import seeded
 from fedlab.workload import Scored, Workload, lacking
-from fedlab.workloads import WORKLOADS
 
 FEW = 12
 
@@ -25,7 +25,7 @@ def few(examples):
 
 
 SOME = 300  # enough to test on, of however many classes
-# Knobs that only make testing cheap; all else is at its default.
+# Options that only make testing cheap; all else is at its default.
 CHEAP = {
     "fewshot": {"fewshot.shots": "1", "fewshot.queries": 5, "fewshot.episodes": 20},
     "generation": {"data.max_examples": 100},
@@ -35,7 +35,7 @@ CHEAP = {
 
 @pytest.fixture(params=list(WORKLOADS))
 def workload(request):
-    return build(WORKLOADS[request.param].knobs, request.param, CHEAP.get(request.param, {}))
+    return configs.workload(request.param, **CHEAP.get(request.param, {}))
 
 
 @pytest.fixture

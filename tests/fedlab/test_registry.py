@@ -122,12 +122,13 @@ def test_a_name_that_nothing_has_gets_a_near_match_and_the_way_out():
 # --- by import path ---
 
 TASK = """
-    from dataclasses import dataclass, field, replace
+    from pydantic import Field
+    from pydantic.dataclasses import dataclass
     import toy
 
     @dataclass(frozen=True)
     class MyTask(toy.Blobs):
-        size: int = field(default=3, metadata={"description": "of the task"})
+        size: int = Field(3, description="of the task")
 
     LARGE = MyTask(size=9)
 
