@@ -2,7 +2,7 @@
 
     python -m benchmarks.startup                                  # embedded data: seeds 0 to 2, every baseline
     python -m benchmarks.startup --methods all                    # and every ablation
-    python -m benchmarks.startup --settings                       # federated, centralised, a domain split over five
+    python -m benchmarks.startup --settings                       # federated, centralized, a domain split over five
     python -m benchmarks.startup --preset startup-tiny-cpu --seeds 0 --methods STARTUP "transfer + SimCLR"
 
 All methods of a seed share one teacher (ProtoNet and fresh starts aside). Every run stays in ``--runs`` with the
@@ -190,12 +190,12 @@ def cell(seeds: NDArray[np.float64], error: float | None, signed: bool) -> str:
 
 
 def settings_of(targets: Sequence[str]) -> dict[str, Mapping[str, Value]]:
-    """Federated against centralised, and the last target on its own: on one client, and split over five."""
+    """Federated against centralized, and the last target on its own: on one client, and split over five."""
     one = {"fewshot.targets": targets[-1]}
     return {
         "federated, a client a domain": {},
-        "centralised, all domains together": {"startup.setting": "centralised"},
-        "one domain, centralised": {**one, "startup.setting": "centralised"},
+        "centralized, all domains together": {"startup.setting": "centralized"},
+        "one domain, centralized": {**one, "startup.setting": "centralized"},
         "one domain, one client": one,
         f"one domain, split over {SPLIT}": {**one, "data.clients_per_domain": SPLIT},
     }
@@ -207,7 +207,7 @@ def main() -> None:
     parser.set_defaults(seeds=[0, 1, 2])
     parser.add_argument("--preset", default="startup-omniglot")
     parser.add_argument("--methods", nargs="+", default=list(BASELINES), help="names, or all: " + ", ".join(METHODS))
-    parser.add_argument("--settings", action="store_true", help="STARTUP federated and centralised instead")
+    parser.add_argument("--settings", action="store_true", help="STARTUP federated and centralized instead")
     parser.add_argument("--episodes", type=int, default=600)
     options = parser.parse_args()
     chosen = list(METHODS) if options.methods == ["all"] else options.methods

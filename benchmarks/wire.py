@@ -68,21 +68,13 @@ def show_bytes(console: Console) -> None:
 def show_accuracy(console: Console, runs: Path, seeds: list[int], shared: Mapping[str, Value], processes: int) -> None:
     """Accuracy by format over seeds; what comes before round 1 is done once for all formats."""
     with cells.workers(processes) as pool:
-        begun = {
-            (preset, seed): pool.submit(cells.one_run, preset, {**shared, **knobs, "seed": seed}, runs)
-            for preset, (_, knobs) in LEARNING.items()
-            for seed in seeds
-        }
         waiting = {
             (preset, form, seed): pool.submit(
-                cells.one_run,
-                preset,
-                {**shared, **LEARNING[preset][1], "comm.compression": form, "seed": seed},
-                runs,
-                future.result(),
+                cells.one_run, preset, {**shared, **knobs, "comm.compression": form, "seed": seed}, runs
             )
-            for (preset, seed), future in begun.items()
+            for preset, (_, knobs) in LEARNING.items()
             for form in FORMATS
+            for seed in seeds
         }
         found = {key: future.result().final() for key, future in waiting.items()}
     for preset, (metric, _) in LEARNING.items():

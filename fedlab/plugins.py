@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import re
 import sys
@@ -11,10 +12,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
-from fedlab.config.sections import Value, section_fields
+from fedlab.config.resolve import DATA_CONFIG
+from fedlab.config.schema import DEFAULT_DATA
+from fedlab.config.sections import Value, option_values, section_fields
 from fedlab.errors import ConfigError, suggest
 
-LIVE = "live:"  # before the name of an object that only this process has
+LIVE, NUMBER = "live:", "#"  # around the name of an object that only this process has: live:my_task#2
+SCRIPTS = ("__main__", "__mp_main__")  # modules that other processes cannot import by this name
 PLUGIN_PATH = "FEDLAB_PLUGIN_PATH"  # environment variable: folders of modules that are not installed
 
 live_objects: dict[str, Any] = {}
@@ -97,7 +101,7 @@ def load_module(name: str, what: str) -> Any:
 
 def section_name(reference: str) -> str:
     """The prefix of options of something named by import path: its own name in snake case, or its module's for SPEC."""
-    module, _, name = reference.rpartition(":")
+    module, _, name = reference.partition(NUMBER)[0].rpartition(":")
     if name.isupper():
         return module.rpartition(".")[2]
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.rpartition(".")[2]).lower()
@@ -115,16 +119,22 @@ def reference_to(kind: str, found: object) -> tuple[str, dict[str, Value]]:
         values = {name: getattr(found, name) for name in section_fields(cast(type[Any], cls))}
         if kind == "workload" and all(isinstance(value, bool | int | float | str) for value in values.values()):
             section = str(getattr(found, "name", "")) or section_name(reference)
-            return reference, {f"{section}.{name}": value for name, value in values.items()}
-    for module_name, module in list(sys.modules.items()):
+            return reference, {**_data_options(found), **{f"{section}.{name}": value for name, value in values.items()}}
+    for module_name, module in sorted(sys.modules.items(), key=lambda item: item[0] in SCRIPTS):
         for name, value in list(vars(module).items()) if module is not None and hasattr(module, "__dict__") else ():
             if value is found and _is_at(module_name, name, found):
                 return f"{module_name}:{name}", {}
-    name = section_name(f":{getattr(found, '__name__', cls.__name__)}")
-    known = next((reference for reference, other in live_objects.items() if other is found), "")
-    reference = known or f"{LIVE}{len(live_objects)}:{name}"
+    name = LIVE + section_name(f":{getattr(found, '__name__', cls.__name__)}")
+    references = (name if number == 1 else f"{name}{NUMBER}{number}" for number in itertools.count(1))
+    reference = next(reference for reference in references if live_objects.get(reference, found) is found)
     live_objects[reference] = found
     return reference, {}
+
+
+def _data_options(workload: object) -> dict[str, Value]:
+    """Options of the data section in which a workload's own differs from the default."""
+    data, usual = getattr(workload, DATA_CONFIG, DEFAULT_DATA), option_values(DEFAULT_DATA)
+    return {f"data.{name}": value for name, value in option_values(data).items() if value != usual[name]}
 
 
 def _is_at(module: str, path: str, found: object) -> bool:

@@ -21,7 +21,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from fedlab.config.schema import build
 from fedlab.data.digits import datasets
 from fedlab.engines import processes
 from fedlab.runs.result import Result
@@ -168,7 +167,7 @@ def test_compose_itself_resolves_the_file_as_we_do(profile, tmp_path):
 
 
 def test_one_client_for_each_target_of_the_preset_on_the_cpu_or_on_a_gpu():
-    assert build(Digits, "digits", {}).clients == CLIENTS
+    assert Digits().clients == CLIENTS
     profiles = {name: service.get("profiles") for name, service in SERVICES.items()}
     assert profiles == {
         **{"certs": None, "server": None},

@@ -1,4 +1,4 @@
-"""What ships: Flower's table of knobs, the app references, the size of the embedded data, pinned versions."""
+"""What ships: Flower's run config, the app references, the size of the embedded data, pinned versions."""
 
 from __future__ import annotations
 
@@ -9,23 +9,19 @@ from pathlib import Path
 
 from flwr.supercore import object_ref
 
-from fedlab.config.schema import knobs
 from fedlab.data.digits.datasets import EMBEDDED
-from fedlab.launch import APPS, sections
+from fedlab.launch import APPS
+from fedlab.registry import app_config, config_from_text
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def test_pyproject_holds_every_knob_with_its_default():
-    wanted = {knob.key: knob.default for knob in knobs(sections()).values()}
+def test_what_flwr_run_runs_is_two_keys_that_resolve():
     written = PYPROJECT["tool"]["flwr"]["app"]["config"]
-    assert written == wanted, "run: python scripts/write_knobs.py"
-    assert all(type(written[key]) is type(value) for key, value in wanted.items())
-
-
-def test_every_knob_says_what_it_is():
-    assert [knob.key for knob in knobs(sections()).values() if not knob.description] == []
+    assert written == {"preset": "dualadapt-digits", "overrides": ""}
+    assert config_from_text(*app_config(written)).run.name == "dualadapt-digits"
+    assert config_from_text(*app_config({**written, "overrides": "rounds = 3\ndata.alpha = 0.1"})).run.rounds == 3
 
 
 def test_flower_finds_the_apps():

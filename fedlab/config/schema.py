@@ -273,7 +273,9 @@ class Config:
             "client": self.client,
         }
         for kind, plugin in self.plugins.items():
-            found.setdefault(plugin.section, getattr(self, kind))
+            section = getattr(self, kind)
+            known = isinstance(section, plugin.spec.options)  # else an object that was made elsewhere, as it is
+            found.setdefault(plugin.section, section if known else NoOptions())
         return found
 
     def options(self) -> dict[str, Value]:

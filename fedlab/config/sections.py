@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 import tomli_w
 from pydantic import Field, TypeAdapter, ValidationError
@@ -39,7 +39,8 @@ class Option:
 def section_fields(section: type[Any]) -> dict[str, Option]:
     """Return the options of a section by field name: a dataclass, pydantic's or the standard library's.
 
-    Fields that are not initialized, or excluded with ``Field(exclude=True)``, are no options.
+    Fields that are not initialized, excluded with ``Field(exclude=True)`` or ``field(metadata={"exclude": True})``, or
+    dataclasses themselves are no options; the default of an option that has none is None.
     """
     return _section_fields(section)  # type: ignore[arg-type]
 
@@ -50,17 +51,20 @@ def _section_fields(section: type[Any]) -> dict[str, Option]:
     if not dataclasses.is_dataclass(section):
         return found
     pydantic_fields: Mapping[str, FieldInfo] = getattr(section, "__pydantic_fields__", {})
+    types = get_type_hints(section)
     for field in dataclasses.fields(section):
         info = pydantic_fields.get(field.name)
-        if not field.init or (info is not None and info.exclude):
+        excluded = info.exclude if info is not None else field.metadata.get("exclude")
+        if not field.init or excluded or dataclasses.is_dataclass(types[field.name]):
             continue
         if info is not None:
-            default = info.get_default(call_default_factory=True, validated_data={})
-            found[field.name] = Option(field.name, info.annotation, default, info.description or "")
+            missing, description = info.is_required(), info.description or ""
+            default = None if missing else info.get_default(call_default_factory=True, validated_data={})
         else:
             default = field.default_factory() if callable(field.default_factory) else field.default
+            default = None if default is dataclasses.MISSING else default
             description = str(field.metadata.get("description", ""))
-            found[field.name] = Option(field.name, field.type, default, description)
+        found[field.name] = Option(field.name, types[field.name], default, description)
     return found
 
 

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from fedlab.config.presets import is_file_name, read_preset
+from fedlab.config.schema import RunConfig
 from fedlab.errors import ConfigError
 from fedlab.registry import load_config
 from fedlab.runs.result import Result
@@ -30,7 +31,7 @@ def repeat_from_preset(result: Result, preset: str = "") -> str:
     ``preset`` is its name, or path, where the run itself is called otherwise.
     """
     name = preset or str(result.config.get("name", ""))
-    if is_file_name(name) and not Path(name).is_file():
+    if not name or (is_file_name(name) and not Path(name).is_file()):
         return ""
     chosen = {kind: result.config[kind] for kind in ("workload", "strategy", "engine")}
     try:
@@ -40,7 +41,7 @@ def repeat_from_preset(result: Result, preset: str = "") -> str:
         return ""  # no such preset, or of another fedlab
     if not usual.keys() >= result.config.keys():
         return ""
-    usual |= {kind: own.get(kind, "") for kind in chosen}
+    usual |= {kind: own.get(kind, getattr(RunConfig(), kind)) for kind in chosen}
     changed = [
         shlex.quote(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
         for key, value in result.config.items()

@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from fedlab import files
-
 from fedlab.errors import RunError
 from fedlab.files import LogTail, directory_lock, follow_lines, read_lines, truncate_torn_line, write_atomically
 from waiting import wait_until
@@ -90,9 +89,8 @@ def test_the_lock_holds_against_another_process_and_is_released_when_it_dies(tmp
     command = [sys.executable, "-c", HOLD, str(tmp_path / files.LOCK_FILE)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(RunError, match="in use"):
-            with directory_lock(tmp_path, wait=False):
-                raise AssertionError("two holders")
+        with pytest.raises(RunError, match="in use"), directory_lock(tmp_path, wait=False):
+            raise AssertionError("two holders")
         other.kill()
         with directory_lock(tmp_path, wait=True):
             pass

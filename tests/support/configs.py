@@ -14,6 +14,7 @@ def make(kind, **fields):
     """A workload of a class; fields of the data section go there: ``make(Digits, targets="usps", max_examples=20)``."""
     data = DataConfig(**{name: value for name, value in fields.items() if name in DATA})
     own = {name: value for name, value in fields.items() if name not in DATA}
+    assert own.keys() <= {field.name for field in dataclasses.fields(kind)}  # pydantic says nothing of others
     return kind(**own, data_config=data)
 
 

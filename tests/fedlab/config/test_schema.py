@@ -1,243 +1,150 @@
-"""Knobs: names, types, ranges, precedence, and the sentences of what is refused."""
+"""The sections that every run has: ranges, descriptions, and what is derived from them."""
 
 from __future__ import annotations
 
-from typing import Literal
-
 import pytest
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from fedlab.config.schema import (
-    CORE_SECTIONS,
-    ClientTraining,
-    Core,
-    Rate,
-    ServerTraining,
-    build,
-    flatten,
-    knobs,
-    parse_overrides,
-    preset_names,
-    read_preset,
-    resolve,
-    to_toml,
+    COMMON_SECTIONS,
+    SHARDS,
+    CheckpointConfig,
+    ClientConfig,
+    CommConfig,
+    DataConfig,
+    RunConfig,
+    ServerConfig,
+    parse_join_rounds,
 )
+from fedlab.config.sections import options, parse_section
 from fedlab.errors import ConfigError
+from fedlab.registry import all_sections, load_config
+
+# --- options ---
 
 
-@dataclass(frozen=True)
-class Pizza:
-    """A workload's section: two knobs of its own and one that it shares with the core."""
-
-    topping: Literal["olives", "capers"] = Field("olives", description="what lies on it")
-    heat: Rate = Field(0.5, description="of the oven")
-    cheese: bool = True
-    seed: int = 99
+def test_every_option_is_described_and_of_a_type_that_toml_has():
+    for option in options(all_sections()).values():
+        assert option.description, option.key
+        assert type(option.default) in (bool, int, float, str), option.key
 
 
-@dataclass(frozen=True)
-class Soup:
-    """A strategy's section."""
-
-    salt: float = Field(1.0, ge=0, description="grams")
-
-
-SECTIONS = {**CORE_SECTIONS, "pizza": Pizza, "soup": Soup}
-CHOSEN = {"workload": "pizza", "strategy": "fedavg"}
-
-
-# --- the table of knobs ---
-
-
-def test_keys_carry_their_section_and_the_core_has_none():
-    table = knobs(SECTIONS)
-    assert table["rounds"].default == Core().rounds
-    assert table["server.steps"].default == ServerTraining().steps
-    assert table["client.steps"].default == ClientTraining().steps
-    assert table["pizza.heat"].description == "of the oven"
-
-
-def test_a_field_named_as_a_core_knob_is_the_core_knob():
-    table = knobs(SECTIONS)
-    assert "pizza.seed" not in table
-    assert table["seed"].default == 0  # the core's default, not the section's
-    assert build(Pizza, "pizza", {"seed": 5}).seed == 5
-
-
-def test_every_core_knob_is_described_and_of_a_type_that_flower_carries():
-    for knob in knobs(CORE_SECTIONS).values():
-        assert knob.description, knob.key
-        assert type(knob.default) in (bool, int, float, str), knob.key
-
-
-# --- build ---
-
-
-def test_what_is_not_given_has_its_default():
-    assert build(Core, "", {}) == Core()
-    assert build(ServerTraining, "server", {"steps": 1, "client.steps": 2}) == ServerTraining()
+def test_keys_of_the_common_sections():
+    table = options(COMMON_SECTIONS)
+    assert table["rounds"].default == RunConfig().rounds
+    assert table["server.steps"].default == ServerConfig().steps
+    assert table["client.steps"].default == ClientConfig().steps
+    assert "data.client_folder" not in table and "data.seed" not in table
 
 
 def test_strings_of_a_command_line_become_typed_values():
-    core = build(Core, "", {"rounds": "3", "comm.idle_timeout": "0.5", "engine": "ray"})
-    assert (core.rounds, core.reply_timeout, core.engine) == (3, 0.5, "ray")
-    assert type(core.rounds) is int
-    assert build(Pizza, "pizza", {"pizza.cheese": "false"}).cheese is False
+    run = parse_section(RunConfig, "", {"rounds": "3", "engine": "ray", "budget_bytes": "5e6"})
+    assert (run.rounds, run.engine, run.budget_bytes) == (3, "ray", 5e6)
+    assert type(run.rounds) is int
+    assert parse_section(CommConfig, "comm", {"comm.idle_timeout": "0.5"}).idle_timeout == 0.5
+    assert parse_section(CheckpointConfig, "checkpoint", {"checkpoint.keep_initial": "yes"}).keep_initial is True
 
 
 @pytest.mark.parametrize(
-    ("section", "prefix", "flat", "sentence"),
+    ("key", "value", "sentence"),
     [
-        (Core, "", {"rounds": "many"}, r"option 'rounds' \(federated rounds\): got 'many'; input should be a valid int"),
-        (Core, "", {"rounds": 0}, "option 'rounds'.*got 0; .*greater than or equal to 1"),
-        (Core, "", {"rounds": 2.5}, "option 'rounds'.*got 2.5"),
-        (Core, "", {"seed": -1}, "option 'seed'.*got -1"),
-        (Core, "", {"device": "gpu"}, "option 'device'.*got 'gpu'"),
-        (Core, "", {"device": "cuda:x"}, "option 'device'.*got 'cuda:x'"),
-        (Core, "", {"comm.idle_timeout": 0}, "option 'reply_timeout'.*got 0; .*greater than 0"),
-        (ServerTraining, "server", {"server.learning_rate": "inf"}, "'server.learning_rate'.*'inf'; .*finite"),
-        (ServerTraining, "server", {"server.learning_rate": 0.0}, "'server.learning_rate'.*got 0.0"),
-        (ServerTraining, "server", {"server.ema_decay": 1.0}, "'server.ema_decay'.*got 1.0; .*less than 1"),
-        (ServerTraining, "server", {"server.batch_size": 1}, "'server.batch_size'.*got 1; "),
-        (ClientTraining, "client", {"client.learning_rate": "nan"}, "'client.learning_rate'.*'nan'"),
-        (Pizza, "pizza", {"pizza.topping": "pineapple"}, r"'pizza.topping' \(what lies on it\).*'olives' or 'capers'"),
-        (Pizza, "pizza", {"seed": "x"}, "option 'seed': got 'x'"),
+        ("rounds", "many", r"option 'rounds' \(federated rounds\): got 'many'; input should be a valid int"),
+        ("rounds", 0, "got 0; .*greater than or equal to 1"),
+        ("rounds", 2.5, "got 2.5"),
+        ("seed", -1, "got -1"),
+        ("device", "gpu", "got 'gpu'"),
+        ("device", "cuda:x", "got 'cuda:x'"),
+        ("name", "../elsewhere", "got '../elsewhere'"),
+        ("threads", 0, "got 0"),
+        ("budget_seconds", "inf", "got 'inf'"),
+        ("comm.idle_timeout", 0, "got 0; .*greater than 0"),
+        ("comm.compression", "int4", "got 'int4'; .*'float32', 'float16' or 'int8'"),
+        ("checkpoint.keep", 0, "got 0"),
+        ("data.num_clients", -1, "got -1"),
+        ("data.clients_per_domain", 0, "got 0"),
+        ("data.alpha", 0, "got 0; .*greater than 0"),
+        ("data.alpha", "inf", "got 'inf'; .*finite"),
+        ("server.learning_rate", "inf", "got 'inf'; .*finite"),
+        ("server.learning_rate", 0.0, "got 0.0"),
+        ("server.ema_decay", 1.0, "got 1.0; .*less than 1"),
+        ("server.batch_size", 1, "got 1; "),
+        ("server.final_lr_fraction", 0, "got 0"),
+        ("client.learning_rate", "nan", "got 'nan'"),
+        ("client.optimizer", "lbfgs", "got 'lbfgs'; .*'sgd' or 'adam'"),
+        ("client.max_grad_norm", -1, "got -1"),
     ],
 )
-def test_a_wrong_value_is_named_with_its_key_and_what_was_expected(section, prefix, flat, sentence):
-    with pytest.raises(ConfigError, match=sentence):
-        build(section, prefix, flat)
+def test_a_value_out_of_range_is_named_with_its_key_and_what_was_expected(key, value, sentence):
+    prefix = key.rpartition(".")[0]
+    with pytest.raises(ConfigError, match=rf"option '{key}'.*{sentence}" if "option" not in sentence else sentence):
+        parse_section(COMMON_SECTIONS[prefix], prefix, {key: value})
 
 
-def test_flatten_is_the_inverse_of_build():
-    pizza = Pizza(topping="capers", heat=2.0, cheese=False, seed=7)
-    flat = flatten("pizza", pizza)
-    assert flat == {"pizza.topping": "capers", "pizza.heat": 2.0, "pizza.cheese": False, "seed": 7}
-    assert build(Pizza, "pizza", flat) == pizza
+# --- data ---
 
 
-# --- resolve ---
+def test_one_set_is_divided_among_as_many_clients_as_asked_for():
+    assert DataConfig().num_shards == SHARDS
+    assert DataConfig(num_clients=7).num_shards == 7
 
 
-def test_defaults_then_preset_then_overrides():
-    flat = resolve({"rounds": 2, "pizza.heat": 3.0}, {"pizza.heat": "4", "seed": "8"}, SECTIONS, CHOSEN)
-    assert (flat["rounds"], flat["pizza.heat"], flat["seed"], flat["pizza.topping"]) == (2, 4.0, 8, "olives")
-    assert set(flat) == set(knobs({**CORE_SECTIONS, "pizza": Pizza}))  # every knob in use, and soup's are not
+def test_how_a_set_is_divided_is_the_workloads_default_or_what_it_can_do():
+    assert DataConfig().partition_kind("scaffold", "iid") == "scaffold"
+    assert DataConfig(partition="iid").partition_kind("scaffold", "iid") == "iid"
+    with pytest.raises(ConfigError, match="option 'data.partition': got 'size'; this workload has scaffold, iid"):
+        DataConfig(partition="size").partition_kind("scaffold", "iid")
 
 
-def test_resolving_again_changes_nothing():
-    flat = resolve({}, {"rounds": "2", "pizza.cheese": "no"}, SECTIONS, CHOSEN)
-    assert resolve(flat, {}, SECTIONS, CHOSEN) == flat
+# --- the tree ---
 
 
-@pytest.mark.parametrize("where", ["preset", "override"])
-def test_an_unknown_knob_gets_a_suggest(where):
-    tables = ({"roundz": 1}, {}) if where == "preset" else ({}, {"roundz": 1})
-    with pytest.raises(ConfigError, match=r"unknown option 'roundz'; did you mean 'rounds'\? `fedlab list knobs`"):
-        resolve(*tables, SECTIONS, CHOSEN)
+def test_options_are_those_of_what_is_in_use_by_key_and_typed():
+    config = load_config({"strategy": "self_training", "self_training.aggregation": "fedadam", "rounds": "7"})
+    values = config.options()
+    assert values["rounds"] == config.run.rounds == 7
+    assert values["digits.targets"] == config.workload.targets
+    assert values["fedadam.learning_rate"] == config.aggregation.learning_rate
+    sections = {key.rpartition(".")[0] for key in values}
+    assert sections == {"", "comm", "checkpoint", "data", "server", "client", "digits", "self_training", "fedadam"}
 
 
-def test_a_knob_without_effect_is_refused_on_the_command_line_and_left_out_of_a_preset():
-    with pytest.raises(ConfigError, match="'soup.salt' has no effect.*workload 'pizza' and strategy 'fedavg'"):
-        resolve({}, {"soup.salt": 2}, SECTIONS, CHOSEN)
-    assert "soup.salt" not in resolve({"soup.salt": 2.0}, {}, SECTIONS, CHOSEN)
+def test_clients_are_those_of_the_workload_that_take_part():
+    every = load_config({"digits.targets": "usps,optdigits,mnist_m"})
+    assert every.clients == ("usps", "optdigits", "mnist_m")
+    assert load_config({"digits.targets": "usps,optdigits,mnist_m", "data.num_clients": 2}).clients == every.clients[:2]
 
 
-def test_a_bad_value_in_a_preset_is_refused():
-    with pytest.raises(ConfigError, match="option 'pizza.heat'.*got -1"):
-        resolve({"pizza.heat": -1}, {}, SECTIONS, CHOSEN)
+def test_the_data_section_reaches_the_workload_with_the_runs_seed():
+    config = load_config({"seed": 5, "data.max_examples": 20, "data.alpha": 0.1})
+    assert config.workload.data_config is config.data
+    assert (config.data.seed, config.data.max_examples, config.data.alpha) == (5, 20, 0.1)
 
 
-@pytest.mark.parametrize(("overrides", "name"), [({}, "lunch"), ({"name": ""}, "lunch"), ({"name": "tea"}, "tea")])
-def test_an_empty_name_is_the_presets(overrides, name):
-    assert resolve({"name": "lunch"}, overrides, SECTIONS, CHOSEN)["name"] == name
+def test_a_clients_own_data_is_of_its_machine_and_is_not_written():
+    config = load_config({}, {}, client_folder="/home/me/scans")
+    assert config.workload.data_config.client_folder == "/home/me/scans"
+    assert "/home/me" not in config.to_toml()
 
 
-# --- overrides ---
+# --- clients that join late ---
+
+NAMES = {0: "near", 1: "far", 2: "late"}
 
 
-def test_overrides_are_split_at_the_first_equals_sign():
-    assert parse_overrides(["rounds=3", " name = a=b ", "data_root="]) == {
-        "rounds": "3",
-        "name": "a=b",
-        "data.root": "",
-    }
-
-
-@pytest.mark.parametrize("item", ["rounds", "=3"])
-def test_what_is_no_override_is_refused(item):
-    with pytest.raises(ConfigError, match=f"{item!r} is no override; write key=value"):
-        parse_overrides([item])
-
-
-# --- presets and TOML ---
-
-
-def test_a_preset_file_is_flattened_and_described(tmp_path):
-    path = tmp_path / "evening.toml"
-    path.write_text('description = "a meal"\nrounds = 2\n[pizza]\nheat = 1.5\ncheese = false\n')
-    description, flat = read_preset(str(path))
-    assert description == "a meal"
-    assert flat == {"rounds": 2, "pizza.heat": 1.5, "pizza.cheese": False, "name": "evening"}
-
-
-@pytest.mark.parametrize(("line", "name"), [('name = "other"', "other"), ('name = ""', "evening"), ("", "evening")])
-def test_a_preset_is_named_by_itself_or_its_file(tmp_path, line, name):
-    path = tmp_path / "evening.toml"
-    path.write_text(line)
-    assert read_preset(str(path))[1]["name"] == name
+def test_rounds_of_late_joiners_by_partition():
+    assert parse_join_rounds(" late=3, far = 2,", NAMES) == {2: 3, 1: 2}
+    assert parse_join_rounds("", NAMES) == {}
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("rounds = ", "evening.toml is not valid TOML"),
-        ("[pizza]\nheat = [1, 2]", "'pizza.heat' is a list; a knob is a bool, an int, a float or a string"),
-        ("rounds = 2024-01-01", "'rounds' is a date"),
+        ("late", "'late' is not client=round with a round from 1"),
+        ("late=0", "'late=0' is not client=round"),
+        ("late=x", "'late=x' is not client=round"),
+        ("lat=2", "this run has no client 'lat'; did you mean 'late'"),
+        ("near=1,far=2,late=3", "every client joins late"),
     ],
 )
-def test_a_damaged_preset_is_a_sentence(tmp_path, text, sentence):
-    path = tmp_path / "evening.toml"
-    path.write_text(text)
+def test_late_joiners_that_make_no_sense_are_refused(text, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        read_preset(str(path))
-
-
-def test_a_preset_that_is_not_utf8_is_a_sentence(tmp_path):
-    path = tmp_path / "evening.toml"
-    path.write_bytes(b'name = "\xff"')
-    with pytest.raises(ConfigError, match="not valid TOML"):
-        read_preset(str(path))
-
-
-def test_a_preset_that_does_not_exist(tmp_path):
-    with pytest.raises(ConfigError, match="none.toml' does not exist"):
-        read_preset(str(tmp_path / "none.toml"))
-    with pytest.raises(ConfigError, match="unknown preset 'dualadapt-digit'; did you mean 'dualadapt-digits'"):
-        read_preset("dualadapt-digit")
-
-
-@pytest.mark.parametrize("name", preset_names())
-def test_presets_that_ship_have_a_description_and_their_own_name(name):
-    description, flat = read_preset(name)
-    assert description
-    assert flat["name"] == name
-
-
-def test_toml_keeps_every_value_and_its_type(tmp_path):
-    flat = {
-        "flag": True,
-        "count": 1,
-        "pizza.share": 1.0,
-        "late": 'quote " backslash \\ newline \n tab \t unicode \u00e9',  # a core knob after a section's
-        "pizza.small": 1e-12,
-        "pizza.alpha": float("inf"),
-        "soup.empty": "",
-        "name": "lunch",
-    }
-    path = tmp_path / "config.toml"
-    path.write_text(to_toml(flat), encoding="utf-8")
-    _, read = read_preset(str(path))
-    assert read == flat
-    assert {key: type(value) for key, value in read.items()} == {key: type(value) for key, value in flat.items()}
+        parse_join_rounds(text, NAMES)

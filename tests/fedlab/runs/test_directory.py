@@ -14,7 +14,6 @@ import torch
 
 from fedlab.errors import RunError
 from fedlab.files import read_lines
-from fedlab.files import write_atomically
 from fedlab.registry import load_config
 from fedlab.runs.checkpoints import weights_sha256
 from fedlab.runs.directory import RunDirectory

@@ -1,0 +1,372 @@
+"""What a run chooses by name: the tables, import paths, entry points, and objects of this process."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from textwrap import dedent
+from types import SimpleNamespace
+
+import pytest
+
+import fedlab
+import toy
+from fedlab import registry
+from fedlab.config.schema import DEFAULT_DATA, DataConfig, NoOptions
+from fedlab.errors import ConfigError
+from fedlab.registry import find, load_config, reference_to
+from fedlab.strategies import fedprox
+from fedlab.strategies.aggregation.server_optimizers import FEDAVG
+from fedlab.workloads.digits import Digits
+
+QUICK = {"rounds": 1, "threads": 1, "server.pretrain_steps": 2, "server.steps": 1, "client.steps": 1}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A workload of a user's own: a dataclass of the standard library."""
+
+    domains: str = "near,far"
+    client_labels: bool = True
+    headless: bool = False
+    linear: bool = False
+    broken: int = -1
+    poison: bool = False
+    data_config: DataConfig = field(default=DEFAULT_DATA)
+
+    clients = toy.Blobs.clients
+    model, data, loss, evaluate = toy.Blobs.model, toy.Blobs.data, toy.Blobs.loss, toy.Blobs.evaluate
+
+
+class Plain:
+    """A workload that is no dataclass."""
+
+    clients = ("near", "far")
+
+    def __init__(self, *domains: str) -> None:
+        self.blobs = toy.Blobs(domains=",".join(domains or self.clients), client_labels=True)
+        self.clients = self.blobs.clients
+
+    def model(self):
+        return self.blobs.model()
+
+    def data(self, partition, split):
+        return self.blobs.data(partition, split)
+
+    def loss(self, model, batch):
+        return self.blobs.loss(model, batch)
+
+    def evaluate(self, model, data):
+        return self.blobs.evaluate(model, data)
+
+
+HERE = Plain.__module__
+KNOWN = Plain("one", "two", "three")
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Write a module that only our own ``sys.path`` knows; gives its name."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(text, name="someones"):
+        (tmp_path / f"{name}.py").write_text(dedent(text))
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        return name
+
+    yield write
+    sys.modules.pop("someones", None)
+
+
+@pytest.fixture
+def entry_points(monkeypatch):
+    """Put entry points of packages in place of those that are installed: ``(package, group, name, value)``."""
+
+    def install(*rows):
+        found = []
+        for package, group, name, value in rows:
+            point = metadata.EntryPoint(name, value, group)
+            vars(point)["dist"] = SimpleNamespace(name=package)
+            found.append(point)
+        monkeypatch.setattr(metadata, "entry_points", lambda group: [point for point in found if point.group == group])
+        registry.find.cache_clear()
+
+    return install
+
+
+# --- the tables ---
+
+
+@pytest.mark.parametrize("kind", list(registry.KINDS))
+def test_every_row_leads_to_a_spec_and_has_a_summary(kind):
+    for name in registry.KINDS[kind].table:
+        plugin = find(kind, name)
+        assert (plugin.reference, plugin.section) == (name, name)
+        assert registry.summary(kind, name)
+
+
+def test_sections_of_all_that_has_a_name():
+    found = registry.all_sections()
+    assert {"", "comm", "data", "server", "client", "ray", "digits", "dualadapt", "fedavg", "fedprox"} <= set(found)
+    assert found["digits"] is Digits
+
+
+def test_a_name_that_nothing_has_gets_a_near_match_and_the_way_out():
+    with pytest.raises(ConfigError, match="unknown strategy 'dualadpt'; did you mean 'dualadapt'.* pkg.module:Name"):
+        find("strategy", "dualadpt")
+    with pytest.raises(ConfigError, match="did you mean 'dualadapt_no_mixup'"):
+        find("strategy", "dualadapt_no_mixp")
+
+
+# --- by import path ---
+
+TASK = """
+    from pydantic import Field
+    from pydantic.dataclasses import dataclass
+    import toy
+
+    @dataclass(frozen=True)
+    class MyTask(toy.Blobs):
+        size: int = Field(3, description="of the task")
+
+    LARGE = MyTask(size=9)
+
+    class Half:
+        clients = ("a",)
+        def model(self): ...
+        def data(self, partition, split): ...
+"""
+
+
+def test_a_class_is_named_by_its_path_and_its_options_by_its_name(module):
+    path = f"{module(TASK)}:MyTask"
+    config = load_config({"workload": path, "strategy": "source_only"}, {"my_task.size": "5", "my_task.domains": "a"})
+    assert type(config.workload).__name__ == "MyTask"
+    assert (config.workload.size, config.clients) == (5, ("a",))
+    assert config.options()["my_task.size"] == 5
+    assert load_config(config.options()) == config
+    with pytest.raises(ConfigError, match=r"option 'my_task.size' \(of the task\): got 'x'"):
+        load_config({"workload": path, "my_task.size": "x"})
+    with pytest.raises(ConfigError, match="unknown option 'my_task.sise'; did you mean 'my_task.size'"):
+        load_config({"workload": path}, {"my_task.sise": 1})
+
+
+def test_a_spec_names_its_section_or_its_module_does(module):
+    name = module("""
+        from dataclasses import replace
+        from toy import SPEC
+        NAMED = replace(SPEC, name="dots")
+    """)
+    assert find("workload", f"{name}:SPEC").section == name
+    assert find("workload", f"{name}:NAMED").section == "dots"
+
+
+def test_an_object_of_a_module_is_taken_as_it_is(module):
+    config = load_config({"workload": f"{module(TASK)}:LARGE", "strategy": "source_only"})
+    assert config.workload.size == 9
+    assert config.plugins["workload"].spec.options is NoOptions
+    assert load_config(config.options()) == config
+
+
+def test_a_strategy_and_a_rule_of_ones_own(module):
+    name = module("""
+        from dataclasses import replace
+        from fedlab.strategies.fedprox import SPEC
+        from fedlab.strategies.aggregation.server_optimizers import FEDADAM as OTHER
+        MINE = replace(SPEC, name="mine")
+    """)
+    config = load_config({"workload": f"{HERE}:Task", "strategy": f"{name}:MINE", "mine.mu": 0.5})
+    assert config.strategy.mu == 0.5 and "fedprox.mu" not in config.options()
+    rule = load_config({"workload": f"{HERE}:Task", "strategy": f"{name}:OTHER", f"{name}.learning_rate": 0.5})
+    assert rule.aggregation.learning_rate == 0.5
+    chosen = {"strategy": "self_training", "self_training.aggregation": f"{name}:OTHER", f"{name}.learning_rate": 0.5}
+    assert load_config(chosen).aggregation == rule.aggregation
+
+
+@pytest.mark.parametrize(
+    ("reference", "sentence"),
+    [
+        ("not_here.tasks:Task", "workload 'not_here.tasks:Task': there is no module 'not_here' on this machine; install"),
+        ("someones.deeper:Task", "there is no module 'someones.deeper' on this machine|is not a package"),
+        ("someones:MyTusk", "module 'someones' has no 'MyTusk'; did you mean 'MyTask'"),
+        ("someones:MyTask.small", "module 'someones' has no 'MyTask.small'"),
+        ("someones:", "'someones:' is no import path; write pkg.module:Name"),
+        (":MyTask", "':MyTask' is no import path"),
+        ("someones:Half", "'someones:Half' is no workload: it lacks loss, evaluate"),
+        ("someones:toy", "is no workload: a module without clients, model, data, loss, evaluate"),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_a_sentence(module, reference, sentence):
+    module(TASK)
+    with pytest.raises(ConfigError, match=sentence):
+        find("workload", reference)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("1 / 0", "importing 'someones' raised ZeroDivisionError: division by zero"),
+        ("import not_installed_anywhere", "module 'someones' needs 'not_installed_anywhere', which is not installed"),
+        ("def broken(:", "importing 'someones' raised SyntaxError"),
+        ("from fedlab import nothing_of_ours", "importing 'someones' raised ImportError: cannot import name"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_says_why(module, text, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        find("workload", f"{module(text)}:Task")
+
+
+@pytest.mark.parametrize("kind", ["strategy", "aggregation", "engine"])
+def test_what_is_of_another_kind_is_refused(kind):
+    with pytest.raises(ConfigError, match=rf"{kind} '{HERE}:KNOWN' is a Plain; an? \w+Spec"):
+        find(kind, f"{HERE}:KNOWN")
+
+
+def test_a_workload_cannot_have_the_options_of_another_section(module):
+    name = module("""
+        from dataclasses import dataclass
+        import toy
+
+        @dataclass(frozen=True)
+        class Server(toy.Blobs):
+            pass
+    """)
+    with pytest.raises(ConfigError, match=f"workload '{name}:Server' would have its options under 'server'"):
+        load_config({"workload": f"{name}:Server"})
+
+
+# --- entry points ---
+
+
+def test_a_package_gives_its_things_short_names(module, entry_points):
+    path = f"{module(TASK)}:MyTask"
+    entry_points(("someones-package", "fedlab.workloads", "task", path))
+    config = load_config({"workload": "task", "task.size": 4})
+    assert config.workload.size == 4
+    assert registry.names("workload")[-1] == "task"
+    assert registry.summary("workload", "task") == f"plug-in {path}"
+    assert "task" in registry.all_sections()
+    with pytest.raises(ConfigError, match="unknown workload 'tusk'; did you mean 'task'"):
+        find("workload", "tusk")
+
+
+def test_a_name_of_two_packages_is_refused_and_one_of_ours_is_ours(module, entry_points):
+    path = f"{module(TASK)}:MyTask"
+    entry_points(
+        ("first-package", "fedlab.workloads", "task", path),
+        ("second-package", "fedlab.workloads", "task", "elsewhere:Task"),
+        ("first-package", "fedlab.workloads", "digits", path),
+    )
+    with pytest.raises(ConfigError, match=r"two plug-ins, of first-package .* and second-package \(elsewhere:Task\)"):
+        find("workload", "task")
+    assert find("workload", path).section == "my_task"  # by its path it is clear
+    assert find("workload", "digits").spec.workload is Digits
+    assert registry.names("workload").count("digits") == 1
+
+
+def test_a_package_that_is_found_twice_is_one(module, entry_points):
+    row = ("package", "fedlab.workloads", "task", f"{module(TASK)}:MyTask")
+    entry_points(row, row)
+    assert find("workload", "task").section == "task"
+
+
+def test_a_package_may_bring_presets(module, entry_points, tmp_path):
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "presets" / "mine.toml").write_text('workload = "someones:MyTask"\n[my_task]\nsize = 8\n')
+    entry_points(("package", "fedlab.presets", "mine", f"{module(TASK)}:presets/mine.toml"))
+    assert load_config("mine").workload.size == 8
+    with pytest.raises(ConfigError, match="unknown preset 'mein'"):
+        load_config("mein")
+
+
+# --- objects ---
+
+
+def test_a_dataclass_is_named_by_its_class_with_its_values_as_options():
+    reference, values = reference_to("workload", Task(domains="a,b", broken=1, data_config=DataConfig(alpha=0.1)))
+    assert reference == f"{HERE}:Task"
+    assert values == {
+        "task.domains": "a,b",
+        "task.client_labels": True,
+        "task.headless": False,
+        "task.linear": False,
+        "task.broken": 1,
+        "task.poison": False,
+        "data.alpha": 0.1,
+    }
+    config = load_config({"workload": reference, **values})
+    assert config.workload == Task(domains="a,b", broken=1, data_config=config.data)
+
+
+def test_what_a_module_holds_is_named_by_its_variable():
+    assert reference_to("workload", KNOWN) == (f"{HERE}:KNOWN", {})
+    reference, values = reference_to("strategy", fedprox.SPEC)
+    assert values == {} and find("strategy", reference).spec is fedprox.SPEC
+
+
+def test_what_a_script_or_a_notebook_has_imported_is_named_by_the_module_that_others_can_import(monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "FIRST_OF_ALL", KNOWN, raising=False)
+    assert reference_to("workload", KNOWN) == (f"{HERE}:KNOWN", {})
+
+
+@pytest.fixture
+def _nothing_live(monkeypatch):
+    monkeypatch.setattr(registry, "_live", {})
+
+
+@pytest.mark.usefixtures("_nothing_live")
+def test_what_is_left_is_known_to_this_process_alone(monkeypatch):
+    reference, values = reference_to("workload", mine := Plain("a", "b"))
+    assert (reference, values) == ("live:plain", {})
+    assert find("workload", reference).spec.workload is mine
+    monkeypatch.setattr(registry, "_live", {})
+    registry.find.cache_clear()
+    with pytest.raises(ConfigError, match="'live:plain' was an object of another process.*define it in a module"):
+        find("workload", reference)
+
+
+@pytest.mark.usefixtures("_nothing_live")
+def test_two_objects_of_one_class_do_not_take_each_others_place():
+    """A run that is recorded under the name of the first finds the first again."""
+    objects = Plain("a"), Plain("b")
+    first, second = (reference_to("workload", one)[0] for one in objects)
+    assert (first, second) == ("live:plain", "live:plain#2")
+    assert reference_to("workload", objects[1])[0] == second
+    assert find("workload", first).spec.workload.clients == ("a",)
+    assert find("workload", second).spec.workload.clients == ("b",)
+    assert find("workload", second).section == "plain"
+
+
+def test_a_run_of_a_dataclass_can_be_found_again(tmp_path):
+    result = fedlab.run(workload=Task(domains="a,b,c"), strategy="fedavg", runs=tmp_path, overrides=QUICK)
+    assert set(result.final()) == {"a", "b", "c"}
+    assert result.config["workload"] == f"{HERE}:Task" and result.config["task.domains"] == "a,b,c"
+    assert result.directory.name == "fedavg-task-0"
+    again = fedlab.run(result.directory / "config.toml", runs=tmp_path)
+    assert again.weights_sha256 == result.weights_sha256
+    named = fedlab.run(workload=f"{HERE}:Task", strategy="fedavg", runs=tmp_path, overrides={**QUICK, "task.domains": "a,b,c"})
+    assert named.weights_sha256 == result.weights_sha256
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_run_of_a_live_object(tmp_path, local):
+    @dataclass(frozen=True)
+    class Local(Task):
+        """A dataclass that no import path leads to."""
+
+    result = fedlab.run(
+        workload=Local(domains="a,b") if local else Plain("a", "b"),
+        strategy=replace(find("strategy", "fedavg").spec, name="mine"),
+        rounds=1,
+        runs=tmp_path,
+        overrides={key: value for key, value in QUICK.items() if key != "rounds"},
+    )
+    assert set(result.final()) == {"a", "b"}
+    twin = fedlab.run(workload=Task(domains="a,b"), strategy="fedavg", runs=tmp_path, overrides=QUICK)
+    assert result.weights_sha256 == twin.weights_sha256
+
+
+def test_a_rule_makes_a_strategy_of_an_object(tmp_path):
+    result = fedlab.run(workload=Task(), strategy=FEDAVG, runs=tmp_path, overrides=QUICK)
+    assert find("strategy", result.config["strategy"]).spec.aggregation is FEDAVG
