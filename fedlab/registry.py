@@ -263,7 +263,7 @@ def config_from_text(preset: str, overrides: str, settings: tuple[tuple[str, Val
         As :func:`load_config`.
     """
     config = _config_from_text(preset, overrides, settings)
-    if all(find(kind, plugin.reference) == plugin for kind, plugin in config.plugins.items()):
+    if plugins_of(config.options()) == config.plugins:
         return config
     _config_from_text.cache_clear()  # something was defined again
     return _config_from_text(preset, overrides, settings)

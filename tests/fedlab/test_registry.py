@@ -12,10 +12,11 @@ import pytest
 
 import fedlab
 import toy
-from fedlab import registry
+from fedlab import plugins, registry
 from fedlab.config.schema import DEFAULT_DATA, DataConfig, NoOptions
 from fedlab.errors import ConfigError
-from fedlab.registry import find, load_config, reference_to
+from fedlab.plugins import reference_to
+from fedlab.registry import find, load_config
 from fedlab.strategies import fedprox
 from fedlab.strategies.aggregation.server_optimizers import FEDAVG
 from fedlab.workloads.digits import Digits
@@ -90,7 +91,7 @@ def entry_points(monkeypatch):
             vars(point)["dist"] = SimpleNamespace(name=package)
             found.append(point)
         monkeypatch.setattr(metadata, "entry_points", lambda group: [point for point in found if point.group == group])
-        registry.find.cache_clear()
+        registry.forget()
 
     return install
 
@@ -312,7 +313,7 @@ def test_what_a_script_or_a_notebook_has_imported_is_named_by_the_module_that_ot
 
 @pytest.fixture
 def _nothing_live(monkeypatch):
-    monkeypatch.setattr(registry, "_live", {})
+    monkeypatch.setattr(plugins, "live_objects", {})
 
 
 @pytest.mark.usefixtures("_nothing_live")
@@ -320,8 +321,8 @@ def test_what_is_left_is_known_to_this_process_alone(monkeypatch):
     reference, values = reference_to("workload", mine := Plain("a", "b"))
     assert (reference, values) == ("live:plain", {})
     assert find("workload", reference).spec.workload is mine
-    monkeypatch.setattr(registry, "_live", {})
-    registry.find.cache_clear()
+    monkeypatch.setattr(plugins, "live_objects", {})
+    registry.forget()
     with pytest.raises(ConfigError, match="'live:plain' was an object of another process.*define it in a module"):
         find("workload", reference)
 

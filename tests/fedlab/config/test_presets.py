@@ -80,12 +80,6 @@ def test_a_preset_that_does_not_exist(tmp_path):
         read_preset("dualadapt-digit")
 
 
-def test_a_file_of_another_package_has_a_name_and_takes_none_of_ours(save):
-    files = {"mine": Path(save(MEAL)), "dualadapt-digits": Path(save(MEAL, "other.toml"))}
-    assert read_preset("mine", files)[1]["rounds"] == 2
-    assert read_preset("dualadapt-digits", files) == read_preset("dualadapt-digits")
-
-
 def test_tables_in_tables_become_dotted_keys():
     assert flatten({"a": {"b": {"c": 1}}, "d.e": "x"}, "here") == {"a.b.c": 1, "d.e": "x"}
     assert parse_preset("a.b = true", "here") == ("", {"a.b": True})
