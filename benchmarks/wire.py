@@ -16,7 +16,7 @@ from rich.console import Console
 import fedlab
 from benchmarks import cells
 from fedlab.config.schema import Value, parse_overrides
-from fedlab.runs.result import human_bytes
+from fedlab.runs.formatting import human_bytes
 
 FORMATS = ("float32", "float16", "int8")
 NETWORKS = ("small", "mcd")

@@ -17,6 +17,7 @@ from fedlab import engines, workloads
 from fedlab.config.schema import CORE_SECTIONS, Core, Flat, Value, build, parse_arrivals, read_preset, resolve
 from fedlab.data.digits.datasets import data_root
 from fedlab.errors import ConfigError, DataError, RunError
+from fedlab.metrics import MetricTable
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.result import Result
 from fedlab.training import pick_device, resolve_device
@@ -88,6 +89,14 @@ def settle(preset: str, overrides: Flat) -> dict[str, Value]:
     flat["device"] = resolve_device(str(flat["device"]), reachable)  # so that a resumed run keeps to it
     flat["pretrained"] = str(Path(str(flat["pretrained"])).resolve()) if flat["pretrained"] else ""
     return flat
+
+
+def declared_metrics(flat: Flat) -> MetricTable:
+    """Return the metrics and phases that a run's strategy and workload declare, with those of all runs."""
+    from fedlab import strategies
+
+    core = build(Core, "", flat)
+    return MetricTable.declared(strategies.find(core.strategy), workloads.find(core.workload))
 
 
 def clients_have_labels(workload: Workload) -> bool:
@@ -183,6 +192,7 @@ def execute(directory: RunDirectory, watch: Watch = unwatched) -> Result:
     clients = core.clients or len(workload.clients)
     if engines.find(core.engine).clients_here:
         directory.write_split(split_of(workload, clients))
+    directory.note(**declared_metrics(flat).to_manifest())
     with sigterm_as_interrupt(), watch(directory.path):
         try:
             engines.find(core.engine).run(APPS, flat, clients, directory.path)
@@ -201,7 +211,7 @@ def execute(directory: RunDirectory, watch: Watch = unwatched) -> Result:
             f"`fedlab resume {directory.path}` continues it"
         )
     result = Result.read(directory.path)
-    write_report(result)
+    write_report(result, sections())
     return result
 
 

@@ -21,6 +21,7 @@ from fedlab import strategies, workloads
 from fedlab.comm.grid import RosterGrid, Traffic
 from fedlab.comm.roster import Roster
 from fedlab.config.schema import Core, ServerTraining, build, parse_arrivals
+from fedlab.metrics import MetricTable
 from fedlab.runs import pretrain_cache
 from fedlab.runs.directory import RunDirectory, now, weights_sha256
 from fedlab.runs.tensorboard import TensorBoard
@@ -75,7 +76,9 @@ class _Federation:
             wire_format=core.wire,
             on_reply=self._on_reply,
         )
-        self.budget = Budget(core.budget_bytes, core.budget_seconds)
+        declared = MetricTable.declared(strategies.find(core.strategy), workloads.find(core.workload))
+        self.run.note(**declared.to_manifest())
+        self.budget = Budget(core.budget_bytes, core.budget_seconds, declared.evaluation_phases)
         self.seconds: dict[str, float] = {}
         self.round = 0
         self._told = 0.0

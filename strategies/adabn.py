@@ -37,6 +37,7 @@ from fedlab.strategies.protocol import (
     metrics_record,
     own_data,
 )
+from fedlab.strategies.source_only import PHASES
 from fedlab.training import Progress, pick_device
 from fedlab.workload import Workload
 
@@ -104,4 +105,5 @@ ENTRY: Entry = Entry(
     Knobs,
     AdaBN,
     ClientHalf(source_only.train, evaluate, states, recalled),
+    phases=PHASES,
 )

@@ -42,6 +42,7 @@ from fedlab.strategies import protocol
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.alternating import Alternating
 from fedlab.strategies.protocol import ClientHalf, Entry, States, arrays_of, known, load, own_data
+from fedlab.strategies.source_only import PHASES
 from fedlab.training import Progress, optimise, pick_device
 from fedlab.workload import Workload
 
@@ -168,4 +169,5 @@ ENTRY: Entry = Entry(
     Knobs,
     FedDann,
     ClientHalf(train, evaluate, predictor=predictor),
+    phases=PHASES,
 )

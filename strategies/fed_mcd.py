@@ -36,6 +36,7 @@ from fedlab.strategies import protocol
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.alternating import Alternating, check_classes
 from fedlab.strategies.protocol import ClientHalf, Entry, States, arrays_of, known, load, own_data
+from fedlab.strategies.source_only import PHASES
 from fedlab.training import Progress, optimise, pick_device
 from fedlab.workload import Workload
 
@@ -157,4 +158,5 @@ ENTRY: Entry = Entry(
     Knobs,
     FedMcd,
     ClientHalf(train, evaluate, predictor=predictor),
+    phases=PHASES,
 )

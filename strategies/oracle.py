@@ -18,6 +18,7 @@ from fedlab.strategies import fedavg
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.alternating import Alternating
 from fedlab.strategies.protocol import ClientHalf, Entry, evaluate
+from fedlab.strategies.source_only import PHASES
 from fedlab.training import Progress
 from fedlab.workload import Workload
 
@@ -43,4 +44,5 @@ ENTRY: Entry = Entry(
     ClientHalf(fedavg.train, evaluate),
     labelled=True,
     ceiling=True,
+    phases=PHASES,
 )

@@ -21,6 +21,7 @@ from fedlab.comm.grid import RosterGrid
 from fedlab.config.schema import Core, Flat, build
 from fedlab.data.dataset import Examples
 from fedlab.errors import ForeignWeightsError
+from fedlab.metrics import Metric, Phase
 from fedlab.training import Progress, pick_device
 from fedlab.workload import Workload
 
@@ -88,6 +89,11 @@ def saved_model(workload: Workload, checkpoint: Mapping[str, Any], partition: in
     return {ARRAYS: checkpoint[ARRAYS]}
 
 
+def no_example_weights(state: Mapping[str, Any], partition: int, features: torch.Tensor) -> torch.Tensor | None:
+    """Return None: the strategy does not weight examples."""
+    return None
+
+
 def whole_model(workload: Workload, states: States) -> nn.Module:
     """Inputs ``x`` to logits (batch, classes)."""
     return load(workload.model(), states[ARRAYS], torch.device("cpu")).eval()
@@ -98,7 +104,9 @@ class ClientHalf:
     """The client half of a strategy: pure functions of workload, message and context.
 
     ``states`` is what a client keeps of an evaluation message in order to predict, ``recalled`` the same from the
-    server's checkpoint, ``predictor`` the module that it makes of either.
+    server's checkpoint, ``predictor`` the module that it makes of either. ``example_weights`` is for reports only: from
+    the strategy's state in a checkpoint, a partition and features (rows, width), the weights (rows,) in [0, 1] that the
+    strategy gives such examples for that client; None where it weights none.
     """
 
     train: Local
@@ -106,6 +114,7 @@ class ClientHalf:
     states: Callable[[Workload, Message, Context], States] = sent_model
     recalled: Callable[[Workload, Mapping[str, Any], int, Flat], States] = saved_model
     predictor: Callable[[Workload, States], nn.Module] = whole_model
+    example_weights: Callable[[Mapping[str, Any], int, torch.Tensor], torch.Tensor | None] = no_example_weights
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,8 @@ class Entry:
         The upper bound: what share of the gap up to it others close is asked where it stands beside them.
     compared
         Knobs of its own section that differ where it stands beside other strategies.
+    metrics, phases
+        Declarations of what the strategy reports and of the phases that it names, see :mod:`fedlab.metrics`.
     """
 
     summary: str
@@ -132,6 +143,8 @@ class Entry:
     baseline: bool = False
     ceiling: bool = False
     compared: Flat = field(default_factory=dict)
+    metrics: tuple[Metric, ...] = ()
+    phases: tuple[Phase, ...] = ()
 
 
 def arrays_of(record: RecordDict, name: str = ARRAYS) -> dict[str, torch.Tensor]:

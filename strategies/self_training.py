@@ -31,6 +31,7 @@ from fedlab.strategies import fedavg
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.alternating import Alternating, check_classes
 from fedlab.strategies.protocol import ClientHalf, Entry, arrays_of, evaluate, known, load, own_data
+from fedlab.strategies.source_only import PHASES
 from fedlab.training import Progress, pick_device
 from fedlab.workload import Workload
 
@@ -97,4 +98,5 @@ ENTRY: Entry = Entry(
     Knobs,
     SelfTraining,
     ClientHalf(train, evaluate),
+    phases=PHASES,
 )

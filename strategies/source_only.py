@@ -25,6 +25,7 @@ from torch import Tensor
 from fedlab.config.schema import Core, Flat, ServerTraining, build
 from fedlab.data.dataset import Batch
 from fedlab.errors import ConfigError
+from fedlab.metrics import Phase
 from fedlab.runs import pretrain_cache
 from fedlab.runs.directory import weights_sha256
 from fedlab.seeds import seeded
@@ -221,10 +222,13 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     raise ConfigError("source_only does not train on clients")
 
 
+PHASES = (Phase("pretrain", "pre-training on the source", logged=True), Phase("source", "training on the source"))
+
 ENTRY: Entry = Entry(
     "the server trains on its source, no adaptation: the lower bound",
     Knobs,
     SourceOnly,
     ClientHalf(train, evaluate),
     baseline=True,
+    phases=PHASES,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fedlab.comparison import text_tables
@@ -12,8 +13,14 @@ if TYPE_CHECKING:
     from fedlab.comparison.result import Comparison
 
 
-def write_files(comparison: Comparison) -> None:
-    """Write them into the comparison's folder, each whole or not at all."""
+def write_files(comparison: Comparison, sections: Mapping[str, type] | None = None) -> None:
+    """Write the files into the comparison's folder, each whole or not at all.
+
+    Parameters
+    ----------
+    sections
+        Sections of options by prefix, for the commands on the page, see ``fedlab.report.commands``.
+    """
     for name, content in (
         ("table.csv", csv(comparison)),
         ("table.json", as_json(comparison)),
@@ -22,11 +29,11 @@ def write_files(comparison: Comparison) -> None:
         write_atomically(comparison.directory / name, content.encode())
     from fedlab.report.comparison_page import write_comparison
 
-    write_comparison(comparison)
+    write_comparison(comparison, sections)
 
 
 def csv(comparison: Comparison) -> str:
-    """The summary, with a mean and an interval for each client behind it."""
+    """Return the summary, with a mean and an interval for each client behind it."""
     table, domains, keys = comparison.summary(), comparison.domains(), comparison.keys
     for client in dict.fromkeys(domains["client"]):
         columns = {"mean": client, "low": f"{client}_low", "high": f"{client}_high"}
@@ -36,12 +43,12 @@ def csv(comparison: Comparison) -> str:
 
 
 def as_json(comparison: Comparison) -> str:
-    """Rows of both tables, with what they are of."""
+    """Return both tables and the facts of the comparison as JSON."""
     return json.dumps(result(comparison), indent=2) + "\n"
 
 
 def result(comparison: Comparison) -> dict[str, Any]:
-    """The tables as plain values."""
+    """Return the tables as plain values."""
     return {
         "preset": comparison.preset,
         "metric": comparison.metric,
@@ -64,7 +71,7 @@ def result(comparison: Comparison) -> dict[str, Any]:
 
 
 def markdown(comparison: Comparison) -> str:
-    """The tables as Markdown, and the command that makes them."""
+    """Return the tables as Markdown, and the command that makes them."""
     parts = [f"```bash\n{comparison.command}\n```"]
     for table in text_tables.tables(comparison):
         lines = [f"{table.title}:", "", _line(table.heads), _line(["---"] * len(table.heads)), *map(_line, table.rows)]

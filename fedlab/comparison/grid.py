@@ -68,7 +68,9 @@ def plan_cells(
             point = dict(zip(effective, values, strict=True))
             shown = {name: format_value(value) for name, value in point.items() if name in variable}
             flat = _checked(preset, variant, {**budget, **point}, shown, seeds[0])
-            plans += [CellPlan(variant.label, str(flat["strategy"]), seed, shown, {**flat, "seed": seed}) for seed in seeds]
+            plans += [
+                CellPlan(variant.label, str(flat["strategy"]), seed, shown, {**flat, "seed": seed}) for seed in seeds
+            ]
     unused = [name for name in grid if name not in used]
     if unused:
         raise ConfigError(f"knob {unused[0]!r} has no effect on any of {', '.join(v.label for v in variants)}")

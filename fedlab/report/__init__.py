@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from fedlab.report import charts, commands, figures, partition_table, run_page, samples, template
@@ -9,17 +10,23 @@ from fedlab.runs.directory import write_atomically
 from fedlab.runs.result import Result
 
 
-def write_report(result: Result) -> Path:
-    """Write ``report.html`` into the run directory and return its path; an older one is replaced."""
+def write_report(result: Result, sections: Mapping[str, type] | None = None) -> Path:
+    """Write ``report.html`` into the run directory and return its path; an older one is replaced.
+
+    Parameters
+    ----------
+    sections
+        Sections of options by prefix, for the command that repeats the run from its preset; None: without that command.
+    """
     path = result.directory / "report.html"
-    write_atomically(path, render(result).encode())
+    write_atomically(path, render(result, sections).encode())
     return path
 
 
-def render(result: Result) -> str:
-    """The page. No script, nothing to load."""
+def render(result: Result, sections: Mapping[str, type] | None = None) -> str:
+    """Return the page, which has no script and loads nothing."""
     heads, rows = run_page.results_table(result)
-    keys, curves = charts.share_figures(result)
+    keys, curves = charts.primary_figures(result)
     phases, seconds = charts.time_table(result)
     traffic, bytes_figures = charts.traffic_table(result)
     clients = run_page.client_names(result.rounds)
@@ -30,7 +37,7 @@ def render(result: Result) -> str:
         manifest=result.manifest,
         last=result.rounds[-1],
         summary=run_page.summary(result),
-        measure=run_page.in_words(run_page.judged(result.rounds)),
+        measure=result.metric_table.title(run_page.primary_group(result)),
         heads=heads,
         rows=rows,
         absent=[name for name in clients if name not in result.rounds[-1]["clients"]],
@@ -48,7 +55,7 @@ def render(result: Result) -> str:
         failures=run_page.failures(result),
         split=partition_table.read(result.directory),
         facts=run_page.facts(result),
-        from_preset=commands.repeat_from_preset(result),
+        from_preset=commands.repeat_from_preset(result, sections or {}),
         from_config=commands.repeat_from_config(result),
         resume=commands.resume(result),
     )

@@ -1,8 +1,9 @@
-"""How to do a run again: commands that a shell takes as they stand."""
+"""Commands that repeat or continue a run, quoted for a shell."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from fedlab.config.schema import CORE_SECTIONS, knobs, preset_names, read_preset
@@ -13,27 +14,30 @@ ELSEWHERE = frozenset({"name", "seed", "run_dir", "pretrained", "keep_start"})
 
 
 def repeat_from_config(result: Result) -> str:
-    """The command that repeats a run from its own table of knobs."""
+    """Return the command that repeats a run from its own table of knobs."""
     return f"fedlab run {shlex.quote(str(result.directory / 'config.toml'))}"
 
 
 def resume(result: Result) -> str:
-    """The command that continues a run."""
+    """Return the command that continues a run."""
     return f"fedlab resume {shlex.quote(str(result.directory))}"
 
 
-def repeat_from_preset(result: Result, preset: str = "") -> str:
-    """The command that repeats a run anywhere: its preset and what differs from it; empty without such a preset.
+def repeat_from_preset(result: Result, sections: Mapping[str, type], preset: str = "") -> str:
+    """Return the command that repeats a run anywhere: its preset and what differs from it; "" without such a preset.
 
-    ``preset`` is its name, or path, where the run itself is called otherwise.
+    Parameters
+    ----------
+    sections
+        Sections of options by prefix, from which an option's default is known.
+    preset
+        Its name, or path, where the run itself is called otherwise.
     """
-    from fedlab.launch import sections
-
     name = preset or str(result.config.get("name", ""))
     if name not in preset_names() and not (preset.endswith(".toml") and Path(preset).is_file()):
         return ""
     _, table = read_preset(name)
-    known = knobs({**sections(), **CORE_SECTIONS})
+    known = knobs({**sections, **CORE_SECTIONS})
     if not known.keys() >= result.config.keys():
         return ""  # of another fedlab
     usual = {**{key: knob.default for key, knob in known.items()}, **table}

@@ -20,15 +20,29 @@ the last round ``last``: as ``average`` on the last G.
 
 from __future__ import annotations
 
+from fedlab.metrics import AUXILIARY_ORDER, Metric, Phase
 from fedlab.strategies.dualadapt.client import evaluate, predictor, recalled, states, train
+from fedlab.strategies.dualadapt.mixtures import example_weights
 from fedlab.strategies.dualadapt.server import DualAdapt
 from fedlab.strategies.dualadapt.shared import Knobs
 from fedlab.strategies.protocol import ClientHalf, Entry
+from fedlab.strategies.source_only import PHASES
+
+METRICS = (  # variants of the workload's metrics: what predicts on a client
+    Metric("*_source_only", order=1, role="reference", note="training on the source alone"),
+    Metric("*_global", order=2),
+    Metric("*_local", order=3, note="the client's own head"),
+    Metric("*_average", order=5, note="both heads together"),
+    Metric("*_last", order=4, note="as the averaged heads, on the extractor of the last step"),
+    Metric("control_loss", "loss of the source-only twin", higher_is_better=False, order=AUXILIARY_ORDER),
+)
 
 ENTRY: Entry = Entry(
     "adapts G, F_g on the server to heads and mixtures that clients fit on unlabelled data (Yao 2022)",
     Knobs,
     DualAdapt,
-    ClientHalf(train, evaluate, states, recalled, predictor),
+    ClientHalf(train, evaluate, states, recalled, predictor, example_weights),
     compared={"control": False},  # its twin is a strategy of the table then
+    metrics=METRICS,
+    phases=(*PHASES, Phase("control", "its source-only twin trains")),
 )

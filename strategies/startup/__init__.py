@@ -37,6 +37,7 @@ round 0 (with ``start`` at its default, that is transfer), every ``evaluate_ever
 from __future__ import annotations
 
 from fedlab.strategies.protocol import ClientHalf, Entry, evaluate
+from fedlab.strategies.source_only import PHASES
 from fedlab.strategies.startup.client import train
 from fedlab.strategies.startup.server import Startup
 from fedlab.strategies.startup.shared import Knobs, Student
@@ -44,5 +45,5 @@ from fedlab.strategies.startup.shared import Knobs, Student
 __all__ = ["ENTRY", "Knobs", "Startup", "Student", "train"]
 
 ENTRY: Entry = Entry(
-    "a teacher of the base labels the clients' images softly (Phoo 2021)", Knobs, Startup, ClientHalf(train, evaluate)
+    "a teacher of the base labels the clients' images softly (Phoo 2021)", Knobs, Startup, ClientHalf(train, evaluate), phases=PHASES
 )

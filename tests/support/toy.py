@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from fedlab import workloads
 from fedlab.data.dataset import Examples
+from fedlab.metrics import FRACTION, Metric
 from fedlab.training import silent
 from fedlab.workload import Score
 
@@ -111,10 +112,14 @@ SMALL = {
 }
 
 
-LINE = workloads.Line("three classes in four dimensions", Blobs, labelled={"blobs.labelled": True})
+ACCURACY = Metric("accuracy", unit=FRACTION, higher_is_better=True, confusion="accuracy")
+
+LINE = workloads.Line(
+    "three classes in four dimensions", Blobs, labelled={"blobs.labelled": True}, metrics=(ACCURACY,)
+)
 
 
-SCRIBBLES = workloads.Line("squares", Scribbler, judged="size")
+SCRIBBLES = workloads.Line("squares", Scribbler, judged="size", metrics=(ACCURACY,))
 
 
 def register() -> None:
