@@ -17,7 +17,7 @@ import fedlab
 from benchmarks import cells
 from fedlab.config.presets import parse_overrides
 from fedlab.config.sections import Value
-from fedlab.runs.result import human_bytes
+from fedlab.runs.formatting import human_bytes
 
 FORMATS = ("float32", "float16", "int8")
 NETWORKS = ("small", "mcd")

@@ -20,6 +20,7 @@ from fedlab.config.sections import Overrides, Value
 from fedlab.data.digits.datasets import data_root
 from fedlab.engines.spec import Apps
 from fedlab.errors import ConfigError, DataError, RunError
+from fedlab.metrics import MetricTable
 from fedlab.registry import load_config, merge, plugins_of
 from fedlab.report import write_report
 from fedlab.runs.directory import RunDirectory
@@ -70,6 +71,11 @@ def resolve_config(preset: str | Mapping[str, Any], overrides: Overrides) -> Con
         "checkpoint.pretrain_cache": str(Path(cache).resolve()) if cache else "",
     }
     return build_config({**values, **here}, plugins)
+
+
+def declared_metrics(config: Config) -> MetricTable:
+    """Return the metrics and phases that a run's strategy and workload declare, with those of all runs."""
+    return MetricTable.declared(config.plugins["strategy"].spec, config.plugins["workload"].spec)
 
 
 def clients_have_labels(workload: Workload) -> bool:
@@ -156,6 +162,7 @@ def run_engine(directory: RunDirectory, watch: Watch = no_progress) -> Result:
     engine = config.plugins["engine"].spec
     if engine.simulates_clients:
         directory.write_split(partition_statistics(config.workload, len(config.clients)))
+    directory.update_manifest(**declared_metrics(config).to_manifest())
     with sigterm_as_interrupt(), watch(directory.path):
         try:
             engine.start(APPS, config, directory.path)

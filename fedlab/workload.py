@@ -13,6 +13,7 @@ from fedlab.config.schema import NoOptions
 from fedlab.config.sections import Overrides
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.errors import ConfigError
+from fedlab.metrics import Metric, Phase
 from fedlab.training import Progress, null_progress
 
 
@@ -139,6 +140,8 @@ class WorkloadSpec:
     primary_metric
         What comparisons are judged by, unless told otherwise: a group of the clients' metrics, or a metric of the
         server's score; "" for what runs report.
+    metrics, phases
+        Declarations of what the workload reports and of the phases that it names, see :mod:`fedlab.metrics`.
     name
         Prefix of its options where it is named by import path; empty: the class's name in snake case.
     """
@@ -146,6 +149,8 @@ class WorkloadSpec:
     workload: Any
     oracle_overrides: Overrides = field(default_factory=dict)
     primary_metric: str = ""
+    metrics: tuple[Metric, ...] = ()
+    phases: tuple[Phase, ...] = ()
     name: str = ""
 
     @property

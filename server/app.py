@@ -20,6 +20,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedlab.comm.grid import PartitionGrid, PhaseStats
 from fedlab.comm.roster import Roster
 from fedlab.config.schema import Config, parse_join_rounds
+from fedlab.metrics import MetricTable
 from fedlab.registry import app_config, config_from_text
 from fedlab.runs import pretrain_cache
 from fedlab.runs.checkpoints import weights_sha256
@@ -78,7 +79,9 @@ class RoundLoop:
             wire_format=config.comm.compression,
             on_reply=self._on_reply,
         )
-        self.budget = Budget(config.run.budget_bytes, config.run.budget_seconds)
+        declared = MetricTable.declared(spec, config.plugins["workload"].spec)
+        self.run.update_manifest(**declared.to_manifest())
+        self.budget = Budget(config.run.budget_bytes, config.run.budget_seconds, declared.evaluation_phases)
         self.seconds: dict[str, float] = {}
         self.round = 0
         self._last_progress = 0.0

@@ -10,22 +10,26 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedlab.runs.result import TESTING, human_bytes
+from fedlab.runs.formatting import human_bytes
 
 
 @dataclass
 class Budget:
-    """Limits of bytes and seconds, 0 for none, and the amounts spent so far."""
+    """Limits of bytes and seconds, 0 for none, and the amounts spent so far.
+
+    ``left_out`` names the phases whose seconds are not counted.
+    """
 
     bytes: float
     seconds: float
+    left_out: frozenset[str] = frozenset()
     spent_bytes: int = 0
     spent_seconds: float = 0.0
 
     def add(self, moved: int, seconds: Mapping[str, float]) -> None:
         """Add a round: bytes of training in both directions, and its seconds by phase."""
         self.spent_bytes += moved
-        self.spent_seconds += sum(value for phase, value in seconds.items() if phase not in TESTING)
+        self.spent_seconds += sum(value for phase, value in seconds.items() if phase not in self.left_out)
 
     def restore(self, rounds: Iterable[Mapping[str, Any]]) -> None:
         """Add the recorded rounds of a run that is resumed."""

@@ -38,6 +38,7 @@ from fedlab.strategies.protocol import (
     load,
     metrics_record,
 )
+from fedlab.strategies.source_only import PHASES
 from fedlab.training import Progress, resolve_device
 from fedlab.workload import Workload
 
@@ -104,4 +105,5 @@ SPEC: StrategySpec = StrategySpec(
     Options,
     AdaBN,
     ClientFunctions(source_only.train, evaluate, prediction_states, states_from_checkpoint),
+    phases=PHASES,
 )

@@ -52,6 +52,7 @@ from fedlab.strategies.protocol import (
     drop_none,
     load,
 )
+from fedlab.strategies.source_only import PHASES
 from fedlab.training import Progress, resolve_device, train_steps
 from fedlab.workload import Workload
 
@@ -177,4 +178,5 @@ SPEC: StrategySpec = StrategySpec(
     Options,
     FedDann,
     ClientFunctions(train, evaluate, predictor=predictor),
+    phases=PHASES,
 )

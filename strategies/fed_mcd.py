@@ -45,6 +45,7 @@ from fedlab.strategies.protocol import (
     drop_none,
     load,
 )
+from fedlab.strategies.source_only import PHASES
 from fedlab.training import Progress, resolve_device, train_steps
 from fedlab.workload import Workload
 
@@ -165,4 +166,5 @@ SPEC: StrategySpec = StrategySpec(
     Options,
     FedMcd,
     ClientFunctions(train, evaluate, predictor=predictor),
+    phases=PHASES,
 )

@@ -18,6 +18,7 @@ from fedlab.strategies import fedavg
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.alternating import Alternating
 from fedlab.strategies.protocol import ClientFunctions, StrategySpec, evaluate
+from fedlab.strategies.source_only import PHASES
 from fedlab.training import Progress
 from fedlab.workload import Workload
 
@@ -42,4 +43,5 @@ SPEC: StrategySpec = StrategySpec(
     ClientFunctions(fedavg.train, evaluate),
     needs_client_labels=True,
     is_upper_bound=True,
+    phases=PHASES,
 )

@@ -21,6 +21,7 @@ from fedlab.config.schema import Config
 from fedlab.config.sections import Overrides
 from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import IncompatibleWeightsError
+from fedlab.metrics import Metric, Phase
 from fedlab.training import Progress, resolve_device
 from fedlab.workload import Workload
 
@@ -102,6 +103,11 @@ def from_checkpoint(workload: Workload, checkpoint: Mapping[str, Any], partition
     return {ARRAYS: checkpoint[ARRAYS]}
 
 
+def no_example_weights(state: Mapping[str, Any], partition: int, features: torch.Tensor) -> torch.Tensor | None:
+    """Return None: the strategy does not weight examples."""
+    return None
+
+
 def full_model(workload: Workload, states: ModelStates) -> nn.Module:
     """Inputs ``x`` to logits (batch, classes)."""
     return load(workload.model(), states[ARRAYS], torch.device("cpu")).eval()
@@ -112,7 +118,9 @@ class ClientFunctions:
     """The client half of a strategy: pure functions of workload, message and context.
 
     ``prediction_states`` is what a client keeps of an evaluation message in order to predict, ``states_from_checkpoint`` the same from the
-    server's checkpoint, ``predictor`` the module that it makes of either.
+    server's checkpoint, ``predictor`` the module that it makes of either. ``example_weights`` is for reports only: from
+    the strategy's state in a checkpoint, a partition and features (rows, width), the weights (rows,) in [0, 1] that the
+    strategy gives such examples for that client; None where it weights none.
     """
 
     train: ClientFn
@@ -120,6 +128,7 @@ class ClientFunctions:
     prediction_states: Callable[[Workload, Message, ClientContext], ModelStates] = from_message
     states_from_checkpoint: Callable[[Workload, Mapping[str, Any], int, Config], ModelStates] = from_checkpoint
     predictor: Callable[[Workload, ModelStates], nn.Module] = full_model
+    example_weights: Callable[[Mapping[str, Any], int, torch.Tensor], torch.Tensor | None] = no_example_weights
 
 
 @dataclass(frozen=True)
@@ -146,6 +155,8 @@ class StrategySpec:
         The rule by which it combines whole models, where the strategy is nothing else.
     name
         Prefix of its options where it is named by import path; empty: the module's name.
+    metrics, phases
+        Declarations of what the strategy reports and of the phases that it names, see :mod:`fedlab.metrics`.
     """
 
     options: type
@@ -157,6 +168,8 @@ class StrategySpec:
     comparison_overrides: Overrides = field(default_factory=dict)
     aggregation: Any = None
     name: str = ""
+    metrics: tuple[Metric, ...] = ()
+    phases: tuple[Phase, ...] = ()
 
 
 def arrays_of(record: RecordDict, name: str = ARRAYS) -> dict[str, torch.Tensor]:

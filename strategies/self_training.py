@@ -40,6 +40,7 @@ from fedlab.strategies.protocol import (
     evaluate,
     load,
 )
+from fedlab.strategies.source_only import PHASES
 from fedlab.training import Progress
 from fedlab.workload import Workload
 
@@ -105,4 +106,5 @@ SPEC: StrategySpec = StrategySpec(
     Options,
     SelfTraining,
     ClientFunctions(train, evaluate),
+    phases=PHASES,
 )

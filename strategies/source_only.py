@@ -25,6 +25,7 @@ from torch import Tensor
 from fedlab.config.schema import Config
 from fedlab.data.dataset import Batch
 from fedlab.errors import ConfigError
+from fedlab.metrics import Phase
 from fedlab.runs import pretrain_cache
 from fedlab.runs.checkpoints import weights_sha256
 from fedlab.seeds import seeded
@@ -221,9 +222,14 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
     raise ConfigError("source_only does not train on clients")
 
 
+PHASES = (Phase("pretrain", "pre-training on the source", logged=True), Phase("source", "training on the source"))
+
+PHASES = (Phase("pretrain", "pre-training on the source", logged=True), Phase("source", "training on the source"))
+
 SPEC: StrategySpec = StrategySpec(
     Options,
     SourceOnly,
     ClientFunctions(train, evaluate),
     baseline=True,
+    phases=PHASES,
 )

@@ -6,7 +6,7 @@ import functools
 import json
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
@@ -15,11 +15,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from fedlab.errors import FedlabError
 
 if TYPE_CHECKING:
     from fedlab.config.schema import Config
+    from fedlab.metrics import MetricTable
     from fedlab.runs.result import Result
 
 stdout, stderr = Console(), Console(stderr=True)
@@ -130,7 +132,7 @@ def run_and_print(
             return progress.follow(directory, progress.JsonProgress(say))
         if stdout.is_terminal:
             return progress.watch_live(directory, stdout)
-        return progress.follow(directory, progress.PlainProgress(say))
+        return progress.follow(directory, progress.PlainProgress(say, progress.declared(directory)))
 
     try:
         result = work(voice)
@@ -160,31 +162,26 @@ def run_and_print(
 
 
 def show_result(result: Result, console: Console) -> None:
-    """The closing table: client by metric, seconds, bytes, the run directory."""
-    from fedlab.runs.progress import elapsed
-    from fedlab.runs.result import foremost, human_bytes, label, metric_names, shown
+    """Print the closing table (client by metric), then score, seconds, bytes and the run directory."""
+    from fedlab.runs.formatting import elapsed, human_bytes
 
-    last = result.rounds[-1]
-    known = metric_names(result.rounds)
-    names = [name for name in known if name != "loss"] or known
+    last, metrics = result.rounds[-1], result.metric_table
+    names = metrics.shown(result.metric_names)
     table = Table(
         title=f"After round {last['round']}, on each client's test data", title_justify="left", title_style="bold"
     )
     table.add_column("client")
     for name in names:
-        table.add_column(label(name), justify="right")
+        table.add_column(Text(metrics.heading(name)), justify="right")
     for client in last["bytes"]:
-        metrics = last["clients"].get(client, {})
-        table.add_row(client, *(shown(name, metrics[name]) if name in metrics else "-" for name in names))
+        table.add_row(Text(client), *_metric_cells(metrics, names, last["clients"].get(client, {})))
     table.add_section()
-    table.add_row(
-        "mean", *(shown(name, last["mean"][name]) if name in last["mean"] else "-" for name in names), style="bold"
-    )
+    table.add_row("mean", *_metric_cells(metrics, names, last["mean"]), style="bold")
     console.print(table)
     score = result.score()
     if score:
-        said = "  ".join(f"{label(name)} {shown(name, score[name])}" for name in foremost(score))
-        console.print(f"score     {said}", highlight=False)
+        primary = (f"{metrics.heading(name)} {metrics.format(name, score[name])}" for name in metrics.primary_scores(score))
+        console.print(Text(f"score     {'  '.join(primary)}"))
     seconds = result.seconds()
     phases = ", ".join(f"{phase} {elapsed(value)}" for phase, value in seconds.items() if value >= 0.05)
     console.print(f"time      {elapsed(sum(seconds.values()))} ({phases})", highlight=False)
@@ -196,3 +193,8 @@ def show_result(result: Result, console: Console) -> None:
     console.print(
         f"run       {result.directory}  (report.html, metrics.jsonl, checkpoints)", highlight=False, soft_wrap=True
     )
+
+
+def _metric_cells(metrics: MetricTable, names: Sequence[str], values: Mapping[str, float]) -> list[Text]:
+    """Return the cells of a row: text that is never read as markup, "-" for what was not measured."""
+    return [Text(metrics.format(name, values[name]) if name in values else "-") for name in names]

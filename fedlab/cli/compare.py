@@ -41,11 +41,11 @@ def compare(
     strategies: Annotated[str, typer.Option(help="What to compare, separated by commas.")] = "",
     seeds: Annotated[str, typer.Option(help="How many seeds from 0, or each of them: 0,3,7.")] = "5",
     baseline: Annotated[
-        str | None, typer.Option(help="Label that others are compared with; default: source_only if there, else first.")
+        str | None, typer.Option(help="Label that others are compared with; default: the lower bound if there, else the first.")
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="What is compared: of the clients (accuracy, loss), or of the server's score (validity)."),
+        typer.Option(help="What is compared: a metric of the clients, or of the server's score; default: the workload's."),
     ] = None,
     target: Annotated[float | None, typer.Option(help="Also what it costs to reach this score, e.g. 0.7.")] = None,
     budget: Annotated[
@@ -61,8 +61,7 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Events as JSON lines, the result as the last one.")] = False,
 ) -> None:
     """Run strategies on the same seeds and say which differences are real."""
-    from fedlab.comparison import progress, spec
-    from fedlab.comparison import runner as comparing
+    from fedlab.comparison import plan, progress, runner, spec
     from fedlab.config.presets import parse_overrides
 
     def say(line: str) -> None:
@@ -71,17 +70,17 @@ def compare(
 
     written = parse_overrides(overrides or [])
     limits = spec.parse_budget(budget or [])
-    order = comparing.check(
-        comparing.ComparisonRequest(preset, strategies, seeds, written, baseline, target, limits, jobs, out_dir, metric)
+    planned = plan.plan_comparison(
+        plan.ComparisonRequest(preset, strategies, seeds, written, baseline, target, limits, jobs, out_dir, metric)
     )
     live = progress.RichProgress(stdout) if stdout.is_terminal and not quiet and not as_json else None
-    lines = progress.JsonProgress(say) if as_json else comparing.NullListener() if quiet else progress.PlainProgress(say)
+    lines = progress.JsonProgress(say) if as_json else plan.NullListener() if quiet else progress.PlainProgress(say)
     try:
         with live or nullcontext():
-            comparison = comparing.execute(order, live or lines)
+            comparison = runner.execute(planned, live or lines)
     except KeyboardInterrupt:
         stderr.print(
-            f"\ninterrupted; nothing finished is lost. The same command goes on:\n{order.comparison.command}",
+            f"\ninterrupted; nothing finished is lost. The same command goes on:\n{planned.comparison.command}",
             highlight=False,
             soft_wrap=True,
             markup=False,
@@ -95,7 +94,7 @@ def compare(
         progress.print_summary(comparison, stdout)
     if comparison.failed:
         stderr.print("[bold red]error:[/] ", end="")
-        stderr.print(comparing.failures(comparison), markup=False, highlight=False, soft_wrap=True)
+        stderr.print(runner.failures(comparison), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1)
 
 

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 def write_files(comparison: Comparison) -> None:
-    """Write them into the comparison's folder, each whole or not at all."""
+    """Write the files into the comparison's folder, each whole or not at all.
+
+    Parameters
+    ----------
+    """
     for name, content in (
         ("table.csv", csv(comparison)),
         ("table.json", as_json(comparison)),
@@ -26,7 +30,7 @@ def write_files(comparison: Comparison) -> None:
 
 
 def csv(comparison: Comparison) -> str:
-    """The summary, with a mean and an interval for each client behind it."""
+    """Return the summary, with a mean and an interval for each client behind it."""
     table, domains, keys = comparison.summary(), comparison.domains(), comparison.keys
     for client in dict.fromkeys(domains["client"]):
         columns = {"mean": client, "low": f"{client}_low", "high": f"{client}_high"}
@@ -36,12 +40,12 @@ def csv(comparison: Comparison) -> str:
 
 
 def as_json(comparison: Comparison) -> str:
-    """Rows of both tables, with what they are of."""
+    """Return both tables and the facts of the comparison as JSON."""
     return json.dumps(result(comparison), indent=2) + "\n"
 
 
 def result(comparison: Comparison) -> dict[str, Any]:
-    """The tables as plain values."""
+    """Return the tables as plain values."""
     return {
         "preset": comparison.preset,
         "metric": comparison.metric,
@@ -64,7 +68,7 @@ def result(comparison: Comparison) -> dict[str, Any]:
 
 
 def markdown(comparison: Comparison) -> str:
-    """The tables as Markdown, and the command that makes them."""
+    """Return the tables as Markdown, and the command that makes them."""
     parts = [f"```bash\n{comparison.command}\n```"]
     for table in text_tables.tables(comparison):
         lines = [f"{table.title}:", "", _line(table.heads), _line(["---"] * len(table.heads)), *map(_line, table.rows)]

@@ -1,4 +1,4 @@
-"""A comparison on disk, read back: its cells, one tidy frame of all of them, and what a table says of them.
+"""A comparison on disk, read back: its cells, one tidy frame of all of them, and its table.
 
 ::
 
@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlab.comparison import statistics
+from fedlab.comparison.summary import Scores, summarize
 from fedlab.errors import RunError
 from fedlab.files import write_atomically
-from fedlab.runs.result import TESTING, Result, direction, family, headline, metric_names
+from fedlab.metrics import MetricTable
+from fedlab.runs.result import Result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,12 +58,12 @@ class Cell:
 
     @property
     def reason(self) -> str:
-        """Why it failed in a line, the last of what may be a traceback."""
+        """The last line of the error, which may be a traceback."""
         return ((self.error or "").strip().splitlines() or ["no reason is known"])[-1]
 
     @property
     def name(self) -> str:
-        """Which cell it is, for people."""
+        """The cell's label, knobs and seed for people."""
         return ", ".join([self.label, *(f"{knob}={value}" for knob, value in self.knobs.items()), f"seed {self.seed}"])
 
 
@@ -80,8 +82,8 @@ class Comparison:
     labelled
         Labels of all variants whose clients learn from labels, where others do not.
     metric
-        Family of the compared metric, for instance "accuracy"; which of its names a variant is judged by says
-        ``summary()["metric"]``. Where no client reports it, a metric of the server's score, as "validity".
+        Group of the compared metrics; ``summary()["metric"]`` says by which of its variants each row is judged. Where no
+        client reports it, a metric of the server's score.
     grid
         Knob to its values, as they were written.
     """
@@ -148,22 +150,27 @@ class Comparison:
 
     @cached_property
     def is_client_metric(self) -> bool:
-        """Whether the metric is the clients': where one variant's report it, none is judged by what its server says."""
+        """True if clients report the metric: where those of one variant do, none is judged by its server's metrics."""
         return any(self.metric_of(result) for _, result in self.results)
 
     @property
     def is_global(self) -> bool:
-        """Whether the metric is of the global model alone, so that there is nothing to say client by client."""
+        """True if the metric is of the global model alone, so that there are no numbers client by client."""
         return set(self.frame["client"]) == {SERVER}
 
     def path(self, cell: Cell) -> Path:
-        """Run directory of a cell."""
+        """Return the run directory of a cell."""
         return self.directory / cell.run
 
     @cached_property
     def results(self) -> list[tuple[Cell, Result]]:
-        """Finished cells with what they found."""
+        """Finished cells with their results."""
         return [(cell, Result.read(self.path(cell))) for cell in self.cells if cell.status == FINISHED]
+
+    @cached_property
+    def metric_table(self) -> MetricTable:
+        """The metrics and phases that the runs of the finished cells declare, merged."""
+        return MetricTable.merged(result.metric_table for _, result in self.results)
 
     @property
     def uses_labels(self) -> frozenset[str]:
@@ -197,18 +204,18 @@ class Comparison:
     def _rows(self, cell: Cell, result: Result) -> list[dict[str, Any]]:
         if not self.is_client_metric:
             return self._scores(cell, result)
-        judged = self.metric_of(result)
+        judged, table = self.metric_of(result), result.metric_table
         moved: dict[str, dict[str, int]] = {}
         seconds, rows = 0.0, []
         for record in result.rounds:
-            seconds += _training_seconds(record)
+            seconds += _training_seconds(record, result.metric_table)
             for client, counts in record["bytes"].items():
                 total = moved.setdefault(client, {"bytes_down": 0, "bytes_up": 0})
                 total["bytes_down"] += counts["train_down"]
                 total["bytes_up"] += counts["train_up"]
                 metrics = record["clients"].get(client, {})
-                here = [name for name in metric_names([{"clients": {client: metrics}}]) if family(name) == self.metric]
-                score = metrics.get(judged, metrics.get(headline(here), math.nan))
+                here = [name for name in metrics if table.group(name) == self.metric]
+                score = metrics.get(judged, metrics.get(table.primary_metric(here), math.nan))
                 rows.append(
                     {
                         **self._place(cell, record["round"]),
@@ -222,11 +229,11 @@ class Comparison:
         return rows
 
     def _scores(self, cell: Cell, result: Result) -> list[dict[str, Any]]:
-        """A run's rows where the metric is of the server's score."""
+        """Return a run's rows where the metric is of the server's score."""
         down = up = 0
         seconds, rows = 0.0, []
         for record in result.rounds:
-            seconds += _training_seconds(record)
+            seconds += _training_seconds(record, result.metric_table)
             down += sum(counts["train_down"] for counts in record["bytes"].values())
             up += sum(counts["train_up"] for counts in record["bytes"].values())
             metrics = {**record["server"], **record.get("score", {})}
@@ -255,11 +262,13 @@ class Comparison:
         }
 
     def metric_of(self, result: Result) -> str:
-        """Name of the clients' metric by which a run is judged: the best informed of the family; "" where none is.
+        """Return the clients' metric by which a run is judged: the best informed of the group; "" where it has none.
 
-        A client that does not report it (before the first round, or a newcomer) is judged by the best that it reports.
+        A client that does not report it (before the first round, or a late joiner) is judged by the best that it
+        reports.
         """
-        return headline([name for name in metric_names(result.rounds) if family(name) == self.metric])
+        table = result.metric_table
+        return table.primary_metric([name for name in result.metric_names if table.group(name) == self.metric])
 
     @cached_property
     def final(self) -> pd.DataFrame:
@@ -284,20 +293,29 @@ class Comparison:
         )
 
     def summary(self) -> pd.DataFrame:
-        """One row a variant and value of the grid's knobs; the docs page "comparison" explains each column.
+        """Return one row a variant and value of the grid's knobs; the docs page "comparison" explains each column.
 
         ``label``, the knobs, ``strategy``, ``metric``, ``n`` (seeds), ``mean``, ``low``, ``high`` (95 % over seeds),
         ``difference``, ``difference_low``, ``difference_high``, ``p``, ``p_holm`` (to the baseline, by seed),
-        ``closed`` (share of the gap between baseline and upper reference), ``rank``, ``rounds``, ``bytes``, ``seconds``
+        ``closed`` (fraction of the gap between baseline and upper reference), ``rank``, ``rounds``, ``bytes``, ``seconds``
         (means over seeds), ``reached`` (seeds that reached the target), ``reach_rounds``, ``reach_bytes``,
         ``reach_seconds`` (means over seeds; NaN unless all of them did).
         """
-        from fedlab.comparison.summary import summarize
-
-        return summarize(self)
+        return summarize(
+            Scores(
+                keys=self.keys,
+                final=self.final,
+                curves=self.curves,
+                metrics={cell.label: self.metric_of(result) or self.metric for cell, result in self.results},
+                baseline=self.baseline,
+                upper_bound=self.upper_bound,
+                target=self.target,
+                direction=self.metric_table.direction(self.metric),
+            )
+        )
 
     def domains(self) -> pd.DataFrame:
-        """One row a variant, value of the grid's knobs and client: ``n``, ``mean``, ``low``, ``high`` over seeds."""
+        """Return a row a variant, value of the grid's knobs and client: ``n``, ``mean``, ``low``, ``high`` over seeds."""
         import pandas as pd
 
         rows = []
@@ -308,9 +326,9 @@ class Comparison:
 
     @property
     def more_is_better(self) -> bool | None:
-        """Whether more of the compared metric is better; None where that is not known."""
-        return {1: True, -1: False}.get(direction(self.metric))
+        """True if more of the compared metric is better; None where that is not known."""
+        return self.metric_table.find(self.metric).higher_is_better
 
 
-def _training_seconds(record: Mapping[str, Any]) -> float:
-    return float(sum(value for phase, value in record["seconds"].items() if phase not in TESTING))
+def _training_seconds(record: Mapping[str, Any], table: MetricTable) -> float:
+    return float(sum(value for phase, value in record["seconds"].items() if phase not in table.evaluation_phases))

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fedlab.comparison import statistics
-from fedlab.runs.result import direction
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from fedlab.comparison.result import Comparison
 
 COLUMNS = [
     *("strategy", "metric", "n", "mean", "low", "high"),
@@ -23,12 +21,37 @@ COLUMNS = [
 ]
 
 
-def summarize(comparison: Comparison) -> pd.DataFrame:
-    """See :meth:`fedlab.comparison.result.Comparison.summary`."""
+@dataclass(frozen=True)
+class Scores:
+    """The scores of a comparison's finished cells, see :class:`fedlab.comparison.result.Comparison`.
+
+    Attributes
+    ----------
+    keys
+        Columns that tell rows apart: ``label``, then the grid's knobs.
+    final, curves
+        Scores by client after the last round, and means over clients by round.
+    metrics
+        Label to the metric by which its cells are judged.
+    direction
+        1 where more is better, -1 where less is, 0 where that is not known.
+    """
+
+    keys: Sequence[str]
+    final: pd.DataFrame
+    curves: pd.DataFrame
+    metrics: Mapping[str, str]
+    baseline: str
+    upper_bound: str
+    target: float | None
+    direction: int
+
+
+def summarize(scores: Scores) -> pd.DataFrame:
+    """Return the table that :meth:`fedlab.comparison.result.Comparison.summary` describes."""
     import pandas as pd
 
-    curves, keys = comparison.curves, comparison.keys
-    judged = {cell.label: comparison.metric_of(result) or comparison.metric for cell, result in comparison.results}
+    curves, keys = scores.curves, list(scores.keys)
     parts = {_key(key): part for key, part in curves.groupby(keys, sort=False)} if len(curves) else {}
     last = {key: part[part["round"] == part.groupby("seed")["round"].transform("max")] for key, part in parts.items()}
     rows = []
@@ -37,19 +60,19 @@ def summarize(comparison: Comparison) -> pd.DataFrame:
         row: dict[str, Any] = {
             **dict(zip(keys, key, strict=True)),
             "strategy": part["strategy"].iloc[0],
-            "metric": judged[key[0]],
+            "metric": scores.metrics[key[0]],
             "n": mean.n,
             "mean": mean.mean,
             "low": mean.low,
             "high": mean.high,
-            **_vs_baseline(key, last, comparison),
+            **_vs_baseline(key, last, scores),
             **{name: float(part[column].mean()) for name, column in _COSTS.items()},
-            **_cost_to_target(parts[key], comparison.target, direction(comparison.metric)),
+            **_cost_to_target(parts[key], scores.target, scores.direction),
         }
         rows.append(row)
     for row, p in zip(rows, statistics.holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = p
-    for row, rank in zip(rows, _ranks(comparison, list(last)), strict=True):
+    for row, rank in zip(rows, _ranks(scores, list(last)), strict=True):
         row["rank"] = rank
     return pd.DataFrame(rows, columns=[*keys, *COLUMNS])
 
@@ -61,27 +84,27 @@ def _key(key: Any) -> tuple[str, ...]:
     return key if isinstance(key, tuple) else (key,)
 
 
-def _vs_baseline(key: tuple[str, ...], keys: Iterable[tuple[str, ...]], comparison: Comparison) -> dict[str, Any]:
-    """Difference to the baseline, and the share of the gap up to the upper reference that it closes."""
+def _vs_baseline(key: tuple[str, ...], keys: Iterable[tuple[str, ...]], scores: Scores) -> dict[str, Any]:
+    """Return the difference to the baseline, and the fraction of the gap up to the upper reference that it closes."""
     names = ("difference", "difference_low", "difference_high", "p", "closed")
     found: dict[str, Any] = dict.fromkeys(names, math.nan)
-    base = _matching_row(key, keys, comparison.baseline)
-    if key[0] == comparison.baseline or base is None:
+    base = _matching_row(key, keys, scores.baseline)
+    if key[0] == scores.baseline or base is None:
         return found
-    pair = statistics.paired(*_paired_scores(comparison, key, base))
+    pair = statistics.paired(*_paired_scores(scores, key, base))
     apart = pair.difference
     found |= {"difference": apart.mean, "difference_low": apart.low, "difference_high": apart.high, "p": pair.p}
-    bound = _matching_row(key, keys, comparison.upper_bound)
+    bound = _matching_row(key, keys, scores.upper_bound)
     if bound is not None:
-        sign = direction(comparison.metric)
-        scores, references = _paired_scores(comparison, bound, base)
-        gap = statistics.paired(sign * scores, sign * references).difference
+        sign = scores.direction
+        upper, lower = _paired_scores(scores, bound, base)
+        gap = statistics.paired(sign * upper, sign * lower).difference
         found["closed"] = statistics.closed(sign * apart.mean, gap)
     return found
 
 
 def _matching_row(key: tuple[str, ...], keys: Iterable[tuple[str, ...]], label: str) -> tuple[str, ...] | None:
-    """The row of a label with the same values of all knobs that have an effect on it."""
+    """Return the row of a label with the same values of all knobs that have an effect on it."""
     return next(
         (
             other
@@ -93,43 +116,43 @@ def _matching_row(key: tuple[str, ...], keys: Iterable[tuple[str, ...]], label: 
 
 
 def _paired_scores(
-    comparison: Comparison, one: tuple[str, ...], other: tuple[str, ...]
+    scores: Scores, one: tuple[str, ...], other: tuple[str, ...]
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Mean scores (seeds,) of two rows over the seeds that both have, and in each over the clients that both have."""
-    ours, theirs = (_places(comparison, key) for key in (one, other))
-    both = [place for place in ours if not math.isnan(ours[place] + theirs.get(place, math.nan))]
+    """Return mean scores (seeds,) of two rows over the seeds, and in each over the clients, that both have."""
+    first, second = (_places(scores, key) for key in (one, other))
+    both = [place for place in first if not math.isnan(first[place] + second.get(place, math.nan))]
     seeds = list(dict.fromkeys(seed for _, seed in both))
-    means = [[np.mean([row[place] for place in both if place[1] == seed]) for seed in seeds] for row in (ours, theirs)]
+    means = [[np.mean([row[place] for place in both if place[1] == seed]) for seed in seeds] for row in (first, second)]
     return np.array(means[0]), np.array(means[1])
 
 
-def _places(comparison: Comparison, key: tuple[str, ...]) -> dict[tuple[str, int], float]:
-    """Client and seed to the score of a row after the last round."""
-    final = comparison.final
-    rows = np.logical_and.reduce([final[name] == value for name, value in zip(comparison.keys, key, strict=True)])
+def _places(scores: Scores, key: tuple[str, ...]) -> dict[tuple[str, int], float]:
+    """Return client and seed to the score of a row after the last round."""
+    final = scores.final
+    rows = np.logical_and.reduce([final[name] == value for name, value in zip(scores.keys, key, strict=True)])
     return {(row[0], row[1]): row[2] for row in final.loc[rows, ["client", "seed", "score"]].itertuples(index=False)}
 
 
-def _ranks(comparison: Comparison, keys: list[tuple[str, ...]]) -> list[float]:
-    """Mean rank over domains and seeds among the rows with the same domains; NaN where no way is known to be better."""
-    sign = direction(comparison.metric)
+def _ranks(scores: Scores, keys: list[tuple[str, ...]]) -> list[float]:
+    """Return the mean rank over clients and seeds among rows with the same clients; NaN without a known direction."""
+    sign = scores.direction
     if not sign or not keys:
         return [math.nan] * len(keys)
-    columns = [*comparison.keys, "client", "seed", "score"]
-    rows_of = comparison.final[columns].dropna(subset=["score"]).itertuples(index=False, name=None)
-    scores = {tuple(row[:-1]): row[-1] for row in rows_of}
-    clients = {key: frozenset(place[-2] for place in scores if place[:-2] == key) for key in keys}
+    columns = [*scores.keys, "client", "seed", "score"]
+    rows_of = scores.final[columns].dropna(subset=["score"]).itertuples(index=False, name=None)
+    known = {tuple(row[:-1]): row[-1] for row in rows_of}
+    clients = {key: frozenset(place[-2] for place in known if place[:-2] == key) for key in keys}
     found = dict.fromkeys(keys, math.nan)
     for group in dict.fromkeys(clients.values()):
         rows = [key for key in keys if clients[key] == group]
-        blocks = list(dict.fromkeys(place[-2:] for place in scores if place[-2] in group))
-        table = np.array([[scores.get((*key, *block), math.nan) for block in blocks] for key in rows], dtype=float)
+        blocks = list(dict.fromkeys(place[-2:] for place in known if place[-2] in group))
+        table = np.array([[known.get((*key, *block), math.nan) for block in blocks] for key in rows], dtype=float)
         found |= zip(rows, map(float, statistics.ranks(sign * table)), strict=True)
     return list(found.values())
 
 
 def _cost_to_target(part: pd.DataFrame, target: float | None, way: int) -> dict[str, float]:
-    """Rounds, bytes and seconds until the mean over clients is at the target; NaN where nobody knows what is better."""
+    """Return rounds, bytes and seconds until the mean over clients is at the target; NaN without a known direction."""
     nothing = {"reached": math.nan, **{f"reach_{name}": math.nan for name in _COSTS}}
     if target is None or not way:
         return nothing

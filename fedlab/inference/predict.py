@@ -261,6 +261,11 @@ class Recalled:
             states = self._half.states_from_checkpoint(self.workload, self.content, partition, self.config)
             return states["arrays"], self._half.predictor(self.workload, states).eval()
 
+    def example_weights(self, partition: int, features: Tensor) -> Tensor | None:
+        """Return the strategy's weights (rows,) of features (rows, width) for a client; None where it has none."""
+        with _fitting(self.path):
+            return self._half.example_weights(self.content["strategy"], partition, features)
+
 
 @contextmanager
 def _fitting(path: Path) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from fedlab.files import write_atomically
@@ -10,16 +11,20 @@ from fedlab.runs.result import Result
 
 
 def write_report(result: Result) -> Path:
-    """Write ``report.html`` into the run directory and return its path; an older one is replaced."""
+    """Write ``report.html`` into the run directory and return its path; an older one is replaced.
+
+    Parameters
+    ----------
+    """
     path = result.directory / "report.html"
     write_atomically(path, render(result).encode())
     return path
 
 
 def render(result: Result) -> str:
-    """The page. No script, nothing to load."""
+    """Return the page, which has no script and loads nothing."""
     heads, rows = run_page.results_table(result)
-    keys, curves = charts.share_figures(result)
+    keys, curves = charts.primary_figures(result)
     phases, seconds = charts.time_table(result)
     traffic, bytes_figures = charts.traffic_table(result)
     clients = run_page.client_names(result.rounds)
@@ -30,7 +35,7 @@ def render(result: Result) -> str:
         manifest=result.manifest,
         last=result.rounds[-1],
         summary=run_page.summary(result),
-        measure=run_page.in_words(run_page.judged(result.rounds)),
+        measure=result.metric_table.title(run_page.primary_group(result)),
         heads=heads,
         rows=rows,
         absent=[name for name in clients if name not in result.rounds[-1]["clients"]],

@@ -1,18 +1,19 @@
-"""What the page draws, with the tables that are at the same time a figure's legend."""
+"""Figures of a run's page, with the tables that are at the same time a figure's legend."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
+from fedlab.metrics import MetricTable
 from fedlab.report.figures import REFERENCE, SLOTS, Curve, bars, dashes, limits, panel, slots
-from fedlab.report.run_page import MISSING, TableCell, TableRow, client_names, judged
-from fedlab.runs.progress import PHASES, elapsed
-from fedlab.runs.result import Result, family, human_bytes, is_share, label, metric_names, predictor, shown
+from fedlab.report.run_page import TableCell, TableRow, client_names, primary_group
+from fedlab.runs.formatting import MISSING, elapsed, human_bytes
+from fedlab.runs.result import Result
 
 PANELS = 24  # clients with a panel of their own; a page of hundreds helps nobody
 KINDS = {
@@ -20,13 +21,6 @@ KINDS = {
     "train_up": "training, up",
     "evaluate_down": "testing, down",
     "evaluate_up": "testing, up",
-}
-COUNTS, REAL = frozenset({"samples"}), "_real"  # scores that say how many; behind the name of one of real data
-NOTES = {
-    "last": "as the averaged heads, on the extractor of the last step",
-    "source_only": "the control, trained on the source alone",
-    "local": "the client's own head",
-    "average": "both heads together",
 }
 
 
@@ -48,15 +42,15 @@ class Drawing:
     svg: Markup
 
 
-def share_figures(result: Result) -> tuple[list[Key], list[Drawing]]:
-    """A legend, and the shares that the run is judged by, by round: the mean, then client by client."""
-    names = _judged(result)
-    colors = slots(names)
+def primary_figures(result: Result) -> tuple[list[Key], list[Drawing]]:
+    """Return a legend, and the fractions that the run is judged by, by round: the mean, then client by client."""
+    names, table = _primary(result), result.metric_table
+    colors = slots(names, table)
     series = {"mean": [record["mean"] for record in result.rounds]} if len(client_names(result.rounds)) != 1 else {}
     for client in client_names(result.rounds)[:PANELS]:
         series[client] = [record["clients"].get(client, {}) for record in result.rounds]
     panels = {
-        title: [Curve(label(name), colors[name], [at.get(name, math.nan) for at in values]) for name in names]
+        title: [Curve(table.title(name), colors[name], [at.get(name, math.nan) for at in values]) for name in names]
         for title, values in series.items()
     }
     if not names or not panels:
@@ -65,61 +59,78 @@ def share_figures(result: Result) -> tuple[list[Key], list[Drawing]]:
     drawings = [
         Drawing(
             title,
-            panel(f"share-{i}", rounds, curves, within=within, share=True, alt=_words(title, rounds, curves, True)),
+            panel(
+                f"primary-{i}", rounds, curves, within=within, percent=True, alt=_words(title, rounds, curves, table)
+            ),
         )
         for i, ((title, curves), within) in enumerate(zip(panels.items(), ranges, strict=True))
     ]
-    keys = [Key(label(name), colors[name], dashes(colors[name]), NOTES.get(predictor(name), "")) for name in names]
+    keys = [Key(table.title(name), colors[name], dashes(colors[name]), table.find(name).note) for name in names]
     return keys, drawings
 
 
 def other_figures(result: Result) -> list[Drawing]:
-    """Every other number by round: of the clients' tests, each client faint behind the mean; and of the server.
+    """Return every other number by round: of the clients' tests, each client faint behind the mean; and of the server.
 
-    A score of real data (``NAME_real``) stands in grey behind what it is the floor of.
+    A reference, as a score of real data, stands in grey behind the metric that it is the reference of.
     """
-    figures: dict[str, list[Curve]] = {}
-    for name in metric_names(result.rounds):
-        if name not in _judged(result):
-            faint = [
-                Curve(
-                    client, REFERENCE, [at["clients"].get(client, {}).get(name, math.nan) for at in result.rounds], True
-                )
-                for client in client_names(result.rounds)
-            ]
-            mean = Curve("mean", 2, [at["mean"].get(name, math.nan) for at in result.rounds])
-            figures[f"{label(name)}, on the clients"] = [*faint, mean]
+    figures = [*_client_curves(result), *_server_curves(result)]
+    return [_other(i, title, name, curves, result) for i, (title, name, curves) in enumerate(figures)]
+
+
+def _client_curves(result: Result) -> Iterator[tuple[str, str, list[Curve]]]:
+    """Yield title, metric and curves of what clients report beside the primary metrics."""
+    primary = _primary(result)
+    for name in (name for name in result.metric_names if name not in primary):
+        faint = [
+            Curve(client, REFERENCE, [at["clients"].get(client, {}).get(name, math.nan) for at in result.rounds], True)
+            for client in client_names(result.rounds)
+        ]
+        mean = Curve("mean", 2, [at["mean"].get(name, math.nan) for at in result.rounds])
+        yield f"{result.metric_table.heading(name)}, on the clients", name, [*faint, mean]
+
+
+def _server_curves(result: Result) -> Iterator[tuple[str, str, list[Curve]]]:
+    """Yield title, metric and curves of the workload's scores and of the strategy's own metrics."""
+    table = result.metric_table
     for kind, where in (("score", "of the global model"), ("server", "on the server")):
-        names = list(dict.fromkeys(name for record in result.rounds for name in record.get(kind, {})))
+        reported = dict.fromkeys(name for record in result.rounds for name in record.get(kind, {}))
+        names = [name for name in reported if table.role(name) != "hidden"]
         values = {name: [record.get(kind, {}).get(name, math.nan) for record in result.rounds] for name in names}
-        for name in names:
-            floor = f"{name}{REAL}"
-            if name in COUNTS or (name.endswith(REAL) and name.removesuffix(REAL) in names):
-                continue
-            behind = [Curve("real data", REFERENCE, values[floor], True)] if floor in names else []
-            title = f"{label(name)}, {where}{'; grey: real data' if behind else ''}"
-            figures[title] = [*behind, Curve(label(name), 2, values[name])]
-    rounds, drawings = _rounds(result), []
-    for i, (title, curves) in enumerate(figures.items()):
-        within, alt = limits([curves], (-math.inf, math.inf))[0], _words(title, rounds, curves, False)
-        drawings.append(Drawing(title, panel(f"other-{i}", rounds, curves, within=within, share=False, alt=alt)))
-    return drawings
+        references = {name: table.reference(names, name) for name in names if table.role(name) != "reference"}
+        for name in (name for name in names if name not in references.values()):
+            behind = references.get(name, "")
+            grey = [Curve(table.reference_title(behind), REFERENCE, values[behind], True)] if behind else []
+            legend = f"; grey: {table.reference_title(behind)}" if behind else ""
+            yield f"{table.heading(name)}, {where}{legend}", name, [*grey, Curve(table.title(name), 2, values[name])]
+
+
+def _other(number: int, title: str, name: str, curves: list[Curve], result: Result) -> Drawing:
+    """Return a figure with a range of its own, in percent where the metric is a fraction."""
+    rounds, table = _rounds(result), result.metric_table
+    within, alt = limits([curves], (-math.inf, math.inf))[0], _words(title, rounds, curves, table, name)
+    percent = table.is_fraction(name)
+    return Drawing(title, panel(f"other-{number}", rounds, curves, within=within, percent=percent, alt=alt))
 
 
 def time_table(result: Result) -> tuple[list[TableRow], Drawing]:
     """Seconds by phase: a row for each, coloured as in the figure of all rounds."""
-    total, rounds = result.seconds(), _rounds(result)
+    total, rounds, table = result.seconds(), _rounds(result), result.metric_table
     most = max((sum(record["seconds"].values()) for record in result.rounds), default=0.0)
     unit, size = next(
         (pair for pair in (("hours", 3600.0), ("minutes", 60.0)) if most >= 5 * pair[1]), ("seconds", 1.0)
     )
     rows, stacks = [], []
     for (phase, seconds), slot in zip(total.items(), _cycle(len(total)), strict=True):
-        name = PHASES.get(phase, phase)
-        share = f"{100 * seconds / sum(total.values()):.0f} %" if sum(total.values()) else MISSING
-        rows.append(TableRow(name, [TableCell(elapsed(seconds)), TableCell(share)], slot))
+        name = table.phase_title(phase)
+        fraction = f"{100 * seconds / sum(total.values()):.0f} %" if sum(total.values()) else MISSING
+        rows.append(TableRow(name, [TableCell(elapsed(seconds)), TableCell(fraction)], slot))
         stacks.append(Curve(name, slot, [record["seconds"].get(phase, 0.0) / size for record in result.rounds]))
-    rows.append(TableRow("all", [TableCell(elapsed(sum(total.values()))), TableCell("100 %" if sum(total.values()) else MISSING)]))
+    rows.append(
+        TableRow(
+            "all", [TableCell(elapsed(sum(total.values()))), TableCell("100 %" if sum(total.values()) else MISSING)]
+        )
+    )
     alt = f"Stacked bars, {unit} by phase in each round; in all " + ", ".join(
         f"{row.head} {row.cells[0].text}" for row in rows[:-1]
     )
@@ -161,8 +172,10 @@ def _traffic(kind: str, where: str, records: Sequence[Mapping[str, Any]], client
     )
 
 
-def _judged(result: Result) -> list[str]:
-    return [name for name in metric_names(result.rounds) if is_share(name) and family(name) == judged(result.rounds)]
+def _primary(result: Result) -> list[str]:
+    """Return the names of the metrics that the run is judged by."""
+    group, table = primary_group(result), result.metric_table
+    return [name for name in result.metric_names if group and table.group(name) == group]
 
 
 def _rounds(result: Result) -> list[int]:
@@ -174,13 +187,13 @@ def _cycle(count: int) -> list[int]:
     return [(i + 1) % SLOTS + 1 for i in range(count)]
 
 
-def _words(title: str, rounds: Sequence[int], curves: Iterable[Curve], share: bool) -> str:
-    """A figure in words: where each line begins and ends."""
+def _words(title: str, rounds: Sequence[int], curves: Iterable[Curve], table: MetricTable, name: str = "") -> str:
+    """Return a figure in words: where each line begins and ends, in the unit of ``name``, or in percent."""
     parts = []
     for curve in curves:
         known = [(at, value) for at, value in zip(rounds, curve.values, strict=True) if math.isfinite(value)]
         if known:
             ends = dict.fromkeys((known[0], known[-1]))
-            says = (f"{shown('accuracy' if share else curve.label, value)} in round {at}" for at, value in ends)
-            parts.append(f"{curve.label} {', '.join(says)}")
+            values = ((at, table.format(name, value) if name else f"{100 * value:.1f} %") for at, value in ends)
+            parts.append(f"{curve.label} {', '.join(f'{value} in round {at}' for at, value in values)}")
     return f"{title} by round: {'; '.join(parts) or 'nothing measured'}"

@@ -1,4 +1,4 @@
-"""One client as each variant of a comparison leaves it: maps of features, weights, confusions."""
+"""Panels of one client for each variant of a comparison: maps of features, weights, confusions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedlab.errors import FedlabError
+from fedlab.metrics import Metric
 from fedlab.registry import load_config
 from fedlab.report import client_plots, plots
 from fedlab.report.charts import Drawing
 from fedlab.report.client_plots import ClientPlotData
-from fedlab.report.confusions import shares
-from fedlab.report.run_page import TableCell, TableRow, judged
+from fedlab.report.confusions import STATISTICS, accuracy
+from fedlab.report.run_page import TableCell, TableRow, primary_group
 from fedlab.workload import SupportsClassNames
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ MAX_PANELS = 60  # of a client and a variant each, in one page; some 40 kB each
 
 @dataclass(frozen=True)
 class ClientPanel:
-    """What one variant made of one client, from one seed; parts that there are not are left out."""
+    """One client after the run of one variant with one seed; parts that it does not have are left out."""
 
     variant: str
     slot: int
@@ -40,7 +41,7 @@ class ClientPanel:
 
 @dataclass
 class ClientPanels:
-    """Portraits by client; why some variants have none; and how many clients there was no room for."""
+    """Panels by client; the reasons why variants have none; and the number of clients without room on the page."""
 
     seed: int
     by_client: dict[str, list[ClientPanel]] = field(default_factory=dict)
@@ -49,12 +50,12 @@ class ClientPanels:
 
     @property
     def glyphs(self) -> bool:
-        """Whether some map shows classes."""
+        """True if some map shows classes."""
         return any(len(panel.maps) > 2 for panels in self.by_client.values() for panel in panels)
 
 
 def client_panels(comparison: Comparison, styles: Sequence[SeriesStyle]) -> ClientPanels:
-    """Every variant's clients after its run with the first seed that finished everywhere, or at all."""
+    """Return every variant's clients after its run with the first seed that finished everywhere, or at all."""
     first = [key for key in comparison.seeds if all(_run(comparison, style, key) for style in styles)]
     found = ClientPanels((first or comparison.seeds)[0])
     for style in styles:
@@ -63,13 +64,14 @@ def client_panels(comparison: Comparison, styles: Sequence[SeriesStyle]) -> Clie
             found.missing.append((style.name, f"its run with seed {found.seed} is not there"))
             continue
         try:
-            views = client_plots.load(result)
+            clients = client_plots.load(result)
         except FedlabError as error:
             found.missing.append((style.name, str(error)))
             continue
         names = class_names(result)
-        for client in views:
-            panel = draw(client, style, names, judged(result.rounds))
+        metric = result.metric_table.find(primary_group(result))
+        for client in clients:
+            panel = draw(client, style, names, metric)
             if panel.maps or panel.confusion:
                 found.by_client.setdefault(client.name, []).append(panel)
     room = max(1, MAX_PANELS // max(len(styles), 1))
@@ -88,7 +90,7 @@ def _run(comparison: Comparison, style: SeriesStyle, seed: int) -> Result | None
 
 
 def class_names(result: Result) -> Sequence[str]:
-    """Names by label, of a workload that has them."""
+    """Return names by label, of a workload that has them."""
     try:
         workload = load_config(str(result.directory / "config.toml")).workload
     except FedlabError:  # what the page has kept of the run can be shown without its workload
@@ -96,18 +98,18 @@ def class_names(result: Result) -> Sequence[str]:
     return workload.classes if isinstance(workload, SupportsClassNames) else ()
 
 
-def draw(client: ClientPlotData, style: SeriesStyle, names: Sequence[str] = (), metric: str = "accuracy") -> ClientPanel:
-    """The figures and the table of one client."""
+def draw(client: ClientPlotData, style: SeriesStyle, names: Sequence[str], metric: Metric) -> ClientPanel:
+    """Return the figures and the table of one client; ``metric`` is what its run is judged by."""
     right = ""
     if client.confusion.sum():
-        found = {name: f"{100 * share:.1f} %" for name, share in shares(client.confusion).items()}
-        right = f"{found['accuracy']} of its test labels right"
-        if metric == "miou":
-            right = f"mean IoU {found['miou']}, {found['accuracy']} of its test pixels right"
+        right = f"{100 * accuracy(client.confusion):.1f} % of its test labels right"
+        statistic = STATISTICS.get(metric.confusion, accuracy)
+        if statistic is not accuracy:
+            right = f"{metric.title} {100 * statistic(client.confusion):.1f} %, {right}"
     weights = None
     if len(client.target_weights):
         far = [float(np.average(np.arange(len(c)) + 0.5, weights=c)) / len(c) for c in _weights(client)]
-        alt = f"Typicality for {client.name}: on average {far[0]:.2f} of source examples, {far[1]:.2f} of its own"
+        alt = f"Weights for {client.name}: on average {far[0]:.2f} of source examples, {far[1]:.2f} of its own"
         weights = Drawing(
             f"weights w(x): mean {far[0]:.2f} of the source, {far[1]:.2f} of {client.name}",
             plots.histogram(*_weights(client), alt),
@@ -120,7 +122,7 @@ def _weights(client: ClientPlotData) -> tuple[client_plots.Array, client_plots.A
 
 
 def _maps(client: ClientPlotData) -> list[Drawing]:
-    """Before and after by domain; after by class where the labels are the model's."""
+    """Return maps before and after by domain, and after by class where the labels are the model's."""
     clouds = (client.source_before, client.target_before, client.source_after, client.target_after)
     within, drawings = plots.bounds(*clouds), []
     for when, source, target in (("before", *clouds[:2]), ("after", *clouds[2:])):
@@ -138,7 +140,7 @@ def _maps(client: ClientPlotData) -> list[Drawing]:
 
 
 def _confusion(client: ClientPlotData, classes: Sequence[str]) -> tuple[list[str], list[TableRow]]:
-    """Heads and a row for each true class: percent of its examples by predicted class; rows have the names."""
+    """Return heads and a row for each true class: percent of its examples by predicted class; rows have the names."""
     counts = client.confusion
     if not counts.size:
         return [], []
@@ -146,7 +148,9 @@ def _confusion(client: ClientPlotData, classes: Sequence[str]) -> tuple[list[str
     names = [f"{i} {name}" for i, name in enumerate(classes)] if len(classes) == len(counts) else heads
     percent = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     rows = [
-        TableRow(name, [TableCell(f"{100 * share:.0f}" if round(100 * share) else "", heat=float(share)) for share in row])
+        TableRow(
+            name, [TableCell(f"{100 * share:.0f}" if round(100 * share) else "", heat=float(share)) for share in row]
+        )
         for name, row in zip(names, percent, strict=True)
     ]
     return heads, rows

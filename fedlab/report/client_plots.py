@@ -1,8 +1,9 @@
-"""What is drawn of a run's clients: features before and after, weights under their mixtures, confusions.
+"""Plot data of a run's clients: features before and after, the strategy's weights of examples, confusions.
 
 All is computed once, from the checkpoints before the first round and after the last, and kept beside the run in
 ``clients.npz``; writing a page again reads that. What a workload or a strategy does not have is left out: a model
-without ``features`` has no map, a state without mixtures no weights, test data without labels no confusions.
+without ``features`` has no map, a strategy that declares no ``example_weights`` has no weights, test data without
+labels has no confusions.
 
 **Features**: the server's test data through the server's model and the client's through the client's own (with the
 batch-norm statistics and weights that it would predict with), reduced to the plane of the two largest principal
@@ -29,10 +30,9 @@ from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import DataError, FedlabError, RunError
 from fedlab.files import write_atomically
 from fedlab.inference.predict import Recalled
-from fedlab.models import gaussian_mixture
 from fedlab.models.feature_classifier import features_of, missing_parts
 from fedlab.registry import load_config
-from fedlab.report.confusions import BATCH, agreement, confusion
+from fedlab.report.confusions import BATCH, agrees, confusion
 from fedlab.report.pixel_rows import labels_of_rows
 from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.result import Result
@@ -49,18 +49,18 @@ NOTHING = np.zeros((0, 2), np.float32)
 
 @dataclass(frozen=True)
 class ClientPlotData:
-    """What is known of one client; an empty array says that there is nothing to draw.
+    """Arrays that are drawn of one client; an empty array says that there is nothing to draw.
 
     Attributes
     ----------
     source_before, target_before, source_after, target_after
         Points (points, 2) of the plane.
     explained
-        Share of the variance along its two axes, (2,).
+        Fraction of the variance along its two axes, (2,).
     source_labels, target_labels
         Classes (points,), where the labels are those that the model predicts.
     source_weights, target_weights
-        Examples by typicality under the client's mixture, (bins,) counts over [0, 1].
+        Examples by the strategy's weight for this client, (bins,) counts over [0, 1].
     confusion
         Counts (true class, predicted class) over the client's test data.
     """
@@ -82,7 +82,7 @@ ARRAYS = [field.name for field in fields(ClientPlotData) if field.name != "name"
 
 
 def load(result: Result) -> list[ClientPlotData]:
-    """What can be drawn of a run's clients, from the file beside it or computed.
+    """Return the plot data of a run's clients, from the file beside it or computed.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def _save(path: Path, arrays: Mapping[str, Array]) -> None:
 
 @torch.no_grad()
 def compute(result: Result) -> list[ClientPlotData]:
-    """The views from a run's checkpoints."""
+    """Return the plot data from a run's checkpoints."""
     config = load_config(str(result.directory / "config.toml"))
     checkpoints = Checkpoints(result.directory)
     rounds = checkpoints.rounds()
@@ -137,19 +137,19 @@ def _view(
     state, predictor = after.in_place_of(partition)
     counts = confusion(predictor, target)
     reported = result.rounds[-1]["clients"].get(name, {})
-    agrees = bool(len(counts)) and agreement(counts, reported)
-    drawn: dict[str, Array] = {"confusion": counts if agrees else NOTHING}
+    known = bool(len(counts)) and agrees(counts, reported, result.metric_table)
+    drawn: dict[str, Array] = {"confusion": counts if known else NOTHING}
     if source is not None and not missing_parts(after.workload.model()) and "x" in target.columns:
         states = [(before.content["arrays"], before.in_place_of(partition)[0])] if before else []
         states.append((after.content["arrays"], state))
-        drawn |= _map(after.workload, states, source, target, agrees)
+        drawn |= _map(after.workload, states, source, target, known)
         z, own = drawn.pop("source"), drawn.pop("target")
-        drawn |= _weights(after.content["strategy"], partition, z, own)
+        drawn |= _weights(after, partition, z, own)
     return ClientPlotData(name, **{**empty, **drawn})
 
 
 def _source(workload: Workload) -> ArrayDataset | None:
-    """The server's test data, or where it has none what it trains on."""
+    """Return the server's test data, or its training data where it has none, or None."""
     for split in ("test", "train"):
         try:
             data = workload.data(None, split)
@@ -166,7 +166,7 @@ def _source(workload: Workload) -> ArrayDataset | None:
 def _map(
     workload: Workload, states: list[tuple[Any, Any]], source: ArrayDataset, target: ArrayDataset, labelled: bool
 ) -> dict[str, Array]:
-    """Points of the plane before and after; and the features (points, width) after, under "source" and "target"."""
+    """Return points of the plane before and after, and the features (points, width) after as "source" and "target"."""
     clouds, labels = [], []
     for server, own in states:
         for state, data in ((server, source), (own, target)):
@@ -187,7 +187,7 @@ def _map(
 
 
 def _features(workload: Workload, state: Mapping[str, Tensor]) -> nn.Module:
-    """G with its part of a state; other parts, such as a second head, are the strategy's own."""
+    """Return G with its part of a state; other parts, such as a second head, are the strategy's own."""
     features = features_of(workload.model())
     prefix = "features."
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
@@ -196,7 +196,7 @@ def _features(workload: Workload, state: Mapping[str, Tensor]) -> nn.Module:
 
 
 def rows_of(features: nn.Module, data: ArrayDataset, count: int) -> tuple[Tensor, Tensor | None]:
-    """About ``count`` rows of features, evenly spread over the data, and their labels.
+    """Return about ``count`` rows of features, evenly spread over the data, and their labels.
 
     Features (rows, width) are a row an example or a cell of an image, (batch, width, height, width) a row a cell.
     """
@@ -217,7 +217,10 @@ def rows_of(features: nn.Module, data: ArrayDataset, count: int) -> tuple[Tensor
 
 
 def plane(clouds: list[Array]) -> tuple[list[Array], Array]:
-    """Clouds (points, width) in the plane of the principal components of all of them, and the variances' shares."""
+    """Return clouds (points, width) in the plane of their common principal components, and the fractions of variance.
+
+    The fractions, (2,), are those of the two axes.
+    """
     together = np.concatenate(clouds).astype(np.float64)
     centre = together.mean(0)
     _, scale, axes = np.linalg.svd(together - centre, full_matrices=False)
@@ -225,32 +228,16 @@ def plane(clouds: list[Array]) -> tuple[list[Array], Array]:
     axes = (
         axes * np.where(axes[np.arange(2), np.abs(axes).argmax(1)] < 0, -1.0, 1.0)[:, None]
     )  # one sign on any machine
-    share = np.square(np.append(scale, [0.0, 0.0])[:2]) / max(float(np.square(scale).sum()), 1e-300)
-    return [((cloud - centre) @ axes.T).astype(np.float32) for cloud in clouds], share
+    explained = np.square(np.append(scale, [0.0, 0.0])[:2]) / max(float(np.square(scale).sum()), 1e-300)
+    return [((cloud - centre) @ axes.T).astype(np.float32) for cloud in clouds], explained
 
 
-# --- weights ----------------------------------------------------------------------------------------------------------
-
-
-def find_mixture(state: object, partition: int) -> Mapping[str, Tensor] | None:
-    """A partition's mixture in a strategy's state, known by the names of its arrays, with quantiles beside it."""
-    if not isinstance(state, Mapping):
-        return None
-    own = state.get(partition)
-    if isinstance(own, Mapping) and own.keys() >= {"log_weights", "means", "variances", "quantiles"}:
-        return own
-    found = (find_mixture(value, partition) for key, value in state.items() if isinstance(key, str))
-    return next((mixture for mixture in found if mixture is not None), None)
-
-
-def _weights(state: object, partition: int, source: Array, target: Array) -> dict[str, Array]:
-    arrays = find_mixture(state, partition)
-    if arrays is None or arrays["means"].shape[-1] != source.shape[1]:
-        return {}
-    log_weights = arrays["log_weights"].double()  # a coarse wire format leaves their sum beside 1
-    mixture = gaussian_mixture.GaussianMixture.from_arrays({**arrays, "log_weights": log_weights - log_weights.logsumexp(-1)})
+def _weights(after: Recalled, partition: int, source: Array, target: Array) -> dict[str, Array]:
+    """Return histograms (bins,) of the strategy's weights of features (rows, width); nothing where it has none."""
     counts = {}
     for side, z in (("source", source), ("target", target)):
-        typical = gaussian_mixture.conformal_p_value(mixture.log_prob(torch.from_numpy(z)), arrays["quantiles"].double())
-        counts[f"{side}_weights"] = np.histogram(typical.numpy(), BINS, (0.0, 1.0))[0]
+        weights = after.example_weights(partition, torch.from_numpy(z))
+        if weights is None:
+            return {}
+        counts[f"{side}_weights"] = np.histogram(weights.numpy(), BINS, (0.0, 1.0))[0]
     return counts

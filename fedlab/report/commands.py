@@ -1,4 +1,4 @@
-"""How to do a run again: commands that a shell takes as they stand."""
+"""Commands that repeat or continue a run, quoted for a shell."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ ELSEWHERE = frozenset({"name", "seed", "checkpoint.pretrain_cache", "checkpoint.
 
 
 def repeat_from_config(result: Result) -> str:
-    """The command that repeats a run from its own table of knobs."""
+    """Return the command that repeats a run from its own table of knobs."""
     return f"fedlab run {shlex.quote(str(result.directory / 'config.toml'))}"
 
 
 def resume(result: Result) -> str:
-    """The command that continues a run."""
+    """Return the command that continues a run."""
     return f"fedlab resume {shlex.quote(str(result.directory))}"
 
 
 def repeat_from_preset(result: Result, preset: str = "") -> str:
-    """The command that repeats a run anywhere: its preset and what differs from it; empty without such a preset.
+    """Return the command that repeats a run anywhere: its preset and what differs from it; "" without such a preset.
 
-    ``preset`` is its name, or path, where the run itself is called otherwise.
+    Parameters
+    ----------
+    preset
+        Its name, or path, where the run itself is called otherwise.
     """
     name = preset or str(result.config.get("name", ""))
     if not name or (is_file_name(name) and not Path(name).is_file()):

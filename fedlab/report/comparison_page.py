@@ -25,8 +25,7 @@ from fedlab.report import (
     template,
 )
 from fedlab.report.comparison_tables import SeriesStyle
-from fedlab.report.run_page import in_words
-from fedlab.runs.result import is_share, shown
+from fedlab.runs.formatting import p_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,8 +44,8 @@ def write_comparison(comparison: Comparison) -> Path:
 
 
 def render(comparison: Comparison) -> str:
-    """The page."""
-    table = comparison.summary()
+    """Return the page."""
+    table, metrics = comparison.summary(), comparison.metric_table
     styles = comparison_tables.variants(comparison, table)
     heads, rows = comparison_tables.summary_table(comparison, table, styles)
     against, differences = comparison_tables.difference_table(comparison, table, styles)
@@ -73,8 +72,8 @@ def render(comparison: Comparison) -> str:
         pictures=samples.of_comparison(comparison, styles),
         panels=client_panels.client_panels(comparison, styles),
         splits=splits(comparison),
-        share=is_share(comparison.metric),
-        measure=in_words(comparison.metric),
+        percent=metrics.is_fraction(comparison.metric),
+        measure=metrics.title(comparison.metric),
         runs=runs(comparison, styles),
         facts=facts(comparison),
         cell_rows=[(cell_name(comparison, cell), cell.seed, cell.status, cell.run) for cell in comparison.cells],
@@ -95,7 +94,8 @@ def cell_name(comparison: Comparison, cell: Cell) -> str:
 
 def summary(comparison: Comparison, table: pd.DataFrame, styles: Sequence[SeriesStyle]) -> str:
     """The comparison in a sentence or two: who leads, by how much, and whether that may be chance."""
-    up, metric = comparison.more_is_better, comparison.metric
+    up, metric, metrics = comparison.more_is_better, comparison.metric, comparison.metric_table
+    percent = metrics.is_fraction(metric)
     seeds = f"{len(comparison.seeds)} seed{'s' * (len(comparison.seeds) != 1)}"
     known = [
         (style, row)
@@ -108,20 +108,20 @@ def summary(comparison: Comparison, table: pd.DataFrame, styles: Sequence[Series
         return f"Only {known[0][0].name} has a result so far, and nothing to be compared with."
     known = [pair for pair in known if pair[0].key[0] not in comparison.uses_labels] or known
     if up is None:
-        return f"{len(styles)} variants on {seeds}, by {in_words(metric)}; which way is better is not known."
+        return f"{len(styles)} variants on {seeds}, by {metrics.title(metric)}; which way is better is not known."
     if len(comparison_tables.client_groups(comparison)) > 1:
         return f"{len(styles)} variants on {seeds}. They do not all have the same clients: compare those that do."
     style, row = (max if up else min)(known, key=lambda pair: pair[1]["mean"])
-    text = shown(metric, row["mean"]) + comparison_tables.margin(metric, row["low"], row["high"])
-    start = f"Of {len(styles)} variants on {seeds}, {style.name} has the best {in_words(metric)}: {text}"
+    text = metrics.format(metric, row["mean"]) + comparison_tables.margin(row["low"], row["high"], percent)
+    start = f"Of {len(styles)} variants on {seeds}, {style.name} has the best {metrics.title(metric)}: {text}"
     if not math.isfinite(row["difference"]):
         return f"{start}." if style.key[0] != comparison.baseline else f"{start}. It is the baseline itself."
     size, side = abs(row["difference"]), "above" if row["difference"] > 0 else "below"
-    difference = f"{100 * size:.1f} points" if is_share(metric) else f"{size:.3g}"
+    difference = f"{100 * size:.1f} points" if percent else f"{size:.3g} {metrics.find(metric).unit}".rstrip()
     against = f"{start}, {difference} {side} {comparison.baseline}"
     if not math.isfinite(row["p_holm"]):
         return f"{against}. One seed does not say how much of that is chance."
-    p = comparison_tables.p_value(row["p_holm"])
+    p = p_value(row["p_holm"])
     chance = ", which may be chance" if row["p_holm"] >= CHANCE else ""
     return f"{against} (p {p if p.startswith('<') else '= ' + p}){chance}."
 
@@ -149,7 +149,7 @@ def splits(comparison: Comparison) -> list[tuple[str, partition_table.Split]]:
 
 
 def runs(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list[tuple[str, str]]:
-    """A command for one run of each variant."""
+    """Return a command for one run of each variant."""
     found: dict[str, str] = {}
     for cell, result in comparison.results:
         name = cell_name(comparison, cell)
@@ -163,7 +163,7 @@ def facts(comparison: Comparison) -> dict[str, str]:
     """What is known of the comparison as a whole."""
     budget = ", ".join(f"{name} {value:g}" for name, value in (comparison.budget or {}).items())
     grid = "; ".join(f"{knob} = {', '.join(values)}" for knob, values in comparison.grid.items())
-    target = "" if comparison.target is None else shown(comparison.metric, comparison.target)
+    target = "" if comparison.target is None else comparison.metric_table.format(comparison.metric, comparison.target)
     commits = ", ".join(comparison.commits or [comparison.git_commit])
     table = {
         "preset": comparison.preset,

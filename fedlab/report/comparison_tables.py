@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fedlab.metrics import MetricTable
 from fedlab.report import plots
 from fedlab.report.figures import DASHES, REFERENCE, SLOTS
-from fedlab.report.run_page import MISSING, ColumnHeader, TableCell, TableRow, in_words
-from fedlab.runs.progress import elapsed
-from fedlab.runs.result import human_bytes, is_share, shown
+from fedlab.report.run_page import ColumnHeader, TableCell, TableRow
+from fedlab.runs.formatting import MISSING, elapsed, human_bytes, p_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +68,9 @@ def variant_heads(comparison: Comparison, key: str) -> list[ColumnHeader]:
 def knob_cells(comparison: Comparison, style: SeriesStyle) -> list[TableCell]:
     """A row's values of the grid's knobs, sorted as they were written; one without an effect on it sorts last."""
     pairs = zip(comparison.grid.values(), style.key[1:], strict=True)
-    return [TableCell(value or MISSING, value=float(values.index(value)) if value else math.nan) for values, value in pairs]
+    return [
+        TableCell(value or MISSING, value=float(values.index(value)) if value else math.nan) for values, value in pairs
+    ]
 
 
 def name_of(comparison: Comparison, key: Sequence[str]) -> str:
@@ -80,28 +82,23 @@ def name_of(comparison: Comparison, key: Sequence[str]) -> str:
 # --- numbers for people -----------------------------------------------------------------------------------------------
 
 
-def margin(metric: str, low: float, high: float) -> str:
-    """Half the width of an interval, in points of a share; nothing where there is none."""
+def margin(low: float, high: float, percent: bool) -> str:
+    """Return half the width of an interval, in points of a fraction; "" where there is none."""
     if not math.isfinite(high - low):
         return ""
     half = (high - low) / 2
-    return f" ± {100 * half:.1f}" if is_share(metric) else f" ± {half:.3g}"
+    return f" ± {100 * half:.1f}" if percent else f" ± {half:.3g}"
 
 
-def signed(metric: str, value: float) -> str:
-    """A difference with its sign, in points of a share."""
+def signed(value: float, percent: bool) -> str:
+    """Return a difference with its sign, in points of a fraction."""
     if not math.isfinite(value):
         return MISSING
-    return (f"{100 * value:+.1f}" if is_share(metric) else f"{value:+.3g}").replace("-", "\u2212")
-
-
-def p_value(p: float) -> str:
-    """A p-value with no more digits than it deserves."""
-    return MISSING if not math.isfinite(p) else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+    return (f"{100 * value:+.1f}" if percent else f"{value:+.3g}").replace("-", "\u2212")
 
 
 def number(value: float, text: str, best: bool = False) -> TableCell:
-    """A cell that sorts by its value; one without a value sorts last."""
+    """Return a cell that sorts by its value; one without a value sorts last."""
     return TableCell(text, best, float(value)) if math.isfinite(value) else TableCell(MISSING, value=math.nan)
 
 
@@ -118,19 +115,22 @@ class Column:
 
 
 def summary_columns(comparison: Comparison, table: pd.DataFrame) -> list[Column]:
-    """Result, difference, rank and costs; what a target costs, where there is one; seeds, where some failed."""
-    metric = comparison.metric
-    gap = [Column(ColumnHeader("gap closed", "closed", "descending"), "closed", lambda row: f"{100 * row['closed']:.0f} %")]
+    """Return result, difference, rank and costs; the cost of a target, where there is one; seeds, where some failed."""
+    metric, metrics = comparison.metric, comparison.metric_table
+    percent = metrics.is_fraction(metric)
+    gap = [
+        Column(ColumnHeader("gap closed", "closed", "descending"), "closed", lambda row: f"{100 * row['closed']:.0f} %")
+    ]
     columns = [
         Column(
-            ColumnHeader(in_words(metric), "mean", better(comparison)),
+            ColumnHeader(metrics.heading(metric), "mean", better(comparison)),
             "mean",
-            lambda row: shown(metric, row["mean"]) + margin(metric, row["low"], row["high"]),
+            lambda row: metrics.format(metric, row["mean"]) + margin(row["low"], row["high"], percent),
         ),
         Column(
             ColumnHeader("difference", "difference", better(comparison)),
             "difference",
-            lambda row: signed(metric, row["difference"]),
+            lambda row: signed(row["difference"], percent),
         ),
         Column(ColumnHeader("p, corrected", "p"), "p_holm", lambda row: p_value(row["p_holm"])),
         *(gap if comparison.upper_bound else []),
@@ -141,11 +141,21 @@ def summary_columns(comparison: Comparison, table: pd.DataFrame) -> list[Column]
     if comparison.target is not None:
         columns += [
             Column(
-                ColumnHeader("reached", "reached", "descending"), "reached", lambda row: f"{row['reached']:.0f} of {row['n']}"
+                ColumnHeader("reached", "reached", "descending"),
+                "reached",
+                lambda row: f"{row['reached']:.0f} of {row['n']}",
             ),
-            Column(ColumnHeader("rounds to target", "to-rounds"), "reach_rounds", lambda row: f"{row['reach_rounds']:.1f}"),
-            Column(ColumnHeader("traffic to target", "to-bytes"), "reach_bytes", lambda row: human_bytes(row["reach_bytes"])),
-            Column(ColumnHeader("time to target", "to-time"), "reach_seconds", lambda row: elapsed(row["reach_seconds"])),
+            Column(
+                ColumnHeader("rounds to target", "to-rounds"), "reach_rounds", lambda row: f"{row['reach_rounds']:.1f}"
+            ),
+            Column(
+                ColumnHeader("traffic to target", "to-bytes"),
+                "reach_bytes",
+                lambda row: human_bytes(row["reach_bytes"]),
+            ),
+            Column(
+                ColumnHeader("time to target", "to-time"), "reach_seconds", lambda row: elapsed(row["reach_seconds"])
+            ),
         ]
     if (table["n"] != len(comparison.seeds)).any():
         columns.append(Column(ColumnHeader("seeds", "seeds", "descending"), "n", lambda row: str(row["n"])))
@@ -153,24 +163,25 @@ def summary_columns(comparison: Comparison, table: pd.DataFrame) -> list[Column]
 
 
 def better(comparison: Comparison) -> str:
-    """The direction that puts the best first."""
+    """Return the order that puts the best first."""
     return "ascending" if comparison.more_is_better is False else "descending"
 
 
 def summary_table(
     comparison: Comparison, table: pd.DataFrame, styles: Sequence[SeriesStyle]
 ) -> tuple[list[ColumnHeader], list[TableRow]]:
-    """Heads, and a row a variant; the best mean is marked."""
+    """Return heads, and a row a variant; the best mean is marked."""
+    metric, metrics = comparison.metric, comparison.metric_table
     columns, rows = summary_columns(comparison, table), []
     unlabelled = table["mean"].where(~table["label"].isin(comparison.uses_labels))  # they have what others have not
     apart = len(client_groups(comparison)) > 1  # then no mean is better than another
-    leading = set() if apart else best_as_shown(comparison.metric, unlabelled.tolist(), comparison.more_is_better)
+    leading = set() if apart else best_as_shown(metrics, metric, unlabelled.tolist())
     for style, row in zip(styles, records(table), strict=True):
         cells = knob_cells(comparison, style) + [
             number(
                 row[column.name],
                 column.text(row) if math.isfinite(row[column.name]) else MISSING,
-                column.name == "mean" and shown(comparison.metric, row["mean"]) in leading,
+                column.name == "mean" and metrics.format(metric, row["mean"]) in leading,
             )
             for column in columns
         ]
@@ -181,11 +192,12 @@ def summary_table(
 def difference_table(
     comparison: Comparison, table: pd.DataFrame, styles: Sequence[SeriesStyle]
 ) -> tuple[list[ColumnHeader], list[TableRow]]:
-    """A row a variant that has a baseline to be compared with: the difference by seed, drawn and as numbers."""
-    metric = comparison.metric
+    """Return a row a variant that has a baseline to be compared with: the difference by seed, drawn and as numbers."""
+    metric = comparison.metric_table.find(comparison.metric)
+    percent = comparison.metric_table.is_fraction(metric.name)
     pairs = [pair for pair in zip(styles, records(table), strict=True) if math.isfinite(pair[1]["difference"])]
     scale = plots.axis_range([r[end] for _, r in pairs for end in ("difference", "difference_low", "difference_high")])
-    unit = "points" if is_share(metric) else metric
+    unit = "points" if percent else metric.unit or metric.title
     heads = [
         *variant_heads(comparison, "against"),
         ColumnHeader("", ""),
@@ -198,12 +210,12 @@ def difference_table(
     for style, row in pairs:
         mean, low, high = (row[name] for name in ("difference", "difference_low", "difference_high"))
         known = math.isfinite(high - low)
-        between = f"{signed(metric, low)} to {signed(metric, high)}" if known else MISSING
-        drawing = plots.forest_plot(mean, low, high, scale, f"{signed(metric, mean)}, interval {between}")
+        between = f"{signed(low, percent)} to {signed(high, percent)}" if known else MISSING
+        drawing = plots.forest_plot(mean, low, high, scale, f"{signed(mean, percent)}, interval {between}")
         cells = [
             *knob_cells(comparison, style),
             TableCell("", drawing=drawing),
-            number(mean, signed(metric, mean)),
+            number(mean, signed(mean, percent)),
             TableCell(between),
             number(row["p"], p_value(row["p"])),
             number(row["p_holm"], p_value(row["p_holm"])),
@@ -213,15 +225,16 @@ def difference_table(
 
 
 def heat_table(comparison: Comparison, styles: Sequence[SeriesStyle]) -> tuple[list[ColumnHeader], list[TableRow]]:
-    """A row a variant, a column a client: the mean over seeds with its interval, coloured by its value."""
-    metric, up = comparison.metric, comparison.more_is_better
+    """Return a row a variant, a column a client: the mean over seeds with its interval, colored by its value."""
+    metric, metrics = comparison.metric, comparison.metric_table
+    percent = metrics.is_fraction(metric)
     found = {(*(str(row[key]) for key in comparison.keys), row["client"]): row for row in records(comparison.domains())}
     clients = client_names(comparison)
     means = [row["mean"] for row in found.values() if math.isfinite(row["mean"])]
     low, high = min(means, default=0.0), max(means, default=0.0)
     leading = {
         client: best_as_shown(
-            metric, [row["mean"] for key, row in found.items() if _rival(comparison, key, client)], up
+            metrics, metric, [row["mean"] for key, row in found.items() if _rival(comparison, key, client)]
         )
         for client in clients
     }
@@ -233,9 +246,9 @@ def heat_table(comparison: Comparison, styles: Sequence[SeriesStyle]) -> tuple[l
             if row is None or not math.isfinite(row["mean"]):
                 cells.append(TableCell(MISSING, value=math.nan))
                 continue
-            text = shown(metric, row["mean"])
+            text = metrics.format(metric, row["mean"])
             heat = (row["mean"] - low) / (high - low) if high > low else 0.0
-            alt = text + margin(metric, row["low"], row["high"])
+            alt = text + margin(row["low"], row["high"], percent)
             cells.append(TableCell(alt, text in leading[client], float(row["mean"]), heat))
         rows.append(TableRow(style.key[0], cells, style.slot))
     return [
@@ -248,19 +261,19 @@ def _rival(comparison: Comparison, key: Sequence[str], client: str) -> bool:
     return key[-1] == client and key[0] not in comparison.uses_labels
 
 
-def best_as_shown(metric: str, values: Sequence[float], up: bool | None) -> set[str]:
-    """The best of several values as it is written; equal as shown is equal. Nothing where better is not known."""
-    known = [float(value) for value in values if math.isfinite(value)]
-    if up is None or len(known) < 2:
+def best_as_shown(table: MetricTable, metric: str, values: Sequence[float]) -> set[str]:
+    """Return the best of several values as it is written; equal as shown is equal. Nothing without a direction."""
+    known, direction = [float(value) for value in values if math.isfinite(value)], table.direction(metric)
+    if not direction or len(known) < 2:
         return set()
-    return {shown(metric, max(known) if up else min(known))}
+    return {table.format(metric, max(known) if direction > 0 else min(known))}
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as plain values by name."""
+    """Return rows as plain values by name."""
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def client_names(comparison: Comparison) -> list[str]:
-    """Every client that was ever there."""
+    """Return every client that ever took part."""
     return list(dict.fromkeys(comparison.frame["client"]))

@@ -1,8 +1,8 @@
-"""Which class a client's predictor takes for which, on its own test data."""
+"""Confusion matrices of a client's predictor on its own test data, and the metrics that can be checked by them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedlab.data.dataset import ArrayDataset
+from fedlab.metrics import MetricTable
 from fedlab.report.pixel_rows import probabilities
 
 Array = NDArray[Any]
@@ -23,9 +24,10 @@ NOTHING = np.zeros((0, 0), np.int64)
 
 @torch.no_grad()
 def confusion(predictor: nn.Module, data: ArrayDataset) -> Array:
-    """Counts (true, predicted) of examples or pixels; nothing without labels, or where outputs are no classes of them.
+    """Return counts (true, predicted) of examples or pixels.
 
-    A label outside the model's classes says that a pixel has none.
+    An empty array without labels, or where outputs are no classes of them. A label outside the model's classes says
+    that a pixel has none.
     """
     if not {"x", "y"} <= data.columns.keys():
         return NOTHING
@@ -42,21 +44,26 @@ def confusion(predictor: nn.Module, data: ArrayDataset) -> Array:
     return total
 
 
-def shares(counts: Array) -> dict[str, float]:
-    """Accuracy, and the mean intersection over union of the classes that are there."""
+def accuracy(counts: Array) -> float:
+    """Return the fraction of examples whose class is predicted."""
+    return float(np.trace(counts)) / max(int(counts.sum()), 1)
+
+
+def mean_iou(counts: Array) -> float:
+    """Return the mean intersection over union of the classes that are there."""
     right, true, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
     present, union = true > 0, true + predicted - right
-    return {
-        "accuracy": float(right.sum()) / max(int(counts.sum()), 1),
-        "miou": float(np.mean(right[present] / union[present])) if present.any() else 0.0,
-    }
+    return float(np.mean(right[present] / union[present])) if present.any() else 0.0
 
 
-def agreement(counts: Array, reported: Mapping[str, float]) -> bool:
-    """Whether confusions give a share that the client reported: its accuracy, or its mean intersection over union."""
+# What a declared metric may be of a confusion matrix (``Metric.confusion``).
+STATISTICS: Mapping[str, Callable[[Array], float]] = {function.__name__: function for function in (accuracy, mean_iou)}
+
+
+def agrees(counts: Array, reported: Mapping[str, float], table: MetricTable) -> bool:
+    """Return True if a metric that the client reported is the statistic of this matrix that it is declared to be."""
     return any(
-        abs(value - share) <= AGREEMENT
-        for kind, share in shares(counts).items()
+        abs(value - STATISTICS[statistic](counts)) <= AGREEMENT
         for name, value in reported.items()
-        if name.startswith(kind)
+        if (statistic := table.find(name).confusion) in STATISTICS
     )

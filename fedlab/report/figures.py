@@ -19,13 +19,12 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from fedlab.runs.result import is_share, predictor
+from fedlab.metrics import MetricTable
 
 SLOTS = 8  # colours of the page, numbered from 1
 REFERENCE = 1  # the grey one: what others are compared with
 # A dash pattern beside each colour, in pixels, for eyes and printers that see no colour.
 DASHES: Mapping[int, tuple[float, ...]] = {1: (4, 2.5), 3: (1.4, 1.8), 5: (6, 2, 1.4, 2), 6: (2.5, 1.5), 8: (8, 2)}
-FIXED = {"source_only": REFERENCE, "global": 2, "local": 3, "average": 4}  # of what predicts
 
 WIDTH, HEIGHT = 300.0, 180.0  # of a figure's own coordinates; the page scales it to its column
 PIXELS_PER_INCH = 72.0  # of matplotlib's SVG
@@ -80,13 +79,21 @@ class Trace:
     dashes: tuple[float, ...] = ()
 
 
-def slots(names: Sequence[str]) -> dict[str, int]:
-    """A colour for each name; what usually predicts always has the same one."""
-    fixed = {name: FIXED[predictor(name)] for name in names if is_share(name) and predictor(name) in FIXED}
+def slots(names: Sequence[str], table: MetricTable) -> dict[str, int]:
+    """Return a color for each metric; a declared variant has the same one on all pages of its strategy."""
+    fixed = {name: slot for name in names if (slot := _slot_of(name, table))}
     taken = set(fixed.values())
     free = [slot for slot in range(2, SLOTS + 1) if slot not in taken] or list(range(2, SLOTS + 1))
     rest = [name for name in names if name not in fixed]
     return {**fixed, **{name: free[i % len(free)] for i, name in enumerate(rest)}}
+
+
+def _slot_of(name: str, table: MetricTable) -> int:
+    """Return the color of a variant: grey for a reference, by its place for others; 0 for what is no such variant."""
+    if table.role(name) == "reference":
+        return REFERENCE
+    variants = [table.variant(name) == metric.name.removeprefix("*_") for metric in table.variants]
+    return 2 + variants.index(True) if True in variants[: SLOTS - 1] else 0
 
 
 def dashes(slot: int) -> str:
@@ -120,7 +127,7 @@ def panel(
     curves: Sequence[Curve],
     *,
     within: tuple[float, float],
-    share: bool,
+    percent: bool,
     alt: str,
 ) -> Markup:
     """Values by round.
@@ -130,7 +137,7 @@ def panel(
     name
         The figure's own in its page.
     within
-        Range of the axis of values, which is written in percent where ``share`` is set.
+        Range of the axis of values, which is written in percent where ``percent`` is set.
     words
         What the figure shows, for those who cannot see it.
     """
@@ -140,9 +147,7 @@ def panel(
             size = (4.5 if len(rounds) <= 20 else 1.8) if not curve.faint else 2.0
             pattern = () if curve.faint else DASHES.get(curve.slot, ()) if curve.dashes is None else curve.dashes
             if curve.band:
-                axes.fill_between(
-                    rounds, *curve.band, color=_color(curve.slot), alpha=0.16, linewidth=0, clip_on=False
-                )
+                axes.fill_between(rounds, *curve.band, color=_color(curve.slot), alpha=0.16, linewidth=0, clip_on=False)
             axes.plot(
                 rounds,
                 curve.values,
@@ -154,12 +159,12 @@ def panel(
                 markeredgewidth=0,
                 clip_on=False,
             )
-        _values_axis(axes, within, share)
+        _values_axis(axes, within, percent)
         _rounds_axis(axes, rounds, 0.02 * (rounds[-1] - rounds[0]) or 0.5)
         return _svg(figure, name, alt)
 
 
-def paths(name: str, traces: Sequence[Trace], *, within: tuple[float, float], share: bool, alt: str) -> Markup:
+def paths(name: str, traces: Sequence[Trace], *, within: tuple[float, float], percent: bool, alt: str) -> Markup:
     """Values by an amount that grows: lines, the last point of each with a larger dot; arguments as of `panel`."""
     with _figure() as (figure, axes):
         for trace in traces:
@@ -170,7 +175,7 @@ def paths(name: str, traces: Sequence[Trace], *, within: tuple[float, float], sh
         most = max((x for trace in traces for x in trace.x if math.isfinite(x)), default=0.0) or 1.0
         axes.set_xlim(-0.02 * most, 1.04 * most)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
-        _values_axis(axes, within, share)
+        _values_axis(axes, within, percent)
         _plain_axes(axes)
         return _svg(figure, name, alt)
 
@@ -189,10 +194,10 @@ def bars(name: str, rounds: Sequence[int], stacks: Sequence[Curve], *, alt: str)
         return _svg(figure, name, alt)
 
 
-def _values_axis(axes: Any, within: tuple[float, float], share: bool) -> None:
+def _values_axis(axes: Any, within: tuple[float, float], percent: bool) -> None:
     axes.set_ylim(*within)
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=STEPS))
-    if share:
+    if percent:
         digits = 0 if within[1] - within[0] > 0.04 else 1 if within[1] - within[0] > 0.004 else 2
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.{digits}f} %"))
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from fedlab.report.charts import PANELS, Drawing, Key
 from fedlab.report.comparison_tables import SeriesStyle, client_names
 from fedlab.report.figures import Curve, Trace, limits, panel, paths
-from fedlab.runs.result import is_share, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,13 +36,14 @@ def curve_figures(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list
     parts = {"mean over clients": comparison.curves} if len(client_names(comparison)) > 1 else {}
     parts |= {client: frame[frame["client"] == client] for client in drawn_clients(comparison, styles)}
     panels = {title: [_curve(part, keys, style, rounds) for style in styles] for title, part in parts.items()}
-    share = is_share(comparison.metric)
-    ranges = limits([_with_bands(curves) for curves in panels.values()], BOUNDS if share else (-math.inf, math.inf))
+    table, metric = comparison.metric_table, comparison.metric
+    percent = table.is_fraction(metric)
+    ranges = limits([_with_bands(curves) for curves in panels.values()], BOUNDS if percent else (-math.inf, math.inf))
     drawings = []
     for i, ((title, curves), within) in enumerate(zip(panels.items(), ranges, strict=True)):
-        ends = (f"{c.label} {_last(comparison.metric, c.values)}" for c in curves)
-        alt = f"{comparison.metric} by round, {title}; at the end {', '.join(ends)}"
-        drawings.append(Drawing(title, panel(f"curve-{i}", rounds, curves, within=within, share=share, alt=alt)))
+        ends = (f"{c.label} {_last(comparison, c.values)}" for c in curves)
+        alt = f"{table.title(metric)} by round, {title}; at the end {', '.join(ends)}"
+        drawings.append(Drawing(title, panel(f"curve-{i}", rounds, curves, within=within, percent=percent, alt=alt)))
     return drawings
 
 
@@ -66,9 +66,9 @@ def _with_bands(curves: Sequence[Curve]) -> list[Curve]:
     return [*curves, *edges]
 
 
-def _last(metric: str, values: Sequence[float]) -> str:
+def _last(comparison: Comparison, values: Sequence[float]) -> str:
     known = [value for value in values if math.isfinite(value)]
-    return shown(metric, known[-1]) if known else "nothing"
+    return comparison.metric_table.format(comparison.metric, known[-1]) if known else "nothing"
 
 
 def cost_figures(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list[Drawing]:
@@ -78,9 +78,10 @@ def cost_figures(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list[
         style: _own(curves, comparison.keys, style).groupby("round")[["score", "bytes", "seconds"]].mean()
         for style in styles
     }
-    share = is_share(comparison.metric)
+    table, metric = comparison.metric_table, comparison.metric
+    percent = table.is_fraction(metric)
     scores = [Curve(style.name, style.slot, part["score"].tolist()) for style, part in means.items()]
-    within = limits([scores], BOUNDS if share else (-math.inf, math.inf))[0]
+    within = limits([scores], BOUNDS if percent else (-math.inf, math.inf))[0]
     drawings = []
     for column, units in _UNITS.items():
         most = max((float(part[column].max()) for part in means.values()), default=0.0)
@@ -89,9 +90,9 @@ def cost_figures(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list[
             Trace(style.name, style.slot, (part[column] / size).tolist(), part["score"].tolist(), style.dashes)
             for style, part in means.items()
         ]
-        ends = (f"{t.label} {_last(comparison.metric, t.y)} after {t.x[-1]:.3g} {unit}" for t in traces if len(t.x))
-        alt = f"{comparison.metric} by {column}: {', '.join(ends)}"
-        drawing = paths(f"cost-{column}", traces, within=within, share=share, alt=alt)
+        ends = (f"{t.label} {_last(comparison, t.y)} after {t.x[-1]:.3g} {unit}" for t in traces if len(t.x))
+        alt = f"{table.title(metric)} by {column}: {', '.join(ends)}"
+        drawing = paths(f"cost-{column}", traces, within=within, percent=percent, alt=alt)
         drawings.append(Drawing(f"by {unit} of {_COSTS[column]}", drawing))
     return drawings
 

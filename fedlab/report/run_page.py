@@ -1,8 +1,6 @@
-"""What the page says in words and tables.
+"""Sentences and tables of a run's page; titles, units and directions of metrics are those that the run declares.
 
-**Metrics** are generic: shares (``fedlab.runs.result.FAMILIES``) of one family are compared, more is better; of any
-other
-number it is not known which way is better. What was not measured stays a gap.
+What was not measured stays a gap.
 """
 
 from __future__ import annotations
@@ -14,16 +12,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fedlab.runs.progress import elapsed
-from fedlab.runs.result import Result, family, foremost, headline, is_share, label, metric_names, predictor, shown
+from fedlab.metrics import MetricTable
+from fedlab.runs.formatting import MISSING, elapsed
+from fedlab.runs.result import Result
 
-MISSING = "-"
-WORDS = {  # metrics whose names are not for people
-    "accuracy": "accuracy",
-    "miou": "mean IoU",
-    "frechet": "Fréchet distance",
-    "valid_unique_novel": "share that is valid, unique and novel",
-}
+EXAMPLES = "num-examples"  # in the reply of a client: how many its metrics are of
 
 
 @dataclass(frozen=True)
@@ -56,13 +49,13 @@ class TableRow:
 
 
 def client_names(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Every client that was ever there, in the order of partitions."""
+    """Return every client that ever took part, in the order of partitions."""
     return list(dict.fromkeys(name for record in rounds for kind in ("bytes", "clients") for name in record[kind]))
 
 
 def summary(result: Result) -> str:
-    """The run in one sentence."""
-    first, last = result.rounds[0], result.rounds[-1]
+    """Return the run's result in one sentence."""
+    table, first, last = result.metric_table, result.rounds[0], result.rounds[-1]
     done, planned = last["round"], result.config.get("rounds", last["round"])
     what = f"{result.config.get('strategy', 'a strategy')} on {result.config.get('workload', 'a workload')}"
     rounds = f"{done} of {planned} rounds" if done != planned else f"{done} round{'s' * (done != 1)}"
@@ -70,39 +63,38 @@ def summary(result: Result) -> str:
     clients = len(client_names(result.rounds))
     whose = f"over {clients} clients" if clients != 1 else "of the one client"
     score = result.score()
-    if foremost(score):
-        said = ", ".join(f"{label(name)} {shown(name, score[name])}" for name in foremost(score))
-        return f"{when}, what the global model draws has {said}."
-    names = [name for name in metric_names(result.rounds) if name in last["mean"]]
+    if table.primary_scores(score):
+        found = ", ".join(
+            f"{table.title(name)} {table.format(name, score[name])}" for name in table.primary_scores(score)
+        )
+        return f"{when}, the samples of the global model have {found}."
+    names = [name for name in result.metric_names if name in last["mean"]]
     if not names:
         return f"{when}, no client has reported a metric."
-    name = headline(names)
-    value = last["mean"][name]
-    mean = "" if clients == 1 or _measure(name).startswith("mean ") else "mean "
-    sentence = f"{when}, {mean}{_measure(name)} {whose} is {shown(name, value)}"
-    twin = f"{family(name)}_source_only"
-    control = last["mean"].get(twin)
-    if control is not None and is_share(name) and predictor(name) and name != twin:
-        return f"{sentence}, {_points(value - control)} training on the source alone ({shown(name, control)})."
+    name = table.primary_metric(names)
+    value, measure = last["mean"][name], _measure(table, name)
+    mean = "" if clients == 1 or measure.startswith("mean ") else "mean "
+    sentence = f"{when}, {mean}{measure} {whose} is {table.format(name, value)}"
+    reference = table.reference(names, name)
+    if reference and table.is_fraction(name):
+        control, what = last["mean"][reference], table.find(reference).note or table.title(reference)
+        return f"{sentence}, {_points(value - control)} {what} ({table.format(reference, control)})."
     if done and name in first["mean"] and first["round"] == 0:
-        return f"{sentence}; it was {shown(name, first['mean'][name])} before the first round."
+        return f"{sentence}; it was {table.format(name, first['mean'][name])} before the first round."
     return f"{sentence}."
 
 
-def in_words(metric: str) -> str:
-    """A metric, or a family of metrics, for people."""
-    return WORDS.get(metric, label(metric))
+def _measure(table: MetricTable, name: str) -> str:
+    """Return a metric's group for people, with the variant in brackets."""
+    if not table.variant(name) or not table.is_fraction(name):
+        return table.title(name)
+    return f"{table.title(table.group(name))} ({table.title(name)})"
 
 
-def _measure(name: str) -> str:
-    words = WORDS.get(family(name), label(name))
-    return f"{words} ({label(name)})" if is_share(name) and predictor(name) else words
-
-
-def judged(rounds: list[dict[str, Any]]) -> str:
-    """The family of shares that a run is judged by; empty where its clients report none."""
-    name = headline(metric_names(rounds))
-    return family(name) if is_share(name) else ""
+def primary_group(result: Result) -> str:
+    """Return the group of fractions that a run is judged by; "" where its clients report none."""
+    name = result.metric_table.primary_metric(result.metric_names)
+    return result.metric_table.group(name) if result.metric_table.is_fraction(name) else ""
 
 
 def _points(difference: float) -> str:
@@ -113,25 +105,28 @@ def _points(difference: float) -> str:
 
 
 def results_table(result: Result) -> tuple[list[str], list[TableRow]]:
-    """Column heads, then a row for each client and one for the mean, after the last round."""
-    last, names = result.rounds[-1], metric_names(result.rounds)
+    """Return column heads, then a row for each client and one for the mean, after the last round."""
+    last, names, table = result.rounds[-1], result.metric_names, result.metric_table
     clients = {client: last["clients"].get(client, {}) for client in client_names(result.rounds)}
-    counted = any("num-examples" in values for values in clients.values())
+    counted = any(EXAMPLES in values for values in clients.values())
     rows = []
     for head, values in [*clients.items(), ("mean", last["mean"])]:
-        count = values.get("num-examples")
+        count = values.get(EXAMPLES)
         examples = [TableCell(f"{count:,.0f}".replace(",", "\u202f") if count is not None else "")] if counted else []
-        rows.append(TableRow(head, [*_cells(names, values), *examples]))
-    return [*map(label, names), *(["test examples"] if counted else [])], rows
+        rows.append(TableRow(head, [*_cells(table, names, values), *examples]))
+    return [*map(table.heading, names), *([table.title(EXAMPLES)] if counted else [])], rows
 
 
-def _cells(names: Sequence[str], values: Mapping[str, float]) -> list[TableCell]:
-    """A row's values; the best of its accuracies is marked where there is something to compare."""
-    first = next((family(name) for name in names if is_share(name)), "")
-    rivals = {n: values[n] for n in names if family(n) == first and math.isfinite(values.get(n, math.nan))}
+def _cells(table: MetricTable, names: Sequence[str], values: Mapping[str, float]) -> list[TableCell]:
+    """Return a row's values; the best of the primary group is marked where there is something to compare."""
+    primary = table.primary_metric(names)
+    up = table.direction(primary)
+    group = [name for name in names if up and table.group(name) == table.group(primary)]
+    rivals = {name: values[name] for name in group if math.isfinite(values.get(name, math.nan))}
     # Equal as shown is equal: no reader should see two same numbers, one of them bold.
-    best = {shown(name, value) for name, value in rivals.items() if value == max(rivals.values()) and len(rivals) > 1}
-    texts = {name: shown(name, values[name]) if name in values else MISSING for name in names}
+    top = max((up * value for value in rivals.values()), default=0.0)
+    best = {table.format(name, value) for name, value in rivals.items() if up * value == top and len(rivals) > 1}
+    texts = {name: table.format(name, values[name]) if name in values else MISSING for name in names}
     return [TableCell(text, name in rivals and text in best) for name, text in texts.items()]
 
 

@@ -54,7 +54,9 @@ def of_run(directory: Path) -> list[Series]:
     return found
 
 
-def of_comparison(comparison: Comparison, styles: Sequence[comparison_tables.SeriesStyle]) -> list[tuple[str, list[Image]]]:
+def of_comparison(
+    comparison: Comparison, styles: Sequence[comparison_tables.SeriesStyle]
+) -> list[tuple[str, list[Image]]]:
     """Each kind of picture, with the newest of every variant's run with the first seed that finished."""
     found: dict[str, dict[str, Image]] = {}
     for cell, result in comparison.results:

@@ -1,6 +1,7 @@
-"""Showing a run while it runs: a thread follows ``events.jsonl``, so every engine is watched in the same way.
+"""Displays of a run while it runs: a thread follows ``events.jsonl``, so every engine is shown in the same way.
 
-Three voices: :class:`RichProgress` for a terminal, :class:`PlainProgress` for a pipe or a log file, :class:`JsonProgress` for scripts.
+Three listeners: :class:`RichProgress` for a terminal, :class:`PlainProgress` for a pipe or a log file,
+:class:`JsonProgress` for scripts. Names of metrics and phases are those that the run's manifest declares.
 """
 
 from __future__ import annotations
@@ -10,33 +11,25 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from fedlab.runs.result import foremost, headline, is_share, label, metric_names, shown
+from fedlab.metrics import MetricTable
+from fedlab.runs.directory import RunDirectory
+from fedlab.runs.result import client_metric_names
 
 Event = dict[str, Any]
 POLL_SECONDS = 0.1
 
-PHASES = {
-    "start": "the model is made",
-    "pretrain": "pre-training on the source",
-    "clients": "clients train",
-    "server": "server trains",
-    "evaluate": "clients test",
-    "score": "the server scores samples",
-    "source": "training on the source",
-    "control": "its source-only twin trains",
-}
-
 
 class ProgressListener(Protocol):
-    """Something that is told of each event."""
+    """What is called with each event of a run."""
 
     def on_event(self, event: Event) -> None:
         """Show one event."""
@@ -45,7 +38,7 @@ class ProgressListener(Protocol):
 
 @contextmanager
 def follow(path: Path, listener: ProgressListener) -> Iterator[None]:
-    """Tell ``listener`` of each event of a run directory from now on, until the body ends."""
+    """Call ``listener`` with each event of a run directory from now on, until the body ends."""
     log, ended = path / "events.jsonl", threading.Event()
     offset = _end_of_lines(log)
 
@@ -81,29 +74,27 @@ def _end_of_lines(log: Path) -> int:
 
 
 class PlainProgress:
-    """Plain lines: the pre-training, each round with its means and clients, each failure."""
+    """One line for each phase that is logged, each round with its means and clients, each failure."""
 
-    def __init__(self, write: Callable[[str], None]) -> None:
-        self.write = write
+    def __init__(self, write: Callable[[str], None], table: MetricTable) -> None:
+        self.write, self.table = write, table
 
     def on_event(self, event: Event) -> None:
-        """Write what a reader of a log wants to know."""
-        kind = event["event"]
-        if kind == "phase" and event["phase"] in ("pretrain",):
-            self.write(PHASES[event["phase"]])
-        elif kind == "resumed":
-            self.write(f"resumed after round {event['round']}")
+        """Write the line of an event, if it has one."""
+        kind, table = event["event"], self.table
+        if kind == "phase" and table.is_logged(event["phase"]):
+            self.write(table.phase_title(event["phase"]))
         elif kind in FORMATTERS:
-            self.write(FORMATTERS[kind](event))
+            self.write(FORMATTERS[kind](event, table))
         elif kind == "round":
-            name = headline(metric_names([event]))
+            name = table.primary_metric(table.sorted(client_metric_names([event])))
             values = "  ".join(
-                f"{client} {shown(name, metrics[name])}"
+                f"{client} {table.format(name, metrics[name])}"
                 for client, metrics in event["clients"].items()
                 if name in metrics
             )
-            line = f"round {event['round']}/{event['rounds']}  {mean_line(event)}"
-            self.write(f"{line}  | {label(name)}: {values}" if values else line)
+            line = f"round {event['round']}/{event['rounds']}  {mean_line(event, table)}"
+            self.write(f"{line}  | {table.title(name)}: {values}" if values else line)
 
 
 class JsonProgress:
@@ -117,46 +108,74 @@ class JsonProgress:
         self.write(json.dumps(event))
 
 
-def mean_line(event: Event) -> str:
-    """Shares that clients report on average, and the score, in one line; a strategy need not test in every round."""
+def mean_line(event: Event, table: MetricTable) -> str:
+    """Return the clients' mean metrics and the primary scores in one line; not every round has a test."""
     score = event.get("score", {})
-    names = [name for name in metric_names([event]) if name in event["mean"]]
-    shares = [name for name in names if is_share(name)] or ([] if score else names)
-    found = [(name, event["mean"][name]) for name in shares] + [(name, score[name]) for name in foremost(score)]
-    line = "  ".join(f"{label(name)} {shown(name, value)}" for name, value in found)
+    names = [name for name in table.sorted(client_metric_names([event])) if name in event["mean"]]
+    means = table.shown(names, margins=False)
+    if score and all(table.role(name) == "auxiliary" for name in means):
+        means = []
+    found = [(name, event["mean"][name]) for name in means] + [(n, score[n]) for n in table.primary_scores(score)]
+    line = "  ".join(f"{table.heading(name)} {table.format(name, value)}" for name, value in found)
     return line if event["clients"] or found else "not tested"
 
 
-def failure_line(event: Event) -> str:
-    """A client's failure in one line: who, when, and the last line of why."""
+def failure_line(event: Event, table: MetricTable) -> str:
+    """Return a client's failure in one line: who, when, and the last line of the reason."""
     reason = str(event["reason"]).strip().splitlines()[-1]
     return (
         f"client {event['client']} (partition {event['partition']}) failed in round {event['round']}, "
-        f"{PHASES.get(event['phase'], event['phase'])}: {reason}"
+        f"{table.phase_title(event['phase'])}: {reason}"
     )
 
 
 def connected_line(event: Event) -> str:
-    """How many clients are there, and who."""
+    """Return how many clients are connected, and their names."""
     who = f": {', '.join(event['names'])}" if event["names"] else ""
     return f"{event['connected']} of {event['clients']} connected{who}"
 
 
-# What both voices say of an event, in a line.
-FORMATTERS: Mapping[str, Callable[[Event], str]] = {
+# Events that plain and rich displays write in the same line.
+FORMATTERS: Mapping[str, Callable[[Event, MetricTable], str]] = {
     "client_failed": failure_line,
-    "connected": connected_line,
-    "left": lambda event: f"client {event['client']} is gone",
-    "refused": lambda event: f"refused {event['client']}: {event['reason']}",
-    "note": lambda event: str(event["note"]),
+    "connected": lambda event, _: connected_line(event),
+    "left": lambda event, _: f"client {event['client']} is gone",
+    "refused": lambda event, _: f"refused {event['client']}: {event['reason']}",
+    "note": lambda event, _: str(event["note"]),
+    "resumed": lambda event, _: f"resumed after round {event['round']}",
 }
+ALARMS = frozenset({"client_failed", "refused"})
 
 
-class RichProgress:
-    """A live picture: rounds and phase with what is left, and each client's metrics as they come."""
+class LiveDisplay:
+    """A part of the terminal that is drawn again and again while lines scroll by above it; a context manager."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, refresh_per_second: float) -> None:
         self.console = console
+        self.live = Live(
+            get_renderable=self._render, console=console, refresh_per_second=refresh_per_second, transient=True
+        )
+
+    def __enter__(self) -> Self:
+        self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.live.stop()
+
+    def write(self, line: str, alarm: bool = False) -> None:
+        """Write a line above; it is text from anywhere and never read as markup."""
+        self.console.print(Text(line, style="red" if alarm else "dim"), highlight=False)
+
+    def _render(self) -> RenderableType:
+        raise NotImplementedError
+
+
+class RichProgress(LiveDisplay):
+    """A live display of a run: rounds and phase with the time that is left, and each client's metrics as they come."""
+
+    def __init__(self, console: Console, table: MetricTable) -> None:
+        self.table = table
         self.rounds = Progress(
             TextColumn("[bold]{task.description:<28}"),
             BarColumn(),
@@ -169,17 +188,10 @@ class RichProgress:
         self.task = self.rounds.add_task("connecting", total=None)
         self.phase = self.rounds.add_task("", total=None, visible=False)
         self.clients: dict[str, dict[str, float]] = {}
-        self.live = Live(self._render(), console=console, refresh_per_second=8, transient=True)
-
-    def __enter__(self) -> RichProgress:
-        self.live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.live.stop()
+        super().__init__(console, refresh_per_second=8)
 
     def on_event(self, event: Event) -> None:
-        """Take an event into the picture."""
+        """Take an event into the display."""
         kind = event["event"]
         if kind == "phase":
             total = event.get("clients")
@@ -189,57 +201,53 @@ class RichProgress:
                 total=event["rounds"],
                 completed=max(event["round"] - 1, 0),
             )
-            self.rounds.reset(
-                self.phase,
-                description=f"  {PHASES.get(event['phase'], event['phase'])}",
-                total=total,
-                visible=total != 0,
-            )
+            self.rounds.reset(self.phase, description=self._phase(event), total=total, visible=total != 0)
         elif kind == "progress":
             self.rounds.update(
-                self.phase,
-                total=event["total"],
-                completed=event["done"],
-                description=f"  {PHASES.get(event['phase'], event['phase'])}",
+                self.phase, total=event["total"], completed=event["done"], description=self._phase(event)
             )
         elif kind == "client":
             self.rounds.advance(self.phase)
-            self.clients.setdefault(event["client"], {}).update(event["metrics"])
+            known = {**self.clients.get(event["client"], {}), **event["metrics"]}
+            self.clients = {**self.clients, event["client"]: known}  # replaced, since another thread may be drawing it
         elif kind in FORMATTERS:
-            style = "red" if kind in ("client_failed", "refused") else "dim"
-            self.console.print(Text(FORMATTERS[kind](event), style=style), highlight=False)
-        elif kind == "resumed":
-            self.console.print(f"resumed after round {event['round']}")
+            self.write(FORMATTERS[kind](event, self.table), alarm=kind in ALARMS)
         elif kind == "round":
             self.rounds.update(self.task, completed=event["round"])
-            self.console.print(Text(f"round {event['round']:>3}  {mean_line(event)}", style="dim"), highlight=False)
-        self.live.update(self._render())
+            self.write(f"round {event['round']:>3}  {mean_line(event, self.table)}")
+
+    def _phase(self, event: Event) -> str:
+        return f"  {escape(self.table.phase_title(event['phase']))}"
 
     def _render(self) -> Group:
-        if not self.clients:
+        known = self.table.sorted(client_metric_names([{"clients": self.clients}]))
+        names = [name for name in known if self.table.role(name) in ("result", "reference")]
+        if not names:
             return Group(self.rounds)
-        names = [name for name in metric_names([{"clients": self.clients}]) if is_share(name)]
-        table = Table(box=None, padding=(0, 2), header_style="dim")
-        table.add_column("client")
-        for name in names:
-            table.add_column(label(name), justify="right")
-        for client, metrics in self.clients.items():
-            table.add_row(client, *(shown(name, metrics[name]) if name in metrics else "" for name in names))
-        return Group(self.rounds, table if names else "")
+        return Group(self.rounds, metrics_table("client", names, self.clients, self.table))
+
+
+def metrics_table(
+    head: str, names: list[str], rows: Mapping[str, Mapping[str, float]], table: MetricTable, missing: str = ""
+) -> Table:
+    """Return a table with a row for each of ``rows`` and a column for each metric; nothing in it is read as markup."""
+    found = Table(box=None, padding=(0, 2), header_style="dim")
+    found.add_column(head)
+    for name in names:
+        found.add_column(Text(table.heading(name)), justify="right")
+    for row, metrics in rows.items():
+        cells = (table.format(name, metrics[name]) if name in metrics else missing for name in names)
+        found.add_row(Text(row), *map(Text, cells))
+    return found
 
 
 @contextmanager
 def watch_live(path: Path, console: Console) -> Iterator[None]:
-    """Follow a run with a live picture."""
-    with RichProgress(console) as live, follow(path, live):
+    """Follow a run directory with a live display."""
+    with RichProgress(console, declared(path)) as live, follow(path, live):
         yield
 
 
-def elapsed(seconds: float) -> str:
-    """Seconds for people.
-
-    >>> elapsed(75.2)
-    '1 min 15 s'
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s" if seconds >= 10 else f"{seconds:.1f} s"
+def declared(path: Path) -> MetricTable:
+    """Return the metrics and phases that a run directory declares."""
+    return MetricTable.from_manifest(RunDirectory(path).manifest())

@@ -29,6 +29,7 @@ from fedlab.data.pixels import to_float
 from fedlab.data.segmentation import augment, camvid
 from fedlab.data.segmentation.camvid import CLASSES, DRIVES, FREQUENCIES, IGNORE_INDEX
 from fedlab.errors import ConfigError, DataError, suggest
+from fedlab.metrics import FRACTION, Metric
 from fedlab.models.fcn import STRIDE, FcnNet
 from fedlab.workload import WorkloadSpec
 
@@ -213,4 +214,4 @@ def iou(confusion: Tensor) -> ClassIoU:
     return ClassIoU(hits / (labelled + predicted - hits).clamp_min(1), labelled > 0)
 
 
-SPEC = WorkloadSpec(CamVid, oracle_overrides={"camvid.client_labels": True}, primary_metric="miou")
+SPEC = WorkloadSpec(CamVid, oracle_overrides={"camvid.client_labels": True}, primary_metric="miou", metrics=(Metric("miou", "mean IoU", FRACTION, higher_is_better=True, confusion="mean_iou"),))

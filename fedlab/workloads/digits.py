@@ -29,7 +29,7 @@ from fedlab.models.digits import McdNet, SmallNet
 from fedlab.models.mixer import SMALL, Mixer
 from fedlab.workload import WorkloadSpec
 from fedlab.workloads import domain_suite
-from fedlab.workloads.domain_suite import ClientSpec
+from fedlab.workloads.domain_suite import ACCURACY, ClientSpec
 
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "small": SmallNet,
@@ -218,4 +218,4 @@ def _check_name(target: str) -> None:
         )
 
 
-SPEC = WorkloadSpec(Digits, oracle_overrides={"digits.client_labels": True}, primary_metric="accuracy")
+SPEC = WorkloadSpec(Digits, oracle_overrides={"digits.client_labels": True}, primary_metric="accuracy", metrics=(ACCURACY,))

@@ -26,8 +26,10 @@ from fedlab.data.images import domain_suites
 from fedlab.data.images.domain_suites import DomainSuite
 from fedlab.data.partitioners import PARTITIONS, partition_indices
 from fedlab.errors import ConfigError, DataError, suggest
+from fedlab.metrics import FRACTION, Metric
 from fedlab.seeds import seed_of
 
+ACCURACY = Metric("accuracy", unit=FRACTION, higher_is_better=True, confusion="accuracy")
 EVALUATION_BATCH = 500
 
 KINDS = ("dirichlet", "iid", "shards", "quantity")  # the keys of PARTITIONS, the default first

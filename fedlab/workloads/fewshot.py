@@ -36,6 +36,7 @@ from fedlab.data.partitioners import PARTITIONS
 from fedlab.data.pixels import to_rgb_float
 from fedlab.errors import ConfigError, suggest
 from fedlab.losses.prototypes import episode_loss
+from fedlab.metrics import FRACTION, Metric
 from fedlab.models import linear_classifiers
 from fedlab.models.batchnorm_stats import encode
 from fedlab.models.convnet import ConvNet
@@ -45,6 +46,7 @@ from fedlab.models.resnet10 import ResNet10
 from fedlab.seeds import seeded
 from fedlab.workload import WorkloadSpec
 from fedlab.workloads import domain_suite
+from fedlab.workloads.domain_suite import ACCURACY
 
 EVALUATION_BATCH = 250
 WEAK_CROP = 0.6  # least area that a weak view keeps
@@ -245,4 +247,10 @@ class FewShot:
         return {**batch, "x": self.view(random_recolor(random_affine(x)) if self.recolor else x)}
 
 
-SPEC = WorkloadSpec(FewShot, primary_metric="accuracy")
+EPISODES = (
+    ACCURACY,
+    Metric("interval", unit=FRACTION, order=1, role="margin"),
+    Metric("*_*-shot"),
+)
+
+SPEC = WorkloadSpec(FewShot, primary_metric="accuracy", metrics=EPISODES)

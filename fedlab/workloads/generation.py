@@ -41,6 +41,7 @@ from fedlab.data.pixels import bytes_to_float
 from fedlab.diffusion import denoising, noise_schedule, sigmas
 from fedlab.diffusion.noise_schedule import NoiseSchedule
 from fedlab.errors import ConfigError, DataError, suggest
+from fedlab.metrics import FRACTION, Metric, Phase
 from fedlab.models.refinenet import RefineNet
 from fedlab.models.unet import SHAPES, UNet, check_image_size
 from fedlab.seeds import seeded
@@ -311,4 +312,13 @@ NETWORKS: Mapping[str, Callable[[Generation], nn.Module]] = {
 }
 
 
-SPEC = WorkloadSpec(Generation, primary_metric="frechet")
+IMAGE_QUALITY = (
+    Metric("frechet", "Fréchet distance", higher_is_better=False, order=1),
+    Metric("inception_frechet", "Fréchet inception distance", higher_is_better=False, order=2),
+    Metric("precision", unit=FRACTION, higher_is_better=True, order=3),
+    Metric("recall", unit=FRACTION, higher_is_better=True, order=4),
+    Metric("label_*", higher_is_better=False, order=5),
+    Metric("*_real", "real data", role="reference"),
+)
+
+SPEC = WorkloadSpec(Generation, primary_metric="frechet", metrics=IMAGE_QUALITY, phases=(Phase("samples", "samples are drawn"),))

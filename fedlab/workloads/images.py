@@ -34,7 +34,7 @@ from fedlab.models.mixer import SHAPES, SMALL, Mixer, check_patch_size
 from fedlab.models.vit import ViT
 from fedlab.workload import WorkloadSpec
 from fedlab.workloads import domain_suite
-from fedlab.workloads.domain_suite import KINDS
+from fedlab.workloads.domain_suite import ACCURACY, KINDS
 
 WIDTH = 32  # channels of the first convolution
 MIXERS = {**SMALL, **SHAPES}
@@ -148,4 +148,4 @@ NETWORKS: Mapping[str, Callable[[Images, int, int], nn.Module]] = {
 }
 
 
-SPEC = WorkloadSpec(Images, oracle_overrides={"images.client_labels": True}, primary_metric="accuracy")
+SPEC = WorkloadSpec(Images, oracle_overrides={"images.client_labels": True}, primary_metric="accuracy", metrics=(ACCURACY,))

@@ -43,6 +43,7 @@ from fedlab.data.partitioners import MIN_EXAMPLES
 from fedlab.errors import DataError
 from fedlab.evaluation import molecule_plots as pictures
 from fedlab.evaluation import molecules as scores
+from fedlab.metrics import FRACTION, Metric
 from fedlab.models import mpgvae
 from fedlab.models.graph_generator import GraphGenerator
 from fedlab.models.graphnvp import QM9_SIZES, ZINC_SIZES, GraphNVP
@@ -295,4 +296,18 @@ def _files(workload: Molecules) -> tuple[smiles.Molecules, smiles.Molecules]:
     return train_file, test_file
 
 
-SPEC = WorkloadSpec(Molecules, primary_metric="valid_unique_novel")
+MOLECULES = (
+    Metric("samples", role="hidden"),
+    Metric("valid", "valid molecules", order=9),
+    Metric("valid_unique_novel", "valid, unique and novel", FRACTION, higher_is_better=True, order=1),
+    Metric("validity", unit=FRACTION, higher_is_better=True, order=2),
+    Metric("uniqueness", unit=FRACTION, higher_is_better=True, order=3),
+    Metric("novelty", unit=FRACTION, higher_is_better=True, order=4),
+    Metric("reconstruction", "reconstructed from latents", FRACTION, higher_is_better=True, order=5),
+    Metric("frechet", "Fréchet distance", higher_is_better=False, order=6),
+    Metric("nll", "negative log-likelihood", higher_is_better=False, order=7),
+    Metric("distance_*", higher_is_better=False, order=8),
+    Metric("wasserstein_*", higher_is_better=False, order=8),
+)
+
+SPEC = WorkloadSpec(Molecules, primary_metric="valid_unique_novel", metrics=MOLECULES)

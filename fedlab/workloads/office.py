@@ -17,7 +17,7 @@ from fedlab.data.images.domain_suites import DomainSuite
 from fedlab.data.images.office import OFFICE, WORDS, drop_keypoints
 from fedlab.models.histogram_mlp import HistogramNet
 from fedlab.workload import WorkloadSpec
-from fedlab.workloads.domain_suite import DomainSuiteWorkload
+from fedlab.workloads.domain_suite import ACCURACY, DomainSuiteWorkload
 
 
 @dataclass(frozen=True)
@@ -35,4 +35,4 @@ class Office(DomainSuiteWorkload):
         return HistogramNet(len(OFFICE.classes), WORDS)
 
 
-SPEC = WorkloadSpec(Office, oracle_overrides={"office.client_labels": True}, primary_metric="accuracy")
+SPEC = WorkloadSpec(Office, oracle_overrides={"office.client_labels": True}, primary_metric="accuracy", metrics=(ACCURACY,))

@@ -21,7 +21,7 @@ from fedlab.data.images.pacs import PACS, augment
 from fedlab.models.convnet import ConvNet
 from fedlab.models.mixer import SMALL, Mixer
 from fedlab.workload import WorkloadSpec
-from fedlab.workloads.domain_suite import DomainSuiteWorkload
+from fedlab.workloads.domain_suite import ACCURACY, DomainSuiteWorkload
 
 WIDTH = 16  # channels of the first convolution; 20 ms a step of 64 on one core
 
@@ -47,4 +47,4 @@ class Pacs(DomainSuiteWorkload):
         return Mixer(classes, SIZE, SMALL["tiny"]) if self.network == "mixer" else ConvNet(classes, "batch", WIDTH)
 
 
-SPEC = WorkloadSpec(Pacs, oracle_overrides={"pacs.client_labels": True}, primary_metric="accuracy")
+SPEC = WorkloadSpec(Pacs, oracle_overrides={"pacs.client_labels": True}, primary_metric="accuracy", metrics=(ACCURACY,))

@@ -20,14 +20,28 @@ the last round ``last``: as ``average`` on the last G.
 
 from __future__ import annotations
 
+from fedlab.metrics import AUXILIARY_ORDER, Metric, Phase
 from fedlab.strategies.dualadapt.client import evaluate, prediction_states, predictor, states_from_checkpoint, train
+from fedlab.strategies.dualadapt.mixtures import example_weights
 from fedlab.strategies.dualadapt.server import DualAdapt
 from fedlab.strategies.dualadapt.shared import Options
 from fedlab.strategies.protocol import ClientFunctions, StrategySpec
+from fedlab.strategies.source_only import PHASES
+
+METRICS = (  # variants of the workload's metrics: what predicts on a client
+    Metric("*_source_only", order=1, role="reference", note="training on the source alone"),
+    Metric("*_global", order=2),
+    Metric("*_local", order=3, note="the client's own head"),
+    Metric("*_average", order=5, note="both heads together"),
+    Metric("*_last", order=4, note="as the averaged heads, on the extractor of the last step"),
+    Metric("control_loss", "loss of the source-only twin", higher_is_better=False, order=AUXILIARY_ORDER),
+)
 
 SPEC: StrategySpec = StrategySpec(
     Options,
     DualAdapt,
-    ClientFunctions(train, evaluate, prediction_states, states_from_checkpoint, predictor),
+    ClientFunctions(train, evaluate, prediction_states, states_from_checkpoint, predictor, example_weights),
     comparison_overrides={"source_only_twin": False},  # its twin is a strategy of the table then
+    metrics=METRICS,
+    phases=(*PHASES, Phase("control", "its source-only twin trains")),
 )

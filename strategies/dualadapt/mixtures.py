@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from flwr.app import ArrayRecord
@@ -27,6 +28,18 @@ def read_mixture(arrays: Mapping[str, Tensor], device: torch.device) -> tuple[ga
     """A mixture and the quantiles that came with it."""
     exact = {**arrays, "log_weights": renormalised(arrays["log_weights"])}
     return gaussian_mixture.GaussianMixture.from_arrays(exact).to(device), arrays["quantiles"].to(device)
+
+
+def example_weights(state: Mapping[str, Any], partition: int, features: Tensor) -> Tensor | None:
+    """Return the typicality (rows,) of features (rows, width) under a client's mixture, from the strategy's state.
+
+    None where the client has sent no mixture, or one of features of another width.
+    """
+    arrays = state["mixtures"].get(partition)
+    if arrays is None or arrays["means"].shape[-1] != features.shape[1]:
+        return None
+    mixture, quantiles = read_mixture({name: array.double() for name, array in arrays.items()}, torch.device("cpu"))
+    return gaussian_mixture.conformal_p_value(mixture.log_prob(features), quantiles)
 
 
 def check_mixture(arrays: Mapping[str, Tensor], source: Mapping[str, Tensor], limit: float, floor: float) -> None:

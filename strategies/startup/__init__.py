@@ -37,6 +37,7 @@ round 0 (with ``start`` at its default, that is transfer), every ``evaluate_ever
 from __future__ import annotations
 
 from fedlab.strategies.protocol import ClientFunctions, StrategySpec, evaluate
+from fedlab.strategies.source_only import PHASES
 from fedlab.strategies.startup.client import train
 from fedlab.strategies.startup.server import Startup
 from fedlab.strategies.startup.shared import Options, Student
@@ -44,5 +45,5 @@ from fedlab.strategies.startup.shared import Options, Student
 __all__ = ["SPEC", "Options", "Startup", "Student", "train"]
 
 SPEC: StrategySpec = StrategySpec(
-    Options, Startup, ClientFunctions(train, evaluate)
+    Options, Startup, ClientFunctions(train, evaluate), phases=PHASES
 )

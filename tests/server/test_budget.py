@@ -12,7 +12,7 @@ from tables import put
 
 
 def test_bytes_and_seconds_are_those_of_training():
-    budget = Budget(bytes=100, seconds=0)
+    budget = Budget(bytes=100, seconds=0, left_out=frozenset({"evaluate", "score"}))
     budget.add(60, {"server": 1.0, "evaluate": 50.0})
     assert budget.ended_by == ""
     moved, seconds = {"train_down": 30, "train_up": 10, "evaluate_down": 900}, {"clients": 2.0, "score": 70.0}
@@ -23,7 +23,7 @@ def test_bytes_and_seconds_are_those_of_training():
 
 
 def test_no_limit_and_a_limit_of_seconds():
-    free, timed = Budget(0, 0), Budget(0, 2.5)
+    free, timed = Budget(0, 0), Budget(0, 2.5, frozenset({"evaluate", "score"}))
     for budget in (free, timed):
         budget.add(10**12, {"pretrain": 2.0, "server": 1.0})
     assert (free.ended_by, timed.ended_by) == ("", "seconds")

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from fedlab import registry
 from fedlab.data.dataset import ArrayDataset
+from fedlab.metrics import FRACTION, Metric
 from fedlab.training import null_progress
 from fedlab.workload import Score, WorkloadSpec
 
@@ -111,8 +112,9 @@ SMALL = {
 }
 
 
-SPEC = WorkloadSpec(Blobs, oracle_overrides={"blobs.client_labels": True})
-SCRIBBLES = WorkloadSpec(Scribbler, primary_metric="size")
+ACCURACY = Metric("accuracy", unit=FRACTION, higher_is_better=True, confusion="accuracy")
+SPEC = WorkloadSpec(Blobs, oracle_overrides={"blobs.client_labels": True}, metrics=(ACCURACY,))
+SCRIBBLES = WorkloadSpec(Scribbler, primary_metric="size", metrics=(ACCURACY,))
 
 
 def register(name="blobs", spec="toy:SPEC") -> None:

@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 import toy
-from fedlab.comparison import progress, runner, text_tables
+from fedlab.comparison import plan, progress, runner, text_tables
 from fedlab.runs.directory import RunDirectory
 from tables import put
 
@@ -18,7 +18,7 @@ def test_where_a_run_stands(tmp_path):
     run.emit("connecting", clients=4)
     assert progress.current_phase(tmp_path) == "starts"
     run.emit("phase", round=0, rounds=3, phase="pretrain")
-    assert progress.current_phase(tmp_path) == "pre-training on the source"
+    assert progress.current_phase(tmp_path) == "pre-training"
     for number in range(60):
         run.emit("phase", round=2, rounds=3, phase="clients")
         run.emit("progress", round=2, phase="clients", done=number, total=60)
@@ -31,19 +31,19 @@ def test_a_terminal_sees_each_cell_end(tmp_path, monkeypatch):
     put(monkeypatch, "workload", "blobs", toy.SPEC)
     console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
     knobs = {"rounds": 1, "blobs.domains": "near,far"}
-    request = runner.ComparisonRequest(
+    request = plan.ComparisonRequest(
         toy.write_preset(tmp_path), "source_only,bad=dualadapt", 1, knobs, out=tmp_path / "out", jobs=1
     )
-    plan = runner.check(request)
+    planned = plan.plan_comparison(request)
     with progress.RichProgress(console) as live:
-        comparison = runner.execute(plan, live)
+        comparison = runner.execute(planned, live)
         assert live.running == {}
     progress.print_summary(comparison, console)
     said = console.file.getvalue()
     for part in (
         "2 cells of",
         "source_only, seed 0  accuracy",
-        "bad, seed 0  accuracy_average",
+        "bad, seed 0  accuracy (average)",
         "2/2",
         "about",
         "± is half",

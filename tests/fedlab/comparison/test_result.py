@@ -14,7 +14,12 @@ import fedlab
 from fedlab.comparison import files, text_tables
 from fedlab.comparison.result import FAILED, FINISHED, Cell, Comparison
 from fedlab.errors import RunError
+from fedlab.metrics import Metric, MetricTable
 from fedlab.runs.directory import RunDirectory
+from fedlab.strategies import STRATEGIES
+from fedlab.workloads import WORKLOADS
+
+TABLE = MetricTable.declared(STRATEGIES["dualadapt"], WORKLOADS["digits"])
 
 # accuracy of (near, far) in rounds 0 and 1, by variant and seed
 SCORES = {
@@ -39,7 +44,7 @@ def make(folder, name, seed, rounds, metric):
                 "seconds": {"pretrain" if number == 0 else "clients": 2.0, "evaluate": 100.0},
             }
         )
-    run.update_manifest(status="finished")
+    run.update_manifest(status="finished", **TABLE.to_manifest())
     return f"cells/{run.path.name}"
 
 
@@ -212,8 +217,29 @@ def test_nothing_finished_yet_is_an_empty_table(tmp_path):
 
 
 def test_words_for_people():
-    assert text_tables.plus_minus(0.756, 0.012, share=True) == "75.6 ± 1.2"
-    assert text_tables.plus_minus(0.062, math.nan, share=True, signed=True) == "+6.2"
-    assert text_tables.plus_minus(12.3456, 0.5, share=False) == "12.35 ± 0.5"
-    assert text_tables.plus_minus(math.nan, math.nan, share=True) == "-"
-    assert [text_tables.p_value(p) for p in (0.0004, 0.0123, math.nan)] == ["<.001", "0.012", "-"]
+    assert text_tables.plus_minus(0.756, 0.012, percent=True) == "75.6 ± 1.2"
+    assert text_tables.plus_minus(0.062, math.nan, percent=True, signed=True) == "+6.2"
+    assert text_tables.plus_minus(12.3456, 0.5, percent=False) == "12.35 ± 0.5"
+    assert text_tables.plus_minus(math.nan, math.nan, percent=True) == "-"
+
+
+def test_a_declared_metric_has_its_title_unit_and_direction(tmp_path):
+    table = MetricTable((Metric("energy", "energy used", "kcal", higher_is_better=False),))
+    cells = []
+    for label, value in (("low", 3.0), ("high", 2.0)):
+        run = make(tmp_path, label, 0, [(value, value)], "energy")
+        RunDirectory.open(tmp_path / run).note(**table.to_manifest())
+        cells.append(Cell(label, "s", 0, {}, run, FINISHED))
+    comparison = Comparison(tmp_path, "toy", [0], "low", "energy", cells, target=2.5)
+    assert comparison.more_is_better is False
+    assert comparison.summary()["rank"].tolist() == [2.0, 1.0]
+    scores, *_, reach = text_tables.tables(comparison)
+    assert scores.title == "toy: energy used in kcal, lower is better, after the last round, mean over clients and seeds 0"
+    assert scores.heads[1] == "energy used ↓" and scores.rows[1][1:3] == ["2", "-1"]
+    assert reach.title == "Until energy used is 2.5 kcal, mean over seeds"
+
+
+def test_tables_of_cells_are_merged(comparison, tmp_path):
+    RunDirectory.open(comparison.path(comparison.cells[0])).note(metrics=[{"name": "energy", "unit": "kcal"}])
+    merged = Comparison.read(tmp_path).metric_table
+    assert merged.find("energy").unit == "kcal" and merged.is_fraction("accuracy")

@@ -20,7 +20,7 @@ from fedlab import launch
 from fedlab.cli.app import app
 from fedlab.comparison import cells as running
 from fedlab.comparison import workers
-from fedlab.comparison.runner import ComparisonRequest, check, visible_gpus
+from fedlab.comparison.plan import ComparisonRequest, plan_comparison, visible_gpus
 from fedlab.errors import ConfigError, RunError
 from fedlab.runs.directory import RunDirectory
 from tables import put
@@ -123,7 +123,7 @@ def test_what_no_metric_can_be_is_refused_before_anything_runs(preset, tmp_path)
         ("size", 3.0, "whether more or less size is better is not known"),
     ):
         with pytest.raises(ConfigError, match=sentence):
-            check(ComparisonRequest(preset, "source_only", 1, SHORT, metric=metric, target=target))
+            plan_comparison(ComparisonRequest(preset, "dualadapt", 1, SHORT, metric=metric, target=target))
 
 
 def test_gpus_are_called_what_the_environment_calls_them(monkeypatch):
@@ -194,7 +194,7 @@ def test_quiet_json_and_lines_say_the_same(preset, tmp_path):
         (["--strategies", "dualadapt", "--target", "nan"], "the target is nan"),
         (
             ["--strategies", "dualadapt", "--metric", "accuracy", "--target", "40"],
-            "the target is 40, and accuracy is a share between 0 and 1; 40.0 % is 0.4",
+            "the target is 40, and accuracy is a fraction between 0 and 1; 40.0 % is 0.4",
         ),
     ],
 )
@@ -212,7 +212,7 @@ def test_the_command_goes_on_with_what_it_was_asked_for(preset):
         {"blobs.domains": "a,b", "rounds": [1, 2]},
         budget={"bytes": 5e6},
     )
-    plan = check(request)
+    plan = plan_comparison(request)
     assert plan.comparison.command == (
         f"fedlab compare {preset} blobs.domains=a,b rounds=1,2 --strategies source_only,A=dualadapt --seeds 0,2, "
         "--budget bytes=5000000"
@@ -223,12 +223,12 @@ def test_the_command_goes_on_with_what_it_was_asked_for(preset):
 
 def test_jobs_times_threads_are_no_more_than_the_cores(preset, monkeypatch):
     monkeypatch.setattr(running, "cores", lambda: 8)
-    assert check(ComparisonRequest(preset, "source_only", 5)).jobs == 5
-    assert check(ComparisonRequest(preset, "source_only", 20)).jobs == 8
-    wide = check(ComparisonRequest(preset, "source_only", 20, {"threads": 3}))
+    assert plan_comparison(ComparisonRequest(preset, "source_only", 5)).jobs == 5
+    assert plan_comparison(ComparisonRequest(preset, "source_only", 20)).jobs == 8
+    wide = plan_comparison(ComparisonRequest(preset, "source_only", 20, {"threads": 3}))
     assert (wide.jobs, wide.threads) == (2, 3)
     with pytest.raises(ConfigError, match="ask for 1 to 2"):
-        check(ComparisonRequest(preset, "source_only", 20, {"threads": 3}, jobs=3))
+        plan_comparison(ComparisonRequest(preset, "source_only", 20, {"threads": 3}, jobs=3))
 
 
 def test_one_comparison_at_a_time(preset, tmp_path):

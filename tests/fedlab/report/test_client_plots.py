@@ -150,11 +150,3 @@ class _WithNegative(nn.Module):
 def test_features_of_other_shapes_are_refused_with_a_sentence():
     with pytest.raises(RunError, match="got 3 axes"):
         client_plots.rows_of(nn.Identity(), ArrayDataset({"x": torch.zeros(4, 5, 6)}), 3)
-
-
-def test_mixtures_are_found_by_their_arrays():
-    mixture = dict.fromkeys(("log_weights", "means", "variances", "quantiles"), torch.zeros(1))
-    state = {"optimiser": {"state": {0: {"step": 1}}}, "deep": {"mixtures": {0: mixture}}}
-    assert client_plots.find_mixture(state, 0) is mixture
-    assert client_plots.find_mixture(state, 1) is None
-    assert client_plots.find_mixture({"heads": {0: {"weight": torch.zeros(1)}}}, 0) is None

@@ -15,7 +15,7 @@ import pytest
 from fedlab.comparison.result import Cell
 from fedlab.report import comparison_tables, learning_curves
 from fedlab.report.comparison_page import render, summary, write_comparison
-from fedlab.runs.result import human_bytes, shown
+from fedlab.runs.formatting import human_bytes
 from pages import Page
 
 
@@ -52,7 +52,7 @@ def test_numbers_are_those_of_the_table(comparison, text):
     assert [row[0] for row in rows] == ["source_only", "dualadapt"]
     for row, (_, wanted) in zip(rows, table.iterrows(), strict=True):
         half = (wanted["high"] - wanted["low"]) / 2
-        assert row[1] == f"{shown('accuracy', wanted['mean'])} ± {100 * half:.1f}"
+        assert row[1] == f"{comparison.metric_table.format('accuracy', wanted['mean'])} ± {100 * half:.1f}"
         assert row[5] == human_bytes(wanted["bytes"])
     assert rows[0][2] == "-"
     assert rows[1][2] == f"{100 * table['difference'][1]:+.1f}".replace("-", "\u2212")
@@ -67,7 +67,7 @@ def test_the_heat_map_shows_every_client_with_its_value(comparison, text):
     heat = next(table for table in Page(text).tables if table[0][1:] == ["near", "far"])
     for row in heat[1:]:
         for client, cell in zip(("near", "far"), row[1:], strict=True):
-            assert cell.startswith(shown("accuracy", found[row[0], client]))
+            assert cell.startswith(comparison.metric_table.format("accuracy", found[row[0], client]))
     lines = comparison_tables.variants(comparison, comparison.summary())
     _, rows = comparison_tables.heat_table(comparison, lines)
     cells = [cell for row in rows for cell in row.cells]
@@ -178,17 +178,11 @@ def test_a_strategy_keeps_its_colour_over_a_grid(comparison, tmp_path):
     assert lines[0].name == "source_only, server.steps=1, client.steps=3"  # "steps" alone would be either
 
 
-@pytest.mark.parametrize(
-    ("p", "text"), [(math.nan, "-"), (0.0004, "< 0.001"), (0.0123, "0.012"), (0.21, "0.21"), (1.0, "1.00")]
-)
-def test_p_values_for_people(p, text):
-    assert comparison_tables.p_value(p) == text
-
-
-def test_best_as_shown():
-    assert comparison_tables.best_as_shown("accuracy", [0.80001, 0.8, 0.7], True) == {"80.0 %"}
-    assert comparison_tables.best_as_shown("loss", [2.0, 1.0, math.nan], False) == {"1"}
-    assert comparison_tables.best_as_shown("psnr", [2.0, 1.0], None) == set()
+def test_best_as_shown(comparison):
+    table = comparison.metric_table
+    assert comparison_tables.best_as_shown(table, "accuracy", [0.80001, 0.8, 0.7]) == {"80.0 %"}
+    assert comparison_tables.best_as_shown(table, "loss", [2.0, 1.0, math.nan]) == {"1"}
+    assert comparison_tables.best_as_shown(table, "psnr", [2.0, 1.0]) == set()
 
 
 def test_the_lead_says_who_is_best_and_whether_that_is_chance(comparison):

@@ -8,14 +8,19 @@ import torch
 from torch import nn
 
 from fedlab.data.dataset import ArrayDataset
+from fedlab.metrics import MetricTable
 from fedlab.report.client_panels import draw
 from fedlab.report.client_plots import ARRAYS, ClientPlotData
 from fedlab.report.comparison_tables import SeriesStyle
-from fedlab.report.confusions import agreement, confusion
+from fedlab.report.confusions import agrees, confusion
+from fedlab.strategies import STRATEGIES
+from fedlab.workloads import WORKLOADS
+
+TABLE = MetricTable.declared(STRATEGIES["dualadapt"], WORKLOADS["digits"], WORKLOADS["camvid"])
 
 
 @pytest.mark.parametrize(
-    ("reported", "agrees"),
+    ("reported", "expected"),
     [
         ({"accuracy": 0.7}, True),
         ({"accuracy_average": 0.702, "loss": 1.0}, True),
@@ -26,17 +31,18 @@ from fedlab.report.confusions import agreement, confusion
         ({}, False),
     ],
 )
-def test_confusions_must_agree_with_a_reported_share(reported, agrees):
-    assert agreement(np.array([[4, 2], [1, 3]]), reported) == agrees
+def test_confusions_must_agree_with_a_reported_share(reported, expected):
+    assert agrees(np.array([[4, 2], [1, 3]]), reported, TABLE) == expected
 
 
-def test_a_portrait_names_classes_and_what_its_workload_is_judged_by():
+def test_a_panel_names_classes_and_what_its_workload_is_judged_by():
     counts = np.array([[4, 2], [1, 3]])
     nothing = dict.fromkeys(ARRAYS, np.zeros((0, 2)))
     view, line = ClientPlotData("usps", **{**nothing, "confusion": counts}), SeriesStyle(("a",), "a", 2, ())
-    plain, street = draw(view, line), draw(view, line, ("sky", "road"), "miou")
+    plain = draw(view, line, (), TABLE.find("accuracy"))
+    street = draw(view, line, ("sky", "road"), TABLE.find("miou"))
     assert (plain.right, [row.head for row in plain.confusion]) == ("70.0 % of its test labels right", ["0", "1"])
-    assert street.right == "mean IoU 53.6 %, 70.0 % of its test pixels right"
+    assert street.right == "mean IoU 53.6 %, 70.0 % of its test labels right"
     assert (street.heads, [row.head for row in street.confusion]) == (["0", "1"], ["0 sky", "1 road"])
 
 
@@ -66,4 +72,4 @@ def test_rows_of_cells_are_compared_pixel_by_pixel():
 
 
 def test_a_class_that_no_pixel_has_does_not_count():
-    assert agreement(np.array([[3, 0, 1], [0, 4, 0], [0, 0, 0]]), {"miou": (3 / 4 + 1) / 2})
+    assert agrees(np.array([[3, 0, 1], [0, 4, 0], [0, 0, 0]]), {"miou": (3 / 4 + 1) / 2}, TABLE)

@@ -11,13 +11,17 @@ import pytest
 
 from fedlab.config.presets import parse_overrides
 from fedlab.config.sections import to_toml
+from fedlab.metrics import Metric, MetricTable
 from fedlab.registry import load_config
 from fedlab.report import charts, commands, render, run_page, write_report
-from fedlab.report.figures import FIXED, SLOTS, Curve, limits, slots
-from fedlab.runs.progress import elapsed
+from fedlab.report.figures import REFERENCE, SLOTS, Curve, limits, slots
+from fedlab.runs.formatting import elapsed
 from fedlab.runs.result import Result
+from fedlab.strategies import STRATEGIES
+from fedlab.workloads import WORKLOADS
 from pages import Page
 
+TABLE = MetricTable.declared(STRATEGIES["dualadapt"], WORKLOADS["digits"], WORKLOADS["camvid"])
 KINDS = ("train_down", "train_up", "evaluate_down", "evaluate_up")
 
 
@@ -69,6 +73,7 @@ def make(directory, rounds, config=None, **manifest):
         "engine": "inprocess",
         "device": "cpu",
         "weights_sha256": "9f27" * 16,
+        **TABLE.to_manifest(),
     }
     return Result(directory, rounds, {**known, **manifest}, config)
 
@@ -128,15 +133,16 @@ def test_results_table_has_a_row_for_each_client_and_the_mean(seen):
 
 def test_best_accuracy_of_a_row_is_bold_ties_included():
     cells = run_page._cells(
+        TABLE,
         ["accuracy_global", "accuracy_local", "accuracy_average", "loss"],
         {"accuracy_global": 0.80001, "accuracy_local": 0.8, "accuracy_average": math.nan, "loss": 3.0},
     )
     assert [cell.best for cell in cells] == [True, True, False, False]
-    assert [cell.best for cell in run_page._cells(["accuracy"], {"accuracy": 0.8})] == [False]
+    assert [cell.best for cell in run_page._cells(TABLE, ["accuracy"], {"accuracy": 0.8})] == [False]
 
 
 def test_curves_have_a_panel_for_the_mean_and_each_client_and_one_legend(result, seen):
-    keys, drawings = charts.share_figures(result)
+    keys, drawings = charts.primary_figures(result)
     assert [key.label for key in keys] == ["source only", "global", "local", "average"]
     assert [drawing.title for drawing in drawings] == ["mean", "usps", "mnist_m", "optdigits", "synthdigits"]
     assert "average 73.2 % in round 1, 81.6 % in round 8" in drawings[1].svg  # for those who cannot see it
@@ -145,7 +151,7 @@ def test_curves_have_a_panel_for_the_mean_and_each_client_and_one_legend(result,
 
 
 def test_figures_leave_colours_and_letters_to_the_page(result):
-    drawings = charts.share_figures(result)[1]
+    drawings = charts.primary_figures(result)[1]
     for drawing in drawings:
         assert "var(--c4)" in drawing.svg
         assert not re.search(r"#[0-9a-f]{6}|font-family|<style|width=\"\d+pt", drawing.svg)
@@ -194,12 +200,12 @@ def test_a_single_accuracy_has_one_colour_and_no_bold(tmp_path):
 def test_other_numbers_have_a_figure_each(tmp_path):
     rounds = [record(k, {"a": {"psnr": 20.0 + k, "loss": 1.0}, "b": {"psnr": 22.0}}) for k in range(3)]
     result = make(tmp_path, rounds)
-    assert "mean loss" in run_page.summary(result)
-    assert charts.share_figures(result) == ([], [])
+    assert "mean psnr" in run_page.summary(result)
+    assert charts.primary_figures(result) == ([], [])
     titles = [drawing.title for drawing in charts.other_figures(result)]
-    assert titles == ["loss, on the clients", "psnr, on the clients", "loss, on the server"]
+    assert titles == ["psnr, on the clients", "loss ↓, on the clients", "loss ↓, on the server"]
     assert "Accuracy by round" not in render(result)
-    assert Page(render(result)).tables[0][2] == ["b", "-", "22"]
+    assert Page(render(result)).tables[0][2] == ["b", "22", "-"]
 
 
 def test_only_round_zero(tmp_path):
@@ -213,7 +219,7 @@ def test_only_round_zero(tmp_path):
 def test_a_run_of_one_client_and_of_none(tmp_path):
     one = make(tmp_path, [record(k, {"a": {"accuracy": 0.5}}) for k in range(2)])
     assert "accuracy of the one client is 50.0 %" in run_page.summary(one)
-    assert [drawing.title for drawing in charts.share_figures(one)[1]] == ["a"]
+    assert [drawing.title for drawing in charts.primary_figures(one)[1]] == ["a"]
     Page(render(make(tmp_path, [record(0, {}, seconds={}, server={})])))
 
 
@@ -221,7 +227,7 @@ def test_many_clients_and_many_rounds_stay_readable(tmp_path, monkeypatch):
     monkeypatch.setattr(charts, "PANELS", 2)
     rounds = [record(k, {f"shard-{i}": {"accuracy": 0.5} for i in range(10)}) for k in range(41)]
     result = make(tmp_path, rounds)
-    assert [drawing.title for drawing in charts.share_figures(result)[1]] == ["mean", "shard-0", "shard-1"]
+    assert [drawing.title for drawing in charts.primary_figures(result)[1]] == ["mean", "shard-0", "shard-1"]
     assert "8 more clients are in metrics.jsonl." in "".join(Page(render(result)).text)
 
 
@@ -271,7 +277,7 @@ def test_the_command_from_the_preset_gives_the_same_knobs(tmp_path):
     overrides = {"rounds": "3", "digits.augment": "false", "digits.targets": "usps, mnist_m", "seed": 7}
     config = preset_config(**overrides)
     result = make(tmp_path, dualadapt_rounds(3), config)
-    words = shlex.split(commands.repeat_from_preset(result))
+    words = shlex.split(commands.repeat_from_preset(result, sections()))
     assert words[:3] == ["fedlab", "run", "dualadapt-digits"] and words[-2:] == ["--seed", "7"]
     assert preset_config(**parse_overrides(words[3:-2]), seed=7) == config
 
@@ -287,26 +293,26 @@ def test_the_other_commands_name_the_directory_as_a_shell_wants_it(tmp_path):
 
 def test_the_command_of_a_run_with_another_name_than_its_preset(tmp_path):
     result = make(tmp_path, dualadapt_rounds(1), {**preset_config(rounds=1, seed=3), "name": "2feaf39d325e"})
-    assert commands.repeat_from_preset(result) == ""
-    assert commands.repeat_from_preset(result, "dualadapt-digits") == "fedlab run dualadapt-digits rounds=1 --seed 3"
+    assert commands.repeat_from_preset(result, sections()) == ""
+    assert commands.repeat_from_preset(result, sections(), "dualadapt-digits") == "fedlab run dualadapt-digits rounds=1 --seed 3"
     mine = tmp_path / "my own.toml"
     mine.write_text(to_toml({"workload": "digits", "strategy": "dualadapt", "rounds": 1}))
-    words = shlex.split(commands.repeat_from_preset(result, str(mine)))
+    words = shlex.split(commands.repeat_from_preset(result, sections(), str(mine)))
     assert words[:3] == ["fedlab", "run", str(mine)] and "rounds=1" not in words
 
 
 def test_no_command_from_a_preset_that_is_not_ours(tmp_path):
     mine = {**preset_config(), "name": "mine"}
-    assert commands.repeat_from_preset(make(tmp_path, dualadapt_rounds(1), mine)) == ""
+    assert commands.repeat_from_preset(make(tmp_path, dualadapt_rounds(1), mine), sections()) == ""
     newer = {**preset_config(), "digits.unheard_of": 1}
-    assert commands.repeat_from_preset(make(tmp_path, dualadapt_rounds(1), newer)) == ""
+    assert commands.repeat_from_preset(make(tmp_path, dualadapt_rounds(1), newer), sections()) == ""
 
 
 def test_the_usual_accuracies_keep_their_colours_and_no_other_takes_them():
-    given = slots(["accuracy_source_only", "accuracy_average", "accuracy_last", "accuracy_oracle"])
-    assert given["accuracy_average"] == FIXED["average"]
+    given = slots(["accuracy_source_only", "accuracy_average", "accuracy_last", "accuracy_oracle"], TABLE)
+    assert (given["accuracy_source_only"], given["accuracy_average"]) == (REFERENCE, 4)
     assert len(set(given.values())) == 4
-    assert set(slots([f"accuracy_{i}" for i in range(20)]).values()) == set(range(2, SLOTS + 1))
+    assert set(slots([f"accuracy_{i}" for i in range(20)], TABLE).values()) == set(range(2, SLOTS + 1))
 
 
 def test_panels_have_one_span_each_around_its_own_values():
@@ -326,8 +332,20 @@ def test_a_run_that_reports_another_share_is_read_by_it(tmp_path):
     assert run_page.summary(result).endswith(
         "mean IoU (average) over 2 clients is 40.0 %, 10.0 points above training on the source alone (30.0 %)."
     )
-    keys, _ = charts.share_figures(result)
-    assert [key.label for key in keys] == ["source only", "average"] and keys[1].slot == FIXED["average"]
-    assert next(drawing.title for drawing in charts.other_figures(result)) == "loss, on the clients"
+    keys, _ = charts.primary_figures(result)
+    assert [key.label for key in keys] == ["source only", "average"] and keys[1].slot == 4
+    assert next(drawing.title for drawing in charts.other_figures(result)) == "loss ↓, on the clients"
     text = render(result)
     assert "Mean IoU by round" in text and "<b>40.0 %</b>" in text
+
+
+def test_a_declared_metric_has_its_title_unit_and_direction(tmp_path):
+    table = MetricTable((Metric("energy", "energy used", "kcal", higher_is_better=False),))
+    rounds = [record(k, {"a": {"energy": 3.0 - k}, "b": {"energy": 5.0}}) for k in range(2)]
+    result = make(tmp_path, rounds, **table.to_manifest())
+    assert run_page.summary(result).endswith(
+        "mean energy used over 2 clients is 3.5 kcal; it was 4 kcal before the first round."
+    )
+    seen = Page(render(result))
+    assert seen.tables[0][:2] == [["client", "energy used ↓"], ["a", "2 kcal"]]
+    assert charts.other_figures(result)[0].title == "energy used ↓, on the clients"

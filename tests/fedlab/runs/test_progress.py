@@ -1,4 +1,4 @@
-"""Three voices on one script of events, and the thread that follows a file."""
+"""Three displays on one script of events, and the thread that follows a file."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ import time
 import pytest
 from rich.console import Console
 
+from fedlab.metrics import FRACTION, Metric, MetricTable
 from fedlab.runs import progress
 from fedlab.runs.directory import RunDirectory
-from fedlab.runs.progress import JsonProgress, PlainProgress, RichProgress, elapsed, follow, watch_live
+from fedlab.runs.formatting import elapsed
+from fedlab.runs.progress import JsonProgress, PlainProgress, RichProgress, follow, watch_live
+from fedlab.strategies import STRATEGIES
+from fedlab.workloads import WORKLOADS
 
+TABLE = MetricTable.declared(STRATEGIES["dualadapt"], WORKLOADS["digits"], WORKLOADS["molecules"])
 ROUND = {
     "event": "round",
     "round": 1,
@@ -46,13 +51,13 @@ SCRIPT = [
 ]
 
 
-def on_event(listener, *events):
+def send(listener, *events):
     for event in events:
         listener.on_event(event)
 
 
 class Kept:
-    """A voice that keeps what it is told."""
+    """A listener that keeps the events."""
 
     def __init__(self):
         self.events, self.arrived = [], threading.Condition()
@@ -72,7 +77,7 @@ class Kept:
 
 def test_lines_tell_a_log_what_a_reader_wants_to_know():
     lines = []
-    on_event(PlainProgress(lines.append), *SCRIPT)
+    send(PlainProgress(lines.append, TABLE), *SCRIPT)
     assert lines == [
         "pre-training on the source",
         "resumed after round 0",
@@ -83,7 +88,7 @@ def test_lines_tell_a_log_what_a_reader_wants_to_know():
 
 def test_json_lines_are_the_events():
     lines = []
-    on_event(JsonProgress(lines.append), *SCRIPT)
+    send(JsonProgress(lines.append), *SCRIPT)
     assert [json.loads(line) for line in lines] == SCRIPT
     assert all("\n" not in line for line in lines)
 
@@ -103,13 +108,13 @@ def picture(live):
 
 
 def test_the_live_picture_shows_round_phase_progress_and_clients_as_they_come():
-    live = RichProgress(record())
+    live = RichProgress(record(), TABLE)
     assert "connecting" in picture(live)
-    on_event(live, *SCRIPT[:3])
+    send(live, *SCRIPT[:3])
     assert "round 0 of 2" in picture(live)
     assert "pre-training on the source" in picture(live)
     assert "3/8" in picture(live)
-    on_event(live, *SCRIPT[3:6])
+    send(live, *SCRIPT[3:6])
     shown = picture(live)
     assert "round 1 of 2" in shown
     assert "clients train" in shown
@@ -121,8 +126,8 @@ def test_the_live_picture_shows_round_phase_progress_and_clients_as_they_come():
 
 def test_the_live_picture_leaves_a_line_for_each_round_and_failure():
     console = record()
-    with RichProgress(console) as live:
-        on_event(live, *SCRIPT)
+    with RichProgress(console, TABLE) as live:
+        send(live, *SCRIPT)
     text = console.export_text()
     assert "resumed after round 0" in text
     assert "client svhn (partition 1) failed in round 1, clients train: OSError: the disk is gone" in text
@@ -131,33 +136,59 @@ def test_the_live_picture_leaves_a_line_for_each_round_and_failure():
 
 def test_what_clients_say_is_never_read_as_markup():
     console = record()
-    with RichProgress(console) as live:
+    with RichProgress(console, TABLE) as live:
         live.on_event({**FAILED, "reason": "KeyError: [red]layer[0]"})
     assert "KeyError: [red]layer[0]" in console.export_text()
 
 
+def test_names_of_clients_and_metrics_are_never_read_as_markup():
+    """Rich raises on a closing tag that nothing opens."""
+    name, evil = "accuracy_[/b]", "svhn[/b]"
+    table = MetricTable((Metric(name, unit=FRACTION, higher_is_better=True),))
+    metrics = {name: 0.5}
+    event = {"event": "round", "round": 1, "rounds": 2, "mean": metrics, "clients": {evil: metrics}}
+    console = record()
+    with RichProgress(console, table) as live:
+        send(live, {"event": "phase", "round": 1, "rounds": 2, "phase": "[/b]"})
+        send(live, {"event": "client", "round": 1, "client": evil, "metrics": metrics}, event)
+        shown = picture(live)
+    assert evil in shown and "accuracy [/b]" in shown and "  [/b]" in shown
+    assert "accuracy [/b] 50.0 %" in console.export_text()
+
+
+def test_a_declared_metric_is_shown_with_title_unit_and_direction():
+    table = MetricTable((Metric("energy", "energy used", "kcal", higher_is_better=False),))
+    lines = []
+    event = {"event": "round", "round": 1, "rounds": 2, "mean": {"energy": 2.5}, "clients": {"near": {"energy": 2.5}}}
+    PlainProgress(lines.append, table).on_event(event)
+    assert lines == ["round 1/2  energy used ↓ 2.5 kcal  | energy used: near 2.5 kcal"]
+
+
 def test_a_round_without_a_test_says_so():
     lines = []
-    PlainProgress(lines.append).on_event({"event": "round", "round": 3, "rounds": 9, "mean": {}, "clients": {}})
+    PlainProgress(lines.append, TABLE).on_event({"event": "round", "round": 3, "rounds": 9, "mean": {}, "clients": {}})
     assert lines == ["round 3/9  not tested"]
 
 
 def test_what_a_model_draws_is_told_with_its_score():
     event = {"event": "round", "round": 3, "rounds": 9, "mean": {"loss": 2.0}, "clients": {"near": {"loss": 2.0}}}
     lines = []
-    PlainProgress(lines.append).on_event({**event, "score": {"validity": 0.5, "frechet": 3.0, "wasserstein_qed": 0.1}})
-    PlainProgress(lines.append).on_event({**event, "score": {}})
-    assert lines == ["round 3/9  validity 50.0 %  frechet 3  | loss: near 2", "round 3/9  loss 2  | loss: near 2"]
+    PlainProgress(lines.append, TABLE).on_event({**event, "score": {"validity": 0.5, "frechet": 3.0, "wasserstein_qed": 0.1}})
+    PlainProgress(lines.append, TABLE).on_event({**event, "score": {}})
+    assert lines == [
+        "round 3/9  validity 50.0 %  Fréchet distance ↓ 3  | loss: near 2",
+        "round 3/9  loss ↓ 2  | loss: near 2",
+    ]
 
 
 def test_a_phase_that_asks_nobody_is_not_shown():
-    live = RichProgress(record())
+    live = RichProgress(record(), TABLE)
     live.on_event({"event": "phase", "round": 1, "rounds": 2, "phase": "clients", "clients": 0})
     assert "clients train" not in picture(live)
 
 
 def test_a_metric_that_a_client_does_not_have_is_a_blank_never_a_number():
-    live = RichProgress(record())
+    live = RichProgress(record(), TABLE)
     for name, metrics in ROUND["clients"].items():
         live.on_event({"event": "client", "round": 1, "client": name, "metrics": metrics})
     (row,) = [line for line in picture(live).splitlines() if "svhn" in line]
@@ -223,7 +254,9 @@ def test_following_stops_when_the_run_raises(tmp_path):
     assert threading.active_count() == before
 
 
-def test_a_live_watch_of_a_file(tmp_path):
+def test_a_live_watch_of_a_file_with_the_names_of_its_manifest(tmp_path):
+    (tmp_path / "config.toml").touch()
+    RunDirectory.open(tmp_path).note(**TABLE.to_manifest())
     console = record()
     with watch_live(tmp_path, console):
         write(tmp_path, "".join(json.dumps(event) + "\n" for event in SCRIPT))

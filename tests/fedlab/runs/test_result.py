@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+import toy
 from fedlab.errors import RunError
+from fedlab.metrics import MetricTable
 from fedlab.runs.directory import RunDirectory
-from fedlab.runs.result import Result, direction, foremost, headline, human_bytes, label, metric_names, shown
+from fedlab.runs.formatting import human_bytes
+from fedlab.runs.result import Result
 
 MOVED = {"train_down": 10, "train_up": 1, "evaluate_down": 100, "evaluate_up": 3}
 
@@ -53,7 +56,7 @@ def test_the_hash_is_there_when_the_run_is_finished(directory):
 
 
 def test_it_says_in_a_line_what_it_is(directory):
-    assert repr(Result.read(directory.path)) == "<Result lunch-3: round 1, accuracy 50.0 %, loss 2>"
+    assert repr(Result.read(directory.path)) == "<Result lunch-3: round 1, accuracy 0.5, loss 2>"
 
 
 def test_a_run_without_a_round_is_a_sentence(tmp_path):
@@ -64,42 +67,23 @@ def test_a_run_without_a_round_is_a_sentence(tmp_path):
         Result.read(tmp_path)
 
 
-def test_metrics_are_ordered_for_a_reader():
-    names = ["zeal", "accuracy_average", "loss", "accuracy_global", "accuracy_source_only", "num-examples", "accuracy"]
-    rounds = [{"clients": {"a": dict.fromkeys(names[:4], 0.0)}}, {"clients": {"b": dict.fromkeys(names[4:], 0.0)}}]
-    assert metric_names(rounds) == [
-        "accuracy_source_only",
-        "accuracy_global",
-        "accuracy_average",
-        "accuracy",
-        "loss",
-        "zeal",
-    ]
+def test_names_and_numbers_are_those_that_the_run_declares(directory):
+    table = MetricTable.declared(toy.LINE)
+    directory.note(**table.to_manifest())
+    result = Result.read(directory.path)
+    assert result.metric_table == table
+    assert result.metric_names == ["accuracy", "loss"]
+    assert repr(result) == "<Result lunch-3: round 1, accuracy 50.0 %, loss 2>"
 
 
-def test_the_headline_is_the_best_informed_accuracy():
-    assert headline(["accuracy_source_only", "accuracy_average", "accuracy_last", "loss"]) == "accuracy_average"
-    assert headline(["accuracy", "loss"]) == "accuracy"
-    assert headline(["accuracy_5-shot", "accuracy_1-shot", "interval_5-shot"]) == "accuracy_5-shot"
-    assert headline(["fid", "loss"]) == "fid"
+def test_a_run_without_declarations_has_plain_names(directory):
+    table = Result.read(directory.path).metric_table
+    assert (table.title("valid_share"), table.direction("valid_share")) == ("valid share", 0)
+    assert table.format("accuracy", 0.5) == "0.5"
+    assert table.role("num-examples") == "hidden" and "evaluate" in table.evaluation_phases
 
 
-def test_which_way_is_better_is_known_of_shares_and_distances():
-    more, less = ["accuracy_average", "miou", "validity", "recall"], ["loss", "nll", "frechet", "wasserstein_logp"]
-    assert {direction(name) for name in more} == {1} and {direction(name) for name in less} == {-1}
-    assert direction("psnr") == 0
-    assert foremost({"samples": 9.0, "validity": 0.5, "frechet": 2.0, "wasserstein_logp": 1.0}) == [
-        "validity",
-        "frechet",
-    ]
-
-
-def test_numbers_and_names_for_people():
-    assert label("accuracy_source_only") == "source only"
-    assert shown("accuracy_local", 0.98765) == "98.8 %"
-    assert shown("loss", 0.123456) == "0.1235"
-    assert label("accuracy_5-shot") == "5-shot"
-    assert shown("interval_5-shot", 0.0084) == "± 0.8"
+def test_bytes_for_people():
     assert [human_bytes(count) for count in (0, 999, 1000, 12_345, 1_234_567, 9_876_543_210)] == [
         "0 B",
         "999 B",

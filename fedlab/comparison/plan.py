@@ -1,0 +1,186 @@
+"""From what was asked for to a checked plan: the comparison to be and the cells that it takes."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from fedlab import launch
+from fedlab.comparison import cells, grid, spec, workers
+from fedlab.comparison.result import Cell, Comparison
+from fedlab.config.resolve import with_options
+from fedlab.config.sections import Value, is_free_text, options
+from fedlab.errors import ConfigError
+from fedlab.metrics import MetricTable
+from fedlab.registry import all_sections
+from fedlab.runs.manifest import git_commit, now, versions
+
+
+@dataclass(frozen=True)
+class ComparisonRequest:
+    """A comparison as it was asked for; see :func:`fedlab.comparison.runner.compare`."""
+
+    preset: str
+    strategies: str | Sequence[str]
+    seeds: str | int | Sequence[int] = 5
+    knobs: Mapping[str, object] | None = None
+    baseline: str | None = None
+    target: float | None = None
+    budget: Mapping[str, float] | None = None
+    jobs: int | None = None
+    out: Path | str | None = None
+    metric: str | None = None
+
+
+@dataclass(frozen=True)
+class ComparisonPlan:
+    """A checked request: the comparison to be, the cells' tasks by run directory, and the number of cells at a time.
+
+    ``asked`` is the metric that was asked for, if one was.
+    """
+
+    comparison: Comparison
+    tasks: Mapping[str, workers.Task]
+    jobs: int
+    threads: int
+    gpus: Sequence[str]
+    asked: str | None = None
+
+
+class ComparisonListener(Protocol):
+    """What is called while a comparison runs."""
+
+    def on_start(self, plan: ComparisonPlan, finished: int) -> None:
+        """Cells begin to run; ``finished`` of them are there already."""
+        ...
+
+    def on_cell_start(self, cells: Sequence[Cell]) -> None:
+        """A run began, which belongs to these cells."""
+        ...
+
+    def on_cell_end(self, cells: Sequence[Cell]) -> None:
+        """A run has ended, which belongs to these cells."""
+        ...
+
+
+class NullListener:
+    """A listener that shows nothing."""
+
+    def on_start(self, plan: ComparisonPlan, finished: int) -> None:
+        """Show nothing."""
+
+    def on_cell_start(self, cells: Sequence[Cell]) -> None:
+        """Show nothing."""
+
+    def on_cell_end(self, cells: Sequence[Cell]) -> None:
+        """Show nothing."""
+
+
+def plan_comparison(request: ComparisonRequest) -> ComparisonPlan:
+    """Check every cell of a request, before anything is made.
+
+    Raises
+    ------
+    ConfigError, DataError
+        With a sentence.
+    """
+    variants, seeds = spec.parse_strategies(request.strategies), spec.parse_seeds(request.seeds)
+    values, budget = spec.parse_knobs(request.knobs or {}), dict(request.budget or {})
+    if "rounds" in budget and "rounds" in values:
+        raise ConfigError("rounds are set as an option and as a budget; keep one of them")
+    plans = grid.plan_cells(request.preset, variants, seeds, values, spec.as_knobs(budget))
+    metric = request.metric or plans[0].config.plugins["workload"].spec.primary_metric
+    _check_metric(request, metric, MetricTable.merged(launch.declared_metrics(plan.config) for plan in plans))
+    labels = [variant.label for variant in variants]
+    baseline = request.baseline or grid.default_baseline(plans)
+    if baseline not in labels:
+        raise ConfigError(f"the baseline {baseline!r} is none of the compared: {', '.join(labels)}")
+    folder = Path(request.out or Path("comparisons") / Path(request.preset).stem).resolve()
+    shared = {"checkpoint.pretrain_cache": str(folder / "pretrained")}
+    tasks = {plan.run: workers.Task(folder / plan.run, with_options(plan.config, shared)) for plan in plans}
+    jobs, threads, gpus = _jobs(request.jobs, list(tasks.values()))
+    comparison = Comparison(
+        directory=folder,
+        preset=request.preset,
+        seeds=seeds,
+        baseline=baseline,
+        upper_bound=grid.upper_bound(plans),
+        labelled=grid.uses_labels(plans),
+        metric=metric,
+        cells=[Cell(plan.label, plan.strategy, plan.seed, plan.knobs, plan.run) for plan in plans],
+        grid={name: list(map(spec.format_value, each)) for name, each in values.items() if len(each) > 1},
+        target=request.target,
+        budget=budget or None,
+        command=command(request, seeds, values),
+        created=now(),
+        versions=versions(),
+        git_commit=git_commit(),
+    )
+    return ComparisonPlan(comparison, tasks, jobs, threads, gpus, request.metric)
+
+
+def _check_metric(request: ComparisonRequest, metric: str, table: MetricTable) -> None:
+    """Refuse a metric that is one variant of several, and a target that cannot be reached."""
+    target, group = request.target, table.group(metric)
+    if metric != group:
+        raise ConfigError(
+            f"--metric {metric} is of one predictor; write {group}, and each variant is judged by its best informed one"
+        )
+    if target is None:
+        return
+    if not math.isfinite(target):
+        raise ConfigError(f"the target is {target}; write a number, for example --target 0.7")
+    if request.metric and not table.direction(metric):
+        raise ConfigError(f"whether more or less {metric} is better is not known, so that no target can be reached")
+    if table.is_fraction(metric) and not 0 <= target <= 1:
+        hint = f"; {table.format(metric, target / 100)} is {target / 100:g}" if target <= 100 else ""
+        raise ConfigError(f"the target is {target:g}, and {metric} is a fraction between 0 and 1{hint}")
+
+
+def _jobs(asked: int | None, tasks: Sequence[workers.Task]) -> tuple[int, int, list[str]]:
+    """Return the number of cells at a time, of threads of each, and the GPUs that they share."""
+    threads = max(task.config.run.threads for task in tasks)
+    most = max(1, cells.cores() // threads)
+    devices = {task.config.run.device for task in tasks}
+    gpus = visible_gpus() if devices == {"cuda"} else []
+    if asked is not None and asked < 1:
+        raise ConfigError(f"--jobs {asked} runs nothing; ask for 1 to {most}")
+    if asked is not None and asked > most:
+        raise ConfigError(
+            f"--jobs {asked} with threads={threads} needs {asked * threads} CPU cores, and there are {cells.cores()}; "
+            f"ask for 1 to {most}"
+        )
+    usual = min(len(gpus), most) if gpus else 1 if any(name.startswith("cuda") for name in devices) else most
+    return min(asked or usual, len(tasks)), threads, gpus
+
+
+def visible_gpus() -> list[str]:
+    """Return the names of usable GPUs for ``CUDA_VISIBLE_DEVICES``: as it names them where it is set, else numbers."""
+    count = torch.cuda.device_count()
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return (named or list(map(str, range(count))))[:count]
+
+
+def command(request: ComparisonRequest, seeds: Sequence[int], values: Mapping[str, Sequence[Value]]) -> str:
+    """Return the command that makes, or goes on with, a comparison."""
+    known = options(all_sections())
+    words = ["fedlab", "compare", request.preset]
+    for name, each in values.items():
+        separator = spec.SEPARATOR if is_free_text(known[name]) else ","
+        words.append(f"{name}={separator.join(map(spec.format_value, each))}")
+    strategies = request.strategies if isinstance(request.strategies, str) else spec.join_variants(request.strategies)
+    counted = list(seeds) == list(range(len(seeds)))
+    words += ["--strategies", strategies, "--seeds", str(len(seeds)) if counted else ",".join([*map(str, seeds), ""])]
+    for kind, amount in (request.budget or {}).items():
+        words += ["--budget", f"{kind}={amount:.15g}"]
+    for name in ("baseline", "metric", "target", "jobs", "out"):
+        value = getattr(request, name)
+        words += [f"--{name}", str(value)] if value is not None else []
+    return shlex.join(words)

@@ -1,0 +1,94 @@
+"""Declared metrics: patterns, order, roles, and the way into and out of a manifest."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fedlab.metrics import FRACTION, Metric, MetricTable, Phase
+from fedlab.strategies import STRATEGIES
+from fedlab.workloads import WORKLOADS
+
+TABLE = MetricTable.declared(STRATEGIES["dualadapt"], WORKLOADS["digits"], WORKLOADS["camvid"])
+SAMPLES = MetricTable.declared(WORKLOADS["molecules"], WORKLOADS["generation"])
+EPISODES = MetricTable.declared(WORKLOADS["fewshot"])
+
+
+def test_names_are_sorted_for_a_reader():
+    names = ["zeal", "accuracy_average", "loss", "accuracy_global", "accuracy_source_only", "num-examples", "accuracy"]
+    assert TABLE.sorted(names) == [
+        "accuracy",
+        "accuracy_source_only",
+        "accuracy_global",
+        "accuracy_average",
+        "zeal",
+        "loss",
+    ]
+    assert EPISODES.sorted(["accuracy_20-shot", "accuracy_5-shot"]) == ["accuracy_5-shot", "accuracy_20-shot"]
+
+
+@pytest.mark.parametrize(
+    ("table", "names", "primary"),
+    [
+        (TABLE, ["accuracy_source_only", "accuracy_average", "accuracy_last", "loss"], "accuracy_average"),
+        (TABLE, ["accuracy", "loss"], "accuracy"),
+        (TABLE, ["accuracy_source_only", "loss"], "accuracy_source_only"),
+        (EPISODES, ["accuracy_5-shot", "accuracy_1-shot", "interval_5-shot"], "accuracy_5-shot"),
+        (TABLE, ["fid", "loss"], "fid"),
+        (TABLE, ["num-examples", "loss"], "loss"),
+        (TABLE, [], ""),
+    ],
+)
+def test_the_primary_metric_is_the_best_informed_of_the_first_group(table, names, primary):
+    assert table.primary_metric(names) == primary
+
+
+def test_directions_and_primary_scores():
+    more, less = ["validity", "recall"], ["loss", "nll", "frechet", "wasserstein_logp"]
+    assert {SAMPLES.direction(name) for name in more} == {1} and {SAMPLES.direction(name) for name in less} == {-1}
+    assert SAMPLES.direction("psnr") == 0
+    score = {"samples": 9.0, "validity": 0.5, "frechet": 2.0, "frechet_real": 1.0, "wasserstein_logp": 1.0}
+    assert SAMPLES.primary_scores(score) == ["validity", "frechet"]
+    assert SAMPLES.reference(score, "frechet") == "frechet_real" and SAMPLES.reference(score, "validity") == ""
+
+
+def test_titles_and_values_for_people():
+    assert (TABLE.title("accuracy_source_only"), TABLE.group("accuracy_source_only")) == ("source only", "accuracy")
+    assert (TABLE.variant("accuracy_source_only"), TABLE.variant("accuracy")) == ("source_only", "")
+    assert TABLE.format("accuracy_local", 0.98765) == "98.8 %"
+    assert TABLE.format("loss", 0.123456) == "0.1235"
+    assert EPISODES.title("accuracy_5-shot") == "5-shot"
+    assert (EPISODES.title("interval_5-shot"), EPISODES.format("interval_5-shot", 0.0084)) == (
+        "interval 5-shot",
+        "± 0.8",
+    )
+    assert [TABLE.heading(name) for name in ("accuracy", "loss", "psnr")] == ["accuracy", "loss ↓", "psnr"]
+
+
+def test_short_lines_have_results_and_auxiliary_numbers_only_alone():
+    names = EPISODES.sorted(["accuracy_5-shot", "interval_5-shot", "loss"])
+    assert EPISODES.shown(names) == ["accuracy_5-shot", "interval_5-shot"]
+    assert EPISODES.shown(names, margins=False) == ["accuracy_5-shot"]
+    assert EPISODES.shown(["loss"]) == ["loss"]
+
+
+def test_a_table_survives_the_manifest_and_a_field_of_another_version_is_left_out():
+    manifest = json.loads(json.dumps(TABLE.to_manifest()))
+    assert MetricTable.from_manifest(manifest) == TABLE
+    manifest["metrics"][0]["color"] = "red"
+    assert MetricTable.from_manifest(manifest) == TABLE
+
+
+def test_the_first_declaration_of_a_name_counts():
+    mine = MetricTable((Metric("loss", "my loss"),), (Phase("clients", "clients adapt"),))
+    merged = MetricTable.merged([mine, MetricTable.declared()])
+    assert merged.title("loss") == "my loss" and merged.phase_title("clients") == "clients adapt"
+    assert merged.phase_title("evaluate") == "clients test" and merged.phase_title("unheard of") == "unheard of"
+    assert MetricTable.declared(STRATEGIES["dualadapt"]).phase_title("pretrain") == "pre-training on the source"
+
+
+def test_a_variant_of_a_number_that_is_no_fraction_keeps_both_titles():
+    table = MetricTable((Metric("energy", unit="kcal"), Metric("*_average", "average"), Metric("bond_*", unit=FRACTION)))
+    assert table.title("energy_average") == "energy average" and table.format("energy_average", 2.0) == "2 kcal"
+    assert table.format("bond_single", 0.5) == "50.0 %"
