@@ -18,7 +18,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.serverapp import Grid, ServerApp
 
 from fedlab import strategies, workloads
-from fedlab.comm.grid import PartitionGrid, PhaseStats
+from fedlab.comm.grid import PartitionGrid
+from fedlab.comm.replies import PhaseStats
 from fedlab.comm.roster import Roster
 from fedlab.config.schema import Core, ServerTraining, build, parse_arrivals
 from fedlab.runs import pretrain_cache
