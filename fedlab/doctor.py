@@ -60,7 +60,7 @@ def examine() -> list[Finding]:
         except Exception as error:  # of any kind: it must not hide the other findings
             name = check.__name__.strip("_").replace("_", " ")
             what = f"the check of {name} failed, {type(error).__name__}: {_last_line(error)}"
-            findings.append(Finding("bad", what, "mend what it names; if it names nothing, report this output"))
+            findings.append(Finding("bad", what, "fix what it names; if it names nothing, report this output"))
     return findings
 
 
@@ -207,7 +207,7 @@ def _processor() -> Iterator[Finding]:
     from fedlab.config.schema import RunConfig
 
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    remedy = f"nothing needs mending; threads={cpus} may be faster, and gives other bits"
+    remedy = f"nothing to fix; threads={cpus} may be faster, and gives other bits"
     yield _enough(f"{cpus} CPU{'s' * (cpus > 1)} for {RunConfig.threads} threads", cpus, {"note": RunConfig.threads}, remedy)
 
 

@@ -17,7 +17,8 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.serverapp import Grid, ServerApp
 
-from fedlab.comm.grid import PartitionGrid, PhaseStats
+from fedlab.comm.grid import PartitionGrid
+from fedlab.comm.replies import PhaseStats
 from fedlab.comm.roster import Roster
 from fedlab.config.schema import Config, parse_join_rounds
 from fedlab.metrics import MetricTable

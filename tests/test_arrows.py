@@ -109,6 +109,7 @@ def test_flower_stays_at_the_edges():
     assert arrows("flwr") <= edges | {
         "fedlab.comm.roster",
         "fedlab.comm.grid",
+        "fedlab.comm.replies",
         "fedlab.comm.compression",
         "fedlab.doctor",
     }

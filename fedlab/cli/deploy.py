@@ -94,7 +94,7 @@ def join(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
-    """Take part in a run of `fedlab serve` with this machine's data, and reconnect when the server goes away.
+    """Join a run of `fedlab serve` with this machine's data, and reconnect when the server goes away.
 
     Example: `fedlab join lab.example.org:9092 --domain usps --device cuda:0`
     """

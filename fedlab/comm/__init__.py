@@ -1,1 +1,1 @@
-"""Messages between server and clients by partition: grid, roster, compression, credentials."""
+"""Messages between server and clients by partition: grid, replies, roster, compression, credentials."""

@@ -50,13 +50,13 @@ def check_server(directory: Path) -> None:
         raise ConfigError(f"{directory}/server.crt is not signed by {directory}/ca.crt; {renew}") from None
     now = datetime.datetime.now(datetime.UTC)
     for name, found in (("ca.crt", authority), ("server.crt", certificate)):
-        mend = renew if name == "server.crt" else f"delete {directory} and make all anew: fedlab certs {directory}"
+        remedy = renew if name == "server.crt" else f"delete {directory} and make all again: fedlab certs {directory}"
         if now > found.not_valid_after_utc:
-            raise ConfigError(f"{directory}/{name} expired on {found.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; {mend}")
+            raise ConfigError(f"{directory}/{name} expired on {found.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; {remedy}")
         if now < found.not_valid_before_utc:
             raise ConfigError(
                 f"{directory}/{name} is not valid before {found.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; "
-                f"set this machine's clock, or {mend}"
+                f"set this machine's clock, or {remedy}"
             )
     missing = {"localhost", "127.0.0.1"} - set(certificate_hosts(certificate))
     if missing:

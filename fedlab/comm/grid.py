@@ -7,9 +7,7 @@ rejected here, so that no strategy averages it in.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -17,40 +15,18 @@ from flwr.common.serde import recorddict_to_proto
 from flwr.serverapp import Grid
 
 from fedlab.comm import compression
-from fedlab.comm.roster import GONE, POLL_SECONDS, Roster
+from fedlab.comm.replies import UNRESPONSIVE_KINDS, ClientFailure, PhaseStats, stream_replies
+from fedlab.comm.roster import GONE, Roster
 from fedlab.errors import FedlabError, RunError
 
 OnReply = Callable[[int, Message], None]  # partition, its reply
 Validate = Callable[[Message, Message], None]  # message, its reply; raises to reject the reply
 MEGABYTE = 1_000_000
-UNRESPONSIVE_KINDS = ("late", "gone")  # kinds of failure after which a client is not asked again in the round
 REJECTED_UPDATE = "refused"  # name of the record that tells a client which of its updates was rejected, and why
 
 
 def no_validation(message: Message, reply: Message) -> None:
     """Accept every reply."""
-
-
-@dataclass
-class ClientFailure:
-    """Reason why a client gave no usable reply.
-
-    ``kind`` is ``failed`` (its app raised), ``refused`` (a bad update), ``late`` (no reply in time) or ``gone`` (Flower
-    lost the node).
-    """
-
-    partition: int
-    reason: str
-    kind: str = "failed"
-
-
-@dataclass
-class PhaseStats:
-    """Bytes of one phase by partition (serialized contents of messages, down and up), and the clients that failed."""
-
-    down: dict[int, int] = field(default_factory=dict)
-    up: dict[int, int] = field(default_factory=dict)
-    failures: list[ClientFailure] = field(default_factory=list)
 
 
 class PartitionGrid(Grid):
@@ -291,36 +267,3 @@ class PartitionGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Pull replies from the wrapped grid."""
         return self.grid.pull_messages(message_ids)
-
-
-def stream_replies(
-    grid: Grid, messages: Iterable[Message], idle_timeout: float, round_timeout: float = float("inf")
-) -> Iterator[tuple[Message, Message]]:
-    """Send messages and yield each with its reply, until all are answered or time is up.
-
-    Time is up ``round_timeout`` seconds after sending, or ``idle_timeout`` seconds after the last reply: where clients
-    work one after another, the last is not late because of the first. The reply that a client is gone comes from
-    Flower's server, not from the client's node.
-
-    Raises
-    ------
-    RunError
-        When Flower's server does not take the messages.
-    """
-    sent = list(messages)
-    message_ids = list(grid.push_messages(sent))
-    if len(message_ids) != len(sent):
-        raise RunError("Flower's server did not take the messages to the clients: they are too large for it")
-    waiting = {key: message for key, message in zip(message_ids, sent, strict=True) if key}  # None: not taken
-    started = last_reply = time.monotonic()
-    while waiting:
-        replies = list(grid.pull_messages(waiting.keys()))
-        for reply in replies:
-            yield waiting.pop(reply.metadata.reply_to_message_id), reply
-        now = time.monotonic()
-        if replies:
-            last_reply = now
-        elif now > min(last_reply + idle_timeout, started + round_timeout):
-            return
-        else:
-            time.sleep(POLL_SECONDS)

@@ -96,7 +96,7 @@ def _certificate_error(address: str, host: str, authority: Path, error: ssl.SSLC
         )
     return (
         f"the server at {address} is not the one that {authority} vouches for ({error.verify_message}); copy ca.crt "
-        "from the server's machine again, and mind that nobody stands in between"
+        "from the server's machine again, over a connection that nobody can tamper with"
     )
 
 

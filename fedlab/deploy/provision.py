@@ -229,7 +229,7 @@ def _inventory(directory: Path, fresh: set[Path]) -> list[CredentialFile]:
     until = f"until {server.not_valid_after_utc:%Y-%m-%d}"
     rows = [
         (directory / "ca.crt", "the authority's certificate", "here, and on every client's machine"),
-        (directory / "ca.key", "the authority's key", "here or in a safe; nobody else needs it"),
+        (directory / "ca.key", "the authority's key", "here or in a safe; no other machine needs it"),
         (directory / "server.crt", f"the server's certificate for {', '.join(certificate_hosts(server))}; {until}", "here"),
         (directory / "server.key", "its key", "here"),
     ]

@@ -144,7 +144,7 @@ class RejectionMonitor:
         self._reported: dict[tuple[str, str], float] = {}
 
     def read(self, lines: Iterable[str]) -> None:
-        """Take the next complete lines of the log."""
+        """Read the next complete lines of the log."""
         text = "\n".join([*self._pending, *map(strip_ansi, lines)])
         self._pending = []
         starts = [match.start() for match in self.ENTRY.finditer(text)]

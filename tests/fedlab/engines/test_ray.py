@@ -187,10 +187,10 @@ ray.run(
 
 @pytest.mark.engine
 def test_joins_a_running_ray_cluster_and_leaves_it_running(apps: Apps, tmp_path: Path) -> None:
-    ray = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--include-dashboard=false"]
+    start = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--include-dashboard=false"]
     (port,) = processes.free_ports(1)
     temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: it holds sockets
-    command = [*ray, f"--port={port}", "--num-cpus=1", "--node-ip-address=127.0.0.1", f"--temp-dir={temporary}"]
+    command = [*start, f"--port={port}", "--num-cpus=1", "--node-ip-address=127.0.0.1", f"--temp-dir={temporary}"]
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as cluster:
         try:
