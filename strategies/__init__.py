@@ -25,7 +25,7 @@ from fedlab.strategies import (
 )
 from fedlab.strategies.ablations import ABLATIONS, Ablation, expand_ablation
 from fedlab.strategies.aggregation import RULES
-from fedlab.strategies.protocol import ClientFunctions, StrategySpec, ClientFn, ServerStrategy
+from fedlab.strategies.protocol import ClientFn, ClientFunctions, ServerStrategy, StrategySpec
 from fedlab.training import Progress, null_progress
 from fedlab.workload import Workload
 

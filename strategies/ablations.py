@@ -1,4 +1,4 @@
-"""Strategies with an ingredient changed, by name: what an ablation compares, and what `strategy=NAME` runs as well."""
+"""Ablations by name: strategies with some options changed, to run with `strategy=NAME` and to compare."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fedlab.config.schema import Flat
 
 @dataclass(frozen=True)
 class Ablation:
-    """One line of the table; ``knobs`` are those in which it differs from the strategy, of any section."""
+    """A named change of a strategy; ``knobs`` are the options that differ, of any section."""
 
     strategy: str
     summary: str
@@ -18,7 +18,7 @@ class Ablation:
 
 
 def _dualadapt(summary: str, /, average: float | None = None, **knobs: bool | int | float | str) -> Ablation:
-    """DualAdapt with some of its own knobs changed, or the decay of the averaged model."""
+    """Return DualAdapt with some of its own options changed, or the decay of the averaged model."""
     changed = {f"dualadapt.{name}": value for name, value in knobs.items()}
     return Ablation("dualadapt", summary, changed if average is None else {**changed, "server.average": average})
 
@@ -37,14 +37,14 @@ ABLATIONS: Mapping[str, Ablation] = {
     "dualadapt_no_mixup": _dualadapt("mixup off: pseudo-targets are source images", mixup="off"),
     "dualadapt_mixup_difference": _dualadapt("mixup by difference", mixup="difference"),
     "dualadapt_no_average": _dualadapt("no average (EMA) of G", average=0.0),
-    "dualadapt_no_control": _dualadapt("without its source-only twin, half the server's work", control=False),
+    "dualadapt_no_control": _dualadapt("without its source-only baseline, half the server's work", control=False),
 }
 
 
 def expand_ablation(preset: Flat, overrides: Flat) -> tuple[Flat, Flat]:
-    """A preset and what goes over it, where `strategy` may name a variant: its knobs go over the preset's."""
-    variant = ABLATIONS.get(str({**preset, **overrides}.get("strategy")))
-    if variant is None:
+    """Return a preset and its overrides with an ablation, if `strategy` names one, merged into the preset."""
+    ablation = ABLATIONS.get(str({**preset, **overrides}.get("strategy")))
+    if ablation is None:
         return preset, overrides
     others = {key: value for key, value in overrides.items() if key != "strategy"}
-    return {**preset, **variant.knobs, "strategy": variant.strategy}, others
+    return {**preset, **ablation.knobs, "strategy": ablation.strategy}, others

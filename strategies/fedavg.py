@@ -1,21 +1,22 @@
 """FedAvg: clients train the whole model on the workload's own loss, which mostly takes labels; the server averages.
 
 **Source**: McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, AISTATS 2017,
-algorithm 1. The server half is Flower's own, and so is every other rule by which it may put models together:
-``strategies/aggregation`` has them by name, and each is a strategy, see :func:`aggregation_spec`.
+algorithm 1. The mean is one aggregation rule of several: ``strategies/aggregation`` has them by name, and each is a
+strategy of its own, see :func:`aggregation_spec`.
 
-**Departures**: (1) clients take a fixed number of steps on batches drawn with replacement instead of epochs; (2)
-local optimiser SGD with momentum 0.9, or Adam, fresh each round, and with ``client.average`` the moving average of
-its weights is sent, as Ho et al. (2020) draw from theirs; (3) with ``server.pretrain_steps`` > 0 the server
-first trains the initial model on data of its own; (4) counters take the largest, see ``strategies/aggregation``.
+**Departures**: (1) clients take a fixed number of steps on batches drawn with replacement instead of epochs; (2) the
+local optimizer is SGD with momentum 0.9, or Adam, fresh each round, and with ``client.average`` the moving average of
+its weights is sent, as the average from which Ho et al. (2020) sample; (3) with ``server.pretrain_steps`` > 0 the
+server first trains the initial model on its own data; (4) integer counters take the maximum over clients, see
+``strategies/aggregation``.
 
 **Metrics**: ``loss`` is the mean local training loss; the workload's own metrics come from each client's test data.
-What a rule measured itself is a metric of the server.
+The rule's own metrics are metrics of the server.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -23,46 +24,43 @@ from typing import Any
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from torch import Tensor, nn
 
 from fedlab.config.schema import ClientTraining, Core, Flat, ServerTraining, build
 from fedlab.data.dataset import Examples
 from fedlab.errors import ConfigError
 from fedlab.strategies import aggregation as aggregations
-from fedlab.strategies import validation
+from fedlab.strategies.base import BaseStrategy
+from fedlab.strategies.model_updates import ModelUpdates
 from fedlab.strategies.protocol import (
-    ARRAYS,
-    CONFIG,
-    EXAMPLES,
-    METRICS,
     MOMENTUM,
     ClientFunctions,
     StrategySpec,
     arrays_of,
-    client_metrics,
-    evaluate,
-    drop_none,
-    load,
     client_dataset,
+    drop_none,
+    evaluate,
+    load,
     round_of,
 )
 from fedlab.strategies.source_only import SourceTrainer
-from fedlab.training import Progress, cosine_factor, ema_update, train_steps, resolve_device
+from fedlab.training import Progress, cosine_factor, ema_update, resolve_device, train_steps
 from fedlab.workload import Workload, missing_columns
 
 ExtraLoss = Callable[[nn.Module, list[Tensor]], Tensor]  # model, its weights at the start -> a scalar
 
 
-class FedAvg(FlowerFedAvg):
-    """Server half: Flower's messages to all, an initial model of the workload, and a rule that aggregates.
+class FedAvg(BaseStrategy):
+    """Server side: the global model to every client, and a rule that aggregates the clients' models.
 
     Parameters
     ----------
     aggregation
         Name of the rule.
-    labelled
-        Whether clients have what the workload's loss takes.
+    labeled
+        True if clients have everything that the workload's loss reads.
+    required
+        Metrics that a client must report, see :class:`fedlab.strategies.model_updates.ModelUpdates`.
     """
 
     def __init__(
@@ -72,19 +70,15 @@ class FedAvg(FlowerFedAvg):
         progress: Progress,
         aggregation: str = "fedavg",
         *,
-        labelled: bool = True,
+        labeled: bool = True,
+        required: Collection[str] | None = None,
     ) -> None:
-        super().__init__(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
         self.workload, self.flat, self.progress = workload, flat, progress
-        self.norm_limit = build(Core, "", flat).norm_limit
-        self.rule = aggregations.make(aggregation, workload, flat, labelled=labelled)
-        steps = build(ClientTraining, "client", flat).steps
-        self.measures = {EXAMPLES, *(["loss"] if steps else []), *self.rule.expected_metrics}
-        self.optional: set[str] = set()  # measures that a client may leave out
-        self.sent: dict[str, Tensor] = {}
+        self.updates = ModelUpdates(workload, flat, aggregation, labeled=labeled, required=required)
+        self.rule = self.updates.rule
 
     def initialize(self) -> ArrayRecord:
-        """A fresh model, trained on the server's data for ``server.pretrain_steps``."""
+        """Return a fresh model, trained on the server's data for ``server.pretrain_steps``."""
         if not build(ServerTraining, "server", self.flat).pretrain_steps:
             return ArrayRecord(self.workload.model().state_dict())
         trainer = SourceTrainer(self.workload, self.flat, self.progress)
@@ -94,59 +88,40 @@ class FedAvg(FlowerFedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Flower's messages, with what the rule asks for; what was sent is what replies must look like."""
-        self.sent = arrays_of(RecordDict({ARRAYS: arrays}))
-        config.update(self.rule.client_config())
+        """Return the global model for every client, with what the rule asks for."""
+        self.updates.send(arrays, config)
         return super().configure_train(server_round, arrays, config, grid)
 
     def check(self, reply: Message) -> None:
-        """Refuse a reply that is no model like the one that was sent."""
-        validation.validate_arrays(reply.content, ARRAYS, self.expected(reply), self.norm_limit)
-        found = client_metrics(reply).keys()
-        if (
-            set(reply.content) != {ARRAYS, METRICS, CONFIG}
-            or not self.measures - self.optional <= found <= self.measures
-        ):
-            came = sorted(reply.content), sorted(client_metrics(reply))
-            raise validation.InvalidUpdate(f"its records and metrics are {came}; expected a model and {self.measures}")
-        if reason := self.rule.validate_metrics(client_metrics(reply)):
-            raise validation.InvalidUpdate(reason)
-
-    def expected(self, reply: Message) -> dict[str, Tensor]:
-        """What a reply's arrays must look like: the whole model."""
-        return self.sent
+        """Refuse a reply that is not a model like the one that was sent."""
+        self.updates.check(reply)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The rule's new arrays."""
-        updates = aggregations.client_updates(replies)
-        return ArrayRecord(self.rule.aggregate(self.sent, updates, server_round)), None
+        """Return the rule's new arrays."""
+        return ArrayRecord(self.updates.aggregate(replies, server_round)), None
 
     def metrics(self) -> dict[str, float]:
-        """What the rule measured."""
+        """Return the rule's own metrics."""
         return self.rule.metrics()
 
-    def events(self) -> list[dict[str, Any]]:
-        """Nothing to tell."""
-        return []
-
     def state(self) -> dict[str, Any]:
-        """What the rule remembers."""
+        """Return the rule's state."""
         return self.rule.state()
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take it back."""
+        """Restore the rule's state."""
         self.rule.restore(state)
 
 
 def train(workload: Workload, message: Message, context: Context, extra_loss: ExtraLoss | None = None) -> RecordDict:
-    """Client half: local SGD from the global arrays on the client's own data.
+    """Train the global model on the client's own data.
 
     Returns
     -------
     RecordDict
-        ``validate_arrays``: the whole local model; ``metrics``: mean training loss and the number of examples.
+        ``arrays``: the whole local model; ``metrics``: mean training loss and the number of examples.
     """
     data = client_dataset(workload, context, "train")
     model, mean = local_training(workload, message, context, data, extra_loss)
@@ -163,19 +138,31 @@ def local_training(
     steps: int | None = None,
     momentum: float = MOMENTUM,
 ) -> tuple[nn.Module, float | None]:
-    """The model that was sent after local steps on the workload's loss, or its average over them, and the mean of that.
+    """Take local steps on the workload's loss from the model that was sent.
 
     Parameters
     ----------
-    beside
-        A further loss, of the model and its weights at the start.
+    data
+        Examples with every column that the loss reads.
+    extra_loss
+        A term to add to the loss: a function of the model and of its weights at the start.
     steps
-        How many; None: the knob ``client.steps``.
+        Number of steps; None: ``client.steps``.
+    momentum
+        Momentum of SGD.
+
+    Returns
+    -------
+    tuple
+        The trained model, or with ``client.average`` the moving average of its weights, and the mean loss over the
+        steps (None without steps).
 
     Raises
     ------
     ConfigError
-        When the examples lack what the loss takes.
+        When the examples lack a column that the loss reads.
+    RunError
+        When the loss is not finite.
     """
     flat = context.run_config
     core, knobs = build(Core, "", flat), build(ClientTraining, "client", flat)
@@ -195,15 +182,16 @@ def local_training(
         value = workload.loss(model, batch)
         return value + extra_loss(model, start) if extra_loss else value
 
-    optimiser = OPTIMISERS[knobs.optimiser](model.parameters(), rate, momentum)
+    optimizer = OPTIMIZERS[knobs.optimiser](model.parameters(), rate, momentum)
     steps = knobs.steps if steps is None else steps
     average = deepcopy(model) if knobs.average else model
     after = partial(ema_update, average, model, knobs.average) if knobs.average else None
-    return average, train_steps(loss, optimiser, steps, name="local training", clip=knobs.clip, after_step=after)
+    mean = train_steps(loss, optimizer, steps, name="local training", max_grad_norm=knobs.clip, after_step=after)
+    return average, mean
 
 
 def require_plain_sgd(flat: Flat) -> None:
-    """Refuse another local optimiser, for strategies whose server works out what SGD did.
+    """Refuse any local optimizer but SGD, for strategies whose server infers gradients from the clients' models.
 
     Raises
     ------
@@ -213,20 +201,20 @@ def require_plain_sgd(flat: Flat) -> None:
     knobs = build(ClientTraining, "client", flat)
     if knobs.optimiser != "sgd" or knobs.clip or knobs.anneal != 1 or knobs.average:
         raise ConfigError(
-            f"strategy {build(Core, '', flat).strategy!r} reckons with plain SGD of one step size on its clients, and "
+            f"strategy {build(Core, '', flat).strategy!r} assumes plain SGD with a constant step size on clients, and "
             f"got client.optimiser={knobs.optimiser}, client.clip={knobs.clip:g}, client.anneal={knobs.anneal:g} and "
-            f"client.average={knobs.average:g}; set them to sgd, 0, 1 and 0, or take fedavg or fedprox"
+            f"client.average={knobs.average:g}; set them to sgd, 0, 1 and 0, or use fedavg or fedprox"
         )
 
 
-OPTIMISERS: Mapping[str, Callable[[Iterable[nn.Parameter], float, float], torch.optim.Optimizer]] = {
+OPTIMIZERS: Mapping[str, Callable[[Iterable[nn.Parameter], float, float], torch.optim.Optimizer]] = {
     "sgd": lambda weights, rate, momentum: torch.optim.SGD(weights, rate, momentum=momentum),
     "adam": lambda weights, rate, momentum: torch.optim.Adam(weights, rate),
 }
 
 
 def aggregation_spec(aggregation: str) -> StrategySpec:
-    """The line of the table of strategies that a rule makes: labelled clients train, this rule aggregates."""
-    line = aggregations.find(aggregation)
+    """Return the strategy in which clients train on labels and one aggregation rule puts their models together."""
+    rule = aggregations.find(aggregation)
     server = partial(FedAvg, aggregation=aggregation)
-    return StrategySpec(line.summary, line.knobs, server, ClientFunctions(train, evaluate), needs_client_labels=True)
+    return StrategySpec(rule.summary, rule.knobs, server, ClientFunctions(train, evaluate), needs_client_labels=True)

@@ -1,6 +1,6 @@
-"""FedProx: FedAvg whose clients are held near the global model.
+"""FedProx: FedAvg with a proximal term that keeps clients near the global model.
 
-**Source**: Li et al., Federated Optimization in Heterogeneous Networks, MLSys 2020, algorithm 2: a client minimises
+**Source**: Li et al., Federated Optimization in Heterogeneous Networks, MLSys 2020, algorithm 2: a client minimizes
 its loss + mu / 2 ||w - w_t||^2.
 
 **Departures**: those of FedAvg; every client takes the same number of steps, so there is no partial work to accept.
@@ -26,21 +26,19 @@ from fedlab.workload import Workload
 
 @dataclass(frozen=True)
 class Knobs:
-    """FedProx's knobs."""
+    """FedProx's options."""
 
     mu: float = Field(0.01, ge=0.0, allow_inf_nan=False, description="weight of the proximal term; 0 is FedAvg")
     aggregation: Aggregation = "fedavg"
 
 
-class FedProx(fedavg.FedAvg):
-    """Server half: averaging as in FedAvg, or by another rule; the method lives on the client."""
-
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
-        super().__init__(workload, flat, progress, build(Knobs, "fedprox", flat).aggregation)
+def server(workload: Workload, flat: Flat, progress: Progress) -> fedavg.FedAvg:
+    """Return FedAvg's server side, with this strategy's aggregation rule: the method lives on the client."""
+    return fedavg.FedAvg(workload, flat, progress, build(Knobs, "fedprox", flat).aggregation)
 
 
 def train(workload: Workload, message: Message, context: Context) -> RecordDict:
-    """Client half: local SGD on loss + mu / 2 ||w - w_t||^2."""
+    """Train on the loss + mu / 2 ||w - w_t||^2; the reply is FedAvg's."""
     mu = build(Knobs, "fedprox", context.run_config).mu
 
     def term(model: nn.Module, start: list[Tensor]) -> Tensor:
@@ -50,11 +48,15 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
 
 
 def squared_distance(model: nn.Module, start: list[Tensor]) -> Tensor:
-    """||w - w_0||^2 over all parameters, a scalar."""
+    """Return ||w - w_0||^2 over all parameters, a scalar."""
     pairs = zip(model.parameters(), start, strict=True)
     return torch.stack([(weight - origin).square().sum() for weight, origin in pairs]).sum()
 
 
 SPEC: StrategySpec = StrategySpec(
-    "FedAvg with a proximal term on the client (Li 2020)", Knobs, FedProx, ClientFunctions(train, evaluate), needs_client_labels=True
+    "FedAvg with a proximal term on the client (Li 2020)",
+    Knobs,
+    server,
+    ClientFunctions(train, evaluate),
+    needs_client_labels=True,
 )

@@ -1,8 +1,8 @@
-"""Oracle: what adaptation could reach at most. As the other strategies with source steps, and clients have labels.
+"""Oracle: the upper bound of adaptation. Source steps as in the other strategies, and clients that have labels.
 
-**Source**: the supervised bound of every adaptation paper; the clients' half is FedAvg's.
+**Source**: the supervised bound of every adaptation paper; the client side is FedAvg's.
 
-It sees labels that no other strategy sees, so it asks for a workload whose clients train on labels:
+It reads labels that no other strategy reads, so it needs a workload whose clients train on labels:
 ``digits.setting=oracle``. The preset ``oracle-digits`` is FedAvg after pre-training, without source steps in the
 rounds.
 
@@ -24,22 +24,20 @@ from fedlab.workload import Workload
 
 @dataclass(frozen=True)
 class Knobs:
-    """The bound's one knob."""
+    """The upper bound's options."""
 
     aggregation: Aggregation = "fedavg"
 
 
-class Oracle(Alternating):
-    """Server half: source steps in turn with labelled clients."""
-
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
-        super().__init__(workload, flat, progress, build(Knobs, "oracle", flat).aggregation, labelled=True)
+def server(workload: Workload, flat: Flat, progress: Progress) -> Alternating:
+    """Return the server side: source steps in turn with labeled clients."""
+    return Alternating(workload, flat, progress, build(Knobs, "oracle", flat).aggregation, labeled=True)
 
 
 SPEC: StrategySpec = StrategySpec(
     "source steps in turn with clients that have labels: the upper bound",
     Knobs,
-    Oracle,
+    server,
     ClientFunctions(fedavg.train, evaluate),
     needs_client_labels=True,
     is_upper_bound=True,

@@ -1,7 +1,7 @@
-"""STARTUP: a teacher of the base classes labels each client's images softly, and a student learns from both.
+"""STARTUP: a teacher of the base classes gives soft labels to the clients' images, and a student learns from both.
 
 ```
-1  server: train the teacher on the labelled base; student <- its backbone, a fresh head, a projector
+1  server: train the teacher on the labeled base; student <- its backbone, a fresh head, a projector
 2  repeat
 3    server, R_s times:  student <- SGD on  base * CE(base batch)
 4    broadcast student and teacher
@@ -12,9 +12,9 @@
 9    server: student <- mean of the students, weighted by images; or another rule (``startup.aggregation``)
 ```
 With ``startup.setting=centralised`` the server takes lines 3 and 7 as one step on all clients' images: the paper's
-method, for simulation only. The ingredients are knobs, so baselines are the same file: no line 7 is transfer,
-``soft=none`` is transfer + SimCLR, ``base=0`` besides is SimCLR on the target. ``moving`` > 0 lets the teacher follow
-the student, and with ``sharpness=10`` and ``start=whole`` that is Dynamic Distillation.
+method, for simulation only. The ingredients are options, so baselines are the same file: no line 7 is transfer,
+``soft=none`` is transfer + SimCLR, with ``base=0`` as well SimCLR on the target. ``moving`` > 0 makes the teacher a
+moving average of the student, and with ``sharpness=10`` and ``start=whole`` that is Dynamic Distillation.
 
 **Source**: Phoo and Hariharan, Self-training for Few-shot Transfer Across Extreme Task Differences, ICLR 2021, section
 4 and published code; Islam et al., Dynamic Distillation Network for Cross-Domain Few-Shot Recognition with Unlabeled
@@ -23,12 +23,12 @@ Data, NeurIPS 2021. Neither is federated.
 **Departures**: (1) federated: base and target losses alternate, server and clients, instead of one sum; (2) a fixed
 number of steps and a cosine from the first step size to 0 over the rounds, instead of a search over step sizes, a
 plateau rule and the best of many checkpoints by validation loss; (3) batches are drawn with replacement; (4) momentum
-starts anew each round; (5) the moving teacher sees one weak view and teaches both strong ones, in evaluation mode, and
-on the server it moves once a round by as much as the clients' steps weigh.
+is reset each round; (5) the moving teacher labels one weak view, in evaluation mode, for both strong ones, and on the
+server it moves once a round, by the decay to the power of the clients' steps.
 
-**The teacher travels with every message**, and the soft labels stay where they are made. That is one model more a round
-on the way down. Soft labels that came back with each message would be fewer bytes, but then the server would hold the
-teacher's opinion of every image of a client.
+**Messages**: the teacher is sent to every client in every round, and soft labels never leave their client. That is one
+more model a round from server to client. Sending soft labels instead would take fewer bytes, but the server would get
+the teacher's prediction for every image of a client.
 
 **Metrics**: ``loss`` is the mean base loss of the round, ``client_loss`` the clients' mean of line 7. Clients test in
 round 0 (with ``start`` at its default, that is transfer), every ``evaluate_every`` rounds and after the last.
@@ -41,8 +41,11 @@ from fedlab.strategies.startup.client import train
 from fedlab.strategies.startup.server import Startup
 from fedlab.strategies.startup.shared import Knobs, Student
 
-__all__ = ["ENTRY", "Knobs", "Startup", "Student", "train"]
+__all__ = ["SPEC", "Knobs", "Startup", "Student", "train"]
 
 SPEC: StrategySpec = StrategySpec(
-    "a teacher of the base labels the clients' images softly (Phoo 2021)", Knobs, Startup, ClientFunctions(train, evaluate)
+    "a teacher of the base classes gives soft labels to the clients' images (Phoo 2021)",
+    Knobs,
+    Startup,
+    ClientFunctions(train, evaluate),
 )

@@ -109,8 +109,8 @@ from fedlab import launch, runs
 from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.directory import RunDirectory
 from fedlab.training import resolve_device
-from strategies import dualadapt
-from strategies.protocol import ClientHalf, round_of
+from fedlab.strategies import dualadapt
+from fedlab.strategies.protocol import round_of
 import fedlab.server.app, fedlab.client.app, fedlab.runs.tensorboard, fedlab.report
 
 flat = launch.prepare({preset!r}, {{}})

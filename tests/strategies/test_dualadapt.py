@@ -164,16 +164,16 @@ def test_the_local_loss_is_the_plain_sum_over_examples():
 
 def test_without_the_server_discrepancy_the_server_is_its_own_control_bit_for_bit():
     half = Federation(flat(**{"dualadapt.server_discrepancy": 0.0})).run(3).strategy
-    assert weights_sha256(half.trainer.state()) == weights_sha256(half.control.state())
+    assert weights_sha256(half.trainer.state()) == weights_sha256(half.baseline.state())
 
 
 def test_with_it_the_server_is_not():
     half = Federation(flat()).run(2).strategy
-    assert weights_sha256(half.trainer.model.state_dict()) != weights_sha256(half.control.model.state_dict())
+    assert weights_sha256(half.trainer.model.state_dict()) != weights_sha256(half.baseline.model.state_dict())
 
 
 def test_the_control_is_the_strategy_source_only_bit_for_bit():
-    control = Federation(flat()).run(3).strategy.control
+    control = Federation(flat()).run(3).strategy.baseline
     alone = Federation(flat("source_only")).run(3).strategy.trainer
     assert weights_sha256(control.state()) == weights_sha256(alone.state())
 
