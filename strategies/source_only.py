@@ -121,7 +121,7 @@ class SourceTrainer:
         return loss
 
     def pretrain(self) -> float | None:
-        """Train on the source before the first round, by one cycle of Adam, and return the mean loss; None without steps.
+        """Train on the source before the first round, one cycle of Adam, and return the mean loss; None without steps.
 
         The averaged model starts at the result, which runs of the same :meth:`fingerprint` share.
         """

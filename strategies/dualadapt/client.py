@@ -188,7 +188,7 @@ def pseudo_labels(z: Tensor, p: Tensor, knobs: Knobs) -> Tensor:
 
 
 def evaluate(workload: Workload, message: Message, context: Context) -> RecordDict:
-    """Return the metrics of every head on the client's test data: global, local, average, last G, source-only baseline."""
+    """Return the metrics of every predictor on the client's test data, each with the predictor's name appended."""
     knobs = build(Knobs, "dualadapt", context.run_config)
     device = resolve_device(build(Core, "", context.run_config).device)
     test = client_dataset(workload, context, "test")

@@ -19,7 +19,7 @@ def summary(log_prob: Tensor) -> Tensor:
 
 
 def upload(mixture: gaussian_mixture.Mixture, z: Tensor) -> ArrayRecord:
-    """Return a mixture and the quantiles of its log-likelihood on z (examples, width), the features it was fitted to."""
+    """Return a mixture with the quantiles of its log-likelihood on z (examples, width), which it was fitted to."""
     return ArrayRecord({**mixture.arrays(), "quantiles": summary(mixture.log_prob(z))})
 
 

@@ -129,7 +129,7 @@ class DualAdapt(BaseStrategy):
             self._metrics |= drop_none(control_loss=self.baseline.train(server_round, steps, "control"))
 
     def source_mixture(self) -> dict[str, Tensor]:
-        """Return W_S, fitted to a random view of each source example, and the quantiles of its log-likelihood (line 3)."""
+        """Return W_S (line 3), fitted to a random view of source examples, and quantiles of its log-likelihood."""
         examples = self.trainer.source.spread(SOURCE_ROWS)
         z = some_rows(encode(features_of(self.trainer.average), examples, self.device, BATCH), SOURCE_ROWS)
         mixture = gaussian_mixture.fit(
@@ -185,7 +185,7 @@ class DualAdapt(BaseStrategy):
         return (x - other).abs() - 1 if self.knobs.mixup == "difference" else x  # |u - v| of [0, 1], back in [-1, 1]
 
     def check(self, reply: Message) -> None:
-        """Refuse a reply without a head like F_g and a mixture like W_S; in an onboarding round only the mixture counts."""
+        """Refuse a reply without a head like F_g and a mixture like W_S; in an onboarding round, without such a mixture."""
         if not self.onboarding_round:
             validation.validate_arrays(reply.content, HEAD, head_of(self.trainer.average).state_dict(), self.norm_limit)
         check_mixture(
@@ -239,7 +239,7 @@ class DualAdapt(BaseStrategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return for each client the averaged model and its own head; with ``control`` also the models to compare with."""
+        """Return for each client the averaged model and its head; with ``control`` also the models to compare with."""
         extra = {}
         if self.baseline:
             extra[CONTROL] = ArrayRecord(self.baseline.average.state_dict())

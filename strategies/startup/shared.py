@@ -160,7 +160,7 @@ def schedule(rate: float, server_round: int, rounds: int) -> float:
 
 
 def ramp_up(server_round: int, rounds: int) -> float:
-    """Return Dynamic Distillation's weight of soft labels, min(1, 3/4 (1 - cos(pi t))), t the fraction of rounds done."""
+    """Return Dynamic Distillation's weight of soft labels: min(1, 3/4 (1 - cos(pi t))), t the fraction of rounds."""
     return min(1.0, 0.75 * (1 - math.cos(math.pi * (server_round - 0.5) / rounds)))
 
 
