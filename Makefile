@@ -3,18 +3,28 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test check install clean
+.PHONY: demo test coverage check docs install clean
 
 demo: .venv/.user
 	$(BIN)/fedlab run dualadapt-digits
 
+PYTEST := $(BIN)/python -m pytest -m 'not gpu and not paper' --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
 test: check
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+# On its own: counting lines makes the tests half as slow again.
+coverage: .venv/.developer
+	$(PYTEST) --cov=fedlab --cov-report=term:skip-covered
 
 check: .venv/.developer
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "build/site/index.html; with search: $(BIN)/python -m http.server --directory build/site"
 
 install: .venv/.user
 
@@ -29,6 +39,11 @@ install: .venv/.user
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "setting up .venv for development (torch and Ray are large: some minutes the first time)"
 	$(INSTALL) --editable '.[dev]'
+	@touch $@ .venv/.user
+
+.venv/.docs: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(INSTALL) --editable '.[docs]'
 	@touch $@ .venv/.user
 
 clean:

@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import cells
-from fedlab.config.schema import Value, parse_overrides
+from fedlab.config.presets import parse_overrides
+from fedlab.config.sections import Value
 from fedlab.runs.result import Result
 
 # The bound of a target: the pre-trained model fine-tuned on that target's own labels, alone, as many steps as a server

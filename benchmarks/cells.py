@@ -14,26 +14,26 @@ from rich.table import Table
 
 from fedlab import launch
 from fedlab.comparison import cells
-from fedlab.comparison.cells import Begun
-from fedlab.comparison.grid import key
-from fedlab.config.schema import Flat, Value
+from fedlab.comparison.cells import CheckpointRef
+from fedlab.comparison.grid import config_hash
+from fedlab.config.sections import Overrides, Value
 from fedlab.runs.result import Result
 
 
 def one_run(
-    preset: str, knobs: Mapping[str, Value], runs: Path, begun: Begun | None = None, aside: Flat | None = None
+    preset: str, knobs: Mapping[str, Value], runs: Path, begun: CheckpointRef | None = None, aside: Overrides | None = None
 ) -> Result:
     """One run, read from disk where it is there; runs of a folder share their pre-training.
 
     Knobs ``aside`` are no part of the name by which it is found.
     """
-    shared = {**knobs, **(aside or {}), "pretrained": str(runs / "pretrained")}
-    return cells.one_run(directory_of(preset, knobs, runs), lambda: launch.prepare(preset, shared), begun)
+    shared = {**knobs, **(aside or {}), "checkpoint.pretrain_cache": str(runs / "pretrained")}
+    return cells.run_or_resume(directory_of(preset, knobs, runs), lambda: launch.prepare(preset, shared), begun)
 
 
 def directory_of(preset: str, knobs: Mapping[str, Value], runs: Path) -> Path:
     """Where :func:`one_run` leaves a run: it is known by what it was asked for."""
-    return runs / f"{key([preset, dict(knobs)])}-{knobs['seed']}"
+    return runs / f"{config_hash([preset, dict(knobs)])}-{knobs['seed']}"
 
 
 def parser(description: str | None, runs: str = "runs/tables") -> argparse.ArgumentParser:

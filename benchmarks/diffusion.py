@@ -29,11 +29,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from fedlab import workloads
 from fedlab.diffusion import bound, denoising, noise_schedule
 from fedlab.errors import ConfigError
 from fedlab.evaluation import digit_labels, image_quality
-from fedlab.models.unet import SHAPES, Shape, UNet
+from fedlab.models.unet import SHAPES, UNet, UNetShape
+from fedlab.registry import load_config
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import seeded
 from fedlab.workloads import sampling
@@ -49,7 +49,7 @@ WAYS = [  # sampler, its steps, eta
 ]
 
 
-def theirs(shape: Shape, channels: int, size: int) -> nn.Module | None:
+def theirs(shape: UNetShape, channels: int, size: int) -> nn.Module | None:
     """Diffusers' U-Net of the same widths, blocks and attention, or None where diffusers is not installed."""
     try:
         from diffusers import UNet2DModel
@@ -76,7 +76,7 @@ def theirs(shape: Shape, channels: int, size: int) -> nn.Module | None:
 
 def step_of(model: nn.Module, x: Tensor, call: Callable[..., Tensor], *, bf16: bool = False) -> Callable[[], None]:
     """One training step of a model on images x: loss, gradients, Adam."""
-    law, optimiser = noise_schedule.chain(noise_schedule.linear_betas(1000)), torch.optim.Adam(model.parameters(), 1e-4)
+    law, optimiser = noise_schedule.ddpm_schedule(noise_schedule.linear_betas(1000)), torch.optim.Adam(model.parameters(), 1e-4)
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -140,9 +140,10 @@ def training(network: str, batch: int, threads: int, compiled: bool) -> Table:
 def learned(folder: Path) -> tuple[Generation, nn.Module]:
     """The workload of a run and its newest model."""
     run = RunDirectory.open(folder)
-    workload, newest = workloads.make(run.config()), run.checkpoints.latest()
+    config, newest = load_config(str(run.config_file)), run.checkpoints.latest()
+    workload = config.workload
     if not isinstance(workload, Generation):
-        raise ConfigError(f"{folder} learned {run.config()['workload']}, and only images are drawn here")
+        raise ConfigError(f"{folder} learned {config.run.workload}, and only images are drawn here")
     if newest is None:
         raise ConfigError(f"{folder} has no checkpoint; `fedlab resume {folder}` continues it")
     model = workload.model()
@@ -154,12 +155,12 @@ def bits(folder: Path, images: int, threads: int) -> str:
     """The variational bound of a run's newest model, over test images of its clients."""
     torch.set_num_threads(threads)
     workload, model = learned(folder)
-    x = sampling.real_images(replace(workload, samples=image_quality), "test")
+    x = sampling.real_images(replace(workload, samples=images), "test")
     levels = (x + 1) * 127.5
     if not torch.allclose(levels, levels.round(), atol=1e-3):
         raise ConfigError(f"pixels of {workload.size} a side are means, no grey levels, of which the bound is; take 28")
     with seeded("benchmark", "bits"):
-        found = bound.bits_per_dimension(workload.noise_law, workload.backbone(model), x)
+        found = bound.bits_per_dimension(workload.noise_schedule, workload.backbone(model), x)
     error = float(found.std()) / len(found) ** 0.5
     return f"variational bound: {float(found.mean()):.3f} ± {error:.3f} bits a dimension over {len(x)} test images"
 
@@ -169,7 +170,7 @@ def samplers(folder: Path, samples: int, threads: int) -> Table:
     torch.set_num_threads(threads)
     workload, model = learned(folder)
     real, seen = (
-        digit_labels.read(sampling.real_images(replace(workload, samples=samples), part))[0]
+        digit_labels.classify_digits(sampling.real_images(replace(workload, samples=samples), part))[0]
         for part in ("test", "train")
     )
     table = Table(title=f"{folder.name}: {samples} images of {workload.size} pixels, {threads} threads")
@@ -177,16 +178,16 @@ def samplers(folder: Path, samples: int, threads: int) -> Table:
         table.add_column(head, justify="left" if head == "sampler" else "right")
 
     def add(*cells: str, features: Tensor) -> None:
-        table.add_row(*cells, *(f"{value:.3g}" for value in image_quality.likeness(features, real).values()))
+        table.add_row(*cells, *(f"{value:.3g}" for value in image_quality.distribution_metrics(features, real).values()))
 
     add("real images", "", "", "", features=seen)
     for sampler, steps, eta in WAYS:
-        asked = replace(workload, sampler=sampler, sampling_steps=min(steps, workload.levels), eta=eta)
+        asked = replace(workload, sampler=sampler, sampling_steps=min(steps, workload.num_timesteps), eta=eta)
         with seeded("benchmark", sampler, steps):
             begun = time.perf_counter()
             drawn = sampling.draw(asked, model, samples)
             spent = time.perf_counter() - begun
-        add(sampler, f"{steps:,}", f"{eta:g}", f"{spent:.1f}", features=digit_labels.read(drawn)[0])
+        add(sampler, f"{steps:,}", f"{eta:g}", f"{spent:.1f}", features=digit_labels.classify_digits(drawn)[0])
     return table
 
 

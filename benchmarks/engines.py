@@ -16,16 +16,17 @@ from rich.console import Console
 from rich.table import Table
 
 import fedlab
-from fedlab.config.schema import parse_overrides
+from fedlab.config.presets import parse_overrides
+from fedlab.config.sections import Overrides
 from fedlab.runs.result import Result
 
 PHASES = ("server", "clients", "evaluate")
 
 
-def timed(engine: str, knobs: dict[str, str], runs: Path) -> tuple[Result, float]:
+def timed(engine: str, knobs: Overrides, runs: Path) -> tuple[Result, float]:
     """One run of the main preset, and its wall time from call to return."""
     started = time.perf_counter()
-    result = fedlab.run("dualadapt-digits", runs=runs, knobs={**knobs, "engine": engine, "name": engine})
+    result = fedlab.run("dualadapt-digits", runs=runs, overrides={**knobs, "engine": engine, "name": engine})
     return result, time.perf_counter() - started
 
 

@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from torchvision.transforms import v2
 
 from fedlab.data.images import views
-from fedlab.models.linear_classifiers import PUBLISHED, draw_start, linear_heads
+from fedlab.models.linear_classifiers import PUBLISHED, fit_linear_classifiers, init_classifiers
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -71,7 +71,7 @@ def main() -> None:
         one = options.looped / seconds(lambda s=support, y=labels: loop(s[: options.looped], y))
 
         def batched(s: torch.Tensor = support, y: torch.Tensor = labels, q: torch.Tensor = query) -> torch.Tensor:
-            return linear_heads(s, y, q, draw_start(len(s), 5, s.shape[1], s.shape[2]))
+            return fit_linear_classifiers(s, y, q, init_classifiers(len(s), 5, s.shape[1], s.shape[2]))
 
         many = options.episodes / seconds(batched)
         table.add_row(str(shots), f"{one:.2f}", f"{many:.0f}", f"{many / one:.0f}")
@@ -87,7 +87,7 @@ def main() -> None:
         transforms.transforms[0].size = [size, size]
         x = torch.rand(256, 3, size, size)
         one = 256 / seconds(lambda x=x: [transforms(image) for image in x])
-        many = 256 / seconds(lambda x=x: views.view(2 * x - 1, 0.08, 0.4, True))
+        many = 256 / seconds(lambda x=x: views.random_view(2 * x - 1, 0.08, 0.4, True))
         table.add_row(str(size), f"{one:.0f}", f"{many:.0f}", f"{many / one:.1f}")
     Console().print(table)
 

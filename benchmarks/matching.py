@@ -1,8 +1,8 @@
 """How the reconstruction of an MPGVAE is scored: atoms in the file's, a canonical or a random order, or matched.
 
     fedlab compare mpgvae-qm9 threads=1 molecules.samples=1000 --seeds 3 --out comparisons/matching --strategies
-        "file=fedavg,canonical=fedavg:molecules.order=canonical,random=fedavg:molecules.order=random,matched=fedavg:
-        molecules.order=random:molecules.matching=assignment"            (one line, no blanks between the quotes)
+        "file=fedavg,canonical=fedavg:molecules.atom_order=canonical,random=fedavg:molecules.atom_order=random,matched=fedavg:
+        molecules.atom_order=random:molecules.matching=assignment"            (one line, no blanks between the quotes)
     python -m benchmarks.matching comparisons/matching
 
 Bounds are of -log P in nats a molecule, means over test molecules, one draw of the latents each. *Ordered* is of the
@@ -29,25 +29,25 @@ from rich.table import Table
 from fedlab.comparison.result import Comparison
 from fedlab.errors import ConfigError
 from fedlab.evaluation.distances import Floats
-from fedlab.inference.latent_space import Space
+from fedlab.inference.latent_space import LatentSpace
 from fedlab.models.mpgvae import MPGVAE, Matching
 from fedlab.runs.result import Result
 from fedlab.seeds import deterministic, seeded
 
-SCORES = ("validity", "uniqueness", "novelty", "valid_unique_novel", "rebuilt")
-HEADS = ("ordered", "any order", "valid", "unique", "novel", "product", "rebuilt", "frechet", "ms a step")
+SCORES = ("validity", "uniqueness", "novelty", "valid_unique_novel", "reconstruction")
+HEADS = ("ordered", "any order", "valid", "unique", "novel", "product", "reconstruction", "frechet", "ms a step")
 
 
 @torch.no_grad()
-def bound(space: Space, matching: Matching, molecules: int) -> float:
+def bound(space: LatentSpace, matching: Matching, molecules: int) -> float:
     """Mean bound over the first test molecules, in the order that the workload gives their atoms."""
     if not isinstance(space.model, MPGVAE):
         raise ConfigError(f"{space.name} learned a {type(space.model).__name__}, and matching is of an MPGVAE")
     trained, space.model.matching = space.model.matching, matching
     total, count = 0.0, 0
-    with seeded(space.workload.seed, "matching"):
+    with seeded(space.workload.data_config.seed, "matching"):
         data = space.workload.data(None, "test")
-        for batch in data.spread(min(molecules, len(data))).batches(250):
+        for batch in data.subsample(min(molecules, len(data))).batches(250):
             total += float(space.model.nll(batch["adjacency"], batch["nodes"]).sum())
             count += len(batch["nodes"])
     space.model.matching = trained
@@ -66,7 +66,7 @@ def log_orders(smiles: Sequence[str]) -> float:
 
 def figures(result: Result, molecules: int) -> list[float]:
     """One run's line, shares in percent."""
-    space, score = Space.open(result.directory), result.score()
+    space, score = LatentSpace.open(result.directory), result.score()
     steps = int(result.config["client.steps"]) * len(result.rounds[-1]["clients"]) * (len(result.rounds) - 1)
     return [
         bound(space, "order", molecules),
@@ -101,8 +101,8 @@ def main() -> None:
     with deterministic(1):
         comparison = Comparison.read(options.comparison)
         Console().print(table(comparison, options.molecules))
-        space = Space.open(comparison.results[0][1].directory)
-        whole = [meaning for meaning in space.workload.tables()[1].meanings if meaning][: options.molecules]
+        space = LatentSpace.open(comparison.results[0][1].directory)
+        whole = [meaning for meaning in space.workload.tables()[1].decoded_smiles if meaning][: options.molecules]
         Console().print(f"log of the number of orders of a test molecule, mean: {log_orders(whole):.1f}")
 
 

@@ -29,15 +29,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks import cells, mixer_pictures
-from fedlab.comparison.grid import key
-from fedlab.data.dataset import Batch, Examples
+from fedlab.comparison.grid import config_hash
+from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.digits import datasets
 from fedlab.data.images import image_sets, views
-from fedlab.data.images.image_sets import Images
-from fedlab.data.images.permutations import arrange, arrangement
+from fedlab.data.images.image_sets import LabeledImages
+from fedlab.data.images.permutations import permute_pixels, pixel_permutation
+from fedlab.data.pixels import to_rgb_float
+from fedlab.files import write_atomically
 from fedlab.models.convnet import ConvNet
 from fedlab.models.feature_classifier import features_of
-from fedlab.models.mixer import SMALL, Mixer, rearranged
+from fedlab.models.mixer import SMALL, Mixer, permute_patch_weights
 from fedlab.models.vit import ViT
 from fedlab.runs import pretrain_cache
 from fedlab.files import write_atomically
@@ -75,25 +77,25 @@ class Job:
     batch: int = 64
 
 
-def images_of(name: str, split: str) -> Images:
+def images_of(name: str, split: str) -> LabeledImages:
     """Images and labels of one set, 32 pixels a side."""
     root = datasets.data_root()
     if name in datasets.DOMAINS:
-        columns = datasets.read(name, "labelled" if split == "train" else "test", root).columns
-        return Images(columns["x"], columns["y"])
-    return image_sets.read(name, root, split != "train", 32)
+        columns = datasets.load_digits(name, split, root, with_labels=True).columns
+        return LabeledImages(columns["x"], columns["y"])
+    return image_sets.load_image_set(name, root, split != "train", 32)
 
 
-def examples(images: Images, order: Tensor, mirror: bool | None) -> Examples:
+def examples(images: LabeledImages, order: Tensor, mirror: bool | None) -> ArrayDataset:
     """Floats in [-1, 1] with pixels arranged, after a random view unless ``mirror`` is None."""
 
     def read(batch: Batch) -> Batch:
-        x = (batch["x"].float() / 127.5 - 1).expand(-1, 3, -1, -1)
+        x = to_rgb_float(batch)["x"]
         if mirror is not None:  # before the pixels move: a crop of permuted ones would be none
-            x = views.view(x, 0.8, 0.0, mirror)
-        return {"x": arrange(x, order), "y": batch["y"]}
+            x = views.random_view(x, 0.8, 0.0, mirror)
+        return {"x": permute_pixels(x, order), "y": batch["y"]}
 
-    return Examples({"x": images.x, "y": images.y}, read)
+    return ArrayDataset({"x": images.x, "y": images.y}, read)
 
 
 def mirrored(name: str) -> bool:
@@ -101,7 +103,7 @@ def mirrored(name: str) -> bool:
     return name not in datasets.DOMAINS and name != "omniglot"
 
 
-def learn(model: nn.Module, data: Examples, job: Job, name: str) -> list[float]:
+def learn(model: nn.Module, data: ArrayDataset, job: Job, name: str) -> list[float]:
     """One cycle of Adam; losses, each a mean of ``PART`` steps."""
     optimiser = torch.optim.Adam(model.train().parameters(), job.rate)
     plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, job.rate, job.steps, pct_start=0.1, final_div_factor=10)
@@ -109,7 +111,7 @@ def learn(model: nn.Module, data: Examples, job: Job, name: str) -> list[float]:
 
     def loss() -> Tensor:
         with seeded(name, job.seed, len(losses)):
-            batch = data.sample(job.batch)
+            batch = data.sample_batch(job.batch)
             value = cross_entropy(model(batch["x"]), batch["y"])
         losses.append(float(value.detach()))
         return value
@@ -120,7 +122,7 @@ def learn(model: nn.Module, data: Examples, job: Job, name: str) -> list[float]:
 
 def run(job: Job, runs: Path, threads: int) -> dict[str, Any]:
     """Curve and accuracies of a training, read from disk where they are there."""
-    path = runs / f"{job.network}-{key([asdict(job)])}-{job.seed}.json"
+    path = runs / f"{job.network}-{config_hash([asdict(job)])}-{job.seed}.json"
     if path.exists():
         return dict(json.loads(path.read_text(encoding="utf-8")))
     with deterministic(threads):
@@ -147,28 +149,28 @@ def pretrained(job: Job, runs: Path) -> Mapping[str, Tensor]:
         images = images_of(job.before, "train")
         with seeded("start", job.seed):
             model = NETWORKS[job.network](int(images.y.max()) + 1)
-        order = arrangement("plain", 32, SHAPE.patch, job.seed)
+        order = pixel_permutation("plain", 32, SHAPE.patch, job.seed)
         learn(model, examples(images, order, mirrored(job.before)), first, "before")
         return features_of(model).state_dict()
 
     with pretrain_cache.use_cache(str(runs / "pretrained")):
-        return pretrain_cache.get_or_compute(lambda: f"{job.network}-{key([asdict(first)])}", make, torch.device("cpu"))
+        return pretrain_cache.get_or_compute(lambda: f"{job.network}-{config_hash([asdict(first)])}", make, torch.device("cpu"))
 
 
 def trained(job: Job, runs: Path) -> dict[str, Any]:
     """Train and test; a network that learned from plain images is tested on permuted ones, too."""
     images, test = images_of(job.set, "train"), images_of(job.set, "test")
     kind = "patches" if job.kind == MOVED else job.kind
-    orders = {name: arrangement(name, 32, SHAPE.patch, job.seed) for name in (*PERMUTED, "within patches")}
+    orders = {name: pixel_permutation(name, 32, SHAPE.patch, job.seed) for name in (*PERMUTED, "within patches")}
     model = start_of(job, int(images.y.max()) + 1, runs)
     if job.kind == MOVED:
-        model.load_state_dict(rearranged(model.state_dict(), orders[kind], SHAPE))
+        model.load_state_dict(permute_patch_weights(model.state_dict(), orders[kind], SHAPE))
     if job.images and job.images < len(images.y):
         with seeded("some images", job.seed):
             rows = torch.randperm(len(images.y))[: job.images]
-        images = Images(images.x[rows], images.y[rows])
+        images = LabeledImages(images.x[rows], images.y[rows])
     curve = learn(model, examples(images, orders[kind], mirrored(job.set)), job, "learn")
-    test = Images(test.x[:TESTED], test.y[:TESTED])
+    test = LabeledImages(test.x[:TESTED], test.y[:TESTED])
 
     def accuracy(name: str) -> float:
         return 100 * accuracy_and_loss(model, examples(test, orders[name], None))["accuracy"]

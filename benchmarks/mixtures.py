@@ -17,11 +17,11 @@ import sklearn
 import torch
 from rich.console import Console
 from rich.table import Table
-from sklearn.mixture import GaussianMixture
+from sklearn.mixture import GaussianMixture as SklearnMixture
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
-from fedlab.models.gaussian_mixture import Mixture, fit, spread_start, stack
+from fedlab.models.gaussian_mixture import GaussianMixture, fit, kmeans_plusplus_init, stack
 
 EXAMPLES, COMPONENTS, STEPS, CLIENTS, REPEATS, THREADS = 6000, 10, 15, 4, 7, 1
 
@@ -34,10 +34,10 @@ def features(examples: int, dimensions: int, seed: int) -> Tensor:
     return (centres[member] + torch.randn(examples, dimensions, generator=stream)).clamp_min(0)
 
 
-def sklearn_fit(x: Tensor, start: Mixture) -> GaussianMixture:
+def sklearn_fit(x: Tensor, start: GaussianMixture) -> SklearnMixture:
     """As many steps from the same start, in the type of ``x``; it takes one E-step more, for its labels."""
     kind = x.numpy().dtype
-    reference = GaussianMixture(
+    reference = SklearnMixture(
         COMPONENTS,
         covariance_type="diag",
         max_iter=STEPS,
@@ -65,7 +65,7 @@ def medians(runs: Mapping[str, Callable[[], object]]) -> dict[str, float]:
 def against_sklearn(table: Table, dimensions: int) -> None:
     """Rows: one fit here, in scikit-learn, and how far their log-likelihoods per example are apart."""
     x = features(EXAMPLES, dimensions, seed=0)
-    start = spread_start(x, COMPONENTS)
+    start = kmeans_plusplus_init(x, COMPONENTS)
     ours = partial(fit, x, COMPONENTS, start=start, steps=STEPS, tolerance=0)
     theirs = {
         "scikit-learn, float64": partial(sklearn_fit, x.double(), start),
@@ -85,7 +85,7 @@ def against_loop(table: Table, examples: int, dimensions: int) -> None:
     x = torch.stack(
         [features(examples, dimensions, seed) for seed in range(CLIENTS)]
     )  # (clients, examples, dimensions)
-    start = stack([spread_start(client, COMPONENTS) for client in x])
+    start = stack([kmeans_plusplus_init(client, COMPONENTS) for client in x])
     fit_one = partial(fit, components=COMPONENTS, steps=STEPS, tolerance=0)
     took = medians(
         {

@@ -24,7 +24,6 @@ from rdkit import Chem
 from rich.console import Console
 from rich.table import Table
 
-from fedlab.config.schema import build
 from fedlab.data.digits.datasets import data_root
 from fedlab.data.molecules import graphs, smiles
 from fedlab.data.molecules.graphs import QM9
@@ -43,9 +42,9 @@ def seconds(work: Callable[[], object]) -> float:
 def speed(network: str, batch: int, looped: int, threads: int) -> Table:
     """Molecules a second of a family's model of QM9 with its usual sizes, and of the parser."""
     torch.set_num_threads(threads)
-    found = smiles.read(smiles.path_of("qm9", "train", None), QM9)
+    found = smiles.load_molecules(smiles.molecule_file("qm9", "train", None), QM9)
     adjacency, nodes = graphs.one_hot(found.bonds[:batch], found.atoms[:batch], QM9)
-    model: Any = build(Molecules, "molecules", {"molecules.network": network}).model()
+    model: Any = Molecules(network=network).model()
 
     def train(rows: range, eval_mode: bool) -> None:
         model.train(not eval_mode)
@@ -75,12 +74,12 @@ def speed(network: str, batch: int, looped: int, threads: int) -> Table:
     return table
 
 
-def outcome(text: str, graph: graphs.Graph, alphabet: graphs.Alphabet) -> str:
+def outcome(text: str, graph: graphs.Graph, vocabulary: graphs.GraphVocabulary) -> str:
     """How one molecule comes back."""
-    molecule = graphs.assemble(graph.bonds, graph.atoms, alphabet)
+    molecule = graphs.to_molecule(graph.bonds, graph.atoms, vocabulary)
     if Chem.SanitizeMol(molecule, catchErrors=True) != Chem.SANITIZE_NONE:
         return "no molecule"
-    return "same" if graphs.canonical(molecule) == text else "another"
+    return "same" if graphs.canonical_smiles(molecule) == text else "another"
 
 
 def round_trips(root: Path | None) -> Table:
@@ -89,17 +88,17 @@ def round_trips(root: Path | None) -> Table:
     for head in ("file", "not held", "same", "another", "no molecule"):
         table.add_column(head, justify="left" if head in ("file", "not held") else "right")
     for (name, split), file in smiles.FILES.items():
-        alphabet = smiles.SETS[name].alphabet
+        vocabulary = smiles.MOLECULE_SETS[name].vocabulary
         try:
-            found = smiles.read(smiles.path_of(name, split, root), alphabet)
+            found = smiles.load_molecules(smiles.molecule_file(name, split, root), vocabulary)
         except DataError as missing:
             table.add_row(file, str(missing))
             continue
         counts: Counter[tuple[str, str]] = Counter()
-        rows = zip(found.smiles, found.bonds.numpy(), found.atoms.numpy(), found.losses.tolist(), strict=True)
-        for text, bonds, atoms, losses in rows:
-            came = outcome(text, graphs.Graph(bonds, atoms, losses), alphabet)
-            counts[", ".join(graphs.names_of(losses)) or "nothing lost", came] += 1
+        rows = zip(found.smiles, found.bonds.numpy(), found.atoms.numpy(), found.lossy_flags.tolist(), strict=True)
+        for text, bonds, atoms, lossy_flags in rows:
+            came = outcome(text, graphs.Graph(bonds, atoms, lossy_flags), vocabulary)
+            counts[", ".join(graphs.flag_names(lossy_flags)) or "nothing lost", came] += 1
         for names in sorted({names for names, _ in counts}):
             figures = [f"{counts[names, came]:,}" for came in ("same", "another", "no molecule")]
             table.add_row(file, names, *figures)

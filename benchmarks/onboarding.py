@@ -21,14 +21,14 @@ from rich.console import Console
 from scipy.stats import spearmanr
 
 from benchmarks import cells
-from fedlab import workloads
-from fedlab.comparison.cells import Begun
-from fedlab.config.schema import Value, build, parse_overrides
-from fedlab.models.batchnorm_stats import adopt_statistics
+from fedlab.comparison.cells import CheckpointRef
+from fedlab.config.presets import parse_overrides
+from fedlab.config.sections import Value
+from fedlab.models.batchnorm_stats import adapt_batchnorm
 from fedlab.models.feature_classifier import features_of, head_of
+from fedlab.registry import load_config
 from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.result import Result
-from fedlab.strategies.dualadapt.shared import Knobs
 from fedlab.strategies.protocol import load
 from fedlab.training import resolve_device
 
@@ -36,10 +36,10 @@ PRESET = "dualadapt-digits"
 ARRIVAL, ROUNDS = 3, 6  # its round of arrival, two rounds for itself, one with all
 REFERENCE = "nearest"
 STARTS: Mapping[str, Mapping[str, Value]] = {
-    "nearest": {"dualadapt.start": "nearest"},
-    "global": {"dualadapt.start": "global"},
-    "random": {"dualadapt.start": "random"},
-    "fresh": {"dualadapt.start": "fresh"},
+    "nearest": {"dualadapt.late_joiner_init": "nearest"},
+    "global": {"dualadapt.late_joiner_init": "global"},
+    "random": {"dualadapt.late_joiner_init": "random"},
+    "fresh": {"dualadapt.late_joiner_init": "fresh"},
     "no onboarding": {"dualadapt.onboarding": 0},
 }
 
@@ -48,8 +48,8 @@ def one_newcomer(knobs: Mapping[str, Value], starts: list[str], runs: Path) -> d
     """All starts of one newcomer and seed; returns the rounds' records by start, and what every known head is worth."""
     first, found = None, {}
     for start in starts:
-        mine = {**knobs, **STARTS[start], "keep_checkpoints": 1000}
-        result = cells.one_run(PRESET, mine, runs, Begun(first, ARRIVAL - 1) if first else None)
+        mine = {**knobs, **STARTS[start], "checkpoint.keep": 1000}
+        result = cells.one_run(PRESET, mine, runs, CheckpointRef(first, ARRIVAL - 1) if first else None)
         first = first or result.directory
         found[start] = result
     return {"starts": found, "heads": heads(found[REFERENCE])}
@@ -58,13 +58,14 @@ def one_newcomer(knobs: Mapping[str, Value], starts: list[str], runs: Path) -> d
 @torch.no_grad()
 def heads(result: Result) -> dict[str, tuple[float, float]]:
     """Known client to its distance from the newcomer, and the accuracy of its head on the newcomer's test data."""
-    workload, device = workloads.make(result.config), resolve_device("cpu")
+    config, device = load_config(result.config), resolve_device("cpu")
+    workload, own_options = config.workload, config.strategy
     (note,) = [note for record in result.rounds if record["round"] == ARRIVAL for note in record["notes"]]
     state = Checkpoints(result.directory).load(ARRIVAL)
-    newcomer, knobs = workload.clients.index(note["client"]), build(Knobs, "dualadapt", result.config)
+    newcomer = workload.clients.index(note["client"])
     model = load(workload.model(), state["arrays"], device)
     own = workload.data(newcomer, "train")
-    adopt_statistics(features_of(model), own, knobs.statistics_images, knobs.own_statistics, device)
+    adapt_batchnorm(features_of(model), own, own_options.bn_images, own_options.bn_adaptation, device)
     test, found = workload.data(newcomer, "test"), {}
     for name, distance in note["distances"].items():
         other = deepcopy(model)
@@ -95,14 +96,14 @@ def main() -> None:
     options = arguments()
     shared: dict[str, Value] = {
         "threads": cells.threads(options.processes),
-        "dualadapt.control": False,
+        "dualadapt.source_only_twin": False,
         **parse_overrides(options.knobs),
     }
     with cells.workers(options.processes) as pool:
         waiting: dict[tuple[str, int], Future[dict[str, Any]]] = {}
         for name in options.newcomers:
             for seed in options.seeds:
-                knobs = {**shared, "rounds": ROUNDS, "arrivals": f"{name}={ARRIVAL}", "seed": seed}
+                knobs = {**shared, "rounds": ROUNDS, "join_rounds": f"{name}={ARRIVAL}", "seed": seed}
                 waiting[name, seed] = pool.submit(one_newcomer, knobs, options.starts, options.runs)
         found = {key: future.result() for key, future in waiting.items()}
     console = Console(width=140)

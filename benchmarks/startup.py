@@ -22,63 +22,66 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import cells
-from fedlab import launch, workloads
-from fedlab.config.schema import Flat, Value, parse_overrides
+from fedlab import launch
+from fedlab.config.presets import parse_overrides
+from fedlab.config.schema import Config
+from fedlab.config.sections import Value
 from fedlab.errors import suggest
 from fedlab.models.batchnorm_stats import encode
 from fedlab.models.feature_classifier import features_of
+from fedlab.registry import load_config
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import deterministic
 from fedlab.workloads.fewshot import FewShot
 
 Accuracies = dict[str, dict[int, NDArray[np.float64]]]  # client -> shots -> accuracy of each episode
 
-NOTHING: Mapping[str, Value] = {"rounds": 1, "server.steps": 0, "client.steps": 0, "startup.contrastive": 0.0}
+NOTHING: Mapping[str, Value] = {"rounds": 1, "server.steps": 0, "client.steps": 0, "startup.contrastive_weight": 0.0}
 # What stands here is what a run differs in from the preset.
 BASELINES: Mapping[str, Mapping[str, Value]] = {
-    "transfer": {**NOTHING, "startup.soft": "none"},
+    "transfer": {**NOTHING, "startup.distillation_loss": "none"},
     "ProtoNet": {
         **NOTHING,
-        "startup.soft": "none",
+        "startup.distillation_loss": "none",
         "fewshot.objective": "prototypes",
         "fewshot.classifier": "prototypes",
     },
-    "base alone, as many steps": {"startup.soft": "none", "startup.contrastive": 0.0, "client.steps": 0},
-    "SimCLR on target": {"startup.soft": "none", "startup.base": 0.0, "startup.start": "fresh"},
-    "SimCLR on target, from the teacher": {"startup.soft": "none", "startup.base": 0.0},
-    "transfer + SimCLR": {"startup.soft": "none"},
+    "base alone, as many steps": {"startup.distillation_loss": "none", "startup.contrastive_weight": 0.0, "client.steps": 0},
+    "SimCLR on target": {"startup.distillation_loss": "none", "startup.base_weight": 0.0, "startup.start": "fresh"},
+    "SimCLR on target, from the teacher": {"startup.distillation_loss": "none", "startup.base_weight": 0.0},
+    "transfer + SimCLR": {"startup.distillation_loss": "none"},
     "STARTUP": {},
-    "STARTUP, hard labels": {"startup.soft": "hard"},
-    "STARTUP, no SimCLR": {"startup.contrastive": 0.0},
+    "STARTUP, hard labels": {"startup.distillation_loss": "hard"},
+    "STARTUP, no SimCLR": {"startup.contrastive_weight": 0.0},
     "Dynamic Distillation": {
-        "startup.contrastive": 0.0,
-        "startup.moving": 0.99,
-        "startup.sharpness": 10.0,
+        "startup.contrastive_weight": 0.0,
+        "startup.teacher_ema": 0.99,
+        "startup.inverse_temperature": 10.0,
         "startup.start": "whole",
-        "startup.ramp": True,
-        "client.learning_rate": 0.03,  # at the preset's 0.1 it collapses, see docs/startup.md
+        "startup.distillation_warmup": True,
+        "client.learning_rate": 0.03,  # at the preset's 0.1 it collapses, see docs/explanation/startup.md
     },
 }
 ABLATIONS: Mapping[str, Mapping[str, Value]] = {
     "soft labels shuffled": {"startup.shuffle": True},
-    "reverse KL": {"startup.soft": "reverse_kl"},
-    "reverse KL without entropy": {"startup.soft": "reverse_cross_entropy"},
-    "entropy alone": {"startup.soft": "entropy"},
+    "reverse KL": {"startup.distillation_loss": "reverse_kl"},
+    "reverse KL without entropy": {"startup.distillation_loss": "reverse_cross_entropy"},
+    "entropy alone": {"startup.distillation_loss": "entropy"},
     "Dynamic Distillation, step size 0.1": {**BASELINES["Dynamic Distillation"], "client.learning_rate": 0.1},
     "and a teacher that stays": {
         **BASELINES["Dynamic Distillation"],
         "client.learning_rate": 0.1,
-        "startup.moving": 0.0,
+        "startup.teacher_ema": 0.0,
     },
     "and a slower teacher": {
         **BASELINES["Dynamic Distillation"],
         "client.learning_rate": 0.1,
-        "startup.moving": 0.999,
+        "startup.teacher_ema": 0.999,
     },
     "and labels not sharpened": {
         **BASELINES["Dynamic Distillation"],
         "client.learning_rate": 0.1,
-        "startup.sharpness": 1.0,
+        "startup.inverse_temperature": 1.0,
     },
 }
 METHODS = {**BASELINES, **ABLATIONS}
@@ -91,10 +94,10 @@ def one_run(preset: str, knobs: Mapping[str, Value], runs: Path, episodes: int) 
     path = cells.directory_of(preset, knobs, runs)
     kept = path / "episodes.npz"
     if not kept.exists():
-        flat = cells.one_run(preset, knobs, runs, aside={"fewshot.episodes": 20}).config
+        recorded = cells.one_run(preset, knobs, runs, aside={"fewshot.episodes": 20}).config
         state = RunDirectory.open(path).checkpoints.latest()
         assert state is not None
-        found = accuracies({**flat, "fewshot.episodes": episodes}, state[1]["arrays"])
+        found = accuracies(load_config(recorded, {"fewshot.episodes": episodes}), state[1]["arrays"])
         arrays = {f"{client}|{shots}": values for client, each in found.items() for shots, values in each.items()}
         np.savez(path / "unfinished.npz", **arrays)
         (path / "unfinished.npz").rename(kept)
@@ -106,24 +109,24 @@ def one_run(preset: str, knobs: Mapping[str, Value], runs: Path, episodes: int) 
     return found
 
 
-def made(flat: Flat) -> FewShot:
+def made(config: Config) -> FewShot:
     """The workload of a run."""
-    workload = workloads.make(flat)
+    workload = config.workload
     assert isinstance(workload, FewShot)
     return workload
 
 
-def accuracies(flat: Flat, arrays: Mapping[str, torch.Tensor]) -> Accuracies:
+def accuracies(config: Config, arrays: Mapping[str, torch.Tensor]) -> Accuracies:
     """Accuracy of every episode of every target, once for each target however many clients share it."""
-    workload = made(flat)
+    workload = made(config)
     model = workload.model()
     model.load_state_dict(dict(arrays))
-    with deterministic(int(flat["threads"])):
+    with deterministic(config.run.threads):
         return {
             name: {
                 shots: values.numpy()
                 for shots, values in workload.episode_accuracies(
-                    model, workload.data(number * workload.split, "test")
+                    model, workload.data(number * workload.data_config.clients_per_domain, "test")
                 ).items()
             }
             for number, name in enumerate(workload.domains)
@@ -132,8 +135,7 @@ def accuracies(flat: Flat, arrays: Mapping[str, torch.Tensor]) -> Accuracies:
 
 def distances(run: Path) -> dict[str, float]:
     """Frechet distance of the teacher's features between base validation images and each target's unlabelled ones."""
-    directory = RunDirectory.open(run)
-    workload = made(directory.config())
+    workload = made(load_config(str(RunDirectory.open(run).config_file)))
     model = workload.model()
     model.load_state_dict(directory.checkpoints.load(0)["strategy"]["teacher"])
     cpu = torch.device("cpu")
@@ -148,7 +150,7 @@ def distances(run: Path) -> dict[str, float]:
     root = vectors * np.sqrt(np.clip(values, 0, None)) @ vectors.T
     found = {}
     for number, name in enumerate(workload.domains):
-        other, spread = moments(number * workload.split)
+        other, spread = moments(number * workload.data_config.clients_per_domain)
         cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ spread @ root), 0, None)).sum()  # of the product's root
         found[name] = float(((mean - other) ** 2).sum() + np.trace(covariance + spread) - 2 * cross)
     return found
@@ -195,7 +197,7 @@ def settings_of(targets: Sequence[str]) -> dict[str, Mapping[str, Value]]:
         "centralised, all domains together": {"startup.setting": "centralised"},
         "one domain, centralised": {**one, "startup.setting": "centralised"},
         "one domain, one client": one,
-        f"one domain, split over {SPLIT}": {**one, "fewshot.split": SPLIT},
+        f"one domain, split over {SPLIT}": {**one, "data.clients_per_domain": SPLIT},
     }
 
 
@@ -214,7 +216,7 @@ def main() -> None:
             parser.error(f"no method {name!r}; {suggest(name, METHODS)}")
     shared = {"threads": cells.threads(options.processes), **parse_overrides(options.knobs)}
     of_teacher = {key: value for key, value in shared.items() if not key.startswith(OF_STUDENT)}
-    transfer = {**of_teacher, **METHODS["transfer"], "keep_checkpoints": 1000}
+    transfer = {**of_teacher, **METHODS["transfer"], "checkpoint.keep": 1000}
     targets = made(launch.prepare(options.preset, shared)).domains
     runs = {name: METHODS[name] for name in chosen if name != "transfer"}
     if options.settings:

@@ -1,7 +1,7 @@
 """Validity, uniqueness and novelty of models by a knob of how samples are drawn: the whole curve, over seeds.
 
     python -m benchmarks.temperatures comparisons/graphnvp-qm9 --figure docs/images/graphnvp-temperature.png
-    python -m benchmarks.temperatures comparisons/mpgvae-qm9 --knob molecules.spread --values 0,0.3,0.5,0.7,1
+    python -m benchmarks.temperatures comparisons/mpgvae-qm9 --knob molecules.decode_temperature --values 0,0.3,0.5,0.7,1
     python -m benchmarks.temperatures runs/graphnvp-qm9-0 --corrected
 
 A folder of `fedlab compare`: a line for each variant and value, means over its finished seeds. Or one run. Models are
@@ -19,18 +19,18 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fedlab import workloads
 from fedlab.comparison.result import FACTS, Comparison
 from fedlab.errors import ConfigError
 from fedlab.evaluation import latent_plots
 from fedlab.evaluation.distances import Floats
-from fedlab.evaluation.molecules import generation
+from fedlab.evaluation.molecules import validity_metrics
+from fedlab.registry import load_config
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import deterministic, seeded
 from fedlab.workloads.molecules import Molecules
 
 SCORES = ("validity", "uniqueness", "novelty", "valid_unique_novel")
-PAPERS = {  # in percent, of QM9; see docs/graphnvp.md and docs/mpgvae.md
+PAPERS = {  # in percent, of QM9; see docs/explanation/graphnvp.md and docs/explanation/mpgvae.md
     "graphnvp": {"validity": 83.1, "uniqueness": 99.2, "novelty": 58.2},
     "mpgvae": {"validity": 91.0, "uniqueness": 68.0, "novelty": 54.0},
 }
@@ -40,18 +40,19 @@ TEMPERATURES = "0.3,0.4,0.5,0.6,0.7,0.8,0.9,1"
 def curve(path: Path, knob: str, values: Sequence[float], samples: int, corrected: bool = False) -> Floats:
     """Scores (values, scores) of a run's newest model, corrected where asked; NaN where nothing valid was drawn."""
     run = RunDirectory.open(path)
-    flat, newest = run.config(), run.checkpoints.latest()
+    newest = run.checkpoints.latest()
     if newest is None:
         raise ConfigError(f"{path} has no checkpoint; `fedlab resume {path}` continues it")
     rows = []
     for value in values:
-        workload = workloads.make({**flat, knob: value})
+        config = load_config(str(run.config_file), {knob: value})
+        workload = config.workload
         if not isinstance(workload, Molecules):
-            raise ConfigError(f"{path} learned {flat['workload']}, and only molecules are drawn here")
+            raise ConfigError(f"{path} learned {config.run.workload}, and only molecules are drawn here")
         model = workload.model()
         model.load_state_dict(newest[1]["arrays"])
-        with seeded(int(flat["seed"]), "temperatures"):
-            found = generation(workload.draw(model, samples, corrected=corrected), workload.known())
+        with seeded(config.run.seed, "temperatures"):
+            found = validity_metrics(workload.draw(model, samples, corrected=corrected), workload.known())
         rows.append([found.get(score, np.nan) for score in SCORES])
     return np.array(rows)
 
@@ -86,7 +87,7 @@ def main() -> None:
     """Print the table, and draw it where asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of a comparison, or of a run")
-    parser.add_argument("--knob", default="molecules.temperature")
+    parser.add_argument("--knob", default="molecules.latent_temperature")
     parser.add_argument("--values", default=TEMPERATURES)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--figure", type=Path, help="PNG file to write")
@@ -105,12 +106,12 @@ def main() -> None:
     title = f"{options.folder.name}, {options.samples:,} samples a seed{corrected}"
     Console().print(table(found, options.knob, values, title))
     if options.figure:
-        network = str(RunDirectory.open(next(iter(variants.values()))[0]).config()["molecules.network"])
+        network = load_config(str(RunDirectory.open(next(iter(variants.values()))[0]).config_file)).workload.network
         panels = {
             label: {score: scores[:, :, SCORES.index(score)] for score in SCORES[:3]} for label, scores in found.items()
         }
         marks = {name: np.array(share / 100) for name, share in PAPERS[network].items()}
-        drawn = latent_plots.by_knob(panels, values, options.knob.rpartition(".")[2], marks)
+        drawn = latent_plots.sweep_plot(panels, values, options.knob.rpartition(".")[2], marks)
         options.figure.write_bytes(drawn)
 
 

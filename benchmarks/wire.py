@@ -15,7 +15,8 @@ from rich.console import Console
 
 import fedlab
 from benchmarks import cells
-from fedlab.config.schema import Value, parse_overrides
+from fedlab.config.presets import parse_overrides
+from fedlab.config.sections import Value
 from fedlab.runs.result import human_bytes
 
 FORMATS = ("float32", "float16", "int8")
@@ -24,18 +25,18 @@ NETWORKS = ("small", "mcd")
 QUICK: Mapping[str, Value] = {
     "rounds": 1,
     "digits.targets": "usps",
-    "digits.limit": 300,
+    "data.max_examples": 300,
     "server.pretrain_steps": 1,
     "server.steps": 1,
-    "server.batch": 8,
+    "server.batch_size": 8,
     "client.steps": 1,
-    "client.batch": 8,
+    "client.batch_size": 8,
 }
 DUALADAPT, WHOLE = "dualadapt-digits", "oracle-digits"  # the same clients; FedAvg moves the whole model
-STRATEGIES: Mapping[str, Mapping[str, Value]] = {DUALADAPT: {"dualadapt.control": False}, WHOLE: {}}
+STRATEGIES: Mapping[str, Mapping[str, Value]] = {DUALADAPT: {"dualadapt.source_only_twin": False}, WHOLE: {}}
 # Preset, the metric of its clients, and what a table of accuracies differs in from the preset.
 LEARNING: Mapping[str, tuple[str, Mapping[str, Value]]] = {
-    "dualadapt-digits": ("accuracy_average", {"dualadapt.control": False}),
+    "dualadapt-digits": ("accuracy_average", {"dualadapt.source_only_twin": False}),
     "fedavg-digits": ("accuracy", {}),
 }
 KINDS = ("train_down", "train_up", "evaluate_down", "evaluate_up")
@@ -44,8 +45,8 @@ KINDS = ("train_down", "train_up", "evaluate_down", "evaluate_up")
 def moved(preset: str, network: str, form: str) -> dict[str, int]:
     """Serialised bytes of one client in one round, by kind."""
     with tempfile.TemporaryDirectory() as folder:
-        knobs = {**QUICK, **STRATEGIES[preset], "digits.network": network, "wire": form}
-        result = fedlab.run(preset, runs=Path(folder), knobs=knobs)
+        knobs = {**QUICK, **STRATEGIES[preset], "digits.network": network, "comm.compression": form}
+        result = fedlab.run(preset, runs=Path(folder), overrides=knobs)
     return dict(result.rounds[-1]["bytes"]["usps"])
 
 
@@ -68,7 +69,7 @@ def show_accuracy(console: Console, runs: Path, seeds: list[int], shared: Mappin
     """Accuracy by format over seeds; what comes before round 1 is done once for all formats."""
     with cells.workers(processes) as pool:
         begun = {
-            (preset, seed): pool.submit(cells.pretrained, preset, {**shared, **knobs, "seed": seed}, runs)
+            (preset, seed): pool.submit(cells.one_run, preset, {**shared, **knobs, "seed": seed}, runs)
             for preset, (_, knobs) in LEARNING.items()
             for seed in seeds
         }
@@ -76,7 +77,7 @@ def show_accuracy(console: Console, runs: Path, seeds: list[int], shared: Mappin
             (preset, form, seed): pool.submit(
                 cells.one_run,
                 preset,
-                {**shared, **LEARNING[preset][1], "wire": form, "seed": seed},
+                {**shared, **LEARNING[preset][1], "comm.compression": form, "seed": seed},
                 runs,
                 future.result(),
             )

@@ -17,21 +17,22 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import PARTITION_ID_KEY, ErrorCode
 
-from fedlab import strategies, workloads
 from fedlab.comm import compression
 from fedlab.comm.grid import REJECTED_UPDATE
 from fedlab.comm.roster import REJECTED_NODE
-from fedlab.config.schema import Core, build
+from fedlab.config.schema import Config
+from fedlab.config.sections import Value
 from fedlab.errors import ConfigError, FedlabError, suggest
+from fedlab.registry import app_config, config_from_text
 from fedlab.runs.client_store import ClientStore
 from fedlab.seeds import deterministic, seeded
-from fedlab.strategies.protocol import CONFIG, ROUND, round_of
-from fedlab.workload import SupportsImages, Workload
+from fedlab.strategies.protocol import CONFIG, ROUND, ClientContext, ClientFunctions, round_of
+from fedlab.workload import SupportsImages
 
 app = ClientApp()
 
-NODE_KEYS = {"device": "device", "data-root": "data_root", "data-folder": "folder"}  # node config -> knob
-SERVER_ONLY = ("data_root", "folder", "run_dir")  # knobs whose values are paths on the server
+NODE_KEYS = {"device": "device", "data-root": "data.root", "data-folder": "data.client_folder"}  # node config -> option
+SERVER_ONLY = ("data.root", "checkpoint.pretrain_cache")  # options whose values are paths on the server
 PACKAGES = ("fedlab",)  # packages whose lines are named in an error
 
 
@@ -45,10 +46,10 @@ def query(message: Message, context: Context) -> Message:
             print(f"fedlab: refused: {reason}", file=sys.stderr, flush=True)
             store.log_event("query", status="refused", reason=reason)
             return _error(message, f"refused: {reason}")
-        apply_node_settings(context)
+        config = apply_node_settings(context)
         name = str(context.node_config.get("domain", ""))
         identity = ConfigRecord({"partition": int(context.node_config[PARTITION_ID_KEY]), "name": name})
-        store.log_event("query", status="ok", name=str(context.run_config.get("name", "")))
+        store.log_event("query", status="ok", name=config.run.name)
         return Message(RecordDict({"identity": identity}), reply_to=message)
     except FedlabError as error:
         print(f"fedlab: refused: {error}", file=sys.stderr, flush=True)
@@ -68,25 +69,24 @@ def evaluate(message: Message, context: Context) -> Message:
     return _answer("evaluate", message, context)
 
 
-def apply_node_settings(context: Context) -> Workload:
-    """Override the run's settings by the node's, find the node's partition, and return the workload.
+def apply_node_settings(context: Context) -> Config:
+    """Override the run's settings by the node's, find the node's partition, and return the configuration.
 
     Raises
     ------
     ConfigError
         When the run has no client of this domain.
     """
-    node, flat = context.node_config, context.run_config
-    if "domain" in node:  # deployed on another machine than the server
-        flat.update({knob: "" for knob in SERVER_ONLY if knob in flat})
-    flat.update({knob: node[key] for key, knob in NODE_KEYS.items() if key in node})
-    workload = workloads.make(flat)
+    node = context.node_config
+    own: dict[str, Value] = dict.fromkeys(SERVER_ONLY, "") if "domain" in node else {}  # its folders are not here
+    own |= {option: node[key] for key, option in NODE_KEYS.items() if key in node}
+    config = config_from_text(*app_config(context.run_config), tuple(own.items()))
     if "domain" in node:
-        domain, clients = str(node["domain"]), list(workload.clients)
+        domain, clients = str(node["domain"]), list(config.workload.clients)
         if domain not in clients:
             raise ConfigError(f"this run has no client {domain!r}; {suggest(domain, clients)}")
         node[PARTITION_ID_KEY] = clients.index(domain)
-    return workload
+    return config
 
 
 def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Context) -> Message:
@@ -97,21 +97,22 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
         if REJECTED_UPDATE in message.content:
             rejection = message.content.pop(REJECTED_UPDATE)
             store.log_event("refused", round=_field(rejection, "round"), reason=_field(rejection, "reason"))
-        workload = apply_node_settings(context)
-        core, partition = build(Core, "", context.run_config), int(context.node_config[PARTITION_ID_KEY])
-        half = strategies.client_functions(core.strategy)
+        config = apply_node_settings(context)
+        run, workload, partition = config.run, config.workload, int(context.node_config[PARTITION_ID_KEY])
+        half: ClientFunctions = config.plugins["strategy"].spec.client
+        who = ClientContext(partition, config)
         message.content = compression.decode(message.content)
-        with deterministic(core.threads):
-            with seeded(core.seed, purpose, server_round, partition):
-                content = (half.train if purpose == "train" else half.evaluate)(workload, message, context)
+        with deterministic(run.threads):
+            with seeded(run.seed, purpose, server_round, partition):
+                content = (half.train if purpose == "train" else half.evaluate)(workload, message, who)
             content[CONFIG] = ConfigRecord({ROUND: server_round})
-            facts = {"round": server_round, "rounds": core.rounds, "name": core.name}
+            facts = {"round": server_round, "rounds": run.rounds, "name": run.name}
             if store and purpose == "evaluate":
-                states = half.prediction_states(workload, message, context)
+                states = half.prediction_states(workload, message, who)
                 saved = {**facts, "images": isinstance(workload, SupportsImages)}
-                store.save(states, context.run_config, workload.clients[partition], saved)
+                store.save(states, config, workload.clients[partition], saved)
         store.log_event(purpose, status="ok", seconds=round(time.monotonic() - started, 3), **facts)
-        return Message(compression.encode(content, core.wire), reply_to=message)
+        return Message(compression.encode(content, config.comm.compression), reply_to=message)
     except FedlabError as error:
         reason = reported = str(error)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""fedlab: federations whose server owns labelled source data and whose clients own unlabelled target domains."""
+"""fedlab: federations whose server owns labeled source data and whose clients own unlabeled target domains."""
 
 from __future__ import annotations
 
@@ -11,30 +11,25 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 if TYPE_CHECKING:
-    from fedlab.comparison.result import Comparison
-    from fedlab.comparison.runner import compare
-    from fedlab.launch import resume, run
-    from fedlab.runs.result import Result
+    from fedlab.api import Comparison, Config, Prediction, Result, compare, predict, resume, run, serve
 
-__all__ = ["Comparison", "Result", "compare", "resume", "run"]
+    __version__: str
+
+__all__ = ["Comparison", "Config", "Prediction", "Result", "compare", "predict", "resume", "run", "serve"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public functions when they are first used, so that ``import fedlab`` costs nothing."""
-    if name in ("run", "resume"):
-        from fedlab import launch
+    """Import the public names when they are first used, so that ``import fedlab`` costs nothing."""
+    if name == "__version__":
+        from importlib.metadata import version
 
-        return getattr(launch, name)
-    if name == "Result":
-        from fedlab.runs.result import Result
+        return version("fedlab-adapt")
+    if name in __all__:
+        from fedlab import api
 
-        return Result
-    if name == "compare":
-        from fedlab.comparison.runner import compare
-
-        return compare
-    if name == "Comparison":
-        from fedlab.comparison.result import Comparison
-
-        return Comparison
+        return getattr(api, name)
     raise AttributeError(f"module 'fedlab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

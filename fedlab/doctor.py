@@ -1,7 +1,7 @@
-"""``fedlab doctor``: what a run needs, looked at before it is needed.
+"""Checks of ``fedlab doctor``: all that a run needs from this machine.
 
-Each check looks at one thing, as the run itself would use it, and says what it found; whatever is bad comes with what
-to do. A check that fails in a way nobody thought of is a bad finding too, and does not stop the others.
+Each check tests one thing, as a run would use it, and reports what it found; a bad finding comes with a remedy. A check
+that raises an exception is a bad finding too, and does not stop the others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 LOOPBACK = "127.0.0.1"
 SHM = Path("/dev/shm")
@@ -26,6 +29,8 @@ PROGRAMS = ("flower-superlink", "flower-superexec", "flwr-simulation")  # Flower
 # A Unix socket's path has at most 107 characters; this is our part and Ray's, below the temporary folder.
 SOCKET = "/fedlab-xxxxxxxx/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 TEMP_LONGEST = 107 - len(SOCKET)
+# Their libraries for a GPU come from other wheels and the driver; the check of torch imports both.
+CHECKED_BY_IMPORT = ("torch", "torchvision")
 REINSTALL = "the package is damaged: reinstall fedlab"
 
 Status = Literal["ok", "note", "bad"]
@@ -39,7 +44,7 @@ SHARED: Levels = {"note": 0.25}  # Docker's default, 64 MB, is below the least t
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found; a bad one always has a remedy."""
+    """Result of a check; a bad one always has a remedy."""
 
     status: Status
     what: str
@@ -47,12 +52,12 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Every finding of every check, in the order of ``CHECKS``."""
+    """Run all checks and return their findings, in the order of ``CHECKS``."""
     findings: list[Finding] = []
     for check in CHECKS:
         try:
             findings.extend(check())
-        except Exception as error:  # whatever it is, it must not hide the other findings
+        except Exception as error:  # of any kind: it must not hide the other findings
             name = check.__name__.strip("_").replace("_", " ")
             what = f"the check of {name} failed, {type(error).__name__}: {_last_line(error)}"
             findings.append(Finding("bad", what, "mend what it names; if it names nothing, report this output"))
@@ -64,7 +69,7 @@ def _last_line(error: Exception) -> str:
 
 
 def _enough(what: str, amount: float, levels: Levels, remedy: str) -> Finding:
-    """Bad or a note below its level, bad first."""
+    """Return a finding that is bad, or a note, when ``amount`` is below that level; bad is tested first."""
     failed = [level for level, least in levels.items() if amount < least]
     return Finding(failed[0], what, remedy) if failed else Finding("ok", what)
 
@@ -77,11 +82,8 @@ def _python() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    """Installed versions against the ranges that fedlab's own metadata asks for."""
-    from packaging.requirements import Requirement
-
-    wanted = [Requirement(line) for line in metadata.requires("fedlab-adapt") or []]
-    wanted = [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
+    """Compare installed versions with the ranges in fedlab's own metadata."""
+    wanted = _requirements()
     found = [(one, _version(one.name)) for one in wanted]
     wrong = [(one, at) for one, at in found if not at or not one.specifier.contains(at, prereleases=True)]
     for one, version in wrong:
@@ -89,6 +91,27 @@ def _packages() -> Iterator[Finding]:
         yield Finding("bad", f"{one.name} {state} {one.specifier}", f"run `pip install '{one.name}{one.specifier}'`")
     if not wrong:
         yield Finding("ok", f"{len(wanted)} packages are within the ranges that fedlab asks for")
+
+
+def _requirements() -> list[Requirement]:
+    """Return the requirements in fedlab's own metadata, without those of extras."""
+    from packaging.requirements import Requirement
+
+    wanted = [Requirement(line) for line in metadata.requires("fedlab-adapt") or []]
+    return [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
+
+
+def _system_libraries() -> Iterator[Finding]:
+    """Find shared libraries that installed packages need and the system lacks; no package is imported for it."""
+    from fedlab.shared_libraries import DEBIAN_PACKAGES, missing_libraries
+
+    missing = missing_libraries(one.name for one in _requirements() if one.name not in CHECKED_BY_IMPORT)
+    for library, packages in missing.items():
+        debian = DEBIAN_PACKAGES.get(library)
+        remedy = f"run `apt-get install {debian}`" if debian else f"install it; `apt-file search {library}` names it"
+        yield Finding("bad", f"the system lacks {library}, which is needed by {', '.join(packages)}", remedy)
+    if not missing:
+        yield Finding("ok", "the system has all shared libraries that the packages need")
 
 
 def _version(name: str) -> str:
@@ -115,7 +138,7 @@ def _flower() -> Iterator[Finding]:
 
 
 def _torch() -> Iterator[Finding]:
-    """Torch and torchvision come in pairs: of two indexes, they import apart but not together."""
+    """Import torch and torchvision together: from two indexes, each may import alone but not both."""
     remedy = "install both from one index: `pip install --force-reinstall torch torchvision`"
     yield (both := _imports(remedy, "torch", "torchvision"))
     if both.status == "ok" and (cuda := import_module("torch").cuda).is_available():
@@ -137,11 +160,11 @@ def _imports(remedy: str, *modules: str) -> Finding:
 
 
 def _package_data() -> Iterator[Finding]:
-    """Every byte of the sets inside the package against its checksum, and every domain as a run would find it."""
+    """Verify the checksums of the data in the package, and look up each domain as a run does."""
     from fedlab.data import download
     from fedlab.data.digits import datasets
 
-    for path in sorted({*datasets.EMBEDDED.glob("*.npz"), datasets.EMBEDDED / datasets.BOUNDS}):
+    for path in sorted({*datasets.EMBEDDED.glob("*.npz"), datasets.EMBEDDED / datasets.BOUND_LABELS}):
         try:
             with zipfile.ZipFile(path) as archive:
                 damage = f"has a wrong checksum in {torn}" if (torn := archive.testzip()) else ""
@@ -158,7 +181,7 @@ def _package_data() -> Iterator[Finding]:
 
 
 def _full_data() -> Iterator[Finding]:
-    """The folder of full sets, from which a run reads everything once it is set."""
+    """Look up each domain in ``FEDLAB_DATA``, the folder of full sets."""
     from fedlab.data import download
     from fedlab.data.digits import datasets
 
@@ -181,15 +204,15 @@ def _full_data() -> Iterator[Finding]:
 
 
 def _processor() -> Iterator[Finding]:
-    from fedlab.config.schema import Core
+    from fedlab.config.schema import RunConfig
 
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     remedy = f"nothing needs mending; threads={cpus} may be faster, and gives other bits"
-    yield _enough(f"{cpus} CPU{'s' * (cpus > 1)} for {Core.threads} threads", cpus, {"note": Core.threads}, remedy)
+    yield _enough(f"{cpus} CPU{'s' * (cpus > 1)} for {RunConfig.threads} threads", cpus, {"note": RunConfig.threads}, remedy)
 
 
 def _memory() -> Iterator[Finding]:
-    """What a process may still take, with the limit of a container if there is one."""
+    """Compare the free memory, within the limit of a container if there is one, with what runs take."""
     try:
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         free = int(lines["MemAvailable"].split()[0]) / 1e6 * 1.024
@@ -198,7 +221,7 @@ def _memory() -> Iterator[Finding]:
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.exists() and limit.read_text().strip() != "max":
         free = min(free, (int(limit.read_text()) - int(used.read_text())) / 1e9)
-    remedy = "close other programs, or lower server.batch and client.batch"
+    remedy = "close other programs, or lower server.batch_size and client.batch_size"
     yield _enough(f"{free:.1f} GB of memory free", free, MEMORY, remedy)
 
 
@@ -236,6 +259,6 @@ def _shared_memory() -> Iterator[Finding]:
 
 
 CHECKS: tuple[Check, ...] = (
-    *(_python, _packages, _flower, _torch, _ray, _package_data, _full_data),
+    *(_python, _packages, _system_libraries, _flower, _torch, _ray, _package_data, _full_data),
     *(_processor, _memory, _disk, _ports, _temporary_folder, _shared_memory),
 )

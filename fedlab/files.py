@@ -1,7 +1,8 @@
-"""Files that outlive a kill: atomic writes, logs of JSON lines, and following a log that another process appends to."""
+"""Files that survive a kill: atomic writes, locks, logs of JSON lines, following a log that another process writes."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import threading
@@ -12,9 +13,19 @@ from typing import Any
 
 from fedlab.errors import RunError
 
+LOCK_FILE = ".lock"
+
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content``; a reader, or a kill, sees the old file or the new one and nothing between."""
+    """Replace ``path`` by ``content``; a reader, or a kill, sees the old file or the new one and nothing between.
+
+    Missing parent folders are created.
+
+    Raises
+    ------
+    OSError
+        When the file cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as stream:
@@ -104,3 +115,36 @@ def follow_lines(
     finally:
         ended.set()
         thread.join(timeout=5)
+
+
+@contextmanager
+def directory_lock(
+    path: Path, *, wait: bool, name: str = LOCK_FILE, remedy: str = "wait for it, or stop it first"
+) -> Iterator[None]:
+    """Hold a directory against other processes; the kernel releases the lock when the process dies.
+
+    Parameters
+    ----------
+    path
+        The directory; created when it does not exist.
+    wait
+        Wait until another holder releases the lock, instead of raising.
+    name
+        Name of the lock file inside the directory; locks of different names do not exclude each other.
+    remedy
+        End of the error's sentence: what the user can do.
+
+    Raises
+    ------
+    RunError
+        When another process holds the lock and ``wait`` is false.
+    OSError
+        When the lock file cannot be created.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / name).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise RunError(f"{path} is in use by another process; {remedy}") from None
+        yield

@@ -10,182 +10,155 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 
-from fedlab import engines, workloads
-from fedlab.config.schema import CORE_SECTIONS, Core, Flat, Value, build, parse_arrivals, read_preset, resolve
+from fedlab.config.resolve import build_config
+from fedlab.config.schema import Config, parse_join_rounds
+from fedlab.config.sections import Overrides, Value
 from fedlab.data.digits.datasets import data_root
+from fedlab.engines.spec import Apps
 from fedlab.errors import ConfigError, DataError, RunError
+from fedlab.registry import load_config, merge, plugins_of
+from fedlab.report import write_report
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.result import Result
-from fedlab.training import resolve_device
+from fedlab.training import null_progress, resolve_device
 from fedlab.workload import SupportsHiddenLabels, Workload, missing_columns
 
-APPS = engines.Apps(server="fedlab.server.app:app", client="fedlab.client.app:app")
+APPS = Apps(server="fedlab.server.app:app", client="fedlab.client.app:app")
 
 Watch = Callable[[Path], AbstractContextManager[None]]
 
 
-def unwatched(path: Path) -> AbstractContextManager[None]:
+def no_progress(path: Path) -> AbstractContextManager[None]:
     """Show nothing."""
     return nullcontext()
 
 
-def _live(path: Path) -> AbstractContextManager[None]:
-    from rich.console import Console
-
-    from fedlab.runs.progress import watch_live
-
-    return watch_live(path, Console())
-
-
-def sections() -> dict[str, type]:
-    """Every section of knobs by its prefix."""
-    from fedlab import strategies
-
-    return {
-        **CORE_SECTIONS,
-        **{name: line.knobs for name, line in workloads.WORKLOADS.items()},
-        **{name: entry.knobs for name, entry in strategies.STRATEGIES.items()},
-    }
-
-
-def prepare(preset: str, overrides: Flat) -> dict[str, Value]:
-    """All knobs of a run, checked: names, types, ranges, data, device, and that strategy and workload fit together.
+def prepare(preset: str | Mapping[str, Any], overrides: Overrides) -> Config:
+    """Resolve the configuration of a run and check all of it: options, data, device, and that strategy and workload fit.
 
     Raises
     ------
     ConfigError, DataError
         With a sentence that says what came, what was expected and what to do.
     """
-    flat = settle(preset, overrides)
-    _check(flat)
-    return flat
+    config = resolve_config(preset, overrides)
+    check(config)
+    return config
 
 
-def settle(preset: str, overrides: Flat) -> dict[str, Value]:
-    """All knobs of a run by name, type and range, and places as they are on this machine; no data is read.
+def resolve_config(preset: str | Mapping[str, Any], overrides: Overrides) -> Config:
+    """Resolve the configuration of a run, with places and device as they are on this machine; no data is read.
 
     Raises
     ------
     ConfigError, DataError
-        With a sentence, as :func:`prepare`.
+        As :func:`prepare`.
     """
-    from fedlab import strategies
-
-    table, overrides = strategies.expand_ablation(read_preset(preset)[1], overrides)
-    merged = {**table, **overrides}
-    workload, strategy = (
-        str(merged.get(kind, default)) for kind, default in (("workload", Core.workload), ("strategy", Core.strategy))
-    )
-    workloads.find(workload)
-    chosen = {"workload": workload, "strategy": strategy, **strategies.chosen_by(strategy, merged)}
-    flat = resolve(table, overrides, sections(), chosen)
-    root = data_root(str(flat["data_root"]))
-    flat["data_root"] = str(root.resolve()) if root else ""
-    reachable = engines.find(str(flat["engine"])).clients_see_gpu(flat)
-    flat["device"] = str(resolve_device(str(flat["device"]), reachable))  # so that a resumed run keeps to it
-    flat["pretrained"] = str(Path(str(flat["pretrained"])).resolve()) if flat["pretrained"] else ""
-    return flat
+    values = merge(preset, overrides)
+    plugins = plugins_of(values)
+    config = build_config(values, plugins)
+    root = data_root(config.data.root)
+    reachable = plugins["engine"].spec.clients_see_gpu(config.engine)
+    cache = config.checkpoint.pretrain_cache
+    here: dict[str, Value] = {
+        "data.root": str(root.resolve()) if root else "",
+        "device": str(resolve_device(config.run.device, reachable)),  # so that a resumed run keeps to it
+        "checkpoint.pretrain_cache": str(Path(cache).resolve()) if cache else "",
+    }
+    return build_config({**values, **here}, plugins)
 
 
 def clients_have_labels(workload: Workload) -> bool:
-    """Whether clients hold all that the workload's loss reads, labels where it takes any."""
+    """Return True if clients hold all that the workload's loss reads, labels where it takes any."""
     return not missing_columns(workload, workload.data(0, "train"))
 
 
-def _check(flat: Flat) -> None:
-    """Refuse what could not run."""
-    from fedlab import strategies
+def check(config: Config) -> None:
+    """Refuse what could not run.
 
-    core = build(Core, "", flat)
-    resolve_device(core.device)
-    workload = workloads.make(flat)
-    partitions, engine = len(workload.clients), engines.find(core.engine)
-    if core.clients > partitions:
+    Raises
+    ------
+    ConfigError, DataError
+        With a sentence.
+    """
+    run, workload = config.run, config.workload
+    resolve_device(run.device)
+    partitions, names = workload.clients, config.clients
+    if config.data.num_clients > len(partitions):
         raise ConfigError(
-            f"clients={core.clients}, but workload {core.workload!r} has {partitions} partitions "
-            f"({', '.join(workload.clients)}); ask for at most {partitions}"
+            f"data.num_clients={config.data.num_clients}, but workload {run.workload!r} has {len(partitions)} "
+            f"partitions ({', '.join(partitions)}); ask for at most {len(partitions)}"
         )
-    clients = core.clients or partitions
-    if core.min_clients > clients:
-        raise ConfigError(f"min_clients={core.min_clients} is more than the {clients} clients of the run")
-    if core.folder:
-        raise ConfigError("knob 'folder' is set on a client by `fedlab join --data`; a run has none")
-    for partition, number in parse_arrivals(core.arrivals, dict(enumerate(workload.clients[:clients]))).items():
-        if number > core.rounds:
+    if run.min_clients > len(names):
+        raise ConfigError(f"min_clients={run.min_clients} is more than the {len(names)} clients of the run")
+    for partition, number in parse_join_rounds(run.join_rounds, dict(enumerate(names))).items():
+        if number > run.rounds:
             raise ConfigError(
-                f"knob 'arrivals': {workload.clients[partition]} would join in round {number}, and the run has "
-                f"{core.rounds}; name an earlier round, or raise rounds"
+                f"option 'join_rounds': {names[partition]} would join in round {number}, and the run has "
+                f"{run.rounds}; name an earlier round, or raise rounds"
             )
-    engine.check(flat)
-    for partition in range(clients) if engine.simulates_clients else ():
-        for split in ("train", "test"):
-            workload.data(partition, split)
-    if strategies.find(core.strategy).needs_client_labels and engine.simulates_clients and not clients_have_labels(workload):
-        table = workloads.find(core.workload).oracle_overrides
-        bound = ", ".join(f"{key}={str(value).lower()}" for key, value in table.items())
-        raise ConfigError(
-            f"strategy {core.strategy!r} trains on the clients' own labels, and the clients of this workload "
-            f"({', '.join(workload.clients)}) have none; use source_only, or a strategy that needs none (`fedlab list "
-            f"strategies`){f', or for an upper bound {bound}' if bound else ''}"
-        )
-    strategies.make(flat, workload)
+    engine, strategy = config.plugins["engine"].spec, config.plugins["strategy"].spec
+    engine.validate(config)
+    if engine.simulates_clients:
+        for partition in range(len(names)):
+            for split in ("train", "test"):
+                workload.data(partition, split)
+        if strategy.needs_client_labels and not clients_have_labels(workload):
+            table = config.plugins["workload"].spec.oracle_overrides
+            bound = ", ".join(f"{key}={str(value).lower()}" for key, value in table.items())
+            raise ConfigError(
+                f"strategy {run.strategy!r} trains on the clients' own labels, and the clients of this workload "
+                f"({', '.join(partitions)}) have none; use source_only, or a strategy that needs none (`fedlab list "
+                f"strategies`){f', or for an upper bound {bound}' if bound else ''}"
+            )
+    strategy.server(workload, config, null_progress)
 
 
-def run(
-    preset: str,
-    *,
-    runs: Path | str = "runs",
-    progress: bool = False,
-    knobs: Mapping[str, Value] | None = None,
-    **overrides: Value,
-) -> Result:
-    """Run a preset to its end and return what it found.
+def saved_config(directory: RunDirectory) -> Config:
+    """Return the configuration of a run on disk.
 
-    Parameters
-    ----------
-    preset
-        Name of a preset (``fedlab list``) or path of a TOML file.
-    runs
-        Folder in which the run directory is made.
-    progress
-        Show rounds, phases and clients' metrics as they come, in a terminal or a notebook.
-    knobs, overrides
-        Knobs by name; ``knobs`` takes those with a dot: ``run("dualadapt-digits", rounds=3,
-        knobs={"dualadapt.mixup": "off"})``.
+    Raises
+    ------
+    ConfigError
+        When something that it names is not on this machine.
+    """
+    return load_config(str(directory.config_file))
+
+
+def resume(path: Path | str, watch: Watch = no_progress) -> Result:
+    """Continue a run that was killed, interrupted or failed to the bits it would have had; or read a finished one.
 
     Raises
     ------
     FedlabError
-        When the run could not be done as asked; what was done is on disk and can be resumed.
+        When it cannot go on; what was done is kept.
     """
-    flat = prepare(preset, {**overrides, **(knobs or {})})
-    return execute(RunDirectory.create(Path(runs), flat), _live if progress else unwatched)
-
-
-def resume(path: Path | str, watch: Watch = unwatched) -> Result:
-    """Continue a run that was killed, interrupted or failed to the bits it would have had; or read a finished one."""
     directory = RunDirectory.open(path)
     if directory.manifest().get("status") == "finished":
         return Result.read(directory.path)
-    _check(directory.config())
-    return execute(directory, watch)
+    check(saved_config(directory))
+    return run_engine(directory, watch)
 
 
-def execute(directory: RunDirectory, watch: Watch = unwatched) -> Result:
-    """Hand a run directory to its engine; ``watch`` opens what shows the run while it runs."""
-    from fedlab.report import write_report
+def run_engine(directory: RunDirectory, watch: Watch = no_progress) -> Result:
+    """Hand a run directory to its engine; ``watch`` opens what shows the run while it runs.
 
-    flat = directory.config()
-    core, workload = build(Core, "", flat), workloads.make(flat)
-    clients = core.clients or len(workload.clients)
-    if engines.find(core.engine).simulates_clients:
-        directory.write_split(split_of(workload, clients))
+    Raises
+    ------
+    FedlabError
+        When the run did not finish; what was done is kept.
+    """
+    config = saved_config(directory)
+    engine = config.plugins["engine"].spec
+    if engine.simulates_clients:
+        directory.write_split(partition_statistics(config.workload, len(config.clients)))
     with sigterm_as_interrupt(), watch(directory.path):
         try:
-            engines.find(core.engine).run(APPS, flat, clients, directory.path)
+            engine.start(APPS, config, directory.path)
         except BaseException as error:
             if directory.manifest().get("status") in ("created", "running"):  # killed before it could say so itself
                 interrupted = isinstance(error, KeyboardInterrupt)
@@ -205,8 +178,8 @@ def execute(directory: RunDirectory, watch: Watch = unwatched) -> Result:
     return result
 
 
-def split_of(workload: Workload, clients: int) -> list[dict[str, object]]:
-    """What the first ``clients`` clients train on, for ``split.json``.
+def partition_statistics(workload: Workload, clients: int) -> list[dict[str, object]]:
+    """Return what the first ``clients`` clients train on, for ``split.json``.
 
     Returns
     -------

@@ -6,7 +6,7 @@ depends on the engine. So every use of randomness opens a scope whose seed is ma
     with seeded(run_seed, "train", server_round, partition):
         ...
 
-Departures: none; this is the house rule 3 of ``docs/architecture.md``.
+Departures: none; this is the house rule 3 of ``docs/explanation/architecture.md``.
 """
 
 from __future__ import annotations

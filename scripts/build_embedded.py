@@ -22,10 +22,10 @@ from PIL import Image
 from torchvision.datasets import MNIST, USPS
 
 from fedlab.data.digits.synthdigits import generate
-from fedlab.data.images.domain_suites import DomainSet, cut
+from fedlab.data.images.domain_suites import DomainSuite, read_part
 from fedlab.data.images.office import OFFICE
 from fedlab.data.images.pacs import PACS
-from fedlab.data.segmentation.camvid import CUT, FULL, LISTS, reduced
+from fedlab.data.segmentation.camvid import EMBEDDED_FILE, FULL_FILE, LIST_LENGTHS, downsample
 
 EMBEDDED = Path(__file__).parent.parent / "fedlab" / "data" / "embedded"
 COLUMNS = 50  # tiles in a row of a sheet
@@ -79,9 +79,9 @@ def camvid(file: Path) -> dict[str, NDArray[np.generic]]:
     """All views of the three published lists at half the file's size, JPEG end to end, and their labels."""
     pictures, labels = [], []
     with np.load(file) as full:
-        for name in LISTS:
+        for name in LIST_LENGTHS:
             labels.append(full[f"y_{name}"][:, ::2, ::2])
-            for view in reduced(full[f"x_{name}"], 2):
+            for view in downsample(full[f"x_{name}"], 2):
                 picture = io.BytesIO()
                 Image.fromarray(view).save(picture, "JPEG", quality=90, subsampling=0, optimize=True)
                 pictures.append(picture.getvalue())
@@ -94,10 +94,10 @@ def planes_sheet(planes: Images) -> Images:
     return sheet(planes.transpose(0, 2, 3, 1), "JPEG", quality=85, subsampling=0, optimize=True)
 
 
-def domain_set(of: DomainSet, root: Path, folder: Path, pack: Callable[[Images], Images] = np.asarray) -> None:
+def domain_set(of: DomainSuite, root: Path, folder: Path, pack: Callable[[Images], Images] = np.asarray) -> None:
     """The beginning of both parts of every domain; inputs and labels of a part in files of their own."""
     for part, count in of.embedded.items():
-        parts = {domain: cut(of, root / of.folder, domain, part) for domain in of.domains}
+        parts = {domain: read_part(of, root / of.folder, domain, part) for domain in of.domains}
         inputs = {domain: pack(found.inputs[:count]) for domain, found in parts.items()}
         np.savez_compressed(folder / f"{of.name}_{part}.npz", **inputs)
         labels = {domain: found.labels[:count] for domain, found in parts.items()}
@@ -108,7 +108,7 @@ def build(root: Path, folder: Path) -> None:
     """Write every embedded file; training labels of the targets go to a file of their own."""
     folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(folder / "omniglot.npz", **omniglot(root / "omniglot"))
-    np.savez_compressed(folder / CUT, **camvid(root / FULL))
+    np.savez_compressed(folder / EMBEDDED_FILE, **camvid(root / FULL_FILE))
     domain_set(OFFICE, root, folder)
     domain_set(PACS, root, folder, planes_sheet)
     labels_for_bounds = {}

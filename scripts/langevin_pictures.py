@@ -49,7 +49,7 @@ def plain(x: Tensor, steps: int, *, noisy: bool = True, told: list[Tensor] | Non
 
 def annealed(x: Tensor) -> Tensor:
     """Annealed Langevin dynamics with NCSNv2's step, from the clouds' own score at each level."""
-    law = noise_schedule.ladder(sigmas.geometric(SMALLEST, LARGEST, LEVELS))
+    law = noise_schedule.ncsn_schedule(sigmas.geometric_sigmas(SMALLEST, LARGEST, LEVELS))
 
     def found(x: Tensor, level: Tensor) -> Tensor:
         sigma = law.at(int(level[0]))[1]

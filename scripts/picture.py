@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from fedlab.cli.app import show_result
+from fedlab.cli.common import show_result
 from fedlab.runs.progress import mean_line
 from fedlab.runs.result import Result
 

@@ -13,8 +13,8 @@ import matplotlib
 import numpy as np
 import torch
 
-from fedlab import strategies, workloads
-from fedlab.data.segmentation.camvid import CLASSES, VOID
+from fedlab.data.segmentation.camvid import CLASSES, IGNORE_INDEX
+from fedlab.registry import load_config
 from fedlab.runs.directory import RunDirectory
 from fedlab.workloads.camvid import upsample_logits
 
@@ -46,16 +46,16 @@ COLOURS = np.array(  # CamVid's own, class by class; void is black
 def draw(run: Path, client: str, picture: Path) -> None:
     """A column for each view."""
     directory = RunDirectory.open(run)
-    flat, newest = directory.config(), directory.checkpoints.latest()
+    config, newest = load_config(str(directory.config_file)), directory.checkpoints.latest()
     if newest is None or not newest[1]["strategy"].get("control"):
-        sys.exit(f"{run} holds no checkpoint of DualAdapt with its control; run it with dualadapt.control=true")
-    workload, state = workloads.make(flat), newest[1]
-    half, partition = strategies.client_functions(str(flat["strategy"])), workload.clients.index(client)
+        sys.exit(f"{run} holds no checkpoint of DualAdapt with its control; run it with dualadapt.source_only_twin=true")
+    workload, state = config.workload, newest[1]
+    half, partition = config.plugins["strategy"].spec.client, workload.clients.index(client)
     twin = workload.model()
     twin.load_state_dict(state["strategy"]["control"]["average"])
-    adapted = half.predictor(workload, half.states_from_checkpoint(workload, state, partition, flat))
+    adapted = half.predictor(workload, half.states_from_checkpoint(workload, state, partition, config))
     test = workload.data(partition, "test")
-    some = test.spread(VIEWS)[:]
+    some = test.subsample(VIEWS)[:]
     rows = [("view", ((some["x"] + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())]
     rows.append(("labels", painted(some["y"])))
     for name, model in (("source only", twin.eval()), ("DualAdapt", adapted)):
@@ -80,7 +80,7 @@ def draw(run: Path, client: str, picture: Path) -> None:
 
 def painted(labels: torch.Tensor) -> np.ndarray:
     """Classes (views, height, width) as colours (views, height, width, 3)."""
-    return COLOURS[labels.masked_fill(labels == VOID, len(CLASSES)).numpy()]
+    return COLOURS[labels.masked_fill(labels == IGNORE_INDEX, len(CLASSES)).numpy()]
 
 
 if __name__ == "__main__":

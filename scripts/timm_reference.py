@@ -15,12 +15,12 @@ import torch
 from timm.models.mlp_mixer import MlpMixer
 from torch import Tensor
 
-from fedlab.models.mixer import SHAPES, Mixer, Shape, from_timm
+from fedlab.models.mixer import SHAPES, Mixer, MixerShape, from_timm
 
 CASES = {  # image size, classes, shape
     "S/32": (224, 1000, SHAPES["S/32"]),  # at full depth
     **{f"{name}, two layers": (224, 16, shape._replace(depth=2)) for name, shape in SHAPES.items()},
-    "32 pixels": (32, 10, Shape(4, 24, 3, 12, 96)),
+    "32 pixels": (32, 10, MixerShape(4, 24, 3, 12, 96)),
 }
 
 
@@ -37,7 +37,7 @@ def images(size: int) -> Tensor:
     return torch.sin(torch.arange(2 * 3 * size * size, dtype=torch.float64) ** 1.5).view(2, 3, size, size).float()
 
 
-def theirs(size: int, classes: int, shape: Shape) -> MlpMixer:
+def theirs(size: int, classes: int, shape: MixerShape) -> MlpMixer:
     """Timm's network of a shape."""
     return MlpMixer(
         num_classes=classes,

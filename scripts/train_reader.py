@@ -36,14 +36,14 @@ def moved(x: torch.Tensor) -> torch.Tensor:
 def main(steps: int) -> None:
     """Train, write, test."""
     root = Path(os.environ["FEDLAB_DATA"])
-    parts = {name: datasets.read(name, "oracle", root) for name in DOMAINS}
+    parts = {name: datasets.load_digits(name, "train", root, with_labels=True, upper_bound=True) for name in DOMAINS}
     with deterministic(1), seeded("digit reader"):
-        reader = digit_classifier.DigitReader().train()
+        reader = digit_classifier.DigitClassifier().train()
         optimiser = torch.optim.AdamW(reader.parameters(), PEAK, weight_decay=1e-2)
         plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, PEAK, steps)
         for step in range(steps):
-            drawn = [part.sample(round(BATCH * DOMAINS[name])) for name, part in parts.items()]
-            x = moved(digit_classifier.as_read(torch.cat([batch["x"] for batch in drawn])))
+            drawn = [part.sample_batch(round(BATCH * DOMAINS[name])) for name, part in parts.items()]
+            x = moved(digit_classifier.preprocess(torch.cat([batch["x"] for batch in drawn])))
             loss = cross_entropy(reader(x), torch.cat([batch["y"] for batch in drawn]), label_smoothing=0.05)
             optimiser.zero_grad()
             loss.backward()
@@ -55,8 +55,8 @@ def main(steps: int) -> None:
     np.savez_compressed(digit_labels.WEIGHTS, **{name: t.numpy() for name, t in state.items()})
     print(f"{digit_labels.WEIGHTS.name}: {digit_labels.WEIGHTS.stat().st_size:,} bytes")
     for name in DOMAINS:
-        test = datasets.read(name, "test", root)
-        right = sum(int((digit_labels.read(batch["x"])[1] == batch["y"]).sum()) for batch in test.batches(500))
+        test = datasets.load_digits(name, "test", root)
+        right = sum(int((digit_labels.classify_digits(batch["x"])[1] == batch["y"]).sum()) for batch in test.batches(500))
         print(f"{name}: {right / len(test):.4f} of {len(test):,} test images")
 
 

@@ -17,21 +17,21 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.serverapp import Grid, ServerApp
 
-from fedlab import strategies, workloads
 from fedlab.comm.grid import PartitionGrid, PhaseStats
 from fedlab.comm.roster import Roster
-from fedlab.config.schema import Core, ServerTraining, build, parse_arrivals
+from fedlab.config.schema import Config, parse_join_rounds
+from fedlab.registry import app_config, config_from_text
 from fedlab.runs import pretrain_cache
 from fedlab.runs.checkpoints import weights_sha256
-from fedlab.runs.directory import RunDirectory
+from fedlab.runs.directory import RunDirectory, current_directory
 from fedlab.runs.manifest import now
 from fedlab.runs.tensorboard import TensorBoard
 from fedlab.seeds import deterministic, seeded
 from fedlab.server.budget import Budget
 from fedlab.strategies import validation
-from fedlab.strategies.protocol import EXAMPLES, FINAL, ServerStrategy, client_metrics, load
+from fedlab.strategies.protocol import EXAMPLES, FINAL, StrategySpec, client_metrics, load
 from fedlab.training import resolve_device
-from fedlab.workload import SupportsScoring
+from fedlab.workload import SupportsScoring, Workload
 
 app = ServerApp()
 
@@ -39,14 +39,15 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run one federation, from its start or from its newest checkpoint, to its last round."""
-    core = build(Core, "", context.run_config)
-    run = RunDirectory.open(core.run_dir) if core.run_dir else RunDirectory.create(Path("runs"), context.run_config)
+    config = config_from_text(*app_config(context.run_config))
+    directory = current_directory()
+    run = RunDirectory.open(directory) if directory else RunDirectory.create(Path("runs"), config)
     with run:
         time_key = "resumed" if "started" in run.manifest() else "started"
-        run.update_manifest(**{time_key: now()}, status="running", error=None, device=str(resolve_device(core.device)))
+        run.update_manifest(**{time_key: now()}, status="running", error=None, device=str(resolve_device(config.run.device)))
         try:
-            with deterministic(core.threads):
-                RoundLoop(grid, context, core, run).run_rounds()
+            with deterministic(config.run.threads):
+                RoundLoop(grid, config, run).run_rounds()
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt)
             run.update_manifest(
@@ -61,23 +62,23 @@ def main(grid: Grid, context: Context) -> None:
 class RoundLoop:
     """Loop of rounds of one federation, and its records in the run directory."""
 
-    def __init__(self, grid: Grid, context: Context, core: Core, run: RunDirectory) -> None:
-        self.core, self.run = core, run
-        self.pretrains = build(ServerTraining, "server", context.run_config).pretrain_steps > 0
-        self.workload = workloads.make(context.run_config)
-        clients = core.clients or len(self.workload.clients)
-        self.names = dict(enumerate(self.workload.clients[:clients]))
-        self.strategy: ServerStrategy = strategies.make(context.run_config, self.workload, self._progress)
+    def __init__(self, grid: Grid, config: Config, run: RunDirectory) -> None:
+        self.config, self.run = config, run
+        self.pretrains = config.server.pretrain_steps > 0
+        self.workload: Workload = config.workload
+        self.names = dict(enumerate(config.clients))
+        spec: StrategySpec = config.plugins["strategy"].spec
+        self.strategy = spec.server(self.workload, config, self._progress)
         self.grid = PartitionGrid(
             Roster(grid, self.names, run.registered_nodes(), self.run.emit),
-            min_clients=core.min_clients or clients,
-            join_rounds=parse_arrivals(core.arrivals, self.names),
-            round_timeout=core.deadline,
-            reply_limit=core.reply_limit,
-            wire_format=core.wire,
+            min_clients=config.run.min_clients or len(self.names),
+            join_rounds=parse_join_rounds(config.run.join_rounds, self.names),
+            round_timeout=config.comm.round_timeout,
+            reply_limit=config.comm.max_reply_mb,
+            wire_format=config.comm.compression,
             on_reply=self._on_reply,
         )
-        self.budget = Budget(core.budget_bytes, core.budget_seconds)
+        self.budget = Budget(config.run.budget_bytes, config.run.budget_seconds)
         self.seconds: dict[str, float] = {}
         self.round = 0
         self._last_progress = 0.0
@@ -86,8 +87,8 @@ class RoundLoop:
         """Run from the newest checkpoint, or from the start, to the last round."""
         checkpoint = self.run.checkpoints.rewind()
         self.run.emit("connecting", clients=len(self.names))
-        with seeded(self.core.seed, "roster"):
-            self.grid.wait_for_clients(checkpoint[0] + 1 if checkpoint else 0, self.core.connect_timeout)
+        with seeded(self.config.run.seed, "roster"):
+            self.grid.wait_for_clients(checkpoint[0] + 1 if checkpoint else 0, self.config.comm.connect_timeout)
         board = TensorBoard(self.run.path / "tensorboard", after=checkpoint[0] if checkpoint else -1)
         if checkpoint:
             self.round, state = checkpoint
@@ -99,10 +100,10 @@ class RoundLoop:
         else:
             arrays = self._initialise()
             board.add(self._finish_round(arrays, *self._evaluate(arrays)))
-        while self.round < self.core.rounds and not self.budget.ended_by:
+        while self.round < self.config.run.rounds and not self.budget.ended_by:
             self.round += 1
-            with seeded(self.core.seed, "roster"):
-                self.grid.start_round(self.round, self.core.connect_timeout)
+            with seeded(self.config.run.seed, "roster"):
+                self.grid.start_round(self.round, self.config.comm.connect_timeout)
             arrays, stats = self._train(arrays)
             board.add(self._finish_round(arrays, *self._evaluate(arrays), train=stats))
         board.close()
@@ -119,7 +120,8 @@ class RoundLoop:
 
     def _initialise(self) -> ArrayRecord:
         phase = "pretrain" if self.pretrains else "start"
-        caching, seed_scope = pretrain_cache.use_cache(self.core.pretrained), seeded(self.core.seed, "initialise")
+        caching = pretrain_cache.use_cache(self.config.checkpoint.pretrain_cache)
+        seed_scope = seeded(self.config.run.seed, "initialise")
         with self._phase(phase), caching as cache, seed_scope:
             arrays = self.strategy.initialize()
         self.seconds[phase] += cache.saved_seconds
@@ -127,16 +129,16 @@ class RoundLoop:
         return arrays
 
     def _train(self, arrays: ArrayRecord) -> tuple[ArrayRecord, PhaseStats]:
-        with self._phase("server"), seeded(self.core.seed, "configure", self.round):
+        with self._phase("server"), seeded(self.config.run.seed, "configure", self.round):
             messages = list(self.strategy.configure_train(self.round, arrays, self._config(), self.grid))
         replies, stats = self._exchange("clients", messages, self._check)
-        with self._phase("server"), seeded(self.core.seed, "aggregate", self.round):
+        with self._phase("server"), seeded(self.config.run.seed, "aggregate", self.round):
             aggregated, _ = self.strategy.aggregate_train(self.round, replies)
         self.budget.add(sum(stats.down.values()) + sum(stats.up.values()), self.seconds)
         return aggregated if aggregated is not None else arrays, stats
 
     def _evaluate(self, arrays: ArrayRecord) -> tuple[dict[str, Any], dict[str, float], PhaseStats]:
-        with seeded(self.core.seed, "evaluate", self.round):
+        with seeded(self.config.run.seed, "evaluate", self.round):
             config = ConfigRecord({FINAL: True}) if self.budget.ended_by else self._config()
             messages = list(self.strategy.configure_evaluate(self.round, arrays, config, self.grid))
         replies, stats = self._exchange("evaluate", messages, validation.validate_reply)
@@ -154,7 +156,7 @@ class RoundLoop:
     ) -> tuple[list[Message], PhaseStats]:
         try:
             with self._phase(phase, clients=len(messages)):
-                replies = self.grid.send_and_validate(messages, idle_timeout=self.core.reply_timeout, check=check)
+                replies = self.grid.send_and_validate(messages, idle_timeout=self.config.comm.idle_timeout, check=check)
         finally:
             self._log_failures(phase)
         return replies, self.grid.stats
@@ -221,25 +223,25 @@ class RoundLoop:
                 "strategy": self.strategy.state(),
                 "refused": self.grid.rejected_updates,
             },
-            self.core.keep_checkpoints,
-            self.core.keep_start,
+            self.config.checkpoint.keep,
+            self.config.checkpoint.keep_initial,
         )
         metrics = {"mean": mean, "clients": clients, "score": dict(score)}
-        self.run.emit("round", round=self.round, rounds=self.core.rounds, **metrics)
+        self.run.emit("round", round=self.round, rounds=self.config.run.rounds, **metrics)
         self.seconds = {}
         return record
 
     def _score(self, arrays: ArrayRecord) -> Mapping[str, float]:
         """Return the workload's score of the global model; empty where the arrays are not such a model."""
-        last = self.round == self.core.rounds or self.budget.ended_by
-        if not isinstance(self.workload, SupportsScoring) or (self.round % self.core.score_every and not last):
+        last = self.round == self.config.run.rounds or self.budget.ended_by
+        if not isinstance(self.workload, SupportsScoring) or (self.round % self.config.run.sample_every and not last):
             return {}
         state = arrays.to_torch_state_dict()
-        with self._phase("score"), seeded(self.core.seed, "score", self.round):
+        with self._phase("score"), seeded(self.config.run.seed, "score", self.round):
             model = self.workload.model()
             if state.keys() != model.state_dict().keys():
                 return {}
-            score = self.workload.score(load(model, state, resolve_device(self.core.device)).eval(), self._progress)
+            score = self.workload.score(load(model, state, resolve_device(self.config.run.device)).eval(), self._progress)
         for name, png in score.pictures.items():
             self.run.save_image(name, self.round, png)
         return score.metrics
@@ -250,7 +252,7 @@ class RoundLoop:
 
     @contextmanager
     def _phase(self, name: str, **fields: object) -> Iterator[None]:
-        self.run.emit("phase", round=self.round, rounds=self.core.rounds, phase=name, **fields)
+        self.run.emit("phase", round=self.round, rounds=self.config.run.rounds, phase=name, **fields)
         started = time.monotonic()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started

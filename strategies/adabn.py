@@ -3,8 +3,8 @@
 **Source**: Li et al., Revisiting Batch Normalization for Practical Domain Adaptation, 2016
 (``fedlab/models/batchnorm_stats.py``).
 
-**Departures**: (1) ``share`` < 1 blends a client's statistics with the source's; (2) at most ``images`` examples are
-read. No client trains, so nothing but the model crosses the wire, and statistics never leave their client.
+**Departures**: (1) ``bn_adaptation`` < 1 blends a client's statistics with the source's; (2) at most ``bn_images``
+examples are read. No client trains, so only the model crosses the wire, and statistics never leave their client.
 
 **Metrics**: as ``source_only``, whose steps and batches the server takes.
 """
@@ -15,19 +15,20 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Message, RecordDict
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab.config.schema import Core, Flat, build
-from fedlab.data.dataset import Examples
+from fedlab.config.schema import Config
+from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError, DataError
-from fedlab.models.batchnorm_stats import adopt_statistics, batch_norms
+from fedlab.models.batchnorm_stats import adapt_batchnorm, batch_norms
 from fedlab.strategies import source_only
 from fedlab.strategies.protocol import (
     ARRAYS,
     METRICS,
+    ClientContext,
     ClientFunctions,
     ModelStates,
     StrategySpec,
@@ -41,14 +42,14 @@ from fedlab.workload import Workload
 
 
 @dataclass(frozen=True)
-class Knobs:
+class Options:
     """AdaBN's options."""
 
-    share: float = Field(1.0, ge=0, le=1, description="weight of a client's own statistics; 0: the source's")
-    images: int = Field(1000, ge=2, description="images of a client that the statistics are taken from")
+    bn_adaptation: float = Field(1.0, ge=0, le=1, description="weight of a client's own statistics; 0: the source's")
+    bn_images: int = Field(1000, ge=2, description="images of a client that the statistics are taken from")
 
 
-def server(workload: Workload, flat: Flat, progress: Progress) -> source_only.SourceOnly:
+def server(workload: Workload, config: Config, progress: Progress) -> source_only.SourceOnly:
     """Return the server side of source only.
 
     Raises
@@ -56,24 +57,24 @@ def server(workload: Workload, flat: Flat, progress: Progress) -> source_only.So
     ConfigError
         When the workload has no inputs ``x``, or its model no batch norms.
     """
-    strategy = source_only.SourceOnly(workload, flat, progress)
+    strategy = source_only.SourceOnly(workload, config, progress)
     trainer = strategy.trainer
     if "x" not in trainer.source.columns:
         raise ConfigError(
-            f"adabn takes statistics of inputs x; workload {build(Core, '', flat).workload!r} has "
+            f"adabn takes statistics of inputs x; workload {config.run.workload!r} has "
             f"{', '.join(trainer.source.columns)}; use source_only"
         )
     if not batch_norms(trainer.model):
         raise ConfigError(
             f"adabn needs a model with batch norms; {type(trainer.model).__name__} of workload "
-            f"{build(Core, '', flat).workload!r} has none; use source_only"
+            f"{config.run.workload!r} has none; use source_only"
         )
     return strategy
 
 
-def evaluate(workload: Workload, message: Message, context: Context) -> RecordDict:
+def evaluate(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Return the metrics of the model with the client's own statistics, on its test data."""
-    device = resolve_device(build(Core, "", context.run_config).device)
+    device = context.device
     arrays = prediction_states(workload, message, context)[ARRAYS]
     data = client_dataset(workload, context, "test")
     return RecordDict(
@@ -81,34 +82,35 @@ def evaluate(workload: Workload, message: Message, context: Context) -> RecordDi
     )
 
 
-def prediction_states(workload: Workload, message: Message, context: Context) -> ModelStates:
+def prediction_states(workload: Workload, message: Message, context: ClientContext) -> ModelStates:
     """Return the model's arrays with this client's own statistics."""
     own = client_dataset(workload, context, "train")
-    return with_local_stats(workload, arrays_of(message.content), own, context.run_config)
+    return with_local_stats(workload, arrays_of(message.content), own, context.config)
 
 
 def states_from_checkpoint(
-    workload: Workload, checkpoint: Mapping[str, Any], partition: int, flat: Flat
+    workload: Workload, checkpoint: Mapping[str, Any], partition: int, config: Config
 ) -> ModelStates:
     """Return the same from a checkpoint; with the source's statistics if the client's data is not on this machine."""
     own = None
     with suppress(DataError):
         own = workload.data(partition, "train")
-    return with_local_stats(workload, checkpoint[ARRAYS], own, flat)
+    return with_local_stats(workload, checkpoint[ARRAYS], own, config)
 
 
-def with_local_stats(workload: Workload, arrays: Mapping[str, Tensor], own: Examples | None, flat: Flat) -> ModelStates:
+def with_local_stats(
+    workload: Workload, arrays: Mapping[str, Tensor], own: ArrayDataset | None, config: Config
+) -> ModelStates:
     """Return a model's arrays with the statistics of examples, or unchanged if there are none."""
-    knobs, device = build(Knobs, "adabn", flat), resolve_device(build(Core, "", flat).device)
+    options, device = config.strategy, resolve_device(config.run.device)
     model = load(workload.model(), arrays, device)
     if own is not None:
-        adopt_statistics(model, own, knobs.images, knobs.share, device)
+        adapt_batchnorm(model, own, options.bn_images, options.bn_adaptation, device)
     return {ARRAYS: {name: tensor.cpu() for name, tensor in model.state_dict().items()}}
 
 
 SPEC: StrategySpec = StrategySpec(
-    "source only, with batch-norm statistics of each client's own (Li 2016)",
-    Knobs,
+    Options,
     server,
     ClientFunctions(source_only.train, evaluate, prediction_states, states_from_checkpoint),
 )

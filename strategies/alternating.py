@@ -19,7 +19,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from fedlab.config.schema import Core, Flat, build
+from fedlab.config.schema import Config
 from fedlab.errors import ConfigError
 from fedlab.strategies.base import BaseStrategy, Records, broadcast
 from fedlab.strategies.model_updates import ModelUpdates
@@ -34,8 +34,6 @@ class Alternating(BaseStrategy):
 
     Parameters
     ----------
-    aggregation
-        Name of the rule that aggregates the clients' models.
     labeled
         True if clients have everything that the workload's loss reads.
     required, optional
@@ -45,17 +43,16 @@ class Alternating(BaseStrategy):
     def __init__(
         self,
         workload: Workload,
-        flat: Flat,
+        config: Config,
         progress: Progress,
-        aggregation: str,
         *,
         labeled: bool = False,
         required: Collection[str] | None = None,
         optional: Collection[str] = (),
     ) -> None:
-        self.updates = ModelUpdates(workload, flat, aggregation, labeled=labeled, required=required, optional=optional)
+        self.updates = ModelUpdates(workload, config, labeled=labeled, required=required, optional=optional)
         self.rule = self.updates.rule
-        self.trainer = SourceTrainer(workload, flat, progress)
+        self.trainer = SourceTrainer(workload, config, progress)
         self.loss: float | None = None
 
     def initialize(self) -> ArrayRecord:
@@ -67,7 +64,7 @@ class Alternating(BaseStrategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Take the round's source steps, and return the averaged model for every client."""
-        self.loss = self.trainer.train(server_round, self.trainer.knobs.steps, "server")
+        self.loss = self.trainer.train(server_round, self.trainer.options.steps, "server")
         latest = ArrayRecord(self.trainer.average.state_dict())
         self.updates.send(latest, config)
         extra = self.extra_records(server_round)
@@ -114,7 +111,7 @@ class Alternating(BaseStrategy):
         self.rule.restore(state["rule"])
 
 
-def check_classes(trainer: SourceTrainer, flat: Flat) -> None:
+def check_classes(trainer: SourceTrainer, config: Config) -> None:
     """Refuse a workload without classes.
 
     Raises
@@ -122,7 +119,7 @@ def check_classes(trainer: SourceTrainer, flat: Flat) -> None:
     ConfigError
         When its labels are not integers, one for each example or each pixel, or it has none.
     """
-    columns, core = trainer.source.columns, build(Core, "", flat)
+    columns, core = trainer.source.columns, config.run
     if not {"x", "y"} <= columns.keys():
         raise ConfigError(
             f"{core.strategy} needs inputs x and one class y for each; workload {core.workload!r} has "

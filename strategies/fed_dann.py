@@ -23,17 +23,18 @@ from __future__ import annotations
 from dataclasses import dataclass as plain_dataclass
 
 import torch
-from flwr.app import ArrayRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from fedlab.config.schema import ClientTraining, Core, Flat, Weight, build
-from fedlab.data.dataset import Examples
+from fedlab.config.schema import Config
+from fedlab.config.sections import NonNegativeFloat
+from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError
-from fedlab.losses.adversarial import domain_loss, reverse
+from fedlab.losses.adversarial import domain_loss, gradient_reversal
 from fedlab.models.batchnorm_stats import encode
-from fedlab.models.feature_classifier import check_parts, features_of, head_of, some_rows
+from fedlab.models.feature_classifier import check_parts, features_of, head_of, subsample_rows
 from fedlab.seeds import seeded
 from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies import protocol
@@ -41,6 +42,7 @@ from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.alternating import Alternating
 from fedlab.strategies.base import Records
 from fedlab.strategies.protocol import (
+    ClientContext,
     ClientFunctions,
     ModelStates,
     StrategySpec,
@@ -57,10 +59,12 @@ FEATURES = "features"
 
 
 @dataclass(frozen=True)
-class Knobs:
+class Options:
     """Fed-DANN's options."""
 
-    weight: Weight = Field(0.1, description="how much the extractor ascends on the discriminator's loss; 0: not")
+    weight: NonNegativeFloat = Field(
+        0.1, description="how much the extractor ascends on the discriminator's loss; 0: not"
+    )
     source_features: int = Field(512, ge=2, description="source feature vectors that every client gets in a round")
     aggregation: Aggregation = "fedavg"
 
@@ -107,39 +111,39 @@ class FedDann(Alternating):
         When the model has no features and head.
     """
 
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
-        self.knobs = build(Knobs, "fed_dann", flat)
+    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
+        self.options = config.strategy
         with seeded("parts of a model"):
-            check_parts(workload.model(), "fed_dann", build(Core, "", flat).workload)
-        super().__init__(WithDiscriminator(workload), flat, progress, self.knobs.aggregation)
+            check_parts(workload.model(), "fed_dann", config.run.workload)
+        super().__init__(WithDiscriminator(workload), config, progress)
 
     def extra_records(self, server_round: int) -> Records:
         """Return features (source_features, width) of source examples under the averaged model."""
         with seeded(self.trainer.seed, "source features", server_round):
-            source, count = self.trainer.source, self.knobs.source_features
+            source, count = self.trainer.source, self.options.source_features
             rows = torch.randperm(len(source))[:count]
-            some = Examples({name: column[rows] for name, column in source.columns.items()}, source.transform)
-            z = some_rows(encode(features_of(self.trainer.average), some, self.trainer.device), count)
+            some = ArrayDataset({name: column[rows] for name, column in source.columns.items()}, source.transform)
+            z = subsample_rows(encode(features_of(self.trainer.average), some, self.trainer.device), count)
         return {FEATURES: ArrayRecord({"z": z.cpu()})}
 
 
-def train(workload: Workload, message: Message, context: Context) -> RecordDict:
+def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Train D to tell source from target features, and G to make it fail."""
-    flat, wrapped = context.run_config, WithDiscriminator(workload)
-    knobs, training = build(Knobs, "fed_dann", flat), build(ClientTraining, "client", flat)
-    device = resolve_device(build(Core, "", flat).device)
+    config, wrapped = context.config, WithDiscriminator(workload)
+    options, training = config.strategy, config.client
+    device = resolve_device(config.run.device)
     data = client_dataset(workload, context, "train")
     model = load(wrapped.model(), arrays_of(message.content), device)
     assert isinstance(model, Adversarial)
-    rows_each = len(encode(features_of(model), data.spread(1), device))  # 1, or one for each pixel
+    rows_each = len(encode(features_of(model), data.subsample(1), device))  # 1, or one for each pixel
     model.train()
     z_source = arrays_of(message.content, FEATURES)["z"].to(device)  # (source features, width)
     discriminator, features = model.discriminator, features_of(model)
 
     def loss() -> Tensor:
-        rows = torch.randint(len(z_source), (training.batch * rows_each,)).to(device)
-        z_target = features(data.sample(training.batch)["x"].to(device))
-        return domain_loss(discriminator(z_source[rows]), discriminator(reverse(z_target, knobs.weight)))
+        rows = torch.randint(len(z_source), (training.batch_size * rows_each,)).to(device)
+        z_target = features(data.sample_batch(training.batch_size)["x"].to(device))
+        return domain_loss(discriminator(z_source[rows]), discriminator(gradient_reversal(z_target, options.weight)))
 
     trainable = [*features.parameters(), *discriminator.parameters()]
     optimizer = torch.optim.SGD(trainable, training.learning_rate, momentum=protocol.MOMENTUM)
@@ -147,7 +151,7 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     return aggregations.make_reply(wrapped, message, context, model.state_dict(), drop_none(loss=mean), data)
 
 
-def evaluate(workload: Workload, message: Message, context: Context) -> RecordDict:
+def evaluate(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Return the metrics of F on G, on the client's test data."""
     return protocol.evaluate(WithDiscriminator(workload), message, context)
 
@@ -158,8 +162,7 @@ def predictor(workload: Workload, states: ModelStates) -> nn.Module:
 
 
 SPEC: StrategySpec = StrategySpec(
-    "clients train features that a domain discriminator cannot tell from the source's (Ganin 2016)",
-    Knobs,
+    Options,
     FedDann,
     ClientFunctions(train, evaluate, predictor=predictor),
 )

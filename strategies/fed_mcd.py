@@ -20,22 +20,23 @@ from __future__ import annotations
 from dataclasses import dataclass as plain_dataclass
 
 import torch
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Message, RecordDict
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from fedlab.config.schema import ClientTraining, Core, Flat, Positive, build
+from fedlab.config.schema import Config
 from fedlab.data.dataset import Batch
 from fedlab.errors import ConfigError
 from fedlab.losses.discrepancy import discrepancy
-from fedlab.models.feature_classifier import Average, check_parts, features_of, head_of
+from fedlab.models.feature_classifier import EnsembleHead, check_parts, features_of, head_of
 from fedlab.seeds import seeded
 from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies import protocol
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.alternating import Alternating, check_classes
 from fedlab.strategies.protocol import (
+    ClientContext,
     ClientFunctions,
     ModelStates,
     StrategySpec,
@@ -50,10 +51,10 @@ from fedlab.workload import Workload
 
 
 @dataclass(frozen=True)
-class Knobs:
+class Options:
     """Fed-MCD's options."""
 
-    generator_steps: Positive = Field(4, description="steps C for each step B")
+    generator_steps: int = Field(4, gt=0, description="steps C for each step B")
     aggregation: Aggregation = "fedavg"
 
 
@@ -66,7 +67,7 @@ class TwoHeads(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map inputs (batch, ...) to log-probabilities (batch, classes)."""
-        mean: Tensor = Average(self.head, self.second)(self.features(x))
+        mean: Tensor = EnsembleHead(self.head, self.second)(self.features(x))
         return mean
 
 
@@ -86,7 +87,7 @@ class WithSecondHead(WrappedWorkload):
         return self.inner.loss(model.head, encoded) + self.inner.loss(model.second, encoded)
 
 
-def server(workload: Workload, flat: Flat, progress: Progress) -> Alternating:
+def server(workload: Workload, config: Config, progress: Progress) -> Alternating:
     """Return the server side: step A, then the mean of the clients' models.
 
     Raises
@@ -94,24 +95,24 @@ def server(workload: Workload, flat: Flat, progress: Progress) -> Alternating:
     ConfigError
         When the model has no features and head, the workload no classes, or ``client.steps`` is too small.
     """
-    knobs, training = build(Knobs, "fed_mcd", flat), build(ClientTraining, "client", flat)
+    options, training = config.strategy, config.client
     with seeded("parts of a model"):
-        check_parts(workload.model(), "fed_mcd", build(Core, "", flat).workload)
-    strategy = Alternating(WithSecondHead(workload), flat, progress, knobs.aggregation)
-    check_classes(strategy.trainer, flat)
-    if 0 < training.steps <= knobs.generator_steps:
+        check_parts(workload.model(), "fed_mcd", config.run.workload)
+    strategy = Alternating(WithSecondHead(workload), config, progress)
+    check_classes(strategy.trainer, config)
+    if 0 < training.steps <= options.generator_steps:
         raise ConfigError(
-            f"knob 'client.steps' is {training.steps}, too few for one step B and {knobs.generator_steps} steps C "
-            "(knob 'fed_mcd.generator_steps')"
+            f"option 'client.steps' is {training.steps}, too few for one step B and {options.generator_steps} steps C "
+            "(option 'fed_mcd.generator_steps')"
         )
     return strategy
 
 
-def train(workload: Workload, message: Message, context: Context) -> RecordDict:
+def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Take steps B and C on the client's own data."""
-    flat, wrapped = context.run_config, WithSecondHead(workload)
-    knobs, training = build(Knobs, "fed_mcd", flat), build(ClientTraining, "client", flat)
-    device = resolve_device(build(Core, "", flat).device)
+    config, wrapped = context.config, WithSecondHead(workload)
+    options, training = config.strategy, config.client
+    device = resolve_device(config.run.device)
     data = client_dataset(workload, context, "train")
     model = load(wrapped.model(), arrays_of(message.content), device).train()
     assert isinstance(model, TwoHeads)
@@ -126,12 +127,12 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
         return disagreement(model, model.features(x()))
 
     def x() -> Tensor:
-        return data.sample(training.batch)["x"].to(device)
+        return data.sample_batch(training.batch_size)["x"].to(device)
 
-    turns, means = training.steps // (1 + knobs.generator_steps), []
+    turns, means = training.steps // (1 + options.generator_steps), []
     for _ in range(turns):
         train_steps(step_b, head_optimizer, 1, name="step B")
-        means.append(train_steps(step_c, feature_optimizer, knobs.generator_steps, name="step C"))
+        means.append(train_steps(step_c, feature_optimizer, options.generator_steps, name="step C"))
     mean = sum(value for value in means if value is not None) / turns if turns else None
     return aggregations.make_reply(wrapped, message, context, model.state_dict(), drop_none(loss=mean), data)
 
@@ -141,7 +142,7 @@ def disagreement(model: TwoHeads, z: Tensor) -> Tensor:
     return discrepancy(model.head(z).softmax(1), model.second(z).softmax(1)).mean()
 
 
-def evaluate(workload: Workload, message: Message, context: Context) -> RecordDict:
+def evaluate(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Return the metrics of both heads on G, on the client's test data."""
     return protocol.evaluate(WithSecondHead(workload), message, context)
 
@@ -152,8 +153,7 @@ def predictor(workload: Workload, states: ModelStates) -> nn.Module:
 
 
 SPEC: StrategySpec = StrategySpec(
-    "MCD's three steps naively federated: source on the server, discrepancy on clients (Saito 2018)",
-    Knobs,
+    Options,
     server,
     ClientFunctions(train, evaluate, predictor=predictor),
 )

@@ -2,10 +2,10 @@
 
 **Source**: McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, AISTATS 2017,
 algorithm 1. The mean is one aggregation rule of several: ``strategies/aggregation`` has them by name, and each is a
-strategy of its own, see :func:`aggregation_spec`.
+strategy of its own, see :func:`spec_of`.
 
 **Departures**: (1) clients take a fixed number of steps on batches drawn with replacement instead of epochs; (2) the
-local optimizer is SGD with momentum 0.9, or Adam, fresh each round, and with ``client.average`` the moving average of
+local optimizer is SGD with momentum 0.9, or Adam, fresh each round, and with ``client.ema_decay`` the moving average of
 its weights is sent, as the average from which Ho et al. (2020) sample; (3) with ``server.pretrain_steps`` > 0 the
 server first trains the initial model on its own data; (4) integer counters take the maximum over clients, see
 ``strategies/aggregation``.
@@ -22,18 +22,20 @@ from functools import partial
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor, nn
 
-from fedlab.config.schema import ClientTraining, Core, Flat, ServerTraining, build
-from fedlab.data.dataset import Examples
+from fedlab.config.schema import Config
+from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError
 from fedlab.strategies import aggregation as aggregations
+from fedlab.strategies.aggregation import AggregationSpec
 from fedlab.strategies.base import BaseStrategy
 from fedlab.strategies.model_updates import ModelUpdates
 from fedlab.strategies.protocol import (
     MOMENTUM,
+    ClientContext,
     ClientFunctions,
     StrategySpec,
     arrays_of,
@@ -55,8 +57,6 @@ class FedAvg(BaseStrategy):
 
     Parameters
     ----------
-    aggregation
-        Name of the rule.
     labeled
         True if clients have everything that the workload's loss reads.
     required
@@ -66,22 +66,21 @@ class FedAvg(BaseStrategy):
     def __init__(
         self,
         workload: Workload,
-        flat: Flat,
+        config: Config,
         progress: Progress,
-        aggregation: str = "fedavg",
         *,
         labeled: bool = True,
         required: Collection[str] | None = None,
     ) -> None:
-        self.workload, self.flat, self.progress = workload, flat, progress
-        self.updates = ModelUpdates(workload, flat, aggregation, labeled=labeled, required=required)
+        self.workload, self.config, self.progress = workload, config, progress
+        self.updates = ModelUpdates(workload, config, labeled=labeled, required=required)
         self.rule = self.updates.rule
 
     def initialize(self) -> ArrayRecord:
         """Return a fresh model, trained on the server's data for ``server.pretrain_steps``."""
-        if not build(ServerTraining, "server", self.flat).pretrain_steps:
+        if not self.config.server.pretrain_steps:
             return ArrayRecord(self.workload.model().state_dict())
-        trainer = SourceTrainer(self.workload, self.flat, self.progress)
+        trainer = SourceTrainer(self.workload, self.config, self.progress)
         trainer.pretrain()
         return ArrayRecord(trainer.average.state_dict())
 
@@ -115,7 +114,9 @@ class FedAvg(BaseStrategy):
         self.rule.restore(state)
 
 
-def train(workload: Workload, message: Message, context: Context, extra_loss: ExtraLoss | None = None) -> RecordDict:
+def train(
+    workload: Workload, message: Message, context: ClientContext, extra_loss: ExtraLoss | None = None
+) -> RecordDict:
     """Train the global model on the client's own data.
 
     Returns
@@ -131,8 +132,8 @@ def train(workload: Workload, message: Message, context: Context, extra_loss: Ex
 def local_training(
     workload: Workload,
     message: Message,
-    context: Context,
-    data: Examples,
+    context: ClientContext,
+    data: ArrayDataset,
     extra_loss: ExtraLoss | None = None,
     *,
     steps: int | None = None,
@@ -143,7 +144,7 @@ def local_training(
     Parameters
     ----------
     data
-        Examples with every column that the loss reads.
+        ArrayDataset with every column that the loss reads.
     extra_loss
         A term to add to the loss: a function of the model and of its weights at the start.
     steps
@@ -154,7 +155,7 @@ def local_training(
     Returns
     -------
     tuple
-        The trained model, or with ``client.average`` the moving average of its weights, and the mean loss over the
+        The trained model, or with ``client.ema_decay`` the moving average of its weights, and the mean loss over the
         steps (None without steps).
 
     Raises
@@ -164,10 +165,10 @@ def local_training(
     RunError
         When the loss is not finite.
     """
-    flat = context.run_config
-    core, knobs = build(Core, "", flat), build(ClientTraining, "client", flat)
-    device, rate = resolve_device(core.device), knobs.learning_rate
-    rate *= cosine_factor(knobs.anneal, round_of(message), core.rounds)
+    config = context.config
+    core, options = config.run, config.client
+    device, rate = resolve_device(core.device), options.learning_rate
+    rate *= cosine_factor(options.final_lr_fraction, round_of(message), core.rounds)
     model = load(workload.model(), arrays_of(message.content), device).train()
     start = [weight.detach().clone() for weight in model.parameters()]
     if missing := missing_columns(workload, data):
@@ -178,32 +179,35 @@ def local_training(
         )
 
     def loss() -> Tensor:
-        batch = {name: column.to(device) for name, column in data.sample(knobs.batch).items()}
+        batch = {name: column.to(device) for name, column in data.sample_batch(options.batch_size).items()}
         value = workload.loss(model, batch)
         return value + extra_loss(model, start) if extra_loss else value
 
-    optimizer = OPTIMIZERS[knobs.optimiser](model.parameters(), rate, momentum)
-    steps = knobs.steps if steps is None else steps
-    average = deepcopy(model) if knobs.average else model
-    after = partial(ema_update, average, model, knobs.average) if knobs.average else None
-    mean = train_steps(loss, optimizer, steps, name="local training", max_grad_norm=knobs.clip, after_step=after)
+    optimizer = OPTIMIZERS[options.optimizer](model.parameters(), rate, momentum)
+    steps = options.steps if steps is None else steps
+    average = deepcopy(model) if options.ema_decay else model
+    after = partial(ema_update, average, model, options.ema_decay) if options.ema_decay else None
+    mean = train_steps(
+        loss, optimizer, steps, name="local training", max_grad_norm=options.max_grad_norm, after_step=after
+    )
     return average, mean
 
 
-def require_plain_sgd(flat: Flat) -> None:
+def require_plain_sgd(config: Config) -> None:
     """Refuse any local optimizer but SGD, for strategies whose server infers gradients from the clients' models.
 
     Raises
     ------
     ConfigError
-        When ``client.optimiser``, ``client.clip``, ``client.anneal`` or ``client.average`` ask for anything else.
+        When ``client.optimizer``, ``client.max_grad_norm``, ``client.final_lr_fraction`` or ``client.ema_decay`` ask
+        for anything else.
     """
-    knobs = build(ClientTraining, "client", flat)
-    if knobs.optimiser != "sgd" or knobs.clip or knobs.anneal != 1 or knobs.average:
+    options = config.client
+    if options.optimizer != "sgd" or options.max_grad_norm or options.final_lr_fraction != 1 or options.ema_decay:
         raise ConfigError(
-            f"strategy {build(Core, '', flat).strategy!r} assumes plain SGD with a constant step size on clients, and "
-            f"got client.optimiser={knobs.optimiser}, client.clip={knobs.clip:g}, client.anneal={knobs.anneal:g} and "
-            f"client.average={knobs.average:g}; set them to sgd, 0, 1 and 0, or use fedavg or fedprox"
+            f"strategy {config.run.strategy!r} assumes plain SGD with a constant step size on clients, and "
+            f"got client.optimizer={options.optimizer}, client.max_grad_norm={options.max_grad_norm:g}, "
+            f"client.final_lr_fraction={options.final_lr_fraction:g} and client.ema_decay={options.ema_decay:g}; set them to sgd, 0, 1 and 0, or use fedavg or fedprox"
         )
 
 
@@ -213,8 +217,25 @@ OPTIMIZERS: Mapping[str, Callable[[Iterable[nn.Parameter], float, float], torch.
 }
 
 
-def aggregation_spec(aggregation: str) -> StrategySpec:
-    """Return the strategy in which clients train on labels and one aggregation rule puts their models together."""
-    rule = aggregations.find(aggregation)
-    server = partial(FedAvg, aggregation=aggregation)
-    return StrategySpec(rule.summary, rule.knobs, server, ClientFunctions(train, evaluate), needs_client_labels=True)
+def spec_of(found: object, what: str, reference: str) -> StrategySpec:
+    """Return the spec of what the registry found: a strategy, or the one that an aggregation rule makes.
+
+    A rule alone is FedAvg with another mean: clients train on their labels, the rule combines their models.
+
+    Raises
+    ------
+    ConfigError
+        When it is neither.
+    """
+    if isinstance(found, AggregationSpec):
+        clients = ClientFunctions(train, evaluate)
+        return StrategySpec(
+            found.options, FedAvg, clients, needs_client_labels=True, aggregation=found, name=found.name
+        )
+    if not isinstance(found, StrategySpec):
+        fields = ", ".join(("options", "server", "client"))
+        raise ConfigError(
+            f"{what} is a {type(found).__name__}; a StrategySpec with {fields} is expected, or an AggregationSpec "
+            "(see docs/how-to/own-strategy.md, or `fedlab new strategy NAME`)"
+        )
+    return found

@@ -22,7 +22,7 @@ from flwr.serverapp import Grid
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab.config.schema import Flat
+from fedlab.config.schema import Config
 from fedlab.models.batchnorm_stats import batch_norm_names
 from fedlab.seeds import seeded
 from fedlab.strategies import fedavg
@@ -41,15 +41,15 @@ from fedlab.workload import Workload
 
 
 @dataclass(frozen=True)
-class Knobs:
+class Options:
     """FedBN has no options of its own."""
 
 
 class FedBN(fedavg.FedAvg):
     """Server side: FedAvg, and each client's batch norms stored for it."""
 
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
-        super().__init__(workload, flat, progress)
+    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
+        super().__init__(workload, config, progress)
         with seeded("names of a model"):
             self.names = batch_norm_names(workload.model())
         self.norms: dict[int, dict[str, Tensor]] = {}  # batch norms by partition
@@ -96,15 +96,14 @@ class FedBN(fedavg.FedAvg):
 
 
 def states_from_checkpoint(
-    workload: Workload, checkpoint: Mapping[str, Any], partition: int, flat: Flat
+    workload: Workload, checkpoint: Mapping[str, Any], partition: int, config: Config
 ) -> ModelStates:
     """Return a client's model from the server's checkpoint: the global arrays with the client's batch norms."""
     return {ARRAYS: {**checkpoint[ARRAYS], **checkpoint["strategy"]["norms"].get(partition, {})}}
 
 
 SPEC: StrategySpec = StrategySpec(
-    "FedAvg, each client keeps its own batch norms (Li 2021)",
-    Knobs,
+    Options,
     FedBN,
     ClientFunctions(fedavg.train, evaluate, states_from_checkpoint=states_from_checkpoint),
     needs_client_labels=True,

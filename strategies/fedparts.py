@@ -19,19 +19,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab.config.schema import Flat, build
+from fedlab.config.schema import Config
 from fedlab.errors import ConfigError
 from fedlab.seeds import seeded
 from fedlab.strategies import aggregation, fedavg
 from fedlab.strategies.base import broadcast
 from fedlab.strategies.protocol import (
     CONFIG,
+    ClientContext,
     ClientFunctions,
     StrategySpec,
     arrays_of,
@@ -47,7 +48,7 @@ PART = "part"
 
 
 @dataclass(frozen=True)
-class Knobs:
+class Options:
     """FedParts' options."""
 
     parts: str = Field(
@@ -60,11 +61,11 @@ class Knobs:
 class FedParts(fedavg.FedAvg):
     """Server side: which client sends which part, and the mean of each part."""
 
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
-        super().__init__(workload, flat, progress)
+    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
+        super().__init__(workload, config, progress)
         with seeded("names of a model"):
             state = workload.model().state_dict()
-        self.parts = names_of(state, build(Knobs, "fedparts", flat).parts)
+        self.parts = names_of(state, config.strategy.parts)
         self.partition_of: Mapping[int, int] = {}
         self.asked: dict[int, int] = {}  # partition to part, in this round
         self.uploaded = 0.0
@@ -121,17 +122,17 @@ def names_of(state: Mapping[str, Tensor], parts: str) -> list[frozenset[str]]:
     for part in parts.split(";"):
         patterns = part.split()
         if not patterns:
-            raise ConfigError(f"knob 'fedparts.parts' is {parts!r} and has an empty part; remove the extra ';'")
+            raise ConfigError(f"option 'fedparts.parts' is {parts!r} and has an empty part; remove the extra ';'")
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in state):
                 heads = sorted({name.partition(".")[0] for name in state})
                 raise ConfigError(
-                    f"knob 'fedparts.parts': {pattern!r} names no array of the model, whose arrays begin with "
+                    f"option 'fedparts.parts': {pattern!r} names no array of the model, whose arrays begin with "
                     f"{', '.join(heads)}; write for example {heads[0]}*;{heads[-1]}*"
                 )
         found.append(frozenset(name for name in state if any(fnmatchcase(name, pattern) for pattern in patterns)))
     if len(found) < 2:
-        raise ConfigError(f"knob 'fedparts.parts' is {parts!r}, one part; write two or more, separated by ';'")
+        raise ConfigError(f"option 'fedparts.parts' is {parts!r}, one part; write two or more, separated by ';'")
     always = frozenset(state) - frozenset().union(*found)
     return [names | always for names in found]
 
@@ -150,12 +151,12 @@ def _halves(state: Mapping[str, Tensor]) -> list[frozenset[str]]:
     return [frozenset(first), frozenset(state) - first]
 
 
-def train(workload: Workload, message: Message, context: Context) -> RecordDict:
+def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Train as in FedAvg and return the part of the model that was asked for."""
     data, config = client_dataset(workload, context, "train"), message.content[CONFIG]
     assert isinstance(config, ConfigRecord)
     model, mean = fedavg.local_training(workload, message, context, data)
-    parts = names_of(arrays_of(message.content), build(Knobs, "fedparts", context.run_config).parts)
+    parts = names_of(arrays_of(message.content), context.config.strategy.parts)
     part = config[PART]
     assert isinstance(part, int)
     state = {name: tensor for name, tensor in model.state_dict().items() if name in parts[part]}
@@ -163,8 +164,7 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
 
 
 SPEC: StrategySpec = StrategySpec(
-    "FedAvg, each client sends one part of its model a round, in turns (after FedDiffuse 2024)",
-    Knobs,
+    Options,
     FedParts,
     ClientFunctions(train, evaluate),
     needs_client_labels=True,

@@ -11,35 +11,28 @@ its loss + mu / 2 ||w - w_t||^2.
 from __future__ import annotations
 
 import torch
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Message, RecordDict
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from fedlab.config.schema import Flat, build
 from fedlab.strategies import fedavg
 from fedlab.strategies.aggregation import Aggregation
-from fedlab.strategies.protocol import ClientFunctions, StrategySpec, evaluate
-from fedlab.training import Progress
+from fedlab.strategies.protocol import ClientContext, ClientFunctions, StrategySpec, evaluate
 from fedlab.workload import Workload
 
 
 @dataclass(frozen=True)
-class Knobs:
+class Options:
     """FedProx's options."""
 
     mu: float = Field(0.01, ge=0.0, allow_inf_nan=False, description="weight of the proximal term; 0 is FedAvg")
     aggregation: Aggregation = "fedavg"
 
 
-def server(workload: Workload, flat: Flat, progress: Progress) -> fedavg.FedAvg:
-    """Return FedAvg's server side, with this strategy's aggregation rule: the method lives on the client."""
-    return fedavg.FedAvg(workload, flat, progress, build(Knobs, "fedprox", flat).aggregation)
-
-
-def train(workload: Workload, message: Message, context: Context) -> RecordDict:
+def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Train on the loss + mu / 2 ||w - w_t||^2; the reply is FedAvg's."""
-    mu = build(Knobs, "fedprox", context.run_config).mu
+    mu: float = context.config.strategy.mu
 
     def term(model: nn.Module, start: list[Tensor]) -> Tensor:
         return mu / 2 * squared_distance(model, start)
@@ -54,9 +47,8 @@ def squared_distance(model: nn.Module, start: list[Tensor]) -> Tensor:
 
 
 SPEC: StrategySpec = StrategySpec(
-    "FedAvg with a proximal term on the client (Li 2020)",
-    Knobs,
-    server,
+    Options,
+    fedavg.FedAvg,
     ClientFunctions(train, evaluate),
     needs_client_labels=True,
 )

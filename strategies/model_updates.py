@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import Tensor
 
-from fedlab.config.schema import ClientTraining, Core, Flat, build
+from fedlab.config.schema import Config
 from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies import validation
 from fedlab.strategies.protocol import ARRAYS, CONFIG, EXAMPLES, METRICS, arrays_of, client_metrics
@@ -21,8 +21,6 @@ class ModelUpdates:
     ----------
     workload
         Its model is what crosses the wire.
-    aggregation
-        Name of the aggregation rule.
     labeled
         True if clients have everything that the workload's loss reads.
     required
@@ -41,23 +39,22 @@ class ModelUpdates:
     Raises
     ------
     ConfigError
-        When the rule does not exist, its options are wrong, or the run has too few clients for it.
+        When the run has too few clients for the rule, or the rule cannot serve them.
     """
 
     def __init__(
         self,
         workload: Workload,
-        flat: Flat,
-        aggregation: str,
+        config: Config,
         *,
         labeled: bool,
         required: Collection[str] | None = None,
         optional: Collection[str] = (),
     ) -> None:
-        self.rule = aggregations.make(aggregation, workload, flat, labelled=labeled)
-        self.norm_limit = build(Core, "", flat).norm_limit
+        self.rule = aggregations.make(workload, config, labelled=labeled)
+        self.max_norm_ratio = config.comm.max_update_norm_ratio
         if required is None:
-            required = ["loss"] if build(ClientTraining, "client", flat).steps else []
+            required = ["loss"] if config.client.steps else []
         self.required = {EXAMPLES, *required, *self.rule.expected_metrics}
         self.optional = set(optional)
         self.sent: dict[str, Tensor] = {}
@@ -80,7 +77,9 @@ class ModelUpdates:
         InvalidUpdate
             With what came and what was expected.
         """
-        validation.validate_arrays(reply.content, ARRAYS, self.sent if expected is None else expected, self.norm_limit)
+        validation.validate_arrays(
+            reply.content, ARRAYS, self.sent if expected is None else expected, self.max_norm_ratio
+        )
         metrics = client_metrics(reply)
         if (
             set(reply.content) != {ARRAYS, METRICS, CONFIG}

@@ -1,8 +1,8 @@
-"""What every strategy shares: the two halves' types, and the names of what crosses the wire.
+"""Types of a strategy's server and client sides, and the records of their messages.
 
 A message to a client carries an ArrayRecord ``arrays`` (the model's state by name) and a ConfigRecord ``config`` with
 ``server-round``; a reply carries a MetricRecord ``metrics`` with ``num-examples`` and whatever arrays the strategy
-needs. Strategies that move more say so in their own module.
+needs. Further records are documented in the strategy's module.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
-from flwr.common.constant import PARTITION_ID_KEY
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from torch import nn
 
 from fedlab.comm.grid import PartitionGrid
-from fedlab.config.schema import Core, Flat, build
-from fedlab.data.dataset import Examples
+from fedlab.config.schema import Config
+from fedlab.config.sections import Overrides
+from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import IncompatibleWeightsError
 from fedlab.training import Progress, resolve_device
 from fedlab.workload import Workload
@@ -28,27 +28,52 @@ MOMENTUM = 0.9  # of clients' local SGD
 ARRAYS, CONFIG, METRICS, ROUND, EXAMPLES = "arrays", "config", "metrics", "server-round", "num-examples"
 FINAL = "final-round"  # in the config of a round's test, when a budget ends the run with it
 
-ClientFn = Callable[[Workload, Message, Context], RecordDict]
+
+@dataclass(frozen=True)
+class ClientContext:
+    """The client of a message.
+
+    Attributes
+    ----------
+    partition
+        Its partition of the data.
+    config
+        Configuration of the run, with the settings of this machine merged into it.
+    """
+
+    partition: int
+    config: Config
+
+    @property
+    def device(self) -> torch.device:
+        """Torch device that this client computes on."""
+        return resolve_device(self.config.run.device)
+
+
+ClientFn = Callable[[Workload, Message, ClientContext], RecordDict]
 ModelStates = dict[str, Mapping[str, torch.Tensor]]  # record name -> state of a module
 
 
 class ServerStrategy(Protocol):
-    """The server half of a strategy: Flower's questions, and what starting and resuming need."""
+    """Server side of a strategy: the methods that a round calls, and those that starting and resuming need.
+
+    :class:`fedlab.strategies.base.BaseStrategy` has defaults.
+    """
 
     def initialize(self) -> ArrayRecord:
-        """The arrays before round 1; whatever the server trains beforehand, it trains here."""
+        """Return the arrays before round 1; any pre-training on the server happens here."""
         ...
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Messages to the clients that train in this round; none if no client does."""
+        """Return the messages to the clients that train in this round; none if no client does."""
         ...
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The new arrays from the clients' replies, which come in the order of their partitions."""
+        """Return the new arrays, from the clients' valid replies in the order of their partitions."""
         ...
 
     def check(self, reply: Message) -> None:
@@ -58,91 +83,110 @@ class ServerStrategy(Protocol):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Messages to the clients that evaluate."""
+        """Return the messages to the clients that evaluate."""
         ...
 
     def metrics(self) -> dict[str, float]:
-        """What the server itself measured in the last round."""
+        """Return the server's own metrics of the last round."""
         ...
 
     def events(self) -> list[dict[str, Any]]:
-        """What happened in the last round that is no number: plain JSON, each with a ``note`` that says it in words."""
+        """Return the events of the last round that are not numbers: plain JSON, each with a sentence ``note``."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """All that lives from round to round beside the arrays: tensors, plain numbers, lists and dicts of them."""
+        """Return everything that lives from round to round beside the arrays: tensors, numbers, lists and dicts."""
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take a state back, so that the next round gives the same bits as if nothing had happened."""
+        """Restore a state, so that the next round gives the same bits as in an uninterrupted run."""
         ...
 
 
-def from_message(workload: Workload, message: Message, context: Context) -> ModelStates:
-    """What predicts on a client once it has been tested: the model that was sent."""
+def from_message(workload: Workload, message: Message, context: ClientContext) -> ModelStates:
+    """Return the arrays that a client predicts with after its evaluation: those of the message."""
     return {ARRAYS: arrays_of(message.content)}
 
 
-def from_checkpoint(workload: Workload, checkpoint: Mapping[str, Any], partition: int, flat: Flat) -> ModelStates:
-    """What predicts on a client, from the server's checkpoint: the same."""
+def from_checkpoint(workload: Workload, checkpoint: Mapping[str, Any], partition: int, config: Config) -> ModelStates:
+    """Return the arrays that a client predicts with, from the server's checkpoint: the global arrays."""
     return {ARRAYS: checkpoint[ARRAYS]}
 
 
 def full_model(workload: Workload, states: ModelStates) -> nn.Module:
-    """Inputs ``x`` to logits (batch, classes)."""
+    """Return the workload's model with these arrays, which maps inputs ``x`` to logits (batch, classes)."""
     return load(workload.model(), states[ARRAYS], torch.device("cpu")).eval()
 
 
 @dataclass(frozen=True)
 class ClientFunctions:
-    """The client half of a strategy: pure functions of workload, message and context.
+    """Client side of a strategy: pure functions of workload, message and context.
 
-    ``prediction_states`` is what a client keeps of an evaluation message in order to predict, ``states_from_checkpoint`` the same from the
-    server's checkpoint, ``predictor`` the module that it makes of either.
+    Attributes
+    ----------
+    train, evaluate
+        Answer a training or an evaluation message.
+    prediction_states
+        Returns the arrays that a client stores after an evaluation message, in order to predict with them.
+    states_from_checkpoint
+        Returns the same from the server's checkpoint, for one partition.
+    predictor
+        Returns the module that predicts, from either.
     """
 
     train: ClientFn
     evaluate: ClientFn
-    prediction_states: Callable[[Workload, Message, Context], ModelStates] = from_message
-    states_from_checkpoint: Callable[[Workload, Mapping[str, Any], int, Flat], ModelStates] = from_checkpoint
+    prediction_states: Callable[[Workload, Message, ClientContext], ModelStates] = from_message
+    states_from_checkpoint: Callable[[Workload, Mapping[str, Any], int, Config], ModelStates] = from_checkpoint
     predictor: Callable[[Workload, ModelStates], nn.Module] = full_model
 
 
 @dataclass(frozen=True)
 class StrategySpec:
-    """One line of the table of strategies.
+    """Entry of a strategy in the registry.
 
     Attributes
     ----------
+    options
+        Dataclass of its options, as they appear under its name in a preset.
+    server
+        Makes the server side of a run.
+    client
+        The client side.
     needs_client_labels
-        Clients train on the workload's loss, labels included.
+        True if clients train on the workload's own loss, labels included.
     baseline
-        What others are compared with where nothing else is asked for.
+        True for the strategy that others are compared with by default.
     is_upper_bound
-        The upper bound: what share of the gap up to it others close is asked where it stands beside them.
+        True for the supervised upper bound; tables then report the fraction of the gap to it that each strategy closes.
     comparison_overrides
-        Knobs of its own section that differ where it stands beside other strategies.
+        Options of its own section that differ in comparisons with other strategies.
+    aggregation
+        Spec of the aggregation rule, if the strategy is FedAvg with another rule.
+    name
+        Prefix of its options if it is given by import path; empty: the module's name.
     """
 
-    summary: str
-    knobs: type
-    server: Callable[[Workload, Mapping[str, bool | int | float | str], Progress], ServerStrategy]
+    options: type
+    server: Callable[[Workload, Config, Progress], ServerStrategy]
     client: ClientFunctions
     needs_client_labels: bool = False
     baseline: bool = False
     is_upper_bound: bool = False
-    comparison_overrides: Flat = field(default_factory=dict)
+    comparison_overrides: Overrides = field(default_factory=dict)
+    aggregation: Any = None
+    name: str = ""
 
 
 def arrays_of(record: RecordDict, name: str = ARRAYS) -> dict[str, torch.Tensor]:
-    """Tensors of one named ArrayRecord."""
+    """Return the tensors of one named ArrayRecord, by name."""
     value = record[name]
     assert isinstance(value, ArrayRecord)
     return dict(value.to_torch_state_dict())
 
 
 def round_of(message: Message) -> int:
-    """The round that a message belongs to."""
+    """Return the round that a message belongs to."""
     config = message.content[CONFIG]
     assert isinstance(config, ConfigRecord)
     value = config[ROUND]
@@ -151,34 +195,34 @@ def round_of(message: Message) -> int:
 
 
 def is_final(server_round: int, rounds: int, config: ConfigRecord) -> bool:
-    """Whether a run ends with this round: it is the last that was asked for, or the budget is spent."""
+    """Return True if the run ends with this round: it is the last one, or the budget is spent."""
     return server_round == rounds or bool(config.get(FINAL, False))
 
 
 def client_metrics(reply: Message) -> dict[str, float]:
-    """Plain floats of a reply's metrics."""
+    """Return a reply's metrics as plain floats."""
     metrics = reply.content[METRICS]
     assert isinstance(metrics, MetricRecord)
     return {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
 
 
 def drop_none(**values: float | None) -> dict[str, float]:
-    """The values that were measured: one that was not is left out, never made up."""
+    """Return the values that are not None, by name."""
     return {name: value for name, value in values.items() if value is not None}
 
 
 def metrics_record(metrics: Mapping[str, float], examples: int) -> MetricRecord:
-    """Metrics with the number of examples behind them, which is their weight in a mean."""
+    """Return the record of a reply's metrics, with the number of examples, its weight in a mean."""
     return MetricRecord({**metrics, EXAMPLES: examples})
 
 
 def load(model: nn.Module, state: Mapping[str, torch.Tensor], device: torch.device) -> nn.Module:
-    """The model with the given state on a device.
+    """Load a state into a model and return it on a device.
 
     Raises
     ------
     IncompatibleWeightsError
-        When the state is another model's, as that of a checkpoint made with other knobs.
+        When the state is of another model, for instance from a checkpoint made with other options.
     """
     own = model.state_dict()
     foreign = sorted(
@@ -189,26 +233,31 @@ def load(model: nn.Module, state: Mapping[str, torch.Tensor], device: torch.devi
     if foreign:
         raise IncompatibleWeightsError(
             f"these weights are of another model than {type(model).__name__}: {len(foreign)} arrays do not fit, the "
-            f"first is {foreign[0]!r}; use the workload and the knobs that they were trained with"
+            f"first is {foreign[0]!r}; use the workload and the options that they were trained with"
         )
     model.load_state_dict(dict(state))
     return model.to(device)
 
 
-def client_dataset(workload: Workload, context: Context, split: str) -> Examples:
-    """The examples of the client that the context belongs to."""
-    return workload.data(int(context.node_config[PARTITION_ID_KEY]), split)
+def client_dataset(workload: Workload, context: ClientContext, split: str) -> ArrayDataset:
+    """Return the examples of the client that the context belongs to; ``split`` is "train" or "test".
+
+    Raises
+    ------
+    DataError
+        When the data is missing or damaged.
+    """
+    return workload.data(context.partition, split)
 
 
 def partition_by_node(grid: Grid) -> dict[int, int]:
-    """Connected node to partition, in the order of partitions."""
+    """Return the partition of each connected node, in the order of partitions."""
     assert isinstance(grid, PartitionGrid)
     return {node: grid.partition_of[node] for node in grid.get_node_ids()}
 
 
-def evaluate(workload: Workload, message: Message, context: Context) -> RecordDict:
-    """Client half of testing: the workload's metrics of the global model on the client's own test data."""
-    device = resolve_device(build(Core, "", context.run_config).device)
-    model = load(workload.model(), arrays_of(message.content), device)
+def evaluate(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
+    """Return the workload's metrics of the model that was sent, on the client's test data."""
+    model = load(workload.model(), arrays_of(message.content), context.device)
     data = client_dataset(workload, context, "test")
     return RecordDict({METRICS: metrics_record(workload.evaluate(model, data), len(data))})

@@ -19,17 +19,19 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from fedlab.config.schema import ClientTraining, Core, Flat, Rate, build
+from fedlab.config.schema import Config
+from fedlab.config.sections import PositiveFloat
 from fedlab.errors import ConfigError
 from fedlab.strategies import aggregation, fedavg, validation
 from fedlab.strategies.base import Records, broadcast
 from fedlab.strategies.protocol import (
+    ClientContext,
     ClientFunctions,
     StrategySpec,
     arrays_of,
@@ -45,22 +47,22 @@ CORRECTION = "correction"  # c - c_i
 
 
 @dataclass(frozen=True)
-class Knobs:
+class Options:
     """SCAFFOLD's options."""
 
-    learning_rate: Rate = Field(1.0, description="the server's step size (eta_g)")
+    learning_rate: PositiveFloat = Field(1.0, description="the server's step size (eta_g)")
 
 
 class Scaffold(fedavg.FedAvg):
     """Server side: the control variates of all clients, and lines 14 to 17 of the algorithm."""
 
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
-        fedavg.require_plain_sgd(flat)
-        super().__init__(workload, flat, progress)
-        self.knobs, self.training = build(Knobs, "scaffold", flat), build(ClientTraining, "client", flat)
+    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
+        fedavg.require_plain_sgd(config)
+        super().__init__(workload, config, progress)
+        self.options, self.training = config.strategy, config.client
         if not self.training.steps:
-            raise ConfigError("knob 'client.steps' is 0, and scaffold divides by it; ask for at least one step")
-        self.clients = build(Core, "", flat).clients or len(workload.clients)  # N
+            raise ConfigError("option 'client.steps' is 0, and scaffold divides by it; ask for at least one step")
+        self.clients = len(config.clients)  # N
         self.trainable = sorted(self.rule.trainable)
         self.variate: dict[str, Tensor] = {}  # c
         self.variates: dict[int, dict[str, Tensor]] = {}  # c_i by partition
@@ -102,7 +104,7 @@ class Scaffold(fedavg.FedAvg):
         for name in self.trainable:
             x = sent[name]
             step = torch.stack([one.arrays[name] - x for one in updates]).mean(0)
-            new[name] = x + self.knobs.learning_rate * step
+            new[name] = x + self.options.learning_rate * step
         self.variate = {name: before[name] + moved[name] / self.clients for name in self.trainable}
         return ArrayRecord(new), None
 
@@ -119,7 +121,7 @@ class Scaffold(fedavg.FedAvg):
         self.variate, self.variates = dict(state["variate"]), dict(state["variates"])
 
 
-def train(workload: Workload, message: Message, context: Context) -> RecordDict:
+def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Take K local steps along g_i(y) - c_i + c; the reply is FedAvg's."""
     correction = arrays_of(message.content, CORRECTION)
 
@@ -133,8 +135,7 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
 
 
 SPEC: StrategySpec = StrategySpec(
-    "FedAvg with control variates against client drift (Karimireddy 2020)",
-    Knobs,
+    Options,
     Scaffold,
     ClientFunctions(train, evaluate),
     needs_client_labels=True,

@@ -17,20 +17,21 @@ predictions returns the model that it received.
 from __future__ import annotations
 
 import torch
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Message, RecordDict
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab.config.schema import Core, Flat, build
-from fedlab.data.dataset import Examples
+from fedlab.config.schema import Config
+from fedlab.data.dataset import ArrayDataset
 from fedlab.models.batchnorm_stats import encode
-from fedlab.models.feature_classifier import per_example
+from fedlab.models.feature_classifier import group_rows
 from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies import fedavg
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.alternating import Alternating, check_classes
 from fedlab.strategies.protocol import (
+    ClientContext,
     ClientFunctions,
     StrategySpec,
     arrays_of,
@@ -39,21 +40,21 @@ from fedlab.strategies.protocol import (
     evaluate,
     load,
 )
-from fedlab.training import Progress, resolve_device
+from fedlab.training import Progress
 from fedlab.workload import Workload
 
 IGNORED = -100  # the label that torch's cross-entropy leaves out
 
 
 @dataclass(frozen=True)
-class Knobs:
+class Options:
     """Self-training's options."""
 
     threshold: float = Field(0.9, ge=0.0, lt=1.0, description="least probability of a pseudo-label; 0: all are used")
     aggregation: Aggregation = "fedavg"
 
 
-def server(workload: Workload, flat: Flat, progress: Progress) -> Alternating:
+def server(workload: Workload, config: Config, progress: Progress) -> Alternating:
     """Return the server side: source steps in turn with the clients.
 
     Raises
@@ -61,16 +62,15 @@ def server(workload: Workload, flat: Flat, progress: Progress) -> Alternating:
     ConfigError
         When the workload has no classes.
     """
-    rule = build(Knobs, "self_training", flat).aggregation
-    strategy = Alternating(workload, flat, progress, rule, required=["confident"], optional=["loss"])
-    check_classes(strategy.trainer, flat)
+    strategy = Alternating(workload, config, progress, required=["confident"], optional=["loss"])
+    check_classes(strategy.trainer, config)
     return strategy
 
 
-def train(workload: Workload, message: Message, context: Context) -> RecordDict:
+def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Pseudo-label the client's examples and train on them as in FedAvg."""
-    threshold = build(Knobs, "self_training", context.run_config).threshold
-    device = resolve_device(build(Core, "", context.run_config).device)
+    threshold = context.config.strategy.threshold
+    device = context.device
     data = client_dataset(workload, context, "train")
     model = load(workload.model(), arrays_of(message.content), device)
     chosen, confident = pseudo_labeled(data, encode(model, data, device).softmax(1).cpu(), threshold)
@@ -82,7 +82,7 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
     )
 
 
-def pseudo_labeled(data: Examples, p: Tensor, threshold: float) -> tuple[Examples, float]:
+def pseudo_labeled(data: ArrayDataset, p: Tensor, threshold: float) -> tuple[ArrayDataset, float]:
     """Return the examples that have a confident row, with pseudo-labels, and the fraction of rows that are confident.
 
     Parameters
@@ -93,13 +93,13 @@ def pseudo_labeled(data: Examples, p: Tensor, threshold: float) -> tuple[Example
     Returns
     -------
     tuple
-        Examples with labels ``y`` (examples,) or (examples, rows), and the fraction in [0, 1].
+        ArrayDataset with labels ``y`` (examples,) or (examples, rows), and the fraction in [0, 1].
     """
     rows, classes = confident_rows(p, threshold)
-    labels = per_example(torch.full((len(p),), IGNORED).index_copy(0, rows, classes), len(data))
+    labels = group_rows(torch.full((len(p),), IGNORED).index_copy(0, rows, classes), len(data))
     some = (labels.view(len(data), -1) != IGNORED).any(1).nonzero().flatten()
     columns = {**{name: column[some] for name, column in data.columns.items()}, "y": labels[some]}
-    return Examples(columns, data.transform), len(rows) / len(p)
+    return ArrayDataset(columns, data.transform), len(rows) / len(p)
 
 
 def confident_rows(p: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
@@ -110,8 +110,7 @@ def confident_rows(p: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
 
 
 SPEC: StrategySpec = StrategySpec(
-    "unlabeled clients train on confident pseudo-labels, the server averages",
-    Knobs,
+    Options,
     server,
     ClientFunctions(train, evaluate),
 )

@@ -16,12 +16,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab.config.schema import Core, Flat, ServerTraining, build
+from fedlab.config.schema import Config
 from fedlab.data.dataset import Batch
 from fedlab.errors import ConfigError
 from fedlab.runs import pretrain_cache
@@ -29,7 +29,7 @@ from fedlab.runs.checkpoints import weights_sha256
 from fedlab.seeds import seeded
 from fedlab.strategies import validation
 from fedlab.strategies.base import BaseStrategy
-from fedlab.strategies.protocol import ClientFunctions, StrategySpec, drop_none, evaluate
+from fedlab.strategies.protocol import ClientContext, ClientFunctions, StrategySpec, drop_none, evaluate
 from fedlab.training import Progress, cosine_factor, ema_update, resolve_device, train_steps
 from fedlab.workload import Workload, missing_columns
 
@@ -50,10 +50,10 @@ class SourceTrainer:
         When the server's data lacks a column that the workload's loss reads.
     """
 
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
-        core = build(Core, "", flat)
+    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
+        core = config.run
         self.workload, self.seed, self.rounds, self.progress = workload, core.seed, core.rounds, progress
-        self.knobs, self.device = build(ServerTraining, "server", flat), resolve_device(core.device)
+        self.options, self.device = config.server, resolve_device(core.device)
         self.source = workload.data(None, "train")
         if missing_columns(workload, self.source):
             raise ConfigError(
@@ -63,7 +63,7 @@ class SourceTrainer:
         with seeded(self.seed, "model"):
             self.model = workload.model().to(self.device)
         self.average = deepcopy(self.model).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), self.knobs.learning_rate)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), self.options.learning_rate)
 
     def batch_at(self, server_round: int, step: int) -> Batch:
         """Return the batch of one step, a function of the run seed, the round and the step alone."""
@@ -72,7 +72,9 @@ class SourceTrainer:
 
     def random_batch(self) -> Batch:
         """Return a batch from torch's current random stream."""
-        return {name: column.to(self.device) for name, column in self.source.sample(self.knobs.batch).items()}
+        return {
+            name: column.to(self.device) for name, column in self.source.sample_batch(self.options.batch_size).items()
+        }
 
     def train(
         self, server_round: int, steps: int, name: str, extra_loss: Callable[[int], Tensor] | None = None
@@ -92,7 +94,7 @@ class SourceTrainer:
             When the loss is not finite.
         """
         self.model.train()
-        rate = self.knobs.learning_rate * cosine_factor(self.knobs.anneal, server_round, self.rounds)
+        rate = self.options.learning_rate * cosine_factor(self.options.final_lr_fraction, server_round, self.rounds)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         return train_steps(
@@ -100,7 +102,7 @@ class SourceTrainer:
             self.optimizer,
             steps,
             name=name,
-            max_grad_norm=self.knobs.clip,
+            max_grad_norm=self.options.max_grad_norm,
             progress=self.progress,
             after_step=self.update_ema,
         )
@@ -125,7 +127,7 @@ class SourceTrainer:
 
         The averaged model starts at the result, which runs of the same :meth:`fingerprint` share.
         """
-        steps, peak = self.knobs.pretrain_steps, self.knobs.pretrain_learning_rate
+        steps, peak = self.options.pretrain_steps, self.options.pretrain_learning_rate
         if not steps:
             return None
 
@@ -156,15 +158,17 @@ class SourceTrainer:
         with seeded(self.seed, "source model", 0, 0):
             loss = self.workload.loss(deepcopy(self.model).train(), batch)
         # options that act after pre-training are set to constants
-        knobs = replace(self.knobs, steps=0, learning_rate=1.0, average=0.0, clip=0.0, anneal=1.0)
+        options = replace(
+            self.options, steps=0, learning_rate=1.0, ema_decay=0.0, max_grad_norm=0.0, final_lr_fraction=1.0
+        )
         machine = (torch.__version__, torch.get_num_threads(), str(self.device))
         first = (self.source.columns, batch, loss.detach(), self.model.state_dict())
-        words = f"{knobs}|{self.seed}|{machine}|{weights_sha256(first)}"
+        words = f"{options}|{self.seed}|{machine}|{weights_sha256(first)}"
         return hashlib.sha256(words.encode()).hexdigest()[:16]
 
     def update_ema(self) -> None:
         """Move the averaged model towards the last one."""
-        ema_update(self.average, self.model, self.knobs.average)
+        ema_update(self.average, self.model, self.options.ema_decay)
 
     def state(self) -> dict[str, Any]:
         """Return the states of both models and of the optimizer."""
@@ -182,15 +186,15 @@ class SourceTrainer:
 
 
 @dataclass(frozen=True)
-class Knobs:
+class Options:
     """No options of its own: ``server.*`` says how the source is trained on."""
 
 
 class SourceOnly(BaseStrategy):
     """Server side: source steps in place of aggregation; no client is asked to train."""
 
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
-        self.trainer = SourceTrainer(workload, flat, progress)
+    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
+        self.trainer = SourceTrainer(workload, config, progress)
         self.loss: float | None = None
 
     def initialize(self) -> ArrayRecord:
@@ -208,7 +212,7 @@ class SourceOnly(BaseStrategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Take the round's source steps and return the averaged model."""
-        self.loss = self.trainer.train(server_round, self.trainer.knobs.steps, "source")
+        self.loss = self.trainer.train(server_round, self.trainer.options.steps, "source")
         return ArrayRecord(self.trainer.average.state_dict()), None
 
     def check(self, reply: Message) -> None:
@@ -228,7 +232,7 @@ class SourceOnly(BaseStrategy):
         self.trainer.restore(state)
 
 
-def train(workload: Workload, message: Message, context: Context) -> RecordDict:
+def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Refuse to train: the server never asks for it.
 
     Raises
@@ -240,8 +244,7 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
 
 
 SPEC: StrategySpec = StrategySpec(
-    "the server trains on its source, no adaptation: the lower bound",
-    Knobs,
+    Options,
     SourceOnly,
     ClientFunctions(train, evaluate),
     baseline=True,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from fedlab.data.dataset import Batch, Examples
+from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.workload import Workload, loss_columns
 
 
@@ -30,7 +30,7 @@ class WrappedWorkload:
         """Return a fresh model, with weights from torch's current random stream."""
         return self.inner.model()
 
-    def data(self, partition: int | None, split: str) -> Examples:
+    def data(self, partition: int | None, split: str) -> ArrayDataset:
         """Return the examples of one client, or of the server for ``None``."""
         return self.inner.data(partition, split)
 
@@ -38,6 +38,6 @@ class WrappedWorkload:
         """Return the scalar training loss of one batch."""
         return self.inner.loss(model, batch)
 
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Return the metrics of a model on a data set."""
         return self.inner.evaluate(model, data)

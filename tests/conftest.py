@@ -7,6 +7,8 @@ import os
 import pytest
 import torch
 
+from tables import forget
+
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
@@ -21,6 +23,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def embedded_data(monkeypatch):
     """The sets inside the package, wherever FEDLAB_DATA points; tests of the full sets say where they read."""
     monkeypatch.delenv("FEDLAB_DATA", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def nothing_resolved():
+    """What the registry found for one test is not known to the next."""
+    yield
+    forget()
 
 
 @pytest.fixture(autouse=True)

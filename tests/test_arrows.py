@@ -1,4 +1,4 @@
-"""Who may import whom: the arrows of docs/architecture.md, read from the sources."""
+"""Who may import whom: the arrows of docs/explanation/architecture.md, read from the sources."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_nobody_branches_on_the_name_of_a_system_strategy_or_engine(module):
     """No comparison with, and no membership of, a name of the tables; the tables themselves are dict displays."""
     engines = () if is_below(module, "fedlab.engines") else ENGINES  # there, "ray" is a package too
     names = {*WORKLOADS, *STRATEGIES, *engines}
-    if is_below(module, "fedlab.workloads", "fedlab.data"):  # digits.setting=oracle is a way to hold data
+    if is_below(module, "fedlab.workloads", "fedlab.data"):  # digits.client_labels=true is a way to hold data
         names -= choices()
     for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Compare):
@@ -167,6 +167,7 @@ def test_nobody_branches_on_the_name_of_a_system_strategy_or_engine(module):
             assert node.value.value not in names, f"{module}:{node.lineno}"
 
 
+@pytest.mark.engine
 def test_the_apps_start_without_what_few_runs_need():
     """A client is a process of its own, and what it imports is what its first answer waits for."""
     slow = ["scipy", "sklearn", "pandas", "matplotlib", "ray"]

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from benchmarks import matching, temperatures
+from configs import make
 from fedlab import launch
 from fedlab.errors import ConfigError
-from fedlab.evaluation.molecules import generation
-from fedlab.inference.latent_space import Space
+from fedlab.evaluation.molecules import validity_metrics
+from fedlab.inference.latent_space import LatentSpace
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import seeded
 from fedlab.workloads.molecules import Molecules
@@ -29,6 +30,7 @@ def call(*arguments):
 COMMANDS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text())
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("module", COMMANDS)
 def test_a_benchmark_says_what_it_does(module):
     output = call(f"benchmarks.{module}", "--help")
@@ -36,6 +38,7 @@ def test_a_benchmark_says_what_it_does(module):
     assert f"python -m benchmarks.{module}" in output.stdout
 
 
+@pytest.mark.engine
 def test_an_unknown_method_is_refused():
     output = call("benchmarks.startup", "--methods", "STARTUP, hard label")
     assert output.returncode == 2
@@ -43,38 +46,39 @@ def test_an_unknown_method_is_refused():
 
 
 def test_a_curve_is_what_the_workload_draws_at_each_value(tmp_path):
-    knobs = {"molecules.limit": 300, "molecules.adjacency_layers": 1, "molecules.node_layers": 1, "seed": 4}
+    knobs = {"data.max_examples": 300, "molecules.adjacency_layers": 1, "molecules.node_layers": 1, "seed": 4}
     run = RunDirectory.create(tmp_path, launch.prepare("graphnvp-qm9", knobs))
     with seeded("model"):
-        model = Molecules(limit=300, adjacency_layers=1, node_layers=1).model()
+        model = make(Molecules, max_examples=300, adjacency_layers=1, node_layers=1).model()
     run.checkpoints.save(1, {"arrays": model.state_dict()}, keep=1)
-    found = temperatures.curve(run.path, "molecules.temperature", [0.2, 0.6], 30)
+    found = temperatures.curve(run.path, "molecules.latent_temperature", [0.2, 0.6], 30)
     for row, temperature in enumerate((0.2, 0.6)):
-        workload = Molecules(limit=300, adjacency_layers=1, node_layers=1, temperature=temperature, seed=4)
+        workload = make(Molecules, max_examples=300, adjacency_layers=1, node_layers=1, latent_temperature=temperature, seed=4)
         with seeded(4, "temperatures"):
-            wanted = generation(workload.draw(model.eval(), 30), workload.known())
+            wanted = validity_metrics(workload.draw(model.eval(), 30), workload.known())
         assert found[row].tolist() == pytest.approx(
             [wanted.get(s, float("nan")) for s in temperatures.SCORES], nan_ok=True
         )
-    shown = temperatures.table({"a": np.stack([found, found])}, "molecules.temperature", [0.2, 0.6], "title")
+    shown = temperatures.table({"a": np.stack([found, found])}, "molecules.latent_temperature", [0.2, 0.6], "title")
     assert shown.row_count == 2 and list(shown.columns[2].cells) == ["2", "2"]
 
 
 def test_a_bound_over_test_molecules_is_the_models_and_a_matched_one_is_lower():
-    workload = Molecules(limit=200, network="mpgvae", width=8, latent=4, passes=1, matching="assignment")
+    workload = make(Molecules, max_examples=200, network="mpgvae", width=8, latent=4, message_steps=1, matching="assignment")
     with seeded("model"):
-        space = Space(workload, workload.model().eval(), "vae", 0)
+        space = LatentSpace(workload, workload.model().eval(), "vae", 0)
     ordered, matched = (matching.bound(space, how, 60) for how in ("order", "assignment"))
     space.model.matching = "order"
     with seeded(0, "matching"), torch.no_grad():
-        batch = workload.data(None, "test").spread(60)[:]
+        batch = workload.data(None, "test").subsample(60)[:]
         wanted = space.model.nll(batch["adjacency"], batch["nodes"]).mean().item()
     assert ordered == pytest.approx(wanted, rel=1e-4) and matched < ordered - 1
-    flow = Molecules(limit=200, adjacency_layers=1, node_layers=1)
+    flow = make(Molecules, max_examples=200, adjacency_layers=1, node_layers=1)
     with pytest.raises(ConfigError, match="learned a GraphNVP, and matching is of an MPGVAE"):
-        matching.bound(Space(flow, flow.model(), "flow", 0), "order", 10)
+        matching.bound(LatentSpace(flow, flow.model(), "flow", 0), "order", 10)
 
 
+@pytest.mark.engine
 def test_an_unknown_question_is_refused():
     output = call("benchmarks.mixer", "permutation")
     assert output.returncode == 2

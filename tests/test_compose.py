@@ -13,7 +13,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +26,7 @@ from fedlab.data.digits import datasets
 from fedlab.engines import processes
 from fedlab.runs.result import Result
 from fedlab.workloads.digits import Digits
+from waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "docker-compose.yml"
@@ -34,7 +34,7 @@ LINKED = {path.name for path in (ROOT / "fedlab").iterdir() if path.is_symlink()
 BIN = Path(sys.executable).parent
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?P<how>:[-+])(?P<word>[^}]*)\}")
 CLIENTS = ("usps", "mnist_m", "optdigits", "synthdigits")
-TINY = "server.pretrain_steps=2 server.steps=1 server.batch=8 client.steps=1 client.batch=8 digits.limit=100 threads=1"
+TINY = "server.pretrain_steps=2 server.steps=1 server.batch_size=8 client.steps=1 client.batch_size=8 data.max_examples=100 threads=1"
 
 
 def resolve(**variables):
@@ -268,11 +268,8 @@ class Container:
         return self.ran(arguments)
 
     def until_healthy(self, seconds=120):
-        end = time.monotonic() + seconds
-        while self.health().returncode != 0:
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < end, self.log.read_text()
-            time.sleep(1)
+        healthy = lambda: self.health().returncode == 0  # noqa: E731
+        wait_until(healthy, "its health", seconds, process=self.process, output=self.log.read_text)
 
 
 def files(folder):
@@ -317,7 +314,7 @@ def test_the_services_complete_a_round_and_each_sees_its_own_key_only(tmp_path):
     assert [record["round"] for record in Result.read(run).rounds] == [0, 1]
     assert set(Result.read(run).final()) == set(names)
     assert '"refused"' not in (run / "events.jsonl").read_text()  # a health check is no stranger at the door
-    pixels = datasets.read("usps", "test").columns["x"][0].permute(1, 2, 0).numpy()  # (height, width, channels)
+    pixels = datasets.load_digits("usps", "test").columns["x"][0].permute(1, 2, 0).numpy()  # (height, width, channels)
     Image.fromarray(pixels).save(tmp_path / "scan.png")
     told = clients[0].ran(["predict", "/state", str(tmp_path / "scan.png"), "--json"])
     assert told.returncode == 0, told.stderr

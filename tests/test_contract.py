@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 
 from fedlab.config.schema import build
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.runs.checkpoints import weights_sha256
 from fedlab.seeds import seeded
 from fedlab.workload import SupportsScoring, Workload, missing_columns
@@ -21,15 +21,15 @@ FEW = 12
 
 def few(examples):
     """The first examples of a data set, with its transform."""
-    return Examples({name: column[:FEW] for name, column in examples.columns.items()}, examples.transform)
+    return ArrayDataset({name: column[:FEW] for name, column in examples.columns.items()}, examples.transform)
 
 
 SOME = 300  # enough to test on, of however many classes
 # Knobs that only make testing cheap; all else is at its default.
 CHEAP = {
     "fewshot": {"fewshot.shots": "1", "fewshot.queries": 5, "fewshot.episodes": 20},
-    "generation": {"generation.limit": 100},
-    "molecules": {"molecules.limit": 600, "molecules.adjacency_layers": 9, "molecules.node_layers": 9},
+    "generation": {"data.max_examples": 100, "generation.samples": 20, "generation.sampling_steps": 10},
+    "molecules": {"data.max_examples": 600, "molecules.adjacency_layers": 9, "molecules.node_layers": 9},
 }
 
 
@@ -66,9 +66,9 @@ def test_data_come_batch_by_batch_the_same_for_the_same_stream(workload):
             data = few(workload.data(partition, split))
             assert len(data) > 0
             with seeded("batch"):
-                batch = data.sample(4)
+                batch = data.sample_batch(4)
             with seeded("batch"):
-                again = data.sample(4)
+                again = data.sample_batch(4)
             assert all(len(column) == 4 for column in batch.values())
             assert all(torch.equal(batch[name], again[name]) for name in batch)
             assert all(torch.isfinite(column).all() for column in batch.values())
@@ -76,7 +76,7 @@ def test_data_come_batch_by_batch_the_same_for_the_same_stream(workload):
 
 def test_the_loss_is_a_finite_scalar_and_every_weight_gets_a_gradient(workload, model):
     with seeded("loss"):
-        value = workload.loss(model.train(), few(workload.data(None, "train")).sample(8))
+        value = workload.loss(model.train(), few(workload.data(None, "train")).sample_batch(8))
     assert value.shape == ()
     assert math.isfinite(value.item())
     value.backward()
@@ -88,7 +88,7 @@ def test_the_loss_is_a_finite_scalar_and_every_weight_gets_a_gradient(workload, 
 
 def test_a_few_steps_on_one_batch_lower_the_loss(workload, model):
     with seeded("loss"):
-        batch = few(workload.data(None, "train")).sample(8)
+        batch = few(workload.data(None, "train")).sample_batch(8)
         optimiser = torch.optim.Adam(model.train().parameters(), 1e-3)
         losses = []
         for _ in range(5):
@@ -101,7 +101,7 @@ def test_a_few_steps_on_one_batch_lower_the_loss(workload, model):
 
 @pytest.mark.parametrize("partition", [None, 0])
 def test_metrics_are_plain_finite_floats_and_testing_changes_no_weight(workload, model, partition):
-    data = workload.data(partition, "test").spread(SOME)
+    data = workload.data(partition, "test").subsample(SOME)
     before = weights_sha256(model.state_dict())
     metrics = workload.evaluate(model, data)
     assert metrics
@@ -117,7 +117,7 @@ def test_its_state_survives_the_wire_and_gives_the_same_metrics(workload, model)
     with seeded("another"):
         other = workload.model()
     other.load_state_dict(received)
-    data = workload.data(0, "test").spread(SOME)
+    data = workload.data(0, "test").subsample(SOME)
     assert workload.evaluate(other, data) == workload.evaluate(model, data)
 
 

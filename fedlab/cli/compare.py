@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from fedlab.cli.common import INTERRUPTED, stderr, stdout
+
 HELP = """Run strategies on the same seeds and say which differences are real.
 
 Example: `fedlab compare dualadapt-digits --strategies source_only,dualadapt,oracle:client.steps=40 --seeds 5`
@@ -33,8 +35,8 @@ machine and on what else it does, so the bits do, too.
 
 def compare(
     preset: Annotated[str, typer.Argument(help="Name of a preset (see `fedlab list`), or a TOML file.")],
-    knobs: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=V1,V2]...", help="Knobs, with one value or several.")
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=V1,V2]...", help="Options, with one value or several.")
     ] = None,
     strategies: Annotated[str, typer.Option(help="What to compare, separated by commas.")] = "",
     seeds: Annotated[str, typer.Option(help="How many seeds from 0, or each of them: 0,3,7.")] = "5",
@@ -59,47 +61,41 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Events as JSON lines, the result as the last one.")] = False,
 ) -> None:
     """Run strategies on the same seeds and say which differences are real."""
-    from fedlab.cli import app
     from fedlab.comparison import progress, spec
     from fedlab.comparison import runner as comparing
-    from fedlab.config.schema import parse_overrides
+    from fedlab.config.presets import parse_overrides
 
     def say(line: str) -> None:
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
-    written = parse_overrides(knobs or [])
+    written = parse_overrides(overrides or [])
     limits = spec.parse_budget(budget or [])
     order = comparing.check(
-        comparing.Request(preset, strategies, seeds, written, baseline, target, limits, jobs, out_dir, metric)
+        comparing.ComparisonRequest(preset, strategies, seeds, written, baseline, target, limits, jobs, out_dir, metric)
     )
-    live = progress.Live(app.out) if app.out.is_terminal and not quiet and not as_json else None
-    lines = progress.JsonLines(say) if as_json else comparing.Silent() if quiet else progress.Lines(say)
+    live = progress.RichProgress(stdout) if stdout.is_terminal and not quiet and not as_json else None
+    lines = progress.JsonProgress(say) if as_json else comparing.NullListener() if quiet else progress.PlainProgress(say)
     try:
         with live or nullcontext():
             comparison = comparing.execute(order, live or lines)
     except KeyboardInterrupt:
-        app.err.print(
+        stderr.print(
             f"\ninterrupted; nothing finished is lost. The same command goes on:\n{order.comparison.command}",
             highlight=False,
             soft_wrap=True,
             markup=False,
         )
-        raise typer.Exit(app.INTERRUPTED) from None
-    if isinstance(lines, progress.JsonLines):
+        raise typer.Exit(INTERRUPTED) from None
+    if isinstance(lines, progress.JsonProgress):
         lines.result(comparison)
     elif quiet:
         say(str(comparison.directory))
     else:
-        progress.closing(comparison, app.out)
+        progress.print_summary(comparison, stdout)
     if comparison.failed:
-        app.err.print("[bold red]error:[/] ", end="")
-        app.err.print(comparing.failures(comparison), markup=False, highlight=False, soft_wrap=True)
+        stderr.print("[bold red]error:[/] ", end="")
+        stderr.print(comparing.failures(comparison), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    from fedlab.cli.app import speaks
-
-    app.command(help=HELP)(speaks(compare))

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from fedlab.cli.common import show_rows, start_run, stderr, stdout
 from fedlab.errors import ConfigError, RunError
 
 SERVE_TIMEOUT = 600.0  # seconds: people walk from machine to machine
@@ -17,17 +18,11 @@ PLAIN = (
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    from fedlab.cli.app import speaks
-
-    for command in (serve, join, certs, ping, client_status):
-        app.command()(speaks(command))
 
 
 def serve(
     preset: Annotated[str, typer.Argument(help="Name of a preset (see `fedlab list`), or a TOML file.")],
-    knobs: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Knobs, e.g. rounds=3.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options, e.g. rounds=3.")] = None,
     address: Annotated[
         str | None, typer.Option(help="HOST:PORT at which clients reach this server; default 0.0.0.0:9092.")
     ] = None,
@@ -51,25 +46,26 @@ def serve(
     Example: `fedlab serve dualadapt-digits digits.targets=usps,optdigits --wait 900`
     """
     from fedlab import launch
-    from fedlab.cli.app import begin, err
-    from fedlab.config.schema import Grpc, Value, build, parse_overrides
+    from fedlab.config.presets import parse_overrides
+    from fedlab.config.schema import GrpcConfig
+    from fedlab.config.sections import Value
 
-    given = parse_overrides(knobs or [])
-    folder = str(certs or given.get("grpc.certificates", Grpc.certificates))
+    given = parse_overrides(overrides or [])
+    folder = str(certs or given.get("grpc.certificates", GrpcConfig.certificates))
     options: dict[str, Value | None] = {
         "engine": "grpc",
         "grpc.address": address,
         "grpc.certificates": str(Path(folder).expanduser().resolve()),  # a resumed run may start elsewhere
         "grpc.insecure": insecure or None,
-        "connect_timeout": wait if wait is not None else given.get("connect_timeout", SERVE_TIMEOUT),
+        "comm.connect_timeout": wait if wait is not None else given.get("comm.connect_timeout", SERVE_TIMEOUT),
         "device": device,
         "seed": seed,
     }
-    flat = launch.prepare(preset, {**given, **{key: value for key, value in options.items() if value is not None}})
-    grpc = build(Grpc, "grpc", flat)
+    config = launch.prepare(preset, {**given, **{key: value for key, value in options.items() if value is not None}})
+    grpc: GrpcConfig = config.engine
     if grpc.insecure:
-        err.print(PLAIN, soft_wrap=True, highlight=False)
-    begin(flat, runs, f"serving at {grpc.address}", quiet, as_json)
+        stderr.print(PLAIN, soft_wrap=True, highlight=False)
+    start_run(config, runs, f"serving at {grpc.address}", quiet, as_json)
 
 
 def join(
@@ -102,7 +98,6 @@ def join(
 
     Example: `fedlab join lab.example.org:9092 --domain usps --device cuda:0`
     """
-    from fedlab.cli.app import err, out
     from fedlab.comm.credentials import is_world_readable, sole_client
     from fedlab.deploy import client as deployed
     from fedlab.deploy.probe import parse_address
@@ -121,9 +116,9 @@ def join(
                 raise ConfigError(f"{path} is {what} (--{key.replace('-folder', '')})")
             node[key] = str(path.expanduser().resolve())
     if folder is None:
-        err.print(PLAIN, soft_wrap=True, highlight=False)
+        stderr.print(PLAIN, soft_wrap=True, highlight=False)
     elif (key_file := folder / "clients" / f"{client}.key").exists() and is_world_readable(key_file):
-        err.print(f"[bold yellow]warning:[/] others can read {key_file}: chmod 600 it", soft_wrap=True, highlight=False)
+        stderr.print(f"[bold yellow]warning:[/] others can read {key_file}: chmod 600 it", soft_wrap=True, highlight=False)
     options = deployed.ClientOptions(
         address=address,
         client=client,
@@ -136,7 +131,7 @@ def join(
 
     def write(line: str) -> None:
         if not quiet:
-            out.print(line, markup=False, highlight=False, soft_wrap=True)
+            stdout.print(line, markup=False, highlight=False, soft_wrap=True)
 
     deployed.join(options, write)
 
@@ -173,7 +168,6 @@ def certs(
 
     Example: `fedlab certs --host lab.example.org --client usps --client optdigits`
     """
-    from fedlab.cli.app import out, show_rows
     from fedlab.comm.credentials import public_keys
     from fedlab.deploy import provision
 
@@ -193,7 +187,7 @@ def certs(
         "goes",
     )
     if not public_keys(directory.expanduser()):
-        out.print(f"no client may join yet: fedlab certs {directory} --client NAME", markup=False, highlight=False)
+        stdout.print(f"no client may join yet: fedlab certs {directory} --client NAME", markup=False, highlight=False)
 
 
 def ping(
@@ -205,14 +199,13 @@ def ping(
 
     Example: `fedlab ping lab.example.org:9092`
     """
-    from fedlab.cli.app import out
     from fedlab.deploy.probe import probe_server
 
     authority = None if insecure else certs.expanduser() / "ca.crt"
     if reason := probe_server(address, authority):
         raise RunError(f"no server at {address} ({reason})")
     proof = f"its certificate is signed by {authority}" if authority else "speaks plain text"
-    out.print(f"the server at {address} is there; {proof}", markup=False, highlight=False, soft_wrap=True)
+    stdout.print(f"the server at {address} is there; {proof}", markup=False, highlight=False, soft_wrap=True)
 
 
 def client_status(
@@ -224,9 +217,8 @@ def client_status(
 
     Example: `fedlab client-status clients/usps`
     """
-    from fedlab.cli.app import out
     from fedlab.deploy.client import disconnect_reason
 
     if reason := disconnect_reason(state_dir.expanduser()):
         raise RunError(f"the client in {state_dir} is not connected: {reason}")
-    out.print(f"the client in {state_dir} is connected", markup=False, highlight=False, soft_wrap=True)
+    stdout.print(f"the client in {state_dir} is connected", markup=False, highlight=False, soft_wrap=True)

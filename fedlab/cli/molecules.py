@@ -7,20 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedlab.cli.common import stdout
 from fedlab.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fedlab.inference.latent_space import Space
+    from fedlab.inference.latent_space import LatentSpace
 
 PAIRS = 3
 FOLDER = "latents"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    from fedlab.cli.app import speaks
-
-    app.command()(speaks(molecules))
 
 
 def molecules(
@@ -41,18 +37,17 @@ def molecules(
     """
     from rich.table import Table
 
-    from fedlab.cli.app import out
     from fedlab.evaluation import latent_plots
-    from fedlab.inference import latent_space
     from fedlab.files import write_atomically
+    from fedlab.inference import latent_space
 
-    space = latent_space.Space.open(run_dir)
+    space = latent_space.LatentSpace.open(run_dir)
     pairs = [_pair(text) for text in pair] if pair else _first_pairs(space)
-    lines = [space.between(first, second, steps) for first, second in pairs]
+    lines = [space.interpolate(first, second, steps) for first, second in pairs]
     folder = run_dir.resolve() / FOLDER
     folder.mkdir(exist_ok=True)
     caption = f"Straight lines between molecules in latent space, {space.name} after round {space.round}"
-    write_atomically(folder / "path.png", latent_plots.path(pairs, lines, caption))
+    write_atomically(folder / "path.png", latent_plots.interpolation_plot(pairs, lines, caption))
     table = Table(
         title=f"Directions in the latent space of {space.name} after round {space.round}", title_justify="left"
     )
@@ -60,17 +55,17 @@ def molecules(
         "property",
         "regression",
         "direction",
-        *(f"{step:+.0f} sd" for step in (-latent_space.REACH, 0, latent_space.REACH)),
+        *(f"{step:+.0f} sd" for step in (-latent_space.MAX_STD, 0, latent_space.MAX_STD)),
         "valid",
     ):
         table.add_column(head, justify="left" if head == "property" else "right")
     for name in ("qed", "logp"):
-        along = latent_space.direction(space, name)
-        walk = latent_space.walk(space, along)
-        best = max(range(len(walk.met)), key=lambda row: len(set(walk.met[row]) - {None}))
+        along = latent_space.fit_direction(space, name)
+        walk = latent_space.traverse(space, along)
+        best = max(range(len(walk.decoded)), key=lambda row: len(set(walk.decoded[row]) - {None}))
         caption = f"correlation {along.regression:.2f}; along the direction {along.correlation:.2f}"
-        drawn = latent_plots.property_direction(
-            name, along.true, along.predicted, caption, walk.steps, walk.values, best, walk.met[best]
+        drawn = latent_plots.direction_plot(
+            name, along.true, along.predicted, caption, walk.steps, walk.values, best, walk.decoded[best]
         )
         write_atomically(folder / f"{name}.png", drawn)
         middle = len(walk.steps) // 2
@@ -78,11 +73,11 @@ def molecules(
         table.add_row(
             name, f"{along.regression:.2f}", f"{along.correlation:.2f}", *means, f"{100 * walk.valid.mean():.0f} %"
         )
-    out.print(table)
-    met = sum(one is not None for line in lines for one in line)
+    stdout.print(table)
+    decoded = sum(one is not None for line in lines for one in line)
     paths = "1 path" if len(lines) == 1 else f"{len(lines)} paths"
-    out.print(f"{met} of {sum(map(len, lines))} points on {paths} are molecules", highlight=False)
-    out.print(f"pictures  {folder}", highlight=False, soft_wrap=True)
+    stdout.print(f"{decoded} of {sum(map(len, lines))} points on {paths} are molecules", highlight=False)
+    stdout.print(f"pictures  {folder}", highlight=False, soft_wrap=True)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -92,8 +87,8 @@ def _pair(text: str) -> tuple[str, str]:
     return first.strip(), second.strip()
 
 
-def _first_pairs(space: Space) -> list[tuple[str, str]]:
+def _first_pairs(space: LatentSpace) -> list[tuple[str, str]]:
     """Of the test file's first molecules that lose nothing as graphs."""
     table = space.workload.tables()[1]
-    whole = [one for one, meaning in zip(table.smiles, table.meanings, strict=True) if one == meaning][: 2 * PAIRS]
+    whole = [one for one, meaning in zip(table.smiles, table.decoded_smiles, strict=True) if one == meaning][: 2 * PAIRS]
     return list(zip(whole[::2], whole[1::2], strict=False))

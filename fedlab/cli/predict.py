@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedlab.cli.common import stdout
 from fedlab.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -19,11 +20,6 @@ if TYPE_CHECKING:
 SHOWN = 5  # unreadable files that are named
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
-    from fedlab.cli.app import speaks
-
-    app.command()(speaks(predict))
 
 
 def predict(
@@ -69,7 +65,6 @@ def _show(predictor: Predictor, predictions: list[Prediction]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from fedlab.cli.app import out
 
     count = "1 image" if len(predictions) == 1 else f"{len(predictions)} images"
     title = f"{count}, by the model of client {predictor.client} after round {predictor.round}"
@@ -80,4 +75,4 @@ def _show(predictor: Predictor, predictions: list[Prediction]) -> None:
     for one in predictions:
         best, second = f"{one.probability:.1%}", f"{one.second_probability:.1%}"
         table.add_row(escape(str(one.file)), f"[bold]{one.label}[/]", best, str(one.second), second)
-    out.print(table)
+    stdout.print(table)

@@ -240,7 +240,7 @@ class PartitionGrid(Grid):
         """Decode a reply in place; raise when it cannot be used."""
         size = self.stats.up[self.partition_of[reply.metadata.src_node_id]]
         if size > self.reply_limit * MEGABYTE:
-            raise RunError(f"it has {size / MEGABYTE:.1f} MB, and the knob reply_limit allows {self.reply_limit:g} MB")
+            raise RunError(f"it has {size / MEGABYTE:.1f} MB, and option comm.max_reply_mb allows {self.reply_limit:g} MB")
         reply.content = compression.decode(reply.content)
         check(message, reply)
 
@@ -258,7 +258,7 @@ class PartitionGrid(Grid):
         names = ", ".join(f"{failure.partition} ({self.names[failure.partition]})" for failure in failed)
         what = "all clients failed" if len(failed) == present else f"{len(failed)} of {present} clients failed"
         return (
-            f"{what}: partition {names}; the run needs {self.needed} valid replies (knob min_clients); "
+            f"{what}: partition {names}; the run needs {self.needed} valid replies (option min_clients); "
             "`fedlab resume` goes on from the last round. "
             f"First failure, of partition {failed[0].partition}:\n{failed[0].reason}"
         )

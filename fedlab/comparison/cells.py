@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedlab import launch
-from fedlab.config.schema import Flat
+from fedlab.config.resolve import with_options
+from fedlab.config.schema import Config
 from fedlab.errors import FedlabError, RunError
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.result import Result
@@ -21,24 +22,24 @@ TRACEBACK = "traceback.txt"
 
 
 @dataclass(frozen=True)
-class Begun:
-    """Where a run goes on from: ``run``'s checkpoint of ``round``, which it must have kept (``keep_checkpoints``)."""
+class CheckpointRef:
+    """Where a run goes on from: ``run``'s checkpoint of ``round``, which it must have kept (``checkpoint.keep``)."""
 
     run: Path
     round: int
 
 
-def one_run(path: Path, flat: Callable[[], Flat], begun: Begun | None = None) -> Result:
+def run_or_resume(path: Path, config: Callable[[], Config], begun: CheckpointRef | None = None) -> Result:
     """One run in a directory of this name, ``<name>-<seed>``: read where it is there, gone on with where it was killed.
 
     Parameters
     ----------
-    flat
-        Its checked knobs, asked for only where it has not begun.
+    config
+        Its checked configuration, asked for only where it has not begun.
     """
     if not (path / "manifest.json").exists():
         shutil.rmtree(path, ignore_errors=True)  # what a kill left before the run could begin
-        directory = RunDirectory.create(path.parent, {**flat(), "name": path.name.rpartition("-")[0]})
+        directory = RunDirectory.create(path.parent, with_options(config(), {"name": path.name.rpartition("-")[0]}))
         if begun:
             for record in RunDirectory.open(begun.run).rounds()[: begun.round + 1]:
                 directory.log_round(record)
@@ -46,13 +47,13 @@ def one_run(path: Path, flat: Callable[[], Flat], begun: Begun | None = None) ->
     return launch.resume(path)
 
 
-def attempt(path: Path, flat: Flat) -> str | None:
+def run_cell(path: Path, config: Config) -> str | None:
     """Run a cell and say why it failed; None when it did not. An interrupt is passed on.
 
     What is no error of ours is a bug: its traceback stays in the run directory.
     """
     try:
-        one_run(path, lambda: flat)
+        run_or_resume(path, lambda: config)
     except FedlabError as error:
         return str(error)
     except Exception as error:
@@ -73,7 +74,7 @@ def cores() -> int:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def directory_lock(folder: Path) -> Iterator[None]:
     """Hold a folder against a second comparison; the kernel lets go when the process dies."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

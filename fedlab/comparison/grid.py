@@ -18,41 +18,51 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from fedlab import launch, workloads
-from fedlab.comparison.spec import SPLIT, Variant, written
-from fedlab.config.schema import Flat, Value, is_text, read_preset
+from fedlab import launch, registry
+from fedlab.comparison.spec import SEPARATOR, Variant, format_value
+from fedlab.config.resolve import with_options
+from fedlab.config.schema import Config
+from fedlab.config.sections import Overrides, Value, is_free_text, options
 from fedlab.errors import ConfigError, DataError
+from fedlab.strategies.ablations import expand_ablation
+from fedlab.strategies.protocol import StrategySpec
 
 THREADS = 1  # of a cell, unless the preset or the user says otherwise: as many cells at a time as there are cores
 # Knobs on which no result depends.
-ASIDE = frozenset({"name", "seed", "run_dir", "pretrained", "keep_checkpoints", "keep_start"})
+NOT_HASHED = frozenset({"name", "seed", "checkpoint.pretrain_cache", "checkpoint.keep", "checkpoint.keep_initial"})
 
 
 @dataclass(frozen=True)
-class Plan:
+class CellPlan:
     """One cell: its knobs resolved and checked, and those of the grid that have an effect on it, as written."""
 
     label: str
     strategy: str
     seed: int
     knobs: Mapping[str, str]
-    flat: Flat
+    config: Config
 
     @property
     def run(self) -> str:
-        """Run directory below the comparison's: the same knobs, the same directory."""
-        return f"cells/{self.flat['name']}-{self.seed}"
+        """Run directory below the comparison's: the same options, the same directory."""
+        return f"cells/{self.config.run.name}-{self.seed}"
+
+    @property
+    def spec(self) -> StrategySpec:
+        """What the registry knows of its strategy."""
+        found: StrategySpec = self.config.plugins["strategy"].spec
+        return found
 
 
-def key(content: object) -> str:
+def config_hash(content: object) -> str:
     """A short name for plain JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def plan(
-    preset: str, variants: Sequence[Variant], seeds: Sequence[int], grid: Mapping[str, Sequence[Value]], budget: Flat
-) -> list[Plan]:
-    """Every cell, seeds within knobs within variants; nothing is written.
+def plan_cells(
+    preset: str, variants: Sequence[Variant], seeds: Sequence[int], grid: Mapping[str, Sequence[Value]], budget: Overrides
+) -> list[CellPlan]:
+    """Every cell, seeds within options within variants; nothing is written.
 
     Raises
     ------
@@ -60,110 +70,105 @@ def plan(
         With the sentence of the first cell that could not run, and which one that is.
     """
     variable, used = [name for name, values in grid.items() if len(values) > 1], set()
-    plans: list[Plan] = []
+    plans: list[CellPlan] = []
     for variant in variants:
         effective = _effective(preset, variant, grid)
         used |= set(effective)
         for values in product(*(grid[name] for name in effective)):
             point = dict(zip(effective, values, strict=True))
-            shown = {name: written(value) for name, value in point.items() if name in variable}
-            flat = _checked(preset, variant, {**budget, **point}, shown, seeds[0])
-            plans += [Plan(variant.label, str(flat["strategy"]), seed, shown, {**flat, "seed": seed}) for seed in seeds]
+            shown = {name: format_value(value) for name, value in point.items() if name in variable}
+            config = _checked(preset, variant, {**budget, **point}, shown, seeds[0])
+            strategy = config.run.strategy
+            plans += [
+                CellPlan(variant.label, strategy, seed, shown, with_options(config, {"seed": seed})) for seed in seeds
+            ]
     unused = [name for name in grid if name not in used]
     if unused:
-        raise ConfigError(f"knob {unused[0]!r} has no effect on any of {', '.join(v.label for v in variants)}")
+        raise ConfigError(f"option {unused[0]!r} has no effect on any of {', '.join(v.label for v in variants)}")
     return plans
 
 
 def _effective(preset: str, variant: Variant, grid: Mapping[str, Sequence[Value]]) -> list[str]:
-    """The grid's knobs that have an effect on a variant; one that the variant itself sets is refused."""
+    """The grid's options that have an effect on a variant; one that the variant itself sets is refused."""
     first = {name: values[0] for name, values in grid.items()}
-    effective = [name for name in grid if _has_effect(preset, variant, name, first)]
+    effective = [name for name in grid if _affects(preset, variant, name, first)]
     clash = next((name for name in effective if name in {**_named(variant)[1], **variant.knobs}), None)
     if clash:
         raise ConfigError(
-            f"knob {clash!r} is set by variant {variant.label!r} and for the whole comparison; keep one of them"
+            f"option {clash!r} is set by variant {variant.label!r} and for the whole comparison; keep one of them"
         )
     return effective
 
 
-def _named(variant: Variant) -> tuple[str, Flat]:
-    """The strategy behind a variant, and what its name alone says of knobs."""
-    from fedlab import strategies
-
-    line = strategies.ABLATIONS.get(variant.name)
-    return (line.strategy, line.knobs) if line else (variant.name, {})
+def _named(variant: Variant) -> tuple[str, Overrides]:
+    """The strategy behind a variant, and what its name alone says of options."""
+    found = dict(expand_ablation({}, {"strategy": variant.name})[0])
+    return str(found.pop("strategy", variant.name)), found
 
 
-def _has_effect(preset: str, variant: Variant, knob: str, grid: Flat) -> bool:
-    """Whether a knob is of a section that this variant uses; only strategies' own sections may not be."""
-    from fedlab import strategies
-
-    section, dot, _ = knob.rpartition(".")
-    if not dot or section not in strategies.STRATEGIES:
+def _affects(preset: str, variant: Variant, option: str, grid: Overrides) -> bool:
+    """Return True if this variant uses the section of an option; only strategies' own sections may not be used."""
+    section, dot, _ = option.rpartition(".")
+    sections = {registry.find(kind, name).section for kind in ("strategy", "aggregation") for name in registry.names(kind)}
+    if not dot or section not in sections:
         return True
-    table, given = strategies.expand_ablation(read_preset(preset)[1], {"strategy": variant.name, **grid, **variant.knobs})
-    merged = {**table, **given}
-    strategy = str(merged["strategy"])
-    return section in (strategy, *strategies.chosen_by(strategy, merged).values())
+    table, given = expand_ablation(
+        registry.preset_options(preset), {"strategy": variant.name, **grid, **variant.knobs}
+    )
+    used = registry.plugins_of({**table, **given})
+    return section in {plugin.section for plugin in used.values()}
 
 
-def _checked(preset: str, variant: Variant, given: Flat, point: Flat, seed: int) -> dict[str, Value]:
-    """A cell's knobs, named by their hash; the sentence of one that could not run says which one it is."""
-    from fedlab import strategies
-
+def _checked(preset: str, variant: Variant, given: Overrides, point: Overrides, seed: int) -> Config:
+    """A cell's configuration, named by its hash; the sentence of one that could not run says which one it is."""
     base, named = _named(variant)
-    entry = strategies.find(base)
-    table = read_preset(preset)[1]
-    usual = {"keep_checkpoints": 1, **({} if "threads" in table else {"threads": THREADS})}
-    beside = {f"{base}.{name}": value for name, value in entry.comparison_overrides.items()}
-    own = {**named, **given, **variant.knobs, "strategy": base, "seed": seed, "keep_start": True}
+    found = registry.find("strategy", base)
+    spec: StrategySpec = found.spec
+    table = registry.preset_options(preset)
+    usual = {"checkpoint.keep": 1, **({} if "threads" in table else {"threads": THREADS})}
+    beside = {f"{found.section}.{name}": value for name, value in spec.comparison_overrides.items()}
+    own = {**named, **given, **variant.knobs, "strategy": base, "seed": seed, "checkpoint.keep_initial": True}
     try:
-        settled = launch.settle(preset, {**usual, **beside, **own})
-        labels: Flat = {}
-        if entry.needs_client_labels and not launch.clients_have_labels(workloads.make(settled)):
-            labels = workloads.find(str(settled["workload"])).oracle_overrides
-        flat = launch.prepare(preset, {**usual, **beside, **labels, **own})
+        settled = launch.resolve_config(preset, {**usual, **beside, **own})
+        labels: Overrides = {}
+        if spec.needs_client_labels and not launch.clients_have_labels(settled.workload):
+            labels = settled.plugins["workload"].spec.oracle_overrides
+        config = launch.prepare(preset, {**usual, **beside, **labels, **own})
     except (ConfigError, DataError) as error:
         raise type(error)(f"{_about(variant, point)}: {error}{_hint(given, str(error))}") from None
-    return {**flat, "name": key({name: value for name, value in flat.items() if name not in ASIDE})}
+    return with_options(
+        config, {"name": config_hash({name: value for name, value in config.options().items() if name not in NOT_HASHED})}
+    )
 
 
-def _about(variant: Variant, given: Flat) -> str:
-    return " ".join([variant.label, *(f"{name}={written(value)}" for name, value in given.items())])
+def _about(variant: Variant, given: Overrides) -> str:
+    return " ".join([variant.label, *(f"{name}={format_value(value)}" for name, value in given.items())])
 
 
-def _hint(given: Flat, error: str) -> str:
+def _hint(given: Overrides, error: str) -> str:
     """What may have been meant by a value that holds a comma, where the error is about it or names all its parts."""
-    sections = launch.sections()
-    meant = [k for k, v in given.items() if "," in str(v) and is_text(k, sections)]
+    known = options(registry.all_sections())
+    meant = [k for k, v in given.items() if "," in str(v) and k in known and is_free_text(known[k])]
     words = set(re.findall(r"[\w@-]+", error))
     said = [k for k in meant if k in error or {part.strip() for part in str(given[k]).split(",")} <= words]
-    lists = [f"{k}='{str(given[k]).replace(',', SPLIT)}'" for k in said]
+    lists = [f"{k}='{str(given[k]).replace(',', SEPARATOR)}'" for k in said]
     return f"\nIf these are several values to compare, write {' '.join(lists)}" if lists else ""
 
 
-def default_baseline(plans: Iterable[Plan]) -> str:
-    """Label of the variant that others are compared with unless asked: of a bound that is there, else the first."""
-    from fedlab import strategies
-
-    labels = {plan.label: plan.strategy for plan in plans}
-    bounds = [label for label, strategy in labels.items() if strategies.find(strategy).baseline]
-    return (bounds or list(labels))[0]
+def default_baseline(plans: Iterable[CellPlan]) -> str:
+    """Return the label of the variant that others are compared with unless asked: a lower bound's, else the first."""
+    labels = {plan.label: plan.spec.baseline for plan in plans}
+    return ([label for label, bound in labels.items() if bound] or list(labels))[0]
 
 
-def ceiling(plans: Iterable[Plan]) -> str:
-    """Label of the upper reference, "" where none is compared."""
-    from fedlab import strategies
-
-    return next((plan.label for plan in plans if strategies.find(plan.strategy).is_upper_bound), "")
+def upper_bound(plans: Iterable[CellPlan]) -> str:
+    """Return the label of the upper bound, "" where none is compared."""
+    return next((plan.label for plan in plans if plan.spec.is_upper_bound), "")
 
 
-def labelled(plans: Sequence[Plan]) -> list[str]:
-    """Variants whose clients learn from labels, none where all do or where the workload's loss takes none."""
-    from fedlab import strategies
-
-    if not any(workloads.find(str(plan.flat["workload"])).oracle_overrides for plan in plans):
+def uses_labels(plans: Sequence[CellPlan]) -> list[str]:
+    """Return the variants whose clients learn from labels, none where all do or where the loss takes none."""
+    if not any(plan.config.plugins["workload"].spec.oracle_overrides for plan in plans):
         return []
-    found = dict.fromkeys(plan.label for plan in plans if strategies.find(plan.strategy).needs_client_labels)
+    found = dict.fromkeys(plan.label for plan in plans if plan.spec.needs_client_labels)
     return [] if len(found) == len({plan.label for plan in plans}) else list(found)

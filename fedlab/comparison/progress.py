@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
-from rich.live import Live as RichLive
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -21,14 +21,14 @@ from fedlab.runs.progress import PHASES, elapsed
 from fedlab.runs.result import Result, family, headline, metric_names, shown
 
 if TYPE_CHECKING:
-    from fedlab.comparison.runner import Order
+    from fedlab.comparison.runner import ComparisonPlan
 
 TAIL = 4096  # bytes of a run's events in which its last phase stands
 LEGEND_WIDTH = 98
-SPARE = ("rounds", "rank", "bytes", "time", "closed")  # columns that a narrow terminal goes without, in this order
+OPTIONAL_COLUMNS = ("rounds", "rank", "bytes", "time", "closed")  # columns that a narrow terminal goes without, in this order
 
 
-def outcome(folder: Path, cell: Cell, metric: str) -> str:
+def format_outcome(folder: Path, cell: Cell, metric: str) -> str:
     """How a cell ended, in a few words: by the metric that is compared, where it is of the global model's score."""
     if cell.status == FAILED:
         return f"failed: {cell.reason}"
@@ -42,7 +42,7 @@ def outcome(folder: Path, cell: Cell, metric: str) -> str:
     return f"{name} {shown(name, mean[name])}" if name else "no metric"
 
 
-def standing(path: Path) -> str:
+def current_phase(path: Path) -> str:
     """Where a run stands, from the end of what it tells its watchers."""
     try:
         with (path / "events.jsonl").open("rb") as stream:
@@ -58,7 +58,7 @@ def standing(path: Path) -> str:
     return "starts"
 
 
-class Live:
+class RichProgress:
     """For a terminal: all cells in one bar, and a line for each that runs."""
 
     def __init__(self, console: Console) -> None:
@@ -75,20 +75,20 @@ class Live:
         self.since, self.done = time.monotonic(), 0
         self.running: dict[str, Cell] = {}
         self.folder, self.metric = Path(), ""
-        self.live = RichLive(get_renderable=self._picture, console=console, refresh_per_second=4, transient=True)
+        self.live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> RichProgress:
         self.live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.live.stop()
 
-    def begin(self, order: Order, there: int) -> None:
+    def begin(self, plan: ComparisonPlan, there: int) -> None:
         """Say what is to be done."""
-        self.folder, self.metric = order.comparison.directory, order.comparison.metric
-        self.bar.update(self.task, total=len(order.comparison.cells), completed=there)
-        self.console.print(opening(order, there), highlight=False, soft_wrap=True)
+        self.folder, self.metric = plan.comparison.directory, plan.comparison.metric
+        self.bar.update(self.task, total=len(plan.comparison.cells), completed=there)
+        self.console.print(header(plan, there), highlight=False, soft_wrap=True)
 
     def started(self, cells: Sequence[Cell]) -> None:
         """A line for it."""
@@ -102,7 +102,7 @@ class Live:
             self.bar.update(self.task, advance=1, left=self._left())
             style = "red" if cell.status == FAILED else "dim"
             self.console.print(
-                Text(f"{cell.name}  {outcome(self.folder, cell, self.metric)}", style=style), highlight=False
+                Text(f"{cell.name}  {format_outcome(self.folder, cell, self.metric)}", style=style), highlight=False
             )
 
     def _left(self) -> str:
@@ -111,26 +111,26 @@ class Live:
         rest = (task.total or 0) - task.completed - 1
         return f"about {elapsed((time.monotonic() - self.since) / self.done * rest)} left" if rest > 0 else ""
 
-    def _picture(self) -> Group:
+    def _render(self) -> Group:
         lines = [
-            Text(f"  {cell.name}: {standing(self.folder / run)}", style="cyan", overflow="ellipsis", no_wrap=True)
+            Text(f"  {cell.name}: {current_phase(self.folder / run)}", style="cyan", overflow="ellipsis", no_wrap=True)
             for run, cell in list(self.running.items())
         ]
         return Group(self.bar, *lines)
 
 
-class Lines:
+class PlainProgress:
     """For a pipe or a log file: a line for each cell that ends."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self.write, self.done, self.cells = write, 0, 0
         self.folder, self.metric = Path(), ""
 
-    def begin(self, order: Order, there: int) -> None:
+    def begin(self, plan: ComparisonPlan, there: int) -> None:
         """Say what is to be done."""
-        self.done, self.cells = there, len(order.comparison.cells)
-        self.folder, self.metric = order.comparison.directory, order.comparison.metric
-        self.write(opening(order, there))
+        self.done, self.cells = there, len(plan.comparison.cells)
+        self.folder, self.metric = plan.comparison.directory, plan.comparison.metric
+        self.write(header(plan, there))
 
     def started(self, cells: Sequence[Cell]) -> None:
         """Nothing."""
@@ -139,20 +139,20 @@ class Lines:
         """How it ended."""
         for cell in cells:
             self.done += 1
-            self.write(f"{self.done}/{self.cells}  {cell.name}  {outcome(self.folder, cell, self.metric)}")
+            self.write(f"{self.done}/{self.cells}  {cell.name}  {format_outcome(self.folder, cell, self.metric)}")
 
 
-class JsonLines:
+class JsonProgress:
     """For scripts: an object for each cell that begins or ends."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self.write, self.folder = write, Path()
 
-    def begin(self, order: Order, there: int) -> None:
+    def begin(self, plan: ComparisonPlan, there: int) -> None:
         """What is to be done."""
-        self.folder = order.comparison.directory
-        facts = {"directory": str(self.folder), "cells": len(order.comparison.cells), "finished": there}
-        self._tell("begin", **facts, jobs=order.jobs, threads=order.threads)
+        self.folder = plan.comparison.directory
+        facts = {"directory": str(self.folder), "cells": len(plan.comparison.cells), "finished": there}
+        self._tell("begin", **facts, jobs=plan.jobs, threads=plan.threads)
 
     def started(self, cells: Sequence[Cell]) -> None:
         """Which one."""
@@ -176,20 +176,20 @@ class JsonLines:
         self.write(json.dumps({"time": round(time.time(), 3), "event": event, **fields}))
 
 
-def opening(order: Order, there: int) -> str:
+def header(plan: ComparisonPlan, there: int) -> str:
     """How many cells, how they are run, and where they go."""
     found = f", {there} of them finished already" if there else ""
-    where = f", on {len(order.gpus)} GPUs" if len(order.gpus) > 1 else ""
+    where = f", on {len(plan.gpus)} GPUs" if len(plan.gpus) > 1 else ""
     return (
-        f"{len(order.comparison.cells)} cells of {order.comparison.preset}{found}: {order.jobs} at a time with "
-        f"threads={order.threads} each{where}, into {order.comparison.directory}"
+        f"{len(plan.comparison.cells)} cells of {plan.comparison.preset}{found}: {plan.jobs} at a time with "
+        f"threads={plan.threads} each{where}, into {plan.comparison.directory}"
     )
 
 
-def fitting(text: text_tables.Text, width: int) -> tuple[text_tables.Text, list[str]]:
-    """A table without as many of its ``SPARE`` columns as it takes to be no wider than ``width``, and their heads."""
+def drop_columns(text: text_tables.TextTable, width: int) -> tuple[text_tables.TextTable, list[str]]:
+    """A table without as many of its ``OPTIONAL_COLUMNS`` columns as it takes to be no wider than ``width``, and their heads."""
     dropped: list[str] = []
-    for spare in (head for head in SPARE if head in text.heads):
+    for spare in (head for head in OPTIONAL_COLUMNS if head in text.heads):
         longest = [
             max(*map(len, head.split()), *(len(row[at]) for row in text.rows), 0) for at, head in enumerate(text.heads)
         ]
@@ -197,16 +197,16 @@ def fitting(text: text_tables.Text, width: int) -> tuple[text_tables.Text, list[
             break
         at = list(text.heads).index(spare)
         rows = [[*row[:at], *row[at + 1 :]] for row in text.rows]
-        text = text_tables.Text(text.title, [*text.heads[:at], *text.heads[at + 1 :]], rows)
+        text = text_tables.TextTable(text.title, [*text.heads[:at], *text.heads[at + 1 :]], rows)
         dropped.append(spare)
     return text, dropped
 
 
-def closing(comparison: Comparison, console: Console) -> None:
+def print_summary(comparison: Comparison, console: Console) -> None:
     """The tables, what they mean, and where they are."""
     width, left_out = min(console.width, 100), list[str]()
     for whole in text_tables.tables(comparison):
-        text, dropped = fitting(whole, width)
+        text, dropped = drop_columns(whole, width)
         left_out += dropped
         table = Table(title=text.title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         knobs = len(comparison.grid)

@@ -93,7 +93,7 @@ class Comparison:
     metric: str
     cells: list[Cell]
     grid: Mapping[str, list[str]] = field(default_factory=dict)
-    ceiling: str = ""
+    upper_bound: str = ""
     labelled: list[str] = field(default_factory=list)
     target: float | None = None
     budget: Mapping[str, float] | None = None
@@ -147,12 +147,12 @@ class Comparison:
         return short if len(set(short)) == len(short) else list(self.grid)
 
     @cached_property
-    def of_clients(self) -> bool:
+    def is_client_metric(self) -> bool:
         """Whether the metric is the clients': where one variant's report it, none is judged by what its server says."""
-        return any(self.judged_by(result) for _, result in self.results)
+        return any(self.metric_of(result) for _, result in self.results)
 
     @property
-    def of_one(self) -> bool:
+    def is_global(self) -> bool:
         """Whether the metric is of the global model alone, so that there is nothing to say client by client."""
         return set(self.frame["client"]) == {SERVER}
 
@@ -166,9 +166,9 @@ class Comparison:
         return [(cell, Result.read(self.path(cell))) for cell in self.cells if cell.status == FINISHED]
 
     @property
-    def taught(self) -> frozenset[str]:
+    def uses_labels(self) -> frozenset[str]:
         """Labels of variants whose clients learn from labels, where those of others have none."""
-        return frozenset({*self.labelled, self.ceiling} - {""})
+        return frozenset({*self.labelled, self.upper_bound} - {""})
 
     @property
     def commits(self) -> list[str]:
@@ -195,9 +195,9 @@ class Comparison:
         return frame
 
     def _rows(self, cell: Cell, result: Result) -> list[dict[str, Any]]:
-        if not self.of_clients:
+        if not self.is_client_metric:
             return self._scores(cell, result)
-        judged = self.judged_by(result)
+        judged = self.metric_of(result)
         moved: dict[str, dict[str, int]] = {}
         seconds, rows = 0.0, []
         for record in result.rounds:
@@ -254,7 +254,7 @@ class Comparison:
             "round": server_round,
         }
 
-    def judged_by(self, result: Result) -> str:
+    def metric_of(self, result: Result) -> str:
         """Name of the clients' metric by which a run is judged: the best informed of the family; "" where none is.
 
         A client that does not report it (before the first round, or a newcomer) is judged by the best that it reports.
@@ -292,9 +292,9 @@ class Comparison:
         (means over seeds), ``reached`` (seeds that reached the target), ``reach_rounds``, ``reach_bytes``,
         ``reach_seconds`` (means over seeds; NaN unless all of them did).
         """
-        from fedlab.comparison.summary import summarise
+        from fedlab.comparison.summary import summarize
 
-        return summarise(self)
+        return summarize(self)
 
     def domains(self) -> pd.DataFrame:
         """One row a variant, value of the grid's knobs and client: ``n``, ``mean``, ``low``, ``high`` over seeds."""

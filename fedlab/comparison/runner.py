@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from fedlab import launch, workloads
+from fedlab import launch, registry
 from fedlab.comparison import cells, files, grid, spec, workers
 from fedlab.comparison.result import FAILED, FINISHED, PENDING, Cell, Comparison
-from fedlab.config.schema import Value, is_text
+from fedlab.config.resolve import with_options
+from fedlab.config.sections import Value, is_free_text, options
 from fedlab.errors import ConfigError, RunError
 from fedlab.runs.manifest import git_commit, now, versions
 from fedlab.runs.result import FAMILIES, direction, family, headline, is_share, metric_names, server_names, shown
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Request:
+class ComparisonRequest:
     """What is asked for, as it was written; see :func:`compare`."""
 
     preset: str
@@ -45,7 +46,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Order:
+class ComparisonPlan:
     """A checked request: the comparison that will be, the cells' knobs by run directory, and how many at a time.
 
     ``asked`` is the metric that was asked for, if one was.
@@ -59,10 +60,10 @@ class Order:
     asked: str | None = None
 
 
-class Voice(Protocol):
+class ProgressListener(Protocol):
     """Something that is told how a comparison goes."""
 
-    def begin(self, order: Order, there: int) -> None:
+    def begin(self, plan: ComparisonPlan, there: int) -> None:
         """Cells begin to run; ``there`` of them are finished already."""
         ...
 
@@ -75,10 +76,10 @@ class Voice(Protocol):
         ...
 
 
-class Silent:
+class NullListener:
     """Says nothing."""
 
-    def begin(self, order: Order, there: int) -> None:
+    def begin(self, plan: ComparisonPlan, there: int) -> None:
         """Nothing."""
 
     def started(self, cells: Sequence[Cell]) -> None:
@@ -88,7 +89,7 @@ class Silent:
         """Nothing."""
 
 
-def check(request: Request) -> Order:
+def check(request: ComparisonRequest) -> ComparisonPlan:
     """Refuse whatever can be refused, in any cell, before anything is made.
 
     Raises
@@ -102,8 +103,8 @@ def check(request: Request) -> Order:
         raise ConfigError("rounds are set as a knob and as a budget; keep one of them")
     if request.target is not None and not math.isfinite(request.target):
         raise ConfigError(f"the target is {request.target}; write a number, for example --target 0.7")
-    plans = grid.plan(request.preset, variants, seeds, values, spec.as_knobs(budget))
-    metric = request.metric or workloads.find(str(plans[0].flat["workload"])).primary_metric
+    plans = grid.plan_cells(request.preset, variants, seeds, values, spec.as_knobs(budget))
+    metric = request.metric or plans[0].config.plugins["workload"].spec.primary_metric
     if metric != family(metric):
         raise ConfigError(
             f"--metric {metric} is of one predictor; write {family(metric)}, and each variant is judged by its best "
@@ -119,19 +120,19 @@ def check(request: Request) -> Order:
     if baseline not in labels:
         raise ConfigError(f"the baseline {baseline!r} is none of the compared: {', '.join(labels)}")
     folder = Path(request.out or Path("comparisons") / Path(request.preset).stem).resolve()
-    shared = {"pretrained": str(folder / "pretrained")}
-    tasks = {plan.run: workers.Task(folder / plan.run, {**plan.flat, **shared}) for plan in plans}
+    shared = {"checkpoint.pretrain_cache": str(folder / "pretrained")}
+    tasks = {plan.run: workers.Task(folder / plan.run, with_options(plan.config, shared)) for plan in plans}
     jobs, threads, gpus = _jobs(request.jobs, list(tasks.values()))
     comparison = Comparison(
         directory=folder,
         preset=request.preset,
         seeds=seeds,
         baseline=baseline,
-        ceiling=grid.ceiling(plans),
-        labelled=grid.labelled(plans),
+        upper_bound=grid.upper_bound(plans),
+        labelled=grid.uses_labels(plans),
         metric=metric or FAMILIES[0],
         cells=[Cell(plan.label, plan.strategy, plan.seed, plan.knobs, plan.run) for plan in plans],
-        grid={name: list(map(spec.written, each)) for name, each in values.items() if len(each) > 1},
+        grid={name: list(map(spec.format_value, each)) for name, each in values.items() if len(each) > 1},
         target=request.target,
         budget=budget or None,
         command=command(request, seeds, values),
@@ -139,14 +140,14 @@ def check(request: Request) -> Order:
         versions=versions(),
         git_commit=git_commit(),
     )
-    return Order(comparison, tasks, jobs, threads, gpus, request.metric)
+    return ComparisonPlan(comparison, tasks, jobs, threads, gpus, request.metric)
 
 
 def _jobs(asked: int | None, tasks: Sequence[workers.Task]) -> tuple[int, int, list[str]]:
     """How many cells at a time, threads of each, and the GPUs that they share."""
-    threads = max(int(task.flat["threads"]) for task in tasks)
+    threads = max(task.config.run.threads for task in tasks)
     most = max(1, cells.cores() // threads)
-    devices = {str(task.flat["device"]) for task in tasks}
+    devices = {task.config.run.device for task in tasks}
     gpus = visible_gpus() if devices == {"cuda"} else []
     if asked is not None and asked < 1:
         raise ConfigError(f"--jobs {asked} runs nothing; ask for 1 to {most}")
@@ -166,14 +167,14 @@ def visible_gpus() -> list[str]:
     return (named or list(map(str, range(count))))[:count]
 
 
-def command(request: Request, seeds: Sequence[int], values: Mapping[str, Sequence[Value]]) -> str:
+def command(request: ComparisonRequest, seeds: Sequence[int], values: Mapping[str, Sequence[Value]]) -> str:
     """The command that makes, or goes on with, a comparison."""
-    sections = launch.sections()
+    known = options(registry.all_sections())
     words = ["fedlab", "compare", request.preset]
     for name, each in values.items():
-        separator = spec.SPLIT if is_text(name, sections) else ","
-        words.append(f"{name}={separator.join(map(spec.written, each))}")
-    strategies = request.strategies if isinstance(request.strategies, str) else spec.joined(request.strategies)
+        separator = spec.SEPARATOR if is_free_text(known[name]) else ","
+        words.append(f"{name}={separator.join(map(spec.format_value, each))}")
+    strategies = request.strategies if isinstance(request.strategies, str) else spec.join_variants(request.strategies)
     counted = list(seeds) == list(range(len(seeds)))
     words += ["--strategies", strategies, "--seeds", str(len(seeds)) if counted else ",".join([*map(str, seeds), ""])]
     for kind, amount in (request.budget or {}).items():
@@ -184,7 +185,7 @@ def command(request: Request, seeds: Sequence[int], values: Mapping[str, Sequenc
     return shlex.join(words)
 
 
-def execute(order: Order, voice: Voice | None = None) -> Comparison:
+def execute(plan: ComparisonPlan, listener: ProgressListener | None = None) -> Comparison:
     """Run what is not there yet, and write the tables of what was found.
 
     Raises
@@ -192,41 +193,41 @@ def execute(order: Order, voice: Voice | None = None) -> Comparison:
     RunError
         When another comparison uses the folder.
     """
-    voice = voice or Silent()
-    with cells.held(order.comparison.directory), launch.sigterm_as_interrupt():
-        comparison = _standing(order)
+    listener = listener or NullListener()
+    with cells.directory_lock(plan.comparison.directory), launch.sigterm_as_interrupt():
+        comparison = _load_status(plan)
         comparison.write()
-        waiting = [task for run, task in order.tasks.items() if not _all_finished(comparison, run)]
-        voice.begin(order, len(comparison.cells) - sum(cell.status != FINISHED for cell in comparison.cells))
+        waiting = [task for run, task in plan.tasks.items() if not _all_finished(comparison, run)]
+        listener.begin(plan, len(comparison.cells) - sum(cell.status != FINISHED for cell in comparison.cells))
         owners = {
-            task.path: [cell for cell in comparison.cells if cell.run == run] for run, task in order.tasks.items()
+            task.path: [cell for cell in comparison.cells if cell.run == run] for run, task in plan.tasks.items()
         }
-        with closing(_run(order, waiting, lambda task: voice.started(owners[task.path]))) as ended:
+        with closing(_run(plan, waiting, lambda task: listener.started(owners[task.path]))) as ended:
             for task, error in ended:
                 done = [replace(cell, status=FAILED if error else FINISHED, error=error) for cell in owners[task.path]]
                 comparison = _with(comparison, done)
                 comparison.write()
-                voice.ended(done)
-                if order.asked and not error:
-                    _metric(comparison, order.asked)  # a metric that no run has ends it with the first
-        comparison = replace(comparison, metric=_metric(comparison, order.asked))
+                listener.ended(done)
+                if plan.asked and not error:
+                    _metric(comparison, plan.asked)  # a metric that no run has ends it with the first
+        comparison = replace(comparison, metric=_metric(comparison, plan.asked))
         comparison.write()
         files.write_files(comparison)
     return comparison
 
 
-def _run(order: Order, waiting: Sequence[workers.Task], begin: workers.Begin) -> workers.Ended:
-    if order.jobs == 1 or len(waiting) < 2:
-        return workers.run_here(waiting, begin)
-    jobs = min(order.jobs, len(waiting))
-    return workers.run_beside(waiting, jobs, order.gpus, order.comparison.directory / "workers.log", begin)
+def _run(plan: ComparisonPlan, waiting: Sequence[workers.Task], begin: workers.Begin) -> workers.Ended:
+    if plan.jobs == 1 or len(waiting) < 2:
+        return workers.run_sequential(waiting, begin)
+    jobs = min(plan.jobs, len(waiting))
+    return workers.run_parallel(waiting, jobs, plan.gpus, plan.comparison.directory / "workers.log", begin)
 
 
-def _standing(order: Order) -> Comparison:
+def _load_status(plan: ComparisonPlan) -> Comparison:
     """The comparison with what is there already."""
-    done = {run for run, task in order.tasks.items() if cells.finished(task.path)}
-    standing = [replace(cell, status=FINISHED if cell.run in done else PENDING) for cell in order.comparison.cells]
-    return replace(order.comparison, cells=standing)
+    done = {run for run, task in plan.tasks.items() if cells.finished(task.path)}
+    standing = [replace(cell, status=FINISHED if cell.run in done else PENDING) for cell in plan.comparison.cells]
+    return replace(plan.comparison, cells=standing)
 
 
 def _all_finished(comparison: Comparison, run: str) -> bool:
@@ -314,14 +315,14 @@ def compare(
     """
     from rich.console import Console
 
-    from fedlab.comparison.progress import Live
+    from fedlab.comparison.progress import RichProgress
 
-    order = check(Request(preset, strategies, seeds, knobs, baseline, target, budget, jobs, out, metric))
+    plan = check(ComparisonRequest(preset, strategies, seeds, knobs, baseline, target, budget, jobs, out, metric))
     if progress:
-        with Live(Console()) as live:
-            comparison = execute(order, live)
+        with RichProgress(Console()) as live:
+            comparison = execute(plan, live)
     else:
-        comparison = execute(order)
+        comparison = execute(plan)
     if comparison.failed:
         raise RunError(failures(comparison))
     return comparison.frame

@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fedlab import launch
-from fedlab.config.schema import Flat, Value, is_text, knobs, near_knob
+from fedlab import registry
+from fedlab.config.sections import Overrides, Value, is_free_text, options, section_fields, suggest_option
 from fedlab.errors import ConfigError
+from fedlab.strategies.ablations import expand_ablation
 
-SPLIT = "|"  # between values that may hold commas themselves
+SEPARATOR = "|"  # between values that may hold commas themselves
 # Knobs that other options set.
-TAKEN = {
+RESERVED = {
     "strategy": "--strategies a,b",
     "seed": "--seeds",
     "name": "--out",
     "run_dir": "fedlab itself",
-    "pretrained": "fedlab itself",
-    "keep_start": "fedlab itself",
+    "checkpoint.pretrain_cache": "fedlab itself",
+    "checkpoint.keep_initial": "fedlab itself",
     "budget_bytes": "--budget bytes=5MB",
     "budget_seconds": "--budget seconds=60",
 }
@@ -35,7 +36,7 @@ class Variant:
 
     label: str
     name: str
-    knobs: Flat
+    knobs: Overrides
 
 
 def parse_strategies(text: str | Sequence[str]) -> list[Variant]:
@@ -46,7 +47,7 @@ def parse_strategies(text: str | Sequence[str]) -> list[Variant]:
     ConfigError
         For a strategy that does not exist, a knob without a value, or two variants of one label.
     """
-    parts = text.split(SPLIT if SPLIT in text else ",") if isinstance(text, str) else list(text)
+    parts = text.split(SEPARATOR if SEPARATOR in text else ",") if isinstance(text, str) else list(text)
     variants = [_variant(part.strip()) for part in parts if part.strip()]
     names = [variant.label.partition(":")[0] for variant in variants]
     variants = [  # what stands behind a name is part of the label only where it tells two variants apart
@@ -62,26 +63,24 @@ def parse_strategies(text: str | Sequence[str]) -> list[Variant]:
     return variants
 
 
-def joined(parts: Sequence[str]) -> str:
+def join_variants(parts: Sequence[str]) -> str:
     """Variants as one text that ``parse_strategies`` takes apart again."""
     if not any("," in part for part in parts):
         return ",".join(parts)
-    return SPLIT.join([*parts, ""] if len(parts) == 1 else parts)
+    return SEPARATOR.join([*parts, ""] if len(parts) == 1 else parts)
 
 
 def _variant(text: str) -> Variant:
-    from fedlab import strategies
-
     head, *written = text.split(":")
     label, named, name = head.rpartition("=")
-    base = strategies.ABLATIONS[name].strategy if name in strategies.ABLATIONS else name
-    own = knobs({base: strategies.find(base).knobs})
+    base = registry.find("strategy", str(expand_ablation({}, {"strategy": name})[0].get("strategy", name)))
+    own = section_fields(base.spec.options)
     found: dict[str, Value] = {}
     for item in written:
         knob, equals, value = (part.strip() for part in item.partition("="))
         if not equals or not knob:
             raise ConfigError(f"{item!r} of variant {text!r} is no knob; write {name}:knob=value")
-        found[f"{base}.{knob}" if f"{base}.{knob}" in own else knob] = value
+        found[f"{base.section}.{knob}" if knob in own else knob] = value
     return Variant(label.strip() if named else text, name, found)
 
 
@@ -116,37 +115,36 @@ def parse_knobs(items: Mapping[str, object]) -> dict[str, list[Value]]:
     Raises
     ------
     ConfigError
-        For an unknown knob, with the near match; one that other options set; a value given twice.
+        For an unknown option, with the near match; one that other options set; a value given twice.
     """
-    sections = launch.sections()
-    known, found = knobs(sections), {}
+    known, found = options(registry.all_sections()), {}
     for name, given in items.items():
         if name not in known:
-            raise ConfigError(f"unknown knob {name!r}; {near_knob(name, known)} `fedlab list knobs` shows all")
-        if name in TAKEN:
-            raise ConfigError(f"knob {name!r} is set by {TAKEN[name]}")
-        values = _values(given, is_text(name, sections))
+            raise ConfigError(f"unknown option {name!r}; {suggest_option(name, known)} `fedlab list options` shows all")
+        if name in RESERVED:
+            raise ConfigError(f"option {name!r} is set by {RESERVED[name]}")
+        values = _values(given, is_free_text(known[name]))
         if not values or len({str(value) for value in values}) < len(values):
-            raise ConfigError(f"knob {name!r}: {given!r} gives no value, or one of them twice")
+            raise ConfigError(f"option {name!r}: {given!r} gives no value, or one of them twice")
         found[name] = values
     return found
 
 
 def _values(given: object, text: bool) -> list[Value]:
     if isinstance(given, str):
-        separator = SPLIT if text or SPLIT in given else ","
+        separator = SEPARATOR if text or SEPARATOR in given else ","
         return [part.strip() for part in given.split(separator)]
     if isinstance(given, bool | int | float):
         return [given]
     return list(given)  # type: ignore[call-overload,no-any-return]
 
 
-def written(value: Value) -> str:
+def format_value(value: Value) -> str:
     """A knob's value as it is written on the command line."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def as_knobs(budget: Mapping[str, float]) -> Flat:
+def as_knobs(budget: Mapping[str, float]) -> Overrides:
     """A budget as knobs."""
     names = {"rounds": "rounds", "bytes": "budget_bytes", "seconds": "budget_seconds"}
     return {names[kind]: int(value) if kind == "rounds" else value for kind, value in budget.items()}

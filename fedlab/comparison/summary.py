@@ -23,12 +23,12 @@ COLUMNS = [
 ]
 
 
-def summarise(comparison: Comparison) -> pd.DataFrame:
+def summarize(comparison: Comparison) -> pd.DataFrame:
     """See :meth:`fedlab.comparison.result.Comparison.summary`."""
     import pandas as pd
 
     curves, keys = comparison.curves, comparison.keys
-    judged = {cell.label: comparison.judged_by(result) or comparison.metric for cell, result in comparison.results}
+    judged = {cell.label: comparison.metric_of(result) or comparison.metric for cell, result in comparison.results}
     parts = {_key(key): part for key, part in curves.groupby(keys, sort=False)} if len(curves) else {}
     last = {key: part[part["round"] == part.groupby("seed")["round"].transform("max")] for key, part in parts.items()}
     rows = []
@@ -42,9 +42,9 @@ def summarise(comparison: Comparison) -> pd.DataFrame:
             "mean": mean.mean,
             "low": mean.low,
             "high": mean.high,
-            **_against(key, last, comparison),
+            **_vs_baseline(key, last, comparison),
             **{name: float(part[column].mean()) for name, column in _COSTS.items()},
-            **_reach(parts[key], comparison.target, direction(comparison.metric)),
+            **_cost_to_target(parts[key], comparison.target, direction(comparison.metric)),
         }
         rows.append(row)
     for row, p in zip(rows, statistics.holm([row["p"] for row in rows]), strict=True):
@@ -61,26 +61,26 @@ def _key(key: Any) -> tuple[str, ...]:
     return key if isinstance(key, tuple) else (key,)
 
 
-def _against(key: tuple[str, ...], keys: Iterable[tuple[str, ...]], comparison: Comparison) -> dict[str, Any]:
+def _vs_baseline(key: tuple[str, ...], keys: Iterable[tuple[str, ...]], comparison: Comparison) -> dict[str, Any]:
     """Difference to the baseline, and the share of the gap up to the upper reference that it closes."""
     names = ("difference", "difference_low", "difference_high", "p", "closed")
     found: dict[str, Any] = dict.fromkeys(names, math.nan)
-    base = _beside(key, keys, comparison.baseline)
+    base = _matching_row(key, keys, comparison.baseline)
     if key[0] == comparison.baseline or base is None:
         return found
-    pair = statistics.paired(*_aligned(comparison, key, base))
+    pair = statistics.paired(*_paired_scores(comparison, key, base))
     apart = pair.difference
     found |= {"difference": apart.mean, "difference_low": apart.low, "difference_high": apart.high, "p": pair.p}
-    bound = _beside(key, keys, comparison.ceiling)
+    bound = _matching_row(key, keys, comparison.upper_bound)
     if bound is not None:
         sign = direction(comparison.metric)
-        scores, references = _aligned(comparison, bound, base)
+        scores, references = _paired_scores(comparison, bound, base)
         gap = statistics.paired(sign * scores, sign * references).difference
         found["closed"] = statistics.closed(sign * apart.mean, gap)
     return found
 
 
-def _beside(key: tuple[str, ...], keys: Iterable[tuple[str, ...]], label: str) -> tuple[str, ...] | None:
+def _matching_row(key: tuple[str, ...], keys: Iterable[tuple[str, ...]], label: str) -> tuple[str, ...] | None:
     """The row of a label with the same values of all knobs that have an effect on it."""
     return next(
         (
@@ -92,7 +92,7 @@ def _beside(key: tuple[str, ...], keys: Iterable[tuple[str, ...]], label: str) -
     )
 
 
-def _aligned(
+def _paired_scores(
     comparison: Comparison, one: tuple[str, ...], other: tuple[str, ...]
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Mean scores (seeds,) of two rows over the seeds that both have, and in each over the clients that both have."""
@@ -128,7 +128,7 @@ def _ranks(comparison: Comparison, keys: list[tuple[str, ...]]) -> list[float]:
     return list(found.values())
 
 
-def _reach(part: pd.DataFrame, target: float | None, way: int) -> dict[str, float]:
+def _cost_to_target(part: pd.DataFrame, target: float | None, way: int) -> dict[str, float]:
     """Rounds, bytes and seconds until the mean over clients is at the target; NaN where nobody knows what is better."""
     nothing = {"reached": math.nan, **{f"reach_{name}": math.nan for name in _COSTS}}
     if target is None or not way:

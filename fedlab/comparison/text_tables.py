@@ -17,7 +17,7 @@ MISSING = "-"
 
 
 @dataclass(frozen=True)
-class Text:
+class TextTable:
     """A table: its title, its heads, its rows."""
 
     title: str
@@ -25,13 +25,13 @@ class Text:
     rows: Sequence[Sequence[str]]
 
 
-def tables(comparison: Comparison) -> list[Text]:
+def tables(comparison: Comparison) -> list[TextTable]:
     """What every comparison shows: scores, scores by domain, and with a target what it costs to reach."""
-    found = [scores(comparison), *([] if comparison.of_one else [domains(comparison)])]
+    found = [scores(comparison), *([] if comparison.is_global else [domains(comparison)])]
     return [*found, reach(comparison)] if comparison.target is not None else found
 
 
-def scores(comparison: Comparison) -> Text:
+def scores(comparison: Comparison) -> TextTable:
     """A row for each variant and value of the grid's knobs."""
     share, knobs = is_share(comparison.metric), list(comparison.grid)
     rows = [
@@ -41,7 +41,7 @@ def scores(comparison: Comparison) -> Text:
             plus_minus(row["mean"], row["high"] - row["mean"], share),
             plus_minus(row["difference"], row["difference_high"] - row["difference"], share, signed=True),
             p_value(row["p_holm"]),
-            *([share_closed(row["closed"])] if comparison.ceiling else []),
+            *([share_closed(row["closed"])] if comparison.upper_bound else []),
             _number(row["rank"], ".1f"),
             _number(row["rounds"], ".3g"),
             human_bytes(row["bytes"]),
@@ -49,13 +49,13 @@ def scores(comparison: Comparison) -> Text:
         ]
         for row in comparison.summary().to_dict("records")
     ]
-    gap = ["closed"] if comparison.ceiling else []
+    gap = ["closed"] if comparison.upper_bound else []
     measured = [comparison.metric, f"vs {comparison.baseline}", "p", *gap, "rank", "rounds", "bytes", "time"]
     heads = ["strategy", *comparison.short_knobs, *measured]
-    return Text(_title(comparison), heads, rows)
+    return TextTable(_title(comparison), heads, rows)
 
 
-def domains(comparison: Comparison) -> Text:
+def domains(comparison: Comparison) -> TextTable:
     """The same scores client by client."""
     share, found = is_share(comparison.metric), comparison.domains()
     clients = list(dict.fromkeys(found["client"]))
@@ -67,10 +67,10 @@ def domains(comparison: Comparison) -> Text:
         [key[0], *(part or MISSING for part in key[1:]), *(cells.get(client, MISSING) for client in clients)]
         for key, cells in by_row.items()
     ]
-    return Text(f"{comparison.metric} by client", ["strategy", *comparison.short_knobs, *clients], rows)
+    return TextTable(f"{comparison.metric} by client", ["strategy", *comparison.short_knobs, *clients], rows)
 
 
-def reach(comparison: Comparison) -> Text:
+def reach(comparison: Comparison) -> TextTable:
     """What it costs until the mean over clients is at the target."""
     target = comparison.target
     rows = []
@@ -87,7 +87,7 @@ def reach(comparison: Comparison) -> Text:
             ]
         )
     heads = ["strategy", *comparison.short_knobs, "seeds that reach it", "rounds", "bytes", "time"]
-    return Text(f"Until {comparison.metric} is {shown(comparison.metric, target or 0.0)}, mean over seeds", heads, rows)
+    return TextTable(f"Until {comparison.metric} is {shown(comparison.metric, target or 0.0)}, mean over seeds", heads, rows)
 
 
 def plus_minus(mean: float, half: float, share: bool, signed: bool = False) -> str:
@@ -113,9 +113,9 @@ def legend(comparison: Comparison) -> str:
     """What the first table's columns are, in a few lines."""
     commits = len(comparison.commits)
     several = f" These cells come from {commits} commits of fedlab." if commits > 1 else ""
-    gap = f"closed: of the gap from {comparison.baseline} to {comparison.ceiling}. " if comparison.ceiling else ""
-    taught = [label for label in comparison.labels if label in comparison.taught]
-    labels = f"{', '.join(taught)}: learns from clients' labels, which the others do not have. " if taught else ""
+    gap = f"closed: of the gap from {comparison.baseline} to {comparison.upper_bound}. " if comparison.upper_bound else ""
+    uses_labels = [label for label in comparison.labels if label in comparison.uses_labels]
+    labels = f"{', '.join(uses_labels)}: learns from clients' labels, which the others do not have. " if uses_labels else ""
     paired = " and knobs" if comparison.grid else ""
     return (
         f"{labels}± is half a 95 % Student t interval over seeds, not corrected; vs: paired by seed{paired}, p of the "
@@ -127,7 +127,7 @@ def legend(comparison: Comparison) -> str:
 def _title(comparison: Comparison) -> str:
     unit = " in percent" if is_share(comparison.metric) else ""
     seeds = ", ".join(map(str, comparison.seeds))
-    over = "seeds" if comparison.of_one else "clients and seeds"
+    over = "seeds" if comparison.is_global else "clients and seeds"
     return f"{comparison.preset}: {comparison.metric}{unit} after the last round, mean over {over} {seeds}"
 
 

@@ -26,10 +26,11 @@ def main() -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     from fedlab.comparison import cells
+    from fedlab.registry import config_from_text
 
     while True:
         request = json.loads(requests.get())
-        error = cells.attempt(Path(request["path"]), request["flat"])
+        error = cells.run_cell(Path(request["path"]), config_from_text("", request["config"]))
         answers.write(json.dumps({"error": error}) + "\n")
         answers.flush()
 

@@ -21,9 +21,9 @@ from threading import Lock
 from typing import IO
 
 from fedlab.comparison import cells
-from fedlab.config.schema import Flat
+from fedlab.config.schema import Config
 
-PATIENCE = 20.0  # seconds that an interrupted cell has to note where it stands
+STOP_TIMEOUT = 20.0  # seconds that an interrupted cell has to note where it stands
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,21 +31,21 @@ class Task:
     """A run to be done, in a directory of this path."""
 
     path: Path
-    flat: Flat
+    config: Config
 
 
 Begin = Callable[[Task], None]
 Ended = Generator[tuple[Task, str | None]]  # each task with what went wrong, as they end
 
 
-def run_here(tasks: Sequence[Task], begin: Begin) -> Ended:
+def run_sequential(tasks: Sequence[Task], begin: Begin) -> Ended:
     """One after another, in this process."""
     for task in tasks:
         begin(task)
-        yield task, cells.attempt(task.path, task.flat)
+        yield task, cells.run_cell(task.path, task.config)
 
 
-def run_beside(tasks: Sequence[Task], jobs: int, gpus: Sequence[str], log: Path, begin: Begin) -> Ended:
+def run_parallel(tasks: Sequence[Task], jobs: int, gpus: Sequence[str], log: Path, begin: Begin) -> Ended:
     """``jobs`` at a time, each in a process of its own and, where there are ``gpus``, on one of them in turn."""
     workers = [Worker(log, gpus[slot % len(gpus)] if gpus else None) for slot in range(jobs)]
     free: SimpleQueue[Worker] = SimpleQueue()
@@ -68,7 +68,7 @@ def run_beside(tasks: Sequence[Task], jobs: int, gpus: Sequence[str], log: Path,
     finally:  # of an interrupt, too
         threads.shutdown(wait=False, cancel_futures=True)
         for worker in workers:
-            worker.ask_to_end()
+            worker.terminate()
         for worker in workers:
             worker.wait()
         threads.shutdown()
@@ -91,7 +91,7 @@ class Worker:
                 return "not begun"
             process = self._running()
         with suppress(BrokenPipeError):
-            _pipe(process.stdin).write(json.dumps({"path": str(task.path), "flat": dict(task.flat)}) + "\n")
+            _pipe(process.stdin).write(json.dumps({"path": str(task.path), "config": task.config.to_toml()}) + "\n")
             _pipe(process.stdin).flush()
         answer = _pipe(process.stdout).readline()
         if answer:
@@ -106,6 +106,7 @@ class Worker:
 
     def _running(self) -> subprocess.Popen[str]:
         if self.process is None or self.process.poll() is not None:
+            self.close()
             variables = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path)}
             if self.gpu is not None:
                 variables["CUDA_VISIBLE_DEVICES"] = self.gpu
@@ -121,7 +122,7 @@ class Worker:
                 )
         return self.process
 
-    def ask_to_end(self) -> None:
+    def terminate(self) -> None:
         """An idle one ends; one with a cell notes where that stands first."""
         with self.lock:
             self.closed = True
@@ -132,7 +133,7 @@ class Worker:
         """Until it has ended, and not for ever."""
         if self.process:
             try:
-                self.process.wait(PATIENCE)
+                self.process.wait(STOP_TIMEOUT)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

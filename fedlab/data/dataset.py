@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 Batch = Mapping[str, Tensor]
 
 
-class Examples(Dataset[Batch]):
+class ArrayDataset(Dataset[Batch]):
     """Columns of equal length; ``examples[indices]`` gives one batch without a loop over samples.
 
     Parameters
@@ -47,16 +47,16 @@ class Examples(Dataset[Batch]):
         for start in range(0, len(self), size):
             yield self[start : start + size]
 
-    def spread(self, count: int) -> Examples:
+    def subsample(self, count: int) -> ArrayDataset:
         """At most ``count`` examples, evenly spread over the whole set however it is ordered."""
         if count >= len(self):
             return self
-        return self.take(torch.linspace(0, len(self) - 1, count).long())
+        return self.select(torch.linspace(0, len(self) - 1, count).long())
 
-    def take(self, rows: Tensor | slice) -> Examples:
+    def select(self, rows: Tensor | slice) -> ArrayDataset:
         """The examples of these rows."""
-        return Examples({name: column[rows] for name, column in self.columns.items()}, self.transform)
+        return ArrayDataset({name: column[rows] for name, column in self.columns.items()}, self.transform)
 
-    def sample(self, size: int) -> Batch:
+    def sample_batch(self, size: int) -> Batch:
         """``size`` examples drawn uniformly with replacement from torch's current random stream."""
         return self[torch.randint(len(self), (size,))]

@@ -28,7 +28,7 @@ OPTDIGITS_TOTAL = 1797  # digits of scikit-learn's copy
 PARTS: tuple[Part, Part] = ("train", "test")
 
 
-class Available(NamedTuple):
+class DomainStatus(NamedTuple):
     """One line of ``fedlab data list``; a count is None where the set cannot be read."""
 
     domain: str
@@ -135,12 +135,12 @@ def _timeout(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def available(root: Path | None) -> list[Available]:
+def available(root: Path | None) -> list[DomainStatus]:
     """Every domain as ``digits.read`` would find it with this root, counted from file headers; raises nothing."""
     return [_available_one(domain, root) for domain in DOMAINS]
 
 
-def _available_one(domain: str, root: Path | None) -> Available:
+def _available_one(domain: str, root: Path | None) -> DomainStatus:
     counts: dict[Part, int] = {}
     problems = []
     where = "-"
@@ -153,7 +153,7 @@ def _available_one(domain: str, root: Path | None) -> Available:
             problems.append(str(error))
     # One cause often stops both parts, with the same sentence.
     status = "; ".join(dict.fromkeys(problems)) or "ok"
-    return Available(domain, where, counts.get("train"), counts.get("test"), status)
+    return DomainStatus(domain, where, counts.get("train"), counts.get("test"), status)
 
 
 def _where(domain: str, paths: tuple[Path, ...]) -> str:
@@ -178,12 +178,12 @@ def _count(domain: str, part: Part, root: Path | None) -> int:
     if len(counts) != 1:
         raise DataError(f"damaged: {', '.join(map(str, paths))} hold {sorted(counts)} images and labels; replace them")
     count = counts.pop()
-    return len(proxies.rows(count, part)) if DOMAINS[domain].proxy else count
+    return len(proxies.part_rows(count, part)) if DOMAINS[domain].proxy else count
 
 
 def _count_npz(path: Path) -> set[int]:
     """Rows of x (or tiles of the sheet) and of y, without decoding the images."""
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         counts = {len(archive["y"])} if "y" in archive.files else set()
         if "sheet" in archive.files:
             width, height = Image.open(io.BytesIO(archive["sheet"].tobytes())).size

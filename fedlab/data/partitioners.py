@@ -1,7 +1,7 @@
 """One set of examples split over clients: four pure functions of one shape, and the table ``PARTITIONS``.
 
 A fifth kind of split needs no function: a client for each natural domain, which is what a workload does where its
-``split`` is 1.
+``partition_indices`` is 1.
 
 **Source**: ``shards`` is the pathological non-IID split of McMahan et al., Communication-Efficient Learning of Deep
 Networks from Decentralized Data, AISTATS 2017, section 3; ``dirichlet`` that of Hsu, Qi and Brown, Measuring the
@@ -26,8 +26,8 @@ from fedlab.errors import ConfigError, suggest
 from fedlab.seeds import seed_of
 
 MIN_EXAMPLES = 10  # a client with fewer cannot train or be tested
-DRAWS = 100
-PIECES = 2  # sorted pieces that a client of ``shards`` gets, as published
+MAX_DRAWS = 100
+SHARDS_PER_CLIENT = 2  # sorted pieces that a client of ``shards`` gets, as published
 
 Rows = npt.NDArray[np.int64]
 
@@ -56,8 +56,8 @@ def dirichlet(labels: Tensor, clients: int, alpha: float, seed: int) -> list[Ten
 def shards(labels: Tensor, clients: int, alpha: float, seed: int) -> list[Tensor]:
     """Sorted by label, cut into two pieces a client, dealt at random: few classes each, sizes nearly even."""
     _check_count(len(labels), clients)
-    pieces = np.array_split(np.argsort(labels.numpy(), kind="stable"), clients * PIECES)
-    dealt = _generator(seed, "shards", clients).permutation(len(pieces)).reshape(clients, PIECES)
+    pieces = np.array_split(np.argsort(labels.numpy(), kind="stable"), clients * SHARDS_PER_CLIENT)
+    dealt = _generator(seed, "shards", clients).permutation(len(pieces)).reshape(clients, SHARDS_PER_CLIENT)
     return _sorted([np.concatenate([pieces[number] for number in hand]) for hand in dealt])
 
 
@@ -89,7 +89,7 @@ PARTITIONS: Mapping[str, Partition] = {
 }
 
 
-def split(kind: str, labels: Tensor, clients: int, alpha: float, seed: int) -> list[Tensor]:
+def partition_indices(kind: str, labels: Tensor, clients: int, alpha: float, seed: int) -> list[Tensor]:
     """Rows of each client.
 
     Parameters
@@ -135,13 +135,13 @@ def _cut(rows: Rows, shares: npt.NDArray[np.float64]) -> list[Rows]:
 
 def _with_enough(draw: Callable[[], list[Rows]], count: int, clients: int, alpha: float) -> list[Tensor]:
     _check_count(count, clients)
-    for _ in range(DRAWS):
+    for _ in range(MAX_DRAWS):
         parts = draw()
         if min(map(len, parts)) >= MIN_EXAMPLES:
             return _sorted(parts)
     raise ConfigError(
         f"no split of {count} examples over {clients} clients with alpha={alpha:g} gave every client {MIN_EXAMPLES} "
-        f"examples in {DRAWS} draws; raise alpha or ask for fewer clients"
+        f"examples in {MAX_DRAWS} draws; raise alpha or ask for fewer clients"
     )
 
 

@@ -14,6 +14,19 @@ from fedlab.engines.processes import strip_ansi
 
 REJECTION_PREFIX = "fedlab: refused: "  # of our ClientApp's line
 NOTICE_AFTER = 4.0  # seconds without the server after which its loss is reported
+# Flower's log lines; tests/fedlab/engines/test_flower_internals.py looks for them in its sources.
+ACCEPTED = "SuperNode ID: "
+CONNECTION_LOST, CONNECTION_BACK = "Connection attempt failed", "Connection successful"
+NOT_ACCEPTED = ("Failed to activate SuperNode", "All SuperNodes must be registered via the CLI")
+STOPPED = "SuperNode terminated gracefully"
+RECEIVING = "Receiving: "
+ANSWERED = (
+    "Sent successfully",
+    "Failed to send message",
+    "Failed to receive message",
+    "Ignoring message",
+    "Ignoring reply message",
+)
 VERBS = {"train": "trained", "evaluate": "tested"}
 
 
@@ -63,23 +76,23 @@ class SuperNodeMonitor:
     def read_supernode_log(self, lines: Iterable[str]) -> None:
         """Update from lines that Flower printed."""
         for line in map(strip_ansi, lines):
-            if found := re.search(r"SuperNode ID: (\d+)", line):
+            if found := re.search(rf"{ACCEPTED}(\d+)", line):
                 self.connected, self.node = True, int(found[1])
                 self.write(f"connected to {self.address} as {self.client}")
-            elif "Connection attempt failed" in line:
+            elif CONNECTION_LOST in line:
                 self.lost = self.lost or time.monotonic()
-            elif "Connection successful" in line:
+            elif CONNECTION_BACK in line:
                 self._reconnected()
-            elif "Failed to activate SuperNode" in line or "SuperNode registration is disabled" in line:
+            elif any(text in line for text in NOT_ACCEPTED):
                 self.rejected = True
-            elif "SuperNode terminated gracefully" in line:  # not stopped by us: its signature was not accepted
+            elif STOPPED in line:  # not stopped by us: its signature was not accepted
                 self.restarted, self.rejected = self.connected, not self.connected
                 self.bad_signature = not self.connected
                 if self.restarted:
                     self.write("the server was started anew; connecting again")
-            elif "Receiving:" in line:
+            elif RECEIVING in line:
                 self._open += 1
-            elif re.search("Sent successfully|Failed to (send|receive) message|Ignoring (reply )?message", line):
+            elif any(text in line for text in ANSWERED):
                 self._open = 0
             elif REJECTION_PREFIX in line:
                 self.refused = line.split(REJECTION_PREFIX, 1)[1]

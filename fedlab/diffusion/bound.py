@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from fedlab.diffusion.denoising import Backbone, noise_estimate
-from fedlab.diffusion.noise_schedule import NoiseLaw
-from fedlab.diffusion.samplers import between, denoised, posterior
+from fedlab.diffusion.noise_schedule import NoiseSchedule
+from fedlab.diffusion.samplers import posterior, predict_x0, transition
 from fedlab.errors import ConfigError
 
-BIN = 1 / 255  # half the distance of two grey levels in [-1, 1]
+BIN_HALF_WIDTH = 1 / 255  # half the distance of two grey levels in [-1, 1]
 
 
 def normal_kl(mean: Tensor, variance: float, other_mean: Tensor | float, other_variance: float) -> Tensor:
@@ -32,20 +32,20 @@ def normal_kl(mean: Tensor, variance: float, other_mean: Tensor | float, other_v
     return (ratio - 1 - math.log(ratio) + (mean - other_mean) ** 2 / other_variance) / 2
 
 
-def grey_level_nll(x: Tensor, mean: Tensor, variance: float) -> Tensor:
+def discretized_nll(x: Tensor, mean: Tensor, variance: float) -> Tensor:
     """-log of the mass of each pixel's bin under N(mean, variance), in nats; x like mean, in [-1, 1]."""
     scale = variance**0.5
-    below = torch.special.log_ndtr((x + BIN - mean) / scale)
-    above = torch.special.log_ndtr((mean + BIN - x) / scale)
+    below = torch.special.log_ndtr((x + BIN_HALF_WIDTH - mean) / scale)
+    above = torch.special.log_ndtr((mean + BIN_HALF_WIDTH - x) / scale)
     away = -(x - mean).abs()  # the same mass on the left side, where the tail does not round to 1
-    near, far = (torch.special.log_ndtr((away + edge) / scale) for edge in (BIN, -BIN))
+    near, far = (torch.special.log_ndtr((away + edge) / scale) for edge in (BIN_HALF_WIDTH, -BIN_HALF_WIDTH))
     inside = near + torch.log1p(-(far - near).exp())
     return -torch.where(x < -0.999, below, torch.where(x > 0.999, above, inside))
 
 
 @torch.no_grad()
 def bits_per_dimension(
-    law: NoiseLaw, backbone: Backbone, x: Tensor, variance: Literal["large", "small"] = "large"
+    schedule: NoiseSchedule, backbone: Backbone, x: Tensor, variance: Literal["large", "small"] = "large"
 ) -> Tensor:
     """The bound for each image (batch, ...) in [-1, 1], shape (batch,); one pass of the backbone for every level.
 
@@ -54,23 +54,23 @@ def bits_per_dimension(
     ConfigError
         When the law is no Gaussian chain that ends in unit noise, or has one level.
     """
-    signal, spread = law.at(law.levels - 1)
-    if not law.gaussian or abs(signal**2 + spread**2 - 1) > 1e-6 or law.levels < 2:
+    alpha, sigma = schedule.at(schedule.levels - 1)
+    if not schedule.gaussian or abs(alpha**2 + sigma**2 - 1) > 1e-6 or schedule.levels < 2:
         raise ConfigError("the bound is that of DDPM's Gaussian chain with at least 2 levels; take law=ddpm")
     exact = x.double()
-    nats = normal_kl(signal * exact, spread**2, 0.0, 1.0)
-    for level in range(law.levels):
+    nats = normal_kl(alpha * exact, sigma**2, 0.0, 1.0)
+    for level in range(schedule.levels):
         levels = torch.full((len(x),), level, dtype=torch.int64, device=x.device)
-        noisy = law.perturb(x, levels, law.noise(x, levels))
-        found = noise_estimate(law, backbone, noisy, levels).double()
+        noisy = schedule.perturb(x, levels, schedule.noise(x, levels))
+        predicted = noise_estimate(schedule, backbone, noisy, levels).double()
         mean, _ = posterior(
-            law, denoised(law, noisy.double(), found, level, clip=True), noisy.double(), level, level - 1
+            schedule, predict_x0(schedule, noisy.double(), predicted, level, clip=True), noisy.double(), level, level - 1
         )
         if level == 0:
-            nats = nats + grey_level_nll(exact, mean, posterior(law, exact, exact, 1, 0)[1])
+            nats = nats + discretized_nll(exact, mean, posterior(schedule, exact, exact, 1, 0)[1])
             continue
-        wanted, small = posterior(law, exact, noisy.double(), level, level - 1)
+        wanted, small = posterior(schedule, exact, noisy.double(), level, level - 1)
         nats = nats + normal_kl(
-            wanted, small, mean, between(law, level, level - 1)[1] if variance == "large" else small
+            wanted, small, mean, transition(schedule, level, level - 1)[1] if variance == "large" else small
         )
     return nats.flatten(1).mean(1) / math.log(2)

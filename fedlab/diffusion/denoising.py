@@ -1,7 +1,7 @@
 """The objective that DDPM and NCSN share: find the noise in an image. And sliced score matching, its stand-in.
 
 A backbone takes noisy images (batch, ...) and levels (batch,), int64, and gives a tensor like the images: an estimate
-of the unit noise e in them, or of the score when ``law.scored``. The two are one by Tweedie's formula, for Gaussian
+of the unit noise e in them, or of the score when ``schedule.predicts_score``. The two are one by Tweedie's formula, for Gaussian
 noise: grad log p_t(x) = -E[e | x] / spread_t. So DDPM's L_simple, |e - e_theta|^2, and NCSN's sigma^2 |s_theta +
 e / sigma|^2 are the same number, and so is the objective of NCSNv2, whose network is divided by sigma.
 
@@ -29,19 +29,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fedlab.diffusion.noise_schedule import NoiseLaw, over_rows
+from fedlab.diffusion.noise_schedule import NoiseSchedule, extract
 from fedlab.errors import ConfigError, DataError
 
 Backbone = Callable[[Tensor, Tensor], Tensor]
 
 
-def noise_estimate(law: NoiseLaw, backbone: Backbone, x: Tensor, level: Tensor) -> Tensor:
+def noise_estimate(schedule: NoiseSchedule, backbone: Backbone, x: Tensor, level: Tensor) -> Tensor:
     """The unit noise that a backbone sees in noisy images (batch, ...)."""
-    found = backbone(x, level)
-    return -over_rows(law.spread, level, x) * found if law.scored else found
+    predicted = backbone(x, level)
+    return -extract(schedule.sigma, level, x) * predicted if schedule.predicts_score else predicted
 
 
-def score(law: NoiseLaw, backbone: Backbone, x: Tensor, level: Tensor) -> Tensor:
+def score(schedule: NoiseSchedule, backbone: Backbone, x: Tensor, level: Tensor) -> Tensor:
     """The gradient of the log density of noisy images at them, (batch, ...).
 
     Raises
@@ -49,27 +49,27 @@ def score(law: NoiseLaw, backbone: Backbone, x: Tensor, level: Tensor) -> Tensor
     ConfigError
         For Gamma noise, whose expectation is not the score.
     """
-    if not law.gaussian:
+    if not schedule.gaussian:
         raise ConfigError(
             "the expected noise gives the score only where noise is Gaussian; take law=ddpm or ncsn, or the denoising "
             "objective and an ancestral or DDIM sampler"
         )
-    return -noise_estimate(law, backbone, x, level) / over_rows(law.spread, level, x)
+    return -noise_estimate(schedule, backbone, x, level) / extract(schedule.sigma, level, x)
 
 
-def denoising_errors(law: NoiseLaw, backbone: Backbone, x: Tensor, level: Tensor, noise: Tensor) -> Tensor:
+def denoising_errors(schedule: NoiseSchedule, backbone: Backbone, x: Tensor, level: Tensor, noise: Tensor) -> Tensor:
     """Mean squared error of the noise found in each image (batch, ...), shape (batch,)."""
-    found = noise_estimate(law, backbone, law.perturb(x, level, noise), level)
-    return (found - noise).square().flatten(1).mean(1)
+    predicted = noise_estimate(schedule, backbone, schedule.perturb(x, level, noise), level)
+    return (predicted - noise).square().flatten(1).mean(1)
 
 
-def denoising_loss(law: NoiseLaw, backbone: Backbone, x: Tensor) -> Tensor:
+def denoising_loss(schedule: NoiseSchedule, backbone: Backbone, x: Tensor) -> Tensor:
     """The mean of that over images, at levels and with noise from torch's current stream; a scalar."""
-    level = law.draw_levels(len(x), x.device)
-    return denoising_errors(law, backbone, x, level, law.noise(x, level)).mean()
+    level = schedule.draw_levels(len(x), x.device)
+    return denoising_errors(schedule, backbone, x, level, schedule.noise(x, level)).mean()
 
 
-def sliced_loss(law: NoiseLaw, backbone: Backbone, x: Tensor) -> Tensor:
+def sliced_loss(schedule: NoiseSchedule, backbone: Backbone, x: Tensor) -> Tensor:
     """Sliced score matching of noisy images, with one direction for each; a scalar with the denoising loss's mean.
 
     Raises
@@ -77,13 +77,13 @@ def sliced_loss(law: NoiseLaw, backbone: Backbone, x: Tensor) -> Tensor:
     ConfigError
         For Gamma noise: the network would learn a score, and samplers want the expected noise.
     """
-    level = law.draw_levels(len(x), x.device)
-    noisy = law.perturb(x, level, law.noise(x, level)).detach().requires_grad_(True)
+    level = schedule.draw_levels(len(x), x.device)
+    noisy = schedule.perturb(x, level, schedule.noise(x, level)).detach().requires_grad_(True)
     direction = torch.randint(2, noisy.shape, device=x.device).to(x.dtype) * 2 - 1
-    found = score(law, backbone, noisy, level)
-    (product,) = torch.autograd.grad((direction * found).sum(), noisy, create_graph=True)  # v' J_s
-    each = 2 * direction * product + found.square()
-    return (over_rows(law.spread, level, x).square() * each).mean() + 1
+    predicted = score(schedule, backbone, noisy, level)
+    (product,) = torch.autograd.grad((direction * predicted).sum(), noisy, create_graph=True)  # v' J_s
+    each = 2 * direction * product + predicted.square()
+    return (extract(schedule.sigma, level, x).square() * each).mean() + 1
 
 
 def check_images(x: Tensor) -> None:

@@ -28,7 +28,7 @@ from fedlab.errors import ConfigError
 
 
 @dataclass(frozen=True, eq=False)
-class NoiseLaw:
+class NoiseSchedule:
     """Tables of one law, each (levels,) float64, level 0 being the least noise.
 
     Attributes
@@ -46,20 +46,20 @@ class NoiseLaw:
         When tables do not match, hold a value that is not positive, or noise does not grow with the level.
     """
 
-    signal: Tensor
-    spread: Tensor
+    alpha: Tensor
+    sigma: Tensor
     shape: Tensor | None = None
-    scored: bool = False
+    predicts_score: bool = False
 
     def __post_init__(self) -> None:
         """Refuse tables that no image could be noised by."""
-        if self.signal.dim() != 1 or self.signal.shape != self.spread.shape or not len(self.signal):
+        if self.alpha.dim() != 1 or self.alpha.shape != self.sigma.shape or not len(self.alpha):
             raise ConfigError(
-                f"a noise law needs one signal and one spread a level, got {tuple(self.signal.shape)} and "
-                f"{tuple(self.spread.shape)}"
+                f"a noise law needs one signal and one spread a level, got {tuple(self.alpha.shape)} and "
+                f"{tuple(self.sigma.shape)}"
             )
-        ratio = self.spread / self.signal
-        if not (torch.isfinite(ratio).all() and (ratio > 0).all() and (self.signal > 0).all()):
+        ratio = self.sigma / self.alpha
+        if not (torch.isfinite(ratio).all() and (ratio > 0).all() and (self.alpha > 0).all()):
             raise ConfigError("a noise law needs signals and spreads that are finite and above 0")
         falls = (ratio.diff() <= 0).nonzero()
         if len(falls):
@@ -72,7 +72,7 @@ class NoiseLaw:
     @property
     def levels(self) -> int:
         """How many there are."""
-        return len(self.signal)
+        return len(self.alpha)
 
     @property
     def gaussian(self) -> bool:
@@ -81,7 +81,7 @@ class NoiseLaw:
 
     def at(self, level: int) -> tuple[float, float]:
         """Signal and spread of one level; level -1 is the clean image."""
-        return (1.0, 0.0) if level < 0 else (float(self.signal[level]), float(self.spread[level]))
+        return (1.0, 0.0) if level < 0 else (float(self.alpha[level]), float(self.sigma[level]))
 
     def draw_levels(self, count: int, device: torch.device) -> Tensor:
         """Levels (count,), int64, uniform, from torch's current stream."""
@@ -91,21 +91,21 @@ class NoiseLaw:
         """Noise of mean 0 and variance 1 like ``like`` (batch, ...), for the levels (batch,) of its rows."""
         if self.shape is None:
             return torch.randn_like(like)
-        return _centred_gamma(over_rows(self.shape, level, like.double()).expand(like.shape)).to(like.dtype)
+        return _centred_gamma(extract(self.shape, level, like.double()).expand(like.shape)).to(like.dtype)
 
-    def step_noise(self, like: Tensor, level: int, before: int) -> Tensor:
-        """The same for what the chain adds between level ``before`` (-1: none) and ``level``."""
+    def step_noise(self, like: Tensor, level: int, prev_level: int) -> Tensor:
+        """The same for what the chain adds between level ``prev_level`` (-1: none) and ``level``."""
         if self.shape is None:
             return torch.randn_like(like)
-        shape = self.shape[level] - (self.shape[before] if before >= 0 else 0.0)
+        shape = self.shape[level] - (self.shape[prev_level] if prev_level >= 0 else 0.0)
         return _centred_gamma(shape.to(like.device).expand(like.shape)).to(like.dtype)
 
     def perturb(self, x: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         """Images (batch, ...) mixed with ``noise`` at the levels (batch,)."""
-        return over_rows(self.signal, level, x) * x + over_rows(self.spread, level, x) * noise
+        return extract(self.alpha, level, x) * x + extract(self.sigma, level, x) * noise
 
 
-def over_rows(table: Tensor, level: Tensor, like: Tensor) -> Tensor:
+def extract(table: Tensor, level: Tensor, like: Tensor) -> Tensor:
     """Entries of a table for each row of ``like``, (batch, 1, ...) in its type and on its device."""
     values = table.to(like.device)[level].to(like.dtype)
     return values.view(-1, *[1] * (like.dim() - 1))
@@ -143,7 +143,7 @@ def cosine_betas(levels: int, offset: float = 0.008, largest: float = 0.999) -> 
     return (1 - abar[1:] / abar[:-1]).clamp(max=largest)
 
 
-def chain(betas: Tensor, theta: float | None = None) -> NoiseLaw:
+def ddpm_schedule(betas: Tensor, theta: float | None = None) -> NoiseSchedule:
     """DDPM's law from its betas (levels,); with ``theta`` (theta_0 of the paper, there 0.001) the Gamma chain.
 
     Raises
@@ -161,13 +161,13 @@ def chain(betas: Tensor, theta: float | None = None) -> NoiseLaw:
         raise ConfigError(f"theta is {theta:g}; the scale of Gamma noise has to be above 0")
     abar = (1 - betas).cumprod(0)
     shape = None if theta is None else (1 / abar - 1) / theta**2
-    return NoiseLaw(abar.sqrt(), (1 - abar).sqrt(), shape)
+    return NoiseSchedule(abar.sqrt(), (1 - abar).sqrt(), shape)
 
 
-def ladder(sigmas: Tensor, *, scored: bool = False) -> NoiseLaw:
-    """NCSN's law from its standard deviations (levels,), the smallest first; ``ladder.py`` chooses them."""
+def ncsn_schedule(sigmas: Tensor, *, predicts_score: bool = False) -> NoiseSchedule:
+    """NCSN's law from its standard deviations (levels,), the smallest first; ``ncsn_schedule.py`` chooses them."""
     sigmas = sigmas.double()
-    return NoiseLaw(torch.ones_like(sigmas), sigmas, scored=scored)
+    return NoiseSchedule(torch.ones_like(sigmas), sigmas, predicts_score=predicts_score)
 
 
 def _centred_gamma(shape: Tensor) -> Tensor:

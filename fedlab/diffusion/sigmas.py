@@ -19,7 +19,7 @@ from torch import Tensor
 from fedlab.errors import ConfigError
 
 
-def geometric(smallest: float, largest: float, levels: int) -> Tensor:
+def geometric_sigmas(smallest: float, largest: float, levels: int) -> Tensor:
     """Standard deviations (levels,), float64, each by the same factor above the one before.
 
     Raises
@@ -41,7 +41,7 @@ def largest_distance(x: Tensor) -> float:
     return float(torch.cdist(flat, flat).max())
 
 
-def ratio(dimensions: int, overlap: float = 0.5) -> float:
+def sigma_ratio(dimensions: int, overlap: float = 0.5) -> float:
     """Technique 2: the factor between levels at which the shells of neighbours overlap by ``overlap``.
 
     The distance of a sample at sigma from its image is close to N(sqrt(D) sigma, sigma^2 / 2); the factor g solves
@@ -59,12 +59,12 @@ def ratio(dimensions: int, overlap: float = 0.5) -> float:
     return float(brentq(excess, 1.0, 1.0 + 100.0 / reach))
 
 
-def levels_between(smallest: float, largest: float, factor: float) -> int:
+def num_levels_between(smallest: float, largest: float, factor: float) -> int:
     """How many levels a ladder of that factor has."""
     return 1 + round(math.log(largest / smallest) / math.log(factor))
 
 
-def leftover(step: float, factor: float, steps: int) -> float:
+def residual_variance(step: float, factor: float, steps: int) -> float:
     """Equation 11: variance over sigma_i^2 after ``steps`` Langevin steps at level i, started from level i + 1.
 
     Where all data is one point the score is -x / sigma^2, so a step of share r multiplies x by 1 - r/2 and adds
@@ -79,5 +79,5 @@ def best_step(factor: float, steps: int) -> float:
     """Technique 4: the step, as a share of a level's variance, at which equation 11 comes closest to 1."""
     from scipy.optimize import minimize_scalar
 
-    found = minimize_scalar(lambda step: abs(leftover(step, factor, steps) - 1), bounds=(1e-6, 2.0), method="bounded")
+    found = minimize_scalar(lambda step: abs(residual_variance(step, factor, steps) - 1), bounds=(1e-6, 2.0), method="bounded")
     return float(found.x)

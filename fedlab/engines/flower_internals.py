@@ -1,39 +1,240 @@
-"""A goodbye in a dead SuperNode's stead, signed with its key.
+"""Flower's private parts that fedlab uses, each with a canary test in ``tests/fedlab/engines/test_flower_internals.py``.
 
-Flower's server counts a SuperNode that was killed as connected until it has missed its heartbeats for a minute, lets no
-other in with the same key, and waits for what it was asked. Whoever has the key can say that it left.
+Flower exports no way to do these things. When a new version of Flower moves or changes one of them, its canary fails,
+and this is the only module to change. Imports of a second and more are inside the functions that need them.
 
-**Source**: Flower 1.39, ``flwr/client/grpc_rere_client/connection.py``.
+**Source**: Flower 1.39, named at each part.
 """
 
 from __future__ import annotations
 
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
-import grpc
-from flwr.client.grpc_rere_client.node_auth_client_interceptor import NodeAuthClientInterceptor
-from flwr.proto.fleet_pb2 import DeactivateNodeRequest
-from flwr.proto.fleet_pb2_grpc import FleetStub
-from flwr.supercore.grpc import create_channel
-from flwr.supercore.interceptors import RuntimeVersionClientInterceptor
+import httpx
+import tomli_w
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from flwr.app import Message
+from flwr.common.constant import Status, SubStatus
+from flwr.common.serde import fab_to_proto
+from flwr.proto.control_pb2 import ListRunsRequest, RegisterNodeRequest, StartRunRequest, StreamLogsRequest
+from flwr.proto.federation_config_pb2 import SimulationConfig
+from flwr.supercore import object_ref
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.fab import Fab
+from flwr.supercore.run import Run as Run
+from flwr.supercore.task_identity import TaskIdentity
 
-from fedlab.comm import credentials
-
-PATIENCE = 10.0  # seconds for the server's answer
+# --- messages in one process: flwr/supercore/task_identity.py, flwr/app/metadata.py, flwr/supercore/run.py ---
 
 
-def deactivate_node(address: str, certificates: Path, client: str, node: int) -> bool:
-    """Tell the server that a client's node has left; False when it does not know such a node as connected."""
-    key = credentials.client_key(certificates, client)
-    signed = [
+@contextmanager
+def task_identity(run_id: int, node_id: int, task_id: int = 1) -> Iterator[None]:
+    """Set the process-wide identity, without which no ``Message`` can be made, while the context lasts."""
+    before = TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, node_id, task_id
+    try:
+        yield
+    finally:
+        TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id = before
+
+
+def set_message_id(message: Message, message_id: str) -> None:
+    """Give a message its id, as Flower's in-memory grid does."""
+    message.metadata.__dict__["_message_id"] = message_id
+
+
+def empty_run(run_id: int) -> Run:
+    """Return a run record with nothing but its id."""
+    return Run.create_empty(run_id=run_id)
+
+
+# --- apps by reference: flwr/supercore/object_ref.py ---
+
+
+def load_app(reference: str) -> Any:
+    """Return the app at ``module:attribute``; Exception when there is none."""
+    return object_ref.load_app(reference, Exception)
+
+
+def app_error(reference: str) -> str:
+    """Return why the app at ``module:attribute`` cannot be imported; empty when it can."""
+    try:
+        valid, reason = object_ref.validate(reference, check_module=True)
+    except ImportError as error:  # the package above the module
+        valid, reason = False, str(error)
+    return "" if valid else ((reason or "").splitlines() or ["unknown reason"])[0]
+
+
+# --- a SuperLink's Control API: flwr/supercore/control, flwr/cli/run/run.py, flwr/cli/build.py ---
+
+
+class ControlError(Exception):
+    """A request to a SuperLink's Control API that failed."""
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Resources of Flower's simulation.
+
+    ``total_cpus`` sizes the private Ray that Flower starts; None joins the cluster of the environment.
+    """
+
+    num_supernodes: int
+    client_cpus: int
+    client_gpus: float
+    total_cpus: int | None = None
+
+    def to_proto(self) -> SimulationConfig:
+        """Return the same as Flower's protocol buffer."""
+        config = SimulationConfig(client_resources_num_cpus=self.client_cpus)
+        if self.total_cpus is not None:
+            config.init_args_num_cpus = self.total_cpus
+        config.num_supernodes, config.client_resources_num_gpus = self.num_supernodes, self.client_gpus
+        return config
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """End of a run: whether it completed, Flower's word for it, and details."""
+
+    completed: bool
+    status: str
+    details: str
+
+
+class Control:
+    """Client of a SuperLink's Control API; each method raises ControlError when the request fails.
+
+    Parameters
+    ----------
+    address
+        host:port.
+    authority
+        Certificate of the authority that signed the server's; None for plain text.
+    """
+
+    def __init__(self, address: str, authority: Path | None) -> None:
+        self._api = ControlHttpClient.from_server_address(address, authority is None, None, [])
+        verify = ssl.create_default_context(cafile=authority) if authority else False
+        # Flower's own client would use a proxy of the environment also for the loopback.
+        self._api._client = httpx.Client(verify=verify, trust_env=False, timeout=30.0)
+
+    def start_run(
+        self, server_app: str, client_app: str, config: Mapping[str, Any], simulation: Simulation | None = None
+    ) -> int:
+        """Start a run of two installed apps and return its id; the bundle is a pyproject.toml alone."""
+        from flwr.cli.build import build_fab_from_files  # 1 s
+
+        app = {
+            "publisher": "fedlab",
+            "components": {"serverapp": server_app, "clientapp": client_app},
+            "config": dict(config),  # dotted keys are quoted, and Flower leaves them as they are
+        }
+        project = {"project": {"name": "fedlab-run", "version": "0.0.0"}, "tool": {"flwr": {"app": app}}}
+        bundle, _ = build_fab_from_files({"pyproject.toml": tomli_w.dumps(project).encode()})
+        fab = fab_to_proto(Fab(sha256(bundle).hexdigest(), bundle, {}))
+        federation = simulation.to_proto() if simulation else None
+        with _as_control_error():
+            reply = self._api.StartRun(StartRunRequest(fab=fab, override_federation_config=federation))
+        if not reply.HasField("run_id"):
+            raise ControlError("it gave the run no id")
+        return int(reply.run_id)
+
+    def register_node(self, name: str, public_key: bytes) -> int:
+        """Register a SuperNode's public key (PEM) and return the id that the node will have."""
+        with _as_control_error():
+            return int(self._api.RegisterNode(RegisterNodeRequest(public_key=public_key, name=name)).node_id)
+
+    def outcome(self, run_id: int) -> Outcome | None:
+        """Return how a run has ended; None while it goes on."""
+        with _as_control_error():
+            status = self._api.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id].status
+        if status.status != Status.FINISHED:
+            return None
+        return Outcome(status.sub_status == SubStatus.COMPLETED, status.sub_status, status.details)
+
+    def stream_logs(self, run_id: int) -> Iterator[str]:
+        """Yield what a run prints, until it ends."""
+        with _as_control_error():
+            for part in self._api.StreamLogs(StreamLogsRequest(run_id=run_id, after_timestamp=0.0)):
+                yield part.log_output
+
+
+@contextmanager
+def _as_control_error() -> Iterator[None]:
+    try:
+        yield
+    except (httpx.HTTPError, httpx.StreamError) as error:
+        raise ControlError(str(error)) from error
+
+
+# --- SuperNodes: flwr/client/grpc_rere_client/connection.py, flwr/supernode/start_client_internal.py ---
+
+CLIENT_APP_COMMAND = "flwr-clientapp"  # started by a SuperNode for each message, by its name on the PATH
+CLIENT_APP_ENTRY = "flwr.supernode.cli:flwr_clientapp"  # its entry point
+DEACTIVATE_TIMEOUT = 10.0  # seconds for the server's answer
+MAX_SLEEP = 0.3  # seconds
+
+
+def deactivate_node(address: str, authority: Path, key: EllipticCurvePrivateKey, node_id: int) -> bool:
+    """Deregister a dead SuperNode from its SuperLink, authenticated with its key.
+
+    A SuperLink counts a SuperNode that was killed as connected until its heartbeats have been missing for a minute,
+    rejects another with the same key, and waits for the replies of the dead one.
+
+    Returns
+    -------
+    bool
+        False when the server does not know such a node as connected, or does not answer.
+    """
+    import grpc
+    from flwr.client.grpc_rere_client.node_auth_client_interceptor import NodeAuthClientInterceptor
+    from flwr.proto.fleet_pb2 import DeactivateNodeRequest
+    from flwr.proto.fleet_pb2_grpc import FleetStub
+    from flwr.supercore.grpc import create_channel
+    from flwr.supercore.interceptors import RuntimeVersionClientInterceptor
+
+    interceptors = [
         RuntimeVersionClientInterceptor(component_name="SuperNode"),
         NodeAuthClientInterceptor(key, key.public_key()),
     ]
-    channel = create_channel(address, False, (certificates / "ca.crt").read_bytes(), interceptors=signed)
+    channel = create_channel(address, False, authority.read_bytes(), interceptors=interceptors)
     try:
-        FleetStub(channel).DeactivateNode(DeactivateNodeRequest(node_id=node), timeout=PATIENCE)
+        FleetStub(channel).DeactivateNode(DeactivateNodeRequest(node_id=node_id), timeout=DEACTIVATE_TIMEOUT)
     except grpc.RpcError:
         return False
     finally:
         channel.close()
     return True
+
+
+class CappedSleepClock:
+    """Stand-in for the module ``time`` that sleeps at most ``MAX_SLEEP`` seconds."""
+
+    @staticmethod
+    def sleep(seconds: float) -> None:
+        """Sleep for ``seconds``, or ``MAX_SLEEP`` if that is shorter."""
+        time.sleep(min(seconds, MAX_SLEEP))
+
+    def __getattr__(self, name: str) -> Any:
+        """Return any other attribute of the module ``time``."""
+        return getattr(time, name)
+
+
+def run_supernode() -> None:
+    """Run Flower's SuperNode in this process, asking for messages every ``MAX_SLEEP`` seconds.
+
+    Flower asks every three seconds, twice a round; where rounds are short, that is most of the time. The pause is no
+    setting of Flower's, so its module gets a :class:`CappedSleepClock`.
+    """
+    from flwr.supernode import cli, start_client_internal
+
+    start_client_internal.__dict__["time"] = CappedSleepClock()
+    cli.flower_supernode()

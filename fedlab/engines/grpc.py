@@ -1,52 +1,57 @@
-"""Real clients over gRPC: a SuperLink at an address that clients reach, with TLS, and only clients that it knows.
+"""gRPC engine: real clients over the network, with TLS, and only clients whose keys are registered.
 
 The public keys in ``CERTIFICATES/clients`` are registered before the run begins; ``nodes.json`` in the run directory
-says which node may speak for which client, and the ServerApp holds each node to it. Who is refused, and why, is told
-to whoever watches the run: what the ServerApp refuses by itself, what never gets there by `RejectionMonitor`.
+names the client of each node, and the ServerApp rejects a node that claims another. Rejections are logged as events of
+the run: the ServerApp logs its own, `RejectionMonitor` those of the SuperLink.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
-import httpx
-from flwr.proto.control_pb2 import RegisterNodeRequest
-
 from fedlab.comm import credentials
-from fedlab.config.schema import Flat, Grpc
-from fedlab.engines import Apps
+from fedlab.config.schema import Config, GrpcConfig
+from fedlab.engines.flower_internals import ControlError
 from fedlab.engines.processes import log_excerpt, strip_ansi
-from fedlab.engines.ray import check_apps, follow, submit
-from fedlab.engines.superlink import Fleet, SuperLink, superlink
+from fedlab.engines.spec import Apps, flower_config
+from fedlab.engines.superlink import Fleet, SuperLink, check_apps, follow, submit, superlink
 from fedlab.errors import ConfigError, RunError
-from fedlab.files import write_atomically
-from fedlab.runs.directory import RunDirectory
+from fedlab.files import follow_lines, write_atomically
+from fedlab.runs.directory import RUN_DIRECTORY, RunDirectory
 
 NODES = "nodes.json"
-# gRPC says on which connection TLS failed, and why, only when its handshakes are traced: a few lines a connection.
+# gRPC logs the connection on which TLS failed, and why, only when its handshakes are traced: a few lines a connection.
 TRACE = {"GRPC_VERBOSITY": "info", "GRPC_TRACE": "handshaker"}
-POLL_SECONDS = 0.2
-REPEAT_AFTER = 60.0  # seconds in which the same refusal is told once: clients that are refused keep knocking
+REPEAT_AFTER = 60.0  # seconds after which a rejection is reported again: rejected clients try again and again
 
-OnRejection = Callable[[str, str], None]  # who, why
+OnRejection = Callable[[str, str], None]  # client, reason
 
 
-def run(apps: Apps, config: Flat, *, options: Grpc, directory: Path) -> None:
-    """Serve one run to clients that come over the network; return once it completed.
+def run_config(apps: Apps, config: Config, directory: Path) -> None:
+    """Serve a configured run to clients that come over the network."""
+    run(apps, flower_config(config), options=config.engine, directory=directory)
+
+
+def check_config(config: Config) -> None:
+    """Refuse a configuration with which no client could reach or trust the server."""
+    check(config.engine)
+
+
+def run(apps: Apps, config: Mapping[str, str], *, options: GrpcConfig, directory: Path) -> None:
+    """Serve one run to clients that connect over the network; return once it completed.
 
     Raises
     ------
     ConfigError
-        When no client could trust the server, see :func:`check`.
+        When address or credentials are not valid, see :func:`check`.
     RunError
-        When the run did not complete, with what Flower said.
+        When the run did not complete, with an excerpt of Flower's log.
     """
     check(options)
     check_apps(apps)
@@ -54,22 +59,23 @@ def run(apps: Apps, config: Flat, *, options: Grpc, directory: Path) -> None:
     record = RunDirectory.open(directory)
     (directory / NODES).unlink(missing_ok=True)  # of an earlier attempt: node ids are new each time
     fleet = Fleet(options.address, certificates)
-    with superlink(directory / "flower", simulation=False, fleet=fleet, environment=TRACE) as link:
+    environment = {**TRACE, RUN_DIRECTORY: str(directory)}
+    with superlink(directory / "flower", simulation=False, fleet=fleet, environment=environment) as link:
         keys = credentials.public_keys(certificates) if certificates else {}
         if certificates:
             nodes = register(link, keys)
             write_atomically(directory / NODES, json.dumps(nodes, indent=2).encode() + b"\n")
-        with monitor_rejections(link.log, keys, lambda who, why: record.emit("refused", client=who, reason=why)):
+        with monitor_rejections(link.log, keys, lambda client, reason: record.emit("refused", client=client, reason=reason)):
             follow(link, submit(link, apps, config), process="flwr-serverapp", timeout=None)
 
 
-def check(options: Grpc) -> None:
-    """Refuse an address that is none, and credentials that no client could trust.
+def check(options: GrpcConfig) -> None:
+    """Validate the listen address and the server's TLS credentials.
 
     Raises
     ------
     ConfigError
-        With what to do about it.
+        When one of them is not valid, with a remedy.
     """
     host, colon, port = options.address.rpartition(":")
     if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
@@ -79,7 +85,7 @@ def check(options: Grpc) -> None:
 
 
 def register(link: SuperLink, keys: Mapping[str, bytes]) -> dict[str, str]:
-    """Tell the SuperLink which keys to let in; returns the node id of each, as text, with the name of its client.
+    """Register keys with the SuperLink; return the node id of each, as text, with the name of its client.
 
     Raises
     ------
@@ -89,8 +95,8 @@ def register(link: SuperLink, keys: Mapping[str, bytes]) -> dict[str, str]:
     nodes: dict[str, str] = {}
     for name, key in keys.items():
         try:
-            nodes[str(link.control.RegisterNode(RegisterNodeRequest(public_key=key, name=name)).node_id)] = name
-        except httpx.HTTPError as error:
+            nodes[str(link.control.register_node(name, key))] = name
+        except ControlError as error:
             raise RunError(
                 f"The SuperLink did not take the key of client {name!r}: {error}.\n{log_excerpt(link.log)}"
             ) from error
@@ -98,42 +104,27 @@ def register(link: SuperLink, keys: Mapping[str, bytes]) -> dict[str, str]:
 
 
 @contextmanager
-def monitor_rejections(log: Path, keys: Mapping[str, bytes], refused: OnRejection) -> Iterator[None]:
-    """While the body runs, tell of everybody that the SuperLink turns away."""
-    doorkeeper, ended = RejectionMonitor(keys, refused), threading.Event()
-
-    def loop() -> None:
-        with log.open("r", encoding="utf-8", errors="replace") as stream:
-            while True:
-                last_look = ended.is_set()
-                doorkeeper.read(stream.read())
-                if last_look:
-                    return
-                ended.wait(POLL_SECONDS)
-
-    thread = threading.Thread(target=loop, name="fedlab-doorkeeper", daemon=True)
-    thread.start()
-    try:
+def monitor_rejections(log: Path, keys: Mapping[str, bytes], on_rejection: OnRejection) -> Iterator[None]:
+    """Report each client that the SuperLink rejects while the context lasts; see :class:`RejectionMonitor`."""
+    monitor = RejectionMonitor(keys, on_rejection)
+    with follow_lines(log, monitor.read):
         yield
-    finally:
-        ended.set()
-        thread.join(timeout=5)
 
 
 class RejectionMonitor:
-    """Reads in a SuperLink's log who was turned away, and says it in sentences.
+    """Reader of a SuperLink's log that reports rejected clients with a reason and a remedy.
 
     Parameters
     ----------
     keys
-        Public key (PEM) of each client that is let in, by its name.
-    refused
-        Called with who and why; the same refusal once in a minute.
+        Public key (PEM) of each registered client, by its name.
+    on_rejection
+        Called with client and reason; with the same ones once in ``REPEAT_AFTER`` seconds.
     """
 
-    DOOR = re.compile(r"Fleet/(ActivateNode|RegisterNode)\]\[ApiError.*?public key: b'(.*?)'(.*)")
+    REGISTRATION = re.compile(r"Fleet/(ActivateNode|RegisterNode)\]\[ApiError.*?public key: b'(.*?)'(.*)")
     HANDSHAKE = re.compile(r"CallNextHandshakerLocked: error=(?!OK)(.*?)args=.*?endpoint_peer_address=([^,}]*)", re.S)
-    ENTRY = re.compile(r"^[EIW]\d{4} ", re.M)  # where gRPC's next entry begins
+    ENTRY = re.compile(r"^[EIW]\d{4} ", re.M)  # begin of an entry of gRPC
     ALERTS: Mapping[str, str] = {
         "ALERT_UNKNOWN_CA": "it does not trust this server's certificate: its ca.crt is of another authority; copy "
         "ca.crt to it again",
@@ -146,46 +137,48 @@ class RejectionMonitor:
         "read failed": "it broke off the TLS handshake: it does not trust this server's certificate, or is no client",
     }
 
-    def __init__(self, keys: Mapping[str, bytes], refused: OnRejection) -> None:
+    def __init__(self, keys: Mapping[str, bytes], on_rejection: OnRejection) -> None:
         self.names = {key: name for name, key in keys.items()}
-        self.refused = refused
-        self._rest = ""
-        self._told: dict[tuple[str, str], float] = {}
+        self.on_rejection = on_rejection
+        self._pending: list[str] = []  # lines of a last entry of gRPC that is not complete yet
+        self._reported: dict[tuple[str, str], float] = {}
 
-    def read(self, text: str) -> None:
-        """Take in the next part of the log; a last line, or entry of gRPC, that is not complete waits for the rest."""
-        complete, _, self._rest = (self._rest + strip_ansi(text)).rpartition("\n")
-        starts = [match.start() for match in self.ENTRY.finditer(complete)]
-        if starts and "CallNextHandshaker" in (last := complete[starts[-1] :]) and "peer_address" not in last:
-            complete, self._rest = complete[: starts.pop()], f"{last}\n{self._rest}"
-        for match in self.DOOR.finditer(complete):
-            self._door(*match.groups())
-        for begin, end in pairwise([*starts, len(complete)]):
-            if broken := self.HANDSHAKE.search(complete, begin, end):
+    def read(self, lines: Iterable[str]) -> None:
+        """Take the next complete lines of the log."""
+        text = "\n".join([*self._pending, *map(strip_ansi, lines)])
+        self._pending = []
+        starts = [match.start() for match in self.ENTRY.finditer(text)]
+        if starts and "CallNextHandshaker" in (last := text[starts[-1] :]) and "peer_address" not in last:
+            text, self._pending = text[: starts.pop()], last.split("\n")
+        for match in self.REGISTRATION.finditer(text):
+            self._registration(*match.groups())
+        for begin, end in pairwise([*starts, len(text)]):
+            if broken := self.HANDSHAKE.search(text, begin, end):
                 self._handshake(*broken.groups())
 
-    def _door(self, call: str, escaped: str, why: str) -> None:
+    def _registration(self, call: str, escaped: str, exception: str) -> None:
         key = escaped.replace("\\n", "\n").encode()
         try:
-            who = self.names.get(key) or f"key {credentials.fingerprint(key)}"
+            client = self.names.get(key) or f"key {credentials.fingerprint(key)}"
         except (ValueError, AssertionError):
-            who = "a key of another kind"
+            client = "a key of another kind"
         if call == "RegisterNode":
-            self._tell(who, "it came without a key of this federation; make it one with `fedlab certs --client NAME`")
-        elif "No SuperNode found" in why:
-            self._tell(who, "its key is not registered here; make it one with `fedlab certs --client NAME`")
+            reason = "it came without a key of this federation; make it one with `fedlab certs --client NAME`"
+        elif "No SuperNode found" in exception:
+            reason = "its key is not registered here; make it one with `fedlab certs --client NAME`"
         else:
-            self._tell(who, "a client with its key is connected already, or was killed less than a minute ago")
+            reason = "a client with its key is connected already, or was killed less than a minute ago"
+        self._report(client, reason)
 
     def _handshake(self, error: str, peer: str) -> None:
-        if "BAD_PACKET_LENGTH" in error:  # a refusal in TLS 1.3, which cannot be read; our client says it once more
+        if "BAD_PACKET_LENGTH" in error:  # a rejection in TLS 1.3, which cannot be read; our client repeats it
             return
         host = re.sub(r"^ipv[46]:", "", peer.replace("%5B", "[").replace("%5D", "]")).rpartition(":")[0]
-        reason = next((why for sign, why in self.ALERTS.items() if sign in error), None)
-        self._tell(host, reason or f"no TLS connection came about: {error.splitlines()[0].strip()}")
+        reason = next((reason for sign, reason in self.ALERTS.items() if sign in error), None)
+        self._report(host, reason or f"no TLS connection came about: {error.splitlines()[0].strip()}")
 
-    def _tell(self, who: str, why: str) -> None:
+    def _report(self, client: str, reason: str) -> None:
         now = time.monotonic()
-        if now - self._told.get((who, why), -REPEAT_AFTER) >= REPEAT_AFTER:
-            self._told[who, why] = now
-            self.refused(who, why)
+        if now - self._reported.get((client, reason), -REPEAT_AFTER) >= REPEAT_AFTER:
+            self._reported[client, reason] = now
+            self.on_rejection(client, reason)

@@ -1,9 +1,10 @@
-"""A SuperLink that belongs to one run, and stops with all that it started.
+"""Private SuperLink for one run, which stops with all that it started; the run on it, and its true outcome.
 
-Its Control and Runtime APIs are on a free port of the loopback. Its Fleet API, for SuperNodes, is there too, or where
-:class:`Fleet` says. Flower gives all three the same certificate; ours covers the loopback as well.
+Its Control and Runtime APIs are on a free port of the loopback. Its Fleet API, for SuperNodes, is there too, or at the
+address of :class:`Fleet`. Flower gives all three the same certificate; ours covers the loopback as well.
 
-Not `flwr run`, which starts a detached SuperLink on a fixed port or uses whatever answers there.
+``flwr run`` is not used: it starts a detached SuperLink on a fixed port or uses whatever answers there, and exits with 0
+although the run failed.
 
 **Source**: Flower 1.39, `flwr/superlink/cli/flower_superlink.py`.
 """
@@ -11,39 +12,52 @@ Not `flwr run`, which starts a detached SuperLink on a fixed port or uses whatev
 from __future__ import annotations
 
 import re
-import ssl
 import subprocess
+import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-from flwr.supercore.control import ControlHttpClient
+from fedlab.engines.flower_internals import Control, ControlError, Outcome, Simulation, app_error
+from fedlab.engines.processes import (
+    LOOPBACK,
+    MARKER_ENV,
+    PROC,
+    START_LIMIT,
+    free_ports,
+    log_excerpt,
+    marked_processes,
+    read_plain,
+    runtime_environment,
+    start,
+    stop,
+)
+from fedlab.engines.spec import Apps
+from fedlab.errors import ConfigError, RunError
 
-from fedlab.engines.processes import LOOPBACK, MARKER_ENV, START_LIMIT, log_excerpt, free_ports, read_plain, start, stop, runtime_environment
-from fedlab.errors import RunError
+FEDLAB_ERROR = re.compile(r"^ *fedlab\.errors\.\w+: ", re.M)  # last line of a traceback of an error of ours
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """Where SuperNodes reach a SuperLink, and how both sides prove who they are."""
+    """Address at which SuperNodes reach a SuperLink, and the credentials of both sides."""
 
     address: str  # host:port
-    certificates: Path | None  # folder of `fedlab certs`; None: plain text, and whoever comes is let in
+    certificates: Path | None  # folder of `fedlab certs`; None: plain text without authentication
 
 
 @dataclass(frozen=True)
 class SuperLink:
     """A running SuperLink."""
 
-    control: ControlHttpClient
+    control: Control
     address: str  # host:port of its Control and Runtime APIs
     fleet: str  # host:port for SuperNodes; unused in simulation
-    environment: Mapping[str, str]  # for whatever else belongs to this run: it is stopped together with the SuperLink
-    scratch: Path  # short path, gone at the end
-    log: Path  # output of the SuperLink and of all it started
+    environment: Mapping[str, str]  # of all processes of this run, which stop together with the SuperLink
+    scratch: Path  # short path, deleted at the end
+    log: Path  # output of the SuperLink and of all that it started
     process: subprocess.Popen[bytes]
 
 
@@ -51,25 +65,101 @@ class SuperLink:
 def superlink(
     directory: Path, *, simulation: bool, fleet: Fleet | None = None, environment: Mapping[str, str] | None = None
 ) -> Iterator[SuperLink]:
-    """A SuperLink for one run. On leaving, for whatever reason, everything that was started in it is stopped."""
+    """Yield a SuperLink for one run; at the end, for whatever reason, stop all that was started with it."""
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / "flower.log"
     with runtime_environment(environment) as (variables, scratch):
         started: list[subprocess.Popen[bytes]] = []
         try:
             address, nodes = _start(log, simulation, fleet, variables, started)
-            control = control_client(address, fleet.certificates if fleet else None)
+            control = Control(address, fleet.certificates / "ca.crt" if fleet and fleet.certificates else None)
             yield SuperLink(control, address, nodes, variables, scratch, log, started[-1])
         finally:
             stop(variables[MARKER_ENV], started)
 
 
-def control_client(address: str, certificates: Path | None) -> ControlHttpClient:
-    """What speaks to a SuperLink's Control API."""
-    control = ControlHttpClient.from_server_address(address, certificates is None, None, [])
-    verify = ssl.create_default_context(cafile=certificates / "ca.crt") if certificates else False
-    control._client = httpx.Client(verify=verify, trust_env=False, timeout=30.0)  # no proxy on the way to the loopback
-    return control
+def check_apps(apps: Apps) -> None:
+    """Raise ConfigError for an app that cannot be imported."""
+    for reference in (apps.server, apps.client):
+        if reason := app_error(reference):
+            raise ConfigError(f"No app at {reference!r}: {reason}")
+
+
+def submit(link: SuperLink, apps: Apps, config: Mapping[str, str], simulation: Simulation | None = None) -> int:
+    """Start the run and return its id; RunError when the SuperLink does not take it."""
+    try:
+        return link.control.start_run(apps.server, apps.client, config, simulation)
+    except ControlError as error:
+        raise RunError(f"The SuperLink refused the run: {error}.\n{log_excerpt(link.log)}") from error
+
+
+def follow(
+    link: SuperLink, run_id: int, *, process: str, timeout: float | None, echo: Callable[[str], None] | None = None
+) -> None:
+    """Wait until the run has completed.
+
+    Parameters
+    ----------
+    process
+        Name of the command that runs it: its death is noticed although the SuperLink does not notice it.
+    timeout
+        Seconds; None for no limit.
+    echo
+        Called with what the run prints.
+
+    Raises
+    ------
+    RunError
+        When the run did not complete, with the reason and an excerpt of Flower's log.
+    """
+    # The stream of the app's output ends with the run: nothing to poll, and no requests in the log.
+    stream = threading.Thread(target=_stream, args=(link, run_id, echo), daemon=True)
+    stream.start()
+    started, seen, outcome = time.monotonic(), False, None
+    while outcome is None:
+        stream.join(0.5)
+        waited = time.monotonic() - started
+        if link.process.poll() is not None:
+            raise RunError(f"The SuperLink died during the run.\n{log_excerpt(link.log)}")
+        if not stream.is_alive():
+            outcome = _outcome(link, run_id)
+        elif timeout is not None and waited > timeout:
+            raise RunError(f"The run did not end within {timeout:g} s and was stopped.\n{log_excerpt(link.log)}")
+        elif not PROC.is_dir() or any(process in each for each in marked_processes(link.environment[MARKER_ENV]).values()):
+            seen = True
+        elif seen and (outcome := _outcome(link, run_id, wait=3.0)) is None:
+            raise RunError(f"{process} died before the end (killed? out of memory?).\n{log_excerpt(link.log)}")
+        elif waited > START_LIMIT:
+            raise RunError(f"{process} did not start within {START_LIMIT:g} s.\n{log_excerpt(link.log)}")
+    if not outcome.completed:
+        details = re.sub(r"^(Simulation|ServerApp) failed with exception: ", "", outcome.details) or "no reason given"
+        excerpt = log_excerpt(link.log)
+        if FEDLAB_ERROR.search(excerpt):  # the message of our own app is complete
+            raise RunError(details)
+        raise RunError(f"The run ended as {outcome.status}: {details}\n{excerpt}")
+
+
+def _outcome(link: SuperLink, run_id: int, wait: float = 1.0) -> Outcome | None:
+    """Return the outcome of a run that ends within ``wait`` seconds; None if it goes on."""
+    end = time.monotonic() + wait
+    while True:
+        try:
+            outcome = link.control.outcome(run_id)
+        except ControlError as error:
+            raise RunError(f"The SuperLink no longer answers: {error}.\n{log_excerpt(link.log)}") from error
+        if outcome or time.monotonic() > end:
+            return outcome
+        time.sleep(0.5)
+
+
+def _stream(link: SuperLink, run_id: int, echo: Callable[[str], None] | None) -> None:
+    """Log and pass on what the run prints, until its end or the SuperLink's, which `follow` notices itself."""
+    with suppress(ControlError, ValueError), link.log.open("a") as log:
+        for text in link.control.stream_logs(run_id):
+            log.write(text)
+            log.flush()
+            if echo is not None:
+                echo(text)
 
 
 def _start(
@@ -80,7 +170,7 @@ def _start(
     started: list[subprocess.Popen[bytes]],
 ) -> tuple[str, str]:
     """Start a SuperLink, wait until it listens, return the addresses of its Control and Fleet APIs."""
-    for _ in range(3):  # somebody may be faster on a port that was free a moment ago
+    for _ in range(3):  # another process may take a port that was free a moment ago
         port, other = free_ports(2)
         nodes = fleet.address if fleet else f"{LOOPBACK}:{other}"
         command = ["--host", LOOPBACK, "--port", str(port)]
@@ -91,7 +181,7 @@ def _start(
         started.append(process)
         begin = time.monotonic()
         while process.poll() is None:
-            if re.search(rf"running on https?://{LOOPBACK}:{port}", read_plain(log)):  # once the port is really its own
+            if re.search(rf"running on https?://{LOOPBACK}:{port}", read_plain(log)):  # once the port is its own
                 return f"{LOOPBACK}:{port}", nodes
             if time.monotonic() - begin > START_LIMIT:
                 raise RunError(f"The SuperLink was not ready within {START_LIMIT:g} s.\n{log_excerpt(log)}")
@@ -99,7 +189,7 @@ def _start(
         if fleet and re.search(rf"address {re.escape(nodes)}( is already in use|;)", read_plain(log)):
             raise RunError(
                 f"No server can listen at {nodes}: the port is in use, or this machine has no such address. Stop the "
-                "other server, or choose another address (knob grpc.address)."
+                "other server, or choose another address (option grpc.address)."
             )
         if not re.search("in use|bind", read_plain(log)):
             raise RunError(f"The SuperLink ended with code {process.returncode} at its start.\n{log_excerpt(log)}")
@@ -107,7 +197,7 @@ def _start(
 
 
 def _identity(certificates: Path) -> list[str]:
-    """Options with which a SuperLink proves who it is, and asks the same of SuperNodes."""
+    """Return the options for the SuperLink's TLS and for the authentication of SuperNodes."""
     files = {"--ssl-ca-certfile": "ca.crt", "--ssl-certfile": "server.crt", "--ssl-keyfile": "server.key"}
     options = [part for option, name in files.items() for part in (option, str((certificates / name).resolve()))]
     return [*options, "--enable-supernode-auth"]

@@ -1,6 +1,7 @@
 """The classifier of digits that ships with the package, read once: features and labels of images.
 
-``scripts/train_reader.py`` trains it and prints its test accuracy on each domain; docs/diffusion.md has the numbers.
+``scripts/train_reader.py`` trains it and prints its test accuracy on each domain; docs/explanation/diffusion.md has
+the numbers.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import torch
 from torch import Tensor
 
 from fedlab.errors import DataError
-from fedlab.models.digit_classifier import DigitReader, as_read
+from fedlab.models.digit_classifier import DigitClassifier, preprocess
 
 WEIGHTS = Path(__file__).parents[1] / "data" / "embedded" / "digit_reader.npz"
 
 
 @lru_cache(maxsize=1)
-def shipped(path: Path = WEIGHTS) -> DigitReader:
+def load_classifier(path: Path = WEIGHTS) -> DigitClassifier:
     """The trained reader, in float32 and evaluation mode.
 
     Raises
@@ -31,7 +32,7 @@ def shipped(path: Path = WEIGHTS) -> DigitReader:
         with np.load(path, allow_pickle=False) as archive:
             state = {name: torch.from_numpy(archive[name]) for name in archive.files}
         with torch.random.fork_rng():  # fresh weights, which are replaced, draw from nobody's stream
-            reader = DigitReader()
+            reader = DigitClassifier()
         reader.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in state.items()})
     except Exception as error:  # a damaged file can fail in a reader in nearly any way
         raise DataError(f"the digit reader {path} cannot be read ({error}); reinstall fedlab") from error
@@ -39,8 +40,8 @@ def shipped(path: Path = WEIGHTS) -> DigitReader:
 
 
 @torch.no_grad()
-def read(x: Tensor, batch: int = 500) -> tuple[Tensor, Tensor]:
-    """Features (images, 64) and labels (images,) that the shipped reader sees in images, see :func:`as_read`."""
-    reader = shipped()
-    features = torch.cat([reader.features(as_read(part.cpu())) for part in torch.split(x, batch)])
+def classify_digits(x: Tensor, batch: int = 500) -> tuple[Tensor, Tensor]:
+    """Features (images, 64) and labels (images,) that the shipped reader sees in images, see :func:`preprocess`."""
+    reader = load_classifier()
+    features = torch.cat([reader.features(preprocess(part.cpu())) for part in torch.split(x, batch)])
     return features, reader.head(features).argmax(1)

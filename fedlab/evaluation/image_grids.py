@@ -11,41 +11,41 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fedlab.evaluation.png import figure, png
+from fedlab.evaluation.png import new_figure, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Pixels = NDArray[np.uint8]
 
-GROUND = 96  # grey between tiles, which digits' black and white stand out from
-SAMPLES, CLIENTS = "#b5451f", ("#2f6f9f", "#7fb3d5", "#1e8449", "#82c99d", "#7d5ba6", "#c3aed6", "#8c8c8c", "#c9c9c9")
+BACKGROUND = 96  # grey between tiles, which digits' black and white stand out from
+SAMPLE_COLOR, CLIENT_COLORS = "#b5451f", ("#2f6f9f", "#7fb3d5", "#1e8449", "#82c99d", "#7d5ba6", "#c3aed6", "#8c8c8c", "#c9c9c9")
 
 
-def tiles(x: Tensor, columns: int) -> Pixels:
+def tile_images(x: Tensor, columns: int) -> Pixels:
     """Images (n, 1 or 3, height, width) in [-1, 1] in rows of ``columns``, uint8 (rows, pixels, 3); empty ones grey."""
     x = ((x.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().expand(-1, 3, -1, -1)
     missing = -len(x) % columns
-    x = torch.cat([x, torch.full_like(x[:1], GROUND).expand(missing, -1, -1, -1)]) if missing else x
-    x = pad(x, (1, 1, 1, 1), value=GROUND)
+    x = torch.cat([x, torch.full_like(x[:1], BACKGROUND).expand(missing, -1, -1, -1)]) if missing else x
+    x = pad(x, (1, 1, 1, 1), value=BACKGROUND)
     count, _, height, width = x.shape
     rows = x.view(count // columns, columns, 3, height, width).permute(0, 3, 1, 4, 2)
     pixels: Pixels = rows.reshape(count // columns * height, columns * width, 3).to(torch.uint8).numpy()
     return pixels
 
 
-def drawn_and_real(drawn: Tensor, real: Tensor, side: int = 8) -> bytes:
+def generated_and_real(drawn: Tensor, real: Tensor, side: int = 8) -> bytes:
     """A square of drawn images on the left and one of real images on the right, with a title above each."""
-    both = [tiles(x[: side * side], side) for x in (drawn, real)]
-    canvas = figure(8.4, 4.5, "compressed")
+    both = [tile_images(x[: side * side], side) for x in (drawn, real)]
+    canvas = new_figure(8.4, 4.5, "compressed")
     for axes, pixels, title in zip(canvas.subplots(1, 2), both, ("drawn", "real"), strict=True):
         axes.imshow(pixels, interpolation="nearest")
         axes.set_title(title, fontsize=11)
         axes.axis("off")
-    return png(canvas)
+    return to_png(canvas)
 
 
-def by_label(drawn: Tensor, labels: Tensor, mixtures: Mapping[str, NDArray[np.float64]], each: int = 12) -> bytes:
+def label_plot(drawn: Tensor, labels: Tensor, mixtures: Mapping[str, NDArray[np.float64]], each: int = 12) -> bytes:
     """A row of drawn images for each label, and beside it the label's share: of the drawn, and of every client's own.
 
     Parameters
@@ -59,13 +59,13 @@ def by_label(drawn: Tensor, labels: Tensor, mixtures: Mapping[str, NDArray[np.fl
     rows = []
     for label in range(count):
         some = drawn[labels == label][:each]
-        blank = torch.full((each - len(some), *drawn.shape[1:]), 2 * GROUND / 255 - 1)
+        blank = torch.full((each - len(some), *drawn.shape[1:]), 2 * BACKGROUND / 255 - 1)
         rows.append(torch.cat([some.cpu(), blank]))
     shares = np.bincount(labels.numpy(), minlength=count) / len(labels)
     total = sum(sizes.sum() for sizes in mixtures.values())
-    canvas = figure(9.6, 5.2, "constrained")
+    canvas = new_figure(9.6, 5.2, "constrained")
     left, right = canvas.subplots(1, 2, width_ratios=(1.25, 1))
-    pixels = tiles(torch.cat(rows), each)
+    pixels = tile_images(torch.cat(rows), each)
     left.imshow(pixels, interpolation="nearest", aspect="equal")
     height = len(pixels) / count
     left.set_yticks([height * (label + 0.5) for label in range(count)], [str(label) for label in range(count)])
@@ -73,7 +73,7 @@ def by_label(drawn: Tensor, labels: Tensor, mixtures: Mapping[str, NDArray[np.fl
     left.tick_params(length=0)
     left.set_title("drawn, by the label that is read", fontsize=10)
     where = np.arange(count, dtype=np.float64)
-    right.barh(where - 0.2, shares, 0.38, color=SAMPLES, label="drawn")
+    right.barh(where - 0.2, shares, 0.38, color=SAMPLE_COLOR, label="drawn")
     _stacked(right, where + 0.2, mixtures, total)
     right.set_yticks(where, [str(label) for label in range(count)])
     right.set_ylim(count - 0.5, -0.5)
@@ -85,14 +85,14 @@ def by_label(drawn: Tensor, labels: Tensor, mixtures: Mapping[str, NDArray[np.fl
         right.spines[side].set_visible(False)
     for spine in left.spines.values():
         spine.set_visible(False)
-    return png(canvas)
+    return to_png(canvas)
 
 
 def _stacked(axes: Axes, where: NDArray[np.float64], mixtures: Mapping[str, NDArray[np.float64]], total: float) -> None:
     """Bars of every client's part behind each other; after the palette's last colour they share one."""
     start = np.zeros(len(where))
     for number, (name, sizes) in enumerate(mixtures.items()):
-        colour = CLIENTS[min(number, len(CLIENTS) - 1)]
-        shown = name if number < len(CLIENTS) else "_"
+        colour = CLIENT_COLORS[min(number, len(CLIENT_COLORS) - 1)]
+        shown = name if number < len(CLIENT_COLORS) else "_"
         axes.barh(where, sizes / total, 0.38, left=start, color=colour, label=shown)
         start = start + sizes / total

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from fedlab.evaluation.distances import frechet
 
-NEIGHBOURS = 3  # k
+NUM_NEIGHBORS = 3  # k
 
 
-def radii(features: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
+def knn_radii(features: Tensor, neighbours: int = NUM_NEIGHBORS) -> Tensor:
     """Distance (images,) of each row of (images, dimensions) to its k-th nearest other row.
 
     Raises
@@ -32,28 +32,28 @@ def radii(features: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
     """
     if len(features) <= neighbours:
         raise ValueError(f"{len(features)} images have no {neighbours} neighbours each; take more")
-    return distances(features, features).fill_diagonal_(0.0).kthvalue(neighbours + 1, 1).values
+    return pairwise_distances(features, features).fill_diagonal_(0.0).kthvalue(neighbours + 1, 1).values
 
 
-def covered(points: Tensor, around: Tensor, reach: Tensor) -> float:
+def coverage(points: Tensor, around: Tensor, reach: Tensor) -> float:
     """Share of ``points`` (n, dimensions) within ``reach`` (m,) of at least one row of ``around`` (m, dimensions)."""
-    return float((distances(points, around) <= reach).any(1).double().mean())
+    return float((pairwise_distances(points, around) <= reach).any(1).double().mean())
 
 
-def distances(a: Tensor, b: Tensor) -> Tensor:
+def pairwise_distances(a: Tensor, b: Tensor) -> Tensor:
     """Euclidean distances (n, m), float64 and without the shortcut that rounds small ones to 0."""
     return torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def likeness(drawn: Tensor, real: Tensor) -> dict[str, float]:
+def distribution_metrics(drawn: Tensor, real: Tensor) -> dict[str, float]:
     """``frechet``, ``precision`` and ``recall`` of drawn images against real ones, from their features (n, dimensions).
 
     All three depend on how many there are: compare numbers of equal counts only, and with those of real images.
     """
     return {
         "frechet": frechet(drawn.double().numpy(), real.double().numpy()),
-        "precision": covered(drawn, real, radii(real)),
-        "recall": covered(real, drawn, radii(drawn)),
+        "precision": coverage(drawn, real, knn_radii(real)),
+        "recall": coverage(real, drawn, knn_radii(drawn)),
     }
 
 

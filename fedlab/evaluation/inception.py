@@ -15,7 +15,7 @@ from torch import Tensor
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's copy of TensorFlow's network of FID
 
 
-def missing() -> str:
+def unavailable_reason() -> str:
     """Why the distance cannot be taken here; empty: it can."""
     lacking = [name for name in ("torchmetrics", "torch_fidelity") if find_spec(name) is None]
     if lacking:
@@ -24,7 +24,7 @@ def missing() -> str:
     return "" if path.is_file() else f"its weights are not at {path}; put torch-fidelity's {WEIGHTS} there"
 
 
-def distance(drawn: Tensor, real: Tensor) -> float:
+def fid(drawn: Tensor, real: Tensor) -> float:
     """FID of images (n, 1 or 3, size, size) in [-1, 1] against real ones, by torchmetrics."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 

@@ -7,24 +7,24 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fedlab.evaluation.distances import Floats
-from fedlab.evaluation.molecule_plots import DRAWN, INK, NAMES, REAL, SOFT, grid, rendered, stacked
-from fedlab.evaluation.png import figure
+from fedlab.evaluation.molecule_plots import GENERATED, INK, NAMES, REAL, SOFT, molecule_grid, render, stack_vertically
+from fedlab.evaluation.png import new_figure
 
 WARM, GREEN = "#c46a1b", "#12806a"  # of the report's pages, as DRAWN
-NOTHING = "no molecule"
+INVALID = "no molecule"
 
 
-def path(ends: Sequence[tuple[str, str]], lines: Sequence[Sequence[str | None]], caption: str) -> bytes:
+def interpolation_plot(ends: Sequence[tuple[str, str]], lines: Sequence[Sequence[str | None]], caption: str) -> bytes:
     """Lines of molecules: the first of a pair, what decodes on the way to the second, and that one."""
     cells, legends = list[str](), list[str]()
     for (first, second), found in zip(ends, lines, strict=True):
         shares = np.linspace(0, 1, len(found))
         cells += [first, *(one or "" for one in found), second]
         legends += ["from", *(_legend(one, f"{share:.2f}") for one, share in zip(found, shares, strict=True)), "to"]
-    return grid(cells, caption, legends, columns=len(lines[0]) + 2)
+    return molecule_grid(cells, caption, legends, columns=len(lines[0]) + 2)
 
 
-def property_direction(
+def direction_plot(
     name: str,
     true: Floats,
     predicted: Floats,
@@ -45,9 +45,9 @@ def property_direction(
         One of the starts, and what it meets by step.
     """
     title = NAMES[name]
-    canvas = figure(11.5, 3.1)
+    canvas = new_figure(11.5, 3.1)
     left, middle, right = canvas.subplots(1, 3)
-    left.plot(true, predicted, ".", color=DRAWN, alpha=0.35, markersize=4, markeredgewidth=0)
+    left.plot(true, predicted, ".", color=GENERATED, alpha=0.35, markersize=4, markeredgewidth=0)
     both = np.concatenate([true, predicted])
     ends = [both.min(), both.max()]
     left.plot(ends, ends, color=REAL, linewidth=0.8, dashes=(4, 3))
@@ -56,8 +56,8 @@ def property_direction(
     counts = np.isfinite(values).sum(0)
     seen = counts > 1
     quartiles = [np.nanpercentile(values[:, seen], share, axis=0) for share in (25, 50, 75)]
-    middle.fill_between(steps[seen], quartiles[0], quartiles[2], color=DRAWN, alpha=0.18, linewidth=0)
-    middle.plot(steps[seen], quartiles[1], color=DRAWN, linewidth=1.8)
+    middle.fill_between(steps[seen], quartiles[0], quartiles[2], color=GENERATED, alpha=0.18, linewidth=0)
+    middle.plot(steps[seen], quartiles[1], color=GENERATED, linewidth=1.8)
     middle.set(xlabel="standard deviations along it", ylabel=title)
     middle.set_title("median and quartiles of what is met", color=INK, fontsize=9.5, loc="left")
     right.plot(steps, 100 * counts / len(values), color=GREEN, linewidth=1.8)
@@ -68,11 +68,11 @@ def property_direction(
     places = [f"{steps[at] + 0.0:+.0f} sd" for at in chosen]
     known = [f": {title.partition(',')[0]} {values[start, at]:.2f}" if example[at] else "" for at in chosen]
     legends = [_legend(example[at], place + value) for at, place, value in zip(chosen, places, known, strict=True)]
-    below = grid([example[at] or "" for at in chosen], "One walk", legends, columns=len(legends))
-    return stacked([rendered(canvas), below])
+    below = molecule_grid([example[at] or "" for at in chosen], "One walk", legends, columns=len(legends))
+    return stack_vertically([render(canvas), below])
 
 
-def by_knob(
+def sweep_plot(
     curves: Mapping[str, Mapping[str, Floats]], values: Sequence[float], knob: str, marks: Mapping[str, Floats]
 ) -> bytes:
     """A panel for each run: shares in percent by the value of a knob, the mean over seeds and their range.
@@ -86,9 +86,9 @@ def by_knob(
     marks
         Score to a published value, a dotted line.
     """
-    canvas = figure(3.1 * len(curves) + 0.9, 3.0)
+    canvas = new_figure(3.1 * len(curves) + 0.9, 3.0)
     panels = canvas.subplots(1, len(curves), sharey=True, squeeze=False)[0]
-    colours = [DRAWN, WARM, GREEN, INK]
+    colours = [GENERATED, WARM, GREEN, INK]
     for axis, (title, scores) in zip(panels, curves.items(), strict=True):
         for colour, (name, found) in zip(colours, scores.items(), strict=False):
             shares = np.ma.masked_invalid(100 * found)
@@ -105,8 +105,8 @@ def by_knob(
     canvas.legend(*panels[0].get_legend_handles_labels(), loc="upper right", ncols=4, frameon=False, fontsize=9)
     width = 3.1 * len(curves) + 0.9
     canvas.subplots_adjust(left=0.5 / width, right=1 - 0.12 / width, top=0.8, bottom=0.17, wspace=0.1)
-    return rendered(canvas)
+    return render(canvas)
 
 
 def _legend(found: str | None, words: str) -> str:
-    return words if found else f"{words}: {NOTHING}"
+    return words if found else f"{words}: {INVALID}"

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from rdkit import Chem
-from rdkit.Chem.Draw import rdMolDraw2D
 
 from fedlab.evaluation.distances import Floats
 from fedlab.evaluation.molecules import DESCRIPTORS, properties
-from fedlab.evaluation.png import figure, packed, png
+from fedlab.evaluation.png import new_figure, optimize_png, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,13 +25,13 @@ if TYPE_CHECKING:
 COLUMNS, ROWS = 6, 4
 PANEL = 184  # pixels of a molecule's side
 MARGIN, LINE = 16, 26  # pixels around a grid, and of a line of its caption
-INK, SOFT, RULE, REAL, DRAWN = "#20262c", "#5b656e", "#d9dcda", "#858d94", "#2f6db3"
+INK, SOFT, RULE, REAL, GENERATED = "#20262c", "#5b656e", "#d9dcda", "#858d94", "#2f6db3"
 NAMES: Mapping[str, str] = {"qed": "QED", "logp": "logP", "weight": "weight, Da"}
 LIMITS: Mapping[str, tuple[float, float]] = {"qed": (0.0, 1.0)}  # of the axis, where the property has its own
 BINS = 24
 
 
-def grid(smiles: Sequence[str], caption: str, legends: Sequence[str] = (), columns: int = COLUMNS) -> bytes:
+def molecule_grid(smiles: Sequence[str], caption: str, legends: Sequence[str] = (), columns: int = COLUMNS) -> bytes:
     """Molecules in rows, each with its legend below, and a caption above; "" is an empty place with its legend.
 
     Parameters
@@ -40,6 +39,8 @@ def grid(smiles: Sequence[str], caption: str, legends: Sequence[str] = (), colum
     smiles
         That RDKit accepts.
     """
+    from rdkit.Chem.Draw import rdMolDraw2D  # late: it needs X11 libraries, which only drawing should
+
     molecules = [Chem.MolFromSmiles(one) if one else Chem.Mol() for one in smiles]
     rows = max(1, -(-len(molecules) // columns))
     width, height = columns * PANEL, rows * PANEL
@@ -59,10 +60,10 @@ def grid(smiles: Sequence[str], caption: str, legends: Sequence[str] = (), colum
             if legend and not smiles[number]:
                 left, top = MARGIN + number % columns * PANEL, MARGIN + LINE + 8 + number // columns * PANEL
                 ImageDraw.Draw(page).text((left + PANEL / 2, top + PANEL / 2), legend, SOFT, _font(13), anchor="mm")
-    return packed(page)
+    return optimize_png(page)
 
 
-def samples(drawn: Sequence[str | None]) -> bytes:
+def sample_grid(drawn: Sequence[str | None]) -> bytes:
     """The first valid molecules of what a model drew, each once, with how often it came."""
     valid = [one for one in drawn if one]
     different = list(dict.fromkeys(valid))
@@ -73,14 +74,14 @@ def samples(drawn: Sequence[str | None]) -> bytes:
     elif len(shown) < len(different):
         caption += f"; the first {len(shown)}"
     repeats = [valid.count(one) for one in shown]
-    return grid(shown, caption, [f"{count} times" if count > 1 else "" for count in repeats])
+    return molecule_grid(shown, caption, [f"{count} times" if count > 1 else "" for count in repeats])
 
 
-def histograms(valid: Sequence[str], reference: Sequence[str], caption: str = "") -> bytes:
+def property_histograms(valid: Sequence[str], reference: Sequence[str], caption: str = "") -> bytes:
     """QED, logP, weight and ring sizes of drawn molecules over those of real ones, each as shares."""
     ours, theirs = properties(tuple(valid)) if valid else None, properties(tuple(reference))
     names = list(DESCRIPTORS)
-    canvas = figure(11.5, 2.9)
+    canvas = new_figure(11.5, 2.9)
     axes = canvas.subplots(1, len(NAMES) + 1)
     for axis, (name, title) in zip(axes, NAMES.items(), strict=False):
         real = theirs.descriptors[:, names.index(name)]
@@ -99,7 +100,7 @@ def histograms(valid: Sequence[str], reference: Sequence[str], caption: str = ""
     handles = [axes[0].patches[0], *axes[0].lines[:1]]
     canvas.legend(handles, [real_label, own_label + caption], loc="upper left", ncols=2, frameon=False, fontsize=9)
     canvas.subplots_adjust(left=0.055, right=0.99, top=0.84, bottom=0.19, wspace=0.22)
-    return rendered(canvas)
+    return render(canvas)
 
 
 def _overlaid(axis: Axes, real: Floats, drawn: Floats, edges: Floats) -> None:
@@ -108,14 +109,14 @@ def _overlaid(axis: Axes, real: Floats, drawn: Floats, edges: Floats) -> None:
     for values, of_drawn in ((real, False), (drawn, True)):
         shares = np.histogram(values, edges)[0] / max(len(values), 1)
         if of_drawn:
-            axis.plot(np.repeat(edges, 2), np.concatenate([[0], np.repeat(shares, 2), [0]]), color=DRAWN, linewidth=1.7)
+            axis.plot(np.repeat(edges, 2), np.concatenate([[0], np.repeat(shares, 2), [0]]), color=GENERATED, linewidth=1.7)
         else:
             axis.bar(middles, shares, width * 0.94, color=REAL, alpha=0.45, linewidth=0)
     axis.set_xlim(edges[0], edges[-1])
     axis.set_ylim(bottom=0)
 
 
-def rendered(drawn: Figure) -> bytes:
+def render(drawn: Figure) -> bytes:
     """A figure in the house style as PNG."""
     for axis in drawn.axes:
         axis.spines[["top", "right"]].set_visible(False)
@@ -123,10 +124,10 @@ def rendered(drawn: Figure) -> bytes:
         axis.tick_params(colors=SOFT, labelsize=8, length=3)
         for text in (axis.xaxis.label, axis.yaxis.label):
             text.set(color=INK, fontsize=9.5)
-    return png(drawn)
+    return to_png(drawn)
 
 
-def stacked(parts: Sequence[bytes]) -> bytes:
+def stack_vertically(parts: Sequence[bytes]) -> bytes:
     """PNG files one below the other, all as wide as the widest."""
     pages = [Image.open(io.BytesIO(part)).convert("RGB") for part in parts]
     width = max(page.width for page in pages)
@@ -138,7 +139,7 @@ def stacked(parts: Sequence[bytes]) -> bytes:
     for page in resized:
         whole.paste(page, (0, top))
         top += page.height
-    return packed(whole)
+    return optimize_png(whole)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

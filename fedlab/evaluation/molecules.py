@@ -62,7 +62,7 @@ class Properties:
     bonds: Mapping[str, int]
 
 
-def generation(drawn: Sequence[str | None], training: Collection[str]) -> dict[str, float]:
+def validity_metrics(drawn: Sequence[str | None], training: Collection[str]) -> dict[str, float]:
     """Validity, uniqueness, novelty and their product.
 
     Parameters
@@ -85,7 +85,7 @@ def generation(drawn: Sequence[str | None], training: Collection[str]) -> dict[s
     return found
 
 
-def likeness(valid: Sequence[str], reference: Sequence[str]) -> dict[str, float]:
+def distribution_metrics(valid: Sequence[str], reference: Sequence[str]) -> dict[str, float]:
     """Distances between valid drawn molecules and real ones, both as canonical SMILES."""
     if min(len(valid), len(reference)) < 2:
         return {}

@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 DPI = 144
 
 
-def figure(width: float, height: float, layout: Literal["constrained", "compressed"] | None = None) -> Figure:
+def new_figure(width: float, height: float, layout: Literal["constrained", "compressed"] | None = None) -> Figure:
     """An empty figure of so many inches."""
     from matplotlib.figure import Figure  # late: it is slow to import, and a run without pictures needs none
 
     return Figure((width, height), dpi=DPI, facecolor="white", layout=layout)
 
 
-def png(drawn: Figure) -> bytes:
+def to_png(drawn: Figure) -> bytes:
     """A figure as a PNG file."""
     stream = io.BytesIO()
     drawn.savefig(stream, format="png", metadata={"Software": None})
-    return packed(Image.open(stream))
+    return optimize_png(Image.open(stream))
 
 
-def packed(page: Image.Image) -> bytes:
+def optimize_png(page: Image.Image) -> bytes:
     """An image as a small PNG file."""
     stream = io.BytesIO()
     page.convert("RGB").save(stream, "PNG", optimize=True)

@@ -29,26 +29,26 @@ import torch
 from rdkit import Chem
 from torch import Tensor, nn
 
-from fedlab import workloads
 from fedlab.data.molecules import graphs
 from fedlab.data.molecules.smiles import Molecules as Table
 from fedlab.errors import ConfigError, DataError, RunError
 from fedlab.evaluation.distances import Floats
 from fedlab.evaluation.molecules import PROPERTIES
 from fedlab.models.graph_generator import GraphGenerator
+from fedlab.registry import load_config
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import seeded
 from fedlab.workloads.molecules import Molecules
 
-FITTED, HELD_OUT = 2000, 1000  # molecules of the training file and of the test file
-STARTS = 100  # test molecules that a walk begins at
-REACH = 4.0  # standard deviations that it goes to either side
+NUM_FIT, NUM_TEST = 2000, 1000  # molecules of the training file and of the test file
+NUM_STARTS = 100  # test molecules that a walk begins at
+MAX_STD = 4.0  # standard deviations that it goes to either side
 PENALTIES = tuple(10.0**power for power in range(-3, 6))
 BATCH = 500
 
 
 @dataclass(frozen=True)
-class Space:
+class LatentSpace:
     """A model's latents, with the workload that it learned.
 
     Attributes
@@ -63,7 +63,7 @@ class Space:
     round: int
 
     @classmethod
-    def open(cls, path: Path) -> Space:
+    def open(cls, path: Path) -> LatentSpace:
         """The newest model of a run directory.
 
         Raises
@@ -72,9 +72,10 @@ class Space:
             When it is none, holds no checkpoint, or learned something else than molecules.
         """
         run = RunDirectory.open(path)
-        workload = workloads.make(run.config())
+        config = load_config(str(run.config_file))
+        workload = config.workload
         if not isinstance(workload, Molecules):
-            raise ConfigError(f"{run.path} learned {run.config()['workload']}; latents are looked at of molecules")
+            raise ConfigError(f"{run.path} learned {config.run.workload}; latents are looked at of molecules")
         newest = run.checkpoints.latest()
         if newest is None:
             raise RunError(f"{run.path} holds no checkpoint yet; `fedlab resume {run.path}` continues it")
@@ -93,7 +94,7 @@ class Space:
         found = []
         for start in range(0, len(table), BATCH):
             rows = slice(start, start + BATCH)
-            batch = graphs.one_hot(table.bonds[rows], table.atoms[rows], self.workload.alphabet)
+            batch = graphs.one_hot(table.bonds[rows], table.atoms[rows], self.workload.vocabulary)
             found.append(self.generator.encode(*batch))
         return torch.cat(found)
 
@@ -106,20 +107,20 @@ class Space:
             When it is no molecule of the set.
         """
         try:
-            molecule, graph = graphs.parse(smiles, self.workload.alphabet)
+            molecule, graph = graphs.parse_smiles(smiles, self.workload.vocabulary)
         except DataError as error:
             raise DataError(f"{smiles}: {error}") from None
-        if self.workload.order == "canonical":
-            graph = graphs.to_graph(graphs.canonical_order(molecule), self.workload.alphabet)
-        bonds, atoms = graphs.stacked([graph])
-        return self.generator.encode(*graphs.one_hot(bonds, atoms, self.workload.alphabet))
+        if self.workload.atom_order == "canonical":
+            graph = graphs.to_graph(graphs.canonical_order(molecule), self.workload.vocabulary)
+        bonds, atoms = graphs.stack_graphs([graph])
+        return self.generator.encode(*graphs.one_hot(bonds, atoms, self.workload.vocabulary))
 
     def decode(self, latent: Tensor, *, drawn: bool = False) -> list[str | None]:
         """Canonical SMILES of latents (batch, dimensions), None for what is no molecule."""
         adjacency, nodes = self.generator.decode(latent, drawn=drawn)
-        return graphs.all_smiles(adjacency.argmax(1), nodes.argmax(2), self.workload.alphabet)
+        return graphs.batch_to_smiles(adjacency.argmax(1), nodes.argmax(2), self.workload.vocabulary)
 
-    def between(self, first: str, second: str, steps: int) -> list[str | None]:
+    def interpolate(self, first: str, second: str, steps: int) -> list[str | None]:
         """What decodes at evenly spread points of the line between two molecules' latents, ends included."""
         a, b = self.encode_smiles(first), self.encode_smiles(second)
         shares = torch.linspace(0, 1, steps)[:, None]
@@ -142,7 +143,7 @@ class Direction:
 
     name: str
     unit: Tensor
-    deviation: float
+    std: float
     along: Floats
     predicted: Floats
     true: Floats
@@ -159,8 +160,8 @@ class Direction:
 
 
 @dataclass(frozen=True)
-class Walk:
-    """What is met along a direction from ``STARTS`` molecules, at ``REACH`` deviations to either side and between.
+class Traversal:
+    """What is met along a direction from ``NUM_STARTS`` molecules, at ``MAX_STD`` deviations to either side and between.
 
     Attributes
     ----------
@@ -173,7 +174,7 @@ class Walk:
     """
 
     steps: Floats
-    met: Sequence[Sequence[str | None]]
+    decoded: Sequence[Sequence[str | None]]
     values: Floats
 
     @property
@@ -188,19 +189,19 @@ class Walk:
         return np.where(counts, np.nansum(self.values, 0) / np.maximum(counts, 1), np.nan)
 
 
-def values_of(smiles: Sequence[str], name: str) -> Floats:
+def property_values(smiles: Sequence[str], name: str) -> Floats:
     """A property of ``fedlab.evaluation.molecules`` for molecules that RDKit accepts."""
     return np.array([float(PROPERTIES[name](Chem.MolFromSmiles(one))) for one in smiles])
 
 
-def direction(space: Space, name: str) -> Direction:
+def fit_direction(space: LatentSpace, name: str) -> Direction:
     """The direction of a property, fitted on training molecules and judged on test molecules."""
     from sklearn.linear_model import RidgeCV  # late: it is slow to import
 
     of_training, of_test = space.workload.tables()
-    training, test = _usable(of_training, FITTED), _usable(of_test, HELD_OUT)
+    training, test = _usable(of_training, NUM_FIT), _usable(of_test, NUM_TEST)
     latents, held_out = space.encode(training).double().numpy(), space.encode(test).double().numpy()
-    values = values_of(training.meanings, name)
+    values = property_values(training.decoded_smiles, name)
     shift = (values - values.mean()) @ (latents - latents.mean(0))  # covariance, times the molecules
     unit = shift / max(np.linalg.norm(shift), 1e-12)
     return Direction(
@@ -209,24 +210,24 @@ def direction(space: Space, name: str) -> Direction:
         float((latents @ unit).std()),
         held_out @ unit,
         np.asarray(RidgeCV(PENALTIES).fit(latents, values).predict(held_out)),
-        values_of(test.meanings, name),
+        property_values(test.decoded_smiles, name),
     )
 
 
-def walk(space: Space, along: Direction, steps: int = 17) -> Walk:
+def traverse(space: LatentSpace, along: Direction, steps: int = 17) -> Traversal:
     """Go along a direction from test molecules."""
-    starts = space.encode(_usable(space.workload.tables()[1], STARTS))
-    reach = torch.linspace(-REACH, REACH, steps)
-    points = starts[:, None] + along.deviation * reach[:, None] * along.unit  # (starts, steps, dimensions)
-    with seeded(space.workload.seed, "walk", along.name):
+    starts = space.encode(_usable(space.workload.tables()[1], NUM_STARTS))
+    reach = torch.linspace(-MAX_STD, MAX_STD, steps)
+    points = starts[:, None] + along.std * reach[:, None] * along.unit  # (starts, steps, dimensions)
+    with seeded(space.workload.data_config.seed, "walk", along.name):
         found = space.decode(points.flatten(0, 1), drawn=True)
-    met = [found[row * steps : (row + 1) * steps] for row in range(len(starts))]
+    decoded = [found[row * steps : (row + 1) * steps] for row in range(len(starts))]
     values = np.full((len(starts), steps), np.nan)
-    for row, column in zip(*np.nonzero([[one is not None for one in line] for line in met]), strict=True):
-        values[row, column] = values_of([met[row][column] or ""], along.name)[0]
-    return Walk(reach.double().numpy(), met, values)
+    for row, column in zip(*np.nonzero([[one is not None for one in line] for line in decoded]), strict=True):
+        values[row, column] = property_values([decoded[row][column] or ""], along.name)[0]
+    return Traversal(reach.double().numpy(), decoded, values)
 
 
 def _usable(table: Table, most: int) -> Table:
     """The first molecules whose graphs are molecules."""
-    return table.take([row for row, meaning in enumerate(table.meanings) if meaning][:most])
+    return table.select([row for row, meaning in enumerate(table.decoded_smiles) if meaning][:most])

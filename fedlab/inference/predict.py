@@ -10,18 +10,18 @@ from __future__ import annotations
 import glob
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from fedlab import workloads
-from fedlab.config.schema import Core, Flat, build
-from fedlab.data.dataset import Examples
+from fedlab.config.schema import Config
+from fedlab.data.dataset import ArrayDataset
 from fedlab.data.digits import image_files, image_folder
 from fedlab.errors import ConfigError, DataError, FedlabError, IncompatibleWeightsError, RunError, suggest
+from fedlab.registry import config_from_text, load_config
 from fedlab.runs.client_store import MODEL
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import deterministic
@@ -115,7 +115,7 @@ class Predictor:
         return found
 
     @torch.no_grad()
-    def _two_best(self, inputs: Examples) -> tuple[Tensor, Tensor]:
+    def _two_best(self, inputs: ArrayDataset) -> tuple[Tensor, Tensor]:
         """Probabilities and classes, (examples, 2) both; softmax leaves log-probabilities what they are."""
         logits = torch.cat([self.module(batch["x"]) for batch in inputs.batches(BATCH)])
         p, classes = logits.double().softmax(1).topk(2)
@@ -152,11 +152,11 @@ def images(paths: Sequence[str | Path]) -> list[Path]:
 
 def _meant(path: Path) -> Iterator[Path]:
     if path.is_dir():
-        yield from image_folder.find(path)
+        yield from image_folder.find_image_files(path)
     elif path.exists():
         yield path  # whatever its name says: the reader tells what it is
     elif matches := sorted(map(Path, glob.glob(str(path), recursive=True))):
-        chosen = [match for match in matches if image_files.is_picture(match) and match.is_file()]
+        chosen = [match for match in matches if image_files.is_image_file(match) and match.is_file()]
         if not chosen:
             raise DataError(f"none of the {len(matches)} paths that match {str(path)!r} is a PNG or JPEG file")
         yield from chosen
@@ -187,18 +187,18 @@ def load_predictor(directory: Path, client: str | None = None) -> Predictor:
 
 def _kept(path: Path, client: str | None) -> Predictor:
     """From what a client keeps, see :mod:`fedlab.runs.client_store`."""
-    content = _load(path, {"config": Mapping, "round": int, "client": str, "states": Mapping})
+    content = _load(path, {"config": str, "round": int, "client": str, "states": Mapping})
     if client not in (None, content["client"]):
         raise ConfigError(f"{path} is the model of client {content['client']!r}, not of {client!r}; leave --client out")
-    return _build(path, content["config"], content["client"], content["round"], lambda half, _: content["states"])
+    config = config_from_text("", content["config"])
+    return _build(path, config, content["client"], content["round"], lambda half, _: content["states"])
 
 
 def _of_run(run: RunDirectory, client: str | None) -> Predictor:
     """From a run's newest checkpoint, in the place of one of its clients."""
-    flat = run.config()
-    workload = workloads.make(flat)
-    _check_images(workload, run.path)
-    names = workload.clients[: build(Core, "", flat).clients or None]
+    config = load_config(str(run.config_file))
+    _check_images(config.workload, run.path)
+    names = config.clients
     if client is None and len(names) > 1:
         raise ConfigError(f"{run.path} has {len(names)} clients; say which one with --client: {', '.join(names)}")
     if client is not None and client not in names:
@@ -213,18 +213,20 @@ def _of_run(run: RunDirectory, client: str | None) -> Predictor:
     path = run.checkpoints.path(newest)
     content = _load(path, {"arrays": Mapping, "strategy": Mapping})
     partition = names.index(chosen)
-    return _build(path, flat, chosen, newest, lambda half, workload: half.states_from_checkpoint(workload, content, partition, flat))
+    return _build(
+        path, config, chosen, newest, lambda half, workload: half.states_from_checkpoint(workload, content, partition, config)
+    )
 
 
 def _build(
-    path: Path, flat: Flat, client: str, server_round: int, states: Callable[[ClientFunctions, Workload], ModelStates]
+    path: Path, config: Config, client: str, server_round: int, states: Callable[[ClientFunctions, Workload], ModelStates]
 ) -> Predictor:
     """The predictor of a strategy, from the states that are found with its client half."""
     with _fitting(path):
-        core, half = build(Core, "", flat), _half(flat)
-        workload = _check_images(workloads.make(flat), path)
+        half: ClientFunctions = config.plugins["strategy"].spec.client
+        workload = _check_images(config.workload, path)
         module = half.predictor(workload, states(half, workload))
-    return Predictor(module.eval(), workload, client, server_round, core.threads)
+    return Predictor(module.eval(), workload, client, server_round, config.run.threads)
 
 
 def _check_images(workload: Workload, path: Path) -> SupportsImages:
@@ -244,25 +246,20 @@ class Recalled:
     Raises
     ------
     RunError
-        When the checkpoint is damaged, or does not fit the run's knobs.
+        When the checkpoint is damaged, or does not fit the run's options.
     """
 
-    def __init__(self, path: Path, flat: Flat) -> None:
-        self.path, self.flat, self.content = path, flat, _load(path, {"arrays": Mapping, "strategy": Mapping})
-        with _fitting(path):
-            self.workload, self._half = workloads.make(flat), _half(flat)
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path, self.content = path, _load(path, {"arrays": Mapping, "strategy": Mapping})
+        self.config = replace(config, run=replace(config.run, device="cpu"))
+        self.workload: Workload = config.workload
+        self._half: ClientFunctions = config.plugins["strategy"].spec.client
 
     def in_place_of(self, partition: int) -> tuple[Mapping[str, Tensor], nn.Module]:
         """The state of the client's model, and inputs ``x`` to logits or log-probabilities, on the CPU."""
         with _fitting(self.path):
-            states = self._half.states_from_checkpoint(self.workload, self.content, partition, {**self.flat, "device": "cpu"})
+            states = self._half.states_from_checkpoint(self.workload, self.content, partition, self.config)
             return states["arrays"], self._half.predictor(self.workload, states).eval()
-
-
-def _half(flat: Flat) -> ClientFunctions:
-    from fedlab import strategies
-
-    return strategies.client_functions(build(Core, "", flat).strategy)
 
 
 @contextmanager
@@ -271,11 +268,11 @@ def _fitting(path: Path) -> Iterator[None]:
     try:
         yield
     except IncompatibleWeightsError as error:
-        raise RunError(f"{path} does not fit its own knobs ({error}); {_DAMAGED}") from error
+        raise RunError(f"{path} does not fit its own options ({error}); {_DAMAGED}") from error
     except FedlabError:
         raise
     except Exception as error:
-        raise RunError(f"{path} does not fit its own knobs ({_first_line(error)}); {_DAMAGED}") from error
+        raise RunError(f"{path} does not fit its own options ({_first_line(error)}); {_DAMAGED}") from error
 
 
 _DAMAGED = "it is damaged, or another version of fedlab wrote it; take one that this version wrote"

@@ -25,7 +25,7 @@ class _Reversed(torch.autograd.Function):
         return -ctx.weight * gradient, None
 
 
-def reverse(z: Tensor, weight: float = 1.0) -> Tensor:
+def gradient_reversal(z: Tensor, weight: float = 1.0) -> Tensor:
     """The same values; on the way back the gradient is multiplied by ``-weight``."""
     reversed_: Tensor = _Reversed.apply(z, weight)
     return reversed_

@@ -6,7 +6,7 @@ The cost of a graph in the order pi (place i holds atom pi(i)) under independent
 
 Its minimum is a quadratic assignment problem, sought here in two steps. A linear assignment (scipy's) pairs places
 and atoms as if every bond of a place had the mean of its bonds' probabilities. Then, from that order or the given one,
-whichever costs less, the swap of two atoms that saves most is made, until none saves or ``SWAPS`` were made. So the
+whichever costs less, the swap of two atoms that saves most is made, until none saves or ``MAX_SWAPS`` were made. So the
 result is never above the cost in the given order; it need not be the minimum, and the test beside it compares with all
 orders of small graphs.
 
@@ -19,11 +19,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SWAPS = 12
+MAX_SWAPS = 12
 
 
 @torch.no_grad()
-def best_orders(bonds: Tensor, atoms: Tensor, adjacency: Tensor, nodes: Tensor, swaps: int = SWAPS) -> Tensor:
+def match_nodes(bonds: Tensor, atoms: Tensor, adjacency: Tensor, nodes: Tensor, swaps: int = MAX_SWAPS) -> Tensor:
     """For each place the atom that it is scored against.
 
     Parameters
@@ -45,7 +45,7 @@ def best_orders(bonds: Tensor, atoms: Tensor, adjacency: Tensor, nodes: Tensor, 
     of_nodes = -torch.einsum("bif,bjf->bij", atoms, nodes)  # place i, atom j
 
     def cost(orders: Tensor) -> Tensor:
-        there = permuted(kinds, orders)
+        there = permute_adjacency(kinds, orders)
         return of_nodes.gather(2, orders[:, :, None]).sum((1, 2)) - 0.5 * (bonds * there).sum((1, 2, 3))
 
     given = torch.arange(size, device=nodes.device).expand(batch, size)
@@ -67,15 +67,15 @@ def best_orders(bonds: Tensor, atoms: Tensor, adjacency: Tensor, nodes: Tensor, 
     return best
 
 
-def permuted(adjacency: Tensor, orders: Tensor) -> Tensor:
+def permute_adjacency(adjacency: Tensor, orders: Tensor) -> Tensor:
     """(batch, R, N, N) with atom ``orders[i]`` at place i."""
     rows = adjacency.gather(2, orders[:, None, :, None].expand_as(adjacency))
     return rows.gather(3, orders[:, None, None, :].expand_as(adjacency))
 
 
-def reordered(adjacency: Tensor, nodes: Tensor, orders: Tensor) -> tuple[Tensor, Tensor]:
+def permute_graph(adjacency: Tensor, nodes: Tensor, orders: Tensor) -> tuple[Tensor, Tensor]:
     """A batch of graphs with their atoms in other orders (batch, N)."""
-    return permuted(adjacency, orders), nodes.gather(1, orders[:, :, None].expand_as(nodes))
+    return permute_adjacency(adjacency, orders), nodes.gather(1, orders[:, :, None].expand_as(nodes))
 
 
 def _assigned(costs: Tensor) -> Tensor:

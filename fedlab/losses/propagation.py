@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-ROWS = 1024  # similarities are computed for so many examples at a time
+CHUNK_ROWS = 1024  # similarities are computed for so many examples at a time
 
 
 @torch.no_grad()
-def propagate(
-    features: Tensor, probabilities: Tensor, neighbours: int = 10, alpha: float = 0.95, iterations: int = 40
+def propagate_labels(
+    features: Tensor, probabilities: Tensor, num_neighbors: int = 10, alpha: float = 0.95, iterations: int = 40
 ) -> Tensor:
     """Smooth ``probabilities`` (examples, classes) over the graph of ``features`` (examples, dimensions).
 
@@ -36,13 +36,13 @@ def propagate(
         Probabilities (examples, classes), rows sum to 1.
     """
     count = len(features)
-    k = min(neighbours, count - 1)
+    k = min(num_neighbors, count - 1)
     if k < 1:
         return probabilities
     z = normalize(features.flatten(1), dim=1)
     weights, columns = [], []
-    for start in range(0, count, ROWS):
-        similarity = z[start : start + ROWS] @ z.T  # (rows, examples)
+    for start in range(0, count, CHUNK_ROWS):
+        similarity = z[start : start + CHUNK_ROWS] @ z.T  # (rows, examples)
         rows = torch.arange(len(similarity), device=z.device)
         similarity[rows, start + rows] = -1.0  # nobody is their own neighbour
         weight, column = similarity.topk(k, dim=1)

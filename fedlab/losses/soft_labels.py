@@ -28,9 +28,9 @@ from torch.nn.functional import cross_entropy, kl_div
 FLOOR = 1e-6  # what the published code adds to each soft label
 
 
-def soften(logits: Tensor, sharpness: float = 1.0) -> Tensor:
+def soft_targets(logits: Tensor, inverse_temperature: float = 1.0) -> Tensor:
     """Soft labels (batch, classes) of a teacher's logits: softmax(sharpness * logits) + 1e-6."""
-    return (sharpness * logits).softmax(1) + FLOOR
+    return (inverse_temperature * logits).softmax(1) + FLOOR
 
 
 def kl(logits: Tensor, soft: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def kl(logits: Tensor, soft: Tensor) -> Tensor:
     return kl_div(logits.log_softmax(1), soft, reduction="batchmean")
 
 
-def hard(logits: Tensor, soft: Tensor) -> Tensor:
+def hard_label_ce(logits: Tensor, soft: Tensor) -> Tensor:
     """Cross-entropy on the likeliest class of each soft label."""
     return cross_entropy(logits, soft.argmax(1))
 
@@ -62,13 +62,13 @@ def reverse_kl(logits: Tensor, soft: Tensor) -> Tensor:
 
 DIVERGENCES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "kl": kl,
-    "hard": hard,
+    "hard": hard_label_ce,
     "reverse_kl": reverse_kl,
     "reverse_cross_entropy": reverse_cross_entropy,
     "entropy": entropy,
 }
 
 
-def shuffled(soft: Tensor) -> Tensor:
+def shuffle_targets(soft: Tensor) -> Tensor:
     """The soft labels of a batch given to other images of it: the same entropies, nothing about an image."""
     return soft[torch.randperm(len(soft))]

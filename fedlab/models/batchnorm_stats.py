@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 
 STATISTICS_BATCH = 250  # about so many inputs at a time, then the mean over batches
 
@@ -31,7 +31,7 @@ def batch_norm_names(module: nn.Module) -> list[str]:
 
 
 @torch.no_grad()
-def use_statistics_of(module: nn.Module, batches: Iterable[Tensor], share: float = 1.0) -> None:
+def recompute_stats(module: nn.Module, batches: Iterable[Tensor], share: float = 1.0) -> None:
     """Move all running statistics to the mean over ``batches`` of the batch statistics; a module without is left.
 
     Parameters
@@ -62,7 +62,7 @@ def use_statistics_of(module: nn.Module, batches: Iterable[Tensor], share: float
 
 
 @contextmanager
-def statistics_held(module: nn.Module) -> Iterator[None]:
+def frozen_stats(module: nn.Module) -> Iterator[None]:
     """In the body, batches are normalised as in training, leave no trace in the running statistics, and nothing drops.
 
     So features are what a mixture that was fitted without dropout can judge.
@@ -83,16 +83,16 @@ def statistics_held(module: nn.Module) -> Iterator[None]:
             dropout.train()
 
 
-def adopt_statistics(module: nn.Module, data: Examples, images: int, share: float, device: torch.device) -> None:
+def adapt_batchnorm(module: nn.Module, data: ArrayDataset, images: int, share: float, device: torch.device) -> None:
     """Move a module's statistics to those of at most ``images`` inputs ``x``, spread over however they are ordered."""
-    some = data.spread(images)
+    some = data.subsample(images)
     batches = max(1, round(len(some) / STATISTICS_BATCH))
     parts = [torch.arange(first, len(some), batches) for first in range(batches)]  # each spread over the whole set
-    use_statistics_of(module, (some[part]["x"].to(device) for part in parts), share)
+    recompute_stats(module, (some[part]["x"].to(device) for part in parts), share)
 
 
 @torch.no_grad()
-def encode(module: nn.Module, data: Examples, device: torch.device, batch: int = 500) -> Tensor:
+def encode(module: nn.Module, data: ArrayDataset, device: torch.device, batch: int = 500) -> Tensor:
     """What a module makes of every input ``x``, in evaluation mode: (examples, ...), on ``device``."""
     module.eval()
     return torch.cat([module(part["x"].to(device)) for part in data.batches(batch)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fedlab.models.norm_layers import Mean, norm
+from fedlab.models.norm_layers import GlobalAvgPool, norm_layer
 
 GROWTH = (1, 2, 4, 8)
 
@@ -30,11 +30,11 @@ class ConvNet(nn.Module):
             size = 5 if before == 3 else 3
             layers += [
                 nn.Conv2d(before, channels, size, 2, size // 2, bias=False),
-                norm(kind, channels),
+                norm_layer(kind, channels),
                 nn.ReLU(inplace=True),
             ]
             before = channels
-        self.features = nn.Sequential(*layers, Mean())  # (batch, 8 * width)
+        self.features = nn.Sequential(*layers, GlobalAvgPool())  # (batch, 8 * width)
         self.head = nn.Linear(before, classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 CANVAS, SIZE, CLASSES, FEATURES = 32, 28, 10, 64
 
 
-class DigitReader(nn.Module):
+class DigitClassifier(nn.Module):
     """Three convolutions, a mean over what is left, 64 features, a linear classifier."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class DigitReader(nn.Module):
         return logits
 
 
-def as_read(x: Tensor) -> Tensor:
+def preprocess(x: Tensor) -> Tensor:
     """Images (batch, 1 or 3, size, size) in [-1, 1] as the reader takes them: grey, the middle 28 of 32 pixels.
 
     Those of 28 pixels are that already; others are resized to 32 first.

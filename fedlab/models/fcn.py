@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 STRIDE = 2  # pixels of the image a side of a row's cell
 
 
-def convolution(before: int, after: int, stride: int = 1, dilation: int = 1, size: int = 3) -> nn.Sequential:
+def conv_bn_relu(before: int, after: int, stride: int = 1, dilation: int = 1, size: int = 3) -> nn.Sequential:
     """A convolution that keeps height and width but for its stride, a batch norm and a ReLU."""
     padding = dilation * (size // 2)
     return nn.Sequential(
@@ -32,7 +32,7 @@ class Context(nn.Module):
 
     def __init__(self, channels: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(convolution(channels, channels, dilation=dilation) for dilation in dilations)
+        self.layers = nn.ModuleList(conv_bn_relu(channels, channels, dilation=dilation) for dilation in dilations)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, height, width) to the same."""
@@ -41,7 +41,7 @@ class Context(nn.Module):
         return x
 
 
-class Rows(nn.Module):
+class FlattenPixels(nn.Module):
     """Maps (batch, width, height, width of the image) to rows, image by image, line by line."""
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -54,8 +54,8 @@ class Pyramid(nn.Module):
 
     def __init__(self, fine: int, coarse: int) -> None:
         super().__init__()
-        self.fine = convolution(3, fine, stride=STRIDE)
-        self.coarse = nn.Sequential(convolution(fine, coarse, stride=2), Context(coarse, (1, 2, 4, 8)))
+        self.fine = conv_bn_relu(3, fine, stride=STRIDE)
+        self.coarse = nn.Sequential(conv_bn_relu(fine, coarse, stride=2), Context(coarse, (1, 2, 4, 8)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, 3, height, width) to (batch, fine + coarse, height / 2, width / 2)."""
@@ -79,7 +79,7 @@ class FcnNet(nn.Module):
 
     def __init__(self, classes: int, width: int = 48, fine: int = 24, coarse: int = 48) -> None:
         super().__init__()
-        self.features = nn.Sequential(Pyramid(fine, coarse), convolution(fine + coarse, width, size=1), Rows())
+        self.features = nn.Sequential(Pyramid(fine, coarse), conv_bn_relu(fine + coarse, width, size=1), FlattenPixels())
         self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, classes))
         self.to(memory_format=torch.channels_last)
 

@@ -56,18 +56,18 @@ def probabilities(head: nn.Module, z: Tensor) -> Tensor:
     return logits.softmax(1)
 
 
-def some_rows(z: Tensor, most: int) -> Tensor:
+def subsample_rows(z: Tensor, most: int) -> Tensor:
     """Rows (at most ``most``, width) drawn from torch's current random stream where there are more; else all, as is."""
     return z if len(z) <= most else z[torch.randperm(len(z))[:most].to(z.device)]
 
 
-def per_example(rows: Tensor, examples: int) -> Tensor:
+def group_rows(rows: Tensor, examples: int) -> Tensor:
     """(examples * rows, ...) as (examples, rows, ...), whose length is that of other columns; one row each: as is."""
     return rows if len(rows) == examples else rows.reshape(examples, -1, *rows.shape[1:])
 
 
-class OnRows(nn.Module):
-    """A head for features that :func:`per_example` made: (batch, width) or (batch, rows, width) to rows of logits."""
+class FlattenRows(nn.Module):
+    """A head for features that :func:`group_rows` made: (batch, width) or (batch, rows, width) to rows of logits."""
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class OnRows(nn.Module):
         return logits
 
 
-class Average(nn.Module):
+class EnsembleHead(nn.Module):
     """Two heads as one: the mean of their probabilities, given as log-probabilities."""
 
     def __init__(self, first: nn.Module, second: nn.Module) -> None:

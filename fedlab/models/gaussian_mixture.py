@@ -53,23 +53,23 @@ def fit(
     x: Tensor,  # (..., examples, dimensions)
     components: int,
     *,
-    start: Mixture | None = None,  # None: `spread_start`
+    start: GaussianMixture | None = None,  # None: `kmeans_plusplus_init`
     steps: int = 100,
     tolerance: float = 1e-3,  # nats per example; 0 takes every step
     variance_floor: float = 1e-6,
     weights: Tensor | None = None,  # (..., examples), any scale; 0 leaves a (finite) padding row out
-) -> Mixture:
-    """Mixture fitted by at most ``steps`` steps of EM; the defaults are scikit-learn's. The history is in `em`."""
+) -> GaussianMixture:
+    """Mixture fitted by at most ``steps`` steps of EM; the defaults are scikit-learn's. The history is in `em_iterations`."""
     if steps < 1:
         raise ValueError(f"a fit needs at least 1 step, got {steps}")
     if x.ndim > 1 and not 1 <= components <= x.shape[-2]:
         raise ValueError(f"cannot fit {components} components to {x.shape[-2]} examples; ask for 1 to {x.shape[-2]}")
     if start is None:
-        start = spread_start(x, components, variance_floor=variance_floor, weights=weights)
+        start = kmeans_plusplus_init(x, components, variance_floor=variance_floor, weights=weights)
     if start.means.shape[-2] != components:
         raise ValueError(f"the start has {start.means.shape[-2]} components where {components} are to be fitted")
     previous = torch.tensor(-math.inf)
-    path = em(x, start, variance_floor=variance_floor, weights=weights)
+    path = em_iterations(x, start, variance_floor=variance_floor, weights=weights)
     for _ in range(steps):
         mixture, log_likelihood = next(path)
         if (log_likelihood - previous).abs().max() < tolerance:
@@ -79,9 +79,9 @@ def fit(
 
 
 @torch.no_grad()
-def em(
-    x: Tensor, start: Mixture, *, variance_floor: float = 1e-6, weights: Tensor | None = None
-) -> Iterator[tuple[Mixture, Tensor]]:
+def em_iterations(
+    x: Tensor, start: GaussianMixture, *, variance_floor: float = 1e-6, weights: Tensor | None = None
+) -> Iterator[tuple[GaussianMixture, Tensor]]:
     """Endless steps of EM: (mixture after the step, mean log-likelihood (...) of the examples before it)."""
     x = _features(x, start)
     share = _share(x, weights)  # (..., examples)
@@ -90,12 +90,12 @@ def em(
     mixture = start.check().shift(-centre)
     while True:
         responsibilities, log_prob = _posterior(_log_joint(mixture, moments))
-        mixture = from_statistics(_average(responsibilities, moments, share), variance_floor)
+        mixture = m_step(_average(responsibilities, moments, share), variance_floor)
         yield mixture.shift(centre), (share * log_prob).sum(-1)
 
 
 @torch.no_grad()
-def spread_start(x: Tensor, components: int, *, variance_floor: float = 1e-6, weights: Tensor | None = None) -> Mixture:
+def kmeans_plusplus_init(x: Tensor, components: int, *, variance_floor: float = 1e-6, weights: Tensor | None = None) -> GaussianMixture:
     """k-means++ seeds: each next one drawn in proportion to the squared distance from the nearest seed so far."""
     x = _features(x)
     share = _share(x, weights)
@@ -111,34 +111,34 @@ def spread_start(x: Tensor, components: int, *, variance_floor: float = 1e-6, we
         nearest, offset = torch.where(closer, squared, nearest), torch.where(closer.unsqueeze(-1), candidate, offset)
     means = torch.cat(seeds, -2)
     variances = (share.unsqueeze(-2) @ offset.square() + variance_floor).expand_as(means)
-    return Mixture(torch.full_like(means[..., 0], -math.log(components)), means, variances)
+    return GaussianMixture(torch.full_like(means[..., 0], -math.log(components)), means, variances)
 
 
 # --- stepwise EM ------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def statistics(mixture: Mixture, x: Tensor, weights: Tensor | None = None) -> Statistics:
+def e_step(mixture: GaussianMixture, x: Tensor, weights: Tensor | None = None) -> Statistics:
     """E-step on a batch: its average sufficient statistics under the mixture's responsibilities."""
     x = _features(x, mixture)
     return _average(mixture.responsibilities(x), _moments(x), _share(x, weights))
 
 
-def update(running: Statistics, batch: Statistics, step_size: float) -> Statistics:
+def blend(running: Statistics, batch: Statistics, step_size: float) -> Statistics:
     """(1 - step_size) running + step_size batch; a step size of 1 on the full batch is one step of batch EM."""
     if not 0 < step_size <= 1:
         raise ValueError(f"the step size must be in (0, 1], got {step_size}")
     return Statistics(*(torch.lerp(old, new, step_size) for old, new in zip(running, batch, strict=True)))
 
 
-def schedule(step: int, alpha: float = 0.7) -> float:
+def robbins_monro_step(step: int, alpha: float = 0.7) -> float:
     """Step size (step + 2)^-alpha of step 0, 1, ...: sums diverge, and above alpha 1/2 squares converge."""
     if not 0.5 < alpha <= 1 or step < 0:
         raise ValueError(f"alpha must be in (0.5, 1] and the step at least 0, got alpha {alpha} and step {step}")
     return math.pow(step + 2, -alpha)
 
 
-def from_statistics(statistics: Statistics, variance_floor: float = 1e-6) -> Mixture:
+def m_step(statistics: Statistics, variance_floor: float = 1e-6) -> GaussianMixture:
     """M-step: the mixture whose expected sufficient statistics these are, the floor added to its variances."""
     if not 0 < variance_floor < math.inf:
         raise ValueError(f"the variance floor must be above 0, got {variance_floor}")
@@ -150,18 +150,18 @@ def from_statistics(statistics: Statistics, variance_floor: float = 1e-6) -> Mix
 
     means = average(statistics.first)
     variances = (average(statistics.second) - means.square()).clamp_min(0) + variance_floor
-    return Mixture((weight / weight.sum(-1, keepdim=True)).log(), means, variances)
+    return GaussianMixture((weight / weight.sum(-1, keepdim=True)).log(), means, variances)
 
 
 # --- several mixtures -------------------------------------------------------------------------------------------------
 
 
-def stack(mixtures: Sequence[Mixture]) -> Mixture:
+def stack(mixtures: Sequence[GaussianMixture]) -> GaussianMixture:
     """Mixtures of one shape as one, along a new leading dimension, so that one call scores them all."""
-    return Mixture(*(torch.stack([getattr(mixture, f.name) for mixture in mixtures]) for f in fields(Mixture)))
+    return GaussianMixture(*(torch.stack([getattr(mixture, f.name) for mixture in mixtures]) for f in fields(GaussianMixture)))
 
 
-def merge(mixtures: Sequence[Mixture], shares: Sequence[float] | Tensor, components: int | None = None) -> Mixture:
+def merge(mixtures: Sequence[GaussianMixture], shares: Sequence[float] | Tensor, components: int | None = None) -> GaussianMixture:
     """Mixture of the mixtures: density = sum of share x density, exactly; then, if asked, reduced to ``components``."""
     share = torch.as_tensor(shares, dtype=torch.float64)  # (mixtures,)
     if share.shape != (len(mixtures),) or not len(mixtures):
@@ -170,15 +170,15 @@ def merge(mixtures: Sequence[Mixture], shares: Sequence[float] | Tensor, compone
         raise ValueError(f"shares must be positive, got {share.tolist()}; leave out a mixture that has none")
     log_shares = (share / share.sum()).log().tolist()
     log_weights = [mixture.log_weights + log for mixture, log in zip(mixtures, log_shares, strict=True)]
-    union = Mixture(
+    union = GaussianMixture(
         torch.cat(log_weights, -1),
         torch.cat([mixture.means for mixture in mixtures], -2),
         torch.cat([mixture.variances for mixture in mixtures], -2),
     )
-    return union if components is None else reduce(union, components)
+    return union if components is None else reduce_components(union, components)
 
 
-def reduce(mixture: Mixture, components: int) -> Mixture:
+def reduce_components(mixture: GaussianMixture, components: int) -> GaussianMixture:
     """Greedily replace the cheapest pair by one Gaussian of its moments; the overall mean and variance stay."""
     if not 1 <= components <= mixture.means.shape[-2]:
         raise ValueError(f"cannot reduce {mixture.means.shape[-2]} components to {components}")
@@ -187,7 +187,7 @@ def reduce(mixture: Mixture, components: int) -> Mixture:
     return mixture
 
 
-def distance(a: Mixture, b: Mixture) -> float:
+def distance(a: GaussianMixture, b: GaussianMixture) -> float:
     """MW2: optimal transport between the components, at the squared 2-Wasserstein cost between Gaussians."""
     from scipy.optimize import linprog  # slow to import, and only this needs it
 
@@ -209,7 +209,7 @@ def distance(a: Mixture, b: Mixture) -> float:
 # --- typicality -------------------------------------------------------------------------------------------------------
 
 
-def typicality(log_prob: Tensor, reference: Tensor) -> Tensor:
+def conformal_p_value(log_prob: Tensor, reference: Tensor) -> Tensor:
     """Rank in (0, 1] of each log-likelihood among the reference's: (1 + #{reference <= value}) / (1 + #reference).
 
     log_prob (..., examples), reference (..., references) or (references,) -> (..., examples). Of examples drawn as the
@@ -226,7 +226,7 @@ def typicality(log_prob: Tensor, reference: Tensor) -> Tensor:
     return (1 + below).double() / (1 + reference.shape[-1])
 
 
-def relative(typicality: Tensor) -> Tensor:
+def mean_normalized(typicality: Tensor) -> Tensor:
     """Weights (..., examples) of mean 1 from typicalities, so that weighing does not change the size of a step."""
     return typicality / typicality.mean(-1, keepdim=True).clamp_min(1e-6)
 
@@ -248,7 +248,7 @@ def _moments(x: Tensor) -> Tensor:
     return torch.cat([x, x.square()], -1)
 
 
-def _log_joint(mixture: Mixture, moments: Tensor) -> Tensor:
+def _log_joint(mixture: GaussianMixture, moments: Tensor) -> Tensor:
     """log(weight x density) of every component, (..., examples, components), the square expanded: no (N, K, D)."""
     precisions = mixture.variances.reciprocal()
     scaled = mixture.means * precisions
@@ -274,7 +274,7 @@ def _average(responsibilities: Tensor, moments: Tensor, share: Tensor) -> Statis
     return Statistics(shared.sum(-2), first, second)
 
 
-def _merge_cheapest_pair(mixture: Mixture) -> Mixture:
+def _merge_cheapest_pair(mixture: GaussianMixture) -> GaussianMixture:
     means, variances, log_weights = mixture.means, mixture.variances, mixture.log_weights
     components = means.shape[-2]
     part = (log_weights.unsqueeze(-1) - log_weights.unsqueeze(-2)).sigmoid().unsqueeze(-1)  # (..., i, j, 1), i's in i+j
@@ -293,7 +293,7 @@ def _merge_cheapest_pair(mixture: Mixture) -> Mixture:
     kept = kept + (kept >= j)  # (..., components - 1), all but j; i stays where it was
     slot = i.unsqueeze(-1).expand_as(mean)
     log_weight = torch.logaddexp(log_weights.gather(-1, i), log_weights.gather(-1, j))
-    return Mixture(
+    return GaussianMixture(
         log_weights.gather(-1, kept).scatter(-1, i, log_weight),
         _take(means, kept).scatter(-2, slot, mean),
         _take(variances, kept).scatter(-2, slot, _take(spread.flatten(-3, -2), pair)),
@@ -312,7 +312,7 @@ def _draw(cumulated: Tensor, count: int) -> Tensor:
     return index.clamp_max(cumulated.shape[-1] - 1)
 
 
-def _features(x: Tensor, mixture: Mixture | None = None) -> Tensor:
+def _features(x: Tensor, mixture: GaussianMixture | None = None) -> Tensor:
     """Features as float64, or a sentence."""
     if x.ndim < 2 or 0 in x.shape:
         raise ValueError(f"features must be (..., examples, dimensions) and not empty, got shape {tuple(x.shape)}")
@@ -337,7 +337,7 @@ def _share(x: Tensor, weights: Tensor | None) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture:
+class GaussianMixture:
     """sum over components of weight x Normal(mean, diag(variances)); float64.
 
     Example: ``mixture = fit(features, 10); weight = typicality(mixture.log_prob(x), mixture.log_prob(features))``.
@@ -347,11 +347,11 @@ class Mixture:
     means: Tensor  # (..., components, dimensions)
     variances: Tensor  # (..., components, dimensions), above 0
 
-    def __getitem__(self, index: int) -> Mixture:
+    def __getitem__(self, index: int) -> GaussianMixture:
         """One of several mixtures: ``index`` into the first leading dimension."""
         if self.means.ndim < 3:
             raise ValueError("a single mixture cannot be indexed")
-        return Mixture(self.log_weights[index], self.means[index], self.variances[index])
+        return GaussianMixture(self.log_weights[index], self.means[index], self.variances[index])
 
     def log_joint(self, x: Tensor) -> Tensor:
         """log(weight x density) by component: x (..., examples, dimensions) -> (..., examples, components)."""
@@ -380,28 +380,28 @@ class Mixture:
         first = weight.unsqueeze(-1) * self.means
         return Statistics(weight, first, weight.unsqueeze(-1) * (self.variances + self.means.square()))
 
-    def shift(self, by: Tensor) -> Mixture:
+    def shift(self, by: Tensor) -> GaussianMixture:
         """The mixture of x + by; by (..., dimensions)."""
         means = self.means + by.unsqueeze(-2)
-        return Mixture(self.log_weights.expand(means.shape[:-1]), means, self.variances.expand_as(means))
+        return GaussianMixture(self.log_weights.expand(means.shape[:-1]), means, self.variances.expand_as(means))
 
     def arrays(self) -> dict[str, Tensor]:
         """The fields by name, for the wire. Logarithms of weights, so that what comes back is the same bits."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Tensor]) -> Mixture:
+    def from_arrays(cls, arrays: Mapping[str, Tensor]) -> GaussianMixture:
         """Inverse of `arrays`; other names are ignored, and what came is checked."""
         names = [field.name for field in fields(cls)]
         if missing := [name for name in names if name not in arrays]:
             raise ValueError(f"a mixture's arrays are {', '.join(names)}; missing: {', '.join(missing)}")
         return cls(*(torch.as_tensor(arrays[name], dtype=torch.float64) for name in names)).check()
 
-    def to(self, device: torch.device | str) -> Mixture:
+    def to(self, device: torch.device | str) -> GaussianMixture:
         """The same mixture on another device."""
-        return Mixture(self.log_weights.to(device), self.means.to(device), self.variances.to(device))
+        return GaussianMixture(self.log_weights.to(device), self.means.to(device), self.variances.to(device))
 
-    def check(self) -> Mixture:
+    def check(self) -> GaussianMixture:
         """Itself, or a sentence on what makes it no mixture."""
         shapes = {name: tuple(array.shape) for name, array in self.arrays().items()}
         fitting = self.log_weights.shape == self.means.shape[:-1] and self.means.shape == self.variances.shape

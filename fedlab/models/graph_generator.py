@@ -46,11 +46,11 @@ class GraphGenerator(Protocol):
         ...
 
 
-def hard(scores: Tensor, dim: int) -> Tensor:
+def argmax_one_hot(scores: Tensor, dim: int) -> Tensor:
     """One-hot of the largest score along a dimension, the first of equal ones."""
     return one_hot(scores.argmax(dim), scores.shape[dim]).movedim(-1, dim).to(scores)
 
 
-def symmetric(adjacency: Tensor) -> Tensor:
+def symmetrize(adjacency: Tensor) -> Tensor:
     """(A + A^T) / 2 for every channel."""
     return (adjacency + adjacency.transpose(-1, -2)) / 2

@@ -32,14 +32,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from fedlab.models.graph_generator import hard, symmetric
+from fedlab.models.graph_generator import argmax_one_hot, symmetrize
 
-START = 1e-10  # every weight of a conditioner's last layer, so that a new flow is nearly the identity
+INIT_WEIGHT = 1e-10  # every weight of a conditioner's last layer, so that a new flow is nearly the identity
 EPSILON = 2e-5  # of batch norms, as in Chainer
 
 
 @dataclass(frozen=True)
-class Sizes:
+class GraphNVPSizes:
     """Numbers of one GraphNVP.
 
     Attributes
@@ -66,18 +66,18 @@ class Sizes:
     channels: int = 4
 
 
-QM9_SIZES = Sizes(9, 5, 36, 27, (256, 256), (8, 64), (128, 64))
-ZINC_SIZES = Sizes(38, 10, 38, 38, (1024, 512), (16, 128), (256, 64))
+QM9_SIZES = GraphNVPSizes(9, 5, 36, 27, (256, 256), (8, 64), (128, 64))
+ZINC_SIZES = GraphNVPSizes(38, 10, 38, 38, (1024, 512), (16, 128), (256, 64))
 
 
-class Head(nn.Module):
+class CouplingHead(nn.Module):
     """tanh, then a last layer that is scaled by exp(2 scale); returns a shift, and the log of a factor or None."""
 
     def __init__(self, width: int, outputs: int, affine: bool) -> None:
         super().__init__()
         self.affine = affine
         self.linear = nn.Linear(width, outputs * (2 if affine else 1))
-        nn.init.constant_(self.linear.weight, START)
+        nn.init.constant_(self.linear.weight, INIT_WEIGHT)
         nn.init.zeros_(self.linear.bias)
         self.scale = nn.Parameter(torch.zeros(1))
 
@@ -93,7 +93,7 @@ class Head(nn.Module):
 class AdjacencyConditioner(nn.Module):
     """All columns but one (batch, (N - 1) R N) to what happens to that one (batch, R N)."""
 
-    def __init__(self, sizes: Sizes, affine: bool) -> None:
+    def __init__(self, sizes: GraphNVPSizes, affine: bool) -> None:
         super().__init__()
         column = sizes.channels * sizes.size
         inputs = column * (sizes.size - 1)
@@ -102,7 +102,7 @@ class AdjacencyConditioner(nn.Module):
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
         self.mlp = nn.Sequential(*layers[:-1])
-        self.head = Head(sizes.mlp[-1], column, affine)
+        self.head = CouplingHead(sizes.mlp[-1], column, affine)
 
     def forward(self, others: Tensor) -> tuple[Tensor, Tensor | None]:
         """Shift, and log factor or None."""
@@ -131,7 +131,7 @@ class RelationalLayer(nn.Module):
 class NodeConditioner(nn.Module):
     """Nodes with one row zeroed (batch, N, F) and the graph (batch, R, N, N) to what happens to that row (batch, F)."""
 
-    def __init__(self, sizes: Sizes, affine: bool) -> None:
+    def __init__(self, sizes: GraphNVPSizes, affine: bool) -> None:
         super().__init__()
         self.embed = nn.Linear(sizes.elements, sizes.gcn[0])
         self.layers = nn.ModuleList(
@@ -142,7 +142,7 @@ class NodeConditioner(nn.Module):
         self.value = nn.Linear(sizes.gcn[-1], vector, bias=False)
         self.norm = nn.BatchNorm1d(vector, eps=EPSILON)
         self.linear = nn.Linear(vector, width)
-        self.head = Head(width, sizes.elements, affine)
+        self.head = CouplingHead(width, sizes.elements, affine)
 
     def forward(self, nodes: Tensor, adjacency: Tensor) -> tuple[Tensor, Tensor | None]:
         """Shift, and log factor or None."""
@@ -166,7 +166,7 @@ class GraphNVP(nn.Module):
         Width of the uniform noise, in (0, 1).
     """
 
-    def __init__(self, sizes: Sizes, *, affine: bool = False, affine_nodes: bool = False, noise: float = 0.9) -> None:
+    def __init__(self, sizes: GraphNVPSizes, *, affine: bool = False, affine_nodes: bool = False, noise: float = 0.9) -> None:
         super().__init__()
         self.sizes, self.noise = sizes, noise
         self.adjacency = nn.ModuleList(AdjacencyConditioner(sizes, affine) for _ in range(sizes.adjacency_layers))
@@ -268,8 +268,8 @@ class GraphNVP(nn.Module):
             raise RuntimeError("a GraphNVP inverts in eval mode only: call eval() first")
         n, f, r = self.sizes.size, self.sizes.elements, self.sizes.channels
         z, z_nodes = torch.split(latent, list(self.dimensions), dim=1)
-        adjacency = hard(symmetric(self.adjacency_inverse(z.view(-1, r, n, n))), dim=1)
-        return adjacency, hard(self.nodes_inverse(z_nodes.view(-1, n, f), adjacency), dim=2)
+        adjacency = argmax_one_hot(symmetrize(self.adjacency_inverse(z.view(-1, r, n, n))), dim=1)
+        return adjacency, argmax_one_hot(self.nodes_inverse(z_nodes.view(-1, n, f), adjacency), dim=2)
 
 
 def _columns(adjacency: Tensor) -> list[Tensor]:
@@ -277,7 +277,7 @@ def _columns(adjacency: Tensor) -> list[Tensor]:
     return [column.flatten(1) for column in adjacency.unbind(3)]
 
 
-def _from_columns(columns: Sequence[Tensor], sizes: Sizes) -> Tensor:
+def _from_columns(columns: Sequence[Tensor], sizes: GraphNVPSizes) -> Tensor:
     return torch.stack([column.view(-1, sizes.channels, sizes.size) for column in columns], dim=3)
 
 

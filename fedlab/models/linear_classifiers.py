@@ -1,6 +1,6 @@
 """Classifiers on frozen features, one for each episode, all of a batch of episodes at once.
 
-``linear_heads`` trains every episode's linear classifier as STARTUP's evaluation does: 100 epochs of SGD on batches of
+``fit_linear_classifiers`` trains every episode's linear classifier as STARTUP's evaluation does: 100 epochs of SGD on batches of
 four, learning rate 0.01, momentum 0.9, dampening 0.9, weight decay 0.001, from ``nn.Linear``'s random start. Such a
 classifier never leaves its start's direction plus the span of its n support features,
 
@@ -10,7 +10,7 @@ and momentum and weight decay keep it there: they act on c and A by the same rul
 which has n numbers a class where W has ``width``, and the only products with features are made once, before the first
 step. Equal to ``torch.optim.SGD`` on ``nn.Linear`` to rounding (``tests/fedlab/models/test_linear_classifiers.py``).
 
-``nearest_prototypes`` is ProtoNet's classifier.
+``prototype_logits`` is ProtoNet's classifier.
 
 **Source**: evaluation of Guo et al., ECCV 2020, and of STARTUP (Phoo and Hariharan, ICLR 2021); Snell et al.,
 Prototypical Networks for Few-shot Learning, NeurIPS 2017.
@@ -26,7 +26,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class HeadTraining:
+class ClassifierTraining:
     """Settings of the published evaluation."""
 
     epochs: int = 100
@@ -37,11 +37,11 @@ class HeadTraining:
     weight_decay: float = 0.001
 
 
-PUBLISHED = HeadTraining()
+PUBLISHED = ClassifierTraining()
 
 
 @dataclass(frozen=True)
-class Start:
+class ClassifierInit:
     """All that is random in training heads.
 
     Attributes
@@ -56,23 +56,23 @@ class Start:
     bias: Tensor
     orders: Tensor
 
-    def to(self, device: torch.device) -> Start:
+    def to(self, device: torch.device) -> ClassifierInit:
         """The same on a device."""
-        return Start(self.weight.to(device), self.bias.to(device), self.orders.to(device))
+        return ClassifierInit(self.weight.to(device), self.bias.to(device), self.orders.to(device))
 
 
-def draw_start(episodes: int, ways: int, support: int, width: int, epochs: int = PUBLISHED.epochs) -> Start:
+def init_classifiers(episodes: int, ways: int, support: int, width: int, epochs: int = PUBLISHED.epochs) -> ClassifierInit:
     """A start for each episode from torch's current random stream."""
     bound = 1 / math.sqrt(width)
-    return Start(
+    return ClassifierInit(
         torch.empty(episodes, ways, width).uniform_(-bound, bound),
         torch.empty(episodes, ways).uniform_(-bound, bound),
         torch.rand(epochs, episodes, support).argsort(2),
     )
 
 
-def linear_heads(
-    support: Tensor, labels: Tensor, query: Tensor, start: Start, training: HeadTraining = PUBLISHED
+def fit_linear_classifiers(
+    support: Tensor, labels: Tensor, query: Tensor, start: ClassifierInit, training: ClassifierTraining = PUBLISHED
 ) -> Tensor:
     """Logits (episodes, m, ways) of the queries after training.
 
@@ -109,7 +109,7 @@ def linear_heads(
     return torch.baddbmm(bias[:, None].expand(-1, query.shape[1], -1), query, weight.mT)
 
 
-def nearest_prototypes(support: Tensor, query: Tensor, ways: int) -> Tensor:
+def prototype_logits(support: Tensor, query: Tensor, ways: int) -> Tensor:
     """Minus the squared distance of each query to each class's mean, (episodes, m, ways); shapes as above."""
     episodes, count, width = support.shape
     means = support.view(episodes, ways, count // ways, width).mean(2)

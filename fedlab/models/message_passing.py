@@ -10,7 +10,7 @@ as in Flam-Shepherd, Wu, Aspuru-Guzik, Graph Deconvolutional Generation, 2020, a
 **Departures**: (1) attention sees the edge, too; (2) a message is a two-layer network of both nodes and the edge, not a
 matrix made from the edge: its last layer is taken after the attended sum, which is the same since attention sums to 1;
 (3) nodes and edges are layer-normalised after each update; (4) weights of messages, updates and queries can start
-``GAIN`` times as large as torch's (:func:`widen`): with those, graphs differ so little after the readout that a
+``INIT_GAIN`` times as large as torch's (:func:`scale_init`): with those, graphs differ so little after the readout that a
 decoder first learns to do without it (``tests/fedlab/models/test_mpgvae.py`` compares how far latents are apart).
 """
 
@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
-GAIN = 3.0
+INIT_GAIN = 3.0
 SLOPE = 0.2  # of the attention's leaky ReLU, as in graph attention networks
 
 
-class Pairs(nn.Module):
+class PairwiseLinear(nn.Module):
     """A linear layer of [h_v, h_w, e_vw] for all pairs, without making the pairs' vectors."""
 
     def __init__(self, width: int, edges: int, outputs: int) -> None:
@@ -39,14 +39,14 @@ class Pairs(nn.Module):
         return found if self.edge is None else found + self.edge(e)
 
 
-class Messages(nn.Module):
+class MessagePassing(nn.Module):
     """m_v = sum_w alpha_vw M(h_v, h_w, e_vw), then h_v <- GRU(m_v, h_v)."""
 
     def __init__(self, width: int, edges: int) -> None:
         super().__init__()
-        self.hidden = Pairs(width, edges, width)
+        self.hidden = PairwiseLinear(width, edges, width)
         self.out = nn.Linear(width, width)
-        self.attention = Pairs(width, edges, 1)
+        self.attention = PairwiseLinear(width, edges, 1)
         self.update = nn.GRUCell(width, width)
         self.norm = nn.LayerNorm(width)
 
@@ -70,7 +70,7 @@ class EdgeUpdate(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.hidden, self.out = Pairs(width, width, width), nn.Linear(width, width)
+        self.hidden, self.out = PairwiseLinear(width, width, width), nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, h: Tensor, e: Tensor) -> Tensor:
@@ -103,13 +103,13 @@ class Set2Set(nn.Module):
 
 
 @torch.no_grad()
-def widen(module: nn.Module) -> None:
-    """Make the weights of linear and recurrent layers ``GAIN`` times as large."""
+def scale_init(module: nn.Module) -> None:
+    """Make the weights of linear and recurrent layers ``INIT_GAIN`` times as large."""
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.RNNCellBase):
             for name, weight in part.named_parameters(recurse=False):
                 if name.startswith("weight"):
-                    weight.mul_(GAIN)
+                    weight.mul_(INIT_GAIN)
 
 
 def masked_softmax(logits: Tensor, present: Tensor | None) -> Tensor:

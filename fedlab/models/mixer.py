@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fedlab.errors import ConfigError, DataError, IncompatibleWeightsError
 
 
-class Shape(NamedTuple):
+class MixerShape(NamedTuple):
     """One column of table 1: patch size in pixels, width C, layers, and the widths D_S and D_C of the two MLPs."""
 
     patch: int
@@ -27,19 +27,19 @@ class Shape(NamedTuple):
     channels: int
 
 
-SHAPES: Mapping[str, Shape] = {
-    "S/32": Shape(32, 512, 8, 256, 2048),
-    "S/16": Shape(16, 512, 8, 256, 2048),
-    "B/32": Shape(32, 768, 12, 384, 3072),
-    "B/16": Shape(16, 768, 12, 384, 3072),
-    "L/32": Shape(32, 1024, 24, 512, 4096),
-    "L/16": Shape(16, 1024, 24, 512, 4096),
-    "H/14": Shape(14, 1280, 32, 640, 5120),
+SHAPES: Mapping[str, MixerShape] = {
+    "S/32": MixerShape(32, 512, 8, 256, 2048),
+    "S/16": MixerShape(16, 512, 8, 256, 2048),
+    "B/32": MixerShape(32, 768, 12, 384, 3072),
+    "B/16": MixerShape(16, 768, 12, 384, 3072),
+    "L/32": MixerShape(32, 1024, 24, 512, 4096),
+    "L/16": MixerShape(16, 1024, 24, 512, 4096),
+    "H/14": MixerShape(14, 1280, 32, 640, 5120),
 }
-SMALL: Mapping[str, Shape] = {  # for 32 pixels
-    "tiny": Shape(8, 96, 3, 32, 192),  # ours: 15 ms a step of 64 on one core
-    "small": Shape(4, 128, 8, 512, 64),  # this and the next are both quoted for one public recipe for CIFAR-10
-    "cifar": Shape(4, 128, 8, 64, 512),
+SMALL: Mapping[str, MixerShape] = {  # for 32 pixels
+    "tiny": MixerShape(8, 96, 3, 32, 192),  # ours: 15 ms a step of 64 on one core
+    "small": MixerShape(4, 128, 8, 512, 64),  # this and the next are both quoted for one public recipe for CIFAR-10
+    "cifar": MixerShape(4, 128, 8, 64, 512),
 }
 
 
@@ -48,10 +48,10 @@ def mlp(width: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
 
-class Layer(nn.Module):
+class MixerBlock(nn.Module):
     """x + MLP over tokens, then x + MLP over channels, each behind a layer norm."""
 
-    def __init__(self, tokens: int, shape: Shape) -> None:
+    def __init__(self, tokens: int, shape: MixerShape) -> None:
         super().__init__()
         self.before_tokens = nn.LayerNorm(shape.width, eps=1e-6)
         self.mix_tokens = mlp(tokens, shape.tokens)
@@ -65,14 +65,14 @@ class Layer(nn.Module):
         return mixed
 
 
-class Body(nn.Module):
+class MixerBackbone(nn.Module):
     """Everything before the classifier."""
 
-    def __init__(self, size: int, shape: Shape) -> None:
+    def __init__(self, size: int, shape: MixerShape) -> None:
         super().__init__()
         self.size = size
         self.stem = nn.Conv2d(3, shape.width, shape.patch, shape.patch)
-        self.layers = nn.Sequential(*(Layer((size // shape.patch) ** 2, shape) for _ in range(shape.depth)))
+        self.layers = nn.Sequential(*(MixerBlock((size // shape.patch) ** 2, shape) for _ in range(shape.depth)))
         self.norm = nn.LayerNorm(shape.width, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class Mixer(nn.Module):
     size
         Pixels a side; the number of tokens, (size / patch)^2, is part of the weights.
     shape
-        See :class:`Shape`.
+        See :class:`MixerShape`.
 
     Raises
     ------
@@ -105,10 +105,10 @@ class Mixer(nn.Module):
         When patches do not tile the image.
     """
 
-    def __init__(self, classes: int, size: int, shape: Shape) -> None:
+    def __init__(self, classes: int, size: int, shape: MixerShape) -> None:
         super().__init__()
-        check_size(size, shape)
-        self.features = Body(size, shape)
+        check_patch_size(size, shape)
+        self.features = MixerBackbone(size, shape)
         self.head = nn.Linear(shape.width, classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -119,7 +119,7 @@ class Mixer(nn.Module):
         return logits
 
 
-def check_size(size: int, shape: Shape) -> None:
+def check_patch_size(size: int, shape: MixerShape) -> None:
     """Refuse images that patches do not tile.
 
     Raises
@@ -178,7 +178,7 @@ def from_timm(model: Mixer, weights: Mapping[str, Tensor]) -> Mixer:
     return model
 
 
-def rearranged(weights: Mapping[str, Tensor], order: Tensor, shape: Shape) -> dict[str, Tensor]:
+def permute_patch_weights(weights: Mapping[str, Tensor], order: Tensor, shape: MixerShape) -> dict[str, Tensor]:
     """Weights that make of images arranged by ``order`` what the given ones make of images as they are.
 
     Columns of the stem follow the pixels of a patch; columns of the first layer, and rows of the second, of every MLP

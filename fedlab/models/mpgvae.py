@@ -42,17 +42,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from fedlab.losses.graph_matching import best_orders, reordered
-from fedlab.models.graph_generator import hard
-from fedlab.models.message_passing import EdgeUpdate, Messages, Pairs, Set2Set, widen
+from fedlab.losses.graph_matching import match_nodes, permute_graph
+from fedlab.models.graph_generator import argmax_one_hot
+from fedlab.models.message_passing import EdgeUpdate, MessagePassing, PairwiseLinear, Set2Set, scale_init
 
-LOG_VARIANCE = -2.0  # of latents at the start, so that a decoder hears something before it learns not to listen
+INIT_LOG_VARIANCE = -2.0  # of latents at the start, so that a decoder hears something before it learns not to listen
 
 Matching = Literal["order", "assignment"]
 
 
 @dataclass(frozen=True)
-class Sizes:
+class MPGVAESizes:
     """Numbers of one MPGVAE.
 
     Attributes
@@ -79,21 +79,21 @@ class Sizes:
 class Encoder(nn.Module):
     """A graph to mu and log sigma^2 of its latents, whatever the order of its atoms."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: MPGVAESizes) -> None:
         super().__init__()
         self.passes = sizes.passes
         self.embed = nn.Linear(sizes.elements, sizes.width)
-        self.messages = Messages(sizes.width, sizes.channels)
+        self.messages = MessagePassing(sizes.width, sizes.channels)
         self.readout = Set2Set(sizes.width, sizes.readout)
         self.head = nn.Linear(2 * sizes.width, 2 * sizes.latent)
         for part in (self.messages, self.readout):
-            widen(part)
+            scale_init(part)
         with torch.no_grad():
-            self.head.bias[sizes.latent :] += LOG_VARIANCE
+            self.head.bias[sizes.latent :] += INIT_LOG_VARIANCE
 
     def forward(self, adjacency: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """From one-hot (batch, R, N, N) and (batch, N, F) to two of (batch, latent)."""
-        present, bonds = are_present(nodes), adjacency.movedim(1, -1)
+        present, bonds = node_mask(nodes), adjacency.movedim(1, -1)
         itself = torch.eye(nodes.shape[1], dtype=torch.bool, device=nodes.device)
         heard = (adjacency[:, -1] < 0.5) | itself
         h = self.embed(nodes)
@@ -106,14 +106,14 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents (batch, latent) to log-probabilities of bonds (batch, R, N, N), symmetric, and of nodes (batch, N, F)."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: MPGVAESizes) -> None:
         super().__init__()
         width = sizes.width
         self.latent = nn.Linear(sizes.latent, width)
         self.places = nn.Parameter(torch.randn(sizes.size, width))
         self.seeds, self.norm = nn.GRU(width, width, batch_first=True), nn.LayerNorm(width)
-        self.pairs, self.edges = Pairs(width, 0, width), nn.Linear(width, width)
-        self.messages = nn.ModuleList(Messages(width, width) for _ in range(sizes.passes))
+        self.pairs, self.edges = PairwiseLinear(width, 0, width), nn.Linear(width, width)
+        self.messages = nn.ModuleList(MessagePassing(width, width) for _ in range(sizes.passes))
         self.updates = nn.ModuleList(EdgeUpdate(width) for _ in range(sizes.passes))
         self.atoms = _network(width, sizes.elements)
         self.bonds = _network(width, sizes.channels)
@@ -149,7 +149,7 @@ class MPGVAE(nn.Module):
 
     def __init__(
         self,
-        sizes: Sizes,
+        sizes: MPGVAESizes,
         *,
         beta: float = 1.0,
         warmup: int = 0,
@@ -194,9 +194,9 @@ class MPGVAE(nn.Module):
         divergence = 0.5 * (mu.square() + log_variance.exp() - 1 - log_variance).sum(1)
         bonds, atoms = self.decoder(z)
         if self.matching == "assignment":
-            orders = best_orders(bonds.detach(), atoms.detach(), adjacency, nodes)
-            adjacency, nodes = reordered(adjacency, nodes, orders)
-        return graph_cost(bonds, atoms, adjacency, nodes), divergence
+            orders = match_nodes(bonds.detach(), atoms.detach(), adjacency, nodes)
+            adjacency, nodes = permute_graph(adjacency, nodes, orders)
+        return reconstruction_nll(bonds, atoms, adjacency, nodes), divergence
 
     # --- graphs from latents, and back ---
 
@@ -228,24 +228,24 @@ class MPGVAE(nn.Module):
             noise = _gumbel(bonds, generator)  # of a pair once
             bonds = bonds + spread * (noise.triu() + noise.triu(1).transpose(2, 3))
             atoms = atoms + spread * _gumbel(atoms, generator)
-        nodes = hard(atoms, dim=2)
-        return without_absent(hard(bonds, dim=1), nodes), nodes
+        nodes = argmax_one_hot(atoms, dim=2)
+        return mask_absent(argmax_one_hot(bonds, dim=1), nodes), nodes
 
 
-def are_present(nodes: Tensor) -> Tensor:
+def node_mask(nodes: Tensor) -> Tensor:
     """Which places hold an atom (batch, N), of one-hot nodes (batch, N, F)."""
     return nodes[..., -1] < 0.5
 
 
-def without_absent(adjacency: Tensor, nodes: Tensor) -> Tensor:
+def mask_absent(adjacency: Tensor, nodes: Tensor) -> Tensor:
     """One-hot bonds, "none" where an atom is absent and on the diagonal."""
-    present, none = are_present(nodes), adjacency.shape[1] - 1
+    present, none = node_mask(nodes), adjacency.shape[1] - 1
     pairs = present[:, None] & present[:, :, None] & ~torch.eye(nodes.shape[1], dtype=torch.bool, device=nodes.device)
     bonds = adjacency.argmax(1).where(pairs, none)
     return one_hot(bonds, none + 1).movedim(-1, 1).to(adjacency)
 
 
-def graph_cost(bonds: Tensor, atoms: Tensor, adjacency: Tensor, nodes: Tensor) -> Tensor:
+def reconstruction_nll(bonds: Tensor, atoms: Tensor, adjacency: Tensor, nodes: Tensor) -> Tensor:
     """-log p(G) (batch,): of every place's element, and of the bond of each pair whose two atoms are there.
 
     Parameters
@@ -253,7 +253,7 @@ def graph_cost(bonds: Tensor, atoms: Tensor, adjacency: Tensor, nodes: Tensor) -
     bonds, atoms
         Log-probabilities (batch, R, N, N), symmetric, and (batch, N, F).
     """
-    present = are_present(nodes).to(bonds)
+    present = node_mask(nodes).to(bonds)
     of_atoms = (atoms * nodes).sum((1, 2))
     pairs = torch.einsum("bv,bw->bvw", present, present).triu(1)
     return -of_atoms - ((bonds * adjacency).sum(1) * pairs).sum((1, 2))

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 GROUPS = 8
 
 
-def norm(kind: str, channels: int) -> nn.Module:
+def norm_layer(kind: str, channels: int) -> nn.Module:
     """A layer that normalises (batch, channels, height, width); ``kind`` is "batch" or "group"."""
     return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(GROUPS, channels)
 
 
-class Mean(nn.Module):
+class GlobalAvgPool(nn.Module):
     """The mean over height and width; adaptive pooling to one pixel has no deterministic gradient on a GPU."""
 
     def forward(self, x: Tensor) -> Tensor:

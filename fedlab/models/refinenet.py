@@ -60,7 +60,7 @@ def convolution(inputs: int, outputs: int, dilation: int = 1, *, size: int = 3, 
     return nn.Conv2d(inputs, outputs, size, padding=dilation * (size // 2), dilation=dilation, bias=bias)
 
 
-class Residual(nn.Module):
+class ResidualUnit(nn.Module):
     """Norm, ELU, convolution, twice, beside a shortcut.
 
     The block that opens a stage has a convolution as its shortcut; if the stage is not dilated, it halves the image by
@@ -95,7 +95,7 @@ class Normed(nn.Module):
         return found
 
 
-class Adapt(Stage):
+class RCUBlock(Stage):
     """x plus two convolutions."""
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:  # type: ignore[override]
@@ -103,7 +103,7 @@ class Adapt(Stage):
         return x + super().forward(x, level)
 
 
-class Refine(nn.Module):
+class RefineBlock(nn.Module):
     """Adapts its inputs, fuses them at the first one's resolution, pools in a chain of residuals, adapts again."""
 
     def __init__(self, inputs: Sequence[int], outputs: int, levels: int, *, last: bool = False) -> None:
@@ -114,7 +114,7 @@ class Refine(nn.Module):
             return Normed(norm, between, convolution(before, after, bias=bias))
 
         def adapt(channels: int, count: int) -> Stage:
-            return Stage(*(Adapt(*(normed(channels, channels, elu) for _ in range(2))) for _ in range(count)))
+            return Stage(*(RCUBlock(*(normed(channels, channels, elu) for _ in range(2))) for _ in range(count)))
 
         pool = partial(avg_pool2d if levels else max_pool2d, kernel_size=5, stride=1, padding=2)
         self.adapt = nn.ModuleList(adapt(channels, 2) for channels in inputs)
@@ -171,16 +171,16 @@ class RefineNet(nn.Module):
         self.stages = nn.ModuleList()
         now = width
         for number, (outputs, dilation) in enumerate(plan):
-            opening = Residual(now, outputs, levels, dilation, opens=number > 0)
-            self.stages.append(Stage(opening, Residual(outputs, outputs, levels, dilation)))
+            opening = ResidualUnit(now, outputs, levels, dilation, opens=number > 0)
+            self.stages.append(Stage(opening, ResidualUnit(outputs, outputs, levels, dilation)))
             now = outputs
         wide = 2 * width
         self.refine = nn.ModuleList(
             [
-                Refine((wide,), wide, levels),
-                Refine((wide, wide), wide, levels),
-                Refine((wide, wide), width, levels),
-                Refine((width, width), width, levels, last=True),
+                RefineBlock((wide,), wide, levels),
+                RefineBlock((wide, wide), wide, levels),
+                RefineBlock((wide, wide), width, levels),
+                RefineBlock((width, width), width, levels, last=True),
             ]
         )
         self.norm, self.out = InstanceNormPlus(width, levels), convolution(width, channels)

@@ -12,27 +12,27 @@ import math
 
 from torch import Tensor, nn
 
-from fedlab.models.norm_layers import Mean, norm
+from fedlab.models.norm_layers import GlobalAvgPool, norm_layer
 
 CHANNELS = (64, 128, 256, 512)
 
 
-class Block(nn.Module):
+class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a way around them, which is a 1x1 convolution where the shape changes."""
 
     def __init__(self, before: int, channels: int, stride: int, kind: str) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(before, channels, 3, stride, 1, bias=False),
-            norm(kind, channels),
+            norm_layer(kind, channels),
             nn.ReLU(inplace=True),
             nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
-            norm(kind, channels),
+            norm_layer(kind, channels),
         )
         self.around = (
             nn.Identity()
             if before == channels
-            else nn.Sequential(nn.Conv2d(before, channels, 1, stride, bias=False), norm(kind, channels))
+            else nn.Sequential(nn.Conv2d(before, channels, 1, stride, bias=False), norm_layer(kind, channels))
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,13 +56,13 @@ class ResNet10(nn.Module):
         super().__init__()
         stem = [
             nn.Conv2d(3, 64, 7, 2, 3, bias=False),
-            norm(kind, 64),
+            norm_layer(kind, 64),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, 2, 1),  # (batch, 64, size / 4, size / 4)
         ]
         before = (64, *CHANNELS[:-1])
-        blocks = [Block(few, many, 1 if few == many else 2, kind) for few, many in zip(before, CHANNELS, strict=True)]
-        self.features = nn.Sequential(*stem, *blocks, Mean())  # (batch, 512)
+        blocks = [BasicBlock(few, many, 1 if few == many else 2, kind) for few, many in zip(before, CHANNELS, strict=True)]
+        self.features = nn.Sequential(*stem, *blocks, GlobalAvgPool())  # (batch, 512)
         self.head = nn.Linear(CHANNELS[-1], classes)
         for layer in self.features.modules():
             if isinstance(layer, nn.Conv2d):

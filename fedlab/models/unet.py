@@ -24,7 +24,7 @@ from torch.nn.functional import interpolate, pad, pixel_shuffle, pixel_unshuffle
 from fedlab.errors import ConfigError, DataError
 
 
-class Shape(NamedTuple):
+class UNetShape(NamedTuple):
     """Base width, factor of the width at each resolution, blocks there, resolutions with attention, and dropout.
 
     ``patch`` x ``patch`` pixels become channels before the first layer and pixels again after the last.
@@ -38,16 +38,16 @@ class Shape(NamedTuple):
     patch: int = 1
 
 
-SHAPES: Mapping[str, Shape] = {
-    "quick": Shape(32, (1, 2), 1, (4, 7, 8), 0.0, patch=2),
-    "tiny": Shape(16, (1, 2, 2), 1, (7, 8), 0.0),
-    "small": Shape(32, (1, 2, 2), 2, (14, 16), 0.0),
-    "medium": Shape(64, (1, 2, 2), 2, (14, 16), 0.0),
-    "cifar10": Shape(128, (1, 2, 2, 2), 2, (16,), 0.1),
+SHAPES: Mapping[str, UNetShape] = {
+    "quick": UNetShape(32, (1, 2), 1, (4, 7, 8), 0.0, patch=2),
+    "tiny": UNetShape(16, (1, 2, 2), 1, (7, 8), 0.0),
+    "small": UNetShape(32, (1, 2, 2), 2, (14, 16), 0.0),
+    "medium": UNetShape(64, (1, 2, 2), 2, (14, 16), 0.0),
+    "cifar10": UNetShape(128, (1, 2, 2, 2), 2, (16,), 0.1),
 }
 
 
-def check_size(size: int, shape: Shape) -> None:
+def check_image_size(size: int, shape: UNetShape) -> None:
     """Refuse images that a network of this shape cannot take: see :class:`UNet`."""
     halvings = len(shape.factors) - 1
     stride = shape.patch * 2**halvings
@@ -84,7 +84,7 @@ def convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1, *, ze
     return layer
 
 
-def sinusoids(level: Tensor, width: int) -> Tensor:
+def level_embedding(level: Tensor, width: int) -> Tensor:
     """Sines and cosines (batch, width) of levels (batch,), of frequencies 1 to 1e-4."""
     half = width // 2
     rates = torch.exp(torch.arange(half, device=level.device) * (-math.log(10000) / (half - 1)))
@@ -92,7 +92,7 @@ def sinusoids(level: Tensor, width: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], 1)
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Norm, swish, convolution, plus the level; again with dropout; beside a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float) -> None:
@@ -131,7 +131,7 @@ class Attention(nn.Module):
         return added
 
 
-class Down(nn.Module):
+class Downsample(nn.Module):
     """Half the resolution."""
 
     def __init__(self, channels: int) -> None:
@@ -144,7 +144,7 @@ class Down(nn.Module):
         return smaller
 
 
-class Up(nn.Module):
+class Upsample(nn.Module):
     """Twice the resolution."""
 
     def __init__(self, channels: int) -> None:
@@ -177,7 +177,7 @@ class UNet(nn.Module):
     size
         Pixels a side.
     shape
-        See :class:`Shape`.
+        See :class:`UNetShape`.
 
     Raises
     ------
@@ -185,9 +185,9 @@ class UNet(nn.Module):
         When the size cannot be halved as often as the shape has resolutions.
     """
 
-    def __init__(self, channels: int, size: int, shape: Shape) -> None:
+    def __init__(self, channels: int, size: int, shape: UNetShape) -> None:
         super().__init__()
-        check_size(size, shape)
+        check_image_size(size, shape)
         self.channels, self.size, self.width, self.patch = channels, size, shape.width, shape.patch
         inside = channels * shape.patch**2
         embedding = 4 * shape.width
@@ -196,7 +196,7 @@ class UNet(nn.Module):
 
         def stage(inputs: int, outputs: int, pixels: int, tail: Sequence[nn.Module] = ()) -> Stage:
             attention = [Attention(outputs)] if pixels in shape.attention else []
-            return Stage(Block(inputs, outputs, embedding, shape.dropout), *attention, *tail)
+            return Stage(ResidualBlock(inputs, outputs, embedding, shape.dropout), *attention, *tail)
 
         now, skips, pixels = shape.width, [shape.width], size // shape.patch
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
@@ -206,15 +206,15 @@ class UNet(nn.Module):
                 now = factor * shape.width
                 skips.append(now)
             if depth < len(shape.factors) - 1:
-                self.down.append(Stage(Down(now)))
+                self.down.append(Stage(Downsample(now)))
                 skips.append(now)
                 pixels //= 2
-        first, last = (Block(now, now, embedding, shape.dropout) for _ in range(2))
+        first, last = (ResidualBlock(now, now, embedding, shape.dropout) for _ in range(2))
         self.middle = Stage(first, Attention(now), last)
         for depth, factor in reversed(list(enumerate(shape.factors))):
             outputs = factor * shape.width
             for block in range(shape.blocks + 1):
-                tail = [Up(outputs)] if depth and block == shape.blocks else []
+                tail = [Upsample(outputs)] if depth and block == shape.blocks else []
                 self.up.append(stage(now + skips.pop(), outputs, pixels, tail))
                 now = outputs
             pixels *= 2
@@ -231,7 +231,7 @@ class UNet(nn.Module):
         expected = (self.channels, self.size, self.size)
         if x.shape[1:] != expected:
             raise DataError(f"images of shape {tuple(x.shape[1:])} came to a U-Net made for {expected}")
-        embedding = self.embed(sinusoids(level, self.width))
+        embedding = self.embed(level_embedding(level, self.width))
         h = self.stem(pixel_unshuffle(x, self.patch))
         skips = [h]
         for stage in self.down:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedlab.report import charts, commands, figures, partition_table, run_page, samples
-from fedlab.report.template import fill
 from fedlab.files import write_atomically
+from fedlab.report import charts, commands, figures, partition_table, run_page, samples, template
 from fedlab.runs.result import Result
 
 
@@ -24,7 +23,7 @@ def render(result: Result) -> str:
     phases, seconds = charts.time_table(result)
     traffic, bytes_figures = charts.traffic_table(result)
     clients = run_page.client_names(result.rounds)
-    return fill(
+    return template.render(
         "report.html",
         result=result,
         config=result.config,

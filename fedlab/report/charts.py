@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from fedlab.report.figures import REFERENCE, SLOTS, Curve, bars, dashes, limits, panel, slots
-from fedlab.report.run_page import MISSING, Cell, Row, client_names, judged
+from fedlab.report.run_page import MISSING, TableCell, TableRow, client_names, judged
 from fedlab.runs.progress import PHASES, elapsed
 from fedlab.runs.result import Result, family, human_bytes, is_share, label, metric_names, predictor, shown
 
@@ -51,12 +51,12 @@ class Drawing:
 def share_figures(result: Result) -> tuple[list[Key], list[Drawing]]:
     """A legend, and the shares that the run is judged by, by round: the mean, then client by client."""
     names = _judged(result)
-    colours = slots(names)
+    colors = slots(names)
     series = {"mean": [record["mean"] for record in result.rounds]} if len(client_names(result.rounds)) != 1 else {}
     for client in client_names(result.rounds)[:PANELS]:
         series[client] = [record["clients"].get(client, {}) for record in result.rounds]
     panels = {
-        title: [Curve(label(name), colours[name], [at.get(name, math.nan) for at in values]) for name in names]
+        title: [Curve(label(name), colors[name], [at.get(name, math.nan) for at in values]) for name in names]
         for title, values in series.items()
     }
     if not names or not panels:
@@ -65,11 +65,11 @@ def share_figures(result: Result) -> tuple[list[Key], list[Drawing]]:
     drawings = [
         Drawing(
             title,
-            panel(f"share-{i}", rounds, curves, within=within, share=True, words=_words(title, rounds, curves, True)),
+            panel(f"share-{i}", rounds, curves, within=within, share=True, alt=_words(title, rounds, curves, True)),
         )
         for i, ((title, curves), within) in enumerate(zip(panels.items(), ranges, strict=True))
     ]
-    keys = [Key(label(name), colours[name], dashes(colours[name]), NOTES.get(predictor(name), "")) for name in names]
+    keys = [Key(label(name), colors[name], dashes(colors[name]), NOTES.get(predictor(name), "")) for name in names]
     return keys, drawings
 
 
@@ -101,12 +101,12 @@ def other_figures(result: Result) -> list[Drawing]:
             figures[title] = [*behind, Curve(label(name), 2, values[name])]
     rounds, drawings = _rounds(result), []
     for i, (title, curves) in enumerate(figures.items()):
-        within, words = limits([curves], (-math.inf, math.inf))[0], _words(title, rounds, curves, False)
-        drawings.append(Drawing(title, panel(f"other-{i}", rounds, curves, within=within, share=False, words=words)))
+        within, alt = limits([curves], (-math.inf, math.inf))[0], _words(title, rounds, curves, False)
+        drawings.append(Drawing(title, panel(f"other-{i}", rounds, curves, within=within, share=False, alt=alt)))
     return drawings
 
 
-def time_table(result: Result) -> tuple[list[Row], Drawing]:
+def time_table(result: Result) -> tuple[list[TableRow], Drawing]:
     """Seconds by phase: a row for each, coloured as in the figure of all rounds."""
     total, rounds = result.seconds(), _rounds(result)
     most = max((sum(record["seconds"].values()) for record in result.rounds), default=0.0)
@@ -117,24 +117,24 @@ def time_table(result: Result) -> tuple[list[Row], Drawing]:
     for (phase, seconds), slot in zip(total.items(), _cycle(len(total)), strict=True):
         name = PHASES.get(phase, phase)
         share = f"{100 * seconds / sum(total.values()):.0f} %" if sum(total.values()) else MISSING
-        rows.append(Row(name, [Cell(elapsed(seconds)), Cell(share)], slot))
+        rows.append(TableRow(name, [TableCell(elapsed(seconds)), TableCell(share)], slot))
         stacks.append(Curve(name, slot, [record["seconds"].get(phase, 0.0) / size for record in result.rounds]))
-    rows.append(Row("all", [Cell(elapsed(sum(total.values()))), Cell("100 %" if sum(total.values()) else MISSING)]))
-    words = f"Stacked bars, {unit} by phase in each round; in all " + ", ".join(
+    rows.append(TableRow("all", [TableCell(elapsed(sum(total.values()))), TableCell("100 %" if sum(total.values()) else MISSING)]))
+    alt = f"Stacked bars, {unit} by phase in each round; in all " + ", ".join(
         f"{row.head} {row.cells[0].text}" for row in rows[:-1]
     )
-    return rows, Drawing(f"{unit.capitalize()} in each round", bars("seconds", rounds, stacks, words=words))
+    return rows, Drawing(f"{unit.capitalize()} in each round", bars("seconds", rounds, stacks, alt=alt))
 
 
-def traffic_table(result: Result) -> tuple[list[Row], list[Drawing]]:
+def traffic_table(result: Result) -> tuple[list[TableRow], list[Drawing]]:
     """Bytes by client over all rounds, coloured as in the figures of training traffic, which are by round."""
     clients = client_names(result.rounds)
-    colours = _cycle(len(clients)) if len(clients) <= SLOTS else [0] * len(clients)
+    colors = _cycle(len(clients)) if len(clients) <= SLOTS else [0] * len(clients)
     rows = []
-    for client, slot in zip(clients, colours, strict=True):
+    for client, slot in zip(clients, colors, strict=True):
         sums = (sum(record["bytes"].get(client, {}).get(kind, 0) for record in result.rounds) for kind in KINDS)
-        rows.append(Row(client, [Cell(human_bytes(count)) for count in sums], slot))
-    rows.append(Row("all", [Cell(human_bytes(result.bytes(kind))) for kind in KINDS]))
+        rows.append(TableRow(client, [TableCell(human_bytes(count)) for count in sums], slot))
+    rows.append(TableRow("all", [TableCell(human_bytes(result.bytes(kind))) for kind in KINDS]))
     trained = [record for record in result.rounds if record["round"] > 0]
     if not trained:
         return rows, []
@@ -155,9 +155,9 @@ def _traffic(kind: str, where: str, records: Sequence[Mapping[str, Any]], client
         Curve(name, slot, [count / size for count in values])
         for (name, values), slot in zip(series.items(), _cycle(len(series)), strict=True)
     ]
-    words = f"Bars, training traffic {where} by round; between {human_bytes(min(sums))} and {human_bytes(most)} a round"
+    alt = f"Bars, training traffic {where} by round; between {human_bytes(min(sums))} and {human_bytes(most)} a round"
     return Drawing(
-        f"{unit} {where} in each round", bars(kind, [record["round"] for record in records], stacks, words=words)
+        f"{unit} {where} in each round", bars(kind, [record["round"] for record in records], stacks, alt=alt)
     )
 
 

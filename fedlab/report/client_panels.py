@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedlab import workloads
 from fedlab.errors import FedlabError
+from fedlab.registry import load_config
 from fedlab.report import client_plots, plots
 from fedlab.report.charts import Drawing
-from fedlab.report.client_plots import ClientView
+from fedlab.report.client_plots import ClientPlotData
 from fedlab.report.confusions import shares
-from fedlab.report.run_page import Cell, Row, judged
+from fedlab.report.run_page import TableCell, TableRow, judged
 from fedlab.workload import SupportsClassNames
 
 if TYPE_CHECKING:
     from fedlab.comparison.result import Comparison
-    from fedlab.report.comparison_tables import Variant
+    from fedlab.report.comparison_tables import SeriesStyle
     from fedlab.runs.result import Result
 
-PORTRAITS = 60  # of a client and a variant each, in one page; some 40 kB each
+MAX_PANELS = 60  # of a client and a variant each, in one page; some 40 kB each
 
 
 @dataclass(frozen=True)
-class Portrait:
+class ClientPanel:
     """What one variant made of one client, from one seed; parts that there are not are left out."""
 
     variant: str
@@ -34,55 +34,55 @@ class Portrait:
     maps: list[Drawing]
     weights: Drawing | None
     heads: list[str]
-    confusion: list[Row]
+    confusion: list[TableRow]
     right: str
 
 
 @dataclass
-class Gallery:
+class ClientPanels:
     """Portraits by client; why some variants have none; and how many clients there was no room for."""
 
     seed: int
-    by_client: dict[str, list[Portrait]] = field(default_factory=dict)
+    by_client: dict[str, list[ClientPanel]] = field(default_factory=dict)
     missing: list[tuple[str, str]] = field(default_factory=list)
     hidden: int = 0
 
     @property
     def glyphs(self) -> bool:
         """Whether some map shows classes."""
-        return any(len(portrait.maps) > 2 for portraits in self.by_client.values() for portrait in portraits)
+        return any(len(panel.maps) > 2 for panels in self.by_client.values() for panel in panels)
 
 
-def gallery(comparison: Comparison, lines: Sequence[Variant]) -> Gallery:
+def client_panels(comparison: Comparison, styles: Sequence[SeriesStyle]) -> ClientPanels:
     """Every variant's clients after its run with the first seed that finished everywhere, or at all."""
-    first = [key for key in comparison.seeds if all(_run(comparison, line, key) for line in lines)]
-    found = Gallery((first or comparison.seeds)[0])
-    for line in lines:
-        result = _run(comparison, line, found.seed)
+    first = [key for key in comparison.seeds if all(_run(comparison, style, key) for style in styles)]
+    found = ClientPanels((first or comparison.seeds)[0])
+    for style in styles:
+        result = _run(comparison, style, found.seed)
         if result is None:
-            found.missing.append((line.name, f"its run with seed {found.seed} is not there"))
+            found.missing.append((style.name, f"its run with seed {found.seed} is not there"))
             continue
         try:
-            views = client_plots.views(result)
+            views = client_plots.load(result)
         except FedlabError as error:
-            found.missing.append((line.name, str(error)))
+            found.missing.append((style.name, str(error)))
             continue
         names = class_names(result)
-        for view in views:
-            portrait = draw(view, line, names, judged(result.rounds))
-            if portrait.maps or portrait.confusion:
-                found.by_client.setdefault(view.name, []).append(portrait)
-    room = max(1, PORTRAITS // max(len(lines), 1))
+        for client in views:
+            panel = draw(client, style, names, judged(result.rounds))
+            if panel.maps or panel.confusion:
+                found.by_client.setdefault(client.name, []).append(panel)
+    room = max(1, MAX_PANELS // max(len(styles), 1))
     names = list(found.by_client)
     found.hidden = len(names[room:])
     found.by_client = {name: found.by_client[name] for name in names[:room]}
     return found
 
 
-def _run(comparison: Comparison, line: Variant, seed: int) -> Result | None:
+def _run(comparison: Comparison, style: SeriesStyle, seed: int) -> Result | None:
     for cell, result in comparison.results:
         key = (cell.label, *(cell.knobs.get(knob, "") for knob in comparison.grid))
-        if key == line.key and cell.seed == seed:
+        if key == style.key and cell.seed == seed:
             return result
     return None
 
@@ -90,63 +90,63 @@ def _run(comparison: Comparison, line: Variant, seed: int) -> Result | None:
 def class_names(result: Result) -> Sequence[str]:
     """Names by label, of a workload that has them."""
     try:
-        workload = workloads.make(result.config)
+        workload = load_config(str(result.directory / "config.toml")).workload
     except FedlabError:  # what the page has kept of the run can be shown without its workload
         return ()
     return workload.classes if isinstance(workload, SupportsClassNames) else ()
 
 
-def draw(view: ClientView, line: Variant, names: Sequence[str] = (), metric: str = "accuracy") -> Portrait:
-    """The figures and the table of one view."""
+def draw(client: ClientPlotData, style: SeriesStyle, names: Sequence[str] = (), metric: str = "accuracy") -> ClientPanel:
+    """The figures and the table of one client."""
     right = ""
-    if view.confusion.sum():
-        found = {name: f"{100 * share:.1f} %" for name, share in shares(view.confusion).items()}
+    if client.confusion.sum():
+        found = {name: f"{100 * share:.1f} %" for name, share in shares(client.confusion).items()}
         right = f"{found['accuracy']} of its test labels right"
         if metric == "miou":
             right = f"mean IoU {found['miou']}, {found['accuracy']} of its test pixels right"
     weights = None
-    if len(view.target_weights):
-        far = [float(np.average(np.arange(len(c)) + 0.5, weights=c)) / len(c) for c in _weights(view)]
-        words = f"Typicality for {view.name}: on average {far[0]:.2f} of source examples, {far[1]:.2f} of its own"
+    if len(client.target_weights):
+        far = [float(np.average(np.arange(len(c)) + 0.5, weights=c)) / len(c) for c in _weights(client)]
+        alt = f"Typicality for {client.name}: on average {far[0]:.2f} of source examples, {far[1]:.2f} of its own"
         weights = Drawing(
-            f"weights w(x): mean {far[0]:.2f} of the source, {far[1]:.2f} of {view.name}",
-            plots.histogram(*_weights(view), words),
+            f"weights w(x): mean {far[0]:.2f} of the source, {far[1]:.2f} of {client.name}",
+            plots.histogram(*_weights(client), alt),
         )
-    return Portrait(line.name, line.slot, _maps(view), weights, *_confusion(view, names), right)
+    return ClientPanel(style.name, style.slot, _maps(client), weights, *_confusion(client, names), right)
 
 
-def _weights(view: ClientView) -> tuple[client_plots.Array, client_plots.Array]:
-    return view.source_weights, view.target_weights
+def _weights(client: ClientPlotData) -> tuple[client_plots.Array, client_plots.Array]:
+    return client.source_weights, client.target_weights
 
 
-def _maps(view: ClientView) -> list[Drawing]:
+def _maps(client: ClientPlotData) -> list[Drawing]:
     """Before and after by domain; after by class where the labels are the model's."""
-    clouds = (view.source_before, view.target_before, view.source_after, view.target_after)
-    within, drawings = plots.box(*clouds), []
+    clouds = (client.source_before, client.target_before, client.source_after, client.target_after)
+    within, drawings = plots.bounds(*clouds), []
     for when, source, target in (("before", *clouds[:2]), ("after", *clouds[2:])):
         if len(target):
-            words = f"Features of the source and of {view.name} {when}, in the plane of two principal components"
-            drawings.append(Drawing(when, plots.domains(source, target, within, words)))
-    if len(view.target_after) and plots.has_glyphs(view.source_labels, view.target_labels):
+            alt = f"Features of the source and of {client.name} {when}, in the plane of two principal components"
+            drawings.append(Drawing(when, plots.domains(source, target, within, alt)))
+    if len(client.target_after) and plots.has_glyphs(client.source_labels, client.target_labels):
         layers = [
-            (view.source_after, view.source_labels, plots.SOURCE),
-            (view.target_after, view.target_labels, plots.TARGET),
+            (client.source_after, client.source_labels, plots.SOURCE),
+            (client.target_after, client.target_labels, plots.TARGET),
         ]
-        words = f"The features after, each written as its class, of the source and of {view.name}"
-        drawings.append(Drawing("after, by class", plots.classes(layers, within, words)))
+        alt = f"The features after, each written as its class, of the source and of {client.name}"
+        drawings.append(Drawing("after, by class", plots.classes(layers, within, alt)))
     return drawings
 
 
-def _confusion(view: ClientView, classes: Sequence[str]) -> tuple[list[str], list[Row]]:
+def _confusion(client: ClientPlotData, classes: Sequence[str]) -> tuple[list[str], list[TableRow]]:
     """Heads and a row for each true class: percent of its examples by predicted class; rows have the names."""
-    counts = view.confusion
+    counts = client.confusion
     if not counts.size:
         return [], []
     heads = [str(i) for i in range(len(counts))]
     names = [f"{i} {name}" for i, name in enumerate(classes)] if len(classes) == len(counts) else heads
     percent = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     rows = [
-        Row(name, [Cell(f"{100 * share:.0f}" if round(100 * share) else "", heat=float(share)) for share in row])
+        TableRow(name, [TableCell(f"{100 * share:.0f}" if round(100 * share) else "", heat=float(share)) for share in row])
         for name, row in zip(names, percent, strict=True)
     ]
     return heads, rows

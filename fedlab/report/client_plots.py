@@ -25,15 +25,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedlab.config.schema import Core, build
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import DataError, FedlabError, RunError
+from fedlab.files import write_atomically
 from fedlab.inference.predict import Recalled
 from fedlab.models import gaussian_mixture
 from fedlab.models.feature_classifier import features_of, missing_parts
+from fedlab.registry import load_config
 from fedlab.report.confusions import BATCH, agreement, confusion
 from fedlab.report.pixel_rows import labels_of_rows
-from fedlab.files import write_atomically
 from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.result import Result
 from fedlab.seeds import deterministic, seeded
@@ -48,7 +48,7 @@ NOTHING = np.zeros((0, 2), np.float32)
 
 
 @dataclass(frozen=True)
-class ClientView:
+class ClientPlotData:
     """What is known of one client; an empty array says that there is nothing to draw.
 
     Attributes
@@ -78,10 +78,10 @@ class ClientView:
     confusion: Array
 
 
-ARRAYS = [field.name for field in fields(ClientView) if field.name != "name"]
+ARRAYS = [field.name for field in fields(ClientPlotData) if field.name != "name"]
 
 
-def views(result: Result) -> list[ClientView]:
+def load(result: Result) -> list[ClientPlotData]:
     """What can be drawn of a run's clients, from the file beside it or computed.
 
     Raises
@@ -95,15 +95,15 @@ def views(result: Result) -> list[ClientView]:
         with np.load(path) as stored:
             if str(stored["key"]) == key:
                 names = [str(name) for name in stored["names"]]
-                return [ClientView(name, **{a: stored[f"{i} {a}"] for a in ARRAYS}) for i, name in enumerate(names)]
+                return [ClientPlotData(name, **{a: stored[f"{i} {a}"] for a in ARRAYS}) for i, name in enumerate(names)]
     try:
         found = compute(result)
     except FedlabError:
         raise
     except Exception as error:  # a model of the future may take or give anything; a page does without its picture
         raise RunError(f"nothing can be drawn of the clients of {result.directory}: {error!r}") from error
-    arrays = {f"{i} {a}": getattr(view, a) for i, view in enumerate(found) for a in ARRAYS}
-    _save(path, {"key": np.array(key), "names": np.array([view.name for view in found], dtype=str), **arrays})
+    arrays = {f"{i} {a}": getattr(client, a) for i, client in enumerate(found) for a in ARRAYS}
+    _save(path, {"key": np.array(key), "names": np.array([client.name for client in found], dtype=str), **arrays})
     return found
 
 
@@ -114,24 +114,24 @@ def _save(path: Path, arrays: Mapping[str, Array]) -> None:
 
 
 @torch.no_grad()
-def compute(result: Result) -> list[ClientView]:
+def compute(result: Result) -> list[ClientPlotData]:
     """The views from a run's checkpoints."""
-    core = build(Core, "", result.config)
+    config = load_config(str(result.directory / "config.toml"))
     checkpoints = Checkpoints(result.directory)
     rounds = checkpoints.rounds()
     if not rounds:
         raise RunError(f"{result.directory} has no checkpoint; `fedlab resume {result.directory}` runs it on")
-    after = Recalled(checkpoints.path(rounds[-1]), result.config)
-    before = Recalled(checkpoints.path(0), result.config) if rounds[0] == 0 and rounds[-1] else None
-    names = after.workload.clients[: core.clients or None]
-    with deterministic(core.threads), seeded(core.seed, "report"):
+    after = Recalled(checkpoints.path(rounds[-1]), config)
+    before = Recalled(checkpoints.path(0), config) if rounds[0] == 0 and rounds[-1] else None
+    names = config.clients
+    with deterministic(config.run.threads), seeded(config.run.seed, "report"):
         source = _source(after.workload)
         return [_view(result, before, after, source, partition, name) for partition, name in enumerate(names)]
 
 
 def _view(
-    result: Result, before: Recalled | None, after: Recalled, source: Examples | None, partition: int, name: str
-) -> ClientView:
+    result: Result, before: Recalled | None, after: Recalled, source: ArrayDataset | None, partition: int, name: str
+) -> ClientPlotData:
     target = after.workload.data(partition, "test")
     empty = dict.fromkeys(ARRAYS, NOTHING)
     state, predictor = after.in_place_of(partition)
@@ -145,10 +145,10 @@ def _view(
         drawn |= _map(after.workload, states, source, target, agrees)
         z, own = drawn.pop("source"), drawn.pop("target")
         drawn |= _weights(after.content["strategy"], partition, z, own)
-    return ClientView(name, **{**empty, **drawn})
+    return ClientPlotData(name, **{**empty, **drawn})
 
 
-def _source(workload: Workload) -> Examples | None:
+def _source(workload: Workload) -> ArrayDataset | None:
     """The server's test data, or where it has none what it trains on."""
     for split in ("test", "train"):
         try:
@@ -164,7 +164,7 @@ def _source(workload: Workload) -> Examples | None:
 
 
 def _map(
-    workload: Workload, states: list[tuple[Any, Any]], source: Examples, target: Examples, labelled: bool
+    workload: Workload, states: list[tuple[Any, Any]], source: ArrayDataset, target: ArrayDataset, labelled: bool
 ) -> dict[str, Array]:
     """Points of the plane before and after; and the features (points, width) after, under "source" and "target"."""
     clouds, labels = [], []
@@ -195,12 +195,12 @@ def _features(workload: Workload, state: Mapping[str, Tensor]) -> nn.Module:
     return features.eval()
 
 
-def rows_of(features: nn.Module, data: Examples, count: int) -> tuple[Tensor, Tensor | None]:
+def rows_of(features: nn.Module, data: ArrayDataset, count: int) -> tuple[Tensor, Tensor | None]:
     """About ``count`` rows of features, evenly spread over the data, and their labels.
 
     Features (rows, width) are a row an example or a cell of an image, (batch, width, height, width) a row a cell.
     """
-    some = data.spread(count)
+    some = data.subsample(count)
     rows, labels = [], []
     for batch in some.batches(BATCH):
         z, y = features(batch["x"]), batch.get("y")
@@ -248,9 +248,9 @@ def _weights(state: object, partition: int, source: Array, target: Array) -> dic
     if arrays is None or arrays["means"].shape[-1] != source.shape[1]:
         return {}
     log_weights = arrays["log_weights"].double()  # a coarse wire format leaves their sum beside 1
-    mixture = gaussian_mixture.Mixture.from_arrays({**arrays, "log_weights": log_weights - log_weights.logsumexp(-1)})
+    mixture = gaussian_mixture.GaussianMixture.from_arrays({**arrays, "log_weights": log_weights - log_weights.logsumexp(-1)})
     counts = {}
     for side, z in (("source", source), ("target", target)):
-        typical = gaussian_mixture.typicality(mixture.log_prob(torch.from_numpy(z)), arrays["quantiles"].double())
+        typical = gaussian_mixture.conformal_p_value(mixture.log_prob(torch.from_numpy(z)), arrays["quantiles"].double())
         counts[f"{side}_weights"] = np.histogram(typical.numpy(), BINS, (0.0, 1.0))[0]
     return counts

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from fedlab.config.schema import CORE_SECTIONS, knobs, preset_names, read_preset
+from fedlab.config.presets import is_file_name, read_preset
+from fedlab.errors import ConfigError
+from fedlab.registry import load_config
 from fedlab.runs.result import Result
 
 # In the preset's name, in --seed, and what changes nothing of what a run finds.
-ELSEWHERE = frozenset({"name", "seed", "run_dir", "pretrained", "keep_start"})
+ELSEWHERE = frozenset({"name", "seed", "checkpoint.pretrain_cache", "checkpoint.keep_initial"})
 
 
 def repeat_from_config(result: Result) -> str:
@@ -27,16 +29,18 @@ def repeat_from_preset(result: Result, preset: str = "") -> str:
 
     ``preset`` is its name, or path, where the run itself is called otherwise.
     """
-    from fedlab.launch import sections
-
     name = preset or str(result.config.get("name", ""))
-    if name not in preset_names() and not (preset.endswith(".toml") and Path(preset).is_file()):
+    if is_file_name(name) and not Path(name).is_file():
         return ""
-    _, table = read_preset(name)
-    known = knobs({**sections(), **CORE_SECTIONS})
-    if not known.keys() >= result.config.keys():
-        return ""  # of another fedlab
-    usual = {**{key: knob.default for key, knob in known.items()}, **table}
+    chosen = {kind: result.config[kind] for kind in ("workload", "strategy", "engine")}
+    try:
+        usual = load_config(name, chosen).options()
+        own = read_preset(name)[1]
+    except ConfigError:
+        return ""  # no such preset, or of another fedlab
+    if not usual.keys() >= result.config.keys():
+        return ""
+    usual |= {kind: own.get(kind, "") for kind in chosen}
     changed = [
         shlex.quote(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
         for key, value in result.config.items()

@@ -14,11 +14,18 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from fedlab.report import client_panels, commands, comparison_tables, learning_curves, partition_table, samples
-from fedlab.report.comparison_tables import Variant
-from fedlab.report.run_page import in_words
-from fedlab.report.template import fill
 from fedlab.files import write_atomically
+from fedlab.report import (
+    client_panels,
+    commands,
+    comparison_tables,
+    learning_curves,
+    partition_table,
+    samples,
+    template,
+)
+from fedlab.report.comparison_tables import SeriesStyle
+from fedlab.report.run_page import in_words
 from fedlab.runs.result import is_share, shown
 
 if TYPE_CHECKING:
@@ -40,35 +47,35 @@ def write_comparison(comparison: Comparison) -> Path:
 def render(comparison: Comparison) -> str:
     """The page."""
     table = comparison.summary()
-    lines = comparison_tables.variants(comparison, table)
-    heads, rows = comparison_tables.summary_table(comparison, table, lines)
-    against, differences = comparison_tables.difference_table(comparison, table, lines)
-    heat, cells = comparison_tables.heat_table(comparison, lines) if lines and not comparison.of_one else ([], [])
-    return fill(
+    styles = comparison_tables.variants(comparison, table)
+    heads, rows = comparison_tables.summary_table(comparison, table, styles)
+    against, differences = comparison_tables.difference_table(comparison, table, styles)
+    heat, cells = comparison_tables.heat_table(comparison, styles) if styles and not comparison.is_global else ([], [])
+    return template.render(
         "comparison.html",
         comparison=comparison,
-        summary=summary(comparison, table, lines),
+        summary=summary(comparison, table, styles),
         pending=sum(cell.status == "pending" for cell in comparison.cells),
         failures=failures(comparison),
-        taught=[label for label in comparison.labels if label in comparison.taught],
+        uses_labels=[label for label in comparison.labels if label in comparison.uses_labels],
         heads=heads,
         rows=rows,
-        judged=judged(comparison, table, lines),
+        judged=judged(comparison, table, styles),
         against=against,
         differences=differences,
         heat=heat,
         cells=cells,
-        keys=learning_curves.legend(lines),
-        curves=learning_curves.curve_figures(comparison, lines) if lines else [],
+        keys=learning_curves.legend(styles),
+        curves=learning_curves.curve_figures(comparison, styles) if styles else [],
         hidden_clients=len(comparison_tables.client_names(comparison))
-        - len(learning_curves.drawn_clients(comparison, lines)),
-        costs=learning_curves.cost_figures(comparison, lines) if lines else [],
-        pictures=samples.of_comparison(comparison, lines),
-        gallery=client_panels.gallery(comparison, lines),
+        - len(learning_curves.drawn_clients(comparison, styles)),
+        costs=learning_curves.cost_figures(comparison, styles) if styles else [],
+        pictures=samples.of_comparison(comparison, styles),
+        panels=client_panels.client_panels(comparison, styles),
         splits=splits(comparison),
         share=is_share(comparison.metric),
         measure=in_words(comparison.metric),
-        runs=runs(comparison, lines),
+        runs=runs(comparison, styles),
         facts=facts(comparison),
         cell_rows=[(cell_name(comparison, cell), cell.seed, cell.status, cell.run) for cell in comparison.cells],
         script=Markup(SCRIPT),
@@ -86,29 +93,29 @@ def cell_name(comparison: Comparison, cell: Cell) -> str:
     return comparison_tables.name_of(comparison, [cell.label, *(cell.knobs.get(knob, "") for knob in comparison.grid)])
 
 
-def summary(comparison: Comparison, table: pd.DataFrame, lines: Sequence[Variant]) -> str:
+def summary(comparison: Comparison, table: pd.DataFrame, styles: Sequence[SeriesStyle]) -> str:
     """The comparison in a sentence or two: who leads, by how much, and whether that may be chance."""
     up, metric = comparison.more_is_better, comparison.metric
     seeds = f"{len(comparison.seeds)} seed{'s' * (len(comparison.seeds) != 1)}"
     known = [
-        (line, row)
-        for line, row in zip(lines, comparison_tables.records(table), strict=True)
+        (style, row)
+        for style, row in zip(styles, comparison_tables.records(table), strict=True)
         if math.isfinite(row["mean"])
     ]
     if not known:
         return "No cell of this comparison has finished yet."
     if len(known) == 1:
         return f"Only {known[0][0].name} has a result so far, and nothing to be compared with."
-    known = [pair for pair in known if pair[0].key[0] not in comparison.taught] or known
+    known = [pair for pair in known if pair[0].key[0] not in comparison.uses_labels] or known
     if up is None:
-        return f"{len(lines)} variants on {seeds}, by {in_words(metric)}; which way is better is not known."
+        return f"{len(styles)} variants on {seeds}, by {in_words(metric)}; which way is better is not known."
     if len(comparison_tables.client_groups(comparison)) > 1:
-        return f"{len(lines)} variants on {seeds}. They do not all have the same clients: compare those that do."
-    line, row = (max if up else min)(known, key=lambda pair: pair[1]["mean"])
+        return f"{len(styles)} variants on {seeds}. They do not all have the same clients: compare those that do."
+    style, row = (max if up else min)(known, key=lambda pair: pair[1]["mean"])
     text = shown(metric, row["mean"]) + comparison_tables.margin(metric, row["low"], row["high"])
-    start = f"Of {len(lines)} variants on {seeds}, {line.name} has the best {in_words(metric)}: {text}"
+    start = f"Of {len(styles)} variants on {seeds}, {style.name} has the best {in_words(metric)}: {text}"
     if not math.isfinite(row["difference"]):
-        return f"{start}." if line.key[0] != comparison.baseline else f"{start}. It is the baseline itself."
+        return f"{start}." if style.key[0] != comparison.baseline else f"{start}. It is the baseline itself."
     size, side = abs(row["difference"]), "above" if row["difference"] > 0 else "below"
     difference = f"{100 * size:.1f} points" if is_share(metric) else f"{size:.3g}"
     against = f"{start}, {difference} {side} {comparison.baseline}"
@@ -119,11 +126,11 @@ def summary(comparison: Comparison, table: pd.DataFrame, lines: Sequence[Variant
     return f"{against} (p {p if p.startswith('<') else '= ' + p}){chance}."
 
 
-def judged(comparison: Comparison, table: pd.DataFrame, lines: Sequence[Variant]) -> str:
+def judged(comparison: Comparison, table: pd.DataFrame, styles: Sequence[SeriesStyle]) -> str:
     """Which metric each variant is judged by, where that is not one for all."""
     by: dict[str, list[str]] = {}
-    for line, metric in zip(lines, table["metric"], strict=True):
-        by.setdefault(str(metric), []).append(line.key[0])
+    for style, metric in zip(styles, table["metric"], strict=True):
+        by.setdefault(str(metric), []).append(style.key[0])
     if len(by) < 2:
         return ""
     return "; ".join(f"{metric} of {', '.join(dict.fromkeys(names))}" for metric, names in by.items())
@@ -141,7 +148,7 @@ def splits(comparison: Comparison) -> list[tuple[str, partition_table.Split]]:
     ]
 
 
-def runs(comparison: Comparison, lines: Sequence[Variant]) -> list[tuple[str, str]]:
+def runs(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list[tuple[str, str]]:
     """A command for one run of each variant."""
     found: dict[str, str] = {}
     for cell, result in comparison.results:
@@ -149,7 +156,7 @@ def runs(comparison: Comparison, lines: Sequence[Variant]) -> list[tuple[str, st
         if name not in found:
             again = commands.repeat_from_preset(result, comparison.preset)
             found[name] = again or commands.repeat_from_config(result)
-    return [(line.name, found[line.name]) for line in lines]
+    return [(style.name, found[style.name]) for style in styles]
 
 
 def facts(comparison: Comparison) -> dict[str, str]:

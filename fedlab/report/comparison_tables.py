@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedlab.report import plots
 from fedlab.report.figures import DASHES, REFERENCE, SLOTS
-from fedlab.report.run_page import MISSING, Cell, Head, Row, in_words
+from fedlab.report.run_page import MISSING, ColumnHeader, TableCell, TableRow, in_words
 from fedlab.runs.progress import elapsed
 from fedlab.runs.result import human_bytes, is_share, shown
 
@@ -27,7 +27,7 @@ PATTERNS: Sequence[tuple[float, ...]] = ((9, 3), (1, 3), (5, 2, 1, 2, 1, 2), (14
 
 
 @dataclass(frozen=True)
-class Variant:
+class SeriesStyle:
     """A row of the table: its key (label, values of the grid's knobs), its name for people and its line."""
 
     key: tuple[str, ...]
@@ -36,7 +36,7 @@ class Variant:
     dashes: tuple[float, ...]
 
 
-def variants(comparison: Comparison, table: pd.DataFrame) -> list[Variant]:
+def variants(comparison: Comparison, table: pd.DataFrame) -> list[SeriesStyle]:
     """The rows of a summary in their order: a colour a label, grey the baseline's; dashes tell its rows apart."""
     keys = [tuple(str(part) for part in row) for row in table[comparison.keys].itertuples(index=False)]
     others = [label for label in dict.fromkeys(key[0] for key in keys) if label != comparison.baseline]
@@ -47,7 +47,7 @@ def variants(comparison: Comparison, table: pd.DataFrame) -> list[Variant]:
         turn = number // (SLOTS - 1) + max(rounds, 1) * used[key[0]]
         used[key[0]] += 1
         pattern = PATTERNS[(turn - 1) % len(PATTERNS)] if turn else DASHES.get(slot, ())
-        found.append(Variant(key, name_of(comparison, key), slot, tuple(pattern)))
+        found.append(SeriesStyle(key, name_of(comparison, key), slot, tuple(pattern)))
     return found
 
 
@@ -59,16 +59,16 @@ def client_groups(comparison: Comparison) -> set[frozenset[str]]:
     return {frozenset(clients) for clients in found.values()}
 
 
-def variant_heads(comparison: Comparison, key: str) -> list[Head]:
+def variant_heads(comparison: Comparison, key: str) -> list[ColumnHeader]:
     """What a row is: its label, and a column for each knob of the grid."""
     names = comparison.short_knobs
-    return [Head("variant", key), *(Head(name, f"{key}-{name}") for name in names)]
+    return [ColumnHeader("variant", key), *(ColumnHeader(name, f"{key}-{name}") for name in names)]
 
 
-def knob_cells(comparison: Comparison, line: Variant) -> list[Cell]:
+def knob_cells(comparison: Comparison, style: SeriesStyle) -> list[TableCell]:
     """A row's values of the grid's knobs, sorted as they were written; one without an effect on it sorts last."""
-    pairs = zip(comparison.grid.values(), line.key[1:], strict=True)
-    return [Cell(value or MISSING, value=float(values.index(value)) if value else math.nan) for values, value in pairs]
+    pairs = zip(comparison.grid.values(), style.key[1:], strict=True)
+    return [TableCell(value or MISSING, value=float(values.index(value)) if value else math.nan) for values, value in pairs]
 
 
 def name_of(comparison: Comparison, key: Sequence[str]) -> str:
@@ -100,9 +100,9 @@ def p_value(p: float) -> str:
     return MISSING if not math.isfinite(p) else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def number(value: float, text: str, best: bool = False) -> Cell:
+def number(value: float, text: str, best: bool = False) -> TableCell:
     """A cell that sorts by its value; one without a value sorts last."""
-    return Cell(text, best, float(value)) if math.isfinite(value) else Cell(MISSING, value=math.nan)
+    return TableCell(text, best, float(value)) if math.isfinite(value) else TableCell(MISSING, value=math.nan)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ def number(value: float, text: str, best: bool = False) -> Cell:
 class Column:
     """A column of the summary: its head, the column of numbers behind it, and a row's number for people."""
 
-    head: Head
+    head: ColumnHeader
     name: str
     text: Callable[[Mapping[str, Any]], str]
 
@@ -120,35 +120,35 @@ class Column:
 def summary_columns(comparison: Comparison, table: pd.DataFrame) -> list[Column]:
     """Result, difference, rank and costs; what a target costs, where there is one; seeds, where some failed."""
     metric = comparison.metric
-    gap = [Column(Head("gap closed", "closed", "descending"), "closed", lambda row: f"{100 * row['closed']:.0f} %")]
+    gap = [Column(ColumnHeader("gap closed", "closed", "descending"), "closed", lambda row: f"{100 * row['closed']:.0f} %")]
     columns = [
         Column(
-            Head(in_words(metric), "mean", better(comparison)),
+            ColumnHeader(in_words(metric), "mean", better(comparison)),
             "mean",
             lambda row: shown(metric, row["mean"]) + margin(metric, row["low"], row["high"]),
         ),
         Column(
-            Head("difference", "difference", better(comparison)),
+            ColumnHeader("difference", "difference", better(comparison)),
             "difference",
             lambda row: signed(metric, row["difference"]),
         ),
-        Column(Head("p, corrected", "p"), "p_holm", lambda row: p_value(row["p_holm"])),
-        *(gap if comparison.ceiling else []),
-        Column(Head("mean rank", "rank"), "rank", lambda row: f"{row['rank']:.2f}"),
-        Column(Head("traffic", "bytes"), "bytes", lambda row: human_bytes(row["bytes"])),
-        Column(Head("time", "time"), "seconds", lambda row: elapsed(row["seconds"])),
+        Column(ColumnHeader("p, corrected", "p"), "p_holm", lambda row: p_value(row["p_holm"])),
+        *(gap if comparison.upper_bound else []),
+        Column(ColumnHeader("mean rank", "rank"), "rank", lambda row: f"{row['rank']:.2f}"),
+        Column(ColumnHeader("traffic", "bytes"), "bytes", lambda row: human_bytes(row["bytes"])),
+        Column(ColumnHeader("time", "time"), "seconds", lambda row: elapsed(row["seconds"])),
     ]
     if comparison.target is not None:
         columns += [
             Column(
-                Head("reached", "reached", "descending"), "reached", lambda row: f"{row['reached']:.0f} of {row['n']}"
+                ColumnHeader("reached", "reached", "descending"), "reached", lambda row: f"{row['reached']:.0f} of {row['n']}"
             ),
-            Column(Head("rounds to target", "to-rounds"), "reach_rounds", lambda row: f"{row['reach_rounds']:.1f}"),
-            Column(Head("traffic to target", "to-bytes"), "reach_bytes", lambda row: human_bytes(row["reach_bytes"])),
-            Column(Head("time to target", "to-time"), "reach_seconds", lambda row: elapsed(row["reach_seconds"])),
+            Column(ColumnHeader("rounds to target", "to-rounds"), "reach_rounds", lambda row: f"{row['reach_rounds']:.1f}"),
+            Column(ColumnHeader("traffic to target", "to-bytes"), "reach_bytes", lambda row: human_bytes(row["reach_bytes"])),
+            Column(ColumnHeader("time to target", "to-time"), "reach_seconds", lambda row: elapsed(row["reach_seconds"])),
         ]
     if (table["n"] != len(comparison.seeds)).any():
-        columns.append(Column(Head("seeds", "seeds", "descending"), "n", lambda row: str(row["n"])))
+        columns.append(Column(ColumnHeader("seeds", "seeds", "descending"), "n", lambda row: str(row["n"])))
     return columns
 
 
@@ -158,15 +158,15 @@ def better(comparison: Comparison) -> str:
 
 
 def summary_table(
-    comparison: Comparison, table: pd.DataFrame, lines: Sequence[Variant]
-) -> tuple[list[Head], list[Row]]:
+    comparison: Comparison, table: pd.DataFrame, styles: Sequence[SeriesStyle]
+) -> tuple[list[ColumnHeader], list[TableRow]]:
     """Heads, and a row a variant; the best mean is marked."""
     columns, rows = summary_columns(comparison, table), []
-    unlabelled = table["mean"].where(~table["label"].isin(comparison.taught))  # they have what others have not
+    unlabelled = table["mean"].where(~table["label"].isin(comparison.uses_labels))  # they have what others have not
     apart = len(client_groups(comparison)) > 1  # then no mean is better than another
     leading = set() if apart else best_as_shown(comparison.metric, unlabelled.tolist(), comparison.more_is_better)
-    for line, row in zip(lines, records(table), strict=True):
-        cells = knob_cells(comparison, line) + [
+    for style, row in zip(styles, records(table), strict=True):
+        cells = knob_cells(comparison, style) + [
             number(
                 row[column.name],
                 column.text(row) if math.isfinite(row[column.name]) else MISSING,
@@ -174,45 +174,45 @@ def summary_table(
             )
             for column in columns
         ]
-        rows.append(Row(line.key[0], cells, line.slot))
+        rows.append(TableRow(style.key[0], cells, style.slot))
     return [*variant_heads(comparison, "variant"), *(column.head for column in columns)], rows
 
 
 def difference_table(
-    comparison: Comparison, table: pd.DataFrame, lines: Sequence[Variant]
-) -> tuple[list[Head], list[Row]]:
+    comparison: Comparison, table: pd.DataFrame, styles: Sequence[SeriesStyle]
+) -> tuple[list[ColumnHeader], list[TableRow]]:
     """A row a variant that has a baseline to be compared with: the difference by seed, drawn and as numbers."""
     metric = comparison.metric
-    pairs = [pair for pair in zip(lines, records(table), strict=True) if math.isfinite(pair[1]["difference"])]
-    scale = plots.span([r[end] for _, r in pairs for end in ("difference", "difference_low", "difference_high")])
+    pairs = [pair for pair in zip(styles, records(table), strict=True) if math.isfinite(pair[1]["difference"])]
+    scale = plots.axis_range([r[end] for _, r in pairs for end in ("difference", "difference_low", "difference_high")])
     unit = "points" if is_share(metric) else metric
     heads = [
         *variant_heads(comparison, "against"),
-        Head("", ""),
-        Head(f"difference, {unit}", "by", better(comparison)),
-        Head("95 % interval", ""),
-        Head("p", "p-plain"),
-        Head("p, corrected", "p-corrected"),
+        ColumnHeader("", ""),
+        ColumnHeader(f"difference, {unit}", "by", better(comparison)),
+        ColumnHeader("95 % interval", ""),
+        ColumnHeader("p", "p-plain"),
+        ColumnHeader("p, corrected", "p-corrected"),
     ]
     rows = []
-    for line, row in pairs:
+    for style, row in pairs:
         mean, low, high = (row[name] for name in ("difference", "difference_low", "difference_high"))
         known = math.isfinite(high - low)
         between = f"{signed(metric, low)} to {signed(metric, high)}" if known else MISSING
-        drawing = plots.forest(mean, low, high, scale, f"{signed(metric, mean)}, interval {between}")
+        drawing = plots.forest_plot(mean, low, high, scale, f"{signed(metric, mean)}, interval {between}")
         cells = [
-            *knob_cells(comparison, line),
-            Cell("", drawing=drawing),
+            *knob_cells(comparison, style),
+            TableCell("", drawing=drawing),
             number(mean, signed(metric, mean)),
-            Cell(between),
+            TableCell(between),
             number(row["p"], p_value(row["p"])),
             number(row["p_holm"], p_value(row["p_holm"])),
         ]
-        rows.append(Row(line.key[0], cells, line.slot))
+        rows.append(TableRow(style.key[0], cells, style.slot))
     return heads, rows
 
 
-def heat_table(comparison: Comparison, lines: Sequence[Variant]) -> tuple[list[Head], list[Row]]:
+def heat_table(comparison: Comparison, styles: Sequence[SeriesStyle]) -> tuple[list[ColumnHeader], list[TableRow]]:
     """A row a variant, a column a client: the mean over seeds with its interval, coloured by its value."""
     metric, up = comparison.metric, comparison.more_is_better
     found = {(*(str(row[key]) for key in comparison.keys), row["client"]): row for row in records(comparison.domains())}
@@ -226,26 +226,26 @@ def heat_table(comparison: Comparison, lines: Sequence[Variant]) -> tuple[list[H
         for client in clients
     }
     rows = []
-    for line in lines:
-        cells = knob_cells(comparison, line)
+    for style in styles:
+        cells = knob_cells(comparison, style)
         for client in clients:
-            row = found.get((*line.key, client))
+            row = found.get((*style.key, client))
             if row is None or not math.isfinite(row["mean"]):
-                cells.append(Cell(MISSING, value=math.nan))
+                cells.append(TableCell(MISSING, value=math.nan))
                 continue
             text = shown(metric, row["mean"])
             heat = (row["mean"] - low) / (high - low) if high > low else 0.0
-            words = text + margin(metric, row["low"], row["high"])
-            cells.append(Cell(words, text in leading[client], float(row["mean"]), heat))
-        rows.append(Row(line.key[0], cells, line.slot))
+            alt = text + margin(metric, row["low"], row["high"])
+            cells.append(TableCell(alt, text in leading[client], float(row["mean"]), heat))
+        rows.append(TableRow(style.key[0], cells, style.slot))
     return [
         *variant_heads(comparison, "map"),
-        *(Head(client, f"on {client}", better(comparison)) for client in clients),
+        *(ColumnHeader(client, f"on {client}", better(comparison)) for client in clients),
     ], rows
 
 
 def _rival(comparison: Comparison, key: Sequence[str], client: str) -> bool:
-    return key[-1] == client and key[0] not in comparison.taught
+    return key[-1] == client and key[0] not in comparison.uses_labels
 
 
 def best_as_shown(metric: str, values: Sequence[float], up: bool | None) -> set[str]:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.report.pixel_rows import probabilities
 
 Array = NDArray[Any]
@@ -22,7 +22,7 @@ NOTHING = np.zeros((0, 0), np.int64)
 
 
 @torch.no_grad()
-def confusion(predictor: nn.Module, data: Examples) -> Array:
+def confusion(predictor: nn.Module, data: ArrayDataset) -> Array:
     """Counts (true, predicted) of examples or pixels; nothing without labels, or where outputs are no classes of them.
 
     A label outside the model's classes says that a pixel has none.

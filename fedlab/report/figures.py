@@ -121,7 +121,7 @@ def panel(
     *,
     within: tuple[float, float],
     share: bool,
-    words: str,
+    alt: str,
 ) -> Markup:
     """Values by round.
 
@@ -141,12 +141,12 @@ def panel(
             pattern = () if curve.faint else DASHES.get(curve.slot, ()) if curve.dashes is None else curve.dashes
             if curve.band:
                 axes.fill_between(
-                    rounds, *curve.band, color=_colour(curve.slot), alpha=0.16, linewidth=0, clip_on=False
+                    rounds, *curve.band, color=_color(curve.slot), alpha=0.16, linewidth=0, clip_on=False
                 )
             axes.plot(
                 rounds,
                 curve.values,
-                color=_colour(curve.slot),
+                color=_color(curve.slot),
                 linestyle=(0, pattern) if pattern else "-",
                 linewidth=1.0 if curve.faint else 1.8,
                 marker="o",
@@ -156,14 +156,14 @@ def panel(
             )
         _values_axis(axes, within, share)
         _rounds_axis(axes, rounds, 0.02 * (rounds[-1] - rounds[0]) or 0.5)
-        return _svg(figure, name, words)
+        return _svg(figure, name, alt)
 
 
-def paths(name: str, traces: Sequence[Trace], *, within: tuple[float, float], share: bool, words: str) -> Markup:
+def paths(name: str, traces: Sequence[Trace], *, within: tuple[float, float], share: bool, alt: str) -> Markup:
     """Values by an amount that grows: lines, the last point of each with a larger dot; arguments as of `panel`."""
     with _figure() as (figure, axes):
         for trace in traces:
-            pen = {"color": _colour(trace.slot), "clip_on": False, "markeredgewidth": 0}
+            pen = {"color": _color(trace.slot), "clip_on": False, "markeredgewidth": 0}
             line = (0, trace.dashes) if trace.dashes else "-"
             axes.plot(trace.x, trace.y, linestyle=line, linewidth=1.8, marker="o", markersize=3.0, **pen)
             axes.plot(trace.x[-1:], trace.y[-1:], marker="o", markersize=7.0, **pen)
@@ -172,21 +172,21 @@ def paths(name: str, traces: Sequence[Trace], *, within: tuple[float, float], sh
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
         _values_axis(axes, within, share)
         _plain_axes(axes)
-        return _svg(figure, name, words)
+        return _svg(figure, name, alt)
 
 
-def bars(name: str, rounds: Sequence[int], stacks: Sequence[Curve], *, words: str) -> Markup:
+def bars(name: str, rounds: Sequence[int], stacks: Sequence[Curve], *, alt: str) -> Markup:
     """Amounts by round, one on top of the other."""
     with _figure() as (figure, axes):
         bottom = [0.0] * len(rounds)
         for stack in stacks:
             amounts = [value if math.isfinite(value) else 0.0 for value in stack.values]
-            axes.bar(rounds, amounts, width=0.62, bottom=bottom, color=_colour(stack.slot), linewidth=0, clip_on=False)
+            axes.bar(rounds, amounts, width=0.62, bottom=bottom, color=_color(stack.slot), linewidth=0, clip_on=False)
             bottom = [below + amount for below, amount in zip(bottom, amounts, strict=True)]
         axes.set_ylim(0, 1.08 * max(bottom) or 1.0)
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=STEPS))
         _rounds_axis(axes, rounds, 0.6)
-        return _svg(figure, name, words)
+        return _svg(figure, name, alt)
 
 
 def _values_axis(axes: Any, within: tuple[float, float], share: bool) -> None:
@@ -205,8 +205,8 @@ def _rounds_axis(axes: Any, rounds: Sequence[int], margin: float) -> None:
 
 def _plain_axes(axes: Any) -> None:
     axes.tick_params(left=False, bottom=False, pad=4)
-    axes.grid(axis="y", color=_colour(RULE), linewidth=0.8, clip_on=False)
-    axes.spines["bottom"].set_color(_colour(RULE))
+    axes.grid(axis="y", color=_color(RULE), linewidth=0.8, clip_on=False)
+    axes.spines["bottom"].set_color(_color(RULE))
 
 
 @contextmanager
@@ -217,11 +217,11 @@ def _figure() -> Iterator[tuple[Figure, Any]]:
         yield figure, figure.add_axes((0.15, 0.12, 0.84, 0.79))
 
 
-def _colour(slot: int) -> str:
+def _color(slot: int) -> str:
     return f"#0101{slot:02x}"
 
 
-def _svg(figure: Figure, name: str, words: str) -> Markup:
+def _svg(figure: Figure, name: str, alt: str) -> Markup:
     """The figure as an element that goes into a page: without size, colours and letters of its own."""
     with rc_context({"svg.hashsalt": "fedlab"}), io.StringIO() as stream:
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -230,4 +230,4 @@ def _svg(figure: Figure, name: str, words: str) -> Markup:
     for pattern, replacement in _CLEANING:
         body = re.sub(pattern, replacement, body)
     body = body.replace("@", f"{name}-")
-    return Markup(f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{escape(words)}">{body}</svg>')
+    return Markup(f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{escape(alt)}">{body}</svg>')

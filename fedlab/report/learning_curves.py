@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fedlab.report.charts import PANELS, Drawing, Key
-from fedlab.report.comparison_tables import Variant, client_names
+from fedlab.report.comparison_tables import SeriesStyle, client_names
 from fedlab.report.figures import Curve, Trace, limits, panel, paths
 from fedlab.runs.result import is_share, shown
 
@@ -20,42 +20,42 @@ BOUNDS = (0.0, 1.0)  # of a share
 LINES = 200  # in all panels together, or a page of many variants grows to megabytes
 
 
-def legend(lines: Sequence[Variant]) -> list[Key]:
+def legend(styles: Sequence[SeriesStyle]) -> list[Key]:
     """A line for each variant."""
-    return [Key(line.name, line.slot, " ".join(f"{part:g}" for part in line.dashes) or "none") for line in lines]
+    return [Key(style.name, style.slot, " ".join(f"{part:g}" for part in style.dashes) or "none") for style in styles]
 
 
-def drawn_clients(comparison: Comparison, lines: Sequence[Variant]) -> list[str]:
+def drawn_clients(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list[str]:
     """Clients with a panel of their own."""
-    return client_names(comparison)[: max(1, min(PANELS, LINES // max(len(lines), 1)))]
+    return client_names(comparison)[: max(1, min(PANELS, LINES // max(len(styles), 1)))]
 
 
-def curve_figures(comparison: Comparison, lines: Sequence[Variant]) -> list[Drawing]:
+def curve_figures(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list[Drawing]:
     """The metric by round: the mean over clients, then client by client; a band from the lowest seed to the highest."""
     frame, keys = comparison.frame, comparison.keys
     rounds = sorted(int(number) for number in frame["round"].unique())
     parts = {"mean over clients": comparison.curves} if len(client_names(comparison)) > 1 else {}
-    parts |= {client: frame[frame["client"] == client] for client in drawn_clients(comparison, lines)}
-    panels = {title: [_curve(part, keys, line, rounds) for line in lines] for title, part in parts.items()}
+    parts |= {client: frame[frame["client"] == client] for client in drawn_clients(comparison, styles)}
+    panels = {title: [_curve(part, keys, style, rounds) for style in styles] for title, part in parts.items()}
     share = is_share(comparison.metric)
     ranges = limits([_with_bands(curves) for curves in panels.values()], BOUNDS if share else (-math.inf, math.inf))
     drawings = []
     for i, ((title, curves), within) in enumerate(zip(panels.items(), ranges, strict=True)):
         ends = (f"{c.label} {_last(comparison.metric, c.values)}" for c in curves)
-        words = f"{comparison.metric} by round, {title}; at the end {', '.join(ends)}"
-        drawings.append(Drawing(title, panel(f"curve-{i}", rounds, curves, within=within, share=share, words=words)))
+        alt = f"{comparison.metric} by round, {title}; at the end {', '.join(ends)}"
+        drawings.append(Drawing(title, panel(f"curve-{i}", rounds, curves, within=within, share=share, alt=alt)))
     return drawings
 
 
-def _curve(part: pd.DataFrame, keys: Sequence[str], line: Variant, rounds: Sequence[int]) -> Curve:
-    own = _own(part, keys, line)
+def _curve(part: pd.DataFrame, keys: Sequence[str], style: SeriesStyle, rounds: Sequence[int]) -> Curve:
+    own = _own(part, keys, style)
     by_round = own.groupby("round")["score"].agg(["mean", "min", "max"]).reindex(list(rounds))
     band = (by_round["min"].tolist(), by_round["max"].tolist()) if own["seed"].nunique() > 1 else None
-    return Curve(line.name, line.slot, by_round["mean"].tolist(), dashes=line.dashes, band=band)
+    return Curve(style.name, style.slot, by_round["mean"].tolist(), dashes=style.dashes, band=band)
 
 
-def _own(part: pd.DataFrame, keys: Sequence[str], line: Variant) -> pd.DataFrame:
-    for name, value in zip(keys, line.key, strict=True):
+def _own(part: pd.DataFrame, keys: Sequence[str], style: SeriesStyle) -> pd.DataFrame:
+    for name, value in zip(keys, style.key, strict=True):
         part = part[part[name].astype(str) == value]
     return part
 
@@ -71,27 +71,27 @@ def _last(metric: str, values: Sequence[float]) -> str:
     return shown(metric, known[-1]) if known else "nothing"
 
 
-def cost_figures(comparison: Comparison, lines: Sequence[Variant]) -> list[Drawing]:
+def cost_figures(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list[Drawing]:
     """The mean over clients by what it has cost so far: bytes of training, and seconds without tests."""
     curves = comparison.curves
     means = {
-        line: _own(curves, comparison.keys, line).groupby("round")[["score", "bytes", "seconds"]].mean()
-        for line in lines
+        style: _own(curves, comparison.keys, style).groupby("round")[["score", "bytes", "seconds"]].mean()
+        for style in styles
     }
     share = is_share(comparison.metric)
-    scores = [Curve(line.name, line.slot, part["score"].tolist()) for line, part in means.items()]
+    scores = [Curve(style.name, style.slot, part["score"].tolist()) for style, part in means.items()]
     within = limits([scores], BOUNDS if share else (-math.inf, math.inf))[0]
     drawings = []
     for column, units in _UNITS.items():
         most = max((float(part[column].max()) for part in means.values()), default=0.0)
         unit, size = next(((unit, size) for unit, size in units.items() if most >= size), (list(units)[-1], 1.0))
         traces = [
-            Trace(line.name, line.slot, (part[column] / size).tolist(), part["score"].tolist(), line.dashes)
-            for line, part in means.items()
+            Trace(style.name, style.slot, (part[column] / size).tolist(), part["score"].tolist(), style.dashes)
+            for style, part in means.items()
         ]
         ends = (f"{t.label} {_last(comparison.metric, t.y)} after {t.x[-1]:.3g} {unit}" for t in traces if len(t.x))
-        words = f"{comparison.metric} by {column}: {', '.join(ends)}"
-        drawing = paths(f"cost-{column}", traces, within=within, share=share, words=words)
+        alt = f"{comparison.metric} by {column}: {', '.join(ends)}"
+        drawing = paths(f"cost-{column}", traces, within=within, share=share, alt=alt)
         drawings.append(Drawing(f"by {unit} of {_COSTS[column]}", drawing))
     return drawings
 

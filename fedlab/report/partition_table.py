@@ -57,9 +57,9 @@ def parse(text: str) -> Split:
     for client in clients[:CLIENTS]:
         name, labels = client["name"], client["labels"]
         examples = f"{client['examples']:,}".replace(",", "\u202f")
-        words = ", ".join(f"{count} of {of}" for of, count in (labels or {}).items())
-        classes = plots.shares(labels, order, f"{name}: {words}") if labels else None
-        size = plots.amount(client["examples"], most, f"{name}: {examples} examples")
+        alt = ", ".join(f"{count} of {of}" for of, count in (labels or {}).items())
+        classes = plots.label_bar(labels, order, f"{name}: {alt}") if labels else None
+        size = plots.size_bar(client["examples"], most, f"{name}: {examples} examples")
         rows.append(Share(name, examples, size, classes))
     return Split(rows, labelled, len(clients) - len(rows))
 

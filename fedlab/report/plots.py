@@ -24,13 +24,13 @@ LETTERS = 130  # of a domain in a map: more cover each other
 GLYPHS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # a class each
 
 
-def svg(width: float, height: float, body: str, words: str, kind: str = "") -> Markup:
-    """A drawing in the page; ``words`` says what it shows, and ``body`` is SVG."""
+def svg(width: float, height: float, body: str, alt: str, kind: str = "") -> Markup:
+    """A drawing in the page; ``alt`` says what it shows, and ``body`` is SVG."""
     kind = f' class="{kind}"' if kind else ""
-    return Markup(f'<svg{kind} viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(words)}">{body}</svg>')
+    return Markup(f'<svg{kind} viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(alt)}">{body}</svg>')
 
 
-def box(*clouds: Array) -> tuple[Array, Array]:
+def bounds(*clouds: Array) -> tuple[Array, Array]:
     """Lowest and highest corner (2,) around clouds (points, 2); a straggler in a hundred may lie outside."""
     points = np.concatenate([cloud.reshape(-1, 2) for cloud in clouds])
     if not len(points):
@@ -55,17 +55,17 @@ def _frame() -> str:
     )
 
 
-def domains(source: Array, target: Array, within: tuple[Array, Array], words: str) -> Markup:
+def domains(source: Array, target: Array, within: tuple[Array, Array], alt: str) -> Markup:
     """Source as grey discs, target as coloured squares, points (points, 2) each."""
     layers = []
     for cloud, slot, size, cap in ((source, SOURCE, 9, "round"), (target, TARGET, 8, "square")):
         dots = "".join(f"M{x} {y}h.1" for x, y in _placed(cloud, within))  # a line of no length is lost in print
         pen = f"stroke:var(--c{slot});stroke-width:{size};stroke-linecap:{cap};stroke-opacity:.62"
         layers.append(f'<path d="{dots}" style="fill:none;{pen}"/>' if len(cloud) else "")
-    return svg(WIDTH, HEIGHT, _frame() + "".join(layers), words)
+    return svg(WIDTH, HEIGHT, _frame() + "".join(layers), alt)
 
 
-def classes(clouds: Sequence[tuple[Array, Array, int]], within: tuple[Array, Array], words: str) -> Markup:
+def classes(clouds: Sequence[tuple[Array, Array, int]], within: tuple[Array, Array], alt: str) -> Markup:
     """Each point as its class's digit or letter: clouds of points (points, 2), classes (points,) and a colour."""
     layers = []
     for points, labels, slot in clouds:
@@ -74,7 +74,7 @@ def classes(clouds: Sequence[tuple[Array, Array, int]], within: tuple[Array, Arr
         x, y = (" ".join(map(str, placed[:, axis] + shift)) for axis, shift in ((0, -6), (1, 8)))
         text = "".join(GLYPHS[int(label)] for label in labels)
         layers.append(f'<text x="{x}" y="{y}" class="glyphs" style="fill:var(--c{slot})">{text}</text>')
-    return svg(WIDTH, HEIGHT, _frame() + "".join(layers), words)
+    return svg(WIDTH, HEIGHT, _frame() + "".join(layers), alt)
 
 
 def has_glyphs(*labels: Array) -> bool:
@@ -82,7 +82,7 @@ def has_glyphs(*labels: Array) -> bool:
     return all(label.ndim == 1 and len(label) and label.min() >= 0 and label.max() < len(GLYPHS) for label in labels)
 
 
-def histogram(source: Array, target: Array, words: str) -> Markup:
+def histogram(source: Array, target: Array, alt: str) -> Markup:
     """Counts (bins,) over [0, 1] as shares: of the source as bars, of the target as a line of steps."""
     bins, left, bottom = len(source), 14.0, 262.0
     width = (WIDTH - 2 * left) / bins
@@ -100,17 +100,17 @@ def histogram(source: Array, target: Array, words: str) -> Markup:
         f'<text x="{left:g}" y="290" class="large">0</text>'
         f'<text x="{WIDTH - left:g}" y="290" class="large" text-anchor="end">1</text>'
     )
-    return svg(WIDTH, 300, body, words)
+    return svg(WIDTH, 300, body, alt)
 
 
-def span(ends: Sequence[float]) -> tuple[float, float]:
+def axis_range(ends: Sequence[float]) -> tuple[float, float]:
     """A scale for intervals: all finite ends and zero, and a little room."""
     known = [0.0, *(end for end in ends if math.isfinite(end))]
     room = 0.06 * (max(known) - min(known)) or 1.0
     return min(known) - room, max(known) + room
 
 
-def forest(mean: float, low: float, high: float, scale: tuple[float, float], words: str) -> Markup:
+def forest_plot(mean: float, low: float, high: float, scale: tuple[float, float], alt: str) -> Markup:
     """A mean and its interval on a scale that a column of a table shares; the upright line is zero."""
 
     def at(value: float) -> float:
@@ -121,26 +121,26 @@ def forest(mean: float, low: float, high: float, scale: tuple[float, float], wor
         body += f'<path d="M{at(low):.1f} 11H{at(high):.1f}" style="stroke:var(--c2);stroke-width:2.5"/>'
     if math.isfinite(mean):
         body += f'<circle cx="{at(mean):.1f}" cy="11" r="4.2" style="fill:var(--c2)"/>'
-    return svg(240, 22, body, words, "forest")
+    return svg(240, 22, body, alt, "forest")
 
 
-def shares(counts: Mapping[str, float], order: Sequence[str], words: str) -> Markup:
+def label_bar(counts: Mapping[str, float], order: Sequence[str], alt: str) -> Markup:
     """One bar cut into shares, in an order of names that fixes the colours; names stand where there is room."""
     total, x, body = sum(counts.values()) or 1.0, 0.0, ""
     for i, name in enumerate(order):
         width = 400 * counts.get(name, 0.0) / total
         if width <= 0:
             continue
-        colour = f"fill:var(--c{i % SLOTS + 1})"
-        body += f'<rect x="{x:.1f}" y="1" width="{width:.1f}" height="20" class="part" style="{colour}"/>'
+        color = f"fill:var(--c{i % SLOTS + 1})"
+        body += f'<rect x="{x:.1f}" y="1" width="{width:.1f}" height="20" class="part" style="{color}"/>'
         if width > 7.5 * len(name) + 3:
             body += f'<text x="{x + width / 2:.1f}" y="15.5" text-anchor="middle">{escape(name)}</text>'
         x += width
-    return svg(400, 22, body, words, "shares")
+    return svg(400, 22, body, alt, "shares")
 
 
-def amount(value: float, most: float, words: str) -> Markup:
+def size_bar(value: float, most: float, alt: str) -> Markup:
     """A plain bar, as long as its share of the largest."""
     width = 100 * value / most if most else 0.0
     body = f'<rect x="0" y="5" width="{width:.1f}" height="12" style="fill:var(--c1)"/>'
-    return svg(100, 22, body, words, "amount")
+    return svg(100, 22, body, alt, "amount")

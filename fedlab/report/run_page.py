@@ -27,7 +27,7 @@ WORDS = {  # metrics whose names are not for people
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One value of a table; ``value`` is what it is sorted by, ``heat`` how far it is coloured, in [0, 1]."""
 
     text: str
@@ -38,7 +38,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Head:
+class ColumnHeader:
     """A column that sorts its table; ``first`` is the direction of the first click."""
 
     text: str
@@ -47,11 +47,11 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One row of a table; ``slot`` is its colour where the table is a figure's legend."""
 
     head: str
-    cells: list[Cell]
+    cells: list[TableCell]
     slot: int = 0
 
 
@@ -112,7 +112,7 @@ def _points(difference: float) -> str:
     return f"{size} point{'s' * (size != '1.0')} {'above' if difference > 0 else 'below'}"
 
 
-def results_table(result: Result) -> tuple[list[str], list[Row]]:
+def results_table(result: Result) -> tuple[list[str], list[TableRow]]:
     """Column heads, then a row for each client and one for the mean, after the last round."""
     last, names = result.rounds[-1], metric_names(result.rounds)
     clients = {client: last["clients"].get(client, {}) for client in client_names(result.rounds)}
@@ -120,19 +120,19 @@ def results_table(result: Result) -> tuple[list[str], list[Row]]:
     rows = []
     for head, values in [*clients.items(), ("mean", last["mean"])]:
         count = values.get("num-examples")
-        examples = [Cell(f"{count:,.0f}".replace(",", "\u202f") if count is not None else "")] if counted else []
-        rows.append(Row(head, [*_cells(names, values), *examples]))
+        examples = [TableCell(f"{count:,.0f}".replace(",", "\u202f") if count is not None else "")] if counted else []
+        rows.append(TableRow(head, [*_cells(names, values), *examples]))
     return [*map(label, names), *(["test examples"] if counted else [])], rows
 
 
-def _cells(names: Sequence[str], values: Mapping[str, float]) -> list[Cell]:
+def _cells(names: Sequence[str], values: Mapping[str, float]) -> list[TableCell]:
     """A row's values; the best of its accuracies is marked where there is something to compare."""
     first = next((family(name) for name in names if is_share(name)), "")
     rivals = {n: values[n] for n in names if family(n) == first and math.isfinite(values.get(n, math.nan))}
     # Equal as shown is equal: no reader should see two same numbers, one of them bold.
     best = {shown(name, value) for name, value in rivals.items() if value == max(rivals.values()) and len(rivals) > 1}
     texts = {name: shown(name, values[name]) if name in values else MISSING for name in names}
-    return [Cell(text, name in rivals and text in best) for name, text in texts.items()]
+    return [TableCell(text, name in rivals and text in best) for name, text in texts.items()]
 
 
 def failures(result: Result) -> list[tuple[int, str, int, str]]:

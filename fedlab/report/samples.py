@@ -54,7 +54,7 @@ def of_run(directory: Path) -> list[Series]:
     return found
 
 
-def of_comparison(comparison: Comparison, lines: Sequence[comparison_tables.Variant]) -> list[tuple[str, list[Image]]]:
+def of_comparison(comparison: Comparison, styles: Sequence[comparison_tables.SeriesStyle]) -> list[tuple[str, list[Image]]]:
     """Each kind of picture, with the newest of every variant's run with the first seed that finished."""
     found: dict[str, dict[str, Image]] = {}
     for cell, result in comparison.results:
@@ -63,7 +63,7 @@ def of_comparison(comparison: Comparison, lines: Sequence[comparison_tables.Vari
         )
         for kind, by_round in RunDirectory(result.directory).images().items():
             found.setdefault(kind, {}).setdefault(name, Image.read(name, by_round[max(by_round)]))
-    order = [line.name for line in lines]
+    order = [style.name for style in styles]
     return [
         (words(kind), sorted(images.values(), key=lambda i: order.index(i.title))) for kind, images in found.items()
     ]

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 
-def fill(template: str, **values: object) -> str:
+def render(template: str, **values: object) -> str:
     """A template filled in. Names come from users and machines: it escapes whatever it is given."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

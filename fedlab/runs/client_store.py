@@ -14,16 +14,16 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from fedlab.config.schema import Flat
+from fedlab.config.schema import Config
 from fedlab.files import write_atomically
 
 MODEL, EVENTS = "model.pt", "events.jsonl"
 STATE_DIR_KEY = "state-dir"  # in the node's config
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ClientStore:
@@ -53,7 +53,7 @@ class ClientStore:
                 stream.write(json.dumps({"time": round(time.time(), 3), "event": event, **fields}) + "\n")
 
     def save(
-        self, states: Mapping[str, Mapping[str, Tensor]], config: Flat, client: str, facts: Mapping[str, object]
+        self, states: Mapping[str, Mapping[str, Tensor]], config: Config, client: str, facts: Mapping[str, object]
     ) -> None:
         """Replace the saved model atomically and log it as ``saved``.
 
@@ -68,8 +68,10 @@ class ClientStore:
         """
         if self.path is None:
             return
+        import torch  # here, because `fedlab join` imports this module for its names and needs no torch
+
         content = {
-            "config": dict(config),
+            "config": config.to_toml(),
             "round": facts["round"],
             "client": client,
             "states": {name: {key: tensor.cpu() for key, tensor in state.items()} for name, state in states.items()},

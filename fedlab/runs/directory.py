@@ -20,20 +20,43 @@ Whole files are replaced atomically; the two logs are appended to line by line a
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from fedlab.config.schema import Flat, read_preset, to_toml
+from fedlab.config.schema import Config
 from fedlab.errors import RunError
-from fedlab.files import read_lines, truncate_torn_line, write_atomically
+from fedlab.files import directory_lock, read_lines, truncate_torn_line, write_atomically
 from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.manifest import git_commit, now, read_manifest, update_manifest, versions
+
+RUN_DIRECTORY = "FEDLAB_RUN_DIRECTORY"  # environment variable that tells a server process where its run is written
+
+
+_directory: ContextVar[str] = ContextVar("run directory", default="")
+
+
+@contextmanager
+def use_directory(path: Path) -> Iterator[None]:
+    """Tell a server app that runs in the body, in this thread, where its run is written."""
+    token = _directory.set(str(path))
+    try:
+        yield
+    finally:
+        _directory.reset(token)
+
+
+def current_directory() -> Path | None:
+    """Return where the engine wants the run written; None where an app was started by something else."""
+    found = _directory.get() or os.environ.get(RUN_DIRECTORY, "")
+    return Path(found) if found else None
 
 
 class RunDirectory:
@@ -49,10 +72,10 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path, self.checkpoints = path, Checkpoints(path)
-        self._lock: IO[str] | None = None
+        self._lock = ExitStack()
 
     @classmethod
-    def create(cls, parent: Path, config: Flat) -> RunDirectory:
+    def create(cls, parent: Path, config: Config) -> RunDirectory:
         """Make a fresh directory ``<name>-<seed>``, with a number appended when that exists already.
 
         Raises
@@ -60,8 +83,9 @@ class RunDirectory:
         RunError
             When no directory can be made in ``parent``.
         """
-        name = config["name"] or f"{config['strategy']}-{config['workload']}"
-        stem = f"{name}-{config['seed']}"
+        run_config, plugins = config.run, config.plugins
+        name = run_config.name or f"{plugins['strategy'].section}-{plugins['workload'].section}"
+        stem = f"{name}-{run_config.seed}"
         path, count = parent / stem, 1
         while True:
             try:
@@ -73,15 +97,18 @@ class RunDirectory:
             except OSError as error:
                 raise RunError(f"no run directory can be made in {parent}: {error}; choose another") from None
         run = cls(path.resolve())
-        write_atomically(run.path / "config.toml", to_toml({**config, "name": name, "run_dir": ""}).encode())
+        write_atomically(run.path / "config.toml", replace(config, run=replace(run_config, name=name)).to_toml().encode())
         run.update_manifest(
             status="created",
             created=now(),
             versions=versions(),
             git_commit=git_commit(),
             machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
-            seed=config["seed"],
-            engine=config["engine"],
+            workload=run_config.workload,
+            strategy=run_config.strategy,
+            engine=run_config.engine,
+            seed=run_config.seed,
+            rounds=run_config.rounds,
         )
         return run
 
@@ -99,9 +126,10 @@ class RunDirectory:
             raise RunError(f"{path} is no run directory: it has no config.toml; `fedlab run` makes one under runs/")
         return cls(path)
 
-    def config(self) -> dict[str, bool | int | float | str]:
-        """Return the resolved options, as they were at the start of the run."""
-        return {**read_preset(str(self.path / "config.toml"))[1], "run_dir": str(self.path)}
+    @property
+    def config_file(self) -> Path:
+        """Return the resolved options, as they were at the start of the run: a preset."""
+        return self.path / "config.toml"
 
     def write_split(self, clients: Sequence[Mapping[str, object]]) -> None:
         """Write the statistics of each client's training data, as ``split_of`` in ``fedlab/launch.py`` returns them."""
@@ -127,18 +155,12 @@ class RunDirectory:
 
     def __enter__(self) -> RunDirectory:
         """Lock the directory against a second writer; the kernel releases the lock when the process dies."""
-        self._lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise RunError(f"{self.path} is in use by another process; wait for it, or stop it first") from None
+        self._lock.enter_context(directory_lock(self.path, wait=False))
         truncate_torn_line(self.path / "events.jsonl")
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._lock:
-            self._lock.close()
+        self._lock.close()
 
     # --- logs ---
 

@@ -10,7 +10,6 @@ that computing took, less the time that reading took.
 
 from __future__ import annotations
 
-import fcntl
 import io
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from typing import Any
 
 import torch
 
-from fedlab.files import write_atomically
+from fedlab.files import directory_lock, write_atomically
 
 
 @dataclass
@@ -70,9 +69,7 @@ def get_or_compute(
         return compute()
     started, name = time.monotonic(), key()
     path = cache.folder / f"{name}.pt"
-    cache.folder.mkdir(parents=True, exist_ok=True)
-    with (cache.folder / f".{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with directory_lock(cache.folder, wait=True, name=f".{name}.lock"):
         if path.exists():
             found = dict(torch.load(path, map_location=device, weights_only=True))
             cache.saved_seconds += found.pop("seconds") - (time.monotonic() - started)

@@ -1,6 +1,6 @@
 """Showing a run while it runs: a thread follows ``events.jsonl``, so every engine is watched in the same way.
 
-Three voices: :class:`Live` for a terminal, :class:`Lines` for a pipe or a log file, :class:`JsonLines` for scripts.
+Three voices: :class:`RichProgress` for a terminal, :class:`PlainProgress` for a pipe or a log file, :class:`JsonProgress` for scripts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console, Group
-from rich.live import Live as RichLive
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -35,17 +35,17 @@ PHASES = {
 }
 
 
-class Voice(Protocol):
+class ProgressListener(Protocol):
     """Something that is told of each event."""
 
-    def tell(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Show one event."""
         ...
 
 
 @contextmanager
-def follow(path: Path, voice: Voice) -> Iterator[None]:
-    """Tell ``voice`` of each event of a run directory from now on, until the body ends."""
+def follow(path: Path, listener: ProgressListener) -> Iterator[None]:
+    """Tell ``listener`` of each event of a run directory from now on, until the body ends."""
     log, ended = path / "events.jsonl", threading.Event()
     offset = _end_of_lines(log)
 
@@ -61,7 +61,7 @@ def follow(path: Path, voice: Voice) -> Iterator[None]:
                 at += len(complete)
                 for line in complete.splitlines():
                     with suppress(json.JSONDecodeError):
-                        voice.tell(json.loads(line))
+                        listener.on_event(json.loads(line))
             if last_look:
                 return
             ended.wait(POLL_SECONDS)
@@ -80,21 +80,21 @@ def _end_of_lines(log: Path) -> int:
     return log.read_bytes().rfind(b"\n") + 1 if log.exists() else 0
 
 
-class Lines:
+class PlainProgress:
     """Plain lines: the pre-training, each round with its means and clients, each failure."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self.write = write
 
-    def tell(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Write what a reader of a log wants to know."""
         kind = event["event"]
         if kind == "phase" and event["phase"] in ("pretrain",):
             self.write(PHASES[event["phase"]])
         elif kind == "resumed":
             self.write(f"resumed after round {event['round']}")
-        elif kind in SAID:
-            self.write(SAID[kind](event))
+        elif kind in FORMATTERS:
+            self.write(FORMATTERS[kind](event))
         elif kind == "round":
             name = headline(metric_names([event]))
             values = "  ".join(
@@ -106,13 +106,13 @@ class Lines:
             self.write(f"{line}  | {label(name)}: {values}" if values else line)
 
 
-class JsonLines:
+class JsonProgress:
     """Every event as it is, one JSON object a line."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self.write = write
 
-    def tell(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Write the event."""
         self.write(json.dumps(event))
 
@@ -143,7 +143,7 @@ def connected_line(event: Event) -> str:
 
 
 # What both voices say of an event, in a line.
-SAID: Mapping[str, Callable[[Event], str]] = {
+FORMATTERS: Mapping[str, Callable[[Event], str]] = {
     "client_failed": failure_line,
     "connected": connected_line,
     "left": lambda event: f"client {event['client']} is gone",
@@ -152,7 +152,7 @@ SAID: Mapping[str, Callable[[Event], str]] = {
 }
 
 
-class Live:
+class RichProgress:
     """A live picture: rounds and phase with what is left, and each client's metrics as they come."""
 
     def __init__(self, console: Console) -> None:
@@ -169,16 +169,16 @@ class Live:
         self.task = self.rounds.add_task("connecting", total=None)
         self.phase = self.rounds.add_task("", total=None, visible=False)
         self.clients: dict[str, dict[str, float]] = {}
-        self.live = RichLive(self._picture(), console=console, refresh_per_second=8, transient=True)
+        self.live = Live(self._render(), console=console, refresh_per_second=8, transient=True)
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> RichProgress:
         self.live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.live.stop()
 
-    def tell(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Take an event into the picture."""
         kind = event["event"]
         if kind == "phase":
@@ -205,17 +205,17 @@ class Live:
         elif kind == "client":
             self.rounds.advance(self.phase)
             self.clients.setdefault(event["client"], {}).update(event["metrics"])
-        elif kind in SAID:
+        elif kind in FORMATTERS:
             style = "red" if kind in ("client_failed", "refused") else "dim"
-            self.console.print(Text(SAID[kind](event), style=style), highlight=False)
+            self.console.print(Text(FORMATTERS[kind](event), style=style), highlight=False)
         elif kind == "resumed":
             self.console.print(f"resumed after round {event['round']}")
         elif kind == "round":
             self.rounds.update(self.task, completed=event["round"])
             self.console.print(Text(f"round {event['round']:>3}  {mean_line(event)}", style="dim"), highlight=False)
-        self.live.update(self._picture())
+        self.live.update(self._render())
 
-    def _picture(self) -> Group:
+    def _render(self) -> Group:
         if not self.clients:
             return Group(self.rounds)
         names = [name for name in metric_names([{"clients": self.clients}]) if is_share(name)]
@@ -231,7 +231,7 @@ class Live:
 @contextmanager
 def watch_live(path: Path, console: Console) -> Iterator[None]:
     """Follow a run with a live picture."""
-    with Live(console) as live, follow(path, live):
+    with RichProgress(console) as live, follow(path, live):
         yield
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedlab.config.presets import read_preset
 from fedlab.errors import RunError
 from fedlab.runs.directory import RunDirectory
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 # Kinds of metrics that are shares where more is better; a strategy's own names begin with one: "miou_average".
 FAMILIES = ("accuracy", "miou")
 # Shares of a generative model's samples: more is better; and what is better when it is less, by name or beginning.
-SHARES = frozenset({"validity", "uniqueness", "novelty", "valid_unique_novel", "rebuilt", "precision", "recall"})
+SHARES = frozenset({"validity", "uniqueness", "novelty", "valid_unique_novel", "reconstruction", "precision", "recall"})
 LESS = ("loss", "nll", "bits", "frechet", "inception_frechet", "distance_", "wasserstein_", "label_")
 # Which predictor a metric is of, in the order in which a reader wants to see them; "" is a family's plain name. What
 # is not named here comes after these, by name.
@@ -38,7 +39,7 @@ class Result:
     manifest
         What is known of the run as a whole.
     config
-        Every knob.
+        Every option by its key, as the run recorded them.
     """
 
     directory: Path
@@ -59,7 +60,7 @@ class Result:
         rounds = run.rounds()
         if not rounds:
             raise RunError(f"{run.path} holds no finished round yet; `fedlab resume {run.path}` continues it")
-        return cls(run.path, rounds, run.manifest(), run.config())
+        return cls(run.path, rounds, run.manifest(), read_preset(str(run.config_file))[1])
 
     @property
     def weights_sha256(self) -> str:

@@ -2,7 +2,7 @@
 
 A pixel is an example to a strategy: features and logits are rows, one for each cell of a grid of half the view's height
 and width (``fedlab/models/fcn.py``). Labels keep the view's size: logits in training, and probabilities in testing, are
-enlarged to it bilinearly. Pixels that nobody knows the class of (``VOID``) count nowhere.
+enlarged to it bilinearly. Pixels that nobody knows the class of (``IGNORE_INDEX``) count nowhere.
 
 **Loss**: cross-entropy weighted by class, (median frequency / frequency) ** ``rare``: 1 is the balancing of SegNet's
 CamVid, 0 none. Frequencies are those of the two default source drives, constants that every party knows.
@@ -23,39 +23,40 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, nll_loss
 
-from fedlab.data.dataset import Batch, Examples
-from fedlab.data.digits.datasets import to_floats
+from fedlab.config.schema import DEFAULT_DATA, DataConfig
+from fedlab.data.dataset import ArrayDataset, Batch
+from fedlab.data.pixels import to_float
 from fedlab.data.segmentation import augment, camvid
-from fedlab.data.segmentation.camvid import CLASSES, DRIVES, FREQUENCIES, VOID
+from fedlab.data.segmentation.camvid import CLASSES, DRIVES, FREQUENCIES, IGNORE_INDEX
 from fedlab.errors import ConfigError, DataError, suggest
 from fedlab.models.fcn import STRIDE, FcnNet
+from fedlab.workload import WorkloadSpec
 
 EVALUATION_BATCH = 50
 
 
 @dataclass(frozen=True)
 class CamVid:
-    """The workload's knobs and its four answers, see :class:`fedlab.workload.Workload`."""
+    """The workload's options and its four answers, see :class:`fedlab.workload.Workload`."""
 
     source: str = Field("day_0006R0,day_0016E5", description="drives of the server, with labels, comma-separated")
     targets: str = Field("dusk,day_05VD", description="drives of the clients, comma-separated")
-    parts: int = Field(1, ge=1, description="clients that share one drive's training views, each a stretch of time")
-    labelled: bool = Field(False, description="clients hold training labels, for upper bounds only")
+    client_labels: bool = Field(False, description="clients hold training labels, for upper bounds only")
     augment: bool = Field(True, description="random windows, mirroring and light of the source views")
     gamma: float = Field(2.0, ge=1, le=10, description="largest random exponent of the source views' light; 1: none")
-    rare: float = Field(0.5, ge=0, le=1, description="how far the loss evens out classes, by frequency; 0: not")
-    full_size: bool = Field(False, description="views of 120 x 160 pixels, from data_root; else 60 x 80")
+    class_weight_power: float = Field(0.5, ge=0, le=1, description="how far the loss evens out classes, by frequency; 0: not")
+    full_size: bool = Field(False, description="views of 120 x 160 pixels, from data.root; else 60 x 80")
     width: int = Field(48, ge=4, le=512, description="features of a pixel")
-    data_root: str = ""
+    data_config: DataConfig = Field(DEFAULT_DATA, exclude=True)
 
     def __post_init__(self) -> None:
         """Refuse drives that do not exist or stand on both sides."""
-        for knob, text, names in (("source", self.source, self.sources), ("targets", self.targets, self.drives)):
+        for option, text, names in (("source", self.source, self.sources), ("targets", self.targets, self.drives)):
             if not names:
-                raise ConfigError(f"knob 'camvid.{knob}' is {text!r}; name at least one drive, for example dusk")
+                raise ConfigError(f"option 'camvid.{option}' is {text!r}; name at least one drive, for example dusk")
             for name in names:
                 if name not in DRIVES:
-                    raise ConfigError(f"unknown drive {name!r} in knob 'camvid.{knob}'; {suggest(name, DRIVES)}")
+                    raise ConfigError(f"unknown drive {name!r} in option 'camvid.{option}'; {suggest(name, DRIVES)}")
         places = [DRIVES[name].pieces for name in (*self.sources, *self.drives)]
         for name in (*self.sources, *self.drives):
             if places.count(DRIVES[name].pieces) > 1:
@@ -77,9 +78,9 @@ class CamVid:
     @property
     def clients(self) -> tuple[str, ...]:
         """A client for each drive, or ``parts`` of them."""
-        if self.parts == 1:
+        if self.data_config.clients_per_domain == 1:
             return self.drives
-        return tuple(f"{name}-{part}" for name in self.drives for part in range(self.parts))
+        return tuple(f"{name}-{part}" for name in self.drives for part in range(self.data_config.clients_per_domain))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -90,7 +91,7 @@ class CamVid:
         """A fresh network with ``features`` and ``head``."""
         return FcnNet(len(CLASSES), self.width)
 
-    def data(self, partition: int | None, split: str) -> Examples:
+    def data(self, partition: int | None, split: str) -> ArrayDataset:
         """Views (3, height, width) in [-1, 1] as ``x``; labels (height, width) as ``y`` where the holder has them.
 
         The server's training views come in a new random view each time they are read, if ``augment`` is on; it tests on
@@ -98,17 +99,16 @@ class CamVid:
         """
         if partition is None:
             if split != "train":
-                return self._read(camvid.HELD_OUT, "labelled")
-            drives = [self._read(name, "labelled") for name in self.sources]
+                return self._read(camvid.HELD_OUT, "all")
+            drives = [self._read(name, "all") for name in self.sources]
             columns = {name: torch.cat([drive.columns[name] for drive in drives]) for name in ("x", "y")}
-            return Examples(columns, self._augmented if self.augment else drives[0].transform)
+            return ArrayDataset(columns, self._augmented if self.augment else drives[0].transform)
         if not 0 <= partition < len(self.clients):
             raise DataError(
                 f"there is no partition {partition}; this workload has {len(self.clients)}: {', '.join(self.clients)}"
             )
-        drive, part = divmod(partition, self.parts)
-        labelled = self.labelled and split == "train"
-        examples = self._read(self.drives[drive], "oracle" if labelled else split)
+        drive, part = divmod(partition, self.data_config.clients_per_domain)
+        examples = self._read(self.drives[drive], split, with_labels=self.client_labels)
         return self._time_slice(examples, part) if split == "train" else examples
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -118,13 +118,13 @@ class CamVid:
         """
         rows, labels = model(batch["x"]), batch["y"]
         scores = rows if labels.numel() == len(rows) else upsample_logits(rows, labels)
-        labels, weights = labels.view_as(scores[:, 0]), class_weights(self.rare).to(scores)
-        total = torch.where(labels == VOID, 0.0, weights[labels.clamp_min(0)]).sum()
-        summed = cross_entropy(scores, labels, weights, ignore_index=VOID, reduction="sum")
+        labels, weights = labels.view_as(scores[:, 0]), class_weights(self.class_weight_power).to(scores)
+        total = torch.where(labels == IGNORE_INDEX, 0.0, weights[labels.clamp_min(0)]).sum()
+        summed = cross_entropy(scores, labels, weights, ignore_index=IGNORE_INDEX, reduction="sum")
         return summed / total.clamp_min(weights.min())
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Mean IoU and cross-entropy of a model that maps ``x`` to rows of logits; nothing without labels."""
         if "y" not in data.columns:
             return {}
@@ -135,7 +135,7 @@ class CamVid:
             labels = batch["y"].to(device)
             p = upsample_logits(model(batch["x"].to(device)).softmax(1), labels)  # (batch, classes, height, width)
             confusion += confusion_matrix(p.argmax(1), labels)
-            loss += float(nll_loss(p.clamp_min(1e-12).log(), labels, ignore_index=VOID, reduction="sum"))
+            loss += float(nll_loss(p.clamp_min(1e-12).log(), labels, ignore_index=IGNORE_INDEX, reduction="sum"))
         score = iou(confusion)
         if not score.present.any():
             raise DataError("no test pixel has a class; mean IoU needs one at least")
@@ -144,24 +144,24 @@ class CamVid:
             "loss": loss / int(confusion.sum()),
         }
 
-    def _read(self, drive: str, split: str) -> Examples:
-        root = Path(self.data_root) if self.data_root else None
-        return camvid.read(drive, split, root, reduce=1 if self.full_size else 2)
+    def _read(self, drive: str, split: str, with_labels: bool = False) -> ArrayDataset:
+        root = Path(self.data_config.root) if self.data_config.root else None
+        return camvid.load_drive(drive, split, root, reduce=1 if self.full_size else 2, with_labels=with_labels)
 
     def _augmented(self, batch: Batch) -> Batch:
-        x, y = augment.zoom(to_floats(batch)["x"], batch["y"])
-        return {**batch, "x": augment.light(x, self.gamma), "y": y}
+        x, y = augment.random_resized_crop(to_float(batch)["x"], batch["y"])
+        return {**batch, "x": augment.random_gamma(x, self.gamma), "y": y}
 
-    def _time_slice(self, examples: Examples, part: int) -> Examples:
+    def _time_slice(self, examples: ArrayDataset, part: int) -> ArrayDataset:
         """One of ``parts`` stretches of time, as equal as they can be."""
         count = len(examples)
-        if self.parts > count // 2:
+        if self.data_config.clients_per_domain > count // 2:
             raise ConfigError(
-                f"knob 'camvid.parts': {count} views cannot be split over {self.parts} clients of at least 2 each; "
+                f"option 'data.clients_per_domain': {count} views cannot be split over {self.data_config.clients_per_domain} clients of at least 2 each; "
                 f"ask for at most {count // 2}"
             )
-        rows = slice(part * count // self.parts, (part + 1) * count // self.parts)
-        return Examples({name: column[rows] for name, column in examples.columns.items()}, examples.transform)
+        rows = slice(part * count // self.data_config.clients_per_domain, (part + 1) * count // self.data_config.clients_per_domain)
+        return ArrayDataset({name: column[rows] for name, column in examples.columns.items()}, examples.transform)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -195,7 +195,7 @@ def upsample_logits(rows: Tensor, labels: Tensor) -> Tensor:
 
 def confusion_matrix(predicted: Tensor, labels: Tensor) -> Tensor:
     """Counts (classes, classes) on the CPU, row the label and column the prediction, of pixels that have a label."""
-    known = labels != VOID
+    known = labels != IGNORE_INDEX
     pairs = labels[known] * len(CLASSES) + predicted[known]
     return torch.bincount(pairs.cpu(), minlength=len(CLASSES) ** 2).view(len(CLASSES), len(CLASSES))
 
@@ -211,3 +211,6 @@ def iou(confusion: Tensor) -> ClassIoU:
     """From counts (classes, classes), row the label and column the prediction; 0 for a class that nobody has."""
     hits, labelled, predicted = confusion.diagonal().double(), confusion.sum(1), confusion.sum(0)
     return ClassIoU(hits / (labelled + predicted - hits).clamp_min(1), labelled > 0)
+
+
+SPEC = WorkloadSpec(CamVid, oracle_overrides={"camvid.client_labels": True}, primary_metric="miou")

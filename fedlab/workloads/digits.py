@@ -16,17 +16,20 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedlab.data.dataset import Batch, Examples
+from fedlab.config.schema import DEFAULT_DATA, DataConfig
+from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.digits import datasets, image_files
 from fedlab.data.digits import image_folder as folders
-from fedlab.data.digits.augment import WIDE, recolour, warp
+from fedlab.data.digits.augment import WIDE, random_affine, random_recolor
 from fedlab.data.digits.domains import SIZE
-from fedlab.data.partitioners import dirichlet, split
+from fedlab.data.partitioners import dirichlet, partition_indices
+from fedlab.data.pixels import to_float
 from fedlab.errors import ConfigError, DataError
 from fedlab.models.digits import McdNet, SmallNet
 from fedlab.models.mixer import SMALL, Mixer
+from fedlab.workload import WorkloadSpec
 from fedlab.workloads import domain_suite
-from fedlab.workloads.domain_suite import PartitionScheme, ClientSpec
+from fedlab.workloads.domain_suite import ClientSpec
 
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "small": SmallNet,
@@ -38,17 +41,18 @@ OWN = "@"  # before the name of a client that brings its own images
 
 @dataclass(frozen=True)
 class Digits:
-    """The workload's knobs and its four answers, see :class:`fedlab.workload.Workload`."""
+    """The workload's options and its four answers, see :class:`fedlab.workload.Workload`."""
 
     source: str = Field("mnist", description="domain of the server, with labels")
     targets: str = Field(
         "usps,mnist_m,optdigits,synthdigits",
         description="domains of the clients, comma-separated; @name: a client that brings a folder of its own images",
     )
-    setting: Literal["adaptation", "oracle", "shards"] = Field(
-        "adaptation",
-        description="what clients hold: a target domain unlabelled (adaptation), the same with training "
-        "labels, for upper bounds only (oracle), or labelled shards of the source (shards)",
+    setting: Literal["domains", "shards"] = Field(
+        "domains", description="client data: a target domain each (domains), or labeled parts of the source (shards)"
+    )
+    client_labels: bool = Field(
+        False, description="clients of setting=domains have training labels as well, for upper bounds only"
     )
     network: Literal["small", "mcd", "mixer"] = Field(
         "small", description="small (CPU), mcd, the MCD paper's digit network, or mixer, a small MLP-Mixer"
@@ -56,25 +60,12 @@ class Digits:
     augment: bool | Literal["wide"] = Field(
         True, description="random affine maps and colours of the source images; wide: maps of twice the strength"
     )
-    limit: int = Field(0, ge=0, description="at most so many examples of each part, for a quick look; 0: all")
-    shards: int = Field(4, ge=1, description="clients of setting=shards")
-    split: int = Field(1, ge=1, description="clients that share one target's training part; all test on its whole")
-    partition: PartitionScheme = Field(
-        "dirichlet",
-        description="how a target, or with setting=shards the source, is split over clients: iid, dirichlet (skewed "
-        "labels), shards (sorted by label, two pieces each) or quantity (skewed sizes)",
-    )
-    alpha: float = Field(
-        0.5, gt=0, allow_inf_nan=False, description="Dirichlet concentration of labels or sizes; small is skewed"
-    )
-    data_root: str = ""
-    folder: str = ""
-    seed: int = 0
+    data_config: DataConfig = Field(DEFAULT_DATA, exclude=True)
 
     def __post_init__(self) -> None:
         """Refuse domains that do not exist or stand on both sides, and labels that nobody has."""
         if not self.domains:
-            raise ConfigError("knob 'digits.targets' is empty; name at least one domain, for example usps")
+            raise ConfigError("option 'digits.targets' is empty; name at least one domain, for example usps")
         domain_suite.check_known(self.source, datasets.DOMAINS, "digit")
         for domain in self.domains:
             if domain.startswith(OWN):
@@ -84,17 +75,24 @@ class Digits:
                 domain_suite.check_known(domain, datasets.DOMAINS, "digit", otherwise)
         targets = [domain.removeprefix(OWN) for domain in self.domains]
         domain_suite.check_unique(self.source, targets, [owner.name for owner in self._client_specs])
-        bringing = self.folder or next((domain for domain in self.domains if domain.startswith(OWN)), "")
-        if bringing and self.setting != "adaptation":
+        bringing = self.data_config.client_folder or next((domain for domain in self.domains if domain.startswith(OWN)), "")
+        if bringing and (self.client_labels or self.setting == "shards"):
             raise ConfigError(
-                f"digits.setting={self.setting} gives clients labels to train on, and a client's own images "
-                f"({bringing}) have none; set digits.setting=adaptation, or leave that client out"
+                f"digits.setting={self.setting} with digits.client_labels={str(self.client_labels).lower()} gives "
+                f"clients labels to train on, and a client's own images ({bringing}) have none; set "
+                "digits.setting=domains and digits.client_labels=false, or leave that client out"
             )
+        _ = self.partition
 
     @property
     def domains(self) -> tuple[str, ...]:
         """The targets as they were written, those with images of their own behind an ``@``."""
         return domain_suite.split_names(self.targets)
+
+    @property
+    def partition(self) -> str:
+        """How a target, or with setting=shards the source, is divided among clients."""
+        return self.data_config.partition_kind(*domain_suite.KINDS)
 
     @property
     def _client_specs(self) -> list[ClientSpec]:
@@ -105,7 +103,7 @@ class Digits:
             for owner in (
                 [ClientSpec(domain.removeprefix(OWN), domain)]
                 if domain.startswith(OWN)
-                else domain_suite.client_specs([domain], self.split)
+                else domain_suite.client_specs([domain], self.data_config.clients_per_domain)
             )
         ]
 
@@ -113,14 +111,14 @@ class Digits:
     def clients(self) -> tuple[str, ...]:
         """A client for each target, or for each of its parts, or for each shard of the source."""
         if self.setting == "shards":
-            return tuple(f"shard-{number}" for number in range(self.shards))
+            return tuple(f"shard-{number}" for number in range(self.data_config.num_shards))
         return tuple(owner.name for owner in self._client_specs)
 
     def model(self) -> nn.Module:
         """A fresh network with ``features`` and ``head``."""
         return NETWORKS[self.network]()
 
-    def data(self, partition: int | None, split: str) -> Examples:
+    def data(self, partition: int | None, split: str) -> ArrayDataset:
         """Images (3, 32, 32) in [-1, 1] as ``x``, labels as ``y`` where the holder has them.
 
         The server's training images come in a new random view each time they are read, if ``augment`` is on. A client
@@ -129,16 +127,16 @@ class Digits:
         """
         domain_suite.check_partition(partition, self.clients)
         if partition is None or self.setting == "shards":
-            examples = self._read(self.source, "labelled" if split == "train" else split)
+            examples = self._read(self.source, split, True)
             if partition is not None:
                 return self._shard(examples, partition, split)
             return self._augmented(examples) if split == "train" and self.augment else examples
         owner = self._client_specs[partition]
         own = self._folder(owner.domain)
         if own is not None:
-            examples = folders.read(own, split)
-            return examples.spread(self.limit or len(examples))  # the first ones would be of few sub-folders
-        return self._client_data(owner, split, labelled=self.setting == "oracle")
+            examples = folders.load_image_folder(own, split)
+            return examples.subsample(self.data_config.max_examples or len(examples))  # the first ones would be of few sub-folders
+        return self._client_data(owner, split, labelled=self.client_labels)
 
     def labels(self, partition: int) -> Tensor | None:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""
@@ -151,16 +149,16 @@ class Digits:
         """Mean cross-entropy."""
         return cross_entropy(model(batch["x"]), batch["y"])
 
-    def images(self, paths: Sequence[Path]) -> Examples:
+    def images(self, paths: Sequence[Path]) -> ArrayDataset:
         """Image files as ``x`` (3, 32, 32) in [-1, 1], read as a client's own are; DataError names one that is not."""
-        return Examples({"x": image_files.read(paths)}, datasets.to_floats)
+        return ArrayDataset({"x": image_files.load_image_files(paths)}, to_float)
 
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Accuracy and cross-entropy of a model that maps ``x`` to logits; without labels nothing is measured."""
         return domain_suite.accuracy_and_loss(model, data)
 
-    def _client_data(self, owner: ClientSpec, split: str, labelled: bool) -> Examples:
-        return domain_suite.client_data(self._read, owner, split, labelled, self.partition, self.alpha, self.seed)
+    def _client_data(self, owner: ClientSpec, split: str, labelled: bool) -> ArrayDataset:
+        return domain_suite.client_data(self._read, owner, split, labelled, self.partition, self.data_config.alpha, self.data_config.seed)
 
     def _folder(self, domain: str) -> Path | None:
         """Where a client's own images are, or None for a client that holds a domain of the package.
@@ -170,41 +168,43 @@ class Digits:
         DataError
             When the client brings its own and none were given.
         """
-        if self.folder:
-            return Path(self.folder).expanduser()
+        if self.data_config.client_folder:
+            return Path(self.data_config.client_folder).expanduser()
         if not domain.startswith(OWN):
             return None
         name = domain.removeprefix(OWN)
-        simulated = Path(self.data_root or "DATA_ROOT") / name
-        if self.data_root and simulated.is_dir():
+        simulated = Path(self.data_config.root or "DATA_ROOT") / name
+        if self.data_config.root and simulated.is_dir():
             return simulated
         raise DataError(
             f"client {name!r} brings its own images, and there are none here: join it with `fedlab join HOST:PORT "
             f"--domain {name} --data FOLDER`, or to simulate it put images into {simulated}"
-            f"{'' if self.data_root else ' and set data_root to DATA_ROOT'}"
+            f"{'' if self.data_config.root else ' and set data_root to DATA_ROOT'}"
         )
 
-    def _read(self, domain: str, split: str) -> Examples:
-        examples = datasets.read(domain, split, Path(self.data_root) if self.data_root else None)
-        columns = {name: column[: self.limit or None] for name, column in examples.columns.items()}
-        return Examples(columns, examples.transform)
+    def _read(self, domain: str, split: str, with_labels: bool) -> ArrayDataset:
+        root = Path(self.data_config.root) if self.data_config.root else None
+        bound = domain != self.source
+        examples = datasets.load_digits(domain, split, root, with_labels=with_labels, upper_bound=bound)
+        columns = {name: column[: self.data_config.max_examples or None] for name, column in examples.columns.items()}
+        return ArrayDataset(columns, examples.transform)
 
-    def _augmented(self, examples: Examples) -> Examples:
+    def _augmented(self, examples: ArrayDataset) -> ArrayDataset:
         read = examples.transform or (lambda batch: batch)
 
         def view(batch: Batch) -> Batch:
             batch = read(batch)
-            return {**batch, "x": recolour(warp(batch["x"], **(WIDE if self.augment == "wide" else {})))}
+            return {**batch, "x": random_recolor(random_affine(batch["x"], **(WIDE if self.augment == "wide" else {})))}
 
-        return Examples(examples.columns, view)
+        return ArrayDataset(examples.columns, view)
 
-    def _shard(self, examples: Examples, partition: int, part: str) -> Examples:
+    def _shard(self, examples: ArrayDataset, partition: int, part: str) -> ArrayDataset:
         y = examples.columns["y"]
         if part == "train":
-            rows = split(self.partition, y, self.shards, self.alpha, self.seed)
+            rows = partition_indices(self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed)
         else:
-            rows = dirichlet(y, self.shards, float("inf"), self.seed)  # every client tests on the same mix of classes
-        shard = examples.take(rows[partition])
+            rows = dirichlet(y, self.data_config.num_shards, float("inf"), self.data_config.seed)  # every client tests on the same mix of classes
+        shard = examples.select(rows[partition])
         return self._augmented(shard) if part == "train" and self.augment else shard
 
 
@@ -216,3 +216,6 @@ def _check_name(target: str) -> None:
             f"target {target!r} names no client; write {OWN} and a name of letters, digits, '_', '-' and '.', "
             f"for example {OWN}mine"
         )
+
+
+SPEC = WorkloadSpec(Digits, oracle_overrides={"digits.client_labels": True}, primary_metric="accuracy")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
@@ -20,18 +20,18 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedlab.data.dataset import Batch, Examples
+from fedlab.config.schema import DEFAULT_DATA, DataConfig
+from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.images import domain_suites
-from fedlab.data.images.domain_suites import DomainSet
-from fedlab.data.partitioners import PARTITIONS
-from fedlab.data.partitioners import split as partition
+from fedlab.data.images.domain_suites import DomainSuite
+from fedlab.data.partitioners import PARTITIONS, partition_indices
 from fedlab.errors import ConfigError, DataError, suggest
 from fedlab.seeds import seed_of
 
 EVALUATION_BATCH = 500
 
-PartitionScheme = Literal["iid", "dirichlet", "shards", "quantity"]  # the keys of PARTITIONS
-ReadDomain = Callable[[str, str], Examples]  # a domain and "train" (no labels), "oracle" (the same with labels) or "test"
+KINDS = ("dirichlet", "iid", "shards", "quantity")  # the keys of PARTITIONS, the default first
+ReadDomain = Callable[[str, str, bool], ArrayDataset]  # domain, "train" or "test", whether training labels come with it
 
 
 class ClientSpec(NamedTuple):
@@ -93,7 +93,7 @@ def check_partition(partition: int | None, clients: Sequence[str]) -> None:
         raise DataError(f"there is no partition {partition}; this workload has {len(clients)}: {', '.join(clients)}")
 
 
-def client_data(read: ReadDomain, owner: ClientSpec, split: str, labelled: bool, kind: str, alpha: float, seed: int) -> Examples:
+def client_data(read: ReadDomain, owner: ClientSpec, split: str, labelled: bool, kind: str, alpha: float, seed: int) -> ArrayDataset:
     """What a client holds: its part of its domain to train on, all of the domain's test part to test.
 
     Parameters
@@ -114,12 +114,12 @@ def client_data(read: ReadDomain, owner: ClientSpec, split: str, labelled: bool,
     ConfigError
         When there are too few examples for so many clients.
     """
-    examples = read(owner.domain, "oracle" if labelled and split == "train" else split)
+    examples = read(owner.domain, split, labelled)
     if owner.parts == 1 or split != "train":
         return examples
     by_label = PARTITIONS[kind].by_label
-    labels = read(owner.domain, "oracle").columns["y"] if by_label else torch.zeros(len(examples))
-    return examples.take(partition(kind, labels, owner.parts, alpha, seed_of(seed, "split", owner.domain))[owner.part])
+    labels = read(owner.domain, "train", True).columns["y"] if by_label else torch.zeros(len(examples))
+    return examples.select(partition_indices(kind, labels, owner.parts, alpha, seed_of(seed, "split", owner.domain))[owner.part])
 
 
 @dataclass(frozen=True)
@@ -130,30 +130,20 @@ class DomainSuiteWorkload:
     (``view``), and the ``model``.
     """
 
-    of: ClassVar[DomainSet]
+    of: ClassVar[DomainSuite]
 
     source: str = Field("", description="domain of the server, with labels")
     targets: str = Field("", description="domains of the clients, comma-separated; empty: all but the source")
-    setting: Literal["adaptation", "oracle"] = Field(
-        "adaptation", description="clients hold domains unlabelled, or with training labels for upper bounds (oracle)"
-    )
+    client_labels: bool = Field(False, description="clients have training labels, for upper bounds only")
     augment: bool = Field(True, description="random views of the source")
-    limit: int = Field(0, ge=0, description="at most so many examples of each part, for a quick look; 0: all")
-    split: int = Field(1, ge=1, description="clients that share one target's training part; all test on its whole")
-    partition: PartitionScheme = Field(
-        "dirichlet", description="how they share: iid, dirichlet (skewed labels), shards (sorted by label) or quantity"
-    )
-    alpha: float = Field(
-        0.5, gt=0, allow_inf_nan=False, description="Dirichlet concentration of labels or sizes; small is skewed"
-    )
-    data_root: str = ""
-    seed: int = 0
+    data_config: DataConfig = Field(DEFAULT_DATA, exclude=True)
 
     def __post_init__(self) -> None:
         """Refuse domains that do not exist or stand on both sides."""
         for domain in (self.source, *self._domains):
             check_known(domain, self.of.domains, self.of.name)
         check_unique(self.source, self._domains, self.clients)
+        self.data_config.partition_kind(*KINDS)
 
     @staticmethod
     def view(batch: Batch) -> Batch:
@@ -167,24 +157,24 @@ class DomainSuiteWorkload:
     @property
     def clients(self) -> tuple[str, ...]:
         """A client for each target, or for each of its parts."""
-        return tuple(owner.name for owner in client_specs(self._domains, self.split))
+        return tuple(owner.name for owner in client_specs(self._domains, self.data_config.clients_per_domain))
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names by label."""
         return self.of.classes
 
-    def data(self, partition: int | None, split: str) -> Examples:
+    def data(self, partition: int | None, split: str) -> ArrayDataset:
         """What the server (None) or a client holds: inputs as ``x``, labels as ``y`` where the holder has them.
 
         The server's training examples come in a new random view each time they are read, if ``augment`` is on.
         """
         check_partition(partition, self.clients)
         if partition is not None:
-            return self._client_data(partition, split, labelled=self.setting == "oracle")
-        examples = self._read(self.source, "labelled" if split == "train" else split)
-        view = self.view if self.augment else self.of.floats
-        return Examples(examples.columns, view) if split == "train" else examples
+            return self._client_data(partition, split, labelled=self.client_labels)
+        examples = self._read(self.source, split, True)
+        view = self.view if self.augment else self.of.to_float
+        return ArrayDataset(examples.columns, view) if split == "train" else examples
 
     def labels(self, partition: int) -> Tensor:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""
@@ -194,7 +184,7 @@ class DomainSuiteWorkload:
         """Mean cross-entropy."""
         return cross_entropy(model(batch["x"]), batch["y"])
 
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Accuracy and cross-entropy."""
         return accuracy_and_loss(model, data)
 
@@ -202,17 +192,18 @@ class DomainSuiteWorkload:
     def _domains(self) -> tuple[str, ...]:
         return split_names(self.targets) or tuple(domain for domain in self.of.domains if domain != self.source)
 
-    def _client_data(self, partition: int, split: str, labelled: bool) -> Examples:
-        owner = client_specs(self._domains, self.split)[partition]
-        return client_data(self._read, owner, split, labelled, self.partition, self.alpha, self.seed)
+    def _client_data(self, partition: int, split: str, labelled: bool) -> ArrayDataset:
+        owner = client_specs(self._domains, self.data_config.clients_per_domain)[partition]
+        return client_data(self._read, owner, split, labelled, self.data_config.partition_kind(*KINDS), self.data_config.alpha, self.data_config.seed)
 
-    def _read(self, domain: str, split: str) -> Examples:
-        examples = domain_suites.read(self.of, domain, split, Path(self.data_root) if self.data_root else None)
-        return examples.take(slice(self.limit)) if self.limit else examples
+    def _read(self, domain: str, split: str, with_labels: bool) -> ArrayDataset:
+        root = Path(self.data_config.root) if self.data_config.root else None
+        examples = domain_suites.load_domain(self.of, domain, split, root, with_labels=with_labels)
+        return examples.select(slice(self.data_config.max_examples)) if self.data_config.max_examples else examples
 
 
 @torch.no_grad()
-def accuracy_and_loss(model: nn.Module, data: Examples, batch: int = EVALUATION_BATCH) -> dict[str, float]:
+def accuracy_and_loss(model: nn.Module, data: ArrayDataset, batch: int = EVALUATION_BATCH) -> dict[str, float]:
     """``accuracy`` and ``loss``, mean cross-entropy, of a model that maps ``x`` to logits; nothing without labels."""
     if "y" not in data.columns:
         return {}

@@ -25,24 +25,26 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedlab.data import partitioners as partitions
-from fedlab.data.dataset import Batch, Examples
-from fedlab.data.digits.augment import recolour, warp
+from fedlab.config.schema import DEFAULT_DATA, DataConfig
+from fedlab.data import partitioners
+from fedlab.data.dataset import ArrayDataset, Batch
+from fedlab.data.digits.augment import random_affine, random_recolor
 from fedlab.data.images import image_sets, views
-from fedlab.data.images.episodes import Episodic, draw
-from fedlab.data.images.image_sets import IMAGE_SETS, Images
+from fedlab.data.images.episodes import EpisodeDataset, sample_episodes
+from fedlab.data.images.image_sets import IMAGE_SETS, LabeledImages
 from fedlab.data.partitioners import PARTITIONS
+from fedlab.data.pixels import to_rgb_float
 from fedlab.errors import ConfigError, suggest
 from fedlab.losses.prototypes import episode_loss
 from fedlab.models import linear_classifiers
 from fedlab.models.batchnorm_stats import encode
 from fedlab.models.convnet import ConvNet
 from fedlab.models.feature_classifier import features_of
-from fedlab.models.mixer import Mixer, Shape
+from fedlab.models.mixer import Mixer, MixerShape
 from fedlab.models.resnet10 import ResNet10
 from fedlab.seeds import seeded
+from fedlab.workload import WorkloadSpec
 from fedlab.workloads import domain_suite
-from fedlab.workloads.domain_suite import PartitionScheme
 
 EVALUATION_BATCH = 250
 WEAK_CROP = 0.6  # least area that a weak view keeps
@@ -51,19 +53,11 @@ NOVEL = "novel"  # a column that says: these labels are of classes that the mode
 
 @dataclass(frozen=True)
 class FewShot:
-    """The workload's knobs and its four answers, see :class:`fedlab.workload.Workload`."""
+    """The workload's options and its four answers, see :class:`fedlab.workload.Workload`."""
 
     base: str = Field("omniglot", description="labelled set of the server")
     targets: str = Field("usps,mnist_m,optdigits,synthdigits", description="sets of the clients, comma-separated")
-    split: int = Field(1, ge=1, description="clients that share one target's unlabelled images; all test on its whole")
-    partition: PartitionScheme = Field(
-        "iid",
-        description="how they share: iid, dirichlet (skewed labels), shards (sorted, two pieces each) or quantity",
-    )
-    alpha: float = Field(
-        0.5, gt=0, allow_inf_nan=False, description="Dirichlet concentration of labels or sizes; small is skewed"
-    )
-    unlabelled: float = Field(0.2, gt=0, lt=1, description="share of a target's images that is trained on unlabelled")
+    unlabeled_fraction: float = Field(0.2, gt=0, lt=1, description="share of a target's images that is trained on unlabelled")
     mix_channels: bool = Field(True, description="grey sets beside colour ones, shown in three channels; false: refuse")
     size: int = Field(0, ge=0, le=512, description="pixels a side of every image; 0: the base's own")
     network: Literal["conv", "resnet10", "mixer"] = Field("conv", description="conv (CPU), resnet10 (paper), mixer")
@@ -79,29 +73,27 @@ class FewShot:
     shots: str = Field("1,5,20", description="labelled images a class, one or more numbers")
     queries: int = Field(15, ge=1, description="test images a class")
     episodes: int = Field(600, ge=1, description="episodes for each number of shots")
-    crop: float = Field(0.08, gt=0, le=1, description="least area that a random crop keeps; 1: no crops")
+    min_crop_area: float = Field(0.08, gt=0, le=1, description="least area that a random crop keeps; 1: no crops")
     jitter: float = Field(0.4, ge=0, le=1, description="strength of random brightness, contrast and saturation")
-    mirror: bool = Field(True, description="mirror half of the views; not for characters")
-    recolour: bool = Field(False, description="bend base images and give strokes and ground random colours")
-    limit: int = Field(0, ge=0, description="at most so many images of each part, for a quick look; 0: all")
-    data_root: str = ""
-    seed: int = 0
+    hflip: bool = Field(True, description="mirror half of the views; not for characters")
+    recolor: bool = Field(False, description="bend base images and give strokes and ground random colours")
+    data_config: DataConfig = Field(DEFAULT_DATA, exclude=True)
 
     def __post_init__(self) -> None:
         """Refuse sets that do not exist or do not fit together."""
         names = self.domains
         if not names:
-            raise ConfigError("knob 'fewshot.targets' is empty; name at least one set, for example eurosat")
+            raise ConfigError("option 'fewshot.targets' is empty; name at least one set, for example eurosat")
         for name in (self.base, *names):
             if name not in IMAGE_SETS:
                 raise ConfigError(f"unknown set of images {name!r}; {suggest(name, IMAGE_SETS)}")
         if IMAGE_SETS[self.base].validation is None:
             able = [name for name, entry in IMAGE_SETS.items() if entry.validation]
-            raise ConfigError(f"knob 'fewshot.base': {self.base!r} can only be a target; bases are {', '.join(able)}")
+            raise ConfigError(f"option 'fewshot.base': {self.base!r} can only be a target; bases are {', '.join(able)}")
         twice = [name for name in names if names.count(name) > 1 or name == self.base]
         if twice:
             raise ConfigError(f"set {twice[0]!r} appears twice among base {self.base!r} and targets {self.targets!r}")
-        _ = self.shot_numbers
+        _ = self.shot_numbers, self.partition
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -109,19 +101,24 @@ class FewShot:
         return domain_suite.split_names(self.targets)
 
     @property
+    def partition(self) -> str:
+        """How clients of one target share its unlabeled images."""
+        return self.data_config.partition_kind("iid", "dirichlet", "shards", "quantity")
+
+    @property
     def shot_numbers(self) -> tuple[int, ...]:
         """Numbers of labelled images a class."""
         parts = [part.strip() for part in self.shots.split(",") if part.strip()]
         if not parts or not all(part.isdigit() and int(part) > 0 for part in parts):
-            raise ConfigError(f"knob 'fewshot.shots': got {self.shots!r}; expected numbers from 1, for example 1,5,20")
+            raise ConfigError(f"option 'fewshot.shots': got {self.shots!r}; expected numbers from 1, for example 1,5,20")
         return tuple(map(int, parts))
 
     @property
     def clients(self) -> tuple[str, ...]:
         """A client for each target, or ``split`` of them."""
-        if self.split == 1:
+        if self.data_config.clients_per_domain == 1:
             return self.domains
-        return tuple(f"{name}-{part}" for name in self.domains for part in range(self.split))
+        return tuple(f"{name}-{part}" for name in self.domains for part in range(self.data_config.clients_per_domain))
 
     @property
     def pixels(self) -> int:
@@ -133,12 +130,12 @@ class FewShot:
         classes = int(self._read(self.base).y.max()) + 1
         if self.network == "mixer":
             patch = self.pixels // 8  # 64 tokens
-            return Mixer(classes, patch * 8, Shape(patch, 128, 4, 64, 512))
+            return Mixer(classes, patch * 8, MixerShape(patch, 128, 4, 64, 512))
         if self.network == "resnet10":
             return ResNet10(classes, self.norm)
         return ConvNet(classes, self.norm, self.width)
 
-    def data(self, partition: int | None, split: str) -> Examples:
+    def data(self, partition: int | None, split: str) -> ArrayDataset:
         """Images (3, size, size) in [-1, 1] as ``x``; labels as ``y`` on the server and where episodes are drawn from.
 
         The server's training images come in a new random view each time; those of clients come plain, and
@@ -149,43 +146,43 @@ class FewShot:
             examples = self._examples({"x": images.x, "y": images.y})
             if split != "train":
                 return examples
-            viewed = Examples(examples.columns, lambda batch: self._view_of_base(self._floats(batch)))
-            return Episodic(viewed.columns, viewed.transform) if self.objective == "prototypes" else viewed
+            viewed = ArrayDataset(examples.columns, lambda batch: self._view_of_base(to_rgb_float(batch)))
+            return EpisodeDataset(viewed.columns, viewed.transform) if self.objective == "prototypes" else viewed
         domain_suite.check_partition(partition, self.clients)
-        images = self._read(self.domains[partition // self.split])
+        images = self._read(self.domains[partition // self.data_config.clients_per_domain])
         if split == "train":
             return self._examples({"x": images.x[self._own(images.y, partition)]})
-        _, labelled = image_sets.split(images.y, self.unlabelled)
+        _, labelled = image_sets.split_unlabeled(images.y, self.unlabeled_fraction)
         y = images.y[labelled]
         return self._examples({"x": images.x[labelled], "y": y, NOVEL: torch.ones_like(y, dtype=torch.bool)})
 
     def labels(self, partition: int) -> Tensor | None:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""
-        y = self._read(self.domains[partition // self.split]).y
+        y = self._read(self.domains[partition // self.data_config.clients_per_domain]).y
         known = y[self._own(y, partition)]
         return (
-            None if (known == image_sets.UNKNOWN).any() else Examples({"y": known}).spread(self._count(known))[:]["y"]
+            None if (known == image_sets.UNKNOWN).any() else ArrayDataset({"y": known}).subsample(self._count(known))[:]["y"]
         )
 
     def _own(self, y: Tensor, partition: int) -> Tensor:
         """Row numbers of the images that a client trains on without labels; which they are, no run's seed changes."""
-        bare, _ = image_sets.split(y, self.unlabelled)
-        if self.split == 1:
+        bare, _ = image_sets.split_unlabeled(y, self.unlabeled_fraction)
+        if self.data_config.clients_per_domain == 1:
             return bare
         if PARTITIONS[self.partition].by_label and (y[bare] == image_sets.UNKNOWN).any():
-            name = self.domains[partition // self.split]
+            name = self.domains[partition // self.data_config.clients_per_domain]
             raise ConfigError(
-                f"fewshot.partition={self.partition} goes by labels, and {name!r} has none of the images that it is "
+                f"data.partition={self.partition} goes by labels, and {name!r} has none of the images that it is "
                 "trained on; take iid or quantity"
             )
-        parts = partitions.split(self.partition, y[bare], self.split, self.alpha, seed=partition // self.split)
-        return bare[parts[partition % self.split]]
+        parts = partitioners.partition_indices(self.partition, y[bare], self.data_config.clients_per_domain, self.data_config.alpha, seed=partition // self.data_config.clients_per_domain)
+        return bare[parts[partition % self.data_config.clients_per_domain]]
 
     def view(self, x: Tensor, weak: bool = False) -> Tensor:
         """A random view of each image, the published augmentation; a weak one is only cut a little and mirrored."""
         if weak:
-            return views.view(x, max(self.crop, WEAK_CROP), 0.0, self.mirror)
-        return views.view(x, self.crop, self.jitter, self.mirror)
+            return views.random_view(x, max(self.min_crop_area, WEAK_CROP), 0.0, self.hflip)
+        return views.random_view(x, self.min_crop_area, self.jitter, self.hflip)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean cross-entropy over the base classes, or ProtoNet's loss of an episode."""
@@ -194,7 +191,7 @@ class FewShot:
         return cross_entropy(model(batch["x"]), batch["y"])
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Accuracy over episodes with its interval; on base images, accuracy and loss of the model's own classifier."""
         if NOVEL not in data.columns:
             return domain_suite.accuracy_and_loss(model, data, EVALUATION_BATCH)
@@ -206,30 +203,30 @@ class FewShot:
         return metrics
 
     @torch.no_grad()
-    def episode_accuracies(self, model: nn.Module, data: Examples) -> Mapping[int, Tensor]:
+    def episode_accuracies(self, model: nn.Module, data: ArrayDataset) -> Mapping[int, Tensor]:
         """Number of shots to the accuracy of each episode, (episodes,) float64 on the CPU; data as for ``evaluate``."""
         device = next(model.parameters()).device
         z, y = encode(features_of(model), data, device, EVALUATION_BATCH), data.columns["y"]
         found = {}
         for shots in self.shot_numbers:
-            drawn = draw(y, ways=self.ways, shots=shots, queries=self.queries, episodes=self.episodes, seed=self.seed)
+            drawn = sample_episodes(y, ways=self.ways, shots=shots, queries=self.queries, episodes=self.episodes, seed=self.data_config.seed)
             support, query = z[drawn.support.to(device)], z[drawn.query.to(device)]  # (episodes, n, width)
             if self.classifier == "linear":
-                with seeded("heads", self.seed, shots):
-                    start = linear_classifiers.draw_start(self.episodes, self.ways, support.shape[1], z.shape[1])
-                logits = linear_classifiers.linear_heads(
+                with seeded("heads", self.data_config.seed, shots):
+                    start = linear_classifiers.init_classifiers(self.episodes, self.ways, support.shape[1], z.shape[1])
+                logits = linear_classifiers.fit_linear_classifiers(
                     support, drawn.labels(drawn.support).to(device), query, start.to(device)
                 )
             else:
-                logits = linear_classifiers.nearest_prototypes(support, query, self.ways)
+                logits = linear_classifiers.prototype_logits(support, query, self.ways)
             right = logits.argmax(2) == drawn.labels(drawn.query).to(device)
             found[shots] = right.double().mean(1).cpu()
         return found
 
-    def _read(self, name: str, validation: bool = False) -> Images:
-        root = Path(self.data_root) if self.data_root else None
-        base = image_sets.read(self.base, root)
-        images = image_sets.read(name, root, validation, self.size or base.x.shape[-1])
+    def _read(self, name: str, validation: bool = False) -> LabeledImages:
+        root = Path(self.data_config.root) if self.data_config.root else None
+        base = image_sets.load_image_set(self.base, root)
+        images = image_sets.load_image_set(name, root, validation, self.size or base.x.shape[-1])
         if not self.mix_channels and images.x.shape[1] != base.x.shape[1]:
             raise ConfigError(
                 f"base {self.base!r} has {base.x.shape[1]} channels and target {name!r} {images.x.shape[1]}; "
@@ -237,16 +234,15 @@ class FewShot:
             )
         return images
 
-    def _examples(self, columns: Batch) -> Examples:
-        return Examples(columns, self._floats).spread(self._count(columns["x"]))
+    def _examples(self, columns: Batch) -> ArrayDataset:
+        return ArrayDataset(columns, to_rgb_float).subsample(self._count(columns["x"]))
 
     def _count(self, column: Tensor) -> int:
-        return self.limit or len(column)
-
-    def _floats(self, batch: Batch) -> Batch:
-        x = (batch["x"].float() / 127.5 - 1).expand(-1, 3, -1, -1)
-        return {**batch, "x": x}
+        return self.data_config.max_examples or len(column)
 
     def _view_of_base(self, batch: Batch) -> Batch:
         x = batch["x"]
-        return {**batch, "x": self.view(recolour(warp(x)) if self.recolour else x)}
+        return {**batch, "x": self.view(random_recolor(random_affine(x)) if self.recolor else x)}
+
+
+SPEC = WorkloadSpec(FewShot, primary_metric="accuracy")

@@ -4,14 +4,14 @@ Clients hold parts of the source domain, label-skewed or not, or a domain each; 
 are never given to anybody. The server holds all of the source's training images: for ``source_only``, which is then the
 centralised bound, and for pre-training.
 
-``generation.law`` is the noise: ``ddpm`` and ``gamma`` are chains of ``levels`` steps by ``schedule``, ``ncsn`` a
+``generation.process`` is the noise: ``ddpm`` and ``gamma`` are chains of ``levels`` steps by ``schedule``, ``ncsn`` a
 ladder from ``sigma_min`` to ``sigma_max``. Any network goes with any law; ``ncsn1`` is the one whose norms know the
 level and, on a ladder, whose output is the score itself.
 
 **Source**: see ``fedlab/diffusion`` and ``fedlab/models/unet.py``, ``refinenet.py``.
 
-**Departures**: (1) optimiser and gradient clipping belong to strategies (``client.optimiser``, ``client.clip``), and
-there is no warm-up; (2) an averaged model is kept where a strategy keeps one (``server.average``); (3) images are not
+**Departures**: (1) optimiser and gradient clipping belong to strategies (``client.optimizer``, ``client.max_grad_norm``), and
+there is no warm-up; (2) an averaged model is kept where a strategy keeps one (``server.ema_decay``); (3) images are not
 dequantised.
 
 **Metrics** of a client: ``loss``, the mean squared error of the noise found in held-out images, 1 for a network that
@@ -32,20 +32,21 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from fedlab.data.dataset import Batch, Examples
+from fedlab.config.schema import DEFAULT_DATA, DataConfig
+from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.digits import datasets
 from fedlab.data.images import image_sets
-from fedlab.data.partitioners import dirichlet
-from fedlab.data.partitioners import split as shared_out
+from fedlab.data.partitioners import dirichlet, partition_indices
+from fedlab.data.pixels import bytes_to_float
 from fedlab.diffusion import denoising, noise_schedule, sigmas
-from fedlab.diffusion.noise_schedule import NoiseLaw
+from fedlab.diffusion.noise_schedule import NoiseSchedule
 from fedlab.errors import ConfigError, DataError, suggest
 from fedlab.models.refinenet import RefineNet
-from fedlab.models.unet import SHAPES, UNet, check_size
+from fedlab.models.unet import SHAPES, UNet, check_image_size
 from fedlab.seeds import seeded
 from fedlab.training import Progress, null_progress
-from fedlab.workload import Score
-from fedlab.workloads import sampling
+from fedlab.workload import Score, WorkloadSpec
+from fedlab.workloads import domain_suite, sampling
 
 EVALUATION_BATCH = 250
 OTHERS = ("cifar10",)  # sources that are no digits: 32 pixels, with a part to test on
@@ -54,7 +55,7 @@ THETA = 1e-3  # theta_0 of the Gamma chain
 
 @dataclass(frozen=True)
 class Generation:
-    """The workload's knobs and its answers, see :class:`fedlab.workload.Workload`."""
+    """The workload's options and its answers, see :class:`fedlab.workload.Workload`."""
 
     loss_columns: ClassVar[tuple[str, ...]] = ("x",)
 
@@ -65,21 +66,12 @@ class Generation:
     setting: Literal["shards", "domains"] = Field(
         "shards", description="what clients hold: parts of the source, or a domain each"
     )
-    shards: int = Field(4, ge=1, description="clients of setting=shards")
-    partition: Literal["iid", "dirichlet", "shards", "quantity"] = Field(
-        "dirichlet",
-        description="how the source is shared out, see `fedlab.data.partitioners`; shards: two classes or so each",
-    )
-    alpha: float = Field(
-        0.5, gt=0, allow_inf_nan=False, description="Dirichlet concentration of labels or sizes; small is skewed"
-    )
-    limit: int = Field(0, ge=0, description="at most so many images of each part, for a quick look; 0: all")
     size: int = Field(28, description="pixels a side: 32, 28 (without the margin of 2) or 16 (means of 2 x 2)")
-    colours: int = Field(1, description="channels: 3, or 1, their mean")
-    law: Literal["ddpm", "gamma", "ncsn"] = Field(
+    channels: int = Field(1, description="channels: 3, or 1, their mean")
+    process: Literal["ddpm", "gamma", "ncsn"] = Field(
         "ddpm", description="noise: a Gaussian chain, a Gamma chain, or a ladder of Gaussian noise on top of the image"
     )
-    levels: int = Field(1000, ge=2, le=100_000, description="of noise; the papers have 1000 (ddpm) and 10 (ncsn)")
+    num_timesteps: int = Field(1000, ge=2, le=100_000, description="of noise; the papers have 1000 (ddpm) and 10 (ncsn)")
     schedule: Literal["linear", "cosine"] = Field("linear", description="betas of a chain")
     sigma_min: float = Field(0.02, gt=0, allow_inf_nan=False, description="least noise of a ladder, pixels in [-1, 1]")
     sigma_max: float = Field(2.0, gt=0, allow_inf_nan=False, description="most noise of a ladder")
@@ -92,9 +84,9 @@ class Generation:
     width: int = Field(
         64, ge=4, description="first width of a RefineNet; the papers have 64 for MNIST, 128 for CIFAR-10"
     )
-    mirror: bool = Field(False, description="mirror half of the training images; not for digits")
-    bf16: bool = Field(False, description="networks calculate in bfloat16 where torch's autocast does; weights do not")
-    tested: int = Field(500, ge=0, description="held-out images of each client that the loss is taken on; 0: all")
+    hflip: bool = Field(False, description="mirror half of the training images; not for digits")
+    amp: bool = Field(False, description="networks calculate in bfloat16 where torch's autocast does; weights do not")
+    eval_images: int = Field(500, ge=0, description="held-out images of each client that the loss is taken on; 0: all")
     samples: int = Field(200, ge=0, description="images drawn for a score; 0: none")
     sampler: Literal["auto", "ddim", "ancestral", "langevin"] = Field(
         "auto", description="how images are drawn; auto: langevin on a ladder, ddim on a chain"
@@ -113,8 +105,7 @@ class Generation:
     )
     inception: bool = Field(False, description="take the published FID as well; needs torchmetrics and its weights")
     denoise: bool = Field(True, description="take the last level's noise away after Langevin steps")
-    data_root: str = ""
-    seed: int = 0
+    data_config: DataConfig = Field(DEFAULT_DATA, exclude=True)
 
     def __post_init__(self) -> None:
         """Refuse domains that do not exist, noise that does not grow, and what does not go together."""
@@ -125,18 +116,18 @@ class Generation:
         if self.source not in sources:
             raise ConfigError(f"unknown digit domain {self.source!r}; {suggest(self.source, sources)}")
         if not self.domains or len(set(self.domains)) < len(self.domains):
-            raise ConfigError(f"knob 'generation.targets' is {self.targets!r}; name at least one domain, each once")
-        for knob, value, known in (("size", self.size, SIZES), ("colours", self.colours, (1, 3))):
+            raise ConfigError(f"option 'generation.targets' is {self.targets!r}; name at least one domain, each once")
+        for option, value, known in (("size", self.size, SIZES), ("channels", self.channels, (1, 3))):
             if value not in known:
-                raise ConfigError(f"knob 'generation.{knob}' is {value}; {' or '.join(map(str, known))} is expected")
-        law = self.noise_law
+                raise ConfigError(f"option 'generation.{option}' is {value}; {' or '.join(map(str, known))} is expected")
+        law = self.noise_schedule
         if self.objective == "sliced" and not law.gaussian:
             raise ConfigError(
                 "generation.objective=sliced learns a score, which Gamma noise has no use for; set "
                 "generation.objective=denoising, or a Gaussian law (ddpm or ncsn)"
             )
         if self.network in SHAPES:
-            check_size(self.size, SHAPES[self.network])
+            check_image_size(self.size, SHAPES[self.network])
         sampling.check(self)
 
     @property
@@ -148,8 +139,13 @@ class Generation:
     def clients(self) -> tuple[str, ...]:
         """A client for each shard of the source, or for each domain."""
         if self.setting == "shards":
-            return tuple(f"shard-{number}" for number in range(self.shards))
+            return tuple(f"shard-{number}" for number in range(self.data_config.num_shards))
         return self.domains
+
+    @property
+    def partition(self) -> str:
+        """How the source is divided among clients."""
+        return self.data_config.partition_kind(*domain_suite.KINDS)
 
     @property
     def of_digits(self) -> bool:
@@ -157,7 +153,7 @@ class Generation:
         return self.source in datasets.DOMAINS
 
     @property
-    def noise_law(self) -> NoiseLaw:
+    def noise_schedule(self) -> NoiseSchedule:
         """The law of the noise."""
         return _law(self)
 
@@ -165,7 +161,7 @@ class Generation:
         """A fresh backbone: noisy images (batch, colours, size, size) and levels (batch,) to noise or score."""
         return NETWORKS[self.network](self)
 
-    def data(self, partition: int | None, split: str) -> Examples:
+    def data(self, partition: int | None, split: str) -> ArrayDataset:
         """Images (colours, size, size) in [-1, 1] as ``x``, and nothing else.
 
         Raises
@@ -180,21 +176,21 @@ class Generation:
         if partition is None or self.setting == "domains":
             x, _ = self._read(self.source if partition is None else self.domains[partition], split)
             return self._images(x, split)
-        x, y = self._read(self.source, "labelled" if split == "train" else split)
+        x, y = self._read(self.source, split, with_labels=True)
         assert y is not None
         if split == "train":
-            rows = shared_out(self.partition, y, self.shards, self.alpha, self.seed)
+            rows = partition_indices(self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed)
         else:
-            rows = dirichlet(y, self.shards, float("inf"), self.seed)  # all test on the same mix of classes
+            rows = dirichlet(y, self.data_config.num_shards, float("inf"), self.data_config.seed)  # all test on the same mix of classes
         return self._images(x[rows[partition]], split)
 
     def labels(self, partition: int) -> Tensor | None:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""
         if self.setting == "domains":
-            return self._read(self.domains[partition], "oracle")[1]
-        y = self._read(self.source, "labelled")[1]
+            return self._read(self.domains[partition], "train", with_labels=True)[1]
+        y = self._read(self.source, "train", with_labels=True)[1]
         assert y is not None
-        return y[shared_out(self.partition, y, self.shards, self.alpha, self.seed)[partition]]
+        return y[partition_indices(self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed)[partition]]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The objective at levels and with noise from torch's current stream.
@@ -205,11 +201,11 @@ class Generation:
             When images are outside [-1, 1] or not of this workload's shape.
         """
         denoising.check_images(batch["x"])
-        return OBJECTIVES[self.objective](self.noise_law, self.backbone(model), batch["x"])
+        return OBJECTIVES[self.objective](self.noise_schedule, self.backbone(model), batch["x"])
 
     def backbone(self, model: nn.Module) -> denoising.Backbone:
         """A model as the objective and samplers take it: in the arithmetic that ``bf16`` asks for."""
-        if not self.bf16:
+        if not self.amp:
             return model
 
         def halved(x: Tensor, level: Tensor) -> Tensor:
@@ -220,14 +216,14 @@ class Generation:
         return halved
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """The denoising loss, with levels and noise that do not change."""
         model.eval()
-        device, law, total = next(model.parameters()).device, self.noise_law, 0.0
-        data, backbone = data.spread(self.tested or len(data)), self.backbone(model)
-        with seeded(self.seed, "test noise"):
+        device, law, total = next(model.parameters()).device, self.noise_schedule, 0.0
+        data, backbone = data.subsample(self.eval_images or len(data)), self.backbone(model)
+        with seeded(self.data_config.seed, "test noise"):
             spread = torch.linspace(0, law.levels - 1, len(data)).round().long()
-            levels = Examples({"level": spread[torch.randperm(len(data))]})
+            levels = ArrayDataset({"level": spread[torch.randperm(len(data))]})
             both = zip(data.batches(EVALUATION_BATCH), levels.batches(EVALUATION_BATCH), strict=True)
             for batch, level in ((images, of["level"]) for images, of in both):
                 drawn = law.noise(batch["x"], level)
@@ -239,25 +235,26 @@ class Generation:
         """What images drawn from a model are worth, with pictures of them; from torch's current random stream."""
         return sampling.score(self, model, progress) if self.samples else Score()
 
-    def _read(self, name: str, split: str) -> tuple[Tensor, Tensor | None]:
-        """Bytes (images, 3, 32, 32), and labels (images,) unless ``split`` is "train"."""
-        root = Path(self.data_root) if self.data_root else None
+    def _read(self, name: str, split: str, with_labels: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Return bytes (images, 3, 32, 32), and labels (images,) unless training images are read without."""
+        root = Path(self.data_config.root) if self.data_config.root else None
         if name in OTHERS:
-            found = image_sets.read(name, root, split == "test")
-            return found.x[: self.limit or None], found.y[: self.limit or None]
-        columns = datasets.read(name, split, root).columns
+            found = image_sets.load_image_set(name, root, split == "test")
+            return found.x[: self.data_config.max_examples or None], found.y[: self.data_config.max_examples or None]
+        bound = name != self.source
+        columns = datasets.load_digits(name, split, root, with_labels=with_labels, upper_bound=bound).columns
         y = columns.get("y")
-        return columns["x"][: self.limit or None], None if y is None else y[: self.limit or None]
+        return columns["x"][: self.data_config.max_examples or None], None if y is None else y[: self.data_config.max_examples or None]
 
-    def _images(self, x: Tensor, split: str) -> Examples:
+    def _images(self, x: Tensor, split: str) -> ArrayDataset:
         def read(batch: Batch) -> Batch:
-            x = SIZES[self.size](datasets.to_floats({"x": batch["x"]})["x"])
-            x = x.mean(1, keepdim=True) if self.colours == 1 else x
-            if self.mirror and split == "train":
+            x = SIZES[self.size](bytes_to_float(batch["x"]))
+            x = x.mean(1, keepdim=True) if self.channels == 1 else x
+            if self.hflip and split == "train":
                 x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
             return {"x": x}
 
-        return Examples({"x": x}, read)
+        return ArrayDataset({"x": x}, read)
 
 
 def _cut(x: Tensor) -> Tensor:
@@ -273,27 +270,27 @@ def _whole(x: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _law(workload: Generation) -> NoiseLaw:
+def _law(workload: Generation) -> NoiseSchedule:
     """The tables of a workload's noise."""
-    return LAWS[workload.law](workload)
+    return LAWS[workload.process](workload)
 
 
-def _chain(workload: Generation, theta: float | None = None) -> NoiseLaw:
-    return noise_schedule.chain(SCHEDULES[workload.schedule](workload.levels), theta)
+def _chain(workload: Generation, theta: float | None = None) -> NoiseSchedule:
+    return noise_schedule.ddpm_schedule(SCHEDULES[workload.schedule](workload.num_timesteps), theta)
 
 
-def _ladder(workload: Generation) -> NoiseLaw:
-    levels = sigmas.geometric(workload.sigma_min, workload.sigma_max, workload.levels)
-    return noise_schedule.ladder(levels, scored=workload.network == "ncsn1")
+def _ladder(workload: Generation) -> NoiseSchedule:
+    levels = sigmas.geometric_sigmas(workload.sigma_min, workload.sigma_max, workload.num_timesteps)
+    return noise_schedule.ncsn_schedule(levels, predicts_score=workload.network == "ncsn1")
 
 
 def _unet(shape: str, workload: Generation) -> nn.Module:
-    return UNet(workload.colours, workload.size, SHAPES[shape])
+    return UNet(workload.channels, workload.size, SHAPES[shape])
 
 
 def _refinenet(conditional: bool, workload: Generation) -> nn.Module:
-    levels = workload.levels if conditional else 0
-    return RefineNet(workload.colours, workload.size, workload.width, levels)
+    levels = workload.num_timesteps if conditional else 0
+    return RefineNet(workload.channels, workload.size, workload.width, levels)
 
 
 SIZES: Mapping[int, Callable[[Tensor], Tensor]] = {16: _halve, 28: _cut, 32: _whole}  # of the 32 that domains have
@@ -301,7 +298,7 @@ SCHEDULES: Mapping[str, Callable[[int], Tensor]] = {
     "linear": noise_schedule.ddpm_betas,
     "cosine": noise_schedule.cosine_betas,
 }
-LAWS: Mapping[str, Callable[[Generation], NoiseLaw]] = {
+LAWS: Mapping[str, Callable[[Generation], NoiseSchedule]] = {
     "ddpm": _chain,
     "gamma": partial(_chain, theta=THETA),
     "ncsn": _ladder,
@@ -312,3 +309,6 @@ NETWORKS: Mapping[str, Callable[[Generation], nn.Module]] = {
     "ncsn1": partial(_refinenet, True),
     "ncsn2": partial(_refinenet, False),
 }
+
+
+SPEC = WorkloadSpec(Generation, primary_metric="frechet")

@@ -22,17 +22,19 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedlab.data.dataset import Batch, Examples
+from fedlab.config.schema import DEFAULT_DATA, DataConfig
+from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.images import image_sets, views
 from fedlab.data.images.image_sets import IMAGE_SETS
-from fedlab.data.partitioners import iid
-from fedlab.data.partitioners import split as partitions
+from fedlab.data.partitioners import iid, partition_indices
+from fedlab.data.pixels import to_rgb_float
 from fedlab.errors import ConfigError, suggest
 from fedlab.models.convnet import ConvNet
-from fedlab.models.mixer import SHAPES, SMALL, Mixer, check_size
+from fedlab.models.mixer import SHAPES, SMALL, Mixer, check_patch_size
 from fedlab.models.vit import ViT
+from fedlab.workload import WorkloadSpec
 from fedlab.workloads import domain_suite
-from fedlab.workloads.domain_suite import PartitionScheme
+from fedlab.workloads.domain_suite import KINDS
 
 WIDTH = 32  # channels of the first convolution
 MIXERS = {**SMALL, **SHAPES}
@@ -40,19 +42,12 @@ MIXERS = {**SMALL, **SHAPES}
 
 @dataclass(frozen=True)
 class Images:
-    """The workload's knobs and its four answers, see :class:`fedlab.workload.Workload`."""
+    """The workload's options and its four answers, see :class:`fedlab.workload.Workload`."""
 
     source: str = Field("omniglot", description="a set with a part to test on: omniglot, cifar10, tiny_imagenet")
-    labelled: bool = Field(False, description="clients have labels, and the server a copy of everything")
-    server_share: float = Field(
+    client_labels: bool = Field(False, description="clients have labels, and the server a copy of everything")
+    server_fraction: float = Field(
         0.1, gt=0, lt=1, description="of the training part, the server's own, where clients have no labels"
-    )
-    shards: int = Field(4, ge=1, description="clients that share the training part")
-    partition: PartitionScheme = Field(
-        "dirichlet", description="how they share: iid, dirichlet (skewed labels), shards (sorted by label) or quantity"
-    )
-    alpha: float = Field(
-        0.5, gt=0, allow_inf_nan=False, description="Dirichlet concentration of labels or sizes; small is skewed"
     )
     network: Literal["mixer", "conv", "vit"] = Field(
         "mixer",
@@ -62,12 +57,10 @@ class Images:
         "tiny", description="shape of network=mixer: three for 32 pixels, and the paper's, which are for 224"
     )
     size: int = Field(0, ge=0, le=512, description="pixels a side, resized; 0: the set's own")
-    crop: float = Field(0.6, gt=0, le=1, description="least area that a random crop of a training image keeps; 1: none")
+    min_crop_area: float = Field(0.6, gt=0, le=1, description="least area that a random crop of a training image keeps; 1: none")
     jitter: float = Field(0.0, ge=0, le=1, description="strength of random brightness, contrast and saturation")
-    mirror: bool = Field(False, description="mirror half of the training images; not for characters")
-    limit: int = Field(0, ge=0, description="at most so many images of each part, for a quick look; 0: all")
-    data_root: str = ""
-    seed: int = 0
+    hflip: bool = Field(False, description="mirror half of the training images; not for characters")
+    data_config: DataConfig = Field(DEFAULT_DATA, exclude=True)
 
     def __post_init__(self) -> None:
         """Refuse sets that do not exist or have nothing to test on, and patches that do not fit a size that was set."""
@@ -77,19 +70,24 @@ class Images:
                 f"images.source={self.source} is no set with a part to test on; {suggest(self.source, able)}"
             )
         if self.size and self.network == "mixer":
-            check_size(self.size, MIXERS[self.mixer])
+            check_patch_size(self.size, MIXERS[self.mixer])
 
     @property
     def clients(self) -> tuple[str, ...]:
         """A client for each shard."""
-        return tuple(f"shard-{number}" for number in range(self.shards))
+        return tuple(f"shard-{number}" for number in range(self.data_config.num_shards))
+
+    @property
+    def partition(self) -> str:
+        """How the set is divided among clients."""
+        return self.data_config.partition_kind(*KINDS)
 
     def model(self) -> nn.Module:
         """A fresh network with ``features`` and ``head``."""
         images = self._read("train")
         return NETWORKS[self.network](self, int(images.y.max()) + 1, images.x.shape[-1])
 
-    def data(self, partition: int | None, split: str) -> Examples:
+    def data(self, partition: int | None, split: str) -> ArrayDataset:
         """Images (3, size, size) in [-1, 1] as ``x``, labels as ``y`` where the holder has them.
 
         Training images come in a new random view each time they are read.
@@ -103,9 +101,9 @@ class Images:
         examples = self._examples(split, partition is None)
         if partition is None:
             return examples
-        shard = examples.take(self._rows(examples.columns["y"], split)[partition])
-        bare = split == "train" and not self.labelled
-        return Examples({"x": shard.columns["x"]}, shard.transform) if bare else shard
+        shard = examples.select(self._rows(examples.columns["y"], split)[partition])
+        bare = split == "train" and not self.client_labels
+        return ArrayDataset({"x": shard.columns["x"]}, shard.transform) if bare else shard
 
     def labels(self, partition: int) -> Tensor:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""
@@ -116,39 +114,38 @@ class Images:
         """Mean cross-entropy."""
         return cross_entropy(model(batch["x"]), batch["y"])
 
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Accuracy and cross-entropy."""
         return domain_suite.accuracy_and_loss(model, data)
 
     def _rows(self, y: Tensor, split: str) -> list[Tensor]:
         if split == "train":
-            return partitions(self.partition, y, self.shards, self.alpha, self.seed)
-        return iid(y, self.shards, 1.0, self.seed)  # with 4 images a class no even mix could be had
+            return partition_indices(self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed)
+        return iid(y, self.data_config.num_shards, 1.0, self.data_config.seed)  # with 4 images a class no even mix could be had
 
-    def _read(self, split: str) -> image_sets.Images:
-        root = Path(self.data_root) if self.data_root else None
-        return image_sets.read(self.source, root, split != "train", self.size)
+    def _read(self, split: str) -> image_sets.LabeledImages:
+        root = Path(self.data_config.root) if self.data_config.root else None
+        return image_sets.load_image_set(self.source, root, split != "train", self.size)
 
-    def _examples(self, split: str, servers: bool) -> Examples:
+    def _examples(self, split: str, servers: bool) -> ArrayDataset:
         """All that the server holds, or that clients share."""
         images = self._read(split)
-        examples = Examples({"x": images.x, "y": images.y}, self._viewed if split == "train" else _floats)
-        if split == "train" and not self.labelled:
-            own, rest = image_sets.split(images.y, self.server_share)  # which they are, no run's seed changes
-            examples = examples.take(own if servers else rest)
-        return examples.spread(self.limit or len(examples))
+        examples = ArrayDataset({"x": images.x, "y": images.y}, self._viewed if split == "train" else to_rgb_float)
+        if split == "train" and not self.client_labels:
+            own, rest = image_sets.split_unlabeled(images.y, self.server_fraction)  # which they are, no run's seed changes
+            examples = examples.select(own if servers else rest)
+        return examples.subsample(self.data_config.max_examples or len(examples))
 
     def _viewed(self, batch: Batch) -> Batch:
-        batch = _floats(batch)
-        return {**batch, "x": views.view(batch["x"], self.crop, self.jitter, self.mirror)}
-
-
-def _floats(batch: Batch) -> Batch:
-    return {**batch, "x": (batch["x"].float() / 127.5 - 1).expand(-1, 3, -1, -1)}
+        batch = to_rgb_float(batch)
+        return {**batch, "x": views.random_view(batch["x"], self.min_crop_area, self.jitter, self.hflip)}
 
 
 NETWORKS: Mapping[str, Callable[[Images, int, int], nn.Module]] = {
-    "mixer": lambda knobs, classes, size: Mixer(classes, size, MIXERS[knobs.mixer]),
-    "conv": lambda knobs, classes, size: ConvNet(classes, "group", WIDTH),
-    "vit": lambda knobs, classes, size: ViT(classes, size),
+    "mixer": lambda options, classes, size: Mixer(classes, size, MIXERS[options.mixer]),
+    "conv": lambda options, classes, size: ConvNet(classes, "group", WIDTH),
+    "vit": lambda options, classes, size: ViT(classes, size),
 }
+
+
+SPEC = WorkloadSpec(Images, oracle_overrides={"images.client_labels": True}, primary_metric="accuracy")

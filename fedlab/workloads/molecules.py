@@ -15,7 +15,7 @@ with strategies that train on the server (``source_only``). Nothing is labelled;
 in nats a molecule, comparable over models and sets of one size. **Of the server**, once a round, since all clients hold
 the same global model and distances need more samples than a client should draw: those of
 ``fedlab.evaluation.molecules``
-over ``molecules.samples`` graphs at ``molecules.temperature``, the reference being the test file, and ``rebuilt``, the
+over ``molecules.samples`` graphs at ``molecules.latent_temperature``, the reference being the test file, and ``reconstruction_rate``, the
 share of as many of its molecules that come back from their latents. Novelty needs the training file, which a real
 server would not have: there it is a figure of the experimenter. Pictures show drawn molecules and their properties.
 """
@@ -26,17 +26,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from fedlab.data.dataset import Batch, Examples
+from fedlab.config.schema import DEFAULT_DATA, DataConfig
+from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.molecules import graphs, ownership, scaffolds, smiles
-from fedlab.data.molecules.graphs import Alphabet
-from fedlab.data.molecules.ownership import Holdings
+from fedlab.data.molecules.graphs import GraphVocabulary
+from fedlab.data.molecules.ownership import MoleculeAllocation
+from fedlab.data.molecules.scaffolds import MoleculePartition
 from fedlab.data.partitioners import MIN_EXAMPLES
 from fedlab.errors import DataError
 from fedlab.evaluation import molecule_plots as pictures
@@ -47,14 +49,14 @@ from fedlab.models.graphnvp import QM9_SIZES, ZINC_SIZES, GraphNVP
 from fedlab.models.mpgvae import MPGVAE
 from fedlab.seeds import seeded
 from fedlab.training import Progress, null_progress
-from fedlab.workload import Score
+from fedlab.workload import Score, WorkloadSpec
 
 EVALUATION_BATCH = 500
 
 
 @dataclass(frozen=True)
 class Molecules:
-    """The workload's knobs and its answers, see :class:`fedlab.workload.Workload`."""
+    """The workload's options and its answers, see :class:`fedlab.workload.Workload`."""
 
     loss_columns: ClassVar[tuple[str, ...]] = ("adjacency", "nodes")
 
@@ -63,65 +65,60 @@ class Molecules:
         "", description="a SMILES file of one's own in place of the set's; a tenth of it is the test file"
     )
     network: Literal["graphnvp", "mpgvae"] = Field("graphnvp", description="family of the model")
-    order: Literal["file", "canonical", "random"] = Field(
+    atom_order: Literal["file", "canonical", "random"] = Field(
         "file", description="of the atoms: as in the file, as in canonical SMILES, or drawn anew for each batch"
     )
     lossy: Literal["keep", "drop"] = Field(
         "keep", description="molecules with charges or unpaired electrons: keep their neutral graphs, or leave them out"
     )
-    partition: Literal["iid", "scaffold", "size", "dirichlet"] = Field(
-        "scaffold", description="how molecules are shared out over clients"
-    )
-    shards: int = Field(4, ge=1, description="clients")
-    alpha: float = Field(
-        0.5, gt=0, allow_inf_nan=False, description="Dirichlet concentration, partition=dirichlet; small is skewed"
-    )
     server: Literal["public", "pooled"] = Field(
         "public", description="what the server owns: its public part, or every molecule, for the centralised bound only"
     )
-    public: float = Field(0.05, gt=0, lt=1, description="share of the training file that is the server's public part")
+    server_fraction: float = Field(0.05, gt=0, lt=1, description="share of the training file that is the server's public part")
     held_out: float = Field(0.1, gt=0, lt=1, description="share of each owner's molecules that it tests on")
-    limit: int = Field(0, ge=0, description="at most so many lines of each file, for a quick look; 0: all")
     adjacency_layers: int = Field(0, ge=0, description="graphnvp: coupling layers of the bonds; 0: the paper's")
     node_layers: int = Field(0, ge=0, description="graphnvp: coupling layers of the atoms; 0: the paper's")
     affine: bool = Field(False, description="graphnvp: adjacency layers scale as well as shift")
     noise: float = Field(0.9, gt=0, lt=1, description="graphnvp: width of the noise that makes graphs continuous")
     width: int = Field(64, ge=1, description="mpgvae: of nodes and edges")
     latent: int = Field(32, ge=1, description="mpgvae: numbers of a graph's latents")
-    passes: int = Field(3, ge=1, description="mpgvae: message steps of the encoder, and of the decoder")
+    message_steps: int = Field(3, ge=1, description="mpgvae: message steps of the encoder, and of the decoder")
     beta: float = Field(1.0, ge=0, allow_inf_nan=False, description="mpgvae: weight of the KL term after its warm-up")
     warmup: int = Field(0, ge=0, description="mpgvae: a client's steps over which the KL term's weight rises from 0")
     matching: Literal["order", "assignment"] = Field(
         "order", description="mpgvae: score decoded places against atoms as they stand, or in the cheapest order"
     )
-    spread: float = Field(
+    decode_temperature: float = Field(
         0.0,
         ge=0,
         allow_inf_nan=False,
         description="mpgvae: how far decoded atoms and bonds are drawn from their probabilities; 0: the likeliest",
     )
-    temperature: float = Field(0.8, gt=0, allow_inf_nan=False, description="of the latents that samples are drawn from")
+    latent_temperature: float = Field(0.8, gt=0, allow_inf_nan=False, description="of the latents that samples are drawn from")
     samples: int = Field(500, ge=0, description="graphs drawn once a round for the scores; 0: none are taken")
     pictures: bool = Field(True, description="draw sampled molecules and their properties, once a round")
-    data_root: str = ""
-    folder: str = ""
-    seed: int = 0
+    data_config: DataConfig = Field(DEFAULT_DATA, exclude=True)
 
     @property
     def clients(self) -> tuple[str, ...]:
         """Numbered within the way of sharing out."""
-        return tuple(f"{self.partition}-{number}" for number in range(self.shards))
+        return tuple(f"{self.partition}-{number}" for number in range(self.data_config.num_shards))
 
     @property
-    def alphabet(self) -> Alphabet:
+    def partition(self) -> str:
+        """How molecules are divided among clients."""
+        return self.data_config.partition_kind("scaffold", "iid", "size", "dirichlet")
+
+    @property
+    def vocabulary(self) -> GraphVocabulary:
         """What graphs can hold."""
-        return smiles.SETS[self.dataset].alphabet
+        return smiles.MOLECULE_SETS[self.dataset].vocabulary
 
     def model(self) -> nn.Module:
         """A fresh :class:`fedlab.models.graph_generator.GraphGenerator`."""
         return FAMILIES[self.network](self)
 
-    def data(self, partition: int | None, split: str) -> Examples:
+    def data(self, partition: int | None, split: str) -> ArrayDataset:
         """Graphs as ``adjacency`` (4, N, N) and ``nodes`` (N, F), one-hot; the server's "test" is the test file.
 
         Raises
@@ -129,16 +126,16 @@ class Molecules:
         DataError, ConfigError
             When files are missing or hold nothing, there is no such partition or split, or an owner gets too few.
         """
-        if partition is not None and not 0 <= partition < self.shards:
+        if partition is not None and not 0 <= partition < self.data_config.num_shards:
             raise DataError(
-                f"there is no partition {partition}; this workload has {self.shards}: {', '.join(self.clients)}"
+                f"there is no partition {partition}; this workload has {self.data_config.num_shards}: {', '.join(self.clients)}"
             )
         if split not in ("train", "test"):
             raise DataError(f"no split {split!r}; there are 'train' and 'test'")
-        if partition is not None and self.folder:
-            own = _own(Path(self.folder).expanduser(), self)
+        if partition is not None and self.data_config.client_folder:
+            own = _own(Path(self.data_config.client_folder).expanduser(), self)
             rows = torch.arange(len(own))
-            return self._graphs(own, scaffolds.held_out(rows, self.held_out, self.seed, "own")[split == "test"])
+            return self._graphs(own, scaffolds.train_test_rows(rows, self.held_out, self.data_config.seed, "own")[split == "test"])
         found = _holdings(self)
         if partition is not None:
             rows = found.clients[partition][split == "test"]
@@ -149,27 +146,27 @@ class Molecules:
             rows = torch.cat([found.public, *parts])
         return self._graphs(found.training, rows)
 
-    def _graphs(self, molecules: smiles.Molecules, rows: Tensor) -> Examples:
+    def _graphs(self, molecules: smiles.Molecules, rows: Tensor) -> ArrayDataset:
         def read(batch: Batch) -> Batch:
             bonds, atoms = batch["adjacency"], batch["nodes"]
-            if self.order == "random":
-                bonds, atoms = graphs.permuted(bonds, atoms, self.alphabet.no_atom)
-            adjacency, nodes = graphs.one_hot(bonds, atoms, self.alphabet)
+            if self.atom_order == "random":
+                bonds, atoms = graphs.permute_atoms(bonds, atoms, self.vocabulary.no_atom)
+            adjacency, nodes = graphs.one_hot(bonds, atoms, self.vocabulary)
             return {"adjacency": adjacency, "nodes": nodes}
 
-        return Examples({"adjacency": molecules.bonds[rows], "nodes": molecules.atoms[rows]}, read)
+        return ArrayDataset({"adjacency": molecules.bonds[rows], "nodes": molecules.atoms[rows]}, read)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The model's own."""
         return _generator(model).loss(batch["adjacency"], batch["nodes"])
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """``loss`` and ``nll``, means over the molecules, with noise from a stream of its own."""
         model.eval()
         device, generator = next(model.parameters()).device, _generator(model)
         losses, bounds = 0.0, 0.0
-        with seeded(self.seed, "test noise"):
+        with seeded(self.data_config.seed, "test noise"):
             for batch in data.batches(EVALUATION_BATCH):
                 adjacency, nodes = batch["adjacency"].to(device), batch["nodes"].to(device)
                 losses += float(generator.loss(adjacency, nodes)) * len(nodes)
@@ -184,29 +181,29 @@ class Molecules:
             return Score()
         drawn = self.draw(model, self.samples)
         valid, reference = [one for one in drawn if one], _holdings(self).compared
-        metrics = {**scores.generation(drawn, self.known()), **scores.likeness(valid, reference)}
-        metrics |= self.rebuilt(model, self.samples)
+        metrics = {**scores.validity_metrics(drawn, self.known()), **scores.distribution_metrics(valid, reference)}
+        metrics |= self.reconstruction_rate(model, self.samples)
         if not self.pictures:
             return Score(metrics)
-        drawings = {"molecules": pictures.samples(drawn), "properties": pictures.histograms(valid, reference)}
+        drawings = {"molecules": pictures.sample_grid(drawn), "properties": pictures.property_histograms(valid, reference)}
         return Score(metrics, drawings)
 
     @torch.no_grad()
-    def rebuilt(self, model: nn.Module, count: int) -> dict[str, float]:
-        """``rebuilt``: the share of the test file's first molecules in one piece that come back from their latents.
+    def reconstruction_rate(self, model: nn.Module, count: int) -> dict[str, float]:
+        """``reconstruction_rate``: the share of the test file's first molecules in one piece that come back from their latents.
 
         Nothing where the file has none in one piece.
         """
         reference = _holdings(self).reference
-        rows = [row for row, meaning in enumerate(reference.meanings) if meaning and "." not in meaning][:count]
+        rows = [row for row, meaning in enumerate(reference.decoded_smiles) if meaning and "." not in meaning][:count]
         if not rows:
             return {}
-        adjacency, nodes = graphs.one_hot(reference.bonds[rows], reference.atoms[rows], self.alphabet)
+        adjacency, nodes = graphs.one_hot(reference.bonds[rows], reference.atoms[rows], self.vocabulary)
         generator, device = _generator(model.eval()), next(model.parameters()).device
         back, its = generator.decode(generator.encode(adjacency.to(device), nodes.to(device)))
-        found = graphs.all_smiles(back.argmax(1), its.argmax(2), self.alphabet)
-        same = sum(one == reference.meanings[row] for row, one in zip(rows, found, strict=True))
-        return {"rebuilt": same / len(rows)}
+        found = graphs.batch_to_smiles(back.argmax(1), its.argmax(2), self.vocabulary)
+        same = sum(one == reference.decoded_smiles[row] for row, one in zip(rows, found, strict=True))
+        return {"reconstruction": same / len(rows)}
 
     def tables(self) -> tuple[smiles.Molecules, smiles.Molecules]:
         """Molecules of the training file, whoever holds them, and of the test file."""
@@ -219,8 +216,8 @@ class Molecules:
 
     def draw(self, model: nn.Module, count: int, *, corrected: bool = False) -> list[str | None]:
         """Canonical SMILES of graphs drawn from a model, None for one that is no molecule."""
-        adjacency, nodes = _generator(model.eval()).sample(count, self.temperature)
-        return graphs.all_smiles(adjacency.argmax(1), nodes.argmax(2), self.alphabet, corrected=corrected)
+        adjacency, nodes = _generator(model.eval()).sample(count, self.latent_temperature)
+        return graphs.batch_to_smiles(adjacency.argmax(1), nodes.argmax(2), self.vocabulary, corrected=corrected)
 
 
 def _generator(model: nn.Module) -> GraphGenerator:
@@ -242,13 +239,13 @@ def _graphnvp(workload: Molecules) -> nn.Module:
 
 
 def _mpgvae(workload: Molecules) -> nn.Module:
-    alphabet = workload.alphabet
+    vocabulary = workload.vocabulary
     return MPGVAE(
-        mpgvae.Sizes(alphabet.size, alphabet.no_atom + 1, workload.width, workload.latent, workload.passes),
+        mpgvae.MPGVAESizes(vocabulary.size, vocabulary.no_atom + 1, workload.width, workload.latent, workload.message_steps),
         beta=workload.beta,
         warmup=workload.warmup,
         matching=workload.matching,
-        spread=workload.spread,
+        spread=workload.decode_temperature,
     )
 
 
@@ -256,43 +253,46 @@ FAMILIES: Mapping[str, Callable[[Molecules], nn.Module]] = {"graphnvp": _graphnv
 
 
 @lru_cache(maxsize=8)
-def _holdings(workload: Molecules) -> Holdings:
+def _holdings(workload: Molecules) -> MoleculeAllocation:
     training, reference = _files(workload)
     if workload.lossy == "drop":
-        training, reference = ownership.lossless(training), ownership.lossless(reference)
-    return ownership.shared_out(
+        training, reference = ownership.drop_lossy(training), ownership.drop_lossy(reference)
+    return ownership.allocate(
         training,
         reference,
         workload.clients,
-        by=workload.partition,
-        alpha=workload.alpha,
-        public=workload.public,
+        by=cast(MoleculePartition, workload.partition),
+        alpha=workload.data_config.alpha,
+        public=workload.server_fraction,
         held_out=workload.held_out,
-        seed=workload.seed,
-        no_atom=workload.alphabet.no_atom,
+        seed=workload.data_config.seed,
+        no_atom=workload.vocabulary.no_atom,
     )
 
 
 def _own(path: Path, workload: Molecules) -> smiles.Molecules:
     """A file of somebody's own; DataError when it holds too few molecules."""
-    found = smiles.read(path, workload.alphabet, workload.limit, _order(workload))
-    found = ownership.lossless(found) if workload.lossy == "drop" else found
+    found = smiles.load_molecules(path, workload.vocabulary, workload.data_config.max_examples, _order(workload))
+    found = ownership.drop_lossy(found) if workload.lossy == "drop" else found
     if len(found) < 2 * MIN_EXAMPLES:
         raise DataError(f"{path} has {len(found)} molecules that can be used; at least {2 * MIN_EXAMPLES} are needed")
     return found
 
 
-def _order(workload: Molecules) -> smiles.Order:
-    return "canonical" if workload.order == "canonical" else "file"
+def _order(workload: Molecules) -> smiles.AtomOrder:
+    return "canonical" if workload.atom_order == "canonical" else "file"
 
 
 def _files(workload: Molecules) -> tuple[smiles.Molecules, smiles.Molecules]:
     """The molecules of the training file and of the test file."""
     if workload.file:
         found = _own(Path(workload.file).expanduser(), workload)
-        train, test = scaffolds.held_out(torch.arange(len(found)), 0.1, workload.seed, "test file")
-        return found.take(train.tolist()), found.take(test.tolist())
-    root = Path(workload.data_root) if workload.data_root else None
-    paths = [smiles.path_of(workload.dataset, split, root) for split in ("train", "test")]
-    train_file, test_file = (smiles.read(path, workload.alphabet, workload.limit, _order(workload)) for path in paths)
+        train, test = scaffolds.train_test_rows(torch.arange(len(found)), 0.1, workload.data_config.seed, "test file")
+        return found.select(train.tolist()), found.select(test.tolist())
+    root = Path(workload.data_config.root) if workload.data_config.root else None
+    paths = [smiles.molecule_file(workload.dataset, split, root) for split in ("train", "test")]
+    train_file, test_file = (smiles.load_molecules(path, workload.vocabulary, workload.data_config.max_examples, _order(workload)) for path in paths)
     return train_file, test_file
+
+
+SPEC = WorkloadSpec(Molecules, primary_metric="valid_unique_novel")

@@ -13,18 +13,19 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from fedlab.data.images.domain_suites import DomainSet
-from fedlab.data.images.office import OFFICE, WORDS, thinned
+from fedlab.data.images.domain_suites import DomainSuite
+from fedlab.data.images.office import OFFICE, WORDS, drop_keypoints
 from fedlab.models.histogram_mlp import HistogramNet
+from fedlab.workload import WorkloadSpec
 from fedlab.workloads.domain_suite import DomainSuiteWorkload
 
 
 @dataclass(frozen=True)
 class Office(DomainSuiteWorkload):
-    """The workload's knobs and its answers, see :class:`fedlab.workload.Workload`; roots of word shares (800,)."""
+    """The workload's options and its answers, see :class:`fedlab.workload.Workload`; roots of word shares (800,)."""
 
-    of: ClassVar[DomainSet] = OFFICE
-    view = staticmethod(thinned)
+    of: ClassVar[DomainSuite] = OFFICE
+    view = staticmethod(drop_keypoints)
 
     source: str = Field("caltech10", description="domain of the server, with labels")
     augment: bool = Field(True, description="random views of the source: a share of each image's key points")
@@ -32,3 +33,6 @@ class Office(DomainSuiteWorkload):
     def model(self) -> nn.Module:
         """A fresh network with ``features`` and ``head``."""
         return HistogramNet(len(OFFICE.classes), WORDS)
+
+
+SPEC = WorkloadSpec(Office, oracle_overrides={"office.client_labels": True}, primary_metric="accuracy")

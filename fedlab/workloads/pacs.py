@@ -16,10 +16,11 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 from fedlab.data.digits.domains import SIZE
-from fedlab.data.images.domain_suites import DomainSet
-from fedlab.data.images.pacs import PACS, viewed
+from fedlab.data.images.domain_suites import DomainSuite
+from fedlab.data.images.pacs import PACS, augment
 from fedlab.models.convnet import ConvNet
 from fedlab.models.mixer import SMALL, Mixer
+from fedlab.workload import WorkloadSpec
 from fedlab.workloads.domain_suite import DomainSuiteWorkload
 
 WIDTH = 16  # channels of the first convolution; 20 ms a step of 64 on one core
@@ -27,10 +28,10 @@ WIDTH = 16  # channels of the first convolution; 20 ms a step of 64 on one core
 
 @dataclass(frozen=True)
 class Pacs(DomainSuiteWorkload):
-    """The workload's knobs and its answers, see :class:`fedlab.workload.Workload`; images (3, 32, 32) in [-1, 1]."""
+    """The workload's options and its answers, see :class:`fedlab.workload.Workload`; images (3, 32, 32) in [-1, 1]."""
 
-    of: ClassVar[DomainSet] = PACS
-    view = staticmethod(viewed)
+    of: ClassVar[DomainSuite] = PACS
+    view = staticmethod(augment)
 
     source: str = Field("photo", description="domain of the server, with labels")
     augment: bool = Field(
@@ -44,3 +45,6 @@ class Pacs(DomainSuiteWorkload):
         """A fresh network with ``features`` and ``head``."""
         classes = len(PACS.classes)
         return Mixer(classes, SIZE, SMALL["tiny"]) if self.network == "mixer" else ConvNet(classes, "batch", WIDTH)
+
+
+SPEC = WorkloadSpec(Pacs, oracle_overrides={"pacs.client_labels": True}, primary_metric="accuracy")

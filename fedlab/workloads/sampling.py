@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from fedlab.diffusion import samplers, sigmas
 from fedlab.diffusion.denoising import Backbone
-from fedlab.diffusion.samplers import Told
+from fedlab.diffusion.samplers import StepCallback
 from fedlab.errors import ConfigError
 from fedlab.evaluation import digit_labels, image_grids, image_quality, inception
 from fedlab.models.digit_classifier import CLASSES
@@ -52,15 +52,15 @@ def check(workload: Generation) -> None:
     Raises
     ------
     ConfigError
-        With the knob to change.
+        With the option to change.
     """
     if 0 < workload.samples < MIN_SAMPLES:
-        raise ConfigError(f"knob 'generation.samples' is {workload.samples}; ask for at least {MIN_SAMPLES}, or for 0: none")
-    if workload.inception and (reason := inception.missing()):
+        raise ConfigError(f"option 'generation.samples' is {workload.samples}; ask for at least {MIN_SAMPLES}, or for 0: none")
+    if workload.inception and (reason := inception.unavailable_reason()):
         raise ConfigError(f"generation.inception=true asks for the published FID, and {reason}")
     if sampler_of(workload) != "langevin":
-        samplers.visited(workload.levels, steps_of(workload))
-    elif not workload.noise_law.gaussian:
+        samplers.timesteps(workload.num_timesteps, steps_of(workload))
+    elif not workload.noise_schedule.gaussian:
         raise ConfigError("generation.sampler=langevin needs a score, and Gamma noise has none; take ddim or ancestral")
 
 
@@ -68,49 +68,49 @@ def sampler_of(workload: Generation) -> str:
     """What "auto" means."""
     if workload.sampler != "auto":
         return workload.sampler
-    return "langevin" if workload.law == "ncsn" else "ddim"
+    return "langevin" if workload.process == "ncsn" else "ddim"
 
 
 def steps_of(workload: Generation) -> int:
     """What 0 steps mean."""
     if sampler_of(workload) == "langevin":
         return workload.sampling_steps or LADDER_STEPS
-    return workload.sampling_steps or min(CHAIN_STEPS, workload.levels)
+    return workload.sampling_steps or min(CHAIN_STEPS, workload.num_timesteps)
 
 
 @torch.no_grad()
 def draw(workload: Generation, model: nn.Module, count: int, progress: Progress = null_progress) -> Tensor:
     """Images (count, colours, size, size) in [-1, 1], on the CPU, from torch's current random stream."""
-    law, device, backbone = workload.noise_law, next(model.parameters()).device, workload.backbone(model.eval())
+    law, device, backbone = workload.noise_schedule, next(model.parameters()).device, workload.backbone(model.eval())
     way, drawn = SAMPLERS[sampler_of(workload)], []
     for begin in range(0, count, SAMPLE_BATCH):
         some = min(SAMPLE_BATCH, count - begin)
-        shape = (some, workload.colours, workload.size, workload.size)
+        shape = (some, workload.channels, workload.size, workload.size)
 
         def tell(done: int, total: int, begin: int = begin, some: int = some) -> None:
             progress("samples", begin + some * done // total, count)
 
-        noise = samplers.start(law, shape, device)
+        noise = samplers.initial_noise(law, shape, device)
         drawn.append(way(workload, backbone, noise, tell).clamp(-1, 1).cpu())
     return torch.cat(drawn)
 
 
-def _visiting(step: samplers.Step, workload: Generation, backbone: Backbone, noise: Tensor, tell: Told) -> Tensor:
-    return samplers.sample(workload.noise_law, backbone, noise, step, steps_of(workload), tell=tell)
+def _visiting(step: samplers.SamplerStep, workload: Generation, backbone: Backbone, noise: Tensor, tell: StepCallback) -> Tensor:
+    return samplers.sample(workload.noise_schedule, backbone, noise, step, steps_of(workload), tell=tell)
 
 
-def _langevin(workload: Generation, backbone: Backbone, noise: Tensor, tell: Told) -> Tensor:
-    law, steps = workload.noise_law, steps_of(workload)
+def _langevin(workload: Generation, backbone: Backbone, noise: Tensor, tell: StepCallback) -> Tensor:
+    law, steps = workload.noise_schedule, steps_of(workload)
     factor = (law.at(law.levels - 1)[1] / law.at(0)[1]) ** (1 / (law.levels - 1))
     step = workload.langevin_step or sigmas.best_step(factor, steps)
     return samplers.annealed_langevin(law, backbone, noise, steps=steps, step=step, denoise=workload.denoise, tell=tell)
 
 
-def _ddim(workload: Generation, backbone: Backbone, noise: Tensor, tell: Told) -> Tensor:
+def _ddim(workload: Generation, backbone: Backbone, noise: Tensor, tell: StepCallback) -> Tensor:
     return _visiting(partial(samplers.ddim_step, eta=workload.eta), workload, backbone, noise, tell)
 
 
-SAMPLERS: Mapping[str, Callable[[Generation, Backbone, Tensor, Told], Tensor]] = {
+SAMPLERS: Mapping[str, Callable[[Generation, Backbone, Tensor, StepCallback], Tensor]] = {
     "ddim": _ddim,
     "ancestral": partial(_visiting, samplers.ancestral_step),
     "langevin": _langevin,
@@ -122,29 +122,29 @@ def score(workload: Generation, model: nn.Module, progress: Progress = null_prog
     drawn = draw(workload, model, workload.samples, progress)
     if not workload.of_digits:
         real = real_images(workload, "test")
-        return Score(_published(workload, drawn, real), {"samples": image_grids.drawn_and_real(drawn, real)})
+        return Score(_published(workload, drawn, real), {"samples": image_grids.generated_and_real(drawn, real)})
     return _of_digits(workload, drawn)
 
 
 def _of_digits(workload: Generation, drawn: Tensor) -> Score:
     real = _real(workload)
-    features, labels = digit_labels.read(drawn)
+    features, labels = digit_labels.classify_digits(drawn)
     count = min(len(drawn), len(real.features))
     metrics = {
-        **image_quality.likeness(features[:count], real.features[:count]),
+        **image_quality.distribution_metrics(features[:count], real.features[:count]),
         **image_quality.label_distances(labels, real.mixture),
         **real.floor,
         **_published(workload, drawn, real.images),
     }
     pictures = {
-        "samples": image_grids.drawn_and_real(drawn, real.images),
-        "labels": image_grids.by_label(drawn, labels, real.mixtures),
+        "samples": image_grids.generated_and_real(drawn, real.images),
+        "labels": image_grids.label_plot(drawn, labels, real.mixtures),
     }
     return Score(metrics, pictures)
 
 
 def _published(workload: Generation, drawn: Tensor, real: Tensor) -> dict[str, float]:
-    return {"inception_frechet": inception.distance(drawn, real)} if workload.inception else {}
+    return {"inception_frechet": inception.fid(drawn, real)} if workload.inception else {}
 
 
 class _Real:
@@ -163,20 +163,20 @@ class _Real:
     """
 
     def __init__(self, workload: Generation) -> None:
-        with seeded(workload.seed, "real images"):  # which of them are mirrored; not how many rounds went before
+        with seeded(workload.data_config.seed, "real images"):  # which of them are mirrored; not how many rounds went before
             self.images, seen = (real_images(workload, part) for part in ("test", "train"))
-        self.features, _ = digit_labels.read(self.images)
+        self.features, _ = digit_labels.classify_digits(self.images)
         self.mixtures: dict[str, NDArray[np.float64]] = {}
         for partition, name in enumerate(workload.clients):
             labels = workload.labels(partition)
             assert labels is not None
             self.mixtures[name] = np.bincount(labels.numpy(), minlength=CLASSES).astype(np.float64)
-        features, labels = digit_labels.read(seen)
+        features, labels = digit_labels.classify_digits(seen)
         held = np.sum(list(self.mixtures.values()), axis=0)
         self.mixture = held / held.sum()
         count = min(len(features), len(self.features))
         found = {
-            **image_quality.likeness(features[:count], self.features[:count]),
+            **image_quality.distribution_metrics(features[:count], self.features[:count]),
             **image_quality.label_distances(labels, self.mixture),
         }
         self.floor = {f"{name}_real": value for name, value in found.items()}
@@ -190,5 +190,5 @@ def real_images(workload: Generation, part: str) -> Tensor:
     parts = [workload.data(partition, part) for partition in range(len(workload.clients))]
     shares = [len(data) for data in parts] if workload.setting == "shards" else [1] * len(parts)
     each = [round(workload.samples * share / sum(shares)) for share in shares]
-    x = torch.cat([data.spread(max(count, 1))[:]["x"] for data, count in zip(parts, each, strict=True)])
-    return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(workload.seed))][: workload.samples]
+    x = torch.cat([data.subsample(max(count, 1))[:]["x"] for data, count in zip(parts, each, strict=True)])
+    return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(workload.data_config.seed))][: workload.samples]

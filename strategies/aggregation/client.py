@@ -1,18 +1,16 @@
-"""What a rule may ask of a client: its loss before training, and an update that is clipped before it leaves."""
+"""A client's reply, with what the server's rule requests: the loss before training, an update that is clipped."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
-from flwr.common.constant import PARTITION_ID_KEY
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import Tensor
 
-from fedlab.config.schema import Core, build
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.seeds import seeded
-from fedlab.strategies.protocol import ARRAYS, CONFIG, METRICS, arrays_of, load, metrics_record, round_of
+from fedlab.strategies.protocol import ARRAYS, CONFIG, METRICS, ClientContext, arrays_of, load, metrics_record, round_of
 from fedlab.training import resolve_device
 from fedlab.workload import Workload
 
@@ -23,21 +21,21 @@ LOSS_EXAMPLES, LOSS_BATCH = 1000, 250  # a client's loss before training is take
 def make_reply(
     workload: Workload,
     message: Message,
-    context: Context,
+    context: ClientContext,
     trained: Mapping[str, Tensor],
     metrics: Mapping[str, float],
-    data: Examples,
+    data: ArrayDataset,
 ) -> RecordDict:
-    """A reply with a whole model, and with what the server's rule asked for in ``config``.
+    """Return a reply with a whole model, and with what the server's rule requests in ``config``.
 
     Parameters
     ----------
     trained
         State of the client's model.
     metrics
-        What the strategy itself reports.
+        Metrics of the strategy itself.
     data
-        What the client trained on.
+        The data that the client trained on.
     """
     config = message.content[CONFIG]
     assert isinstance(config, ConfigRecord)
@@ -45,19 +43,19 @@ def make_reply(
     if config.get(START_LOSS, False):
         measured[START_LOSS] = start_loss(workload, sent, message, context, data)
     if CLIPPING_NORM in config:
-        learned = {name for name, _ in workload.model().named_parameters()}
-        state, whole = clip(state, sent, learned, float(config[CLIPPING_NORM]))  # type: ignore[arg-type]
+        trainable = {name for name, _ in workload.model().named_parameters()}
+        state, whole = clip(state, sent, trainable, float(config[CLIPPING_NORM]))  # type: ignore[arg-type]
         measured[UNCLIPPED] = float(whole)
     return RecordDict({ARRAYS: ArrayRecord(state), METRICS: metrics_record(measured, len(data))})
 
 
 @torch.no_grad()
 def start_loss(
-    workload: Workload, sent: Mapping[str, Tensor], message: Message, context: Context, data: Examples
+    workload: Workload, sent: Mapping[str, Tensor], message: Message, context: ClientContext, data: ArrayDataset
 ) -> float:
-    """Mean loss of the model that was sent, from a random stream of its own: training goes as if nobody had asked."""
-    core, partition = build(Core, "", context.run_config), int(context.node_config[PARTITION_ID_KEY])
-    some, total = data.spread(LOSS_EXAMPLES), 0.0
+    """Return the mean loss of the model that was sent, on a random stream of its own, so that training is unchanged."""
+    core, partition = context.config.run, context.partition
+    some, total = data.subsample(LOSS_EXAMPLES), 0.0
     with seeded(core.seed, START_LOSS, round_of(message), partition):
         device = resolve_device(core.device)
         model = load(workload.model(), sent, device).eval()
@@ -68,13 +66,14 @@ def start_loss(
 
 
 def clip(
-    trained: Mapping[str, Tensor], sent: Mapping[str, Tensor], learned: set[str] | frozenset[str], limit: float
+    trained: Mapping[str, Tensor], sent: Mapping[str, Tensor], trainable: set[str] | frozenset[str], limit: float
 ) -> tuple[dict[str, Tensor], bool]:
-    """A model whose change has a Euclidean norm of at most ``limit``, and whether it had that before.
+    """Return the model with its change scaled to a Euclidean norm of at most ``limit``, and True if it had that before.
 
-    Only learned arrays change; the others are updates as they were sent. (Flower's function divides by a norm of 0.)
+    The norm is that of all trainable arrays together; the other arrays are returned as they were sent. A norm of 0 is
+    left as it is, where Flower's function divides by it.
     """
-    change = {name: trained[name].cpu().double() - sent[name].double() for name in sorted(learned)}
+    change = {name: trained[name].cpu().double() - sent[name].double() for name in sorted(trainable)}
     norm = float(torch.stack([delta.square().sum() for delta in change.values()]).sum().sqrt())
     share = limit / norm if norm > limit else 1.0
     moved = {name: (sent[name].double() + share * delta).to(sent[name].dtype) for name, delta in change.items()}

@@ -2,7 +2,7 @@
 
 **Source**: fixed clipping: McMahan et al., Learning Differentially Private Recurrent Language Models, ICLR 2018;
 adaptive clipping: Andrew et al., Differentially Private Learning with Adaptive Clipping, NeurIPS 2021, algorithm 1.
-Noise is added by Flower's functions. ``epsilon``: Balle and Wang, Improving the Gaussian Mechanism, ICML 2018,
+``epsilon``: Balle and Wang, Improving the Gaussian Mechanism, ICML 2018,
 theorem 8, with T rounds as one Gaussian mechanism of sqrt(T) / z (Dong et al., Gaussian Differential Privacy, 2022,
 corollary 3.3).
 
@@ -26,152 +26,170 @@ counts the clipped instead of the unclipped and so runs from it; (5) noise for a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
-from flwr.supercore.differential_privacy import (
-    add_gaussian_noise_inplace,
-    compute_adaptive_noise_params,
-    compute_stdv,
-)
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab.config.schema import Core, Rate, build
-from fedlab.models.batchnorm_stats import adopt_statistics, batch_norms
+from fedlab.config.sections import PositiveFloat
+from fedlab.models.batchnorm_stats import adapt_batchnorm, batch_norms
 from fedlab.strategies.aggregation.client import CLIPPING_NORM, UNCLIPPED, clip
-from fedlab.strategies.aggregation.rule import ClientUpdate, Rule, AggregationSpec, mean, to_numpy
+from fedlab.strategies.aggregation.rule import AggregationSpec, ClientUpdate, WeightedMean, accumulate
 from fedlab.strategies.protocol import load
 from fedlab.training import resolve_device
 
 STATISTICS_EXAMPLES = 1000
 _NOISE = "noise on the mean update, in clipping norms / clients (z); 0: none"
 _SIDE = "who clips: the server, or each client before it answers"
-_DELTA = "delta at which the metric epsilon is updates"
+_DELTA = "delta at which the metric epsilon is given"
 Delta = Field(1e-5, gt=0.0, lt=1.0, description=_DELTA)
 
 
 @dataclass(frozen=True)
-class FixedKnobs:
-    """Knobs of fixed clipping."""
+class FixedOptions:
+    """Options of fixed clipping."""
 
     noise_multiplier: float = Field(0.1, ge=0.0, allow_inf_nan=False, description=_NOISE)
-    clipping_norm: Rate = Field(1.0, description="largest norm of a client's update")
-    side: Literal["server", "client"] = Field("server", description=_SIDE)
+    clipping_norm: PositiveFloat = Field(1.0, description="largest norm of a client's update")
+    clip_on: Literal["server", "client"] = Field("server", description=_SIDE)
     delta: float = Delta
 
 
 @dataclass(frozen=True)
-class AdaptiveKnobs:
-    """Knobs of adaptive clipping."""
+class AdaptiveOptions:
+    """Options of adaptive clipping."""
 
     noise_multiplier: float = Field(0.1, ge=0.0, allow_inf_nan=False, description=_NOISE)
-    clipping_norm: Rate = Field(0.1, description="largest norm of a client's update in round 1")
+    clipping_norm: PositiveFloat = Field(0.1, description="largest norm of a client's update in round 1")
     quantile: float = Field(0.5, ge=0.0, le=1.0, description="share of updates that should not be clipped")
-    norm_learning_rate: Rate = Field(0.2, description="how fast the norm follows that share")
+    norm_learning_rate: PositiveFloat = Field(0.2, description="how fast the norm follows that share")
     count_noise: float = Field(
         0.0, ge=0.0, allow_inf_nan=False, description="noise on the count of those not clipped; 0: clients / 20"
     )
-    side: Literal["server", "client"] = Field("server", description=_SIDE)
+    clip_on: Literal["server", "client"] = Field("server", description=_SIDE)
     delta: float = Delta
 
 
-DpKnobs = TypeVar("DpKnobs", FixedKnobs, AdaptiveKnobs)
+DpOptions = TypeVar("DpOptions", FixedOptions, AdaptiveOptions)
 
 
-class ClippingDP(Rule[DpKnobs], Generic[DpKnobs]):
-    """Clip, average, add noise."""
+class ClippingDP(WeightedMean[DpOptions], Generic[DpOptions]):
+    """Clip, average, add noise.
+
+    With n clients, norm S and z the noise on the updates: w <- w + mean of clip(w_k - w, S) + N(0, (z S / n)^2).
+
+    Attributes
+    ----------
+    norm
+        S of the next round.
+    used, stdv
+        S of the last round, and the standard deviation of its noise.
+    releases
+        Number of noisy means so far.
+    """
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.norm, self.releases, self.stdv, self.used = self.knobs.clipping_norm, 0, 0.0, self.knobs.clipping_norm
-        if self.knobs.side == "client":
+        self.norm, self.releases, self.stdv, self.used = self.options.clipping_norm, 0, 0.0, self.options.clipping_norm
+        if self.options.clip_on == "client":
             self.expected_metrics = frozenset({UNCLIPPED})
 
     def incompatibility(self, clients: int) -> str:
-        """Batch-norm statistics are taken of the server's inputs."""
+        """Return a refusal where batch-norm statistics need inputs x that the server does not have."""
         if batch_norms(self.workload.model()) and "x" not in (columns := self.workload.data(None, "train").columns):
             return f"batch-norm statistics are taken of the server's inputs x, and its data has {', '.join(columns)}"
         return ""
 
     def client_config(self) -> dict[str, bool | float]:
-        """Clients that clip are told the norm."""
-        return {CLIPPING_NORM: self.norm} if self.knobs.side == "client" else {}
+        """Return the norm for clients that clip."""
+        return {CLIPPING_NORM: self.norm} if self.options.clip_on == "client" else {}
 
     def validate_metrics(self, metrics: Mapping[str, float]) -> str:
-        """Clipped or not: one client moves the count by one at most."""
+        """Return a refusal of a clipping flag other than 0 or 1, with which one client could move the count by more."""
         bit = metrics.get(UNCLIPPED, 1.0)
         return "" if bit in (0.0, 1.0) else f"its metric {UNCLIPPED!r} is {bit:g}; expected 0 or 1"
 
-    def aggregate(
-        self, current: Mapping[str, Tensor], updates: Sequence[ClientUpdate], server_round: int
-    ) -> dict[str, Tensor]:
-        """The noisy mean, with batch-norm statistics of at most 1000 of the server's own training examples."""
-        new = super().aggregate(current, updates, server_round)
-        model = load(self.workload.model(), new, resolve_device(build(Core, "", self.flat).device))
+    def weight(self, update: ClientUpdate) -> float:
+        """Return 1: every client weighs the same."""
+        return 1.0
+
+    def begin(self, current: Mapping[str, Tensor]) -> None:
+        """Begin a round with empty sums."""
+        super().begin(current)
+        self.unclipped = 0.0  # number of updates within the norm
+
+    def add_floats(self, update: ClientUpdate, weight: float) -> None:
+        """Add the clipped update; one that its client clipped may be above the norm by rounding."""
+        clipped, whole = clip(update.arrays, self.current, self.trainable, self.norm * (1 + 1e-5))
+        accumulate(self.sums, {name: clipped[name] * weight for name in self.floats if name in self.trainable})
+        self.unclipped += update.metrics.get(UNCLIPPED, float(whole))
+
+    def aggregate_floats(self, server_round: int, total: float) -> dict[str, Tensor]:
+        """Return the mean with its noise, the statistics as they were, and move the norm."""
+        self.used, self.releases = self.norm, self.releases + 1
+        self.stdv = self.multiplier(self.count) * self.norm / self.count
+        noisy = {name: value + gaussian_noise(value, self.stdv) for name, value in self.mean(total).items()}
+        self.norm = self.next_norm(self.unclipped, self.count)
+        return {**{name: self.current[name] for name in self.floats}, **noisy}
+
+    def finish(self, server_round: int, total: float = 1.0) -> dict[str, Tensor]:
+        """Return the noisy mean, with batch-norm statistics of at most 1000 of the server's own training examples."""
+        current = self.current
+        new = super().finish(server_round, total)
+        model = load(self.workload.model(), new, resolve_device(self.config.run.device))
         if batch_norms(model):
             device = next(model.parameters()).device
-            adopt_statistics(model, self.workload.data(None, "train"), STATISTICS_EXAMPLES, 1.0, device)
+            adapt_batchnorm(model, self.workload.data(None, "train"), STATISTICS_EXAMPLES, 1.0, device)
             found = model.state_dict()
             new |= {name: found[name].cpu() for name in new if name.endswith(("running_mean", "running_var"))}
         return {**new, **{name: tensor for name, tensor in current.items() if not tensor.is_floating_point()}}
 
-    def aggregate_floats(
-        self, current: Mapping[str, Tensor], updates: Sequence[ClientUpdate], names: Sequence[str], server_round: int
-    ) -> dict[str, Tensor]:
-        """The noisy mean of clipped updates; the statistics as they were."""
-        cut = [clip(one.arrays, current, self.trainable, self.norm * (1 + 1e-5)) for one in updates]  # clients' too
-        same = [ClientUpdate(arrays, 1, {}) for arrays, _ in cut]
-        learned = [name for name in names if name in self.trainable]
-        new = {name: to_numpy(tensor) for name, tensor in mean(same, learned, server_round).items()}
-        self.used, self.releases = self.norm, self.releases + 1
-        self.stdv = compute_stdv(self.multiplier(len(updates)), self.norm, len(updates))
-        add_gaussian_noise_inplace(list(new.values()), self.stdv)
-        unclipped = [one.metrics.get(UNCLIPPED, float(whole)) for one, (_, whole) in zip(updates, cut, strict=True)]
-        self.norm = self.next_norm(sum(unclipped), len(updates))
-        return {name: torch.from_numpy(new[name]) if name in new else current[name] for name in names}
-
     def multiplier(self, clients: int) -> float:
-        """Z of the noise on the updates."""
-        return self.knobs.noise_multiplier
+        """Return z of the noise on the updates."""
+        return self.options.noise_multiplier
 
     def next_norm(self, unclipped: float, clients: int) -> float:
-        """The norm of the next round."""
+        """Return S of the next round."""
         return self.norm
 
     def metrics(self) -> dict[str, float]:
-        """Noise, norm, and epsilon where there is noise."""
+        """Return noise, norm, and epsilon where there is noise, after a first round."""
         if not self.releases:
             return {}
         measured = {"clipping_norm": self.used, "noise": self.stdv}
-        if self.knobs.noise_multiplier:
-            measured["epsilon"] = epsilon(self.knobs.noise_multiplier, self.releases, self.knobs.delta)
+        if self.options.noise_multiplier:
+            measured["epsilon"] = epsilon(self.options.noise_multiplier, self.releases, self.options.delta)
         return measured
 
     def state(self) -> dict[str, Any]:
-        """The norm, and how often something was released."""
+        """Return the norm and the number of releases."""
         return {"norm": self.norm, "releases": self.releases}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take it back."""
+        """Restore the norm and the number of releases."""
         self.norm, self.releases = float(state["norm"]), int(state["releases"])
 
 
-class FixedClippingDP(ClippingDP[FixedKnobs]):
-    """The norm stays what it was told to be."""
+class FixedClippingDP(ClippingDP[FixedOptions]):
+    """The norm stays that of its option."""
 
 
-class AdaptiveClippingDP(ClippingDP[AdaptiveKnobs]):
-    """norm <- norm exp(-rate (share of unclipped - quantile)); the count is noisy too, and both cost one z together."""
+class AdaptiveClippingDP(ClippingDP[AdaptiveOptions]):
+    """The norm follows a quantile of the updates' norms (Andrew et al., algorithm 1).
+
+    With b the noisy fraction of updates within the norm: S <- S exp(-rate (b - quantile)). Updates and count get noise
+    that costs one z together (theorem 1): z^-2 = z_updates^-2 + (2 sigma_count)^-2.
+    """
 
     def incompatibility(self, clients: int) -> str:
-        """The count's noise alone must leave something of z."""
+        """Return a refusal where the count's noise alone leaves nothing of z."""
         if reason := super().incompatibility(clients):
             return reason
-        noise, wanted = self.count_noise(clients), self.knobs.noise_multiplier
+        noise, wanted = self.count_noise(clients), self.options.noise_multiplier
         if wanted < 2 * noise or not wanted:
             return ""
         return (
@@ -180,23 +198,28 @@ class AdaptiveClippingDP(ClippingDP[AdaptiveKnobs]):
         )
 
     def count_noise(self, clients: int) -> float:
-        """Standard deviation of the noise on the count."""
-        return self.knobs.count_noise or clients / 20
+        """Return the standard deviation of the noise on the count."""
+        return self.options.count_noise or clients / 20
 
     def multiplier(self, clients: int) -> float:
-        """Z of the updates alone (theorem 1)."""
-        _, z = compute_adaptive_noise_params(self.knobs.noise_multiplier, clients, self.count_noise(clients))
-        return z
+        """Return z_updates (theorem 1), 0 without noise."""
+        z = self.options.noise_multiplier
+        return math.pow(z**-2 - (2 * self.count_noise(clients)) ** -2, -0.5) if z else 0.0
 
     def next_norm(self, unclipped: float, clients: int) -> float:
-        """Line 13."""
-        noise = self.count_noise(clients) if self.knobs.noise_multiplier else 0.0
-        share = float(np.random.normal(unclipped, noise)) / clients
-        return self.norm * math.exp(-self.knobs.norm_learning_rate * (share - self.knobs.quantile))
+        """Return S of the next round (line 13)."""
+        noise = self.count_noise(clients) if self.options.noise_multiplier else 0.0
+        fraction = float(np.random.normal(unclipped, noise)) / clients
+        return self.norm * math.exp(-self.options.norm_learning_rate * (fraction - self.options.quantile))
+
+
+def gaussian_noise(like: Tensor, stdv: float) -> Tensor:
+    """Return independent N(0, stdv^2) noise in the shape and type of ``like``, from NumPy's seeded stream."""
+    return torch.as_tensor(np.random.normal(0.0, stdv, tuple(like.shape))).to(like)
 
 
 def epsilon(noise_multiplier: float, releases: int, delta: float) -> float:
-    """The epsilon of so many Gaussian releases at ``delta``.
+    """Return the epsilon of ``releases`` Gaussian mechanisms at ``delta``.
 
     Solves delta = Phi(mu / 2 - epsilon / mu) - exp(epsilon) Phi(-mu / 2 - epsilon / mu), mu = sqrt(releases) / z.
     """
@@ -214,5 +237,7 @@ def epsilon(noise_multiplier: float, releases: int, delta: float) -> float:
     return float(brentq(excess, 0.0, mu * mu / 2 + mu * float(normal.isf(delta)) + 1.0))
 
 
-DP_FIXED = AggregationSpec("FedAvg with clipped updates and noise; shows the cost only, see docs", FixedKnobs, FixedClippingDP)
-DP_ADAPTIVE = AggregationSpec("as dp_fixed, the norm follows a quantile of the updates (Andrew 2021)", AdaptiveKnobs, AdaptiveClippingDP)
+DP_FIXED = AggregationSpec(FixedOptions, FixedClippingDP
+)
+DP_ADAPTIVE = AggregationSpec(AdaptiveOptions, AdaptiveClippingDP
+)

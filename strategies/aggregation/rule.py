@@ -1,30 +1,33 @@
-"""What an aggregation rule is: the clients' models in, the next model out, and what it remembers between rounds."""
+"""Base classes of aggregation rules: clients' models in, the next global model out.
+
+A round is ``begin(current)``, ``add(update, weight)`` for each client in the order of partitions, and ``finish``;
+``Rule.aggregate`` is these three for replies that are all at hand. A rule whose arithmetic is a sum over clients
+(:class:`WeightedMean` and what is made of it) holds the current model and the sums, whatever the number of clients; one
+that compares clients holds every update and says so in ``needs_all_updates``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar
 
-import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
+from flwr.app import Message
 from torch import Tensor
 
-from fedlab.config.schema import Flat, build
-from fedlab.errors import RunError
+from fedlab.config.schema import Config
+from fedlab.errors import ConfigError, RunError
 from fedlab.seeds import seeded
-from fedlab.strategies.protocol import ARRAYS, EXAMPLES, METRICS, arrays_of, client_metrics
+from fedlab.strategies.protocol import EXAMPLES, arrays_of, client_metrics
 from fedlab.workload import Workload
 
-Arrays = dict[str, np.ndarray[Any, Any]]
-Knobs = TypeVar("Knobs")
+Options = TypeVar("Options")
 
 
 @dataclass(frozen=True)
 class ClientUpdate:
-    """One client's reply: its whole model by name, the examples behind it, and its metrics."""
+    """One client's reply: its model's arrays by name, its number of examples, and its metrics."""
 
     arrays: Mapping[str, Tensor]
     examples: int
@@ -32,186 +35,220 @@ class ClientUpdate:
 
 
 def client_updates(replies: Iterable[Message]) -> list[ClientUpdate]:
-    """Checked replies as a rule takes them, in the order of partitions in which they come."""
-    found = []
+    """Return validated replies as updates, in the order in which they come (that of partitions)."""
+    updates = []
     for reply in replies:
         metrics = client_metrics(reply)
-        found.append(ClientUpdate(arrays_of(reply.content), int(metrics[EXAMPLES]), metrics))
-    return found
+        updates.append(ClientUpdate(arrays_of(reply.content), int(metrics[EXAMPLES]), metrics))
+    return updates
 
 
-class Rule(Generic[Knobs]):
-    """A rule of one run; it lives as long as the server does.
+class Rule(Generic[Options]):
+    """An aggregation rule of one run; it lives as long as the server does.
+
+    A rule implements ``add_floats`` and ``aggregate_floats``, and ``state`` and ``restore`` if it remembers anything
+    between rounds. Integer arrays (counters) take the largest value that a client sent, whatever the rule.
 
     Parameters
     ----------
-    knobs
+    options
         Its own section.
-    workload, flat
-        What is learned, and every knob of the run.
+    workload, config
+        What is learned, and the run's configuration.
 
     Attributes
     ----------
-    learned
-        Names of the arrays that training moves; the other floats are statistics, as of a batch norm.
+    needs_all_updates
+        True where ``add`` keeps every update until ``finish``; False where it keeps sums only.
+    expected_metrics
+        Names of the metrics that it needs from each client beside the number of examples, see :meth:`client_config`.
+    trainable
+        Names of the model's parameters; its other float arrays are statistics, as of a batch norm.
     min_updates
-        Fewest updates that it can work with.
-    measures
-        Names of metrics that it needs from each client beside the examples, see :meth:`client_config`.
+        Smallest number of updates that it can aggregate.
+    current
+        Arrays that this round's clients started from; empty between rounds.
+    floats
+        Names of the float arrays in ``current``.
+    count
+        Number of updates added in this round.
     """
 
+    needs_all_updates: ClassVar[bool] = False
     expected_metrics: frozenset[str] = frozenset()
 
-    def __init__(self, knobs: Knobs, workload: Workload, flat: Flat) -> None:
-        self.knobs, self.workload, self.flat = knobs, workload, flat
+    def __init__(self, options: Options, workload: Workload, config: Config) -> None:
+        self.options, self.workload, self.config = options, workload, config
         with seeded("names of a model"):
             self.trainable = frozenset(name for name, _ in workload.model().named_parameters())
+        self.begin({})
 
     @property
     def min_updates(self) -> int:
-        """One will do."""
+        """Smallest number of updates that the rule can aggregate."""
         return 1
 
     def incompatibility(self, clients: int) -> str:
-        """Why the rule cannot serve a run that is sure of so many clients a round; empty: it can."""
+        """Return why the rule cannot serve a run that is sure of ``clients`` updates a round; empty if it can."""
         return ""
 
     def validate_metrics(self, metrics: Mapping[str, float]) -> str:
-        """Why a client's metrics cannot be used; empty: they can."""
+        """Return why a client's metrics cannot be used; empty if they can."""
         return ""
 
     def client_config(self) -> dict[str, bool | float]:
-        """What goes into the ``config`` of a round's messages; ``client.make_reply`` obeys it."""
+        """Return the entries for the ``config`` of the round's messages, which ``client.make_reply`` obeys."""
         return {}
+
+    def weight(self, update: ClientUpdate) -> float:
+        """Return a client's weight in the mean, before normalization: its number of examples."""
+        return float(update.examples)
 
     def aggregate(
         self, current: Mapping[str, Tensor], updates: Sequence[ClientUpdate], server_round: int
     ) -> dict[str, Tensor]:
-        """The next arrays, in the names, shapes and types of ``current``.
+        """Return the next arrays, in the names, order, shapes and types of ``current``.
 
         Parameters
         ----------
         current
-            What the clients started from.
+            The arrays that the clients started from.
         updates
-            Their models, in the order of partitions.
+            The clients' updates, in the order of partitions.
 
         Raises
         ------
         RunError
-            When there are fewer than :attr:`min_updates`.
+            When there are fewer updates than :attr:`min_updates`.
         """
-        if len(updates) < self.min_updates:
-            raise RunError(f"{len(updates)} replies are too few to aggregate; this rule needs {self.min_updates}")
-        aggregate_floats = [name for name, tensor in current.items() if tensor.is_floating_point()]
-        new = self.aggregate_floats(current, updates, aggregate_floats, server_round)
-        for name, tensor in current.items():
-            if not tensor.is_floating_point():
-                new[name] = torch.stack([one.arrays[name] for one in updates]).amax(0)
-        return {name: new[name].to(tensor.dtype) for name, tensor in current.items()}
+        weights = [self.weight(update) for update in updates]
+        total = sum(weights)
+        self.begin(current)
+        for update, weight in zip(updates, weights, strict=True):
+            self.add(update, weight / total)
+        return self.finish(server_round)
 
-    def aggregate_floats(
-        self, current: Mapping[str, Tensor], updates: Sequence[ClientUpdate], names: Sequence[str], server_round: int
-    ) -> dict[str, Tensor]:
-        """The next value of every array of floats."""
+    def begin(self, current: Mapping[str, Tensor]) -> None:
+        """Begin a round from the arrays that were sent to the clients, without any update."""
+        self.current, self.count = current, 0
+        self.floats = [name for name, tensor in current.items() if tensor.is_floating_point()]
+        self.counters: dict[str, Tensor] = {}
+
+    def add(self, update: ClientUpdate, weight: float) -> None:
+        """Add one client's update with its weight in the mean.
+
+        Weights that sum to one need no more; with any others, :meth:`finish` must be told their sum.
+        """
+        self.count += 1
+        for name in self.current.keys() - set(self.floats):
+            here = update.arrays[name]
+            self.counters[name] = torch.maximum(self.counters.get(name, here), here)
+        self.add_floats(update, weight)
+
+    def finish(self, server_round: int, total: float = 1.0) -> dict[str, Tensor]:
+        """Return the next arrays, as :meth:`aggregate`, and forget the round's updates.
+
+        Parameters
+        ----------
+        total
+            Sum of the weights that updates were added with.
+
+        Raises
+        ------
+        RunError
+            When there are fewer updates than :attr:`min_updates`.
+        """
+        if self.count < self.min_updates:
+            raise RunError(f"{self.count} replies are too few to aggregate; this rule needs {self.min_updates}")
+        new = {**self.counters, **self.aggregate_floats(server_round, total)}
+        result = {name: new[name].to(tensor.dtype) for name, tensor in self.current.items()}
+        self.begin({})
+        return result
+
+    def add_floats(self, update: ClientUpdate, weight: float) -> None:
+        """Add the float arrays of one update."""
+        raise NotImplementedError
+
+    def aggregate_floats(self, server_round: int, total: float) -> dict[str, Tensor]:
+        """Return the next value of every float array, of any float type."""
         raise NotImplementedError
 
     def metrics(self) -> dict[str, float]:
-        """What it measured in the last round."""
+        """Return what the rule measured in the last round."""
         return {}
 
     def state(self) -> dict[str, Any]:
-        """What it remembers: tensors and plain numbers."""
+        """Return what the rule remembers between rounds: tensors and plain numbers."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take a state back."""
+        """Restore what :meth:`state` returned."""
+
+
+class WeightedMean(Rule[Options]):
+    """The weighted mean of all float arrays; rules made of it change what happens to the trainable ones.
+
+    The mean of arrays x_k is the sum of (n_k / n) x_k, one client after another and in the arrays' own type: to the bit
+    that of Flower's FedAvg.
+    """
+
+    def begin(self, current: Mapping[str, Tensor]) -> None:
+        """Begin a round with empty sums."""
+        super().begin(current)
+        self.sums: dict[str, Tensor] = {}
+
+    def add_floats(self, update: ClientUpdate, weight: float) -> None:
+        """Add weight x_k to the sums."""
+        accumulate(self.sums, {name: update.arrays[name] * weight for name in self.floats})
+
+    def mean(self, total: float) -> dict[str, Tensor]:
+        """Return the sums over ``total``, in place."""
+        return {name: value.div_(total) for name, value in self.sums.items()}
+
+    def aggregate_floats(self, server_round: int, total: float) -> dict[str, Tensor]:
+        """Return the mean, and of trainable arrays the server's step towards it."""
+        mean = self.mean(total)
+        trainable = {name: value for name, value in mean.items() if name in self.trainable}
+        return {**mean, **self.step(trainable, server_round)}
+
+    def step(self, mean: Mapping[str, Tensor], server_round: int) -> Mapping[str, Tensor]:
+        """Return the next trainable arrays from the clients' mean of them: the mean itself."""
+        return mean
+
+
+def accumulate(sums: dict[str, Tensor], terms: Mapping[str, Tensor]) -> None:
+    """Add terms to sums of the same name in place; a sum that is not there yet begins with its term itself."""
+    for name, term in terms.items():
+        sums[name] = sums[name].add_(term) if name in sums else term
 
 
 @dataclass(frozen=True)
-class AggregationSpec(Generic[Knobs]):
-    """One line of the table of rules."""
+class AggregationSpec(Generic[Options]):
+    """What the registry knows of an aggregation rule.
 
-    summary: str
-    knobs: type[Knobs]
-    rule: type[Rule[Knobs]]
-
-    def make(self, name: str, workload: Workload, flat: Flat) -> Rule[Knobs]:
-        """The rule with its knobs from a table."""
-        return self.rule(build(self.knobs, name, flat), workload, flat)
-
-
-class KeptRecord(ArrayRecord):
-    """A record that is not emptied as it is read: Flower then collects garbage for every reply, a second of a round."""
-
-    def to_numpy_ndarrays(self, *, keep_input: bool = True) -> list[np.ndarray[Any, Any]]:
-        """Copies of its arrays."""
-        return super().to_numpy_ndarrays(keep_input=True)
-
-    def copy(self) -> KeptRecord:
-        """The same arrays in a record of this kind."""
-        return KeptRecord(dict(self))
-
-
-class Reply:
-    """The part of a message that Flower's strategies read."""
-
-    def __init__(self, arrays: Arrays, examples: int, metrics: Mapping[str, float]) -> None:
-        record = KeptRecord({name: Array(array) for name, array in arrays.items()})
-        self.content = RecordDict({ARRAYS: record, METRICS: MetricRecord({**metrics, EXAMPLES: examples})})
-
-    def has_error(self) -> bool:
-        """Failures were left out before."""
-        return False
-
-
-def ask_flower(
-    strategy: FlowerFedAvg,
-    updates: Sequence[ClientUpdate],
-    names: Iterable[str],
-    server_round: int,
-    *,
-    precise: bool = False,
-    metric: str = "",
-) -> dict[str, Tensor]:
-    """What one of Flower's strategies makes of some arrays.
-
-    Parameters
+    Attributes
     ----------
-    names
-        Of the arrays that it is shown, in this order.
-    precise
-        Show it float64.
-    metric
-        Name of a client's metric that it reads beside the examples.
+    options
+        Dataclass of its options, as they appear under its name in a preset.
+    rule
+        Its class.
+    name
+        Prefix of its options where it is named by import path; empty: the module's name.
     """
-    chosen = list(names)
-    if not chosen:
-        return {}
-    shown = [
-        Reply(
-            {name: to_numpy(one.arrays[name], precise) for name in chosen},
-            one.examples,
-            {metric: one.metrics[metric]} if metric else {},
-        )
-        for one in updates
-    ]
-    arrays, _ = strategy.aggregate_train(server_round, cast(list[Message], shown))
-    if arrays is None:
-        raise RunError(f"Flower's {type(strategy).__name__} made nothing of {len(updates)} replies")
-    return {name: torch.from_numpy(np.array(array.numpy())) for name, array in arrays.items()}
+
+    options: type[Options]
+    rule: type[Rule[Options]]
+    name: str = ""
 
 
-def mean(updates: Sequence[ClientUpdate], names: Iterable[str], server_round: int = 0) -> dict[str, Tensor]:
-    """Flower's FedAvg: the mean weighted by examples."""
-    return ask_flower(FlowerFedAvg(), updates, names, server_round)
+def spec_of(found: object, what: str, reference: str) -> AggregationSpec[Any]:
+    """Return the spec that the registry found, or refuse what is none.
 
-
-def to_numpy(tensor: Tensor, precise: bool = False) -> np.ndarray[Any, Any]:
-    """A copy of a tensor, which Flower may write to."""
-    return np.array(tensor.detach().cpu().numpy(), dtype=np.float64 if precise else None)
-
-
-def record_of(current: Mapping[str, Tensor], names: Iterable[str]) -> ArrayRecord:
-    """Some arrays as Flower's record."""
-    return KeptRecord({name: Array(to_numpy(current[name])) for name in names})
+    Raises
+    ------
+    ConfigError
+        When it is no AggregationSpec.
+    """
+    if not isinstance(found, AggregationSpec):
+        raise ConfigError(f"{what} is a {type(found).__name__}; an AggregationSpec is expected")
+    return found

@@ -4,7 +4,7 @@
 MCD's (Saito et al., CVPR 2018). Symbols: G features, F_g global head, F_l^i the local head of client i, W_S and W_T^i
 the Gaussian mixtures of source and target features, d the discrepancy.
 
-Line numbers in the comments are those of the pseudo-code in ``docs/dualadapt.md``, which also lists the departures
+Line numbers in the comments are those of the pseudo-code in ``docs/explanation/dualadapt.md``, which also lists the departures
 from the paper and the ablation of each.
 
 **On the wire**: down ``arrays`` (G, F_g) and ``mixture`` (W_S); up ``head`` (F_l), ``mixture`` (W_T) and ``metrics``.
@@ -20,15 +20,15 @@ of their probabilities, all on the averaged (EMA) G; ``source_only``: the source
 
 from __future__ import annotations
 
-from fedlab.strategies.dualadapt.client import evaluate, prediction_states, predictor, states_from_checkpoint, train
+from fedlab.strategies.dualadapt.client import train
+from fedlab.strategies.dualadapt.evaluation import evaluate, prediction_states, predictor, states_from_checkpoint
 from fedlab.strategies.dualadapt.server import DualAdapt
-from fedlab.strategies.dualadapt.shared import Knobs
+from fedlab.strategies.dualadapt.shared import Options
 from fedlab.strategies.protocol import ClientFunctions, StrategySpec
 
 SPEC: StrategySpec = StrategySpec(
-    "adapts G, F_g on the server to heads and mixtures that clients fit on unlabelled data (Yao 2022)",
-    Knobs,
+    Options,
     DualAdapt,
     ClientFunctions(train, evaluate, prediction_states, states_from_checkpoint, predictor),
-    comparison_overrides={"control": False},  # source_only is in the table as a strategy of its own
+    comparison_overrides={"source_only_twin": False},  # source_only is in the table as a strategy of its own
 )

@@ -1,51 +1,38 @@
-"""DualAdapt's client side: lines 5 to 9 of the pseudo-code, evaluation, and the model that a client predicts with."""
+"""DualAdapt's client side: lines 5 to 9 of the pseudo-code."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
 from copy import deepcopy
-from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedlab.config.schema import ClientTraining, Core, Flat, build
-from fedlab.data.dataset import Examples
-from fedlab.errors import DataError
+from fedlab.config.schema import ClientConfig
+from fedlab.data.dataset import ArrayDataset
 from fedlab.losses.discrepancy import discrepancy
-from fedlab.losses.propagation import propagate
+from fedlab.losses.propagation import propagate_labels
 from fedlab.models import gaussian_mixture
-from fedlab.models.batchnorm_stats import adopt_statistics, encode
-from fedlab.models.feature_classifier import (
-    Average,
-    OnRows,
-    features_of,
-    head_of,
-    per_example,
-    probabilities,
-    some_rows,
-)
+from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
+from fedlab.models.feature_classifier import features_of, head_of, probabilities, subsample_rows
 from fedlab.strategies.dualadapt.mixtures import read_mixture, upload
-from fedlab.strategies.dualadapt.shared import BATCH, CONTROL, HEAD, LAST, MIXTURE, ONLY_MIXTURE, START, Knobs
+from fedlab.strategies.dualadapt.shared import BATCH, HEAD, MIXTURE, ONLY_MIXTURE, START, Options
 from fedlab.strategies.protocol import (
-    ARRAYS,
     CONFIG,
     METRICS,
-    ModelStates,
+    ClientContext,
     arrays_of,
     client_dataset,
     drop_none,
     load,
     metrics_record,
 )
-from fedlab.training import resolve_device, train_steps
+from fedlab.training import train_steps
 from fedlab.workload import Workload
 
 
-def train(workload: Workload, message: Message, context: Context) -> RecordDict:
+def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Run lines 5 to 9 on one client; line 8 and the upload only if the server asks for the mixture alone.
 
     Returns
@@ -54,19 +41,19 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
         ``head``: F_l; ``mixture``: W_T and the quantiles of its log-likelihood; ``metrics``: ``loss``, ``entropy`` and
         ``discrepancy`` of the two heads on the client's own data, no label among them.
     """
-    knobs, training = build(Knobs, "dualadapt", context.run_config), build(ClientTraining, "client", context.run_config)
-    device = resolve_device(build(Core, "", context.run_config).device)
+    options, training = context.config.strategy, context.config.client
+    device = context.device
     data = client_dataset(workload, context, "train")
     model = load(workload.model(), arrays_of(message.content), device)
-    z = client_features(model, data, knobs, device)  # (examples, width), once a round: G is frozen
+    z = client_features(model, data, options, device)  # (examples, width), once a round: G is frozen
     source, quantiles = read_mixture(arrays_of(message.content, MIXTURE), device)
     if only_mixture(message.content):
-        mixture = fit_mixture(z, source, knobs, training)
+        mixture = fit_mixture(z, source, options, training)
         return RecordDict({MIXTURE: upload(mixture, z), METRICS: metrics_record({}, len(data))})
     start = None
     if START in message.content:
         start = load(deepcopy(head_of(model)), arrays_of(message.content, START), device)
-    local, mixture, loss = adapt_head(head_of(model), z, source, quantiles, knobs, training, start)
+    local, mixture, loss = adapt_head(head_of(model), z, source, quantiles, options, training, start)
     p, q = probabilities(head_of(model), z), probabilities(local, z)
     entropy = -(p * p.clamp_min(1e-12).log()).sum(1).mean()
     metrics = drop_none(loss=loss, entropy=float(entropy), discrepancy=float(discrepancy(p, q).mean()))
@@ -82,12 +69,12 @@ def train(workload: Workload, message: Message, context: Context) -> RecordDict:
 def adapt_head(
     head: nn.Module,
     z: Tensor,
-    source: gaussian_mixture.Mixture,
+    source: gaussian_mixture.GaussianMixture,
     quantiles: Tensor,
-    knobs: Knobs,
-    training: ClientTraining,
+    options: Options,
+    training: ClientConfig,
     start: nn.Module | None = None,
-) -> tuple[nn.Module, gaussian_mixture.Mixture, float | None]:
+) -> tuple[nn.Module, gaussian_mixture.GaussianMixture, float | None]:
     """Fit F_l and W_T to the client's features, from F_g and W_S (lines 5 to 8).
 
     Parameters
@@ -109,15 +96,17 @@ def adapt_head(
     local = deepcopy(start or head).requires_grad_(True).train()  # line 5
     p_global = probabilities(head, z)
     mean_probs = (p_global + probabilities(start, z)) / 2 if start else p_global
-    labels = pseudo_labels(z, mean_probs, knobs)  # (examples,)
+    labels = pseudo_labels(z, mean_probs, options)  # (examples,)
     weights = torch.ones(len(z), device=z.device)
-    if knobs.client_weights:
-        weights = gaussian_mixture.relative(gaussian_mixture.typicality(source.log_prob(z), quantiles)).to(z)
-    mixture = RunningMixture(source, knobs.variance_floor)
+    if options.client_weights:
+        weights = gaussian_mixture.mean_normalized(
+            gaussian_mixture.conformal_p_value(source.log_prob(z), quantiles)
+        ).to(z)
+    mixture = RunningMixture(source, options.variance_floor)
 
     def loss() -> Tensor:  # line 7
         rows = sample_rows(z, training)
-        value = local_loss(local(z[rows]), labels[rows], weights[rows], p_global[rows], knobs.client_discrepancy)
+        value = local_loss(local(z[rows]), labels[rows], weights[rows], p_global[rows], options.client_discrepancy)
         mixture.update(z[rows])  # line 8
         return value
 
@@ -130,33 +119,35 @@ def adapt_head(
 class RunningMixture:
     """W_T, fitted by stepwise EM from W_S, a batch at a time."""
 
-    def __init__(self, source: gaussian_mixture.Mixture, variance_floor: float) -> None:
+    def __init__(self, source: gaussian_mixture.GaussianMixture, variance_floor: float) -> None:
         self.statistics, self.variance_floor, self.steps = source.statistics(), variance_floor, 0
 
     def update(self, z: Tensor) -> None:
         """Take one EM step on a batch z (batch, width)."""
-        batch = gaussian_mixture.statistics(self.fitted(), z)
-        self.statistics = gaussian_mixture.update(self.statistics, batch, gaussian_mixture.schedule(self.steps))
+        batch = gaussian_mixture.e_step(self.fitted(), z)
+        self.statistics = gaussian_mixture.blend(
+            self.statistics, batch, gaussian_mixture.robbins_monro_step(self.steps)
+        )
         self.steps += 1
 
-    def fitted(self) -> gaussian_mixture.Mixture:
+    def fitted(self) -> gaussian_mixture.GaussianMixture:
         """Return the mixture after the steps so far."""
-        return gaussian_mixture.from_statistics(self.statistics, self.variance_floor)
+        return gaussian_mixture.m_step(self.statistics, self.variance_floor)
 
 
 def fit_mixture(
-    z: Tensor, source: gaussian_mixture.Mixture, knobs: Knobs, training: ClientTraining
-) -> gaussian_mixture.Mixture:
+    z: Tensor, source: gaussian_mixture.GaussianMixture, options: Options, training: ClientConfig
+) -> gaussian_mixture.GaussianMixture:
     """Fit W_T alone (line 8), with the same steps as in training, so that mixtures of late joiners are comparable."""
-    mixture = RunningMixture(source, knobs.variance_floor)
+    mixture = RunningMixture(source, options.variance_floor)
     for _ in range(training.steps):
         mixture.update(z[sample_rows(z, training)])
     return mixture.fitted()
 
 
-def sample_rows(z: Tensor, training: ClientTraining) -> Tensor:
+def sample_rows(z: Tensor, training: ClientConfig) -> Tensor:
     """Return the row indices (batch,) of one local step, drawn with replacement."""
-    return torch.randint(len(z), (training.batch,)).to(z.device)
+    return torch.randint(len(z), (training.batch_size,)).to(z.device)
 
 
 def local_loss(logits: Tensor, labels: Tensor, weights: Tensor, p_global: Tensor, discrepancy_weight: float) -> Tensor:
@@ -174,7 +165,7 @@ def local_loss(logits: Tensor, labels: Tensor, weights: Tensor, p_global: Tensor
 
 
 @torch.no_grad()
-def pseudo_labels(z: Tensor, p: Tensor, knobs: Knobs) -> Tensor:
+def pseudo_labels(z: Tensor, p: Tensor, options: Options) -> Tensor:
     """Return labels (examples,) for the local head: argmax p, optionally propagated over neighbors and class-balanced.
 
     Parameters
@@ -182,91 +173,15 @@ def pseudo_labels(z: Tensor, p: Tensor, knobs: Knobs) -> Tensor:
     z, p
         Features (examples, width) and probabilities (examples, classes).
     """
-    if knobs.pseudo_labels == "propagated":
-        p = propagate(z, p, knobs.neighbours)
-    return (p / p.sum(0).clamp_min(1e-6) ** knobs.balance).argmax(1)
+    if options.pseudo_labels == "propagated":
+        p = propagate_labels(z, p, options.num_neighbors)
+    return (p / p.sum(0).clamp_min(1e-6) ** options.class_balance).argmax(1)
 
 
-def evaluate(workload: Workload, message: Message, context: Context) -> RecordDict:
-    """Return the metrics of every predictor on the client's test data, each with the predictor's name appended."""
-    knobs = build(Knobs, "dualadapt", context.run_config)
-    device = resolve_device(build(Core, "", context.run_config).device)
-    test = client_dataset(workload, context, "test")
-
-    def head_and_features(record: str, adapted: bool = True) -> tuple[nn.Module, Examples]:
-        model = load(workload.model(), arrays_of(message.content, record), device)
-        if adapted:
-            own = client_dataset(workload, context, "train")
-            adopt_statistics(features_of(model), own, knobs.statistics_images, knobs.own_statistics, device)
-        z = encode(features_of(model), test, device, BATCH)
-        return head_of(model), Examples({**test.columns, "x": per_example(z, len(test))})
-
-    def measure(head: nn.Module, data: Examples) -> dict[str, float]:
-        return workload.evaluate(OnRows(head), data)
-
-    heads = message.content
-    metrics: dict[str, float] = {}
-    global_head, data = head_and_features(ARRAYS)
-    metrics |= named("global", measure(global_head, data))
-    if HEAD in heads:
-        local = load(deepcopy(global_head), arrays_of(message.content, HEAD), device)
-        metrics |= named("local", measure(local, data)) | named("average", measure(Average(global_head, local), data))
-        if LAST in heads:
-            last_head, last_data = head_and_features(LAST)
-            metrics |= named("last", measure(Average(last_head, local), last_data))
-    if CONTROL in heads:
-        metrics |= named("source_only", measure(*head_and_features(CONTROL, adapted=False)))
-    return RecordDict({METRICS: metrics_record(metrics, len(test))})
-
-
-def named(name: str, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return a predictor's metrics, without its loss, with its name appended to theirs."""
-    return {f"{metric}_{name}": value for metric, value in metrics.items() if metric != "loss"}
-
-
-def prediction_states(workload: Workload, message: Message, context: Context) -> ModelStates:
-    """Return the arrays that this client predicts with: G with its own statistics, F_g, and its F_l if it has one."""
-    local = arrays_of(message.content, HEAD) if HEAD in message.content else None
-    own = client_dataset(workload, context, "train")
-    return with_local_stats(workload, arrays_of(message.content), local, own, context.run_config)
-
-
-def states_from_checkpoint(
-    workload: Workload, checkpoint: Mapping[str, Any], partition: int, flat: Flat
-) -> ModelStates:
-    """Return the same from a checkpoint; with the source's statistics if the client's data is not on this machine."""
-    own = None
-    with suppress(DataError):
-        own = workload.data(partition, "train")
-    return with_local_stats(workload, checkpoint[ARRAYS], checkpoint["strategy"]["heads"].get(partition), own, flat)
-
-
-def with_local_stats(
-    workload: Workload,
-    arrays: Mapping[str, Tensor],
-    local: Mapping[str, Tensor] | None,
-    own: Examples | None,
-    flat: Flat,
-) -> ModelStates:
-    """Return G and F_g with batch-norm statistics of ``own`` examples, and F_l, as states by record name."""
-    knobs, device = build(Knobs, "dualadapt", flat), resolve_device(build(Core, "", flat).device)
-    model = load(workload.model(), arrays, device)
-    if own is not None:
-        adopt_statistics(features_of(model), own, knobs.statistics_images, knobs.own_statistics, device)
-    return {ARRAYS: model.state_dict(), **({HEAD: local} if local is not None else {})}
-
-
-def predictor(workload: Workload, states: ModelStates) -> nn.Module:
-    """Return the module that maps ``x`` to log-probabilities (batch, classes): F_g and F_l averaged, on G."""
-    model = load(workload.model(), states[ARRAYS], torch.device("cpu"))
-    local = load(deepcopy(head_of(model)), states.get(HEAD, head_of(model).state_dict()), torch.device("cpu"))
-    return nn.Sequential(features_of(model), Average(head_of(model), local)).eval()
-
-
-def client_features(model: nn.Module, data: Examples, knobs: Knobs, device: torch.device) -> Tensor:
+def client_features(model: nn.Module, data: ArrayDataset, options: Options, device: torch.device) -> Tensor:
     """Return a random subset of a client's features (rows, width), under G with the client's own statistics."""
-    adopt_statistics(features_of(model), data, knobs.statistics_images, knobs.own_statistics, device)
-    return some_rows(encode(features_of(model), data, device, BATCH), knobs.client_rows)
+    adapt_batchnorm(features_of(model), data, options.bn_images, options.bn_adaptation, device)
+    return subsample_rows(encode(features_of(model), data, device, BATCH), options.max_features)
 
 
 def only_mixture(content: RecordDict) -> bool:

@@ -18,15 +18,15 @@ def summary(log_prob: Tensor) -> Tensor:
     return gaussian_mixture.quantiles(log_prob, min(QUANTILES, len(log_prob)))
 
 
-def upload(mixture: gaussian_mixture.Mixture, z: Tensor) -> ArrayRecord:
+def upload(mixture: gaussian_mixture.GaussianMixture, z: Tensor) -> ArrayRecord:
     """Return a mixture with the quantiles of its log-likelihood on z (examples, width), which it was fitted to."""
     return ArrayRecord({**mixture.arrays(), "quantiles": summary(mixture.log_prob(z))})
 
 
-def read_mixture(arrays: Mapping[str, Tensor], device: torch.device) -> tuple[gaussian_mixture.Mixture, Tensor]:
+def read_mixture(arrays: Mapping[str, Tensor], device: torch.device) -> tuple[gaussian_mixture.GaussianMixture, Tensor]:
     """Return the mixture of a message and its quantiles (quantiles,)."""
     exact = {**arrays, "log_weights": renormalized(arrays["log_weights"])}
-    return gaussian_mixture.Mixture.from_arrays(exact).to(device), arrays["quantiles"].to(device)
+    return gaussian_mixture.GaussianMixture.from_arrays(exact).to(device), arrays["quantiles"].to(device)
 
 
 def check_mixture(arrays: Mapping[str, Tensor], source: Mapping[str, Tensor], limit: float, floor: float) -> None:

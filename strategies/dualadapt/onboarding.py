@@ -42,7 +42,9 @@ class Choice:
         }
 
 
-def rank(mixture: gaussian_mixture.Mixture, known: Mapping[int, gaussian_mixture.Mixture]) -> dict[int, float]:
+def rank(
+    mixture: gaussian_mixture.GaussianMixture, known: Mapping[int, gaussian_mixture.GaussianMixture]
+) -> dict[int, float]:
     """Return the distance of a mixture to each known one by partition, nearest first; ties by partition."""
     distances = {partition: gaussian_mixture.distance(mixture, other) for partition, other in sorted(known.items())}
     return dict(sorted(distances.items(), key=lambda item: item[1]))

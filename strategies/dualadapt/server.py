@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -10,20 +10,19 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
-from torch.func import functional_call, stack_module_state, vmap
 
 from fedlab.comm.grid import PartitionGrid
-from fedlab.config.schema import Core, Flat, build
+from fedlab.config.schema import Config
 from fedlab.errors import ConfigError
-from fedlab.losses.discrepancy import discrepancy
 from fedlab.models import gaussian_mixture
-from fedlab.models.batchnorm_stats import encode, statistics_held
-from fedlab.models.feature_classifier import check_parts, features_of, head_of, some_rows
+from fedlab.models.batchnorm_stats import encode
+from fedlab.models.feature_classifier import check_parts, features_of, head_of, subsample_rows
 from fedlab.seeds import seeded
 from fedlab.strategies import validation
 from fedlab.strategies.base import BaseStrategy, Records, broadcast
 from fedlab.strategies.dualadapt import onboarding
-from fedlab.strategies.dualadapt.mixtures import check_mixture, pad_quantiles, read_mixture, upload
+from fedlab.strategies.dualadapt.mixtures import check_mixture, read_mixture, upload
+from fedlab.strategies.dualadapt.server_loss import server_loss
 from fedlab.strategies.dualadapt.shared import (
     BATCH,
     CONTROL,
@@ -33,9 +32,9 @@ from fedlab.strategies.dualadapt.shared import (
     ONLY_MIXTURE,
     SOURCE_ROWS,
     START,
-    Knobs,
+    Options,
 )
-from fedlab.strategies.protocol import arrays_of, client_metrics, drop_none, is_final, load, partition_by_node
+from fedlab.strategies.protocol import arrays_of, client_metrics, drop_none, is_final, partition_by_node
 from fedlab.strategies.source_only import SourceTrainer
 from fedlab.training import Progress
 from fedlab.workload import SupportsEpisodes, Workload
@@ -50,24 +49,27 @@ class DualAdapt(BaseStrategy):
         When the workload or its model cannot be adapted so, or the source has too few examples for the mixture.
     """
 
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
-        self.knobs, self.rounds = build(Knobs, "dualadapt", flat), build(Core, "", flat).rounds
-        self.trainer = SourceTrainer(workload, flat, progress)
-        check_parts(self.trainer.model, "dualadapt", build(Core, "", flat).workload)
+    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
+        self.options: Options = config.strategy
+        self.rounds = config.run.rounds
+        self.trainer = SourceTrainer(workload, config, progress)
+        check_parts(self.trainer.model, "dualadapt", config.run.workload)
         if isinstance(workload, SupportsEpisodes):
             raise ConfigError(
-                f"dualadapt fits heads for the server's classes, and workload {build(Core, '', flat).workload!r} tests "
+                f"dualadapt fits heads for the server's classes, and workload {config.run.workload!r} tests "
                 "classes that the server has never seen; use startup, self_training or source_only"
             )
-        if self.knobs.components > len(self.trainer.source):
+        if self.options.components > len(self.trainer.source):
             raise ConfigError(
-                f"knob 'dualadapt.components': a mixture of {self.knobs.components} components cannot be "
+                f"option 'dualadapt.components': a mixture of {self.options.components} components cannot be "
                 f"fitted to {len(self.trainer.source)} source examples; ask for fewer"
             )
-        self.baseline = SourceTrainer(workload, flat, progress) if self.knobs.control else None  # source only
+        self.baseline = (
+            SourceTrainer(workload, config, progress) if self.options.source_only_twin else None
+        )  # source only
         self.workload, self.device, self.seed = workload, self.trainer.device, self.trainer.seed
         self.progress = progress
-        self.flat, self.norm_limit = flat, build(Core, "", flat).norm_limit
+        self.max_norm_ratio = config.comm.max_update_norm_ratio
         self.heads: dict[int, dict[str, Tensor]] = {}  # F_l by partition; a late joiner's is its initial head
         self.mixtures: dict[int, dict[str, Tensor]] = {}  # W_T and its quantiles by partition
         self.source: dict[str, Tensor] = {}  # W_S of this round and its quantiles
@@ -97,7 +99,7 @@ class DualAdapt(BaseStrategy):
         self.partition_of, self._events, self._metrics = partition_by_node(grid), [], {}
         self.names = grid.names if isinstance(grid, PartitionGrid) else {}
         present = set(self.partition_of.values())
-        joined = present - self.heads.keys() if self.heads and self.knobs.onboarding else set()
+        joined = present - self.heads.keys() if self.heads and self.options.onboarding else set()
         late = present & self.onboarding.keys()
         self.onboarding_round = bool(joined)
         if not self.onboarding_round:
@@ -122,74 +124,39 @@ class DualAdapt(BaseStrategy):
 
     def _steps(self, server_round: int, against: set[int]) -> None:
         """Take lines 10 to 13 against the heads of some partitions, and the same steps of the source-only baseline."""
-        steps = self.trainer.knobs.steps
-        extra_loss = self.server_loss(server_round, against) if against and self.knobs.server_discrepancy else None
+        steps = self.trainer.options.steps
+        extra_loss = None
+        if against and self.options.server_discrepancy:
+            heads = {partition: self.heads[partition] for partition in sorted(against)}
+            extra_loss = server_loss(self.trainer, heads, self.mixtures, self.options, server_round)
         self._metrics = drop_none(loss=self.trainer.train(server_round, steps, "server", extra_loss))
         if self.baseline:
             self._metrics |= drop_none(control_loss=self.baseline.train(server_round, steps, "control"))
 
     def source_mixture(self) -> dict[str, Tensor]:
         """Return W_S (line 3), fitted to a random view of source examples, and quantiles of its log-likelihood."""
-        examples = self.trainer.source.spread(SOURCE_ROWS)
-        z = some_rows(encode(features_of(self.trainer.average), examples, self.device, BATCH), SOURCE_ROWS)
+        examples = self.trainer.source.subsample(SOURCE_ROWS)
+        z = subsample_rows(encode(features_of(self.trainer.average), examples, self.device, BATCH), SOURCE_ROWS)
         mixture = gaussian_mixture.fit(
-            z, self.knobs.components, steps=self.knobs.em_steps, tolerance=0.0, variance_floor=self.knobs.variance_floor
+            z,
+            self.options.components,
+            steps=self.options.em_steps,
+            tolerance=0.0,
+            variance_floor=self.options.variance_floor,
         )
         return dict(arrays_of(RecordDict({MIXTURE: upload(mixture, z)}), MIXTURE))
 
-    def server_loss(self, server_round: int, against: Iterable[int]) -> Callable[[int], Tensor]:
-        """Return the weighted discrepancy on pseudo-targets (lines 11, 12) as a function of the step; only G learns.
-
-        Parameters
-        ----------
-        against
-            Partitions of the clients whose heads take part.
-        """
-        model, head = self.trainer.model, head_of(self.trainer.model)
-        partitions = sorted(against)
-        stacked = [
-            load(deepcopy(head), self.heads[partition], self.device).requires_grad_(False).eval()
-            for partition in partitions
-        ]
-        weights, buffers = stack_module_state(stacked)
-        received = [read_mixture(self.mixtures[partition], self.device) for partition in partitions]
-        mixtures = gaussian_mixture.stack([mixture for mixture, _ in received])
-        quantiles = pad_quantiles([sorted_likelihoods for _, sorted_likelihoods in received])
-
-        def local_heads(z: Tensor) -> Tensor:  # (batch, width) -> (clients, batch, classes)
-            call = vmap(lambda state, extra: functional_call(stacked[0], (state, extra), (z,)))
-            logits: Tensor = call(weights, buffers)
-            return logits.softmax(2)
-
-        def loss(step: int) -> Tensor:
-            with seeded(self.seed, "pseudo-targets", server_round, step):
-                x = self.pseudo_targets()
-            with statistics_held(model):
-                z = features_of(model)(x)
-                frozen = {name: weight.detach() for name, weight in head.named_parameters()}
-                p = functional_call(head, frozen, (z,)).softmax(1)
-            q = local_heads(z)
-            d = discrepancy(p.expand_as(q).flatten(0, 1), q.flatten(0, 1)).view(len(partitions), -1)  # (clients, batch)
-            if self.knobs.server_weights:
-                typical = gaussian_mixture.typicality(mixtures.log_prob(z.detach()), quantiles)
-                d = gaussian_mixture.relative(typical).to(d) * d
-            return self.knobs.server_discrepancy * d.mean()
-
-        return loss
-
-    def pseudo_targets(self) -> Tensor:
-        """Return images (batch, ...) mixed from two source images each (line 11); without mixup, source images."""
-        x, other = self.trainer.random_batch()["x"], self.trainer.random_batch()["x"]
-        if self.knobs.mixup == "average":
-            return (x + other) / 2
-        return (x - other).abs() - 1 if self.knobs.mixup == "difference" else x  # |u - v| of [0, 1], back in [-1, 1]
-
     def check(self, reply: Message) -> None:
-        """Refuse a reply without a head like F_g and a mixture like W_S; in an onboarding round, without such a mixture."""
+        """Refuse a reply without a mixture like W_S or, outside onboarding rounds, without a head like F_g."""
         if not self.onboarding_round:
-            validation.validate_arrays(reply.content, HEAD, head_of(self.trainer.average).state_dict(), self.norm_limit)
+            validation.validate_arrays(
+                reply.content, HEAD, head_of(self.trainer.average).state_dict(), self.max_norm_ratio
+            )
         check_mixture(
-            validation.read_arrays(reply.content, MIXTURE), self.source, self.norm_limit, self.knobs.variance_floor
+            validation.read_arrays(reply.content, MIXTURE),
+            self.source,
+            self.max_norm_ratio,
+            self.options.variance_floor,
         )
 
     def aggregate_train(
@@ -224,22 +191,22 @@ class DualAdapt(BaseStrategy):
             if other in self.heads and other not in self.onboarding
         }
         distances = onboarding.rank(read_mixture(mixture, cpu)[0], known_mixtures)
-        choice = onboarding.choose(self.knobs.start, partition, distances, self.seed)
+        choice = onboarding.choose(self.options.late_joiner_init, partition, distances, self.seed)
         if choice.taken is not None:
             head = self.heads[choice.taken]
-        elif self.knobs.start == "fresh":
+        elif self.options.late_joiner_init == "fresh":
             with seeded(self.seed, "fresh start", partition):
                 head = head_of(self.workload.model()).state_dict()
         else:
             head = head_of(self.trainer.average).state_dict()
         self.heads[partition] = {name: tensor.detach().clone() for name, tensor in head.items()}
-        self.mixtures[partition], self.onboarding[partition] = mixture, self.knobs.onboarding
+        self.mixtures[partition], self.onboarding[partition] = mixture, self.options.onboarding
         self._events.append(choice.event(self.names))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return for each client the averaged model and its head; with ``control`` also the models to compare with."""
+        """Return for each client the averaged model, its own head, and the models to compare with."""
         extra = {}
         if self.baseline:
             extra[CONTROL] = ArrayRecord(self.baseline.average.state_dict())

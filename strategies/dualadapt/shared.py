@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from fedlab.config.schema import Weight
+from fedlab.config.sections import NonNegativeFloat
 
 HEAD, MIXTURE, LAST, CONTROL, START = "head", "mixture", "last", "control", "start"
 ONLY_MIXTURE = "only-mixture"  # in the config of a late joiner's first message
@@ -18,11 +18,15 @@ WEIGHTS_TOLERANCE = 0.05  # half precision may move the sum of a mixture's weigh
 
 
 @dataclass(frozen=True)
-class Knobs:
+class Options:
     """DualAdapt's ingredients, each with its own switch."""
 
-    client_discrepancy: Weight = Field(0.1, description="weight of the discrepancy on the client (line 7); 0: off")
-    server_discrepancy: Weight = Field(0.2, description="weight of the discrepancy on the server (line 12); 0: off")
+    client_discrepancy: NonNegativeFloat = Field(
+        0.1, description="weight of the discrepancy on the client (line 7); 0: off"
+    )
+    server_discrepancy: NonNegativeFloat = Field(
+        0.2, description="weight of the discrepancy on the server (line 12); 0: off"
+    )
     client_weights: bool = Field(True, description="weight target examples by their typicality for the source mixture")
     server_weights: bool = Field(True, description="weight pseudo-targets by their typicality for a client's mixture")
     mixup: Literal["average", "difference", "off"] = Field(
@@ -34,21 +38,21 @@ class Knobs:
     pseudo_labels: Literal["global", "propagated"] = Field(
         "propagated", description="targets of the local head: the global head's, or those smoothed over neighbors"
     )
-    neighbours: int = Field(10, ge=1, description="neighbors of an example in the graph of propagated labels")
-    client_rows: int = Field(
+    num_neighbors: int = Field(10, ge=1, description="neighbors of an example in the graph of propagated labels")
+    max_features: int = Field(
         12000, ge=2, description="features of a client that its head is fitted to in a round, at most; drawn at random"
     )
-    balance: float = Field(1.0, ge=0, le=1, description="how far pseudo-label classes are balanced; 0: not")
-    own_statistics: float = Field(
+    class_balance: float = Field(1.0, ge=0, le=1, description="how far pseudo-label classes are balanced; 0: not")
+    bn_adaptation: float = Field(
         0.75, ge=0, le=1, description="weight of a client's own batch-norm statistics in those it uses; 0: the source's"
     )
-    statistics_images: int = Field(1000, ge=2, description="images of a client that these statistics are taken from")
+    bn_images: int = Field(1000, ge=2, description="images of a client that these statistics are taken from")
     onboarding: int = Field(2, ge=0, description="rounds in which only late joiners and the server adapt; 0: none")
-    start: Literal["nearest", "global", "random", "fresh"] = Field(
+    late_joiner_init: Literal["nearest", "global", "random", "fresh"] = Field(
         "nearest",
-        description="initial head of a late joiner: that of the client whose mixture is nearest to its own, the global head, "
-        "that of a client drawn at random, or fresh weights",
+        description="initial head of a late joiner: that of the client whose mixture is nearest to its own, the global "
+        "head, that of a client drawn at random, or fresh weights",
     )
-    control: bool = Field(
+    source_only_twin: bool = Field(
         True, description="train and test a source-only baseline as well, and after the last round test the last G"
     )

@@ -3,18 +3,21 @@
 ```
 1  server: train the teacher on the labeled base; student <- its backbone, a fresh head, a projector
 2  repeat
-3    server, R_s times:  student <- SGD on  base * CE(base batch)
+3    server, R_s times:  student <- SGD on  b * CE(base batch)
 4    broadcast student and teacher
 5    client i:  q <- softmax(teacher(x)) for its images x, once
 6      R_c times:  two views x', x'' of a batch
-7        student <- SGD on  distil * mean of KL(q, p(x')) and KL(q, p(x''))  +  contrastive * NT-Xent(x', x'')
+7        student <- SGD on  d * mean of KL(q, p(x')) and KL(q, p(x''))  +  c * NT-Xent(x', x'')
 8      upload the student
 9    server: student <- mean of the students, weighted by images; or another rule (``startup.aggregation``)
 ```
-With ``startup.setting=centralised`` the server takes lines 3 and 7 as one step on all clients' images: the paper's
+b, d and c are ``base_weight``, ``distillation_weight`` and ``contrastive_weight``.
+
+With ``startup.setting=centralized`` the server takes lines 3 and 7 as one step on all clients' images: the paper's
 method, for simulation only. The ingredients are options, so baselines are the same file: no line 7 is transfer,
-``soft=none`` is transfer + SimCLR, with ``base=0`` as well SimCLR on the target. ``moving`` > 0 makes the teacher a
-moving average of the student, and with ``sharpness=10`` and ``start=whole`` that is Dynamic Distillation.
+``distillation_loss=none`` is transfer + SimCLR, with ``base_weight=0`` as well SimCLR on the target. ``teacher_ema`` >
+0 makes the teacher a moving average of the student, and with ``inverse_temperature=10`` and ``start=whole`` that is
+Dynamic Distillation.
 
 **Source**: Phoo and Hariharan, Self-training for Few-shot Transfer Across Extreme Task Differences, ICLR 2021, section
 4 and published code; Islam et al., Dynamic Distillation Network for Cross-Domain Few-Shot Recognition with Unlabeled
@@ -39,13 +42,12 @@ from __future__ import annotations
 from fedlab.strategies.protocol import ClientFunctions, StrategySpec, evaluate
 from fedlab.strategies.startup.client import train
 from fedlab.strategies.startup.server import Startup
-from fedlab.strategies.startup.shared import Knobs, Student
+from fedlab.strategies.startup.shared import Options, Student
 
-__all__ = ["SPEC", "Knobs", "Startup", "Student", "train"]
+__all__ = ["SPEC", "Options", "Startup", "Student", "train"]
 
 SPEC: StrategySpec = StrategySpec(
-    "a teacher of the base classes gives soft labels to the clients' images (Phoo 2021)",
-    Knobs,
+    Options,
     Startup,
     ClientFunctions(train, evaluate),
 )

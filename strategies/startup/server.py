@@ -10,8 +10,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from torch import Tensor, nn
 
-from fedlab.config.schema import ClientTraining, Core, Flat, build
-from fedlab.data.dataset import Examples
+from fedlab.config.schema import Config
+from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError
 from fedlab.models.feature_classifier import features_of, head_of, missing_parts
 from fedlab.seeds import seeded
@@ -21,7 +21,6 @@ from fedlab.strategies.protocol import client_metrics, drop_none, is_final
 from fedlab.strategies.source_only import SourceTrainer
 from fedlab.strategies.startup.shared import (
     TEACHER,
-    Knobs,
     Student,
     StudentWorkload,
     SupportsViews,
@@ -43,16 +42,14 @@ class Startup(BaseStrategy):
         When the workload or its model cannot be taught this way.
     """
 
-    def __init__(self, workload: Workload, flat: Flat, progress: Progress) -> None:
+    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
         self.workload, self.progress = workload, progress
-        self.core, self.knobs = build(Core, "", flat), build(Knobs, "startup", flat)
-        self.local = build(ClientTraining, "client", flat)
-        self.trainer = SourceTrainer(workload, flat, progress)
+        self.core, self.options = config.run, config.strategy
+        self.local, self.num_clients = config.client, len(config.clients)
+        self.trainer = SourceTrainer(workload, config, progress)
         check_serves(workload, self.trainer.model, self.core.workload)
-        self.student_workload = StudentWorkload(workload, self.knobs.contrastive > 0)
-        self.updates = ModelUpdates(
-            self.student_workload, flat, self.knobs.aggregation, labeled=False, required=[], optional=["loss"]
-        )
+        self.student_workload = StudentWorkload(workload, self.options.contrastive_weight > 0)
+        self.updates = ModelUpdates(self.student_workload, config, labeled=False, required=[], optional=["loss"])
         self.teacher = self.trainer.average
         self.student = self.initial_student()
         self._metrics: dict[str, float] = {}
@@ -61,9 +58,9 @@ class Startup(BaseStrategy):
         """Return the student before the first round, from the teacher (line 1)."""
         with seeded(self.core.seed, "student"):
             student = self.student_workload.model()
-        if self.knobs.start != "fresh":
+        if self.options.start != "fresh":
             features_of(student.model).load_state_dict(features_of(self.teacher).state_dict())
-        if self.knobs.start == "whole":
+        if self.options.start == "whole":
             head_of(student.model).load_state_dict(head_of(self.teacher).state_dict())
         return student.to(self.trainer.device)
 
@@ -78,39 +75,39 @@ class Startup(BaseStrategy):
     ) -> Iterable[Message]:
         """Take line 3 and return line 4's messages; none if clients have nothing to do."""
         self._metrics = {}
-        federated = self.knobs.setting == "federated"
+        federated = self.options.setting == "federated"
         if not federated or not self.local.steps:
             self._steps(server_round, None if federated else self._pooled_loss())
             return []
         self._steps(server_round, None)
         student = ArrayRecord(self.student.state_dict())
         self.updates.send(student, config)
-        extra = {TEACHER: ArrayRecord(self.teacher.state_dict())} if self.knobs.soft != "none" else {}
+        extra = {TEACHER: ArrayRecord(self.teacher.state_dict())} if self.options.distillation_loss != "none" else {}
         return broadcast(grid, MessageType.TRAIN, server_round, student, config, extra=extra)
 
     def _steps(self, server_round: int, extra_loss: TargetLoss | None) -> None:
         """Take line 3; with ``extra_loss`` line 7 in the same steps."""
-        knobs, rounds = self.knobs, self.core.rounds
-        steps = iter(range(self.trainer.knobs.steps))
+        options, rounds = self.options, self.core.rounds
+        steps = iter(range(self.trainer.options.steps))
 
         def loss() -> Tensor:
             step = next(steps)
             value = torch.zeros((), device=self.trainer.device)
-            if knobs.base:
+            if options.base_weight:
                 batch = self.trainer.batch_at(server_round, step)
-                value = value + knobs.base * self.workload.loss(self.student.model, batch)
+                value = value + options.base_weight * self.workload.loss(self.student.model, batch)
             if extra_loss:
                 with seeded(self.core.seed, "target", server_round, step):
-                    value = value + extra_loss(ramp_up(server_round, rounds) if knobs.ramp else 1.0)
+                    value = value + extra_loss(ramp_up(server_round, rounds) if options.distillation_warmup else 1.0)
             return value
 
-        if not knobs.base and extra_loss is None:
+        if not options.base_weight and extra_loss is None:
             return
         self.student.train()
         mean = train_steps(
             loss,
-            sgd(self.student, schedule(self.trainer.knobs.learning_rate, server_round, rounds)),
-            self.trainer.knobs.steps,
+            sgd(self.student, schedule(self.trainer.options.learning_rate, server_round, rounds)),
+            self.trainer.options.steps,
             name="server",
             progress=self.progress,
             after_step=extra_loss.after_step if extra_loss else None,
@@ -119,9 +116,10 @@ class Startup(BaseStrategy):
 
     def _pooled_loss(self) -> TargetLoss | None:
         """Return line 7's loss on all clients' images, for the centralized setting; None if it has no term."""
-        clients = range(self.core.clients or len(self.workload.clients))
-        data = Examples({"x": torch.cat([self.workload.data(partition, "train")[:]["x"] for partition in clients])})
-        loss = TargetLoss(self.workload, self.knobs, self.student, self.teacher, data, self.local.batch)
+        data = ArrayDataset(
+            {"x": torch.cat([self.workload.data(partition, "train")[:]["x"] for partition in range(self.num_clients)])}
+        )
+        loss = TargetLoss(self.workload, self.options, self.student, self.teacher, data, self.local.batch_size)
         return None if loss.empty else loss
 
     def check(self, reply: Message) -> None:
@@ -135,8 +133,8 @@ class Startup(BaseStrategy):
         received = list(replies)
         if received:
             self.student.load_state_dict(self.updates.aggregate(received, server_round))
-            if self.knobs.moving:
-                ema_update(self.teacher, self.student.model, self.knobs.moving**self.local.steps)
+            if self.options.teacher_ema:
+                ema_update(self.teacher, self.student.model, self.options.teacher_ema**self.local.steps)
             self._metrics |= self.updates.rule.metrics()
         losses = [metrics["loss"] for metrics in map(client_metrics, received) if "loss" in metrics]
         if losses:
@@ -147,7 +145,7 @@ class Startup(BaseStrategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Return messages in round 0, in the last and every ``evaluate_every`` rounds: episodes take long."""
-        every = self.knobs.evaluate_every
+        every = self.options.evaluate_every
         final = is_final(server_round, self.core.rounds, config)
         if server_round == 0 or final or (every and server_round % every == 0):
             return super().configure_evaluate(server_round, arrays, config, grid)

@@ -11,10 +11,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from fedlab.config.schema import Rate, Weight
-from fedlab.data.dataset import Batch, Examples
+from fedlab.config.sections import NonNegativeFloat, PositiveFloat
+from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.losses.ntxent import nt_xent
-from fedlab.losses.soft_labels import DIVERGENCES, shuffled, soften
+from fedlab.losses.soft_labels import DIVERGENCES, shuffle_targets, soft_targets
 from fedlab.models.feature_classifier import features_of, head_of
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.wrapped_workload import WrappedWorkload
@@ -28,26 +28,30 @@ BATCH = 500  # images per forward pass without gradients
 
 
 @dataclass(frozen=True)
-class Knobs:
+class Options:
     """The ingredients of the student's loss, and how they are federated."""
 
-    setting: Literal["federated", "centralised"] = Field(
-        "federated", description="where the student learns; centralised: on the server, which reads all images"
+    setting: Literal["federated", "centralized"] = Field(
+        "federated", description="where the student learns; centralized: on the server, which reads all images"
     )
     start: Literal["backbone", "whole", "fresh"] = Field(
         "backbone", description="what the student takes from the teacher: features, head too, or nothing"
     )
-    base: Weight = Field(1.0, description="weight of the cross-entropy on the base")
-    soft: Literal["kl", "hard", "reverse_kl", "reverse_cross_entropy", "entropy", "none"] = Field(
+    base_weight: NonNegativeFloat = Field(1.0, description="weight of the cross-entropy on the base")
+    distillation_loss: Literal["kl", "hard", "reverse_kl", "reverse_cross_entropy", "entropy", "none"] = Field(
         "kl", description="loss against the teacher's soft labels; the last four are for ablations"
     )
     shuffle: bool = Field(False, description="give each image the soft label of another one: an ablation")
-    distil: Weight = Field(1.0, description="weight of the loss against soft labels")
-    contrastive: Weight = Field(1.0, description="weight of NT-Xent")
-    temperature: Rate = Field(1.0, description="temperature of NT-Xent")
-    moving: float = Field(0.0, ge=0, lt=1, description="decay a step of a teacher that follows the student; 0: fixed")
-    sharpness: Rate = Field(1.0, description="inverse temperature of the soft labels")
-    ramp: bool = Field(False, description="raise the weight of soft labels from 0 over the first rounds by a cosine")
+    distillation_weight: NonNegativeFloat = Field(1.0, description="weight of the loss against soft labels")
+    contrastive_weight: NonNegativeFloat = Field(1.0, description="weight of NT-Xent")
+    temperature: PositiveFloat = Field(1.0, description="temperature of NT-Xent")
+    teacher_ema: float = Field(
+        0.0, ge=0, lt=1, description="decay a step of a teacher that follows the student; 0: fixed"
+    )
+    inverse_temperature: PositiveFloat = Field(1.0, description="inverse temperature of the soft labels")
+    distillation_warmup: bool = Field(
+        False, description="raise the weight of soft labels from 0 over the first rounds by a cosine"
+    )
     evaluate_every: int = Field(0, ge=0, description="rounds between tests; 0: before the first and after the last")
     aggregation: Aggregation = "fedavg"
 
@@ -95,7 +99,7 @@ class StudentWorkload(WrappedWorkload):
         assert isinstance(model, Student)
         return self.inner.loss(model.model, batch)
 
-    def evaluate(self, model: nn.Module, data: Examples) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Return the workload's metrics of the student's model."""
         assert isinstance(model, Student)
         return self.inner.evaluate(model.model, data)
@@ -113,19 +117,25 @@ class TargetLoss:
     """
 
     def __init__(
-        self, workload: Workload, knobs: Knobs, student: Student, teacher: nn.Module | None, data: Examples, batch: int
+        self,
+        workload: Workload,
+        options: Options,
+        student: Student,
+        teacher: nn.Module | None,
+        data: ArrayDataset,
+        batch: int,
     ) -> None:
         assert isinstance(workload, SupportsViews)
-        self.view, self.knobs, self.student, self.data, self.batch = workload.view, knobs, student, data, batch
+        self.view, self.options, self.student, self.data, self.batch = workload.view, options, student, data, batch
         self.device = next(student.parameters()).device
-        self.teacher = teacher.requires_grad_(False).eval() if teacher and knobs.soft != "none" else None
-        fixed = self.teacher is not None and not knobs.moving
+        self.teacher = teacher.requires_grad_(False).eval() if teacher and options.distillation_loss != "none" else None
+        fixed = self.teacher is not None and not options.teacher_ema
         self.soft = torch.cat([self._label(x["x"]) for x in data.batches(BATCH)]) if fixed else None
 
     @torch.no_grad()
     def _label(self, x: Tensor) -> Tensor:
         assert self.teacher is not None
-        return soften(self.teacher(x.to(self.device)), self.knobs.sharpness)
+        return soft_targets(self.teacher(x.to(self.device)), self.options.inverse_temperature)
 
     def __call__(self, weight: float = 1.0) -> Tensor:
         """Return the loss of a random batch, a scalar; ``weight`` multiplies the term of the soft labels."""
@@ -135,23 +145,25 @@ class TargetLoss:
         loss: Tensor = z.new_zeros(())
         if self.teacher is not None:
             soft = self.soft[rows.to(self.device)] if self.soft is not None else self._label(self.view(x, weak=True))
-            soft = shuffled(soft) if self.knobs.shuffle else soft
+            soft = shuffle_targets(soft) if self.options.shuffle else soft
             logits = head_of(self.student.model)(z)  # (2 batch, classes)
-            loss = loss + weight * self.knobs.distil * DIVERGENCES[self.knobs.soft](logits, soft.repeat(2, 1))
-        if self.knobs.contrastive:
+            loss = loss + weight * self.options.distillation_weight * DIVERGENCES[self.options.distillation_loss](
+                logits, soft.repeat(2, 1)
+            )
+        if self.options.contrastive_weight:
             first, second = self.student.projector(z).chunk(2)
-            loss = loss + self.knobs.contrastive * nt_xent(first, second, self.knobs.temperature)
+            loss = loss + self.options.contrastive_weight * nt_xent(first, second, self.options.temperature)
         return loss
 
     def after_step(self) -> None:
         """Move the teacher towards the student, if it moves."""
-        if self.teacher is not None and self.knobs.moving:
-            ema_update(self.teacher, self.student.model, self.knobs.moving)
+        if self.teacher is not None and self.options.teacher_ema:
+            ema_update(self.teacher, self.student.model, self.options.teacher_ema)
 
     @property
     def empty(self) -> bool:
         """True if the loss has no term."""
-        return self.teacher is None and not self.knobs.contrastive
+        return self.teacher is None and not self.options.contrastive_weight
 
 
 def schedule(rate: float, server_round: int, rounds: int) -> float:

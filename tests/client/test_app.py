@@ -8,26 +8,27 @@ import re
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
 import toy
-from fedlab import strategies, workloads
+from fedlab import registry, workloads
 from fedlab.client.app import app
 from fedlab.config.schema import resolve
+from fedlab.engines.flower_internals import task_identity
 from fedlab.launch import sections
+from tables import put
 
 
 @pytest.fixture
 def context(monkeypatch):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
     flat = resolve(
-        {**toy.SMALL, "strategy": "fedavg", "blobs.labelled": True, "dualadapt.components": 2},
+        {**toy.SMALL, "strategy": "fedavg", "blobs.client_labels": True, "dualadapt.components": 2},
         {},
         sections(),
         {"workload": "blobs", "strategy": "fedavg"},
     )
-    return Context(1, 7, {"partition-id": 1, "num-partitions": 2}, RecordDict(), flat)
+    with task_identity(1, 1):
+        yield Context(1, 7, {"partition-id": 1, "num-partitions": 2}, RecordDict(), flat)
 
 
 def message(kind, **changes):
@@ -111,4 +112,4 @@ def test_a_clear_error_stays_a_sentence(context):
 def hint():
     from fedlab.errors import suggest
 
-    return suggest("fedavgg", strategies.STRATEGIES)
+    return suggest("fedavgg", registry.STRATEGIES)

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from fedlab import doctor
+from fedlab import doctor, shared_libraries
 from fedlab.cli.app import app
 from fedlab.data.digits import datasets
 from fedlab.doctor import CHECKS, Finding, examine
@@ -113,6 +113,33 @@ def test_a_package_that_is_missing_even_if_any_version_would_do(versions, monkey
     assert [finding.what for finding in found(doctor._packages)] == ["nowhere is not installed; wanted "]
 
 
+def test_a_missing_system_library_is_named_by_its_debian_package(monkeypatch):
+    def load(name):
+        if name in ("libXrender.so.1", "libXext.so.6", "libexpat.so.1"):
+            raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(shared_libraries.missing_libraries, "__defaults__", (load,))
+    bad = {finding.what: finding.remedy for finding in found(doctor._system_libraries)}
+    assert bad == {
+        "the system lacks libXext.so.6, which is needed by rdkit": "run `apt-get install libxext6`",
+        "the system lacks libXrender.so.1, which is needed by rdkit": "run `apt-get install libxrender1`",
+        "the system lacks libexpat.so.1, which is needed by rdkit": "run `apt-get install libexpat1`",
+    }
+
+
+def test_a_missing_library_of_an_unknown_package_has_a_remedy_too(monkeypatch):
+    monkeypatch.setattr(shared_libraries, "missing_libraries", lambda names: {"libodd.so.3": ["pillow", "rdkit"]})
+    bad = the_bad(doctor._system_libraries)
+    assert bad.what == "the system lacks libodd.so.3, which is needed by pillow, rdkit"
+    assert "apt-file search libodd.so.3" in bad.remedy
+
+
+def test_doctor_never_imports_rdkit():
+    """Its import fails where the libraries are missing that doctor is to name."""
+    code = "import sys, fedlab.doctor; fedlab.doctor.examine(); sys.exit('rdkit' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_a_newer_flower(versions):
     versions["flwr"] = "1.40.0"
     assert "do not speak gRPC" in the_bad(doctor._flower).what
@@ -148,7 +175,7 @@ def test_the_gpu_is_named(monkeypatch):
     assert Finding("ok", "GPU: H000, H100") in found(doctor._torch)
 
 
-@pytest.mark.parametrize("name", ["usps_test.npz", datasets.BOUNDS])
+@pytest.mark.parametrize("name", ["usps_test.npz", datasets.BOUND_LABELS])
 def test_one_wrong_byte_in_the_packages_data(embedded, name):
     content = bytearray((embedded / name).read_bytes())
     content[len(content) // 2] ^= 0xFF
@@ -157,7 +184,7 @@ def test_one_wrong_byte_in_the_packages_data(embedded, name):
     assert name in bad.what and "reinstall" in bad.remedy
 
 
-@pytest.mark.parametrize("name", ["mnist_train.npz", datasets.BOUNDS])
+@pytest.mark.parametrize("name", ["mnist_train.npz", datasets.BOUND_LABELS])
 def test_data_of_the_package_cut_short_or_missing(embedded, name):
     path = embedded / name
     path.write_bytes(path.read_bytes()[:500])

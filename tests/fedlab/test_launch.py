@@ -17,8 +17,8 @@ import torch
 import fedlab
 import toy
 from commands import SHORT
-from fedlab import launch, strategies, workloads
-from fedlab.config.schema import preset_names, read_preset
+from fedlab import launch, registry
+from fedlab.config.presets import preset_names, read_preset
 from fedlab.errors import ConfigError, DataError, FedlabError, RunError
 from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.directory import RunDirectory
@@ -26,6 +26,7 @@ from fedlab.runs.result import Result
 from fedlab.strategies import dualadapt
 from fedlab.strategies.protocol import ClientFunctions, round_of
 from fedlab.training import resolve_device
+from tables import put
 
 SUPPORT = Path(__file__).parents[1] / "support"
 FULL = os.environ.get("FEDLAB_DATA", "")  # read before the fixture that hides it
@@ -33,7 +34,7 @@ FULL = os.environ.get("FEDLAB_DATA", "")  # read before the fixture that hides i
 
 @pytest.fixture(autouse=True)
 def _toy_workload(monkeypatch):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
 
 
 def run(tmp_path, **changes):
@@ -67,11 +68,11 @@ def test_the_split_is_written_with_the_labels_that_the_simulation_knows(tmp_path
     assert json.loads(blind.read_text()) == {
         "clients": [{"name": name, "examples": 90, "labels": None} for name in ("near", "far")]
     }
-    held = run(tmp_path, strategy="fedavg", **{"blobs.labelled": True}).directory / "split.json"
+    held = run(tmp_path, strategy="fedavg", **{"blobs.client_labels": True}).directory / "split.json"
     counts = [{str(k): int((toy.blobs(90, shift, 7)["y"] == k).sum()) for k in range(3)} for shift in (0.5, 1.0)]
     assert [client["labels"] for client in json.loads(held.read_text())["clients"]] == counts
     monkeypatch.setattr(toy.Blobs, "labels", lambda self, partition: torch.tensor([2, 2, partition]), raising=False)
-    known = run(tmp_path, clients=1, min_clients=1).directory / "split.json"
+    known = run(tmp_path, min_clients=1, **{"data.num_clients": 1}).directory / "split.json"
     assert json.loads(known.read_text())["clients"] == [{"name": "near", "examples": 90, "labels": {"0": 1, "2": 2}}]
 
 
@@ -80,10 +81,10 @@ def test_labels_that_are_no_classes_or_nowhere_are_not_counted(monkeypatch):
         raise DataError("no labels")
 
     monkeypatch.setattr(toy.Blobs, "labels", nowhere, raising=False)
-    assert [client["labels"] for client in launch.split_of(toy.Blobs(), 2)] == [None, None]
+    assert [client["labels"] for client in launch.partition_statistics(toy.Blobs(), 2)] == [None, None]
     for labels in (torch.zeros(90), torch.zeros(90, 4, 4, dtype=torch.long)):
         monkeypatch.setattr(toy.Blobs, "labels", lambda self, partition, y=labels: y, raising=False)
-        assert launch.split_of(toy.Blobs(), 1) == [{"name": "near", "examples": 90, "labels": None}]
+        assert launch.partition_statistics(toy.Blobs(), 1) == [{"name": "near", "examples": 90, "labels": None}]
 
 
 def test_same_seed_same_bits_and_another_seed_others(tmp_path):
@@ -105,15 +106,12 @@ import torch
 torch.set_num_threads(1)
 import toy
 toy.register()
-from fedlab import launch, runs
+from fedlab import launch
 from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.directory import RunDirectory
-from fedlab.training import resolve_device
-from fedlab.strategies import dualadapt
-from fedlab.strategies.protocol import round_of
 import fedlab.server.app, fedlab.client.app, fedlab.runs.tensorboard, fedlab.report
 
-flat = launch.prepare({preset!r}, {{}})
+config = launch.prepare({preset!r}, {{}})
 emit, checkpoint = RunDirectory._append, Checkpoints.save
 
 def child(directory, deadly):
@@ -130,11 +128,11 @@ def child(directory, deadly):
             return write(self, *args, **kwargs)
         return wrapped
     RunDirectory._append, Checkpoints.save = tick(emit), tick(checkpoint)
-    launch.execute(directory)
+    launch.run_engine(directory)
 
 deadly = 1
 while True:
-    directory = RunDirectory.create({runs!r}, flat)
+    directory = RunDirectory.create({runs!r}, config)
     if (pid := os.fork()) == 0:
         try:
             child(directory, deadly)
@@ -150,10 +148,11 @@ while True:
 """
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("strategy", ["dualadapt", "fedprox"])
 def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path, strategy):
     """SIGKILL at every ninth write of the run directory, in every round and phase, half a line on the disk."""
-    labelled = {"blobs.labelled": strategy == "fedprox"}
+    labelled = {"blobs.client_labels": strategy == "fedprox"}
     preset = toy.write_preset(tmp_path, strategy=strategy, rounds=3, **labelled)
     expected = fedlab.run(preset, runs=tmp_path / "whole")
     script = KILL.format(tests=str(SUPPORT), preset=preset, runs=tmp_path / "runs", stride=9)
@@ -179,7 +178,7 @@ def test_an_interrupt_leaves_a_run_that_resumes(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         fedlab.run(preset, runs=tmp_path / "runs")
     monkeypatch.undo()
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
     directory = RunDirectory.open(tmp_path / "runs" / "toy-0")
     assert directory.manifest()["status"] == "interrupted"
     assert fedlab.resume(directory.path).weights_sha256 == expected
@@ -193,6 +192,7 @@ def test_resuming_a_finished_run_only_reads_it(tmp_path):
     assert (result.directory / "manifest.json").read_bytes() == before
 
 
+@pytest.mark.engine
 def test_two_processes_cannot_write_one_run(tmp_path):
     result = run(tmp_path)
     directory = RunDirectory.open(result.directory)
@@ -217,26 +217,26 @@ def test_two_processes_cannot_write_one_run(tmp_path):
         ({"strategy": "dualadpt"}, "unknown strategy 'dualadpt'; did you mean 'dualadapt'"),
         ({"workload": "digit"}, "unknown workload 'digit'; did you mean 'digits'"),
         ({"engine": "rai"}, "unknown engine 'rai'; did you mean 'ray'"),
-        ({"roundz": 3}, "unknown knob 'roundz'; did you mean 'rounds'"),
-        ({"rounds": "many"}, "knob 'rounds'.*got 'many'.*integer"),
-        ({"rounds": 0}, "knob 'rounds'.*got 0.*greater than or equal to 1"),
-        ({"server.learning_rate": -1.0}, "knob 'server.learning_rate'.*got -1.0.*greater than 0"),
-        ({"dualadapt.mixup": "sum"}, "knob 'dualadapt.mixup'.*got 'sum'.*'average'"),
-        ({"fedprox.mu": 1.0}, "knob 'fedprox.mu' has no effect in this run, which uses workload 'blobs' and strategy"),
-        ({"device": "gpu"}, "knob 'device'.*got 'gpu'"),
+        ({"roundz": 3}, "unknown option 'roundz'; did you mean 'rounds'"),
+        ({"rounds": "many"}, "option 'rounds'.*got 'many'.*integer"),
+        ({"rounds": 0}, "option 'rounds'.*got 0.*greater than or equal to 1"),
+        ({"server.learning_rate": -1.0}, "option 'server.learning_rate'.*got -1.0.*greater than 0"),
+        ({"dualadapt.mixup": "sum"}, "option 'dualadapt.mixup'.*got 'sum'.*'average'"),
+        ({"fedprox.mu": 1.0}, "option 'fedprox.mu' has no effect in this run, which uses workload 'blobs', strategy 'dualadapt'"),
+        ({"device": "gpu"}, "option 'device'.*got 'gpu'"),
         ({"device": "cuda:99"}, "device 'cuda:99' was asked for, but this machine has"),
-        ({"clients": 3}, r"clients=3, but workload 'blobs' has 2 partitions \(near, far\)"),
+        ({"data.num_clients": 3}, r"clients=3, but workload 'blobs' has 2 partitions \(near, far\)"),
         ({"min_clients": 3}, "min_clients=3 is more than the 2 clients"),
         ({"dualadapt.components": 91}, "mixture of 91 components cannot be fitted to 90 source examples"),
-        ({"dualadapt.variance_floor": "inf"}, "knob 'dualadapt.variance_floor'.*got 'inf'"),
-        ({"name": "../elsewhere"}, "knob 'name'"),
+        ({"dualadapt.variance_floor": "inf"}, "option 'dualadapt.variance_floor'.*got 'inf'"),
+        ({"name": "../elsewhere"}, "option 'name'"),
         ({"blobs.headless": True}, r"dualadapt needs a model with \.features and \.head; Linear"),
         ({"strategy": "fedavg"}, "'fedavg' trains on the clients' own labels"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_written(tmp_path, knobs, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        fedlab.run(toy.write_preset(tmp_path), runs=tmp_path / "runs", knobs=knobs)
+        fedlab.run(toy.write_preset(tmp_path), runs=tmp_path / "runs", overrides=knobs)
     assert not (tmp_path / "runs").exists()
 
 
@@ -270,7 +270,7 @@ def test_a_full_disk_is_a_sentence_and_the_run_resumes(tmp_path, monkeypatch):
     with pytest.raises(RunError, match=r"No space left on device; once that is mended, `fedlab resume"):
         fedlab.run(preset, runs=tmp_path / "runs")
     monkeypatch.undo()
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
     assert fedlab.resume(tmp_path / "runs" / "toy-0").weights_sha256 == expected
 
 
@@ -280,7 +280,7 @@ def test_the_process_stays_as_it_was(tmp_path):
     assert (torch.get_num_threads(), torch.get_deterministic_debug_mode(), logging.getLogger("flwr").level) == before
 
 
-def test_an_unknown_preset_has_a_near_match(tmp_path):
+def test_an_unknown_preset_has_a_suggest(tmp_path):
     with pytest.raises(ConfigError, match="unknown preset 'dualadapt-digit'; did you mean 'dualadapt-digits'"):
         fedlab.run("dualadapt-digit", runs=tmp_path)
     with pytest.raises(ConfigError, match="does not exist"):
@@ -289,7 +289,7 @@ def test_an_unknown_preset_has_a_near_match(tmp_path):
 
 def test_a_missing_data_root_is_refused(tmp_path):
     with pytest.raises(DataError, match="is not a folder"):
-        fedlab.run("dualadapt-digits", runs=tmp_path / "runs", data_root=str(tmp_path / "none"))
+        fedlab.run("dualadapt-digits", runs=tmp_path / "runs", overrides={"data.root": str(tmp_path / "none")})
     assert not (tmp_path / "runs").exists()
 
 
@@ -310,7 +310,7 @@ def test_a_client_that_raises_is_named_with_its_traceback_and_nothing_is_lost(tm
 
 
 def test_a_failing_client_is_tolerated_named_and_counted_when_fewer_are_needed(tmp_path):
-    result = run(tmp_path, min_clients=1, **{"blobs.broken": 1, "strategy": "fedavg", "blobs.labelled": True})
+    result = run(tmp_path, min_clients=1, **{"blobs.broken": 1, "strategy": "fedavg", "blobs.client_labels": True})
     last = result.rounds[-1]
     assert [(failure["client"], failure["partition"]) for failure in last["failures"]] == [("far", 1)]
     assert "disk of this client" in last["failures"][0]["reason"]
@@ -321,12 +321,12 @@ def test_dualadapt_goes_on_when_a_client_fails_before_it_has_a_head(tmp_path, mo
     train = dualadapt.train
 
     def fails_in_round_1(workload, message, context):
-        if context.node_config["partition-id"] == 1 and round_of(message) == 1:
+        if context.partition == 1 and round_of(message) == 1:
             raise OSError("the disk of this client is gone")
         return train(workload, message, context)
 
     half = ClientFunctions(fails_in_round_1, dualadapt.evaluate)
-    monkeypatch.setitem(strategies.STRATEGIES, "dualadapt", replace(dualadapt.SPEC, client=half))
+    put(monkeypatch, "strategy", "dualadapt", replace(dualadapt.SPEC, client=half))
     first, second = run(tmp_path, min_clients=1).rounds[1:3]
     assert [failure["client"] for failure in first["failures"]] == ["far"]
     assert "accuracy_local" not in first["clients"]["far"]
@@ -342,7 +342,7 @@ def test_all_clients_failing_stops_the_run(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_in_its_round(tmp_path):
     with pytest.raises(RunError, match="the loss is nan at step"):
-        run(tmp_path, **{"blobs.poison": True, "server.batch": 90})
+        run(tmp_path, **{"blobs.poison": True, "server.batch_size": 90})
 
 
 def test_a_run_that_failed_goes_on_from_its_checkpoint_once_mended(tmp_path, monkeypatch):
@@ -359,7 +359,7 @@ def test_a_run_that_failed_goes_on_from_its_checkpoint_once_mended(tmp_path, mon
     directory = RunDirectory.open(tmp_path / "runs" / "toy-0")
     assert [record["round"] for record in directory.rounds()] == [0, 1]
     monkeypatch.undo()
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
     assert fedlab.resume(directory.path).weights_sha256 == expected
 
 
@@ -380,33 +380,34 @@ def test_no_run_directory_is_a_sentence(tmp_path):
 # What makes each workload's data small; presets whose sets do not ship run where FEDLAB_DATA has them.
 TINY_DATA = {
     "camvid": {"camvid.targets": "dusk", "camvid.width": 8},
-    "digits": {"digits.limit": 100, "digits.targets": "optdigits"},
-    "fewshot": {"fewshot.limit": 100, "fewshot.shots": "1", "fewshot.queries": 1, "fewshot.episodes": 5},
-    "images": {"images.limit": 100},
+    "digits": {"data.max_examples": 100, "digits.targets": "optdigits"},
+    "fewshot": {"data.max_examples": 100, "fewshot.shots": "1", "fewshot.queries": 1, "fewshot.episodes": 5},
+    "images": {"data.max_examples": 100},
     "generation": {
-        "generation.limit": 100,
-        "generation.tested": 8,
+        "data.max_examples": 100,
+        "generation.eval_images": 8,
         "generation.samples": 8,
         "generation.sampling_steps": 1,
-        "client.batch": 4,
+        "client.batch_size": 4,
     },
     "molecules": {
-        "molecules.limit": 300,
+        "data.max_examples": 300,
         "molecules.samples": 20,
         "molecules.adjacency_layers": 2,
         "molecules.node_layers": 2,
     },
-    "office": {"office.limit": 100, "office.targets": "webcam"},
-    "pacs": {"pacs.limit": 100, "pacs.targets": "sketch"},
+    "office": {"data.max_examples": 100, "office.targets": "webcam"},
+    "pacs": {"data.max_examples": 100, "pacs.targets": "sketch"},
 }
 LIGHT = {
-    "dualadapt-digits-mcd": {"dualadapt.control": False},  # a twin doubles its checkpoints of a gigabyte
+    "dualadapt-digits-mcd": {"dualadapt.source_only_twin": False},  # a twin doubles its checkpoints of a gigabyte
     "ddpm-cifar10": {"generation.network": "tiny"},
     "ddpm-mnist-long": {"generation.network": "tiny"},
-    "ncsn-cifar10": {"generation.width": 8, "generation.levels": 4},
+    "ncsn-cifar10": {"generation.width": 8, "generation.num_timesteps": 4},
 }
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("preset", preset_names())
 def test_every_preset_runs_one_tiny_round(tmp_path, preset, monkeypatch):
     workload = str(read_preset(preset)[1]["workload"])
@@ -417,7 +418,7 @@ def test_every_preset_runs_one_tiny_round(tmp_path, preset, monkeypatch):
         if not FULL:
             pytest.skip(f"set FEDLAB_DATA: {missing}")
         monkeypatch.setenv("FEDLAB_DATA", FULL)
-    result = fedlab.run(preset, runs=tmp_path, knobs=knobs)
+    result = fedlab.run(preset, runs=tmp_path, overrides=knobs)
     last = result.rounds[-1]
     assert last["round"] == 1
     assert all(
@@ -430,9 +431,9 @@ def test_every_preset_runs_one_tiny_round(tmp_path, preset, monkeypatch):
 
 @pytest.mark.engine
 def test_in_process_and_ray_give_the_same_bits(tmp_path):
-    knobs = {**SHORT, "rounds": 2, "digits.targets": "optdigits,usps", "digits.limit": 300, "connect_timeout": 240}
+    knobs = {**SHORT, "rounds": 2, "digits.targets": "optdigits,usps", "data.max_examples": 300, "comm.connect_timeout": 240}
     results = [
-        fedlab.run("dualadapt-digits", runs=tmp_path, knobs={**knobs, "engine": engine})
+        fedlab.run("dualadapt-digits", runs=tmp_path, overrides={**knobs, "engine": engine})
         for engine in ("inprocess", "ray")
     ]
     assert results[0].weights_sha256 == results[1].weights_sha256
@@ -445,22 +446,22 @@ def test_in_process_and_ray_give_the_same_bits(tmp_path):
 def test_a_failure_under_ray_is_the_same_sentence_and_the_run_resumes(tmp_path):
     preset = tmp_path / "broken.toml"
     preset.write_text('strategy = "source_only"\n')
-    knobs = {**SHORT, "digits.targets": "optdigits", "engine": "ray", "connect_timeout": 0.001}
+    knobs = {**SHORT, "digits.targets": "optdigits", "engine": "ray", "comm.connect_timeout": 0.001}
     with pytest.raises(RunError, match="0 of 1 clients connected within 0.001 s"):
-        fedlab.run(str(preset), runs=tmp_path, knobs=knobs)
+        fedlab.run(str(preset), runs=tmp_path, overrides=knobs)
     assert json.loads((tmp_path / "broken-0" / "manifest.json").read_text())["status"] == "failed"
     assert os.path.exists(tmp_path / "broken-0" / "flower" / "flower.log")
 
 
 def test_launch_knows_every_section():
     assert {"", "server", "client", "ray", "digits", "dualadapt", "source_only", "fedavg", "fedprox"} <= set(
-        launch.sections()
+        registry.all_sections()
     )
 
 
 # --- a newcomer in the middle of a run ---
 
-LATE = {"blobs.domains": "near,far,late", "arrivals": "late=3", "rounds": 6}
+LATE = {"blobs.domains": "near,far,late", "join_rounds": "late=3", "rounds": 6}
 
 
 def test_a_newcomer_sends_its_mixture_first_then_adapts_alone_then_all_go_on(tmp_path):
@@ -478,9 +479,10 @@ def test_a_newcomer_sends_its_mixture_first_then_adapts_alone_then_all_go_on(tmp
     assert rounds[3]["server"] == {}  # G stays as it is, so the mixtures can be compared
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("start", ["global", "random", "fresh"])
 def test_a_newcomer_may_start_elsewhere(tmp_path, start):
-    nearest, other = (run(tmp_path, **LATE, **{"dualadapt.start": choice}) for choice in ("nearest", start))
+    nearest, other = (run(tmp_path, **LATE, **{"dualadapt.late_joiner_init": choice}) for choice in ("nearest", start))
     assert (other.rounds[3]["notes"][0]["start"] in ("near", "far")) == (start == "random")
     assert len(other.rounds) == len(nearest.rounds) == 7
 
@@ -491,6 +493,7 @@ def test_without_onboarding_a_newcomer_joins_full_rounds_at_once(tmp_path):
     assert record["notes"] == []
 
 
+@pytest.mark.engine
 def test_a_run_with_a_newcomer_resumes_to_the_same_bits(tmp_path, monkeypatch):
     expected = run(tmp_path, **LATE).weights_sha256
     log_round = RunDirectory.log_round
@@ -520,12 +523,13 @@ def test_a_run_with_a_newcomer_resumes_to_the_same_bits(tmp_path, monkeypatch):
 )
 def test_arrivals_that_make_no_sense_are_refused(tmp_path, arrivals, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        run(tmp_path, **{**LATE, "arrivals": arrivals})
+        run(tmp_path, **{**LATE, "join_rounds": arrivals})
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("wire", ["float16", "int8"])
 def test_a_coarse_wire_format_costs_fewer_bytes_and_little_accuracy(tmp_path, wire):
-    full, coarse = run(tmp_path), run(tmp_path, wire=wire)
+    full, coarse = run(tmp_path), run(tmp_path, **{"comm.compression": wire})
     assert coarse.bytes("train_up") < full.bytes("train_up")
     assert coarse.rounds[-1]["mean"]["accuracy_average"] == pytest.approx(
         full.rounds[-1]["mean"]["accuracy_average"], abs=0.1

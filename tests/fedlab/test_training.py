@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fedlab.errors import ConfigError, RunError
-from fedlab.training import cosine_factor, ema_update, train_steps, resolve_device
+from fedlab.training import cosine_factor, ema_update, resolve_device, train_steps
 
 
 def parabola(start=1.0, rate=0.25):

@@ -6,9 +6,9 @@ import pytest
 
 import fedlab
 import toy
-from fedlab import workloads
 from fedlab.runs.directory import RunDirectory
 from fedlab.server.budget import Budget
+from tables import put
 
 
 def test_bytes_and_seconds_are_those_of_training():
@@ -32,7 +32,7 @@ def test_no_limit_and_a_limit_of_seconds():
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
     preset = toy.write_preset(tmp_path, rounds=6)
     return lambda name, **knobs: fedlab.run(preset, runs=tmp_path, name=name, **knobs)
 
@@ -41,6 +41,7 @@ def round_bytes(result, number):
     return sum(sent["train_down"] + sent["train_up"] for sent in result.rounds[number]["bytes"].values())
 
 
+@pytest.mark.engine
 def test_a_run_ends_with_the_first_round_that_reaches_its_bytes_and_is_tested_as_a_last_one(run, tmp_path, monkeypatch):
     whole = run("whole", rounds=2)
     limit = round_bytes(whole, 1) + 1

@@ -12,13 +12,13 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from fedlab import strategies, workloads
-from fedlab.config.schema import CORE_SECTIONS, knobs, resolve
-from fedlab.data.dataset import Examples
-from fedlab.engines import inprocess
+from fedlab import registry
+from fedlab.data.dataset import ArrayDataset
 from fedlab.runs.directory import RunDirectory
-from toy import LINE, Blobs
+from fedlab.workload import WorkloadSpec
+from tables import lead, put
 from toy import SMALL as TOY
+from toy import SPEC as TOY_SPEC
 
 ROWS = (6, 9, 15)  # training examples of each client
 SLOPES = ((1.0, -1.0), (2.0, 0.5), (-1.0, 1.0))  # each client's own line
@@ -30,12 +30,12 @@ SMALL = {
     "seed": 5,
     "server.pretrain_steps": 0,
     "server.steps": 4,
-    "server.batch": 8,
+    "server.batch_size": 8,
     "server.learning_rate": 0.05,
     "server.pretrain_learning_rate": 0.05,
-    "server.average": 0.6,
+    "server.ema_decay": 0.6,
     "client.steps": 5,
-    "client.batch": 4,
+    "client.batch_size": 4,
     "client.learning_rate": 0.05,
 }
 
@@ -62,7 +62,7 @@ class Lines:
         columns = {"x": x, "y": x @ slope[:, None] + 0.5}
         if split == "train" and not (self.teacher if partition is None else self.labelled):
             del columns["y"]
-        return Examples(columns)
+        return ArrayDataset(columns)
 
     def loss(self, model, batch):
         return mse_loss(model(batch["x"]), batch["y"])
@@ -88,31 +88,23 @@ def lines():
 
 
 @pytest.fixture
-def table():
-    """Knobs of one strategy on the lines; changes that are not knobs of it are refused."""
+def table(monkeypatch):
+    """Configuration of one strategy on the lines; changes that are not options of it are refused."""
+    put(monkeypatch, "workload", "lines", WorkloadSpec(Lines))
 
     def make(strategy, **changes):
-        sections = {**CORE_SECTIONS, "lines": Lines, strategy: strategies.find(strategy).knobs}
-        chosen = {"workload": "lines", "strategy": strategy}
-        flat = {**SMALL, "strategy": strategy, "name": "lines", **changes}
-        assert set(flat) <= set(knobs(sections))
-        return resolve(flat, {}, sections, chosen)
+        return registry.load_config({**SMALL, "strategy": strategy, "name": "lines"}, changes)
 
     return make
 
 
 @pytest.fixture
-def federate(tmp_path, monkeypatch, table):
+def federate(tmp_path, table):
     """One run through fedlab.server.app and fedlab.client.app on the in-process engine."""
-    from fedlab.client.app import app as client_app
-    from fedlab.server.app import app as server_app
-
-    monkeypatch.setitem(workloads.WORKLOADS, "lines", workloads.WorkloadSpec("straight lines", Lines))
 
     def run(strategy, **changes):
-        flat = table(strategy, **changes)
-        directory = RunDirectory.create(tmp_path, flat)
-        inprocess.run(server_app, client_app, directory.config(), 3)
+        directory = RunDirectory.create(tmp_path, table(strategy, **changes))
+        lead(directory)
         arrays = directory.checkpoints.latest()[1]["arrays"]
         weights = np.append(arrays["weight"].double().numpy(), arrays["bias"].double().numpy())
         return Outcome(weights, arrays, directory.rounds(), directory.manifest())
@@ -155,19 +147,14 @@ class Exchange:
 @pytest.fixture
 def record(tmp_path, monkeypatch):
     """A federation of the toy workload through both apps, and every exchange by (purpose, round, partition)."""
-    from fedlab.client.app import app as client_app
-    from fedlab.server.app import app as server_app
-
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", LINE)
+    put(monkeypatch, "workload", "blobs", TOY_SPEC)
 
     def run(strategy, **changes):
-        entry, seen = strategies.find(strategy), {}
-        workload_knobs = {"blobs.domains": "a,b,c", "blobs.labelled": entry.needs_client_labels}
-        sections = {**CORE_SECTIONS, "blobs": Blobs, strategy: entry.knobs}
+        entry, seen = registry.find("strategy", strategy).spec, {}
+        workload_options = {"blobs.domains": "a,b,c", "blobs.client_labels": entry.needs_client_labels}
         usual = {key: value for key, value in TOY.items() if not key.startswith("dualadapt")}
         usual |= {"seed": 5, "device": "cpu", "name": "toy", "rounds": 2, "client.learning_rate": 0.05}
-        chosen = {"workload": "blobs", "strategy": strategy}
-        flat = resolve({**usual, "strategy": strategy, **workload_knobs, **changes}, {}, sections, chosen)
+        config = registry.load_config({**usual, "strategy": strategy, **workload_options}, changes)
 
         def watched(purpose, half):
             def answer(workload, message, context):
@@ -176,7 +163,7 @@ def record(tmp_path, monkeypatch):
                 }
                 content = half(workload, message, context)
                 arrays = content.array_records.get("arrays")
-                seen[purpose, message.content["config"]["server-round"], context.node_config["partition-id"]] = (
+                seen[purpose, message.content["config"]["server-round"], context.partition] = (
                     Exchange(
                         received,
                         dict(arrays.to_torch_state_dict()) if arrays else {},
@@ -192,10 +179,10 @@ def record(tmp_path, monkeypatch):
             train=watched("train", entry.client.train),
             evaluate=watched("evaluate", entry.client.evaluate),
         )
-        monkeypatch.setitem(strategies.STRATEGIES, strategy, replace(entry, client=client))
-        directory = RunDirectory.create(tmp_path, flat)
-        inprocess.run(server_app, client_app, directory.config(), 3)
-        monkeypatch.setitem(strategies.STRATEGIES, strategy, entry)
+        put(monkeypatch, "strategy", strategy, replace(entry, client=client))
+        directory = RunDirectory.create(tmp_path, config)
+        lead(directory)
+        put(monkeypatch, "strategy", strategy, entry)
         return seen, directory
 
     return run

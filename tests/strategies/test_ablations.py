@@ -5,26 +5,28 @@ from __future__ import annotations
 import pytest
 
 import toy
-from fedlab import launch, strategies, workloads
+from fedlab import launch, registry
+from fedlab.strategies.ablations import ABLATIONS
+from tables import put
 
 
 @pytest.fixture
 def preset(tmp_path, monkeypatch):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
     return toy.write_preset(tmp_path)
 
 
-@pytest.mark.parametrize("name", strategies.ABLATIONS)
+@pytest.mark.parametrize("name", ABLATIONS)
 def test_a_variant_is_its_strategy_with_its_knobs_and_differs_from_it(preset, name):
-    variant, flat = strategies.ABLATIONS[name], launch.prepare(preset, {"strategy": name})
+    variant, flat = ABLATIONS[name], launch.prepare(preset, {"strategy": name})
     assert flat == launch.prepare(preset, {"strategy": variant.strategy, **variant.knobs})
     assert flat != launch.prepare(preset, {"strategy": variant.strategy})
 
 
 def test_no_variant_hides_a_strategy_and_no_two_are_alike():
-    assert not set(strategies.ABLATIONS) & set(strategies.STRATEGIES)
-    assert len({str(sorted(variant.knobs.items())) for variant in strategies.ABLATIONS.values()}) == len(
-        strategies.ABLATIONS
+    assert not set(ABLATIONS) & set(registry.STRATEGIES)
+    assert len({str(sorted(variant.knobs.items())) for variant in ABLATIONS.values()}) == len(
+        ABLATIONS
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedlab import strategies
+from fedlab.launch import saved_config
+from tables import client_half
 from toy import Blobs
 
 BLOBS = Blobs(domains="a,b,c")
@@ -25,7 +26,7 @@ def by_hand(arrays, client, share):
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_clients_are_tested_with_their_own_statistics(record, share):
-    seen, directory = record("adabn", **{"adabn.share": share})
+    seen, directory = record("adabn", **{"adabn.bn_adaptation": share})
     for client, name in enumerate("abc"):
         arrays = seen["evaluate", 2, client].received["arrays"]
         wanted = BLOBS.evaluate(by_hand(arrays, client, share), BLOBS.data(client, "test"))
@@ -38,7 +39,7 @@ def test_the_model_is_that_of_source_only_bit_for_bit(record):
     ours, source = record("adabn")[1], record("source_only")[1]
     assert ours.manifest()["weights_sha256"] == source.manifest()["weights_sha256"]
     assert ours.rounds()[-1]["clients"] != source.rounds()[-1]["clients"]
-    assert record("adabn", **{"adabn.share": 0.0})[1].rounds()[-1]["clients"] == source.rounds()[-1]["clients"]
+    assert record("adabn", **{"adabn.bn_adaptation": 0.0})[1].rounds()[-1]["clients"] == source.rounds()[-1]["clients"]
 
 
 def test_no_client_is_asked_to_train(record):
@@ -47,8 +48,8 @@ def test_no_client_is_asked_to_train(record):
 
 def test_what_predicts_from_a_checkpoint_has_the_clients_statistics(record):
     seen, directory = record("adabn")
-    half, flat = strategies.client_functions("adabn"), directory.config()
-    recalled = half.states_from_checkpoint(BLOBS, directory.checkpoints.latest()[1], 1, flat)["arrays"]
+    half, config = client_half("adabn"), saved_config(directory)
+    recalled = half.states_from_checkpoint(BLOBS, directory.checkpoints.latest()[1], 1, config)["arrays"]
     wanted = by_hand(seen["evaluate", 2, 1].received["arrays"], 1, 1.0).state_dict()
     for name in ("features.2.running_mean", "features.2.running_var", "head.0.weight"):
         torch.testing.assert_close(recalled[name], wanted[name], rtol=1e-5, atol=1e-6)

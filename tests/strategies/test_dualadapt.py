@@ -10,27 +10,30 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, R
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from fedlab import launch, strategies, workloads
+from fedlab import launch, registry, strategies
 from fedlab.comm.grid import PartitionGrid
 from fedlab.comm.roster import Roster
 from fedlab.config.schema import CORE_SECTIONS, ClientTraining, knobs, resolve
-from fedlab.engines import inprocess
+from fedlab.engines import flower_internals, inprocess
 from fedlab.errors import ConfigError
 from fedlab.models import gaussian_mixture
 from fedlab.runs.checkpoints import weights_sha256
 from fedlab.seeds import seeded
 from fedlab.strategies.dualadapt import client as dualadapt
+from fedlab.strategies.dualadapt import evaluate
+from fedlab.strategies.dualadapt.server_loss import pseudo_targets, server_loss
 from fedlab.strategies.dualadapt.shared import QUANTILES
 from fedlab.strategies.protocol import METRICS, arrays_of
 from fedlab.training import null_progress
+from tables import client_half
 from toy import SMALL, Blobs, Net
 
 
 def flat(strategy="dualadapt", **changes):
     sections = {
         **CORE_SECTIONS,
-        "digits": workloads.WORKLOADS["digits"].knobs,
-        strategy: strategies.STRATEGIES[strategy].knobs,
+        "digits": registry.WORKLOADS["digits"].knobs,
+        strategy: registry.STRATEGIES[strategy].knobs,
     }
     small = {**SMALL, "workload": "digits", "strategy": strategy}
     usable = knobs(sections)
@@ -47,7 +50,7 @@ class Federation:
         self.sent, self.replies = [], []
 
     def client(self, message, context):
-        half = strategies.client_functions(self.table["strategy"])
+        half = client_half(self.table["strategy"])
         if message.metadata.message_type == MessageType.QUERY:
             identity = ConfigRecord({"partition": context.node_config["partition-id"]})
             return Message(RecordDict({"identity": identity}), reply_to=message)
@@ -62,7 +65,7 @@ class Federation:
         return found
 
     def run(self, rounds):
-        identity = inprocess.TaskIdentity
+        identity = flower_internals.TaskIdentity
         identity.run_id, identity.node_id, identity.task_id = 1, 1, 1
         grid = self.grid()
         with seeded("initialise"):
@@ -80,26 +83,26 @@ def test_one_server_step_is_the_plain_loop_over_clients_and_examples():
     federation = Federation(flat(**{"server.steps": 1, "dualadapt.server_discrepancy": 3.0})).run(1)
     half = federation.strategy
     model = half.trainer.model.train()
-    loss = half.server_loss(2, half.heads)
+    loss = server_loss(half.trainer, half.heads, half.mixtures, half.options, 2)
     value = loss(0)
 
     with seeded(half.seed, "pseudo-targets", 2, 0):
         x = (half.trainer.random_batch()["x"] + half.trainer.random_batch()["x"]) / 2
-    z = model.features(x)
-    p = model.head(z).softmax(1)
+    z = model.features(x).detach()
+    p = model.head(z).softmax(1).detach()
     total = 0.0
     for partition in (0, 1):
         local = Net().head
         local.load_state_dict(half.heads[partition])
-        mixture = gaussian_mixture.Mixture.from_arrays(half.mixtures[partition])
+        mixture = gaussian_mixture.GaussianMixture.from_arrays(half.mixtures[partition])
         reference = half.mixtures[partition]["quantiles"]
         density = mixture.log_prob(z)
         typical = [(1 + sum(float(r) <= float(v) for r in reference)) / (1 + len(reference)) for v in density.detach()]
         mean = sum(typical) / len(typical)
         for row in range(len(x)):
-            q = local(z[row : row + 1]).softmax(1)[0]
+            q = local(z[row : row + 1]).softmax(1)[0].detach()
             total += typical[row] / mean * float((p[row] - q).abs().sum()) / len(x) / 2
-    assert float(value) == pytest.approx(3.0 * total, rel=1e-4)
+    assert float(value.detach()) == pytest.approx(3.0 * total, rel=1e-4)
 
 
 def test_the_discrepancy_moves_the_features_and_not_the_global_head():
@@ -107,7 +110,7 @@ def test_the_discrepancy_moves_the_features_and_not_the_global_head():
     model = half.trainer.model.train()
     running = copy.deepcopy(model.features[2].running_mean)
     model.zero_grad()
-    half.server_loss(2, half.heads)(0).backward()
+    server_loss(half.trainer, half.heads, half.mixtures, half.options, 2)(0).backward()
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in model.features[1].parameters())
     assert all(weight.grad is None or not weight.grad.any() for weight in model.head.parameters())
     assert torch.equal(running, model.features[2].running_mean)  # pseudo-targets leave no trace in the statistics
@@ -137,8 +140,8 @@ def test_the_local_head_is_the_plain_loop():
                 weight = rank[row] / (sum(rank) / 40)
                 logits = expected(z[row : row + 1])
                 value = value + weight * cross_entropy(logits, p[row : row + 1].argmax(1)) / 10
-            batch = gaussian_mixture.statistics(gaussian_mixture.from_statistics(running, 1e-2), z[rows])
-            running = gaussian_mixture.update(running, batch, (step + 2) ** -0.7)
+            batch = gaussian_mixture.e_step(gaussian_mixture.m_step(running, 1e-2), z[rows])
+            running = gaussian_mixture.blend(running, batch, (step + 2) ** -0.7)
             losses.append(float(value.detach()))
             optimiser.param_groups[0]["lr"] = cosine[step]
             optimiser.zero_grad()
@@ -147,7 +150,7 @@ def test_the_local_head_is_the_plain_loop():
     for got, wanted in zip(local.parameters(), expected.parameters(), strict=True):
         assert torch.allclose(got, wanted, atol=1e-5)
     assert loss == pytest.approx(sum(losses) / 3, rel=1e-4)
-    assert torch.allclose(mixture.means, gaussian_mixture.from_statistics(running, 1e-2).means)
+    assert torch.allclose(mixture.means, gaussian_mixture.m_step(running, 1e-2).means)
 
 
 def test_the_local_loss_is_the_plain_sum_over_examples():
@@ -217,7 +220,7 @@ def test_pseudo_targets_are_what_they_say():
     for mixup in ("average", "difference", "off"):
         half = strategies.make(flat(**{"dualadapt.mixup": mixup}), Blobs(), null_progress)
         with seeded("x"):
-            x = half.pseudo_targets()
+            x = pseudo_targets(half.trainer, mixup)
         with seeded("x"):
             first, second = half.trainer.random_batch()["x"], half.trainer.random_batch()["x"]
         wanted = {"average": (first + second) / 2, "difference": (first - second).abs() - 1, "off": first}[mixup]
@@ -291,7 +294,7 @@ def test_the_context_says_the_partition():
     context = Context(1, 5, {"partition-id": 1, "num-partitions": 2}, RecordDict(), flat())
     arrays = ArrayRecord(Net().state_dict())
     message = Message(RecordDict({"arrays": arrays, "config": ConfigRecord({"server-round": 0})}), 5, "evaluate")
-    reply = dualadapt.evaluate(Blobs(), message, context)
+    reply = evaluate(Blobs(), message, context)
     assert reply[METRICS]["num-examples"] == 90
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedlab import strategies
+from fedlab import registry
 from fedlab.errors import ConfigError, RunError
 from fedlab.seeds import seeded
 
@@ -62,14 +62,14 @@ def test_pretraining_is_that_of_the_source_trainer(federate):
 
 
 def test_a_client_without_labels_says_so(federate):
-    assert strategies.find("fedavg").needs_client_labels
+    assert registry.find("strategy", "fedavg").spec.needs_client_labels
     with pytest.raises(RunError, match="trains on a client's own labels, and this client's training data has none"):
         federate("fedavg", **{"lines.labelled": False})
 
 
 def test_clients_may_take_adam_with_clipped_gradients(federate, matrices, fresh):
     clip, rate = 0.5, 0.05
-    outcome = federate("fedavg", **{"client.optimiser": "adam", "client.clip": clip, "rounds": 1})
+    outcome = federate("fedavg", **{"client.optimizer": "adam", "client.max_grad_norm": clip, "rounds": 1})
     with seeded(SEED, "initialise"):
         shared = fresh()
     total, count = np.zeros(3), 0
@@ -89,19 +89,19 @@ def test_clients_may_take_adam_with_clipped_gradients(federate, matrices, fresh)
 
 
 def test_the_last_round_takes_the_share_of_the_step_that_is_left(federate, matrices, fresh):
-    outcome = federate("fedavg", **{"client.anneal": 0.2})
+    outcome = federate("fedavg", **{"client.final_lr_fraction": 0.2})
     np.testing.assert_allclose(outcome.weights, plain_loop(matrices, fresh, (RATE, 0.2 * RATE)), rtol=0, atol=1e-6)
 
 
 def test_an_averaged_client_sends_the_moving_average_of_its_steps(federate, matrices, fresh):
-    outcome = federate("fedavg", **{"client.average": 0.8})
+    outcome = federate("fedavg", **{"client.ema_decay": 0.8})
     np.testing.assert_allclose(outcome.weights, plain_loop(matrices, fresh, decay=0.8), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("strategy", ["scaffold", "fednova"])
 @pytest.mark.parametrize(
     "knobs",
-    [{"client.optimiser": "adam"}, {"client.clip": 1.0}, {"client.anneal": 0.5}, {"client.average": 0.5}],
+    [{"client.optimizer": "adam"}, {"client.max_grad_norm": 1.0}, {"client.final_lr_fraction": 0.5}, {"client.ema_decay": 0.5}],
 )
 def test_strategies_that_assume_plain_sgd_refuse_another_optimizer(federate, strategy, knobs):
     with pytest.raises(ConfigError, match="plain SGD"):

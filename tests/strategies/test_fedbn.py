@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fedlab import strategies
+from tables import client_half
 
 NORMS = [f"features.2.{name}" for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")]
 
@@ -34,7 +34,7 @@ def test_two_rounds_are_those_of_the_plain_loop(record, weighted_mean):
 
 def test_what_predicts_from_a_checkpoint_is_what_was_tested(record):
     seen, directory = record("fedbn", rounds=1)
-    half, checkpoint = strategies.client_functions("fedbn"), directory.checkpoints.latest()[1]
+    half, checkpoint = client_half("fedbn"), directory.checkpoints.latest()[1]
     for client in range(3):
         recalled = half.states_from_checkpoint(None, checkpoint, client, {})["arrays"]
         tested = seen["evaluate", 1, client].received["arrays"]

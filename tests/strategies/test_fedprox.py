@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedlab import strategies
+from fedlab import registry
 from fedlab.errors import ConfigError
 from fedlab.seeds import seeded
 
@@ -54,9 +54,9 @@ def test_a_strong_term_holds_clients_at_the_global_model(federate, fresh):
 
 
 def test_it_needs_labelled_clients():
-    assert strategies.find("fedprox").needs_client_labels
+    assert registry.find("strategy", "fedprox").spec.needs_client_labels
 
 
 def test_a_negative_weight_is_refused(table):
-    with pytest.raises(ConfigError, match=r"knob 'fedprox.mu'.*got -1.0"):
+    with pytest.raises(ConfigError, match=r"option 'fedprox.mu'.*got -1.0"):
         table("fedprox", **{"fedprox.mu": -1.0})

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedlab import strategies
 from fedlab.errors import ConfigError
 from fedlab.seeds import seeded
+from tables import server_half
 
 SEED, STEPS, BATCH, RATE = 5, 5, 4, 0.05
 
@@ -53,6 +53,7 @@ def test_the_first_round_has_no_variates_and_is_plain_sgd(federate, matrices, fr
     np.testing.assert_allclose(outcome.weights, plain_loop(matrices, fresh, 1, variates=False)[0], rtol=0, atol=1e-6)
 
 
+@pytest.mark.engine
 def test_a_client_uploads_no_more_than_in_fedavg(federate):
     ours, average = federate("scaffold").rounds[-1]["bytes"]["a"], federate("fedavg").rounds[-1]["bytes"]["a"]
     assert ours["train_up"] == average["train_up"]
@@ -61,4 +62,4 @@ def test_a_client_uploads_no_more_than_in_fedavg(federate):
 
 def test_no_local_steps_are_refused(table, lines):
     with pytest.raises(ConfigError, match=r"'client.steps' is 0, and scaffold divides by it"):
-        strategies.make(table("scaffold", **{"client.steps": 0}), lines)
+        server_half(table("scaffold", **{"client.steps": 0}), lines)

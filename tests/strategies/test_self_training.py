@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import cross_entropy
 
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.seeds import seeded
 from fedlab.strategies.self_training import IGNORED, pseudo_labeled, confident_rows
 from toy import Blobs
@@ -22,7 +22,7 @@ def test_only_what_the_model_is_sure_of_is_labelled():
 
 
 def test_rows_that_are_not_sure_are_left_out_of_an_example_that_has_a_sure_one():
-    data = Examples({"x": torch.arange(3.0), "y": torch.zeros(3)})
+    data = ArrayDataset({"x": torch.arange(3.0), "y": torch.zeros(3)})
     p = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.5, 0.5], [0.6, 0.4], [0.1, 0.9], [0.2, 0.8]])  # two rows an example
     chosen, share = pseudo_labeled(data, p, 0.8)
     assert chosen.columns["x"].tolist() == [0, 2]
@@ -72,7 +72,7 @@ def test_a_client_that_is_sure_of_nothing_sends_back_what_it_got(record):
 def test_labels_that_clients_have_are_not_looked_at(record):
     knobs = {"rounds": 1, "self_training.threshold": THRESHOLD}
     hashes = {
-        record("self_training", **knobs, **{"blobs.labelled": labelled})[1].manifest()["weights_sha256"]
+        record("self_training", **knobs, **{"blobs.client_labels": labelled})[1].manifest()["weights_sha256"]
         for labelled in (True, False)
     }
     assert len(hashes) == 1

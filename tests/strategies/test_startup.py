@@ -11,9 +11,9 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
-from fedlab import strategies, workloads
+from fedlab import strategies
 from fedlab.config.schema import CORE_SECTIONS, resolve
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.engines import inprocess
 from fedlab.errors import ConfigError
 from fedlab.models.feature_classifier import features_of
@@ -22,6 +22,8 @@ from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import seeded
 from fedlab.strategies import startup
 from fedlab.strategies.validation import InvalidUpdate
+from fedlab.workload import WorkloadSpec
+from tables import put
 
 SEED, ROUNDS, R_S, R_C, BATCH, RATE, CLASSES = 5, 2, 3, 4, 6, 0.05, 4
 SMALL = {
@@ -32,10 +34,10 @@ SMALL = {
     "seed": SEED,
     "server.pretrain_steps": 4,
     "server.steps": R_S,
-    "server.batch": BATCH,
+    "server.batch_size": BATCH,
     "server.learning_rate": RATE,
     "client.steps": R_C,
-    "client.batch": BATCH,
+    "client.batch_size": BATCH,
     "client.learning_rate": RATE,
 }
 
@@ -71,7 +73,7 @@ class Dots:
         count = 40 if partition is None else 10 + 5 * partition
         y = torch.randint(CLASSES, (count,), generator=generator)
         x = torch.randn(count, 3, generator=generator) + y[:, None] - (0 if partition is None else 1 + partition)
-        return Examples({"x": x} if partition is not None and split == "train" else {"x": x, "y": y})
+        return ArrayDataset({"x": x} if partition is not None and split == "train" else {"x": x, "y": y})
 
     def view(self, x, weak=False):
         return x + (0.05 if weak else 0.3) * torch.randn_like(x)
@@ -99,7 +101,7 @@ def federate(tmp_path, monkeypatch, table):
     from fedlab.client.app import app as client_app
     from fedlab.server.app import app as server_app
 
-    monkeypatch.setitem(workloads.WORKLOADS, "dots", workloads.WorkloadSpec("dots", Dots))
+    put(monkeypatch, "workload", "dots", WorkloadSpec(Dots))
 
     def run(**changes):
         directory = RunDirectory.create(tmp_path, table(**changes))
@@ -165,7 +167,7 @@ def begin(table):
 
 def base_loss(workload, student, server_round, step):
     with seeded(SEED, "source", server_round, step):
-        batch = workload.data(None, "train").sample(BATCH)
+        batch = workload.data(None, "train").sample_batch(BATCH)
     return cross_entropy(student.model(batch["x"]), batch["y"])
 
 
@@ -226,12 +228,12 @@ def test_centralised_steps_are_the_sum_of_the_three_losses_on_everybodys_images(
 
 def test_dynamic_distillation_steps_are_those_of_the_plain_loop(federate, table):
     changes = {
-        "startup.contrastive": 0.0,
-        "startup.moving": 0.9,
-        "startup.sharpness": 10.0,
+        "startup.contrastive_weight": 0.0,
+        "startup.teacher_ema": 0.9,
+        "startup.inverse_temperature": 10.0,
         "startup.start": "whole",
-        "startup.ramp": True,
-        "startup.base": 0.0,
+        "startup.distillation_warmup": True,
+        "startup.base_weight": 0.0,
         "rounds": 1,
     }
     workload = Dots()
@@ -285,7 +287,7 @@ def test_without_any_step_the_student_stays_as_it_began(federate, table):
 
 @pytest.mark.parametrize("soft", ["hard", "reverse_kl", "reverse_cross_entropy", "entropy", "none"])
 def test_every_loss_trains_and_they_differ(federate, soft):
-    plain, other = federate(rounds=1), federate(rounds=1, **{"startup.soft": soft})
+    plain, other = federate(rounds=1), federate(rounds=1, **{"startup.distillation_loss": soft})
     assert other.manifest()["weights_sha256"] != plain.manifest()["weights_sha256"]
     assert np.isfinite(other.rounds()[1]["server"]["client_loss"])
     sent = [run.rounds()[1]["bytes"]["a"]["train_down"] for run in (plain, other)]
@@ -298,7 +300,7 @@ def test_shuffled_labels_say_nothing_about_an_image(federate):
 
 
 def test_no_projector_travels_where_nothing_is_contrasted(federate):
-    state = final(federate(rounds=1, **{"startup.contrastive": 0.0}))
+    state = final(federate(rounds=1, **{"startup.contrastive_weight": 0.0}))
     assert not [name for name in state["strategy"]["student"] if name.startswith("projector")]
 
 
@@ -326,7 +328,7 @@ def test_clients_test_before_after_and_every_so_many_rounds(federate):
 
 
 def test_it_resumes_to_the_same_bits(federate, table, monkeypatch):
-    changes = {"startup.moving": 0.9, "startup.aggregation": "fedadam"}
+    changes = {"startup.teacher_ema": 0.9, "startup.aggregation": "fedadam"}
     whole = federate(**changes)
     conclude = Checkpoints.save
 
@@ -341,7 +343,7 @@ def test_it_resumes_to_the_same_bits(federate, table, monkeypatch):
     monkeypatch.undo()
     import fedlab
 
-    monkeypatch.setitem(workloads.WORKLOADS, "dots", workloads.WorkloadSpec("dots", Dots))
+    put(monkeypatch, "workload", "dots", WorkloadSpec(Dots))
     stopped = max(whole.path.parent.iterdir(), key=lambda path: path.stat().st_mtime)
     assert stopped != whole.path
     assert fedlab.resume(stopped).weights_sha256 == whole.manifest()["weights_sha256"]
@@ -357,8 +359,8 @@ def test_what_cannot_be_taught_is_refused(table):
 
     with pytest.raises(ConfigError, match="startup needs a workload that makes views of its inputs; 'dots' has no"):
         strategies.make(table(), Sightless(Dots()))
-    with pytest.raises(ConfigError, match=r"knob 'startup.soft'.*got 'kll'"):
-        table(**{"startup.soft": "kll"})
+    with pytest.raises(ConfigError, match=r"knob 'startup.distillation_loss'.*got 'kll'"):
+        table(**{"startup.distillation_loss": "kll"})
 
 
 def test_a_reply_that_is_no_student_is_refused(table):

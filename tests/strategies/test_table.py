@@ -8,21 +8,22 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
 
-from fedlab import launch, strategies, workloads
+from fedlab import launch, registry, strategies
 from fedlab.engines import inprocess
 from fedlab.errors import ConfigError
 from fedlab.runs.directory import RunDirectory
-from toy import LINE, SMALL, Blobs, write_preset
+from tables import put
+from toy import SMALL, Blobs, write_preset
 
 CLIENTS = 5
 KNOBS = {
     "dualadapt.em_steps": 3,
-    "fedtrimmedavg.share": 0.4,
+    "fedtrimmedavg.trim_fraction": 0.4,
     "self_training.threshold": 0.4,
     "startup.evaluate_every": 1,
     "client.learning_rate": 0.05,
 }
-STRATEGIES = list(strategies.STRATEGIES)
+STRATEGIES = list(registry.STRATEGIES)
 TRAINING = [name for name in STRATEGIES if name not in ("source_only", "adabn")]  # clients are asked to train
 
 
@@ -43,14 +44,14 @@ class Shuffled(inprocess.InProcessGrid):
 @pytest.fixture
 def prepare(tmp_path, monkeypatch):
     """Checked knobs of a strategy on the toy workload."""
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
 
     def table(name, **changes):
-        entry = strategies.find(name)
+        entry = registry.find("strategy", name).spec
         usable = {key: value for key, value in SMALL.items() if not key.startswith("dualadapt")}
         mine = {key: value for key, value in KNOBS.items() if key.partition(".")[0] in (name, "client")}
-        data = {"blobs.domains": "a,b,c,d,e", "blobs.labelled": entry.needs_client_labels, "blobs.linear": True}
-        preset = write_preset(tmp_path, **{**usable, "strategy": name, "keep_checkpoints": 9})
+        data = {"blobs.domains": "a,b,c,d,e", "blobs.client_labels": entry.needs_client_labels, "blobs.linear": True}
+        preset = write_preset(tmp_path, **{**usable, "strategy": name, "checkpoint.keep": 9})
         return launch.prepare(preset, {**mine, **data, **changes})
 
     return table
@@ -92,7 +93,7 @@ def test_it_ends_and_resumes_to_the_same_bits_with_other_nodes_in_another_order(
 
 @pytest.mark.parametrize("name", TRAINING)
 def test_bad_updates_are_refused_and_the_others_used(prepare, federate, monkeypatch, name):
-    entry = strategies.find(name)
+    entry = registry.find("strategy", name).spec
 
     def train(workload, message, context):
         content, partition = entry.client.train(workload, message, context), context.node_config["partition-id"]
@@ -104,7 +105,7 @@ def test_bad_updates_are_refused_and_the_others_used(prepare, federate, monkeypa
             record[key] = Array(record[key].numpy()[..., None])
         return content
 
-    monkeypatch.setitem(strategies.STRATEGIES, name, replace(entry, client=replace(entry.client, train=train)))
+    put(monkeypatch, "strategy", name, replace(entry, client=replace(entry.client, train=train)))
     line = federate(prepare(name, rounds=1, min_clients=3)).rounds()[1]
     assert [(failure["client"], failure["phase"], failure["kind"]) for failure in line["failures"]] == [
         ("b", "clients", "refused"),
@@ -115,7 +116,7 @@ def test_bad_updates_are_refused_and_the_others_used(prepare, federate, monkeypa
 
 @pytest.mark.parametrize("name", [name for name in TRAINING if name != "dualadapt"])
 def test_a_reply_with_more_than_it_should_have_is_refused(prepare, federate, monkeypatch, name):
-    entry = strategies.find(name)
+    entry = registry.find("strategy", name).spec
 
     def train(workload, message, context):
         content = entry.client.train(workload, message, context)
@@ -125,7 +126,7 @@ def test_a_reply_with_more_than_it_should_have_is_refused(prepare, federate, mon
             content["images"] = ArrayRecord({"x": Array(np.zeros(2, np.float32))})
         return content
 
-    monkeypatch.setitem(strategies.STRATEGIES, name, replace(entry, client=replace(entry.client, train=train)))
+    put(monkeypatch, "strategy", name, replace(entry, client=replace(entry.client, train=train)))
     line = federate(prepare(name, rounds=1, min_clients=3)).rounds()[1]
     assert [(failure["client"], failure["kind"]) for failure in line["failures"]] == [
         ("a", "refused"),
@@ -134,10 +135,10 @@ def test_a_reply_with_more_than_it_should_have_is_refused(prepare, federate, mon
     assert "its records and metrics are" in line["failures"][0]["reason"]
 
 
-@pytest.mark.parametrize("name", [name for name in STRATEGIES if strategies.find(name).needs_client_labels])
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if registry.find("strategy", name).spec.needs_client_labels])
 def test_clients_without_labels_are_refused_before_anything_is_made(prepare, tmp_path, name):
     with pytest.raises(ConfigError, match=rf"strategy '{name}' trains on the clients' own labels"):
-        prepare(name, **{"blobs.labelled": False})
+        prepare(name, **{"blobs.client_labels": False})
     assert [path.name for path in tmp_path.iterdir()] == ["toy.toml"]
 
 
@@ -196,7 +197,7 @@ def test_a_rule_that_does_not_exist_is_named(prepare):
 
 
 def test_a_rule_that_needs_more_clients_is_refused_with_any_strategy(prepare):
-    rule = {"oracle.aggregation": "krum", "krum.malicious": 2}
+    rule = {"oracle.aggregation": "krum", "krum.num_malicious": 2}
     with pytest.raises(ConfigError, match=r"aggregation 'krum' with these knobs needs 7 replies.*sure of 5"):
         prepare("oracle", **rule)
 

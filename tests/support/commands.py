@@ -7,12 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from fedlab.engines import processes
+from waiting import wait_until
 
 FEDLAB = str(Path(sys.executable).with_name("fedlab"))
 SHORT = {  # the least of every step
@@ -20,14 +20,14 @@ SHORT = {  # the least of every step
     "threads": 1,
     "server.pretrain_steps": 2,
     "server.steps": 1,
-    "server.batch": 8,
+    "server.batch_size": 8,
     "client.steps": 1,
-    "client.batch": 8,
+    "client.batch_size": 8,
 }
 TINY = {
     **SHORT,
     "digits.targets": "optdigits,usps",
-    "digits.limit": 100,
+    "data.max_examples": 100,
 }
 
 
@@ -54,11 +54,7 @@ class Command:
         self.wait_for(lambda: words in self.said, repr(words), seconds)
 
     def wait_for(self, condition: Callable[[], object], what: str, seconds: float = 180) -> None:
-        end = time.monotonic() + seconds
-        while not condition():
-            assert self.process.poll() is None, f"ended before {what}:\n{self.said}"
-            assert time.monotonic() < end, f"waited for {what}:\n{self.said}"
-            time.sleep(0.05)
+        wait_until(condition, what, seconds, process=self.process, output=lambda: self.said)
 
     def code(self, seconds: float = 180) -> int:
         return self.process.wait(seconds)

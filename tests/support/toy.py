@@ -11,10 +11,10 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from fedlab import workloads
-from fedlab.data.dataset import Examples
+from fedlab import registry
+from fedlab.data.dataset import ArrayDataset
 from fedlab.training import null_progress
-from fedlab.workload import Score
+from fedlab.workload import Score, WorkloadSpec
 
 
 class Net(nn.Module):
@@ -41,7 +41,7 @@ class Blobs:
     """Three classes in four dimensions; each client's domain is shifted further."""
 
     domains: str = Field("near,far", description="names of the clients")
-    labelled: bool = Field(False, description="clients hold labels")
+    client_labels: bool = Field(False, description="clients hold labels")
     headless: bool = Field(False, description="a model without features and head")
     linear: bool = Field(False, description="a head that is one linear layer itself")
     broken: int = Field(-1, description="partition whose training data raises when it is read")
@@ -58,11 +58,11 @@ class Blobs:
         columns = blobs(90, 0.0 if partition is None else 0.5 * (partition + 1), seed=7 if split == "train" else 8)
         if partition is None and self.poison:
             columns["x"][0] = float("nan")
-        if partition is not None and split == "train" and not self.labelled:
+        if partition is not None and split == "train" and not self.client_labels:
             del columns["y"]
         if partition is not None and split == "train" and partition == self.broken:
-            return Examples(columns, self.fail)
-        return Examples(columns)
+            return ArrayDataset(columns, self.fail)
+        return ArrayDataset(columns)
 
     def loss(self, model, batch):
         return cross_entropy(model(batch["x"]), batch["y"])
@@ -104,27 +104,27 @@ SMALL = {
     "rounds": 3,
     "server.pretrain_steps": 6,
     "server.steps": 4,
-    "server.batch": 16,
+    "server.batch_size": 16,
     "client.steps": 5,
-    "client.batch": 16,
+    "client.batch_size": 16,
     "dualadapt.components": 2,
 }
 
 
-LINE = workloads.WorkloadSpec("three classes in four dimensions", Blobs, oracle_overrides={"blobs.labelled": True})
+SPEC = WorkloadSpec(Blobs, oracle_overrides={"blobs.client_labels": True})
+SCRIBBLES = WorkloadSpec(Scribbler, primary_metric="size")
 
 
-SCRIBBLES = workloads.WorkloadSpec("squares", Scribbler, primary_metric="size")
-
-
-def register() -> None:
+def register(name="blobs", spec="toy:SPEC") -> None:
     """Put the workload into the table of a process that has no other purpose."""
-    workloads.WORKLOADS["blobs"] = LINE
+    registry.WORKLOADS[name] = registry.Row(spec, "three classes in four dimensions")
+    registry.find.cache_clear()
+    registry.config_from_text.cache_clear()
 
 
 def write_preset(folder, **changes):
     """A preset of this workload as a TOML file; returns its path as text."""
-    from fedlab.config.schema import to_toml
+    from fedlab.config.sections import to_toml
 
     path = folder / "toy.toml"
     path.write_text(to_toml({**SMALL, **changes}))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-# Ranges of ``warp`` of twice the strength: what proxies of other domains chose (docs/dualadapt.md).
+# Ranges of ``random_affine`` of twice the strength: what proxies of other domains chose (docs/explanation/dualadapt.md).
 WIDE: Mapping[str, Any] = {"degrees": 24.0, "shear": 0.4, "scale": (0.64, 1.3225), "shift": 0.16}
 
 
@@ -24,7 +24,7 @@ def _uniform(low: float, high: float, *shape: int) -> Tensor:
     return low + (high - low) * torch.rand(*shape)
 
 
-def warp(
+def random_affine(
     x: Tensor, degrees: float = 12.0, shear: float = 0.2, scale: tuple[float, float] = (0.8, 1.15), shift: float = 0.08
 ) -> Tensor:
     """A random affine map of each image.
@@ -49,7 +49,7 @@ def warp(
     return grid_sample(x + 1, grid, align_corners=False) - 1  # outside is the ground
 
 
-def recolour(x: Tensor, plain: float = 0.35, grey: float = 0.2) -> Tensor:
+def random_recolor(x: Tensor, plain: float = 0.35, grey: float = 0.2) -> Tensor:
     """New colours for stroke and ground: ground * (1 - m) + stroke * m, with m the image in [0, 1].
 
     Parameters

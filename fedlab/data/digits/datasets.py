@@ -1,6 +1,6 @@
 """Digit domains, all as uint8 (3, 32, 32) in memory and float32 in [-1, 1] when a batch is read.
 
-``read`` is the whole interface: a domain, a split, and the folder of the full sets, or none for the small sets inside
+``load_digits`` is the whole interface: a domain, a split, and the folder of the full sets, or none for the small sets inside
 the package.
 
 =========  ==========================  ============================================================================
@@ -35,28 +35,28 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from fedlab.data.dataset import Batch, Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.data.digits import proxies
 from fedlab.data.digits.domains import DOMAINS, PROXY_SOURCE, SIZE, Part, read_npz
+from fedlab.data.pixels import to_float
 from fedlab.errors import DataError, suggest
 
 __all__ = [
-    "BOUNDS",
+    "BOUND_LABELS",
     "DOMAINS",
     "EMBEDDED",
     "SPLITS",
     "data_root",
     "files",
     "is_embedded",
-    "read",
+    "load_digits",
     "read_npz",
-    "to_floats",
 ]
 
 CLASSES = 10
-SPLITS = ("train", "labelled", "test", "oracle")
+SPLITS: tuple[Part, Part] = ("train", "test")
 EMBEDDED = Path(__file__).parents[1] / "embedded"
-BOUNDS = "bounds_only_train_labels.npz"
+BOUND_LABELS = "bounds_only_train_labels.npz"
 FETCH_OR_UNSET = "put it there (`fedlab data download` fetches mnist, usps and svhn), or unset data_root"
 PROXY_SEEDS: Mapping[Part, int] = {"train": 1409, "test": 7495}
 REINSTALL = "the package is damaged, reinstall fedlab"
@@ -68,7 +68,9 @@ def data_root(explicit: str | Path | None = None) -> Path | None:
     return Path(given).expanduser() if given else None
 
 
-def read(domain: str, split: str, root: Path | None = None) -> Examples:
+def load_digits(
+    domain: str, split: str, root: Path | None = None, *, with_labels: bool = False, upper_bound: bool = False
+) -> ArrayDataset:
     """Digits of one domain and split.
 
     The columns are shared by all callers in the process, so that several clients decode a set once: treat
@@ -99,16 +101,16 @@ def read(domain: str, split: str, root: Path | None = None) -> Examples:
     part: Part = "test" if split == "test" else "train"
     paths = files(domain, part, root)
     x, y = _load(domain, part, root, paths)
-    if split == "train":
-        return Examples({"x": x}, to_floats)
-    if y is None and split == "oracle":
-        y = _bound_labels(domain, len(x), EMBEDDED / BOUNDS)
+    if part == "train" and not with_labels:
+        return ArrayDataset({"x": x}, to_float)
+    if y is None and upper_bound:
+        y = _bound_labels(domain, len(x), EMBEDDED / BOUND_LABELS)
     if y is None:
         raise DataError(
             f"{domain} ships without training labels, so that no target sees any: take mnist as the source, set "
-            "data_root or FEDLAB_DATA to the full sets, or read split 'oracle' for a supervised bound"
+            "data_root or FEDLAB_DATA to the full sets, or read it with upper_bound=True for a supervised bound"
         )
-    return Examples({"x": x, "y": y}, to_floats)
+    return ArrayDataset({"x": x, "y": y}, to_float)
 
 
 def files(domain: str, part: Part, root: Path | None) -> tuple[Path, ...]:
@@ -175,11 +177,11 @@ def _load(domain: str, part: Part, root: Path | None, paths: tuple[Path, ...]) -
 def _load_proxy(kind: str, part: Part, root: Path | None, paths: tuple[Path, ...]) -> tuple[Tensor, Tensor | None]:
     """One half of the proxies' source under one kind of shift, as ``_load`` gives it."""
     x, y = _load(*PROXY_SOURCE, root, paths)
-    rows = proxies.rows(len(x), part)
+    rows = proxies.part_rows(len(x), part)
     if not rows:
         raise DataError(f"{' and '.join(map(str, paths))} holds {len(x)} image, a proxy needs 2 for its two parts")
     half = slice(rows.start, rows.stop)
-    images = proxies.proxy(x[half, 0].numpy(), kind, PROXY_SEEDS[part])
+    images = proxies.make_proxy(x[half, 0].numpy(), kind, PROXY_SEEDS[part])
     return _to_canvas(images), None if y is None else y[half]
 
 
@@ -200,7 +202,7 @@ def _check_labels(labels: Any, count: int, where: str, remedy: str) -> None:
 def _bound_labels(domain: str, count: int, path: Path) -> Tensor:
     """Training labels of an embedded target, int64 (N,): for supervised upper bounds."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             labels = archive[domain]
     except Exception as error:  # as in _load
         raise DataError(f"{path} cannot be read ({error}); {REINSTALL}") from error
@@ -216,9 +218,3 @@ def _to_canvas(images: Any) -> Tensor:
         x = interpolate(x.float(), (SIZE, SIZE), mode="bilinear", antialias=True).round().clamp(0, 255).byte()
     margin = (SIZE - x.shape[-1]) // 2
     return pad(x, [margin] * 4).expand(-1, 3, -1, -1)
-
-
-def to_floats(batch: Batch) -> Batch:
-    """Bytes to float32 in [-1, 1]; labels are copied, for a slice of a column would share its memory."""
-    floats = {"x": batch["x"].float() / 127.5 - 1}
-    return {**floats, "y": batch["y"].clone()} if "y" in batch else floats

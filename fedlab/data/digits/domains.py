@@ -47,12 +47,12 @@ class Domain:
 
 def read_npz(path: Path) -> Arrays:
     """Images of one npz file: ``x``, or ``sheet``, the bytes of one picture of tiles; ``y`` if any."""
-    with np.load(path, allow_pickle=False) as archive:
-        images = archive["x"] if "x" in archive.files else tiles(archive["sheet"].tobytes())
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        images = archive["x"] if "x" in archive.files else decode_tiles(archive["sheet"].tobytes())
         return Arrays(images, archive["y"] if "y" in archive.files else None)
 
 
-def tiles(picture: bytes) -> Any:
+def decode_tiles(picture: bytes) -> Any:
     """(N, 32, 32, 3) uint8 from the bytes of a WebP or JPEG file, row by row."""
     pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))  # (rows * 32, columns * 32, 3)
     rows, columns = pixels.shape[0] // SIZE, pixels.shape[1] // SIZE

@@ -33,17 +33,17 @@ from fedlab.errors import DataError
 
 FORMATS = ("PNG", "JPEG")
 SUFFIXES = (".jpeg", ".jpg", ".png")
-KEPT = range(28, SIZE + 1)  # lengths of the longer side that are padded and not resized
-DECODED = 128  # pixels on the shorter side that a JPEG is decoded to at least
+UNRESIZED = range(28, SIZE + 1)  # lengths of the longer side that are padded and not resized
+MIN_DECODED = 128  # pixels on the shorter side that a JPEG is decoded to at least
 BRIGHT = 128  # lightness from which on something shows on black
 
 
-def is_picture(path: Path) -> bool:
+def is_image_file(path: Path) -> bool:
     """Whether a file's name says that it is one to read; hidden files, such as macOS's ``._7.png``, are not."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def read(paths: Sequence[Path]) -> Tensor:
+def load_image_files(paths: Sequence[Path]) -> Tensor:
     """Image files as uint8 (N, 3, 32, 32), in the order given; they are decoded on several threads.
 
     Raises
@@ -79,10 +79,10 @@ def _attempt(path: Path) -> NDArray[np.uint8] | str:
 def _pixels(path: Path) -> NDArray[np.uint8]:
     """One file as (32, 32, 3)."""
     with Image.open(path, formats=FORMATS) as opened:
-        opened.draft(None, (DECODED, DECODED))
+        opened.draft(None, (MIN_DECODED, MIN_DECODED))
         picture = _opaque(_eight_bits(ImageOps.exif_transpose(opened)))
     longer = max(picture.size)
-    if longer not in KEPT:
+    if longer not in UNRESIZED:
         width, height = (max(1, round(side * SIZE / longer)) for side in picture.size)
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     return _padded(np.asarray(picture))

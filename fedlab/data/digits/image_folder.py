@@ -22,9 +22,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.data.digits import image_files
-from fedlab.data.digits.datasets import CLASSES, to_floats
+from fedlab.data.digits.datasets import CLASSES
+from fedlab.data.pixels import to_float
 from fedlab.errors import DataError, suggest
 
 TEST = "test"  # name of the sub-folder with labels
@@ -33,7 +34,7 @@ SPLITS = ("train", "test")
 Stamp = tuple[Path, int, int]  # a file, its bytes, and when it was changed in nanoseconds
 
 
-def read(folder: Path, split: str) -> Examples:
+def load_image_folder(folder: Path, split: str) -> ArrayDataset:
     """Images of one split, sorted by path.
 
     The columns are shared by all callers in the process: treat them as read-only.
@@ -57,16 +58,16 @@ def read(folder: Path, split: str) -> Examples:
     """
     if split not in SPLITS:
         raise DataError(f"no split {split!r} of a folder of images; {suggest(split, SPLITS)}")
-    training, labelled = parts(folder)
+    training, labelled = split_files(folder)
     if split == "train" or not labelled:
-        return Examples({"x": _load(_stamps(training))}, to_floats)
+        return ArrayDataset({"x": _load(_stamps(training))}, to_float)
     classes = torch.tensor(list(labelled.values()))
-    return Examples({"x": _load(_stamps(labelled)), "y": classes}, to_floats)
+    return ArrayDataset({"x": _load(_stamps(labelled)), "y": classes}, to_float)
 
 
-def parts(folder: Path) -> tuple[list[Path], dict[Path, int]]:
-    """Files to train on, and labelled test files with their classes, both sorted by path; errors as in ``read``."""
-    everything = find(folder)
+def split_files(folder: Path) -> tuple[list[Path], dict[Path, int]]:
+    """Files to train on, and labelled test files with their classes, both sorted by path; errors as in ``load_image_files``."""
+    everything = find_image_files(folder)
     labelled = {path: _class_of(path, folder) for path in everything if path.relative_to(folder).parts[0] == TEST}
     training = [path for path in everything if path not in labelled]
     if not training:
@@ -82,7 +83,7 @@ def parts(folder: Path) -> tuple[list[Path], dict[Path, int]]:
     return training, labelled
 
 
-def find(folder: Path) -> list[Path]:
+def find_image_files(folder: Path) -> list[Path]:
     """Every PNG and JPEG file below a folder, at least one, sorted by path.
 
     Raises
@@ -97,7 +98,7 @@ def find(folder: Path) -> list[Path]:
     for parent, folders, names in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         files += [Path(parent, name) for name in names if not name.startswith(".")]
-    found = sorted(filter(image_files.is_picture, files))
+    found = sorted(filter(image_files.is_image_file, files))
     if not found:
         endings = Counter(path.suffix.lower() or path.name for path in files)
         others = ", ".join(sorted(endings, key=lambda ending: (-endings[ending], ending))[:5])
@@ -135,4 +136,4 @@ def _stamps(paths: Iterable[Path]) -> tuple[Stamp, ...]:
 @lru_cache(maxsize=32)
 def _load(files: tuple[Stamp, ...]) -> Tensor:
     """Images uint8 (N, 3, 32, 32); a file that is changed has another stamp and is read anew."""
-    return image_files.read([path for path, _, _ in files])
+    return image_files.load_image_files([path for path, _, _ in files])

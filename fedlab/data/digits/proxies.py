@@ -27,17 +27,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate, max_pool2d, pad
 
-from fedlab.data.digits.augment import warp
+from fedlab.data.digits.augment import random_affine
 from fedlab.data.digits.domains import SIZE, Part
+from fedlab.data.pixels import LUMA
 from fedlab.errors import DataError, suggest
 from fedlab.seeds import seeded
 
 MIN_CONTRAST = 0.3  # of lightness in [0, 1], between stroke and ground of "colour"
 MIN_ASPECT = 0.5  # of the box that "lowres" and "tight" stretch: a 1 as wide as it is high is no 1
-LIGHTNESS = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
-def proxy(images: NDArray[np.uint8], kind: str, seed: int) -> NDArray[np.uint8]:
+def make_proxy(images: NDArray[np.uint8], kind: str, seed: int) -> NDArray[np.uint8]:
     """The same digits under one kind of shift; the same arguments give the same bits, on any number of threads.
 
     Parameters
@@ -63,7 +63,7 @@ def proxy(images: NDArray[np.uint8], kind: str, seed: int) -> NDArray[np.uint8]:
     return (x.clamp(0, 1) * 255).round().byte().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def rows(count: int, part: Part) -> range:
+def part_rows(count: int, part: Part) -> range:
     """Which of ``count`` source images become one part: the first half to train, the others to test."""
     return range(count // 2) if part == "train" else range(count // 2, count)
 
@@ -95,14 +95,14 @@ def _colour(ink: Tensor) -> Tensor:
     count = len(ink)
     # Neighbours, other images of the batch: so far off that no more than their edge is seen.
     right, left = pad(ink.roll(1, 0), [19, -19, 0, 0]), pad(ink.roll(-1, 0), [-19, 19, 0, 0])
-    ink = warp(ink - 1, degrees=15, shear=0.3, scale=(0.6, 1.25), shift=0.15) + 1
+    ink = random_affine(ink - 1, degrees=15, shear=0.3, scale=(0.6, 1.25), shift=0.15) + 1
     width, side = _uniform(0, 1, count), _uniform(0, 1, count)
     thin = -max_pool2d(-pad(ink, [0, 1, 0, 1]), 2, 1)
     ink = torch.where(width < 0.45, max_pool2d(ink, 3, 1, 1), torch.where(width < 0.6, thin, ink))
     ink = torch.maximum(_bend(ink, 1.0), torch.where(side < 0.2, left, right) * (side < 0.4))
 
     ground, strokes = torch.rand(count, 1, 3), torch.rand(count, 16, 3)
-    contrast = ((strokes - ground) * torch.tensor(LIGHTNESS)).sum(2).abs()  # (N, 16)
+    contrast = ((strokes - ground) * torch.tensor(LUMA)).sum(2).abs()  # (N, 16)
     pick = contrast.clamp(max=MIN_CONTRAST).argmax(1)  # the first that stands out enough, or else the best
     stroke = strokes[torch.arange(count), pick][..., None, None]  # (N, 3, 1, 1)
     ground = ground[:, 0, :, None, None]
@@ -123,7 +123,7 @@ def _uniform(low: float, high: float, count: int, channels: int = 1) -> Tensor:
 
 
 def _slant(ink: Tensor) -> Tensor:
-    return warp(ink - 1, degrees=8, shear=0.2, scale=(0.9, 1.1), shift=0.05) + 1
+    return random_affine(ink - 1, degrees=8, shear=0.2, scale=(0.9, 1.1), shift=0.05) + 1
 
 
 def _bend(ink: Tensor, pixels: float) -> Tensor:

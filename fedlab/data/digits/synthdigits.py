@@ -18,17 +18,18 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from fedlab.data.pixels import LUMA
+
 SIZE = 32  # pixels a side of a finished image
 SCALE = 2  # drawn this many times larger, then averaged down: smooth edges without hinting
 CANVAS = SIZE * SCALE
 MIN_CONTRAST = 0.35  # of lightness in [0, 1], between the digit and nearly every background pixel around it
-LIGHTNESS = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+LIGHTNESS = np.array(LUMA)  # weights of red, green and blue
 
 # Text faces whose Latin digits stand on the line. Of the faces beside them, the symbol-only ones (STIXSiz*, cmex10,
 # cmsy10) have no digits and cmmi10 has old-style ones that hang below the line.
@@ -170,6 +171,8 @@ def _bytes(picture: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 @cache
 def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    import matplotlib  # late: its fonts are needed only where digits are drawn
+
     # The basic layout engine is always compiled in; the other one is a library of the system.
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", name)
     return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)

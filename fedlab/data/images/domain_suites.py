@@ -1,6 +1,6 @@
 """Sets of several domains with the same classes, any of which may be the source: PACS, Office-Caltech10.
 
-``read`` is the whole interface: a set, a domain, a split, and the folder of the full sets, or none for what is inside
+``load_domain`` is the whole interface: a set, a domain, a split, and the folder of the full sets, or none for what is inside
 the package. Splits are those of ``fedlab.data.digits.datasets``:
 
 =========  ==========================  ============================================================================
@@ -31,7 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedlab.data.dataset import Batch, Examples
+from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.digits.datasets import EMBEDDED, SPLITS
 from fedlab.data.digits.domains import Part
 from fedlab.errors import DataError, suggest
@@ -39,7 +39,7 @@ from fedlab.errors import DataError, suggest
 CUT_SEED = 1709  # one cut for all runs
 
 
-class Labelled(NamedTuple):
+class LabeledArrays(NamedTuple):
     """Inputs (N, ...) and labels (N,), both uint8."""
 
     inputs: NDArray[np.uint8]
@@ -47,7 +47,7 @@ class Labelled(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DomainSet:
+class DomainSuite:
     """What a set is and how it is read.
 
     Attributes
@@ -72,18 +72,20 @@ class DomainSet:
     domains: tuple[str, ...]
     classes: tuple[str, ...]
     folder: str
-    train_share: float
+    train_fraction: float
     embedded: dict[Part, int]
-    whole: Callable[[Path, str], Labelled]
+    read_domain: Callable[[Path, str], LabeledArrays]
     unpack: Callable[[Any], Any]
-    floats: Callable[[Batch], Batch]
+    to_float: Callable[[Batch], Batch]
 
     # Sets are module constants: what is cached for one is found by its identity.
     __hash__ = object.__hash__
     __eq__ = object.__eq__
 
 
-def read(of: DomainSet, domain: str, split: str, root: Path | None = None) -> Examples:
+def load_domain(
+    suite: DomainSuite, domain: str, split: str, root: Path | None = None, *, with_labels: bool = False
+) -> ArrayDataset:
     """One domain and split.
 
     The columns are shared by all callers in the process: treat ``examples.columns`` as read-only.
@@ -93,27 +95,27 @@ def read(of: DomainSet, domain: str, split: str, root: Path | None = None) -> Ex
     DataError
         For an unknown name, or a file that is missing or damaged.
     """
-    if domain not in of.domains:
-        raise DataError(f"{of.name} has no domain {domain!r}; {suggest(domain, of.domains)}")
+    if domain not in suite.domains:
+        raise DataError(f"{suite.name} has no domain {domain!r}; {suggest(domain, suite.domains)}")
     if split not in SPLITS:
         raise DataError(f"no split {split!r}; {suggest(split, SPLITS)}")
     part: Part = "test" if split == "test" else "train"
-    folder = full_folder(of, root)
+    folder = full_folder(suite, root)
     try:
-        x = _inputs(of, domain, part, folder)
-        if split == "train":
-            return Examples({"x": x}, of.floats)
-        y = _labels(of, domain, part, folder)
+        x = _inputs(suite, domain, part, folder)
+        if part == "train" and not with_labels:
+            return ArrayDataset({"x": x}, suite.to_float)
+        y = _labels(suite, domain, part, folder)
     except Exception as error:  # a damaged file can fail in a reader in nearly any way; the cause stays attached
         where = folder or EMBEDDED
         raise DataError(
-            f"{of.name}: {domain} cannot be read from {where} ({error or type(error).__name__}); "
+            f"{suite.name}: {domain} cannot be read from {where} ({error or type(error).__name__}); "
             + ("replace the file, or unset data_root" if folder else "the package is damaged, reinstall fedlab")
         ) from error
-    return Examples({"x": x, "y": y}, of.floats)
+    return ArrayDataset({"x": x, "y": y}, suite.to_float)
 
 
-def full_folder(of: DomainSet, root: Path | None) -> Path | None:
+def full_folder(suite: DomainSuite, root: Path | None) -> Path | None:
     """Folder of the full set, or None where what ships is read.
 
     Raises
@@ -125,28 +127,28 @@ def full_folder(of: DomainSet, root: Path | None) -> Path | None:
         return None
     if not root.is_dir():
         raise DataError(f"data root {root} is not a folder; name the folder of the full sets, or unset data_root")
-    return root / of.folder if (root / of.folder).is_dir() else None
+    return root / suite.folder if (root / suite.folder).is_dir() else None
 
 
-def cut(of: DomainSet, folder: Path, domain: str, part: Part) -> Labelled:
+def read_part(suite: DomainSuite, folder: Path, domain: str, part: Part) -> LabeledArrays:
     """One part of one domain of the full set, in random order with every class in its share; read-only."""
-    inputs, labels = _whole(of, domain, folder)
-    rows = _rows(labels.tobytes(), of.train_share)[part]
-    return Labelled(inputs[rows], labels[rows])
+    inputs, labels = _read_domain(suite, domain, folder)
+    rows = _rows(labels.tobytes(), suite.train_fraction)[part]
+    return LabeledArrays(inputs[rows], labels[rows])
 
 
 @lru_cache(maxsize=16)
-def _whole(of: DomainSet, domain: str, folder: Path) -> Labelled:
-    inputs, labels = of.whole(folder, domain)
+def _read_domain(suite: DomainSuite, domain: str, folder: Path) -> LabeledArrays:
+    inputs, labels = suite.read_domain(folder, domain)
     labels = np.asarray(labels, dtype=np.uint8)
-    if len(inputs) != len(labels) or not len(labels) or labels.max() >= len(of.classes):
+    if len(inputs) != len(labels) or not len(labels) or labels.max() >= len(suite.classes):
         raise ValueError(
             f"{len(inputs)} examples with {len(labels)} labels of which the largest is {labels.max(initial=0)}; "
-            f"expected as many labels, from 0 to {len(of.classes) - 1}"
+            f"expected as many labels, from 0 to {len(suite.classes) - 1}"
         )
     flat = np.ascontiguousarray(inputs).reshape(len(inputs), -1)
     first = np.sort(np.unique(flat.view(f"V{flat.shape[1]}"), return_index=True)[1])  # equal examples count once
-    return Labelled(inputs[first], labels[first])
+    return LabeledArrays(inputs[first], labels[first])
 
 
 @lru_cache(maxsize=16)
@@ -159,17 +161,17 @@ def _rows(labels: bytes, share: float) -> dict[Part, Any]:
 
 
 @lru_cache(maxsize=32)
-def _inputs(of: DomainSet, domain: str, part: Part, folder: Path | None) -> Tensor:
+def _inputs(suite: DomainSuite, domain: str, part: Part, folder: Path | None) -> Tensor:
     if folder:
-        return torch.from_numpy(np.ascontiguousarray(cut(of, folder, domain, part).inputs))
-    with np.load(EMBEDDED / f"{of.name}_{part}.npz", allow_pickle=False) as archive:
-        return torch.from_numpy(of.unpack(archive[domain]))
+        return torch.from_numpy(np.ascontiguousarray(read_part(suite, folder, domain, part).inputs))
+    with np.load(EMBEDDED / f"{suite.name}_{part}.npz", allow_pickle=False) as archive:
+        return torch.from_numpy(suite.unpack(archive[domain]))
 
 
 @lru_cache(maxsize=32)
-def _labels(of: DomainSet, domain: str, part: Part, folder: Path | None) -> Tensor:
+def _labels(suite: DomainSuite, domain: str, part: Part, folder: Path | None) -> Tensor:
     if folder:
-        return torch.from_numpy(cut(of, folder, domain, part).labels.astype(np.int64))
-    name = f"{of.name}_{part}_labels.npz"
+        return torch.from_numpy(read_part(suite, folder, domain, part).labels.astype(np.int64))
+    name = f"{suite.name}_{part}_labels.npz"
     with np.load(EMBEDDED / name, allow_pickle=False) as archive:
         return torch.from_numpy(archive[domain].astype(np.int64))

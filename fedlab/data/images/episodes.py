@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedlab.data.dataset import Batch, Examples
+from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.errors import DataError
 from fedlab.seeds import seeded
 
@@ -37,7 +37,7 @@ class Episodes:
         return torch.arange(self.ways).repeat_interleave(rows.shape[1] // self.ways)
 
 
-def draw(y: Tensor, *, ways: int, shots: int, queries: int, episodes: int, seed: int) -> Episodes:
+def sample_episodes(y: Tensor, *, ways: int, shots: int, queries: int, episodes: int, seed: int) -> Episodes:
     """Random episodes: classes without replacement, and within a class images without replacement.
 
     Parameters
@@ -63,7 +63,7 @@ def draw(y: Tensor, *, ways: int, shots: int, queries: int, episodes: int, seed:
         few = int(counts.argmin())
         raise DataError(
             f"class {int(classes[few])} has {int(counts[few])} images for episodes, and {shots} shots with {queries} "
-            f"queries take {wanted}; lower fewshot.shots, fewshot.queries or fewshot.unlabelled"
+            f"queries take {wanted}; lower fewshot.shots, fewshot.queries or fewshot.unlabeled_fraction"
         )
     members = y.sort(stable=True).indices  # rows in the order of classes
     table = torch.zeros(len(classes), int(counts.max()), dtype=torch.long)
@@ -77,20 +77,20 @@ def draw(y: Tensor, *, ways: int, shots: int, queries: int, episodes: int, seed:
     return Episodes(rows[..., :shots].flatten(1), rows[..., shots:].flatten(1), ways)
 
 
-class Episodic(Examples):
+class EpisodeDataset(ArrayDataset):
     """Labelled examples that are drawn as episodes to train on, not one by one.
 
     A sample of ``size`` holds size // 10 classes, ten examples of each, class by class.
     """
 
-    EACH = 10
+    PER_CLASS = 10
 
-    def sample(self, size: int) -> Batch:
+    def sample_batch(self, size: int) -> Batch:
         """One episode from torch's current random stream."""
-        half = self.EACH // 2
+        half = self.PER_CLASS // 2
         y = self.columns["y"]
-        ways = min(max(2, size // self.EACH), len(torch.unique(y)))
+        ways = min(max(2, size // self.PER_CLASS), len(torch.unique(y)))
         seed = int(torch.randint(2**31, (1,)))
-        drawn = draw(y, ways=ways, shots=half, queries=half, episodes=1, seed=seed)
+        drawn = sample_episodes(y, ways=ways, shots=half, queries=half, episodes=1, seed=seed)
         both = [rows.view(ways, half) for rows in (drawn.support, drawn.query)]
         return self[torch.cat(both, 1).flatten()]

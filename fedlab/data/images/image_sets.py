@@ -1,6 +1,6 @@
 """Sets of images with classes, for transfer from a labelled base to a very different target with new classes.
 
-``read`` gives one set, ``split`` cuts a target into the part that a client trains on without labels and the part that
+``load_digits`` gives one set, ``split_unlabeled`` cuts a target into the part that a client trains on without labels and the part that
 episodes are drawn from. A new set is a line in ``IMAGE_SETS``.
 
 Every digit domain of ``fedlab.data.digits.domains`` is a set too: what it ships without labels (its train part) has
@@ -41,7 +41,7 @@ SPLIT_SEED = 2010  # one cut for all runs, as the paper's lists of files are
 
 
 @dataclass(frozen=True)
-class Images:
+class LabeledImages:
     """x : (N, channels, size, size) uint8; y : (N,) int64, ``UNKNOWN`` where no label ships; shared, read-only."""
 
     x: Tensor
@@ -53,14 +53,14 @@ class ImageSet:
     """What a set is and how it is read; ``validation`` reads images of the same classes that no training sees."""
 
     description: str
-    read: Callable[[Path | None], Images]
-    validation: Callable[[Path | None], Images] | None = None
+    read: Callable[[Path | None], LabeledImages]
+    validation: Callable[[Path | None], LabeledImages] | None = None
     needs: tuple[str, ...] = field(default=())  # files below the data root; none: inside the package
     instead: str = ""  # a folder below the data root that serves as well
 
 
 @lru_cache(maxsize=16)
-def read(name: str, root: Path | None, validation: bool = False, size: int = 0) -> Images:
+def load_image_set(name: str, root: Path | None, validation: bool = False, size: int = 0) -> LabeledImages:
     """One set, or its validation part, read once a process.
 
     Parameters
@@ -89,14 +89,14 @@ def read(name: str, root: Path | None, validation: bool = False, size: int = 0) 
             where = f"{where}, or torchvision's {entry.instead}/ beside its folder" if entry.instead else where
             raise DataError(f"{name} does not ship with fedlab: expected {where}; set data_root or FEDLAB_DATA")
     try:
-        return resized(reader(root), size) if size else reader(root)
+        return resize(reader(root), size) if size else reader(root)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise DataError(
             f"{name} cannot be read ({error}); replace its files below {root or datasets.EMBEDDED}"
         ) from error
 
 
-def split(y: Tensor, share: float) -> tuple[Tensor, Tensor]:
+def split_unlabeled(y: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """Row numbers of the unlabelled part and of the part for episodes; they never meet, whatever a run's seed.
 
     Parameters
@@ -116,7 +116,7 @@ def split(y: Tensor, share: float) -> tuple[Tensor, Tensor]:
     return order[:cut].sort().values, order[cut:].sort().values
 
 
-def resized(images: Images, size: int) -> Images:
+def resize(images: LabeledImages, size: int) -> LabeledImages:
     """The same images at another size, bilinear with antialiasing."""
     if images.x.shape[-1] == size:
         return images
@@ -124,10 +124,10 @@ def resized(images: Images, size: int) -> Images:
         interpolate(part.float(), (size, size), mode="bilinear", antialias=True).round().clamp(0, 255).byte()
         for part in torch.split(images.x, 1000)
     ]
-    return Images(torch.cat(parts), images.y)
+    return LabeledImages(torch.cat(parts), images.y)
 
 
-def _packed(path: Path) -> Images:
+def _read_jpegs(path: Path) -> LabeledImages:
     """A file of JPEG pictures end to end: ``buf``, ``off``, ``y``."""
     with np.load(path, allow_pickle=False) as archive:
         buffer, offsets, labels = archive["buf"], archive["off"], archive["y"]
@@ -135,27 +135,27 @@ def _packed(path: Path) -> Images:
         np.asarray(Image.open(io.BytesIO(buffer[start:end].tobytes())).convert("RGB"))
         for start, end in pairwise(offsets)
     ]
-    return Images(_planes(np.stack(pictures)), torch.from_numpy(labels.astype(np.int64)))
+    return LabeledImages(_planes(np.stack(pictures)), torch.from_numpy(labels.astype(np.int64)))
 
 
-def _cifar10(train: bool, root: Path | None) -> Images:
+def _cifar10(train: bool, root: Path | None) -> LabeledImages:
     """Torchvision's files where they are there, else a file of JPEG pictures."""
     folder = root or Path()
     if not (folder / CIFAR10[1]).is_dir():
-        return _packed(folder / CIFAR10[0].format("train" if train else "test"))
+        return _read_jpegs(folder / CIFAR10[0].format("train" if train else "test"))
     from torchvision.datasets import CIFAR10 as Published  # late, it costs a second
 
     whole = Published(folder, train=train)
-    return Images(_planes(whole.data), torch.tensor(whole.targets))
+    return LabeledImages(_planes(whole.data), torch.tensor(whole.targets))
 
 
 def _planes(pictures: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()  # (N, 3, size, size)
 
 
-def packed(file: str) -> Callable[[Path | None], Images]:
+def jpeg_reader(file: str) -> Callable[[Path | None], LabeledImages]:
     """A reader of one such file below the data root."""
-    return lambda root: _packed((root or Path()) / file)
+    return lambda root: _read_jpegs((root or Path()) / file)
 
 
 @lru_cache(maxsize=1)
@@ -170,27 +170,27 @@ def _omniglot() -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]
 VALIDATION_DRAWERS = 16  # later ones of the 20 are for validation
 
 
-def _characters(held_out: bool, drawers: range, kind: str = "") -> Images:
+def _characters(held_out: bool, drawers: range, kind: str = "") -> LabeledImages:
     x, y, apart, drawer = _omniglot()
     rows = (apart == held_out) & np.isin(drawer, drawers)
     labels = torch.from_numpy(np.unique(y[rows], return_inverse=True)[1].astype(np.int64))
     if kind:
-        return Images(_planes(proxies.proxy(x[rows], kind, SPLIT_SEED)), labels)
+        return LabeledImages(_planes(proxies.make_proxy(x[rows], kind, SPLIT_SEED)), labels)
     margin = (SIZE - x.shape[-1]) // 2
-    return Images(pad(torch.from_numpy(x[rows])[:, None], [margin] * 4), labels)  # (N, 1, 32, 32)
+    return LabeledImages(pad(torch.from_numpy(x[rows])[:, None], [margin] * 4), labels)  # (N, 1, 32, 32)
 
 
-def _bent(kind: str, _: Path | None) -> Images:
+def _shifted(kind: str, _: Path | None) -> LabeledImages:
     return _characters(True, ALL, kind)
 
 
-def _digits(domain: str) -> Callable[[Path | None], Images]:
-    def reader(root: Path | None) -> Images:
-        bare, test = datasets.read(domain, "train", root), datasets.read(domain, "test", root)
+def _digits(domain: str) -> Callable[[Path | None], LabeledImages]:
+    def reader(root: Path | None) -> LabeledImages:
+        bare, test = datasets.load_digits(domain, "train", root), datasets.load_digits(domain, "test", root)
         x = torch.cat([bare.columns["x"], test.columns["x"]])
         if len(DOMAINS[domain].shape) == 2 and not DOMAINS[domain].proxy:
             x = x[:, :1]  # grey, stored once
-        return Images(x, torch.cat([torch.full((len(bare),), UNKNOWN), test.columns["y"]]))
+        return LabeledImages(x, torch.cat([torch.full((len(bare),), UNKNOWN), test.columns["y"]]))
 
     return reader
 
@@ -207,14 +207,14 @@ IMAGE_SETS: Mapping[str, ImageSet] = {
         "two more alphabets, 39 classes: a target to tune on", lambda _: _characters(True, ALL)
     ),
     **{
-        f"omniglot_{kind}": ImageSet(f"the same 39 characters bent by proxy {kind!r}", partial(_bent, kind))
+        f"omniglot_{kind}": ImageSet(f"the same 39 characters bent by proxy {kind!r}", partial(_shifted, kind))
         for kind in ("texture", "colour")
     },
     **{name: ImageSet(domain.description, _digits(name)) for name, domain in DOMAINS.items()},
     "tiny_imagenet": ImageSet(
         "64 classes of Tiny-ImageNet, colour 64x64",
-        packed("tiny_imagenet/base64_train.npz"),
-        packed("tiny_imagenet/base64_val.npz"),
+        jpeg_reader("tiny_imagenet/base64_train.npz"),
+        jpeg_reader("tiny_imagenet/base64_val.npz"),
         ("tiny_imagenet/base64_train.npz", "tiny_imagenet/base64_val.npz"),
     ),
     "cifar10": ImageSet(
@@ -226,12 +226,12 @@ IMAGE_SETS: Mapping[str, ImageSet] = {
     ),
     "eurosat": ImageSet(
         "land use seen by Sentinel-2, 10 classes, colour 64x64",
-        packed("eurosat/eurosat_64.npz"),
+        jpeg_reader("eurosat/eurosat_64.npz"),
         needs=("eurosat/eurosat_64.npz",),
     ),
     "plantvillage": ImageSet(
         "leaves and their diseases, 15 classes, colour 64x64",
-        packed("plantvillage/plantvillage15_64.npz"),
+        jpeg_reader("plantvillage/plantvillage15_64.npz"),
         needs=("plantvillage/plantvillage15_64.npz",),
     ),
 }

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlab.data.dataset import Batch
-from fedlab.data.images.domain_suites import DomainSet, Labelled
+from fedlab.data.images.domain_suites import DomainSuite, LabeledArrays
 
 WORDS = 800
-LARGEST = 10_000  # examples of one part; no domain has as many, so all of it ships
-KEPT = (0.2, 1.0)  # share of an image's key points that a random view keeps
+MAX_EXAMPLES = 10_000  # examples of one part; no domain has as many, so all of it ships
+KEEP_FRACTION = (0.2, 1.0)  # share of an image's key points that a random view keeps
 
 
-def _whole(folder: Path, domain: str) -> Labelled:
+def _read_domain(folder: Path, domain: str) -> LabeledArrays:
     """Counts (N, 800) uint8, labels (N,) from 0, from the authors' file with ``fts`` and ``labels`` from 1."""
     from scipy.io import loadmat
 
@@ -35,32 +35,32 @@ def _whole(folder: Path, domain: str) -> Labelled:
     counts, labels = np.asarray(file["fts"]), np.asarray(file["labels"]).ravel()
     if counts.ndim != 2 or counts.shape[1] != WORDS or counts.min() < 0 or counts.max() > 255:
         raise ValueError(f"fts of {counts.dtype} {counts.shape}; expected counts (N, {WORDS}) from 0 to 255")
-    return Labelled(counts.astype(np.uint8), (labels - 1).astype(np.uint8))
+    return LabeledArrays(counts.astype(np.uint8), (labels - 1).astype(np.uint8))
 
 
-def to_floats(batch: Batch) -> Batch:
+def to_hellinger(batch: Batch) -> Batch:
     """Counts (batch, 800) to square roots of shares times 800: about 1 where all words are as frequent."""
-    return {**batch, "x": roots(batch["x"].float())}
+    return {**batch, "x": hellinger(batch["x"].float())}
 
 
-def roots(counts: Tensor) -> Tensor:
+def hellinger(counts: Tensor) -> Tensor:
     """(batch, words) to the square roots of ``words`` times each word's share; zeros where nothing was counted."""
     shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
     return (shares * counts.shape[1]).sqrt()
 
 
-def thinned(batch: Batch) -> Batch:
-    """A random view: as if only some of each image's key points had been found, then as ``to_floats``."""
+def drop_keypoints(batch: Batch) -> Batch:
+    """A random view: as if only some of each image's key points had been found, then as ``to_hellinger``."""
     counts = batch["x"].float()
-    keep = torch.empty(len(counts), 1).uniform_(*KEPT)
-    return {**batch, "x": roots(torch.binomial(counts, keep.expand_as(counts)))}
+    keep = torch.empty(len(counts), 1).uniform_(*KEEP_FRACTION)
+    return {**batch, "x": hellinger(torch.binomial(counts, keep.expand_as(counts)))}
 
 
 def _same(counts: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return counts
 
 
-OFFICE = DomainSet(
+OFFICE = DomainSuite(
     name="office",
     domains=("amazon", "caltech10", "webcam", "dslr"),
     classes=(
@@ -76,9 +76,9 @@ OFFICE = DomainSet(
         "video projector",
     ),
     folder="office_caltech",
-    train_share=0.5,
-    embedded={"train": LARGEST, "test": LARGEST},
-    whole=_whole,
+    train_fraction=0.5,
+    embedded={"train": MAX_EXAMPLES, "test": MAX_EXAMPLES},
+    read_domain=_read_domain,
     unpack=_same,
-    floats=to_floats,
+    to_float=to_hellinger,
 )

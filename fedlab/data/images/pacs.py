@@ -19,15 +19,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedlab.data.dataset import Batch
-from fedlab.data.digits.domains import SIZE, tiles
+from fedlab.data.digits.domains import SIZE, decode_tiles
 from fedlab.data.images import views
-from fedlab.data.images.domain_suites import DomainSet, Labelled
+from fedlab.data.images.domain_suites import DomainSuite, LabeledArrays
+from fedlab.data.pixels import to_float
 
 FILE = "pacs_64.npz"  # JPEG pictures end to end: buf, off, y, classes, domain, domains
-CROP, JITTER, GREY = 0.3, 0.4, 0.3  # of a random view: least area, strength of colour changes, share without colour
+MIN_CROP_AREA, JITTER_STRENGTH, GRAY_FRACTION = 0.3, 0.4, 0.3  # of a random view: least area, strength of colour changes, share without colour
 
 
-def _whole(folder: Path, domain: str) -> Labelled:
+def _read_domain(folder: Path, domain: str) -> LabeledArrays:
     """Images (N, 3, 32, 32) uint8 and labels (N,) of one domain."""
     with np.load(folder / FILE, allow_pickle=False) as archive:
         buffer, offsets, labels = archive["buf"], archive["off"], archive["y"]
@@ -42,7 +43,7 @@ def _whole(folder: Path, domain: str) -> Labelled:
         )
         for row in rows
     ]
-    return Labelled(_planes(np.stack(pictures)), labels[rows])
+    return LabeledArrays(_planes(np.stack(pictures)), labels[rows])
 
 
 def _planes(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -50,29 +51,24 @@ def _planes(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _unpack(sheet: Any) -> NDArray[np.uint8]:
-    return _planes(tiles(sheet.tobytes()))
+    return _planes(decode_tiles(sheet.tobytes()))
 
 
-def to_floats(batch: Batch) -> Batch:
-    """Bytes to float32 in [-1, 1]."""
-    return {**batch, "x": batch["x"].float() / 127.5 - 1}
-
-
-def viewed(batch: Batch) -> Batch:
+def augment(batch: Batch) -> Batch:
     """A random view of each image: cut, mirrored, other colours, some in grey."""
-    x = views.view(to_floats(batch)["x"], CROP, JITTER, mirror=True)
-    colourless = (torch.rand(len(x)) < GREY)[:, None, None, None]
-    return {**batch, "x": torch.where(colourless, views.grey(x), x)}
+    x = views.random_view(to_float(batch)["x"], MIN_CROP_AREA, JITTER_STRENGTH, mirror=True)
+    colourless = (torch.rand(len(x)) < GRAY_FRACTION)[:, None, None, None]
+    return {**batch, "x": torch.where(colourless, views.to_grayscale(x), x)}
 
 
-PACS = DomainSet(
+PACS = DomainSuite(
     name="pacs",
     domains=("art_painting", "cartoon", "photo", "sketch"),
     classes=("dog", "elephant", "giraffe", "guitar", "horse", "house", "person"),
     folder="pacs",
-    train_share=0.7,
+    train_fraction=0.7,
     embedded={"train": 1000, "test": 350},
-    whole=_whole,
+    read_domain=_read_domain,
     unpack=_unpack,
-    floats=to_floats,
+    to_float=to_float,
 )

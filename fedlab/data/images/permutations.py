@@ -16,7 +16,7 @@ from fedlab.seeds import seeded
 KINDS = ("plain", "within patches", "patches", "pixels")
 
 
-def arrangement(kind: str, size: int, patch: int, seed: int) -> Tensor:
+def pixel_permutation(kind: str, size: int, patch: int, seed: int) -> Tensor:
     """Where each pixel comes from: (size * size,), row by row.
 
     Parameters
@@ -50,6 +50,6 @@ def arrangement(kind: str, size: int, patch: int, seed: int) -> Tensor:
     return grid.view(side, side, patch, patch).transpose(1, 2).reshape(-1)
 
 
-def arrange(x: Tensor, order: Tensor) -> Tensor:
+def permute_pixels(x: Tensor, order: Tensor) -> Tensor:
     """Images (batch, channels, size, size) of any type with their pixels moved."""
     return x.flatten(2)[:, :, order.to(x.device)].view(x.shape)

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-GREY = (0.2989, 0.587, 0.114)  # weights of red, green and blue
+from fedlab.data.pixels import TORCHVISION_LUMA
+
 RATIOS = (3 / 4, 4 / 3)
-TRIES = 10
+MAX_TRIES = 10
 
 
 class Boxes(NamedTuple):
@@ -32,10 +33,10 @@ class Boxes(NamedTuple):
     width: Tensor
 
 
-def draw_boxes(count: int, size: int, smallest: float) -> Boxes:
+def sample_boxes(count: int, size: int, smallest: float) -> Boxes:
     """Crops of v2's RandomResizedCrop: area uniform in [smallest, 1], log ratio uniform, ten tries, else all of it."""
-    area = size * size * torch.empty(count, TRIES).uniform_(smallest, 1)
-    ratio = torch.empty(count, TRIES).uniform_(*map(math.log, RATIOS)).exp()
+    area = size * size * torch.empty(count, MAX_TRIES).uniform_(smallest, 1)
+    ratio = torch.empty(count, MAX_TRIES).uniform_(*map(math.log, RATIOS)).exp()
     width, height = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
     fits = (width > 0) & (width <= size) & (height > 0) & (height <= size)
     first = fits.int().argmax(1, keepdim=True)
@@ -67,41 +68,41 @@ def flip(x: Tensor, mirrored: Tensor) -> Tensor:
     return torch.where(mirrored.to(x.device)[:, None, None, None], x.flip(-1), x)
 
 
-def grey(x: Tensor) -> Tensor:
+def to_grayscale(x: Tensor) -> Tensor:
     """(batch, 3, height, width) to (batch, 1, height, width)."""
-    return (x * torch.tensor(GREY).to(x)[:, None, None]).sum(1, keepdim=True)
+    return (x * torch.tensor(TORCHVISION_LUMA).to(x)[:, None, None]).sum(1, keepdim=True)
 
 
-def brightness(x: Tensor, factor: Tensor) -> Tensor:
+def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
     """Towards black or beyond; images in [0, 1], factors (batch, 1, 1, 1)."""
     return (x * factor).clamp(0, 1)
 
 
-def contrast(x: Tensor, factor: Tensor) -> Tensor:
+def adjust_contrast(x: Tensor, factor: Tensor) -> Tensor:
     """Towards the image's mean grey or away from it."""
-    return (x * factor + (1 - factor) * grey(x).mean((1, 2, 3), keepdim=True)).clamp(0, 1)
+    return (x * factor + (1 - factor) * to_grayscale(x).mean((1, 2, 3), keepdim=True)).clamp(0, 1)
 
 
-def saturation(x: Tensor, factor: Tensor) -> Tensor:
+def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
     """Towards each pixel's grey or away from it."""
-    return (x * factor + (1 - factor) * grey(x)).clamp(0, 1)
+    return (x * factor + (1 - factor) * to_grayscale(x)).clamp(0, 1)
 
 
-CHANGES = (brightness, contrast, saturation)
+ADJUSTMENTS = (adjust_brightness, adjust_contrast, adjust_saturation)
 
 
-def jitter(x: Tensor, strength: float) -> Tensor:
+def color_jitter(x: Tensor, strength: float) -> Tensor:
     """v2's ColorJitter without hue, its factors uniform in [1 - strength, 1 + strength]; images in [-1, 1]."""
     if not strength:
         return x
     x = (x + 1) / 2
-    for change in torch.randperm(len(CHANGES)).tolist():
+    for change in torch.randperm(len(ADJUSTMENTS)).tolist():
         factor = torch.empty(len(x), 1, 1, 1).uniform_(max(0.0, 1 - strength), 1 + strength)
-        x = CHANGES[change](x, factor.to(x))
+        x = ADJUSTMENTS[change](x, factor.to(x))
     return 2 * x - 1
 
 
-def view(x: Tensor, smallest: float, strength: float, mirror: bool) -> Tensor:
+def random_view(x: Tensor, smallest: float, strength: float, mirror: bool) -> Tensor:
     """A random view of each image.
 
     Parameters
@@ -115,6 +116,6 @@ def view(x: Tensor, smallest: float, strength: float, mirror: bool) -> Tensor:
     mirror
         Whether half of the images are mirrored; characters do not survive it.
     """
-    x = crop(x, draw_boxes(len(x), x.shape[-1], smallest)) if smallest < 1 else x
-    x = jitter(x, strength)
+    x = crop(x, sample_boxes(len(x), x.shape[-1], smallest)) if smallest < 1 else x
+    x = color_jitter(x, strength)
     return flip(x, torch.rand(len(x)) < 0.5) if mirror else x

@@ -5,16 +5,16 @@ bond, and ``atoms`` (N,) with the number of the element, or that of "no atom" fo
 :func:`one_hot` makes of a batch what models read: ``adjacency`` (batch, 4, N, N) and ``nodes`` (batch, N, F), the last
 channel of each meaning "none". Bonds are kekulised and hydrogens are implied by valence.
 
-**What a graph does not hold** is named for each molecule (:data:`LOSSES`): charges, unpaired electrons, isotopes and
+**What a graph does not hold** is named for each molecule (:data:`LOSSY_FLAGS`): charges, unpaired electrons, isotopes and
 stereochemistry. A molecule with a charge or an unpaired electron stands for the neutral one that hydrogens complete.
 Several fragments are held, and named since the validity rule refuses them in samples.
 
-**Canonical form**: RDKit's canonical SMILES without stereochemistry (:func:`canonical`). A molecule that loses nothing
+**Canonical form**: RDKit's canonical SMILES without stereochemistry (:func:`canonical_smiles`). A molecule that loses nothing
 but stereochemistry, or is in fragments, comes back to the same string.
 
 **Validity rule** (:func:`to_smiles`): a graph is a molecule if RDKit's sanitisation accepts it (valences above all, no
 charges are given) and it is one connected piece of at least one atom. This is the rule of GraphNVP's public code. With
-``corrected`` (:func:`correct`) it is mended first: N, O and S with one bond too many get a charge of +1, other atoms
+``corrected`` (:func:`correct_valences`) it is mended first: N, O and S with one bond too many get a charge of +1, other atoms
 with too many bonds lose the order of their highest bond, one by one, and the largest fragment is kept; then every graph
 with an atom is a molecule.
 
@@ -41,13 +41,13 @@ RDLogger.DisableLog("rdApp.*")  # type: ignore[attr-defined]  # what RDKit refus
 BOND_TYPES = (Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE)
 NO_BOND = len(BOND_TYPES)
 CHANNELS = NO_BOND + 1
-LOSSES: Mapping[str, int] = {"charge": 1, "radical": 2, "isotope": 4, "stereo": 8, "fragments": 16}  # name -> bit
-LOSSY = LOSSES["charge"] | LOSSES["radical"] | LOSSES["isotope"]  # another molecule comes back
+LOSSY_FLAGS: Mapping[str, int] = {"charge": 1, "radical": 2, "isotope": 4, "stereo": 8, "fragments": 16}  # name -> bit
+ALTERING_FLAGS = LOSSY_FLAGS["charge"] | LOSSY_FLAGS["radical"] | LOSSY_FLAGS["isotope"]  # another molecule comes back
 CHARGEABLE = {"N": 4, "O": 3, "S": 3}  # element -> valence at which a charge of +1 heals it
 
 
 @dataclass(frozen=True)
-class Alphabet:
+class GraphVocabulary:
     """What the graphs of a set can hold: ``size`` atoms at most (N), of these elements (F - 1)."""
 
     size: int
@@ -59,20 +59,20 @@ class Alphabet:
         return len(self.elements)
 
 
-QM9 = Alphabet(9, ("C", "N", "O", "F"))
-ZINC = Alphabet(38, ("C", "N", "O", "F", "P", "S", "Cl", "Br", "I"))
+QM9 = GraphVocabulary(9, ("C", "N", "O", "F"))
+ZINC = GraphVocabulary(38, ("C", "N", "O", "F", "P", "S", "Cl", "Br", "I"))
 
 
 @dataclass(frozen=True)
 class Graph:
-    """One molecule: ``bonds`` (N, N) and ``atoms`` (N,) uint8, and the bits of :data:`LOSSES`."""
+    """One molecule: ``bonds`` (N, N) and ``atoms`` (N,) uint8, and the bits of :data:`LOSSY_FLAGS`."""
 
     bonds: NDArray[np.uint8]
     atoms: NDArray[np.uint8]
-    losses: int
+    lossy_flags: int
 
 
-def parse(smiles: str, alphabet: Alphabet) -> tuple[Chem.Mol, Graph]:
+def parse_smiles(smiles: str, vocabulary: GraphVocabulary) -> tuple[Chem.Mol, Graph]:
     """A molecule and its graph, atoms in the order of the SMILES.
 
     Raises
@@ -83,49 +83,49 @@ def parse(smiles: str, alphabet: Alphabet) -> tuple[Chem.Mol, Graph]:
     molecule = Chem.MolFromSmiles(smiles) if smiles.strip() else None
     if molecule is None or molecule.GetNumAtoms() == 0:
         raise DataError(f"{smiles!r} is no SMILES that RDKit can read")
-    return molecule, to_graph(molecule, alphabet)
+    return molecule, to_graph(molecule, vocabulary)
 
 
-def to_graph(molecule: Chem.Mol, alphabet: Alphabet) -> Graph:
-    """The graph of a sanitised molecule; DataError as :func:`parse`."""
+def to_graph(molecule: Chem.Mol, vocabulary: GraphVocabulary) -> Graph:
+    """The graph of a sanitised molecule; DataError as :func:`parse_smiles`."""
     count = molecule.GetNumAtoms()
-    if count > alphabet.size:
-        raise DataError(f"it has {count} heavy atoms, and graphs of this set hold {alphabet.size}")
-    atoms = np.full(alphabet.size, alphabet.no_atom, np.uint8)
-    losses = 0
+    if count > vocabulary.size:
+        raise DataError(f"it has {count} heavy atoms, and graphs of this set hold {vocabulary.size}")
+    atoms = np.full(vocabulary.size, vocabulary.no_atom, np.uint8)
+    lossy_flags = 0
     for position, atom in enumerate(molecule.GetAtoms()):
         symbol = atom.GetSymbol()
-        if symbol not in alphabet.elements:
-            raise DataError(f"element {symbol} is not among {', '.join(alphabet.elements)}")
-        atoms[position] = alphabet.elements.index(symbol)
-        losses |= LOSSES["charge"] * bool(atom.GetFormalCharge()) | LOSSES["isotope"] * bool(atom.GetIsotope())
-        losses |= LOSSES["radical"] * bool(atom.GetNumRadicalElectrons())
-        losses |= LOSSES["stereo"] * (atom.GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED)
-    kekulised = Chem.Mol(molecule)
-    Chem.Kekulize(kekulised, clearAromaticFlags=True)
-    bonds = np.full((alphabet.size, alphabet.size), NO_BOND, np.uint8)
-    for bond in kekulised.GetBonds():
+        if symbol not in vocabulary.elements:
+            raise DataError(f"element {symbol} is not among {', '.join(vocabulary.elements)}")
+        atoms[position] = vocabulary.elements.index(symbol)
+        lossy_flags |= LOSSY_FLAGS["charge"] * bool(atom.GetFormalCharge()) | LOSSY_FLAGS["isotope"] * bool(atom.GetIsotope())
+        lossy_flags |= LOSSY_FLAGS["radical"] * bool(atom.GetNumRadicalElectrons())
+        lossy_flags |= LOSSY_FLAGS["stereo"] * (atom.GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED)
+    kekulized = Chem.Mol(molecule)
+    Chem.Kekulize(kekulized, clearAromaticFlags=True)
+    bonds = np.full((vocabulary.size, vocabulary.size), NO_BOND, np.uint8)
+    for bond in kekulized.GetBonds():
         if bond.GetBondType() not in BOND_TYPES:
             raise DataError(f"bond {bond.GetBondType().name.lower()} is not single, double or triple")
         i, j, order = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), BOND_TYPES.index(bond.GetBondType())
         bonds[i, j] = bonds[j, i] = order
-        losses |= LOSSES["stereo"] * (bond.GetStereo() != Chem.BondStereo.STEREONONE)
-    losses |= LOSSES["fragments"] * (len(Chem.GetMolFrags(molecule)) > 1)
-    return Graph(bonds, atoms, int(losses))
+        lossy_flags |= LOSSY_FLAGS["stereo"] * (bond.GetStereo() != Chem.BondStereo.STEREONONE)
+    lossy_flags |= LOSSY_FLAGS["fragments"] * (len(Chem.GetMolFrags(molecule)) > 1)
+    return Graph(bonds, atoms, int(lossy_flags))
 
 
-def canonical(molecule: Chem.Mol) -> str:
+def canonical_smiles(molecule: Chem.Mol) -> str:
     """Canonical SMILES without stereochemistry."""
     return str(Chem.MolToSmiles(molecule, isomericSmiles=False))
 
 
 def canonical_order(molecule: Chem.Mol) -> Chem.Mol:
     """The same molecule with atoms in the order of its canonical SMILES."""
-    canonical(molecule)
+    canonical_smiles(molecule)
     return Chem.RenumberAtoms(molecule, list(molecule.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"]))
 
 
-def one_hot(bonds: Tensor, atoms: Tensor, alphabet: Alphabet) -> tuple[Tensor, Tensor]:
+def one_hot(bonds: Tensor, atoms: Tensor, vocabulary: GraphVocabulary) -> tuple[Tensor, Tensor]:
     """What models read.
 
     Parameters
@@ -139,10 +139,10 @@ def one_hot(bonds: Tensor, atoms: Tensor, alphabet: Alphabet) -> tuple[Tensor, T
         ``adjacency`` (batch, 4, N, N) and ``nodes`` (batch, N, F), float32, one 1 in each row of channels.
     """
     adjacency = torch_one_hot(bonds.long(), CHANNELS).movedim(-1, 1).float()
-    return adjacency, torch_one_hot(atoms.long(), alphabet.no_atom + 1).float()
+    return adjacency, torch_one_hot(atoms.long(), vocabulary.no_atom + 1).float()
 
 
-def permuted(bonds: Tensor, atoms: Tensor, no_atom: int) -> tuple[Tensor, Tensor]:
+def permute_atoms(bonds: Tensor, atoms: Tensor, no_atom: int) -> tuple[Tensor, Tensor]:
     """Each graph with its atoms in a new random order, empty places still behind them; from torch's random stream."""
     keys = torch.rand(atoms.shape, device=atoms.device) + (atoms == no_atom)
     order = keys.argsort(dim=1)  # (batch, N)
@@ -150,11 +150,11 @@ def permuted(bonds: Tensor, atoms: Tensor, no_atom: int) -> tuple[Tensor, Tensor
     return rows.gather(2, order[:, None, :].expand_as(bonds)), atoms.gather(1, order)
 
 
-def assemble(bonds: NDArray[np.uint8], atoms: NDArray[np.uint8], alphabet: Alphabet) -> Chem.RWMol:
+def to_molecule(bonds: NDArray[np.uint8], atoms: NDArray[np.uint8], vocabulary: GraphVocabulary) -> Chem.RWMol:
     """The molecule of one graph as it stands, not sanitised; bonds come from the lower triangle."""
     molecule, place = Chem.RWMol(), {}
-    for position in np.flatnonzero(atoms != alphabet.no_atom).tolist():
-        place[position] = molecule.AddAtom(Chem.Atom(alphabet.elements[atoms[position]]))
+    for position in np.flatnonzero(atoms != vocabulary.no_atom).tolist():
+        place[position] = molecule.AddAtom(Chem.Atom(vocabulary.elements[atoms[position]]))
     for i, j in zip(*np.nonzero(np.tril(bonds != NO_BOND, -1)), strict=True):
         if i in place and j in place:
             molecule.AddBond(place[i], place[j], BOND_TYPES[bonds[i, j]])
@@ -162,22 +162,22 @@ def assemble(bonds: NDArray[np.uint8], atoms: NDArray[np.uint8], alphabet: Alpha
 
 
 def to_smiles(
-    bonds: NDArray[np.uint8], atoms: NDArray[np.uint8], alphabet: Alphabet, *, corrected: bool = False
+    bonds: NDArray[np.uint8], atoms: NDArray[np.uint8], vocabulary: GraphVocabulary, *, corrected: bool = False
 ) -> str | None:
     """Canonical SMILES of one graph, or None where the validity rule refuses it."""
-    molecule = assemble(bonds, atoms, alphabet)
-    return accepted(correct(molecule) if corrected else molecule)
+    molecule = to_molecule(bonds, atoms, vocabulary)
+    return validated_smiles(correct_valences(molecule) if corrected else molecule)
 
 
-def accepted(molecule: Chem.RWMol) -> str | None:
+def validated_smiles(molecule: Chem.RWMol) -> str | None:
     """Canonical SMILES of a molecule that passes the validity rule, else None; it is sanitised on the way."""
     if not molecule.GetNumAtoms() or Chem.SanitizeMol(molecule, catchErrors=True) != Chem.SANITIZE_NONE:
         return None
-    smiles = canonical(molecule)
+    smiles = canonical_smiles(molecule)
     return None if "." in smiles else smiles
 
 
-def correct(molecule: Chem.RWMol) -> Chem.RWMol:
+def correct_valences(molecule: Chem.RWMol) -> Chem.RWMol:
     """A copy mended until every valence holds, and cut down to its largest fragment (the first of equal ones)."""
     mended = Chem.RWMol(molecule)
     while problem := next(iter(Chem.DetectChemistryProblems(mended)), None):
@@ -200,18 +200,18 @@ def _lower(molecule: Chem.RWMol, bond: Chem.Bond) -> None:
         molecule.RemoveBond(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())
 
 
-def all_smiles(bonds: Tensor, atoms: Tensor, alphabet: Alphabet, *, corrected: bool = False) -> list[str | None]:
+def batch_to_smiles(bonds: Tensor, atoms: Tensor, vocabulary: GraphVocabulary, *, corrected: bool = False) -> list[str | None]:
     """:func:`to_smiles` of a batch of graphs (batch, N, N), (batch, N)."""
     pairs = zip(bonds.cpu().numpy().astype(np.uint8), atoms.cpu().numpy().astype(np.uint8), strict=True)
-    return [to_smiles(one, its, alphabet, corrected=corrected) for one, its in pairs]
+    return [to_smiles(one, its, vocabulary, corrected=corrected) for one, its in pairs]
 
 
-def names_of(losses: int) -> list[str]:
-    """The names of some bits of :data:`LOSSES`."""
-    return [name for name, bit in LOSSES.items() if losses & bit]
+def flag_names(lossy_flags: int) -> list[str]:
+    """The names of some bits of :data:`LOSSY_FLAGS`."""
+    return [name for name, bit in LOSSY_FLAGS.items() if lossy_flags & bit]
 
 
-def stacked(graphs: Sequence[Graph]) -> tuple[Tensor, Tensor]:
+def stack_graphs(graphs: Sequence[Graph]) -> tuple[Tensor, Tensor]:
     """Bonds (molecules, N, N) and atoms (molecules, N), uint8."""
     return (
         torch.from_numpy(np.stack([graph.bonds for graph in graphs])),

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from fedlab.data.molecules import graphs, scaffolds
-from fedlab.data.molecules.scaffolds import Partition
+from fedlab.data.molecules.scaffolds import MoleculePartition
 from fedlab.data.molecules.smiles import Molecules
 from fedlab.data.partitioners import MIN_EXAMPLES
 from fedlab.errors import ConfigError, DataError
 from fedlab.seeds import seeded
 
-REFERENCE = 1000  # molecules of the test file that drawn ones are compared with
+MAX_REFERENCE = 1000  # molecules of the test file that drawn ones are compared with
 
 
 @dataclass(frozen=True)
-class Holdings:
+class MoleculeAllocation:
     """Who holds what of the training file, and the test file.
 
     Attributes
@@ -39,24 +39,24 @@ class Holdings:
     compared: tuple[str, ...]
 
 
-def shared_out(
+def allocate(
     training: Molecules,
     reference: Molecules,
     names: tuple[str, ...],
     *,
-    by: Partition,
+    by: MoleculePartition,
     alpha: float,
     public: float,
     held_out: float,
     seed: int,
     no_atom: int,
-) -> Holdings:
+) -> MoleculeAllocation:
     """Molecules of a training file dealt to the server and to clients of these names.
 
     Parameters
     ----------
     by, alpha, no_atom
-        As in :func:`fedlab.data.molecules.scaffolds.shares`.
+        As in :func:`fedlab.data.molecules.scaffolds.partition_molecules`.
     public, held_out
         Share of the file that is the server's, and of each client's molecules that it tests on.
 
@@ -71,22 +71,22 @@ def shared_out(
     if cut < MIN_EXAMPLES:
         raise ConfigError(
             f"the server's public part would be {cut} of {len(training):,} molecules, at least {MIN_EXAMPLES} are "
-            "needed; raise molecules.public or molecules.limit, or use a larger file"
+            "needed; raise molecules.server_fraction or data.max_examples, or use a larger file"
         )
     of_server, private = order[:cut].sort().values, order[cut:].sort().values
-    parts = scaffolds.shares(training.take(private.tolist()), len(names), by, alpha, seed, no_atom)
+    parts = scaffolds.partition_molecules(training.select(private.tolist()), len(names), by, alpha, seed, no_atom)
     clients = tuple(
-        scaffolds.held_out(private[rows], held_out, seed, name) for rows, name in zip(parts, names, strict=True)
+        scaffolds.train_test_rows(private[rows], held_out, seed, name) for rows, name in zip(parts, names, strict=True)
     )
-    meant = [meaning for meaning in reference.meanings if meaning][:REFERENCE]
-    return Holdings(training, reference, of_server, clients, frozenset(training.meanings), tuple(meant))
+    meant = [meaning for meaning in reference.decoded_smiles if meaning][:MAX_REFERENCE]
+    return MoleculeAllocation(training, reference, of_server, clients, frozenset(training.decoded_smiles), tuple(meant))
 
 
-def lossless(molecules: Molecules) -> Molecules:
+def drop_lossy(molecules: Molecules) -> Molecules:
     """Those whose graph gives the same molecule back."""
-    kept = (molecules.losses & graphs.LOSSY == 0).nonzero()[:, 0].tolist()
+    kept = (molecules.lossy_flags & graphs.ALTERING_FLAGS == 0).nonzero()[:, 0].tolist()
     if not kept:
         raise DataError(
             "no molecule is left without charges, unpaired electrons and isotopes; set molecules.lossy=keep"
         )
-    return molecules.take(kept)
+    return molecules.select(kept)

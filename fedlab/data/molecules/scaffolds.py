@@ -21,16 +21,16 @@ from torch import Tensor
 
 from fedlab.data.molecules import graphs
 from fedlab.data.molecules.smiles import Molecules
-from fedlab.data.partitioners import MIN_EXAMPLES, split
+from fedlab.data.partitioners import MIN_EXAMPLES, partition_indices
 from fedlab.errors import ConfigError
 from fedlab.seeds import seed_of
 
-SHAPES = 30  # clusters of scaffolds with a number of their own; all others are one more
+MAX_CLUSTERS = 30  # clusters of scaffolds with a number of their own; all others are one more
 
-Partition = Literal["iid", "scaffold", "size", "dirichlet"]
+MoleculePartition = Literal["iid", "scaffold", "size", "dirichlet"]
 
 
-def shares(molecules: Molecules, clients: int, by: Partition, alpha: float, seed: int, no_atom: int) -> list[Tensor]:
+def partition_molecules(molecules: Molecules, clients: int, by: MoleculePartition, alpha: float, seed: int, no_atom: int) -> list[Tensor]:
     """Row numbers of each client: disjoint, together all, each sorted.
 
     Parameters
@@ -47,14 +47,14 @@ def shares(molecules: Molecules, clients: int, by: Partition, alpha: float, seed
         When a client would hold fewer than 10 molecules.
     """
     if by in ("iid", "dirichlet"):
-        return split(by, clusters(molecules.scaffolds), clients, alpha, seed)
+        return partition_indices(by, scaffold_clusters(molecules.scaffolds), clients, alpha, seed)
     rows = _by_scaffold(molecules.scaffolds, clients) if by == "scaffold" else _by_size(molecules, clients, no_atom)
     for client, part in enumerate(rows):
         if len(part) < MIN_EXAMPLES:
             raise ConfigError(
                 f"client {client} of {clients} would hold {len(part)} of {len(molecules):,} molecules shared "
                 f"out by {by}; at least {MIN_EXAMPLES} are needed: ask for fewer clients, or for another "
-                "molecules.partition"
+                "data.partition"
             )
     return rows
 
@@ -76,12 +76,12 @@ def _by_size(molecules: Molecules, clients: int, no_atom: int) -> list[Tensor]:
 
 
 @lru_cache(maxsize=8)
-def clusters(scaffolds: tuple[str, ...]) -> Tensor:
+def scaffold_clusters(scaffolds: tuple[str, ...]) -> Tensor:
     """The cluster of each molecule (molecules,): 0 is the most frequent shape of scaffold."""
     shape_of = {scaffold: _shape(scaffold) for scaffold in set(scaffolds)}
     counts = Counter(shape_of[scaffold] for scaffold in scaffolds)
     ranked = sorted(counts, key=lambda shape: (-counts[shape], shape))
-    number = {shape: min(rank, SHAPES) for rank, shape in enumerate(ranked)}
+    number = {shape: min(rank, MAX_CLUSTERS) for rank, shape in enumerate(ranked)}
     return torch.tensor([number[shape_of[scaffold]] for scaffold in scaffolds])
 
 
@@ -89,10 +89,10 @@ def _shape(scaffold: str) -> str:
     molecule = Chem.MolFromSmiles(scaffold)
     if molecule is None:  # a scaffold by itself can be nothing that RDKit reads
         return scaffold
-    return graphs.canonical(MakeScaffoldGeneric(molecule))  # type: ignore[no-untyped-call]
+    return graphs.canonical_smiles(MakeScaffoldGeneric(molecule))  # type: ignore[no-untyped-call]
 
 
-def held_out(rows: Tensor, share: float, seed: int, owner: str) -> tuple[Tensor, Tensor]:
+def train_test_rows(rows: Tensor, share: float, seed: int, owner: str) -> tuple[Tensor, Tensor]:
     """An owner's rows to train on and those to test on, at least one each; a function of seed and owner."""
     generator = np.random.default_rng(seed_of(seed, "held out", owner))
     order = generator.permutation(len(rows))

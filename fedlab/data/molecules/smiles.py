@@ -2,7 +2,7 @@
 
 A file has one molecule a line, the first field of which (up to a blank, tab or comma) is the SMILES; a first line
 "smiles" is a heading. A line that is no molecule of the set does not end the run: it is set aside with its number and
-the reason (:class:`Refused`), written to a file, and counted in a warning. A file in which nothing is left is an error.
+the reason (:class:`SkippedLine`), written to a file, and counted in a warning. A file in which nothing is left is an error.
 
 Long files are parsed by all cores and kept in the user's cache folder (``$XDG_CACHE_HOME/fedlab/molecules``), under a
 name made from their content, the alphabet and RDKit's version; where nothing can be written they are parsed again.
@@ -29,24 +29,24 @@ from torch import Tensor
 
 from fedlab.data.digits.datasets import EMBEDDED
 from fedlab.data.molecules import cache, graphs
-from fedlab.data.molecules.graphs import Alphabet, Graph
+from fedlab.data.molecules.graphs import Graph, GraphVocabulary
 from fedlab.errors import DataError, suggest
 
 FORMAT = "1"  # of the cache
-CHUNK = 2000  # lines a task
-LONG = 10_000  # lines from which several cores and a cache are worth it
-SHOWN = 3  # refused lines in a message
-TEXTS, TENSORS = ("smiles", "meanings", "scaffolds"), ("bonds", "atoms", "losses")  # what a cache holds of molecules
+CHUNK_LINES = 2000  # lines a task
+PARALLEL_LINES = 10_000  # lines from which several cores and a cache are worth it
+MAX_LISTED = 3  # refused lines in a message
+TEXTS, TENSORS = ("smiles", "decoded_smiles", "scaffolds"), ("bonds", "atoms", "lossy_flags")  # what a cache holds of molecules
 
-Order = Literal["file", "canonical"]
+AtomOrder = Literal["file", "canonical"]
 
 
-class SetAside(UserWarning):
+class SkippedLinesWarning(UserWarning):
     """Lines of a file that were not used."""
 
 
 @dataclass(frozen=True)
-class Refused:
+class SkippedLine:
     """A line that was not used: its number from 1, what it says, and why not."""
 
     line: int
@@ -73,32 +73,32 @@ class Molecules:
     """
 
     smiles: tuple[str, ...]
-    meanings: tuple[str, ...]
+    decoded_smiles: tuple[str, ...]
     bonds: Tensor
     atoms: Tensor
-    losses: Tensor
+    lossy_flags: Tensor
     scaffolds: tuple[str, ...]
-    refused: tuple[Refused, ...] = ()
+    skipped: tuple[SkippedLine, ...] = ()
 
     def __len__(self) -> int:
         return len(self.smiles)
 
-    def take(self, rows: Sequence[int]) -> Molecules:
+    def select(self, rows: Sequence[int]) -> Molecules:
         """Some of them."""
         some = torch.as_tensor(rows, dtype=torch.long)
-        texts = [tuple(column[row] for row in rows) for column in (self.smiles, self.meanings, self.scaffolds)]
-        return Molecules(texts[0], texts[1], self.bonds[some], self.atoms[some], self.losses[some], texts[2])
+        texts = [tuple(column[row] for row in rows) for column in (self.smiles, self.decoded_smiles, self.scaffolds)]
+        return Molecules(texts[0], texts[1], self.bonds[some], self.atoms[some], self.lossy_flags[some], texts[2])
 
 
 @dataclass(frozen=True)
 class MoleculeSet:
     """A set's alphabet, and its files below the data root, some of them inside the package."""
 
-    alphabet: Alphabet
+    vocabulary: GraphVocabulary
     embedded: bool
 
 
-SETS = {"qm9": MoleculeSet(graphs.QM9, True), "zinc": MoleculeSet(graphs.ZINC, False)}
+MOLECULE_SETS = {"qm9": MoleculeSet(graphs.QM9, True), "zinc": MoleculeSet(graphs.ZINC, False)}
 FILES = {
     ("qm9", "train"): "qm9_train.smi",
     ("qm9", "test"): "qm9_test.smi",
@@ -107,7 +107,7 @@ FILES = {
 }
 
 
-def path_of(name: str, split: str, root: Path | None) -> Path:
+def molecule_file(name: str, split: str, root: Path | None) -> Path:
     """Where a set's molecules are.
 
     Raises
@@ -115,22 +115,22 @@ def path_of(name: str, split: str, root: Path | None) -> Path:
     DataError
         When there is no such set or split, or its file is not there.
     """
-    if name not in SETS:
-        raise DataError(f"no set of molecules {name!r}; {suggest(name, SETS)}")
+    if name not in MOLECULE_SETS:
+        raise DataError(f"no set of molecules {name!r}; {suggest(name, MOLECULE_SETS)}")
     if (name, split) not in FILES:
         raise DataError(f"no split {split!r}; {suggest(split, [of for set_, of in FILES if set_ == name])}")
     file = FILES[name, split]
-    if root is None and SETS[name].embedded:
+    if root is None and MOLECULE_SETS[name].embedded:
         return EMBEDDED / file
     path = (root or Path("FOLDER")) / "molecules" / file
     if root is None or not path.is_file():
-        unset = ", or unset data_root to use the part that ships" if SETS[name].embedded else ""
+        unset = ", or unset data_root to use the part that ships" if MOLECULE_SETS[name].embedded else ""
         raise DataError(f"expected {path}; put the set there and name FOLDER in data_root or FEDLAB_DATA{unset}")
     return path
 
 
 @lru_cache(maxsize=8)
-def read(path: Path, alphabet: Alphabet, limit: int = 0, order: Order = "file") -> Molecules:
+def load_molecules(path: Path, vocabulary: GraphVocabulary, limit: int = 0, order: AtomOrder = "file") -> Molecules:
     """The molecules of one file, read once a process.
 
     Parameters
@@ -150,17 +150,17 @@ def read(path: Path, alphabet: Alphabet, limit: int = 0, order: Order = "file") 
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the SMILES file {path} cannot be read: {error}") from None
     lines = _lines(text)[: limit or None]
-    key = _key(lines, alphabet, order)
-    kept = cache.folder() / f"{path.stem}-{key}.npz"
-    found = _recall(kept) if len(lines) >= LONG else None
+    key = _key(lines, vocabulary, order)
+    kept = cache.cache_folder() / f"{path.stem}-{key}.npz"
+    found = _recall(kept) if len(lines) >= PARALLEL_LINES else None
     if found is None:
-        found = _parse(lines, alphabet, order)
+        found = _parse(lines, vocabulary, order)
         if not found.smiles:
-            raise DataError(f"{path} has no molecule that could be used: {_some(found.refused) or 'it is empty'}")
-        if len(lines) >= LONG:
+            raise DataError(f"{path} has no molecule that could be used: {_some(found.skipped) or 'it is empty'}")
+        if len(lines) >= PARALLEL_LINES:
             _keep(kept, found)
-    if found.refused:
-        _set_aside(path, key, len(lines), found.refused)
+    if found.skipped:
+        _set_aside(path, key, len(lines), found.skipped)
     return found
 
 
@@ -171,99 +171,99 @@ def _lines(text: str) -> list[tuple[int, str]]:
     return found[1:] if found and found[0][1].lower() == "smiles" else found
 
 
-def _parse(lines: Sequence[tuple[int, str]], alphabet: Alphabet, order: Order) -> Molecules:
-    chunks = [lines[start : start + CHUNK] for start in range(0, len(lines), CHUNK)]
-    jobs = -1 if len(lines) >= LONG else 1
-    parts = joblib.Parallel(n_jobs=jobs)(joblib.delayed(parse_lines)(chunk, alphabet, order) for chunk in chunks)
+def _parse(lines: Sequence[tuple[int, str]], vocabulary: GraphVocabulary, order: AtomOrder) -> Molecules:
+    chunks = [lines[start : start + CHUNK_LINES] for start in range(0, len(lines), CHUNK_LINES)]
+    jobs = -1 if len(lines) >= PARALLEL_LINES else 1
+    parts = joblib.Parallel(n_jobs=jobs)(joblib.delayed(parse_lines)(chunk, vocabulary, order) for chunk in chunks)
     if not any(part.smiles for part in parts):
         empty = torch.zeros(0, dtype=torch.uint8)
-        return Molecules((), (), empty, empty, empty, (), tuple(one for part in parts for one in part.refused))
+        return Molecules((), (), empty, empty, empty, (), tuple(one for part in parts for one in part.skipped))
     full = [part for part in parts if part.smiles]
     return Molecules(
         tuple(one for part in full for one in part.smiles),
-        tuple(one for part in full for one in part.meanings),
+        tuple(one for part in full for one in part.decoded_smiles),
         torch.cat([part.bonds for part in full]),
         torch.cat([part.atoms for part in full]),
-        torch.cat([part.losses for part in full]),
+        torch.cat([part.lossy_flags for part in full]),
         tuple(one for part in full for one in part.scaffolds),
-        tuple(one for part in parts for one in part.refused),
+        tuple(one for part in parts for one in part.skipped),
     )
 
 
-def parse_lines(lines: Sequence[tuple[int, str]], alphabet: Alphabet, order: Order) -> Molecules:
+def parse_lines(lines: Sequence[tuple[int, str]], vocabulary: GraphVocabulary, order: AtomOrder) -> Molecules:
     """The molecules of numbered SMILES, one after another: what each process does."""
     found: list[Graph] = []
-    smiles, meanings, scaffolds, refused = [], [], [], []
+    smiles, decoded_smiles, scaffolds, skipped = [], [], [], []
     for number, text in lines:
         try:
-            molecule, graph = graphs.parse(text, alphabet)
+            molecule, graph = graphs.parse_smiles(text, vocabulary)
         except DataError as error:
-            refused.append(Refused(number, text, str(error)))
+            skipped.append(SkippedLine(number, text, str(error)))
             continue
         if order == "canonical":
-            graph = graphs.to_graph(graphs.canonical_order(molecule), alphabet)
+            graph = graphs.to_graph(graphs.canonical_order(molecule), vocabulary)
         found.append(graph)
-        smiles.append(graphs.canonical(molecule))
-        meanings.append(_meaning(graph, alphabet) if graph.losses & graphs.LOSSY else smiles[-1])
-        scaffolds.append(graphs.canonical(scaffold_of(molecule)))
+        smiles.append(graphs.canonical_smiles(molecule))
+        decoded_smiles.append(_decoded_smiles(graph, vocabulary) if graph.lossy_flags & graphs.ALTERING_FLAGS else smiles[-1])
+        scaffolds.append(graphs.canonical_smiles(murcko_scaffold(molecule)))
     empty = torch.zeros(0, dtype=torch.uint8)
-    bonds, atoms = graphs.stacked(found) if found else (empty, empty)
-    losses = torch.tensor([graph.losses for graph in found], dtype=torch.uint8)
-    return Molecules(tuple(smiles), tuple(meanings), bonds, atoms, losses, tuple(scaffolds), tuple(refused))
+    bonds, atoms = graphs.stack_graphs(found) if found else (empty, empty)
+    lossy_flags = torch.tensor([graph.lossy_flags for graph in found], dtype=torch.uint8)
+    return Molecules(tuple(smiles), tuple(decoded_smiles), bonds, atoms, lossy_flags, tuple(scaffolds), tuple(skipped))
 
 
-def scaffold_of(molecule: Chem.Mol) -> Chem.Mol:
+def murcko_scaffold(molecule: Chem.Mol) -> Chem.Mol:
     """Bemis-Murcko scaffold: rings and what links them."""
     return GetScaffoldForMol(molecule)  # type: ignore[no-untyped-call,no-any-return]
 
 
-def _meaning(graph: Graph, alphabet: Alphabet) -> str:
+def _decoded_smiles(graph: Graph, vocabulary: GraphVocabulary) -> str:
     """Canonical SMILES of what a graph gives back, fragments allowed; "" where RDKit refuses it."""
-    molecule = graphs.assemble(graph.bonds, graph.atoms, alphabet)
+    molecule = graphs.to_molecule(graph.bonds, graph.atoms, vocabulary)
     if Chem.SanitizeMol(molecule, catchErrors=True) != Chem.SANITIZE_NONE:
         return ""
-    return graphs.canonical(molecule)
+    return graphs.canonical_smiles(molecule)
 
 
 # --- the cache, and what was set aside ---
 
 
-def _key(lines: Sequence[tuple[int, str]], alphabet: Alphabet, order: Order) -> str:
+def _key(lines: Sequence[tuple[int, str]], vocabulary: GraphVocabulary, order: AtomOrder) -> str:
     content = "\n".join(f"{number} {smiles}" for number, smiles in lines)
-    return cache.key(FORMAT, rdkit.__version__, repr(alphabet), order, content)
+    return cache.cache_key(FORMAT, rdkit.__version__, repr(vocabulary), order, content)
 
 
 def _keep(path: Path, found: Molecules) -> None:
     texts = {name: getattr(found, name) for name in TEXTS}
-    texts["refused"] = [f"{one.line}\t{one.smiles}\t{one.reason}" for one in found.refused]
-    cache.keep(path, texts, {name: getattr(found, name) for name in TENSORS})
+    texts["skipped"] = [f"{one.line}\t{one.smiles}\t{one.reason}" for one in found.skipped]
+    cache.save(path, texts, {name: getattr(found, name) for name in TENSORS})
 
 
 def _recall(path: Path) -> Molecules | None:
     """What a cache file holds; None where there is none, or it is damaged."""
-    kept = cache.recall(path, (*TEXTS, "refused"), TENSORS)
+    kept = cache.load(path, (*TEXTS, "skipped"), TENSORS)
     if kept is None:
         return None
     texts, tensors = kept
-    fields = [line.split("\t", 2) for line in texts.pop("refused") if line]
+    fields = [line.split("\t", 2) for line in texts.pop("skipped") if line]
     if len({len(column) for column in (*texts.values(), *tensors.values())}) != 1:
         return None
-    refused = tuple(Refused(int(line), smiles, reason) for line, smiles, reason in fields)
-    bonds, atoms, losses = (tensors[name] for name in TENSORS)
-    return Molecules(texts["smiles"], texts["meanings"], bonds, atoms, losses, texts["scaffolds"], refused)
+    skipped = tuple(SkippedLine(int(line), smiles, reason) for line, smiles, reason in fields)
+    bonds, atoms, lossy_flags = (tensors[name] for name in TENSORS)
+    return Molecules(texts["smiles"], texts["decoded_smiles"], bonds, atoms, lossy_flags, texts["scaffolds"], skipped)
 
 
-def _some(refused: Sequence[Refused]) -> str:
-    return "; ".join(f"line {one.line}: {one.reason}" for one in refused[:SHOWN])
+def _some(skipped: Sequence[SkippedLine]) -> str:
+    return "; ".join(f"line {one.line}: {one.reason}" for one in skipped[:MAX_LISTED])
 
 
-def _set_aside(path: Path, key: str, lines: int, refused: Sequence[Refused]) -> None:
+def _set_aside(path: Path, key: str, lines: int, skipped: Sequence[SkippedLine]) -> None:
     """Write the refused lines to a file, and say so."""
-    aside = cache.folder() / "set-aside" / f"{path.stem}-{key}.tsv"
-    table = "line\tsmiles\treason\n" + "".join(f"{one.line}\t{one.smiles}\t{one.reason}\n" for one in refused)
-    where = f"all of them in {aside}" if cache.write(aside, table.encode()) else f"{aside} could not be written"
+    aside = cache.cache_folder() / "set-aside" / f"{path.stem}-{key}.tsv"
+    table = "line\tsmiles\treason\n" + "".join(f"{one.line}\t{one.smiles}\t{one.reason}\n" for one in skipped)
+    where = f"all of them in {aside}" if cache.try_write(aside, table.encode()) else f"{aside} could not be written"
     warnings.warn(
-        f"{len(refused):,} of {lines:,} molecules of {path} were set aside: {_some(refused)}; {where}",
-        SetAside,
+        f"{len(skipped):,} of {lines:,} molecules of {path} were set aside: {_some(skipped)}; {where}",
+        SkippedLinesWarning,
         stacklevel=3,
     )

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 
-def zoom(x: Tensor, y: Tensor, smallest: float = 0.7) -> tuple[Tensor, Tensor]:
+def random_resized_crop(x: Tensor, y: Tensor, smallest: float = 0.7) -> tuple[Tensor, Tensor]:
     """A random window of each scene at the scene's own size, half of them mirrored.
 
     Parameters
@@ -39,7 +39,7 @@ def zoom(x: Tensor, y: Tensor, smallest: float = 0.7) -> tuple[Tensor, Tensor]:
     return images, labels[:, 0].round().to(y.dtype)
 
 
-def light(x: Tensor, gamma: float = 2.0, gain: float = 0.4, tint: float = 0.15) -> Tensor:
+def random_gamma(x: Tensor, gamma: float = 2.0, gain: float = 0.4, tint: float = 0.15) -> Tensor:
     """Another light: x -> gain * x ** gamma, and a tint of each colour.
 
     Parameters

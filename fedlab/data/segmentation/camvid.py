@@ -1,6 +1,6 @@
 """CamVid: street views of Cambridge with a class for every pixel, by the drive that they were filmed on.
 
-``read`` is the whole interface: a domain, a split, and the folder of the full set, or none for the one in the package.
+``load_drive`` is the whole interface: a domain, a split, and the folder of the full set, or none for the one in the package.
 
 =========  =======  =================================================================================================
 split      columns  what
@@ -41,8 +41,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fedlab.data.dataset import Examples
-from fedlab.data.digits.datasets import EMBEDDED, to_floats
+from fedlab.data.dataset import ArrayDataset
+from fedlab.data.digits.datasets import EMBEDDED
+from fedlab.data.pixels import to_float
 from fedlab.errors import DataError, suggest
 
 CLASSES = (
@@ -60,18 +61,18 @@ CLASSES = (
 )
 # Shares of the classes in the pixels of day_0006R0 and day_0016E5, those without a class left out.
 FREQUENCIES = (0.1729, 0.2312, 0.0104, 0.3509, 0.0467, 0.0985, 0.0123, 0.0132, 0.0548, 0.0066, 0.0025)
-VOID = -100  # what torch's cross-entropy leaves out; 11 in the files
+IGNORE_INDEX = -100  # what torch's cross-entropy leaves out; 11 in the files
 GAP = 8  # views, that is seconds, between a drive's two halves
-FULL, SHAPE = "camvid/camvid_160x120.npz", (120, 160)
-CUT, CUT_SHAPE = "camvid.npz", (60, 80)
-LISTS: Mapping[str, int] = {"train": 367, "val": 101, "test": 233}  # the published lists and their lengths
-SPLITS = ("train", "oracle", "test", "labelled")
+FULL_FILE, FULL_SHAPE = "camvid/camvid_160x120.npz", (120, 160)
+EMBEDDED_FILE, EMBEDDED_SHAPE = "camvid.npz", (60, 80)
+LIST_LENGTHS: Mapping[str, int] = {"train": 367, "val": 101, "test": 233}  # the published lists and their lengths
+SPLITS = ("train", "test", "all")
 
 Pieces = tuple[tuple[str, slice], ...]
 
 
 @dataclass(frozen=True)
-class Drive:
+class DriveSequence:
     """Where a drive's views lie in the published lists, in the order of time."""
 
     description: str
@@ -79,26 +80,28 @@ class Drive:
     dark: bool = False
 
 
-DRIVES: Mapping[str, Drive] = {
-    "day_0006R0": Drive("a ring road and a car park by day, 101 views", (("train", slice(62, 163)),)),
-    "day_0016E5": Drive("the town by day, 204 views", (("train", slice(163, 367)),)),
-    "day_05VD": Drive("another part of the town by day, 171 views", (("test", slice(62, 233)),)),
-    "dusk": Drive("0001TP, the town at dusk, 124 views", (("train", slice(0, 62)), ("test", slice(0, 62)))),
-    "dark_0006R0": Drive("day_0006R0 darkened, to tune on", (("train", slice(62, 163)),), dark=True),
-    "dark_0016E5": Drive("day_0016E5 darkened, to tune on", (("train", slice(163, 367)),), dark=True),
+DRIVES: Mapping[str, DriveSequence] = {
+    "day_0006R0": DriveSequence("a ring road and a car park by day, 101 views", (("train", slice(62, 163)),)),
+    "day_0016E5": DriveSequence("the town by day, 204 views", (("train", slice(163, 367)),)),
+    "day_05VD": DriveSequence("another part of the town by day, 171 views", (("test", slice(62, 233)),)),
+    "dusk": DriveSequence("0001TP, the town at dusk, 124 views", (("train", slice(0, 62)), ("test", slice(0, 62)))),
+    "dark_0006R0": DriveSequence("day_0006R0 darkened, to tune on", (("train", slice(62, 163)),), dark=True),
+    "dark_0016E5": DriveSequence("day_0016E5 darkened, to tune on", (("train", slice(163, 367)),), dark=True),
 }
 HELD_OUT = "held_out"
-VALIDATION = Drive("the published validation views: 0016E5 at another time, fifteen a second", (("val", slice(None)),))
+VALIDATION = DriveSequence("the published validation views: 0016E5 at another time, fifteen a second", (("val", slice(None)),))
 
 
-class Views(NamedTuple):
-    """x : (N, 3, height, width) uint8; y : (N, height, width) int64, ``VOID`` where nobody knows; shared, read-only."""
+class Frames(NamedTuple):
+    """x : (N, 3, height, width) uint8; y : (N, height, width) int64, ``IGNORE_INDEX`` where nobody knows; shared, read-only."""
 
     x: Tensor
     y: Tensor
 
 
-def read(domain: str, split: str, root: Path | None = None, reduce: int = 2) -> Examples:
+def load_drive(
+    domain: str, split: str, root: Path | None = None, *, reduce: int = 2, with_labels: bool = False
+) -> ArrayDataset:
     """Views of one drive and split, in the order of time.
 
     Parameters
@@ -116,7 +119,7 @@ def read(domain: str, split: str, root: Path | None = None, reduce: int = 2) -> 
     -------
     examples
         x : (N, 3, height, width), float32 in [-1, 1] once indexed, uint8 in ``columns``; y : (N, height, width), int64
-        in 0..10 and ``VOID``, in every split but "train".
+        in 0..10 and ``IGNORE_INDEX``, in every split but "train".
 
     Raises
     ------
@@ -132,11 +135,13 @@ def read(domain: str, split: str, root: Path | None = None, reduce: int = 2) -> 
     x = torch.cat([lists[name].x[part] for name, part in drive.pieces])
     y = torch.cat([lists[name].y[part] for name, part in drive.pieces])
     half = len(x) // 2
-    rows = {"labelled": slice(None), "test": slice(half, None)}.get(split, slice(half - GAP))
+    rows = {"all": slice(None), "test": slice(half, None)}.get(split, slice(half - GAP))
     if domain == HELD_OUT:
         rows = slice(None)
     x = darken(x[rows]) if drive.dark else x[rows]
-    return Examples({"x": x} if split == "train" else {"x": x, "y": y[rows]}, to_floats)
+    if split == "train" and not with_labels:
+        return ArrayDataset({"x": x}, to_float)
+    return ArrayDataset({"x": x, "y": y[rows]}, to_float)
 
 
 def darken(x: Tensor) -> Tensor:
@@ -148,37 +153,37 @@ def darken(x: Tensor) -> Tensor:
     return (255 * gains * (x.float() / 255) ** 1.8).round().byte()
 
 
-def _lists(root: Path | None, reduce: int) -> Mapping[str, Views]:
+def _lists(root: Path | None, reduce: int) -> Mapping[str, Frames]:
     """The three published lists, at the size asked for."""
-    full = root / FULL if root else None
+    full = root / FULL_FILE if root else None
     if full is not None and full.is_file():
         return _full(full, reduce)
     if reduce != 2:
         raise DataError(
-            f"CamVid at {SHAPE[0]} x {SHAPE[1]} pixels does not ship with fedlab: expected {full or 'FOLDER/' + FULL}; "
+            f"CamVid at {FULL_SHAPE[0]} x {FULL_SHAPE[1]} pixels does not ship with fedlab: expected {full or 'FOLDER/' + FULL_FILE}; "
             "set data_root or FEDLAB_DATA to its folder, or take the reduced views, which do"
         )
-    return _embedded(EMBEDDED / CUT)
+    return _embedded(EMBEDDED / EMBEDDED_FILE)
 
 
 @lru_cache(maxsize=2)
-def _full(path: Path, reduce: int) -> Mapping[str, Views]:
+def _full(path: Path, reduce: int) -> Mapping[str, Frames]:
     """The file of all views, lossless."""
-    found: dict[str, Views] = {}
+    found: dict[str, Frames] = {}
     remedy = "replace the file, or unset data_root"
     archive = _load(path, remedy)
-    for name, count in LISTS.items():
+    for name, count in LIST_LENGTHS.items():
         x, y = _column(archive, f"x_{name}", path, remedy), _column(archive, f"y_{name}", path, remedy)
-        _check(path, remedy, f"x_{name}", x, (count, *SHAPE, 3))
-        _check(path, remedy, f"y_{name}", y, (count, *SHAPE))
-        found[name] = Views(_planes(reduced(x, reduce)), _labels(y[:, ::reduce, ::reduce], path, remedy))
+        _check(path, remedy, f"x_{name}", x, (count, *FULL_SHAPE, 3))
+        _check(path, remedy, f"y_{name}", y, (count, *FULL_SHAPE))
+        found[name] = Frames(_planes(downsample(x, reduce)), _labels(y[:, ::reduce, ::reduce], path, remedy))
     return found
 
 
 @lru_cache(maxsize=2)
-def _embedded(path: Path) -> Mapping[str, Views]:
+def _embedded(path: Path) -> Mapping[str, Frames]:
     """The set inside the package: JPEG files end to end in ``buf``, cut at ``off``, and ``y``, list by list."""
-    remedy, count = "the package is damaged, reinstall fedlab", sum(LISTS.values())
+    remedy, count = "the package is damaged, reinstall fedlab", sum(LIST_LENGTHS.values())
     archive = _load(path, remedy)
     buffer, offsets, y = (_column(archive, name, path, remedy) for name in ("buf", "off", "y"))
     try:
@@ -186,11 +191,11 @@ def _embedded(path: Path) -> Mapping[str, Views]:
         x = np.stack([np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files])
     except Exception as error:  # a damaged picture can fail in nearly any way; the cause stays attached
         raise DataError(f"{path} cannot be read ({error}); {remedy}") from error
-    _check(path, remedy, "buf", x, (count, *CUT_SHAPE, 3))
-    _check(path, remedy, "y", y, (count, *CUT_SHAPE))
-    views, found, start = Views(_planes(x), _labels(y, path, remedy)), {}, 0
-    for name, length in LISTS.items():
-        found[name] = Views(views.x[start : start + length], views.y[start : start + length])
+    _check(path, remedy, "buf", x, (count, *EMBEDDED_SHAPE, 3))
+    _check(path, remedy, "y", y, (count, *EMBEDDED_SHAPE))
+    views, found, start = Frames(_planes(x), _labels(y, path, remedy)), {}, 0
+    for name, length in LIST_LENGTHS.items():
+        found[name] = Frames(views.x[start : start + length], views.y[start : start + length])
         start += length
     return found
 
@@ -199,7 +204,7 @@ def _load(path: Path, remedy: str) -> Mapping[str, Any]:
     if not path.is_file():
         raise DataError(f"CamVid: expected {path}, found no such file; {remedy}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # as above
         raise DataError(f"{path} cannot be read ({error or type(error).__name__}); {remedy}") from error
@@ -216,7 +221,7 @@ def _check(path: Path, remedy: str, name: str, array: Any, shape: tuple[int, ...
         raise DataError(f"{path}: {name!r} is {array.dtype} {array.shape}, expected uint8 {shape}; {remedy}")
 
 
-def reduced(x: Any, by: int) -> Any:
+def downsample(x: Any, by: int) -> Any:
     """(N, height, width, 3) uint8 averaged over squares of ``by`` pixels a side."""
     count, height, width, _ = x.shape
     blocks = x.reshape(count, height // by, by, width // by, by, 3)
@@ -228,8 +233,8 @@ def _planes(x: Any) -> Tensor:
 
 
 def _labels(y: Any, path: Path, remedy: str) -> Tensor:
-    """int64 labels with ``VOID`` for the file's 11; anything above is refused."""
+    """int64 labels with ``IGNORE_INDEX`` for the file's 11; anything above is refused."""
     if y.max() > len(CLASSES):
         raise DataError(f"{path} holds labels up to {y.max()}, expected 0..{len(CLASSES)}; {remedy}")
     labels = torch.from_numpy(y.astype(np.int64))
-    return labels.masked_fill(labels == len(CLASSES), VOID)
+    return labels.masked_fill(labels == len(CLASSES), IGNORE_INDEX)

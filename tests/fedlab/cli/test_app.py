@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -15,16 +14,18 @@ import pytest
 from typer.testing import CliRunner
 
 import toy
-from fedlab import workloads
-from fedlab.cli.app import app, speaks
+from fedlab.cli.app import app
+from fedlab.cli.common import handle_errors
 from fedlab.runs.directory import RunDirectory
+from tables import put
+from waiting import wait_until
 
 SUPPORT = Path(__file__).parents[2] / "support"
 
 
 @pytest.fixture(autouse=True)
 def _toy_workload(monkeypatch, tmp_path):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
 
@@ -37,13 +38,13 @@ def call(*arguments, code=0):
 
 def test_list_names_what_there_is():
     output = call("list").output
-    for word in ("dualadapt-digits", "digits", "source_only", "inprocess", "ray", "synthdigits", "list knobs"):
+    for word in ("dualadapt-digits", "digits", "source_only", "inprocess", "ray", "synthdigits", "list options"):
         assert word in output
     assert "fedprox" not in call("list", "engines").output
 
 
 def test_list_knobs_shows_every_knob_with_its_default():
-    output = call("list", "knobs").output
+    output = call("list", "options").output
     assert "dualadapt.mixup" in output
     assert '"average"' in output
     assert "ray.address" in output
@@ -51,16 +52,16 @@ def test_list_knobs_shows_every_knob_with_its_default():
 
 def test_in_a_pipe_a_knob_is_one_line(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
-    lines = call("list", "knobs").output.splitlines()
-    (own,) = [line for line in lines if line.startswith("server.average")]
+    lines = call("list", "options").output.splitlines()
+    (own,) = [line for line in lines if line.startswith("server.ema_decay")]
     assert own.split()[1] == "0.98" and own.endswith("0: none")
 
 
 def test_list_knobs_of_a_preset_shows_its_values(tmp_path):
-    lines = call("list", "knobs", toy.write_preset(tmp_path, rounds=7)).output.splitlines()
+    lines = call("list", "options", toy.write_preset(tmp_path, rounds=7)).output.splitlines()
     assert any(line.split()[:2] == ["rounds", "7"] for line in lines)
     assert not any(line.startswith("digits.") for line in lines)  # they have no effect there
-    assert "only knobs are of a preset" in call("list", "engines", "toy.toml", code=1).stderr
+    assert "only options are of a preset" in call("list", "engines", "toy.toml", code=1).stderr
 
 
 def test_version_is_that_of_all_that_results_depend_on():
@@ -79,7 +80,7 @@ def test_our_warnings_are_sentences(capsys):
     class Ours(UserWarning):
         __module__ = "fedlab.data.molecules.smiles"
 
-    @speaks
+    @handle_errors
     def command():
         warnings.warn("3 molecules were set aside", Ours, stacklevel=1)
 
@@ -96,7 +97,7 @@ def test_our_warnings_are_sentences(capsys):
 
 def test_a_knob_without_its_section_is_guessed(tmp_path):
     stderr = call("run", toy.write_preset(tmp_path), "mixup=off", code=1).stderr
-    assert "unknown knob 'mixup'; did you mean 'dualadapt.mixup'?" in " ".join(stderr.split())
+    assert "unknown option 'mixup'; did you mean 'dualadapt.mixup'?" in " ".join(stderr.split())
 
 
 def test_run_prints_rounds_and_a_closing_table_in_plain_lines(tmp_path):
@@ -128,10 +129,10 @@ def test_json_prints_one_object_a_line_with_the_result_last(tmp_path):
         (["run", "dualadapt-digit"], "did you mean 'dualadapt-digits'"),
         (["run", "dualadapt-digits", "rounds"], "is no override; write key=value"),
         (["run", "dualadapt-digits", "roundz=2"], "did you mean 'rounds'"),
-        (["run", "dualadapt-digits", "rounds=two"], "knob 'rounds'"),
+        (["run", "dualadapt-digits", "rounds=two"], "option 'rounds'"),
         (["run", "dualadapt-digits", "--engine", "rays"], "did you mean 'ray'"),
         (["run", "dualadapt-digits", "--device", "cuda:77"], "usable GPUs"),
-        (["run", "dualadapt-digits", "data_root=/no/such/folder"], "/no/such/folder"),
+        (["run", "dualadapt-digits", "data.root=/no/such/folder"], "/no/such/folder"),
         (["run", "dualadapt-digits", "digits.targets=usps,svnh"], "did you mean 'svhn'"),
         (["run", "dualadapt-digits", "digits.setting=shards"], None),
         (["resume", "/no/such/run"], "is no run directory"),
@@ -139,7 +140,7 @@ def test_json_prints_one_object_a_line_with_the_result_last(tmp_path):
 )
 def test_bad_input_is_one_sentence_on_stderr_and_status_1(arguments, words, tmp_path):
     if words is None:
-        arguments = ["run", "fedavg-digits", "digits.setting=adaptation"]
+        arguments = ["run", "fedavg-digits", "digits.setting=domains"]
         words = "use source_only, or a strategy that needs none"
     result = call(*arguments, code=1)
     assert words in " ".join(result.stderr.split())
@@ -177,6 +178,7 @@ def test_resuming_a_finished_run_says_that_there_is_nothing_to_do(tmp_path):
     assert (tmp_path / "runs" / "toy-0" / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_process_says_how_to_resume(tmp_path, number):
     preset = toy.write_preset(tmp_path, rounds=100)
@@ -188,11 +190,7 @@ def test_an_interrupted_process_says_how_to_resume(tmp_path, number):
     command = [sys.executable, "-c", script, "run", preset]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     log = tmp_path / "runs" / "toy-0" / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not (log.exists() and '"round": 2,' in log.read_text()):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: log.exists() and '"round": 2,' in log.read_text(), "round 2", process=process)
     os.kill(process.pid, number)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130

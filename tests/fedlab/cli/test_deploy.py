@@ -83,7 +83,7 @@ def test_client_status_says_whether_a_client_is_connected(tmp_path):
 
 
 def test_serve_without_credentials_says_how_to_make_them(tmp_path):
-    result = invoke(app, ["serve", "dualadapt-digits", "digits.limit=20"])
+    result = invoke(app, ["serve", "dualadapt-digits", "data.max_examples=20"])
     assert result.exit_code == 1
     assert f"{tmp_path}/certs/ca.crt cannot be read: No such file or directory; `fedlab certs` makes it" in words(
         result
@@ -93,7 +93,7 @@ def test_serve_without_credentials_says_how_to_make_them(tmp_path):
 
 def test_serve_refuses_an_expired_certificate(tmp_path):
     provision.create_credentials(tmp_path / "certs", clients=["usps"], days=-1)
-    result = invoke(app, ["serve", "dualadapt-digits", "digits.limit=20"])
+    result = invoke(app, ["serve", "dualadapt-digits", "data.max_examples=20"])
     assert result.exit_code == 1
     assert "server.crt expired on" in words(result)
 

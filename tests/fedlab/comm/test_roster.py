@@ -11,6 +11,7 @@ from fedlab.comm import roster as module
 from fedlab.comm.roster import Roster
 from fedlab.errors import RunError
 from grids import Unruly, client_app, echo, within
+from waiting import wait_until
 
 NAMES = {0: "usps", 1: "svhn", 2: "mnist_m", 3: "optdigits"}
 
@@ -100,10 +101,7 @@ def test_it_takes_over_when_the_first_no_longer_answers(monkeypatch):
         roster.wait([0], 1, 30.0)
         grid.silent = {5}
         grid.contexts[77] = grid.contexts[5].__class__(1, 77, {"partition-id": 0}, grid.contexts[5].state, {})
-        deadline = time.monotonic() + 5
-        while roster.present != {0: 77} and time.monotonic() < deadline:
-            roster.poll()
-            time.sleep(0.02)
+        wait_until(lambda: roster.poll() or roster.present == {0: 77}, "the second node", 5)
         return roster.present, roster.partition_of
 
     assert by(body, {5: 0}) == ({0: 77}, {77: 0})

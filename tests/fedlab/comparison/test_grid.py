@@ -5,20 +5,22 @@ from __future__ import annotations
 import pytest
 
 import toy
-from fedlab import launch, workloads
-from fedlab.comparison.grid import default_baseline, labelled, plan
+from fedlab import launch
+from fedlab.comparison.grid import default_baseline, plan_cells, uses_labels
 from fedlab.comparison.spec import parse_knobs, parse_strategies
+from fedlab.config.schema import CheckpointConfig
 from fedlab.errors import ConfigError
+from tables import put
 
 
 @pytest.fixture
 def cells(tmp_path, monkeypatch):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
     preset = toy.write_preset(tmp_path)
 
     def make(strategies, seeds=(0,), budget=None, **knobs):
         grid = parse_knobs({key.replace("__", "."): value for key, value in knobs.items()})
-        return plan(preset, parse_strategies(strategies), seeds, grid, budget or {})
+        return plan_cells(preset, parse_strategies(strategies), seeds, grid, budget or {})
 
     return make
 
@@ -44,25 +46,25 @@ def test_a_knob_of_another_strategy_is_left_out_of_a_cell(cells):
 def test_a_single_value_is_no_column(cells):
     (cell,) = cells("dualadapt", rounds="2")
     assert cell.knobs == {}
-    assert cell.flat["rounds"] == 2
+    assert cell.config.options()["rounds"] == 2
 
 
 def test_dualadapt_goes_without_its_control_unless_it_is_asked_for(cells):
-    assert cells("dualadapt")[0].flat["dualadapt.control"] is False
-    assert cells("dualadapt:control=true")[0].flat["dualadapt.control"] is True
-    assert cells("dualadapt", dualadapt__control="true")[0].flat["dualadapt.control"] is True
+    assert cells("dualadapt")[0].config.options()["dualadapt.source_only_twin"] is False
+    assert cells("dualadapt:source_only_twin=true")[0].config.options()["dualadapt.source_only_twin"] is True
+    assert cells("dualadapt", dualadapt__source_only_twin="true")[0].config.options()["dualadapt.source_only_twin"] is True
 
 
 def test_clients_get_labels_for_the_strategies_that_train_on_them_alone(cells):
-    found = {cell.label: cell.flat["blobs.labelled"] for cell in cells("source_only,oracle,fedavg")}
+    found = {cell.label: cell.config.options()["blobs.client_labels"] for cell in cells("source_only,oracle,fedavg")}
     assert found == {"source_only": False, "oracle": True, "fedavg": True}
     with pytest.raises(ConfigError, match=r"^oracle: strategy 'oracle' trains on .* own labels"):
-        cells("oracle", blobs__labelled="false")
+        cells("oracle", blobs__client_labels="false")
 
 
 def test_what_runs_are_given_and_what_names_them(cells):
-    one, other = cells("source_only")[0], cells("source_only", keep_checkpoints="5")[0]
-    assert (one.flat["threads"], one.flat["keep_checkpoints"], one.flat["keep_start"]) == (1, 1, True)
+    one, other = cells("source_only")[0], cells("source_only", checkpoint__keep="5")[0]
+    assert (one.config.run.threads, one.config.checkpoint) == (1, CheckpointConfig(keep=1, keep_initial=True))
     assert one.run == other.run  # no result depends on it
     assert cells("source_only", threads="2")[0].run != one.run
     assert cells("A=source_only")[0].run == one.run  # a label is only a word
@@ -78,14 +80,14 @@ def test_an_ablation_is_its_strategy_with_knobs(cells):
 @pytest.mark.parametrize(
     ("strategies", "knobs", "sentence"),
     [
-        ("source_only,dualadapt:components=0", {}, r"^dualadapt: knob 'dualadapt.components'"),
+        ("source_only,dualadapt:components=0", {}, r"^dualadapt: option 'dualadapt.components'"),
         ("source_only", {"dualadapt__components": "1,2"}, "'dualadapt.components' has no effect on any of source_only"),
         ("dualadapt:components=1", {"dualadapt__components": "2"}, "is set by variant .* and for the whole comparison"),
         ("dualadapt_one_component", {"dualadapt__components": "2"}, "is set by variant 'dualadapt_one_component'"),
-        ("source_only", {"blobs__domains": "a,b", "clients": "3"}, "(?s)3, but workload.*write blobs.domains='a|b'"),
+        ("source_only", {"blobs__domains": "a,b", "data__num_clients": "3"}, "(?s)3, but workload.*write blobs.domains='a|b'"),
         ("adabn", {"blobs__headless": "true"}, "adabn: adabn needs a model with batch norms"),
         ("adabn", {"blobs__headless": "true,false"}, "adabn blobs.headless=true: adabn needs"),
-        ("source_only:componets=5", {"blobs__domains": "a,b"}, r"^source_only: unknown knob 'componets'[^\n]*$"),
+        ("source_only:componets=5", {"blobs__domains": "a,b"}, r"^source_only: unknown option 'componets'[^\n]*$"),
     ],
 )
 def test_what_cannot_run_is_refused_with_its_cell(cells, strategies, knobs, sentence):
@@ -100,11 +102,11 @@ def test_the_lower_bound_is_the_usual_baseline(cells):
 
 def test_a_cell_is_what_a_run_of_its_knobs_would_be(cells, tmp_path):
     (cell,) = cells("dualadapt_no_mixup", (3,))
-    given = {"threads": 1, "keep_checkpoints": 1, "keep_start": True, "dualadapt.control": False, "seed": 3}
+    given = {"threads": 1, "checkpoint.keep": 1, "checkpoint.keep_initial": True, "dualadapt.source_only_twin": False, "seed": 3}
     alone = launch.prepare(str(tmp_path / "toy.toml"), {"strategy": "dualadapt_no_mixup", **given})
-    assert {**cell.flat, "name": ""} == {**alone, "name": ""}
+    assert {**cell.config.options(), "name": ""} == {**alone.options(), "name": ""}
 
 
 def test_variants_that_learn_from_labels_are_told_apart_where_others_do_not(cells):
-    assert labelled(cells("source_only,fedavg,A=oracle,dualadapt")) == ["fedavg", "A"]
-    assert labelled(cells("fedavg,oracle")) == labelled(cells("source_only,dualadapt")) == []
+    assert uses_labels(cells("source_only,fedavg,A=oracle,dualadapt")) == ["fedavg", "A"]
+    assert uses_labels(cells("fedavg,oracle")) == uses_labels(cells("source_only,dualadapt")) == []

@@ -7,38 +7,38 @@ import io
 from rich.console import Console
 
 import toy
-from fedlab import workloads
 from fedlab.comparison import progress, runner, text_tables
 from fedlab.runs.directory import RunDirectory
+from tables import put
 
 
 def test_where_a_run_stands(tmp_path):
     run = RunDirectory(tmp_path)
-    assert progress.standing(tmp_path) == "starts"
+    assert progress.current_phase(tmp_path) == "starts"
     run.emit("connecting", clients=4)
-    assert progress.standing(tmp_path) == "starts"
+    assert progress.current_phase(tmp_path) == "starts"
     run.emit("phase", round=0, rounds=3, phase="pretrain")
-    assert progress.standing(tmp_path) == "pre-training on the source"
+    assert progress.current_phase(tmp_path) == "pre-training on the source"
     for number in range(60):
         run.emit("phase", round=2, rounds=3, phase="clients")
         run.emit("progress", round=2, phase="clients", done=number, total=60)
     with (tmp_path / "events.jsonl").open("a") as stream:
         stream.write('{"event": "pha')  # being written
-    assert progress.standing(tmp_path) == "round 2 of 3, clients train"
+    assert progress.current_phase(tmp_path) == "round 2 of 3, clients train"
 
 
 def test_a_terminal_sees_each_cell_end(tmp_path, monkeypatch):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
     console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
     knobs = {"rounds": 1, "blobs.domains": "near,far"}
-    request = runner.Request(
+    request = runner.ComparisonRequest(
         toy.write_preset(tmp_path), "source_only,bad=dualadapt", 1, knobs, out=tmp_path / "out", jobs=1
     )
-    order = runner.check(request)
-    with progress.Live(console) as live:
-        comparison = runner.execute(order, live)
+    plan = runner.check(request)
+    with progress.RichProgress(console) as live:
+        comparison = runner.execute(plan, live)
         assert live.running == {}
-    progress.closing(comparison, console)
+    progress.print_summary(comparison, console)
     said = console.file.getvalue()
     for part in (
         "2 cells of",
@@ -53,12 +53,12 @@ def test_a_terminal_sees_each_cell_end(tmp_path, monkeypatch):
 
 def test_a_narrow_terminal_goes_without_some_columns():
     heads = ["strategy", "accuracy", "vs source_only", "p", "rank", "rounds", "bytes", "time"]
-    text = text_tables.Text(
+    text = text_tables.TextTable(
         "t", heads, [["dualadapt", "83.5 ± 0.6", "+7.8 ± 2.0", "0.002", "1.0", "5", "33.8 MB", "48 s"]]
     )
-    assert progress.fitting(text, 100) == (text, [])
-    narrow, dropped = progress.fitting(text, 60)
+    assert progress.drop_columns(text, 100) == (text, [])
+    narrow, dropped = progress.drop_columns(text, 60)
     assert dropped == ["rounds", "rank"]
     assert narrow.heads == ["strategy", "accuracy", "vs source_only", "p", "bytes", "time"]
     assert narrow.rows == [["dualadapt", "83.5 ± 0.6", "+7.8 ± 2.0", "0.002", "33.8 MB", "48 s"]]
-    assert progress.fitting(text_tables.Text("t", heads, []), 20)[0].heads == heads[:4]
+    assert progress.drop_columns(text_tables.TextTable("t", heads, []), 20)[0].heads == heads[:4]

@@ -99,11 +99,11 @@ def test_the_share_of_the_gap_to_the_upper_reference(comparison, tmp_path):
         Cell("top", "s", seed, {}, make(tmp_path, "top", seed, [(0.4, 0.2), (0.9, 0.9)], "accuracy_average"), FINISHED)
         for seed in SCORES["low"]
     ]
-    found = replace(comparison, cells=[*comparison.cells, *top], ceiling="top").summary().set_index("label")["closed"]
+    found = replace(comparison, cells=[*comparison.cells, *top], upper_bound="top").summary().set_index("label")["closed"]
     assert math.isnan(found["low"])  # the baseline itself
     assert found["top"] == pytest.approx(1.0)
     assert found["high"] == pytest.approx((0.6 - 1.4 / 3) / (0.9 - 1.4 / 3))
-    unsure = replace(comparison, ceiling="high").summary()
+    unsure = replace(comparison, upper_bound="high").summary()
     assert unsure["closed"].isna().all()  # "high" may be no better than "low": the interval of the gap holds 0
     assert comparison.summary()["closed"].isna().all()  # nothing is asked for
 
@@ -115,7 +115,7 @@ def test_where_less_is_better_the_gap_is_closed_downwards(comparison, tmp_path):
         for label, each in rounds.items()
         for seed in (0, 1)
     ]
-    losses = replace(comparison, cells=cells, metric="loss", ceiling="top", target=None).summary().set_index("label")
+    losses = replace(comparison, cells=cells, metric="loss", upper_bound="top", target=None).summary().set_index("label")
     assert losses["closed"]["high"] == pytest.approx(0.5)
     assert losses["closed"]["top"] == pytest.approx(1.0)
 

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,15 @@ from typer.testing import CliRunner
 import fedlab
 import toy
 from commands import TINY
-from fedlab import launch, workloads
+from fedlab import launch
 from fedlab.cli.app import app
 from fedlab.comparison import cells as running
 from fedlab.comparison import workers
-from fedlab.comparison.runner import Request, check, visible_gpus
+from fedlab.comparison.runner import ComparisonRequest, check, visible_gpus
 from fedlab.errors import ConfigError, RunError
 from fedlab.runs.directory import RunDirectory
+from tables import put
+from waiting import wait_until
 
 SUPPORT = Path(__file__).parents[2] / "support"
 SHORT = {"rounds": 1, "blobs.domains": "near"}
@@ -31,7 +32,7 @@ SHORT = {"rounds": 1, "blobs.domains": "near"}
 
 @pytest.fixture(autouse=True)
 def _toy_workload(monkeypatch, tmp_path):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
 
@@ -47,15 +48,16 @@ def call(*arguments, code=0):
     return result
 
 
+@pytest.mark.engine
 def test_cells_are_kept_and_are_the_bits_of_runs_on_their_own(preset, tmp_path, monkeypatch):
     frame = fedlab.compare(preset, "source_only,dualadapt,oracle", seeds=1, knobs=SHORT, jobs=1)
     assert frame.attrs["directory"] == str(tmp_path / "comparisons" / "toy")
     assert set(frame["label"]) == {"source_only", "dualadapt", "oracle"}
     comparison = fedlab.Comparison.read(frame.attrs["directory"])
     for cell, result in comparison.results:
-        labels = {"blobs.labelled": cell.strategy == "oracle"}
-        control = {"dualadapt.control": False} if cell.strategy == "dualadapt" else {}
-        alone = fedlab.run(preset, knobs={**SHORT, **labels, **control}, strategy=cell.strategy, threads=1)
+        labels = {"blobs.client_labels": cell.strategy == "oracle"}
+        control = {"dualadapt.source_only_twin": False} if cell.strategy == "dualadapt" else {}
+        alone = fedlab.run(preset, overrides={**SHORT, **labels, **control}, strategy=cell.strategy, threads=1)
         assert result.weights_sha256 == alone.weights_sha256
         kept = {path.name for path in (comparison.path(cell) / "checkpoints").iterdir()}
         assert kept == {"round-0.pt", "round-1.pt"}
@@ -64,11 +66,12 @@ def test_cells_are_kept_and_are_the_bits_of_runs_on_their_own(preset, tmp_path, 
     def never(*_):
         raise AssertionError("a finished cell was run again")
 
-    monkeypatch.setattr(running, "attempt", never)
+    monkeypatch.setattr(running, "run_cell", never)
     again = fedlab.compare(preset, "source_only,dualadapt,oracle", seeds=1, knobs=SHORT, jobs=1)
     assert again.equals(frame)
 
 
+@pytest.mark.engine
 def test_a_failed_cell_is_told_and_the_rest_kept(preset, tmp_path, monkeypatch):
     options = ("--strategies", "source_only,bad=dualadapt", "--seeds", 1, "--jobs", 1, "rounds=1", "blobs.broken=0")
     result = call("compare", preset, *options, code=1)
@@ -87,11 +90,12 @@ def test_a_failed_cell_is_told_and_the_rest_kept(preset, tmp_path, monkeypatch):
         )
 
 
+@pytest.mark.engine
 def test_a_score_of_the_model_alone_is_compared_as_it_is(preset, monkeypatch):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.SCRIBBLES)
-    frame = fedlab.compare(preset, "source_only,dualadapt", seeds=2, jobs=1, knobs={"score_every": 2, "rounds": 3})
+    put(monkeypatch, "workload", "blobs", toy.SCRIBBLES)
+    frame = fedlab.compare(preset, "source_only,dualadapt", seeds=2, jobs=1, knobs={"sample_every": 2, "rounds": 3})
     comparison = fedlab.Comparison.read(frame.attrs["directory"])
-    assert comparison.metric == "size" and comparison.judged_by(comparison.results[0][1]) == ""
+    assert comparison.metric == "size" and comparison.metric_of(comparison.results[0][1]) == ""
     assert set(frame["client"]) == {"global model"} and comparison.domains()["client"].unique() == ["global model"]
     own = frame[(frame["label"] == "source_only") & (frame["seed"] == 1)]
     result = next(result for cell, result in comparison.results if (cell.label, cell.seed) == ("source_only", 1))
@@ -102,7 +106,7 @@ def test_a_score_of_the_model_alone_is_compared_as_it_is(preset, monkeypatch):
 
 
 def test_a_score_that_lacks_the_metric_in_the_last_round_is_not_judged_by_an_earlier_one(preset, monkeypatch):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.SCRIBBLES)
+    put(monkeypatch, "workload", "blobs", toy.SCRIBBLES)
     frame = fedlab.compare(preset, "source_only", seeds=1, jobs=1, knobs={"rounds": 2})
     comparison = fedlab.Comparison.read(frame.attrs["directory"])
     run = RunDirectory.open(comparison.path(comparison.cells[0]))
@@ -119,7 +123,7 @@ def test_what_no_metric_can_be_is_refused_before_anything_runs(preset, tmp_path)
         ("size", 3.0, "whether more or less size is better is not known"),
     ):
         with pytest.raises(ConfigError, match=sentence):
-            check(Request(preset, "source_only", 1, SHORT, metric=metric, target=target))
+            check(ComparisonRequest(preset, "source_only", 1, SHORT, metric=metric, target=target))
 
 
 def test_gpus_are_called_what_the_environment_calls_them(monkeypatch):
@@ -139,10 +143,10 @@ def test_another_metric_can_be_asked_for_and_one_that_nobody_reports_is_named(pr
 
 
 def test_a_run_may_go_on_from_anothers_checkpoint_with_its_rounds(preset, tmp_path):
-    knobs = {"blobs.domains": "near", "rounds": 3, "keep_checkpoints": 3}
-    first = fedlab.run(preset, runs=tmp_path, name="first", knobs=knobs)
-    begun = running.Begun(first.directory, 1)
-    other = running.one_run(tmp_path / "other-0", lambda: launch.prepare(preset, knobs), begun)
+    knobs = {"blobs.domains": "near", "rounds": 3, "checkpoint.keep": 3}
+    first = fedlab.run(preset, runs=tmp_path, name="first", overrides=knobs)
+    begun = running.CheckpointRef(first.directory, 1)
+    other = running.run_or_resume(tmp_path / "other-0", lambda: launch.prepare(preset, knobs), begun)
     assert other.weights_sha256 == first.weights_sha256
     assert [record["round"] for record in other.rounds] == [0, 1, 2, 3]
     assert other.rounds[:2] == first.rounds[:2]
@@ -151,7 +155,7 @@ def test_a_run_may_go_on_from_anothers_checkpoint_with_its_rounds(preset, tmp_pa
 def test_a_bug_costs_its_cell_and_leaves_its_traceback(preset, tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "resume", lambda path: 1 / 0)
     path = tmp_path / "cells" / "a-0"
-    said = running.attempt(path, launch.prepare(preset, {}))
+    said = running.run_cell(path, launch.prepare(preset, {}))
     assert said.startswith("ZeroDivisionError: division by zero; the traceback is in")
     assert "1 / 0" in (path / "traceback.txt").read_text()
 
@@ -160,11 +164,12 @@ def test_what_a_kill_left_of_a_beginning_is_made_anew(preset, tmp_path):
     path = tmp_path / "cells" / "a-0"
     path.mkdir(parents=True)
     (path / "config.toml").write_text("half")
-    assert running.attempt(path, launch.prepare(preset, SHORT)) is None
+    assert running.run_cell(path, launch.prepare(preset, SHORT)) is None
     assert [entry.name for entry in path.parent.iterdir()] == ["a-0"]
     assert running.finished(path)
 
 
+@pytest.mark.engine
 def test_quiet_json_and_lines_say_the_same(preset, tmp_path):
     options = ("--strategies", "source_only", "--seeds", 1, "--target", 0.9, "rounds=1")
     plain = call("compare", preset, *options).output
@@ -200,34 +205,34 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(preset, tmp_path, argument
 
 
 def test_the_command_goes_on_with_what_it_was_asked_for(preset):
-    request = Request(
+    request = ComparisonRequest(
         preset,
         ["source_only", "A=dualadapt"],
         [0, 2],
         {"blobs.domains": "a,b", "rounds": [1, 2]},
         budget={"bytes": 5e6},
     )
-    order = check(request)
-    assert order.comparison.command == (
+    plan = check(request)
+    assert plan.comparison.command == (
         f"fedlab compare {preset} blobs.domains=a,b rounds=1,2 --strategies source_only,A=dualadapt --seeds 0,2, "
         "--budget bytes=5000000"
     )
-    assert order.comparison.baseline == "source_only"
-    assert order.comparison.grid == {"rounds": ["1", "2"]}
+    assert plan.comparison.baseline == "source_only"
+    assert plan.comparison.grid == {"rounds": ["1", "2"]}
 
 
 def test_jobs_times_threads_are_no_more_than_the_cores(preset, monkeypatch):
     monkeypatch.setattr(running, "cores", lambda: 8)
-    assert check(Request(preset, "source_only", 5)).jobs == 5
-    assert check(Request(preset, "source_only", 20)).jobs == 8
-    wide = check(Request(preset, "source_only", 20, {"threads": 3}))
+    assert check(ComparisonRequest(preset, "source_only", 5)).jobs == 5
+    assert check(ComparisonRequest(preset, "source_only", 20)).jobs == 8
+    wide = check(ComparisonRequest(preset, "source_only", 20, {"threads": 3}))
     assert (wide.jobs, wide.threads) == (2, 3)
     with pytest.raises(ConfigError, match="ask for 1 to 2"):
-        check(Request(preset, "source_only", 20, {"threads": 3}, jobs=3))
+        check(ComparisonRequest(preset, "source_only", 20, {"threads": 3}, jobs=3))
 
 
 def test_one_comparison_at_a_time(preset, tmp_path):
-    with running.held(tmp_path / "out"):
+    with running.directory_lock(tmp_path / "out"):
         error = call("compare", preset, "--strategies", "source_only", "--out", tmp_path / "out", code=1).stderr
     assert "is in use by another comparison" in error
 
@@ -242,16 +247,15 @@ def start(tmp_path, preset, *options):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
 
 
+@pytest.mark.engine
 def test_interrupted_and_killed_the_same_command_ends_at_the_same_table(preset, tmp_path):
     for number, last in ((signal.SIGINT, 2), (signal.SIGKILL, 4)):
         process = start(tmp_path, preset, "--seeds", "1", "--jobs", "1", "rounds=9", "blobs.domains=near")
-        deadline = time.monotonic() + 60
-        while not any(
-            f'"round": {last},' in log.read_text() for log in tmp_path.glob("comparisons/toy/cells/*/metrics.jsonl")
-        ):
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        logs = "comparisons/toy/cells/*/metrics.jsonl"
+        reached = lambda logs=logs, last=last: any(  # noqa: E731
+            f'"round": {last},' in log.read_text() for log in tmp_path.glob(logs)
+        )
+        wait_until(reached, f"round {last}", process=process)
         os.kill(process.pid, number)
         _, error = process.communicate(timeout=30)
         if number == signal.SIGINT:
@@ -268,19 +272,20 @@ def test_interrupted_and_killed_the_same_command_ends_at_the_same_table(preset, 
     assert frames[0].drop(columns="seconds").equals(frames[1].drop(columns="seconds"))
 
 
+@pytest.mark.engine
 def test_several_at_once_have_the_bits_of_one_after_another_and_a_dead_process_costs_its_cell(tmp_path):
     knobs = {**TINY, "strategy": "source_only", "digits.targets": "optdigits"}
     tasks = [
         workers.Task(tmp_path / f"{seed}-{seed}", launch.prepare("dualadapt-digits", {**knobs, "seed": seed}))
         for seed in (0, 1)
     ]
-    bad = workers.Task(tmp_path / "x-2", {**tasks[0].flat, "seed": 2, "workload": "none"})
+    bad = workers.Task(tmp_path / "x-2", launch.prepare({"workload": "blobs", **SHORT}, {}))
     began = []
-    found = dict(workers.run_beside([*tasks, bad], 2, [], tmp_path / "log", began.append))
+    found = dict(workers.run_parallel([*tasks, bad], 2, [], tmp_path / "log", began.append))
     assert {task.path.name for task in began} == {"0-0", "1-1", "x-2"}
     assert [found[task] for task in tasks] == [None, None]
-    assert "unknown workload 'none'" in found[bad]
-    assert running.attempt(tmp_path / "alone-1", tasks[1].flat) is None
+    assert "unknown workload 'blobs'" in found[bad]  # of this process alone
+    assert running.run_cell(tmp_path / "alone-1", tasks[1].config) is None
     read = [fedlab.Result.read(path).weights_sha256 for path in (tasks[1].path, tmp_path / "alone-1")]
     assert read[0] == read[1]
 
@@ -288,8 +293,8 @@ def test_several_at_once_have_the_bits_of_one_after_another_and_a_dead_process_c
 def test_a_process_that_dies_is_told_and_another_takes_its_place(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     found = dict(
-        workers.run_beside(
-            [workers.Task(tmp_path / name, {}) for name in ("a-0", "b-1")],
+        workers.run_parallel(
+            [workers.Task(tmp_path / name, launch.prepare("dualadapt-digits", {})) for name in ("a-0", "b-1")],
             1,
             ["3"],
             tmp_path / "log",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedlab.comparison.spec import as_knobs, joined, parse_budget, parse_knobs, parse_seeds, parse_strategies
+from fedlab.comparison.spec import as_knobs, join_variants, parse_budget, parse_knobs, parse_seeds, parse_strategies
 from fedlab.errors import ConfigError
 
 
@@ -24,10 +24,10 @@ def test_two_of_one_strategy_are_told_apart_by_their_knobs():
 
 def test_a_bar_stands_between_variants_whose_knobs_hold_commas():
     parts = ["fedavg", "A=dualadapt:digits.targets=usps,mnist_m"]
-    assert joined(parts) == "fedavg|A=dualadapt:digits.targets=usps,mnist_m"
-    assert joined(["a", "b"]) == "a,b"
+    assert join_variants(parts) == "fedavg|A=dualadapt:digits.targets=usps,mnist_m"
+    assert join_variants(["a", "b"]) == "a,b"
     for asked in (parts, parts[1:]):
-        assert parse_strategies(joined(asked)) == parse_strategies(asked)
+        assert parse_strategies(join_variants(asked)) == parse_strategies(asked)
 
 
 def test_a_knob_behind_an_ablation_is_its_strategys():
@@ -71,7 +71,7 @@ def test_a_comma_stands_between_values_except_in_free_text():
             "digits.source": "mnist|svhn",
             "client.steps": "5|6",
             "rounds": 3,
-            "server.batch": [16, 32],
+            "server.batch_size": [16, 32],
         }
     )
     assert found == {
@@ -82,7 +82,7 @@ def test_a_comma_stands_between_values_except_in_free_text():
         "digits.source": ["mnist", "svhn"],
         "client.steps": ["5", "6"],
         "rounds": [3],
-        "server.batch": [16, 32],
+        "server.batch_size": [16, 32],
     }
 
 
@@ -90,8 +90,8 @@ def test_a_comma_stands_between_values_except_in_free_text():
     ("knobs", "sentence"),
     [
         ({"server.step": "1"}, "did you mean 'server.steps'"),
-        ({"strategy": "dualadapt"}, "knob 'strategy' is set by --strategies"),
-        ({"seed": "1,2"}, "knob 'seed' is set by --seeds"),
+        ({"strategy": "dualadapt"}, "option 'strategy' is set by --strategies"),
+        ({"seed": "1,2"}, "option 'seed' is set by --seeds"),
         ({"budget_bytes": "5"}, "is set by --budget bytes=5MB"),
         ({"server.steps": "5,5"}, "gives no value, or one of them twice"),
         ({"server.steps": []}, "gives no value"),

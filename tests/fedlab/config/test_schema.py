@@ -80,7 +80,7 @@ def test_what_is_not_given_has_its_default():
 
 
 def test_strings_of_a_command_line_become_typed_values():
-    core = build(Core, "", {"rounds": "3", "reply_timeout": "0.5", "engine": "ray"})
+    core = build(Core, "", {"rounds": "3", "comm.idle_timeout": "0.5", "engine": "ray"})
     assert (core.rounds, core.reply_timeout, core.engine) == (3, 0.5, "ray")
     assert type(core.rounds) is int
     assert build(Pizza, "pizza", {"pizza.cheese": "false"}).cheese is False
@@ -89,20 +89,20 @@ def test_strings_of_a_command_line_become_typed_values():
 @pytest.mark.parametrize(
     ("section", "prefix", "flat", "sentence"),
     [
-        (Core, "", {"rounds": "many"}, r"knob 'rounds' \(federated rounds\): got 'many'; input should be a valid int"),
-        (Core, "", {"rounds": 0}, "knob 'rounds'.*got 0; .*greater than or equal to 1"),
-        (Core, "", {"rounds": 2.5}, "knob 'rounds'.*got 2.5"),
-        (Core, "", {"seed": -1}, "knob 'seed'.*got -1"),
-        (Core, "", {"device": "gpu"}, "knob 'device'.*got 'gpu'"),
-        (Core, "", {"device": "cuda:x"}, "knob 'device'.*got 'cuda:x'"),
-        (Core, "", {"reply_timeout": 0}, "knob 'reply_timeout'.*got 0; .*greater than 0"),
+        (Core, "", {"rounds": "many"}, r"option 'rounds' \(federated rounds\): got 'many'; input should be a valid int"),
+        (Core, "", {"rounds": 0}, "option 'rounds'.*got 0; .*greater than or equal to 1"),
+        (Core, "", {"rounds": 2.5}, "option 'rounds'.*got 2.5"),
+        (Core, "", {"seed": -1}, "option 'seed'.*got -1"),
+        (Core, "", {"device": "gpu"}, "option 'device'.*got 'gpu'"),
+        (Core, "", {"device": "cuda:x"}, "option 'device'.*got 'cuda:x'"),
+        (Core, "", {"comm.idle_timeout": 0}, "option 'reply_timeout'.*got 0; .*greater than 0"),
         (ServerTraining, "server", {"server.learning_rate": "inf"}, "'server.learning_rate'.*'inf'; .*finite"),
         (ServerTraining, "server", {"server.learning_rate": 0.0}, "'server.learning_rate'.*got 0.0"),
-        (ServerTraining, "server", {"server.average": 1.0}, "'server.average'.*got 1.0; .*less than 1"),
-        (ServerTraining, "server", {"server.batch": 1}, "'server.batch'.*got 1; "),
+        (ServerTraining, "server", {"server.ema_decay": 1.0}, "'server.ema_decay'.*got 1.0; .*less than 1"),
+        (ServerTraining, "server", {"server.batch_size": 1}, "'server.batch_size'.*got 1; "),
         (ClientTraining, "client", {"client.learning_rate": "nan"}, "'client.learning_rate'.*'nan'"),
         (Pizza, "pizza", {"pizza.topping": "pineapple"}, r"'pizza.topping' \(what lies on it\).*'olives' or 'capers'"),
-        (Pizza, "pizza", {"seed": "x"}, "knob 'seed': got 'x'"),
+        (Pizza, "pizza", {"seed": "x"}, "option 'seed': got 'x'"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_key_and_what_was_expected(section, prefix, flat, sentence):
@@ -132,9 +132,9 @@ def test_resolving_again_changes_nothing():
 
 
 @pytest.mark.parametrize("where", ["preset", "override"])
-def test_an_unknown_knob_gets_a_near_match(where):
+def test_an_unknown_knob_gets_a_suggest(where):
     tables = ({"roundz": 1}, {}) if where == "preset" else ({}, {"roundz": 1})
-    with pytest.raises(ConfigError, match=r"unknown knob 'roundz'; did you mean 'rounds'\? `fedlab list knobs`"):
+    with pytest.raises(ConfigError, match=r"unknown option 'roundz'; did you mean 'rounds'\? `fedlab list knobs`"):
         resolve(*tables, SECTIONS, CHOSEN)
 
 
@@ -145,7 +145,7 @@ def test_a_knob_without_effect_is_refused_on_the_command_line_and_left_out_of_a_
 
 
 def test_a_bad_value_in_a_preset_is_refused():
-    with pytest.raises(ConfigError, match="knob 'pizza.heat'.*got -1"):
+    with pytest.raises(ConfigError, match="option 'pizza.heat'.*got -1"):
         resolve({"pizza.heat": -1}, {}, SECTIONS, CHOSEN)
 
 
@@ -161,7 +161,7 @@ def test_overrides_are_split_at_the_first_equals_sign():
     assert parse_overrides(["rounds=3", " name = a=b ", "data_root="]) == {
         "rounds": "3",
         "name": "a=b",
-        "data_root": "",
+        "data.root": "",
     }
 
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 
 
 def _examples(transform=None):
-    return Examples({"x": torch.arange(10.0).reshape(5, 2), "y": torch.arange(5)}, transform)
+    return ArrayDataset({"x": torch.arange(10.0).reshape(5, 2), "y": torch.arange(5)}, transform)
 
 
 def test_one_index_gives_whole_batch():
@@ -31,9 +31,9 @@ def test_transform_is_applied_to_each_batch():
 def test_sample_follows_the_ambient_random_stream():
     examples = _examples()
     torch.manual_seed(7)
-    first = examples.sample(50)["y"]
+    first = examples.sample_batch(50)["y"]
     torch.manual_seed(7)
-    assert torch.equal(first, examples.sample(50)["y"])
+    assert torch.equal(first, examples.sample_batch(50)["y"])
     assert set(first.tolist()) == set(range(5))
 
 
@@ -43,9 +43,9 @@ def test_length_is_the_number_of_rows():
 
 def test_columns_of_different_length_are_refused():
     with pytest.raises(ValueError, match=r"need one length, got \{'x': 3, 'y': 2\}"):
-        Examples({"x": torch.zeros(3), "y": torch.zeros(2)})
+        ArrayDataset({"x": torch.zeros(3), "y": torch.zeros(2)})
 
 
 def test_no_column_is_refused():
     with pytest.raises(ValueError, match="need one length"):
-        Examples({})
+        ArrayDataset({})

@@ -61,7 +61,7 @@ def test_fetched_files_are_moved_into_place(tmp_path, monkeypatch, write_usps):
     said = []
     download.download(tmp_path / "new", ["usps"], said.append)
     assert said == [f"usps: fetched into {tmp_path / 'new'}, 12 train and 12 test images"]
-    assert len(datasets.read("usps", "test", tmp_path / "new")) == 12
+    assert len(datasets.load_digits("usps", "test", tmp_path / "new")) == 12
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["USPS"]
 
 
@@ -105,7 +105,7 @@ def test_embedded_sets_are_counted_right():
     found = {line.domain: line for line in available(None)}
     assert list(found) == list(datasets.DOMAINS)
     for domain in ("mnist", "usps", "mnist_m", "optdigits", "synthdigits"):
-        counts = len(datasets.read(domain, "train")), len(datasets.read(domain, "test"))
+        counts = len(datasets.load_digits(domain, "train")), len(datasets.load_digits(domain, "test"))
         assert (found[domain].train, found[domain].test, found[domain].status) == (*counts, "ok")
     assert found["mnist"].where == "embedded"
     assert found["optdigits"].where == "scikit-learn"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import numpy as np
 import pytest
 import torch
 
-from fedlab.data.partitioners import MIN_EXAMPLES, PARTITIONS, dirichlet, iid, quantity, shards, split
+from fedlab.data.partitioners import MIN_EXAMPLES, PARTITIONS, dirichlet, iid, partition_indices, quantity, shards
 from fedlab.errors import ConfigError
 from fedlab.seeds import seed_of
-from fedlab.workloads.domain_suite import PartitionScheme
+from fedlab.workloads.domain_suite import KINDS
 
 INF = float("inf")
 LABELS = torch.arange(10).repeat_interleave(60)[torch.randperm(600, generator=torch.Generator().manual_seed(0))]
@@ -35,7 +33,7 @@ def lists(parts):
 @pytest.mark.parametrize("alpha", [0.4, 10.0, INF])
 @pytest.mark.parametrize("clients", [1, 2, 7])
 def test_parts_are_disjoint_sorted_and_together_everything(kind, alpha, clients):
-    parts = split(kind, LABELS, clients, alpha, seed=1)
+    parts = partition_indices(kind, LABELS, clients, alpha, seed=1)
     assert len(parts) == clients
     assert sorted(torch.cat(parts).tolist()) == list(range(600))
     for rows in parts:
@@ -48,37 +46,37 @@ def test_parts_are_disjoint_sorted_and_together_everything(kind, alpha, clients)
 def test_a_split_is_a_function_of_seed_and_number_of_clients(kind):
     torch.manual_seed(0)
     np.random.seed(0)
-    first = lists(split(kind, LABELS, 4, 0.5, 1))
+    first = lists(partition_indices(kind, LABELS, 4, 0.5, 1))
     torch.manual_seed(1)
     np.random.seed(1)
-    assert lists(split(kind, LABELS, 4, 0.5, 1)) == first
-    assert lists(split(kind, LABELS, 4, 0.5, 2)) != first
+    assert lists(partition_indices(kind, LABELS, 4, 0.5, 1)) == first
+    assert lists(partition_indices(kind, LABELS, 4, 0.5, 2)) != first
 
 
 @pytest.mark.parametrize("kind", list(PARTITIONS))
 def test_more_clients_than_examples_can_feed_are_refused(kind):
     with pytest.raises(ConfigError, match="29 examples cannot be split over 3 clients with at least 10 each; ask for"):
-        split(kind, LABELS[:29], 3, 1.0, seed=0)
-    assert len(split(kind, LABELS[:30], 3, INF, seed=0)) == 3
+        partition_indices(kind, LABELS[:29], 3, 1.0, seed=0)
+    assert len(partition_indices(kind, LABELS[:30], 3, INF, seed=0)) == 3
 
 
 @pytest.mark.parametrize("kind", [kind for kind, line in PARTITIONS.items() if not line.by_label])
 def test_what_does_not_go_by_label_ignores_labels(kind):
-    assert lists(split(kind, LABELS, 3, 0.5, 0)) == lists(split(kind, torch.zeros(600), 3, 0.5, 0))
+    assert lists(partition_indices(kind, LABELS, 3, 0.5, 0)) == lists(partition_indices(kind, torch.zeros(600), 3, 0.5, 0))
 
 
-def test_an_unknown_kind_gets_a_near_match_and_knobs_offer_the_table():
+def test_an_unknown_kind_gets_a_suggest_and_workloads_offer_the_table():
     with pytest.raises(ConfigError, match="no partition 'dirichelt'; did you mean 'dirichlet'"):
-        split("dirichelt", LABELS, 2, 1.0, 0)
-    assert set(get_args(PartitionScheme)) == set(PARTITIONS)
+        partition_indices("dirichelt", LABELS, 2, 1.0, 0)
+    assert set(KINDS) == set(PARTITIONS)
 
 
 @pytest.mark.parametrize("kind", ["dirichlet", "quantity"])
 def test_a_skew_that_starves_a_client_ends_with_a_sentence(kind):
     with pytest.raises(ConfigError, match=r"no split of 600 examples over 20 clients with alpha=0.001 .* raise alpha"):
-        split(kind, LABELS, 20, 1e-3, seed=0)
+        partition_indices(kind, LABELS, 20, 1e-3, seed=0)
     with pytest.raises(ConfigError, match="no split of 600 examples"):
-        split(kind, LABELS, 20, 1e-300, seed=0)
+        partition_indices(kind, LABELS, 20, 1e-300, seed=0)
 
 
 # --- iid ---

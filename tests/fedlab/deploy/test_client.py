@@ -17,6 +17,9 @@ from fedlab.deploy import provision
 from fedlab.deploy.client import CONNECTED_FILE, disconnect_reason
 from fedlab.engines import processes
 from fedlab.engines.superlink import Fleet, superlink
+from waiting import wait_until
+
+pytestmark = pytest.mark.engine
 
 FEDLAB = str(Path(sys.executable).with_name("fedlab"))
 
@@ -43,11 +46,9 @@ def join(tmp_path):
 
 
 def until(process, words, times=1, seconds=60):
-    end = time.monotonic() + seconds
-    while said(process).count(words) < times:
-        assert process.poll() is None, said(process)
-        assert time.monotonic() < end, f"waited for {words!r}: {said(process)}"
-        time.sleep(0.05)
+    wait_until(
+        lambda: said(process).count(words) >= times, repr(words), seconds, process=process, output=lambda: said(process)
+    )
 
 
 def said(process):
@@ -94,7 +95,6 @@ def test_it_gives_up_after_a_while(join):
     assert "within 0.5 s (Connection refused)" in said(process)
 
 
-@pytest.mark.engine
 def test_a_supernode_that_dies_is_started_again_and_none_outlives_us(join, tmp_path):
     provision.create_credentials(tmp_path / "server", clients=["usps"])
     (tmp_path / "certs" / "clients").mkdir(parents=True)
@@ -118,7 +118,4 @@ def test_a_supernode_that_dies_is_started_again_and_none_outlives_us(join, tmp_p
         time.sleep(1)
         assert (state_dir / CONNECTED_FILE).stat().st_mtime == seen  # so that it soon counts as not connected
         process.kill()
-        end = time.monotonic() + 15
-        while supernodes(state_dir) and time.monotonic() < end:
-            time.sleep(0.1)
-        assert supernodes(state_dir) == {}
+        wait_until(lambda: supernodes(state_dir) == {}, "the end of its processes", 15)

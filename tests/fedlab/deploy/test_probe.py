@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from fedlab.deploy import provision
-from fedlab.deploy.probe import probe_server, parse_address
+from fedlab.deploy.probe import parse_address, probe_server
 from fedlab.errors import ConfigError, RunError
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from fedlab.diffusion.bound import bits_per_dimension, grey_level_nll, normal_kl
-from fedlab.diffusion.noise_schedule import chain, ladder, linear_betas
-from fedlab.diffusion.samplers import between, posterior
+from fedlab.diffusion.bound import bits_per_dimension, discretized_nll, normal_kl
+from fedlab.diffusion.noise_schedule import ddpm_schedule, linear_betas, ncsn_schedule
+from fedlab.diffusion.samplers import posterior, transition
 from fedlab.errors import ConfigError
 from fedlab.seeds import seeded
 
-LAW = chain(linear_betas(20, 0.01, 0.4))
+LAW = ddpm_schedule(linear_betas(20, 0.01, 0.4))
 
 
 def test_the_divergence_of_two_normals():
@@ -26,7 +26,7 @@ def test_the_divergence_of_two_normals():
 def test_the_grey_levels_of_a_pixel_share_out_all_of_the_mass():
     grey = torch.arange(256, dtype=torch.float64) / 127.5 - 1
     for mean, variance in ((0.1, 0.01), (-1.2, 0.5), (0.0, 1e-5)):
-        mass = (-grey_level_nll(grey, torch.tensor(mean, dtype=torch.float64), variance)).exp()
+        mass = (-discretized_nll(grey, torch.tensor(mean, dtype=torch.float64), variance)).exp()
         assert float(mass.sum()) == pytest.approx(1, abs=1e-6)
         edges = [-math.inf, *(grey[:-1] + 1 / 255).tolist(), math.inf]
         cdf = norm.cdf(edges, mean, variance**0.5)
@@ -34,7 +34,7 @@ def test_the_grey_levels_of_a_pixel_share_out_all_of_the_mass():
 
 
 def test_far_tails_stay_finite():
-    far = grey_level_nll(torch.tensor([-0.5, 0.5]).double(), torch.tensor([0.9, -0.9]).double(), 1e-4)
+    far = discretized_nll(torch.tensor([-0.5, 0.5]).double(), torch.tensor([0.9, -0.9]).double(), 1e-4)
     assert torch.isfinite(far).all()
     assert far[0] == far[1]
     assert float(far[0]) == pytest.approx((1.4 - 1 / 255) ** 2 / 2e-4, rel=0.01)
@@ -45,14 +45,14 @@ def test_a_network_that_knows_the_image_pays_for_the_last_level_the_variances_an
     x = torch.tensor([[0.0, 64 / 127.5 - 1, 1.0], [-1.0, 0.0, 0.0]])
 
     def network(noisy, level):
-        signal, spread = (table.float()[level][:, None] for table in (LAW.signal, LAW.spread))
-        return (noisy - signal * x) / spread
+        alpha, sigma = (table.float()[level][:, None] for table in (LAW.alpha, LAW.sigma))
+        return (noisy - alpha * x) / sigma
 
-    signal, spread = LAW.at(19)
-    last = ((signal * x.double()) ** 2 + spread**2 - 1) / 2 - math.log(spread)
-    ratios = [posterior(LAW, x, x, t, t - 1)[1] / between(LAW, t, t - 1)[1] for t in range(1, 20)]
+    alpha, sigma = LAW.at(19)
+    last = ((alpha * x.double()) ** 2 + sigma**2 - 1) / 2 - math.log(sigma)
+    ratios = [posterior(LAW, x, x, t, t - 1)[1] / transition(LAW, t, t - 1)[1] for t in range(1, 20)]
     mismatch = sum((ratio - 1 - math.log(ratio)) / 2 for ratio in ratios) if variance == "large" else 0.0
-    first = grey_level_nll(x.double(), x.double(), posterior(LAW, x, x, 1, 0)[1])
+    first = discretized_nll(x.double(), x.double(), posterior(LAW, x, x, 1, 0)[1])
     wanted = (last + mismatch + first).mean(1) / math.log(2)
     with seeded("bound"):
         found = bits_per_dimension(LAW, network, x, variance)
@@ -66,7 +66,7 @@ def test_a_network_that_finds_nothing_pays_more():
 
 
 @pytest.mark.parametrize(
-    "law", [ladder(torch.tensor([0.1, 1.0])), chain(linear_betas(5), 0.1), chain(torch.tensor([0.5]))]
+    "law", [ncsn_schedule(torch.tensor([0.1, 1.0])), ddpm_schedule(linear_betas(5), 0.1), ddpm_schedule(torch.tensor([0.5]))]
 )
 def test_a_law_without_this_bound_is_refused(law):
     with pytest.raises(ConfigError, match="DDPM's Gaussian chain"):

@@ -14,14 +14,14 @@ from fedlab.diffusion.denoising import (
     score,
     sliced_loss,
 )
-from fedlab.diffusion.noise_schedule import chain, ladder, linear_betas
-from fedlab.diffusion.samplers import annealed_langevin, start
-from fedlab.diffusion.sigmas import geometric
+from fedlab.diffusion.noise_schedule import ddpm_schedule, linear_betas, ncsn_schedule
+from fedlab.diffusion.samplers import annealed_langevin, initial_noise
+from fedlab.diffusion.sigmas import geometric_sigmas
 from fedlab.errors import ConfigError, DataError
 from fedlab.seeds import seeded
 from fedlab.training import train_steps
 
-LADDER = ladder(geometric(0.1, 2.0, 5))
+LADDER = ncsn_schedule(geometric_sigmas(0.1, 2.0, 5))
 
 
 def test_a_network_that_finds_nothing_has_the_noises_square_as_its_error():
@@ -31,7 +31,7 @@ def test_a_network_that_finds_nothing_has_the_noises_square_as_its_error():
 
 
 def test_it_is_what_ddpm_writes():
-    law, x = chain(linear_betas(1000)), torch.tensor([[0.5, -0.25]])
+    law, x = ddpm_schedule(linear_betas(1000)), torch.tensor([[0.5, -0.25]])
     level, noise = torch.tensor([300]), torch.tensor([[0.7, -1.1]])
     kept = float((1 - linear_betas(1000)).cumprod(0)[300])
 
@@ -44,7 +44,7 @@ def test_it_is_what_ddpm_writes():
 
 def test_it_is_what_ncsn_writes_over_half_the_dimensions():
     """1/2 sigma^2 |s(x~) + (x~ - x) / sigma^2|^2 for a network that gives the score."""
-    law = ladder(geometric(0.1, 2.0, 5), scored=True)
+    law = ncsn_schedule(geometric_sigmas(0.1, 2.0, 5), predicts_score=True)
     x, level, noise = torch.tensor([[0.5, -0.25, 0.1]]), torch.tensor([3]), torch.tensor([[0.7, -1.1, 0.2]])
     sigma = law.at(3)[1]
 
@@ -58,15 +58,15 @@ def test_it_is_what_ncsn_writes_over_half_the_dimensions():
 
 def test_noise_and_score_say_the_same():
     x, level = torch.randn(4, 2), torch.tensor([0, 1, 2, 4])
-    sigma = LADDER.spread.float()[level][:, None]
-    scored = ladder(geometric(0.1, 2.0, 5), scored=True)
+    sigma = LADDER.sigma.float()[level][:, None]
+    predicts_score = ncsn_schedule(geometric_sigmas(0.1, 2.0, 5), predicts_score=True)
     assert torch.allclose(score(LADDER, lambda x, level: x * sigma, x, level), -x)
-    assert torch.allclose(score(scored, lambda x, level: -x, x, level), -x)
-    assert torch.allclose(noise_estimate(scored, lambda x, level: -x, x, level), x * sigma)
+    assert torch.allclose(score(predicts_score, lambda x, level: -x, x, level), -x)
+    assert torch.allclose(noise_estimate(predicts_score, lambda x, level: -x, x, level), x * sigma)
 
 
 def test_gamma_noise_has_no_score():
-    law = chain(linear_betas(10), 0.01)
+    law = ddpm_schedule(linear_betas(10), 0.01)
     for use in (
         lambda: score(law, torch.add, torch.ones(1, 1), torch.tensor([0])),
         lambda: sliced_loss(law, torch.add, torch.ones(1, 1)),
@@ -77,11 +77,11 @@ def test_gamma_noise_has_no_score():
 
 def test_the_sliced_loss_of_a_linear_score_is_its_trace_plus_half_its_square():
     """s = -A x with diagonal A: v' J v = -tr A for every v of signs; a wrong sign would give +tr A."""
-    law, diagonal = ladder(torch.tensor([0.5])), torch.tensor([1.0, 3.0])
-    scored = ladder(torch.tensor([0.5]), scored=True)
+    law, diagonal = ncsn_schedule(torch.tensor([0.5])), torch.tensor([1.0, 3.0])
+    predicts_score = ncsn_schedule(torch.tensor([0.5]), predicts_score=True)
     x = torch.tensor([[0.2, -0.4]])
     with seeded("sliced"):
-        found = sliced_loss(scored, lambda x, level: -diagonal * x, x)
+        found = sliced_loss(predicts_score, lambda x, level: -diagonal * x, x)
     with seeded("sliced"):
         level = law.draw_levels(1, x.device)
         noisy = law.perturb(x, level, law.noise(x, level))
@@ -136,7 +136,7 @@ class Network(nn.Module):
         self.layers = nn.Sequential(nn.Linear(3, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2))
 
     def forward(self, x, level):
-        sigma = LADDER.spread.float()[level][:, None]
+        sigma = LADDER.sigma.float()[level][:, None]
         return sigma * x / (1 + sigma**2) + self.layers(torch.cat([x / (1 + sigma**2).sqrt(), sigma.log()], 1))
 
 
@@ -158,7 +158,7 @@ def excess(network):
     with seeded("points"):
         x, level = points(4000), LADDER.draw_levels(4000, torch.device("cpu"))
         noisy = LADDER.perturb(x, level, LADDER.noise(x, level))
-    sigma = LADDER.spread.float()[level][:, None]
+    sigma = LADDER.sigma.float()[level][:, None]
     wanted = exact_score(noisy, sigma)
     with torch.no_grad():
         wrong = score(LADDER, network, noisy, level) - wanted
@@ -169,7 +169,7 @@ def test_denoising_learns_the_mixtures_score_and_langevin_dynamics_its_moments()
     network = learn(denoising_loss, 300)
     assert excess(network) < 0.04
     with seeded("samples"):
-        x = annealed_langevin(LADDER, network, start(LADDER, (1500, 2)), steps=50, step=0.2)
+        x = annealed_langevin(LADDER, network, initial_noise(LADDER, (1500, 2)), steps=50, step=0.2)
     upper = x.sum(1) > 0
     assert float(upper.float().mean()) == pytest.approx(0.75, abs=0.06)
     for side, centre in ((upper, 1.0), (~upper, -1.0)):

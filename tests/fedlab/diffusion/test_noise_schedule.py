@@ -9,7 +9,14 @@ import pytest
 import torch
 from scipy.stats import kurtosis, skew
 
-from fedlab.diffusion.noise_schedule import NoiseLaw, chain, cosine_betas, ddpm_betas, ladder, linear_betas
+from fedlab.diffusion.noise_schedule import (
+    NoiseSchedule,
+    cosine_betas,
+    ddpm_betas,
+    ddpm_schedule,
+    linear_betas,
+    ncsn_schedule,
+)
 from fedlab.errors import ConfigError
 from fedlab.seeds import seeded
 
@@ -20,9 +27,9 @@ def test_ddpm_mixes_by_the_cumulative_product():
     for level, beta in enumerate(betas):
         kept *= 1 - beta
         if level in (0, 1, 499, 999):
-            signal, spread = chain(linear_betas(1000)).at(level)
-            assert signal == pytest.approx(kept**0.5, rel=1e-12)
-            assert spread == pytest.approx((1 - kept) ** 0.5, rel=1e-12)
+            alpha, sigma = ddpm_schedule(linear_betas(1000)).at(level)
+            assert alpha == pytest.approx(kept**0.5, rel=1e-12)
+            assert sigma == pytest.approx((1 - kept) ** 0.5, rel=1e-12)
 
 
 def test_the_cosine_schedule_is_a_squared_cosine_until_it_is_cut():
@@ -39,7 +46,7 @@ def test_the_cosine_schedule_is_a_squared_cosine_until_it_is_cut():
 
 
 def test_a_ladder_adds_noise_and_leaves_the_image():
-    law = ladder(torch.tensor([0.5, 1.0, 2.0]))
+    law = ncsn_schedule(torch.tensor([0.5, 1.0, 2.0]))
     x, level = torch.tensor([[1.0, -1.0], [0.0, 1.0]]), torch.tensor([0, 2])
     noise = torch.tensor([[1.0, 1.0], [-1.0, 2.0]])
     assert law.perturb(x, level, noise).tolist() == [[1.5, -0.5], [-2.0, 5.0]]
@@ -50,7 +57,7 @@ def test_a_ladder_adds_noise_and_leaves_the_image():
 def test_gamma_noise_has_the_moments_of_its_paper(level):
     """kbar_t theta_t^2 = 1 - abar_t, skewness 2 / sqrt(kbar_t), excess kurtosis 6 / kbar_t."""
     theta, betas = 0.05, linear_betas(100, 1e-2, 0.1)
-    law, kept = chain(betas, theta), (1 - betas).cumprod(0)[level]
+    law, kept = ddpm_schedule(betas, theta), (1 - betas).cumprod(0)[level]
     shape = sum(float(betas[i] / (1 - betas).cumprod(0)[i]) / theta**2 for i in range(level + 1))
     assert float(law.shape[level]) == pytest.approx(shape, rel=1e-9)
     assert shape * (float(kept.sqrt()) * theta) ** 2 == pytest.approx(1 - float(kept), rel=1e-9)
@@ -66,18 +73,18 @@ def test_gamma_noise_has_the_moments_of_its_paper(level):
 def test_steps_of_the_gamma_chain_add_up_to_its_closed_form():
     """x_t = sqrt(1 - beta_t) x_t-1 + sqrt(beta_t) z, step by step, has the noise that is drawn at once."""
     betas = linear_betas(12, 0.05, 0.3)
-    law = chain(betas, 0.5)
+    law = ddpm_schedule(betas, 0.5)
     with seeded("steps"):
         x = torch.zeros(1, 200_000)
         for level, beta in enumerate(betas.tolist()):
             x = (1 - beta) ** 0.5 * x + beta**0.5 * law.step_noise(x, level, level - 1)
-        at_once = law.spread[-1] * law.noise(x, torch.tensor([11]))
+        at_once = law.sigma[-1] * law.noise(x, torch.tensor([11]))
     for moment in (torch.mean, torch.var, lambda values: torch.tensor(skew(values[0]))):
         assert float(moment(x)) == pytest.approx(float(moment(at_once)), abs=0.02)
 
 
 def test_gamma_noise_keeps_its_variance_at_the_shapes_of_the_paper():
-    law = chain(linear_betas(1000), 0.001)
+    law = ddpm_schedule(linear_betas(1000), 0.001)
     assert float(law.shape[0]) == pytest.approx(1e-4 / (1 - 1e-4) / 1e-6)
     with seeded("large"):
         drawn = law.noise(torch.zeros(1, 100_000), torch.tensor([999]))
@@ -87,7 +94,7 @@ def test_gamma_noise_keeps_its_variance_at_the_shapes_of_the_paper():
 
 
 def test_levels_are_uniform_and_noise_follows_the_stream():
-    law = chain(linear_betas(4, 0.1, 0.5))
+    law = ddpm_schedule(linear_betas(4, 0.1, 0.5))
     with seeded("levels"):
         counts = law.draw_levels(8000, torch.device("cpu")).bincount(minlength=4)
         first = law.noise(torch.zeros(2, 3), torch.tensor([0, 1]))
@@ -101,11 +108,11 @@ def test_levels_are_uniform_and_noise_follows_the_stream():
     ("make", "sentence"),
     [
         (lambda: linear_betas(10, 0.02, 1e-4), "rises from beta 0.02 to 0.0001; 0 < first < last < 1"),
-        (lambda: chain(torch.tensor([0.1, 0.0])), "betas lie between 0 and 0.1; each has to be above 0 and below 1"),
-        (lambda: chain(torch.tensor([0.1]), -1.0), "theta is -1"),
-        (lambda: ladder(torch.tensor([1.0, 0.5])), "noise has to grow with the level, and level 1 has a spread of 0.5"),
-        (lambda: ladder(torch.tensor([1.0, float("nan")])), "finite and above 0"),
-        (lambda: NoiseLaw(torch.ones(2), torch.ones(3)), "one signal and one spread a level"),
+        (lambda: ddpm_schedule(torch.tensor([0.1, 0.0])), "betas lie between 0 and 0.1; each has to be above 0 and below 1"),
+        (lambda: ddpm_schedule(torch.tensor([0.1]), -1.0), "theta is -1"),
+        (lambda: ncsn_schedule(torch.tensor([1.0, 0.5])), "noise has to grow with the level, and level 1 has a spread of 0.5"),
+        (lambda: ncsn_schedule(torch.tensor([1.0, float("nan")])), "finite and above 0"),
+        (lambda: NoiseSchedule(torch.ones(2), torch.ones(3)), "one signal and one spread a level"),
     ],
 )
 def test_noise_that_does_not_grow_is_refused(make, sentence):
@@ -116,4 +123,4 @@ def test_noise_that_does_not_grow_is_refused(make, sentence):
 def test_ddpms_schedule_ends_in_noise_with_any_number_of_levels():
     assert torch.equal(ddpm_betas(1000), linear_betas(1000))
     for levels in (4, 20, 100, 400):
-        assert chain(ddpm_betas(levels)).at(levels - 1)[0] < 0.01
+        assert ddpm_schedule(ddpm_betas(levels)).at(levels - 1)[0] < 0.01

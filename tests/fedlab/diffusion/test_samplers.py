@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedlab.diffusion.noise_schedule import chain, cosine_betas, ladder, linear_betas
+from fedlab.diffusion.noise_schedule import cosine_betas, ddpm_schedule, linear_betas, ncsn_schedule
 from fedlab.diffusion.samplers import (
     ancestral_step,
     annealed_langevin,
     ddim_step,
-    denoised,
+    initial_noise,
     langevin_step,
     posterior,
+    predict_x0,
     sample,
-    start,
-    visited,
+    timesteps,
 )
-from fedlab.diffusion.sigmas import best_step, geometric
+from fedlab.diffusion.sigmas import best_step, geometric_sigmas
 from fedlab.errors import ConfigError
 from fedlab.seeds import seeded
 
@@ -30,7 +30,7 @@ REFERENCE = json.loads((Path(__file__).parent / "diffusers_0_42_1.json").read_te
 X, FOUND = (torch.tensor(REFERENCE[name], dtype=torch.float64) for name in ("x", "found"))
 BETAS = {"linear": linear_betas(1000), "cosine": cosine_betas(1000)}
 SOME = [0, 1, 10, 500, 998, 999]
-LAW = chain(linear_betas(1000))
+LAW = ddpm_schedule(linear_betas(1000))
 
 
 def close(found, wanted, tolerance=1e-6):
@@ -46,7 +46,7 @@ def test_schedules_are_those_of_diffusers(schedule):
 
 def in_float32(schedule):
     """The law from betas as diffusers rounds them: what is compared is the steps."""
-    return chain(BETAS[schedule].float())
+    return ddpm_schedule(BETAS[schedule].float())
 
 
 @pytest.mark.parametrize("schedule", list(BETAS))
@@ -63,8 +63,8 @@ def test_ancestral_steps_are_those_of_diffusers(schedule, number):
 @pytest.mark.parametrize("number", range(18))
 def test_ddim_steps_are_those_of_diffusers(schedule, number):
     eta, clip, level, after = REFERENCE[schedule]["ddim"][number]
-    before = level - 100 if level else -1
-    found = ddim_step(in_float32(schedule), X, FOUND, level, before, eta=eta, clip=clip, noise=torch.ones_like(X))
+    prev_level = level - 100 if level else -1
+    found = ddim_step(in_float32(schedule), X, FOUND, level, prev_level, eta=eta, clip=clip, noise=torch.ones_like(X))
     assert close(found, after)
 
 
@@ -82,7 +82,7 @@ def test_the_posterior_is_equation_7(level):
 
 def test_the_posterior_by_bayes_rule_on_a_ladder():
     """Precisions add: the clean image at noise 1 and the noisier one at noise 2^2 - 1."""
-    law = ladder(torch.tensor([1.0, 2.0]))
+    law = ncsn_schedule(torch.tensor([1.0, 2.0]))
     mean, variance = posterior(law, torch.tensor([0.0]), torch.tensor([4.0]), 1, 0)
     assert variance == pytest.approx(1 / (1 / 1 + 1 / 3))
     assert float(mean) == pytest.approx(variance * (0 / 1 + 4 / 3))
@@ -93,7 +93,7 @@ def test_the_last_step_gives_the_clean_image_and_no_noise():
     noisy = LAW.perturb(x, torch.tensor([0]), noise)
     for step in (ancestral_step, ddim_step):
         assert torch.allclose(step(LAW, noisy, noise, 0, -1), x, atol=1e-6)
-    assert torch.allclose(denoised(LAW, noisy, noise, 0), x, atol=1e-6)
+    assert torch.allclose(predict_x0(LAW, noisy, noise, 0), x, atol=1e-6)
 
 
 def test_ddim_follows_the_line_between_noise_and_image():
@@ -104,19 +104,19 @@ def test_ddim_follows_the_line_between_noise_and_image():
 
 
 def test_which_levels_are_visited():
-    assert visited(1000, 10) == list(range(0, 1000, 100))
-    assert visited(10, 10) == list(range(10))
-    assert visited(7, 3) == [0, 2, 4]
-    assert visited(1000, 5, "quadratic") == [0, 50, 200, 450, 800]
-    assert (visited(10, 5, "trailing"), visited(7, 3, "trailing")) == ([1, 3, 5, 7, 9], [1, 3, 6])
-    assert visited(10, 10, "trailing") == list(range(10))
+    assert timesteps(1000, 10) == list(range(0, 1000, 100))
+    assert timesteps(10, 10) == list(range(10))
+    assert timesteps(7, 3) == [0, 2, 4]
+    assert timesteps(1000, 5, "quadratic") == [0, 50, 200, 450, 800]
+    assert (timesteps(10, 5, "trailing"), timesteps(7, 3, "trailing")) == ([1, 3, 5, 7, 9], [1, 3, 6])
+    assert timesteps(10, 10, "trailing") == list(range(10))
     for steps in (0, 11):
         with pytest.raises(ConfigError, match=f"{steps} sampling steps were asked for and the noise has 10 levels"):
-            visited(10, steps)
+            timesteps(10, steps)
     with pytest.raises(ConfigError, match="meets a level twice"):
-        visited(10, 10, "quadratic")
+        timesteps(10, 10, "quadratic")
     with pytest.raises(ConfigError, match="51 sampling steps"):
-        sample(chain(linear_betas(50)), lambda x, level: x, torch.zeros(1, 2), ancestral_step, 51)
+        sample(ddpm_schedule(linear_betas(50)), lambda x, level: x, torch.zeros(1, 2), ancestral_step, 51)
 
 
 # --- distributions that are known exactly: normal pixels of mean M and variance V ---
@@ -128,8 +128,8 @@ def exact(law):
     """E[e | x] for such pixels."""
 
     def backbone(x, level):
-        signal, spread = (table.to(x.dtype)[level][:, None] for table in (law.signal, law.spread))
-        return spread * (x - signal * M) / (signal**2 * V + spread**2)
+        alpha, sigma = (table.to(x.dtype)[level][:, None] for table in (law.alpha, law.sigma))
+        return sigma * (x - alpha * M) / (alpha**2 * V + sigma**2)
 
     return backbone
 
@@ -138,25 +138,25 @@ def exact(law):
 @pytest.mark.parametrize("kind", ["chain", "ladder"])
 def test_samples_have_the_moments_of_the_data(step, steps, kind):
     """But for what 200 levels are too coarse by: a seventh of the variance at most, and half as much with 400."""
-    law = chain(linear_betas(200, 5e-4, 0.1)) if kind == "chain" else ladder(geometric(0.02, 5.0, 200))
+    law = ddpm_schedule(linear_betas(200, 5e-4, 0.1)) if kind == "chain" else ncsn_schedule(geometric_sigmas(0.02, 5.0, 200))
     with seeded("samples"):
-        x = sample(law, exact(law), start(law, (4000, 2)), partial(step, clip=False), steps)
+        x = sample(law, exact(law), initial_noise(law, (4000, 2)), partial(step, clip=False), steps)
     assert float(x.mean()) == pytest.approx(M, abs=0.02)
     assert float(x.var()) == pytest.approx(V, rel=0.15)
 
 
 def test_a_ladder_is_entered_where_its_noise_is_however_few_levels_are_visited():
     """The noise that a sampler starts with is the last level's, 1.7 times that of the level below."""
-    law = ladder(geometric(0.02, 2.0, 10))
+    law = ncsn_schedule(geometric_sigmas(0.02, 2.0, 10))
     with seeded("samples"):
-        x = sample(law, exact(law), start(law, (4000, 2)), partial(ddim_step, clip=False), 5)
+        x = sample(law, exact(law), initial_noise(law, (4000, 2)), partial(ddim_step, clip=False), 5)
     assert float(x.mean()) == pytest.approx(M, abs=0.03)
     assert float(x.var()) < V  # coarse steps lose some; 1.6 V where the start is one level too high
 
 
 @pytest.mark.parametrize("level", [1, 30])
 def test_ddim_with_eta_1_is_the_ancestral_step_of_small_variance(level):
-    law = chain(linear_betas(50))
+    law = ddpm_schedule(linear_betas(50))
     one = ddim_step(law, X, FOUND, level, level - 1, eta=1.0, clip=False, noise=FOUND)
     other = ancestral_step(law, X, FOUND, level, level - 1, variance="small", clip=False, noise=FOUND)
     assert torch.allclose(one, other, rtol=1e-9)
@@ -172,7 +172,7 @@ def test_langevin_steps_are_those_of_the_papers_algorithm():
 
 def test_annealed_langevin_is_a_plain_loop():
     sigmas = [0.5, 0.25]
-    law = ladder(torch.tensor(sorted(sigmas)))
+    law = ncsn_schedule(torch.tensor(sorted(sigmas)))
     with seeded("langevin"):
         found = annealed_langevin(law, exact(law), torch.zeros(3, 2), steps=4, step=0.3, denoise=False)
     with seeded("langevin"):
@@ -185,11 +185,11 @@ def test_annealed_langevin_is_a_plain_loop():
 
 
 def test_annealed_langevin_finds_the_data_and_denoising_takes_the_last_noise_away():
-    law, variances = ladder(geometric(0.1, 2.0, 15)), {}
-    step = best_step(float(law.spread[1] / law.spread[0]), 20)
+    law, variances = ncsn_schedule(geometric_sigmas(0.1, 2.0, 15)), {}
+    step = best_step(float(law.sigma[1] / law.sigma[0]), 20)
     for denoise in (False, True):
         with seeded("samples"):
-            x = annealed_langevin(law, exact(law), start(law, (4000, 2)), steps=20, step=step, denoise=denoise)
+            x = annealed_langevin(law, exact(law), initial_noise(law, (4000, 2)), steps=20, step=step, denoise=denoise)
         variances[denoise] = float(x.var())
         assert float(x.mean()) == pytest.approx(M, abs=0.02)
     assert variances[False] == pytest.approx(V + 0.1**2, rel=0.1)

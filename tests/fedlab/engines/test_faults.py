@@ -53,7 +53,7 @@ def deadline():
 
 def scans(folder):
     """A folder as its owner may have it: grey, coloured and see-through images of any size, in any sub-folder."""
-    images = datasets.read("mnist", "test", None).columns["x"].permute(0, 2, 3, 1).numpy()  # (count, 32, 32, 3)
+    images = datasets.load_digits("mnist", "test", None).columns["x"].permute(0, 2, 3, 1).numpy()  # (count, 32, 32, 3)
     kinds = itertools.cycle([("png", "L"), ("jpg", "RGB"), ("png", "RGBA"), ("jpeg", "L"), ("jpg", "CMYK")])
     for number, (image, (suffix, mode)) in enumerate(zip(images[:24], kinds, strict=False)):
         path = folder / f"day {number % 3}" / f"{number}.{suffix}"
@@ -113,7 +113,7 @@ def play(tmp_path_factory):
 
 def performed(play):
     """All that happens, in its order."""
-    line, knobs = play.line, [f"{name}={value}" for name, value in {**KNOBS, "deadline": play.deadline}.items()]
+    line, knobs = play.line, [f"{name}={value}" for name, value in {**KNOBS, "comm.round_timeout": play.deadline}.items()]
     serve = play.start("server", "serve", "dualadapt-digits", *knobs, "--address", play.address, "--wait", "180")
     usps = play.join("usps", address=line.server(play.address), before=line.before)
     optdigits = play.join("optdigits")

@@ -6,13 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
-from flwr.supercore.constant import TASK_TYPE_TO_COMMAND, TaskType
 
 from fedlab.engines import fork_server
+from waiting import wait_until
+
+pytestmark = pytest.mark.engine
 
 APP = """
 import os, sys, time
@@ -39,24 +41,24 @@ def call(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *map(os.path.abspath, sys.path)]))
     monkeypatch.setenv("COLOUR", "of the fork server")
 
-    def start(*arguments):
-        environment = {**os.environ, "COLOUR": "blue"}
-        return subprocess.Popen(["greet", *arguments], stdout=-1, stderr=-2, text=True, cwd=tmp_path, env=environment)
+    with ExitStack() as pipes:
 
-    with fork_server.fork_server(tmp_path, "greet", "greeting:main", ("json",)):
-        yield start
+        def start(*arguments):
+            environment = {**os.environ, "COLOUR": "blue"}
+            command = ["greet", *arguments]
+            process = subprocess.Popen(command, stdout=-1, stderr=-2, text=True, cwd=tmp_path, env=environment)
+            return pipes.enter_context(process)
+
+        with fork_server.fork_server(tmp_path, "greet", "greeting:main", ("json",)):
+            yield start
 
 
 def gone(pid):
     """Whether a process has ended."""
     with suppress(ProcessLookupError, FileNotFoundError):
         os.kill(pid, 0)
-        return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] == "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     return True
-
-
-def test_flower_starts_a_client_app_by_the_name_that_is_served():
-    assert TASK_TYPE_TO_COMMAND[TaskType.CLIENT_APP] == "flwr-clientapp"
 
 
 def test_a_fork_has_the_callers_arguments_environment_folder_output_and_exit_code(call, tmp_path):
@@ -84,10 +86,7 @@ def test_forks_work_side_by_side_and_die_with_the_command(call):
     assert not any(map(gone, pids))
     waiting[0].kill()
     waiting[0].wait()
-    end = time.monotonic() + 20
-    while not gone(pids[0]):
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    wait_until(lambda: gone(pids[0]), "the end of its fork", 20)
     assert not gone(pids[1])
     os.kill(pids[1], signal.SIGKILL)  # and the command with the fork
     assert waiting[1].wait(20) == 1

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,11 +14,12 @@ import pytest
 import fedlab
 from commands import TINY, Command, end, laptop, left_running
 from fedlab.comm import credentials
-from fedlab.config.schema import Grpc
+from fedlab.config.schema import GrpcConfig
 from fedlab.deploy import provision
 from fedlab.engines import grpc, processes, superlink
 from fedlab.errors import ConfigError, RunError
 from fedlab.runs.result import Result
+from waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def federation(tmp_path_factory):
 @pytest.mark.engine
 def test_over_the_network_and_in_process_give_the_same_bits(federation, tmp_path):
     assert (federation.stopped, federation.resumed_code) == (1, 0), federation.resumed.said
-    expected, found = fedlab.run("dualadapt-digits", runs=tmp_path, knobs=TINY), Result.read(federation.run)
+    expected, found = fedlab.run("dualadapt-digits", runs=tmp_path, overrides=TINY), Result.read(federation.run)
     assert found.weights_sha256 == expected.weights_sha256
     assert found.final() == expected.final()
     assert [record["bytes"] for record in found.rounds] == [record["bytes"] for record in expected.rounds]
@@ -103,7 +103,7 @@ def test_clients_reconnect_tell_their_owners_and_leave(federation):
 def test_a_run_that_has_lost_a_client_it_needs_says_so_at_once_and_how_to_go_on(federation):
     said = " ".join(federation.serve.said.split())
     assert (
-        "1 of 2 clients failed: partition 1 (usps); the run needs 2 valid replies (knob min_clients); `fedlab resume`"
+        "1 of 2 clients failed: partition 1 (usps); the run needs 2 valid replies (option min_clients); `fedlab resume`"
         in said
     )
     assert "Traceback" not in said and "First error" not in said  # it is a sentence of ours
@@ -145,7 +145,7 @@ def test_nothing_is_left_running(federation):
 def test_an_expired_certificate_is_refused_on_both_sides(tmp_path):
     provision.create_credentials(tmp_path / "certs", clients=["usps"], days=-1)
     with pytest.raises(ConfigError, match=r"server.crt expired on .*; make a new one: fedlab certs"):
-        grpc.check(Grpc(certificates=str(tmp_path / "certs")))
+        grpc.check(GrpcConfig(certificates=str(tmp_path / "certs")))
     fleet = superlink.Fleet(f"127.0.0.1:{processes.free_ports(1)[0]}", tmp_path / "certs")
     told = []
     with (
@@ -154,9 +154,7 @@ def test_an_expired_certificate_is_refused_on_both_sides(tmp_path):
     ):
         client = Command(tmp_path, "join", link.fleet, "--domain", "usps")
         assert client.code() == 1
-        end = time.monotonic() + 10
-        while not told and time.monotonic() < end:
-            time.sleep(0.1)
+        wait_until(lambda: told, "the rejection", 10)
     assert "has expired; its owner makes a new one with" in " ".join(client.said.split())
     assert "which has expired by its clock" in told[0]
 
@@ -175,10 +173,10 @@ def test_an_address_that_is_taken_is_a_sentence(tmp_path):
 @pytest.mark.parametrize("address", ["9092", "host:", ":9092", "host:port", "host:70000"])
 def test_an_address_without_host_or_port_is_refused(address):
     with pytest.raises(ConfigError, match="is no HOST:PORT"):
-        grpc.check(Grpc(address=address, insecure=True))
+        grpc.check(GrpcConfig(address=address, insecure=True))
 
 
-def test_what_the_doorkeeper_reads(tmp_path):
+def test_rejections_are_read_from_the_log(tmp_path):
     provision.create_credentials(tmp_path, clients=["usps"])
     key = credentials.public_keys(tmp_path)["usps"]
     door = "[/flwr.proto.Fleet/%s][ApiError:2004] Attempted to register SuperNode with public key: %r, exception: %s\n"
@@ -196,11 +194,12 @@ def test_what_the_doorkeeper_reads(tmp_path):
             shake % "UNKNOWN: something new",
         ]
     )
-    for step in (len(log), 40, 7):  # however the log comes in
-        told: list[tuple[str, str]] = []
-        doorkeeper = grpc.RejectionMonitor({"usps": key}, lambda who, why, told=told: told.append((who, why)))
-        for begin in range(0, len(log), step):
-            doorkeeper.read(log[begin : begin + step])
-        assert [who for who, _ in told] == ["usps", "usps", "a key of another kind", "10.0.0.9", "10.0.0.9"]
+    lines = log.splitlines()
+    for step in (len(lines), 2, 1):  # however many lines are read at once
+        reported: list[tuple[str, str]] = []
+        monitor = grpc.RejectionMonitor({"usps": key}, lambda *rejection, reported=reported: reported.append(rejection))
+        for begin in range(0, len(lines), step):
+            monitor.read(lines[begin : begin + step])
+        assert [client for client, _ in reported] == ["usps", "usps", "a key of another kind", "10.0.0.9", "10.0.0.9"]
         signs = ["not registered here", "connected already", "without a key", "does not trust", "something new"]
-        assert all(sign in why for sign, (_, why) in zip(signs, told, strict=True))
+        assert all(sign in why for sign, (_, why) in zip(signs, reported, strict=True))

@@ -1,4 +1,4 @@
-"""The commands of docs/deployment.md, "Flower's own commands", typed as they are printed there."""
+"""The commands of docs/how-to/deployment.md, "Flower's own commands", typed as they are printed there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,9 +17,10 @@ from commands import TINY
 from fedlab.deploy import provision
 from fedlab.engines import processes
 from fedlab.files import read_lines
+from waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
-PATIENCE = 180
+TIMEOUT = 180
 EXTRA = " ".join(
     f"{name}={str(value).lower()}" for name, value in {**TINY, "name": "plain"}.items() if name != "digits.targets"
 )
@@ -28,7 +28,7 @@ EXTRA = " ".join(
 
 def blocks():
     """The section's shell blocks, in their order."""
-    page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "deployment.md").read_text(encoding="utf-8")
     section = page.split("## Flower's own commands\n")[1].split("\n## ")[0]
     return re.findall(r"```bash\n(.*?)```", section, re.S)
 
@@ -74,11 +74,7 @@ def terminal(tmp_path):
 
 
 def until(condition, shell, log):
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert shell.poll() is None, log.read_text()
-        assert time.monotonic() < end, log.read_text()
-        time.sleep(0.1)
+    wait_until(condition, "a line", TIMEOUT, process=shell, output=log.read_text)
 
 
 @pytest.mark.engine
@@ -88,7 +84,7 @@ def test_the_commands_of_the_docs_page_work_as_printed(terminal, tmp_path):
     server, log = terminal(superlink)
     until(lambda: "Uvicorn running on https" in processes.read_plain(log), server, log)
     shell, said = terminal(register)
-    assert shell.wait(PATIENCE) == 0
+    assert shell.wait(TIMEOUT) == 0
     assert said.read_text().count("registered successfully") == 2
     clients = [terminal(block) for block in supernodes]
     for shell, said in clients:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedlab.engines import processes
+from waiting import wait_until
 
 
 def test_an_excerpt_is_the_first_error_and_the_way_to_it(tmp_path: Path) -> None:
@@ -32,8 +33,7 @@ def test_family_is_the_marked_and_their_children() -> None:
     script = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'], env={}, stdin=0)"
     environment = {**os.environ, processes.MARKER_ENV: "test-mark"}
     with subprocess.Popen([sys.executable, "-c", script], env=environment, stdin=subprocess.PIPE) as marked:
-        while len(processes.marked_processes("test-mark")) < 2:
-            assert marked.poll() is None
+        wait_until(lambda: len(processes.marked_processes("test-mark")) == 2, "its child", process=marked)
         family = processes.marked_processes("test-mark")
         assert marked.pid in family
         assert any("input()" in command and "subprocess" not in command for command in family.values())

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from fedlab.config.schema import Ray
-from fedlab.engines import Apps, processes, ray
+from fedlab.config.schema import RayConfig
+from fedlab.engines import processes, ray
+from fedlab.engines.spec import Apps
 from fedlab.errors import ConfigError, RunError
+from waiting import wait_until
 
 SERVER = """
 import json, time
@@ -70,7 +72,7 @@ def apps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Apps:
     return Apps("toyfederation.server:app", "toyfederation.client:app")
 
 
-PRIVATE = Ray(address="", cpus=1.0, gpus=0.0)
+PRIVATE = RayConfig(address="", cpus=1.0, gpus=0.0)
 
 
 def left() -> dict[int, str]:
@@ -93,7 +95,7 @@ def configuration(out: Path, **changes: bool | int | float | str) -> dict[str, b
 
 
 def test_refuses_at_once_what_cannot_run(apps: Apps, tmp_path: Path) -> None:
-    def run(apps: Apps, partitions: int = 1, options: Ray | None = None) -> None:
+    def run(apps: Apps, partitions: int = 1, options: RayConfig | None = None) -> None:
         ray.run(apps, {}, partitions=partitions, options=options or PRIVATE, directory=tmp_path / "run")
 
     with pytest.raises(ConfigError, match=r"No app at 'toyfederation.nothing:app'"):
@@ -103,7 +105,7 @@ def test_refuses_at_once_what_cannot_run(apps: Apps, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"at least 1 partition, got 0"):
         run(apps, partitions=0)
     with pytest.raises(ConfigError, match=r"whole CPUs per client, got ray.cpus = 0.5"):
-        run(apps, options=Ray(address="127.0.0.1:1", cpus=0.5, gpus=0.0))
+        run(apps, options=RayConfig(address="127.0.0.1:1", cpus=0.5, gpus=0.0))
     assert not (tmp_path / "run").exists()
 
 
@@ -155,10 +157,12 @@ def test_nothing_outlives_us(number: signal.Signals, apps: Apps, tmp_path: Path)
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background has it ignored
 from pathlib import Path
-from fedlab.config import Ray
-from fedlab.engines import Apps, flower
+from fedlab.config.schema import Ray
+from fedlab.config.schema import RayConfig
+from fedlab.engines import ray
+from fedlab.engines.spec import Apps
 sys.path[:0] = {sys.path!r}
-flower.run(
+ray.run(
     {apps!r}, {configuration(tmp_path / "out.json", sleep=60.0)!r}, partitions=2, options={PRIVATE!r},
     directory=Path({str(tmp_path / "run")!r}), echo=lambda text: print(text, flush=True),
 )
@@ -177,10 +181,8 @@ flower.run(
         code = us.wait(20)
     assert code == -number
     assert ("KeyboardInterrupt" in error) == (number == signal.SIGINT)
-    end = time.monotonic() + (0 if number == signal.SIGINT else 15)  # killed, we leave it to the SuperLink's process
-    while left() and time.monotonic() < end:
-        time.sleep(0.2)
-    assert left() == {}
+    limit = 0 if number == signal.SIGINT else 15  # killed, we leave it to the SuperLink's process
+    wait_until(lambda: left() == {}, "the end of all processes", limit)
 
 
 @pytest.mark.engine
@@ -195,7 +197,7 @@ def test_joins_a_running_ray_cluster_and_leaves_it_running(apps: Apps, tmp_path:
             assert cluster.stdout is not None
             while "Ray runtime started" not in cluster.stdout.readline():
                 assert cluster.poll() is None
-            options, out = Ray(address=f"127.0.0.1:{port}", cpus=1.0, gpus=0.0), tmp_path / "out.json"
+            options, out = RayConfig(address=f"127.0.0.1:{port}", cpus=1.0, gpus=0.0), tmp_path / "out.json"
             config = configuration(out)
             ray.run(apps, config, partitions=2, options=options, directory=tmp_path / "run", timeout=100)
             assert len(json.loads(out.read_text())["clients"]) == 2

@@ -20,7 +20,7 @@ def test_the_distance_is_that_of_scipys_matrix_root():
     s_a, s_b = (np.cov(x.astype(np.float64), rowvar=False) for x in (a, b))
     gap = a.mean(0, dtype=np.float64) - b.mean(0, dtype=np.float64)
     wanted = gap @ gap + np.trace(s_a + s_b - 2 * sqrtm(s_a @ s_b).real)
-    assert image_quality.likeness(torch.from_numpy(a), torch.from_numpy(b))["frechet"] == pytest.approx(
+    assert image_quality.distribution_metrics(torch.from_numpy(a), torch.from_numpy(b))["frechet"] == pytest.approx(
         wanted, rel=1e-5
     )
 
@@ -38,7 +38,7 @@ def test_precision_and_recall_are_those_of_a_loop_over_pairs():
                     break
         return inside / len(points)
 
-    found = image_quality.likeness(drawn, real)
+    found = image_quality.distribution_metrics(drawn, real)
     assert found["precision"] == pytest.approx(reached(drawn, real))
     assert found["recall"] == pytest.approx(reached(real, drawn))
     assert 0 < found["recall"] < 1
@@ -46,12 +46,12 @@ def test_precision_and_recall_are_those_of_a_loop_over_pairs():
 
 def test_copies_are_perfect_and_one_mode_is_precise_but_recalls_little():
     real = torch.cat([clouds(40), clouds(40, 50.0, seed=5)])
-    assert image_quality.likeness(real, real) == {
+    assert image_quality.distribution_metrics(real, real) == {
         "frechet": pytest.approx(0, abs=1e-8),
         "precision": 1.0,
         "recall": 1.0,
     }
-    found = image_quality.likeness(clouds(80), real)
+    found = image_quality.distribution_metrics(clouds(80), real)
     assert found["precision"] > 0.6
     assert found["recall"] <= 0.5
 
@@ -67,4 +67,4 @@ def test_label_distances_by_hand():
 
 def test_too_few_images_for_their_neighbours_are_refused():
     with pytest.raises(ValueError, match="3 images have no 3 neighbours each"):
-        image_quality.radii(torch.zeros(3, 2))
+        image_quality.knn_radii(torch.zeros(3, 2))

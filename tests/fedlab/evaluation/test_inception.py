@@ -12,13 +12,13 @@ from fedlab.evaluation import inception
 
 
 def test_what_is_missing_is_said(monkeypatch, tmp_path):
-    assert "torchmetrics and torch_fidelity cannot be imported; pip install" in inception.missing()
+    assert "torchmetrics and torch_fidelity cannot be imported; pip install" in inception.unavailable_reason()
     monkeypatch.setattr(inception, "find_spec", lambda name: object())
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    assert f"its weights are not at {tmp_path}" in inception.missing()
+    assert f"its weights are not at {tmp_path}" in inception.unavailable_reason()
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / inception.WEIGHTS).touch()
-    assert inception.missing() == ""
+    assert inception.unavailable_reason() == ""
 
 
 def test_images_come_to_torchmetrics_in_colour_from_0_to_1(monkeypatch):
@@ -40,7 +40,7 @@ def test_images_come_to_torchmetrics_in_colour_from_0_to_1(monkeypatch):
     for name in ("torchmetrics", "torchmetrics.image"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     drawn, real = torch.full((60, 1, 4, 4), -1.0), torch.full((50, 3, 4, 4), 1.0)
-    assert inception.distance(drawn, real) == pytest.approx(3.5)
+    assert inception.fid(drawn, real) == pytest.approx(3.5)
     assert given == [
         ((50, 3, 4, 4), 1.0, 1.0, True),
         ((50, 3, 4, 4), 0.0, 0.0, False),

@@ -9,7 +9,16 @@ import pytest
 from PIL import Image, ImageDraw
 
 from fedlab.evaluation import molecule_plots
-from fedlab.evaluation.molecule_plots import COLUMNS, LINE, MARGIN, PANEL, ROWS, grid, histograms, samples
+from fedlab.evaluation.molecule_plots import (
+    COLUMNS,
+    LINE,
+    MARGIN,
+    PANEL,
+    ROWS,
+    molecule_grid,
+    property_histograms,
+    sample_grid,
+)
 
 RINGS = ["C1CCCCC1", "c1ccccc1O", "C1CC1", "CCO"]
 
@@ -38,22 +47,22 @@ def captions(monkeypatch):
 
 
 def test_a_grid_has_a_panel_for_each_molecule_and_colours_for_its_elements():
-    image = pixels(grid([*RINGS, "", "CN"], "six", columns=3))
+    image = pixels(molecule_grid([*RINGS, "", "CN"], "six", columns=3))
     assert image.shape == (2 * PANEL + 2 * MARGIN + LINE + 8, 3 * PANEL + 2 * MARGIN, 3)
     assert (panel(image, 4, 3) == 255).all()
     red = [(panel(image, number, 3) @ [1, -1, 0] > 150).any() for number in range(6)]  # oxygen
     assert red == [False, True, False, True, False, False]
     assert (image[: MARGIN + LINE] < 128).any()  # the caption
-    assert grid(RINGS, "x", ["a", "b", "c", "d"]) != grid(RINGS, "x")
+    assert molecule_grid(RINGS, "x", ["a", "b", "c", "d"]) != molecule_grid(RINGS, "x")
 
 
 def test_samples_show_different_molecules_and_tell_how_many_there_are(captions):
-    image = pixels(samples([None, "CCO", "CCO", "CCN", None]))
+    image = pixels(sample_grid([None, "CCO", "CCO", "CCN", None]))
     assert captions == ["3 of 5 drawn graphs are molecules, 2 different ones"]
     assert (panel(image, 1) < 255).any() and (image.shape[0] - 2 * MARGIN - LINE - 8) // PANEL == 1
-    samples([None, None])
+    sample_grid([None, None])
     many = ["C" * (1 + n % 30) for n in range(60)]
-    assert (pixels(samples(many)).shape[0] - 2 * MARGIN - LINE - 8) // PANEL == ROWS
+    assert (pixels(sample_grid(many)).shape[0] - 2 * MARGIN - LINE - 8) // PANEL == ROWS
     assert captions[1:] == [
         "none of 2 drawn graphs is a molecule",
         "60 of 60 drawn graphs are molecules, 30 different ones; the first 24",
@@ -61,12 +70,12 @@ def test_samples_show_different_molecules_and_tell_how_many_there_are(captions):
 
 
 def test_the_same_molecules_make_the_same_bytes():
-    assert samples(RINGS) == samples(RINGS)
+    assert sample_grid(RINGS) == sample_grid(RINGS)
 
 
 def test_histograms_draw_the_reference_in_grey_and_samples_in_blue():
-    alone, both = pixels(histograms([], RINGS)), pixels(histograms(["CCCO", "C1CCC1"], RINGS))
-    blue = tuple(int(molecule_plots.DRAWN[at : at + 2], 16) for at in (1, 3, 5))
+    alone, both = pixels(property_histograms([], RINGS)), pixels(property_histograms(["CCCO", "C1CCC1"], RINGS))
+    blue = tuple(int(molecule_plots.GENERATED[at : at + 2], 16) for at in (1, 3, 5))
 
     def drawn(image):
         return (np.abs(image - blue).sum(2) < 12).sum()

@@ -13,14 +13,14 @@ from rdkit.Chem.QED import qed
 from scipy.linalg import sqrtm
 from scipy.stats import wasserstein_distance
 
-from fedlab.evaluation.molecules import DESCRIPTORS, generation, likeness, properties
+from fedlab.evaluation.molecules import DESCRIPTORS, distribution_metrics, properties, validity_metrics
 
 DRAWN = ["CCO", "c1ccccc1", "CC#N", "CCO", "C1CC1O", "NC=O"]
 REAL = ["CCN", "Cc1ccccc1", "C1CCCC1", "CC(=O)O", "FCC"]
 
 
 def test_validity_uniqueness_novelty_by_hand():
-    found = generation(["CC", None, "CO", "CC", None, "CN", None, "CF"], {"CO", "CF"})
+    found = validity_metrics(["CC", None, "CO", "CC", None, "CN", None, "CF"], {"CO", "CF"})
     assert found == {
         "samples": 8.0,
         "valid": 5.0,
@@ -33,20 +33,20 @@ def test_validity_uniqueness_novelty_by_hand():
 
 
 def test_what_cannot_be_measured_is_left_out():
-    assert generation([None, None], set()) == {
+    assert validity_metrics([None, None], set()) == {
         "samples": 2.0,
         "valid": 0.0,
         "validity": 0.0,
         "valid_unique_novel": 0.0,
     }
-    assert generation([], set()) == {"samples": 0.0, "valid": 0.0}
-    assert likeness(["CC"], REAL) == {} and likeness([], REAL) == {} and likeness(DRAWN, []) == {}
-    assert "wasserstein_ring_sizes" not in likeness(["CC", "CO"], REAL)
-    assert "distance_bonds" not in likeness(["C", "N"], REAL)
+    assert validity_metrics([], set()) == {"samples": 0.0, "valid": 0.0}
+    assert distribution_metrics(["CC"], REAL) == {} and distribution_metrics([], REAL) == {} and distribution_metrics(DRAWN, []) == {}
+    assert "wasserstein_ring_sizes" not in distribution_metrics(["CC", "CO"], REAL)
+    assert "distance_bonds" not in distribution_metrics(["C", "N"], REAL)
 
 
 def test_distances_are_those_of_scipy_on_rdkits_numbers():
-    found = likeness(DRAWN, REAL)
+    found = distribution_metrics(DRAWN, REAL)
     ours, theirs = ([Chem.MolFromSmiles(text) for text in side] for side in (DRAWN, REAL))
     for name, of in (("qed", qed), ("logp", MolLogP), ("weight", MolWt)):
         wanted = wasserstein_distance([of(molecule) for molecule in ours], [of(molecule) for molecule in theirs])
@@ -55,7 +55,7 @@ def test_distances_are_those_of_scipy_on_rdkits_numbers():
 
 
 def test_histograms_by_hand():
-    found = likeness(["CC=O", "CC"], ["CN", "CC"])
+    found = distribution_metrics(["CC=O", "CC"], ["CN", "CC"])
     assert found["distance_atoms"] == pytest.approx(0.5 * (abs(4 / 5 - 3 / 4) + 1 / 5 + 1 / 4))
     assert found["distance_bonds"] == pytest.approx(1 / 3)  # one double bond of three
     assert properties(("c1ccccc1",)).bonds == {"SINGLE": 3, "DOUBLE": 3}  # kekulised
@@ -74,5 +74,5 @@ def test_the_frechet_distance_is_taken_on_descriptors_scaled_by_the_reference():
         warnings.simplefilter("ignore")  # fewer molecules than descriptors: scipy says that its root is inaccurate
         root = sqrtm(s_a @ s_b).real
     wanted = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(s_a) + np.trace(s_b) - 2 * np.trace(root)
-    assert likeness(DRAWN, REAL)["frechet"] == pytest.approx(wanted, rel=1e-3)
-    assert likeness(REAL, REAL)["frechet"] == pytest.approx(0, abs=1e-6)
+    assert distribution_metrics(DRAWN, REAL)["frechet"] == pytest.approx(wanted, rel=1e-3)
+    assert distribution_metrics(REAL, REAL)["frechet"] == pytest.approx(0, abs=1e-6)

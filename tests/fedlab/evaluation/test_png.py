@@ -13,9 +13,9 @@ from fedlab.evaluation import png
 def test_a_figure_is_a_white_png_of_its_size():
     files = []
     for _ in range(2):
-        figure = png.figure(2.0, 1.0)
+        figure = png.new_figure(2.0, 1.0)
         figure.add_axes((0.2, 0.3, 0.6, 0.5)).plot([0, 1])
-        files.append(png.png(figure))
+        files.append(png.to_png(figure))
     assert files[0] == files[1]
     pixels = np.asarray(Image.open(io.BytesIO(files[0])))
     assert pixels.shape == (png.DPI, 2 * png.DPI, 3)
@@ -24,4 +24,4 @@ def test_a_figure_is_a_white_png_of_its_size():
 
 def test_an_image_keeps_its_pixels():
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(png.packed(Image.fromarray(pixels))))), pixels)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(png.optimize_png(Image.fromarray(pixels))))), pixels)

@@ -33,7 +33,7 @@ def model(workload):
 @pytest.fixture
 def space():
     workload = Molecules(**SMALL)
-    return latent_space.Space(workload, model(workload), "flow", 3)
+    return latent_space.LatentSpace(workload, model(workload), "flow", 3)
 
 
 @pytest.fixture
@@ -44,49 +44,49 @@ def run(tmp_path):
 
 
 def test_a_run_is_opened_with_its_newest_model(run, space):
-    opened = latent_space.Space.open(run.path)
+    opened = latent_space.LatentSpace.open(run.path)
     assert (opened.name, opened.round) == (run.path.name, 1)
-    table = space.workload.tables()[1].take(range(7))
+    table = space.workload.tables()[1].select(range(7))
     assert torch.equal(opened.encode(table), space.encode(table))
 
 
 def test_other_runs_and_runs_without_a_checkpoint_are_refused(tmp_path):
-    digits = RunDirectory.create(tmp_path, launch.prepare("fedavg-digits", {"digits.limit": 200}))
+    digits = RunDirectory.create(tmp_path, launch.prepare("fedavg-digits", {"data.max_examples": 200}))
     with pytest.raises(ConfigError, match="learned digits; latents are looked at of molecules"):
-        latent_space.Space.open(digits.path)
+        latent_space.LatentSpace.open(digits.path)
     empty = RunDirectory.create(tmp_path, launch.prepare("graphnvp-qm9", KNOBS))
     with pytest.raises(RunError, match=r"holds no checkpoint yet; `fedlab resume"):
-        latent_space.Space.open(empty.path)
+        latent_space.LatentSpace.open(empty.path)
 
 
 def test_a_path_begins_and_ends_at_its_molecules_and_is_a_straight_line(space):
     first, second = "CCOC", "c1ccccc1"
-    assert space.between(first, second, 5)[0] == "CCOC" and space.between(first, second, 5)[-1] == "c1ccccc1"
+    assert space.interpolate(first, second, 5)[0] == "CCOC" and space.interpolate(first, second, 5)[-1] == "c1ccccc1"
     a, b = space.encode_smiles(first), space.encode_smiles(second)
-    assert space.between(first, second, 5)[2] == space.decode(0.5 * a + 0.5 * b)[0]
+    assert space.interpolate(first, second, 5)[2] == space.decode(0.5 * a + 0.5 * b)[0]
     with pytest.raises(DataError, match="it has 10 heavy atoms"):
-        space.between(first, "CCCCCCCCCC", 5)
+        space.interpolate(first, "CCCCCCCCCC", 5)
 
 
 def test_canonical_order_holds_for_single_molecules_too():
     workload = Molecules(**SMALL, order="canonical")
-    space = latent_space.Space(workload, model(workload), "flow", 0)
+    space = latent_space.LatentSpace(workload, model(workload), "flow", 0)
     table = workload.tables()[1]
-    row = next(row for row in range(50) if table.smiles[row] == table.meanings[row])
-    torch.testing.assert_close(space.encode_smiles(table.smiles[row]), space.encode(table.take([row])))
+    row = next(row for row in range(50) if table.smiles[row] == table.decoded_smiles[row])
+    torch.testing.assert_close(space.encode_smiles(table.smiles[row]), space.encode(table.select([row])))
 
 
 def test_a_direction_is_the_covariance_and_stands_beside_a_ridge_regression(space):
-    found = latent_space.direction(space, "logp")
+    found = latent_space.fit_direction(space, "logp")
     of_training, of_test = space.workload.tables()
     training, test = latent_space._usable(of_training, 2000), latent_space._usable(of_test, 1000)
-    x, y = space.encode(training).double().numpy(), latent_space.values_of(training.meanings, "logp")
+    x, y = space.encode(training).double().numpy(), latent_space.property_values(training.decoded_smiles, "logp")
     there = space.encode(test).double().numpy()
     covariance = np.array([np.cov(x[:, column], y)[0, 1] for column in range(x.shape[1])])
     unit = covariance / np.linalg.norm(covariance)
     assert found.unit.numpy() == pytest.approx(unit, abs=1e-6)
-    assert found.deviation == pytest.approx((x @ unit).std())
-    assert np.array_equal(found.true, latent_space.values_of(test.meanings, "logp"))
+    assert found.std == pytest.approx((x @ unit).std())
+    assert np.array_equal(found.true, latent_space.property_values(test.decoded_smiles, "logp"))
     assert found.correlation == pytest.approx(np.corrcoef(there @ unit, found.true)[0, 1])
     centred, one = x - x.mean(0), np.eye(x.shape[1])
     fits = [np.linalg.solve(centred.T @ centred + p * one, centred.T @ (y - y.mean())) for p in latent_space.PENALTIES]
@@ -96,25 +96,26 @@ def test_a_direction_is_the_covariance_and_stands_beside_a_ridge_regression(spac
 
 
 def test_a_walk_goes_from_molecules_along_a_direction(space, monkeypatch):
-    monkeypatch.setattr(latent_space, "STARTS", 6)
-    along = latent_space.direction(space, "logp")
-    walk = latent_space.walk(space, along, steps=5)
+    monkeypatch.setattr(latent_space, "NUM_STARTS", 6)
+    along = latent_space.fit_direction(space, "logp")
+    walk = latent_space.traverse(space, along, steps=5)
     starts = latent_space._usable(space.workload.tables()[1], 6)
     assert walk.steps.tolist() == [-4, -2, 0, 2, 4] and walk.values.shape == (6, 5)
-    assert [line[2] for line in walk.met] == list(starts.meanings)  # a flow inverts
-    assert walk.values[:, 2] == pytest.approx(latent_space.values_of(starts.meanings, "logp"))
-    point = space.encode(starts.take([4])) + 2 * along.deviation * along.unit
-    assert space.decode(point)[0] == walk.met[4][3]
+    assert [line[2] for line in walk.decoded] == list(starts.decoded_smiles)  # a flow inverts
+    assert walk.values[:, 2] == pytest.approx(latent_space.property_values(starts.decoded_smiles, "logp"))
+    point = space.encode(starts.select([4])) + 2 * along.std * along.unit
+    assert space.decode(point)[0] == walk.decoded[4][3]
     assert walk.valid[2] == 1 and walk.means[2] == pytest.approx(walk.values[:, 2].mean())
-    gone = latent_space.Walk(walk.steps, walk.met, np.full((6, 5), np.nan))
+    gone = latent_space.Traversal(walk.steps, walk.decoded, np.full((6, 5), np.nan))
     assert np.isnan(gone.means).all() and (gone.valid == 0).all()
 
 
 # --- the command ---
 
 
+@pytest.mark.engine
 def test_the_command_writes_pictures_and_says_what_they_show(run, monkeypatch):
-    monkeypatch.setattr(latent_space, "STARTS", 6)
+    monkeypatch.setattr(latent_space, "NUM_STARTS", 6)
     monkeypatch.setenv("COLUMNS", "120")
     found = CliRunner().invoke(app, ["molecules", str(run.path), "--pair", "CCO>CCN", "--steps", "3"])
     assert found.exit_code == 0, found.output
@@ -135,5 +136,5 @@ def test_without_pairs_paths_are_between_test_molecules_that_lose_nothing(space)
     pairs = _first_pairs(space)
     assert len(pairs) == 3
     for one in (text for pair in pairs for text in pair):
-        _, graph = graphs.parse(one, space.workload.alphabet)
-        assert not graph.losses & graphs.LOSSY
+        _, graph = graphs.parse_smiles(one, space.workload.vocabulary)
+        assert not graph.lossy_flags & graphs.ALTERING_FLAGS

@@ -17,13 +17,15 @@ from typer.testing import CliRunner
 
 import fedlab
 import toy
-from fedlab import workloads
 from fedlab.cli.app import app
 from fedlab.client.app import app as client_app
 from fedlab.data.digits import datasets
+from fedlab.engines.spec import flower_config
 from fedlab.errors import ConfigError, DataError, RunError
 from fedlab.inference.predict import images, load_predictor, predict
+from fedlab.registry import load_config
 from fedlab.runs.directory import RunDirectory
+from tables import put
 
 TINY = {
     "rounds": 1,
@@ -31,24 +33,24 @@ TINY = {
     "device": "cpu",
     "server.pretrain_steps": 40,
     "server.steps": 2,
-    "server.batch": 64,
+    "server.batch_size": 64,
     "client.steps": 10,
     "digits.augment": False,
-    "digits.limit": 600,
+    "data.max_examples": 600,
 }
 
 
 def keep(run, folder, partition):
     """What the client of a partition keeps of the last evaluation message of a run; returns the reply's metrics."""
-    flat = {**run.config(), "run_dir": ""}
-    checkpoint = torch.load(run.path / "checkpoints" / f"round-{flat['rounds']}.pt", weights_only=True)
+    config = load_config(str(run.config_file))
+    checkpoint = torch.load(run.path / "checkpoints" / f"round-{config.run.rounds}.pt", weights_only=True)
     heads = checkpoint["strategy"].get("heads", {})
     own = {"head": ArrayRecord(heads[partition])} if partition in heads else {}
-    arrays, config = ArrayRecord(checkpoint["arrays"]), ConfigRecord({"server-round": flat["rounds"]})
+    arrays, fact = ArrayRecord(checkpoint["arrays"]), ConfigRecord({"server-round": config.run.rounds})
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
-    message = Message(RecordDict({"arrays": arrays, "config": config, **own}), 7, "evaluate")
+    message = Message(RecordDict({"arrays": arrays, "config": fact, **own}), 7, "evaluate")
     node = {"partition-id": partition, "num-partitions": 2, "state-dir": str(folder)}
-    reply = client_app(message, Context(1, 7, node, RecordDict(), flat))
+    reply = client_app(message, Context(1, 7, node, RecordDict(), flower_config(config)))
     assert not reply.has_error(), reply.error
     return dict(reply.content["metrics"])
 
@@ -61,10 +63,10 @@ def home(tmp_path_factory):
     for strategy in ("dualadapt", "source_only"):
         with pytest.MonkeyPatch.context() as patch:
             patch.delenv("FEDLAB_DATA", raising=False)
-            result = fedlab.run(f"{strategy.replace('_', '-')}-digits", runs=home, knobs={**knobs, "name": strategy})
+            result = fedlab.run(f"{strategy.replace('_', '-')}-digits", runs=home, overrides={**knobs, "name": strategy})
             measured = keep(RunDirectory.open(result.directory), home / f"{strategy}-client", 1)
         (home / f"{strategy}.json").write_text(json.dumps([measured, result.final()["optdigits"]]))
-    test = datasets.read("optdigits", "test").columns
+    test = datasets.load_digits("optdigits", "test").columns
     for number, (pixels, label) in enumerate(zip(test["x"], test["y"], strict=True)):
         path = home / "scans" / f"{number:03}-{int(label)}.png"
         path.parent.mkdir(exist_ok=True)
@@ -85,6 +87,7 @@ def accuracy(predictions):
 # What is predicted
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize(
     ("strategy", "metric"), [("dualadapt", "accuracy_average"), ("source_only", "accuracy")], ids=str
 )
@@ -255,7 +258,7 @@ def truncate_model(request, kept):
     [
         ([1, 2], "config, round, client, states"),
         ({"weight": torch.zeros(2)}, "config, round, client, states"),
-        ({"config": {}, "round": "1", "client": "usps", "states": {}}, "round"),
+        ({"config": "", "round": "1", "client": "usps", "states": {}}, "round"),
     ],
 )
 def test_a_file_of_someone_elses_is_refused(kept, content, lacks):
@@ -273,10 +276,10 @@ def changed(kept, change):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda content: content["config"].update({"digits.network": "mcd"}), "does not fit its own knobs"),
-        (lambda content: content["states"].pop("arrays"), "does not fit its own knobs .*arrays"),
-        (lambda content: content["states"].update(arrays={}), "does not fit its own knobs"),
-        (lambda content: content["states"].update(arrays=3), "does not fit its own knobs"),
+        (lambda content: content.update(config=content["config"].replace('"small"', '"mcd"')), "does not fit its own options"),
+        (lambda content: content["states"].pop("arrays"), "does not fit its own options .*arrays"),
+        (lambda content: content["states"].update(arrays={}), "does not fit its own options"),
+        (lambda content: content["states"].update(arrays=3), "does not fit its own options"),
     ],
 )
 def test_states_that_do_not_fit_are_refused(kept, change, reason):
@@ -292,7 +295,7 @@ def test_a_model_that_is_not_finite_is_refused(kept, home):
 
 
 def test_a_workload_without_images_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
     result = fedlab.run(toy.write_preset(tmp_path, rounds=1), runs=tmp_path)
     for client in (None, "near"):
         with pytest.raises(ConfigError, match="has learned does not tell the class of an image file; there is nothing"):

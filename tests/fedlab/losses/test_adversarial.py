@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from fedlab.losses.adversarial import domain_loss, reverse
+from fedlab.losses.adversarial import domain_loss, gradient_reversal
 
 
 def test_a_reversed_gradient_is_scaled_and_turned_round():
     z = torch.tensor([1.0, -2.0], requires_grad=True)
-    out = reverse(z, 0.3)
+    out = gradient_reversal(z, 0.3)
     assert torch.equal(out, z)
     (out * torch.tensor([1.0, 10.0])).sum().backward()
     torch.testing.assert_close(z.grad, torch.tensor([-0.3, -3.0]))

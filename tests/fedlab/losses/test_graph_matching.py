@@ -7,21 +7,21 @@ from itertools import permutations
 import pytest
 import torch
 
-from fedlab.losses.graph_matching import best_orders, reordered
-from fedlab.models.graph_generator import hard, symmetric
+from fedlab.losses.graph_matching import match_nodes, permute_graph
+from fedlab.models.graph_generator import argmax_one_hot, symmetrize
 from fedlab.seeds import seeded
 
 SIZE, ELEMENTS, CHANNELS = 5, 4, 3
 
 
 def decoded(count, sharpness=1.0):
-    bonds = symmetric(torch.randn(count, CHANNELS, SIZE, SIZE, dtype=torch.double) * sharpness).log_softmax(1)
+    bonds = symmetrize(torch.randn(count, CHANNELS, SIZE, SIZE, dtype=torch.double) * sharpness).log_softmax(1)
     return bonds, (torch.randn(count, SIZE, ELEMENTS, dtype=torch.double) * sharpness).log_softmax(2)
 
 
 def graphs(count):
-    adjacency = hard(symmetric(torch.randn(count, CHANNELS, SIZE, SIZE, dtype=torch.double)), 1)
-    return adjacency, hard(torch.randn(count, SIZE, ELEMENTS, dtype=torch.double), 2)
+    adjacency = argmax_one_hot(symmetrize(torch.randn(count, CHANNELS, SIZE, SIZE, dtype=torch.double)), 1)
+    return adjacency, argmax_one_hot(torch.randn(count, SIZE, ELEMENTS, dtype=torch.double), 2)
 
 
 def cost(bonds, atoms, adjacency, nodes, order):
@@ -43,7 +43,7 @@ def batch():
 
 
 def test_the_order_found_is_never_dearer_than_the_given_one_and_mostly_the_cheapest_of_all(batch):
-    orders = best_orders(*batch)
+    orders = match_nodes(*batch)
     excess = []
     for row, order in enumerate(orders.tolist()):
         one = [part[row] for part in batch]
@@ -59,9 +59,9 @@ def test_a_graph_that_the_decoder_is_sure_of_is_found_in_whatever_order_it_comes
     with seeded("sure"):
         adjacency, nodes = graphs(30)
         shuffle = torch.rand(30, SIZE).argsort(1)
-        moved, its = reordered(adjacency, nodes, shuffle)
+        moved, its = permute_graph(adjacency, nodes, shuffle)
         bonds, atoms = (5 * adjacency).log_softmax(1), (5 * nodes).log_softmax(2)
-    orders = best_orders(bonds, atoms, moved, its)
+    orders = match_nodes(bonds, atoms, moved, its)
     for row in range(30):
         given = cost(bonds[row], atoms[row], adjacency[row], nodes[row], range(SIZE))
         assert cost(bonds[row], atoms[row], moved[row], its[row], orders[row].tolist()) == pytest.approx(given)
@@ -69,7 +69,7 @@ def test_a_graph_that_the_decoder_is_sure_of_is_found_in_whatever_order_it_comes
 
 def test_swaps_save(batch):
     def total(swaps):
-        orders = best_orders(*batch, swaps=swaps).tolist()
+        orders = match_nodes(*batch, swaps=swaps).tolist()
         return sum(cost(*(part[row] for part in batch), order) for row, order in enumerate(orders))
 
     as_given = sum(cost(*(part[row] for part in batch), range(SIZE)) for row in range(12))
@@ -80,7 +80,7 @@ def test_reordered_graphs_have_atom_order_i_at_place_i():
     with seeded("graphs"):
         adjacency, nodes = graphs(3)
         orders = torch.rand(3, SIZE).argsort(1)
-    moved, its = reordered(adjacency, nodes, orders)
+    moved, its = permute_graph(adjacency, nodes, orders)
     for row, order in enumerate(orders):
         assert torch.equal(its[row], nodes[row, order])
         assert torch.equal(moved[row], adjacency[row][:, order][:, :, order])

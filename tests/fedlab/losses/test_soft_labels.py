@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fedlab.losses.soft_labels import DIVERGENCES, FLOOR, shuffled, soften
+from fedlab.losses.soft_labels import DIVERGENCES, FLOOR, shuffle_targets, soft_targets
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def student():
 @pytest.fixture
 def soft():
     torch.manual_seed(1)
-    return soften(3 * torch.randn(6, 4, dtype=torch.double))
+    return soft_targets(3 * torch.randn(6, 4, dtype=torch.double))
 
 
 def slope(name, student, soft):
@@ -27,9 +27,9 @@ def slope(name, student, soft):
 
 
 def test_soft_labels_are_raised_and_not_normalised_again():
-    soft = soften(torch.tensor([[math.log(3.0), 0.0]]))
+    soft = soft_targets(torch.tensor([[math.log(3.0), 0.0]]))
     assert soft.tolist()[0] == pytest.approx([0.75 + FLOOR, 0.25 + FLOOR])
-    assert soften(torch.tensor([[math.log(3.0), 0.0]]), 2.0).tolist()[0] == pytest.approx([0.9 + FLOOR, 0.1 + FLOOR])
+    assert soft_targets(torch.tensor([[math.log(3.0), 0.0]]), 2.0).tolist()[0] == pytest.approx([0.9 + FLOOR, 0.1 + FLOOR])
 
 
 def test_by_hand_on_two_classes():
@@ -65,6 +65,6 @@ def test_a_student_like_the_teacher_is_where_both_divergences_vanish(soft):
 
 def test_shuffled_labels_are_the_same_ones_in_another_order(soft):
     torch.manual_seed(3)
-    other = shuffled(soft)
+    other = shuffle_targets(soft)
     assert not torch.equal(other, soft)
     torch.testing.assert_close(other.sort(0).values, soft.sort(0).values)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from fedlab.data.dataset import Examples
-from fedlab.models.batchnorm_stats import batch_norm_names, batch_norms, encode, statistics_held, use_statistics_of
+from fedlab.data.dataset import ArrayDataset
+from fedlab.models.batchnorm_stats import batch_norm_names, batch_norms, encode, frozen_stats, recompute_stats
 
 GENERATOR = torch.Generator().manual_seed(0)
 BATCHES = [torch.randn(8, 3, generator=GENERATOR) * 2 + 1, torch.randn(5, 3, generator=GENERATOR) - 3]
@@ -26,7 +26,7 @@ def equal(first, second, names=None):
 def test_statistics_are_the_mean_over_batches_by_hand():
     layer = nn.BatchNorm1d(3)
     layer.running_mean.fill_(50.0)
-    use_statistics_of(layer, BATCHES)
+    recompute_stats(layer, BATCHES)
     torch.testing.assert_close(layer.running_mean, (BATCHES[0].mean(0) + BATCHES[1].mean(0)) / 2)
     torch.testing.assert_close(layer.running_var, (BATCHES[0].var(0) + BATCHES[1].var(0)) / 2)  # n - 1 below
 
@@ -34,14 +34,14 @@ def test_statistics_are_the_mean_over_batches_by_hand():
 def test_images_are_normalised_by_channel():
     x = torch.randn(4, 2, 5, 5, generator=torch.Generator().manual_seed(1)) * 3
     layer = nn.BatchNorm2d(2)
-    use_statistics_of(layer, [x])
+    recompute_stats(layer, [x])
     torch.testing.assert_close(layer.running_mean, x.mean((0, 2, 3)))
     torch.testing.assert_close(layer.running_var, x.transpose(0, 1).flatten(1).var(1))
 
 
 def test_a_later_layer_sees_what_the_earlier_one_normalised():
     first, second = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
-    use_statistics_of(nn.Sequential(first, second), BATCHES[:1])
+    recompute_stats(nn.Sequential(first, second), BATCHES[:1])
     torch.testing.assert_close(second.running_mean, torch.zeros(3), atol=1e-6, rtol=0)
     torch.testing.assert_close(second.running_var, torch.full((3,), 8 / 7), atol=1e-4, rtol=0)
 
@@ -51,7 +51,7 @@ def test_a_share_moves_part_of_the_way(share):
     layer = nn.BatchNorm1d(3)
     layer.running_mean.fill_(50.0)
     layer.running_var.fill_(10.0)
-    use_statistics_of(layer, BATCHES[:1], share)
+    recompute_stats(layer, BATCHES[:1], share)
     torch.testing.assert_close(layer.running_mean, (1 - share) * 50.0 + share * BATCHES[0].mean(0))
     torch.testing.assert_close(layer.running_var, (1 - share) * 10.0 + share * BATCHES[0].var(0))
 
@@ -60,7 +60,7 @@ def test_a_share_moves_part_of_the_way(share):
 def test_weights_mode_and_momentum_stay(training):
     module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, momentum=0.3)).train(training)
     weights = {name: weight.detach().clone() for name, weight in module.named_parameters()}
-    use_statistics_of(module, BATCHES)
+    recompute_stats(module, BATCHES)
     assert all(torch.equal(weight, weights[name]) for name, weight in module.named_parameters())
     assert module.training is module[1].training is training
     assert module[1].momentum == 0.3
@@ -74,7 +74,7 @@ def test_a_module_without_batch_norm_is_not_even_called():
 
     module = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
     before = state(module)
-    use_statistics_of(module, never())
+    recompute_stats(module, never())
     assert equal(state(module), before)
     assert batch_norms(module) == []
 
@@ -83,12 +83,12 @@ def test_a_layer_that_tracks_nothing_is_left_out():
     plain = nn.BatchNorm1d(3, track_running_stats=False)
     tracked = nn.BatchNorm1d(3)
     assert batch_norms(nn.Sequential(plain, tracked)) == [tracked]
-    use_statistics_of(plain, BATCHES)
+    recompute_stats(plain, BATCHES)
 
 
 def test_batches_of_one_are_left_out():
     layer = nn.BatchNorm1d(3)
-    use_statistics_of(layer, [BATCHES[0], BATCHES[1][:1]])
+    recompute_stats(layer, [BATCHES[0], BATCHES[1][:1]])
     torch.testing.assert_close(layer.running_mean, BATCHES[0].mean(0))
 
 
@@ -96,7 +96,7 @@ def test_batches_of_one_are_left_out():
 def test_without_a_batch_to_measure_statistics_stay(batches):
     layer = nn.BatchNorm1d(3)
     layer.running_mean.fill_(5.0), layer.running_var.fill_(7.0)
-    use_statistics_of(layer, batches)
+    recompute_stats(layer, batches)
     assert layer.running_mean.tolist() == [5.0] * 3
     assert layer.running_var.tolist() == [7.0] * 3
     assert layer.momentum == 0.1
@@ -109,7 +109,7 @@ def test_held_statistics_normalise_as_ever_and_keep_no_trace():
     module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, momentum=0.3)).train()
     twin = copy.deepcopy(module)
     before = state(module)
-    with statistics_held(module):
+    with frozen_stats(module):
         held = module(BATCHES[0])
     assert torch.equal(held, twin(BATCHES[0]))
     assert equal(state(module), before, ["1.running_mean", "1.running_var"])
@@ -121,14 +121,14 @@ def test_held_statistics_normalise_as_ever_and_keep_no_trace():
 
 def test_held_statistics_are_let_go_after_an_exception():
     layer = nn.BatchNorm1d(3)
-    with pytest.raises(ValueError, match="inside"), statistics_held(layer):
+    with pytest.raises(ValueError, match="inside"), frozen_stats(layer):
         raise ValueError("inside")
     assert layer.momentum == 0.1
 
 
 def test_gradients_flow_through_held_layers():
     module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-    with statistics_held(module):
+    with frozen_stats(module):
         module(BATCHES[0]).square().mean().backward()
     assert all(weight.grad is not None for weight in module.parameters())
 
@@ -138,7 +138,7 @@ def test_gradients_flow_through_held_layers():
 
 def test_features_are_those_of_evaluation_mode_batch_by_batch():
     module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)).train()
-    z = encode(module, Examples({"x": BATCHES[0]}), torch.device("cpu"), batch=3)
+    z = encode(module, ArrayDataset({"x": BATCHES[0]}), torch.device("cpu"), batch=3)
     assert not z.requires_grad
     torch.testing.assert_close(z, module.eval()(BATCHES[0]).detach())
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from fedlab.models.fcn import FcnNet, Rows
+from fedlab.models.fcn import FcnNet, FlattenPixels
 from fedlab.seeds import seeded
 
 
@@ -25,7 +25,7 @@ def test_a_view_gives_a_row_for_every_second_pixel_of_every_second_line(net, hei
 
 def test_rows_go_view_by_view_and_line_by_line():
     maps = torch.arange(2 * 5 * 3 * 4).view(2, 5, 3, 4)
-    rows = Rows()(maps)
+    rows = FlattenPixels()(maps)
     assert rows.shape == (24, 5)
     for view, line, place in ((0, 0, 0), (0, 2, 1), (1, 1, 3)):
         assert torch.equal(rows[view * 12 + line * 4 + place], maps[view, :, line, place])

@@ -7,15 +7,15 @@ from torch import nn
 from fedlab.errors import ConfigError
 from fedlab.models.digits import SmallNet
 from fedlab.models.feature_classifier import (
-    Average,
-    OnRows,
+    EnsembleHead,
+    FlattenRows,
     check_parts,
     features_of,
+    group_rows,
     head_of,
     missing_parts,
-    per_example,
     probabilities,
-    some_rows,
+    subsample_rows,
 )
 from fedlab.seeds import seeded
 
@@ -47,7 +47,7 @@ def test_the_average_is_of_probabilities_not_of_logits():
     first, second = nn.Linear(2, 3), nn.Linear(2, 3)
     z = torch.randn(5, 2)
     wanted = (first(z).softmax(1) + second(z).softmax(1)) / 2
-    assert torch.allclose(Average(first, second)(z).exp(), wanted, atol=1e-6)
+    assert torch.allclose(EnsembleHead(first, second)(z).exp(), wanted, atol=1e-6)
 
 
 def test_a_model_that_a_strategy_cannot_serve_is_refused_with_what_it_lacks():
@@ -59,9 +59,9 @@ def test_a_model_that_a_strategy_cannot_serve_is_refused_with_what_it_lacks():
 def test_few_rows_stay_and_draw_nothing_and_many_are_drawn_without_repetition():
     z = torch.arange(10.0)[:, None]
     with seeded("rows"):
-        assert some_rows(z, 10) is z
+        assert subsample_rows(z, 10) is z
         after = torch.rand(1)
-        drawn = some_rows(z, 4)
+        drawn = subsample_rows(z, 4)
     with seeded("rows"):
         assert torch.equal(torch.rand(1), after)
     assert drawn.shape == (4, 1) and len(set(drawn.flatten().tolist())) == 4
@@ -69,7 +69,7 @@ def test_few_rows_stay_and_draw_nothing_and_many_are_drawn_without_repetition():
 
 def test_rows_of_each_example_stay_together_and_a_head_sees_them_one_after_another():
     rows, head = torch.arange(24.0).view(6, 4), nn.Linear(4, 3)
-    assert per_example(rows, 6) is rows
-    views = per_example(rows, 2)
+    assert group_rows(rows, 6) is rows
+    views = group_rows(rows, 2)
     assert views.shape == (2, 3, 4) and torch.equal(views[1], rows[3:])
-    assert torch.equal(OnRows(head)(views), head(rows)) and torch.equal(OnRows(head)(rows), head(rows))
+    assert torch.equal(FlattenRows(head)(views), head(rows)) and torch.equal(FlattenRows(head)(rows), head(rows))

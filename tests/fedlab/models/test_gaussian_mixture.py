@@ -12,72 +12,72 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.mixture import GaussianMixture
+from sklearn.mixture import GaussianMixture as SklearnMixture
 from torch import Tensor
 
 from fedlab.models.gaussian_mixture import (
-    Mixture,
+    GaussianMixture,
+    blend,
+    conformal_p_value,
     distance,
-    em,
+    e_step,
+    em_iterations,
     fit,
-    from_statistics,
+    kmeans_plusplus_init,
+    m_step,
     merge,
     quantiles,
-    reduce,
-    schedule,
-    spread_start,
+    reduce_components,
+    robbins_monro_step,
     stack,
-    statistics,
-    typicality,
-    update,
 )
 
 few = settings(max_examples=15, deadline=None)
 seeds = st.integers(0, 10_000)
 
 
-def mixture_of(seed: int, components: int = 3, dimensions: int = 4, scale: float = 3.0) -> Mixture:
+def mixture_of(seed: int, components: int = 3, dimensions: int = 4, scale: float = 3.0) -> GaussianMixture:
     stream = torch.Generator().manual_seed(seed)
-    return Mixture(
+    return GaussianMixture(
         torch.randn(components, generator=stream, dtype=torch.float64).log_softmax(-1),
         scale * torch.randn(components, dimensions, generator=stream, dtype=torch.float64),
         0.2 + torch.rand(components, dimensions, generator=stream, dtype=torch.float64),
     )
 
 
-def drawn(mixture: Mixture, count: int, seed: int = 0) -> Tensor:
+def drawn(mixture: GaussianMixture, count: int, seed: int = 0) -> Tensor:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return mixture.sample(count)
 
 
-def started(x: Tensor, components: int, seed: int = 0) -> Mixture:
+def started(x: Tensor, components: int, seed: int = 0) -> GaussianMixture:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return spread_start(x, components)
+        return kmeans_plusplus_init(x, components)
 
 
-def gaussian(mean: list[float], variance: list[float]) -> Mixture:
-    return Mixture(
+def gaussian(mean: list[float], variance: list[float]) -> GaussianMixture:
+    return GaussianMixture(
         torch.zeros(1).double(),
         torch.tensor([mean], dtype=torch.float64),
         torch.tensor([variance], dtype=torch.float64),
     )
 
 
-def overall(mixture: Mixture) -> tuple[Tensor, Tensor]:
+def overall(mixture: GaussianMixture) -> tuple[Tensor, Tensor]:
     _, first, second = mixture.statistics()
     mean = first.sum(-2)
     return mean, second.sum(-2) - mean.square()
 
 
-def assert_same(a: Mixture, b: Mixture, tolerance: float = 1e-9) -> None:
+def assert_same(a: GaussianMixture, b: GaussianMixture, tolerance: float = 1e-9) -> None:
     for name, array in a.arrays().items():
         torch.testing.assert_close(array, b.arrays()[name], rtol=tolerance, atol=tolerance, msg=name)
 
 
-def as_sklearn(start: Mixture, floor: float = 1e-6, steps: int = 15) -> GaussianMixture:
-    return GaussianMixture(
+def as_sklearn(start: GaussianMixture, floor: float = 1e-6, steps: int = 15) -> SklearnMixture:
+    return SklearnMixture(
         n_components=start.means.shape[0],
         covariance_type="diag",
         weights_init=start.log_weights.softmax(-1).numpy(),
@@ -99,7 +99,7 @@ def test_standard_normal_by_hand() -> None:
 
 
 def test_two_components_by_hand() -> None:
-    mixture = Mixture(
+    mixture = GaussianMixture(
         torch.tensor([0.25, 0.75]).log().double(), torch.tensor([[0.0], [2.0]]).double(), torch.ones(2, 1).double()
     )
     peak, apart = 1 / math.sqrt(2 * math.pi), math.exp(-2) / math.sqrt(2 * math.pi)
@@ -112,7 +112,7 @@ def test_two_components_by_hand() -> None:
 @given(seed=seeds, offset=st.sampled_from([0.0, 1e3, -1e5]), scale=st.sampled_from([1e-3, 1.0, 1e3]))
 def test_log_prob_is_the_plain_loop_also_far_from_the_origin(seed: int, offset: float, scale: float) -> None:
     base = mixture_of(seed)
-    mixture = Mixture(base.log_weights, offset + scale * base.means, scale**2 * base.variances)
+    mixture = GaussianMixture(base.log_weights, offset + scale * base.means, scale**2 * base.variances)
     x = offset + scale * drawn(base, 20, seed)
     loop = []
     for row in x:
@@ -132,7 +132,7 @@ def test_log_prob_is_scikit_learns() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         reference.fit(x.numpy())
-    fitted = Mixture(*map(torch.as_tensor, (np.log(reference.weights_), reference.means_, reference.covariances_)))
+    fitted = GaussianMixture(*map(torch.as_tensor, (np.log(reference.weights_), reference.means_, reference.covariances_)))
     torch.testing.assert_close(fitted.log_prob(x), torch.as_tensor(reference.score_samples(x.numpy())))
     torch.testing.assert_close(fitted.responsibilities(x), torch.as_tensor(reference.predict_proba(x.numpy())))
 
@@ -170,7 +170,7 @@ def test_samples_have_the_moments_of_the_mixture(seed: int) -> None:
 
 
 def test_sampling_repeats_with_the_stream_and_never_takes_a_weight_of_zero() -> None:
-    mixture = Mixture(
+    mixture = GaussianMixture(
         torch.tensor([0.0, 1.0, 0.0]).log().double(),
         torch.tensor([[-9.0], [0.0], [9.0]]).double(),
         torch.full((3, 1), 1e-8).double(),
@@ -210,7 +210,7 @@ def test_fit_is_scikit_learns_from_the_same_start(data: Callable[[], Tensor], fl
         warnings.simplefilter("ignore")
         theirs = as_sklearn(start, floor).fit(x.numpy())
     assert ours.log_prob(x).mean().item() == pytest.approx(theirs.score(x.numpy()), abs=1e-4)
-    history = [float(value) for _, value in islice(em(x, start, variance_floor=floor), 15)]
+    history = [float(value) for _, value in islice(em_iterations(x, start, variance_floor=floor), 15)]
     assert history == pytest.approx(theirs.lower_bounds_, abs=1e-4)
 
 
@@ -223,7 +223,7 @@ def test_fit_follows_a_translation_where_plain_moments_would_cancel() -> None:
 
 def test_one_step_is_the_plain_loop() -> None:
     x, start = overlapping()[:40], started(overlapping(), 2)
-    stepped, log_likelihood = next(em(x, start))
+    stepped, log_likelihood = next(em_iterations(x, start))
     r = start.responsibilities(x)
     for k in range(2):
         mass = sum(r[n, k] for n in range(40))
@@ -248,7 +248,7 @@ def test_one_component_is_the_sample_mean_and_variance() -> None:
 def test_likelihood_never_falls_and_the_mixture_is_one(seed: int, components: int) -> None:
     x = drawn(mixture_of(seed), 120, seed)
     history = []
-    for mixture, log_likelihood in islice(em(x, started(x, components, seed), variance_floor=1e-12), 12):
+    for mixture, log_likelihood in islice(em_iterations(x, started(x, components, seed), variance_floor=1e-12), 12):
         mixture.check()
         history.append(log_likelihood.item())
     # The floor is added to every variance, so a component that has collapsed to a point may take back a little.
@@ -256,7 +256,7 @@ def test_likelihood_never_falls_and_the_mixture_is_one(seed: int, components: in
 
 
 def test_fit_recovers_a_known_mixture() -> None:
-    truth = Mixture(
+    truth = GaussianMixture(
         torch.tensor([0.2, 0.3, 0.5]).log().double(),
         torch.tensor([[-8.0, 0.0], [0.0, 8.0], [8.0, 0.0]]).double(),
         torch.tensor([[1.0, 0.5], [2.0, 1.0], [0.3, 3.0]]).double(),
@@ -287,7 +287,7 @@ def test_example_weights_are_repetitions_and_zero_is_absence() -> None:
     repeated = fit(x.repeat_interleave(counts, 0), 3, start=start, steps=8, tolerance=0)
     assert_same(weighted, repeated)
     torch.manual_seed(0)
-    assert (spread_start(x, 20, weights=(torch.arange(60) < 30).double()).means.unsqueeze(1) - x[30:]).abs().sum(
+    assert (kmeans_plusplus_init(x, 20, weights=(torch.arange(60) < 30).double()).means.unsqueeze(1) - x[30:]).abs().sum(
         -1
     ).min() > 0
 
@@ -295,7 +295,7 @@ def test_example_weights_are_repetitions_and_zero_is_absence() -> None:
 def test_fit_stops_by_tolerance_and_repeats_with_the_stream() -> None:
     x = blobs()
     start = started(x, 4)
-    history = [value.item() for _, value in islice(em(x, start), 100)]
+    history = [value.item() for _, value in islice(em_iterations(x, start), 100)]
     stop = next(i for i in range(1, 100) if abs(history[i] - history[i - 1]) < 1e-3) + 1
     assert_same(fit(x, 4, start=start), fit(x, 4, start=start, steps=stop, tolerance=0), 0)
     torch.manual_seed(5)
@@ -325,7 +325,7 @@ def test_identical_examples_and_empty_components_stay_finite() -> None:
     start = started(x, 3)
     away = start.means.clone()
     away[0] = 1e4  # no example will ever be its own
-    found = fit(x, 3, start=Mixture(start.log_weights, away, start.variances), steps=1).check()
+    found = fit(x, 3, start=GaussianMixture(start.log_weights, away, start.variances), steps=1).check()
     assert found.log_weights[0] < -30
     torch.testing.assert_close(found.means[0], x.mean(0))
     torch.testing.assert_close(found.variances[0], x.var(0, correction=0) + 1e-6)
@@ -335,25 +335,25 @@ def test_full_batch_with_step_size_one_is_one_step_of_em() -> None:
     x = overlapping()
     mixture = started(x, 5)
     running = mixture.statistics()
-    for expected, _ in islice(em(x, mixture), 5):
-        running = update(running, statistics(mixture, x), 1.0)
-        mixture = from_statistics(running)
+    for expected, _ in islice(em_iterations(x, mixture), 5):
+        running = blend(running, e_step(mixture, x), 1.0)
+        mixture = m_step(running)
         assert_same(mixture, expected)
 
 
 def test_statistics_of_a_mixture_give_it_back_and_those_of_its_samples_approach_them() -> None:
     mixture = mixture_of(4)
-    assert_same(from_statistics(mixture.statistics(), 1e-15), mixture)
-    for ours, sampled in zip(mixture.statistics(), statistics(mixture, drawn(mixture, 50_000)), strict=True):
+    assert_same(m_step(mixture.statistics(), 1e-15), mixture)
+    for ours, sampled in zip(mixture.statistics(), e_step(mixture, drawn(mixture, 50_000)), strict=True):
         torch.testing.assert_close(sampled, ours, rtol=0.05, atol=0.05)
 
 
 def test_update_by_hand_and_schedule() -> None:
     mixture = gaussian([1.0], [1.0])
-    halved = update(mixture.statistics(), statistics(mixture, torch.tensor([[3.0], [5.0]])), 0.5)
+    halved = blend(mixture.statistics(), e_step(mixture, torch.tensor([[3.0], [5.0]])), 0.5)
     assert [float(value) for value in halved] == pytest.approx([1.0, (1 + 4) / 2, (2 + 17) / 2])
-    assert schedule(0, 1.0) == 0.5
-    assert schedule(2, 0.6) == pytest.approx(4**-0.6)
+    assert robbins_monro_step(0, 1.0) == 0.5
+    assert robbins_monro_step(2, 0.6) == pytest.approx(4**-0.6)
 
 
 def test_many_mini_batches_approach_the_batch_likelihood() -> None:
@@ -364,8 +364,8 @@ def test_many_mini_batches_approach_the_batch_likelihood() -> None:
     stream = torch.Generator().manual_seed(0)
     for step in range(200):
         batch = x[torch.randint(len(x), (64,), generator=stream)]
-        running = update(running, statistics(mixture, batch), schedule(step, 0.7))
-        mixture = from_statistics(running)
+        running = blend(running, e_step(mixture, batch), robbins_monro_step(step, 0.7))
+        mixture = m_step(running)
     gained = (mixture.log_prob(x).mean() - start.log_prob(x).mean()) / (best - start.log_prob(x).mean())
     assert gained > 0.95
 
@@ -418,8 +418,8 @@ def test_reduction_is_the_plain_loop_over_pairs() -> None:
         del rows[j]
     weights, means, variances = zip(*rows, strict=True)
     assert_same(
-        reduce(mixture, 2),
-        Mixture(torch.tensor(weights).double().log(), torch.stack(means), torch.stack(variances)),
+        reduce_components(mixture, 2),
+        GaussianMixture(torch.tensor(weights).double().log(), torch.stack(means), torch.stack(variances)),
         1e-6,
     )
 
@@ -427,7 +427,7 @@ def test_reduction_is_the_plain_loop_over_pairs() -> None:
 def test_reduction_of_a_stack_is_a_loop_and_twins_become_one() -> None:
     together = stack([mixture_of(seed, components=5) for seed in range(3)])
     for i in range(3):
-        assert_same(reduce(together, 2)[i], reduce(together[i], 2))
+        assert_same(reduce_components(together, 2)[i], reduce_components(together[i], 2))
     twins = mixture_of(2)
     assert_same(merge([twins, twins], [0.4, 0.6], 3), twins)
 
@@ -440,8 +440,8 @@ def test_distance_between_gaussians_in_closed_form() -> None:
 def test_distance_by_hand_splits_mass() -> None:
     # 3/4 at 0 and 1/4 at 8 against 1/2 and 1/2: a quarter of the mass moves by 8
     means, ones = torch.tensor([[0.0], [8.0]]).double(), torch.ones(2, 1).double()
-    a = Mixture(torch.tensor([0.75, 0.25]).double().log(), means, ones)
-    b = Mixture(torch.tensor([0.5, 0.5]).double().log(), means, ones)
+    a = GaussianMixture(torch.tensor([0.75, 0.25]).double().log(), means, ones)
+    b = GaussianMixture(torch.tensor([0.5, 0.5]).double().log(), means, ones)
     assert distance(a, b) == pytest.approx(math.sqrt(64 / 4))
 
 
@@ -473,7 +473,7 @@ def test_distance_orders_domains() -> None:
 
 def test_typicality_by_hand() -> None:
     reference = torch.tensor([-3.0, -1.0, -2.0])
-    ranks = typicality(torch.tensor([-9.0, -3.0, -1.5, 0.0]), reference)
+    ranks = conformal_p_value(torch.tensor([-9.0, -3.0, -1.5, 0.0]), reference)
     assert ranks.tolist() == [0.25, 0.5, 0.75, 1.0]
 
 
@@ -484,23 +484,23 @@ def test_summary_is_within_one_over_its_size(seed: int, examples: int, data: st.
     stream = torch.Generator().manual_seed(seed)
     reference = torch.randint(0, 30, (2, examples), generator=stream).double()  # with ties
     values = torch.arange(-1.0, 31.0).expand(2, -1)
-    exact = typicality(values, reference)
+    exact = conformal_p_value(values, reference)
     plain = [[(1 + sum(r <= v for r in row)) / (1 + examples) for v in range(-1, 31)] for row in reference.tolist()]
     torch.testing.assert_close(exact, torch.tensor(plain, dtype=torch.float64))
     summary = quantiles(reference, count)
     assert summary.shape == (2, count)
     assert (summary.diff(dim=-1) >= 0).all()
-    assert (typicality(values, summary) - exact).abs().max() <= 1 / count
+    assert (conformal_p_value(values, summary) - exact).abs().max() <= 1 / count
     assert torch.equal(quantiles(reference, examples), reference.sort(-1).values)
 
 
 def test_typicality_of_the_same_law_is_uniform_and_of_another_small() -> None:
     mixture = mixture_of(6, dimensions=64)
     reference = mixture.log_prob(drawn(mixture, 2000, seed=1))
-    alike = typicality(mixture.log_prob(drawn(mixture, 2000, seed=2)), reference)
+    alike = conformal_p_value(mixture.log_prob(drawn(mixture, 2000, seed=2)), reference)
     for share in (0.1, 0.5, 0.9):
         assert (alike <= share).double().mean().item() == pytest.approx(share, abs=0.05)
-    other = typicality(mixture.log_prob(drawn(mixture, 200) + 3), quantiles(reference, 100))
+    other = conformal_p_value(mixture.log_prob(drawn(mixture, 200) + 3), quantiles(reference, 100))
     assert other.max() < 0.05
     assert other.min() > 0
 
@@ -510,18 +510,18 @@ def test_typicality_of_the_same_law_is_uniform_and_of_another_small() -> None:
 
 def test_arrays_come_back_as_the_same_bits() -> None:
     mixture = mixture_of(7)
-    back = Mixture.from_arrays({**mixture.arrays(), "steps": torch.ones(())})
+    back = GaussianMixture.from_arrays({**mixture.arrays(), "steps": torch.ones(())})
     assert set(mixture.arrays()) == {"log_weights", "means", "variances"}
     assert_same(back, mixture, 0)
-    small = Mixture.from_arrays({name: array.float() for name, array in mixture.arrays().items()})
+    small = GaussianMixture.from_arrays({name: array.float() for name, array in mixture.arrays().items()})
     assert small.means.dtype == torch.float64
     assert_same(mixture.to("cpu"), mixture, 0)
 
 
-def broken(name: str, change: Callable[[Tensor], Tensor]) -> Mixture:
+def broken(name: str, change: Callable[[Tensor], Tensor]) -> GaussianMixture:
     arrays = mixture_of(0).arrays()
     arrays[name] = change(arrays[name].clone())
-    return Mixture.from_arrays(arrays)
+    return GaussianMixture.from_arrays(arrays)
 
 
 x_ok = torch.zeros(5, 4)
@@ -531,29 +531,29 @@ FAILURES: dict[str, Callable[[], object]] = {
     "the mixture's means hold NaN": lambda: broken("means", lambda a: a.fill_(math.nan)),
     "got .*'log_weights': \\(2,\\)": lambda: broken("log_weights", lambda a: a[:2]),
     "got .*'variances': \\(3, 2\\)": lambda: broken("variances", lambda a: a[:, :2]),
-    "missing: log_weights, variances": lambda: Mixture.from_arrays({"means": torch.zeros(1, 1)}),
+    "missing: log_weights, variances": lambda: GaussianMixture.from_arrays({"means": torch.zeros(1, 1)}),
     "cannot fit 6 components to 5 examples": lambda: fit(x_ok, 6),
     "cannot fit 0 components": lambda: fit(x_ok, 0),
     "start has 3 components where 2": lambda: fit(x_ok, 2, start=mixture_of(0)),
     "at least 1 step, got 0": lambda: fit(x_ok, 2, steps=0),
     "variance floor must be above 0, got 0": lambda: fit(x_ok, 2, start=mixture_of(0, 2), variance_floor=0),
-    "variance floor must be above 0, got -1": lambda: from_statistics(mixture_of(0).statistics(), -1),
+    "variance floor must be above 0, got -1": lambda: m_step(mixture_of(0).statistics(), -1),
     "features hold NaN": lambda: fit(torch.full((5, 2), math.nan), 2),
     "features have 3 dimensions where the mixture has 4": lambda: fit(torch.zeros(5, 3), 3, start=mixture_of(0)),
     "features have 2 dimensions": lambda: mixture_of(0).log_prob(torch.zeros(5, 2)),
     "got shape \\(5,\\)": lambda: fit(torch.zeros(5), 2),
-    "not empty, got shape \\(0, 4\\)": lambda: statistics(mixture_of(0), torch.zeros(0, 4)),
+    "not empty, got shape \\(0, 4\\)": lambda: e_step(mixture_of(0), torch.zeros(0, 4)),
     "example weights have shape": lambda: fit(x_ok, 2, weights=torch.ones(4)),
     "example weights must be finite": lambda: fit(x_ok, 2, weights=torch.zeros(5)),
-    "step size must be in": lambda: update(mixture_of(0).statistics(), mixture_of(0).statistics(), 0.0),
-    "alpha must be in": lambda: schedule(0, 0.5),
+    "step size must be in": lambda: blend(mixture_of(0).statistics(), mixture_of(0).statistics(), 0.0),
+    "alpha must be in": lambda: robbins_monro_step(0, 0.5),
     "got 1 shares for 2 mixtures": lambda: merge([mixture_of(0), mixture_of(1)], [1.0]),
     "shares must be positive": lambda: merge([mixture_of(0), mixture_of(1)], [1.0, 0.0]),
-    "cannot reduce 3 components to 4": lambda: reduce(mixture_of(0), 4),
+    "cannot reduce 3 components to 4": lambda: reduce_components(mixture_of(0), 4),
     "two single mixtures": lambda: distance(mixture_of(0), mixture_of(0, dimensions=5)),
     "a single mixture cannot be indexed": lambda: mixture_of(0)[0],
-    "a log-likelihood is NaN": lambda: typicality(torch.tensor([math.nan]), torch.zeros(3)),
-    "at least one reference": lambda: typicality(torch.zeros(3), torch.zeros(0)),
+    "a log-likelihood is NaN": lambda: conformal_p_value(torch.tensor([math.nan]), torch.zeros(3)),
+    "at least one reference": lambda: conformal_p_value(torch.zeros(3), torch.zeros(0)),
     "cannot summarise 3 log-likelihoods by 4": lambda: quantiles(torch.zeros(3), 4),
 }
 

@@ -10,19 +10,19 @@ from torch.distributions import Normal
 
 from fedlab.data.molecules import graphs, smiles
 from fedlab.data.molecules.graphs import QM9
-from fedlab.models.graph_generator import GraphGenerator, hard, symmetric
+from fedlab.models.graph_generator import GraphGenerator, argmax_one_hot, symmetrize
 from fedlab.models.graphnvp import (
     QM9_SIZES,
     ZINC_SIZES,
     AdjacencyConditioner,
     GraphNVP,
+    GraphNVPSizes,
     NodeConditioner,
     RelationalLayer,
-    Sizes,
 )
 from fedlab.seeds import seeded
 
-TINY = Sizes(3, 3, 5, 4, (6, 5), (4, 6), (5, 4))  # more layers than atoms: columns take turns
+TINY = GraphNVPSizes(3, 3, 5, 4, (6, 5), (4, 6), (5, 4))  # more layers than atoms: columns take turns
 
 
 def weights(module):
@@ -149,8 +149,8 @@ def test_a_new_flow_is_nearly_the_identity():
 
 def random_graphs(sizes=TINY, count=6):
     with seeded("one-hot"):
-        adjacency = hard(symmetric(torch.randn(count, sizes.channels, sizes.size, sizes.size)), 1)
-        return adjacency.double(), hard(torch.randn(count, sizes.size, sizes.elements), 2).double()
+        adjacency = argmax_one_hot(symmetrize(torch.randn(count, sizes.channels, sizes.size, sizes.size)), 1)
+        return adjacency.double(), argmax_one_hot(torch.randn(count, sizes.size, sizes.elements), 2).double()
 
 
 @pytest.mark.parametrize("affine", [False, True])
@@ -192,7 +192,7 @@ def test_the_bound_is_no_smaller_than_the_entropy_of_what_it_is_trained_on():
 
 def test_real_molecules_come_back_whole_from_a_trained_flow():
     """In eval mode, every single one: 400 molecules of QM9 through the published sizes."""
-    found = smiles.read(smiles.path_of("qm9", "test", None), QM9, limit=400)
+    found = smiles.load_molecules(smiles.molecule_file("qm9", "test", None), QM9, limit=400)
     adjacency, nodes = graphs.one_hot(found.bonds, found.atoms, QM9)
     with seeded("training"):
         model = GraphNVP(QM9_SIZES).train()
@@ -253,6 +253,6 @@ def test_it_does_not_invert_in_training_mode():
 
 def test_hard_and_symmetric_by_hand():
     scores = torch.tensor([[[0.0, 3.0], [1.0, 1.0]]])  # (1, 2, 2)
-    assert hard(scores, 1).tolist() == [[[0.0, 1.0], [1.0, 0.0]]]
-    assert hard(scores, 2).tolist() == [[[0.0, 1.0], [1.0, 0.0]]]
-    assert symmetric(scores).tolist() == [[[0.0, 2.0], [2.0, 1.0]]]
+    assert argmax_one_hot(scores, 1).tolist() == [[[0.0, 1.0], [1.0, 0.0]]]
+    assert argmax_one_hot(scores, 2).tolist() == [[[0.0, 1.0], [1.0, 0.0]]]
+    assert symmetrize(scores).tolist() == [[[0.0, 2.0], [2.0, 1.0]]]

@@ -7,7 +7,13 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from fedlab.models.linear_classifiers import PUBLISHED, HeadTraining, draw_start, linear_heads, nearest_prototypes
+from fedlab.models.linear_classifiers import (
+    PUBLISHED,
+    ClassifierTraining,
+    fit_linear_classifiers,
+    init_classifiers,
+    prototype_logits,
+)
 from fedlab.seeds import seeded
 
 
@@ -47,15 +53,15 @@ def features(episodes, ways, shots, queries, width):
     ("ways", "shots", "training"),
     [
         (5, 1, PUBLISHED),
-        (5, 5, HeadTraining(epochs=30)),  # the last batch of an epoch is smaller
-        (3, 2, HeadTraining(epochs=40, batch=5, learning_rate=0.1, momentum=0.5, dampening=0.2, weight_decay=0.05)),
+        (5, 5, ClassifierTraining(epochs=30)),  # the last batch of an epoch is smaller
+        (3, 2, ClassifierTraining(epochs=40, batch=5, learning_rate=0.1, momentum=0.5, dampening=0.2, weight_decay=0.05)),
     ],
 )
 def test_it_is_the_plain_loop(ways, shots, training):
     torch.manual_seed(0)
     support, labels, query = features(3, ways, shots, 4, 24)
-    start = draw_start(3, ways, ways * shots, 24, training.epochs)
-    ours = linear_heads(support, labels, query, start, training)
+    start = init_classifiers(3, ways, ways * shots, 24, training.epochs)
+    ours = fit_linear_classifiers(support, labels, query, start, training)
     torch.testing.assert_close(ours, plain_loop(support, labels, query, start, training), atol=1e-4, rtol=0)
     assert ours.std() > 0.1
 
@@ -63,18 +69,18 @@ def test_it_is_the_plain_loop(ways, shots, training):
 def test_an_episode_does_not_depend_on_its_neighbours():
     torch.manual_seed(1)
     support, labels, query = features(4, 5, 1, 2, 16)
-    start = draw_start(4, 5, 5, 16)
-    alone = linear_heads(
+    start = init_classifiers(4, 5, 5, 16)
+    alone = fit_linear_classifiers(
         support[2:3], labels, query[2:3], type(start)(start.weight[2:3], start.bias[2:3], start.orders[:, 2:3])
     )
-    torch.testing.assert_close(linear_heads(support, labels, query, start)[2:3], alone)
+    torch.testing.assert_close(fit_linear_classifiers(support, labels, query, start)[2:3], alone)
 
 
 def test_a_start_is_the_one_of_nn_linear_from_the_ambient_stream():
     with seeded("a"):
-        start = draw_start(300, 5, 7, 16, epochs=2)
+        start = init_classifiers(300, 5, 7, 16, epochs=2)
     with seeded("a"):
-        assert torch.equal(draw_start(300, 5, 7, 16, epochs=2).weight, start.weight)
+        assert torch.equal(init_classifiers(300, 5, 7, 16, epochs=2).weight, start.weight)
     reference = nn.Linear(16, 24000 // 16)
     for ours, theirs in ((start.weight, reference.weight), (start.bias, reference.bias)):
         assert float(ours.abs().max()) <= 0.25
@@ -85,4 +91,4 @@ def test_a_start_is_the_one_of_nn_linear_from_the_ambient_stream():
 def test_prototypes_by_hand():
     support = torch.tensor([[[0.0, 0.0], [2.0, 0.0], [5.0, 0.0], [5.0, 2.0]]])
     query = torch.tensor([[[1.0, 1.0], [5.0, 1.0]]])
-    torch.testing.assert_close(nearest_prototypes(support, query, 2), torch.tensor([[[-1.0, -16.0], [-17.0, 0.0]]]))
+    torch.testing.assert_close(prototype_logits(support, query, 2), torch.tensor([[[-1.0, -16.0], [-17.0, 0.0]]]))

@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import leaky_relu
 
-from fedlab.models.message_passing import GAIN, EdgeUpdate, Messages, Pairs, Set2Set, masked_softmax, widen
+from fedlab.models.message_passing import (
+    INIT_GAIN,
+    EdgeUpdate,
+    MessagePassing,
+    PairwiseLinear,
+    Set2Set,
+    masked_softmax,
+    scale_init,
+)
 from fedlab.seeds import seeded
 
 N, WIDTH, EDGES = 4, 6, 3
@@ -17,7 +25,7 @@ def made(make):
 
 
 def test_pairs_are_one_linear_layer_of_both_nodes_and_the_edge():
-    layer, h, e = made(lambda: Pairs(WIDTH, EDGES, 5))
+    layer, h, e = made(lambda: PairwiseLinear(WIDTH, EDGES, 5))
     weight = torch.cat([layer.receiver.weight, layer.sender.weight, layer.edge.weight], 1)
     for v in range(N):
         for w in range(N):
@@ -27,7 +35,7 @@ def test_pairs_are_one_linear_layer_of_both_nodes_and_the_edge():
 
 def test_a_message_is_the_attended_sum_of_a_networks_outputs():
     """The network's last layer is taken for each pair here, before the sum."""
-    layer, h, e = made(lambda: Messages(WIDTH, EDGES))
+    layer, h, e = made(lambda: MessagePassing(WIDTH, EDGES))
     with seeded("heard"):
         heard = (torch.rand(2, N, N) < 0.5) | torch.eye(N, dtype=torch.bool)
     found = layer(h, e, heard)
@@ -65,12 +73,12 @@ def test_the_readout_is_the_plain_recurrence_whatever_the_order_of_the_nodes():
 
 
 def test_widened_weights_are_those_of_linear_and_recurrent_layers_alone():
-    layer, _, _ = made(lambda: Messages(WIDTH, EDGES))
+    layer, _, _ = made(lambda: MessagePassing(WIDTH, EDGES))
     before = {name: weight.detach().clone() for name, weight in layer.named_parameters()}
-    widen(layer)
+    scale_init(layer)
     for name, weight in layer.named_parameters():
         wide = "norm" not in name and "weight" in name
-        torch.testing.assert_close(weight.detach(), before[name] * (GAIN if wide else 1.0))
+        torch.testing.assert_close(weight.detach(), before[name] * (INIT_GAIN if wide else 1.0))
 
 
 def test_a_softmax_over_nothing_is_even_and_not_nan():

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from fedlab.data.images.permutations import arrange, arrangement
+from fedlab.data.images.permutations import permute_pixels, pixel_permutation
 from fedlab.errors import ConfigError, DataError, IncompatibleWeightsError
 from fedlab.models.convnet import ConvNet
-from fedlab.models.mixer import SHAPES, SMALL, Mixer, Shape, from_timm, rearranged
+from fedlab.models.mixer import SHAPES, SMALL, Mixer, MixerShape, from_timm, permute_patch_weights
 from fedlab.seeds import seeded
 
 TIMM = json.loads((Path(__file__).parent / "timm_1_0_31.json").read_text(encoding="utf-8"))
 CASES = [name for name in TIMM if name != "parameters"]
-TOY = Shape(4, 24, 2, 12, 48)
+TOY = MixerShape(4, 24, 2, 12, 48)
 
 
 def count(module):
@@ -51,7 +51,7 @@ def filled(shape, number):
 def timms(case):
     """Ours and the weights that timm's had, by timm's names."""
     with torch.device("meta"):
-        model = Mixer(case["classes"], case["size"], Shape(*case["shape"]))
+        model = Mixer(case["classes"], case["size"], MixerShape(*case["shape"]))
     return model.eval(), {name: filled(shape, number) for number, (name, shape) in enumerate(case["arrays"])}
 
 
@@ -88,10 +88,10 @@ def permuted_curves(kind, move_weights):
     with seeded("symmetry"):
         x, y = torch.randn(32, 3, 16, 16, dtype=torch.float64), torch.randint(5, (32,))
         model, other = Mixer(5, 16, TOY).double(), Mixer(5, 16, TOY).double()
-    order = arrangement(kind, 16, 4, seed=3)
+    order = pixel_permutation(kind, 16, 4, seed=3)
     state = model.state_dict()
-    other.load_state_dict(rearranged(state, order, TOY) if move_weights else state)
-    return curve(model, x, y), curve(other, arrange(x, order), y)
+    other.load_state_dict(permute_patch_weights(state, order, TOY) if move_weights else state)
+    return curve(model, x, y), curve(other, permute_pixels(x, order), y)
 
 
 @pytest.mark.parametrize("kind", ["within patches", "patches"])
@@ -111,28 +111,28 @@ def test_weights_for_permuted_images_give_the_same_logits_and_a_trained_mixer_is
     with seeded("symmetry"):
         model, x = Mixer(5, 16, TOY), torch.randn(4, 3, 16, 16)
         torch.nn.init.normal_(model.head.weight)
-    order, plain = arrangement("patches", 16, 4, seed=1), model(x)
+    order, plain = pixel_permutation("patches", 16, 4, seed=1), model(x)
     moved = Mixer(5, 16, TOY)
-    moved.load_state_dict(rearranged(model.state_dict(), order, TOY))
-    assert torch.allclose(moved(arrange(x, order)), plain, atol=1e-5)
-    assert not torch.allclose(model(arrange(x, order)), plain, atol=1e-2)
+    moved.load_state_dict(permute_patch_weights(model.state_dict(), order, TOY))
+    assert torch.allclose(moved(permute_pixels(x, order)), plain, atol=1e-5)
+    assert not torch.allclose(model(permute_pixels(x, order)), plain, atol=1e-2)
 
 
 def test_no_weights_move_so_that_pixels_may_go_anywhere():
     with pytest.raises(ConfigError, match="goes from one patch to several; no permutation of weights undoes that"):
-        rearranged(Mixer(5, 16, TOY).state_dict(), arrangement("pixels", 16, 4, seed=0), TOY)
+        permute_patch_weights(Mixer(5, 16, TOY).state_dict(), pixel_permutation("pixels", 16, 4, seed=0), TOY)
 
 
 # --- what is refused ---
 
 
 def test_a_mixer_starts_with_a_head_of_zeros():
-    assert not Mixer(3, 32, Shape(8, 16, 1, 8, 32))(torch.randn(2, 3, 32, 32)).any()
+    assert not Mixer(3, 32, MixerShape(8, 16, 1, 8, 32))(torch.randn(2, 3, 32, 32)).any()
 
 
 @pytest.mark.parametrize(("size", "patch", "near"), [(30, 8, 32), (224, 14, None), (32, 14, 28), (4, 8, 8)])
 def test_patches_tile_the_image_or_are_refused(size, patch, near):
-    shape = Shape(patch, 16, 1, 8, 32)
+    shape = MixerShape(patch, 16, 1, 8, 32)
     if near is None:
         assert Mixer(3, size, shape)
         return
@@ -149,7 +149,7 @@ def test_images_of_another_size_are_refused():
 
 def test_a_checkpoint_of_another_model_is_refused():
     _, weights = timms(TIMM["32 pixels"])
-    shape = Shape(*TIMM["32 pixels"]["shape"])
+    shape = MixerShape(*TIMM["32 pixels"]["shape"])
     with pytest.raises(IncompatibleWeightsError, match="not timm's weights of this Mixer: 2 arrays do not fit.*'head.bias'"):
         from_timm(Mixer(7, 32, shape), weights)
     with pytest.raises(IncompatibleWeightsError, match="the first is 'blocks.2"):

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from fedlab.losses.graph_matching import reordered
+from fedlab.losses.graph_matching import permute_graph
 from fedlab.models import message_passing, mpgvae
-from fedlab.models.graph_generator import GraphGenerator, hard, symmetric
-from fedlab.models.mpgvae import MPGVAE, Sizes, graph_cost, without_absent
+from fedlab.models.graph_generator import GraphGenerator, argmax_one_hot, symmetrize
+from fedlab.models.mpgvae import MPGVAE, MPGVAESizes, mask_absent, reconstruction_nll
 from fedlab.seeds import seeded
 
-TINY = Sizes(4, 3, width=6, latent=3, passes=2, readout=2)
+TINY = MPGVAESizes(4, 3, width=6, latent=3, passes=2, readout=2)
 
 
 def made(sizes=TINY, **how):
@@ -26,13 +26,13 @@ def made(sizes=TINY, **how):
 def graphs(count=8, sizes=TINY):
     """Random graphs, absent atoms last and without bonds, as files give them; the first has two atoms."""
     with seeded("graphs"):
-        adjacency = hard(symmetric(torch.randn(count, sizes.channels, sizes.size, sizes.size)), 1)
+        adjacency = argmax_one_hot(symmetrize(torch.randn(count, sizes.channels, sizes.size, sizes.size)), 1)
         elements = torch.randint(sizes.elements - 1, (count, sizes.size))
         atoms = 1 + torch.randint(sizes.size, (count,))
         atoms[0] = 2
         elements[torch.arange(sizes.size) >= atoms[:, None]] = sizes.elements - 1
         nodes = torch.nn.functional.one_hot(elements, sizes.elements)
-        return without_absent(adjacency, nodes).double(), nodes.double()
+        return mask_absent(adjacency, nodes).double(), nodes.double()
 
 
 def test_number_of_weights_by_hand():
@@ -49,7 +49,7 @@ def test_number_of_weights_by_hand():
     turns = passes * (messages(d) + (3 * d + 1) * d + (d + 1) * d + 2 * d)
     heads = 2 * (d + 1) * d + (d + 1) * f + (d + 1) * r
     with torch.device("meta"):
-        model, larger = MPGVAE(Sizes(9, 5)), MPGVAE(Sizes(9, 5, width=160, latent=56, passes=4))
+        model, larger = MPGVAE(MPGVAESizes(9, 5)), MPGVAE(MPGVAESizes(9, 5, width=160, latent=56, passes=4))
     assert sum(weight.numel() for weight in model.parameters()) == encoder + seeds + start + turns + heads == 320_593
     assert sum(weight.numel() for weight in larger.parameters()) == 2_318_370
 
@@ -66,9 +66,9 @@ def test_the_encoder_sees_no_order_and_no_absent_atoms():
     latent = model.encode(adjacency, nodes)
     with seeded("orders"):
         orders = torch.rand(8, 4).argsort(1)
-    torch.testing.assert_close(model.encode(*reordered(adjacency, nodes, orders)), latent)
+    torch.testing.assert_close(model.encode(*permute_graph(adjacency, nodes, orders)), latent)
     assert (latent[1:] - latent[:-1]).abs().amax(1).gt(1e-3).all()
-    larger = made(Sizes(6, 3, width=6, latent=3, passes=2, readout=2))  # two more places, nobody there
+    larger = made(MPGVAESizes(6, 3, width=6, latent=3, passes=2, readout=2))  # two more places, nobody there
     larger.encoder.load_state_dict(model.encoder.state_dict())
     wide, more = torch.zeros(8, 4, 6, 6).double(), torch.zeros(8, 6, 3).double()
     wide[:, -1], more[..., -1] = 1, 1
@@ -77,7 +77,7 @@ def test_the_encoder_sees_no_order_and_no_absent_atoms():
 
 
 def test_wide_first_weights_set_latents_apart_in_more_directions(monkeypatch):
-    sizes = Sizes(4, 3)
+    sizes = MPGVAESizes(4, 3)
     adjacency, nodes = graphs(60, sizes)
 
     def apart():
@@ -85,7 +85,7 @@ def test_wide_first_weights_set_latents_apart_in_more_directions(monkeypatch):
         return torch.linalg.svdvals(latent - latent.mean(0))
 
     wide = apart()
-    monkeypatch.setattr(message_passing, "GAIN", 1.0)
+    monkeypatch.setattr(message_passing, "INIT_GAIN", 1.0)
     narrow = apart()
     assert wide[0] > narrow[0] and wide[4] / wide[0] > 2 * narrow[4] / narrow[0]
 
@@ -130,7 +130,7 @@ def test_the_bound_is_a_plain_loop_over_atoms_and_pairs_and_torchs_divergence():
 
 
 def test_probabilities_of_all_graphs_sum_to_one():
-    sizes = Sizes(3, 3, width=6, latent=3, passes=1, channels=3)
+    sizes = MPGVAESizes(3, 3, width=6, latent=3, passes=1, channels=3)
     model = made(sizes)
     bonds, atoms = model.decoder(torch.randn(1, 3, generator=torch.Generator().manual_seed(1)).double())
     total, seen = 0.0, 0
@@ -143,7 +143,7 @@ def test_probabilities_of_all_graphs_sum_to_one():
             for (v, w), kind in zip(pairs, kinds, strict=True):
                 adjacency[0, :, v, w] = adjacency[0, :, w, v] = 0
                 adjacency[0, kind, v, w] = adjacency[0, kind, w, v] = 1
-            total += math.exp(-graph_cost(bonds, atoms, adjacency, nodes).item())
+            total += math.exp(-reconstruction_nll(bonds, atoms, adjacency, nodes).item())
             seen += 1
     assert total == pytest.approx(1.0) and seen == 8 * 27 + 12 * 3 + 6 + 1
 
@@ -160,7 +160,7 @@ def test_matched_costs_are_below_those_in_order_and_of_no_order():
 
     least = costs(matched, adjacency, nodes)
     assert (least <= costs(plain, adjacency, nodes) + 1e-9).all() and (least < costs(plain, adjacency, nodes)).any()
-    again = costs(matched, *reordered(adjacency, nodes, orders))
+    again = costs(matched, *permute_graph(adjacency, nodes, orders))
     assert (again - least).abs().mean() < 0.05 * (costs(plain, adjacency, nodes) - least).abs().mean()
 
 
@@ -243,10 +243,11 @@ def test_likeliest_graphs_are_the_decoders_arguments_and_drawn_ones_follow_its_p
         torch.testing.assert_close(adjacency[both, :, 0, 1].mean(0), wanted, rtol=0, atol=0.04)
 
 
+@pytest.mark.engine
 def test_it_learns_graphs_and_rebuilds_them():
     adjacency, nodes = (part.float() for part in graphs(4))
     with seeded("training"):
-        model = MPGVAE(Sizes(4, 3, width=16, latent=4, passes=1), beta=0.02).train()
+        model = MPGVAE(MPGVAESizes(4, 3, width=16, latent=4, passes=1), beta=0.02).train()
         optimiser = torch.optim.Adam(model.parameters(), 0.01)
         for _ in range(120):
             optimiser.zero_grad()
@@ -260,5 +261,5 @@ def test_bonds_to_absent_atoms_are_none():
     adjacency = torch.zeros(1, 4, 3, 3)
     adjacency[:, 0] = 1
     nodes = torch.nn.functional.one_hot(torch.tensor([[0, 2, 1]]), 3).float()
-    assert without_absent(adjacency, nodes).argmax(1).tolist() == [[[3, 3, 0], [3, 3, 3], [0, 3, 3]]]
-    assert mpgvae.are_present(nodes).tolist() == [[True, False, True]]
+    assert mask_absent(adjacency, nodes).argmax(1).tolist() == [[[3, 3, 0], [3, 3, 3], [0, 3, 3]]]
+    assert mpgvae.node_mask(nodes).tolist() == [[True, False, True]]

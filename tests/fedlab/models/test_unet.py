@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedlab.errors import ConfigError, DataError
-from fedlab.models.unet import SHAPES, Attention, Down, Shape, UNet, sinusoids
+from fedlab.models.unet import SHAPES, Attention, Downsample, UNet, UNetShape, level_embedding
 from fedlab.seeds import seeded
 
 
@@ -32,7 +32,7 @@ def test_sizes(name, channels, size, parameters):
         assert count(UNet(channels, size, SHAPES[name])) == parameters
 
 
-NARROW = Shape(8, (1, 2), 1, (4,), 0.0)
+NARROW = UNetShape(8, (1, 2), 1, (4,), 0.0)
 
 
 def test_a_small_one_is_counted_by_hand():
@@ -73,7 +73,7 @@ def test_patches_are_channels_inside_and_pixels_again_outside():
 
 
 def test_levels_become_sines_and_cosines():
-    found = sinusoids(torch.tensor([0, 3]), 4)
+    found = level_embedding(torch.tensor([0, 3]), 4)
     wanted = [[0, 0, 1, 1], [math.sin(3), math.sin(3e-4), math.cos(3), math.cos(3e-4)]]
     assert torch.allclose(found, torch.tensor(wanted), atol=1e-6)
 
@@ -90,7 +90,7 @@ def test_attention_is_the_softmax_over_pixels():
 
 
 def test_down_halves():
-    assert Down(4)(torch.zeros(1, 4, 6, 6), None).shape == (1, 4, 3, 3)
+    assert Downsample(4)(torch.zeros(1, 4, 6, 6), None).shape == (1, 4, 3, 3)
 
 
 def test_it_starts_by_finding_nothing_and_then_sees_level_and_image():

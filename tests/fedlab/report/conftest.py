@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 import toy
-from fedlab import launch, workloads
+from fedlab import launch
 from fedlab.comparison.result import Cell, Comparison
+from tables import put
 
 SEEDS = (0, 1)
 
@@ -14,7 +15,7 @@ SEEDS = (0, 1)
 @pytest.fixture
 def blobs(monkeypatch):
     """The toy workload in the table."""
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
 
 
 @pytest.fixture(scope="session")
@@ -23,10 +24,10 @@ def toy_comparison(tmp_path_factory):
     folder = tmp_path_factory.mktemp("comparison")
     cells = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+        put(patch, "workload", "blobs", toy.SPEC)
         for strategy in ("source_only", "dualadapt"):
             for seed in SEEDS:
-                own = {"keep_checkpoints": 9, "strategy": strategy, "rounds": 2, "seed": seed}
+                own = {"checkpoint.keep": 9, "strategy": strategy, "rounds": 2, "seed": seed}
                 preset = folder / f"{strategy}-{seed}"
                 preset.mkdir()
                 known = {k: v for k, v in toy.SMALL.items() if strategy == "dualadapt" or not k.startswith("dualadapt")}

@@ -42,7 +42,10 @@ note.push(`empty ${empty.length} of ${shown.length}`, `wide ${document.documentE
 document.title = note.join(" | ");
 """
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
+]
 
 
 @pytest.fixture

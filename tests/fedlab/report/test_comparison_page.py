@@ -77,7 +77,7 @@ def test_the_heat_map_shows_every_client_with_its_value(comparison, text):
 def test_every_part_is_there(text, comparison):
     seen = Page(text)
     words = "".join(seen.text)
-    for wanted in ("results", "differences", "clients-map", "curves", "costs", "portraits", "again", "how", "failures"):
+    for wanted in ("results", "differences", "clients-map", "curves", "costs", "client-panels", "again", "how", "failures"):
         assert wanted in seen.ids
     assert "fedlab compare toy --strategies source_only,dualadapt,fedbn --seeds 2" in words
     ran_at = comparison.commits or [comparison.git_commit]  # of the cells, not of the last call
@@ -132,7 +132,7 @@ def test_variants_without_a_view_of_their_clients_are_named(comparison, tmp_path
     shutil.rmtree(copy / comparison.cells[0].run / "checkpoints")
     seen = Page(render(dataclasses.replace(comparison, directory=copy)))
     words = "".join(seen.text)
-    assert "no-portraits" in seen.ids and "has no checkpoint; `fedlab resume" in words
+    assert "no-client-panels" in seen.ids and "has no checkpoint; `fedlab resume" in words
     assert seen.tags.count("figure") == 3 + 2 + 2 * (3 + 1)  # the other variant's stay
 
 
@@ -172,8 +172,8 @@ def test_a_strategy_keeps_its_colour_over_a_grid(comparison, tmp_path):
     grid = changed(comparison, tmp_path, grid={"server.steps": ["1", "2"], "client.steps": ["3"]})
     rows = [(label, steps, "3") for steps in "12" for label in ("source_only", "a", "b")]
     lines = comparison_tables.variants(grid, pd.DataFrame(rows, columns=["label", "server.steps", "client.steps"]))
-    colours = {line.key[0]: {other.slot for other in lines if other.key[0] == line.key[0]} for line in lines}
-    assert colours == {"source_only": {1}, "a": {2}, "b": {3}}
+    colors = {line.key[0]: {other.slot for other in lines if other.key[0] == line.key[0]} for line in lines}
+    assert colors == {"source_only": {1}, "a": {2}, "b": {3}}
     assert len({(line.slot, line.dashes) for line in lines}) == 6
     assert lines[0].name == "source_only, server.steps=1, client.steps=3"  # "steps" alone would be either
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from fedlab.data.dataset import Examples
+from fedlab.data.dataset import ArrayDataset
 from fedlab.report.client_panels import draw
-from fedlab.report.client_plots import ARRAYS, ClientView
-from fedlab.report.comparison_tables import Variant
+from fedlab.report.client_plots import ARRAYS, ClientPlotData
+from fedlab.report.comparison_tables import SeriesStyle
 from fedlab.report.confusions import agreement, confusion
 
 
@@ -33,7 +33,7 @@ def test_confusions_must_agree_with_a_reported_share(reported, agrees):
 def test_a_portrait_names_classes_and_what_its_workload_is_judged_by():
     counts = np.array([[4, 2], [1, 3]])
     nothing = dict.fromkeys(ARRAYS, np.zeros((0, 2)))
-    view, line = ClientView("usps", **{**nothing, "confusion": counts}), Variant(("a",), "a", 2, ())
+    view, line = ClientPlotData("usps", **{**nothing, "confusion": counts}), SeriesStyle(("a",), "a", 2, ())
     plain, street = draw(view, line), draw(view, line, ("sky", "road"), "miou")
     assert (plain.right, [row.head for row in plain.confusion]) == ("70.0 % of its test labels right", ["0", "1"])
     assert street.right == "mean IoU 53.6 %, 70.0 % of its test pixels right"
@@ -42,9 +42,9 @@ def test_a_portrait_names_classes_and_what_its_workload_is_judged_by():
 
 def test_labels_of_other_classes_make_no_confusions():
     model = nn.Linear(4, 3)
-    assert not len(confusion(model, Examples({"x": torch.zeros(5, 4)})))
-    assert not len(confusion(model, Examples({"x": torch.zeros(5, 4), "y": torch.zeros(5, 2).long()})))
-    void = Examples({"x": torch.zeros(5, 4), "y": torch.tensor([0, 1, 255, -1, 2])})
+    assert not len(confusion(model, ArrayDataset({"x": torch.zeros(5, 4)})))
+    assert not len(confusion(model, ArrayDataset({"x": torch.zeros(5, 4), "y": torch.zeros(5, 2).long()})))
+    void = ArrayDataset({"x": torch.zeros(5, 4), "y": torch.tensor([0, 1, 255, -1, 2])})
     assert confusion(model, void).sum() == 3
 
 
@@ -60,7 +60,7 @@ def test_rows_of_cells_are_compared_pixel_by_pixel():
     y = cells.repeat_interleave(2, 1).repeat_interleave(2, 2)
     x = y[:, None].float()
     y[:, :, 0] = 255  # of no class
-    counts = confusion(_Pixels(), Examples({"x": x, "y": y}))
+    counts = confusion(_Pixels(), ArrayDataset({"x": x, "y": y}))
     assert counts.sum() == 3 * (4 * 8 - 4)
     assert np.trace(counts) / counts.sum() > 0.7 and counts[1, 1] == 3 * 16
 

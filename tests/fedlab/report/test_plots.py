@@ -24,9 +24,9 @@ def test_points_stand_in_the_corners_of_their_box():
 def test_a_box_leaves_stragglers_outside_and_is_never_flat():
     cloud = np.zeros((1000, 2))
     cloud[0] = 1e6
-    low, high = plots.box(cloud)
+    low, high = plots.bounds(cloud)
     assert low.tolist() == [0, 0] and high.tolist() == [1, 1]
-    assert [corner.tolist() for corner in plots.box(cloud[:0])] == [[0, 0], [1, 1]]
+    assert [corner.tolist() for corner in plots.bounds(cloud[:0])] == [[0, 0], [1, 1]]
 
 
 def test_a_class_is_a_letter_at_its_point():
@@ -48,17 +48,17 @@ def test_a_histogram_shows_shares_not_counts():
 
 
 def test_intervals_share_a_scale_with_zero_on_it():
-    low, high = plots.span([0.02, 0.1, float("nan")])
+    low, high = plots.axis_range([0.02, 0.1, float("nan")])
     assert (low, high) == pytest.approx((-0.006, 0.106))
-    drawing = plots.forest(0.05, 0.0, 0.1, (-0.1, 0.1), "")
+    drawing = plots.forest_plot(0.05, 0.0, 0.1, (-0.1, 0.1), "")
     assert "M120.0 0V22" in drawing and "M120.0 11H240.0" in drawing and 'cx="180.0"' in drawing
-    assert "11H" not in plots.forest(0.05, float("nan"), float("nan"), (-0.1, 0.1), "")
-    assert plots.span([]) == (-1.0, 1.0)
+    assert "11H" not in plots.forest_plot(0.05, float("nan"), float("nan"), (-0.1, 0.1), "")
+    assert plots.axis_range([]) == (-1.0, 1.0)
 
 
 def test_shares_fill_the_bar_in_the_order_of_names():
-    drawing = plots.shares({"b": 3, "a": 1}, ["a", "b", "c"], "")
+    drawing = plots.label_bar({"b": 3, "a": 1}, ["a", "b", "c"], "")
     assert numbers(r'<rect x="([\d.]+)" y="1" width="([\d.]+)"', drawing) == [(0, 100), (100, 300)]
     assert re.findall(r">(\w)</text>", drawing) == ["a", "b"]
-    assert "<script>" not in plots.shares({"<script>": 1}, ["<script>"], "<script>")
-    assert "<rect" not in plots.shares({}, ["a"], "")
+    assert "<script>" not in plots.label_bar({"<script>": 1}, ["<script>"], "<script>")
+    assert "<rect" not in plots.label_bar({}, ["a"], "")

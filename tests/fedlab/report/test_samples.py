@@ -5,17 +5,18 @@ from __future__ import annotations
 import pytest
 
 import toy
-from fedlab import launch, workloads
+from fedlab import launch
 from fedlab.comparison.result import Cell, Comparison
 from fedlab.report import render, samples
 from fedlab.report.comparison_page import render as render_comparison
 from fedlab.runs.directory import RunDirectory
 from pages import Page
+from tables import put
 
 
 @pytest.fixture
 def scribbles(monkeypatch):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.SCRIBBLES)
+    put(monkeypatch, "workload", "blobs", toy.SCRIBBLES)
 
 
 @pytest.fixture
@@ -54,6 +55,7 @@ def test_rounds_are_sorted_as_numbers(tmp_path):
     assert {name: list(found) for name, found in directory.images().items()} == {"a-round-trip": [2, 9, 10]}
 
 
+@pytest.mark.engine
 def test_the_page_of_a_run_shows_the_newest_and_some_before_it(run):
     result = run(rounds=12)
     (series,) = samples.of_run(result.directory)
@@ -65,12 +67,14 @@ def test_the_page_of_a_run_shows_the_newest_and_some_before_it(run):
     assert len(images) == 1 + samples.EARLIER and "Drawn by the model" in page.text
 
 
+@pytest.mark.engine
 def test_a_run_without_pictures_has_no_such_section(tmp_path, monkeypatch):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", toy.LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
     result = launch.run(toy.write_preset(tmp_path), runs=tmp_path / "runs")
     assert samples.of_run(result.directory) == [] and "Drawn by" not in render(result)
 
 
+@pytest.mark.engine
 def test_the_page_of_a_comparison_shows_every_variant_once(run, tmp_path):
     results = [run(seed=seed, rounds=rounds) for rounds in (1, 2) for seed in (0, 1)]
     names = [("one", 0), ("one", 1), ("two", 0), ("two", 1)]

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from fedlab.runs.client_store import EVENTS, STATE_DIR_KEY, MODEL, ClientStore
+from fedlab.runs.client_store import EVENTS, MODEL, STATE_DIR_KEY, ClientStore
 
 STATES = {"arrays": {"weight": torch.arange(6.0).reshape(2, 3), "steps": torch.tensor(4)}, "head": {}}
 CONFIG = {"rounds": 3, "name": "run", "client.learning_rate": 0.1, "control": True}

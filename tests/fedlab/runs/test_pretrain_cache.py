@@ -8,11 +8,13 @@ import time
 import pytest
 import torch
 
-from fedlab import launch, strategies, workloads
+import toy
+from fedlab import launch, registry
 from fedlab.engines import inprocess
 from fedlab.runs import pretrain_cache
 from fedlab.runs.directory import RunDirectory
-from toy import LINE, SMALL, write_preset
+from tables import put
+from toy import SMALL, write_preset
 
 CPU = torch.device("cpu")
 SHARING = ["dualadapt", "adabn", "self_training", "oracle", "fedavg", "startup"]
@@ -22,18 +24,15 @@ APART = ["fed_mcd", "fed_dann"]  # they train further parts from the start: othe
 @pytest.fixture
 def federate(tmp_path, monkeypatch):
     """A run through both apps, alone or with a shared folder."""
-    from fedlab.client.app import app as client_app
-    from fedlab.server.app import app as server_app
-
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", LINE)
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
 
     def run(strategy, shared="", **knobs):
         usable = {key: value for key, value in SMALL.items() if not key.startswith("dualadapt")}
-        labels = {"blobs.labelled": strategies.find(strategy).needs_client_labels, "blobs.linear": True}
+        labels = {"blobs.client_labels": registry.find("strategy", strategy).spec.needs_client_labels, "blobs.linear": True}
         preset = write_preset(tmp_path, **{**usable, "strategy": strategy, "rounds": 1})
-        flat = launch.prepare(preset, {**labels, "pretrained": str(shared), "client.learning_rate": 0.05, **knobs})
-        directory = RunDirectory.create(tmp_path, flat)
-        inprocess.run(server_app, client_app, directory.config(), 2)
+        config = launch.prepare(preset, {**labels, "checkpoint.pretrain_cache": str(shared), "client.learning_rate": 0.05, **knobs})
+        directory = RunDirectory.create(tmp_path, config)
+        inprocess.run_config(launch.APPS, config, directory.path)
         return directory
 
     return run
@@ -53,7 +52,7 @@ def test_a_run_that_takes_it_over_has_the_bits_of_one_on_its_own(federate, tmp_p
 
 @pytest.mark.parametrize(
     "knobs",
-    [{"seed": 1}, {"server.pretrain_steps": 7}, {"server.batch": 8}, {"server.pretrain_learning_rate": 1e-3}],
+    [{"seed": 1}, {"server.pretrain_steps": 7}, {"server.batch_size": 8}, {"server.pretrain_learning_rate": 1e-3}],
 )
 def test_another_pre_training_is_another_file(federate, tmp_path, knobs):
     store = tmp_path / "shared"
@@ -66,7 +65,7 @@ def test_another_pre_training_is_another_file(federate, tmp_path, knobs):
 def test_what_comes_after_it_does_not_matter(federate, tmp_path):
     store = tmp_path / "shared"
     federate("source_only", store)
-    federate("source_only", store, **{"server.steps": 9, "server.learning_rate": 0.1, "server.average": 0.5})
+    federate("source_only", store, **{"server.steps": 9, "server.learning_rate": 0.1, "server.ema_decay": 0.5})
     assert len(list(store.glob("*.pt"))) == 1
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fedlab.runs import progress
 from fedlab.runs.directory import RunDirectory
-from fedlab.runs.progress import JsonLines, Lines, Live, elapsed, follow, watch_live
+from fedlab.runs.progress import JsonProgress, PlainProgress, RichProgress, elapsed, follow, watch_live
 
 ROUND = {
     "event": "round",
@@ -46,9 +46,9 @@ SCRIPT = [
 ]
 
 
-def tell(voice, *events):
+def on_event(listener, *events):
     for event in events:
-        voice.tell(event)
+        listener.on_event(event)
 
 
 class Kept:
@@ -57,7 +57,7 @@ class Kept:
     def __init__(self):
         self.events, self.arrived = [], threading.Condition()
 
-    def tell(self, event):
+    def on_event(self, event):
         with self.arrived:
             self.events.append(event)
             self.arrived.notify_all()
@@ -72,7 +72,7 @@ class Kept:
 
 def test_lines_tell_a_log_what_a_reader_wants_to_know():
     lines = []
-    tell(Lines(lines.append), *SCRIPT)
+    on_event(PlainProgress(lines.append), *SCRIPT)
     assert lines == [
         "pre-training on the source",
         "resumed after round 0",
@@ -83,7 +83,7 @@ def test_lines_tell_a_log_what_a_reader_wants_to_know():
 
 def test_json_lines_are_the_events():
     lines = []
-    tell(JsonLines(lines.append), *SCRIPT)
+    on_event(JsonProgress(lines.append), *SCRIPT)
     assert [json.loads(line) for line in lines] == SCRIPT
     assert all("\n" not in line for line in lines)
 
@@ -98,18 +98,18 @@ def record():
 def picture(live):
     console = Console(width=120, color_system=None)
     with console.capture() as captured:
-        console.print(live._picture())
+        console.print(live._render())
     return captured.get()
 
 
 def test_the_live_picture_shows_round_phase_progress_and_clients_as_they_come():
-    live = Live(record())
+    live = RichProgress(record())
     assert "connecting" in picture(live)
-    tell(live, *SCRIPT[:3])
+    on_event(live, *SCRIPT[:3])
     assert "round 0 of 2" in picture(live)
     assert "pre-training on the source" in picture(live)
     assert "3/8" in picture(live)
-    tell(live, *SCRIPT[3:6])
+    on_event(live, *SCRIPT[3:6])
     shown = picture(live)
     assert "round 1 of 2" in shown
     assert "clients train" in shown
@@ -121,8 +121,8 @@ def test_the_live_picture_shows_round_phase_progress_and_clients_as_they_come():
 
 def test_the_live_picture_leaves_a_line_for_each_round_and_failure():
     console = record()
-    with Live(console) as live:
-        tell(live, *SCRIPT)
+    with RichProgress(console) as live:
+        on_event(live, *SCRIPT)
     text = console.export_text()
     assert "resumed after round 0" in text
     assert "client svhn (partition 1) failed in round 1, clients train: OSError: the disk is gone" in text
@@ -131,35 +131,35 @@ def test_the_live_picture_leaves_a_line_for_each_round_and_failure():
 
 def test_what_clients_say_is_never_read_as_markup():
     console = record()
-    with Live(console) as live:
-        live.tell({**FAILED, "reason": "KeyError: [red]layer[0]"})
+    with RichProgress(console) as live:
+        live.on_event({**FAILED, "reason": "KeyError: [red]layer[0]"})
     assert "KeyError: [red]layer[0]" in console.export_text()
 
 
 def test_a_round_without_a_test_says_so():
     lines = []
-    Lines(lines.append).tell({"event": "round", "round": 3, "rounds": 9, "mean": {}, "clients": {}})
+    PlainProgress(lines.append).on_event({"event": "round", "round": 3, "rounds": 9, "mean": {}, "clients": {}})
     assert lines == ["round 3/9  not tested"]
 
 
 def test_what_a_model_draws_is_told_with_its_score():
     event = {"event": "round", "round": 3, "rounds": 9, "mean": {"loss": 2.0}, "clients": {"near": {"loss": 2.0}}}
     lines = []
-    Lines(lines.append).tell({**event, "score": {"validity": 0.5, "frechet": 3.0, "wasserstein_qed": 0.1}})
-    Lines(lines.append).tell({**event, "score": {}})
+    PlainProgress(lines.append).on_event({**event, "score": {"validity": 0.5, "frechet": 3.0, "wasserstein_qed": 0.1}})
+    PlainProgress(lines.append).on_event({**event, "score": {}})
     assert lines == ["round 3/9  validity 50.0 %  frechet 3  | loss: near 2", "round 3/9  loss 2  | loss: near 2"]
 
 
 def test_a_phase_that_asks_nobody_is_not_shown():
-    live = Live(record())
-    live.tell({"event": "phase", "round": 1, "rounds": 2, "phase": "clients", "clients": 0})
+    live = RichProgress(record())
+    live.on_event({"event": "phase", "round": 1, "rounds": 2, "phase": "clients", "clients": 0})
     assert "clients train" not in picture(live)
 
 
 def test_a_metric_that_a_client_does_not_have_is_a_blank_never_a_number():
-    live = Live(record())
+    live = RichProgress(record())
     for name, metrics in ROUND["clients"].items():
-        live.tell({"event": "client", "round": 1, "client": name, "metrics": metrics})
+        live.on_event({"event": "client", "round": 1, "client": name, "metrics": metrics})
     (row,) = [line for line in picture(live).splitlines() if "svhn" in line]
     assert row.split() == ["svhn", "75.0", "%"]
 

@@ -12,15 +12,16 @@ from sklearn.metrics import jaccard_score
 from torch import nn
 from torch.nn.functional import interpolate
 
-from fedlab import launch, strategies
-from fedlab.config.schema import to_toml
-from fedlab.data.dataset import Examples
-from fedlab.data.segmentation.camvid import CLASSES, FREQUENCIES, VOID
+from configs import make
+from fedlab import launch, registry
+from fedlab.config.sections import to_toml
+from fedlab.data.dataset import ArrayDataset
+from fedlab.data.segmentation.camvid import CLASSES, FREQUENCIES, IGNORE_INDEX
 from fedlab.engines import inprocess
 from fedlab.errors import ConfigError, DataError
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import seeded
-from fedlab.workloads.camvid import CamVid, confusion_matrix, upsample_logits, iou
+from fedlab.workloads.camvid import CamVid, confusion_matrix, iou, upsample_logits
 
 SMALL = CamVid(width=8)
 
@@ -39,7 +40,7 @@ class Told(nn.Module):
 def views(labels):
     """Labels (views, height, width) as examples of black views."""
     y = torch.tensor(labels)
-    return Examples({"x": torch.zeros(len(y), 3, *y.shape[1:]), "y": y})
+    return ArrayDataset({"x": torch.zeros(len(y), 3, *y.shape[1:]), "y": y})
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def scores():
     generator = torch.Generator().manual_seed(3)
     rows = torch.randn(2 * 2 * 3, len(CLASSES), generator=generator)
     y = torch.randint(0, len(CLASSES), (2, 4, 6), generator=generator)
-    return rows, y.masked_fill(torch.rand(2, 4, 6, generator=generator) < 1 / 3, VOID)
+    return rows, y.masked_fill(torch.rand(2, 4, 6, generator=generator) < 1 / 3, IGNORE_INDEX)
 
 
 # --- loss ---
@@ -61,27 +62,27 @@ def test_the_loss_is_a_plain_loop_over_known_pixels(scores, rare):
     total = weight = 0.0
     for view, line, place in np.ndindex(2, 4, 6):
         label = int(y[view, line, place])
-        if label != VOID:
+        if label != IGNORE_INDEX:
             share = (sorted(FREQUENCIES)[5] / FREQUENCIES[label]) ** rare
             p = maps[view, label, line, place].exp() / maps[view, :, line, place].exp().sum()
             total, weight = total - share * math.log(p), weight + share
-    value = CamVid(width=8, rare=rare).loss(Told(rows), {"x": torch.zeros(2, 3, 4, 6), "y": y})
+    value = CamVid(width=8, class_weight_power=rare).loss(Told(rows), {"x": torch.zeros(2, 3, 4, 6), "y": y})
     assert float(value.detach()) == pytest.approx(total / weight, rel=1e-5)
 
 
 def test_labels_may_be_of_rows_instead_of_pixels(scores):
     rows, _ = scores
     y = torch.arange(12).fmod(11).view(2, 6)
-    y[0, 3:] = VOID
+    y[0, 3:] = IGNORE_INDEX
     known = [row for row in range(12) if row not in (3, 4, 5)]
     wanted = -sum(float(rows[row].log_softmax(0)[y.flatten()[row]]) for row in known) / len(known)
-    value = CamVid(rare=0.0).loss(Told(rows), {"x": torch.zeros(2, 3, 4, 6), "y": y})
+    value = CamVid(class_weight_power=0.0).loss(Told(rows), {"x": torch.zeros(2, 3, 4, 6), "y": y})
     assert float(value.detach()) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_views_without_one_known_pixel_lose_nothing(scores):
     model = Told(scores[0])
-    loss = SMALL.loss(model, {"x": torch.zeros(2, 3, 4, 6), "y": torch.full((2, 4, 6), VOID)})
+    loss = SMALL.loss(model, {"x": torch.zeros(2, 3, 4, 6), "y": torch.full((2, 4, 6), IGNORE_INDEX)})
     loss.backward()
     assert float(loss.detach()) == 0 and model.rows.grad.abs().sum() == 0
 
@@ -101,7 +102,7 @@ def test_mean_iou_by_hand():
     """
     rows = torch.full((2, len(CLASSES)), -20.0)
     rows[0, 0] = rows[1, 3] = 20.0
-    metrics = SMALL.evaluate(Told(rows), views([[[0, 0], [0, VOID]], [[0, 3], [3, 3]]]))
+    metrics = SMALL.evaluate(Told(rows), views([[[0, 0], [0, IGNORE_INDEX]], [[0, 3], [3, 3]]]))
     assert metrics["miou"] == pytest.approx((3 / 4 + 3 / 4) / 2)
     assert metrics["loss"] == pytest.approx(-math.log(1e-12) / 7, rel=1e-3)
 
@@ -116,7 +117,7 @@ def test_a_class_that_no_label_has_is_left_out_but_its_pixels_are_missed():
 def test_mean_iou_is_that_of_scikit_learn(scores, monkeypatch):
     rows, y = scores
     predicted = upsample_logits(rows.softmax(1), y).argmax(1)
-    known = (y != VOID).numpy()
+    known = (y != IGNORE_INDEX).numpy()
     truth, guess = y.numpy()[known], predicted.numpy()[known]
     found = confusion_matrix(predicted, y)
     assert (found.numpy() == reference(truth, guess, labels=range(len(CLASSES)))).all()
@@ -124,12 +125,12 @@ def test_mean_iou_is_that_of_scikit_learn(scores, monkeypatch):
     np.testing.assert_allclose(iou(found).iou.numpy(), each)
     present = np.unique(truth)
     assert iou(found).present.nonzero().flatten().tolist() == present.tolist()
-    metrics = SMALL.evaluate(Told(rows), Examples({"x": torch.zeros(2, 3, 4, 6), "y": y}))
+    metrics = SMALL.evaluate(Told(rows), ArrayDataset({"x": torch.zeros(2, 3, 4, 6), "y": y}))
     assert metrics["miou"] == pytest.approx(each[present].mean())
 
 
 def test_batches_do_not_change_the_metrics(monkeypatch):
-    data = SMALL.data(0, "test").spread(7)
+    data = SMALL.data(0, "test").subsample(7)
     with seeded("model"):
         model = SMALL.model()
     whole = SMALL.evaluate(model, data)
@@ -140,7 +141,7 @@ def test_batches_do_not_change_the_metrics(monkeypatch):
 def test_nothing_is_measured_without_labels():
     assert SMALL.evaluate(SMALL.model(), SMALL.data(0, "train")) == {}
     with pytest.raises(DataError, match="no test pixel has a class"):
-        SMALL.evaluate(Told(torch.zeros(1, len(CLASSES))), views([[[VOID, VOID], [VOID, VOID]]]))
+        SMALL.evaluate(Told(torch.zeros(1, len(CLASSES))), views([[[IGNORE_INDEX, IGNORE_INDEX], [IGNORE_INDEX, IGNORE_INDEX]]]))
 
 
 # --- data ---
@@ -158,7 +159,7 @@ def test_the_server_has_day_and_clients_their_drives():
 
 def test_clients_have_training_labels_only_when_asked():
     assert "y" not in CamVid().data(0, "train").columns
-    labelled = CamVid(labelled=True).data(0, "train")
+    labelled = CamVid(client_labels=True).data(0, "train")
     assert labelled.columns["y"].shape == (54, 60, 80)
     assert torch.equal(labelled.columns["x"], CamVid().data(0, "train").columns["x"])
 
@@ -172,27 +173,27 @@ def test_the_servers_views_are_random_and_keep_their_kind():
     assert torch.equal(first["x"], again["x"]) and torch.equal(first["y"], again["y"])
     assert not torch.equal(first["x"], source[:4]["x"])
     assert first["x"].shape == (4, 3, 60, 80) and first["x"].min() >= -1 and first["x"].max() <= 1
-    assert first["y"].dtype == torch.int64 and set(first["y"].unique().tolist()) <= {VOID, *range(len(CLASSES))}
+    assert first["y"].dtype == torch.int64 and set(first["y"].unique().tolist()) <= {IGNORE_INDEX, *range(len(CLASSES))}
 
 
 def test_a_drive_can_be_shared_in_stretches_of_time():
-    whole, shared = CamVid(targets="dusk"), CamVid(targets="dusk", parts=3)
+    whole, shared = CamVid(targets="dusk"), make(CamVid, targets="dusk", clients_per_domain=3)
     assert shared.clients == ("dusk-0", "dusk-1", "dusk-2")
     parts = [shared.data(part, "train").columns["x"] for part in range(3)]
     assert [len(part) for part in parts] == [18, 18, 18]
     assert torch.equal(torch.cat(parts), whole.data(0, "train").columns["x"])
     assert torch.equal(shared.data(2, "test").columns["y"], whole.data(0, "test").columns["y"])
     with pytest.raises(ConfigError, match="54 views cannot be split over 28 clients of at least 2 each.*at most 27"):
-        CamVid(targets="dusk", parts=28).data(0, "train")
+        make(CamVid, targets="dusk", clients_per_domain=28).data(0, "train")
 
 
 @pytest.mark.parametrize(
     ("knobs", "sentence"),
     [
-        ({"targets": "dsuk"}, "unknown drive 'dsuk' in knob 'camvid.targets'; did you mean 'dusk'"),
-        ({"source": "day_0006"}, "unknown drive 'day_0006' in knob 'camvid.source'; did you mean 'day_0006R0'"),
-        ({"targets": " , "}, "knob 'camvid.targets' is ' , '; name at least one drive"),
-        ({"source": ""}, "knob 'camvid.source' is ''; name at least one drive"),
+        ({"targets": "dsuk"}, "unknown drive 'dsuk' in option 'camvid.targets'; did you mean 'dusk'"),
+        ({"source": "day_0006"}, "unknown drive 'day_0006' in option 'camvid.source'; did you mean 'day_0006R0'"),
+        ({"targets": " , "}, "option 'camvid.targets' is ' , '; name at least one drive"),
+        ({"source": ""}, "option 'camvid.source' is ''; name at least one drive"),
         ({"targets": "dusk,day_0016E5"}, "the views of 'day_0016E5' stand twice"),
         ({"targets": "dark_0006R0"}, "the views of 'day_0006R0' stand twice.*each drive has one owner"),
         ({"targets": "dusk,dusk"}, "the views of 'dusk' stand twice"),
@@ -201,7 +202,7 @@ def test_a_drive_can_be_shared_in_stretches_of_time():
 )
 def test_drives_that_do_not_fit_are_refused(knobs, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        CamVid(**knobs)
+        make(CamVid, **knobs)
 
 
 @pytest.mark.parametrize("partition", [-1, 2])
@@ -217,13 +218,13 @@ ONE_ROUND = {
     "threads": 1,
     "server.pretrain_steps": 2,
     "server.steps": 1,
-    "server.batch": 2,
+    "server.batch_size": 2,
     "client.steps": 6,
-    "client.batch": 2,
+    "client.batch_size": 2,
     "camvid.width": 8,
     "dualadapt.em_steps": 2,
     "dualadapt.components": 2,
-    "dualadapt.client_rows": 300,
+    "dualadapt.max_features": 300,
     "fed_dann.source_features": 40,
     "self_training.threshold": 0.1,
 }
@@ -232,24 +233,22 @@ ONE_ROUND = {
 @pytest.fixture
 def federate(tmp_path, monkeypatch):
     """One round of a strategy on a few views, through both apps."""
-    from fedlab.client.app import app as client_app
-    from fedlab.server.app import app as server_app
-
     read = CamVid.data
 
     def data(self, partition, split):
-        return read(self, partition, split).spread(4)
+        return read(self, partition, split).subsample(4)
 
     monkeypatch.setattr(CamVid, "data", data)
 
     def run(strategy, **changes):
         sections = {"", "server", "client", "camvid", strategy}
         usable = {key: value for key, value in ONE_ROUND.items() if key.rpartition(".")[0] in sections}
-        labelled = {"camvid.labelled": strategies.find(strategy).needs_client_labels}
+        labelled = {"camvid.client_labels": registry.find("strategy", strategy).spec.needs_client_labels}
         preset = tmp_path / "tiny.toml"
         preset.write_text(to_toml({"workload": "camvid", "strategy": strategy, **usable, **labelled, **changes}))
-        directory = RunDirectory.create(tmp_path, launch.prepare(str(preset), {}))
-        inprocess.run(server_app, client_app, directory.config(), 2)
+        config = launch.prepare(str(preset), {})
+        directory = RunDirectory.create(tmp_path, config)
+        inprocess.run_config(launch.APPS, config, directory.path)
         return directory
 
     return run
@@ -268,7 +267,7 @@ def test_a_strategy_learns_from_pixels(federate, name):
 
 def test_dualadapts_heads_on_rows_are_measured_as_a_whole_model_is(federate):
     """Before round 1 the same weights are tested by DualAdapt, F_g on rows of G, and whole by source_only."""
-    of_heads = federate("dualadapt", **{"dualadapt.own_statistics": 0.0}).rounds()[0]["clients"]
+    of_heads = federate("dualadapt", **{"dualadapt.bn_adaptation": 0.0}).rounds()[0]["clients"]
     whole = federate("source_only").rounds()[0]["clients"]
     for client in ("dusk", "day_05VD"):
         assert of_heads[client]["miou_global"] == of_heads[client]["miou_source_only"] == whole[client]["miou"] > 0

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fedlab.data.dataset import Examples
+from configs import make
+from fedlab.data.dataset import ArrayDataset
 from fedlab.data.digits import datasets as sets
 from fedlab.data.partitioners import PARTITIONS
 from fedlab.errors import ConfigError, DataError
@@ -33,14 +34,14 @@ def test_in_adaptation_targets_train_without_labels_and_test_with_them():
         train, test = workload.data(partition, "train"), workload.data(partition, "test")
         assert set(train.columns) == set(train[:2]) == {"x"}
         assert set(test.columns) == {"x", "y"}
-        assert torch.equal(test.columns["y"], sets.read(domain, "test").columns["y"])
+        assert torch.equal(test.columns["y"], sets.load_digits(domain, "test").columns["y"])
     source = workload.data(None, "train")
     assert set(source.columns) == {"x", "y"}
-    assert len(source) == len(sets.read("mnist", "labelled"))
+    assert len(source) == len(sets.load_digits("mnist", "train", with_labels=True))
 
 
 def test_in_the_oracle_setting_the_same_images_have_their_labels():
-    adaptation, oracle = Digits(targets=TARGETS), Digits(targets=TARGETS, setting="oracle")
+    adaptation, oracle = Digits(targets=TARGETS), Digits(targets=TARGETS, client_labels=True)
     for partition in (0, 1):
         train = oracle.data(partition, "train")
         assert set(train.columns) == {"x", "y"}
@@ -49,10 +50,10 @@ def test_in_the_oracle_setting_the_same_images_have_their_labels():
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_in_the_shards_setting_clients_share_the_source_without_overlap(split):
-    workload = Digits(setting="shards", shards=3, limit=200, augment=False)
+    workload = make(Digits, setting="shards", num_clients=3, max_examples=200, augment=False)
     assert workload.clients == ("shard-0", "shard-1", "shard-2")
     shards = [workload.data(partition, split) for partition in range(3)]
-    whole = sets.read("mnist", "labelled" if split == "train" else "test")
+    whole = sets.load_digits("mnist", split, with_labels=True)
     assert sum(map(len, shards)) == 200
     labels = torch.cat([shard.columns["y"] for shard in shards])
     assert torch.equal(labels.bincount(minlength=10), whole.columns["y"][:200].bincount(minlength=10))
@@ -61,7 +62,7 @@ def test_in_the_shards_setting_clients_share_the_source_without_overlap(split):
 
 
 def test_shards_are_skewed_in_training_and_alike_in_testing():
-    workload = Digits(setting="shards", shards=2, limit=400, alpha=0.1)
+    workload = make(Digits, setting="shards", num_clients=2, max_examples=400, alpha=0.1)
 
     def apart(split):
         one, other = (
@@ -75,17 +76,17 @@ def test_shards_are_skewed_in_training_and_alike_in_testing():
 
 def test_shards_follow_the_run_seed():
     def labels(seed):
-        return Digits(setting="shards", shards=2, limit=200, seed=seed).data(0, "train").columns["y"].tolist()
+        return make(Digits, setting="shards", num_clients=2, max_examples=200, seed=seed).data(0, "train").columns["y"].tolist()
 
     assert labels(1) == labels(1)
     assert labels(1) != labels(2)
 
 
 def test_limit_cuts_every_part():
-    workload = Digits(targets=TARGETS, limit=20)
+    workload = make(Digits, targets=TARGETS, max_examples=20)
     lengths = {len(workload.data(partition, split)) for partition in (None, 0, 1) for split in ("train", "test")}
     assert lengths == {20}
-    assert len(Digits(targets=TARGETS, limit=10**9).data(0, "test")) == len(sets.read("usps", "test"))
+    assert len(make(Digits, targets=TARGETS, max_examples=10**9).data(0, "test")) == len(sets.load_digits("usps", "test"))
 
 
 # --- several clients a domain ---
@@ -93,7 +94,7 @@ def test_limit_cuts_every_part():
 
 @pytest.mark.parametrize("kind", list(PARTITIONS))
 def test_a_target_can_be_shared_by_clients_that_test_on_all_of_it(kind):
-    whole, shared = Digits(targets=TARGETS), Digits(targets=TARGETS, split=3, partition=kind)
+    whole, shared = Digits(targets=TARGETS), make(Digits, targets=TARGETS, clients_per_domain=3, partition=kind)
     assert shared.clients == ("usps-0", "usps-1", "usps-2", "optdigits-0", "optdigits-1", "optdigits-2")
     for target in range(2):
         parts = [shared.data(3 * target + part, "train") for part in range(3)]
@@ -107,8 +108,8 @@ def test_a_target_can_be_shared_by_clients_that_test_on_all_of_it(kind):
 
 def test_labels_deal_the_rows_and_only_the_oracle_setting_hands_them_out():
     """What the simulation knows of a client is what that client would have held with labels, and is skewed."""
-    knobs = {"targets": TARGETS, "split": 2, "partition": "shards"}
-    blind, oracle = Digits(**knobs), Digits(**knobs, setting="oracle")
+    knobs = {"targets": TARGETS, "clients_per_domain": 2, "partition": "shards"}
+    blind, oracle = make(Digits, **knobs), make(Digits, **knobs, client_labels=True)
     for partition in range(4):
         train, labelled = blind.data(partition, "train"), oracle.data(partition, "train")
         assert torch.equal(train.columns["x"], labelled.columns["x"])
@@ -119,17 +120,20 @@ def test_labels_deal_the_rows_and_only_the_oracle_setting_hands_them_out():
 
 @pytest.mark.parametrize("kind", [kind for kind, line in PARTITIONS.items() if not line.by_label])
 def test_a_split_that_needs_no_labels_reads_none(monkeypatch, kind):
-    read = sets.read
-    monkeypatch.setattr(
-        sets, "read", lambda domain, split, root: read(domain, {"oracle": None}.get(split, split), root)
-    )
-    assert len(Digits(targets=TARGETS, split=2, partition=kind).data(0, "train"))
+    read = sets.load_digits
+
+    def without_labels(domain, split, root, *, with_labels, upper_bound):
+        assert not with_labels
+        return read(domain, split, root)
+
+    monkeypatch.setattr(sets, "load_digits", without_labels)
+    assert len(make(Digits, targets=TARGETS, clients_per_domain=2, partition=kind).data(0, "train"))
 
 
 def test_splits_follow_the_run_seed_and_differ_between_domains():
     def sizes(domain, seed):
-        knobs = {"targets": domain, "split": 3, "partition": "quantity", "limit": 1000, "seed": seed}
-        return [len(Digits(**knobs).data(partition, "train")) for partition in range(3)]
+        knobs = {"targets": domain, "clients_per_domain": 3, "partition": "quantity", "max_examples": 1000, "seed": seed}
+        return [len(make(Digits, **knobs).data(partition, "train")) for partition in range(3)]
 
     assert sizes("usps", 1) == sizes("usps", 1)
     assert len({tuple(sizes(*of)) for of in (("usps", 1), ("usps", 2), ("mnist_m", 1))}) == 3
@@ -137,7 +141,7 @@ def test_splits_follow_the_run_seed_and_differ_between_domains():
 
 def test_the_source_can_be_split_by_any_kind():
     def classes(kind):
-        workload = Digits(setting="shards", shards=5, partition=kind, limit=500)
+        workload = make(Digits, setting="shards", num_clients=5, partition=kind, max_examples=500)
         assert torch.equal(workload.labels(4), workload.data(4, "train").columns["y"])
         return [len(workload.labels(partition).unique()) for partition in range(5)]
 
@@ -146,17 +150,17 @@ def test_the_source_can_be_split_by_any_kind():
 
 
 def test_a_client_with_its_own_images_is_one_and_nobody_knows_their_labels(own):
-    workload = Digits(targets="@mine,usps", split=2, data_root=str(own().parent))
+    workload = make(Digits, targets="@mine,usps", clients_per_domain=2, root=str(own().parent))
     assert workload.clients == ("mine", "usps-0", "usps-1")
     assert len(workload.data(0, "train")) == 5
     assert workload.labels(0) is None
     with pytest.raises(ConfigError, match="two clients would be called 'usps-1'; rename the one that brings"):
-        Digits(targets="@usps-1,usps", split=2)
+        make(Digits, targets="@usps-1,usps", clients_per_domain=2)
 
 
 def test_more_clients_than_a_domain_can_feed_are_refused():
     with pytest.raises(ConfigError, match="1200 examples cannot be split over 121 clients with at least 10 each"):
-        Digits(targets="optdigits", split=121, partition="iid").data(0, "train")
+        make(Digits, targets="optdigits", clients_per_domain=121, partition="iid").data(0, "train")
 
 
 # --- a client's own images ---
@@ -180,7 +184,7 @@ def own(tmp_path):
 
 def test_a_target_behind_an_at_sign_is_a_folder_below_the_data_root(own):
     root = own()
-    workload = Digits(targets="@mine, optdigits", data_root=str(root.parent))
+    workload = make(Digits, targets="@mine, optdigits", root=str(root.parent))
     assert workload.clients == ("mine", "optdigits")
     train = workload.data(0, "train")
     assert set(train.columns) == set(train[:2]) == {"x"}
@@ -192,14 +196,14 @@ def test_a_target_behind_an_at_sign_is_a_folder_below_the_data_root(own):
 
 @pytest.mark.parametrize("targets", ["usps,@mine", "usps,optdigits"])
 def test_a_given_folder_takes_the_place_of_whatever_the_client_would_hold(own, targets):
-    workload = Digits(targets=targets, folder=str(own()))
+    workload = make(Digits, targets=targets, client_folder=str(own()))
     assert workload.clients == tuple(targets.replace("@", "").split(","))
     assert [len(workload.data(partition, "train")) for partition in (0, 1)] == [5, 5]
-    assert len(workload.data(None, "test")) == len(sets.read("mnist", "test"))  # the server's stays its own
+    assert len(workload.data(None, "test")) == len(sets.load_digits("mnist", "test"))  # the server's stays its own
 
 
 def test_a_folder_without_labels_measures_nothing(own):
-    workload = Digits(targets="@mine", folder=str(own()))
+    workload = make(Digits, targets="@mine", client_folder=str(own()))
     test = workload.data(0, "test")
     assert set(test.columns) == {"x"}
     assert len(test) == 5
@@ -207,7 +211,7 @@ def test_a_folder_without_labels_measures_nothing(own):
 
 
 def test_a_labelled_test_folder_is_measured(own):
-    workload = Digits(targets="@mine", folder=str(own("test/1/a.png", "test/0/b.png")))
+    workload = make(Digits, targets="@mine", client_folder=str(own("test/1/a.png", "test/0/b.png")))
     test = workload.data(0, "test")
     assert test.columns["y"].tolist() == [0, 1]
     with seeded("model"):
@@ -218,7 +222,7 @@ def test_a_labelled_test_folder_is_measured(own):
 def test_limit_spreads_over_a_folder(own):
     """The first ones would all be of the first sub-folder: of one class."""
     root = own(*(f"test/{label}/{number}.png" for label in range(10) for number in range(3)))
-    workload = Digits(targets="@mine", folder=str(root), limit=10)
+    workload = make(Digits, targets="@mine", client_folder=str(root), max_examples=10)
     assert len(workload.data(0, "test").columns["y"].unique()) == 10
     assert len(workload.data(0, "train")) == 5
 
@@ -226,7 +230,7 @@ def test_limit_spreads_over_a_folder(own):
 def test_files_are_read_as_a_folders_are(own):
     root = own()
     files = sorted(root.glob("*.png"))
-    workload = Digits(folder=str(root))
+    workload = make(Digits, client_folder=str(root))
     assert torch.equal(workload.images(files)[:]["x"], workload.data(0, "train")[:]["x"])
 
 
@@ -237,32 +241,32 @@ def test_a_folder_that_is_not_here_says_what_to_do(tmp_path):
     assert "fedlab join HOST:PORT --domain mine --data FOLDER" in str(error.value)
     assert "put images into DATA_ROOT/mine and set data_root to DATA_ROOT" in str(error.value)
     with pytest.raises(DataError, match=rf"put images into {tmp_path}/mine$"):
-        Digits(targets="@mine", data_root=str(tmp_path)).data(0, "train")
+        make(Digits, targets="@mine", root=str(tmp_path)).data(0, "train")
     with pytest.raises(DataError, match="folder of images .*gone is not there"):
-        Digits(targets="@mine", folder=str(tmp_path / "gone")).data(0, "train")
+        make(Digits, targets="@mine", client_folder=str(tmp_path / "gone")).data(0, "train")
     with pytest.raises(DataError, match="no split 'trian' of a folder of images; did you mean 'train'"):
-        Digits(targets="@mine", folder=str(tmp_path)).data(0, "trian")
+        make(Digits, targets="@mine", client_folder=str(tmp_path)).data(0, "trian")
 
 
-@pytest.mark.parametrize("setting", ["oracle", "shards"])
-@pytest.mark.parametrize("knobs", [{"targets": "usps,@mine"}, {"targets": "usps", "folder": "@mine"}])
+@pytest.mark.parametrize("setting", [{"client_labels": True}, {"setting": "shards"}])
+@pytest.mark.parametrize("knobs", [{"targets": "usps,@mine"}, {"targets": "usps", "client_folder": "@mine"}])
 def test_own_images_have_no_labels_for_other_settings(setting, knobs):
-    with pytest.raises(ConfigError, match=rf"digits\.setting={setting} gives .* own images \(@mine\) have none; set"):
-        Digits(setting=setting, **knobs)
+    with pytest.raises(ConfigError, match=r"gives clients labels to train on.* own images \(@mine\) have none; set"):
+        make(Digits, **setting, **knobs)
 
 
 # --- views ---
 
 
 def test_only_the_servers_training_images_get_new_views():
-    workload = Digits(targets=TARGETS, limit=20)
+    workload = make(Digits, targets=TARGETS, max_examples=20)
     for partition, split, varies in ((None, "train", True), (None, "test", False), (0, "train", False)):
         data = workload.data(partition, split)
         assert torch.equal(data[:4]["x"], data[:4]["x"]) != varies, (partition, split)
 
 
 def test_views_keep_labels_range_and_follow_the_random_stream():
-    data = Digits(targets=TARGETS, limit=20).data(None, "train")
+    data = make(Digits, targets=TARGETS, max_examples=20).data(None, "train")
     with seeded("view"):
         first = data[:8]
     with seeded("view"):
@@ -274,7 +278,7 @@ def test_views_keep_labels_range_and_follow_the_random_stream():
 
 def test_wide_views_move_digits_further():
     def moved(augment):
-        data = Digits(targets=TARGETS, limit=400, augment=augment).data(None, "train")
+        data = make(Digits, targets=TARGETS, max_examples=400, augment=augment).data(None, "train")
         with seeded("view"):
             strokes = (data[:]["x"] - data[:]["x"][:, :, :1, :1]).abs().sum((1, 2)) > 0.5  # (images, columns)
         places = torch.arange(32.0)
@@ -284,8 +288,8 @@ def test_wide_views_move_digits_further():
 
 
 def test_without_augmentation_images_are_as_read():
-    data = Digits(targets=TARGETS, limit=20, augment=False).data(None, "train")
-    assert torch.equal(data[:8]["x"], sets.read("mnist", "labelled")[:8]["x"])
+    data = make(Digits, targets=TARGETS, max_examples=20, augment=False).data(None, "train")
+    assert torch.equal(data[:8]["x"], sets.load_digits("mnist", "train", with_labels=True)[:8]["x"])
 
 
 # --- model, loss, metrics ---
@@ -312,14 +316,14 @@ class Table(nn.Module):
 def test_loss_and_metrics_by_hand():
     third = math.log(2.0)
     x = torch.tensor([[third, 0.0, 0.0], [0.0, third, 0.0], [0.0, 0.0, third], [third, 0.0, 0.0]])
-    data = Examples({"x": x, "y": torch.tensor([0, 1, 2, 1])})  # the last one is wrong
+    data = ArrayDataset({"x": x, "y": torch.tensor([0, 1, 2, 1])})  # the last one is wrong
     expected = (3 * math.log(2) + math.log(4)) / 4  # -log(2/4) three times, -log(1/4) once
     assert Digits().loss(Table(), data[:]).item() == pytest.approx(expected, rel=1e-6)
     assert Digits().evaluate(Table(), data) == {"accuracy": 0.75, "loss": pytest.approx(expected, rel=1e-6)}
 
 
 def test_metrics_do_not_depend_on_the_batches_of_evaluation():
-    data = Digits(targets=TARGETS, limit=30).data(0, "test")
+    data = make(Digits, targets=TARGETS, max_examples=30).data(0, "test")
     with seeded("model"):
         model = SmallNet()
     whole = Digits().evaluate(model.train(), data)
@@ -343,13 +347,13 @@ def test_metrics_do_not_depend_on_the_batches_of_evaluation():
         ({"targets": "@a/b"}, "target '@a/b' names no client"),
         ({"targets": "mine"}, "unknown digit domain 'mine'; .* brings its own images is written '@mine'"),
         ({"source": "@mine"}, "unknown digit domain '@mine'"),
-        ({"targets": ""}, "knob 'digits.targets' is empty; name at least one domain"),
-        ({"targets": " , "}, "knob 'digits.targets' is empty"),
+        ({"targets": ""}, "option 'digits.targets' is empty; name at least one domain"),
+        ({"targets": " , "}, "option 'digits.targets' is empty"),
     ],
 )
 def test_domains_that_cannot_be_are_refused(knobs, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        Digits(**knobs)
+        make(Digits, **knobs)
 
 
 def test_spaces_between_targets_do_not_matter():
@@ -366,9 +370,9 @@ def test_an_unknown_split_and_a_missing_root_are_refused(tmp_path):
     with pytest.raises(DataError, match="no split 'trian'; did you mean 'train'"):
         Digits(targets=TARGETS).data(0, "trian")
     with pytest.raises(DataError, match="is not a folder"):
-        Digits(targets=TARGETS, data_root=str(tmp_path / "none")).data(0, "train")
+        make(Digits, targets=TARGETS, root=str(tmp_path / "none")).data(0, "train")
 
 
 def test_more_shards_than_examples_are_refused():
     with pytest.raises(ConfigError, match="30 examples cannot be split over 4 clients with at least 10 each"):
-        Digits(setting="shards", limit=30).data(0, "train")
+        make(Digits, setting="shards", max_examples=30).data(0, "train")

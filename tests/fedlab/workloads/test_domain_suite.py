@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedlab.data.images.domain_suites import read
+from configs import make
+from fedlab.data.images.domain_suites import load_domain
 from fedlab.data.images.office import OFFICE
 from fedlab.data.images.pacs import PACS
 from fedlab.data.partitioners import PARTITIONS
@@ -25,13 +26,13 @@ def test_any_domain_may_be_the_source_and_the_others_are_targets(kind, of):
     for source in of.domains:
         workload = kind(source=source)
         assert workload.clients == tuple(domain for domain in of.domains if domain != source)
-        assert torch.equal(workload.data(None, "train").columns["x"], read(of, source, "train").columns["x"])
+        assert torch.equal(workload.data(None, "train").columns["x"], load_domain(of, source, "train").columns["x"])
     assert kind(source=of.domains[0], targets=f"{of.domains[2]}, {of.domains[1]}").clients == of.domains[2:0:-1]
 
 
 @BOTH
 def test_settings_say_whether_clients_hold_labels(kind, of):
-    adaptation, oracle = kind(), kind(setting="oracle")
+    adaptation, oracle = kind(), kind(client_labels=True)
     for partition, domain in enumerate(adaptation.clients):
         train, labelled = adaptation.data(partition, "train"), oracle.data(partition, "train")
         assert set(train.columns) == {"x"} and set(labelled.columns) == {"x", "y"}
@@ -39,7 +40,7 @@ def test_settings_say_whether_clients_hold_labels(kind, of):
         assert torch.equal(adaptation.labels(partition), labelled.columns["y"])
         for workload in (adaptation, oracle):
             test = workload.data(partition, "test")
-            assert torch.equal(test.columns["y"], read(of, domain, "test").columns["y"])
+            assert torch.equal(test.columns["y"], load_domain(of, domain, "test").columns["y"])
     assert isinstance(adaptation, SupportsHiddenLabels)
 
 
@@ -47,24 +48,24 @@ def test_settings_say_whether_clients_hold_labels(kind, of):
 @pytest.mark.parametrize("split", list(PARTITIONS))
 def test_clients_that_share_a_domain_share_it_out_and_test_on_all_of_it(kind, of, split):
     target = of.domains[1]
-    shared = kind(source=of.domains[0], targets=target, split=3, partition=split)
+    shared = make(kind, source=of.domains[0], targets=target, clients_per_domain=3, partition=split)
     assert shared.clients == (f"{target}-0", f"{target}-1", f"{target}-2")
     parts = [shared.data(part, "train") for part in range(3)]
     assert all(set(part.columns) == {"x"} for part in parts)
     rows = sorted(row.tobytes() for part in parts for row in part.columns["x"].numpy())
-    assert rows == sorted(row.tobytes() for row in read(of, target, "train").columns["x"].numpy())
+    assert rows == sorted(row.tobytes() for row in load_domain(of, target, "train").columns["x"].numpy())
     assert [len(shared.labels(part)) for part in range(3)] == list(map(len, parts))
-    assert len(shared.data(2, "test")) == len(read(of, target, "test"))
+    assert len(shared.data(2, "test")) == len(load_domain(of, target, "test"))
 
 
 @BOTH
 def test_only_the_sources_training_examples_get_new_views(kind, of):
-    workload, plain = kind(limit=20), kind(limit=20, augment=False)
+    workload, plain = make(kind, max_examples=20), make(kind, max_examples=20, augment=False)
     for partition, split, varies in ((None, "train", True), (None, "test", False), (0, "train", False)):
         data = workload.data(partition, split)
         assert len(data) == 20
         assert torch.equal(data[:4]["x"], data[:4]["x"]) != varies, (partition, split)
-    assert torch.equal(plain.data(None, "train")[:4]["x"], read(of, plain.source, "labelled")[:4]["x"])
+    assert torch.equal(plain.data(None, "train")[:4]["x"], load_domain(of, plain.source, "train", with_labels=True)[:4]["x"])
 
 
 @BOTH
@@ -78,14 +79,14 @@ def test_domains_that_cannot_be_are_refused(kind, of):
     with pytest.raises(DataError, match="there is no partition 3; this workload has 3"):
         kind().data(3, "train")
     with pytest.raises(ConfigError, match="20 examples cannot be split over 3 clients with at least 10 each"):
-        kind(limit=20, split=3).data(0, "train")
+        make(kind, max_examples=20, clients_per_domain=3).data(0, "train")
 
 
 def test_a_domain_with_one_client_keeps_its_name_and_its_order():
     assert client_specs(["a", "b"], 1) == [ClientSpec("a", "a"), ClientSpec("b", "b")]
     assert [owner.name for owner in client_specs(["a", "b"], 2)] == ["a-0", "a-1", "b-0", "b-1"]
-    whole = read(OFFICE, "dslr", "train")
-    part = client_data(lambda domain, split: read(OFFICE, domain, split), ClientSpec("d", "dslr"), "train", False, "iid", 1.0, 0)
+    whole = load_domain(OFFICE, "dslr", "train")
+    part = client_data(lambda domain, split, _: load_domain(OFFICE, domain, split), ClientSpec("d", "dslr"), "train", False, "iid", 1.0, 0)
     assert torch.equal(part.columns["x"], whole.columns["x"])
 
 

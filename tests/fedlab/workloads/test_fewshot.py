@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedlab.config.schema import build
-from fedlab.data.dataset import Examples
+from configs import make
+from fedlab.config.sections import parse_section
+from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError, DataError
 from fedlab.models.feature_classifier import features_of
 from fedlab.seeds import seeded
@@ -17,7 +18,7 @@ TUNE = {"targets": "omniglot_heldout,omniglot_texture", "queries": 4, "episodes"
 
 @pytest.fixture
 def workload():
-    return FewShot(**TUNE)
+    return make(FewShot, **TUNE)
 
 
 @pytest.fixture
@@ -37,14 +38,14 @@ def test_no_episode_image_was_in_the_unlabelled_part():
 def test_clients_train_without_labels_and_images_are_in_range(workload):
     train, test = workload.data(0, "train"), workload.data(0, "test")
     assert set(train.columns) == {"x"} and set(test.columns) == {"x", "y", NOVEL}
-    for x in (train[:5]["x"], test[:5]["x"], workload.data(None, "train").sample(5)["x"]):
+    for x in (train[:5]["x"], test[:5]["x"], workload.data(None, "train").sample_batch(5)["x"]):
         assert x.shape == (5, 3, 32, 32) and x.dtype == torch.float32
         assert x.min() >= -1 and x.max() <= 1
     assert torch.equal(test[:9]["x"][:, 0], test[:9]["x"][:, 2])  # grey in three channels
 
 
 def test_a_target_can_be_shared_by_clients_that_test_on_all_of_it():
-    whole, shared = FewShot(**TUNE), FewShot(**TUNE, split=3)
+    whole, shared = make(FewShot, **TUNE), make(FewShot, **TUNE, clients_per_domain=3)
     assert shared.clients[:4] == (
         "omniglot_heldout-0",
         "omniglot_heldout-1",
@@ -58,28 +59,28 @@ def test_a_target_can_be_shared_by_clients_that_test_on_all_of_it():
         assert sorted(images) == sorted(wanted) and {len(part) for part in parts} == {52}
         assert torch.equal(shared.data(3 * target + 1, "test").columns["x"], whole.data(target, "test").columns["x"])
     with pytest.raises(ConfigError, match="156 examples cannot be split over 40 clients"):
-        FewShot(**TUNE, split=40).data(0, "train")
+        make(FewShot, **TUNE, clients_per_domain=40).data(0, "train")
 
 
 def test_clients_of_one_target_can_see_other_characters_and_the_simulation_knows_which():
-    shared = FewShot(**TUNE, split=3, partition="shards")
+    shared = make(FewShot, **TUNE, clients_per_domain=3, partition="shards")
     known = [shared.labels(part) for part in range(3)]
     assert [len(labels) for labels in known] == [len(shared.data(part, "train")) for part in range(3)]
     assert len(torch.cat(known).unique()) > max(len(labels.unique()) for labels in known) + 5
     with pytest.raises(ConfigError, match="partition=shards goes by labels, and 'usps' has none of the images"):
-        FewShot(targets="usps", split=2, partition="shards").data(0, "train")
-    assert FewShot(targets="usps", split=2).labels(0) is None
+        make(FewShot, targets="usps", clients_per_domain=2, partition="shards").data(0, "train")
+    assert make(FewShot, targets="usps", clients_per_domain=2).labels(0) is None
 
 
 def test_accuracies_of_prototypes_are_those_of_a_plain_loop(model):
-    workload = FewShot(**TUNE, classifier="prototypes")
+    workload = make(FewShot, **TUNE, classifier="prototypes")
     data = workload.data(0, "test")
     with torch.no_grad():
         z = features_of(model)(data[:]["x"])
     found = workload.episode_accuracies(model, data)
-    from fedlab.data.images.episodes import draw
+    from fedlab.data.images.episodes import sample_episodes
 
-    drawn = draw(data.columns["y"], ways=5, shots=3, queries=4, episodes=12, seed=0)
+    drawn = sample_episodes(data.columns["y"], ways=5, shots=3, queries=4, episodes=12, seed=0)
     for episode in range(12):
         means = [z[rows].mean(0) for rows in drawn.support[episode].view(5, 3)]
         right = [
@@ -117,9 +118,9 @@ def test_the_servers_validation_measures_the_classifier_of_the_base(workload, mo
 
 
 def test_protonet_is_trained_on_episodes(workload):
-    batch = FewShot(**TUNE, objective="prototypes").data(None, "train").sample(30)
+    batch = make(FewShot, **TUNE, objective="prototypes").data(None, "train").sample_batch(30)
     assert len(batch["y"].unique()) == 3
-    proto = FewShot(**TUNE, objective="prototypes")
+    proto = make(FewShot, **TUNE, objective="prototypes")
     with seeded("model"):
         loss = proto.loss(proto.model(), batch)
     loss.backward()
@@ -141,12 +142,12 @@ def test_views_are_random_and_weak_ones_change_no_colour(workload):
         ({"targets": "ups"}, "unknown set of images 'ups'; did you mean 'usps'"),
         ({"base": "usps"}, "'usps' can only be a target; bases are omniglot, tiny_imagenet"),
         ({"targets": "usps,usps"}, "set 'usps' appears twice"),
-        ({"shots": "1,zero"}, "knob 'fewshot.shots': got '1,zero'; expected numbers from 1"),
+        ({"shots": "1,zero"}, "option 'fewshot.shots': got '1,zero'; expected numbers from 1"),
     ],
 )
 def test_sets_that_do_not_fit_are_refused(knobs, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        build(FewShot, "fewshot", {f"fewshot.{name}": value for name, value in knobs.items()})
+        parse_section(FewShot, "fewshot", {f"fewshot.{name}": value for name, value in knobs.items()})
 
 
 def test_a_base_and_a_target_of_different_channels_are_refused_where_that_is_asked_for():
@@ -159,7 +160,7 @@ def test_too_few_classes_or_images_are_refused(model):
     data = FewShot(targets="usps").data(0, "test")
     with pytest.raises(DataError, match="episodes of 11 classes cannot be drawn from 10"):
         FewShot(targets="usps", ways=11, width=8).evaluate(model, data)
-    few = Examples({name: column[:80] for name, column in data.columns.items()}, data.transform)
+    few = ArrayDataset({name: column[:80] for name, column in data.columns.items()}, data.transform)
     with pytest.raises(DataError, match="for episodes, and 20 shots with 15 queries take 35; lower fewshot.shots"):
         FewShot(targets="usps", shots="20", width=8).evaluate(model, few)
     with pytest.raises(DataError, match="there is no partition 1; this workload has 1: usps"):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import fedlab
+from configs import make
 from fedlab.data.images import image_sets
 from fedlab.data.partitioners import PARTITIONS
 from fedlab.errors import ConfigError, DataError, IncompatibleWeightsError
@@ -16,12 +17,12 @@ from fedlab.strategies.protocol import load
 from fedlab.workload import SupportsHiddenLabels
 from fedlab.workloads.images import MIXERS, NETWORKS, Images
 
-FEW = {"limit": 400, "labelled": True}
+FEW = {"max_examples": 400, "client_labels": True}
 
 
 @pytest.mark.parametrize("kind", list(PARTITIONS))
 def test_clients_share_out_both_parts(kind):
-    workload = Images(shards=3, partition=kind, **FEW)
+    workload = make(Images, num_clients=3, partition=kind, **FEW)
     assert workload.clients == ("shard-0", "shard-1", "shard-2")
     whole, tests = workload.data(None, "train"), workload.data(None, "test")
     assert len(whole) == len(tests) == 400
@@ -34,19 +35,19 @@ def test_clients_share_out_both_parts(kind):
 
 
 def test_without_labels_clients_share_what_the_server_does_not_hold():
-    workload = Images(shards=2, server_share=0.25)
+    workload = make(Images, num_clients=2, server_fraction=0.25)
     server, clients = workload.data(None, "train"), [workload.data(part, "train") for part in range(2)]
     assert all(set(shard.columns) == set(shard[:2]) == {"x"} for shard in clients)
     assert len(server) == 3248 // 4 and set(server.columns) == {"x", "y"}
     images = [image.tobytes() for data in (server, *clients) for image in data.columns["x"].numpy()]
-    assert sorted(images) == sorted(image.numpy().tobytes() for image in image_sets.read("omniglot", None).x)
+    assert sorted(images) == sorted(image.numpy().tobytes() for image in image_sets.load_image_set("omniglot", None).x)
     assert [len(workload.labels(part)) for part in range(2)] == list(map(len, clients))
     assert "y" in workload.data(0, "test").columns
 
 
 def test_small_alpha_skews_labels_and_only_those_of_training():
     def classes(split, alpha):
-        workload = Images(shards=4, alpha=alpha, labelled=True)
+        workload = make(Images, num_clients=4, alpha=alpha, client_labels=True)
         return min(len(workload.data(part, split).columns["y"].unique()) for part in range(4))
 
     assert classes("train", 0.1) < 120 < 200 < classes("train", 100.0)
@@ -54,7 +55,7 @@ def test_small_alpha_skews_labels_and_only_those_of_training():
 
 
 def test_only_training_images_get_new_views():
-    workload = Images(**FEW)
+    workload = make(Images, **FEW)
     for partition in (None, 0):
         for split in ("train", "test"):
             data = workload.data(partition, split)
@@ -90,12 +91,12 @@ def test_what_cannot_be_is_refused():
         Images(size=30, network="vit").model()
     with pytest.raises(ConfigError, match="images of 32 pixels cannot be cut into patches of 14.*for example 28"):
         Images(mixer="H/14").model()
-    with pytest.raises(DataError, match=r"cifar10 does not ship with fedlab: expected FOLDER/cifar10/.*set data_root"):
+    with pytest.raises(DataError, match=r"cifar10 does not ship with fedlab: expected FOLDER/cifar10/.*set data.root"):
         Images(source="cifar10").model()
     with pytest.raises(DataError, match="there is no partition 4; this workload has 4"):
         Images().data(4, "train")
     with pytest.raises(ConfigError, match="40 examples cannot be split over 5 clients"):
-        Images(limit=40, shards=5).data(0, "train")
+        make(Images, max_examples=40, num_clients=5).data(0, "train")
 
 
 def test_a_checkpoint_of_another_model_is_refused():
@@ -103,12 +104,13 @@ def test_a_checkpoint_of_another_model_is_refused():
     assert load(Images().model(), weights, torch.device("cpu"))
     for knobs in ({"network": "vit"}, {"network": "conv"}, {"mixer": "small"}, {"size": 24}):
         with pytest.raises(IncompatibleWeightsError, match="weights are of another model than .* use the workload and"):
-            load(Images(**knobs).model(), weights, torch.device("cpu"))
+            load(make(Images, **knobs).model(), weights, torch.device("cpu"))
 
 
+@pytest.mark.engine
 def test_a_mixer_federates_where_its_data_are(tmp_path):
-    few = {"images.limit": 300, "client.steps": 3, "client.batch": 16, "threads": 1}
-    result = fedlab.run("mixer-cifar10", runs=tmp_path, rounds=2, knobs={**few, "images.source": "omniglot"})
+    few = {"data.max_examples": 300, "client.steps": 3, "client.batch_size": 16, "threads": 1}
+    result = fedlab.run("mixer-cifar10", runs=tmp_path, rounds=2, overrides={**few, "images.source": "omniglot"})
     assert set(result.final()) == {f"shard-{number}" for number in range(4)}
     with pytest.raises(DataError, match="does not ship with fedlab"):
-        fedlab.run("mixer-cifar10", runs=tmp_path, data_root=str(tmp_path))
+        fedlab.run("mixer-cifar10", runs=tmp_path, overrides={"data.root": str(tmp_path)})

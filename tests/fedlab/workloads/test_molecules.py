@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedlab import launch, strategies
-from fedlab.client.app import app as client_app
-from fedlab.config.schema import build
+from configs import DATA, make
+from fedlab import launch, registry
+from fedlab.config.sections import parse_section
 from fedlab.data.molecules import graphs, smiles
 from fedlab.engines import inprocess
 from fedlab.errors import ConfigError, DataError
@@ -15,17 +15,16 @@ from fedlab.evaluation import molecule_plots
 from fedlab.evaluation import molecules as scores
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import seeded
-from fedlab.server.app import app as server_app
 from fedlab.workload import Score, missing_columns
 from fedlab.workloads.molecules import Molecules, _holdings
 
-SMALL = {"limit": 300, "adjacency_layers": 3, "node_layers": 3, "samples": 40, "pictures": False}
-KNOBS = {f"molecules.{name}": value for name, value in SMALL.items()}
+SMALL = {"max_examples": 300, "adjacency_layers": 3, "node_layers": 3, "samples": 40, "pictures": False}
+KNOBS = {f"{'data' if name in DATA else 'molecules'}.{name}": value for name, value in SMALL.items()}
 
 
 @pytest.fixture
 def workload():
-    return Molecules(**SMALL)
+    return make(Molecules, **SMALL)
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def model(workload):
 
 
 def strings(workload, data):
-    return graphs.all_smiles(data.columns["adjacency"], data.columns["nodes"], workload.alphabet)
+    return graphs.batch_to_smiles(data.columns["adjacency"], data.columns["nodes"], workload.vocabulary)
 
 
 # --- who holds what ---
@@ -43,7 +42,7 @@ def strings(workload, data):
 
 @pytest.mark.parametrize("partition", ["iid", "scaffold", "size", "dirichlet"])
 def test_every_molecule_has_one_owner_who_trains_or_tests_on_it(partition):
-    workload = Molecules(**SMALL, partition=partition, alpha=5.0)
+    workload = make(Molecules, **SMALL, partition=partition, alpha=5.0)
     holdings = _holdings(workload)
     rows = torch.cat([holdings.public, *(part for client in holdings.clients for part in client)])
     assert torch.equal(rows.sort().values, torch.arange(300))
@@ -56,7 +55,7 @@ def test_every_molecule_has_one_owner_who_trains_or_tests_on_it(partition):
 
 
 def test_the_server_has_a_public_part_or_for_the_bound_all_that_clients_train_on():
-    public, pooled = Molecules(**SMALL), Molecules(**SMALL, server="pooled")
+    public, pooled = make(Molecules, **SMALL), make(Molecules, **SMALL, server="pooled")
     assert len(public.data(None, "train")) == 15
     parts = [public.data(number, "train") for number in range(4)]
     assert len(pooled.data(None, "train")) == 15 + sum(map(len, parts))
@@ -68,7 +67,7 @@ def test_the_server_has_a_public_part_or_for_the_bound_all_that_clients_train_on
 
 def test_batches_are_one_hot_graphs_without_labels(workload):
     data = workload.data(0, "train")
-    batch = data.sample(6)
+    batch = data.sample_batch(6)
     assert set(batch) == {"adjacency", "nodes"}
     assert batch["adjacency"].shape == (6, 4, 9, 9) and batch["nodes"].shape == (6, 9, 5)
     assert batch["adjacency"].dtype == batch["nodes"].dtype == torch.float32
@@ -77,50 +76,50 @@ def test_batches_are_one_hot_graphs_without_labels(workload):
 
 
 def test_a_random_order_is_drawn_anew_and_is_the_same_molecule():
-    workload = Molecules(**SMALL, order="random")
+    workload = make(Molecules, **SMALL, atom_order="random")
     data = workload.data(0, "train")
     first, second = data[:20], data[:20]
     assert not torch.equal(first["adjacency"], second["adjacency"])
     for batch in (first, second):
-        found = graphs.all_smiles(batch["adjacency"].argmax(1), batch["nodes"].argmax(2), workload.alphabet)
+        found = graphs.batch_to_smiles(batch["adjacency"].argmax(1), batch["nodes"].argmax(2), workload.vocabulary)
         assert found == strings(workload, data)[:20]
 
 
 def test_canonical_order_and_dropped_molecules(workload):
-    canonical = Molecules(**SMALL, order="canonical")
+    canonical = make(Molecules, **SMALL, atom_order="canonical")
     assert strings(canonical, canonical.data(1, "train")) == strings(workload, workload.data(1, "train"))
-    dropped = _holdings(Molecules(**SMALL, lossy="drop"))
+    dropped = _holdings(make(Molecules, **SMALL, lossy="drop"))
     kept = _holdings(workload)
-    assert (kept.training.losses & graphs.LOSSY > 0).sum() == 300 - len(dropped.training) > 10
-    assert (dropped.training.losses & graphs.LOSSY == 0).all()
+    assert (kept.training.lossy_flags & graphs.ALTERING_FLAGS > 0).sum() == 300 - len(dropped.training) > 10
+    assert (dropped.training.lossy_flags & graphs.ALTERING_FLAGS == 0).all()
 
 
 def test_a_file_of_ones_own_takes_the_place_of_the_set(tmp_path):
-    texts = smiles.path_of("qm9", "test", None).read_text().splitlines()[1:201]
+    texts = smiles.molecule_file("qm9", "test", None).read_text().splitlines()[1:201]
     file = tmp_path / "mine.smi"
     file.write_text("\n".join(texts))
-    workload = Molecules(file=str(file), shards=2, partition="iid", public=0.1)
+    workload = make(Molecules, file=str(file), num_clients=2, partition="iid", server_fraction=0.1)
     assert len(workload.data(None, "test")) == 20
     assert [len(workload.data(number, "train")) + len(workload.data(number, "test")) for number in (0, 1)] == [81, 81]
 
 
 def test_a_client_may_bring_a_file_of_its_own_in_place_of_its_share(tmp_path):
-    texts = smiles.path_of("qm9", "test", None).read_text().splitlines()[1:51]
+    texts = smiles.molecule_file("qm9", "test", None).read_text().splitlines()[1:51]
     file = tmp_path / "mine.smi"
     file.write_text("\n".join([*texts, "C[Si]"]))
-    workload = Molecules(**SMALL, folder=str(file))
-    with pytest.warns(smiles.SetAside, match="1 of 51"):
+    workload = make(Molecules, **SMALL, client_folder=str(file))
+    with pytest.warns(smiles.SkippedLinesWarning, match="1 of 51"):
         train, test = workload.data(1, "train"), workload.data(1, "test")
     assert len(train) == 45 and len(test) == 5
-    known = [graphs.canonical(graphs.parse(text, graphs.QM9)[0]) for text in texts]
-    assert set(strings(workload, train)) < {*known, *_holdings(workload).reference.meanings}
+    known = [graphs.canonical_smiles(graphs.parse_smiles(text, graphs.QM9)[0]) for text in texts]
+    assert set(strings(workload, train)) < {*known, *_holdings(workload).reference.decoded_smiles}
     assert len(workload.data(None, "train")) == 15  # the server's part is the set's
     file.write_text("CC\nCO\n")
-    smiles.read.cache_clear()
+    smiles.load_molecules.cache_clear()
     with pytest.raises(DataError, match="mine.smi has 2 molecules that can be used; at least 20 are needed"):
         workload.data(1, "train")
     with pytest.raises(DataError, match="cannot be read"):
-        Molecules(**SMALL, folder=str(tmp_path)).data(1, "train")
+        make(Molecules, **SMALL, client_folder=str(tmp_path)).data(1, "train")
 
 
 # --- what is measured ---
@@ -143,26 +142,26 @@ def test_scores_are_of_samples_against_both_files(workload, model):
     with seeded("score"):
         drawn = workload.draw(model, 40)
     training, reference = (
-        smiles.read(smiles.path_of("qm9", split, None), graphs.QM9, 300) for split in ("train", "test")
+        smiles.load_molecules(smiles.molecule_file("qm9", split, None), graphs.QM9, 300) for split in ("train", "test")
     )
-    wanted = scores.generation(drawn, set(training.meanings))
+    wanted = scores.validity_metrics(drawn, set(training.decoded_smiles))
     assert {name: found[name] for name in wanted} == wanted and found["samples"] == 40
     valid = [one for one in drawn if one]
-    likeness = scores.likeness(valid, [text for text in reference.meanings if text])
-    assert set(found) - set(wanted) == {*likeness, "rebuilt"}
-    assert found["rebuilt"] == 1  # a flow inverts
-    assert Molecules(**{**SMALL, "samples": 0}).score(model) == Score()
+    likeness = scores.distribution_metrics(valid, [text for text in reference.decoded_smiles if text])
+    assert set(found) - set(wanted) == {*likeness, "reconstruction"}
+    assert found["reconstruction"] == 1  # a flow inverts
+    assert make(Molecules, **{**SMALL, "samples": 0}).score(model) == Score()
 
 
 def test_pictures_are_of_the_samples_that_are_scored(workload, model):
     with seeded("score"):
         plain = workload.score(model)
     with seeded("score"):
-        shown = Molecules(**{**SMALL, "pictures": True}).score(model)
+        shown = make(Molecules, **{**SMALL, "pictures": True}).score(model)
     assert shown.metrics == plain.metrics and not plain.pictures
     with seeded("score"):
         drawn = workload.draw(model, 40)
-    assert shown.pictures["molecules"] == molecule_plots.samples(drawn)
+    assert shown.pictures["molecules"] == molecule_plots.sample_grid(drawn)
     assert shown.pictures["properties"].startswith(b"\x89PNG")
 
 
@@ -177,12 +176,12 @@ def test_corrected_samples_are_all_molecules(workload, model):
 
 # --- mpgvae ---
 
-VAE = {"network": "mpgvae", "width": 8, "latent": 4, "passes": 1}
+VAE = {"network": "mpgvae", "width": 8, "latent": 4, "message_steps": 1}
 
 
 def test_knobs_reach_an_mpgvae():
-    knobs = {"beta": 0.25, "warmup": 7, "matching": "assignment", "spread": 0.5}
-    model = Molecules(**SMALL, **VAE, **knobs).model()
+    knobs = {"beta": 0.25, "warmup": 7, "matching": "assignment", "decode_temperature": 0.5}
+    model = make(Molecules, **SMALL, **VAE, **knobs).model()
     assert (model.sizes.width, model.sizes.latent, model.sizes.passes) == (8, 4, 1)
     assert (model.sizes.size, model.sizes.elements) == (9, 5)
     found = {"beta": model.ceiling, "warmup": model.warmup, "matching": model.matching, "spread": model.spread}
@@ -190,18 +189,18 @@ def test_knobs_reach_an_mpgvae():
 
 
 def test_an_mpgvae_is_scored_and_tested_like_any_family(monkeypatch):
-    workload = Molecules(**SMALL, **VAE)
+    workload = make(Molecules, **SMALL, **VAE)
     with seeded("model"):
         model = workload.model()
     found = workload.evaluate(model, workload.data(1, "test"))
     assert found["nll"] == pytest.approx(45 * found["loss"], rel=0.05)  # beta is 1: both are the bound, of other draws
     with seeded("score"):
         assert workload.score(model).metrics["samples"] == 40
-    assert workload.rebuilt(model, 40) == {"rebuilt": 0}
+    assert workload.reconstruction_rate(model, 40) == {"reconstruction": 0}
     reference = workload.data(None, "test")[:20]
     monkeypatch.setattr(type(model), "decode", lambda *_, **__: (reference["adjacency"], reference["nodes"]))
-    assert workload.rebuilt(model, 20) == {"rebuilt": 1}
-    assert workload.rebuilt(model, 0) == {}  # as of a file with no molecule in one piece
+    assert workload.reconstruction_rate(model, 20) == {"reconstruction": 1}
+    assert workload.reconstruction_rate(model, 0) == {}  # as of a file with no molecule in one piece
 
 
 # --- strategies ---
@@ -210,16 +209,16 @@ ROUND = {
     **KNOBS,
     "molecules.adjacency_layers": 1,
     "molecules.node_layers": 1,
-    "molecules.shards": 5,
+    "data.num_clients": 5,
     "molecules.samples": 10,
     "rounds": 1,
     "threads": 1,
     "device": "cpu",
     "client.steps": 5,
-    "client.batch": 16,
+    "client.batch_size": 16,
     "client.learning_rate": 0.1,
     "server.steps": 3,
-    "server.batch": 10,
+    "server.batch_size": 10,
 }
 READ_X_OR_Y = {
     "dualadapt": "needs a model with .features and .head",
@@ -238,15 +237,15 @@ def one_round(tmp_path):
     """The lines of ``metrics.jsonl`` of one round through both apps."""
 
     def run(**knobs):
-        directory = RunDirectory.create(tmp_path, launch.prepare("graphnvp-qm9", {**ROUND, **knobs}))
-        flat = directory.config()
-        inprocess.run(server_app, client_app, flat, int(flat["molecules.shards"]))
+        config = launch.prepare("graphnvp-qm9", {**ROUND, **knobs})
+        directory = RunDirectory.create(tmp_path, config)
+        inprocess.run_config(launch.APPS, config, directory.path)
         return directory.rounds()
 
     return run
 
 
-@pytest.mark.parametrize("strategy", [name for name in strategies.STRATEGIES if name not in READ_X_OR_Y])
+@pytest.mark.parametrize("strategy", [name for name in registry.STRATEGIES if name not in READ_X_OR_Y])
 def test_strategies_that_need_the_loss_alone_lower_it_on_every_client(one_round, strategy):
     before, after = one_round(strategy=strategy)
     assert len(after["clients"]) == 5 and not after["failures"]
@@ -261,7 +260,7 @@ def test_the_warm_up_of_an_mpgvae_counts_the_steps_behind_the_global_model(one_r
     knobs = {f"molecules.{name}": value for name, value in VAE.items()}
     knobs |= {"molecules.warmup": 20, "client.learning_rate": 0.02, "client.steps": 4, "rounds": 2}
     if strategy not in ("scaffold",):
-        knobs |= {"client.optimiser": "adam"}
+        knobs |= {"client.optimizer": "adam"}
     first, _, last = one_round(strategy=strategy, **knobs)
     assert len(last["clients"]) == 5 and not last["failures"]
     _, state = RunDirectory.open(next(tmp_path.glob("graphnvp*"))).checkpoints.latest()
@@ -277,7 +276,7 @@ def test_strategies_that_read_inputs_or_labels_are_refused_before_the_run(strate
 
 def test_the_servers_public_part_can_start_a_federation_and_all_of_it_is_the_bound(one_round):
     begun, _ = one_round(**{"server.pretrain_steps": 4, "name": "pretrained"})
-    fresh, bound = one_round(**{"strategy": "source_only", "molecules.server": "pooled", "server.average": 0.0})
+    fresh, bound = one_round(**{"strategy": "source_only", "molecules.server": "pooled", "server.ema_decay": 0.0})
     assert begun["mean"]["loss"] < fresh["mean"]["loss"] and bound["mean"]["loss"] < fresh["mean"]["loss"]
 
 
@@ -287,16 +286,16 @@ def test_the_servers_public_part_can_start_a_federation_and_all_of_it_is_the_bou
 @pytest.mark.parametrize(
     ("knobs", "error", "sentence"),
     [
-        ({"limit": 100}, ConfigError, "the server's public part would be 5 of 100 molecules"),
-        ({"shards": 40}, ConfigError, "would hold . of 285 molecules shared out by scaffold"),
+        ({"max_examples": 100}, ConfigError, "the server's public part would be 5 of 100 molecules"),
+        ({"num_clients": 40}, ConfigError, "would hold . of 285 molecules shared out by scaffold"),
         ({"dataset": "zinc"}, DataError, "expected FOLDER/molecules/zinc_subset_train.smi"),
         ({"file": "nowhere.smi"}, DataError, "the SMILES file nowhere.smi cannot be read"),
-        ({"data_root": "/nowhere"}, DataError, "expected /nowhere/molecules/qm9_train.smi"),
+        ({"data.root": "/nowhere"}, DataError, "expected /nowhere/molecules/qm9_train.smi"),
     ],
 )
 def test_data_that_cannot_be_shared_out_is_refused(knobs, error, sentence):
     with pytest.raises(error, match=sentence):
-        Molecules(**{**SMALL, **knobs}).data(0, "train")
+        make(Molecules, **{**SMALL, **knobs}).data(0, "train")
 
 
 def test_a_short_file_and_lines_that_are_no_molecules_are_told(tmp_path, monkeypatch):
@@ -304,7 +303,7 @@ def test_a_short_file_and_lines_that_are_no_molecules_are_told(tmp_path, monkeyp
     file = tmp_path / "mine.smi"
     file.write_text("CC\nCO\nC1CC\n")
     with (
-        pytest.warns(smiles.SetAside, match="1 of 3 molecules of .* line 3: 'C1CC'"),
+        pytest.warns(smiles.SkippedLinesWarning, match="1 of 3 molecules of .* line 3: 'C1CC'"),
         pytest.raises(DataError, match="mine.smi has 2 molecules that can be used; at least 20 are needed"),
     ):
         Molecules(file=str(file)).data(0, "train")
@@ -322,5 +321,5 @@ def test_partitions_splits_and_knobs_that_do_not_exist_are_refused(workload):
         workload.data(4, "train")
     with pytest.raises(DataError, match="no split 'valid'"):
         workload.data(0, "valid")
-    with pytest.raises(ConfigError, match=r"knob 'molecules.network'.*got 'moflow'"):
-        build(Molecules, "molecules", {"molecules.network": "moflow"})
+    with pytest.raises(ConfigError, match=r"option 'molecules.network'.*got 'moflow'"):
+        parse_section(Molecules, "molecules", {"molecules.network": "moflow"})

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import pytest
 
-from fedlab import workloads
-from fedlab.config.schema import Core, build
+from configs import make, workload
+from fedlab import registry
+from fedlab.config.schema import RunConfig
 from fedlab.errors import ConfigError
 from fedlab.workloads.digits import Digits
 
 
-def test_a_table_of_knobs_makes_the_workload_it_names():
-    made = workloads.make({"workload": "digits", "digits.targets": "usps", "digits.augment": "false", "seed": 9})
-    assert made == Digits(targets="usps", augment=False, seed=9)
+def test_options_make_the_workload_that_they_name():
+    made = workload("digits", **{"digits.targets": "usps", "digits.augment": "false", "data.alpha": "0.1", "seed": 9})
+    assert made == make(Digits, targets="usps", augment=False, alpha=0.1, seed=9)
 
 
 def test_the_default_workload_is_in_the_table():
-    assert workloads.find(Core().workload).knobs is type(workloads.make({}))
+    assert registry.find("workload", RunConfig().workload).spec.workload is type(registry.load_config({}).workload)
 
 
 def test_an_unknown_workload_gets_a_near_match():
     with pytest.raises(ConfigError, match="unknown workload 'digit'; did you mean 'digits'"):
-        workloads.make({"workload": "digit"})
+        workload("digit")
 
 
-def test_a_wrong_knob_is_a_sentence_with_its_key():
-    with pytest.raises(ConfigError, match=r"knob 'digits.setting'.*got 'orakel'; .*'adaptation', 'oracle' or 'shards'"):
-        workloads.make({"digits.setting": "orakel"})
+def test_a_wrong_value_is_a_sentence_with_its_key():
+    with pytest.raises(ConfigError, match=r"option 'digits.setting'.*got 'orakel'; .*'domains' or 'shards'"):
+        workload("digits", **{"digits.setting": "orakel"})
     with pytest.raises(ConfigError, match="domain 'usps' appears twice"):
-        workloads.make({"digits.targets": "usps,usps"})
+        workload("digits", **{"digits.targets": "usps,usps"})
 
 
-@pytest.mark.parametrize("name", list(workloads.WORKLOADS))
+@pytest.mark.parametrize("name", list(registry.WORKLOADS))
 def test_every_line_has_a_summary_and_defaults_that_work(name):
-    line = workloads.find(name)
-    assert line.summary
-    assert build(line.knobs, name, {}) == line.knobs()
+    assert registry.WORKLOADS[name].summary
+    assert workload(name) == make(registry.find("workload", name).spec.workload)

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from fedlab.config.schema import CORE_SECTIONS, resolve
+from fedlab import registry
 from fedlab.seeds import seeded
 from fedlab.strategies import aggregation
 from fedlab.strategies.aggregation import ClientUpdate
-from toy import SMALL, Blobs
+from tables import put
+from toy import SMALL, SPEC, Blobs
 
 COUNTER, VARIANCE = "features.2.num_batches_tracked", "features.2.running_var"
 
@@ -21,14 +22,12 @@ def workload():
 
 
 @pytest.fixture
-def table():
-    """Knobs of a run with one rule."""
+def table(monkeypatch):
+    """Configuration of a run with one rule; changes that are not options of it are refused."""
+    put(monkeypatch, "workload", "blobs", SPEC)
 
     def make(rule, **changes):
-        sections = {**CORE_SECTIONS, "blobs": Blobs, rule: aggregation.find(rule).knobs}
-        chosen = {"workload": "blobs", "aggregation": rule}
-        small = {key: value for key, value in SMALL.items() if not key.startswith("dualadapt")}
-        return resolve({**small, "blobs.domains": "a,b,c,d,e", **changes}, {}, sections, chosen)
+        return registry.load_config({**SMALL, "strategy": rule, "blobs.domains": "a,b,c,d,e"}, changes)
 
     return make
 
@@ -36,7 +35,7 @@ def table():
 @pytest.fixture
 def make(workload, table):
     def rule(name, **changes):
-        return aggregation.make(name, workload, table(name, **changes))
+        return aggregation.make(workload, table(name, **changes))
 
     return rule
 

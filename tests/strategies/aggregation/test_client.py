@@ -26,7 +26,7 @@ def test_the_loss_before_training_is_that_of_the_model_that_was_sent(record):
     for client, found in enumerate(losses):
         model = BLOBS.model()
         model.load_state_dict(seen["train", 1, client].received["arrays"])
-        wanted = BLOBS.evaluate(model, Blobs(domains="a,b,c", labelled=True).data(client, "train"))["loss"]
+        wanted = BLOBS.evaluate(model, Blobs(domains="a,b,c", client_labels=True).data(client, "train"))["loss"]
         assert found == pytest.approx(wanted, rel=1e-5)
 
 
@@ -42,7 +42,7 @@ def test_clipping_on_the_client_gives_what_clipping_on_the_server_gives(record, 
     knobs = {f"{rule}.clipping_norm": 0.2}
     found = {}
     for side in ("server", "client"):
-        seen, directory = record(rule, **knobs, **{f"{rule}.side": side})
+        seen, directory = record(rule, **knobs, **{f"{rule}.clip_on": side})
         found[side] = directory.checkpoints.latest()[1]
         for client in range(3):
             one = seen["train", 1, client]

@@ -12,11 +12,11 @@ from flwr.serverapp.strategy import FedAvg
 from scipy.integrate import quad
 
 from fedlab.errors import ConfigError
-from fedlab.models.batchnorm_stats import adopt_statistics
+from fedlab.models.batchnorm_stats import adapt_batchnorm
 from fedlab.seeds import seeded
 from fedlab.strategies.aggregation.client import clip
 from fedlab.strategies.aggregation.privacy import epsilon
-from fedlab.strategies.aggregation.rule import Reply
+from flower_reference import FlowerReply, array_record
 
 COUNTER, NORM = "features.2.num_batches_tracked", 0.5
 QUIET = {"dp_fixed.noise_multiplier": 0.0, "dp_fixed.clipping_norm": NORM}
@@ -72,7 +72,7 @@ def test_statistics_are_the_servers_own_whatever_clients_send(make, workload, st
     new = make("dp_fixed", **QUIET).aggregate(start, given, 1)
     model = workload.model()
     model.load_state_dict(new)
-    adopt_statistics(model, workload.data(None, "train"), 1000, 1.0, torch.device("cpu"))
+    adapt_batchnorm(model, workload.data(None, "train"), 1000, 1.0, torch.device("cpu"))
     for name in ("features.2.running_mean", "features.2.running_var"):
         torch.testing.assert_close(new[name], model.state_dict()[name])
     assert new[COUNTER] == start[COUNTER]
@@ -90,9 +90,9 @@ def test_flowers_own_wrapper_runs_away_from_that_median(workload, start, models)
     """Departure 4: should a later Flower mend this, the departure can go."""
     wrapper = FlowerAdaptive(FedAvg(), 0.0, 5, initial_clipping_norm=0.01)
     names = learned(workload)
-    wrapper.current_arrays = Reply({name: start[name].numpy() for name in names}, 1, {}).content["arrays"]
+    wrapper.current_arrays = array_record({name: start[name] for name in names})
     for server_round in range(1, 80):
-        replies = [Reply({name: one.arrays[name].numpy() for name in names}, 1, {}) for one in models(1)]
+        replies = [FlowerReply({name: one.arrays[name] for name in names}, 1, {}) for one in models(1)]
         wrapper.aggregate_train(server_round, replies)
     assert wrapper.clipping_norm < 1e-5
 
@@ -123,7 +123,7 @@ def test_both_noises_of_a_round_cost_one_multiplier(make):
 
 
 def test_clients_that_clip_say_whether_they_had_to(make):
-    rule = make("dp_adaptive", **{"dp_adaptive.side": "client"})
+    rule = make("dp_adaptive", **{"dp_adaptive.clip_on": "client"})
     assert rule.client_config() == {"clipping-norm": 0.1} and rule.expected_metrics == {"unclipped"}
     assert rule.validate_metrics({"unclipped": 1.0}) == "" and "expected 0 or 1" in rule.validate_metrics({"unclipped": 1e9})
     assert make("dp_fixed").client_config() == {} and not make("dp_fixed").expected_metrics

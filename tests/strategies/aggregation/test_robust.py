@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedlab.errors import ConfigError, RunError
-from fedlab.strategies.aggregation import ClientUpdate
+from fedlab.strategies.aggregation import ClientUpdate, robust
 
 COUNTER = "features.2.num_batches_tracked"
 
@@ -42,14 +42,14 @@ def test_the_mean_without_one_at_each_end(make, rounds):
     def step(name, w, clients, server_round):
         return np.sort(clients, 0)[1:-1].mean(0)
 
-    rounds(make("fedtrimmedavg", **{"fedtrimmedavg.share": 0.3}), step)
+    rounds(make("fedtrimmedavg", **{"fedtrimmedavg.trim_fraction": 0.3}), step)
 
 
 @pytest.mark.parametrize("malicious", [0, 1])
 def test_krum_takes_the_model_with_the_nearest_neighbours(make, start, models, malicious):
     given = models(1)
     best = krum_order(given, malicious)[0]
-    new = make("krum", **{"krum.malicious": malicious}).aggregate(start, given, 1)
+    new = make("krum", **{"krum.num_malicious": malicious}).aggregate(start, given, 1)
     assert all(torch.equal(new[name], given[best].arrays[name]) for name in new if name != COUNTER)
 
 
@@ -57,7 +57,7 @@ def test_krum_takes_the_model_with_the_nearest_neighbours(make, start, models, m
 def test_multikrum_averages_the_best(make, start, models, selected, kept):
     given = models(1)
     best = krum_order(given, 1)[:kept]
-    new = make("multikrum", **{"multikrum.malicious": 1, "multikrum.selected": selected}).aggregate(start, given, 1)
+    new = make("multikrum", **{"multikrum.num_malicious": 1, "multikrum.num_selected": selected}).aggregate(start, given, 1)
     weight = sum(given[i].examples for i in best)
     for name in start.keys() - {COUNTER}:
         wanted = sum(given[i].arrays[name].double() * given[i].examples for i in best) / weight
@@ -67,7 +67,7 @@ def test_multikrum_averages_the_best(make, start, models, selected, kept):
 def test_bulyan_averages_near_the_median_of_the_best(make, workload, start, models):
     given = [*models(1), *models(2)[:2]]  # seven, enough for f = 1
     workload = type(workload)(domains="a,b,c,d,e,f,g")
-    new = make("bulyan", **{"bulyan.malicious": 0}).aggregate(start, given[:5], 1)
+    new = make("bulyan", **{"bulyan.num_malicious": 0}).aggregate(start, given[:5], 1)
     for name in start.keys() - {COUNTER}:  # f = 0: all are selected and all are near
         wanted = torch.stack([one.arrays[name].double() for one in given[:5]]).mean(0)
         torch.testing.assert_close(new[name].double(), wanted, rtol=0, atol=1e-6)
@@ -78,8 +78,8 @@ def test_bulyan_with_one_liar_among_seven(workload, table, start, models):
 
     given = lying([*models(1), *models(2)[:2]], client=3)
     seven = type(workload)(domains="a,b,c,d,e,f,g")
-    flat_table = table("bulyan", **{"blobs.domains": "a,b,c,d,e,f,g", "bulyan.malicious": 1})
-    new = aggregation.make("bulyan", seven, flat_table).aggregate(start, given, 1)
+    config = table("bulyan", **{"blobs.domains": "a,b,c,d,e,f,g", "bulyan.num_malicious": 1})
+    new = aggregation.make(seven, config).aggregate(start, given, 1)
     chosen = [given[i] for i in krum_order(given, 1)[:5]]  # theta = 7 - 2
     for name in start.keys() - {COUNTER}:
         stacked = np.stack([one.arrays[name].double().numpy() for one in chosen])
@@ -89,11 +89,28 @@ def test_bulyan_with_one_liar_among_seven(workload, table, start, models):
         np.testing.assert_allclose(new[name].numpy(), wanted, rtol=0, atol=1e-6)
 
 
+def test_coordinate_rules_by_hand():
+    stack = torch.tensor([[1.0, 5.0], [2.0, 6.0], [4.0, 8.0], [9.0, 100.0]], dtype=torch.float64)
+    assert robust.median(stack).tolist() == [3.0, 7.0]
+    assert robust.median(stack[:3]).tolist() == [2.0, 6.0]
+    assert robust.trimmed_mean(stack, 1).tolist() == [3.0, 7.0]
+    assert robust.mean_near_median(stack, 3).tolist() == [7 / 3, 19 / 3]  # 1, 2, 4 and 5, 6, 8
+    assert robust.mean_near_median(torch.tensor([0.0, 2.0]), 1) == 0.0  # a tie: the first
+
+
+def test_krum_scores_by_hand():
+    """Points 0, 1, 3 and 10 on a line: with n = 4, f = 1 one neighbour counts."""
+    distances = robust.squared_distances(torch.tensor([[0.0], [1.0], [3.0], [10.0]], dtype=torch.float64))
+    assert distances[0].tolist() == [0.0, 1.0, 9.0, 100.0]
+    assert robust.krum_scores(distances, 1).tolist() == [1.0, 1.0, 4.0, 49.0]
+    assert robust.krum_scores(distances, 0).tolist() == [10.0, 5.0, 13.0, 49.0 + 81.0]
+
+
 ROBUST = {
     "fedmedian": {},
-    "fedtrimmedavg": {"fedtrimmedavg.share": 0.2},
-    "krum": {"krum.malicious": 1},
-    "multikrum": {"multikrum.malicious": 1},
+    "fedtrimmedavg": {"fedtrimmedavg.trim_fraction": 0.2},
+    "krum": {"krum.num_malicious": 1},
+    "multikrum": {"multikrum.num_malicious": 1},
 }
 
 
@@ -113,19 +130,19 @@ def test_near_updates_are_told_apart_far_from_the_origin(make, start):
         ClientUpdate({name: t if name == COUNTER else t + size for name, t in far.items()}, 1, {}) for size in sizes
     ]
     order = krum_order(given, 1)
-    new = make("krum", **{"krum.malicious": 1}).aggregate(far, given, 1)
+    new = make("krum", **{"krum.num_malicious": 1}).aggregate(far, given, 1)
     assert torch.equal(new["head.0.weight"], given[order[0]].arrays["head.0.weight"])
 
 
 @pytest.mark.parametrize(
     ("rule", "knobs", "said"),
     [
-        ("krum", {"krum.malicious": 2}, r"needs 7 replies a round, and this run is sure of 5"),
-        ("krum", {"krum.malicious": 1, "min_clients": 3}, r"needs 5 replies a round, and this run is sure of 3"),
-        ("krum", {"krum.malicious": 1, "arrivals": "c=2"}, r"needs 5 replies a round, and this run is sure of 4"),
-        ("multikrum", {"multikrum.selected": 6}, r"needs 6 replies"),
-        ("bulyan", {"bulyan.malicious": 1}, r"needs 7 replies"),
-        ("fedtrimmedavg", {"fedtrimmedavg.share": 0.1}, r"trims none of 5 clients; 10 are needed"),
+        ("krum", {"krum.num_malicious": 2}, r"needs 7 replies a round, and this run is sure of 5"),
+        ("krum", {"krum.num_malicious": 1, "min_clients": 3}, r"needs 5 replies a round, and this run is sure of 3"),
+        ("krum", {"krum.num_malicious": 1, "join_rounds": "c=2"}, r"needs 5 replies a round, and this run is sure of 4"),
+        ("multikrum", {"multikrum.num_selected": 6}, r"needs 6 replies"),
+        ("bulyan", {"bulyan.num_malicious": 1}, r"needs 7 replies"),
+        ("fedtrimmedavg", {"fedtrimmedavg.trim_fraction": 0.1}, r"trims none of 5 clients; 10 are needed"),
     ],
 )
 def test_a_run_that_is_not_sure_of_enough_clients_is_refused(make, rule, knobs, said):

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from fedlab.errors import RunError
 from fedlab.seeds import seeded
+from fedlab.strategies.aggregation import ClientUpdate
 from toy import Blobs
 
+COUNTER = "features.2.num_batches_tracked"
 WEIGHTS = np.arange(1, 6) / 15
 
 
@@ -34,6 +37,22 @@ def test_fedavgm_steps_along_a_momentum_and_averages_statistics(make, rounds):
         return w - 0.5 * speed[name]
 
     rounds(make("fedavgm", **{"fedavgm.momentum": 0.8, "fedavgm.learning_rate": 0.5}), step)
+
+
+def test_two_clients_by_hand(make, start):
+    """Weights 1 and 3 of 4: from 0, models 2 and 6 have mean 5; the counter takes the largest."""
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in start.items()}
+    updates = [
+        ClientUpdate({name: torch.full_like(tensor, value) for name, tensor in start.items()}, examples, {})
+        for value, examples in ((2, 1), (6, 3))
+    ]
+    mean = make("fedavg").aggregate(zeros, updates, 1)
+    assert all((tensor == (6 if name == COUNTER else 5)).all() for name, tensor in mean.items())
+    rule = make("fedavgm", **{"fedavgm.momentum": 0.5, "fedavgm.learning_rate": 2.0})
+    assert (rule.aggregate(zeros, updates, 1)["head.0.weight"] == 10).all()  # v = -5
+    assert (rule.aggregate(zeros, updates, 2)["head.0.weight"] == 15).all()  # v = -7.5
+    with pytest.raises(RunError, match="0 replies are too few"):
+        rule.aggregate(zeros, [], 3)
 
 
 def second_moment(rule, v, change):

@@ -17,7 +17,7 @@ def domain(shift, seed):
     generator = torch.Generator().manual_seed(seed)
     centres = CENTRES + torch.tensor([shift, 0.0, 0.0, 0.0])
     x = centres[torch.randint(5, (2000,), generator=generator)] + torch.randn(2000, 4, generator=generator)
-    start = gaussian_mixture.Mixture(
+    start = gaussian_mixture.GaussianMixture(
         torch.full((5,), 1 / 5).double().log(), centres.double(), torch.ones(5, 4).double()
     )
     return gaussian_mixture.fit(x, 5, start=start, steps=10)

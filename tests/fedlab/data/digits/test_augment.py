@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedlab.data.digits.augment import recolour, warp
+from fedlab.data.digits.augment import random_affine, random_recolor
 from fedlab.seeds import seeded
 
 
@@ -18,7 +18,7 @@ def digits(count=64):
     return x
 
 
-@pytest.mark.parametrize("view", [warp, recolour, lambda x: recolour(warp(x))])
+@pytest.mark.parametrize("view", [random_affine, random_recolor, lambda x: random_recolor(random_affine(x))])
 def test_values_stay_in_range_and_shape(view):
     with seeded("view"):
         x = view(digits(200))
@@ -28,7 +28,7 @@ def test_values_stay_in_range_and_shape(view):
     assert x.max() <= 1 + 1e-6
 
 
-@pytest.mark.parametrize("view", [warp, recolour])
+@pytest.mark.parametrize("view", [random_affine, random_recolor])
 def test_a_view_is_a_function_of_the_random_stream_and_leaves_its_input(view):
     x = digits(8)
     with seeded("view"):
@@ -48,7 +48,7 @@ STILL = {"degrees": 0, "shear": 0, "scale": (1, 1), "shift": 0}
 @pytest.mark.parametrize("ranges", [{"degrees": 30}, {"shear": 0.4}, {"scale": (0.6, 1.2)}, {"shift": 0.3}])
 def test_each_image_is_warped_in_its_own_way_in_every_respect(ranges):
     with seeded("view"):
-        x = warp(digits(8), **{**STILL, **ranges})
+        x = random_affine(digits(8), **{**STILL, **ranges})
     for first in range(8):
         for second in range(first):
             assert (x[first] - x[second]).abs().max() > 0.01
@@ -56,12 +56,12 @@ def test_each_image_is_warped_in_its_own_way_in_every_respect(ranges):
 
 def test_no_ranges_no_warp():
     x = digits(4)
-    assert torch.allclose(warp(x, **STILL), x, atol=1e-4)
+    assert torch.allclose(random_affine(x, **STILL), x, atol=1e-4)
 
 
 def test_what_comes_in_from_outside_is_the_ground():
     with seeded("view"):
-        x = warp(digits(50), scale=(0.5, 0.5), shift=0.0)
+        x = random_affine(digits(50), scale=(0.5, 0.5), shift=0.0)
     corners = x[:, :, [0, 0, -1, -1], [0, -1, 0, -1]]
     assert torch.allclose(corners, torch.full_like(corners, -1.0), atol=1e-6)
     assert x.amax((1, 2, 3)).min() > 0.9  # the strokes are still there
@@ -69,11 +69,11 @@ def test_what_comes_in_from_outside_is_the_ground():
 
 def test_a_half_scale_halves_lengths_and_a_shift_moves_by_half_widths():
     with seeded("view"):
-        small = warp(digits(1), **{**STILL, "scale": (0.5, 0.5)})
+        small = random_affine(digits(1), **{**STILL, "scale": (0.5, 0.5)})
     ink = [float((x[0, 0] + 1).sum()) for x in (small, digits(1))]
     assert ink[0] == pytest.approx(ink[1] / 4, rel=0.05)
     with seeded("view"):
-        moved = warp(digits(100), **{**STILL, "shift": 0.25})  # at most 4 of 32 pixels
+        moved = random_affine(digits(100), **{**STILL, "shift": 0.25})  # at most 4 of 32 pixels
     columns = ((moved[:, 0] + 1) / 2).sum(1)  # (images, 32)
     centre = (columns * torch.arange(32.0)).sum(1) / columns.sum(1)
     assert 3 < (centre - 15.5).abs().max() <= 4.01
@@ -82,7 +82,7 @@ def test_a_half_scale_halves_lengths_and_a_shift_moves_by_half_widths():
 def test_shares_of_plain_and_grey_images():
     x = digits(4000)[:, :, 10:18, 10:18]
     with seeded("view"):
-        y = recolour(x, plain=0.35, grey=0.2)
+        y = random_recolor(x, plain=0.35, grey=0.2)
     plain = (y == x).flatten(1).all(1)
     grey = (y == y[:, :1]).flatten(1).all(1) & ~plain
     assert plain.float().mean() == pytest.approx(0.35, abs=0.03)  # four standard deviations
@@ -93,14 +93,14 @@ def test_shares_of_plain_and_grey_images():
 def test_the_ends_of_the_shares(plain, grey, share):
     x = digits(50)
     with seeded("view"):
-        y = recolour(x, plain, grey)
+        y = random_recolor(x, plain, grey)
     assert (y == x).flatten(1).all(1).float().mean() == share
     assert ((y == y[:, :1]).flatten(1).all(1).float().mean() == 1.0) == (plain + grey == 1.0)
 
 
 def test_colours_are_one_for_the_ground_and_one_for_the_stroke():
     with seeded("view"):
-        y = recolour(digits(100), plain=0.0, grey=0.0)
+        y = random_recolor(digits(100), plain=0.0, grey=0.0)
     ground, stroke, edge = y[:, :, 0, 0], y[:, :, 16, 16], y[:, :, 7, 15]  # (images, 3)
     assert torch.equal(y[:, :, 31, 31], ground)
     assert torch.allclose(edge, ground * 0.35 + stroke * 0.65, atol=1e-6)  # the mask there is (0.3 + 1) / 2

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from fedlab.data.digits import datasets
-from fedlab.data.digits.datasets import DOMAINS, EMBEDDED, data_root, read
+from fedlab.data.digits.datasets import DOMAINS, EMBEDDED, data_root, load_digits
 from fedlab.errors import DataError
 
 EMBEDDED_DOMAINS = [name for name in DOMAINS if name != "svhn"]
@@ -37,24 +37,24 @@ def package(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("domain", EMBEDDED_DOMAINS)
-@pytest.mark.parametrize(("split", "which"), [("train", 0), ("test", 1), ("oracle", 0)])
-def test_every_domain_has_one_shape_and_range(domain, split, which):
-    examples = read(domain, split)
-    assert len(examples) == COUNTS[domain][which]
+@pytest.mark.parametrize(("split", "labels"), [("train", False), ("test", False), ("train", True)])
+def test_every_domain_has_one_shape_and_range(domain, split, labels):
+    examples = load_digits(domain, split, with_labels=labels, upper_bound=labels)
+    assert len(examples) == COUNTS[domain][split == "test"]
     assert examples.columns["x"].dtype == torch.uint8
     batch = examples[: len(examples)]
     assert batch["x"].shape == (len(examples), 3, 32, 32)
     assert batch["x"].dtype == torch.float32
     assert batch["x"].min() == -1
     assert batch["x"].max() > 0.9
-    if split != "train":
+    if split == "test" or labels:
         assert batch["y"].dtype == torch.int64
         assert set(batch["y"].tolist()) == set(range(10))
 
 
 @pytest.mark.parametrize("domain", ["mnist", "usps", "optdigits"])
 def test_grey_domains_are_white_on_black(domain):
-    x = read(domain, "test")[:]["x"]
+    x = load_digits(domain, "test")[:]["x"]
     assert torch.equal(x[:, 0], x[:, 2])
     border = torch.cat([x[..., 0].flatten(), x[..., -1].flatten()])  # left and right
     assert border.median() == -1
@@ -64,31 +64,31 @@ def test_grey_domains_are_white_on_black(domain):
 def test_mnist_is_padded_not_stretched():
     with np.load(EMBEDDED / "mnist_train.npz") as archive:
         stored = torch.from_numpy(archive["x"][:5])
-    columns = read("mnist", "train").columns["x"][:5]
+    columns = load_digits("mnist", "train").columns["x"][:5]
     assert torch.equal(columns[:, 1, 2:30, 2:30], stored)
     assert columns[:, :, :2].max() == 0
 
 
 def test_optdigits_parts_share_no_image():
-    train, test = read("optdigits", "train").columns["x"], read("optdigits", "test").columns["x"]
+    train, test = load_digits("optdigits", "train").columns["x"], load_digits("optdigits", "test").columns["x"]
     assert not {image.numpy().tobytes() for image in train} & {image.numpy().tobytes() for image in test}
     assert len(train) + len(test) == 1797
 
 
 def test_oracle_labels_belong_to_the_images():
     """The nearest neighbour in the test set of USPS names most training images rightly."""
-    train, test = read("usps", "oracle")[:300], read("usps", "test")[:]
+    train, test = load_digits("usps", "train", with_labels=True, upper_bound=True)[:300], load_digits("usps", "test")[:]
     distances = torch.cdist(train["x"][:, 0].flatten(1), test["x"][:, 0].flatten(1))
     assert test["y"][distances.argmin(1)].eq(train["y"]).float().mean() > 0.85
 
 
 def test_arrays_are_decoded_once_in_a_process():
-    first, second = read("mnist_m", "test"), read("mnist_m", "test")
+    first, second = load_digits("mnist_m", "test"), load_digits("mnist_m", "test")
     assert first.columns["x"].data_ptr() == second.columns["x"].data_ptr()
 
 
 def test_changing_a_batch_leaves_the_shared_columns_alone():
-    examples = read("usps", "test")
+    examples = load_digits("usps", "test")
     before = examples.columns["x"][0].clone(), examples.columns["y"][0].item()
     for batch in (examples[:2], examples[torch.tensor([0, 1])], examples[0]):
         batch["x"].zero_()
@@ -102,7 +102,7 @@ def test_changing_a_batch_leaves_the_shared_columns_alone():
 
 @pytest.mark.parametrize("domain", EMBEDDED_DOMAINS)
 def test_train_has_no_label_column(domain):
-    examples = read(domain, "train")
+    examples = load_digits(domain, "train")
     assert set(examples.columns) == {"x"}
     assert set(examples[:3]) == {"x"}
 
@@ -113,56 +113,56 @@ def test_training_files_of_targets_hold_no_labels():
             assert len(archive.files) == (2 if path.name == "mnist_train.npz" else 1), path.name
 
 
-@pytest.mark.parametrize("split", ["train", "labelled", "test"])
-def test_only_oracle_opens_the_file_of_bounds(package, split):
+@pytest.mark.parametrize(("split", "labels"), [("train", False), ("train", True), ("test", True)])
+def test_only_upper_bounds_open_their_file(package, split, labels):
     for path in Path(__file__).parents[4].joinpath("fedlab/data/embedded").glob("*.npz"):
-        if path.name != datasets.BOUNDS:
+        if path.name != datasets.BOUND_LABELS:
             os.symlink(path, package / path.name)
-    read("mnist", split)
-    if split != "labelled":
-        read("usps", split)
+    load_digits("mnist", split, with_labels=labels)
+    if split == "test" or not labels:
+        load_digits("usps", split, with_labels=labels)
     with pytest.raises(DataError, match=r"bounds_only_train_labels\.npz cannot be read"):
-        read("usps", "oracle")
+        load_digits("usps", "train", with_labels=True, upper_bound=True)
 
 
-def test_labelled_is_refused_for_an_embedded_target():
-    assert set(read("mnist", "labelled").columns) == {"x", "y"}
-    with pytest.raises(DataError, match=r"usps ships without training labels.*oracle"):
-        read("usps", "labelled")
+def test_labels_are_refused_for_an_embedded_target():
+    assert set(load_digits("mnist", "train", with_labels=True).columns) == {"x", "y"}
+    with pytest.raises(DataError, match=r"usps ships without training labels.*upper_bound=True"):
+        load_digits("usps", "train", with_labels=True)
 
 
 def test_embedded_mnist_m_is_not_drawn_from_embedded_mnist():
     """A digit and its own MNIST-M image correlate by 0.58 (either sign, mean over the full sets), strangers by 0.27."""
-    target = read("mnist_m", "train")[:200]["x"].mean(1).flatten(1)
-    source = read("mnist", "train")[:200]["x"][:, 0].flatten(1)
+    target = load_digits("mnist_m", "train")[:200]["x"].mean(1).flatten(1)
+    source = load_digits("mnist", "train")[:200]["x"][:, 0].flatten(1)
     target, source = (x - x.mean(1, keepdim=True) for x in (target, source))
     assert cosine_similarity(target, source).abs().mean() < 0.35
 
 
 @pytest.mark.skipif(not FULL, reason="FEDLAB_DATA is not set: no full sets to read")
 def test_embedded_mnist_m_begins_where_embedded_mnist_ends():
-    full, small = read("mnist_m", "oracle", Path(FULL)), read("mnist_m", "oracle")
+    full, small = load_digits("mnist_m", "train", Path(FULL), with_labels=True, upper_bound=True), load_digits("mnist_m", "train", with_labels=True, upper_bound=True)
     assert torch.equal(full.columns["x"][6000:8500], small.columns["x"])
     assert torch.equal(full.columns["y"][6000:8500], small.columns["y"])
-    assert torch.equal(read("mnist", "labelled", Path(FULL)).columns["y"][6000:8500], small.columns["y"])
+    assert torch.equal(load_digits("mnist", "train", Path(FULL), with_labels=True).columns["y"][6000:8500], small.columns["y"])
 
 
 # Names and roots
 
 
-def test_unknown_domain_names_a_near_match():
+def test_unknown_domain_names_a_suggest():
     with pytest.raises(DataError, match="no digit domain 'mnistm'; did you mean 'mnist_m'"):
-        read("mnistm", "train")
+        load_digits("mnistm", "train")
 
 
-def test_unknown_split_names_a_near_match():
-    with pytest.raises(DataError, match="no split 'label'; did you mean 'labelled'"):
-        read("mnist", "label")
+def test_unknown_split_names_a_suggest():
+    with pytest.raises(DataError, match="no split 'trian'; did you mean 'train'"):
+        load_digits("mnist", "trian")
 
 
 def test_svhn_without_root_says_where_to_get_it():
     with pytest.raises(DataError, match=r"svhn does not ship with fedlab.*fedlab data download.*SVHN/"):
-        read("svhn", "train")
+        load_digits("svhn", "train")
 
 
 def test_data_root_prefers_what_is_given(monkeypatch):
@@ -178,7 +178,7 @@ def test_data_root_prefers_what_is_given(monkeypatch):
 
 def test_root_that_is_no_folder(tmp_path):
     with pytest.raises(DataError, match=r"data root .*nowhere is not a folder"):
-        read("mnist", "train", tmp_path / "nowhere")
+        load_digits("mnist", "train", tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -187,16 +187,16 @@ def test_root_that_is_no_folder(tmp_path):
 )
 def test_root_that_lacks_a_set_is_no_silent_fallback(tmp_path, domain, expected):
     with pytest.raises(DataError, match=f"{domain}: expected .*{expected}, found no such file.*unset data_root"):
-        read(domain, "train", tmp_path)
+        load_digits(domain, "train", tmp_path)
 
 
 def test_root_without_synthdigits_and_optdigits_reads_those_that_ship(tmp_path, write_npz):
-    assert len(read("synthdigits", "test", tmp_path)) == 1500
-    assert len(read("optdigits", "test", tmp_path)) == 597
+    assert len(load_digits("synthdigits", "test", tmp_path)) == 1500
+    assert len(load_digits("optdigits", "test", tmp_path)) == 597
     write_npz(tmp_path, "synthdigits")
-    assert len(read("synthdigits", "train", tmp_path)) == 10
+    assert len(load_digits("synthdigits", "train", tmp_path)) == 10
     with pytest.raises(DataError, match=r"expected .*synthdigits/test\.npz"):
-        read("synthdigits", "test", tmp_path)
+        load_digits("synthdigits", "test", tmp_path)
 
 
 # Full sets, small ones of the same format
@@ -204,13 +204,13 @@ def test_root_without_synthdigits_and_optdigits_reads_those_that_ship(tmp_path, 
 
 def test_full_mnist_format(tmp_path, write_mnist):
     write_mnist(tmp_path)
-    assert read("mnist", "labelled", tmp_path)[:]["y"].tolist() == [i % 10 for i in range(12)]
-    assert read("mnist", "train", tmp_path).columns["x"][0, 0, 2, 2:6].tolist() == [0, 1, 2, 3]
+    assert load_digits("mnist", "train", tmp_path, with_labels=True)[:]["y"].tolist() == [i % 10 for i in range(12)]
+    assert load_digits("mnist", "train", tmp_path).columns["x"][0, 0, 2, 2:6].tolist() == [0, 1, 2, 3]
 
 
 def test_full_usps_format(tmp_path, write_usps):
     write_usps(tmp_path)
-    batch = read("usps", "oracle", tmp_path)[:]
+    batch = load_digits("usps", "train", tmp_path, with_labels=True, upper_bound=True)[:]
     assert batch["y"].tolist() == [i % 10 for i in range(12)]
     assert batch["x"][0, 0, 0, 0] < -0.98
     assert batch["x"][0, 0, -1, -1] > 0.95
@@ -226,9 +226,9 @@ def test_full_svhn_format(tmp_path, monkeypatch):
     x = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 6), dtype=np.uint8)
     io.savemat(path, {"X": x, "y": np.array([[10], [1], [2], [3], [4], [9]], np.uint8)})
     with pytest.raises(DataError, match=r"test_32x32\.mat cannot be read .*corrupted"):
-        read("svhn", "test", tmp_path)  # not the published file
+        load_digits("svhn", "test", tmp_path)  # not the published file
     monkeypatch.setitem(SVHN.split_list, "test", ["", path.name, calculate_md5(path)])
-    examples = read("svhn", "test", tmp_path)
+    examples = load_digits("svhn", "test", tmp_path)
     assert examples.columns["y"].tolist() == [0, 1, 2, 3, 4, 9]
     assert examples.columns["x"][5, 2, 7, 9] == x[7, 9, 2, 5]
 
@@ -236,7 +236,7 @@ def test_full_svhn_format(tmp_path, monkeypatch):
 @pytest.mark.skipif(not FULL, reason="FEDLAB_DATA is not set: no full sets to read")
 @pytest.mark.parametrize("domain", ["mnist", "mnist_m"])
 def test_full_set_begins_like_the_embedded_one(domain):
-    full, small = read(domain, "test", Path(FULL)), read(domain, "test")
+    full, small = load_digits(domain, "test", Path(FULL)), load_digits(domain, "test")
     assert len(full) == FULL_COUNTS[domain][1]
     assert torch.equal(full.columns["y"][: len(small)], small.columns["y"])
     assert torch.equal(full.columns["x"][: len(small)], small.columns["x"])
@@ -244,7 +244,7 @@ def test_full_set_begins_like_the_embedded_one(domain):
 
 @pytest.mark.skipif(not FULL, reason="FEDLAB_DATA is not set: no full sets to read")
 def test_full_usps_test_set_is_the_embedded_one():
-    full, small = read("usps", "test", Path(FULL)), read("usps", "test")
+    full, small = load_digits("usps", "test", Path(FULL)), load_digits("usps", "test")
     assert torch.equal(full.columns["y"], small.columns["y"])
     assert torch.equal(full.columns["x"], small.columns["x"])
 
@@ -254,7 +254,7 @@ def test_full_usps_test_set_is_the_embedded_one():
 
 def test_missing_embedded_file(package):
     with pytest.raises(DataError, match=r"usps_test\.npz, found no such file; reinstall fedlab"):
-        read("usps", "test")
+        load_digits("usps", "test")
 
 
 @pytest.mark.parametrize("name", ["usps_test", "mnist_m_test"])
@@ -262,7 +262,7 @@ def test_truncated_embedded_npz(package, name, truncate):
     shutil.copy(EMBEDDED / f"{name}.npz", package)
     truncate(package / f"{name}.npz")
     with pytest.raises(DataError, match=rf"{name}\.npz cannot be read .*reinstall fedlab"):
-        read(name.removesuffix("_test"), "test")
+        load_digits(name.removesuffix("_test"), "test")
 
 
 @pytest.mark.parametrize("domain", ["synthdigits", "mnist_m"])  # JPEG, WebP
@@ -271,20 +271,20 @@ def test_damaged_picture_in_whole_npz(package, domain):
         sheet, y = archive["sheet"], archive["y"]
     np.savez(package / f"{domain}_test.npz", sheet=sheet[: len(sheet) // 2], y=y)
     with pytest.raises(DataError, match=rf"{domain}_test\.npz cannot be read"):
-        read(domain, "test")
+        load_digits(domain, "test")
     np.savez(package / f"{domain}_test.npz", sheet=np.zeros(100, np.uint8), y=y)
     with pytest.raises(DataError, match="cannot identify image"):
-        read(domain, "test")
+        load_digits(domain, "test")
 
 
 def test_bounds_file_that_does_not_fit(package):
     shutil.copy(EMBEDDED / "usps_train.npz", package)
-    np.savez(package / datasets.BOUNDS, usps=np.zeros(7, np.uint8))
+    np.savez(package / datasets.BOUND_LABELS, usps=np.zeros(7, np.uint8))
     with pytest.raises(DataError, match=r"labels of uint8 \(7,\) for 4000 images"):
-        read("usps", "oracle")
-    np.savez(package / datasets.BOUNDS, mnist_m=np.zeros(7, np.uint8))
+        load_digits("usps", "train", with_labels=True, upper_bound=True)
+    np.savez(package / datasets.BOUND_LABELS, mnist_m=np.zeros(7, np.uint8))
     with pytest.raises(DataError, match=r"cannot be read .*usps"):
-        read("usps", "oracle")
+        load_digits("usps", "train", with_labels=True, upper_bound=True)
 
 
 @pytest.mark.parametrize(
@@ -302,19 +302,19 @@ def test_bounds_file_that_does_not_fit(package):
 def test_npz_of_wrong_content(tmp_path, x, y, said, write_npz):
     write_npz(tmp_path, "mnist_m", x, y)
     with pytest.raises(DataError, match=f"mnist_m: .*{said}.*; replace the file, or unset data_root"):
-        read("mnist_m", "oracle", tmp_path)
+        load_digits("mnist_m", "train", tmp_path, with_labels=True, upper_bound=True)
 
 
 def test_truncated_and_foreign_full_npz(tmp_path, write_npz, truncate):
     truncate(write_npz(tmp_path, "mnist_m"))
     with pytest.raises(DataError, match=r"mnist_m/train\.npz cannot be read"):
-        read("mnist_m", "train", tmp_path)
+        load_digits("mnist_m", "train", tmp_path)
     (tmp_path / "mnist_m" / "test.npz").write_text("<html>404</html>")
     with pytest.raises(DataError, match=r"mnist_m/test\.npz cannot be read"):
-        read("mnist_m", "test", tmp_path)
+        load_digits("mnist_m", "test", tmp_path)
     np.savez(tmp_path / "mnist_m" / "test.npz", other=np.zeros(3))
     with pytest.raises(DataError, match=r"cannot be read .*sheet"):
-        read("mnist_m", "test", tmp_path)
+        load_digits("mnist_m", "test", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"])
@@ -322,21 +322,21 @@ def test_truncated_mnist(tmp_path, name, write_mnist, truncate):
     write_mnist(tmp_path)
     truncate(tmp_path / "MNIST" / "raw" / name)
     with pytest.raises(DataError, match=f"mnist: .*{name}.* cannot be read"):
-        read("mnist", "labelled", tmp_path)
+        load_digits("mnist", "train", tmp_path, with_labels=True)
 
 
 def test_empty_mnist_file(tmp_path, write_mnist):
     write_mnist(tmp_path)
     (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(b"")
     with pytest.raises(DataError, match=r"mnist: .*cannot be read"):
-        read("mnist", "train", tmp_path)
+        load_digits("mnist", "train", tmp_path)
 
 
 def test_truncated_usps(tmp_path, write_usps, truncate):
     write_usps(tmp_path)
     truncate(tmp_path / "USPS" / "usps.bz2")
     with pytest.raises(DataError, match=r"usps: .*usps\.bz2 cannot be read .*end-of-stream"):
-        read("usps", "train", tmp_path)
+        load_digits("usps", "train", tmp_path)
 
 
 def test_a_mended_file_is_read_anew(tmp_path, write_npz, truncate):
@@ -344,6 +344,6 @@ def test_a_mended_file_is_read_anew(tmp_path, write_npz, truncate):
     whole = path.read_bytes()
     truncate(path)
     with pytest.raises(DataError):
-        read("mnist_m", "train", tmp_path)
+        load_digits("mnist_m", "train", tmp_path)
     path.write_bytes(whole)
-    assert len(read("mnist_m", "train", tmp_path)) == 10
+    assert len(load_digits("mnist_m", "train", tmp_path)) == 10

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fedlab.data.digits import image_files
 from fedlab.data.digits import image_folder as folders
-from fedlab.data.digits.image_folder import find, read
+from fedlab.data.digits.image_folder import find_image_files, load_image_folder
 from fedlab.errors import DataError
 
 
@@ -32,7 +32,7 @@ def values(examples):
 
 def test_every_image_below_the_folder_is_for_training_without_labels(tmp_path):
     put(tmp_path, "b.png", "a.JPEG", "7/deep/er/c.png", "0/d.png", "tests/e.png", "more/test/3/f.png")
-    examples = read(tmp_path, "train")
+    examples = load_image_folder(tmp_path, "train")
     assert list(examples.columns) == ["x"]
     assert values(examples) == [3, 2, 1, 0, 5, 4]  # by path: 0/ 7/ a b more tests
     assert list(examples[:2]) == ["x"]
@@ -42,8 +42,8 @@ def test_every_image_below_the_folder_is_for_training_without_labels(tmp_path):
 
 def test_the_test_folder_is_for_testing_and_its_sub_folders_are_the_classes(tmp_path):
     put(tmp_path, "a.png", "test/3/x.png", "test/3/deeper/y.png", "test/0/z.jpg")
-    assert values(read(tmp_path, "train")) == [0]
-    test = read(tmp_path, "test")
+    assert values(load_image_folder(tmp_path, "train")) == [0]
+    test = load_image_folder(tmp_path, "test")
     assert values(test) == [3, 2, 1]
     assert test.columns["y"].tolist() == [0, 3, 3]
     assert test.columns["y"].dtype == torch.int64
@@ -51,30 +51,30 @@ def test_the_test_folder_is_for_testing_and_its_sub_folders_are_the_classes(tmp_
 
 def test_without_a_test_folder_the_training_images_come_again_without_labels(tmp_path):
     put(tmp_path, "3/a.png", "4/b.png")
-    test = read(tmp_path, "test")
+    test = load_image_folder(tmp_path, "test")
     assert list(test.columns) == ["x"]
-    assert torch.equal(test.columns["x"], read(tmp_path, "train").columns["x"])
+    assert torch.equal(test.columns["x"], load_image_folder(tmp_path, "train").columns["x"])
 
 
 def test_hidden_and_other_files_are_left_out(tmp_path):
     put(tmp_path, "a.png", "._a.png", ".thumbnails/b.png")
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "folder.png").mkdir()
-    assert find(tmp_path) == [tmp_path / "a.png"]
+    assert find_image_files(tmp_path) == [tmp_path / "a.png"]
 
 
 def test_a_linked_folder_is_read_and_links_inside_are_not_followed(tmp_path):
     put(tmp_path / "real", "a.png")
     (tmp_path / "real" / "round").symlink_to(tmp_path / "real")
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert len(read(tmp_path / "link", "train")) == 1
+    assert len(load_image_folder(tmp_path / "link", "train")) == 1
 
 
 def test_sizes_and_kinds_may_be_mixed(tmp_path):
     put(tmp_path, "a.png", value=10, size=8)
     put(tmp_path, "b.jpg", value=90, size=300)
     Image.new("RGBA", (50, 70), (200, 200, 200, 255)).save(tmp_path / "c.png")
-    assert values(read(tmp_path, "train")) == [10, 90, 200]
+    assert values(load_image_folder(tmp_path, "train")) == [10, 90, 200]
 
 
 # Reading once
@@ -82,26 +82,26 @@ def test_sizes_and_kinds_may_be_mixed(tmp_path):
 
 def test_a_folder_is_decoded_once_until_a_file_changes(tmp_path, monkeypatch):
     decoded = []
-    original = image_files.read
-    monkeypatch.setattr(image_files, "read", lambda paths: decoded.append(len(paths)) or original(paths))
+    original = image_files.load_image_files
+    monkeypatch.setattr(image_files, "load_image_files", lambda paths: decoded.append(len(paths)) or original(paths))
     put(tmp_path, "a.png", "deep/b.png", "test/1/c.png")
     for _ in range(3):
-        read(tmp_path, "train")
+        load_image_folder(tmp_path, "train")
     assert decoded == [2]
     put(tmp_path, "deep/b.png", value=77)
     os.utime(tmp_path / "deep" / "b.png", ns=(1, 1))
-    assert values(read(tmp_path, "train")) == [0, 77]
+    assert values(load_image_folder(tmp_path, "train")) == [0, 77]
     put(tmp_path, "deep/new.png")
-    assert len(read(tmp_path, "train")) == 3
+    assert len(load_image_folder(tmp_path, "train")) == 3
     (tmp_path / "a.png").unlink()
-    assert len(read(tmp_path, "train")) == 2
+    assert len(load_image_folder(tmp_path, "train")) == 2
     assert decoded == [2, 2, 3, 2]
 
 
 def test_nothing_is_written_into_the_folder(tmp_path):
     put(tmp_path, "a.png", "test/1/c.png")
     before = sorted(tmp_path.rglob("*"))
-    read(tmp_path, "train"), read(tmp_path, "test")
+    load_image_folder(tmp_path, "train"), load_image_folder(tmp_path, "test")
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -121,14 +121,14 @@ def test_what_is_no_folder_of_images_is_refused(tmp_path, make, sentence):
     make(path)
     for split in ("train", "test"):
         with pytest.raises(DataError, match=f"mine {sentence}"):
-            read(path, split)
+            load_image_folder(path, split)
 
 
 def test_a_folder_of_other_files_says_what_is_in_it(tmp_path):
     for name in ("a.heic", "b.HEIC", "c.txt", "README"):
         (tmp_path / name).write_text("x")
     with pytest.raises(DataError, match=r"holds no PNG or JPEG file, only 4 of other kinds \(\.heic, \.txt, README\)"):
-        find(tmp_path)
+        find_image_files(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["seven", "10", "07", "-1"])
@@ -136,13 +136,13 @@ def test_a_class_of_another_name_is_refused(tmp_path, name):
     put(tmp_path, "a.png", f"test/{name}/b.png", "test/1/c.png")
     for split in ("train", "test"):  # whoever only trains must know as well
         with pytest.raises(DataError, match=rf"b\.png lies in a folder named '{name}'; expected .*test/0 to 9.*rename"):
-            read(tmp_path, split)
+            load_image_folder(tmp_path, split)
 
 
 def test_a_test_image_without_class_is_refused(tmp_path):
     put(tmp_path, "a.png", "test/b.png")
     with pytest.raises(DataError, match=r"test image .*b\.png lies in no folder of a class; expected .*test/0 to 9"):
-        read(tmp_path, "train")
+        load_image_folder(tmp_path, "train")
 
 
 def test_test_images_alone_and_an_empty_test_folder_are_refused(tmp_path):
@@ -150,23 +150,23 @@ def test_test_images_alone_and_an_empty_test_folder_are_refused(tmp_path):
     with pytest.raises(
         DataError, match="every image of .* lies in its sub-folder test/.*put those that the client may"
     ):
-        read(tmp_path, "train")
+        load_image_folder(tmp_path, "train")
     shutil.move(tmp_path / "test" / "1" / "a.png", tmp_path)
     with pytest.raises(
         DataError, match=r"test holds no PNG or JPEG file to test on; .*sub-folders 0 to 9, or delete it"
     ):
-        read(tmp_path, "test")
+        load_image_folder(tmp_path, "test")
 
 
 def test_an_unreadable_image_is_named(tmp_path):
     put(tmp_path, "a.png")
     (tmp_path / "b.jpg").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"image .*b\.jpg cannot be read: it is neither PNG nor JPEG"):
-        read(tmp_path, "train")
+        load_image_folder(tmp_path, "train")
     (tmp_path / "b.jpg").unlink()
     (tmp_path / "c.png").symlink_to(tmp_path / "gone.png")
     with pytest.raises(DataError, match=r"c\.png cannot be read: No such file"):
-        read(tmp_path, "train")
+        load_image_folder(tmp_path, "train")
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
@@ -178,9 +178,9 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(folders.os, "walk", walk)
     with pytest.raises(DataError, match="locked cannot be listed: Permission denied; make it readable"):
-        find(tmp_path)
+        find_image_files(tmp_path)
 
 
 def test_an_unknown_split_is_refused(tmp_path):
     with pytest.raises(DataError, match="no split 'trian' of a folder of images; did you mean 'train'"):
-        read(put(tmp_path, "a.png"), "trian")
+        load_image_folder(put(tmp_path, "a.png"), "trian")

@@ -9,7 +9,7 @@ from PIL import Image
 from torch.nn.functional import avg_pool2d, one_hot
 
 from fedlab.data.digits import synthdigits
-from fedlab.data.digits.datasets import EMBEDDED, read
+from fedlab.data.digits.datasets import EMBEDDED, load_digits
 from fedlab.data.digits.synthdigits import FONTS, LIGHTNESS, MIN_CONTRAST, generate
 
 
@@ -75,7 +75,7 @@ def test_embedded_training_set_is_what_the_generator_draws():
     with np.load(EMBEDDED / "synthdigits_train.npz") as archive:
         sheet = np.asarray(Image.open(io.BytesIO(archive["sheet"].tobytes())))
     # Labels are drawn first and for the whole set, so the first images need the whole draw's labels.
-    labels = read("synthdigits", "oracle").columns["y"].numpy()
+    labels = load_digits("synthdigits", "train", with_labels=True, upper_bound=True).columns["y"].numpy()
     rng = np.random.default_rng([1409, 0x5D161])
     np.testing.assert_array_equal(labels, rng.permutation(np.arange(2500) % 10))
     drawn = np.stack([synthdigits._draw(int(label), rng) for label in labels[:5]])
@@ -94,7 +94,7 @@ def _edges(x):
 
 
 def test_a_linear_classifier_learns_the_shipped_digits():
-    train, test = read("synthdigits", "oracle")[:], read("synthdigits", "test")[:]
+    train, test = load_digits("synthdigits", "train", with_labels=True, upper_bound=True)[:], load_digits("synthdigits", "test")[:]
     a, b = _edges(train["x"]), _edges(test["x"])
     weights = torch.linalg.solve(a.T @ a + 0.1 * torch.eye(a.shape[1]), a.T @ one_hot(train["y"], 10).float())
     accuracy = (b @ weights).argmax(1).eq(test["y"]).float().mean()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedlab.data.images.episodes import Episodic, draw
+from fedlab.data.images.episodes import EpisodeDataset, sample_episodes
 from fedlab.errors import DataError
 from fedlab.seeds import seeded
 
@@ -13,7 +13,7 @@ Y = torch.tensor([7, 3, 3, 9, 7, 9, 9, 3, 7, 3, 9, 7, 1, 1, 1, 1, 1, 9, 3, 3])
 
 
 def test_an_episode_has_its_classes_in_order_and_no_image_twice():
-    drawn = draw(Y, ways=3, shots=1, queries=3, episodes=200, seed=0)
+    drawn = sample_episodes(Y, ways=3, shots=1, queries=3, episodes=200, seed=0)
     assert drawn.support.shape == (200, 3) and drawn.query.shape == (200, 9)
     support, query = Y[drawn.support].view(200, 3, 1), Y[drawn.query].view(200, 3, 3)
     assert (query == support).all()
@@ -23,7 +23,7 @@ def test_an_episode_has_its_classes_in_order_and_no_image_twice():
 
 
 def test_classes_and_images_are_drawn_uniformly():
-    drawn = draw(Y, ways=2, shots=1, queries=1, episodes=6000, seed=1)
+    drawn = sample_episodes(Y, ways=2, shots=1, queries=1, episodes=6000, seed=1)
     classes = Y[drawn.support].flatten()
     for label in (1, 3, 7, 9):
         assert float((classes == label).float().mean()) == pytest.approx(1 / 4, abs=0.02)
@@ -34,10 +34,10 @@ def test_classes_and_images_are_drawn_uniformly():
 
 def test_episodes_are_a_function_of_seed_and_labels_alone():
     torch.manual_seed(0)
-    first = draw(Y, ways=3, shots=1, queries=2, episodes=9, seed=4)
+    first = sample_episodes(Y, ways=3, shots=1, queries=2, episodes=9, seed=4)
     state = torch.get_rng_state()
-    again = draw(Y, ways=3, shots=1, queries=2, episodes=9, seed=4)
-    other = draw(Y, ways=3, shots=1, queries=2, episodes=9, seed=5)
+    again = sample_episodes(Y, ways=3, shots=1, queries=2, episodes=9, seed=4)
+    other = sample_episodes(Y, ways=3, shots=1, queries=2, episodes=9, seed=5)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first.support, again.support) and torch.equal(first.query, again.query)
     assert not torch.equal(first.support, other.support)
@@ -45,19 +45,19 @@ def test_episodes_are_a_function_of_seed_and_labels_alone():
 
 def test_too_few_classes_or_images_are_refused_with_what_to_do():
     with pytest.raises(DataError, match="episodes of 5 classes cannot be drawn from 4; lower fewshot.ways"):
-        draw(Y, ways=5, shots=1, queries=1, episodes=1, seed=0)
+        sample_episodes(Y, ways=5, shots=1, queries=1, episodes=1, seed=0)
     with pytest.raises(DataError, match=r"class 7 has 4 images for episodes, and 2 shots with 3 queries take 5; lower"):
-        draw(Y, ways=2, shots=2, queries=3, episodes=1, seed=0)
+        sample_episodes(Y, ways=2, shots=2, queries=3, episodes=1, seed=0)
 
 
 def test_a_sample_to_train_on_is_one_episode():
     y = torch.arange(6).repeat(12)
-    data = Episodic({"x": torch.arange(72), "y": y})
+    data = EpisodeDataset({"x": torch.arange(72), "y": y})
     with seeded("a"):
-        batch = data.sample(45)
+        batch = data.sample_batch(45)
     with seeded("a"):
-        assert torch.equal(data.sample(45)["x"], batch["x"])
+        assert torch.equal(data.sample_batch(45)["x"], batch["x"])
     assert torch.equal(batch["y"], batch["y"][::10].repeat_interleave(10))
     assert len(batch["y"].unique()) == 4 and len(batch["x"].unique()) == 40
     assert torch.equal(y[batch["x"]], batch["y"])
-    assert len(data.sample(1000)["y"]) == 60  # no more classes than there are
+    assert len(data.sample_batch(1000)["y"]) == 60  # no more classes than there are

@@ -18,7 +18,7 @@ from fedlab.errors import DataError
 
 
 def test_omniglot_ships_with_16_drawings_to_learn_and_4_to_validate_of_each_character():
-    base, held = image_sets.read("omniglot", None), image_sets.read("omniglot", None, validation=True)
+    base, held = image_sets.load_image_set("omniglot", None), image_sets.load_image_set("omniglot", None, validation=True)
     assert base.x.shape == (3248, 1, 32, 32) and held.x.shape == (812, 1, 32, 32)
     assert torch.bincount(base.y).tolist() == [16] * 203 and torch.bincount(held.y).tolist() == [4] * 203
     assert base.x.dtype == torch.uint8 and (base.x.flatten(1).max(1).values == 255).all()
@@ -26,20 +26,20 @@ def test_omniglot_ships_with_16_drawings_to_learn_and_4_to_validate_of_each_char
 
 def test_strokes_are_bright_on_dark_as_in_digits():
     for name in ("omniglot", "omniglot_heldout", "mnist"):
-        x = image_sets.read(name, None).x
+        x = image_sets.load_image_set(name, None).x
         assert float((x < 64).float().mean()) > 0.7, name
 
 
 def test_held_out_characters_are_in_no_base():
-    base = {image.numpy().tobytes() for image in image_sets.read("omniglot", None).x}
-    held = {image.numpy().tobytes() for image in image_sets.read("omniglot_heldout", None).x}
+    base = {image.numpy().tobytes() for image in image_sets.load_image_set("omniglot", None).x}
+    held = {image.numpy().tobytes() for image in image_sets.load_image_set("omniglot_heldout", None).x}
     assert len(held) > 700 and not base & held
 
 
 @pytest.mark.parametrize("name", ["omniglot_heldout", "usps", "optdigits"])
 def test_no_image_is_in_both_parts(name):
-    images = image_sets.read(name, None)
-    bare, labelled = image_sets.split(images.y, 0.2)
+    images = image_sets.load_image_set(name, None)
+    bare, labelled = image_sets.split_unlabeled(images.y, 0.2)
     assert not set(bare.tolist()) & set(labelled.tolist())
     assert len(bare) / (len(bare) + len(labelled)) == pytest.approx(0.2, abs=0.005)
     assert (images.y[labelled] != UNKNOWN).all()
@@ -47,25 +47,25 @@ def test_no_image_is_in_both_parts(name):
 
 def test_a_set_with_labels_is_cut_whole_and_always_the_same_way():
     y = torch.arange(5).repeat(20)
-    bare, labelled = image_sets.split(y, 0.3)
+    bare, labelled = image_sets.split_unlabeled(y, 0.3)
     assert sorted([*bare.tolist(), *labelled.tolist()]) == list(range(100)) and len(bare) == 30
     torch.manual_seed(9)
-    assert torch.equal(image_sets.split(y, 0.3)[0], bare)
+    assert torch.equal(image_sets.split_unlabeled(y, 0.3)[0], bare)
 
 
 def test_what_ships_without_labels_can_only_be_the_unlabelled_part():
     y = torch.tensor([UNKNOWN] * 7 + [0, 1] * 8)
-    bare, labelled = image_sets.split(y, 0.2)
+    bare, labelled = image_sets.split_unlabeled(y, 0.2)
     assert labelled.tolist() == list(range(7, 23))
     assert len(bare) == 4 and set(bare.tolist()) <= set(range(7))
-    assert len(image_sets.split(y, 0.9)[0]) == 7  # there are no more
+    assert len(image_sets.split_unlabeled(y, 0.9)[0]) == 7  # there are no more
 
 
 def test_grey_digits_are_one_channel_and_colour_ones_three():
-    assert image_sets.read("usps", None).x.shape[1] == 1
-    assert image_sets.read("mnist_m", None).x.shape[1] == 3
-    domain = image_sets.read("usps", None)
-    test = datasets.read("usps", "test", None).columns
+    assert image_sets.load_image_set("usps", None).x.shape[1] == 1
+    assert image_sets.load_image_set("mnist_m", None).x.shape[1] == 3
+    domain = image_sets.load_image_set("usps", None)
+    test = datasets.load_digits("usps", "test", None).columns
     assert torch.equal(domain.x[-len(test["y"]) :], test["x"][:, :1])
     assert torch.equal(domain.y[-len(test["y"]) :], test["y"])
 
@@ -83,24 +83,24 @@ def jpegs(path, labels):
 
 def test_a_file_of_jpegs_is_decoded_in_order_and_resized(tmp_path):
     jpegs(tmp_path / "eurosat" / "eurosat_64.npz", [3, 0, 6])
-    images = image_sets.read("eurosat", tmp_path)
+    images = image_sets.load_image_set("eurosat", tmp_path)
     assert images.x.shape == (3, 3, 64, 64) and images.y.tolist() == [3, 0, 6]
     assert (images.x[:, 0].float().mean((1, 2)) - torch.tensor([120.0, 0.0, 240.0])).abs().max() < 4
-    small = image_sets.read("eurosat", tmp_path, size=32)
+    small = image_sets.load_image_set("eurosat", tmp_path, size=32)
     assert small.x.shape == (3, 3, 32, 32) and small.x.dtype == torch.uint8
 
 
 def test_what_is_missing_or_damaged_is_a_sentence(tmp_path):
     with pytest.raises(DataError, match="no set of images 'eurosatt'; did you mean 'eurosat'"):
-        image_sets.read("eurosatt", None)
+        image_sets.load_image_set("eurosatt", None)
     with pytest.raises(DataError, match=r"eurosat does not ship with fedlab: expected FOLDER/eurosat/.*set data_root"):
-        image_sets.read("eurosat", None)
+        image_sets.load_image_set("eurosat", None)
     with pytest.raises(DataError, match="usps has no validation part"):
-        image_sets.read("usps", None, validation=True)
+        image_sets.load_image_set("usps", None, validation=True)
     (tmp_path / "eurosat").mkdir()
     (tmp_path / "eurosat" / "eurosat_64.npz").write_bytes(b"no zip")
     with pytest.raises(DataError, match="eurosat cannot be read"):
-        image_sets.read("eurosat", tmp_path)
+        image_sets.load_image_set("eurosat", tmp_path)
 
 
 def test_cifar10_is_read_as_torchvision_lays_it_out_or_as_jpegs(tmp_path, monkeypatch):
@@ -111,15 +111,15 @@ def test_cifar10_is_read_as_torchvision_lays_it_out_or_as_jpegs(tmp_path, monkey
         (folder / name).write_bytes(pickle.dumps(images))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
     with pytest.raises(DataError, match="cifar10 cannot be read .*corrupted"):
-        image_sets.read("cifar10", folder.parent)
+        image_sets.load_image_set("cifar10", folder.parent)
     monkeypatch.setattr(cifar, "check_integrity", lambda *_: True)  # it knows its files by their sums
-    images = image_sets.read("cifar10", folder.parent)
+    images = image_sets.load_image_set("cifar10", folder.parent)
     assert images.x.shape == (10, 3, 32, 32) and images.x[:, 2, 9, 9].tolist() == [0, 0, 10, 10, 20, 20, 30, 30, 40, 40]
     assert images.y.tolist() == [0, 9, 1, 9, 2, 9, 3, 9, 4, 9]
-    assert image_sets.read("cifar10", folder.parent, validation=True).y.tolist() == [5, 9]
+    assert image_sets.load_image_set("cifar10", folder.parent, validation=True).y.tolist() == [5, 9]
 
     jpegs(tmp_path / "cifar10" / "train_jpeg.npz", [3, 0])
     with pytest.raises(DataError, match=r"expected .*test_jpeg.npz, or torchvision's cifar-10-batches-py/ beside its"):
-        image_sets.read("cifar10", tmp_path)
+        image_sets.load_image_set("cifar10", tmp_path)
     (tmp_path / "cifar10" / "test_jpeg.npz").write_bytes((tmp_path / "cifar10" / "train_jpeg.npz").read_bytes())
-    assert image_sets.read("cifar10", tmp_path).y.tolist() == [3, 0]
+    assert image_sets.load_image_set("cifar10", tmp_path).y.tolist() == [3, 0]

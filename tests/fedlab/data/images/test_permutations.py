@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedlab.data.images.permutations import KINDS, arrange, arrangement
+from fedlab.data.images.permutations import KINDS, permute_pixels, pixel_permutation
 from fedlab.errors import ConfigError
 
 X = torch.arange(3 * 8 * 8).view(1, 3, 8, 8)
@@ -18,9 +18,9 @@ def patches(x):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_pixels_move_with_all_their_channels_and_none_is_lost(kind):
-    order = arrangement(kind, 8, 4, seed=0)
+    order = pixel_permutation(kind, 8, 4, seed=0)
     assert sorted(order.tolist()) == list(range(64))
-    moved = arrange(X, order)
+    moved = permute_pixels(X, order)
     assert moved.dtype == X.dtype
     assert torch.equal(moved[:, 1:], moved[:, :1] + torch.tensor([64, 128]).view(1, 2, 1, 1))
     assert torch.equal(moved, X) == (kind == "plain")
@@ -29,25 +29,25 @@ def test_pixels_move_with_all_their_channels_and_none_is_lost(kind):
 def test_patches_keep_their_pixels_and_share_one_order_within():
     plain = patches(X)[0, :, 0]  # (tokens, pixels)
     for kind, stay in (("within patches", True), ("patches", False)):
-        moved = patches(arrange(X, arrangement(kind, 8, 4, seed=1)))[0, :, 0]
+        moved = patches(permute_pixels(X, pixel_permutation(kind, 8, 4, seed=1)))[0, :, 0]
         sets = [set(token.tolist()) for token in moved]
         assert all(set(token.tolist()) in sets for token in plain)
         assert (sets == [set(token.tolist()) for token in plain]) == stay
         assert ((moved - moved[:, :1]) == (moved - moved[:, :1])[0]).all()
-    scattered = patches(arrange(X, arrangement("pixels", 8, 4, seed=1)))[0, :, 0]
+    scattered = patches(permute_pixels(X, pixel_permutation("pixels", 8, 4, seed=1)))[0, :, 0]
     assert all(set(token.tolist()) not in [set(t.tolist()) for t in scattered] for token in plain)
 
 
 def test_a_seed_fixes_it_whatever_the_stream():
     torch.manual_seed(1)
-    first = arrangement("pixels", 8, 4, seed=5)
+    first = pixel_permutation("pixels", 8, 4, seed=5)
     torch.manual_seed(2)
-    assert torch.equal(arrangement("pixels", 8, 4, seed=5), first)
-    assert not torch.equal(arrangement("pixels", 8, 4, seed=6), first)
+    assert torch.equal(pixel_permutation("pixels", 8, 4, seed=5), first)
+    assert not torch.equal(pixel_permutation("pixels", 8, 4, seed=6), first)
 
 
 def test_what_is_refused():
     with pytest.raises(ConfigError, match="no arrangement of pixels 'patch'; did you mean 'patches'"):
-        arrangement("patch", 8, 4, 0)
+        pixel_permutation("patch", 8, 4, 0)
     with pytest.raises(ConfigError, match="images of 9 pixels cannot be cut into patches of 4"):
-        arrangement("patches", 9, 4, 0)
+        pixel_permutation("patches", 9, 4, 0)

@@ -21,7 +21,7 @@ def x():
 
 
 def test_crops_are_those_of_torchvision(x):
-    boxes = views.draw_boxes(COUNT, SIZE, 0.08)
+    boxes = views.sample_boxes(COUNT, SIZE, 0.08)
     for image, out, top, left, height, width in zip(x, views.crop(x, boxes), *boxes, strict=True):
         wanted = functional.resized_crop(image, int(top), int(left), int(height), int(width), [SIZE, SIZE])
         torch.testing.assert_close(out, wanted, atol=1e-5, rtol=0)
@@ -34,7 +34,7 @@ def test_the_whole_image_is_a_crop_that_changes_nothing(x):
 
 def test_boxes_lie_inside_and_follow_the_law_of_torchvision():
     torch.manual_seed(1)
-    boxes = views.draw_boxes(4000, 32, 0.08)
+    boxes = views.sample_boxes(4000, 32, 0.08)
     assert (boxes.top >= 0).all() and (boxes.left >= 0).all()
     assert (boxes.top + boxes.height <= 32).all() and (boxes.left + boxes.width <= 32).all()
     theirs = torch.tensor([list(CROP.make_params([torch.zeros(3, 32, 32)]).values()) for _ in range(4000)]).float()
@@ -46,9 +46,9 @@ def test_boxes_lie_inside_and_follow_the_law_of_torchvision():
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        (views.brightness, functional.adjust_brightness),
-        (views.contrast, functional.adjust_contrast),
-        (views.saturation, functional.adjust_saturation),
+        (views.adjust_brightness, functional.adjust_brightness),
+        (views.adjust_contrast, functional.adjust_contrast),
+        (views.adjust_saturation, functional.adjust_saturation),
     ],
 )
 def test_changes_of_colour_are_those_of_torchvision(x, ours, theirs):
@@ -61,7 +61,7 @@ def test_changes_of_colour_are_those_of_torchvision(x, ours, theirs):
 def test_every_image_gets_parameters_of_its_own(x):
     same = x[:1].expand(COUNT, -1, -1, -1)
     torch.manual_seed(2)
-    out = views.view(same, 0.3, 0.4, True)
+    out = views.random_view(same, 0.3, 0.4, True)
     assert len({tuple(image.flatten().tolist()) for image in out}) == COUNT
     assert out.min() >= -1 - 1e-5 and out.max() <= 1 + 1e-5
 
@@ -73,11 +73,11 @@ def test_a_flip_is_a_mirror(x):
 
 
 def test_nothing_asked_for_is_nothing_done(x):
-    assert torch.equal(views.view(x, 1.0, 0.0, False), x)
+    assert torch.equal(views.random_view(x, 1.0, 0.0, False), x)
 
 
 def test_the_same_stream_gives_the_same_view(x):
     torch.manual_seed(5)
-    first = views.view(x, 0.3, 0.4, True)
+    first = views.random_view(x, 0.3, 0.4, True)
     torch.manual_seed(5)
-    assert torch.equal(views.view(x, 0.3, 0.4, True), first)
+    assert torch.equal(views.random_view(x, 0.3, 0.4, True), first)

@@ -13,8 +13,8 @@ TENSORS = {"atoms": torch.tensor([[1, 2], [3, 4], [5, 6]])}
 
 def test_columns_come_back_as_they_were(tmp_path):
     path = tmp_path / "new" / "kept.npz"
-    cache.keep(path, TEXTS, TENSORS)
-    texts, tensors = cache.recall(path, ["smiles"], ["atoms"])
+    cache.save(path, TEXTS, TENSORS)
+    texts, tensors = cache.load(path, ["smiles"], ["atoms"])
     assert texts == TEXTS and torch.equal(tensors["atoms"], TENSORS["atoms"])
     assert [entry.name for entry in path.parent.iterdir()] == ["kept.npz"]
 
@@ -24,23 +24,23 @@ def test_what_cannot_be_read_is_not_there(tmp_path, content):
     path = tmp_path / "kept.npz"
     if content is not None:
         path.write_bytes(content)
-    assert cache.recall(path, ["smiles"], ["atoms"]) is None
+    assert cache.load(path, ["smiles"], ["atoms"]) is None
 
 
 def test_a_torn_or_another_file_is_not_there(tmp_path):
     path = tmp_path / "kept.npz"
-    cache.keep(path, TEXTS, TENSORS)
-    assert cache.recall(path, ["scaffolds"], ["atoms"]) is None
+    cache.save(path, TEXTS, TENSORS)
+    assert cache.load(path, ["scaffolds"], ["atoms"]) is None
     path.write_bytes(path.read_bytes()[:-40])
-    assert cache.recall(path, ["smiles"], ["atoms"]) is None
+    assert cache.load(path, ["smiles"], ["atoms"]) is None
 
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").touch()
-    assert not cache.write(tmp_path / "file" / "kept.npz", b"content")
+    assert not cache.try_write(tmp_path / "file" / "kept.npz", b"content")
 
 
 def test_the_folder_is_the_users_cache_and_names_depend_on_all(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache.folder() == tmp_path / "fedlab" / "molecules"
-    assert len({cache.key("a", "b"), cache.key("ab"), cache.key("b", "a")}) == 3
+    assert cache.cache_folder() == tmp_path / "fedlab" / "molecules"
+    assert len({cache.cache_key("a", "b"), cache.cache_key("ab"), cache.cache_key("b", "a")}) == 3

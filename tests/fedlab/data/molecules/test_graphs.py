@@ -12,27 +12,27 @@ import torch
 from rdkit import Chem
 
 from fedlab.data.molecules import graphs, smiles
-from fedlab.data.molecules.graphs import LOSSES, LOSSY, QM9, ZINC
+from fedlab.data.molecules.graphs import ALTERING_FLAGS, LOSSY_FLAGS, QM9, ZINC
 from fedlab.errors import DataError
 from fedlab.seeds import seeded
 
 FULL = os.environ.get("FEDLAB_DATA", "")
 
 
-def graph(text, alphabet=QM9):
-    return graphs.parse(text, alphabet)[1]
+def graph(text, vocabulary=QM9):
+    return graphs.parse_smiles(text, vocabulary)[1]
 
 
-def back(text, alphabet=QM9, **how):
-    found = graph(text, alphabet)
-    return graphs.to_smiles(found.bonds, found.atoms, alphabet, **how)
+def back(text, vocabulary=QM9, **how):
+    found = graph(text, vocabulary)
+    return graphs.to_smiles(found.bonds, found.atoms, vocabulary, **how)
 
 
-def built(elements, *bonds, alphabet=QM9):
+def built(elements, *bonds, vocabulary=QM9):
     """A graph by hand: symbols, and (i, j, order from 1)."""
-    atoms = np.full(alphabet.size, alphabet.no_atom, np.uint8)
-    atoms[: len(elements)] = [alphabet.elements.index(symbol) for symbol in elements]
-    table = np.full((alphabet.size, alphabet.size), graphs.NO_BOND, np.uint8)
+    atoms = np.full(vocabulary.size, vocabulary.no_atom, np.uint8)
+    atoms[: len(elements)] = [vocabulary.elements.index(symbol) for symbol in elements]
+    table = np.full((vocabulary.size, vocabulary.size), graphs.NO_BOND, np.uint8)
     for i, j, order in bonds:
         table[i, j] = table[j, i] = order - 1
     return table, atoms
@@ -44,7 +44,7 @@ def test_a_graph_by_hand():
     wanted = np.full((9, 9), 3)
     wanted[0, 1] = wanted[1, 0] = 0
     wanted[1, 2] = wanted[2, 1] = 2
-    assert (found.bonds == wanted).all() and found.losses == 0
+    assert (found.bonds == wanted).all() and found.lossy_flags == 0
 
 
 def test_benzene_is_three_single_and_three_double_bonds():
@@ -68,31 +68,31 @@ def test_benzene_is_three_single_and_three_double_bonds():
     ],
 )
 def test_what_a_graph_does_not_hold_is_named(text, names, returns):
-    assert graphs.names_of(graph(text).losses) == names
+    assert graphs.flag_names(graph(text).lossy_flags) == names
     assert back(text) == returns
 
 
-def rounds(found, alphabet):
+def rounds(found, vocabulary):
     """How each molecule comes back, counted by what its graph does not hold."""
     counts = Counter()
-    for text, bonds, atoms, losses in zip(
-        found.smiles, found.bonds.numpy(), found.atoms.numpy(), found.losses.tolist(), strict=True
+    for text, bonds, atoms, lossy_flags in zip(
+        found.smiles, found.bonds.numpy(), found.atoms.numpy(), found.lossy_flags.tolist(), strict=True
     ):
-        molecule = graphs.assemble(bonds, atoms, alphabet)
+        molecule = graphs.to_molecule(bonds, atoms, vocabulary)
         sane = Chem.SanitizeMol(molecule, catchErrors=True) == Chem.SANITIZE_NONE
-        same = sane and graphs.canonical(molecule) == text
-        if not losses & LOSSY:
+        same = sane and graphs.canonical_smiles(molecule) == text
+        if not lossy_flags & ALTERING_FLAGS:
             assert same, text
-            assert losses & LOSSES["fragments"] or graphs.accepted(molecule) == text
+            assert lossy_flags & LOSSY_FLAGS["fragments"] or graphs.validated_smiles(molecule) == text
         counts[same] += 1
     return counts
 
 
 def test_every_embedded_molecule_that_loses_nothing_comes_back():
-    found = smiles.read(smiles.path_of("qm9", "test", None), QM9)
-    assert len(found) == 1000 and not found.refused
+    found = smiles.load_molecules(smiles.molecule_file("qm9", "test", None), QM9)
+    assert len(found) == 1000 and not found.skipped
     assert rounds(found, QM9) == {True: 893, False: 107}
-    assert int((found.losses & LOSSY > 0).sum()) == 107
+    assert int((found.lossy_flags & ALTERING_FLAGS > 0).sum()) == 107
 
 
 @pytest.mark.paper
@@ -100,11 +100,11 @@ def test_every_embedded_molecule_that_loses_nothing_comes_back():
 @pytest.mark.parametrize("name", ["qm9", "zinc"])
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_every_molecule_at_hand_that_loses_nothing_comes_back(name, split):
-    alphabet = smiles.SETS[name].alphabet
-    found = smiles.read(smiles.path_of(name, split, Path(FULL)), alphabet)
-    assert not found.refused
-    counts = rounds(found, alphabet)
-    assert counts[False] == int((found.losses & LOSSY > 0).sum())
+    vocabulary = smiles.MOLECULE_SETS[name].vocabulary
+    found = smiles.load_molecules(smiles.molecule_file(name, split, Path(FULL)), vocabulary)
+    assert not found.skipped
+    counts = rounds(found, vocabulary)
+    assert counts[False] == int((found.lossy_flags & ALTERING_FLAGS > 0).sum())
 
 
 def test_canonical_order_is_the_same_however_a_molecule_is_written():
@@ -169,7 +169,7 @@ def test_the_correction_leaves_valid_molecules_alone():
 
 
 def test_one_hot_and_stacked():
-    adjacency, nodes = graphs.one_hot(*graphs.stacked([graph("CC#N"), graph("O")]), QM9)
+    adjacency, nodes = graphs.one_hot(*graphs.stack_graphs([graph("CC#N"), graph("O")]), QM9)
     assert adjacency.shape == (2, 4, 9, 9) and nodes.shape == (2, 9, 5)
     assert (adjacency.sum(1) == 1).all() and (nodes.sum(2) == 1).all()
     assert adjacency[0, :, 1, 2].tolist() == [0, 0, 1, 0]
@@ -180,12 +180,12 @@ def test_one_hot_and_stacked():
 
 def test_a_permuted_graph_is_the_same_molecule_with_empty_places_last():
     texts = ["CC(O)C#N", "c1ccncc1C", "O"]
-    bonds, atoms = graphs.stacked([graph(text) for text in texts])
+    bonds, atoms = graphs.stack_graphs([graph(text) for text in texts])
     with seeded("permutation"):
-        moved, its = graphs.permuted(bonds, atoms, QM9.no_atom)
+        moved, its = graphs.permute_atoms(bonds, atoms, QM9.no_atom)
     assert not torch.equal(atoms, its)
     assert torch.equal((its == 4).sum(1), (atoms == 4).sum(1)) and (its.diff(dim=1)[its[:, :-1] == 4] == 0).all()
-    assert graphs.all_smiles(moved, its, QM9) == graphs.all_smiles(bonds, atoms, QM9)
+    assert graphs.batch_to_smiles(moved, its, QM9) == graphs.batch_to_smiles(bonds, atoms, QM9)
 
 
 # --- what is refused ---

@@ -14,33 +14,33 @@ USUAL = {"by": "iid", "alpha": 1.0, "public": 0.1, "held_out": 0.25, "seed": 3, 
 
 @pytest.fixture(scope="module")
 def files():
-    return [smiles.read(smiles.path_of("qm9", split, None), graphs.QM9, 200) for split in ("train", "test")]
+    return [smiles.load_molecules(smiles.molecule_file("qm9", split, None), graphs.QM9, 200) for split in ("train", "test")]
 
 
 @pytest.mark.parametrize("by", ["iid", "scaffold", "size", "dirichlet"])
 def test_every_molecule_has_one_owner(files, by):
-    found = ownership.shared_out(*files, NAMES, **{**USUAL, "by": by})
+    found = ownership.allocate(*files, NAMES, **{**USUAL, "by": by})
     rows = [found.public, *(part for client in found.clients for part in client)]
     assert sorted(torch.cat(rows).tolist()) == list(range(len(files[0])))
     assert len(found.public) == round(0.1 * len(files[0])) and len(found.clients) == 3
-    assert found.known == set(files[0].meanings)
-    assert found.compared == tuple(meaning for meaning in files[1].meanings if meaning)
+    assert found.known == set(files[0].decoded_smiles)
+    assert found.compared == tuple(meaning for meaning in files[1].decoded_smiles if meaning)
 
 
 def test_another_seed_deals_otherwise_and_the_same_the_same(files):
-    one, same = (ownership.shared_out(*files, NAMES, **USUAL) for _ in range(2))
-    other = ownership.shared_out(*files, NAMES, **{**USUAL, "seed": 4})
+    one, same = (ownership.allocate(*files, NAMES, **USUAL) for _ in range(2))
+    other = ownership.allocate(*files, NAMES, **{**USUAL, "seed": 4})
     assert torch.equal(one.public, same.public) and not torch.equal(one.public, other.public)
 
 
 def test_too_small_a_public_part_is_refused(files):
     with pytest.raises(ConfigError, match="the server's public part would be 0 of 200 molecules"):
-        ownership.shared_out(*files, NAMES, **{**USUAL, "public": 0.001})
+        ownership.allocate(*files, NAMES, **{**USUAL, "public": 0.001})
 
 
 def test_only_molecules_that_lose_nothing_are_kept(files):
-    kept = ownership.lossless(files[0])
-    assert 0 < len(kept) < len(files[0]) and not (kept.losses & graphs.LOSSY).any()
-    lossy = files[0].take([row for row, loss in enumerate(files[0].losses.tolist()) if loss & graphs.LOSSY])
+    kept = ownership.drop_lossy(files[0])
+    assert 0 < len(kept) < len(files[0]) and not (kept.lossy_flags & graphs.ALTERING_FLAGS).any()
+    lossy = files[0].select([row for row, loss in enumerate(files[0].lossy_flags.tolist()) if loss & graphs.ALTERING_FLAGS])
     with pytest.raises(DataError, match="set molecules.lossy=keep"):
-        ownership.lossless(lossy)
+        ownership.drop_lossy(lossy)

@@ -14,11 +14,11 @@ from fedlab.errors import ConfigError
 
 @pytest.fixture(scope="module")
 def molecules():
-    return smiles.read(smiles.path_of("qm9", "test", None), QM9)
+    return smiles.load_molecules(smiles.molecule_file("qm9", "test", None), QM9)
 
 
 def shares(molecules, clients=4, by="iid", alpha=0.5, seed=0):
-    return scaffolds.shares(molecules, clients, by, alpha, seed, QM9.no_atom)
+    return scaffolds.partition_molecules(molecules, clients, by, alpha, seed, QM9.no_atom)
 
 
 @pytest.mark.parametrize("by", ["iid", "scaffold", "size", "dirichlet"])
@@ -44,7 +44,7 @@ def test_by_size_the_first_client_has_the_smallest(molecules):
 
 
 def test_a_small_alpha_skews_the_clusters(molecules):
-    labels = scaffolds.clusters(molecules.scaffolds)
+    labels = scaffolds.scaffold_clusters(molecules.scaffolds)
 
     def skew(alpha):
         parts = shares(molecules, by="dirichlet", alpha=alpha)
@@ -56,15 +56,15 @@ def test_a_small_alpha_skews_the_clusters(molecules):
 
 def test_clusters_are_shapes_counted_by_hand():
     # Three five-membered rings of different atoms are one shape; no ring is another; a six-membered ring comes last.
-    found = scaffolds.clusters(("C1CCCC1", "", "C1CCOC1", "", "c1ccoc1", "C1CCCC1", "c1ccccc1"))
+    found = scaffolds.scaffold_clusters(("C1CCCC1", "", "C1CCOC1", "", "c1ccoc1", "C1CCCC1", "c1ccccc1"))
     assert found.tolist() == [0, 1, 0, 1, 0, 0, 2]
 
 
 def test_rare_shapes_are_one_cluster(monkeypatch):
-    monkeypatch.setattr(scaffolds, "SHAPES", 1)
-    scaffolds.clusters.cache_clear()
-    assert scaffolds.clusters(("", "", "C1CC1", "C1CCC1")).tolist() == [0, 0, 1, 1]
-    scaffolds.clusters.cache_clear()
+    monkeypatch.setattr(scaffolds, "MAX_CLUSTERS", 1)
+    scaffolds.scaffold_clusters.cache_clear()
+    assert scaffolds.scaffold_clusters(("", "", "C1CC1", "C1CCC1")).tolist() == [0, 0, 1, 1]
+    scaffolds.scaffold_clusters.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -81,21 +81,21 @@ def test_rare_shapes_are_one_cluster(monkeypatch):
 )
 def test_a_client_with_too_few_is_refused(molecules, by, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        shares(molecules.take(range(40)), clients=5, by=by)
+        shares(molecules.select(range(40)), clients=5, by=by)
 
 
 def test_an_empty_client_is_refused(molecules):
     rings = [row for row, scaffold in enumerate(molecules.scaffolds) if not scaffold]
     with pytest.raises(ConfigError, match="client 1 of 2 would hold 0 of .* molecules shared out by scaffold"):
-        shares(molecules.take(rings), clients=2, by="scaffold")
+        shares(molecules.select(rings), clients=2, by="scaffold")
 
 
 def test_what_is_held_out_depends_on_seed_and_owner():
     rows = torch.arange(100, 150)
-    train, test = scaffolds.held_out(rows, 0.1, 0, "a")
+    train, test = scaffolds.train_test_rows(rows, 0.1, 0, "a")
     assert len(train) == 45 and len(test) == 5
     assert torch.equal(torch.cat([train, test]).sort().values, rows)
-    assert torch.equal(scaffolds.held_out(rows, 0.1, 0, "a")[1], test)
-    assert not torch.equal(scaffolds.held_out(rows, 0.1, 0, "b")[1], test)
-    assert [len(part) for part in scaffolds.held_out(rows[:10], 0.999, 0, "a")] == [1, 9]
-    assert [len(part) for part in scaffolds.held_out(rows[:10], 0.001, 0, "a")] == [9, 1]
+    assert torch.equal(scaffolds.train_test_rows(rows, 0.1, 0, "a")[1], test)
+    assert not torch.equal(scaffolds.train_test_rows(rows, 0.1, 0, "b")[1], test)
+    assert [len(part) for part in scaffolds.train_test_rows(rows[:10], 0.999, 0, "a")] == [1, 9]
+    assert [len(part) for part in scaffolds.train_test_rows(rows[:10], 0.001, 0, "a")] == [9, 1]

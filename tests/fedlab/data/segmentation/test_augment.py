@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from fedlab.data.segmentation.augment import light, zoom
+from fedlab.data.segmentation.augment import random_gamma, random_resized_crop
 from fedlab.seeds import seeded
 
 
@@ -23,7 +23,7 @@ def squares(count=16, height=60, width=80):
 def test_labels_move_with_their_pixels():
     x, y = squares()
     with seeded("zoom"):
-        images, labels = zoom(x, y)
+        images, labels = random_resized_crop(x, y)
     assert images.shape == x.shape and labels.shape == y.shape and labels.dtype == torch.int64
     assert set(labels.unique().tolist()) <= {-100, 0, 7}
     apart = (images[:, 0] - labels.float() / 100).abs() > 1e-3
@@ -35,7 +35,7 @@ def test_a_window_of_the_whole_scene_only_mirrors():
     x, y = squares()
     x = x + torch.linspace(-0.1, 0.1, 80)
     with seeded("mirror"):
-        images, labels = zoom(x, y, smallest=1.0)
+        images, labels = random_resized_crop(x, y, smallest=1.0)
     mirrored = [bool((image - plain).abs().max() > 1e-4) for image, plain in zip(images, x, strict=True)]
     assert 0 < sum(mirrored) < len(mirrored)
     for flipped, image, plain, after, before in zip(mirrored, images, x, labels, y, strict=True):
@@ -45,21 +45,21 @@ def test_a_window_of_the_whole_scene_only_mirrors():
 
 def test_light_is_a_power_and_factors():
     x = torch.full((500, 3, 2, 2), 0.0)  # half way between black and white
-    assert_close(light(x, gamma=1.0, gain=0.0, tint=0.0), x)
+    assert_close(random_gamma(x, gamma=1.0, gain=0.0, tint=0.0), x)
     with seeded("light"):
-        bent = (light(x, gamma=2.0, gain=0.0, tint=0.0) + 1) / 2
+        bent = (random_gamma(x, gamma=2.0, gain=0.0, tint=0.0) + 1) / 2
     exponents = torch.log(bent[:, 0, 0, 0]) / math.log(0.5)
     assert exponents.min() == pytest.approx(0.5, abs=0.02) and exponents.max() == pytest.approx(2, abs=0.05)
     assert torch.equal(bent[:, 0], bent[:, 2])
     with seeded("light"):
-        tinted = light(x, gamma=1.0, gain=0.0, tint=0.3)
+        tinted = random_gamma(x, gamma=1.0, gain=0.0, tint=0.3)
     assert not torch.equal(tinted[:, 0], tinted[:, 2]) and tinted.min() >= -1 and tinted.max() <= 1
 
 
 def test_views_are_functions_of_the_random_stream():
     x, y = squares(4)
     with seeded("a"):
-        first = light(zoom(x, y)[0])
+        first = random_gamma(random_resized_crop(x, y)[0])
     with seeded("a"):
-        again = light(zoom(x, y)[0])
-    assert torch.equal(first, again) and not torch.equal(first, light(zoom(x, y)[0]))
+        again = random_gamma(random_resized_crop(x, y)[0])
+    assert torch.equal(first, again) and not torch.equal(first, random_gamma(random_resized_crop(x, y)[0]))

@@ -1,0 +1,198 @@
+"""What the commands share: consoles, errors as sentences, tables, and running a federation to its printed result."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fedlab.errors import FedlabError
+
+if TYPE_CHECKING:
+    from fedlab.config.schema import Config
+    from fedlab.runs.result import Result
+
+stdout, stderr = Console(), Console(stderr=True)
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+INTERRUPTED = 130  # exit status after Ctrl-C
+
+
+def handle_errors(command: Command) -> Command:
+    """Show an error of ours as its sentence and exit with 1; anything else is a bug and keeps its traceback.
+
+    Warnings are sentences, too. Where a script asked for JSON lines, the error is the last of them.
+    """
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        warnings.showwarning = _show_warning
+        try:
+            return command(*args, **kwargs)
+        except FedlabError as error:
+            if kwargs.get("as_json"):
+                sys.stdout.write(
+                    json.dumps({"event": "error", "error": type(error).__name__, "message": str(error)}) + "\n"
+                )
+            stderr.print("[bold red]error:[/] ", end="")
+            stderr.print(str(error), markup=False, highlight=False, soft_wrap=True)  # paths stay whole, to be copied
+            raise typer.Exit(1) from None
+
+    return wrapped  # type: ignore[return-value]
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning of ours as a sentence; others as Python has them."""
+    if category.__module__.startswith("fedlab"):
+        stderr.print("[bold yellow]warning:[/] ", end="")
+        stderr.print(str(message), markup=False, highlight=False, soft_wrap=True)
+    else:
+        _python_shows(message, category, filename, lineno, file, line)
+
+
+_python_shows = warnings.showwarning
+
+
+def show_rows(title: str, rows: list[tuple[str, ...]], *heads: str) -> None:
+    """Print a plain table."""
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        padding=(0, 2, 0, 0),
+        header_style="dim",
+        show_header=bool(heads),
+    )
+    for index in range(len(rows[0]) if rows else len(heads)):
+        table.add_column(heads[index] if heads else "", style="cyan" if index == 0 else "", no_wrap=index == 0)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    if stdout.is_terminal:
+        stdout.print(table)
+    else:  # a line a row, of which `| grep` finds the whole
+        widths = [max(map(len, column)) for column in zip(*([heads] if heads else []), *rows, strict=True)]
+        for line in (title, *([heads] if heads else []), *rows):
+            cells = [line] if isinstance(line, str) else map(str.ljust, line, widths)
+            stdout.print("  ".join(cells).rstrip(), markup=False, highlight=False, soft_wrap=True)
+    stdout.print()
+
+
+def start_run(config: Config, runs: Path, how: str, quiet: bool, as_json: bool) -> None:
+    """Make the run directory, say what begins and how it is carried, and run it to its result."""
+    from fedlab import launch
+    from fedlab.runs.directory import RunDirectory
+
+    directory = RunDirectory.create(runs, config)
+    if not quiet and not as_json:
+        run = config.run
+        stdout.print(
+            f"[bold]{escape(run.name)}[/]: {escape(run.strategy)} on {escape(run.workload)}, seed {run.seed}, {how}, "
+            f"into {escape(str(directory.path))}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    run_and_print(directory.path, lambda watch: launch.run_engine(directory, watch), quiet, as_json)
+
+
+def run_and_print(
+    path: Path, work: Callable[[Callable[[Path], AbstractContextManager[None]]], Result], quiet: bool, as_json: bool
+) -> None:
+    """Do the work under the right voice, then show the result; Ctrl-C says how to go on."""
+    from fedlab import launch
+    from fedlab.runs import progress
+
+    def say(line: str) -> None:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    def voice(directory: Path) -> AbstractContextManager[None]:
+        if quiet:
+            return launch.no_progress(directory)
+        if as_json:
+            return progress.follow(directory, progress.JsonProgress(say))
+        if stdout.is_terminal:
+            return progress.watch_live(directory, stdout)
+        return progress.follow(directory, progress.PlainProgress(say))
+
+    try:
+        result = work(voice)
+    except KeyboardInterrupt:
+        stderr.print(
+            f"\ninterrupted; nothing finished is lost. Continue with: [bold]fedlab resume {path}[/]",
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        say(
+            json.dumps(
+                {
+                    "event": "result",
+                    "run_dir": str(result.directory),
+                    "weights_sha256": result.weights_sha256,
+                    "clients": result.final(),
+                    "mean": result.rounds[-1]["mean"],
+                }
+            )
+        )
+    elif quiet:
+        say(str(result.directory))
+    else:
+        show_result(result, stdout)
+
+
+def show_result(result: Result, console: Console) -> None:
+    """The closing table: client by metric, seconds, bytes, the run directory."""
+    from fedlab.runs.progress import elapsed
+    from fedlab.runs.result import foremost, human_bytes, label, metric_names, shown
+
+    last = result.rounds[-1]
+    known = metric_names(result.rounds)
+    names = [name for name in known if name != "loss"] or known
+    table = Table(
+        title=f"After round {last['round']}, on each client's test data", title_justify="left", title_style="bold"
+    )
+    table.add_column("client")
+    for name in names:
+        table.add_column(label(name), justify="right")
+    for client in last["bytes"]:
+        metrics = last["clients"].get(client, {})
+        table.add_row(client, *(shown(name, metrics[name]) if name in metrics else "-" for name in names))
+    table.add_section()
+    table.add_row(
+        "mean", *(shown(name, last["mean"][name]) if name in last["mean"] else "-" for name in names), style="bold"
+    )
+    console.print(table)
+    score = result.score()
+    if score:
+        said = "  ".join(f"{label(name)} {shown(name, score[name])}" for name in foremost(score))
+        console.print(f"score     {said}", highlight=False)
+    seconds = result.seconds()
+    phases = ", ".join(f"{phase} {elapsed(value)}" for phase, value in seconds.items() if value >= 0.05)
+    console.print(f"time      {elapsed(sum(seconds.values()))} ({phases})", highlight=False)
+    console.print(
+        f"bytes     {human_bytes(result.bytes('train_down'))} down and {human_bytes(result.bytes('train_up'))} "
+        f"up for training; {human_bytes(result.bytes('evaluate_down'))} down for testing",
+        highlight=False,
+    )
+    console.print(
+        f"run       {result.directory}  (report.html, metrics.jsonl, checkpoints)", highlight=False, soft_wrap=True
+    )

@@ -1,0 +1,140 @@
+"""From a preset and overrides to one typed :class:`fedlab.config.schema.Config`, with every key and value checked.
+
+The registry says which plug-ins are in use; nothing is looked up here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fedlab.config.renamed import RENAMED
+from fedlab.config.schema import (
+    COMMON_SECTIONS,
+    CheckpointConfig,
+    ClientConfig,
+    CommConfig,
+    Config,
+    DataConfig,
+    Plugin,
+    RunConfig,
+    ServerConfig,
+)
+from fedlab.config.sections import Overrides, options, parse_section, suggest_option
+from fedlab.errors import ConfigError
+
+DATA_CONFIG = "data_config"  # the field in which a workload is given the run's DataConfig, where it has one
+
+
+def check_keys(
+    preset: Overrides,
+    overrides: Overrides,
+    plugins: Mapping[str, Plugin],
+    everything: Callable[[], Mapping[str, type]],
+) -> None:
+    """Refuse options that do not exist, and overrides of something that is not in use.
+
+    Parameters
+    ----------
+    plugins
+        What is in use, by kind.
+    everything
+        Returns every section that exists; asked only where a key is not of what is in use.
+
+    Raises
+    ------
+    ConfigError
+        With the option that may be meant.
+    """
+    usable = options(active_sections(plugins))
+    strangers = [key for key in (*preset, *overrides) if key not in usable]
+    known = {**options(everything()), **usable} if strangers else usable
+    for key in strangers:
+        if key not in known:
+            raise ConfigError(
+                f"unknown option {key!r}; {_suggestion(key, known, usable)} `fedlab list options` shows all"
+            )
+        if key in overrides:
+            in_use = ", ".join(f"{kind} {plugin.reference!r}" for kind, plugin in plugins.items())
+            raise ConfigError(f"option {key!r} has no effect in this run, which uses {in_use}")
+
+
+def _suggestion(key: str, known: Mapping[str, object], usable: Mapping[str, object]) -> str:
+    new = RENAMED.get(key) or RENAMED.get(f"*.{key.rpartition('.')[2]}", "").replace("*", key.rpartition(".")[0])
+    return f"it is called {new!r} now." if new in known else suggest_option(key, known, usable)
+
+
+def active_sections(plugins: Mapping[str, Plugin]) -> dict[str, type]:
+    """Return the sections of a run by prefix: those that every run has, and those of what it uses.
+
+    Raises
+    ------
+    ConfigError
+        When two of them would have one prefix.
+    """
+    found: dict[str, type] = dict(COMMON_SECTIONS)
+    for kind, plugin in plugins.items():
+        section = plugin.spec.options
+        if found.setdefault(plugin.section, section) is not section:
+            raise ConfigError(
+                f"{kind} {plugin.reference!r} would have its options under {plugin.section!r}, which is taken; give it "
+                "another name (`name` of its spec)"
+            )
+    return found
+
+
+def build_config(values: Overrides, plugins: Mapping[str, Plugin], client_folder: str = "") -> Config:
+    """Build the typed configuration from merged options.
+
+    Parameters
+    ----------
+    client_folder
+        A client's own data, on the client's machine only.
+
+    Raises
+    ------
+    ConfigError
+        When a value has a wrong type or is out of range, or the workload refuses its options.
+    """
+    run = parse_section(RunConfig, "", values)
+    data = parse_section(DataConfig, "data", values, seed=run.seed, client_folder=client_folder)
+    return Config(
+        run=run,
+        comm=parse_section(CommConfig, "comm", values),
+        checkpoint=parse_section(CheckpointConfig, "checkpoint", values),
+        data=data,
+        server=parse_section(ServerConfig, "server", values),
+        client=parse_section(ClientConfig, "client", values),
+        workload=_workload(plugins["workload"], values, data),
+        strategy=_options(plugins["strategy"], values),
+        aggregation=_options(plugins["aggregation"], values) if "aggregation" in plugins else None,
+        engine=_options(plugins["engine"], values),
+        plugins=dict(plugins),
+    )
+
+
+def with_options(config: Config, changes: Overrides) -> Config:
+    """Return the configuration with some options changed; what is in use stays.
+
+    Raises
+    ------
+    ConfigError
+        When a value has a wrong type or is out of range.
+    """
+    return build_config({**config.options(), **changes}, config.plugins, config.data.client_folder)
+
+
+def _options(plugin: Plugin, values: Overrides) -> Any:
+    return parse_section(plugin.spec.options, plugin.section, values)
+
+
+def _workload(plugin: Plugin, values: Overrides, data: DataConfig) -> Any:
+    """The workload with its options, and with the run's data section where it has a field for it."""
+    made = plugin.spec.workload
+    if not isinstance(made, type):
+        return made
+    if not dataclasses.is_dataclass(made):
+        return made()
+    takes_data = any(field.name == DATA_CONFIG for field in dataclasses.fields(made))
+    return parse_section(made, plugin.section, values, **({DATA_CONFIG: data} if takes_data else {}))

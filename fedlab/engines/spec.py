@@ -1,0 +1,88 @@
+"""The description of an engine: what carries the messages between one ServerApp and its ClientApps."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedlab.config.schema import Config, NoOptions
+from fedlab.errors import ConfigError
+
+Run = Callable[["Apps", Config, Path], None]  # the apps, the configuration, the run directory
+
+
+@dataclass(frozen=True)
+class Apps:
+    """Flower's two apps as import references, ``module:attribute``."""
+
+    server: str
+    client: str
+
+    def load(self) -> tuple[Any, Any]:
+        """Import both apps. Flower's own loader would put the current folder first on the search path."""
+        return _load(self.server), _load(self.client)
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What the registry knows of an engine.
+
+    Attributes
+    ----------
+    run
+        Runs a federation to its end, or raises; as an import path, so that only a run imports it.
+    options
+        Dataclass of its options.
+    check
+        Import path of a function of the configuration that raises what would stop a run before it begins; empty: none.
+    clients_see_gpu
+        Returns True, given the options, if clients reach the server's GPU.
+    simulates_clients
+        True if clients run on this machine, on data that it can read.
+    name
+        Prefix of its options where it is named by import path; empty: the module's name.
+    """
+
+    run: Run | str
+    options: type = NoOptions
+    check: Callable[[Config], None] | str = ""
+    clients_see_gpu: Callable[[Any], bool] = lambda options: True
+    simulates_clients: bool = True
+    name: str = ""
+
+    def start(self, apps: Apps, config: Config, directory: Path) -> None:
+        """Run a federation to its end."""
+        _load(self.run)(apps, config, directory)
+
+    def validate(self, config: Config) -> None:
+        """Raise what would stop a run before it begins."""
+        if self.check:
+            _load(self.check)(config)
+
+
+def _load(found: Any) -> Any:
+    if not isinstance(found, str):
+        return found
+    module, _, name = found.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def flower_config(config: Config) -> dict[str, str]:
+    """Return Flower's run config: two keys, which both apps resolve into the same configuration."""
+    return {"preset": "", "overrides": config.to_toml()}
+
+
+def spec_of(found: object, what: str, reference: str) -> EngineSpec:
+    """Return the spec that the registry found, or refuse what is none.
+
+    Raises
+    ------
+    ConfigError
+        When it is no EngineSpec.
+    """
+    if not isinstance(found, EngineSpec):
+        raise ConfigError(f"{what} is a {type(found).__name__}; an EngineSpec is expected")
+    return found

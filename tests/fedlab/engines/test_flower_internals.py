@@ -1,0 +1,258 @@
+"""Canaries: one test for each private part of Flower that fedlab uses; a new version that changes one fails here."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import re
+import sys
+import time
+import tomllib
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import flwr
+import grpc
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import Message, RecordDict
+from flwr.common.constant import Status, SubStatus
+from flwr.proto.control_pb2 import ListRunsResponse, RegisterNodeResponse, StartRunResponse, StreamLogsResponse
+from flwr.proto.fleet_pb2 import DeactivateNodeResponse
+from flwr.proto.fleet_pb2_grpc import FleetServicer, add_FleetServicer_to_server
+from flwr.supercore.constant import TASK_TYPE_TO_COMMAND, TaskType
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.supernode import start_client_internal
+
+from fedlab.deploy import client_log, provision
+from fedlab.engines import flower_internals, processes
+from fedlab.engines.flower_internals import Control, ControlError, Outcome, Simulation
+from fedlab.engines.grpc import RejectionMonitor
+
+SOURCES = {path: path.read_text(encoding="utf-8") for path in Path(flwr.__file__).parent.rglob("*.py")}
+
+
+def identity():
+    return TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id
+
+
+# --- messages in one process ---
+
+
+def test_a_message_needs_an_identity_which_is_restored_afterwards():
+    before = identity()
+    TaskIdentity._run_id = TaskIdentity._node_id = TaskIdentity._task_id = None
+    with pytest.raises(RuntimeError, match=r"TaskIdentity\.\w+ is not set"):
+        Message(RecordDict(), dst_node_id=7, message_type="train")
+    with flower_internals.task_identity(5, 1), pytest.raises(KeyError):
+        assert Message(RecordDict(), dst_node_id=7, message_type="train").metadata.run_id == 5
+        raise KeyError
+    assert identity() == (None, None, None)
+    TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id = before
+
+
+def test_a_message_takes_an_id():
+    with flower_internals.task_identity(5, 1):
+        message = Message(RecordDict(), dst_node_id=7, message_type="train")
+        flower_internals.set_message_id(message, "message-3")
+        assert Message(RecordDict(), reply_to=message).metadata.reply_to_message_id == "message-3"
+
+
+def test_an_empty_run_has_its_id():
+    assert flower_internals.empty_run(5).run_id == 5
+
+
+# --- apps by reference ---
+
+
+def test_apps_are_loaded_by_reference_and_missing_ones_give_a_reason():
+    from fedlab.client.app import app
+
+    assert flower_internals.load_app("fedlab.client.app:app") is app
+    assert flower_internals.app_error("fedlab.client.app:app") == ""
+    for missing in ("fedlab.client.app:nothing", "fedlab.nothing:app", "nothing.at.all:app"):
+        assert flower_internals.app_error(missing)
+
+
+# --- the Control API ---
+
+
+class Answers:
+    """Stands for Flower's Control API: records requests and gives one reply, or fails."""
+
+    def __init__(self, reply):
+        self.reply, self.requests = reply, []
+
+    def __getattr__(self, method):
+        def call(request):
+            self.requests.append((method, request))
+            if isinstance(self.reply, Exception):
+                raise self.reply
+            return self.reply
+
+        return call
+
+
+@pytest.fixture
+def control():
+    """A control client whose requests are answered by a reply of the test's."""
+
+    def answering(reply):
+        client = Control("127.0.0.1:1", None)
+        client._api = Answers(reply)
+        return client, client._api.requests
+
+    return answering
+
+
+def test_flowers_client_has_these_methods_and_the_http_client_that_is_replaced():
+    api = Control("127.0.0.1:1", None)._api
+    assert all(callable(getattr(api, name)) for name in ("StartRun", "ListRuns", "StreamLogs", "RegisterNode"))
+    assert "self._client" in inspect.getsource(sys.modules[type(api).__mro__[1].__module__])
+    assert isinstance(api._client, httpx.Client) and not api._client.trust_env
+
+
+def test_a_server_that_does_not_answer_is_an_error():
+    with pytest.raises(ControlError):
+        Control(f"127.0.0.1:{processes.free_ports(1)[0]}", None).outcome(3)
+
+
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # of the library that packs bundles
+def test_a_run_is_started_with_apps_config_and_resources(control):
+    client, requests = control(StartRunResponse(run_id=3))
+    assert client.start_run("a:app", "b:app", {"x.y": 1, "z": "q"}, Simulation(4, 1, 0.5, total_cpus=2)) == 3
+    ((method, request),) = requests
+    resources = request.override_federation_config
+    assert method == "StartRun"
+    assert (resources.num_supernodes, resources.client_resources_num_cpus, resources.init_args_num_cpus) == (4, 1, 2)
+    assert resources.client_resources_num_gpus == 0.5
+    project = bundled(request.fab.content)
+    assert project["tool"]["flwr"]["app"]["components"] == {"serverapp": "a:app", "clientapp": "b:app"}
+    assert project["tool"]["flwr"]["app"]["config"] == {"x.y": 1, "z": "q"}
+    with pytest.raises(ControlError, match="no id"):
+        control(StartRunResponse())[0].start_run("a:app", "b:app", {})
+
+
+def bundled(content):
+    """The pyproject.toml of a bundle."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return tomllib.loads(archive.read("pyproject.toml").decode())
+
+
+@pytest.mark.parametrize(
+    ("status", "sub_status", "expected"),
+    [
+        (Status.RUNNING, "", None),
+        (Status.FINISHED, SubStatus.COMPLETED, Outcome(True, SubStatus.COMPLETED, "why")),
+        (Status.FINISHED, SubStatus.FAILED, Outcome(False, SubStatus.FAILED, "why")),
+    ],
+)
+def test_an_outcome(control, status, sub_status, expected):
+    reply = ListRunsResponse()
+    run = reply.run_dict[3].status
+    run.status, run.sub_status, run.details = status, sub_status, "why"
+    assert control(reply)[0].outcome(3) == expected
+
+
+def test_a_node_is_registered_with_its_name_and_key(control):
+    client, requests = control(RegisterNodeResponse(node_id=77))
+    assert client.register_node("usps", b"key") == 77
+    assert (requests[0][1].name, requests[0][1].public_key) == ("usps", b"key")
+
+
+def test_logs_are_streamed_and_a_broken_stream_is_an_error(control):
+    client, _ = control([StreamLogsResponse(log_output="a"), StreamLogsResponse(log_output="b")])
+    assert list(client.stream_logs(3)) == ["a", "b"]
+    with pytest.raises(ControlError):
+        list(control(httpx.ReadError("gone"))[0].stream_logs(3))
+
+
+# --- SuperNodes ---
+
+
+def test_a_node_is_deactivated_with_its_key(tmp_path):
+    seen = []
+
+    class Fleet(FleetServicer):
+        def DeactivateNode(self, request, context):
+            seen.append((request.node_id, {key for key, _ in context.invocation_metadata()}))
+            return DeactivateNodeResponse()
+
+    provision.create_credentials(tmp_path)
+    pair = [(tmp_path / name).read_bytes() for name in ("server.key", "server.crt")]
+    server = grpc.server(ThreadPoolExecutor(1))
+    add_FleetServicer_to_server(Fleet(), server)
+    address = f"127.0.0.1:{server.add_secure_port('127.0.0.1:0', grpc.ssl_server_credentials([tuple(pair)]))}"
+    key = ec.generate_private_key(ec.SECP256R1())
+    server.start()
+    try:
+        assert flower_internals.deactivate_node(address, tmp_path / "ca.crt", key, 17)
+    finally:
+        server.stop(None).wait()
+    ((node, metadata),) = seen
+    assert node == 17
+    assert any("signature" in name for name in metadata) and any("public-key" in name for name in metadata)
+    assert not flower_internals.deactivate_node(address, tmp_path / "ca.crt", key, 17)  # nobody answers now
+
+
+def test_flower_pauses_with_the_clock_that_is_replaced():
+    assert "time.sleep(3)" in inspect.getsource(start_client_internal.start_client_internal)
+    assert start_client_internal.__dict__["time"] is time
+
+
+def test_the_clock_never_sleeps_long_and_tells_the_time(monkeypatch):
+    slept = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    clock = flower_internals.CappedSleepClock()
+    clock.sleep(3)
+    clock.sleep(0.1)
+    assert slept == [flower_internals.MAX_SLEEP, 0.1]
+    assert clock.monotonic is time.monotonic
+
+
+def test_a_client_app_is_started_by_the_name_that_the_fork_server_takes():
+    assert TASK_TYPE_TO_COMMAND[TaskType.CLIENT_APP] == flower_internals.CLIENT_APP_COMMAND
+    (script,) = entry_points(group="console_scripts", name=flower_internals.CLIENT_APP_COMMAND)
+    module, _, function = flower_internals.CLIENT_APP_ENTRY.partition(":")
+    assert getattr(import_module(module), function) is script.load()
+
+
+# --- what Flower prints and reads ---
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        client_log.ACCEPTED,
+        client_log.CONNECTION_LOST,
+        client_log.CONNECTION_BACK,
+        *client_log.NOT_ACCEPTED,
+        client_log.STOPPED,
+        client_log.RECEIVING,
+        *client_log.ANSWERED,
+        "Attempted to register SuperNode with public key: ",
+        "No SuperNode found",
+        "is already in use",
+    ],
+)
+def test_flower_logs_this_line(text):
+    assert [path for path, source in SOURCES.items() if text in source]
+
+
+def test_a_rejection_is_logged_as_it_is_read():
+    (source,) = [source for path, source in SOURCES.items() if path.match("supercore/error/grpc.py")]
+    assert 'msg = f"[{rpc_name}][ApiError:{err.code}] {err.message}"' in source
+    line = "[/flwr.proto.Fleet/ActivateNode][ApiError:2004] Attempted to register SuperNode with public key: b'k', why"
+    assert RejectionMonitor.REGISTRATION.search(line)
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted(re.findall(r'"(FLWR_\w+)"', inspect.getsource(processes.environment))),
+)
+def test_flower_reads_this_variable(name):
+    assert [path for path, source in SOURCES.items() if name in source]

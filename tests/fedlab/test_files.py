@@ -1,0 +1,98 @@
+"""Files that outlive a kill: atomic replacement, logs of lines, followers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from fedlab import files
+
+from fedlab.errors import RunError
+from fedlab.files import LogTail, directory_lock, follow_lines, read_lines, truncate_torn_line, write_atomically
+from waiting import wait_until
+
+
+def test_a_tail_gives_each_complete_line_once(tmp_path):
+    path = tmp_path / "log"
+    assert LogTail(path).lines() == []
+    path.write_text("old\ntorn")
+    tail = LogTail(path, from_end=True)
+    with path.open("a") as stream:
+        stream.write(" one\ntw\N{LINE SEPARATOR}")
+        stream.flush()
+        assert tail.lines() == ["torn one"]
+        stream.write("o\n\n")
+    assert tail.lines() == ["tw\N{LINE SEPARATOR}o", ""]
+    assert tail.lines() == []
+    assert LogTail(path).lines() == ["old", "torn one", "tw\N{LINE SEPARATOR}o", ""]
+
+
+def test_lines_are_followed_while_the_context_lasts_and_to_the_last(tmp_path):
+    path, seen = tmp_path / "log", []
+    with follow_lines(path, seen.extend, poll_seconds=0.01):
+        path.write_text("one\n")
+        wait_until(lambda: seen == ["one"], "the first line")
+        with path.open("a") as stream:
+            stream.write("two\nthree")
+    assert seen == ["one", "two"]
+
+
+def test_a_torn_line_is_cut_off_and_damage_elsewhere_is_named(tmp_path):
+    path = tmp_path / "log"
+    truncate_torn_line(path)
+    assert not path.exists() and read_lines(path) == []
+    path.write_text('{"a": 1}\n{"b"')
+    assert read_lines(path) == [{"a": 1}]
+    truncate_torn_line(path)
+    assert path.read_text() == '{"a": 1}\n'
+    path.write_text('{"a": 1}\nnonsense\n')
+    with pytest.raises(RunError, match="line 2 of .* is damaged: 'nonsense'"):
+        read_lines(path)
+HOLD = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); input()"
+
+
+def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path):
+    path = tmp_path / "deep" / "file"
+    write_atomically(path, b"old")
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def disk_full(_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", disk_full)
+    with pytest.raises(OSError, match="no space"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+def test_a_second_holder_is_an_error_with_the_remedy_or_waits(tmp_path):
+    folder = tmp_path / "deep"
+    with directory_lock(folder, wait=False):
+        with pytest.raises(RunError, match="in use by another process; choose another"):
+            with directory_lock(folder, wait=False, remedy="choose another"):
+                raise AssertionError("two holders")
+        with directory_lock(folder, wait=False, name=".other"):  # another name is another lock
+            pass
+    with directory_lock(folder, wait=False):  # released
+        pass
+
+
+def test_the_lock_holds_against_another_process_and_is_released_when_it_dies(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path / files.LOCK_FILE)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match="in use"):
+            with directory_lock(tmp_path, wait=False):
+                raise AssertionError("two holders")
+        other.kill()
+        with directory_lock(tmp_path, wait=True):
+            pass

@@ -1,0 +1,37 @@
+"""Things of a test in the registry's tables, for as long as the test runs."""
+
+from __future__ import annotations
+
+from fedlab import launch, registry
+from fedlab.engines import inprocess
+from fedlab.training import null_progress
+
+
+def put(monkeypatch, kind, name, spec):
+    """Make a spec known under a name; ``kind`` is "workload", "strategy", "aggregation" or "engine"."""
+    reference = f"{registry.LIVE}test-{kind}-{name}"
+    monkeypatch.setitem(registry.KINDS[kind].table, name, registry.Row(reference, f"a test's {name}"))
+    monkeypatch.setitem(registry._live, reference, spec)
+    forget()
+
+
+def forget():
+    """Drop what the registry has found and resolved so far."""
+    registry.find.cache_clear()
+    registry.config_from_text.cache_clear()
+
+
+def server_half(config, workload=None, progress=null_progress):
+    """The server half of a configuration's strategy, for its workload or another one."""
+    spec = config.plugins["strategy"].spec
+    return spec.server(config.workload if workload is None else workload, config, progress)
+
+
+def lead(directory):
+    """Lead a run directory to its end, through the two apps on the in-process engine."""
+    inprocess.run_config(launch.APPS, launch.saved_config(directory), directory.path)
+
+
+def client_half(strategy):
+    """The client half of a strategy by name."""
+    return registry.find("strategy", strategy).spec.client
