@@ -14,7 +14,7 @@ from fedlab.comparison.runner import compare
 from fedlab.config.schema import Config
 from fedlab.config.sections import Overrides, Value
 from fedlab.inference.predict import Prediction, load_predictor
-from fedlab.registry import reference_to
+from fedlab.plugins import reference_to
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.progress import watch_live
 from fedlab.runs.result import Result

@@ -27,7 +27,8 @@ from torch.nn.functional import cross_entropy
 
 from fedlab import api, launch
 from fedlab.data.dataset import ArrayDataset, Batch
-from fedlab.registry import find, reference_to
+from fedlab.plugins import reference_to
+from fedlab.registry import find
 from fedlab.runs.checkpoints import weights_sha256
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.result import Result
@@ -60,7 +61,7 @@ def check_workload(workload: object) -> None:
     AssertionError, ConfigError
         With what is wrong.
     """
-    spec = workload_spec(workload, "workload", "")
+    spec = workload_spec(workload, "the workload")
     made: Workload = spec.workload() if isinstance(spec.workload, type) else spec.workload
     names = made.clients
     _require(names and len(set(names)) == len(names), f"clients are {names!r}; distinct names are expected")

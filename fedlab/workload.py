@@ -157,7 +157,7 @@ class WorkloadSpec:
 NEEDED = ("clients", "model", "data", "loss", "evaluate")  # of the protocol
 
 
-def spec_of(found: object, what: str, reference: str) -> WorkloadSpec:
+def spec_of(found: object, what: str) -> WorkloadSpec:
     """Return the spec of what the registry found: a spec, a workload's class, or a workload.
 
     Raises

@@ -217,7 +217,7 @@ OPTIMIZERS: Mapping[str, Callable[[Iterable[nn.Parameter], float, float], torch.
 }
 
 
-def spec_of(found: object, what: str, reference: str) -> StrategySpec:
+def spec_of(found: object, what: str) -> StrategySpec:
     """Return the spec of what the registry found: a strategy, or the one that an aggregation rule makes.
 
     A rule alone is FedAvg with another mean: clients train on their labels, the rule combines their models.

@@ -9,12 +9,11 @@ import torch
 from flwr.app import ArrayRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 
-from fedlab.config.schema import build
+from fedlab import registry
 from fedlab.data.dataset import ArrayDataset
 from fedlab.runs.checkpoints import weights_sha256
 from fedlab.seeds import seeded
 from fedlab.workload import SupportsScoring, Workload, missing_columns
-from fedlab.workloads import WORKLOADS
 
 FEW = 12
 
@@ -25,7 +24,7 @@ def few(examples):
 
 
 SOME = 300  # enough to test on, of however many classes
-# Knobs that only make testing cheap; all else is at its default.
+# Options that only make testing cheap; all else is at its default.
 CHEAP = {
     "fewshot": {"fewshot.shots": "1", "fewshot.queries": 5, "fewshot.episodes": 20},
     "generation": {"data.max_examples": 100, "generation.samples": 20, "generation.sampling_steps": 10},
@@ -33,9 +32,9 @@ CHEAP = {
 }
 
 
-@pytest.fixture(params=list(WORKLOADS))
+@pytest.fixture(params=list(registry.WORKLOADS))
 def workload(request):
-    return build(WORKLOADS[request.param].knobs, request.param, CHEAP.get(request.param, {}))
+    return registry.load_config({"workload": request.param}, CHEAP.get(request.param)).workload
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def flower_config(config: Config) -> dict[str, str]:
     return {"preset": "", "overrides": config.to_toml()}
 
 
-def spec_of(found: object, what: str, reference: str) -> EngineSpec:
+def spec_of(found: object, what: str) -> EngineSpec:
     """Return the spec that the registry found, or refuse what is none.
 
     Raises

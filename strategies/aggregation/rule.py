@@ -241,7 +241,7 @@ class AggregationSpec(Generic[Options]):
     name: str = ""
 
 
-def spec_of(found: object, what: str, reference: str) -> AggregationSpec[Any]:
+def spec_of(found: object, what: str) -> AggregationSpec[Any]:
     """Return the spec that the registry found, or refuse what is none.
 
     Raises

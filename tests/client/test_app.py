@@ -10,25 +10,20 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 import toy
-from fedlab import registry, workloads
-from fedlab.client.app import app
-from fedlab.config.schema import resolve
+from fedlab import registry
+from fedlab.client.app import app, settle
 from fedlab.engines.flower_internals import task_identity
-from fedlab.launch import sections
+from fedlab.engines.spec import flower_config
+from fedlab.errors import ConfigError
 from tables import put
 
 
 @pytest.fixture
 def context(monkeypatch):
     put(monkeypatch, "workload", "blobs", toy.SPEC)
-    flat = resolve(
-        {**toy.SMALL, "strategy": "fedavg", "blobs.client_labels": True, "dualadapt.components": 2},
-        {},
-        sections(),
-        {"workload": "blobs", "strategy": "fedavg"},
-    )
+    config = registry.load_config({**toy.SMALL, "strategy": "fedavg", "blobs.client_labels": True})
     with task_identity(1, 1):
-        yield Context(1, 7, {"partition-id": 1, "num-partitions": 2}, RecordDict(), flat)
+        yield Context(1, 7, {"partition-id": 1, "num-partitions": 2}, RecordDict(), flower_config(config))
 
 
 def message(kind, **changes):
@@ -79,7 +74,7 @@ def test_weights_of_another_model_are_a_sentence(context):
 
 
 def test_over_the_network_a_bug_is_told_without_its_traceback_which_the_owner_keeps(context, tmp_path):
-    context.node_config.update({"domain": workloads.make(context.run_config).clients[1], "state-dir": str(tmp_path)})
+    context.node_config.update({"domain": toy.Blobs().clients[1], "state-dir": str(tmp_path)})
     reason = app(without_arrays(), context).error.reason
     assert reason.startswith("in evaluate: KeyError: 'arrays'")
     assert re.search(r" \(fedlab\.strategies\.protocol:\d+\)$", reason)
@@ -104,12 +99,31 @@ def test_what_the_server_refused_is_noted_for_the_owner_and_changes_nothing(cont
 
 
 def test_a_clear_error_stays_a_sentence(context):
-    context.run_config["strategy"] = "fedavgg"
+    text = context.run_config["overrides"]
+    context.run_config["overrides"] = text.replace('strategy = "fedavg"', 'strategy = "fedavgg"')
     reply = app(message("train"), context)
-    assert reply.error.reason == f"in train: unknown strategy 'fedavgg'; {hint()}"
+    assert reply.error.reason.startswith("in train: unknown strategy 'fedavgg'; did you mean 'fedavg'?")
 
 
-def hint():
-    from fedlab.errors import suggest
+def test_a_run_config_that_names_nothing_is_a_sentence(context):
+    context.run_config.clear()
+    assert "Flower's run config names no preset" in app(message("train"), context).error.reason
 
-    return suggest("fedavgg", registry.STRATEGIES)
+
+def test_a_machines_own_settings_go_over_the_runs_whose_folders_are_the_servers():
+    run = registry.load_config({"workload": "digits", "data.root": "/servers", "checkpoint.pretrain_cache": "/cache"})
+
+    def settled(**node):
+        context = Context(1, 7, {"partition-id": 0, **node}, RecordDict(), flower_config(run))
+        return settle(context), context.node_config["partition-id"]
+
+    simulated, _ = settled()
+    assert (simulated.data.root, simulated.checkpoint.pretrain_cache) == ("/servers", "/cache")
+    domain = run.workload.clients[1]
+    joined, partition = settled(domain=domain)
+    assert (joined.data.root, joined.checkpoint.pretrain_cache, partition) == ("", "", 1)
+    own, _ = settled(domain=domain, device="cpu", **{"data-root": "/mine", "data-folder": "/photos"})
+    assert (own.run.device, own.data.root, own.data.client_folder) == ("cpu", "/mine", "/photos")
+    assert own.workload.data_config == own.data
+    with pytest.raises(ConfigError, match=r"this run has no client 'pacs'"):
+        settled(domain="pacs")

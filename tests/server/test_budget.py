@@ -34,7 +34,7 @@ def test_no_limit_and_a_limit_of_seconds():
 def run(tmp_path, monkeypatch):
     put(monkeypatch, "workload", "blobs", toy.SPEC)
     preset = toy.write_preset(tmp_path, rounds=6)
-    return lambda name, **knobs: fedlab.run(preset, runs=tmp_path, name=name, **knobs)
+    return lambda name, **options: fedlab.run(preset, runs=tmp_path, name=name, **options)
 
 
 def round_bytes(result, number):

@@ -1,4 +1,4 @@
-"""Every name of a variant runs as its strategy with its knobs."""
+"""Every name of a variant runs as its strategy with its options."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ def preset(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_a_variant_is_its_strategy_with_its_knobs_and_differs_from_it(preset, name):
-    variant, flat = ABLATIONS[name], launch.prepare(preset, {"strategy": name})
-    assert flat == launch.prepare(preset, {"strategy": variant.strategy, **variant.knobs})
-    assert flat != launch.prepare(preset, {"strategy": variant.strategy})
+def test_a_variant_is_its_strategy_with_its_options_and_differs_from_it(preset, name):
+    variant, options = ABLATIONS[name], launch.prepare(preset, {"strategy": name}).options()
+    assert options == launch.prepare(preset, {"strategy": variant.strategy, **variant.options}).options()
+    assert options != launch.prepare(preset, {"strategy": variant.strategy}).options()
 
 
 def test_no_variant_hides_a_strategy_and_no_two_are_alike():
     assert not set(ABLATIONS) & set(registry.STRATEGIES)
-    assert len({str(sorted(variant.knobs.items())) for variant in ABLATIONS.values()}) == len(
+    assert len({str(sorted(variant.options.items())) for variant in ABLATIONS.values()}) == len(
         ABLATIONS
     )
 
 
 def test_a_preset_may_name_one_and_what_the_user_sets_goes_over_it(tmp_path, preset):
     named = toy.write_preset(tmp_path, strategy="dualadapt_no_mixup")
-    assert launch.prepare(named, {})["dualadapt.mixup"] == "off"
-    assert launch.prepare(named, {"dualadapt.mixup": "difference"})["dualadapt.mixup"] == "difference"
+    assert launch.prepare(named, {}).strategy.mixup == "off"
+    assert launch.prepare(named, {"dualadapt.mixup": "difference"}).strategy.mixup == "difference"

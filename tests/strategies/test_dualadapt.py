@@ -6,14 +6,15 @@ import copy
 
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from fedlab import launch, registry, strategies
+from fedlab import launch, registry
 from fedlab.comm.grid import PartitionGrid
 from fedlab.comm.roster import Roster
-from fedlab.config.schema import CORE_SECTIONS, ClientTraining, knobs, resolve
+from fedlab.config.schema import ClientConfig
+from fedlab.config.sections import parse_section
 from fedlab.engines import flower_internals, inprocess
 from fedlab.errors import ConfigError
 from fedlab.models import gaussian_mixture
@@ -22,44 +23,36 @@ from fedlab.seeds import seeded
 from fedlab.strategies.dualadapt import client as dualadapt
 from fedlab.strategies.dualadapt import evaluate
 from fedlab.strategies.dualadapt.server_loss import pseudo_targets, server_loss
-from fedlab.strategies.dualadapt.shared import QUANTILES
-from fedlab.strategies.protocol import METRICS, arrays_of
-from fedlab.training import null_progress
-from tables import client_half
+from fedlab.strategies.dualadapt.shared import QUANTILES, Options
+from fedlab.strategies.protocol import METRICS, ClientContext, arrays_of
+from tables import client_half, server_half
 from toy import SMALL, Blobs, Net
 
 
-def flat(strategy="dualadapt", **changes):
-    sections = {
-        **CORE_SECTIONS,
-        "digits": registry.WORKLOADS["digits"].knobs,
-        strategy: registry.STRATEGIES[strategy].knobs,
-    }
-    small = {**SMALL, "workload": "digits", "strategy": strategy}
-    usable = knobs(sections)
-    table = {key: value for key, value in {**small, **changes}.items() if key in usable}
-    return resolve(table, {}, sections, {"workload": "digits", "strategy": strategy})
+def config(strategy="dualadapt", **changes):
+    """Configuration of a run; the workload that it names is not used."""
+    return registry.load_config({**SMALL, "workload": "digits", "strategy": strategy}, changes)
 
 
 class Federation:
     """The rounds of one strategy on blobs through the in-process grid, with the apps' seed scopes."""
 
-    def __init__(self, table, workload=None):
-        self.table, self.workload = table, workload or Blobs()
-        self.strategy = strategies.make(table, self.workload, null_progress)
+    def __init__(self, config, workload=None):
+        self.config, self.workload = config, workload or Blobs()
+        self.strategy = server_half(config, self.workload)
         self.sent, self.replies = [], []
 
     def client(self, message, context):
-        half = client_half(self.table["strategy"])
+        half, partition = client_half(self.config.run.strategy), context.node_config["partition-id"]
         if message.metadata.message_type == MessageType.QUERY:
-            identity = ConfigRecord({"partition": context.node_config["partition-id"]})
+            identity = ConfigRecord({"partition": partition})
             return Message(RecordDict({"identity": identity}), reply_to=message)
         local = half.train if message.metadata.message_type == MessageType.TRAIN else half.evaluate
-        with seeded("client", context.node_config["partition-id"]):
-            return Message(local(self.workload, message, context), reply_to=message)
+        with seeded("client", partition):
+            return Message(local(self.workload, message, ClientContext(partition, self.config)), reply_to=message)
 
     def grid(self):
-        grid = inprocess.InProcessGrid(self.client, self.table, len(self.workload.clients))
+        grid = inprocess.InProcessGrid(self.client, {}, len(self.workload.clients))
         found = PartitionGrid(Roster(grid, {0: "near", 1: "far"}), min_clients=2)
         found.wait_for_clients(0, 5)
         return found
@@ -80,7 +73,7 @@ class Federation:
 
 
 def test_one_server_step_is_the_plain_loop_over_clients_and_examples():
-    federation = Federation(flat(**{"server.steps": 1, "dualadapt.server_discrepancy": 3.0})).run(1)
+    federation = Federation(config(**{"server.steps": 1, "dualadapt.server_discrepancy": 3.0})).run(1)
     half = federation.strategy
     model = half.trainer.model.train()
     loss = server_loss(half.trainer, half.heads, half.mixtures, half.options, 2)
@@ -106,7 +99,7 @@ def test_one_server_step_is_the_plain_loop_over_clients_and_examples():
 
 
 def test_the_discrepancy_moves_the_features_and_not_the_global_head():
-    half = Federation(flat()).run(1).strategy
+    half = Federation(config()).run(1).strategy
     model = half.trainer.model.train()
     running = copy.deepcopy(model.features[2].running_mean)
     model.zero_grad()
@@ -121,8 +114,8 @@ def test_the_local_head_is_the_plain_loop():
     head, z = Net().head, torch.randn(40, 8)
     source = gaussian_mixture.fit(torch.randn(60, 8), 2, variance_floor=1e-2)
     quantiles = torch.linspace(-30, 0, 20).double()
-    settings = dualadapt.Knobs(components=2, pseudo_labels="global", balance=0.0, client_discrepancy=0.0)
-    training = ClientTraining(steps=3, batch=10, learning_rate=0.01)
+    settings = Options(components=2, pseudo_labels="global", class_balance=0.0, client_discrepancy=0.0)
+    training = parse_section(ClientConfig, "client", {}, steps=3, batch_size=10, learning_rate=0.01)
     with seeded("loop"):
         local, mixture, loss = dualadapt.adapt_head(head, z, source, quantiles, settings, training)
 
@@ -166,23 +159,23 @@ def test_the_local_loss_is_the_plain_sum_over_examples():
 
 
 def test_without_the_server_discrepancy_the_server_is_its_own_control_bit_for_bit():
-    half = Federation(flat(**{"dualadapt.server_discrepancy": 0.0})).run(3).strategy
+    half = Federation(config(**{"dualadapt.server_discrepancy": 0.0})).run(3).strategy
     assert weights_sha256(half.trainer.state()) == weights_sha256(half.baseline.state())
 
 
 def test_with_it_the_server_is_not():
-    half = Federation(flat()).run(2).strategy
+    half = Federation(config()).run(2).strategy
     assert weights_sha256(half.trainer.model.state_dict()) != weights_sha256(half.baseline.model.state_dict())
 
 
 def test_the_control_is_the_strategy_source_only_bit_for_bit():
-    control = Federation(flat()).run(3).strategy.baseline
-    alone = Federation(flat("source_only")).run(3).strategy.trainer
+    control = Federation(config()).run(3).strategy.baseline
+    alone = Federation(config("source_only")).run(3).strategy.trainer
     assert weights_sha256(control.state()) == weights_sha256(alone.state())
 
 
 def test_what_crosses_the_wire():
-    federation = Federation(flat()).run(1)
+    federation = Federation(config()).run(1)
     assert set(federation.sent[0].content) == {"arrays", "mixture", "config"}
     for reply in federation.replies:
         assert set(reply.content) == {"head", "mixture", "metrics"}
@@ -196,29 +189,29 @@ def test_features_are_computed_once_a_round_however_many_steps(monkeypatch):
     seen = []
     forward = nn.Flatten.forward
     monkeypatch.setattr(nn.Flatten, "forward", lambda self, x: (seen.append(len(x)), forward(self, x))[1])
-    federation = Federation(flat(**{"client.steps": 50})).run(1)
+    federation = Federation(config(**{"client.steps": 50})).run(1)
     seen.clear()
     grid = federation.roster
     grid.send_and_receive(federation.sent[:1])
     assert sum(seen) == 90 + 90  # own statistics, then features; 50 steps add nothing
 
 
-@pytest.mark.parametrize("knob", ["client_weights", "server_weights", "control", "own_statistics"])
-def test_each_switch_changes_what_it_says(knob):
-    on, off = (Federation(flat(**{f"dualadapt.{knob}": value})).run(2) for value in (1, 0))
+@pytest.mark.parametrize("option", ["client_weights", "server_weights", "source_only_twin", "bn_adaptation"])
+def test_each_switch_changes_what_it_says(option):
+    on, off = (Federation(config(**{f"dualadapt.{option}": value})).run(2) for value in (1, 0))
     same = weights_sha256(on.arrays.to_torch_state_dict()) == weights_sha256(off.arrays.to_torch_state_dict())
-    assert same == (knob == "control")
+    assert same == (option == "source_only_twin")
 
 
 @pytest.mark.parametrize("mixup", ["difference", "off"])
 def test_each_form_of_pseudo_targets_is_another_run(mixup):
-    average, other = (Federation(flat(**{"dualadapt.mixup": form})).run(2) for form in ("average", mixup))
+    average, other = (Federation(config(**{"dualadapt.mixup": form})).run(2) for form in ("average", mixup))
     assert weights_sha256(average.strategy.state()) != weights_sha256(other.strategy.state())
 
 
 def test_pseudo_targets_are_what_they_say():
     for mixup in ("average", "difference", "off"):
-        half = strategies.make(flat(**{"dualadapt.mixup": mixup}), Blobs(), null_progress)
+        half = server_half(config(**{"dualadapt.mixup": mixup}), Blobs())
         with seeded("x"):
             x = pseudo_targets(half.trainer, mixup)
         with seeded("x"):
@@ -228,7 +221,7 @@ def test_pseudo_targets_are_what_they_say():
 
 
 def test_global_local_average_last_and_control_are_reported_from_the_round_after_the_first_heads():
-    federation = Federation(flat()).run(1)
+    federation = Federation(config()).run(1)
     half, grid = federation.strategy, federation.roster
     messages = list(half.configure_evaluate(SMALL["rounds"], federation.arrays, ConfigRecord(), grid))
     metrics = dict(grid.send_and_receive(messages)[0].content[METRICS])
@@ -240,10 +233,10 @@ def test_global_local_average_last_and_control_are_reported_from_the_round_after
 
 
 def test_a_restored_half_goes_on_to_the_same_bits():
-    whole = Federation(flat()).run(3)
-    begun = Federation(flat()).run(2)
+    whole = Federation(config()).run(3)
+    begun = Federation(config()).run(2)
     state = copy.deepcopy(begun.strategy.state())
-    resumed = Federation(flat())
+    resumed = Federation(config())
     resumed.strategy.restore(state)
     grid = resumed.grid()
     with seeded("round", 3):
@@ -254,7 +247,7 @@ def test_a_restored_half_goes_on_to_the_same_bits():
 
 
 def test_a_client_that_failed_keeps_its_last_head():
-    federation = Federation(flat()).run(1)
+    federation = Federation(config()).run(1)
     half = federation.strategy
     old = half.heads[1]
     half.aggregate_train(2, federation.replies[:1])
@@ -265,7 +258,7 @@ def test_a_model_without_features_and_head_is_refused_in_a_sentence():
     with pytest.raises(
         ConfigError, match=r"needs a model with \.features and \.head; Linear .* lacks features and head"
     ):
-        strategies.make(flat(), Blobs(headless=True), null_progress)
+        server_half(config(), Blobs(headless=True))
 
 
 def test_it_serves_a_head_with_batch_norm_and_dropout(monkeypatch):
@@ -275,7 +268,7 @@ def test_it_serves_a_head_with_batch_norm_and_dropout(monkeypatch):
             self.head = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
 
     monkeypatch.setattr("toy.Net", Deep)
-    half = Federation(flat()).run(2).strategy
+    half = Federation(config()).run(2).strategy
     assert all(torch.isfinite(value).all() for head in half.heads.values() for value in head.values())
 
 
@@ -284,14 +277,14 @@ def test_balance_evens_out_the_classes_of_pseudo_labels():
     p = torch.randn(300, 3).mul(2).add(torch.tensor([1.0, 0.0, 0.0])).softmax(1)
     z = torch.randn(300, 8)
     raw, even = (
-        dualadapt.pseudo_labels(z, p, dualadapt.Knobs(pseudo_labels="global", balance=b)).bincount(minlength=3)
+        dualadapt.pseudo_labels(z, p, Options(pseudo_labels="global", class_balance=b)).bincount(minlength=3)
         for b in (0.0, 1.0)
     )
     assert even.max() - even.min() < raw.max() - raw.min()
 
 
 def test_the_context_says_the_partition():
-    context = Context(1, 5, {"partition-id": 1, "num-partitions": 2}, RecordDict(), flat())
+    context = ClientContext(1, config())
     arrays = ArrayRecord(Net().state_dict())
     message = Message(RecordDict({"arrays": arrays, "config": ConfigRecord({"server-round": 0})}), 5, "evaluate")
     reply = evaluate(Blobs(), message, context)

@@ -100,9 +100,14 @@ def test_an_averaged_client_sends_the_moving_average_of_its_steps(federate, matr
 
 @pytest.mark.parametrize("strategy", ["scaffold", "fednova"])
 @pytest.mark.parametrize(
-    "knobs",
-    [{"client.optimizer": "adam"}, {"client.max_grad_norm": 1.0}, {"client.final_lr_fraction": 0.5}, {"client.ema_decay": 0.5}],
+    "options",
+    [
+        {"client.optimizer": "adam"},
+        {"client.max_grad_norm": 1.0},
+        {"client.final_lr_fraction": 0.5},
+        {"client.ema_decay": 0.5},
+    ],
 )
-def test_strategies_that_assume_plain_sgd_refuse_another_optimizer(federate, strategy, knobs):
+def test_strategies_that_assume_plain_sgd_refuse_another_optimizer(federate, strategy, options):
     with pytest.raises(ConfigError, match="plain SGD"):
-        federate(strategy, **knobs)
+        federate(strategy, **options)

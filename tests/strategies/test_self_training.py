@@ -70,9 +70,9 @@ def test_a_client_that_is_sure_of_nothing_sends_back_what_it_got(record):
 
 
 def test_labels_that_clients_have_are_not_looked_at(record):
-    knobs = {"rounds": 1, "self_training.threshold": THRESHOLD}
+    options = {"rounds": 1, "self_training.threshold": THRESHOLD}
     hashes = {
-        record("self_training", **knobs, **{"blobs.client_labels": labelled})[1].manifest()["weights_sha256"]
+        record("self_training", **options, **{"blobs.client_labels": labelled})[1].manifest()["weights_sha256"]
         for labelled in (True, False)
     }
     assert len(hashes) == 1

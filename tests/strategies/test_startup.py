@@ -11,10 +11,8 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
-from fedlab import strategies
-from fedlab.config.schema import CORE_SECTIONS, resolve
+from fedlab import registry
 from fedlab.data.dataset import ArrayDataset
-from fedlab.engines import inprocess
 from fedlab.errors import ConfigError
 from fedlab.models.feature_classifier import features_of
 from fedlab.runs.checkpoints import Checkpoints
@@ -23,7 +21,7 @@ from fedlab.seeds import seeded
 from fedlab.strategies import startup
 from fedlab.strategies.validation import InvalidUpdate
 from fedlab.workload import WorkloadSpec
-from tables import put
+from tables import lead, put, server_half
 
 SEED, ROUNDS, R_S, R_C, BATCH, RATE, CLASSES = 5, 2, 3, 4, 6, 0.05, 4
 SMALL = {
@@ -87,25 +85,20 @@ class Dots:
 
 
 @pytest.fixture
-def table():
+def table(monkeypatch):
+    put(monkeypatch, "workload", "dots", WorkloadSpec(Dots))
+
     def make(**changes):
-        sections = {**CORE_SECTIONS, "dots": Dots, "startup": startup.Knobs}
-        flat = {**SMALL, "strategy": "startup", "name": "dots", **changes}
-        return resolve(flat, {}, sections, {"workload": "dots", "strategy": "startup"})
+        return registry.load_config({**SMALL, "strategy": "startup", "name": "dots"}, changes)
 
     return make
 
 
 @pytest.fixture
-def federate(tmp_path, monkeypatch, table):
-    from fedlab.client.app import app as client_app
-    from fedlab.server.app import app as server_app
-
-    put(monkeypatch, "workload", "dots", WorkloadSpec(Dots))
-
+def federate(tmp_path, table):
     def run(**changes):
         directory = RunDirectory.create(tmp_path, table(**changes))
-        inprocess.run(server_app, client_app, directory.config(), 2)
+        lead(directory)
         return directory
 
     return run
@@ -159,7 +152,7 @@ def target_loss(student, x, rows, soft, first, second):
 
 def begin(table):
     """Teacher and student before the first round."""
-    strategy = strategies.make(table(), Dots())
+    strategy = server_half(table(), Dots())
     with seeded(SEED, "initialise"):
         strategy.initialize()
     return strategy
@@ -220,7 +213,7 @@ def test_centralised_steps_are_the_sum_of_the_three_losses_on_everybodys_images(
                 first, second = workload.view(x[rows]), workload.view(x[rows])
             loss = loss + target_loss(student, x, rows, soft_labels(teacher, x), first, second)
             plain.step(loss, rate(server_round))
-    directory = federate(**{"startup.setting": "centralised"})
+    directory = federate(**{"startup.setting": "centralized"})
     compare(final(directory), student)
     for line in directory.rounds():
         assert all(moved["train_down"] == moved["train_up"] == 0 for moved in line["bytes"].values())
@@ -237,7 +230,7 @@ def test_dynamic_distillation_steps_are_those_of_the_plain_loop(federate, table)
         "rounds": 1,
     }
     workload = Dots()
-    strategy = strategies.make(table(**changes), workload)
+    strategy = server_half(table(**changes), workload)
     with seeded(SEED, "initialise"):
         strategy.initialize()
     same = zip(strategy.student.model.parameters(), strategy.teacher.parameters(), strict=True)
@@ -271,7 +264,7 @@ def test_dynamic_distillation_steps_are_those_of_the_plain_loop(federate, table)
 
 def test_the_student_starts_with_the_backbone_of_the_teacher_and_a_fresh_head(table):
     for start, backbone, head in (("backbone", True, False), ("whole", True, True), ("fresh", False, False)):
-        strategy = strategies.make(table(**{"startup.start": start}), Dots())
+        strategy = server_half(table(**{"startup.start": start}), Dots())
         strategy.initialize()
         student, teacher = strategy.student.model, strategy.teacher
         assert torch.equal(student.features[0].weight, teacher.features[0].weight) is backbone
@@ -316,7 +309,7 @@ def test_any_rule_puts_the_students_together_projector_and_all(federate, rule):
 
 def test_a_rule_that_needs_the_clients_labels_is_refused(table):
     with pytest.raises(ConfigError, match="'qfedavg' weighs clients by their loss, and clients of strategy 'startup'"):
-        strategies.make(table(**{"startup.aggregation": "qfedavg"}), Dots())
+        server_half(table(**{"startup.aggregation": "qfedavg"}), Dots())
 
 
 def test_clients_test_before_after_and_every_so_many_rounds(federate):
@@ -351,15 +344,15 @@ def test_it_resumes_to_the_same_bits(federate, table, monkeypatch):
 
 def test_what_cannot_be_taught_is_refused(table):
     with pytest.raises(ConfigError, match=r"startup needs a model with .features and a linear .head; Net of workload"):
-        strategies.make(table(), Dots(linear_head=False))
+        server_half(table(), Dots(linear_head=False))
 
     class Sightless:
         def __init__(self, seen):
             self.model, self.data, self.loss, self.clients = seen.model, seen.data, seen.loss, seen.clients
 
     with pytest.raises(ConfigError, match="startup needs a workload that makes views of its inputs; 'dots' has no"):
-        strategies.make(table(), Sightless(Dots()))
-    with pytest.raises(ConfigError, match=r"knob 'startup.distillation_loss'.*got 'kll'"):
+        server_half(table(), Sightless(Dots()))
+    with pytest.raises(ConfigError, match=r"option 'startup.distillation_loss'.*got 'kll'"):
         table(**{"startup.distillation_loss": "kll"})
 
 

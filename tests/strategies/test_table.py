@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
 
-from fedlab import launch, registry, strategies
+from fedlab import launch, registry
+from fedlab.config.sections import section_fields
 from fedlab.engines import inprocess
 from fedlab.errors import ConfigError
 from fedlab.runs.directory import RunDirectory
-from tables import put
-from toy import SMALL, Blobs, write_preset
+from tables import lead, put
+from toy import SMALL, SPEC, Blobs, write_preset
 
-CLIENTS = 5
-KNOBS = {
+OPTIONS = {
     "dualadapt.em_steps": 3,
     "fedtrimmedavg.trim_fraction": 0.4,
     "self_training.threshold": 0.4,
@@ -43,13 +43,13 @@ class Shuffled(inprocess.InProcessGrid):
 
 @pytest.fixture
 def prepare(tmp_path, monkeypatch):
-    """Checked knobs of a strategy on the toy workload."""
-    put(monkeypatch, "workload", "blobs", toy.SPEC)
+    """Checked configuration of a strategy on the toy workload."""
+    put(monkeypatch, "workload", "blobs", SPEC)
 
     def table(name, **changes):
         entry = registry.find("strategy", name).spec
         usable = {key: value for key, value in SMALL.items() if not key.startswith("dualadapt")}
-        mine = {key: value for key, value in KNOBS.items() if key.partition(".")[0] in (name, "client")}
+        mine = {key: value for key, value in OPTIONS.items() if key.partition(".")[0] in (name, "client")}
         data = {"blobs.domains": "a,b,c,d,e", "blobs.client_labels": entry.needs_client_labels, "blobs.linear": True}
         preset = write_preset(tmp_path, **{**usable, "strategy": name, "checkpoint.keep": 9})
         return launch.prepare(preset, {**mine, **data, **changes})
@@ -60,13 +60,10 @@ def prepare(tmp_path, monkeypatch):
 @pytest.fixture
 def federate(tmp_path):
     """A run directory led to its end by the two apps."""
-    from fedlab.client.app import app as client_app
-    from fedlab.server.app import app as server_app
-
     def run(directory):
-        if isinstance(directory, dict):
+        if not isinstance(directory, RunDirectory):
             directory = RunDirectory.create(tmp_path, directory)
-        inprocess.run(server_app, client_app, directory.config(), CLIENTS)
+        lead(directory)
         return directory
 
     return run
@@ -96,7 +93,7 @@ def test_bad_updates_are_refused_and_the_others_used(prepare, federate, monkeypa
     entry = registry.find("strategy", name).spec
 
     def train(workload, message, context):
-        content, partition = entry.client.train(workload, message, context), context.node_config["partition-id"]
+        content, partition = entry.client.train(workload, message, context), context.partition
         record = next(iter(content.array_records.values()))
         key = next(key for key, array in record.items() if array.dtype == "float32")
         if partition == 1:
@@ -120,9 +117,9 @@ def test_a_reply_with_more_than_it_should_have_is_refused(prepare, federate, mon
 
     def train(workload, message, context):
         content = entry.client.train(workload, message, context)
-        if context.node_config["partition-id"] == 0:
+        if context.partition == 0:
             content["metrics"]["labels"] = 1.0
-        if context.node_config["partition-id"] == 4:
+        if context.partition == 4:
             content["images"] = ArrayRecord({"x": Array(np.zeros(2, np.float32))})
         return content
 
@@ -135,7 +132,10 @@ def test_a_reply_with_more_than_it_should_have_is_refused(prepare, federate, mon
     assert "its records and metrics are" in line["failures"][0]["reason"]
 
 
-@pytest.mark.parametrize("name", [name for name in STRATEGIES if registry.find("strategy", name).spec.needs_client_labels])
+SUPERVISED = [name for name in STRATEGIES if registry.find("strategy", name).spec.needs_client_labels]
+
+
+@pytest.mark.parametrize("name", SUPERVISED)
 def test_clients_without_labels_are_refused_before_anything_is_made(prepare, tmp_path, name):
     with pytest.raises(ConfigError, match=rf"strategy '{name}' trains on the clients' own labels"):
         prepare(name, **{"blobs.client_labels": False})
@@ -170,23 +170,28 @@ def test_a_workload_without_classes_is_refused(prepare, monkeypatch, name):
         prepare(name)
 
 
-WITH_RULES = [name for name in STRATEGIES if strategies.chosen_by(name, {})]
+WITH_RULES = [
+    name for name in STRATEGIES if "aggregation" in section_fields(registry.find("strategy", name).spec.options)
+]
 
 
-def test_strategies_whose_clients_upload_whole_models_take_a_rule():
+def test_strategies_whose_clients_upload_whole_models_take_a_rule(prepare):
     assert {"self_training", "fed_mcd", "fed_dann", "oracle", "fedprox"} <= set(WITH_RULES)
-    assert strategies.chosen_by("self_training", {"self_training.aggregation": "krum"}) == {"aggregation": "krum"}
-    assert strategies.chosen_by("fedavg", {"fedavg.aggregation": "krum"}) == {}
+    chosen = prepare("self_training", **{"self_training.aggregation": "fedmedian"})
+    assert chosen.plugins["aggregation"] == registry.find("aggregation", "fedmedian")
+    assert "aggregation" not in prepare("source_only").plugins
+    with pytest.raises(ConfigError, match=r"unknown option 'fedavg.aggregation'"):
+        prepare("fedavg", **{"fedavg.aggregation": "krum"})
 
 
 @pytest.mark.parametrize("name", WITH_RULES)
-def test_a_rule_changes_the_run_and_brings_its_knobs(prepare, federate, name):
-    plain, knob = prepare(name, rounds=1), f"{name}.aggregation"
-    assert "fedadam.tau" not in plain
-    with pytest.raises(ConfigError, match=r"knob 'fedadam.tau' has no effect in this run.*aggregation 'fedavg'"):
+def test_a_rule_changes_the_run_and_brings_its_options(prepare, federate, name):
+    plain, option = prepare(name, rounds=1), f"{name}.aggregation"
+    assert "fedadam.tau" not in plain.options()
+    with pytest.raises(ConfigError, match=r"option 'fedadam.tau' has no effect in this run.*aggregation 'fedavg'"):
         prepare(name, **{"fedadam.tau": 0.1})
-    chosen = prepare(name, rounds=1, **{knob: "fedadam", "fedadam.tau": 0.1})
-    assert chosen["fedadam.tau"] == 0.1
+    chosen = prepare(name, rounds=1, **{option: "fedadam", "fedadam.tau": 0.1})
+    assert chosen.options()["fedadam.tau"] == chosen.aggregation.tau == 0.1
     hashes = [federate(table).manifest()["weights_sha256"] for table in (plain, chosen)]
     assert hashes[0] != hashes[1]
 
@@ -198,13 +203,13 @@ def test_a_rule_that_does_not_exist_is_named(prepare):
 
 def test_a_rule_that_needs_more_clients_is_refused_with_any_strategy(prepare):
     rule = {"oracle.aggregation": "krum", "krum.num_malicious": 2}
-    with pytest.raises(ConfigError, match=r"aggregation 'krum' with these knobs needs 7 replies.*sure of 5"):
+    with pytest.raises(ConfigError, match=r"aggregation 'krum' with these options needs 7 replies.*sure of 5"):
         prepare("oracle", **rule)
 
 
 @pytest.mark.parametrize("rule", ["qfedavg", "dp_fixed", "dp_adaptive"])
 def test_rules_that_ask_something_of_clients_work_with_unlabelled_ones(prepare, federate, rule):
-    side = {f"{rule}.side": "client"} if rule.startswith("dp") else {}
+    side = {f"{rule}.clip_on": "client"} if rule.startswith("dp") else {}
     if rule == "qfedavg":  # a loss needs labels
         with pytest.raises(ConfigError, match=r"aggregation 'qfedavg' weighs clients by their loss"):
             prepare("self_training", **{"self_training.aggregation": rule})

@@ -15,18 +15,16 @@ from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from fedlab import registry, strategies
+from fedlab import registry
 from fedlab.comm import compression
 from fedlab.comm.grid import PartitionGrid
 from fedlab.comm.roster import Roster
-from fedlab.config.schema import CORE_SECTIONS, knobs, resolve
 from fedlab.engines import inprocess
 from fedlab.seeds import seeded
 from fedlab.strategies import validation
-from fedlab.strategies.protocol import ARRAYS, CONFIG, METRICS, ROUND
+from fedlab.strategies.protocol import ARRAYS, CONFIG, METRICS, ROUND, ClientContext
 from fedlab.strategies.validation import MAX_EXAMPLES, InvalidUpdate
-from fedlab.training import null_progress
-from tables import client_half, put
+from tables import client_half, server_half
 from toy import SMALL, Blobs
 
 EXAMPLES = "num-examples"
@@ -42,35 +40,27 @@ def quiet():
     log.setLevel(level)
 
 
-def flat(strategy):
-    table = {"digits": registry.WORKLOADS["digits"].knobs, strategy: registry.STRATEGIES[strategy].knobs}
-    sections = {**CORE_SECTIONS, **table}
-    usable = knobs(sections)
-    small = {**SMALL, "workload": "digits", "strategy": strategy}
-    chosen = {"workload": "digits", "strategy": strategy}
-    return resolve({key: value for key, value in small.items() if key in usable}, {}, sections, chosen)
-
-
 class Round:
     """The first round of a strategy up to its replies, from real client halves; each use starts from there again."""
 
     def __init__(self, strategy):
-        table, workload = flat(strategy), Blobs(labelled=strategy == "fedavg")
+        config = registry.load_config({**SMALL, "workload": "digits", "strategy": strategy})
+        workload = Blobs(client_labels=strategy == "fedavg")
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
         half = client_half(strategy)
 
         def client(message, context):
+            partition = context.node_config["partition-id"]
             if message.metadata.message_type == MessageType.QUERY:
-                identity = ConfigRecord({"partition": context.node_config["partition-id"]})
-                return Message(RecordDict({"identity": identity}), reply_to=message)
-            with seeded("client", context.node_config["partition-id"]):
-                content = half.train(workload, message, context)
+                return Message(RecordDict({"identity": ConfigRecord({"partition": partition})}), reply_to=message)
+            with seeded("client", partition):
+                content = half.train(workload, message, ClientContext(partition, config))
             content[CONFIG] = ConfigRecord({ROUND: message.content[CONFIG][ROUND]})
             return Message(content, reply_to=message)
 
-        grid = PartitionGrid(Roster(inprocess.InProcessGrid(client, table, 2), {0: "near", 1: "far"}), min_clients=2)
+        grid = PartitionGrid(Roster(inprocess.InProcessGrid(client, {}, 2), {0: "near", 1: "far"}), min_clients=2)
         grid.wait_for_clients(0, 5)
-        self.half = strategies.make(table, workload, null_progress)
+        self.half = server_half(config, workload)
         with seeded("screening"):
             initial = self.half.initialize()
             self.sent = list(self.half.configure_train(1, initial, ConfigRecord(), grid))

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from fedlab import launch, registry
+from fedlab import launch, plugins, registry
 from fedlab.engines import inprocess
 from fedlab.training import null_progress
 
 
 def put(monkeypatch, kind, name, spec):
     """Make a spec known under a name; ``kind`` is "workload", "strategy", "aggregation" or "engine"."""
-    reference = f"{registry.LIVE}test-{kind}-{name}"
+    reference = f"{plugins.LIVE}test-{kind}-{name}"
     monkeypatch.setitem(registry.KINDS[kind].table, name, registry.Row(reference, f"a test's {name}"))
-    monkeypatch.setitem(registry._live, reference, spec)
+    monkeypatch.setitem(plugins.live_objects, reference, spec)
     forget()
 
 
 def forget():
     """Drop what the registry has found and resolved so far."""
-    registry.find.cache_clear()
-    registry.config_from_text.cache_clear()
+    registry.forget()
 
 
 def server_half(config, workload=None, progress=null_progress):

@@ -118,8 +118,7 @@ SCRIBBLES = WorkloadSpec(Scribbler, primary_metric="size")
 def register(name="blobs", spec="toy:SPEC") -> None:
     """Put the workload into the table of a process that has no other purpose."""
     registry.WORKLOADS[name] = registry.Row(spec, "three classes in four dimensions")
-    registry.find.cache_clear()
-    registry.config_from_text.cache_clear()
+    registry.forget()
 
 
 def write_preset(folder, **changes):

@@ -39,10 +39,10 @@ def test_to_be_asked_for_it_does_not_change_what_a_client_learns(record):
 
 @pytest.mark.parametrize("rule", ["dp_fixed", "dp_adaptive"])
 def test_clipping_on_the_client_gives_what_clipping_on_the_server_gives(record, rule):
-    knobs = {f"{rule}.clipping_norm": 0.2}
+    options = {f"{rule}.clipping_norm": 0.2}
     found = {}
     for side in ("server", "client"):
-        seen, directory = record(rule, **knobs, **{f"{rule}.clip_on": side})
+        seen, directory = record(rule, **options, **{f"{rule}.clip_on": side})
         found[side] = directory.checkpoints.latest()[1]
         for client in range(3):
             one = seen["train", 1, client]

@@ -135,7 +135,7 @@ def test_near_updates_are_told_apart_far_from_the_origin(make, start):
 
 
 @pytest.mark.parametrize(
-    ("rule", "knobs", "said"),
+    ("rule", "options", "said"),
     [
         ("krum", {"krum.num_malicious": 2}, r"needs 7 replies a round, and this run is sure of 5"),
         ("krum", {"krum.num_malicious": 1, "min_clients": 3}, r"needs 5 replies a round, and this run is sure of 3"),
@@ -145,9 +145,9 @@ def test_near_updates_are_told_apart_far_from_the_origin(make, start):
         ("fedtrimmedavg", {"fedtrimmedavg.trim_fraction": 0.1}, r"trims none of 5 clients; 10 are needed"),
     ],
 )
-def test_a_run_that_is_not_sure_of_enough_clients_is_refused(make, rule, knobs, said):
+def test_a_run_that_is_not_sure_of_enough_clients_is_refused(make, rule, options, said):
     with pytest.raises(ConfigError, match=said):
-        make(rule, **knobs)
+        make(rule, **options)
 
 
 def test_too_few_replies_are_an_error_and_not_a_skipped_round(make, start, models):

@@ -108,8 +108,8 @@ def test_without_momentum_and_with_rate_one_fedavgm_is_fedavg(make, start, model
 def test_statistics_do_not_overshoot(make, start, models, rule):
     """An optimiser's step on a variance that falls would end below zero."""
     current, name = start, "features.2.running_var"
-    knob = {f"{rule}.learning_rate": 5.0}
-    strategy = make(rule, **knob)
+    option = {f"{rule}.learning_rate": 5.0}
+    strategy = make(rule, **option)
     for server_round in range(1, 6):
         given = models(server_round, current)
         current = strategy.aggregate(current, given, server_round)

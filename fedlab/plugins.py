@@ -1,0 +1,134 @@
+"""Things of a user's own: modules found by import path or entry point, and objects of this process."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from dataclasses import is_dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+from fedlab.config.sections import Value, section_fields
+from fedlab.errors import ConfigError, suggest
+
+LIVE = "live:"  # before the name of an object that only this process has
+PLUGIN_PATH = "FEDLAB_PLUGIN_PATH"  # environment variable: folders of modules that are not installed
+
+live_objects: dict[str, Any] = {}
+
+
+def entry_points(group: str) -> dict[str, list[metadata.EntryPoint]]:
+    """Return the entry points of a group by name; two packages may use one name."""
+    found: dict[str, list[metadata.EntryPoint]] = {}
+    for point in metadata.entry_points(group=group):
+        if point.value not in [known.value for known in found.get(point.name, [])]:
+            found.setdefault(point.name, []).append(point)
+    return found
+
+
+def add_plugin_folder(folder: Path) -> None:
+    """Let modules in a folder be found, in this process and those that it starts, behind all that is installed."""
+    known = [path for path in os.environ.get(PLUGIN_PATH, "").split(os.pathsep) if path]
+    if str(folder) not in known:
+        os.environ[PLUGIN_PATH] = os.pathsep.join([*known, str(folder)])
+    _extend_path()
+
+
+def _extend_path() -> None:
+    """Put the current folder and the known folders of plug-ins at the end of the search path."""
+    for folder in (os.getcwd(), *os.environ.get(PLUGIN_PATH, "").split(os.pathsep)):
+        if folder and folder not in sys.path:
+            sys.path.append(folder)
+
+
+def load_object(path: str, what: str) -> Any:
+    """Import ``pkg.module:Name``; ``what`` says in messages what it is for.
+
+    Raises
+    ------
+    ConfigError
+        When the module is not installed here, raises as it is imported, or has no such name.
+    """
+    if path.startswith(LIVE):
+        if path not in live_objects:
+            raise ConfigError(
+                f"{what} was an object of another process, and cannot be found again; define it in a module and name "
+                "it by its import path, pkg.module:Name"
+            )
+        return live_objects[path]
+    module_name, _, attribute = path.partition(":")
+    if not module_name or not attribute:
+        raise ConfigError(f"{what} is no import path; write pkg.module:Name")
+    module = load_module(module_name, what)
+    found: Any = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            public = [name for name in vars(module) if not name.startswith("_")]
+            raise ConfigError(f"{what}: module {module_name!r} has no {attribute!r}; {suggest(attribute, public)}")
+        found = getattr(found, part)
+    return found
+
+
+def load_module(name: str, what: str) -> Any:
+    """Import a module; ``what`` says in messages what it is for.
+
+    Raises
+    ------
+    ConfigError
+        When it is not installed here, or raises as it is imported.
+    """
+    _extend_path()
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or name
+        if name == missing or name.startswith(f"{missing}."):
+            raise ConfigError(
+                f"{what}: there is no module {missing!r} on this machine; install the package that it belongs to "
+                "here too (pip install), or set PYTHONPATH to the folder that it is in"
+            ) from None
+        raise ConfigError(f"{what}: module {name!r} needs {missing!r}, which is not installed here") from None
+    except Exception as error:
+        raise ConfigError(f"{what}: importing {name!r} raised {type(error).__name__}: {error}") from error
+
+
+def section_name(reference: str) -> str:
+    """The prefix of options of something named by import path: its own name in snake case, or its module's for SPEC."""
+    module, _, name = reference.rpartition(":")
+    if name.isupper():
+        return module.rpartition(".")[2]
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.rpartition(".")[2]).lower()
+
+
+def reference_to(kind: str, found: object) -> tuple[str, dict[str, Value]]:
+    """Return how a run can name an object, and the options that make it again: for ``fedlab.run(workload=MyTask())``.
+
+    A dataclass with plain fields is named by the import path of its class, anything that is a variable of a module by
+    that; what is left is known to this process alone.
+    """
+    cls = type(found)
+    if is_dataclass(found) and _is_at(cls.__module__, cls.__qualname__, cls):
+        reference = f"{cls.__module__}:{cls.__qualname__}"
+        values = {name: getattr(found, name) for name in section_fields(cast(type[Any], cls))}
+        if kind == "workload" and all(isinstance(value, bool | int | float | str) for value in values.values()):
+            section = str(getattr(found, "name", "")) or section_name(reference)
+            return reference, {f"{section}.{name}": value for name, value in values.items()}
+    for module_name, module in list(sys.modules.items()):
+        for name, value in list(vars(module).items()) if module is not None and hasattr(module, "__dict__") else ():
+            if value is found and _is_at(module_name, name, found):
+                return f"{module_name}:{name}", {}
+    name = section_name(f":{getattr(found, '__name__', cls.__name__)}")
+    known = next((reference for reference, other in live_objects.items() if other is found), "")
+    reference = known or f"{LIVE}{len(live_objects)}:{name}"
+    live_objects[reference] = found
+    return reference, {}
+
+
+def _is_at(module: str, path: str, found: object) -> bool:
+    place: Any = sys.modules.get(module)
+    for part in path.split("."):
+        place = getattr(place, part, None)
+    return place is found
