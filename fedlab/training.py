@@ -1,4 +1,4 @@
-"""The one optimisation loop, the averaged model and the choice of device."""
+"""The optimization loop, the learning-rate schedule, the exponential moving average, the choice of a device."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Progress = Callable[[str, int, int], None]  # phase, steps done, steps in all
 
 
 def null_progress(phase: str, done: int, total: int) -> None:
-    """A progress callback that says nothing."""
+    """Ignore progress reports."""
 
 
 def train_steps(
     loss: Callable[[], Tensor],
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     steps: int,
     *,
     name: str,
-    clip: float = 0.0,
+    max_grad_norm: float = 0.0,
     after_step: Callable[[], object] | None = None,
     progress: Progress = null_progress,
 ) -> float | None:
@@ -33,10 +33,14 @@ def train_steps(
     ----------
     loss
         Draws its own batch and returns a scalar.
-    clip
-        Largest Euclidean norm of the gradient of all weights together; a larger one is scaled down. 0: never.
+    name
+        Phase that progress reports and errors name.
+    max_grad_norm
+        Largest Euclidean norm of the gradient of all weights together; a larger one is scaled down. 0: no limit.
     after_step
-        Called after every step, for instance to follow the weights with an average.
+        Called after every step, for instance to update a moving average of the weights.
+    progress
+        Called after every step with the name, the steps done and ``steps``.
 
     Raises
     ------
@@ -46,17 +50,18 @@ def train_steps(
     total = 0.0
     for step in range(steps):
         value = loss()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
         current = float(value.detach())
-        if not torch.isfinite(torch.tensor(current)):
+        if not math.isfinite(current):
             raise RunError(
                 f"{name}: the loss is {current} at step {step + 1} of {steps}; "
                 "lower the learning rate, or look at the data for values that are not finite"
             )
-        if clip:
-            nn.utils.clip_grad_norm_([weight for group in optimiser.param_groups for weight in group["params"]], clip)
-        optimiser.step()
+        if max_grad_norm:
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            nn.utils.clip_grad_norm_(weights, max_grad_norm)
+        optimizer.step()
         total += current
         if after_step:
             after_step()
@@ -64,20 +69,20 @@ def train_steps(
     return total / steps if steps else None
 
 
-def cosine_factor(share: float, number: int, rounds: int) -> float:
-    """What is left of a learning rate in round ``number`` of ``rounds``: 1 in the first, ``share`` in the last.
+def cosine_factor(final: float, server_round: int, rounds: int) -> float:
+    """Return the factor of a learning rate in a round: 1 in the first, ``final`` in the last, a cosine between them.
 
-    >>> [cosine_factor(0.2, number, 3) for number in (1, 2, 3)]
+    >>> [cosine_factor(0.2, server_round, 3) for server_round in (1, 2, 3)]
     [1.0, 0.6, 0.2]
     """
-    if share == 1 or rounds < 2:
+    if final == 1 or rounds < 2:
         return 1.0
-    return share + (1 - share) * (1 + math.cos(math.pi * (number - 1) / (rounds - 1))) / 2
+    return final + (1 - final) * (1 + math.cos(math.pi * (server_round - 1) / (rounds - 1))) / 2
 
 
 @torch.no_grad()
 def ema_update(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """Exponential moving average of weights: average <- decay * average + (1 - decay) * model; buffers are copied."""
+    """Move an average towards a model: average <- decay * average + (1 - decay) * model; buffers are copied."""
     for weight, latest in zip(average.parameters(), model.parameters(), strict=True):
         weight.lerp_(latest, 1.0 - decay)
     for buffer, newest in zip(average.buffers(), model.buffers(), strict=True):

@@ -1,4 +1,4 @@
-"""Strategies with an ingredient changed, by name: what an ablation compares, and what `strategy=NAME` runs as well."""
+"""Ablations by name: strategies with some options changed, to run with `strategy=NAME` and to compare."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fedlab.config.sections import Overrides
 
 @dataclass(frozen=True)
 class Ablation:
-    """One line of the table; ``options`` are those in which it differs from the strategy, of any section."""
+    """A named change of a strategy; ``options`` are the options that differ, of any section."""
 
     strategy: str
     summary: str
@@ -18,7 +18,7 @@ class Ablation:
 
 
 def _dualadapt(summary: str, /, ema_decay: float | None = None, **options: bool | int | float | str) -> Ablation:
-    """DualAdapt with some of its own options changed, or the decay of the averaged model."""
+    """Return DualAdapt with some of its own options changed, or the decay of the averaged model."""
     changed = {f"dualadapt.{name}": value for name, value in options.items()}
     return Ablation("dualadapt", summary, changed if ema_decay is None else {**changed, "server.ema_decay": ema_decay})
 
@@ -37,14 +37,16 @@ ABLATIONS: Mapping[str, Ablation] = {
     "dualadapt_no_mixup": _dualadapt("mixup off: pseudo-targets are source images", mixup="off"),
     "dualadapt_mixup_difference": _dualadapt("mixup by difference", mixup="difference"),
     "dualadapt_no_average": _dualadapt("no average (EMA) of G", ema_decay=0.0),
-    "dualadapt_no_control": _dualadapt("without its source-only twin, half the server's work", source_only_twin=False),
+    "dualadapt_no_control": _dualadapt(
+        "without its source-only baseline, half the server's work", source_only_twin=False
+    ),
 }
 
 
 def expand_ablation(preset: Overrides, overrides: Overrides) -> tuple[Overrides, Overrides]:
-    """A preset and what goes over it, where `strategy` may name a variant: its options go over the preset's."""
-    variant = ABLATIONS.get(str({**preset, **overrides}.get("strategy")))
-    if variant is None:
+    """Return a preset and its overrides with an ablation, if `strategy` names one, merged into the preset."""
+    ablation = ABLATIONS.get(str({**preset, **overrides}.get("strategy")))
+    if ablation is None:
         return preset, overrides
     others = {key: value for key, value in overrides.items() if key != "strategy"}
-    return {**preset, **variant.options, "strategy": variant.strategy}, others
+    return {**preset, **ablation.options, "strategy": ablation.strategy}, others

@@ -3,9 +3,8 @@
 **Source**: Li et al., Revisiting Batch Normalization for Practical Domain Adaptation, 2016
 (``fedlab/models/batchnorm_stats.py``).
 
-**Departures**: (1) ``share`` < 1 keeps some of the source's statistics; (2) at most ``images`` examples are looked
-at. No client trains, so nothing but the model crosses the wire, and what a client's statistics are it keeps to
-itself.
+**Departures**: (1) ``bn_adaptation`` < 1 blends a client's statistics with the source's; (2) at most ``bn_images``
+examples are read. No client trains, so only the model crosses the wire, and statistics never leave their client.
 
 **Metrics**: as ``source_only``, whose steps and batches the server takes.
 """
@@ -47,29 +46,35 @@ from fedlab.workload import Workload
 class Options:
     """AdaBN's options."""
 
-    bn_adaptation: float = Field(1.0, ge=0, le=1, description="share of a client's own in the statistics; 0: the source's")
+    bn_adaptation: float = Field(1.0, ge=0, le=1, description="weight of a client's own statistics; 0: the source's")
     bn_images: int = Field(1000, ge=2, description="images of a client that the statistics are taken from")
 
 
-class AdaBN(source_only.SourceOnly):
-    """Server half: source only."""
+def server(workload: Workload, config: Config, progress: Progress) -> source_only.SourceOnly:
+    """Return the server side of source only.
 
-    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
-        super().__init__(workload, config, progress)
-        if "x" not in self.trainer.source.columns:
-            raise ConfigError(
-                f"adabn takes statistics of inputs x; workload {config.run.workload!r} has "
-                f"{', '.join(self.trainer.source.columns)}; use source_only"
-            )
-        if not batch_norms(self.trainer.model):
-            raise ConfigError(
-                f"adabn needs a model with batch norms; {type(self.trainer.model).__name__} of workload "
-                f"{config.run.workload!r} has none; use source_only"
-            )
+    Raises
+    ------
+    ConfigError
+        When the workload has no inputs ``x``, or its model no batch norms.
+    """
+    strategy = source_only.SourceOnly(workload, config, progress)
+    trainer = strategy.trainer
+    if "x" not in trainer.source.columns:
+        raise ConfigError(
+            f"adabn takes statistics of inputs x; workload {config.run.workload!r} has "
+            f"{', '.join(trainer.source.columns)}; use source_only"
+        )
+    if not batch_norms(trainer.model):
+        raise ConfigError(
+            f"adabn needs a model with batch norms; {type(trainer.model).__name__} of workload "
+            f"{config.run.workload!r} has none; use source_only"
+        )
+    return strategy
 
 
 def evaluate(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
-    """Client half of testing: metrics with the client's own statistics."""
+    """Return the metrics of the model with the client's own statistics, on its test data."""
     device = context.device
     arrays = prediction_states(workload, message, context)[ARRAYS]
     data = client_dataset(workload, context, "test")
@@ -79,21 +84,25 @@ def evaluate(workload: Workload, message: Message, context: ClientContext) -> Re
 
 
 def prediction_states(workload: Workload, message: Message, context: ClientContext) -> ModelStates:
-    """What predicts on this client: the model with its own statistics."""
+    """Return the model's arrays with this client's own statistics."""
     own = client_dataset(workload, context, "train")
     return with_local_stats(workload, arrays_of(message.content), own, context.config)
 
 
-def states_from_checkpoint(workload: Workload, checkpoint: Mapping[str, Any], partition: int, config: Config) -> ModelStates:
-    """The same from the server's checkpoint; the source's statistics where the client's data is not here."""
+def states_from_checkpoint(
+    workload: Workload, checkpoint: Mapping[str, Any], partition: int, config: Config
+) -> ModelStates:
+    """Return the same from a checkpoint; with the source's statistics if the client's data is not on this machine."""
     own = None
     with suppress(DataError):
         own = workload.data(partition, "train")
     return with_local_stats(workload, checkpoint[ARRAYS], own, config)
 
 
-def with_local_stats(workload: Workload, arrays: Mapping[str, Tensor], own: ArrayDataset | None, config: Config) -> ModelStates:
-    """A model's arrays with the statistics of some examples."""
+def with_local_stats(
+    workload: Workload, arrays: Mapping[str, Tensor], own: ArrayDataset | None, config: Config
+) -> ModelStates:
+    """Return a model's arrays with the statistics of examples, or unchanged if there are none."""
     options, device = config.strategy, resolve_device(config.run.device)
     model = load(workload.model(), arrays, device)
     if own is not None:
@@ -103,7 +112,7 @@ def with_local_stats(workload: Workload, arrays: Mapping[str, Tensor], own: Arra
 
 SPEC: StrategySpec = StrategySpec(
     Options,
-    AdaBN,
+    server,
     ClientFunctions(source_only.train, evaluate, prediction_states, states_from_checkpoint),
     phases=PHASES,
 )

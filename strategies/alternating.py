@@ -1,103 +1,123 @@
-"""The server half of strategies in which server and clients take turns: source steps, then the clients' steps.
+"""Server side of strategies in which server and clients take turns: source steps, then the clients' steps.
 
-A round: the server takes its source steps, on the very batches that ``source_only`` takes; clients start from its
-averaged (EMA) model and train in their own way; a rule of ``strategies/aggregation`` puts their models together;
-these are tested, and the server goes on from them. What clients changed is added to the server's last model as well,
-so that it keeps its lead over its average: with no client steps and one head this is ``source_only``.
+A round: the server takes its source steps, on the same batches as ``source_only``; clients start from its averaged
+(EMA) model and train in their own way; a rule of ``strategies/aggregation`` aggregates their models; the result is
+tested, and the server continues from it. The clients' change is added to the server's last model as well, so that it
+stays ahead of its average: with no client steps and one head this is ``source_only``.
 
-**Metrics** of the server: ``loss``, the mean source loss of the round, and what the rule measured.
+**Metrics** of the server: ``loss``, the mean source loss of the round, and the rule's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedlab.config.schema import Config
 from fedlab.errors import ConfigError
-from fedlab.strategies import aggregation as aggregations
-from fedlab.strategies import fedavg
+from fedlab.strategies.base import BaseStrategy, Records, broadcast
+from fedlab.strategies.model_updates import ModelUpdates
 from fedlab.strategies.protocol import drop_none
 from fedlab.strategies.source_only import SourceTrainer
 from fedlab.training import Progress
 from fedlab.workload import Workload
 
 
-class Alternating(fedavg.FedAvg):
-    """Source steps in turn with clients that upload whole models.
+class Alternating(BaseStrategy):
+    """Server side: source steps in turn with clients that upload whole models.
 
     Parameters
     ----------
-    labelled
-        Whether clients have labels.
+    labeled
+        True if clients have everything that the workload's loss reads.
+    required, optional
+        Metrics of a client, see :class:`fedlab.strategies.model_updates.ModelUpdates`.
     """
 
     def __init__(
-        self, workload: Workload, config: Config, progress: Progress, *, labelled: bool = False
+        self,
+        workload: Workload,
+        config: Config,
+        progress: Progress,
+        *,
+        labeled: bool = False,
+        required: Collection[str] | None = None,
+        optional: Collection[str] = (),
     ) -> None:
-        super().__init__(workload, config, progress, labelled=labelled)
+        self.updates = ModelUpdates(workload, config, labeled=labeled, required=required, optional=optional)
+        self.rule = self.updates.rule
         self.trainer = SourceTrainer(workload, config, progress)
         self.loss: float | None = None
 
     def initialize(self) -> ArrayRecord:
-        """Pre-train on the source."""
+        """Pre-train on the source and return the averaged model."""
         self.loss = self.trainer.pretrain()
         return ArrayRecord(self.trainer.average.state_dict())
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """The round's source steps, and the averaged model to every client."""
+        """Take the round's source steps, and return the averaged model for every client."""
         self.loss = self.trainer.train(server_round, self.trainer.options.steps, "server")
         latest = ArrayRecord(self.trainer.average.state_dict())
-        return super().configure_train(server_round, latest, config, grid)
+        self.updates.send(latest, config)
+        extra = self.extra_records(server_round)
+        return broadcast(grid, MessageType.TRAIN, server_round, latest, config, extra=extra)
+
+    def extra_records(self, server_round: int) -> Records:
+        """Return what clients get beside the model; here nothing."""
+        return {}
+
+    def check(self, reply: Message) -> None:
+        """Refuse a reply that is not a model like the one that was sent."""
+        self.updates.check(reply)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The rule's new arrays, from which the server goes on."""
-        new = self.rule.aggregate(self.sent, aggregations.client_updates(replies), server_round)
-        self._take(new)
+        """Return the rule's new arrays, from which the server continues."""
+        new = self.updates.aggregate(replies, server_round)
+        self._continue_from(new)
         return ArrayRecord(new), None
 
     @torch.no_grad()
-    def _take(self, new: Mapping[str, Tensor]) -> None:
-        """The averaged model becomes ``new``; the last one moves as far as it did, and takes its statistics."""
-        state = deepcopy(self.trainer.model.state_dict())
+    def _continue_from(self, new: Mapping[str, Tensor]) -> None:
+        """Set the averaged model to ``new``, and move the last model by the same change of its trainable arrays."""
+        state, sent = deepcopy(self.trainer.model.state_dict()), self.updates.sent
         for name, tensor in new.items():
             here = tensor.to(state[name].device)
-            moved = state[name] + (here - self.sent[name].to(here)) if name in self.rule.trainable else here
+            moved = state[name] + (here - sent[name].to(here)) if name in self.rule.trainable else here
             state[name] = moved
         self.trainer.model.load_state_dict(state)
         self.trainer.average.load_state_dict(dict(new))
 
     def metrics(self) -> dict[str, float]:
-        """Source loss, and what the rule measured."""
+        """Return the mean source loss of the round, and the rule's own metrics."""
         return {**drop_none(loss=self.loss), **self.rule.metrics()}
 
     def state(self) -> dict[str, Any]:
-        """The trainer and the rule."""
+        """Return the states of the trainer and the rule."""
         return {"trainer": self.trainer.state(), "rule": self.rule.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take them back."""
+        """Restore the trainer and the rule."""
         self.trainer.restore(state["trainer"])
         self.rule.restore(state["rule"])
 
 
 def check_classes(trainer: SourceTrainer, config: Config) -> None:
-    """Refuse a workload that does not tell classes apart.
+    """Refuse a workload without classes.
 
     Raises
     ------
     ConfigError
-        When its labels are not whole numbers, one for each example or each of its pixels, or it has none.
+        When its labels are not integers, one for each example or each pixel, or it has none.
     """
     columns, core = trainer.source.columns, config.run
     if not {"x", "y"} <= columns.keys():

@@ -1,21 +1,22 @@
 """FedAvg: clients train the whole model on the workload's own loss, which mostly takes labels; the server averages.
 
 **Source**: McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, AISTATS 2017,
-algorithm 1. The server half is Flower's own, and so is every other rule by which it may put models together:
-``strategies/aggregation`` has them by name, and each is a strategy, see :func:`spec_of`.
+algorithm 1. The mean is one aggregation rule of several: ``strategies/aggregation`` has them by name, and each is a
+strategy of its own, see :func:`spec_of`.
 
-**Departures**: (1) clients take a fixed number of steps on batches drawn with replacement instead of epochs; (2)
-local optimiser SGD with momentum 0.9, or Adam, fresh each round, and with ``client.ema_decay`` the moving average of
-its weights is sent, as Ho et al. (2020) draw from theirs; (3) with ``server.pretrain_steps`` > 0 the server
-first trains the initial model on data of its own; (4) counters take the largest, see ``strategies/aggregation``.
+**Departures**: (1) clients take a fixed number of steps on batches drawn with replacement instead of epochs; (2) the
+local optimizer is SGD with momentum 0.9, or Adam, fresh each round, and with ``client.ema_decay`` the moving average of
+its weights is sent, as the average from which Ho et al. (2020) sample; (3) with ``server.pretrain_steps`` > 0 the
+server first trains the initial model on its own data; (4) integer counters take the maximum over clients, see
+``strategies/aggregation``.
 
 **Metrics**: ``loss`` is the mean local training loss; the workload's own metrics come from each client's test data.
-What a rule measured itself is a metric of the server.
+The rule's own metrics are metrics of the server.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -23,27 +24,22 @@ from typing import Any
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from torch import Tensor, nn
 
 from fedlab.config.schema import Config
 from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError
 from fedlab.strategies import aggregation as aggregations
-from fedlab.strategies import validation
 from fedlab.strategies.aggregation import AggregationSpec
+from fedlab.strategies.base import BaseStrategy
+from fedlab.strategies.model_updates import ModelUpdates
 from fedlab.strategies.protocol import (
-    ARRAYS,
-    CONFIG,
-    EXAMPLES,
-    METRICS,
     MOMENTUM,
     ClientContext,
     ClientFunctions,
     StrategySpec,
     arrays_of,
     client_dataset,
-    client_metrics,
     drop_none,
     evaluate,
     load,
@@ -56,13 +52,15 @@ from fedlab.workload import Workload, missing_columns
 ExtraLoss = Callable[[nn.Module, list[Tensor]], Tensor]  # model, its weights at the start -> a scalar
 
 
-class FedAvg(FlowerFedAvg):
-    """Server half: Flower's messages to all, an initial model of the workload, and a rule that aggregates.
+class FedAvg(BaseStrategy):
+    """Server side: the global model to every client, and a rule that aggregates the clients' models.
 
     Parameters
     ----------
-    labelled
-        Whether clients have what the workload's loss takes.
+    labeled
+        True if clients have everything that the workload's loss reads.
+    required
+        Metrics that a client must report, see :class:`fedlab.strategies.model_updates.ModelUpdates`.
     """
 
     def __init__(
@@ -71,19 +69,15 @@ class FedAvg(FlowerFedAvg):
         config: Config,
         progress: Progress,
         *,
-        labelled: bool = True,
+        labeled: bool = True,
+        required: Collection[str] | None = None,
     ) -> None:
-        super().__init__(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
         self.workload, self.config, self.progress = workload, config, progress
-        self.norm_limit = config.comm.max_update_norm_ratio
-        self.rule = aggregations.make(workload, config, labelled=labelled)
-        steps = config.client.steps
-        self.measures = {EXAMPLES, *(["loss"] if steps else []), *self.rule.expected_metrics}
-        self.optional: set[str] = set()  # measures that a client may leave out
-        self.sent: dict[str, Tensor] = {}
+        self.updates = ModelUpdates(workload, config, labeled=labeled, required=required)
+        self.rule = self.updates.rule
 
     def initialize(self) -> ArrayRecord:
-        """A fresh model, trained on the server's data for ``server.pretrain_steps``."""
+        """Return a fresh model, trained on the server's data for ``server.pretrain_steps``."""
         if not self.config.server.pretrain_steps:
             return ArrayRecord(self.workload.model().state_dict())
         trainer = SourceTrainer(self.workload, self.config, self.progress)
@@ -93,59 +87,42 @@ class FedAvg(FlowerFedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Flower's messages, with what the rule asks for; what was sent is what replies must look like."""
-        self.sent = arrays_of(RecordDict({ARRAYS: arrays}))
-        config.update(self.rule.client_config())
+        """Return the global model for every client, with what the rule asks for."""
+        self.updates.send(arrays, config)
         return super().configure_train(server_round, arrays, config, grid)
 
     def check(self, reply: Message) -> None:
-        """Refuse a reply that is no model like the one that was sent."""
-        validation.validate_arrays(reply.content, ARRAYS, self.expected(reply), self.norm_limit)
-        found = client_metrics(reply).keys()
-        if (
-            set(reply.content) != {ARRAYS, METRICS, CONFIG}
-            or not self.measures - self.optional <= found <= self.measures
-        ):
-            came = sorted(reply.content), sorted(client_metrics(reply))
-            raise validation.InvalidUpdate(f"its records and metrics are {came}; expected a model and {self.measures}")
-        if reason := self.rule.validate_metrics(client_metrics(reply)):
-            raise validation.InvalidUpdate(reason)
-
-    def expected(self, reply: Message) -> dict[str, Tensor]:
-        """What a reply's arrays must look like: the whole model."""
-        return self.sent
+        """Refuse a reply that is not a model like the one that was sent."""
+        self.updates.check(reply)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The rule's new arrays."""
-        updates = aggregations.client_updates(replies)
-        return ArrayRecord(self.rule.aggregate(self.sent, updates, server_round)), None
+        """Return the rule's new arrays."""
+        return ArrayRecord(self.updates.aggregate(replies, server_round)), None
 
     def metrics(self) -> dict[str, float]:
-        """What the rule measured."""
+        """Return the rule's own metrics."""
         return self.rule.metrics()
 
-    def events(self) -> list[dict[str, Any]]:
-        """Nothing to tell."""
-        return []
-
     def state(self) -> dict[str, Any]:
-        """What the rule remembers."""
+        """Return the rule's state."""
         return self.rule.state()
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take it back."""
+        """Restore the rule's state."""
         self.rule.restore(state)
 
 
-def train(workload: Workload, message: Message, context: ClientContext, extra_loss: ExtraLoss | None = None) -> RecordDict:
-    """Client half: local SGD from the global arrays on the client's own data.
+def train(
+    workload: Workload, message: Message, context: ClientContext, extra_loss: ExtraLoss | None = None
+) -> RecordDict:
+    """Train the global model on the client's own data.
 
     Returns
     -------
     RecordDict
-        ``validate_arrays``: the whole local model; ``metrics``: mean training loss and the number of examples.
+        ``arrays``: the whole local model; ``metrics``: mean training loss and the number of examples.
     """
     data = client_dataset(workload, context, "train")
     model, mean = local_training(workload, message, context, data, extra_loss)
@@ -162,19 +139,31 @@ def local_training(
     steps: int | None = None,
     momentum: float = MOMENTUM,
 ) -> tuple[nn.Module, float | None]:
-    """The model that was sent after local steps on the workload's loss, or its average over them, and the mean of that.
+    """Take local steps on the workload's loss from the model that was sent.
 
     Parameters
     ----------
-    beside
-        A further loss, of the model and its weights at the start.
+    data
+        ArrayDataset with every column that the loss reads.
+    extra_loss
+        A term to add to the loss: a function of the model and of its weights at the start.
     steps
-        How many; None: the option ``client.steps``.
+        Number of steps; None: ``client.steps``.
+    momentum
+        Momentum of SGD.
+
+    Returns
+    -------
+    tuple
+        The trained model, or with ``client.ema_decay`` the moving average of its weights, and the mean loss over the
+        steps (None without steps).
 
     Raises
     ------
     ConfigError
-        When the examples lack what the loss takes.
+        When the examples lack a column that the loss reads.
+    RunError
+        When the loss is not finite.
     """
     config = context.config
     core, options = config.run, config.client
@@ -194,27 +183,31 @@ def local_training(
         value = workload.loss(model, batch)
         return value + extra_loss(model, start) if extra_loss else value
 
-    optimiser = OPTIMIZERS[options.optimizer](model.parameters(), rate, momentum)
+    optimizer = OPTIMIZERS[options.optimizer](model.parameters(), rate, momentum)
     steps = options.steps if steps is None else steps
     average = deepcopy(model) if options.ema_decay else model
     after = partial(ema_update, average, model, options.ema_decay) if options.ema_decay else None
-    return average, train_steps(loss, optimiser, steps, name="local training", clip=options.max_grad_norm, after_step=after)
+    mean = train_steps(
+        loss, optimizer, steps, name="local training", max_grad_norm=options.max_grad_norm, after_step=after
+    )
+    return average, mean
 
 
 def require_plain_sgd(config: Config) -> None:
-    """Refuse another local optimiser, for strategies whose server works out what SGD did.
+    """Refuse any local optimizer but SGD, for strategies whose server infers gradients from the clients' models.
 
     Raises
     ------
     ConfigError
-        When ``client.optimizer``, ``client.max_grad_norm``, ``client.final_lr_fraction`` or ``client.ema_decay`` ask for anything else.
+        When ``client.optimizer``, ``client.max_grad_norm``, ``client.final_lr_fraction`` or ``client.ema_decay`` ask
+        for anything else.
     """
     options = config.client
     if options.optimizer != "sgd" or options.max_grad_norm or options.final_lr_fraction != 1 or options.ema_decay:
         raise ConfigError(
-            f"strategy {config.run.strategy!r} reckons with plain SGD of one step size on its clients, and "
-            f"got client.optimizer={options.optimizer}, client.max_grad_norm={options.max_grad_norm:g}, client.final_lr_fraction={options.final_lr_fraction:g} "
-            f"and client.ema_decay={options.ema_decay:g}; set them to sgd, 0, 1 and 0, or take fedavg or fedprox"
+            f"strategy {config.run.strategy!r} assumes plain SGD with a constant step size on clients, and "
+            f"got client.optimizer={options.optimizer}, client.max_grad_norm={options.max_grad_norm:g}, "
+            f"client.final_lr_fraction={options.final_lr_fraction:g} and client.ema_decay={options.ema_decay:g}; set them to sgd, 0, 1 and 0, or use fedavg or fedprox"
         )
 
 
@@ -236,7 +229,9 @@ def spec_of(found: object, what: str) -> StrategySpec:
     """
     if isinstance(found, AggregationSpec):
         clients = ClientFunctions(train, evaluate)
-        return StrategySpec(found.options, FedAvg, clients, needs_client_labels=True, aggregation=found, name=found.name)
+        return StrategySpec(
+            found.options, FedAvg, clients, needs_client_labels=True, aggregation=found, name=found.name
+        )
     if not isinstance(found, StrategySpec):
         fields = ", ".join(("options", "server", "client"))
         raise ConfigError(

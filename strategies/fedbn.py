@@ -1,11 +1,11 @@
-"""FedBN: FedAvg in which every client keeps batch norms of its own.
+"""FedBN: FedAvg in which every client has batch norms of its own.
 
 **Source**: Li et al., FedBN: Federated Learning on Non-IID Features via Local Batch Normalization, ICLR 2021,
-algorithm 1: all but the batch norms is averaged.
+algorithm 1: everything but the batch norms is averaged.
 
 **Departures**: (1) clients keep no state of the run, so a client's batch norms live on the server, by partition, and
-come back to it in each message: a checkpoint is complete and a client can be replaced, and the server sees them, as
-it does in FedAvg; (2) a client that has none yet, the first time, starts from the mean of the others'; (3) those of
+are sent back to it in each message: a checkpoint is complete and a client can be replaced, and the server sees them, as
+it does in FedAvg; (2) a client that has none yet, in its first round, starts from the mean of the others'; (3) those of
 FedAvg. With a model without batch norms this is FedAvg.
 
 **Metrics**: as FedAvg; each client is tested with its own batch norms.
@@ -14,9 +14,10 @@ FedAvg. With a model without batch norms this is FedAvg.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -25,6 +26,7 @@ from fedlab.config.schema import Config
 from fedlab.models.batchnorm_stats import batch_norm_names
 from fedlab.seeds import seeded
 from fedlab.strategies import fedavg
+from fedlab.strategies.base import Records, broadcast
 from fedlab.strategies.protocol import (
     ARRAYS,
     ClientFunctions,
@@ -44,26 +46,28 @@ class Options:
 
 
 class FedBN(fedavg.FedAvg):
-    """Server half: FedAvg, and each client's batch norms put aside for it."""
+    """Server side: FedAvg, and each client's batch norms stored for it."""
 
     def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
         super().__init__(workload, config, progress)
         with seeded("names of a model"):
             self.names = batch_norm_names(workload.model())
-        self.norms: dict[int, dict[str, Tensor]] = {}
+        self.norms: dict[int, dict[str, Tensor]] = {}  # batch norms by partition
         self.partition_of: Mapping[int, int] = {}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """To each client the global arrays with its own batch norms."""
+        """Return for each client the global arrays with its own batch norms."""
+        self.updates.send(arrays, config)
         self.partition_of = partition_by_node(grid)
-        return self._own(super().configure_train(server_round, arrays, config, grid))
+        own = partial(self._with_norms, arrays)
+        return broadcast(grid, MessageType.TRAIN, server_round, arrays, config, per_client=own)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The mean; of each client its batch norms."""
+        """Store each client's batch norms and return the mean."""
         received = list(replies)
         for reply in received:
             arrays = arrays_of(reply.content)
@@ -73,30 +77,28 @@ class FedBN(fedavg.FedAvg):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """As for training."""
-        self.partition_of = partition_by_node(grid)
-        return self._own(super().configure_evaluate(server_round, arrays, config, grid))
+        """Return for each client the global arrays with its own batch norms."""
+        own = partial(self._with_norms, arrays)
+        return broadcast(grid, MessageType.EVALUATE, server_round, arrays, config, per_client=own)
 
-    def _own(self, messages: Iterable[Message]) -> list[Message]:
-        found = list(messages)
-        for message in found:
-            own = self.norms.get(self.partition_of[message.metadata.dst_node_id])
-            if own is not None:
-                arrays = ArrayRecord({**arrays_of(message.content), **own})
-                message.content = RecordDict({**message.content, ARRAYS: arrays})
-        return found
+    def _with_norms(self, arrays: ArrayRecord, partition: int) -> Records:
+        if partition not in self.norms:
+            return {}
+        return {ARRAYS: ArrayRecord({**arrays_of(RecordDict({ARRAYS: arrays})), **self.norms[partition]})}
 
     def state(self) -> dict[str, Any]:
-        """The clients' batch norms."""
+        """Return the clients' batch norms."""
         return {"norms": self.norms}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take them back."""
+        """Restore the clients' batch norms."""
         self.norms = dict(state["norms"])
 
 
-def states_from_checkpoint(workload: Workload, checkpoint: Mapping[str, Any], partition: int, config: Config) -> ModelStates:
-    """What predicts on a client, from the server's checkpoint: the global model with its batch norms."""
+def states_from_checkpoint(
+    workload: Workload, checkpoint: Mapping[str, Any], partition: int, config: Config
+) -> ModelStates:
+    """Return a client's model from the server's checkpoint: the global arrays with the client's batch norms."""
     return {ARRAYS: {**checkpoint[ARRAYS], **checkpoint["strategy"]["norms"].get(partition, {})}}
 
 

@@ -3,10 +3,10 @@
 **Source**: Wang et al., Tackling the Objective Inconsistency Problem in Heterogeneous Federated Optimization, NeurIPS
 2020, equation 6 and section 4.1. A client that takes tau_i steps of SGD with momentum rho moves by eta times a sum of
 gradients whose weights add up to |a_i| = (tau_i - rho (1 - rho^tau_i) / (1 - rho)) / (1 - rho), for rho = 0 that is
-tau_i. With p_i its share of the examples and x - y_i its change: x <- x - sum(p_i |a_i|) sum(p_i (x - y_i) / |a_i|).
+tau_i. With p_i its fraction of the examples and x - y_i its change: x <- x - sum(p_i |a_i|) sum(p_i (x - y_i) / |a_i|).
 
-**Departures**: (1) batches are drawn with replacement, and ``epochs`` counts them as passes over a client's examples;
-(2) batch-norm statistics take the mean, of counters the largest. With equal steps this is FedAvg.
+**Departures**: (1) batches are drawn with replacement, and ``local_epochs`` counts them as passes over a client's
+examples; (2) batch-norm statistics take the mean, integer counters the maximum. With equal steps this is FedAvg.
 
 **Metrics**: as FedAvg; ``steps``: sum of p_i |a_i|.
 """
@@ -47,52 +47,52 @@ class Options:
 
 
 class FedNova(fedavg.FedAvg):
-    """Server half: the normalised mean."""
+    """Server side: the normalized mean."""
 
     def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
         fedavg.require_plain_sgd(config)
-        super().__init__(workload, config, progress)
         self.options, self.training = config.strategy, config.client
-        self.measures |= {"loss"} if self.options.local_epochs else set()
+        super().__init__(workload, config, progress, required=["loss"] if self.options.local_epochs else None)
         self.effective = 0.0
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Equation 6; both sides know a client's steps from its examples."""
-        updates = aggregation.client_updates(replies)
-        new, total = self.rule.aggregate(self.sent, updates, server_round), sum(one.examples for one in updates)
-        shares = [one.examples / total for one in updates]
+        """Return the arrays of equation 6; a client's number of steps follows from that of its examples."""
+        updates, sent = aggregation.client_updates(replies), self.updates.sent
+        new, total = self.rule.aggregate(sent, updates, server_round), sum(one.examples for one in updates)
+        fractions = [one.examples / total for one in updates]
         weights = [
-            weight_of_steps(local_steps(one.examples, self.options, self.training), self.options.momentum) for one in updates
+            weight_of_steps(local_steps(one.examples, self.options, self.training), self.options.momentum)
+            for one in updates
         ]
-        self.effective = sum(share * weight for share, weight in zip(shares, weights, strict=True))
+        self.effective = sum(fraction * weight for fraction, weight in zip(fractions, weights, strict=True))
         if self.effective:
             for name in self.rule.trainable:
-                x = self.sent[name].double()
+                x = sent[name].double()
                 change = torch.zeros_like(x)
-                for share, weight, one in zip(shares, weights, updates, strict=True):
-                    change += share / weight * (x - one.arrays[name].double())
+                for fraction, weight, one in zip(fractions, weights, updates, strict=True):
+                    change += fraction / weight * (x - one.arrays[name].double())
                 new[name] = (x - self.effective * change).to(new[name].dtype)
         return ArrayRecord(new), None
 
     def metrics(self) -> dict[str, float]:
-        """The effective number of steps."""
+        """Return the effective number of steps, sum of p_i |a_i|."""
         return {"steps": self.effective} if self.effective else {}
 
 
 def local_steps(examples: int, options: Options, training: ClientConfig) -> int:
-    """tau_i of a client with so many examples."""
+    """Return tau_i, the number of local steps of a client with so many examples."""
     return math.ceil(options.local_epochs * examples / training.batch_size) if options.local_epochs else training.steps
 
 
 def weight_of_steps(steps: int, momentum: float) -> float:
-    """|a_i|, the sum of the weights that SGD with momentum gives to the gradients of its steps."""
+    """Return |a_i|, the sum of the weights that SGD with momentum gives to the gradients of its steps."""
     return (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)
 
 
 def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
-    """Client half: tau_i local steps."""
+    """Take tau_i local steps; the reply is FedAvg's."""
     config, data = context.config, client_dataset(workload, context, "train")
     options = config.strategy
     steps = local_steps(len(data), options, config.client)

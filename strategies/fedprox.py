@@ -1,6 +1,6 @@
-"""FedProx: FedAvg whose clients are held near the global model.
+"""FedProx: FedAvg with a proximal term that keeps clients near the global model.
 
-**Source**: Li et al., Federated Optimization in Heterogeneous Networks, MLSys 2020, algorithm 2: a client minimises
+**Source**: Li et al., Federated Optimization in Heterogeneous Networks, MLSys 2020, algorithm 2: a client minimizes
 its loss + mu / 2 ||w - w_t||^2.
 
 **Departures**: those of FedAvg; every client takes the same number of steps, so there is no partial work to accept.
@@ -16,11 +16,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from fedlab.config.schema import Config
 from fedlab.strategies import fedavg
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.protocol import ClientContext, ClientFunctions, StrategySpec, evaluate
-from fedlab.training import Progress
 from fedlab.workload import Workload
 
 
@@ -32,15 +30,8 @@ class Options:
     aggregation: Aggregation = "fedavg"
 
 
-class FedProx(fedavg.FedAvg):
-    """Server half: averaging as in FedAvg, or by another rule; the method lives on the client."""
-
-    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
-        super().__init__(workload, config, progress)
-
-
 def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
-    """Client half: local SGD on loss + mu / 2 ||w - w_t||^2."""
+    """Train on the loss + mu / 2 ||w - w_t||^2; the reply is FedAvg's."""
     mu: float = context.config.strategy.mu
 
     def term(model: nn.Module, start: list[Tensor]) -> Tensor:
@@ -50,11 +41,14 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
 
 
 def squared_distance(model: nn.Module, start: list[Tensor]) -> Tensor:
-    """||w - w_0||^2 over all parameters, a scalar."""
+    """Return ||w - w_0||^2 over all parameters, a scalar."""
     pairs = zip(model.parameters(), start, strict=True)
     return torch.stack([(weight - origin).square().sum() for weight, origin in pairs]).sum()
 
 
 SPEC: StrategySpec = StrategySpec(
-    Options, FedProx, ClientFunctions(train, evaluate), needs_client_labels=True
+    Options,
+    fedavg.FedAvg,
+    ClientFunctions(train, evaluate),
+    needs_client_labels=True,
 )

@@ -1,8 +1,8 @@
-"""What every strategy shares: the two halves' types, and the names of what crosses the wire.
+"""Types of a strategy's server and client sides, and the records of their messages.
 
 A message to a client carries an ArrayRecord ``arrays`` (the model's state by name) and a ConfigRecord ``config`` with
 ``server-round``; a reply carries a MetricRecord ``metrics`` with ``num-examples`` and whatever arrays the strategy
-needs. Strategies that move more say so in their own module.
+needs. Further records are documented in the strategy's module.
 """
 
 from __future__ import annotations
@@ -32,14 +32,22 @@ FINAL = "final-round"  # in the config of a round's test, when a budget ends the
 
 @dataclass(frozen=True)
 class ClientContext:
-    """Who a client is: its partition, and the run's configuration with this machine's own settings over it."""
+    """The client of a message.
+
+    Attributes
+    ----------
+    partition
+        Its partition of the data.
+    config
+        Configuration of the run, with the settings of this machine merged into it.
+    """
 
     partition: int
     config: Config
 
     @property
     def device(self) -> torch.device:
-        """The torch device that this client computes on."""
+        """Torch device that this client computes on."""
         return resolve_device(self.config.run.device)
 
 
@@ -48,22 +56,25 @@ ModelStates = dict[str, Mapping[str, torch.Tensor]]  # record name -> state of a
 
 
 class ServerStrategy(Protocol):
-    """The server half of a strategy: Flower's questions, and what starting and resuming need."""
+    """Server side of a strategy: the methods that a round calls, and those that starting and resuming need.
+
+    :class:`fedlab.strategies.base.BaseStrategy` has defaults.
+    """
 
     def initialize(self) -> ArrayRecord:
-        """The arrays before round 1; whatever the server trains beforehand, it trains here."""
+        """Return the arrays before round 1; any pre-training on the server happens here."""
         ...
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Messages to the clients that train in this round; none if no client does."""
+        """Return the messages to the clients that train in this round; none if no client does."""
         ...
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The new arrays from the clients' replies, which come in the order of their partitions."""
+        """Return the new arrays, from the clients' valid replies in the order of their partitions."""
         ...
 
     def check(self, reply: Message) -> None:
@@ -73,33 +84,33 @@ class ServerStrategy(Protocol):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Messages to the clients that evaluate."""
+        """Return the messages to the clients that evaluate."""
         ...
 
     def metrics(self) -> dict[str, float]:
-        """What the server itself measured in the last round."""
+        """Return the server's own metrics of the last round."""
         ...
 
     def events(self) -> list[dict[str, Any]]:
-        """What happened in the last round that is no number: plain JSON, each with a ``note`` that says it in words."""
+        """Return the events of the last round that are not numbers: plain JSON, each with a sentence ``note``."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """All that lives from round to round beside the arrays: tensors, plain numbers, lists and dicts of them."""
+        """Return everything that lives from round to round beside the arrays: tensors, numbers, lists and dicts."""
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take a state back, so that the next round gives the same bits as if nothing had happened."""
+        """Restore a state, so that the next round gives the same bits as in an uninterrupted run."""
         ...
 
 
 def from_message(workload: Workload, message: Message, context: ClientContext) -> ModelStates:
-    """What predicts on a client once it has been tested: the model that was sent."""
+    """Return the arrays that a client predicts with after its evaluation: those of the message."""
     return {ARRAYS: arrays_of(message.content)}
 
 
 def from_checkpoint(workload: Workload, checkpoint: Mapping[str, Any], partition: int, config: Config) -> ModelStates:
-    """What predicts on a client, from the server's checkpoint: the same."""
+    """Return the arrays that a client predicts with, from the server's checkpoint: the global arrays."""
     return {ARRAYS: checkpoint[ARRAYS]}
 
 
@@ -109,16 +120,24 @@ def no_example_weights(state: Mapping[str, Any], partition: int, features: torch
 
 
 def full_model(workload: Workload, states: ModelStates) -> nn.Module:
-    """Inputs ``x`` to logits (batch, classes)."""
+    """Return the workload's model with these arrays, which maps inputs ``x`` to logits (batch, classes)."""
     return load(workload.model(), states[ARRAYS], torch.device("cpu")).eval()
 
 
 @dataclass(frozen=True)
 class ClientFunctions:
-    """The client half of a strategy: pure functions of workload, message and context.
+    """Client side of a strategy: pure functions of workload, message and context.
 
-    ``prediction_states`` is what a client keeps of an evaluation message in order to predict, ``states_from_checkpoint`` the same from the
-    server's checkpoint, ``predictor`` the module that it makes of either. ``example_weights`` is for reports only: from
+    Attributes
+    ----------
+    train, evaluate
+        Answer a training or an evaluation message.
+    prediction_states
+        Returns the arrays that a client stores after an evaluation message, in order to predict with them.
+    states_from_checkpoint
+        Returns the same from the server's checkpoint, for one partition.
+    predictor
+        Returns the module that predicts, from either. ``example_weights`` is for reports only: from
     the strategy's state in a checkpoint, a partition and features (rows, width), the weights (rows,) in [0, 1] that the
     strategy gives such examples for that client; None where it weights none.
     """
@@ -133,28 +152,28 @@ class ClientFunctions:
 
 @dataclass(frozen=True)
 class StrategySpec:
-    """What the registry knows of a strategy.
+    """Entry of a strategy in the registry.
 
     Attributes
     ----------
     options
         Dataclass of its options, as they appear under its name in a preset.
     server
-        Makes the server half of a run.
+        Makes the server side of a run.
     client
-        The client half.
+        The client side.
     needs_client_labels
-        Clients train on the workload's loss, labels included.
+        True if clients train on the workload's own loss, labels included.
     baseline
-        What others are compared with where nothing else is asked for.
+        True for the strategy that others are compared with by default.
     is_upper_bound
         True for the supervised upper bound; tables then report the fraction of the gap to it that each strategy closes.
     comparison_overrides
-        Options of its own section that differ where it is compared with other strategies.
+        Options of its own section that differ in comparisons with other strategies.
     aggregation
-        The rule by which it combines whole models, where the strategy is nothing else.
+        Spec of the aggregation rule, if the strategy is FedAvg with another rule.
     name
-        Prefix of its options where it is named by import path; empty: the module's name.
+        Prefix of its options if it is given by import path; empty: the module's name.
     metrics, phases
         Declarations of what the strategy reports and of the phases that it names, see :mod:`fedlab.metrics`.
     """
@@ -173,14 +192,14 @@ class StrategySpec:
 
 
 def arrays_of(record: RecordDict, name: str = ARRAYS) -> dict[str, torch.Tensor]:
-    """Tensors of one named ArrayRecord."""
+    """Return the tensors of one named ArrayRecord, by name."""
     value = record[name]
     assert isinstance(value, ArrayRecord)
     return dict(value.to_torch_state_dict())
 
 
 def round_of(message: Message) -> int:
-    """The round that a message belongs to."""
+    """Return the round that a message belongs to."""
     config = message.content[CONFIG]
     assert isinstance(config, ConfigRecord)
     value = config[ROUND]
@@ -189,34 +208,34 @@ def round_of(message: Message) -> int:
 
 
 def is_final(server_round: int, rounds: int, config: ConfigRecord) -> bool:
-    """Whether a run ends with this round: it is the last that was asked for, or the budget is spent."""
+    """Return True if the run ends with this round: it is the last one, or the budget is spent."""
     return server_round == rounds or bool(config.get(FINAL, False))
 
 
 def client_metrics(reply: Message) -> dict[str, float]:
-    """Plain floats of a reply's metrics."""
+    """Return a reply's metrics as plain floats."""
     metrics = reply.content[METRICS]
     assert isinstance(metrics, MetricRecord)
     return {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
 
 
 def drop_none(**values: float | None) -> dict[str, float]:
-    """The values that were measured: one that was not is left out, never made up."""
+    """Return the values that are not None, by name."""
     return {name: value for name, value in values.items() if value is not None}
 
 
 def metrics_record(metrics: Mapping[str, float], examples: int) -> MetricRecord:
-    """Metrics with the number of examples behind them, which is their weight in a mean."""
+    """Return the record of a reply's metrics, with the number of examples, its weight in a mean."""
     return MetricRecord({**metrics, EXAMPLES: examples})
 
 
 def load(model: nn.Module, state: Mapping[str, torch.Tensor], device: torch.device) -> nn.Module:
-    """The model with the given state on a device.
+    """Load a state into a model and return it on a device.
 
     Raises
     ------
     IncompatibleWeightsError
-        When the state is another model's, as that of a checkpoint made with other options.
+        When the state is of another model, for instance from a checkpoint made with other options.
     """
     own = model.state_dict()
     foreign = sorted(
@@ -234,19 +253,24 @@ def load(model: nn.Module, state: Mapping[str, torch.Tensor], device: torch.devi
 
 
 def client_dataset(workload: Workload, context: ClientContext, split: str) -> ArrayDataset:
-    """The examples of the client that the context belongs to."""
+    """Return the examples of the client that the context belongs to; ``split`` is "train" or "test".
+
+    Raises
+    ------
+    DataError
+        When the data is missing or damaged.
+    """
     return workload.data(context.partition, split)
 
 
 def partition_by_node(grid: Grid) -> dict[int, int]:
-    """Connected node to partition, in the order of partitions."""
+    """Return the partition of each connected node, in the order of partitions."""
     assert isinstance(grid, PartitionGrid)
     return {node: grid.partition_of[node] for node in grid.get_node_ids()}
 
 
 def evaluate(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
-    """Client half of testing: the workload's metrics of the global model on the client's own test data."""
-    device = context.device
-    model = load(workload.model(), arrays_of(message.content), device)
+    """Return the workload's metrics of the model that was sent, on the client's test data."""
+    model = load(workload.model(), arrays_of(message.content), context.device)
     data = client_dataset(workload, context, "test")
     return RecordDict({METRICS: metrics_record(workload.evaluate(model, data), len(data))})

@@ -7,8 +7,8 @@ c_i + c); c_i' = c_i - c + (x - y_i) / (K eta_l); x <- x + eta_g mean(y_i - x); 
 **Departures**: (1) clients keep no state of the run: variates live on the server, which sends c - c_i and finds c_i'
 from y_i itself, so a client uploads no more than in FedAvg; (2) local SGD has no momentum, or option II would
 estimate another gradient: ``client.learning_rate`` means less than in FedAvg, about a tenth; (3) batch-norm
-statistics take the mean, of counters the largest; (4) a client's gradient correction is written as a loss, <c - c_i,
-y - x>, which ``loss`` includes.
+statistics take the mean, integer counters the maximum; (4) a client's gradient correction is written as a loss, <c -
+c_i, y - x>, which ``loss`` includes.
 
 **Metrics**: as FedAvg; ``variate``: the norm of c.
 """
@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -29,6 +29,7 @@ from fedlab.config.schema import Config
 from fedlab.config.sections import PositiveFloat
 from fedlab.errors import ConfigError
 from fedlab.strategies import aggregation, fedavg, validation
+from fedlab.strategies.base import Records, broadcast
 from fedlab.strategies.protocol import (
     ClientContext,
     ClientFunctions,
@@ -47,13 +48,13 @@ CORRECTION = "correction"  # c - c_i
 
 @dataclass(frozen=True)
 class Options:
-    """SCAFFOLD's one option."""
+    """SCAFFOLD's options."""
 
     learning_rate: PositiveFloat = Field(1.0, description="the server's step size (eta_g)")
 
 
 class Scaffold(fedavg.FedAvg):
-    """Server half: the variates of all, and the steps of lines 14 to 17."""
+    """Server side: the control variates of all clients, and lines 14 to 17 of the algorithm."""
 
     def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
         fedavg.require_plain_sgd(config)
@@ -62,7 +63,7 @@ class Scaffold(fedavg.FedAvg):
         if not self.training.steps:
             raise ConfigError("option 'client.steps' is 0, and scaffold divides by it; ask for at least one step")
         self.clients = len(config.clients)  # N
-        self.learned = sorted(self.rule.trainable)
+        self.trainable = sorted(self.rule.trainable)
         self.variate: dict[str, Tensor] = {}  # c
         self.variates: dict[int, dict[str, Tensor]] = {}  # c_i by partition
         self.partition_of: Mapping[int, int] = {}
@@ -70,58 +71,58 @@ class Scaffold(fedavg.FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """To each client x and its own c - c_i."""
+        """Return for each client x and its own c - c_i."""
+        self.updates.send(arrays, config)
         self.partition_of = partition_by_node(grid)
-        messages = list(super().configure_train(server_round, arrays, config, grid))
         if not self.variate:
             self.variate = self._zeros()
-        for message in messages:
-            own = self.variates.get(self.partition_of[message.metadata.dst_node_id], self._zeros())
-            correction = {name: self.variate[name] - own[name] for name in self.learned}
-            message.content = RecordDict({**message.content, CORRECTION: ArrayRecord(correction)})
-        return messages
+        return broadcast(grid, MessageType.TRAIN, server_round, arrays, config, per_client=self._correction)
+
+    def _correction(self, partition: int) -> Records:
+        own = self.variates.get(partition, self._zeros())
+        return {CORRECTION: ArrayRecord({name: self.variate[name] - own[name] for name in self.trainable})}
 
     def _zeros(self) -> dict[str, Tensor]:
-        return {name: torch.zeros_like(self.sent[name]) for name in self.learned}
+        return {name: torch.zeros_like(self.updates.sent[name]) for name in self.trainable}
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """x, c and the c_i of those who answered; others keep theirs."""
-        received = list(replies)
+        """Update x, c and the c_i of the clients that answered; the c_i of others stay."""
+        received, sent = list(replies), self.updates.sent
         updates = aggregation.client_updates(received)
-        new = self.rule.aggregate(self.sent, updates, server_round)
+        new = self.rule.aggregate(sent, updates, server_round)
         span = self.training.steps * self.training.learning_rate  # K eta_l
         before, moved = self.variate, self._zeros()
         for reply, one in zip(received, updates, strict=True):
             partition = self.partition_of[reply.metadata.src_node_id]
             own, after = self.variates.get(partition, self._zeros()), {}
-            for name in self.learned:
-                after[name] = own[name] - before[name] + (self.sent[name] - one.arrays[name]) / span
+            for name in self.trainable:
+                after[name] = own[name] - before[name] + (sent[name] - one.arrays[name]) / span
                 moved[name] += after[name] - own[name]
             self.variates[partition] = after
-        for name in self.learned:
-            x = self.sent[name]
+        for name in self.trainable:
+            x = sent[name]
             step = torch.stack([one.arrays[name] - x for one in updates]).mean(0)
             new[name] = x + self.options.learning_rate * step
-        self.variate = {name: before[name] + moved[name] / self.clients for name in self.learned}
+        self.variate = {name: before[name] + moved[name] / self.clients for name in self.trainable}
         return ArrayRecord(new), None
 
     def metrics(self) -> dict[str, float]:
-        """How large c is."""
+        """Return the Euclidean norm of c."""
         return {"variate": validation.norm(self.variate)} if self.variate else {}
 
     def state(self) -> dict[str, Any]:
-        """All variates."""
+        """Return c, and c_i by partition."""
         return {"variate": self.variate, "variates": self.variates}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take them back."""
+        """Restore all control variates."""
         self.variate, self.variates = dict(state["variate"]), dict(state["variates"])
 
 
 def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
-    """Client half: K local steps along g_i(y) - c_i + c."""
+    """Take K local steps along g_i(y) - c_i + c; the reply is FedAvg's."""
     correction = arrays_of(message.content, CORRECTION)
 
     def along(model: nn.Module, start: list[Tensor]) -> Tensor:

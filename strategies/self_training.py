@@ -1,17 +1,17 @@
-"""Self-training: FedAvg in which unlabelled clients train on what the global model is sure of.
+"""Self-training: FedAvg in which unlabeled clients train on the global model's confident predictions.
 
 **Source**: Lee, Pseudo-Label, ICML workshop 2013, with a threshold as in Sohn et al., FixMatch, NeurIPS 2020;
 federated by FedAvg, in turn with the server's source steps (``strategies/alternating.py``).
 
 A client labels its examples once a round with argmax p, p the global model's probabilities in evaluation mode, and
-takes local SGD steps on those with max p >= ``threshold``. Labels that it may have are not looked at. Where a model
-gives several rows an example, such as pixels, the others of an example that has a sure one are labelled ``UNSURE``,
-which cross-entropy leaves out.
+takes local SGD steps on those with max p >= ``threshold``. It never reads labels, even if it has some. Where a model
+gives several rows for an example, such as pixels, an example with at least one confident row is used, and its other
+rows are labeled ``IGNORED``, which cross-entropy leaves out.
 
-**Departures**: (1) no strong augmentation, which a workload's clients do not have; (2) a client that is sure of
-nothing sends back the model that it got.
+**Departures**: (1) no strong augmentation, which a workload's clients do not have; (2) a client without confident
+predictions returns the model that it received.
 
-**Metrics**: as FedAvg; clients also report ``confident``, the share of examples (or rows) that they trained on.
+**Metrics**: as FedAvg; clients also report ``confident``, the fraction of examples (or rows) that they trained on.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from fedlab.strategies.source_only import PHASES
 from fedlab.training import Progress
 from fedlab.workload import Workload
 
-UNSURE = -100  # the label that torch's cross-entropy leaves out
+IGNORED = -100  # the label that torch's cross-entropy leaves out
 
 
 @dataclass(frozen=True)
@@ -55,48 +55,56 @@ class Options:
     aggregation: Aggregation = "fedavg"
 
 
-class SelfTraining(Alternating):
-    """Server half: source steps in turn with the clients."""
+def server(workload: Workload, config: Config, progress: Progress) -> Alternating:
+    """Return the server side: source steps in turn with the clients.
 
-    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
-        super().__init__(workload, config, progress)
-        check_classes(self.trainer, config)
-        self.measures |= {"confident"}
-        self.optional = {"loss"}
+    Raises
+    ------
+    ConfigError
+        When the workload has no classes.
+    """
+    strategy = Alternating(workload, config, progress, required=["confident"], optional=["loss"])
+    check_classes(strategy.trainer, config)
+    return strategy
 
 
 def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
-    """Client half: pseudo-labels, then FedAvg's local SGD on them."""
+    """Pseudo-label the client's examples and train on them as in FedAvg."""
     threshold = context.config.strategy.threshold
     device = context.device
     data = client_dataset(workload, context, "train")
     model = load(workload.model(), arrays_of(message.content), device)
-    chosen, share = pseudo_labelled(data, encode(model, data, device).softmax(1).cpu(), threshold)
+    chosen, confident = pseudo_labeled(data, encode(model, data, device).softmax(1).cpu(), threshold)
     steps = None if len(chosen) else 0
     trained, mean = fedavg.local_training(workload, message, context, chosen, steps=steps)
-    metrics = drop_none(loss=mean, confident=share)
+    metrics = drop_none(loss=mean, confident=confident)
     return aggregations.make_reply(
         workload, message, context, trained.state_dict(), metrics, chosen if len(chosen) else data
     )
 
 
-def pseudo_labelled(data: ArrayDataset, p: Tensor, threshold: float) -> tuple[ArrayDataset, float]:
-    """Examples that have a sure row, with labels (examples,) or (examples, rows), and the share of all rows.
+def pseudo_labeled(data: ArrayDataset, p: Tensor, threshold: float) -> tuple[ArrayDataset, float]:
+    """Return the examples that have a confident row, with pseudo-labels, and the fraction of rows that are confident.
 
     Parameters
     ----------
     p
-        Probabilities (examples, classes), or of as many rows for each example (examples * rows, classes).
+        Probabilities (examples, classes), or of several rows for each example (examples * rows, classes).
+
+    Returns
+    -------
+    tuple
+        ArrayDataset with labels ``y`` (examples,) or (examples, rows), and the fraction in [0, 1].
     """
-    rows, classes = sure(p, threshold)
-    labels = group_rows(torch.full((len(p),), UNSURE).index_copy(0, rows, classes), len(data))
-    some = (labels.view(len(data), -1) != UNSURE).any(1).nonzero().flatten()
+    rows, classes = confident_rows(p, threshold)
+    labels = group_rows(torch.full((len(p),), IGNORED).index_copy(0, rows, classes), len(data))
+    some = (labels.view(len(data), -1) != IGNORED).any(1).nonzero().flatten()
     columns = {**{name: column[some] for name, column in data.columns.items()}, "y": labels[some]}
     return ArrayDataset(columns, data.transform), len(rows) / len(p)
 
 
-def sure(p: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Rows of probabilities (examples, classes) whose largest reaches the threshold, and their classes."""
+def confident_rows(p: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """Return the indices of rows of p (rows, classes) whose maximum reaches the threshold, and their classes."""
     best, labels = p.max(1)
     rows = torch.nonzero(best >= threshold).flatten()
     return rows, labels[rows]
@@ -104,7 +112,7 @@ def sure(p: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
 
 SPEC: StrategySpec = StrategySpec(
     Options,
-    SelfTraining,
+    server,
     ClientFunctions(train, evaluate),
     phases=PHASES,
 )

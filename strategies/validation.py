@@ -1,10 +1,10 @@
-"""What a client may send: checks that end in a sentence, so that no bad update is ever averaged in.
+"""Validation of clients' updates: each check ends in a sentence, so that an invalid update is never aggregated.
 
-A strategy calls :func:`validate_arrays` with what it expects in a reply's place; :func:`validate_reply` holds for every reply. What they
-raise, the exchange turns into a failure of that client, and the round goes on (``fedlab/comm/grid.py``).
+:func:`validate_reply` holds for every reply; a strategy calls :func:`validate_arrays` with what it expects. The grid
+turns their errors into a failure of that client, and the round continues (``fedlab/comm/grid.py``).
 
-They stop accidents and crude attacks: wrong shapes and types, values that are not finite, absurd norms, another
-round's update. They do not stop a client that sends a plausible but false update.
+The checks stop accidents and crude attacks: wrong shapes and types, values that are not finite, absurd norms, another
+round's update. Well-formed malicious updates are not detected.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from torch import Tensor
 from fedlab.errors import FedlabError
 from fedlab.strategies.protocol import CONFIG, EXAMPLES, METRICS, ROUND, arrays_of, round_of
 
-MAX_EXAMPLES = 10**9  # an update's weight in a mean: beyond that it is a mistake or an attack
+MAX_EXAMPLES = 10**9  # an update's weight in a mean; a larger number is an error or an attack
 
 
 class InvalidUpdate(FedlabError):
-    """An update that may not be used, and why."""
+    """An update that may not be used; the message says why."""
 
 
 def validate_reply(message: Message, reply: Message) -> None:
-    """Refuse a reply for another round, or with metrics that are not finite numbers.
+    """Validate that a reply is for this round, and that its metrics are finite numbers.
 
     Raises
     ------
     InvalidUpdate
-        With what came and what was expected.
+        When a metric, the round or the number of examples is missing or invalid.
     """
     config, wanted = reply.content.get(CONFIG), round_of(message)
     came = config.get(ROUND) if isinstance(config, ConfigRecord) else None
@@ -43,21 +43,21 @@ def validate_reply(message: Message, reply: Message) -> None:
         raise InvalidUpdate(f"it has no metrics; its records are {sorted(reply.content)}")
     for name, value in record.items():
         if not isinstance(value, int | float) or not math.isfinite(value):
-            raise InvalidUpdate(f"its metric {name!r} is {str(value)[:40]}, which is no finite number")
+            raise InvalidUpdate(f"its metric {name!r} is {str(value)[:40]}, which is not a finite number")
     examples = record.get(EXAMPLES)
     if not isinstance(examples, int) or not 0 < examples <= MAX_EXAMPLES:
-        raise InvalidUpdate(f"it says that it has {examples} examples; expected 1 to {MAX_EXAMPLES:,}")
+        raise InvalidUpdate(f"it reports {examples} examples; expected 1 to {MAX_EXAMPLES:,}")
 
 
-def validate_arrays(content: RecordDict, name: str, like: Mapping[str, Tensor], norm_limit: float) -> dict[str, Tensor]:
-    """The tensors of one record, if they could stand in the place of ``like``.
+def validate_arrays(content: RecordDict, name: str, like: Mapping[str, Tensor], max_norm_ratio: float) -> dict[str, Tensor]:
+    """Return the tensors of one record, validated against those of the server.
 
     Parameters
     ----------
     like
-        What the server holds there: names, shapes and types must be the same.
-    norm_limit
-        Largest Euclidean norm over all floats of the record, in norms of ``like``.
+        The server's tensors: names, shapes and types must be the same.
+    max_norm_ratio
+        Largest Euclidean norm over all floats of the record, as a multiple of the norm of ``like``.
 
     Raises
     ------
@@ -75,16 +75,22 @@ def validate_arrays(content: RecordDict, name: str, like: Mapping[str, Tensor], 
         if not tensor.isfinite().all():
             raise InvalidUpdate(f"its array {name}/{key} holds NaN or infinity")
     size, usual = norm(found), norm(like)
-    if size > norm_limit * max(usual, 1.0):
+    if size > max_norm_ratio * max(usual, 1.0):
         raise InvalidUpdate(
             f"the norm of its {name} is {size:.3g}, {size / max(usual, 1.0):.3g} times the server's; the option "
-            f"norm_limit allows {norm_limit:g} times"
+            f"comm.max_update_norm_ratio allows {max_norm_ratio:g} times"
         )
     return found
 
 
 def read_arrays(content: RecordDict, name: str) -> dict[str, Tensor]:
-    """The tensors of one record; :class:`InvalidUpdate` where there is none that can be read."""
+    """Return the tensors of one record by name.
+
+    Raises
+    ------
+    InvalidUpdate
+        When the record is missing or cannot be decoded.
+    """
     if not isinstance(content.get(name), ArrayRecord):
         raise InvalidUpdate(f"it has no arrays {name!r}; its records are {sorted(content)}")
     try:
@@ -94,6 +100,6 @@ def read_arrays(content: RecordDict, name: str) -> dict[str, Tensor]:
 
 
 def norm(tensors: Mapping[str, Tensor]) -> float:
-    """Euclidean norm over every float in a state."""
+    """Return the Euclidean norm over all float tensors of a state."""
     squares = [tensor.double().square().sum() for tensor in tensors.values() if tensor.is_floating_point()]
     return float(torch.stack(squares).sum().sqrt()) if squares else 0.0

@@ -1,53 +1,39 @@
-"""DualAdapt's client half: lines 5 to 9 of the pseudo-code, testing, and what predicts afterwards."""
+"""DualAdapt's client side: lines 5 to 9 of the pseudo-code."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
 from copy import deepcopy
-from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedlab.config.schema import ClientConfig, Config
+from fedlab.config.schema import ClientConfig
 from fedlab.data.dataset import ArrayDataset
-from fedlab.errors import DataError
 from fedlab.losses.discrepancy import discrepancy
 from fedlab.losses.propagation import propagate_labels
 from fedlab.models import gaussian_mixture
 from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
-from fedlab.models.feature_classifier import (
-    EnsembleHead,
-    FlattenRows,
-    features_of,
-    group_rows,
-    head_of,
-    probabilities,
-    subsample_rows,
-)
+from fedlab.models.feature_classifier import features_of, head_of, probabilities, subsample_rows
 from fedlab.strategies.dualadapt.mixtures import read_mixture, upload
-from fedlab.strategies.dualadapt.shared import BATCH, CONTROL, HEAD, LAST, MIXTURE, ONLY_MIXTURE, START, Options
+from fedlab.strategies.dualadapt.shared import BATCH, HEAD, MIXTURE, ONLY_MIXTURE, START, Options
 from fedlab.strategies.protocol import (
-    ARRAYS,
     CONFIG,
     METRICS,
     ClientContext,
-    ModelStates,
     arrays_of,
     client_dataset,
     drop_none,
     load,
     metrics_record,
 )
-from fedlab.training import resolve_device, train_steps
+from fedlab.training import train_steps
 from fedlab.workload import Workload
 
 
 def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
-    """Lines 5 to 9 on one client; of a newcomer that was asked for its mixture only, line 8 and the upload.
+    """Run lines 5 to 9 on one client; line 8 and the upload only if the server asks for the mixture alone.
 
     Returns
     -------
@@ -89,23 +75,23 @@ def adapt_head(
     training: ClientConfig,
     start: nn.Module | None = None,
 ) -> tuple[nn.Module, gaussian_mixture.GaussianMixture, float | None]:
-    """Lines 5 to 8: F_l and W_T from F_g, W_S and the client's features.
+    """Fit F_l and W_T to the client's features, from F_g and W_S (lines 5 to 8).
 
     Parameters
     ----------
     head
-        F_g; it is left as it is.
+        F_g, which is not changed.
     z
         Target features (examples, width).
     source, quantiles
         W_S, and the sorted log-likelihoods (256,) of the source's own features under it.
     start
-        A newcomer's: F_l begins here, and pseudo-labels are those of F_g and this head averaged.
+        Initial head of a late joiner: F_l starts from it, and pseudo-labels are those of F_g and this head averaged.
 
     Returns
     -------
     tuple
-        F_l, W_T and the mean loss.
+        F_l, W_T and the mean loss (None without steps).
     """
     local = deepcopy(start or head).requires_grad_(True).train()  # line 5
     p_global = probabilities(head, z)
@@ -113,148 +99,92 @@ def adapt_head(
     labels = pseudo_labels(z, mean_probs, options)  # (examples,)
     weights = torch.ones(len(z), device=z.device)
     if options.client_weights:
-        weights = gaussian_mixture.mean_normalized(gaussian_mixture.conformal_p_value(source.log_prob(z), quantiles)).to(z)
+        weights = gaussian_mixture.mean_normalized(
+            gaussian_mixture.conformal_p_value(source.log_prob(z), quantiles)
+        ).to(z)
     mixture = RunningMixture(source, options.variance_floor)
 
     def loss() -> Tensor:  # line 7
-        rows = draw(z, training)
+        rows = sample_rows(z, training)
         value = local_loss(local(z[rows]), labels[rows], weights[rows], p_global[rows], options.client_discrepancy)
-        mixture.take(z[rows])  # line 8
+        mixture.update(z[rows])  # line 8
         return value
 
-    optimiser = torch.optim.Adam(local.parameters(), training.learning_rate)
-    plan = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(training.steps, 1))
-    mean = train_steps(loss, optimiser, training.steps, name="local head", after_step=plan.step)
+    optimizer = torch.optim.Adam(local.parameters(), training.learning_rate)
+    plan = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(training.steps, 1))
+    mean = train_steps(loss, optimizer, training.steps, name="local head", after_step=plan.step)
     return local.requires_grad_(False).eval(), mixture.fitted(), mean
 
 
 class RunningMixture:
-    """W_T by stepwise EM from W_S, a batch at a time."""
+    """W_T, fitted by stepwise EM from W_S, a batch at a time."""
 
     def __init__(self, source: gaussian_mixture.GaussianMixture, variance_floor: float) -> None:
         self.statistics, self.variance_floor, self.steps = source.statistics(), variance_floor, 0
 
-    def take(self, z: Tensor) -> None:
-        """One step on a batch (batch, width)."""
+    def update(self, z: Tensor) -> None:
+        """Take one EM step on a batch z (batch, width)."""
         batch = gaussian_mixture.e_step(self.fitted(), z)
-        self.statistics = gaussian_mixture.blend(self.statistics, batch, gaussian_mixture.robbins_monro_step(self.steps))
+        self.statistics = gaussian_mixture.blend(
+            self.statistics, batch, gaussian_mixture.robbins_monro_step(self.steps)
+        )
         self.steps += 1
 
     def fitted(self) -> gaussian_mixture.GaussianMixture:
-        """The mixture so far."""
+        """Return the mixture after the steps so far."""
         return gaussian_mixture.m_step(self.statistics, self.variance_floor)
 
 
 def fit_mixture(
     z: Tensor, source: gaussian_mixture.GaussianMixture, options: Options, training: ClientConfig
 ) -> gaussian_mixture.GaussianMixture:
-    """Line 8 alone, as often as with line 7: so a newcomer's mixture is estimated as those it is compared with."""
+    """Fit W_T alone (line 8), with the same steps as in training, so that mixtures of late joiners are comparable."""
     mixture = RunningMixture(source, options.variance_floor)
     for _ in range(training.steps):
-        mixture.take(z[draw(z, training)])
+        mixture.update(z[sample_rows(z, training)])
     return mixture.fitted()
 
 
-def draw(z: Tensor, training: ClientConfig) -> Tensor:
-    """Rows (batch,) of one local step, with replacement."""
+def sample_rows(z: Tensor, training: ClientConfig) -> Tensor:
+    """Return the row indices (batch,) of one local step, drawn with replacement."""
     return torch.randint(len(z), (training.batch_size,)).to(z.device)
 
 
-def local_loss(logits: Tensor, labels: Tensor, weights: Tensor, p_global: Tensor, apart: float) -> Tensor:
-    """Line 7: mean over the batch of w CE(F_l, pseudo-label) - apart x d(F_g, F_l); logits (batch, classes)."""
+def local_loss(logits: Tensor, labels: Tensor, weights: Tensor, p_global: Tensor, discrepancy_weight: float) -> Tensor:
+    """Return the loss of line 7, the batch mean of w CE(F_l, pseudo-label) - discrepancy_weight * d(F_g, F_l).
+
+    Parameters
+    ----------
+    logits, p_global
+        Logits of F_l and probabilities of F_g (batch, classes).
+    labels, weights
+        Pseudo-labels and example weights w (batch,).
+    """
     fit = weights * cross_entropy(logits, labels, reduction="none")
-    return (fit - apart * discrepancy(p_global, logits.softmax(1))).mean()
+    return (fit - discrepancy_weight * discrepancy(p_global, logits.softmax(1))).mean()
 
 
 @torch.no_grad()
 def pseudo_labels(z: Tensor, p: Tensor, options: Options) -> Tensor:
-    """Labels (examples,) for the local head: argmax F_g, if asked smoothed over neighbours and evened out by class."""
+    """Return labels (examples,) for the local head: argmax p, optionally propagated over neighbors and class-balanced.
+
+    Parameters
+    ----------
+    z, p
+        Features (examples, width) and probabilities (examples, classes).
+    """
     if options.pseudo_labels == "propagated":
         p = propagate_labels(z, p, options.num_neighbors)
     return (p / p.sum(0).clamp_min(1e-6) ** options.class_balance).argmax(1)
 
 
-def evaluate(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
-    """Metrics of global, local and averaged heads on the client's test data, of the last G, and of the control."""
-    options = context.config.strategy
-    device = context.device
-    test = client_dataset(workload, context, "test")
-
-    def tested(record: str, adapted: bool = True) -> tuple[nn.Module, ArrayDataset]:
-        model = load(workload.model(), arrays_of(message.content, record), device)
-        if adapted:
-            own = client_dataset(workload, context, "train")
-            adapt_batchnorm(features_of(model), own, options.bn_images, options.bn_adaptation, device)
-        z = encode(features_of(model), test, device, BATCH)
-        return head_of(model), ArrayDataset({**test.columns, "x": group_rows(z, len(test))})
-
-    def measure(head: nn.Module, data: ArrayDataset) -> dict[str, float]:
-        return workload.evaluate(FlattenRows(head), data)
-
-    heads = message.content
-    metrics: dict[str, float] = {}
-    global_head, data = tested(ARRAYS)
-    metrics |= named("global", measure(global_head, data))
-    if HEAD in heads:
-        local = load(deepcopy(global_head), arrays_of(message.content, HEAD), device)
-        metrics |= named("local", measure(local, data)) | named("average", measure(EnsembleHead(global_head, local), data))
-        if LAST in heads:
-            last_head, last_data = tested(LAST)
-            metrics |= named("last", measure(EnsembleHead(last_head, local), last_data))
-    if CONTROL in heads:
-        metrics |= named("source_only", measure(*tested(CONTROL, adapted=False)))
-    return RecordDict({METRICS: metrics_record(metrics, len(test))})
-
-
-def named(name: str, metrics: Mapping[str, float]) -> dict[str, float]:
-    """A predictor's metrics under its name, its loss left out."""
-    return {f"{metric}_{name}": value for metric, value in metrics.items() if metric != "loss"}
-
-
-def prediction_states(workload: Workload, message: Message, context: ClientContext) -> ModelStates:
-    """What predicts on this client: G with the client's own statistics and F_g, and its own F_l if it has one."""
-    local = arrays_of(message.content, HEAD) if HEAD in message.content else None
-    own = client_dataset(workload, context, "train")
-    return with_local_stats(workload, arrays_of(message.content), local, own, context.config)
-
-
-def states_from_checkpoint(workload: Workload, checkpoint: Mapping[str, Any], partition: int, config: Config) -> ModelStates:
-    """The same from the server's checkpoint; G keeps the source's statistics where the client's data is not here."""
-    own = None
-    with suppress(DataError):
-        own = workload.data(partition, "train")
-    return with_local_stats(workload, checkpoint[ARRAYS], checkpoint["strategy"]["heads"].get(partition), own, config)
-
-
-def with_local_stats(
-    workload: Workload,
-    arrays: Mapping[str, Tensor],
-    local: Mapping[str, Tensor] | None,
-    own: ArrayDataset | None,
-    config: Config,
-) -> ModelStates:
-    """G and F_g with the statistics of ``own`` images, and F_l."""
-    options, device = config.strategy, resolve_device(config.run.device)
-    model = load(workload.model(), arrays, device)
-    if own is not None:
-        adapt_batchnorm(features_of(model), own, options.bn_images, options.bn_adaptation, device)
-    return {ARRAYS: model.state_dict(), **({HEAD: local} if local is not None else {})}
-
-
-def predictor(workload: Workload, states: ModelStates) -> nn.Module:
-    """Inputs ``x`` to log-probabilities (batch, classes): F_g and F_l averaged, on G."""
-    model = load(workload.model(), states[ARRAYS], torch.device("cpu"))
-    local = load(deepcopy(head_of(model)), states.get(HEAD, head_of(model).state_dict()), torch.device("cpu"))
-    return nn.Sequential(features_of(model), EnsembleHead(head_of(model), local)).eval()
-
-
 def client_features(model: nn.Module, data: ArrayDataset, options: Options, device: torch.device) -> Tensor:
-    """G's features (rows, width) of a client's images, normalised with its own statistics if asked; at most so many."""
+    """Return a random subset of a client's features (rows, width), under G with the client's own statistics."""
     adapt_batchnorm(features_of(model), data, options.bn_images, options.bn_adaptation, device)
     return subsample_rows(encode(features_of(model), data, device, BATCH), options.max_features)
 
 
 def only_mixture(content: RecordDict) -> bool:
-    """Whether a message asks a newcomer for its mixture alone."""
+    """Return True if a message asks for the client's mixture alone."""
     config = content[CONFIG]
     return isinstance(config, ConfigRecord) and bool(config.get(ONLY_MIXTURE, False))

@@ -1,4 +1,4 @@
-"""A mixture on the wire: sent with the quantiles of its log-likelihood, read, and checked before it is used."""
+"""Mixtures in messages: sent with the quantiles of their log-likelihood, decoded, and validated."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor
 
 from fedlab.models import gaussian_mixture
 from fedlab.strategies import validation
-from fedlab.strategies.dualadapt.shared import QUANTILES, WEIGHTS_OFF
+from fedlab.strategies.dualadapt.shared import QUANTILES, WEIGHTS_TOLERANCE
 
 
 def summary(log_prob: Tensor) -> Tensor:
-    """Sorted log-likelihoods that stand in for all of them, at most 256."""
+    """Return at most 256 quantiles (quantiles,), sorted, of log-likelihoods (examples,)."""
     return gaussian_mixture.quantiles(log_prob, min(QUANTILES, len(log_prob)))
 
 
 def upload(mixture: gaussian_mixture.GaussianMixture, z: Tensor) -> ArrayRecord:
-    """A mixture with the quantiles of its log-likelihood on the features (examples, width) that it was fitted to."""
+    """Return a mixture with the quantiles of its log-likelihood on z (examples, width), which it was fitted to."""
     return ArrayRecord({**mixture.arrays(), "quantiles": summary(mixture.log_prob(z))})
 
 
 def read_mixture(arrays: Mapping[str, Tensor], device: torch.device) -> tuple[gaussian_mixture.GaussianMixture, Tensor]:
-    """A mixture and the quantiles that came with it."""
-    exact = {**arrays, "log_weights": renormalised(arrays["log_weights"])}
+    """Return the mixture of a message and its quantiles (quantiles,)."""
+    exact = {**arrays, "log_weights": renormalized(arrays["log_weights"])}
     return gaussian_mixture.GaussianMixture.from_arrays(exact).to(device), arrays["quantiles"].to(device)
 
 
@@ -43,7 +43,7 @@ def example_weights(state: Mapping[str, Any], partition: int, features: Tensor) 
 
 
 def check_mixture(arrays: Mapping[str, Tensor], source: Mapping[str, Tensor], limit: float, floor: float) -> None:
-    """Refuse what is no single mixture of the source mixture's shape with its quantiles.
+    """Validate one mixture of the source mixture's shape, with quantiles.
 
     Raises
     ------
@@ -64,10 +64,10 @@ def check_mixture(arrays: Mapping[str, Tensor], source: Mapping[str, Tensor], li
             f"its mixture is {sorted({str(array.dtype) for array in arrays.values()})}, not float64"
         )
     total = float(arrays["log_weights"].exp().sum()) if arrays["log_weights"].isfinite().all() else float("nan")
-    if not abs(total - 1) <= WEIGHTS_OFF:
+    if not abs(total - 1) <= WEIGHTS_TOLERANCE:
         raise validation.InvalidUpdate(f"its mixture's weights sum to {total:g}, not to 1")
     if quantiles.ndim != 1 or not 1 <= len(quantiles) <= QUANTILES or not quantiles.isfinite().all():
-        raise validation.InvalidUpdate("its mixture's quantiles are no list of at most 256 finite numbers")
+        raise validation.InvalidUpdate("its mixture's quantiles are not a list of at most 256 finite numbers")
     if (quantiles.diff() < 0).any():
         raise validation.InvalidUpdate("its mixture's quantiles are not sorted")
     for name, reach in (("means", limit), ("variances", limit**2)):
@@ -79,18 +79,18 @@ def check_mixture(arrays: Mapping[str, Tensor], source: Mapping[str, Tensor], li
     try:
         read_mixture(arrays, torch.device("cpu"))
     except ValueError as error:
-        raise validation.InvalidUpdate(f"its mixture is none: {error}") from None
+        raise validation.InvalidUpdate(f"its mixture is invalid: {error}") from None
     if float(arrays["variances"].min()) < 0.9 * floor:  # half precision rounds a little
         raise validation.InvalidUpdate(f"its mixture's variances fall below the floor of {floor:g}")
 
 
-def renormalised(log_weights: Tensor) -> Tensor:
-    """Log-weights whose exponentials sum to 1, where a coarse wire format left them beside it."""
+def renormalized(log_weights: Tensor) -> Tensor:
+    """Return log-weights (..., components) whose exponentials sum to 1, which compression may have changed."""
     total = log_weights.logsumexp(-1, keepdim=True)
     return log_weights if total.abs().max() <= 1e-6 else log_weights - total
 
 
-def of_one_length(quantiles: Sequence[Tensor]) -> Tensor:
-    """Quantiles (mixtures, longest) from lists of several lengths: a client with few examples sends few."""
+def pad_quantiles(quantiles: Sequence[Tensor]) -> Tensor:
+    """Return quantiles (mixtures, longest) from sequences of different lengths; small clients send fewer."""
     longest = max(map(len, quantiles))
-    return torch.stack([some[torch.linspace(0, len(some) - 1, longest).round().long()] for some in quantiles])
+    return torch.stack([one[torch.linspace(0, len(one) - 1, longest).round().long()] for one in quantiles])

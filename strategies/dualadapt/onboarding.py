@@ -1,12 +1,10 @@
-"""A newcomer in the middle of a run: which known domain is nearest, and what its first head is.
+"""Onboarding of late joiners: which known client is nearest, and which head to start from.
 
-A newcomer sends its mixture before anything else, in the feature space that the known clients' mixtures were fitted
-in. The distance between two mixtures is MW2 (``fedlab.models.gaussian_mixture.distance``): optimal transport between
-their components at
-the 2-Wasserstein cost between Gaussians. It is a metric, it looks at where components lie and how wide they are, it
-needs no sample, and two domains whose classes lie in the same places are near whatever their components' order. The
-Kullback-Leibler divergence between mixtures has no closed form and explodes where they hardly overlap, as domains do
-in 128 dimensions.
+A late joiner sends its mixture before anything else, in the feature space in which the known clients' mixtures were
+fitted. The distance between two mixtures is MW2 (``fedlab.models.gaussian_mixture.distance``): optimal transport
+between their components with the 2-Wasserstein cost between Gaussians. It is a metric, depends on the means and
+covariances of the components but not on their order, and needs no sample. The Kullback-Leibler divergence between
+mixtures has no closed form, and diverges where they hardly overlap, as domains do in 128 dimensions.
 
 **Source**: Delon & Desolneux 2020, A Wasserstein-type distance in the space of Gaussian mixture models.
 """
@@ -24,34 +22,36 @@ from fedlab.seeds import seeded
 
 @dataclass(frozen=True)
 class Choice:
-    """A newcomer's first head and why."""
+    """The initial head of a late joiner, and the distances behind the choice."""
 
     partition: int
     distances: Mapping[int, float]  # known partition -> MW2, nearest first
-    taken: int | None  # the partition whose head it starts from; None: of no client
+    taken: int | None  # the partition whose head it starts from; None: no client's
 
-    def note(self, names: Mapping[int, str]) -> dict[str, object]:
-        """For the round's record: the distances, and in words what was done."""
+    def event(self, names: Mapping[int, str]) -> dict[str, object]:
+        """Return the event for the round's record: distances by client, and a sentence."""
         listed = {names[partition]: round(value, 4) for partition, value in self.distances.items()}
         start = f"the head of {names[self.taken]}" if self.taken is not None else "no client's head"
         measured = ", ".join(f"{name} {value:.3g}" for name, value in listed.items())
         name = names[self.partition]
         return {
-            "note": f"{name} is new; distances of its mixture (MW2): {measured}; it starts from {start}",
+            "note": f"{name} joined late; distances of its mixture (MW2): {measured}; it starts from {start}",
             "client": name,
             "distances": listed,
             "start": names[self.taken] if self.taken is not None else "",
         }
 
 
-def rank(mixture: gaussian_mixture.GaussianMixture, known: Mapping[int, gaussian_mixture.GaussianMixture]) -> dict[int, float]:
-    """Distance of a mixture to each known one by partition, nearest first; of equals the lower partition."""
+def rank(
+    mixture: gaussian_mixture.GaussianMixture, known: Mapping[int, gaussian_mixture.GaussianMixture]
+) -> dict[int, float]:
+    """Return the distance of a mixture to each known one by partition, nearest first; ties by partition."""
     distances = {partition: gaussian_mixture.distance(mixture, other) for partition, other in sorted(known.items())}
     return dict(sorted(distances.items(), key=lambda item: item[1]))
 
 
 def choose(start: str, partition: int, distances: Mapping[int, float], seed: int) -> Choice:
-    """Whose head a newcomer starts from: the ``nearest`` client's, a ``random`` one's, or else nobody's."""
+    """Choose the initial head of a late joiner: the ``nearest`` client's, a ``random`` one's, or else no client's."""
     taken = {"nearest": next(iter(distances), None)}
     if start == "random" and distances:
         with seeded(seed, "random start", partition):

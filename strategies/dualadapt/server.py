@@ -1,29 +1,28 @@
-"""DualAdapt's server half: lines 1 to 4 and 10 to 13 of the pseudo-code, and newcomers."""
+"""DualAdapt's server side: lines 1 to 4 and 10 to 13 of the pseudo-code, and late joiners."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from torch import Tensor
-from torch.func import functional_call, stack_module_state, vmap
 
 from fedlab.comm.grid import PartitionGrid
 from fedlab.config.schema import Config
 from fedlab.errors import ConfigError
-from fedlab.losses.discrepancy import discrepancy
 from fedlab.models import gaussian_mixture
-from fedlab.models.batchnorm_stats import encode, frozen_stats
+from fedlab.models.batchnorm_stats import encode
 from fedlab.models.feature_classifier import check_parts, features_of, head_of, subsample_rows
 from fedlab.seeds import seeded
 from fedlab.strategies import validation
+from fedlab.strategies.base import BaseStrategy, Records, broadcast
 from fedlab.strategies.dualadapt import onboarding
-from fedlab.strategies.dualadapt.mixtures import check_mixture, of_one_length, read_mixture, upload
+from fedlab.strategies.dualadapt.mixtures import check_mixture, read_mixture, upload
+from fedlab.strategies.dualadapt.server_loss import server_loss
 from fedlab.strategies.dualadapt.shared import (
     BATCH,
     CONTROL,
@@ -35,27 +34,22 @@ from fedlab.strategies.dualadapt.shared import (
     START,
     Options,
 )
-from fedlab.strategies.protocol import (
-    ARRAYS,
-    CONFIG,
-    ROUND,
-    arrays_of,
-    client_metrics,
-    drop_none,
-    is_final,
-    load,
-    partition_by_node,
-)
+from fedlab.strategies.protocol import arrays_of, client_metrics, drop_none, is_final, partition_by_node
 from fedlab.strategies.source_only import SourceTrainer
 from fedlab.training import Progress
 from fedlab.workload import SupportsEpisodes, Workload
 
 
-class DualAdapt(FlowerFedAvg):
-    """Lines 1 to 4 and 10 to 13: pre-training, the source mixture, the steps against the clients' heads."""
+class DualAdapt(BaseStrategy):
+    """Lines 1 to 4 and 10 to 13: pre-training, the source mixture, the steps against the clients' heads.
+
+    Raises
+    ------
+    ConfigError
+        When the workload or its model cannot be adapted so, or the source has too few examples for the mixture.
+    """
 
     def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
-        super().__init__(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
         self.options: Options = config.strategy
         self.rounds = config.run.rounds
         self.trainer = SourceTrainer(workload, config, progress)
@@ -70,126 +64,105 @@ class DualAdapt(FlowerFedAvg):
                 f"option 'dualadapt.components': a mixture of {self.options.components} components cannot be "
                 f"fitted to {len(self.trainer.source)} source examples; ask for fewer"
             )
-        self.control = SourceTrainer(workload, config, progress) if self.options.source_only_twin else None
+        self.baseline = (
+            SourceTrainer(workload, config, progress) if self.options.source_only_twin else None
+        )  # source only
         self.workload, self.device, self.seed = workload, self.trainer.device, self.trainer.seed
         self.progress = progress
-        self.config, self.norm_limit = config, config.comm.max_update_norm_ratio
-        self.heads: dict[int, dict[str, Tensor]] = {}  # F_l by partition; of a newcomer, what it starts from
+        self.max_norm_ratio = config.comm.max_update_norm_ratio
+        self.heads: dict[int, dict[str, Tensor]] = {}  # F_l by partition; a late joiner's is its initial head
         self.mixtures: dict[int, dict[str, Tensor]] = {}  # W_T and its quantiles by partition
         self.source: dict[str, Tensor] = {}  # W_S of this round and its quantiles
-        self.onboarding: dict[int, int] = {}  # newcomer's partition -> rounds for itself that it has left
-        self.onboarding_round = False  # whether this round only asks newcomers for their mixtures
+        self.onboarding: dict[int, int] = {}  # partition of a late joiner -> onboarding rounds that it has left
+        self.onboarding_round = False  # True if this round only asks late joiners for their mixtures
         self.partition_of: Mapping[int, int] = {}
         self.names: Mapping[int, str] = {}
         self._metrics: dict[str, float] = {}
         self._events: list[dict[str, Any]] = []
 
     def initialize(self) -> ArrayRecord:
-        """Line 1: cross-entropy on the source; the control starts from the same weights."""
+        """Pre-train on the source (line 1) and return the averaged model; the baseline starts from the same weights."""
         self._metrics = drop_none(loss=self.trainer.pretrain())
-        if self.control:
-            self.control.restore(deepcopy(self.trainer.state()))
+        if self.baseline:
+            self.baseline.restore(deepcopy(self.trainer.state()))
         return ArrayRecord(self.trainer.average.state_dict())
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Lines 10 to 13 with the heads of the round before, then lines 3 and 4.
+        """Take lines 10 to 13 with the heads of the previous round, then lines 3 and 4.
 
-        When clients have arrived that were never trained, the round is theirs: G stays as it is and they send their
-        mixtures. The next ``onboarding`` rounds are theirs too: line 12 is taken against their heads alone.
+        When clients have joined that were never trained, only they are asked, G stays as it is, and they send their
+        mixtures. In the next ``onboarding`` rounds, too, only they train, and line 12 is taken against their heads
+        alone.
         """
         self.partition_of, self._events, self._metrics = partition_by_node(grid), [], {}
         self.names = grid.names if isinstance(grid, PartitionGrid) else {}
         present = set(self.partition_of.values())
-        arrived = present - self.heads.keys() if self.heads and self.options.onboarding else set()
-        newcomers = present & self.onboarding.keys()
-        self.onboarding_round = bool(arrived)
+        joined = present - self.heads.keys() if self.heads and self.options.onboarding else set()
+        late = present & self.onboarding.keys()
+        self.onboarding_round = bool(joined)
         if not self.onboarding_round:
-            self._steps(server_round, newcomers or set(self.heads))
-        config[ROUND], self.source = server_round, self.source_mixture()
-        shared: dict[str, ArrayRecord | ConfigRecord] = {
-            ARRAYS: ArrayRecord(self.trainer.average.state_dict()),
-            MIXTURE: ArrayRecord(self.source),
-            CONFIG: config,
-        }
+            self._steps(server_round, late or set(self.heads))
+        self.source = self.source_mixture()
         if self.onboarding_round:
             config[ONLY_MIXTURE] = True
-        messages: list[Message] = []
-        for node, partition in self.partition_of.items():
-            if partition in (arrived or newcomers or present):
-                own = {START: ArrayRecord(self.heads[partition])} if partition in newcomers and not arrived else {}
-                messages += self._construct_messages(RecordDict({**shared, **own}), [node], MessageType.TRAIN)
-        return messages
+
+        def initial_head(partition: int) -> Records:
+            return {START: ArrayRecord(self.heads[partition])} if partition in late and not joined else {}
+
+        return broadcast(
+            grid,
+            MessageType.TRAIN,
+            server_round,
+            ArrayRecord(self.trainer.average.state_dict()),
+            config,
+            extra={MIXTURE: ArrayRecord(self.source)},
+            per_client=initial_head,
+            partitions=joined or late or present,
+        )
 
     def _steps(self, server_round: int, against: set[int]) -> None:
-        """Lines 10 to 13 against the heads of some clients, and the control's steps beside them."""
+        """Take lines 10 to 13 against the heads of some partitions, and the same steps of the source-only baseline."""
         steps = self.trainer.options.steps
-        extra_loss = self.server_loss(server_round, against) if against and self.options.server_discrepancy else None
+        extra_loss = None
+        if against and self.options.server_discrepancy:
+            heads = {partition: self.heads[partition] for partition in sorted(against)}
+            extra_loss = server_loss(self.trainer, heads, self.mixtures, self.options, server_round)
         self._metrics = drop_none(loss=self.trainer.train(server_round, steps, "server", extra_loss))
-        if self.control:
-            self._metrics |= drop_none(control_loss=self.control.train(server_round, steps, "control"))
+        if self.baseline:
+            self._metrics |= drop_none(control_loss=self.baseline.train(server_round, steps, "control"))
 
     def source_mixture(self) -> dict[str, Tensor]:
-        """Line 3: W_S on a random view of each source example, and the quantiles of its log-likelihood there."""
-        some = self.trainer.source.subsample(SOURCE_ROWS)
-        z = subsample_rows(encode(features_of(self.trainer.average), some, self.device, BATCH), SOURCE_ROWS)
+        """Return W_S (line 3), fitted to a random view of source examples, and quantiles of its log-likelihood."""
+        examples = self.trainer.source.subsample(SOURCE_ROWS)
+        z = subsample_rows(encode(features_of(self.trainer.average), examples, self.device, BATCH), SOURCE_ROWS)
         mixture = gaussian_mixture.fit(
-            z, self.options.components, steps=self.options.em_steps, tolerance=0.0, variance_floor=self.options.variance_floor
+            z,
+            self.options.components,
+            steps=self.options.em_steps,
+            tolerance=0.0,
+            variance_floor=self.options.variance_floor,
         )
         return dict(arrays_of(RecordDict({MIXTURE: upload(mixture, z)}), MIXTURE))
 
-    def server_loss(self, server_round: int, against: Iterable[int]) -> Callable[[int], Tensor]:
-        """Lines 11 and 12: the weighted discrepancy on pseudo-targets, as a function of the step; only G learns."""
-        model, head = self.trainer.model, head_of(self.trainer.model)
-        chosen = sorted(against)
-        stacked = [
-            load(deepcopy(head), self.heads[partition], self.device).requires_grad_(False).eval()
-            for partition in chosen
-        ]
-        weights, buffers = stack_module_state(stacked)
-        received = [read_mixture(self.mixtures[partition], self.device) for partition in chosen]
-        mixtures = gaussian_mixture.stack([mixture for mixture, _ in received])
-        quantiles = of_one_length([sorted_likelihoods for _, sorted_likelihoods in received])
-
-        def local_heads(z: Tensor) -> Tensor:  # (batch, width) -> (clients, batch, classes)
-            call = vmap(lambda state, extra: functional_call(stacked[0], (state, extra), (z,)))
-            logits: Tensor = call(weights, buffers)
-            return logits.softmax(2)
-
-        def loss(step: int) -> Tensor:
-            with seeded(self.seed, "pseudo-targets", server_round, step):
-                x = self.pseudo_targets()
-            with frozen_stats(model):
-                z = features_of(model)(x)
-                frozen = {name: weight.detach() for name, weight in head.named_parameters()}
-                p = functional_call(head, frozen, (z,)).softmax(1)
-            q = local_heads(z)
-            apart = discrepancy(p.expand_as(q).flatten(0, 1), q.flatten(0, 1)).view(len(chosen), -1)  # (clients, batch)
-            if self.options.server_weights:
-                typical = gaussian_mixture.conformal_p_value(mixtures.log_prob(z.detach()), quantiles)
-                apart = gaussian_mixture.mean_normalized(typical).to(apart) * apart
-            return self.options.server_discrepancy * apart.mean()
-
-        return loss
-
-    def pseudo_targets(self) -> Tensor:
-        """Line 11: images (batch, ...) that are not of the source, from two source images each."""
-        x, other = self.trainer.random_batch()["x"], self.trainer.random_batch()["x"]
-        if self.options.mixup == "average":
-            return (x + other) / 2
-        return (x - other).abs() - 1 if self.options.mixup == "difference" else x  # |u - v| of [0, 1], back in [-1, 1]
-
     def check(self, reply: Message) -> None:
-        """Refuse a reply without a head like F_g and a mixture like W_S; of a newcomer's first, without the mixture."""
+        """Refuse a reply without a mixture like W_S or, outside onboarding rounds, without a head like F_g."""
         if not self.onboarding_round:
-            validation.validate_arrays(reply.content, HEAD, head_of(self.trainer.average).state_dict(), self.norm_limit)
-        check_mixture(validation.read_arrays(reply.content, MIXTURE), self.source, self.norm_limit, self.options.variance_floor)
+            validation.validate_arrays(
+                reply.content, HEAD, head_of(self.trainer.average).state_dict(), self.max_norm_ratio
+            )
+        check_mixture(
+            validation.read_arrays(reply.content, MIXTURE),
+            self.source,
+            self.max_norm_ratio,
+            self.options.variance_floor,
+        )
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Line 9, received: heads and mixtures are kept by partition; a client that failed keeps its last ones."""
+        """Store heads and mixtures by partition (line 9); those of a client that failed stay as they were."""
         metrics = []
         for reply in replies:
             partition = self.partition_of[reply.metadata.src_node_id]
@@ -210,7 +183,7 @@ class DualAdapt(FlowerFedAvg):
         return ArrayRecord(self.trainer.average.state_dict()), None
 
     def _onboard(self, partition: int, mixture: dict[str, Tensor]) -> None:
-        """A newcomer's mixture is here: find its first head."""
+        """Find the initial head of a late joiner from its mixture."""
         cpu = torch.device("cpu")
         known_mixtures = {
             other: read_mixture(arrays, cpu)[0]
@@ -228,46 +201,45 @@ class DualAdapt(FlowerFedAvg):
             head = head_of(self.trainer.average).state_dict()
         self.heads[partition] = {name: tensor.detach().clone() for name, tensor in head.items()}
         self.mixtures[partition], self.onboarding[partition] = mixture, self.options.onboarding
-        self._events.append(choice.note(self.names))
+        self._events.append(choice.event(self.names))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Each client gets the averaged model and its own head back; with ``control`` what to compare with as well."""
-        config[ROUND] = server_round
-        shared: dict[str, ArrayRecord | ConfigRecord] = {ARRAYS: arrays, CONFIG: config}
-        if self.control:
-            shared[CONTROL] = ArrayRecord(self.control.average.state_dict())
+        """Return for each client the averaged model, its own head, and the models to compare with."""
+        extra = {}
+        if self.baseline:
+            extra[CONTROL] = ArrayRecord(self.baseline.average.state_dict())
             if is_final(server_round, self.rounds, config):
-                shared[LAST] = ArrayRecord(self.trainer.model.state_dict())
-        messages: list[Message] = []
-        for node, partition in partition_by_node(grid).items():
-            own = {HEAD: ArrayRecord(self.heads[partition])} if partition in self.heads else {}
-            messages += self._construct_messages(RecordDict({**shared, **own}), [node], MessageType.EVALUATE)
-        return messages
+                extra[LAST] = ArrayRecord(self.trainer.model.state_dict())
+
+        def own_head(partition: int) -> Records:
+            return {HEAD: ArrayRecord(self.heads[partition])} if partition in self.heads else {}
+
+        return broadcast(grid, MessageType.EVALUATE, server_round, arrays, config, extra=extra, per_client=own_head)
 
     def metrics(self) -> dict[str, float]:
-        """Losses on the server, and means of what clients measured without labels."""
+        """Return the server's losses, and means over clients of what they measured without labels."""
         return self._metrics
 
     def events(self) -> list[dict[str, Any]]:
-        """Who is new, how far it is from the others, and what it starts from."""
+        """Return for each late joiner its distances to the others and its initial head."""
         return self._events
 
     def state(self) -> dict[str, Any]:
-        """Trainer, control, and what the clients sent last."""
+        """Return the states of the trainer and the baseline, and what the clients sent last."""
         return {
             "trainer": self.trainer.state(),
-            "control": self.control.state() if self.control else {},
+            "control": self.baseline.state() if self.baseline else {},
             "heads": self.heads,
             "mixtures": self.mixtures,
             "onboarding": self.onboarding,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take a state back."""
+        """Restore trainer, baseline, heads and mixtures."""
         self.trainer.restore(state["trainer"])
-        if self.control:
-            self.control.restore(state["control"])
+        if self.baseline:
+            self.baseline.restore(state["control"])
         self.heads, self.mixtures = dict(state["heads"]), dict(state["mixtures"])
         self.onboarding = dict(state["onboarding"])

@@ -1,4 +1,4 @@
-"""DualAdapt's options, and the names of what crosses the wire beside those of every strategy."""
+"""DualAdapt's options, and the names of its records in messages."""
 
 from __future__ import annotations
 
@@ -10,21 +10,25 @@ from pydantic.dataclasses import dataclass
 from fedlab.config.sections import NonNegativeFloat
 
 HEAD, MIXTURE, LAST, CONTROL, START = "head", "mixture", "last", "control", "start"
-ONLY_MIXTURE = "only-mixture"  # in the config of a newcomer's first message
-QUANTILES = 256  # of a mixture's log-likelihood on its own data, sent beside it
+ONLY_MIXTURE = "only-mixture"  # in the config of a late joiner's first message
+QUANTILES = 256  # of a mixture's log-likelihood on its own data, sent with it
 SOURCE_ROWS = 6000  # source features that W_S is fitted to, at most
-BATCH = 500  # images a pass where no gradient is taken
-WEIGHTS_OFF = 0.05  # how far from 1 half precision may move the sum of a mixture's weights
+BATCH = 500  # images per forward pass without gradients
+WEIGHTS_TOLERANCE = 0.05  # half precision may move the sum of a mixture's weights this far from 1
 
 
 @dataclass(frozen=True)
 class Options:
     """DualAdapt's ingredients, each with its own switch."""
 
-    client_discrepancy: NonNegativeFloat = Field(0.1, description="weight of the discrepancy on the client (line 7); 0: off")
-    server_discrepancy: NonNegativeFloat = Field(0.2, description="weight of the discrepancy on the server (line 12); 0: off")
-    client_weights: bool = Field(True, description="weigh target examples by their typicality for the source mixture")
-    server_weights: bool = Field(True, description="weigh pseudo-targets by their typicality for a client's mixture")
+    client_discrepancy: NonNegativeFloat = Field(
+        0.1, description="weight of the discrepancy on the client (line 7); 0: off"
+    )
+    server_discrepancy: NonNegativeFloat = Field(
+        0.2, description="weight of the discrepancy on the server (line 12); 0: off"
+    )
+    client_weights: bool = Field(True, description="weight target examples by their typicality for the source mixture")
+    server_weights: bool = Field(True, description="weight pseudo-targets by their typicality for a client's mixture")
     mixup: Literal["average", "difference", "off"] = Field(
         "average", description="pseudo-targets: averages or absolute differences of two source images, or source images"
     )
@@ -32,23 +36,23 @@ class Options:
     em_steps: int = Field(15, ge=1, description="EM steps of the source mixture")
     variance_floor: float = Field(1e-2, gt=0, allow_inf_nan=False, description="added to every variance of a mixture")
     pseudo_labels: Literal["global", "propagated"] = Field(
-        "propagated", description="targets of the local head: the global head's, or those smoothed over neighbours"
+        "propagated", description="targets of the local head: the global head's, or those smoothed over neighbors"
     )
-    num_neighbors: int = Field(10, ge=1, description="neighbours of an example in the graph of propagated labels")
+    num_neighbors: int = Field(10, ge=1, description="neighbors of an example in the graph of propagated labels")
     max_features: int = Field(
         12000, ge=2, description="features of a client that its head is fitted to in a round, at most; drawn at random"
     )
-    class_balance: float = Field(1.0, ge=0, le=1, description="how far pseudo-label classes are evened out; 0: not")
+    class_balance: float = Field(1.0, ge=0, le=1, description="how far pseudo-label classes are balanced; 0: not")
     bn_adaptation: float = Field(
-        0.75, ge=0, le=1, description="share of a client's own in the batch-norm statistics it uses; 0: the source's"
+        0.75, ge=0, le=1, description="weight of a client's own batch-norm statistics in those it uses; 0: the source's"
     )
     bn_images: int = Field(1000, ge=2, description="images of a client that these statistics are taken from")
-    onboarding: int = Field(2, ge=0, description="rounds in which only a newcomer and the server adapt; 0: none")
+    onboarding: int = Field(2, ge=0, description="rounds in which only late joiners and the server adapt; 0: none")
     late_joiner_init: Literal["nearest", "global", "random", "fresh"] = Field(
         "nearest",
-        description="a newcomer's first head: that of the client whose mixture is nearest to its own, the global head, "
-        "that of a client drawn at random, or fresh weights",
+        description="initial head of a late joiner: that of the client whose mixture is nearest to its own, the global "
+        "head, that of a client drawn at random, or fresh weights",
     )
     source_only_twin: bool = Field(
-        True, description="carry a source-only twin and test it too, and after the last round the last G"
+        True, description="train and test a source-only baseline as well, and after the last round test the last G"
     )

@@ -1,4 +1,4 @@
-"""STARTUP's client half: lines 5 to 8 of the pseudo-code."""
+"""STARTUP's client side: lines 5 to 8 of the pseudo-code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedlab.workload import Workload
 
 
 def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
-    """Client half: lines 5 to 8."""
+    """Train the student on the client's images, without labels, and return it (lines 5 to 8)."""
     config, server_round = context.config, round_of(message)
     core, options, local = config.run, config.strategy, config.client
     device = resolve_device(core.device)
@@ -26,8 +26,10 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
     data = client_dataset(workload, context, "train")
     loss = TargetLoss(workload, options, student, teacher, data, local.batch_size)
     weight = ramp_up(server_round, core.rounds) if options.distillation_warmup else 1.0
-    optimiser = sgd(student, schedule(local.learning_rate, server_round, core.rounds))
+    optimizer = sgd(student, schedule(local.learning_rate, server_round, core.rounds))
     mean = None
     if not loss.empty:
-        mean = train_steps(lambda: loss(weight), optimiser, local.steps, name="local training", after_step=loss.after_step)
+        mean = train_steps(
+            lambda: loss(weight), optimizer, local.steps, name="local training", after_step=loss.after_step
+        )
     return aggregation.make_reply(student_workload, message, context, student.state_dict(), drop_none(loss=mean), data)

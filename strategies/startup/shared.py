@@ -1,4 +1,4 @@
-"""What both halves of STARTUP share: its options, the student, and line 7, the loss on images without labels."""
+"""Shared by STARTUP's server and client: options, the student, and line 7, the loss on images without labels."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from fedlab.losses.ntxent import nt_xent
 from fedlab.losses.soft_labels import DIVERGENCES, shuffle_targets, soft_targets
 from fedlab.models.feature_classifier import features_of, head_of
 from fedlab.strategies.aggregation import Aggregation
+from fedlab.strategies.wrapped_workload import WrappedWorkload
 from fedlab.training import ema_update
 from fedlab.workload import Workload
 
 TEACHER = "teacher"
-EMBEDDING = 128  # width of what NT-Xent compares
+EMBEDDING = 128  # width of the vectors that NT-Xent compares
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
-BATCH = 500  # images at a time where nothing is learned
+BATCH = 500  # images per forward pass without gradients
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Options:
     """The ingredients of the student's loss, and how they are federated."""
 
     setting: Literal["federated", "centralized"] = Field(
-        "federated", description="where the student learns; centralized: on the server, which sees all images"
+        "federated", description="where the student learns; centralized: on the server, which reads all images"
     )
     start: Literal["backbone", "whole", "fresh"] = Field(
         "backbone", description="what the student takes from the teacher: features, head too, or nothing"
@@ -40,28 +41,32 @@ class Options:
     distillation_loss: Literal["kl", "hard", "reverse_kl", "reverse_cross_entropy", "entropy", "none"] = Field(
         "kl", description="loss against the teacher's soft labels; the last four are for ablations"
     )
-    shuffle: bool = Field(False, description="give each image another one's soft label: an ablation")
+    shuffle: bool = Field(False, description="give each image the soft label of another one: an ablation")
     distillation_weight: NonNegativeFloat = Field(1.0, description="weight of the loss against soft labels")
     contrastive_weight: NonNegativeFloat = Field(1.0, description="weight of NT-Xent")
     temperature: PositiveFloat = Field(1.0, description="temperature of NT-Xent")
-    teacher_ema: float = Field(0.0, ge=0, lt=1, description="decay a step of a teacher that follows the student; 0: fixed")
+    teacher_ema: float = Field(
+        0.0, ge=0, lt=1, description="decay a step of a teacher that follows the student; 0: fixed"
+    )
     inverse_temperature: PositiveFloat = Field(1.0, description="inverse temperature of the soft labels")
-    distillation_warmup: bool = Field(False, description="raise the weight of soft labels from 0 over the first rounds by a cosine")
+    distillation_warmup: bool = Field(
+        False, description="raise the weight of soft labels from 0 over the first rounds by a cosine"
+    )
     evaluate_every: int = Field(0, ge=0, description="rounds between tests; 0: before the first and after the last")
     aggregation: Aggregation = "fedavg"
 
 
 @runtime_checkable
 class SupportsViews(Protocol):
-    """What a workload offers that can be learned without labels."""
+    """A workload that makes random views of its inputs."""
 
     def view(self, x: Tensor, weak: bool = False) -> Tensor:
-        """A random view of each input."""
+        """Return a random view of each input, of the same shape; a weak one changes it less."""
         ...
 
 
 class Student(nn.Module):
-    """A model and, where NT-Xent is used, the projector that it is taken behind."""
+    """A model and, if NT-Xent is used, the projector between its features and that loss."""
 
     def __init__(self, model: nn.Module, contrastive: bool) -> None:
         super().__init__()
@@ -74,47 +79,51 @@ class Student(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the model makes of inputs; the projector is for NT-Xent alone."""
-        found: Tensor = self.model(x)
-        return found
+        """Map inputs (batch, ...) to logits (batch, classes); the projector takes no part."""
+        logits: Tensor = self.model(x)
+        return logits
 
 
 @plain_dataclass(frozen=True)
-class StudentWorkload:
-    """A workload as an aggregation rule sees it: what clients upload is the student, projector and all."""
+class StudentWorkload(WrappedWorkload):
+    """A workload whose model is the student, which clients upload with its projector."""
 
-    workload: Workload
     contrastive: bool
 
-    @property
-    def clients(self) -> tuple[str, ...]:
-        """As in the workload."""
-        return self.workload.clients
-
     def model(self) -> Student:
-        """A fresh student."""
-        return Student(self.workload.model(), self.contrastive)
-
-    def data(self, partition: int | None, split: str) -> ArrayDataset:
-        """As in the workload."""
-        return self.workload.data(partition, split)
+        """Return a fresh student."""
+        return Student(self.inner.model(), self.contrastive)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The workload's of the student's model."""
+        """Return the workload's loss of the student's model."""
         assert isinstance(model, Student)
-        return self.workload.loss(model.model, batch)
+        return self.inner.loss(model.model, batch)
 
     def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
-        """The workload's of the student's model."""
+        """Return the workload's metrics of the student's model."""
         assert isinstance(model, Student)
-        return self.workload.evaluate(model.model, data)
+        return self.inner.evaluate(model.model, data)
 
 
 class TargetLoss:
-    """Line 7 on one owner's images, and lines 5 and 6 before it."""
+    """Lines 5 to 7: soft labels of a set of images, random views of a batch, and the loss.
+
+    Parameters
+    ----------
+    data
+        Images ``x``, without labels.
+    batch
+        Number of images per step.
+    """
 
     def __init__(
-        self, workload: Workload, options: Options, student: Student, teacher: nn.Module | None, data: ArrayDataset, batch: int
+        self,
+        workload: Workload,
+        options: Options,
+        student: Student,
+        teacher: nn.Module | None,
+        data: ArrayDataset,
+        batch: int,
     ) -> None:
         assert isinstance(workload, SupportsViews)
         self.view, self.options, self.student, self.data, self.batch = workload.view, options, student, data, batch
@@ -129,7 +138,7 @@ class TargetLoss:
         return soft_targets(self.teacher(x.to(self.device)), self.options.inverse_temperature)
 
     def __call__(self, weight: float = 1.0) -> Tensor:
-        """The loss of a fresh batch, a scalar; ``weight`` scales the part of the soft labels."""
+        """Return the loss of a random batch, a scalar; ``weight`` multiplies the term of the soft labels."""
         rows = torch.randint(len(self.data), (self.batch,))
         x = self.data[rows]["x"]
         z = features_of(self.student.model)(torch.cat([self.view(x), self.view(x)]).to(self.device))  # (2 batch, width)
@@ -138,33 +147,35 @@ class TargetLoss:
             soft = self.soft[rows.to(self.device)] if self.soft is not None else self._label(self.view(x, weak=True))
             soft = shuffle_targets(soft) if self.options.shuffle else soft
             logits = head_of(self.student.model)(z)  # (2 batch, classes)
-            loss = loss + weight * self.options.distillation_weight * DIVERGENCES[self.options.distillation_loss](logits, soft.repeat(2, 1))
+            loss = loss + weight * self.options.distillation_weight * DIVERGENCES[self.options.distillation_loss](
+                logits, soft.repeat(2, 1)
+            )
         if self.options.contrastive_weight:
             first, second = self.student.projector(z).chunk(2)
             loss = loss + self.options.contrastive_weight * nt_xent(first, second, self.options.temperature)
         return loss
 
     def after_step(self) -> None:
-        """A moving teacher takes its step behind the student."""
+        """Move the teacher towards the student, if it moves."""
         if self.teacher is not None and self.options.teacher_ema:
             ema_update(self.teacher, self.student.model, self.options.teacher_ema)
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to learn from."""
+        """True if the loss has no term."""
         return self.teacher is None and not self.options.contrastive_weight
 
 
 def schedule(rate: float, server_round: int, rounds: int) -> float:
-    """Step size of a round: a cosine from ``rate`` towards 0."""
+    """Return the step size of a round: a cosine from ``rate`` towards 0."""
     return rate * (1 + math.cos(math.pi * (server_round - 1) / rounds)) / 2
 
 
 def ramp_up(server_round: int, rounds: int) -> float:
-    """Dynamic Distillation's weight of soft labels in a round: min(1, 3/4 (1 - cos(pi t))) with t the share done."""
+    """Return Dynamic Distillation's weight of soft labels: min(1, 3/4 (1 - cos(pi t))), t the fraction of rounds."""
     return min(1.0, 0.75 * (1 - math.cos(math.pi * (server_round - 0.5) / rounds)))
 
 
 def sgd(module: nn.Module, rate: float) -> torch.optim.SGD:
-    """The published optimiser, fresh."""
+    """Return a fresh optimizer as published: SGD with momentum and weight decay."""
     return torch.optim.SGD(module.parameters(), rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)

@@ -105,7 +105,7 @@ def test_a_machine_without_a_gpu_says_so():
 @pytest.mark.parametrize(("start", "after"), [(3.0, 3.0 - 0.25), (0.25, 0.25 - 0.25 * 0.5)])
 def test_a_long_gradient_is_scaled_down_and_a_short_one_is_not(start, after):
     weight, optimiser = parabola(start)
-    train_steps(lambda: weight**2, optimiser, 1, name="parabola", clip=1.0)
+    train_steps(lambda: weight**2, optimiser, 1, name="parabola", max_grad_norm=1.0)
     assert weight.item() == pytest.approx(after)
 
 

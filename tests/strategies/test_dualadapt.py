@@ -21,6 +21,8 @@ from fedlab.models import gaussian_mixture
 from fedlab.runs.checkpoints import weights_sha256
 from fedlab.seeds import seeded
 from fedlab.strategies.dualadapt import client as dualadapt
+from fedlab.strategies.dualadapt import evaluate
+from fedlab.strategies.dualadapt.server_loss import pseudo_targets, server_loss
 from fedlab.strategies.dualadapt.shared import QUANTILES, Options
 from fedlab.strategies.protocol import METRICS, ClientContext, arrays_of
 from tables import client_half, server_half
@@ -74,7 +76,7 @@ def test_one_server_step_is_the_plain_loop_over_clients_and_examples():
     federation = Federation(config(**{"server.steps": 1, "dualadapt.server_discrepancy": 3.0})).run(1)
     half = federation.strategy
     model = half.trainer.model.train()
-    loss = half.server_loss(2, half.heads)
+    loss = server_loss(half.trainer, half.heads, half.mixtures, half.options, 2)
     value = loss(0)
 
     with seeded(half.seed, "pseudo-targets", 2, 0):
@@ -101,7 +103,7 @@ def test_the_discrepancy_moves_the_features_and_not_the_global_head():
     model = half.trainer.model.train()
     running = copy.deepcopy(model.features[2].running_mean)
     model.zero_grad()
-    half.server_loss(2, half.heads)(0).backward()
+    server_loss(half.trainer, half.heads, half.mixtures, half.options, 2)(0).backward()
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in model.features[1].parameters())
     assert all(weight.grad is None or not weight.grad.any() for weight in model.head.parameters())
     assert torch.equal(running, model.features[2].running_mean)  # pseudo-targets leave no trace in the statistics
@@ -158,16 +160,16 @@ def test_the_local_loss_is_the_plain_sum_over_examples():
 
 def test_without_the_server_discrepancy_the_server_is_its_own_control_bit_for_bit():
     half = Federation(config(**{"dualadapt.server_discrepancy": 0.0})).run(3).strategy
-    assert weights_sha256(half.trainer.state()) == weights_sha256(half.control.state())
+    assert weights_sha256(half.trainer.state()) == weights_sha256(half.baseline.state())
 
 
 def test_with_it_the_server_is_not():
     half = Federation(config()).run(2).strategy
-    assert weights_sha256(half.trainer.model.state_dict()) != weights_sha256(half.control.model.state_dict())
+    assert weights_sha256(half.trainer.model.state_dict()) != weights_sha256(half.baseline.model.state_dict())
 
 
 def test_the_control_is_the_strategy_source_only_bit_for_bit():
-    control = Federation(config()).run(3).strategy.control
+    control = Federation(config()).run(3).strategy.baseline
     alone = Federation(config("source_only")).run(3).strategy.trainer
     assert weights_sha256(control.state()) == weights_sha256(alone.state())
 
@@ -211,7 +213,7 @@ def test_pseudo_targets_are_what_they_say():
     for mixup in ("average", "difference", "off"):
         half = server_half(config(**{"dualadapt.mixup": mixup}), Blobs())
         with seeded("x"):
-            x = half.pseudo_targets()
+            x = pseudo_targets(half.trainer, mixup)
         with seeded("x"):
             first, second = half.trainer.random_batch()["x"], half.trainer.random_batch()["x"]
         wanted = {"average": (first + second) / 2, "difference": (first - second).abs() - 1, "off": first}[mixup]
@@ -285,7 +287,7 @@ def test_the_context_says_the_partition():
     context = ClientContext(1, config())
     arrays = ArrayRecord(Net().state_dict())
     message = Message(RecordDict({"arrays": arrays, "config": ConfigRecord({"server-round": 0})}), 5, "evaluate")
-    reply = dualadapt.evaluate(Blobs(), message, context)
+    reply = evaluate(Blobs(), message, context)
     assert reply[METRICS]["num-examples"] == 90
 
 

@@ -108,6 +108,6 @@ def test_an_averaged_client_sends_the_moving_average_of_its_steps(federate, matr
         {"client.ema_decay": 0.5},
     ],
 )
-def test_strategies_that_reckon_with_sgd_refuse_another_optimiser(federate, strategy, options):
-    with pytest.raises(ConfigError, match="reckons with plain SGD of one step size"):
+def test_strategies_that_assume_plain_sgd_refuse_another_optimizer(federate, strategy, options):
+    with pytest.raises(ConfigError, match="plain SGD"):
         federate(strategy, **options)

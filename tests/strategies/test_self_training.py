@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 
 from fedlab.data.dataset import ArrayDataset
 from fedlab.seeds import seeded
-from fedlab.strategies.self_training import UNSURE, pseudo_labelled, sure
+from fedlab.strategies.self_training import IGNORED, confident_rows, pseudo_labeled
 from toy import Blobs
 
 THRESHOLD = 0.4
@@ -15,18 +15,18 @@ THRESHOLD = 0.4
 
 def test_only_what_the_model_is_sure_of_is_labelled():
     p = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.5, 0.5]])
-    rows, labels = sure(p, 0.8)
+    rows, labels = confident_rows(p, 0.8)
     assert rows.tolist() == [0, 2] and labels.tolist() == [0, 1]
-    assert sure(p, 0.0)[0].tolist() == [0, 1, 2, 3]
-    assert len(sure(p, 0.95)[0]) == 0
+    assert confident_rows(p, 0.0)[0].tolist() == [0, 1, 2, 3]
+    assert len(confident_rows(p, 0.95)[0]) == 0
 
 
 def test_rows_that_are_not_sure_are_left_out_of_an_example_that_has_a_sure_one():
     data = ArrayDataset({"x": torch.arange(3.0), "y": torch.zeros(3)})
     p = torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.5, 0.5], [0.6, 0.4], [0.1, 0.9], [0.2, 0.8]])  # two rows an example
-    chosen, share = pseudo_labelled(data, p, 0.8)
+    chosen, share = pseudo_labeled(data, p, 0.8)
     assert chosen.columns["x"].tolist() == [0, 2]
-    assert chosen.columns["y"].tolist() == [[0, UNSURE], [1, 1]]
+    assert chosen.columns["y"].tolist() == [[0, IGNORED], [1, 1]]
     assert share == 3 / 6
     loss = cross_entropy(torch.zeros(4, 2), chosen.columns["y"].flatten(), reduction="none")
     assert loss[1] == 0 and (loss[[0, 2, 3]] > 0).all()

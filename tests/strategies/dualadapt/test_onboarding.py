@@ -54,10 +54,10 @@ def test_random_is_drawn_from_all_that_are_known_by_seed_and_newcomer():
 
 
 def test_the_note_says_it_in_words():
-    note = Choice(3, {2: 0.5, 0: 1.25}, 2).note(NAMES)
-    assert note["note"] == (
-        "synthdigits is new; distances of its mixture (MW2): optdigits 0.5, usps 1.25; it starts from the head of "
+    event = Choice(3, {2: 0.5, 0: 1.25}, 2).event(NAMES)
+    assert event["note"] == (
+        "synthdigits joined late; distances of its mixture (MW2): optdigits 0.5, usps 1.25; it starts from the head of "
         "optdigits"
     )
-    assert note["distances"] == {"optdigits": 0.5, "usps": 1.25}
-    assert Choice(3, {2: 0.5}, None).note(NAMES)["start"] == ""
+    assert event["distances"] == {"optdigits": 0.5, "usps": 1.25}
+    assert Choice(3, {2: 0.5}, None).event(NAMES)["start"] == ""

@@ -1,0 +1,82 @@
+"""Lines 11 and 12 of DualAdapt: the discrepancy of the clients' heads on pseudo-targets, which trains G alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+
+from torch import Tensor
+from torch.func import functional_call, stack_module_state, vmap
+
+from fedlab.losses.discrepancy import discrepancy
+from fedlab.models import gaussian_mixture
+from fedlab.models.batchnorm_stats import frozen_stats
+from fedlab.models.feature_classifier import features_of, head_of
+from fedlab.seeds import seeded
+from fedlab.strategies.dualadapt.mixtures import pad_quantiles, read_mixture
+from fedlab.strategies.dualadapt.shared import Options
+from fedlab.strategies.protocol import load
+from fedlab.strategies.source_only import SourceTrainer
+
+
+def server_loss(
+    trainer: SourceTrainer,
+    heads: Mapping[int, Mapping[str, Tensor]],
+    mixtures: Mapping[int, Mapping[str, Tensor]],
+    options: Options,
+    server_round: int,
+) -> Callable[[int], Tensor]:
+    """Return the weighted discrepancy between F_g and the clients' heads (line 12) as a function of the step.
+
+    Parameters
+    ----------
+    trainer
+        Trainer of G and F_g, from whose source pseudo-targets are made.
+    heads
+        F_l by partition, of the clients that take part.
+    mixtures
+        W_T and its quantiles by partition, of these clients at least.
+    server_round
+        Names the random stream of pseudo-targets, with the step.
+    """
+    model, head, device = trainer.model, head_of(trainer.model), trainer.device
+    stacked = [load(deepcopy(head), state, device).requires_grad_(False).eval() for state in heads.values()]
+    weights, buffers = stack_module_state(stacked)
+    received = [read_mixture(mixtures[partition], device) for partition in heads]
+    target_mixtures = gaussian_mixture.stack([mixture for mixture, _ in received])
+    quantiles = pad_quantiles([sorted_likelihoods for _, sorted_likelihoods in received])
+
+    def local_heads(z: Tensor) -> Tensor:  # (batch, width) -> (clients, batch, classes)
+        call = vmap(lambda state, extra: functional_call(stacked[0], (state, extra), (z,)))
+        logits: Tensor = call(weights, buffers)
+        return logits.softmax(2)
+
+    def loss(step: int) -> Tensor:
+        with seeded(trainer.seed, "pseudo-targets", server_round, step):
+            x = pseudo_targets(trainer, options.mixup)
+        with frozen_stats(model):
+            z = features_of(model)(x)
+            frozen = {name: weight.detach() for name, weight in head.named_parameters()}
+            p = functional_call(head, frozen, (z,)).softmax(1)
+        q = local_heads(z)
+        d = discrepancy(p.expand_as(q).flatten(0, 1), q.flatten(0, 1)).view(len(heads), -1)  # (clients, batch)
+        if options.server_weights:
+            typical = gaussian_mixture.conformal_p_value(target_mixtures.log_prob(z.detach()), quantiles)
+            d = gaussian_mixture.mean_normalized(typical).to(d) * d
+        return options.server_discrepancy * d.mean()
+
+    return loss
+
+
+def pseudo_targets(trainer: SourceTrainer, mixup: str) -> Tensor:
+    """Return images (batch, ...) mixed from two source images each (line 11); with mixup "off", source images.
+
+    Parameters
+    ----------
+    mixup
+        "average", "difference" or "off".
+    """
+    x, other = trainer.random_batch()["x"], trainer.random_batch()["x"]
+    if mixup == "average":
+        return (x + other) / 2
+    return (x - other).abs() - 1 if mixup == "difference" else x  # |u - v| of [0, 1], back in [-1, 1]

@@ -1,0 +1,97 @@
+"""Whole models that clients upload: how the server asks for them, checks them and aggregates them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from torch import Tensor
+
+from fedlab.config.schema import Config
+from fedlab.strategies import aggregation as aggregations
+from fedlab.strategies import validation
+from fedlab.strategies.protocol import ARRAYS, CONFIG, EXAMPLES, METRICS, arrays_of, client_metrics
+from fedlab.workload import Workload
+
+
+class ModelUpdates:
+    """The part of a round that strategies share whose clients upload a whole model.
+
+    Parameters
+    ----------
+    workload
+        Its model is what crosses the wire.
+    labeled
+        True if clients have everything that the workload's loss reads.
+    required
+        Names of the metrics that a client must report, beside the number of its examples and what the rule needs;
+        None: ``loss`` if clients take any training step.
+    optional
+        Names of the metrics that a client may report.
+
+    Attributes
+    ----------
+    rule
+        The aggregation rule.
+    sent
+        Arrays by name that clients of this round start from.
+
+    Raises
+    ------
+    ConfigError
+        When the run has too few clients for the rule, or the rule cannot serve them.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        config: Config,
+        *,
+        labeled: bool,
+        required: Collection[str] | None = None,
+        optional: Collection[str] = (),
+    ) -> None:
+        self.rule = aggregations.make(workload, config, labelled=labeled)
+        self.max_norm_ratio = config.comm.max_update_norm_ratio
+        if required is None:
+            required = ["loss"] if config.client.steps else []
+        self.required = {EXAMPLES, *required, *self.rule.expected_metrics}
+        self.optional = set(optional)
+        self.sent: dict[str, Tensor] = {}
+
+    def send(self, arrays: ArrayRecord, config: ConfigRecord) -> None:
+        """Remember the arrays of this round's messages, and add what the rule asks of clients to their config."""
+        self.sent = arrays_of(RecordDict({ARRAYS: arrays}))
+        config.update(self.rule.client_config())
+
+    def check(self, reply: Message, expected: Mapping[str, Tensor] | None = None) -> None:
+        """Refuse a reply that is not a model like the one that was sent, or whose metrics are not the expected ones.
+
+        Parameters
+        ----------
+        expected
+            Names, shapes and types that the reply's arrays must have; None: those of the whole model.
+
+        Raises
+        ------
+        InvalidUpdate
+            With what came and what was expected.
+        """
+        validation.validate_arrays(
+            reply.content, ARRAYS, self.sent if expected is None else expected, self.max_norm_ratio
+        )
+        metrics = client_metrics(reply)
+        if (
+            set(reply.content) != {ARRAYS, METRICS, CONFIG}
+            or not self.required <= metrics.keys() <= self.required | self.optional
+        ):
+            raise validation.InvalidUpdate(
+                f"its records and metrics are {sorted(reply.content), sorted(metrics)}; expected a model and "
+                f"{sorted(self.required | self.optional)}"
+            )
+        if reason := self.rule.validate_metrics(metrics):
+            raise validation.InvalidUpdate(reason)
+
+    def aggregate(self, replies: Iterable[Message], server_round: int) -> dict[str, Tensor]:
+        """Return the rule's new arrays by name, in the shapes and types of :attr:`sent`."""
+        return self.rule.aggregate(self.sent, aggregations.client_updates(replies), server_round)
