@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fedlab.config.presets import is_file_name, read_preset
 from fedlab.config.schema import RunConfig
+from fedlab.config.sections import section_fields
 from fedlab.errors import ConfigError
 from fedlab.registry import load_config
 from fedlab.runs.result import Result
@@ -41,7 +42,7 @@ def repeat_from_preset(result: Result, preset: str = "") -> str:
         return ""  # no such preset, or of another fedlab
     if not usual.keys() >= result.config.keys():
         return ""
-    usual |= {kind: own.get(kind, getattr(RunConfig(), kind)) for kind in chosen}
+    usual |= {kind: str(own.get(kind, section_fields(RunConfig)[kind].default)) for kind in chosen}
     changed = [
         shlex.quote(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
         for key, value in result.config.items()
