@@ -14,6 +14,7 @@ import fedlab
 from fedlab.comparison import files, text_tables
 from fedlab.comparison.result import FAILED, FINISHED, Cell, Comparison
 from fedlab.errors import RunError
+from fedlab.registry import load_config
 from fedlab.runs.directory import RunDirectory
 
 # accuracy of (near, far) in rounds 0 and 1, by variant and seed
@@ -24,7 +25,7 @@ SCORES = {
 
 
 def make(folder, name, seed, rounds, metric):
-    run = RunDirectory.create(folder / "cells", {"name": name, "seed": seed, "engine": "inprocess"})
+    run = RunDirectory.create(folder / "cells", load_config({"name": name, "seed": seed}))
     for number, (near, far) in enumerate(rounds):
         clients = {"near": {metric: near}, "far": {metric: far}}
         if number:  # a control that knows more than anybody, and is nobody's headline

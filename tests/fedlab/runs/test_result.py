@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedlab.errors import RunError
+from fedlab.registry import load_config
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.result import Result, direction, foremost, headline, human_bytes, label, metric_names, shown
 
@@ -23,7 +24,7 @@ def line(server_round, **clients):
 
 @pytest.fixture
 def directory(tmp_path):
-    run = RunDirectory.create(tmp_path, {"name": "lunch", "seed": 3, "engine": "inprocess"})
+    run = RunDirectory.create(tmp_path, load_config({"name": "lunch", "seed": 3}))
     run.log_round(line(0, usps={"loss": 3.0, "accuracy": 0.1, "num-examples": 9.0}))
     run.log_round(line(1, usps={"loss": 2.0, "accuracy": 0.4}, svhn={"loss": 2.5, "accuracy": 0.6}))
     return run
@@ -57,7 +58,7 @@ def test_it_says_in_a_line_what_it_is(directory):
 
 
 def test_a_run_without_a_round_is_a_sentence(tmp_path):
-    run = RunDirectory.create(tmp_path, {"name": "lunch", "seed": 3, "engine": "inprocess"})
+    run = RunDirectory.create(tmp_path, load_config({"name": "lunch", "seed": 3}))
     with pytest.raises(RunError, match="holds no finished round yet; `fedlab resume .*lunch-3` continues it"):
         Result.read(run.path)
     with pytest.raises(RunError, match="is no run directory"):
