@@ -53,7 +53,7 @@ def run(
     given = {**parse_overrides(overrides or []), **{key: value for key, value in chosen.items() if value is not None}}
     if print_config:
         values = merge(preset, given)
-        stdout.print(build_config(values, plugins_of(values)).to_toml(), markup=False, highlight=False, soft_wrap=True)
+        typer.echo(build_config(values, plugins_of(values)).to_toml(), nl=False)
         return
     from fedlab import launch
 

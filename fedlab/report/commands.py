@@ -45,7 +45,7 @@ def repeat_from_preset(result: Result, preset: str = "") -> str:
         return ""  # no such preset, or of another fedlab
     if not usual.keys() >= result.config.keys():
         return ""
-    usual |= {kind: own.get(kind, section_fields(RunConfig)[kind].default) for kind in chosen}
+    usual |= {kind: str(own.get(kind, section_fields(RunConfig)[kind].default)) for kind in chosen}
     changed = [
         shlex.quote(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
         for key, value in result.config.items()

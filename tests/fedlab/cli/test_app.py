@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 import toy
 from fedlab.cli.app import app
 from fedlab.cli.common import handle_errors
+from fedlab.cli.run import complete_option, complete_preset
+from fedlab.registry import load_config
 from fedlab.runs.directory import RunDirectory
 from tables import put
 from waiting import wait_until
@@ -38,12 +40,14 @@ def call(*arguments, code=0):
 
 def test_list_names_what_there_is():
     output = call("list").output
-    for word in ("dualadapt-digits", "digits", "source_only", "inprocess", "ray", "synthdigits", "list options"):
+    for word in ("dualadapt-digits", "digits", "source_only", "inprocess", "ray", "list options", "list datasets"):
         assert word in output
     assert "fedprox" not in call("list", "engines").output
+    assert "synthdigits" in call("list", "datasets").output
+    assert "krum" in call("list", "aggregations").output
 
 
-def test_list_knobs_shows_every_knob_with_its_default():
+def test_list_options_shows_every_option_with_its_default():
     output = call("list", "options").output
     assert "dualadapt.mixup" in output
     assert '"average"' in output
@@ -62,6 +66,23 @@ def test_list_knobs_of_a_preset_shows_its_values(tmp_path):
     assert any(line.split()[:2] == ["rounds", "7"] for line in lines)
     assert not any(line.startswith("digits.") for line in lines)  # they have no effect there
     assert "only options are of a preset" in call("list", "engines", "toy.toml", code=1).stderr
+
+
+def test_print_config_prints_a_preset_that_gives_the_same_configuration_and_runs_nothing(tmp_path):
+    text = call("run", toy.write_preset(tmp_path), "rounds=2", "blobs.domains=:dog:,[b]x[/b]", "--print-config").stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["toy.toml"]
+    (tmp_path / "printed.toml").write_text(text)
+    config = load_config("printed.toml")
+    assert config == load_config("toy.toml", {"rounds": 2, "blobs.domains": ":dog:,[b]x[/b]"})
+    assert call("run", "printed.toml", "--print-config").stdout == text
+    assert "error" in call("run", "printed.toml", "roundz=2", "--print-config", code=1).stderr
+
+
+def test_a_shell_can_complete_presets_options_and_names():
+    assert complete_preset("dualadapt-off") == ["dualadapt-office"]
+    assert complete_option("server.st") == ["server.steps="]
+    assert complete_option("strategy=fedp") == ["strategy=fedprox", "strategy=fedparts"]
+    assert complete_option("rounds=") == []
 
 
 def test_version_is_that_of_all_that_results_depend_on():

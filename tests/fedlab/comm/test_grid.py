@@ -325,7 +325,7 @@ def test_a_reply_over_the_limit_is_refused():
         seen = roster_grid(grid, min_clients=3, reply_limit=1e-6)
         seen.send_and_validate(to_all(seen.get_node_ids(), w=torch.zeros(1)), idle_timeout=5)
 
-    with pytest.raises(RunError, match=r"all clients failed.*\n.*refused: it has 0.0 MB, and the knob reply_limit"):
+    with pytest.raises(RunError, match=r"all clients failed.*\n.*refused: it has 0.0 MB, and option comm.max_reply_mb"):
         by(body, {77: 0, 5: 1, 901: 2})
 
 

@@ -15,6 +15,7 @@ from fedlab.comparison import files, text_tables
 from fedlab.comparison.result import FAILED, FINISHED, Cell, Comparison
 from fedlab.errors import RunError
 from fedlab.metrics import Metric, MetricTable
+from fedlab.registry import load_config
 from fedlab.runs.directory import RunDirectory
 from fedlab.strategies import STRATEGIES
 from fedlab.workloads import WORKLOADS
@@ -29,7 +30,7 @@ SCORES = {
 
 
 def make(folder, name, seed, rounds, metric):
-    run = RunDirectory.create(folder / "cells", {"name": name, "seed": seed, "engine": "inprocess"})
+    run = RunDirectory.create(folder / "cells", load_config({"name": name, "seed": seed}))
     for number, (near, far) in enumerate(rounds):
         clients = {"near": {metric: near}, "far": {metric: far}}
         if number:  # a control that knows more than anybody, and is nobody's headline

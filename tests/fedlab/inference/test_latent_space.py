@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from configs import DATA, make
 from fedlab import launch
 from fedlab.cli.app import app
 from fedlab.data.molecules import graphs
@@ -17,8 +18,8 @@ from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import seeded
 from fedlab.workloads.molecules import Molecules
 
-SMALL = {"limit": 300, "adjacency_layers": 4, "node_layers": 4, "samples": 0}
-KNOBS = {f"molecules.{name}": value for name, value in SMALL.items()}
+SMALL = {"max_examples": 300, "adjacency_layers": 4, "node_layers": 4, "samples": 0}
+KNOBS = {f"{'data' if name in DATA else 'molecules'}.{name}": value for name, value in SMALL.items()}
 
 
 def model(workload):
@@ -32,14 +33,14 @@ def model(workload):
 
 @pytest.fixture
 def space():
-    workload = Molecules(**SMALL)
+    workload = make(Molecules, **SMALL)
     return latent_space.LatentSpace(workload, model(workload), "flow", 3)
 
 
 @pytest.fixture
 def run(tmp_path):
     directory = RunDirectory.create(tmp_path, launch.prepare("graphnvp-qm9", {**KNOBS, "rounds": 1}))
-    directory.checkpoints.save(1, {"arrays": model(Molecules(**SMALL)).state_dict()}, keep=1)
+    directory.checkpoints.save(1, {"arrays": model(make(Molecules, **SMALL)).state_dict()}, keep=1)
     return directory
 
 

@@ -204,8 +204,8 @@ def test_it_has_to_be_said_which_client_of_a_run(home):
 def test_a_client_that_takes_no_part_is_not_in_the_run(home, tmp_path):
     run = shutil.copytree(home / "source_only-0", tmp_path / "run")
     text = (run / "config.toml").read_text()
-    assert "\nclients = 0\n" in text
-    (run / "config.toml").write_text(text.replace("\nclients = 0\n", "\nclients = 1\n"))
+    assert "\nnum_clients = 0\n" in text
+    (run / "config.toml").write_text(text.replace("\nnum_clients = 0\n", "\nnum_clients = 1\n"))
     assert load_predictor(run).client == "usps"
     with pytest.raises(ConfigError, match="has no client 'optdigits'"):
         load_predictor(run, "optdigits")

@@ -8,10 +8,11 @@ import time
 import pytest
 import torch
 
+from fedlab.registry import config_from_text, load_config
 from fedlab.runs.client_store import EVENTS, MODEL, STATE_DIR_KEY, ClientStore
 
 STATES = {"arrays": {"weight": torch.arange(6.0).reshape(2, 3), "steps": torch.tensor(4)}, "head": {}}
-CONFIG = {"rounds": 3, "name": "run", "client.learning_rate": 0.1, "control": True}
+CONFIG = load_config({"rounds": 3, "name": "run", "client.learning_rate": 0.1})
 
 
 def events(folder):
@@ -58,7 +59,7 @@ def test_the_model_is_read_without_running_any_code(tmp_path):
     save(ClientStore(tmp_path / "new"), number=7)
     content = read(tmp_path / "new")
     assert set(content) == {"config", "round", "client", "states"}
-    assert (content["config"], content["round"], content["client"]) == (CONFIG, 7, "usps")
+    assert (config_from_text("", content["config"]), content["round"], content["client"]) == (CONFIG, 7, "usps")
     assert content["states"].keys() == STATES.keys()
     assert torch.equal(content["states"]["arrays"]["weight"], STATES["arrays"]["weight"])
     assert content["states"]["arrays"]["steps"].dtype == torch.int64

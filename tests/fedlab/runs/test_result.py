@@ -7,6 +7,7 @@ import pytest
 import toy
 from fedlab.errors import RunError
 from fedlab.metrics import MetricTable
+from fedlab.registry import load_config
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.formatting import human_bytes
 from fedlab.runs.result import Result
@@ -26,7 +27,7 @@ def line(server_round, **clients):
 
 @pytest.fixture
 def directory(tmp_path):
-    run = RunDirectory.create(tmp_path, {"name": "lunch", "seed": 3, "engine": "inprocess"})
+    run = RunDirectory.create(tmp_path, load_config({"name": "lunch", "seed": 3}))
     run.log_round(line(0, usps={"loss": 3.0, "accuracy": 0.1, "num-examples": 9.0}))
     run.log_round(line(1, usps={"loss": 2.0, "accuracy": 0.4}, svhn={"loss": 2.5, "accuracy": 0.6}))
     return run
@@ -60,7 +61,7 @@ def test_it_says_in_a_line_what_it_is(directory):
 
 
 def test_a_run_without_a_round_is_a_sentence(tmp_path):
-    run = RunDirectory.create(tmp_path, {"name": "lunch", "seed": 3, "engine": "inprocess"})
+    run = RunDirectory.create(tmp_path, load_config({"name": "lunch", "seed": 3}))
     with pytest.raises(RunError, match="holds no finished round yet; `fedlab resume .*lunch-3` continues it"):
         Result.read(run.path)
     with pytest.raises(RunError, match="is no run directory"):
