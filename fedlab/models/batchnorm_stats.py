@@ -1,4 +1,4 @@
-"""A domain's own normalisation: batch-norm statistics of the data at hand, weights untouched.
+"""A domain's own normalization: batch-norm statistics of the data at hand, weights untouched.
 
 **Source**: Li et al., Revisiting Batch Normalization for Practical Domain Adaptation (AdaBN), 2016. That such
 statistics stay with the client is FedBN (Li et al., ICLR 2021).
@@ -63,7 +63,7 @@ def recompute_stats(module: nn.Module, batches: Iterable[Tensor], share: float =
 
 @contextmanager
 def frozen_stats(module: nn.Module) -> Iterator[None]:
-    """In the body, batches are normalised as in training, leave no trace in the running statistics, and nothing drops.
+    """In the body, batches are normalized as in training, leave no trace in the running statistics, and nothing drops.
 
     So features are what a mixture that was fitted without dropout can judge.
     """

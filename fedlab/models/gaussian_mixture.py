@@ -85,13 +85,13 @@ def em_iterations(
     """Endless steps of EM: (mixture after the step, mean log-likelihood (...) of the examples before it)."""
     x = _features(x, start)
     share = _share(x, weights)  # (..., examples)
-    centre = (share.unsqueeze(-2) @ x).squeeze(-2)  # (..., dimensions)
-    moments = _moments(x - centre.unsqueeze(-2))  # computed once; centred, so that nothing large cancels
-    mixture = start.check().shift(-centre)
+    center = (share.unsqueeze(-2) @ x).squeeze(-2)  # (..., dimensions)
+    moments = _moments(x - center.unsqueeze(-2))  # computed once; centered, so that nothing large cancels
+    mixture = start.check().shift(-center)
     while True:
         responsibilities, log_prob = _posterior(_log_joint(mixture, moments))
         mixture = m_step(_average(responsibilities, moments, share), variance_floor)
-        yield mixture.shift(centre), (share * log_prob).sum(-1)
+        yield mixture.shift(center), (share * log_prob).sum(-1)
 
 
 @torch.no_grad()
@@ -235,7 +235,7 @@ def quantiles(log_prob: Tensor, count: int) -> Tensor:
     """Sorted (..., count) order statistics in place of (..., examples) log-likelihoods; typicality within 1/count."""
     examples = log_prob.shape[-1]
     if not 1 <= count <= examples:
-        raise ValueError(f"cannot summarise {examples} log-likelihoods by {count}; ask for 1 to {examples}")
+        raise ValueError(f"cannot summarize {examples} log-likelihoods by {count}; ask for 1 to {examples}")
     ranks = torch.arange(1, count + 1, dtype=torch.float64) * (examples + 1) / (count + 1)
     return log_prob.double().sort(-1).values[..., ranks.round().long() - 1]
 
@@ -357,8 +357,8 @@ class GaussianMixture:
         """log(weight x density) by component: x (..., examples, dimensions) -> (..., examples, components)."""
         if x.shape[-1] != self.means.shape[-1]:
             raise ValueError(f"features have {x.shape[-1]} dimensions where the mixture has {self.means.shape[-1]}")
-        centre = (self.log_weights.exp().unsqueeze(-2) @ self.means).squeeze(-2)  # expanded squares cancel less there
-        return _log_joint(self.shift(-centre), _moments(x.double() - centre.unsqueeze(-2)))
+        center = (self.log_weights.exp().unsqueeze(-2) @ self.means).squeeze(-2)  # expanded squares cancel less there
+        return _log_joint(self.shift(-center), _moments(x.double() - center.unsqueeze(-2)))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Natural log-density: x (..., examples, dimensions) -> (..., examples)."""

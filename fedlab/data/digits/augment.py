@@ -2,8 +2,8 @@
 
 Every strategy gets the same: an augmentation that only one of two methods sees is no comparison.
 
-**Source**: random affine maps are standard for digits (Simard et al., ICDAR 2003). The recolouring follows the house
-prototype: polarity, contrast and colour of the strokes and of the ground are random.
+**Source**: random affine maps are standard for digits (Simard et al., ICDAR 2003). The recoloring follows the house
+prototype: polarity, contrast and color of the strokes and of the ground are random.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ def random_affine(
     return grid_sample(x + 1, grid, align_corners=False) - 1  # outside is the ground
 
 
-def random_recolor(x: Tensor, plain: float = 0.35, grey: float = 0.2) -> Tensor:
-    """New colours for stroke and ground: ground * (1 - m) + stroke * m, with m the image in [0, 1].
+def random_recolor(x: Tensor, plain: float = 0.35, gray: float = 0.2) -> Tensor:
+    """New colors for stroke and ground: ground * (1 - m) + stroke * m, with m the image in [0, 1].
 
     Parameters
     ----------
     x
         Images (batch, 3, height, width) in [-1, 1], bright strokes on a dark ground.
-    plain, grey
-        Shares of images that stay as they are, and whose two colours are grey.
+    plain, gray
+        Shares of images that stay as they are, and whose two colors are gray.
     """
     count = len(x)
     mask = (x + 1) / 2
     ground, stroke = _uniform(-1, 1, count, 3, 1, 1), _uniform(-1, 1, count, 3, 1, 1)
     kind = torch.rand(count, 1, 1, 1)
-    is_grey = (kind >= plain) & (kind < plain + grey)
-    ground = torch.where(is_grey, ground[:, :1], ground)
-    stroke = torch.where(is_grey, stroke[:, :1], stroke)
+    is_gray = (kind >= plain) & (kind < plain + gray)
+    ground = torch.where(is_gray, ground[:, :1], ground)
+    stroke = torch.where(is_gray, stroke[:, :1], stroke)
     return torch.where(kind < plain, x, ground * (1 - mask) + stroke * mask)

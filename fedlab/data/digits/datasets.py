@@ -7,13 +7,13 @@ the package.
 split      columns                     who reads it
 =========  ==========================  ============================================================================
 train      x                           a target: images, never a label
-labelled   x, y                        the source: training images with labels
+labeled   x, y                        the source: training images with labels
 test       x, y                        evaluation
 oracle     x, y                        supervised upper bounds of a target only; the sole reader of the file
                                        ``bounds_only_train_labels.npz``
 =========  ==========================  ============================================================================
 
-Grey sets are white on black. MNIST is padded from 28 to 32; USPS (16) and optdigits (8) are resized bilinearly.
+Gray sets are white on black. MNIST is padded from 28 to 32; USPS (16) and optdigits (8) are resized bilinearly.
 The four proxies are made when they are read, from MNIST's test images: the first half becomes their train part, the
 second their test part (``fedlab.data.digits.proxies``). No split that anything is trained on holds those images, and
 their
@@ -211,7 +211,7 @@ def _bound_labels(domain: str, count: int, path: Path) -> Tensor:
 
 
 def _to_canvas(images: Any) -> Tensor:
-    """uint8 (N, H, W) or (N, H, W, 3) to uint8 (N, 3, 32, 32); grey is stored once and shown three times."""
+    """uint8 (N, H, W) or (N, H, W, 3) to uint8 (N, 3, 32, 32); gray is stored once and shown three times."""
     x = torch.from_numpy(images)
     x = x.permute(0, 3, 1, 2).contiguous() if x.ndim == 4 else x[:, None]  # (N, 3 or 1, H, W)
     if x.shape[-1] < 28:

@@ -95,7 +95,7 @@ def _read_optdigits(_: Path, part: Part) -> Arrays:
 
 DOMAINS: Mapping[str, Domain] = {
     "mnist": Domain(
-        "handwritten digits of US census workers and pupils, grey 28x28",
+        "handwritten digits of US census workers and pupils, gray 28x28",
         (28, 28),
         _read_mnist,
         {
@@ -104,32 +104,32 @@ DOMAINS: Mapping[str, Domain] = {
         },
     ),
     "usps": Domain(
-        "handwritten digits scanned from US envelopes, grey 16x16",
+        "handwritten digits scanned from US envelopes, gray 16x16",
         (16, 16),
         _read_usps,
         {"train": ("USPS/usps.bz2",), "test": ("USPS/usps.t.bz2",)},
     ),
     "mnist_m": Domain(
-        "MNIST digits blended into patches of photographs, colour 32x32",
+        "MNIST digits blended into patches of photographs, color 32x32",
         (32, 32, 3),
         lambda root, part: read_npz(root / "mnist_m" / f"{part}.npz"),
         {"train": ("mnist_m/train.npz",), "test": ("mnist_m/test.npz",)},
     ),
     "optdigits": Domain(
-        "handwritten digits of 43 people in Turkey, grey 8x8, from scikit-learn",
+        "handwritten digits of 43 people in Turkey, gray 8x8, from scikit-learn",
         (8, 8),
         _read_optdigits,
         embedded=False,
     ),
     "synthdigits": Domain(
-        "digits drawn with many fonts on varied backgrounds, colour 32x32, fedlab's own",
+        "digits drawn with many fonts on varied backgrounds, color 32x32, fedlab's own",
         (32, 32, 3),
         lambda root, part: read_npz(root / "synthdigits" / f"{part}.npz"),
         {"train": ("synthdigits/train.npz",), "test": ("synthdigits/test.npz",)},
         optional=True,
     ),
     "svhn": Domain(
-        "house numbers in Street View photographs, colour 32x32, full set only",
+        "house numbers in Street View photographs, color 32x32, full set only",
         (32, 32, 3),
         _read_svhn,
         {"train": ("SVHN/train_32x32.mat",), "test": ("SVHN/test_32x32.mat",)},
@@ -138,7 +138,7 @@ DOMAINS: Mapping[str, Domain] = {
     "proxy_texture": Domain("MNIST's test digits on textures, to tune on", (28, 28), _read_mnist, proxy="texture"),
     "proxy_lowres": Domain("MNIST's test digits shown in 8x8, to tune on", (28, 28), _read_mnist, proxy="lowres"),
     "proxy_tight": Domain("MNIST's test digits cropped, in 12x12, to tune on", (28, 28), _read_mnist, proxy="tight"),
-    "proxy_colour": Domain("MNIST's test digits moved and coloured, to tune on", (28, 28), _read_mnist, proxy="colour"),
+    "proxy_color": Domain("MNIST's test digits moved and colored, to tune on", (28, 28), _read_mnist, proxy="color"),
 }
 
 PROXY_SOURCE: tuple[str, Part] = ("mnist", "test")  # no split that anything is trained on

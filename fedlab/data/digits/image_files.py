@@ -4,12 +4,12 @@ What is done to a PNG or JPEG file, in this order:
 
 1. A JPEG of 256 or more pixels on its shorter side is decoded at a half, a quarter or an eighth of its size.
 2. It is turned upright as its EXIF data says.
-3. It becomes RGB with 8 bits a channel, whatever it was: black and white, grey, palette, CMYK or 16 bits.
-4. Transparent pixels become black, as the ground of the grey sets is; but white where nothing that is seen is bright,
+3. It becomes RGB with 8 bits a channel, whatever it was: black and white, gray, palette, CMYK or 16 bits.
+4. Transparent pixels become black, as the ground of the gray sets is; but white where nothing that is seen is bright,
    for black ink on nothing would vanish.
 5. It is resized bilinearly, with antialiasing, to 32 pixels on its longer side. One with 28 to 32 there keeps its size:
    so the sets' own images, MNIST's 28 x 28 among them, come out of a file as they went in.
-6. It is padded to 32 x 32 around its middle, in the median colour of its border: black round white on black, paper
+6. It is padded to 32 x 32 around its middle, in the median color of its border: black round white on black, paper
    round a scan. Black round everything would draw edges that no digit has.
 
 Dark strokes on bright paper stay dark: which of the two is ink cannot be known in a photograph, and the source's
@@ -89,7 +89,7 @@ def _pixels(path: Path) -> NDArray[np.uint8]:
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    """16-bit grey, which is held in a mode of integers, as 8-bit grey; 16-bit colour comes from the decoder as 8."""
+    """16-bit gray, which is held in a mode of integers, as 8-bit gray; 16-bit color comes from the decoder as 8."""
     if not picture.mode.startswith("I"):
         return picture
     values = np.asarray(picture).astype(np.int64)

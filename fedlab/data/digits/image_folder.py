@@ -42,7 +42,7 @@ def load_image_folder(folder: Path, split: str) -> ArrayDataset:
     Parameters
     ----------
     split
-        "train", or "test": the labelled images, or where there are none those of "train" once more, without labels.
+        "train", or "test": the labeled images, or where there are none those of "train" once more, without labels.
 
     Returns
     -------
@@ -58,29 +58,29 @@ def load_image_folder(folder: Path, split: str) -> ArrayDataset:
     """
     if split not in SPLITS:
         raise DataError(f"no split {split!r} of a folder of images; {near_match(split, SPLITS)}")
-    training, labelled = split_files(folder)
-    if split == "train" or not labelled:
+    training, labeled = split_files(folder)
+    if split == "train" or not labeled:
         return ArrayDataset({"x": _load(_stamps(training))}, to_float)
-    classes = torch.tensor(list(labelled.values()))
-    return ArrayDataset({"x": _load(_stamps(labelled)), "y": classes}, to_float)
+    classes = torch.tensor(list(labeled.values()))
+    return ArrayDataset({"x": _load(_stamps(labeled)), "y": classes}, to_float)
 
 
 def split_files(folder: Path) -> tuple[list[Path], dict[Path, int]]:
-    """Files to train on, and labelled test files with their classes, both sorted by path; errors as in ``load_image_files``."""
+    """Files to train on, and labeled test files with their classes, both sorted by path; errors as in ``load_image_files``."""
     everything = find_image_files(folder)
-    labelled = {path: _class_of(path, folder) for path in everything if path.relative_to(folder).parts[0] == TEST}
-    training = [path for path in everything if path not in labelled]
+    labeled = {path: _class_of(path, folder) for path in everything if path.relative_to(folder).parts[0] == TEST}
+    training = [path for path in everything if path not in labeled]
     if not training:
         raise DataError(
             f"every image of {folder} lies in its sub-folder {TEST}/, which is for testing only; put those that the "
             "client may train on beside it"
         )
-    if not labelled and (folder / TEST).is_dir():
+    if not labeled and (folder / TEST).is_dir():
         raise DataError(
             f"{folder / TEST} holds no {_KINDS} file to test on; put some into its sub-folders 0 to {CLASSES - 1}, "
             "or delete it"
         )
-    return training, labelled
+    return training, labeled
 
 
 def find_image_files(folder: Path) -> list[Path]:

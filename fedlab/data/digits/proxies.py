@@ -7,14 +7,14 @@ same digits, so a proxy shares their handwriting and labels with it, though not 
 =======  ======================================================  ==================================================
 kind     what is done to a digit                                 the gap it stands for
 =======  ======================================================  ==================================================
-texture  absolute difference to a random colour texture          digits blended into photographs (mnist_m)
+texture  absolute difference to a random color texture          digits blended into photographs (mnist_m)
 lowres   bent, cropped, stretched to the frame, shown in 8x8     coarse scans (optdigits)
-tight    the same in 12x12, nearer to the border                 size-normalised scans (usps)
-colour   moved, other stroke width, coloured, with neighbours    printed and photographed digits (synthdigits, svhn)
+tight    the same in 12x12, nearer to the border                 size-normalized scans (usps)
+color   moved, other stroke width, colored, with neighbors    printed and photographed digits (synthdigits, svhn)
 =======  ======================================================  ==================================================
 
 **Source**: the house's own; "texture" after MNIST-M (Ganin & Lempitsky, ICML 2015, arXiv 1409.7495, section 4).
-**Departures**: smooth noise in place of photographs; colours are drawn so that a person can read nearly every digit.
+**Departures**: smooth noise in place of photographs; colors are drawn so that a person can read nearly every digit.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from fedlab.data.pixels import LUMA
 from fedlab.errors import DataError, near_match
 from fedlab.seeds import seeded
 
-MIN_CONTRAST = 0.3  # of lightness in [0, 1], between stroke and ground of "colour"
+MIN_CONTRAST = 0.3  # of lightness in [0, 1], between stroke and ground of "color"
+STREAMS = {"color": "colour"}  # names of random streams where they differ from the kind: they decide the images
 MIN_ASPECT = 0.5  # of the box that "lowres" and "tight" stretch: a 1 as wide as it is high is no 1
 
 
@@ -58,7 +59,7 @@ def make_proxy(images: NDArray[np.uint8], kind: str, seed: int) -> NDArray[np.ui
     if images.dtype != np.uint8 or images.shape[1:] not in ((28, 28), (SIZE, SIZE)) or not len(images):
         raise DataError(f"a proxy is made from uint8 (N > 0, 28, 28) or (N, 32, 32), got {images.dtype} {images.shape}")
     ink = torch.from_numpy(images)[:, None].float() / 255
-    with seeded("proxy", kind, seed):
+    with seeded("proxy", STREAMS.get(kind, kind), seed):
         x = KINDS[kind](pad(ink, [(SIZE - ink.shape[-1]) // 2] * 4))
     return (x.clamp(0, 1) * 255).round().byte().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
 
@@ -79,7 +80,7 @@ def _texture(ink: Tensor) -> Tensor:
         noise += interpolate(weight * _uniform(0, 1, count) * grid, (SIZE, SIZE), mode="bilinear")
     noise *= _uniform(0.05, 0.2, count) / noise.std((1, 2, 3), keepdim=True)
     level = 0.6 * _uniform(0.1, 0.9, count, 3) + 0.3 * _uniform(0, 1, count)
-    level += torch.where(level < 0.5, -0.07, 0.07)  # on middle grey, |texture - digit| would not show the digit
+    level += torch.where(level < 0.5, -0.07, 0.07)  # on middle gray, |texture - digit| would not show the digit
     return ((noise + level).clamp(0, 1) - _bend(ink, 1.0)).abs()
 
 
@@ -91,9 +92,9 @@ def _tight(ink: Tensor) -> Tensor:
     return 1.2 * _coarse(_stretch(_bend(_slant(ink), 0.8), margin=1), 12)
 
 
-def _colour(ink: Tensor) -> Tensor:
+def _color(ink: Tensor) -> Tensor:
     count = len(ink)
-    # Neighbours, other images of the batch: so far off that no more than their edge is seen.
+    # Neighbors, other images of the batch: so far off that no more than their edge is seen.
     right, left = pad(ink.roll(1, 0), [19, -19, 0, 0]), pad(ink.roll(-1, 0), [-19, 19, 0, 0])
     ink = random_affine(ink - 1, degrees=15, shear=0.3, scale=(0.6, 1.25), shift=0.15) + 1
     width, side = _uniform(0, 1, count), _uniform(0, 1, count)
@@ -113,7 +114,7 @@ KINDS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "texture": _texture,
     "lowres": _lowres,
     "tight": _tight,
-    "colour": _colour,
+    "color": _color,
 }
 
 
@@ -139,9 +140,9 @@ def _stretch(ink: Tensor, margin: int) -> Tensor:
     seen = torch.stack([(ink[:, 0] > 0.2).any(1), (ink[:, 0] > 0.2).any(2)], 1)  # (N, 2, 32): columns, rows with ink
     low = torch.where(seen, torch.arange(SIZE), SIZE).amin(2)
     high = torch.where(seen, torch.arange(1, SIZE + 1), 0).amax(2)
-    centre, span = (low + high) / SIZE - 1, (high - low) / SIZE  # (N, 2), in half image widths
+    center, span = (low + high) / SIZE - 1, (high - low) / SIZE  # (N, 2), in half image widths
     span = torch.maximum(span, MIN_ASPECT * span.flip(1)) / (1 - 2 * margin / SIZE)
-    grid = affine_grid(torch.cat([torch.diag_embed(span), centre[..., None]], 2), list(ink.shape), align_corners=False)
+    grid = affine_grid(torch.cat([torch.diag_embed(span), center[..., None]], 2), list(ink.shape), align_corners=False)
     return grid_sample(ink, grid, align_corners=False)
 
 

@@ -7,13 +7,13 @@ the package. Splits are those of ``fedlab.data.digits.datasets``:
 split      columns                     who reads it
 =========  ==========================  ============================================================================
 train      x                           a target: inputs, never a label
-labelled   x, y                        the source: training inputs with labels
+labeled   x, y                        the source: training inputs with labels
 test       x, y                        evaluation
 oracle     x, y                        supervised upper bounds of a target, and what deals its rows to several clients
 =========  ==========================  ============================================================================
 
 Since every domain may be the source, labels of all training parts ship, in a file of their own,
-``NAME_train_labels.npz``: ``labelled`` and ``oracle`` open it, ``train`` does not. Train and test part never meet: of
+``NAME_train_labels.npz``: ``labeled`` and ``oracle`` open it, ``train`` does not. Train and test part never meet: of
 examples that are equal in every byte the first is kept, the rest is cut once, by class, with a seed of its own, and
 what ships is the beginning of both parts.
 """

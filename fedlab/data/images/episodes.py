@@ -1,4 +1,4 @@
-"""Few-shot episodes: some classes, a few labelled images of each, and more images of the same to be told apart.
+"""Few-shot episodes: some classes, a few labeled images of each, and more images of the same to be told apart.
 
 Episodes are a function of the seed and of the labels alone, so every method is tested on the same ones, and differences
 between two methods are paired.
@@ -78,7 +78,7 @@ def sample_episodes(y: Tensor, *, ways: int, shots: int, queries: int, episodes:
 
 
 class EpisodeDataset(ArrayDataset):
-    """Labelled examples that are drawn as episodes to train on, not one by one.
+    """Labeled examples that are drawn as episodes to train on, not one by one.
 
     A sample of ``size`` holds size // 10 classes, ten examples of each, class by class.
     """

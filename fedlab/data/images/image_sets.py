@@ -1,14 +1,14 @@
-"""Sets of images with classes, for transfer from a labelled base to a very different target with new classes.
+"""Sets of images with classes, for transfer from a labeled base to a very different target with new classes.
 
 ``load_digits`` gives one set, ``split_unlabeled`` cuts a target into the part that a client trains on without labels and the part that
 episodes are drawn from. A new set is a line in ``IMAGE_SETS``.
 
 Every digit domain of ``fedlab.data.digits.domains`` is a set too: what it ships without labels (its train part) has
 label -1
-here and can only become the unlabelled part.
+here and can only become the unlabeled part.
 
 **Omniglot** is drawn in black on white; here it is white on black, as digits are, and each drawing is scaled to the
-brightest grey: the polarity of ink is no part of the shift between the two. Two alphabets, Tagalog and Early Aramaic,
+brightest gray: the polarity of ink is no part of the shift between the two. Two alphabets, Tagalog and Early Aramaic,
 are kept out of the base: ``omniglot_heldout`` and its bent copies are targets to tune on without looking at any other.
 """
 
@@ -97,20 +97,20 @@ def load_image_set(name: str, root: Path | None, validation: bool = False, size:
 
 
 def split_unlabeled(y: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Row numbers of the unlabelled part and of the part for episodes; they never meet, whatever a run's seed.
+    """Row numbers of the unlabeled part and of the part for episodes; they never meet, whatever a run's seed.
 
     Parameters
     ----------
     y
-        Labels (N,). Rows without one can only be unlabelled, and where there are such rows no other is taken.
+        Labels (N,). Rows without one can only be unlabeled, and where there are such rows no other is taken.
     share
-        Of the unlabelled part in both together, in (0, 1); the published one is 0.2.
+        Of the unlabeled part in both together, in (0, 1); the published one is 0.2.
     """
-    labelled, bare = (y != UNKNOWN).nonzero()[:, 0], (y == UNKNOWN).nonzero()[:, 0]
+    labeled, bare = (y != UNKNOWN).nonzero()[:, 0], (y == UNKNOWN).nonzero()[:, 0]
     with seeded("unlabelled part", SPLIT_SEED):
         if len(bare):
-            wanted = round(len(labelled) * share / (1 - share))
-            return bare[torch.randperm(len(bare))[:wanted]].sort().values, labelled
+            wanted = round(len(labeled) * share / (1 - share))
+            return bare[torch.randperm(len(bare))[:wanted]].sort().values, labeled
         order = torch.randperm(len(y))
     cut = round(len(y) * share)
     return order[:cut].sort().values, order[cut:].sort().values
@@ -189,7 +189,7 @@ def _digits(domain: str) -> Callable[[Path | None], LabeledImages]:
         bare, test = datasets.load_digits(domain, "train", root), datasets.load_digits(domain, "test", root)
         x = torch.cat([bare.columns["x"], test.columns["x"]])
         if len(DOMAINS[domain].shape) == 2 and not DOMAINS[domain].proxy:
-            x = x[:, :1]  # grey, stored once
+            x = x[:, :1]  # gray, stored once
         return LabeledImages(x, torch.cat([torch.full((len(bare),), UNKNOWN), test.columns["y"]]))
 
     return reader
@@ -199,7 +199,7 @@ FIRST, LAST, ALL = range(1, VALIDATION_DRAWERS + 1), range(VALIDATION_DRAWERS + 
 
 IMAGE_SETS: Mapping[str, ImageSet] = {
     "omniglot": ImageSet(
-        "handwritten characters of six alphabets, 203 classes of 20 drawings, grey 32x32",
+        "handwritten characters of six alphabets, 203 classes of 20 drawings, gray 32x32",
         lambda _: _characters(False, FIRST),
         lambda _: _characters(False, LAST),
     ),
@@ -208,29 +208,29 @@ IMAGE_SETS: Mapping[str, ImageSet] = {
     ),
     **{
         f"omniglot_{kind}": ImageSet(f"the same 39 characters bent by proxy {kind!r}", partial(_shifted, kind))
-        for kind in ("texture", "colour")
+        for kind in ("texture", "color")
     },
     **{name: ImageSet(domain.description, _digits(name)) for name, domain in DOMAINS.items()},
     "tiny_imagenet": ImageSet(
-        "64 classes of Tiny-ImageNet, colour 64x64",
+        "64 classes of Tiny-ImageNet, color 64x64",
         jpeg_reader("tiny_imagenet/base64_train.npz"),
         jpeg_reader("tiny_imagenet/base64_val.npz"),
         ("tiny_imagenet/base64_train.npz", "tiny_imagenet/base64_val.npz"),
     ),
     "cifar10": ImageSet(
-        "ten classes of things and animals, 50,000 / 10,000, colour 32x32",
+        "ten classes of things and animals, 50,000 / 10,000, color 32x32",
         partial(_cifar10, True),
         partial(_cifar10, False),
         (CIFAR10[0].format("train"), CIFAR10[0].format("test")),
         CIFAR10[1],
     ),
     "eurosat": ImageSet(
-        "land use seen by Sentinel-2, 10 classes, colour 64x64",
+        "land use seen by Sentinel-2, 10 classes, color 64x64",
         jpeg_reader("eurosat/eurosat_64.npz"),
         needs=("eurosat/eurosat_64.npz",),
     ),
     "plantvillage": ImageSet(
-        "leaves and their diseases, 15 classes, colour 64x64",
+        "leaves and their diseases, 15 classes, color 64x64",
         jpeg_reader("plantvillage/plantvillage15_64.npz"),
         needs=("plantvillage/plantvillage15_64.npz",),
     ),

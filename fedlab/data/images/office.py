@@ -6,7 +6,7 @@ Office-31 (Saenko et al., ECCV 2010) shares with Caltech-256 (Griffin et al., 20
 **Departures**: (1) each domain is cut in halves, one to train on and one to test, where the published protocol adapts
 to the very examples that it tests. (2) 25 examples of amazon and one of caltech10 are there twice and count once.
 (3) Counts become word shares and their square roots (Hellinger); the usual z-score is the model's first batch norm, by
-which ``source_only`` standardises a target with the source's mean and deviation, and a method that adapts statistics
+which ``source_only`` standardizes a target with the source's mean and deviation, and a method that adapts statistics
 with the target's own (``fedlab/models/histogram_mlp.py``).
 """
 

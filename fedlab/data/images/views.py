@@ -1,11 +1,11 @@
 """Random views of photographs and drawings: torchvision's v2 transforms, with parameters of its own for every image.
 
-A v2 transform draws one set of parameters a call, so a batch would share one crop and one change of colour, and a
-contrastive loss could tell images apart by colours that no view changed between them. Here parameters are drawn for all
+A v2 transform draws one set of parameters a call, so a batch would share one crop and one change of color, and a
+contrastive loss could tell images apart by colors that no view changed between them. Here parameters are drawn for all
 images at once by the same laws, from torch's current random stream, and applied in one batch; each image comes out as
 v2's functions with these parameters give it (``tests/fedlab/data/images/test_views.py``).
 
-**Departures**: (1) the order of the three colour changes is drawn once a batch; (2) the position of a crop is drawn
+**Departures**: (1) the order of the three color changes is drawn once a batch; (2) the position of a crop is drawn
 uniformly as in v2, from one real number instead of one integer draw.
 """
 
@@ -54,8 +54,8 @@ def crop(x: Tensor, boxes: Boxes) -> Tensor:
     size = x.shape[-1]
 
     def positions(start: Tensor, length: Tensor) -> Tensor:  # (batch, size) in [-1, 1]
-        centre = start[:, None] + (torch.arange(size) + 0.5) * length[:, None] / size - 0.5
-        inside = torch.minimum(torch.maximum(centre, start[:, None]), (start + length)[:, None] - 1)
+        center = start[:, None] + (torch.arange(size) + 0.5) * length[:, None] / size - 0.5
+        inside = torch.minimum(torch.maximum(center, start[:, None]), (start + length)[:, None] - 1)
         return (2 * inside + 1) / size - 1
 
     rows, columns = positions(boxes.top, boxes.height), positions(boxes.left, boxes.width)
@@ -79,12 +79,12 @@ def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def adjust_contrast(x: Tensor, factor: Tensor) -> Tensor:
-    """Towards the image's mean grey or away from it."""
+    """Towards the image's mean gray or away from it."""
     return (x * factor + (1 - factor) * to_grayscale(x).mean((1, 2, 3), keepdim=True)).clamp(0, 1)
 
 
 def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
-    """Towards each pixel's grey or away from it."""
+    """Towards each pixel's gray or away from it."""
     return (x * factor + (1 - factor) * to_grayscale(x)).clamp(0, 1)
 
 

@@ -3,7 +3,7 @@
 A graph of at most N heavy atoms is two tables: ``bonds`` (N, N), symmetric, with 0 single, 1 double, 2 triple, 3 no
 bond, and ``atoms`` (N,) with the number of the element, or that of "no atom" for the places behind the last atom.
 :func:`one_hot` makes of a batch what models read: ``adjacency`` (batch, 4, N, N) and ``nodes`` (batch, N, F), the last
-channel of each meaning "none". Bonds are kekulised and hydrogens are implied by valence.
+channel of each meaning "none". Bonds are kekulized and hydrogens are implied by valence.
 
 **What a graph does not hold** is named for each molecule (:data:`LOSSY_FLAGS`): charges, unpaired electrons, isotopes and
 stereochemistry. A molecule with a charge or an unpaired electron stands for the neutral one that hydrogens complete.
@@ -12,7 +12,7 @@ Several fragments are held, and named since the validity rule refuses them in sa
 **Canonical form**: RDKit's canonical SMILES without stereochemistry (:func:`canonical_smiles`). A molecule that loses nothing
 but stereochemistry, or is in fragments, comes back to the same string.
 
-**Validity rule** (:func:`to_smiles`): a graph is a molecule if RDKit's sanitisation accepts it (valences above all, no
+**Validity rule** (:func:`to_smiles`): a graph is a molecule if RDKit's sanitization accepts it (valences above all, no
 charges are given) and it is one connected piece of at least one atom. This is the rule of GraphNVP's public code. With
 ``corrected`` (:func:`correct_valences`) it is mended first: N, O and S with one bond too many get a charge of +1, other atoms
 with too many bonds lose the order of their highest bond, one by one, and the largest fragment is kept; then every graph
@@ -87,7 +87,7 @@ def parse_smiles(smiles: str, vocabulary: GraphVocabulary) -> tuple[Chem.Mol, Gr
 
 
 def to_graph(molecule: Chem.Mol, vocabulary: GraphVocabulary) -> Graph:
-    """The graph of a sanitised molecule; DataError as :func:`parse_smiles`."""
+    """The graph of a sanitized molecule; DataError as :func:`parse_smiles`."""
     count = molecule.GetNumAtoms()
     if count > vocabulary.size:
         raise DataError(f"it has {count} heavy atoms, and graphs of this set hold {vocabulary.size}")
@@ -151,7 +151,7 @@ def permute_atoms(bonds: Tensor, atoms: Tensor, no_atom: int) -> tuple[Tensor, T
 
 
 def to_molecule(bonds: NDArray[np.uint8], atoms: NDArray[np.uint8], vocabulary: GraphVocabulary) -> Chem.RWMol:
-    """The molecule of one graph as it stands, not sanitised; bonds come from the lower triangle."""
+    """The molecule of one graph as it stands, not sanitized; bonds come from the lower triangle."""
     molecule, place = Chem.RWMol(), {}
     for position in np.flatnonzero(atoms != vocabulary.no_atom).tolist():
         place[position] = molecule.AddAtom(Chem.Atom(vocabulary.elements[atoms[position]]))
@@ -170,7 +170,7 @@ def to_smiles(
 
 
 def validated_smiles(molecule: Chem.RWMol) -> str | None:
-    """Canonical SMILES of a molecule that passes the validity rule, else None; it is sanitised on the way."""
+    """Canonical SMILES of a molecule that passes the validity rule, else None; it is sanitized on the way."""
     if not molecule.GetNumAtoms() or Chem.SanitizeMol(molecule, catchErrors=True) != Chem.SANITIZE_NONE:
         return None
     smiles = canonical_smiles(molecule)

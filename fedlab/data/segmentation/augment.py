@@ -40,7 +40,7 @@ def random_resized_crop(x: Tensor, y: Tensor, smallest: float = 0.7) -> tuple[Te
 
 
 def random_gamma(x: Tensor, gamma: float = 2.0, gain: float = 0.4, tint: float = 0.15) -> Tensor:
-    """Another light: x -> gain * x ** gamma, and a tint of each colour.
+    """Another light: x -> gain * x ** gamma, and a tint of each color.
 
     Parameters
     ----------
@@ -49,11 +49,11 @@ def random_gamma(x: Tensor, gamma: float = 2.0, gain: float = 0.4, tint: float =
     gamma
         Largest exponent, the smallest is its inverse, uniform in the logarithm; 1: none.
     gain, tint
-        Half-widths of the ranges of factors around 1, of a whole image and of each of its colours.
+        Half-widths of the ranges of factors around 1, of a whole image and of each of its colors.
     """
     count = len(x)
     exponent = torch.empty(count, 1, 1, 1).uniform_(-1, 1).mul(math.log(gamma)).exp()
     factor = 1 + gain * (2 * torch.rand(count, 1, 1, 1) - 1)
-    colours = 1 + tint * (2 * torch.rand(count, 3, 1, 1) - 1)
+    colors = 1 + tint * (2 * torch.rand(count, 3, 1, 1) - 1)
     unit = ((x + 1) / 2).clamp(1e-3, 1)
-    return 2 * (unit ** exponent.to(x) * (factor * colours).to(x)).clamp(0, 1) - 1
+    return 2 * (unit ** exponent.to(x) * (factor * colors).to(x)).clamp(0, 1) - 1

@@ -8,10 +8,10 @@ split      columns  what
 train      x        a target: the first half of the drive but for its last ``GAP`` views, without a label
 oracle     x, y     the same views with labels, for supervised upper bounds of a target only
 test       x, y     the second half of the drive
-labelled   x, y     a source: the whole drive
+labeled   x, y     a source: the whole drive
 =========  =======  =================================================================================================
 
-**Splits are by time.** Views of a drive follow one another at one second, neighbours look alike, and a car that waits
+**Splits are by time.** Views of a drive follow one another at one second, neighbors look alike, and a car that waits
 sees the same for many seconds. So a drive is cut in two, and ``GAP`` seconds before the cut are left out. For the dusk
 drive the cut is that of the published lists: their training views are its first 62, their test views its last 62.
 
@@ -21,9 +21,9 @@ source's.
 **Source**: Brostow, Fauqueur, Cipolla, Semantic Object Classes in Video, Pattern Recognition Letters 2009; the 11
 classes, 360 x 480 pixels and lists of Badrinarayanan et al., SegNet, PAMI 2017, reduced to 120 x 160.
 
-**Departures**: (1) views are reduced again to 60 x 80, colours averaged and labels taken at every second pixel; in the
+**Departures**: (1) views are reduced again to 60 x 80, colors averaged and labels taken at every second pixel; in the
 package as JPEG of quality 90. (2) The file has no names: drives are told apart by the order of the published lists,
-where a cut between two drives is the largest jump between neighbours.
+where a cut between two drives is the largest jump between neighbors.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def load_drive(
     Parameters
     ----------
     domain
-        A key of ``DRIVES``; or ``HELD_OUT``, labelled day views that no split of a drive holds, whatever the split.
+        A key of ``DRIVES``; or ``HELD_OUT``, labeled day views that no split of a drive holds, whatever the split.
     split
         One of ``SPLITS``, see the table above.
     root
@@ -147,7 +147,7 @@ def load_drive(
 def darken(x: Tensor) -> Tensor:
     """Day (N, 3, height, width) uint8 as if at dusk: a gamma of 1.8, then 0.62, 0.70, 0.72 of red, green and blue.
 
-    The numbers bring the mean colour of the day drives near that of the dusk drive's unlabelled training views.
+    The numbers bring the mean color of the day drives near that of the dusk drive's unlabeled training views.
     """
     gains = torch.tensor((0.62, 0.70, 0.72))[:, None, None]
     return (255 * gains * (x.float() / 255) ** 1.8).round().byte()

@@ -314,7 +314,7 @@ def test_spread_start_takes_examples_as_means_and_covers_separated_clusters() ->
     start = started(x, 5)
     assert sorted((start.means[:, 0] / 1000).floor().tolist()) == [0, 1, 2, 3, 4]
     assert (torch.cdist(start.means, x.double()).min(-1).values == 0).all()
-    assert start.variances.max() < 1  # around the nearest seed, not around the centre of all
+    assert start.variances.max() < 1  # around the nearest seed, not around the center of all
 
 
 def test_identical_examples_and_empty_components_stay_finite() -> None:
@@ -554,7 +554,7 @@ FAILURES: dict[str, Callable[[], object]] = {
     "a single mixture cannot be indexed": lambda: mixture_of(0)[0],
     "a log-likelihood is NaN": lambda: conformal_p_value(torch.tensor([math.nan]), torch.zeros(3)),
     "at least one reference": lambda: conformal_p_value(torch.zeros(3), torch.zeros(0)),
-    "cannot summarise 3 log-likelihoods by 4": lambda: quantiles(torch.zeros(3), 4),
+    "cannot summarize 3 log-likelihoods by 4": lambda: quantiles(torch.zeros(3), 4),
 }
 
 

@@ -13,7 +13,7 @@ from fedlab.seeds import seeded
 
 
 def squares(count=16, height=60, width=80):
-    """Scenes of two grey halves, and which half a pixel is of; the border is where the two must agree."""
+    """Scenes of two gray halves, and which half a pixel is of; the border is where the two must agree."""
     y = torch.zeros(count, height, width, dtype=torch.int64)
     y[:, :, width // 3 :] = 7
     y[:, : height // 4] = -100
