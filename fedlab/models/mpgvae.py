@@ -169,8 +169,8 @@ class MPGVAE(nn.Module):
 
     def beta(self) -> Tensor:
         """The KL term's weight at this step, a scalar."""
-        share = (self.steps / self.warmup).clamp(max=1.0) if self.warmup else torch.ones_like(self.steps)
-        return self.ceiling * share
+        fraction = (self.steps / self.warmup).clamp(max=1.0) if self.warmup else torch.ones_like(self.steps)
+        return self.ceiling * fraction
 
     # --- likelihood ---
 

@@ -1,4 +1,4 @@
-"""Digit images drawn with the fonts that matplotlib ships, on varied backgrounds: a domain that needs no download.
+"""Digit images rendered with the fonts that matplotlib ships, on varied backgrounds: a domain without a download.
 
 Size, place, rotation and font of the digit vary, as do its color, an outline, the background (flat, a gradient or
 smooth noise), fragments of neighboring digits, blur and sensor noise. Digit and background always differ in lightness
@@ -58,7 +58,7 @@ FONTS = (
 
 
 def generate(count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Draw ``count`` digits; the same seed gives the same images.
+    """Render ``count`` digits; the same seed gives the same images.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def generate(count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64
 
 
 def _draw(digit: int, rng: Generator) -> NDArray[np.uint8]:
-    """One image, (32, 32, 3)."""
+    """Render one image, (32, 32, 3)."""
     ink, neighbors = _masks(digit, rng)  # (64, 64) each, 1 where there is ink
     background = _background(rng)  # (64, 64, 3) in [0, 1]
     near = ink.filter(ImageFilter.MaxFilter(2 * SCALE + 1))  # the digit and a rim of one finished pixel around it
@@ -99,7 +99,7 @@ def _draw(digit: int, rng: Generator) -> NDArray[np.uint8]:
 
 
 def _masks(digit: int, rng: Generator) -> tuple[Image.Image, Image.Image]:
-    """Ink of the digit, and of the neighbors that reach into the picture, as two gray images of the canvas' size."""
+    """Return the ink of the digit, and that of the neighbors that reach into the picture, as two gray images."""
     font = _font(FONTS[rng.integers(len(FONTS))], SCALE * int(rng.integers(19, 29)))
     stroke = int(rng.integers(0, SCALE))
     left, top, right, bottom = font.getbbox(str(digit), anchor="ms", stroke_width=stroke)
@@ -127,7 +127,7 @@ def _masks(digit: int, rng: Generator) -> tuple[Image.Image, Image.Image]:
 
 
 def _background(rng: Generator) -> NDArray[np.float64]:
-    """Flat color, gradient or smooth noise between two colors of near lightness, (64, 64, 3) in [0, 1]."""
+    """Return a flat color, a gradient or smooth noise between two colors of near lightness, (64, 64, 3) in [0, 1]."""
     first = rng.uniform(0, 1, 3)
     second = rng.uniform(0, 1, 3)
     # Two colors of far lightness would leave no room for a digit that stands out from both.
@@ -149,13 +149,15 @@ def _background(rng: Generator) -> NDArray[np.float64]:
 
 
 def _smooth_noise(cells: int, rng: Generator) -> NDArray[np.float64]:
-    """Uniform noise on a coarse grid, interpolated to the canvas, (64, 64) in [0, 1]."""
+    """Return uniform noise on a coarse grid, interpolated to the canvas, (64, 64) in [0, 1]."""
     grid = Image.fromarray(rng.integers(0, 256, (cells, cells), dtype=np.uint8))
     return np.asarray(grid.resize((CANVAS, CANVAS), Image.Resampling.BICUBIC)) / 255
 
 
 def _readable_color(around: NDArray[np.float64], rng: Generator) -> NDArray[np.float64]:
-    """A random color at least MIN_CONTRAST lighter or darker than nearly all pixels ``around``, (pixels, 3)."""
+    """Return a random color (3,) at least MIN_CONTRAST lighter or darker than nearly all pixels ``around``, (pixels,
+    3).
+    """
     darkest, lightest = np.quantile(around @ LIGHTNESS, [0.02, 0.98])
     for _ in range(100):
         color = rng.uniform(0, 1, 3)

@@ -47,13 +47,13 @@ def test_a_later_layer_sees_what_the_earlier_one_normalized():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_a_share_moves_part_of_the_way(share):
+def test_a_share_moves_part_of_the_way(fraction):
     layer = nn.BatchNorm1d(3)
     layer.running_mean.fill_(50.0)
     layer.running_var.fill_(10.0)
-    recompute_stats(layer, BATCHES[:1], share)
-    torch.testing.assert_close(layer.running_mean, (1 - share) * 50.0 + share * BATCHES[0].mean(0))
-    torch.testing.assert_close(layer.running_var, (1 - share) * 10.0 + share * BATCHES[0].var(0))
+    recompute_stats(layer, BATCHES[:1], fraction)
+    torch.testing.assert_close(layer.running_mean, (1 - fraction) * 50.0 + fraction * BATCHES[0].mean(0))
+    torch.testing.assert_close(layer.running_var, (1 - fraction) * 10.0 + fraction * BATCHES[0].var(0))
 
 
 @pytest.mark.parametrize("training", [True, False])

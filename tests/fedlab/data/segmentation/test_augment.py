@@ -35,7 +35,7 @@ def test_a_window_of_the_whole_scene_only_mirrors():
     x, y = squares()
     x = x + torch.linspace(-0.1, 0.1, 80)
     with seeded("mirror"):
-        images, labels = random_resized_crop(x, y, smallest=1.0)
+        images, labels = random_resized_crop(x, y, min_scale=1.0)
     mirrored = [bool((image - plain).abs().max() > 1e-4) for image, plain in zip(images, x, strict=True)]
     assert 0 < sum(mirrored) < len(mirrored)
     for flipped, image, plain, after, before in zip(mirrored, images, x, labels, y, strict=True):
