@@ -29,7 +29,7 @@ from fedlab.config.schema import Core, build
 from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import DataError, FedlabError, RunError
 from fedlab.inference.predict import Recalled
-from fedlab.models import gaussian_mixture
+from fedlab.models import conformal, gaussian_mixture
 from fedlab.models.feature_classifier import features_of, missing_parts
 from fedlab.report.confusions import BATCH, agreement, confusion
 from fedlab.report.pixel_rows import labels_of_rows
@@ -249,6 +249,6 @@ def _weights(state: object, partition: int, source: Array, target: Array) -> dic
     mixture = gaussian_mixture.GaussianMixture.from_arrays({**arrays, "log_weights": log_weights - log_weights.logsumexp(-1)})
     counts = {}
     for side, z in (("source", source), ("target", target)):
-        typical = gaussian_mixture.conformal_p_value(mixture.log_prob(torch.from_numpy(z)), arrays["quantiles"].double())
+        typical = conformal.conformal_p_value(mixture.log_prob(torch.from_numpy(z)), arrays["quantiles"].double())
         counts[f"{side}_weights"] = np.histogram(typical.numpy(), BINS, (0.0, 1.0))[0]
     return counts

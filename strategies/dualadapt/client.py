@@ -17,7 +17,7 @@ from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import DataError
 from fedlab.losses.discrepancy import discrepancy
 from fedlab.losses.propagation import propagate_labels
-from fedlab.models import gaussian_mixture
+from fedlab.models import conformal, gaussian_mixture
 from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
 from fedlab.models.feature_classifier import (
     EnsembleHead,
@@ -102,7 +102,7 @@ def adapt_head(
     labels = pseudo_labels(z, opinion, knobs)  # (examples,)
     weights = torch.ones(len(z), device=z.device)
     if knobs.client_weights:
-        weights = gaussian_mixture.mean_normalized(gaussian_mixture.conformal_p_value(source.log_prob(z), quantiles)).to(z)
+        weights = conformal.mean_normalized(conformal.conformal_p_value(source.log_prob(z), quantiles)).to(z)
     mixture = RunningMixture(source, knobs.variance_floor)
 
     def loss() -> Tensor:  # line 7

@@ -8,14 +8,14 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor
 
-from fedlab.models import gaussian_mixture
+from fedlab.models import conformal, gaussian_mixture
 from fedlab.strategies import validation
 from fedlab.strategies.dualadapt.shared import QUANTILES, WEIGHTS_OFF
 
 
 def summary(log_prob: Tensor) -> Tensor:
     """Sorted log-likelihoods that stand in for all of them, at most 256."""
-    return gaussian_mixture.quantiles(log_prob, min(QUANTILES, len(log_prob)))
+    return conformal.quantiles(log_prob, min(QUANTILES, len(log_prob)))
 
 
 def upload(mixture: gaussian_mixture.GaussianMixture, z: Tensor) -> ArrayRecord:

@@ -1,7 +1,7 @@
 """A newcomer in the middle of a run: which known domain is nearest, and what its first head is.
 
 A newcomer sends its mixture before anything else, in the feature space that the known clients' mixtures were fitted
-in. The distance between two mixtures is MW2 (``fedlab.models.gaussian_mixture.distance``): optimal transport between
+in. The distance between two mixtures is MW2 (``fedlab.models.mixture_ops.mw2_distance``): optimal transport between
 their components at
 the 2-Wasserstein cost between Gaussians. It is a metric, it looks at where components lie and how wide they are, it
 needs no sample, and two domains whose classes lie in the same places are near whatever their components' order. The
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fedlab.models import gaussian_mixture
+from fedlab.models import gaussian_mixture, mixture_ops
 from fedlab.seeds import seeded
 
 
@@ -46,7 +46,7 @@ class Choice:
 
 def rank(mixture: gaussian_mixture.GaussianMixture, known: Mapping[int, gaussian_mixture.GaussianMixture]) -> dict[int, float]:
     """Distance of a mixture to each known one by partition, nearest first; of equals the lower partition."""
-    distances = {partition: gaussian_mixture.distance(mixture, other) for partition, other in sorted(known.items())}
+    distances = {partition: mixture_ops.mw2_distance(mixture, other) for partition, other in sorted(known.items())}
     return dict(sorted(distances.items(), key=lambda item: item[1]))
 
 

@@ -17,7 +17,7 @@ from fedlab.comm.grid import RosterGrid
 from fedlab.config.schema import Core, Flat, build
 from fedlab.errors import ConfigError
 from fedlab.losses.discrepancy import discrepancy
-from fedlab.models import gaussian_mixture
+from fedlab.models import conformal, gaussian_mixture
 from fedlab.models.batchnorm_stats import encode, frozen_stats
 from fedlab.models.feature_classifier import check_parts, features_of, head_of, subsample_rows
 from fedlab.seeds import seeded
@@ -166,8 +166,8 @@ class DualAdapt(FlowerFedAvg):
             q = local_heads(z)
             apart = discrepancy(p.expand_as(q).flatten(0, 1), q.flatten(0, 1)).view(len(chosen), -1)  # (clients, batch)
             if self.knobs.server_weights:
-                typical = gaussian_mixture.conformal_p_value(mixtures.log_prob(z.detach()), quantiles)
-                apart = gaussian_mixture.mean_normalized(typical).to(apart) * apart
+                typical = conformal.conformal_p_value(mixtures.log_prob(z.detach()), quantiles)
+                apart = conformal.mean_normalized(typical).to(apart) * apart
             return self.knobs.server_discrepancy * apart.mean()
 
         return loss

@@ -11,9 +11,9 @@ from fedlab.models.feature_classifier import (
     FlattenRows,
     check_parts,
     features_of,
+    group_rows,
     head_of,
     missing_parts,
-    group_rows,
     probabilities,
     subsample_rows,
 )

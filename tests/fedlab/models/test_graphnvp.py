@@ -16,9 +16,9 @@ from fedlab.models.graphnvp import (
     ZINC_SIZES,
     AdjacencyConditioner,
     GraphNVP,
+    GraphNVPSizes,
     NodeConditioner,
     RelationalLayer,
-    GraphNVPSizes,
 )
 from fedlab.seeds import seeded
 

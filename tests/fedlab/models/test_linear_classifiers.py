@@ -7,7 +7,13 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from fedlab.models.linear_classifiers import PUBLISHED, ClassifierTraining, init_classifiers, fit_linear_classifiers, prototype_logits
+from fedlab.models.linear_classifiers import (
+    PUBLISHED,
+    ClassifierTraining,
+    fit_linear_classifiers,
+    init_classifiers,
+    prototype_logits,
+)
 from fedlab.seeds import seeded
 
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import leaky_relu
 
-from fedlab.models.message_passing import INIT_GAIN, EdgeUpdate, MessagePassing, PairwiseLinear, Set2Set, masked_softmax, scale_init
+from fedlab.models.message_passing import (
+    INIT_GAIN,
+    EdgeUpdate,
+    MessagePassing,
+    PairwiseLinear,
+    Set2Set,
+    masked_softmax,
+    scale_init,
+)
 from fedlab.seeds import seeded
 
 N, WIDTH, EDGES = 4, 6, 3

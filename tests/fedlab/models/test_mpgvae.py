@@ -12,7 +12,7 @@ from torch.distributions import Normal, kl_divergence
 from fedlab.losses.graph_matching import permute_graph
 from fedlab.models import message_passing, mpgvae
 from fedlab.models.graph_generator import GraphGenerator, argmax_one_hot, symmetrize
-from fedlab.models.mpgvae import MPGVAE, MPGVAESizes, reconstruction_nll, mask_absent
+from fedlab.models.mpgvae import MPGVAE, MPGVAESizes, mask_absent, reconstruction_nll
 from fedlab.seeds import seeded
 
 TINY = MPGVAESizes(4, 3, width=6, latent=3, passes=2, readout=2)

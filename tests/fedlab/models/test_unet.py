@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedlab.errors import ConfigError, DataError
-from fedlab.models.unet import SHAPES, Attention, Downsample, UNetShape, UNet, level_embedding
+from fedlab.models.unet import SHAPES, Attention, Downsample, UNet, UNetShape, level_embedding
 from fedlab.seeds import seeded
 
 
