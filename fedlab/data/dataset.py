@@ -1,4 +1,4 @@
-"""Examples in memory: named tensors of one length, indexed by a whole batch of indices at once."""
+"""In-memory data sets: named tensors of equal length, indexed by a whole batch at once."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Batch = Mapping[str, Tensor]
 
 
 class ArrayDataset(Dataset[Batch]):
-    """Columns of equal length; ``examples[indices]`` gives one batch without a loop over samples.
+    """A data set of named columns; ``dataset[indices]`` gives one batch without a loop over examples.
 
     Parameters
     ----------
     columns
         Named tensors, each of shape (examples, ...), all with the same number of rows.
     transform
-        Applied to each batch as it is read, for instance to turn stored bytes into floats.
+        Applied to each batch when it is read, for instance to turn stored bytes into floats.
 
     Raises
     ------
@@ -43,20 +43,20 @@ class ArrayDataset(Dataset[Batch]):
         return self.transform(batch) if self.transform else batch
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """All examples once, in order, ``size`` at a time (the last batch may be smaller)."""
+        """Yield all examples once, in order, ``size`` at a time; the last batch may be smaller."""
         for start in range(0, len(self), size):
             yield self[start : start + size]
 
     def subsample(self, count: int) -> ArrayDataset:
-        """At most ``count`` examples, evenly spread over the whole set however it is ordered."""
+        """Return at most ``count`` examples at equal distances, whatever the order of the whole set."""
         if count >= len(self):
             return self
         return self.select(torch.linspace(0, len(self) - 1, count).long())
 
     def select(self, rows: Tensor | slice) -> ArrayDataset:
-        """The examples of these rows."""
+        """Return the examples of these rows as a data set with the same transform."""
         return ArrayDataset({name: column[rows] for name, column in self.columns.items()}, self.transform)
 
     def sample_batch(self, size: int) -> Batch:
-        """``size`` examples drawn uniformly with replacement from torch's current random stream."""
+        """Return ``size`` examples drawn uniformly with replacement from torch's current random stream."""
         return self[torch.randint(len(self), (size,))]

@@ -1,6 +1,6 @@
-"""Fetch the full digit sets, and tell which sets are at hand.
+"""Download the full digit sets, and list which sets are available.
 
-Nothing here is needed for a first run: mnist, usps, mnist_m, optdigits and synthdigits come with the package.
+Nothing here is needed for a first run: mnist, usps, mnist_m, optdigits and synthdigits ship with the package.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ class DomainStatus(NamedTuple):
 
 
 def download(root: Path, domains: Iterable[str], report: Callable[[str], None]) -> None:
-    """Fetch full sets into ``root`` with torchvision's downloaders; a set that is there is left alone.
+    """Download full sets into ``root`` with torchvision's downloaders; sets that are present are left alone.
 
     Parameters
     ----------
     root
         Folder of the full sets; created when it does not exist.
     domains
-        Names of digit domains; those that come with the package are reported and skipped.
+        Names of digit domains; those that ship with the package are reported and skipped.
     report
-        Called with one line per domain.
+        Called with one line of text per domain.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def download(root: Path, domains: Iterable[str], report: Callable[[str], None]) 
 
 
 def _download_one(root: Path, domain: str) -> str:
-    """Fetch one set if need be; a line that tells what was done."""
+    """Download one set if it is missing, and return a line that says what was done."""
     wanted = [root / name for part in PARTS for name in DOMAINS[domain].full.get(part, ())]
     if not wanted or (DOMAINS[domain].optional and not wanted[0].is_file()):
         return "comes with fedlab, nothing to fetch"
@@ -136,7 +136,10 @@ def _timeout(seconds: float) -> Iterator[None]:
 
 
 def available(root: Path | None) -> list[DomainStatus]:
-    """Every domain as ``digits.read`` would find it with this root, counted from file headers; raises nothing."""
+    """Return the status of every domain as :func:`fedlab.data.digits.datasets.load_digits` would find it.
+
+    Counts come from the headers of the files. Nothing is raised: a problem becomes the ``status`` of its domain.
+    """
     return [_available_one(domain, root) for domain in DOMAINS]
 
 
@@ -163,7 +166,13 @@ def _where(domain: str, paths: tuple[Path, ...]) -> str:
 
 
 def _count(domain: str, part: Part, root: Path | None) -> int:
-    """Images of one part, from the headers of its files; DataError where a file is missing or cut short."""
+    """Return the number of images of one part, read from the headers of its files.
+
+    Raises
+    ------
+    DataError
+        When a file is missing or damaged.
+    """
     paths = datasets.files(domain, part, root)
     if not paths:
         return OPTDIGITS_TRAIN if part == "train" else OPTDIGITS_TOTAL - OPTDIGITS_TRAIN
@@ -182,7 +191,7 @@ def _count(domain: str, part: Part, root: Path | None) -> int:
 
 
 def _count_npz(path: Path) -> set[int]:
-    """Rows of x (or tiles of the sheet) and of y, without decoding the images."""
+    """Return the numbers of rows of x (or of tiles of the sheet) and of y, without decoding the images."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         counts = {len(archive["y"])} if "y" in archive.files else set()
         if "sheet" in archive.files:
@@ -196,7 +205,13 @@ def _count_npz(path: Path) -> set[int]:
 
 
 def _count_idx(path: Path) -> set[int]:
-    """Items of an idx file, whose size has to be what its header promises."""
+    """Return the number of items of an idx file.
+
+    Raises
+    ------
+    ValueError
+        When the file's size is not what its header promises.
+    """
     with path.open("rb") as file:
         magic, count = struct.unpack(">II", file.read(8))
         extent = struct.unpack(">II", file.read(8)) if magic == 0x0803 else ()
@@ -207,13 +222,13 @@ def _count_idx(path: Path) -> set[int]:
 
 
 def _count_bz2(path: Path) -> set[int]:
-    """Lines of a compressed text file: one image each."""
+    """Return the number of lines of a compressed text file, one image each."""
     with bz2.open(path) as file:
         return {sum(1 for _ in file)}
 
 
 def _count_mat(path: Path) -> set[int]:
-    """Images of X, (32, 32, 3, N), and labels of y, (N, 1)."""
+    """Return the numbers of images of X, (32, 32, 3, N), and of labels of y, (N, 1)."""
     from scipy.io import whosmat
 
     shapes = {name: shape for name, shape, _ in whosmat(path)}

@@ -1,7 +1,6 @@
-"""One set of examples split over clients: four pure functions of one shape, and the table ``PARTITIONS``.
+"""Partitioners: one data set split over clients, four pure functions of one signature and the table ``PARTITIONS``.
 
-A fifth kind of split needs no function: a client for each natural domain, which is what a workload does where its
-``partition_indices`` is 1.
+A client for each natural domain needs no function: that is what a workload does with one client per domain.
 
 **Source**: ``shards`` is the pathological non-IID split of McMahan et al., Communication-Efficient Learning of Deep
 Networks from Decentralized Data, AISTATS 2017, section 3; ``dirichlet`` that of Hsu, Qi and Brown, Measuring the
@@ -9,7 +8,7 @@ Effects of Non-Identical Data Distribution, 2019, section 3, a draw for each cla
 ``quantity`` the quantity skew of Li et al., Federated Learning on Non-IID Data Silos, ICDE 2022, section 4.3.
 
 **Departures**: (1) Flower Datasets' partitioners are not used: they take Hugging Face data sets, ours are tensors.
-(2) Whatever draws sizes draws them again until every client has 10 examples, at most 100 times.
+(2) ``dirichlet`` and ``quantity`` draw again until every client has 10 examples, at most 100 times.
 """
 
 from __future__ import annotations
@@ -33,28 +32,39 @@ Rows = npt.NDArray[np.int64]
 
 
 def iid(labels: Tensor, clients: int, alpha: float, seed: int) -> list[Tensor]:
-    """At random and as evenly as possible; neither ``alpha`` nor what the labels are plays a part."""
+    """Return a random split into parts as equal as possible; ``alpha`` and the values of ``labels`` are not used.
+
+    Parameters and errors are those of :func:`partition_indices`.
+    """
     _check_count(len(labels), clients)
     return _sorted(np.array_split(_generator(seed, "even shards", clients).permutation(len(labels)), clients))
 
 
 def dirichlet(labels: Tensor, clients: int, alpha: float, seed: int) -> list[Tensor]:
-    """Each class shared out by a draw from Dirichlet(alpha): small alpha, skewed labels; ``inf``: equal shares."""
+    """Return a split of each class by a draw from Dirichlet(alpha).
+
+    A small alpha gives skewed labels, ``inf`` equal fractions. Parameters and errors are those of
+    :func:`partition_indices`.
+    """
     generator = _generator(seed, "dirichlet", clients)
     classes = [np.flatnonzero(labels.numpy() == label) for label in torch.unique(labels).tolist()]
 
     def draw() -> list[Rows]:
         dealt = []
         for rows in classes:
-            shares = _shares(generator, clients, alpha)
-            dealt.append(_cut(generator.permutation(rows), shares))
+            fractions = _fractions(generator, clients, alpha)
+            dealt.append(_cut(generator.permutation(rows), fractions))
         return [np.concatenate(pieces) for pieces in zip(*dealt, strict=True)]
 
     return _with_enough(draw, len(labels), clients, alpha)
 
 
 def shards(labels: Tensor, clients: int, alpha: float, seed: int) -> list[Tensor]:
-    """Sorted by label, cut into two pieces a client, dealt at random: few classes each, sizes nearly even."""
+    """Return a split of the examples sorted by label, in two random contiguous pieces a client.
+
+    Each client has few classes, and sizes are nearly even. Parameters and errors are those of
+    :func:`partition_indices`.
+    """
     _check_count(len(labels), clients)
     pieces = np.array_split(np.argsort(labels.numpy(), kind="stable"), clients * SHARDS_PER_CLIENT)
     dealt = _generator(seed, "shards", clients).permutation(len(pieces)).reshape(clients, SHARDS_PER_CLIENT)
@@ -62,19 +72,23 @@ def shards(labels: Tensor, clients: int, alpha: float, seed: int) -> list[Tensor
 
 
 def quantity(labels: Tensor, clients: int, alpha: float, seed: int) -> list[Tensor]:
-    """At random, in sizes drawn from Dirichlet(alpha): small alpha, few clients have nearly all; ``inf``: even."""
+    """Return a random split whose sizes are drawn from Dirichlet(alpha).
+
+    With a small alpha few clients have nearly all examples, with ``inf`` sizes are even. Parameters and errors are
+    those of :func:`partition_indices`.
+    """
     generator = _generator(seed, "quantity", clients)
 
     def draw() -> list[Rows]:
-        shares = _shares(generator, clients, alpha)
-        return _cut(generator.permutation(len(labels)), shares)
+        fractions = _fractions(generator, clients, alpha)
+        return _cut(generator.permutation(len(labels)), fractions)
 
     return _with_enough(draw, len(labels), clients, alpha)
 
 
 @dataclass(frozen=True)
 class Partition:
-    """One line of the table; ``by_label`` says that the labels decide, not only how many there are."""
+    """One line of the table; ``by_label`` is true where the values of the labels matter, not only their number."""
 
     description: str
     split: Callable[[Tensor, int, float, int], list[Tensor]]
@@ -90,30 +104,30 @@ PARTITIONS: Mapping[str, Partition] = {
 
 
 def partition_indices(kind: str, labels: Tensor, clients: int, alpha: float, seed: int) -> list[Tensor]:
-    """Rows of each client.
+    """Return the row numbers of each client.
 
     Parameters
     ----------
     kind
         A key of ``PARTITIONS``.
     labels
-        Integers (examples,); where ``by_label`` is false only their number counts.
+        Integers (examples,); where ``by_label`` is false only their number matters.
     clients
-        How many, 1 or more.
+        Number of clients, at least 1.
     alpha
-        Concentration of the Dirichlet draws, above 0; ``inf`` shares equally.
+        Concentration of the Dirichlet draws, above 0; ``inf`` gives equal fractions.
     seed
-        The split is a function of it, of the number of clients and of the labels.
+        The split is a function of the seed, of the number of clients and of the labels.
 
     Returns
     -------
     list of Tensor
-        Row numbers, disjoint and together all rows, each sorted and with at least 10 of them.
+        Row numbers (rows,), disjoint and together all rows, each sorted and with at least 10 of them.
 
     Raises
     ------
     ConfigError
-        For an unknown kind, too few examples, or when no draw of 100 gives every client 10 examples.
+        For an unknown kind, too few examples, or when none of 100 draws gives every client 10 examples.
     """
     if kind not in PARTITIONS:
         raise ConfigError(f"no partition {kind!r}; {suggest(kind, PARTITIONS)}")
@@ -124,13 +138,13 @@ def _generator(seed: int, kind: str, clients: int) -> np.random.Generator:
     return np.random.default_rng(seed_of(seed, kind, clients))
 
 
-def _shares(generator: np.random.Generator, clients: int, alpha: float) -> npt.NDArray[np.float64]:
+def _fractions(generator: np.random.Generator, clients: int, alpha: float) -> npt.NDArray[np.float64]:
     return np.full(clients, 1 / clients) if np.isinf(alpha) else generator.dirichlet(np.full(clients, alpha))
 
 
-def _cut(rows: Rows, shares: npt.NDArray[np.float64]) -> list[Rows]:
-    """Rows in pieces of these shares, in order."""
-    return np.split(rows, np.rint(np.cumsum(shares)[:-1] * len(rows)).astype(int))
+def _cut(rows: Rows, fractions: npt.NDArray[np.float64]) -> list[Rows]:
+    """Cut rows, in order, into pieces of these fractions."""
+    return np.split(rows, np.rint(np.cumsum(fractions)[:-1] * len(rows)).astype(int))
 
 
 def _with_enough(draw: Callable[[], list[Rows]], count: int, clients: int, alpha: float) -> list[Tensor]:

@@ -4,7 +4,7 @@
 
 The last term is the mass that N(mean, variance) gives to the pixel's own of 256 bins, the outer two open.
 
-**Source**: Ho, Jain and Abbeel, 2020, equations 5 and 13 and section 3.3; a bound for images of 256 grey levels.
+**Source**: Ho, Jain and Abbeel, 2020, equations 5 and 13 and section 3.3; a bound for images of 256 gray levels.
 
 **Departures**: (1) the first variance is the posterior's of the second level, as in the released code, also where
 variances are "small"; (2) estimated images are clipped, as in the released code; (3) one draw of noise a level.
@@ -23,7 +23,7 @@ from fedlab.diffusion.noise_schedule import NoiseSchedule
 from fedlab.diffusion.samplers import posterior, predict_x0, transition
 from fedlab.errors import ConfigError
 
-BIN_HALF_WIDTH = 1 / 255  # half the distance of two grey levels in [-1, 1]
+BIN_HALF_WIDTH = 1 / 255  # half the distance of two gray levels in [-1, 1]
 
 
 def normal_kl(mean: Tensor, variance: float, other_mean: Tensor | float, other_variance: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 ``e`` has mean 0 and variance 1 in every pixel. DDPM is the law with signal^2 + spread^2 = 1, NCSN has signal 1;
 all else of the two papers is shared: the objective (``denoising.py``), the steps back (``samplers.py``) and the bound.
-**What if the chain were not Gaussian?** Then e is a centred Gamma variable, and only the drawing of noise changes.
+**What if the chain were not Gaussian?** Then e is a centered Gamma variable, and only the drawing of noise changes.
 
 **Source**: Ho, Jain and Abbeel, Denoising Diffusion Probabilistic Models, NeurIPS 2020, equations 2 and 4; the cosine
 schedule of Nichol and Dhariwal, 2021, equation 17; Song and Ermon, 2019, section 4; the Gamma chain of Nachmani, Roman
@@ -91,14 +91,14 @@ class NoiseSchedule:
         """Noise of mean 0 and variance 1 like ``like`` (batch, ...), for the levels (batch,) of its rows."""
         if self.shape is None:
             return torch.randn_like(like)
-        return _centred_gamma(extract(self.shape, level, like.double()).expand(like.shape)).to(like.dtype)
+        return _centered_gamma(extract(self.shape, level, like.double()).expand(like.shape)).to(like.dtype)
 
     def step_noise(self, like: Tensor, level: int, prev_level: int) -> Tensor:
         """The same for what the chain adds between level ``prev_level`` (-1: none) and ``level``."""
         if self.shape is None:
             return torch.randn_like(like)
         shape = self.shape[level] - (self.shape[prev_level] if prev_level >= 0 else 0.0)
-        return _centred_gamma(shape.to(like.device).expand(like.shape)).to(like.dtype)
+        return _centered_gamma(shape.to(like.device).expand(like.shape)).to(like.dtype)
 
     def perturb(self, x: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         """Images (batch, ...) mixed with ``noise`` at the levels (batch,)."""
@@ -170,7 +170,7 @@ def ncsn_schedule(sigmas: Tensor, *, predicts_score: bool = False) -> NoiseSched
     return NoiseSchedule(torch.ones_like(sigmas), sigmas, predicts_score=predicts_score)
 
 
-def _centred_gamma(shape: Tensor) -> Tensor:
+def _centered_gamma(shape: Tensor) -> Tensor:
     """(g - k) / sqrt(k) for g ~ Gamma(k, 1): mean 0, variance 1, skewness 2 / sqrt(k); float64."""
     drawn = torch.distributions.Gamma(shape, torch.ones_like(shape)).sample()
     return (drawn - shape) / shape.sqrt()

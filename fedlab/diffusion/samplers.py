@@ -12,7 +12,7 @@ Jolicoeur-Martineau et al., 2021, for the last denoising step; Nachmani, Roman a
 alpha = step sigma^2; the paper's eps = 2e-5 is step 0.2, the released code's drift is twice that, step 0.4 here; (2) it
 starts from what it is given: the paper draws uniform pixels, ``initial_noise`` gives the last level's noise; (3) DDIM keeps the
 noise as it was found where the image is clipped; (4) the Gamma chain's step back adds noise of the shape that the
-chain added between the two levels, centred and of the step's variance.
+chain added between the two levels, centered and of the step's variance.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 
 **Departures**: (1) a step is a share of the level's variance, alpha_i / sigma_i^2 = eps / sigma_L^2, so that it does
 not depend on the range of pixels, in the convention of the 2019 paper's algorithm 1, drift alpha / 2: equation 11 and
-the released code have drift alpha, where half our value does the same; (2) equation 11 is minimised by a search.
+the released code have drift alpha, where half our value does the same; (2) equation 11 is minimized by a search.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def largest_distance(x: Tensor) -> float:
 
 
 def sigma_ratio(dimensions: int, overlap: float = 0.5) -> float:
-    """Technique 2: the factor between levels at which the shells of neighbours overlap by ``overlap``.
+    """Technique 2: the factor between levels at which the shells of neighbors overlap by ``overlap``.
 
     The distance of a sample at sigma from its image is close to N(sqrt(D) sigma, sigma^2 / 2); the factor g solves
     Phi(sqrt(2D)(g - 1) + 3g) - Phi(sqrt(2D)(g - 1) - 3g) = overlap.

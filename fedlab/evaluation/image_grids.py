@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 
-BACKGROUND = 96  # grey between tiles, which digits' black and white stand out from
+BACKGROUND = 96  # gray between tiles, which digits' black and white stand out from
 SAMPLE_COLOR, CLIENT_COLORS = "#b5451f", ("#2f6f9f", "#7fb3d5", "#1e8449", "#82c99d", "#7d5ba6", "#c3aed6", "#8c8c8c", "#c9c9c9")
 
 
 def tile_images(x: Tensor, columns: int) -> Pixels:
-    """Images (n, 1 or 3, height, width) in [-1, 1] in rows of ``columns``, uint8 (rows, pixels, 3); empty ones grey."""
+    """Images (n, 1 or 3, height, width) in [-1, 1] in rows of ``columns``, uint8 (rows, pixels, 3); empty ones gray."""
     x = ((x.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().expand(-1, 3, -1, -1)
     missing = -len(x) % columns
     x = torch.cat([x, torch.full_like(x[:1], BACKGROUND).expand(missing, -1, -1, -1)]) if missing else x
@@ -89,10 +89,10 @@ def label_plot(drawn: Tensor, labels: Tensor, mixtures: Mapping[str, NDArray[np.
 
 
 def _stacked(axes: Axes, where: NDArray[np.float64], mixtures: Mapping[str, NDArray[np.float64]], total: float) -> None:
-    """Bars of every client's part behind each other; after the palette's last colour they share one."""
+    """Bars of every client's part behind each other; after the palette's last color they share one."""
     start = np.zeros(len(where))
     for number, (name, sizes) in enumerate(mixtures.items()):
-        colour = CLIENT_COLORS[min(number, len(CLIENT_COLORS) - 1)]
+        color = CLIENT_COLORS[min(number, len(CLIENT_COLORS) - 1)]
         shown = name if number < len(CLIENT_COLORS) else "_"
-        axes.barh(where, sizes / total, 0.38, left=start, color=colour, label=shown)
+        axes.barh(where, sizes / total, 0.38, left=start, color=color, label=shown)
         start = start + sizes / total

@@ -2,9 +2,9 @@
 
 **Source**: Heusel et al., GANs Trained by a Two Time-Scale Update Rule, NeurIPS 2017, for the distance; Kynkaanniemi et
 al., Improved Precision and Recall Metric for Assessing Generative Models, NeurIPS 2019, for the other two: a sample is
-precise if it is no further from some real image than that image's k-th neighbour among the real ones, and recall is
+precise if it is no further from some real image than that image's k-th neighbor among the real ones, and recall is
 the same the other way round. **Departures**: (1) features come from a small classifier of digits and not from
-Inception, so that numbers compare runs of one workload and nothing published; (2) k-th neighbours do not count an
+Inception, so that numbers compare runs of one workload and nothing published; (2) k-th neighbors do not count an
 image itself.
 """
 
@@ -22,17 +22,17 @@ from fedlab.evaluation.distances import frechet
 NUM_NEIGHBORS = 3  # k
 
 
-def knn_radii(features: Tensor, neighbours: int = NUM_NEIGHBORS) -> Tensor:
+def knn_radii(features: Tensor, neighbors: int = NUM_NEIGHBORS) -> Tensor:
     """Distance (images,) of each row of (images, dimensions) to its k-th nearest other row.
 
     Raises
     ------
     ValueError
-        When there are not more rows than neighbours.
+        When there are not more rows than neighbors.
     """
-    if len(features) <= neighbours:
-        raise ValueError(f"{len(features)} images have no {neighbours} neighbours each; take more")
-    return pairwise_distances(features, features).fill_diagonal_(0.0).kthvalue(neighbours + 1, 1).values
+    if len(features) <= neighbors:
+        raise ValueError(f"{len(features)} images have no {neighbors} neighbors each; take more")
+    return pairwise_distances(features, features).fill_diagonal_(0.0).kthvalue(neighbors + 1, 1).values
 
 
 def coverage(points: Tensor, around: Tensor, reach: Tensor) -> float:

@@ -88,15 +88,15 @@ def sweep_plot(
     """
     canvas = new_figure(3.1 * len(curves) + 0.9, 3.0)
     panels = canvas.subplots(1, len(curves), sharey=True, squeeze=False)[0]
-    colours = [GENERATED, WARM, GREEN, INK]
+    colors = [GENERATED, WARM, GREEN, INK]
     for axis, (title, scores) in zip(panels, curves.items(), strict=True):
-        for colour, (name, found) in zip(colours, scores.items(), strict=False):
+        for color, (name, found) in zip(colors, scores.items(), strict=False):
             shares = np.ma.masked_invalid(100 * found)
             low, high, mean = (of.filled(np.nan) for of in (shares.min(0), shares.max(0), shares.mean(0)))
-            axis.fill_between(values, low, high, color=colour, alpha=0.16, linewidth=0)
-            axis.plot(values, mean, color=colour, linewidth=1.8, label=name.replace("_", " "))
+            axis.fill_between(values, low, high, color=color, alpha=0.16, linewidth=0)
+            axis.plot(values, mean, color=color, linewidth=1.8, label=name.replace("_", " "))
             if name in marks:
-                axis.axhline(100 * float(marks[name]), color=colour, linewidth=0.9, dashes=(1, 2))
+                axis.axhline(100 * float(marks[name]), color=color, linewidth=0.9, dashes=(1, 2))
         axis.set_title(title.replace("_", " "), color=INK, fontsize=10, loc="left")
         axis.set(xlabel=knob, ylim=(0, 103), xlim=(min(values), max(values)))
     panels[0].set_ylabel("%")

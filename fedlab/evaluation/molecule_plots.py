@@ -1,7 +1,7 @@
 """Pictures of molecules, as PNG bytes: grids by RDKit, histograms of properties and curves by matplotlib.
 
-Paper is white in every theme, as chemists draw, and all molecules of a grid have one scale. Colours and their meaning
-are those of the report's pages: grey for real molecules, blue for drawn ones.
+Paper is white in every theme, as chemists draw, and all molecules of a grid have one scale. Colors and their meaning
+are those of the report's pages: gray for real molecules, blue for drawn ones.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
   does not have; ``valid_unique_novel``: the product, which is novel different ones / samples.
 - ``wasserstein_NAME``: 1-Wasserstein distance to the reference of ``qed`` (0 to 1), ``logp``, ``weight`` (Da) and
   ``ring_sizes`` (atoms, of all rings together).
-- ``distance_atoms``, ``distance_bonds``: total variation between histograms of elements and of bonds (kekulised).
+- ``distance_atoms``, ``distance_bonds``: total variation between histograms of elements and of bonds (kekulized).
 - ``frechet``: Frechet distance of :data:`DESCRIPTORS`, each scaled by the reference's mean and standard deviation, to
   the reference. It grows as samples get fewer, so compare at equal numbers only.
 

@@ -1,10 +1,10 @@
-"""Label propagation: class probabilities smoothed over the graph of nearest neighbours in feature space.
+"""Label propagation: class probabilities smoothed over the graph of nearest neighbors in feature space.
 
 **Source**: Zhou et al., Learning with Local and Global Consistency, NeurIPS 2003: F <- alpha S F + (1 - alpha) Y with
-S = D^-1/2 W D^-1/2; the k-nearest-neighbour graph with cubed cosine weights is that of Iscen et al., Label
+S = D^-1/2 W D^-1/2; the k-nearest-neighbor graph with cubed cosine weights is that of Iscen et al., Label
 Propagation for Deep Semi-supervised Learning, CVPR 2019.
 
-**Departures**: (1) Y is not one-hot on labelled rows: every row starts from a classifier's probabilities; (2) a fixed
+**Departures**: (1) Y is not one-hot on labeled rows: every row starts from a classifier's probabilities; (2) a fixed
 number of iterations instead of a linear solve.
 """
 
@@ -25,10 +25,10 @@ def propagate_labels(
 
     Parameters
     ----------
-    neighbours
+    neighbors
         Edges from each example to its nearest by cosine; at most examples - 1 are used.
     alpha
-        Share in [0, 1) that comes from neighbours at each iteration.
+        Share in [0, 1) that comes from neighbors at each iteration.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def propagate_labels(
     for start in range(0, count, CHUNK_ROWS):
         similarity = z[start : start + CHUNK_ROWS] @ z.T  # (rows, examples)
         rows = torch.arange(len(similarity), device=z.device)
-        similarity[rows, start + rows] = -1.0  # nobody is their own neighbour
+        similarity[rows, start + rows] = -1.0  # nobody is their own neighbor
         weight, column = similarity.topk(k, dim=1)
         weights.append(weight.clamp_min(0) ** 3)
         columns.append(column)

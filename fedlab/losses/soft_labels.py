@@ -6,14 +6,14 @@ With q the teacher's probabilities and p the student's, both (batch, classes)::
     hard                   -log p at the argmax of q
     reverse_kl             sum p (log p - log q)  =  cross-entropy of q under p  -  H(p)
     reverse_cross_entropy  -sum p log q           =  reverse_kl  +  H(p)
-    entropy                log(classes) - H(p),      KL of p from the uniform: the regulariser alone
+    entropy                log(classes) - H(p),      KL of p from the uniform: the regularizer alone
 
 each averaged over the batch. H(q) does not depend on the student, so ``kl`` has the very gradient of cross-entropy on
-soft labels and regularises no entropy of the student; in ``reverse_kl`` -H(p) is a true regulariser, and the two
+soft labels and regularizes no entropy of the student; in ``reverse_kl`` -H(p) is a true regularizer, and the two
 lines below it are its parts.
 
 **Source**: STARTUP (Phoo and Hariharan, ICLR 2021) and its published code: ``KLDivLoss(reduction="batchmean")`` with
-the soft labels raised by 1e-6 and not normalised again. The other four are for ablations.
+the soft labels raised by 1e-6 and not normalized again. The other four are for ablations.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A domain's own normalisation: batch-norm statistics of the data at hand, weights untouched.
+"""A domain's own normalization: batch-norm statistics of the data at hand, weights untouched.
 
 **Source**: Li et al., Revisiting Batch Normalization for Practical Domain Adaptation (AdaBN), 2016. That such
 statistics stay with the client is FedBN (Li et al., ICLR 2021).
@@ -31,7 +31,7 @@ def batch_norm_names(module: nn.Module) -> list[str]:
 
 
 @torch.no_grad()
-def recompute_stats(module: nn.Module, batches: Iterable[Tensor], share: float = 1.0) -> None:
+def recompute_stats(module: nn.Module, batches: Iterable[Tensor], fraction: float = 1.0) -> None:
     """Move all running statistics to the mean over ``batches`` of the batch statistics; a module without is left.
 
     Parameters
@@ -40,7 +40,7 @@ def recompute_stats(module: nn.Module, batches: Iterable[Tensor], share: float =
         How far, in [0, 1]: new = (1 - share) * old + share * own. 1 is AdaBN.
     """
     layers = batch_norms(module)
-    if not layers or not share:
+    if not layers or not fraction:
         return
     old = [{name: buffer.clone() for name, buffer in layer.named_buffers()} for layer in layers]
     momenta = [layer.momentum for layer in layers]
@@ -58,12 +58,12 @@ def recompute_stats(module: nn.Module, batches: Iterable[Tensor], share: float =
     for layer, momentum, before in zip(layers, momenta, old, strict=True):
         layer.momentum = momentum
         for name in ("running_mean", "running_var"):
-            layer.get_buffer(name).lerp_(before[name], 1 - share if own else 1.0)
+            layer.get_buffer(name).lerp_(before[name], 1 - fraction if own else 1.0)
 
 
 @contextmanager
 def frozen_stats(module: nn.Module) -> Iterator[None]:
-    """In the body, batches are normalised as in training, leave no trace in the running statistics, and nothing drops.
+    """In the body, batches are normalized as in training, leave no trace in the running statistics, and nothing drops.
 
     So features are what a mixture that was fitted without dropout can judge.
     """
@@ -83,12 +83,12 @@ def frozen_stats(module: nn.Module) -> Iterator[None]:
             dropout.train()
 
 
-def adapt_batchnorm(module: nn.Module, data: ArrayDataset, images: int, share: float, device: torch.device) -> None:
+def adapt_batchnorm(module: nn.Module, data: ArrayDataset, images: int, fraction: float, device: torch.device) -> None:
     """Move a module's statistics to those of at most ``images`` inputs ``x``, spread over however they are ordered."""
     some = data.subsample(images)
     batches = max(1, round(len(some) / STATISTICS_BATCH))
     parts = [torch.arange(first, len(some), batches) for first in range(batches)]  # each spread over the whole set
-    recompute_stats(module, (some[part]["x"].to(device) for part in parts), share)
+    recompute_stats(module, (some[part]["x"].to(device) for part in parts), fraction)
 
 
 @torch.no_grad()

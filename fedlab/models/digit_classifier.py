@@ -1,4 +1,4 @@
-"""A small classifier of grey digits: whose features generated ones are compared in, and who reads their labels.
+"""A small classifier of gray digits: whose features generated ones are compared in, and who reads their labels.
 
 Its weights ship with the package, see ``fedlab/evaluation/digit_labels.py``.
 """
@@ -30,20 +30,20 @@ class DigitClassifier(nn.Module):
         self.head = nn.Linear(FEATURES, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Grey images (batch, 1, 28, 28) in [-1, 1] to logits (batch, 10)."""
+        """Gray images (batch, 1, 28, 28) in [-1, 1] to logits (batch, 10)."""
         logits: Tensor = self.head(self.features(x))
         return logits
 
 
 def preprocess(x: Tensor) -> Tensor:
-    """Images (batch, 1 or 3, size, size) in [-1, 1] as the reader takes them: grey, the middle 28 of 32 pixels.
+    """Images (batch, 1 or 3, size, size) in [-1, 1] as the reader takes them: gray, the middle 28 of 32 pixels.
 
     Those of 28 pixels are that already; others are resized to 32 first.
     """
-    grey = x.mean(1, keepdim=True)
-    if grey.shape[-1] == SIZE:
-        return grey
-    if grey.shape[-1] != CANVAS:
-        grey = interpolate(grey, (CANVAS, CANVAS), mode="bilinear", antialias=True)
+    gray = x.mean(1, keepdim=True)
+    if gray.shape[-1] == SIZE:
+        return gray
+    if gray.shape[-1] != CANVAS:
+        gray = interpolate(gray, (CANVAS, CANVAS), mode="bilinear", antialias=True)
     margin = (CANVAS - SIZE) // 2
-    return grey[..., margin:-margin, margin:-margin]
+    return gray[..., margin:-margin, margin:-margin]

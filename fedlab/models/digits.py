@@ -1,4 +1,4 @@
-"""Networks for 32 x 32 colour digits, each a feature extractor G (``features``) and a classifier F (``head``).
+"""Networks for 32 x 32 color digits, each a feature extractor G (``features``) and a classifier F (``head``).
 
 **Source**: ``McdNet`` is the SVHN -> MNIST network of Saito et al., Maximum Classifier Discrepancy, CVPR 2018, after
 its published code. ``SmallNet`` is ours, sized for two CPU cores.

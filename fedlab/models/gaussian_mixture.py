@@ -30,7 +30,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -85,13 +84,13 @@ def em_iterations(
     """Endless steps of EM: (mixture after the step, mean log-likelihood (...) of the examples before it)."""
     x = _features(x, start)
     share = _share(x, weights)  # (..., examples)
-    centre = (share.unsqueeze(-2) @ x).squeeze(-2)  # (..., dimensions)
-    moments = _moments(x - centre.unsqueeze(-2))  # computed once; centred, so that nothing large cancels
-    mixture = start.check().shift(-centre)
+    center = (share.unsqueeze(-2) @ x).squeeze(-2)  # (..., dimensions)
+    moments = _moments(x - center.unsqueeze(-2))  # computed once; centered, so that nothing large cancels
+    mixture = start.check().shift(-center)
     while True:
         responsibilities, log_prob = _posterior(_log_joint(mixture, moments))
         mixture = m_step(_average(responsibilities, moments, share), variance_floor)
-        yield mixture.shift(centre), (share * log_prob).sum(-1)
+        yield mixture.shift(center), (share * log_prob).sum(-1)
 
 
 @torch.no_grad()
@@ -104,7 +103,7 @@ def kmeans_plusplus_init(x: Tensor, components: int, *, variance_floor: float = 
     offset = x  # (..., examples, dimensions), from the nearest seed
     for _ in range(components):
         odds = (share * nearest.clamp_min(1e-300)).cumsum(-1)  # all examples on seeds already: any of them
-        seeds.append(_take(x, _draw(odds, 1)))
+        seeds.append(take_rows(x, _draw(odds, 1)))
         candidate = x - seeds[-1]
         squared = candidate.square().sum(-1)
         closer = squared < nearest if len(seeds) > 1 else torch.ones_like(squared, dtype=torch.bool)
@@ -161,85 +160,6 @@ def stack(mixtures: Sequence[GaussianMixture]) -> GaussianMixture:
     return GaussianMixture(*(torch.stack([getattr(mixture, f.name) for mixture in mixtures]) for f in fields(GaussianMixture)))
 
 
-def merge(mixtures: Sequence[GaussianMixture], shares: Sequence[float] | Tensor, components: int | None = None) -> GaussianMixture:
-    """Mixture of the mixtures: density = sum of share x density, exactly; then, if asked, reduced to ``components``."""
-    share = torch.as_tensor(shares, dtype=torch.float64)  # (mixtures,)
-    if share.shape != (len(mixtures),) or not len(mixtures):
-        raise ValueError(f"one share per mixture: got {share.numel()} shares for {len(mixtures)} mixtures")
-    if not (share.isfinite().all() and share.min() > 0):
-        raise ValueError(f"shares must be positive, got {share.tolist()}; leave out a mixture that has none")
-    log_shares = (share / share.sum()).log().tolist()
-    log_weights = [mixture.log_weights + log for mixture, log in zip(mixtures, log_shares, strict=True)]
-    union = GaussianMixture(
-        torch.cat(log_weights, -1),
-        torch.cat([mixture.means for mixture in mixtures], -2),
-        torch.cat([mixture.variances for mixture in mixtures], -2),
-    )
-    return union if components is None else reduce_components(union, components)
-
-
-def reduce_components(mixture: GaussianMixture, components: int) -> GaussianMixture:
-    """Greedily replace the cheapest pair by one Gaussian of its moments; the overall mean and variance stay."""
-    if not 1 <= components <= mixture.means.shape[-2]:
-        raise ValueError(f"cannot reduce {mixture.means.shape[-2]} components to {components}")
-    while mixture.means.shape[-2] > components:
-        mixture = _merge_cheapest_pair(mixture)
-    return mixture
-
-
-def distance(a: GaussianMixture, b: GaussianMixture) -> float:
-    """MW2: optimal transport between the components, at the squared 2-Wasserstein cost between Gaussians."""
-    from scipy.optimize import linprog  # slow to import, and only this needs it
-
-    a, b = a.check().to("cpu"), b.check().to("cpu")
-    if a.means.ndim != 2 or b.means.ndim != 2 or a.means.shape[-1] != b.means.shape[-1]:
-        raise ValueError("the distance is between two single mixtures of the same dimensions; index a stack first")
-    points = [torch.cat([mixture.means, mixture.variances.sqrt()], -1) for mixture in (a, b)]
-    cost = (points[0].unsqueeze(1) - points[1]).square().sum(-1)  # (a's components, b's components)
-    rows, columns = a.log_weights.softmax(-1).numpy(), b.log_weights.softmax(-1).numpy()
-    leaves = np.kron(np.eye(len(rows)), np.ones(len(columns)))  # (a's components, pairs): mass leaving each
-    arrives = np.kron(np.ones(len(rows)), np.eye(len(columns)))[:-1]  # the last follows from the others
-    masses = np.concatenate([rows, columns[:-1]])
-    plan = linprog(cost.numpy().ravel(), A_eq=np.vstack([leaves, arrives]), b_eq=masses, method="highs-ds")
-    if plan.fun is None:
-        raise ValueError(f"no transport plan between the mixtures: {plan.message}")
-    return math.sqrt(max(plan.fun, 0.0))
-
-
-# --- typicality -------------------------------------------------------------------------------------------------------
-
-
-def conformal_p_value(log_prob: Tensor, reference: Tensor) -> Tensor:
-    """Rank in (0, 1] of each log-likelihood among the reference's: (1 + #{reference <= value}) / (1 + #reference).
-
-    log_prob (..., examples), reference (..., references) or (references,) -> (..., examples). Of examples drawn as the
-    reference was, at most a share p has a typicality <= p. ``quantiles`` of a reference may stand in for it.
-    """
-    if log_prob.isnan().any() or reference.isnan().any():
-        raise ValueError("a log-likelihood is NaN; check the features it was taken of")
-    if reference.shape[-1] == 0:
-        raise ValueError("typicality needs at least one reference log-likelihood")
-    boundaries = reference.double().sort(-1).values
-    if boundaries.ndim > 1:
-        boundaries = boundaries.expand(*log_prob.shape[:-1], -1).contiguous()
-    below = torch.searchsorted(boundaries, log_prob.double().contiguous(), right=True)
-    return (1 + below).double() / (1 + reference.shape[-1])
-
-
-def mean_normalized(typicality: Tensor) -> Tensor:
-    """Weights (..., examples) of mean 1 from typicalities, so that weighing does not change the size of a step."""
-    return typicality / typicality.mean(-1, keepdim=True).clamp_min(1e-6)
-
-
-def quantiles(log_prob: Tensor, count: int) -> Tensor:
-    """Sorted (..., count) order statistics in place of (..., examples) log-likelihoods; typicality within 1/count."""
-    examples = log_prob.shape[-1]
-    if not 1 <= count <= examples:
-        raise ValueError(f"cannot summarise {examples} log-likelihoods by {count}; ask for 1 to {examples}")
-    ranks = torch.arange(1, count + 1, dtype=torch.float64) * (examples + 1) / (count + 1)
-    return log_prob.double().sort(-1).values[..., ranks.round().long() - 1]
-
-
 # --- the parts --------------------------------------------------------------------------------------------------------
 
 
@@ -274,33 +194,7 @@ def _average(responsibilities: Tensor, moments: Tensor, share: Tensor) -> Statis
     return Statistics(shared.sum(-2), first, second)
 
 
-def _merge_cheapest_pair(mixture: GaussianMixture) -> GaussianMixture:
-    means, variances, log_weights = mixture.means, mixture.variances, mixture.log_weights
-    components = means.shape[-2]
-    part = (log_weights.unsqueeze(-1) - log_weights.unsqueeze(-2)).sigmoid().unsqueeze(-1)  # (..., i, j, 1), i's in i+j
-    gap = means.unsqueeze(-2) - means.unsqueeze(-3)  # (..., i, j, dimensions)
-    spread = part * variances.unsqueeze(-2) + (1 - part) * variances.unsqueeze(-3) + part * (1 - part) * gap.square()
-    weights = log_weights.exp()
-    own = weights * variances.log().sum(-1)
-    both = (weights.unsqueeze(-1) + weights.unsqueeze(-2)) * spread.log().sum(-1)
-    cost = 0.5 * (both - own.unsqueeze(-1) - own.unsqueeze(-2))  # (..., i, j), bound on the KL divergence
-    once = torch.ones(components, components, dtype=torch.bool, device=cost.device).triu(1)
-    pair = cost.masked_fill(~once, math.inf).flatten(-2).argmin(-1, keepdim=True)  # (..., 1)
-    i, j = pair // components, pair % components  # i < j
-
-    mean = _take(part.flatten(-3, -2), pair) * (_take(means, i) - _take(means, j)) + _take(means, j)
-    kept = torch.arange(components - 1, device=cost.device)
-    kept = kept + (kept >= j)  # (..., components - 1), all but j; i stays where it was
-    slot = i.unsqueeze(-1).expand_as(mean)
-    log_weight = torch.logaddexp(log_weights.gather(-1, i), log_weights.gather(-1, j))
-    return GaussianMixture(
-        log_weights.gather(-1, kept).scatter(-1, i, log_weight),
-        _take(means, kept).scatter(-2, slot, mean),
-        _take(variances, kept).scatter(-2, slot, _take(spread.flatten(-3, -2), pair)),
-    )
-
-
-def _take(rows: Tensor, index: Tensor) -> Tensor:
+def take_rows(rows: Tensor, index: Tensor) -> Tensor:
     """Rows (..., n, dimensions), index (..., m) -> (..., m, dimensions)."""
     return rows.gather(-2, index.unsqueeze(-1).expand(*index.shape, rows.shape[-1]))
 
@@ -357,8 +251,8 @@ class GaussianMixture:
         """log(weight x density) by component: x (..., examples, dimensions) -> (..., examples, components)."""
         if x.shape[-1] != self.means.shape[-1]:
             raise ValueError(f"features have {x.shape[-1]} dimensions where the mixture has {self.means.shape[-1]}")
-        centre = (self.log_weights.exp().unsqueeze(-2) @ self.means).squeeze(-2)  # expanded squares cancel less there
-        return _log_joint(self.shift(-centre), _moments(x.double() - centre.unsqueeze(-2)))
+        center = (self.log_weights.exp().unsqueeze(-2) @ self.means).squeeze(-2)  # expanded squares cancel less there
+        return _log_joint(self.shift(-center), _moments(x.double() - center.unsqueeze(-2)))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Natural log-density: x (..., examples, dimensions) -> (..., examples)."""
@@ -372,7 +266,7 @@ class GaussianMixture:
         """(..., count, dimensions) independent examples from torch's current CPU stream."""
         component = _draw(self.log_weights.exp().cumsum(-1), count)  # (..., count)
         noise = torch.randn(*component.shape, self.means.shape[-1], dtype=torch.float64).to(self.means.device)
-        return _take(self.means, component) + _take(self.variances.sqrt(), component) * noise
+        return take_rows(self.means, component) + take_rows(self.variances.sqrt(), component) * noise
 
     def statistics(self) -> Statistics:
         """Expected sufficient statistics under the mixture itself: seeds the running ones of stepwise EM."""

@@ -18,7 +18,7 @@ class GraphGenerator(Protocol):
     """A model that graphs are drawn from; the workload knows no more of it than this."""
 
     def loss(self, adjacency: Tensor, nodes: Tensor) -> Tensor:
-        """What training minimises, a scalar; randomness comes from torch's current stream."""
+        """What training minimizes, a scalar; randomness comes from torch's current stream."""
         ...
 
     def nll(self, adjacency: Tensor, nodes: Tensor) -> Tensor:

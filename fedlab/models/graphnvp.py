@@ -1,4 +1,4 @@
-"""GraphNVP: a normalising flow of molecular graphs, one for the adjacency tensor and one for the nodes given it.
+"""GraphNVP: a normalizing flow of molecular graphs, one for the adjacency tensor and one for the nodes given it.
 
 Each coupling layer changes one column of the adjacency tensor, or one row of the node matrix, by a function of the
 others, so the whole map inverts in closed form. Graphs are discrete; uniform noise makes them continuous in training.
@@ -9,7 +9,7 @@ Training, with z standard normal times one learned sigma:
     z_A = f_A(A + u'),      nll_A = -log p(z_A) - log|det df_A|
     loss = (nll_X / (N F) + nll_A / (N N R)) / 2
 
-Sampling: z_A -> A, symmetrised, one-hot; then z_X given that A -> X, one-hot.
+Sampling: z_A -> A, symmetrized, one-hot; then z_X given that A -> X, one-hot.
 
 **Source**: Madhawa, Ishiguro, Nakago, Abe, GraphNVP: An Invertible Flow Model for Generating Molecular Graphs, 2019,
 arXiv 1905.11600, sections 3 and 4; sizes, order of layers, initial values and loss after the authors' code. The
@@ -110,7 +110,7 @@ class AdjacencyConditioner(nn.Module):
 
 
 class RelationalLayer(nn.Module):
-    """h <- ReLU(W_0 h + b_0 + sum over channels r of A_r (W_r h + b_r)), no normalisation by degree."""
+    """h <- ReLU(W_0 h + b_0 + sum over channels r of A_r (W_r h + b_r)), no normalization by degree."""
 
     def __init__(self, inputs: int, outputs: int, channels: int) -> None:
         super().__init__()
@@ -260,7 +260,7 @@ class GraphNVP(nn.Module):
 
     @torch.no_grad()
     def decode(self, latent: Tensor, *, drawn: bool = False) -> tuple[Tensor, Tensor]:
-        """One-hot ``adjacency`` and ``nodes``: the largest bond channel of the symmetrised A, the largest element.
+        """One-hot ``adjacency`` and ``nodes``: the largest bond channel of the symmetrized A, the largest element.
 
         A latent has one graph, which is ``drawn``, too.
         """

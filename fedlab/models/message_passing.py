@@ -9,7 +9,7 @@ as in Flam-Shepherd, Wu, Aspuru-Guzik, Graph Deconvolutional Generation, 2020, a
 
 **Departures**: (1) attention sees the edge, too; (2) a message is a two-layer network of both nodes and the edge, not a
 matrix made from the edge: its last layer is taken after the attended sum, which is the same since attention sums to 1;
-(3) nodes and edges are layer-normalised after each update; (4) weights of messages, updates and queries can start
+(3) nodes and edges are layer-normalized after each update; (4) weights of messages, updates and queries can start
 ``INIT_GAIN`` times as large as torch's (:func:`scale_init`): with those, graphs differ so little after the readout that a
 decoder first learns to do without it (``tests/fedlab/models/test_mpgvae.py`` compares how far latents are apart).
 """

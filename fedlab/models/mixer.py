@@ -182,7 +182,7 @@ def permute_patch_weights(weights: Mapping[str, Tensor], order: Tensor, shape: M
     """Weights that make of images arranged by ``order`` what the given ones make of images as they are.
 
     Columns of the stem follow the pixels of a patch; columns of the first layer, and rows of the second, of every MLP
-    over tokens follow the patches. All are drawn alike and no optimiser here looks beyond an element, so a Mixer that
+    over tokens follow the patches. All are drawn alike and no optimizer here looks beyond an element, so a Mixer that
     is yet to learn cannot tell the two kinds of images apart.
 
     Parameters

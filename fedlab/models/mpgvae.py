@@ -30,7 +30,7 @@ not by those of the decoder; (3) atoms of the encoder hear those that they are b
 are no nodes of it, and bonds to them cost nothing; (4) the seeds' GRU is fed a learned vector of the place beside z,
 without which all places decode alike for the first hundred steps; (5) edges are updated by a residual network; (6) the
 loss is divided by the number of decisions, so that step sizes do not depend on the size of graphs; (7) bonds are
-kekulised, there is no aromatic kind; (8) layer norms and first weights, see :mod:`fedlab.models.message_passing`.
+kekulized, there is no aromatic kind; (8) layer norms and first weights, see :mod:`fedlab.models.message_passing`.
 """
 
 from __future__ import annotations
@@ -169,8 +169,8 @@ class MPGVAE(nn.Module):
 
     def beta(self) -> Tensor:
         """The KL term's weight at this step, a scalar."""
-        share = (self.steps / self.warmup).clamp(max=1.0) if self.warmup else torch.ones_like(self.steps)
-        return self.ceiling * share
+        fraction = (self.steps / self.warmup).clamp(max=1.0) if self.warmup else torch.ones_like(self.steps)
+        return self.ceiling * fraction
 
     # --- likelihood ---
 

@@ -12,7 +12,7 @@ GROUPS = 8
 
 
 def norm_layer(kind: str, channels: int) -> nn.Module:
-    """A layer that normalises (batch, channels, height, width); ``kind`` is "batch" or "group"."""
+    """A layer that normalizes (batch, channels, height, width); ``kind`` is "batch" or "group"."""
     return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(GROUPS, channels)
 
 

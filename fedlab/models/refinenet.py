@@ -25,7 +25,7 @@ from fedlab.models.unet import Stage
 
 
 class InstanceNormPlus(nn.Module):
-    """gamma (IN(x) + alpha m) + beta, m being the channels' means, normalised over channels; of each level if any.
+    """gamma (IN(x) + alpha m) + beta, m being the channels' means, normalized over channels; of each level if any.
 
     Instance norm alone would forget the means, and with them the brightness of the image.
     """

@@ -144,7 +144,7 @@ class Molecules:
             return self._graphs(found.reference, torch.arange(len(found.reference)))
         else:
             parts = [train for train, _ in found.clients] if self.server == "pooled" else []
-            rows = torch.cat([found.public, *parts])
+            rows = torch.cat([found.server, *parts])
         return self._graphs(found.training, rows)
 
     def _graphs(self, molecules: smiles.Molecules, rows: Tensor) -> ArrayDataset:
@@ -181,7 +181,7 @@ class Molecules:
         if not self.samples:
             return Score()
         drawn = self.draw(model, self.samples)
-        valid, reference = [one for one in drawn if one], _holdings(self).compared
+        valid, reference = [one for one in drawn if one], _holdings(self).reference_smiles
         metrics = {**scores.validity_metrics(drawn, self.known()), **scores.distribution_metrics(valid, reference)}
         metrics |= self.reconstruction_rate(model, self.samples)
         if not self.pictures:
@@ -213,7 +213,7 @@ class Molecules:
 
     def known(self) -> frozenset[str]:
         """Canonical SMILES of the training file's graphs: what is not novel."""
-        return _holdings(self).known
+        return _holdings(self).training_smiles
 
     def draw(self, model: nn.Module, count: int, *, corrected: bool = False) -> list[str | None]:
         """Canonical SMILES of graphs drawn from a model, None for one that is no molecule."""
@@ -264,8 +264,8 @@ def _holdings(workload: Molecules) -> MoleculeAllocation:
         workload.clients,
         by=cast(MoleculePartition, workload.partition),
         alpha=workload.data_config.alpha,
-        public=workload.server_fraction,
-        held_out=workload.held_out,
+        server_fraction=workload.server_fraction,
+        test_fraction=workload.held_out,
         seed=workload.data_config.seed,
         no_atom=workload.vocabulary.no_atom,
     )

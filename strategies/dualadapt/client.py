@@ -13,7 +13,7 @@ from fedlab.config.schema import ClientConfig
 from fedlab.data.dataset import ArrayDataset
 from fedlab.losses.discrepancy import discrepancy
 from fedlab.losses.propagation import propagate_labels
-from fedlab.models import gaussian_mixture
+from fedlab.models import conformal, gaussian_mixture
 from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
 from fedlab.models.feature_classifier import features_of, head_of, probabilities, subsample_rows
 from fedlab.strategies.dualadapt.mixtures import read_mixture, upload
@@ -99,9 +99,7 @@ def adapt_head(
     labels = pseudo_labels(z, mean_probs, options)  # (examples,)
     weights = torch.ones(len(z), device=z.device)
     if options.client_weights:
-        weights = gaussian_mixture.mean_normalized(
-            gaussian_mixture.conformal_p_value(source.log_prob(z), quantiles)
-        ).to(z)
+        weights = conformal.mean_normalized(conformal.conformal_p_value(source.log_prob(z), quantiles)).to(z)
     mixture = RunningMixture(source, options.variance_floor)
 
     def loss() -> Tensor:  # line 7

@@ -9,14 +9,14 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor
 
-from fedlab.models import gaussian_mixture
+from fedlab.models import conformal, gaussian_mixture
 from fedlab.strategies import validation
 from fedlab.strategies.dualadapt.shared import QUANTILES, WEIGHTS_TOLERANCE
 
 
 def summary(log_prob: Tensor) -> Tensor:
     """Return at most 256 quantiles (quantiles,), sorted, of log-likelihoods (examples,)."""
-    return gaussian_mixture.quantiles(log_prob, min(QUANTILES, len(log_prob)))
+    return conformal.quantiles(log_prob, min(QUANTILES, len(log_prob)))
 
 
 def upload(mixture: gaussian_mixture.GaussianMixture, z: Tensor) -> ArrayRecord:
@@ -39,7 +39,7 @@ def example_weights(state: Mapping[str, Any], partition: int, features: Tensor) 
     if arrays is None or arrays["means"].shape[-1] != features.shape[1]:
         return None
     mixture, quantiles = read_mixture({name: array.double() for name, array in arrays.items()}, torch.device("cpu"))
-    return gaussian_mixture.conformal_p_value(mixture.log_prob(features), quantiles)
+    return conformal.conformal_p_value(mixture.log_prob(features), quantiles)
 
 
 def check_mixture(arrays: Mapping[str, Tensor], source: Mapping[str, Tensor], limit: float, floor: float) -> None:

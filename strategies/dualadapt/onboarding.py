@@ -1,7 +1,7 @@
 """Onboarding of late joiners: which known client is nearest, and which head to start from.
 
 A late joiner sends its mixture before anything else, in the feature space in which the known clients' mixtures were
-fitted. The distance between two mixtures is MW2 (``fedlab.models.gaussian_mixture.distance``): optimal transport
+fitted. The distance between two mixtures is MW2 (``fedlab.models.mixture_ops.mw2_distance``): optimal transport
 between their components with the 2-Wasserstein cost between Gaussians. It is a metric, depends on the means and
 covariances of the components but not on their order, and needs no sample. The Kullback-Leibler divergence between
 mixtures has no closed form, and diverges where they hardly overlap, as domains do in 128 dimensions.
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fedlab.models import gaussian_mixture
+from fedlab.models import gaussian_mixture, mixture_ops
 from fedlab.seeds import seeded
 
 
@@ -46,7 +46,7 @@ def rank(
     mixture: gaussian_mixture.GaussianMixture, known: Mapping[int, gaussian_mixture.GaussianMixture]
 ) -> dict[int, float]:
     """Return the distance of a mixture to each known one by partition, nearest first; ties by partition."""
-    distances = {partition: gaussian_mixture.distance(mixture, other) for partition, other in sorted(known.items())}
+    distances = {partition: mixture_ops.mw2_distance(mixture, other) for partition, other in sorted(known.items())}
     return dict(sorted(distances.items(), key=lambda item: item[1]))
 
 

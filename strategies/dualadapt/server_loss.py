@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
 from fedlab.losses.discrepancy import discrepancy
-from fedlab.models import gaussian_mixture
+from fedlab.models import conformal, gaussian_mixture
 from fedlab.models.batchnorm_stats import frozen_stats
 from fedlab.models.feature_classifier import features_of, head_of
 from fedlab.seeds import seeded
@@ -61,8 +61,8 @@ def server_loss(
         q = local_heads(z)
         d = discrepancy(p.expand_as(q).flatten(0, 1), q.flatten(0, 1)).view(len(heads), -1)  # (clients, batch)
         if options.server_weights:
-            typical = gaussian_mixture.conformal_p_value(target_mixtures.log_prob(z.detach()), quantiles)
-            d = gaussian_mixture.mean_normalized(typical).to(d) * d
+            typical = conformal.conformal_p_value(target_mixtures.log_prob(z.detach()), quantiles)
+            d = conformal.mean_normalized(typical).to(d) * d
         return options.server_discrepancy * d.mean()
 
     return loss

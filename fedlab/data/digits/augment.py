@@ -1,9 +1,9 @@
-"""Random views of digit images, drawn for each image of a batch at once from torch's current random stream.
+"""Random augmentations of digit images, drawn for each image of a batch from torch's current random stream.
 
-Every strategy gets the same: an augmentation that only one of two methods sees is no comparison.
+Every strategy gets the same: an augmentation that only one of two methods sees makes their comparison unfair.
 
-**Source**: random affine maps are standard for digits (Simard et al., ICDAR 2003). The recolouring follows the house
-prototype: polarity, contrast and colour of the strokes and of the ground are random.
+**Source**: random affine maps are standard for digits (Simard et al., ICDAR 2003). The recoloring is ours: polarity,
+contrast and color of the strokes and of the ground are random.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _uniform(low: float, high: float, *shape: int) -> Tensor:
 def random_affine(
     x: Tensor, degrees: float = 12.0, shear: float = 0.2, scale: tuple[float, float] = (0.8, 1.15), shift: float = 0.08
 ) -> Tensor:
-    """A random affine map of each image.
+    """Apply a random affine map to each image.
 
     Parameters
     ----------
@@ -35,6 +35,11 @@ def random_affine(
         Images (batch, channels, height, width) in [-1, 1] on a ground of -1.
     degrees, shear, scale, shift
         Ranges: rotation, shear factor, size on each axis, translation in half image widths.
+
+    Returns
+    -------
+    Tensor
+        Images of the same shape; what lies outside of the original is the ground.
     """
     count = len(x)
     angle = _uniform(-degrees, degrees, count) * math.pi / 180
@@ -49,21 +54,27 @@ def random_affine(
     return grid_sample(x + 1, grid, align_corners=False) - 1  # outside is the ground
 
 
-def random_recolor(x: Tensor, plain: float = 0.35, grey: float = 0.2) -> Tensor:
-    """New colours for stroke and ground: ground * (1 - m) + stroke * m, with m the image in [0, 1].
+def random_recolor(x: Tensor, plain: float = 0.35, gray: float = 0.2) -> Tensor:
+    """Give the strokes and the ground of each image new random colors: ground * (1 - m) + stroke * m, m the image in
+    [0, 1].
 
     Parameters
     ----------
     x
         Images (batch, 3, height, width) in [-1, 1], bright strokes on a dark ground.
-    plain, grey
-        Shares of images that stay as they are, and whose two colours are grey.
+    plain, gray
+        Fractions of images that stay as they are, and whose two colors are gray.
+
+    Returns
+    -------
+    Tensor
+        Images of the same shape, in [-1, 1].
     """
     count = len(x)
     mask = (x + 1) / 2
     ground, stroke = _uniform(-1, 1, count, 3, 1, 1), _uniform(-1, 1, count, 3, 1, 1)
     kind = torch.rand(count, 1, 1, 1)
-    is_grey = (kind >= plain) & (kind < plain + grey)
-    ground = torch.where(is_grey, ground[:, :1], ground)
-    stroke = torch.where(is_grey, stroke[:, :1], stroke)
+    is_gray = (kind >= plain) & (kind < plain + gray)
+    ground = torch.where(is_gray, ground[:, :1], ground)
+    stroke = torch.where(is_gray, stroke[:, :1], stroke)
     return torch.where(kind < plain, x, ground * (1 - mask) + stroke * mask)

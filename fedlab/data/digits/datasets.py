@@ -1,23 +1,21 @@
-"""Digit domains, all as uint8 (3, 32, 32) in memory and float32 in [-1, 1] when a batch is read.
+"""Digit domains, all as uint8 (3, 32, 32) in memory and as float32 in [-1, 1] when a batch is read.
 
-``load_digits`` is the whole interface: a domain, a split, and the folder of the full sets, or none for the small sets inside
-the package.
+:func:`load_digits` is the whole interface. Which columns it gives depends on the split and on ``with_labels``:
 
-=========  ==========================  ============================================================================
-split      columns                     who reads it
-=========  ==========================  ============================================================================
-train      x                           a target: images, never a label
-labelled   x, y                        the source: training images with labels
-test       x, y                        evaluation
-oracle     x, y                        supervised upper bounds of a target only; the sole reader of the file
-                                       ``bounds_only_train_labels.npz``
-=========  ==========================  ============================================================================
+=======  ===========  =======  ===================================================================================
+split    with_labels  columns  reader
+=======  ===========  =======  ===================================================================================
+train    False        x        a target: images, never a label
+train    True         x, y     the source. With ``upper_bound`` also supervised upper bounds of a target, the sole
+                               reader of the file ``bounds_only_train_labels.npz``
+test     any          x, y     evaluation
+=======  ===========  =======  ===================================================================================
 
-Grey sets are white on black. MNIST is padded from 28 to 32; USPS (16) and optdigits (8) are resized bilinearly.
+Gray sets are white on black. MNIST is padded from 28 to 32; USPS (16) and optdigits (8) are resized bilinearly.
 The four proxies are made when they are read, from MNIST's test images: the first half becomes their train part, the
-second their test part (``fedlab.data.digits.proxies``). No split that anything is trained on holds those images, and
-their
-labels are the source's own, so every split of a proxy has what the table says, embedded or full.
+second their test part (``fedlab.data.digits.proxies``). No training split holds those images, and their labels are
+the source's own, so labels of a proxy's training part are available to all.
+
 **Source**: per set in ``embedded/README.md``. **Departures**: optdigits is scikit-learn's copy (the 1,797 test digits
 of UCI), split here at random once: 1,200 to train, 597 to test.
 """
@@ -63,7 +61,9 @@ REINSTALL = "the package is damaged, reinstall fedlab"
 
 
 def data_root(explicit: str | Path | None = None) -> Path | None:
-    """Folder of the full sets: what was given, else FEDLAB_DATA, else none; an empty string counts as not given."""
+    """Return the folder of the full sets: ``explicit``, else the variable FEDLAB_DATA, else None; empty strings are
+    ignored.
+    """
     given = str(explicit or "") or os.environ.get("FEDLAB_DATA", "")
     return Path(given).expanduser() if given else None
 
@@ -71,25 +71,29 @@ def data_root(explicit: str | Path | None = None) -> Path | None:
 def load_digits(
     domain: str, split: str, root: Path | None = None, *, with_labels: bool = False, upper_bound: bool = False
 ) -> ArrayDataset:
-    """Digits of one domain and split.
+    """Return the digits of one domain and split.
 
     The columns are shared by all callers in the process, so that several clients decode a set once: treat
-    ``examples.columns`` as read-only. What indexing returns is the caller's own.
+    ``dataset.columns`` as read-only. What indexing returns is the caller's own.
 
     Parameters
     ----------
     domain
         A key of ``DOMAINS``.
     split
-        One of ``SPLITS``, see the table above.
+        "train" or "test".
     root
-        Folder of the full sets, see ``data_root``; None reads the sets inside the package.
+        Folder of the full sets, see :func:`data_root`; None reads the sets inside the package.
+    with_labels
+        Give labels of training images as well.
+    upper_bound
+        Where training images ship without labels, read them from the file kept for supervised upper bounds.
 
     Returns
     -------
-    examples
-        x : (N, 3, 32, 32), float32 in [-1, 1] once indexed, uint8 in ``columns``; y : (N,), int64 in 0..9, in every
-        split but "train".
+    ArrayDataset
+        x : (N, 3, 32, 32), float32 in [-1, 1] once indexed, uint8 in ``columns``; y : (N,), int64 in 0..9, see the
+        table above.
 
     Raises
     ------
@@ -114,9 +118,14 @@ def load_digits(
 
 
 def files(domain: str, part: Part, root: Path | None) -> tuple[Path, ...]:
-    """Files that hold one part of a domain, whether they exist or not; none when it comes with a library.
+    """Return the files of one part of a domain, whether they exist or not; none when the set comes with a library.
 
-    Those of a proxy are the files it is made from.
+    Files of a proxy are those that it is made from.
+
+    Raises
+    ------
+    DataError
+        For an unknown domain, a root that is no folder, or a set that does not ship and has no root.
     """
     if domain not in DOMAINS:
         raise DataError(f"no digit domain {domain!r}; {suggest(domain, DOMAINS)}")
@@ -139,13 +148,13 @@ def files(domain: str, part: Part, root: Path | None) -> tuple[Path, ...]:
 
 
 def is_embedded(paths: tuple[Path, ...]) -> bool:
-    """Whether files are those inside the package."""
+    """Return True when files are those inside the package."""
     return bool(paths) and paths[0].parent == EMBEDDED
 
 
 @lru_cache(maxsize=32)
 def _load(domain: str, part: Part, root: Path | None, paths: tuple[Path, ...]) -> tuple[Tensor, Tensor | None]:
-    """Checked images, uint8 (N, 3, 32, 32), and labels, int64 (N,), or None where the file has none."""
+    """Return checked images, uint8 (N, 3, 32, 32), and labels, int64 (N,), or None where the file has none."""
     entry = DOMAINS[domain]
     if entry.proxy:
         return _load_proxy(entry.proxy, part, root, paths)
@@ -175,7 +184,7 @@ def _load(domain: str, part: Part, root: Path | None, paths: tuple[Path, ...]) -
 
 
 def _load_proxy(kind: str, part: Part, root: Path | None, paths: tuple[Path, ...]) -> tuple[Tensor, Tensor | None]:
-    """One half of the proxies' source under one kind of shift, as ``_load`` gives it."""
+    """Return one half of the proxies' source under one kind of shift, as :func:`_load` does."""
     x, y = _load(*PROXY_SOURCE, root, paths)
     rows = proxies.part_rows(len(x), part)
     if not rows:
@@ -200,7 +209,7 @@ def _check_labels(labels: Any, count: int, where: str, remedy: str) -> None:
 
 
 def _bound_labels(domain: str, count: int, path: Path) -> Tensor:
-    """Training labels of an embedded target, int64 (N,): for supervised upper bounds."""
+    """Return training labels of an embedded target, int64 (N,): for supervised upper bounds only."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             labels = archive[domain]
@@ -211,7 +220,7 @@ def _bound_labels(domain: str, count: int, path: Path) -> Tensor:
 
 
 def _to_canvas(images: Any) -> Tensor:
-    """uint8 (N, H, W) or (N, H, W, 3) to uint8 (N, 3, 32, 32); grey is stored once and shown three times."""
+    """Convert uint8 (N, H, W) or (N, H, W, 3) to uint8 (N, 3, 32, 32); gray is stored once and viewed three times."""
     x = torch.from_numpy(images)
     x = x.permute(0, 3, 1, 2).contiguous() if x.ndim == 4 else x[:, None]  # (N, 3 or 1, H, W)
     if x.shape[-1] < 28:

@@ -1,4 +1,4 @@
-"""The table of digit domains: what they are, which files hold them, how a full set is read.
+"""The table of digit domains: description, files, and the reader of the full set.
 
 A new domain is a line in ``DOMAINS``.
 """
@@ -21,7 +21,7 @@ Part = Literal["train", "test"]
 
 
 class Arrays(NamedTuple):
-    """What a file holds: images (N, H, W) or (N, H, W, 3), and labels (N,) where it has them."""
+    """Content of a file: images (N, H, W) or (N, H, W, 3), and labels (N,) or None."""
 
     images: Any
     labels: Any | None
@@ -29,11 +29,22 @@ class Arrays(NamedTuple):
 
 @dataclass(frozen=True)
 class Domain:
-    """Where the digits of one domain are found and how a full set is read.
+    """Description and location of one domain, and how its full set is read.
 
-    ``full`` names the files below a data root, by part; a domain without any comes with a library. ``optional`` says
-    that a data root may lack the folder, the embedded set then takes its place. ``proxy`` is the kind of a domain that
-    is made, see ``fedlab.data.digits.proxies``, from half of what ``PROXY_SOURCE`` names.
+    Attributes
+    ----------
+    shape
+        Shape of one stored image, before it becomes (3, 32, 32).
+    read_full
+        Reader of one part of the full set below a data root.
+    full
+        Files below a data root, by part; empty for a domain that comes with a library.
+    embedded
+        True when a small set ships inside the package.
+    optional
+        True when a data root may lack the folder; the embedded set then takes its place.
+    proxy
+        Kind of a generated domain, see ``fedlab.data.digits.proxies``; empty for all others.
     """
 
     description: str
@@ -46,14 +57,16 @@ class Domain:
 
 
 def read_npz(path: Path) -> Arrays:
-    """Images of one npz file: ``x``, or ``sheet``, the bytes of one picture of tiles; ``y`` if any."""
+    """Read images of one npz file, ``x`` or the tiles of ``sheet`` (one encoded picture), and ``y`` where it is
+    present.
+    """
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         images = archive["x"] if "x" in archive.files else decode_tiles(archive["sheet"].tobytes())
         return Arrays(images, archive["y"] if "y" in archive.files else None)
 
 
 def decode_tiles(picture: bytes) -> Any:
-    """(N, 32, 32, 3) uint8 from the bytes of a WebP or JPEG file, row by row."""
+    """Decode a WebP or JPEG picture of 32 x 32 tiles, row by row, to uint8 (N, 32, 32, 3)."""
     pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))  # (rows * 32, columns * 32, 3)
     rows, columns = pixels.shape[0] // SIZE, pixels.shape[1] // SIZE
     squares = pixels.reshape(rows, SIZE, columns, SIZE, 3).transpose(0, 2, 1, 3, 4)
@@ -95,7 +108,7 @@ def _read_optdigits(_: Path, part: Part) -> Arrays:
 
 DOMAINS: Mapping[str, Domain] = {
     "mnist": Domain(
-        "handwritten digits of US census workers and pupils, grey 28x28",
+        "handwritten digits of US census workers and pupils, gray 28x28",
         (28, 28),
         _read_mnist,
         {
@@ -104,32 +117,32 @@ DOMAINS: Mapping[str, Domain] = {
         },
     ),
     "usps": Domain(
-        "handwritten digits scanned from US envelopes, grey 16x16",
+        "handwritten digits scanned from US envelopes, gray 16x16",
         (16, 16),
         _read_usps,
         {"train": ("USPS/usps.bz2",), "test": ("USPS/usps.t.bz2",)},
     ),
     "mnist_m": Domain(
-        "MNIST digits blended into patches of photographs, colour 32x32",
+        "MNIST digits blended into patches of photographs, color 32x32",
         (32, 32, 3),
         lambda root, part: read_npz(root / "mnist_m" / f"{part}.npz"),
         {"train": ("mnist_m/train.npz",), "test": ("mnist_m/test.npz",)},
     ),
     "optdigits": Domain(
-        "handwritten digits of 43 people in Turkey, grey 8x8, from scikit-learn",
+        "handwritten digits of 43 people in Turkey, gray 8x8, from scikit-learn",
         (8, 8),
         _read_optdigits,
         embedded=False,
     ),
     "synthdigits": Domain(
-        "digits drawn with many fonts on varied backgrounds, colour 32x32, fedlab's own",
+        "digits drawn with many fonts on varied backgrounds, color 32x32, fedlab's own",
         (32, 32, 3),
         lambda root, part: read_npz(root / "synthdigits" / f"{part}.npz"),
         {"train": ("synthdigits/train.npz",), "test": ("synthdigits/test.npz",)},
         optional=True,
     ),
     "svhn": Domain(
-        "house numbers in Street View photographs, colour 32x32, full set only",
+        "house numbers in Street View photographs, color 32x32, full set only",
         (32, 32, 3),
         _read_svhn,
         {"train": ("SVHN/train_32x32.mat",), "test": ("SVHN/test_32x32.mat",)},
@@ -138,7 +151,7 @@ DOMAINS: Mapping[str, Domain] = {
     "proxy_texture": Domain("MNIST's test digits on textures, to tune on", (28, 28), _read_mnist, proxy="texture"),
     "proxy_lowres": Domain("MNIST's test digits shown in 8x8, to tune on", (28, 28), _read_mnist, proxy="lowres"),
     "proxy_tight": Domain("MNIST's test digits cropped, in 12x12, to tune on", (28, 28), _read_mnist, proxy="tight"),
-    "proxy_colour": Domain("MNIST's test digits moved and coloured, to tune on", (28, 28), _read_mnist, proxy="colour"),
+    "proxy_color": Domain("MNIST's test digits moved and colored, to tune on", (28, 28), _read_mnist, proxy="color"),
 }
 
 PROXY_SOURCE: tuple[str, Part] = ("mnist", "test")  # no split that anything is trained on

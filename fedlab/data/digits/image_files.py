@@ -1,16 +1,16 @@
-"""Image files of any size and kind as digits: uint8 (3, 32, 32), the form in which every set of the package is held.
+"""Image files of any size and mode as digits: uint8 (3, 32, 32), the form of every digit set in the package.
 
-What is done to a PNG or JPEG file, in this order:
+Steps applied to a PNG or JPEG file, in this order:
 
 1. A JPEG of 256 or more pixels on its shorter side is decoded at a half, a quarter or an eighth of its size.
-2. It is turned upright as its EXIF data says.
-3. It becomes RGB with 8 bits a channel, whatever it was: black and white, grey, palette, CMYK or 16 bits.
-4. Transparent pixels become black, as the ground of the grey sets is; but white where nothing that is seen is bright,
-   for black ink on nothing would vanish.
+2. It is rotated as its EXIF data says.
+3. It becomes RGB with 8 bits a channel, whatever it was: black and white, gray, palette, CMYK or 16 bits.
+4. Transparent pixels become black, as the ground of the gray sets is; but white where no visible pixel is bright,
+   since black ink on nothing would vanish.
 5. It is resized bilinearly, with antialiasing, to 32 pixels on its longer side. One with 28 to 32 there keeps its size:
    so the sets' own images, MNIST's 28 x 28 among them, come out of a file as they went in.
-6. It is padded to 32 x 32 around its middle, in the median colour of its border: black round white on black, paper
-   round a scan. Black round everything would draw edges that no digit has.
+6. It is padded to 32 x 32 around its middle, in the median color of its border: black around white on black, paper
+   around a scan. Black around everything would draw edges that no digit has.
 
 Dark strokes on bright paper stay dark: which of the two is ink cannot be known in a photograph, and the source's
 augmentation shows a network both.
@@ -39,17 +39,17 @@ BRIGHT = 128  # lightness from which on something shows on black
 
 
 def is_image_file(path: Path) -> bool:
-    """Whether a file's name says that it is one to read; hidden files, such as macOS's ``._7.png``, are not."""
+    """Return True for the name of a PNG or JPEG file; hidden files, such as macOS's ``._7.png``, do not count."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def load_image_files(paths: Sequence[Path]) -> Tensor:
-    """Image files as uint8 (N, 3, 32, 32), in the order given; they are decoded on several threads.
+    """Return image files as uint8 (N, 3, 32, 32), in the order given; they are decoded on several threads.
 
     Raises
     ------
     DataError
-        When there is none, or some cannot be read: how many, and the first one with the reason.
+        When there is no file, or some cannot be read: the number of these, and the first one with the reason.
     """
     if not paths:
         raise DataError("there is no image to read; name at least one PNG or JPEG file")
@@ -65,7 +65,7 @@ def load_image_files(paths: Sequence[Path]) -> Tensor:
 
 
 def _attempt(path: Path) -> NDArray[np.uint8] | str:
-    """The pixels of a file, or what is wrong with it, so that one damaged file does not hide the others."""
+    """Return the pixels of a file, or the reason as text, so that one damaged file does not hide the others."""
     try:
         return _pixels(path)
     except UnidentifiedImageError:
@@ -77,7 +77,7 @@ def _attempt(path: Path) -> NDArray[np.uint8] | str:
 
 
 def _pixels(path: Path) -> NDArray[np.uint8]:
-    """One file as (32, 32, 3)."""
+    """Return one file as (32, 32, 3)."""
     with Image.open(path, formats=FORMATS) as opened:
         opened.draft(None, (MIN_DECODED, MIN_DECODED))
         picture = _opaque(_eight_bits(ImageOps.exif_transpose(opened)))
@@ -89,7 +89,9 @@ def _pixels(path: Path) -> NDArray[np.uint8]:
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    """16-bit grey, which is held in a mode of integers, as 8-bit grey; 16-bit colour comes from the decoder as 8."""
+    """Convert 16-bit gray, which is held in a mode of integers, to 8-bit gray; 16-bit color is decoded as 8 bits
+    already.
+    """
     if not picture.mode.startswith("I"):
         return picture
     values = np.asarray(picture).astype(np.int64)
@@ -97,7 +99,7 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 
 
 def _opaque(picture: Image.Image) -> Image.Image:
-    """RGB, on black or on white where the picture is transparent."""
+    """Convert to RGB, on black or on white where the picture is transparent."""
     if "A" not in picture.getbands() and "transparency" not in picture.info:
         return picture.convert("RGB")
     picture = picture.convert("RGBA")
@@ -110,7 +112,7 @@ def _opaque(picture: Image.Image) -> Image.Image:
 
 
 def _padded(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(height, width, 3) in the middle of (32, 32, 3)."""
+    """Place (height, width, 3) in the middle of (32, 32, 3)."""
     height, width = pixels.shape[:2]
     if height == width == SIZE:
         return pixels

@@ -2,13 +2,12 @@
 
 ::
 
-    FOLDER/**/*.png, *.jpg, *.jpeg    what the client trains on, without labels, in sub-folders of any names
-    FOLDER/test/0/ to FOLDER/test/9/  if there: images to measure accuracy on, each in the folder of its class
+    FOLDER/**/*.png, *.jpg, *.jpeg    training images, without labels, in sub-folders of any names
+    FOLDER/test/0/ to FOLDER/test/9/  optional: images to measure accuracy on, each in the folder of its class
 
-No label is read from anywhere else. How a file becomes an image is told in :mod:`fedlab.data.digits.image_files`.
-Hidden files
-and folders are left out, and links to other folders are not followed. Nothing is written; a process decodes a folder
-once and again when its files have changed.
+No label is read from anywhere else. See :mod:`fedlab.data.digits.image_files` for how a file becomes an image. Hidden
+files and folders are left out, and links to other folders are not followed. Nothing is written; a process decodes a
+folder once, and again when its files have changed.
 """
 
 from __future__ import annotations
@@ -35,56 +34,60 @@ Stamp = tuple[Path, int, int]  # a file, its bytes, and when it was changed in n
 
 
 def load_image_folder(folder: Path, split: str) -> ArrayDataset:
-    """Images of one split, sorted by path.
+    """Return the images of one split, sorted by path.
 
     The columns are shared by all callers in the process: treat them as read-only.
 
     Parameters
     ----------
+    folder
+        Folder of PNG and JPEG files, see the module.
     split
-        "train", or "test": the labelled images, or where there are none those of "train" once more, without labels.
+        "train", or "test": the labeled images, or where there are none those of "train" once more, without labels.
 
     Returns
     -------
-    examples
+    ArrayDataset
         x : (N, 3, 32, 32), float32 in [-1, 1] once indexed, uint8 in ``columns``; y : (N,), int64 in 0..9, in "test"
         when the folder has labels.
 
     Raises
     ------
     DataError
-        For a path that is no folder, a folder without images to train on, a test image outside the folders of the
-        classes, and files that cannot be read.
+        For a path that is no folder, a folder without training images, a test image outside the folders of the classes,
+        and files that cannot be read.
     """
     if split not in SPLITS:
         raise DataError(f"no split {split!r} of a folder of images; {suggest(split, SPLITS)}")
-    training, labelled = split_files(folder)
-    if split == "train" or not labelled:
+    training, labeled = split_files(folder)
+    if split == "train" or not labeled:
         return ArrayDataset({"x": _load(_stamps(training))}, to_float)
-    classes = torch.tensor(list(labelled.values()))
-    return ArrayDataset({"x": _load(_stamps(labelled)), "y": classes}, to_float)
+    classes = torch.tensor(list(labeled.values()))
+    return ArrayDataset({"x": _load(_stamps(labeled)), "y": classes}, to_float)
 
 
 def split_files(folder: Path) -> tuple[list[Path], dict[Path, int]]:
-    """Files to train on, and labelled test files with their classes, both sorted by path; errors as in ``load_image_files``."""
+    """Return training files, and labeled test files with their classes, both sorted by path; errors as
+    `load_image_folder`.
+    """
     everything = find_image_files(folder)
-    labelled = {path: _class_of(path, folder) for path in everything if path.relative_to(folder).parts[0] == TEST}
-    training = [path for path in everything if path not in labelled]
+    labeled = {path: _class_of(path, folder) for path in everything if path.relative_to(folder).parts[0] == TEST}
+    training = [path for path in everything if path not in labeled]
     if not training:
         raise DataError(
             f"every image of {folder} lies in its sub-folder {TEST}/, which is for testing only; put those that the "
             "client may train on beside it"
         )
-    if not labelled and (folder / TEST).is_dir():
+    if not labeled and (folder / TEST).is_dir():
         raise DataError(
             f"{folder / TEST} holds no {_KINDS} file to test on; put some into its sub-folders 0 to {CLASSES - 1}, "
             "or delete it"
         )
-    return training, labelled
+    return training, labeled
 
 
 def find_image_files(folder: Path) -> list[Path]:
-    """Every PNG and JPEG file below a folder, at least one, sorted by path.
+    """Return every PNG and JPEG file below a folder, at least one, sorted by path.
 
     Raises
     ------
@@ -115,7 +118,7 @@ def _refuse(error: OSError) -> None:
 
 
 def _class_of(path: Path, folder: Path) -> int:
-    """The class of a file below ``folder``/test/, which is its sub-folder's name."""
+    """Return the class of a file below ``folder``/test/, which is its sub-folder's name; DataError outside of these."""
     names = path.relative_to(folder).parts[1:]
     if len(names) < 2 or names[0] not in map(str, range(CLASSES)):
         where = f"in a folder named {names[0]!r}" if len(names) > 1 else "in no folder of a class"
@@ -135,5 +138,5 @@ def _stamps(paths: Iterable[Path]) -> tuple[Stamp, ...]:
 
 @lru_cache(maxsize=32)
 def _load(files: tuple[Stamp, ...]) -> Tensor:
-    """Images uint8 (N, 3, 32, 32); a file that is changed has another stamp and is read anew."""
+    """Return images uint8 (N, 3, 32, 32); a file that has changed has another stamp and is read again."""
     return image_files.load_image_files([path for path, _, _ in files])

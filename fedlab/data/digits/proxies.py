@@ -1,20 +1,20 @@
-"""Proxy targets: test images of MNIST under four kinds of shift, to tune knobs on targets whose labels may be seen.
+"""Proxy targets: test images of MNIST under four kinds of shift, for tuning on targets whose labels may be seen.
 
-A knob chosen by a target's test labels makes that target's score worthless. A proxy's labels are the source's own: tune
-on ``proxy_*`` as often as you like, then run once on the real targets. One caution: MNIST-M's test set is made from the
-same digits, so a proxy shares their handwriting and labels with it, though not one image.
+An option chosen by a target's test labels makes that target's score worthless. A proxy's labels are the source's own:
+tune on ``proxy_*`` as often as you like, then run once on the real targets. One caution: MNIST-M's test set is made
+from the same digits, so a proxy shares their handwriting and labels with it, though not one image.
 
 =======  ======================================================  ==================================================
-kind     what is done to a digit                                 the gap it stands for
+kind     change of a digit                                       domain shift that it stands for
 =======  ======================================================  ==================================================
-texture  absolute difference to a random colour texture          digits blended into photographs (mnist_m)
+texture  absolute difference to a random color texture           digits blended into photographs (mnist_m)
 lowres   bent, cropped, stretched to the frame, shown in 8x8     coarse scans (optdigits)
-tight    the same in 12x12, nearer to the border                 size-normalised scans (usps)
-colour   moved, other stroke width, coloured, with neighbours    printed and photographed digits (synthdigits, svhn)
+tight    the same in 12x12, nearer to the border                 size-normalized scans (usps)
+color    moved, other stroke width, colored, with neighbors      printed and photographed digits (synthdigits, svhn)
 =======  ======================================================  ==================================================
 
-**Source**: the house's own; "texture" after MNIST-M (Ganin & Lempitsky, ICML 2015, arXiv 1409.7495, section 4).
-**Departures**: smooth noise in place of photographs; colours are drawn so that a person can read nearly every digit.
+**Source**: ours; "texture" after MNIST-M (Ganin & Lempitsky, ICML 2015, arXiv 1409.7495, section 4).
+**Departures**: smooth noise in place of photographs; colors are drawn so that a person can read nearly every digit.
 """
 
 from __future__ import annotations
@@ -33,38 +33,45 @@ from fedlab.data.pixels import LUMA
 from fedlab.errors import DataError, suggest
 from fedlab.seeds import seeded
 
-MIN_CONTRAST = 0.3  # of lightness in [0, 1], between stroke and ground of "colour"
+MIN_CONTRAST = 0.3  # of lightness in [0, 1], between stroke and ground of "color"
+STREAMS = {"color": "colour"}  # names of random streams where they differ from the kind: they decide the images
 MIN_ASPECT = 0.5  # of the box that "lowres" and "tight" stretch: a 1 as wide as it is high is no 1
 
 
 def make_proxy(images: NDArray[np.uint8], kind: str, seed: int) -> NDArray[np.uint8]:
-    """The same digits under one kind of shift; the same arguments give the same bits, on any number of threads.
+    """Return the same digits under one kind of shift; equal arguments give equal bits, on any number of threads.
 
     Parameters
     ----------
     images
-        (N, 28, 28) or (N, 32, 32), white on black, as MNIST has them.
+        uint8 (N, 28, 28) or (N, 32, 32), white on black, as MNIST has them.
     kind
         A key of ``KINDS``.
     seed
-        Other seeds, other shifts; the ambient random streams are left alone.
+        Seed of the shifts; the ambient random streams are left alone.
 
     Returns
     -------
-    images : (N, 32, 32, 3), uint8, in the order given
+    NDArray
+        uint8 (N, 32, 32, 3), in the order given.
+
+    Raises
+    ------
+    DataError
+        For an unknown kind, or images of another shape or type.
     """
     if kind not in KINDS:
         raise DataError(f"no proxy {kind!r}; {suggest(kind, KINDS)}")
     if images.dtype != np.uint8 or images.shape[1:] not in ((28, 28), (SIZE, SIZE)) or not len(images):
         raise DataError(f"a proxy is made from uint8 (N > 0, 28, 28) or (N, 32, 32), got {images.dtype} {images.shape}")
     ink = torch.from_numpy(images)[:, None].float() / 255
-    with seeded("proxy", kind, seed):
+    with seeded("proxy", STREAMS.get(kind, kind), seed):
         x = KINDS[kind](pad(ink, [(SIZE - ink.shape[-1]) // 2] * 4))
     return (x.clamp(0, 1) * 255).round().byte().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def part_rows(count: int, part: Part) -> range:
-    """Which of ``count`` source images become one part: the first half to train, the others to test."""
+    """Return the rows of ``count`` source images that become one part: the first half to train, the others to test."""
     return range(count // 2) if part == "train" else range(count // 2, count)
 
 
@@ -79,7 +86,7 @@ def _texture(ink: Tensor) -> Tensor:
         noise += interpolate(weight * _uniform(0, 1, count) * grid, (SIZE, SIZE), mode="bilinear")
     noise *= _uniform(0.05, 0.2, count) / noise.std((1, 2, 3), keepdim=True)
     level = 0.6 * _uniform(0.1, 0.9, count, 3) + 0.3 * _uniform(0, 1, count)
-    level += torch.where(level < 0.5, -0.07, 0.07)  # on middle grey, |texture - digit| would not show the digit
+    level += torch.where(level < 0.5, -0.07, 0.07)  # on middle gray, |texture - digit| would not show the digit
     return ((noise + level).clamp(0, 1) - _bend(ink, 1.0)).abs()
 
 
@@ -91,9 +98,9 @@ def _tight(ink: Tensor) -> Tensor:
     return 1.2 * _coarse(_stretch(_bend(_slant(ink), 0.8), margin=1), 12)
 
 
-def _colour(ink: Tensor) -> Tensor:
+def _color(ink: Tensor) -> Tensor:
     count = len(ink)
-    # Neighbours, other images of the batch: so far off that no more than their edge is seen.
+    # Neighbors, other images of the batch: so far off that no more than their edge is seen.
     right, left = pad(ink.roll(1, 0), [19, -19, 0, 0]), pad(ink.roll(-1, 0), [-19, 19, 0, 0])
     ink = random_affine(ink - 1, degrees=15, shear=0.3, scale=(0.6, 1.25), shift=0.15) + 1
     width, side = _uniform(0, 1, count), _uniform(0, 1, count)
@@ -113,12 +120,12 @@ KINDS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "texture": _texture,
     "lowres": _lowres,
     "tight": _tight,
-    "colour": _colour,
+    "color": _color,
 }
 
 
 def _uniform(low: float, high: float, count: int, channels: int = 1) -> Tensor:
-    """One number for each image and channel, (count, channels, 1, 1)."""
+    """Return one number for each image and channel, (count, channels, 1, 1)."""
     return low + (high - low) * torch.rand(count, channels, 1, 1)
 
 
@@ -127,7 +134,7 @@ def _slant(ink: Tensor) -> Tensor:
 
 
 def _bend(ink: Tensor, pixels: float) -> Tensor:
-    """A smooth random displacement, of about so many pixels at the knots of a grid of 6x6."""
+    """Apply a smooth random displacement, of about ``pixels`` at the knots of a 6 x 6 grid."""
     knots = torch.randn(len(ink), 2, 6, 6) * (2 * pixels / SIZE)
     shift = interpolate(knots, (SIZE, SIZE), mode="bicubic").permute(0, 2, 3, 1)  # (N, 32, 32, 2)
     still = affine_grid(torch.eye(2, 3).expand(len(ink), 2, 3), list(ink.shape), align_corners=False)
@@ -135,16 +142,16 @@ def _bend(ink: Tensor, pixels: float) -> Tensor:
 
 
 def _stretch(ink: Tensor, margin: int) -> Tensor:
-    """Each digit's bounding box stretched to the frame less ``margin`` pixels; one narrow as a 1 only in part."""
+    """Stretch each digit's bounding box to the frame less ``margin`` pixels, a box as narrow as a 1 only in part."""
     seen = torch.stack([(ink[:, 0] > 0.2).any(1), (ink[:, 0] > 0.2).any(2)], 1)  # (N, 2, 32): columns, rows with ink
     low = torch.where(seen, torch.arange(SIZE), SIZE).amin(2)
     high = torch.where(seen, torch.arange(1, SIZE + 1), 0).amax(2)
-    centre, span = (low + high) / SIZE - 1, (high - low) / SIZE  # (N, 2), in half image widths
+    center, span = (low + high) / SIZE - 1, (high - low) / SIZE  # (N, 2), in half image widths
     span = torch.maximum(span, MIN_ASPECT * span.flip(1)) / (1 - 2 * margin / SIZE)
-    grid = affine_grid(torch.cat([torch.diag_embed(span), centre[..., None]], 2), list(ink.shape), align_corners=False)
+    grid = affine_grid(torch.cat([torch.diag_embed(span), center[..., None]], 2), list(ink.shape), align_corners=False)
     return grid_sample(ink, grid, align_corners=False)
 
 
 def _coarse(x: Tensor, cells: int) -> Tensor:
-    """The image as ``cells`` x ``cells`` numbers, brought back to size bilinearly."""
+    """Reduce the image to ``cells`` x ``cells`` numbers and resize it back bilinearly."""
     return interpolate(interpolate(x, (cells, cells), mode="area"), (SIZE, SIZE), mode="bilinear")

@@ -1,7 +1,7 @@
-"""Digit images drawn with the fonts that matplotlib ships, on varied backgrounds: a domain that needs no download.
+"""Digit images rendered with the fonts that matplotlib ships, on varied backgrounds: a domain without a download.
 
-Size, place, rotation and font of the digit vary, as do its colour, an outline, the background (flat, a gradient or
-smooth noise), fragments of neighbouring digits, blur and sensor noise. Digit and background always differ in lightness
+Size, place, rotation and font of the digit vary, as do its color, an outline, the background (flat, a gradient or
+smooth noise), fragments of neighboring digits, blur and sensor noise. Digit and background always differ in lightness
 by at least ``MIN_CONTRAST``, so that a person can read every image.
 
 **Source**: in the spirit of SynthDigits (Ganin & Lempitsky, ICML 2015, arXiv 1409.7495, section 4) and of the look
@@ -58,7 +58,7 @@ FONTS = (
 
 
 def generate(count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Draw ``count`` digits; the same seed gives the same images.
+    """Render ``count`` digits; the same seed gives the same images.
 
     Parameters
     ----------
@@ -79,17 +79,17 @@ def generate(count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64
 
 
 def _draw(digit: int, rng: Generator) -> NDArray[np.uint8]:
-    """One image, (32, 32, 3)."""
-    ink, neighbours = _masks(digit, rng)  # (64, 64) each, 1 where there is ink
+    """Render one image, (32, 32, 3)."""
+    ink, neighbors = _masks(digit, rng)  # (64, 64) each, 1 where there is ink
     background = _background(rng)  # (64, 64, 3) in [0, 1]
     near = ink.filter(ImageFilter.MaxFilter(2 * SCALE + 1))  # the digit and a rim of one finished pixel around it
-    colour = _readable_colour(background[np.asarray(near) > 0], rng)
+    color = _readable_color(background[np.asarray(near) > 0], rng)
 
     shade = np.ones(3) if rng.random() < 0.5 else rng.uniform(0.75, 1.0, 3)
-    alpha = np.asarray(neighbours, dtype=np.float64)[..., None] / 255
-    picture = background * (1 - alpha) + colour * shade * alpha
+    alpha = np.asarray(neighbors, dtype=np.float64)[..., None] / 255
+    picture = background * (1 - alpha) + color * shade * alpha
     alpha = np.asarray(ink, dtype=np.float64)[..., None] / 255
-    picture = picture * (1 - alpha) + colour * alpha
+    picture = picture * (1 - alpha) + color * alpha
 
     small = picture.reshape(SIZE, SCALE, SIZE, SCALE, 3).mean(axis=(1, 3))  # (32, 32, 3)
     if rng.random() < 0.3:
@@ -99,16 +99,16 @@ def _draw(digit: int, rng: Generator) -> NDArray[np.uint8]:
 
 
 def _masks(digit: int, rng: Generator) -> tuple[Image.Image, Image.Image]:
-    """Ink of the digit, and of the neighbours that reach into the picture, as two grey images of the canvas' size."""
+    """Return the ink of the digit, and that of the neighbors that reach into the picture, as two gray images."""
     font = _font(FONTS[rng.integers(len(FONTS))], SCALE * int(rng.integers(19, 29)))
     stroke = int(rng.integers(0, SCALE))
     left, top, right, bottom = font.getbbox(str(digit), anchor="ms", stroke_width=stroke)
     width, height = right - left, bottom - top
-    reach, margin = 4 * SCALE, 2 * SCALE  # farthest from the centre; nearest to the border
+    reach, margin = 4 * SCALE, 2 * SCALE  # farthest from the center; nearest to the border
     x = CANVAS / 2 + rng.uniform(-1, 1) * min(reach, max(0.0, (CANVAS - width) / 2 - margin))
     y = CANVAS / 2 + height / 2 + rng.uniform(-1, 1) * min(reach, max(0.0, (CANVAS - height) / 2 - margin))
     angle, slant = rng.uniform(-20, 20), rng.uniform(-0.15, 0.15)
-    # Far enough that the border cuts a neighbour even beside a narrow 1: it must stay clear which digit is meant.
+    # Far enough that the border cuts a neighbor even beside a narrow 1: it must stay clear which digit is meant.
     gap = max(width / 2 + SCALE * rng.uniform(1.5, 4), 9 * SCALE)
 
     def place(text: str, anchor: str, offset: float) -> Image.Image:
@@ -118,19 +118,19 @@ def _masks(digit: int, rng: Generator) -> tuple[Image.Image, Image.Image]:
         canvas = canvas.transform(canvas.size, Image.Transform.AFFINE, shear, Image.Resampling.BILINEAR)
         return canvas.rotate(angle, Image.Resampling.BILINEAR, center=(x, y - height / 2))
 
-    neighbours = Image.new("L", (CANVAS, CANVAS))
+    neighbors = Image.new("L", (CANVAS, CANVAS))
     for anchor, side in (("rs", -1), ("ls", 1)):
         if rng.random() < 0.35:
-            neighbour = place(str(rng.integers(10)), anchor, side * gap)
-            neighbours = Image.fromarray(np.maximum(np.asarray(neighbours), np.asarray(neighbour)))
-    return place(str(digit), "ms", 0.0), neighbours
+            neighbor = place(str(rng.integers(10)), anchor, side * gap)
+            neighbors = Image.fromarray(np.maximum(np.asarray(neighbors), np.asarray(neighbor)))
+    return place(str(digit), "ms", 0.0), neighbors
 
 
 def _background(rng: Generator) -> NDArray[np.float64]:
-    """Flat colour, gradient or smooth noise between two colours of near lightness, (64, 64, 3) in [0, 1]."""
+    """Return a flat color, a gradient or smooth noise between two colors of near lightness, (64, 64, 3) in [0, 1]."""
     first = rng.uniform(0, 1, 3)
     second = rng.uniform(0, 1, 3)
-    # Two colours of far lightness would leave no room for a digit that stands out from both.
+    # Two colors of far lightness would leave no room for a digit that stands out from both.
     shift = rng.uniform(-0.2, 0.2) + (first - second) @ LIGHTNESS
     second = np.clip(second + shift, 0, 1)
     weight: NDArray[np.float64]
@@ -149,19 +149,21 @@ def _background(rng: Generator) -> NDArray[np.float64]:
 
 
 def _smooth_noise(cells: int, rng: Generator) -> NDArray[np.float64]:
-    """Uniform noise on a coarse grid, interpolated to the canvas, (64, 64) in [0, 1]."""
+    """Return uniform noise on a coarse grid, interpolated to the canvas, (64, 64) in [0, 1]."""
     grid = Image.fromarray(rng.integers(0, 256, (cells, cells), dtype=np.uint8))
     return np.asarray(grid.resize((CANVAS, CANVAS), Image.Resampling.BICUBIC)) / 255
 
 
-def _readable_colour(around: NDArray[np.float64], rng: Generator) -> NDArray[np.float64]:
-    """A random colour at least MIN_CONTRAST lighter or darker than nearly all pixels ``around``, (pixels, 3)."""
+def _readable_color(around: NDArray[np.float64], rng: Generator) -> NDArray[np.float64]:
+    """Return a random color (3,) at least MIN_CONTRAST lighter or darker than nearly all pixels ``around``, (pixels,
+    3).
+    """
     darkest, lightest = np.quantile(around @ LIGHTNESS, [0.02, 0.98])
     for _ in range(100):
-        colour = rng.uniform(0, 1, 3)
-        lightness = colour @ LIGHTNESS
+        color = rng.uniform(0, 1, 3)
+        lightness = color @ LIGHTNESS
         if lightness < darkest - MIN_CONTRAST or lightness > lightest + MIN_CONTRAST:
-            return colour
+            return color
     return np.full(3, 1.0 if 1 - lightest > darkest else 0.0)
 
 

@@ -1,21 +1,19 @@
-"""Sets of several domains with the same classes, any of which may be the source: PACS, Office-Caltech10.
+"""Suites of several domains with the same classes, any of which may be the source: PACS, Office-Caltech10.
 
-``load_domain`` is the whole interface: a set, a domain, a split, and the folder of the full sets, or none for what is inside
-the package. Splits are those of ``fedlab.data.digits.datasets``:
+:func:`load_domain` is the whole interface. Training labels are columns only where they are asked for:
 
-=========  ==========================  ============================================================================
-split      columns                     who reads it
-=========  ==========================  ============================================================================
-train      x                           a target: inputs, never a label
-labelled   x, y                        the source: training inputs with labels
-test       x, y                        evaluation
-oracle     x, y                        supervised upper bounds of a target, and what deals its rows to several clients
-=========  ==========================  ============================================================================
+=======  ===========  =======  ==============================================================
+split    with_labels  columns  reader
+=======  ===========  =======  ==============================================================
+train    False        x        a target: inputs, never a label
+train    True         x, y     the source, supervised upper bounds of a target, and partitioners
+test     any          x, y     evaluation
+=======  ===========  =======  ==============================================================
 
 Since every domain may be the source, labels of all training parts ship, in a file of their own,
-``NAME_train_labels.npz``: ``labelled`` and ``oracle`` open it, ``train`` does not. Train and test part never meet: of
-examples that are equal in every byte the first is kept, the rest is cut once, by class, with a seed of its own, and
-what ships is the beginning of both parts.
+``NAME_train_labels.npz``, which is opened only for ``with_labels``. Train and test part never meet: of examples that
+are equal in every byte the first is kept, the rest is split once, stratified by class, with a seed of its own, and the
+beginning of both parts ships.
 """
 
 from __future__ import annotations
@@ -48,24 +46,26 @@ class LabeledArrays(NamedTuple):
 
 @dataclass(frozen=True)
 class DomainSuite:
-    """What a set is and how it is read.
+    """Description of a suite, and how it is read.
 
     Attributes
     ----------
     name
-        Of its files inside the package, and of its workload.
+        Name of the suite's files inside the package, and of its workload.
+    domains, classes
+        Names of the domains, and of the classes by label.
     folder
-        Below a data root; where it is not there, what ships is read.
-    train_share
-        Of each domain's examples in the train part.
+        Folder below a data root; where it is missing, the embedded part is read.
+    train_fraction
+        Fraction of each domain's examples in the train part.
     embedded
-        How many examples of each part ship, at most.
-    whole
-        Reads all of one domain from the set's folder: inputs (N, ...) uint8 and labels (N,).
+        Largest number of examples of each part that ships.
+    read_domain
+        Reads all of one domain from the suite's folder: inputs (N, ...) uint8 and labels (N,).
     unpack
         Inputs (N, ...) uint8 of one array of a file inside the package.
-    floats
-        A batch as it is stored to a batch of float32 inputs.
+    to_float
+        Transform of a stored batch to a batch of float32 inputs.
     """
 
     name: str
@@ -86,9 +86,25 @@ class DomainSuite:
 def load_domain(
     suite: DomainSuite, domain: str, split: str, root: Path | None = None, *, with_labels: bool = False
 ) -> ArrayDataset:
-    """One domain and split.
+    """Return one domain and split.
 
-    The columns are shared by all callers in the process: treat ``examples.columns`` as read-only.
+    The columns are shared by all callers in the process: treat ``dataset.columns`` as read-only.
+
+    Parameters
+    ----------
+    suite
+        ``OFFICE`` or ``PACS``.
+    domain, split
+        A name in ``suite.domains``; "train" or "test".
+    root
+        Folder of the full sets; None reads the embedded part.
+    with_labels
+        Give labels of the training part as well.
+
+    Returns
+    -------
+    ArrayDataset
+        x : (N, ...), float32 once indexed, uint8 in ``columns``; y : (N,) int64, see the table above.
 
     Raises
     ------
@@ -116,7 +132,7 @@ def load_domain(
 
 
 def full_folder(suite: DomainSuite, root: Path | None) -> Path | None:
-    """Folder of the full set, or None where what ships is read.
+    """Return the folder of the full suite, or None where the embedded part is read.
 
     Raises
     ------
@@ -131,7 +147,13 @@ def full_folder(suite: DomainSuite, root: Path | None) -> Path | None:
 
 
 def read_part(suite: DomainSuite, folder: Path, domain: str, part: Part) -> LabeledArrays:
-    """One part of one domain of the full set, in random order with every class in its share; read-only."""
+    """Return one part of one domain of the full suite, in random order with every class in its fraction; read-only.
+
+    Raises
+    ------
+    ValueError
+        When inputs and labels do not fit each other.
+    """
     inputs, labels = _read_domain(suite, domain, folder)
     rows = _rows(labels.tobytes(), suite.train_fraction)[part]
     return LabeledArrays(inputs[rows], labels[rows])
@@ -152,11 +174,11 @@ def _read_domain(suite: DomainSuite, domain: str, folder: Path) -> LabeledArrays
 
 
 @lru_cache(maxsize=16)
-def _rows(labels: bytes, share: float) -> dict[Part, Any]:
+def _rows(labels: bytes, fraction: float) -> dict[Part, Any]:
     from sklearn.model_selection import train_test_split
 
     classes = np.frombuffer(labels, dtype=np.uint8)
-    train, test = train_test_split(np.arange(len(classes)), train_size=share, stratify=classes, random_state=CUT_SEED)
+    train, test = train_test_split(np.arange(len(classes)), train_size=fraction, stratify=classes, random_state=CUT_SEED)
     return {"train": train, "test": test}
 
 

@@ -1,4 +1,4 @@
-"""Few-shot episodes: some classes, a few labelled images of each, and more images of the same to be told apart.
+"""Few-shot episodes: some classes, a few labeled support images of each, and query images of the same classes.
 
 Episodes are a function of the seed and of the labels alone, so every method is tested on the same ones, and differences
 between two methods are paired.
@@ -18,7 +18,7 @@ from fedlab.seeds import seeded
 
 @dataclass(frozen=True)
 class Episodes:
-    """Row numbers of images; class k of an episode stands at ``k * shots`` to ``(k + 1) * shots`` of its support.
+    """Row numbers of images, class by class: class k has columns ``k * shots`` to ``(k + 1) * shots`` of ``support``.
 
     Attributes
     ----------
@@ -33,19 +33,23 @@ class Episodes:
     ways: int
 
     def labels(self, rows: Tensor) -> Tensor:
-        """Class numbers 0..ways-1 of the columns of ``support`` or ``query``, (columns,)."""
+        """Return class numbers 0..ways-1 of the columns of ``support`` or ``query``, (columns,)."""
         return torch.arange(self.ways).repeat_interleave(rows.shape[1] // self.ways)
 
 
 def sample_episodes(y: Tensor, *, ways: int, shots: int, queries: int, episodes: int, seed: int) -> Episodes:
-    """Random episodes: classes without replacement, and within a class images without replacement.
+    """Return random episodes: classes without replacement, and within a class images without replacement.
 
     Parameters
     ----------
     y
         Labels (N,).
+    ways, shots, queries
+        Classes of an episode, and support and query images of each class.
+    episodes
+        Number of episodes.
     seed
-        Other seeds, other episodes; the ambient random stream is left alone.
+        Seed of the episodes; the ambient random stream is left alone.
 
     Raises
     ------
@@ -78,15 +82,15 @@ def sample_episodes(y: Tensor, *, ways: int, shots: int, queries: int, episodes:
 
 
 class EpisodeDataset(ArrayDataset):
-    """Labelled examples that are drawn as episodes to train on, not one by one.
+    """A labeled data set whose training batches are episodes instead of independent examples.
 
-    A sample of ``size`` holds size // 10 classes, ten examples of each, class by class.
+    A batch of ``size`` holds size // 10 classes, ten examples of each, class by class.
     """
 
     PER_CLASS = 10
 
     def sample_batch(self, size: int) -> Batch:
-        """One episode from torch's current random stream."""
+        """Return one episode from torch's current random stream."""
         half = self.PER_CLASS // 2
         y = self.columns["y"]
         ways = min(max(2, size // self.PER_CLASS), len(torch.unique(y)))

@@ -1,15 +1,15 @@
-"""Sets of images with classes, for transfer from a labelled base to a very different target with new classes.
+"""Image sets with classes, for transfer from a labeled base set to a very different target set with new classes.
 
-``load_digits`` gives one set, ``split_unlabeled`` cuts a target into the part that a client trains on without labels and the part that
-episodes are drawn from. A new set is a line in ``IMAGE_SETS``.
+:func:`load_image_set` gives one set, :func:`split_unlabeled` splits a target into the part that a client trains on
+without labels and the part that episodes are drawn from. A new set is a line in ``IMAGE_SETS``.
 
-Every digit domain of ``fedlab.data.digits.domains`` is a set too: what it ships without labels (its train part) has
-label -1
-here and can only become the unlabelled part.
+Every digit domain of ``fedlab.data.digits.domains`` is a set too: its train part, which ships without labels, has label
+-1 here and can only become the unlabeled part.
 
 **Omniglot** is drawn in black on white; here it is white on black, as digits are, and each drawing is scaled to the
-brightest grey: the polarity of ink is no part of the shift between the two. Two alphabets, Tagalog and Early Aramaic,
-are kept out of the base: ``omniglot_heldout`` and its bent copies are targets to tune on without looking at any other.
+brightest gray: the polarity of ink is no part of the shift between the two. Two alphabets, Tagalog and Early Aramaic,
+are kept out of the base: ``omniglot_heldout`` and its shifted copies are targets to tune on without looking at any
+other.
 """
 
 from __future__ import annotations
@@ -50,7 +50,17 @@ class LabeledImages:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """What a set is and how it is read; ``validation`` reads images of the same classes that no training sees."""
+    """Description of a set, and how it is read.
+
+    Attributes
+    ----------
+    read, validation
+        Readers below a data root of the set, and of images of the same classes that are never trained on, if any.
+    needs
+        Files below the data root; empty for sets inside the package.
+    instead
+        A folder below the data root that serves as well.
+    """
 
     description: str
     read: Callable[[Path | None], LabeledImages]
@@ -61,14 +71,18 @@ class ImageSet:
 
 @lru_cache(maxsize=16)
 def load_image_set(name: str, root: Path | None, validation: bool = False, size: int = 0) -> LabeledImages:
-    """One set, or its validation part, read once a process.
+    """Return one set, or its validation part, read once a process.
 
     Parameters
     ----------
+    name
+        A key of ``IMAGE_SETS``.
     root
         Folder of the full sets; None reads those inside the package.
+    validation
+        Read the validation part.
     size
-        Pixels a side, resized bilinearly with antialiasing; 0 keeps what it is.
+        Pixels a side, resized bilinearly with antialiasing; 0 keeps the set's own size.
 
     Raises
     ------
@@ -96,28 +110,33 @@ def load_image_set(name: str, root: Path | None, validation: bool = False, size:
         ) from error
 
 
-def split_unlabeled(y: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Row numbers of the unlabelled part and of the part for episodes; they never meet, whatever a run's seed.
+def split_unlabeled(y: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
+    """Return row numbers of the unlabeled part and of the part for episodes, disjoint and independent of a run's seed.
 
     Parameters
     ----------
     y
-        Labels (N,). Rows without one can only be unlabelled, and where there are such rows no other is taken.
-    share
-        Of the unlabelled part in both together, in (0, 1); the published one is 0.2.
+        Labels (N,). Rows without a label can only be unlabeled, and where there are such rows no other is taken.
+    fraction
+        Fraction of the unlabeled part in both together, in (0, 1); the published one is 0.2.
+
+    Returns
+    -------
+    Tensor, Tensor
+        Both sorted, int64.
     """
-    labelled, bare = (y != UNKNOWN).nonzero()[:, 0], (y == UNKNOWN).nonzero()[:, 0]
+    labeled, bare = (y != UNKNOWN).nonzero()[:, 0], (y == UNKNOWN).nonzero()[:, 0]
     with seeded("unlabelled part", SPLIT_SEED):
         if len(bare):
-            wanted = round(len(labelled) * share / (1 - share))
-            return bare[torch.randperm(len(bare))[:wanted]].sort().values, labelled
+            wanted = round(len(labeled) * fraction / (1 - fraction))
+            return bare[torch.randperm(len(bare))[:wanted]].sort().values, labeled
         order = torch.randperm(len(y))
-    cut = round(len(y) * share)
+    cut = round(len(y) * fraction)
     return order[:cut].sort().values, order[cut:].sort().values
 
 
 def resize(images: LabeledImages, size: int) -> LabeledImages:
-    """The same images at another size, bilinear with antialiasing."""
+    """Return images resized to ``size`` pixels a side, bilinearly with antialiasing."""
     if images.x.shape[-1] == size:
         return images
     parts = [
@@ -128,7 +147,7 @@ def resize(images: LabeledImages, size: int) -> LabeledImages:
 
 
 def _read_jpegs(path: Path) -> LabeledImages:
-    """A file of JPEG pictures end to end: ``buf``, ``off``, ``y``."""
+    """Read a file of concatenated JPEG pictures: ``buf``, ``off`` (bounds of each) and ``y``."""
     with np.load(path, allow_pickle=False) as archive:
         buffer, offsets, labels = archive["buf"], archive["off"], archive["y"]
     pictures = [
@@ -139,7 +158,7 @@ def _read_jpegs(path: Path) -> LabeledImages:
 
 
 def _cifar10(train: bool, root: Path | None) -> LabeledImages:
-    """Torchvision's files where they are there, else a file of JPEG pictures."""
+    """Read torchvision's files where they are present, else a file of JPEG pictures."""
     folder = root or Path()
     if not (folder / CIFAR10[1]).is_dir():
         return _read_jpegs(folder / CIFAR10[0].format("train" if train else "test"))
@@ -154,13 +173,13 @@ def _planes(pictures: NDArray[np.uint8]) -> Tensor:
 
 
 def jpeg_reader(file: str) -> Callable[[Path | None], LabeledImages]:
-    """A reader of one such file below the data root."""
+    """Return a reader of one file of JPEG pictures below the data root."""
     return lambda root: _read_jpegs((root or Path()) / file)
 
 
 @lru_cache(maxsize=1)
 def _omniglot() -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
-    """Drawings (N, 28, 28), characters (N,), whether they are held out (N,), and the drawer's number from 1 (N,)."""
+    """Return drawings (N, 28, 28), characters (N,), held-out flags (N,), and the drawer's number from 1 (N,)."""
     with np.load(datasets.EMBEDDED / OMNIGLOT, allow_pickle=False) as archive:
         alphabets, alphabet = archive["alphabets"], archive["alphabet"]
         held_out = np.isin(alphabets, HELD_OUT)[alphabet]
@@ -189,7 +208,7 @@ def _digits(domain: str) -> Callable[[Path | None], LabeledImages]:
         bare, test = datasets.load_digits(domain, "train", root), datasets.load_digits(domain, "test", root)
         x = torch.cat([bare.columns["x"], test.columns["x"]])
         if len(DOMAINS[domain].shape) == 2 and not DOMAINS[domain].proxy:
-            x = x[:, :1]  # grey, stored once
+            x = x[:, :1]  # gray, stored once
         return LabeledImages(x, torch.cat([torch.full((len(bare),), UNKNOWN), test.columns["y"]]))
 
     return reader
@@ -199,7 +218,7 @@ FIRST, LAST, ALL = range(1, VALIDATION_DRAWERS + 1), range(VALIDATION_DRAWERS + 
 
 IMAGE_SETS: Mapping[str, ImageSet] = {
     "omniglot": ImageSet(
-        "handwritten characters of six alphabets, 203 classes of 20 drawings, grey 32x32",
+        "handwritten characters of six alphabets, 203 classes of 20 drawings, gray 32x32",
         lambda _: _characters(False, FIRST),
         lambda _: _characters(False, LAST),
     ),
@@ -208,29 +227,29 @@ IMAGE_SETS: Mapping[str, ImageSet] = {
     ),
     **{
         f"omniglot_{kind}": ImageSet(f"the same 39 characters bent by proxy {kind!r}", partial(_shifted, kind))
-        for kind in ("texture", "colour")
+        for kind in ("texture", "color")
     },
     **{name: ImageSet(domain.description, _digits(name)) for name, domain in DOMAINS.items()},
     "tiny_imagenet": ImageSet(
-        "64 classes of Tiny-ImageNet, colour 64x64",
+        "64 classes of Tiny-ImageNet, color 64x64",
         jpeg_reader("tiny_imagenet/base64_train.npz"),
         jpeg_reader("tiny_imagenet/base64_val.npz"),
         ("tiny_imagenet/base64_train.npz", "tiny_imagenet/base64_val.npz"),
     ),
     "cifar10": ImageSet(
-        "ten classes of things and animals, 50,000 / 10,000, colour 32x32",
+        "ten classes of things and animals, 50,000 / 10,000, color 32x32",
         partial(_cifar10, True),
         partial(_cifar10, False),
         (CIFAR10[0].format("train"), CIFAR10[0].format("test")),
         CIFAR10[1],
     ),
     "eurosat": ImageSet(
-        "land use seen by Sentinel-2, 10 classes, colour 64x64",
+        "land use seen by Sentinel-2, 10 classes, color 64x64",
         jpeg_reader("eurosat/eurosat_64.npz"),
         needs=("eurosat/eurosat_64.npz",),
     ),
     "plantvillage": ImageSet(
-        "leaves and their diseases, 15 classes, colour 64x64",
+        "leaves and their diseases, 15 classes, color 64x64",
         jpeg_reader("plantvillage/plantvillage15_64.npz"),
         needs=("plantvillage/plantvillage15_64.npz",),
     ),

@@ -3,10 +3,10 @@
 **Source**: Gong et al., Geodesic Flow Kernel for Unsupervised Domain Adaptation, CVPR 2012: the ten classes that
 Office-31 (Saenko et al., ECCV 2010) shares with Caltech-256 (Griffin et al., 2007).
 
-**Departures**: (1) each domain is cut in halves, one to train on and one to test, where the published protocol adapts
-to the very examples that it tests. (2) 25 examples of amazon and one of caltech10 are there twice and count once.
-(3) Counts become word shares and their square roots (Hellinger); the usual z-score is the model's first batch norm, by
-which ``source_only`` standardises a target with the source's mean and deviation, and a method that adapts statistics
+**Departures**: (1) each domain is split in halves, one to train on and one to test, where the published protocol adapts
+to the very examples that it tests. (2) 25 examples of amazon and one of caltech10 occur twice and count once.
+(3) Counts become the square roots of word frequencies (Hellinger); the usual z-score is the model's first batch norm,
+by which ``source_only`` standardizes a target with the source's mean and deviation, and a method that adapts statistics
 with the target's own (``fedlab/models/histogram_mlp.py``).
 """
 
@@ -28,7 +28,8 @@ KEEP_FRACTION = (0.2, 1.0)  # share of an image's key points that a random view 
 
 
 def _read_domain(folder: Path, domain: str) -> LabeledArrays:
-    """Counts (N, 800) uint8, labels (N,) from 0, from the authors' file with ``fts`` and ``labels`` from 1."""
+    """Return counts (N, 800) uint8 and labels (N,) from 0, from the authors' file with ``fts`` and ``labels`` from 1.
+    """
     from scipy.io import loadmat
 
     file = loadmat(folder / f"{domain}.mat", variable_names=("fts", "labels"))
@@ -39,18 +40,21 @@ def _read_domain(folder: Path, domain: str) -> LabeledArrays:
 
 
 def to_hellinger(batch: Batch) -> Batch:
-    """Counts (batch, 800) to square roots of shares times 800: about 1 where all words are as frequent."""
+    """Return a batch with its counts (batch, 800) as :func:`hellinger` features."""
     return {**batch, "x": hellinger(batch["x"].float())}
 
 
 def hellinger(counts: Tensor) -> Tensor:
-    """(batch, words) to the square roots of ``words`` times each word's share; zeros where nothing was counted."""
+    """Return (batch, words) as square roots of ``words`` times each word's frequency; zeros where all counts are 0.
+
+    Values are about 1 where all words are equally frequent.
+    """
     shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
     return (shares * counts.shape[1]).sqrt()
 
 
 def drop_keypoints(batch: Batch) -> Batch:
-    """A random view: as if only some of each image's key points had been found, then as ``to_hellinger``."""
+    """Return a random view: only a random fraction of each image's key points is kept, then as :func:`to_hellinger`."""
     counts = batch["x"].float()
     keep = torch.empty(len(counts), 1).uniform_(*KEEP_FRACTION)
     return {**batch, "x": hellinger(torch.binomial(counts, keep.expand_as(counts)))}

@@ -1,9 +1,9 @@
-"""PACS: seven classes of things in four styles, art paintings, cartoons, photographs and sketches, colour 32x32.
+"""PACS: seven classes in four styles, art paintings, cartoons, photographs and sketches, color 32x32.
 
 **Source**: Li et al., Deeper, Broader and Artier Domain Generalization, ICCV 2017.
 
-**Departures**: (1) 32 pixels a side instead of 227, averaged down from 64. (2) The cut, 70 % to train on and 30 % to
-test, is ours: the published lists are for domain generalisation, which has no target to train on.
+**Departures**: (1) 32 pixels a side instead of 227, averaged down from 64. (2) The split, 70 % to train on and 30 % to
+test, is ours: the published lists are for domain generalization, which has no target to train on.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from fedlab.data.images.domain_suites import DomainSuite, LabeledArrays
 from fedlab.data.pixels import to_float
 
 FILE = "pacs_64.npz"  # JPEG pictures end to end: buf, off, y, classes, domain, domains
-MIN_CROP_AREA, JITTER_STRENGTH, GRAY_FRACTION = 0.3, 0.4, 0.3  # of a random view: least area, strength of colour changes, share without colour
+MIN_CROP_AREA, JITTER_STRENGTH, GRAY_FRACTION = 0.3, 0.4, 0.3  # of a random view: least area, strength of color changes, share without color
 
 
 def _read_domain(folder: Path, domain: str) -> LabeledArrays:
-    """Images (N, 3, 32, 32) uint8 and labels (N,) of one domain."""
+    """Return images (N, 3, 32, 32) uint8 and labels (N,) of one domain."""
     with np.load(folder / FILE, allow_pickle=False) as archive:
         buffer, offsets, labels = archive["buf"], archive["off"], archive["y"]
         number = archive["domains"].tolist().index(domain)
@@ -55,10 +55,10 @@ def _unpack(sheet: Any) -> NDArray[np.uint8]:
 
 
 def augment(batch: Batch) -> Batch:
-    """A random view of each image: cut, mirrored, other colours, some in grey."""
-    x = views.random_view(to_float(batch)["x"], MIN_CROP_AREA, JITTER_STRENGTH, mirror=True)
-    colourless = (torch.rand(len(x)) < GRAY_FRACTION)[:, None, None, None]
-    return {**batch, "x": torch.where(colourless, views.to_grayscale(x), x)}
+    """Return a batch with a random view of each image (3, 32, 32): crop, mirror, color changes, some without color."""
+    x = views.random_view(to_float(batch)["x"], MIN_CROP_AREA, JITTER_STRENGTH, hflip=True)
+    colorless = (torch.rand(len(x)) < GRAY_FRACTION)[:, None, None, None]
+    return {**batch, "x": torch.where(colorless, views.to_grayscale(x), x)}
 
 
 PACS = DomainSuite(

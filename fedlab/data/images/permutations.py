@@ -17,7 +17,7 @@ KINDS = ("plain", "within patches", "patches", "pixels")
 
 
 def pixel_permutation(kind: str, size: int, patch: int, seed: int) -> Tensor:
-    """Where each pixel comes from: (size * size,), row by row.
+    """Return the source position of each pixel, (size * size,), row by row.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def pixel_permutation(kind: str, size: int, patch: int, seed: int) -> Tensor:
     size, patch
         Pixels a side of the image and of a patch; patches tile the image.
     seed
-        Draws the permutation, whatever run it is for.
+        Seed of the permutation, independent of a run's seed.
 
     Raises
     ------
@@ -51,5 +51,6 @@ def pixel_permutation(kind: str, size: int, patch: int, seed: int) -> Tensor:
 
 
 def permute_pixels(x: Tensor, order: Tensor) -> Tensor:
-    """Images (batch, channels, size, size) of any type with their pixels moved."""
+    """Return images (batch, channels, size, size), of any type, with their pixels permuted by ``order`` (size * size,).
+    """
     return x.flatten(2)[:, :, order.to(x.device)].view(x.shape)

@@ -1,11 +1,11 @@
-"""Random views of photographs and drawings: torchvision's v2 transforms, with parameters of its own for every image.
+"""Random views of photographs and drawings: torchvision's v2 transforms, with separate parameters for every image.
 
-A v2 transform draws one set of parameters a call, so a batch would share one crop and one change of colour, and a
-contrastive loss could tell images apart by colours that no view changed between them. Here parameters are drawn for all
-images at once by the same laws, from torch's current random stream, and applied in one batch; each image comes out as
-v2's functions with these parameters give it (``tests/fedlab/data/images/test_views.py``).
+A v2 transform draws one set of parameters a call, so a batch would share one crop and one change of color, and a
+contrastive loss could tell images apart by colors that no view changed between them. Here parameters are drawn for all
+images at once from the same distributions, from torch's current random stream, and applied in one batch; each image
+comes out as v2's functions with these parameters give it (``tests/fedlab/data/images/test_views.py``).
 
-**Departures**: (1) the order of the three colour changes is drawn once a batch; (2) the position of a crop is drawn
+**Departures**: (1) the order of the three color changes is drawn once a batch; (2) the position of a crop is drawn
 uniformly as in v2, from one real number instead of one integer draw.
 """
 
@@ -25,7 +25,7 @@ MAX_TRIES = 10
 
 
 class Boxes(NamedTuple):
-    """Upper edge, left edge, height and width of a crop in pixels, each (batch,)."""
+    """Top edge, left edge, height and width of a crop in pixels, each (batch,)."""
 
     top: Tensor
     left: Tensor
@@ -33,9 +33,20 @@ class Boxes(NamedTuple):
     width: Tensor
 
 
-def sample_boxes(count: int, size: int, smallest: float) -> Boxes:
-    """Crops of v2's RandomResizedCrop: area uniform in [smallest, 1], log ratio uniform, ten tries, else all of it."""
-    area = size * size * torch.empty(count, MAX_TRIES).uniform_(smallest, 1)
+def sample_boxes(count: int, size: int, min_area: float) -> Boxes:
+    """Return ``count`` random crops as v2's RandomResizedCrop draws them.
+
+    The area is uniform in [min_area, 1], the logarithm of the aspect ratio uniform; after ten tries that do not fit,
+    the whole image.
+
+    Parameters
+    ----------
+    count, size
+        Number of crops, and pixels a side of the image.
+    min_area
+        Smallest fraction of the image's area.
+    """
+    area = size * size * torch.empty(count, MAX_TRIES).uniform_(min_area, 1)
     ratio = torch.empty(count, MAX_TRIES).uniform_(*map(math.log, RATIOS)).exp()
     width, height = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
     fits = (width > 0) & (width <= size) & (height > 0) & (height <= size)
@@ -50,12 +61,12 @@ def sample_boxes(count: int, size: int, smallest: float) -> Boxes:
 
 
 def crop(x: Tensor, boxes: Boxes) -> Tensor:
-    """Each image's box, resized bilinearly to the whole image's size; (batch, channels, size, size)."""
+    """Return each image's box, resized bilinearly to the whole image's size: (batch, channels, size, size)."""
     size = x.shape[-1]
 
     def positions(start: Tensor, length: Tensor) -> Tensor:  # (batch, size) in [-1, 1]
-        centre = start[:, None] + (torch.arange(size) + 0.5) * length[:, None] / size - 0.5
-        inside = torch.minimum(torch.maximum(centre, start[:, None]), (start + length)[:, None] - 1)
+        center = start[:, None] + (torch.arange(size) + 0.5) * length[:, None] / size - 0.5
+        inside = torch.minimum(torch.maximum(center, start[:, None]), (start + length)[:, None] - 1)
         return (2 * inside + 1) / size - 1
 
     rows, columns = positions(boxes.top, boxes.height), positions(boxes.left, boxes.width)
@@ -63,28 +74,29 @@ def crop(x: Tensor, boxes: Boxes) -> Tensor:
     return grid_sample(x, grid.to(x), padding_mode="border", align_corners=False)
 
 
-def flip(x: Tensor, mirrored: Tensor) -> Tensor:
-    """Left and right exchanged where ``mirrored`` (batch,) says so."""
-    return torch.where(mirrored.to(x.device)[:, None, None, None], x.flip(-1), x)
+def flip(x: Tensor, where: Tensor) -> Tensor:
+    """Return images (batch, channels, height, width), mirrored left to right where ``where`` (batch,) is true."""
+    return torch.where(where.to(x.device)[:, None, None, None], x.flip(-1), x)
 
 
 def to_grayscale(x: Tensor) -> Tensor:
-    """(batch, 3, height, width) to (batch, 1, height, width)."""
+    """Return the lightness (batch, 1, height, width) of images (batch, 3, height, width), with torchvision's weights.
+    """
     return (x * torch.tensor(TORCHVISION_LUMA).to(x)[:, None, None]).sum(1, keepdim=True)
 
 
 def adjust_brightness(x: Tensor, factor: Tensor) -> Tensor:
-    """Towards black or beyond; images in [0, 1], factors (batch, 1, 1, 1)."""
+    """Multiply images (batch, 3, height, width) in [0, 1] by factors (batch, 1, 1, 1), clamped to [0, 1]."""
     return (x * factor).clamp(0, 1)
 
 
 def adjust_contrast(x: Tensor, factor: Tensor) -> Tensor:
-    """Towards the image's mean grey or away from it."""
+    """Blend images with their mean gray: factor 0 is gray, 1 the image; shapes as :func:`adjust_brightness`."""
     return (x * factor + (1 - factor) * to_grayscale(x).mean((1, 2, 3), keepdim=True)).clamp(0, 1)
 
 
 def adjust_saturation(x: Tensor, factor: Tensor) -> Tensor:
-    """Towards each pixel's grey or away from it."""
+    """Blend each pixel with its gray: factor 0 is gray, 1 the image; shapes as :func:`adjust_brightness`."""
     return (x * factor + (1 - factor) * to_grayscale(x)).clamp(0, 1)
 
 
@@ -92,7 +104,7 @@ ADJUSTMENTS = (adjust_brightness, adjust_contrast, adjust_saturation)
 
 
 def color_jitter(x: Tensor, strength: float) -> Tensor:
-    """v2's ColorJitter without hue, its factors uniform in [1 - strength, 1 + strength]; images in [-1, 1]."""
+    """Return images in [-1, 1] after v2's ColorJitter without hue, factors uniform in [1 - strength, 1 + strength]."""
     if not strength:
         return x
     x = (x + 1) / 2
@@ -102,20 +114,25 @@ def color_jitter(x: Tensor, strength: float) -> Tensor:
     return 2 * x - 1
 
 
-def random_view(x: Tensor, smallest: float, strength: float, mirror: bool) -> Tensor:
-    """A random view of each image.
+def random_view(x: Tensor, min_area: float, strength: float, hflip: bool) -> Tensor:
+    """Return a random view of each image.
 
     Parameters
     ----------
     x
         Images (batch, 3, size, size) in [-1, 1].
-    smallest
-        Least share of the area that a crop keeps, in (0, 1]; 0.08 is torchvision's, 1 crops nothing.
+    min_area
+        Smallest fraction of the area that a crop keeps, in (0, 1]; 0.08 is torchvision's, 1 crops nothing.
     strength
-        Of the changes of brightness, contrast and saturation.
-    mirror
-        Whether half of the images are mirrored; characters do not survive it.
+        Strength of the changes of brightness, contrast and saturation; 0 changes nothing.
+    hflip
+        Mirror half of the images; characters do not survive it.
+
+    Returns
+    -------
+    Tensor
+        (batch, 3, size, size) in [-1, 1].
     """
-    x = crop(x, sample_boxes(len(x), x.shape[-1], smallest)) if smallest < 1 else x
+    x = crop(x, sample_boxes(len(x), x.shape[-1], min_area)) if min_area < 1 else x
     x = color_jitter(x, strength)
-    return flip(x, torch.rand(len(x)) < 0.5) if mirror else x
+    return flip(x, torch.rand(len(x)) < 0.5) if hflip else x

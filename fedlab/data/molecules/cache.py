@@ -1,4 +1,4 @@
-"""Columns of texts and tensors kept in the user's cache folder (``$XDG_CACHE_HOME/fedlab/molecules``)."""
+"""Columns of texts and tensors saved in the user's cache folder (``$XDG_CACHE_HOME/fedlab/molecules``)."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from fedlab.files import write_atomically
 
 
 def cache_folder() -> Path:
-    """The user's cache folder for molecules; it need not exist, or be writable."""
+    """Return the user's cache folder for molecules; it need not exist, or be writable."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "fedlab" / "molecules"
 
 
 def cache_key(*names: str) -> str:
-    """A name for all that a content depends on."""
+    """Return a file name (16 hexadecimal digits) made from everything that the cached content depends on."""
     return hashlib.sha256("\x1f".join(names).encode()).hexdigest()[:16]
 
 
 def save(path: Path, texts: Mapping[str, Sequence[str]], tensors: Mapping[str, Tensor]) -> None:
-    """Write columns in one move, texts without line breaks; a folder that cannot be written to is no error."""
+    """Write columns atomically, texts without line breaks; a folder that cannot be written to is ignored."""
     columns = {name: np.frombuffer("\n".join(column).encode(), np.uint8) for name, column in texts.items()}
     stream = io.BytesIO()
     np.savez_compressed(
@@ -41,7 +41,7 @@ def save(path: Path, texts: Mapping[str, Sequence[str]], tensors: Mapping[str, T
 def load(
     path: Path, texts: Sequence[str], tensors: Sequence[str]
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, Tensor]] | None:
-    """The columns of these names; None where there is no such file, or it is damaged."""
+    """Return the named text and tensor columns; None where the file is missing or damaged."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             found = {name: tuple(kept[name].tobytes().decode().split("\n")) for name in texts}

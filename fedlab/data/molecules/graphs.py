@@ -1,22 +1,22 @@
-"""Molecules as graphs of fixed size, and back: RDKit on one side, small whole numbers on the other.
+"""Molecules as graphs of fixed size, and back: RDKit on one side, small integers on the other.
 
 A graph of at most N heavy atoms is two tables: ``bonds`` (N, N), symmetric, with 0 single, 1 double, 2 triple, 3 no
-bond, and ``atoms`` (N,) with the number of the element, or that of "no atom" for the places behind the last atom.
-:func:`one_hot` makes of a batch what models read: ``adjacency`` (batch, 4, N, N) and ``nodes`` (batch, N, F), the last
-channel of each meaning "none". Bonds are kekulised and hydrogens are implied by valence.
+bond, and ``atoms`` (N,) with the number of the element, or that of "no atom" for the places after the last atom.
+:func:`one_hot` turns a batch into the input of models: ``adjacency`` (batch, 4, N, N) and ``nodes`` (batch, N, F), the
+last channel of each meaning "none". Bonds are kekulized and hydrogens are implied by valence.
 
-**What a graph does not hold** is named for each molecule (:data:`LOSSY_FLAGS`): charges, unpaired electrons, isotopes and
-stereochemistry. A molecule with a charge or an unpaired electron stands for the neutral one that hydrogens complete.
-Several fragments are held, and named since the validity rule refuses them in samples.
+**What a graph does not represent** is flagged for each molecule (:data:`LOSSY_FLAGS`): charges, unpaired electrons,
+isotopes and stereochemistry. A molecule with a charge or an unpaired electron is represented by the neutral one that
+hydrogens complete. Several fragments are represented, but flagged, since the validity rule refuses them in samples.
 
-**Canonical form**: RDKit's canonical SMILES without stereochemistry (:func:`canonical_smiles`). A molecule that loses nothing
-but stereochemistry, or is in fragments, comes back to the same string.
+**Canonical form**: RDKit's canonical SMILES without stereochemistry (:func:`canonical_smiles`). A molecule that loses
+nothing but stereochemistry, or is in fragments, is decoded to the same string.
 
-**Validity rule** (:func:`to_smiles`): a graph is a molecule if RDKit's sanitisation accepts it (valences above all, no
+**Validity rule** (:func:`to_smiles`): a graph is a molecule if RDKit's sanitization accepts it (valences above all, no
 charges are given) and it is one connected piece of at least one atom. This is the rule of GraphNVP's public code. With
-``corrected`` (:func:`correct_valences`) it is mended first: N, O and S with one bond too many get a charge of +1, other atoms
-with too many bonds lose the order of their highest bond, one by one, and the largest fragment is kept; then every graph
-with an atom is a molecule.
+``corrected`` (:func:`correct_valences`) it is repaired first: N, O and S with one bond too many get a charge of +1,
+other atoms with too many bonds lose the order of their highest bond, one by one, and the largest fragment is kept; then
+every graph with an atom is a molecule.
 
 **Source**: Madhawa et al., GraphNVP, 2019, section 4; the correction is after Zang and Wang, MoFlow, KDD 2020, section
 3.4. **Departures**: (1) the correction gives a charge only where it heals the atom at once, and else lowers a bond.
@@ -48,14 +48,14 @@ CHARGEABLE = {"N": 4, "O": 3, "S": 3}  # element -> valence at which a charge of
 
 @dataclass(frozen=True)
 class GraphVocabulary:
-    """What the graphs of a set can hold: ``size`` atoms at most (N), of these elements (F - 1)."""
+    """Largest number of atoms ``size`` (N) and the elements (F - 1) that the graphs of a set can hold."""
 
     size: int
     elements: tuple[str, ...]
 
     @property
     def no_atom(self) -> int:
-        """The number that stands for no atom; F is one more."""
+        """Return the number of the channel "no atom"; F is one more."""
         return len(self.elements)
 
 
@@ -65,7 +65,7 @@ ZINC = GraphVocabulary(38, ("C", "N", "O", "F", "P", "S", "Cl", "Br", "I"))
 
 @dataclass(frozen=True)
 class Graph:
-    """One molecule: ``bonds`` (N, N) and ``atoms`` (N,) uint8, and the bits of :data:`LOSSY_FLAGS`."""
+    """One molecule: ``bonds`` (N, N) and ``atoms`` (N,) uint8, and bits of :data:`LOSSY_FLAGS`."""
 
     bonds: NDArray[np.uint8]
     atoms: NDArray[np.uint8]
@@ -73,12 +73,12 @@ class Graph:
 
 
 def parse_smiles(smiles: str, vocabulary: GraphVocabulary) -> tuple[Chem.Mol, Graph]:
-    """A molecule and its graph, atoms in the order of the SMILES.
+    """Return a molecule and its graph, atoms in the order of the SMILES.
 
     Raises
     ------
     DataError
-        When it cannot be parsed, or has too many atoms, or an element or bond that the alphabet lacks.
+        When it cannot be parsed, or has too many atoms, or an element or bond that the vocabulary lacks.
     """
     molecule = Chem.MolFromSmiles(smiles) if smiles.strip() else None
     if molecule is None or molecule.GetNumAtoms() == 0:
@@ -87,7 +87,7 @@ def parse_smiles(smiles: str, vocabulary: GraphVocabulary) -> tuple[Chem.Mol, Gr
 
 
 def to_graph(molecule: Chem.Mol, vocabulary: GraphVocabulary) -> Graph:
-    """The graph of a sanitised molecule; DataError as :func:`parse_smiles`."""
+    """Return the graph of a sanitized molecule; errors as :func:`parse_smiles`."""
     count = molecule.GetNumAtoms()
     if count > vocabulary.size:
         raise DataError(f"it has {count} heavy atoms, and graphs of this set hold {vocabulary.size}")
@@ -115,23 +115,23 @@ def to_graph(molecule: Chem.Mol, vocabulary: GraphVocabulary) -> Graph:
 
 
 def canonical_smiles(molecule: Chem.Mol) -> str:
-    """Canonical SMILES without stereochemistry."""
+    """Return the canonical SMILES without stereochemistry."""
     return str(Chem.MolToSmiles(molecule, isomericSmiles=False))
 
 
 def canonical_order(molecule: Chem.Mol) -> Chem.Mol:
-    """The same molecule with atoms in the order of its canonical SMILES."""
+    """Return the same molecule with atoms in the order of its canonical SMILES."""
     canonical_smiles(molecule)
     return Chem.RenumberAtoms(molecule, list(molecule.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"]))
 
 
 def one_hot(bonds: Tensor, atoms: Tensor, vocabulary: GraphVocabulary) -> tuple[Tensor, Tensor]:
-    """What models read.
+    """Return graphs one-hot, as models read them.
 
     Parameters
     ----------
     bonds, atoms
-        (batch, N, N) and (batch, N), whole numbers.
+        (batch, N, N) and (batch, N), integers.
 
     Returns
     -------
@@ -143,7 +143,10 @@ def one_hot(bonds: Tensor, atoms: Tensor, vocabulary: GraphVocabulary) -> tuple[
 
 
 def permute_atoms(bonds: Tensor, atoms: Tensor, no_atom: int) -> tuple[Tensor, Tensor]:
-    """Each graph with its atoms in a new random order, empty places still behind them; from torch's random stream."""
+    """Return each graph with its atoms in a random order from torch's stream, empty places still at the end.
+
+    Shapes of ``bonds`` and ``atoms`` are (batch, N, N) and (batch, N).
+    """
     keys = torch.rand(atoms.shape, device=atoms.device) + (atoms == no_atom)
     order = keys.argsort(dim=1)  # (batch, N)
     rows = bonds.gather(1, order[:, :, None].expand_as(bonds))
@@ -151,7 +154,7 @@ def permute_atoms(bonds: Tensor, atoms: Tensor, no_atom: int) -> tuple[Tensor, T
 
 
 def to_molecule(bonds: NDArray[np.uint8], atoms: NDArray[np.uint8], vocabulary: GraphVocabulary) -> Chem.RWMol:
-    """The molecule of one graph as it stands, not sanitised; bonds come from the lower triangle."""
+    """Return the molecule of one graph (N, N), (N,), not sanitized; bonds come from the lower triangle."""
     molecule, place = Chem.RWMol(), {}
     for position in np.flatnonzero(atoms != vocabulary.no_atom).tolist():
         place[position] = molecule.AddAtom(Chem.Atom(vocabulary.elements[atoms[position]]))
@@ -164,13 +167,13 @@ def to_molecule(bonds: NDArray[np.uint8], atoms: NDArray[np.uint8], vocabulary: 
 def to_smiles(
     bonds: NDArray[np.uint8], atoms: NDArray[np.uint8], vocabulary: GraphVocabulary, *, corrected: bool = False
 ) -> str | None:
-    """Canonical SMILES of one graph, or None where the validity rule refuses it."""
+    """Return the canonical SMILES of one graph (N, N), (N,), or None where the validity rule refuses it."""
     molecule = to_molecule(bonds, atoms, vocabulary)
     return validated_smiles(correct_valences(molecule) if corrected else molecule)
 
 
 def validated_smiles(molecule: Chem.RWMol) -> str | None:
-    """Canonical SMILES of a molecule that passes the validity rule, else None; it is sanitised on the way."""
+    """Return the canonical SMILES of a molecule that passes the validity rule, else None; the molecule is sanitized."""
     if not molecule.GetNumAtoms() or Chem.SanitizeMol(molecule, catchErrors=True) != Chem.SANITIZE_NONE:
         return None
     smiles = canonical_smiles(molecule)
@@ -178,7 +181,7 @@ def validated_smiles(molecule: Chem.RWMol) -> str | None:
 
 
 def correct_valences(molecule: Chem.RWMol) -> Chem.RWMol:
-    """A copy mended until every valence holds, and cut down to its largest fragment (the first of equal ones)."""
+    """Return a copy repaired until every valence holds, reduced to its largest fragment (the first of equal ones)."""
     mended = Chem.RWMol(molecule)
     while problem := next(iter(Chem.DetectChemistryProblems(mended)), None):
         atom = mended.GetAtomWithIdx(problem.GetAtomIdx())
@@ -201,18 +204,18 @@ def _lower(molecule: Chem.RWMol, bond: Chem.Bond) -> None:
 
 
 def batch_to_smiles(bonds: Tensor, atoms: Tensor, vocabulary: GraphVocabulary, *, corrected: bool = False) -> list[str | None]:
-    """:func:`to_smiles` of a batch of graphs (batch, N, N), (batch, N)."""
+    """Apply :func:`to_smiles` to a batch of graphs (batch, N, N), (batch, N)."""
     pairs = zip(bonds.cpu().numpy().astype(np.uint8), atoms.cpu().numpy().astype(np.uint8), strict=True)
     return [to_smiles(one, its, vocabulary, corrected=corrected) for one, its in pairs]
 
 
 def flag_names(lossy_flags: int) -> list[str]:
-    """The names of some bits of :data:`LOSSY_FLAGS`."""
+    """Return the names of the bits of :data:`LOSSY_FLAGS` that are set."""
     return [name for name, bit in LOSSY_FLAGS.items() if lossy_flags & bit]
 
 
 def stack_graphs(graphs: Sequence[Graph]) -> tuple[Tensor, Tensor]:
-    """Bonds (molecules, N, N) and atoms (molecules, N), uint8."""
+    """Return bonds (molecules, N, N) and atoms (molecules, N), uint8."""
     return (
         torch.from_numpy(np.stack([graph.bonds for graph in graphs])),
         torch.from_numpy(np.stack([graph.atoms for graph in graphs])),

@@ -1,4 +1,5 @@
-"""Who holds what of a set of molecules: the server a public part, clients the rest, nobody the test file."""
+"""Allocation of a molecule set: a public part to the server, the rest to the clients; the test file is for evaluation.
+"""
 
 from __future__ import annotations
 
@@ -19,24 +20,26 @@ MAX_REFERENCE = 1000  # molecules of the test file that drawn ones are compared 
 
 @dataclass(frozen=True)
 class MoleculeAllocation:
-    """Who holds what of the training file, and the test file.
+    """Rows of the training file by owner, and the test file.
 
     Attributes
     ----------
-    public
+    training, reference
+        Molecules of the training file, and of the test file.
+    server
         Rows of the server.
     clients
         Rows that each client trains on, and those that it tests on.
-    known, compared
+    training_smiles, reference_smiles
         Canonical SMILES of the training file, for novelty, and of the reference, for distances.
     """
 
     training: Molecules
     reference: Molecules
-    public: Tensor
+    server: Tensor
     clients: tuple[tuple[Tensor, Tensor], ...]
-    known: frozenset[str]
-    compared: tuple[str, ...]
+    training_smiles: frozenset[str]
+    reference_smiles: tuple[str, ...]
 
 
 def allocate(
@@ -46,19 +49,23 @@ def allocate(
     *,
     by: MoleculePartition,
     alpha: float,
-    public: float,
-    held_out: float,
+    server_fraction: float,
+    test_fraction: float,
     seed: int,
     no_atom: int,
 ) -> MoleculeAllocation:
-    """Molecules of a training file dealt to the server and to clients of these names.
+    """Allocate the molecules of a training file to the server and to clients of these names.
 
     Parameters
     ----------
+    training, reference
+        Molecules of the training file, and of the test file.
+    names
+        Names of the clients.
     by, alpha, no_atom
         As in :func:`fedlab.data.molecules.scaffolds.partition_molecules`.
-    public, held_out
-        Share of the file that is the server's, and of each client's molecules that it tests on.
+    server_fraction, test_fraction
+        Fraction of the file that is the server's, and of each client's molecules that it tests on.
 
     Raises
     ------
@@ -67,7 +74,7 @@ def allocate(
     """
     with seeded(seed, "public part"):
         order = torch.randperm(len(training))
-    cut = round(len(training) * public)
+    cut = round(len(training) * server_fraction)
     if cut < MIN_EXAMPLES:
         raise ConfigError(
             f"the server's public part would be {cut} of {len(training):,} molecules, at least {MIN_EXAMPLES} are "
@@ -76,17 +83,23 @@ def allocate(
     of_server, private = order[:cut].sort().values, order[cut:].sort().values
     parts = scaffolds.partition_molecules(training.select(private.tolist()), len(names), by, alpha, seed, no_atom)
     clients = tuple(
-        scaffolds.train_test_rows(private[rows], held_out, seed, name) for rows, name in zip(parts, names, strict=True)
+        scaffolds.train_test_rows(private[rows], test_fraction, seed, name) for rows, name in zip(parts, names, strict=True)
     )
     meant = [meaning for meaning in reference.decoded_smiles if meaning][:MAX_REFERENCE]
     return MoleculeAllocation(training, reference, of_server, clients, frozenset(training.decoded_smiles), tuple(meant))
 
 
 def drop_lossy(molecules: Molecules) -> Molecules:
-    """Those whose graph gives the same molecule back."""
-    kept = (molecules.lossy_flags & graphs.ALTERING_FLAGS == 0).nonzero()[:, 0].tolist()
-    if not kept:
+    """Return the molecules whose graphs decode to the same molecule.
+
+    Raises
+    ------
+    DataError
+        When none is left.
+    """
+    rows = (molecules.lossy_flags & graphs.ALTERING_FLAGS == 0).nonzero()[:, 0].tolist()
+    if not rows:
         raise DataError(
             "no molecule is left without charges, unpaired electrons and isotopes; set molecules.lossy=keep"
         )
-    return molecules.select(kept)
+    return molecules.select(rows)

@@ -1,9 +1,10 @@
-"""Molecules shared out over clients: by scaffold, by size, by clusters of scaffolds, or at random.
+"""Molecules partitioned over clients: by scaffold, by size, by clusters of scaffolds, or at random.
 
-**Source**: Bemis and Murcko, J. Med. Chem. 1996, for scaffolds; FedChem (Zhu et al., Patterns 2022) shares out
-clusters of scaffolds by a draw from a Dirichlet distribution (Hsu et al. 2019). **Departures**: (1) a cluster here is
-one generic scaffold, all atoms carbon and all bonds single, which is a shape of rings and linkers; the rarest shapes
-are one cluster together; (2) in ``scaffold`` the largest groups are dealt first, each to who has the fewest then.
+**Source**: Bemis and Murcko, J. Med. Chem. 1996, for scaffolds; FedChem (Zhu et al., Patterns 2022) splits clusters of
+scaffolds by a draw from a Dirichlet distribution (Hsu et al. 2019). **Departures**: (1) a cluster here is one generic
+scaffold, all atoms carbon and all bonds single, which is a shape of rings and linkers; the rarest shapes are one
+cluster together; (2) in ``scaffold`` the largest groups are assigned first, each to the client with the fewest
+molecules at that time.
 """
 
 from __future__ import annotations
@@ -31,20 +32,26 @@ MoleculePartition = Literal["iid", "scaffold", "size", "dirichlet"]
 
 
 def partition_molecules(molecules: Molecules, clients: int, by: MoleculePartition, alpha: float, seed: int, no_atom: int) -> list[Tensor]:
-    """Row numbers of each client: disjoint, together all, each sorted.
+    """Return the row numbers of each client: disjoint, together all, each sorted.
 
     Parameters
     ----------
+    clients
+        Number of clients.
     by
-        ``iid``: at random; ``scaffold``: every Bemis-Murcko scaffold is one client's; ``size``: client 0 has the
-        smallest molecules; ``dirichlet``: each cluster of scaffolds is shared out by a draw from Dirichlet(alpha).
+        ``iid``: at random; ``scaffold``: every Bemis-Murcko scaffold belongs to one client; ``size``: client 0 has the
+        smallest molecules; ``dirichlet``: each cluster of scaffolds is split by a draw from Dirichlet(alpha).
+    alpha
+        Concentration of the Dirichlet draws, above 0.
+    seed
+        Seed of the partition.
     no_atom
         The number that stands for no atom.
 
     Raises
     ------
     ConfigError
-        When a client would hold fewer than 10 molecules.
+        When a client would get fewer than 10 molecules.
     """
     if by in ("iid", "dirichlet"):
         return partition_indices(by, scaffold_clusters(molecules.scaffolds), clients, alpha, seed)
@@ -77,7 +84,7 @@ def _by_size(molecules: Molecules, clients: int, no_atom: int) -> list[Tensor]:
 
 @lru_cache(maxsize=8)
 def scaffold_clusters(scaffolds: tuple[str, ...]) -> Tensor:
-    """The cluster of each molecule (molecules,): 0 is the most frequent shape of scaffold."""
+    """Return the cluster of each molecule (molecules,): 0 is the most frequent shape of scaffold."""
     shape_of = {scaffold: _shape(scaffold) for scaffold in set(scaffolds)}
     counts = Counter(shape_of[scaffold] for scaffold in scaffolds)
     ranked = sorted(counts, key=lambda shape: (-counts[shape], shape))
@@ -92,9 +99,11 @@ def _shape(scaffold: str) -> str:
     return graphs.canonical_smiles(MakeScaffoldGeneric(molecule))  # type: ignore[no-untyped-call]
 
 
-def train_test_rows(rows: Tensor, share: float, seed: int, owner: str) -> tuple[Tensor, Tensor]:
-    """An owner's rows to train on and those to test on, at least one each; a function of seed and owner."""
+def train_test_rows(rows: Tensor, fraction: float, seed: int, owner: str) -> tuple[Tensor, Tensor]:
+    """Split an owner's rows into those to train on and those to test on, at least one each; a function of seed and
+    owner.
+    """
     generator = np.random.default_rng(seed_of(seed, "held out", owner))
     order = generator.permutation(len(rows))
-    cut = min(max(1, round(len(rows) * share)), len(rows) - 1)
+    cut = min(max(1, round(len(rows) * fraction)), len(rows) - 1)
     return rows[np.sort(order[cut:])], rows[np.sort(order[:cut])]

@@ -1,11 +1,12 @@
-"""Files of SMILES read into graphs: line by line, in parallel, once.
+"""SMILES files parsed into graphs: line by line, in parallel, once.
 
 A file has one molecule a line, the first field of which (up to a blank, tab or comma) is the SMILES; a first line
-"smiles" is a heading. A line that is no molecule of the set does not end the run: it is set aside with its number and
-the reason (:class:`SkippedLine`), written to a file, and counted in a warning. A file in which nothing is left is an error.
+"smiles" is a heading. A line that is no molecule of the set does not end the run: it is skipped, recorded with its
+number and the reason (:class:`SkippedLine`) in a file, and counted in a warning. A file without a usable line is an
+error.
 
-Long files are parsed by all cores and kept in the user's cache folder (``$XDG_CACHE_HOME/fedlab/molecules``), under a
-name made from their content, the alphabet and RDKit's version; where nothing can be written they are parsed again.
+Long files are parsed by all cores and cached in the user's cache folder (``$XDG_CACHE_HOME/fedlab/molecules``), under a
+name made from their content, the vocabulary and RDKit's version; where nothing can be written they are parsed again.
 
 The small sets inside the package are read when no folder of full sets is given: 5,000 molecules of QM9 to train on and
 1,000 of its test file. ZINC's file does not ship.
@@ -42,12 +43,12 @@ AtomOrder = Literal["file", "canonical"]
 
 
 class SkippedLinesWarning(UserWarning):
-    """Lines of a file that were not used."""
+    """Warning that lines of a SMILES file were not used."""
 
 
 @dataclass(frozen=True)
 class SkippedLine:
-    """A line that was not used: its number from 1, what it says, and why not."""
+    """A line that was not used: its number from 1, its SMILES, and the reason."""
 
     line: int
     smiles: str
@@ -61,15 +62,17 @@ class Molecules:
     Attributes
     ----------
     smiles
-        Canonical, without stereochemistry.
-    meanings
-        The same of what each graph gives back: equal where nothing is lost, "" where it is no molecule.
+        Canonical SMILES of each line, without stereochemistry.
+    decoded_smiles
+        Canonical SMILES of each graph: equal to ``smiles`` where nothing is lost, "" where the graph is no molecule.
     bonds, atoms
         (molecules, N, N) and (molecules, N) uint8, see :mod:`fedlab.data.molecules.graphs`.
-    losses
-        What each graph does not hold, bits of ``molgraphs.LOSSES`` (molecules,) uint8.
+    lossy_flags
+        What each graph does not represent, bits of ``graphs.LOSSY_FLAGS`` (molecules,) uint8.
     scaffolds
         Bemis-Murcko scaffold of each; "" for one without a ring.
+    skipped
+        Lines that were not used.
     """
 
     smiles: tuple[str, ...]
@@ -84,7 +87,7 @@ class Molecules:
         return len(self.smiles)
 
     def select(self, rows: Sequence[int]) -> Molecules:
-        """Some of them."""
+        """Return the molecules of these rows."""
         some = torch.as_tensor(rows, dtype=torch.long)
         texts = [tuple(column[row] for row in rows) for column in (self.smiles, self.decoded_smiles, self.scaffolds)]
         return Molecules(texts[0], texts[1], self.bonds[some], self.atoms[some], self.lossy_flags[some], texts[2])
@@ -92,7 +95,7 @@ class Molecules:
 
 @dataclass(frozen=True)
 class MoleculeSet:
-    """A set's alphabet, and its files below the data root, some of them inside the package."""
+    """The vocabulary of a set; ``embedded`` is true when a part of it ships inside the package."""
 
     vocabulary: GraphVocabulary
     embedded: bool
@@ -108,12 +111,12 @@ FILES = {
 
 
 def molecule_file(name: str, split: str, root: Path | None) -> Path:
-    """Where a set's molecules are.
+    """Return the path of a set's file.
 
     Raises
     ------
     DataError
-        When there is no such set or split, or its file is not there.
+        When there is no such set or split, or its file is missing.
     """
     if name not in MOLECULE_SETS:
         raise DataError(f"no set of molecules {name!r}; {suggest(name, MOLECULE_SETS)}")
@@ -131,19 +134,26 @@ def molecule_file(name: str, split: str, root: Path | None) -> Path:
 
 @lru_cache(maxsize=8)
 def load_molecules(path: Path, vocabulary: GraphVocabulary, limit: int = 0, order: AtomOrder = "file") -> Molecules:
-    """The molecules of one file, read once a process.
+    """Return the molecules of one file, read once a process.
 
     Parameters
     ----------
+    path, vocabulary
+        The SMILES file, and what its graphs can hold.
     limit
-        Only the first so many lines; 0: all.
+        Largest number of lines to read; 0 reads all.
     order
-        Of the atoms: as the file's SMILES has them, or as its canonical one does.
+        Order of the atoms: as in the file's SMILES, or as in the canonical ones.
 
     Raises
     ------
     DataError
         When the file cannot be read, or no line of it is a molecule of the set.
+
+    Warns
+    -----
+    SkippedLinesWarning
+        When some lines are no molecules of the set.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -165,7 +175,7 @@ def load_molecules(path: Path, vocabulary: GraphVocabulary, limit: int = 0, orde
 
 
 def _lines(text: str) -> list[tuple[int, str]]:
-    """Number and SMILES of each line that has something on it, without the heading."""
+    """Return number and SMILES of each line that is not blank, without the heading."""
     fields = [(number, line.replace(",", " ").split()) for number, line in enumerate(text.splitlines(), start=1)]
     found = [(number, parts[0]) for number, parts in fields if parts]
     return found[1:] if found and found[0][1].lower() == "smiles" else found
@@ -191,7 +201,7 @@ def _parse(lines: Sequence[tuple[int, str]], vocabulary: GraphVocabulary, order:
 
 
 def parse_lines(lines: Sequence[tuple[int, str]], vocabulary: GraphVocabulary, order: AtomOrder) -> Molecules:
-    """The molecules of numbered SMILES, one after another: what each process does."""
+    """Return the molecules of numbered SMILES, one after another: the task of one process."""
     found: list[Graph] = []
     smiles, decoded_smiles, scaffolds, skipped = [], [], [], []
     for number, text in lines:
@@ -213,12 +223,12 @@ def parse_lines(lines: Sequence[tuple[int, str]], vocabulary: GraphVocabulary, o
 
 
 def murcko_scaffold(molecule: Chem.Mol) -> Chem.Mol:
-    """Bemis-Murcko scaffold: rings and what links them."""
+    """Return the Bemis-Murcko scaffold: rings and their linkers."""
     return GetScaffoldForMol(molecule)  # type: ignore[no-untyped-call,no-any-return]
 
 
 def _decoded_smiles(graph: Graph, vocabulary: GraphVocabulary) -> str:
-    """Canonical SMILES of what a graph gives back, fragments allowed; "" where RDKit refuses it."""
+    """Return the canonical SMILES of a graph, fragments allowed; "" where RDKit refuses it."""
     molecule = graphs.to_molecule(graph.bonds, graph.atoms, vocabulary)
     if Chem.SanitizeMol(molecule, catchErrors=True) != Chem.SANITIZE_NONE:
         return ""
@@ -240,7 +250,7 @@ def _keep(path: Path, found: Molecules) -> None:
 
 
 def _recall(path: Path) -> Molecules | None:
-    """What a cache file holds; None where there is none, or it is damaged."""
+    """Return the content of a cache file; None where it is missing or damaged."""
     kept = cache.load(path, (*TEXTS, "skipped"), TENSORS)
     if kept is None:
         return None
@@ -258,7 +268,7 @@ def _some(skipped: Sequence[SkippedLine]) -> str:
 
 
 def _set_aside(path: Path, key: str, lines: int, skipped: Sequence[SkippedLine]) -> None:
-    """Write the refused lines to a file, and say so."""
+    """Write the skipped lines to a file, and warn."""
     aside = cache.cache_folder() / "set-aside" / f"{path.stem}-{key}.tsv"
     table = "line\tsmiles\treason\n" + "".join(f"{one.line}\t{one.smiles}\t{one.reason}\n" for one in skipped)
     where = f"all of them in {aside}" if cache.try_write(aside, table.encode()) else f"{aside} could not be written"

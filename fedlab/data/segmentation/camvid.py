@@ -1,29 +1,30 @@
-"""CamVid: street views of Cambridge with a class for every pixel, by the drive that they were filmed on.
+"""CamVid: video frames of Cambridge streets with a class for every pixel, by the drive that they were filmed on.
 
-``load_drive`` is the whole interface: a domain, a split, and the folder of the full set, or none for the one in the package.
+:func:`load_drive` is the whole interface: a domain, a split, and the folder of the full set, or None for the one in the
+package.
 
-=========  =======  =================================================================================================
-split      columns  what
-=========  =======  =================================================================================================
-train      x        a target: the first half of the drive but for its last ``GAP`` views, without a label
-oracle     x, y     the same views with labels, for supervised upper bounds of a target only
-test       x, y     the second half of the drive
-labelled   x, y     a source: the whole drive
-=========  =======  =================================================================================================
+=====  ======================================================================  ==========================
+split  frames                                                                  columns
+=====  ======================================================================  ==========================
+train  a target: the first half of the drive but for its last ``GAP`` frames   x; y with ``with_labels``
+test   the second half of the drive                                            x, y
+all    a source: the whole drive                                               x, y
+=====  ======================================================================  ==========================
 
-**Splits are by time.** Views of a drive follow one another at one second, neighbours look alike, and a car that waits
-sees the same for many seconds. So a drive is cut in two, and ``GAP`` seconds before the cut are left out. For the dusk
-drive the cut is that of the published lists: their training views are its first 62, their test views its last 62.
+**Splits are by time.** Frames of a drive follow one another at one second, successive ones look alike, and a waiting
+car sees the same for many seconds. So a drive is split in two, and ``GAP`` seconds before the boundary are left out.
+For the dusk drive the boundary is that of the published lists: their training frames are its first 62, their test
+frames its last 62.
 
-A domain ``dark_...`` is a day drive bent to look like dusk (:func:`darken`): a target to tune on, whose labels are a
-source's.
+A domain ``dark_...`` is a day drive darkened to look like dusk (:func:`darken`): a target to tune on, whose labels are
+a source's.
 
 **Source**: Brostow, Fauqueur, Cipolla, Semantic Object Classes in Video, Pattern Recognition Letters 2009; the 11
 classes, 360 x 480 pixels and lists of Badrinarayanan et al., SegNet, PAMI 2017, reduced to 120 x 160.
 
-**Departures**: (1) views are reduced again to 60 x 80, colours averaged and labels taken at every second pixel; in the
+**Departures**: (1) frames are reduced again to 60 x 80, colors averaged and labels taken at every second pixel; in the
 package as JPEG of quality 90. (2) The file has no names: drives are told apart by the order of the published lists,
-where a cut between two drives is the largest jump between neighbours.
+where the boundary between two drives is the largest jump between successive frames.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ Pieces = tuple[tuple[str, slice], ...]
 
 @dataclass(frozen=True)
 class DriveSequence:
-    """Where a drive's views lie in the published lists, in the order of time."""
+    """Position of a drive's frames in the published lists, in the order of time; ``dark`` frames are darkened."""
 
     description: str
     pieces: Pieces
@@ -93,7 +94,8 @@ VALIDATION = DriveSequence("the published validation views: 0016E5 at another ti
 
 
 class Frames(NamedTuple):
-    """x : (N, 3, height, width) uint8; y : (N, height, width) int64, ``IGNORE_INDEX`` where nobody knows; shared, read-only."""
+    """x : (N, 3, height, width) uint8; y : (N, height, width) int64, ``IGNORE_INDEX`` for unlabeled pixels; read-only.
+    """
 
     x: Tensor
     y: Tensor
@@ -102,24 +104,27 @@ class Frames(NamedTuple):
 def load_drive(
     domain: str, split: str, root: Path | None = None, *, reduce: int = 2, with_labels: bool = False
 ) -> ArrayDataset:
-    """Views of one drive and split, in the order of time.
+    """Return the frames of one drive and split, in the order of time.
 
     Parameters
     ----------
     domain
-        A key of ``DRIVES``; or ``HELD_OUT``, labelled day views that no split of a drive holds, whatever the split.
+        A key of ``DRIVES``; or ``HELD_OUT``, day frames of another time that belong to no drive, the same for each
+        split.
     split
         One of ``SPLITS``, see the table above.
     root
         Folder that holds ``camvid/``; None, or one without it, reads the set inside the package.
     reduce
-        By how much the file's 120 x 160 pixels are divided, 1 or 2; the set inside the package has 60 x 80.
+        Factor by which the file's 120 x 160 pixels are reduced, 1 or 2; the set inside the package has 60 x 80.
+    with_labels
+        Give labels of the split "train" as well: for supervised upper bounds of a target only.
 
     Returns
     -------
-    examples
+    ArrayDataset
         x : (N, 3, height, width), float32 in [-1, 1] once indexed, uint8 in ``columns``; y : (N, height, width), int64
-        in 0..10 and ``IGNORE_INDEX``, in every split but "train".
+        in 0..10 and ``IGNORE_INDEX``, see the table above.
 
     Raises
     ------
@@ -145,16 +150,17 @@ def load_drive(
 
 
 def darken(x: Tensor) -> Tensor:
-    """Day (N, 3, height, width) uint8 as if at dusk: a gamma of 1.8, then 0.62, 0.70, 0.72 of red, green and blue.
+    """Return day frames (N, 3, height, width) uint8 as if at dusk: a gamma of 1.8, then 0.62, 0.70, 0.72 of red, green,
+    blue.
 
-    The numbers bring the mean colour of the day drives near that of the dusk drive's unlabelled training views.
+    The numbers bring the mean color of the day drives near that of the dusk drive's unlabeled training frames.
     """
     gains = torch.tensor((0.62, 0.70, 0.72))[:, None, None]
     return (255 * gains * (x.float() / 255) ** 1.8).round().byte()
 
 
 def _lists(root: Path | None, reduce: int) -> Mapping[str, Frames]:
-    """The three published lists, at the size asked for."""
+    """Return the three published lists, at the given reduction."""
     full = root / FULL_FILE if root else None
     if full is not None and full.is_file():
         return _full(full, reduce)
@@ -168,7 +174,7 @@ def _lists(root: Path | None, reduce: int) -> Mapping[str, Frames]:
 
 @lru_cache(maxsize=2)
 def _full(path: Path, reduce: int) -> Mapping[str, Frames]:
-    """The file of all views, lossless."""
+    """Return the frames of the full file, which is lossless."""
     found: dict[str, Frames] = {}
     remedy = "replace the file, or unset data_root"
     archive = _load(path, remedy)
@@ -182,7 +188,9 @@ def _full(path: Path, reduce: int) -> Mapping[str, Frames]:
 
 @lru_cache(maxsize=2)
 def _embedded(path: Path) -> Mapping[str, Frames]:
-    """The set inside the package: JPEG files end to end in ``buf``, cut at ``off``, and ``y``, list by list."""
+    """Return the frames inside the package: concatenated JPEG files ``buf``, their bounds ``off``, and ``y``, list by
+    list.
+    """
     remedy, count = "the package is damaged, reinstall fedlab", sum(LIST_LENGTHS.values())
     archive = _load(path, remedy)
     buffer, offsets, y = (_column(archive, name, path, remedy) for name in ("buf", "off", "y"))
@@ -221,10 +229,10 @@ def _check(path: Path, remedy: str, name: str, array: Any, shape: tuple[int, ...
         raise DataError(f"{path}: {name!r} is {array.dtype} {array.shape}, expected uint8 {shape}; {remedy}")
 
 
-def downsample(x: Any, by: int) -> Any:
-    """(N, height, width, 3) uint8 averaged over squares of ``by`` pixels a side."""
+def downsample(x: Any, factor: int) -> Any:
+    """Return (N, height, width, 3) uint8 averaged over squares of ``factor`` pixels a side."""
     count, height, width, _ = x.shape
-    blocks = x.reshape(count, height // by, by, width // by, by, 3)
+    blocks = x.reshape(count, height // factor, factor, width // factor, factor, 3)
     return np.rint(blocks.mean((2, 4), dtype=np.float32)).astype(np.uint8)
 
 
@@ -233,7 +241,7 @@ def _planes(x: Any) -> Tensor:
 
 
 def _labels(y: Any, path: Path, remedy: str) -> Tensor:
-    """int64 labels with ``IGNORE_INDEX`` for the file's 11; anything above is refused."""
+    """Return int64 labels with ``IGNORE_INDEX`` for the file's 11; DataError for anything above."""
     if y.max() > len(CLASSES):
         raise DataError(f"{path} holds labels up to {y.max()}, expected 0..{len(CLASSES)}; {remedy}")
     labels = torch.from_numpy(y.astype(np.int64))

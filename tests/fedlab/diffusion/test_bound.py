@@ -23,12 +23,12 @@ def test_the_divergence_of_two_normals():
     assert float(normal_kl(torch.tensor(1.5), 4.0, 1.5, 4.0)) == pytest.approx(0)
 
 
-def test_the_grey_levels_of_a_pixel_share_out_all_of_the_mass():
-    grey = torch.arange(256, dtype=torch.float64) / 127.5 - 1
+def test_the_gray_levels_of_a_pixel_share_out_all_of_the_mass():
+    gray = torch.arange(256, dtype=torch.float64) / 127.5 - 1
     for mean, variance in ((0.1, 0.01), (-1.2, 0.5), (0.0, 1e-5)):
-        mass = (-discretized_nll(grey, torch.tensor(mean, dtype=torch.float64), variance)).exp()
+        mass = (-discretized_nll(gray, torch.tensor(mean, dtype=torch.float64), variance)).exp()
         assert float(mass.sum()) == pytest.approx(1, abs=1e-6)
-        edges = [-math.inf, *(grey[:-1] + 1 / 255).tolist(), math.inf]
+        edges = [-math.inf, *(gray[:-1] + 1 / 255).tolist(), math.inf]
         cdf = norm.cdf(edges, mean, variance**0.5)
         assert mass.tolist() == pytest.approx((cdf[1:] - cdf[:-1]).tolist(), abs=1e-9)
 

@@ -121,7 +121,7 @@ def points(count):
 
 
 def exact_score(x, sigma):
-    """grad log sum_k share_k N(x; centre_k, width^2 + sigma^2), by differentiating it."""
+    """grad log sum_k share_k N(x; center_k, width^2 + sigma^2), by differentiating it."""
     x, variance = x.clone().requires_grad_(True), WIDTH**2 + sigma**2
     away = (x[:, None] - CENTRES).square().sum(2)
     density = (SHARES.log() - away / (2 * variance)).logsumexp(1) - x.shape[1] / 2 * variance.log()[:, 0]
@@ -143,13 +143,13 @@ class Network(nn.Module):
 def learn(objective, steps):
     with seeded("mixture"):
         network = Network()
-        optimiser = torch.optim.Adam(network.parameters(), 1e-2)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 
         def loss():
             return objective(LADDER, network, points(256))
 
-        train_steps(loss, optimiser, steps, name="mixture", after_step=schedule.step)
+        train_steps(loss, optimizer, steps, name="mixture", after_step=schedule.step)
     return network
 
 
@@ -172,8 +172,8 @@ def test_denoising_learns_the_mixtures_score_and_langevin_dynamics_its_moments()
         x = annealed_langevin(LADDER, network, initial_noise(LADDER, (1500, 2)), steps=50, step=0.2)
     upper = x.sum(1) > 0
     assert float(upper.float().mean()) == pytest.approx(0.75, abs=0.06)
-    for side, centre in ((upper, 1.0), (~upper, -1.0)):
-        assert float(x[side].mean()) == pytest.approx(centre, abs=0.08)
+    for side, center in ((upper, 1.0), (~upper, -1.0)):
+        assert float(x[side].mean()) == pytest.approx(center, abs=0.08)
         assert float(x[side].std()) == pytest.approx(WIDTH, abs=0.06)
 
 

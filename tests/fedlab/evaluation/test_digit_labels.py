@@ -20,11 +20,11 @@ def test_it_reads_held_out_digits_of_every_look(domain, at_least):
     assert torch.allclose(digit_labels.classify_digits(batch["x"][:7])[0], features[:7], atol=1e-5)
 
 
-def test_images_are_read_grey_and_cut():
+def test_images_are_read_gray_and_cut():
     x = torch.rand(2, 3, 32, 32) * 2 - 1
     assert torch.allclose(preprocess(x), x[..., 2:-2, 2:-2].mean(1, keepdim=True))
-    grey = torch.rand(2, 1, 28, 28)
-    assert torch.equal(preprocess(grey), grey)
+    gray = torch.rand(2, 1, 28, 28)
+    assert torch.equal(preprocess(gray), gray)
     flat = preprocess(torch.full((2, 1, 16, 16), 0.25))
     assert flat.shape == (2, 1, 28, 28)
     assert torch.allclose(flat, torch.tensor(0.25))

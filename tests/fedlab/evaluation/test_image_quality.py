@@ -31,9 +31,9 @@ def test_precision_and_recall_are_those_of_a_loop_over_pairs():
     def reached(points, around):
         inside = 0
         for point in points:
-            for number, centre in enumerate(around):
-                others = sorted(float((centre - x).norm()) for n, x in enumerate(around) if n != number)
-                if float((point - centre).norm()) <= others[2]:
+            for number, center in enumerate(around):
+                others = sorted(float((center - x).norm()) for n, x in enumerate(around) if n != number)
+                if float((point - center).norm()) <= others[2]:
                     inside += 1
                     break
         return inside / len(points)
@@ -65,6 +65,6 @@ def test_label_distances_by_hand():
     assert unheld["label_kl"] == pytest.approx(0.5 * np.log(0.5) + 0.5 * np.log(0.5 / 0.25))
 
 
-def test_too_few_images_for_their_neighbours_are_refused():
-    with pytest.raises(ValueError, match="3 images have no 3 neighbours each"):
+def test_too_few_images_for_their_neighbors_are_refused():
+    with pytest.raises(ValueError, match="3 images have no 3 neighbors each"):
         image_quality.knn_radii(torch.zeros(3, 2))

@@ -21,7 +21,7 @@ def test_what_is_missing_is_said(monkeypatch, tmp_path):
     assert inception.unavailable_reason() == ""
 
 
-def test_images_come_to_torchmetrics_in_colour_from_0_to_1(monkeypatch):
+def test_images_come_to_torchmetrics_in_color_from_0_to_1(monkeypatch):
     given = []
 
     class Metric:

@@ -15,8 +15,8 @@ def pixels(png):
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
 
-def count(image, colour):
-    wanted = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+def count(image, color):
+    wanted = [int(color[at : at + 2], 16) for at in (1, 3, 5)]
     return int((np.abs(image - wanted).sum(2) < 12).sum())
 
 
@@ -25,8 +25,8 @@ def test_a_path_has_a_row_for_each_pair_and_an_empty_place_where_nothing_decodes
     assert image.shape == (2 * PANEL + 2 * MARGIN + LINE + 8, 5 * PANEL + 2 * MARGIN, 3)
     top = MARGIN + LINE + 8
     places = [image[top : top + PANEL // 2 + 30, MARGIN + n * PANEL : MARGIN + (n + 1) * PANEL] for n in range(5)]
-    coloured = [bool((place.max(2) - place.min(2) > 100).any()) for place in places]
-    assert coloured == [True, True, False, True, True] and (places[2] < 200).any()  # there, words alone
+    colored = [bool((place.max(2) - place.min(2) > 100).any()) for place in places]
+    assert colored == [True, True, False, True, True] and (places[2] < 200).any()  # there, words alone
 
 
 def test_a_direction_is_drawn_also_where_walks_leave_the_molecules():

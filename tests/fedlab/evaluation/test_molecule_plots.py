@@ -46,7 +46,7 @@ def captions(monkeypatch):
     return found
 
 
-def test_a_grid_has_a_panel_for_each_molecule_and_colours_for_its_elements():
+def test_a_grid_has_a_panel_for_each_molecule_and_colors_for_its_elements():
     image = pixels(molecule_grid([*RINGS, "", "CN"], "six", columns=3))
     assert image.shape == (2 * PANEL + 2 * MARGIN + LINE + 8, 3 * PANEL + 2 * MARGIN, 3)
     assert (panel(image, 4, 3) == 255).all()
@@ -73,7 +73,7 @@ def test_the_same_molecules_make_the_same_bytes():
     assert sample_grid(RINGS) == sample_grid(RINGS)
 
 
-def test_histograms_draw_the_reference_in_grey_and_samples_in_blue():
+def test_histograms_draw_the_reference_in_gray_and_samples_in_blue():
     alone, both = pixels(property_histograms([], RINGS)), pixels(property_histograms(["CCCO", "C1CCC1"], RINGS))
     blue = tuple(int(molecule_plots.GENERATED[at : at + 2], 16) for at in (1, 3, 5))
 

@@ -58,7 +58,7 @@ def test_histograms_by_hand():
     found = distribution_metrics(["CC=O", "CC"], ["CN", "CC"])
     assert found["distance_atoms"] == pytest.approx(0.5 * (abs(4 / 5 - 3 / 4) + 1 / 5 + 1 / 4))
     assert found["distance_bonds"] == pytest.approx(1 / 3)  # one double bond of three
-    assert properties(("c1ccccc1",)).bonds == {"SINGLE": 3, "DOUBLE": 3}  # kekulised
+    assert properties(("c1ccccc1",)).bonds == {"SINGLE": 3, "DOUBLE": 3}  # kekulized
     assert properties(("C1CC1C1CCCC1",)).ring_sizes == (5, 3)
 
 

@@ -67,7 +67,7 @@ def test_two_equal_examples_by_hand():
 
 
 def test_one_iteration_by_hand():
-    """A path: b is the neighbour of a and c at 45 degrees, so w = cos^3; S = 1/sqrt(2) between b and its ends."""
+    """A path: b is the neighbor of a and c at 45 degrees, so w = cos^3; S = 1/sqrt(2) between b and its ends."""
     features = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
     p = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
     found = propagate_labels(features, p, num_neighbors=2, alpha=0.5, iterations=1)
@@ -87,15 +87,15 @@ def test_rows_sum_to_one_and_nothing_is_negative():
 
 def test_a_cluster_outvotes_its_odd_member():
     generator = torch.Generator().manual_seed(0)
-    centres = torch.eye(8)[:2].repeat_interleave(10, 0)
-    features = centres + 0.05 * torch.randn(20, 8, generator=generator)
+    centers = torch.eye(8)[:2].repeat_interleave(10, 0)
+    features = centers + 0.05 * torch.randn(20, 8, generator=generator)
     p = torch.tensor([[0.9, 0.1]] * 10 + [[0.1, 0.9]] * 10)
     p[0] = torch.tensor([0.2, 0.8])
     assert propagate_labels(features, p, num_neighbors=5).argmax(1).tolist() == [0] * 10 + [1] * 10
     assert p.argmax(1)[0] == 1
 
 
-def test_an_example_without_neighbours_keeps_its_own():
+def test_an_example_without_neighbors_keeps_its_own():
     features = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.1, 0.0], [-1.0, 0.0, 0.0]])  # the last looks away from both
     p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
     torch.testing.assert_close(propagate_labels(features, p, num_neighbors=2)[2], p[2])

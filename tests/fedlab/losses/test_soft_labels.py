@@ -26,7 +26,7 @@ def slope(name, student, soft):
     return torch.autograd.grad(DIVERGENCES[name](student, soft), student)[0]
 
 
-def test_soft_labels_are_raised_and_not_normalised_again():
+def test_soft_labels_are_raised_and_not_normalized_again():
     soft = soft_targets(torch.tensor([[math.log(3.0), 0.0]]))
     assert soft.tolist()[0] == pytest.approx([0.75 + FLOOR, 0.25 + FLOOR])
     assert soft_targets(torch.tensor([[math.log(3.0), 0.0]]), 2.0).tolist()[0] == pytest.approx([0.9 + FLOOR, 0.1 + FLOOR])
@@ -44,7 +44,7 @@ def test_by_hand_on_two_classes():
 
 
 def test_kl_has_the_gradient_of_cross_entropy_on_soft_labels(student, soft):
-    """The entropy in it is the teacher's, a constant: it regularises nothing."""
+    """The entropy in it is the teacher's, a constant: it regularizes nothing."""
     crossed = -(soft * student.log_softmax(1)).sum(1).mean()
     torch.testing.assert_close(slope("kl", student, soft), torch.autograd.grad(crossed, student)[0])
 

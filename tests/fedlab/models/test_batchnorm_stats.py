@@ -31,7 +31,7 @@ def test_statistics_are_the_mean_over_batches_by_hand():
     torch.testing.assert_close(layer.running_var, (BATCHES[0].var(0) + BATCHES[1].var(0)) / 2)  # n - 1 below
 
 
-def test_images_are_normalised_by_channel():
+def test_images_are_normalized_by_channel():
     x = torch.randn(4, 2, 5, 5, generator=torch.Generator().manual_seed(1)) * 3
     layer = nn.BatchNorm2d(2)
     recompute_stats(layer, [x])
@@ -39,7 +39,7 @@ def test_images_are_normalised_by_channel():
     torch.testing.assert_close(layer.running_var, x.transpose(0, 1).flatten(1).var(1))
 
 
-def test_a_later_layer_sees_what_the_earlier_one_normalised():
+def test_a_later_layer_sees_what_the_earlier_one_normalized():
     first, second = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
     recompute_stats(nn.Sequential(first, second), BATCHES[:1])
     torch.testing.assert_close(second.running_mean, torch.zeros(3), atol=1e-6, rtol=0)
@@ -47,13 +47,13 @@ def test_a_later_layer_sees_what_the_earlier_one_normalised():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_a_share_moves_part_of_the_way(share):
+def test_a_share_moves_part_of_the_way(fraction):
     layer = nn.BatchNorm1d(3)
     layer.running_mean.fill_(50.0)
     layer.running_var.fill_(10.0)
-    recompute_stats(layer, BATCHES[:1], share)
-    torch.testing.assert_close(layer.running_mean, (1 - share) * 50.0 + share * BATCHES[0].mean(0))
-    torch.testing.assert_close(layer.running_var, (1 - share) * 10.0 + share * BATCHES[0].var(0))
+    recompute_stats(layer, BATCHES[:1], fraction)
+    torch.testing.assert_close(layer.running_mean, (1 - fraction) * 50.0 + fraction * BATCHES[0].mean(0))
+    torch.testing.assert_close(layer.running_var, (1 - fraction) * 10.0 + fraction * BATCHES[0].var(0))
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -105,7 +105,7 @@ def test_without_a_batch_to_measure_statistics_stay(batches):
 # --- held ---
 
 
-def test_held_statistics_normalise_as_ever_and_keep_no_trace():
+def test_held_statistics_normalize_as_ever_and_keep_no_trace():
     module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, momentum=0.3)).train()
     twin = copy.deepcopy(module)
     before = state(module)

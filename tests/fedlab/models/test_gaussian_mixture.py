@@ -10,7 +10,7 @@ from itertools import islice, pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.mixture import GaussianMixture as SklearnMixture
 from torch import Tensor
@@ -18,62 +18,15 @@ from torch import Tensor
 from fedlab.models.gaussian_mixture import (
     GaussianMixture,
     blend,
-    conformal_p_value,
-    distance,
     e_step,
     em_iterations,
     fit,
     kmeans_plusplus_init,
     m_step,
-    merge,
-    quantiles,
-    reduce_components,
     robbins_monro_step,
     stack,
 )
-
-few = settings(max_examples=15, deadline=None)
-seeds = st.integers(0, 10_000)
-
-
-def mixture_of(seed: int, components: int = 3, dimensions: int = 4, scale: float = 3.0) -> GaussianMixture:
-    stream = torch.Generator().manual_seed(seed)
-    return GaussianMixture(
-        torch.randn(components, generator=stream, dtype=torch.float64).log_softmax(-1),
-        scale * torch.randn(components, dimensions, generator=stream, dtype=torch.float64),
-        0.2 + torch.rand(components, dimensions, generator=stream, dtype=torch.float64),
-    )
-
-
-def drawn(mixture: GaussianMixture, count: int, seed: int = 0) -> Tensor:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return mixture.sample(count)
-
-
-def started(x: Tensor, components: int, seed: int = 0) -> GaussianMixture:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return kmeans_plusplus_init(x, components)
-
-
-def gaussian(mean: list[float], variance: list[float]) -> GaussianMixture:
-    return GaussianMixture(
-        torch.zeros(1).double(),
-        torch.tensor([mean], dtype=torch.float64),
-        torch.tensor([variance], dtype=torch.float64),
-    )
-
-
-def overall(mixture: GaussianMixture) -> tuple[Tensor, Tensor]:
-    _, first, second = mixture.statistics()
-    mean = first.sum(-2)
-    return mean, second.sum(-2) - mean.square()
-
-
-def assert_same(a: GaussianMixture, b: GaussianMixture, tolerance: float = 1e-9) -> None:
-    for name, array in a.arrays().items():
-        torch.testing.assert_close(array, b.arrays()[name], rtol=tolerance, atol=tolerance, msg=name)
+from mixtures import assert_same, drawn, few, gaussian, mixture_of, overall, seeds, started
 
 
 def as_sklearn(start: GaussianMixture, floor: float = 1e-6, steps: int = 15) -> SklearnMixture:
@@ -314,7 +267,7 @@ def test_spread_start_takes_examples_as_means_and_covers_separated_clusters() ->
     start = started(x, 5)
     assert sorted((start.means[:, 0] / 1000).floor().tolist()) == [0, 1, 2, 3, 4]
     assert (torch.cdist(start.means, x.double()).min(-1).values == 0).all()
-    assert start.variances.max() < 1  # around the nearest seed, not around the centre of all
+    assert start.variances.max() < 1  # around the nearest seed, not around the center of all
 
 
 def test_identical_examples_and_empty_components_stay_finite() -> None:
@@ -370,141 +323,6 @@ def test_many_mini_batches_approach_the_batch_likelihood() -> None:
     assert gained > 0.95
 
 
-# --- several mixtures -------------------------------------------------------------------------------------------------
-
-
-@few
-@given(seed=seeds, share=st.floats(0.01, 0.99))
-def test_merged_density_is_the_shared_sum(seed: int, share: float) -> None:
-    a, b = mixture_of(seed), mixture_of(seed + 1, components=2)
-    x = torch.cat([drawn(a, 10, seed), drawn(b, 10, seed)])
-    expected = share * a.log_prob(x).exp() + (1 - share) * b.log_prob(x).exp()
-    merged = merge([a, b], [share, 1 - share]).check()
-    torch.testing.assert_close(merged.log_prob(x).exp(), expected)
-    assert_same(merge([a, b], [5 * share, 5 - 5 * share]), merged)
-
-
-@few
-@given(seed=seeds, components=st.integers(1, 6))
-def test_reducing_keeps_the_overall_moments_exactly(seed: int, components: int) -> None:
-    union = merge([mixture_of(seed), mixture_of(seed + 1)], [0.3, 0.7])
-    small = merge([mixture_of(seed), mixture_of(seed + 1)], [0.3, 0.7], components).check()
-    assert small.means.shape == (components, 4)
-    for ours, expected in zip(overall(small), overall(union), strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
-
-
-def test_reduction_is_the_plain_loop_over_pairs() -> None:
-    mixture = mixture_of(8, components=6, scale=1.0)
-    rows = [
-        (w.item(), m, v) for w, m, v in zip(mixture.log_weights.exp(), mixture.means, mixture.variances, strict=True)
-    ]
-
-    def join(p: tuple[float, Tensor, Tensor], q: tuple[float, Tensor, Tensor]) -> tuple[float, Tensor, Tensor]:
-        weight = p[0] + q[0]
-        mean = (p[0] * p[1] + q[0] * q[1]) / weight
-        return weight, mean, (p[0] * (p[2] + p[1] ** 2) + q[0] * (q[2] + q[1] ** 2)) / weight - mean**2
-
-    def divergence(p: tuple[float, Tensor, Tensor], q: tuple[float, Tensor, Tensor]) -> float:
-        _, mean, variance = join(p, q)
-        kl = [((v + (m - mean) ** 2) / variance - 1 - (v / variance).log()).sum() / 2 for _, m, v in (p, q)]
-        return float(p[0] * kl[0] + q[0] * kl[1])
-
-    while len(rows) > 2:
-        i, j = min(
-            ((i, j) for j in range(len(rows)) for i in range(j)), key=lambda ij: divergence(rows[ij[0]], rows[ij[1]])
-        )
-        rows[i] = join(rows[i], rows[j])
-        del rows[j]
-    weights, means, variances = zip(*rows, strict=True)
-    assert_same(
-        reduce_components(mixture, 2),
-        GaussianMixture(torch.tensor(weights).double().log(), torch.stack(means), torch.stack(variances)),
-        1e-6,
-    )
-
-
-def test_reduction_of_a_stack_is_a_loop_and_twins_become_one() -> None:
-    together = stack([mixture_of(seed, components=5) for seed in range(3)])
-    for i in range(3):
-        assert_same(reduce_components(together, 2)[i], reduce_components(together[i], 2))
-    twins = mixture_of(2)
-    assert_same(merge([twins, twins], [0.4, 0.6], 3), twins)
-
-
-def test_distance_between_gaussians_in_closed_form() -> None:
-    a, b = gaussian([0.0, 0.0], [1.0, 4.0]), gaussian([3.0, 4.0], [9.0, 4.0])
-    assert distance(a, b) == pytest.approx(math.sqrt(25 + 4))
-
-
-def test_distance_by_hand_splits_mass() -> None:
-    # 3/4 at 0 and 1/4 at 8 against 1/2 and 1/2: a quarter of the mass moves by 8
-    means, ones = torch.tensor([[0.0], [8.0]]).double(), torch.ones(2, 1).double()
-    a = GaussianMixture(torch.tensor([0.75, 0.25]).double().log(), means, ones)
-    b = GaussianMixture(torch.tensor([0.5, 0.5]).double().log(), means, ones)
-    assert distance(a, b) == pytest.approx(math.sqrt(64 / 4))
-
-
-@few
-@given(seed=seeds)
-def test_distance_is_zero_for_itself_symmetric_and_a_triangle(seed: int) -> None:
-    a, b, c = mixture_of(seed), mixture_of(seed + 1, components=5), mixture_of(seed + 2)
-    assert distance(a, a) == pytest.approx(0, abs=1e-6)
-    assert distance(a, merge([a, a], [0.3, 0.7])) == pytest.approx(0, abs=1e-6)  # the same density, written otherwise
-    assert distance(a, b) == pytest.approx(distance(b, a), rel=1e-6)
-    assert distance(a, c) <= distance(a, b) + distance(b, c) + 1e-6
-    by = torch.tensor([3.0, 0.0, 4.0, 0.0]).double()
-    assert distance(a, a.shift(by)) == pytest.approx(5)  # a translation costs its length
-
-
-def test_distance_orders_domains() -> None:
-    source = mixture_of(5, components=10, dimensions=16)
-    x = drawn(source, 1500)
-    fitted = [
-        fit(x + shift, 10, start=source.shift(torch.full((16,), shift)), steps=5) for shift in (0.0, 0.5, 1.0, 4.0)
-    ]
-    distances = [distance(fitted[0], other) for other in fitted]
-    assert distances == sorted(distances)
-    assert distances[3] == pytest.approx(16, rel=0.01)
-
-
-# --- typicality -------------------------------------------------------------------------------------------------------
-
-
-def test_typicality_by_hand() -> None:
-    reference = torch.tensor([-3.0, -1.0, -2.0])
-    ranks = conformal_p_value(torch.tensor([-9.0, -3.0, -1.5, 0.0]), reference)
-    assert ranks.tolist() == [0.25, 0.5, 0.75, 1.0]
-
-
-@few
-@given(seed=seeds, examples=st.integers(1, 60), data=st.data())
-def test_summary_is_within_one_over_its_size(seed: int, examples: int, data: st.DataObject) -> None:
-    count = data.draw(st.integers(1, examples))
-    stream = torch.Generator().manual_seed(seed)
-    reference = torch.randint(0, 30, (2, examples), generator=stream).double()  # with ties
-    values = torch.arange(-1.0, 31.0).expand(2, -1)
-    exact = conformal_p_value(values, reference)
-    plain = [[(1 + sum(r <= v for r in row)) / (1 + examples) for v in range(-1, 31)] for row in reference.tolist()]
-    torch.testing.assert_close(exact, torch.tensor(plain, dtype=torch.float64))
-    summary = quantiles(reference, count)
-    assert summary.shape == (2, count)
-    assert (summary.diff(dim=-1) >= 0).all()
-    assert (conformal_p_value(values, summary) - exact).abs().max() <= 1 / count
-    assert torch.equal(quantiles(reference, examples), reference.sort(-1).values)
-
-
-def test_typicality_of_the_same_law_is_uniform_and_of_another_small() -> None:
-    mixture = mixture_of(6, dimensions=64)
-    reference = mixture.log_prob(drawn(mixture, 2000, seed=1))
-    alike = conformal_p_value(mixture.log_prob(drawn(mixture, 2000, seed=2)), reference)
-    for share in (0.1, 0.5, 0.9):
-        assert (alike <= share).double().mean().item() == pytest.approx(share, abs=0.05)
-    other = conformal_p_value(mixture.log_prob(drawn(mixture, 200) + 3), quantiles(reference, 100))
-    assert other.max() < 0.05
-    assert other.min() > 0
-
-
 # --- the wire and its failures ----------------------------------------------------------------------------------------
 
 
@@ -547,14 +365,7 @@ FAILURES: dict[str, Callable[[], object]] = {
     "example weights must be finite": lambda: fit(x_ok, 2, weights=torch.zeros(5)),
     "step size must be in": lambda: blend(mixture_of(0).statistics(), mixture_of(0).statistics(), 0.0),
     "alpha must be in": lambda: robbins_monro_step(0, 0.5),
-    "got 1 shares for 2 mixtures": lambda: merge([mixture_of(0), mixture_of(1)], [1.0]),
-    "shares must be positive": lambda: merge([mixture_of(0), mixture_of(1)], [1.0, 0.0]),
-    "cannot reduce 3 components to 4": lambda: reduce_components(mixture_of(0), 4),
-    "two single mixtures": lambda: distance(mixture_of(0), mixture_of(0, dimensions=5)),
     "a single mixture cannot be indexed": lambda: mixture_of(0)[0],
-    "a log-likelihood is NaN": lambda: conformal_p_value(torch.tensor([math.nan]), torch.zeros(3)),
-    "at least one reference": lambda: conformal_p_value(torch.zeros(3), torch.zeros(0)),
-    "cannot summarise 3 log-likelihoods by 4": lambda: quantiles(torch.zeros(3), 4),
 }
 
 

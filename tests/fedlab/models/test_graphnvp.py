@@ -177,12 +177,12 @@ def test_the_bound_is_no_smaller_than_the_entropy_of_what_it_is_trained_on():
     adjacency, nodes = adjacency.float().repeat(32, 1, 1, 1), nodes.float().repeat(32, 1, 1)
     with seeded("training"):
         model = GraphNVP(TINY)
-        optimiser = torch.optim.Adam(model.parameters(), 0.02)
+        optimizer = torch.optim.Adam(model.parameters(), 0.02)
         before = model.eval().nll(adjacency, nodes).mean().item()
         for _ in range(40):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             model.train().loss(adjacency, nodes).backward()
-            optimiser.step()
+            optimizer.step()
         after = model.eval().nll(adjacency, nodes).mean().item()
     assert math.log(2) < after < before - 10
 
@@ -196,11 +196,11 @@ def test_real_molecules_come_back_whole_from_a_trained_flow():
     adjacency, nodes = graphs.one_hot(found.bonds, found.atoms, QM9)
     with seeded("training"):
         model = GraphNVP(QM9_SIZES).train()
-        optimiser = torch.optim.SGD(model.parameters(), 0.3, momentum=0.9)
+        optimizer = torch.optim.SGD(model.parameters(), 0.3, momentum=0.9)
         for rows in torch.randint(400, (2, 32)):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             model.loss(adjacency[rows], nodes[rows]).backward()
-            optimiser.step()
+            optimizer.step()
         for layer in [*model.adjacency, *model.nodes]:
             torch.nn.init.normal_(layer.head.linear.weight, std=0.05)  # far from the identity
     model.eval()

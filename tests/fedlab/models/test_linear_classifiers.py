@@ -18,14 +18,14 @@ from fedlab.seeds import seeded
 
 
 def plain_loop(support, labels, query, start, training):
-    """The published evaluation: an optimiser for each episode."""
+    """The published evaluation: an optimizer for each episode."""
     found = []
     for episode in range(len(support)):
         head = nn.Linear(support.shape[2], start.bias.shape[1])
         with torch.no_grad():
             head.weight.copy_(start.weight[episode])
             head.bias.copy_(start.bias[episode])
-        optimiser = torch.optim.SGD(
+        optimizer = torch.optim.SGD(
             head.parameters(),
             training.learning_rate,
             momentum=training.momentum,
@@ -34,18 +34,18 @@ def plain_loop(support, labels, query, start, training):
         )
         for order in start.orders[:, episode]:
             for rows in order.split(training.batch):
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 cross_entropy(head(support[episode, rows]), labels[rows]).backward()
-                optimiser.step()
+                optimizer.step()
         found.append(head(query[episode]).detach())
     return torch.stack(found)
 
 
 def features(episodes, ways, shots, queries, width):
-    centres = torch.randn(episodes, ways, width)
+    centers = torch.randn(episodes, ways, width)
     labels = torch.arange(ways)
-    support = centres.repeat_interleave(shots, 1) + torch.randn(episodes, ways * shots, width)
-    query = centres.repeat_interleave(queries, 1) + torch.randn(episodes, ways * queries, width)
+    support = centers.repeat_interleave(shots, 1) + torch.randn(episodes, ways * shots, width)
+    query = centers.repeat_interleave(queries, 1) + torch.randn(episodes, ways * queries, width)
     return support.relu(), labels.repeat_interleave(shots), query.relu()
 
 
@@ -66,7 +66,7 @@ def test_it_is_the_plain_loop(ways, shots, training):
     assert ours.std() > 0.1
 
 
-def test_an_episode_does_not_depend_on_its_neighbours():
+def test_an_episode_does_not_depend_on_its_neighbors():
     torch.manual_seed(1)
     support, labels, query = features(4, 5, 1, 2, 16)
     start = init_classifiers(4, 5, 5, 16)

@@ -71,14 +71,14 @@ def test_logits_are_timms(name):
 
 def curve(model, x, y, steps=40):
     """Losses of Adam on the same batches, float64."""
-    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     losses = []
     for step in range(steps):
         rows = slice(8 * (step % 4), 8 * (step % 4) + 8)
         loss = cross_entropy(model(x[rows]), y[rows])
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     return torch.tensor(losses, dtype=torch.float64)
 

@@ -248,11 +248,11 @@ def test_it_learns_graphs_and_rebuilds_them():
     adjacency, nodes = (part.float() for part in graphs(4))
     with seeded("training"):
         model = MPGVAE(MPGVAESizes(4, 3, width=16, latent=4, passes=1), beta=0.02).train()
-        optimiser = torch.optim.Adam(model.parameters(), 0.01)
+        optimizer = torch.optim.Adam(model.parameters(), 0.01)
         for _ in range(120):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             model.loss(adjacency, nodes).backward()
-            optimiser.step()
+            optimizer.step()
     built, its = model.eval().decode(model.encode(adjacency, nodes))
     assert torch.equal(its, nodes) and torch.equal(built, adjacency)
 

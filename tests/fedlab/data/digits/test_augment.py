@@ -10,7 +10,7 @@ from fedlab.seeds import seeded
 
 
 def digits(count=64):
-    """A bright cross on the ground of -1, with grey edges."""
+    """A bright cross on the ground of -1, with gray edges."""
     x = torch.full((count, 3, 32, 32), -1.0)
     x[:, :, 8:24, 14:18] = 1.0
     x[:, :, 14:18, 8:24] = 1.0
@@ -75,32 +75,32 @@ def test_a_half_scale_halves_lengths_and_a_shift_moves_by_half_widths():
     with seeded("view"):
         moved = random_affine(digits(100), **{**STILL, "shift": 0.25})  # at most 4 of 32 pixels
     columns = ((moved[:, 0] + 1) / 2).sum(1)  # (images, 32)
-    centre = (columns * torch.arange(32.0)).sum(1) / columns.sum(1)
-    assert 3 < (centre - 15.5).abs().max() <= 4.01
+    center = (columns * torch.arange(32.0)).sum(1) / columns.sum(1)
+    assert 3 < (center - 15.5).abs().max() <= 4.01
 
 
-def test_shares_of_plain_and_grey_images():
+def test_shares_of_plain_and_gray_images():
     x = digits(4000)[:, :, 10:18, 10:18]
     with seeded("view"):
-        y = random_recolor(x, plain=0.35, grey=0.2)
+        y = random_recolor(x, plain=0.35, gray=0.2)
     plain = (y == x).flatten(1).all(1)
-    grey = (y == y[:, :1]).flatten(1).all(1) & ~plain
+    gray = (y == y[:, :1]).flatten(1).all(1) & ~plain
     assert plain.float().mean() == pytest.approx(0.35, abs=0.03)  # four standard deviations
-    assert grey.float().mean() == pytest.approx(0.2, abs=0.03)
+    assert gray.float().mean() == pytest.approx(0.2, abs=0.03)
 
 
-@pytest.mark.parametrize(("plain", "grey", "share"), [(1.0, 0.0, 1.0), (0.0, 1.0, 0.0), (0.0, 0.0, 0.0)])
-def test_the_ends_of_the_shares(plain, grey, share):
+@pytest.mark.parametrize(("plain", "gray", "share"), [(1.0, 0.0, 1.0), (0.0, 1.0, 0.0), (0.0, 0.0, 0.0)])
+def test_the_ends_of_the_shares(plain, gray, share):
     x = digits(50)
     with seeded("view"):
-        y = random_recolor(x, plain, grey)
+        y = random_recolor(x, plain, gray)
     assert (y == x).flatten(1).all(1).float().mean() == share
-    assert ((y == y[:, :1]).flatten(1).all(1).float().mean() == 1.0) == (plain + grey == 1.0)
+    assert ((y == y[:, :1]).flatten(1).all(1).float().mean() == 1.0) == (plain + gray == 1.0)
 
 
-def test_colours_are_one_for_the_ground_and_one_for_the_stroke():
+def test_colors_are_one_for_the_ground_and_one_for_the_stroke():
     with seeded("view"):
-        y = random_recolor(digits(100), plain=0.0, grey=0.0)
+        y = random_recolor(digits(100), plain=0.0, gray=0.0)
     ground, stroke, edge = y[:, :, 0, 0], y[:, :, 16, 16], y[:, :, 7, 15]  # (images, 3)
     assert torch.equal(y[:, :, 31, 31], ground)
     assert torch.allclose(edge, ground * 0.35 + stroke * 0.65, atol=1e-6)  # the mask there is (0.3 + 1) / 2

@@ -53,7 +53,7 @@ def test_every_domain_has_one_shape_and_range(domain, split, labels):
 
 
 @pytest.mark.parametrize("domain", ["mnist", "usps", "optdigits"])
-def test_grey_domains_are_white_on_black(domain):
+def test_gray_domains_are_white_on_black(domain):
     x = load_digits(domain, "test")[:]["x"]
     assert torch.equal(x[:, 0], x[:, 2])
     border = torch.cat([x[..., 0].flatten(), x[..., -1].flatten()])  # left and right
@@ -76,7 +76,7 @@ def test_optdigits_parts_share_no_image():
 
 
 def test_oracle_labels_belong_to_the_images():
-    """The nearest neighbour in the test set of USPS names most training images rightly."""
+    """The nearest neighbor in the test set of USPS names most training images rightly."""
     train, test = load_digits("usps", "train", with_labels=True, upper_bound=True)[:300], load_digits("usps", "test")[:]
     distances = torch.cdist(train["x"][:, 0].flatten(1), test["x"][:, 0].flatten(1))
     assert test["y"][distances.argmin(1)].eq(train["y"]).float().mean() > 0.85

@@ -59,18 +59,18 @@ def test_every_size_becomes_one_shape(tmp_path, size, ending):
     assert x.shape == (3, 32, 32)
     assert x.dtype == torch.uint8
     assert x.is_contiguous()
-    assert (x.int() - 200).abs().max() <= 3  # the padding takes the colour of the border
+    assert (x.int() - 200).abs().max() <= 3  # the padding takes the color of the border
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "RGB", "CMYK"])
 def test_every_mode_shows_the_same_stroke(tmp_path, mode):
-    expected = load_image_files([save(tmp_path / "grey.png", stroke())])
+    expected = load_image_files([save(tmp_path / "gray.png", stroke())])
     ending = "jpg" if mode == "CMYK" else "png"
     x = load_image_files([save(tmp_path / f"a.{ending}", stroke(), mode)])
     assert (x.int() - expected.int()).abs().max() <= (12 if mode == "CMYK" else 0)
 
 
-def test_colours_stay_colours(tmp_path):
+def test_colors_stay_colors(tmp_path):
     pixels = np.zeros((64, 64, 3), np.uint8)
     pixels[..., 0] = 250
     for path in (save(tmp_path / "a.png", pixels), save(tmp_path / "b.png", Image.fromarray(pixels).quantize(4))):
@@ -115,7 +115,7 @@ def test_white_on_black_with_clear_corners_stays_white_on_black(tmp_path):
     assert load_image_files([save(tmp_path / "a.png", pixels)])[0, :, 0, 0].tolist() == [0, 0, 0]
 
 
-def test_a_palette_and_grey_with_a_clear_colour_are_transparent(tmp_path):
+def test_a_palette_and_gray_with_a_clear_color_are_transparent(tmp_path):
     for mode in ("P", "L"):
         image = Image.fromarray(stroke(32, 32, ink=255, ground=60)).convert(mode)
         clear = image.getpixel((0, 0))
@@ -129,8 +129,8 @@ def test_the_aspect_ratio_is_kept_and_the_border_continued(tmp_path):
     rows, columns = torch.where(scan[0] < 128)
     assert 20 <= rows.max() - rows.min() + 1 <= 26
     assert 8 < columns.min() < columns.max() < 16
-    (grey,) = load_image_files([save(tmp_path / "b.png", stroke(128, 64))])
-    assert grey[0, :, :8].max() == grey[0, :, 24:].max() == 0
+    (gray,) = load_image_files([save(tmp_path / "b.png", stroke(128, 64))])
+    assert gray[0, :, :8].max() == gray[0, :, 24:].max() == 0
 
 
 def test_fine_patterns_are_averaged_not_sampled(tmp_path):

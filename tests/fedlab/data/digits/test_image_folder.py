@@ -15,7 +15,7 @@ from fedlab.errors import DataError
 
 
 def put(root, *names, value=0, size=32):
-    """Grey squares, each a little brighter than the one before, at the given paths below a folder."""
+    """Gray squares, each a little brighter than the one before, at the given paths below a folder."""
     for number, name in enumerate(names):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from fedlab.errors import DataError
 from fedlab.workloads.digits import Digits
 
 PROXIES = [name for name, domain in DOMAINS.items() if domain.proxy]
-MIN_DIFFERENCE = {"texture": 0.2, "lowres": 0.08, "tight": 0.1, "colour": 0.3}  # mean over pixels, of 1
+MIN_DIFFERENCE = {"texture": 0.2, "lowres": 0.08, "tight": 0.1, "color": 0.3}  # mean over pixels, of 1
 
 
 def digits(count=200):
@@ -92,8 +92,8 @@ def test_boxes_fill_the_frame_but_a_1_stays_narrow(kind):
     assert seen[1].sum(1).mean() < 12  # columns of a row: slanted it may span more
 
 
-def test_strokes_of_colour_stand_out_from_their_ground():
-    lightness = make_proxy(digits(), "colour", 0) / 255 @ np.array([0.299, 0.587, 0.114])  # (200, 32, 32)
+def test_strokes_of_color_stand_out_from_their_ground():
+    lightness = make_proxy(digits(), "color", 0) / 255 @ np.array([0.299, 0.587, 0.114])  # (200, 32, 32)
     contrast = np.abs(lightness - np.median(lightness, axis=(1, 2), keepdims=True))
     assert np.quantile(np.quantile(contrast, 0.99, axis=(1, 2)), 0.05) > 0.2
 
@@ -106,8 +106,8 @@ def test_order_is_kept(kind):
 
 
 def test_kind_and_images_that_do_not_fit():
-    with pytest.raises(DataError, match="no proxy 'colours'; did you mean 'colour'"):
-        make_proxy(digits(2), "colours", 0)
+    with pytest.raises(DataError, match="no proxy 'colors'; did you mean 'color'"):
+        make_proxy(digits(2), "colors", 0)
     with pytest.raises(DataError, match=r"from uint8 \(N > 0, 28, 28\) or \(N, 32, 32\), got uint8 \(2, 16, 16\)"):
         make_proxy(np.zeros((2, 16, 16), np.uint8), "tight", 0)
     with pytest.raises(DataError, match=r"got uint8 \(0, 28, 28\)"):
@@ -181,8 +181,8 @@ def test_sources_that_are_missing_or_too_few(tmp_path, write_mnist):
     write_mnist(tmp_path, count=1)
     with pytest.raises(DataError, match="holds 1 image, a proxy needs 2"):
         load_digits("proxy_tight", "train", tmp_path)
-    with pytest.raises(DataError, match="no digit domain 'proxy_color'; did you mean 'proxy_colour'"):
-        load_digits("proxy_color", "train")
+    with pytest.raises(DataError, match="no digit domain 'proxy_colour'; did you mean 'proxy_color'"):
+        load_digits("proxy_colour", "train")
 
 
 def test_the_workload_takes_proxies_as_targets():

@@ -56,7 +56,7 @@ def test_digit_stands_out_from_every_kind_of_background():
         pixels = synthdigits._background(rng).reshape(-1, 3)
         assert pixels.min() >= 0
         assert pixels.max() <= 1
-        lightness = synthdigits._readable_colour(pixels, rng) @ LIGHTNESS
+        lightness = synthdigits._readable_color(pixels, rng) @ LIGHTNESS
         darkest, lightest = np.quantile(pixels @ LIGHTNESS, [0.02, 0.98])
         assert lightness <= darkest - MIN_CONTRAST or lightness >= lightest + MIN_CONTRAST
 
@@ -84,10 +84,10 @@ def test_embedded_training_set_is_what_the_generator_draws():
 
 
 def _edges(x):
-    """Strength of edges in four directions on an 8x8 grid, (N, 256): blind to colour and polarity."""
-    grey = x.mean(1, keepdim=True)
-    across = grey[..., 1:, 1:] - grey[..., 1:, :-1]
-    down = grey[..., 1:, 1:] - grey[..., :-1, 1:]
+    """Strength of edges in four directions on an 8x8 grid, (N, 256): blind to color and polarity."""
+    gray = x.mean(1, keepdim=True)
+    across = gray[..., 1:, 1:] - gray[..., 1:, :-1]
+    down = gray[..., 1:, 1:] - gray[..., :-1, 1:]
     maps = torch.cat([across, down, across + down, across - down], 1).abs()
     features = avg_pool2d(maps, 4, ceil_mode=True).flatten(1)
     return features / features.norm(dim=1, keepdim=True)

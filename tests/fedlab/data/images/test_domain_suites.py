@@ -62,7 +62,7 @@ def test_targets_train_without_labels_and_their_file_is_not_opened(of, monkeypat
 
 @SETS
 def test_training_labels_fit_the_inputs_that_ship(of):
-    """The nearest neighbour of a training example in the test part has its class more often than chance."""
+    """The nearest neighbor of a training example in the test part has its class more often than chance."""
     for domain in of.domains:
         train, test = load_domain(of, domain, "train", with_labels=True), load_domain(of, domain, "test")
         far = torch.cdist(train[:]["x"].flatten(1), test[:]["x"].flatten(1))

@@ -39,29 +39,29 @@ def test_held_out_characters_are_in_no_base():
 @pytest.mark.parametrize("name", ["omniglot_heldout", "usps", "optdigits"])
 def test_no_image_is_in_both_parts(name):
     images = image_sets.load_image_set(name, None)
-    bare, labelled = image_sets.split_unlabeled(images.y, 0.2)
-    assert not set(bare.tolist()) & set(labelled.tolist())
-    assert len(bare) / (len(bare) + len(labelled)) == pytest.approx(0.2, abs=0.005)
-    assert (images.y[labelled] != UNKNOWN).all()
+    bare, labeled = image_sets.split_unlabeled(images.y, 0.2)
+    assert not set(bare.tolist()) & set(labeled.tolist())
+    assert len(bare) / (len(bare) + len(labeled)) == pytest.approx(0.2, abs=0.005)
+    assert (images.y[labeled] != UNKNOWN).all()
 
 
 def test_a_set_with_labels_is_cut_whole_and_always_the_same_way():
     y = torch.arange(5).repeat(20)
-    bare, labelled = image_sets.split_unlabeled(y, 0.3)
-    assert sorted([*bare.tolist(), *labelled.tolist()]) == list(range(100)) and len(bare) == 30
+    bare, labeled = image_sets.split_unlabeled(y, 0.3)
+    assert sorted([*bare.tolist(), *labeled.tolist()]) == list(range(100)) and len(bare) == 30
     torch.manual_seed(9)
     assert torch.equal(image_sets.split_unlabeled(y, 0.3)[0], bare)
 
 
-def test_what_ships_without_labels_can_only_be_the_unlabelled_part():
+def test_what_ships_without_labels_can_only_be_the_unlabeled_part():
     y = torch.tensor([UNKNOWN] * 7 + [0, 1] * 8)
-    bare, labelled = image_sets.split_unlabeled(y, 0.2)
-    assert labelled.tolist() == list(range(7, 23))
+    bare, labeled = image_sets.split_unlabeled(y, 0.2)
+    assert labeled.tolist() == list(range(7, 23))
     assert len(bare) == 4 and set(bare.tolist()) <= set(range(7))
     assert len(image_sets.split_unlabeled(y, 0.9)[0]) == 7  # there are no more
 
 
-def test_grey_digits_are_one_channel_and_colour_ones_three():
+def test_gray_digits_are_one_channel_and_color_ones_three():
     assert image_sets.load_image_set("usps", None).x.shape[1] == 1
     assert image_sets.load_image_set("mnist_m", None).x.shape[1] == 3
     domain = image_sets.load_image_set("usps", None)

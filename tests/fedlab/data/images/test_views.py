@@ -51,7 +51,7 @@ def test_boxes_lie_inside_and_follow_the_law_of_torchvision():
         (views.adjust_saturation, functional.adjust_saturation),
     ],
 )
-def test_changes_of_colour_are_those_of_torchvision(x, ours, theirs):
+def test_changes_of_color_are_those_of_torchvision(x, ours, theirs):
     shown = (x + 1) / 2
     factors = torch.empty(COUNT, 1, 1, 1).uniform_(0.4, 1.6)
     for image, out, factor in zip(shown, ours(shown, factors), factors, strict=True):

@@ -13,7 +13,7 @@ from fedlab.seeds import seeded
 
 
 def squares(count=16, height=60, width=80):
-    """Scenes of two grey halves, and which half a pixel is of; the border is where the two must agree."""
+    """Scenes of two gray halves, and which half a pixel is of; the border is where the two must agree."""
     y = torch.zeros(count, height, width, dtype=torch.int64)
     y[:, :, width // 3 :] = 7
     y[:, : height // 4] = -100
@@ -35,7 +35,7 @@ def test_a_window_of_the_whole_scene_only_mirrors():
     x, y = squares()
     x = x + torch.linspace(-0.1, 0.1, 80)
     with seeded("mirror"):
-        images, labels = random_resized_crop(x, y, smallest=1.0)
+        images, labels = random_resized_crop(x, y, min_scale=1.0)
     mirrored = [bool((image - plain).abs().max() > 1e-4) for image, plain in zip(images, x, strict=True)]
     assert 0 < sum(mirrored) < len(mirrored)
     for flipped, image, plain, after, before in zip(mirrored, images, x, labels, y, strict=True):

@@ -33,7 +33,7 @@ VIEWS = {"day_0006R0": 101, "day_0016E5": 204, "day_05VD": 171, "dusk": 124, "da
 
 
 def write_full(root: Path, **changes) -> Path:
-    """A set of flat views in the published format: view i of list k has the colour i, pixels alternate 0, 1, 2, 11."""
+    """A set of flat views in the published format: view i of list k has the color i, pixels alternate 0, 1, 2, 11."""
     arrays = {}
     for name, count in LIST_LENGTHS.items():
         arrays[f"x_{name}"] = (
@@ -104,7 +104,7 @@ def test_dusk_is_darker_than_any_day_and_darkened_days_are_near_it():
         assert abs(mean[name] - mean["dusk"]) < 0.15 * mean[name.replace("dark", "day")]
 
 
-def test_darkening_is_a_gamma_and_a_gain_of_each_colour():
+def test_darkening_is_a_gamma_and_a_gain_of_each_color():
     x = torch.tensor([0, 64, 128, 255], dtype=torch.uint8).view(1, 1, 1, 4).expand(1, 3, 1, 4)
     wanted = [[round(gain * 255 * (v / 255) ** 1.8) for v in (0, 64, 128, 255)] for gain in (0.62, 0.70, 0.72)]
     assert camvid.darken(x)[0, :, 0].tolist() == wanted
