@@ -11,6 +11,7 @@ from tables import forget
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+torch.set_warn_always(True)  # warnings are errors: which test fails must not depend on which ran before it
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
