@@ -1,19 +1,19 @@
-"""Errors that speak to the user: what came, what was expected, what to do."""
+"""User-facing exceptions. Each message states the value, what was expected, and a remedy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-MAX_NAMES = 12  # names that a sentence can hold
+MAX_NAMES = 12  # longest list of names in a message
 
 
 class FedlabError(Exception):
-    """Base of every error that a user can cause or mend; shown as its sentence, never as a traceback."""
+    """Base of every error that a user can cause or fix; shown as its message, without a traceback."""
 
 
 class ConfigError(FedlabError):
-    """A preset, knob, strategy, workload or engine that does not exist, or a value of a wrong type or range."""
+    """A preset, option, strategy, workload or engine that does not exist, or a value of a wrong type or range."""
 
 
 class DataError(FedlabError):
@@ -21,15 +21,15 @@ class DataError(FedlabError):
 
 
 class IncompatibleWeightsError(DataError):
-    """Weights of another model than the one that they were given to."""
+    """Weights that do not fit the model that they were loaded into."""
 
 
 class RunError(FedlabError):
-    """A federation that could not do what was asked: failed clients, too few clients, a loss that is not finite."""
+    """A run that could not be completed: failed clients, too few clients, a loss that is not finite."""
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Sentence tail naming the closest known name, or all of them when none is close."""
+    """Return the end of an error message: the closest known name, or all of them if none is close."""
     known = sorted(known)
     close = get_close_matches(name, known, n=1, cutoff=0.6)
     if close:

@@ -1,4 +1,4 @@
-"""Named random streams: the same numbers at the same place of a federation, on every engine.
+"""Named random streams: the same random numbers at the same place of a run, on every engine.
 
 One ambient seed is not enough, because Flower's network code draws from the global generators itself, and how often
 depends on the engine. So every use of randomness opens a scope whose seed is made from its names::
@@ -6,7 +6,7 @@ depends on the engine. So every use of randomness opens a scope whose seed is ma
     with seeded(run_seed, "train", server_round, partition):
         ...
 
-Departures: none; this is the house rule 3 of ``docs/explanation/architecture.md``.
+See rule 3 of ``docs/explanation/architecture.md``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 
 
 def seed_of(*names: int | str) -> int:
-    """A seed in [0, 2**63) that depends on every name and on their order.
+    """Return a seed in [0, 2**63) that depends on every name and on their order.
 
     >>> seed_of(0, "train", 1) == seed_of(0, "train", 1)
     True
@@ -35,7 +35,7 @@ def seed_of(*names: int | str) -> int:
 
 @contextmanager
 def seeded(*names: int | str) -> Iterator[None]:
-    """Run the body on its own stream of ``random``, NumPy and torch; the ambient streams are left as they were."""
+    """Run the body on a stream of its own of ``random``, NumPy and torch, and restore the global streams afterwards."""
     seed = seed_of(*names)
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=_gpus()):
@@ -51,13 +51,13 @@ def seeded(*names: int | str) -> Iterator[None]:
 
 @cache
 def _gpus() -> tuple[int, ...]:
-    """Numbers of the GPUs, asked for once: the question costs more than a seed scope."""
+    """Return the indices of the GPUs, cached: the query takes longer than a seed scope."""
     return tuple(range(torch.cuda.device_count())) if torch.cuda.is_available() else ()
 
 
 @contextmanager
 def deterministic(threads: int) -> Iterator[None]:
-    """In the body, torch gives the same bits for the same seed: thread count fixed, deterministic kernels."""
+    """Run the body so that torch gives the same bits for the same seed: fixed thread count, deterministic kernels."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.get_num_threads(), torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
     flags: Any = torch.utils.deterministic

@@ -27,7 +27,7 @@ def train_steps(
     after_step: Callable[[], object] | None = None,
     progress: Progress = null_progress,
 ) -> float | None:
-    """Take ``steps`` gradient steps on ``loss`` and return its mean over them, None when there are none.
+    """Perform ``steps`` gradient steps on ``loss`` and return its mean over them, None when there are none.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The protocol between what is learned and how it is learned together."""
+"""The protocol of a workload: a learning problem, independent of how it is federated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedlab.training import Progress, null_progress
 
 @runtime_checkable
 class Workload(Protocol):
-    """One learning problem: four methods and the names of its clients. A workload never knows that it is federated."""
+    """One learning problem: four methods and the names of its clients, without any knowledge of federation."""
 
     @property
     def clients(self) -> tuple[str, ...]:
@@ -27,11 +27,11 @@ class Workload(Protocol):
         ...
 
     def model(self) -> nn.Module:
-        """A fresh model, with weights from torch's current random stream."""
+        """Return a fresh model, with weights from torch's current random stream."""
         ...
 
     def data(self, partition: int | None, split: str) -> ArrayDataset:
-        """Examples of one client, or of the server for ``None``; ``split`` is "train" or "test".
+        """Return the examples of one client, or of the server for ``None``; ``split`` is "train" or "test".
 
         Raises
         ------
@@ -41,45 +41,45 @@ class Workload(Protocol):
         ...
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Scalar training loss of one batch."""
+        """Return the training loss of one batch, a scalar."""
         ...
 
     def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
-        """Metrics of a model on a data set, all plain floats."""
+        """Return the metrics of a model on a data set, all plain floats."""
         ...
 
 
 @runtime_checkable
 class SupportsEpisodes(Protocol):
-    """A workload whose clients' classes the model has no output for: heads that are fitted to episodes test G."""
+    """A workload whose clients have other classes than the model: it is evaluated by classifiers fitted to episodes."""
 
     def episode_accuracies(self, model: nn.Module, data: ArrayDataset) -> Mapping[int, Tensor]:
-        """Number of labelled examples a class to the accuracy of each episode, (episodes,)."""
+        """Return the accuracy of each episode (episodes,) by number of labeled examples per class."""
         ...
 
 
 @runtime_checkable
 class SupportsHiddenLabels(Protocol):
-    """A simulation that knows the classes of its clients' training examples, also where clients do not."""
+    """A simulation that knows the classes of its clients' training examples, even if clients do not."""
 
     def labels(self, partition: int) -> Tensor | None:
-        """Integers (examples,) of one client's training part, or None where nobody knows them.
+        """Return the labels (examples,) of one client's training part, integers; None if they are unknown.
 
-        For the table of the split only: no strategy may train on them.
+        For statistics of the partition only: no strategy may train on them.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a model is worth by itself.
+    """Metrics of a model that do not depend on a client's data.
 
     Attributes
     ----------
     metrics
         Plain floats by name.
     pictures
-        PNG files by a name that says what they show, as "samples"; the run directory keeps them, pages show them.
+        PNG files by name, for instance "samples"; they are saved in the run directory and shown in reports.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -88,12 +88,17 @@ class Score:
 
 @runtime_checkable
 class SupportsScoring(Workload, Protocol):
-    """A workload whose model is worth something beside anybody's data, as a generative one's samples are."""
+    """A workload whose model has metrics of its own, such as the quality of a generative model's samples."""
 
     def score(self, model: nn.Module, progress: Progress = null_progress) -> Score:
-        """Of the global model alone, from torch's current random stream; the server asks each ``score_every`` rounds.
+        """Return the score of the global model, from torch's current random stream.
 
-        ``progress`` is told about work that takes long, as (what, steps done, steps in all).
+        The server calls it every ``sample_every`` rounds.
+
+        Parameters
+        ----------
+        progress
+            Called during long work with a phase, the steps done and all steps.
         """
         ...
 
@@ -103,47 +108,53 @@ class SupportsImages(Workload, Protocol):
     """A workload whose inputs can be read from image files."""
 
     def images(self, paths: Sequence[Path]) -> ArrayDataset:
-        """Files as inputs ``x``, in the order given; DataError names one that cannot be read."""
+        """Return files as inputs ``x``, in the order given.
+
+        Raises
+        ------
+        DataError
+            With the name of a file that cannot be read.
+        """
         ...
 
 
 @runtime_checkable
 class SupportsClassNames(Protocol):
-    """A workload whose classes have names, which pages show; elsewhere a class is its number."""
+    """A workload whose classes have names, which reports show; without them a class is shown by its number."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names by label."""
+        """Names of the classes, by label."""
         ...
 
 
 def loss_columns(workload: Workload) -> tuple[str, ...]:
-    """Columns that a workload's loss reads: its ``loss_columns``, or inputs and labels where it does not say."""
+    """Return the columns that a workload's loss reads: its ``loss_columns``, by default inputs and labels."""
     return tuple(getattr(workload, "loss_columns", ("x", "y")))
 
 
 def missing_columns(workload: Workload, data: ArrayDataset) -> list[str]:
-    """Columns of the workload's loss that some data does not have, as "y" where it takes labels and there are none."""
+    """Return the columns that the workload's loss reads and the data lacks, for instance "y" without labels."""
     return [name for name in loss_columns(workload) if name not in data.columns]
 
 
 @dataclass(frozen=True)
 class WorkloadSpec:
-    """What the registry knows of a workload.
+    """Entry of a workload in the registry.
 
     Attributes
     ----------
     workload
         Its class, a dataclass whose fields are its options, or an object that is one already.
     oracle_overrides
-        Options with which clients have labels of their own to train on.
+        Options with which clients have labels to train on.
     primary_metric
-        What comparisons are judged by, unless told otherwise: a group of the clients' metrics, or a metric of the
-        server's score; "" for what runs report.
+        Metric that comparisons use by default: a group of the clients' metrics, or a metric of the server's score; ""
+        for those that runs report.
     metrics, phases
         Declarations of what the workload reports and of the phases that it names, see :mod:`fedlab.metrics`.
     name
-        Prefix of its options where it is named by import path; empty: the class's name in snake case.
+        Prefix of its options if it is given by import path; empty: the class's name in snake case.
     """
 
     workload: Any

@@ -1,4 +1,4 @@
-"""AdaBN: source only, and each client predicts with batch-norm statistics of its own unlabelled data.
+"""AdaBN: source only, and each client predicts with batch-norm statistics of its own unlabeled data.
 
 **Source**: Li et al., Revisiting Batch Normalization for Practical Domain Adaptation, 2016
 (``fedlab/models/batchnorm_stats.py``).

@@ -63,7 +63,7 @@ class Alternating(BaseStrategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Take the round's source steps, and return the averaged model for every client."""
+        """Run the round's source steps, and return the averaged model for every client."""
         self.loss = self.trainer.train(server_round, self.trainer.options.steps, "server")
         latest = ArrayRecord(self.trainer.average.state_dict())
         self.updates.send(latest, config)

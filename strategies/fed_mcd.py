@@ -110,7 +110,7 @@ def server(workload: Workload, config: Config, progress: Progress) -> Alternatin
 
 
 def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
-    """Take steps B and C on the client's own data."""
+    """Run steps B and C on the client's own data."""
     config, wrapped = context.config, WithSecondHead(workload)
     options, training = config.strategy, config.client
     device = resolve_device(config.run.device)

@@ -139,7 +139,7 @@ def local_training(
     steps: int | None = None,
     momentum: float = MOMENTUM,
 ) -> tuple[nn.Module, float | None]:
-    """Take local steps on the workload's loss from the model that was sent.
+    """Train by local steps on the workload's loss from the model that was sent.
 
     Parameters
     ----------
@@ -207,7 +207,8 @@ def require_plain_sgd(config: Config) -> None:
         raise ConfigError(
             f"strategy {config.run.strategy!r} assumes plain SGD with a constant step size on clients, and "
             f"got client.optimizer={options.optimizer}, client.max_grad_norm={options.max_grad_norm:g}, "
-            f"client.final_lr_fraction={options.final_lr_fraction:g} and client.ema_decay={options.ema_decay:g}; set them to sgd, 0, 1 and 0, or use fedavg or fedprox"
+            f"client.final_lr_fraction={options.final_lr_fraction:g} and client.ema_decay={options.ema_decay:g}; "
+            "set them to sgd, 0, 1 and 0, or use fedavg or fedprox"
         )
 
 

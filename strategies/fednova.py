@@ -92,7 +92,7 @@ def weight_of_steps(steps: int, momentum: float) -> float:
 
 
 def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
-    """Take tau_i local steps; the reply is FedAvg's."""
+    """Run tau_i local steps; the reply is FedAvg's."""
     config, data = context.config, client_dataset(workload, context, "train")
     options = config.strategy
     steps = local_steps(len(data), options, config.client)

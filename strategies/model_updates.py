@@ -51,7 +51,7 @@ class ModelUpdates:
         required: Collection[str] | None = None,
         optional: Collection[str] = (),
     ) -> None:
-        self.rule = aggregations.make(workload, config, labelled=labeled)
+        self.rule = aggregations.make(workload, config, labeled=labeled)
         self.max_norm_ratio = config.comm.max_update_norm_ratio
         if required is None:
             required = ["loss"] if config.client.steps else []

@@ -122,7 +122,7 @@ class Scaffold(fedavg.FedAvg):
 
 
 def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
-    """Take K local steps along g_i(y) - c_i + c; the reply is FedAvg's."""
+    """Run K local steps along g_i(y) - c_i + c; the reply is FedAvg's."""
     correction = arrays_of(message.content, CORRECTION)
 
     def along(model: nn.Module, start: list[Tensor]) -> Tensor:

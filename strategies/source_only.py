@@ -80,7 +80,7 @@ class SourceTrainer:
     def train(
         self, server_round: int, steps: int, name: str, extra_loss: Callable[[int], Tensor] | None = None
     ) -> float | None:
-        """Take the source steps of one round and return their mean loss, None without steps.
+        """Run the source steps of one round and return their mean loss, None without steps.
 
         Parameters
         ----------
@@ -212,12 +212,18 @@ class SourceOnly(BaseStrategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Take the round's source steps and return the averaged model."""
+        """Run the round's source steps and return the averaged model."""
         self.loss = self.trainer.train(server_round, self.trainer.options.steps, "source")
         return ArrayRecord(self.trainer.average.state_dict()), None
 
     def check(self, reply: Message) -> None:
-        """Refuse every reply."""
+        """Refuse every reply.
+
+        Raises
+        ------
+        InvalidUpdate
+            Always.
+        """
         raise validation.InvalidUpdate("no client was asked to train")
 
     def metrics(self) -> dict[str, float]:

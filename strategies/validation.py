@@ -49,7 +49,9 @@ def validate_reply(message: Message, reply: Message) -> None:
         raise InvalidUpdate(f"it reports {examples} examples; expected 1 to {MAX_EXAMPLES:,}")
 
 
-def validate_arrays(content: RecordDict, name: str, like: Mapping[str, Tensor], max_norm_ratio: float) -> dict[str, Tensor]:
+def validate_arrays(
+    content: RecordDict, name: str, like: Mapping[str, Tensor], max_norm_ratio: float
+) -> dict[str, Tensor]:
     """Return the tensors of one record, validated against those of the server.
 
     Parameters

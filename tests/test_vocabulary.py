@@ -49,9 +49,8 @@ WAITING_LIST = """
 .env README.md benchmarks/ client/ docker-compose.yml docs/explanation/ docs/how-to/comparison.md
 docs/how-to/deployment.md docs/reference/strategies.md
 fedlab/__init__.py fedlab/cli/ fedlab/comm/ fedlab/comparison/ fedlab/config/ fedlab/data/ fedlab/deploy/
-fedlab/diffusion/ fedlab/doctor.py fedlab/engines/ fedlab/errors.py fedlab/evaluation/ fedlab/inference/
-fedlab/launch.py fedlab/losses/ fedlab/models/ fedlab/report/ fedlab/runs/ fedlab/training.py fedlab/workload.py
-fedlab/workloads/ pyproject.toml scripts/ server/ strategies/ tests/client/ tests/fedlab/ tests/server/
+fedlab/diffusion/ fedlab/doctor.py fedlab/engines/ fedlab/evaluation/ fedlab/inference/
+fedlab/launch.py fedlab/losses/ fedlab/models/ fedlab/report/ fedlab/runs/ pyproject.toml scripts/ server/ strategies/aggregation/robust.py strategies/source_only.py tests/client/ tests/fedlab/ tests/server/
 tests/strategies/ tests/support/ tests/test_arrows.py tests/test_benchmarks.py tests/test_compose.py
 tests/test_contract.py tests/test_packaging.py
 """

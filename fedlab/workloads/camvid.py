@@ -1,14 +1,15 @@
-"""CamVid: labelled day views on the server, unlabelled drives on the clients; a class for every pixel.
+"""CamVid: labeled day views on the server, unlabeled drives on the clients; a class for every pixel.
 
-A pixel is an example to a strategy: features and logits are rows, one for each cell of a grid of half the view's height
-and width (``fedlab/models/fcn.py``). Labels keep the view's size: logits in training, and probabilities in testing, are
-enlarged to it bilinearly. Pixels that nobody knows the class of (``IGNORE_INDEX``) count nowhere.
+Features and logits are rows, one for each cell of a grid of half the view's height and width
+(``fedlab/models/fcn.py``), so that strategies treat a cell as an example. Labels have the view's size: logits in
+training, and probabilities in evaluation, are upsampled to it bilinearly. Pixels without a class (``IGNORE_INDEX``) are
+ignored.
 
-**Loss**: cross-entropy weighted by class, (median frequency / frequency) ** ``rare``: 1 is the balancing of SegNet's
-CamVid, 0 none. Frequencies are those of the two default source drives, constants that every party knows.
+**Loss**: cross-entropy weighted by class, (median frequency / frequency) ** ``class_weight_power``: 1 is the balancing
+of SegNet's CamVid, 0 none. Frequencies are those of the two default source drives, constants that every party knows.
 
 **Metrics**: ``miou``, the mean over classes of intersection over union, from one confusion matrix of all test views of
-a client, at 60 x 80 pixels; classes that none of its test pixels has are left out of the mean. ``loss``: mean
+a client, at 60 x 80 pixels; classes that none of its test pixels has are excluded from the mean. ``loss``: mean
 cross-entropy over pixels, without weights. None on data without labels.
 """
 
@@ -32,26 +33,29 @@ from fedlab.errors import ConfigError, DataError, suggest
 from fedlab.metrics import FRACTION, Metric
 from fedlab.models.fcn import STRIDE, FcnNet
 from fedlab.workload import WorkloadSpec
+from fedlab.workloads import domain_suite
 
 EVALUATION_BATCH = 50
 
 
 @dataclass(frozen=True)
 class CamVid:
-    """The workload's options and its four answers, see :class:`fedlab.workload.Workload`."""
+    """The workload's options and its four methods, see :class:`fedlab.workload.Workload`."""
 
     source: str = Field("day_0006R0,day_0016E5", description="drives of the server, with labels, comma-separated")
     targets: str = Field("dusk,day_05VD", description="drives of the clients, comma-separated")
-    client_labels: bool = Field(False, description="clients hold training labels, for upper bounds only")
+    client_labels: bool = Field(False, description="clients have training labels, for upper bounds only")
     augment: bool = Field(True, description="random windows, mirroring and light of the source views")
     gamma: float = Field(2.0, ge=1, le=10, description="largest random exponent of the source views' light; 1: none")
-    class_weight_power: float = Field(0.5, ge=0, le=1, description="how far the loss evens out classes, by frequency; 0: not")
+    class_weight_power: float = Field(
+        0.5, ge=0, le=1, description="exponent of the classes' weights by inverse frequency; 0: no weights"
+    )
     full_size: bool = Field(False, description="views of 120 x 160 pixels, from data.root; else 60 x 80")
     width: int = Field(48, ge=4, le=512, description="features of a pixel")
     data_config: DataConfig = Field(DEFAULT_DATA, exclude=True)
 
     def __post_init__(self) -> None:
-        """Refuse drives that do not exist or stand on both sides."""
+        """Validate the drives: each exists and has one owner."""
         for option, text, names in (("source", self.source, self.sources), ("targets", self.targets, self.drives)):
             if not names:
                 raise ConfigError(f"option 'camvid.{option}' is {text!r}; name at least one drive, for example dusk")
@@ -62,41 +66,47 @@ class CamVid:
         for name in (*self.sources, *self.drives):
             if places.count(DRIVES[name].pieces) > 1:
                 raise ConfigError(
-                    f"the views of {name!r} stand twice among source {self.source!r} and targets {self.targets!r}; "
+                    f"the views of {name!r} appear twice among source {self.source!r} and targets {self.targets!r}; "
                     "each drive has one owner"
                 )
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The server's drives."""
-        return _names(self.source)
+        """Drives of the server."""
+        return domain_suite.split_names(self.source)
 
     @property
     def drives(self) -> tuple[str, ...]:
-        """The targets."""
-        return _names(self.targets)
+        """Drives of the clients."""
+        return domain_suite.split_names(self.targets)
 
     @property
     def clients(self) -> tuple[str, ...]:
-        """A client for each drive, or ``parts`` of them."""
+        """Names of the clients: one or several for each drive."""
         if self.data_config.clients_per_domain == 1:
             return self.drives
         return tuple(f"{name}-{part}" for name in self.drives for part in range(self.data_config.clients_per_domain))
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names by label."""
+        """Names of the classes, by label."""
         return CLASSES
 
     def model(self) -> nn.Module:
-        """A fresh network with ``features`` and ``head``."""
+        """Return a fresh network with ``features`` and ``head``."""
         return FcnNet(len(CLASSES), self.width)
 
     def data(self, partition: int | None, split: str) -> ArrayDataset:
-        """Views (3, height, width) in [-1, 1] as ``x``; labels (height, width) as ``y`` where the holder has them.
+        """Return views (3, height, width) in [-1, 1] as ``x`` and, if their owner has labels, ``y`` (height, width).
 
-        The server's training views come in a new random view each time they are read, if ``augment`` is on; it tests on
-        day views of another time. Clients that share a drive train on stretches of it and test on the same views.
+        With ``augment`` every read of the server's training views gives new random crops and light; it tests on day
+        views of another time. Clients that share a drive train on different time slices of it and test on the same
+        views.
+
+        Raises
+        ------
+        DataError, ConfigError
+            When there is no such partition, data is missing, or a drive has too few views for its clients.
         """
         if partition is None:
             if split != "train":
@@ -104,18 +114,15 @@ class CamVid:
             drives = [self._read(name, "all") for name in self.sources]
             columns = {name: torch.cat([drive.columns[name] for drive in drives]) for name in ("x", "y")}
             return ArrayDataset(columns, self._augmented if self.augment else drives[0].transform)
-        if not 0 <= partition < len(self.clients):
-            raise DataError(
-                f"there is no partition {partition}; this workload has {len(self.clients)}: {', '.join(self.clients)}"
-            )
+        domain_suite.check_partition(partition, self.clients)
         drive, part = divmod(partition, self.data_config.clients_per_domain)
         examples = self._read(self.drives[drive], split, with_labels=self.client_labels)
         return self._time_slice(examples, part) if split == "train" else examples
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean cross-entropy, weighted by class, over the pixels that have one; 0 where none has.
+        """Return the class-weighted mean cross-entropy over labeled pixels, a scalar; 0 if there are none.
 
-        ``y`` has a class for each pixel (batch, height, width), or one for each row that the model gives.
+        ``y`` has a class for each pixel (batch, height, width), or one for each row of the model's logits.
         """
         rows, labels = model(batch["x"]), batch["y"]
         scores = rows if labels.numel() == len(rows) else upsample_logits(rows, labels)
@@ -126,7 +133,13 @@ class CamVid:
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
-        """Mean IoU and cross-entropy of a model that maps ``x`` to rows of logits; nothing without labels."""
+        """Return mean IoU and cross-entropy of a model that maps ``x`` to rows of logits; nothing without labels.
+
+        Raises
+        ------
+        DataError
+            When no test pixel has a class.
+        """
         if "y" not in data.columns:
             return {}
         model.eval()
@@ -154,34 +167,30 @@ class CamVid:
         return {**batch, "x": augment.random_gamma(x, self.gamma), "y": y}
 
     def _time_slice(self, examples: ArrayDataset, part: int) -> ArrayDataset:
-        """One of ``parts`` stretches of time, as equal as they can be."""
-        count = len(examples)
-        if self.data_config.clients_per_domain > count // 2:
+        """Return the views of one client: one of several time slices of nearly equal length."""
+        count, parts = len(examples), self.data_config.clients_per_domain
+        if parts > count // 2:
             raise ConfigError(
-                f"option 'data.clients_per_domain': {count} views cannot be split over {self.data_config.clients_per_domain} clients of at least 2 each; "
-                f"ask for at most {count // 2}"
+                f"option 'data.clients_per_domain': {count} views cannot be split over {parts} clients of at least 2 "
+                f"each; ask for at most {count // 2}"
             )
-        rows = slice(part * count // self.data_config.clients_per_domain, (part + 1) * count // self.data_config.clients_per_domain)
+        rows = slice(part * count // parts, (part + 1) * count // parts)
         return ArrayDataset({name: column[rows] for name, column in examples.columns.items()}, examples.transform)
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
 def class_weights(power: float) -> Tensor:
-    """(median frequency / frequency) ** power of each class (classes,)."""
+    """Return (median frequency / frequency) ** power of each class (classes,)."""
     frequency = torch.tensor(FREQUENCIES)
     return (frequency.median() / frequency) ** power
 
 
 def upsample_logits(rows: Tensor, labels: Tensor) -> Tensor:
-    """Rows of scores (batch * h * w, classes) as maps of the labels' size (batch, classes, height, width).
+    """Upsample rows of scores (batch * h * w, classes) to the labels' size (batch, classes, height, width).
 
     Raises
     ------
     DataError
-        When there are not as many rows as the grid of such labels has cells.
+        When the number of rows does not match the grid of such labels.
     """
     batch, height, width = labels.shape
     h, w = height // STRIDE, width // STRIDE
@@ -195,23 +204,28 @@ def upsample_logits(rows: Tensor, labels: Tensor) -> Tensor:
 
 
 def confusion_matrix(predicted: Tensor, labels: Tensor) -> Tensor:
-    """Counts (classes, classes) on the CPU, row the label and column the prediction, of pixels that have a label."""
+    """Return counts (classes, classes) of labeled pixels on the CPU: row is the label, column the prediction."""
     known = labels != IGNORE_INDEX
     pairs = labels[known] * len(CLASSES) + predicted[known]
     return torch.bincount(pairs.cpu(), minlength=len(CLASSES) ** 2).view(len(CLASSES), len(CLASSES))
 
 
 class ClassIoU(NamedTuple):
-    """Intersection over union of each class (classes,), and which classes the labels hold."""
+    """Intersection over union of each class (classes,), and a mask of the classes among the labels (classes,)."""
 
     iou: Tensor
     present: Tensor
 
 
 def iou(confusion: Tensor) -> ClassIoU:
-    """From counts (classes, classes), row the label and column the prediction; 0 for a class that nobody has."""
-    hits, labelled, predicted = confusion.diagonal().double(), confusion.sum(1), confusion.sum(0)
-    return ClassIoU(hits / (labelled + predicted - hits).clamp_min(1), labelled > 0)
+    """Return the IoU of each class from counts (classes, classes), row the label and column the prediction."""
+    hits, labeled, predicted = confusion.diagonal().double(), confusion.sum(1), confusion.sum(0)
+    return ClassIoU(hits / (labeled + predicted - hits).clamp_min(1), labeled > 0)
 
 
-SPEC = WorkloadSpec(CamVid, oracle_overrides={"camvid.client_labels": True}, primary_metric="miou", metrics=(Metric("miou", "mean IoU", FRACTION, higher_is_better=True, confusion="mean_iou"),))
+SPEC = WorkloadSpec(
+    CamVid,
+    oracle_overrides={"camvid.client_labels": True},
+    primary_metric="miou",
+    metrics=(Metric("miou", "mean IoU", FRACTION, higher_is_better=True, confusion="mean_iou"),),
+)

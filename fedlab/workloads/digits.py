@@ -1,6 +1,6 @@
-"""Digits: a labelled source domain on the server, other domains or folders of their own images on the clients.
+"""Digits: a labeled source domain on the server, other domains or folders of their own images on the clients.
 
-**Metrics**: ``accuracy``, the share of test digits whose largest logit is the label's; ``loss``, mean cross-entropy.
+**Metrics**: ``accuracy``, the fraction of test digits whose largest logit is the label's; ``loss``, mean cross-entropy.
 None on data without labels.
 """
 
@@ -41,7 +41,7 @@ OWN = "@"  # before the name of a client that brings its own images
 
 @dataclass(frozen=True)
 class Digits:
-    """The workload's options and its four answers, see :class:`fedlab.workload.Workload`."""
+    """The workload's options and its four methods, see :class:`fedlab.workload.Workload`."""
 
     source: str = Field("mnist", description="domain of the server, with labels")
     targets: str = Field(
@@ -58,12 +58,12 @@ class Digits:
         "small", description="small (CPU), mcd, the MCD paper's digit network, or mixer, a small MLP-Mixer"
     )
     augment: bool | Literal["wide"] = Field(
-        True, description="random affine maps and colours of the source images; wide: maps of twice the strength"
+        True, description="random affine maps and colors of the source images; wide: maps of twice the strength"
     )
     data_config: DataConfig = Field(DEFAULT_DATA, exclude=True)
 
     def __post_init__(self) -> None:
-        """Refuse domains that do not exist or stand on both sides, and labels that nobody has."""
+        """Validate the domains: each exists and has one owner, and clients with their own images need no labels."""
         if not self.domains:
             raise ConfigError("option 'digits.targets' is empty; name at least one domain, for example usps")
         domain_suite.check_known(self.source, datasets.DOMAINS, "digit")
@@ -74,8 +74,10 @@ class Digits:
                 otherwise = f" A client that brings its own images is written {OWN + domain!r}."
                 domain_suite.check_known(domain, datasets.DOMAINS, "digit", otherwise)
         targets = [domain.removeprefix(OWN) for domain in self.domains]
-        domain_suite.check_unique(self.source, targets, [owner.name for owner in self._client_specs])
-        bringing = self.data_config.client_folder or next((domain for domain in self.domains if domain.startswith(OWN)), "")
+        domain_suite.check_unique(self.source, targets, [client.name for client in self._client_specs])
+        bringing = self.data_config.client_folder or next(
+            (domain for domain in self.domains if domain.startswith(OWN)), ""
+        )
         if bringing and (self.client_labels or self.setting == "shards"):
             raise ConfigError(
                 f"digits.setting={self.setting} with digits.client_labels={str(self.client_labels).lower()} gives "
@@ -86,21 +88,21 @@ class Digits:
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """The targets as they were written, those with images of their own behind an ``@``."""
+        """Targets as given; those of clients with their own images begin with ``@``."""
         return domain_suite.split_names(self.targets)
 
     @property
     def partition(self) -> str:
-        """How a target, or with setting=shards the source, is divided among clients."""
+        """Scheme by which a target, or with setting=shards the source, is divided among clients."""
         return self.data_config.partition_kind(*domain_suite.KINDS)
 
     @property
     def _client_specs(self) -> list[ClientSpec]:
-        """Who holds which target; those that bring their own images are one client each."""
+        """Clients by partition; each that brings its own images is one client."""
         return [
-            owner
+            client
             for domain in self.domains
-            for owner in (
+            for client in (
                 [ClientSpec(domain.removeprefix(OWN), domain)]
                 if domain.startswith(OWN)
                 else domain_suite.client_specs([domain], self.data_config.clients_per_domain)
@@ -109,21 +111,20 @@ class Digits:
 
     @property
     def clients(self) -> tuple[str, ...]:
-        """A client for each target, or for each of its parts, or for each shard of the source."""
+        """Names of the clients: one for each target, each part of a target, or each shard of the source."""
         if self.setting == "shards":
             return tuple(f"shard-{number}" for number in range(self.data_config.num_shards))
-        return tuple(owner.name for owner in self._client_specs)
+        return tuple(client.name for client in self._client_specs)
 
     def model(self) -> nn.Module:
-        """A fresh network with ``features`` and ``head``."""
+        """Return a fresh network with ``features`` and ``head``."""
         return NETWORKS[self.network]()
 
     def data(self, partition: int | None, split: str) -> ArrayDataset:
-        """Images (3, 32, 32) in [-1, 1] as ``x``, labels as ``y`` where the holder has them.
+        """Return images (3, 32, 32) in [-1, 1] as ``x`` and, if their owner has labels, ``y``.
 
-        The server's training images come in a new random view each time they are read, if ``augment`` is on. A client
-        with a folder of its own images and no labelled test set in it gets its training images for "test", too, and no
-        ``y``.
+        With ``augment`` every read of the server's training images gives new random views. A client with a folder of
+        its own images and no labeled test set in it gets its training images for "test" as well, without ``y``.
         """
         domain_suite.check_partition(partition, self.clients)
         if partition is None or self.setting == "shards":
@@ -131,42 +132,53 @@ class Digits:
             if partition is not None:
                 return self._shard(examples, partition, split)
             return self._augmented(examples) if split == "train" and self.augment else examples
-        owner = self._client_specs[partition]
-        own = self._folder(owner.domain)
+        client = self._client_specs[partition]
+        own = self._folder(client.domain)
         if own is not None:
             examples = folders.load_image_folder(own, split)
-            return examples.subsample(self.data_config.max_examples or len(examples))  # the first ones would be of few sub-folders
-        return self._client_data(owner, split, labelled=self.client_labels)
+            return examples.subsample(
+                self.data_config.max_examples or len(examples)
+            )  # the first ones would be from few sub-folders
+        return self._client_data(client, split, with_labels=self.client_labels)
 
     def labels(self, partition: int) -> Tensor | None:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""
         if self.setting == "shards":
             return self.data(partition, "train").columns["y"]
-        owner = self._client_specs[partition]
-        return None if self._folder(owner.domain) else self._client_data(owner, "train", labelled=True).columns["y"]
+        client = self._client_specs[partition]
+        return (
+            None if self._folder(client.domain) else self._client_data(client, "train", with_labels=True).columns["y"]
+        )
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean cross-entropy."""
+        """Return the mean cross-entropy, a scalar."""
         return cross_entropy(model(batch["x"]), batch["y"])
 
     def images(self, paths: Sequence[Path]) -> ArrayDataset:
-        """Image files as ``x`` (3, 32, 32) in [-1, 1], read as a client's own are; DataError names one that is not."""
-        return ArrayDataset({"x": image_files.load_image_files(paths)}, to_float)
-
-    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
-        """Accuracy and cross-entropy of a model that maps ``x`` to logits; without labels nothing is measured."""
-        return domain_suite.accuracy_and_loss(model, data)
-
-    def _client_data(self, owner: ClientSpec, split: str, labelled: bool) -> ArrayDataset:
-        return domain_suite.client_data(self._read, owner, split, labelled, self.partition, self.data_config.alpha, self.data_config.seed)
-
-    def _folder(self, domain: str) -> Path | None:
-        """Where a client's own images are, or None for a client that holds a domain of the package.
+        """Return image files as ``x`` (3, 32, 32) in [-1, 1], read like a client's own.
 
         Raises
         ------
         DataError
-            When the client brings its own and none were given.
+            With the name of a file that is not an image.
+        """
+        return ArrayDataset({"x": image_files.load_image_files(paths)}, to_float)
+
+    def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
+        """Return accuracy and cross-entropy of a model that maps ``x`` to logits; nothing without labels."""
+        return domain_suite.accuracy_and_loss(model, data)
+
+    def _client_data(self, client: ClientSpec, split: str, with_labels: bool) -> ArrayDataset:
+        alpha, seed = self.data_config.alpha, self.data_config.seed
+        return domain_suite.client_data(self._read, client, split, with_labels, self.partition, alpha, seed)
+
+    def _folder(self, domain: str) -> Path | None:
+        """Return the folder of a client's own images; None for a client with a domain of the package.
+
+        Raises
+        ------
+        DataError
+            When the client should bring its own images and there are none.
         """
         if self.data_config.client_folder:
             return Path(self.data_config.client_folder).expanduser()
@@ -201,21 +213,27 @@ class Digits:
     def _shard(self, examples: ArrayDataset, partition: int, part: str) -> ArrayDataset:
         y = examples.columns["y"]
         if part == "train":
-            rows = partition_indices(self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed)
+            rows = partition_indices(
+                self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed
+            )
         else:
-            rows = dirichlet(y, self.data_config.num_shards, float("inf"), self.data_config.seed)  # every client tests on the same mix of classes
+            rows = dirichlet(
+                y, self.data_config.num_shards, float("inf"), self.data_config.seed
+            )  # every client tests on the same mix of classes
         shard = examples.select(rows[partition])
         return self._augmented(shard) if part == "train" and self.augment else shard
 
 
 def _check_name(target: str) -> None:
-    """Refuse the name of a client that could not name its folder as well."""
+    """Validate a client's name, which names its folder as well."""
     name = target.removeprefix(OWN)
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ConfigError(
-            f"target {target!r} names no client; write {OWN} and a name of letters, digits, '_', '-' and '.', "
+            f"target {target!r} is not a client's name; write {OWN} and a name of letters, digits, '_', '-' and '.', "
             f"for example {OWN}mine"
         )
 
 
-SPEC = WorkloadSpec(Digits, oracle_overrides={"digits.client_labels": True}, primary_metric="accuracy", metrics=(ACCURACY,))
+SPEC = WorkloadSpec(
+    Digits, oracle_overrides={"digits.client_labels": True}, primary_metric="accuracy", metrics=(ACCURACY,)
+)

@@ -1,11 +1,11 @@
-"""What workloads of domains share: who owns which part of which domain, and how classes are measured.
+"""Shared by workloads of several domains: the clients of each domain, their data, and accuracy.
 
-A source domain is the server's. A target domain belongs to one client, the natural split, or to several
-(``usps-0``, ``usps-1``, ...) that share its training part; **each of these tests on the domain's whole test part**, so
-that figures of one domain can be compared whoever holds it, and how training data are split changes no test set.
+The server has the source domain. A target domain belongs to one client, or to several (``usps-0``, ``usps-1``, ...)
+that share its training part; **each of these tests on the domain's whole test part**, so that metrics of one domain are
+comparable, and how training data are divided changes no test set.
 
-Where a split goes by labels (``dirichlet``, ``shards``), the simulation reads a target's training labels to deal rows
-and for the table of the split, and for nothing else: a client gets inputs without labels.
+If a scheme depends on labels (``dirichlet``, ``shards``), the simulation reads a target's training labels to assign
+rows and for statistics of the partition, and for nothing else: a client gets inputs without labels.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class ClientSpec(NamedTuple):
 
 
 def split_names(text: str) -> tuple[str, ...]:
-    """``"usps, mnist_m"`` as names."""
+    """Return the names in a comma-separated text."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def client_specs(domains: Sequence[str], parts: int) -> list[ClientSpec]:
-    """The clients of domains, ``parts`` each."""
+    """Return the clients of some domains, ``parts`` each."""
     return [
         ClientSpec(f"{domain}-{part}" if parts > 1 else domain, domain, part, parts)
         for domain in domains
@@ -60,19 +60,25 @@ def client_specs(domains: Sequence[str], parts: int) -> list[ClientSpec]:
 
 
 def check_known(domain: str, known: Collection[str], noun: str, otherwise: str = "") -> None:
-    """Refuse a domain that does not exist.
+    """Validate that a domain exists.
 
     Raises
     ------
     ConfigError
-        With the near match; ``noun`` says what kind of domain, ``otherwise`` what else to do.
+        With the near match; ``noun`` names the kind of domain, ``otherwise`` is another remedy.
     """
     if domain not in known:
         raise ConfigError(f"unknown {noun} domain {domain!r}; {suggest(domain, known)}{otherwise}")
 
 
 def check_unique(source: str, targets: Sequence[str], clients: Sequence[str]) -> None:
-    """Refuse a domain on both sides or twice on one, and two clients of one name."""
+    """Validate that each domain and each client's name appears once.
+
+    Raises
+    ------
+    ConfigError
+        With the name that appears twice.
+    """
     twice = [name for name in targets if targets.count(name) > 1 or name == source]
     if twice:
         raise ConfigError(
@@ -84,19 +90,21 @@ def check_unique(source: str, targets: Sequence[str], clients: Sequence[str]) ->
 
 
 def check_partition(partition: int | None, clients: Sequence[str]) -> None:
-    """Refuse a client that does not exist; None is the server.
+    """Validate that a partition exists; None is the server.
 
     Raises
     ------
     DataError
-        With the names of those that do.
+        With the names of the clients.
     """
     if partition is not None and not 0 <= partition < len(clients):
         raise DataError(f"there is no partition {partition}; this workload has {len(clients)}: {', '.join(clients)}")
 
 
-def client_data(read: ReadDomain, owner: ClientSpec, split: str, labelled: bool, kind: str, alpha: float, seed: int) -> ArrayDataset:
-    """What a client holds: its part of its domain to train on, all of the domain's test part to test.
+def client_data(
+    read: ReadDomain, client: ClientSpec, split: str, with_labels: bool, kind: str, alpha: float, seed: int
+) -> ArrayDataset:
+    """Return a client's data: its part of the domain's training data, or all of the domain's test data.
 
     Parameters
     ----------
@@ -104,31 +112,32 @@ def client_data(read: ReadDomain, owner: ClientSpec, split: str, labelled: bool,
         Reads one split of a domain.
     split
         "train" or "test".
-    labelled
-        Whether training labels come with it: for supervised bounds, and to tell what a split is like.
+    with_labels
+        True if training labels come with it: for upper bounds, and for statistics of the partition.
     kind, alpha
-        How a domain with several clients is split, see ``fedlab.data.partitioners``.
+        Scheme by which a domain is divided among several clients, see ``fedlab.data.partitioners``.
     seed
-        The run's; every domain has a stream of its own.
+        Seed of the run; every domain has a stream of its own.
 
     Raises
     ------
     ConfigError
         When there are too few examples for so many clients.
     """
-    examples = read(owner.domain, split, labelled)
-    if owner.parts == 1 or split != "train":
+    examples = read(client.domain, split, with_labels)
+    if client.parts == 1 or split != "train":
         return examples
     by_label = PARTITIONS[kind].by_label
-    labels = read(owner.domain, "train", True).columns["y"] if by_label else torch.zeros(len(examples))
-    return examples.select(partition_indices(kind, labels, owner.parts, alpha, seed_of(seed, "split", owner.domain))[owner.part])
+    labels = read(client.domain, "train", True).columns["y"] if by_label else torch.zeros(len(examples))
+    parts = partition_indices(kind, labels, client.parts, alpha, seed_of(seed, "split", client.domain))
+    return examples.select(parts[client.part])
 
 
 @dataclass(frozen=True)
 class DomainSuiteWorkload:
-    """A workload whose server and clients hold domains of one set, any of which may be the source.
+    """A workload whose server and clients have domains of one suite, any of which may be the source.
 
-    A subclass says which set (``of``), its usual ``source``, what the server's training examples go through
+    A subclass defines the suite (``of``), the default ``source``, the augmentation of the server's training examples
     (``view``), and the ``model``.
     """
 
@@ -141,7 +150,7 @@ class DomainSuiteWorkload:
     data_config: DataConfig = Field(DEFAULT_DATA, exclude=True)
 
     def __post_init__(self) -> None:
-        """Refuse domains that do not exist or stand on both sides."""
+        """Validate the domains: each exists and has one owner."""
         for domain in (self.source, *self._domains):
             check_known(domain, self.of.domains, self.of.name)
         check_unique(self.source, self._domains, self.clients)
@@ -149,54 +158,55 @@ class DomainSuiteWorkload:
 
     @staticmethod
     def view(batch: Batch) -> Batch:
-        """A random view of a batch of the source as it is read."""
+        """Return a random view of a batch of the source as it is read."""
         raise NotImplementedError
 
     def model(self) -> nn.Module:
-        """A fresh network with ``features`` and ``head``."""
+        """Return a fresh network with ``features`` and ``head``."""
         raise NotImplementedError
 
     @property
     def clients(self) -> tuple[str, ...]:
-        """A client for each target, or for each of its parts."""
-        return tuple(owner.name for owner in client_specs(self._domains, self.data_config.clients_per_domain))
+        """Names of the clients: one for each target, or each part of a target."""
+        return tuple(client.name for client in client_specs(self._domains, self.data_config.clients_per_domain))
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names by label."""
+        """Names of the classes, by label."""
         return self.of.classes
 
     def data(self, partition: int | None, split: str) -> ArrayDataset:
-        """What the server (None) or a client holds: inputs as ``x``, labels as ``y`` where the holder has them.
+        """Return inputs as ``x`` and, if their owner has labels, ``y``.
 
-        The server's training examples come in a new random view each time they are read, if ``augment`` is on.
+        With ``augment`` every read of the server's training examples gives new random views.
         """
         check_partition(partition, self.clients)
         if partition is not None:
-            return self._client_data(partition, split, labelled=self.client_labels)
+            return self._client_data(partition, split, with_labels=self.client_labels)
         examples = self._read(self.source, split, True)
         view = self.view if self.augment else self.of.to_float
         return ArrayDataset(examples.columns, view) if split == "train" else examples
 
     def labels(self, partition: int) -> Tensor:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""
-        return self._client_data(partition, "train", labelled=True).columns["y"]
+        return self._client_data(partition, "train", with_labels=True).columns["y"]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean cross-entropy."""
+        """Return the mean cross-entropy, a scalar."""
         return cross_entropy(model(batch["x"]), batch["y"])
 
     def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
-        """Accuracy and cross-entropy."""
+        """Return accuracy and cross-entropy; nothing without labels."""
         return accuracy_and_loss(model, data)
 
     @property
     def _domains(self) -> tuple[str, ...]:
         return split_names(self.targets) or tuple(domain for domain in self.of.domains if domain != self.source)
 
-    def _client_data(self, partition: int, split: str, labelled: bool) -> ArrayDataset:
-        owner = client_specs(self._domains, self.data_config.clients_per_domain)[partition]
-        return client_data(self._read, owner, split, labelled, self.data_config.partition_kind(*KINDS), self.data_config.alpha, self.data_config.seed)
+    def _client_data(self, partition: int, split: str, with_labels: bool) -> ArrayDataset:
+        data = self.data_config
+        client, kind = client_specs(self._domains, data.clients_per_domain)[partition], data.partition_kind(*KINDS)
+        return client_data(self._read, client, split, with_labels, kind, data.alpha, data.seed)
 
     def _read(self, domain: str, split: str, with_labels: bool) -> ArrayDataset:
         root = Path(self.data_config.root) if self.data_config.root else None
@@ -206,7 +216,7 @@ class DomainSuiteWorkload:
 
 @torch.no_grad()
 def accuracy_and_loss(model: nn.Module, data: ArrayDataset, batch: int = EVALUATION_BATCH) -> dict[str, float]:
-    """``accuracy`` and ``loss``, mean cross-entropy, of a model that maps ``x`` to logits; nothing without labels."""
+    """Return ``accuracy`` and ``loss``, mean cross-entropy, of a model from ``x`` to logits; nothing without labels."""
     if "y" not in data.columns:
         return {}
     model.eval()

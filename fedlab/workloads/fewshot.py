@@ -1,12 +1,12 @@
-"""Few-shot transfer: labelled base classes on the server, unlabelled images of very different targets on the clients.
+"""Few-shot transfer: labeled base classes on the server, unlabeled images of very different targets on the clients.
 
-A client's images come in two parts that never meet: 20 % to train on, without labels, and 80 % for episodes of new
-classes. What is tested is the feature extractor: for each episode a classifier is fitted to a few labelled images.
+A client's images are divided into two disjoint parts: 20 % to train on, without labels, and 80 % for episodes of new
+classes. The feature extractor is evaluated: for each episode a classifier is fitted to a few labeled images.
 
 **Source**: STARTUP (Phoo and Hariharan, ICLR 2021), whose evaluation is that of Guo et al., ECCV 2020.
 
-**Departures**: (1) 32 or 64 pixels instead of 224; (2) test images are taken whole, without enlarging and cutting the
-centre; (3) images in [-1, 1] instead of ImageNet's mean and deviation.
+**Departures**: (1) 32 or 64 pixels instead of 224; (2) test images are not resized and center-cropped; (3) images in
+[-1, 1] instead of ImageNet's mean and deviation.
 
 **Metrics**: ``accuracy_1-shot``, ``accuracy_5-shot``, ``accuracy_20-shot``, the mean accuracy over the episodes, and
 ``interval_...``, 1.96 standard errors of it. On the server's own validation images ``accuracy`` and ``loss`` of the
@@ -55,34 +55,38 @@ NOVEL = "novel"  # a column that says: these labels are of classes that the mode
 
 @dataclass(frozen=True)
 class FewShot:
-    """The workload's options and its four answers, see :class:`fedlab.workload.Workload`."""
+    """The workload's options and its four methods, see :class:`fedlab.workload.Workload`."""
 
-    base: str = Field("omniglot", description="labelled set of the server")
+    base: str = Field("omniglot", description="labeled set of the server")
     targets: str = Field("usps,mnist_m,optdigits,synthdigits", description="sets of the clients, comma-separated")
-    unlabeled_fraction: float = Field(0.2, gt=0, lt=1, description="share of a target's images that is trained on unlabelled")
-    mix_channels: bool = Field(True, description="grey sets beside colour ones, shown in three channels; false: refuse")
+    unlabeled_fraction: float = Field(
+        0.2, gt=0, lt=1, description="fraction of a target's images that is trained on, without labels"
+    )
+    mix_channels: bool = Field(
+        True, description="gray sets together with color ones, repeated in three channels; false: refuse"
+    )
     size: int = Field(0, ge=0, le=512, description="pixels a side of every image; 0: the base's own")
     network: Literal["conv", "resnet10", "mixer"] = Field("conv", description="conv (CPU), resnet10 (paper), mixer")
     width: int = Field(32, ge=8, multiple_of=8, description="channels of the first convolution of network=conv")
     norm: Literal["group", "batch"] = Field("group", description="group norm, or the paper's batch norm")
     objective: Literal["classification", "prototypes"] = Field(
-        "classification", description="what the base is learned by: cross-entropy, or ProtoNet's episodes"
+        "classification", description="objective on the base: cross-entropy, or ProtoNet's episodes"
     )
     classifier: Literal["linear", "prototypes"] = Field(
         "linear", description="an episode's classifier: linear, trained as published, or the nearest class mean"
     )
     ways: int = Field(5, ge=2, description="classes of an episode")
-    shots: str = Field("1,5,20", description="labelled images a class, one or more numbers")
+    shots: str = Field("1,5,20", description="labeled images a class, one or more numbers")
     queries: int = Field(15, ge=1, description="test images a class")
     episodes: int = Field(600, ge=1, description="episodes for each number of shots")
     min_crop_area: float = Field(0.08, gt=0, le=1, description="least area that a random crop keeps; 1: no crops")
     jitter: float = Field(0.4, ge=0, le=1, description="strength of random brightness, contrast and saturation")
     hflip: bool = Field(True, description="mirror half of the views; not for characters")
-    recolor: bool = Field(False, description="bend base images and give strokes and ground random colours")
+    recolor: bool = Field(False, description="random affine maps and random colors of base images")
     data_config: DataConfig = Field(DEFAULT_DATA, exclude=True)
 
     def __post_init__(self) -> None:
-        """Refuse sets that do not exist or do not fit together."""
+        """Validate the sets: each exists, is used once, and the base has validation images."""
         names = self.domains
         if not names:
             raise ConfigError("option 'fewshot.targets' is empty; name at least one set, for example eurosat")
@@ -99,36 +103,44 @@ class FewShot:
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """The targets."""
+        """Names of the target sets."""
         return domain_suite.split_names(self.targets)
 
     @property
     def partition(self) -> str:
-        """How clients of one target share its unlabeled images."""
+        """Scheme by which clients of one target share its unlabeled images."""
         return self.data_config.partition_kind("iid", "dirichlet", "shards", "quantity")
 
     @property
     def shot_numbers(self) -> tuple[int, ...]:
-        """Numbers of labelled images a class."""
+        """Numbers of labeled images per class.
+
+        Raises
+        ------
+        ConfigError
+            When ``shots`` is not a list of positive integers.
+        """
         parts = [part.strip() for part in self.shots.split(",") if part.strip()]
         if not parts or not all(part.isdigit() and int(part) > 0 for part in parts):
-            raise ConfigError(f"option 'fewshot.shots': got {self.shots!r}; expected numbers from 1, for example 1,5,20")
+            raise ConfigError(
+                f"option 'fewshot.shots': got {self.shots!r}; expected numbers from 1, for example 1,5,20"
+            )
         return tuple(map(int, parts))
 
     @property
     def clients(self) -> tuple[str, ...]:
-        """A client for each target, or ``split`` of them."""
+        """Names of the clients: one or several for each target."""
         if self.data_config.clients_per_domain == 1:
             return self.domains
         return tuple(f"{name}-{part}" for name in self.domains for part in range(self.data_config.clients_per_domain))
 
     @property
     def pixels(self) -> int:
-        """Size of every image."""
+        """Height and width of every image."""
         return self.size or self._read(self.base).x.shape[-1]
 
     def model(self) -> nn.Module:
-        """A fresh network with ``features`` and a linear ``head`` over the base classes."""
+        """Return a fresh network with ``features`` and a linear ``head`` over the base classes."""
         classes = int(self._read(self.base).y.max()) + 1
         if self.network == "mixer":
             patch = self.pixels // 8  # 64 tokens
@@ -138,9 +150,9 @@ class FewShot:
         return ConvNet(classes, self.norm, self.width)
 
     def data(self, partition: int | None, split: str) -> ArrayDataset:
-        """Images (3, size, size) in [-1, 1] as ``x``; labels as ``y`` on the server and where episodes are drawn from.
+        """Return images (3, size, size) in [-1, 1] as ``x``; labels as ``y`` on the server and in test data.
 
-        The server's training images come in a new random view each time; those of clients come plain, and
+        Every read of the server's training images gives new random views; those of clients are unchanged, and
         :meth:`view` makes views of them.
         """
         if partition is None:
@@ -154,47 +166,48 @@ class FewShot:
         images = self._read(self.domains[partition // self.data_config.clients_per_domain])
         if split == "train":
             return self._examples({"x": images.x[self._own(images.y, partition)]})
-        _, labelled = image_sets.split_unlabeled(images.y, self.unlabeled_fraction)
-        y = images.y[labelled]
-        return self._examples({"x": images.x[labelled], "y": y, NOVEL: torch.ones_like(y, dtype=torch.bool)})
+        _, labeled = image_sets.split_unlabeled(images.y, self.unlabeled_fraction)
+        y = images.y[labeled]
+        return self._examples({"x": images.x[labeled], "y": y, NOVEL: torch.ones_like(y, dtype=torch.bool)})
 
     def labels(self, partition: int) -> Tensor | None:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""
         y = self._read(self.domains[partition // self.data_config.clients_per_domain]).y
         known = y[self._own(y, partition)]
-        return (
-            None if (known == image_sets.UNKNOWN).any() else ArrayDataset({"y": known}).subsample(self._count(known))[:]["y"]
-        )
+        if (known == image_sets.UNKNOWN).any():
+            return None
+        return ArrayDataset({"y": known}).subsample(self._count(known))[:]["y"]
 
     def _own(self, y: Tensor, partition: int) -> Tensor:
-        """Row numbers of the images that a client trains on without labels; which they are, no run's seed changes."""
+        """Return the indices of a client's training images; they do not depend on the run's seed."""
         bare, _ = image_sets.split_unlabeled(y, self.unlabeled_fraction)
         if self.data_config.clients_per_domain == 1:
             return bare
         if PARTITIONS[self.partition].by_label and (y[bare] == image_sets.UNKNOWN).any():
             name = self.domains[partition // self.data_config.clients_per_domain]
             raise ConfigError(
-                f"data.partition={self.partition} goes by labels, and {name!r} has none of the images that it is "
-                "trained on; take iid or quantity"
+                f"data.partition={self.partition} needs labels, and {name!r} has none for the images that it is "
+                "trained on; use iid or quantity"
             )
-        parts = partitioners.partition_indices(self.partition, y[bare], self.data_config.clients_per_domain, self.data_config.alpha, seed=partition // self.data_config.clients_per_domain)
-        return bare[parts[partition % self.data_config.clients_per_domain]]
+        domain, part = divmod(partition, self.data_config.clients_per_domain)
+        kind, count, alpha = self.partition, self.data_config.clients_per_domain, self.data_config.alpha
+        return bare[partitioners.partition_indices(kind, y[bare], count, alpha, seed=domain)[part]]
 
     def view(self, x: Tensor, weak: bool = False) -> Tensor:
-        """A random view of each image, the published augmentation; a weak one is only cut a little and mirrored."""
+        """Return a random view of each image (batch, 3, size, size), as published; a weak one is cropped less."""
         if weak:
             return views.random_view(x, max(self.min_crop_area, WEAK_CROP), 0.0, self.hflip)
         return views.random_view(x, self.min_crop_area, self.jitter, self.hflip)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean cross-entropy over the base classes, or ProtoNet's loss of an episode."""
+        """Return the mean cross-entropy over the base classes, or ProtoNet's loss of an episode; a scalar."""
         if self.objective == "prototypes":
             return episode_loss(features_of(model)(batch["x"]), batch["y"])
         return cross_entropy(model(batch["x"]), batch["y"])
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
-        """Accuracy over episodes with its interval; on base images, accuracy and loss of the model's own classifier."""
+        """Return accuracy over episodes with its interval; on base images, accuracy and loss of the model's head."""
         if NOVEL not in data.columns:
             return domain_suite.accuracy_and_loss(model, data, EVALUATION_BATCH)
         metrics: dict[str, float] = {}
@@ -206,12 +219,13 @@ class FewShot:
 
     @torch.no_grad()
     def episode_accuracies(self, model: nn.Module, data: ArrayDataset) -> Mapping[int, Tensor]:
-        """Number of shots to the accuracy of each episode, (episodes,) float64 on the CPU; data as for ``evaluate``."""
+        """Return the accuracy of each episode (episodes,), float64 on the CPU, by number of shots."""
         device = next(model.parameters()).device
         z, y = encode(features_of(model), data, device, EVALUATION_BATCH), data.columns["y"]
         found = {}
         for shots in self.shot_numbers:
-            drawn = sample_episodes(y, ways=self.ways, shots=shots, queries=self.queries, episodes=self.episodes, seed=self.data_config.seed)
+            seed, numbers = self.data_config.seed, {"ways": self.ways, "shots": shots, "queries": self.queries}
+            drawn = sample_episodes(y, **numbers, episodes=self.episodes, seed=seed)
             support, query = z[drawn.support.to(device)], z[drawn.query.to(device)]  # (episodes, n, width)
             if self.classifier == "linear":
                 with seeded("heads", self.data_config.seed, shots):
@@ -232,7 +246,7 @@ class FewShot:
         if not self.mix_channels and images.x.shape[1] != base.x.shape[1]:
             raise ConfigError(
                 f"base {self.base!r} has {base.x.shape[1]} channels and target {name!r} {images.x.shape[1]}; "
-                "set fewshot.mix_channels=true, which shows grey images in three, or choose sets that are alike"
+                "set fewshot.mix_channels=true, which repeats gray images in three, or use sets with equal channels"
             )
         return images
 

@@ -1,22 +1,23 @@
-"""Digits to draw: a diffusion model or a score network, learned from images without labels by denoising.
+"""Image generation: a diffusion model or a score network, learned from images without labels by denoising.
 
-Clients hold parts of the source domain, label-skewed or not, or a domain each; labels are read to share images out and
-are never given to anybody. The server holds all of the source's training images: for ``source_only``, which is then the
-centralised bound, and for pre-training.
+Clients have parts of the source domain, label-skewed or not, or a domain each; labels are read to divide images only.
+The server has all of the source's training images: for ``source_only``, which is then the centralized bound, and for
+pre-training.
 
-``generation.process`` is the noise: ``ddpm`` and ``gamma`` are chains of ``levels`` steps by ``schedule``, ``ncsn`` a
-ladder from ``sigma_min`` to ``sigma_max``. Any network goes with any law; ``ncsn1`` is the one whose norms know the
-level and, on a ladder, whose output is the score itself.
+``generation.process`` is the noise: ``ddpm`` and ``gamma`` are Markov chains of ``num_timesteps`` steps by
+``schedule``, ``ncsn`` has ``num_timesteps`` noise levels from ``sigma_min`` to ``sigma_max``. Any network can be
+combined with any process; only the norms of ``ncsn1`` are conditioned on the level, and with ``ncsn`` its output is the
+score itself.
 
 **Source**: see ``fedlab/diffusion`` and ``fedlab/models/unet.py``, ``refinenet.py``.
 
-**Departures**: (1) optimiser and gradient clipping belong to strategies (``client.optimizer``, ``client.max_grad_norm``), and
-there is no warm-up; (2) an averaged model is kept where a strategy keeps one (``server.ema_decay``); (3) images are not
-dequantised.
+**Departures**: (1) optimizer and gradient clipping belong to strategies (``client.optimizer``,
+``client.max_grad_norm``), and there is no warm-up; (2) averaging of the model is the strategy's (``server.ema_decay``);
+(3) images are not dequantized.
 
-**Metrics** of a client: ``loss``, the mean squared error of the noise found in held-out images, 1 for a network that
-finds none; each image at one level, evenly spread, with the same noise in every round. **Of the server**, each
-``score_every`` rounds: those of ``fedlab/workloads/sampling.py`` over ``generation.samples`` drawn images.
+**Metrics** of a client: ``loss``, the mean squared error of the predicted noise in held-out images, 1 for a network
+that predicts 0; each image at one level, evenly distributed, with the same noise in every round. **Of the server**,
+every ``sample_every`` rounds: those of ``fedlab/workloads/sampling.py`` over ``generation.samples`` generated images.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from fedlab.data.partitioners import dirichlet, partition_indices
 from fedlab.data.pixels import bytes_to_float
 from fedlab.diffusion import denoising, noise_schedule, sigmas
 from fedlab.diffusion.noise_schedule import NoiseSchedule
-from fedlab.errors import ConfigError, DataError, suggest
+from fedlab.errors import ConfigError, suggest
 from fedlab.metrics import FRACTION, Metric, Phase
 from fedlab.models.refinenet import RefineNet
 from fedlab.models.unet import SHAPES, UNet, check_image_size
@@ -50,13 +51,13 @@ from fedlab.workload import Score, WorkloadSpec
 from fedlab.workloads import domain_suite, sampling
 
 EVALUATION_BATCH = 250
-OTHERS = ("cifar10",)  # sources that are no digits: 32 pixels, with a part to test on
+OTHERS = ("cifar10",)  # sources that are not digits: 32 pixels, with test images
 THETA = 1e-3  # theta_0 of the Gamma chain
 
 
 @dataclass(frozen=True)
 class Generation:
-    """The workload's options and its answers, see :class:`fedlab.workload.Workload`."""
+    """The workload's options and its methods, see :class:`fedlab.workload.Workload`."""
 
     loss_columns: ClassVar[tuple[str, ...]] = ("x",)
 
@@ -65,19 +66,22 @@ class Generation:
     )
     targets: str = Field("usps,mnist_m,optdigits,synthdigits", description="the clients' domains, setting=domains")
     setting: Literal["shards", "domains"] = Field(
-        "shards", description="what clients hold: parts of the source, or a domain each"
+        "shards", description="client data: parts of the source, or a domain each"
     )
     size: int = Field(28, description="pixels a side: 32, 28 (without the margin of 2) or 16 (means of 2 x 2)")
     channels: int = Field(1, description="channels: 3, or 1, their mean")
     process: Literal["ddpm", "gamma", "ncsn"] = Field(
-        "ddpm", description="noise: a Gaussian chain, a Gamma chain, or a ladder of Gaussian noise on top of the image"
+        "ddpm", description="noise: a Gaussian chain, a Gamma chain, or levels of Gaussian noise added to the image"
     )
-    num_timesteps: int = Field(1000, ge=2, le=100_000, description="of noise; the papers have 1000 (ddpm) and 10 (ncsn)")
+    num_timesteps: int = Field(
+        1000, ge=2, le=100_000, description="noise levels; the papers have 1000 (ddpm) and 10 (ncsn)"
+    )
     schedule: Literal["linear", "cosine"] = Field("linear", description="betas of a chain")
-    sigma_min: float = Field(0.02, gt=0, allow_inf_nan=False, description="least noise of a ladder, pixels in [-1, 1]")
-    sigma_max: float = Field(2.0, gt=0, allow_inf_nan=False, description="most noise of a ladder")
+    sigma_min: float = Field(0.02, gt=0, allow_inf_nan=False, description="smallest noise of ncsn, pixels in [-1, 1]")
+    sigma_max: float = Field(2.0, gt=0, allow_inf_nan=False, description="largest noise of ncsn")
     objective: Literal["denoising", "sliced"] = Field(
-        "denoising", description="find the noise, or sliced score matching by random projections (Gaussian noise only)"
+        "denoising",
+        description="predict the noise, or sliced score matching by random projections (Gaussian noise only)",
     )
     network: Literal["quick", "tiny", "small", "medium", "cifar10", "ncsn1", "ncsn2"] = Field(
         "tiny", description="a U-Net by size, cifar10 being DDPM's, or the RefineNet of NCSN or NCSNv2"
@@ -86,30 +90,33 @@ class Generation:
         64, ge=4, description="first width of a RefineNet; the papers have 64 for MNIST, 128 for CIFAR-10"
     )
     hflip: bool = Field(False, description="mirror half of the training images; not for digits")
-    amp: bool = Field(False, description="networks calculate in bfloat16 where torch's autocast does; weights do not")
-    eval_images: int = Field(500, ge=0, description="held-out images of each client that the loss is taken on; 0: all")
-    samples: int = Field(200, ge=0, description="images drawn for a score; 0: none")
+    amp: bool = Field(False, description="automatic mixed precision: bfloat16 activations, float32 weights")
+    eval_images: int = Field(500, ge=0, description="held-out images of each client in its loss; 0: all")
+    samples: int = Field(200, ge=0, description="images generated for the server's metrics; 0: none")
     sampler: Literal["auto", "ddim", "ancestral", "langevin"] = Field(
-        "auto", description="how images are drawn; auto: langevin on a ladder, ddim on a chain"
+        "auto", description="sampler; auto: langevin for ncsn, else ddim"
     )
     sampling_steps: int = Field(
-        0, ge=0, description="levels that ddim and ancestral visit (S), Langevin steps at each level; 0: 50, and 20"
+        0, ge=0, description="steps of ddim and ancestral (S), or Langevin steps at each level; 0: 50, and 20"
     )
     eta: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="of ddim: share of fresh noise; 0: none, 1 corrects more of what a network gets wrong",
+        description="fraction of fresh noise in ddim; 0: deterministic, 1: as ancestral sampling",
     )
     langevin_step: float = Field(
-        0.0, ge=0, le=2, description="as a share of a level's variance; 0: NCSNv2's choice for so many steps"
+        0.0,
+        ge=0,
+        le=2,
+        description="step size as a fraction of a level's variance; 0: NCSNv2's choice for the number of steps",
     )
-    inception: bool = Field(False, description="take the published FID as well; needs torchmetrics and its weights")
-    denoise: bool = Field(True, description="take the last level's noise away after Langevin steps")
+    inception: bool = Field(False, description="compute the published FID as well; needs torchmetrics and its weights")
+    denoise: bool = Field(True, description="remove the last level's noise after Langevin steps")
     data_config: DataConfig = Field(DEFAULT_DATA, exclude=True)
 
     def __post_init__(self) -> None:
-        """Refuse domains that do not exist, noise that does not grow, and what does not go together."""
+        """Validate the domains, the noise, and the combination of process, objective and sampler."""
         for domain in self.domains:
             if domain not in datasets.DOMAINS:
                 raise ConfigError(f"unknown digit domain {domain!r}; {suggest(domain, datasets.DOMAINS)}")
@@ -120,12 +127,13 @@ class Generation:
             raise ConfigError(f"option 'generation.targets' is {self.targets!r}; name at least one domain, each once")
         for option, value, known in (("size", self.size, SIZES), ("channels", self.channels, (1, 3))):
             if value not in known:
-                raise ConfigError(f"option 'generation.{option}' is {value}; {' or '.join(map(str, known))} is expected")
-        law = self.noise_schedule
-        if self.objective == "sliced" and not law.gaussian:
+                raise ConfigError(
+                    f"option 'generation.{option}' is {value}; {' or '.join(map(str, known))} is expected"
+                )
+        if self.objective == "sliced" and not self.noise_schedule.gaussian:
             raise ConfigError(
-                "generation.objective=sliced learns a score, which Gamma noise has no use for; set "
-                "generation.objective=denoising, or a Gaussian law (ddpm or ncsn)"
+                "generation.objective=sliced learns a score, which Gamma noise does not have; set "
+                "generation.objective=denoising, or a Gaussian process (ddpm or ncsn)"
             )
         if self.network in SHAPES:
             check_image_size(self.size, SHAPES[self.network])
@@ -133,56 +141,57 @@ class Generation:
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """The targets."""
-        return tuple(name.strip() for name in self.targets.split(",") if name.strip())
+        """Names of the target domains."""
+        return domain_suite.split_names(self.targets)
 
     @property
     def clients(self) -> tuple[str, ...]:
-        """A client for each shard of the source, or for each domain."""
+        """Names of the clients: one for each shard of the source, or for each domain."""
         if self.setting == "shards":
             return tuple(f"shard-{number}" for number in range(self.data_config.num_shards))
         return self.domains
 
     @property
     def partition(self) -> str:
-        """How the source is divided among clients."""
+        """Scheme by which the source is divided among clients."""
         return self.data_config.partition_kind(*domain_suite.KINDS)
 
     @property
     def of_digits(self) -> bool:
-        """Whether all images are of digits."""
+        """True if all images are of digits."""
         return self.source in datasets.DOMAINS
 
     @property
     def noise_schedule(self) -> NoiseSchedule:
-        """The law of the noise."""
+        """Noise schedule of the process."""
         return _law(self)
 
     def model(self) -> nn.Module:
-        """A fresh backbone: noisy images (batch, colours, size, size) and levels (batch,) to noise or score."""
+        """Return a fresh network: noisy images (batch, channels, size, size) and levels (batch,) to noise or score."""
         return NETWORKS[self.network](self)
 
     def data(self, partition: int | None, split: str) -> ArrayDataset:
-        """Images (colours, size, size) in [-1, 1] as ``x``, and nothing else.
+        """Return images (channels, size, size) in [-1, 1] as ``x``.
 
         Raises
         ------
         DataError, ConfigError
             When files are missing, there is no such partition or split, or a shard gets too few images.
         """
-        if partition is not None and not 0 <= partition < len(self.clients):
-            raise DataError(
-                f"there is no partition {partition}; this workload has {len(self.clients)}: {', '.join(self.clients)}"
-            )
+        domain_suite.check_partition(partition, self.clients)
         if partition is None or self.setting == "domains":
             x, _ = self._read(self.source if partition is None else self.domains[partition], split)
             return self._images(x, split)
         x, y = self._read(self.source, split, with_labels=True)
         assert y is not None
         if split == "train":
-            rows = partition_indices(self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed)
+            rows = partition_indices(
+                self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed
+            )
         else:
-            rows = dirichlet(y, self.data_config.num_shards, float("inf"), self.data_config.seed)  # all test on the same mix of classes
+            rows = dirichlet(
+                y, self.data_config.num_shards, float("inf"), self.data_config.seed
+            )  # all test on the same mix of classes
         return self._images(x[rows[partition]], split)
 
     def labels(self, partition: int) -> Tensor | None:
@@ -191,10 +200,14 @@ class Generation:
             return self._read(self.domains[partition], "train", with_labels=True)[1]
         y = self._read(self.source, "train", with_labels=True)[1]
         assert y is not None
-        return y[partition_indices(self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed)[partition]]
+        return y[
+            partition_indices(
+                self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed
+            )[partition]
+        ]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The objective at levels and with noise from torch's current stream.
+        """Return the objective, a scalar, with levels and noise from torch's current random stream.
 
         Raises
         ------
@@ -205,20 +218,20 @@ class Generation:
         return OBJECTIVES[self.objective](self.noise_schedule, self.backbone(model), batch["x"])
 
     def backbone(self, model: nn.Module) -> denoising.Backbone:
-        """A model as the objective and samplers take it: in the arithmetic that ``bf16`` asks for."""
+        """Return a model as objective and samplers call it; with ``amp`` in automatic mixed precision."""
         if not self.amp:
             return model
 
-        def halved(x: Tensor, level: Tensor) -> Tensor:
+        def autocast(x: Tensor, level: Tensor) -> Tensor:
             with torch.autocast(x.device.type, torch.bfloat16):
-                found: Tensor = model(x, level)
-            return found.float()
+                predicted: Tensor = model(x, level)
+            return predicted.float()
 
-        return halved
+        return autocast
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
-        """The denoising loss, with levels and noise that do not change."""
+        """Return the denoising loss, with the same levels and noise in every round."""
         model.eval()
         device, law, total = next(model.parameters()).device, self.noise_schedule, 0.0
         data, backbone = data.subsample(self.eval_images or len(data)), self.backbone(model)
@@ -233,7 +246,7 @@ class Generation:
         return {"loss": total / len(data)}
 
     def score(self, model: nn.Module, progress: Progress = null_progress) -> Score:
-        """What images drawn from a model are worth, with pictures of them; from torch's current random stream."""
+        """Return metrics and pictures of generated images, from torch's current random stream."""
         return sampling.score(self, model, progress) if self.samples else Score()
 
     def _read(self, name: str, split: str, with_labels: bool = False) -> tuple[Tensor, Tensor | None]:
@@ -245,7 +258,9 @@ class Generation:
         bound = name != self.source
         columns = datasets.load_digits(name, split, root, with_labels=with_labels, upper_bound=bound).columns
         y = columns.get("y")
-        return columns["x"][: self.data_config.max_examples or None], None if y is None else y[: self.data_config.max_examples or None]
+        return columns["x"][: self.data_config.max_examples or None], None if y is None else y[
+            : self.data_config.max_examples or None
+        ]
 
     def _images(self, x: Tensor, split: str) -> ArrayDataset:
         def read(batch: Batch) -> Batch:
@@ -272,7 +287,7 @@ def _whole(x: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _law(workload: Generation) -> NoiseSchedule:
-    """The tables of a workload's noise."""
+    """Return a workload's noise schedule, cached."""
     return LAWS[workload.process](workload)
 
 
@@ -321,4 +336,6 @@ IMAGE_QUALITY = (
     Metric("*_real", "real data", role="reference"),
 )
 
-SPEC = WorkloadSpec(Generation, primary_metric="frechet", metrics=IMAGE_QUALITY, phases=(Phase("samples", "samples are drawn"),))
+SPEC = WorkloadSpec(
+    Generation, primary_metric="frechet", metrics=IMAGE_QUALITY, phases=(Phase("samples", "samples are drawn"),)
+)

@@ -1,14 +1,13 @@
 """Images with classes: clients hold label-skewed shards of one set, with labels or without.
 
-With ``labelled`` any supervised strategy trains on the shards, and the server holds the whole training part: for
-``source_only``, which is then training in one place, and for pre-training. Without, the server holds ``server_share``
-of it with labels, and clients share the rest unlabelled (labels at the server: Jeong et al., ICLR 2021). Sets are those
-of ``fedlab.data.images.image_sets`` that have a part to test on. ``cifar10`` does not ship with fedlab:
-``FEDLAB_DATA`` names a
+With ``client_labels`` any supervised strategy trains on the shards, and the server has the whole training part: for
+``source_only``, which is then centralized training, and for pre-training. Without, the server has ``server_fraction``
+of it with labels, and clients share the rest without (labels at the server: Jeong et al., ICLR 2021). Sets are those of
+``fedlab.data.images.image_sets`` that have test images. ``cifar10`` is not part of the package: ``FEDLAB_DATA`` names a
 folder that has it.
 
-**Metrics**: ``accuracy``, the share of test images whose largest logit is the label's; ``loss``, mean cross-entropy.
-Every client tests on its share of the test part, dealt at random and evenly however training images are.
+**Metrics**: ``accuracy``, the fraction of test images whose largest logit is the label's; ``loss``, mean cross-entropy.
+Every client tests on an equal random part of the test images, however training images are divided.
 """
 
 from __future__ import annotations
@@ -42,12 +41,12 @@ MIXERS = {**SMALL, **SHAPES}
 
 @dataclass(frozen=True)
 class Images:
-    """The workload's options and its four answers, see :class:`fedlab.workload.Workload`."""
+    """The workload's options and its four methods, see :class:`fedlab.workload.Workload`."""
 
     source: str = Field("omniglot", description="a set with a part to test on: omniglot, cifar10, tiny_imagenet")
     client_labels: bool = Field(False, description="clients have labels, and the server a copy of everything")
     server_fraction: float = Field(
-        0.1, gt=0, lt=1, description="of the training part, the server's own, where clients have no labels"
+        0.1, gt=0, lt=1, description="fraction of the training images that the server has, with client_labels=false"
     )
     network: Literal["mixer", "conv", "vit"] = Field(
         "mixer",
@@ -57,40 +56,42 @@ class Images:
         "tiny", description="shape of network=mixer: three for 32 pixels, and the paper's, which are for 224"
     )
     size: int = Field(0, ge=0, le=512, description="pixels a side, resized; 0: the set's own")
-    min_crop_area: float = Field(0.6, gt=0, le=1, description="least area that a random crop of a training image keeps; 1: none")
+    min_crop_area: float = Field(
+        0.6, gt=0, le=1, description="least area that a random crop of a training image keeps; 1: none"
+    )
     jitter: float = Field(0.0, ge=0, le=1, description="strength of random brightness, contrast and saturation")
     hflip: bool = Field(False, description="mirror half of the training images; not for characters")
     data_config: DataConfig = Field(DEFAULT_DATA, exclude=True)
 
     def __post_init__(self) -> None:
-        """Refuse sets that do not exist or have nothing to test on, and patches that do not fit a size that was set."""
+        """Validate the set, which needs test images, and the patches, which must fit a given size."""
         able = [name for name, entry in IMAGE_SETS.items() if entry.validation]
         if self.source not in able:
             raise ConfigError(
-                f"images.source={self.source} is no set with a part to test on; {suggest(self.source, able)}"
+                f"images.source={self.source} is not a set with test images; {suggest(self.source, able)}"
             )
         if self.size and self.network == "mixer":
             check_patch_size(self.size, MIXERS[self.mixer])
 
     @property
     def clients(self) -> tuple[str, ...]:
-        """A client for each shard."""
+        """Names of the clients, one for each shard."""
         return tuple(f"shard-{number}" for number in range(self.data_config.num_shards))
 
     @property
     def partition(self) -> str:
-        """How the set is divided among clients."""
+        """Scheme by which the set is divided among clients."""
         return self.data_config.partition_kind(*KINDS)
 
     def model(self) -> nn.Module:
-        """A fresh network with ``features`` and ``head``."""
+        """Return a fresh network with ``features`` and ``head``."""
         images = self._read("train")
         return NETWORKS[self.network](self, int(images.y.max()) + 1, images.x.shape[-1])
 
     def data(self, partition: int | None, split: str) -> ArrayDataset:
-        """Images (3, size, size) in [-1, 1] as ``x``, labels as ``y`` where the holder has them.
+        """Return images (3, size, size) in [-1, 1] as ``x`` and, if their owner has labels, ``y``.
 
-        Training images come in a new random view each time they are read.
+        Every read of training images gives new random views.
 
         Raises
         ------
@@ -111,28 +112,32 @@ class Images:
         return y[self._rows(y, "train")[partition]]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean cross-entropy."""
+        """Return the mean cross-entropy, a scalar."""
         return cross_entropy(model(batch["x"]), batch["y"])
 
     def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
-        """Accuracy and cross-entropy."""
+        """Return accuracy and cross-entropy; nothing without labels."""
         return domain_suite.accuracy_and_loss(model, data)
 
     def _rows(self, y: Tensor, split: str) -> list[Tensor]:
         if split == "train":
-            return partition_indices(self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed)
-        return iid(y, self.data_config.num_shards, 1.0, self.data_config.seed)  # with 4 images a class no even mix could be had
+            return partition_indices(
+                self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed
+            )
+        return iid(
+            y, self.data_config.num_shards, 1.0, self.data_config.seed
+        )  # with 4 images a class no even mix could be had
 
     def _read(self, split: str) -> image_sets.LabeledImages:
         root = Path(self.data_config.root) if self.data_config.root else None
         return image_sets.load_image_set(self.source, root, split != "train", self.size)
 
     def _examples(self, split: str, servers: bool) -> ArrayDataset:
-        """All that the server holds, or that clients share."""
+        """Return all examples of the server, or all that clients share."""
         images = self._read(split)
         examples = ArrayDataset({"x": images.x, "y": images.y}, self._viewed if split == "train" else to_rgb_float)
         if split == "train" and not self.client_labels:
-            own, rest = image_sets.split_unlabeled(images.y, self.server_fraction)  # which they are, no run's seed changes
+            own, rest = image_sets.split_unlabeled(images.y, self.server_fraction)  # independent of the run's seed
             examples = examples.select(own if servers else rest)
         return examples.subsample(self.data_config.max_examples or len(examples))
 
@@ -148,4 +153,6 @@ NETWORKS: Mapping[str, Callable[[Images, int, int], nn.Module]] = {
 }
 
 
-SPEC = WorkloadSpec(Images, oracle_overrides={"images.client_labels": True}, primary_metric="accuracy", metrics=(ACCURACY,))
+SPEC = WorkloadSpec(
+    Images, oracle_overrides={"images.client_labels": True}, primary_metric="accuracy", metrics=(ACCURACY,)
+)

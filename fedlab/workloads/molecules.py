@@ -1,23 +1,22 @@
-"""Molecules: a generative model of molecular graphs, learned from clients that each know other ones.
+"""Molecules: a generative model of molecular graphs, learned from clients with different molecules.
 
-The molecules of a set's training file have one owner each: the server a small public part, drawn at random, the clients
-the rest, shared out by scaffold, by size, by clusters of scaffolds, or at random. An owner holds some of its molecules
-out to test on. The set's test file belongs to nobody: it is what drawn molecules are compared with. A deployed client
-may bring a SMILES file of its own in place of its share (``fedlab join --data FILE``).
+Each molecule of a set's training file has one owner: the server has a small public part, drawn at random, the clients
+the rest, divided by scaffold, by size, by clusters of scaffolds, or at random. Each owner tests on a held-out part of
+its molecules. The set's test file is the reference for generated molecules only. A deployed client may use a SMILES
+file of its own instead of its part (``fedlab join --data FILE``).
 
-``molecules.server=pooled`` gives the server every training molecule of all clients: for the centralised bound only,
-with strategies that train on the server (``source_only``). Nothing is labelled; what is learned is the likelihood.
+``molecules.server=pooled`` gives the server every training molecule of all clients: for the centralized bound only,
+with strategies that train on the server (``source_only``). There are no labels; the model is trained by likelihood.
 
 **Source**: data and scores as in Madhawa et al., GraphNVP, 2019. **Departures**: (1) the published split is another one
 (Kusner's indices); (2) novelty is counted against the training file, whichever owner's molecules a method has seen.
 
-**Metrics** of a client, on its own held-out molecules: ``loss``, what training minimises; ``nll``, a bound of -log P
-in nats a molecule, comparable over models and sets of one size. **Of the server**, once a round, since all clients hold
-the same global model and distances need more samples than a client should draw: those of
-``fedlab.evaluation.molecules``
-over ``molecules.samples`` graphs at ``molecules.latent_temperature``, the reference being the test file, and ``reconstruction_rate``, the
-share of as many of its molecules that come back from their latents. Novelty needs the training file, which a real
-server would not have: there it is a figure of the experimenter. Pictures show drawn molecules and their properties.
+**Metrics** of a client, on its own held-out molecules: ``loss``, the training loss; ``nll``, a bound of -log P in nats
+a molecule, comparable over models and sets of one size. **Of the server**, every ``sample_every`` rounds: those of
+``fedlab.evaluation.molecules`` over ``molecules.samples`` graphs at ``molecules.latent_temperature``, with the test
+file as reference, and ``reconstruction``, the fraction of as many of its molecules that are decoded from their latents
+unchanged. Novelty needs the training file, which the server of a real federation does not have: it is for experiments.
+Pictures show generated molecules and their properties.
 """
 
 from __future__ import annotations
@@ -51,20 +50,19 @@ from fedlab.models.mpgvae import MPGVAE
 from fedlab.seeds import seeded
 from fedlab.training import Progress, null_progress
 from fedlab.workload import Score, WorkloadSpec
+from fedlab.workloads import domain_suite
 
 EVALUATION_BATCH = 500
 
 
 @dataclass(frozen=True)
 class Molecules:
-    """The workload's options and its answers, see :class:`fedlab.workload.Workload`."""
+    """The workload's options and its methods, see :class:`fedlab.workload.Workload`."""
 
     loss_columns: ClassVar[tuple[str, ...]] = ("adjacency", "nodes")
 
     dataset: Literal["qm9", "zinc"] = Field("qm9", description="set of molecules, and what its graphs can hold")
-    file: str = Field(
-        "", description="a SMILES file of one's own in place of the set's; a tenth of it is the test file"
-    )
+    file: str = Field("", description="a SMILES file to use instead of the set's; a tenth of it is the test file")
     network: Literal["graphnvp", "mpgvae"] = Field("graphnvp", description="family of the model")
     atom_order: Literal["file", "canonical", "random"] = Field(
         "file", description="of the atoms: as in the file, as in canonical SMILES, or drawn anew for each batch"
@@ -73,10 +71,12 @@ class Molecules:
         "keep", description="molecules with charges or unpaired electrons: keep their neutral graphs, or leave them out"
     )
     server: Literal["public", "pooled"] = Field(
-        "public", description="what the server owns: its public part, or every molecule, for the centralised bound only"
+        "public", description="data of the server: its public part, or every molecule, for the centralized bound only"
     )
-    server_fraction: float = Field(0.05, gt=0, lt=1, description="share of the training file that is the server's public part")
-    held_out: float = Field(0.1, gt=0, lt=1, description="share of each owner's molecules that it tests on")
+    server_fraction: float = Field(
+        0.05, gt=0, lt=1, description="fraction of the training file that is the server's public part"
+    )
+    held_out: float = Field(0.1, gt=0, lt=1, description="fraction of each owner's molecules that it tests on")
     adjacency_layers: int = Field(0, ge=0, description="graphnvp: coupling layers of the bonds; 0: the paper's")
     node_layers: int = Field(0, ge=0, description="graphnvp: coupling layers of the atoms; 0: the paper's")
     affine: bool = Field(False, description="graphnvp: adjacency layers scale as well as shift")
@@ -95,48 +95,49 @@ class Molecules:
         allow_inf_nan=False,
         description="mpgvae: how far decoded atoms and bonds are drawn from their probabilities; 0: the likeliest",
     )
-    latent_temperature: float = Field(0.8, gt=0, allow_inf_nan=False, description="of the latents that samples are drawn from")
+    latent_temperature: float = Field(
+        0.8, gt=0, allow_inf_nan=False, description="of the latents that samples are drawn from"
+    )
     samples: int = Field(500, ge=0, description="graphs drawn once a round for the scores; 0: none are taken")
     pictures: bool = Field(True, description="draw sampled molecules and their properties, once a round")
     data_config: DataConfig = Field(DEFAULT_DATA, exclude=True)
 
     @property
     def clients(self) -> tuple[str, ...]:
-        """Numbered within the way of sharing out."""
+        """Names of the clients: the scheme of the partition and a number."""
         return tuple(f"{self.partition}-{number}" for number in range(self.data_config.num_shards))
 
     @property
     def partition(self) -> str:
-        """How molecules are divided among clients."""
+        """Scheme by which molecules are divided among clients."""
         return self.data_config.partition_kind("scaffold", "iid", "size", "dirichlet")
 
     @property
     def vocabulary(self) -> GraphVocabulary:
-        """What graphs can hold."""
+        """Atoms and bonds of the set's graphs, and their largest size."""
         return smiles.MOLECULE_SETS[self.dataset].vocabulary
 
     def model(self) -> nn.Module:
-        """A fresh :class:`fedlab.models.graph_generator.GraphGenerator`."""
+        """Return a fresh :class:`fedlab.models.graph_generator.GraphGenerator`."""
         return FAMILIES[self.network](self)
 
     def data(self, partition: int | None, split: str) -> ArrayDataset:
-        """Graphs as ``adjacency`` (4, N, N) and ``nodes`` (N, F), one-hot; the server's "test" is the test file.
+        """Return graphs as ``adjacency`` (4, N, N) and ``nodes`` (N, F), one-hot; the server's "test" is the test file.
 
         Raises
         ------
         DataError, ConfigError
             When files are missing or hold nothing, there is no such partition or split, or an owner gets too few.
         """
-        if partition is not None and not 0 <= partition < self.data_config.num_shards:
-            raise DataError(
-                f"there is no partition {partition}; this workload has {self.data_config.num_shards}: {', '.join(self.clients)}"
-            )
+        domain_suite.check_partition(partition, self.clients)
         if split not in ("train", "test"):
             raise DataError(f"no split {split!r}; there are 'train' and 'test'")
         if partition is not None and self.data_config.client_folder:
             own = _own(Path(self.data_config.client_folder).expanduser(), self)
             rows = torch.arange(len(own))
-            return self._graphs(own, scaffolds.train_test_rows(rows, self.held_out, self.data_config.seed, "own")[split == "test"])
+            return self._graphs(
+                own, scaffolds.train_test_rows(rows, self.held_out, self.data_config.seed, "own")[split == "test"]
+            )
         found = _holdings(self)
         if partition is not None:
             rows = found.clients[partition][split == "test"]
@@ -158,12 +159,12 @@ class Molecules:
         return ArrayDataset({"adjacency": molecules.bonds[rows], "nodes": molecules.atoms[rows]}, read)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The model's own."""
+        """Return the model's own loss, a scalar."""
         return _generator(model).loss(batch["adjacency"], batch["nodes"])
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
-        """``loss`` and ``nll``, means over the molecules, with noise from a stream of its own."""
+        """Return ``loss`` and ``nll``, means over the molecules, with noise from a stream of its own."""
         model.eval()
         device, generator = next(model.parameters()).device, _generator(model)
         losses, bounds = 0.0, 0.0
@@ -175,9 +176,7 @@ class Molecules:
         return {"loss": losses / len(data), "nll": bounds / len(data)}
 
     def score(self, model: nn.Module, progress: Progress = null_progress) -> Score:
-        """What samples of a model are worth, see ``fedlab.evaluation.molecules``; from torch's current random
-        stream.
-        """
+        """Return metrics and pictures of a model's samples, from torch's current random stream."""
         if not self.samples:
             return Score()
         drawn = self.draw(model, self.samples)
@@ -186,14 +185,17 @@ class Molecules:
         metrics |= self.reconstruction_rate(model, self.samples)
         if not self.pictures:
             return Score(metrics)
-        drawings = {"molecules": pictures.sample_grid(drawn), "properties": pictures.property_histograms(valid, reference)}
+        drawings = {
+            "molecules": pictures.sample_grid(drawn),
+            "properties": pictures.property_histograms(valid, reference),
+        }
         return Score(metrics, drawings)
 
     @torch.no_grad()
     def reconstruction_rate(self, model: nn.Module, count: int) -> dict[str, float]:
-        """``reconstruction_rate``: the share of the test file's first molecules in one piece that come back from their latents.
+        """Return ``reconstruction``, the fraction of molecules that are decoded from their latents unchanged.
 
-        Nothing where the file has none in one piece.
+        They are the test file's first connected ones; without any the result is empty.
         """
         reference = _holdings(self).reference
         rows = [row for row, meaning in enumerate(reference.decoded_smiles) if meaning and "." not in meaning][:count]
@@ -207,16 +209,16 @@ class Molecules:
         return {"reconstruction": same / len(rows)}
 
     def tables(self) -> tuple[smiles.Molecules, smiles.Molecules]:
-        """Molecules of the training file, whoever holds them, and of the test file."""
+        """Return all molecules of the training file, and those of the test file."""
         found = _holdings(self)
         return found.training, found.reference
 
     def known(self) -> frozenset[str]:
-        """Canonical SMILES of the training file's graphs: what is not novel."""
+        """Return the canonical SMILES of the training file's graphs, which are not novel."""
         return _holdings(self).training_smiles
 
     def draw(self, model: nn.Module, count: int, *, corrected: bool = False) -> list[str | None]:
-        """Canonical SMILES of graphs drawn from a model, None for one that is no molecule."""
+        """Return the canonical SMILES of graphs sampled from a model, None for an invalid one."""
         adjacency, nodes = _generator(model.eval()).sample(count, self.latent_temperature)
         return graphs.batch_to_smiles(adjacency.argmax(1), nodes.argmax(2), self.vocabulary, corrected=corrected)
 
@@ -242,7 +244,9 @@ def _graphnvp(workload: Molecules) -> nn.Module:
 def _mpgvae(workload: Molecules) -> nn.Module:
     vocabulary = workload.vocabulary
     return MPGVAE(
-        mpgvae.MPGVAESizes(vocabulary.size, vocabulary.no_atom + 1, workload.width, workload.latent, workload.message_steps),
+        mpgvae.MPGVAESizes(
+            vocabulary.size, vocabulary.no_atom + 1, workload.width, workload.latent, workload.message_steps
+        ),
         beta=workload.beta,
         warmup=workload.warmup,
         matching=workload.matching,
@@ -272,7 +276,13 @@ def _holdings(workload: Molecules) -> MoleculeAllocation:
 
 
 def _own(path: Path, workload: Molecules) -> smiles.Molecules:
-    """A file of somebody's own; DataError when it holds too few molecules."""
+    """Return the molecules of a user's file.
+
+    Raises
+    ------
+    DataError
+        When it has too few molecules.
+    """
     found = smiles.load_molecules(path, workload.vocabulary, workload.data_config.max_examples, _order(workload))
     found = ownership.drop_lossy(found) if workload.lossy == "drop" else found
     if len(found) < 2 * MIN_EXAMPLES:
@@ -285,14 +295,17 @@ def _order(workload: Molecules) -> smiles.AtomOrder:
 
 
 def _files(workload: Molecules) -> tuple[smiles.Molecules, smiles.Molecules]:
-    """The molecules of the training file and of the test file."""
+    """Return the molecules of the training file and of the test file."""
     if workload.file:
         found = _own(Path(workload.file).expanduser(), workload)
         train, test = scaffolds.train_test_rows(torch.arange(len(found)), 0.1, workload.data_config.seed, "test file")
         return found.select(train.tolist()), found.select(test.tolist())
     root = Path(workload.data_config.root) if workload.data_config.root else None
     paths = [smiles.molecule_file(workload.dataset, split, root) for split in ("train", "test")]
-    train_file, test_file = (smiles.load_molecules(path, workload.vocabulary, workload.data_config.max_examples, _order(workload)) for path in paths)
+    train_file, test_file = (
+        smiles.load_molecules(path, workload.vocabulary, workload.data_config.max_examples, _order(workload))
+        for path in paths
+    )
     return train_file, test_file
 
 

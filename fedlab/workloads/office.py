@@ -1,8 +1,8 @@
-"""Office-Caltech10: labelled histograms of one collection on the server, unlabelled ones of the others on the clients.
+"""Office-Caltech10: labeled histograms of one collection on the server, unlabeled ones of the others on the clients.
 
 **Source and departures**: ``fedlab/data/images/office.py``.
 
-**Metrics**: ``accuracy``, the share of test images whose largest logit is the label's; ``loss``, mean cross-entropy.
+**Metrics**: ``accuracy``, the fraction of test images whose largest logit is the label's; ``loss``, mean cross-entropy.
 """
 
 from __future__ import annotations
@@ -22,17 +22,22 @@ from fedlab.workloads.domain_suite import ACCURACY, DomainSuiteWorkload
 
 @dataclass(frozen=True)
 class Office(DomainSuiteWorkload):
-    """The workload's options and its answers, see :class:`fedlab.workload.Workload`; roots of word shares (800,)."""
+    """The workload's options and its methods, see :class:`fedlab.workload.Workload`.
+
+    Inputs (800,) are square roots of word frequencies.
+    """
 
     of: ClassVar[DomainSuite] = OFFICE
     view = staticmethod(drop_keypoints)
 
     source: str = Field("caltech10", description="domain of the server, with labels")
-    augment: bool = Field(True, description="random views of the source: a share of each image's key points")
+    augment: bool = Field(True, description="random views of the source: a random part of each image's key points")
 
     def model(self) -> nn.Module:
-        """A fresh network with ``features`` and ``head``."""
+        """Return a fresh network with ``features`` and ``head``."""
         return HistogramNet(len(OFFICE.classes), WORDS)
 
 
-SPEC = WorkloadSpec(Office, oracle_overrides={"office.client_labels": True}, primary_metric="accuracy", metrics=(ACCURACY,))
+SPEC = WorkloadSpec(
+    Office, oracle_overrides={"office.client_labels": True}, primary_metric="accuracy", metrics=(ACCURACY,)
+)

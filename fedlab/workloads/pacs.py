@@ -1,10 +1,9 @@
-"""PACS: labelled images of one style on the server, unlabelled ones of the other three styles on the clients.
+"""PACS: labeled images of one style on the server, unlabeled ones of the other three styles on the clients.
 
-**Source and departures**: ``fedlab/data/images/pacs.py``; and a small network from scratch, where published results
-start from
-one trained on ImageNet and are far above what is found here.
+**Source and departures**: ``fedlab/data/images/pacs.py``; and a small network trained from scratch, while published
+results start from a network trained on ImageNet and are much higher.
 
-**Metrics**: ``accuracy``, the share of test images whose largest logit is the label's; ``loss``, mean cross-entropy.
+**Metrics**: ``accuracy``, the fraction of test images whose largest logit is the label's; ``loss``, mean cross-entropy.
 """
 
 from __future__ import annotations
@@ -28,21 +27,19 @@ WIDTH = 16  # channels of the first convolution; 20 ms a step of 64 on one core
 
 @dataclass(frozen=True)
 class Pacs(DomainSuiteWorkload):
-    """The workload's options and its answers, see :class:`fedlab.workload.Workload`; images (3, 32, 32) in [-1, 1]."""
+    """The workload's options and its methods, see :class:`fedlab.workload.Workload`; images (3, 32, 32) in [-1, 1]."""
 
     of: ClassVar[DomainSuite] = PACS
     view = staticmethod(augment)
 
     source: str = Field("photo", description="domain of the server, with labels")
-    augment: bool = Field(
-        True, description="random crops, mirror images and colours of the source, some without colour"
-    )
+    augment: bool = Field(True, description="random crops, flips and colors of the source, some images in gray")
     network: Literal["conv", "mixer"] = Field(
         default="conv", description="a convolutional network, or a small MLP-Mixer"
     )
 
     def model(self) -> nn.Module:
-        """A fresh network with ``features`` and ``head``."""
+        """Return a fresh network with ``features`` and ``head``."""
         classes = len(PACS.classes)
         return Mixer(classes, SIZE, SMALL["tiny"]) if self.network == "mixer" else ConvNet(classes, "batch", WIDTH)
 

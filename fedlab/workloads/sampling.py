@@ -1,20 +1,20 @@
-"""Images drawn from a diffusion model or a score network, and what they are worth: one pipeline for every strategy.
+"""Sampling from a diffusion model or a score network, and the samples' metrics: one pipeline for every strategy.
 
-1. ``generation.samples`` images are drawn from noise: on a ladder by annealed Langevin dynamics with NCSNv2's step and
-   a last denoising step, on a chain by DDIM; ``generation.sampler`` asks for another way.
+1. ``generation.samples`` images are generated from noise: with ``ncsn`` by annealed Langevin dynamics with NCSNv2's
+   step and a last denoising step, else by DDIM; ``generation.sampler`` selects another sampler.
 2. As many real images are taken evenly from the clients' test data, and as many from their training data.
-3. All go through the classifier of digits that ships with the package (``fedlab/models/digit_classifier.py``): 28 grey
-   pixels to 64 features and a label.
-4. ``frechet``, ``precision`` and ``recall`` compare drawn with real test images, ``frechet_real`` and so on training
-   with test images: what perfect samples would get at this count. ``label_distance`` and ``label_kl`` compare the
-   labels that are read in drawn images with all that clients train on.
-5. Images that are no digits (``generation.source=cifar10``) are drawn and shown only: that classifier says nothing of
-   them. ``generation.inception`` adds ``inception_frechet``, the published FID, to either.
+3. All go through the classifier of digits that ships with the package (``fedlab/models/digit_classifier.py``): 28 x 28
+   gray pixels to 64 features and a label.
+4. ``frechet``, ``precision`` and ``recall`` compare generated with real test images, ``frechet_real`` and so on
+   training with test images: the values of perfect samples at this count. ``label_distance`` and ``label_kl`` compare
+   the predicted labels of generated images with the labels that clients train on.
+5. Images that are not digits (``generation.source=cifar10``) are generated and shown only, since the classifier does
+   not apply. ``generation.inception`` adds ``inception_frechet``, the published FID, to either.
 
-The server of a real federation would have neither real images nor labels: these are figures of the experimenter.
+The server of a real federation has neither real images nor labels: these metrics are for experiments.
 
-**Pictures**: ``samples``, drawn beside real images; ``labels``, drawn ones by the label that is read, with its share
-beside the clients' own.
+**Pictures**: ``samples``, generated and real images; ``labels``, generated ones by predicted label, with the fraction
+of each label among them and on the clients.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from fedlab.workload import Score
 if TYPE_CHECKING:
     from fedlab.workloads.generation import Generation
 
-SAMPLE_BATCH = 250  # images drawn together
-MIN_SAMPLES = 8  # samples that anything can be said of
+SAMPLE_BATCH = 250  # images generated together
+MIN_SAMPLES = 8  # smallest sample for which the metrics are defined
 CHAIN_STEPS, LADDER_STEPS = 50, 20
 
 
 def check(workload: Generation) -> None:
-    """Refuse samplers that the noise has no use for, and more steps than it has levels.
+    """Validate the sampler, which must fit the noise, its steps and the number of samples.
 
     Raises
     ------
@@ -55,24 +55,26 @@ def check(workload: Generation) -> None:
         With the option to change.
     """
     if 0 < workload.samples < MIN_SAMPLES:
-        raise ConfigError(f"option 'generation.samples' is {workload.samples}; ask for at least {MIN_SAMPLES}, or for 0: none")
+        raise ConfigError(
+            f"option 'generation.samples' is {workload.samples}; ask for at least {MIN_SAMPLES}, or for 0: none"
+        )
     if workload.inception and (reason := inception.unavailable_reason()):
         raise ConfigError(f"generation.inception=true asks for the published FID, and {reason}")
     if sampler_of(workload) != "langevin":
         samplers.timesteps(workload.num_timesteps, steps_of(workload))
     elif not workload.noise_schedule.gaussian:
-        raise ConfigError("generation.sampler=langevin needs a score, and Gamma noise has none; take ddim or ancestral")
+        raise ConfigError("generation.sampler=langevin needs a score, and Gamma noise has none; use ddim or ancestral")
 
 
 def sampler_of(workload: Generation) -> str:
-    """What "auto" means."""
+    """Return the name of the sampler; "auto" is langevin with ``ncsn``, else ddim."""
     if workload.sampler != "auto":
         return workload.sampler
     return "langevin" if workload.process == "ncsn" else "ddim"
 
 
 def steps_of(workload: Generation) -> int:
-    """What 0 steps mean."""
+    """Return the number of sampling steps; 0 is the sampler's default."""
     if sampler_of(workload) == "langevin":
         return workload.sampling_steps or LADDER_STEPS
     return workload.sampling_steps or min(CHAIN_STEPS, workload.num_timesteps)
@@ -80,7 +82,7 @@ def steps_of(workload: Generation) -> int:
 
 @torch.no_grad()
 def draw(workload: Generation, model: nn.Module, count: int, progress: Progress = null_progress) -> Tensor:
-    """Images (count, colours, size, size) in [-1, 1], on the CPU, from torch's current random stream."""
+    """Return images (count, channels, size, size) in [-1, 1], on the CPU, from torch's current random stream."""
     law, device, backbone = workload.noise_schedule, next(model.parameters()).device, workload.backbone(model.eval())
     way, drawn = SAMPLERS[sampler_of(workload)], []
     for begin in range(0, count, SAMPLE_BATCH):
@@ -95,7 +97,9 @@ def draw(workload: Generation, model: nn.Module, count: int, progress: Progress 
     return torch.cat(drawn)
 
 
-def _visiting(step: samplers.SamplerStep, workload: Generation, backbone: Backbone, noise: Tensor, tell: StepCallback) -> Tensor:
+def _visiting(
+    step: samplers.SamplerStep, workload: Generation, backbone: Backbone, noise: Tensor, tell: StepCallback
+) -> Tensor:
     return samplers.sample(workload.noise_schedule, backbone, noise, step, steps_of(workload), tell=tell)
 
 
@@ -118,7 +122,7 @@ SAMPLERS: Mapping[str, Callable[[Generation, Backbone, Tensor, StepCallback], Te
 
 
 def score(workload: Generation, model: nn.Module, progress: Progress = null_progress) -> Score:
-    """Metrics and pictures of ``generation.samples`` images, see above."""
+    """Return metrics and pictures of ``generation.samples`` generated images."""
     drawn = draw(workload, model, workload.samples, progress)
     if not workload.of_digits:
         real = real_images(workload, "test")
@@ -148,22 +152,22 @@ def _published(workload: Generation, drawn: Tensor, real: Tensor) -> dict[str, f
 
 
 class _Real:
-    """What drawn images are compared with.
+    """Real images of all clients, the reference of generated ones.
 
     Attributes
     ----------
     images, features
-        Of the clients' test data.
+        Test images (n, channels, size, size) and their features (n, 64).
     mixtures
-        Client to its number of training images of each label.
+        Number of training images of each label (10,), by client.
     mixture
-        Share of each label in all of them.
+        Fraction of each label in all of them (10,).
     floor
-        Metrics of the clients' training images, as if they had been drawn.
+        Metrics of the clients' training images in place of generated ones.
     """
 
     def __init__(self, workload: Generation) -> None:
-        with seeded(workload.data_config.seed, "real images"):  # which of them are mirrored; not how many rounds went before
+        with seeded(workload.data_config.seed, "real images"):  # random flips do not depend on the round
             self.images, seen = (real_images(workload, part) for part in ("test", "train"))
         self.features, _ = digit_labels.classify_digits(self.images)
         self.mixtures: dict[str, NDArray[np.float64]] = {}
@@ -172,8 +176,8 @@ class _Real:
             assert labels is not None
             self.mixtures[name] = np.bincount(labels.numpy(), minlength=CLASSES).astype(np.float64)
         features, labels = digit_labels.classify_digits(seen)
-        held = np.sum(list(self.mixtures.values()), axis=0)
-        self.mixture = held / held.sum()
+        total = np.sum(list(self.mixtures.values()), axis=0)
+        self.mixture = total / total.sum()
         count = min(len(features), len(self.features))
         found = {
             **image_quality.distribution_metrics(features[:count], self.features[:count]),
@@ -186,9 +190,17 @@ _real = lru_cache(maxsize=4)(_Real)
 
 
 def real_images(workload: Generation, part: str) -> Tensor:
-    """``samples`` real images, or all where there are fewer: of every client the same share, spread over its own."""
+    """Return ``samples`` real images of all clients, in proportion to their data, or all if there are fewer.
+
+    Parameters
+    ----------
+    part
+        "train" or "test".
+    """
     parts = [workload.data(partition, part) for partition in range(len(workload.clients))]
-    shares = [len(data) for data in parts] if workload.setting == "shards" else [1] * len(parts)
-    each = [round(workload.samples * share / sum(shares)) for share in shares]
+    sizes = [len(data) for data in parts] if workload.setting == "shards" else [1] * len(parts)
+    each = [round(workload.samples * size / sum(sizes)) for size in sizes]
     x = torch.cat([data.subsample(max(count, 1))[:]["x"] for data, count in zip(parts, each, strict=True)])
-    return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(workload.data_config.seed))][: workload.samples]
+    return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(workload.data_config.seed))][
+        : workload.samples
+    ]

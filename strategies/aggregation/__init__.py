@@ -1,6 +1,6 @@
 """Aggregation rules by name: how the server combines its clients' whole models, in plain torch.
 
-Each is a line of the table of strategies as well (``strategy=fedadam``: labelled clients train). A strategy of
+Each is a line of the table of strategies as well (``strategy=fedadam``: labeled clients train). A strategy of
 another kind whose clients upload a whole model takes one by a option ``aggregation`` in its own section; the rule's
 options are those of the section with its name::
 
@@ -35,12 +35,12 @@ DEFAULT = "fedavg"
 
 Aggregation = Annotated[str, Field(description="rule by which the server puts its clients' models together")]
 
-def make(workload: Workload, config: Config, *, labelled: bool = True) -> Rule[Any]:
+def make(workload: Workload, config: Config, *, labeled: bool = True) -> Rule[Any]:
     """Make the run's rule for the models of a workload: the strategy's choice, else the mean weighted by examples.
 
     Parameters
     ----------
-    labelled
+    labeled
         Whether clients have labels, and so a loss.
 
     Raises
@@ -51,7 +51,7 @@ def make(workload: Workload, config: Config, *, labelled: bool = True) -> Rule[A
     plugin = config.plugins.get("aggregation")
     name, spec = (plugin.section, plugin.spec) if plugin else (DEFAULT, server_optimizers.FEDAVG)
     rule: Rule[Any] = spec.rule(config.aggregation or spec.options(), workload, config)
-    if START_LOSS in rule.expected_metrics and not labelled:
+    if START_LOSS in rule.expected_metrics and not labeled:
         raise ConfigError(
             f"aggregation {name!r} weighs clients by their loss, and clients of strategy "
             f"{config.run.strategy!r} have no labels to take it on; use another rule"

@@ -4,8 +4,8 @@
 MCD's (Saito et al., CVPR 2018). Symbols: G features, F_g global head, F_l^i the local head of client i, W_S and W_T^i
 the Gaussian mixtures of source and target features, d the discrepancy.
 
-Line numbers in the comments are those of the pseudo-code in ``docs/explanation/dualadapt.md``, which also lists the departures
-from the paper and the ablation of each.
+Line numbers in the comments are those of the pseudo-code in ``docs/explanation/dualadapt.md``, which also lists the
+departures from the paper and the ablation of each.
 
 **On the wire**: down ``arrays`` (G, F_g) and ``mixture`` (W_S); up ``head`` (F_l), ``mixture`` (W_T) and ``metrics``.
 

@@ -121,7 +121,7 @@ class RunningMixture:
         self.statistics, self.variance_floor, self.steps = source.statistics(), variance_floor, 0
 
     def update(self, z: Tensor) -> None:
-        """Take one EM step on a batch z (batch, width)."""
+        """Update the mixture by one EM step on a batch z (batch, width)."""
         batch = gaussian_mixture.e_step(self.fitted(), z)
         self.statistics = gaussian_mixture.blend(
             self.statistics, batch, gaussian_mixture.robbins_monro_step(self.steps)

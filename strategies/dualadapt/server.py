@@ -90,7 +90,7 @@ class DualAdapt(BaseStrategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Take lines 10 to 13 with the heads of the previous round, then lines 3 and 4.
+        """Run lines 10 to 13 with the heads of the previous round, then lines 3 and 4.
 
         When clients have joined that were never trained, only they are asked, G stays as it is, and they send their
         mixtures. In the next ``onboarding`` rounds, too, only they train, and line 12 is taken against their heads
@@ -123,7 +123,7 @@ class DualAdapt(BaseStrategy):
         )
 
     def _steps(self, server_round: int, against: set[int]) -> None:
-        """Take lines 10 to 13 against the heads of some partitions, and the same steps of the source-only baseline."""
+        """Run lines 10 to 13 against the heads of some partitions, and the same steps of the source-only baseline."""
         steps = self.trainer.options.steps
         extra_loss = None
         if against and self.options.server_discrepancy:

@@ -47,6 +47,4 @@ from fedlab.strategies.startup.shared import Options, Student
 
 __all__ = ["SPEC", "Options", "Startup", "Student", "train"]
 
-SPEC: StrategySpec = StrategySpec(
-    Options, Startup, ClientFunctions(train, evaluate), phases=PHASES
-)
+SPEC: StrategySpec = StrategySpec(Options, Startup, ClientFunctions(train, evaluate), phases=PHASES)

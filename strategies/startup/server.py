@@ -73,7 +73,7 @@ class Startup(BaseStrategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Take line 3 and return line 4's messages; none if clients have nothing to do."""
+        """Run line 3 and return line 4's messages; none if clients have nothing to do."""
         self._metrics = {}
         federated = self.options.setting == "federated"
         if not federated or not self.local.steps:
@@ -86,7 +86,7 @@ class Startup(BaseStrategy):
         return broadcast(grid, MessageType.TRAIN, server_round, student, config, extra=extra)
 
     def _steps(self, server_round: int, extra_loss: TargetLoss | None) -> None:
-        """Take line 3; with ``extra_loss`` line 7 in the same steps."""
+        """Run line 3; with ``extra_loss`` line 7 in the same steps."""
         options, rounds = self.options, self.core.rounds
         steps = iter(range(self.trainer.options.steps))
 
