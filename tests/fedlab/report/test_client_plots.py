@@ -13,6 +13,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 import toy
 from fedlab import launch
+from fedlab.registry import load_config
 from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import RunError
 from fedlab.inference.predict import Recalled
@@ -49,7 +50,7 @@ def test_maps_have_the_points_of_both_domains_before_and_after(result):
 
 def test_the_map_is_of_the_clients_own_features(result):
     """Distances between the map's points are those of G's features, projected: never longer, and alike."""
-    module = Recalled(result.directory / "checkpoints" / "round-2.pt", result.config).in_place_of(1)[1]
+    module = Recalled(result.directory / "checkpoints" / "round-2.pt", load_config(result.config)).in_place_of(1)[1]
     with torch.no_grad():
         z = module[0](toy.blobs(90, 1.0, seed=8)["x"]).numpy()
     far = client_plots.load(result)[1]
@@ -58,7 +59,7 @@ def test_the_map_is_of_the_clients_own_features(result):
 
 
 def test_weights_are_ranks_of_likelihoods_under_the_clients_own_mixture(result):
-    recalled = Recalled(result.directory / "checkpoints" / "round-2.pt", result.config)
+    recalled = Recalled(result.directory / "checkpoints" / "round-2.pt", load_config(result.config))
     arrays = recalled.content["strategy"]["mixtures"][1]
     normals = Independent(Normal(arrays["means"], arrays["variances"].sqrt()), 1)
     mixture = MixtureSameFamily(Categorical(logits=arrays["log_weights"]), normals)

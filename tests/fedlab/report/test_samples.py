@@ -39,11 +39,11 @@ def test_a_picture_is_kept_for_every_round_that_is_scored(run):
 
 
 def test_scores_are_as_rare_as_asked_for_and_the_last_round_has_one(run):
-    assert scored(run(score_every=2)) == [0, 2, 3]
+    assert scored(run(sample_every=2)) == [0, 2, 3]
 
 
 def test_a_budget_that_ends_a_run_makes_its_last_round(run):
-    result = run(rounds=50, score_every=40, budget_seconds=1e-6)
+    result = run(rounds=50, sample_every=40, budget_seconds=1e-6)
     assert result.rounds[-1]["round"] < 40 and scored(result) == sorted({0, result.rounds[-1]["round"]})
 
 
