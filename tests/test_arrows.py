@@ -10,7 +10,8 @@ from typing import get_args
 
 import pytest
 
-from fedlab.registry import ENGINES, STRATEGIES, WORKLOADS, find
+from fedlab.metrics import COMMON_METRICS, COMMON_PHASES
+from fedlab.registry import ENGINES, STRATEGIES, WORKLOADS, find, names
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("server", "client", "strategies", "fedlab")
@@ -168,6 +169,39 @@ def test_nobody_branches_on_the_name_of_a_system_strategy_or_engine(module):
             assert not found & names, f"{module}:{node.lineno} compares with {found & names}"
         if isinstance(node, ast.MatchValue) and isinstance(node.value, ast.Constant):
             assert node.value.value not in names, f"{module}:{node.lineno}"
+
+
+def declared_names():
+    """Names of strategies, workloads and of all that they declare; of a pattern, what is before or behind its star."""
+    specs = [find(kind, name).spec for kind in ("strategy", "workload") for name in names(kind)]
+    found = {item.name.removeprefix("*_").strip("*") for spec in specs for item in (*spec.metrics, *spec.phases)}
+    common = {item.name for item in (*COMMON_METRICS, *COMMON_PHASES)}
+    return {name for name in {*found, *STRATEGIES, *WORKLOADS} - common if name}
+
+
+# The side of a map that is no client's; and the command of one workload.
+ALLOWED = {"fedlab.report.client_plots": {"source"}, "fedlab.cli.molecules": {"valid"}}
+
+
+@pytest.mark.parametrize(
+    "module", sorted(below("fedlab.runs", "fedlab.report", "fedlab.comparison", "fedlab.cli", "fedlab.metrics"))
+)
+def test_generic_modules_name_no_metric_predictor_strategy_or_workload(module):
+    """What they know of names, the manifest of a run has declared."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    constants = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    assert not constants & declared_names() - ALLOWED.get(module, set())
+
+
+@pytest.mark.parametrize("package", ["fedlab.runs", "fedlab.report", "fedlab.comparison"])
+def test_imports_go_round_in_no_circle(package):
+    """Not even inside functions or for type hints."""
+    rest = {module: IMPORTS[module] & below(package) - {module, package} for module in below(package)}
+    while leaves := [module for module, names in rest.items() if not names & rest.keys()]:
+        for module in leaves:
+            del rest[module]
+    assert not rest
+    assert not arrows("fedlab.launch") & below("fedlab.report", "fedlab.runs")
 
 
 @pytest.mark.engine

@@ -13,10 +13,10 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 import toy
 from fedlab import launch
-from fedlab.registry import load_config
 from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import RunError
 from fedlab.inference.predict import Recalled
+from fedlab.registry import load_config
 from fedlab.report import client_plots
 from fedlab.runs.result import Result
 
