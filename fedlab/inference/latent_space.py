@@ -115,9 +115,9 @@ class LatentSpace:
         bonds, atoms = graphs.stack_graphs([graph])
         return self.generator.encode(*graphs.one_hot(bonds, atoms, self.workload.vocabulary))
 
-    def decode(self, latent: Tensor, *, drawn: bool = False) -> list[str | None]:
+    def decode(self, latent: Tensor, *, sampled: bool = False) -> list[str | None]:
         """Canonical SMILES of latents (batch, dimensions), None for what is no molecule."""
-        adjacency, nodes = self.generator.decode(latent, drawn=drawn)
+        adjacency, nodes = self.generator.decode(latent, sampled=sampled)
         return graphs.batch_to_smiles(adjacency.argmax(1), nodes.argmax(2), self.workload.vocabulary)
 
     def interpolate(self, first: str, second: str, steps: int) -> list[str | None]:
@@ -220,7 +220,7 @@ def traverse(space: LatentSpace, along: Direction, steps: int = 17) -> Traversal
     reach = torch.linspace(-MAX_STD, MAX_STD, steps)
     points = starts[:, None] + along.std * reach[:, None] * along.unit  # (starts, steps, dimensions)
     with seeded(space.workload.seed, "walk", along.name):
-        found = space.decode(points.flatten(0, 1), drawn=True)
+        found = space.decode(points.flatten(0, 1), sampled=True)
     decoded = [found[row * steps : (row + 1) * steps] for row in range(len(starts))]
     values = np.full((len(starts), steps), np.nan)
     for row, column in zip(*np.nonzero([[one is not None for one in line] for line in decoded]), strict=True):

@@ -248,7 +248,7 @@ def _mpgvae(workload: Molecules) -> nn.Module:
         beta=workload.beta,
         warmup=workload.warmup,
         matching=workload.matching,
-        spread=workload.spread,
+        decode_temperature=workload.spread,
     )
 
 

@@ -185,7 +185,7 @@ def test_knobs_reach_an_mpgvae():
     model = Molecules(**SMALL, **VAE, **knobs).model()
     assert (model.sizes.width, model.sizes.latent, model.sizes.passes) == (8, 4, 1)
     assert (model.sizes.size, model.sizes.elements) == (9, 5)
-    found = {"beta": model.ceiling, "warmup": model.warmup, "matching": model.matching, "spread": model.spread}
+    found = {"beta": model.ceiling, "warmup": model.warmup, "matching": model.matching, "spread": model.decode_temperature}
     assert found == knobs
 
 
