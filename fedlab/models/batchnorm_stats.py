@@ -88,8 +88,7 @@ def frozen_stats(module: nn.Module) -> Iterator[None]:
 
 
 def adapt_batchnorm(module: nn.Module, data: ArrayDataset, images: int, fraction: float, device: torch.device) -> None:
-    """Move a module's statistics towards those of at most ``images`` inputs ``x``, at equal distances over the data
-    set.
+    """Move a module's statistics towards those of at most ``images`` inputs ``x``, spaced over the data set.
 
     Parameters
     ----------

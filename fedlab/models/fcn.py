@@ -84,7 +84,6 @@ class FcnNet(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (batch * height / 2 * width / 2, classes) of images (batch, 3, height, width), both sizes even.
-        """
+        """Return logits (batch * height / 2 * width / 2, classes) of images (batch, 3, height, width) of even sizes."""
         logits: Tensor = self.head(self.features(x))
         return logits

@@ -57,14 +57,17 @@ def probabilities(head: nn.Module, z: Tensor) -> Tensor:
 
 
 def subsample_rows(z: Tensor, most: int) -> Tensor:
-    """Return at most ``most`` rows of z (rows, width), drawn from torch's current random stream where there are more.
+    """Return at most ``most`` rows of z (rows, width), drawn from torch's current random stream.
+
+    Fewer rows are returned as they are, without a draw.
     """
     return z if len(z) <= most else z[torch.randperm(len(z))[:most].to(z.device)]
 
 
 def group_rows(rows: Tensor, examples: int) -> Tensor:
-    """Reshape (examples * rows, ...) to (examples, rows, ...), the length of other columns; one row each is left as it
-    is.
+    """Reshape (examples * rows, ...) to (examples, rows, ...), the length of other columns.
+
+    One row an example is left as it is.
     """
     return rows if len(rows) == examples else rows.reshape(examples, -1, *rows.shape[1:])
 

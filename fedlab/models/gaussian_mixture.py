@@ -146,8 +146,7 @@ def kmeans_plusplus_init(x: Tensor, components: int, *, variance_floor: float = 
 
 @torch.no_grad()
 def e_step(mixture: GaussianMixture, x: Tensor, weights: Tensor | None = None) -> Statistics:
-    """Return the average sufficient statistics of examples (..., examples, dimensions) under the mixture's
-    responsibilities.
+    """Return the average sufficient statistics of examples (..., examples, dimensions) under a mixture.
 
     Raises
     ------
@@ -327,8 +326,12 @@ class GaussianMixture:
         return _log_joint(self.translate(-center), _moments(x.double() - center.unsqueeze(-2)))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return the natural log-density: x (..., examples, dimensions) -> (..., examples); errors as
-        :meth:`log_joint`.
+        """Return the natural log-density (..., examples) of x (..., examples, dimensions).
+
+        Raises
+        ------
+        ValueError
+            When x has other dimensions than the mixture.
         """
         return self.log_joint(x).logsumexp(-1)
 
@@ -354,8 +357,7 @@ class GaussianMixture:
         return GaussianMixture(self.log_weights.expand(means.shape[:-1]), means, self.variances.expand_as(means))
 
     def arrays(self) -> dict[str, Tensor]:
-        """Return the fields by name, for messages; weights as logarithms, so that they are restored to the same bits.
-        """
+        """Return the fields by name, for messages; log weights, which are restored to the same bits."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod

@@ -71,8 +71,7 @@ ZINC_SIZES = GraphNVPSizes(38, 10, 38, 38, (1024, 512), (16, 128), (256, 64))
 
 
 class CouplingHead(nn.Module):
-    """tanh and a linear layer scaled by exp(2 scale): the shift of a coupling layer, and the log of its factor or None.
-    """
+    """tanh and a linear layer scaled by exp(2 scale): shift and, if affine, log factor of a coupling layer."""
 
     def __init__(self, width: int, outputs: int, affine: bool) -> None:
         super().__init__()
@@ -130,9 +129,7 @@ class RelationalLayer(nn.Module):
 
 
 class NodeConditioner(nn.Module):
-    """Nodes with one row zeroed (batch, N, F) and the graph (batch, R, N, N) to shift and log factor of that row
-    (batch, F).
-    """
+    """Nodes with one row zeroed (batch, N, F) and the graph (batch, R, N, N) to that row's shift and log factor."""
 
     def __init__(self, sizes: GraphNVPSizes, affine: bool) -> None:
         super().__init__()
@@ -184,8 +181,7 @@ class GraphNVP(nn.Module):
     # --- likelihood ---
 
     def loss(self, adjacency: Tensor, nodes: Tensor) -> Tensor:
-        """Return the mean negative log-likelihood of both flows per dimension, in nats, of graphs with noise: a scalar.
-        """
+        """Return the mean negative log-likelihood of both flows per dimension, in nats, of graphs with noise."""
         (of_adjacency, of_nodes), (many, few) = self._likelihoods(adjacency, nodes), self.dimensions
         return (of_adjacency.mean() / many + of_nodes.mean() / few) / 2
 
@@ -264,8 +260,7 @@ class GraphNVP(nn.Module):
 
     @torch.no_grad()
     def decode(self, latent: Tensor, *, sampled: bool = False) -> tuple[Tensor, Tensor]:
-        """Return one-hot ``adjacency`` and ``nodes``: the largest bond channel of the symmetrized A, the largest
-        element.
+        """Return one-hot ``adjacency`` and ``nodes`` of the largest symmetrized bond channels and elements.
 
         A latent has one graph, so ``sampled`` changes nothing.
 

@@ -185,8 +185,7 @@ def from_timm(model: Mixer, weights: Mapping[str, Tensor]) -> Mixer:
 
 
 def permute_patch_weights(weights: Mapping[str, Tensor], order: Tensor, shape: MixerShape) -> dict[str, Tensor]:
-    """Return weights that give for images permuted by ``order`` the outputs of the given ones for the images
-    themselves.
+    """Return weights whose outputs for permuted images are those of the given weights for the images themselves.
 
     Columns of the stem follow the pixels of a patch; columns of the first layer, and rows of the second, of every MLP
     over tokens follow the patches. All are drawn alike and no optimizer here looks beyond an element, so an untrained

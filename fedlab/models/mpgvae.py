@@ -1,36 +1,35 @@
-"""MPGVAE: a variational autoencoder of molecular graphs that passes messages on both sides.
+"""MPGVAE: a variational autoencoder of molecular graphs with message passing in encoder and decoder.
 
     q(z | G):  h <- embedded elements;  h <- GRU(attended messages over bonds), a few times;  set2set;  mu, log sigma^2
-    p(G | z):  h_1 .. h_N <- the states of a GRU that is fed z at every place;  e_vw <- network of h_v, h_w;
+    p(G | z):  h_1 .. h_N <- the states of a GRU with input z at every place;  e_vw <- network of h_v, h_w;
                nodes by messages and edges by a network in turns, a few times;
                p(x_v) = softmax of h_v,  p(a_vw) = softmax of e_vw + e_wv
 
     loss = (E_q [-log p(G | z)] + beta KL(q || N(0, I))) / D,    D = N + N (N - 1) / 2 decisions a graph
 
-The recurrent seeds tell the places apart, and messages let atoms and bonds agree with each other, where a plain decoder
-draws them independently given z. All N places are decided; a bond is decided where both its atoms are, since one to "no
-atom" is none without saying. So p is a distribution over graphs: the sum over them is 1.
+The recurrent seeds distinguish the places, and messages let atoms and bonds depend on each other, where a plain decoder
+draws them independently given z. All N places are decided; a bond is decided where both its atoms are present, since
+one to "no atom" is none anyway. So p is a distribution over graphs: its sum over them is 1.
 
-**Which place is which atom** is not in G, and the encoder does not see it: it gives all orders of the atoms the same
-z. ``matching="order"`` scores places against atoms in the order that the batch has them; ``matching="assignment"``
-against those in the order that costs least (:mod:`fedlab.losses.graph_matching`), a bound of the probability of the
-graph in
-any order.
+**The order of the atoms** is not in G, and the encoder does not see it: it gives all orders the same z.
+``matching="order"`` scores places against atoms in the order of the batch; ``matching="assignment"`` against those in
+the order of least cost (:mod:`fedlab.losses.graph_matching`), a bound of the probability of the graph in any order.
 
 **KL warm-up**: beta rises from 0 to its ceiling over the first ``warmup`` training steps, counted in the buffer
-``steps``. It travels with the weights: a client goes on from the count of the global model, and where models are put
-together counters take the largest. So beta is one function of the local steps behind the global model, for every
-strategy and engine, whoever joins when, and a checkpoint holds it. Strategies that let no counter of a client through
-(differential privacy) stand still in a warm-up: set it to 0 there.
+``steps``. It is part of the weights: a client continues from the count of the global model, and aggregation takes the
+largest counter. So beta is one function of the local steps behind the global model, for every strategy and engine, also
+for late joiners, and a checkpoint holds it. Strategies that send no client counters (differential privacy) never leave
+the warm-up: set it to 0 there.
 
 **Source**: Flam-Shepherd, Wu, Aspuru-Guzik, Graph Deconvolutional Generation, 2020, arXiv 2002.07087 (Mach. Learn.:
 Sci. Technol. 2021). There is no public code, and the paper's sizes are not at hand. **Departures**, or choices where
 we do not know theirs: (1) widths, numbers of steps and the warm-up; (2) weights are shared by the steps of the encoder,
-not by those of the decoder; (3) atoms of the encoder hear those that they are bonded to, and themselves; absent ones
-are no nodes of it, and bonds to them cost nothing; (4) the seeds' GRU is fed a learned vector of the place beside z,
-without which all places decode alike for the first hundred steps; (5) edges are updated by a residual network; (6) the
-loss is divided by the number of decisions, so that step sizes do not depend on the size of graphs; (7) bonds are
-kekulized, there is no aromatic kind; (8) layer norms and first weights, see :mod:`fedlab.models.message_passing`.
+not by those of the decoder; (3) atoms of the encoder receive messages from those that they are bonded to, and from
+themselves; absent ones are not among its nodes, and bonds to them cost nothing; (4) the seeds' GRU has a learned vector
+of the place as input besides z, without which all places decode alike for the first hundred steps; (5) edges are
+updated by a residual network; (6) the loss is divided by the number of decisions, so that step sizes do not depend on
+the size of graphs; (7) bonds are kekulized, there is no aromatic kind; (8) layer norms and initial weights, see
+:mod:`fedlab.models.message_passing`.
 """
 
 from __future__ import annotations

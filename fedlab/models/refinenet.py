@@ -26,10 +26,10 @@ from fedlab.models.unet import Stage
 
 
 class InstanceNormPlus(nn.Module):
-    """gamma (IN(x) + alpha m) + beta, with m the channels' means, normalized over channels; one set for each level if
-    any.
+    """gamma (IN(x) + alpha m) + beta, with m the channels' means normalized over channels; a set for each level.
 
-    Instance norm alone would forget the means, and with them the brightness of the image.
+    Instance norm alone would forget the means, and with them the brightness of the image. Without levels there is one
+    set.
     """
 
     def __init__(self, channels: int, levels: int) -> None:
@@ -99,8 +99,9 @@ class RCUBlock(Stage):
 
 
 class RefineBlock(nn.Module):
-    """Refine several inputs into one: RCU blocks, fusion at the first one's resolution, chained residual pooling, RCU
-    blocks.
+    """Refine several inputs into one.
+
+    RCU blocks on each input, fusion at the first one's resolution, chained residual pooling, and RCU blocks again.
     """
 
     def __init__(self, inputs: Sequence[int], outputs: int, levels: int, *, last: bool = False) -> None:
@@ -121,9 +122,7 @@ class RefineBlock(nn.Module):
         self.out = adapt(outputs, 3 if last else 1)
 
     def forward(self, inputs: Sequence[Tensor], level: Tensor) -> Tensor:
-        """Return one tensor of the first input's resolution of inputs (batch, channels, height, width) of any
-        resolutions.
-        """
+        """Return one tensor of the first input's resolution; inputs are (batch, channels, height, width)."""
         parts = [adapt(x, level) for x, adapt in zip(inputs, self.adapt, strict=True)]
         if len(self.fuse):
             parts = [fuse(x, level) for x, fuse in zip(parts, self.fuse, strict=True)]

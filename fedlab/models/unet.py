@@ -110,8 +110,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if inputs == outputs else convolution(inputs, outputs, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Return (batch, outputs, height, width) of (batch, inputs, height, width) and embeddings (batch, embedding).
-        """
+        """Return (batch, outputs, height, width) of (batch, inputs, height, width) and (batch, embedding)."""
         h = self.conv1(silu(self.norm1(x))) + self.level(silu(embedding))[:, :, None, None]
         added: Tensor = self.shortcut(x) + self.conv2(self.dropout(silu(self.norm2(h))))
         return added

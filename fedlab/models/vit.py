@@ -15,8 +15,7 @@ PATCH, WIDTH, DEPTH, HEADS, HIDDEN = 8, 64, 4, 4, 128
 
 
 class ViT(nn.Module):
-    """A transformer with 64 features of the class token from patches of 8 pixels, and a linear head with zero initial
-    weights.
+    """A transformer with 64 features of the class token, patches of 8 pixels, and a linear head that starts at zero.
 
     Parameters
     ----------
