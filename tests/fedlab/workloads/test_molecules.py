@@ -44,9 +44,9 @@ def strings(workload, data):
 def test_every_molecule_has_one_owner_who_trains_or_tests_on_it(partition):
     workload = make(Molecules, **SMALL, partition=partition, alpha=5.0)
     holdings = _holdings(workload)
-    rows = torch.cat([holdings.public, *(part for client in holdings.clients for part in client)])
+    rows = torch.cat([holdings.server, *(part for client in holdings.clients for part in client)])
     assert torch.equal(rows.sort().values, torch.arange(300))
-    assert len(holdings.public) == 15
+    assert len(holdings.server) == 15
     assert workload.clients == tuple(f"{partition}-{number}" for number in range(4))
     for number, (train, test) in enumerate(holdings.clients):
         assert len(test) == round(0.1 * (len(train) + len(test)))
@@ -185,7 +185,7 @@ def test_knobs_reach_an_mpgvae():
     assert (model.sizes.width, model.sizes.latent, model.sizes.passes) == (8, 4, 1)
     assert (model.sizes.size, model.sizes.elements) == (9, 5)
     found = {"beta": model.ceiling, "warmup": model.warmup, "matching": model.matching}
-    assert {**found, "decode_temperature": model.spread} == knobs
+    assert {**found, "decode_temperature": model.decode_temperature} == knobs
 
 
 def test_an_mpgvae_is_scored_and_tested_like_any_family(monkeypatch):
