@@ -22,7 +22,7 @@ from fedlab.engines.spec import Apps
 from fedlab.errors import ConfigError, DataError, RunError
 from fedlab.metrics import MetricTable
 from fedlab.registry import load_config, merge, plugins_of
-from fedlab.report import write_report
+from fedlab.report.run_page import write_report
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.result import Result
 from fedlab.training import null_progress, resolve_device

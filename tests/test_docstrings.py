@@ -40,9 +40,9 @@ fedlab/inference/predict.py fedlab/launch.py fedlab/losses/adversarial.py fedlab
 fedlab/models/batchnorm_stats.py fedlab/models/gaussian_mixture.py fedlab/models/graph_generator.py
 fedlab/models/graphnvp.py fedlab/models/message_passing.py fedlab/models/mixer.py fedlab/models/mpgvae.py
 fedlab/models/refinenet.py fedlab/models/unet.py fedlab/report/charts.py fedlab/report/client_panels.py
-fedlab/report/client_plots.py fedlab/report/commands.py fedlab/report/comparison_page.py
+fedlab/report/client_plots.py fedlab/report/commands.py fedlab/comparison/page.py
 fedlab/report/comparison_tables.py fedlab/report/confusions.py fedlab/report/partition_table.py
-fedlab/report/plots.py fedlab/report/run_page.py fedlab/report/samples.py fedlab/runs/client_store.py
+fedlab/report/plots.py fedlab/report/run_tables.py fedlab/report/samples.py fedlab/runs/client_store.py
 fedlab/runs/directory.py fedlab/runs/progress.py fedlab/runs/result.py server/app.py server/budget.py
 strategies/aggregation/__init__.py strategies/aggregation/client.py strategies/aggregation/fairness.py
 strategies/aggregation/privacy.py strategies/aggregation/robust.py strategies/aggregation/rule.py

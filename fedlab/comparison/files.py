@@ -13,18 +13,14 @@ if TYPE_CHECKING:
 
 
 def write_files(comparison: Comparison) -> None:
-    """Write the files into the comparison's folder, each whole or not at all.
-
-    Parameters
-    ----------
-    """
+    """Write the files into the comparison's folder, each whole or not at all."""
     for name, content in (
         ("table.csv", csv(comparison)),
         ("table.json", as_json(comparison)),
         ("table.md", markdown(comparison)),
     ):
         write_atomically(comparison.directory / name, content.encode())
-    from fedlab.report.comparison_page import write_comparison
+    from fedlab.comparison.page import write_comparison
 
     write_comparison(comparison)
 

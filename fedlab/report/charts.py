@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from fedlab.metrics import MetricTable
 from fedlab.report.figures import REFERENCE, SLOTS, Curve, bars, dashes, limits, panel, slots
-from fedlab.report.run_page import TableCell, TableRow, client_names, primary_group
+from fedlab.report.run_tables import TableCell, TableRow, client_names, primary_group
 from fedlab.runs.formatting import MISSING, elapsed, human_bytes
 from fedlab.runs.result import Result
 

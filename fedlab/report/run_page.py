@@ -1,162 +1,54 @@
-"""Sentences and tables of a run's page; titles, units and directions of metrics are those that the run declares.
-
-What was not measured stays a gap.
-"""
+"""The run at a glance: ``report.html``, one page that needs no network, no script and no other file."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
-from markupsafe import Markup
-
-from fedlab.metrics import MetricTable
-from fedlab.runs.formatting import MISSING, elapsed
+from fedlab.files import write_atomically
+from fedlab.report import charts, commands, figures, partition_table, run_tables, samples, template
 from fedlab.runs.result import Result
 
-EXAMPLES = "num-examples"  # in the reply of a client: how many its metrics are of
+
+def write_report(result: Result) -> Path:
+    """Write ``report.html`` into the run directory and return its path; an older one is replaced."""
+    path = result.directory / "report.html"
+    write_atomically(path, render(result).encode())
+    return path
 
 
-@dataclass(frozen=True)
-class TableCell:
-    """One value of a table; ``value`` is what it is sorted by, ``heat`` how far it is coloured, in [0, 1]."""
-
-    text: str
-    best: bool = False
-    value: float | None = None
-    heat: float | None = None
-    drawing: Markup | None = None
-
-
-@dataclass(frozen=True)
-class ColumnHeader:
-    """A column that sorts its table; ``first`` is the direction of the first click."""
-
-    text: str
-    key: str
-    first: str = "ascending"
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """One row of a table; ``slot`` is its colour where the table is a figure's legend."""
-
-    head: str
-    cells: list[TableCell]
-    slot: int = 0
-
-
-def client_names(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return every client that ever took part, in the order of partitions."""
-    return list(dict.fromkeys(name for record in rounds for kind in ("bytes", "clients") for name in record[kind]))
-
-
-def summary(result: Result) -> str:
-    """Return the run's result in one sentence."""
-    table, first, last = result.metric_table, result.rounds[0], result.rounds[-1]
-    done, planned = last["round"], result.config.get("rounds", last["round"])
-    what = f"{result.config.get('strategy', 'a strategy')} on {result.config.get('workload', 'a workload')}"
-    rounds = f"{done} of {planned} rounds" if done != planned else f"{done} round{'s' * (done != 1)}"
-    when = f"After {rounds} of {what}" if done else f"Before the first round of {what}"
-    clients = len(client_names(result.rounds))
-    whose = f"over {clients} clients" if clients != 1 else "of the one client"
-    score = result.score()
-    if table.primary_scores(score):
-        found = ", ".join(
-            f"{table.title(name)} {table.format(name, score[name])}" for name in table.primary_scores(score)
-        )
-        return f"{when}, the samples of the global model have {found}."
-    names = [name for name in result.metric_names if name in last["mean"]]
-    if not names:
-        return f"{when}, no client has reported a metric."
-    name = table.primary_metric(names)
-    value, measure = last["mean"][name], _measure(table, name)
-    mean = "" if clients == 1 or measure.startswith("mean ") else "mean "
-    sentence = f"{when}, {mean}{measure} {whose} is {table.format(name, value)}"
-    reference = table.reference(names, name)
-    if reference and table.is_fraction(name):
-        control, what = last["mean"][reference], table.find(reference).note or table.title(reference)
-        return f"{sentence}, {_points(value - control)} {what} ({table.format(reference, control)})."
-    if done and name in first["mean"] and first["round"] == 0:
-        return f"{sentence}; it was {table.format(name, first['mean'][name])} before the first round."
-    return f"{sentence}."
-
-
-def _measure(table: MetricTable, name: str) -> str:
-    """Return a metric's group for people, with the variant in brackets."""
-    if not table.variant(name) or not table.is_fraction(name):
-        return table.title(name)
-    return f"{table.title(table.group(name))} ({table.title(name)})"
-
-
-def primary_group(result: Result) -> str:
-    """Return the group of fractions that a run is judged by; "" where its clients report none."""
-    name = result.metric_table.primary_metric(result.metric_names)
-    return result.metric_table.group(name) if result.metric_table.is_fraction(name) else ""
-
-
-def _points(difference: float) -> str:
-    size = f"{abs(100 * difference):.1f}"
-    if size == "0.0":
-        return "level with"
-    return f"{size} point{'s' * (size != '1.0')} {'above' if difference > 0 else 'below'}"
-
-
-def results_table(result: Result) -> tuple[list[str], list[TableRow]]:
-    """Return column heads, then a row for each client and one for the mean, after the last round."""
-    last, names, table = result.rounds[-1], result.metric_names, result.metric_table
-    clients = {client: last["clients"].get(client, {}) for client in client_names(result.rounds)}
-    counted = any(EXAMPLES in values for values in clients.values())
-    rows = []
-    for head, values in [*clients.items(), ("mean", last["mean"])]:
-        count = values.get(EXAMPLES)
-        examples = [TableCell(f"{count:,.0f}".replace(",", "\u202f") if count is not None else "")] if counted else []
-        rows.append(TableRow(head, [*_cells(table, names, values), *examples]))
-    return [*map(table.heading, names), *([table.title(EXAMPLES)] if counted else [])], rows
-
-
-def _cells(table: MetricTable, names: Sequence[str], values: Mapping[str, float]) -> list[TableCell]:
-    """Return a row's values; the best of the primary group is marked where there is something to compare."""
-    primary = table.primary_metric(names)
-    up = table.direction(primary)
-    group = [name for name in names if up and table.group(name) == table.group(primary)]
-    rivals = {name: values[name] for name in group if math.isfinite(values.get(name, math.nan))}
-    # Equal as shown is equal: no reader should see two same numbers, one of them bold.
-    top = max((up * value for value in rivals.values()), default=0.0)
-    best = {table.format(name, value) for name, value in rivals.items() if up * value == top and len(rivals) > 1}
-    texts = {name: table.format(name, values[name]) if name in values else MISSING for name in names}
-    return [TableCell(text, name in rivals and text in best) for name, text in texts.items()]
-
-
-def failures(result: Result) -> list[tuple[int, str, int, str]]:
-    """Round, client, partition and reason of each failure of a client."""
-    return [
-        (record["round"], failure["client"], failure["partition"], str(failure["reason"]))
-        for record in result.rounds
-        for failure in record.get("failures", ())
-    ]
-
-
-def facts(result: Result) -> dict[str, str]:
-    """What is known of the run as a whole, by its name; nothing is said of what is not known."""
-    manifest = result.manifest
-    table = {
-        "seed": result.config.get("seed", manifest.get("seed", "")),
-        "engine": manifest.get("engine", ""),
-        "device": manifest.get("device", ""),
-        "machine": manifest.get("machine", ""),
-        "started": _time(manifest.get("started", manifest.get("created", ""))),
-        "ended": _time(manifest.get("ended", "")),
-        "resumed": _time(manifest.get("resumed", "")),
-        "took": elapsed(sum(result.seconds().values())),
-        "git commit": str(manifest.get("git_commit", "")).replace("-dirty", ", with uncommitted changes"),
-        "weights (SHA-256)": result.weights_sha256,
-    }
-    return {name: str(value) for name, value in table.items() if value != ""}
-
-
-def _time(stamp: object) -> str:
-    """``2026-11-23T13:02:38+0000`` with a space where a reader wants one."""
-    return str(stamp or "").replace("T", " ").replace("+0000", " UTC")
+def render(result: Result) -> str:
+    """Return the page, which has no script and loads nothing."""
+    heads, rows = run_tables.results_table(result)
+    keys, curves = charts.primary_figures(result)
+    phases, seconds = charts.time_table(result)
+    traffic, bytes_figures = charts.traffic_table(result)
+    clients = run_tables.client_names(result.rounds)
+    return template.render(
+        "report.html",
+        result=result,
+        config=result.config,
+        manifest=result.manifest,
+        last=result.rounds[-1],
+        summary=run_tables.summary(result),
+        measure=result.metric_table.title(run_tables.primary_group(result)),
+        heads=heads,
+        rows=rows,
+        absent=[name for name in clients if name not in result.rounds[-1]["clients"]],
+        keys=keys,
+        curves=curves,
+        hidden_clients=max(0, len(clients) - charts.PANELS),
+        others=charts.other_figures(result),
+        phases=phases,
+        seconds=seconds,
+        kinds=list(charts.KINDS.values()),
+        traffic=traffic,
+        bytes_figures=bytes_figures,
+        bytes_by_client=1 < len(clients) <= figures.SLOTS,
+        pictures=samples.of_run(result.directory),
+        failures=run_tables.failures(result),
+        split=partition_table.read(result.directory),
+        facts=run_tables.facts(result),
+        from_preset=commands.repeat_from_preset(result),
+        from_config=commands.repeat_from_config(result),
+        resume=commands.resume(result),
+    )

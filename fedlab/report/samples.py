@@ -6,15 +6,10 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from fedlab.report import comparison_tables
 from fedlab.runs.directory import RunDirectory
-
-if TYPE_CHECKING:
-    from fedlab.comparison.result import Comparison
 
 EARLIER = 6  # pictures of earlier rounds on a page, evenly spread
 
@@ -52,23 +47,6 @@ def of_run(directory: Path) -> list[Series]:
         earlier = [Image.read(f"round {number}", by_round[number]) for number in chosen]
         found.append(Series(words(name), Image.read(f"{words(name)}, round {last}", by_round[last]), earlier))
     return found
-
-
-def of_comparison(
-    comparison: Comparison, styles: Sequence[comparison_tables.SeriesStyle]
-) -> list[tuple[str, list[Image]]]:
-    """Each kind of picture, with the newest of every variant's run with the first seed that finished."""
-    found: dict[str, dict[str, Image]] = {}
-    for cell, result in comparison.results:
-        name = comparison_tables.name_of(
-            comparison, [cell.label, *(cell.knobs.get(knob, "") for knob in comparison.grid)]
-        )
-        for kind, by_round in RunDirectory(result.directory).images().items():
-            found.setdefault(kind, {}).setdefault(name, Image.read(name, by_round[max(by_round)]))
-    order = [style.name for style in styles]
-    return [
-        (words(kind), sorted(images.values(), key=lambda i: order.index(i.title))) for kind, images in found.items()
-    ]
 
 
 def words(name: str) -> str:

@@ -8,11 +8,13 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+FOLDER = Path(__file__).parent  # of templates, and of the script that sorts tables
+
 
 def render(template: str, **values: object) -> str:
     """A template filled in. Names come from users and machines: it escapes whatever it is given."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -37,16 +36,14 @@ from fedlab.models.digit_classifier import CLASSES
 from fedlab.seeds import seeded
 from fedlab.training import Progress, null_progress
 from fedlab.workload import Score
-
-if TYPE_CHECKING:
-    from fedlab.workloads.generation import Generation
+from fedlab.workloads.denoising import Denoising
 
 SAMPLE_BATCH = 250  # images generated together
 MIN_SAMPLES = 8  # smallest sample for which the metrics are defined
 CHAIN_STEPS, LADDER_STEPS = 50, 20
 
 
-def check(workload: Generation) -> None:
+def check(workload: Denoising) -> None:
     """Validate the sampler, which must fit the noise, its steps and the number of samples.
 
     Raises
@@ -66,14 +63,14 @@ def check(workload: Generation) -> None:
         raise ConfigError("generation.sampler=langevin needs a score, and Gamma noise has none; use ddim or ancestral")
 
 
-def sampler_of(workload: Generation) -> str:
+def sampler_of(workload: Denoising) -> str:
     """Return the name of the sampler; "auto" is langevin with ``ncsn``, else ddim."""
     if workload.sampler != "auto":
         return workload.sampler
     return "langevin" if workload.process == "ncsn" else "ddim"
 
 
-def steps_of(workload: Generation) -> int:
+def steps_of(workload: Denoising) -> int:
     """Return the number of sampling steps; 0 is the sampler's default."""
     if sampler_of(workload) == "langevin":
         return workload.sampling_steps or LADDER_STEPS
@@ -81,7 +78,7 @@ def steps_of(workload: Generation) -> int:
 
 
 @torch.no_grad()
-def draw(workload: Generation, model: nn.Module, count: int, progress: Progress = null_progress) -> Tensor:
+def draw(workload: Denoising, model: nn.Module, count: int, progress: Progress = null_progress) -> Tensor:
     """Return images (count, channels, size, size) in [-1, 1], on the CPU, from torch's current random stream."""
     law, device, backbone = workload.noise_schedule, next(model.parameters()).device, workload.backbone(model.eval())
     way, drawn = SAMPLERS[sampler_of(workload)], []
@@ -98,30 +95,30 @@ def draw(workload: Generation, model: nn.Module, count: int, progress: Progress 
 
 
 def _visiting(
-    step: samplers.SamplerStep, workload: Generation, backbone: Backbone, noise: Tensor, tell: StepCallback
+    step: samplers.SamplerStep, workload: Denoising, backbone: Backbone, noise: Tensor, tell: StepCallback
 ) -> Tensor:
     return samplers.sample(workload.noise_schedule, backbone, noise, step, steps_of(workload), on_step=tell)
 
 
-def _langevin(workload: Generation, backbone: Backbone, noise: Tensor, tell: StepCallback) -> Tensor:
+def _langevin(workload: Denoising, backbone: Backbone, noise: Tensor, tell: StepCallback) -> Tensor:
     law, steps = workload.noise_schedule, steps_of(workload)
     factor = (law.at(law.num_levels - 1)[1] / law.at(0)[1]) ** (1 / (law.num_levels - 1))
     step = workload.langevin_step or sigmas.best_step(factor, steps)
     return samplers.annealed_langevin(law, backbone, noise, steps=steps, step=step, denoise=workload.denoise, on_step=tell)
 
 
-def _ddim(workload: Generation, backbone: Backbone, noise: Tensor, tell: StepCallback) -> Tensor:
+def _ddim(workload: Denoising, backbone: Backbone, noise: Tensor, tell: StepCallback) -> Tensor:
     return _visiting(partial(samplers.ddim_step, eta=workload.eta), workload, backbone, noise, tell)
 
 
-SAMPLERS: Mapping[str, Callable[[Generation, Backbone, Tensor, StepCallback], Tensor]] = {
+SAMPLERS: Mapping[str, Callable[[Denoising, Backbone, Tensor, StepCallback], Tensor]] = {
     "ddim": _ddim,
     "ancestral": partial(_visiting, samplers.ancestral_step),
     "langevin": _langevin,
 }
 
 
-def score(workload: Generation, model: nn.Module, progress: Progress = null_progress) -> Score:
+def score(workload: Denoising, model: nn.Module, progress: Progress = null_progress) -> Score:
     """Return metrics and pictures of ``generation.samples`` generated images."""
     drawn = draw(workload, model, workload.samples, progress)
     if not workload.of_digits:
@@ -130,7 +127,7 @@ def score(workload: Generation, model: nn.Module, progress: Progress = null_prog
     return _of_digits(workload, drawn)
 
 
-def _of_digits(workload: Generation, drawn: Tensor) -> Score:
+def _of_digits(workload: Denoising, drawn: Tensor) -> Score:
     real = _real(workload)
     features, labels = digit_labels.classify_digits(drawn)
     count = min(len(drawn), len(real.features))
@@ -147,7 +144,7 @@ def _of_digits(workload: Generation, drawn: Tensor) -> Score:
     return Score(metrics, pictures)
 
 
-def _published(workload: Generation, drawn: Tensor, real: Tensor) -> dict[str, float]:
+def _published(workload: Denoising, drawn: Tensor, real: Tensor) -> dict[str, float]:
     return {"inception_frechet": inception.fid(drawn, real)} if workload.inception else {}
 
 
@@ -166,7 +163,7 @@ class _Real:
         Metrics of the clients' training images in place of generated ones.
     """
 
-    def __init__(self, workload: Generation) -> None:
+    def __init__(self, workload: Denoising) -> None:
         with seeded(workload.data_config.seed, "real images"):  # random flips do not depend on the round
             self.images, seen = (real_images(workload, part) for part in ("test", "train"))
         self.features, _ = digit_labels.classify_digits(self.images)
@@ -189,7 +186,7 @@ class _Real:
 _real = lru_cache(maxsize=4)(_Real)
 
 
-def real_images(workload: Generation, part: str) -> Tensor:
+def real_images(workload: Denoising, part: str) -> Tensor:
     """Return ``samples`` real images of all clients, in proportion to their data, or all if there are fewer.
 
     Parameters

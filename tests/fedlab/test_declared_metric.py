@@ -6,11 +6,12 @@ import json
 
 import fedlab
 import toy
-from fedlab import launch, workloads
 from fedlab.metrics import Metric
 from fedlab.runs.progress import PlainProgress, declared
 from fedlab.runs.result import Result
+from fedlab.workload import WorkloadSpec
 from pages import Page
+from tables import put
 
 ENERGY = Metric("energy", "energy used", "kcal", higher_is_better=False)
 
@@ -24,10 +25,10 @@ class Burner(toy.Blobs):
 
 
 def test_a_new_metric_needs_one_declaration(tmp_path, monkeypatch):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", workloads.Line("burns", Burner, judged="energy", metrics=(ENERGY,)))
+    put(monkeypatch, "workload", "blobs", WorkloadSpec(Burner, primary_metric="energy", metrics=(ENERGY,)))
     known = {name: value for name, value in toy.SMALL.items() if not name.startswith("dualadapt")}
     preset = toy.write_preset(tmp_path, **{**known, "strategy": "source_only", "rounds": 1})
-    run = launch.run(preset, runs=tmp_path / "runs")
+    run = fedlab.run(preset, runs=tmp_path / "runs")
     value = run.metric_table.format("energy", run.rounds[-1]["mean"]["energy"])
     assert value.endswith(" kcal")
 
@@ -53,9 +54,9 @@ def test_a_new_metric_needs_one_declaration(tmp_path, monkeypatch):
 
 
 def test_a_run_of_before_the_declarations_shows_plain_names(tmp_path, monkeypatch):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", workloads.Line("burns", Burner))
+    put(monkeypatch, "workload", "blobs", WorkloadSpec(Burner))
     known = {name: value for name, value in toy.SMALL.items() if not name.startswith("dualadapt")}
-    run = launch.run(
+    run = fedlab.run(
         toy.write_preset(tmp_path, **{**known, "strategy": "source_only", "rounds": 1}), runs=tmp_path / "runs"
     )
     manifest = json.loads((run.directory / "manifest.json").read_text())

@@ -15,12 +15,10 @@ from fedlab.comparison import files, text_tables
 from fedlab.comparison.result import FAILED, FINISHED, Cell, Comparison
 from fedlab.errors import RunError
 from fedlab.metrics import Metric, MetricTable
-from fedlab.registry import load_config
+from fedlab.registry import find, load_config
 from fedlab.runs.directory import RunDirectory
-from fedlab.strategies import STRATEGIES
-from fedlab.workloads import WORKLOADS
 
-TABLE = MetricTable.declared(STRATEGIES["dualadapt"], WORKLOADS["digits"])
+TABLE = MetricTable.declared(find("strategy", "dualadapt").spec, find("workload", "digits").spec)
 
 # accuracy of (near, far) in rounds 0 and 1, by variant and seed
 SCORES = {
@@ -229,7 +227,7 @@ def test_a_declared_metric_has_its_title_unit_and_direction(tmp_path):
     cells = []
     for label, value in (("low", 3.0), ("high", 2.0)):
         run = make(tmp_path, label, 0, [(value, value)], "energy")
-        RunDirectory.open(tmp_path / run).note(**table.to_manifest())
+        RunDirectory.open(tmp_path / run).update_manifest(**table.to_manifest())
         cells.append(Cell(label, "s", 0, {}, run, FINISHED))
     comparison = Comparison(tmp_path, "toy", [0], "low", "energy", cells, target=2.5)
     assert comparison.more_is_better is False

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+import fedlab
 import toy
-from fedlab import launch
 from fedlab.comparison.result import Cell, Comparison
 from tables import put
 
@@ -31,7 +31,7 @@ def toy_comparison(tmp_path_factory):
                 preset = folder / f"{strategy}-{seed}"
                 preset.mkdir()
                 known = {k: v for k, v in toy.SMALL.items() if strategy == "dualadapt" or not k.startswith("dualadapt")}
-                result = launch.run(toy.write_preset(preset, **{**known, **own}), runs=folder / "cells")
+                result = fedlab.run(toy.write_preset(preset, **{**known, **own}), runs=folder / "cells")
                 run = str(result.directory.relative_to(folder.resolve()))
                 cells.append(Cell(strategy, strategy, seed, {}, run, "finished"))
     cells.append(Cell("fedbn", "fedbn", 0, {}, "cells/none", "failed", "the clients hold <no> labels"))

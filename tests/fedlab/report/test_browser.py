@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from fedlab.report.comparison_page import render
+from fedlab.comparison.page import render
 from pages import Page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -11,8 +11,8 @@ from sklearn.decomposition import PCA
 from torch import nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
+import fedlab
 import toy
-from fedlab import launch
 from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import RunError
 from fedlab.inference.predict import Recalled
@@ -98,7 +98,7 @@ def test_what_was_kept_of_other_weights_is_computed_again(result):
 def test_a_model_without_features_has_no_map(blobs, tmp_path):
     plain = {"strategy": "fedavg", "blobs.client_labels": True, "blobs.headless": True, "checkpoint.keep": 9}
     known = {name: value for name, value in toy.SMALL.items() if not name.startswith("dualadapt")}
-    result = launch.run(toy.write_preset(tmp_path, **{**known, **plain, "rounds": 1}), runs=tmp_path)
+    result = fedlab.run(toy.write_preset(tmp_path, **{**known, **plain, "rounds": 1}), runs=tmp_path)
     view = client_plots.load(result)[0]
     assert not len(view.target_after) and view.confusion.sum() == 90
 

@@ -7,16 +7,15 @@ import pytest
 import torch
 from torch import nn
 
+from fedlab.comparison.client_panels import draw
+from fedlab.comparison.page_tables import SeriesStyle
 from fedlab.data.dataset import ArrayDataset
 from fedlab.metrics import MetricTable
-from fedlab.report.client_panels import draw
+from fedlab.registry import find
 from fedlab.report.client_plots import ARRAYS, ClientPlotData
-from fedlab.report.comparison_tables import SeriesStyle
 from fedlab.report.confusions import agrees, confusion
-from fedlab.strategies import STRATEGIES
-from fedlab.workloads import WORKLOADS
 
-TABLE = MetricTable.declared(STRATEGIES["dualadapt"], WORKLOADS["digits"], WORKLOADS["camvid"])
+TABLE = MetricTable.declared(find("strategy", "dualadapt").spec, find("workload", "digits").spec, find("workload", "camvid").spec)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import dataclasses
 import json
 import shutil
 
-from fedlab.report import partition_table, render
-from fedlab.report.comparison_page import splits
+from fedlab.comparison.page import splits
+from fedlab.report import partition_table
+from fedlab.report.run_page import render
 from fedlab.runs.result import Result
 from pages import Page
 

@@ -12,16 +12,15 @@ import pytest
 from fedlab.config.presets import parse_overrides
 from fedlab.config.sections import to_toml
 from fedlab.metrics import Metric, MetricTable
-from fedlab.registry import load_config
-from fedlab.report import charts, commands, render, run_page, write_report
+from fedlab.registry import find, load_config
+from fedlab.report import charts, commands, run_tables
 from fedlab.report.figures import REFERENCE, SLOTS, Curve, limits, slots
+from fedlab.report.run_page import render, write_report
 from fedlab.runs.formatting import elapsed
 from fedlab.runs.result import Result
-from fedlab.strategies import STRATEGIES
-from fedlab.workloads import WORKLOADS
 from pages import Page
 
-TABLE = MetricTable.declared(STRATEGIES["dualadapt"], WORKLOADS["digits"], WORKLOADS["camvid"])
+TABLE = MetricTable.declared(find("strategy", "dualadapt").spec, find("workload", "digits").spec, find("workload", "camvid").spec)
 KINDS = ("train_down", "train_up", "evaluate_down", "evaluate_up")
 
 
@@ -110,7 +109,7 @@ def test_summary_says_what_was_found_in_one_sentence(result):
     # mean of 0.72 - 0.05 i + 0.096, and of 0.70 - 0.05 i, weighted 2000, 1600, 1200, 800
     shift = 0.05 * (1600 + 2 * 1200 + 3 * 800) / 5600
     average, control = f"{100 * (0.816 - shift):.1f} %", f"{100 * (0.7 - shift):.1f} %"
-    assert run_page.summary(result) == (
+    assert run_tables.summary(result) == (
         f"After 8 rounds of dualadapt on digits, mean accuracy (average) over 4 clients is {average}, "
         f"11.6 points above training on the source alone ({control})."
     )
@@ -120,7 +119,7 @@ def test_summary_says_what_was_found_in_one_sentence(result):
     ("difference", "words"), [(0.0126, "1.3 points above"), (-0.01, "1.0 point below"), (0.0004, "level with")]
 )
 def test_differences_in_words(difference, words):
-    assert run_page._points(difference).replace("1.0 points", "1.0 point") == words
+    assert run_tables._points(difference).replace("1.0 points", "1.0 point") == words
 
 
 def test_results_table_has_a_row_for_each_client_and_the_mean(seen):
@@ -132,13 +131,13 @@ def test_results_table_has_a_row_for_each_client_and_the_mean(seen):
 
 
 def test_best_accuracy_of_a_row_is_bold_ties_included():
-    cells = run_page._cells(
+    cells = run_tables._cells(
         TABLE,
         ["accuracy_global", "accuracy_local", "accuracy_average", "loss"],
         {"accuracy_global": 0.80001, "accuracy_local": 0.8, "accuracy_average": math.nan, "loss": 3.0},
     )
     assert [cell.best for cell in cells] == [True, True, False, False]
-    assert [cell.best for cell in run_page._cells(TABLE, ["accuracy"], {"accuracy": 0.8})] == [False]
+    assert [cell.best for cell in run_tables._cells(TABLE, ["accuracy"], {"accuracy": 0.8})] == [False]
 
 
 def test_curves_have_a_panel_for_the_mean_and_each_client_and_one_legend(result, seen):
@@ -189,7 +188,7 @@ def test_names_and_reasons_are_harmless(tmp_path):
 def test_a_single_accuracy_has_one_colour_and_no_bold(tmp_path):
     rounds = [record(k, {"a": {"accuracy": 0.5 + 0.1 * k}, "b": {"accuracy": 0.6}}) for k in range(3)]
     result = make(tmp_path, rounds)
-    assert run_page.summary(result).endswith(
+    assert run_tables.summary(result).endswith(
         "mean accuracy over 2 clients is 65.0 %; it was 55.0 % before the first round."
     )
     seen = Page(render(result))
@@ -200,7 +199,7 @@ def test_a_single_accuracy_has_one_colour_and_no_bold(tmp_path):
 def test_other_numbers_have_a_figure_each(tmp_path):
     rounds = [record(k, {"a": {"psnr": 20.0 + k, "loss": 1.0}, "b": {"psnr": 22.0}}) for k in range(3)]
     result = make(tmp_path, rounds)
-    assert "mean psnr" in run_page.summary(result)
+    assert "mean psnr" in run_tables.summary(result)
     assert charts.primary_figures(result) == ([], [])
     titles = [drawing.title for drawing in charts.other_figures(result)]
     assert titles == ["psnr, on the clients", "loss ↓, on the clients", "loss ↓, on the server"]
@@ -218,7 +217,7 @@ def test_only_round_zero(tmp_path):
 
 def test_a_run_of_one_client_and_of_none(tmp_path):
     one = make(tmp_path, [record(k, {"a": {"accuracy": 0.5}}) for k in range(2)])
-    assert "accuracy of the one client is 50.0 %" in run_page.summary(one)
+    assert "accuracy of the one client is 50.0 %" in run_tables.summary(one)
     assert [drawing.title for drawing in charts.primary_figures(one)[1]] == ["a"]
     Page(render(make(tmp_path, [record(0, {}, seconds={}, server={})])))
 
@@ -277,7 +276,7 @@ def test_the_command_from_the_preset_gives_the_same_knobs(tmp_path):
     overrides = {"rounds": "3", "digits.augment": "false", "digits.targets": "usps, mnist_m", "seed": 7}
     config = preset_config(**overrides)
     result = make(tmp_path, dualadapt_rounds(3), config)
-    words = shlex.split(commands.repeat_from_preset(result, sections()))
+    words = shlex.split(commands.repeat_from_preset(result))
     assert words[:3] == ["fedlab", "run", "dualadapt-digits"] and words[-2:] == ["--seed", "7"]
     assert preset_config(**parse_overrides(words[3:-2]), seed=7) == config
 
@@ -293,19 +292,19 @@ def test_the_other_commands_name_the_directory_as_a_shell_wants_it(tmp_path):
 
 def test_the_command_of_a_run_with_another_name_than_its_preset(tmp_path):
     result = make(tmp_path, dualadapt_rounds(1), {**preset_config(rounds=1, seed=3), "name": "2feaf39d325e"})
-    assert commands.repeat_from_preset(result, sections()) == ""
-    assert commands.repeat_from_preset(result, sections(), "dualadapt-digits") == "fedlab run dualadapt-digits rounds=1 --seed 3"
+    assert commands.repeat_from_preset(result) == ""
+    assert commands.repeat_from_preset(result, "dualadapt-digits") == "fedlab run dualadapt-digits rounds=1 --seed 3"
     mine = tmp_path / "my own.toml"
     mine.write_text(to_toml({"workload": "digits", "strategy": "dualadapt", "rounds": 1}))
-    words = shlex.split(commands.repeat_from_preset(result, sections(), str(mine)))
+    words = shlex.split(commands.repeat_from_preset(result, str(mine)))
     assert words[:3] == ["fedlab", "run", str(mine)] and "rounds=1" not in words
 
 
 def test_no_command_from_a_preset_that_is_not_ours(tmp_path):
     mine = {**preset_config(), "name": "mine"}
-    assert commands.repeat_from_preset(make(tmp_path, dualadapt_rounds(1), mine), sections()) == ""
+    assert commands.repeat_from_preset(make(tmp_path, dualadapt_rounds(1), mine)) == ""
     newer = {**preset_config(), "digits.unheard_of": 1}
-    assert commands.repeat_from_preset(make(tmp_path, dualadapt_rounds(1), newer), sections()) == ""
+    assert commands.repeat_from_preset(make(tmp_path, dualadapt_rounds(1), newer)) == ""
 
 
 def test_the_usual_accuracies_keep_their_colours_and_no_other_takes_them():
@@ -329,7 +328,7 @@ def test_a_run_that_reports_another_share_is_read_by_it(tmp_path):
         return {"miou_source_only": 0.3, "miou_average": 0.3 + 0.1 * k, "loss": 1.0}
 
     result = make(tmp_path, [record(k, {"a": at(k), "b": at(k)}) for k in range(2)])
-    assert run_page.summary(result).endswith(
+    assert run_tables.summary(result).endswith(
         "mean IoU (average) over 2 clients is 40.0 %, 10.0 points above training on the source alone (30.0 %)."
     )
     keys, _ = charts.primary_figures(result)
@@ -343,7 +342,7 @@ def test_a_declared_metric_has_its_title_unit_and_direction(tmp_path):
     table = MetricTable((Metric("energy", "energy used", "kcal", higher_is_better=False),))
     rounds = [record(k, {"a": {"energy": 3.0 - k}, "b": {"energy": 5.0}}) for k in range(2)]
     result = make(tmp_path, rounds, **table.to_manifest())
-    assert run_page.summary(result).endswith(
+    assert run_tables.summary(result).endswith(
         "mean energy used over 2 clients is 3.5 kcal; it was 4 kcal before the first round."
     )
     seen = Page(render(result))

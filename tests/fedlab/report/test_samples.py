@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+import fedlab
 import toy
-from fedlab import launch
+from fedlab.comparison.page import render as render_comparison
 from fedlab.comparison.result import Cell, Comparison
-from fedlab.report import render, samples
-from fedlab.report.comparison_page import render as render_comparison
+from fedlab.report import samples
+from fedlab.report.run_page import render
 from fedlab.runs.directory import RunDirectory
 from pages import Page
 from tables import put
@@ -22,7 +23,7 @@ def scribbles(monkeypatch):
 @pytest.fixture
 def run(scribbles, tmp_path):
     def started(**changes):
-        return launch.run(toy.write_preset(tmp_path, strategy="source_only", **changes), runs=tmp_path / "runs")
+        return fedlab.run(toy.write_preset(tmp_path, strategy="source_only", **changes), runs=tmp_path / "runs")
 
     return started
 
@@ -70,7 +71,7 @@ def test_the_page_of_a_run_shows_the_newest_and_some_before_it(run):
 @pytest.mark.engine
 def test_a_run_without_pictures_has_no_such_section(tmp_path, monkeypatch):
     put(monkeypatch, "workload", "blobs", toy.SPEC)
-    result = launch.run(toy.write_preset(tmp_path), runs=tmp_path / "runs")
+    result = fedlab.run(toy.write_preset(tmp_path), runs=tmp_path / "runs")
     assert samples.of_run(result.directory) == [] and "Drawn by" not in render(result)
 
 

@@ -11,14 +11,13 @@ import pytest
 from rich.console import Console
 
 from fedlab.metrics import FRACTION, Metric, MetricTable
+from fedlab.registry import find
 from fedlab.runs import progress
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.formatting import elapsed
 from fedlab.runs.progress import JsonProgress, PlainProgress, RichProgress, follow, watch_live
-from fedlab.strategies import STRATEGIES
-from fedlab.workloads import WORKLOADS
 
-TABLE = MetricTable.declared(STRATEGIES["dualadapt"], WORKLOADS["digits"], WORKLOADS["molecules"])
+TABLE = MetricTable.declared(find("strategy", "dualadapt").spec, find("workload", "digits").spec, find("workload", "molecules").spec)
 ROUND = {
     "event": "round",
     "round": 1,

@@ -69,8 +69,8 @@ def test_a_run_without_a_round_is_a_sentence(tmp_path):
 
 
 def test_names_and_numbers_are_those_that_the_run_declares(directory):
-    table = MetricTable.declared(toy.LINE)
-    directory.note(**table.to_manifest())
+    table = MetricTable.declared(toy.SPEC)
+    directory.update_manifest(**table.to_manifest())
     result = Result.read(directory.path)
     assert result.metric_table == table
     assert result.metric_names == ["accuracy", "loss"]

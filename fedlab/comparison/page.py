@@ -14,17 +14,11 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from fedlab.comparison import client_panels, learning_curves, page_tables
+from fedlab.comparison.page_tables import SeriesStyle
 from fedlab.files import write_atomically
-from fedlab.report import (
-    client_panels,
-    commands,
-    comparison_tables,
-    learning_curves,
-    partition_table,
-    samples,
-    template,
-)
-from fedlab.report.comparison_tables import SeriesStyle
+from fedlab.report import commands, partition_table, samples, template
+from fedlab.runs.directory import RunDirectory
 from fedlab.runs.formatting import p_value
 
 if TYPE_CHECKING:
@@ -33,7 +27,7 @@ if TYPE_CHECKING:
     from fedlab.comparison.result import Cell, Comparison
 
 CHANCE = 0.05  # p-values from here on are called chance
-SCRIPT = (Path(__file__).parent / "sort.js").read_text(encoding="utf-8")
+SCRIPT = (template.FOLDER / "sort.js").read_text(encoding="utf-8")
 
 
 def write_comparison(comparison: Comparison) -> Path:
@@ -46,10 +40,10 @@ def write_comparison(comparison: Comparison) -> Path:
 def render(comparison: Comparison) -> str:
     """Return the page."""
     table, metrics = comparison.summary(), comparison.metric_table
-    styles = comparison_tables.variants(comparison, table)
-    heads, rows = comparison_tables.summary_table(comparison, table, styles)
-    against, differences = comparison_tables.difference_table(comparison, table, styles)
-    heat, cells = comparison_tables.heat_table(comparison, styles) if styles and not comparison.is_global else ([], [])
+    styles = page_tables.variants(comparison, table)
+    heads, rows = page_tables.summary_table(comparison, table, styles)
+    against, differences = page_tables.difference_table(comparison, table, styles)
+    heat, cells = page_tables.heat_table(comparison, styles) if styles and not comparison.is_global else ([], [])
     return template.render(
         "comparison.html",
         comparison=comparison,
@@ -66,10 +60,10 @@ def render(comparison: Comparison) -> str:
         cells=cells,
         keys=learning_curves.legend(styles),
         curves=learning_curves.curve_figures(comparison, styles) if styles else [],
-        hidden_clients=len(comparison_tables.client_names(comparison))
+        hidden_clients=len(page_tables.client_names(comparison))
         - len(learning_curves.drawn_clients(comparison, styles)),
         costs=learning_curves.cost_figures(comparison, styles) if styles else [],
-        pictures=samples.of_comparison(comparison, styles),
+        pictures=sample_images(comparison, styles),
         panels=client_panels.client_panels(comparison, styles),
         splits=splits(comparison),
         percent=metrics.is_fraction(comparison.metric),
@@ -89,7 +83,7 @@ def failures(comparison: Comparison) -> list[tuple[str, int, str]]:
 
 def cell_name(comparison: Comparison, cell: Cell) -> str:
     """A cell's variant for people."""
-    return comparison_tables.name_of(comparison, [cell.label, *(cell.knobs.get(knob, "") for knob in comparison.grid)])
+    return page_tables.name_of(comparison, [cell.label, *(cell.knobs.get(knob, "") for knob in comparison.grid)])
 
 
 def summary(comparison: Comparison, table: pd.DataFrame, styles: Sequence[SeriesStyle]) -> str:
@@ -99,7 +93,7 @@ def summary(comparison: Comparison, table: pd.DataFrame, styles: Sequence[Series
     seeds = f"{len(comparison.seeds)} seed{'s' * (len(comparison.seeds) != 1)}"
     known = [
         (style, row)
-        for style, row in zip(styles, comparison_tables.records(table), strict=True)
+        for style, row in zip(styles, page_tables.records(table), strict=True)
         if math.isfinite(row["mean"])
     ]
     if not known:
@@ -109,10 +103,10 @@ def summary(comparison: Comparison, table: pd.DataFrame, styles: Sequence[Series
     known = [pair for pair in known if pair[0].key[0] not in comparison.uses_labels] or known
     if up is None:
         return f"{len(styles)} variants on {seeds}, by {metrics.title(metric)}; which way is better is not known."
-    if len(comparison_tables.client_groups(comparison)) > 1:
+    if len(page_tables.client_groups(comparison)) > 1:
         return f"{len(styles)} variants on {seeds}. They do not all have the same clients: compare those that do."
     style, row = (max if up else min)(known, key=lambda pair: pair[1]["mean"])
-    text = metrics.format(metric, row["mean"]) + comparison_tables.margin(row["low"], row["high"], percent)
+    text = metrics.format(metric, row["mean"]) + page_tables.margin(row["low"], row["high"], percent)
     start = f"Of {len(styles)} variants on {seeds}, {style.name} has the best {metrics.title(metric)}: {text}"
     if not math.isfinite(row["difference"]):
         return f"{start}." if style.key[0] != comparison.baseline else f"{start}. It is the baseline itself."
@@ -177,3 +171,20 @@ def facts(comparison: Comparison) -> dict[str, str]:
         "git commit": commits.replace("-dirty", " with uncommitted changes"),
     }
     return {name: value for name, value in table.items() if value}
+
+
+def sample_images(
+    comparison: Comparison, styles: Sequence[page_tables.SeriesStyle]
+) -> list[tuple[str, list[samples.Image]]]:
+    """Each kind of picture, with the newest of every variant's run with the first seed that finished."""
+    found: dict[str, dict[str, samples.Image]] = {}
+    for cell, result in comparison.results:
+        name = page_tables.name_of(
+            comparison, [cell.label, *(cell.knobs.get(knob, "") for knob in comparison.grid)]
+        )
+        for kind, by_round in RunDirectory(result.directory).images().items():
+            found.setdefault(kind, {}).setdefault(name, samples.Image.read(name, by_round[max(by_round)]))
+    order = [style.name for style in styles]
+    return [
+        (samples.words(kind), sorted(images.values(), key=lambda i: order.index(i.title))) for kind, images in found.items()
+    ]

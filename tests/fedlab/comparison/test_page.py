@@ -12,9 +12,9 @@ import shutil
 import pandas as pd
 import pytest
 
+from fedlab.comparison import learning_curves, page_tables
+from fedlab.comparison.page import render, summary, write_comparison
 from fedlab.comparison.result import Cell
-from fedlab.report import comparison_tables, learning_curves
-from fedlab.report.comparison_page import render, summary, write_comparison
 from fedlab.runs.formatting import human_bytes
 from pages import Page
 
@@ -68,8 +68,8 @@ def test_the_heat_map_shows_every_client_with_its_value(comparison, text):
     for row in heat[1:]:
         for client, cell in zip(("near", "far"), row[1:], strict=True):
             assert cell.startswith(comparison.metric_table.format("accuracy", found[row[0], client]))
-    lines = comparison_tables.variants(comparison, comparison.summary())
-    _, rows = comparison_tables.heat_table(comparison, lines)
+    lines = page_tables.variants(comparison, comparison.summary())
+    _, rows = page_tables.heat_table(comparison, lines)
     cells = [cell for row in rows for cell in row.cells]
     assert max(cells, key=lambda cell: cell.value).heat == 1.0 and min(cells, key=lambda cell: cell.value).heat == 0.0
 
@@ -91,7 +91,7 @@ def test_every_part_is_there(text, comparison):
 
 
 def test_curves_are_means_with_bands_of_the_seeds(comparison):
-    lines = comparison_tables.variants(comparison, comparison.summary())
+    lines = page_tables.variants(comparison, comparison.summary())
     frame = comparison.frame
     own = frame[(frame["label"] == "dualadapt") & (frame["client"] == "far") & (frame["round"] == 2)]["score"]
     curve = learning_curves._curve(frame[frame["client"] == "far"], comparison.keys, lines[1], [0, 1, 2])
@@ -150,7 +150,7 @@ def test_a_grid_names_its_rows_by_their_knobs(comparison, tmp_path):
     ]
     grid = changed(comparison, tmp_path, cells=cells, grid={"server.steps": ["source_only", "dualadapt"]})
     table = grid.summary()
-    names = [line.name for line in comparison_tables.variants(grid, table)]
+    names = [line.name for line in page_tables.variants(grid, table)]
     assert names[0] == "dualadapt" and "dualadapt, steps=source_only" in names
     seen = Page(render(grid))
     known = [table for table in seen.tables if table[0][0] == "variant" and "status" not in table[0]]
@@ -163,7 +163,7 @@ def test_a_grid_names_its_rows_by_their_knobs(comparison, tmp_path):
 
 def test_every_variant_has_a_line_of_its_own(comparison):
     table = pd.DataFrame({"label": ["source_only", *(f"v{i}" for i in range(30))]})
-    lines = comparison_tables.variants(comparison, table)
+    lines = page_tables.variants(comparison, table)
     assert len({(line.slot, line.dashes) for line in lines}) == 31
     assert [line.slot for line in lines].count(1) == 1
 
@@ -171,7 +171,7 @@ def test_every_variant_has_a_line_of_its_own(comparison):
 def test_a_strategy_keeps_its_colour_over_a_grid(comparison, tmp_path):
     grid = changed(comparison, tmp_path, grid={"server.steps": ["1", "2"], "client.steps": ["3"]})
     rows = [(label, steps, "3") for steps in "12" for label in ("source_only", "a", "b")]
-    lines = comparison_tables.variants(grid, pd.DataFrame(rows, columns=["label", "server.steps", "client.steps"]))
+    lines = page_tables.variants(grid, pd.DataFrame(rows, columns=["label", "server.steps", "client.steps"]))
     colors = {line.key[0]: {other.slot for other in lines if other.key[0] == line.key[0]} for line in lines}
     assert colors == {"source_only": {1}, "a": {2}, "b": {3}}
     assert len({(line.slot, line.dashes) for line in lines}) == 6
@@ -180,14 +180,14 @@ def test_a_strategy_keeps_its_colour_over_a_grid(comparison, tmp_path):
 
 def test_best_as_shown(comparison):
     table = comparison.metric_table
-    assert comparison_tables.best_as_shown(table, "accuracy", [0.80001, 0.8, 0.7]) == {"80.0 %"}
-    assert comparison_tables.best_as_shown(table, "loss", [2.0, 1.0, math.nan]) == {"1"}
-    assert comparison_tables.best_as_shown(table, "psnr", [2.0, 1.0]) == set()
+    assert page_tables.best_as_shown(table, "accuracy", [0.80001, 0.8, 0.7]) == {"80.0 %"}
+    assert page_tables.best_as_shown(table, "loss", [2.0, 1.0, math.nan]) == {"1"}
+    assert page_tables.best_as_shown(table, "psnr", [2.0, 1.0]) == set()
 
 
 def test_the_lead_says_who_is_best_and_whether_that_is_chance(comparison):
     table = comparison.summary()
-    lines = comparison_tables.variants(comparison, table)
+    lines = page_tables.variants(comparison, table)
     table["mean"], table["difference"], table["p_holm"] = [0.5, 0.6], [math.nan, 0.1], [math.nan, 0.0123]
     table["low"] = table["high"] = math.nan
     assert summary(comparison, table, lines) == (

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fedlab.metrics import MetricTable
 from fedlab.report import plots
 from fedlab.report.figures import DASHES, REFERENCE, SLOTS
-from fedlab.report.run_page import ColumnHeader, TableCell, TableRow
+from fedlab.report.run_tables import ColumnHeader, TableCell, TableRow
 from fedlab.runs.formatting import MISSING, elapsed, human_bytes, p_value
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from fedlab.comparison.page_tables import SeriesStyle, client_names
 from fedlab.report.charts import PANELS, Drawing, Key
-from fedlab.report.comparison_tables import SeriesStyle, client_names
 from fedlab.report.figures import Curve, Trace, limits, panel, paths
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ from fedlab.report import client_plots, plots
 from fedlab.report.charts import Drawing
 from fedlab.report.client_plots import ClientPlotData
 from fedlab.report.confusions import STATISTICS, accuracy
-from fedlab.report.run_page import TableCell, TableRow, primary_group
+from fedlab.report.run_tables import TableCell, TableRow, primary_group
 from fedlab.workload import SupportsClassNames
 
 if TYPE_CHECKING:
+    from fedlab.comparison.page_tables import SeriesStyle
     from fedlab.comparison.result import Comparison
-    from fedlab.report.comparison_tables import SeriesStyle
     from fedlab.runs.result import Result
 
 MAX_PANELS = 60  # of a client and a variant each, in one page; some 40 kB each
