@@ -44,9 +44,9 @@ def strings(workload, data):
 def test_every_molecule_has_one_owner_who_trains_or_tests_on_it(partition):
     workload = make(Molecules, **SMALL, partition=partition, alpha=5.0)
     holdings = _holdings(workload)
-    rows = torch.cat([holdings.public, *(part for client in holdings.clients for part in client)])
+    rows = torch.cat([holdings.server, *(part for client in holdings.clients for part in client)])
     assert torch.equal(rows.sort().values, torch.arange(300))
-    assert len(holdings.public) == 15
+    assert len(holdings.server) == 15
     assert workload.clients == tuple(f"{partition}-{number}" for number in range(4))
     for number, (train, test) in enumerate(holdings.clients):
         assert len(test) == round(0.1 * (len(train) + len(test)))
