@@ -99,6 +99,7 @@ def test_fedlab_does_not_know_the_strategies():
         "fedlab.registry",
         "fedlab.cli.catalog",
         "fedlab.inference.predict",
+        "fedlab.testing",
         "fedlab.comparison.grid",
         "fedlab.comparison.spec",
     }
@@ -113,6 +114,7 @@ def test_flower_stays_at_the_edges():
         "fedlab.comm.replies",
         "fedlab.comm.compression",
         "fedlab.doctor",
+        "fedlab.testing",
     }
     assert arrows("ray") <= below("fedlab.engines") | {"fedlab.doctor"}
 
@@ -179,8 +181,12 @@ def declared_names():
     return {name for name in {*found, *STRATEGIES, *WORKLOADS} - common if name}
 
 
-# The side of a map that is no client's; and the command of one workload.
-ALLOWED = {"fedlab.report.client_plots": {"source"}, "fedlab.cli.molecules": {"valid"}}
+# The side of a map that is no client's; the command of one workload; a folder.
+ALLOWED = {
+    "fedlab.report.client_plots": {"source"},
+    "fedlab.cli.molecules": {"valid"},
+    "fedlab.runs.directory": {"images"},
+}
 
 
 @pytest.mark.parametrize(

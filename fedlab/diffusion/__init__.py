@@ -1,1 +1,1 @@
-"""Generation by denoising: noise laws, one objective, samplers and the likelihood bound; plain torch."""
+"""Generation by denoising: noise schedules, one objective, samplers and the likelihood bound; plain torch."""

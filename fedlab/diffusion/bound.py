@@ -27,13 +27,13 @@ BIN_HALF_WIDTH = 1 / 255  # half the distance of two gray levels in [-1, 1]
 
 
 def normal_kl(mean: Tensor, variance: float, other_mean: Tensor | float, other_variance: float) -> Tensor:
-    """KL(N(mean, variance) || N(other_mean, other_variance)) of each element, in nats."""
+    """Return KL(N(mean, variance) || N(other_mean, other_variance)) of each element, in nats."""
     ratio = variance / other_variance
     return (ratio - 1 - math.log(ratio) + (mean - other_mean) ** 2 / other_variance) / 2
 
 
 def discretized_nll(x: Tensor, mean: Tensor, variance: float) -> Tensor:
-    """-log of the mass of each pixel's bin under N(mean, variance), in nats; x like mean, in [-1, 1]."""
+    """Return -log of the mass of each pixel's bin under N(mean, variance), in nats; x like mean, in [-1, 1]."""
     scale = variance**0.5
     below = torch.special.log_ndtr((x + BIN_HALF_WIDTH - mean) / scale)
     above = torch.special.log_ndtr((mean + BIN_HALF_WIDTH - x) / scale)
@@ -47,19 +47,19 @@ def discretized_nll(x: Tensor, mean: Tensor, variance: float) -> Tensor:
 def bits_per_dimension(
     schedule: NoiseSchedule, backbone: Backbone, x: Tensor, variance: Literal["large", "small"] = "large"
 ) -> Tensor:
-    """The bound for each image (batch, ...) in [-1, 1], shape (batch,); one pass of the backbone for every level.
+    """Return the bound for each image (batch, ...) in [-1, 1], (batch,); one pass of the backbone a level.
 
     Raises
     ------
     ConfigError
-        When the law is no Gaussian chain that ends in unit noise, or has one level.
+        When the schedule is no Gaussian process that ends in unit noise, or has one level.
     """
-    alpha, sigma = schedule.at(schedule.levels - 1)
-    if not schedule.gaussian or abs(alpha**2 + sigma**2 - 1) > 1e-6 or schedule.levels < 2:
+    alpha, sigma = schedule.at(schedule.num_levels - 1)
+    if not schedule.gaussian or abs(alpha**2 + sigma**2 - 1) > 1e-6 or schedule.num_levels < 2:
         raise ConfigError("the bound is that of DDPM's Gaussian chain with at least 2 levels; take law=ddpm")
     exact = x.double()
     nats = normal_kl(alpha * exact, sigma**2, 0.0, 1.0)
-    for level in range(schedule.levels):
+    for level in range(schedule.num_levels):
         levels = torch.full((len(x),), level, dtype=torch.int64, device=x.device)
         noisy = schedule.perturb(x, levels, schedule.noise(x, levels))
         predicted = noise_estimate(schedule, backbone, noisy, levels).double()

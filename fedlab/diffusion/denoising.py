@@ -1,17 +1,18 @@
-"""The objective that DDPM and NCSN share: find the noise in an image. And sliced score matching, its stand-in.
+"""The objective that DDPM and NCSN share, the noise in an image, and sliced score matching, an alternative to it.
 
 A backbone takes noisy images (batch, ...) and levels (batch,), int64, and gives a tensor like the images: an estimate
-of the unit noise e in them, or of the score when ``schedule.predicts_score``. The two are one by Tweedie's formula, for Gaussian
-noise: grad log p_t(x) = -E[e | x] / spread_t. So DDPM's L_simple, |e - e_theta|^2, and NCSN's sigma^2 |s_theta +
-e / sigma|^2 are the same number, and so is the objective of NCSNv2, whose network is divided by sigma.
+of the unit noise e in them, or of the score when ``schedule.predicts_score``. The two are equivalent by Tweedie's
+formula, for Gaussian noise: grad log p_t(x) = -E[e | x] / sigma_t. So DDPM's L_simple, |e - e_theta|^2, and NCSN's
+sigma^2 |s_theta + e / sigma|^2 are the same number, and so is the objective of NCSNv2, whose network is divided by
+sigma.
 
 **Sliced score matching.** Score matching wants 1/2 E|s - grad log p|^2 without grad log p. Its cross term is
 -E[s . grad log p] = -int s . grad p = +int p div s by parts, so up to a constant the objective is
 
     E[ tr(J_s) + 1/2 |s|^2 ]  =  E_x E_v[ v' J_s v + 1/2 |s|^2 ]    for v with E[v v'] = I:
 
-both terms with a plus; the minus one meets for the first term belongs to the energy, s = -grad E. v' J_s is one
-product of a vector with the Jacobian (the Hessian of log p where s is a gradient), one more backward pass.
+both terms with a plus; a minus before the first term belongs to the energy, s = -grad E. v' J_s is one product of a
+vector with the Jacobian (the Hessian of log p where s is a gradient), one more backward pass.
 
 **Source**: Ho, Jain and Abbeel, 2020, equation 14; Vincent, A Connection Between Score Matching and Denoising
 Autoencoders, 2011; Song and Ermon, 2019, equations 2 to 6; Song, Garg, Shi and Ermon, Sliced Score Matching, UAI 2019.
@@ -36,13 +37,13 @@ Backbone = Callable[[Tensor, Tensor], Tensor]
 
 
 def noise_estimate(schedule: NoiseSchedule, backbone: Backbone, x: Tensor, level: Tensor) -> Tensor:
-    """The unit noise that a backbone sees in noisy images (batch, ...)."""
+    """Return a backbone's estimate of the unit noise in noisy images (batch, ...) at levels (batch,)."""
     predicted = backbone(x, level)
     return -extract(schedule.sigma, level, x) * predicted if schedule.predicts_score else predicted
 
 
 def score(schedule: NoiseSchedule, backbone: Backbone, x: Tensor, level: Tensor) -> Tensor:
-    """The gradient of the log density of noisy images at them, (batch, ...).
+    """Return the estimated gradient of the log density at noisy images (batch, ...).
 
     Raises
     ------
@@ -58,26 +59,28 @@ def score(schedule: NoiseSchedule, backbone: Backbone, x: Tensor, level: Tensor)
 
 
 def denoising_errors(schedule: NoiseSchedule, backbone: Backbone, x: Tensor, level: Tensor, noise: Tensor) -> Tensor:
-    """Mean squared error of the noise found in each image (batch, ...), shape (batch,)."""
+    """Return the mean squared error of the noise estimated in each image (batch, ...), shape (batch,)."""
     predicted = noise_estimate(schedule, backbone, schedule.perturb(x, level, noise), level)
     return (predicted - noise).square().flatten(1).mean(1)
 
 
 def denoising_loss(schedule: NoiseSchedule, backbone: Backbone, x: Tensor) -> Tensor:
-    """The mean of that over images, at levels and with noise from torch's current stream; a scalar."""
-    level = schedule.draw_levels(len(x), x.device)
+    """Return the mean denoising error, a scalar, at levels and with noise from torch's current stream."""
+    level = schedule.sample_levels(len(x), x.device)
     return denoising_errors(schedule, backbone, x, level, schedule.noise(x, level)).mean()
 
 
 def sliced_loss(schedule: NoiseSchedule, backbone: Backbone, x: Tensor) -> Tensor:
-    """Sliced score matching of noisy images, with one direction for each; a scalar with the denoising loss's mean.
+    """Return the loss of sliced score matching of noisy images, a scalar with the same mean as the denoising loss.
+
+    One random direction for each image is drawn.
 
     Raises
     ------
     ConfigError
-        For Gamma noise: the network would learn a score, and samplers want the expected noise.
+        For Gamma noise: the network would learn a score, and samplers need the expected noise.
     """
-    level = schedule.draw_levels(len(x), x.device)
+    level = schedule.sample_levels(len(x), x.device)
     noisy = schedule.perturb(x, level, schedule.noise(x, level)).detach().requires_grad_(True)
     direction = torch.randint(2, noisy.shape, device=x.device).to(x.dtype) * 2 - 1
     predicted = score(schedule, backbone, noisy, level)
@@ -87,7 +90,7 @@ def sliced_loss(schedule: NoiseSchedule, backbone: Backbone, x: Tensor) -> Tenso
 
 
 def check_images(x: Tensor) -> None:
-    """Refuse images that are not in the range that noise schedules are made for.
+    """Check that images are in the range that noise schedules are made for.
 
     Raises
     ------

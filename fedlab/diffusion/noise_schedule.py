@@ -1,13 +1,13 @@
-"""Noise laws: how an image is mixed with noise at each of a ladder of levels, x_t = signal_t x_0 + spread_t e.
+"""Noise schedules: x_t = alpha_t x_0 + sigma_t e, an image mixed with noise at each of a sequence of levels.
 
-``e`` has mean 0 and variance 1 in every pixel. DDPM is the law with signal^2 + spread^2 = 1, NCSN has signal 1;
-all else of the two papers is shared: the objective (``denoising.py``), the steps back (``samplers.py``) and the bound.
-**What if the chain were not Gaussian?** Then e is a centered Gamma variable, and only the drawing of noise changes.
+``e`` has mean 0 and variance 1 in every pixel. DDPM has alpha^2 + sigma^2 = 1, NCSN has alpha 1; all else of the two
+papers is shared: the objective (``denoising.py``), the reverse steps (``samplers.py``) and the bound. For a process
+that is not Gaussian, e is a centered Gamma variable, and only the sampling of noise changes.
 
 **Source**: Ho, Jain and Abbeel, Denoising Diffusion Probabilistic Models, NeurIPS 2020, equations 2 and 4; the cosine
-schedule of Nichol and Dhariwal, 2021, equation 17; Song and Ermon, 2019, section 4; the Gamma chain of Nachmani, Roman
-and Wolf, Non Gaussian Denoising Diffusion Models, 2021: g_t ~ Gamma(k_t, theta_t) with theta_t = sqrt(abar_t) theta_0
-and k_t = beta_t / (abar_t theta_0^2), so that steps add up to Gamma(kbar_t, theta_t) with kbar_t =
+schedule of Nichol and Dhariwal, 2021, equation 17; Song and Ermon, 2019, section 4; the Gamma process of Nachmani,
+Roman and Wolf, Non Gaussian Denoising Diffusion Models, 2021: g_t ~ Gamma(k_t, theta_t) with theta_t = sqrt(abar_t)
+theta_0 and k_t = beta_t / (abar_t theta_0^2), so that steps add up to Gamma(kbar_t, theta_t) with kbar_t =
 (1/abar_t - 1) / theta_0^2. That the two papers are one family is the view of Song et al., Score-Based Generative
 Modeling through Stochastic Differential Equations, 2021.
 
@@ -29,15 +29,15 @@ from fedlab.errors import ConfigError
 
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
-    """Tables of one law, each (levels,) float64, level 0 being the least noise.
+    """Tables of one schedule, each (levels,) float64, level 0 having the least noise.
 
     Attributes
     ----------
-    signal, spread
+    alpha, sigma
         Factors of the image and of the noise.
-    shape
-        kbar_t of the Gamma chain; None for Gaussian noise.
-    scored
+    gamma_shape
+        kbar_t of the Gamma process; None for Gaussian noise.
+    predicts_score
         Backbones give the score itself, as NCSN's of 2019 does, and not the noise in the image.
 
     Raises
@@ -48,81 +48,82 @@ class NoiseSchedule:
 
     alpha: Tensor
     sigma: Tensor
-    shape: Tensor | None = None
+    gamma_shape: Tensor | None = None
     predicts_score: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse tables that no image could be noised by."""
+        """Check the tables."""
         if self.alpha.dim() != 1 or self.alpha.shape != self.sigma.shape or not len(self.alpha):
             raise ConfigError(
-                f"a noise law needs one signal and one spread a level, got {tuple(self.alpha.shape)} and "
+                f"a noise schedule needs one alpha and one sigma a level, got {tuple(self.alpha.shape)} and "
                 f"{tuple(self.sigma.shape)}"
             )
         ratio = self.sigma / self.alpha
         if not (torch.isfinite(ratio).all() and (ratio > 0).all() and (self.alpha > 0).all()):
-            raise ConfigError("a noise law needs signals and spreads that are finite and above 0")
+            raise ConfigError("a noise schedule needs alphas and sigmas that are finite and above 0")
         falls = (ratio.diff() <= 0).nonzero()
         if len(falls):
             level = int(falls[0]) + 1
             raise ConfigError(
-                f"noise has to grow with the level, and level {level} has a spread of {ratio[level]:g} a signal, "
-                f"level {level - 1} of {ratio[level - 1]:g}; give an increasing schedule"
+                f"noise has to grow with the level, and level {level} has sigma / alpha {ratio[level]:g}, "
+                f"level {level - 1} has {ratio[level - 1]:g}; give an increasing schedule"
             )
 
     @property
-    def levels(self) -> int:
-        """How many there are."""
+    def num_levels(self) -> int:
+        """Return the number of levels."""
         return len(self.alpha)
 
     @property
     def gaussian(self) -> bool:
-        """Whether noise is normal, so that noise and score say the same."""
-        return self.shape is None
+        """Return True when noise is normal, so that noise and score are equivalent."""
+        return self.gamma_shape is None
 
     def at(self, level: int) -> tuple[float, float]:
-        """Signal and spread of one level; level -1 is the clean image."""
+        """Return alpha and sigma of one level; level -1 is the clean image."""
         return (1.0, 0.0) if level < 0 else (float(self.alpha[level]), float(self.sigma[level]))
 
-    def draw_levels(self, count: int, device: torch.device) -> Tensor:
-        """Levels (count,), int64, uniform, from torch's current stream."""
-        return torch.randint(self.levels, (count,), device=device)
+    def sample_levels(self, count: int, device: torch.device) -> Tensor:
+        """Return uniform levels (count,), int64, from torch's current stream."""
+        return torch.randint(self.num_levels, (count,), device=device)
 
     def noise(self, like: Tensor, level: Tensor) -> Tensor:
-        """Noise of mean 0 and variance 1 like ``like`` (batch, ...), for the levels (batch,) of its rows."""
-        if self.shape is None:
+        """Return noise of mean 0 and variance 1 like ``like`` (batch, ...), for the levels (batch,) of its rows."""
+        if self.gamma_shape is None:
             return torch.randn_like(like)
-        return _centered_gamma(extract(self.shape, level, like.double()).expand(like.shape)).to(like.dtype)
+        return _centered_gamma(extract(self.gamma_shape, level, like.double()).expand(like.shape)).to(like.dtype)
 
     def step_noise(self, like: Tensor, level: int, prev_level: int) -> Tensor:
-        """The same for what the chain adds between level ``prev_level`` (-1: none) and ``level``."""
-        if self.shape is None:
+        """Return unit noise like ``like`` as the process adds it between ``prev_level`` (-1: clean) and ``level``."""
+        if self.gamma_shape is None:
             return torch.randn_like(like)
-        shape = self.shape[level] - (self.shape[prev_level] if prev_level >= 0 else 0.0)
+        shape = self.gamma_shape[level] - (self.gamma_shape[prev_level] if prev_level >= 0 else 0.0)
         return _centered_gamma(shape.to(like.device).expand(like.shape)).to(like.dtype)
 
     def perturb(self, x: Tensor, level: Tensor, noise: Tensor) -> Tensor:
-        """Images (batch, ...) mixed with ``noise`` at the levels (batch,)."""
+        """Return images (batch, ...) mixed with ``noise`` at the levels (batch,)."""
         return extract(self.alpha, level, x) * x + extract(self.sigma, level, x) * noise
 
 
 def extract(table: Tensor, level: Tensor, like: Tensor) -> Tensor:
-    """Entries of a table for each row of ``like``, (batch, 1, ...) in its type and on its device."""
+    """Return a table's entry for each row of ``like``: (batch, 1, ...) in its type and on its device."""
     values = table.to(like.device)[level].to(like.dtype)
     return values.view(-1, *[1] * (like.dim() - 1))
 
 
 def ddpm_betas(levels: int, largest: float = 0.999) -> Tensor:
-    """DDPM's linear schedule (levels,) for any number of them: betas times 1,000 / levels, cut at ``largest``.
+    """Return DDPM's linear schedule of betas (levels,), for any number of levels.
 
-    So the last level is noise alone, as samplers take it to be, however many there are. **Source**: Nichol and
-    Dhariwal, Improved Denoising Diffusion Probabilistic Models, ICML 2021, released code; the cut is their cosine's.
+    They are those of 1,000 levels times 1,000 / levels, cut at ``largest``, so that the last level is pure noise, as
+    samplers assume. **Source**: Nichol and Dhariwal, Improved Denoising Diffusion Probabilistic Models, ICML 2021,
+    released code; the cut is their cosine's.
     """
     scale = 1000 / levels
     return torch.linspace(1e-4 * scale, 0.02 * scale, levels, dtype=torch.float64).clamp(max=largest)
 
 
 def linear_betas(levels: int, first: float = 1e-4, last: float = 0.02) -> Tensor:
-    """DDPM's schedule: beta_t (levels,) in even steps.
+    """Return DDPM's schedule: beta_t (levels,) in even steps.
 
     Raises
     ------
@@ -137,14 +138,14 @@ def linear_betas(levels: int, first: float = 1e-4, last: float = 0.02) -> Tensor
 
 
 def cosine_betas(levels: int, offset: float = 0.008, largest: float = 0.999) -> Tensor:
-    """The schedule whose abar_t is a squared cosine, (levels,), cut at ``largest``."""
+    """Return the betas (levels,) of the schedule whose abar_t is a squared cosine, cut at ``largest``."""
     angle = (torch.arange(levels + 1, dtype=torch.float64) / levels + offset) / (1 + offset) * math.pi / 2
     abar = angle.cos() ** 2
     return (1 - abar[1:] / abar[:-1]).clamp(max=largest)
 
 
 def ddpm_schedule(betas: Tensor, theta: float | None = None) -> NoiseSchedule:
-    """DDPM's law from its betas (levels,); with ``theta`` (theta_0 of the paper, there 0.001) the Gamma chain.
+    """Return DDPM's schedule of betas (levels,); with ``theta`` (theta_0 of the paper, there 0.001) the Gamma process.
 
     Raises
     ------
@@ -165,12 +166,12 @@ def ddpm_schedule(betas: Tensor, theta: float | None = None) -> NoiseSchedule:
 
 
 def ncsn_schedule(sigmas: Tensor, *, predicts_score: bool = False) -> NoiseSchedule:
-    """NCSN's law from its standard deviations (levels,), the smallest first; ``ncsn_schedule.py`` chooses them."""
+    """Return NCSN's schedule of standard deviations (levels,), the smallest first; see ``sigmas.py``."""
     sigmas = sigmas.double()
     return NoiseSchedule(torch.ones_like(sigmas), sigmas, predicts_score=predicts_score)
 
 
 def _centered_gamma(shape: Tensor) -> Tensor:
-    """(g - k) / sqrt(k) for g ~ Gamma(k, 1): mean 0, variance 1, skewness 2 / sqrt(k); float64."""
-    drawn = torch.distributions.Gamma(shape, torch.ones_like(shape)).sample()
-    return (drawn - shape) / shape.sqrt()
+    """Return (g - k) / sqrt(k) for g ~ Gamma(k, 1): mean 0, variance 1, skewness 2 / sqrt(k); float64."""
+    sampled = torch.distributions.Gamma(shape, torch.ones_like(shape)).sample()
+    return (sampled - shape) / shape.sqrt()

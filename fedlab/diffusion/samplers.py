@@ -1,18 +1,18 @@
-"""From noise to images: DDPM's ancestral step, DDIM's with S of T levels, annealed Langevin dynamics.
+"""Samplers, from noise to images: DDPM's ancestral step, DDIM's with S of T levels, annealed Langevin dynamics.
 
-Every step works for every law, since all it needs of one are its two tables: between levels s < t an image is
-multiplied by a = signal_t / signal_s and gets noise of variance b^2 = spread_t^2 - a^2 spread_s^2 (DDPM: a^2 = 1 -
-beta_t, b^2 = beta_t; level -1 is the clean image).
+Every step works for every schedule, since it uses only the two tables: between levels s < t an image is multiplied by
+a = alpha_t / alpha_s and gets noise of variance b^2 = sigma_t^2 - a^2 sigma_s^2 (DDPM: a^2 = 1 - beta_t, b^2 = beta_t;
+level -1 is the clean image).
 
 **Source**: Ho, Jain and Abbeel, 2020, equations 6, 7, 11 and algorithm 2; Song, Meng and Ermon, Denoising Diffusion
-Implicit Models, ICLR 2021, equations 12 and 16 and appendix D.2 (which levels); Song and Ermon, 2019, algorithm 1;
+Implicit Models, ICLR 2021, equations 12 and 16 and appendix D.2 (the levels); Song and Ermon, 2019, algorithm 1;
 Jolicoeur-Martineau et al., 2021, for the last denoising step; Nachmani, Roman and Wolf, 2021, algorithm 2.
 
 **Departures**: (1) annealed Langevin has the convention of the paper's algorithm 1, x + alpha/2 s + sqrt(alpha) z, with
 alpha = step sigma^2; the paper's eps = 2e-5 is step 0.2, the released code's drift is twice that, step 0.4 here; (2) it
-starts from what it is given: the paper draws uniform pixels, ``initial_noise`` gives the last level's noise; (3) DDIM keeps the
-noise as it was found where the image is clipped; (4) the Gamma chain's step back adds noise of the shape that the
-chain added between the two levels, centered and of the step's variance.
+starts from the given tensor: the paper draws uniform pixels, :func:`initial_noise` gives the last level's noise; (3)
+DDIM keeps the predicted noise where the image is clipped; (4) the Gamma process's reverse step adds noise of the shape
+that the process added between the two levels, centered and of the step's variance.
 """
 
 from __future__ import annotations
@@ -32,27 +32,23 @@ SamplerStep = Callable[[NoiseSchedule, Tensor, Tensor, int, int], Tensor]  # law
 StepCallback = Callable[[int, int], object]  # passes of the backbone done, and in all
 
 
-def untold(done: int, total: int) -> None:
-    """Nobody wants to know."""
-
-
 def transition(schedule: NoiseSchedule, level: int, prev_level: int) -> tuple[float, float]:
-    """Factor a and variance b^2 of the way from level ``prev_level`` up to ``level``."""
-    (alpha, sigma), (signal_before, spread_before) = schedule.at(level), schedule.at(prev_level)
-    factor = alpha / signal_before
-    return factor, sigma**2 - (factor * spread_before) ** 2
+    """Return the factor a and variance b^2 of the step from ``prev_level`` up to ``level``."""
+    (alpha, sigma), (prev_alpha, prev_sigma) = schedule.at(level), schedule.at(prev_level)
+    factor = alpha / prev_alpha
+    return factor, sigma**2 - (factor * prev_sigma) ** 2
 
 
 def posterior(schedule: NoiseSchedule, clean: Tensor, x: Tensor, level: int, prev_level: int) -> tuple[Tensor, float]:
-    """Mean, like ``x``, and variance of q(x at ``prev_level`` | x at ``level``, the clean image)."""
+    """Return mean, like ``x``, and variance of q(x at ``prev_level`` | x at ``level``, the clean image)."""
     factor, added = transition(schedule, level, prev_level)
-    (_, sigma), (signal_before, spread_before) = schedule.at(level), schedule.at(prev_level)
-    mean = (signal_before * added * clean + factor * spread_before**2 * x) / sigma**2
-    return mean, added * (spread_before / sigma) ** 2
+    (_, sigma), (prev_alpha, prev_sigma) = schedule.at(level), schedule.at(prev_level)
+    mean = (prev_alpha * added * clean + factor * prev_sigma**2 * x) / sigma**2
+    return mean, added * (prev_sigma / sigma) ** 2
 
 
 def predict_x0(schedule: NoiseSchedule, x: Tensor, predicted: Tensor, level: int, *, clip: bool = False) -> Tensor:
-    """The clean image behind ``x``, given the noise found in it; for NCSN it is x + sigma^2 s(x)."""
+    """Return the clean image estimated from ``x`` and the predicted noise; for NCSN it is x + sigma^2 s(x)."""
     alpha, sigma = schedule.at(level)
     clean = (x - sigma * predicted) / alpha
     return clean.clamp(-1, 1) if clip else clean
@@ -69,12 +65,12 @@ def ancestral_step(
     clip: bool = True,
     noise: Tensor | None = None,
 ) -> Tensor:
-    """A draw from the model's p(x at ``prev_level`` | x at ``level``).
+    """Return a sample of the model's p(x at ``prev_level`` | x at ``level``).
 
     Parameters
     ----------
-    found
-        Noise that the backbone found in ``x``.
+    predicted
+        Noise that the backbone predicts in ``x``.
     variance
         "large": b^2, DDPM's beta_t, best for images that are normal pixel by pixel; "small": the posterior's own.
     clip
@@ -100,14 +96,14 @@ def ddim_step(
     clip: bool = True,
     noise: Tensor | None = None,
 ) -> Tensor:
-    """DDIM's step: the estimated image, noised again to ``prev_level`` with the found noise and a share of fresh noise.
+    """Return DDIM's step: the estimated image, noised again to ``prev_level`` with predicted and fresh noise.
 
     Parameters
     ----------
     eta
-        0: no fresh noise, the same start gives the same image; 1: as much as the posterior has.
+        0: no fresh noise, equal initial noise gives equal images; 1: as much as the posterior has.
     clip, noise
-        As in ``ancestral_step``.
+        As in :func:`ancestral_step`.
     """
     alpha, sigma = schedule.at(prev_level)
     fresh = eta**2 * posterior(schedule, x, x, level, prev_level)[1]
@@ -121,7 +117,7 @@ Spacing = Literal["linear", "quadratic", "trailing"]
 
 
 def timesteps(levels: int, steps: int, spacing: Spacing = "linear") -> list[int]:
-    """Which ``steps`` of ``levels`` a sampler visits, increasing.
+    """Return the ``steps`` of ``levels`` that a sampler uses, increasing.
 
     "linear": floor(i T/S) from 0; "quadratic": floor(c i^2) from 0 to 0.8 T; "trailing": floor((i + 1) T/S) - 1, of
     which the last is T - 1.
@@ -129,7 +125,7 @@ def timesteps(levels: int, steps: int, spacing: Spacing = "linear") -> list[int]
     Raises
     ------
     ConfigError
-        When there are more steps than levels, none, or quadratic spacing meets one level twice.
+        When there are more steps than levels, none, or quadratic spacing uses one level twice.
     """
     if not 1 <= steps <= levels:
         raise ConfigError(
@@ -147,32 +143,42 @@ def timesteps(levels: int, steps: int, spacing: Spacing = "linear") -> list[int]
 
 
 def initial_noise(schedule: NoiseSchedule, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
-    """Noise of the last level, (batch, ...), float32: what a sampler begins with."""
+    """Return noise of the last level, (batch, ...), float32: the input of a sampler."""
     blank = torch.zeros(shape, device=device)
-    last = torch.full((shape[0],), schedule.levels - 1, device=device)
-    return schedule.at(schedule.levels - 1)[1] * schedule.noise(blank, last)
+    last = torch.full((shape[0],), schedule.num_levels - 1, device=device)
+    return schedule.at(schedule.num_levels - 1)[1] * schedule.noise(blank, last)
 
 
 @torch.no_grad()
 def sample(
-    schedule: NoiseSchedule, backbone: Backbone, x: Tensor, step: SamplerStep, steps: int | None = None, *, tell: StepCallback = untold
+    schedule: NoiseSchedule, backbone: Backbone, x: Tensor, step: SamplerStep, steps: int | None = None, *, on_step: StepCallback | None = None
 ) -> Tensor:
-    """Images from noise ``x`` (batch, ...) of the last level by ``steps`` steps, None for one at every level.
+    """Return images from noise ``x`` (batch, ...) of the last level by ``steps`` steps, None for one at every level.
 
-    ``step`` is ``ancestral_step``, ``ddim_step``, or a partial of one. A chain's last levels are all noise, and it is
-    visited as published, from below the last. On a ladder they differ in how much, so there the last is visited.
+    Parameters
+    ----------
+    step
+        ``ancestral_step``, ``ddim_step``, or a partial of one.
+    on_step
+        Called after each step with the number of passes done and of all.
+
+    Notes
+    -----
+    DDPM's last levels are all noise, so steps are spaced as published, from below the last level. NCSN's differ in how
+    much noise they have, so the last one is used.
     """
-    spacing: Spacing = "linear" if schedule.at(schedule.levels - 1)[0] < 1 else "trailing"
-    levels = timesteps(schedule.levels, schedule.levels if steps is None else steps, spacing)
+    spacing: Spacing = "linear" if schedule.at(schedule.num_levels - 1)[0] < 1 else "trailing"
+    levels = timesteps(schedule.num_levels, schedule.num_levels if steps is None else steps, spacing)
     ways = zip(reversed(levels), [*reversed(levels[:-1]), -1], strict=True)
     for done, (level, prev_level) in enumerate(ways, 1):
         x = step(schedule, x, noise_estimate(schedule, backbone, x, _whole(x, level)), level, prev_level)
-        tell(done, len(levels))
+        if on_step is not None:
+            on_step(done, len(levels))
     return x
 
 
 def langevin_step(x: Tensor, slope: Tensor, alpha: float, noise: Tensor) -> Tensor:
-    """One unadjusted step with the score ``slope``, in the paper's convention."""
+    """Return one unadjusted step with the score ``slope``, in the paper's convention."""
     return x + alpha / 2 * slope + sqrt(alpha) * noise
 
 
@@ -185,25 +191,28 @@ def annealed_langevin(
     steps: int = 100,
     step: float = 0.2,
     denoise: bool = True,
-    tell: StepCallback = untold,
+    on_step: StepCallback | None = None,
 ) -> Tensor:
-    """Images from ``x`` (batch, ...) by ``steps`` Langevin steps at each level, from the most noise to the least.
+    """Return images from ``x`` (batch, ...) by ``steps`` Langevin steps a level, from the most noise to the least.
 
     Parameters
     ----------
     step
-        alpha as a share of the level's variance, the paper's eps / sigma_L^2; ``ladder.best_step`` chooses one.
+        alpha as a fraction of the level's variance, the paper's eps / sigma_L^2; see ``sigmas.best_step``.
     denoise
-        Take away the last level's noise at the end; NCSNv2 does, NCSN did not.
+        Remove the last level's noise at the end; NCSNv2 does, NCSN did not.
+    on_step
+        As in :func:`sample`.
     """
-    for visited_levels, level in enumerate(reversed(range(schedule.levels))):
+    for visited_levels, level in enumerate(reversed(range(schedule.num_levels))):
         alpha = step * schedule.at(level)[1] ** 2
         for done in range(1, steps + 1):
             x = langevin_step(x, score(schedule, backbone, x, _whole(x, level)), alpha, torch.randn_like(x))
-            tell(visited_levels * steps + done, schedule.levels * steps)
+            if on_step is not None:
+                on_step(visited_levels * steps + done, schedule.num_levels * steps)
     return predict_x0(schedule, x, noise_estimate(schedule, backbone, x, _whole(x, 0)), 0) if denoise else x
 
 
 def _whole(x: Tensor, level: int) -> Tensor:
-    """One level for all rows."""
+    """Return one level for all rows, (batch,)."""
     return torch.full((len(x),), level, dtype=torch.int64, device=x.device)

@@ -1,1 +1,1 @@
-"""Scores of what a generative model draws: no strategy, no knob, no file."""
+"""Metrics and figures of generated samples: no strategy, no options, no files."""

@@ -15,12 +15,18 @@ Floats = NDArray[np.float64]
 
 
 def frechet(a: Floats, b: Floats) -> float:
-    """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), at least 0.
+    """Return |mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), at least 0.
 
     Parameters
     ----------
     a, b
-        (samples, dimensions), two samples at least each. The estimate is too large for few samples: give their number.
+        (samples, dimensions), two samples at least each. The estimate is too large for few samples: report their
+        number.
+
+    Raises
+    ------
+    ValueError
+        When a side has fewer than two samples.
     """
     if min(len(a), len(b)) < 2:
         raise ValueError(f"a covariance needs two samples; got {len(a)} and {len(b)}")
@@ -33,6 +39,6 @@ def frechet(a: Floats, b: Floats) -> float:
 
 
 def total_variation(a: Mapping[str, float], b: Mapping[str, float]) -> float:
-    """Half the absolute difference of two histograms, each scaled to sum 1: 0 equal, 1 disjoint."""
+    """Return half the absolute difference of two histograms, each scaled to sum 1: 0 equal, 1 disjoint."""
     of_a, of_b = sum(a.values()), sum(b.values())
     return 0.5 * sum(abs(a.get(name, 0) / of_a - b.get(name, 0) / of_b) for name in {*a, *b})

@@ -1,4 +1,4 @@
-"""Pictures of generated images, as PNG files: drawn beside real ones, and what labels they have."""
+"""Figures of generated images, as PNG files: next to real ones, and by predicted label."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SAMPLE_COLOR, CLIENT_COLORS = "#b5451f", ("#2f6f9f", "#7fb3d5", "#1e8449", "#82c
 
 
 def tile_images(x: Tensor, columns: int) -> Pixels:
-    """Images (n, 1 or 3, height, width) in [-1, 1] in rows of ``columns``, uint8 (rows, pixels, 3); empty ones gray."""
+    """Arrange images (n, 1 or 3, height, width) in [-1, 1] in rows: uint8 (rows, pixels, 3), empty places gray."""
     x = ((x.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().expand(-1, 3, -1, -1)
     missing = -len(x) % columns
     x = torch.cat([x, torch.full_like(x[:1], BACKGROUND).expand(missing, -1, -1, -1)]) if missing else x
@@ -34,34 +34,36 @@ def tile_images(x: Tensor, columns: int) -> Pixels:
     return pixels
 
 
-def generated_and_real(drawn: Tensor, real: Tensor, side: int = 8) -> bytes:
-    """A square of drawn images on the left and one of real images on the right, with a title above each."""
-    both = [tile_images(x[: side * side], side) for x in (drawn, real)]
+def generated_and_real(generated: Tensor, real: Tensor, side: int = 8) -> bytes:
+    """Return a figure with a square of generated images on the left and one of real images on the right."""
+    both = [tile_images(x[: side * side], side) for x in (generated, real)]
     canvas = new_figure(8.4, 4.5, "compressed")
-    for axes, pixels, title in zip(canvas.subplots(1, 2), both, ("drawn", "real"), strict=True):
+    for axes, pixels, title in zip(canvas.subplots(1, 2), both, ("generated", "real"), strict=True):
         axes.imshow(pixels, interpolation="nearest")
         axes.set_title(title, fontsize=11)
         axes.axis("off")
     return to_png(canvas)
 
 
-def label_plot(drawn: Tensor, labels: Tensor, mixtures: Mapping[str, NDArray[np.float64]], each: int = 12) -> bytes:
-    """A row of drawn images for each label, and beside it the label's share: of the drawn, and of every client's own.
+def label_plot(generated: Tensor, labels: Tensor, mixtures: Mapping[str, NDArray[np.float64]], each: int = 12) -> bytes:
+    """Return a figure with a row of generated images for each label, and the fractions of labels.
 
     Parameters
     ----------
-    drawn, labels
+    generated, labels
         (n, 1 or 3, height, width) in [-1, 1], and integers (n,).
     mixtures
         Client to its number of images of each label (labels,); bars show their part of all.
+    each
+        Images of a row.
     """
     count = len(next(iter(mixtures.values())))
     rows = []
     for label in range(count):
-        some = drawn[labels == label][:each]
-        blank = torch.full((each - len(some), *drawn.shape[1:]), 2 * BACKGROUND / 255 - 1)
+        some = generated[labels == label][:each]
+        blank = torch.full((each - len(some), *generated.shape[1:]), 2 * BACKGROUND / 255 - 1)
         rows.append(torch.cat([some.cpu(), blank]))
-    shares = np.bincount(labels.numpy(), minlength=count) / len(labels)
+    fractions = np.bincount(labels.numpy(), minlength=count) / len(labels)
     total = sum(sizes.sum() for sizes in mixtures.values())
     canvas = new_figure(9.6, 5.2, "constrained")
     left, right = canvas.subplots(1, 2, width_ratios=(1.25, 1))
@@ -71,15 +73,15 @@ def label_plot(drawn: Tensor, labels: Tensor, mixtures: Mapping[str, NDArray[np.
     left.set_yticks([height * (label + 0.5) for label in range(count)], [str(label) for label in range(count)])
     left.set_xticks([])
     left.tick_params(length=0)
-    left.set_title("drawn, by the label that is read", fontsize=10)
+    left.set_title("generated, by predicted label", fontsize=10)
     where = np.arange(count, dtype=np.float64)
-    right.barh(where - 0.2, shares, 0.38, color=SAMPLE_COLOR, label="drawn")
+    right.barh(where - 0.2, fractions, 0.38, color=SAMPLE_COLOR, label="generated")
     _stacked(right, where + 0.2, mixtures, total)
     right.set_yticks(where, [str(label) for label in range(count)])
     right.set_ylim(count - 0.5, -0.5)
-    right.set_xlabel("share of images")
+    right.set_xlabel("fraction of images")
     right.locator_params(axis="x", nbins=5)
-    right.set_title("labels: drawn, and held by clients", fontsize=10)
+    right.set_title("labels: generated, and of clients", fontsize=10)
     right.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     for side in ("top", "right"):
         right.spines[side].set_visible(False)
@@ -89,7 +91,7 @@ def label_plot(drawn: Tensor, labels: Tensor, mixtures: Mapping[str, NDArray[np.
 
 
 def _stacked(axes: Axes, where: NDArray[np.float64], mixtures: Mapping[str, NDArray[np.float64]], total: float) -> None:
-    """Bars of every client's part behind each other; after the palette's last color they share one."""
+    """Draw stacked bars of every client's part; clients after the palette's last color share it."""
     start = np.zeros(len(where))
     for number, (name, sizes) in enumerate(mixtures.items()):
         color = CLIENT_COLORS[min(number, len(CLIENT_COLORS) - 1)]

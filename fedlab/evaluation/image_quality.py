@@ -1,4 +1,4 @@
-"""What generated images are worth in a feature space: Frechet distance, precision and recall, labels.
+"""Quality of generated images in a feature space: Frechet distance, precision and recall, labels.
 
 **Source**: Heusel et al., GANs Trained by a Two Time-Scale Update Rule, NeurIPS 2017, for the distance; Kynkaanniemi et
 al., Improved Precision and Recall Metric for Assessing Generative Models, NeurIPS 2019, for the other two: a sample is
@@ -23,7 +23,7 @@ NUM_NEIGHBORS = 3  # k
 
 
 def knn_radii(features: Tensor, neighbors: int = NUM_NEIGHBORS) -> Tensor:
-    """Distance (images,) of each row of (images, dimensions) to its k-th nearest other row.
+    """Return the distance (images,) of each row of (images, dimensions) to its k-th nearest other row.
 
     Raises
     ------
@@ -35,30 +35,36 @@ def knn_radii(features: Tensor, neighbors: int = NUM_NEIGHBORS) -> Tensor:
     return pairwise_distances(features, features).fill_diagonal_(0.0).kthvalue(neighbors + 1, 1).values
 
 
-def coverage(points: Tensor, around: Tensor, reach: Tensor) -> float:
-    """Share of ``points`` (n, dimensions) within ``reach`` (m,) of at least one row of ``around`` (m, dimensions)."""
-    return float((pairwise_distances(points, around) <= reach).any(1).double().mean())
+def coverage(points: Tensor, centers: Tensor, radii: Tensor) -> float:
+    """Return the fraction of ``points`` (n, dimensions) within ``radii`` (m,) of some of ``centers`` (m, dimensions).
+    """
+    return float((pairwise_distances(points, centers) <= radii).any(1).double().mean())
 
 
 def pairwise_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances (n, m), float64 and without the shortcut that rounds small ones to 0."""
+    """Return Euclidean distances (n, m), float64 and without the shortcut that rounds small ones to 0."""
     return torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def distribution_metrics(drawn: Tensor, real: Tensor) -> dict[str, float]:
-    """``frechet``, ``precision`` and ``recall`` of drawn images against real ones, from their features (n, dimensions).
+def distribution_metrics(generated: Tensor, real: Tensor) -> dict[str, float]:
+    """Return ``frechet``, ``precision`` and ``recall`` of generated against real images, from features (n, dimensions).
 
-    All three depend on how many there are: compare numbers of equal counts only, and with those of real images.
+    All three depend on the number of images: compare at equal numbers only, and with those of real images.
+
+    Raises
+    ------
+    ValueError
+        When a side has not more images than neighbors.
     """
     return {
-        "frechet": frechet(drawn.double().numpy(), real.double().numpy()),
-        "precision": coverage(drawn, real, knn_radii(real)),
-        "recall": coverage(real, drawn, knn_radii(drawn)),
+        "frechet": frechet(generated.double().numpy(), real.double().numpy()),
+        "precision": coverage(generated, real, knn_radii(real)),
+        "recall": coverage(real, generated, knn_radii(generated)),
     }
 
 
 def label_distances(labels: Tensor, mixture: NDArray[np.float64]) -> Mapping[str, float]:
-    """How far the labels (n,) are from a mixture (classes,) that sums to 1.
+    """Return distances of labels (n,) from a mixture (classes,) that sums to 1.
 
     ``label_distance`` is the total variation: 0 equal, 1 disjoint. ``label_kl`` is KL(labels || mixture) in nats; a
     class that the mixture lacks counts as half an image there, or a single one would make it infinite.

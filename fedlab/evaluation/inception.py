@@ -1,7 +1,7 @@
-"""The Frechet distance in Inception's features, the published FID, where its weights are on this machine.
+"""The published FID, in Inception's features, where its weights are on this machine.
 
 torchmetrics and torch-fidelity are no dependencies of fedlab, and their weights (91 MB) come from the network: they are
-used where both are there, and nothing else is ever reported in their place.
+used where both are installed, and nothing else is ever reported in their place.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's copy o
 
 
 def unavailable_reason() -> str:
-    """Why the distance cannot be taken here; empty: it can."""
+    """Return why FID cannot be computed here; empty when it can."""
     lacking = [name for name in ("torchmetrics", "torch_fidelity") if find_spec(name) is None]
     if lacking:
         return f"{' and '.join(lacking)} cannot be imported; pip install torchmetrics torch-fidelity"
@@ -24,12 +24,12 @@ def unavailable_reason() -> str:
     return "" if path.is_file() else f"its weights are not at {path}; put torch-fidelity's {WEIGHTS} there"
 
 
-def fid(drawn: Tensor, real: Tensor) -> float:
-    """FID of images (n, 1 or 3, size, size) in [-1, 1] against real ones, by torchmetrics."""
+def fid(generated: Tensor, real: Tensor) -> float:
+    """Return the FID of images (n, 1 or 3, size, size) in [-1, 1] against real ones, by torchmetrics."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     metric = FrechetInceptionDistance(normalize=True)
-    for images, are_real in ((real, True), (drawn, False)):
+    for images, are_real in ((real, True), (generated, False)):
         for part in torch.split((images + 1) / 2, 50):
             metric.update(part.expand(-1, 3, -1, -1), real=are_real)
     return float(metric.compute())

@@ -1,7 +1,7 @@
-"""Pictures of molecules, as PNG bytes: grids by RDKit, histograms of properties and curves by matplotlib.
+"""Figures of molecules, as PNG bytes: grids by RDKit, histograms of properties and curves by matplotlib.
 
 Paper is white in every theme, as chemists draw, and all molecules of a grid have one scale. Colors and their meaning
-are those of the report's pages: gray for real molecules, blue for drawn ones.
+are those of the report's pages: gray for real molecules, blue for generated ones.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ BINS = 24
 
 
 def molecule_grid(smiles: Sequence[str], caption: str, legends: Sequence[str] = (), columns: int = COLUMNS) -> bytes:
-    """Molecules in rows, each with its legend below, and a caption above; "" is an empty place with its legend.
+    """Return molecules in rows, each with its legend below, and a caption above; "" is an empty place with its legend.
 
     Parameters
     ----------
     smiles
-        That RDKit accepts.
+        SMILES that RDKit accepts, or "".
     """
     from rdkit.Chem.Draw import rdMolDraw2D  # late: it needs X11 libraries, which only drawing should
 
@@ -54,8 +54,8 @@ def molecule_grid(smiles: Sequence[str], caption: str, legends: Sequence[str] = 
         options.setLegendColour((0.36, 0.4, 0.43))
         drawer.DrawMolecules(molecules, legends=list(legends) or [""] * len(molecules))
         drawer.FinishDrawing()
-        drawn = Image.open(io.BytesIO(drawer.GetDrawingText()))
-        page.paste(drawn, (MARGIN, MARGIN + LINE + 8))
+        drawing = Image.open(io.BytesIO(drawer.GetDrawingText()))
+        page.paste(drawing, (MARGIN, MARGIN + LINE + 8))
         for number, legend in enumerate(legends):  # RDKit leaves out those of empty places
             if legend and not smiles[number]:
                 left, top = MARGIN + number % columns * PANEL, MARGIN + LINE + 8 + number // columns * PANEL
@@ -63,14 +63,14 @@ def molecule_grid(smiles: Sequence[str], caption: str, legends: Sequence[str] = 
     return optimize_png(page)
 
 
-def sample_grid(drawn: Sequence[str | None]) -> bytes:
-    """The first valid molecules of what a model drew, each once, with how often it came."""
-    valid = [one for one in drawn if one]
+def sample_grid(generated: Sequence[str | None]) -> bytes:
+    """Return a grid of the first valid molecules of a sample, each once, with how often it was sampled."""
+    valid = [one for one in generated if one]
     different = list(dict.fromkeys(valid))
     shown = different[: COLUMNS * ROWS]
-    caption = f"{len(valid)} of {len(drawn)} drawn graphs are molecules, {len(different)} different ones"
+    caption = f"{len(valid)} of {len(generated)} generated graphs are molecules, {len(different)} different ones"
     if not valid:
-        caption = f"none of {len(drawn)} drawn graphs is a molecule"
+        caption = f"none of {len(generated)} generated graphs is a molecule"
     elif len(shown) < len(different):
         caption += f"; the first {len(shown)}"
     repeats = [valid.count(one) for one in shown]
@@ -78,7 +78,7 @@ def sample_grid(drawn: Sequence[str | None]) -> bytes:
 
 
 def property_histograms(valid: Sequence[str], reference: Sequence[str], caption: str = "") -> bytes:
-    """QED, logP, weight and ring sizes of drawn molecules over those of real ones, each as shares."""
+    """Return histograms of QED, logP, weight and ring sizes of generated molecules over those of real ones."""
     ours, theirs = properties(tuple(valid)) if valid else None, properties(tuple(reference))
     names = list(DESCRIPTORS)
     canvas = new_figure(11.5, 2.9)
@@ -95,40 +95,40 @@ def property_histograms(valid: Sequence[str], reference: Sequence[str], caption:
     _overlaid(axes[-1], real, mine, edges)
     axes[-1].set_xlabel("atoms in a ring")
     axes[-1].set_xticks(list(sizes))
-    axes[0].set_ylabel("share")
-    real_label, own_label = f"{len(reference):,} real molecules", f"{len(valid):,} drawn ones"
+    axes[0].set_ylabel("fraction")
+    real_label, own_label = f"{len(reference):,} real molecules", f"{len(valid):,} generated ones"
     handles = [axes[0].patches[0], *axes[0].lines[:1]]
     canvas.legend(handles, [real_label, own_label + caption], loc="upper left", ncols=2, frameon=False, fontsize=9)
     canvas.subplots_adjust(left=0.055, right=0.99, top=0.84, bottom=0.19, wspace=0.22)
     return render(canvas)
 
 
-def _overlaid(axis: Axes, real: Floats, drawn: Floats, edges: Floats) -> None:
-    """Bars of real values, and the outline of the drawn ones, both summing to 1."""
+def _overlaid(axis: Axes, real: Floats, generated: Floats, edges: Floats) -> None:
+    """Draw bars of real values, and the outline of the generated ones, both summing to 1."""
     width, middles = np.diff(edges), (edges[1:] + edges[:-1]) / 2
-    for values, of_drawn in ((real, False), (drawn, True)):
-        shares = np.histogram(values, edges)[0] / max(len(values), 1)
-        if of_drawn:
-            axis.plot(np.repeat(edges, 2), np.concatenate([[0], np.repeat(shares, 2), [0]]), color=GENERATED, linewidth=1.7)
+    for values, is_generated in ((real, False), (generated, True)):
+        fractions = np.histogram(values, edges)[0] / max(len(values), 1)
+        if is_generated:
+            axis.plot(np.repeat(edges, 2), np.concatenate([[0], np.repeat(fractions, 2), [0]]), color=GENERATED, linewidth=1.7)
         else:
-            axis.bar(middles, shares, width * 0.94, color=REAL, alpha=0.45, linewidth=0)
+            axis.bar(middles, fractions, width * 0.94, color=REAL, alpha=0.45, linewidth=0)
     axis.set_xlim(edges[0], edges[-1])
     axis.set_ylim(bottom=0)
 
 
-def render(drawn: Figure) -> bytes:
-    """A figure in the house style as PNG."""
-    for axis in drawn.axes:
+def render(canvas: Figure) -> bytes:
+    """Return a figure in the house style as PNG."""
+    for axis in canvas.axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set_color(RULE)
         axis.tick_params(colors=SOFT, labelsize=8, length=3)
         for text in (axis.xaxis.label, axis.yaxis.label):
             text.set(color=INK, fontsize=9.5)
-    return to_png(drawn)
+    return to_png(canvas)
 
 
 def stack_vertically(parts: Sequence[bytes]) -> bytes:
-    """PNG files one below the other, all as wide as the widest."""
+    """Return PNG files stacked vertically, all as wide as the widest."""
     pages = [Image.open(io.BytesIO(part)).convert("RGB") for part in parts]
     width = max(page.width for page in pages)
     resized = [

@@ -1,9 +1,9 @@
-"""Scores of drawn molecules: whether they are any, how many different ones, how many new, how like the real ones.
+"""Metrics of generated molecules: validity, uniqueness, novelty, distances to the reference set.
 
-**Metrics**, all over ``samples`` drawn graphs, of which ``valid`` are molecules:
+**Metrics**, all over ``samples`` generated graphs, of which ``valid`` are molecules:
 
 - ``validity``: valid / samples; the rule is that of ``fedlab.data.molecules.graphs``, without the correction step.
-- ``uniqueness``: different canonical SMILES / valid; ``novelty``: share of the different ones that the training file
+- ``uniqueness``: different canonical SMILES / valid; ``novelty``: fraction of the different ones that the training file
   does not have; ``valid_unique_novel``: the product, which is novel different ones / samples.
 - ``wasserstein_NAME``: 1-Wasserstein distance to the reference of ``qed`` (0 to 1), ``logp``, ``weight`` (Da) and
   ``ring_sizes`` (atoms, of all rings together).
@@ -11,11 +11,11 @@
 - ``frechet``: Frechet distance of :data:`DESCRIPTORS`, each scaled by the reference's mean and standard deviation, to
   the reference. It grows as samples get fewer, so compare at equal numbers only.
 
-What cannot be measured is left out: distances with fewer than two valid molecules, ring sizes where no ring is.
+Metrics that cannot be measured are left out: distances with fewer than two valid molecules, ring sizes without rings.
 
 **Source**: validity, uniqueness, novelty as in De Cao and Kipf, MolGAN, 2018, and the public code of GraphNVP; QED:
 Bickerton et al. 2012; logP: Wildman and Crippen 1999. **Departures**: (1) ``frechet`` is taken on RDKit's descriptors:
-the ChemNet activations of FCD need weights that do not ship; it is no FCD; (2) novelty is a share of the different
+the ChemNet activations of FCD need weights that do not ship; it is no FCD; (2) novelty is a fraction of the different
 ones, as in GraphNVP, where MolGAN counts all valid ones.
 """
 
@@ -54,7 +54,7 @@ DESCRIPTORS: Mapping[str, Callable[[Chem.Mol], float]] = {
 
 @dataclass(frozen=True)
 class Properties:
-    """What molecules are like: descriptors (molecules, descriptors), all their rings' sizes, elements and bonds."""
+    """Properties of a set of molecules: descriptors (molecules, descriptors), all ring sizes, elements and bonds."""
 
     descriptors: Floats
     ring_sizes: tuple[int, ...]
@@ -62,23 +62,23 @@ class Properties:
     bonds: Mapping[str, int]
 
 
-def validity_metrics(drawn: Sequence[str | None], training: Collection[str]) -> dict[str, float]:
-    """Validity, uniqueness, novelty and their product.
+def validity_metrics(generated: Sequence[str | None], training: Collection[str]) -> dict[str, float]:
+    """Return validity, uniqueness, novelty and their product.
 
     Parameters
     ----------
-    drawn
-        Canonical SMILES of each graph drawn, None where it is no molecule.
+    generated
+        Canonical SMILES of each generated graph, None where it is no molecule.
     training
         Canonical SMILES of every training molecule.
     """
-    valid = [smiles for smiles in drawn if smiles]
+    valid = [smiles for smiles in generated if smiles]
     different = set(valid)
     novel = different.difference(training)
-    found = {"samples": float(len(drawn)), "valid": float(len(valid))}
-    if drawn:
-        found["validity"] = len(valid) / len(drawn)
-        found["valid_unique_novel"] = len(novel) / len(drawn)
+    found = {"samples": float(len(generated)), "valid": float(len(valid))}
+    if generated:
+        found["validity"] = len(valid) / len(generated)
+        found["valid_unique_novel"] = len(novel) / len(generated)
     if valid:
         found["uniqueness"] = len(different) / len(valid)
         found["novelty"] = len(novel) / len(different)
@@ -86,34 +86,34 @@ def validity_metrics(drawn: Sequence[str | None], training: Collection[str]) -> 
 
 
 def distribution_metrics(valid: Sequence[str], reference: Sequence[str]) -> dict[str, float]:
-    """Distances between valid drawn molecules and real ones, both as canonical SMILES."""
+    """Return distances between valid generated molecules and real ones, both as canonical SMILES."""
     if min(len(valid), len(reference)) < 2:
         return {}
     from scipy.stats import wasserstein_distance  # slow to import, and only scores need it
 
-    ours, theirs = properties(tuple(valid)), properties(tuple(reference))
-    mean, deviation = theirs.descriptors.mean(0), theirs.descriptors.std(0)
+    generated, real = properties(tuple(valid)), properties(tuple(reference))
+    mean, deviation = real.descriptors.mean(0), real.descriptors.std(0)
     scale = np.where(deviation > 0, deviation, 1.0)
     found = {
-        "frechet": frechet((ours.descriptors - mean) / scale, (theirs.descriptors - mean) / scale),
-        "distance_atoms": total_variation(ours.atoms, theirs.atoms),
+        "frechet": frechet((generated.descriptors - mean) / scale, (real.descriptors - mean) / scale),
+        "distance_atoms": total_variation(generated.atoms, real.atoms),
     }
-    if ours.bonds and theirs.bonds:
-        found["distance_bonds"] = total_variation(ours.bonds, theirs.bonds)
+    if generated.bonds and real.bonds:
+        found["distance_bonds"] = total_variation(generated.bonds, real.bonds)
     names = list(DESCRIPTORS)
     for name in PROPERTIES:
         column = names.index(name)
         found[f"wasserstein_{name}"] = float(
-            wasserstein_distance(ours.descriptors[:, column], theirs.descriptors[:, column])
+            wasserstein_distance(generated.descriptors[:, column], real.descriptors[:, column])
         )
-    if ours.ring_sizes and theirs.ring_sizes:
-        found["wasserstein_ring_sizes"] = float(wasserstein_distance(ours.ring_sizes, theirs.ring_sizes))
+    if generated.ring_sizes and real.ring_sizes:
+        found["wasserstein_ring_sizes"] = float(wasserstein_distance(generated.ring_sizes, real.ring_sizes))
     return found
 
 
 @lru_cache(maxsize=8)
 def properties(smiles: tuple[str, ...]) -> Properties:
-    """Of molecules that RDKit accepts."""
+    """Return the properties of molecules that RDKit accepts."""
     rows, rings, atoms, bonds = [], list[int](), Counter[str](), Counter[str]()
     for text in smiles:
         molecule = Chem.MolFromSmiles(text)

@@ -1,4 +1,4 @@
-"""Figures without a window, as PNG files on white, whatever the theme of the page that shows them."""
+"""Figures without a window, as PNG files on white, independent of the theme of the page that shows them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ DPI = 144
 
 
 def new_figure(width: float, height: float, layout: Literal["constrained", "compressed"] | None = None) -> Figure:
-    """An empty figure of so many inches."""
+    """Return an empty figure, sizes in inches."""
     from matplotlib.figure import Figure  # late: it is slow to import, and a run without pictures needs none
 
     return Figure((width, height), dpi=DPI, facecolor="white", layout=layout)
 
 
-def to_png(drawn: Figure) -> bytes:
-    """A figure as a PNG file."""
+def to_png(canvas: Figure) -> bytes:
+    """Return a figure as a PNG file."""
     stream = io.BytesIO()
-    drawn.savefig(stream, format="png", metadata={"Software": None})
+    canvas.savefig(stream, format="png", metadata={"Software": None})
     return optimize_png(Image.open(stream))
 
 
 def optimize_png(page: Image.Image) -> bytes:
-    """An image as a small PNG file."""
+    """Return an image as a small PNG file."""
     stream = io.BytesIO()
     page.convert("RGB").save(stream, "PNG", optimize=True)
     return stream.getvalue()

@@ -1,21 +1,20 @@
-"""What the latents of a finished run's model mean: paths between molecules, and directions along which properties grow.
+"""The latent space of a finished run's model: paths between molecules, and directions along which properties grow.
 
-All is done on the CPU with the newest checkpoint. Latents are those of ``GraphGenerator.encode``; graphs come back by
+All is done on the CPU with the newest checkpoint. Latents are those of ``GraphGenerator.encode``; graphs are decoded by
 ``decode``, molecules by the validity rule of ``fedlab.data.molecules.graphs``. On paths they are the likeliest; on
-walks
-they are drawn as samples are, where that makes a difference.
+traversals they are sampled as samples are, where that makes a difference.
 
 **A direction** of a property is the covariance of latents and property over molecules of the training file (the first
 component of partial least squares): how latents move on average where the property grows. It is judged by Pearson's
-correlation of the property with the latents along it on the test file's molecules, which nobody trained on. Beside it
-stands what all of the latents tell linearly: the correlation of a ridge regression's predictions, its penalty chosen
-among :data:`PENALTIES` by leave-one-out. Its weights are no direction to walk in: they lie where latents hardly vary,
-and graphs on the way do not change. A walk goes from a molecule along the direction, in units of the standard
-deviation of the training molecules along it.
+correlation of the property with the latents along it on the test file's molecules, which are not trained on. Beside it
+is the linear information of all latents: the correlation of a ridge regression's predictions, its penalty chosen among
+:data:`PENALTIES` by leave-one-out. Its weights are no direction to follow: they lie where latents hardly vary, and
+graphs along them do not change. A traversal follows the direction from a molecule, in units of the standard deviation
+of the training molecules along it.
 
 **Source**: paths, and walks along a linear model of a property, as in Madhawa et al., GraphNVP, 2019, section 5, who
 take the regression's weights. **Departures**: (1) the direction is the covariance; (2) how well it holds on other
-molecules, and how often a walk meets a molecule, is told.
+molecules, and how often a traversal decodes to a molecule, is reported.
 """
 
 from __future__ import annotations
@@ -49,12 +48,12 @@ BATCH = 500
 
 @dataclass(frozen=True)
 class LatentSpace:
-    """A model's latents, with the workload that it learned.
+    """A model's latents, with the workload that it was trained on.
 
     Attributes
     ----------
     name, round
-        Of the run directory, and the round after which the model was as it is.
+        Name of the run directory, and the round of the checkpoint.
     """
 
     workload: Molecules
@@ -64,12 +63,12 @@ class LatentSpace:
 
     @classmethod
     def open(cls, path: Path) -> LatentSpace:
-        """The newest model of a run directory.
+        """Return the latent space of a run directory's newest model.
 
         Raises
         ------
         RunError, ConfigError
-            When it is none, holds no checkpoint, or learned something else than molecules.
+            When it is no run directory, holds no checkpoint, or learned something else than molecules.
         """
         run = RunDirectory.open(path)
         config = load_config(str(run.config_file))
@@ -85,12 +84,12 @@ class LatentSpace:
 
     @property
     def generator(self) -> GraphGenerator:
-        """The model as what it is."""
+        """Return the model as a generator of graphs."""
         assert isinstance(self.model, GraphGenerator)
         return self.model
 
     def encode(self, table: Table) -> Tensor:
-        """Latents (molecules, dimensions) of graphs."""
+        """Return latents (molecules, dimensions) of graphs."""
         found = []
         for start in range(0, len(table), BATCH):
             rows = slice(start, start + BATCH)
@@ -99,7 +98,7 @@ class LatentSpace:
         return torch.cat(found)
 
     def encode_smiles(self, smiles: str) -> Tensor:
-        """Latents (1, dimensions) of one molecule, atoms in the order that the run's knobs give them.
+        """Return latents (1, dimensions) of one molecule, atoms in the order of the run's options.
 
         Raises
         ------
@@ -115,16 +114,22 @@ class LatentSpace:
         bonds, atoms = graphs.stack_graphs([graph])
         return self.generator.encode(*graphs.one_hot(bonds, atoms, self.workload.vocabulary))
 
-    def decode(self, latent: Tensor, *, drawn: bool = False) -> list[str | None]:
-        """Canonical SMILES of latents (batch, dimensions), None for what is no molecule."""
-        adjacency, nodes = self.generator.decode(latent, drawn=drawn)
+    def decode(self, latent: Tensor, *, sampled: bool = False) -> list[str | None]:
+        """Return canonical SMILES of latents (batch, dimensions), None where a graph is no molecule."""
+        adjacency, nodes = self.generator.decode(latent, sampled=sampled)
         return graphs.batch_to_smiles(adjacency.argmax(1), nodes.argmax(2), self.workload.vocabulary)
 
     def interpolate(self, first: str, second: str, steps: int) -> list[str | None]:
-        """What decodes at evenly spread points of the line between two molecules' latents, ends included."""
+        """Return the molecules decoded at ``steps`` equally spaced points between two latents, ends included.
+
+        Raises
+        ------
+        DataError
+            When one of the two is no molecule of the set.
+        """
         a, b = self.encode_smiles(first), self.encode_smiles(second)
-        shares = torch.linspace(0, 1, steps)[:, None]
-        return self.decode((1 - shares) * a + shares * b)
+        fractions = torch.linspace(0, 1, steps)[:, None]
+        return self.decode((1 - fractions) * a + fractions * b)
 
 
 @dataclass(frozen=True)
@@ -135,10 +140,10 @@ class Direction:
     ----------
     unit
         (dimensions,), of length 1.
-    deviation
+    std
         Standard deviation of the training molecules' latents along it.
     along, predicted, true
-        Of the test molecules (molecules,): latents along it, the regression's prediction, the property.
+        Values of the test molecules (molecules,): latents along it, the regression's prediction, the property.
     """
 
     name: str
@@ -150,27 +155,27 @@ class Direction:
 
     @property
     def correlation(self) -> float:
-        """Pearson's, of the property with latents along the direction."""
+        """Return Pearson's correlation of the property with latents along the direction."""
         return float(np.corrcoef(self.along, self.true)[0, 1])
 
     @property
     def regression(self) -> float:
-        """Pearson's, of the property with the regression's prediction."""
+        """Return Pearson's correlation of the property with the regression's prediction."""
         return float(np.corrcoef(self.predicted, self.true)[0, 1])
 
 
 @dataclass(frozen=True)
 class Traversal:
-    """What is met along a direction from ``NUM_STARTS`` molecules, at ``MAX_STD`` deviations to either side and between.
+    """Molecules decoded along a direction from ``NUM_STARTS`` molecules, up to ``MAX_STD`` deviations to either side.
 
     Attributes
     ----------
     steps
-        In standard deviations (steps,).
-    met
-        By start and step, SMILES or None.
+        Positions (steps,), in standard deviations.
+    decoded
+        SMILES or None, by start and step.
     values
-        The property of what is met (starts, steps), NaN where it is no molecule.
+        The property of the decoded molecules (starts, steps), NaN where a graph is no molecule.
     """
 
     steps: Floats
@@ -179,23 +184,23 @@ class Traversal:
 
     @property
     def valid(self) -> Floats:
-        """Share of starts with a molecule at each step."""
+        """Return the fraction of starts with a molecule at each step, (steps,)."""
         return np.asarray(np.isfinite(self.values).mean(0))
 
     @property
     def means(self) -> Floats:
-        """The property's mean at each step over what are molecules, NaN where there is none."""
+        """Return the mean property over the valid molecules of each step (steps,); NaN where none is valid."""
         counts = np.isfinite(self.values).sum(0)
         return np.where(counts, np.nansum(self.values, 0) / np.maximum(counts, 1), np.nan)
 
 
 def property_values(smiles: Sequence[str], name: str) -> Floats:
-    """A property of ``fedlab.evaluation.molecules`` for molecules that RDKit accepts."""
+    """Return a property of ``fedlab.evaluation.molecules``, (molecules,), for molecules that RDKit accepts."""
     return np.array([float(PROPERTIES[name](Chem.MolFromSmiles(one))) for one in smiles])
 
 
 def fit_direction(space: LatentSpace, name: str) -> Direction:
-    """The direction of a property, fitted on training molecules and judged on test molecules."""
+    """Return the direction of a property, fitted on training molecules and judged on test molecules."""
     from sklearn.linear_model import RidgeCV  # late: it is slow to import
 
     of_training, of_test = space.workload.tables()
@@ -215,12 +220,12 @@ def fit_direction(space: LatentSpace, name: str) -> Direction:
 
 
 def traverse(space: LatentSpace, along: Direction, steps: int = 17) -> Traversal:
-    """Go along a direction from test molecules."""
+    """Return the molecules along a direction from test molecules, at ``steps`` positions."""
     starts = space.encode(_usable(space.workload.tables()[1], NUM_STARTS))
     reach = torch.linspace(-MAX_STD, MAX_STD, steps)
     points = starts[:, None] + along.std * reach[:, None] * along.unit  # (starts, steps, dimensions)
     with seeded(space.workload.data_config.seed, "walk", along.name):
-        found = space.decode(points.flatten(0, 1), drawn=True)
+        found = space.decode(points.flatten(0, 1), sampled=True)
     decoded = [found[row * steps : (row + 1) * steps] for row in range(len(starts))]
     values = np.full((len(starts), steps), np.nan)
     for row, column in zip(*np.nonzero([[one is not None for one in line] for line in decoded]), strict=True):
@@ -229,5 +234,5 @@ def traverse(space: LatentSpace, along: Direction, steps: int = 17) -> Traversal
 
 
 def _usable(table: Table, most: int) -> Table:
-    """The first molecules whose graphs are molecules."""
+    """Return the first molecules whose graphs are molecules."""
     return table.select([row for row, meaning in enumerate(table.decoded_smiles) if meaning][:most])

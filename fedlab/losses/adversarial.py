@@ -1,8 +1,7 @@
 """Domain-adversarial loss: features from which a discriminator cannot tell the domains apart.
 
 **Source**: Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 2016, equations 9 to 18: the
-discriminator descends on its loss, the feature extractor ascends on it, in one step by a layer that turns gradients
-round.
+discriminator descends on its loss, the feature extractor ascends on it, in one step by a layer that reverses gradients.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ class _Reversed(torch.autograd.Function):
 
 
 def gradient_reversal(z: Tensor, weight: float = 1.0) -> Tensor:
-    """The same values; on the way back the gradient is multiplied by ``-weight``."""
+    """Return z unchanged; on the backward pass the gradient is multiplied by ``-weight``."""
     reversed_: Tensor = _Reversed.apply(z, weight)
     return reversed_
 
 
 def domain_loss(source: Tensor, target: Tensor) -> Tensor:
-    """Mean cross-entropy of a discriminator, both domains weighing the same: a scalar, log 2 where it guesses.
+    """Return the mean cross-entropy of a discriminator, both domains weighted equally: a scalar, log 2 for a guess.
 
     Parameters
     ----------
     source, target
-        Logits (batch, 1) of source and target features; large means target.
+        Logits (batch, 1) of source and target features; large values mean target.
     """
     of_source = binary_cross_entropy_with_logits(source, torch.zeros_like(source))
     of_target = binary_cross_entropy_with_logits(target, torch.ones_like(target))

@@ -1,4 +1,4 @@
-"""The discrepancy of two classifiers: where their predictions differ, one of them at least is off its source.
+"""The discrepancy of two classifiers, large where at least one of them fails on a target example.
 
 **Source**: Saito et al., Maximum Classifier Discrepancy for Unsupervised Domain Adaptation, CVPR 2018, equation 9.
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def discrepancy(p: Tensor, q: Tensor) -> Tensor:
-    """d(p, q) = sum over classes of |p - q|, in [0, 2].
+    """Return d(p, q) = sum over classes of |p - q|, in [0, 2].
 
     Parameters
     ----------

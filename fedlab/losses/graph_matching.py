@@ -1,14 +1,14 @@
-"""Which atom of a graph each decoded place stands for: the order of the atoms under which a graph costs least.
+"""Matching of decoded places to atoms: the order of the atoms under which a graph costs least.
 
 The cost of a graph in the order pi (place i holds atom pi(i)) under independent log-probabilities is
 
     c(pi) = -sum_i log p_i(x_pi(i)) - sum_{i<k} log p_ik(a_pi(i)pi(k)),    pairs with an absent atom costing nothing
 
-Its minimum is a quadratic assignment problem, sought here in two steps. A linear assignment (scipy's) pairs places
-and atoms as if every bond of a place had the mean of its bonds' probabilities. Then, from that order or the given one,
-whichever costs less, the swap of two atoms that saves most is made, until none saves or ``MAX_SWAPS`` were made. So the
-result is never above the cost in the given order; it need not be the minimum, and the test beside it compares with all
-orders of small graphs.
+Its minimum is a quadratic assignment problem, approximated here in two steps. A linear assignment (scipy's) pairs
+places and atoms as if every bond of a place had the mean of its bonds' probabilities. Then, from that order or the
+given one, whichever costs less, the swap of two atoms that saves most is made, until none saves or ``MAX_SWAPS`` were
+made. So the result is never above the cost in the given order; it need not be the minimum, and the test compares with
+all orders of small graphs.
 
 **Source**: Simonovsky and Komodakis, GraphVAE, 2018, section 3.4, match nodes to score a reconstruction.
 **Departures**: (1) they match by max-pooling and the Hungarian algorithm, whose result is not improved further.
@@ -24,7 +24,7 @@ MAX_SWAPS = 12
 
 @torch.no_grad()
 def match_nodes(bonds: Tensor, atoms: Tensor, adjacency: Tensor, nodes: Tensor, swaps: int = MAX_SWAPS) -> Tensor:
-    """For each place the atom that it is scored against.
+    """Return for each place the atom that it is scored against.
 
     Parameters
     ----------
@@ -32,6 +32,8 @@ def match_nodes(bonds: Tensor, atoms: Tensor, adjacency: Tensor, nodes: Tensor, 
         Log-probabilities (batch, R, N, N), symmetric, and (batch, N, F).
     adjacency, nodes
         The graphs, one-hot, of the same shapes.
+    swaps
+        Largest number of swaps.
 
     Returns
     -------
@@ -68,18 +70,18 @@ def match_nodes(bonds: Tensor, atoms: Tensor, adjacency: Tensor, nodes: Tensor, 
 
 
 def permute_adjacency(adjacency: Tensor, orders: Tensor) -> Tensor:
-    """(batch, R, N, N) with atom ``orders[i]`` at place i."""
+    """Return (batch, R, N, N) with atom ``orders[i]`` at place i; orders (batch, N)."""
     rows = adjacency.gather(2, orders[:, None, :, None].expand_as(adjacency))
     return rows.gather(3, orders[:, None, None, :].expand_as(adjacency))
 
 
 def permute_graph(adjacency: Tensor, nodes: Tensor, orders: Tensor) -> tuple[Tensor, Tensor]:
-    """A batch of graphs with their atoms in other orders (batch, N)."""
+    """Return ``adjacency`` (batch, R, N, N) and ``nodes`` (batch, N, F) with their atoms in the orders (batch, N)."""
     return permute_adjacency(adjacency, orders), nodes.gather(1, orders[:, :, None].expand_as(nodes))
 
 
 def _assigned(costs: Tensor) -> Tensor:
-    """The atom of each place (batch, N) by the cheapest assignment of costs (batch, N, N)."""
+    """Return the atom of each place (batch, N) by the cheapest assignment of costs (batch, N, N)."""
     from scipy.optimize import linear_sum_assignment  # late: it is slow to import, and few runs match
 
     found = [linear_sum_assignment(one)[1] for one in costs.double().cpu().numpy()]

@@ -21,19 +21,19 @@ from torch.nn.functional import cross_entropy, normalize
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float = 1.0) -> Tensor:
-    """The mean over both views of every image, a scalar.
+    """Return the mean loss over both views of every image, a scalar.
 
     Parameters
     ----------
     first, second
-        Embeddings of two views of the same images, each (batch, width); any length, only their direction counts.
+        Embeddings of two views of the same images, each (batch, width); only their direction matters.
     temperature
-        What cosines are divided by, > 0.
+        Divisor of the cosines, > 0.
 
     Raises
     ------
     ValueError
-        When the views differ in shape, or there is only one image, which nothing could repel.
+        When the views differ in shape, or there is only one image, so that nothing repels.
     """
     if first.shape != second.shape or first.ndim != 2 or len(first) < 2:
         raise ValueError(

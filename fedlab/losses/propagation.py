@@ -21,14 +21,16 @@ CHUNK_ROWS = 1024  # similarities are computed for so many examples at a time
 def propagate_labels(
     features: Tensor, probabilities: Tensor, num_neighbors: int = 10, alpha: float = 0.95, iterations: int = 40
 ) -> Tensor:
-    """Smooth ``probabilities`` (examples, classes) over the graph of ``features`` (examples, dimensions).
+    """Return ``probabilities`` (examples, classes) smoothed over the graph of ``features`` (examples, dimensions).
 
     Parameters
     ----------
-    neighbors
+    num_neighbors
         Edges from each example to its nearest by cosine; at most examples - 1 are used.
     alpha
-        Share in [0, 1) that comes from neighbors at each iteration.
+        Fraction in [0, 1) that comes from neighbors at each iteration.
+    iterations
+        Number of iterations.
 
     Returns
     -------

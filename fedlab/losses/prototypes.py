@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 
 def episode_loss(z: Tensor, y: Tensor) -> Tensor:
-    """The mean over the queries, a scalar.
+    """Return the mean loss over the queries, a scalar.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def episode_loss(z: Tensor, y: Tensor) -> Tensor:
     Raises
     ------
     ValueError
-        When classes are not of one size, or do not stand together.
+        When classes differ in size, or their examples are not consecutive.
     """
     ways = len(torch.unique(y))
     each = len(y) // ways

@@ -1,4 +1,4 @@
-"""A domain's own normalization: batch-norm statistics of the data at hand, weights untouched.
+"""Batch-norm statistics of a domain's own data; weights are not changed.
 
 **Source**: Li et al., Revisiting Batch Normalization for Practical Domain Adaptation (AdaBN), 2016. That such
 statistics stay with the client is FedBN (Li et al., ICLR 2021).
@@ -20,24 +20,28 @@ STATISTICS_BATCH = 250  # about so many inputs at a time, then the mean over bat
 
 
 def batch_norms(module: nn.Module) -> list[_BatchNorm]:
-    """Every batch norm below a module, those without running statistics left out."""
+    """Return every batch norm of a module that has running statistics."""
     return [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats]
 
 
 def batch_norm_names(module: nn.Module) -> list[str]:
-    """Names in the state of all that belongs to a batch norm: its weights, statistics and counter."""
+    """Return the state-dict names of everything that belongs to a batch norm: weights, statistics and counter."""
     layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, _BatchNorm)}
     return [f"{name}.{key}" if name else key for name, layer in layers.items() for key in layer.state_dict()]
 
 
 @torch.no_grad()
 def recompute_stats(module: nn.Module, batches: Iterable[Tensor], fraction: float = 1.0) -> None:
-    """Move all running statistics to the mean over ``batches`` of the batch statistics; a module without is left.
+    """Move all running statistics towards the mean over ``batches`` of the batch statistics.
+
+    A module without batch norms is left alone.
 
     Parameters
     ----------
-    share
-        How far, in [0, 1]: new = (1 - share) * old + share * own. 1 is AdaBN.
+    batches
+        Inputs (batch, ...); batches of one example are skipped, since they have no variance.
+    fraction
+        How far, in [0, 1]: new = (1 - fraction) * old + fraction * batch. 1 is AdaBN.
     """
     layers = batch_norms(module)
     if not layers or not fraction:
@@ -63,9 +67,9 @@ def recompute_stats(module: nn.Module, batches: Iterable[Tensor], fraction: floa
 
 @contextmanager
 def frozen_stats(module: nn.Module) -> Iterator[None]:
-    """In the body, batches are normalized as in training, leave no trace in the running statistics, and nothing drops.
+    """Freeze running statistics and dropout in the body, where batches are normalized as in training.
 
-    So features are what a mixture that was fitted without dropout can judge.
+    So features are those of a mixture that was fitted without dropout.
     """
     layers = batch_norms(module)
     dropping = [layer for layer in module.modules() if isinstance(layer, _DropoutNd) and layer.training]
@@ -84,7 +88,15 @@ def frozen_stats(module: nn.Module) -> Iterator[None]:
 
 
 def adapt_batchnorm(module: nn.Module, data: ArrayDataset, images: int, fraction: float, device: torch.device) -> None:
-    """Move a module's statistics to those of at most ``images`` inputs ``x``, spread over however they are ordered."""
+    """Move a module's statistics towards those of at most ``images`` inputs ``x``, spaced over the data set.
+
+    Parameters
+    ----------
+    images
+        Largest number of inputs.
+    fraction
+        As in :func:`recompute_stats`.
+    """
     some = data.subsample(images)
     batches = max(1, round(len(some) / STATISTICS_BATCH))
     parts = [torch.arange(first, len(some), batches) for first in range(batches)]  # each spread over the whole set
@@ -93,6 +105,6 @@ def adapt_batchnorm(module: nn.Module, data: ArrayDataset, images: int, fraction
 
 @torch.no_grad()
 def encode(module: nn.Module, data: ArrayDataset, device: torch.device, batch: int = 500) -> Tensor:
-    """What a module makes of every input ``x``, in evaluation mode: (examples, ...), on ``device``."""
+    """Return the outputs (examples, ...) of a module for every input ``x``, in evaluation mode, on ``device``."""
     module.eval()
     return torch.cat([module(part["x"].to(device)) for part in data.batches(batch)])

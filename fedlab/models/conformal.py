@@ -1,4 +1,7 @@
-"""doc"""
+"""Conformal p-values of log-likelihoods, and weights made from them.
+
+**Source**: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,26 @@ from torch import Tensor
 
 
 def conformal_p_value(log_prob: Tensor, reference: Tensor) -> Tensor:
-    """Rank in (0, 1] of each log-likelihood among the reference's: (1 + #{reference <= value}) / (1 + #reference).
+    """Return the rank in (0, 1] of each value: (1 + number of references <= value) / (1 + number of references).
 
-    log_prob (..., examples), reference (..., references) or (references,) -> (..., examples). Of examples drawn as the
-    reference was, at most a share p has a typicality <= p. ``quantiles`` of a reference may stand in for it.
+    Of examples from the distribution of the reference, at most a fraction p has a p-value <= p.
+
+    Parameters
+    ----------
+    log_prob
+        Log-likelihoods (..., examples).
+    reference
+        (..., references) or (references,); :func:`quantiles` of a reference may replace it.
+
+    Returns
+    -------
+    Tensor
+        (..., examples), float64.
+
+    Raises
+    ------
+    ValueError
+        When a value is NaN, or the reference is empty.
     """
     if log_prob.isnan().any() or reference.isnan().any():
         raise ValueError("a log-likelihood is NaN; check the features it was taken of")
@@ -24,12 +43,20 @@ def conformal_p_value(log_prob: Tensor, reference: Tensor) -> Tensor:
 
 
 def mean_normalized(weights: Tensor) -> Tensor:
-    """Weights (..., examples) of mean 1 from typicalities, so that weighing does not change the size of a step."""
+    """Return weights (..., examples) divided by their mean, so that weighting does not change the size of a step."""
     return weights / weights.mean(-1, keepdim=True).clamp_min(1e-6)
 
 
 def quantiles(log_prob: Tensor, count: int) -> Tensor:
-    """Sorted (..., count) order statistics in place of (..., examples) log-likelihoods; typicality within 1/count."""
+    """Return order statistics (..., count), sorted, that replace log-likelihoods (..., examples) as a reference.
+
+    P-values differ by at most 1 / count.
+
+    Raises
+    ------
+    ValueError
+        When ``count`` is below 1 or above the number of examples.
+    """
     examples = log_prob.shape[-1]
     if not 1 <= count <= examples:
         raise ValueError(f"cannot summarize {examples} log-likelihoods by {count}; ask for 1 to {examples}")

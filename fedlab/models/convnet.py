@@ -1,4 +1,4 @@
-"""A convolutional network small enough for a CPU: four strided convolutions and a mean over what is left."""
+"""A convolutional network small enough for a CPU: four strided convolutions and global average pooling."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ GROWTH = (1, 2, 4, 8)
 
 
 class ConvNet(nn.Module):
-    """8 * width features from images of any size from 16 pixels, then a linear classifier.
+    """A classifier with 8 * width features of images of any size from 16 pixels, and a linear head.
 
     Parameters
     ----------
@@ -38,6 +38,6 @@ class ConvNet(nn.Module):
         self.head = nn.Linear(before, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (batch, 3, size, size) to logits (batch, classes)."""
+        """Return logits (batch, classes) of images (batch, 3, size, size)."""
         logits: Tensor = self.head(self.features(x))
         return logits

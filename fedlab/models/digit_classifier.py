@@ -1,4 +1,4 @@
-"""A small classifier of gray digits: whose features generated ones are compared in, and who reads their labels.
+"""A small classifier of gray digits, for features in which generated digits are compared, and for their labels.
 
 Its weights ship with the package, see ``fedlab/evaluation/digit_labels.py``.
 """
@@ -12,7 +12,7 @@ CANVAS, SIZE, CLASSES, FEATURES = 32, 28, 10, 64
 
 
 class DigitClassifier(nn.Module):
-    """Three convolutions, a mean over what is left, 64 features, a linear classifier."""
+    """Three convolutions, average pooling, 64 features, and a linear head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,15 +30,15 @@ class DigitClassifier(nn.Module):
         self.head = nn.Linear(FEATURES, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gray images (batch, 1, 28, 28) in [-1, 1] to logits (batch, 10)."""
+        """Return logits (batch, 10) of gray images (batch, 1, 28, 28) in [-1, 1]."""
         logits: Tensor = self.head(self.features(x))
         return logits
 
 
 def preprocess(x: Tensor) -> Tensor:
-    """Images (batch, 1 or 3, size, size) in [-1, 1] as the reader takes them: gray, the middle 28 of 32 pixels.
+    """Return the classifier's input, gray (batch, 1, 28, 28), of images (batch, 1 or 3, size, size) in [-1, 1].
 
-    Those of 28 pixels are that already; others are resized to 32 first.
+    Images of 28 pixels keep their size; others are resized to 32 if need be, and cropped to the middle 28.
     """
     gray = x.mean(1, keepdim=True)
     if gray.shape[-1] == SIZE:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class SmallNet(nn.Module):
-    """Three strided convolutions to ``width`` features, with a two-layer F; about 30 ms a step of 128 on two cores.
+    """Three strided convolutions to ``width`` features, and a two-layer F; about 30 ms a step of 128 on two cores.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class SmallNet(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (batch, 3, 32, 32) to logits (batch, classes)."""
+        """Return logits (batch, classes) of images (batch, 3, 32, 32)."""
         logits: Tensor = self.head(self.features(x))
         return logits
 
@@ -82,6 +82,6 @@ class McdNet(nn.Module):
         self.head = nn.Sequential(nn.Linear(3072, 2048), nn.BatchNorm1d(2048), nn.ReLU(), nn.Linear(2048, classes))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (batch, 3, 32, 32) to logits (batch, classes)."""
+        """Return logits (batch, classes) of images (batch, 3, 32, 32)."""
         logits: Tensor = self.head(self.features(x))
         return logits

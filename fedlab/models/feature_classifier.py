@@ -1,7 +1,7 @@
-"""A model in two parts, feature extractor G (``features``) and classifier F (``head``), found by structure alone.
+"""Models in two parts: feature extractor G (``features``) and classifier F (``head``), recognized by attribute name.
 
-G gives one row of features for an input, or as many rows for each input of a batch, one after another: a pixel's, say.
-F sees rows and does not know which.
+G gives one row of features for an input, or as many rows for each input of a batch, one after another: one for each
+pixel, for instance. F maps rows independently of where they come from.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ PARTS = ("features", "head")
 
 
 def missing_parts(model: nn.Module) -> list[str]:
-    """Which of the two parts a model lacks."""
+    """Return the names of the parts that a model lacks."""
     return [name for name in PARTS if not isinstance(getattr(model, name, None), nn.Module)]
 
 
 def check_parts(model: nn.Module, strategy: str, workload: str) -> None:
-    """Refuse a model that is not a feature extractor and a classifier.
+    """Check that a model is a feature extractor and a classifier.
 
     Raises
     ------
@@ -36,14 +36,14 @@ def check_parts(model: nn.Module, strategy: str, workload: str) -> None:
 
 
 def features_of(model: nn.Module) -> nn.Module:
-    """G: inputs (batch, ...) to features (batch, width), or (batch * rows, width) with several rows an input."""
+    """Return G: inputs (batch, ...) to features (batch, width), or (batch * rows, width) with several rows an input."""
     module = model.features
     assert isinstance(module, nn.Module)
     return module
 
 
 def head_of(model: nn.Module) -> nn.Module:
-    """F: features (batch, width) to logits (batch, classes)."""
+    """Return F: features (batch, width) to logits (batch, classes)."""
     module = model.head
     assert isinstance(module, nn.Module)
     return module
@@ -51,42 +51,48 @@ def head_of(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def probabilities(head: nn.Module, z: Tensor) -> Tensor:
-    """Class probabilities (batch, classes) of features (batch, width), in evaluation mode."""
+    """Return class probabilities (batch, classes) of features (batch, width), in evaluation mode."""
     logits: Tensor = head.eval()(z)
     return logits.softmax(1)
 
 
 def subsample_rows(z: Tensor, most: int) -> Tensor:
-    """Rows (at most ``most``, width) drawn from torch's current random stream where there are more; else all, as is."""
+    """Return at most ``most`` rows of z (rows, width), drawn from torch's current random stream.
+
+    Fewer rows are returned as they are, without a draw.
+    """
     return z if len(z) <= most else z[torch.randperm(len(z))[:most].to(z.device)]
 
 
 def group_rows(rows: Tensor, examples: int) -> Tensor:
-    """(examples * rows, ...) as (examples, rows, ...), whose length is that of other columns; one row each: as is."""
+    """Reshape (examples * rows, ...) to (examples, rows, ...), the length of other columns.
+
+    One row an example is left as it is.
+    """
     return rows if len(rows) == examples else rows.reshape(examples, -1, *rows.shape[1:])
 
 
 class FlattenRows(nn.Module):
-    """A head for features that :func:`group_rows` made: (batch, width) or (batch, rows, width) to rows of logits."""
+    """A head for features grouped by :func:`group_rows`: (batch, width) or (batch, rows, width) to rows of logits."""
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
         self.head = head
 
     def forward(self, z: Tensor) -> Tensor:
-        """To (batch, classes) or (batch * rows, classes)."""
+        """Return logits (batch, classes) or (batch * rows, classes)."""
         logits: Tensor = self.head(z.flatten(0, -2))
         return logits
 
 
 class EnsembleHead(nn.Module):
-    """Two heads as one: the mean of their probabilities, given as log-probabilities."""
+    """Two heads as one: the mean of their probabilities, as log-probabilities."""
 
     def __init__(self, first: nn.Module, second: nn.Module) -> None:
         super().__init__()
         self.first, self.second = first, second
 
     def forward(self, z: Tensor) -> Tensor:
-        """Features (batch, width) to log-probabilities (batch, classes)."""
+        """Return log-probabilities (batch, classes) of features (batch, width)."""
         mean: Tensor = (self.first(z).softmax(1) + self.second(z).softmax(1)) / 2
         return mean.clamp_min(1e-12).log()

@@ -1,26 +1,23 @@
-"""Diagonal Gaussian mixtures: batch and stepwise EM, merging, typicality and a distance, on any number at once.
+"""Diagonal Gaussian mixtures, fitted by batch and stepwise EM, several mixtures at once.
 
 Every tensor may carry leading dimensions (several clients' mixtures at once), written ``...`` below; a mixture's and
 its examples' leading dimensions broadcast. All arithmetic is float64, whatever the features are: it costs little, and a
 density in many dimensions is a small difference of large sums. Randomness comes from torch's current CPU stream, also
-on a GPU, so a start does not depend on the device.
+on a GPU, so an initialization does not depend on the device.
 
 Source
     EM: Dempster, Laird & Rubin 1977, as in scikit-learn's ``GaussianMixture(covariance_type="diag")``.
     Stepwise EM: Cappe & Moulines 2009, On-line EM algorithm for latent data models, arXiv 0712.4273.
-    Start: Arthur & Vassilvitskii 2007, k-means++. Merging: Runnalls 2007, KL approach to Gaussian mixture reduction.
-    Typicality: conformal p-value, Vovk, Gammerman & Shafer 2005, Algorithmic Learning in a Random World.
-    Distance: MW2, Delon & Desolneux 2020, A Wasserstein-type distance in the space of GMMs, arXiv 1907.05254.
+    Initialization: Arthur & Vassilvitskii 2007, k-means++.
 
 Departures
     1. The floor is *added* to every variance, as scikit-learn adds ``reg_covar``; it is not a lower clamp.
     2. An empty component keeps a weight of 2e-15 and takes the overall mean and variance (scikit-learn: the origin and
        the floor, a needle that no example ever leaves or a zero feature may fall into).
-    3. The start draws k-means++ seeds and gives every component the same weight and the variance around the nearest
-       seed (scikit-learn's k-means++ start: no variance but the floor).
+    3. The initialization draws k-means++ seeds and gives every component the same weight and the variance around the
+       nearest seed (scikit-learn's k-means++: no variance but the floor).
     4. A batched fit stops when its slowest mixture has converged, so the others may take more steps than alone. (On a
        CPU it pays for small sets; thousands of examples each are as fast or faster one by one: benchmarks/mixtures.py.)
-    5. Runnalls' bound is taken within diagonal Gaussians: a merged pair keeps its variances, not its covariances.
 """
 
 from __future__ import annotations
@@ -58,7 +55,31 @@ def fit(
     variance_floor: float = 1e-6,
     weights: Tensor | None = None,  # (..., examples), any scale; 0 leaves a (finite) padding row out
 ) -> GaussianMixture:
-    """Mixture fitted by at most ``steps`` steps of EM; the defaults are scikit-learn's. The history is in `em_iterations`."""
+    """Return the mixture after at most ``steps`` steps of EM; the defaults are scikit-learn's.
+
+    Parameters
+    ----------
+    x
+        Features (..., examples, dimensions).
+    components
+        Number of components, at most the number of examples.
+    start
+        Initial mixture; None takes :func:`kmeans_plusplus_init`.
+    steps
+        Largest number of steps.
+    tolerance
+        Stop when the mean log-likelihood gains less, in nats per example; 0 takes every step.
+    variance_floor
+        Added to every variance.
+    weights
+        Example weights (..., examples) of any scale; 0 leaves a (finite) padding row out.
+
+    Raises
+    ------
+    ValueError
+        When there are fewer examples than components, ``steps`` is below 1, the start has other components, or the
+        features or weights are not finite.
+    """
     if steps < 1:
         raise ValueError(f"a fit needs at least 1 step, got {steps}")
     if x.ndim > 1 and not 1 <= components <= x.shape[-2]:
@@ -81,35 +102,42 @@ def fit(
 def em_iterations(
     x: Tensor, start: GaussianMixture, *, variance_floor: float = 1e-6, weights: Tensor | None = None
 ) -> Iterator[tuple[GaussianMixture, Tensor]]:
-    """Endless steps of EM: (mixture after the step, mean log-likelihood (...) of the examples before it)."""
+    """Yield steps of EM without end: the mixture after the step, and the mean log-likelihood (...) before it.
+
+    Parameters and errors are those of :func:`fit`.
+    """
     x = _features(x, start)
-    share = _share(x, weights)  # (..., examples)
-    center = (share.unsqueeze(-2) @ x).squeeze(-2)  # (..., dimensions)
+    fraction = _fractions(x, weights)  # (..., examples)
+    center = (fraction.unsqueeze(-2) @ x).squeeze(-2)  # (..., dimensions)
     moments = _moments(x - center.unsqueeze(-2))  # computed once; centered, so that nothing large cancels
-    mixture = start.check().shift(-center)
+    mixture = start.check().translate(-center)
     while True:
         responsibilities, log_prob = _posterior(_log_joint(mixture, moments))
-        mixture = m_step(_average(responsibilities, moments, share), variance_floor)
-        yield mixture.shift(center), (share * log_prob).sum(-1)
+        mixture = m_step(_average(responsibilities, moments, fraction), variance_floor)
+        yield mixture.translate(center), (fraction * log_prob).sum(-1)
 
 
 @torch.no_grad()
 def kmeans_plusplus_init(x: Tensor, components: int, *, variance_floor: float = 1e-6, weights: Tensor | None = None) -> GaussianMixture:
-    """k-means++ seeds: each next one drawn in proportion to the squared distance from the nearest seed so far."""
+    """Return the initial mixture of k-means++ seeds.
+
+    Each seed is drawn in proportion to the squared distance from the nearest seed so far. Parameters and errors are
+    those of :func:`fit`.
+    """
     x = _features(x)
-    share = _share(x, weights)
+    fraction = _fractions(x, weights)
     seeds: list[Tensor] = []  # each (..., 1, dimensions)
-    nearest = torch.ones_like(share)  # (..., examples), squared distance from the nearest seed
+    nearest = torch.ones_like(fraction)  # (..., examples), squared distance from the nearest seed
     offset = x  # (..., examples, dimensions), from the nearest seed
     for _ in range(components):
-        odds = (share * nearest.clamp_min(1e-300)).cumsum(-1)  # all examples on seeds already: any of them
+        odds = (fraction * nearest.clamp_min(1e-300)).cumsum(-1)  # all examples on seeds already: any of them
         seeds.append(take_rows(x, _draw(odds, 1)))
         candidate = x - seeds[-1]
         squared = candidate.square().sum(-1)
         closer = squared < nearest if len(seeds) > 1 else torch.ones_like(squared, dtype=torch.bool)
         nearest, offset = torch.where(closer, squared, nearest), torch.where(closer.unsqueeze(-1), candidate, offset)
     means = torch.cat(seeds, -2)
-    variances = (share.unsqueeze(-2) @ offset.square() + variance_floor).expand_as(means)
+    variances = (fraction.unsqueeze(-2) @ offset.square() + variance_floor).expand_as(means)
     return GaussianMixture(torch.full_like(means[..., 0], -math.log(components)), means, variances)
 
 
@@ -118,27 +146,51 @@ def kmeans_plusplus_init(x: Tensor, components: int, *, variance_floor: float = 
 
 @torch.no_grad()
 def e_step(mixture: GaussianMixture, x: Tensor, weights: Tensor | None = None) -> Statistics:
-    """E-step on a batch: its average sufficient statistics under the mixture's responsibilities."""
+    """Return the average sufficient statistics of examples (..., examples, dimensions) under a mixture.
+
+    Raises
+    ------
+    ValueError
+        For features or weights of another shape, or that are not finite.
+    """
     x = _features(x, mixture)
-    return _average(mixture.responsibilities(x), _moments(x), _share(x, weights))
+    return _average(mixture.responsibilities(x), _moments(x), _fractions(x, weights))
 
 
 def blend(running: Statistics, batch: Statistics, step_size: float) -> Statistics:
-    """(1 - step_size) running + step_size batch; a step size of 1 on the full batch is one step of batch EM."""
+    """Return (1 - step_size) running + step_size batch; a step size of 1 on the full batch is one step of batch EM.
+
+    Raises
+    ------
+    ValueError
+        When the step size is not in (0, 1].
+    """
     if not 0 < step_size <= 1:
         raise ValueError(f"the step size must be in (0, 1], got {step_size}")
     return Statistics(*(torch.lerp(old, new, step_size) for old, new in zip(running, batch, strict=True)))
 
 
 def robbins_monro_step(step: int, alpha: float = 0.7) -> float:
-    """Step size (step + 2)^-alpha of step 0, 1, ...: sums diverge, and above alpha 1/2 squares converge."""
+    """Return the step size (step + 2)^-alpha of step 0, 1, ...: sums diverge, and above alpha 1/2 squares converge.
+
+    Raises
+    ------
+    ValueError
+        When alpha is not in (0.5, 1], or the step is negative.
+    """
     if not 0.5 < alpha <= 1 or step < 0:
         raise ValueError(f"alpha must be in (0.5, 1] and the step at least 0, got alpha {alpha} and step {step}")
     return math.pow(step + 2, -alpha)
 
 
 def m_step(statistics: Statistics, variance_floor: float = 1e-6) -> GaussianMixture:
-    """M-step: the mixture whose expected sufficient statistics these are, the floor added to its variances."""
+    """Return the mixture with these expected sufficient statistics, the floor added to its variances.
+
+    Raises
+    ------
+    ValueError
+        When the floor is not positive.
+    """
     if not 0 < variance_floor < math.inf:
         raise ValueError(f"the variance floor must be above 0, got {variance_floor}")
     weight = statistics.weight + PSEUDO_WEIGHT  # (..., components)
@@ -156,7 +208,7 @@ def m_step(statistics: Statistics, variance_floor: float = 1e-6) -> GaussianMixt
 
 
 def stack(mixtures: Sequence[GaussianMixture]) -> GaussianMixture:
-    """Mixtures of one shape as one, along a new leading dimension, so that one call scores them all."""
+    """Return mixtures of one shape stacked along a new leading dimension, so that one call scores them all."""
     return GaussianMixture(*(torch.stack([getattr(mixture, f.name) for mixture in mixtures]) for f in fields(GaussianMixture)))
 
 
@@ -164,12 +216,12 @@ def stack(mixtures: Sequence[GaussianMixture]) -> GaussianMixture:
 
 
 def _moments(x: Tensor) -> Tensor:
-    """(..., examples, 2 dimensions): x beside x^2, so that either step of EM is one matrix product."""
+    """Return (..., examples, 2 dimensions): x and x^2, so that either step of EM is one matrix product."""
     return torch.cat([x, x.square()], -1)
 
 
 def _log_joint(mixture: GaussianMixture, moments: Tensor) -> Tensor:
-    """log(weight x density) of every component, (..., examples, components), the square expanded: no (N, K, D)."""
+    """Return log(weight x density) of every component, (..., examples, components), from the expanded square."""
     precisions = mixture.variances.reciprocal()
     scaled = mixture.means * precisions
     log_2pi_variance = (2 * math.pi * mixture.variances).log()
@@ -178,9 +230,10 @@ def _log_joint(mixture: GaussianMixture, moments: Tensor) -> Tensor:
 
 
 def _posterior(log_joint: Tensor) -> tuple[Tensor, Tensor]:
-    """Responsibilities (..., examples, components) and log_prob (..., examples).
+    """Return responsibilities (..., examples, components) and log_prob (..., examples).
 
-    A share below e^-100 counts as that: it changes no sum, while denormal numbers make either step 3 times slower.
+    Responsibilities below e^-100 are raised to that: it changes no sum, and denormal numbers would make either step 3
+    times slower.
     """
     peak = log_joint.amax(-1, keepdim=True)
     likelihood = (log_joint - peak).clamp_min(-100).exp()
@@ -188,26 +241,32 @@ def _posterior(log_joint: Tensor) -> tuple[Tensor, Tensor]:
     return likelihood / total, (peak + total.log()).squeeze(-1)
 
 
-def _average(responsibilities: Tensor, moments: Tensor, share: Tensor) -> Statistics:
-    shared = responsibilities * share.unsqueeze(-1)  # (..., examples, components)
+def _average(responsibilities: Tensor, moments: Tensor, fraction: Tensor) -> Statistics:
+    shared = responsibilities * fraction.unsqueeze(-1)  # (..., examples, components)
     first, second = (shared.mT @ moments).chunk(2, -1)
     return Statistics(shared.sum(-2), first, second)
 
 
 def take_rows(rows: Tensor, index: Tensor) -> Tensor:
-    """Rows (..., n, dimensions), index (..., m) -> (..., m, dimensions)."""
+    """Gather rows (..., n, dimensions) at ``index`` (..., m): (..., m, dimensions)."""
     return rows.gather(-2, index.unsqueeze(-1).expand(*index.shape, rows.shape[-1]))
 
 
 def _draw(cumulated: Tensor, count: int) -> Tensor:
-    """Indices (..., count) in proportion to odds whose running sums are (..., n); drawn on the CPU's stream."""
+    """Draw indices (..., count) in proportion to odds whose running sums are (..., n), on the CPU's stream."""
     uniform = torch.rand(*cumulated.shape[:-1], count, dtype=torch.float64).to(cumulated.device)
     index = torch.searchsorted(cumulated, uniform * cumulated[..., -1:], right=True)  # right: never odds of 0
     return index.clamp_max(cumulated.shape[-1] - 1)
 
 
 def _features(x: Tensor, mixture: GaussianMixture | None = None) -> Tensor:
-    """Features as float64, or a sentence."""
+    """Return checked features as float64.
+
+    Raises
+    ------
+    ValueError
+        When they are empty, have other dimensions than the mixture, or are not finite.
+    """
     if x.ndim < 2 or 0 in x.shape:
         raise ValueError(f"features must be (..., examples, dimensions) and not empty, got shape {tuple(x.shape)}")
     if mixture is not None and x.shape[-1] != mixture.means.shape[-1]:
@@ -218,8 +277,14 @@ def _features(x: Tensor, mixture: GaussianMixture | None = None) -> Tensor:
     return x
 
 
-def _share(x: Tensor, weights: Tensor | None) -> Tensor:
-    """Example weights (..., examples) that sum to 1."""
+def _fractions(x: Tensor, weights: Tensor | None) -> Tensor:
+    """Return example weights (..., examples) scaled to sum 1.
+
+    Raises
+    ------
+    ValueError
+        When the shape differs, a weight is negative or not finite, or all are 0.
+    """
     if weights is None:
         return torch.full_like(x[..., 0], 1 / x.shape[-2])
     if weights.shape != x.shape[:-1]:
@@ -232,9 +297,9 @@ def _share(x: Tensor, weights: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class GaussianMixture:
-    """sum over components of weight x Normal(mean, diag(variances)); float64.
+    """A mixture: sum over components of weight x Normal(mean, diag(variances)); float64.
 
-    Example: ``mixture = fit(features, 10); weight = typicality(mixture.log_prob(x), mixture.log_prob(features))``.
+    Example: ``mixture = fit(features, 10); density = mixture.log_prob(x)``.
     """
 
     log_weights: Tensor  # (..., components), natural logarithms; exp sums to 1
@@ -242,61 +307,85 @@ class GaussianMixture:
     variances: Tensor  # (..., components, dimensions), above 0
 
     def __getitem__(self, index: int) -> GaussianMixture:
-        """One of several mixtures: ``index`` into the first leading dimension."""
+        """Return one of several mixtures: ``index`` into the first leading dimension."""
         if self.means.ndim < 3:
             raise ValueError("a single mixture cannot be indexed")
         return GaussianMixture(self.log_weights[index], self.means[index], self.variances[index])
 
     def log_joint(self, x: Tensor) -> Tensor:
-        """log(weight x density) by component: x (..., examples, dimensions) -> (..., examples, components)."""
+        """Return log(weight x density) by component: x (..., examples, dimensions) -> (..., examples, components).
+
+        Raises
+        ------
+        ValueError
+            When x has other dimensions than the mixture.
+        """
         if x.shape[-1] != self.means.shape[-1]:
             raise ValueError(f"features have {x.shape[-1]} dimensions where the mixture has {self.means.shape[-1]}")
         center = (self.log_weights.exp().unsqueeze(-2) @ self.means).squeeze(-2)  # expanded squares cancel less there
-        return _log_joint(self.shift(-center), _moments(x.double() - center.unsqueeze(-2)))
+        return _log_joint(self.translate(-center), _moments(x.double() - center.unsqueeze(-2)))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Natural log-density: x (..., examples, dimensions) -> (..., examples)."""
+        """Return the natural log-density (..., examples) of x (..., examples, dimensions).
+
+        Raises
+        ------
+        ValueError
+            When x has other dimensions than the mixture.
+        """
         return self.log_joint(x).logsumexp(-1)
 
     def responsibilities(self, x: Tensor) -> Tensor:
-        """Probability of each component given the example: (..., examples, components), rows sum to 1."""
+        """Return the probability of each component given the example: (..., examples, components), rows sum to 1."""
         return _posterior(self.log_joint(x))[0]
 
     def sample(self, count: int) -> Tensor:
-        """(..., count, dimensions) independent examples from torch's current CPU stream."""
+        """Return independent examples (..., count, dimensions) from torch's current CPU stream."""
         component = _draw(self.log_weights.exp().cumsum(-1), count)  # (..., count)
         noise = torch.randn(*component.shape, self.means.shape[-1], dtype=torch.float64).to(self.means.device)
         return take_rows(self.means, component) + take_rows(self.variances.sqrt(), component) * noise
 
     def statistics(self) -> Statistics:
-        """Expected sufficient statistics under the mixture itself: seeds the running ones of stepwise EM."""
+        """Return the expected sufficient statistics under the mixture itself: the initial ones of stepwise EM."""
         weight = self.log_weights.exp()
         first = weight.unsqueeze(-1) * self.means
         return Statistics(weight, first, weight.unsqueeze(-1) * (self.variances + self.means.square()))
 
-    def shift(self, by: Tensor) -> GaussianMixture:
-        """The mixture of x + by; by (..., dimensions)."""
+    def translate(self, by: Tensor) -> GaussianMixture:
+        """Return the mixture of x + by; by (..., dimensions)."""
         means = self.means + by.unsqueeze(-2)
         return GaussianMixture(self.log_weights.expand(means.shape[:-1]), means, self.variances.expand_as(means))
 
     def arrays(self) -> dict[str, Tensor]:
-        """The fields by name, for the wire. Logarithms of weights, so that what comes back is the same bits."""
+        """Return the fields by name, for messages; log weights, which are restored to the same bits."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Tensor]) -> GaussianMixture:
-        """Inverse of `arrays`; other names are ignored, and what came is checked."""
+        """Restore a mixture from :meth:`arrays`; other names are ignored.
+
+        Raises
+        ------
+        ValueError
+            When a name is missing, or the values are no mixture (:meth:`check`).
+        """
         names = [field.name for field in fields(cls)]
         if missing := [name for name in names if name not in arrays]:
             raise ValueError(f"a mixture's arrays are {', '.join(names)}; missing: {', '.join(missing)}")
         return cls(*(torch.as_tensor(arrays[name], dtype=torch.float64) for name in names)).check()
 
     def to(self, device: torch.device | str) -> GaussianMixture:
-        """The same mixture on another device."""
+        """Return the same mixture on another device."""
         return GaussianMixture(self.log_weights.to(device), self.means.to(device), self.variances.to(device))
 
     def check(self) -> GaussianMixture:
-        """Itself, or a sentence on what makes it no mixture."""
+        """Return the mixture itself after a check.
+
+        Raises
+        ------
+        ValueError
+            When shapes do not match, a value is not finite, a variance is not positive, or weights do not sum to 1.
+        """
         shapes = {name: tuple(array.shape) for name, array in self.arrays().items()}
         fitting = self.log_weights.shape == self.means.shape[:-1] and self.means.shape == self.variances.shape
         if self.means.ndim < 2 or not fitting:

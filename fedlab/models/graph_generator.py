@@ -1,4 +1,4 @@
-"""What a generative model of graphs offers, and the pieces that such models share.
+"""The interface of generative models of graphs, and functions that such models share.
 
 A graph is ``adjacency`` (batch, R, N, N) and ``nodes`` (batch, N, F), one-hot along R and along F, the last channel of
 each meaning "no bond" and "no atom".
@@ -15,42 +15,42 @@ from torch.nn.functional import one_hot
 
 @runtime_checkable
 class GraphGenerator(Protocol):
-    """A model that graphs are drawn from; the workload knows no more of it than this."""
+    """Interface of a model that graphs are sampled from; the workload uses nothing else of it."""
 
     def loss(self, adjacency: Tensor, nodes: Tensor) -> Tensor:
-        """What training minimizes, a scalar; randomness comes from torch's current stream."""
+        """Return the training loss, a scalar; randomness comes from torch's current stream."""
         ...
 
     def nll(self, adjacency: Tensor, nodes: Tensor) -> Tensor:
-        """An upper bound of -log P(graph) in nats (batch,), of the one-hot tensors themselves."""
+        """Return an upper bound of -log P(graph) in nats (batch,), for the one-hot tensors themselves."""
         ...
 
     def sample(
         self, count: int, temperature: float = 1.0, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Graphs drawn from the model, one-hot; ``temperature`` scales the latents' standard deviation."""
+        """Return sampled graphs, one-hot; ``temperature`` scales the latents' standard deviation."""
         ...
 
     def encode(self, adjacency: Tensor, nodes: Tensor) -> Tensor:
-        """Latents (batch, dimensions) of graphs, without noise; in eval mode."""
+        """Return latents (batch, dimensions) of graphs, without noise; in eval mode."""
         ...
 
-    def decode(self, latent: Tensor, *, drawn: bool = False) -> tuple[Tensor, Tensor]:
-        """The graphs of latents, one-hot; in eval mode.
+    def decode(self, latent: Tensor, *, sampled: bool = False) -> tuple[Tensor, Tensor]:
+        """Return the graphs of latents (batch, dimensions), one-hot; in eval mode.
 
         Parameters
         ----------
-        drawn
-            As :meth:`sample` makes graphs of latents, where that is a draw; else the likeliest.
+        sampled
+            Decode as :meth:`sample` does, where that is random; else the likeliest graphs.
         """
         ...
 
 
 def argmax_one_hot(scores: Tensor, dim: int) -> Tensor:
-    """One-hot of the largest score along a dimension, the first of equal ones."""
+    """Return the one-hot encoding of the largest score along ``dim``, of the first among equals; same shape."""
     return one_hot(scores.argmax(dim), scores.shape[dim]).movedim(-1, dim).to(scores)
 
 
 def symmetrize(adjacency: Tensor) -> Tensor:
-    """(A + A^T) / 2 for every channel."""
+    """Return (A + A^T) / 2 for every channel of (batch, R, N, N)."""
     return (adjacency + adjacency.transpose(-1, -2)) / 2

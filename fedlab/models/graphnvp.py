@@ -40,20 +40,20 @@ EPSILON = 2e-5  # of batch norms, as in Chainer
 
 @dataclass(frozen=True)
 class GraphNVPSizes:
-    """Numbers of one GraphNVP.
+    """Sizes of a GraphNVP.
 
     Attributes
     ----------
     size, elements
         N and F.
     adjacency_layers, node_layers
-        Coupling layers; layer l changes column or row l mod N.
+        Numbers of coupling layers; layer l changes column or row l mod N.
     mlp
         Widths of an adjacency conditioner.
     gcn
         Widths of a node conditioner's embedding and of its graph convolutions.
     hidden
-        Width of its graph vector, and of the layer behind it.
+        Widths of its graph vector, and of the layer after it.
     """
 
     size: int
@@ -71,7 +71,7 @@ ZINC_SIZES = GraphNVPSizes(38, 10, 38, 38, (1024, 512), (16, 128), (256, 64))
 
 
 class CouplingHead(nn.Module):
-    """tanh, then a last layer that is scaled by exp(2 scale); returns a shift, and the log of a factor or None."""
+    """tanh and a linear layer scaled by exp(2 scale): shift and, if affine, log factor of a coupling layer."""
 
     def __init__(self, width: int, outputs: int, affine: bool) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class CouplingHead(nn.Module):
         self.scale = nn.Parameter(torch.zeros(1))
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor | None]:
-        """From (batch, width) to two of (batch, outputs)."""
+        """Return shift and log factor, each (batch, outputs), of h (batch, width); no log factor where additive."""
         found = self.linear(torch.tanh(h)) * torch.exp(2 * self.scale)
         if not self.affine:
             return found, None
@@ -91,7 +91,7 @@ class CouplingHead(nn.Module):
 
 
 class AdjacencyConditioner(nn.Module):
-    """All columns but one (batch, (N - 1) R N) to what happens to that one (batch, R N)."""
+    """All columns but one, (batch, (N - 1) R N), to shift and log factor of that one, (batch, R N)."""
 
     def __init__(self, sizes: GraphNVPSizes, affine: bool) -> None:
         super().__init__()
@@ -105,12 +105,12 @@ class AdjacencyConditioner(nn.Module):
         self.head = CouplingHead(sizes.mlp[-1], column, affine)
 
     def forward(self, others: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Shift, and log factor or None."""
+        """Return shift (batch, R N), and the log factor or None."""
         return self.head(self.mlp(self.norm(others)))  # type: ignore[no-any-return]
 
 
 class RelationalLayer(nn.Module):
-    """h <- ReLU(W_0 h + b_0 + sum over channels r of A_r (W_r h + b_r)), no normalization by degree."""
+    """h <- ReLU(W_0 h + b_0 + sum over channels r of A_r (W_r h + b_r)), not normalized by degree."""
 
     def __init__(self, inputs: int, outputs: int, channels: int) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class RelationalLayer(nn.Module):
         self.channels = channels
 
     def forward(self, h: Tensor, adjacency: Tensor) -> Tensor:
-        """From (batch, N, inputs) to (batch, N, outputs)."""
+        """Return (batch, N, outputs) of h (batch, N, inputs) and adjacency (batch, R, N, N)."""
         weight = self.neighbours.weight.view(self.channels, -1, h.shape[-1])  # (R, outputs, inputs)
         bias = self.neighbours.bias.view(self.channels, -1)  # (R, outputs)
         gathered = adjacency @ h[:, None]  # (batch, R, N, inputs): fewer numbers than after W_r
@@ -129,7 +129,7 @@ class RelationalLayer(nn.Module):
 
 
 class NodeConditioner(nn.Module):
-    """Nodes with one row zeroed (batch, N, F) and the graph (batch, R, N, N) to what happens to that row (batch, F)."""
+    """Nodes with one row zeroed (batch, N, F) and the graph (batch, R, N, N) to that row's shift and log factor."""
 
     def __init__(self, sizes: GraphNVPSizes, affine: bool) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class NodeConditioner(nn.Module):
         self.head = CouplingHead(width, sizes.elements, affine)
 
     def forward(self, nodes: Tensor, adjacency: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Shift, and log factor or None."""
+        """Return shift (batch, F), and the log factor or None."""
         h = self.embed(nodes)  # (batch, N, width)
         for layer in self.layers:
             h = layer(h, adjacency)
@@ -154,7 +154,7 @@ class NodeConditioner(nn.Module):
 
 
 class GraphNVP(nn.Module):
-    """Both flows and their prior; a :class:`fedlab.models.graph_generator.GraphGenerator`.
+    """Both flows and their prior; implements :class:`fedlab.models.graph_generator.GraphGenerator`.
 
     Parameters
     ----------
@@ -175,39 +175,39 @@ class GraphNVP(nn.Module):
 
     @property
     def dimensions(self) -> tuple[int, int]:
-        """Of z_A and of z_X: N N R and N F."""
+        """Return the dimensions of z_A and of z_X: N N R and N F."""
         return self.sizes.size**2 * self.sizes.channels, self.sizes.size * self.sizes.elements
 
     # --- likelihood ---
 
     def loss(self, adjacency: Tensor, nodes: Tensor) -> Tensor:
-        """Mean of both flows' negative log-likelihood by dimension, in nats, of graphs with noise."""
+        """Return the mean negative log-likelihood of both flows per dimension, in nats, of graphs with noise."""
         (of_adjacency, of_nodes), (many, few) = self._likelihoods(adjacency, nodes), self.dimensions
         return (of_adjacency.mean() / many + of_nodes.mean() / few) / 2
 
     def nll(self, adjacency: Tensor, nodes: Tensor) -> Tensor:
-        """A bound of -log P(graph) in nats (batch,), one draw of noise each.
+        """Return a bound of -log P(graph) in nats (batch,), one draw of noise each.
 
-        P is the density summed over the unit cube beside each graph, of which noise fills a part of volume noise^D.
+        P is the density summed over the unit cube at each graph, of which noise fills a part of volume noise^D.
         """
         of_adjacency, of_nodes = self._likelihoods(adjacency, nodes)
         return of_adjacency + of_nodes - sum(self.dimensions) * math.log(self.noise)
 
     def _likelihoods(self, adjacency: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """-log p of A + u and of X + u given A, each (batch,)."""
+        """Return -log p of A + u and of X + u given A, each (batch,)."""
         z_nodes, its_log_det = self.nodes_forward(nodes + self.noise * torch.rand_like(nodes), adjacency)
         z, log_det = self.adjacency_forward(adjacency + self.noise * torch.rand_like(adjacency))
         return self._prior(z) - log_det, self._prior(z_nodes) - its_log_det
 
     def _prior(self, z: Tensor) -> Tensor:
-        """-log N(z; 0, exp(log_variance)) of each row (batch,)."""
+        """Return -log N(z; 0, exp(log_variance)) of each row (batch,)."""
         z, log_variance = z.flatten(1), self.log_variance
         return 0.5 * (z.square() * torch.exp(-log_variance) + log_variance + math.log(2 * math.pi)).sum(1)
 
     # --- the two maps ---
 
     def adjacency_forward(self, adjacency: Tensor) -> tuple[Tensor, Tensor]:
-        """A (batch, R, N, N) to z_A of the same shape, and log|det| (batch,)."""
+        """Map A (batch, R, N, N) to z_A of the same shape, and log|det| (batch,)."""
         columns, log_det = _columns(adjacency), adjacency.new_zeros(len(adjacency))
         for number, layer in enumerate(self.adjacency):
             i = number % self.sizes.size
@@ -216,7 +216,7 @@ class GraphNVP(nn.Module):
         return _from_columns(columns, self.sizes), log_det
 
     def adjacency_inverse(self, z: Tensor) -> Tensor:
-        """z_A to A, continuous."""
+        """Map z_A (batch, R, N, N) to A, continuous, of the same shape."""
         columns = _columns(z)
         for number, layer in reversed(list(enumerate(self.adjacency))):
             i = number % self.sizes.size
@@ -224,7 +224,7 @@ class GraphNVP(nn.Module):
         return _from_columns(columns, self.sizes)
 
     def nodes_forward(self, nodes: Tensor, adjacency: Tensor) -> tuple[Tensor, Tensor]:
-        """X (batch, N, F) given A to z_X of the same shape, and log|det| (batch,)."""
+        """Map X (batch, N, F) given A to z_X of the same shape, and log|det| (batch,)."""
         rows, log_det = list(nodes.unbind(1)), nodes.new_zeros(len(nodes))
         for number, layer in enumerate(self.nodes):
             i = number % self.sizes.size
@@ -233,7 +233,7 @@ class GraphNVP(nn.Module):
         return torch.stack(rows, 1), log_det
 
     def nodes_inverse(self, z: Tensor, adjacency: Tensor) -> Tensor:
-        """z_X given A to X, continuous."""
+        """Map z_X (batch, N, F) given A to X, continuous, of the same shape."""
         rows = list(z.unbind(1))
         for number, layer in reversed(list(enumerate(self.nodes))):
             i = number % self.sizes.size
@@ -246,23 +246,28 @@ class GraphNVP(nn.Module):
     def sample(
         self, count: int, temperature: float = 1.0, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Graphs of z = temperature * sigma * eps: A first, then X given A; in eval mode."""
+        """Return graphs of z = temperature * sigma * eps: A first, then X given A; in eval mode."""
         many, few = self.dimensions
         eps = torch.randn(count, many + few, generator=generator, device=self.log_variance.device)
         return self.decode(temperature * torch.exp(0.5 * self.log_variance) * eps)
 
     @torch.no_grad()
     def encode(self, adjacency: Tensor, nodes: Tensor) -> Tensor:
-        """z_A and z_X of graphs without noise, side by side (batch, N N R + N F)."""
+        """Return z_A and z_X of graphs without noise, concatenated: (batch, N N R + N F)."""
         z, _ = self.adjacency_forward(adjacency)
         z_nodes, _ = self.nodes_forward(nodes, adjacency)
         return torch.cat([z.flatten(1), z_nodes.flatten(1)], dim=1)
 
     @torch.no_grad()
-    def decode(self, latent: Tensor, *, drawn: bool = False) -> tuple[Tensor, Tensor]:
-        """One-hot ``adjacency`` and ``nodes``: the largest bond channel of the symmetrized A, the largest element.
+    def decode(self, latent: Tensor, *, sampled: bool = False) -> tuple[Tensor, Tensor]:
+        """Return one-hot ``adjacency`` and ``nodes`` of the largest symmetrized bond channels and elements.
 
-        A latent has one graph, which is ``drawn``, too.
+        A latent has one graph, so ``sampled`` changes nothing.
+
+        Raises
+        ------
+        RuntimeError
+            In training mode.
         """
         if self.training:
             raise RuntimeError("a GraphNVP inverts in eval mode only: call eval() first")
@@ -273,7 +278,7 @@ class GraphNVP(nn.Module):
 
 
 def _columns(adjacency: Tensor) -> list[Tensor]:
-    """The N columns of all channels, each (batch, R N)."""
+    """Return the N columns of all channels, each (batch, R N)."""
     return [column.flatten(1) for column in adjacency.unbind(3)]
 
 
@@ -282,12 +287,12 @@ def _from_columns(columns: Sequence[Tensor], sizes: GraphNVPSizes) -> Tensor:
 
 
 def _without(rows: Sequence[Tensor], i: int) -> Tensor:
-    """All rows (batch, N, F), the one at i zeroed."""
+    """Return all rows (batch, N, F) with row i zeroed."""
     return torch.stack([torch.zeros_like(row) if j == i else row for j, row in enumerate(rows)], 1)
 
 
 def _apply(x: Tensor, shift: Tensor, log_s: Tensor | None, log_det: Tensor) -> tuple[Tensor, Tensor]:
-    """What a layer makes of its part, and the log-determinant so far with that of the layer."""
+    """Return the changed part of a coupling layer, and the log-determinant so far with that of the layer."""
     if log_s is None:
         return x + shift, log_det
     return x * torch.exp(log_s) + shift, log_det + log_s.sum(1)

@@ -1,7 +1,7 @@
 """A two-layer network on histograms, for a CPU: a step of 64 takes 4 ms.
 
 The z-score that is usual for such data is the first layer, a batch norm without weights: in training it is the
-batch's, in testing the source's, and whatever moves a model's statistics to a target's own moves it as well.
+batch's, in testing the source's, and a method that adapts statistics to a target adapts it as well.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ VARIANCE_FLOOR = 0.1  # a word that few images show does not become the largest 
 
 
 class HistogramNet(nn.Module):
-    """Two fully connected layers to ``width`` features, then a linear classifier.
+    """Two fully connected layers to ``width`` features, and a linear head.
 
     Parameters
     ----------
@@ -38,6 +38,6 @@ class HistogramNet(nn.Module):
         self.head = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Histograms (batch, words) to logits (batch, classes)."""
+        """Return logits (batch, classes) of histograms (batch, words)."""
         logits: Tensor = self.head(self.features(x))
         return logits

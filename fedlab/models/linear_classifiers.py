@@ -1,8 +1,9 @@
 """Classifiers on frozen features, one for each episode, all of a batch of episodes at once.
 
-``fit_linear_classifiers`` trains every episode's linear classifier as STARTUP's evaluation does: 100 epochs of SGD on batches of
-four, learning rate 0.01, momentum 0.9, dampening 0.9, weight decay 0.001, from ``nn.Linear``'s random start. Such a
-classifier never leaves its start's direction plus the span of its n support features,
+:func:`fit_linear_classifiers` trains every episode's linear classifier as STARTUP's evaluation does: 100 epochs of SGD
+on batches of four, learning rate 0.01, momentum 0.9, dampening 0.9, weight decay 0.001, from ``nn.Linear``'s random
+initial weights. Such a classifier never leaves the direction of its initial weights plus the span of its n support
+features,
 
     W = c W_0 + A^T Z,     Z (n, width),  A (n, ways),
 
@@ -10,7 +11,7 @@ and momentum and weight decay keep it there: they act on c and A by the same rul
 which has n numbers a class where W has ``width``, and the only products with features are made once, before the first
 step. Equal to ``torch.optim.SGD`` on ``nn.Linear`` to rounding (``tests/fedlab/models/test_linear_classifiers.py``).
 
-``prototype_logits`` is ProtoNet's classifier.
+:func:`prototype_logits` is ProtoNet's classifier.
 
 **Source**: evaluation of Guo et al., ECCV 2020, and of STARTUP (Phoo and Hariharan, ICLR 2021); Snell et al.,
 Prototypical Networks for Few-shot Learning, NeurIPS 2017.
@@ -27,7 +28,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ClassifierTraining:
-    """Settings of the published evaluation."""
+    """Hyperparameters of SGD; the defaults are those of the published evaluation."""
 
     epochs: int = 100
     batch: int = 4
@@ -42,14 +43,14 @@ PUBLISHED = ClassifierTraining()
 
 @dataclass(frozen=True)
 class ClassifierInit:
-    """All that is random in training heads.
+    """All random numbers of training: initial weights and the order of examples.
 
     Attributes
     ----------
     weight, bias
         (episodes, ways, width) and (episodes, ways), as ``nn.Linear`` draws them.
     orders
-        (epochs, episodes, n): which support example comes when.
+        Order of the support examples in each epoch, (epochs, episodes, n).
     """
 
     weight: Tensor
@@ -57,12 +58,20 @@ class ClassifierInit:
     orders: Tensor
 
     def to(self, device: torch.device) -> ClassifierInit:
-        """The same on a device."""
+        """Return the same on a device."""
         return ClassifierInit(self.weight.to(device), self.bias.to(device), self.orders.to(device))
 
 
 def init_classifiers(episodes: int, ways: int, support: int, width: int, epochs: int = PUBLISHED.epochs) -> ClassifierInit:
-    """A start for each episode from torch's current random stream."""
+    """Return initial weights for each episode from torch's current random stream.
+
+    Parameters
+    ----------
+    episodes, ways, support, width
+        Numbers of episodes, classes, support examples of an episode, and features.
+    epochs
+        Epochs of training.
+    """
     bound = 1 / math.sqrt(width)
     return ClassifierInit(
         torch.empty(episodes, ways, width).uniform_(-bound, bound),
@@ -74,7 +83,7 @@ def init_classifiers(episodes: int, ways: int, support: int, width: int, epochs:
 def fit_linear_classifiers(
     support: Tensor, labels: Tensor, query: Tensor, start: ClassifierInit, training: ClassifierTraining = PUBLISHED
 ) -> Tensor:
-    """Logits (episodes, m, ways) of the queries after training.
+    """Return the logits (episodes, m, ways) of the queries after training.
 
     Parameters
     ----------
@@ -82,6 +91,10 @@ def fit_linear_classifiers(
         Features (episodes, n, width) and (episodes, m, width).
     labels
         Class numbers (n,) of the support, the same in every episode.
+    start
+        Initial weights and the order of examples.
+    training
+        Hyperparameters.
     """
     episodes, count, _ = support.shape
     ways = start.bias.shape[1]
@@ -110,7 +123,10 @@ def fit_linear_classifiers(
 
 
 def prototype_logits(support: Tensor, query: Tensor, ways: int) -> Tensor:
-    """Minus the squared distance of each query to each class's mean, (episodes, m, ways); shapes as above."""
+    """Return minus the squared distance of each query to each class's mean, (episodes, m, ways).
+
+    ``support`` (episodes, n, width) is ordered class by class; ``query`` is (episodes, m, width).
+    """
     episodes, count, width = support.shape
     means = support.view(episodes, ways, count // ways, width).mean(2)
     return -torch.cdist(query, means).square()

@@ -1,7 +1,7 @@
-"""Message passing on complete graphs of fixed size: attended messages, updates of nodes and of edges, a readout.
+"""Message passing on complete graphs of fixed size: attention, updates of nodes and of edges, a readout.
 
-Nodes are (batch, N, width), edges (batch, N, N, width of edges); an edge v, w lies in row v and column w. A mask says
-which nodes a node hears; all, where there is none.
+Nodes are (batch, N, width), edges (batch, N, N, width of edges); edge (v, w) is in row v and column w. A mask says
+from which nodes a node receives messages; without a mask from all.
 
 **Source**: messages over edges: Gilmore et al., Neural Message Passing for Quantum Chemistry, ICML 2017; attention:
 Velickovic et al., Graph Attention Networks, ICLR 2018; readout: Vinyals et al., Order Matters, ICLR 2016. Put together
@@ -9,9 +9,9 @@ as in Flam-Shepherd, Wu, Aspuru-Guzik, Graph Deconvolutional Generation, 2020, a
 
 **Departures**: (1) attention sees the edge, too; (2) a message is a two-layer network of both nodes and the edge, not a
 matrix made from the edge: its last layer is taken after the attended sum, which is the same since attention sums to 1;
-(3) nodes and edges are layer-normalized after each update; (4) weights of messages, updates and queries can start
-``INIT_GAIN`` times as large as torch's (:func:`scale_init`): with those, graphs differ so little after the readout that a
-decoder first learns to do without it (``tests/fedlab/models/test_mpgvae.py`` compares how far latents are apart).
+(3) nodes and edges are layer-normalized after each update; (4) initial weights of messages, updates and queries can be
+``INIT_GAIN`` times as large as torch's (:func:`scale_init`): with those, graphs differ so little after the readout that
+a decoder first learns to ignore it (``tests/fedlab/models/test_mpgvae.py`` compares how far latents are apart).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SLOPE = 0.2  # of the attention's leaky ReLU, as in graph attention networks
 
 
 class PairwiseLinear(nn.Module):
-    """A linear layer of [h_v, h_w, e_vw] for all pairs, without making the pairs' vectors."""
+    """A linear layer of [h_v, h_w, e_vw] for all pairs, without building the pairs' vectors."""
 
     def __init__(self, width: int, edges: int, outputs: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class PairwiseLinear(nn.Module):
         self.edge = nn.Linear(edges, outputs, bias=False) if edges else None
 
     def forward(self, h: Tensor, e: Tensor | None = None) -> Tensor:
-        """From (batch, N, width) and (batch, N, N, edges) to (batch, N, N, outputs)."""
+        """Return (batch, N, N, outputs) of nodes (batch, N, width) and edges (batch, N, N, edges)."""
         found: Tensor = self.receiver(h)[:, :, None] + self.sender(h)[:, None]
         return found if self.edge is None else found + self.edge(e)
 
@@ -50,16 +50,18 @@ class MessagePassing(nn.Module):
         self.update = nn.GRUCell(width, width)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, h: Tensor, e: Tensor, heard: Tensor | None = None) -> Tensor:
-        """New nodes (batch, N, width).
+    def forward(self, h: Tensor, e: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return updated nodes (batch, N, width).
 
         Parameters
         ----------
-        heard
-            Whether v hears w (batch, N, N); None: always.
+        h, e
+            Nodes (batch, N, width) and edges (batch, N, N, edges).
+        mask
+            True where v receives from w (batch, N, N); None: everywhere.
         """
         logits = leaky_relu(self.attention(h, e).squeeze(-1), SLOPE)  # (batch, N, N)
-        alpha = masked_softmax(logits, heard)
+        alpha = masked_softmax(logits, mask)
         message = self.out(torch.einsum("bvw,bvwd->bvd", alpha, torch.relu(self.hidden(h, e))))
         updated: Tensor = self.norm(self.update(message.flatten(0, 1), h.flatten(0, 1)).view_as(h))
         return updated
@@ -74,16 +76,16 @@ class EdgeUpdate(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, h: Tensor, e: Tensor) -> Tensor:
-        """New edges (batch, N, N, width)."""
+        """Return updated edges (batch, N, N, width) of nodes (batch, N, width) and edges."""
         updated: Tensor = self.norm(e + self.out(torch.relu(self.hidden(h, e))))
         return updated
 
 
 class Set2Set(nn.Module):
-    """A vector (batch, 2 width) of a set of nodes, whatever their order.
+    """A permutation-invariant readout: a vector (batch, 2 width) of a set of nodes.
 
-    An LSTM asks ``steps`` times, each time with what it asked and heard before; an answer is the mean of the nodes by
-    attention, softmax of <query, node>. What it asked and heard last is the vector.
+    An LSTM makes ``steps`` queries, each from the last query and its answer; an answer is the attention-weighted mean
+    of the nodes, softmax of <query, node>. The last query and its answer are the vector.
     """
 
     def __init__(self, width: int, steps: int) -> None:
@@ -92,19 +94,19 @@ class Set2Set(nn.Module):
         self.query = nn.LSTMCell(2 * width, width)
 
     def forward(self, h: Tensor, present: Tensor) -> Tensor:
-        """From nodes (batch, N, width), of which only the present ones (batch, N) count."""
+        """Return (batch, 2 width) of nodes (batch, N, width), of which only the present ones (batch, N) count."""
         batch, _, width = h.shape
-        asked, cell, heard = h.new_zeros(batch, width), h.new_zeros(batch, width), h.new_zeros(batch, width)
+        query, cell, answer = h.new_zeros(batch, width), h.new_zeros(batch, width), h.new_zeros(batch, width)
         for _ in range(self.steps):
-            asked, cell = self.query(torch.cat([asked, heard], 1), (asked, cell))
-            alpha = masked_softmax(torch.einsum("bnd,bd->bn", h, asked), present)
-            heard = torch.einsum("bn,bnd->bd", alpha, h)
-        return torch.cat([asked, heard], 1)
+            query, cell = self.query(torch.cat([query, answer], 1), (query, cell))
+            alpha = masked_softmax(torch.einsum("bnd,bd->bn", h, query), present)
+            answer = torch.einsum("bn,bnd->bd", alpha, h)
+        return torch.cat([query, answer], 1)
 
 
 @torch.no_grad()
 def scale_init(module: nn.Module) -> None:
-    """Make the weights of linear and recurrent layers ``INIT_GAIN`` times as large."""
+    """Multiply the weights of linear and recurrent layers by ``INIT_GAIN``, in place."""
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.RNNCellBase):
             for name, weight in part.named_parameters(recurse=False):
@@ -113,7 +115,7 @@ def scale_init(module: nn.Module) -> None:
 
 
 def masked_softmax(logits: Tensor, present: Tensor | None) -> Tensor:
-    """Softmax along the last dimension over what is present; where nothing is, all are equal, not NaN."""
+    """Return the softmax along the last dimension over the present entries; uniform, not NaN, where none is present."""
     if present is not None:
         logits = logits.masked_fill(~present, torch.finfo(logits.dtype).min)
     return logits.softmax(-1)

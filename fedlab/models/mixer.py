@@ -1,7 +1,7 @@
-"""MLP-Mixer: patches, then layers that mix tokens and channels by turns, then a mean; no convolution, no attention.
+"""MLP-Mixer: patches, then layers that mix tokens and channels in turn, then a mean; no convolution, no attention.
 
 **Source**: Tolstikhin et al., MLP-Mixer: An all-MLP Architecture for Vision, NeurIPS 2021, section 2 and table 1.
-``tests/fedlab/models/test_mixer.py`` holds it to timm's ``mlp_mixer``, whose weights :func:`from_timm` takes.
+``tests/fedlab/models/test_mixer.py`` compares it with timm's ``mlp_mixer``, whose weights :func:`from_timm` takes.
 
 **Departures**: (1) weights of linear layers are drawn by torch's default rule rather than Flax's. (2) Dropout and
 stochastic depth are left out.
@@ -44,12 +44,12 @@ SMALL: Mapping[str, MixerShape] = {  # for 32 pixels
 
 
 def mlp(width: int, hidden: int) -> nn.Sequential:
-    """Two linear layers on the last dimension."""
+    """Return two linear layers on the last dimension, with a GELU between them."""
     return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
 
 class MixerBlock(nn.Module):
-    """x + MLP over tokens, then x + MLP over channels, each behind a layer norm."""
+    """x + MLP over tokens, then x + MLP over channels, each after a layer norm."""
 
     def __init__(self, tokens: int, shape: MixerShape) -> None:
         super().__init__()
@@ -59,14 +59,14 @@ class MixerBlock(nn.Module):
         self.mix_channels = mlp(shape.width, shape.channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, tokens, width), unchanged in shape."""
+        """Return (batch, tokens, width), unchanged in shape."""
         x = x + self.mix_tokens(self.before_tokens(x).transpose(1, 2)).transpose(1, 2)
         mixed: Tensor = x + self.mix_channels(self.before_channels(x))
         return mixed
 
 
 class MixerBackbone(nn.Module):
-    """Everything before the classifier."""
+    """All layers before the classifier."""
 
     def __init__(self, size: int, shape: MixerShape) -> None:
         super().__init__()
@@ -76,7 +76,13 @@ class MixerBackbone(nn.Module):
         self.norm = nn.LayerNorm(shape.width, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (batch, 3, size, size) to features (batch, width)."""
+        """Return features (batch, width) of images (batch, 3, size, size).
+
+        Raises
+        ------
+        DataError
+            For images of another size.
+        """
         if x.shape[1:] != (3, self.size, self.size):
             raise DataError(
                 f"a Mixer for images (3, {self.size}, {self.size}) got {tuple(x.shape[1:])}; the number of patches is "
@@ -88,7 +94,7 @@ class MixerBackbone(nn.Module):
 
 
 class Mixer(nn.Module):
-    """The body and a linear classifier that starts at zero.
+    """The backbone and a linear classifier with zero initial weights.
 
     Parameters
     ----------
@@ -114,18 +120,18 @@ class Mixer(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (batch, 3, size, size) to logits (batch, classes)."""
+        """Return logits (batch, classes) of images (batch, 3, size, size)."""
         logits: Tensor = self.head(self.features(x))
         return logits
 
 
 def check_patch_size(size: int, shape: MixerShape) -> None:
-    """Refuse images that patches do not tile.
+    """Check that patches tile images of ``size`` pixels a side.
 
     Raises
     ------
     ConfigError
-        With the nearest size that they do.
+        When they do not, with the nearest size that they do.
     """
     if size % shape.patch or size < shape.patch:
         near = max(1, round(size / shape.patch)) * shape.patch
@@ -149,7 +155,7 @@ NAMES = {  # ours to timm's
 
 
 def from_timm(model: Mixer, weights: Mapping[str, Tensor]) -> Mixer:
-    """The model with weights of timm's ``mixer_...`` of its size; the very tensors, none is copied.
+    """Load weights of timm's ``mixer_...`` of the same size into the model, without copying them, and return the model.
 
     Raises
     ------
@@ -179,16 +185,20 @@ def from_timm(model: Mixer, weights: Mapping[str, Tensor]) -> Mixer:
 
 
 def permute_patch_weights(weights: Mapping[str, Tensor], order: Tensor, shape: MixerShape) -> dict[str, Tensor]:
-    """Weights that make of images arranged by ``order`` what the given ones make of images as they are.
+    """Return weights whose outputs for permuted images are those of the given weights for the images themselves.
 
     Columns of the stem follow the pixels of a patch; columns of the first layer, and rows of the second, of every MLP
-    over tokens follow the patches. All are drawn alike and no optimizer here looks beyond an element, so a Mixer that
-    is yet to learn cannot tell the two kinds of images apart.
+    over tokens follow the patches. All are drawn alike and no optimizer here looks beyond an element, so an untrained
+    Mixer cannot tell the two kinds of images apart.
 
     Parameters
     ----------
+    weights
+        State of a :class:`Mixer`.
     order
-        As of ``fedlab.data.images.permutations``: (size * size,).
+        As in ``fedlab.data.images.permutations``: (size * size,).
+    shape
+        Shape of the Mixer.
 
     Raises
     ------

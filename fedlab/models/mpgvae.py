@@ -1,36 +1,35 @@
-"""MPGVAE: a variational autoencoder of molecular graphs that passes messages on both sides.
+"""MPGVAE: a variational autoencoder of molecular graphs with message passing in encoder and decoder.
 
     q(z | G):  h <- embedded elements;  h <- GRU(attended messages over bonds), a few times;  set2set;  mu, log sigma^2
-    p(G | z):  h_1 .. h_N <- the states of a GRU that is fed z at every place;  e_vw <- network of h_v, h_w;
+    p(G | z):  h_1 .. h_N <- the states of a GRU with input z at every place;  e_vw <- network of h_v, h_w;
                nodes by messages and edges by a network in turns, a few times;
                p(x_v) = softmax of h_v,  p(a_vw) = softmax of e_vw + e_wv
 
     loss = (E_q [-log p(G | z)] + beta KL(q || N(0, I))) / D,    D = N + N (N - 1) / 2 decisions a graph
 
-The recurrent seeds tell the places apart, and messages let atoms and bonds agree with each other, where a plain decoder
-draws them independently given z. All N places are decided; a bond is decided where both its atoms are, since one to "no
-atom" is none without saying. So p is a distribution over graphs: the sum over them is 1.
+The recurrent seeds distinguish the places, and messages let atoms and bonds depend on each other, where a plain decoder
+draws them independently given z. All N places are decided; a bond is decided where both its atoms are present, since
+one to "no atom" is none anyway. So p is a distribution over graphs: its sum over them is 1.
 
-**Which place is which atom** is not in G, and the encoder does not see it: it gives all orders of the atoms the same
-z. ``matching="order"`` scores places against atoms in the order that the batch has them; ``matching="assignment"``
-against those in the order that costs least (:mod:`fedlab.losses.graph_matching`), a bound of the probability of the
-graph in
-any order.
+**The order of the atoms** is not in G, and the encoder does not see it: it gives all orders the same z.
+``matching="order"`` scores places against atoms in the order of the batch; ``matching="assignment"`` against those in
+the order of least cost (:mod:`fedlab.losses.graph_matching`), a bound of the probability of the graph in any order.
 
 **KL warm-up**: beta rises from 0 to its ceiling over the first ``warmup`` training steps, counted in the buffer
-``steps``. It travels with the weights: a client goes on from the count of the global model, and where models are put
-together counters take the largest. So beta is one function of the local steps behind the global model, for every
-strategy and engine, whoever joins when, and a checkpoint holds it. Strategies that let no counter of a client through
-(differential privacy) stand still in a warm-up: set it to 0 there.
+``steps``. It is part of the weights: a client continues from the count of the global model, and aggregation takes the
+largest counter. So beta is one function of the local steps behind the global model, for every strategy and engine, also
+for late joiners, and a checkpoint holds it. Strategies that send no client counters (differential privacy) never leave
+the warm-up: set it to 0 there.
 
 **Source**: Flam-Shepherd, Wu, Aspuru-Guzik, Graph Deconvolutional Generation, 2020, arXiv 2002.07087 (Mach. Learn.:
 Sci. Technol. 2021). There is no public code, and the paper's sizes are not at hand. **Departures**, or choices where
 we do not know theirs: (1) widths, numbers of steps and the warm-up; (2) weights are shared by the steps of the encoder,
-not by those of the decoder; (3) atoms of the encoder hear those that they are bonded to, and themselves; absent ones
-are no nodes of it, and bonds to them cost nothing; (4) the seeds' GRU is fed a learned vector of the place beside z,
-without which all places decode alike for the first hundred steps; (5) edges are updated by a residual network; (6) the
-loss is divided by the number of decisions, so that step sizes do not depend on the size of graphs; (7) bonds are
-kekulized, there is no aromatic kind; (8) layer norms and first weights, see :mod:`fedlab.models.message_passing`.
+not by those of the decoder; (3) atoms of the encoder receive messages from those that they are bonded to, and from
+themselves; absent ones are not among its nodes, and bonds to them cost nothing; (4) the seeds' GRU has a learned vector
+of the place as input besides z, without which all places decode alike for the first hundred steps; (5) edges are
+updated by a residual network; (6) the loss is divided by the number of decisions, so that step sizes do not depend on
+the size of graphs; (7) bonds are kekulized, there is no aromatic kind; (8) layer norms and initial weights, see
+:mod:`fedlab.models.message_passing`.
 """
 
 from __future__ import annotations
@@ -53,14 +52,14 @@ Matching = Literal["order", "assignment"]
 
 @dataclass(frozen=True)
 class MPGVAESizes:
-    """Numbers of one MPGVAE.
+    """Sizes of an MPGVAE.
 
     Attributes
     ----------
     size, elements
         N and F.
     width, latent
-        Of nodes and edges, and of z.
+        Widths of nodes and edges, and of z.
     passes
         Message steps of the encoder, and of the decoder.
     readout
@@ -77,7 +76,7 @@ class MPGVAESizes:
 
 
 class Encoder(nn.Module):
-    """A graph to mu and log sigma^2 of its latents, whatever the order of its atoms."""
+    """A graph to mu and log sigma^2 of its latents, invariant to the order of its atoms."""
 
     def __init__(self, sizes: MPGVAESizes) -> None:
         super().__init__()
@@ -92,13 +91,13 @@ class Encoder(nn.Module):
             self.head.bias[sizes.latent :] += INIT_LOG_VARIANCE
 
     def forward(self, adjacency: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """From one-hot (batch, R, N, N) and (batch, N, F) to two of (batch, latent)."""
+        """Return mu and log sigma^2, each (batch, latent), of one-hot graphs (batch, R, N, N) and (batch, N, F)."""
         present, bonds = node_mask(nodes), adjacency.movedim(1, -1)
         itself = torch.eye(nodes.shape[1], dtype=torch.bool, device=nodes.device)
-        heard = (adjacency[:, -1] < 0.5) | itself
+        mask = (adjacency[:, -1] < 0.5) | itself
         h = self.embed(nodes)
         for _ in range(self.passes):
-            h = self.messages(h, bonds, heard)
+            h = self.messages(h, bonds, mask)
         mu, log_variance = self.head(self.readout(h, present)).chunk(2, dim=1)
         return mu, log_variance
 
@@ -119,7 +118,7 @@ class Decoder(nn.Module):
         self.bonds = _network(width, sizes.channels)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Bonds first."""
+        """Return log-probabilities of bonds (batch, R, N, N) and of nodes (batch, N, F)."""
         h = self.norm(self.seeds(self.latent(z)[:, None] + self.places)[0])
         e = self.edges(torch.relu(self.pairs(h)))
         for messages, update in zip(self.messages, self.updates, strict=True):
@@ -130,19 +129,21 @@ class Decoder(nn.Module):
 
 
 class MPGVAE(nn.Module):
-    """Encoder, decoder and the bound; a :class:`fedlab.models.graph_generator.GraphGenerator`.
+    """Encoder, decoder and the bound; implements :class:`fedlab.models.graph_generator.GraphGenerator`.
 
     Parameters
     ----------
+    sizes
+        Sizes of the network.
     beta
         Ceiling of the KL term's weight; 1 makes the loss the bound itself.
     warmup
         Training steps until it is reached.
     matching
-        Which atom a place is scored against.
-    spread
-        How graphs are made of probabilities p: 0 takes the likeliest atoms and bonds; else they are drawn, each by
-        itself, from p^(1 / spread), scaled to sum 1; so 1 draws from p(G | z).
+        Order of the atoms that places are scored against: as given, or the cheapest.
+    decode_temperature
+        How graphs are sampled from probabilities p: 0 takes the likeliest atoms and bonds; else each is drawn
+        independently from p^(1 / decode_temperature), scaled to sum 1; so 1 draws from p(G | z).
     """
 
     steps: Tensor
@@ -154,28 +155,31 @@ class MPGVAE(nn.Module):
         beta: float = 1.0,
         warmup: int = 0,
         matching: Matching = "order",
-        spread: float = 0.0,
+        decode_temperature: float = 0.0,
     ) -> None:
         super().__init__()
         self.sizes, self.ceiling, self.warmup = sizes, beta, warmup
-        self.matching, self.spread = matching, spread
+        self.matching, self.decode_temperature = matching, decode_temperature
         self.encoder, self.decoder = Encoder(sizes), Decoder(sizes)
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     @property
     def decisions(self) -> int:
-        """D: nodes and pairs of a graph."""
+        """Return D, the number of nodes and pairs of a graph."""
         return self.sizes.size * (self.sizes.size + 1) // 2
 
     def beta(self) -> Tensor:
-        """The KL term's weight at this step, a scalar."""
+        """Return the KL term's weight at this step, a scalar."""
         fraction = (self.steps / self.warmup).clamp(max=1.0) if self.warmup else torch.ones_like(self.steps)
         return self.ceiling * fraction
 
     # --- likelihood ---
 
     def loss(self, adjacency: Tensor, nodes: Tensor) -> Tensor:
-        """The bound by decision, KL weighed with beta; outside training with its ceiling, so that rounds compare."""
+        """Return the bound per decision, KL weighted with beta: a scalar.
+
+        Outside training beta is its ceiling, so that rounds compare.
+        """
         cost, divergence = self.terms(adjacency, nodes)
         beta = self.beta() if self.training else self.ceiling
         if self.training:
@@ -183,12 +187,12 @@ class MPGVAE(nn.Module):
         return (cost + beta * divergence).mean() / self.decisions
 
     def nll(self, adjacency: Tensor, nodes: Tensor) -> Tensor:
-        """The negative ELBO (batch,), one draw of z each, whatever beta is."""
+        """Return the negative ELBO (batch,), one draw of z each, whatever beta is."""
         cost, divergence = self.terms(adjacency, nodes)
         return cost + divergence
 
     def terms(self, adjacency: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """-log p(G | z) for one z of q, and KL(q || N(0, I)), in nats, each (batch,)."""
+        """Return -log p(G | z) for one z of q, and KL(q || N(0, I)), in nats, each (batch,)."""
         mu, log_variance = self.encoder(adjacency, nodes)
         z = mu + torch.exp(0.5 * log_variance) * torch.randn_like(mu)
         divergence = 0.5 * (mu.square() + log_variance.exp() - 1 - log_variance).sum(1)
@@ -204,41 +208,41 @@ class MPGVAE(nn.Module):
     def sample(
         self, count: int, temperature: float = 1.0, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Graphs of z = temperature * eps."""
+        """Return graphs of z = temperature * eps, one-hot."""
         device = self.encoder.head.weight.device
         eps = torch.randn(count, self.sizes.latent, generator=generator, device=device)
-        return self.graphs(temperature * eps, self.spread, generator)
+        return self.graphs(temperature * eps, self.decode_temperature, generator)
 
     @torch.no_grad()
     def encode(self, adjacency: Tensor, nodes: Tensor) -> Tensor:
-        """The mean of q (batch, latent)."""
+        """Return the mean of q (batch, latent)."""
         mu: Tensor = self.encoder(adjacency, nodes)[0]
         return mu
 
     @torch.no_grad()
-    def decode(self, latent: Tensor, *, drawn: bool = False) -> tuple[Tensor, Tensor]:
-        """One-hot ``adjacency`` and ``nodes``: the likeliest, or drawn with the spread."""
-        return self.graphs(latent, self.spread if drawn else 0.0)
+    def decode(self, latent: Tensor, *, sampled: bool = False) -> tuple[Tensor, Tensor]:
+        """Return one-hot ``adjacency`` and ``nodes``: the likeliest, or sampled at the decode temperature."""
+        return self.graphs(latent, self.decode_temperature if sampled else 0.0)
 
     @torch.no_grad()
-    def graphs(self, latent: Tensor, spread: float, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """The likeliest atoms and bonds of latents, or with a spread drawn ones."""
+    def graphs(self, latent: Tensor, decode_temperature: float, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Return the likeliest atoms and bonds of latents (batch, latent), or sampled ones at a temperature above 0."""
         bonds, atoms = self.decoder(latent)
-        if spread:
+        if decode_temperature:
             noise = _gumbel(bonds, generator)  # of a pair once
-            bonds = bonds + spread * (noise.triu() + noise.triu(1).transpose(2, 3))
-            atoms = atoms + spread * _gumbel(atoms, generator)
+            bonds = bonds + decode_temperature * (noise.triu() + noise.triu(1).transpose(2, 3))
+            atoms = atoms + decode_temperature * _gumbel(atoms, generator)
         nodes = argmax_one_hot(atoms, dim=2)
         return mask_absent(argmax_one_hot(bonds, dim=1), nodes), nodes
 
 
 def node_mask(nodes: Tensor) -> Tensor:
-    """Which places hold an atom (batch, N), of one-hot nodes (batch, N, F)."""
+    """Return True for places that hold an atom (batch, N), of one-hot nodes (batch, N, F)."""
     return nodes[..., -1] < 0.5
 
 
 def mask_absent(adjacency: Tensor, nodes: Tensor) -> Tensor:
-    """One-hot bonds, "none" where an atom is absent and on the diagonal."""
+    """Return one-hot bonds (batch, R, N, N), "none" where an atom is absent and on the diagonal."""
     present, none = node_mask(nodes), adjacency.shape[1] - 1
     pairs = present[:, None] & present[:, :, None] & ~torch.eye(nodes.shape[1], dtype=torch.bool, device=nodes.device)
     bonds = adjacency.argmax(1).where(pairs, none)
@@ -246,12 +250,14 @@ def mask_absent(adjacency: Tensor, nodes: Tensor) -> Tensor:
 
 
 def reconstruction_nll(bonds: Tensor, atoms: Tensor, adjacency: Tensor, nodes: Tensor) -> Tensor:
-    """-log p(G) (batch,): of every place's element, and of the bond of each pair whose two atoms are there.
+    """Return -log p(G) (batch,): of every place's element, and of the bond of each pair whose two atoms are present.
 
     Parameters
     ----------
     bonds, atoms
         Log-probabilities (batch, R, N, N), symmetric, and (batch, N, F).
+    adjacency, nodes
+        The graphs, one-hot, of the same shapes.
     """
     present = node_mask(nodes).to(bonds)
     of_atoms = (atoms * nodes).sum((1, 2))
@@ -264,6 +270,6 @@ def _network(width: int, outputs: int) -> nn.Sequential:
 
 
 def _gumbel(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Noise that makes the largest sum a draw from the softmax."""
+    """Return noise whose sum with log-probabilities is largest at a draw from the softmax."""
     uniform = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
     return -torch.log(-torch.log(uniform.clamp(min=1e-30, max=1 - 1e-7)))

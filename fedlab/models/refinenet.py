@@ -5,7 +5,8 @@ has weights for each of them, and the output is the score (NCSN); without, the n
 refining blocks have no norms and pool by the maximum, and the output is the noise (NCSNv2 divides it by sigma).
 
 **Source**: Song and Ermon, Generative Modeling by Estimating Gradients of the Data Distribution, NeurIPS 2019, appendix
-A; Improved Techniques for Training Score-Based Generative Models, NeurIPS 2020, appendix B; their released code.
+A; Improved Techniques for Training Score-Based Generative Models, NeurIPS 2020, appendix B; their released code, whose
+RCU, MSF and CRP blocks are ``RCUBlock``, and ``fuse`` and ``pool`` of ``RefineBlock``.
 
 **Departures**: (1) images come in [-1, 1] and are not rescaled inside; (2) NCSNv2's output has the sign of the noise,
 as DDPM's has, and not of the score.
@@ -25,9 +26,10 @@ from fedlab.models.unet import Stage
 
 
 class InstanceNormPlus(nn.Module):
-    """gamma (IN(x) + alpha m) + beta, m being the channels' means, normalized over channels; of each level if any.
+    """gamma (IN(x) + alpha m) + beta, with m the channels' means normalized over channels; a set for each level.
 
-    Instance norm alone would forget the means, and with them the brightness of the image.
+    Instance norm alone would forget the means, and with them the brightness of the image. Without levels there is one
+    set.
     """
 
     def __init__(self, channels: int, levels: int) -> None:
@@ -39,7 +41,7 @@ class InstanceNormPlus(nn.Module):
         self.conditional = levels > 0
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """(batch, channels, height, width), unchanged in shape."""
+        """Return (batch, channels, height, width), unchanged in shape; ``level`` is (batch,)."""
         row = self.table[level if self.conditional else torch.zeros_like(level)]
         gamma, alpha, beta = row[..., None, None].unbind(1)  # each (batch, channels, 1, 1)
         means = x.mean((2, 3), keepdim=True)
@@ -47,23 +49,15 @@ class InstanceNormPlus(nn.Module):
         return gamma * (instance_norm(x) + alpha * means) + beta
 
 
-class Bare(nn.Module):
-    """No norm, where there is one in the other version."""
-
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """Unchanged."""
-        return x
-
-
 def convolution(inputs: int, outputs: int, dilation: int = 1, *, size: int = 3, bias: bool = True) -> nn.Conv2d:
-    """A convolution that keeps the size."""
+    """Return a convolution that keeps height and width."""
     return nn.Conv2d(inputs, outputs, size, padding=dilation * (size // 2), dilation=dilation, bias=bias)
 
 
 class ResidualUnit(nn.Module):
-    """Norm, ELU, convolution, twice, beside a shortcut.
+    """Norm, ELU, convolution, twice, with a shortcut.
 
-    The block that opens a stage has a convolution as its shortcut; if the stage is not dilated, it halves the image by
+    The unit that opens a stage has a convolution as its shortcut; if the stage is not dilated, it halves the image by
     the mean of 2 x 2 pixels.
     """
 
@@ -76,55 +70,59 @@ class ResidualUnit(nn.Module):
         self.halves = opens and dilation == 1
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """(batch, inputs, height, width) to (batch, outputs, height, width), or half as high and wide."""
+        """Return (batch, outputs, height, width), or half as high and wide, of (batch, inputs, height, width)."""
         h = self.conv2(elu(self.norm2(self.conv1(elu(self.norm1(x, level))), level)))
         added: Tensor = self.shortcut(x) + h
         return avg_pool2d(added, 2) if self.halves else added
 
 
-class Normed(nn.Module):
-    """A norm, if any, then ELU or a pool or nothing, then a convolution."""
+class NormConv(nn.Module):
+    """A norm, if any, then an activation or a pool or nothing, then a convolution."""
 
-    def __init__(self, norm: nn.Module, between: Callable[[Tensor], Tensor], conv: nn.Conv2d) -> None:
+    def __init__(self, norm: InstanceNormPlus | None, middle: Callable[[Tensor], Tensor], conv: nn.Conv2d) -> None:
         super().__init__()
-        self.norm, self.between, self.conv = norm, between, conv
+        self.norm, self.middle, self.conv = norm, middle, conv
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """(batch, inputs, height, width) to (batch, outputs, height, width)."""
-        found: Tensor = self.conv(self.between(self.norm(x, level)))
-        return found
+        """Return (batch, outputs, height, width) of (batch, inputs, height, width)."""
+        x = x if self.norm is None else self.norm(x, level)
+        out: Tensor = self.conv(self.middle(x))
+        return out
 
 
 class RCUBlock(Stage):
-    """x plus two convolutions."""
+    """Residual convolution unit: x plus two convolutions."""
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:  # type: ignore[override]
-        """(batch, channels, height, width), unchanged in shape."""
+        """Return (batch, channels, height, width), unchanged in shape."""
         return x + super().forward(x, level)
 
 
 class RefineBlock(nn.Module):
-    """Adapts its inputs, fuses them at the first one's resolution, pools in a chain of residuals, adapts again."""
+    """Refine several inputs into one.
+
+    RCU blocks on each input, fusion at the first one's resolution, chained residual pooling, and RCU blocks again.
+    """
 
     def __init__(self, inputs: Sequence[int], outputs: int, levels: int, *, last: bool = False) -> None:
         super().__init__()
 
-        def normed(before: int, after: int, between: Callable[[Tensor], Tensor], bias: bool = False) -> Normed:
-            norm = InstanceNormPlus(before, levels) if levels else Bare()
-            return Normed(norm, between, convolution(before, after, bias=bias))
+        def unit(before: int, after: int, middle: Callable[[Tensor], Tensor], bias: bool = False) -> NormConv:
+            norm = InstanceNormPlus(before, levels) if levels else None
+            return NormConv(norm, middle, convolution(before, after, bias=bias))
 
         def adapt(channels: int, count: int) -> Stage:
-            return Stage(*(RCUBlock(*(normed(channels, channels, elu) for _ in range(2))) for _ in range(count)))
+            return Stage(*(RCUBlock(*(unit(channels, channels, elu) for _ in range(2))) for _ in range(count)))
 
         pool = partial(avg_pool2d if levels else max_pool2d, kernel_size=5, stride=1, padding=2)
         self.adapt = nn.ModuleList(adapt(channels, 2) for channels in inputs)
         fused = inputs if len(inputs) > 1 else ()
-        self.fuse = nn.ModuleList(normed(channels, outputs, _same, True) for channels in fused)
-        self.pool = nn.ModuleList(normed(outputs, outputs, pool) for _ in range(2))
+        self.fuse = nn.ModuleList(unit(channels, outputs, _same, True) for channels in fused)
+        self.pool = nn.ModuleList(unit(outputs, outputs, pool) for _ in range(2))
         self.out = adapt(outputs, 3 if last else 1)
 
     def forward(self, inputs: Sequence[Tensor], level: Tensor) -> Tensor:
-        """Tensors (batch, channels, height, width) of any resolutions to one with the first one's."""
+        """Return one tensor of the first input's resolution; inputs are (batch, channels, height, width)."""
         parts = [adapt(x, level) for x, adapt in zip(inputs, self.adapt, strict=True)]
         if len(self.fuse):
             parts = [fuse(x, level) for x, fuse in zip(parts, self.fuse, strict=True)]
@@ -144,7 +142,7 @@ def _same(x: Tensor) -> Tensor:
 
 
 class RefineNet(nn.Module):
-    """The network.
+    """The score network.
 
     Parameters
     ----------
@@ -186,7 +184,7 @@ class RefineNet(nn.Module):
         self.norm, self.out = InstanceNormPlus(width, levels), convolution(width, channels)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """Noisy images (batch, channels, height, width) and levels (batch,) to a tensor like the images.
+        """Return a tensor like the noisy images (batch, channels, size, size), at levels (batch,).
 
         Raises
         ------

@@ -18,7 +18,7 @@ CHANNELS = (64, 128, 256, 512)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a way around them, which is a 1x1 convolution where the shape changes."""
+    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution where the shape changes."""
 
     def __init__(self, before: int, channels: int, stride: int, kind: str) -> None:
         super().__init__()
@@ -36,13 +36,13 @@ class BasicBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, before, height, width) to (batch, channels, height / stride, width / stride)."""
+        """Return (batch, channels, height / stride, width / stride) of (batch, before, height, width)."""
         out: Tensor = (self.body(x) + self.around(x)).relu()
         return out
 
 
 class ResNet10(nn.Module):
-    """4,905,792 parameters of features, for any image size from 32 pixels, and a linear classifier.
+    """A backbone of 4,905,792 parameters for any image size from 32 pixels, and a linear head.
 
     Parameters
     ----------
@@ -70,6 +70,6 @@ class ResNet10(nn.Module):
                 nn.init.normal_(layer.weight, 0.0, math.sqrt(2 / (area * layer.out_channels)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (batch, 3, size, size) to logits (batch, classes)."""
+        """Return logits (batch, classes) of images (batch, 3, size, size)."""
         logits: Tensor = self.head(self.features(x))
         return logits

@@ -1,4 +1,4 @@
-"""DDPM's U-Net: residual blocks that know the noise level, self-attention at one resolution, skips from down to up.
+"""DDPM's U-Net: residual blocks that know the noise level, self-attention at one resolution, skip connections.
 
 A backbone of ``fedlab/diffusion``: noisy images and levels in, a tensor like the images out.
 
@@ -48,7 +48,13 @@ SHAPES: Mapping[str, UNetShape] = {
 
 
 def check_image_size(size: int, shape: UNetShape) -> None:
-    """Refuse images that a network of this shape cannot take: see :class:`UNet`."""
+    """Check that a network of this shape can take images of ``size`` pixels a side.
+
+    Raises
+    ------
+    ConfigError
+        When the size cannot be halved as often as the shape has resolutions.
+    """
     halvings = len(shape.factors) - 1
     stride = shape.patch * 2**halvings
     if size % stride:
@@ -60,12 +66,12 @@ def check_image_size(size: int, shape: UNetShape) -> None:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """32 groups, fewer for narrow layers."""
+    """Return a group norm of 32 groups, fewer for narrow layers."""
     return nn.GroupNorm(min(32, channels // 4), channels, eps=1e-6)
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer drawn as the paper's, with zero bias."""
+    """Return a linear layer initialized as in the paper, with zero bias."""
     layer = nn.Linear(inputs, outputs)
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -73,7 +79,7 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 def convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1, *, zero: bool = False) -> nn.Conv2d:
-    """A convolution that keeps the size at stride 1, drawn as the paper's or zero, with zero bias."""
+    """Return a convolution that keeps the size at stride 1, initialized as in the paper or to zero, with zero bias."""
     layer = nn.Conv2d(inputs, outputs, size, stride, size // 2 if stride == 1 else 0)
     if zero:
         nn.init.zeros_(layer.weight)
@@ -85,7 +91,7 @@ def convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1, *, ze
 
 
 def level_embedding(level: Tensor, width: int) -> Tensor:
-    """Sines and cosines (batch, width) of levels (batch,), of frequencies 1 to 1e-4."""
+    """Return sines and cosines (batch, width) of levels (batch,), of frequencies 1 to 1e-4."""
     half = width // 2
     rates = torch.exp(torch.arange(half, device=level.device) * (-math.log(10000) / (half - 1)))
     angles = level.float()[:, None] * rates
@@ -93,7 +99,7 @@ def level_embedding(level: Tensor, width: int) -> Tensor:
 
 
 class ResidualBlock(nn.Module):
-    """Norm, swish, convolution, plus the level; again with dropout; beside a shortcut."""
+    """Norm, swish, convolution, plus the level; again with dropout; with a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float) -> None:
         super().__init__()
@@ -104,14 +110,14 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if inputs == outputs else convolution(inputs, outputs, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """(batch, inputs, height, width) and (batch, embedding) to (batch, outputs, height, width)."""
+        """Return (batch, outputs, height, width) of (batch, inputs, height, width) and (batch, embedding)."""
         h = self.conv1(silu(self.norm1(x))) + self.level(silu(embedding))[:, :, None, None]
         added: Tensor = self.shortcut(x) + self.conv2(self.dropout(silu(self.norm2(h))))
         return added
 
 
 class Attention(nn.Module):
-    """Self-attention of one head over all pixels, residual, starting as nothing."""
+    """Self-attention of one head over all pixels, residual, with a zero initial output."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -120,7 +126,7 @@ class Attention(nn.Module):
         self.out = convolution(channels, channels, 1, zero=True)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """(batch, channels, height, width), unchanged in shape; the level is not looked at."""
+        """Return (batch, channels, height, width), unchanged in shape; the embedding is not used."""
         h = self.norm(x)
         query, key, value = (layer(h).flatten(2) for layer in (self.query, self.key, self.value))  # (batch, C, pixels)
         weights = (query.transpose(1, 2) @ key * x.shape[1] ** -0.5).softmax(
@@ -139,7 +145,7 @@ class Downsample(nn.Module):
         self.conv = convolution(channels, channels, 3, 2)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """(batch, channels, height, width) to (batch, channels, height / 2, width / 2)."""
+        """Return (batch, channels, height / 2, width / 2) of (batch, channels, height, width)."""
         smaller: Tensor = self.conv(pad(x, (0, 1, 0, 1)))
         return smaller
 
@@ -152,23 +158,23 @@ class Upsample(nn.Module):
         self.conv = convolution(channels, channels)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """(batch, channels, height, width) to (batch, channels, 2 height, 2 width)."""
+        """Return (batch, channels, 2 height, 2 width) of (batch, channels, height, width)."""
         larger: Tensor = self.conv(interpolate(x, scale_factor=2.0, mode="nearest"))
         return larger
 
 
 class Stage(nn.Sequential):
-    """Layers that all take the level, or its embedding, beside the images."""
+    """A sequence of layers that all take the level, or its embedding, besides the images."""
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:  # type: ignore[override]
-        """(batch, channels, height, width) through each layer."""
+        """Return (batch, channels, height, width) after all layers."""
         for layer in self:
             x = layer(x, level)
         return x
 
 
 class UNet(nn.Module):
-    """The network.
+    """The noise-predicting network.
 
     Parameters
     ----------
@@ -221,7 +227,7 @@ class UNet(nn.Module):
         self.norm, self.out = group_norm(now), convolution(now, inside, zero=True)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """Noisy images (batch, channels, size, size) and levels (batch,) to a tensor like the images.
+        """Return a tensor like the noisy images (batch, channels, size, size), at levels (batch,).
 
         Raises
         ------

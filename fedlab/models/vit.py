@@ -1,4 +1,4 @@
-"""torchvision's vision transformer with the two parts that strategies look for, in a size for 32 pixels and a CPU.
+"""torchvision's vision transformer split into ``features`` and ``head``, in a size for 32 pixels and a CPU.
 
 **Source**: Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021; ``torchvision.models.VisionTransformer``.
 
@@ -15,7 +15,7 @@ PATCH, WIDTH, DEPTH, HEADS, HIDDEN = 8, 64, 4, 4, 128
 
 
 class ViT(nn.Module):
-    """64 features of the class token from patches of 8 pixels, then a linear classifier that starts at zero.
+    """A transformer with 64 features of the class token, patches of 8 pixels, and a linear head that starts at zero.
 
     Parameters
     ----------
@@ -44,6 +44,6 @@ class ViT(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (batch, 3, size, size) to logits (batch, classes)."""
+        """Return logits (batch, classes) of images (batch, 3, size, size)."""
         logits: Tensor = self.head(self.features(x))
         return logits

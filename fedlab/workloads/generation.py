@@ -236,7 +236,7 @@ class Generation:
         device, law, total = next(model.parameters()).device, self.noise_schedule, 0.0
         data, backbone = data.subsample(self.eval_images or len(data)), self.backbone(model)
         with seeded(self.data_config.seed, "test noise"):
-            spread = torch.linspace(0, law.levels - 1, len(data)).round().long()
+            spread = torch.linspace(0, law.num_levels - 1, len(data)).round().long()
             levels = ArrayDataset({"level": spread[torch.randperm(len(data))]})
             both = zip(data.batches(EVALUATION_BATCH), levels.batches(EVALUATION_BATCH), strict=True)
             for batch, level in ((images, of["level"]) for images, of in both):

@@ -250,7 +250,7 @@ def _mpgvae(workload: Molecules) -> nn.Module:
         beta=workload.beta,
         warmup=workload.warmup,
         matching=workload.matching,
-        spread=workload.decode_temperature,
+        decode_temperature=workload.decode_temperature,
     )
 
 

@@ -100,14 +100,14 @@ def draw(workload: Generation, model: nn.Module, count: int, progress: Progress 
 def _visiting(
     step: samplers.SamplerStep, workload: Generation, backbone: Backbone, noise: Tensor, tell: StepCallback
 ) -> Tensor:
-    return samplers.sample(workload.noise_schedule, backbone, noise, step, steps_of(workload), tell=tell)
+    return samplers.sample(workload.noise_schedule, backbone, noise, step, steps_of(workload), on_step=tell)
 
 
 def _langevin(workload: Generation, backbone: Backbone, noise: Tensor, tell: StepCallback) -> Tensor:
     law, steps = workload.noise_schedule, steps_of(workload)
-    factor = (law.at(law.levels - 1)[1] / law.at(0)[1]) ** (1 / (law.levels - 1))
+    factor = (law.at(law.num_levels - 1)[1] / law.at(0)[1]) ** (1 / (law.num_levels - 1))
     step = workload.langevin_step or sigmas.best_step(factor, steps)
-    return samplers.annealed_langevin(law, backbone, noise, steps=steps, step=step, denoise=workload.denoise, tell=tell)
+    return samplers.annealed_langevin(law, backbone, noise, steps=steps, step=step, denoise=workload.denoise, on_step=tell)
 
 
 def _ddim(workload: Generation, backbone: Backbone, noise: Tensor, tell: StepCallback) -> Tensor:

@@ -55,8 +55,7 @@ def random_affine(
 
 
 def random_recolor(x: Tensor, plain: float = 0.35, gray: float = 0.2) -> Tensor:
-    """Give the strokes and the ground of each image new random colors: ground * (1 - m) + stroke * m, m the image in
-    [0, 1].
+    """Give strokes and ground of each image random colors: ground * (1 - m) + stroke * m, m the image in [0, 1].
 
     Parameters
     ----------

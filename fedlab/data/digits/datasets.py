@@ -61,8 +61,9 @@ REINSTALL = "the package is damaged, reinstall fedlab"
 
 
 def data_root(explicit: str | Path | None = None) -> Path | None:
-    """Return the folder of the full sets: ``explicit``, else the variable FEDLAB_DATA, else None; empty strings are
-    ignored.
+    """Return the folder of the full sets: ``explicit``, else the variable FEDLAB_DATA, else None.
+
+    Empty strings count as not given.
     """
     given = str(explicit or "") or os.environ.get("FEDLAB_DATA", "")
     return Path(given).expanduser() if given else None

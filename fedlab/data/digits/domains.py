@@ -57,9 +57,7 @@ class Domain:
 
 
 def read_npz(path: Path) -> Arrays:
-    """Read images of one npz file, ``x`` or the tiles of ``sheet`` (one encoded picture), and ``y`` where it is
-    present.
-    """
+    """Read images of one npz file, ``x`` or the tiles of the picture ``sheet``, and ``y`` where it is present."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         images = archive["x"] if "x" in archive.files else decode_tiles(archive["sheet"].tobytes())
         return Arrays(images, archive["y"] if "y" in archive.files else None)

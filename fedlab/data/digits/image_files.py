@@ -89,9 +89,7 @@ def _pixels(path: Path) -> NDArray[np.uint8]:
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Convert 16-bit gray, which is held in a mode of integers, to 8-bit gray; 16-bit color is decoded as 8 bits
-    already.
-    """
+    """Convert 16-bit gray, held in a mode of integers, to 8-bit gray; 16-bit color is decoded as 8 bits already."""
     if not picture.mode.startswith("I"):
         return picture
     values = np.asarray(picture).astype(np.int64)

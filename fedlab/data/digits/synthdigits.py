@@ -155,9 +155,7 @@ def _smooth_noise(cells: int, rng: Generator) -> NDArray[np.float64]:
 
 
 def _readable_color(around: NDArray[np.float64], rng: Generator) -> NDArray[np.float64]:
-    """Return a random color (3,) at least MIN_CONTRAST lighter or darker than nearly all pixels ``around``, (pixels,
-    3).
-    """
+    """Return a random color (3,) at least MIN_CONTRAST lighter or darker than nearly all pixels (pixels, 3)."""
     darkest, lightest = np.quantile(around @ LIGHTNESS, [0.02, 0.98])
     for _ in range(100):
         color = rng.uniform(0, 1, 3)

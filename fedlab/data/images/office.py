@@ -28,8 +28,7 @@ KEEP_FRACTION = (0.2, 1.0)  # share of an image's key points that a random view 
 
 
 def _read_domain(folder: Path, domain: str) -> LabeledArrays:
-    """Return counts (N, 800) uint8 and labels (N,) from 0, from the authors' file with ``fts`` and ``labels`` from 1.
-    """
+    """Return counts (N, 800) uint8 and labels (N,) from 0, from the authors' ``fts`` and ``labels``."""
     from scipy.io import loadmat
 
     file = loadmat(folder / f"{domain}.mat", variable_names=("fts", "labels"))

@@ -51,6 +51,5 @@ def pixel_permutation(kind: str, size: int, patch: int, seed: int) -> Tensor:
 
 
 def permute_pixels(x: Tensor, order: Tensor) -> Tensor:
-    """Return images (batch, channels, size, size), of any type, with their pixels permuted by ``order`` (size * size,).
-    """
+    """Return images (batch, channels, size, size), of any type, with pixels permuted by ``order`` (size * size,)."""
     return x.flatten(2)[:, :, order.to(x.device)].view(x.shape)

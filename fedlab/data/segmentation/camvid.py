@@ -94,8 +94,7 @@ VALIDATION = DriveSequence("the published validation views: 0016E5 at another ti
 
 
 class Frames(NamedTuple):
-    """x : (N, 3, height, width) uint8; y : (N, height, width) int64, ``IGNORE_INDEX`` for unlabeled pixels; read-only.
-    """
+    """x : (N, 3, height, width) uint8; y : (N, height, width) int64, ``IGNORE_INDEX`` where unlabeled; read-only."""
 
     x: Tensor
     y: Tensor
@@ -150,10 +149,10 @@ def load_drive(
 
 
 def darken(x: Tensor) -> Tensor:
-    """Return day frames (N, 3, height, width) uint8 as if at dusk: a gamma of 1.8, then 0.62, 0.70, 0.72 of red, green,
-    blue.
+    """Return day frames (N, 3, height, width) uint8 as if at dusk.
 
-    The numbers bring the mean color of the day drives near that of the dusk drive's unlabeled training frames.
+    A gamma of 1.8, then factors 0.62, 0.70, 0.72 of red, green and blue. The numbers bring the mean color of the day
+    drives near that of the dusk drive's unlabeled training frames.
     """
     gains = torch.tensor((0.62, 0.70, 0.72))[:, None, None]
     return (255 * gains * (x.float() / 255) ** 1.8).round().byte()
@@ -188,9 +187,7 @@ def _full(path: Path, reduce: int) -> Mapping[str, Frames]:
 
 @lru_cache(maxsize=2)
 def _embedded(path: Path) -> Mapping[str, Frames]:
-    """Return the frames inside the package: concatenated JPEG files ``buf``, their bounds ``off``, and ``y``, list by
-    list.
-    """
+    """Return the frames inside the package: concatenated JPEG files ``buf``, their bounds ``off``, and ``y``."""
     remedy, count = "the package is damaged, reinstall fedlab", sum(LIST_LENGTHS.values())
     archive = _load(path, remedy)
     buffer, offsets, y = (_column(archive, name, path, remedy) for name in ("buf", "off", "y"))

@@ -83,7 +83,7 @@ def test_the_sliced_loss_of_a_linear_score_is_its_trace_plus_half_its_square():
     with seeded("sliced"):
         found = sliced_loss(predicts_score, lambda x, level: -diagonal * x, x)
     with seeded("sliced"):
-        level = law.draw_levels(1, x.device)
+        level = law.sample_levels(1, x.device)
         noisy = law.perturb(x, level, law.noise(x, level))
     wanted = -diagonal.sum() + 0.5 * (diagonal * noisy).square().sum()
     assert float(found.detach()) == pytest.approx(float(2 / 2 * 0.5**2 * wanted + 1), rel=1e-5)
@@ -156,7 +156,7 @@ def learn(objective, steps):
 def excess(network):
     """sigma^2 |s - grad log p|^2 over its value for a score of 0, on points of every level."""
     with seeded("points"):
-        x, level = points(4000), LADDER.draw_levels(4000, torch.device("cpu"))
+        x, level = points(4000), LADDER.sample_levels(4000, torch.device("cpu"))
         noisy = LADDER.perturb(x, level, LADDER.noise(x, level))
     sigma = LADDER.sigma.float()[level][:, None]
     wanted = exact_score(noisy, sigma)

@@ -59,7 +59,7 @@ def test_gamma_noise_has_the_moments_of_its_paper(level):
     theta, betas = 0.05, linear_betas(100, 1e-2, 0.1)
     law, kept = ddpm_schedule(betas, theta), (1 - betas).cumprod(0)[level]
     shape = sum(float(betas[i] / (1 - betas).cumprod(0)[i]) / theta**2 for i in range(level + 1))
-    assert float(law.shape[level]) == pytest.approx(shape, rel=1e-9)
+    assert float(law.gamma_shape[level]) == pytest.approx(shape, rel=1e-9)
     assert shape * (float(kept.sqrt()) * theta) ** 2 == pytest.approx(1 - float(kept), rel=1e-9)
     with seeded("gamma"):
         drawn = law.noise(torch.zeros(1, 200_000), torch.tensor([level]))[0]
@@ -85,10 +85,10 @@ def test_steps_of_the_gamma_chain_add_up_to_its_closed_form():
 
 def test_gamma_noise_keeps_its_variance_at_the_shapes_of_the_paper():
     law = ddpm_schedule(linear_betas(1000), 0.001)
-    assert float(law.shape[0]) == pytest.approx(1e-4 / (1 - 1e-4) / 1e-6)
+    assert float(law.gamma_shape[0]) == pytest.approx(1e-4 / (1 - 1e-4) / 1e-6)
     with seeded("large"):
         drawn = law.noise(torch.zeros(1, 100_000), torch.tensor([999]))
-    assert float(law.shape[999]) > 1e10
+    assert float(law.gamma_shape[999]) > 1e10
     assert float(drawn.var()) == pytest.approx(1, abs=0.02)
     assert float(drawn.mean()) == pytest.approx(0, abs=0.02)
 
@@ -96,10 +96,10 @@ def test_gamma_noise_keeps_its_variance_at_the_shapes_of_the_paper():
 def test_levels_are_uniform_and_noise_follows_the_stream():
     law = ddpm_schedule(linear_betas(4, 0.1, 0.5))
     with seeded("levels"):
-        counts = law.draw_levels(8000, torch.device("cpu")).bincount(minlength=4)
+        counts = law.sample_levels(8000, torch.device("cpu")).bincount(minlength=4)
         first = law.noise(torch.zeros(2, 3), torch.tensor([0, 1]))
     with seeded("levels"):
-        law.draw_levels(8000, torch.device("cpu"))
+        law.sample_levels(8000, torch.device("cpu"))
         assert torch.equal(law.noise(torch.zeros(2, 3), torch.tensor([0, 1])), first)
     assert (counts - 2000).abs().max() < 200
 
@@ -110,9 +110,9 @@ def test_levels_are_uniform_and_noise_follows_the_stream():
         (lambda: linear_betas(10, 0.02, 1e-4), "rises from beta 0.02 to 0.0001; 0 < first < last < 1"),
         (lambda: ddpm_schedule(torch.tensor([0.1, 0.0])), "betas lie between 0 and 0.1; each has to be above 0 and below 1"),
         (lambda: ddpm_schedule(torch.tensor([0.1]), -1.0), "theta is -1"),
-        (lambda: ncsn_schedule(torch.tensor([1.0, 0.5])), "noise has to grow with the level, and level 1 has a spread of 0.5"),
+        (lambda: ncsn_schedule(torch.tensor([1.0, 0.5])), "noise has to grow with the level, and level 1 has sigma / alpha 0.5"),
         (lambda: ncsn_schedule(torch.tensor([1.0, float("nan")])), "finite and above 0"),
-        (lambda: NoiseSchedule(torch.ones(2), torch.ones(3)), "one signal and one spread a level"),
+        (lambda: NoiseSchedule(torch.ones(2), torch.ones(3)), "one alpha and one sigma a level"),
     ],
 )
 def test_noise_that_does_not_grow_is_refused(make, sentence):

@@ -58,14 +58,14 @@ def test_a_grid_has_a_panel_for_each_molecule_and_colors_for_its_elements():
 
 def test_samples_show_different_molecules_and_tell_how_many_there_are(captions):
     image = pixels(sample_grid([None, "CCO", "CCO", "CCN", None]))
-    assert captions == ["3 of 5 drawn graphs are molecules, 2 different ones"]
+    assert captions == ["3 of 5 generated graphs are molecules, 2 different ones"]
     assert (panel(image, 1) < 255).any() and (image.shape[0] - 2 * MARGIN - LINE - 8) // PANEL == 1
     sample_grid([None, None])
     many = ["C" * (1 + n % 30) for n in range(60)]
     assert (pixels(sample_grid(many)).shape[0] - 2 * MARGIN - LINE - 8) // PANEL == ROWS
     assert captions[1:] == [
-        "none of 2 drawn graphs is a molecule",
-        "60 of 60 drawn graphs are molecules, 30 different ones; the first 24",
+        "none of 2 generated graphs is a molecule",
+        "60 of 60 generated graphs are molecules, 30 different ones; the first 24",
     ]
 
 

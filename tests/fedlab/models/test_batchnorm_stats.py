@@ -46,7 +46,7 @@ def test_a_later_layer_sees_what_the_earlier_one_normalized():
     torch.testing.assert_close(second.running_var, torch.full((3,), 8 / 7), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 1.0])
 def test_a_share_moves_part_of_the_way(fraction):
     layer = nn.BatchNorm1d(3)
     layer.running_mean.fill_(50.0)

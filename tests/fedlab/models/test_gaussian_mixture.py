@@ -171,7 +171,7 @@ def test_fit_follows_a_translation_where_plain_moments_would_cancel() -> None:
     x = uneven()
     start = started(x, 5)
     by = torch.full((8,), 1e4, dtype=torch.float64)
-    assert_same(fit(x + by, 5, start=start.shift(by)), fit(x, 5, start=start).shift(by), 1e-6)
+    assert_same(fit(x + by, 5, start=start.translate(by)), fit(x, 5, start=start).translate(by), 1e-6)
 
 
 def test_one_step_is_the_plain_loop() -> None:

@@ -97,14 +97,14 @@ def test_distance_is_zero_for_itself_symmetric_and_a_triangle(seed: int) -> None
     assert mw2_distance(a, b) == pytest.approx(mw2_distance(b, a), rel=1e-6)
     assert mw2_distance(a, c) <= mw2_distance(a, b) + mw2_distance(b, c) + 1e-6
     by = torch.tensor([3.0, 0.0, 4.0, 0.0]).double()
-    assert mw2_distance(a, a.shift(by)) == pytest.approx(5)  # a translation costs its length
+    assert mw2_distance(a, a.translate(by)) == pytest.approx(5)  # a translation costs its length
 
 
 def test_distance_orders_domains() -> None:
     source = mixture_of(5, components=10, dimensions=16)
     x = drawn(source, 1500)
     fitted = [
-        fit(x + shift, 10, start=source.shift(torch.full((16,), shift)), steps=5) for shift in (0.0, 0.5, 1.0, 4.0)
+        fit(x + by, 10, start=source.translate(torch.full((16,), by)), steps=5) for by in (0.0, 0.5, 1.0, 4.0)
     ]
     distances = [mw2_distance(fitted[0], other) for other in fitted]
     assert distances == sorted(distances)
@@ -112,8 +112,8 @@ def test_distance_orders_domains() -> None:
 
 
 FAILURES: dict[str, Callable[[], object]] = {
-    "got 1 shares for 2 mixtures": lambda: merge([mixture_of(0), mixture_of(1)], [1.0]),
-    "shares must be positive": lambda: merge([mixture_of(0), mixture_of(1)], [1.0, 0.0]),
+    "got 1 fractions for 2 mixtures": lambda: merge([mixture_of(0), mixture_of(1)], [1.0]),
+    "fractions must be positive": lambda: merge([mixture_of(0), mixture_of(1)], [1.0, 0.0]),
     "cannot reduce 3 components to 4": lambda: reduce_components(mixture_of(0), 4),
     "two single mixtures": lambda: mw2_distance(mixture_of(0), mixture_of(0, dimensions=5)),
 }

@@ -202,9 +202,9 @@ def test_beta_rises_with_training_steps_alone_and_travels_with_the_weights():
 # --- graphs from latents ---
 
 
-@pytest.mark.parametrize("spread", [0.0, 1.0])
-def test_samples_are_one_hot_symmetric_without_bonds_to_nobody_and_of_one_generator(spread):
-    model = made(spread=spread).float().eval()
+@pytest.mark.parametrize("decode_temperature", [0.0, 1.0])
+def test_samples_are_one_hot_symmetric_without_bonds_to_nobody_and_of_one_generator(decode_temperature):
+    model = made(decode_temperature=decode_temperature).float().eval()
     with seeded("last layers"):
         for layer in (model.decoder.latent, model.decoder.atoms[2], model.decoder.bonds[2]):
             torch.nn.init.normal_(layer.weight, std=2.0)
@@ -229,17 +229,17 @@ def test_likeliest_graphs_are_the_decoders_arguments_and_drawn_ones_follow_its_p
     there = nodes[..., -1] == 0
     pairs = (there[:, None] & there[:, :, None]).triu(1)
     assert torch.equal(adjacency.argmax(1)[pairs], bonds.argmax(1)[pairs])
-    model.spread = 0.7
+    model.decode_temperature = 0.7
     with seeded("draw"):
         wanted = model.graphs(z, 0.7)
     with seeded("draw"):
-        assert all(torch.equal(one, other) for one, other in zip(model.decode(z, drawn=True), wanted, strict=True))
-    for spread in (1.0, 0.5):
+        assert all(torch.equal(one, other) for one, other in zip(model.decode(z, sampled=True), wanted, strict=True))
+    for decode_temperature in (1.0, 0.5):
         with seeded("draw"):
-            adjacency, nodes = model.graphs(z.expand(20_000, -1), spread)
-        torch.testing.assert_close(nodes.mean(0), (atoms[0] / spread).softmax(1), rtol=0, atol=0.02)
+            adjacency, nodes = model.graphs(z.expand(20_000, -1), decode_temperature)
+        torch.testing.assert_close(nodes.mean(0), (atoms[0] / decode_temperature).softmax(1), rtol=0, atol=0.02)
         both = (nodes[:, 0, -1] == 0) & (nodes[:, 1, -1] == 0)
-        wanted = (bonds[0, :, 0, 1] / spread).softmax(0)
+        wanted = (bonds[0, :, 0, 1] / decode_temperature).softmax(0)
         torch.testing.assert_close(adjacency[both, :, 0, 1].mean(0), wanted, rtol=0, atol=0.04)
 
 

@@ -185,7 +185,7 @@ def test_knobs_reach_an_mpgvae():
     assert (model.sizes.width, model.sizes.latent, model.sizes.passes) == (8, 4, 1)
     assert (model.sizes.size, model.sizes.elements) == (9, 5)
     found = {"beta": model.ceiling, "warmup": model.warmup, "matching": model.matching}
-    assert {**found, "decode_temperature": model.spread} == knobs
+    assert {**found, "decode_temperature": model.decode_temperature} == knobs
 
 
 def test_an_mpgvae_is_scored_and_tested_like_any_family(monkeypatch):
