@@ -104,7 +104,9 @@ def _langevin(workload: Denoising, backbone: Backbone, noise: Tensor, tell: Step
     law, steps = workload.noise_schedule, steps_of(workload)
     factor = (law.at(law.num_levels - 1)[1] / law.at(0)[1]) ** (1 / (law.num_levels - 1))
     step = workload.langevin_step or sigmas.best_step(factor, steps)
-    return samplers.annealed_langevin(law, backbone, noise, steps=steps, step=step, denoise=workload.denoise, on_step=tell)
+    return samplers.annealed_langevin(
+        law, backbone, noise, steps=steps, step=step, denoise=workload.denoise, on_step=tell
+    )
 
 
 def _ddim(workload: Denoising, backbone: Backbone, noise: Tensor, tell: StepCallback) -> Tensor:

@@ -111,7 +111,7 @@ def test_the_batches_of_a_round_do_not_depend_on_what_was_drawn_before(table, li
 
 
 def test_a_server_without_labels_is_refused(table, lines):
-    with pytest.raises(ConfigError, match="'source_only' trains on labelled source data.*workload 'lines' has no lab"):
+    with pytest.raises(ConfigError, match="'source_only' trains on labeled source data.*workload 'lines' has no lab"):
         server_half(table("source_only"), type(lines)(teacher=False))
 
 

@@ -363,6 +363,7 @@ def test_a_reply_that_is_no_student_is_refused(table):
 
     strategy = begin(table)
     good = strategy.student.state_dict()
+    strategy.updates.send(ArrayRecord(good), ConfigRecord())
 
     class Reply:
         def __init__(self, arrays, **more):

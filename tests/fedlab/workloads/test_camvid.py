@@ -194,10 +194,10 @@ def test_a_drive_can_be_shared_in_stretches_of_time():
         ({"source": "day_0006"}, "unknown drive 'day_0006' in option 'camvid.source'; did you mean 'day_0006R0'"),
         ({"targets": " , "}, "option 'camvid.targets' is ' , '; name at least one drive"),
         ({"source": ""}, "option 'camvid.source' is ''; name at least one drive"),
-        ({"targets": "dusk,day_0016E5"}, "the views of 'day_0016E5' stand twice"),
-        ({"targets": "dark_0006R0"}, "the views of 'day_0006R0' stand twice.*each drive has one owner"),
-        ({"targets": "dusk,dusk"}, "the views of 'dusk' stand twice"),
-        ({"source": "day_0016E5,day_0016E5"}, "the views of 'day_0016E5' stand twice"),
+        ({"targets": "dusk,day_0016E5"}, "the views of 'day_0016E5' appear twice"),
+        ({"targets": "dark_0006R0"}, "the views of 'day_0006R0' appear twice.*each drive has one owner"),
+        ({"targets": "dusk,dusk"}, "the views of 'dusk' appear twice"),
+        ({"source": "day_0016E5,day_0016E5"}, "the views of 'day_0016E5' appear twice"),
     ],
 )
 def test_drives_that_do_not_fit_are_refused(knobs, sentence):

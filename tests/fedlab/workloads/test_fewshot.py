@@ -67,7 +67,7 @@ def test_clients_of_one_target_can_see_other_characters_and_the_simulation_knows
     known = [shared.labels(part) for part in range(3)]
     assert [len(labels) for labels in known] == [len(shared.data(part, "train")) for part in range(3)]
     assert len(torch.cat(known).unique()) > max(len(labels.unique()) for labels in known) + 5
-    with pytest.raises(ConfigError, match="partition=shards goes by labels, and 'usps' has none of the images"):
+    with pytest.raises(ConfigError, match="partition=shards needs labels, and .usps. has none"):
         make(FewShot, targets="usps", clients_per_domain=2, partition="shards").data(0, "train")
     assert make(FewShot, targets="usps", clients_per_domain=2).labels(0) is None
 

@@ -81,9 +81,9 @@ def test_networks_and_mixers_by_name():
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(ConfigError, match="images.source=usps is no set with a part to test on; known: cifar10, omni"):
+    with pytest.raises(ConfigError, match="images.source=usps is not a set with test images; known: cifar10, omni"):
         Images(source="usps")
-    with pytest.raises(ConfigError, match="images.source=cifar is no set with a part .*did you mean 'cifar10'"):
+    with pytest.raises(ConfigError, match="images.source=cifar is not a set with test images.*did you mean 'cifar10'"):
         Images(source="cifar")
     with pytest.raises(ConfigError, match="images of 30 pixels cannot be cut into patches of 8; take a multiple"):
         Images(size=30)
