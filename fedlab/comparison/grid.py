@@ -45,14 +45,14 @@ class CellPlan:
 
 
 def config_hash(content: object) -> str:
-    """A short name for plain JSON."""
+    """Return a short name for plain JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def plan_cells(
     preset: str, variants: Sequence[Variant], seeds: Sequence[int], grid: Mapping[str, Sequence[Value]], budget: Flat
 ) -> list[CellPlan]:
-    """Every cell, seeds within knobs within variants; nothing is written.
+    """Return every cell, seeds within knobs within variants; nothing is written.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def plan_cells(
 
 
 def _effective(preset: str, variant: Variant, grid: Mapping[str, Sequence[Value]]) -> list[str]:
-    """The grid's knobs that have an effect on a variant; one that the variant itself sets is refused."""
+    """Return the grid's knobs that have an effect on a variant; one that the variant itself sets is refused."""
     first = {name: values[0] for name, values in grid.items()}
     effective = [name for name in grid if _affects(preset, variant, name, first)]
     clash = next((name for name in effective if name in {**_named(variant)[1], **variant.knobs}), None)
@@ -90,7 +90,7 @@ def _effective(preset: str, variant: Variant, grid: Mapping[str, Sequence[Value]
 
 
 def _named(variant: Variant) -> tuple[str, Flat]:
-    """The strategy behind a variant, and what its name alone says of knobs."""
+    """Return the strategy behind a variant, and the knobs that its name alone sets."""
     from fedlab import strategies
 
     line = strategies.VARIANTS.get(variant.name)
@@ -98,7 +98,7 @@ def _named(variant: Variant) -> tuple[str, Flat]:
 
 
 def _affects(preset: str, variant: Variant, knob: str, grid: Flat) -> bool:
-    """Whether a knob is of a section that this variant uses; only strategies' own sections may not be."""
+    """Return True for a knob of a section that this variant uses; only strategies' own sections may be unused."""
     from fedlab import strategies
 
     section, dot, _ = knob.rpartition(".")
@@ -111,7 +111,7 @@ def _affects(preset: str, variant: Variant, knob: str, grid: Flat) -> bool:
 
 
 def _checked(preset: str, variant: Variant, given: Flat, point: Flat, seed: int) -> dict[str, Value]:
-    """A cell's knobs, named by their hash; the sentence of one that could not run says which one it is."""
+    """Return a cell's checked knobs, named by their hash; an error names the cell."""
     from fedlab import strategies
 
     base, named = _named(variant)
@@ -136,7 +136,7 @@ def _about(variant: Variant, given: Flat) -> str:
 
 
 def _hint(given: Flat, error: str) -> str:
-    """What may have been meant by a value that holds a comma, where the error is about it or names all its parts."""
+    """Return a hint on values that hold a comma, where the error is about such a knob or names all its parts."""
     sections = launch.sections()
     meant = [k for k, v in given.items() if "," in str(v) and is_text(k, sections)]
     words = set(re.findall(r"[\w@-]+", error))
@@ -146,7 +146,7 @@ def _hint(given: Flat, error: str) -> str:
 
 
 def default_baseline(plans: Iterable[CellPlan]) -> str:
-    """Label of the variant that others are compared with unless asked: of a bound that is there, else the first."""
+    """Return the label that others are compared with by default: of a declared lower bound, else the first."""
     from fedlab import strategies
 
     labels = {plan.label: plan.strategy for plan in plans}
@@ -155,14 +155,14 @@ def default_baseline(plans: Iterable[CellPlan]) -> str:
 
 
 def upper_bound(plans: Iterable[CellPlan]) -> str:
-    """Label of the upper reference, "" where none is compared."""
+    """Return the label of the upper reference, "" where none is compared."""
     from fedlab import strategies
 
     return next((plan.label for plan in plans if strategies.find(plan.strategy).ceiling), "")
 
 
 def uses_labels(plans: Sequence[CellPlan]) -> list[str]:
-    """Variants whose clients learn from labels, none where all do or where the workload's loss takes none."""
+    """Return the variants whose clients learn from labels; none where all do or where the workload has none."""
     from fedlab import strategies
 
     if not any(workloads.find(str(plan.flat["workload"])).labelled for plan in plans):

@@ -1,4 +1,4 @@
-"""What generative models drew: the pictures that a run kept, as images inside a page."""
+"""Samples of generative models: the pictures that a run kept, as images inside a page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Image:
 
     @classmethod
     def read(cls, title: str, path: Path) -> Image:
-        """A PNG file."""
+        """Read a PNG file."""
         return cls(title, Markup("data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()))
 
 
@@ -42,7 +42,7 @@ class Series:
 
 
 def of_run(directory: Path) -> list[Series]:
-    """Each kind of picture in a run directory."""
+    """Return each kind of picture in a run directory."""
     found = []
     for name, by_round in RunDirectory(directory).pictures().items():
         *before, last = by_round
@@ -57,7 +57,7 @@ def of_run(directory: Path) -> list[Series]:
 def of_comparison(
     comparison: Comparison, styles: Sequence[comparison_tables.SeriesStyle]
 ) -> list[tuple[str, list[Image]]]:
-    """Each kind of picture, with the newest of every variant's run with the first seed that finished."""
+    """Return each kind of picture, with the newest of every variant's run with the first seed that finished."""
     found: dict[str, dict[str, Image]] = {}
     for cell, result in comparison.results:
         name = comparison_tables.name_of(
@@ -72,5 +72,5 @@ def of_comparison(
 
 
 def words(name: str) -> str:
-    """A picture's name for people."""
+    """Return a picture's name for people."""
     return name.replace("_", " ").replace("-", " ")

@@ -24,7 +24,9 @@ class Burner(toy.Blobs):
 
 
 def test_a_new_metric_needs_one_declaration(tmp_path, monkeypatch):
-    monkeypatch.setitem(workloads.WORKLOADS, "blobs", workloads.Line("burns", Burner, judged="energy", metrics=(ENERGY,)))
+    monkeypatch.setitem(
+        workloads.WORKLOADS, "blobs", workloads.Line("burns", Burner, judged="energy", metrics=(ENERGY,))
+    )
     known = {name: value for name, value in toy.SMALL.items() if not name.startswith("dualadapt")}
     preset = toy.write_preset(tmp_path, **{**known, "strategy": "source_only", "rounds": 1})
     run = launch.run(preset, runs=tmp_path / "runs")
@@ -37,7 +39,9 @@ def test_a_new_metric_needs_one_declaration(tmp_path, monkeypatch):
         listener.on_event(json.loads(line))
     assert f"round 1/1  energy used ↓ {value}  | energy used: near" in lines[-1]
 
-    assert f"mean energy used over 2 clients is {value}" in "".join(Page((run.directory / "report.html").read_text()).text)
+    assert f"mean energy used over 2 clients is {value}" in "".join(
+        Page((run.directory / "report.html").read_text()).text
+    )
 
     frame = fedlab.compare(
         preset, "source_only,adabn", seeds=2, jobs=1, out=tmp_path / "out", target=1e6, knobs={"rounds": 1}

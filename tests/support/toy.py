@@ -114,9 +114,7 @@ SMALL = {
 
 ACCURACY = Metric("accuracy", unit=FRACTION, higher_is_better=True, confusion="accuracy")
 
-LINE = workloads.Line(
-    "three classes in four dimensions", Blobs, labelled={"blobs.labelled": True}, metrics=(ACCURACY,)
-)
+LINE = workloads.Line("three classes in four dimensions", Blobs, labelled={"blobs.labelled": True}, metrics=(ACCURACY,))
 
 
 SCRIBBLES = workloads.Line("squares", Scribbler, judged="size", metrics=(ACCURACY,))

@@ -6,7 +6,7 @@ import pytest
 
 import toy
 from fedlab import launch, workloads
-from fedlab.comparison.grid import default_baseline, uses_labels, plan_cells
+from fedlab.comparison.grid import default_baseline, plan_cells, uses_labels
 from fedlab.comparison.spec import parse_knobs, parse_strategies
 from fedlab.errors import ConfigError
 

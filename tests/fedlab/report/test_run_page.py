@@ -11,9 +11,9 @@ import pytest
 
 from fedlab.config.schema import CORE_SECTIONS, knobs, parse_overrides, read_preset, resolve, to_toml
 from fedlab.launch import sections
+from fedlab.metrics import Metric, MetricTable
 from fedlab.report import charts, commands, render, run_page, write_report
 from fedlab.report.figures import REFERENCE, SLOTS, Curve, limits, slots
-from fedlab.metrics import Metric, MetricTable
 from fedlab.runs.formatting import elapsed
 from fedlab.runs.result import Result
 from fedlab.strategies import STRATEGIES
@@ -298,7 +298,10 @@ def test_the_other_commands_name_the_directory_as_a_shell_wants_it(tmp_path):
 def test_the_command_of_a_run_with_another_name_than_its_preset(tmp_path):
     result = make(tmp_path, dualadapt_rounds(1), {**preset_config(rounds=1, seed=3), "name": "2feaf39d325e"})
     assert commands.repeat_from_preset(result, sections()) == ""
-    assert commands.repeat_from_preset(result, sections(), "dualadapt-digits") == "fedlab run dualadapt-digits rounds=1 --seed 3"
+    assert (
+        commands.repeat_from_preset(result, sections(), "dualadapt-digits")
+        == "fedlab run dualadapt-digits rounds=1 --seed 3"
+    )
     mine = tmp_path / "my own.toml"
     mine.write_text(to_toml({"workload": "digits", "strategy": "dualadapt", "rounds": 1}))
     words = shlex.split(commands.repeat_from_preset(result, sections(), str(mine)))
