@@ -195,7 +195,9 @@ ALLOWED = {
 def test_generic_modules_name_no_metric_predictor_strategy_or_workload(module):
     """What they know of names, the manifest of a run has declared."""
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
-    constants = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    constants = {
+        node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
     assert not constants & declared_names() - ALLOWED.get(module, set())
 
 

@@ -41,11 +41,14 @@ def compare(
     strategies: Annotated[str, typer.Option(help="What to compare, separated by commas.")] = "",
     seeds: Annotated[str, typer.Option(help="How many seeds from 0, or each of them: 0,3,7.")] = "5",
     baseline: Annotated[
-        str | None, typer.Option(help="Label that others are compared with; default: the lower bound if there, else the first.")
+        str | None,
+        typer.Option(help="Label that others are compared with; default: the lower bound if there, else the first."),
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="What is compared: a metric of the clients, or of the server's score; default: the workload's."),
+        typer.Option(
+            help="What is compared: a metric of the clients, or of the server's score; default: the workload's."
+        ),
     ] = None,
     target: Annotated[float | None, typer.Option(help="Also what it costs to reach this score, e.g. 0.7.")] = None,
     budget: Annotated[

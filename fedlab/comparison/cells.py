@@ -23,14 +23,14 @@ TRACEBACK = "traceback.txt"
 
 @dataclass(frozen=True)
 class CheckpointRef:
-    """Where a run goes on from: ``run``'s checkpoint of ``round``, which it must have kept (``checkpoint.keep``)."""
+    """A checkpoint that a run goes on from: ``run``'s of ``round``, which it must have kept (``checkpoint.keep``)."""
 
     run: Path
     round: int
 
 
 def run_or_resume(path: Path, config: Callable[[], Config], begun: CheckpointRef | None = None) -> Result:
-    """One run in a directory of this name, ``<name>-<seed>``: read where it is there, gone on with where it was killed.
+    """Run in the directory ``path`` (``<name>-<seed>``); a finished run is read, and an interrupted one is resumed.
 
     Parameters
     ----------
@@ -64,18 +64,18 @@ def run_cell(path: Path, config: Config) -> str | None:
 
 
 def finished(path: Path) -> bool:
-    """Whether a run is there, with its result."""
+    """Return True if a finished run is in a directory."""
     return (path / "manifest.json").exists() and RunDirectory(path).manifest().get("status") == "finished"
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def directory_lock(folder: Path) -> Iterator[None]:
-    """Hold a folder against a second comparison; the kernel lets go when the process dies."""
+    """Lock a folder against a second comparison; the kernel releases it when the process dies."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")

@@ -55,14 +55,14 @@ class CellPlan:
 
 
 def config_hash(content: object) -> str:
-    """A short name for plain JSON."""
+    """Return a short name for plain JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def plan_cells(
     preset: str, variants: Sequence[Variant], seeds: Sequence[int], grid: Mapping[str, Sequence[Value]], budget: Overrides
 ) -> list[CellPlan]:
-    """Every cell, seeds within options within variants; nothing is written.
+    """Return every cell, seeds within options within variants; nothing is written.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def plan_cells(
 
 
 def _effective(preset: str, variant: Variant, grid: Mapping[str, Sequence[Value]]) -> list[str]:
-    """The grid's options that have an effect on a variant; one that the variant itself sets is refused."""
+    """Return the grid's options that have an effect on a variant; one that the variant itself sets is refused."""
     first = {name: values[0] for name, values in grid.items()}
     effective = [name for name in grid if _affects(preset, variant, name, first)]
     clash = next((name for name in effective if name in {**_named(variant)[1], **variant.knobs}), None)
@@ -146,7 +146,7 @@ def _about(variant: Variant, given: Overrides) -> str:
 
 
 def _hint(given: Overrides, error: str) -> str:
-    """What may have been meant by a value that holds a comma, where the error is about it or names all its parts."""
+    """Return a hint on values that hold a comma, where the error is about such a knob or names all its parts."""
     known = options(registry.all_sections())
     meant = [k for k, v in given.items() if "," in str(v) and k in known and is_free_text(known[k])]
     words = set(re.findall(r"[\w@-]+", error))

@@ -20,17 +20,17 @@ LINES = 200  # in all panels together, or a page of many variants grows to megab
 
 
 def legend(styles: Sequence[SeriesStyle]) -> list[Key]:
-    """A line for each variant."""
+    """Return a legend entry for each variant."""
     return [Key(style.name, style.slot, " ".join(f"{part:g}" for part in style.dashes) or "none") for style in styles]
 
 
 def drawn_clients(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list[str]:
-    """Clients with a panel of their own."""
+    """Return the clients with a panel of their own."""
     return client_names(comparison)[: max(1, min(PANELS, LINES // max(len(styles), 1)))]
 
 
 def curve_figures(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list[Drawing]:
-    """The metric by round: the mean over clients, then client by client; a band from the lowest seed to the highest."""
+    """Return the metric by round: the mean over clients, then client by client, with bands of the range over seeds."""
     frame, keys = comparison.frame, comparison.keys
     rounds = sorted(int(number) for number in frame["round"].unique())
     parts = {"mean over clients": comparison.curves} if len(client_names(comparison)) > 1 else {}
@@ -61,7 +61,7 @@ def _own(part: pd.DataFrame, keys: Sequence[str], style: SeriesStyle) -> pd.Data
 
 
 def _with_bands(curves: Sequence[Curve]) -> list[Curve]:
-    """Curves and the edges of their bands, for the range of an axis."""
+    """Return curves and the edges of their bands, for the range of an axis."""
     edges = [Curve(c.label, c.slot, list(edge)) for c in curves if c.band for edge in c.band]
     return [*curves, *edges]
 
@@ -72,7 +72,7 @@ def _last(comparison: Comparison, values: Sequence[float]) -> str:
 
 
 def cost_figures(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list[Drawing]:
-    """The mean over clients by what it has cost so far: bytes of training, and seconds without tests."""
+    """Return the mean over clients by its cost so far: bytes of training, and seconds without tests."""
     curves = comparison.curves
     means = {
         style: _own(curves, comparison.keys, style).groupby("round")[["score", "bytes", "seconds"]].mean()

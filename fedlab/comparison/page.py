@@ -77,17 +77,17 @@ def render(comparison: Comparison) -> str:
 
 
 def failures(comparison: Comparison) -> list[tuple[str, int, str]]:
-    """Variant, seed and reason of each cell that failed."""
+    """Return variant, seed and reason of each cell that failed."""
     return [(cell_name(comparison, cell), cell.seed, cell.error or "no reason is known") for cell in comparison.failed]
 
 
 def cell_name(comparison: Comparison, cell: Cell) -> str:
-    """A cell's variant for people."""
+    """Return the name of a cell's variant for people."""
     return page_tables.name_of(comparison, [cell.label, *(cell.knobs.get(knob, "") for knob in comparison.grid)])
 
 
 def summary(comparison: Comparison, table: pd.DataFrame, styles: Sequence[SeriesStyle]) -> str:
-    """The comparison in a sentence or two: who leads, by how much, and whether that may be chance."""
+    """Return the comparison in one or two sentences: which variant leads, by how much, and if that may be chance."""
     up, metric, metrics = comparison.more_is_better, comparison.metric, comparison.metric_table
     percent = metrics.is_fraction(metric)
     seeds = f"{len(comparison.seeds)} seed{'s' * (len(comparison.seeds) != 1)}"
@@ -121,7 +121,7 @@ def summary(comparison: Comparison, table: pd.DataFrame, styles: Sequence[Series
 
 
 def judged(comparison: Comparison, table: pd.DataFrame, styles: Sequence[SeriesStyle]) -> str:
-    """Which metric each variant is judged by, where that is not one for all."""
+    """Return the metric that each variant is judged by; "" where that is one for all."""
     by: dict[str, list[str]] = {}
     for style, metric in zip(styles, table["metric"], strict=True):
         by.setdefault(str(metric), []).append(style.key[0])
@@ -131,7 +131,7 @@ def judged(comparison: Comparison, table: pd.DataFrame, styles: Sequence[SeriesS
 
 
 def splits(comparison: Comparison) -> list[tuple[str, partition_table.Split]]:
-    """The data of the first seed's clients: one split for all variants, or each with the variants that had it."""
+    """Return the data of the first seed's clients: one split for all variants, or each with its variants."""
     owners: dict[str, list[str]] = {}
     for cell in comparison.cells:
         path = comparison.path(cell) / partition_table.FILE
@@ -154,7 +154,7 @@ def runs(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list[tuple[st
 
 
 def facts(comparison: Comparison) -> dict[str, str]:
-    """What is known of the comparison as a whole."""
+    """Return the known facts of the comparison as a whole, by name."""
     budget = ", ".join(f"{name} {value:g}" for name, value in (comparison.budget or {}).items())
     grid = "; ".join(f"{knob} = {', '.join(values)}" for knob, values in comparison.grid.items())
     target = "" if comparison.target is None else comparison.metric_table.format(comparison.metric, comparison.target)

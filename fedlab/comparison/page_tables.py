@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from fedlab.comparison.result import Comparison
 
-# When there are more variants than colours, these tell those of one colour apart.
+# When there are more variants than colors, these tell those of one color apart.
 PATTERNS: Sequence[tuple[float, ...]] = ((9, 3), (1, 3), (5, 2, 1, 2, 1, 2), (14, 2))
 
 
@@ -37,7 +37,7 @@ class SeriesStyle:
 
 
 def variants(comparison: Comparison, table: pd.DataFrame) -> list[SeriesStyle]:
-    """The rows of a summary in their order: a colour a label, grey the baseline's; dashes tell its rows apart."""
+    """Return the rows of a summary in their order: a color a label, gray the baseline's; dashes tell its rows apart."""
     keys = [tuple(str(part) for part in row) for row in table[comparison.keys].itertuples(index=False)]
     others = [label for label in dict.fromkeys(key[0] for key in keys) if label != comparison.baseline]
     rounds, found, used = -(-len(others) // (SLOTS - 1)), [], dict.fromkeys((key[0] for key in keys), 0)
@@ -52,7 +52,7 @@ def variants(comparison: Comparison, table: pd.DataFrame) -> list[SeriesStyle]:
 
 
 def client_groups(comparison: Comparison) -> set[frozenset[str]]:
-    """The sets of clients that variants were measured on; several where a knob of the grid decides who they are."""
+    """Return the sets of clients that variants were measured on; several where the grid chooses the clients."""
     found: dict[tuple[str, ...], set[str]] = {}
     for row in records(comparison.domains()):
         found.setdefault(tuple(str(row[key]) for key in comparison.keys), set()).add(str(row["client"]))
@@ -60,13 +60,13 @@ def client_groups(comparison: Comparison) -> set[frozenset[str]]:
 
 
 def variant_heads(comparison: Comparison, key: str) -> list[ColumnHeader]:
-    """What a row is: its label, and a column for each knob of the grid."""
+    """Return the heads of a row's label and of each knob of the grid."""
     names = comparison.short_knobs
     return [ColumnHeader("variant", key), *(ColumnHeader(name, f"{key}-{name}") for name in names)]
 
 
 def knob_cells(comparison: Comparison, style: SeriesStyle) -> list[TableCell]:
-    """A row's values of the grid's knobs, sorted as they were written; one without an effect on it sorts last."""
+    """Return a row's values of the grid's knobs, sorted as written; one without an effect on it sorts last."""
     pairs = zip(comparison.grid.values(), style.key[1:], strict=True)
     return [
         TableCell(value or MISSING, value=float(values.index(value)) if value else math.nan) for values, value in pairs
@@ -74,7 +74,7 @@ def knob_cells(comparison: Comparison, style: SeriesStyle) -> list[TableCell]:
 
 
 def name_of(comparison: Comparison, key: Sequence[str]) -> str:
-    """A variant's name: its label, and the knobs of the grid that have an effect on it, short where that is clear."""
+    """Return a variant's name: its label, and the knobs of the grid that have an effect on it, shortened if clear."""
     knobs = [f"{knob}={value}" for knob, value in zip(comparison.short_knobs, key[1:], strict=True) if value]
     return ", ".join([key[0], *knobs])
 
@@ -173,9 +173,9 @@ def summary_table(
     """Return heads, and a row a variant; the best mean is marked."""
     metric, metrics = comparison.metric, comparison.metric_table
     columns, rows = summary_columns(comparison, table), []
-    unlabelled = table["mean"].where(~table["label"].isin(comparison.uses_labels))  # they have what others have not
+    unlabeled = table["mean"].where(~table["label"].isin(comparison.uses_labels))  # they have what others have not
     apart = len(client_groups(comparison)) > 1  # then no mean is better than another
-    leading = set() if apart else best_as_shown(metrics, metric, unlabelled.tolist())
+    leading = set() if apart else best_as_shown(metrics, metric, unlabeled.tolist())
     for style, row in zip(styles, records(table), strict=True):
         cells = knob_cells(comparison, style) + [
             number(

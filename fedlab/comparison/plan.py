@@ -55,18 +55,18 @@ class ComparisonPlan:
 
 
 class ComparisonListener(Protocol):
-    """What is called while a comparison runs."""
+    """An object that is called while a comparison runs."""
 
     def on_start(self, plan: ComparisonPlan, finished: int) -> None:
-        """Cells begin to run; ``finished`` of them are there already."""
+        """React to the start; ``finished`` of the cells are there already."""
         ...
 
     def on_cell_start(self, cells: Sequence[Cell]) -> None:
-        """A run began, which belongs to these cells."""
+        """React to the start of a run, which belongs to these cells."""
         ...
 
     def on_cell_end(self, cells: Sequence[Cell]) -> None:
-        """A run has ended, which belongs to these cells."""
+        """React to the end of a run, which belongs to these cells."""
         ...
 
 
@@ -74,13 +74,13 @@ class NullListener:
     """A listener that shows nothing."""
 
     def on_start(self, plan: ComparisonPlan, finished: int) -> None:
-        """Show nothing."""
+        """React to the start; ``finished`` of the cells are there already."""
 
     def on_cell_start(self, cells: Sequence[Cell]) -> None:
-        """Show nothing."""
+        """React to the start of a run, which belongs to these cells."""
 
     def on_cell_end(self, cells: Sequence[Cell]) -> None:
-        """Show nothing."""
+        """React to the end of a run, which belongs to these cells."""
 
 
 def plan_comparison(request: ComparisonRequest) -> ComparisonPlan:
@@ -112,7 +112,7 @@ def plan_comparison(request: ComparisonRequest) -> ComparisonPlan:
         seeds=seeds,
         baseline=baseline,
         upper_bound=grid.upper_bound(plans),
-        labelled=grid.uses_labels(plans),
+        labeled=grid.uses_labels(plans),
         metric=metric,
         cells=[Cell(plan.label, plan.strategy, plan.seed, plan.knobs, plan.run) for plan in plans],
         grid={name: list(map(spec.format_value, each)) for name, each in values.items() if len(each) > 1},

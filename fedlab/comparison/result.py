@@ -79,11 +79,11 @@ class Comparison:
         Label of the variant that the others are compared with.
     ceiling
         Label of the upper reference, which learns from labels; "" where none is compared.
-    labelled
+    labeled
         Labels of all variants whose clients learn from labels, where others do not.
     metric
-        Group of the compared metrics; ``summary()["metric"]`` says by which of its variants each row is judged. Where no
-        client reports it, a metric of the server's score.
+        Group of the compared metrics; ``summary()["metric"]`` says by which of its variants each row is judged. Where
+        no client reports it, a metric of the server's score.
     grid
         Knob to its values, as they were written.
     """
@@ -96,7 +96,7 @@ class Comparison:
     cells: list[Cell]
     grid: Mapping[str, list[str]] = field(default_factory=dict)
     upper_bound: str = ""
-    labelled: list[str] = field(default_factory=list)
+    labeled: list[str] = field(default_factory=list)
     target: float | None = None
     budget: Mapping[str, float] | None = None
     command: str = ""
@@ -175,7 +175,7 @@ class Comparison:
     @property
     def uses_labels(self) -> frozenset[str]:
         """Labels of variants whose clients learn from labels, where those of others have none."""
-        return frozenset({*self.labelled, self.upper_bound} - {""})
+        return frozenset({*self.labeled, self.upper_bound} - {""})
 
     @property
     def commits(self) -> list[str]:
@@ -297,8 +297,8 @@ class Comparison:
 
         ``label``, the knobs, ``strategy``, ``metric``, ``n`` (seeds), ``mean``, ``low``, ``high`` (95 % over seeds),
         ``difference``, ``difference_low``, ``difference_high``, ``p``, ``p_holm`` (to the baseline, by seed),
-        ``closed`` (fraction of the gap between baseline and upper reference), ``rank``, ``rounds``, ``bytes``, ``seconds``
-        (means over seeds), ``reached`` (seeds that reached the target), ``reach_rounds``, ``reach_bytes``,
+        ``closed`` (fraction of the gap between baseline and upper reference), ``rank``, ``rounds``, ``bytes``,
+        ``seconds`` (means over seeds), ``reached`` (seeds that reached the target), ``reach_rounds``, ``reach_bytes``,
         ``reach_seconds`` (means over seeds; NaN unless all of them did).
         """
         return summarize(
@@ -315,7 +315,7 @@ class Comparison:
         )
 
     def domains(self) -> pd.DataFrame:
-        """Return a row a variant, value of the grid's knobs and client: ``n``, ``mean``, ``low``, ``high`` over seeds."""
+        """Return a row a variant, value of the grid and client: ``n``, ``mean``, ``low``, ``high`` over seeds."""
         import pandas as pd
 
         rows = []

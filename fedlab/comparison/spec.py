@@ -1,4 +1,4 @@
-"""What a comparison is asked for, as it is written: strategies, seeds, knobs with several values, budgets.
+"""Parsers of the arguments of a comparison: strategies, seeds, knobs with several values, budgets.
 
 A *variant* is a strategy as it is compared. On the command line it is ``NAME``, ``NAME:knob=value:knob=value`` or
 ``LABEL=NAME:...``; a knob without a dot is the strategy's own where it has such a one.
@@ -40,7 +40,7 @@ class Variant:
 
 
 def parse_strategies(text: str | Sequence[str]) -> list[Variant]:
-    """``a,LABEL=b:knob=value`` as variants; ``|`` stands between them where a knob's value holds a comma.
+    """Parse ``a,LABEL=b:knob=value`` as variants; ``|`` separates them where a knob's value holds a comma.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def parse_strategies(text: str | Sequence[str]) -> list[Variant]:
 
 
 def join_variants(parts: Sequence[str]) -> str:
-    """Variants as one text that ``parse_strategies`` takes apart again."""
+    """Return variants as one text that ``parse_strategies`` parses."""
     if not any("," in part for part in parts):
         return ",".join(parts)
     return SEPARATOR.join([*parts, ""] if len(parts) == 1 else parts)
@@ -85,7 +85,7 @@ def _variant(text: str) -> Variant:
 
 
 def parse_seeds(text: str | int | Sequence[int]) -> list[int]:
-    """``5`` as seeds 0 to 4, ``3,4,9`` as those three, ``3,`` as that one.
+    """Parse ``5`` as seeds 0 to 4, ``3,4,9`` as those three, ``3,`` as that one.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def parse_seeds(text: str | int | Sequence[int]) -> list[int]:
 
 
 def parse_knobs(items: Mapping[str, object]) -> dict[str, list[Value]]:
-    """Knob to its values, of ``{"server.steps": "24,48"}``; lists come from Python and are taken as they are.
+    """Return knob to its values, from ``{"server.steps": "24,48"}``; lists come from Python and are taken as they are.
 
     A comma stands between values of a knob that is a number, a switch or a choice; one of free text
     (``digits.targets=usps,mnist_m``) is taken whole. ``|`` stands between values of any knob.
@@ -140,18 +140,18 @@ def _values(given: object, text: bool) -> list[Value]:
 
 
 def format_value(value: Value) -> str:
-    """A knob's value as it is written on the command line."""
+    """Return a knob's value as it is written on the command line."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def as_knobs(budget: Mapping[str, float]) -> Overrides:
-    """A budget as knobs."""
+    """Return a budget as knobs."""
     names = {"rounds": "rounds", "bytes": "budget_bytes", "seconds": "budget_seconds"}
     return {names[kind]: int(value) if kind == "rounds" else value for kind, value in budget.items()}
 
 
 def parse_budget(items: Iterable[str]) -> dict[str, float]:
-    """``["bytes=5MB", "rounds=20"]`` as plain numbers of rounds, bytes and seconds.
+    """Parse ``["bytes=5MB", "rounds=20"]`` as plain numbers of rounds, bytes and seconds.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a table of runs may claim: intervals over seeds, paired differences, ranks, and what a target costs to reach.
+"""Statistics of a comparison: intervals over seeds, paired differences, ranks, and the cost to reach a target.
 
 **Source**: Student's t interval and paired t-test (scipy.stats); Holm, A Simple Sequentially Rejective Multiple Test
 Procedure, 1979; mean ranks as in Demsar, Statistical Comparisons of Classifiers over Multiple Data Sets, JMLR 2006.
@@ -39,7 +39,7 @@ class Paired:
 
 
 def interval(values: ArrayLike, level: float = LEVEL) -> Interval:
-    """Mean and Student's t interval of a sample (n,), NaN left out.
+    """Return mean and Student's t interval of a sample (n,), NaN left out.
 
     >>> interval([1.0, 2.0, 3.0]).mean
     2.0
@@ -54,7 +54,7 @@ def interval(values: ArrayLike, level: float = LEVEL) -> Interval:
 
 
 def paired(values: ArrayLike, baseline: ArrayLike, level: float = LEVEL) -> Paired:
-    """Difference of two samples (n,) of the same seeds in the same order; a pair with a NaN is left out.
+    """Return the difference of two samples (n,) of the same seeds in the same order; pairs with a NaN are left out.
 
     Samples that are equal value by value have p = 1.
     """
@@ -70,7 +70,7 @@ def paired(values: ArrayLike, baseline: ArrayLike, level: float = LEVEL) -> Pair
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number: the chance that any of all comparisons errs stays below the level.
+    """Correct p-values for their number: the chance that any of all comparisons errs stays below the level.
 
     NaN is no comparison: it stays NaN and is not counted.
     """
@@ -84,7 +84,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def ranks(scores: ArrayLike) -> NDArray[np.float64]:
-    """Mean rank (variants,) of scores (variants, blocks), 1 is best, ties averaged; a block is a domain and a seed.
+    """Return mean ranks (variants,) of scores (variants, blocks), 1 is best, ties averaged; blocks are domain and seed.
 
     More is better. Blocks in which a variant was not measured are left out; with none left, every rank is NaN.
     """
@@ -97,7 +97,7 @@ def ranks(scores: ArrayLike) -> NDArray[np.float64]:
 
 
 def closed(difference: float, gap: Interval) -> float:
-    """Share of the gap between two references that a difference to the lower one closes.
+    """Return the fraction of the gap between two references that a difference to the lower one closes.
 
     Below 0 where it loses to the lower one, above 1 where it beats the upper one; NaN where the gap may be none, that
     is, unless its interval lies above 0.
@@ -106,7 +106,7 @@ def closed(difference: float, gap: Interval) -> float:
 
 
 def first_reach(scores: ArrayLike, target: float, direction: int = 1) -> int | None:
-    """Index of the first score (rounds,) that is as good as the target; None when none is.
+    """Return the index of the first score (rounds,) that is as good as the target; None when none is.
 
     ``direction`` is 1 where more is better, -1 where less is.
     """

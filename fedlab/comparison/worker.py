@@ -1,4 +1,4 @@
-"""A process that runs cells: one JSON line in for each, one out when it has ended; no line in means that we are alone.
+"""A worker process: reads one JSON task per line from stdin, writes one result per line, exits when stdin closes.
 
 python -m fedlab.comparison.worker < requests > answers
 """
@@ -14,7 +14,7 @@ from queue import SimpleQueue
 
 
 def main() -> None:
-    """Answer requests until there is nobody who could make one."""
+    """Run tasks until stdin closes."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
     requests: SimpleQueue[str] = SimpleQueue()

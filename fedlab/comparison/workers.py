@@ -39,14 +39,14 @@ Ended = Generator[tuple[Task, str | None]]  # each task with what went wrong, as
 
 
 def run_sequential(tasks: Sequence[Task], begin: Begin) -> Ended:
-    """One after another, in this process."""
+    """Run tasks one after another, in this process."""
     for task in tasks:
         begin(task)
         yield task, cells.run_cell(task.path, task.config)
 
 
 def run_parallel(tasks: Sequence[Task], jobs: int, gpus: Sequence[str], log: Path, begin: Begin) -> Ended:
-    """``jobs`` at a time, each in a process of its own and, where there are ``gpus``, on one of them in turn."""
+    """Run ``jobs`` tasks at a time, each in its own process and on one of the ``gpus`` in turn, if there are any."""
     workers = [Worker(log, gpus[slot % len(gpus)] if gpus else None) for slot in range(jobs)]
     free: SimpleQueue[Worker] = SimpleQueue()
     for worker in workers:
@@ -85,7 +85,7 @@ class Worker:
         self.closed, self.lock = False, Lock()  # nothing is started once it is closed
 
     def do(self, task: Task) -> str | None:
-        """What went wrong with a task, once it has ended."""
+        """Run a task; return its error, or None."""
         with self.lock:
             if self.closed:
                 return "not begun"
@@ -123,14 +123,14 @@ class Worker:
         return self.process
 
     def terminate(self) -> None:
-        """An idle one ends; one with a cell notes where that stands first."""
+        """Ask the process to end; one with a cell first notes its status."""
         with self.lock:
             self.closed = True
         if self.process and self.process.poll() is None:
             self.process.terminate()
 
     def wait(self) -> None:
-        """Until it has ended, and not for ever."""
+        """Wait for the end of the process; kill it after ``STOP_TIMEOUT`` seconds."""
         if self.process:
             try:
                 self.process.wait(STOP_TIMEOUT)
@@ -139,7 +139,7 @@ class Worker:
                 self.process.wait()
 
     def close(self) -> None:
-        """Let go of its pipes."""
+        """Close its pipes."""
         for pipe in (self.process.stdin, self.process.stdout) if self.process else ():
             with suppress(BrokenPipeError):
                 _pipe(pipe).close()

@@ -72,7 +72,7 @@ def primary_figures(result: Result) -> tuple[list[Key], list[Drawing]]:
 def other_figures(result: Result) -> list[Drawing]:
     """Return every other number by round: of the clients' tests, each client faint behind the mean; and of the server.
 
-    A reference, as a score of real data, stands in grey behind the metric that it is the reference of.
+    A reference, as a score of real data, stands in gray behind the metric that it is the reference of.
     """
     figures = [*_client_curves(result), *_server_curves(result)]
     return [_other(i, title, name, curves, result) for i, (title, name, curves) in enumerate(figures)]
@@ -100,9 +100,9 @@ def _server_curves(result: Result) -> Iterator[tuple[str, str, list[Curve]]]:
         references = {name: table.reference(names, name) for name in names if table.role(name) != "reference"}
         for name in (name for name in names if name not in references.values()):
             behind = references.get(name, "")
-            grey = [Curve(table.reference_title(behind), REFERENCE, values[behind], True)] if behind else []
-            legend = f"; grey: {table.reference_title(behind)}" if behind else ""
-            yield f"{table.heading(name)}, {where}{legend}", name, [*grey, Curve(table.title(name), 2, values[name])]
+            gray = [Curve(table.reference_title(behind), REFERENCE, values[behind], True)] if behind else []
+            legend = f"; gray: {table.reference_title(behind)}" if behind else ""
+            yield f"{table.heading(name)}, {where}{legend}", name, [*gray, Curve(table.title(name), 2, values[name])]
 
 
 def _other(number: int, title: str, name: str, curves: list[Curve], result: Result) -> Drawing:
@@ -114,7 +114,7 @@ def _other(number: int, title: str, name: str, curves: list[Curve], result: Resu
 
 
 def time_table(result: Result) -> tuple[list[TableRow], Drawing]:
-    """Seconds by phase: a row for each, coloured as in the figure of all rounds."""
+    """Return seconds by phase: a row for each, colored as in the figure of all rounds."""
     total, rounds, table = result.seconds(), _rounds(result), result.metric_table
     most = max((sum(record["seconds"].values()) for record in result.rounds), default=0.0)
     unit, size = next(
@@ -138,7 +138,7 @@ def time_table(result: Result) -> tuple[list[TableRow], Drawing]:
 
 
 def traffic_table(result: Result) -> tuple[list[TableRow], list[Drawing]]:
-    """Bytes by client over all rounds, coloured as in the figures of training traffic, which are by round."""
+    """Return bytes by client over all rounds, colored as in the figures of training traffic by round."""
     clients = client_names(result.rounds)
     colors = _cycle(len(clients)) if len(clients) <= SLOTS else [0] * len(clients)
     rows = []
@@ -156,7 +156,7 @@ def traffic_table(result: Result) -> tuple[list[TableRow], list[Drawing]]:
 
 
 def _traffic(kind: str, where: str, records: Sequence[Mapping[str, Any]], clients: Sequence[str]) -> Drawing:
-    """Bytes of one kind by round, stacked by client while there are colours enough."""
+    """Return bytes of one kind by round, stacked by client while there are colors enough."""
     counts = {name: [float(record["bytes"].get(name, {}).get(kind, 0)) for record in records] for name in clients}
     sums = [sum(column) for column in zip(*counts.values(), strict=True)]
     most = max(sums, default=0.0)
@@ -183,7 +183,7 @@ def _rounds(result: Result) -> list[int]:
 
 
 def _cycle(count: int) -> list[int]:
-    """Colours for things that have none of their own; the grey one comes last."""
+    """Return colors for things that have none of their own; the gray one comes last."""
     return [(i + 1) % SLOTS + 1 for i in range(count)]
 
 

@@ -164,7 +164,7 @@ def _source(workload: Workload) -> ArrayDataset | None:
 
 
 def _map(
-    workload: Workload, states: list[tuple[Any, Any]], source: ArrayDataset, target: ArrayDataset, labelled: bool
+    workload: Workload, states: list[tuple[Any, Any]], source: ArrayDataset, target: ArrayDataset, labeled: bool
 ) -> dict[str, Array]:
     """Return points of the plane before and after, and the features (points, width) after as "source" and "target"."""
     clouds, labels = [], []
@@ -172,7 +172,7 @@ def _map(
         for state, data in ((server, source), (own, target)):
             z, y = rows_of(_features(workload, state), data, POINTS)
             clouds.append(z.numpy())
-            labels.append(y.numpy() if labelled and y is not None else NOTHING)
+            labels.append(y.numpy() if labeled and y is not None else NOTHING)
     points, explained = plane(clouds)
     when = ["before", "after"][-len(states) :]
     names = [f"{side}_{at}" for at in when for side in ("source", "target")]
@@ -222,14 +222,14 @@ def plane(clouds: list[Array]) -> tuple[list[Array], Array]:
     The fractions, (2,), are those of the two axes.
     """
     together = np.concatenate(clouds).astype(np.float64)
-    centre = together.mean(0)
-    _, scale, axes = np.linalg.svd(together - centre, full_matrices=False)
+    center = together.mean(0)
+    _, scale, axes = np.linalg.svd(together - center, full_matrices=False)
     axes = np.concatenate([axes, np.zeros((2, axes.shape[1]))])[:2]  # features of one dimension are a line
     axes = (
         axes * np.where(axes[np.arange(2), np.abs(axes).argmax(1)] < 0, -1.0, 1.0)[:, None]
     )  # one sign on any machine
     explained = np.square(np.append(scale, [0.0, 0.0])[:2]) / max(float(np.square(scale).sum()), 1e-300)
-    return [((cloud - centre) @ axes.T).astype(np.float32) for cloud in clouds], explained
+    return [((cloud - center) @ axes.T).astype(np.float32) for cloud in clouds], explained
 
 
 def _weights(after: Recalled, partition: int, source: Array, target: Array) -> dict[str, Array]:

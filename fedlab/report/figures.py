@@ -1,6 +1,6 @@
-"""Small figures of a report as inline SVG: drawn by matplotlib, coloured and lettered by the page around them.
+"""Small figures of a report as inline SVG: drawn by matplotlib, colored and lettered by the page around them.
 
-A figure's colours are CSS variables of the page (``--c0`` for hairlines, ``--c1`` to ``--c8``) and its text is real
+A figure's colors are CSS variables of the page (``--c0`` for hairlines, ``--c1`` to ``--c8``) and its text is real
 text in the page's own letters, so that one drawing serves light, dark and print. Equal input gives equal bytes.
 """
 
@@ -21,9 +21,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fedlab.metrics import MetricTable
 
-SLOTS = 8  # colours of the page, numbered from 1
-REFERENCE = 1  # the grey one: what others are compared with
-# A dash pattern beside each colour, in pixels, for eyes and printers that see no colour.
+SLOTS = 8  # colors of the page, numbered from 1
+REFERENCE = 1  # the gray one: what others are compared with
+# A dash pattern beside each color, in pixels, for eyes and printers that see no color.
 DASHES: Mapping[int, tuple[float, ...]] = {1: (4, 2.5), 3: (1.4, 1.8), 5: (6, 2, 1.4, 2), 6: (2.5, 1.5), 8: (8, 2)}
 
 WIDTH, HEIGHT = 300.0, 180.0  # of a figure's own coordinates; the page scales it to its column
@@ -64,7 +64,7 @@ class Curve:
     slot: int
     values: Sequence[float]
     faint: bool = False
-    dashes: tuple[float, ...] | None = None  # None: its colour's
+    dashes: tuple[float, ...] | None = None  # None: its color's
     band: tuple[Sequence[float], Sequence[float]] | None = None
 
 
@@ -89,7 +89,7 @@ def slots(names: Sequence[str], table: MetricTable) -> dict[str, int]:
 
 
 def _slot_of(name: str, table: MetricTable) -> int:
-    """Return the color of a variant: grey for a reference, by its place for others; 0 for what is no such variant."""
+    """Return the color of a variant: gray for a reference, by its place for others; 0 for what is no such variant."""
     if table.role(name) == "reference":
         return REFERENCE
     variants = [table.variant(name) == metric.name.removeprefix("*_") for metric in table.variants]
@@ -97,12 +97,12 @@ def _slot_of(name: str, table: MetricTable) -> int:
 
 
 def dashes(slot: int) -> str:
-    """A colour's pattern as SVG's ``stroke-dasharray``."""
+    """Return a color's pattern as SVG's ``stroke-dasharray``."""
     return " ".join(f"{length:g}" for length in DASHES.get(slot, ())) or "none"
 
 
 def limits(panels: Sequence[Sequence[Curve]], bounds: tuple[float, float]) -> list[tuple[float, float]]:
-    """Each panel's own range of values, of one common span: an inch is the same difference in all of them."""
+    """Return each panel's own range of values, of one common span: an inch is the same difference in all of them."""
     ranges = []
     for curves in panels:
         values = [value for curve in curves for value in curve.values if math.isfinite(value)]
@@ -130,7 +130,7 @@ def panel(
     percent: bool,
     alt: str,
 ) -> Markup:
-    """Values by round.
+    """Draw values by round.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def panel(
 
 
 def paths(name: str, traces: Sequence[Trace], *, within: tuple[float, float], percent: bool, alt: str) -> Markup:
-    """Values by an amount that grows: lines, the last point of each with a larger dot; arguments as of `panel`."""
+    """Draw values by an amount that grows: lines, the last point of each with a larger dot; arguments as of `panel`."""
     with _figure() as (figure, axes):
         for trace in traces:
             pen = {"color": _color(trace.slot), "clip_on": False, "markeredgewidth": 0}
@@ -181,7 +181,7 @@ def paths(name: str, traces: Sequence[Trace], *, within: tuple[float, float], pe
 
 
 def bars(name: str, rounds: Sequence[int], stacks: Sequence[Curve], *, alt: str) -> Markup:
-    """Amounts by round, one on top of the other."""
+    """Draw amounts by round, one on top of the other."""
     with _figure() as (figure, axes):
         bottom = [0.0] * len(rounds)
         for stack in stacks:
@@ -216,7 +216,7 @@ def _plain_axes(axes: Any) -> None:
 
 @contextmanager
 def _figure() -> Iterator[tuple[Figure, Any]]:
-    """An empty figure and its axes; no pyplot, whose state a notebook may be using."""
+    """Yield an empty figure and its axes; without pyplot, whose state a notebook may be using."""
     with rc_context(_STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(WIDTH / PIXELS_PER_INCH, HEIGHT / PIXELS_PER_INCH))
         yield figure, figure.add_axes((0.15, 0.12, 0.84, 0.79))
@@ -227,7 +227,7 @@ def _color(slot: int) -> str:
 
 
 def _svg(figure: Figure, name: str, alt: str) -> Markup:
-    """The figure as an element that goes into a page: without size, colours and letters of its own."""
+    """Return the figure as an element of a page: without size, colors and letters of its own."""
     with rc_context({"svg.hashsalt": "fedlab"}), io.StringIO() as stream:
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         drawing = stream.getvalue()

@@ -1,4 +1,4 @@
-"""How a run's examples are split over its clients, drawn from the ``split.json`` in its directory where there is one.
+"""The table of how a run's examples are split over its clients, from ``split.json`` in its directory.
 
 ::
 
@@ -34,23 +34,23 @@ class Share:
 
 @dataclass(frozen=True)
 class Split:
-    """A table of clients; ``labelled`` says whether bars are cut into classes."""
+    """A table of clients; ``labeled`` says whether bars are cut into classes."""
 
     rows: list[Share]
-    labelled: bool
+    labeled: bool
     hidden: int
 
 
 def read(directory: Path) -> Split | None:
-    """The split of a run, or None where it wrote none."""
+    """Return the split of a run, or None where it wrote none."""
     path = directory / FILE
     return parse(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def parse(text: str) -> Split:
-    """A file's text as a table."""
+    """Parse a file's text as a table."""
     clients: list[dict[str, Any]] = json.loads(text)["clients"]
-    labelled = any(client["labels"] for client in clients)
+    labeled = any(client["labels"] for client in clients)
     order = sorted({name for client in clients for name in client["labels"] or ()}, key=_as_number)
     most = max((client["examples"] for client in clients), default=0)
     rows = []
@@ -61,7 +61,7 @@ def parse(text: str) -> Split:
         classes = plots.label_bar(labels, order, f"{name}: {alt}") if labels else None
         size = plots.size_bar(client["examples"], most, f"{name}: {examples} examples")
         rows.append(Share(name, examples, size, classes))
-    return Split(rows, labelled, len(clients) - len(rows))
+    return Split(rows, labeled, len(clients) - len(rows))
 
 
 def _as_number(name: str) -> tuple[int, str]:

@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 
 
 def grid(rows: int, labels: Tensor) -> tuple[int, int] | None:
-    """Cells (h, w) of each image, from the number of all rows; None where rows are no cells of such labels."""
+    """Return the cells (h, w) of each image, from the number of all rows; None where rows are no such cells."""
     if labels.ndim != 3 or rows % len(labels) or not rows:
         return None
     batch, height, width = labels.shape
@@ -24,7 +24,7 @@ def grid(rows: int, labels: Tensor) -> tuple[int, int] | None:
 
 
 def labels_of_rows(rows: int, labels: Tensor) -> Tensor | None:
-    """The label (rows,) at the middle of each cell, or of each example; None where the two do not go together."""
+    """Return the label (rows,) at the middle of each cell, or of each example; None where the two do not fit."""
     if labels.numel() == rows:
         return labels.flatten()
     cells = grid(rows, labels)
@@ -37,7 +37,7 @@ def labels_of_rows(rows: int, labels: Tensor) -> Tensor | None:
 
 
 def probabilities(scores: Tensor, labels: Tensor) -> Tensor | None:
-    """Probabilities (batch, classes, ...) of the labels' own shape; rows of cells are enlarged bilinearly.
+    """Return probabilities (batch, classes, ...) of the labels' own shape; rows of cells are enlarged bilinearly.
 
     ``scores`` are logits or log-probabilities, which softmax leaves what they are; None where shapes do not fit.
     """

@@ -1,7 +1,7 @@
 """Pictures that are no curves, as inline SVG: clouds of points, histograms, intervals on one scale, shares of a bar.
 
 They are written by hand and not by matplotlib, because they are many: a cloud of 300 points is one path of 3 kB here
-and a drawing of 25 kB there. As in :mod:`fedlab.report.figures`, colours are variables of the page and text is text.
+and a drawing of 25 kB there. As in :mod:`fedlab.report.figures`, colors are variables of the page and text is text.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from fedlab.report.figures import SLOTS
 Array = NDArray[Any]
 
 WIDTH, HEIGHT, MARGIN = 600, 440, 14  # of a cloud, in its own units
-SOURCE, TARGET = 1, 2  # colours
+SOURCE, TARGET = 1, 2  # colors
 LETTERS = 130  # of a domain in a map: more cover each other
 GLYPHS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # a class each
 
 
 def svg(width: float, height: float, body: str, alt: str, kind: str = "") -> Markup:
-    """A drawing in the page; ``alt`` says what it shows, and ``body`` is SVG."""
+    """Return a drawing for a page; ``alt`` describes it in words, and ``body`` is SVG."""
     kind = f' class="{kind}"' if kind else ""
     return Markup(f'<svg{kind} viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(alt)}">{body}</svg>')
 
 
 def bounds(*clouds: Array) -> tuple[Array, Array]:
-    """Lowest and highest corner (2,) around clouds (points, 2); a straggler in a hundred may lie outside."""
+    """Return lowest and highest corner (2,) around clouds (points, 2); one outlier in a hundred may lie outside."""
     points = np.concatenate([cloud.reshape(-1, 2) for cloud in clouds])
     if not len(points):
         return np.zeros(2), np.ones(2)
@@ -40,7 +40,7 @@ def bounds(*clouds: Array) -> tuple[Array, Array]:
 
 
 def _placed(points: Array, within: tuple[Array, Array]) -> Array:
-    """Points in whole units of the drawing, (points, 2), the second axis upwards."""
+    """Return points in whole units of the drawing, (points, 2), the second axis upwards."""
     share = ((points - within[0]) / (within[1] - within[0])).clip(0, 1)
     x = MARGIN + share[:, 0] * (WIDTH - 2 * MARGIN)
     y = HEIGHT - MARGIN - share[:, 1] * (HEIGHT - 2 * MARGIN)
@@ -56,7 +56,7 @@ def _frame() -> str:
 
 
 def domains(source: Array, target: Array, within: tuple[Array, Array], alt: str) -> Markup:
-    """Source as grey discs, target as coloured squares, points (points, 2) each."""
+    """Draw the source as gray discs and the target as colored squares, points (points, 2) each."""
     layers = []
     for cloud, slot, size, cap in ((source, SOURCE, 9, "round"), (target, TARGET, 8, "square")):
         dots = "".join(f"M{x} {y}h.1" for x, y in _placed(cloud, within))  # a line of no length is lost in print
@@ -66,7 +66,7 @@ def domains(source: Array, target: Array, within: tuple[Array, Array], alt: str)
 
 
 def classes(clouds: Sequence[tuple[Array, Array, int]], within: tuple[Array, Array], alt: str) -> Markup:
-    """Each point as its class's digit or letter: clouds of points (points, 2), classes (points,) and a colour."""
+    """Draw each point as its class's digit or letter: clouds of points (points, 2), classes (points,) and a color."""
     layers = []
     for points, labels, slot in clouds:
         some = np.linspace(0, len(points) - 1, min(LETTERS, len(points))).astype(int)
@@ -78,12 +78,12 @@ def classes(clouds: Sequence[tuple[Array, Array, int]], within: tuple[Array, Arr
 
 
 def has_glyphs(*labels: Array) -> bool:
-    """Whether every point has a class that can be drawn."""
+    """Return True if every point has a class that can be drawn."""
     return all(label.ndim == 1 and len(label) and label.min() >= 0 and label.max() < len(GLYPHS) for label in labels)
 
 
 def histogram(source: Array, target: Array, alt: str) -> Markup:
-    """Counts (bins,) over [0, 1] as shares: of the source as bars, of the target as a line of steps."""
+    """Draw counts (bins,) over [0, 1] as fractions: of the source as bars, of the target as a line of steps."""
     bins, left, bottom = len(source), 14.0, 262.0
     width = (WIDTH - 2 * left) / bins
     shares = [counts / max(counts.sum(), 1) for counts in (source, target)]
@@ -104,14 +104,14 @@ def histogram(source: Array, target: Array, alt: str) -> Markup:
 
 
 def axis_range(ends: Sequence[float]) -> tuple[float, float]:
-    """A scale for intervals: all finite ends and zero, and a little room."""
+    """Return a scale for intervals: all finite ends and zero, with a margin."""
     known = [0.0, *(end for end in ends if math.isfinite(end))]
     room = 0.06 * (max(known) - min(known)) or 1.0
     return min(known) - room, max(known) + room
 
 
 def forest_plot(mean: float, low: float, high: float, scale: tuple[float, float], alt: str) -> Markup:
-    """A mean and its interval on a scale that a column of a table shares; the upright line is zero."""
+    """Draw a mean and its interval on a scale that a column of a table shares; the upright line is zero."""
 
     def at(value: float) -> float:
         return 240 * (value - scale[0]) / (scale[1] - scale[0])
@@ -125,7 +125,7 @@ def forest_plot(mean: float, low: float, high: float, scale: tuple[float, float]
 
 
 def label_bar(counts: Mapping[str, float], order: Sequence[str], alt: str) -> Markup:
-    """One bar cut into shares, in an order of names that fixes the colours; names stand where there is room."""
+    """Draw one bar cut into parts, in an order of names that fixes the colors; names stand where there is room."""
     total, x, body = sum(counts.values()) or 1.0, 0.0, ""
     for i, name in enumerate(order):
         width = 400 * counts.get(name, 0.0) / total
@@ -140,7 +140,7 @@ def label_bar(counts: Mapping[str, float], order: Sequence[str], alt: str) -> Ma
 
 
 def size_bar(value: float, most: float, alt: str) -> Markup:
-    """A plain bar, as long as its share of the largest."""
+    """Draw a plain bar, whose length is the value's fraction of the largest."""
     width = 100 * value / most if most else 0.0
     body = f'<rect x="0" y="5" width="{width:.1f}" height="12" style="fill:var(--c1)"/>'
     return svg(100, 22, body, alt, "amount")

@@ -21,7 +21,7 @@ EXAMPLES = "num-examples"  # in the reply of a client: how many its metrics are 
 
 @dataclass(frozen=True)
 class TableCell:
-    """One value of a table; ``value`` is what it is sorted by, ``heat`` how far it is coloured, in [0, 1]."""
+    """One value of a table; ``value`` is what it is sorted by, ``heat`` how far it is colored, in [0, 1]."""
 
     text: str
     best: bool = False
@@ -41,7 +41,7 @@ class ColumnHeader:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row of a table; ``slot`` is its colour where the table is a figure's legend."""
+    """One row of a table; ``slot`` is its color where the table is a figure's legend."""
 
     head: str
     cells: list[TableCell]
@@ -131,7 +131,7 @@ def _cells(table: MetricTable, names: Sequence[str], values: Mapping[str, float]
 
 
 def failures(result: Result) -> list[tuple[int, str, int, str]]:
-    """Round, client, partition and reason of each failure of a client."""
+    """Return round, client, partition and reason of each failure of a client."""
     return [
         (record["round"], failure["client"], failure["partition"], str(failure["reason"]))
         for record in result.rounds
@@ -140,7 +140,7 @@ def failures(result: Result) -> list[tuple[int, str, int, str]]:
 
 
 def facts(result: Result) -> dict[str, str]:
-    """What is known of the run as a whole, by its name; nothing is said of what is not known."""
+    """Return the known facts of the run as a whole, by name."""
     manifest = result.manifest
     table = {
         "seed": result.config.get("seed", manifest.get("seed", "")),
@@ -158,5 +158,5 @@ def facts(result: Result) -> dict[str, str]:
 
 
 def _time(stamp: object) -> str:
-    """``2026-11-23T13:02:38+0000`` with a space where a reader wants one."""
+    """Return ``2026-11-23T13:02:38+0000`` with spaces, for people."""
     return str(stamp or "").replace("T", " ").replace("+0000", " UTC")

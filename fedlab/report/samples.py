@@ -1,4 +1,4 @@
-"""What generative models drew: the pictures that a run kept, as images inside a page."""
+"""Samples of generative models: the pictures that a run kept, as images inside a page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Image:
 
     @classmethod
     def read(cls, title: str, path: Path) -> Image:
-        """A PNG file."""
+        """Read a PNG file."""
         return cls(title, Markup("data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()))
 
 
@@ -37,7 +37,7 @@ class Series:
 
 
 def of_run(directory: Path) -> list[Series]:
-    """Each kind of picture in a run directory."""
+    """Return each kind of picture in a run directory."""
     found = []
     for name, by_round in RunDirectory(directory).images().items():
         *before, last = by_round
@@ -50,5 +50,5 @@ def of_run(directory: Path) -> list[Series]:
 
 
 def words(name: str) -> str:
-    """A picture's name for people."""
+    """Return a picture's name for people."""
     return name.replace("_", " ").replace("-", " ")

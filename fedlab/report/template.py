@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parent  # of templates, and of the script that sorts tab
 
 
 def render(template: str, **values: object) -> str:
-    """A template filled in. Names come from users and machines: it escapes whatever it is given."""
+    """Render a template; names come from users and machines, and all values are escaped."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -25,5 +25,5 @@ def render(template: str, **values: object) -> str:
 
 
 def breakable(name: str) -> Markup:
-    """A long name that may be broken after an underscore, a comma or an equals sign, where a phone has to."""
+    """Return a long name that a narrow page may break after an underscore, a comma or an equals sign."""
     return Markup(re.sub("([_,=])", r"\1<wbr>", str(escape(name))))

@@ -29,7 +29,7 @@ POLL_SECONDS = 0.1
 
 
 class ProgressListener(Protocol):
-    """What is called with each event of a run."""
+    """An object that is called with each event of a run."""
 
     def on_event(self, event: Event) -> None:
         """Show one event."""
@@ -69,7 +69,7 @@ def follow(path: Path, listener: ProgressListener) -> Iterator[None]:
 
 
 def _end_of_lines(log: Path) -> int:
-    """Where the complete lines of a log end: what a kill has torn behind them is cut off when the run goes on."""
+    """Return where the complete lines of a log end; a torn line behind them is cut off when the run is resumed."""
     return log.read_bytes().rfind(b"\n") + 1 if log.exists() else 0
 
 

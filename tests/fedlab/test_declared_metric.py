@@ -38,7 +38,9 @@ def test_a_new_metric_needs_one_declaration(tmp_path, monkeypatch):
         listener.on_event(json.loads(line))
     assert f"round 1/1  energy used ↓ {value}  | energy used: near" in lines[-1]
 
-    assert f"mean energy used over 2 clients is {value}" in "".join(Page((run.directory / "report.html").read_text()).text)
+    assert f"mean energy used over 2 clients is {value}" in "".join(
+        Page((run.directory / "report.html").read_text()).text
+    )
 
     frame = fedlab.compare(
         preset, "source_only,adabn", seeds=2, jobs=1, out=tmp_path / "out", target=1e6, knobs={"rounds": 1}

@@ -88,6 +88,8 @@ def test_the_first_declaration_of_a_name_counts():
 
 
 def test_a_variant_of_a_number_that_is_no_fraction_keeps_both_titles():
-    table = MetricTable((Metric("energy", unit="kcal"), Metric("*_average", "average"), Metric("bond_*", unit=FRACTION)))
+    table = MetricTable(
+        (Metric("energy", unit="kcal"), Metric("*_average", "average"), Metric("bond_*", unit=FRACTION))
+    )
     assert table.title("energy_average") == "energy average" and table.format("energy_average", 2.0) == "2 kcal"
     assert table.format("bond_single", 0.5) == "50.0 %"

@@ -77,7 +77,17 @@ def test_the_heat_map_shows_every_client_with_its_value(comparison, text):
 def test_every_part_is_there(text, comparison):
     seen = Page(text)
     words = "".join(seen.text)
-    for wanted in ("results", "differences", "clients-map", "curves", "costs", "client-panels", "again", "how", "failures"):
+    for wanted in (
+        "results",
+        "differences",
+        "clients-map",
+        "curves",
+        "costs",
+        "client-panels",
+        "again",
+        "how",
+        "failures",
+    ):
         assert wanted in seen.ids
     assert "fedlab compare toy --strategies source_only,dualadapt,fedbn --seeds 2" in words
     ran_at = comparison.commits or [comparison.git_commit]  # of the cells, not of the last call

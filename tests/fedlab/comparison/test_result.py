@@ -103,7 +103,9 @@ def test_the_share_of_the_gap_to_the_upper_reference(comparison, tmp_path):
         Cell("top", "s", seed, {}, make(tmp_path, "top", seed, [(0.4, 0.2), (0.9, 0.9)], "accuracy_average"), FINISHED)
         for seed in SCORES["low"]
     ]
-    found = replace(comparison, cells=[*comparison.cells, *top], upper_bound="top").summary().set_index("label")["closed"]
+    found = (
+        replace(comparison, cells=[*comparison.cells, *top], upper_bound="top").summary().set_index("label")["closed"]
+    )
     assert math.isnan(found["low"])  # the baseline itself
     assert found["top"] == pytest.approx(1.0)
     assert found["high"] == pytest.approx((0.6 - 1.4 / 3) / (0.9 - 1.4 / 3))
@@ -119,7 +121,9 @@ def test_where_less_is_better_the_gap_is_closed_downwards(comparison, tmp_path):
         for label, each in rounds.items()
         for seed in (0, 1)
     ]
-    losses = replace(comparison, cells=cells, metric="loss", upper_bound="top", target=None).summary().set_index("label")
+    losses = (
+        replace(comparison, cells=cells, metric="loss", upper_bound="top", target=None).summary().set_index("label")
+    )
     assert losses["closed"]["high"] == pytest.approx(0.5)
     assert losses["closed"]["top"] == pytest.approx(1.0)
 
@@ -233,7 +237,9 @@ def test_a_declared_metric_has_its_title_unit_and_direction(tmp_path):
     assert comparison.more_is_better is False
     assert comparison.summary()["rank"].tolist() == [2.0, 1.0]
     scores, *_, reach = text_tables.tables(comparison)
-    assert scores.title == "toy: energy used in kcal, lower is better, after the last round, mean over clients and seeds 0"
+    assert (
+        scores.title == "toy: energy used in kcal, lower is better, after the last round, mean over clients and seeds 0"
+    )
     assert scores.heads[1] == "energy used ↓" and scores.rows[1][1:3] == ["2", "-1"]
     assert reach.title == "Until energy used is 2.5 kcal, mean over seeds"
 

@@ -25,13 +25,13 @@ def test_classes_in_the_order_of_numbers_and_unknown_ones_said():
     assert [row.examples for row in table.rows] == ["12\u202f345", "10"]
     assert "a&lt;b&gt;: 5 of 10, 12340 of 2" in table.rows[0].classes
     assert ">2<" in table.rows[0].classes  # 10 has no room for its name
-    assert table.labelled and table.rows[1].classes is None
+    assert table.labeled and table.rows[1].classes is None
 
 
 def test_without_any_labels_sizes_remain():
     clients = [{"name": name, "examples": count, "labels": None} for name, count in (("a", 4), ("b", 2))]
     table = partition_table.parse(json.dumps({"clients": clients}))
-    assert not table.labelled
+    assert not table.labeled
     assert ['width="100.0"' in row.size for row in table.rows] == [True, False]
     assert 'width="50.0"' in table.rows[1].size
 

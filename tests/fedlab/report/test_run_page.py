@@ -293,7 +293,10 @@ def test_the_other_commands_name_the_directory_as_a_shell_wants_it(tmp_path):
 def test_the_command_of_a_run_with_another_name_than_its_preset(tmp_path):
     result = make(tmp_path, dualadapt_rounds(1), {**preset_config(rounds=1, seed=3), "name": "2feaf39d325e"})
     assert commands.repeat_from_preset(result) == ""
-    assert commands.repeat_from_preset(result, "dualadapt-digits") == "fedlab run dualadapt-digits rounds=1 --seed 3"
+    assert (
+        commands.repeat_from_preset(result, "dualadapt-digits")
+        == "fedlab run dualadapt-digits rounds=1 --seed 3"
+    )
     mine = tmp_path / "my own.toml"
     mine.write_text(to_toml({"workload": "digits", "strategy": "dualadapt", "rounds": 1}))
     words = shlex.split(commands.repeat_from_preset(result, str(mine)))

@@ -172,7 +172,9 @@ def test_a_round_without_a_test_says_so():
 def test_what_a_model_draws_is_told_with_its_score():
     event = {"event": "round", "round": 3, "rounds": 9, "mean": {"loss": 2.0}, "clients": {"near": {"loss": 2.0}}}
     lines = []
-    PlainProgress(lines.append, TABLE).on_event({**event, "score": {"validity": 0.5, "frechet": 3.0, "wasserstein_qed": 0.1}})
+    PlainProgress(lines.append, TABLE).on_event(
+        {**event, "score": {"validity": 0.5, "frechet": 3.0, "wasserstein_qed": 0.1}}
+    )
     PlainProgress(lines.append, TABLE).on_event({**event, "score": {}})
     assert lines == [
         "round 3/9  validity 50.0 %  Fréchet distance ↓ 3  | loss: near 2",
