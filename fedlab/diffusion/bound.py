@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fedlab.diffusion.denoising import Backbone, noise_estimate
 from fedlab.diffusion.noise_schedule import NoiseSchedule
-from fedlab.diffusion.samplers import transition, predict_x0, posterior
+from fedlab.diffusion.samplers import posterior, predict_x0, transition
 from fedlab.errors import ConfigError
 
 BIN_HALF_WIDTH = 1 / 255  # half the distance of two gray levels in [-1, 1]
@@ -56,7 +56,7 @@ def bits_per_dimension(
     """
     alpha, sigma = schedule.at(schedule.num_levels - 1)
     if not schedule.gaussian or abs(alpha**2 + sigma**2 - 1) > 1e-6 or schedule.num_levels < 2:
-        raise ConfigError("the bound is that of DDPM's Gaussian chain with at least 2 levels; take law=ddpm")
+        raise ConfigError("the bound is that of DDPM's Gaussian process with at least 2 levels; take law=ddpm")
     exact = x.double()
     nats = normal_kl(alpha * exact, sigma**2, 0.0, 1.0)
     for level in range(schedule.num_levels):
@@ -64,7 +64,11 @@ def bits_per_dimension(
         noisy = schedule.perturb(x, levels, schedule.noise(x, levels))
         predicted = noise_estimate(schedule, backbone, noisy, levels).double()
         mean, _ = posterior(
-            schedule, predict_x0(schedule, noisy.double(), predicted, level, clip=True), noisy.double(), level, level - 1
+            schedule,
+            predict_x0(schedule, noisy.double(), predicted, level, clip=True),
+            noisy.double(),
+            level,
+            level - 1,
         )
         if level == 0:
             nats = nats + discretized_nll(exact, mean, posterior(schedule, exact, exact, 1, 0)[1])

@@ -17,7 +17,7 @@ from fedlab.comm.grid import RosterGrid
 from fedlab.config.schema import Core, Flat, build
 from fedlab.errors import ConfigError
 from fedlab.losses.discrepancy import discrepancy
-from fedlab.models import conformal, gaussian_mixture
+from fedlab.models import conformal, em, gaussian_mixture
 from fedlab.models.batchnorm_stats import encode, frozen_stats
 from fedlab.models.feature_classifier import check_parts, features_of, head_of, subsample_rows
 from fedlab.seeds import seeded
@@ -133,7 +133,7 @@ class DualAdapt(FlowerFedAvg):
         """Line 3: W_S on a random view of each source example, and the quantiles of its log-likelihood there."""
         some = self.trainer.source.subsample(SOURCE_ROWS)
         z = subsample_rows(encode(features_of(self.trainer.average), some, self.device, BATCH), SOURCE_ROWS)
-        mixture = gaussian_mixture.fit(
+        mixture = em.fit(
             z, self.knobs.components, steps=self.knobs.em_steps, tolerance=0.0, variance_floor=self.knobs.variance_floor
         )
         return dict(arrays_of(RecordDict({MIXTURE: upload(mixture, z)}), MIXTURE))

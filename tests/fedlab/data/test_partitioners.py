@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedlab.data.partitioners import MIN_EXAMPLES, PARTITIONS, dirichlet, iid, quantity, shards, partition_indices
+from fedlab.data.partitioners import MIN_EXAMPLES, PARTITIONS, dirichlet, iid, partition_indices, quantity, shards
 from fedlab.errors import ConfigError
 from fedlab.seeds import seed_of
 from fedlab.workloads.domain_suite import Kind
@@ -64,7 +64,9 @@ def test_more_clients_than_examples_can_feed_are_refused(kind):
 
 @pytest.mark.parametrize("kind", [kind for kind, line in PARTITIONS.items() if not line.by_label])
 def test_what_does_not_go_by_label_ignores_labels(kind):
-    assert lists(partition_indices(kind, LABELS, 3, 0.5, 0)) == lists(partition_indices(kind, torch.zeros(600), 3, 0.5, 0))
+    assert lists(partition_indices(kind, LABELS, 3, 0.5, 0)) == lists(
+        partition_indices(kind, torch.zeros(600), 3, 0.5, 0)
+    )
 
 
 def test_an_unknown_kind_gets_a_near_match_and_knobs_offer_the_table():

@@ -14,7 +14,7 @@ from fedlab.diffusion.denoising import (
     score,
     sliced_loss,
 )
-from fedlab.diffusion.noise_schedule import ddpm_schedule, ncsn_schedule, linear_betas
+from fedlab.diffusion.noise_schedule import ddpm_schedule, linear_betas, ncsn_schedule
 from fedlab.diffusion.samplers import annealed_langevin, initial_noise
 from fedlab.diffusion.sigmas import geometric_sigmas
 from fedlab.errors import ConfigError, DataError

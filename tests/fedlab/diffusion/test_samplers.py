@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedlab.diffusion.noise_schedule import ddpm_schedule, cosine_betas, ncsn_schedule, linear_betas
+from fedlab.diffusion.noise_schedule import cosine_betas, ddpm_schedule, linear_betas, ncsn_schedule
 from fedlab.diffusion.samplers import (
     ancestral_step,
     annealed_langevin,
     ddim_step,
-    predict_x0,
+    initial_noise,
     langevin_step,
     posterior,
+    predict_x0,
     sample,
-    initial_noise,
     timesteps,
 )
 from fedlab.diffusion.sigmas import best_step, geometric_sigmas
@@ -138,7 +138,11 @@ def exact(law):
 @pytest.mark.parametrize("kind", ["chain", "ladder"])
 def test_samples_have_the_moments_of_the_data(step, steps, kind):
     """But for what 200 levels are too coarse by: a seventh of the variance at most, and half as much with 400."""
-    law = ddpm_schedule(linear_betas(200, 5e-4, 0.1)) if kind == "chain" else ncsn_schedule(geometric_sigmas(0.02, 5.0, 200))
+    law = (
+        ddpm_schedule(linear_betas(200, 5e-4, 0.1))
+        if kind == "chain"
+        else ncsn_schedule(geometric_sigmas(0.02, 5.0, 200))
+    )
     with seeded("samples"):
         x = sample(law, exact(law), initial_noise(law, (4000, 2)), partial(step, clip=False), steps)
     assert float(x.mean()) == pytest.approx(M, abs=0.02)

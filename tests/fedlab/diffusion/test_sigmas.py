@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedlab.diffusion.sigmas import best_step, geometric_sigmas, largest_distance, residual_variance, num_levels_between, sigma_ratio
+from fedlab.diffusion.sigmas import (
+    best_step,
+    geometric_sigmas,
+    largest_distance,
+    num_levels_between,
+    residual_variance,
+    sigma_ratio,
+)
 from fedlab.errors import ConfigError
 
 

@@ -9,7 +9,16 @@ import pytest
 from PIL import Image, ImageDraw
 
 from fedlab.evaluation import molecule_plots
-from fedlab.evaluation.molecule_plots import COLUMNS, LINE, MARGIN, PANEL, ROWS, molecule_grid, property_histograms, sample_grid
+from fedlab.evaluation.molecule_plots import (
+    COLUMNS,
+    LINE,
+    MARGIN,
+    PANEL,
+    ROWS,
+    molecule_grid,
+    property_histograms,
+    sample_grid,
+)
 
 RINGS = ["C1CCCCC1", "c1ccccc1O", "C1CC1", "CCO"]
 

@@ -13,7 +13,7 @@ from rdkit.Chem.QED import qed
 from scipy.linalg import sqrtm
 from scipy.stats import wasserstein_distance
 
-from fedlab.evaluation.molecules import DESCRIPTORS, validity_metrics, distribution_metrics, properties
+from fedlab.evaluation.molecules import DESCRIPTORS, distribution_metrics, properties, validity_metrics
 
 DRAWN = ["CCO", "c1ccccc1", "CC#N", "CCO", "C1CC1O", "NC=O"]
 REAL = ["CCN", "Cc1ccccc1", "C1CCCC1", "CC(=O)O", "FCC"]
@@ -40,7 +40,11 @@ def test_what_cannot_be_measured_is_left_out():
         "valid_unique_novel": 0.0,
     }
     assert validity_metrics([], set()) == {"samples": 0.0, "valid": 0.0}
-    assert distribution_metrics(["CC"], REAL) == {} and distribution_metrics([], REAL) == {} and distribution_metrics(DRAWN, []) == {}
+    assert (
+        distribution_metrics(["CC"], REAL) == {}
+        and distribution_metrics([], REAL) == {}
+        and distribution_metrics(DRAWN, []) == {}
+    )
     assert "wasserstein_ring_sizes" not in distribution_metrics(["CC", "CO"], REAL)
     assert "distance_bonds" not in distribution_metrics(["C", "N"], REAL)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedlab.data.digits.augment import random_recolor, random_affine
+from fedlab.data.digits.augment import random_affine, random_recolor
 from fedlab.seeds import seeded
 
 

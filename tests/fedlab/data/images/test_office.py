@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fedlab.data.images.office import hellinger, drop_keypoints, to_hellinger
+from fedlab.data.images.office import drop_keypoints, hellinger, to_hellinger
 from fedlab.seeds import seeded
 
 

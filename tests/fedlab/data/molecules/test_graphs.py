@@ -12,7 +12,7 @@ import torch
 from rdkit import Chem
 
 from fedlab.data.molecules import graphs, smiles
-from fedlab.data.molecules.graphs import LOSSY_FLAGS, ALTERING_FLAGS, QM9, ZINC
+from fedlab.data.molecules.graphs import ALTERING_FLAGS, LOSSY_FLAGS, QM9, ZINC
 from fedlab.errors import DataError
 from fedlab.seeds import seeded
 

@@ -12,7 +12,17 @@ import torch
 
 from fedlab.data.digits.datasets import EMBEDDED
 from fedlab.data.segmentation import camvid
-from fedlab.data.segmentation.camvid import CLASSES, EMBEDDED_FILE, DRIVES, FULL_FILE, GAP, HELD_OUT, LIST_LENGTHS, IGNORE_INDEX, load_drive
+from fedlab.data.segmentation.camvid import (
+    CLASSES,
+    DRIVES,
+    EMBEDDED_FILE,
+    FULL_FILE,
+    GAP,
+    HELD_OUT,
+    IGNORE_INDEX,
+    LIST_LENGTHS,
+    load_drive,
+)
 from fedlab.errors import DataError
 
 ROOT = Path(os.environ.get("FEDLAB_DATA", "") or "/nowhere")
