@@ -21,7 +21,8 @@ from sklearn.mixture import GaussianMixture as SklearnMixture
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
-from fedlab.models.gaussian_mixture import GaussianMixture, fit, kmeans_plusplus_init, stack
+from fedlab.models.em import fit, kmeans_plusplus_init
+from fedlab.models.gaussian_mixture import GaussianMixture, stack
 
 EXAMPLES, COMPONENTS, STEPS, CLIENTS, REPEATS, THREADS = 6000, 10, 15, 4, 7, 1
 

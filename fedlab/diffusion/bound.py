@@ -56,7 +56,7 @@ def bits_per_dimension(
     """
     alpha, sigma = schedule.at(schedule.num_levels - 1)
     if not schedule.gaussian or abs(alpha**2 + sigma**2 - 1) > 1e-6 or schedule.num_levels < 2:
-        raise ConfigError("the bound is that of DDPM's Gaussian chain with at least 2 levels; take law=ddpm")
+        raise ConfigError("the bound is that of DDPM's Gaussian process with at least 2 levels; take law=ddpm")
     exact = x.double()
     nats = normal_kl(alpha * exact, sigma**2, 0.0, 1.0)
     for level in range(schedule.num_levels):
@@ -64,7 +64,11 @@ def bits_per_dimension(
         noisy = schedule.perturb(x, levels, schedule.noise(x, levels))
         predicted = noise_estimate(schedule, backbone, noisy, levels).double()
         mean, _ = posterior(
-            schedule, predict_x0(schedule, noisy.double(), predicted, level, clip=True), noisy.double(), level, level - 1
+            schedule,
+            predict_x0(schedule, noisy.double(), predicted, level, clip=True),
+            noisy.double(),
+            level,
+            level - 1,
         )
         if level == 0:
             nats = nats + discretized_nll(exact, mean, posterior(schedule, exact, exact, 1, 0)[1])

@@ -28,7 +28,9 @@ from fedlab.diffusion.denoising import Backbone, noise_estimate, score
 from fedlab.diffusion.noise_schedule import NoiseSchedule
 from fedlab.errors import ConfigError
 
-SamplerStep = Callable[[NoiseSchedule, Tensor, Tensor, int, int], Tensor]  # law, x, found noise, level, next level
+SamplerStep = Callable[
+    [NoiseSchedule, Tensor, Tensor, int, int], Tensor
+]  # schedule, x, predicted noise, level, next level
 StepCallback = Callable[[int, int], object]  # passes of the backbone done, and in all
 
 
@@ -151,7 +153,13 @@ def initial_noise(schedule: NoiseSchedule, shape: tuple[int, ...], device: torch
 
 @torch.no_grad()
 def sample(
-    schedule: NoiseSchedule, backbone: Backbone, x: Tensor, step: SamplerStep, steps: int | None = None, *, on_step: StepCallback | None = None
+    schedule: NoiseSchedule,
+    backbone: Backbone,
+    x: Tensor,
+    step: SamplerStep,
+    steps: int | None = None,
+    *,
+    on_step: StepCallback | None = None,
 ) -> Tensor:
     """Return images from noise ``x`` (batch, ...) of the last level by ``steps`` steps, None for one at every level.
 

@@ -29,7 +29,7 @@ def geometric_sigmas(smallest: float, largest: float, levels: int) -> Tensor:
     """
     if levels < 2 or not 0 < smallest < largest:
         raise ConfigError(
-            f"a ladder of {levels} levels from sigma {smallest:g} to {largest:g} does not increase; "
+            f"a schedule of {levels} levels from sigma {smallest:g} to {largest:g} does not increase; "
             "0 < sigma_min < sigma_max and at least 2 levels are expected"
         )
     return torch.logspace(math.log(smallest), math.log(largest), levels, base=math.e, dtype=torch.float64)
@@ -47,7 +47,7 @@ def sigma_ratio(dimensions: int, overlap: float = 0.5) -> float:
     The distance of a sample at sigma from its image is close to N(sqrt(D) sigma, sigma^2 / 2); the ratio g solves
     Phi(sqrt(2D)(g - 1) + 3g) - Phi(sqrt(2D)(g - 1) - 3g) = overlap.
     """
-    from scipy.optimize import brentq  # slow to import, and only who plans a ladder needs it
+    from scipy.optimize import brentq  # late: it is slow to import, and few runs plan their levels
     from scipy.stats import norm
 
     reach = math.sqrt(2 * dimensions)
@@ -79,5 +79,7 @@ def best_step(factor: float, steps: int) -> float:
     """Return technique 4's step, a fraction of a level's variance, at which equation 11 comes closest to 1."""
     from scipy.optimize import minimize_scalar
 
-    found = minimize_scalar(lambda step: abs(residual_variance(step, factor, steps) - 1), bounds=(1e-6, 2.0), method="bounded")
+    found = minimize_scalar(
+        lambda step: abs(residual_variance(step, factor, steps) - 1), bounds=(1e-6, 2.0), method="bounded"
+    )
     return float(found.x)

@@ -31,7 +31,7 @@ def load_classifier(path: Path = WEIGHTS) -> DigitClassifier:
     try:
         with np.load(path, allow_pickle=False) as archive:
             state = {name: torch.from_numpy(archive[name]) for name in archive.files}
-        with torch.random.fork_rng():  # fresh weights, which are replaced, draw from nobody's stream
+        with torch.random.fork_rng():  # initial weights, which are replaced, must not advance the current stream
             classifier = DigitClassifier()
         classifier.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in state.items()})
     except Exception as error:  # a damaged file can fail in a reader in nearly any way

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 
 BACKGROUND = 96  # gray between tiles, which digits' black and white stand out from
-SAMPLE_COLOR, CLIENT_COLORS = "#b5451f", ("#2f6f9f", "#7fb3d5", "#1e8449", "#82c99d", "#7d5ba6", "#c3aed6", "#8c8c8c", "#c9c9c9")
+SAMPLE_COLOR, CLIENT_COLORS = (
+    "#b5451f",
+    ("#2f6f9f", "#7fb3d5", "#1e8449", "#82c99d", "#7d5ba6", "#c3aed6", "#8c8c8c", "#c9c9c9"),
+)
 
 
 def tile_images(x: Tensor, columns: int) -> Pixels:

@@ -36,8 +36,7 @@ def knn_radii(features: Tensor, neighbors: int = NUM_NEIGHBORS) -> Tensor:
 
 
 def coverage(points: Tensor, centers: Tensor, radii: Tensor) -> float:
-    """Return the fraction of ``points`` (n, dimensions) within ``radii`` (m,) of some of ``centers`` (m, dimensions).
-    """
+    """Return the fraction of ``points`` (n, dimensions) within ``radii`` (m,) of any of ``centers`` (m, dimensions)."""
     return float((pairwise_distances(points, centers) <= radii).any(1).double().mean())
 
 

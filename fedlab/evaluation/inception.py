@@ -17,9 +17,9 @@ WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's copy o
 
 def unavailable_reason() -> str:
     """Return why FID cannot be computed here; empty when it can."""
-    lacking = [name for name in ("torchmetrics", "torch_fidelity") if find_spec(name) is None]
-    if lacking:
-        return f"{' and '.join(lacking)} cannot be imported; pip install torchmetrics torch-fidelity"
+    missing = [name for name in ("torchmetrics", "torch_fidelity") if find_spec(name) is None]
+    if missing:
+        return f"{' and '.join(missing)} cannot be imported; pip install torchmetrics torch-fidelity"
     path = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
     return "" if path.is_file() else f"its weights are not at {path}; put torch-fidelity's {WEIGHTS} there"
 

@@ -10,7 +10,7 @@ from fedlab.evaluation.distances import Floats
 from fedlab.evaluation.molecule_plots import GENERATED, INK, NAMES, REAL, SOFT, molecule_grid, render, stack_vertically
 from fedlab.evaluation.png import new_figure
 
-WARM, GREEN = "#c46a1b", "#12806a"  # of the report's pages, as DRAWN
+WARM, GREEN = "#c46a1b", "#12806a"  # of the report's pages, as GENERATED
 INVALID = "no molecule"
 
 
@@ -28,7 +28,11 @@ def interpolation_plot(ends: Sequence[tuple[str, str]], lines: Sequence[Sequence
     for (first, second), found in zip(ends, lines, strict=True):
         fractions = np.linspace(0, 1, len(found))
         cells += [first, *(one or "" for one in found), second]
-        legends += ["from", *(_legend(one, f"{fraction:.2f}") for one, fraction in zip(found, fractions, strict=True)), "to"]
+        legends += [
+            "from",
+            *(_legend(one, f"{fraction:.2f}") for one, fraction in zip(found, fractions, strict=True)),
+            "to",
+        ]
     return molecule_grid(cells, caption, legends, columns=len(lines[0]) + 2)
 
 

@@ -109,7 +109,9 @@ def _overlaid(axis: Axes, real: Floats, generated: Floats, edges: Floats) -> Non
     for values, is_generated in ((real, False), (generated, True)):
         fractions = np.histogram(values, edges)[0] / max(len(values), 1)
         if is_generated:
-            axis.plot(np.repeat(edges, 2), np.concatenate([[0], np.repeat(fractions, 2), [0]]), color=GENERATED, linewidth=1.7)
+            axis.plot(
+                np.repeat(edges, 2), np.concatenate([[0], np.repeat(fractions, 2), [0]]), color=GENERATED, linewidth=1.7
+            )
         else:
             axis.bar(middles, fractions, width * 0.94, color=REAL, alpha=0.45, linewidth=0)
     axis.set_xlim(edges[0], edges[-1])

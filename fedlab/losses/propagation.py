@@ -46,7 +46,7 @@ def propagate_labels(
     for start in range(0, count, CHUNK_ROWS):
         similarity = z[start : start + CHUNK_ROWS] @ z.T  # (rows, examples)
         rows = torch.arange(len(similarity), device=z.device)
-        similarity[rows, start + rows] = -1.0  # nobody is their own neighbor
+        similarity[rows, start + rows] = -1.0  # no example is its own neighbor
         weight, column = similarity.topk(k, dim=1)
         weights.append(weight.clamp_min(0) ** 3)
         columns.append(column)

@@ -79,7 +79,9 @@ class FcnNet(nn.Module):
 
     def __init__(self, classes: int, width: int = 48, fine: int = 24, coarse: int = 48) -> None:
         super().__init__()
-        self.features = nn.Sequential(Pyramid(fine, coarse), conv_bn_relu(fine + coarse, width, size=1), FlattenPixels())
+        self.features = nn.Sequential(
+            Pyramid(fine, coarse), conv_bn_relu(fine + coarse, width, size=1), FlattenPixels()
+        )
         self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, classes))
         self.to(memory_format=torch.channels_last)
 

@@ -166,7 +166,9 @@ class GraphNVP(nn.Module):
         Width of the uniform noise, in (0, 1).
     """
 
-    def __init__(self, sizes: GraphNVPSizes, *, affine: bool = False, affine_nodes: bool = False, noise: float = 0.9) -> None:
+    def __init__(
+        self, sizes: GraphNVPSizes, *, affine: bool = False, affine_nodes: bool = False, noise: float = 0.9
+    ) -> None:
         super().__init__()
         self.sizes, self.noise = sizes, noise
         self.adjacency = nn.ModuleList(AdjacencyConditioner(sizes, affine) for _ in range(sizes.adjacency_layers))

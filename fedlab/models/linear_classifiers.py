@@ -62,7 +62,9 @@ class ClassifierInit:
         return ClassifierInit(self.weight.to(device), self.bias.to(device), self.orders.to(device))
 
 
-def init_classifiers(episodes: int, ways: int, support: int, width: int, epochs: int = PUBLISHED.epochs) -> ClassifierInit:
+def init_classifiers(
+    episodes: int, ways: int, support: int, width: int, epochs: int = PUBLISHED.epochs
+) -> ClassifierInit:
     """Return initial weights for each episode from torch's current random stream.
 
     Parameters
@@ -104,20 +106,20 @@ def fit_linear_classifiers(
     dual, bias, scale = support.new_zeros(episodes, count, ways), start.bias.clone(), 1.0
     speed_dual, speed_bias, speed_scale = torch.zeros_like(dual), torch.zeros_like(bias), 0.0
     keep, decay, rate = training.momentum, training.weight_decay, training.learning_rate
-    share = 1.0  # torch's SGD takes the first gradient whole, later ones by 1 - dampening
+    undamped = 1.0  # torch's SGD takes the first gradient whole, later ones by 1 - dampening
     each = torch.arange(episodes, device=support.device)[:, None]
     for order in start.orders:
         for rows in order.split(training.batch, 1):  # (episodes, batch)
             logits = torch.baddbmm(scale * fixed[each, rows] + bias[:, None], kernel[each, rows], dual)
             slope = (logits.softmax(2) - targets[rows]) / rows.shape[1]  # (episodes, batch, ways)
-            speed_dual.mul_(keep).add_(dual, alpha=share * decay)
-            speed_dual[each, rows] += share * slope
-            speed_bias.mul_(keep).add_(slope.sum(1), alpha=share).add_(bias, alpha=share * decay)
-            speed_scale = keep * speed_scale + share * decay * scale
+            speed_dual.mul_(keep).add_(dual, alpha=undamped * decay)
+            speed_dual[each, rows] += undamped * slope
+            speed_bias.mul_(keep).add_(slope.sum(1), alpha=undamped).add_(bias, alpha=undamped * decay)
+            speed_scale = keep * speed_scale + undamped * decay * scale
             dual.sub_(speed_dual, alpha=rate)
             bias.sub_(speed_bias, alpha=rate)
             scale -= rate * speed_scale
-            share = 1 - training.dampening
+            undamped = 1 - training.dampening
     weight = scale * start.weight + dual.mT @ support  # (episodes, ways, width)
     return torch.baddbmm(bias[:, None].expand(-1, query.shape[1], -1), query, weight.mT)
 

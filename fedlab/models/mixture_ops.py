@@ -19,7 +19,9 @@ from torch import Tensor
 from fedlab.models.gaussian_mixture import GaussianMixture, take_rows
 
 
-def merge(mixtures: Sequence[GaussianMixture], fractions: Sequence[float] | Tensor, components: int | None = None) -> GaussianMixture:
+def merge(
+    mixtures: Sequence[GaussianMixture], fractions: Sequence[float] | Tensor, components: int | None = None
+) -> GaussianMixture:
     """Return the mixture of mixtures, whose density is the weighted sum of their densities.
 
     Parameters
@@ -101,7 +103,9 @@ def _merge_cheapest_pair(mixture: GaussianMixture) -> GaussianMixture:
     components = means.shape[-2]
     part = (log_weights.unsqueeze(-1) - log_weights.unsqueeze(-2)).sigmoid().unsqueeze(-1)  # (..., i, j, 1), i's in i+j
     gap = means.unsqueeze(-2) - means.unsqueeze(-3)  # (..., i, j, dimensions)
-    merged_variances = part * variances.unsqueeze(-2) + (1 - part) * variances.unsqueeze(-3) + part * (1 - part) * gap.square()
+    merged_variances = (
+        part * variances.unsqueeze(-2) + (1 - part) * variances.unsqueeze(-3) + part * (1 - part) * gap.square()
+    )
     weights = log_weights.exp()
     own = weights * variances.log().sum(-1)
     both = (weights.unsqueeze(-1) + weights.unsqueeze(-2)) * merged_variances.log().sum(-1)

@@ -225,7 +225,9 @@ class MPGVAE(nn.Module):
         return self.graphs(latent, self.decode_temperature if sampled else 0.0)
 
     @torch.no_grad()
-    def graphs(self, latent: Tensor, decode_temperature: float, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def graphs(
+        self, latent: Tensor, decode_temperature: float, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the likeliest atoms and bonds of latents (batch, latent), or sampled ones at a temperature above 0."""
         bonds, atoms = self.decoder(latent)
         if decode_temperature:

@@ -61,7 +61,9 @@ class ResNet10(nn.Module):
             nn.MaxPool2d(3, 2, 1),  # (batch, 64, size / 4, size / 4)
         ]
         before = (64, *CHANNELS[:-1])
-        blocks = [BasicBlock(few, many, 1 if few == many else 2, kind) for few, many in zip(before, CHANNELS, strict=True)]
+        blocks = [
+            BasicBlock(few, many, 1 if few == many else 2, kind) for few, many in zip(before, CHANNELS, strict=True)
+        ]
         self.features = nn.Sequential(*stem, *blocks, GlobalAvgPool())  # (batch, 512)
         self.head = nn.Linear(CHANNELS[-1], classes)
         for layer in self.features.modules():

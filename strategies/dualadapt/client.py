@@ -13,7 +13,7 @@ from fedlab.config.schema import ClientConfig
 from fedlab.data.dataset import ArrayDataset
 from fedlab.losses.discrepancy import discrepancy
 from fedlab.losses.propagation import propagate_labels
-from fedlab.models import conformal, gaussian_mixture
+from fedlab.models import conformal, em, gaussian_mixture
 from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
 from fedlab.models.feature_classifier import features_of, head_of, probabilities, subsample_rows
 from fedlab.strategies.dualadapt.mixtures import read_mixture, upload
@@ -122,15 +122,15 @@ class RunningMixture:
 
     def update(self, z: Tensor) -> None:
         """Update the mixture by one EM step on a batch z (batch, width)."""
-        batch = gaussian_mixture.e_step(self.fitted(), z)
-        self.statistics = gaussian_mixture.blend(
-            self.statistics, batch, gaussian_mixture.robbins_monro_step(self.steps)
+        batch = em.e_step(self.fitted(), z)
+        self.statistics = em.blend(
+            self.statistics, batch, em.robbins_monro_step(self.steps)
         )
         self.steps += 1
 
     def fitted(self) -> gaussian_mixture.GaussianMixture:
         """Return the mixture after the steps so far."""
-        return gaussian_mixture.m_step(self.statistics, self.variance_floor)
+        return em.m_step(self.statistics, self.variance_floor)
 
 
 def fit_mixture(

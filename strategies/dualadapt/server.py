@@ -14,7 +14,7 @@ from torch import Tensor
 from fedlab.comm.grid import PartitionGrid
 from fedlab.config.schema import Config
 from fedlab.errors import ConfigError
-from fedlab.models import gaussian_mixture
+from fedlab.models import em
 from fedlab.models.batchnorm_stats import encode
 from fedlab.models.feature_classifier import check_parts, features_of, head_of, subsample_rows
 from fedlab.seeds import seeded
@@ -137,7 +137,7 @@ class DualAdapt(BaseStrategy):
         """Return W_S (line 3), fitted to a random view of source examples, and quantiles of its log-likelihood."""
         examples = self.trainer.source.subsample(SOURCE_ROWS)
         z = subsample_rows(encode(features_of(self.trainer.average), examples, self.device, BATCH), SOURCE_ROWS)
-        mixture = gaussian_mixture.fit(
+        mixture = em.fit(
             z,
             self.options.components,
             steps=self.options.em_steps,

@@ -49,7 +49,9 @@ def test_a_torn_line_is_cut_off_and_damage_elsewhere_is_named(tmp_path):
     path.write_text('{"a": 1}\nnonsense\n')
     with pytest.raises(RunError, match="line 2 of .* is damaged: 'nonsense'"):
         read_lines(path)
-HOLD = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); input()"
+HOLD = (
+    "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); input()"
+)
 
 
 def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path):
@@ -76,9 +78,9 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 def test_a_second_holder_is_an_error_with_the_remedy_or_waits(tmp_path):
     folder = tmp_path / "deep"
     with directory_lock(folder, wait=False):
-        with pytest.raises(RunError, match="in use by another process; choose another"):
-            with directory_lock(folder, wait=False, remedy="choose another"):
-                raise AssertionError("two holders")
+        second = directory_lock(folder, wait=False, remedy="choose another")
+        with pytest.raises(RunError, match="in use by another process; choose another"), second:
+            raise AssertionError("two holders")
         with directory_lock(folder, wait=False, name=".other"):  # another name is another lock
             pass
     with directory_lock(folder, wait=False):  # released

@@ -17,7 +17,7 @@ from fedlab.config.schema import ClientConfig
 from fedlab.config.sections import parse_section
 from fedlab.engines import flower_internals, inprocess
 from fedlab.errors import ConfigError
-from fedlab.models import gaussian_mixture
+from fedlab.models import em, gaussian_mixture
 from fedlab.runs.checkpoints import weights_sha256
 from fedlab.seeds import seeded
 from fedlab.strategies.dualadapt import client as dualadapt
@@ -112,7 +112,7 @@ def test_the_discrepancy_moves_the_features_and_not_the_global_head():
 def test_the_local_head_is_the_plain_loop():
     torch.manual_seed(0)
     head, z = Net().head, torch.randn(40, 8)
-    source = gaussian_mixture.fit(torch.randn(60, 8), 2, variance_floor=1e-2)
+    source = em.fit(torch.randn(60, 8), 2, variance_floor=1e-2)
     quantiles = torch.linspace(-30, 0, 20).double()
     settings = Options(components=2, pseudo_labels="global", class_balance=0.0, client_discrepancy=0.0)
     training = parse_section(ClientConfig, "client", {}, steps=3, batch_size=10, learning_rate=0.01)
@@ -133,8 +133,8 @@ def test_the_local_head_is_the_plain_loop():
                 weight = rank[row] / (sum(rank) / 40)
                 logits = expected(z[row : row + 1])
                 value = value + weight * cross_entropy(logits, p[row : row + 1].argmax(1)) / 10
-            batch = gaussian_mixture.e_step(gaussian_mixture.m_step(running, 1e-2), z[rows])
-            running = gaussian_mixture.blend(running, batch, (step + 2) ** -0.7)
+            batch = em.e_step(em.m_step(running, 1e-2), z[rows])
+            running = em.blend(running, batch, (step + 2) ** -0.7)
             losses.append(float(value.detach()))
             optimiser.param_groups[0]["lr"] = cosine[step]
             optimiser.zero_grad()
@@ -143,7 +143,7 @@ def test_the_local_head_is_the_plain_loop():
     for got, wanted in zip(local.parameters(), expected.parameters(), strict=True):
         assert torch.allclose(got, wanted, atol=1e-5)
     assert loss == pytest.approx(sum(losses) / 3, rel=1e-4)
-    assert torch.allclose(mixture.means, gaussian_mixture.m_step(running, 1e-2).means)
+    assert torch.allclose(mixture.means, em.m_step(running, 1e-2).means)
 
 
 def test_the_local_loss_is_the_plain_sum_over_examples():

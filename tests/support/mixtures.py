@@ -7,7 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedlab.models.gaussian_mixture import GaussianMixture, kmeans_plusplus_init
+from fedlab.models.em import kmeans_plusplus_init
+from fedlab.models.gaussian_mixture import GaussianMixture
 
 few = settings(max_examples=15, deadline=None)
 seeds = st.integers(0, 10_000)

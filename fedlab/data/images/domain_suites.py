@@ -178,7 +178,9 @@ def _rows(labels: bytes, fraction: float) -> dict[Part, Any]:
     from sklearn.model_selection import train_test_split
 
     classes = np.frombuffer(labels, dtype=np.uint8)
-    train, test = train_test_split(np.arange(len(classes)), train_size=fraction, stratify=classes, random_state=CUT_SEED)
+    train, test = train_test_split(
+        np.arange(len(classes)), train_size=fraction, stratify=classes, random_state=CUT_SEED
+    )
     return {"train": train, "test": test}
 
 

@@ -59,7 +59,7 @@ def sample_episodes(y: Tensor, *, ways: int, shots: int, queries: int, episodes:
     classes, counts = torch.unique(y, return_counts=True)
     if len(classes) < ways:
         raise DataError(
-            f"episodes of {ways} classes cannot be drawn from {len(classes)}; lower fewshot.ways, or use a target "
+            f"episodes of {ways} classes cannot be sampled from {len(classes)}; lower fewshot.ways, or use a target "
             "with more classes"
         )
     wanted = shots + queries
@@ -71,11 +71,11 @@ def sample_episodes(y: Tensor, *, ways: int, shots: int, queries: int, episodes:
         )
     members = y.sort(stable=True).indices  # rows in the order of classes
     table = torch.zeros(len(classes), int(counts.max()), dtype=torch.long)
-    held = torch.arange(table.shape[1]) < counts[:, None]
-    table[held] = members
+    filled = torch.arange(table.shape[1]) < counts[:, None]
+    table[filled] = members
     with seeded("episodes", seed, ways, shots, queries):
         chosen = torch.rand(episodes, len(classes)).topk(ways).indices  # (episodes, ways)
-        keys = torch.rand(episodes, ways, table.shape[1]).masked_fill(~held[chosen], -1)
+        keys = torch.rand(episodes, ways, table.shape[1]).masked_fill(~filled[chosen], -1)
         places = keys.topk(wanted).indices  # (episodes, ways, shots + queries)
     rows = table[chosen].gather(2, places)
     return Episodes(rows[..., :shots].flatten(1), rows[..., shots:].flatten(1), ways)
@@ -95,6 +95,6 @@ class EpisodeDataset(ArrayDataset):
         y = self.columns["y"]
         ways = min(max(2, size // self.PER_CLASS), len(torch.unique(y)))
         seed = int(torch.randint(2**31, (1,)))
-        drawn = sample_episodes(y, ways=ways, shots=half, queries=half, episodes=1, seed=seed)
-        both = [rows.view(ways, half) for rows in (drawn.support, drawn.query)]
-        return self[torch.cat(both, 1).flatten()]
+        episode = sample_episodes(y, ways=ways, shots=half, queries=half, episodes=1, seed=seed)
+        rows_of = [rows.view(ways, half) for rows in (episode.support, episode.query)]
+        return self[torch.cat(rows_of, 1).flatten()]

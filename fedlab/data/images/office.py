@@ -24,7 +24,7 @@ from fedlab.data.images.domain_suites import DomainSuite, LabeledArrays
 
 WORDS = 800
 MAX_EXAMPLES = 10_000  # examples of one part; no domain has as many, so all of it ships
-KEEP_FRACTION = (0.2, 1.0)  # share of an image's key points that a random view keeps
+KEEP_FRACTION = (0.2, 1.0)  # range of the fraction of an image's key points that a random view keeps
 
 
 def _read_domain(folder: Path, domain: str) -> LabeledArrays:
@@ -48,8 +48,8 @@ def hellinger(counts: Tensor) -> Tensor:
 
     Values are about 1 where all words are equally frequent.
     """
-    shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
-    return (shares * counts.shape[1]).sqrt()
+    frequencies = counts / counts.sum(1, keepdim=True).clamp_min(1)
+    return (frequencies * counts.shape[1]).sqrt()
 
 
 def drop_keypoints(batch: Batch) -> Batch:

@@ -25,7 +25,11 @@ from fedlab.data.images.domain_suites import DomainSuite, LabeledArrays
 from fedlab.data.pixels import to_float
 
 FILE = "pacs_64.npz"  # JPEG pictures end to end: buf, off, y, classes, domain, domains
-MIN_CROP_AREA, JITTER_STRENGTH, GRAY_FRACTION = 0.3, 0.4, 0.3  # of a random view: least area, strength of color changes, share without color
+MIN_CROP_AREA, JITTER_STRENGTH, GRAY_FRACTION = (
+    0.3,
+    0.4,
+    0.3,
+)  # of a random view: least area, strength of color changes, fraction without color
 
 
 def _read_domain(folder: Path, domain: str) -> LabeledArrays:

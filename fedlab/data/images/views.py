@@ -80,8 +80,7 @@ def flip(x: Tensor, where: Tensor) -> Tensor:
 
 
 def to_grayscale(x: Tensor) -> Tensor:
-    """Return the lightness (batch, 1, height, width) of images (batch, 3, height, width), weighted as in torchvision.
-    """
+    """Return the lightness (batch, 1, height, width) of images (batch, 3, height, width), as torchvision weights it."""
     return (x * torch.tensor(TORCHVISION_LUMA).to(x)[:, None, None]).sum(1, keepdim=True)
 
 

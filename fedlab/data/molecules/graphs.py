@@ -98,7 +98,9 @@ def to_graph(molecule: Chem.Mol, vocabulary: GraphVocabulary) -> Graph:
         if symbol not in vocabulary.elements:
             raise DataError(f"element {symbol} is not among {', '.join(vocabulary.elements)}")
         atoms[position] = vocabulary.elements.index(symbol)
-        lossy_flags |= LOSSY_FLAGS["charge"] * bool(atom.GetFormalCharge()) | LOSSY_FLAGS["isotope"] * bool(atom.GetIsotope())
+        lossy_flags |= LOSSY_FLAGS["charge"] * bool(atom.GetFormalCharge()) | LOSSY_FLAGS["isotope"] * bool(
+            atom.GetIsotope()
+        )
         lossy_flags |= LOSSY_FLAGS["radical"] * bool(atom.GetNumRadicalElectrons())
         lossy_flags |= LOSSY_FLAGS["stereo"] * (atom.GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED)
     kekulized = Chem.Mol(molecule)
@@ -203,7 +205,9 @@ def _lower(molecule: Chem.RWMol, bond: Chem.Bond) -> None:
         molecule.RemoveBond(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())
 
 
-def batch_to_smiles(bonds: Tensor, atoms: Tensor, vocabulary: GraphVocabulary, *, corrected: bool = False) -> list[str | None]:
+def batch_to_smiles(
+    bonds: Tensor, atoms: Tensor, vocabulary: GraphVocabulary, *, corrected: bool = False
+) -> list[str | None]:
     """Apply :func:`to_smiles` to a batch of graphs (batch, N, N), (batch, N)."""
     pairs = zip(bonds.cpu().numpy().astype(np.uint8), atoms.cpu().numpy().astype(np.uint8), strict=True)
     return [to_smiles(one, its, vocabulary, corrected=corrected) for one, its in pairs]

@@ -1,5 +1,4 @@
-"""Allocation of a molecule set: a public part to the server, the rest to the clients; the test file is for evaluation.
-"""
+"""Allocation of a molecule set: a public part to the server, the rest to clients, the test file to evaluation."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from fedlab.data.partitioners import MIN_EXAMPLES
 from fedlab.errors import ConfigError, DataError
 from fedlab.seeds import seeded
 
-MAX_REFERENCE = 1000  # molecules of the test file that drawn ones are compared with
+MAX_REFERENCE = 1000  # molecules of the test file that generated ones are compared with
 
 
 @dataclass(frozen=True)
@@ -80,13 +79,14 @@ def allocate(
             f"the server's public part would be {cut} of {len(training):,} molecules, at least {MIN_EXAMPLES} are "
             "needed; raise molecules.server_fraction or data.max_examples, or use a larger file"
         )
-    of_server, private = order[:cut].sort().values, order[cut:].sort().values
+    server, private = order[:cut].sort().values, order[cut:].sort().values
     parts = scaffolds.partition_molecules(training.select(private.tolist()), len(names), by, alpha, seed, no_atom)
     clients = tuple(
-        scaffolds.train_test_rows(private[rows], test_fraction, seed, name) for rows, name in zip(parts, names, strict=True)
+        scaffolds.train_test_rows(private[rows], test_fraction, seed, name)
+        for rows, name in zip(parts, names, strict=True)
     )
-    meant = [meaning for meaning in reference.decoded_smiles if meaning][:MAX_REFERENCE]
-    return MoleculeAllocation(training, reference, of_server, clients, frozenset(training.decoded_smiles), tuple(meant))
+    compared = [smiles for smiles in reference.decoded_smiles if smiles][:MAX_REFERENCE]
+    return MoleculeAllocation(training, reference, server, clients, frozenset(training.decoded_smiles), tuple(compared))
 
 
 def drop_lossy(molecules: Molecules) -> Molecules:

@@ -31,7 +31,9 @@ MAX_CLUSTERS = 30  # clusters of scaffolds with a number of their own; all other
 MoleculePartition = Literal["iid", "scaffold", "size", "dirichlet"]
 
 
-def partition_molecules(molecules: Molecules, clients: int, by: MoleculePartition, alpha: float, seed: int, no_atom: int) -> list[Tensor]:
+def partition_molecules(
+    molecules: Molecules, clients: int, by: MoleculePartition, alpha: float, seed: int, no_atom: int
+) -> list[Tensor]:
     """Return the row numbers of each client: disjoint, together all, each sorted.
 
     Parameters
@@ -94,7 +96,7 @@ def scaffold_clusters(scaffolds: tuple[str, ...]) -> Tensor:
 
 def _shape(scaffold: str) -> str:
     molecule = Chem.MolFromSmiles(scaffold)
-    if molecule is None:  # a scaffold by itself can be nothing that RDKit reads
+    if molecule is None:  # RDKit may refuse a scaffold by itself
         return scaffold
     return graphs.canonical_smiles(MakeScaffoldGeneric(molecule))  # type: ignore[no-untyped-call]
 

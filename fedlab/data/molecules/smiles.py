@@ -37,7 +37,10 @@ FORMAT = "1"  # of the cache
 CHUNK_LINES = 2000  # lines a task
 PARALLEL_LINES = 10_000  # lines from which several cores and a cache are worth it
 MAX_LISTED = 3  # refused lines in a message
-TEXTS, TENSORS = ("smiles", "decoded_smiles", "scaffolds"), ("bonds", "atoms", "lossy_flags")  # what a cache holds of molecules
+TEXTS, TENSORS = (
+    ("smiles", "decoded_smiles", "scaffolds"),
+    ("bonds", "atoms", "lossy_flags"),
+)  # what a cache holds of molecules
 
 AtomOrder = Literal["file", "canonical"]
 
@@ -214,7 +217,9 @@ def parse_lines(lines: Sequence[tuple[int, str]], vocabulary: GraphVocabulary, o
             graph = graphs.to_graph(graphs.canonical_order(molecule), vocabulary)
         found.append(graph)
         smiles.append(graphs.canonical_smiles(molecule))
-        decoded_smiles.append(_decoded_smiles(graph, vocabulary) if graph.lossy_flags & graphs.ALTERING_FLAGS else smiles[-1])
+        decoded_smiles.append(
+            _decoded_smiles(graph, vocabulary) if graph.lossy_flags & graphs.ALTERING_FLAGS else smiles[-1]
+        )
         scaffolds.append(graphs.canonical_smiles(murcko_scaffold(molecule)))
     empty = torch.zeros(0, dtype=torch.uint8)
     bonds, atoms = graphs.stack_graphs(found) if found else (empty, empty)

@@ -60,10 +60,10 @@ CLASSES = (
     "pedestrian",
     "bicyclist",
 )
-# Shares of the classes in the pixels of day_0006R0 and day_0016E5, those without a class left out.
+# Fractions of the classes in the pixels of day_0006R0 and day_0016E5, those without a class left out.
 FREQUENCIES = (0.1729, 0.2312, 0.0104, 0.3509, 0.0467, 0.0985, 0.0123, 0.0132, 0.0548, 0.0066, 0.0025)
 IGNORE_INDEX = -100  # what torch's cross-entropy leaves out; 11 in the files
-GAP = 8  # views, that is seconds, between a drive's two halves
+GAP = 8  # frames, that is seconds, between a drive's two halves
 FULL_FILE, FULL_SHAPE = "camvid/camvid_160x120.npz", (120, 160)
 EMBEDDED_FILE, EMBEDDED_SHAPE = "camvid.npz", (60, 80)
 LIST_LENGTHS: Mapping[str, int] = {"train": 367, "val": 101, "test": 233}  # the published lists and their lengths
@@ -82,15 +82,17 @@ class DriveSequence:
 
 
 DRIVES: Mapping[str, DriveSequence] = {
-    "day_0006R0": DriveSequence("a ring road and a car park by day, 101 views", (("train", slice(62, 163)),)),
-    "day_0016E5": DriveSequence("the town by day, 204 views", (("train", slice(163, 367)),)),
-    "day_05VD": DriveSequence("another part of the town by day, 171 views", (("test", slice(62, 233)),)),
-    "dusk": DriveSequence("0001TP, the town at dusk, 124 views", (("train", slice(0, 62)), ("test", slice(0, 62)))),
+    "day_0006R0": DriveSequence("a ring road and a car park by day, 101 frames", (("train", slice(62, 163)),)),
+    "day_0016E5": DriveSequence("the town by day, 204 frames", (("train", slice(163, 367)),)),
+    "day_05VD": DriveSequence("another part of the town by day, 171 frames", (("test", slice(62, 233)),)),
+    "dusk": DriveSequence("0001TP, the town at dusk, 124 frames", (("train", slice(0, 62)), ("test", slice(0, 62)))),
     "dark_0006R0": DriveSequence("day_0006R0 darkened, to tune on", (("train", slice(62, 163)),), dark=True),
     "dark_0016E5": DriveSequence("day_0016E5 darkened, to tune on", (("train", slice(163, 367)),), dark=True),
 }
 HELD_OUT = "held_out"
-VALIDATION = DriveSequence("the published validation views: 0016E5 at another time, fifteen a second", (("val", slice(None)),))
+VALIDATION = DriveSequence(
+    "the published validation frames: 0016E5 at another time, fifteen a second", (("val", slice(None)),)
+)
 
 
 class Frames(NamedTuple):
@@ -165,8 +167,9 @@ def _lists(root: Path | None, reduce: int) -> Mapping[str, Frames]:
         return _full(full, reduce)
     if reduce != 2:
         raise DataError(
-            f"CamVid at {FULL_SHAPE[0]} x {FULL_SHAPE[1]} pixels does not ship with fedlab: expected {full or 'FOLDER/' + FULL_FILE}; "
-            "set data_root or FEDLAB_DATA to its folder, or take the reduced views, which do"
+            f"CamVid at {FULL_SHAPE[0]} x {FULL_SHAPE[1]} pixels does not ship with fedlab: expected "
+            f"{full or 'FOLDER/' + FULL_FILE}; set data_root or "
+            "FEDLAB_DATA to its folder, or take the reduced frames, which do"
         )
     return _embedded(EMBEDDED / EMBEDDED_FILE)
 
@@ -198,9 +201,9 @@ def _embedded(path: Path) -> Mapping[str, Frames]:
         raise DataError(f"{path} cannot be read ({error}); {remedy}") from error
     _check(path, remedy, "buf", x, (count, *EMBEDDED_SHAPE, 3))
     _check(path, remedy, "y", y, (count, *EMBEDDED_SHAPE))
-    views, found, start = Frames(_planes(x), _labels(y, path, remedy)), {}, 0
+    frames, found, start = Frames(_planes(x), _labels(y, path, remedy)), {}, 0
     for name, length in LIST_LENGTHS.items():
-        found[name] = Frames(views.x[start : start + length], views.y[start : start + length])
+        found[name] = Frames(frames.x[start : start + length], frames.y[start : start + length])
         start += length
     return found
 

@@ -62,7 +62,9 @@ def test_more_clients_than_examples_can_feed_are_refused(kind):
 
 @pytest.mark.parametrize("kind", [kind for kind, line in PARTITIONS.items() if not line.by_label])
 def test_what_does_not_go_by_label_ignores_labels(kind):
-    assert lists(partition_indices(kind, LABELS, 3, 0.5, 0)) == lists(partition_indices(kind, torch.zeros(600), 3, 0.5, 0))
+    assert lists(partition_indices(kind, LABELS, 3, 0.5, 0)) == lists(
+        partition_indices(kind, torch.zeros(600), 3, 0.5, 0)
+    )
 
 
 def test_an_unknown_kind_gets_a_suggest_and_workloads_offer_the_table():

@@ -66,8 +66,9 @@ def test_a_network_that_finds_nothing_pays_more():
 
 
 @pytest.mark.parametrize(
-    "law", [ncsn_schedule(torch.tensor([0.1, 1.0])), ddpm_schedule(linear_betas(5), 0.1), ddpm_schedule(torch.tensor([0.5]))]
+    "law",
+    [ncsn_schedule(torch.tensor([0.1, 1.0])), ddpm_schedule(linear_betas(5), 0.1), ddpm_schedule(torch.tensor([0.5]))],
 )
 def test_a_law_without_this_bound_is_refused(law):
-    with pytest.raises(ConfigError, match="DDPM's Gaussian chain"):
+    with pytest.raises(ConfigError, match="DDPM's Gaussian process"):
         bits_per_dimension(law, lambda noisy, level: noisy, torch.zeros(1, 2))

@@ -108,9 +108,15 @@ def test_levels_are_uniform_and_noise_follows_the_stream():
     ("make", "sentence"),
     [
         (lambda: linear_betas(10, 0.02, 1e-4), "rises from beta 0.02 to 0.0001; 0 < first < last < 1"),
-        (lambda: ddpm_schedule(torch.tensor([0.1, 0.0])), "betas lie between 0 and 0.1; each has to be above 0 and below 1"),
+        (
+            lambda: ddpm_schedule(torch.tensor([0.1, 0.0])),
+            "betas lie between 0 and 0.1; each has to be above 0 and below 1",
+        ),
         (lambda: ddpm_schedule(torch.tensor([0.1]), -1.0), "theta is -1"),
-        (lambda: ncsn_schedule(torch.tensor([1.0, 0.5])), "noise has to grow with the level, and level 1 has sigma / alpha 0.5"),
+        (
+            lambda: ncsn_schedule(torch.tensor([1.0, 0.5])),
+            "noise has to grow with the level, and level 1 has sigma / alpha 0.5",
+        ),
         (lambda: ncsn_schedule(torch.tensor([1.0, float("nan")])), "finite and above 0"),
         (lambda: NoiseSchedule(torch.ones(2), torch.ones(3)), "one alpha and one sigma a level"),
     ],

@@ -138,7 +138,11 @@ def exact(law):
 @pytest.mark.parametrize("kind", ["chain", "ladder"])
 def test_samples_have_the_moments_of_the_data(step, steps, kind):
     """But for what 200 levels are too coarse by: a seventh of the variance at most, and half as much with 400."""
-    law = ddpm_schedule(linear_betas(200, 5e-4, 0.1)) if kind == "chain" else ncsn_schedule(geometric_sigmas(0.02, 5.0, 200))
+    law = (
+        ddpm_schedule(linear_betas(200, 5e-4, 0.1))
+        if kind == "chain"
+        else ncsn_schedule(geometric_sigmas(0.02, 5.0, 200))
+    )
     with seeded("samples"):
         x = sample(law, exact(law), initial_noise(law, (4000, 2)), partial(step, clip=False), steps)
     assert float(x.mean()) == pytest.approx(M, abs=0.02)

@@ -21,7 +21,9 @@ def count(image, color):
 
 
 def test_a_path_has_a_row_for_each_pair_and_an_empty_place_where_nothing_decodes():
-    image = pixels(latent_plots.interpolation_plot([("CCO", "CCN"), ("C", "N")], [["CCO", None, "CCN"], ["C", "C", "N"]], "x"))
+    image = pixels(
+        latent_plots.interpolation_plot([("CCO", "CCN"), ("C", "N")], [["CCO", None, "CCN"], ["C", "C", "N"]], "x")
+    )
     assert image.shape == (2 * PANEL + 2 * MARGIN + LINE + 8, 5 * PANEL + 2 * MARGIN, 3)
     top = MARGIN + LINE + 8
     places = [image[top : top + PANEL // 2 + 30, MARGIN + n * PANEL : MARGIN + (n + 1) * PANEL] for n in range(5)]

@@ -40,7 +40,11 @@ def test_what_cannot_be_measured_is_left_out():
         "valid_unique_novel": 0.0,
     }
     assert validity_metrics([], set()) == {"samples": 0.0, "valid": 0.0}
-    assert distribution_metrics(["CC"], REAL) == {} and distribution_metrics([], REAL) == {} and distribution_metrics(DRAWN, []) == {}
+    assert (
+        distribution_metrics(["CC"], REAL) == {}
+        and distribution_metrics([], REAL) == {}
+        and distribution_metrics(DRAWN, []) == {}
+    )
     assert "wasserstein_ring_sizes" not in distribution_metrics(["CC", "CO"], REAL)
     assert "distance_bonds" not in distribution_metrics(["C", "N"], REAL)
 

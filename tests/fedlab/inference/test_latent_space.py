@@ -90,7 +90,9 @@ def test_a_direction_is_the_covariance_and_stands_beside_a_ridge_regression(spac
     assert np.array_equal(found.true, latent_space.property_values(test.decoded_smiles, "logp"))
     assert found.correlation == pytest.approx(np.corrcoef(there @ unit, found.true)[0, 1])
     centered, one = x - x.mean(0), np.eye(x.shape[1])
-    fits = [np.linalg.solve(centered.T @ centered + p * one, centered.T @ (y - y.mean())) for p in latent_space.PENALTIES]
+    fits = [
+        np.linalg.solve(centered.T @ centered + p * one, centered.T @ (y - y.mean())) for p in latent_space.PENALTIES
+    ]
     wanted = [np.corrcoef(there @ fit, found.true)[0, 1] for fit in fits]
     assert min(abs(found.regression - one) for one in wanted) < 1e-6
     assert found.regression > found.correlation > 0.3  # latents of a flow that is nearly the identity are the graph

@@ -48,7 +48,9 @@ def test_as_the_dense_matrices(count, num_neighbors, alpha, iterations):
     if count == 2:
         features = features.abs()  # two examples that look away from each other have no edge
     found = propagate_labels(features, p, num_neighbors, alpha, iterations)
-    np.testing.assert_allclose(found.numpy(), dense(features, p, num_neighbors, alpha, iterations), rtol=2e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        found.numpy(), dense(features, p, num_neighbors, alpha, iterations), rtol=2e-4, atol=1e-6
+    )
 
 
 def test_blocks_of_rows_change_nothing(monkeypatch):

@@ -29,7 +29,9 @@ def slope(name, student, soft):
 def test_soft_labels_are_raised_and_not_normalized_again():
     soft = soft_targets(torch.tensor([[math.log(3.0), 0.0]]))
     assert soft.tolist()[0] == pytest.approx([0.75 + FLOOR, 0.25 + FLOOR])
-    assert soft_targets(torch.tensor([[math.log(3.0), 0.0]]), 2.0).tolist()[0] == pytest.approx([0.9 + FLOOR, 0.1 + FLOOR])
+    assert soft_targets(torch.tensor([[math.log(3.0), 0.0]]), 2.0).tolist()[0] == pytest.approx(
+        [0.9 + FLOOR, 0.1 + FLOOR]
+    )
 
 
 def test_by_hand_on_two_classes():

@@ -54,7 +54,11 @@ def features(episodes, ways, shots, queries, width):
     [
         (5, 1, PUBLISHED),
         (5, 5, ClassifierTraining(epochs=30)),  # the last batch of an epoch is smaller
-        (3, 2, ClassifierTraining(epochs=40, batch=5, learning_rate=0.1, momentum=0.5, dampening=0.2, weight_decay=0.05)),
+        (
+            3,
+            2,
+            ClassifierTraining(epochs=40, batch=5, learning_rate=0.1, momentum=0.5, dampening=0.2, weight_decay=0.05),
+        ),
     ],
 )
 def test_it_is_the_plain_loop(ways, shots, training):

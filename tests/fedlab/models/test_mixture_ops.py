@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedlab.models.gaussian_mixture import GaussianMixture, fit, stack
+from fedlab.models.em import fit
+from fedlab.models.gaussian_mixture import GaussianMixture, stack
 from fedlab.models.mixture_ops import merge, mw2_distance, reduce_components
 from mixtures import assert_same, drawn, few, gaussian, mixture_of, overall, seeds
 
@@ -93,7 +94,9 @@ def test_distance_by_hand_splits_mass() -> None:
 def test_distance_is_zero_for_itself_symmetric_and_a_triangle(seed: int) -> None:
     a, b, c = mixture_of(seed), mixture_of(seed + 1, components=5), mixture_of(seed + 2)
     assert mw2_distance(a, a) == pytest.approx(0, abs=1e-6)
-    assert mw2_distance(a, merge([a, a], [0.3, 0.7])) == pytest.approx(0, abs=1e-6)  # the same density, written otherwise
+    assert mw2_distance(a, merge([a, a], [0.3, 0.7])) == pytest.approx(
+        0, abs=1e-6
+    )  # the same density, written otherwise
     assert mw2_distance(a, b) == pytest.approx(mw2_distance(b, a), rel=1e-6)
     assert mw2_distance(a, c) <= mw2_distance(a, b) + mw2_distance(b, c) + 1e-6
     by = torch.tensor([3.0, 0.0, 4.0, 0.0]).double()
@@ -103,9 +106,7 @@ def test_distance_is_zero_for_itself_symmetric_and_a_triangle(seed: int) -> None
 def test_distance_orders_domains() -> None:
     source = mixture_of(5, components=10, dimensions=16)
     x = drawn(source, 1500)
-    fitted = [
-        fit(x + by, 10, start=source.translate(torch.full((16,), by)), steps=5) for by in (0.0, 0.5, 1.0, 4.0)
-    ]
+    fitted = [fit(x + by, 10, start=source.translate(torch.full((16,), by)), steps=5) for by in (0.0, 0.5, 1.0, 4.0)]
     distances = [mw2_distance(fitted[0], other) for other in fitted]
     assert distances == sorted(distances)
     assert distances[3] == pytest.approx(16, rel=0.01)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedlab.models import gaussian_mixture
+from fedlab.models import em, gaussian_mixture
 from fedlab.strategies.dualadapt.onboarding import Choice, choose, rank
 
 NAMES = {0: "usps", 1: "mnist_m", 2: "optdigits", 3: "synthdigits"}
@@ -20,7 +20,7 @@ def domain(shift, seed):
     start = gaussian_mixture.GaussianMixture(
         torch.full((5,), 1 / 5).double().log(), centres.double(), torch.ones(5, 4).double()
     )
-    return gaussian_mixture.fit(x, 5, start=start, steps=10)
+    return em.fit(x, 5, start=start, steps=10)
 
 
 def test_known_domains_are_ranked_in_their_true_order():

@@ -141,10 +141,15 @@ def test_embedded_mnist_m_is_not_drawn_from_embedded_mnist():
 
 @pytest.mark.skipif(not FULL, reason="FEDLAB_DATA is not set: no full sets to read")
 def test_embedded_mnist_m_begins_where_embedded_mnist_ends():
-    full, small = load_digits("mnist_m", "train", Path(FULL), with_labels=True, upper_bound=True), load_digits("mnist_m", "train", with_labels=True, upper_bound=True)
+    full, small = (
+        load_digits("mnist_m", "train", Path(FULL), with_labels=True, upper_bound=True),
+        load_digits("mnist_m", "train", with_labels=True, upper_bound=True),
+    )
     assert torch.equal(full.columns["x"][6000:8500], small.columns["x"])
     assert torch.equal(full.columns["y"][6000:8500], small.columns["y"])
-    assert torch.equal(load_digits("mnist", "train", Path(FULL), with_labels=True).columns["y"][6000:8500], small.columns["y"])
+    assert torch.equal(
+        load_digits("mnist", "train", Path(FULL), with_labels=True).columns["y"][6000:8500], small.columns["y"]
+    )
 
 
 # Names and roots

@@ -119,7 +119,11 @@ def test_a_palette_and_gray_with_a_clear_color_are_transparent(tmp_path):
     for mode in ("P", "L"):
         image = Image.fromarray(stroke(32, 32, ink=255, ground=60)).convert(mode)
         clear = image.getpixel((0, 0))
-        assert load_image_files([save(tmp_path / f"{mode}.png", image, transparency=clear)])[0, :, 0, 0].tolist() == [0, 0, 0]
+        assert load_image_files([save(tmp_path / f"{mode}.png", image, transparency=clear)])[0, :, 0, 0].tolist() == [
+            0,
+            0,
+            0,
+        ]
 
 
 def test_the_aspect_ratio_is_kept_and_the_border_continued(tmp_path):

@@ -136,7 +136,10 @@ def test_images_and_labels_are_those_of_mnist_test(domain):
     assert torch.equal(load_digits(domain, "train", with_labels=True).columns["y"], source[:1000])
     assert torch.equal(load_digits(domain, "test").columns["y"], source[1000:])
     assert set(load_digits(domain, "train").columns) == {"x"}
-    assert torch.equal(load_digits(domain, "train").columns["x"], load_digits(domain, "train", with_labels=True, upper_bound=True).columns["x"])
+    assert torch.equal(
+        load_digits(domain, "train").columns["x"],
+        load_digits(domain, "train", with_labels=True, upper_bound=True).columns["x"],
+    )
 
 
 @pytest.mark.parametrize("domain", PROXIES)
@@ -154,7 +157,10 @@ def test_no_training_image_of_the_source_is_among_them():
 
 @pytest.mark.parametrize("domain", PROXIES)
 def test_proxies_are_made_once_in_a_process(domain):
-    assert load_digits(domain, "train").columns["x"].data_ptr() == load_digits(domain, "train", with_labels=True, upper_bound=True).columns["x"].data_ptr()
+    assert (
+        load_digits(domain, "train").columns["x"].data_ptr()
+        == load_digits(domain, "train", with_labels=True, upper_bound=True).columns["x"].data_ptr()
+    )
 
 
 def test_full_sets_are_halved_and_listed(tmp_path, write_mnist):

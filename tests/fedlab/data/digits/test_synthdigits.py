@@ -94,7 +94,10 @@ def _edges(x):
 
 
 def test_a_linear_classifier_learns_the_shipped_digits():
-    train, test = load_digits("synthdigits", "train", with_labels=True, upper_bound=True)[:], load_digits("synthdigits", "test")[:]
+    train, test = (
+        load_digits("synthdigits", "train", with_labels=True, upper_bound=True)[:],
+        load_digits("synthdigits", "test")[:],
+    )
     a, b = _edges(train["x"]), _edges(test["x"])
     weights = torch.linalg.solve(a.T @ a + 0.1 * torch.eye(a.shape[1]), a.T @ one_hot(train["y"], 10).float())
     accuracy = (b @ weights).argmax(1).eq(test["y"]).float().mean()

@@ -85,7 +85,10 @@ def write_office(root, domain="webcam", count=30, **changes):
 
 def test_the_cut_takes_every_class_in_its_share(tmp_path):
     write_office(tmp_path)
-    train, test = load_domain(OFFICE, "webcam", "train", tmp_path, with_labels=True), load_domain(OFFICE, "webcam", "test", tmp_path)
+    train, test = (
+        load_domain(OFFICE, "webcam", "train", tmp_path, with_labels=True),
+        load_domain(OFFICE, "webcam", "test", tmp_path),
+    )
     assert train.columns["y"].bincount().tolist() == test.columns["y"].bincount().tolist() == [5, 5, 5]
     first = read_part(OFFICE, tmp_path / "office_caltech", "webcam", "train").inputs[:, :2].tolist()
     assert sorted(first) != first  # in random order, so that the beginning is a sample
@@ -134,7 +137,8 @@ def test_pacs_is_read_from_jpeg_bytes_and_averaged_down(tmp_path):
 @SETS
 def test_a_root_without_the_set_leaves_what_ships(of, tmp_path):
     assert torch.equal(
-        load_domain(of, of.domains[0], "train", tmp_path).columns["x"], load_domain(of, of.domains[0], "train").columns["x"]
+        load_domain(of, of.domains[0], "train", tmp_path).columns["x"],
+        load_domain(of, of.domains[0], "train").columns["x"],
     )
 
 

@@ -44,7 +44,7 @@ def test_episodes_are_a_function_of_seed_and_labels_alone():
 
 
 def test_too_few_classes_or_images_are_refused_with_what_to_do():
-    with pytest.raises(DataError, match="episodes of 5 classes cannot be drawn from 4; lower fewshot.ways"):
+    with pytest.raises(DataError, match="episodes of 5 classes cannot be sampled from 4; lower fewshot.ways"):
         sample_episodes(Y, ways=5, shots=1, queries=1, episodes=1, seed=0)
     with pytest.raises(DataError, match=r"class 7 has 4 images for episodes, and 2 shots with 3 queries take 5; lower"):
         sample_episodes(Y, ways=2, shots=2, queries=3, episodes=1, seed=0)

@@ -18,7 +18,10 @@ from fedlab.errors import DataError
 
 
 def test_omniglot_ships_with_16_drawings_to_learn_and_4_to_validate_of_each_character():
-    base, held = image_sets.load_image_set("omniglot", None), image_sets.load_image_set("omniglot", None, validation=True)
+    base, held = (
+        image_sets.load_image_set("omniglot", None),
+        image_sets.load_image_set("omniglot", None, validation=True),
+    )
     assert base.x.shape == (3248, 1, 32, 32) and held.x.shape == (812, 1, 32, 32)
     assert torch.bincount(base.y).tolist() == [16] * 203 and torch.bincount(held.y).tolist() == [4] * 203
     assert base.x.dtype == torch.uint8 and (base.x.flatten(1).max(1).values == 255).all()

@@ -9,12 +9,21 @@ from fedlab.data.molecules import graphs, ownership, smiles
 from fedlab.errors import ConfigError, DataError
 
 NAMES = ("a", "b", "c")
-USUAL = {"by": "iid", "alpha": 1.0, "server_fraction": 0.1, "test_fraction": 0.25, "seed": 3, "no_atom": graphs.QM9.no_atom}
+USUAL = {
+    "by": "iid",
+    "alpha": 1.0,
+    "server_fraction": 0.1,
+    "test_fraction": 0.25,
+    "seed": 3,
+    "no_atom": graphs.QM9.no_atom,
+}
 
 
 @pytest.fixture(scope="module")
 def files():
-    return [smiles.load_molecules(smiles.molecule_file("qm9", split, None), graphs.QM9, 200) for split in ("train", "test")]
+    return [
+        smiles.load_molecules(smiles.molecule_file("qm9", split, None), graphs.QM9, 200) for split in ("train", "test")
+    ]
 
 
 @pytest.mark.parametrize("by", ["iid", "scaffold", "size", "dirichlet"])
@@ -41,6 +50,8 @@ def test_too_small_a_public_part_is_refused(files):
 def test_only_molecules_that_lose_nothing_are_kept(files):
     kept = ownership.drop_lossy(files[0])
     assert 0 < len(kept) < len(files[0]) and not (kept.lossy_flags & graphs.ALTERING_FLAGS).any()
-    lossy = files[0].select([row for row, loss in enumerate(files[0].lossy_flags.tolist()) if loss & graphs.ALTERING_FLAGS])
+    lossy = files[0].select(
+        [row for row, loss in enumerate(files[0].lossy_flags.tolist()) if loss & graphs.ALTERING_FLAGS]
+    )
     with pytest.raises(DataError, match="set molecules.lossy=keep"):
         ownership.drop_lossy(lossy)

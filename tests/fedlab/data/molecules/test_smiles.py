@@ -49,7 +49,9 @@ def test_a_heading_blank_lines_and_further_columns_do_not_matter(write):
 
 def test_lines_that_are_no_molecules_are_set_aside_with_number_and_reason(write, cache):
     path = write("smiles\nCC\nC1CC\nCCCCCCCCCC\nCCl\nCO\n")
-    with pytest.warns(smiles.SkippedLinesWarning, match="3 of 5 molecules of .*some.smi were set aside: line 3: 'C1CC' is no SMI"):
+    with pytest.warns(
+        smiles.SkippedLinesWarning, match="3 of 5 molecules of .*some.smi were set aside: line 3: 'C1CC' is no SMI"
+    ):
         found = smiles.load_molecules(path, QM9)
     assert found.smiles == ("CC", "CO")
     assert [(one.line, one.smiles) for one in found.skipped] == [(3, "C1CC"), (4, "CCCCCCCCCC"), (5, "CCl")]
