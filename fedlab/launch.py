@@ -17,8 +17,8 @@ from fedlab import engines, workloads
 from fedlab.config.schema import CORE_SECTIONS, Core, Flat, Value, build, parse_arrivals, read_preset, resolve
 from fedlab.data.digits.datasets import data_root
 from fedlab.errors import ConfigError, DataError, RunError
-from fedlab.metrics import MetricTable
 from fedlab.runs.directory import RunDirectory
+from fedlab.runs.metrics import MetricTable
 from fedlab.runs.result import Result
 from fedlab.training import pick_device, resolve_device
 from fedlab.workload import KnowsLabels, Workload, lacking

@@ -21,9 +21,9 @@ from fedlab import strategies, workloads
 from fedlab.comm.grid import RosterGrid, Traffic
 from fedlab.comm.roster import Roster
 from fedlab.config.schema import Core, ServerTraining, build, parse_arrivals
-from fedlab.metrics import MetricTable
 from fedlab.runs import pretrain_cache
 from fedlab.runs.directory import RunDirectory, now, weights_sha256
+from fedlab.runs.metrics import MetricTable
 from fedlab.runs.tensorboard import TensorBoard
 from fedlab.seeds import deterministic, seeded
 from fedlab.server.budget import Budget

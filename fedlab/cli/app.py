@@ -24,7 +24,7 @@ from fedlab.errors import FedlabError
 
 if TYPE_CHECKING:
     from fedlab.config.schema import Flat
-    from fedlab.metrics import MetricTable
+    from fedlab.runs.metrics import MetricTable
     from fedlab.runs.result import Result
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")

@@ -17,8 +17,8 @@ from fedlab.comparison import cells, grid, spec, workers
 from fedlab.comparison.result import Cell, Comparison
 from fedlab.config.schema import Value, is_text
 from fedlab.errors import ConfigError
-from fedlab.metrics import MetricTable
 from fedlab.runs.directory import git_commit, now, versions
+from fedlab.runs.metrics import MetricTable
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlab.errors import RunError
-from fedlab.metrics import MetricTable
 from fedlab.runs.directory import RunDirectory
+from fedlab.runs.metrics import MetricTable
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,8 +14,9 @@ import fedlab
 from fedlab.comparison import files, text_tables
 from fedlab.comparison.result import FAILED, FINISHED, Cell, Comparison
 from fedlab.errors import RunError
-from fedlab.metrics import Metric, MetricTable
+from fedlab.metrics import Metric
 from fedlab.runs.directory import RunDirectory
+from fedlab.runs.metrics import MetricTable
 from fedlab.strategies import STRATEGIES
 from fedlab.workloads import WORKLOADS
 

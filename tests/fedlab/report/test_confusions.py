@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from fedlab.data.dataset import Examples
-from fedlab.metrics import MetricTable
 from fedlab.report.client_panels import draw
 from fedlab.report.client_plots import ARRAYS, ClientPlotData
 from fedlab.report.comparison_tables import SeriesStyle
 from fedlab.report.confusions import agrees, confusion
+from fedlab.runs.metrics import MetricTable
 from fedlab.strategies import STRATEGIES
 from fedlab.workloads import WORKLOADS
 

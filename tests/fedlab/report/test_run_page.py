@@ -11,10 +11,11 @@ import pytest
 
 from fedlab.config.schema import CORE_SECTIONS, knobs, parse_overrides, read_preset, resolve, to_toml
 from fedlab.launch import sections
-from fedlab.metrics import Metric, MetricTable
+from fedlab.metrics import Metric
 from fedlab.report import charts, commands, render, run_page, write_report
 from fedlab.report.figures import REFERENCE, SLOTS, Curve, limits, slots
 from fedlab.runs.formatting import elapsed
+from fedlab.runs.metrics import MetricTable
 from fedlab.runs.result import Result
 from fedlab.strategies import STRATEGIES
 from fedlab.workloads import WORKLOADS

@@ -10,10 +10,11 @@ import time
 import pytest
 from rich.console import Console
 
-from fedlab.metrics import FRACTION, Metric, MetricTable
+from fedlab.metrics import FRACTION, Metric
 from fedlab.runs import progress
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.formatting import elapsed
+from fedlab.runs.metrics import MetricTable
 from fedlab.runs.progress import JsonProgress, PlainProgress, RichProgress, follow, watch_live
 from fedlab.strategies import STRATEGIES
 from fedlab.workloads import WORKLOADS

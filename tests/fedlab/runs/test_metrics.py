@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from fedlab.metrics import FRACTION, Metric, MetricTable, Phase
+from fedlab.metrics import FRACTION, Metric, Phase
+from fedlab.runs.metrics import MetricTable
 from fedlab.strategies import STRATEGIES
 from fedlab.workloads import WORKLOADS
 
