@@ -21,7 +21,11 @@ from fedlab.runs.result import Result
 
 
 def one_run(
-    preset: str, knobs: Mapping[str, Value], runs: Path, begun: CheckpointRef | None = None, aside: Overrides | None = None
+    preset: str,
+    knobs: Mapping[str, Value],
+    runs: Path,
+    begun: CheckpointRef | None = None,
+    aside: Overrides | None = None,
 ) -> Result:
     """One run, read from disk where it is there; runs of a folder share their pre-training.
 

@@ -76,7 +76,10 @@ def theirs(shape: UNetShape, channels: int, size: int) -> nn.Module | None:
 
 def step_of(model: nn.Module, x: Tensor, call: Callable[..., Tensor], *, bf16: bool = False) -> Callable[[], None]:
     """One training step of a model on images x: loss, gradients, Adam."""
-    law, optimiser = noise_schedule.ddpm_schedule(noise_schedule.linear_betas(1000)), torch.optim.Adam(model.parameters(), 1e-4)
+    law, optimiser = (
+        noise_schedule.ddpm_schedule(noise_schedule.linear_betas(1000)),
+        torch.optim.Adam(model.parameters(), 1e-4),
+    )
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -178,7 +181,9 @@ def samplers(folder: Path, samples: int, threads: int) -> Table:
         table.add_column(head, justify="left" if head == "sampler" else "right")
 
     def add(*cells: str, features: Tensor) -> None:
-        table.add_row(*cells, *(f"{value:.3g}" for value in image_quality.distribution_metrics(features, real).values()))
+        table.add_row(
+            *cells, *(f"{value:.3g}" for value in image_quality.distribution_metrics(features, real).values())
+        )
 
     add("real images", "", "", "", features=seen)
     for sampler, steps, eta in WAYS:

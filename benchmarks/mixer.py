@@ -42,7 +42,6 @@ from fedlab.models.feature_classifier import features_of
 from fedlab.models.mixer import SMALL, Mixer, permute_patch_weights
 from fedlab.models.vit import ViT
 from fedlab.runs import pretrain_cache
-from fedlab.files import write_atomically
 from fedlab.seeds import deterministic, seeded
 from fedlab.training import train_steps
 from fedlab.workloads.domain_suite import accuracy_and_loss
@@ -154,7 +153,9 @@ def pretrained(job: Job, runs: Path) -> Mapping[str, Tensor]:
         return features_of(model).state_dict()
 
     with pretrain_cache.use_cache(str(runs / "pretrained")):
-        return pretrain_cache.get_or_compute(lambda: f"{job.network}-{config_hash([asdict(first)])}", make, torch.device("cpu"))
+        return pretrain_cache.get_or_compute(
+            lambda: f"{job.network}-{config_hash([asdict(first)])}", make, torch.device("cpu")
+        )
 
 
 def trained(job: Job, runs: Path) -> dict[str, Any]:

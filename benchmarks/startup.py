@@ -46,7 +46,11 @@ BASELINES: Mapping[str, Mapping[str, Value]] = {
         "fewshot.objective": "prototypes",
         "fewshot.classifier": "prototypes",
     },
-    "base alone, as many steps": {"startup.distillation_loss": "none", "startup.contrastive_weight": 0.0, "client.steps": 0},
+    "base alone, as many steps": {
+        "startup.distillation_loss": "none",
+        "startup.contrastive_weight": 0.0,
+        "client.steps": 0,
+    },
     "SimCLR on target": {"startup.distillation_loss": "none", "startup.base_weight": 0.0, "startup.start": "fresh"},
     "SimCLR on target, from the teacher": {"startup.distillation_loss": "none", "startup.base_weight": 0.0},
     "transfer + SimCLR": {"startup.distillation_loss": "none"},
@@ -135,7 +139,8 @@ def accuracies(config: Config, arrays: Mapping[str, torch.Tensor]) -> Accuracies
 
 def distances(run: Path) -> dict[str, float]:
     """Frechet distance of the teacher's features between base validation images and each target's unlabelled ones."""
-    workload = made(load_config(str(RunDirectory.open(run).config_file)))
+    directory = RunDirectory.open(run)
+    workload = made(load_config(str(directory.config_file)))
     model = workload.model()
     model.load_state_dict(directory.checkpoints.load(0)["strategy"]["teacher"])
     cpu = torch.device("cpu")

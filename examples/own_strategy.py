@@ -20,7 +20,15 @@ from fedlab.config.schema import Config
 from fedlab.strategies import fedavg, validation
 from fedlab.strategies.base import BaseStrategy
 from fedlab.strategies.protocol import (
-    ARRAYS, METRICS, ClientContext, ClientFunctions, StrategySpec, arrays_of, client_dataset, evaluate, metrics_record,
+    ARRAYS,
+    METRICS,
+    ClientContext,
+    ClientFunctions,
+    StrategySpec,
+    arrays_of,
+    client_dataset,
+    evaluate,
+    metrics_record,
 )  # fmt: skip
 from fedlab.workload import Workload
 

@@ -208,7 +208,9 @@ def _processor() -> Iterator[Finding]:
 
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     remedy = f"nothing to fix; threads={cpus} may be faster, and gives other bits"
-    yield _enough(f"{cpus} CPU{'s' * (cpus > 1)} for {RunConfig.threads} threads", cpus, {"note": RunConfig.threads}, remedy)
+    yield _enough(
+        f"{cpus} CPU{'s' * (cpus > 1)} for {RunConfig.threads} threads", cpus, {"note": RunConfig.threads}, remedy
+    )
 
 
 def _memory() -> Iterator[Finding]:

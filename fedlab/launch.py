@@ -20,10 +20,10 @@ from fedlab.config.sections import Overrides, Value
 from fedlab.data.digits.datasets import data_root
 from fedlab.engines.spec import Apps
 from fedlab.errors import ConfigError, DataError, RunError
-from fedlab.metrics import MetricTable
 from fedlab.registry import load_config, merge, plugins_of
 from fedlab.report.run_page import write_report
 from fedlab.runs.directory import RunDirectory
+from fedlab.runs.metrics import MetricTable
 from fedlab.runs.result import Result
 from fedlab.training import null_progress, resolve_device
 from fedlab.workload import SupportsHiddenLabels, Workload, missing_columns
@@ -39,7 +39,7 @@ def no_progress(path: Path) -> AbstractContextManager[None]:
 
 
 def prepare(preset: str | Mapping[str, Any], overrides: Overrides) -> Config:
-    """Resolve the configuration of a run and check all of it: options, data, device, and that strategy and workload fit.
+    """Resolve the configuration of a run and check it: options, data, device, and that strategy and workload fit.
 
     Raises
     ------

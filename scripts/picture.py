@@ -21,7 +21,9 @@ def draw(run: Path, picture: Path) -> None:
     name, seed = result.config["name"], result.config["seed"]
     console.print(f"[bold]$ fedlab run {name} --seed {seed}[/]")
     for record in result.rounds:
-        console.print(Text(f"round {record['round']:>3}  {mean_line(record, result.metric_table)}", style="dim"), highlight=False)
+        console.print(
+            Text(f"round {record['round']:>3}  {mean_line(record, result.metric_table)}", style="dim"), highlight=False
+        )
     show_result(result, console)
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_text(console.export_svg(title="fedlab"), encoding="utf-8")

@@ -48,7 +48,9 @@ def draw(run: Path, client: str, picture: Path) -> None:
     directory = RunDirectory.open(run)
     config, newest = load_config(str(directory.config_file)), directory.checkpoints.latest()
     if newest is None or not newest[1]["strategy"].get("control"):
-        sys.exit(f"{run} holds no checkpoint of DualAdapt with its control; run it with dualadapt.source_only_twin=true")
+        sys.exit(
+            f"{run} holds no checkpoint of DualAdapt with its control; run it with dualadapt.source_only_twin=true"
+        )
     workload, state = config.workload, newest[1]
     half, partition = config.plugins["strategy"].spec.client, workload.clients.index(client)
     twin = workload.model()

@@ -56,7 +56,9 @@ def main(steps: int) -> None:
     print(f"{digit_labels.WEIGHTS.name}: {digit_labels.WEIGHTS.stat().st_size:,} bytes")
     for name in DOMAINS:
         test = datasets.load_digits(name, "test", root)
-        right = sum(int((digit_labels.classify_digits(batch["x"])[1] == batch["y"]).sum()) for batch in test.batches(500))
+        right = sum(
+            int((digit_labels.classify_digits(batch["x"])[1] == batch["y"]).sum()) for batch in test.batches(500)
+        )
         print(f"{name}: {right / len(test):.4f} of {len(test):,} test images")
 
 

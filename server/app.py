@@ -21,12 +21,12 @@ from fedlab.comm.grid import PartitionGrid
 from fedlab.comm.replies import PhaseStats
 from fedlab.comm.roster import Roster
 from fedlab.config.schema import Config, parse_join_rounds
-from fedlab.metrics import MetricTable
 from fedlab.registry import app_config, config_from_text
 from fedlab.runs import pretrain_cache
 from fedlab.runs.checkpoints import weights_sha256
 from fedlab.runs.directory import RunDirectory, current_directory
 from fedlab.runs.manifest import now
+from fedlab.runs.metrics import MetricTable
 from fedlab.runs.tensorboard import TensorBoard
 from fedlab.seeds import deterministic, seeded
 from fedlab.server.budget import Budget
@@ -46,7 +46,9 @@ def main(grid: Grid, context: Context) -> None:
     run = RunDirectory.open(directory) if directory else RunDirectory.create(Path("runs"), config)
     with run:
         time_key = "resumed" if "started" in run.manifest() else "started"
-        run.update_manifest(**{time_key: now()}, status="running", error=None, device=str(resolve_device(config.run.device)))
+        run.update_manifest(
+            **{time_key: now()}, status="running", error=None, device=str(resolve_device(config.run.device))
+        )
         try:
             with deterministic(config.run.threads):
                 RoundLoop(grid, config, run).run_rounds()
@@ -245,7 +247,9 @@ class RoundLoop:
             model = self.workload.model()
             if state.keys() != model.state_dict().keys():
                 return {}
-            score = self.workload.score(load(model, state, resolve_device(self.config.run.device)).eval(), self._progress)
+            score = self.workload.score(
+                load(model, state, resolve_device(self.config.run.device)).eval(), self._progress
+            )
         for name, png in score.pictures.items():
             self.run.save_image(name, self.round, png)
         return score.metrics

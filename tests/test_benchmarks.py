@@ -53,7 +53,9 @@ def test_a_curve_is_what_the_workload_draws_at_each_value(tmp_path):
     run.checkpoints.save(1, {"arrays": model.state_dict()}, keep=1)
     found = temperatures.curve(run.path, "molecules.latent_temperature", [0.2, 0.6], 30)
     for row, temperature in enumerate((0.2, 0.6)):
-        workload = make(Molecules, max_examples=300, adjacency_layers=1, node_layers=1, latent_temperature=temperature, seed=4)
+        workload = make(
+            Molecules, max_examples=300, adjacency_layers=1, node_layers=1, latent_temperature=temperature, seed=4
+        )
         with seeded(4, "temperatures"):
             wanted = validity_metrics(workload.draw(model.eval(), 30), workload.known())
         assert found[row].tolist() == pytest.approx(
@@ -64,7 +66,9 @@ def test_a_curve_is_what_the_workload_draws_at_each_value(tmp_path):
 
 
 def test_a_bound_over_test_molecules_is_the_models_and_a_matched_one_is_lower():
-    workload = make(Molecules, max_examples=200, network="mpgvae", width=8, latent=4, message_steps=1, matching="assignment")
+    workload = make(
+        Molecules, max_examples=200, network="mpgvae", width=8, latent=4, message_steps=1, matching="assignment"
+    )
     with seeded("model"):
         space = LatentSpace(workload, workload.model().eval(), "vae", 0)
     ordered, matched = (matching.bound(space, how, 60) for how in ("order", "assignment"))

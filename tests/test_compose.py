@@ -33,7 +33,8 @@ LINKED = {path.name for path in (ROOT / "fedlab").iterdir() if path.is_symlink()
 BIN = Path(sys.executable).parent
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?P<how>:[-+])(?P<word>[^}]*)\}")
 CLIENTS = ("usps", "mnist_m", "optdigits", "synthdigits")
-TINY = "server.pretrain_steps=2 server.steps=1 server.batch_size=8 client.steps=1 client.batch_size=8 data.max_examples=100 threads=1"
+TINY = "server.pretrain_steps=2 server.steps=1 server.batch_size=8 client.steps=1 client.batch_size=8 "
+TINY += "data.max_examples=100 threads=1"
 
 
 def resolve(**variables):

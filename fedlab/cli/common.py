@@ -21,7 +21,7 @@ from fedlab.errors import FedlabError
 
 if TYPE_CHECKING:
     from fedlab.config.schema import Config
-    from fedlab.metrics import MetricTable
+    from fedlab.runs.metrics import MetricTable
     from fedlab.runs.result import Result
 
 stdout, stderr = Console(), Console(stderr=True)
@@ -180,7 +180,9 @@ def show_result(result: Result, console: Console) -> None:
     console.print(table)
     score = result.score()
     if score:
-        primary = (f"{metrics.heading(name)} {metrics.format(name, score[name])}" for name in metrics.primary_scores(score))
+        primary = (
+            f"{metrics.heading(name)} {metrics.format(name, score[name])}" for name in metrics.primary_scores(score)
+        )
         console.print(Text(f"score     {'  '.join(primary)}"))
     seconds = result.seconds()
     phases = ", ".join(f"{phase} {elapsed(value)}" for phase, value in seconds.items() if value >= 0.05)

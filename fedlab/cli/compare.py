@@ -99,5 +99,3 @@ def compare(
         stderr.print("[bold red]error:[/] ", end="")
         stderr.print(runner.failures(comparison), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1)
-
-

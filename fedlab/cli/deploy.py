@@ -18,11 +18,11 @@ PLAIN = (
 )
 
 
-
-
 def serve(
     preset: Annotated[str, typer.Argument(help="Name of a preset (see `fedlab list`), or a TOML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options, e.g. rounds=3.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options, e.g. rounds=3.")
+    ] = None,
     address: Annotated[
         str | None, typer.Option(help="HOST:PORT at which clients reach this server; default 0.0.0.0:9092.")
     ] = None,
@@ -118,7 +118,9 @@ def join(
     if folder is None:
         stderr.print(PLAIN, soft_wrap=True, highlight=False)
     elif (key_file := folder / "clients" / f"{client}.key").exists() and is_world_readable(key_file):
-        stderr.print(f"[bold yellow]warning:[/] others can read {key_file}: chmod 600 it", soft_wrap=True, highlight=False)
+        stderr.print(
+            f"[bold yellow]warning:[/] others can read {key_file}: chmod 600 it", soft_wrap=True, highlight=False
+        )
     options = deployed.ClientOptions(
         address=address,
         client=client,
@@ -172,7 +174,9 @@ def certs(
     from fedlab.deploy import provision
 
     names = [name.strip().removeprefix("@") for text in client or () for name in text.split(",")]
-    files = provision.create_credentials(directory, hosts=host or (), clients=names, days=days, force=force, if_missing=if_missing)
+    files = provision.create_credentials(
+        directory, hosts=host or (), clients=names, days=days, force=force, if_missing=if_missing
+    )
     if machines is not None:
         provision.export_per_machine(directory, machines)
     show_rows(

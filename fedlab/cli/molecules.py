@@ -17,8 +17,6 @@ PAIRS = 3
 FOLDER = "latents"
 
 
-
-
 def molecules(
     run_dir: Annotated[Path, typer.Argument(help="A run directory of workload molecules.")],
     pair: Annotated[
@@ -90,5 +88,7 @@ def _pair(text: str) -> tuple[str, str]:
 def _first_pairs(space: LatentSpace) -> list[tuple[str, str]]:
     """Of the test file's first molecules that lose nothing as graphs."""
     table = space.workload.tables()[1]
-    whole = [one for one, meaning in zip(table.smiles, table.decoded_smiles, strict=True) if one == meaning][: 2 * PAIRS]
+    whole = [one for one, meaning in zip(table.smiles, table.decoded_smiles, strict=True) if one == meaning][
+        : 2 * PAIRS
+    ]
     return list(zip(whole[::2], whole[1::2], strict=False))

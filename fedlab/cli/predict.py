@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 SHOWN = 5  # unreadable files that are named
 
 
-
-
 def predict(
     directory: Annotated[
         Path, typer.Argument(metavar="DIRECTORY", help="What a client keeps (clients/NAME), or a run directory.")
@@ -64,7 +62,6 @@ def _show(predictor: Predictor, predictions: list[Prediction]) -> None:
     """A table with a line for each image."""
     from rich.markup import escape
     from rich.table import Table
-
 
     count = "1 image" if len(predictions) == 1 else f"{len(predictions)} images"
     title = f"{count}, by the model of client {predictor.client} after round {predictor.round}"

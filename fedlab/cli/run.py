@@ -23,13 +23,16 @@ def complete_option(incomplete: str) -> list[str]:
     """Return ``key=`` for the options that begin so, or the names that may stand behind ``key=``."""
     key, equals, _ = incomplete.partition("=")
     kinds = {kind: names(kind) for kind in ("workload", "strategy", "engine")}
-    found = [f"{key}={name}" for name in kinds.get(key, [])] if equals else [f"{name}=" for name in options(all_sections())]
+    found = (
+        [f"{key}={name}" for name in kinds.get(key, [])] if equals else [f"{name}=" for name in options(all_sections())]
+    )
     return [text for text in found if text.startswith(incomplete)]
 
 
 def run(
     preset: Annotated[
-        str, typer.Argument(help="Name of a preset (see `fedlab list`), or a TOML file.", autocompletion=complete_preset)
+        str,
+        typer.Argument(help="Name of a preset (see `fedlab list`), or a TOML file.", autocompletion=complete_preset),
     ],
     overrides: Annotated[
         list[str] | None,

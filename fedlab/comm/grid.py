@@ -216,7 +216,9 @@ class PartitionGrid(Grid):
         """Decode a reply in place; raise when it cannot be used."""
         size = self.stats.up[self.partition_of[reply.metadata.src_node_id]]
         if size > self.reply_limit * MEGABYTE:
-            raise RunError(f"it has {size / MEGABYTE:.1f} MB, and option comm.max_reply_mb allows {self.reply_limit:g} MB")
+            raise RunError(
+                f"it has {size / MEGABYTE:.1f} MB, and option comm.max_reply_mb allows {self.reply_limit:g} MB"
+            )
         reply.content = compression.decode(reply.content)
         check(message, reply)
 

@@ -141,7 +141,9 @@ class Roster:
         owner = self.owners.get(node) if self.owners is not None else None
         if self.owners is not None and owner != (name or self.names.get(partition)):
             registered = f"its key is registered for {owner!r}" if owner else "its key is not registered"
-            self._reject(node, f"it claims partition {partition} ({name or self.names.get(partition)!r}), but {registered}")
+            self._reject(
+                node, f"it claims partition {partition} ({name or self.names.get(partition)!r}), but {registered}"
+            )
         elif partition not in self.names:
             self._ignored.add(node)  # more clients than asked for
         elif (first := self.present.get(partition)) is None:

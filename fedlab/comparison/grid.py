@@ -60,7 +60,11 @@ def config_hash(content: object) -> str:
 
 
 def plan_cells(
-    preset: str, variants: Sequence[Variant], seeds: Sequence[int], grid: Mapping[str, Sequence[Value]], budget: Overrides
+    preset: str,
+    variants: Sequence[Variant],
+    seeds: Sequence[int],
+    grid: Mapping[str, Sequence[Value]],
+    budget: Overrides,
 ) -> list[CellPlan]:
     """Return every cell, seeds within options within variants; nothing is written.
 
@@ -109,12 +113,12 @@ def _named(variant: Variant) -> tuple[str, Overrides]:
 def _affects(preset: str, variant: Variant, option: str, grid: Overrides) -> bool:
     """Return True if this variant uses the section of an option; only strategies' own sections may not be used."""
     section, dot, _ = option.rpartition(".")
-    sections = {registry.find(kind, name).section for kind in ("strategy", "aggregation") for name in registry.names(kind)}
+    sections = {
+        registry.find(kind, name).section for kind in ("strategy", "aggregation") for name in registry.names(kind)
+    }
     if not dot or section not in sections:
         return True
-    table, given = expand_ablation(
-        registry.preset_options(preset), {"strategy": variant.name, **grid, **variant.knobs}
-    )
+    table, given = expand_ablation(registry.preset_options(preset), {"strategy": variant.name, **grid, **variant.knobs})
     used = registry.plugins_of({**table, **given})
     return section in {plugin.section for plugin in used.values()}
 
@@ -137,7 +141,8 @@ def _checked(preset: str, variant: Variant, given: Overrides, point: Overrides, 
     except (ConfigError, DataError) as error:
         raise type(error)(f"{_about(variant, point)}: {error}{_hint(given, str(error))}") from None
     return with_options(
-        config, {"name": config_hash({name: value for name, value in config.options().items() if name not in NOT_HASHED})}
+        config,
+        {"name": config_hash({name: value for name, value in config.options().items() if name not in NOT_HASHED})},
     )
 
 

@@ -179,12 +179,11 @@ def sample_images(
     """Each kind of picture, with the newest of every variant's run with the first seed that finished."""
     found: dict[str, dict[str, samples.Image]] = {}
     for cell, result in comparison.results:
-        name = page_tables.name_of(
-            comparison, [cell.label, *(cell.knobs.get(knob, "") for knob in comparison.grid)]
-        )
+        name = page_tables.name_of(comparison, [cell.label, *(cell.knobs.get(knob, "") for knob in comparison.grid)])
         for kind, by_round in RunDirectory(result.directory).images().items():
             found.setdefault(kind, {}).setdefault(name, samples.Image.read(name, by_round[max(by_round)]))
     order = [style.name for style in styles]
     return [
-        (samples.words(kind), sorted(images.values(), key=lambda i: order.index(i.title))) for kind, images in found.items()
+        (samples.words(kind), sorted(images.values(), key=lambda i: order.index(i.title)))
+        for kind, images in found.items()
     ]

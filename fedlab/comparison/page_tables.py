@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fedlab.metrics import MetricTable
 from fedlab.report import plots
 from fedlab.report.figures import DASHES, REFERENCE, SLOTS
 from fedlab.report.run_tables import ColumnHeader, TableCell, TableRow
 from fedlab.runs.formatting import MISSING, elapsed, human_bytes, p_value
+from fedlab.runs.metrics import MetricTable
 
 if TYPE_CHECKING:
     import pandas as pd

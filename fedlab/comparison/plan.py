@@ -18,9 +18,9 @@ from fedlab.comparison.result import Cell, Comparison
 from fedlab.config.resolve import with_options
 from fedlab.config.sections import Value, is_free_text, options
 from fedlab.errors import ConfigError
-from fedlab.metrics import MetricTable
 from fedlab.registry import all_sections
 from fedlab.runs.manifest import git_commit, now, versions
+from fedlab.runs.metrics import MetricTable
 
 
 @dataclass(frozen=True)

@@ -12,25 +12,24 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlab.comparison import statistics
+from fedlab.comparison import frame_rows, statistics
+from fedlab.comparison.frame_rows import SERVER
 from fedlab.comparison.summary import Scores, summarize
 from fedlab.errors import RunError
 from fedlab.files import write_atomically
-from fedlab.metrics import MetricTable
+from fedlab.runs.metrics import MetricTable
 from fedlab.runs.result import Result
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FACTS = "comparison.json"
-SERVER = "global model"  # in the clients' place where a metric is of the server's score
 FINISHED, FAILED, PENDING = "finished", "failed", "pending"
 
 
@@ -196,70 +195,19 @@ class Comparison:
         """
         import pandas as pd
 
-        rows = [row for cell, result in self.results for row in self._rows(cell, result)]
+        rows = [{**self._place(cell), **row} for cell, result in self.results for row in self._rows(result)]
         frame = pd.DataFrame(rows, columns=None if rows else [*self.keys, "strategy", "seed", "round", "client"])
         frame.attrs["directory"] = str(self.directory)
         return frame
 
-    def _rows(self, cell: Cell, result: Result) -> list[dict[str, Any]]:
-        if not self.is_client_metric:
-            return self._scores(cell, result)
-        judged, table = self.metric_of(result), result.metric_table
-        moved: dict[str, dict[str, int]] = {}
-        seconds, rows = 0.0, []
-        for record in result.rounds:
-            seconds += _training_seconds(record, result.metric_table)
-            for client, counts in record["bytes"].items():
-                total = moved.setdefault(client, {"bytes_down": 0, "bytes_up": 0})
-                total["bytes_down"] += counts["train_down"]
-                total["bytes_up"] += counts["train_up"]
-                metrics = record["clients"].get(client, {})
-                here = [name for name in metrics if table.group(name) == self.metric]
-                score = metrics.get(judged, metrics.get(table.primary_metric(here), math.nan))
-                rows.append(
-                    {
-                        **self._place(cell, record["round"]),
-                        "client": client,
-                        "score": score,
-                        **metrics,
-                        **total,
-                        "seconds": round(seconds, 4),
-                    }
-                )
-        return rows
+    def _rows(self, result: Result) -> Iterator[dict[str, Any]]:
+        if self.is_client_metric:
+            return frame_rows.by_client(result, self.metric, self.metric_of(result))
+        return frame_rows.of_server(result, self.metric)
 
-    def _scores(self, cell: Cell, result: Result) -> list[dict[str, Any]]:
-        """Return a run's rows where the metric is of the server's score."""
-        down = up = 0
-        seconds, rows = 0.0, []
-        for record in result.rounds:
-            seconds += _training_seconds(record, result.metric_table)
-            down += sum(counts["train_down"] for counts in record["bytes"].values())
-            up += sum(counts["train_up"] for counts in record["bytes"].values())
-            metrics = {**record["server"], **record.get("score", {})}
-            if self.metric in metrics or record.get("score"):  # a score may lack it: few valid molecules, say
-                rows.append(
-                    {
-                        **self._place(cell, record["round"]),
-                        "client": SERVER,
-                        "score": metrics.get(self.metric, math.nan),
-                        **metrics,
-                        "bytes_down": down,
-                        "bytes_up": up,
-                        "seconds": round(seconds, 4),
-                    }
-                )
-        return rows
-
-    def _place(self, cell: Cell, server_round: int) -> dict[str, Any]:
+    def _place(self, cell: Cell) -> dict[str, Any]:
         knobs = {knob: cell.knobs.get(knob, "") for knob in self.grid}
-        return {
-            "label": cell.label,
-            "strategy": cell.strategy,
-            **knobs,
-            "seed": cell.seed,
-            "round": server_round,
-        }
+        return {"label": cell.label, "strategy": cell.strategy, **knobs, "seed": cell.seed}
 
     def metric_of(self, result: Result) -> str:
         """Return the clients' metric by which a run is judged: the best informed of the group; "" where it has none.
@@ -328,7 +276,3 @@ class Comparison:
     def more_is_better(self) -> bool | None:
         """True if more of the compared metric is better; None where that is not known."""
         return self.metric_table.find(self.metric).higher_is_better
-
-
-def _training_seconds(record: Mapping[str, Any], table: MetricTable) -> float:
-    return float(sum(value for phase, value in record["seconds"].items() if phase not in table.evaluation_phases))

@@ -102,7 +102,7 @@ def _text(path: Path) -> str:
 
 
 def parse_overrides(items: Iterable[str]) -> Overrides:
-    """Return ``["rounds=3", "dualadapt.mixup=off"]`` as a mapping of strings, which are converted when they are checked.
+    """Return ``["rounds=3", "dualadapt.mixup=off"]`` as a mapping of strings, converted when they are checked.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Options that had another name in version 0.1, for the message that tells the new one. ``*`` stands for any section."""
+"""Options that had another name in version 0.1, for the message that tells the new one; ``*`` is any section."""
 
 from __future__ import annotations
 

@@ -308,9 +308,7 @@ def parse_join_rounds(text: str, names: Mapping[int, str]) -> dict[int, int]:
                 f"option 'join_rounds': {item!r} is not client=round with a round from 1, for example usps=3"
             )
         if name not in partition_of:
-            raise ConfigError(
-                f"option 'join_rounds': this run has no client {name!r}; {suggest(name, partition_of)}"
-            )
+            raise ConfigError(f"option 'join_rounds': this run has no client {name!r}; {suggest(name, partition_of)}")
         found[partition_of[name]] = int(number)
     if found and len(found) == len(names):
         raise ConfigError("option 'join_rounds': every client joins late; at least one must be there from the start")

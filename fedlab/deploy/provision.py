@@ -230,7 +230,11 @@ def _inventory(directory: Path, fresh: set[Path]) -> list[CredentialFile]:
     rows = [
         (directory / "ca.crt", "the authority's certificate", "here, and on every client's machine"),
         (directory / "ca.key", "the authority's key", "here or in a safe; no other machine needs it"),
-        (directory / "server.crt", f"the server's certificate for {', '.join(certificate_hosts(server))}; {until}", "here"),
+        (
+            directory / "server.crt",
+            f"the server's certificate for {', '.join(certificate_hosts(server))}; {until}",
+            "here",
+        ),
         (directory / "server.key", "its key", "here"),
     ]
     for public in sorted((directory / CLIENTS).glob("*.pub")):

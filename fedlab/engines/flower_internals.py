@@ -1,4 +1,4 @@
-"""Flower's private parts that fedlab uses, each with a canary test in ``tests/fedlab/engines/test_flower_internals.py``.
+"""Flower's private parts that fedlab uses, each with a canary test in ``test_flower_internals.py``.
 
 Flower exports no way to do these things. When a new version of Flower moves or changes one of them, its canary fails,
 and this is the only module to change. Imports of a second and more are inside the functions that need them.

@@ -65,7 +65,9 @@ def run(apps: Apps, config: Mapping[str, str], *, options: GrpcConfig, directory
         if certificates:
             nodes = register(link, keys)
             write_atomically(directory / NODES, json.dumps(nodes, indent=2).encode() + b"\n")
-        with monitor_rejections(link.log, keys, lambda client, reason: record.emit("refused", client=client, reason=reason)):
+        with monitor_rejections(
+            link.log, keys, lambda client, reason: record.emit("refused", client=client, reason=reason)
+        ):
             follow(link, submit(link, apps, config), process="flwr-serverapp", timeout=None)
 
 

@@ -3,8 +3,8 @@
 Its Control and Runtime APIs are on a free port of the loopback. Its Fleet API, for SuperNodes, is there too, or at the
 address of :class:`Fleet`. Flower gives all three the same certificate; ours covers the loopback as well.
 
-``flwr run`` is not used: it starts a detached SuperLink on a fixed port or uses whatever answers there, and exits with 0
-although the run failed.
+``flwr run`` is not used: it starts a detached SuperLink on a fixed port or uses whatever answers there, and exits with
+0 although the run failed.
 
 **Source**: Flower 1.39, `flwr/superlink/cli/flower_superlink.py`.
 """
@@ -125,7 +125,9 @@ def follow(
             outcome = _outcome(link, run_id)
         elif timeout is not None and waited > timeout:
             raise RunError(f"The run did not end within {timeout:g} s and was stopped.\n{log_excerpt(link.log)}")
-        elif not PROC.is_dir() or any(process in each for each in marked_processes(link.environment[MARKER_ENV]).values()):
+        elif not PROC.is_dir() or any(
+            process in each for each in marked_processes(link.environment[MARKER_ENV]).values()
+        ):
             seen = True
         elif seen and (outcome := _outcome(link, run_id, wait=3.0)) is None:
             raise RunError(f"{process} died before the end (killed? out of memory?).\n{log_excerpt(link.log)}")

@@ -214,12 +214,20 @@ def _of_run(run: RunDirectory, client: str | None) -> Predictor:
     content = _load(path, {"arrays": Mapping, "strategy": Mapping})
     partition = names.index(chosen)
     return _build(
-        path, config, chosen, newest, lambda half, workload: half.states_from_checkpoint(workload, content, partition, config)
+        path,
+        config,
+        chosen,
+        newest,
+        lambda half, workload: half.states_from_checkpoint(workload, content, partition, config),
     )
 
 
 def _build(
-    path: Path, config: Config, client: str, server_round: int, states: Callable[[ClientFunctions, Workload], ModelStates]
+    path: Path,
+    config: Config,
+    client: str,
+    server_round: int,
+    states: Callable[[ClientFunctions, Workload], ModelStates],
 ) -> Predictor:
     """The predictor of a strategy, from the states that are found with its client half."""
     with _fitting(path):

@@ -9,10 +9,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fedlab.metrics import MetricTable
 from fedlab.report.figures import REFERENCE, SLOTS, Curve, bars, dashes, limits, panel, slots
 from fedlab.report.run_tables import TableCell, TableRow, client_names, primary_group
 from fedlab.runs.formatting import MISSING, elapsed, human_bytes
+from fedlab.runs.metrics import MetricTable
 from fedlab.runs.result import Result
 
 PANELS = 24  # clients with a panel of their own; a page of hundreds helps nobody

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedlab.data.dataset import ArrayDataset
-from fedlab.metrics import MetricTable
 from fedlab.report.pixel_rows import probabilities
+from fedlab.runs.metrics import MetricTable
 
 Array = NDArray[Any]
 

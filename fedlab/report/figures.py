@@ -19,7 +19,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from fedlab.metrics import MetricTable
+from fedlab.runs.metrics import MetricTable
 
 SLOTS = 8  # colors of the page, numbered from 1
 REFERENCE = 1  # the gray one: what others are compared with

@@ -12,8 +12,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fedlab.metrics import MetricTable
 from fedlab.runs.formatting import MISSING, elapsed
+from fedlab.runs.metrics import MetricTable
 from fedlab.runs.result import Result
 
 EXAMPLES = "num-examples"  # in the reply of a client: how many its metrics are of

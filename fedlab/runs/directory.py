@@ -97,7 +97,9 @@ class RunDirectory:
             except OSError as error:
                 raise RunError(f"no run directory can be made in {parent}: {error}; choose another") from None
         run = cls(path.resolve())
-        write_atomically(run.path / "config.toml", replace(config, run=replace(run_config, name=name)).to_toml().encode())
+        write_atomically(
+            run.path / "config.toml", replace(config, run=replace(run_config, name=name)).to_toml().encode()
+        )
         run.update_manifest(
             status="created",
             created=now(),

@@ -20,8 +20,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from fedlab.metrics import MetricTable
 from fedlab.runs.directory import RunDirectory
+from fedlab.runs.metrics import MetricTable
 from fedlab.runs.result import client_metric_names
 
 Event = dict[str, Any]

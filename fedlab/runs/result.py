@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from fedlab.config.presets import read_preset
 from fedlab.errors import RunError
-from fedlab.metrics import MetricTable
 from fedlab.runs.directory import RunDirectory
+from fedlab.runs.metrics import MetricTable
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,7 +1,7 @@
 """Aggregation rules by name: how the server combines its clients' whole models, in plain torch.
 
 Each is a line of the table of strategies as well (``strategy=fedadam``: labeled clients train). A strategy of
-another kind whose clients upload a whole model takes one by a option ``aggregation`` in its own section; the rule's
+another kind whose clients upload a whole model takes one by an option ``aggregation`` in its own section; the rule's
 options are those of the section with its name::
 
     fedlab run self-training-digits self_training.aggregation=fedadam fedadam.learning_rate=0.03
@@ -23,8 +23,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from fedlab.config.schema import Config, parse_join_rounds
-from fedlab.errors import ConfigError, suggest
-from fedlab.strategies.aggregation import fairness, privacy, robust, server_optimizers
+from fedlab.errors import ConfigError
+from fedlab.strategies.aggregation import server_optimizers
 from fedlab.strategies.aggregation.client import START_LOSS, make_reply
 from fedlab.strategies.aggregation.rule import AggregationSpec, ClientUpdate, Rule, client_updates
 from fedlab.workload import Workload
@@ -35,8 +35,9 @@ DEFAULT = "fedavg"
 
 Aggregation = Annotated[str, Field(description="rule by which the server puts its clients' models together")]
 
+
 def make(workload: Workload, config: Config, *, labeled: bool = True) -> Rule[Any]:
-    """Make the run's rule for the models of a workload: the strategy's choice, else the mean weighted by examples.
+    """Return the run's rule for the models of a workload: the strategy's choice, else the mean by examples.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ def make(workload: Workload, config: Config, *, labeled: bool = True) -> Rule[An
     sure = clients_at_least(workload, config)
     if sure < rule.min_updates:
         raise ConfigError(
-            f"aggregation {name!r} with these options needs {rule.min_updates} replies a round, and this run is sure of "
+            f"aggregation {name!r} with these options needs {rule.min_updates} replies a round, this run is sure of "
             f"{sure} (options data.num_clients, min_clients, join_rounds); use more clients or another rule"
         )
     if reason := rule.incompatibility(sure):

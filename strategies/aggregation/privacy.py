@@ -237,7 +237,5 @@ def epsilon(noise_multiplier: float, releases: int, delta: float) -> float:
     return float(brentq(excess, 0.0, mu * mu / 2 + mu * float(normal.isf(delta)) + 1.0))
 
 
-DP_FIXED = AggregationSpec(FixedOptions, FixedClippingDP
-)
-DP_ADAPTIVE = AggregationSpec(AdaptiveOptions, AdaptiveClippingDP
-)
+DP_FIXED = AggregationSpec(FixedOptions, FixedClippingDP)
+DP_ADAPTIVE = AggregationSpec(AdaptiveOptions, AdaptiveClippingDP)

@@ -39,7 +39,9 @@ class MedianOptions:
 class TrimmedOptions:
     """FedTrimmedAvg's one option."""
 
-    trim_fraction: float = Field(0.25, gt=0.0, lt=0.5, description="share of the clients cut off at each end of a coordinate")
+    trim_fraction: float = Field(
+        0.25, gt=0.0, lt=0.5, description="share of the clients cut off at each end of a coordinate"
+    )
 
 
 @dataclass(frozen=True)
@@ -193,9 +195,7 @@ def krum_scores(distances: Tensor, malicious: int) -> Tensor:
 
 
 FEDMEDIAN = AggregationSpec(MedianOptions, CoordinateMedian)
-FEDTRIMMEDAVG = AggregationSpec(TrimmedOptions, TrimmedMean
-)
+FEDTRIMMEDAVG = AggregationSpec(TrimmedOptions, TrimmedMean)
 KRUM = AggregationSpec(KrumOptions, Krum)
-MULTIKRUM = AggregationSpec(MultiKrumOptions, MultiKrum
-)
+MULTIKRUM = AggregationSpec(MultiKrumOptions, MultiKrum)
 BULYAN = AggregationSpec(BulyanOptions, Bulyan)

@@ -123,9 +123,7 @@ class RunningMixture:
     def update(self, z: Tensor) -> None:
         """Update the mixture by one EM step on a batch z (batch, width)."""
         batch = em.e_step(self.fitted(), z)
-        self.statistics = em.blend(
-            self.statistics, batch, em.robbins_monro_step(self.steps)
-        )
+        self.statistics = em.blend(self.statistics, batch, em.robbins_monro_step(self.steps))
         self.steps += 1
 
     def fitted(self) -> gaussian_mixture.GaussianMixture:

@@ -49,6 +49,8 @@ def test_a_torn_line_is_cut_off_and_damage_elsewhere_is_named(tmp_path):
     path.write_text('{"a": 1}\nnonsense\n')
     with pytest.raises(RunError, match="line 2 of .* is damaged: 'nonsense'"):
         read_lines(path)
+
+
 HOLD = (
     "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); input()"
 )

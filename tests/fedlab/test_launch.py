@@ -72,13 +72,15 @@ def test_the_split_is_written_with_the_labels_that_the_simulation_knows(tmp_path
     held = run(tmp_path, strategy="fedavg", **{"blobs.client_labels": True}).directory / "split.json"
     counts = [{str(k): int((toy.blobs(90, shift, 7)["y"] == k).sum()) for k in range(3)} for shift in (0.5, 1.0)]
     assert [client["labels"] for client in json.loads(held.read_text())["clients"]] == counts
-    put(monkeypatch, "workload", "blobs", WorkloadSpec(knowing(lambda self, partition: torch.tensor([2, 2, partition]))))
+    put(
+        monkeypatch, "workload", "blobs", WorkloadSpec(knowing(lambda self, partition: torch.tensor([2, 2, partition])))
+    )
     known = run(tmp_path, min_clients=1, **{"data.num_clients": 1}).directory / "split.json"
     assert json.loads(known.read_text())["clients"] == [{"name": "near", "examples": 90, "labels": {"0": 1, "2": 2}}]
 
 
 def knowing(labels):
-    """The toy workload in a simulation that knows labels: a class of its own, for Python remembers a protocol's classes."""
+    """The toy workload in a simulation that knows labels; a class of its own, since isinstance caches by class."""
     return type("Knowing", (toy.Blobs,), {"labels": labels})
 
 
@@ -88,7 +90,9 @@ def test_labels_that_are_no_classes_or_nowhere_are_not_counted():
 
     assert [client["labels"] for client in launch.partition_statistics(knowing(nowhere)(), 2)] == [None, None]
     for labels in (torch.zeros(90), torch.zeros(90, 4, 4, dtype=torch.long)):
-        assert launch.partition_statistics(knowing(lambda self, partition, y=labels: y)(), 1) == [{"name": "near", "examples": 90, "labels": None}]
+        assert launch.partition_statistics(knowing(lambda self, partition, y=labels: y)(), 1) == [
+            {"name": "near", "examples": 90, "labels": None}
+        ]
 
 
 def test_same_seed_same_bits_and_another_seed_others(tmp_path):
@@ -226,7 +230,10 @@ def test_two_processes_cannot_write_one_run(tmp_path):
         ({"rounds": 0}, "option 'rounds'.*got 0.*greater than or equal to 1"),
         ({"server.learning_rate": -1.0}, "option 'server.learning_rate'.*got -1.0.*greater than 0"),
         ({"dualadapt.mixup": "sum"}, "option 'dualadapt.mixup'.*got 'sum'.*'average'"),
-        ({"fedprox.mu": 1.0}, "option 'fedprox.mu' has no effect in this run, which uses workload 'blobs', strategy 'dualadapt'"),
+        (
+            {"fedprox.mu": 1.0},
+            "option 'fedprox.mu' has no effect in this run, which uses workload 'blobs', strategy 'dualadapt'",
+        ),
         ({"device": "gpu"}, "option 'device'.*got 'gpu'"),
         ({"device": "cuda:99"}, "device 'cuda:99' was asked for, but this machine has"),
         ({"data.num_clients": 3}, r"clients=3, but workload 'blobs' has 2 partitions \(near, far\)"),
@@ -435,7 +442,13 @@ def test_every_preset_runs_one_tiny_round(tmp_path, preset, monkeypatch):
 
 @pytest.mark.engine
 def test_in_process_and_ray_give_the_same_bits(tmp_path):
-    knobs = {**SHORT, "rounds": 2, "digits.targets": "optdigits,usps", "data.max_examples": 300, "comm.connect_timeout": 240}
+    knobs = {
+        **SHORT,
+        "rounds": 2,
+        "digits.targets": "optdigits,usps",
+        "data.max_examples": 300,
+        "comm.connect_timeout": 240,
+    }
     results = [
         fedlab.run("dualadapt-digits", runs=tmp_path, overrides={**knobs, "engine": engine})
         for engine in ("inprocess", "ray")

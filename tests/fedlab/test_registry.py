@@ -188,7 +188,10 @@ def test_a_strategy_and_a_rule_of_ones_own(module):
 @pytest.mark.parametrize(
     ("reference", "sentence"),
     [
-        ("not_here.tasks:Task", "workload 'not_here.tasks:Task': there is no module 'not_here' on this machine; install"),
+        (
+            "not_here.tasks:Task",
+            "workload 'not_here.tasks:Task': there is no module 'not_here' on this machine; install",
+        ),
         ("someones.deeper:Task", "there is no module 'someones.deeper' on this machine|is not a package"),
         ("someones:MyTusk", "module 'someones' has no 'MyTusk'; did you mean 'MyTask'"),
         ("someones:MyTask.small", "module 'someones' has no 'MyTask.small'"),
@@ -346,7 +349,9 @@ def test_a_run_of_a_dataclass_can_be_found_again(tmp_path):
     assert result.directory.name == "fedavg-task-0"
     again = fedlab.run(result.directory / "config.toml", runs=tmp_path)
     assert again.weights_sha256 == result.weights_sha256
-    named = fedlab.run(workload=f"{HERE}:Task", strategy="fedavg", runs=tmp_path, overrides={**QUICK, "task.domains": "a,b,c"})
+    named = fedlab.run(
+        workload=f"{HERE}:Task", strategy="fedavg", runs=tmp_path, overrides={**QUICK, "task.domains": "a,b,c"}
+    )
     assert named.weights_sha256 == result.weights_sha256
 
 

@@ -163,12 +163,10 @@ def record(tmp_path, monkeypatch):
                 }
                 content = half(workload, message, context)
                 arrays = content.array_records.get("arrays")
-                seen[purpose, message.content["config"]["server-round"], context.partition] = (
-                    Exchange(
-                        received,
-                        dict(arrays.to_torch_state_dict()) if arrays else {},
-                        content["metrics"]["num-examples"],
-                    )
+                seen[purpose, message.content["config"]["server-round"], context.partition] = Exchange(
+                    received,
+                    dict(arrays.to_torch_state_dict()) if arrays else {},
+                    content["metrics"]["num-examples"],
                 )
                 return content
 

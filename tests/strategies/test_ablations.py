@@ -25,9 +25,7 @@ def test_a_variant_is_its_strategy_with_its_options_and_differs_from_it(preset, 
 
 def test_no_variant_hides_a_strategy_and_no_two_are_alike():
     assert not set(ABLATIONS) & set(registry.STRATEGIES)
-    assert len({str(sorted(variant.options.items())) for variant in ABLATIONS.values()}) == len(
-        ABLATIONS
-    )
+    assert len({str(sorted(variant.options.items())) for variant in ABLATIONS.values()}) == len(ABLATIONS)
 
 
 def test_a_preset_may_name_one_and_what_the_user_sets_goes_over_it(tmp_path, preset):

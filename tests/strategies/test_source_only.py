@@ -117,9 +117,7 @@ def test_a_server_without_labels_is_refused(table, lines):
 
 def test_progress_is_told_by_phase(table, lines):
     told = []
-    strategy = server_half(
-        table("source_only", **{"server.pretrain_steps": 2}), lines, lambda *news: told.append(news)
-    )
+    strategy = server_half(table("source_only", **{"server.pretrain_steps": 2}), lines, lambda *news: told.append(news))
     strategy.initialize()
     strategy.aggregate_train(1, [])
     assert told[:2] == [("pretrain", 1, 2), ("pretrain", 2, 2)]

@@ -60,6 +60,7 @@ def prepare(tmp_path, monkeypatch):
 @pytest.fixture
 def federate(tmp_path):
     """A run directory led to its end by the two apps."""
+
     def run(directory):
         if not isinstance(directory, RunDirectory):
             directory = RunDirectory.create(tmp_path, directory)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-# Ranges of ``random_affine`` of twice the strength: what proxies of other domains chose (docs/explanation/dualadapt.md).
+# Ranges of ``random_affine`` of twice the strength: what proxies of other domains chose (see dualadapt.md).
 WIDE: Mapping[str, Any] = {"degrees": 24.0, "shear": 0.4, "scale": (0.64, 1.3225), "shift": 0.16}
 
 

@@ -60,7 +60,10 @@ def test_ping_says_who_is_there_by_its_words_and_its_status(tmp_path):
         there, plain = invoke(app, ["ping", address]), invoke(app, ["ping", address, "--insecure"])
     finally:
         server.stop(None).wait()
-    assert (there.exit_code, words(there)) == (0, f"the server at {address} is there; its certificate is signed by certs/ca.crt")
+    assert (there.exit_code, words(there)) == (
+        0,
+        f"the server at {address} is there; its certificate is signed by certs/ca.crt",
+    )
     assert (plain.exit_code, "expects TLS" in words(plain)) == (1, True)
     gone = invoke(app, ["ping", address])
     assert (gone.exit_code, words(gone)) == (1, f"error: no server at {address} (Connection refused)")

@@ -338,7 +338,11 @@ def test_a_deadline_leaves_a_straggler_out_of_that_round_only():
         assert seen.get_node_ids() == [77, 901]  # nor is it waited for when the round is tested
         grid.silent = set()
         seen.start_round(2, 30.0)
-        return len(first), kinds, len(seen.send_and_validate(to_all(seen.get_node_ids(), w=torch.zeros(1)), idle_timeout=60))
+        return (
+            len(first),
+            kinds,
+            len(seen.send_and_validate(to_all(seen.get_node_ids(), w=torch.zeros(1)), idle_timeout=60)),
+        )
 
     assert by(body, {77: 0, 5: 1, 901: 2}) == (2, [(1, "late")], 3)
 
@@ -349,7 +353,9 @@ def test_a_coarse_wire_format_is_decoded_on_arrival_and_saves_bytes(form):
         sizes = []
         for wire_format in ("float32", form):
             seen = roster_grid(grid, wire_format=wire_format)
-            seen.send_and_validate(to_all(seen.get_node_ids(), w=torch.linspace(-1, 1, 4000).view(4, 1000)), idle_timeout=5)
+            seen.send_and_validate(
+                to_all(seen.get_node_ids(), w=torch.linspace(-1, 1, 4000).view(4, 1000)), idle_timeout=5
+            )
             sizes.append(seen.stats.down[0])
         return sizes
 

@@ -52,7 +52,9 @@ def test_a_single_value_is_no_column(cells):
 def test_dualadapt_goes_without_its_control_unless_it_is_asked_for(cells):
     assert cells("dualadapt")[0].config.options()["dualadapt.source_only_twin"] is False
     assert cells("dualadapt:source_only_twin=true")[0].config.options()["dualadapt.source_only_twin"] is True
-    assert cells("dualadapt", dualadapt__source_only_twin="true")[0].config.options()["dualadapt.source_only_twin"] is True
+    assert (
+        cells("dualadapt", dualadapt__source_only_twin="true")[0].config.options()["dualadapt.source_only_twin"] is True
+    )
 
 
 def test_clients_get_labels_for_the_strategies_that_train_on_them_alone(cells):
@@ -84,7 +86,11 @@ def test_an_ablation_is_its_strategy_with_knobs(cells):
         ("source_only", {"dualadapt__components": "1,2"}, "'dualadapt.components' has no effect on any of source_only"),
         ("dualadapt:components=1", {"dualadapt__components": "2"}, "is set by variant .* and for the whole comparison"),
         ("dualadapt_one_component", {"dualadapt__components": "2"}, "is set by variant 'dualadapt_one_component'"),
-        ("source_only", {"blobs__domains": "a,b", "data__num_clients": "3"}, "(?s)3, but workload.*write blobs.domains='a|b'"),
+        (
+            "source_only",
+            {"blobs__domains": "a,b", "data__num_clients": "3"},
+            "(?s)3, but workload.*write blobs.domains='a|b'",
+        ),
         ("adabn", {"blobs__headless": "true"}, "adabn: adabn needs a model with batch norms"),
         ("adabn", {"blobs__headless": "true,false"}, "adabn blobs.headless=true: adabn needs"),
         ("source_only:componets=5", {"blobs__domains": "a,b"}, r"^source_only: unknown option 'componets'[^\n]*$"),
@@ -102,7 +108,13 @@ def test_the_lower_bound_is_the_usual_baseline(cells):
 
 def test_a_cell_is_what_a_run_of_its_knobs_would_be(cells, tmp_path):
     (cell,) = cells("dualadapt_no_mixup", (3,))
-    given = {"threads": 1, "checkpoint.keep": 1, "checkpoint.keep_initial": True, "dualadapt.source_only_twin": False, "seed": 3}
+    given = {
+        "threads": 1,
+        "checkpoint.keep": 1,
+        "checkpoint.keep_initial": True,
+        "dualadapt.source_only_twin": False,
+        "seed": 3,
+    }
     alone = launch.prepare(str(tmp_path / "toy.toml"), {"strategy": "dualadapt_no_mixup", **given})
     assert {**cell.config.options(), "name": ""} == {**alone.options(), "name": ""}
 

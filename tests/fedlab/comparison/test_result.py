@@ -14,9 +14,10 @@ import fedlab
 from fedlab.comparison import files, text_tables
 from fedlab.comparison.result import FAILED, FINISHED, Cell, Comparison
 from fedlab.errors import RunError
-from fedlab.metrics import Metric, MetricTable
+from fedlab.metrics import Metric
 from fedlab.registry import find, load_config
 from fedlab.runs.directory import RunDirectory
+from fedlab.runs.metrics import MetricTable
 
 TABLE = MetricTable.declared(find("strategy", "dualadapt").spec, find("workload", "digits").spec)
 

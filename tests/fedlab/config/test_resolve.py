@@ -164,7 +164,9 @@ def test_two_of_one_run_cannot_have_one_section():
     engine = Plugin("mine:ENGINE", "oven", spec)
     assert active_sections({"engine": engine}) == {**COMMON_SECTIONS, "oven": Own}
     assert active_sections({"engine": engine, "other": engine})["oven"] is Own
-    with pytest.raises(ConfigError, match=r"engine 'mine:ENGINE' would have its options under 'server', which is taken"):
+    with pytest.raises(
+        ConfigError, match=r"engine 'mine:ENGINE' would have its options under 'server', which is taken"
+    ):
         active_sections({"engine": Plugin("mine:ENGINE", "server", spec)})
     other = Plugin("other", "oven", EngineSpec("", NoOptions))
     with pytest.raises(ConfigError, match="strategy 'other' would have its options under 'oven'.*`name` of its spec"):

@@ -154,7 +154,7 @@ def test_toml_keeps_every_value_and_its_type():
         "flag": True,
         "count": 1,
         "pizza.share": 1.0,
-        "late": 'quote " backslash \\ newline \n tab \t unicode \u00e9',  # an option without a section after one with it
+        "late": 'quote " backslash \\ newline \n tab \t unicode \u00e9',  # without a section, after one with it
         "pizza.small": 1e-12,
         "pizza.alpha": float("inf"),
         "soup.empty": "",

@@ -52,13 +52,17 @@ def test_who_has_no_use_for_images_is_not_told_to_predict_on_them(reported):
 
 
 def test_a_failure_is_told_by_its_last_line_and_does_not_finish_a_run(reported):
-    reported.monitor.read_client_events([event("evaluate", round=2, status="failed", reason="Traceback:\n  x\nOSError: disk\n")])
+    reported.monitor.read_client_events(
+        [event("evaluate", round=2, status="failed", reason="Traceback:\n  x\nOSError: disk\n")]
+    )
     assert reported.lines == ["round 2: failed to evaluate: OSError: disk"]
     assert not reported.monitor.finished
 
 
 def test_busy_between_a_message_and_its_reply(reported):
-    reported.monitor.read_supernode_log(["INFO :      Receiving: train message (ID: 5)", "INFO :      Received successfully"])
+    reported.monitor.read_supernode_log(
+        ["INFO :      Receiving: train message (ID: 5)", "INFO :      Received successfully"]
+    )
     assert reported.monitor.busy
     reported.monitor.read_supernode_log(["INFO :      Sent successfully"])
     assert not reported.monitor.busy
@@ -79,7 +83,9 @@ def test_the_ends_of_a_supernode(reported):
     assert reported.monitor.rejected and not reported.monitor.bad_signature
     reported.monitor.read_supernode_log(["INFO :      SuperNode terminated gracefully."])
     assert reported.monitor.bad_signature
-    reported.monitor.read_supernode_log(["INFO :      SuperNode ID: 17", "INFO :      SuperNode terminated gracefully."])
+    reported.monitor.read_supernode_log(
+        ["INFO :      SuperNode ID: 17", "INFO :      SuperNode terminated gracefully."]
+    )
     assert reported.monitor.restarted and not reported.monitor.rejected
 
 
@@ -89,7 +95,9 @@ def test_a_refusal(reported):
 
 
 def test_an_update_that_the_server_refused(reported):
-    reported.monitor.read_client_events([event("refused", round=3, reason="its array head/0.weight holds NaN or infinity")])
+    reported.monitor.read_client_events(
+        [event("refused", round=3, reason="its array head/0.weight holds NaN or infinity")]
+    )
     assert reported.lines == ["round 3: the server refused this update: its array head/0.weight holds NaN or infinity"]
     assert not reported.monitor.refused  # it may stay
 

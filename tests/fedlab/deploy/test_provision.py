@@ -67,7 +67,10 @@ def test_what_is_missing_is_made_as_often_as_it_is_asked_for(tmp_path, monkeypat
         credentials.certificate_hosts(credentials.load_certificate(tmp_path / "server.crt"))
     )
     provision.create_credentials(tmp_path, days=-1, force=True)
-    assert {file.path.name for file in provision.create_credentials(tmp_path, **asked) if file.new} == {"server.crt", "server.key"}
+    assert {file.path.name for file in provision.create_credentials(tmp_path, **asked) if file.new} == {
+        "server.crt",
+        "server.key",
+    }
     credentials.check_server(tmp_path)
 
 

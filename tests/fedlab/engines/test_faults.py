@@ -113,7 +113,10 @@ def play(tmp_path_factory):
 
 def performed(play):
     """All that happens, in its order."""
-    line, knobs = play.line, [f"{name}={value}" for name, value in {**KNOBS, "comm.round_timeout": play.deadline}.items()]
+    line, knobs = (
+        play.line,
+        [f"{name}={value}" for name, value in {**KNOBS, "comm.round_timeout": play.deadline}.items()],
+    )
     serve = play.start("server", "serve", "dualadapt-digits", *knobs, "--address", play.address, "--wait", "180")
     usps = play.join("usps", address=line.server(play.address), before=line.before)
     optdigits = play.join("optdigits")

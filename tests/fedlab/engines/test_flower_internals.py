@@ -48,7 +48,7 @@ def test_a_message_needs_an_identity_which_is_restored_afterwards():
     TaskIdentity._run_id = TaskIdentity._node_id = TaskIdentity._task_id = None
     with pytest.raises(RuntimeError, match=r"TaskIdentity\.\w+ is not set"):
         Message(RecordDict(), dst_node_id=7, message_type="train")
-    with flower_internals.task_identity(5, 1), pytest.raises(KeyError):
+    with pytest.raises(KeyError), flower_internals.task_identity(5, 1):  # noqa: PT012
         assert Message(RecordDict(), dst_node_id=7, message_type="train").metadata.run_id == 5
         raise KeyError
     assert identity() == (None, None, None)

@@ -82,7 +82,9 @@ def left() -> dict[int, str]:
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             environment = (entry / "environ").read_bytes()
-            if f"{processes.MARKER_ENV}=fedlab-".encode() in environment and (worker[-1:] == b"=" or worker in environment):
+            if f"{processes.MARKER_ENV}=fedlab-".encode() in environment and (
+                worker[-1:] == b"=" or worker in environment
+            ):
                 marked[int(entry.name)] = (entry / "cmdline").read_text()
     return marked
 

@@ -63,7 +63,9 @@ def home(tmp_path_factory):
     for strategy in ("dualadapt", "source_only"):
         with pytest.MonkeyPatch.context() as patch:
             patch.delenv("FEDLAB_DATA", raising=False)
-            result = fedlab.run(f"{strategy.replace('_', '-')}-digits", runs=home, overrides={**knobs, "name": strategy})
+            result = fedlab.run(
+                f"{strategy.replace('_', '-')}-digits", runs=home, overrides={**knobs, "name": strategy}
+            )
             measured = keep(RunDirectory.open(result.directory), home / f"{strategy}-client", 1)
         (home / f"{strategy}.json").write_text(json.dumps([measured, result.final()["optdigits"]]))
     test = datasets.load_digits("optdigits", "test").columns
@@ -276,7 +278,10 @@ def changed(kept, change):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda content: content.update(config=content["config"].replace('"small"', '"mcd"')), "does not fit its own options"),
+        (
+            lambda content: content.update(config=content["config"].replace('"small"', '"mcd"')),
+            "does not fit its own options",
+        ),
         (lambda content: content["states"].pop("arrays"), "does not fit its own options .*arrays"),
         (lambda content: content["states"].update(arrays={}), "does not fit its own options"),
         (lambda content: content["states"].update(arrays=3), "does not fit its own options"),

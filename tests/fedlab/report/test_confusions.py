@@ -10,12 +10,14 @@ from torch import nn
 from fedlab.comparison.client_panels import draw
 from fedlab.comparison.page_tables import SeriesStyle
 from fedlab.data.dataset import ArrayDataset
-from fedlab.metrics import MetricTable
 from fedlab.registry import find
 from fedlab.report.client_plots import ARRAYS, ClientPlotData
 from fedlab.report.confusions import agrees, confusion
+from fedlab.runs.metrics import MetricTable
 
-TABLE = MetricTable.declared(find("strategy", "dualadapt").spec, find("workload", "digits").spec, find("workload", "camvid").spec)
+TABLE = MetricTable.declared(
+    find("strategy", "dualadapt").spec, find("workload", "digits").spec, find("workload", "camvid").spec
+)
 
 
 @pytest.mark.parametrize(

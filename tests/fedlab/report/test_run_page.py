@@ -11,16 +11,19 @@ import pytest
 
 from fedlab.config.presets import parse_overrides
 from fedlab.config.sections import to_toml
-from fedlab.metrics import Metric, MetricTable
+from fedlab.metrics import Metric
 from fedlab.registry import find, load_config
 from fedlab.report import charts, commands, run_tables
 from fedlab.report.figures import REFERENCE, SLOTS, Curve, limits, slots
 from fedlab.report.run_page import render, write_report
 from fedlab.runs.formatting import elapsed
+from fedlab.runs.metrics import MetricTable
 from fedlab.runs.result import Result
 from pages import Page
 
-TABLE = MetricTable.declared(find("strategy", "dualadapt").spec, find("workload", "digits").spec, find("workload", "camvid").spec)
+TABLE = MetricTable.declared(
+    find("strategy", "dualadapt").spec, find("workload", "digits").spec, find("workload", "camvid").spec
+)
 KINDS = ("train_down", "train_up", "evaluate_down", "evaluate_up")
 
 
@@ -293,10 +296,7 @@ def test_the_other_commands_name_the_directory_as_a_shell_wants_it(tmp_path):
 def test_the_command_of_a_run_with_another_name_than_its_preset(tmp_path):
     result = make(tmp_path, dualadapt_rounds(1), {**preset_config(rounds=1, seed=3), "name": "2feaf39d325e"})
     assert commands.repeat_from_preset(result) == ""
-    assert (
-        commands.repeat_from_preset(result, "dualadapt-digits")
-        == "fedlab run dualadapt-digits rounds=1 --seed 3"
-    )
+    assert commands.repeat_from_preset(result, "dualadapt-digits") == "fedlab run dualadapt-digits rounds=1 --seed 3"
     mine = tmp_path / "my own.toml"
     mine.write_text(to_toml({"workload": "digits", "strategy": "dualadapt", "rounds": 1}))
     words = shlex.split(commands.repeat_from_preset(result, str(mine)))

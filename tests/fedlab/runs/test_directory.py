@@ -195,7 +195,9 @@ def test_rounds_after_the_checkpoint_are_cut_off_with_a_torn_line(run):
     with (run.path / "metrics.jsonl").open("a") as log:
         log.write('{"round": 3, "cli')
     before = (run.path / "metrics.jsonl").read_bytes()
-    assert run.checkpoints.latest()[0] == 1 and (run.path / "metrics.jsonl").read_bytes() == before  # looking writes nothing
+    assert (
+        run.checkpoints.latest()[0] == 1 and (run.path / "metrics.jsonl").read_bytes() == before
+    )  # looking writes nothing
     assert run.checkpoints.rewind()[0] == 1
     run.log_round({**record(2), "again": True})
     assert run.rounds() == [record(0), record(1), {**record(2), "again": True}]

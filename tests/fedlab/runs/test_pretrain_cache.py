@@ -28,9 +28,14 @@ def federate(tmp_path, monkeypatch):
 
     def run(strategy, shared="", **knobs):
         usable = {key: value for key, value in SMALL.items() if not key.startswith("dualadapt")}
-        labels = {"blobs.client_labels": registry.find("strategy", strategy).spec.needs_client_labels, "blobs.linear": True}
+        labels = {
+            "blobs.client_labels": registry.find("strategy", strategy).spec.needs_client_labels,
+            "blobs.linear": True,
+        }
         preset = write_preset(tmp_path, **{**usable, "strategy": strategy, "rounds": 1})
-        config = launch.prepare(preset, {**labels, "checkpoint.pretrain_cache": str(shared), "client.learning_rate": 0.05, **knobs})
+        config = launch.prepare(
+            preset, {**labels, "checkpoint.pretrain_cache": str(shared), "client.learning_rate": 0.05, **knobs}
+        )
         directory = RunDirectory.create(tmp_path, config)
         inprocess.run_config(launch.APPS, config, directory.path)
         return directory

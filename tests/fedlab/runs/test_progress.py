@@ -10,14 +10,17 @@ import time
 import pytest
 from rich.console import Console
 
-from fedlab.metrics import FRACTION, Metric, MetricTable
+from fedlab.metrics import FRACTION, Metric
 from fedlab.registry import find
 from fedlab.runs import progress
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.formatting import elapsed
+from fedlab.runs.metrics import MetricTable
 from fedlab.runs.progress import JsonProgress, PlainProgress, RichProgress, follow, watch_live
 
-TABLE = MetricTable.declared(find("strategy", "dualadapt").spec, find("workload", "digits").spec, find("workload", "molecules").spec)
+TABLE = MetricTable.declared(
+    find("strategy", "dualadapt").spec, find("workload", "digits").spec, find("workload", "molecules").spec
+)
 ROUND = {
     "event": "round",
     "round": 1,

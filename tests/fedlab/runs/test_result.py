@@ -6,10 +6,10 @@ import pytest
 
 import toy
 from fedlab.errors import RunError
-from fedlab.metrics import MetricTable
 from fedlab.registry import load_config
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.formatting import human_bytes
+from fedlab.runs.metrics import MetricTable
 from fedlab.runs.result import Result
 
 MOVED = {"train_down": 10, "train_up": 1, "evaluate_down": 100, "evaluate_up": 3}

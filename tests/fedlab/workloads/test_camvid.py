@@ -141,7 +141,9 @@ def test_batches_do_not_change_the_metrics(monkeypatch):
 def test_nothing_is_measured_without_labels():
     assert SMALL.evaluate(SMALL.model(), SMALL.data(0, "train")) == {}
     with pytest.raises(DataError, match="no test pixel has a class"):
-        SMALL.evaluate(Told(torch.zeros(1, len(CLASSES))), views([[[IGNORE_INDEX, IGNORE_INDEX], [IGNORE_INDEX, IGNORE_INDEX]]]))
+        SMALL.evaluate(
+            Told(torch.zeros(1, len(CLASSES))), views([[[IGNORE_INDEX, IGNORE_INDEX], [IGNORE_INDEX, IGNORE_INDEX]]])
+        )
 
 
 # --- data ---

@@ -76,7 +76,12 @@ def test_shards_are_skewed_in_training_and_alike_in_testing():
 
 def test_shards_follow_the_run_seed():
     def labels(seed):
-        return make(Digits, setting="shards", num_clients=2, max_examples=200, seed=seed).data(0, "train").columns["y"].tolist()
+        return (
+            make(Digits, setting="shards", num_clients=2, max_examples=200, seed=seed)
+            .data(0, "train")
+            .columns["y"]
+            .tolist()
+        )
 
     assert labels(1) == labels(1)
     assert labels(1) != labels(2)
@@ -86,7 +91,9 @@ def test_limit_cuts_every_part():
     workload = make(Digits, targets=TARGETS, max_examples=20)
     lengths = {len(workload.data(partition, split)) for partition in (None, 0, 1) for split in ("train", "test")}
     assert lengths == {20}
-    assert len(make(Digits, targets=TARGETS, max_examples=10**9).data(0, "test")) == len(sets.load_digits("usps", "test"))
+    assert len(make(Digits, targets=TARGETS, max_examples=10**9).data(0, "test")) == len(
+        sets.load_digits("usps", "test")
+    )
 
 
 # --- several clients a domain ---
@@ -132,7 +139,13 @@ def test_a_split_that_needs_no_labels_reads_none(monkeypatch, kind):
 
 def test_splits_follow_the_run_seed_and_differ_between_domains():
     def sizes(domain, seed):
-        knobs = {"targets": domain, "clients_per_domain": 3, "partition": "quantity", "max_examples": 1000, "seed": seed}
+        knobs = {
+            "targets": domain,
+            "clients_per_domain": 3,
+            "partition": "quantity",
+            "max_examples": 1000,
+            "seed": seed,
+        }
         return [len(make(Digits, **knobs).data(partition, "train")) for partition in range(3)]
 
     assert sizes("usps", 1) == sizes("usps", 1)

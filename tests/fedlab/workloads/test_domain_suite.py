@@ -65,7 +65,9 @@ def test_only_the_sources_training_examples_get_new_views(kind, of):
         data = workload.data(partition, split)
         assert len(data) == 20
         assert torch.equal(data[:4]["x"], data[:4]["x"]) != varies, (partition, split)
-    assert torch.equal(plain.data(None, "train")[:4]["x"], load_domain(of, plain.source, "train", with_labels=True)[:4]["x"])
+    assert torch.equal(
+        plain.data(None, "train")[:4]["x"], load_domain(of, plain.source, "train", with_labels=True)[:4]["x"]
+    )
 
 
 @BOTH
@@ -86,7 +88,15 @@ def test_a_domain_with_one_client_keeps_its_name_and_its_order():
     assert client_specs(["a", "b"], 1) == [ClientSpec("a", "a"), ClientSpec("b", "b")]
     assert [owner.name for owner in client_specs(["a", "b"], 2)] == ["a-0", "a-1", "b-0", "b-1"]
     whole = load_domain(OFFICE, "dslr", "train")
-    part = client_data(lambda domain, split, _: load_domain(OFFICE, domain, split), ClientSpec("d", "dslr"), "train", False, "iid", 1.0, 0)
+    part = client_data(
+        lambda domain, split, _: load_domain(OFFICE, domain, split),
+        ClientSpec("d", "dslr"),
+        "train",
+        False,
+        "iid",
+        1.0,
+        0,
+    )
     assert torch.equal(part.columns["x"], whole.columns["x"])
 
 

@@ -48,7 +48,9 @@ def test_sixteen_pixels_are_the_means_of_two_by_two():
 
 @pytest.mark.parametrize(("size", "colours"), [(28, 1), (32, 3)])
 def test_images_are_cut_and_mixed_as_asked(size, colours):
-    data = make(Generation, setting="domains", targets="mnist_m", size=size, channels=colours, max_examples=4).data(0, "test")
+    data = make(Generation, setting="domains", targets="mnist_m", size=size, channels=colours, max_examples=4).data(
+        0, "test"
+    )
     whole = datasets.load_digits("mnist_m", "test")[:4]["x"]
     margin = (32 - size) // 2
     wanted = whole[:, :, margin : margin + size, margin : margin + size]

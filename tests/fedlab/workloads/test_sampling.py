@@ -74,7 +74,12 @@ def test_langevin_takes_ncsnv2s_step_for_its_ladder_unless_told():
 
 
 def test_auto_is_by_the_law_and_steps_by_the_sampler():
-    kinds = [Generation(), Generation(process="gamma"), Generation(process="ncsn", num_timesteps=10), Generation(num_timesteps=20)]
+    kinds = [
+        Generation(),
+        Generation(process="gamma"),
+        Generation(process="ncsn", num_timesteps=10),
+        Generation(num_timesteps=20),
+    ]
     assert [sampling.sampler_of(one) for one in kinds] == ["ddim", "ddim", "langevin", "ddim"]
     assert [sampling.steps_of(one) for one in kinds] == [50, 50, 20, 20]
     assert sampling.steps_of(Generation(process="ncsn", num_timesteps=10, sampler="ancestral")) == 10

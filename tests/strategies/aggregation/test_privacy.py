@@ -125,7 +125,9 @@ def test_both_noises_of_a_round_cost_one_multiplier(make):
 def test_clients_that_clip_say_whether_they_had_to(make):
     rule = make("dp_adaptive", **{"dp_adaptive.clip_on": "client"})
     assert rule.client_config() == {"clipping-norm": 0.1} and rule.expected_metrics == {"unclipped"}
-    assert rule.validate_metrics({"unclipped": 1.0}) == "" and "expected 0 or 1" in rule.validate_metrics({"unclipped": 1e9})
+    assert rule.validate_metrics({"unclipped": 1.0}) == "" and "expected 0 or 1" in rule.validate_metrics(
+        {"unclipped": 1e9}
+    )
     assert make("dp_fixed").client_config() == {} and not make("dp_fixed").expected_metrics
 
 

@@ -57,7 +57,9 @@ def test_krum_takes_the_model_with_the_nearest_neighbours(make, start, models, m
 def test_multikrum_averages_the_best(make, start, models, selected, kept):
     given = models(1)
     best = krum_order(given, 1)[:kept]
-    new = make("multikrum", **{"multikrum.num_malicious": 1, "multikrum.num_selected": selected}).aggregate(start, given, 1)
+    new = make("multikrum", **{"multikrum.num_malicious": 1, "multikrum.num_selected": selected}).aggregate(
+        start, given, 1
+    )
     weight = sum(given[i].examples for i in best)
     for name in start.keys() - {COUNTER}:
         wanted = sum(given[i].arrays[name].double() * given[i].examples for i in best) / weight
@@ -139,7 +141,11 @@ def test_near_updates_are_told_apart_far_from_the_origin(make, start):
     [
         ("krum", {"krum.num_malicious": 2}, r"needs 7 replies a round, and this run is sure of 5"),
         ("krum", {"krum.num_malicious": 1, "min_clients": 3}, r"needs 5 replies a round, and this run is sure of 3"),
-        ("krum", {"krum.num_malicious": 1, "join_rounds": "c=2"}, r"needs 5 replies a round, and this run is sure of 4"),
+        (
+            "krum",
+            {"krum.num_malicious": 1, "join_rounds": "c=2"},
+            r"needs 5 replies a round, and this run is sure of 4",
+        ),
         ("multikrum", {"multikrum.num_selected": 6}, r"needs 6 replies"),
         ("bulyan", {"bulyan.num_malicious": 1}, r"needs 7 replies"),
         ("fedtrimmedavg", {"fedtrimmedavg.trim_fraction": 0.1}, r"trims none of 5 clients; 10 are needed"),

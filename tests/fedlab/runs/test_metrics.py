@@ -6,10 +6,13 @@ import json
 
 import pytest
 
-from fedlab.metrics import FRACTION, Metric, MetricTable, Phase
+from fedlab.metrics import FRACTION, Metric, Phase
 from fedlab.registry import find
+from fedlab.runs.metrics import MetricTable
 
-TABLE = MetricTable.declared(find("strategy", "dualadapt").spec, find("workload", "digits").spec, find("workload", "camvid").spec)
+TABLE = MetricTable.declared(
+    find("strategy", "dualadapt").spec, find("workload", "digits").spec, find("workload", "camvid").spec
+)
 SAMPLES = MetricTable.declared(find("workload", "molecules").spec, find("workload", "generation").spec)
 EPISODES = MetricTable.declared(find("workload", "fewshot").spec)
 
@@ -84,7 +87,9 @@ def test_the_first_declaration_of_a_name_counts():
     merged = MetricTable.merged([mine, MetricTable.declared()])
     assert merged.title("loss") == "my loss" and merged.phase_title("clients") == "clients adapt"
     assert merged.phase_title("evaluate") == "clients test" and merged.phase_title("unheard of") == "unheard of"
-    assert MetricTable.declared(find("strategy", "dualadapt").spec).phase_title("pretrain") == "pre-training on the source"
+    assert (
+        MetricTable.declared(find("strategy", "dualadapt").spec).phase_title("pretrain") == "pre-training on the source"
+    )
 
 
 def test_a_variant_of_a_number_that_is_no_fraction_keeps_both_titles():
