@@ -1,35 +1,22 @@
-"""A strategy of one's own with something else on the wire: signSGD, in which clients send one sign for each weight.
+"""A strategy with something else on the wire: signSGD, in which a client sends one sign for each weight.
 
-The server moves every weight by a step in the direction that most clients voted for, so an upload is a quarter of
-FedAvg's. Source: Bernstein et al., signSGD with majority vote, ICLR 2019, algorithm 1. Run it from this folder::
+The server moves each weight by a step in the direction that most clients voted for; an upload is a quarter of FedAvg's.
+Source: Bernstein et al., signSGD with majority vote, ICLR 2019, algorithm 1. Run it from the folder of this file::
 
     fedlab run fedavg-digits strategy=own_strategy:SPEC own_strategy.step=0.003 rounds=2
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedlab.config.schema import Config
-from fedlab.strategies import fedavg, validation
+from fedlab.strategies import fedavg, protocol, validation
 from fedlab.strategies.base import BaseStrategy
-from fedlab.strategies.protocol import (
-    ARRAYS,
-    METRICS,
-    ClientContext,
-    ClientFunctions,
-    StrategySpec,
-    arrays_of,
-    client_dataset,
-    evaluate,
-    metrics_record,
-)  # fmt: skip
+from fedlab.training import Progress
 from fedlab.workload import Workload
 
 
@@ -41,31 +28,39 @@ class Options:
 
 
 class SignSGD(BaseStrategy):
-    """Server: a model, and a majority vote on the sign of every weight's change."""
+    """Server: a majority vote on the sign of every weight's change."""
 
-    def __init__(self, workload: Workload, config: Config, progress: Any) -> None:
+    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
         self.arrays: dict[str, Tensor] = dict(workload.model().state_dict())
-        self.step: float = config.strategy.step
+        self.options: Options = config.strategy
 
     def initialize(self) -> ArrayRecord:
         return ArrayRecord(self.arrays)
 
     def check(self, reply: Message) -> None:
-        signs = {name: torch.zeros_like(tensor, dtype=torch.int8) for name, tensor in self.arrays.items()}
-        validation.validate_arrays(reply.content, ARRAYS, signs, norm_limit=0.0)
+        signs = {name: torch.ones_like(tensor, dtype=torch.int8) for name, tensor in self.arrays.items()}
+        validation.validate_arrays(reply.content, protocol.ARRAYS, signs, max_norm_ratio=1.0)
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord | None]:
-        votes = [arrays_of(reply.content) for reply in replies]
+        votes = [protocol.arrays_of(reply.content) for reply in replies]
         for name, tensor in self.arrays.items():
-            self.arrays[name] = tensor + self.step * torch.stack([vote[name] for vote in votes]).sum(0).sign()
+            majority = torch.stack([vote[name] for vote in votes]).sum(0).sign()
+            self.arrays[name] = (tensor + self.options.step * majority).to(tensor.dtype)
         return ArrayRecord(self.arrays), None
 
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        return {"arrays": self.arrays}
 
-def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
-    data, sent = client_dataset(workload, context, "train"), arrays_of(message.content)
+    def restore(self, state: dict[str, dict[str, Tensor]]) -> None:
+        self.arrays = dict(state["arrays"])
+
+
+def train(workload: Workload, message: Message, context: protocol.ClientContext) -> RecordDict:
+    data, sent = protocol.client_dataset(workload, context, "train"), protocol.arrays_of(message.content)
     model, loss = fedavg.local_training(workload, message, context, data)
     signs = {name: (new.cpu() - sent[name]).sign().to(torch.int8) for name, new in model.state_dict().items()}
-    return RecordDict({ARRAYS: ArrayRecord(signs), METRICS: metrics_record({"loss": loss or 0.0}, len(data))})
+    metrics = protocol.metrics_record(protocol.drop_none(loss=loss), len(data))
+    return RecordDict({protocol.ARRAYS: ArrayRecord(signs), protocol.METRICS: metrics})
 
 
-SPEC = StrategySpec(Options, SignSGD, ClientFunctions(train, evaluate), needs_client_labels=True)
+SPEC = protocol.StrategySpec(Options, SignSGD, protocol.ClientFunctions(train, protocol.evaluate), True)

@@ -1,11 +1,9 @@
-"""A workload of one's own: regression on scikit-learn's diabetes data, its patients divided among clinics.
+"""A workload with data, model, loss and metric of its own: scikit-learn's diabetes data, divided among clinics.
 
-Data set, model, loss and metric are all new. Run it from the folder of this file::
+Run it from the folder of this file::
 
     fedlab run own_workload:PRESET own_workload.width=32 data.num_clients=3
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass, field
 

@@ -27,6 +27,7 @@ from torch.nn.functional import cross_entropy
 
 from fedlab import api, launch
 from fedlab.data.dataset import ArrayDataset, Batch
+from fedlab.errors import RunError
 from fedlab.plugins import reference_to
 from fedlab.registry import find
 from fedlab.runs.checkpoints import weights_sha256
@@ -185,8 +186,10 @@ def _check_refusal(folder: Path, spec: StrategySpec, workload: object) -> None:
 
     hostile = replace(spec, client=replace(spec.client, train=broken))
     options = {**QUICK, "rounds": 1, "min_clients": 4, "name": "hostile"}
-    result = api.run(options, strategy=hostile, workload=workload, runs=folder)
-    failures = result.rounds[-1]["failures"]
+    try:
+        failures = api.run(options, strategy=hostile, workload=workload, runs=folder).rounds[-1]["failures"]
+    except RunError as error:
+        raise AssertionError(f"an update that is not finite was used, and stopped the run: {error}") from error
     refused = [failure["client"] for failure in failures if failure["phase"] == "clients"]
     _require(len(refused) == 1, f"an update that is not finite was used; check() must refuse it (refused: {refused})")
 

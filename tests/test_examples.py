@@ -1,0 +1,59 @@
+"""The examples keep the contracts, run as their first lines say, and are short."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+import fedlab
+from fedlab.testing import check_strategy, check_workload
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+LONGEST = 60  # lines, those of the description and blank ones not counted
+TINY = {"rounds": 1, "data.max_examples": 200, "client.steps": 2, "client.batch_size": 16, "threads": 1}
+
+
+@pytest.fixture(autouse=True)
+def _in_the_folder(monkeypatch):
+    monkeypatch.chdir(EXAMPLES)
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_they_are_short(path):
+    code = path.read_text(encoding="utf-8").split('"""', 2)[2]
+    assert sum(bool(line.strip()) for line in code.splitlines()) < LONGEST
+
+
+def test_own_aggregation_rule(tmp_path):
+    rule = importlib.import_module("own_aggregation_rule")
+    check_strategy(rule.SPEC)
+    options = {**TINY, "own_aggregation_rule.power": 0.0}
+    plain = fedlab.run("fedavg-digits", strategy=rule.SPEC, runs=tmp_path, overrides=options)
+    weighted = fedlab.run("fedavg-digits", strategy="own_aggregation_rule:SPEC", runs=tmp_path, overrides=TINY)
+    assert plain.weights_sha256 != weighted.weights_sha256
+
+
+def test_the_power_one_is_fedavg(tmp_path):
+    options = {**TINY, "own_aggregation_rule.power": 1.0}
+    own = fedlab.run("fedavg-digits", strategy="own_aggregation_rule:SPEC", runs=tmp_path, overrides=options)
+    assert own.weights_sha256 == fedlab.run("fedavg-digits", runs=tmp_path, overrides=TINY).weights_sha256
+
+
+def test_own_strategy(tmp_path):
+    check_strategy(importlib.import_module("own_strategy").SPEC)
+    own = fedlab.run("fedavg-digits", strategy="own_strategy:SPEC", runs=tmp_path, overrides=TINY)
+    usual = fedlab.run("fedavg-digits", runs=tmp_path, overrides=TINY)
+    assert own.bytes("train_up") < 0.3 * usual.bytes("train_up")
+
+
+def test_own_workload(tmp_path):
+    module = importlib.import_module("own_workload")
+    check_workload(module.SPEC)
+    result = fedlab.run("own_workload:PRESET", runs=tmp_path, rounds=3, overrides={"data.num_clients": 2})
+    errors = [record["mean"]["mae"] for record in result.rounds]
+    assert errors[-1] < errors[0]
+    assert result.metric_table.direction("mae") < 0
+    assert list(result.rounds[0]["clients"]) == ["clinic-0", "clinic-1"]
