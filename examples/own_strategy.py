@@ -31,10 +31,11 @@ class SignSGD(BaseStrategy):
     """Server: a majority vote on the sign of every weight's change."""
 
     def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
-        self.arrays: dict[str, Tensor] = dict(workload.model().state_dict())
+        self.workload, self.arrays = workload, dict[str, Tensor]()
         self.options: Options = config.strategy
 
     def initialize(self) -> ArrayRecord:
+        self.arrays = dict(self.workload.model().state_dict())
         return ArrayRecord(self.arrays)
 
     def check(self, reply: Message) -> None:
