@@ -60,8 +60,8 @@ def make(workload: Workload, config: Config, *, labeled: bool = True) -> Rule[An
     sure = clients_at_least(workload, config)
     if sure < rule.min_updates:
         raise ConfigError(
-            f"aggregation {name!r} with these options needs {rule.min_updates} replies a round, this run is sure of "
-            f"{sure} (options data.num_clients, min_clients, join_rounds); use more clients or another rule"
+            f"aggregation {name!r} with these options needs {rule.min_updates} replies a round, and this run is "
+            f"sure of {sure} (options data.num_clients, min_clients, join_rounds); use more clients or another rule"
         )
     if reason := rule.incompatibility(sure):
         raise ConfigError(f"aggregation {name!r}: {reason}")

@@ -190,7 +190,10 @@ def test_quiet_json_and_lines_say_the_same(preset, tmp_path):
         ([], "no strategy to compare"),
         (["--strategies", "dualadapt", "--jobs", 99], "--jobs 99 with threads=1 needs 99 CPU cores"),
         (["--strategies", "dualadapt", "--baseline", "oracle"], "the baseline 'oracle' is none of the compared"),
-        (["--strategies", "dualadapt", "rounds=2", "--budget", "rounds=3"], "rounds are set as a knob and as a budget"),
+        (
+            ["--strategies", "dualadapt", "rounds=2", "--budget", "rounds=3"],
+            "rounds are set as an option and as a budget",
+        ),
         (["--strategies", "dualadapt", "--target", "nan"], "the target is nan"),
         (
             ["--strategies", "dualadapt", "--metric", "accuracy", "--target", "40"],

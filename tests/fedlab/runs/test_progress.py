@@ -260,7 +260,7 @@ def test_following_stops_when_the_run_raises(tmp_path):
 
 def test_a_live_watch_of_a_file_with_the_names_of_its_manifest(tmp_path):
     (tmp_path / "config.toml").touch()
-    RunDirectory.open(tmp_path).note(**TABLE.to_manifest())
+    RunDirectory.open(tmp_path).update_manifest(**TABLE.to_manifest())
     console = record()
     with watch_live(tmp_path, console):
         write(tmp_path, "".join(json.dumps(event) + "\n" for event in SCRIPT))
