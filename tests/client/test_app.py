@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 import toy
 from fedlab import registry
-from fedlab.client.app import app, settle
+from fedlab.client.app import app, apply_node_settings
 from fedlab.engines.flower_internals import task_identity
 from fedlab.engines.spec import flower_config
 from fedlab.errors import ConfigError
@@ -115,7 +115,7 @@ def test_a_machines_own_settings_go_over_the_runs_whose_folders_are_the_servers(
 
     def settled(**node):
         context = Context(1, 7, {"partition-id": 0, **node}, RecordDict(), flower_config(run))
-        return settle(context), context.node_config["partition-id"]
+        return apply_node_settings(context), context.node_config["partition-id"]
 
     simulated, _ = settled()
     assert (simulated.data.root, simulated.checkpoint.pretrain_cache) == ("/servers", "/cache")
