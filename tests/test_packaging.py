@@ -17,7 +17,6 @@ import pytest
 from flwr.supercore import object_ref
 
 from commands import TINY
-
 from fedlab.data.digits.datasets import EMBEDDED
 from fedlab.launch import APPS
 from fedlab.registry import app_config, config_from_text

@@ -46,13 +46,6 @@ import fedlab
 if __name__ == "__main__":
     fedlab.run("dualadapt-digits", engine=sys.argv[1], overrides=json.loads(sys.argv[2]))
 """
-COMPARISON = """
-rounds = 1
-seeds = [0, 1]
-
-[systems]
-"pre-trained" = "source-only-digits"
-"""
 
 
 def python(folder: Path, *arguments: str) -> str:
@@ -114,5 +107,6 @@ def test_a_script_beside_a_users_files_of_our_names_runs(strange, engine):
 
 @pytest.mark.engine
 def test_the_workers_of_a_comparison_beside_a_users_files_of_our_names_run(strange):
-    command = Command(strange, "compare", "source-only-digits", "fedavg-digits", *OPTIONS, "--seeds", "1", "--jobs", "2")
+    chosen = ("--strategies", "source_only,fedavg", "--seeds", "1", "--jobs", "2", "--quiet")
+    command = Command(strange, "compare", "dualadapt-digits", *OPTIONS, *chosen)
     assert command.code() == 0, command.said
