@@ -90,7 +90,7 @@ def apply_node_settings(context: Context) -> Config:
 
 
 def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Context) -> Message:
-    """Run the strategy's client half in its seed scope; a failure becomes an error reply with its place and reason."""
+    """Run the strategy's client functions in its seed scope; a failure becomes an error reply with its place and reason."""
     store, started, server_round = ClientStore.from_node_config(context.node_config), time.monotonic(), -1
     try:
         server_round = round_of(message)
@@ -99,16 +99,16 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
             store.log_event("refused", round=_field(rejection, "round"), reason=_field(rejection, "reason"))
         config = apply_node_settings(context)
         run, workload, partition = config.run, config.workload, int(context.node_config[PARTITION_ID_KEY])
-        half: ClientFunctions = config.plugins["strategy"].spec.client
+        functions: ClientFunctions = config.plugins["strategy"].spec.client
         who = ClientContext(partition, config)
         message.content = compression.decode(message.content)
         with deterministic(run.threads):
             with seeded(run.seed, purpose, server_round, partition):
-                content = (half.train if purpose == "train" else half.evaluate)(workload, message, who)
+                content = (functions.train if purpose == "train" else functions.evaluate)(workload, message, who)
             content[CONFIG] = ConfigRecord({ROUND: server_round})
             facts = {"round": server_round, "rounds": run.rounds, "name": run.name}
             if store and purpose == "evaluate":
-                states = half.prediction_states(workload, message, who)
+                states = functions.prediction_states(workload, message, who)
                 saved = {**facts, "images": isinstance(workload, SupportsImages)}
                 store.save(states, config, workload.clients[partition], saved)
         store.log_event(purpose, status="ok", seconds=round(time.monotonic() - started, 3), **facts)

@@ -92,7 +92,7 @@ def load_module(name: str, what: str) -> Any:
         if name == missing or name.startswith(f"{missing}."):
             raise ConfigError(
                 f"{what}: there is no module {missing!r} on this machine; install the package that it belongs to "
-                "here too (pip install), or set PYTHONPATH to the folder that it is in"
+                f"here too (pip install), or set {PLUGIN_PATH} to the folder that it is in"
             ) from None
         raise ConfigError(f"{what}: module {name!r} needs {missing!r}, which is not installed here") from None
     except Exception as error:

@@ -86,6 +86,8 @@ class Roster:
         for node in connected & self.partition_of.keys():  # also one that was away
             if (partition := self.partition_of[node]) not in self.present:
                 self._accept(node, partition)
+        for node in self._rejected.keys() - connected:  # its owner may come back with other settings
+            self._rejected[node] = (float("-inf"), self._rejected[node][1])
         now = time.monotonic()
         retry = {node for node, (when, _) in self._rejected.items() if now > when + RETRY_SECONDS}
         known = {*self.partition_of, *self._asked.values(), *self._ignored, *(self._rejected.keys() - retry)}
@@ -181,18 +183,22 @@ class Roster:
         """Report a rejection as an event and, unless the reason is the node's own, to the node; each reason once."""
         before = self._rejected.get(node, (0.0, ""))[1]
         if before != reason:
-            self.on_event("refused", client=f"node {node}", reason=reason)
+            self.on_event("refused", client=self._name(node), reason=reason)
         if before != reason and report_to_node:
             self._query(node, RecordDict({REJECTED_NODE: ConfigRecord({"reason": reason})}))
         self._rejected[node] = time.monotonic(), reason
 
+    def _name(self, node: int) -> str:
+        """Return the client that a node's key is registered for, else the node's id."""
+        return (self.owners or {}).get(node) or f"node {node}"
+
     def _failure_message(self, wanted: set[int], timeout: float) -> str:
         missing = sorted(wanted - self.present.keys())
         names = ", ".join(f"{partition} ({self.names[partition]})" for partition in missing)
-        refused = "".join(f"; a node was refused: {reason}" for _, reason in self._rejected.values())
+        refused = "".join(f"; {self._name(node)} was refused: {why}" for node, (_, why) in self._rejected.items())
         return (
             f"{len(wanted) - len(missing)} of {len(wanted)} clients connected within {timeout:g} s; missing "
-            f"partitions: {names}{refused}. Start them, or ask for fewer with clients=N"
+            f"partitions: {names}{refused}. Start them, or ask for fewer with data.num_clients=N"
         )
 
 

@@ -34,13 +34,14 @@ TINY = {
 class Command:
     """A `fedlab` command that runs, and what it has printed so far; ``before`` is what it is run by."""
 
-    def __init__(self, folder: Path, *arguments: str, before: tuple[str, ...] = ()) -> None:
+    def __init__(self, folder: Path, *arguments: str, before: tuple[str, ...] = (), **variables: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / f"{arguments[0]}-{len(list(folder.glob('*.out')))}.out"
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
                 [*before, FEDLAB, *arguments],
                 cwd=folder,
+                env={**os.environ, **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -121,7 +121,6 @@ def test_a_server_that_does_not_answer_is_an_error():
         Control(f"127.0.0.1:{processes.free_ports(1)[0]}", None).outcome(3)
 
 
-@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")  # of the library that packs bundles
 def test_a_run_is_started_with_apps_config_and_resources(control):
     client, requests = control(StartRunResponse(run_id=3))
     assert client.start_run("a:app", "b:app", {"x.y": 1, "z": "q"}, Simulation(4, 1, 0.5, total_cpus=2)) == 3

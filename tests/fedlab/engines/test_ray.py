@@ -159,7 +159,6 @@ def test_nothing_outlives_us(number: signal.Signals, apps: Apps, tmp_path: Path)
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background has it ignored
 from pathlib import Path
-from fedlab.config.schema import Ray
 from fedlab.config.schema import RayConfig
 from fedlab.engines import ray
 from fedlab.engines.spec import Apps

@@ -1,0 +1,110 @@
+"""A workload of a user's own on every engine: found by its import path, and missed with a sentence on both sides."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from commands import Command, end, laptop
+from fedlab.deploy import provision
+from fedlab.engines import processes
+from fedlab.plugins import PLUGIN_PATH
+from fedlab.runs.result import Result
+from fedlab.scaffold import write_package
+
+pytestmark = pytest.mark.engine
+
+OPTIONS = ("workload=my_mod:MyMod", "my_mod.noise=0.3", "data.num_clients=2", "rounds=1", "threads=1")
+PRESET = """
+strategy = "fedavg"
+server.pretrain_steps = 0
+client.steps = 2
+client.batch_size = 16
+"""
+CLIENTS = ("client-0", "client-1")
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory) -> Path:
+    """A folder with my_mod.py, which is on nobody's search path, and a preset of nothing but options of ours."""
+    folder = write_package("workload", "my_mod", tmp_path_factory.mktemp("package"))[0].parent
+    (folder / "own.toml").write_text(PRESET)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(package: Path) -> Result:
+    """The run in one process, in the folder of the module."""
+    return finished(Command(package, "run", "own.toml", *OPTIONS, "--quiet"), package / "runs" / "own-0")
+
+
+def finished(command: Command, run: Path) -> Result:
+    assert command.code() == 0, command.said
+    return Result.read(run)
+
+
+def test_a_module_in_the_current_folder_gives_the_same_bits_in_the_simulation(package, expected):
+    command = Command(package, "run", "own.toml", *OPTIONS, "name=ray", "--engine", "ray", "--quiet")
+    assert finished(command, package / "runs" / "ray-0").weights_sha256 == expected.weights_sha256
+
+
+def test_a_module_in_a_folder_of_plugins_gives_the_same_bits_in_the_simulation(package, expected, tmp_path):
+    (tmp_path / "own.toml").write_text(PRESET)
+    command = Command(
+        tmp_path, "run", "own.toml", *OPTIONS, "--engine", "ray", "--quiet", **{PLUGIN_PATH: str(package)}
+    )
+    assert finished(command, tmp_path / "runs" / "own-0").weights_sha256 == expected.weights_sha256
+
+
+@pytest.fixture(scope="module")
+def federation(package, tmp_path_factory):
+    """A server in the module's folder; one client has the module in its own, another first lacks it, then is told."""
+    root = tmp_path_factory.mktemp("federation")
+    provision.create_credentials(root / "certs", clients=list(CLIENTS))
+    address = f"127.0.0.1:{processes.free_ports(1)[0]}"
+    serve = Command(
+        package,
+        *("serve", "own.toml", *OPTIONS, "name=grpc", "--address", address, "--certs", str(root / "certs")),
+        *("--wait", "200", "--json"),
+    )
+    here, there = (laptop(root / name, root / "certs", name) for name in CLIENTS)
+    (here / "my_mod.py").write_text((package / "my_mod.py").read_text())
+    started = [serve]
+
+    def join(folder: Path, **variables: str) -> Command:
+        arguments = ("join", address, "--once", "--give-up-after", "100")
+        started.append(Command(folder, *arguments, **variables))
+        return started[-1]
+
+    try:
+        first = join(here)
+        lacking = join(there)
+        refused = lacking.code()
+        second = join(there, **{PLUGIN_PATH: str(package)})
+        yield SimpleNamespace(
+            run=finished(serve, package / "runs" / "grpc-0"),
+            clients=[(command.code(30), command.said) for command in (first, second)],
+            refused=(refused, " ".join(lacking.said.split())),
+        )
+    finally:
+        end(started)
+
+
+def test_clients_over_the_network_find_it_in_their_own_folders(federation, expected):
+    assert [code for code, _ in federation.clients] == [0, 0], federation.clients
+    assert federation.run.weights_sha256 == expected.weights_sha256
+
+
+def test_a_client_whose_machine_lacks_the_module_is_told_so_and_the_server_too(federation):
+    missing = "workload 'my_mod:MyMod': there is no module 'my_mod' on this machine; install"
+    code, said = federation.refused
+    assert code == 1
+    assert f"this client was refused: {missing}" in said
+    assert "Traceback" not in said
+    events = [json.loads(line) for line in (federation.run.path / "events.jsonl").read_text().splitlines()]
+    (refused,) = [event for event in events if event["event"] == "refused"]
+    assert refused["client"] == "client-1"
+    assert refused["reason"].startswith(missing)

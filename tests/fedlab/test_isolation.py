@@ -1,0 +1,112 @@
+"""Nothing is imported that a run does not use, and a user's own files of common names harm nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from commands import FEDLAB, TINY, Command
+
+OPTIONS = [f"{name}={value}" for name, value in TINY.items()]
+HEAVY = ("torch", "rdkit", "matplotlib", "pandas", "scipy", "sklearn", "flwr", "ray")
+COMMAND = f"""
+import json, sys
+from fedlab.cli.app import main
+try:
+    main()
+finally:
+    print(json.dumps([name for name in {HEAVY} if name in sys.modules]), file=sys.stderr)
+"""
+BEFORE_REPORT = """
+import json, sys
+import fedlab
+from fedlab import launch
+
+launch.write_report = lambda result: print(json.dumps(sorted({"rdkit", "matplotlib", "pandas"} & sys.modules.keys())))
+fedlab.run("dualadapt-digits", overrides=json.loads(sys.argv[1]))
+"""
+NO_DRAWING = """
+import sys
+
+class NoDrawing:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("rdkit.Chem.Draw"):
+            raise ImportError("libXrender.so.1: cannot open shared object file: No such file or directory")
+
+sys.meta_path.insert(0, NoDrawing())
+"""
+SCRIPT = """
+import json, sys
+import fedlab
+
+if __name__ == "__main__":
+    fedlab.run("dualadapt-digits", engine=sys.argv[1], overrides=json.loads(sys.argv[2]))
+"""
+
+
+def python(folder: Path, *arguments: str) -> str:
+    """What a Python process in a folder prints, the last line of its errors where it prints nothing."""
+    ran = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+@pytest.fixture
+def strange(tmp_path) -> Path:
+    """A folder of a user's own files that have the names of ours and say so when they are imported."""
+    (tmp_path / "strategies").mkdir()
+    for name in ("server", "client", "strategies/__init__", "strategies/base", "workload", "registry", "training"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('the user\\'s own {name} was imported')\n")
+    (tmp_path / "mine.py").write_text(SCRIPT)
+    return tmp_path
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["run", "--help"], ["compare", "--help"]])
+def test_help_and_list_import_nothing_heavy(arguments, tmp_path):
+    ran = subprocess.run([sys.executable, "-c", COMMAND, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert json.loads(ran.stderr.splitlines()[-1]) == []
+
+
+def test_the_apps_and_the_command_do_not_see_a_users_files_of_their_names(strange):
+    python(strange, "-c", "import fedlab, fedlab.server.app, fedlab.client.app, fedlab.strategies.fedavg; fedlab.run")
+    for before in ([FEDLAB], [sys.executable, "-m", "fedlab"]):
+        ran = subprocess.run([*before, "list"], cwd=strange, capture_output=True, text=True)
+        assert ran.returncode == 0 and "dualadapt-digits" in ran.stdout, ran.stderr
+
+
+@pytest.mark.engine
+def test_a_run_of_digits_imports_no_drawing_and_no_chemistry_before_its_report(tmp_path):
+    assert json.loads(python(tmp_path, "-c", BEFORE_REPORT, json.dumps(TINY))) == []
+
+
+@pytest.mark.engine
+def test_a_run_of_digits_ends_where_rdkit_cannot_draw(tmp_path):
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(NO_DRAWING)
+    path = ":".join([str(tmp_path / "hook"), *(entry for entry in sys.path if entry)])
+    check = subprocess.run(
+        [sys.executable, "-c", "import rdkit.Chem.Draw"], env={"PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert "libXrender" in check.stderr
+    command = Command(tmp_path, "run", "dualadapt-digits", *OPTIONS, "--quiet", PYTHONPATH=path)
+    assert command.code() == 0, command.said
+    assert (tmp_path / "runs/dualadapt-digits-0/report.html").is_file()
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("engine", ["inprocess", "ray"])
+def test_a_script_beside_a_users_files_of_our_names_runs(strange, engine):
+    python(strange, "mine.py", engine, json.dumps(TINY))
+    manifest = json.loads((strange / "runs/dualadapt-digits-0/manifest.json").read_text())
+    assert manifest["status"] == "finished"
+
+
+@pytest.mark.engine
+def test_the_workers_of_a_comparison_beside_a_users_files_of_our_names_run(strange):
+    chosen = ("--strategies", "source_only,fedavg", "--seeds", "1", "--jobs", "2", "--quiet")
+    command = Command(strange, "compare", "dualadapt-digits", *OPTIONS, *chosen)
+    assert command.code() == 0, command.said
