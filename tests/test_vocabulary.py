@@ -46,8 +46,7 @@ PARTS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 # Files, and folders with a slash behind them, whose old words are still to be replaced.
 WAITING_LIST = """
-.env README.md benchmarks/ client/ docker-compose.yml docs/explanation/ docs/how-to/comparison.md
-docs/how-to/deployment.md docs/reference/strategies.md
+.env benchmarks/ client/ docker-compose.yml
 fedlab/__init__.py fedlab/cli/ fedlab/comm/ fedlab/comparison/ fedlab/config/ fedlab/data/ fedlab/deploy/
 fedlab/diffusion/ fedlab/doctor.py fedlab/engines/ fedlab/evaluation/ fedlab/inference/
 fedlab/launch.py fedlab/losses/ fedlab/models/ fedlab/report/ fedlab/runs/ pyproject.toml scripts/ server/ strategies/aggregation/robust.py strategies/source_only.py tests/client/ tests/fedlab/ tests/server/
