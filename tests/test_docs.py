@@ -127,7 +127,7 @@ def test_commands_parse(page, plugins):
 
 
 @pytest.mark.parametrize(
-    "line", ["run dualadapt-digit", "run dualadapt-digits nonsense=1", "run dualadapt-digits --keep 1", "knock here"]
+    "line", ["run dualadapt-digit", "run dualadapt-digits nonsense=1", "run dualadapt-digits --keeping 1", "nock here"]
 )
 def test_a_wrong_command_is_found(line):
     with pytest.raises((ConfigError, click.UsageError, KeyError)):

@@ -36,7 +36,7 @@ IDENTIFIER = re.compile(
 # Options, in strings, presets and pages.
 FEW = "digits|office|pacs|camvid|fewshot|generation|images|molecules"
 OPTION = re.compile(
-    r"\b(?:keep_start|norm_limit|reply_limit|reply_timeout|score_every|own_statistics|statistics_images|client_rows"
+    r"\b(?:keep_start|(?<!self\.)norm_limit|reply_limit|reply_timeout|score_every|own_statistics|statistics_images|client_rows"
     r"|(?:server|client)\.(?:batch|average|clip|anneal|optimiser)|\w+\.malicious|multikrum\.selected"
     rf"|(?:{FEW})\.(?:limit|shards|split|parts|labelled|rare|law|levels|colours|tested|bf16|passes|spread|public|mirror)"
     r"|dualadapt\.(?:start|control|balance)|startup\.(?:moving|sharpness|soft|distil|base|contrastive|ramp)"
