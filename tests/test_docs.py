@@ -1,14 +1,29 @@
-"""Docs are read by people who follow links: each leads somewhere."""
+"""The pages: links lead somewhere, commands parse, and code is that of the repository."""
 
 from __future__ import annotations
 
 import re
+import shlex
+import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+import typer
+
+from fedlab import registry, scaffold
+from fedlab.cli.app import app
+from fedlab.comparison.spec import parse_strategies
+from fedlab.config.presets import parse_overrides
+from fedlab.errors import ConfigError
+from fedlab.registry import load_config, merge, read_any_preset
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+GUIDES = [page for page in PAGES if page.name != "CHANGELOG.md"]  # that one has commands of earlier versions
+PLACEHOLDERS = {"...", "PRESET", "NAME"}
 
 
 def anchors(page):
@@ -26,3 +41,101 @@ def test_links_lead_to_files_and_headings_that_exist(page):
         there = (page.parent / path) if path else page
         assert there.exists(), target
         assert not anchor or anchor in anchors(there), target
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """Yield the words of every ``fedlab`` command of a page, its shell variables filled in."""
+    text = page.read_text().replace("\\\n", "")
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL))
+    phrases = re.findall(r"`(fedlab [^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    variables: dict[str, str] = {}
+    for line in (*blocks.splitlines(), *phrases):
+        if assigned := re.match(r"(\w+)=(\S+)(?: +#|$)", line):
+            variables[assigned[1]] = assigned[2]
+        found = re.search(r"(?:^|[ /(])fedlab ((?!data\b|\.\.\.)[a-z].*)", line)
+        if found:
+            filled = re.sub(r"\$(\w+)", lambda match: variables.get(match[1], match[0]), found[1])
+            words = shlex.split(filled, comments=True)
+            end = next((place for place, word in enumerate(words) if word in ("&&", "|", "&")), len(words))
+            yield [word.rstrip(",;)") for word in words[:end]]
+
+
+def check_command(words: list[str]) -> None:
+    """Raise if a command, its flags, its preset or one of its options does not exist, or a value is refused."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group)
+    if len(words) == 1 or PLACEHOLDERS & set(words):
+        assert words[0] in group.commands
+        return
+    runs = words[0] in ("run", "compare", "serve")
+    try:
+        given = group.commands[words[0]].make_context(words[0], words[1:]).params
+    except click.MissingParameter:
+        if runs:
+            raise
+    if not runs:  # prose may leave arguments out
+        return
+    preset, overrides = given["preset"], parse_overrides(given["overrides"] or [])
+    if words[0] != "compare":
+        load_config(preset, {key: value for key, value in overrides.items() if value != "FOLDER"})
+        return
+    usual = str(read_any_preset(preset)[1]["strategy"])
+    tried = [{"strategy": variant.name} for variant in parse_strategies(given["strategies"] or usual)]
+    for key, value in overrides.items():
+        refused = []
+        for strategy in tried:
+            try:
+                merge(preset, {**strategy, key: value})
+            except ConfigError as error:
+                refused.append(error)
+        if len(refused) == len(tried):
+            raise refused[0]
+
+
+@pytest.fixture
+def plugins(tmp_path, monkeypatch):
+    """The packages that the guides write are installed, and the modules of examples/ can be imported."""
+    for kind, name in (("workload", "my_task"), ("strategy", "my_algorithm")):
+        scaffold.write_package(kind, name, tmp_path)
+        project = tomllib.loads((tmp_path / name / "pyproject.toml").read_text())["project"]
+        installed = tmp_path / f"{name}-0.1.0.dist-info"
+        installed.mkdir()
+        (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n")
+        groups = project["entry-points"].items()
+        rows = [
+            f"[{group}]\n" + "".join(f"{key} = {path}\n" for key, path in points.items()) for group, points in groups
+        ]
+        (installed / "entry_points.txt").write_text("\n".join(rows))
+    registry.forget()
+    monkeypatch.setattr(
+        sys, "path", [*sys.path, *map(str, (tmp_path, tmp_path / "my_task", tmp_path / "my_algorithm"))]
+    )
+    monkeypatch.chdir(ROOT / "examples")
+    yield tmp_path
+    registry.forget()
+    for name in ("my_task", "my_algorithm", *(path.stem for path in (ROOT / "examples").iterdir())):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
+def test_commands_parse(page, plugins):
+    for words in commands(page):
+        try:
+            check_command(words)
+        except (ConfigError, click.UsageError) as error:
+            pytest.fail(f"fedlab {shlex.join(words)}: {getattr(error, 'message', error)}")
+
+
+@pytest.mark.parametrize(
+    "line", ["run dualadapt-digit", "run dualadapt-digits nonsense=1", "run dualadapt-digits --keeping 1", "nock here"]
+)
+def test_a_wrong_command_is_found(line):
+    with pytest.raises((ConfigError, click.UsageError, KeyError)):
+        check_command(shlex.split(line))
+
+
+@pytest.mark.parametrize(("page", "name"), [("own-workload", "my_task"), ("own-strategy", "my_algorithm")])
+def test_a_guide_shows_what_fedlab_new_writes(page, name, plugins):
+    text = (ROOT / "docs" / "how-to" / f"{page}.md").read_text()
+    for path in (plugins / name).iterdir():
+        assert path.suffix not in (".py", ".toml") or path.read_text().rstrip() in text, path.name

@@ -36,7 +36,7 @@ IDENTIFIER = re.compile(
 # Options, in strings, presets and pages.
 FEW = "digits|office|pacs|camvid|fewshot|generation|images|molecules"
 OPTION = re.compile(
-    r"\b(?:keep_start|norm_limit|reply_limit|reply_timeout|score_every|own_statistics|statistics_images|client_rows"
+    r"\b(?:keep_start|(?<!self\.)norm_limit|reply_limit|reply_timeout|score_every|own_statistics|statistics_images|client_rows"
     r"|(?:server|client)\.(?:batch|average|clip|anneal|optimiser)|\w+\.malicious|multikrum\.selected"
     rf"|(?:{FEW})\.(?:limit|shards|split|parts|labelled|rare|law|levels|colours|tested|bf16|passes|spread|public|mirror)"
     r"|dualadapt\.(?:start|control|balance)|startup\.(?:moving|sharpness|soft|distil|base|contrastive|ramp)"
@@ -46,8 +46,7 @@ PARTS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 # Files, and folders with a slash behind them, whose old words are still to be replaced.
 WAITING_LIST = """
-.env README.md benchmarks/ client/ docker-compose.yml docs/explanation/ docs/how-to/comparison.md
-docs/how-to/deployment.md docs/reference/strategies.md
+.env benchmarks/ client/ docker-compose.yml
 fedlab/__init__.py fedlab/cli/ fedlab/comm/ fedlab/comparison/ fedlab/config/ fedlab/data/ fedlab/deploy/
 fedlab/diffusion/ fedlab/doctor.py fedlab/engines/ fedlab/evaluation/ fedlab/inference/
 fedlab/launch.py fedlab/losses/ fedlab/models/ fedlab/report/ fedlab/runs/ pyproject.toml scripts/ server/ strategies/aggregation/robust.py strategies/source_only.py tests/client/ tests/fedlab/ tests/server/
