@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -201,15 +202,57 @@ def test_generic_modules_name_no_metric_predictor_strategy_or_workload(module):
     assert not constants & declared_names() - ALLOWED.get(module, set())
 
 
-@pytest.mark.parametrize("package", ["fedlab.runs", "fedlab.report", "fedlab.comparison"])
-def test_imports_go_round_in_no_circle(package):
-    """Not even inside functions or for type hints."""
-    rest = {module: IMPORTS[module] & below(package) - {module, package} for module in below(package)}
-    while leaves := [module for module, names in rest.items() if not names & rest.keys()]:
-        for module in leaves:
-            del rest[module]
-    assert not rest
-    assert not arrows("fedlab.launch") & below("fedlab.report", "fedlab.runs")
+def module_of(name):
+    """The module of ours that a dotted name is in, as far as there is one."""
+    while name and name not in MODULES:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def named_in_tables(source):
+    """Modules that strings name as ``fedlab.package.module:attribute``, f-strings included: arrows of the tables."""
+    constants = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
+    return {
+        name for text in constants if isinstance(text, str) for name in re.findall(r"fedlab(?:\.\w+)+(?=:\w)", text)
+    }
+
+
+def all_arrows():
+    """Module to the modules that it imports, anywhere in it, or names in a table."""
+    found = {}
+    for module, path in MODULES.items():
+        names = IMPORTS[module] | named_in_tables(path.read_text(encoding="utf-8"))
+        targets = {module_of(name) for name in names if is_below(name, *OURS)}
+        found[module] = targets - {module, "", "fedlab"}
+    return found
+
+
+def left_in_circles(arrows):
+    """What is left of a graph once everything that leads nowhere is taken off, again and again."""
+    rest = {node: set(targets) for node, targets in arrows.items()}
+    while leaves := [node for node, targets in rest.items() if not targets & rest.keys()]:
+        for node in leaves:
+            del rest[node]
+    return rest
+
+
+def test_imports_go_round_in_no_circle():
+    """Not even inside functions, for type hints, or through a table that names modules by their path."""
+    assert not left_in_circles(all_arrows())
+
+
+def test_packages_form_no_circle_either():
+    """So every package has a place above all that it uses: there is no arrow upwards."""
+    packages = {}
+    for module, targets in all_arrows().items():
+        package = ".".join(module.split(".")[:2])
+        packages.setdefault(package, set()).update(".".join(target.split(".")[:2]) for target in targets)
+    arrows = {package: targets - {package} for package, targets in packages.items()}
+    assert not left_in_circles(arrows)
+    order = [package for package in arrows if package in ("fedlab.cli", "fedlab.api")]
+    assert not any(
+        set(order) & targets for package, targets in arrows.items() if package not in (*order, "fedlab.testing")
+    )
 
 
 @pytest.mark.engine

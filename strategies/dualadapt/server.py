@@ -20,7 +20,7 @@ from fedlab.models.feature_classifier import check_parts, features_of, head_of, 
 from fedlab.seeds import seeded
 from fedlab.strategies import validation
 from fedlab.strategies.base import BaseStrategy, Records, broadcast
-from fedlab.strategies.dualadapt import onboarding
+from fedlab.strategies.dualadapt.onboarding import choose, rank
 from fedlab.strategies.dualadapt.mixtures import check_mixture, read_mixture, upload
 from fedlab.strategies.dualadapt.server_loss import server_loss
 from fedlab.strategies.dualadapt.shared import (
@@ -190,8 +190,8 @@ class DualAdapt(BaseStrategy):
             for other, arrays in self.mixtures.items()
             if other in self.heads and other not in self.onboarding
         }
-        distances = onboarding.rank(read_mixture(mixture, cpu)[0], known_mixtures)
-        choice = onboarding.choose(self.options.late_joiner_init, partition, distances, self.seed)
+        distances = rank(read_mixture(mixture, cpu)[0], known_mixtures)
+        choice = choose(self.options.late_joiner_init, partition, distances, self.seed)
         if choice.taken is not None:
             head = self.heads[choice.taken]
         elif self.options.late_joiner_init == "fresh":

@@ -94,7 +94,7 @@ def test_robust_rules(make, start, models, name, options, strategy, count):
 
 def test_bulyan_with_one_liar(workload, table, start, models):
     wide = {"blobs.domains": "a,b,c,d,e,f,g", "bulyan.num_malicious": 1}
-    rule = aggregation.make("bulyan", type(workload)(domains=wide["blobs.domains"]), table("bulyan", **wide))
+    rule = aggregation.make(type(workload)(domains=wide["blobs.domains"]), table("bulyan", **wide))
     updates, floats = seven(models), [key for key in start if key != COUNTER]
     lie = {name: tensor if name == COUNTER else tensor + 50 for name, tensor in updates[3].arrays.items()}
     updates[3] = ClientUpdate(lie, 10**9, {})
