@@ -1,4 +1,4 @@
-"""Who may import whom: the arrows of docs/explanation/architecture.md, read from the sources."""
+"""Who may import whom: the arrows of docs/architecture.md, read from the sources."""
 
 from __future__ import annotations
 
