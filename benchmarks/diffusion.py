@@ -29,7 +29,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from fedlab.diffusion import bound, denoising, noise_schedule
+from benchmarks import likelihood_bound as bound
+from fedlab.diffusion import denoising, noise_schedule
 from fedlab.errors import ConfigError
 from fedlab.evaluation import digit_labels, image_quality
 from fedlab.models.unet import SHAPES, UNet, UNetShape

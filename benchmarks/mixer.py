@@ -29,12 +29,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks import cells, mixer_pictures
+from benchmarks.permutations import permute_pixels, pixel_permutation
 from fedlab.comparison.grid import config_hash
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.digits import datasets
 from fedlab.data.images import image_sets, views
 from fedlab.data.images.image_sets import LabeledImages
-from fedlab.data.images.permutations import permute_pixels, pixel_permutation
 from fedlab.data.pixels import to_rgb_float
 from fedlab.files import write_atomically
 from fedlab.models.convnet import ConvNet

@@ -6,7 +6,7 @@ depends on the engine. So every use of randomness opens a scope whose seed is ma
     with seeded(run_seed, "train", server_round, partition):
         ...
 
-See rule 3 of ``docs/explanation/architecture.md``.
+See rule 3 of ``docs/architecture.md``.
 """
 
 from __future__ import annotations

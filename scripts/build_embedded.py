@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.datasets import MNIST, USPS
 
-from fedlab.data.digits.synthdigits import generate
 from fedlab.data.images.domain_suites import DomainSuite, read_part
 from fedlab.data.images.office import OFFICE
 from fedlab.data.images.pacs import PACS
 from fedlab.data.segmentation.camvid import EMBEDDED_FILE, FULL_FILE, LIST_LENGTHS, downsample
+from scripts.synthdigits import generate
 
 EMBEDDED = Path(__file__).parent.parent / "fedlab" / "data" / "embedded"
 COLUMNS = 50  # tiles in a row of a sheet

@@ -196,7 +196,7 @@ def permute_patch_weights(weights: Mapping[str, Tensor], order: Tensor, shape: M
     weights
         State of a :class:`Mixer`.
     order
-        As in ``fedlab.data.images.permutations``: (size * size,).
+        As in ``benchmarks.permutations``: (size * size,).
     shape
         Shape of the Mixer.
 

@@ -20,8 +20,8 @@ from fedlab.models.feature_classifier import check_parts, features_of, head_of, 
 from fedlab.seeds import seeded
 from fedlab.strategies import validation
 from fedlab.strategies.base import BaseStrategy, Records, broadcast
-from fedlab.strategies.dualadapt.onboarding import choose, rank
 from fedlab.strategies.dualadapt.mixtures import check_mixture, read_mixture, upload
+from fedlab.strategies.dualadapt.onboarding import choose, rank
 from fedlab.strategies.dualadapt.server_loss import server_loss
 from fedlab.strategies.dualadapt.shared import (
     BATCH,

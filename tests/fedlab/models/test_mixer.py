@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from fedlab.data.images.permutations import permute_pixels, pixel_permutation
+from benchmarks.permutations import permute_pixels, pixel_permutation
 from fedlab.errors import ConfigError, DataError, IncompatibleWeightsError
 from fedlab.models.convnet import ConvNet
 from fedlab.models.mixer import SHAPES, SMALL, Mixer, MixerShape, from_timm, permute_patch_weights

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch.nn.functional import avg_pool2d, one_hot
 
-from fedlab.data.digits import synthdigits
+from scripts import synthdigits
 from fedlab.data.digits.datasets import EMBEDDED, load_digits
-from fedlab.data.digits.synthdigits import FONTS, LIGHTNESS, MIN_CONTRAST, generate
+from scripts.synthdigits import FONTS, LIGHTNESS, MIN_CONTRAST, generate
 
 
 def test_same_seed_same_images():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from fedlab.diffusion.bound import bits_per_dimension, discretized_nll, normal_kl
+from benchmarks.likelihood_bound import bits_per_dimension, discretized_nll, normal_kl
 from fedlab.diffusion.noise_schedule import ddpm_schedule, linear_betas, ncsn_schedule
 from fedlab.diffusion.samplers import posterior, transition
 from fedlab.errors import ConfigError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedlab.data.images.permutations import KINDS, permute_pixels, pixel_permutation
+from benchmarks.permutations import KINDS, permute_pixels, pixel_permutation
 from fedlab.errors import ConfigError
 
 X = torch.arange(3 * 8 * 8).view(1, 3, 8, 8)

@@ -1,0 +1,1 @@
+"""Scripts that made what the package ships, and pictures of the docs."""
