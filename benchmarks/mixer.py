@@ -273,10 +273,10 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="a picture to draw")
     options = parser.parse_args()
     questions = {"permutations": permutations, "sizes": sizes}
-    if len(options.knobs) != 1 or options.knobs[0] not in questions:
-        parser.error(f"name one question: {' or '.join(questions)}; got {' '.join(options.knobs) or 'none'}")
+    if len(options.overrides) != 1 or options.overrides[0] not in questions:
+        parser.error(f"name one question: {' or '.join(questions)}; got {' '.join(options.overrides) or 'none'}")
     with cells.workers(options.processes) as pool:
-        questions[options.knobs[0]](
+        questions[options.overrides[0]](
             options, lambda job: pool.submit(run, job, options.runs, cells.threads(options.processes))
         )
 

@@ -44,11 +44,11 @@ STARTS: Mapping[str, Mapping[str, Value]] = {
 }
 
 
-def one_newcomer(knobs: Mapping[str, Value], starts: list[str], runs: Path) -> dict[str, Any]:
+def one_newcomer(overrides: Mapping[str, Value], starts: list[str], runs: Path) -> dict[str, Any]:
     """All starts of one newcomer and seed; returns the rounds' records by start, and what every known head is worth."""
     first, found = None, {}
     for start in starts:
-        mine = {**knobs, **STARTS[start], "checkpoint.keep": 1000}
+        mine = {**overrides, **STARTS[start], "checkpoint.keep": 1000}
         result = cells.one_run(PRESET, mine, runs, CheckpointRef(first, ARRIVAL - 1) if first else None)
         first = first or result.directory
         found[start] = result
@@ -97,14 +97,14 @@ def main() -> None:
     shared: dict[str, Value] = {
         "threads": cells.threads(options.processes),
         "dualadapt.source_only_twin": False,
-        **parse_overrides(options.knobs),
+        **parse_overrides(options.overrides),
     }
     with cells.workers(options.processes) as pool:
         waiting: dict[tuple[str, int], Future[dict[str, Any]]] = {}
         for name in options.newcomers:
             for seed in options.seeds:
-                knobs = {**shared, "rounds": ROUNDS, "join_rounds": f"{name}={ARRIVAL}", "seed": seed}
-                waiting[name, seed] = pool.submit(one_newcomer, knobs, options.starts, options.runs)
+                overrides = {**shared, "rounds": ROUNDS, "join_rounds": f"{name}={ARRIVAL}", "seed": seed}
+                waiting[name, seed] = pool.submit(one_newcomer, overrides, options.starts, options.runs)
         found = {key: future.result() for key, future in waiting.items()}
     console = Console(width=140)
     for metric in ("average", "local"):

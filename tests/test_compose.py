@@ -151,7 +151,12 @@ def test_compose_itself_resolves_the_file_as_we_do(profile, tmp_path):
     command = compose()
     if command is None:
         pytest.skip("no `docker compose` here: Docker's client has no Compose plugin, and there is no docker-compose 2")
-    variables = {"FEDLAB_ROUNDS": "1", "FEDLAB_KNOBS": TINY, "FEDLAB_DATA": str(tmp_path), "COMPOSE_PROFILES": profile}
+    variables = {
+        "FEDLAB_ROUNDS": "1",
+        "FEDLAB_OPTIONS": TINY,
+        "FEDLAB_DATA": str(tmp_path),
+        "COMPOSE_PROFILES": profile,
+    }
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), **variables}
     told = subprocess.run(
         [*command, "config", "--format", "json"], cwd=ROOT, env=environment, capture_output=True, text=True
@@ -218,7 +223,7 @@ def test_everybody_waits_for_the_credentials_and_is_asked_for_its_health():
             assert service["restart"] == ("no" if name == "server" else "on-failure:5")
 
 
-def test_every_knob_is_in_the_file_of_knobs():
+def test_every_option_is_in_the_file_of_options():
     used = set(re.findall(r"\$\{(\w+)", FILE.read_text()))
     assert used == set(re.findall(r"^# (FEDLAB_\w+)=", (ROOT / ".env").read_text(), re.M))
 
@@ -281,7 +286,7 @@ def test_the_services_complete_a_round_and_each_sees_its_own_key_only(tmp_path):
     names = ("usps", "optdigits")  # of clients that differ by their volumes only; each costs many seconds
     volumes, address = tmp_path / "volumes", f"localhost:{processes.free_ports(1)[0]}"
     (volumes / "runs").mkdir(parents=True)
-    resolved = resolve(FEDLAB_TARGETS=",".join(names), FEDLAB_ROUNDS="1", FEDLAB_KNOBS=TINY, FEDLAB_WAIT="150")
+    resolved = resolve(FEDLAB_TARGETS=",".join(names), FEDLAB_ROUNDS="1", FEDLAB_OPTIONS=TINY, FEDLAB_WAIT="150")
     services = {name: Container(name, resolved["services"], volumes, address) for name in ("certs", "server", *names)}
 
     made = []

@@ -220,7 +220,7 @@ def test_two_processes_cannot_write_one_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("knobs", "sentence"),
+    ("overrides", "sentence"),
     [
         ({"strategy": "dualadpt"}, "unknown strategy 'dualadpt'; did you mean 'dualadapt'"),
         ({"workload": "digit"}, "unknown workload 'digit'; did you mean 'digits'"),
@@ -245,9 +245,9 @@ def test_two_processes_cannot_write_one_run(tmp_path):
         ({"strategy": "fedavg"}, "'fedavg' trains on the clients' own labels"),
     ],
 )
-def test_what_cannot_run_is_refused_before_anything_is_written(tmp_path, knobs, sentence):
+def test_what_cannot_run_is_refused_before_anything_is_written(tmp_path, overrides, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        fedlab.run(toy.write_preset(tmp_path), runs=tmp_path / "runs", overrides=knobs)
+        fedlab.run(toy.write_preset(tmp_path), runs=tmp_path / "runs", overrides=overrides)
     assert not (tmp_path / "runs").exists()
 
 
@@ -422,14 +422,14 @@ LIGHT = {
 @pytest.mark.parametrize("preset", preset_names())
 def test_every_preset_runs_one_tiny_round(tmp_path, preset, monkeypatch):
     workload = str(read_preset(preset)[1]["workload"])
-    knobs = {**SHORT, **TINY_DATA[workload], **LIGHT.get(preset, {})}
+    overrides = {**SHORT, **TINY_DATA[workload], **LIGHT.get(preset, {})}
     try:
-        launch.prepare(preset, knobs)
+        launch.prepare(preset, overrides)
     except DataError as missing:
         if not FULL:
             pytest.skip(f"set FEDLAB_DATA: {missing}")
         monkeypatch.setenv("FEDLAB_DATA", FULL)
-    result = fedlab.run(preset, runs=tmp_path, overrides=knobs)
+    result = fedlab.run(preset, runs=tmp_path, overrides=overrides)
     last = result.rounds[-1]
     assert last["round"] == 1
     assert all(
@@ -442,7 +442,7 @@ def test_every_preset_runs_one_tiny_round(tmp_path, preset, monkeypatch):
 
 @pytest.mark.engine
 def test_in_process_and_ray_give_the_same_bits(tmp_path):
-    knobs = {
+    overrides = {
         **SHORT,
         "rounds": 2,
         "digits.targets": "optdigits,usps",
@@ -450,7 +450,7 @@ def test_in_process_and_ray_give_the_same_bits(tmp_path):
         "comm.connect_timeout": 240,
     }
     results = [
-        fedlab.run("dualadapt-digits", runs=tmp_path, overrides={**knobs, "engine": engine})
+        fedlab.run("dualadapt-digits", runs=tmp_path, overrides={**overrides, "engine": engine})
         for engine in ("inprocess", "ray")
     ]
     assert results[0].weights_sha256 == results[1].weights_sha256
@@ -463,9 +463,9 @@ def test_in_process_and_ray_give_the_same_bits(tmp_path):
 def test_a_failure_under_ray_is_the_same_sentence_and_the_run_resumes(tmp_path):
     preset = tmp_path / "broken.toml"
     preset.write_text('strategy = "source_only"\n')
-    knobs = {**SHORT, "digits.targets": "optdigits", "engine": "ray", "comm.connect_timeout": 0.001}
+    overrides = {**SHORT, "digits.targets": "optdigits", "engine": "ray", "comm.connect_timeout": 0.001}
     with pytest.raises(RunError, match="0 of 1 clients connected within 0.001 s"):
-        fedlab.run(str(preset), runs=tmp_path, overrides=knobs)
+        fedlab.run(str(preset), runs=tmp_path, overrides=overrides)
     assert json.loads((tmp_path / "broken-0" / "manifest.json").read_text())["status"] == "failed"
     assert os.path.exists(tmp_path / "broken-0" / "flower" / "flower.log")
 

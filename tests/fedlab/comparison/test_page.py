@@ -153,9 +153,9 @@ def test_nothing_finished_yet(comparison, tmp_path):
     assert "1 of 2 cells have not been run yet" in text and "why" in text
 
 
-def test_a_grid_names_its_rows_by_their_knobs(comparison, tmp_path):
+def test_a_grid_names_its_rows_by_their_options(comparison, tmp_path):
     cells = [
-        dataclasses.replace(cell, label="dualadapt", knobs={"server.steps": cell.label} if cell.seed else {})
+        dataclasses.replace(cell, label="dualadapt", options={"server.steps": cell.label} if cell.seed else {})
         for cell in changed(comparison, tmp_path).cells[:4]
     ]
     grid = changed(comparison, tmp_path, cells=cells, grid={"server.steps": ["source_only", "dualadapt"]})

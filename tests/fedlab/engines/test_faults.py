@@ -31,7 +31,7 @@ from fedlab.engines import processes
 from fedlab.files import read_lines
 from fedlab.runs.result import Result
 
-KNOBS = {
+OPTIONS = {
     **TINY,
     "rounds": 2,
     "digits.targets": "usps,optdigits,@factory",
@@ -113,11 +113,11 @@ def play(tmp_path_factory):
 
 def performed(play):
     """All that happens, in its order."""
-    line, knobs = (
+    line, options = (
         play.line,
-        [f"{name}={value}" for name, value in {**KNOBS, "comm.round_timeout": play.deadline}.items()],
+        [f"{name}={value}" for name, value in {**OPTIONS, "comm.round_timeout": play.deadline}.items()],
     )
-    serve = play.start("server", "serve", "dualadapt-digits", *knobs, "--address", play.address, "--wait", "180")
+    serve = play.start("server", "serve", "dualadapt-digits", *options, "--address", play.address, "--wait", "180")
     usps = play.join("usps", address=line.server(play.address), before=line.before)
     optdigits = play.join("optdigits")
     factory = play.join("factory", "--data", str(scans(play.root / "scans")))

@@ -33,9 +33,9 @@ def federation(tmp_path_factory):
     provision.create_credentials(mine, clients=["optdigits", "usps", "thief"])
     provision.create_credentials(foreign, clients=["usps"])
     address = f"127.0.0.1:{processes.free_ports(1)[0]}"
-    knobs = [f"{name}={value}" for name, value in TINY.items()]
+    options = [f"{name}={value}" for name, value in TINY.items()]
     serve = Command(
-        root / "server", "serve", "dualadapt-digits", *knobs, "--address", address, "--wait", "300", "--json"
+        root / "server", "serve", "dualadapt-digits", *options, "--address", address, "--wait", "300", "--json"
     )
     started = [serve]
 

@@ -57,7 +57,7 @@ def test_what_a_client_keeps_of_its_reply_does_not_change_what_was_sent():
     assert all(torch.equal(reply.content["arrays"].to_torch_state_dict()["w"], W) for reply in replies)
 
 
-def test_a_client_is_told_its_partition_and_the_knobs():
+def test_a_client_is_told_its_partition_and_the_options():
     def who(message, context):
         facts = {**context.node_config, "rounds": context.run_config["rounds"]}
         context.run_config["rounds"] = 0  # its own copy

@@ -240,7 +240,7 @@ def test_what_is_not_known_is_left_out(tmp_path):
     assert "From its preset" not in text
 
 
-def test_knobs_versions_commit_and_hash_are_there(result, seen):
+def test_options_versions_commit_and_hash_are_there(result, seen):
     text = "".join(seen.text)
     for wanted in (
         "dualadapt.client_discrepancy",
@@ -251,7 +251,7 @@ def test_knobs_versions_commit_and_hash_are_there(result, seen):
         elapsed(sum(result.seconds().values())),
     ):
         assert wanted in text
-    assert f"All {len(result.config)} knobs" in text
+    assert f"All {len(result.config)} options" in text
 
 
 def test_time_by_phase_adds_up(result):
@@ -275,7 +275,7 @@ def test_traffic_by_client_adds_up(result):
     ]
 
 
-def test_the_command_from_the_preset_gives_the_same_knobs(tmp_path):
+def test_the_command_from_the_preset_gives_the_same_options(tmp_path):
     overrides = {"rounds": "3", "digits.augment": "false", "digits.targets": "usps, mnist_m", "seed": 7}
     config = preset_config(**overrides)
     result = make(tmp_path, dualadapt_rounds(3), config)

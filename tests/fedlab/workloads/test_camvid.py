@@ -190,7 +190,7 @@ def test_a_drive_can_be_shared_in_stretches_of_time():
 
 
 @pytest.mark.parametrize(
-    ("knobs", "sentence"),
+    ("options", "sentence"),
     [
         ({"targets": "dsuk"}, "unknown drive 'dsuk' in option 'camvid.targets'; did you mean 'dusk'"),
         ({"source": "day_0006"}, "unknown drive 'day_0006' in option 'camvid.source'; did you mean 'day_0006R0'"),
@@ -202,9 +202,9 @@ def test_a_drive_can_be_shared_in_stretches_of_time():
         ({"source": "day_0016E5,day_0016E5"}, "the views of 'day_0016E5' appear twice"),
     ],
 )
-def test_drives_that_do_not_fit_are_refused(knobs, sentence):
+def test_drives_that_do_not_fit_are_refused(options, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        make(CamVid, **knobs)
+        make(CamVid, **options)
 
 
 @pytest.mark.parametrize("partition", [-1, 2])

@@ -136,7 +136,7 @@ def test_views_are_random_and_weak_ones_change_no_colour(workload):
 
 
 @pytest.mark.parametrize(
-    ("knobs", "sentence"),
+    ("options", "sentence"),
     [
         ({"targets": ""}, "'fewshot.targets' is empty"),
         ({"targets": "ups"}, "unknown set of images 'ups'; did you mean 'usps'"),
@@ -145,9 +145,9 @@ def test_views_are_random_and_weak_ones_change_no_colour(workload):
         ({"shots": "1,zero"}, "option 'fewshot.shots': got '1,zero'; expected numbers from 1"),
     ],
 )
-def test_sets_that_do_not_fit_are_refused(knobs, sentence):
+def test_sets_that_do_not_fit_are_refused(options, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        parse_section(FewShot, "fewshot", {f"fewshot.{name}": value for name, value in knobs.items()})
+        parse_section(FewShot, "fewshot", {f"fewshot.{name}": value for name, value in options.items()})
 
 
 def test_a_base_and_a_target_of_different_channels_are_refused_where_that_is_asked_for():

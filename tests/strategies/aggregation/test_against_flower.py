@@ -71,7 +71,7 @@ def seven(models):
 
 
 @pytest.mark.parametrize(
-    ("name", "knobs", "strategy"),
+    ("name", "options", "strategy"),
     [
         ("fedmedian", {}, flower.FedMedian()),
         ("fedtrimmedavg", {"share": 0.3}, flower.FedTrimmedAvg(beta=0.3)),
@@ -82,13 +82,13 @@ def seven(models):
     ],
 )
 @pytest.mark.parametrize("count", [5, 6, 7])
-def test_robust_rules(make, start, models, name, knobs, strategy, count):
+def test_robust_rules(make, start, models, name, options, strategy, count):
     """Flower's in float64, as ours; an even number of clients has two middle values."""
     updates = seven(models)[:count]
-    if name == "multikrum" and knobs["malicious"]:
+    if name == "multikrum" and options["malicious"]:
         strategy = flower.MultiKrum(num_malicious_nodes=1, num_nodes_to_select=count - 1)
     floats = [key for key in start if key != COUNTER]
-    found = make(name, **{f"{name}.{key}": value for key, value in knobs.items()}).aggregate(start, updates, 1)
+    found = make(name, **{f"{name}.{key}": value for key, value in options.items()}).aggregate(start, updates, 1)
     compare(found, reference(strategy, updates, floats, dtype=torch.float64), 0.0)
 
 
