@@ -138,7 +138,7 @@ def accuracies(config: Config, arrays: Mapping[str, torch.Tensor]) -> Accuracies
 
 
 def distances(run: Path) -> dict[str, float]:
-    """Frechet distance of the teacher's features between base validation images and each target's unlabelled ones."""
+    """Frechet distance of the teacher's features between base validation images and each target's unlabeled ones."""
     directory = RunDirectory.open(run)
     workload = made(load_config(str(directory.config_file)))
     model = workload.model()

@@ -43,7 +43,7 @@ KINDS = ("train_down", "train_up", "evaluate_down", "evaluate_up")
 
 
 def moved(preset: str, network: str, form: str) -> dict[str, int]:
-    """Serialised bytes of one client in one round, by kind."""
+    """Serialized bytes of one client in one round, by kind."""
     with tempfile.TemporaryDirectory() as folder:
         overrides = {**QUICK, **STRATEGIES[preset], "digits.network": network, "comm.compression": form}
         result = fedlab.run(preset, runs=Path(folder), overrides=overrides)

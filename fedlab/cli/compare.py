@@ -21,7 +21,7 @@ names there, for instance dualadapt_no_mixup.
 **Options**: key=value goes for every cell, key=v1,v2 makes a grid: `server.steps=24,48 dualadapt.mixup=average,off`. A
 option of free text is taken whole, since its value may hold commas (`digits.targets=usps,mnist_m` is one value); there,
 and wherever you like, write `|` between values: `'digits.targets=usps|usps,mnist_m'`. An option that a strategy does
-not have is left out of its cells. Clients of strategies that train on labels get them; DualAdapt does without its control.
+not have is left out of its cells. Clients of strategies that train on labels get them; DualAdapt goes without its twin.
 
 **The same command again** goes on where it was killed, tries failed cells again, and runs nothing that is there: a
 cell is known by its resolved options. More strategies, seeds or values add cells.

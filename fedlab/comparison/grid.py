@@ -132,14 +132,14 @@ def _checked(preset: str, variant: Variant, given: Overrides, point: Overrides, 
     spec: StrategySpec = found.spec
     table = registry.preset_options(preset)
     usual = {"checkpoint.keep": 1, **({} if "threads" in table else {"threads": THREADS})}
-    beside = {f"{found.section}.{name}": value for name, value in spec.comparison_overrides.items()}
+    compared = {f"{found.section}.{name}": value for name, value in spec.comparison_overrides.items()}
     own = {**named, **given, **variant.options, "strategy": base, "seed": seed, "checkpoint.keep_initial": True}
     try:
-        settled = launch.resolve_config(preset, {**usual, **beside, **own})
+        settled = launch.resolve_config(preset, {**usual, **compared, **own})
         labels: Overrides = {}
         if spec.needs_client_labels and not launch.clients_have_labels(settled.workload):
             labels = settled.plugins["workload"].spec.oracle_overrides
-        config = launch.prepare(preset, {**usual, **beside, **labels, **own})
+        config = launch.prepare(preset, {**usual, **compared, **labels, **own})
     except (ConfigError, DataError) as error:
         raise type(error)(f"{_about(variant, point)}: {error}{_hint(given, str(error))}") from None
     return with_options(

@@ -116,7 +116,7 @@ class TrimmedMean(RobustRule[TrimmedOptions]):
 
 
 class Krum(RobustRule[KrumOptions]):
-    """The one update whose neighbours are nearest."""
+    """The one update whose neighbors are nearest."""
 
     @property
     def min_updates(self) -> int:
@@ -130,7 +130,7 @@ class Krum(RobustRule[KrumOptions]):
 
 
 class MultiKrum(RobustRule[MultiKrumOptions]):
-    """The weighted mean of the updates whose neighbours are nearest."""
+    """The weighted mean of the updates whose neighbors are nearest."""
 
     @property
     def min_updates(self) -> int:

@@ -160,8 +160,8 @@ while True:
 @pytest.mark.parametrize("strategy", ["dualadapt", "fedprox"])
 def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path, strategy):
     """SIGKILL at every ninth write of the run directory, in every round and phase, half a line on the disk."""
-    labelled = {"blobs.client_labels": strategy == "fedprox"}
-    preset = toy.write_preset(tmp_path, strategy=strategy, rounds=3, **labelled)
+    labeled = {"blobs.client_labels": strategy == "fedprox"}
+    preset = toy.write_preset(tmp_path, strategy=strategy, rounds=3, **labeled)
     expected = fedlab.run(preset, runs=tmp_path / "whole")
     script = KILL.format(tests=str(SUPPORT), preset=preset, runs=tmp_path / "runs", stride=9)
     script = script.replace("PosixPath", "__import__('pathlib').PosixPath")
@@ -476,12 +476,12 @@ def test_launch_knows_every_section():
     )
 
 
-# --- a newcomer in the middle of a run ---
+# --- a late joiner in the middle of a run ---
 
 LATE = {"blobs.domains": "near,far,late", "join_rounds": "late=3", "rounds": 6}
 
 
-def test_a_newcomer_sends_its_mixture_first_then_adapts_alone_then_all_go_on(tmp_path):
+def test_a_late_joiner_sends_its_mixture_first_then_adapts_alone_then_all_go_on(tmp_path):
     result = run(tmp_path, **LATE)
     rounds = result.rounds
     trained = [{name for name, sent in record["bytes"].items() if sent["train_up"]} for record in rounds]
@@ -498,20 +498,20 @@ def test_a_newcomer_sends_its_mixture_first_then_adapts_alone_then_all_go_on(tmp
 
 @pytest.mark.engine
 @pytest.mark.parametrize("start", ["global", "random", "fresh"])
-def test_a_newcomer_may_start_elsewhere(tmp_path, start):
+def test_a_late_joiner_may_start_elsewhere(tmp_path, start):
     nearest, other = (run(tmp_path, **LATE, **{"dualadapt.late_joiner_init": choice}) for choice in ("nearest", start))
     assert (other.rounds[3]["notes"][0]["start"] in ("near", "far")) == (start == "random")
     assert len(other.rounds) == len(nearest.rounds) == 7
 
 
-def test_without_onboarding_a_newcomer_joins_full_rounds_at_once(tmp_path):
+def test_without_onboarding_a_late_joiner_joins_full_rounds_at_once(tmp_path):
     record = run(tmp_path, **LATE, **{"dualadapt.onboarding": 0}).rounds[3]
     assert all(sent["train_up"] for sent in record["bytes"].values())
     assert record["notes"] == []
 
 
 @pytest.mark.engine
-def test_a_run_with_a_newcomer_resumes_to_the_same_bits(tmp_path, monkeypatch):
+def test_a_run_with_a_late_joiner_resumes_to_the_same_bits(tmp_path, monkeypatch):
     expected = run(tmp_path, **LATE).weights_sha256
     log_round = RunDirectory.log_round
     for last in (2, 3):
@@ -529,7 +529,7 @@ def test_a_run_with_a_newcomer_resumes_to_the_same_bits(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arrivals", "sentence"),
+    ("join_rounds", "sentence"),
     [
         ("late=7", "late would join in round 7, and the run has 6; name an earlier round, or raise rounds"),
         ("late", "'late' is not client=round with a round from 1"),
@@ -538,9 +538,9 @@ def test_a_run_with_a_newcomer_resumes_to_the_same_bits(tmp_path, monkeypatch):
         ("near=1,far=2,late=3", "every client joins late"),
     ],
 )
-def test_arrivals_that_make_no_sense_are_refused(tmp_path, arrivals, sentence):
+def test_join_rounds_that_make_no_sense_are_refused(tmp_path, join_rounds, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        run(tmp_path, **{**LATE, "join_rounds": arrivals})
+        run(tmp_path, **{**LATE, "join_rounds": join_rounds})
 
 
 @pytest.mark.engine

@@ -124,7 +124,7 @@ def test_an_option_without_its_section_is_guessed(tmp_path):
 def test_run_prints_rounds_and_a_closing_table_in_plain_lines(tmp_path):
     output = call("run", toy.write_preset(tmp_path), "rounds=2", "--seed", 3).output
     assert "round 2/2" in output
-    assert "\x1b[" not in output  # no terminal, no colours or cursor movements
+    assert "\x1b[" not in output  # no terminal, no colors or cursor movements
     for word in ("source only", "global", "local", "average", "near", "far", "mean", "bytes", "runs/toy-3"):
         assert word in output.replace("\n", "")
 

@@ -178,7 +178,7 @@ def test_every_variant_has_a_line_of_its_own(comparison):
     assert [line.slot for line in lines].count(1) == 1
 
 
-def test_a_strategy_keeps_its_colour_over_a_grid(comparison, tmp_path):
+def test_a_strategy_keeps_its_color_over_a_grid(comparison, tmp_path):
     grid = changed(comparison, tmp_path, grid={"server.steps": ["1", "2"], "client.steps": ["3"]})
     rows = [(label, steps, "3") for steps in "12" for label in ("source_only", "a", "b")]
     lines = page_tables.variants(grid, pd.DataFrame(rows, columns=["label", "server.steps", "client.steps"]))

@@ -246,6 +246,8 @@ def test_a_declared_metric_has_its_title_unit_and_direction(tmp_path):
 
 
 def test_tables_of_cells_are_merged(comparison, tmp_path):
-    RunDirectory.open(comparison.path(comparison.cells[0])).note(metrics=[{"name": "energy", "unit": "kcal"}])
+    RunDirectory.open(comparison.path(comparison.cells[0])).update_manifest(
+        metrics=[{"name": "energy", "unit": "kcal"}]
+    )
     merged = Comparison.read(tmp_path).metric_table
     assert merged.find("energy").unit == "kcal" and merged.is_fraction("accuracy")

@@ -52,7 +52,7 @@ def deadline():
 
 
 def scans(folder):
-    """A folder as its owner may have it: grey, coloured and see-through images of any size, in any sub-folder."""
+    """A folder as its owner may have it: gray, colored and see-through images of any size, in any sub-folder."""
     images = datasets.load_digits("mnist", "test", None).columns["x"].permute(0, 2, 3, 1).numpy()  # (count, 32, 32, 3)
     kinds = itertools.cycle([("png", "L"), ("jpg", "RGB"), ("png", "RGBA"), ("jpeg", "L"), ("jpg", "CMYK")])
     for number, (image, (suffix, mode)) in enumerate(zip(images[:24], kinds, strict=False)):

@@ -21,7 +21,7 @@ import os, sys, time
 born = os.getpid()
 
 def main():
-    print(sys.argv[1:], os.environ["COLOUR"], os.getcwd(), born, os.getpid(), flush=True)
+    print(sys.argv[1:], os.environ["COLOR"], os.getcwd(), born, os.getpid(), flush=True)
     if sys.argv[1] == "wait":
         time.sleep(60)
     if sys.argv[1] == "raise":
@@ -39,12 +39,12 @@ def call(tmp_path, monkeypatch):
     (tmp_path / "bin" / "greet").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *map(os.path.abspath, sys.path)]))
-    monkeypatch.setenv("COLOUR", "of the fork server")
+    monkeypatch.setenv("COLOR", "of the fork server")
 
     with ExitStack() as pipes:
 
         def start(*arguments):
-            environment = {**os.environ, "COLOUR": "blue"}
+            environment = {**os.environ, "COLOR": "blue"}
             command = ["greet", *arguments]
             process = subprocess.Popen(command, stdout=-1, stderr=-2, text=True, cwd=tmp_path, env=environment)
             return pipes.enter_context(process)

@@ -118,9 +118,9 @@ def test_labels_deal_the_rows_and_only_the_oracle_setting_hands_them_out():
     options = {"targets": TARGETS, "clients_per_domain": 2, "partition": "shards"}
     blind, oracle = make(Digits, **options), make(Digits, **options, client_labels=True)
     for partition in range(4):
-        train, labelled = blind.data(partition, "train"), oracle.data(partition, "train")
-        assert torch.equal(train.columns["x"], labelled.columns["x"])
-        assert torch.equal(blind.labels(partition), labelled.columns["y"])
+        train, labeled = blind.data(partition, "train"), oracle.data(partition, "train")
+        assert torch.equal(train.columns["x"], labeled.columns["x"])
+        assert torch.equal(blind.labels(partition), labeled.columns["y"])
         assert len(blind.labels(partition).unique()) <= 7  # two of four pieces of ten sorted classes
         assert "y" not in train.columns
 
@@ -223,7 +223,7 @@ def test_a_folder_without_labels_measures_nothing(own):
     assert workload.evaluate(Table(), test) == {}
 
 
-def test_a_labelled_test_folder_is_measured(own):
+def test_a_labeled_test_folder_is_measured(own):
     workload = make(Digits, targets="@mine", client_folder=str(own("test/1/a.png", "test/0/b.png")))
     test = workload.data(0, "test")
     assert test.columns["y"].tolist() == [0, 1]

@@ -46,16 +46,16 @@ def test_sixteen_pixels_are_the_means_of_two_by_two():
     assert torch.allclose(data[:]["x"], whole.unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5)), atol=1e-6)
 
 
-@pytest.mark.parametrize(("size", "colours"), [(28, 1), (32, 3)])
-def test_images_are_cut_and_mixed_as_asked(size, colours):
-    data = make(Generation, setting="domains", targets="mnist_m", size=size, channels=colours, max_examples=4).data(
+@pytest.mark.parametrize(("size", "colors"), [(28, 1), (32, 3)])
+def test_images_are_cut_and_mixed_as_asked(size, colors):
+    data = make(Generation, setting="domains", targets="mnist_m", size=size, channels=colors, max_examples=4).data(
         0, "test"
     )
     whole = datasets.load_digits("mnist_m", "test")[:4]["x"]
     margin = (32 - size) // 2
     wanted = whole[:, :, margin : margin + size, margin : margin + size]
-    assert data[:]["x"].shape == (4, colours, size, size)
-    assert torch.allclose(data[:]["x"], wanted if colours == 3 else wanted.mean(1, keepdim=True))
+    assert data[:]["x"].shape == (4, colors, size, size)
+    assert torch.allclose(data[:]["x"], wanted if colors == 3 else wanted.mean(1, keepdim=True))
     assert data[:]["x"].min() >= -1
     assert data[:]["x"].max() <= 1
 

@@ -147,8 +147,8 @@ def test_scores_are_of_samples_against_both_files(workload, model):
     wanted = scores.validity_metrics(drawn, set(training.decoded_smiles))
     assert {name: found[name] for name in wanted} == wanted and found["samples"] == 40
     valid = [one for one in drawn if one]
-    likeness = scores.distribution_metrics(valid, [text for text in reference.decoded_smiles if text])
-    assert set(found) - set(wanted) == {*likeness, "reconstruction"}
+    distances = scores.distribution_metrics(valid, [text for text in reference.decoded_smiles if text])
+    assert set(found) - set(wanted) == {*distances, "reconstruction"}
     assert found["reconstruction"] == 1  # a flow inverts
     assert make(Molecules, **{**SMALL, "samples": 0}).score(model) == Score()
 

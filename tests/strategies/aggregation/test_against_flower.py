@@ -74,18 +74,18 @@ def seven(models):
     ("name", "options", "strategy"),
     [
         ("fedmedian", {}, flower.FedMedian()),
-        ("fedtrimmedavg", {"share": 0.3}, flower.FedTrimmedAvg(beta=0.3)),
-        ("krum", {"malicious": 1}, flower.Krum(num_malicious_nodes=1)),
-        ("multikrum", {"malicious": 1}, flower.MultiKrum(num_malicious_nodes=1, num_nodes_to_select=6)),
-        ("multikrum", {"malicious": 0, "selected": 3}, flower.MultiKrum(num_nodes_to_select=3)),
-        ("bulyan", {"malicious": 0}, flower.Bulyan(num_malicious_nodes=0)),
+        ("fedtrimmedavg", {"trim_fraction": 0.3}, flower.FedTrimmedAvg(beta=0.3)),
+        ("krum", {"num_malicious": 1}, flower.Krum(num_malicious_nodes=1)),
+        ("multikrum", {"num_malicious": 1}, flower.MultiKrum(num_malicious_nodes=1, num_nodes_to_select=6)),
+        ("multikrum", {"num_malicious": 0, "num_selected": 3}, flower.MultiKrum(num_nodes_to_select=3)),
+        ("bulyan", {"num_malicious": 0}, flower.Bulyan(num_malicious_nodes=0)),
     ],
 )
 @pytest.mark.parametrize("count", [5, 6, 7])
 def test_robust_rules(make, start, models, name, options, strategy, count):
     """Flower's in float64, as ours; an even number of clients has two middle values."""
     updates = seven(models)[:count]
-    if name == "multikrum" and options["malicious"]:
+    if name == "multikrum" and options["num_malicious"]:
         strategy = flower.MultiKrum(num_malicious_nodes=1, num_nodes_to_select=count - 1)
     floats = [key for key in start if key != COUNTER]
     found = make(name, **{f"{name}.{key}": value for key, value in options.items()}).aggregate(start, updates, 1)
@@ -93,8 +93,8 @@ def test_robust_rules(make, start, models, name, options, strategy, count):
 
 
 def test_bulyan_with_one_liar(workload, table, start, models):
-    wide = {"blobs.domains": "a,b,c,d,e,f,g", "bulyan.malicious": 1}
-    rule = aggregation.make("bulyan", type(workload)(domains=wide["blobs.domains"]), table("bulyan", **wide))
+    wide = {"blobs.domains": "a,b,c,d,e,f,g", "bulyan.num_malicious": 1}
+    rule = aggregation.make(type(workload)(domains=wide["blobs.domains"]), table("bulyan", **wide))
     updates, floats = seven(models), [key for key in start if key != COUNTER]
     lie = {name: tensor if name == COUNTER else tensor + 50 for name, tensor in updates[3].arrays.items()}
     updates[3] = ClientUpdate(lie, 10**9, {})
