@@ -49,7 +49,7 @@ class CellPlan:
 
     @property
     def spec(self) -> StrategySpec:
-        """What the registry knows of its strategy."""
+        """The registry's description of its strategy."""
         found: StrategySpec = self.config.plugins["strategy"].spec
         return found
 

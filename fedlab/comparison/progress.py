@@ -127,7 +127,7 @@ class PlainProgress:
         self.write(header(plan, finished))
 
     def on_cell_start(self, cells: Sequence[Cell]) -> None:
-        """Write nothing."""
+        """Write nothing: a line comes at the end of a cell."""
 
     def on_cell_end(self, cells: Sequence[Cell]) -> None:
         """Write how the cells ended."""

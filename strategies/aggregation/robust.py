@@ -120,7 +120,7 @@ class Krum(RobustRule[KrumOptions]):
 
     @property
     def min_updates(self) -> int:
-        """2 f + 3."""
+        """2 f + 3, with f clients that may lie."""
         return 2 * self.options.num_malicious + 3
 
     def aggregate_floats(self, server_round: int, total: float) -> dict[str, Tensor]:
@@ -154,7 +154,7 @@ class Bulyan(RobustRule[BulyanOptions]):
 
     @property
     def min_updates(self) -> int:
-        """4 f + 3."""
+        """4 f + 3, with f clients that may lie."""
         return 4 * self.options.num_malicious + 3
 
     def aggregate_floats(self, server_round: int, total: float) -> dict[str, Tensor]:
