@@ -26,7 +26,7 @@ from fedlab.runs.result import Result
 # The bound of a target: the pre-trained model fine-tuned on that target's own labels, alone, as many steps as a server
 # of the main job takes.
 BOUND = "oracle-digits"
-BOUND_KNOBS: Mapping[str, Value] = {"rounds": 5, "client.steps": 48}
+BOUND_OVERRIDES: Mapping[str, Value] = {"rounds": 5, "client.steps": 48}
 
 Scores = dict[str, dict[str, float]]  # client -> metric -> value
 
@@ -52,21 +52,23 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Run what is asked for and print the tables."""
     options = arguments()
-    shared = {"threads": cells.threads(options.processes), **parse_overrides(options.knobs)}
+    shared = {"threads": cells.threads(options.processes), **parse_overrides(options.overrides)}
     plain = {key: value for key, value in shared.items() if not key.startswith("dualadapt.")}
 
     with cells.workers(options.processes) as pool:
 
-        def submit(preset: str, knobs: Mapping[str, Value]) -> list[Future[Result]]:
+        def submit(preset: str, overrides: Mapping[str, Value]) -> list[Future[Result]]:
             """A run for each seed."""
-            return [pool.submit(cells.one_run, preset, {**knobs, "seed": seed}, options.runs) for seed in options.seeds]
+            return [
+                pool.submit(cells.one_run, preset, {**overrides, "seed": seed}, options.runs) for seed in options.seeds
+            ]
 
         def scores(futures: list[Future[Result]]) -> list[Scores]:
             return [future.result().final() for future in futures]
 
         main_runs = scores(submit("dualadapt-digits", shared))
         alone = [
-            submit(BOUND, {**plain, **BOUND_KNOBS, "digits.targets": target})
+            submit(BOUND, {**plain, **BOUND_OVERRIDES, "digits.targets": target})
             for target in (main_runs[0] if options.bound else ())
         ]
         bound = [

@@ -22,28 +22,28 @@ from fedlab.runs.result import Result
 
 def one_run(
     preset: str,
-    knobs: Mapping[str, Value],
+    overrides: Mapping[str, Value],
     runs: Path,
     begun: CheckpointRef | None = None,
     aside: Overrides | None = None,
 ) -> Result:
     """One run, read from disk where it is there; runs of a folder share their pre-training.
 
-    Knobs ``aside`` are no part of the name by which it is found.
+    Overrides ``aside`` are no part of the name by which it is found.
     """
-    shared = {**knobs, **(aside or {}), "checkpoint.pretrain_cache": str(runs / "pretrained")}
-    return cells.run_or_resume(directory_of(preset, knobs, runs), lambda: launch.prepare(preset, shared), begun)
+    shared = {**overrides, **(aside or {}), "checkpoint.pretrain_cache": str(runs / "pretrained")}
+    return cells.run_or_resume(directory_of(preset, overrides, runs), lambda: launch.prepare(preset, shared), begun)
 
 
-def directory_of(preset: str, knobs: Mapping[str, Value], runs: Path) -> Path:
+def directory_of(preset: str, overrides: Mapping[str, Value], runs: Path) -> Path:
     """Where :func:`one_run` leaves a run: it is known by what it was asked for."""
-    return runs / f"{config_hash([preset, dict(knobs)])}-{knobs['seed']}"
+    return runs / f"{config_hash([preset, dict(overrides)])}-{overrides['seed']}"
 
 
 def parser(description: str | None, runs: str = "runs/tables") -> argparse.ArgumentParser:
     """The options of every table."""
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("knobs", nargs="*", help="key=value for every run")
+    options.add_argument("overrides", nargs="*", help="key=value for every run")
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     options.add_argument("--runs", type=Path, default=Path(runs), help="where runs are kept, and found again")
     options.add_argument("--processes", type=int, default=cells.cores(), help="runs at a time")

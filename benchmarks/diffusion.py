@@ -77,7 +77,7 @@ def theirs(shape: UNetShape, channels: int, size: int) -> nn.Module | None:
 
 def step_of(model: nn.Module, x: Tensor, call: Callable[..., Tensor], *, bf16: bool = False) -> Callable[[], None]:
     """One training step of a model on images x: loss, gradients, Adam."""
-    law, optimiser = (
+    law, optimizer = (
         noise_schedule.ddpm_schedule(noise_schedule.linear_betas(1000)),
         torch.optim.Adam(model.parameters(), 1e-4),
     )
@@ -85,9 +85,9 @@ def step_of(model: nn.Module, x: Tensor, call: Callable[..., Tensor], *, bf16: b
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = denoising.denoising_loss(law, lambda x, level: call(x, level).float(), x)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
 
     return step
 
@@ -162,7 +162,7 @@ def bits(folder: Path, images: int, threads: int) -> str:
     x = sampling.real_images(replace(workload, samples=images), "test")
     levels = (x + 1) * 127.5
     if not torch.allclose(levels, levels.round(), atol=1e-3):
-        raise ConfigError(f"pixels of {workload.size} a side are means, no grey levels, of which the bound is; take 28")
+        raise ConfigError(f"pixels of {workload.size} a side are means, no gray levels, of which the bound is; take 28")
     with seeded("benchmark", "bits"):
         found = bound.bits_per_dimension(workload.noise_schedule, workload.backbone(model), x)
     error = float(found.std()) / len(found) ** 0.5

@@ -23,10 +23,10 @@ from fedlab.runs.result import Result
 PHASES = ("server", "clients", "evaluate")
 
 
-def timed(engine: str, knobs: Overrides, runs: Path) -> tuple[Result, float]:
+def timed(engine: str, overrides: Overrides, runs: Path) -> tuple[Result, float]:
     """One run of the main preset, and its wall time from call to return."""
     started = time.perf_counter()
-    result = fedlab.run("dualadapt-digits", runs=runs, overrides={**knobs, "engine": engine, "name": engine})
+    result = fedlab.run("dualadapt-digits", runs=runs, overrides={**overrides, "engine": engine, "name": engine})
     return result, time.perf_counter() - started
 
 
@@ -40,10 +40,10 @@ def clients_a_second(result: Result) -> float:
 def main() -> None:
     """Run both engines and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("knobs", nargs="*", help="key=value for both runs")
-    knobs = {"rounds": "3", "server.pretrain_steps": "20", **parse_overrides(parser.parse_args().knobs)}
+    parser.add_argument("overrides", nargs="*", help="key=value for both runs")
+    overrides = {"rounds": "3", "server.pretrain_steps": "20", **parse_overrides(parser.parse_args().overrides)}
     with tempfile.TemporaryDirectory() as folder:
-        measured = {engine: timed(engine, knobs, Path(folder)) for engine in ("inprocess", "ray")}
+        measured = {engine: timed(engine, overrides, Path(folder)) for engine in ("inprocess", "ray")}
     same = len({result.weights_sha256 for result, _ in measured.values()}) == 1
     table = Table(title=f"dualadapt-digits, 4 clients, {os.cpu_count()} CPUs, seconds a round (mean of rounds >= 1)")
     for head in ("engine", *PHASES, "clients a second", "whole run, start-up included"):

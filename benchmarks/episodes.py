@@ -36,7 +36,7 @@ def loop(support: torch.Tensor, labels: torch.Tensor) -> None:
     """Train heads one episode after another."""
     for z in support:
         head = nn.Linear(z.shape[1], int(labels.max()) + 1)
-        optimiser = torch.optim.SGD(
+        optimizer = torch.optim.SGD(
             head.parameters(),
             PUBLISHED.learning_rate,
             momentum=PUBLISHED.momentum,
@@ -45,9 +45,9 @@ def loop(support: torch.Tensor, labels: torch.Tensor) -> None:
         )
         for _ in range(PUBLISHED.epochs):
             for rows in torch.randperm(len(z)).split(PUBLISHED.batch):
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 cross_entropy(head(z[rows]), labels[rows]).backward()
-                optimiser.step()
+                optimizer.step()
 
 
 def main() -> None:

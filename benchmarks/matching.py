@@ -8,7 +8,7 @@
 Bounds are of -log P in nats a molecule, means over test molecules, one draw of the latents each. *Ordered* is of the
 graph with its atoms in the order that the variant is trained on; *any order* is of the graph whatever its order, which
 is what variants have in common: the bound of the cheapest order that the assignment finds, since P of all orders
-together is above that of one. Where no order is favoured, P of all of them is P of one times their number, whose
+together is above that of one. Where no order is favored, P of all of them is P of one times their number, whose
 logarithm is printed below the table: the *ordered* bound less that is then the bound of any order. Scores of samples
 are those of the runs' last round.
 """

@@ -104,8 +104,8 @@ def mirrored(name: str) -> bool:
 
 def learn(model: nn.Module, data: ArrayDataset, job: Job, name: str) -> list[float]:
     """One cycle of Adam; losses, each a mean of ``PART`` steps."""
-    optimiser = torch.optim.Adam(model.train().parameters(), job.rate)
-    plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, job.rate, job.steps, pct_start=0.1, final_div_factor=10)
+    optimizer = torch.optim.Adam(model.train().parameters(), job.rate)
+    plan = torch.optim.lr_scheduler.OneCycleLR(optimizer, job.rate, job.steps, pct_start=0.1, final_div_factor=10)
     losses: list[float] = []
 
     def loss() -> Tensor:
@@ -115,7 +115,7 @@ def learn(model: nn.Module, data: ArrayDataset, job: Job, name: str) -> list[flo
         losses.append(float(value.detach()))
         return value
 
-    train_steps(loss, optimiser, job.steps, name=name, after_step=plan.step)
+    train_steps(loss, optimizer, job.steps, name=name, after_step=plan.step)
     return [float(np.mean(losses[start : start + PART])) for start in range(0, job.steps, PART)]
 
 
@@ -273,10 +273,10 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="a picture to draw")
     options = parser.parse_args()
     questions = {"permutations": permutations, "sizes": sizes}
-    if len(options.knobs) != 1 or options.knobs[0] not in questions:
-        parser.error(f"name one question: {' or '.join(questions)}; got {' '.join(options.knobs) or 'none'}")
+    if len(options.overrides) != 1 or options.overrides[0] not in questions:
+        parser.error(f"name one question: {' or '.join(questions)}; got {' '.join(options.overrides) or 'none'}")
     with cells.workers(options.processes) as pool:
-        questions[options.knobs[0]](
+        questions[options.overrides[0]](
             options, lambda job: pool.submit(run, job, options.runs, cells.threads(options.processes))
         )
 

@@ -13,7 +13,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLOURS = {"Mixer": "#1f77b4", "ConvNet": "#d62728", "ViT": "#2ca02c"}
+COLORS = {"Mixer": "#1f77b4", "ConvNet": "#d62728", "ViT": "#2ca02c"}
 STYLES = {"plain": "-", "patches": "--", "pixels": ":"}
 
 
@@ -29,8 +29,8 @@ def permutations(
             losses = np.array(runs)
             steps = part * (np.arange(losses.shape[1]) + 0.5)
             if kind in STYLES:
-                panel.plot(steps, losses.mean(0), STYLES[kind], color=COLOURS[network], label=kind)
-                panel.fill_between(steps, losses.min(0), losses.max(0), color=COLOURS[network], alpha=0.12, lw=0)
+                panel.plot(steps, losses.mean(0), STYLES[kind], color=COLORS[network], label=kind)
+                panel.fill_between(steps, losses.min(0), losses.max(0), color=COLORS[network], alpha=0.12, lw=0)
             else:
                 panel.plot(steps, losses.mean(0), "x", color="black", ms=4, label=kind)
         finish(panel, network, "steps")
@@ -41,7 +41,7 @@ def permutations(
 def sizes(found: Mapping[tuple[str, str, int], Sequence[float]], before: str, about: str, picture: Path) -> None:
     """Accuracy (seeds,) by network, what it was pre-trained on if anything, and images; bars: least to most."""
     figure, panel = pyplot.subplots(figsize=(6, 4))
-    lines = [(network, first) for network in COLOURS for first in ("", before)]
+    lines = [(network, first) for network in COLORS for first in ("", before)]
     for number, (network, first) in enumerate(lines):
         counts = sorted(count for name, other, count in found if (name, other) == (network, first))
         values = np.array([found[network, first, count] for count in counts])
@@ -51,7 +51,7 @@ def sizes(found: Mapping[tuple[str, str, int], Sequence[float]], before: str, ab
             mean,
             [mean - values.min(1), values.max(1) - mean],
             fmt="o-" if first else "o--",
-            color=COLOURS[network],
+            color=COLORS[network],
             ms=4,
             elinewidth=0.8,
             label=f"{network}, {f'after {before}' if first else 'from scratch'}",

@@ -30,9 +30,9 @@ EXAMPLES, COMPONENTS, STEPS, CLIENTS, REPEATS, THREADS = 6000, 10, 15, 4, 7, 1
 def features(examples: int, dimensions: int, seed: int) -> Tensor:
     """(examples, dimensions) float32, rectified clusters as a network's features are."""
     stream = torch.Generator().manual_seed(seed)
-    centres = torch.randn(COMPONENTS, dimensions, generator=stream)
+    centers = torch.randn(COMPONENTS, dimensions, generator=stream)
     member = torch.randint(COMPONENTS, (examples,), generator=stream)
-    return (centres[member] + torch.randn(examples, dimensions, generator=stream)).clamp_min(0)
+    return (centers[member] + torch.randn(examples, dimensions, generator=stream)).clamp_min(0)
 
 
 def sklearn_fit(x: Tensor, start: GaussianMixture) -> SklearnMixture:

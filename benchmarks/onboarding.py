@@ -1,9 +1,9 @@
-"""What a newcomer starts from: each target in turn arrives late, with the nearest client's head and with others.
+"""What a late joiner starts from: each target in turn arrives late, with the nearest client's head and with others.
 
     python -m benchmarks.onboarding                       # seeds 0 to 4; an hour and more on two cores, resumable
-    python -m benchmarks.onboarding --seeds 0 --newcomers usps --against global random
+    python -m benchmarks.onboarding --seeds 0 --late-joiners usps --against global random
 
-The rounds before the arrival are done once for all starts, the pre-training once for all newcomers.
+The rounds before it joins are done once for all starts, the pre-training once for all late joiners.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from fedlab.strategies.protocol import load
 from fedlab.training import resolve_device
 
 PRESET = "dualadapt-digits"
-ARRIVAL, ROUNDS = 3, 6  # its round of arrival, two rounds for itself, one with all
+JOIN_ROUND, ROUNDS = 3, 6  # the round in which it joins, two rounds for itself, one with all
 REFERENCE = "nearest"
 STARTS: Mapping[str, Mapping[str, Value]] = {
     "nearest": {"dualadapt.late_joiner_init": "nearest"},
@@ -44,12 +44,12 @@ STARTS: Mapping[str, Mapping[str, Value]] = {
 }
 
 
-def one_newcomer(knobs: Mapping[str, Value], starts: list[str], runs: Path) -> dict[str, Any]:
-    """All starts of one newcomer and seed; returns the rounds' records by start, and what every known head is worth."""
+def one_late_joiner(overrides: Mapping[str, Value], starts: list[str], runs: Path) -> dict[str, Any]:
+    """Rounds' records of one late joiner and seed by start, and what every known head is worth."""
     first, found = None, {}
     for start in starts:
-        mine = {**knobs, **STARTS[start], "checkpoint.keep": 1000}
-        result = cells.one_run(PRESET, mine, runs, CheckpointRef(first, ARRIVAL - 1) if first else None)
+        mine = {**overrides, **STARTS[start], "checkpoint.keep": 1000}
+        result = cells.one_run(PRESET, mine, runs, CheckpointRef(first, JOIN_ROUND - 1) if first else None)
         first = first or result.directory
         found[start] = result
     return {"starts": found, "heads": heads(found[REFERENCE])}
@@ -57,16 +57,16 @@ def one_newcomer(knobs: Mapping[str, Value], starts: list[str], runs: Path) -> d
 
 @torch.no_grad()
 def heads(result: Result) -> dict[str, tuple[float, float]]:
-    """Known client to its distance from the newcomer, and the accuracy of its head on the newcomer's test data."""
+    """Known client to its distance from the late joiner, and its head's accuracy on the late joiner's test data."""
     config, device = load_config(result.config), resolve_device("cpu")
     workload, own_options = config.workload, config.strategy
-    (note,) = [note for record in result.rounds if record["round"] == ARRIVAL for note in record["notes"]]
-    state = Checkpoints(result.directory).load(ARRIVAL)
-    newcomer = workload.clients.index(note["client"])
+    (note,) = [note for record in result.rounds if record["round"] == JOIN_ROUND for note in record["notes"]]
+    state = Checkpoints(result.directory).load(JOIN_ROUND)
+    late_joiner = workload.clients.index(note["client"])
     model = load(workload.model(), state["arrays"], device)
-    own = workload.data(newcomer, "train")
+    own = workload.data(late_joiner, "train")
     adapt_batchnorm(features_of(model), own, own_options.bn_images, own_options.bn_adaptation, device)
-    test, found = workload.data(newcomer, "test"), {}
+    test, found = workload.data(late_joiner, "test"), {}
     for name, distance in note["distances"].items():
         other = deepcopy(model)
         load(head_of(other), state["strategy"]["heads"][workload.clients.index(name)], device)
@@ -74,16 +74,16 @@ def heads(result: Result) -> dict[str, tuple[float, float]]:
     return found
 
 
-def curve(result: Result, newcomer: str, metric: str) -> list[float]:
-    """A newcomer's accuracy in percent from its arrival on; before it has a local head, the global one predicts."""
-    rounds = [record["clients"][newcomer] for record in result.rounds if record["round"] >= ARRIVAL]
+def curve(result: Result, late_joiner: str, metric: str) -> list[float]:
+    """A late joiner's accuracy in percent since it joined; before it has a local head, the global one predicts."""
+    rounds = [record["clients"][late_joiner] for record in result.rounds if record["round"] >= JOIN_ROUND]
     return [100 * values.get(f"accuracy_{metric}", values["accuracy_global"]) for values in rounds]
 
 
 def arguments() -> argparse.Namespace:
     """What was asked for."""
     parser = cells.parser(__doc__)
-    parser.add_argument("--newcomers", nargs="+", default=["usps", "mnist_m", "optdigits", "synthdigits"])
+    parser.add_argument("--late-joiners", nargs="+", default=["usps", "mnist_m", "optdigits", "synthdigits"])
     others = [start for start in STARTS if start != REFERENCE]
     parser.add_argument("--against", nargs="+", default=others, choices=others, help="other starts than the nearest")
     options = parser.parse_args()
@@ -97,14 +97,14 @@ def main() -> None:
     shared: dict[str, Value] = {
         "threads": cells.threads(options.processes),
         "dualadapt.source_only_twin": False,
-        **parse_overrides(options.knobs),
+        **parse_overrides(options.overrides),
     }
     with cells.workers(options.processes) as pool:
         waiting: dict[tuple[str, int], Future[dict[str, Any]]] = {}
-        for name in options.newcomers:
+        for name in options.late_joiners:
             for seed in options.seeds:
-                knobs = {**shared, "rounds": ROUNDS, "join_rounds": f"{name}={ARRIVAL}", "seed": seed}
-                waiting[name, seed] = pool.submit(one_newcomer, knobs, options.starts, options.runs)
+                overrides = {**shared, "rounds": ROUNDS, "join_rounds": f"{name}={JOIN_ROUND}", "seed": seed}
+                waiting[name, seed] = pool.submit(one_late_joiner, overrides, options.starts, options.runs)
         found = {key: future.result() for key, future in waiting.items()}
     console = Console(width=140)
     for metric in ("average", "local"):
@@ -114,17 +114,17 @@ def main() -> None:
 
 def show(console: Console, options: argparse.Namespace, found: Mapping[Any, Any], metric: str) -> None:
     """Accuracy by start and round, and what the nearest head brings over each other start."""
-    rounds = ["on arrival", *(f"round {number}" for number in range(ARRIVAL + 1, ROUNDS + 1))]
+    rounds = ["on joining", *(f"round {number}" for number in range(JOIN_ROUND + 1, ROUNDS + 1))]
     curves = {
         start: np.array(
             [
                 [curve(found[name, seed]["starts"][start], name, metric) for seed in options.seeds]
-                for name in options.newcomers
+                for name in options.late_joiners
             ]
-        )  # (newcomers, seeds, rounds)
+        )  # (late joiners, seeds, rounds)
         for start in options.starts
     }
-    for row, name in [*enumerate(options.newcomers), (None, "mean of newcomers")]:
+    for row, name in [*enumerate(options.late_joiners), (None, "mean of late joiners")]:
         table = cells.table(f"{name}: accuracy in percent, {metric} heads, seeds {options.seeds}", ("", *rounds))
         of = {start: values.mean(0) if row is None else values[row] for start, values in curves.items()}
         for start, values in of.items():
@@ -136,13 +136,13 @@ def show(console: Console, options: argparse.Namespace, found: Mapping[Any, Any]
 
 
 def show_heads(console: Console, options: argparse.Namespace, found: Mapping[Any, Any]) -> None:
-    """Whether the distance between mixtures knows which head is worth most on arrival."""
+    """Whether the distance between mixtures knows which head is worth most on joining."""
     known = dict.fromkeys(other for values in found.values() for other in values["heads"])  # in order, once each
     table = cells.table(
-        "on arrival: distance (MW2) to each known client / accuracy of its head alone, in percent, mean over seeds",
-        ("newcomer", *known, "nearest is best", "rank correlation"),
+        "on joining: distance (MW2) to each known client / accuracy of its head alone, in percent, mean over seeds",
+        ("late joiner", *known, "nearest is best", "rank correlation"),
     )
-    for name in options.newcomers:
+    for name in options.late_joiners:
         each = [found[name, seed]["heads"] for seed in options.seeds]
         row = []
         for other in known:

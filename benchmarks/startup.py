@@ -93,12 +93,12 @@ OF_STUDENT = ("client.", "startup.", "rounds", "server.steps", "server.learning_
 SPLIT = 5
 
 
-def one_run(preset: str, knobs: Mapping[str, Value], runs: Path, episodes: int) -> Accuracies:
+def one_run(preset: str, overrides: Mapping[str, Value], runs: Path, episodes: int) -> Accuracies:
     """Accuracies of a run's last model, read from disk where they are there."""
-    path = cells.directory_of(preset, knobs, runs)
+    path = cells.directory_of(preset, overrides, runs)
     kept = path / "episodes.npz"
     if not kept.exists():
-        recorded = cells.one_run(preset, knobs, runs, aside={"fewshot.episodes": 20}).config
+        recorded = cells.one_run(preset, overrides, runs, aside={"fewshot.episodes": 20}).config
         state = RunDirectory.open(path).checkpoints.latest()
         assert state is not None
         found = accuracies(load_config(recorded, {"fewshot.episodes": episodes}), state[1]["arrays"])
@@ -138,7 +138,7 @@ def accuracies(config: Config, arrays: Mapping[str, torch.Tensor]) -> Accuracies
 
 
 def distances(run: Path) -> dict[str, float]:
-    """Frechet distance of the teacher's features between base validation images and each target's unlabelled ones."""
+    """Frechet distance of the teacher's features between base validation images and each target's unlabeled ones."""
     directory = RunDirectory.open(run)
     workload = made(load_config(str(directory.config_file)))
     model = workload.model()
@@ -219,7 +219,7 @@ def main() -> None:
     for name in chosen:
         if name not in METHODS:
             parser.error(f"no method {name!r}; {suggest(name, METHODS)}")
-    shared = {"threads": cells.threads(options.processes), **parse_overrides(options.knobs)}
+    shared = {"threads": cells.threads(options.processes), **parse_overrides(options.overrides)}
     of_teacher = {key: value for key, value in shared.items() if not key.startswith(OF_STUDENT)}
     transfer = {**of_teacher, **METHODS["transfer"], "checkpoint.keep": 1000}
     targets = made(launch.prepare(options.preset, shared)).domains
@@ -229,12 +229,14 @@ def main() -> None:
 
     with cells.workers(options.processes) as pool:
 
-        def start(knobs: Mapping[str, Value], seed: int) -> Future[Accuracies]:
-            return pool.submit(one_run, options.preset, {**knobs, "seed": seed}, options.runs, options.episodes)
+        def start(overrides: Mapping[str, Value], seed: int) -> Future[Accuracies]:
+            return pool.submit(one_run, options.preset, {**overrides, "seed": seed}, options.runs, options.episodes)
 
         waiting = {("transfer", seed): start(transfer, seed) for seed in options.seeds}
         waiting |= {
-            (name, seed): start({**shared, **knobs}, seed) for name, knobs in runs.items() for seed in options.seeds
+            (name, seed): start({**shared, **overrides}, seed)
+            for name, overrides in runs.items()
+            for seed in options.seeds
         }
         found = {name: [waiting[name, seed].result() for seed in options.seeds] for name in ("transfer", *runs)}
 

@@ -1,7 +1,7 @@
-"""Validity, uniqueness and novelty of models by a knob of how samples are drawn: the whole curve, over seeds.
+"""Validity, uniqueness and novelty of models by an option of how samples are drawn: the whole curve, over seeds.
 
     python -m benchmarks.temperatures comparisons/graphnvp-qm9 --figure docs/images/graphnvp-temperature.png
-    python -m benchmarks.temperatures comparisons/mpgvae-qm9 --knob molecules.decode_temperature --values 0,0.3,0.5,0.7,1
+    python -m benchmarks.temperatures comparisons/mpgvae-qm9 --option molecules.decode_temperature --values 0,0.3,0.7,1
     python -m benchmarks.temperatures runs/graphnvp-qm9-0 --corrected
 
 A folder of `fedlab compare`: a line for each variant and value, means over its finished seeds. Or one run. Models are
@@ -37,7 +37,7 @@ PAPERS = {  # in percent, of QM9; see docs/explanation/graphnvp.md and docs/expl
 TEMPERATURES = "0.3,0.4,0.5,0.6,0.7,0.8,0.9,1"
 
 
-def curve(path: Path, knob: str, values: Sequence[float], samples: int, corrected: bool = False) -> Floats:
+def curve(path: Path, option: str, values: Sequence[float], samples: int, corrected: bool = False) -> Floats:
     """Scores (values, scores) of a run's newest model, corrected where asked; NaN where nothing valid was drawn."""
     run = RunDirectory.open(path)
     newest = run.checkpoints.latest()
@@ -45,7 +45,7 @@ def curve(path: Path, knob: str, values: Sequence[float], samples: int, correcte
         raise ConfigError(f"{path} has no checkpoint; `fedlab resume {path}` continues it")
     rows = []
     for value in values:
-        config = load_config(str(run.config_file), {knob: value})
+        config = load_config(str(run.config_file), {option: value})
         workload = config.workload
         if not isinstance(workload, Molecules):
             raise ConfigError(f"{path} learned {config.run.workload}, and only molecules are drawn here")
@@ -67,10 +67,10 @@ def runs(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def table(found: Mapping[str, Floats], knob: str, values: Sequence[float], title: str) -> Table:
+def table(found: Mapping[str, Floats], option: str, values: Sequence[float], title: str) -> Table:
     """Means over seeds and half their range, in percent."""
     shown = Table(title=title, title_justify="left")
-    for head in ("variant", knob.rpartition(".")[2], "seeds", "valid", "unique", "novel", "product"):
+    for head in ("variant", option.rpartition(".")[2], "seeds", "valid", "unique", "novel", "product"):
         shown.add_column(head, justify="left" if head == "variant" else "right")
     for label, scores in found.items():
         for column, value in enumerate(values):
@@ -87,7 +87,7 @@ def main() -> None:
     """Print the table, and draw it where asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of a comparison, or of a run")
-    parser.add_argument("--knob", default="molecules.latent_temperature")
+    parser.add_argument("--option", default="molecules.latent_temperature")
     parser.add_argument("--values", default=TEMPERATURES)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--figure", type=Path, help="PNG file to write")
@@ -99,19 +99,19 @@ def main() -> None:
     values = [float(value) for value in options.values.split(",")]
     with deterministic(1):
         found = {
-            label: np.stack([curve(path, options.knob, values, options.samples, options.corrected) for path in paths])
+            label: np.stack([curve(path, options.option, values, options.samples, options.corrected) for path in paths])
             for label, paths in variants.items()
         }
     corrected = ", corrected" if options.corrected else ""
     title = f"{options.folder.name}, {options.samples:,} samples a seed{corrected}"
-    Console().print(table(found, options.knob, values, title))
+    Console().print(table(found, options.option, values, title))
     if options.figure:
         network = load_config(str(RunDirectory.open(next(iter(variants.values()))[0]).config_file)).workload.network
         panels = {
             label: {score: scores[:, :, SCORES.index(score)] for score in SCORES[:3]} for label, scores in found.items()
         }
         marks = {name: np.array(share / 100) for name, share in PAPERS[network].items()}
-        drawn = latent_plots.sweep_plot(panels, values, options.knob.rpartition(".")[2], marks)
+        drawn = latent_plots.sweep_plot(panels, values, options.option.rpartition(".")[2], marks)
         options.figure.write_bytes(drawn)
 
 

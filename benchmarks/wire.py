@@ -43,10 +43,10 @@ KINDS = ("train_down", "train_up", "evaluate_down", "evaluate_up")
 
 
 def moved(preset: str, network: str, form: str) -> dict[str, int]:
-    """Serialised bytes of one client in one round, by kind."""
+    """Serialized bytes of one client in one round, by kind."""
     with tempfile.TemporaryDirectory() as folder:
-        knobs = {**QUICK, **STRATEGIES[preset], "digits.network": network, "comm.compression": form}
-        result = fedlab.run(preset, runs=Path(folder), overrides=knobs)
+        overrides = {**QUICK, **STRATEGIES[preset], "digits.network": network, "comm.compression": form}
+        result = fedlab.run(preset, runs=Path(folder), overrides=overrides)
     return dict(result.rounds[-1]["bytes"]["usps"])
 
 
@@ -70,9 +70,9 @@ def show_accuracy(console: Console, runs: Path, seeds: list[int], shared: Mappin
     with cells.workers(processes) as pool:
         waiting = {
             (preset, form, seed): pool.submit(
-                cells.one_run, preset, {**shared, **knobs, "comm.compression": form, "seed": seed}, runs
+                cells.one_run, preset, {**shared, **overrides, "comm.compression": form, "seed": seed}, runs
             )
-            for preset, (_, knobs) in LEARNING.items()
+            for preset, (_, overrides) in LEARNING.items()
             for form in FORMATS
             for seed in seeds
         }
@@ -98,7 +98,7 @@ def main() -> None:
     console = Console(width=140)
     show_bytes(console)
     if options.accuracy:
-        shared = {"threads": cells.threads(options.processes), **parse_overrides(options.knobs)}
+        shared = {"threads": cells.threads(options.processes), **parse_overrides(options.overrides)}
         show_accuracy(console, options.runs, options.seeds, shared, options.processes)
 
 

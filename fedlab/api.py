@@ -1,4 +1,4 @@
-"""What a notebook or a script calls: run, resume, serve, compare and predict."""
+"""Functions for notebooks and scripts: run, resume, serve, compare and predict."""
 
 from __future__ import annotations
 

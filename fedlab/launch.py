@@ -34,7 +34,7 @@ Watch = Callable[[Path], AbstractContextManager[None]]
 
 
 def no_progress(path: Path) -> AbstractContextManager[None]:
-    """Show nothing."""
+    """Return a context that shows no progress."""
     return nullcontext()
 
 

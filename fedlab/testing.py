@@ -210,7 +210,7 @@ class Blobs:
 
     @property
     def clients(self) -> tuple[str, ...]:
-        """Five clients."""
+        """Names of the five clients."""
         return ("near", "close", "middle", "away", "far")
 
     def model(self) -> nn.Module:

@@ -21,7 +21,7 @@ MEANS = torch.tensor([[-5.0, -5.0], [5.0, 5.0]])
 SHARES = torch.tensor([0.2, 0.8])
 COUNT, STEPS, ALPHA = 1280, 1000, 0.1
 LEVELS, LARGEST, SMALLEST, EACH = 10, 20.0, 0.3, 100
-INK, WARM, GREY = "#2f6f9f", "#b5451f", "#8c8c8c"
+INK, WARM, GRAY = "#2f6f9f", "#b5451f", "#8c8c8c"
 
 
 def slope(x: Tensor, sigma: float = 0.0) -> Tensor:
@@ -99,15 +99,15 @@ def noisy(folder: Path) -> None:
             plain(begin, steps, noisy=name == "with its noise", told=told)
     figure = Figure((10, 3.9), dpi=110, layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    for axes, (name, told), colour, size in zip((left, middle), paths.items(), (INK, WARM), (4, 40), strict=True):
-        axes.scatter(*told[-1].T, s=size, alpha=0.35, color=colour, linewidths=0)
+    for axes, (name, told), color, size in zip((left, middle), paths.items(), (INK, WARM), (4, 40), strict=True):
+        axes.scatter(*told[-1].T, s=size, alpha=0.35, color=color, linewidths=0)
         axes.set_title(f"the chain {name}, step {steps}", fontsize=10)
         axes.set(xlim=(-9.5, 9.5), ylim=(-9.5, 9.5), aspect="equal")
         curve = [within(begin), *map(within, told)]
-        right.plot(curve, color=colour, label=name)
+        right.plot(curve, color=color, label=name)
         at = {number: round(curve[number], 4) for number in (0, 10, 50, 100, 200)}
         print(f"the chain {name}: variance within clouds after so many steps {at}")
-    right.axhline(1, color=GREY, linewidth=1, linestyle="--", label="the clouds' own")
+    right.axhline(1, color=GRAY, linewidth=1, linestyle="--", label="the clouds' own")
     right.set(xlabel="steps", ylabel="variance within the clouds", yscale="log", ylim=(1e-3, 20))
     right.legend(fontsize=8, frameon=False)
     for axes in (left, middle, right):

@@ -23,7 +23,7 @@ from matplotlib import pyplot
 from matplotlib.patches import Patch
 
 VIEWS = 4
-COLOURS = np.array(  # CamVid's own, class by class; void is black
+COLORS = np.array(  # CamVid's own, class by class; void is black
     [
         (128, 128, 128),
         (128, 0, 0),
@@ -71,9 +71,7 @@ def draw(run: Path, client: str, picture: Path) -> None:
             axis.imshow(image, interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
-    handles = [
-        Patch(color=colour / 255, label=name) for name, colour in zip([*CLASSES, "unknown"], COLOURS, strict=True)
-    ]
+    handles = [Patch(color=color / 255, label=name) for name, color in zip([*CLASSES, "unknown"], COLORS, strict=True)]
     figure.legend(handles=handles, loc="lower center", ncols=6, frameon=False)
     figure.subplots_adjust(0.09, 0.09, 0.995, 0.995, 0.03, 0.03)
     picture.parent.mkdir(parents=True, exist_ok=True)
@@ -81,8 +79,8 @@ def draw(run: Path, client: str, picture: Path) -> None:
 
 
 def painted(labels: torch.Tensor) -> np.ndarray:
-    """Classes (views, height, width) as colours (views, height, width, 3)."""
-    return COLOURS[labels.masked_fill(labels == IGNORE_INDEX, len(CLASSES)).numpy()]
+    """Classes (views, height, width) as colors (views, height, width, 3)."""
+    return COLORS[labels.masked_fill(labels == IGNORE_INDEX, len(CLASSES)).numpy()]
 
 
 if __name__ == "__main__":

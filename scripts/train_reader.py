@@ -39,15 +39,15 @@ def main(steps: int) -> None:
     parts = {name: datasets.load_digits(name, "train", root, with_labels=True, upper_bound=True) for name in DOMAINS}
     with deterministic(1), seeded("digit reader"):
         reader = digit_classifier.DigitClassifier().train()
-        optimiser = torch.optim.AdamW(reader.parameters(), PEAK, weight_decay=1e-2)
-        plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, PEAK, steps)
+        optimizer = torch.optim.AdamW(reader.parameters(), PEAK, weight_decay=1e-2)
+        plan = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK, steps)
         for step in range(steps):
             drawn = [part.sample_batch(round(BATCH * DOMAINS[name])) for name, part in parts.items()]
             x = moved(digit_classifier.preprocess(torch.cat([batch["x"] for batch in drawn])))
             loss = cross_entropy(reader(x), torch.cat([batch["y"] for batch in drawn]), label_smoothing=0.05)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             plan.step()
             if step % 200 == 199:
                 print(f"step {step + 1}: loss {loss.item():.3f}", flush=True)

@@ -78,7 +78,7 @@ class RoundLoop:
             min_clients=config.run.min_clients or len(self.names),
             join_rounds=parse_join_rounds(config.run.join_rounds, self.names),
             round_timeout=config.comm.round_timeout,
-            reply_limit=config.comm.max_reply_mb,
+            max_reply_mb=config.comm.max_reply_mb,
             wire_format=config.comm.compression,
             on_reply=self._on_reply,
         )
@@ -104,7 +104,7 @@ class RoundLoop:
             self.budget.restore(self.run.rounds())
             self.run.emit("resumed", round=self.round)
         else:
-            arrays = self._initialise()
+            arrays = self._initialize()
             board.add(self._finish_round(arrays, *self._evaluate(arrays)))
         while self.round < self.config.run.rounds and not self.budget.ended_by:
             self.round += 1
@@ -124,7 +124,7 @@ class RoundLoop:
         )
         self.run.emit("finished", weights_sha256=digest)
 
-    def _initialise(self) -> ArrayRecord:
+    def _initialize(self) -> ArrayRecord:
         phase = "pretrain" if self.pretrains else "start"
         caching = pretrain_cache.use_cache(self.config.checkpoint.pretrain_cache)
         seed_scope = seeded(self.config.run.seed, "initialise")

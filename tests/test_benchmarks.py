@@ -46,8 +46,8 @@ def test_an_unknown_method_is_refused():
 
 
 def test_a_curve_is_what_the_workload_draws_at_each_value(tmp_path):
-    knobs = {"data.max_examples": 300, "molecules.adjacency_layers": 1, "molecules.node_layers": 1, "seed": 4}
-    run = RunDirectory.create(tmp_path, launch.prepare("graphnvp-qm9", knobs))
+    overrides = {"data.max_examples": 300, "molecules.adjacency_layers": 1, "molecules.node_layers": 1, "seed": 4}
+    run = RunDirectory.create(tmp_path, launch.prepare("graphnvp-qm9", overrides))
     with seeded("model"):
         model = make(Molecules, max_examples=300, adjacency_layers=1, node_layers=1).model()
     run.checkpoints.save(1, {"arrays": model.state_dict()}, keep=1)

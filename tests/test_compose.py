@@ -223,7 +223,7 @@ def test_everybody_waits_for_the_credentials_and_is_asked_for_its_health():
             assert service["restart"] == ("no" if name == "server" else "on-failure:5")
 
 
-def test_every_variable_is_in_the_file_of_variables():
+def test_every_option_is_in_the_file_of_options():
     used = set(re.findall(r"\$\{(\w+)", FILE.read_text()))
     assert used == set(re.findall(r"^# (FEDLAB_\w+)=", (ROOT / ".env").read_text(), re.M))
 

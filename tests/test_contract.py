@@ -88,13 +88,13 @@ def test_the_loss_is_a_finite_scalar_and_every_weight_gets_a_gradient(workload, 
 def test_a_few_steps_on_one_batch_lower_the_loss(workload, model):
     with seeded("loss"):
         batch = few(workload.data(None, "train")).sample_batch(8)
-        optimiser = torch.optim.Adam(model.train().parameters(), 1e-3)
+        optimizer = torch.optim.Adam(model.train().parameters(), 1e-3)
         losses = []
         for _ in range(5):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             losses.append(workload.loss(model, batch))
             losses[-1].backward()
-            optimiser.step()
+            optimizer.step()
     assert losses[-1] < losses[0]
 
 
@@ -142,7 +142,7 @@ def test_scores_are_plain_finite_floats_of_the_model_alone(workload, model):
     assert weights_sha256(model.state_dict()) == before
 
 
-def test_targets_are_unlabelled(workload):
+def test_targets_are_unlabeled(workload):
     """In the setting that this tool is for, which is every workload's default, no client trains on labels."""
     for partition in range(len(workload.clients)):
         assert "y" not in workload.data(partition, "train").columns

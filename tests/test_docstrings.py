@@ -1,6 +1,6 @@
 """Docstrings follow numpydoc: a first word that says something, shapes of tensors, and a section of errors raised.
 
-``python tests/test_docstrings.py`` lists every offender, those of excluded modules too.
+``python tests/test_docstrings.py`` lists every offender.
 """
 
 from __future__ import annotations
@@ -19,36 +19,6 @@ VAGUE = re.compile(r"(?:Of|As|What|Who|Whose|Whether|How|Nobody|Nothing|Take|Tel
 RAISES = re.compile(r"^\s*Raises\n\s*-{3,}$", re.MULTILINE)
 SHAPE = re.compile(r"\(|\b([Ss]calar|shapes?)\b")
 SHORTEST = 15  # characters: "Scalar margin." is too little, "Mean cross-entropy." says all
-
-# Modules whose docstrings are still to be rewritten.
-WAITING_LIST = """
-client/app.py fedlab/cli/app.py fedlab/cli/deploy.py fedlab/cli/molecules.py fedlab/cli/predict.py
-fedlab/comm/compression.py fedlab/comm/credentials.py fedlab/comm/grid.py fedlab/comm/roster.py
-fedlab/comparison/cells.py fedlab/comparison/grid.py fedlab/comparison/progress.py fedlab/comparison/result.py
-fedlab/comparison/runner.py fedlab/comparison/spec.py fedlab/comparison/statistics.py
-fedlab/comparison/text_tables.py fedlab/comparison/workers.py fedlab/config/schema.py fedlab/data/dataset.py
-fedlab/data/digits/datasets.py fedlab/data/digits/domains.py fedlab/data/digits/image_files.py
-fedlab/data/digits/image_folder.py fedlab/data/digits/proxies.py fedlab/data/images/domain_suites.py
-fedlab/data/images/image_sets.py fedlab/data/images/views.py fedlab/data/molecules/graphs.py
-fedlab/data/molecules/ownership.py fedlab/data/molecules/scaffolds.py fedlab/data/molecules/smiles.py
-fedlab/data/partitioners.py fedlab/deploy/client.py fedlab/deploy/client_log.py fedlab/diffusion/denoising.py
-fedlab/diffusion/noise_schedule.py fedlab/diffusion/samplers.py fedlab/diffusion/sigmas.py fedlab/doctor.py
-fedlab/engines/flower_internals.py fedlab/engines/grpc.py fedlab/engines/inprocess.py
-fedlab/engines/processes.py fedlab/engines/ray.py fedlab/engines/superlink.py fedlab/evaluation/image_grids.py
-fedlab/evaluation/image_quality.py fedlab/evaluation/molecules.py fedlab/inference/latent_space.py
-fedlab/inference/predict.py fedlab/launch.py fedlab/losses/adversarial.py fedlab/losses/soft_labels.py
-fedlab/models/batchnorm_stats.py fedlab/models/gaussian_mixture.py fedlab/models/graph_generator.py
-fedlab/models/graphnvp.py fedlab/models/message_passing.py fedlab/models/mixer.py fedlab/models/mpgvae.py
-fedlab/models/refinenet.py fedlab/models/unet.py fedlab/report/charts.py fedlab/report/client_panels.py
-fedlab/report/client_plots.py fedlab/report/commands.py fedlab/comparison/page.py
-fedlab/report/comparison_tables.py fedlab/report/confusions.py fedlab/report/partition_table.py
-fedlab/report/plots.py fedlab/report/run_tables.py fedlab/report/samples.py fedlab/runs/client_store.py
-fedlab/runs/directory.py fedlab/runs/progress.py fedlab/runs/result.py server/app.py server/budget.py
-strategies/aggregation/__init__.py strategies/aggregation/client.py strategies/aggregation/fairness.py
-strategies/aggregation/privacy.py strategies/aggregation/robust.py strategies/aggregation/rule.py
-strategies/aggregation/server_optimizers.py
-"""
-EXCLUDED = frozenset(WAITING_LIST.split())
 
 PATHS = {
     path.relative_to(ROOT).as_posix(): path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))
@@ -125,7 +95,7 @@ def offenses(name: str) -> list[str]:
             continue
         if len(text) < SHORTEST:
             found.append(f"{where}: {text!r} is too short")
-        is_command = any("command" in names_in(decorator) for decorator in node.decorator_list)  # shown by --help
+        is_command = any("typer" in names_in(a.annotation) for a in node.args.args if a.annotation)  # shown by --help
         if raised(node) and not is_command and not RAISES.search(text):
             found.append(f"{where}: no section Raises, but raises {', '.join(sorted(raised(node)))}")
         shapes = text + (outer if node.name == "forward" else "")
@@ -134,13 +104,9 @@ def offenses(name: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", sorted(PATHS.keys() - EXCLUDED))
+@pytest.mark.parametrize("name", sorted(PATHS))
 def test_docstrings_say_what_a_reader_needs(name):
     assert offenses(name) == []
-
-
-def test_the_excluded_modules_are_counted():
-    print(f"{len(EXCLUDED & PATHS.keys())} of {len(PATHS)} modules are excluded")
 
 
 if __name__ == "__main__":

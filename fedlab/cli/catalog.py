@@ -22,7 +22,7 @@ data_app = typer.Typer(no_args_is_help=True, help="The digit domains: which are 
 
 
 class ListTarget(StrEnum):
-    """What `fedlab list` can list."""
+    """Targets of `fedlab list`."""
 
     presets = "presets"
     workloads = "workloads"

@@ -1,4 +1,4 @@
-"""What the commands share: consoles, errors as sentences, tables, and running a federation to its printed result."""
+"""Shared parts of commands: consoles, errors as sentences, tables, and running a federation to its printed result."""
 
 from __future__ import annotations
 

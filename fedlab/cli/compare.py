@@ -15,16 +15,16 @@ HELP = """Run strategies on the same seeds and say which differences are real.
 
 Example: `fedlab compare dualadapt-digits --strategies source_only,dualadapt,oracle:client.steps=40 --seeds 5`
 
-**Strategies** are NAME, NAME:knob=value:knob=value or LABEL=NAME:..., see `fedlab list strategies`; ablations have
+**Strategies** are NAME, NAME:option=value:option=value or LABEL=NAME:..., see `fedlab list strategies`; ablations have
 names there, for instance dualadapt_no_mixup.
 
-**Knobs**: key=value goes for every cell, key=v1,v2 makes a grid: `server.steps=24,48 dualadapt.mixup=average,off`. A
-knob of free text is taken whole, since its value may hold commas (`digits.targets=usps,mnist_m` is one value); there,
-and wherever you like, write `|` between values: `'digits.targets=usps|usps,mnist_m'`. A knob that a strategy does not
-have is left out of its cells. Clients of strategies that train on labels get them; DualAdapt does without its control.
+**Options**: key=value goes for every cell, key=v1,v2 makes a grid: `server.steps=24,48 dualadapt.mixup=average,off`. A
+option of free text is taken whole, since its value may hold commas (`digits.targets=usps,mnist_m` is one value); there,
+and wherever you like, write `|` between values: `'digits.targets=usps|usps,mnist_m'`. An option that a strategy does
+not have is left out of its cells. Clients of strategies that train on labels get them; DualAdapt goes without its twin.
 
 **The same command again** goes on where it was killed, tries failed cells again, and runs nothing that is there: a
-cell is known by its resolved knobs. More strategies, seeds or values add cells.
+cell is known by its resolved options. More strategies, seeds or values add cells.
 
 **Threads** are part of what fixes the bits: threads=1 a cell unless you set it, whatever --jobs is.
 

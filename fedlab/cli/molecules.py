@@ -86,7 +86,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _first_pairs(space: LatentSpace) -> list[tuple[str, str]]:
-    """Of the test file's first molecules that lose nothing as graphs."""
+    """Return pairs of the test file's first molecules whose graphs lose nothing."""
     table = space.workload.tables()[1]
     whole = [one for one, meaning in zip(table.smiles, table.decoded_smiles, strict=True) if one == meaning][
         : 2 * PAIRS

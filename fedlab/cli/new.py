@@ -13,7 +13,7 @@ from fedlab.scaffold import write_package
 
 
 class NewKind(StrEnum):
-    """What `fedlab new` writes."""
+    """Kinds of files that `fedlab new` writes."""
 
     workload = "workload"
     strategy = "strategy"

@@ -29,7 +29,7 @@ def predict(
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values with a line of names.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each image, line by line.")] = False,
 ) -> None:
-    """Say what images show, with the model that a client has kept or that a run has in its newest checkpoint.
+    """Predict the classes of images with the model that a client keeps or with a run's newest checkpoint.
 
     Files that cannot be read are named in the end, with exit status 1; the others are predicted.
 

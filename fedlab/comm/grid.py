@@ -42,7 +42,7 @@ class PartitionGrid(Grid):
         Partition to the first round in which a late joiner takes part; all others take part from the start.
     round_timeout
         Seconds from the start of a phase after which no reply is waited for; 0: no limit.
-    reply_limit
+    max_reply_mb
         Largest reply in megabytes.
     wire_format
         Encoding of floats, see :mod:`fedlab.comm.compression`.
@@ -68,13 +68,13 @@ class PartitionGrid(Grid):
         min_clients: int,
         join_rounds: Mapping[int, int] | None = None,
         round_timeout: float = 0.0,
-        reply_limit: float = float("inf"),
+        max_reply_mb: float = float("inf"),
         wire_format: str = compression.FLOAT32,
         on_reply: OnReply = lambda partition, reply: None,
     ) -> None:
         self.roster, self.grid, self.names = roster, roster.grid, roster.names
         self.min_clients, self.join_rounds = min_clients, dict(join_rounds or {})
-        self.round_timeout, self.reply_limit, self.wire_format = round_timeout, reply_limit, wire_format
+        self.round_timeout, self.max_reply_mb, self.wire_format = round_timeout, max_reply_mb, wire_format
         self.on_reply = on_reply
         self.expected = set(self.names)
         self.unresponsive: set[int] = set()
@@ -215,9 +215,9 @@ class PartitionGrid(Grid):
     def _decode_and_check(self, reply: Message, message: Message, check: Validate) -> None:
         """Decode a reply in place; raise when it cannot be used."""
         size = self.stats.up[self.partition_of[reply.metadata.src_node_id]]
-        if size > self.reply_limit * MEGABYTE:
+        if size > self.max_reply_mb * MEGABYTE:
             raise RunError(
-                f"it has {size / MEGABYTE:.1f} MB, and option comm.max_reply_mb allows {self.reply_limit:g} MB"
+                f"it has {size / MEGABYTE:.1f} MB, and option comm.max_reply_mb allows {self.max_reply_mb:g} MB"
             )
         reply.content = compression.decode(reply.content)
         check(message, reply)

@@ -75,7 +75,13 @@ def cores() -> int:
 
 @contextmanager
 def directory_lock(folder: Path) -> Iterator[None]:
-    """Lock a folder against a second comparison; the kernel releases it when the process dies."""
+    """Lock a folder against a second comparison; the kernel releases it when the process dies.
+
+    Raises
+    ------
+    RunError
+        When the folder cannot be made or another comparison uses it.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")

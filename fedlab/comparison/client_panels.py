@@ -83,7 +83,7 @@ def client_panels(comparison: Comparison, styles: Sequence[SeriesStyle]) -> Clie
 
 def _run(comparison: Comparison, style: SeriesStyle, seed: int) -> Result | None:
     for cell, result in comparison.results:
-        key = (cell.label, *(cell.knobs.get(knob, "") for knob in comparison.grid))
+        key = (cell.label, *(cell.options.get(option, "") for option in comparison.grid))
         if key == style.key and cell.seed == seed:
             return result
     return None

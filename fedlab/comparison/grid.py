@@ -1,12 +1,12 @@
-"""The grid of a comparison: strategies x values of knobs x seeds, each checked, with its first seed, before any
+"""The grid of a comparison: strategies x values of options x seeds, each checked, with its first seed, before any
 cell runs.
 
-A knob of another strategy's section has no effect on a variant and is left out of its cells, of which there is then
-one for all the knob's values.
+An option of another strategy's section has no effect on a variant and is left out of its cells, of which there is then
+one for all the option's values.
 
-What a cell's knobs are made of, each going over what stands before it: the preset; what the strategy changes where it
+What a cell's options are made of, each going over what stands before it: the preset; what the strategy changes where it
 stands beside others; labels for the clients, where it trains on them and they have none; the variant by name; the
-grid; the knobs written behind the variant.
+grid; the options written behind the variant.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from fedlab.strategies.ablations import expand_ablation
 from fedlab.strategies.protocol import StrategySpec
 
 THREADS = 1  # of a cell, unless the preset or the user says otherwise: as many cells at a time as there are cores
-# Knobs on which no result depends.
+# Options on which no result depends.
 NOT_HASHED = frozenset({"name", "seed", "checkpoint.pretrain_cache", "checkpoint.keep", "checkpoint.keep_initial"})
 
 
 @dataclass(frozen=True)
 class CellPlan:
-    """One cell: its knobs resolved and checked, and those of the grid that have an effect on it, as written."""
+    """One cell: its options resolved and checked, and those of the grid that have an effect on it, as written."""
 
     label: str
     strategy: str
     seed: int
-    knobs: Mapping[str, str]
+    options: Mapping[str, str]
     config: Config
 
     @property
@@ -49,7 +49,7 @@ class CellPlan:
 
     @property
     def spec(self) -> StrategySpec:
-        """What the registry knows of its strategy."""
+        """The registry's description of its strategy."""
         found: StrategySpec = self.config.plugins["strategy"].spec
         return found
 
@@ -96,7 +96,7 @@ def _effective(preset: str, variant: Variant, grid: Mapping[str, Sequence[Value]
     """Return the grid's options that have an effect on a variant; one that the variant itself sets is refused."""
     first = {name: values[0] for name, values in grid.items()}
     effective = [name for name in grid if _affects(preset, variant, name, first)]
-    clash = next((name for name in effective if name in {**_named(variant)[1], **variant.knobs}), None)
+    clash = next((name for name in effective if name in {**_named(variant)[1], **variant.options}), None)
     if clash:
         raise ConfigError(
             f"option {clash!r} is set by variant {variant.label!r} and for the whole comparison; keep one of them"
@@ -118,7 +118,9 @@ def _affects(preset: str, variant: Variant, option: str, grid: Overrides) -> boo
     }
     if not dot or section not in sections:
         return True
-    table, given = expand_ablation(registry.preset_options(preset), {"strategy": variant.name, **grid, **variant.knobs})
+    table, given = expand_ablation(
+        registry.preset_options(preset), {"strategy": variant.name, **grid, **variant.options}
+    )
     used = registry.plugins_of({**table, **given})
     return section in {plugin.section for plugin in used.values()}
 
@@ -130,14 +132,14 @@ def _checked(preset: str, variant: Variant, given: Overrides, point: Overrides, 
     spec: StrategySpec = found.spec
     table = registry.preset_options(preset)
     usual = {"checkpoint.keep": 1, **({} if "threads" in table else {"threads": THREADS})}
-    beside = {f"{found.section}.{name}": value for name, value in spec.comparison_overrides.items()}
-    own = {**named, **given, **variant.knobs, "strategy": base, "seed": seed, "checkpoint.keep_initial": True}
+    compared = {f"{found.section}.{name}": value for name, value in spec.comparison_overrides.items()}
+    own = {**named, **given, **variant.options, "strategy": base, "seed": seed, "checkpoint.keep_initial": True}
     try:
-        settled = launch.resolve_config(preset, {**usual, **beside, **own})
+        settled = launch.resolve_config(preset, {**usual, **compared, **own})
         labels: Overrides = {}
         if spec.needs_client_labels and not launch.clients_have_labels(settled.workload):
             labels = settled.plugins["workload"].spec.oracle_overrides
-        config = launch.prepare(preset, {**usual, **beside, **labels, **own})
+        config = launch.prepare(preset, {**usual, **compared, **labels, **own})
     except (ConfigError, DataError) as error:
         raise type(error)(f"{_about(variant, point)}: {error}{_hint(given, str(error))}") from None
     return with_options(
@@ -151,7 +153,7 @@ def _about(variant: Variant, given: Overrides) -> str:
 
 
 def _hint(given: Overrides, error: str) -> str:
-    """Return a hint on values that hold a comma, where the error is about such a knob or names all its parts."""
+    """Return a hint on values that hold a comma, where the error is about such an option or names all its parts."""
     known = options(registry.all_sections())
     meant = [k for k, v in given.items() if "," in str(v) and k in known and is_free_text(known[k])]
     words = set(re.findall(r"[\w@-]+", error))

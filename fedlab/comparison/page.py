@@ -83,7 +83,7 @@ def failures(comparison: Comparison) -> list[tuple[str, int, str]]:
 
 def cell_name(comparison: Comparison, cell: Cell) -> str:
     """Return the name of a cell's variant for people."""
-    return page_tables.name_of(comparison, [cell.label, *(cell.knobs.get(knob, "") for knob in comparison.grid)])
+    return page_tables.name_of(comparison, [cell.label, *(cell.options.get(option, "") for option in comparison.grid)])
 
 
 def summary(comparison: Comparison, table: pd.DataFrame, styles: Sequence[SeriesStyle]) -> str:
@@ -156,7 +156,7 @@ def runs(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list[tuple[st
 def facts(comparison: Comparison) -> dict[str, str]:
     """Return the known facts of the comparison as a whole, by name."""
     budget = ", ".join(f"{name} {value:g}" for name, value in (comparison.budget or {}).items())
-    grid = "; ".join(f"{knob} = {', '.join(values)}" for knob, values in comparison.grid.items())
+    grid = "; ".join(f"{option} = {', '.join(values)}" for option, values in comparison.grid.items())
     target = "" if comparison.target is None else comparison.metric_table.format(comparison.metric, comparison.target)
     commits = ", ".join(comparison.commits or [comparison.git_commit])
     table = {
@@ -179,7 +179,9 @@ def sample_images(
     """Each kind of picture, with the newest of every variant's run with the first seed that finished."""
     found: dict[str, dict[str, samples.Image]] = {}
     for cell, result in comparison.results:
-        name = page_tables.name_of(comparison, [cell.label, *(cell.knobs.get(knob, "") for knob in comparison.grid)])
+        name = page_tables.name_of(
+            comparison, [cell.label, *(cell.options.get(option, "") for option in comparison.grid)]
+        )
         for kind, by_round in RunDirectory(result.directory).images().items():
             found.setdefault(kind, {}).setdefault(name, samples.Image.read(name, by_round[max(by_round)]))
     order = [style.name for style in styles]

@@ -28,7 +28,7 @@ PATTERNS: Sequence[tuple[float, ...]] = ((9, 3), (1, 3), (5, 2, 1, 2, 1, 2), (14
 
 @dataclass(frozen=True)
 class SeriesStyle:
-    """A row of the table: its key (label, values of the grid's knobs), its name for people and its line."""
+    """A row of the table: its key (label, values of the grid's options), its name for people and its line."""
 
     key: tuple[str, ...]
     name: str
@@ -60,13 +60,13 @@ def client_groups(comparison: Comparison) -> set[frozenset[str]]:
 
 
 def variant_heads(comparison: Comparison, key: str) -> list[ColumnHeader]:
-    """Return the heads of a row's label and of each knob of the grid."""
-    names = comparison.short_knobs
+    """Return the heads of a row's label and of each option of the grid."""
+    names = comparison.short_options
     return [ColumnHeader("variant", key), *(ColumnHeader(name, f"{key}-{name}") for name in names)]
 
 
-def knob_cells(comparison: Comparison, style: SeriesStyle) -> list[TableCell]:
-    """Return a row's values of the grid's knobs, sorted as written; one without an effect on it sorts last."""
+def option_cells(comparison: Comparison, style: SeriesStyle) -> list[TableCell]:
+    """Return a row's values of the grid's options, sorted as written; one without an effect on it sorts last."""
     pairs = zip(comparison.grid.values(), style.key[1:], strict=True)
     return [
         TableCell(value or MISSING, value=float(values.index(value)) if value else math.nan) for values, value in pairs
@@ -74,9 +74,9 @@ def knob_cells(comparison: Comparison, style: SeriesStyle) -> list[TableCell]:
 
 
 def name_of(comparison: Comparison, key: Sequence[str]) -> str:
-    """Return a variant's name: its label, and the knobs of the grid that have an effect on it, shortened if clear."""
-    knobs = [f"{knob}={value}" for knob, value in zip(comparison.short_knobs, key[1:], strict=True) if value]
-    return ", ".join([key[0], *knobs])
+    """Return a variant's name: its label, and the options of the grid that have an effect on it, shortened if clear."""
+    options = [f"{option}={value}" for option, value in zip(comparison.short_options, key[1:], strict=True) if value]
+    return ", ".join([key[0], *options])
 
 
 # --- numbers for people -----------------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def summary_table(
     apart = len(client_groups(comparison)) > 1  # then no mean is better than another
     leading = set() if apart else best_as_shown(metrics, metric, unlabeled.tolist())
     for style, row in zip(styles, records(table), strict=True):
-        cells = knob_cells(comparison, style) + [
+        cells = option_cells(comparison, style) + [
             number(
                 row[column.name],
                 column.text(row) if math.isfinite(row[column.name]) else MISSING,
@@ -213,7 +213,7 @@ def difference_table(
         between = f"{signed(low, percent)} to {signed(high, percent)}" if known else MISSING
         drawing = plots.forest_plot(mean, low, high, scale, f"{signed(mean, percent)}, interval {between}")
         cells = [
-            *knob_cells(comparison, style),
+            *option_cells(comparison, style),
             TableCell("", drawing=drawing),
             number(mean, signed(mean, percent)),
             TableCell(between),
@@ -240,7 +240,7 @@ def heat_table(comparison: Comparison, styles: Sequence[SeriesStyle]) -> tuple[l
     }
     rows = []
     for style in styles:
-        cells = knob_cells(comparison, style)
+        cells = option_cells(comparison, style)
         for client in clients:
             row = found.get((*style.key, client))
             if row is None or not math.isfinite(row["mean"]):

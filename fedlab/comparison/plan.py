@@ -30,7 +30,7 @@ class ComparisonRequest:
     preset: str
     strategies: str | Sequence[str]
     seeds: str | int | Sequence[int] = 5
-    knobs: Mapping[str, object] | None = None
+    overrides: Mapping[str, object] | None = None
     baseline: str | None = None
     target: float | None = None
     budget: Mapping[str, float] | None = None
@@ -92,10 +92,10 @@ def plan_comparison(request: ComparisonRequest) -> ComparisonPlan:
         With a sentence.
     """
     variants, seeds = spec.parse_strategies(request.strategies), spec.parse_seeds(request.seeds)
-    values, budget = spec.parse_knobs(request.knobs or {}), dict(request.budget or {})
+    values, budget = spec.parse_options(request.overrides or {}), dict(request.budget or {})
     if "rounds" in budget and "rounds" in values:
         raise ConfigError("rounds are set as an option and as a budget; keep one of them")
-    plans = grid.plan_cells(request.preset, variants, seeds, values, spec.as_knobs(budget))
+    plans = grid.plan_cells(request.preset, variants, seeds, values, spec.as_options(budget))
     metric = request.metric or plans[0].config.plugins["workload"].spec.primary_metric
     _check_metric(request, metric, MetricTable.merged(launch.declared_metrics(plan.config) for plan in plans))
     labels = [variant.label for variant in variants]
@@ -114,7 +114,7 @@ def plan_comparison(request: ComparisonRequest) -> ComparisonPlan:
         upper_bound=grid.upper_bound(plans),
         labeled=grid.uses_labels(plans),
         metric=metric,
-        cells=[Cell(plan.label, plan.strategy, plan.seed, plan.knobs, plan.run) for plan in plans],
+        cells=[Cell(plan.label, plan.strategy, plan.seed, plan.options, plan.run) for plan in plans],
         grid={name: list(map(spec.format_value, each)) for name, each in values.items() if len(each) > 1},
         target=request.target,
         budget=budget or None,

@@ -127,7 +127,7 @@ class PlainProgress:
         self.write(header(plan, finished))
 
     def on_cell_start(self, cells: Sequence[Cell]) -> None:
-        """Write nothing."""
+        """Write nothing: a line comes at the end of a cell."""
 
     def on_cell_end(self, cells: Sequence[Cell]) -> None:
         """Write how the cells ended."""
@@ -163,8 +163,8 @@ class JsonProgress:
         self._event("result", directory=str(comparison.directory), **files.result(comparison))
 
     def _about(self, cell: Cell) -> dict[str, Any]:
-        knobs = dict(cell.knobs)
-        return {"label": cell.label, "seed": cell.seed, "knobs": knobs, "run": str(self.folder / cell.run)}
+        options = dict(cell.options)
+        return {"label": cell.label, "seed": cell.seed, "options": options, "run": str(self.folder / cell.run)}
 
     def _event(self, event: str, **fields: Any) -> None:
         self.write(json.dumps({"time": round(time.time(), 3), "event": event, **fields}))
@@ -210,10 +210,10 @@ def print_summary(comparison: Comparison, console: Console) -> None:
         table = Table(
             title=Text(text.title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
         )
-        knobs = len(comparison.grid)
+        grid = len(comparison.grid)
         for number, head in enumerate(text.heads):
             table.add_column(
-                Text(head), justify="right" if number > knobs else "left", overflow="fold", no_wrap=not number
+                Text(head), justify="right" if number > grid else "left", overflow="fold", no_wrap=not number
             )
         for row in text.rows:
             table.add_row(*map(Text, row))

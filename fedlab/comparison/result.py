@@ -4,7 +4,7 @@
 
     comparisons/<preset>/
         comparison.json     what was asked for, and each cell: its run directory and how it ended
-        cells/              a run directory for each cell, named by the hash of its knobs
+        cells/              a run directory for each cell, named by the hash of its options
         pretrained/         pre-trainings that cells share
         table.csv table.json table.md report.html
 """
@@ -41,8 +41,8 @@ class Cell:
     ----------
     label, strategy
         The variant's name in the table, and the strategy behind it.
-    knobs
-        Values of the grid's knobs as they were written; one that has no effect on this strategy is missing.
+    options
+        Values of the grid's options as they were written; one that has no effect on this strategy is missing.
     run
         Run directory, relative to the comparison's.
     """
@@ -50,7 +50,7 @@ class Cell:
     label: str
     strategy: str
     seed: int
-    knobs: Mapping[str, str]
+    options: Mapping[str, str]
     run: str
     status: str = PENDING
     error: str | None = None
@@ -62,8 +62,10 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The cell's label, knobs and seed for people."""
-        return ", ".join([self.label, *(f"{knob}={value}" for knob, value in self.knobs.items()), f"seed {self.seed}"])
+        """The cell's label, options and seed for people."""
+        return ", ".join(
+            [self.label, *(f"{option}={value}" for option, value in self.options.items()), f"seed {self.seed}"]
+        )
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Comparison:
         Group of the compared metrics; ``summary()["metric"]`` says by which of its variants each row is judged. Where
         no client reports it, a metric of the server's score.
     grid
-        Knob to its values, as they were written.
+        Option to its values, as they were written.
     """
 
     directory: Path
@@ -138,13 +140,13 @@ class Comparison:
 
     @property
     def keys(self) -> list[str]:
-        """Columns that tell the table's rows apart: ``label`` and the grid's knobs."""
+        """Columns that tell the table's rows apart: ``label`` and the grid's options."""
         return ["label", *self.grid]
 
     @property
-    def short_knobs(self) -> list[str]:
-        """Names of the grid's knobs for people: the last part, where that is clear."""
-        short = [knob.rpartition(".")[2] for knob in self.grid]
+    def short_options(self) -> list[str]:
+        """Names of the grid's options for people: the last part, where that is clear."""
+        short = [option.rpartition(".")[2] for option in self.grid]
         return short if len(set(short)) == len(short) else list(self.grid)
 
     @cached_property
@@ -187,7 +189,7 @@ class Comparison:
     def frame(self) -> pd.DataFrame:
         """One row a finished cell, round and client.
 
-        Columns: ``label``, ``strategy``, a column for each knob of the grid (text; empty where it has no effect),
+        Columns: ``label``, ``strategy``, a column for each option of the grid (text; empty where it has no effect),
         ``seed``, ``round``, ``client``, ``score`` (the metric that the variant is judged by), every metric by its name,
         ``bytes_down`` and ``bytes_up`` (training, of this client, cumulated), ``seconds`` (the whole run's without
         tests and scores, cumulated). Where the metric is of the server's score, there is one "client", named
@@ -206,8 +208,8 @@ class Comparison:
         return frame_rows.of_server(result, self.metric)
 
     def _place(self, cell: Cell) -> dict[str, Any]:
-        knobs = {knob: cell.knobs.get(knob, "") for knob in self.grid}
-        return {"label": cell.label, "strategy": cell.strategy, **knobs, "seed": cell.seed}
+        options = {option: cell.options.get(option, "") for option in self.grid}
+        return {"label": cell.label, "strategy": cell.strategy, **options, "seed": cell.seed}
 
     def metric_of(self, result: Result) -> str:
         """Return the clients' metric by which a run is judged: the best informed of the group; "" where it has none.
@@ -241,9 +243,9 @@ class Comparison:
         )
 
     def summary(self) -> pd.DataFrame:
-        """Return one row a variant and value of the grid's knobs; the docs page "comparison" explains each column.
+        """Return one row a variant and value of the grid's options; the docs page "comparison" explains each column.
 
-        ``label``, the knobs, ``strategy``, ``metric``, ``n`` (seeds), ``mean``, ``low``, ``high`` (95 % over seeds),
+        ``label``, the options, ``strategy``, ``metric``, ``n`` (seeds), ``mean``, ``low``, ``high`` (95 % over seeds),
         ``difference``, ``difference_low``, ``difference_high``, ``p``, ``p_holm`` (to the baseline, by seed),
         ``closed`` (fraction of the gap between baseline and upper reference), ``rank``, ``rounds``, ``bytes``,
         ``seconds`` (means over seeds), ``reached`` (seeds that reached the target), ``reach_rounds``, ``reach_bytes``,

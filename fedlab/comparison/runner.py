@@ -1,6 +1,6 @@
 """Run the cells of a planned comparison, then write its tables.
 
-Nothing is lost by a kill: the same command finds finished cells by the hash of their knobs and goes on with the rest.
+Nothing is lost by a kill: the same command finds finished cells by the hash of their options and goes on with the rest.
 """
 
 from __future__ import annotations
@@ -76,10 +76,10 @@ def _all_finished(comparison: Comparison, run: str) -> bool:
 
 
 def _with(comparison: Comparison, changed: Sequence[Cell]) -> Comparison:
-    new = {(cell.label, cell.seed, tuple(cell.knobs.items())): cell for cell in changed}
+    new = {(cell.label, cell.seed, tuple(cell.options.items())): cell for cell in changed}
     return replace(
         comparison,
-        cells=[new.get((cell.label, cell.seed, tuple(cell.knobs.items())), cell) for cell in comparison.cells],
+        cells=[new.get((cell.label, cell.seed, tuple(cell.options.items())), cell) for cell in comparison.cells],
     )
 
 
@@ -104,7 +104,7 @@ def compare(
     strategies: str | Sequence[str],
     *,
     seeds: int | Sequence[int] = 5,
-    knobs: Mapping[str, object] | None = None,
+    overrides: Mapping[str, object] | None = None,
     baseline: str | None = None,
     target: float | None = None,
     budget: Mapping[str, float] | None = None,
@@ -120,10 +120,10 @@ def compare(
     preset
         Name of a preset (``fedlab list``) or path of a TOML file.
     strategies
-        Names, ``NAME:knob=value`` or ``LABEL=NAME:knob=value``, as a list or separated by commas.
+        Names, ``NAME:option=value`` or ``LABEL=NAME:option=value``, as a list or separated by commas.
     seeds
         How many from 0, or each of them.
-    knobs
+    overrides
         For every cell, by name; a list of values makes a grid: ``{"rounds": 3, "server.steps": [24, 48]}``.
     baseline
         Label that others are compared with; the lower bound if it is there, else the first.
@@ -159,7 +159,7 @@ def compare(
     from fedlab.comparison.progress import RichProgress
 
     plan = plan_comparison(
-        ComparisonRequest(preset, strategies, seeds, knobs, baseline, target, budget, jobs, out, metric)
+        ComparisonRequest(preset, strategies, seeds, overrides, baseline, target, budget, jobs, out, metric)
     )
     if progress:
         with RichProgress(Console()) as live:

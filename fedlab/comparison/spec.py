@@ -1,7 +1,7 @@
-"""Parsers of the arguments of a comparison: strategies, seeds, knobs with several values, budgets.
+"""Parsers of the arguments of a comparison: strategies, seeds, options with several values, budgets.
 
-A *variant* is a strategy as it is compared. On the command line it is ``NAME``, ``NAME:knob=value:knob=value`` or
-``LABEL=NAME:...``; a knob without a dot is the strategy's own where it has such a one.
+A *variant* is a strategy as it is compared. On the command line it is ``NAME``, ``NAME:option=value:option=value`` or
+``LABEL=NAME:...``; an option without a dot is the strategy's own where it has such a one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fedlab.errors import ConfigError
 from fedlab.strategies.ablations import expand_ablation
 
 SEPARATOR = "|"  # between values that may hold commas themselves
-# Knobs that other options set.
+# Options that other options set.
 RESERVED = {
     "strategy": "--strategies a,b",
     "seed": "--seeds",
@@ -32,20 +32,20 @@ UNITS_OF = {"rounds": ("",), "bytes": ("", "b", "kb", "mb", "gb"), "seconds": ("
 
 @dataclass(frozen=True)
 class Variant:
-    """A strategy as it is compared; ``name`` is what it is called by, ``knobs`` what was written behind it."""
+    """A strategy as it is compared; ``name`` is what it is called by, ``options`` what was written behind it."""
 
     label: str
     name: str
-    knobs: Overrides
+    options: Overrides
 
 
 def parse_strategies(text: str | Sequence[str]) -> list[Variant]:
-    """Parse ``a,LABEL=b:knob=value`` as variants; ``|`` separates them where a knob's value holds a comma.
+    """Parse ``a,LABEL=b:option=value`` as variants; ``|`` separates them where an option's value holds a comma.
 
     Raises
     ------
     ConfigError
-        For a strategy that does not exist, a knob without a value, or two variants of one label.
+        For a strategy that does not exist, an option without a value, or two variants of one label.
     """
     parts = text.split(SEPARATOR if SEPARATOR in text else ",") if isinstance(text, str) else list(text)
     variants = [_variant(part.strip()) for part in parts if part.strip()]
@@ -77,10 +77,10 @@ def _variant(text: str) -> Variant:
     own = section_fields(base.spec.options)
     found: dict[str, Value] = {}
     for item in written:
-        knob, equals, value = (part.strip() for part in item.partition("="))
-        if not equals or not knob:
-            raise ConfigError(f"{item!r} of variant {text!r} is no knob; write {name}:knob=value")
-        found[f"{base.section}.{knob}" if knob in own else knob] = value
+        option, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or not option:
+            raise ConfigError(f"{item!r} of variant {text!r} is no option; write {name}:option=value")
+        found[f"{base.section}.{option}" if option in own else option] = value
     return Variant(label.strip() if named else text, name, found)
 
 
@@ -106,11 +106,11 @@ def parse_seeds(text: str | int | Sequence[int]) -> list[int]:
     return seeds
 
 
-def parse_knobs(items: Mapping[str, object]) -> dict[str, list[Value]]:
-    """Return knob to its values, from ``{"server.steps": "24,48"}``; lists come from Python and are taken as they are.
+def parse_options(items: Mapping[str, object]) -> dict[str, list[Value]]:
+    """Return the values of each option, from ``{"server.steps": "24,48"}``; a list is taken as it is.
 
-    A comma stands between values of a knob that is a number, a switch or a choice; one of free text
-    (``digits.targets=usps,mnist_m``) is taken whole. ``|`` stands between values of any knob.
+    A comma stands between values of an option that is a number, a switch or a choice; one of free text
+    (``digits.targets=usps,mnist_m``) is taken whole. ``|`` stands between values of any option.
 
     Raises
     ------
@@ -140,12 +140,12 @@ def _values(given: object, text: bool) -> list[Value]:
 
 
 def format_value(value: Value) -> str:
-    """Return a knob's value as it is written on the command line."""
+    """Return an option's value as it is written on the command line."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def as_knobs(budget: Mapping[str, float]) -> Overrides:
-    """Return a budget as knobs."""
+def as_options(budget: Mapping[str, float]) -> Overrides:
+    """Return a budget as options."""
     names = {"rounds": "rounds", "bytes": "budget_bytes", "seconds": "budget_seconds"}
     return {names[kind]: int(value) if kind == "rounds" else value for kind, value in budget.items()}
 

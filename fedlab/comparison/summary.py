@@ -1,4 +1,4 @@
-"""The table of a comparison: a row for each variant and value of the grid's knobs."""
+"""The table of a comparison: a row for each variant and value of the grid's options."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Scores:
     Attributes
     ----------
     keys
-        Columns that tell rows apart: ``label``, then the grid's knobs.
+        Columns that tell rows apart: ``label``, then the grid's options.
     final, curves
         Scores by client after the last round, and means over clients by round.
     metrics
@@ -104,7 +104,7 @@ def _vs_baseline(key: tuple[str, ...], keys: Iterable[tuple[str, ...]], scores: 
 
 
 def _matching_row(key: tuple[str, ...], keys: Iterable[tuple[str, ...]], label: str) -> tuple[str, ...] | None:
-    """Return the row of a label with the same values of all knobs that have an effect on it."""
+    """Return the row of a label with the same values of all options that have an effect on it."""
     return next(
         (
             other

@@ -29,13 +29,13 @@ def tables(comparison: Comparison) -> list[TextTable]:
 
 
 def scores(comparison: Comparison) -> TextTable:
-    """Return a row for each variant and value of the grid's knobs."""
-    table, knobs = comparison.metric_table, list(comparison.grid)
+    """Return a row for each variant and value of the grid's options."""
+    table, options = comparison.metric_table, list(comparison.grid)
     percent = table.is_fraction(comparison.metric)
     rows = [
         [
             str(row["label"]),
-            *(str(row[knob]) or MISSING for knob in knobs),
+            *(str(row[option]) or MISSING for option in options),
             plus_minus(row["mean"], row["high"] - row["mean"], percent),
             plus_minus(row["difference"], row["difference_high"] - row["difference"], percent, signed=True),
             p_value(row["p_holm"]),
@@ -58,7 +58,7 @@ def scores(comparison: Comparison) -> TextTable:
         "bytes",
         "time",
     ]
-    heads = ["strategy", *comparison.short_knobs, *measured]
+    heads = ["strategy", *comparison.short_options, *measured]
     return TextTable(_title(comparison), heads, rows)
 
 
@@ -76,7 +76,7 @@ def domains(comparison: Comparison) -> TextTable:
         for key, cells in by_row.items()
     ]
     return TextTable(
-        f"{table.title(comparison.metric)} by client", ["strategy", *comparison.short_knobs, *clients], rows
+        f"{table.title(comparison.metric)} by client", ["strategy", *comparison.short_options, *clients], rows
     )
 
 
@@ -89,14 +89,14 @@ def reach(comparison: Comparison) -> TextTable:
         rows.append(
             [
                 str(row["label"]),
-                *(str(row[knob]) or MISSING for knob in comparison.grid),
+                *(str(row[option]) or MISSING for option in comparison.grid),
                 MISSING if math.isnan(row["reached"]) else f"{row['reached']:.0f} of {row['n']}",
                 _number(row["reach_rounds"], ".3g"),
                 human_bytes(row["reach_bytes"]) if known else MISSING,
                 elapsed(row["reach_seconds"]) if known else MISSING,
             ]
         )
-    heads = ["strategy", *comparison.short_knobs, "seeds that reach it", "rounds", "bytes", "time"]
+    heads = ["strategy", *comparison.short_options, "seeds that reach it", "rounds", "bytes", "time"]
     title = f"Until {table.title(comparison.metric)} is {table.format(comparison.metric, target)}, mean over seeds"
     return TextTable(title, heads, rows)
 
@@ -126,7 +126,7 @@ def legend(comparison: Comparison) -> str:
     labels = (
         f"{', '.join(uses_labels)}: learns from clients' labels, which the others do not have. " if uses_labels else ""
     )
-    paired = " and knobs" if comparison.grid else ""
+    paired = " and options" if comparison.grid else ""
     return (
         f"{labels}± is half a 95 % Student t interval over seeds, not corrected; vs: paired by seed{paired}, p of the "
         f"paired t-test after Holm over all rows. {gap}rank: mean over clients and seeds, 1 is best. bytes and time: "

@@ -33,7 +33,7 @@ RUN = ""  # prefix of RunConfig's options
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What is run, how long and where."""
+    """The experiment, its length and where it runs."""
 
     name: str = Field("", pattern=r"^[^/\\]*$", description="name of the run directory; empty: the preset's")
     workload: str = Field("digits", description="what is learned: a name of `fedlab list`, or pkg.module:Name")
@@ -81,7 +81,7 @@ class CommConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """What a run keeps on disk beside its metrics."""
+    """Files that a run keeps on disk in addition to its metrics."""
 
     keep: int = Field(2, ge=1, description="newest checkpoints kept in the run directory")
     keep_initial: bool = Field(False, description="keep the checkpoint before round 1 as well")
@@ -135,7 +135,7 @@ DEFAULT_DATA: DataConfig = parse_section(DataConfig, "data", {})
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """How the server trains on its labeled data; the same options, and the same batches, for every strategy."""
+    """Training of the server on its labeled data: the same options and the same batches for every strategy."""
 
     pretrain_steps: int = Field(800, ge=0, description="steps on labeled source data before round 1")
     pretrain_learning_rate: PositiveFloat = Field(
@@ -155,7 +155,7 @@ class ServerConfig:
 
 @dataclass(frozen=True)
 class ClientConfig:
-    """How a client trains on its own data between two messages."""
+    """Training of a client on its own data between two messages."""
 
     steps: int = Field(200, ge=0, description="local steps a round (R_c)")
     batch_size: int = Field(256, ge=2, description="examples a step")

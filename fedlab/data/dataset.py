@@ -54,7 +54,7 @@ class ArrayDataset(Dataset[Batch]):
         return self.select(torch.linspace(0, len(self) - 1, count).long())
 
     def select(self, rows: Tensor | slice) -> ArrayDataset:
-        """Return the examples of these rows as a data set with the same transform."""
+        """Return the examples of rows, indices (rows,) or a slice, as a data set with the same transform."""
         return ArrayDataset({name: column[rows] for name, column in self.columns.items()}, self.transform)
 
     def sample_batch(self, size: int) -> Batch:

@@ -32,7 +32,9 @@ Rows = npt.NDArray[np.int64]
 
 
 def iid(labels: Tensor, clients: int, alpha: float, seed: int) -> list[Tensor]:
-    """Return a random split into parts as equal as possible; ``alpha`` and the values of ``labels`` are not used.
+    """Return a random split of examples into parts of nearly equal size, indices (examples of the client,) each.
+
+    ``alpha`` and the values of ``labels`` (examples,) are not used.
 
     Parameters and errors are those of :func:`partition_indices`.
     """
@@ -62,8 +64,8 @@ def dirichlet(labels: Tensor, clients: int, alpha: float, seed: int) -> list[Ten
 def shards(labels: Tensor, clients: int, alpha: float, seed: int) -> list[Tensor]:
     """Return a split of the examples sorted by label, in two random contiguous pieces a client.
 
-    Each client has few classes, and sizes are nearly even. Parameters and errors are those of
-    :func:`partition_indices`.
+    ``labels`` are (examples,), the parts indices (examples of the client,). Each client has few classes,
+    and sizes are nearly even. Parameters and errors are those of :func:`partition_indices`.
     """
     _check_count(len(labels), clients)
     pieces = np.array_split(np.argsort(labels.numpy(), kind="stable"), clients * SHARDS_PER_CLIENT)

@@ -90,7 +90,7 @@ def sliced_loss(schedule: NoiseSchedule, backbone: Backbone, x: Tensor) -> Tenso
 
 
 def check_images(x: Tensor) -> None:
-    """Check that images are in the range that noise schedules are made for.
+    """Check that images (batch, ...) are in the range that noise schedules are made for.
 
     Raises
     ------

@@ -98,7 +98,7 @@ def ddim_step(
     clip: bool = True,
     noise: Tensor | None = None,
 ) -> Tensor:
-    """Return DDIM's step: the estimated image, noised again to ``prev_level`` with predicted and fresh noise.
+    """Return DDIM's step (batch, ...): the estimated image, noised to ``prev_level`` with predicted and fresh noise.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ def sample(
 
 
 def langevin_step(x: Tensor, slope: Tensor, alpha: float, noise: Tensor) -> Tensor:
-    """Return one unadjusted step with the score ``slope``, in the paper's convention."""
+    """Return one unadjusted step from ``x`` (batch, ...) with the score ``slope``, in the paper's convention."""
     return x + alpha / 2 * slope + sqrt(alpha) * noise
 
 

@@ -126,7 +126,7 @@ class RejectionMonitor:
 
     REGISTRATION = re.compile(r"Fleet/(ActivateNode|RegisterNode)\]\[ApiError.*?public key: b'(.*?)'(.*)")
     HANDSHAKE = re.compile(r"CallNextHandshakerLocked: error=(?!OK)(.*?)args=.*?endpoint_peer_address=([^,}]*)", re.S)
-    ENTRY = re.compile(r"^[EIW]\d{4} ", re.M)  # begin of an entry of gRPC
+    MESSAGE = re.compile(r"^[EIW]\d{4} ", re.M)  # begin of an entry of gRPC
     ALERTS: Mapping[str, str] = {
         "ALERT_UNKNOWN_CA": "it does not trust this server's certificate: its ca.crt is of another authority; copy "
         "ca.crt to it again",
@@ -149,7 +149,7 @@ class RejectionMonitor:
         """Read the next complete lines of the log."""
         text = "\n".join([*self._pending, *map(strip_ansi, lines)])
         self._pending = []
-        starts = [match.start() for match in self.ENTRY.finditer(text)]
+        starts = [match.start() for match in self.MESSAGE.finditer(text)]
         if starts and "CallNextHandshaker" in (last := text[starts[-1] :]) and "peer_address" not in last:
             text, self._pending = text[: starts.pop()], last.split("\n")
         for match in self.REGISTRATION.finditer(text):

@@ -28,7 +28,7 @@ class Apps:
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """What the registry knows of an engine.
+    """Description of an engine for the registry.
 
     Attributes
     ----------

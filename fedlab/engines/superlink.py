@@ -79,14 +79,26 @@ def superlink(
 
 
 def check_apps(apps: Apps) -> None:
-    """Raise ConfigError for an app that cannot be imported."""
+    """Check that both apps can be imported.
+
+    Raises
+    ------
+    ConfigError
+        For an app that cannot be imported.
+    """
     for reference in (apps.server, apps.client):
         if reason := app_error(reference):
             raise ConfigError(f"No app at {reference!r}: {reason}")
 
 
 def submit(link: SuperLink, apps: Apps, config: Mapping[str, str], simulation: Simulation | None = None) -> int:
-    """Start the run and return its id; RunError when the SuperLink does not take it."""
+    """Start the run and return its id.
+
+    Raises
+    ------
+    RunError
+        When the SuperLink does not take it.
+    """
     try:
         return link.control.start_run(apps.server, apps.client, config, simulation)
     except ControlError as error:

@@ -38,7 +38,7 @@ def tile_images(x: Tensor, columns: int) -> Pixels:
 
 
 def generated_and_real(generated: Tensor, real: Tensor, side: int = 8) -> bytes:
-    """Return a figure with a square of generated images on the left and one of real images on the right."""
+    """Return a PNG of images (batch, channels, height, width): a square of generated ones, left, and of real ones."""
     both = [tile_images(x[: side * side], side) for x in (generated, real)]
     canvas = new_figure(8.4, 4.5, "compressed")
     for axes, pixels, title in zip(canvas.subplots(1, 2), both, ("generated", "real"), strict=True):

@@ -35,7 +35,7 @@ FILES, BATCH = 2000, 500  # image files held at a time, and images a pass of the
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one image shows: the likeliest class and the next one, each with its probability in [0, 1]."""
+    """Likeliest class of one image and the next one, each with its probability in [0, 1]."""
 
     file: Path
     label: int
@@ -143,7 +143,13 @@ def predict(directory: Path | str, paths: Sequence[str | Path], client: str | No
 
 
 def images(paths: Sequence[str | Path]) -> list[Path]:
-    """The image files that are meant by files, folders and patterns, each once; DataError when there is none."""
+    """Return the image files that are meant by files, folders and patterns, each once.
+
+    Raises
+    ------
+    DataError
+        When no path is given or none of them holds an image.
+    """
     found = dict.fromkeys(file for path in paths for file in _meant(Path(path).expanduser()))
     if not found:
         raise DataError("no image was named; give PNG or JPEG files, or folders that hold some")
@@ -277,7 +283,7 @@ class Recalled:
 
 @contextmanager
 def _fitting(path: Path) -> Iterator[None]:
-    """Say what it means when a checkpoint cannot be made a model: states of other names or shapes can fail anywhere."""
+    """Raise a plain error for a checkpoint that does not fit its model: wrong names or shapes can fail anywhere."""
     try:
         yield
     except IncompatibleWeightsError as error:

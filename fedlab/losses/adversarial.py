@@ -25,7 +25,7 @@ class _Reversed(torch.autograd.Function):
 
 
 def gradient_reversal(z: Tensor, weight: float = 1.0) -> Tensor:
-    """Return z unchanged; on the backward pass the gradient is multiplied by ``-weight``."""
+    """Return z (any shape) unchanged; on the backward pass the gradient is multiplied by ``-weight``."""
     reversed_: Tensor = _Reversed.apply(z, weight)
     return reversed_
 

@@ -70,5 +70,5 @@ DIVERGENCES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def shuffle_targets(soft: Tensor) -> Tensor:
-    """Return the soft labels of a batch in random order: the same entropies, no information about an image."""
+    """Return soft labels (batch, classes) in random order: the same entropies, no information about an image."""
     return soft[torch.randperm(len(soft))]

@@ -117,7 +117,7 @@ def em_iterations(
 def kmeans_plusplus_init(
     x: Tensor, components: int, *, variance_floor: float = 1e-6, weights: Tensor | None = None
 ) -> GaussianMixture:
-    """Return the initial mixture of k-means++ seeds.
+    """Return the initial mixture of k-means++ seeds for features (..., examples, dimensions).
 
     Each seed is drawn in proportion to the squared distance from the nearest seed so far. Parameters and errors are
     those of :func:`fit`.

@@ -28,7 +28,10 @@ class GraphGenerator(Protocol):
     def sample(
         self, count: int, temperature: float = 1.0, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return sampled graphs, one-hot; ``temperature`` scales the latents' standard deviation."""
+        """Return sampled graphs (batch, R, N, N) and (batch, N, F), one-hot.
+
+        ``temperature`` scales the latents' standard deviation.
+        """
         ...
 
     def encode(self, adjacency: Tensor, nodes: Tensor) -> Tensor:

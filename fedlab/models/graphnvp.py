@@ -183,7 +183,7 @@ class GraphNVP(nn.Module):
     # --- likelihood ---
 
     def loss(self, adjacency: Tensor, nodes: Tensor) -> Tensor:
-        """Return the mean negative log-likelihood of both flows per dimension, in nats, of graphs with noise."""
+        """Return the mean negative log-likelihood per dimension, a scalar in nats, of graphs with noise."""
         (of_adjacency, of_nodes), (many, few) = self._likelihoods(adjacency, nodes), self.dimensions
         return (of_adjacency.mean() / many + of_nodes.mean() / few) / 2
 
@@ -248,7 +248,10 @@ class GraphNVP(nn.Module):
     def sample(
         self, count: int, temperature: float = 1.0, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return graphs of z = temperature * sigma * eps: A first, then X given A; in eval mode."""
+        """Return one-hot graphs (batch, R, N, N) and (batch, N, F); in eval mode.
+
+        z = temperature * sigma * eps gives A first, then X given A.
+        """
         many, few = self.dimensions
         eps = torch.randn(count, many + few, generator=generator, device=self.log_variance.device)
         return self.decode(temperature * torch.exp(0.5 * self.log_variance) * eps)
@@ -262,7 +265,7 @@ class GraphNVP(nn.Module):
 
     @torch.no_grad()
     def decode(self, latent: Tensor, *, sampled: bool = False) -> tuple[Tensor, Tensor]:
-        """Return one-hot ``adjacency`` and ``nodes`` of the largest symmetrized bond channels and elements.
+        """Return one-hot graphs of latents (batch, N N R + N F): the largest symmetrized bond channels and elements.
 
         A latent has one graph, so ``sampled`` changes nothing.
 

@@ -115,7 +115,7 @@ def scale_init(module: nn.Module) -> None:
 
 
 def masked_softmax(logits: Tensor, present: Tensor | None) -> Tensor:
-    """Return the softmax along the last dimension over the present entries; uniform, not NaN, where none is present."""
+    """Return the softmax (..., entries) over the present entries; uniform, not NaN, where none is present."""
     if present is not None:
         logits = logits.masked_fill(~present, torch.finfo(logits.dtype).min)
     return logits.softmax(-1)

@@ -208,7 +208,7 @@ class MPGVAE(nn.Module):
     def sample(
         self, count: int, temperature: float = 1.0, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return graphs of z = temperature * eps, one-hot."""
+        """Return graphs (batch, R, N, N) and (batch, N, F), one-hot, of z = temperature * eps."""
         device = self.encoder.head.weight.device
         eps = torch.randn(count, self.sizes.latent, generator=generator, device=device)
         return self.graphs(temperature * eps, self.decode_temperature, generator)
@@ -221,7 +221,7 @@ class MPGVAE(nn.Module):
 
     @torch.no_grad()
     def decode(self, latent: Tensor, *, sampled: bool = False) -> tuple[Tensor, Tensor]:
-        """Return one-hot ``adjacency`` and ``nodes``: the likeliest, or sampled at the decode temperature."""
+        """Return one-hot graphs of latents (batch, latent): the likeliest, or sampled at the decode temperature."""
         return self.graphs(latent, self.decode_temperature if sampled else 0.0)
 
     @torch.no_grad()

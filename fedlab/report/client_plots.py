@@ -115,7 +115,13 @@ def _save(path: Path, arrays: Mapping[str, Array]) -> None:
 
 @torch.no_grad()
 def compute(result: Result) -> list[ClientPlotData]:
-    """Return the plot data from a run's checkpoints."""
+    """Return the plot data from a run's checkpoints.
+
+    Raises
+    ------
+    RunError
+        When the run has no checkpoint.
+    """
     config = load_config(str(result.directory / "config.toml"))
     checkpoints = Checkpoints(result.directory)
     rounds = checkpoints.rounds()
@@ -199,6 +205,11 @@ def rows_of(features: nn.Module, data: ArrayDataset, count: int) -> tuple[Tensor
     """Return about ``count`` rows of features, evenly spread over the data, and their labels.
 
     Features (rows, width) are a row an example or a cell of an image, (batch, width, height, width) a row a cell.
+
+    Raises
+    ------
+    RunError
+        When the features have another number of axes.
     """
     some = data.subsample(count)
     rows, labels = [], []

@@ -17,7 +17,7 @@ ELSEWHERE = frozenset({"name", "seed", "checkpoint.pretrain_cache", "checkpoint.
 
 
 def repeat_from_config(result: Result) -> str:
-    """Return the command that repeats a run from its own table of knobs."""
+    """Return the command that repeats a run from its own table of options."""
     return f"fedlab run {shlex.quote(str(result.directory / 'config.toml'))}"
 
 

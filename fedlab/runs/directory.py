@@ -45,7 +45,7 @@ _directory: ContextVar[str] = ContextVar("run directory", default="")
 
 @contextmanager
 def use_directory(path: Path) -> Iterator[None]:
-    """Tell a server app that runs in the body, in this thread, where its run is written."""
+    """Make ``path`` the run directory of a server app that runs in the body, in this thread."""
     token = _directory.set(str(path))
     try:
         yield

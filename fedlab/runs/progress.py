@@ -191,7 +191,7 @@ class RichProgress(LiveDisplay):
         super().__init__(console, refresh_per_second=8)
 
     def on_event(self, event: Event) -> None:
-        """Take an event into the display."""
+        """Update the display by an event."""
         kind = event["event"]
         if kind == "phase":
             total = event.get("clients")

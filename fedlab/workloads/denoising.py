@@ -1,4 +1,4 @@
-"""What a diffusion model or a score network learns from: noise, network, data and objective, as one workload.
+"""Workload of diffusion models and score networks: noise, network, data and objective.
 
 :mod:`fedlab.workloads.generation` adds what its samples are worth.
 """

@@ -116,11 +116,11 @@ class TrimmedMean(RobustRule[TrimmedOptions]):
 
 
 class Krum(RobustRule[KrumOptions]):
-    """The one update whose neighbours are nearest."""
+    """The one update whose neighbors are nearest."""
 
     @property
     def min_updates(self) -> int:
-        """2 f + 3."""
+        """2 f + 3, with f clients that may lie."""
         return 2 * self.options.num_malicious + 3
 
     def aggregate_floats(self, server_round: int, total: float) -> dict[str, Tensor]:
@@ -130,7 +130,7 @@ class Krum(RobustRule[KrumOptions]):
 
 
 class MultiKrum(RobustRule[MultiKrumOptions]):
-    """The weighted mean of the updates whose neighbours are nearest."""
+    """The weighted mean of the updates whose neighbors are nearest."""
 
     @property
     def min_updates(self) -> int:
@@ -154,7 +154,7 @@ class Bulyan(RobustRule[BulyanOptions]):
 
     @property
     def min_updates(self) -> int:
-        """4 f + 3."""
+        """4 f + 3, with f clients that may lie."""
         return 4 * self.options.num_malicious + 3
 
     def aggregate_floats(self, server_round: int, total: float) -> dict[str, Tensor]:

@@ -224,7 +224,7 @@ def accumulate(sums: dict[str, Tensor], terms: Mapping[str, Tensor]) -> None:
 
 @dataclass(frozen=True)
 class AggregationSpec(Generic[Options]):
-    """What the registry knows of an aggregation rule.
+    """Description of an aggregation rule for the registry.
 
     Attributes
     ----------

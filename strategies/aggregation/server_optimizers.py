@@ -90,7 +90,7 @@ class FedAvgM(WeightedMean[MomentumOptions]):
         return {"momentum": dict(self.velocity)} if self.velocity else {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Restore v."""
+        """Restore the velocity v."""
         self.velocity = dict(state.get("momentum", {}))
 
 

@@ -43,7 +43,7 @@ def test_a_new_metric_needs_one_declaration(tmp_path, monkeypatch):
     )
 
     frame = fedlab.compare(
-        preset, "source_only,adabn", seeds=2, jobs=1, out=tmp_path / "out", target=1e6, knobs={"rounds": 1}
+        preset, "source_only,adabn", seeds=2, jobs=1, out=tmp_path / "out", target=1e6, overrides={"rounds": 1}
     )
     comparison = fedlab.Comparison.read(frame.attrs["directory"])
     assert (comparison.metric, comparison.more_is_better) == ("energy", False)

@@ -14,7 +14,7 @@ def test_a_few_names_are_all_listed_when_none_is_close():
 
 
 def test_many_names_are_not():
-    assert suggest("zzz", [f"knob-{i}" for i in range(MAX_NAMES + 1)]) == "nothing known has a name like that."
+    assert suggest("zzz", [f"option-{i}" for i in range(MAX_NAMES + 1)]) == "nothing known has a name like that."
 
 
 @pytest.mark.parametrize("kind", [ConfigError, DataError, RunError])

@@ -160,8 +160,8 @@ while True:
 @pytest.mark.parametrize("strategy", ["dualadapt", "fedprox"])
 def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path, strategy):
     """SIGKILL at every ninth write of the run directory, in every round and phase, half a line on the disk."""
-    labelled = {"blobs.client_labels": strategy == "fedprox"}
-    preset = toy.write_preset(tmp_path, strategy=strategy, rounds=3, **labelled)
+    labeled = {"blobs.client_labels": strategy == "fedprox"}
+    preset = toy.write_preset(tmp_path, strategy=strategy, rounds=3, **labeled)
     expected = fedlab.run(preset, runs=tmp_path / "whole")
     script = KILL.format(tests=str(SUPPORT), preset=preset, runs=tmp_path / "runs", stride=9)
     script = script.replace("PosixPath", "__import__('pathlib').PosixPath")
@@ -220,7 +220,7 @@ def test_two_processes_cannot_write_one_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("knobs", "sentence"),
+    ("overrides", "sentence"),
     [
         ({"strategy": "dualadpt"}, "unknown strategy 'dualadpt'; did you mean 'dualadapt'"),
         ({"workload": "digit"}, "unknown workload 'digit'; did you mean 'digits'"),
@@ -245,9 +245,9 @@ def test_two_processes_cannot_write_one_run(tmp_path):
         ({"strategy": "fedavg"}, "'fedavg' trains on the clients' own labels"),
     ],
 )
-def test_what_cannot_run_is_refused_before_anything_is_written(tmp_path, knobs, sentence):
+def test_what_cannot_run_is_refused_before_anything_is_written(tmp_path, overrides, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        fedlab.run(toy.write_preset(tmp_path), runs=tmp_path / "runs", overrides=knobs)
+        fedlab.run(toy.write_preset(tmp_path), runs=tmp_path / "runs", overrides=overrides)
     assert not (tmp_path / "runs").exists()
 
 
@@ -422,14 +422,14 @@ LIGHT = {
 @pytest.mark.parametrize("preset", preset_names())
 def test_every_preset_runs_one_tiny_round(tmp_path, preset, monkeypatch):
     workload = str(read_preset(preset)[1]["workload"])
-    knobs = {**SHORT, **TINY_DATA[workload], **LIGHT.get(preset, {})}
+    overrides = {**SHORT, **TINY_DATA[workload], **LIGHT.get(preset, {})}
     try:
-        launch.prepare(preset, knobs)
+        launch.prepare(preset, overrides)
     except DataError as missing:
         if not FULL:
             pytest.skip(f"set FEDLAB_DATA: {missing}")
         monkeypatch.setenv("FEDLAB_DATA", FULL)
-    result = fedlab.run(preset, runs=tmp_path, overrides=knobs)
+    result = fedlab.run(preset, runs=tmp_path, overrides=overrides)
     last = result.rounds[-1]
     assert last["round"] == 1
     assert all(
@@ -442,7 +442,7 @@ def test_every_preset_runs_one_tiny_round(tmp_path, preset, monkeypatch):
 
 @pytest.mark.engine
 def test_in_process_and_ray_give_the_same_bits(tmp_path):
-    knobs = {
+    overrides = {
         **SHORT,
         "rounds": 2,
         "digits.targets": "optdigits,usps",
@@ -450,7 +450,7 @@ def test_in_process_and_ray_give_the_same_bits(tmp_path):
         "comm.connect_timeout": 240,
     }
     results = [
-        fedlab.run("dualadapt-digits", runs=tmp_path, overrides={**knobs, "engine": engine})
+        fedlab.run("dualadapt-digits", runs=tmp_path, overrides={**overrides, "engine": engine})
         for engine in ("inprocess", "ray")
     ]
     assert results[0].weights_sha256 == results[1].weights_sha256
@@ -463,9 +463,9 @@ def test_in_process_and_ray_give_the_same_bits(tmp_path):
 def test_a_failure_under_ray_is_the_same_sentence_and_the_run_resumes(tmp_path):
     preset = tmp_path / "broken.toml"
     preset.write_text('strategy = "source_only"\n')
-    knobs = {**SHORT, "digits.targets": "optdigits", "engine": "ray", "comm.connect_timeout": 0.001}
+    overrides = {**SHORT, "digits.targets": "optdigits", "engine": "ray", "comm.connect_timeout": 0.001}
     with pytest.raises(RunError, match="0 of 1 clients connected within 0.001 s"):
-        fedlab.run(str(preset), runs=tmp_path, overrides=knobs)
+        fedlab.run(str(preset), runs=tmp_path, overrides=overrides)
     assert json.loads((tmp_path / "broken-0" / "manifest.json").read_text())["status"] == "failed"
     assert os.path.exists(tmp_path / "broken-0" / "flower" / "flower.log")
 
@@ -476,12 +476,12 @@ def test_launch_knows_every_section():
     )
 
 
-# --- a newcomer in the middle of a run ---
+# --- a late joiner in the middle of a run ---
 
 LATE = {"blobs.domains": "near,far,late", "join_rounds": "late=3", "rounds": 6}
 
 
-def test_a_newcomer_sends_its_mixture_first_then_adapts_alone_then_all_go_on(tmp_path):
+def test_a_late_joiner_sends_its_mixture_first_then_adapts_alone_then_all_go_on(tmp_path):
     result = run(tmp_path, **LATE)
     rounds = result.rounds
     trained = [{name for name, sent in record["bytes"].items() if sent["train_up"]} for record in rounds]
@@ -498,20 +498,20 @@ def test_a_newcomer_sends_its_mixture_first_then_adapts_alone_then_all_go_on(tmp
 
 @pytest.mark.engine
 @pytest.mark.parametrize("start", ["global", "random", "fresh"])
-def test_a_newcomer_may_start_elsewhere(tmp_path, start):
+def test_a_late_joiner_may_start_elsewhere(tmp_path, start):
     nearest, other = (run(tmp_path, **LATE, **{"dualadapt.late_joiner_init": choice}) for choice in ("nearest", start))
     assert (other.rounds[3]["notes"][0]["start"] in ("near", "far")) == (start == "random")
     assert len(other.rounds) == len(nearest.rounds) == 7
 
 
-def test_without_onboarding_a_newcomer_joins_full_rounds_at_once(tmp_path):
+def test_without_onboarding_a_late_joiner_joins_full_rounds_at_once(tmp_path):
     record = run(tmp_path, **LATE, **{"dualadapt.onboarding": 0}).rounds[3]
     assert all(sent["train_up"] for sent in record["bytes"].values())
     assert record["notes"] == []
 
 
 @pytest.mark.engine
-def test_a_run_with_a_newcomer_resumes_to_the_same_bits(tmp_path, monkeypatch):
+def test_a_run_with_a_late_joiner_resumes_to_the_same_bits(tmp_path, monkeypatch):
     expected = run(tmp_path, **LATE).weights_sha256
     log_round = RunDirectory.log_round
     for last in (2, 3):
@@ -529,7 +529,7 @@ def test_a_run_with_a_newcomer_resumes_to_the_same_bits(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arrivals", "sentence"),
+    ("join_rounds", "sentence"),
     [
         ("late=7", "late would join in round 7, and the run has 6; name an earlier round, or raise rounds"),
         ("late", "'late' is not client=round with a round from 1"),
@@ -538,9 +538,9 @@ def test_a_run_with_a_newcomer_resumes_to_the_same_bits(tmp_path, monkeypatch):
         ("near=1,far=2,late=3", "every client joins late"),
     ],
 )
-def test_arrivals_that_make_no_sense_are_refused(tmp_path, arrivals, sentence):
+def test_join_rounds_that_make_no_sense_are_refused(tmp_path, join_rounds, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        run(tmp_path, **{**LATE, "join_rounds": arrivals})
+        run(tmp_path, **{**LATE, "join_rounds": join_rounds})
 
 
 @pytest.mark.engine

@@ -1,4 +1,4 @@
-"""The optimisation loop against its own arithmetic, the averaged model, and the choice of device."""
+"""The optimization loop against its own arithmetic, the averaged model, and the choice of device."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ def parabola(start=1.0, rate=0.25):
 
 
 def test_steps_and_mean_loss_by_hand():
-    weight, optimiser = parabola()
-    mean = train_steps(lambda: weight**2, optimiser, 3, name="parabola")
+    weight, optimizer = parabola()
+    mean = train_steps(lambda: weight**2, optimizer, 3, name="parabola")
     assert weight.item() == 0.125  # 1, 1/2, 1/4, 1/8
     assert mean == (1 + 1 / 4 + 1 / 16) / 3
 
 
 def test_gradients_do_not_pile_up_and_old_ones_do_not_count():
-    weight, optimiser = parabola()
+    weight, optimizer = parabola()
     weight.grad = torch.tensor(100.0)
-    train_steps(lambda: weight**2, optimiser, 1, name="parabola")
+    train_steps(lambda: weight**2, optimizer, 1, name="parabola")
     assert weight.item() == 0.5
 
 
 def test_no_steps_leave_the_weights():
-    weight, optimiser = parabola()
-    assert train_steps(lambda: weight**2, optimiser, 0, name="parabola") is None
+    weight, optimizer = parabola()
+    assert train_steps(lambda: weight**2, optimizer, 0, name="parabola") is None
     assert weight.item() == 1.0
 
 
 def test_callbacks_see_every_step_after_it_was_taken():
-    weight, optimiser = parabola()
+    weight, optimizer = parabola()
     seen, told = [], []
     train_steps(
         lambda: weight**2,
-        optimiser,
+        optimizer,
         2,
         name="parabola",
         after_step=lambda: seen.append(weight.item()),
@@ -53,10 +53,10 @@ def test_callbacks_see_every_step_after_it_was_taken():
 
 @pytest.mark.parametrize("bad", ["nan", "inf", "-inf"])
 def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_weights(bad):
-    weight, optimiser = parabola()
+    weight, optimizer = parabola()
     factors = iter([1.0, float(bad), 1.0])
     with pytest.raises(RunError, match=f"parabola: the loss is {bad} at step 2 of 3; lower the learning rate"):
-        train_steps(lambda: weight**2 * next(factors), optimiser, 3, name="parabola")
+        train_steps(lambda: weight**2 * next(factors), optimizer, 3, name="parabola")
     assert weight.item() == 0.5
 
 
@@ -104,8 +104,8 @@ def test_a_machine_without_a_gpu_says_so():
 
 @pytest.mark.parametrize(("start", "after"), [(3.0, 3.0 - 0.25), (0.25, 0.25 - 0.25 * 0.5)])
 def test_a_long_gradient_is_scaled_down_and_a_short_one_is_not(start, after):
-    weight, optimiser = parabola(start)
-    train_steps(lambda: weight**2, optimiser, 1, name="parabola", max_grad_norm=1.0)
+    weight, optimizer = parabola(start)
+    train_steps(lambda: weight**2, optimizer, 1, name="parabola", max_grad_norm=1.0)
     assert weight.item() == pytest.approx(after)
 
 

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch.nn.functional import avg_pool2d, one_hot
 
-from scripts import synthdigits
 from fedlab.data.digits.datasets import EMBEDDED, load_digits
+from scripts import synthdigits
 from scripts.synthdigits import FONTS, LIGHTNESS, MIN_CONTRAST, generate
 
 

@@ -42,9 +42,9 @@ SMALL = {
 
 @dataclass(frozen=True)
 class Lines:
-    """Linear regression in two dimensions; ``labelled`` says whether clients train on y, ``teacher`` the server."""
+    """Linear regression in two dimensions; ``labeled`` says whether clients train on y, ``teacher`` the server."""
 
-    labelled: bool = True
+    labeled: bool = True
     teacher: bool = True
 
     @property
@@ -60,7 +60,7 @@ class Lines:
         generator = torch.Generator().manual_seed(10 * (-1 if partition is None else partition) + len(split))
         x = torch.randn(count, 2, generator=generator)
         columns = {"x": x, "y": x @ slope[:, None] + 0.5}
-        if split == "train" and not (self.teacher if partition is None else self.labelled):
+        if split == "train" and not (self.teacher if partition is None else self.labeled):
             del columns["y"]
         return ArrayDataset(columns)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedlab.launch import saved_config
-from tables import client_half
+from tables import client_functions
 from toy import Blobs
 
 BLOBS = Blobs(domains="a,b,c")
@@ -48,7 +48,7 @@ def test_no_client_is_asked_to_train(record):
 
 def test_what_predicts_from_a_checkpoint_has_the_clients_statistics(record):
     seen, directory = record("adabn")
-    half, config = client_half("adabn"), saved_config(directory)
+    half, config = client_functions("adabn"), saved_config(directory)
     recalled = half.states_from_checkpoint(BLOBS, directory.checkpoints.latest()[1], 1, config)["arrays"]
     wanted = by_hand(seen["evaluate", 2, 1].received["arrays"], 1, 1.0).state_dict()
     for name in ("features.2.running_mean", "features.2.running_var", "head.0.weight"):

@@ -25,7 +25,7 @@ from fedlab.strategies.dualadapt import evaluate
 from fedlab.strategies.dualadapt.server_loss import pseudo_targets, server_loss
 from fedlab.strategies.dualadapt.shared import QUANTILES, Options
 from fedlab.strategies.protocol import METRICS, ClientContext, arrays_of
-from tables import client_half, server_half
+from tables import client_functions, server_strategy
 from toy import SMALL, Blobs, Net
 
 
@@ -39,11 +39,11 @@ class Federation:
 
     def __init__(self, config, workload=None):
         self.config, self.workload = config, workload or Blobs()
-        self.strategy = server_half(config, self.workload)
+        self.strategy = server_strategy(config, self.workload)
         self.sent, self.replies = [], []
 
     def client(self, message, context):
-        half, partition = client_half(self.config.run.strategy), context.node_config["partition-id"]
+        half, partition = client_functions(self.config.run.strategy), context.node_config["partition-id"]
         if message.metadata.message_type == MessageType.QUERY:
             identity = ConfigRecord({"partition": partition})
             return Message(RecordDict({"identity": identity}), reply_to=message)
@@ -120,7 +120,7 @@ def test_the_local_head_is_the_plain_loop():
         local, mixture, loss = dualadapt.adapt_head(head, z, source, quantiles, settings, training)
 
     expected = copy.deepcopy(head)
-    optimiser = torch.optim.Adam(expected.parameters(), 0.01)
+    optimizer = torch.optim.Adam(expected.parameters(), 0.01)
     cosine = [0.01, 0.0075, 0.0025]  # 0.005 (1 + cos(pi t / 3))
     p = head(z).softmax(1).detach()
     rank = [(1 + sum(float(r) <= float(v) for r in quantiles)) / 21 for v in source.log_prob(z)]
@@ -136,10 +136,10 @@ def test_the_local_head_is_the_plain_loop():
             batch = em.e_step(em.m_step(running, 1e-2), z[rows])
             running = em.blend(running, batch, (step + 2) ** -0.7)
             losses.append(float(value.detach()))
-            optimiser.param_groups[0]["lr"] = cosine[step]
-            optimiser.zero_grad()
+            optimizer.param_groups[0]["lr"] = cosine[step]
+            optimizer.zero_grad()
             value.backward()
-            optimiser.step()
+            optimizer.step()
     for got, wanted in zip(local.parameters(), expected.parameters(), strict=True):
         assert torch.allclose(got, wanted, atol=1e-5)
     assert loss == pytest.approx(sum(losses) / 3, rel=1e-4)
@@ -211,7 +211,7 @@ def test_each_form_of_pseudo_targets_is_another_run(mixup):
 
 def test_pseudo_targets_are_what_they_say():
     for mixup in ("average", "difference", "off"):
-        half = server_half(config(**{"dualadapt.mixup": mixup}), Blobs())
+        half = server_strategy(config(**{"dualadapt.mixup": mixup}), Blobs())
         with seeded("x"):
             x = pseudo_targets(half.trainer, mixup)
         with seeded("x"):
@@ -258,7 +258,7 @@ def test_a_model_without_features_and_head_is_refused_in_a_sentence():
     with pytest.raises(
         ConfigError, match=r"needs a model with \.features and \.head; Linear .* lacks features and head"
     ):
-        server_half(config(), Blobs(headless=True))
+        server_strategy(config(), Blobs(headless=True))
 
 
 def test_it_serves_a_head_with_batch_norm_and_dropout(monkeypatch):

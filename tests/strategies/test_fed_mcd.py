@@ -8,7 +8,7 @@ import torch
 from fedlab.errors import ConfigError
 from fedlab.seeds import seeded
 from fedlab.strategies.fed_mcd import TwoHeads, WithSecondHead
-from tables import client_half
+from tables import client_functions
 from toy import Blobs, Net
 
 BLOBS = Blobs(domains="a,b,c")
@@ -70,7 +70,7 @@ def test_it_predicts_with_the_mean_of_both_heads():
     x = BLOBS.data(0, "test")[:5]["x"]
     z = model.features(x)
     mean = (model.head(z).softmax(1) + model.second(z).softmax(1)) / 2
-    half = client_half("fed_mcd")
+    half = client_functions("fed_mcd")
     torch.testing.assert_close(half.predictor(BLOBS, {"arrays": model.state_dict()})(x).exp(), mean)
 
 

@@ -64,7 +64,7 @@ def test_pretraining_is_that_of_the_source_trainer(federate):
 def test_a_client_without_labels_says_so(federate):
     assert registry.find("strategy", "fedavg").spec.needs_client_labels
     with pytest.raises(RunError, match="trains on a client's own labels, and this client's training data has none"):
-        federate("fedavg", **{"lines.labelled": False})
+        federate("fedavg", **{"lines.labeled": False})
 
 
 def test_clients_may_take_adam_with_clipped_gradients(federate, matrices, fresh):

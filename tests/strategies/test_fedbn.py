@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from tables import client_half
+from tables import client_functions
 
 NORMS = [f"features.2.{name}" for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")]
 
@@ -34,14 +34,14 @@ def test_two_rounds_are_those_of_the_plain_loop(record, weighted_mean):
 
 def test_what_predicts_from_a_checkpoint_is_what_was_tested(record):
     seen, directory = record("fedbn", rounds=1)
-    half, checkpoint = client_half("fedbn"), directory.checkpoints.latest()[1]
+    half, checkpoint = client_functions("fedbn"), directory.checkpoints.latest()[1]
     for client in range(3):
         recalled = half.states_from_checkpoint(None, checkpoint, client, {})["arrays"]
         tested = seen["evaluate", 1, client].received["arrays"]
         assert recalled.keys() == tested.keys()
         assert all(torch.equal(recalled[name], tested[name]) for name in tested)
-    newcomer = half.states_from_checkpoint(None, checkpoint, 7, {})["arrays"]
-    assert all(torch.equal(newcomer[name], checkpoint["arrays"][name]) for name in newcomer)
+    late_joiner = half.states_from_checkpoint(None, checkpoint, 7, {})["arrays"]
+    assert all(torch.equal(late_joiner[name], checkpoint["arrays"][name]) for name in late_joiner)
 
 
 def test_on_a_model_without_batch_norms_it_is_fedavg_bit_for_bit(federate):

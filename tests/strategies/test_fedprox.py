@@ -53,7 +53,7 @@ def test_a_strong_term_holds_clients_at_the_global_model(federate, fresh):
     assert np.linalg.norm(held.weights - start) < 0.5 * np.linalg.norm(free.weights - start)
 
 
-def test_it_needs_labelled_clients():
+def test_it_needs_labeled_clients():
     assert registry.find("strategy", "fedprox").spec.needs_client_labels
 
 

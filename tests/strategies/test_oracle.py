@@ -1,4 +1,4 @@
-"""Source steps in turn with labelled clients, beside the same as a plain loop: Adam, SGD and the average by hand."""
+"""Source steps in turn with labeled clients, beside the same as a plain loop: Adam, SGD and the average by hand."""
 
 from __future__ import annotations
 

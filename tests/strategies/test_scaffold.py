@@ -8,7 +8,7 @@ import torch
 
 from fedlab.errors import ConfigError
 from fedlab.seeds import seeded
-from tables import server_half
+from tables import server_strategy
 
 SEED, STEPS, BATCH, RATE = 5, 5, 4, 0.05
 
@@ -62,4 +62,4 @@ def test_a_client_uploads_no_more_than_in_fedavg(federate):
 
 def test_no_local_steps_are_refused(table, lines):
     with pytest.raises(ConfigError, match=r"'client.steps' is 0, and scaffold divides by it"):
-        server_half(table("scaffold", **{"client.steps": 0}), lines)
+        server_strategy(table("scaffold", **{"client.steps": 0}), lines)

@@ -13,7 +13,7 @@ from toy import Blobs
 THRESHOLD = 0.4
 
 
-def test_only_what_the_model_is_sure_of_is_labelled():
+def test_only_what_the_model_is_sure_of_is_labeled():
     p = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.5, 0.5]])
     rows, labels = confident_rows(p, 0.8)
     assert rows.tolist() == [0, 2] and labels.tolist() == [0, 1]
@@ -72,7 +72,7 @@ def test_a_client_that_is_sure_of_nothing_sends_back_what_it_got(record):
 def test_labels_that_clients_have_are_not_looked_at(record):
     options = {"rounds": 1, "self_training.threshold": THRESHOLD}
     hashes = {
-        record("self_training", **options, **{"blobs.client_labels": labelled})[1].manifest()["weights_sha256"]
-        for labelled in (True, False)
+        record("self_training", **options, **{"blobs.client_labels": labeled})[1].manifest()["weights_sha256"]
+        for labeled in (True, False)
     }
     assert len(hashes) == 1

@@ -10,7 +10,7 @@ import torch
 
 from fedlab.errors import ConfigError
 from fedlab.seeds import seeded
-from tables import client_half, server_half
+from tables import client_functions, server_strategy
 
 SEED, ROUNDS, STEPS, BATCH, RATE, DECAY = 5, 2, 4, 8, 0.05, 0.6
 
@@ -79,7 +79,7 @@ def test_pretraining_is_one_cycle_of_adam_and_the_average_starts_behind_it(feder
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 9, 10])
 def test_a_short_pretraining_learns_too(table, lines, steps):
-    trainer = server_half(table("source_only", **{"server.pretrain_steps": steps}), lines).trainer
+    trainer = server_strategy(table("source_only", **{"server.pretrain_steps": steps}), lines).trainer
     before = trainer.model.weight.detach().clone()
     assert math.isfinite(trainer.pretrain())
     assert torch.isfinite(trainer.average.weight).all()
@@ -93,16 +93,16 @@ def test_no_client_is_asked_to_train_and_all_test(federate):
             assert (moved["train_down"], moved["train_up"]) == (0, 0)
             assert moved["evaluate_down"] > moved["evaluate_up"] > 0
     with pytest.raises(ConfigError, match="source_only does not train on clients"):
-        client_half("source_only").train(None, None, None)
+        client_functions("source_only").train(None, None, None)
 
 
 def test_clients_need_no_labels_and_change_nothing(federate):
-    with_labels, without = federate("source_only"), federate("source_only", **{"lines.labelled": False})
+    with_labels, without = federate("source_only"), federate("source_only", **{"lines.labeled": False})
     assert with_labels.manifest["weights_sha256"] == without.manifest["weights_sha256"]
 
 
 def test_the_batches_of_a_round_do_not_depend_on_what_was_drawn_before(table, lines):
-    trainer = server_half(table("source_only"), lines).trainer
+    trainer = server_strategy(table("source_only"), lines).trainer
     torch.manual_seed(0)
     first = trainer.batch_at(1, 2)["x"]
     assert torch.equal(trainer.batch_at(1, 2)["x"], first)
@@ -112,12 +112,14 @@ def test_the_batches_of_a_round_do_not_depend_on_what_was_drawn_before(table, li
 
 def test_a_server_without_labels_is_refused(table, lines):
     with pytest.raises(ConfigError, match="'source_only' trains on labeled source data.*workload 'lines' has no lab"):
-        server_half(table("source_only"), type(lines)(teacher=False))
+        server_strategy(table("source_only"), type(lines)(teacher=False))
 
 
 def test_progress_is_told_by_phase(table, lines):
     told = []
-    strategy = server_half(table("source_only", **{"server.pretrain_steps": 2}), lines, lambda *news: told.append(news))
+    strategy = server_strategy(
+        table("source_only", **{"server.pretrain_steps": 2}), lines, lambda *news: told.append(news)
+    )
     strategy.initialize()
     strategy.aggregate_train(1, [])
     assert told[:2] == [("pretrain", 1, 2), ("pretrain", 2, 2)]

@@ -21,7 +21,7 @@ from fedlab.seeds import seeded
 from fedlab.strategies import startup
 from fedlab.strategies.validation import InvalidUpdate
 from fedlab.workload import WorkloadSpec
-from tables import lead, put, server_half
+from tables import lead, put, server_strategy
 
 SEED, ROUNDS, R_S, R_C, BATCH, RATE, CLASSES = 5, 2, 3, 4, 6, 0.05, 4
 SMALL = {
@@ -152,7 +152,7 @@ def target_loss(student, x, rows, soft, first, second):
 
 def begin(table):
     """Teacher and student before the first round."""
-    strategy = server_half(table(), Dots())
+    strategy = server_strategy(table(), Dots())
     with seeded(SEED, "initialise"):
         strategy.initialize()
     return strategy
@@ -200,7 +200,7 @@ def test_two_federated_rounds_are_those_of_the_plain_loop(federate, table):
     compare(final(federate()), student)
 
 
-def test_centralised_steps_are_the_sum_of_the_three_losses_on_everybodys_images(federate, table):
+def test_centralized_steps_are_the_sum_of_the_three_losses_on_everybodys_images(federate, table):
     workload, begun = Dots(), begin(table)
     student, teacher = begun.student, deepcopy(begun.teacher).eval()
     x = torch.cat([workload.data(client, "train").columns["x"] for client in range(2)])
@@ -230,7 +230,7 @@ def test_dynamic_distillation_steps_are_those_of_the_plain_loop(federate, table)
         "rounds": 1,
     }
     workload = Dots()
-    strategy = server_half(table(**changes), workload)
+    strategy = server_strategy(table(**changes), workload)
     with seeded(SEED, "initialise"):
         strategy.initialize()
     same = zip(strategy.student.model.parameters(), strategy.teacher.parameters(), strict=True)
@@ -264,7 +264,7 @@ def test_dynamic_distillation_steps_are_those_of_the_plain_loop(federate, table)
 
 def test_the_student_starts_with_the_backbone_of_the_teacher_and_a_fresh_head(table):
     for start, backbone, head in (("backbone", True, False), ("whole", True, True), ("fresh", False, False)):
-        strategy = server_half(table(**{"startup.start": start}), Dots())
+        strategy = server_strategy(table(**{"startup.start": start}), Dots())
         strategy.initialize()
         student, teacher = strategy.student.model, strategy.teacher
         assert torch.equal(student.features[0].weight, teacher.features[0].weight) is backbone
@@ -309,7 +309,7 @@ def test_any_rule_puts_the_students_together_projector_and_all(federate, rule):
 
 def test_a_rule_that_needs_the_clients_labels_is_refused(table):
     with pytest.raises(ConfigError, match="'qfedavg' weighs clients by their loss, and clients of strategy 'startup'"):
-        server_half(table(**{"startup.aggregation": "qfedavg"}), Dots())
+        server_strategy(table(**{"startup.aggregation": "qfedavg"}), Dots())
 
 
 def test_clients_test_before_after_and_every_so_many_rounds(federate):
@@ -344,14 +344,14 @@ def test_it_resumes_to_the_same_bits(federate, table, monkeypatch):
 
 def test_what_cannot_be_taught_is_refused(table):
     with pytest.raises(ConfigError, match=r"startup needs a model with .features and a linear .head; Net of workload"):
-        server_half(table(), Dots(linear_head=False))
+        server_strategy(table(), Dots(linear_head=False))
 
     class Sightless:
         def __init__(self, seen):
             self.model, self.data, self.loss, self.clients = seen.model, seen.data, seen.loss, seen.clients
 
     with pytest.raises(ConfigError, match="startup needs a workload that makes views of its inputs; 'dots' has no"):
-        server_half(table(), Sightless(Dots()))
+        server_strategy(table(), Sightless(Dots()))
     with pytest.raises(ConfigError, match=r"option 'startup.distillation_loss'.*got 'kll'"):
         table(**{"startup.distillation_loss": "kll"})
 

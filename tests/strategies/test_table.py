@@ -209,7 +209,7 @@ def test_a_rule_that_needs_more_clients_is_refused_with_any_strategy(prepare):
 
 
 @pytest.mark.parametrize("rule", ["qfedavg", "dp_fixed", "dp_adaptive"])
-def test_rules_that_ask_something_of_clients_work_with_unlabelled_ones(prepare, federate, rule):
+def test_rules_that_ask_something_of_clients_work_with_unlabeled_ones(prepare, federate, rule):
     side = {f"{rule}.clip_on": "client"} if rule.startswith("dp") else {}
     if rule == "qfedavg":  # a loss needs labels
         with pytest.raises(ConfigError, match=r"aggregation 'qfedavg' weighs clients by their loss"):

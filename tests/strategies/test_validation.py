@@ -24,7 +24,7 @@ from fedlab.seeds import seeded
 from fedlab.strategies import validation
 from fedlab.strategies.protocol import ARRAYS, CONFIG, METRICS, ROUND, ClientContext
 from fedlab.strategies.validation import MAX_EXAMPLES, InvalidUpdate
-from tables import client_half, server_half
+from tables import client_functions, server_strategy
 from toy import SMALL, Blobs
 
 EXAMPLES = "num-examples"
@@ -47,7 +47,7 @@ class Round:
         config = registry.load_config({**SMALL, "workload": "digits", "strategy": strategy})
         workload = Blobs(client_labels=strategy == "fedavg")
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
-        half = client_half(strategy)
+        half = client_functions(strategy)
 
         def client(message, context):
             partition = context.node_config["partition-id"]
@@ -60,7 +60,7 @@ class Round:
 
         grid = PartitionGrid(Roster(inprocess.InProcessGrid(client, {}, 2), {0: "near", 1: "far"}), min_clients=2)
         grid.wait_for_clients(0, 5)
-        self.half = server_half(config, workload)
+        self.half = server_strategy(config, workload)
         with seeded("screening"):
             initial = self.half.initialize()
             self.sent = list(self.half.configure_train(1, initial, ConfigRecord(), grid))
@@ -412,7 +412,7 @@ def test_no_mutated_reply_breaks_a_round_or_what_a_strategy_holds(
     federation = {"dualadapt": dualadapt, "fedavg": fedavg}[name]
     half, (bad, good) = federation.half, federation.start(trained)
     if name == "dualadapt":
-        half.onboarding_round = trained and onboarding_round  # then only the mixture of a newcomer is looked at
+        half.onboarding_round = trained and onboarding_round  # then only the mixture of a late joiner is looked at
         if half.onboarding_round:
             del half.heads[0], half.mixtures[0]
     for mutation in mutations:

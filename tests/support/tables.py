@@ -20,7 +20,7 @@ def forget():
     registry.forget()
 
 
-def server_half(config, workload=None, progress=null_progress):
+def server_strategy(config, workload=None, progress=null_progress):
     """The server half of a configuration's strategy, for its workload or another one."""
     spec = config.plugins["strategy"].spec
     return spec.server(config.workload if workload is None else workload, config, progress)
@@ -31,6 +31,6 @@ def lead(directory):
     inprocess.run_config(launch.APPS, launch.saved_config(directory), directory.path)
 
 
-def client_half(strategy):
+def client_functions(strategy):
     """The client half of a strategy by name."""
     return registry.find("strategy", strategy).spec.client

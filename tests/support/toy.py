@@ -90,7 +90,7 @@ class Scribbler(Blobs):
     def score(self, model, progress=null_progress):
         progress("drawing", 1, 1)
         size = float(next(model.parameters()).detach().abs().mean())
-        return Score({"size": size}, {"grey_squares": square(size)})
+        return Score({"size": size}, {"gray_squares": square(size)})
 
 
 def square(size):

@@ -69,7 +69,10 @@ def load_image_folder(folder: Path, split: str) -> ArrayDataset:
 def split_files(folder: Path) -> tuple[list[Path], dict[Path, int]]:
     """Return training files, and labeled test files with their classes, both sorted by path.
 
-    Errors are those of :func:`load_image_folder`.
+    Raises
+    ------
+    DataError
+        When every image lies in the test folder, or that folder holds none; else as :func:`load_image_folder`.
     """
     everything = find_image_files(folder)
     labeled = {path: _class_of(path, folder) for path in everything if path.relative_to(folder).parts[0] == TEST}

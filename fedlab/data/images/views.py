@@ -103,7 +103,10 @@ ADJUSTMENTS = (adjust_brightness, adjust_contrast, adjust_saturation)
 
 
 def color_jitter(x: Tensor, strength: float) -> Tensor:
-    """Return images in [-1, 1] after v2's ColorJitter without hue, factors uniform in [1 - strength, 1 + strength]."""
+    """Return jittered images (batch, 3, height, width) in [-1, 1].
+
+    As torchvision's v2.ColorJitter without hue, with factors uniform in [1 - strength, 1 + strength].
+    """
     if not strength:
         return x
     x = (x + 1) / 2

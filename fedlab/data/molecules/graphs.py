@@ -87,7 +87,13 @@ def parse_smiles(smiles: str, vocabulary: GraphVocabulary) -> tuple[Chem.Mol, Gr
 
 
 def to_graph(molecule: Chem.Mol, vocabulary: GraphVocabulary) -> Graph:
-    """Return the graph of a sanitized molecule; errors as :func:`parse_smiles`."""
+    """Return the graph of a sanitized molecule.
+
+    Raises
+    ------
+    DataError
+        When it has too many atoms, or an element or bond that the vocabulary lacks.
+    """
     count = molecule.GetNumAtoms()
     if count > vocabulary.size:
         raise DataError(f"it has {count} heavy atoms, and graphs of this set hold {vocabulary.size}")

@@ -102,7 +102,7 @@ def _shape(scaffold: str) -> str:
 
 
 def train_test_rows(rows: Tensor, fraction: float, seed: int, owner: str) -> tuple[Tensor, Tensor]:
-    """Split an owner's rows into those to train on and those to test on, at least one each.
+    """Split an owner's rows (molecules,) into those to train on and those to test on, at least one each.
 
     The split is a function of the seed and of the owner's name.
     """

@@ -54,14 +54,14 @@ def test_list_options_shows_every_option_with_its_default():
     assert "ray.address" in output
 
 
-def test_in_a_pipe_a_knob_is_one_line(monkeypatch):
+def test_in_a_pipe_an_option_is_one_line(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     lines = call("list", "options").output.splitlines()
     (own,) = [line for line in lines if line.startswith("server.ema_decay")]
     assert own.split()[1] == "0.98" and own.endswith("0: none")
 
 
-def test_list_knobs_of_a_preset_shows_its_values(tmp_path):
+def test_list_options_of_a_preset_shows_its_values(tmp_path):
     lines = call("list", "options", toy.write_preset(tmp_path, rounds=7)).output.splitlines()
     assert any(line.split()[:2] == ["rounds", "7"] for line in lines)
     assert not any(line.startswith("digits.") for line in lines)  # they have no effect there
@@ -116,7 +116,7 @@ def test_our_warnings_are_sentences(capsys):
     assert said == "warning: 3 molecules were set aside\n"
 
 
-def test_a_knob_without_its_section_is_guessed(tmp_path):
+def test_an_option_without_its_section_is_guessed(tmp_path):
     stderr = call("run", toy.write_preset(tmp_path), "mixup=off", code=1).stderr
     assert "unknown option 'mixup'; did you mean 'dualadapt.mixup'?" in " ".join(stderr.split())
 
@@ -124,7 +124,7 @@ def test_a_knob_without_its_section_is_guessed(tmp_path):
 def test_run_prints_rounds_and_a_closing_table_in_plain_lines(tmp_path):
     output = call("run", toy.write_preset(tmp_path), "rounds=2", "--seed", 3).output
     assert "round 2/2" in output
-    assert "\x1b[" not in output  # no terminal, no colours or cursor movements
+    assert "\x1b[" not in output  # no terminal, no colors or cursor movements
     for word in ("source only", "global", "local", "average", "near", "far", "mean", "bytes", "runs/toy-3"):
         assert word in output.replace("\n", "")
 

@@ -102,7 +102,7 @@ def test_a_client_that_arrives_later_is_not_asked_before():
 # --- bytes ---
 
 
-def test_bytes_are_those_of_the_contents_as_serialised():
+def test_bytes_are_those_of_the_contents_as_serialized():
     def sized(message, context):
         size = 10 ** (1 + context.node_config["partition-id"])
         return RecordDict({"arrays": ArrayRecord({"w": torch.zeros(size)})})
@@ -322,7 +322,7 @@ def test_messages_that_flower_s_server_does_not_take_end_the_run():
 
 def test_a_reply_over_the_limit_is_refused():
     def body(grid):
-        seen = roster_grid(grid, min_clients=3, reply_limit=1e-6)
+        seen = roster_grid(grid, min_clients=3, max_reply_mb=1e-6)
         seen.send_and_validate(to_all(seen.get_node_ids(), w=torch.zeros(1)), idle_timeout=5)
 
     with pytest.raises(RunError, match=r"all clients failed.*\n.*refused: it has 0.0 MB, and option comm.max_reply_mb"):
@@ -348,7 +348,7 @@ def test_a_deadline_leaves_a_straggler_out_of_that_round_only():
 
 
 @pytest.mark.parametrize("form", ["float16", "int8"])
-def test_a_coarse_wire_format_is_decoded_on_arrival_and_saves_bytes(form):
+def test_a_coarse_wire_format_is_decoded_on_receipt_and_saves_bytes(form):
     def body(grid):
         sizes = []
         for wire_format in ("float32", form):

@@ -7,7 +7,7 @@ import pytest
 import toy
 from fedlab import launch
 from fedlab.comparison.grid import default_baseline, plan_cells, uses_labels
-from fedlab.comparison.spec import parse_knobs, parse_strategies
+from fedlab.comparison.spec import parse_options, parse_strategies
 from fedlab.config.schema import CheckpointConfig
 from fedlab.errors import ConfigError
 from tables import put
@@ -18,8 +18,8 @@ def cells(tmp_path, monkeypatch):
     put(monkeypatch, "workload", "blobs", toy.SPEC)
     preset = toy.write_preset(tmp_path)
 
-    def make(strategies, seeds=(0,), budget=None, **knobs):
-        grid = parse_knobs({key.replace("__", "."): value for key, value in knobs.items()})
+    def make(strategies, seeds=(0,), budget=None, **options):
+        grid = parse_options({key.replace("__", "."): value for key, value in options.items()})
         return plan_cells(preset, parse_strategies(strategies), seeds, grid, budget or {})
 
     return make
@@ -27,16 +27,16 @@ def cells(tmp_path, monkeypatch):
 
 def test_strategies_times_values_times_seeds_in_this_order(cells):
     found = cells("source_only,dualadapt", (0, 1), server__steps="2,4")
-    assert [(cell.label, cell.knobs["server.steps"], cell.seed) for cell in found] == [
+    assert [(cell.label, cell.options["server.steps"], cell.seed) for cell in found] == [
         (label, steps, seed) for label in ("source_only", "dualadapt") for steps in ("2", "4") for seed in (0, 1)
     ]
     assert len({cell.run for cell in found}) == 8
     assert found[0].run.partition("-")[0] == found[1].run.partition("-")[0]  # seeds of one variant lie side by side
 
 
-def test_a_knob_of_another_strategy_is_left_out_of_a_cell(cells):
+def test_an_option_of_another_strategy_is_left_out_of_a_cell(cells):
     found = cells("source_only,dualadapt", dualadapt__components="1,2")
-    assert [(cell.label, cell.knobs) for cell in found] == [
+    assert [(cell.label, cell.options) for cell in found] == [
         ("source_only", {}),
         ("dualadapt", {"dualadapt.components": "1"}),
         ("dualadapt", {"dualadapt.components": "2"}),
@@ -45,7 +45,7 @@ def test_a_knob_of_another_strategy_is_left_out_of_a_cell(cells):
 
 def test_a_single_value_is_no_column(cells):
     (cell,) = cells("dualadapt", rounds="2")
-    assert cell.knobs == {}
+    assert cell.options == {}
     assert cell.config.options()["rounds"] == 2
 
 
@@ -73,14 +73,14 @@ def test_what_runs_are_given_and_what_names_them(cells):
     assert cells("source_only", budget={"budget_bytes": 5e6})[0].run != one.run
 
 
-def test_an_ablation_is_its_strategy_with_knobs(cells):
+def test_an_ablation_is_its_strategy_with_options(cells):
     named, spelled = cells("dualadapt_no_weights,dualadapt:client_weights=false:server_weights=false")
     assert named.strategy == "dualadapt"
     assert named.run == spelled.run
 
 
 @pytest.mark.parametrize(
-    ("strategies", "knobs", "sentence"),
+    ("strategies", "options", "sentence"),
     [
         ("source_only,dualadapt:components=0", {}, r"^dualadapt: option 'dualadapt.components'"),
         ("source_only", {"dualadapt__components": "1,2"}, "'dualadapt.components' has no effect on any of source_only"),
@@ -96,9 +96,9 @@ def test_an_ablation_is_its_strategy_with_knobs(cells):
         ("source_only:componets=5", {"blobs__domains": "a,b"}, r"^source_only: unknown option 'componets'[^\n]*$"),
     ],
 )
-def test_what_cannot_run_is_refused_with_its_cell(cells, strategies, knobs, sentence):
+def test_what_cannot_run_is_refused_with_its_cell(cells, strategies, options, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        cells(strategies, **knobs)
+        cells(strategies, **options)
 
 
 def test_the_lower_bound_is_the_usual_baseline(cells):
@@ -106,7 +106,7 @@ def test_the_lower_bound_is_the_usual_baseline(cells):
     assert default_baseline(cells("dualadapt,adabn")) == "dualadapt"
 
 
-def test_a_cell_is_what_a_run_of_its_knobs_would_be(cells, tmp_path):
+def test_a_cell_is_what_a_run_of_its_options_would_be(cells, tmp_path):
     (cell,) = cells("dualadapt_no_mixup", (3,))
     given = {
         "threads": 1,

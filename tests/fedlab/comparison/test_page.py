@@ -153,9 +153,9 @@ def test_nothing_finished_yet(comparison, tmp_path):
     assert "1 of 2 cells have not been run yet" in text and "why" in text
 
 
-def test_a_grid_names_its_rows_by_their_knobs(comparison, tmp_path):
+def test_a_grid_names_its_rows_by_their_options(comparison, tmp_path):
     cells = [
-        dataclasses.replace(cell, label="dualadapt", knobs={"server.steps": cell.label} if cell.seed else {})
+        dataclasses.replace(cell, label="dualadapt", options={"server.steps": cell.label} if cell.seed else {})
         for cell in changed(comparison, tmp_path).cells[:4]
     ]
     grid = changed(comparison, tmp_path, cells=cells, grid={"server.steps": ["source_only", "dualadapt"]})
@@ -178,7 +178,7 @@ def test_every_variant_has_a_line_of_its_own(comparison):
     assert [line.slot for line in lines].count(1) == 1
 
 
-def test_a_strategy_keeps_its_colour_over_a_grid(comparison, tmp_path):
+def test_a_strategy_keeps_its_color_over_a_grid(comparison, tmp_path):
     grid = changed(comparison, tmp_path, grid={"server.steps": ["1", "2"], "client.steps": ["3"]})
     rows = [(label, steps, "3") for steps in "12" for label in ("source_only", "a", "b")]
     lines = page_tables.variants(grid, pd.DataFrame(rows, columns=["label", "server.steps", "client.steps"]))

@@ -30,9 +30,9 @@ def test_where_a_run_stands(tmp_path):
 def test_a_terminal_sees_each_cell_end(tmp_path, monkeypatch):
     put(monkeypatch, "workload", "blobs", toy.SPEC)
     console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
-    knobs = {"rounds": 1, "blobs.domains": "near,far"}
+    overrides = {"rounds": 1, "blobs.domains": "near,far"}
     request = plan.ComparisonRequest(
-        toy.write_preset(tmp_path), "source_only,bad=dualadapt", 1, knobs, out=tmp_path / "out", jobs=1
+        toy.write_preset(tmp_path), "source_only,bad=dualadapt", 1, overrides, out=tmp_path / "out", jobs=1
     )
     planned = plan.plan_comparison(request)
     with progress.RichProgress(console) as live:

@@ -156,7 +156,7 @@ def test_a_servers_metric_never_stands_beside_that_of_clients(comparison, tmp_pa
 
 
 def test_ranks_are_among_the_rows_with_the_same_clients(comparison, tmp_path):
-    """Where a grid's knob changes who the clients are, nobody is ranked against a row that never met them."""
+    """Where a grid's option changes who the clients are, nobody is ranked against a row that never met them."""
     other = RunDirectory.open(tmp_path / make(tmp_path, "other", 0, [(0.1, 0.1), (0.1, 0.1)], "accuracy_average"))
     lines = (other.path / "metrics.jsonl").read_text()
     (other.path / "metrics.jsonl").write_text(lines.replace('"near"', '"nobody"').replace('"far"', '"else"'))
@@ -193,7 +193,7 @@ def test_files_say_the_same(comparison, tmp_path):
     assert (tmp_path / "report.html").exists()
 
 
-def test_knobs_pair_with_the_same_value_of_the_baseline(tmp_path):
+def test_options_pair_with_the_same_value_of_the_baseline(tmp_path):
     scores = {("low", "1"): 0.5, ("low", "2"): 0.6, ("high", "1"): 0.55, ("high", "2"): 0.9, ("other", ""): 0.7}
     cells = [
         Cell(
@@ -211,7 +211,7 @@ def test_knobs_pair_with_the_same_value_of_the_baseline(tmp_path):
     found = summary.set_index(["label", "k"])["difference"]
     assert found["high", "1"] == pytest.approx(0.05)
     assert found["high", "2"] == pytest.approx(0.3)
-    assert math.isnan(found["other", ""])  # the knob has no effect on it, and two baselines to choose from
+    assert math.isnan(found["other", ""])  # the option has no effect on it, and two baselines to choose from
 
 
 def test_nothing_finished_yet_is_an_empty_table(tmp_path):

@@ -50,7 +50,7 @@ def call(*arguments, code=0):
 
 @pytest.mark.engine
 def test_cells_are_kept_and_are_the_bits_of_runs_on_their_own(preset, tmp_path, monkeypatch):
-    frame = fedlab.compare(preset, "source_only,dualadapt,oracle", seeds=1, knobs=SHORT, jobs=1)
+    frame = fedlab.compare(preset, "source_only,dualadapt,oracle", seeds=1, overrides=SHORT, jobs=1)
     assert frame.attrs["directory"] == str(tmp_path / "comparisons" / "toy")
     assert set(frame["label"]) == {"source_only", "dualadapt", "oracle"}
     comparison = fedlab.Comparison.read(frame.attrs["directory"])
@@ -67,7 +67,7 @@ def test_cells_are_kept_and_are_the_bits_of_runs_on_their_own(preset, tmp_path, 
         raise AssertionError("a finished cell was run again")
 
     monkeypatch.setattr(running, "run_cell", never)
-    again = fedlab.compare(preset, "source_only,dualadapt,oracle", seeds=1, knobs=SHORT, jobs=1)
+    again = fedlab.compare(preset, "source_only,dualadapt,oracle", seeds=1, overrides=SHORT, jobs=1)
     assert again.equals(frame)
 
 
@@ -86,14 +86,14 @@ def test_a_failed_cell_is_told_and_the_rest_kept(preset, tmp_path, monkeypatch):
             ["source_only", "bad=dualadapt"],
             seeds=1,
             jobs=1,
-            knobs={"rounds": 1, "blobs.broken": 0},
+            overrides={"rounds": 1, "blobs.broken": 0},
         )
 
 
 @pytest.mark.engine
 def test_a_score_of_the_model_alone_is_compared_as_it_is(preset, monkeypatch):
     put(monkeypatch, "workload", "blobs", toy.SCRIBBLES)
-    frame = fedlab.compare(preset, "source_only,dualadapt", seeds=2, jobs=1, knobs={"sample_every": 2, "rounds": 3})
+    frame = fedlab.compare(preset, "source_only,dualadapt", seeds=2, jobs=1, overrides={"sample_every": 2, "rounds": 3})
     comparison = fedlab.Comparison.read(frame.attrs["directory"])
     assert comparison.metric == "size" and comparison.metric_of(comparison.results[0][1]) == ""
     assert set(frame["client"]) == {"global model"} and comparison.domains()["client"].unique() == ["global model"]
@@ -107,7 +107,7 @@ def test_a_score_of_the_model_alone_is_compared_as_it_is(preset, monkeypatch):
 
 def test_a_score_that_lacks_the_metric_in_the_last_round_is_not_judged_by_an_earlier_one(preset, monkeypatch):
     put(monkeypatch, "workload", "blobs", toy.SCRIBBLES)
-    frame = fedlab.compare(preset, "source_only", seeds=1, jobs=1, knobs={"rounds": 2})
+    frame = fedlab.compare(preset, "source_only", seeds=1, jobs=1, overrides={"rounds": 2})
     comparison = fedlab.Comparison.read(frame.attrs["directory"])
     run = RunDirectory.open(comparison.path(comparison.cells[0]))
     records = run.rounds()
@@ -135,7 +135,7 @@ def test_gpus_are_called_what_the_environment_calls_them(monkeypatch):
 
 
 def test_another_metric_can_be_asked_for_and_one_that_nobody_reports_is_named(preset):
-    options = {"seeds": 1, "jobs": 1, "knobs": SHORT}
+    options = {"seeds": 1, "jobs": 1, "overrides": SHORT}
     frame = fedlab.compare(preset, "source_only", metric="loss", **options)
     assert list(frame["score"]) == list(frame["loss"])
     with pytest.raises(ConfigError, match=r"no run reports 'psnr'; set --metric to one of accuracy, loss\. Nothing"):
@@ -143,10 +143,10 @@ def test_another_metric_can_be_asked_for_and_one_that_nobody_reports_is_named(pr
 
 
 def test_a_run_may_go_on_from_anothers_checkpoint_with_its_rounds(preset, tmp_path):
-    knobs = {"blobs.domains": "near", "rounds": 3, "checkpoint.keep": 3}
-    first = fedlab.run(preset, runs=tmp_path, name="first", overrides=knobs)
+    overrides = {"blobs.domains": "near", "rounds": 3, "checkpoint.keep": 3}
+    first = fedlab.run(preset, runs=tmp_path, name="first", overrides=overrides)
     begun = running.CheckpointRef(first.directory, 1)
-    other = running.run_or_resume(tmp_path / "other-0", lambda: launch.prepare(preset, knobs), begun)
+    other = running.run_or_resume(tmp_path / "other-0", lambda: launch.prepare(preset, overrides), begun)
     assert other.weights_sha256 == first.weights_sha256
     assert [record["round"] for record in other.rounds] == [0, 1, 2, 3]
     assert other.rounds[:2] == first.rounds[:2]
@@ -265,7 +265,7 @@ def test_interrupted_and_killed_the_same_command_ends_at_the_same_table(preset, 
             assert process.returncode == 130
             assert "The same command goes on:\nfedlab compare" in error
             assert "Traceback" not in error
-    options = {"seeds": 1, "knobs": {"rounds": 9, "blobs.domains": "near"}, "jobs": 1}
+    options = {"seeds": 1, "overrides": {"rounds": 9, "blobs.domains": "near"}, "jobs": 1}
     frames = [fedlab.compare(preset, "source_only,dualadapt", out=out, **options) for out in (None, tmp_path / "whole")]
     hashes = [
         {cell.label: result.weights_sha256 for cell, result in fedlab.Comparison.read(frame.attrs["directory"]).results}
@@ -277,9 +277,9 @@ def test_interrupted_and_killed_the_same_command_ends_at_the_same_table(preset, 
 
 @pytest.mark.engine
 def test_several_at_once_have_the_bits_of_one_after_another_and_a_dead_process_costs_its_cell(tmp_path):
-    knobs = {**TINY, "strategy": "source_only", "digits.targets": "optdigits"}
+    overrides = {**TINY, "strategy": "source_only", "digits.targets": "optdigits"}
     tasks = [
-        workers.Task(tmp_path / f"{seed}-{seed}", launch.prepare("dualadapt-digits", {**knobs, "seed": seed}))
+        workers.Task(tmp_path / f"{seed}-{seed}", launch.prepare("dualadapt-digits", {**overrides, "seed": seed}))
         for seed in (0, 1)
     ]
     bad = workers.Task(tmp_path / "x-2", launch.prepare({"workload": "blobs", **SHORT}, {}))

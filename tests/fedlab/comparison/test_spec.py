@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from fedlab.comparison.spec import as_knobs, join_variants, parse_budget, parse_knobs, parse_seeds, parse_strategies
+from fedlab.comparison.spec import as_options, join_variants, parse_budget, parse_options, parse_seeds, parse_strategies
 from fedlab.errors import ConfigError
 
 
-def test_strategies_with_knobs_and_labels():
+def test_strategies_with_options_and_labels():
     plain, own, named = parse_strategies("source_only, dualadapt:components=5:client.steps=40,B=oracle:rounds=3")
-    assert (plain.label, plain.name, plain.knobs) == ("source_only", "source_only", {})
+    assert (plain.label, plain.name, plain.options) == ("source_only", "source_only", {})
     assert own.label == "dualadapt"  # what stands behind it tells it from no other
-    assert own.knobs == {"dualadapt.components": "5", "client.steps": "40"}
-    assert (named.label, named.name, named.knobs) == ("B", "oracle", {"rounds": "3"})
+    assert own.options == {"dualadapt.components": "5", "client.steps": "40"}
+    assert (named.label, named.name, named.options) == ("B", "oracle", {"rounds": "3"})
     assert parse_strategies(["a=source_only", "dualadapt_no_mixup"])[1].name == "dualadapt_no_mixup"
 
 
-def test_two_of_one_strategy_are_told_apart_by_their_knobs():
+def test_two_of_one_strategy_are_told_apart_by_their_options():
     labels = [variant.label for variant in parse_strategies("dualadapt,dualadapt:components=5,oracle:rounds=3")]
     assert labels == ["dualadapt", "dualadapt:components=5", "oracle"]
 
 
-def test_a_bar_stands_between_variants_whose_knobs_hold_commas():
+def test_a_bar_stands_between_variants_whose_options_hold_commas():
     parts = ["fedavg", "A=dualadapt:digits.targets=usps,mnist_m"]
     assert join_variants(parts) == "fedavg|A=dualadapt:digits.targets=usps,mnist_m"
     assert join_variants(["a", "b"]) == "a,b"
@@ -30,8 +30,8 @@ def test_a_bar_stands_between_variants_whose_knobs_hold_commas():
         assert parse_strategies(join_variants(asked)) == parse_strategies(asked)
 
 
-def test_a_knob_behind_an_ablation_is_its_strategys():
-    assert parse_strategies("dualadapt_no_mixup:components=5")[0].knobs == {"dualadapt.components": "5"}
+def test_an_option_behind_an_ablation_is_its_strategys():
+    assert parse_strategies("dualadapt_no_mixup:components=5")[0].options == {"dualadapt.components": "5"}
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_knob_behind_an_ablation_is_its_strategys():
         ("dualadap", "did you mean 'dualadapt'"),
         ("dualadapt_no_mixp", "did you mean 'dualadapt_no_mixup'"),
         ("dualadapt,dualadapt", "two variants are called 'dualadapt'; give one a name of its own: LABEL=dualadapt"),
-        ("dualadapt:components", "'components' of variant 'dualadapt:components' is no knob"),
+        ("dualadapt:components", "'components' of variant 'dualadapt:components' is no option"),
     ],
 )
 def test_strategies_that_make_no_sense_are_refused(text, sentence):
@@ -62,7 +62,7 @@ def test_seeds_that_make_no_sense_are_refused(text):
 
 
 def test_a_comma_stands_between_values_except_in_free_text():
-    found = parse_knobs(
+    found = parse_options(
         {
             "server.steps": "24,48",
             "dualadapt.mixup": "average,off",
@@ -87,7 +87,7 @@ def test_a_comma_stands_between_values_except_in_free_text():
 
 
 @pytest.mark.parametrize(
-    ("knobs", "sentence"),
+    ("options", "sentence"),
     [
         ({"server.step": "1"}, "did you mean 'server.steps'"),
         ({"strategy": "dualadapt"}, "option 'strategy' is set by --strategies"),
@@ -97,16 +97,16 @@ def test_a_comma_stands_between_values_except_in_free_text():
         ({"server.steps": []}, "gives no value"),
     ],
 )
-def test_knobs_that_make_no_sense_are_refused(knobs, sentence):
+def test_options_that_make_no_sense_are_refused(options, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        parse_knobs(knobs)
+        parse_options(options)
 
 
 def test_budgets_have_units():
     assert parse_budget(["bytes=5MB", "seconds=2min", "rounds=3"]) == {"bytes": 5e6, "seconds": 120.0, "rounds": 3.0}
     assert parse_budget(["bytes=250kB"]) == {"bytes": 250e3}
-    assert as_knobs({"rounds": 3.0, "bytes": 5e6}) == {"rounds": 3, "budget_bytes": 5e6}
-    assert type(as_knobs({"rounds": 3.0})["rounds"]) is int
+    assert as_options({"rounds": 3.0, "bytes": 5e6}) == {"rounds": 3, "budget_bytes": 5e6}
+    assert type(as_options({"rounds": 3.0})["rounds"]) is int
 
 
 @pytest.mark.parametrize(

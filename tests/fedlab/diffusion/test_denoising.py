@@ -113,17 +113,17 @@ def test_images_outside_the_range_are_refused(value):
 
 # --- a mixture whose score is known exactly ---
 
-CENTRES, SHARES, WIDTH = torch.tensor([[-1.0, -1.0], [1.0, 1.0]]), torch.tensor([0.25, 0.75]), 0.3
+CENTERS, SHARES, WIDTH = torch.tensor([[-1.0, -1.0], [1.0, 1.0]]), torch.tensor([0.25, 0.75]), 0.3
 
 
 def points(count):
-    return CENTRES[torch.multinomial(SHARES, count, replacement=True)] + WIDTH * torch.randn(count, 2)
+    return CENTERS[torch.multinomial(SHARES, count, replacement=True)] + WIDTH * torch.randn(count, 2)
 
 
 def exact_score(x, sigma):
     """grad log sum_k share_k N(x; center_k, width^2 + sigma^2), by differentiating it."""
     x, variance = x.clone().requires_grad_(True), WIDTH**2 + sigma**2
-    away = (x[:, None] - CENTRES).square().sum(2)
+    away = (x[:, None] - CENTERS).square().sum(2)
     density = (SHARES.log() - away / (2 * variance)).logsumexp(1) - x.shape[1] / 2 * variance.log()[:, 0]
     return torch.autograd.grad(density.sum(), x)[0]
 

@@ -44,7 +44,7 @@ def test_a_direction_is_drawn_also_where_walks_leave_the_molecules():
     assert count(whole, latent_plots.GREEN) > 0 and whole.shape[1] == none.shape[1]
 
 
-def test_curves_by_a_knob_have_a_panel_for_each_run_and_the_published_values_as_lines():
+def test_curves_by_an_option_have_a_panel_for_each_run_and_the_published_values_as_lines():
     scores = {"validity": np.array([[0.2, 0.4, 0.9], [0.3, 0.5, 1.0]]), "novelty": np.ones((2, 3))}
     marks = {"novelty": np.array(0.5)}
     one = pixels(latent_plots.sweep_plot({"a": scores}, [0.1, 0.5, 1.0], "temperature", {}))

@@ -19,7 +19,7 @@ from fedlab.seeds import seeded
 from fedlab.workloads.molecules import Molecules
 
 SMALL = {"max_examples": 300, "adjacency_layers": 4, "node_layers": 4, "samples": 0}
-KNOBS = {f"{'data' if name in DATA else 'molecules'}.{name}": value for name, value in SMALL.items()}
+OPTIONS = {f"{'data' if name in DATA else 'molecules'}.{name}": value for name, value in SMALL.items()}
 
 
 def model(workload):
@@ -39,7 +39,7 @@ def space():
 
 @pytest.fixture
 def run(tmp_path):
-    directory = RunDirectory.create(tmp_path, launch.prepare("graphnvp-qm9", {**KNOBS, "rounds": 1}))
+    directory = RunDirectory.create(tmp_path, launch.prepare("graphnvp-qm9", {**OPTIONS, "rounds": 1}))
     directory.checkpoints.save(1, {"arrays": model(make(Molecules, **SMALL)).state_dict()}, keep=1)
     return directory
 
@@ -55,7 +55,7 @@ def test_other_runs_and_runs_without_a_checkpoint_are_refused(tmp_path):
     digits = RunDirectory.create(tmp_path, launch.prepare("fedavg-digits", {"data.max_examples": 200}))
     with pytest.raises(ConfigError, match="learned digits; latents are looked at of molecules"):
         latent_space.LatentSpace.open(digits.path)
-    empty = RunDirectory.create(tmp_path, launch.prepare("graphnvp-qm9", KNOBS))
+    empty = RunDirectory.create(tmp_path, launch.prepare("graphnvp-qm9", OPTIONS))
     with pytest.raises(RunError, match=r"holds no checkpoint yet; `fedlab resume"):
         latent_space.LatentSpace.open(empty.path)
 

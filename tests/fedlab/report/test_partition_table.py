@@ -12,7 +12,7 @@ from fedlab.report.run_page import render
 from fedlab.runs.result import Result
 from pages import Page
 
-LABELLED = {
+LABELED = {
     "clients": [
         {"name": "a<b>", "examples": 12345, "labels": {"10": 5, "2": 12340}},
         {"name": "c", "examples": 10, "labels": None},
@@ -21,7 +21,7 @@ LABELLED = {
 
 
 def test_classes_in_the_order_of_numbers_and_unknown_ones_said():
-    table = partition_table.parse(json.dumps(LABELLED))
+    table = partition_table.parse(json.dumps(LABELED))
     assert [row.examples for row in table.rows] == ["12\u202f345", "10"]
     assert "a&lt;b&gt;: 5 of 10, 12340 of 2" in table.rows[0].classes
     assert ">2<" in table.rows[0].classes  # 10 has no room for its name
@@ -49,11 +49,11 @@ def test_both_pages_show_it_where_it_is_there(comparison, tmp_path):
     for path in copy.glob("cells/*/split.json"):
         path.unlink()
     assert partition_table.read(run) is None and "split" not in Page(render(Result.read(run))).ids
-    (run / "split.json").write_text(json.dumps(LABELLED))
+    (run / "split.json").write_text(json.dumps(LABELED))
     seen = Page(render(Result.read(run)))
     assert ["a<b>", "12\u202f345"] in [row[:2] for table in seen.tables for row in table]
-    (moved.path(moved.cells[2]) / "split.json").write_text(json.dumps(LABELLED))
+    (moved.path(moved.cells[2]) / "split.json").write_text(json.dumps(LABELED))
     ((name, _),) = splits(moved)
     assert name == ""  # one split for both
-    (moved.path(moved.cells[2]) / "split.json").write_text(json.dumps({"clients": LABELLED["clients"][:1]}))
+    (moved.path(moved.cells[2]) / "split.json").write_text(json.dumps({"clients": LABELED["clients"][:1]}))
     assert [name for name, _ in splits(moved)] == ["source_only", "dualadapt"]

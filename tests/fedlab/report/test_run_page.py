@@ -152,7 +152,7 @@ def test_curves_have_a_panel_for_the_mean_and_each_client_and_one_legend(result,
     assert all(seen.labels)
 
 
-def test_figures_leave_colours_and_letters_to_the_page(result):
+def test_figures_leave_colors_and_letters_to_the_page(result):
     drawings = charts.primary_figures(result)[1]
     for drawing in drawings:
         assert "var(--c4)" in drawing.svg
@@ -188,7 +188,7 @@ def test_names_and_reasons_are_harmless(tmp_path):
     assert any(evil in words for words in seen.labels)
 
 
-def test_a_single_accuracy_has_one_colour_and_no_bold(tmp_path):
+def test_a_single_accuracy_has_one_color_and_no_bold(tmp_path):
     rounds = [record(k, {"a": {"accuracy": 0.5 + 0.1 * k}, "b": {"accuracy": 0.6}}) for k in range(3)]
     result = make(tmp_path, rounds)
     assert run_tables.summary(result).endswith(
@@ -240,7 +240,7 @@ def test_what_is_not_known_is_left_out(tmp_path):
     assert "From its preset" not in text
 
 
-def test_knobs_versions_commit_and_hash_are_there(result, seen):
+def test_options_versions_commit_and_hash_are_there(result, seen):
     text = "".join(seen.text)
     for wanted in (
         "dualadapt.client_discrepancy",
@@ -251,7 +251,7 @@ def test_knobs_versions_commit_and_hash_are_there(result, seen):
         elapsed(sum(result.seconds().values())),
     ):
         assert wanted in text
-    assert f"All {len(result.config)} knobs" in text
+    assert f"All {len(result.config)} options" in text
 
 
 def test_time_by_phase_adds_up(result):
@@ -275,7 +275,7 @@ def test_traffic_by_client_adds_up(result):
     ]
 
 
-def test_the_command_from_the_preset_gives_the_same_knobs(tmp_path):
+def test_the_command_from_the_preset_gives_the_same_options(tmp_path):
     overrides = {"rounds": "3", "digits.augment": "false", "digits.targets": "usps, mnist_m", "seed": 7}
     config = preset_config(**overrides)
     result = make(tmp_path, dualadapt_rounds(3), config)
@@ -310,7 +310,7 @@ def test_no_command_from_a_preset_that_is_not_ours(tmp_path):
     assert commands.repeat_from_preset(make(tmp_path, dualadapt_rounds(1), newer)) == ""
 
 
-def test_the_usual_accuracies_keep_their_colours_and_no_other_takes_them():
+def test_the_usual_accuracies_keep_their_colors_and_no_other_takes_them():
     given = slots(["accuracy_source_only", "accuracy_average", "accuracy_last", "accuracy_oracle"], TABLE)
     assert (given["accuracy_source_only"], given["accuracy_average"]) == (REFERENCE, 4)
     assert len(set(given.values())) == 4

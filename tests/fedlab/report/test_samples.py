@@ -35,8 +35,8 @@ def scored(result):
 def test_a_picture_is_kept_for_every_round_that_is_scored(run):
     result = run()
     pictures = RunDirectory.open(result.directory).images()
-    assert list(pictures) == ["grey_squares"] and list(pictures["grey_squares"]) == [0, 1, 2, 3] == scored(result)
-    assert pictures["grey_squares"][2].read_bytes() == toy.square(result.rounds[2]["score"]["size"])
+    assert list(pictures) == ["gray_squares"] and list(pictures["gray_squares"]) == [0, 1, 2, 3] == scored(result)
+    assert pictures["gray_squares"][2].read_bytes() == toy.square(result.rounds[2]["score"]["size"])
 
 
 def test_scores_are_as_rare_as_asked_for_and_the_last_round_has_one(run):
@@ -60,7 +60,7 @@ def test_rounds_are_sorted_as_numbers(tmp_path):
 def test_the_page_of_a_run_shows_the_newest_and_some_before_it(run):
     result = run(rounds=12)
     (series,) = samples.of_run(result.directory)
-    assert series.newest.title == "grey squares, round 12"
+    assert series.newest.title == "gray squares, round 12"
     titles = [image.title for image in series.earlier]
     assert len(titles) == samples.EARLIER and titles[0] == "round 0" and titles[-1] == "round 11"
     page = Page(render(result))

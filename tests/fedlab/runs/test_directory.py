@@ -163,8 +163,8 @@ def test_events_are_stamped_lines(run):
 
 
 def state(value):
-    optimiser = {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
-    return {"arrays": {"w": torch.full((2,), value)}, "strategy": {"optimiser": optimiser, "heads": {1: {}}}}
+    optimizer = {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+    return {"arrays": {"w": torch.full((2,), value)}, "strategy": {"optimizer": optimizer, "heads": {1: {}}}}
 
 
 def test_the_newest_checkpoint_comes_back_bit_for_bit(run):
@@ -175,7 +175,7 @@ def test_the_newest_checkpoint_comes_back_bit_for_bit(run):
     server_round, read = run.checkpoints.rewind()
     assert server_round == 2
     assert torch.equal(read["arrays"]["w"], torch.full((2,), 2 / 3))
-    assert read["strategy"]["optimiser"]["param_groups"] == [{"lr": 0.1, "params": [0]}]
+    assert read["strategy"]["optimizer"]["param_groups"] == [{"lr": 0.1, "params": [0]}]
     assert list(read["strategy"]["heads"]) == [1]  # keys keep their type
     assert len(run.rounds()) == 3
 

@@ -26,7 +26,7 @@ def federate(tmp_path, monkeypatch):
     """A run through both apps, alone or with a shared folder."""
     put(monkeypatch, "workload", "blobs", toy.SPEC)
 
-    def run(strategy, shared="", **knobs):
+    def run(strategy, shared="", **options):
         usable = {key: value for key, value in SMALL.items() if not key.startswith("dualadapt")}
         labels = {
             "blobs.client_labels": registry.find("strategy", strategy).spec.needs_client_labels,
@@ -34,7 +34,7 @@ def federate(tmp_path, monkeypatch):
         }
         preset = write_preset(tmp_path, **{**usable, "strategy": strategy, "rounds": 1})
         config = launch.prepare(
-            preset, {**labels, "checkpoint.pretrain_cache": str(shared), "client.learning_rate": 0.05, **knobs}
+            preset, {**labels, "checkpoint.pretrain_cache": str(shared), "client.learning_rate": 0.05, **options}
         )
         directory = RunDirectory.create(tmp_path, config)
         inprocess.run_config(launch.APPS, config, directory.path)
@@ -56,13 +56,13 @@ def test_a_run_that_takes_it_over_has_the_bits_of_one_on_its_own(federate, tmp_p
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "options",
     [{"seed": 1}, {"server.pretrain_steps": 7}, {"server.batch_size": 8}, {"server.pretrain_learning_rate": 1e-3}],
 )
-def test_another_pre_training_is_another_file(federate, tmp_path, knobs):
+def test_another_pre_training_is_another_file(federate, tmp_path, options):
     store = tmp_path / "shared"
     federate("source_only", store)
-    alone, other = federate("source_only", **knobs), federate("source_only", store, **knobs)
+    alone, other = federate("source_only", **options), federate("source_only", store, **options)
     assert other.manifest()["weights_sha256"] == alone.manifest()["weights_sha256"]
     assert len(list(store.glob("*.pt"))) == 2
 

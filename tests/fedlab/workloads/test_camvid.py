@@ -161,9 +161,9 @@ def test_the_server_has_day_and_clients_their_drives():
 
 def test_clients_have_training_labels_only_when_asked():
     assert "y" not in CamVid().data(0, "train").columns
-    labelled = CamVid(client_labels=True).data(0, "train")
-    assert labelled.columns["y"].shape == (54, 60, 80)
-    assert torch.equal(labelled.columns["x"], CamVid().data(0, "train").columns["x"])
+    labeled = CamVid(client_labels=True).data(0, "train")
+    assert labeled.columns["y"].shape == (54, 60, 80)
+    assert torch.equal(labeled.columns["x"], CamVid().data(0, "train").columns["x"])
 
 
 def test_the_servers_views_are_random_and_keep_their_kind():
@@ -190,7 +190,7 @@ def test_a_drive_can_be_shared_in_stretches_of_time():
 
 
 @pytest.mark.parametrize(
-    ("knobs", "sentence"),
+    ("options", "sentence"),
     [
         ({"targets": "dsuk"}, "unknown drive 'dsuk' in option 'camvid.targets'; did you mean 'dusk'"),
         ({"source": "day_0006"}, "unknown drive 'day_0006' in option 'camvid.source'; did you mean 'day_0006R0'"),
@@ -202,9 +202,9 @@ def test_a_drive_can_be_shared_in_stretches_of_time():
         ({"source": "day_0016E5,day_0016E5"}, "the views of 'day_0016E5' appear twice"),
     ],
 )
-def test_drives_that_do_not_fit_are_refused(knobs, sentence):
+def test_drives_that_do_not_fit_are_refused(options, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        make(CamVid, **knobs)
+        make(CamVid, **options)
 
 
 @pytest.mark.parametrize("partition", [-1, 2])
@@ -245,9 +245,9 @@ def federate(tmp_path, monkeypatch):
     def run(strategy, **changes):
         sections = {"", "server", "client", "camvid", strategy}
         usable = {key: value for key, value in ONE_ROUND.items() if key.rpartition(".")[0] in sections}
-        labelled = {"camvid.client_labels": registry.find("strategy", strategy).spec.needs_client_labels}
+        labeled = {"camvid.client_labels": registry.find("strategy", strategy).spec.needs_client_labels}
         preset = tmp_path / "tiny.toml"
-        preset.write_text(to_toml({"workload": "camvid", "strategy": strategy, **usable, **labelled, **changes}))
+        preset.write_text(to_toml({"workload": "camvid", "strategy": strategy, **usable, **labeled, **changes}))
         config = launch.prepare(str(preset), {})
         directory = RunDirectory.create(tmp_path, config)
         inprocess.run_config(launch.APPS, config, directory.path)

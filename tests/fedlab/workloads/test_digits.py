@@ -115,12 +115,12 @@ def test_a_target_can_be_shared_by_clients_that_test_on_all_of_it(kind):
 
 def test_labels_deal_the_rows_and_only_the_oracle_setting_hands_them_out():
     """What the simulation knows of a client is what that client would have held with labels, and is skewed."""
-    knobs = {"targets": TARGETS, "clients_per_domain": 2, "partition": "shards"}
-    blind, oracle = make(Digits, **knobs), make(Digits, **knobs, client_labels=True)
+    options = {"targets": TARGETS, "clients_per_domain": 2, "partition": "shards"}
+    blind, oracle = make(Digits, **options), make(Digits, **options, client_labels=True)
     for partition in range(4):
-        train, labelled = blind.data(partition, "train"), oracle.data(partition, "train")
-        assert torch.equal(train.columns["x"], labelled.columns["x"])
-        assert torch.equal(blind.labels(partition), labelled.columns["y"])
+        train, labeled = blind.data(partition, "train"), oracle.data(partition, "train")
+        assert torch.equal(train.columns["x"], labeled.columns["x"])
+        assert torch.equal(blind.labels(partition), labeled.columns["y"])
         assert len(blind.labels(partition).unique()) <= 7  # two of four pieces of ten sorted classes
         assert "y" not in train.columns
 
@@ -139,14 +139,14 @@ def test_a_split_that_needs_no_labels_reads_none(monkeypatch, kind):
 
 def test_splits_follow_the_run_seed_and_differ_between_domains():
     def sizes(domain, seed):
-        knobs = {
+        options = {
             "targets": domain,
             "clients_per_domain": 3,
             "partition": "quantity",
             "max_examples": 1000,
             "seed": seed,
         }
-        return [len(make(Digits, **knobs).data(partition, "train")) for partition in range(3)]
+        return [len(make(Digits, **options).data(partition, "train")) for partition in range(3)]
 
     assert sizes("usps", 1) == sizes("usps", 1)
     assert len({tuple(sizes(*of)) for of in (("usps", 1), ("usps", 2), ("mnist_m", 1))}) == 3
@@ -223,7 +223,7 @@ def test_a_folder_without_labels_measures_nothing(own):
     assert workload.evaluate(Table(), test) == {}
 
 
-def test_a_labelled_test_folder_is_measured(own):
+def test_a_labeled_test_folder_is_measured(own):
     workload = make(Digits, targets="@mine", client_folder=str(own("test/1/a.png", "test/0/b.png")))
     test = workload.data(0, "test")
     assert test.columns["y"].tolist() == [0, 1]
@@ -262,10 +262,10 @@ def test_a_folder_that_is_not_here_says_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize("setting", [{"client_labels": True}, {"setting": "shards"}])
-@pytest.mark.parametrize("knobs", [{"targets": "usps,@mine"}, {"targets": "usps", "client_folder": "@mine"}])
-def test_own_images_have_no_labels_for_other_settings(setting, knobs):
+@pytest.mark.parametrize("options", [{"targets": "usps,@mine"}, {"targets": "usps", "client_folder": "@mine"}])
+def test_own_images_have_no_labels_for_other_settings(setting, options):
     with pytest.raises(ConfigError, match=r"gives clients labels to train on.* own images \(@mine\) have none; set"):
-        make(Digits, **setting, **knobs)
+        make(Digits, **setting, **options)
 
 
 # --- views ---
@@ -347,7 +347,7 @@ def test_metrics_do_not_depend_on_the_batches_of_evaluation():
 
 
 @pytest.mark.parametrize(
-    ("knobs", "sentence"),
+    ("options", "sentence"),
     [
         ({"targets": "usps,optdigit"}, "unknown digit domain 'optdigit'; did you mean 'optdigits'"),
         ({"source": "minst"}, "unknown digit domain 'minst'; did you mean 'mnist'"),
@@ -364,9 +364,9 @@ def test_metrics_do_not_depend_on_the_batches_of_evaluation():
         ({"targets": " , "}, "option 'digits.targets' is empty"),
     ],
 )
-def test_domains_that_cannot_be_are_refused(knobs, sentence):
+def test_domains_that_cannot_be_are_refused(options, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        make(Digits, **knobs)
+        make(Digits, **options)
 
 
 def test_spaces_between_targets_do_not_matter():

@@ -34,10 +34,10 @@ def test_any_domain_may_be_the_source_and_the_others_are_targets(kind, of):
 def test_settings_say_whether_clients_hold_labels(kind, of):
     adaptation, oracle = kind(), kind(client_labels=True)
     for partition, domain in enumerate(adaptation.clients):
-        train, labelled = adaptation.data(partition, "train"), oracle.data(partition, "train")
-        assert set(train.columns) == {"x"} and set(labelled.columns) == {"x", "y"}
-        assert torch.equal(train.columns["x"], labelled.columns["x"])
-        assert torch.equal(adaptation.labels(partition), labelled.columns["y"])
+        train, labeled = adaptation.data(partition, "train"), oracle.data(partition, "train")
+        assert set(train.columns) == {"x"} and set(labeled.columns) == {"x", "y"}
+        assert torch.equal(train.columns["x"], labeled.columns["x"])
+        assert torch.equal(adaptation.labels(partition), labeled.columns["y"])
         for workload in (adaptation, oracle):
             test = workload.data(partition, "test")
             assert torch.equal(test.columns["y"], load_domain(of, domain, "test").columns["y"])

@@ -27,7 +27,7 @@ def model(workload):
         return workload.model().eval()
 
 
-def test_no_episode_image_was_in_the_unlabelled_part():
+def test_no_episode_image_was_in_the_unlabeled_part():
     workload = FewShot(targets="usps,mnist_m,optdigits,synthdigits,omniglot_texture")
     for partition in range(5):
         bare = {image.numpy().tobytes() for image in workload.data(partition, "train").columns["x"]}
@@ -41,7 +41,7 @@ def test_clients_train_without_labels_and_images_are_in_range(workload):
     for x in (train[:5]["x"], test[:5]["x"], workload.data(None, "train").sample_batch(5)["x"]):
         assert x.shape == (5, 3, 32, 32) and x.dtype == torch.float32
         assert x.min() >= -1 and x.max() <= 1
-    assert torch.equal(test[:9]["x"][:, 0], test[:9]["x"][:, 2])  # grey in three channels
+    assert torch.equal(test[:9]["x"][:, 0], test[:9]["x"][:, 2])  # gray in three channels
 
 
 def test_a_target_can_be_shared_by_clients_that_test_on_all_of_it():
@@ -127,7 +127,7 @@ def test_protonet_is_trained_on_episodes(workload):
     assert loss.shape == () and loss > 0
 
 
-def test_views_are_random_and_weak_ones_change_no_colour(workload):
+def test_views_are_random_and_weak_ones_change_no_color(workload):
     x = workload.data(1, "train")[:6]["x"]
     assert not torch.equal(workload.view(x), workload.view(x))
     flat = torch.ones(4, 3, 32, 32) * torch.tensor([-0.5, 0.0, 0.7]).view(3, 1, 1)
@@ -136,7 +136,7 @@ def test_views_are_random_and_weak_ones_change_no_colour(workload):
 
 
 @pytest.mark.parametrize(
-    ("knobs", "sentence"),
+    ("options", "sentence"),
     [
         ({"targets": ""}, "'fewshot.targets' is empty"),
         ({"targets": "ups"}, "unknown set of images 'ups'; did you mean 'usps'"),
@@ -145,9 +145,9 @@ def test_views_are_random_and_weak_ones_change_no_colour(workload):
         ({"shots": "1,zero"}, "option 'fewshot.shots': got '1,zero'; expected numbers from 1"),
     ],
 )
-def test_sets_that_do_not_fit_are_refused(knobs, sentence):
+def test_sets_that_do_not_fit_are_refused(options, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        parse_section(FewShot, "fewshot", {f"fewshot.{name}": value for name, value in knobs.items()})
+        parse_section(FewShot, "fewshot", {f"fewshot.{name}": value for name, value in options.items()})
 
 
 def test_a_base_and_a_target_of_different_channels_are_refused_where_that_is_asked_for():

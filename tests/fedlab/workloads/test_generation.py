@@ -46,21 +46,21 @@ def test_sixteen_pixels_are_the_means_of_two_by_two():
     assert torch.allclose(data[:]["x"], whole.unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5)), atol=1e-6)
 
 
-@pytest.mark.parametrize(("size", "colours"), [(28, 1), (32, 3)])
-def test_images_are_cut_and_mixed_as_asked(size, colours):
-    data = make(Generation, setting="domains", targets="mnist_m", size=size, channels=colours, max_examples=4).data(
+@pytest.mark.parametrize(("size", "colors"), [(28, 1), (32, 3)])
+def test_images_are_cut_and_mixed_as_asked(size, colors):
+    data = make(Generation, setting="domains", targets="mnist_m", size=size, channels=colors, max_examples=4).data(
         0, "test"
     )
     whole = datasets.load_digits("mnist_m", "test")[:4]["x"]
     margin = (32 - size) // 2
     wanted = whole[:, :, margin : margin + size, margin : margin + size]
-    assert data[:]["x"].shape == (4, colours, size, size)
-    assert torch.allclose(data[:]["x"], wanted if colours == 3 else wanted.mean(1, keepdim=True))
+    assert data[:]["x"].shape == (4, colors, size, size)
+    assert torch.allclose(data[:]["x"], wanted if colors == 3 else wanted.mean(1, keepdim=True))
     assert data[:]["x"].min() >= -1
     assert data[:]["x"].max() <= 1
 
 
-def test_the_law_is_the_knobs():
+def test_the_law_is_the_options():
     ddpm, gamma, ncsn = (Generation(process=law, num_timesteps=50).noise_schedule for law in ("ddpm", "gamma", "ncsn"))
     assert ddpm.gaussian and ncsn.gaussian and not gamma.gaussian
     assert torch.equal(ddpm.alpha, gamma.alpha)
@@ -71,7 +71,7 @@ def test_the_law_is_the_knobs():
     assert Generation(process="ncsn", network="ncsn1", num_timesteps=10).noise_schedule.predicts_score
 
 
-def test_the_network_is_the_knobs():
+def test_the_network_is_the_options():
     assert isinstance(Generation().model(), UNet)
     for network, conditional in (("ncsn1", True), ("ncsn2", False)):
         model = Generation(network=network, process="ncsn", num_timesteps=10, width=4).model()
@@ -113,7 +113,7 @@ def test_the_metric_is_the_error_at_levels_spread_over_all(law):
 
 
 @pytest.mark.parametrize(
-    ("knobs", "sentence"),
+    ("options", "sentence"),
     [
         ({"source": "mnits"}, "unknown digit domain 'mnits'; did you mean 'mnist'"),
         ({"targets": "usps,usps"}, "each once"),
@@ -125,9 +125,9 @@ def test_the_metric_is_the_error_at_levels_spread_over_all(law):
         ({"process": "gamma", "objective": "sliced"}, "set generation.objective=denoising"),
     ],
 )
-def test_knobs_that_do_not_go_together_are_refused(knobs, sentence):
+def test_options_that_do_not_go_together_are_refused(options, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        make(Generation, **knobs)
+        make(Generation, **options)
 
 
 def test_images_out_of_range_and_partitions_that_are_not_there_are_refused():
@@ -140,7 +140,7 @@ def test_images_out_of_range_and_partitions_that_are_not_there_are_refused():
 
 @pytest.mark.parametrize("strategy", ["scaffold", "source_only"])
 def test_strategies_train_it_without_labels(tmp_path, strategy):
-    knobs = {
+    options = {
         "strategy": strategy,
         "data.max_examples": 60,
         "data.num_clients": 2,
@@ -153,7 +153,7 @@ def test_strategies_train_it_without_labels(tmp_path, strategy):
         "server.steps": 1,
         "server.batch_size": 4,
     }
-    result = fedlab.run("ddpm-mnist", runs=tmp_path, rounds=1, threads=1, overrides=knobs)
+    result = fedlab.run("ddpm-mnist", runs=tmp_path, rounds=1, threads=1, overrides=options)
     assert set(result.rounds[-1]["clients"]) == {"shard-0", "shard-1"}
     assert all(0 < values["loss"] < 2 for values in result.rounds[-1]["clients"].values())
 

@@ -102,9 +102,9 @@ def test_what_cannot_be_is_refused():
 def test_a_checkpoint_of_another_model_is_refused():
     weights = Images().model().state_dict()
     assert load(Images().model(), weights, torch.device("cpu"))
-    for knobs in ({"network": "vit"}, {"network": "conv"}, {"mixer": "small"}, {"size": 24}):
+    for options in ({"network": "vit"}, {"network": "conv"}, {"mixer": "small"}, {"size": 24}):
         with pytest.raises(IncompatibleWeightsError, match="weights are of another model than .* use the workload and"):
-            load(make(Images, **knobs).model(), weights, torch.device("cpu"))
+            load(make(Images, **options).model(), weights, torch.device("cpu"))
 
 
 @pytest.mark.engine

@@ -19,7 +19,7 @@ from fedlab.workload import Score, missing_columns
 from fedlab.workloads.molecules import Molecules, _holdings
 
 SMALL = {"max_examples": 300, "adjacency_layers": 3, "node_layers": 3, "samples": 40, "pictures": False}
-KNOBS = {f"{'data' if name in DATA else 'molecules'}.{name}": value for name, value in SMALL.items()}
+OPTIONS = {f"{'data' if name in DATA else 'molecules'}.{name}": value for name, value in SMALL.items()}
 
 
 @pytest.fixture
@@ -147,8 +147,8 @@ def test_scores_are_of_samples_against_both_files(workload, model):
     wanted = scores.validity_metrics(drawn, set(training.decoded_smiles))
     assert {name: found[name] for name in wanted} == wanted and found["samples"] == 40
     valid = [one for one in drawn if one]
-    likeness = scores.distribution_metrics(valid, [text for text in reference.decoded_smiles if text])
-    assert set(found) - set(wanted) == {*likeness, "reconstruction"}
+    distances = scores.distribution_metrics(valid, [text for text in reference.decoded_smiles if text])
+    assert set(found) - set(wanted) == {*distances, "reconstruction"}
     assert found["reconstruction"] == 1  # a flow inverts
     assert make(Molecules, **{**SMALL, "samples": 0}).score(model) == Score()
 
@@ -179,13 +179,13 @@ def test_corrected_samples_are_all_molecules(workload, model):
 VAE = {"network": "mpgvae", "width": 8, "latent": 4, "message_steps": 1}
 
 
-def test_knobs_reach_an_mpgvae():
-    knobs = {"beta": 0.25, "warmup": 7, "matching": "assignment", "decode_temperature": 0.5}
-    model = make(Molecules, **SMALL, **VAE, **knobs).model()
+def test_options_reach_an_mpgvae():
+    options = {"beta": 0.25, "warmup": 7, "matching": "assignment", "decode_temperature": 0.5}
+    model = make(Molecules, **SMALL, **VAE, **options).model()
     assert (model.sizes.width, model.sizes.latent, model.sizes.passes) == (8, 4, 1)
     assert (model.sizes.size, model.sizes.elements) == (9, 5)
     found = {"beta": model.ceiling, "warmup": model.warmup, "matching": model.matching}
-    assert {**found, "decode_temperature": model.decode_temperature} == knobs
+    assert {**found, "decode_temperature": model.decode_temperature} == options
 
 
 def test_an_mpgvae_is_scored_and_tested_like_any_family(monkeypatch):
@@ -206,7 +206,7 @@ def test_an_mpgvae_is_scored_and_tested_like_any_family(monkeypatch):
 # --- strategies ---
 
 ROUND = {
-    **KNOBS,
+    **OPTIONS,
     "molecules.adjacency_layers": 1,
     "molecules.node_layers": 1,
     "data.num_clients": 5,
@@ -236,8 +236,8 @@ READ_X_OR_Y = {
 def one_round(tmp_path):
     """The lines of ``metrics.jsonl`` of one round through both apps."""
 
-    def run(**knobs):
-        config = launch.prepare("graphnvp-qm9", {**ROUND, **knobs})
+    def run(**options):
+        config = launch.prepare("graphnvp-qm9", {**ROUND, **options})
         directory = RunDirectory.create(tmp_path, config)
         inprocess.run_config(launch.APPS, config, directory.path)
         return directory.rounds()
@@ -257,11 +257,11 @@ def test_strategies_that_need_the_loss_alone_lower_it_on_every_client(one_round,
 @pytest.mark.parametrize("strategy", ["fedavg", "scaffold", "dp_fixed"])
 def test_the_warm_up_of_an_mpgvae_counts_the_steps_behind_the_global_model(one_round, tmp_path, strategy):
     """Counters take the largest; differential privacy lets none through, and trains it all the same."""
-    knobs = {f"molecules.{name}": value for name, value in VAE.items()}
-    knobs |= {"molecules.warmup": 20, "client.learning_rate": 0.02, "client.steps": 4, "rounds": 2}
+    options = {f"molecules.{name}": value for name, value in VAE.items()}
+    options |= {"molecules.warmup": 20, "client.learning_rate": 0.02, "client.steps": 4, "rounds": 2}
     if strategy not in ("scaffold",):
-        knobs |= {"client.optimizer": "adam"}
-    first, _, last = one_round(strategy=strategy, **knobs)
+        options |= {"client.optimizer": "adam"}
+    first, _, last = one_round(strategy=strategy, **options)
     assert len(last["clients"]) == 5 and not last["failures"]
     _, state = RunDirectory.open(next(tmp_path.glob("graphnvp*"))).checkpoints.latest()
     assert state["arrays"]["steps"] == (0 if strategy == "dp_fixed" else 8)
@@ -284,7 +284,7 @@ def test_the_servers_public_part_can_start_a_federation_and_all_of_it_is_the_bou
 
 
 @pytest.mark.parametrize(
-    ("knobs", "error", "sentence"),
+    ("options", "error", "sentence"),
     [
         ({"max_examples": 100}, ConfigError, "the server's public part would be 5 of 100 molecules"),
         ({"num_clients": 40}, ConfigError, "would hold . of 285 molecules shared out by scaffold"),
@@ -293,9 +293,9 @@ def test_the_servers_public_part_can_start_a_federation_and_all_of_it_is_the_bou
         ({"root": "/nowhere"}, DataError, "expected /nowhere/molecules/qm9_train.smi"),
     ],
 )
-def test_data_that_cannot_be_shared_out_is_refused(knobs, error, sentence):
+def test_data_that_cannot_be_shared_out_is_refused(options, error, sentence):
     with pytest.raises(error, match=sentence):
-        make(Molecules, **{**SMALL, **knobs}).data(0, "train")
+        make(Molecules, **{**SMALL, **options}).data(0, "train")
 
 
 def test_a_short_file_and_lines_that_are_no_molecules_are_told(tmp_path, monkeypatch):
@@ -316,7 +316,7 @@ def test_a_set_of_charges_alone_cannot_be_cleaned(tmp_path):
         Molecules(file=str(file), lossy="drop").data(0, "train")
 
 
-def test_partitions_splits_and_knobs_that_do_not_exist_are_refused(workload):
+def test_partitions_splits_and_options_that_do_not_exist_are_refused(workload):
     with pytest.raises(DataError, match="there is no partition 4; this workload has 4: scaffold-0, scaffold-1"):
         workload.data(4, "train")
     with pytest.raises(DataError, match="no split 'valid'"):

@@ -107,8 +107,8 @@ def test_images_that_are_no_digits_are_drawn_and_shown_and_flipped_in_training(m
     with seeded("cifar"):
         made = image_sets.LabeledImages(torch.randint(256, (120, 3, 32, 32)).byte(), torch.arange(120) % 10)
     monkeypatch.setattr(image_sets, "load_image_set", lambda name, root, test: made)
-    knobs = {"source": "cifar10", "size": 32, "channels": 3, "num_clients": 2, "samples": 8}
-    workload = make(Generation, **knobs, hflip=True, sampling_steps=1)
+    overrides = {"source": "cifar10", "size": 32, "channels": 3, "num_clients": 2, "samples": 8}
+    workload = make(Generation, **overrides, hflip=True, sampling_steps=1)
     exact = bytes_to_float(made.x)
     assert torch.equal(workload.data(None, "test")[:]["x"], exact)
     with seeded("mirror"):
@@ -153,7 +153,7 @@ def test_the_floor_does_not_depend_on_what_was_drawn_before():
 
 
 @pytest.mark.parametrize(
-    ("knobs", "sentence"),
+    ("overrides", "sentence"),
     [
         ({"num_timesteps": 20, "sampling_steps": 21}, "21 sampling steps were asked for and the noise has 20 levels"),
         ({"samples": 3}, "'generation.samples' is 3; ask for at least 8, or for 0"),
@@ -161,16 +161,16 @@ def test_the_floor_does_not_depend_on_what_was_drawn_before():
         ({"inception": True}, "asks for the published FID, and torchmetrics and torch_fidelity cannot be imported"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(knobs, sentence):
+def test_what_cannot_be_drawn_is_refused(overrides, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        make(Generation, **knobs)
+        make(Generation, **overrides)
 
 
 @pytest.mark.engine
 def test_a_run_keeps_metrics_and_pictures_of_scored_rounds(tmp_path):
-    knobs = {"data.max_examples": 60, "data.num_clients": 2, "generation.samples": 12, "generation.network": "tiny"}
-    knobs |= {"generation.sampling_steps": 2, "client.steps": 1, "client.batch_size": 4, "sample_every": 3}
-    result = fedlab.run("ddpm-mnist", runs=tmp_path, rounds=2, threads=1, overrides=knobs)
+    overrides = {"data.max_examples": 60, "data.num_clients": 2, "generation.samples": 12, "generation.network": "tiny"}
+    overrides |= {"generation.sampling_steps": 2, "client.steps": 1, "client.batch_size": 4, "sample_every": 3}
+    result = fedlab.run("ddpm-mnist", runs=tmp_path, rounds=2, threads=1, overrides=overrides)
     scored = [record["round"] for record in result.rounds if set(record["score"]) >= METRICS]
     assert scored == [0, 2]
     pictures = RunDirectory(result.directory).images()

@@ -46,7 +46,7 @@ def test_the_mean_without_one_at_each_end(make, rounds):
 
 
 @pytest.mark.parametrize("malicious", [0, 1])
-def test_krum_takes_the_model_with_the_nearest_neighbours(make, start, models, malicious):
+def test_krum_takes_the_model_with_the_nearest_neighbors(make, start, models, malicious):
     given = models(1)
     best = krum_order(given, malicious)[0]
     new = make("krum", **{"krum.num_malicious": malicious}).aggregate(start, given, 1)
@@ -101,7 +101,7 @@ def test_coordinate_rules_by_hand():
 
 
 def test_krum_scores_by_hand():
-    """Points 0, 1, 3 and 10 on a line: with n = 4, f = 1 one neighbour counts."""
+    """Points 0, 1, 3 and 10 on a line: with n = 4, f = 1 one neighbor counts."""
     distances = robust.squared_distances(torch.tensor([[0.0], [1.0], [3.0], [10.0]], dtype=torch.float64))
     assert distances[0].tolist() == [0.0, 1.0, 9.0, 100.0]
     assert robust.krum_scores(distances, 1).tolist() == [1.0, 1.0, 4.0, 49.0]
@@ -139,12 +139,12 @@ def test_near_updates_are_told_apart_far_from_the_origin(make, start):
 @pytest.mark.parametrize(
     ("rule", "options", "said"),
     [
-        ("krum", {"krum.num_malicious": 2}, r"needs 7 replies a round, and this run is sure of 5"),
-        ("krum", {"krum.num_malicious": 1, "min_clients": 3}, r"needs 5 replies a round, and this run is sure of 3"),
+        ("krum", {"krum.num_malicious": 2}, r"needs 7 replies a round, this run is sure of 5"),
+        ("krum", {"krum.num_malicious": 1, "min_clients": 3}, r"needs 5 replies a round, this run is sure of 3"),
         (
             "krum",
             {"krum.num_malicious": 1, "join_rounds": "c=2"},
-            r"needs 5 replies a round, and this run is sure of 4",
+            r"needs 5 replies a round, this run is sure of 4",
         ),
         ("multikrum", {"multikrum.num_selected": 6}, r"needs 6 replies"),
         ("bulyan", {"bulyan.num_malicious": 1}, r"needs 7 replies"),

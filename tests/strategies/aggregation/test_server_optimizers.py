@@ -1,4 +1,4 @@
-"""The server's optimisers beside the papers' formulas as a loop over arrays."""
+"""The server's optimizers beside the papers' formulas as a loop over arrays."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_without_momentum_and_with_rate_one_fedavgm_is_fedavg(make, start, model
 
 @pytest.mark.parametrize("rule", ["fedavgm", "fedadam"])
 def test_statistics_do_not_overshoot(make, start, models, rule):
-    """An optimiser's step on a variance that falls would end below zero."""
+    """An optimizer's step on a variance that falls would end below zero."""
     current, name = start, "features.2.running_var"
     option = {f"{rule}.learning_rate": 5.0}
     strategy = make(rule, **option)

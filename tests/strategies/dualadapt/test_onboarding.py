@@ -1,4 +1,4 @@
-"""A newcomer's first head: the nearest of domains whose true order is known, and what else it may be told to take."""
+"""A late joiner's first head: the nearest of domains whose true order is known, and what else it may start from."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from fedlab.models import em, gaussian_mixture
 from fedlab.strategies.dualadapt.onboarding import Choice, choose, rank
 
 NAMES = {0: "usps", 1: "mnist_m", 2: "optdigits", 3: "synthdigits"}
-CENTRES = torch.eye(5)[:, :4] * 6  # five classes in four dimensions
+CENTERS = torch.eye(5)[:, :4] * 6  # five classes in four dimensions
 
 
 def domain(shift, seed):
     """A mixture fitted to a sample of five classes, all of them moved along one axis."""
     generator = torch.Generator().manual_seed(seed)
-    centres = CENTRES + torch.tensor([shift, 0.0, 0.0, 0.0])
-    x = centres[torch.randint(5, (2000,), generator=generator)] + torch.randn(2000, 4, generator=generator)
+    centers = CENTERS + torch.tensor([shift, 0.0, 0.0, 0.0])
+    x = centers[torch.randint(5, (2000,), generator=generator)] + torch.randn(2000, 4, generator=generator)
     start = gaussian_mixture.GaussianMixture(
-        torch.full((5,), 1 / 5).double().log(), centres.double(), torch.ones(5, 4).double()
+        torch.full((5,), 1 / 5).double().log(), centers.double(), torch.ones(5, 4).double()
     )
     return em.fit(x, 5, start=start, steps=10)
 
@@ -45,7 +45,7 @@ def test_nearest_takes_the_first_and_global_and_fresh_nobodys():
     assert choose("nearest", 3, {}, seed=0).taken is None  # nobody is known yet
 
 
-def test_random_is_drawn_from_all_that_are_known_by_seed_and_newcomer():
+def test_random_is_drawn_from_all_that_are_known_by_seed_and_late_joiner():
     distances = {2: 0.5, 0: 1.5, 1: 2.5}
     taken = [choose("random", 3, distances, seed).taken for seed in range(30)]
     assert set(taken) == {0, 1, 2}

@@ -187,8 +187,8 @@ def test_sources_that_are_missing_or_too_few(tmp_path, write_mnist):
     write_mnist(tmp_path, count=1)
     with pytest.raises(DataError, match="holds 1 image, a proxy needs 2"):
         load_digits("proxy_tight", "train", tmp_path)
-    with pytest.raises(DataError, match="no digit domain 'proxy_colour'; did you mean 'proxy_color'"):
-        load_digits("proxy_colour", "train")
+    with pytest.raises(DataError, match="no digit domain 'proxy_colo'; did you mean 'proxy_color'"):
+        load_digits("proxy_colo", "train")
 
 
 def test_the_workload_takes_proxies_as_targets():
