@@ -90,7 +90,7 @@ def apply_node_settings(context: Context) -> Config:
 
 
 def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Context) -> Message:
-    """Run the strategy's client functions in its seed scope; a failure becomes an error reply with its place and reason."""
+    """Run the strategy's client functions in a seed scope; a failure becomes an error reply with place and reason."""
     store, started, server_round = ClientStore.from_node_config(context.node_config), time.monotonic(), -1
     try:
         server_round = round_of(message)
