@@ -21,7 +21,6 @@ from fedlab.data.digits.datasets import data_root
 from fedlab.engines.spec import Apps
 from fedlab.errors import ConfigError, DataError, RunError
 from fedlab.registry import load_config, merge, plugins_of
-from fedlab.report.run_page import write_report
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.metrics import MetricTable
 from fedlab.runs.result import Result
@@ -181,6 +180,8 @@ def run_engine(directory: RunDirectory, watch: Watch = no_progress) -> Result:
             f"`fedlab resume {directory.path}` continues it"
         )
     result = Result.read(directory.path)
+    from fedlab.report.run_page import write_report  # late: it brings matplotlib
+
     write_report(result)
     return result
 

@@ -70,12 +70,15 @@ def superlink(
     log = directory / "flower.log"
     with runtime_environment(environment) as (variables, scratch):
         started: list[subprocess.Popen[bytes]] = []
+        control: Control | None = None
         try:
             address, nodes = _start(log, simulation, fleet, variables, started)
             control = Control(address, fleet.certificates / "ca.crt" if fleet and fleet.certificates else None)
             yield SuperLink(control, address, nodes, variables, scratch, log, started[-1])
         finally:
             stop(variables[MARKER_ENV], started)
+            if control:
+                control.close()
 
 
 def check_apps(apps: Apps) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -96,9 +97,10 @@ def _read_svhn(root: Path, part: Part) -> Arrays:
 
 
 def _read_optdigits(_: Path, part: Part) -> Arrays:
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)  # (1797, 64) in 0..16, (1797,)
+    package = find_spec("sklearn")  # its file alone: importing scikit-learn takes seconds, in each client
+    assert package is not None and package.origin is not None
+    table = np.loadtxt(Path(package.origin).parent / "datasets/data/digits.csv.gz", delimiter=",")  # (1797, 65)
+    images, labels = table[:, :-1], table[:, -1].astype(int)  # (1797, 64) in 0..16, (1797,)
     order = np.random.default_rng(OPTDIGITS_SEED).permutation(len(labels))
     chosen = order[:OPTDIGITS_TRAIN] if part == "train" else order[OPTDIGITS_TRAIN:]
     return Arrays(np.rint(images[chosen].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), labels[chosen])

@@ -68,7 +68,7 @@ def federation(package, tmp_path_factory):
     serve = Command(
         package,
         *("serve", "own.toml", *OPTIONS, "name=grpc", "--address", address, "--certs", str(root / "certs")),
-        *("--wait", "200", "--json"),
+        *("--wait", "400", "--json"),
     )
     here, there = (laptop(root / name, root / "certs", name) for name in CLIENTS)
     (here / "my_mod.py").write_text((package / "my_mod.py").read_text())
@@ -104,7 +104,7 @@ def test_a_client_whose_machine_lacks_the_module_is_told_so_and_the_server_too(f
     assert code == 1
     assert f"this client was refused: {missing}" in said
     assert "Traceback" not in said
-    events = [json.loads(line) for line in (federation.run.path / "events.jsonl").read_text().splitlines()]
+    events = [json.loads(line) for line in (federation.run.directory / "events.jsonl").read_text().splitlines()]
     (refused,) = [event for event in events if event["event"] == "refused"]
     assert refused["client"] == "client-1"
     assert refused["reason"].startswith(missing)

@@ -69,6 +69,18 @@ def test_mnist_is_padded_not_stretched():
     assert columns[:, :, :2].max() == 0
 
 
+def test_optdigits_are_those_of_scikit_learn():
+    from sklearn.datasets import load_digits as reference
+
+    images, labels = reference(return_X_y=True)
+    parts = [DOMAINS["optdigits"].read_full(Path(), part) for part in ("train", "test")]
+    order = np.random.default_rng(1797).permutation(1797)
+    assert np.array_equal(np.concatenate([part.labels for part in parts]), labels[order])
+    found = np.concatenate([part.images for part in parts]).reshape(1797, 64)
+    assert np.array_equal(found, np.rint(images[order] * (255 / 16)).astype(np.uint8))
+    assert parts[0].labels.dtype == labels.dtype
+
+
 def test_optdigits_parts_share_no_image():
     train, test = load_digits("optdigits", "train").columns["x"], load_digits("optdigits", "test").columns["x"]
     assert not {image.numpy().tobytes() for image in train} & {image.numpy().tobytes() for image in test}
