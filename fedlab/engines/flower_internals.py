@@ -170,6 +170,10 @@ class Control:
             for part in self._api.StreamLogs(StreamLogsRequest(run_id=run_id, after_timestamp=0.0)):
                 yield part.log_output
 
+    def close(self) -> None:
+        """Close the connections; requests are no longer possible."""
+        self._api.close()
+
 
 @contextmanager
 def _as_control_error() -> Iterator[None]:

@@ -16,7 +16,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,12 +68,13 @@ def superlink(
     """Yield a SuperLink for one run; at the end, for whatever reason, stop all that was started with it."""
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / "flower.log"
-    with runtime_environment(environment) as (variables, scratch):
+    with runtime_environment(environment) as (variables, scratch), ExitStack() as connections:
         started: list[subprocess.Popen[bytes]] = []
         control: Control | None = None
         try:
             address, nodes = _start(log, simulation, fleet, variables, started)
             control = Control(address, fleet.certificates / "ca.crt" if fleet and fleet.certificates else None)
+            connections.callback(control.close)  # once the SuperLink is gone: a thread may be reading its stream
             yield SuperLink(control, address, nodes, variables, scratch, log, started[-1])
         finally:
             stop(variables[MARKER_ENV], started)

@@ -124,7 +124,10 @@ def test_the_command_writes_pictures_and_says_what_they_show(run, monkeypatch):
     assert found.exit_code == 0, found.output
     for word in ("regression", "direction", "qed", "logp", "points on 1 path are molecules"):
         assert word in found.output
-    sizes = {path.name: Image.open(path).size for path in (run.path / "latents").glob("*.png")}
+    sizes = {}
+    for path in (run.path / "latents").glob("*.png"):
+        with Image.open(path) as image:
+            sizes[path.name] = image.size
     assert set(sizes) == {"path.png", "qed.png", "logp.png"} and all(min(size) > 200 for size in sizes.values())
 
 
