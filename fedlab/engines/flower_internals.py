@@ -126,10 +126,6 @@ class Control:
         # Flower's own client would use a proxy of the environment also for the loopback.
         self._api._client = httpx.Client(verify=verify, trust_env=False, timeout=30.0)
 
-    def close(self) -> None:
-        """Close its connections."""
-        self._api._client.close()
-
     def start_run(
         self, server_app: str, client_app: str, config: Mapping[str, Any], simulation: Simulation | None = None
     ) -> int:
