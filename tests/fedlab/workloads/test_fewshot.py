@@ -158,7 +158,7 @@ def test_a_base_and_a_target_of_different_channels_are_refused_where_that_is_ask
 
 def test_too_few_classes_or_images_are_refused(model):
     data = FewShot(targets="usps").data(0, "test")
-    with pytest.raises(DataError, match="episodes of 11 classes cannot be drawn from 10"):
+    with pytest.raises(DataError, match="episodes of 11 classes cannot be sampled from 10"):
         FewShot(targets="usps", ways=11, width=8).evaluate(model, data)
     few = ArrayDataset({name: column[:80] for name, column in data.columns.items()}, data.transform)
     with pytest.raises(DataError, match="for episodes, and 20 shots with 15 queries take 35; lower fewshot.shots"):
