@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedlab import launch
+from fedlab import files, launch
 from fedlab.config.resolve import with_options
 from fedlab.config.schema import Config
 from fedlab.errors import FedlabError, RunError
@@ -82,14 +81,10 @@ def directory_lock(folder: Path) -> Iterator[None]:
     RunError
         When the folder cannot be made or another comparison uses it.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise RunError(f"no comparison can be made in {folder}: {error}; choose another folder (--out)") from None
-    with lock:
+    remedy = "another comparison may run there: wait for it, or choose another folder (--out)"
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{folder} is in use by another comparison; wait for it, or choose another --out") from None
+            stack.enter_context(files.directory_lock(folder, wait=False, remedy=remedy))
+        except OSError as error:
+            raise RunError(f"no comparison can be made in {folder}: {error}; choose another folder (--out)") from None
         yield

@@ -11,7 +11,6 @@ the new one.
 
 from __future__ import annotations
 
-import fcntl
 import signal
 import subprocess
 import time
@@ -37,7 +36,7 @@ from fedlab.engines.processes import (
     stop,
 )
 from fedlab.errors import ConfigError, RunError
-from fedlab.files import LogTail, truncate_torn_line
+from fedlab.files import LOCK_FILE, LogTail, directory_lock, truncate_torn_line
 from fedlab.runs.client_store import EVENTS, STATE_DIR_KEY
 
 POLL_SECONDS = 0.2
@@ -45,7 +44,6 @@ MAX_BACKOFF = 5.0  # seconds between two attempts to reach a server that does no
 SHUTDOWN_TIMEOUT = 6.0  # seconds for a SuperNode to send a last reply and deregister
 MAX_REJECTIONS = 2  # in a row before giving up: a server that has just started may not have registered its clients yet
 MAX_CRASHES = 5  # SuperNodes that end in a row without a connection, before giving up
-LOCK_FILE = ".lock"  # in the state directory; locked while a client uses it
 CONNECTED_FILE = ".connected"  # in the state directory; process and node id; touched while connected
 HEARTBEAT_TIMEOUT = 15.0  # seconds after the last touch at which a client counts as disconnected
 
@@ -78,8 +76,10 @@ def join(options: ClientOptions, write: Write) -> None:
     ConfigError, RunError
         When this client cannot join: wrong files, an untrusted server, or a server that rejects the client.
     """
-    options.state_dir.mkdir(parents=True, exist_ok=True)
-    with _sigterm_as_interrupt(), _locked(options.state_dir), runtime_environment() as (variables, scratch):
+    lock = directory_lock(
+        options.state_dir, wait=False, remedy="stop the other `fedlab join`, or choose another --state-dir"
+    )
+    with _sigterm_as_interrupt(), lock, runtime_environment() as (variables, scratch):
         supervisor = _Supervisor(options, variables, scratch, write)
         try:
             supervisor.run()
@@ -259,17 +259,6 @@ class _Supervisor:
             "registered there, or another client with the same key is connected. The server's owner registers a key "
             f"by having clients/{name}.pub in the folder of `fedlab certs` when the server starts"
         )
-
-
-@contextmanager
-def _locked(state_dir: Path) -> Iterator[None]:
-    """Lock a state directory against a second client; the kernel releases the lock when this process dies."""
-    with (state_dir / LOCK_FILE).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"another `fedlab join` uses {state_dir}; stop it, or choose another --state-dir") from None
-        yield
 
 
 @contextmanager

@@ -7,7 +7,6 @@ Three listeners: :class:`RichProgress` for a terminal, :class:`PlainProgress` fo
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,12 +19,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from fedlab.files import follow_lines
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.metrics import MetricTable
 from fedlab.runs.result import client_metric_names
 
 Event = dict[str, Any]
-POLL_SECONDS = 0.1
 
 
 class ProgressListener(Protocol):
@@ -39,38 +38,14 @@ class ProgressListener(Protocol):
 @contextmanager
 def follow(path: Path, listener: ProgressListener) -> Iterator[None]:
     """Call ``listener`` with each event of a run directory from now on, until the body ends."""
-    log, ended = path / "events.jsonl", threading.Event()
-    offset = _end_of_lines(log)
 
-    def loop() -> None:
-        at = offset
-        while True:
-            last_look = ended.is_set()
-            if log.exists():
-                with log.open("rb") as stream:
-                    stream.seek(at)
-                    text = stream.read()
-                complete = text[: text.rfind(b"\n") + 1]
-                at += len(complete)
-                for line in complete.splitlines():
-                    with suppress(json.JSONDecodeError):
-                        listener.on_event(json.loads(line))
-            if last_look:
-                return
-            ended.wait(POLL_SECONDS)
+    def show(lines: list[str]) -> None:
+        for line in lines:
+            with suppress(json.JSONDecodeError):
+                listener.on_event(json.loads(line))
 
-    thread = threading.Thread(target=loop, name="fedlab-watch", daemon=True)
-    thread.start()
-    try:
+    with follow_lines(path / "events.jsonl", show, from_end=True):
         yield
-    finally:
-        ended.set()
-        thread.join(timeout=5)
-
-
-def _end_of_lines(log: Path) -> int:
-    """Return where the complete lines of a log end; a torn line behind them is cut off when the run is resumed."""
-    return log.read_bytes().rfind(b"\n") + 1 if log.exists() else 0
 
 
 class PlainProgress:

@@ -80,7 +80,7 @@ def test_waits_for_a_server_and_leaves_when_it_is_told_to(join, tmp_path):
     until(process, "yet (Connection refused); trying until it is there")
     second = join(nobody(), "--domain", "usps", "--insecure")
     assert second.wait(30) == 1
-    assert "another `fedlab join` uses" in " ".join(said(second).split())
+    assert "in use by another process; stop the other `fedlab join`" in " ".join(said(second).split())
     process.terminate()
     assert process.wait(10) == 0
     lines = said(process).splitlines()
