@@ -6,6 +6,7 @@ Run ``python scripts/measure_structure.py`` from anywhere; it imports nothing of
 from __future__ import annotations
 
 import ast
+from collections import defaultdict
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -30,6 +31,29 @@ def imports(tree: ast.Module, known: dict[str, Path]) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 yield from [name for name in (f"{node.module}.{alias.name}", node.module or "") if name in known][:1]
+
+
+class CodeOnly(ast.NodeTransformer):
+    """Takes imports and docstrings out of a tree."""
+
+    def generic_visit(self, node: ast.AST) -> ast.AST | None:  # type: ignore[override]
+        """Return a node without them, or None for one that is an import or a docstring."""
+        docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        return None if docstring or isinstance(node, ast.Import | ast.ImportFrom) else super().generic_visit(node)
+
+
+def shared_lines(trees: dict[str, ast.Module], window: int = 5) -> int:
+    """Count lines of code, in Python's own layout, that modules share in runs of at least ``window`` lines."""
+    code = {
+        name: [line.strip() for line in ast.unparse(CodeOnly().visit(tree)).split("\n")] for name, tree in trees.items()
+    }
+    code = {name: [line for line in lines if line] for name, lines in code.items()}
+    places = defaultdict[tuple[str, ...], list[tuple[str, int]]](list)
+    for name, lines in code.items():
+        for start in range(len(lines) - window + 1):
+            places[tuple(lines[start : start + window])].append((name, start))
+    repeated = [found for found in places.values() if len({name for name, _ in found}) > 1]
+    return len({(name, start + i) for found in repeated for name, start in found for i in range(window)})
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
@@ -65,13 +89,16 @@ def main() -> None:
     for name, others in modules.items():
         own, *rest = [".".join(other.split(".")[:2]) for other in (name, *sorted(others))]
         packages.setdefault(own, set()).update(set(rest) - {own})
-    print(f"rooms (packages and modules at the root): {len(packages)}, arrows: {sum(map(len, packages.values()))}")
-    for title, graph in (("modules", modules), ("rooms", packages)):
+    print(
+        f"packages, and modules at the root: {len(packages)}; imports between them: {sum(map(len, packages.values()))}"
+    )
+    for title, graph in (("modules", modules), ("packages", packages)):
         print(
             f"circles of {title}: {len(found := circles(graph))}",
             *(" -> ".join(circle) for circle in found),
             sep="\n  ",
         )
+    print(f"lines of code that modules share, 5 or more in a row: {shared_lines(trees)}")
 
 
 if __name__ == "__main__":

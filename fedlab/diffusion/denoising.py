@@ -52,8 +52,8 @@ def score(schedule: NoiseSchedule, backbone: Backbone, x: Tensor, level: Tensor)
     """
     if not schedule.gaussian:
         raise ConfigError(
-            "the expected noise gives the score only where noise is Gaussian; take law=ddpm or ncsn, or the denoising "
-            "objective and an ancestral or DDIM sampler"
+            "the expected noise gives the score only where noise is Gaussian; take process=ddpm or ncsn, or the "
+            "denoising objective and an ancestral or DDIM sampler"
         )
     return -noise_estimate(schedule, backbone, x, level) / extract(schedule.sigma, level, x)
 
