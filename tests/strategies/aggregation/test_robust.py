@@ -139,12 +139,12 @@ def test_near_updates_are_told_apart_far_from_the_origin(make, start):
 @pytest.mark.parametrize(
     ("rule", "options", "said"),
     [
-        ("krum", {"krum.num_malicious": 2}, r"needs 7 replies a round, this run is sure of 5"),
-        ("krum", {"krum.num_malicious": 1, "min_clients": 3}, r"needs 5 replies a round, this run is sure of 3"),
+        ("krum", {"krum.num_malicious": 2}, r"needs 7 replies a round, and this run is sure of 5"),
+        ("krum", {"krum.num_malicious": 1, "min_clients": 3}, r"needs 5 replies a round, and this run is sure of 3"),
         (
             "krum",
             {"krum.num_malicious": 1, "join_rounds": "c=2"},
-            r"needs 5 replies a round, this run is sure of 4",
+            r"needs 5 replies a round, and this run is sure of 4",
         ),
         ("multikrum", {"multikrum.num_selected": 6}, r"needs 6 replies"),
         ("bulyan", {"bulyan.num_malicious": 1}, r"needs 7 replies"),
