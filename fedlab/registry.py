@@ -127,7 +127,8 @@ def read_any_preset(preset: str | Mapping[str, Any]) -> tuple[str, dict[str, Val
     path = preset if ":" in preset else preset_plugins().get(preset, "")
     if not path or preset in preset_names():
         return read_preset(preset, sorted(preset_plugins()))
-    name = preset.rpartition(":")[2].removesuffix(".toml")
+    # my_task:PRESET makes runs/my_task-0
+    name = preset.removesuffix(":PRESET").removesuffix(".toml").rpartition(":")[2].rpartition(".")[2]
     module, _, attribute = path.partition(":")
     if is_file_name(attribute):
         folder = Path(load_module(module, f"preset {preset!r}").__file__ or "").parent

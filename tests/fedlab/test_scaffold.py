@@ -24,6 +24,7 @@ def test_three_files_that_run(tmp_path, kind, monkeypatch):
     result = fedlab.run(f"{name}:PRESET", runs=tmp_path / "runs", rounds=1, overrides=TINY)
     assert result.manifest["status"] == "finished"
     assert result.config[kind] == f"{name}:SPEC"
+    assert result.directory.name == f"{name}-0"
 
 
 @pytest.mark.engine
