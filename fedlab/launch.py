@@ -212,7 +212,7 @@ def partition_statistics(workload: Workload, clients: int) -> list[dict[str, obj
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """A polite kill ends like Ctrl-C: cleanly, and resumable."""
+    """Treat SIGTERM as Ctrl-C: the run stops cleanly and can be resumed."""
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

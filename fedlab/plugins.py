@@ -95,7 +95,7 @@ def load_module(name: str, what: str) -> Any:
                 f"here too (pip install), or set {PLUGIN_PATH} to the folder that it is in"
             ) from None
         raise ConfigError(f"{what}: module {name!r} needs {missing!r}, which is not installed here") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{what}: importing {name!r} raised {type(error).__name__}: {error}") from error
 
 

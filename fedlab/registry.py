@@ -8,9 +8,10 @@ by import path, ``pkg.module:Name``, or by the short name of an entry point in o
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,11 @@ def names(kind: str) -> list[str]:
     return [*KINDS[kind].table, *sorted(entry_points(KINDS[kind].group).keys() - KINDS[kind].table.keys())]
 
 
+def ablation_names() -> list[str]:
+    """Return the names of strategies that stand for another one with changed options."""
+    return list(ABLATIONS)
+
+
 def summary(kind: str, name: str) -> str:
     """Return one line about something that has a name; for a plug-in, the value of its entry point."""
     row = KINDS[kind].table.get(name)
@@ -104,7 +110,7 @@ def preset_plugins() -> dict[str, str]:
     return {name: points[0].value for name, points in entry_points(PRESET_GROUP).items()}
 
 
-def read_any_preset(preset: str | Mapping[str, Any]) -> tuple[str, dict[str, Value]]:
+def read_any_preset(preset: str | Mapping[str, Any], where: str = "the mapping") -> tuple[str, dict[str, Value]]:
     """Return description and options of a preset.
 
     Parameters
@@ -112,6 +118,8 @@ def read_any_preset(preset: str | Mapping[str, Any]) -> tuple[str, dict[str, Val
     preset
         A name, the path of a TOML file, an import path (``pkg.module:MAPPING``, or ``pkg:file.toml`` for a file in the
         package's folder), or a mapping of options by dotted key or in nested mappings.
+    where
+        What a mapping is called in messages.
 
     Raises
     ------
@@ -120,13 +128,14 @@ def read_any_preset(preset: str | Mapping[str, Any]) -> tuple[str, dict[str, Val
     """
     if isinstance(preset, Mapping):
         table = dict(preset)
-        return str(table.pop("description", "")), flatten(table, "the mapping")
+        return str(table.pop("description", "")), flatten(table, where)
     if is_file_name(preset) and Path(preset).is_file():
         add_plugin_folder(Path(preset).resolve().parent)
         return read_preset(preset)
     path = preset if ":" in preset else preset_plugins().get(preset, "")
     if not path or preset in preset_names():
         return read_preset(preset, sorted(preset_plugins()))
+    _check_single("preset", preset, entry_points(PRESET_GROUP).get(preset, []))
     # my_task:PRESET makes runs/my_task-0
     name = preset.removesuffix(":PRESET").removesuffix(".toml").rpartition(":")[2].rpartition(".")[2]
     module, _, attribute = path.partition(":")
@@ -137,25 +146,29 @@ def read_any_preset(preset: str | Mapping[str, Any]) -> tuple[str, dict[str, Val
         found = load_object(path, f"preset {preset!r}")
         if not isinstance(found, Mapping):
             raise ConfigError(f"preset {preset!r} is a {type(found).__name__}; a mapping of options is expected")
-        description, values = read_any_preset(found)
+        description, values = read_any_preset(found, f"preset {preset!r}")
     return description, {"name": name.lower(), **values}
 
 
 def _entry_point(kind: str, name: str) -> str:
     """The import path behind a plug-in's short name."""
     points = entry_points(KINDS[kind].group).get(name, [])
-    if len(points) > 1:
-        places = " and ".join(f"{point.dist.name if point.dist else '?'} ({point.value})" for point in points)
-        raise ConfigError(
-            f"{kind} {name!r} is the name of two plug-ins, of {places}; name the one that you want by its import path"
-        )
+    _check_single(kind, name, points)
     if not points:
-        others = list(ABLATIONS) if kind == "strategy" else []
+        others = ablation_names() if kind == "strategy" else []
         raise ConfigError(
             f"unknown {kind} {name!r}; {suggest(name, [*names(kind), *others])} Something of your own is named by its "
             "import path, pkg.module:Name"
         )
     return points[0].value
+
+
+def _check_single(kind: str, name: str, points: Sequence[EntryPoint]) -> None:
+    if len(points) > 1:
+        places = " and ".join(f"{point.dist.name if point.dist else '?'} ({point.value})" for point in points)
+        raise ConfigError(
+            f"{kind} {name!r} is the name of two plug-ins, of {places}; name the one that you want by its import path"
+        )
 
 
 # --- configuration ---
@@ -213,7 +226,10 @@ def all_sections() -> dict[str, type]:
     found: dict[str, type] = dict(COMMON_SECTIONS)
     for kind in KINDS:
         for name in names(kind):
-            plugin = find(kind, name)
+            try:
+                plugin = find(kind, name)
+            except ConfigError:  # a plug-in that cannot be imported has no options to suggest
+                continue
             found.setdefault(plugin.section, plugin.spec.options)
     return found
 

@@ -11,6 +11,7 @@ from fedlab.cli.common import run_and_print, start_run, stdout
 from fedlab.config.presets import parse_overrides, preset_names
 from fedlab.config.resolve import build_config
 from fedlab.config.sections import options
+from fedlab.errors import ConfigError
 from fedlab.registry import all_sections, merge, names, plugins_of
 
 
@@ -52,6 +53,8 @@ def run(
 
     Example: `fedlab run dualadapt-digits rounds=3 dualadapt.mixup=off --seed 1`
     """
+    if not preset:
+        raise ConfigError("the name of the preset is empty; `fedlab list presets` shows them")
     chosen = {"engine": engine, "device": device, "seed": seed}
     given = {**parse_overrides(overrides or []), **{key: value for key, value in chosen.items() if value is not None}}
     if print_config:

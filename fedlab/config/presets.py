@@ -43,7 +43,7 @@ def read_preset(name: str, others: Iterable[str] = ()) -> tuple[str, dict[str, V
         raise ConfigError(f"unknown preset {name!r}; {suggest(name, [*preset_names(), *others])}")
     path = Path(name) if is_file_name(name) else PRESETS / f"{name}{SUFFIX}"
     if not path.is_file():
-        raise ConfigError(f"preset file {name!r} does not exist")
+        raise ConfigError(f"preset file {name!r} {'is a folder; name a file' if path.is_dir() else 'does not exist'}")
     description, values = parse_preset(_text(path), f"preset {path}")
     values["name"] = values.get("name") or path.stem
     return description, values
@@ -70,13 +70,21 @@ def flatten(table: Mapping[str, Any], where: str) -> dict[str, Value]:
     Raises
     ------
     ConfigError
-        When a value is neither a table nor a bool, an int, a float or a string.
+        When a value is neither a table nor a bool, an int, a float or a string, a name is no text, or an option is
+        set twice.
     """
-    return dict(_items(table, where, ""))
+    found: dict[str, Value] = {}
+    for key, value in _items(table, where, ""):
+        if key in found:
+            raise ConfigError(f"{where}: option {key!r} is set twice, to {found[key]!r} and {value!r}; keep one")
+        found[key] = value
+    return found
 
 
 def _items(table: Mapping[str, Any], where: str, prefix: str) -> Iterable[tuple[str, Value]]:
     for name, value in table.items():
+        if not isinstance(name, str):
+            raise ConfigError(f"{where}: {name!r} is a {type(name).__name__}; names of options are text")
         if isinstance(value, Mapping):
             yield from _items(value, where, f"{prefix}{name}.")
         elif isinstance(value, bool | int | float | str):

@@ -135,6 +135,11 @@ def _workload(plugin: Plugin, values: Overrides, data: DataConfig) -> Any:
     if not isinstance(made, type):
         return made
     if not dataclasses.is_dataclass(made):
-        return made()
+        try:
+            return made()
+        except Exception as error:
+            raise ConfigError(
+                f"workload {plugin.reference!r}: making it raised {type(error).__name__}: {error}"
+            ) from error
     takes_data = any(field.name == DATA_CONFIG for field in dataclasses.fields(made))
     return parse_section(made, plugin.section, values, **({DATA_CONFIG: data} if takes_data else {}))

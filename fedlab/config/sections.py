@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar, cast, get_type_hints
 
 import tomli_w
 from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
 from pydantic.fields import FieldInfo
 
 from fedlab.errors import ConfigError, suggest
@@ -108,8 +109,16 @@ def parse_section(section: type[Section], prefix: str, values: Overrides, **prog
     """
     known = section_fields(cast(type[Any], section))
     given = {name: values[key] for name in known if (key := join_key(prefix, name)) in values}
+    for name, value in given.items():
+        if isinstance(value, bool) and known[name].type in (int, float):  # pydantic takes True for 1
+            raise ConfigError(f"option {join_key(prefix, name)!r}: got {value!r}; a number is expected")
     try:
         return TypeAdapter(section).validate_python({**given, **program})
+    except PydanticSchemaGenerationError:
+        raise ConfigError(
+            f"the options under {prefix!r} have a field whose type is none of bool, int, float, str or Literal; "
+            "give it one of these"
+        ) from None
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else prefix

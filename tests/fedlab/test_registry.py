@@ -211,6 +211,7 @@ def test_a_path_that_leads_nowhere_is_a_sentence(module, reference, sentence):
     ("text", "sentence"),
     [
         ("1 / 0", "importing 'someones' raised ZeroDivisionError: division by zero"),
+        ("raise SystemExit(3)", "importing 'someones' raised SystemExit: 3"),
         ("import not_installed_anywhere", "module 'someones' needs 'not_installed_anywhere', which is not installed"),
         ("def broken(:", "importing 'someones' raised SyntaxError"),
         ("from fedlab import nothing_of_ours", "importing 'someones' raised ImportError: cannot import name"),
@@ -267,6 +268,34 @@ def test_a_name_of_two_packages_is_refused_and_one_of_ours_is_ours(module, entry
     assert find("workload", path).section == "my_task"  # by its path it is clear
     assert find("workload", "digits").spec.workload is Digits
     assert registry.names("workload").count("digits") == 1
+
+
+def test_two_packages_with_a_preset_of_one_name(entry_points):
+    entry_points(("first", "fedlab.presets", "mine", "aa:PRESET"), ("second", "fedlab.presets", "mine", "bb:PRESET"))
+    with pytest.raises(ConfigError, match=r"preset 'mine' is the name of two plug-ins, of first \(aa:PRESET\)"):
+        load_config("mine")
+
+
+def test_a_broken_package_does_not_hide_a_wrong_option(module, entry_points):
+    entry_points(("package", "fedlab.workloads", "task", f"{module('1 / 0')}:MyTask"))
+    with pytest.raises(ConfigError, match="unknown option 'rnds'; did you mean 'rounds'"):
+        load_config("dualadapt-digits", {"rnds": 3})
+
+
+def test_a_workload_that_cannot_be_made_or_has_options_of_another_type(module):
+    name = module("""
+        from dataclasses import dataclass
+        import toy
+
+
+        class Something: ...
+
+        @dataclass(frozen=True)
+        class Strange(toy.Blobs):
+            thing: Something = Something()
+    """)
+    with pytest.raises(ConfigError, match="the options under 'strange' have a field whose type is none of bool"):
+        load_config({"workload": f"{name}:Strange"})
 
 
 def test_a_package_that_is_found_twice_is_one(module, entry_points):

@@ -43,6 +43,10 @@ def test_their_own_tests_pass(tmp_path, kind):
         ("class", "is no name for a module"),
         ("digits", "is the name of a workload of fedlab already"),
         ("scaffold", "is the name of a strategy of fedlab already"),
+        ("data", "is a section of options that every run has"),
+        ("metric", "the module uses a class Metric already"),
+        ("dualadapt_no_mixup", "is the name of an ablation"),
+        ("\u00e4rger", "is no name for a module"),
         ("json", "a module 'json' is installed already"),
     ],
 )

@@ -63,6 +63,7 @@ def test_a_preset_is_named_by_itself_or_its_file(save, line, name):
         ("rounds = ", "evening.toml is not valid TOML"),
         ("[server]\nsteps = [1, 2]", "'server.steps' is a list; an option is a bool, an int, a float or a string"),
         ("rounds = 2024-01-01", "'rounds' is a date"),
+        ('"server.steps" = 3\n[server]\nsteps = 4', "'server.steps' is set twice, to 3 and 4"),
         (b'name = "\xff"', "evening.toml is not utf-8 text .*; save it as UTF-8"),
         (codecs.BOM_UTF16_LE + b"a", "evening.toml is not utf-16 text"),
     ],
@@ -75,8 +76,23 @@ def test_a_damaged_preset_is_a_sentence(save, content, sentence):
 def test_a_preset_that_does_not_exist(tmp_path):
     with pytest.raises(ConfigError, match="none.toml' does not exist"):
         read_preset(str(tmp_path / "none.toml"))
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(ConfigError, match="is a folder"):
+        read_preset(str(tmp_path / "folder.toml"))
     with pytest.raises(ConfigError, match="unknown preset 'dualadapt-digit'; did you mean 'dualadapt-digits'"):
         read_preset("dualadapt-digit")
+
+
+def test_a_mapping_with_a_name_that_is_no_text():
+    with pytest.raises(ConfigError, match="here: 1 is a int; names of options are text"):
+        flatten({1: "x"}, "here")
+
+
+def test_a_switch_is_no_number():
+    with pytest.raises(ConfigError, match="option 'rounds': got True; a number is expected"):
+        load_config({"rounds": True})
+    with pytest.raises(ConfigError, match="'server.learning_rate'.*: got False; a number is expected"):
+        load_config({"server.learning_rate": False})
 
 
 def test_tables_in_tables_become_dotted_keys():
