@@ -139,3 +139,10 @@ def test_a_guide_shows_what_fedlab_new_writes(page, name, plugins):
     text = (ROOT / "docs" / "how-to" / f"{page}.md").read_text()
     for path in (plugins / name).iterdir():
         assert path.suffix not in (".py", ".toml") or path.read_text().rstrip() in text, path.name
+
+
+@pytest.mark.parametrize("page", ["own-workload", "own-strategy"])
+def test_a_guide_includes_the_examples(page):
+    included = re.findall(r'^--8<-- "(.+)"$', (ROOT / "docs" / "how-to" / f"{page}.md").read_text(), re.MULTILINE)
+    assert included
+    assert all((ROOT / path).is_file() for path in included)

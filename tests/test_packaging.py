@@ -78,7 +78,10 @@ def wheel(tmp_path_factory) -> Path:
 @pytest.mark.engine
 def test_the_wheel_installs_one_name_and_all_that_it_needs(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {name.partition("/")[0] for name in names} == {"fedlab", "fedlab_adapt-0.1.0.dist-info"}
+    assert {name.partition("/")[0] for name in names} == {
+        "fedlab",
+        f"fedlab_adapt-{metadata.version('fedlab-adapt')}.dist-info",
+    }
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     shipped = {name for name in tracked.splitlines() if re.match("(fedlab|server|client|strategies)/", name)}
     ours = {name if name.startswith("fedlab/") else f"fedlab/{name}" for name in shipped}

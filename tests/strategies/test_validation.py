@@ -22,6 +22,7 @@ from fedlab.comm.roster import Roster
 from fedlab.engines import inprocess
 from fedlab.seeds import seeded
 from fedlab.strategies import validation
+from fedlab.strategies.dualadapt.server_loss import server_loss
 from fedlab.strategies.protocol import ARRAYS, CONFIG, METRICS, ROUND, ClientContext
 from fedlab.strategies.validation import MAX_EXAMPLES, InvalidUpdate
 from tables import client_functions, server_strategy
@@ -426,12 +427,12 @@ def test_no_mutated_reply_breaks_a_round_or_what_a_strategy_holds(
     else:
         usable = [bad]
     try:
-        arrays, _ = half.aggregate_train(1, usable if getattr(half, "arriving", False) else [*usable, good])
+        arrays, _ = half.aggregate_train(1, usable if getattr(half, "onboarding_round", False) else [*usable, good])
         if arrays is not None:
             assert all_finite(dict(arrays.to_torch_state_dict()))
         if name == "dualadapt":
             assert all_finite(half.heads) and all_finite(half.mixtures)
             if half.heads:
-                assert half.server_loss(2, half.heads)(0).isfinite()
+                assert server_loss(half.trainer, half.heads, half.mixtures, half.options, 2)(0).isfinite()
     finally:
         half.onboarding_round = False
