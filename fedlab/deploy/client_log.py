@@ -93,7 +93,7 @@ class SuperNodeMonitor:
             elif RECEIVING in line:
                 self._open += 1
             elif any(text in line for text in ANSWERED):
-                self._open = 0
+                self._open = max(0, self._open - 1)  # the next message may have come before this line was written
             elif REJECTION_PREFIX in line:
                 self.refused = line.split(REJECTION_PREFIX, 1)[1]
         if self.lost and not self._loss_reported and time.monotonic() - self.lost > NOTICE_AFTER:

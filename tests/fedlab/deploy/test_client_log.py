@@ -59,6 +59,14 @@ def test_a_failure_is_told_by_its_last_line_and_does_not_finish_a_run(reported):
     assert not reported.monitor.finished
 
 
+def test_busy_while_a_second_message_comes_before_the_first_reply_is_logged(reported):
+    reported.monitor.read_supernode_log(["Receiving: train message (ID: a)", "Receiving: evaluate message (ID: b)"])
+    reported.monitor.read_supernode_log(["Sent successfully"])
+    assert reported.monitor.busy
+    reported.monitor.read_supernode_log(["Sent successfully", "Ignoring reply message"])
+    assert not reported.monitor.busy
+
+
 def test_busy_between_a_message_and_its_reply(reported):
     reported.monitor.read_supernode_log(
         ["INFO :      Receiving: train message (ID: 5)", "INFO :      Received successfully"]
