@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
+from sklearn.mixture import GaussianMixture as SklearnMixture
 from torch import Tensor
 
 from fedlab.models.em import kmeans_plusplus_init
@@ -52,3 +53,17 @@ def overall(mixture: GaussianMixture) -> tuple[Tensor, Tensor]:
 def assert_same(a: GaussianMixture, b: GaussianMixture, tolerance: float = 1e-9) -> None:
     for name, array in a.arrays().items():
         torch.testing.assert_close(array, b.arrays()[name], rtol=tolerance, atol=tolerance, msg=name)
+
+
+def as_sklearn(start: GaussianMixture, floor: float = 1e-6, steps: int = 15) -> SklearnMixture:
+    """scikit-learn's mixture that begins where one of ours is."""
+    return SklearnMixture(
+        n_components=start.means.shape[0],
+        covariance_type="diag",
+        weights_init=start.log_weights.softmax(-1).numpy(),
+        means_init=start.means.numpy(),
+        precisions_init=start.variances.reciprocal().numpy(),
+        reg_covar=floor,
+        max_iter=steps,
+        tol=0.0,
+    )

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.mixture import GaussianMixture as SklearnMixture
 from torch import Tensor
 
 from fedlab.models.em import (
@@ -24,21 +23,7 @@ from fedlab.models.em import (
     robbins_monro_step,
 )
 from fedlab.models.gaussian_mixture import GaussianMixture, stack
-from mixtures import assert_same, drawn, few, gaussian, mixture_of, seeds, started
-
-
-def as_sklearn(start: GaussianMixture, floor: float = 1e-6, steps: int = 15) -> SklearnMixture:
-    return SklearnMixture(
-        n_components=start.means.shape[0],
-        covariance_type="diag",
-        weights_init=start.log_weights.softmax(-1).numpy(),
-        means_init=start.means.numpy(),
-        precisions_init=start.variances.reciprocal().numpy(),
-        reg_covar=floor,
-        max_iter=steps,
-        tol=0.0,
-    )
-
+from mixtures import as_sklearn, assert_same, drawn, few, gaussian, mixture_of, seeds, started
 
 # --- batch EM ---------------------------------------------------------------------------------------------------------
 

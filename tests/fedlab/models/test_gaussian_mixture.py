@@ -11,28 +11,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.mixture import GaussianMixture as SklearnMixture
 from torch import Tensor
 
 from fedlab.models.gaussian_mixture import (
     GaussianMixture,
     stack,
 )
-from mixtures import assert_same, drawn, few, gaussian, mixture_of, overall, seeds
-
-
-def as_sklearn(start: GaussianMixture, floor: float = 1e-6, steps: int = 15) -> SklearnMixture:
-    return SklearnMixture(
-        n_components=start.means.shape[0],
-        covariance_type="diag",
-        weights_init=start.log_weights.softmax(-1).numpy(),
-        means_init=start.means.numpy(),
-        precisions_init=start.variances.reciprocal().numpy(),
-        reg_covar=floor,
-        max_iter=steps,
-        tol=0.0,
-    )
-
+from mixtures import as_sklearn, assert_same, drawn, few, gaussian, mixture_of, overall, seeds
 
 # --- density ----------------------------------------------------------------------------------------------------------
 
