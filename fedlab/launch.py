@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from fedlab.comm.sampling import read_schedule
 from fedlab.config.resolve import build_config
 from fedlab.config.schema import Config, parse_join_rounds
 from fedlab.config.sections import Overrides, Value
@@ -68,6 +69,7 @@ def resolve_config(preset: str | Mapping[str, Any], overrides: Overrides) -> Con
         "data.root": str(root.resolve()) if root else "",
         "device": str(resolve_device(config.run.device, reachable)),  # so that a resumed run keeps to it
         "checkpoint.pretrain_cache": str(Path(cache).resolve()) if cache else "",
+        "schedule": str(Path(config.run.schedule).resolve()) if config.run.schedule else "",
     }
     return build_config({**values, **here}, plugins)
 
@@ -106,6 +108,7 @@ def check(config: Config) -> None:
                 f"option 'join_rounds': {names[partition]} would join in round {number}, and the run has "
                 f"{run.rounds}; name an earlier round, or raise rounds"
             )
+    check_participation(config)
     engine, strategy = config.plugins["engine"].spec, config.plugins["strategy"].spec
     engine.validate(config)
     if engine.simulates_clients:
@@ -121,6 +124,31 @@ def check(config: Config) -> None:
                 f"strategies`){f', or for an upper bound {bound}' if bound else ''}"
             )
     strategy.server(workload, config, null_progress)
+
+
+def check_participation(config: Config) -> None:
+    """Refuse a sampling of clients that cannot be, and a run that measures nothing.
+
+    Raises
+    ------
+    ConfigError
+        With a sentence.
+    """
+    run = config.run
+    if not config.client.evaluate and not config.server.evaluate:
+        raise ConfigError("client.evaluate and server.evaluate are both false, so nothing would be measured; set one")
+    if run.schedule:
+        read_schedule(run.schedule, dict(enumerate(config.clients)), run.rounds)
+        if run.fraction_train < 1 or run.sampling != "uniform":
+            raise ConfigError(
+                "option 'schedule' names the clients of each round, so fraction_train and sampling have no effect; "
+                "leave them out"
+            )
+    if run.sampling == "examples" and not config.plugins["engine"].spec.simulates_clients:
+        raise ConfigError(
+            "sampling=examples needs the clients' numbers of examples, which the server of deployed clients does not "
+            "have; use sampling=uniform"
+        )
 
 
 def saved_config(directory: RunDirectory) -> Config:

@@ -99,6 +99,7 @@ COMMON_PHASES = (
     Phase("clients", "clients train"),
     Phase("server", "server trains"),
     Phase("evaluate", "clients test", evaluation=True),
+    Phase("test", "the server tests the global model", evaluation=True),
     Phase("score", "the server scores samples", evaluation=True),
 )
 

@@ -9,6 +9,7 @@ clients that reported, so that strategies stay comparable.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +17,13 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.serverapp import Grid, ServerApp
+from torch import nn
 
 from fedlab.comm.grid import PartitionGrid
 from fedlab.comm.replies import PhaseStats
 from fedlab.comm.roster import Roster
+from fedlab.comm.sampling import Sampler, read_schedule
+from fedlab.comm.tensors import tensor_record, tensors_of
 from fedlab.config.schema import Config, parse_join_rounds
 from fedlab.registry import app_config, config_from_text
 from fedlab.runs import pretrain_cache
@@ -85,9 +89,10 @@ class RoundLoop:
         declared = MetricTable.declared(spec, config.plugins["workload"].spec)
         self.run.update_manifest(**declared.to_manifest())
         self.budget = Budget(config.run.budget_bytes, config.run.budget_seconds, declared.evaluation_phases)
+        self.train_sampler, self.evaluate_sampler = samplers(self.workload, config)
         self.seconds: dict[str, float] = {}
         self.round = 0
-        self._last_progress = 0.0
+        self._last_progress = self._measured = 0.0
 
     def run_rounds(self) -> None:
         """Run from the newest checkpoint, or from the start, to the last round."""
@@ -98,7 +103,7 @@ class RoundLoop:
         board = TensorBoard(self.run.path / "tensorboard", after=checkpoint[0] if checkpoint else -1)
         if checkpoint:
             self.round, state = checkpoint
-            arrays = ArrayRecord(state["arrays"])
+            arrays = tensor_record(state["arrays"], copy=False)
             self.strategy.restore(state["strategy"])
             self.grid.rejected_updates = dict(state.get("refused", {}))
             self.budget.restore(self.run.rounds())
@@ -109,13 +114,14 @@ class RoundLoop:
         while self.round < self.config.run.rounds and not self.budget.ended_by:
             self.round += 1
             with seeded(self.config.run.seed, "roster"):
-                self.grid.start_round(self.round, self.config.comm.connect_timeout)
+                enough = self.train_sampler.count(len(self.names))
+                self.grid.start_round(self.round, self.config.comm.connect_timeout, enough)
             arrays, stats = self._train(arrays)
             board.add(self._finish_round(arrays, *self._evaluate(arrays), train=stats))
         board.close()
         if self.budget.ended_by:
             self.run.emit("note", round=self.round, note=self.budget.message(self.round))
-        digest = weights_sha256({"arrays": arrays.to_torch_state_dict(), "strategy": self.strategy.state()})
+        digest = weights_sha256({"arrays": tensors_of(arrays), "strategy": self.strategy.state()})
         self.run.update_manifest(
             status="finished",
             ended=now(),
@@ -135,23 +141,39 @@ class RoundLoop:
         return arrays
 
     def _train(self, arrays: ArrayRecord) -> tuple[ArrayRecord, PhaseStats]:
+        self._select("train", self.train_sampler)
         with self._phase("server"), seeded(self.config.run.seed, "configure", self.round):
             messages = list(self.strategy.configure_train(self.round, arrays, self._config(), self.grid))
-        replies, stats = self._exchange("clients", messages, self._check)
-        with self._phase("server"), seeded(self.config.run.seed, "aggregate", self.round):
+        replies = self._exchange("clients", messages, self._check)
+        with self._phase("server", announce=False), seeded(self.config.run.seed, "aggregate", self.round):
             aggregated, _ = self.strategy.aggregate_train(self.round, replies)
+            deque(replies, maxlen=0)  # a strategy may leave replies unread; failures are known only after the last
+        stats = self.grid.stats
         self.budget.add(sum(stats.down.values()) + sum(stats.up.values()), self.seconds)
         return aggregated if aggregated is not None else arrays, stats
 
     def _evaluate(self, arrays: ArrayRecord) -> tuple[dict[str, Any], dict[str, float], PhaseStats]:
+        if not (self.config.client.evaluate and self._is_due(self.config.run.evaluate_every)):
+            return {}, {}, PhaseStats()
+        self._select("evaluate", self.evaluate_sampler)
         with seeded(self.config.run.seed, "evaluate", self.round):
             config = ConfigRecord({FINAL: True}) if self.budget.ended_by else self._config()
             messages = list(self.strategy.configure_evaluate(self.round, arrays, config, self.grid))
-        replies, stats = self._exchange("evaluate", messages, validation.validate_reply)
         clients = {
-            self.names[self.grid.partition_of[reply.metadata.src_node_id]]: client_metrics(reply) for reply in replies
+            self.names[self.grid.partition_of[reply.metadata.src_node_id]]: client_metrics(reply)
+            for reply in self._exchange("evaluate", messages, validation.validate_reply)
         }
-        return clients, mean_over(clients), stats
+        return clients, mean_over(clients), self.grid.stats
+
+    def _is_due(self, every: int) -> bool:
+        """Return True in round 0, in the last round, and in every ``every``-th."""
+        last = self.round == self.config.run.rounds or bool(self.budget.ended_by)
+        return last or self.round % every == 0
+
+    def _select(self, phase: str, sampler: Sampler) -> None:
+        """Let the clients of this phase take part, and no other."""
+        self.grid.select(None)
+        self.grid.select(sampler.draw(phase, self.round, self.grid.expected, self.grid.nodes))
 
     def _check(self, message: Message, reply: Message) -> None:
         validation.validate_reply(message, reply)
@@ -159,13 +181,23 @@ class RoundLoop:
 
     def _exchange(
         self, phase: str, messages: list[Message], check: Callable[[Message, Message], None]
-    ) -> tuple[list[Message], PhaseStats]:
+    ) -> Iterator[Message]:
+        """Yield the valid replies in the order of partitions; only the time spent here counts as the phase's.
+
+        Each step has a random stream of its own, whose numbers nobody uses: what carries the messages draws from the
+        global generators, and how often depends on the engine.
+        """
+        self.run.emit("phase", round=self.round, rounds=self.config.run.rounds, phase=phase, clients=len(messages))
+        replies = self.grid.stream(messages, idle_timeout=self.config.comm.idle_timeout, check=check)
         try:
-            with self._phase(phase, clients=len(messages)):
-                replies = self.grid.send_and_validate(messages, idle_timeout=self.config.comm.idle_timeout, check=check)
+            while True:
+                with self._clock(phase), seeded(self.config.run.seed, "exchange"):
+                    reply = next(replies, None)
+                if reply is None:
+                    return
+                yield reply
         finally:
             self._log_failures(phase)
-        return replies, self.grid.stats
 
     def _log_failures(self, phase: str) -> None:
         for failure in self.grid.stats.failures:
@@ -196,15 +228,15 @@ class RoundLoop:
             "clients": clients,
             "mean": mean,
             "server": dict(self.strategy.metrics()),
-            "score": dict(score),
+            "score": score,
             "bytes": {
-                name: {
+                self.names[partition]: {
                     "train_down": train.down.get(partition, 0),
                     "train_up": train.up.get(partition, 0),
                     "evaluate_down": evaluate.down.get(partition, 0),
                     "evaluate_up": evaluate.up.get(partition, 0),
                 }
-                for partition, name in self.names.items()
+                for partition in sorted(train.down.keys() | evaluate.down.keys())
             },
             "failures": [
                 {
@@ -222,48 +254,70 @@ class RoundLoop:
             "seconds": {phase: round(value, 4) for phase, value in self.seconds.items()},
         }
         self.run.log_round(record)
-        self.run.checkpoints.save(
-            self.round,
-            {
-                "arrays": arrays.to_torch_state_dict(),
-                "strategy": self.strategy.state(),
-                "refused": self.grid.rejected_updates,
-            },
-            self.config.checkpoint.keep,
-            self.config.checkpoint.keep_initial,
-        )
+        if self._is_due(self.config.checkpoint.every):
+            self.run.checkpoints.save(
+                self.round,
+                {
+                    "arrays": tensors_of(arrays),
+                    "strategy": self.strategy.state(),
+                    "refused": self.grid.rejected_updates,
+                },
+                self.config.checkpoint.keep,
+                self.config.checkpoint.keep_initial,
+            )
         metrics = {"mean": mean, "clients": clients, "score": dict(score)}
         self.run.emit("round", round=self.round, rounds=self.config.run.rounds, **metrics)
         self.seconds = {}
         return record
 
-    def _score(self, arrays: ArrayRecord) -> Mapping[str, float]:
-        """Return the workload's score of the global model; empty where the arrays are not such a model."""
-        last = self.round == self.config.run.rounds or self.budget.ended_by
-        if not isinstance(self.workload, SupportsScoring) or (self.round % self.config.run.sample_every and not last):
-            return {}
-        state = arrays.to_torch_state_dict()
-        with self._phase("score"), seeded(self.config.run.seed, "score", self.round):
+    def _score(self, arrays: ArrayRecord) -> dict[str, float]:
+        """Return the metrics of the global model itself; empty where the arrays are not such a model."""
+        run, found = self.config.run, {}
+        tested = self.config.server.evaluate and self._is_due(run.evaluate_every)
+        scored = isinstance(self.workload, SupportsScoring) and self._is_due(run.sample_every)
+        if (tested or scored) and (model := self._global_model(arrays)) is not None:
+            if tested:
+                with self._phase("test"), seeded(run.seed, "test", self.round):
+                    found |= self.workload.evaluate(model, self.workload.data(None, "test"))
+            if scored and isinstance(self.workload, SupportsScoring):
+                with self._phase("score"), seeded(run.seed, "score", self.round):
+                    score = self.workload.score(model, self._progress)
+                for name, png in score.pictures.items():
+                    self.run.save_image(name, self.round, png)
+                found |= score.metrics
+        return found
+
+    def _global_model(self, arrays: ArrayRecord) -> nn.Module | None:
+        """Return the workload's model with the global arrays; None where they are something else."""
+        with seeded(self.config.run.seed, "model"):
             model = self.workload.model()
-            if state.keys() != model.state_dict().keys():
-                return {}
-            score = self.workload.score(
-                load(model, state, resolve_device(self.config.run.device)).eval(), self._progress
-            )
-        for name, png in score.pictures.items():
-            self.run.save_image(name, self.round, png)
-        return score.metrics
+        state = tensors_of(arrays)
+        if state.keys() != model.state_dict().keys():
+            return None
+        return load(model, state, resolve_device(self.config.run.device)).eval()
 
     @staticmethod
     def _config() -> ConfigRecord:
         return ConfigRecord()  # the strategy puts in the round
 
     @contextmanager
-    def _phase(self, name: str, **fields: object) -> Iterator[None]:
-        self.run.emit("phase", round=self.round, rounds=self.config.run.rounds, phase=name, **fields)
-        started = time.monotonic()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+    def _phase(self, name: str, *, announce: bool = True) -> Iterator[None]:
+        """Announce a phase, unless another one goes on within it, and measure its seconds."""
+        if announce:
+            self.run.emit("phase", round=self.round, rounds=self.config.run.rounds, phase=name)
+        with self._clock(name):
+            yield
+
+    @contextmanager
+    def _clock(self, name: str) -> Iterator[None]:
+        """Add the time of the body to a phase, and take it from the phases around it."""
+        started, before = time.monotonic(), self._measured
+        try:
+            yield
+        finally:
+            spent = time.monotonic() - started
+            inner, self._measured = self._measured - before, before + spent
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent - inner
 
     def _progress(self, phase: str, done: int, total: int) -> None:
         """Report progress of long server work, ten times a second at most."""
@@ -273,6 +327,15 @@ class RoundLoop:
 
     def _on_reply(self, partition: int, reply: Message) -> None:
         self.run.emit("client", round=self.round, client=self.names[partition], metrics=client_metrics(reply))
+
+
+def samplers(workload: Workload, config: Config) -> tuple[Sampler, Sampler]:
+    """Return who samples the clients that train, and those that are tested."""
+    run, names = config.run, dict(enumerate(config.clients))
+    weighted = run.sampling == "examples" and run.fraction_train < 1
+    sizes = {partition: len(workload.data(partition, "train")) for partition in names} if weighted else {}
+    schedule = read_schedule(run.schedule, names, run.rounds) if run.schedule else []
+    return Sampler(run.seed, run.fraction_train, sizes, schedule), Sampler(run.seed, run.fraction_evaluate)
 
 
 def mean_over(clients: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -23,7 +23,7 @@ from fedlab.config.schema import Config
 from fedlab.errors import ConfigError
 from fedlab.strategies.base import BaseStrategy, Records, broadcast
 from fedlab.strategies.model_updates import ModelUpdates
-from fedlab.strategies.protocol import drop_none
+from fedlab.strategies.protocol import drop_none, tensor_record
 from fedlab.strategies.source_only import SourceTrainer
 from fedlab.training import Progress
 from fedlab.workload import Workload
@@ -58,14 +58,14 @@ class Alternating(BaseStrategy):
     def initialize(self) -> ArrayRecord:
         """Pre-train on the source and return the averaged model."""
         self.loss = self.trainer.pretrain()
-        return ArrayRecord(self.trainer.average.state_dict())
+        return tensor_record(self.trainer.average.state_dict())
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Run the round's source steps, and return the averaged model for every client."""
         self.loss = self.trainer.train(server_round, self.trainer.options.steps, "server")
-        latest = ArrayRecord(self.trainer.average.state_dict())
+        latest = tensor_record(self.trainer.average.state_dict())
         self.updates.send(latest, config)
         extra = self.extra_records(server_round)
         return broadcast(grid, MessageType.TRAIN, server_round, latest, config, extra=extra)
@@ -84,7 +84,7 @@ class Alternating(BaseStrategy):
         """Return the rule's new arrays, from which the server continues."""
         new = self.updates.aggregate(replies, server_round)
         self._continue_from(new)
-        return ArrayRecord(new), None
+        return tensor_record(new), None
 
     @torch.no_grad()
     def _continue_from(self, new: Mapping[str, Tensor]) -> None:

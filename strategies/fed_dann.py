@@ -23,7 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass as plain_dataclass
 
 import torch
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
@@ -50,6 +50,7 @@ from fedlab.strategies.protocol import (
     client_dataset,
     drop_none,
     load,
+    tensor_record,
 )
 from fedlab.strategies.source_only import PHASES
 from fedlab.strategies.wrapped_workload import WrappedWorkload
@@ -125,7 +126,7 @@ class FedDann(Alternating):
             rows = torch.randperm(len(source))[:count]
             some = ArrayDataset({name: column[rows] for name, column in source.columns.items()}, source.transform)
             z = subsample_rows(encode(features_of(self.trainer.average), some, self.trainer.device), count)
-        return {FEATURES: ArrayRecord({"z": z.cpu()})}
+        return {FEATURES: tensor_record({"z": z.cpu()})}
 
 
 def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:

@@ -44,6 +44,7 @@ from fedlab.strategies.protocol import (
     evaluate,
     load,
     round_of,
+    tensor_record,
 )
 from fedlab.strategies.source_only import SourceTrainer
 from fedlab.training import Progress, cosine_factor, ema_update, resolve_device, train_steps
@@ -79,10 +80,10 @@ class FedAvg(BaseStrategy):
     def initialize(self) -> ArrayRecord:
         """Return a fresh model, trained on the server's data for ``server.pretrain_steps``."""
         if not self.config.server.pretrain_steps:
-            return ArrayRecord(self.workload.model().state_dict())
+            return tensor_record(self.workload.model().state_dict())
         trainer = SourceTrainer(self.workload, self.config, self.progress)
         trainer.pretrain()
-        return ArrayRecord(trainer.average.state_dict())
+        return tensor_record(trainer.average.state_dict())
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -99,7 +100,7 @@ class FedAvg(BaseStrategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return the rule's new arrays."""
-        return ArrayRecord(self.updates.aggregate(replies, server_round)), None
+        return tensor_record(self.updates.aggregate(replies, server_round)), None
 
     def metrics(self) -> dict[str, float]:
         """Return the rule's own metrics."""

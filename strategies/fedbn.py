@@ -35,6 +35,7 @@ from fedlab.strategies.protocol import (
     arrays_of,
     evaluate,
     partition_by_node,
+    tensor_record,
 )
 from fedlab.training import Progress
 from fedlab.workload import Workload
@@ -68,11 +69,13 @@ class FedBN(fedavg.FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Store each client's batch norms and return the mean."""
-        received = list(replies)
-        for reply in received:
-            arrays = arrays_of(reply.content)
-            self.norms[self.partition_of[reply.metadata.src_node_id]] = {name: arrays[name] for name in self.names}
-        return super().aggregate_train(server_round, received)
+        return super().aggregate_train(server_round, map(self._store, replies))
+
+    def _store(self, reply: Message) -> Message:
+        """Store a client's batch norms and return its reply."""
+        arrays = arrays_of(reply.content)
+        self.norms[self.partition_of[reply.metadata.src_node_id]] = {name: arrays[name] for name in self.names}
+        return reply
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -84,7 +87,7 @@ class FedBN(fedavg.FedAvg):
     def _with_norms(self, arrays: ArrayRecord, partition: int) -> Records:
         if partition not in self.norms:
             return {}
-        return {ARRAYS: ArrayRecord({**arrays_of(RecordDict({ARRAYS: arrays})), **self.norms[partition]})}
+        return {ARRAYS: tensor_record({**arrays_of(RecordDict({ARRAYS: arrays})), **self.norms[partition]})}
 
     def state(self) -> dict[str, Any]:
         """Return the clients' batch norms."""

@@ -14,7 +14,7 @@ examples; (2) batch-norm statistics take the mean, integer counters the maximum.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -31,6 +31,7 @@ from fedlab.strategies.protocol import (
     client_dataset,
     drop_none,
     evaluate,
+    tensor_record,
 )
 from fedlab.training import Progress
 from fedlab.workload import Workload
@@ -59,22 +60,28 @@ class FedNova(fedavg.FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return the arrays of equation 6; a client's number of steps follows from that of its examples."""
-        updates, sent = aggregation.client_updates(replies), self.updates.sent
-        new, total = self.rule.aggregate(sent, updates, server_round), sum(one.examples for one in updates)
-        fractions = [one.examples / total for one in updates]
-        weights = [
-            weight_of_steps(local_steps(one.examples, self.options, self.training), self.options.momentum)
-            for one in updates
-        ]
-        self.effective = sum(fraction * weight for fraction, weight in zip(fractions, weights, strict=True))
+        sent, scaled = self.updates.sent, 0.0
+        changes = {name: torch.zeros_like(sent[name], dtype=torch.float64) for name in self.rule.trainable}
+        total = 0.0
+
+        def counted() -> Iterator[aggregation.ClientUpdate]:
+            nonlocal scaled, total
+            for one in aggregation.client_updates(replies):
+                weight = self.rule.weight(one)
+                effective = weight_of_steps(
+                    local_steps(one.examples, self.options, self.training), self.options.momentum
+                )
+                for name, change in changes.items():
+                    change.add_(sent[name].double() - one.arrays[name].double(), alpha=weight / effective)
+                scaled, total = scaled + weight * effective, total + weight
+                yield one
+
+        new = self.rule.aggregate(sent, counted(), server_round)
+        self.effective = scaled / total
         if self.effective:
-            for name in self.rule.trainable:
-                x = sent[name].double()
-                change = torch.zeros_like(x)
-                for fraction, weight, one in zip(fractions, weights, updates, strict=True):
-                    change += fraction / weight * (x - one.arrays[name].double())
-                new[name] = (x - self.effective * change).to(new[name].dtype)
-        return ArrayRecord(new), None
+            for name, change in changes.items():
+                new[name] = (sent[name] - self.effective * change / total).to(new[name].dtype)
+        return tensor_record(new, copy=False), None
 
     def metrics(self) -> dict[str, float]:
         """Return the effective number of steps, sum of p_i |a_i|."""

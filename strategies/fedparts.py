@@ -40,6 +40,7 @@ from fedlab.strategies.protocol import (
     drop_none,
     evaluate,
     partition_by_node,
+    tensor_record,
 )
 from fedlab.training import Progress
 from fedlab.workload import Workload
@@ -93,7 +94,7 @@ class FedParts(fedavg.FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return each array's mean over the clients that sent it, weighted by examples; other arrays stay."""
-        updates, sent = aggregation.client_updates(replies), self.updates.sent
+        updates, sent = list(aggregation.client_updates(replies)), self.updates.sent
         new = dict(sent)
         senders = {name: tuple(i for i, one in enumerate(updates) if name in one.arrays) for name in sent}
         for group in set(senders.values()) - {()}:
@@ -101,7 +102,7 @@ class FedParts(fedavg.FedAvg):
             new |= self.rule.aggregate(part, [updates[i] for i in group], server_round)
         total = len(updates) * sum(tensor.numel() for tensor in sent.values())
         self.uploaded = sum(array.numel() for one in updates for array in one.arrays.values()) / total if total else 0.0
-        return ArrayRecord(new), None
+        return tensor_record(new), None
 
     def metrics(self) -> dict[str, float]:
         """Return the fraction of the model that was uploaded."""

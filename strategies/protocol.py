@@ -17,6 +17,8 @@ from flwr.serverapp import Grid
 from torch import nn
 
 from fedlab.comm.grid import PartitionGrid
+from fedlab.comm.tensors import tensor_record as tensor_record
+from fedlab.comm.tensors import tensors_of
 from fedlab.config.schema import Config
 from fedlab.config.sections import Overrides
 from fedlab.data.dataset import ArrayDataset
@@ -192,10 +194,10 @@ class StrategySpec:
 
 
 def arrays_of(record: RecordDict, name: str = ARRAYS) -> dict[str, torch.Tensor]:
-    """Return the tensors of one named ArrayRecord, by name."""
+    """Return the tensors of one named ArrayRecord by name; others may read them too, so none is changed in place."""
     value = record[name]
     assert isinstance(value, ArrayRecord)
-    return dict(value.to_torch_state_dict())
+    return tensors_of(value)
 
 
 def round_of(message: Message) -> int:

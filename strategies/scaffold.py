@@ -15,7 +15,7 @@ c_i, y - x>, which ``loss`` includes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -39,6 +39,7 @@ from fedlab.strategies.protocol import (
     drop_none,
     evaluate,
     partition_by_node,
+    tensor_record,
 )
 from fedlab.training import Progress
 from fedlab.workload import Workload
@@ -80,7 +81,7 @@ class Scaffold(fedavg.FedAvg):
 
     def _correction(self, partition: int) -> Records:
         own = self.variates.get(partition, self._zeros())
-        return {CORRECTION: ArrayRecord({name: self.variate[name] - own[name] for name in self.trainable})}
+        return {CORRECTION: tensor_record({name: self.variate[name] - own[name] for name in self.trainable})}
 
     def _zeros(self) -> dict[str, Tensor]:
         return {name: torch.zeros_like(self.updates.sent[name]) for name in self.trainable}
@@ -89,24 +90,33 @@ class Scaffold(fedavg.FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Update x, c and the c_i of the clients that answered; the c_i of others stay."""
-        received, sent = list(replies), self.updates.sent
-        updates = aggregation.client_updates(received)
-        new = self.rule.aggregate(sent, updates, server_round)
-        span = self.training.steps * self.training.learning_rate  # K eta_l
-        before, moved = self.variate, self._zeros()
-        for reply, one in zip(received, updates, strict=True):
-            partition = self.partition_of[reply.metadata.src_node_id]
-            own, after = self.variates.get(partition, self._zeros()), {}
-            for name in self.trainable:
-                after[name] = own[name] - before[name] + (sent[name] - one.arrays[name]) / span
-                moved[name] += after[name] - own[name]
-            self.variates[partition] = after
+        sent, count = self.updates.sent, 0
+        moved, step = self._zeros(), self._zeros()  # sums of c_i' - c_i and of y_i - x
+
+        def counted() -> Iterator[aggregation.ClientUpdate]:
+            nonlocal count
+            for reply in replies:
+                one = aggregation.client_update(reply)
+                self._update_variate(self.partition_of[reply.metadata.src_node_id], one.arrays, moved)
+                for name in self.trainable:
+                    step[name] += one.arrays[name] - sent[name]
+                count += 1
+                yield one
+
+        new = self.rule.aggregate(sent, counted(), server_round)
         for name in self.trainable:
-            x = sent[name]
-            step = torch.stack([one.arrays[name] - x for one in updates]).mean(0)
-            new[name] = x + self.options.learning_rate * step
-        self.variate = {name: before[name] + moved[name] / self.clients for name in self.trainable}
-        return ArrayRecord(new), None
+            new[name] = sent[name] + self.options.learning_rate * (step[name] / count)
+        self.variate = {name: self.variate[name] + moved[name] / self.clients for name in self.trainable}
+        return tensor_record(new, copy=False), None
+
+    def _update_variate(self, partition: int, arrays: Mapping[str, Tensor], moved: Mapping[str, Tensor]) -> None:
+        """Set c_i of a client from its weights y_i, and add its change to ``moved``."""
+        sent, own, after = self.updates.sent, self.variates.get(partition, self._zeros()), {}
+        span = self.training.steps * self.training.learning_rate  # K eta_l
+        for name in self.trainable:
+            after[name] = own[name] - self.variate[name] + (sent[name] - arrays[name]) / span
+            moved[name].add_(after[name] - own[name])
+        self.variates[partition] = after
 
     def metrics(self) -> dict[str, float]:
         """Return the Euclidean norm of c."""

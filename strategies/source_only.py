@@ -30,7 +30,7 @@ from fedlab.runs.checkpoints import weights_sha256
 from fedlab.seeds import seeded
 from fedlab.strategies import validation
 from fedlab.strategies.base import BaseStrategy
-from fedlab.strategies.protocol import ClientContext, ClientFunctions, StrategySpec, drop_none, evaluate
+from fedlab.strategies.protocol import ClientContext, ClientFunctions, StrategySpec, drop_none, evaluate, tensor_record
 from fedlab.training import Progress, cosine_factor, ema_update, resolve_device, train_steps
 from fedlab.workload import Workload, missing_columns
 
@@ -201,7 +201,7 @@ class SourceOnly(BaseStrategy):
     def initialize(self) -> ArrayRecord:
         """Pre-train on the source and return the averaged model."""
         self.loss = self.trainer.pretrain()
-        return ArrayRecord(self.trainer.average.state_dict())
+        return tensor_record(self.trainer.average.state_dict())
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -214,7 +214,7 @@ class SourceOnly(BaseStrategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Run the round's source steps and return the averaged model."""
         self.loss = self.trainer.train(server_round, self.trainer.options.steps, "source")
-        return ArrayRecord(self.trainer.average.state_dict()), None
+        return tensor_record(self.trainer.average.state_dict()), None
 
     def check(self, reply: Message) -> None:
         """Refuse every reply.

@@ -74,9 +74,10 @@ def validate_arrays(
         came, wanted = (tensor.dtype, tuple(tensor.shape)), (like[key].dtype, tuple(like[key].shape))
         if came != wanted:
             raise InvalidUpdate(f"its array {name}/{key} is {came[0]} {came[1]}; expected {wanted[0]} {wanted[1]}")
-        if not tensor.isfinite().all():
-            raise InvalidUpdate(f"its array {name}/{key} holds NaN or infinity")
     size, usual = norm(found), norm(like)
+    if not math.isfinite(size):  # in float64 a sum of squares of finite numbers of float32 is finite
+        bad = [key for key, tensor in found.items() if not tensor.isfinite().all()]
+        raise InvalidUpdate(f"its array {name}/{(bad or list(found))[0]} holds NaN or infinity")
     if size > max_norm_ratio * max(usual, 1.0):
         raise InvalidUpdate(
             f"the norm of its {name} is {size:.3g}, {size / max(usual, 1.0):.3g} times the server's; the option "
@@ -103,5 +104,6 @@ def read_arrays(content: RecordDict, name: str) -> dict[str, Tensor]:
 
 def norm(tensors: Mapping[str, Tensor]) -> float:
     """Return the Euclidean norm over all float tensors of a state."""
-    squares = [tensor.double().square().sum() for tensor in tensors.values() if tensor.is_floating_point()]
-    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+    floats = [tensor for tensor in tensors.values() if tensor.is_floating_point()]
+    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in floats]
+    return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0

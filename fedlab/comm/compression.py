@@ -52,7 +52,8 @@ def decode(content: RecordDict) -> RecordDict:
     """
     decoded = RecordDict()
     for name, record in content.items():
-        decoded[name] = ArrayRecord(dict(_decoded(record))) if isinstance(record, ArrayRecord) else record
+        encoded = isinstance(record, ArrayRecord) and any(SEPARATOR in key for key in record)
+        decoded[name] = ArrayRecord(dict(_decoded(record))) if encoded else record
     return decoded
 
 

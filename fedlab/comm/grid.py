@@ -7,16 +7,17 @@ rejected here, so that no strategy averages it in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.common.serde import recorddict_to_proto
 from flwr.serverapp import Grid
 
 from fedlab.comm import compression
 from fedlab.comm.replies import UNRESPONSIVE_KINDS, ClientFailure, PhaseStats, stream_replies
 from fedlab.comm.roster import GONE, Roster
+from fedlab.comm.tensors import content_bytes
 from fedlab.errors import FedlabError, RunError
 
 OnReply = Callable[[int, Message], None]  # partition, its reply
@@ -53,6 +54,8 @@ class PartitionGrid(Grid):
     ----------
     expected
         Partitions that take part in the current round.
+    cohort
+        Partitions of them that take part in the current phase; None: all.
     unresponsive
         Partitions that did not answer in the current round: they are not asked again before the next.
     rejected_updates
@@ -77,6 +80,7 @@ class PartitionGrid(Grid):
         self.round_timeout, self.max_reply_mb, self.wire_format = round_timeout, max_reply_mb, wire_format
         self.on_reply = on_reply
         self.expected = set(self.names)
+        self.cohort: Collection[int] | None = None
         self.unresponsive: set[int] = set()
         self.round = 0
         self.rejected_updates: dict[int, dict[str, int | str]] = {}
@@ -98,8 +102,13 @@ class PartitionGrid(Grid):
         self._set_round(server_round)
         self.roster.wait(self.expected, self.needed, timeout)
 
-    def start_round(self, server_round: int, timeout: float) -> None:
+    def start_round(self, server_round: int, timeout: float, enough: int | None = None) -> None:
         """Update who is connected; where too few are, wait for them as :meth:`wait_for_clients` does.
+
+        Parameters
+        ----------
+        enough
+            Number of clients that the round will ask, if that is fewer than all.
 
         Raises
         ------
@@ -108,36 +117,48 @@ class PartitionGrid(Grid):
         """
         self._set_round(server_round)
         self.roster.poll()
-        if len(self.nodes) < self.needed:
-            self.wait_for_clients(server_round, timeout)
+        needed = self.needed if enough is None else min(self.needed, enough)
+        if len(self.nodes) < needed:
+            self.roster.wait(self.expected, needed, timeout)
 
     def _set_round(self, server_round: int) -> None:
-        self.round, self.unresponsive = server_round, set()
+        self.round, self.unresponsive, self.cohort = server_round, set(), None
         self.expected = {partition for partition in self.names if self.join_rounds.get(partition, 0) <= server_round}
 
     @property
     def needed(self) -> int:
         """Fewest clients with which a phase is valid."""
-        return min(self.min_clients, len(self.expected))
+        return min(self.min_clients, len(self.expected if self.cohort is None else self.cohort))
 
     @property
     def nodes(self) -> dict[int, int]:
         """Partition to node of the clients that take part, partitions ascending."""
-        taking_part = self.expected - self.unresponsive
-        return {partition: node for partition, node in sorted(self.roster.present.items()) if partition in taking_part}
+        taking_part = self.expected if self.cohort is None else self.cohort
+        present = self.roster.present
+        return {
+            partition: present[partition]
+            for partition in sorted(taking_part)
+            if partition in present and partition not in self.unresponsive
+        }
 
     def missing(self) -> list[int]:
         """Return the partitions that are expected and not connected."""
         return sorted(self.expected - self.roster.present.keys())
 
-    def send_and_validate(
+    def select(self, cohort: Collection[int] | None) -> None:
+        """Let only these partitions take part until the next call; None: all that are expected."""
+        self.cohort = cohort
+
+    def stream(
         self,
         messages: Iterable[Message],
         *,
         idle_timeout: float,
         check: Validate = no_validation,
-    ) -> list[Message]:
-        """Send messages and return the valid replies in the order of partitions; record failures in :attr:`stats`.
+    ) -> Iterator[Message]:
+        """Send messages and yield the valid replies in the order of partitions; record failures in :attr:`stats`.
+
+        A reply is yielded as soon as those of all lower partitions have come or failed, so few are held at a time.
 
         Parameters
         ----------
@@ -151,37 +172,50 @@ class PartitionGrid(Grid):
         Raises
         ------
         RunError
-            When too few clients are left: of those present, fewer than ``min_clients`` did not fail.
+            At the end, when too few clients are left: of those present, fewer than ``min_clients`` did not fail.
         """
         self.stats = PhaseStats()
-        sent = self._encoded(list(messages))
-        asked = {self.partition_of[message.metadata.dst_node_id] for message in sent}
-        present = self.nodes.keys() | asked
-        replies: dict[int, Message] = {}
+        sent = self._encoded(sorted(messages, key=lambda message: self.partition_of[message.metadata.dst_node_id]))
+        order = deque(self.partition_of[message.metadata.dst_node_id] for message in sent)
+        present, asked = self.nodes.keys() | set(order), bool(order)
+        ready: dict[int, Message | None] = {}  # answered or failed, and not yielded yet
         for message, reply in stream_replies(self.grid, sent, idle_timeout, self.round_timeout or float("inf")):
             partition = self.partition_of[message.metadata.dst_node_id]
-            if reply.has_error():
-                kind = "gone" if reply.error.code in GONE else "failed"
-                self._fail(partition, reply.error.reason or "no reason given", kind)
-                continue
-            try:
-                self.stats.up[partition] = recorddict_to_proto(reply.content).ByteSize()
-                self._decode_and_check(reply, message, check)
-            except FedlabError as error:
-                self._reject(partition, str(error))
-            except Exception as error:  # whatever a client sends, it is the client's failure
-                self._reject(partition, f"{type(error).__name__}: {error}")
-            else:
-                replies[partition] = reply
-                self.on_reply(partition, reply)
-        answered = set(replies) | {failure.partition for failure in self.stats.failures}
-        for partition in sorted(asked - answered):
-            waited = f"{self.round_timeout:g} s" if self.round_timeout else f"{idle_timeout:g} s of silence"
-            self._fail(partition, f"no reply within {waited}", "late")
+            if reply is None:
+                waited = f"{self.round_timeout:g} s" if self.round_timeout else f"{idle_timeout:g} s of silence"
+                self._fail(partition, f"no reply within {waited}", "late")
+            ready[partition] = self._valid(message, reply, check) if reply is not None else None
+            while order and order[0] in ready:
+                if (valid := ready.pop(order.popleft())) is not None:
+                    yield valid
         self.stats.failures.sort(key=lambda failure: failure.partition)
         if asked and len(present) - len(self.stats.failures) < self.needed:
             raise RunError(self._failure_message(len(present)))
-        return [replies[partition] for partition in sorted(replies)]
+
+    def send_and_validate(
+        self, messages: Iterable[Message], *, idle_timeout: float, check: Validate = no_validation
+    ) -> list[Message]:
+        """Return all that :meth:`stream` yields."""
+        return list(self.stream(messages, idle_timeout=idle_timeout, check=check))
+
+    def _valid(self, message: Message, reply: Message, check: Validate) -> Message | None:
+        """Return a reply, decoded and checked; None, and a failure recorded, when it cannot be used."""
+        partition = self.partition_of[message.metadata.dst_node_id]
+        if reply.has_error():
+            kind = "gone" if reply.error.code in GONE else "failed"
+            self._fail(partition, reply.error.reason or "no reason given", kind)
+            return None
+        try:
+            self.stats.up[partition] = content_bytes(reply.content)
+            self._decode_and_check(reply, message, check)
+        except FedlabError as error:
+            self._reject(partition, str(error))
+        except Exception as error:  # whatever a client sends, it is the client's failure
+            self._reject(partition, f"{type(error).__name__}: {error}")
+        else:
+            self.on_reply(partition, reply)
+            return reply
+        return None
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send messages and return the valid replies: Flower's interface to :meth:`send_and_validate`."""
@@ -194,12 +228,12 @@ class PartitionGrid(Grid):
         for message in messages:
             if id(message.content) not in contents:
                 content = compression.encode(message.content, self.wire_format)
-                contents[id(message.content)] = content, recorddict_to_proto(content).ByteSize()
+                contents[id(message.content)] = content, content_bytes(content)
             content, size = contents[id(message.content)]
             node = message.metadata.dst_node_id
             if rejection := self.rejected_updates.pop(self.partition_of[node], None):
                 content = RecordDict({**content, REJECTED_UPDATE: ConfigRecord({**rejection})})
-                size = recorddict_to_proto(content).ByteSize()
+                size = content_bytes(content)
             self.stats.down[self.partition_of[node]] = size
             sent.append(
                 Message(

@@ -78,6 +78,11 @@ class Roster:
 
     def poll(self) -> None:
         """Update from the nodes that joined, left and answered; return at once."""
+        if known := getattr(self.grid, "partitions", None):  # clients of this process: nobody has to be asked
+            if not self.present:
+                self.partition_of = {node: partition for node, partition in known.items() if partition in self.names}
+                self.present = {partition: node for node, partition in self.partition_of.items()}
+            return
         connected = set(self.grid.get_node_ids())
         for partition, node in list(self.present.items()):
             if node not in connected:

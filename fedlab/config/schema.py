@@ -42,6 +42,16 @@ class RunConfig:
     rounds: int = Field(5, ge=1, description="federated rounds")
     seed: int = Field(0, ge=0, description="run seed; every random stream is named from it")
     min_clients: int = Field(0, ge=0, description="fewest clients that a phase needs, else the run stops; 0: all")
+    fraction_train: Fraction = Field(1.0, description="fraction of the clients that train in a round, sampled anew")
+    fraction_evaluate: Fraction = Field(1.0, description="fraction of the clients that are tested, sampled anew")
+    evaluate_every: int = Field(1, ge=1, description="rounds between two tests; the first model and the last have one")
+    sampling: Literal["uniform", "examples"] = Field(
+        "uniform",
+        description="how clients are sampled: all alike, or by their numbers of examples, and then they weigh the same",
+    )
+    schedule: str = Field(
+        "", description="file that names the clients that train: one line for each round, separated by commas"
+    )
     join_rounds: str = Field("", description="clients that join late and in which round, as usps=3,optdigits=4")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(2, ge=1, le=256, description="CPU threads of each process; part of what fixes the bits")
@@ -84,6 +94,7 @@ class CheckpointConfig:
     """Files that a run keeps on disk in addition to its metrics."""
 
     keep: int = Field(2, ge=1, description="newest checkpoints kept in the run directory")
+    every: int = Field(1, ge=1, description="rounds between two checkpoints; the last round has one")
     keep_initial: bool = Field(False, description="keep the checkpoint before round 1 as well")
     pretrain_cache: str = Field("", description="folder in which runs share their pre-training; empty: none")
 
@@ -151,6 +162,10 @@ class ServerConfig:
     final_lr_fraction: Fraction = Field(
         1.0, description="fraction of learning_rate that is left in the last round, by a cosine"
     )
+    evaluate: bool = Field(False, description="test the global model on the server's own test data")
+    max_replies_mb: float = Field(
+        2048.0, gt=0, description="megabytes of models for rules that need all replies of a round at once"
+    )
 
 
 @dataclass(frozen=True)
@@ -175,6 +190,7 @@ class ClientConfig:
         lt=1.0,
         description="decay a step of the averaged (EMA) whole model that a client sends; 0: the last",
     )
+    evaluate: bool = Field(True, description="test the model on each client's test data")
 
 
 @dataclass(frozen=True)
@@ -184,6 +200,15 @@ class RayConfig:
     address: str = Field("", description="address of a Ray cluster to join; empty: start a private one")
     cpus: float = Field(1.0, gt=0, allow_inf_nan=False, description="CPUs reserved for each client")
     gpus: float = Field(0.0, ge=0, allow_inf_nan=False, description="fraction of a GPU reserved for each client")
+
+
+@dataclass(frozen=True)
+class InProcessConfig:
+    """All clients in this process and thread."""
+
+    isolate: bool = Field(
+        False, description="serialize every message as on a network, to find code that shares memory; slower"
+    )
 
 
 @dataclass(frozen=True)

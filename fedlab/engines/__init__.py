@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fedlab.config.schema import GrpcConfig, RayConfig
+from fedlab.config.schema import GrpcConfig, InProcessConfig, RayConfig
 from fedlab.engines.spec import EngineSpec
 
-INPROCESS = EngineSpec("fedlab.engines.inprocess:run_config")
+INPROCESS = EngineSpec("fedlab.engines.inprocess:run_config", InProcessConfig)
 RAY = EngineSpec("fedlab.engines.ray:run_config", RayConfig, clients_see_gpu=lambda options: bool(options.gpus > 0))
 GRPC = EngineSpec(  # clients choose their own device, whatever the server's is
     "fedlab.engines.grpc:run_config", GrpcConfig, "fedlab.engines.grpc:check_config", simulates_clients=False

@@ -1,8 +1,8 @@
-"""Default engine: a Flower grid that delivers a message by calling the client app.
+"""Engine of one process: a Flower grid that delivers a message by calling the client app.
 
 It runs the same ServerApp and ClientApp as the other engines, with Flower's own messages, in this process and thread:
-no ports, no pickling, no start-up time. Each message still goes through Flower's serialization, so that clients are as
-isolated from each other, and from the server, as they are on a network.
+no ports, no serialization, no start-up time. Clients read the server's tensors by reference; one that changes them in
+place ends the run with its name, and ``inprocess.isolate`` serializes every message as a network does.
 
 **Source**: the interface is ``flwr.serverapp.Grid`` (flwr 1.39).
 """
@@ -11,51 +11,36 @@ from __future__ import annotations
 
 import itertools
 import logging
-import traceback
-from collections.abc import Iterable, Mapping
-from copy import deepcopy
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, SUPERLINK_NODE_ID, ErrorCode
-from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid, ServerApp
 
+from fedlab.comm.tensors import WriteGuard
 from fedlab.config.schema import Config
+from fedlab.engines.client_host import RUN_ID, ClientHost, node_partitions
 from fedlab.engines.flower_internals import Run, empty_run, set_message_id, task_identity
 from fedlab.engines.spec import Apps, flower_config
+from fedlab.errors import RunError
 from fedlab.runs.directory import use_directory
 
-RUN_ID = 1
 
+class LocalGrid(Grid):
+    """Grid whose clients are on this machine and always connected; a subclass delivers the waiting messages.
 
-class InProcessGrid(Grid):
-    """Grid that delivers messages to clients by calling them, one message at each pull.
-
-    Parameters
+    Attributes
     ----------
-    client_app
-        The app of every client.
-    run_config
-        Flower's run config, as every app's context shows it.
     partitions
-        Number of clients; client ``i`` gets partition ``i`` in its node config, as in Flower's simulation.
+        Node id to partition, so that no client has to be asked for its own.
     """
 
-    def __init__(self, client_app: ClientApp, run_config: Mapping[str, Any], partitions: int) -> None:
-        self.client_app = client_app
-        self.contexts = {
-            node: Context(
-                run_id=RUN_ID,
-                node_id=node,
-                node_config={PARTITION_ID_KEY: partition, NUM_PARTITIONS_KEY: partitions},
-                state=RecordDict(),
-                run_config=dict(run_config),
-            )
-            for partition, node in enumerate(range(1001, 1001 + partitions))
-        }
+    def __init__(self, partitions: Mapping[int, int]) -> None:
+        self.partitions = partitions
         self._waiting: dict[str, Message] = {}
         self._numbers = itertools.count(1)
         self._run = empty_run(RUN_ID)
@@ -76,8 +61,8 @@ class InProcessGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
-        """Return the nodes of all clients, which are always connected."""
-        return list(self.contexts)
+        """Return the nodes of all clients."""
+        return list(self.partitions)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Queue messages until they are pulled; return their ids."""
@@ -88,26 +73,55 @@ class InProcessGrid(Grid):
         return [message_id for message_id, _ in numbered]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Deliver the oldest waiting message to its client and return the reply."""
-        wanted = set(message_ids)
-        message_id = next((waiting for waiting in self._waiting if waiting in wanted), None)
-        return [] if message_id is None else [self._deliver(self._waiting.pop(message_id))]
+        """Return replies to some of the messages."""
+        raise NotImplementedError
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Return all replies; a function call does not time out."""
-        waiting = self.push_messages(messages)
-        return [reply for _ in waiting for reply in self.pull_messages(waiting)]
+        """Return all replies; there is no timeout."""
+        waiting = set(self.push_messages(messages))
+        replies: list[Message] = []
+        while waiting:
+            came = self.pull_messages(waiting)
+            replies += came
+            waiting -= {reply.metadata.reply_to_message_id for reply in came}
+        return replies
+
+
+class InProcessGrid(LocalGrid):
+    """Grid that delivers messages to clients by calling them, one message at each pull.
+
+    Parameters
+    ----------
+    host
+        The clients.
+    """
+
+    def __init__(self, host: ClientHost) -> None:
+        super().__init__(host.partitions)
+        self.host = host
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Deliver the first of the messages to its client and return the reply.
+
+        Raises
+        ------
+        RunError
+            When the client changed in place what the server sent.
+        """
+        message_id = next((one for one in message_ids if one in self._waiting), None)
+        return [] if message_id is None else [self._deliver(self._waiting.pop(message_id))]
 
     def _deliver(self, message: Message) -> Message:
-        node = message.metadata.dst_node_id
-        received = message_from_proto(message_to_proto(message))
-        context = deepcopy(self.contexts[node])
-        try:
-            reply = self.client_app(received, context)
-        except Exception:
-            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, traceback.format_exc()), reply_to=received)
-        self.contexts[node] = context  # the state of a failed client is not changed, as on Flower's engines
-        return message_from_proto(message_to_proto(reply))
+        guard = WriteGuard([message.content])
+        reply = self.host.answer(message)
+        if changed := guard.changed():
+            partition = self.partitions[message.metadata.dst_node_id]
+            raise RunError(
+                f"the client of partition {partition} changed the arrays that the server sent in place "
+                f"({', '.join(changed[:3])}), which every client reads; clone them first (`inprocess.isolate=true` "
+                "gives each client a copy)"
+            )
+        return reply
 
 
 def run_config(apps: Apps, config: Config, directory: Path) -> None:
@@ -115,17 +129,36 @@ def run_config(apps: Apps, config: Config, directory: Path) -> None:
     server, client = apps.load()
     assert isinstance(server, ServerApp) and isinstance(client, ClientApp)
     with use_directory(directory):
-        run(server, client, flower_config(config), len(config.clients))
+        run(server, client, flower_config(config), len(config.clients), isolate=config.engine.isolate)
 
 
-def run(server_app: ServerApp, client_app: ClientApp, run_config: Mapping[str, Any], partitions: int) -> None:
+def run(
+    server_app: ServerApp,
+    client_app: ClientApp,
+    run_config: Mapping[str, Any],
+    partitions: int,
+    *,
+    isolate: bool = False,
+) -> None:
     """Run one federation to its end in this thread; exceptions of the ServerApp propagate unchanged."""
+    host = ClientHost(client_app, run_config, node_partitions(partitions), isolate)
+    run_server(server_app, InProcessGrid(host), run_config)
+
+
+def run_server(server_app: ServerApp, grid: Grid, run_config: Mapping[str, Any]) -> None:
+    """Run a ServerApp on a grid of this process to its end; its exceptions propagate unchanged."""
+    context = Context(RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), dict(run_config))
+    with quiet_flower(), task_identity(RUN_ID, SUPERLINK_NODE_ID):
+        server_app(grid, context)
+
+
+@contextmanager
+def quiet_flower() -> Iterator[None]:
+    """Let Flower log warnings only: the run directory has what its other lines would say."""
     log = logging.getLogger("flwr")
     level = log.level
-    log.setLevel(logging.WARNING)  # the run directory has what Flower's log would say
-    context = Context(RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), dict(run_config))
+    log.setLevel(logging.WARNING)
     try:
-        with task_identity(RUN_ID, SUPERLINK_NODE_ID):
-            server_app(InProcessGrid(client_app, run_config, partitions), context)
+        yield
     finally:
         log.setLevel(level)

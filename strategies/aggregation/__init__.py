@@ -22,14 +22,26 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from fedlab.comm.grid import MEGABYTE
+from fedlab.comm.sampling import Sampler, read_schedule
 from fedlab.config.schema import Config, parse_join_rounds
 from fedlab.errors import ConfigError
+from fedlab.seeds import seeded
 from fedlab.strategies.aggregation import server_optimizers
 from fedlab.strategies.aggregation.client import START_LOSS, make_reply
-from fedlab.strategies.aggregation.rule import AggregationSpec, ClientUpdate, Rule, client_updates
+from fedlab.strategies.aggregation.rule import AggregationSpec, ClientUpdate, Rule, client_update, client_updates
 from fedlab.workload import Workload
 
-__all__ = ["Aggregation", "AggregationSpec", "ClientUpdate", "Rule", "client_updates", "make", "make_reply"]
+__all__ = [
+    "Aggregation",
+    "AggregationSpec",
+    "ClientUpdate",
+    "Rule",
+    "client_update",
+    "client_updates",
+    "make",
+    "make_reply",
+]
 
 DEFAULT = "fedavg"
 
@@ -61,15 +73,42 @@ def make(workload: Workload, config: Config, *, labeled: bool = True) -> Rule[An
     if sure < rule.min_updates:
         raise ConfigError(
             f"aggregation {name!r} with these options needs {rule.min_updates} replies a round, and this run is "
-            f"sure of {sure} (options data.num_clients, min_clients, join_rounds); use more clients or another rule"
+            f"sure of {sure} (options data.num_clients, fraction_train, schedule, min_clients, join_rounds); use more clients or another rule"
         )
     if reason := rule.incompatibility(sure):
         raise ConfigError(f"aggregation {name!r}: {reason}")
+    if rule.needs_all_updates:
+        check_memory(name, workload, config)
     return rule
 
 
 def clients_at_least(workload: Workload, config: Config) -> int:
     """Return the fewest clients that answer in any round that is not an error."""
-    names = dict(enumerate(config.clients))
-    early = len(names) - len(parse_join_rounds(config.run.join_rounds, names))
-    return min(config.run.min_clients or len(names), early)
+    run, names = config.run, dict(enumerate(config.clients))
+    early = len(names) - len(parse_join_rounds(run.join_rounds, names))
+    if run.schedule:
+        asked = min(map(len, read_schedule(run.schedule, names, run.rounds)))
+    else:
+        asked = Sampler(run.seed, run.fraction_train).count(early)
+    return min(run.min_clients or asked, asked)
+
+
+def check_memory(name: str, workload: Workload, config: Config) -> None:
+    """Refuse a rule that holds all replies of a round where they would take too much memory.
+
+    Raises
+    ------
+    ConfigError
+        With what they take, what the option allows, and how many clients would fit.
+    """
+    with seeded("names of a model"):
+        state = workload.model().state_dict()
+    model = sum(tensor.numel() * tensor.element_size() for tensor in state.values()) / MEGABYTE
+    asked = Sampler(config.run.seed, config.run.fraction_train).count(len(config.clients))
+    limit = config.server.max_replies_mb
+    if asked * model > limit:
+        raise ConfigError(
+            f"aggregation {name!r} needs all replies of a round at once: {asked} models of {model:.3g} MB are "
+            f"{asked * model:.4g} MB, and option server.max_replies_mb allows {limit:g}; lower fraction_train so that "
+            f"at most {int(limit / model)} clients train in a round, raise the option, or use a rule that sums"
+        )

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from torch import Tensor
 
 from fedlab.data.dataset import ArrayDataset
 from fedlab.seeds import seeded
-from fedlab.strategies.protocol import ARRAYS, CONFIG, METRICS, ClientContext, arrays_of, load, metrics_record, round_of
+from fedlab.strategies.protocol import (
+    ARRAYS,
+    CONFIG,
+    METRICS,
+    ClientContext,
+    arrays_of,
+    load,
+    metrics_record,
+    round_of,
+    tensor_record,
+)
 from fedlab.training import resolve_device
 from fedlab.workload import Workload
 
@@ -46,7 +56,7 @@ def make_reply(
         trainable = {name for name, _ in workload.model().named_parameters()}
         state, whole = clip(state, sent, trainable, float(config[CLIPPING_NORM]))  # type: ignore[arg-type]
         measured[UNCLIPPED] = float(whole)
-    return RecordDict({ARRAYS: ArrayRecord(state), METRICS: metrics_record(measured, len(data))})
+    return RecordDict({ARRAYS: tensor_record(state), METRICS: metrics_record(measured, len(data))})
 
 
 @torch.no_grad()

@@ -79,9 +79,9 @@ class QFedAvg(WeightedMean[FairOptions]):
         trainable = [name for name in self.floats if name in self.trainable]
         gradients = {name: lipschitz * (self.current[name] - update.arrays[name]) for name in trainable}
         squared_norm = sum(float(gradient.double().square().sum()) for gradient in gradients.values())
-        accumulate(self.deltas, {name: loss**q * gradient for name, gradient in gradients.items()})
+        accumulate(self.deltas, gradients, gradients, loss**q)
         self.h += q * loss ** (q - 1) * squared_norm + lipschitz * loss**q
-        accumulate(self.sums, {name: update.arrays[name] * weight for name in self.floats if name not in gradients})
+        accumulate(self.sums, update.arrays, [name for name in self.floats if name not in gradients], weight)
 
     def step(self, mean: Mapping[str, Tensor], server_round: int) -> Mapping[str, Tensor]:
         """Return w - sum of D_k / sum of h_k."""

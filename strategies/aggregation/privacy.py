@@ -125,7 +125,7 @@ class ClippingDP(WeightedMean[DpOptions], Generic[DpOptions]):
     def add_floats(self, update: ClientUpdate, weight: float) -> None:
         """Add the clipped update; one that its client clipped may be above the norm by rounding."""
         clipped, whole = clip(update.arrays, self.current, self.trainable, self.norm * (1 + 1e-5))
-        accumulate(self.sums, {name: clipped[name] * weight for name in self.floats if name in self.trainable})
+        accumulate(self.sums, clipped, [name for name in self.floats if name in self.trainable], weight)
         self.unclipped += update.metrics.get(UNCLIPPED, float(whole))
 
     def aggregate_floats(self, server_round: int, total: float) -> dict[str, Tensor]:
@@ -136,7 +136,7 @@ class ClippingDP(WeightedMean[DpOptions], Generic[DpOptions]):
         self.norm = self.next_norm(self.unclipped, self.count)
         return {**{name: self.current[name] for name in self.floats}, **noisy}
 
-    def finish(self, server_round: int, total: float = 1.0) -> dict[str, Tensor]:
+    def finish(self, server_round: int, total: float) -> dict[str, Tensor]:
         """Return the noisy mean, with batch-norm statistics of at most 1000 of the server's own training examples."""
         current = self.current
         new = super().finish(server_round, total)

@@ -145,7 +145,7 @@ class MultiKrum(RobustRule[MultiKrumOptions]):
         mean: dict[str, Tensor] = {}
         for update in (self.updates[i] for i in best):
             weight = self.weight(update) / total_weight
-            accumulate(mean, {name: update.arrays[name].double() * weight for name in self.floats})
+            accumulate(mean, {name: update.arrays[name].double() for name in self.floats}, self.floats, weight)
         return mean
 
 

@@ -1,14 +1,14 @@
 """Base classes of aggregation rules: clients' models in, the next global model out.
 
 A round is ``begin(current)``, ``add(update, weight)`` for each client in the order of partitions, and ``finish``;
-``Rule.aggregate`` is these three for replies that are all at hand. A rule whose arithmetic is a sum over clients
+``Rule.aggregate`` is these three, for replies as they come. A rule whose arithmetic is a sum over clients
 (:class:`WeightedMean` and what is made of it) holds the current model and the sums, whatever the number of clients; one
 that compares clients holds every update and says so in ``needs_all_updates``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -34,13 +34,15 @@ class ClientUpdate:
     metrics: Mapping[str, float]
 
 
-def client_updates(replies: Iterable[Message]) -> list[ClientUpdate]:
-    """Return validated replies as updates, in the order in which they come (that of partitions)."""
-    updates = []
-    for reply in replies:
-        metrics = client_metrics(reply)
-        updates.append(ClientUpdate(arrays_of(reply.content), int(metrics[EXAMPLES]), metrics))
-    return updates
+def client_update(reply: Message) -> ClientUpdate:
+    """Return a validated reply as an update."""
+    metrics = client_metrics(reply)
+    return ClientUpdate(arrays_of(reply.content), int(metrics[EXAMPLES]), metrics)
+
+
+def client_updates(replies: Iterable[Message]) -> Iterator[ClientUpdate]:
+    """Yield validated replies as updates, in the order in which they come (that of partitions)."""
+    return map(client_update, replies)
 
 
 class Rule(Generic[Options]):
@@ -101,11 +103,14 @@ class Rule(Generic[Options]):
         return {}
 
     def weight(self, update: ClientUpdate) -> float:
-        """Return a client's weight in the mean, before normalization: its number of examples."""
-        return float(update.examples)
+        """Return a client's weight in the mean, before normalization: its number of examples.
+
+        Where clients are sampled by their numbers of examples, each weighs the same, or these would count twice.
+        """
+        return 1.0 if self.config.run.sampling == "examples" else float(update.examples)
 
     def aggregate(
-        self, current: Mapping[str, Tensor], updates: Sequence[ClientUpdate], server_round: int
+        self, current: Mapping[str, Tensor], updates: Iterable[ClientUpdate], server_round: int
     ) -> dict[str, Tensor]:
         """Return the next arrays, in the names, order, shapes and types of ``current``.
 
@@ -114,19 +119,20 @@ class Rule(Generic[Options]):
         current
             The arrays that the clients started from.
         updates
-            The clients' updates, in the order of partitions.
+            The clients' updates, in the order of partitions; each is read once, as it comes.
 
         Raises
         ------
         RunError
             When there are fewer updates than :attr:`min_updates`.
         """
-        weights = [self.weight(update) for update in updates]
-        total = sum(weights)
+        total = 0.0
         self.begin(current)
-        for update, weight in zip(updates, weights, strict=True):
-            self.add(update, weight / total)
-        return self.finish(server_round)
+        for update in updates:
+            weight = self.weight(update)
+            self.add(update, weight)
+            total += weight
+        return self.finish(server_round, total)
 
     def begin(self, current: Mapping[str, Tensor]) -> None:
         """Begin a round from the arrays that were sent to the clients, without any update."""
@@ -135,17 +141,14 @@ class Rule(Generic[Options]):
         self.counters: dict[str, Tensor] = {}
 
     def add(self, update: ClientUpdate, weight: float) -> None:
-        """Add one client's update with its weight in the mean.
-
-        Weights that sum to one need no more; with any others, :meth:`finish` must be told their sum.
-        """
+        """Add one client's update with its weight in the mean; :meth:`finish` is told the sum of the weights."""
         self.count += 1
         for name in self.current.keys() - set(self.floats):
             here = update.arrays[name]
             self.counters[name] = torch.maximum(self.counters.get(name, here), here)
         self.add_floats(update, weight)
 
-    def finish(self, server_round: int, total: float = 1.0) -> dict[str, Tensor]:
+    def finish(self, server_round: int, total: float) -> dict[str, Tensor]:
         """Return the next arrays, as :meth:`aggregate`, and forget the round's updates.
 
         Parameters
@@ -188,8 +191,8 @@ class Rule(Generic[Options]):
 class WeightedMean(Rule[Options]):
     """The weighted mean of all float arrays; rules made of it change what happens to the trainable ones.
 
-    The mean of arrays x_k is the sum of (n_k / n) x_k, one client after another and in the arrays' own type: to the bit
-    that of Flower's FedAvg.
+    The mean of arrays x_k is (sum of n_k x_k) / n, one client after another and in the arrays' own type: that of
+    Flower's FedAvg but for rounding, since n is not known before the last reply.
     """
 
     def begin(self, current: Mapping[str, Tensor]) -> None:
@@ -199,7 +202,7 @@ class WeightedMean(Rule[Options]):
 
     def add_floats(self, update: ClientUpdate, weight: float) -> None:
         """Add weight x_k to the sums."""
-        accumulate(self.sums, {name: update.arrays[name] * weight for name in self.floats})
+        accumulate(self.sums, update.arrays, self.floats, weight)
 
     def mean(self, total: float) -> dict[str, Tensor]:
         """Return the sums over ``total``, in place."""
@@ -216,10 +219,13 @@ class WeightedMean(Rule[Options]):
         return mean
 
 
-def accumulate(sums: dict[str, Tensor], terms: Mapping[str, Tensor]) -> None:
-    """Add terms to sums of the same name in place; a sum that is not there yet begins with its term itself."""
-    for name, term in terms.items():
-        sums[name] = sums[name].add_(term) if name in sums else term
+def accumulate(sums: dict[str, Tensor], terms: Mapping[str, Tensor], names: Iterable[str], weight: float = 1.0) -> None:
+    """Add weighted terms to the sums of their names in place; a sum that is not there yet begins with its term."""
+    for name in names:
+        if name in sums:
+            sums[name].add_(terms[name], alpha=weight)
+        else:
+            sums[name] = terms[name] * weight
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -27,6 +27,7 @@ from fedlab.strategies.protocol import (
     drop_none,
     load,
     metrics_record,
+    tensor_record,
 )
 from fedlab.training import train_steps
 from fedlab.workload import Workload
@@ -59,7 +60,7 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
     metrics = drop_none(loss=loss, entropy=float(entropy), discrepancy=float(discrepancy(p, q).mean()))
     return RecordDict(
         {
-            HEAD: ArrayRecord(local.state_dict()),
+            HEAD: tensor_record(local.state_dict()),
             MIXTURE: upload(mixture, z),
             METRICS: metrics_record(metrics, len(data)),
         }

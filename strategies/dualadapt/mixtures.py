@@ -9,6 +9,7 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor
 
+from fedlab.comm.tensors import tensor_record
 from fedlab.models import conformal, gaussian_mixture
 from fedlab.strategies import validation
 from fedlab.strategies.dualadapt.shared import QUANTILES, WEIGHTS_TOLERANCE
@@ -21,7 +22,7 @@ def summary(log_prob: Tensor) -> Tensor:
 
 def upload(mixture: gaussian_mixture.GaussianMixture, z: Tensor) -> ArrayRecord:
     """Return a mixture with the quantiles of its log-likelihood on z (examples, width), which it was fitted to."""
-    return ArrayRecord({**mixture.arrays(), "quantiles": summary(mixture.log_prob(z))})
+    return tensor_record({**mixture.arrays(), "quantiles": summary(mixture.log_prob(z))})
 
 
 def read_mixture(arrays: Mapping[str, Tensor], device: torch.device) -> tuple[gaussian_mixture.GaussianMixture, Tensor]:

@@ -34,7 +34,7 @@ from fedlab.strategies.dualadapt.shared import (
     START,
     Options,
 )
-from fedlab.strategies.protocol import arrays_of, client_metrics, drop_none, is_final, partition_by_node
+from fedlab.strategies.protocol import arrays_of, client_metrics, drop_none, is_final, partition_by_node, tensor_record
 from fedlab.strategies.source_only import SourceTrainer
 from fedlab.training import Progress
 from fedlab.workload import SupportsEpisodes, Workload
@@ -52,6 +52,7 @@ class DualAdapt(BaseStrategy):
     def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
         self.options: Options = config.strategy
         self.rounds = config.run.rounds
+        self.sampled = config.run.fraction_train < 1 or bool(config.run.schedule)
         self.trainer = SourceTrainer(workload, config, progress)
         check_parts(self.trainer.model, "dualadapt", config.run.workload)
         if isinstance(workload, SupportsEpisodes):
@@ -85,7 +86,7 @@ class DualAdapt(BaseStrategy):
         self._metrics = drop_none(loss=self.trainer.pretrain())
         if self.baseline:
             self.baseline.restore(deepcopy(self.trainer.state()))
-        return ArrayRecord(self.trainer.average.state_dict())
+        return tensor_record(self.trainer.average.state_dict())
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -94,12 +95,14 @@ class DualAdapt(BaseStrategy):
 
         When clients have joined that were never trained, only they are asked, G stays as it is, and they send their
         mixtures. In the next ``onboarding`` rounds, too, only they train, and line 12 is taken against their heads
-        alone.
+        alone. Where clients are sampled nobody is onboarded: a client that trains for the first time starts from F_g,
+        and line 12 is taken against the last head and mixture of every client, those absent in this round included.
         """
         self.partition_of, self._events, self._metrics = partition_by_node(grid), [], {}
         self.names = grid.names if isinstance(grid, PartitionGrid) else {}
         present = set(self.partition_of.values())
-        joined = present - self.heads.keys() if self.heads and self.options.onboarding else set()
+        onboards = self.heads and self.options.onboarding and not self.sampled
+        joined = present - self.heads.keys() if onboards else set()
         late = present & self.onboarding.keys()
         self.onboarding_round = bool(joined)
         if not self.onboarding_round:
@@ -109,15 +112,15 @@ class DualAdapt(BaseStrategy):
             config[ONLY_MIXTURE] = True
 
         def initial_head(partition: int) -> Records:
-            return {START: ArrayRecord(self.heads[partition])} if partition in late and not joined else {}
+            return {START: tensor_record(self.heads[partition])} if partition in late and not joined else {}
 
         return broadcast(
             grid,
             MessageType.TRAIN,
             server_round,
-            ArrayRecord(self.trainer.average.state_dict()),
+            tensor_record(self.trainer.average.state_dict()),
             config,
-            extra={MIXTURE: ArrayRecord(self.source)},
+            extra={MIXTURE: tensor_record(self.source)},
             per_client=initial_head,
             partitions=joined or late or present,
         )
@@ -180,7 +183,7 @@ class DualAdapt(BaseStrategy):
             reported = [values[name] for values in metrics if name in values]
             if reported:
                 self._metrics[f"client_{name}"] = sum(reported) / len(reported)
-        return ArrayRecord(self.trainer.average.state_dict()), None
+        return tensor_record(self.trainer.average.state_dict()), None
 
     def _onboard(self, partition: int, mixture: dict[str, Tensor]) -> None:
         """Find the initial head of a late joiner from its mixture."""
@@ -209,12 +212,12 @@ class DualAdapt(BaseStrategy):
         """Return for each client the averaged model, its own head, and the models to compare with."""
         extra = {}
         if self.baseline:
-            extra[CONTROL] = ArrayRecord(self.baseline.average.state_dict())
+            extra[CONTROL] = tensor_record(self.baseline.average.state_dict())
             if is_final(server_round, self.rounds, config):
-                extra[LAST] = ArrayRecord(self.trainer.model.state_dict())
+                extra[LAST] = tensor_record(self.trainer.model.state_dict())
 
         def own_head(partition: int) -> Records:
-            return {HEAD: ArrayRecord(self.heads[partition])} if partition in self.heads else {}
+            return {HEAD: tensor_record(self.heads[partition])} if partition in self.heads else {}
 
         return broadcast(grid, MessageType.EVALUATE, server_round, arrays, config, extra=extra, per_client=own_head)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from fedlab.models.feature_classifier import features_of, head_of, missing_parts
 from fedlab.seeds import seeded
 from fedlab.strategies.base import BaseStrategy, broadcast
 from fedlab.strategies.model_updates import ModelUpdates
-from fedlab.strategies.protocol import client_metrics, drop_none, is_final
+from fedlab.strategies.protocol import client_metrics, drop_none, is_final, tensor_record
 from fedlab.strategies.source_only import SourceTrainer
 from fedlab.strategies.startup.shared import (
     TEACHER,
@@ -68,7 +68,7 @@ class Startup(BaseStrategy):
         """Train the teacher, and return the initial student's model (line 1)."""
         self._metrics = drop_none(loss=self.trainer.pretrain())
         self.student = self.initial_student()
-        return ArrayRecord(self.student.model.state_dict())
+        return tensor_record(self.student.model.state_dict())
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -80,9 +80,9 @@ class Startup(BaseStrategy):
             self._steps(server_round, None if federated else self._pooled_loss())
             return []
         self._steps(server_round, None)
-        student = ArrayRecord(self.student.state_dict())
+        student = tensor_record(self.student.state_dict())
         self.updates.send(student, config)
-        extra = {TEACHER: ArrayRecord(self.teacher.state_dict())} if self.options.distillation_loss != "none" else {}
+        extra = {TEACHER: tensor_record(self.teacher.state_dict())} if self.options.distillation_loss != "none" else {}
         return broadcast(grid, MessageType.TRAIN, server_round, student, config, extra=extra)
 
     def _steps(self, server_round: int, extra_loss: TargetLoss | None) -> None:
@@ -130,16 +130,21 @@ class Startup(BaseStrategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Aggregate the students (line 9); a moving teacher moves by all the clients' steps at once."""
-        received = list(replies)
-        if received:
-            self.student.load_state_dict(self.updates.aggregate(received, server_round))
+        losses: list[float] = []
+
+        def with_losses() -> Iterator[Message]:
+            for reply in replies:
+                losses.extend(value for name, value in client_metrics(reply).items() if name == "loss")
+                yield reply
+
+        if self.updates.sent:
+            self.student.load_state_dict(self.updates.aggregate(with_losses(), server_round))
             if self.options.teacher_ema:
                 ema_update(self.teacher, self.student.model, self.options.teacher_ema**self.local.steps)
             self._metrics |= self.updates.rule.metrics()
-        losses = [metrics["loss"] for metrics in map(client_metrics, received) if "loss" in metrics]
         if losses:
             self._metrics["client_loss"] = sum(losses) / len(losses)
-        return ArrayRecord(self.student.model.state_dict()), None
+        return tensor_record(self.student.model.state_dict()), None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -16,6 +16,7 @@ from fedlab.comm.roster import Roster
 from fedlab.config.schema import ClientConfig
 from fedlab.config.sections import parse_section
 from fedlab.engines import flower_internals, inprocess
+from fedlab.engines.client_host import ClientHost, node_partitions
 from fedlab.errors import ConfigError
 from fedlab.models import em, gaussian_mixture
 from fedlab.runs.checkpoints import weights_sha256
@@ -52,7 +53,7 @@ class Federation:
             return Message(local(self.workload, message, ClientContext(partition, self.config)), reply_to=message)
 
     def grid(self):
-        grid = inprocess.InProcessGrid(self.client, {}, len(self.workload.clients))
+        grid = inprocess.InProcessGrid(ClientHost(self.client, {}, node_partitions(len(self.workload.clients))))
         found = PartitionGrid(Roster(grid, {0: "near", 1: "far"}), min_clients=2)
         found.wait_for_clients(0, 5)
         return found

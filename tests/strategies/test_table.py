@@ -30,12 +30,13 @@ TRAINING = [name for name in STRATEGIES if name not in ("source_only", "adabn")]
 class Shuffled(inprocess.InProcessGrid):
     """Other node ids, listed from the last partition, and replies in the opposite order."""
 
-    def __init__(self, client_app, run_config, partitions):
-        super().__init__(client_app, run_config, partitions)
-        contexts = list(self.contexts.values())[::-1]
-        self.contexts = {7 * number + 3: context for number, context in enumerate(contexts)}
-        for node, context in self.contexts.items():
-            context.node_id = node
+    def __init__(self, host):
+        host.partitions = {7 * partition + 3: partition for partition in reversed(host.partitions.values())}
+        super().__init__(host)
+        self.nodes, self.partitions = host.partitions, None  # each node is asked for its partition
+
+    def get_node_ids(self):
+        return list(self.nodes)
 
     def pull_messages(self, message_ids):
         return super().pull_messages(sorted(message_ids, key=lambda name: -int(name.partition("-")[2]))[:1])

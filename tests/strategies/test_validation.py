@@ -20,6 +20,7 @@ from fedlab.comm import compression
 from fedlab.comm.grid import PartitionGrid
 from fedlab.comm.roster import Roster
 from fedlab.engines import inprocess
+from fedlab.engines.client_host import ClientHost, node_partitions
 from fedlab.seeds import seeded
 from fedlab.strategies import validation
 from fedlab.strategies.dualadapt.server_loss import server_loss
@@ -59,7 +60,8 @@ class Round:
             content[CONFIG] = ConfigRecord({ROUND: message.content[CONFIG][ROUND]})
             return Message(content, reply_to=message)
 
-        grid = PartitionGrid(Roster(inprocess.InProcessGrid(client, {}, 2), {0: "near", 1: "far"}), min_clients=2)
+        local = inprocess.InProcessGrid(ClientHost(client, {}, node_partitions(2)))
+        grid = PartitionGrid(Roster(local, {0: "near", 1: "far"}), min_clients=2)
         grid.wait_for_clients(0, 5)
         self.half = server_strategy(config, workload)
         with seeded("screening"):

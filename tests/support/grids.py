@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import ServerApp
 
 from fedlab.engines import inprocess
+from fedlab.engines.client_host import ClientHost
 
 
 def client_app(train):
@@ -57,17 +58,14 @@ class Unruly(inprocess.InProcessGrid):
     """
 
     def __init__(self, app, partition_of, order=(), late=frozenset(), silent=frozenset(), gone=frozenset()):
-        super().__init__(app, {}, len(partition_of))
-        self.contexts = {
-            node: Context(1, node, {"partition-id": partition}, RecordDict(), {})
-            for node, partition in partition_of.items()
-        }
+        super().__init__(ClientHost(app, {}, dict(partition_of)))
+        self.nodes, self.partitions = self.host.partitions, None  # each node is asked for its partition
         self.order, self.late, self.silent, self.gone = list(order), set(late), set(silent), set(gone)
         self.asked = 0
 
     def get_node_ids(self):
         self.asked += 1
-        return [node for node in self.contexts if not (node in self.late and self.asked < 3)]
+        return [node for node in self.nodes if not (node in self.late and self.asked < 3)]
 
     def pull_messages(self, message_ids):
         """The reply whose node comes first in ``order``; a silent node's never comes."""

@@ -72,7 +72,7 @@ def test_nodes_are_listed_by_partition_and_one_that_left_is_absent():
     def body(grid):
         seen = roster_grid(grid, clients=2, min_clients=1)
         before = seen.get_node_ids()
-        del grid.contexts[5]
+        del grid.nodes[5]
         seen.start_round(2, 0.0)
         return before, seen.get_node_ids(), seen.missing()
 
@@ -82,7 +82,7 @@ def test_nodes_are_listed_by_partition_and_one_that_left_is_absent():
 def test_too_few_at_the_start_of_a_round_are_waited_for_and_then_the_run_stops():
     def body(grid):
         seen = roster_grid(grid, clients=2, min_clients=2)
-        del grid.contexts[5]
+        del grid.nodes[5]
         seen.start_round(2, 0.05)
 
     with pytest.raises(RunError, match=r"1 of 2 clients connected within 0.05 s; missing partitions: 1 \(svhn\)"):

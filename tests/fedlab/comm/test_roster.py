@@ -100,7 +100,7 @@ def test_it_takes_over_when_the_first_no_longer_answers(monkeypatch):
         roster = Roster(grid, {0: "usps"})
         roster.wait([0], 1, 30.0)
         grid.silent = {5}
-        grid.contexts[77] = grid.contexts[5].__class__(1, 77, {"partition-id": 0}, grid.contexts[5].state, {})
+        grid.nodes[77] = 0
         wait_until(lambda: roster.poll() or roster.present == {0: 77}, "the second node", 5)
         return roster.present, roster.partition_of
 
@@ -112,10 +112,10 @@ def test_a_node_that_was_away_is_used_again_without_a_question():
         events = []
         roster = Roster(grid, {0: "usps", 1: "svhn"}, on_event=recorder(events))
         roster.wait([0, 1], 2, 30.0)
-        context = grid.contexts.pop(77)
+        partition = grid.nodes.pop(77)
         roster.poll()
         away = dict(roster.present)
-        grid.contexts[77] = context
+        grid.nodes[77] = partition
         roster.poll()
         return away, roster.present, events
 

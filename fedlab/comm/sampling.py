@@ -1,0 +1,112 @@
+"""Sampling of clients: which of them take part in a phase of a round, the same on every engine.
+
+Clients are drawn by partition from a stream that is named by the run's seed, the phase and the round. So each engine
+draws the same cohort, and a resumed run goes on with it. A client that is not connected is replaced by the next one of
+the draw.
+
+**Source**: uniform sampling: McMahan et al., AISTATS 2017, algorithm 1; by numbers of examples, each update then
+weighing the same: Li et al., Federated Optimization in Heterogeneous Networks, MLSys 2020, algorithm 1. Here a client
+is drawn once at most (Efraimidis and Spirakis, Weighted random sampling with a reservoir, 2006).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fedlab.errors import ConfigError, suggest
+from fedlab.seeds import seed_of
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draws the clients of a phase.
+
+    Attributes
+    ----------
+    seed
+        Seed of the run.
+    fraction
+        Fraction of the clients in (0, 1].
+    sizes
+        Partition to number of examples, by which clients are drawn; empty: all alike.
+    schedule
+        Partitions of each round from round 1 on, in place of a draw; empty: none.
+    """
+
+    seed: int
+    fraction: float = 1.0
+    sizes: Mapping[int, int] = field(default_factory=dict)
+    schedule: Sequence[Sequence[int]] = ()
+
+    def count(self, clients: int) -> int:
+        """Return how many of so many clients take part.
+
+        >>> Sampler(0, 0.1).count(1000), Sampler(0, 0.1).count(3)
+        (100, 1)
+        """
+        return max(1, round(self.fraction * clients))
+
+    def draw(
+        self, phase: str, server_round: int, expected: Collection[int], connected: Collection[int]
+    ) -> set[int] | None:
+        """Return the partitions that take part in a phase; None for all that are connected.
+
+        Parameters
+        ----------
+        expected
+            Partitions that may take part in this round.
+        connected
+            Those of them that are connected.
+        """
+        if self.schedule:
+            return set(self.schedule[server_round - 1]) & set(connected)
+        if self.fraction == 1.0:
+            return None
+        generator = np.random.default_rng(seed_of(self.seed, "clients", phase, server_round))
+        partitions = np.array(sorted(expected))
+        if self.sizes:
+            sizes = np.array([self.sizes[partition] for partition in partitions])
+            keys = -np.log(generator.random(len(partitions))) / sizes  # the smallest are a draw without replacement
+            partitions = partitions[np.argsort(keys, kind="stable")]
+        else:
+            partitions = generator.permutation(partitions)
+        present = set(connected)
+        return set([one for one in partitions.tolist() if one in present][: self.count(len(expected))])
+
+
+def read_schedule(path: str, names: Mapping[int, str], rounds: int) -> list[list[int]]:
+    """Read which clients train in each round: one line a round, names or partition numbers separated by commas.
+
+    Empty lines and lines that begin with # are skipped.
+
+    Raises
+    ------
+    ConfigError
+        When the file cannot be read, has fewer lines than the run has rounds, or names a client that is not there.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"option 'schedule': {path} cannot be read: {error}") from None
+    partition_of = {**{str(number): number for number in names}, **{name: number for number, name in names.items()}}
+    found: list[list[int]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        clients = [part.strip() for part in line.split(",") if part.strip()]
+        for client in clients:
+            if client not in partition_of:
+                raise ConfigError(
+                    f"option 'schedule': line {number} of {path} names {client!r}, and this run has no such client; "
+                    f"{suggest(client, partition_of)}"
+                )
+        found.append([partition_of[client] for client in clients])
+    if len(found) < rounds:
+        raise ConfigError(
+            f"option 'schedule': {path} has {len(found)} rounds, and the run has {rounds}; add lines, or lower rounds"
+        )
+    return found

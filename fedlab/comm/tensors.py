@@ -1,0 +1,149 @@
+"""Tensors in Flower's records: handed over by reference in one process, serialized only where bytes are asked for.
+
+Flower's ``Array`` holds the bytes of ``numpy.save``. Within one process nobody reads these bytes, and writing and
+parsing them takes longer than a step of a small client. :class:`TensorArray` holds the tensor and makes the bytes on
+demand, so on a network it is the same array. Sizes of messages follow from shapes and types.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.common.constant import SType
+from flwr.common.serde import array_to_proto, recorddict_to_proto
+from numpy.typing import NDArray
+from torch import Tensor
+
+TAG = 1  # bytes of a protocol buffer field's number, for numbers below 16
+
+
+class TensorArray(Array):
+    """A Flower array that holds a tensor on the CPU; ``data`` is made when it is asked for.
+
+    Readers get the tensor itself: whoever changes it in place changes it for every other reader too, which
+    :class:`WriteGuard` finds out.
+    """
+
+    __qualname__ = "Array"  # Flower writes the name of the class into what crosses the wire
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.__dict__["tensor"] = tensor
+        self.dtype = str(tensor.dtype).removeprefix("torch.")
+        self.shape = tuple(tensor.shape)
+        self.stype = SType.NUMPY
+
+    @property
+    def tensor(self) -> Tensor:
+        """The tensor itself."""
+        found: Tensor = self.__dict__["tensor"]
+        return found
+
+    @property
+    def data(self) -> bytes:  # type: ignore[override]
+        """The bytes of ``numpy.save``."""
+        if "bytes" not in self.__dict__:
+            self.__dict__["bytes"] = Array(self.tensor.numpy()).data
+        found: bytes = self.__dict__["bytes"]
+        return found
+
+    def numpy(self) -> NDArray[Any]:
+        """Return the tensor as a NumPy array that shares its memory."""
+        return self.tensor.numpy()
+
+    def __reduce__(self) -> tuple[Callable[[Tensor], TensorArray], tuple[Tensor]]:
+        return _tensor_array, (self.tensor,)  # a class of another name than its own cannot be found again
+
+
+def _tensor_array(tensor: Tensor) -> TensorArray:
+    return TensorArray(tensor)
+
+
+def tensor_record(state: Mapping[str, Tensor], *, copy: bool = True) -> ArrayRecord:
+    """Return tensors by name as a record.
+
+    Parameters
+    ----------
+    copy
+        Take a snapshot, so that later changes of the tensors do not reach the record. False where nothing else
+        refers to them.
+    """
+    record = ArrayRecord()
+    for name, tensor in state.items():
+        here = tensor.detach().cpu()
+        record[name] = TensorArray(here.clone() if copy and here.data_ptr() == tensor.data_ptr() else here)
+    return record
+
+
+def tensors_of(record: ArrayRecord) -> dict[str, Tensor]:
+    """Return the tensors of a record by name, which may be shared with other readers: not to be changed in place."""
+    if all(isinstance(array, TensorArray) for array in record.values()):
+        return {name: array.tensor for name, array in record.items() if isinstance(array, TensorArray)}
+    return dict(record.to_torch_state_dict())
+
+
+class WriteGuard:
+    """Finds out whether tensors that were handed out by reference were changed in place.
+
+    torch counts the changes of each tensor (``Tensor._version``).
+    """
+
+    def __init__(self, contents: Iterable[RecordDict]) -> None:
+        self._versions = {
+            id(array): (f"{name}/{key}", array.tensor, array.tensor._version)
+            for content in {id(content): content for content in contents}.values()
+            for name, record in content.array_records.items()
+            for key, array in record.items()
+            if isinstance(array, TensorArray)
+        }
+
+    def changed(self) -> list[str]:
+        """Return the names, ``record/array``, of those that were changed."""
+        return [name for name, tensor, version in self._versions.values() if tensor._version != version]
+
+
+def content_bytes(content: RecordDict) -> int:
+    """Return the size of a message's content in bytes, as it would be serialized."""
+    total = 0
+    for name, record in content.items():
+        if isinstance(record, ArrayRecord):
+            body = sum(_array_item_bytes(key, array) for key, array in record.items())
+            total += _nested(_text(name) + _nested(body))
+        else:
+            total += recorddict_to_proto(RecordDict({name: record})).ByteSize()
+    return total
+
+
+def _array_item_bytes(key: str, array: Array) -> int:
+    length = _saved_bytes(array.dtype, array.shape) if isinstance(array, TensorArray) else len(array.data)
+    head = _head_bytes(array.dtype, array.shape, array.stype)
+    return _nested(_text(key) + _nested(head + (_nested(length) if length else 0)))
+
+
+@cache
+def _head_bytes(dtype: str, shape: tuple[int, ...], stype: str) -> int:
+    return array_to_proto(Array(dtype, shape, stype, b"")).ByteSize()
+
+
+@cache
+def _saved_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """Return the length of what ``numpy.save`` writes for an array of this type and shape."""
+    header = io.BytesIO()
+    description = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, description)
+    return len(header.getvalue()) + int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+
+
+@cache
+def _text(text: str) -> int:
+    length = len(text.encode())
+    return _nested(length) if length else 0
+
+
+def _nested(length: int) -> int:
+    """Return the bytes of a field of bytes, a text or a message of this length: tag, length, and itself."""
+    return TAG + max(1, (length.bit_length() + 6) // 7) + length

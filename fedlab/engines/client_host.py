@@ -1,0 +1,71 @@
+"""Clients of one process: the client app called for each message, with each client's own state."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import Any
+
+from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
+from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, ErrorCode
+from flwr.common.serde import message_from_proto, message_to_proto
+
+RUN_ID = 1
+FIRST_NODE = 1001  # id of the node that has partition 0
+
+App = Callable[[Message, Context], Message]
+
+
+def node_partitions(partitions: int) -> dict[int, int]:
+    """Return node id to partition of so many clients."""
+    return {FIRST_NODE + partition: partition for partition in range(partitions)}
+
+
+class ClientHost:
+    """Calls the client app for the messages of any client.
+
+    Parameters
+    ----------
+    client_app
+        The app of every client.
+    run_config
+        Flower's run config, as every app's context shows it.
+    partitions
+        Node id to partition; the partition is in the node config, as in Flower's simulation.
+    isolate
+        True if messages go through Flower's serialization, as on a network. Else a client reads the very tensors that
+        the server sent: it must not change them in place.
+    """
+
+    def __init__(
+        self, client_app: App, run_config: Mapping[str, Any], partitions: Mapping[int, int], isolate: bool = False
+    ) -> None:
+        self.client_app, self.run_config, self.partitions, self.isolate = client_app, run_config, partitions, isolate
+        self.states: dict[int, RecordDict] = {}  # node id to the state that its app left, where it left any
+
+    def context(self, node: int) -> Context:
+        """Return a copy of a client's context, so that a client that fails leaves no trace."""
+        config = {PARTITION_ID_KEY: self.partitions[node], NUM_PARTITIONS_KEY: len(self.partitions)}
+        state = deepcopy(self.states[node]) if node in self.states else RecordDict()
+        return Context(RUN_ID, node, config, state, dict(self.run_config))
+
+    def answer(self, message: Message) -> Message:
+        """Return a client's reply; an exception of its app becomes an error reply with the traceback."""
+        received = message_from_proto(message_to_proto(message)) if self.isolate else by_reference(message)
+        context = self.context(message.metadata.dst_node_id)
+        try:
+            reply = self.client_app(received, context)
+        except Exception:
+            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, traceback.format_exc()), reply_to=received)
+        if context.state:
+            self.states[context.node_id] = context.state
+        return message_from_proto(message_to_proto(reply)) if self.isolate else reply
+
+
+def by_reference(message: Message) -> Message:
+    """Return a message of the same records, of which the receiver may add, replace and delete entries."""
+    content = RecordDict()
+    for name, record in message.content.items():
+        content[name] = record.copy() if isinstance(record, ArrayRecord) else type(record)(dict(record))
+    return Message(metadata=message.metadata, content=content)

@@ -1,0 +1,80 @@
+"""Tensors in records: the bytes and sizes of Flower's own arrays, by reference, and changes that are found."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+
+from fedlab.comm.tensors import TensorArray, WriteGuard, content_bytes, tensor_record, tensors_of
+
+STATES = {
+    "floats": {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.zeros(3)},
+    "scalar": {"counter": torch.tensor(7)},
+    "types": {
+        "half": torch.ones(2, dtype=torch.float16),
+        "mask": torch.ones(300, dtype=torch.bool),
+        "byte": torch.ones(3, 1, 2, 1, dtype=torch.uint8),
+        "double": torch.ones(1000, dtype=torch.float64),
+    },
+    "empty": {"none": torch.zeros(0, 4)},
+    "nothing": {},
+    "large": {"a long name, with an umlaut: ü": torch.zeros(300, 400)},
+    "transposed": {"w": torch.arange(12.0).reshape(3, 4).T},
+}
+
+
+def both(state):
+    rest = {"config": ConfigRecord({"server-round": 3}), "metrics": MetricRecord({"loss": 0.5, "num-examples": 12})}
+    return [RecordDict({"arrays": record, **rest}) for record in (ArrayRecord(state), tensor_record(state))]
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_on_the_wire_it_is_flowers_own_array(name):
+    flowers, ours = both(STATES[name])
+    assert recorddict_to_proto(ours) == recorddict_to_proto(flowers)
+    assert ours.object_id == flowers.object_id
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_sizes_are_counted_without_serializing(name):
+    flowers, ours = both(STATES[name])
+    size = recorddict_to_proto(flowers).ByteSize()
+    assert content_bytes(ours) == size == content_bytes(flowers)
+    assert all("bytes" not in array.__dict__ for array in ours["arrays"].values())
+
+
+def test_a_reader_gets_the_tensor_itself_and_after_a_network_an_equal_one():
+    record = tensor_record(STATES["floats"])
+    first, second = tensors_of(record)["weight"], tensors_of(record)["weight"]
+    assert first.data_ptr() == second.data_ptr()
+    back = recorddict_from_proto(recorddict_to_proto(RecordDict({"arrays": record})))["arrays"]
+    assert torch.equal(tensors_of(back)["weight"], first)
+
+
+def test_a_record_is_a_snapshot_unless_it_is_asked_not_to_be():
+    weight = torch.zeros(2)
+    snapshot, same = tensor_record({"w": weight}), tensor_record({"w": weight}, copy=False)
+    weight += 1
+    assert tensors_of(snapshot)["w"].tolist() == [0, 0] and tensors_of(same)["w"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda record: pickle.loads(pickle.dumps(record))])
+def test_a_copy_has_tensors_of_its_own(duplicate):
+    array = tensor_record(STATES["floats"])["weight"]
+    other = duplicate(array)
+    assert isinstance(other, TensorArray) and torch.equal(other.tensor, array.tensor)
+    other.tensor.zero_()
+    assert array.tensor.sum() == 15
+
+
+def test_a_change_in_place_is_found_by_name():
+    content = RecordDict({"arrays": tensor_record(STATES["floats"]), "more": tensor_record(STATES["scalar"])})
+    guard = WriteGuard([content, content])
+    assert guard.changed() == []
+    tensors_of(content["arrays"])["bias"].add_(1)
+    assert guard.changed() == ["arrays/bias"]
