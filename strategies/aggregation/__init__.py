@@ -73,7 +73,8 @@ def make(workload: Workload, config: Config, *, labeled: bool = True) -> Rule[An
     if sure < rule.min_updates:
         raise ConfigError(
             f"aggregation {name!r} with these options needs {rule.min_updates} replies a round, and this run is "
-            f"sure of {sure} (options data.num_clients, fraction_train, schedule, min_clients, join_rounds); use more clients or another rule"
+            f"sure of {sure} (options data.num_clients, fraction_train, schedule, min_clients, join_rounds); use more "
+            "clients or another rule"
         )
     if reason := rule.incompatibility(sure):
         raise ConfigError(f"aggregation {name!r}: {reason}")
