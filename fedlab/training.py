@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fedlab.errors import ConfigError, RunError
+from fedlab.optimizers import Optimizer
 
+LOOK_EVERY = 50  # steps between two looks at the losses on a GPU
 Progress = Callable[[str, int, int], None]  # phase, steps done, steps in all
 
 
@@ -19,7 +21,7 @@ def null_progress(phase: str, done: int, total: int) -> None:
 
 def train_steps(
     loss: Callable[[], Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     steps: int,
     *,
     name: str,
@@ -45,28 +47,55 @@ def train_steps(
     Raises
     ------
     RunError
-        As soon as the loss is not finite, with the step at which it happened.
+        When the loss is not finite, with the step at which it happened: as soon as it is so on a CPU, and within
+        ``LOOK_EVERY`` steps on a GPU, which would stop for every look.
     """
-    total = 0.0
+    total, losses = 0.0, list[Tensor]()
     for step in range(steps):
         value = loss()
         optimizer.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
-        current = float(value.detach())
-        if not math.isfinite(current):
-            raise RunError(
-                f"{name}: the loss is {current} at step {step + 1} of {steps}; "
-                "lower the learning rate, or look at the data for values that are not finite"
-            )
+        losses.append(value.detach())
+        if value.device.type == "cpu" or len(losses) == LOOK_EVERY or step + 1 == steps:
+            for number, current in enumerate(torch.stack(losses).tolist(), step + 2 - len(losses)):
+                check_loss(current, name, number, steps)
+                total += current
+            losses.clear()
         if max_grad_norm:
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
             nn.utils.clip_grad_norm_(weights, max_grad_norm)
         optimizer.step()
-        total += current
         if after_step:
             after_step()
         progress(name, step + 1, steps)
     return total / steps if steps else None
+
+
+def check_loss(value: float, name: str, step: int, steps: int) -> None:
+    """Validate that the loss of a step is finite.
+
+    Raises
+    ------
+    RunError
+        When it is not.
+    """
+    if not math.isfinite(value):
+        raise RunError(
+            f"{name}: the loss is {value} at step {step} of {steps}; "
+            "lower the learning rate, or look at the data for values that are not finite"
+        )
+
+
+def effective_steps(steps: int, momentum: float) -> float:
+    """Return how many plain steps move weights along a constant gradient as far as SGD with momentum does in ``steps``.
+
+    This is the sum of the weights that momentum gives to the gradients of the steps, |a| of Wang et al. (FedNova,
+    NeurIPS 2020); with many steps it comes near ``steps / (1 - momentum)``.
+
+    >>> effective_steps(2, 0.5)
+    2.5
+    """
+    return (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)
 
 
 def cosine_factor(final: float, server_round: int, rounds: int) -> float:

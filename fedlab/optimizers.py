@@ -1,0 +1,176 @@
+"""SGD and Adam with the bits of torch's, without its base class, whose first object imports the compiler (2 s).
+
+Local training builds an optimizer for each client and round, and a pool of processes starts often.
+
+**Source**: ``torch.optim.SGD`` and ``torch.optim.Adam`` (torch 2.14), with which ``tests/fedlab/test_optimizers.py``
+compares every step bit by bit; Kingma and Ba, Adam, ICLR 2015.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's, torch's defaults
+
+
+class Optimizer(Protocol):
+    """What a training loop needs of an optimizer; torch's have it as well.
+
+    Attributes
+    ----------
+    param_groups
+        Mappings whose ``params`` are the weights.
+    """
+
+    param_groups: list[dict[str, Any]]
+
+    def step(self) -> object:
+        """Take one step along the gradients of the weights."""
+        ...
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients."""
+        ...
+
+
+class _FirstOrder:
+    """The weights, and the order of a step: those with a gradient, weight decay, the move."""
+
+    def __init__(self, weights: Iterable[Tensor], learning_rate: float, weight_decay: float) -> None:
+        self.weights = list(weights)
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.param_groups: list[dict[str, Any]] = [{"params": self.weights}]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients."""
+        for weight in self.weights:
+            weight.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take one step along the gradients, and drop them; weights without one stay."""
+        rows = [row for row, weight in enumerate(self.weights) if weight.grad is not None]
+        if not rows:
+            return
+        weights = [self.weights[row] for row in rows]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        self.zero_grad()
+        if self.weight_decay:
+            torch._foreach_add_(gradients, weights, alpha=self.weight_decay)
+        self._move(rows, weights, gradients)
+
+    def _move(self, rows: Sequence[int], weights: list[Tensor], gradients: list[Tensor]) -> None:
+        """Move the weights of these rows; the gradients are the optimizer's to keep or to change."""
+        raise NotImplementedError
+
+
+class SGD(_FirstOrder):
+    """Stochastic gradient descent: v <- momentum v + g, w <- w - learning_rate v; the first v is the first gradient.
+
+    Parameters
+    ----------
+    weights
+        Tensors to train, of any shapes.
+    learning_rate, momentum
+        Step size, and momentum in [0, 1).
+    weight_decay
+        Multiple of a weight that is added to its gradient.
+    """
+
+    def __init__(
+        self, weights: Iterable[Tensor], learning_rate: float, momentum: float = 0.0, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(weights, learning_rate, weight_decay)
+        self.momentum = momentum
+        self.velocities: dict[int, Tensor] = {}
+
+    def _move(self, rows: Sequence[int], weights: list[Tensor], gradients: list[Tensor]) -> None:
+        if self.momentum:
+            known = [(row, gradient) for row, gradient in zip(rows, gradients, strict=True) if row in self.velocities]
+            if known:
+                velocities = [self.velocities[row] for row, _ in known]
+                torch._foreach_mul_(velocities, self.momentum)
+                torch._foreach_add_(velocities, [gradient for _, gradient in known])
+            for row, gradient in zip(rows, gradients, strict=True):
+                self.velocities.setdefault(row, gradient)
+            gradients = [self.velocities[row] for row in rows]
+        torch._foreach_add_(weights, gradients, alpha=-self.learning_rate)
+
+
+class Adam(_FirstOrder):
+    """Adam: steps along the mean gradient over the root of the mean squared gradient, both corrected for their start.
+
+    Parameters
+    ----------
+    weights
+        Tensors to train, of any shapes.
+    learning_rate
+        Step size; it may be changed between steps.
+    weight_decay
+        Multiple of a weight that is added to its gradient.
+    """
+
+    def __init__(self, weights: Iterable[Tensor], learning_rate: float, weight_decay: float = 0.0) -> None:
+        super().__init__(weights, learning_rate, weight_decay)
+        self.means: dict[int, Tensor] = {}
+        self.squares: dict[int, Tensor] = {}
+        self.steps: dict[int, int] = {}
+
+    def _move(self, rows: Sequence[int], weights: list[Tensor], gradients: list[Tensor]) -> None:
+        for row, weight in zip(rows, weights, strict=True):
+            if row not in self.means:
+                self.means[row], self.squares[row] = torch.zeros_like(weight), torch.zeros_like(weight)
+            self.steps[row] = self.steps.get(row, 0) + 1
+        means, squares = [self.means[row] for row in rows], [self.squares[row] for row in rows]
+        steps = [self.steps[row] for row in rows]
+        torch._foreach_lerp_(means, gradients, 1 - BETA_1)
+        torch._foreach_mul_(squares, BETA_2)
+        torch._foreach_addcmul_(squares, gradients, gradients, 1 - BETA_2)
+        roots = torch._foreach_sqrt(squares)
+        torch._foreach_div_(roots, [(1 - BETA_2**step) ** 0.5 for step in steps])
+        torch._foreach_add_(roots, EPSILON)
+        torch._foreach_addcdiv_(weights, means, roots, [-self.learning_rate / (1 - BETA_1**step) for step in steps])
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Local optimizer of a client, without its weights.
+
+    Attributes
+    ----------
+    name
+        "sgd" or "adam".
+    learning_rate, momentum, weight_decay
+        As of :class:`SGD`; Adam has no momentum.
+    max_grad_norm
+        Largest Euclidean norm of the gradient of all weights together; a larger one is scaled down. 0: no limit.
+    """
+
+    name: Literal["sgd", "adam"]
+    learning_rate: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    max_grad_norm: float = 0.0
+
+    def build(self, weights: Iterable[Tensor]) -> Optimizer:
+        """Return a fresh optimizer of these weights."""
+        if self.name == "adam":
+            return Adam(weights, self.learning_rate, self.weight_decay)
+        return SGD(weights, self.learning_rate, self.momentum, self.weight_decay)
+
+
+def cosine_rates(learning_rate: float, steps: int) -> Iterator[float]:
+    """Yield the learning rate of each step, from the first to 0 by half a cosine, with the bits of torch's schedule.
+
+    **Source**: ``torch.optim.lr_scheduler.CosineAnnealingLR``, which multiplies from step to step.
+    """
+    for step in range(steps):
+        if step:
+            learning_rate *= (1 + math.cos(math.pi * step / steps)) / (1 + math.cos(math.pi * (step - 1) / steps))
+        yield learning_rate

@@ -1,0 +1,90 @@
+"""SGD and Adam beside torch's, bit by bit, and what building them imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from fedlab.optimizers import SGD, Adam, OptimizerSettings, cosine_rates
+
+SHAPES = [(3, 5), (5,), (2, 3, 3, 3), ()]
+
+
+def weights(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
+
+
+def run(optimizer, tensors, steps=6, skipped=()):
+    """Steps along gradients of one stream; ``skipped`` are the rows that have none in even steps."""
+    generator = torch.Generator().manual_seed(1)
+    for step in range(steps):
+        optimizer.zero_grad()
+        for row, weight in enumerate(tensors):
+            gradient = torch.randn(weight.shape, generator=generator)
+            if step % 2 or row not in skipped:
+                weight.grad = gradient
+        optimizer.step()
+    return [weight.detach() for weight in tensors]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.03])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("skipped", [(), (1, 3)])
+def test_sgd_has_the_bits_of_torch(momentum, decay, skipped):
+    ours, theirs = weights(), weights()
+    run(SGD(ours, 0.1, momentum, decay), ours, skipped=skipped)
+    run(torch.optim.SGD(theirs, 0.1, momentum=momentum, weight_decay=decay), theirs, skipped=skipped)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.03])
+@pytest.mark.parametrize("skipped", [(), (0, 2)])
+def test_adam_has_the_bits_of_torch(decay, skipped):
+    ours, theirs = weights(), weights()
+    run(Adam(ours, 0.02, decay), ours, skipped=skipped)
+    run(torch.optim.Adam(theirs, 0.02, weight_decay=decay), theirs, skipped=skipped)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_channels_last_weights_have_the_bits_of_torch():
+    ours, theirs = ([nn.Parameter(weights()[2].detach().to(memory_format=torch.channels_last))] for _ in range(2))
+    run(Adam(ours, 0.02), ours)
+    run(torch.optim.Adam(theirs, 0.02), theirs)
+    assert torch.equal(ours[0], theirs[0])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 40])
+def test_a_cosine_has_the_bits_of_torch(steps):
+    optimizer = torch.optim.Adam(weights(), 0.003)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    theirs = []
+    for _ in range(steps):
+        theirs.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert list(cosine_rates(0.003, steps)) == theirs
+
+
+def test_settings_build_what_they_name():
+    sgd = OptimizerSettings("sgd", 0.1, 0.5, 0.01).build(weights())
+    assert isinstance(sgd, SGD) and (sgd.learning_rate, sgd.momentum, sgd.weight_decay) == (0.1, 0.5, 0.01)
+    adam = OptimizerSettings("adam", 0.1, 0.5, 0.01).build(weights())
+    assert isinstance(adam, Adam) and (adam.learning_rate, adam.weight_decay) == (0.1, 0.01)
+
+
+def test_training_does_not_import_the_compiler():
+    code = (
+        "import sys, torch\n"
+        "from fedlab.optimizers import SGD, Adam\n"
+        "from fedlab.training import train_steps\n"
+        "w = torch.nn.Parameter(torch.ones(2))\n"
+        "for optimizer in (SGD([w], 0.1, 0.9), Adam([w], 0.1)):\n"
+        "    train_steps(lambda: (w * w).sum(), optimizer, 2, name='x', max_grad_norm=1.0)\n"
+        "assert not [name for name in sys.modules if name.startswith('torch._dynamo')], 'imported'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
