@@ -14,7 +14,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedlab.config.schema import Config
-from fedlab.strategies import fedavg, protocol, validation
+from fedlab.strategies import local_training, protocol, validation
 from fedlab.strategies.base import BaseStrategy
 from fedlab.training import Progress
 from fedlab.workload import Workload
@@ -57,10 +57,10 @@ class SignSGD(BaseStrategy):
 
 
 def train(workload: Workload, message: Message, context: protocol.ClientContext) -> RecordDict:
-    data, sent = protocol.client_dataset(workload, context, "train"), protocol.arrays_of(message.content)
-    model, loss = fedavg.local_training(workload, message, context, data)
-    signs = {name: (new.cpu() - sent[name]).sign().to(torch.int8) for name, new in model.state_dict().items()}
-    metrics = protocol.metrics_record(protocol.drop_none(loss=loss), len(data))
+    work, sent = local_training.prepare(workload, message, context), protocol.arrays_of(message.content)
+    trained = local_training.run(workload, work)
+    signs = {name: (new.cpu() - sent[name]).sign().to(torch.int8) for name, new in trained.state.items()}
+    metrics = protocol.metrics_record(protocol.drop_none(loss=trained.loss), len(work.data))
     return RecordDict({protocol.ARRAYS: ArrayRecord(signs), protocol.METRICS: metrics})
 
 

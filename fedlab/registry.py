@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlab.config.presets import flatten, is_file_name, parse_preset, preset_names, read_preset
-from fedlab.config.resolve import build_config, check_keys
+from fedlab.config.resolve import build_config, check_keys, put_over
 from fedlab.config.schema import COMMON_SECTIONS, Config, Plugin, RunConfig
 from fedlab.config.sections import Overrides, Value, section_fields
 from fedlab.errors import ConfigError, suggest
@@ -177,6 +177,9 @@ def _check_single(kind: str, name: str, points: Sequence[EntryPoint]) -> None:
 def merge(preset: str | Mapping[str, Any], overrides: Overrides) -> dict[str, Value]:
     """Return the options of a preset with overrides over them, every key checked.
 
+    A strategy's defaults of other options stand below a preset that is made for this strategy, and above one that is
+    made for another; a user's overrides stand above both.
+
     Parameters
     ----------
     preset
@@ -188,11 +191,24 @@ def merge(preset: str | Mapping[str, Any], overrides: Overrides) -> dict[str, Va
         When there is no such preset, or an option is unknown or has no effect.
     """
     table = preset_options(preset)
-    base, given = expand_ablation(table, overrides)
-    merged = {**base, **given}
+    base, given = expand_ablation(_with_strategy_defaults(table, overrides), overrides)
+    merged = put_over(base, given)
     merged["name"] = merged.get("name") or base.get("name", "")
     check_keys(base, given, plugins_of(merged), all_sections)
     return merged
+
+
+def _with_strategy_defaults(table: Overrides, overrides: Overrides) -> Overrides:
+    """A preset's options with the defaults of the strategy that is asked for, below or above them."""
+    asked, meant = _base_strategy({**table, **overrides}), _base_strategy(table)
+    defaults: Overrides = find("strategy", asked).spec.defaults
+    return put_over(defaults, table) if asked == meant else put_over(table, defaults)
+
+
+def _base_strategy(values: Overrides) -> str:
+    """The strategy that options name, the one behind it where that is an ablation."""
+    named = str(values.get("strategy", section_fields(RunConfig)["strategy"].default))
+    return ABLATIONS[named].strategy if named in ABLATIONS else named
 
 
 def preset_options(preset: str | Mapping[str, Any]) -> dict[str, Value]:

@@ -35,6 +35,7 @@ from fedlab.errors import ConfigError
 from fedlab.losses.adversarial import domain_loss, gradient_reversal
 from fedlab.models.batchnorm_stats import encode
 from fedlab.models.feature_classifier import check_parts, features_of, head_of, subsample_rows
+from fedlab.optimizers import SGD
 from fedlab.seeds import seeded
 from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies import protocol
@@ -148,8 +149,8 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
         return domain_loss(discriminator(z_source[rows]), discriminator(gradient_reversal(z_target, options.weight)))
 
     trainable = [*features.parameters(), *discriminator.parameters()]
-    optimizer = torch.optim.SGD(trainable, training.learning_rate, momentum=protocol.MOMENTUM)
-    mean = train_steps(loss, optimizer, training.steps, name="adversarial training")
+    optimizer = SGD(trainable, training.learning_rate, training.momentum, training.weight_decay)
+    mean = train_steps(loss, optimizer, training.local_steps(len(data)), name="adversarial training")
     return aggregations.make_reply(wrapped, message, context, model.state_dict(), drop_none(loss=mean), data)
 
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass as plain_dataclass
 
-import torch
 from flwr.app import Message, RecordDict
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -30,6 +29,7 @@ from fedlab.data.dataset import Batch
 from fedlab.errors import ConfigError
 from fedlab.losses.discrepancy import discrepancy
 from fedlab.models.feature_classifier import EnsembleHead, check_parts, features_of, head_of
+from fedlab.optimizers import SGD
 from fedlab.seeds import seeded
 from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies import protocol
@@ -101,7 +101,7 @@ def server(workload: Workload, config: Config, progress: Progress) -> Alternatin
         check_parts(workload.model(), "fed_mcd", config.run.workload)
     strategy = Alternating(WithSecondHead(workload), config, progress)
     check_classes(strategy.trainer, config)
-    if 0 < training.steps <= options.generator_steps:
+    if not training.epochs and 0 < training.steps <= options.generator_steps:
         raise ConfigError(
             f"option 'client.steps' is {training.steps}, too few for one step B and {options.generator_steps} steps C "
             "(option 'fed_mcd.generator_steps')"
@@ -118,8 +118,10 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
     model = load(wrapped.model(), arrays_of(message.content), device).train()
     assert isinstance(model, TwoHeads)
     heads = [*model.head.parameters(), *model.second.parameters()]
-    head_optimizer = torch.optim.SGD(heads, training.learning_rate, momentum=protocol.MOMENTUM)
-    feature_optimizer = torch.optim.SGD(model.features.parameters(), training.learning_rate, momentum=protocol.MOMENTUM)
+    head_optimizer = SGD(heads, training.learning_rate, training.momentum, training.weight_decay)
+    feature_optimizer = SGD(
+        model.features.parameters(), training.learning_rate, training.momentum, training.weight_decay
+    )
 
     def step_b() -> Tensor:
         return -disagreement(model, model.features(x()).detach())
@@ -130,7 +132,7 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
     def x() -> Tensor:
         return data.sample_batch(training.batch_size)["x"].to(device)
 
-    turns, means = training.steps // (1 + options.generator_steps), []
+    turns, means = training.local_steps(len(data)) // (1 + options.generator_steps), []
     for _ in range(turns):
         train_steps(step_b, head_optimizer, 1, name="step B")
         means.append(train_steps(step_c, feature_optimizer, options.generator_steps, name="step C"))

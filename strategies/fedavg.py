@@ -4,8 +4,9 @@
 algorithm 1. The mean is one aggregation rule of several: ``strategies/aggregation`` has them by name, and each is a
 strategy of its own, see :func:`spec_of`.
 
-**Departures**: (1) clients take a fixed number of steps on batches drawn with replacement instead of epochs; (2) the
-local optimizer is SGD with momentum 0.9, or Adam, fresh each round, and with ``client.ema_decay`` the moving average of
+**Departures**: (1) batches are drawn with replacement, in a fixed number of steps (``client.steps``) or as many as make
+``client.epochs`` passes over a client's examples; (2) the local optimizer is SGD with momentum, or Adam, fresh each
+round, and with ``client.ema_decay`` the moving average of
 its weights is sent, as the average from which Ho et al. (2020) sample; (3) with ``server.pretrain_steps`` > 0 the
 server first trains the initial model on its own data; (4) integer counters take the maximum over clients, see
 ``strategies/aggregation``.
@@ -16,41 +17,30 @@ The rule's own metrics are metrics of the server.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from copy import deepcopy
-from functools import partial
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from torch import Tensor, nn
 
 from fedlab.config.schema import Config
-from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError
 from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies.aggregation import AggregationSpec
 from fedlab.strategies.base import BaseStrategy
+from fedlab.strategies.local_training import LocalWork, Prepare, Trained, prepare, run
 from fedlab.strategies.model_updates import ModelUpdates
 from fedlab.strategies.protocol import (
-    MOMENTUM,
     ClientContext,
     ClientFunctions,
     StrategySpec,
-    arrays_of,
-    client_dataset,
     drop_none,
     evaluate,
-    load,
-    round_of,
     tensor_record,
 )
 from fedlab.strategies.source_only import SourceTrainer
-from fedlab.training import Progress, cosine_factor, ema_update, resolve_device, train_steps
-from fedlab.workload import Workload, missing_columns
-
-ExtraLoss = Callable[[nn.Module, list[Tensor]], Tensor]  # model, its weights at the start -> a scalar
+from fedlab.training import Progress
+from fedlab.workload import Workload
 
 
 class FedAvg(BaseStrategy):
@@ -115,83 +105,30 @@ class FedAvg(BaseStrategy):
         self.rule.restore(state)
 
 
-def train(
-    workload: Workload, message: Message, context: ClientContext, extra_loss: ExtraLoss | None = None
+def train(workload: Workload, message: Message, context: ClientContext, prepare: Prepare = prepare) -> RecordDict:
+    """Train the global model on the client's own data; the reply is that of :func:`reply`.
+
+    Parameters
+    ----------
+    prepare
+        Returns the local training, for strategies that change it.
+    """
+    work = prepare(workload, message, context)
+    return reply(workload, message, context, work, run(workload, work))
+
+
+def reply(
+    workload: Workload, message: Message, context: ClientContext, work: LocalWork, trained: Trained
 ) -> RecordDict:
-    """Train the global model on the client's own data.
+    """Return the client's answer after local training.
 
     Returns
     -------
     RecordDict
         ``arrays``: the whole local model; ``metrics``: mean training loss and the number of examples.
     """
-    data = client_dataset(workload, context, "train")
-    model, mean = local_training(workload, message, context, data, extra_loss)
-    return aggregations.make_reply(workload, message, context, model.state_dict(), drop_none(loss=mean), data)
-
-
-def local_training(
-    workload: Workload,
-    message: Message,
-    context: ClientContext,
-    data: ArrayDataset,
-    extra_loss: ExtraLoss | None = None,
-    *,
-    steps: int | None = None,
-    momentum: float = MOMENTUM,
-) -> tuple[nn.Module, float | None]:
-    """Train by local steps on the workload's loss from the model that was sent.
-
-    Parameters
-    ----------
-    data
-        ArrayDataset with every column that the loss reads.
-    extra_loss
-        A term to add to the loss: a function of the model and of its weights at the start.
-    steps
-        Number of steps; None: ``client.steps``.
-    momentum
-        Momentum of SGD.
-
-    Returns
-    -------
-    tuple
-        The trained model, or with ``client.ema_decay`` the moving average of its weights, and the mean loss over the
-        steps (None without steps).
-
-    Raises
-    ------
-    ConfigError
-        When the examples lack a column that the loss reads.
-    RunError
-        When the loss is not finite.
-    """
-    config = context.config
-    core, options = config.run, config.client
-    device, rate = resolve_device(core.device), options.learning_rate
-    rate *= cosine_factor(options.final_lr_fraction, round_of(message), core.rounds)
-    model = load(workload.model(), arrays_of(message.content), device).train()
-    start = [weight.detach().clone() for weight in model.parameters()]
-    if missing := missing_columns(workload, data):
-        raise ConfigError(
-            "this strategy trains on a client's own labels, and this client's training data has none"
-            if missing == ["y"]
-            else f"this client's training data lacks {', '.join(missing)}, which the workload's loss takes"
-        )
-
-    def loss() -> Tensor:
-        batch = {name: column.to(device) for name, column in data.sample_batch(options.batch_size).items()}
-        value = workload.loss(model, batch)
-        return value + extra_loss(model, start) if extra_loss else value
-
-    optimizer = OPTIMIZERS[options.optimizer](model.parameters(), rate, momentum)
-    steps = options.steps if steps is None else steps
-    average = deepcopy(model) if options.ema_decay else model
-    after = partial(ema_update, average, model, options.ema_decay) if options.ema_decay else None
-    mean = train_steps(
-        loss, optimizer, steps, name="local training", max_grad_norm=options.max_grad_norm, after_step=after
-    )
-    return average, mean
+    metrics = drop_none(loss=trained.loss)
+    return aggregations.make_reply(workload, message, context, trained.state, metrics, work.data)
 
 
 def require_plain_sgd(config: Config) -> None:
@@ -211,12 +148,6 @@ def require_plain_sgd(config: Config) -> None:
             f"client.final_lr_fraction={options.final_lr_fraction:g} and client.ema_decay={options.ema_decay:g}; "
             "set them to sgd, 0, 1 and 0, or use fedavg or fedprox"
         )
-
-
-OPTIMIZERS: Mapping[str, Callable[[Iterable[nn.Parameter], float, float], torch.optim.Optimizer]] = {
-    "sgd": lambda weights, rate, momentum: torch.optim.SGD(weights, rate, momentum=momentum),
-    "adam": lambda weights, rate, momentum: torch.optim.Adam(weights, rate),
-}
 
 
 def spec_of(found: object, what: str) -> StrategySpec:

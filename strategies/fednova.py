@@ -5,7 +5,10 @@
 gradients whose weights add up to |a_i| = (tau_i - rho (1 - rho^tau_i) / (1 - rho)) / (1 - rho), for rho = 0 that is
 tau_i. With p_i its fraction of the examples and x - y_i its change: x <- x - sum(p_i |a_i|) sum(p_i (x - y_i) / |a_i|).
 
-**Departures**: (1) batches are drawn with replacement, and ``local_epochs`` counts them as passes over a client's
+**Options**: ``client.epochs`` is 1 unless asked otherwise, so that clients take different numbers of steps; with
+``client.steps`` they take the same, which is FedAvg. rho is ``client.momentum``.
+
+**Departures**: (1) batches are drawn with replacement, and ``client.epochs`` counts them as passes over a client's
 examples; (2) batch-norm statistics take the mean, integer counters the maximum. With equal steps this is FedAvg.
 
 **Metrics**: as FedAvg; ``steps``: sum of p_i |a_i|.
@@ -13,38 +16,22 @@ examples; (2) batch-norm statistics take the mean, integer counters the maximum.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 
 import torch
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
-from pydantic import Field
+from flwr.app import ArrayRecord, Message, MetricRecord
 from pydantic.dataclasses import dataclass
 
-from fedlab.config.schema import ClientConfig, Config
+from fedlab.config.schema import Config
 from fedlab.strategies import aggregation, fedavg
-from fedlab.strategies.protocol import (
-    MOMENTUM,
-    ClientContext,
-    ClientFunctions,
-    StrategySpec,
-    client_dataset,
-    drop_none,
-    evaluate,
-    tensor_record,
-)
-from fedlab.training import Progress
+from fedlab.strategies.protocol import ClientFunctions, StrategySpec, evaluate, tensor_record
+from fedlab.training import Progress, effective_steps
 from fedlab.workload import Workload
 
 
 @dataclass(frozen=True)
 class Options:
-    """FedNova's options."""
-
-    local_epochs: float = Field(
-        1.0, ge=0.0, allow_inf_nan=False, description="local passes over a client's examples; 0: client.steps for all"
-    )
-    momentum: float = Field(MOMENTUM, ge=0.0, lt=1.0, description="momentum of local SGD (rho)")
+    """FedNova has no options of its own."""
 
 
 class FedNova(fedavg.FedAvg):
@@ -52,8 +39,8 @@ class FedNova(fedavg.FedAvg):
 
     def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
         fedavg.require_plain_sgd(config)
-        self.options, self.training = config.strategy, config.client
-        super().__init__(workload, config, progress, required=["loss"] if self.options.local_epochs else None)
+        self.training = config.client
+        super().__init__(workload, config, progress)
         self.effective = 0.0
 
     def aggregate_train(
@@ -68,9 +55,7 @@ class FedNova(fedavg.FedAvg):
             nonlocal scaled, total
             for one in aggregation.client_updates(replies):
                 weight = self.rule.weight(one)
-                effective = weight_of_steps(
-                    local_steps(one.examples, self.options, self.training), self.options.momentum
-                )
+                effective = effective_steps(self.training.local_steps(one.examples), self.training.momentum)
                 for name, change in changes.items():
                     change.add_(sent[name].double() - one.arrays[name].double(), alpha=weight / effective)
                 scaled, total = scaled + weight * effective, total + weight
@@ -88,28 +73,10 @@ class FedNova(fedavg.FedAvg):
         return {"steps": self.effective} if self.effective else {}
 
 
-def local_steps(examples: int, options: Options, training: ClientConfig) -> int:
-    """Return tau_i, the number of local steps of a client with so many examples."""
-    return math.ceil(options.local_epochs * examples / training.batch_size) if options.local_epochs else training.steps
-
-
-def weight_of_steps(steps: int, momentum: float) -> float:
-    """Return |a_i|, the sum of the weights that SGD with momentum gives to the gradients of its steps."""
-    return (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)
-
-
-def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
-    """Run tau_i local steps; the reply is FedAvg's."""
-    config, data = context.config, client_dataset(workload, context, "train")
-    options = config.strategy
-    steps = local_steps(len(data), options, config.client)
-    model, mean = fedavg.local_training(workload, message, context, data, steps=steps, momentum=options.momentum)
-    return aggregation.make_reply(workload, message, context, model.state_dict(), drop_none(loss=mean), data)
-
-
 SPEC: StrategySpec = StrategySpec(
     Options,
     FedNova,
-    ClientFunctions(train, evaluate),
+    ClientFunctions(fedavg.train, evaluate),
     needs_client_labels=True,
+    defaults={"client.epochs": 1.0},
 )

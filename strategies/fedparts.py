@@ -30,13 +30,13 @@ from fedlab.errors import ConfigError
 from fedlab.seeds import seeded
 from fedlab.strategies import aggregation, fedavg
 from fedlab.strategies.base import broadcast
+from fedlab.strategies.local_training import prepare, run
 from fedlab.strategies.protocol import (
     CONFIG,
     ClientContext,
     ClientFunctions,
     StrategySpec,
     arrays_of,
-    client_dataset,
     drop_none,
     evaluate,
     partition_by_node,
@@ -154,14 +154,15 @@ def _halves(state: Mapping[str, Tensor]) -> list[frozenset[str]]:
 
 def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Train as in FedAvg and return the part of the model that was asked for."""
-    data, config = client_dataset(workload, context, "train"), message.content[CONFIG]
+    config = message.content[CONFIG]
     assert isinstance(config, ConfigRecord)
-    model, mean = fedavg.local_training(workload, message, context, data)
+    work = prepare(workload, message, context)
+    trained = run(workload, work)
     parts = names_of(arrays_of(message.content), context.config.strategy.parts)
     part = config[PART]
     assert isinstance(part, int)
-    state = {name: tensor for name, tensor in model.state_dict().items() if name in parts[part]}
-    return aggregation.make_reply(workload, message, context, state, drop_none(loss=mean), data)
+    state = {name: tensor for name, tensor in trained.state.items() if name in parts[part]}
+    return aggregation.make_reply(workload, message, context, state, drop_none(loss=trained.loss), work.data)
 
 
 SPEC: StrategySpec = StrategySpec(

@@ -3,21 +3,26 @@
 **Source**: Li et al., Federated Optimization in Heterogeneous Networks, MLSys 2020, algorithm 2: a client minimizes
 its loss + mu / 2 ||w - w_t||^2.
 
-**Departures**: those of FedAvg; every client takes the same number of steps, so there is no partial work to accept.
+**Departures**: those of FedAvg; every client takes all of its steps, so there is no partial work to accept.
 
 **Metrics**: as FedAvg; ``loss`` includes the proximal term.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
+from functools import partial
+
 import torch
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import Tensor
 
-from fedlab.strategies import fedavg
+from fedlab.strategies import fedavg, local_training
 from fedlab.strategies.aggregation import Aggregation
+from fedlab.strategies.local_training import LocalWork, Tensors
 from fedlab.strategies.protocol import ClientContext, ClientFunctions, StrategySpec, evaluate
 from fedlab.workload import Workload
 
@@ -30,25 +35,26 @@ class Options:
     aggregation: Aggregation = "fedavg"
 
 
-def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
-    """Train on the loss + mu / 2 ||w - w_t||^2; the reply is FedAvg's."""
-    mu: float = context.config.strategy.mu
+@plain_dataclass(frozen=True)
+class ProximalTerm:
+    """The function mu / 2 ||w - w_t||^2 of weights and the weights at the start."""
 
-    def term(model: nn.Module, start: list[Tensor]) -> Tensor:
-        return mu / 2 * squared_distance(model, start)
+    mu: float
 
-    return fedavg.train(workload, message, context, term if mu else None)
+    def __call__(self, weights: Tensors, start: Tensors, extra: Tensors) -> Tensor:
+        """Return the term, a scalar."""
+        return self.mu / 2 * torch.stack([(weights[name] - start[name]).square().sum() for name in weights]).sum()
 
 
-def squared_distance(model: nn.Module, start: list[Tensor]) -> Tensor:
-    """Return ||w - w_0||^2 over all parameters, a scalar."""
-    pairs = zip(model.parameters(), start, strict=True)
-    return torch.stack([(weight - origin).square().sum() for weight, origin in pairs]).sum()
+def prepare(workload: Workload, message: Message, context: ClientContext) -> LocalWork:
+    """Return FedAvg's local training with the proximal term in its loss."""
+    work, mu = local_training.prepare(workload, message, context), context.config.strategy.mu
+    return replace(work, penalty=ProximalTerm(mu)) if mu else work
 
 
 SPEC: StrategySpec = StrategySpec(
     Options,
     fedavg.FedAvg,
-    ClientFunctions(train, evaluate),
+    ClientFunctions(partial(fedavg.train, prepare=prepare), evaluate),
     needs_client_labels=True,
 )

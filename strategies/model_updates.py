@@ -54,7 +54,7 @@ class ModelUpdates:
         self.rule = aggregations.make(workload, config, labeled=labeled)
         self.max_norm_ratio = config.comm.max_update_norm_ratio
         if required is None:
-            required = ["loss"] if config.client.steps else []
+            required = ["loss"] if config.client.trains else []
         self.required = {EXAMPLES, *required, *self.rule.expected_metrics}
         self.optional = set(optional)
         self.sent: dict[str, Tensor] = {}

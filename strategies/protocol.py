@@ -27,7 +27,6 @@ from fedlab.metrics import Metric, Phase
 from fedlab.training import Progress, resolve_device
 from fedlab.workload import Workload
 
-MOMENTUM = 0.9  # of clients' local SGD
 ARRAYS, CONFIG, METRICS, ROUND, EXAMPLES = "arrays", "config", "metrics", "server-round", "num-examples"
 FINAL = "final-round"  # in the config of a round's test, when a budget ends the run with it
 
@@ -172,6 +171,9 @@ class StrategySpec:
         True for the supervised upper bound; tables then report the fraction of the gap to it that each strategy closes.
     comparison_overrides
         Options of its own section that differ in comparisons with other strategies.
+    defaults
+        Defaults of options of other sections that differ with this strategy, by key. A preset made for the strategy
+        goes over them; they go over a preset made for another one, whose numbers are meant for that.
     aggregation
         Spec of the aggregation rule, if the strategy is FedAvg with another rule.
     name
@@ -187,6 +189,7 @@ class StrategySpec:
     baseline: bool = False
     is_upper_bound: bool = False
     comparison_overrides: Overrides = field(default_factory=dict)
+    defaults: Overrides = field(default_factory=dict)
     aggregation: Any = None
     name: str = ""
     metrics: tuple[Metric, ...] = ()

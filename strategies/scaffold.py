@@ -6,9 +6,15 @@ c_i + c); c_i' = c_i - c + (x - y_i) / (K eta_l); x <- x + eta_g mean(y_i - x); 
 
 **Departures**: (1) clients keep no state of the run: variates live on the server, which sends c - c_i and finds c_i'
 from y_i itself, so a client uploads no more than in FedAvg; (2) local SGD has no momentum, or option II would
-estimate another gradient: ``client.learning_rate`` means less than in FedAvg, about a tenth; (3) batch-norm
+estimate another gradient, see below; (3) batch-norm
 statistics take the mean, integer counters the maximum; (4) a client's gradient correction is written as a loss, <c -
 c_i, y - x>, which ``loss`` includes.
+
+**Step size**: ``client.learning_rate`` and ``client.momentum`` describe the SGD that other strategies run. SCAFFOLD's
+steps have no momentum, and the size with which a constant gradient moves a client as far as that SGD does in K steps:
+K eta_l = ``client.learning_rate`` |a|, |a| as in FedNova. With many steps eta_l comes near ``client.learning_rate`` /
+(1 - ``client.momentum``). So a preset or a comparison needs no step size of its own for SCAFFOLD;
+``client.momentum=0`` makes eta_l ``client.learning_rate`` itself.
 
 **Metrics**: as FedAvg; ``variate``: the norm of c.
 """
@@ -16,32 +22,33 @@ c_i, y - x>, which ``loss`` includes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import Tensor
 
-from fedlab.config.schema import Config
+from fedlab.config.schema import ClientConfig, Config
 from fedlab.config.sections import PositiveFloat
 from fedlab.errors import ConfigError
-from fedlab.strategies import aggregation, fedavg, validation
+from fedlab.strategies import aggregation, fedavg, local_training, validation
 from fedlab.strategies.base import Records, broadcast
+from fedlab.strategies.local_training import LocalWork, Tensors
 from fedlab.strategies.protocol import (
     ClientContext,
     ClientFunctions,
     StrategySpec,
     arrays_of,
-    client_dataset,
-    drop_none,
     evaluate,
     partition_by_node,
     tensor_record,
 )
-from fedlab.training import Progress
+from fedlab.training import Progress, effective_steps
 from fedlab.workload import Workload
 
 CORRECTION = "correction"  # c - c_i
@@ -61,7 +68,7 @@ class Scaffold(fedavg.FedAvg):
         fedavg.require_plain_sgd(config)
         super().__init__(workload, config, progress)
         self.options, self.training = config.strategy, config.client
-        if not self.training.steps:
+        if not self.training.trains:
             raise ConfigError("option 'client.steps' is 0, and scaffold divides by it; ask for at least one step")
         self.clients = len(config.clients)  # N
         self.trainable = sorted(self.rule.trainable)
@@ -97,7 +104,7 @@ class Scaffold(fedavg.FedAvg):
             nonlocal count
             for reply in replies:
                 one = aggregation.client_update(reply)
-                self._update_variate(self.partition_of[reply.metadata.src_node_id], one.arrays, moved)
+                self._update_variate(self.partition_of[reply.metadata.src_node_id], one, moved)
                 for name in self.trainable:
                     step[name] += one.arrays[name] - sent[name]
                 count += 1
@@ -109,12 +116,13 @@ class Scaffold(fedavg.FedAvg):
         self.variate = {name: self.variate[name] + moved[name] / self.clients for name in self.trainable}
         return tensor_record(new, copy=False), None
 
-    def _update_variate(self, partition: int, arrays: Mapping[str, Tensor], moved: Mapping[str, Tensor]) -> None:
+    def _update_variate(self, partition: int, one: aggregation.ClientUpdate, moved: Mapping[str, Tensor]) -> None:
         """Set c_i of a client from its weights y_i, and add its change to ``moved``."""
         sent, own, after = self.updates.sent, self.variates.get(partition, self._zeros()), {}
-        span = self.training.steps * self.training.learning_rate  # K eta_l
+        steps = self.training.local_steps(one.examples)
+        span = steps * step_size(self.training, steps)  # K eta_l
         for name in self.trainable:
-            after[name] = own[name] - self.variate[name] + (sent[name] - arrays[name]) / span
+            after[name] = own[name] - self.variate[name] + (sent[name] - one.arrays[name]) / span
             moved[name].add_(after[name] - own[name])
         self.variates[partition] = after
 
@@ -131,22 +139,29 @@ class Scaffold(fedavg.FedAvg):
         self.variate, self.variates = dict(state["variate"]), dict(state["variates"])
 
 
-def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
-    """Run K local steps along g_i(y) - c_i + c; the reply is FedAvg's."""
-    correction = arrays_of(message.content, CORRECTION)
+def step_size(training: ClientConfig, steps: int) -> float:
+    """Return eta_l, the size of each of K local steps."""
+    return training.learning_rate * (effective_steps(steps, training.momentum) / steps)
 
-    def along(model: nn.Module, start: list[Tensor]) -> Tensor:
-        pairs = zip(model.named_parameters(), start, strict=True)
-        return torch.stack([(correction[name].to(x) * (y - x)).sum() for (name, y), x in pairs]).sum()
 
-    data = client_dataset(workload, context, "train")
-    model, mean = fedavg.local_training(workload, message, context, data, along, momentum=0.0)
-    return aggregation.make_reply(workload, message, context, model.state_dict(), drop_none(loss=mean), data)
+def along_correction(weights: Tensors, start: Tensors, extra: Tensors) -> Tensor:
+    """Return <c - c_i, y - x>, a scalar whose gradient is the correction."""
+    return torch.stack([(extra[name] * (weights[name] - start[name])).sum() for name in weights]).sum()
+
+
+def prepare(workload: Workload, message: Message, context: ClientContext) -> LocalWork:
+    """Return K local steps along g_i(y) - c_i + c."""
+    work = local_training.prepare(workload, message, context)
+    rate = step_size(context.config.client, work.steps)
+    sent = arrays_of(message.content, CORRECTION)
+    correction = {name: sent[name].to(weight) for name, weight in work.model.named_parameters()}
+    plain = replace(work.optimizer, learning_rate=rate, momentum=0.0)
+    return replace(work, optimizer=plain, penalty=along_correction, extra=correction)
 
 
 SPEC: StrategySpec = StrategySpec(
     Options,
     Scaffold,
-    ClientFunctions(train, evaluate),
+    ClientFunctions(partial(fedavg.train, prepare=prepare), evaluate),
     needs_client_labels=True,
 )

@@ -16,6 +16,8 @@ predictions returns the model that it received.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from flwr.app import Message, RecordDict
 from pydantic import Field
@@ -27,9 +29,9 @@ from fedlab.data.dataset import ArrayDataset
 from fedlab.models.batchnorm_stats import encode
 from fedlab.models.feature_classifier import group_rows
 from fedlab.strategies import aggregation as aggregations
-from fedlab.strategies import fedavg
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.alternating import Alternating, check_classes
+from fedlab.strategies.local_training import prepare, run
 from fedlab.strategies.protocol import (
     ClientContext,
     ClientFunctions,
@@ -75,12 +77,10 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
     data = client_dataset(workload, context, "train")
     model = load(workload.model(), arrays_of(message.content), device)
     chosen, confident = pseudo_labeled(data, encode(model, data, device).softmax(1).cpu(), threshold)
-    steps = None if len(chosen) else 0
-    trained, mean = fedavg.local_training(workload, message, context, chosen, steps=steps)
-    metrics = drop_none(loss=mean, confident=confident)
-    return aggregations.make_reply(
-        workload, message, context, trained.state_dict(), metrics, chosen if len(chosen) else data
-    )
+    work = prepare(workload, message, context, chosen)
+    trained = run(workload, work if len(chosen) else replace(work, steps=0))
+    metrics = drop_none(loss=trained.loss, confident=confident)
+    return aggregations.make_reply(workload, message, context, trained.state, metrics, chosen if len(chosen) else data)
 
 
 def pseudo_labeled(data: ArrayDataset, p: Tensor, threshold: float) -> tuple[ArrayDataset, float]:

@@ -1,4 +1,4 @@
-"""Options that had another name in version 0.1, for the message that tells the new one; ``*`` is any section."""
+"""Options that had another name before, for the message that tells the new one; ``*`` is any section."""
 
 from __future__ import annotations
 
@@ -70,5 +70,7 @@ RENAMED: Mapping[str, str] = {
     "startup.ramp": "startup.distillation_warmup",
     "fedtrimmedavg.share": "fedtrimmedavg.trim_fraction",
     "multikrum.selected": "multikrum.num_selected",
-    "fednova.epochs": "fednova.local_epochs",
+    "fednova.epochs": "client.epochs",
+    "fednova.local_epochs": "client.epochs",
+    "fednova.momentum": "client.momentum",
 }

@@ -21,10 +21,24 @@ from fedlab.config.schema import (
     RunConfig,
     ServerConfig,
 )
-from fedlab.config.sections import Overrides, options, parse_section, suggest_option
+from fedlab.config.sections import Overrides, Value, options, parse_section, suggest_option
 from fedlab.errors import ConfigError
 
 DATA_CONFIG = "data_config"  # the field in which a workload is given the run's DataConfig, where it has one
+
+
+# An option given alone takes its alternative back to the default: whoever asks for steps does not want epochs.
+ALTERNATIVES: Mapping[str, str] = {"client.steps": "client.epochs"}
+
+
+def put_over(below: Overrides, above: Overrides) -> dict[str, Value]:
+    """Return options with others over them, where an option given above also drops its alternative given below.
+
+    >>> put_over({"client.epochs": 1.0, "rounds": 5}, {"client.steps": 30})
+    {'rounds': 5, 'client.steps': 30}
+    """
+    dropped = {other for option, other in ALTERNATIVES.items() if option in above and other not in above}
+    return {**{name: value for name, value in below.items() if name not in dropped}, **above}
 
 
 def check_keys(

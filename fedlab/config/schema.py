@@ -9,6 +9,7 @@ A field with ``exclude=True`` is no option: it is set by the program, not by a u
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
 from typing import Any, Literal
@@ -172,9 +173,21 @@ class ServerConfig:
 class ClientConfig:
     """Training of a client on its own data between two messages."""
 
-    steps: int = Field(200, ge=0, description="local steps a round (R_c)")
+    steps: int = Field(200, ge=0, description="local steps a round (R_c), where client.epochs is 0")
+    epochs: float = Field(
+        0.0, ge=0.0, allow_inf_nan=False, description="local passes a round over a client's examples; 0: client.steps"
+    )
     batch_size: int = Field(256, ge=2, description="examples a step")
     learning_rate: PositiveFloat = Field(5e-3, description="first learning rate on the client")
+    momentum: float = Field(
+        0.9,
+        ge=0.0,
+        lt=1.0,
+        description="momentum of SGD of whole models on the client (rho); scaffold takes larger steps in its place",
+    )
+    weight_decay: NonNegativeFloat = Field(
+        0.0, description="weight decay of whole models on the client, added to gradients"
+    )
     optimizer: Literal["sgd", "adam"] = Field(
         "sgd", description="of whole models on the client, fresh each round: SGD with momentum, or Adam"
     )
@@ -191,6 +204,15 @@ class ClientConfig:
         description="decay a step of the averaged (EMA) whole model that a client sends; 0: the last",
     )
     evaluate: bool = Field(True, description="test the model on each client's test data")
+
+    @property
+    def trains(self) -> bool:
+        """True if a client takes any local step."""
+        return bool(self.steps or self.epochs)
+
+    def local_steps(self, examples: int) -> int:
+        """Return the number of local steps a round of a client with so many examples."""
+        return math.ceil(self.epochs * examples / self.batch_size) if self.epochs else self.steps
 
 
 @dataclass(frozen=True)

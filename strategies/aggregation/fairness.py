@@ -31,7 +31,6 @@ from torch import Tensor
 
 from fedlab.strategies.aggregation.client import START_LOSS
 from fedlab.strategies.aggregation.rule import AggregationSpec, ClientUpdate, WeightedMean, accumulate
-from fedlab.strategies.protocol import MOMENTUM
 
 EPSILON = 1e-10  # added to a loss
 
@@ -53,9 +52,12 @@ class QFedAvg(WeightedMean[FairOptions]):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        local = self.config.client
-        span = max(local.steps, 1) * local.learning_rate / (1 - MOMENTUM)
-        self.lipschitz = self.options.lipschitz or 1 / span  # L
+        self.local = self.config.client
+
+    def lipschitz(self, examples: int) -> float:
+        """Return L for a client with so many examples, on which its number of steps may depend."""
+        span = max(self.local.local_steps(examples), 1) * self.local.learning_rate / (1 - self.local.momentum)
+        return self.options.lipschitz or 1 / span
 
     def client_config(self) -> dict[str, bool | float]:
         """Return the request for F_k(w)."""
@@ -74,7 +76,7 @@ class QFedAvg(WeightedMean[FairOptions]):
 
     def add_floats(self, update: ClientUpdate, weight: float) -> None:
         """Add D_k and h_k, and the statistics to their mean."""
-        q, lipschitz = self.options.q, self.lipschitz
+        q, lipschitz = self.options.q, self.lipschitz(update.examples)
         loss = update.metrics[START_LOSS] + EPSILON
         trainable = [name for name in self.floats if name in self.trainable]
         gradients = {name: lipschitz * (self.current[name] - update.arrays[name]) for name in trainable}

@@ -16,6 +16,7 @@ from fedlab.losses.propagation import propagate_labels
 from fedlab.models import conformal, em, gaussian_mixture
 from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
 from fedlab.models.feature_classifier import features_of, head_of, probabilities, subsample_rows
+from fedlab.optimizers import Adam, cosine_rates
 from fedlab.strategies.dualadapt.mixtures import read_mixture, upload
 from fedlab.strategies.dualadapt.shared import BATCH, HEAD, MIXTURE, ONLY_MIXTURE, START, Options
 from fedlab.strategies.protocol import (
@@ -109,9 +110,14 @@ def adapt_head(
         mixture.update(z[rows])  # line 8
         return value
 
-    optimizer = torch.optim.Adam(local.parameters(), training.learning_rate)
-    plan = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(training.steps, 1))
-    mean = train_steps(loss, optimizer, training.steps, name="local head", after_step=plan.step)
+    steps = training.local_steps(len(z))
+    rates, optimizer = cosine_rates(training.learning_rate, steps), Adam(local.parameters(), training.learning_rate)
+
+    def next_rate() -> None:
+        optimizer.learning_rate = next(rates, 0.0)
+
+    next_rate()
+    mean = train_steps(loss, optimizer, steps, name="local head", after_step=next_rate)
     return local.requires_grad_(False).eval(), mixture.fitted(), mean
 
 
@@ -137,7 +143,7 @@ def fit_mixture(
 ) -> gaussian_mixture.GaussianMixture:
     """Fit W_T alone (line 8), with the same steps as in training, so that mixtures of late joiners are comparable."""
     mixture = RunningMixture(source, options.variance_floor)
-    for _ in range(training.steps):
+    for _ in range(training.local_steps(len(z))):
         mixture.update(z[sample_rows(z, training)])
     return mixture.fitted()
 

@@ -30,6 +30,10 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
     mean = None
     if not loss.empty:
         mean = train_steps(
-            lambda: loss(weight), optimizer, local.steps, name="local training", after_step=loss.after_step
+            lambda: loss(weight),
+            optimizer,
+            local.local_steps(len(data)),
+            name="local training",
+            after_step=loss.after_step,
         )
     return aggregation.make_reply(student_workload, message, context, student.state_dict(), drop_none(loss=mean), data)

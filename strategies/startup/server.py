@@ -17,7 +17,7 @@ from fedlab.models.feature_classifier import features_of, head_of, missing_parts
 from fedlab.seeds import seeded
 from fedlab.strategies.base import BaseStrategy, broadcast
 from fedlab.strategies.model_updates import ModelUpdates
-from fedlab.strategies.protocol import client_metrics, drop_none, is_final, tensor_record
+from fedlab.strategies.protocol import EXAMPLES, client_metrics, drop_none, is_final, tensor_record
 from fedlab.strategies.source_only import SourceTrainer
 from fedlab.strategies.startup.shared import (
     TEACHER,
@@ -76,7 +76,7 @@ class Startup(BaseStrategy):
         """Run line 3 and return line 4's messages; none if clients have nothing to do."""
         self._metrics = {}
         federated = self.options.setting == "federated"
-        if not federated or not self.local.steps:
+        if not federated or not self.local.trains:
             self._steps(server_round, None if federated else self._pooled_loss())
             return []
         self._steps(server_round, None)
@@ -131,16 +131,19 @@ class Startup(BaseStrategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Aggregate the students (line 9); a moving teacher moves by all the clients' steps at once."""
         losses: list[float] = []
+        steps: list[int] = []
 
-        def with_losses() -> Iterator[Message]:
+        def counted() -> Iterator[Message]:
             for reply in replies:
-                losses.extend(value for name, value in client_metrics(reply).items() if name == "loss")
+                metrics = client_metrics(reply)
+                losses.extend(value for name, value in metrics.items() if name == "loss")
+                steps.append(self.local.local_steps(int(metrics[EXAMPLES])))
                 yield reply
 
         if self.updates.sent:
-            self.student.load_state_dict(self.updates.aggregate(with_losses(), server_round))
+            self.student.load_state_dict(self.updates.aggregate(counted(), server_round))
             if self.options.teacher_ema:
-                ema_update(self.teacher, self.student.model, self.options.teacher_ema**self.local.steps)
+                ema_update(self.teacher, self.student.model, self.options.teacher_ema ** (sum(steps) / len(steps)))
             self._metrics |= self.updates.rule.metrics()
         if losses:
             self._metrics["client_loss"] = sum(losses) / len(losses)

@@ -16,6 +16,7 @@ from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.losses.ntxent import nt_xent
 from fedlab.losses.soft_labels import DIVERGENCES, shuffle_targets, soft_targets
 from fedlab.models.feature_classifier import features_of, head_of
+from fedlab.optimizers import SGD
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.wrapped_workload import WrappedWorkload
 from fedlab.training import ema_update
@@ -176,6 +177,6 @@ def ramp_up(server_round: int, rounds: int) -> float:
     return min(1.0, 0.75 * (1 - math.cos(math.pi * (server_round - 0.5) / rounds)))
 
 
-def sgd(module: nn.Module, rate: float) -> torch.optim.SGD:
+def sgd(module: nn.Module, rate: float) -> SGD:
     """Return a fresh optimizer as published: SGD with momentum and weight decay."""
-    return torch.optim.SGD(module.parameters(), rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    return SGD(module.parameters(), rate, MOMENTUM, WEIGHT_DECAY)

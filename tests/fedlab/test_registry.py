@@ -18,6 +18,7 @@ from fedlab.errors import ConfigError
 from fedlab.plugins import reference_to
 from fedlab.registry import find, load_config
 from fedlab.strategies import fedprox
+from fedlab.strategies.ablations import Ablation
 from fedlab.strategies.aggregation.server_optimizers import FEDAVG
 from fedlab.workloads.digits import Digits
 
@@ -405,3 +406,40 @@ def test_a_run_of_a_live_object(tmp_path, local):
 def test_a_rule_makes_a_strategy_of_an_object(tmp_path):
     result = fedlab.run(workload=Task(), strategy=FEDAVG, runs=tmp_path, overrides=QUICK)
     assert find("strategy", result.config["strategy"]).spec.aggregation is FEDAVG
+
+
+# --- defaults of a strategy ---
+
+AVERAGE = {"strategy": "fedavg", "client.steps": 30, "client.momentum": 0.5}
+
+
+def local(preset, **overrides):
+    client = load_config(preset, overrides).client
+    return client.steps, client.epochs, client.momentum
+
+
+def test_a_strategys_defaults_go_over_a_preset_for_another_and_below_one_for_itself():
+    assert local({}, strategy="fednova") == (200, 1.0, 0.9)
+    assert local(AVERAGE) == (30, 0.0, 0.5)
+    assert local(AVERAGE, strategy="fednova") == (30, 1.0, 0.5)
+    assert local({**AVERAGE, "strategy": "fednova"}) == (30, 0.0, 0.5)
+    assert local({"strategy": "fednova", "client.epochs": 3.0}) == (200, 3.0, 0.9)
+
+
+def test_a_users_options_go_over_both():
+    assert local(AVERAGE, strategy="fednova", **{"client.epochs": 2.0}) == (30, 2.0, 0.5)
+    assert local(AVERAGE, strategy="fednova", **{"client.steps": 7}) == (7, 0.0, 0.5)  # steps and not epochs
+    assert local({"strategy": "fednova"}, strategy="fednova", **{"client.steps": 7}) == (7, 0.0, 0.9)
+    assert local(AVERAGE, **{"client.steps": 7, "client.epochs": 2.0}) == (7, 2.0, 0.5)
+
+
+def test_what_is_resolved_resolves_to_itself():
+    config = load_config(AVERAGE, {"strategy": "fednova"})
+    assert load_config(config.options()) == config == load_config("", config.options())
+
+
+def test_an_ablation_is_its_strategy_in_another_form(monkeypatch):
+    ablation = Ablation("fednova", "three passes", {"client.epochs": 3.0})
+    monkeypatch.setitem(registry.ABLATIONS, "fednova_long", ablation)
+    assert local(AVERAGE, strategy="fednova_long") == (30, 3.0, 0.5)
+    assert local({"strategy": "fednova_long", "client.momentum": 0.1}) == (200, 3.0, 0.1)

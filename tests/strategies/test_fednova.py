@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedlab.seeds import seeded
-from fedlab.strategies.fednova import weight_of_steps
+from fedlab.training import effective_steps
 
 SEED, BATCH, RATE = 5, 4, 0.05
 
@@ -41,26 +41,26 @@ def plain_loop(matrices, fresh, epochs, momentum):
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_two_rounds_are_those_of_the_plain_loop(federate, matrices, fresh, momentum):
-    outcome = federate("fednova", **{"fednova.local_epochs": 2.0, "fednova.momentum": momentum})
+    outcome = federate("fednova", **{"client.epochs": 2.0, "client.momentum": momentum})
     x, effective = plain_loop(matrices, fresh, 2.0, momentum)
     np.testing.assert_allclose(outcome.weights, x, rtol=0, atol=2e-6)
     assert outcome.rounds[-1]["server"]["steps"] == pytest.approx(effective)
 
 
 @pytest.mark.parametrize(("steps", "momentum"), [(1, 0.9), (7, 0.5), (4, 0.0)])
-def test_the_weight_of_steps_is_the_sum_of_their_gradients_weights(steps, momentum):
-    assert weight_of_steps(steps, momentum) == pytest.approx(
+def test_effective_steps_are_the_sum_of_the_gradients_weights(steps, momentum):
+    assert effective_steps(steps, momentum) == pytest.approx(
         sum(momentum**power for step in range(steps) for power in range(step + 1))
     )
 
 
 def test_with_equal_steps_it_is_fedavg(federate):
-    ours, average = federate("fednova", **{"fednova.local_epochs": 0.0}), federate("fedavg")
+    ours, average = federate("fednova"), federate("fedavg")  # of SMALL's client.steps
     np.testing.assert_allclose(ours.weights, average.weights, rtol=0, atol=1e-6)
 
 
 def test_with_unequal_steps_it_is_not(federate, matrices, fresh):
-    ours = federate("fednova", **{"fednova.local_epochs": 2.0})
+    ours = federate("fednova", **{"client.epochs": 2.0})
     with seeded(SEED, "initialise"):
         start = fresh()
     assert np.abs(ours.weights - start).max() > 1e-2

@@ -99,6 +99,8 @@ def test_an_unknown_option_gets_a_near_match(where, key, sentence):
         ("camvid.parts", "data.clients_per_domain"),
         ("dualadapt.control", "dualadapt.source_only_twin"),
         ("multikrum.malicious", "multikrum.num_malicious"),
+        ("fednova.local_epochs", "client.epochs"),
+        ("fednova.momentum", "client.momentum"),
     ],
 )
 def test_an_old_name_gets_its_new_one(old, new):

@@ -54,5 +54,7 @@ def test_it_asks_for_a_loss_and_doubts_one_below_zero(make):
 
 def test_l_is_the_inverse_of_all_local_steps_unless_it_is_set(make):
     local = {"client.steps": 20, "client.learning_rate": 0.02}
-    assert make("qfedavg", **local).lipschitz == pytest.approx(0.1 / (20 * 0.02))
-    assert make("qfedavg", **local, **{"qfedavg.lipschitz": 50.0}).lipschitz == 50.0
+    assert make("qfedavg", **local).lipschitz(7) == pytest.approx(0.1 / (20 * 0.02))
+    assert make("qfedavg", **local, **{"qfedavg.lipschitz": 50.0}).lipschitz(7) == 50.0
+    passes = {"client.epochs": 2.0, "client.batch_size": 4, "client.momentum": 0.5, "client.learning_rate": 0.02}
+    assert make("qfedavg", **passes).lipschitz(6) == pytest.approx(0.5 / (3 * 0.02))

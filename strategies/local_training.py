@@ -1,0 +1,149 @@
+"""Local training of a whole model, in three steps: what to do, the loop, and what to answer.
+
+:func:`prepare` gathers in a :class:`LocalWork` all that the loop depends on, :func:`run` is the loop, and a strategy's
+reply is made of its :class:`Trained`. What runs many clients at once takes the place of :func:`run` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from flwr.app import Message
+from torch import Tensor, nn
+
+from fedlab.data.dataset import ArrayDataset
+from fedlab.errors import ConfigError
+from fedlab.optimizers import OptimizerSettings
+from fedlab.strategies.protocol import ClientContext, arrays_of, client_dataset, load, round_of
+from fedlab.training import cosine_factor, ema_update, resolve_device, train_steps
+from fedlab.workload import Workload, missing_columns
+
+Tensors = Mapping[str, Tensor]
+# Weights by name, the same at the start, and extra tensors by name -> a scalar that is added to the loss. A pure
+# function, so that it can be mapped over clients; compared by ==, so a dataclass with __call__ rather than a closure.
+Penalty = Callable[[Tensors, Tensors, Tensors], Tensor]
+
+PHASE = "local training"
+
+
+@dataclass(frozen=True)
+class LocalWork:
+    """The local training of one client in one round.
+
+    Attributes
+    ----------
+    model
+        The model that was sent, on the device and in training mode; training changes it in place.
+    data
+        Examples with every column that the workload's loss reads.
+    steps, batch_size
+        Number of steps, and examples of each, drawn with replacement.
+    optimizer
+        The optimizer, fresh in each round.
+    ema_decay
+        Decay of a moving average of the weights, which is then the result; 0: none.
+    penalty
+        A term to add to the workload's loss, see :data:`Penalty`.
+    extra
+        Tensors by name that the penalty reads, on the device.
+    """
+
+    model: nn.Module
+    data: ArrayDataset
+    steps: int
+    batch_size: int
+    optimizer: OptimizerSettings
+    ema_decay: float = 0.0
+    penalty: Penalty | None = None
+    extra: Tensors = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model."""
+        return next(self.model.parameters()).device
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Result of local training.
+
+    Attributes
+    ----------
+    state
+        State of the trained model, or of the average of its weights.
+    loss
+        Mean loss over the steps, None without steps.
+    """
+
+    state: Tensors
+    loss: float | None
+
+
+def prepare(
+    workload: Workload, message: Message, context: ClientContext, data: ArrayDataset | None = None
+) -> LocalWork:
+    """Return the local training that ``client.*`` and the message ask for.
+
+    Parameters
+    ----------
+    data
+        The examples; None: the client's own training data.
+
+    Raises
+    ------
+    ConfigError
+        When the examples lack a column that the loss reads.
+    DataError
+        When the client's data is missing or damaged.
+    IncompatibleWeightsError
+        When the message has the weights of another model.
+    """
+    core, options = context.config.run, context.config.client
+    data = client_dataset(workload, context, "train") if data is None else data
+    device = resolve_device(core.device)
+    model = load(workload.model(), arrays_of(message.content), device).train()
+    if missing := missing_columns(workload, data):
+        raise ConfigError(
+            "this strategy trains on a client's own labels, and this client's training data has none"
+            if missing == ["y"]
+            else f"this client's training data lacks {', '.join(missing)}, which the workload's loss takes"
+        )
+    rate = options.learning_rate * cosine_factor(options.final_lr_fraction, round_of(message), core.rounds)
+    settings = OptimizerSettings(options.optimizer, rate, options.momentum, options.weight_decay, options.max_grad_norm)
+    return LocalWork(model, data, options.local_steps(len(data)), options.batch_size, settings, options.ema_decay)
+
+
+Prepare = Callable[[Workload, Message, ClientContext], LocalWork]
+
+
+def run(workload: Workload, work: LocalWork) -> Trained:
+    """Take the steps, on batches from torch's current random stream.
+
+    Raises
+    ------
+    RunError
+        When the loss is not finite.
+    """
+    model, device = work.model, work.device
+    weights = dict(model.named_parameters())
+    start = {name: weight.detach().clone() for name, weight in weights.items()} if work.penalty else {}
+
+    def loss() -> Tensor:
+        batch = {name: column.to(device) for name, column in work.data.sample_batch(work.batch_size).items()}
+        value = workload.loss(model, batch)
+        return value + work.penalty(weights, start, work.extra) if work.penalty else value
+
+    average = deepcopy(model) if work.ema_decay else model
+    mean = train_steps(
+        loss,
+        work.optimizer.build(weights.values()),
+        work.steps,
+        name=PHASE,
+        max_grad_norm=work.optimizer.max_grad_norm,
+        after_step=partial(ema_update, average, model, work.ema_decay) if work.ema_decay else None,
+    )
+    return Trained(average.state_dict(), mean)
