@@ -20,7 +20,7 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's, torch's defaults
 
 
 class Optimizer(Protocol):
-    """What a training loop needs of an optimizer; torch's have it as well.
+    """The part of an optimizer that a training loop uses; torch's have it as well.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class Optimizer(Protocol):
     param_groups: list[dict[str, Any]]
 
     def step(self) -> object:
-        """Take one step along the gradients of the weights."""
+        """Move the weights one step along their gradients."""
         ...
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -54,7 +54,7 @@ class _FirstOrder:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Take one step along the gradients, and drop them; weights without one stay."""
+        """Move the weights one step along their gradients, and drop these; weights without one stay."""
         rows = [row for row, weight in enumerate(self.weights) if weight.grad is not None]
         if not rows:
             return

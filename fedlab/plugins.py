@@ -76,6 +76,11 @@ def load_object(path: str, what: str) -> Any:
     return found
 
 
+def exists_here_only(reference: str) -> bool:
+    """Return True if another process cannot find what a reference names."""
+    return reference.startswith((LIVE, "__main__:"))
+
+
 def load_module(name: str, what: str) -> Any:
     """Import a module; ``what`` says in messages what it is for.
 

@@ -295,11 +295,13 @@ def config_from_text(preset: str, overrides: str, settings: tuple[tuple[str, Val
     ConfigError
         As :func:`load_config`.
     """
-    config = _config_from_text(preset, overrides, settings)
-    if plugins_of(config.options()) == config.plugins:
-        return config
-    _config_from_text.cache_clear()  # something was defined again
     return _config_from_text(preset, overrides, settings)
+
+
+def refresh(config: Config) -> None:
+    """Resolve every text anew if something that a run uses was defined again, as in a notebook; called once a run."""
+    if plugins_of(config.options()) != config.plugins:
+        _config_from_text.cache_clear()
 
 
 @lru_cache(maxsize=64)

@@ -117,7 +117,9 @@ STRATEGIES: Mapping[str, Row] = {
 }
 
 ENGINES: Mapping[str, Row] = {
-    "inprocess": Row("fedlab.engines:INPROCESS", "this process; a network that is a function call (default)"),
+    "auto": Row("fedlab.engines:AUTO", "pool with more than 8 clients a round and more than one core, else inprocess"),
+    "inprocess": Row("fedlab.engines:INPROCESS", "this process; a network that is a function call"),
+    "pool": Row("fedlab.engines:POOL", "worker processes of this machine"),
     "ray": Row("fedlab.engines:RAY", "Flower's simulation: clients in Ray actors, behind a private SuperLink"),
     "grpc": Row("fedlab.engines:GRPC", "real clients over gRPC: `fedlab serve` here, `fedlab join` there"),
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -14,6 +16,7 @@ from fedlab.config.sections import Overrides
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.errors import ConfigError
 from fedlab.metrics import Metric, Phase
+from fedlab.seeds import seeded
 from fedlab.training import Progress, null_progress
 
 
@@ -126,6 +129,23 @@ class SupportsClassNames(Protocol):
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, by label."""
         ...
+
+
+def blank_model(workload: Workload) -> nn.Module:
+    """Return the workload's model with any weights, to load others into.
+
+    It is a copy of one that is made once a process, on a stream of its own: nothing is drawn from the current random
+    stream, so what a client draws afterwards does not depend on how a model is initialized.
+    """
+    for known, template in _templates:
+        if known is workload:
+            return deepcopy(template)
+    with seeded("blank model"):
+        _templates.append((workload, workload.model()))
+    return deepcopy(_templates[-1][1])
+
+
+_templates: deque[tuple[Workload, nn.Module]] = deque(maxlen=4)
 
 
 def loss_columns(workload: Workload) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from fedlab.comm.roster import Roster
 from fedlab.comm.sampling import Sampler, read_schedule
 from fedlab.comm.tensors import tensor_record, tensors_of
 from fedlab.config.schema import Config, parse_join_rounds
-from fedlab.registry import app_config, config_from_text
+from fedlab.registry import app_config, config_from_text, refresh
 from fedlab.runs import pretrain_cache
 from fedlab.runs.checkpoints import weights_sha256
 from fedlab.runs.directory import RunDirectory, current_directory
@@ -37,7 +37,7 @@ from fedlab.server.budget import Budget
 from fedlab.strategies import validation
 from fedlab.strategies.protocol import EXAMPLES, FINAL, StrategySpec, client_metrics, load
 from fedlab.training import resolve_device
-from fedlab.workload import SupportsScoring, Workload
+from fedlab.workload import SupportsScoring, Workload, blank_model
 
 app = ServerApp()
 
@@ -45,6 +45,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run one federation, from its start or from its newest checkpoint, to its last round."""
+    refresh(config_from_text(*app_config(context.run_config)))
     config = config_from_text(*app_config(context.run_config))
     directory = current_directory()
     run = RunDirectory.open(directory) if directory else RunDirectory.create(Path("runs"), config)
@@ -289,8 +290,7 @@ class RoundLoop:
 
     def _global_model(self, arrays: ArrayRecord) -> nn.Module | None:
         """Return the workload's model with the global arrays; None where they are something else."""
-        with seeded(self.config.run.seed, "model"):
-            model = self.workload.model()
+        model = blank_model(self.workload)
         state = tensors_of(arrays)
         if state.keys() != model.state_dict().keys():
             return None

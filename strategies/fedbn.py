@@ -24,7 +24,6 @@ from torch import Tensor
 
 from fedlab.config.schema import Config
 from fedlab.models.batchnorm_stats import batch_norm_names
-from fedlab.seeds import seeded
 from fedlab.strategies import fedavg
 from fedlab.strategies.base import Records, broadcast
 from fedlab.strategies.protocol import (
@@ -38,7 +37,7 @@ from fedlab.strategies.protocol import (
     tensor_record,
 )
 from fedlab.training import Progress
-from fedlab.workload import Workload
+from fedlab.workload import Workload, blank_model
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,7 @@ class FedBN(fedavg.FedAvg):
 
     def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
         super().__init__(workload, config, progress)
-        with seeded("names of a model"):
-            self.names = batch_norm_names(workload.model())
+        self.names = batch_norm_names(blank_model(workload))
         self.norms: dict[int, dict[str, Tensor]] = {}  # batch norms by partition
         self.partition_of: Mapping[int, int] = {}
 

@@ -27,7 +27,6 @@ from torch import Tensor
 
 from fedlab.config.schema import Config
 from fedlab.errors import ConfigError
-from fedlab.seeds import seeded
 from fedlab.strategies import aggregation, fedavg
 from fedlab.strategies.base import broadcast
 from fedlab.strategies.local_training import prepare, run
@@ -43,7 +42,7 @@ from fedlab.strategies.protocol import (
     tensor_record,
 )
 from fedlab.training import Progress
-from fedlab.workload import Workload
+from fedlab.workload import Workload, blank_model
 
 PART = "part"
 
@@ -64,8 +63,7 @@ class FedParts(fedavg.FedAvg):
 
     def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
         super().__init__(workload, config, progress)
-        with seeded("names of a model"):
-            state = workload.model().state_dict()
+        state = blank_model(workload).state_dict()
         self.parts = names_of(state, config.strategy.parts)
         self.partition_of: Mapping[int, int] = {}
         self.asked: dict[int, int] = {}  # partition to part, in this round

@@ -20,7 +20,7 @@ from fedlab.errors import ConfigError
 from fedlab.optimizers import OptimizerSettings
 from fedlab.strategies.protocol import ClientContext, arrays_of, client_dataset, load, round_of
 from fedlab.training import cosine_factor, ema_update, resolve_device, train_steps
-from fedlab.workload import Workload, missing_columns
+from fedlab.workload import Workload, blank_model, missing_columns
 
 Tensors = Mapping[str, Tensor]
 # Weights by name, the same at the start, and extra tensors by name -> a scalar that is added to the loss. A pure
@@ -105,7 +105,7 @@ def prepare(
     core, options = context.config.run, context.config.client
     data = client_dataset(workload, context, "train") if data is None else data
     device = resolve_device(core.device)
-    model = load(workload.model(), arrays_of(message.content), device).train()
+    model = load(blank_model(workload), arrays_of(message.content), device).train()
     if missing := missing_columns(workload, data):
         raise ConfigError(
             "this strategy trains on a client's own labels, and this client's training data has none"
@@ -121,7 +121,7 @@ Prepare = Callable[[Workload, Message, ClientContext], LocalWork]
 
 
 def run(workload: Workload, work: LocalWork) -> Trained:
-    """Take the steps, on batches from torch's current random stream.
+    """Train the model, on batches from torch's current random stream.
 
     Raises
     ------

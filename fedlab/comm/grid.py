@@ -15,7 +15,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedlab.comm import compression
-from fedlab.comm.replies import UNRESPONSIVE_KINDS, ClientFailure, PhaseStats, stream_replies
+from fedlab.comm.replies import UNRESPONSIVE_KINDS, WINDOW, ClientFailure, PhaseStats, stream_replies
 from fedlab.comm.roster import GONE, Roster
 from fedlab.comm.tensors import content_bytes
 from fedlab.errors import FedlabError, RunError
@@ -179,7 +179,9 @@ class PartitionGrid(Grid):
         order = deque(self.partition_of[message.metadata.dst_node_id] for message in sent)
         present, asked = self.nodes.keys() | set(order), bool(order)
         ready: dict[int, Message | None] = {}  # answered or failed, and not yielded yet
-        for message, reply in stream_replies(self.grid, sent, idle_timeout, self.round_timeout or float("inf")):
+        for message, reply in stream_replies(
+            self.grid, sent, idle_timeout, self.round_timeout or float("inf"), getattr(self.grid, "window", WINDOW)
+        ):
             partition = self.partition_of[message.metadata.dst_node_id]
             if reply is None:
                 waited = f"{self.round_timeout:g} s" if self.round_timeout else f"{idle_timeout:g} s of silence"

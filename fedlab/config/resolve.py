@@ -24,6 +24,7 @@ from fedlab.config.schema import (
 from fedlab.config.sections import Overrides, Value, options, parse_section, suggest_option
 from fedlab.errors import ConfigError
 
+FEW_CLIENTS = 8  # up to so many clients a round train one after another in one process
 DATA_CONFIG = "data_config"  # the field in which a workload is given the run's DataConfig, where it has one
 
 
@@ -113,7 +114,7 @@ def build_config(values: Overrides, plugins: Mapping[str, Plugin], client_folder
     """
     run = parse_section(RunConfig, "", values)
     data = parse_section(DataConfig, "data", values, seed=run.seed, client_folder=client_folder)
-    return Config(
+    config = Config(
         run=run,
         comm=parse_section(CommConfig, "comm", values),
         checkpoint=parse_section(CheckpointConfig, "checkpoint", values),
@@ -126,6 +127,19 @@ def build_config(values: Overrides, plugins: Mapping[str, Plugin], client_folder
         engine=_options(plugins["engine"], values),
         plugins=dict(plugins),
     )
+    return (
+        config if run.threads else dataclasses.replace(config, run=dataclasses.replace(run, threads=_threads(config)))
+    )
+
+
+def clients_in_a_round(config: Config) -> int:
+    """Return how many clients train in a round, at most."""
+    return max(1, round(config.run.fraction_train * len(config.clients)))
+
+
+def _threads(config: Config) -> int:
+    """Return the threads of each process: with many clients there are many processes, each with one of them."""
+    return 1 if clients_in_a_round(config) > FEW_CLIENTS else 2
 
 
 def with_options(config: Config, changes: Overrides) -> Config:

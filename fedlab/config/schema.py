@@ -39,7 +39,7 @@ class RunConfig:
     name: str = Field("", pattern=r"^[^/\\]*$", description="name of the run directory; empty: the preset's")
     workload: str = Field("digits", description="what is learned: a name of `fedlab list`, or pkg.module:Name")
     strategy: str = Field("dualadapt", description="how it is learned together: a name, or pkg.module:Name")
-    engine: str = Field("inprocess", description="what carries the messages: a name, or pkg.module:Name")
+    engine: str = Field("auto", description="what carries the messages: a name, or pkg.module:Name")
     rounds: int = Field(5, ge=1, description="federated rounds")
     seed: int = Field(0, ge=0, description="run seed; every random stream is named from it")
     min_clients: int = Field(0, ge=0, description="fewest clients that a phase needs, else the run stops; 0: all")
@@ -55,7 +55,12 @@ class RunConfig:
     )
     join_rounds: str = Field("", description="clients that join late and in which round, as usps=3,optdigits=4")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
-    threads: int = Field(2, ge=1, le=256, description="CPU threads of each process; part of what fixes the bits")
+    threads: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="CPU threads of each process; they fix the bits; 0: 2, or 1 with more than 8 clients a round",
+    )
     sample_every: int = Field(
         1, ge=1, description="rounds between two evaluations of a generative model's samples; the last has one anyway"
     )
@@ -231,6 +236,14 @@ class InProcessConfig:
     isolate: bool = Field(
         False, description="serialize every message as on a network, to find code that shares memory; slower"
     )
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """Clients in worker processes of this machine."""
+
+    workers: int = Field(0, ge=0, description="processes; 0: one for each core, or as many as GPUs have places")
+    clients_per_gpu: int = Field(1, ge=1, description="processes that share one GPU")
 
 
 @dataclass(frozen=True)

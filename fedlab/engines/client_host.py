@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, MessageType, RecordDict
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 
@@ -20,6 +20,15 @@ App = Callable[[Message, Context], Message]
 def node_partitions(partitions: int) -> dict[int, int]:
     """Return node id to partition of so many clients."""
     return {FIRST_NODE + partition: partition for partition in range(partitions)}
+
+
+@runtime_checkable
+class TrainsMany(Protocol):
+    """A client app that can train several clients at once."""
+
+    def train_many(self, messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
+        """Return the replies to training messages, in their order."""
+        ...
 
 
 class ClientHost:
@@ -36,12 +45,20 @@ class ClientHost:
     isolate
         True if messages go through Flower's serialization, as on a network. Else a client reads the very tensors that
         the server sent: it must not change them in place.
+    vectorize
+        Number of clients that are trained at once where their app can do that; 0: one after another.
     """
 
     def __init__(
-        self, client_app: App, run_config: Mapping[str, Any], partitions: Mapping[int, int], isolate: bool = False
+        self,
+        client_app: App,
+        run_config: Mapping[str, Any],
+        partitions: Mapping[int, int],
+        isolate: bool = False,
+        vectorize: int = 0,
     ) -> None:
         self.client_app, self.run_config, self.partitions, self.isolate = client_app, run_config, partitions, isolate
+        self.vectorize = vectorize if isinstance(client_app, TrainsMany) else 0
         self.states: dict[int, RecordDict] = {}  # node id to the state that its app left, where it left any
 
     def context(self, node: int) -> Context:
@@ -50,9 +67,18 @@ class ClientHost:
         state = deepcopy(self.states[node]) if node in self.states else RecordDict()
         return Context(RUN_ID, node, config, state, dict(self.run_config))
 
+    def answer_many(self, messages: Sequence[Message]) -> list[Message]:
+        """Return the replies of several clients, trained at once where that is asked for."""
+        if self.vectorize < 2 or any(one.metadata.message_type != MessageType.TRAIN for one in messages):
+            return [self.answer(message) for message in messages]
+        assert isinstance(self.client_app, TrainsMany)
+        contexts = [self.context(message.metadata.dst_node_id) for message in messages]
+        received = [self._received(message) for message in messages]
+        return self.client_app.train_many(received, contexts)
+
     def answer(self, message: Message) -> Message:
         """Return a client's reply; an exception of its app becomes an error reply with the traceback."""
-        received = message_from_proto(message_to_proto(message)) if self.isolate else by_reference(message)
+        received = self._received(message)
         context = self.context(message.metadata.dst_node_id)
         try:
             reply = self.client_app(received, context)
@@ -60,7 +86,13 @@ class ClientHost:
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, traceback.format_exc()), reply_to=received)
         if context.state:
             self.states[context.node_id] = context.state
-        return message_from_proto(message_to_proto(reply)) if self.isolate else reply
+        return self._received(reply)
+
+    def _received(self, message: Message) -> Message:
+        """Return a message as its receiver gets it."""
+        if self.isolate:
+            return message_from_proto(message_to_proto(message))
+        return message if message.has_error() else by_reference(message)
 
 
 def by_reference(message: Message) -> Message:

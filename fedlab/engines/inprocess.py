@@ -78,12 +78,12 @@ class LocalGrid(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Return all replies; there is no timeout."""
-        waiting = set(self.push_messages(messages))
+        waiting = dict.fromkeys(self.push_messages(messages))
         replies: list[Message] = []
         while waiting:
-            came = self.pull_messages(waiting)
-            replies += came
-            waiting -= {reply.metadata.reply_to_message_id for reply in came}
+            for reply in self.pull_messages(waiting):
+                del waiting[reply.metadata.reply_to_message_id]
+                replies.append(reply)
         return replies
 
 
@@ -115,13 +115,17 @@ class InProcessGrid(LocalGrid):
         guard = WriteGuard([message.content])
         reply = self.host.answer(message)
         if changed := guard.changed():
-            partition = self.partitions[message.metadata.dst_node_id]
-            raise RunError(
-                f"the client of partition {partition} changed the arrays that the server sent in place "
-                f"({', '.join(changed[:3])}), which every client reads; clone them first (`inprocess.isolate=true` "
-                "gives each client a copy)"
-            )
+            raise change_refused(self.partitions[message.metadata.dst_node_id], changed)
         return reply
+
+
+def change_refused(partition: int, changed: list[str]) -> RunError:
+    """Return the error of a client that changed in place what the server sent."""
+    return RunError(
+        f"the client of partition {partition} changed the arrays that the server sent in place "
+        f"({', '.join(changed[:3])}), which every client reads; clone them first (engine=inprocess with "
+        "inprocess.isolate=true gives each client a copy)"
+    )
 
 
 def run_config(apps: Apps, config: Config, directory: Path) -> None:

@@ -115,6 +115,16 @@ def start(
         )
 
 
+def usable_cpus() -> int:
+    """Return the number of CPUs that this process may use, within the limit of a container if there is one."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return cpus if quota == "max" else max(1, min(cpus, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return cpus
+
+
 def free_ports(number: int) -> list[int]:
     """Return ports of the loopback that are free at this moment."""
     sockets = [socket.create_server((LOOPBACK, 0)) for _ in range(number)]

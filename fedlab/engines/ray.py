@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from fedlab.config.schema import Config, RayConfig
 from fedlab.engines.flower_internals import Simulation
+from fedlab.engines.processes import usable_cpus
 from fedlab.engines.spec import Apps, flower_config
 from fedlab.engines.superlink import check_apps, follow, submit, superlink
 from fedlab.errors import ConfigError, RunError
@@ -68,7 +68,7 @@ def run(
     else:
         # Flower takes whole CPUs per client and starts an actor wherever one fits, however few the partitions. In a
         # private Ray CPUs are only numbers: one for each client that may run at the same time.
-        slots = min(partitions, max(1, int(_cpus() / options.cpus)))
+        slots = min(partitions, max(1, int(usable_cpus() / options.cpus)))
         simulation = Simulation(partitions, 1, options.gpus, total_cpus=slots)
     variables = {
         **(environment or {}),
@@ -98,13 +98,3 @@ def _check(apps: Apps, partitions: int, options: RayConfig) -> None:
     if find_spec("ray") is None:
         raise ConfigError("The ray engine needs the package ray: pip install 'flwr[simulation]'.")
     check_apps(apps)
-
-
-def _cpus() -> int:
-    """Return the number of CPUs that this process may use, within the limit of a container if there is one."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return cpus if quota == "max" else max(1, min(cpus, int(quota) // int(period)))
-    except (OSError, ValueError):
-        return cpus

@@ -23,7 +23,7 @@ class Apps:
 
     def load(self) -> tuple[Any, Any]:
         """Import both apps. Flower's own loader would put the current folder first on the search path."""
-        return _load(self.server), _load(self.client)
+        return load_reference(self.server), load_reference(self.client)
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,16 @@ class EngineSpec:
 
     def start(self, apps: Apps, config: Config, directory: Path) -> None:
         """Run a federation to its end."""
-        _load(self.run)(apps, config, directory)
+        load_reference(self.run)(apps, config, directory)
 
     def validate(self, config: Config) -> None:
         """Raise what would stop a run before it begins."""
         if self.check:
-            _load(self.check)(config)
+            load_reference(self.check)(config)
 
 
-def _load(found: Any) -> Any:
+def load_reference(found: Any) -> Any:
+    """Return what an import path ``module:attribute`` names; anything else is returned as it is."""
     if not isinstance(found, str):
         return found
     module, _, name = found.partition(":")

@@ -26,11 +26,10 @@ from fedlab.comm.grid import MEGABYTE
 from fedlab.comm.sampling import Sampler, read_schedule
 from fedlab.config.schema import Config, parse_join_rounds
 from fedlab.errors import ConfigError
-from fedlab.seeds import seeded
 from fedlab.strategies.aggregation import server_optimizers
 from fedlab.strategies.aggregation.client import START_LOSS, make_reply
 from fedlab.strategies.aggregation.rule import AggregationSpec, ClientUpdate, Rule, client_update, client_updates
-from fedlab.workload import Workload
+from fedlab.workload import Workload, blank_model
 
 __all__ = [
     "Aggregation",
@@ -102,8 +101,7 @@ def check_memory(name: str, workload: Workload, config: Config) -> None:
     ConfigError
         With what they take, what the option allows, and how many clients would fit.
     """
-    with seeded("names of a model"):
-        state = workload.model().state_dict()
+    state = blank_model(workload).state_dict()
     model = sum(tensor.numel() * tensor.element_size() for tensor in state.values()) / MEGABYTE
     asked = Sampler(config.run.seed, config.run.fraction_train).count(len(config.clients))
     limit = config.server.max_replies_mb

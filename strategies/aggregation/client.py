@@ -22,7 +22,7 @@ from fedlab.strategies.protocol import (
     tensor_record,
 )
 from fedlab.training import resolve_device
-from fedlab.workload import Workload
+from fedlab.workload import Workload, blank_model
 
 START_LOSS, CLIPPING_NORM, UNCLIPPED = "start-loss", "clipping-norm", "unclipped"
 LOSS_EXAMPLES, LOSS_BATCH = 1000, 250  # a client's loss before training is taken on so many, so many at a time
@@ -53,7 +53,7 @@ def make_reply(
     if config.get(START_LOSS, False):
         measured[START_LOSS] = start_loss(workload, sent, message, context, data)
     if CLIPPING_NORM in config:
-        trainable = {name for name, _ in workload.model().named_parameters()}
+        trainable = {name for name, _ in blank_model(workload).named_parameters()}
         state, whole = clip(state, sent, trainable, float(config[CLIPPING_NORM]))  # type: ignore[arg-type]
         measured[UNCLIPPED] = float(whole)
     return RecordDict({ARRAYS: tensor_record(state), METRICS: metrics_record(measured, len(data))})
@@ -68,7 +68,7 @@ def start_loss(
     some, total = data.subsample(LOSS_EXAMPLES), 0.0
     with seeded(core.seed, START_LOSS, round_of(message), partition):
         device = resolve_device(core.device)
-        model = load(workload.model(), sent, device).eval()
+        model = load(blank_model(workload), sent, device).eval()
         for batch in some.batches(LOSS_BATCH):
             moved = {name: column.to(device) for name, column in batch.items()}
             total += float(workload.loss(model, moved)) * len(next(iter(batch.values())))

@@ -41,6 +41,7 @@ from fedlab.strategies.aggregation.client import CLIPPING_NORM, UNCLIPPED, clip
 from fedlab.strategies.aggregation.rule import AggregationSpec, ClientUpdate, WeightedMean, accumulate
 from fedlab.strategies.protocol import load
 from fedlab.training import resolve_device
+from fedlab.workload import blank_model
 
 STATISTICS_EXAMPLES = 1000
 _NOISE = "noise on the mean update, in clipping norms / clients (z); 0: none"
@@ -100,7 +101,9 @@ class ClippingDP(WeightedMean[DpOptions], Generic[DpOptions]):
 
     def incompatibility(self, clients: int) -> str:
         """Return a refusal where batch-norm statistics need inputs x that the server does not have."""
-        if batch_norms(self.workload.model()) and "x" not in (columns := self.workload.data(None, "train").columns):
+        if batch_norms(blank_model(self.workload)) and "x" not in (
+            columns := self.workload.data(None, "train").columns
+        ):
             return f"batch-norm statistics are taken of the server's inputs x, and its data has {', '.join(columns)}"
         return ""
 
@@ -140,7 +143,7 @@ class ClippingDP(WeightedMean[DpOptions], Generic[DpOptions]):
         """Return the noisy mean, with batch-norm statistics of at most 1000 of the server's own training examples."""
         current = self.current
         new = super().finish(server_round, total)
-        model = load(self.workload.model(), new, resolve_device(self.config.run.device))
+        model = load(blank_model(self.workload), new, resolve_device(self.config.run.device))
         if batch_norms(model):
             device = next(model.parameters()).device
             adapt_batchnorm(model, self.workload.data(None, "train"), STATISTICS_EXAMPLES, 1.0, device)

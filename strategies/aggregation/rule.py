@@ -18,9 +18,8 @@ from torch import Tensor
 
 from fedlab.config.schema import Config
 from fedlab.errors import ConfigError, RunError
-from fedlab.seeds import seeded
 from fedlab.strategies.protocol import EXAMPLES, arrays_of, client_metrics
-from fedlab.workload import Workload
+from fedlab.workload import Workload, blank_model
 
 Options = TypeVar("Options")
 
@@ -81,8 +80,7 @@ class Rule(Generic[Options]):
 
     def __init__(self, options: Options, workload: Workload, config: Config) -> None:
         self.options, self.workload, self.config = options, workload, config
-        with seeded("names of a model"):
-            self.trainable = frozenset(name for name, _ in workload.model().named_parameters())
+        self.trainable = frozenset(name for name, _ in blank_model(workload).named_parameters())
         self.begin({})
 
     @property

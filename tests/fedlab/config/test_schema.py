@@ -104,7 +104,17 @@ def test_options_are_those_of_what_is_in_use_by_key_and_typed():
     assert values["digits.targets"] == config.workload.targets
     assert values["fedadam.learning_rate"] == config.aggregation.learning_rate
     sections = {key.rpartition(".")[0] for key in values}
-    assert sections == {"", "comm", "checkpoint", "data", "server", "client", "digits", "self_training", "fedadam"}
+    assert sections == {
+        "",
+        "comm",
+        "checkpoint",
+        "data",
+        "server",
+        "client",
+        "digits",
+        "self_training",
+        "fedadam",
+    }
 
 
 def test_clients_are_those_of_the_workload_that_take_part():

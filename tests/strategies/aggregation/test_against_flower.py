@@ -1,7 +1,7 @@
 """Each rule beside Flower's class of its name, on random models of several clients.
 
-Exact where the arithmetic is the same; within 2e-7 (about one unit in the last place of these weights) where Flower's
-goes through float64 (FedAdam), torch's square root is not NumPy's (FedAdagrad, FedYogi) or sums have another order.
+Within 2e-7 (about one unit in the last place of these weights): a mean is divided by the sum of the weights at the end,
+Flower's goes through float64 (FedAdam), and torch's square root is not NumPy's (FedAdagrad, FedYogi).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def compare(found, wanted, tolerance):
 
 
 OPTIMIZERS = {
-    "fedavgm": (flower.FedAvgM, {"learning_rate": "server_learning_rate", "momentum": "server_momentum"}, 0.0),
+    "fedavgm": (flower.FedAvgM, {"learning_rate": "server_learning_rate", "momentum": "server_momentum"}, LOOSE),
     "fedadagrad": (flower.FedAdagrad, {"learning_rate": "eta", "tau": "tau"}, LOOSE),
     "fedadam": (flower.FedAdam, {"learning_rate": "eta", "beta_1": "beta_1", "beta_2": "beta_2", "tau": "tau"}, LOOSE),
     "fedyogi": (flower.FedYogi, {"learning_rate": "eta", "beta_1": "beta_1", "beta_2": "beta_2", "tau": "tau"}, LOOSE),
@@ -47,7 +47,7 @@ VALUES = {"learning_rate": 0.03, "momentum": 0.8, "beta_1": 0.6, "beta_2": 0.95,
 
 def test_fedavg(make, start, models):
     floats = [name for name in start if name != COUNTER]
-    compare(make("fedavg").aggregate(start, models(1), 1), reference(flower.FedAvg(), models(1), floats), 0.0)
+    compare(make("fedavg").aggregate(start, models(1), 1), reference(flower.FedAvg(), models(1), floats), LOOSE)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -63,7 +63,7 @@ def test_server_optimizers_over_three_rounds(make, start, models, name):
         wanted = reference(strategy, updates, trainable(), server_round=server_round)
         current = rule.aggregate(current, updates, server_round)
         compare(current, wanted, tolerance)
-        compare(current, reference(flower.FedAvg(), updates, statistics), 0.0)
+        compare(current, reference(flower.FedAvg(), updates, statistics), LOOSE)
 
 
 def seven(models):

@@ -1,0 +1,34 @@
+"""Default engine: worker processes where they help, else this process. The results have the same bits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from fedlab.config.resolve import FEW_CLIENTS, clients_in_a_round
+from fedlab.config.schema import Config, InProcessConfig, PoolConfig
+from fedlab.engines import inprocess, pool
+from fedlab.engines.spec import Apps
+from fedlab.plugins import exists_here_only
+from fedlab.runs.manifest import update_manifest
+
+
+def run_config(apps: Apps, config: Config, directory: Path) -> None:
+    """Run a configured federation with the engine that suits it, and record which one that is."""
+    pooled = uses_pool(config)
+    update_manifest(directory, engine="pool" if pooled else "inprocess")
+    engine, options = (pool, PoolConfig()) if pooled else (inprocess, InProcessConfig())
+    engine.run_config(apps, replace(config, engine=options), directory)
+
+
+def uses_pool(config: Config) -> bool:
+    """Return True if clients run in processes of their own.
+
+    That is where more than a few clients take part in a round, there is more than one place for a process, and
+    workers can find what the run uses: an object of this process they cannot.
+    """
+    if clients_in_a_round(config) <= FEW_CLIENTS:
+        return False
+    if any(exists_here_only(plugin.reference) for plugin in config.plugins.values()):
+        return False
+    return pool.number_of_workers(PoolConfig(), len(config.clients)) > 1
