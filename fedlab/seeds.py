@@ -38,15 +38,30 @@ def seeded(*names: int | str) -> Iterator[None]:
     """Run the body on a stream of its own of ``random``, NumPy and torch, and restore the global streams afterwards."""
     seed = seed_of(*names)
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=_gpus()):
+    with _torch_seeded(seed):
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
         try:
             yield
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)
+
+
+@contextmanager
+def _torch_seeded(seed: int) -> Iterator[None]:
+    if _gpus():
+        with torch.random.fork_rng(devices=_gpus()):
+            torch.manual_seed(seed)
+            yield
+        return
+    # Without a GPU torch.manual_seed still notes the stack for each kind of GPU, which takes longer than a small step.
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)
 
 
 @cache

@@ -117,7 +117,7 @@ STRATEGIES: Mapping[str, Row] = {
 }
 
 ENGINES: Mapping[str, Row] = {
-    "auto": Row("fedlab.engines:AUTO", "pool with more than 8 clients a round and more than one core, else inprocess"),
+    "local": Row("fedlab.engines:LOCAL", "pool with more than 8 clients a round, else inprocess (default)"),
     "inprocess": Row("fedlab.engines:INPROCESS", "this process; a network that is a function call"),
     "pool": Row("fedlab.engines:POOL", "worker processes of this machine"),
     "ray": Row("fedlab.engines:RAY", "Flower's simulation: clients in Ray actors, behind a private SuperLink"),

@@ -50,7 +50,7 @@ def validate_reply(message: Message, reply: Message) -> None:
 
 
 def validate_arrays(
-    content: RecordDict, name: str, like: Mapping[str, Tensor], max_norm_ratio: float
+    content: RecordDict, name: str, like: Mapping[str, Tensor], max_norm_ratio: float, usual: float | None = None
 ) -> dict[str, Tensor]:
     """Return the tensors of one record, validated against those of the server.
 
@@ -60,6 +60,8 @@ def validate_arrays(
         The server's tensors: names, shapes and types must be the same.
     max_norm_ratio
         Largest Euclidean norm over all floats of the record, as a multiple of the norm of ``like``.
+    usual
+        That norm, where it is known already.
 
     Raises
     ------
@@ -74,7 +76,7 @@ def validate_arrays(
         came, wanted = (tensor.dtype, tuple(tensor.shape)), (like[key].dtype, tuple(like[key].shape))
         if came != wanted:
             raise InvalidUpdate(f"its array {name}/{key} is {came[0]} {came[1]}; expected {wanted[0]} {wanted[1]}")
-    size, usual = norm(found), norm(like)
+    size, usual = norm(found), norm(like) if usual is None else usual
     if not math.isfinite(size):  # in float64 a sum of squares of finite numbers of float32 is finite
         bad = [key for key, tensor in found.items() if not tensor.isfinite().all()]
         raise InvalidUpdate(f"its array {name}/{(bad or list(found))[0]} holds NaN or infinity")

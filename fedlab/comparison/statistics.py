@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 LEVEL = 0.95  # of every interval
 
@@ -49,6 +48,8 @@ def interval(values: ArrayLike, level: float = LEVEL) -> Interval:
     mean = float(sample.mean()) if n else math.nan
     if n < 2:
         return Interval(n, mean, math.nan, math.nan)
+    from scipy import stats  # a second to import, for which only a comparison has to wait
+
     half = float(stats.t.ppf((1 + level) / 2, n - 1) * sample.std(ddof=1) / math.sqrt(n))
     return Interval(n, mean, mean - half, mean + half)
 
@@ -66,6 +67,8 @@ def paired(values: ArrayLike, baseline: ArrayLike, level: float = LEVEL) -> Pair
         return Paired(difference, 1.0)
     error = float(apart.std(ddof=1)) / math.sqrt(len(apart))
     t = math.inf if error == 0 else abs(difference.mean) / error
+    from scipy import stats
+
     return Paired(difference, float(2 * stats.t.sf(t, len(apart) - 1)))
 
 
@@ -92,6 +95,8 @@ def ranks(scores: ArrayLike) -> NDArray[np.float64]:
     whole = table[:, ~np.isnan(table).any(0)]
     if not whole.size:
         return np.full(len(table), math.nan)
+    from scipy import stats
+
     found: NDArray[np.float64] = stats.rankdata(-whole, axis=0).mean(1)
     return found
 

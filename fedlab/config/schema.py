@@ -39,7 +39,7 @@ class RunConfig:
     name: str = Field("", pattern=r"^[^/\\]*$", description="name of the run directory; empty: the preset's")
     workload: str = Field("digits", description="what is learned: a name of `fedlab list`, or pkg.module:Name")
     strategy: str = Field("dualadapt", description="how it is learned together: a name, or pkg.module:Name")
-    engine: str = Field("auto", description="what carries the messages: a name, or pkg.module:Name")
+    engine: str = Field("local", description="what carries the messages: a name, or pkg.module:Name")
     rounds: int = Field(5, ge=1, description="federated rounds")
     seed: int = Field(0, ge=0, description="run seed; every random stream is named from it")
     min_clients: int = Field(0, ge=0, description="fewest clients that a phase needs, else the run stops; 0: all")

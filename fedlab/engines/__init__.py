@@ -5,7 +5,7 @@ from __future__ import annotations
 from fedlab.config.schema import GrpcConfig, InProcessConfig, PoolConfig, RayConfig
 from fedlab.engines.spec import EngineSpec
 
-AUTO = EngineSpec("fedlab.engines.auto:run_config")
+LOCAL = EngineSpec("fedlab.engines.local:run_config")
 INPROCESS = EngineSpec("fedlab.engines.inprocess:run_config", InProcessConfig)
 POOL = EngineSpec("fedlab.engines.pool:run_config", PoolConfig)
 RAY = EngineSpec("fedlab.engines.ray:run_config", RayConfig, clients_see_gpu=lambda options: bool(options.gpus > 0))

@@ -325,7 +325,8 @@ def run_config(apps: Apps, config: Config, directory: Path) -> None:
         vectorize=0,
     )
     environments = [{RUN_DIRECTORY: str(directory), **gpu} for gpu in gpu_environments()]
-    grid = PoolGrid(setup, number_of_workers(config.engine, len(config.clients)), environments)
+    options = config.engine if isinstance(config.engine, PoolConfig) else PoolConfig()
+    grid = PoolGrid(setup, number_of_workers(options, len(config.clients)), environments)
     with use_directory(directory), grid.running(directory / "workers.log"):
         run_server(server, grid, setup.run_config)
 

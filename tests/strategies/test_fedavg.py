@@ -23,7 +23,6 @@ def plain_loop(matrices, fresh, rates=(RATE, RATE), decay=0.0):
             x, y = matrices(client)
             w, speed, average = shared.copy(), np.zeros(3), shared.copy()
             with seeded(SEED, "train", server_round, client):
-                fresh()  # a client builds a model before it loads the weights: that draws from its stream
                 for _ in range(STEPS):
                     rows = torch.randint(len(x), (BATCH,)).numpy()
                     gradient = 2 / BATCH * x[rows].T @ (x[rows] @ w - y[rows])
@@ -77,7 +76,6 @@ def test_clients_may_take_adam_with_clipped_gradients(federate, matrices, fresh)
         x, y = matrices(client)
         w, first, second = shared.copy(), np.zeros(3), np.zeros(3)
         with seeded(SEED, "train", 1, client):
-            fresh()
             for step in range(1, STEPS + 1):
                 rows = torch.randint(len(x), (BATCH,)).numpy()
                 gradient = 2 / BATCH * x[rows].T @ (x[rows] @ w - y[rows])

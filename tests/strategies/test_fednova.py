@@ -25,7 +25,6 @@ def plain_loop(matrices, fresh, epochs, momentum):
             steps = math.ceil(epochs * len(data) / BATCH)
             y, speed = x.copy(), np.zeros(3)
             with seeded(SEED, "train", server_round, client):
-                fresh()
                 for _ in range(steps):
                     rows = torch.randint(len(data), (BATCH,)).numpy()
                     speed = momentum * speed + 2 / BATCH * data[rows].T @ (data[rows] @ y - target[rows])

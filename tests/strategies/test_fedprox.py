@@ -23,7 +23,6 @@ def plain_loop(matrices, fresh, mu):
             x, y = matrices(client)
             w, speed = shared.copy(), np.zeros(3)
             with seeded(SEED, "train", server_round, client):
-                fresh()  # a client builds a model before it loads the weights: that draws from its stream
                 for _ in range(STEPS):
                     rows = torch.randint(len(x), (BATCH,)).numpy()
                     fit = 2 / BATCH * x[rows].T @ (x[rows] @ w - y[rows])

@@ -29,7 +29,6 @@ def plain_loop(matrices, fresh, rounds, server_rate=1.0, variates=True, rate=RAT
             data, target = matrices(client)
             y, steps = x.copy(), math.ceil(epochs * len(data) / BATCH) or STEPS
             with seeded(SEED, "train", server_round, client):
-                fresh()
                 for _ in range(steps):
                     rows = torch.randint(len(data), (BATCH,)).numpy()
                     gradient = 2 / BATCH * data[rows].T @ (data[rows] @ y - target[rows])

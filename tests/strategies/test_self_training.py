@@ -45,7 +45,6 @@ def test_a_client_trains_on_its_pseudo_labels_and_the_server_averages(record, we
         assert one.examples == len(x) < 90
         velocity = [torch.zeros_like(weight) for weight in model.parameters()]
         with seeded(5, "train", 1, client):
-            workload.model(), workload.model()  # both draw from the stream
             for _ in range(5):
                 rows = torch.randint(len(x), (16,))
                 loss = cross_entropy(model.train()(x[rows]), labels[rows])

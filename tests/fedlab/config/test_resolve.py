@@ -120,7 +120,7 @@ def test_the_table_of_old_names_leads_to_options_that_exist():
 
 
 def test_an_option_without_effect_is_refused_as_an_override_and_left_out_of_a_preset():
-    used = "workload 'blobs', strategy 'source_only', engine 'inprocess'"
+    used = "workload 'blobs', strategy 'source_only', engine 'local'"
     for key in ("fedprox.mu", "digits.targets", "ray.cpus", "fedadam.learning_rate"):
         with pytest.raises(ConfigError, match=f"option '{key}' has no effect in this run, which uses {used}"):
             load_config(CHOSEN, {key: 1})

@@ -54,7 +54,6 @@ def test_strings_of_a_command_line_become_typed_values():
         ("device", "gpu", "got 'gpu'"),
         ("device", "cuda:x", "got 'cuda:x'"),
         ("name", "../elsewhere", "got '../elsewhere'"),
-        ("threads", 0, "got 0"),
         ("budget_seconds", "inf", "got 'inf'"),
         ("comm.idle_timeout", 0, "got 0; .*greater than 0"),
         ("comm.compression", "int4", "got 'int4'; .*'float32', 'float16' or 'int8'"),

@@ -99,7 +99,7 @@ def test_config_comes_back_wherever_the_directory_now_lies(tmp_path, run):
 
 def test_the_manifest_says_what_made_the_run(run):
     manifest = run.manifest()
-    assert (manifest["status"], manifest["seed"], manifest["engine"]) == ("created", 3, "auto")
+    assert (manifest["status"], manifest["seed"], manifest["engine"]) == ("created", 3, "local")
     assert manifest["versions"]["torch"] == metadata.version("torch")
     assert manifest["versions"]["flwr"].startswith("1.39")
     assert "CPUs" in manifest["machine"]

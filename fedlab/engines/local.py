@@ -1,13 +1,14 @@
-"""Default engine: worker processes where they help, else this process. The results have the same bits."""
+"""Default engine: this machine, with worker processes where they help. The results have the same bits."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from fedlab.config.resolve import FEW_CLIENTS, clients_in_a_round
-from fedlab.config.schema import Config, InProcessConfig, PoolConfig
-from fedlab.engines import inprocess, pool
+from fedlab.config.schema import Config, PoolConfig
+from fedlab.engines.inprocess import run_config as run_in_this_process
+from fedlab.engines.pool import number_of_workers
+from fedlab.engines.pool import run_config as run_in_pool
 from fedlab.engines.spec import Apps
 from fedlab.plugins import exists_here_only
 from fedlab.runs.manifest import update_manifest
@@ -17,8 +18,7 @@ def run_config(apps: Apps, config: Config, directory: Path) -> None:
     """Run a configured federation with the engine that suits it, and record which one that is."""
     pooled = uses_pool(config)
     update_manifest(directory, engine="pool" if pooled else "inprocess")
-    engine, options = (pool, PoolConfig()) if pooled else (inprocess, InProcessConfig())
-    engine.run_config(apps, replace(config, engine=options), directory)
+    (run_in_pool if pooled else run_in_this_process)(apps, config, directory)
 
 
 def uses_pool(config: Config) -> bool:
@@ -31,4 +31,4 @@ def uses_pool(config: Config) -> bool:
         return False
     if any(exists_here_only(plugin.reference) for plugin in config.plugins.values()):
         return False
-    return pool.number_of_workers(PoolConfig(), len(config.clients)) > 1
+    return number_of_workers(PoolConfig(), len(config.clients)) > 1
