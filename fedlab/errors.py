@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 MAX_NAMES = 12  # longest list of names in a message
@@ -35,3 +35,12 @@ def suggest(name: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     return f"known: {', '.join(known)}." if len(known) <= MAX_NAMES else "nothing known has a name like that."
+
+
+def name_list(names: Sequence[str]) -> str:
+    """Return names in one line, of a long list the first and last ones.
+
+    >>> name_list(["usps", "mnist"]), name_list([f"shard-{i}" for i in range(1000)])
+    ('usps, mnist', 'shard-0, shard-1, shard-2, ..., shard-999')
+    """
+    return ", ".join(names if len(names) <= MAX_NAMES else (*names[:3], "...", names[-1]))

@@ -118,12 +118,14 @@ class DataConfig:
     )
     partition: str = Field(
         "auto",
-        description="how a set is divided: iid, dirichlet (skewed labels), shards (sorted by label, two pieces each), "
-        "quantity (skewed sizes); molecules: iid, dirichlet, scaffold, size; auto: the workload's default",
+        description="how a set is divided: iid, dirichlet (skewed labels and sizes), balanced_dirichlet (skewed "
+        "labels, equal sizes), shards (sorted by label, two pieces each), quantity (skewed sizes); molecules: iid, "
+        "dirichlet, scaffold, size; auto: the workload's default",
     )
     alpha: float = Field(
         0.5, gt=0, allow_inf_nan=False, description="Dirichlet concentration of labels or sizes; small is skewed"
     )
+    min_examples: int = Field(10, ge=1, description="fewest examples of a client where a set is divided")
     max_examples: int = Field(0, ge=0, description="at most so many examples of each part, for a quick look; 0: all")
     client_folder: str = Field("", exclude=True)  # a client's own data, `fedlab join --data`
     seed: int = Field(0, exclude=True)  # the run's

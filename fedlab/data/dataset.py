@@ -21,6 +21,11 @@ class ArrayDataset(Dataset[Batch]):
     transform
         Applied to each batch when it is read, for instance to turn stored bytes into floats.
 
+    Attributes
+    ----------
+    columns
+        The named tensors; of selected rows they are gathered when a column is read.
+
     Raises
     ------
     ValueError
@@ -28,10 +33,10 @@ class ArrayDataset(Dataset[Batch]):
     """
 
     def __init__(self, columns: Batch, transform: Callable[[Batch], Batch] | None = None) -> None:
-        lengths = {name: len(column) for name, column in columns.items()}
+        lengths = columns.lengths() if isinstance(columns, SelectedRows) else {n: len(c) for n, c in columns.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"columns of one dataset need one length, got {lengths}")
-        self.columns = dict(columns)
+        self.columns = columns if isinstance(columns, SelectedRows) else dict(columns)
         self.transform = transform
         self._length = next(iter(lengths.values()))
 
@@ -39,7 +44,10 @@ class ArrayDataset(Dataset[Batch]):
         return self._length
 
     def __getitem__(self, index: int | slice | Tensor) -> Batch:
-        batch = {name: column[index] for name, column in self.columns.items()}
+        if isinstance(self.columns, SelectedRows):
+            batch = self.columns.batch(index)
+        else:
+            batch = {name: column[index] for name, column in self.columns.items()}
         return self.transform(batch) if self.transform else batch
 
     def batches(self, size: int) -> Iterator[Batch]:
@@ -54,9 +62,64 @@ class ArrayDataset(Dataset[Batch]):
         return self.select(torch.linspace(0, len(self) - 1, count).long())
 
     def select(self, rows: Tensor | slice) -> ArrayDataset:
-        """Return the examples of rows, indices (rows,) or a slice, as a data set with the same transform."""
-        return ArrayDataset({name: column[rows] for name, column in self.columns.items()}, self.transform)
+        """Return the examples of rows, indices (rows,) or a slice, as a data set with the same transform.
+
+        Nothing is copied: a client among thousands is a view of the whole set until its examples are read.
+        """
+        if isinstance(rows, slice):
+            rows = torch.arange(len(self))[rows]
+        elif rows.dtype == torch.bool:
+            rows = rows.nonzero()[:, 0]
+        if isinstance(self.columns, SelectedRows):
+            return ArrayDataset(SelectedRows(self.columns.stored, self.columns.rows[rows]), self.transform)
+        return ArrayDataset(SelectedRows(self.columns, rows), self.transform)
+
+    def without(self, *names: str) -> ArrayDataset:
+        """Return the same examples without some columns."""
+        if isinstance(self.columns, SelectedRows):
+            kept = {name: column for name, column in self.columns.stored.items() if name not in names}
+            return ArrayDataset(SelectedRows(kept, self.columns.rows), self.transform)
+        return ArrayDataset({name: c for name, c in self.columns.items() if name not in names}, self.transform)
 
     def sample_batch(self, size: int) -> Batch:
         """Return ``size`` examples drawn uniformly with replacement from torch's current random stream."""
         return self[torch.randint(len(self), (size,))]
+
+
+class SelectedRows(Mapping[str, Tensor]):
+    """Rows of some columns; each column is gathered when it is read for the first time.
+
+    Parameters
+    ----------
+    stored
+        Named tensors (examples, ...).
+    rows
+        Indices (rows,).
+    """
+
+    def __init__(self, stored: Batch, rows: Tensor) -> None:
+        self.stored, self.rows = stored, rows
+        self._gathered: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._gathered:
+            self._gathered[name] = self.stored[name][self.rows]
+        return self._gathered[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.stored)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.stored
+
+    def lengths(self) -> dict[str, int]:
+        """Return the number of rows by column."""
+        return dict.fromkeys(self.stored, len(self.rows))
+
+    def batch(self, index: int | slice | Tensor) -> dict[str, Tensor]:
+        """Return an example or several, without gathering whole columns."""
+        rows = self.rows[index]
+        return {name: column[rows] for name, column in self.stored.items()}

@@ -20,7 +20,6 @@ from fedlab.config.schema import DEFAULT_DATA, DataConfig
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.digits import datasets
 from fedlab.data.images import image_sets
-from fedlab.data.partitioners import dirichlet, partition_indices
 from fedlab.data.pixels import bytes_to_float
 from fedlab.diffusion import denoising, noise_schedule, sigmas
 from fedlab.diffusion.noise_schedule import NoiseSchedule
@@ -28,7 +27,7 @@ from fedlab.errors import ConfigError, suggest
 from fedlab.models.refinenet import RefineNet
 from fedlab.models.unet import SHAPES, UNet, check_image_size
 from fedlab.seeds import seeded
-from fedlab.workloads import domain_suite
+from fedlab.workloads import domain_suite, shards
 
 EVALUATION_BATCH = 250
 OTHERS = ("cifar10",)  # sources that are not digits: 32 pixels, with test images
@@ -40,6 +39,7 @@ class Denoising:
     """The workload's options and its methods, see :class:`fedlab.workload.Workload`."""
 
     loss_columns: ClassVar[tuple[str, ...]] = ("x",)
+    test_partition: ClassVar[str] = "dirichlet"  # every shard tests on the same mix of classes
 
     source: str = Field(
         "mnist", description="of the server, and of the clients with setting=shards: a digit domain, or cifar10"
@@ -127,7 +127,7 @@ class Denoising:
     def clients(self) -> tuple[str, ...]:
         """Names of the clients: one for each shard of the source, or for each domain."""
         if self.setting == "shards":
-            return tuple(f"shard-{number}" for number in range(self.data_config.num_shards))
+            return shards.numbered_names("shard", self.data_config.num_shards)
         return self.domains
 
     @property
@@ -160,30 +160,20 @@ class Denoising:
         domain_suite.check_partition(partition, self.clients)
         if partition is None or self.setting == "domains":
             x, _ = self._read(self.source if partition is None else self.domains[partition], split)
-            return self._images(x, split)
+            return self._images({"x": x}, split)
+        return shards.shard(self, partition, split).without("y")
+
+    def pool(self, split: str) -> ArrayDataset:
+        """Return all images of the source, which shards divide, with their labels ``y``."""
         x, y = self._read(self.source, split, with_labels=True)
         assert y is not None
-        if split == "train":
-            rows = partition_indices(
-                self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed
-            )
-        else:
-            rows = dirichlet(
-                y, self.data_config.num_shards, float("inf"), self.data_config.seed
-            )  # all test on the same mix of classes
-        return self._images(x[rows[partition]], split)
+        return self._images({"x": x, "y": y}, split)
 
     def labels(self, partition: int) -> Tensor | None:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""
         if self.setting == "domains":
             return self._read(self.domains[partition], "train", with_labels=True)[1]
-        y = self._read(self.source, "train", with_labels=True)[1]
-        assert y is not None
-        return y[
-            partition_indices(
-                self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed
-            )[partition]
-        ]
+        return shards.shard_labels(self, partition)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the objective, a scalar, with levels and noise from torch's current random stream.
@@ -237,7 +227,7 @@ class Denoising:
             : self.data_config.max_examples or None
         ]
 
-    def _images(self, x: Tensor, split: str) -> ArrayDataset:
+    def _images(self, columns: Batch, split: str) -> ArrayDataset:
         def read(batch: Batch) -> Batch:
             x = SIZES[self.size](bytes_to_float(batch["x"]))
             x = x.mean(1, keepdim=True) if self.channels == 1 else x
@@ -245,7 +235,7 @@ class Denoising:
                 x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
             return {"x": x}
 
-        return ArrayDataset({"x": x}, read)
+        return ArrayDataset(columns, read)
 
 
 def _cut(x: Tensor) -> Tensor:

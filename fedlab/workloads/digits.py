@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -22,13 +23,12 @@ from fedlab.data.digits import datasets, image_files
 from fedlab.data.digits import image_folder as folders
 from fedlab.data.digits.augment import WIDE, random_affine, random_recolor
 from fedlab.data.digits.domains import SIZE
-from fedlab.data.partitioners import dirichlet, partition_indices
 from fedlab.data.pixels import to_float
 from fedlab.errors import ConfigError, DataError
 from fedlab.models.digits import McdNet, SmallNet
 from fedlab.models.mixer import SMALL, Mixer
 from fedlab.workload import WorkloadSpec
-from fedlab.workloads import domain_suite
+from fedlab.workloads import domain_suite, shards
 from fedlab.workloads.domain_suite import ACCURACY, ClientSpec
 
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
@@ -42,6 +42,8 @@ OWN = "@"  # before the name of a client that brings its own images
 @dataclass(frozen=True)
 class Digits:
     """The workload's options and its four methods, see :class:`fedlab.workload.Workload`."""
+
+    test_partition: ClassVar[str] = "dirichlet"  # every shard tests on the same mix of classes
 
     source: str = Field("mnist", description="domain of the server, with labels")
     targets: str = Field(
@@ -74,7 +76,7 @@ class Digits:
                 otherwise = f" A client that brings its own images is written {OWN + domain!r}."
                 domain_suite.check_known(domain, datasets.DOMAINS, "digit", otherwise)
         targets = [domain.removeprefix(OWN) for domain in self.domains]
-        domain_suite.check_unique(self.source, targets, [client.name for client in self._client_specs])
+        domain_suite.check_unique(self.source, targets, domain_suite.client_names(self._client_specs))
         bringing = self.data_config.client_folder or next(
             (domain for domain in self.domains if domain.startswith(OWN)), ""
         )
@@ -97,24 +99,16 @@ class Digits:
         return self.data_config.partition_kind(*domain_suite.KINDS)
 
     @property
-    def _client_specs(self) -> list[ClientSpec]:
+    def _client_specs(self) -> tuple[ClientSpec, ...]:
         """Clients by partition; each that brings its own images is one client."""
-        return [
-            client
-            for domain in self.domains
-            for client in (
-                [ClientSpec(domain.removeprefix(OWN), domain)]
-                if domain.startswith(OWN)
-                else domain_suite.client_specs([domain], self.data_config.clients_per_domain)
-            )
-        ]
+        return _client_specs(self.domains, self.data_config.clients_per_domain)
 
     @property
     def clients(self) -> tuple[str, ...]:
         """Names of the clients: one for each target, each part of a target, or each shard of the source."""
         if self.setting == "shards":
-            return tuple(f"shard-{number}" for number in range(self.data_config.num_shards))
-        return tuple(client.name for client in self._client_specs)
+            return shards.numbered_names("shard", self.data_config.num_shards)
+        return domain_suite.client_names(self._client_specs)
 
     def model(self) -> nn.Module:
         """Return a fresh network with ``features`` and ``head``."""
@@ -127,11 +121,10 @@ class Digits:
         its own images and no labeled test set in it gets its training images for "test" as well, without ``y``.
         """
         domain_suite.check_partition(partition, self.clients)
-        if partition is None or self.setting == "shards":
-            examples = self._read(self.source, split, True)
-            if partition is not None:
-                return self._shard(examples, partition, split)
-            return self._augmented(examples) if split == "train" and self.augment else examples
+        if partition is None:
+            return self.pool(split)
+        if self.setting == "shards":
+            return shards.shard(self, partition, split)
         client = self._client_specs[partition]
         own = self._folder(client.domain)
         if own is not None:
@@ -139,16 +132,21 @@ class Digits:
             return examples.subsample(
                 self.data_config.max_examples or len(examples)
             )  # the first ones would be from few sub-folders
-        return self._client_data(client, split, with_labels=self.client_labels)
+        return domain_suite.client_data(self, client, split, with_labels=self.client_labels)
+
+    def pool(self, split: str) -> ArrayDataset:
+        """Return all digits of the source with labels: the server's, and with setting=shards what clients share."""
+        examples = self.read_domain(self.source, split, True)
+        return self._augmented(examples) if split == "train" and self.augment else examples
 
     def labels(self, partition: int) -> Tensor | None:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""
         if self.setting == "shards":
-            return self.data(partition, "train").columns["y"]
+            return shards.shard_labels(self, partition)
         client = self._client_specs[partition]
-        return (
-            None if self._folder(client.domain) else self._client_data(client, "train", with_labels=True).columns["y"]
-        )
+        if self._folder(client.domain):
+            return None
+        return domain_suite.client_data(self, client, "train", with_labels=True).columns["y"]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean cross-entropy, a scalar."""
@@ -167,10 +165,6 @@ class Digits:
     def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Return accuracy and cross-entropy of a model that maps ``x`` to logits; nothing without labels."""
         return domain_suite.accuracy_and_loss(model, data)
-
-    def _client_data(self, client: ClientSpec, split: str, with_labels: bool) -> ArrayDataset:
-        alpha, seed = self.data_config.alpha, self.data_config.seed
-        return domain_suite.client_data(self._read, client, split, with_labels, self.partition, alpha, seed)
 
     def _folder(self, domain: str) -> Path | None:
         """Return the folder of a client's own images; None for a client with a domain of the package.
@@ -194,7 +188,8 @@ class Digits:
             f"{'' if self.data_config.root else ' and set data_root to DATA_ROOT'}"
         )
 
-    def _read(self, domain: str, split: str, with_labels: bool) -> ArrayDataset:
+    def read_domain(self, domain: str, split: str, with_labels: bool) -> ArrayDataset:
+        """See :class:`fedlab.workloads.domain_suite.DividesDomains`."""
         root = Path(self.data_config.root) if self.data_config.root else None
         bound = domain != self.source
         examples = datasets.load_digits(domain, split, root, with_labels=with_labels, upper_bound=bound)
@@ -210,18 +205,18 @@ class Digits:
 
         return ArrayDataset(examples.columns, view)
 
-    def _shard(self, examples: ArrayDataset, partition: int, part: str) -> ArrayDataset:
-        y = examples.columns["y"]
-        if part == "train":
-            rows = partition_indices(
-                self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed
-            )
-        else:
-            rows = dirichlet(
-                y, self.data_config.num_shards, float("inf"), self.data_config.seed
-            )  # every client tests on the same mix of classes
-        shard = examples.select(rows[partition])
-        return self._augmented(shard) if part == "train" and self.augment else shard
+
+@lru_cache(maxsize=16)
+def _client_specs(domains: tuple[str, ...], parts: int) -> tuple[ClientSpec, ...]:
+    return tuple(
+        client
+        for domain in domains
+        for client in (
+            (ClientSpec(domain.removeprefix(OWN), domain),)
+            if domain.startswith(OWN)
+            else domain_suite.client_specs((domain,), parts)
+        )
+    )
 
 
 def _check_name(target: str) -> None:

@@ -10,9 +10,11 @@ rows and for statistics of the partition, and for nothing else: a client gets in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Hashable, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from pydantic import Field
@@ -25,15 +27,32 @@ from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.images import domain_suites
 from fedlab.data.images.domain_suites import DomainSuite
 from fedlab.data.partitioners import PARTITIONS, partition_indices
-from fedlab.errors import ConfigError, DataError, suggest
+from fedlab.errors import ConfigError, DataError, name_list, suggest
 from fedlab.metrics import FRACTION, Metric
 from fedlab.seeds import seed_of
 
 ACCURACY = Metric("accuracy", unit=FRACTION, higher_is_better=True, confusion="accuracy")
 EVALUATION_BATCH = 500
 
-KINDS = ("dirichlet", "iid", "shards", "quantity")  # the keys of PARTITIONS, the default first
-ReadDomain = Callable[[str, str, bool], ArrayDataset]  # domain, "train" or "test", whether training labels come with it
+KINDS = ("dirichlet", "iid", "shards", "quantity", "balanced_dirichlet")  # the keys of PARTITIONS, the default first
+
+
+class DividesDomains(Hashable, Protocol):
+    """A workload whose domains may each be divided among several clients; equal workloads share what is read."""
+
+    @property
+    def data_config(self) -> DataConfig:
+        """The run's section ``data``."""
+        ...
+
+    @property
+    def partition(self) -> str:
+        """Scheme by which a domain's training examples are divided, a key of ``PARTITIONS``."""
+        ...
+
+    def read_domain(self, domain: str, split: str, with_labels: bool) -> ArrayDataset:
+        """Return the "train" or "test" examples of a domain, training examples with labels only if asked for."""
+        ...
 
 
 class ClientSpec(NamedTuple):
@@ -50,13 +69,20 @@ def split_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def client_specs(domains: Sequence[str], parts: int) -> list[ClientSpec]:
+@lru_cache(maxsize=16)
+def client_specs(domains: tuple[str, ...], parts: int) -> tuple[ClientSpec, ...]:
     """Return the clients of some domains, ``parts`` each."""
-    return [
+    return tuple(
         ClientSpec(f"{domain}-{part}" if parts > 1 else domain, domain, part, parts)
         for domain in domains
         for part in range(parts)
-    ]
+    )
+
+
+@lru_cache(maxsize=16)
+def client_names(clients: tuple[ClientSpec, ...]) -> tuple[str, ...]:
+    """Return the clients' names, made once: a name is looked up for every message."""
+    return tuple(client.name for client in clients)
 
 
 def check_known(domain: str, known: Collection[str], noun: str, otherwise: str = "") -> None:
@@ -85,7 +111,7 @@ def check_unique(source: str, targets: Sequence[str], clients: Sequence[str]) ->
             f"domain {twice[0]!r} appears twice among source {source!r} and targets {', '.join(targets)!r}; each "
             "domain has one owner"
         )
-    if same := [name for name in clients if clients.count(name) > 1]:
+    if same := [name for name, count in Counter(clients).items() if count > 1]:
         raise ConfigError(f"two clients would be called {same[0]!r}; rename the one that brings its own images")
 
 
@@ -98,39 +124,43 @@ def check_partition(partition: int | None, clients: Sequence[str]) -> None:
         With the names of the clients.
     """
     if partition is not None and not 0 <= partition < len(clients):
-        raise DataError(f"there is no partition {partition}; this workload has {len(clients)}: {', '.join(clients)}")
+        raise DataError(f"there is no partition {partition}; this workload has {len(clients)}: {name_list(clients)}")
 
 
-def client_data(
-    read: ReadDomain, client: ClientSpec, split: str, with_labels: bool, kind: str, alpha: float, seed: int
-) -> ArrayDataset:
+def client_data(workload: DividesDomains, client: ClientSpec, split: str, with_labels: bool) -> ArrayDataset:
     """Return a client's data: its part of the domain's training data, or all of the domain's test data.
 
     Parameters
     ----------
-    read
-        Reads one split of a domain.
+    workload
+        Reads the domain, and says how it is divided among several clients.
     split
         "train" or "test".
     with_labels
         True if training labels come with it: for upper bounds, and for statistics of the partition.
-    kind, alpha
-        Scheme by which a domain is divided among several clients, see ``fedlab.data.partitioners``.
-    seed
-        Seed of the run; every domain has a stream of its own.
 
     Raises
     ------
     ConfigError
         When there are too few examples for so many clients.
     """
-    examples = read(client.domain, split, with_labels)
+    examples = workload.read_domain(client.domain, split, with_labels)
     if client.parts == 1 or split != "train":
         return examples
-    by_label = PARTITIONS[kind].by_label
-    labels = read(client.domain, "train", True).columns["y"] if by_label else torch.zeros(len(examples))
-    parts = partition_indices(kind, labels, client.parts, alpha, seed_of(seed, "split", client.domain))
-    return examples.select(parts[client.part])
+    return examples.select(domain_rows(workload, client.domain, client.parts)[client.part])
+
+
+@lru_cache(maxsize=32)
+def domain_rows(workload: DividesDomains, domain: str, parts: int) -> Sequence[Tensor]:
+    """Return the rows of a domain's training examples (rows,) that each of its clients has, drawn once a process.
+
+    Every domain has a random stream of its own.
+    """
+    data, by_label = workload.data_config, PARTITIONS[workload.partition].by_label
+    examples = workload.read_domain(domain, "train", by_label)
+    labels = examples.columns["y"] if by_label else torch.zeros(len(examples))
+    seed = seed_of(data.seed, "split", domain)
+    return partition_indices(workload.partition, labels, parts, data.alpha, seed, data.min_examples)
 
 
 @dataclass(frozen=True)
@@ -154,7 +184,7 @@ class DomainSuiteWorkload:
         for domain in (self.source, *self._domains):
             check_known(domain, self.of.domains, self.of.name)
         check_unique(self.source, self._domains, self.clients)
-        self.data_config.partition_kind(*KINDS)
+        _ = self.partition
 
     @staticmethod
     def view(batch: Batch) -> Batch:
@@ -168,7 +198,12 @@ class DomainSuiteWorkload:
     @property
     def clients(self) -> tuple[str, ...]:
         """Names of the clients: one for each target, or each part of a target."""
-        return tuple(client.name for client in client_specs(self._domains, self.data_config.clients_per_domain))
+        return client_names(self._client_specs)
+
+    @property
+    def partition(self) -> str:
+        """Scheme by which a target is divided among its clients."""
+        return self.data_config.partition_kind(*KINDS)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -182,14 +217,14 @@ class DomainSuiteWorkload:
         """
         check_partition(partition, self.clients)
         if partition is not None:
-            return self._client_data(partition, split, with_labels=self.client_labels)
-        examples = self._read(self.source, split, True)
+            return client_data(self, self._client_specs[partition], split, with_labels=self.client_labels)
+        examples = self.read_domain(self.source, split, True)
         view = self.view if self.augment else self.of.to_float
         return ArrayDataset(examples.columns, view) if split == "train" else examples
 
     def labels(self, partition: int) -> Tensor:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""
-        return self._client_data(partition, "train", with_labels=True).columns["y"]
+        return client_data(self, self._client_specs[partition], "train", with_labels=True).columns["y"]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean cross-entropy, a scalar."""
@@ -203,12 +238,12 @@ class DomainSuiteWorkload:
     def _domains(self) -> tuple[str, ...]:
         return split_names(self.targets) or tuple(domain for domain in self.of.domains if domain != self.source)
 
-    def _client_data(self, partition: int, split: str, with_labels: bool) -> ArrayDataset:
-        data = self.data_config
-        client, kind = client_specs(self._domains, data.clients_per_domain)[partition], data.partition_kind(*KINDS)
-        return client_data(self._read, client, split, with_labels, kind, data.alpha, data.seed)
+    @property
+    def _client_specs(self) -> tuple[ClientSpec, ...]:
+        return client_specs(self._domains, self.data_config.clients_per_domain)
 
-    def _read(self, domain: str, split: str, with_labels: bool) -> ArrayDataset:
+    def read_domain(self, domain: str, split: str, with_labels: bool) -> ArrayDataset:
+        """See :class:`DividesDomains`."""
         root = Path(self.data_config.root) if self.data_config.root else None
         examples = domain_suites.load_domain(self.of, domain, split, root, with_labels=with_labels)
         return examples.select(slice(self.data_config.max_examples)) if self.data_config.max_examples else examples

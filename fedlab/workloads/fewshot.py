@@ -15,7 +15,8 @@ classifier of base classes. Episodes are the same for every method that runs wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -26,13 +27,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedlab.config.schema import DEFAULT_DATA, DataConfig
-from fedlab.data import partitioners
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.digits.augment import random_affine, random_recolor
 from fedlab.data.images import image_sets, views
 from fedlab.data.images.episodes import EpisodeDataset, sample_episodes
 from fedlab.data.images.image_sets import IMAGE_SETS, LabeledImages
-from fedlab.data.partitioners import PARTITIONS
+from fedlab.data.partitioners import PARTITIONS, partition_indices
 from fedlab.data.pixels import to_rgb_float
 from fedlab.errors import ConfigError, suggest
 from fedlab.losses.prototypes import episode_loss
@@ -163,35 +163,29 @@ class FewShot:
             viewed = ArrayDataset(examples.columns, lambda batch: self._view_of_base(to_rgb_float(batch)))
             return EpisodeDataset(viewed.columns, viewed.transform) if self.objective == "prototypes" else viewed
         domain_suite.check_partition(partition, self.clients)
-        images = self._read(self.domains[partition // self.data_config.clients_per_domain])
+        images = self.target(partition // self.data_config.clients_per_domain)
         if split == "train":
-            return self._examples({"x": images.x[self._own(images.y, partition)]})
+            return self._examples({"x": images.x[self._own(partition)]})
         _, labeled = image_sets.split_unlabeled(images.y, self.unlabeled_fraction)
         y = images.y[labeled]
         return self._examples({"x": images.x[labeled], "y": y, NOVEL: torch.ones_like(y, dtype=torch.bool)})
 
     def labels(self, partition: int) -> Tensor | None:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""
-        y = self._read(self.domains[partition // self.data_config.clients_per_domain]).y
-        known = y[self._own(y, partition)]
+        y = self.target(partition // self.data_config.clients_per_domain).y
+        known = y[self._own(partition)]
         if (known == image_sets.UNKNOWN).any():
             return None
         return ArrayDataset({"y": known}).subsample(self._count(known))[:]["y"]
 
-    def _own(self, y: Tensor, partition: int) -> Tensor:
+    def _own(self, partition: int) -> Tensor:
         """Return the indices of a client's training images; they do not depend on the run's seed."""
-        bare, _ = image_sets.split_unlabeled(y, self.unlabeled_fraction)
-        if self.data_config.clients_per_domain == 1:
-            return bare
-        if PARTITIONS[self.partition].by_label and (y[bare] == image_sets.UNKNOWN).any():
-            name = self.domains[partition // self.data_config.clients_per_domain]
-            raise ConfigError(
-                f"data.partition={self.partition} needs labels, and {name!r} has none for the images that it is "
-                "trained on; use iid or quantity"
-            )
         domain, part = divmod(partition, self.data_config.clients_per_domain)
-        kind, count, alpha = self.partition, self.data_config.clients_per_domain, self.data_config.alpha
-        return bare[partitioners.partition_indices(kind, y[bare], count, alpha, seed=domain)[part]]
+        return _unlabeled_parts(self, domain)[part]
+
+    def target(self, domain: int) -> LabeledImages:
+        """Return all images of the target domain with this number."""
+        return self._read(self.domains[domain])
 
     def view(self, x: Tensor, weak: bool = False) -> Tensor:
         """Return a random view of each image (batch, 3, size, size), as published; a weak one is cropped less."""
@@ -259,6 +253,23 @@ class FewShot:
     def _view_of_base(self, batch: Batch) -> Batch:
         x = batch["x"]
         return {**batch, "x": self.view(random_recolor(random_affine(x)) if self.recolor else x)}
+
+
+@lru_cache(maxsize=32)
+def _unlabeled_parts(workload: FewShot, domain: int) -> Sequence[Tensor]:
+    """Return the rows of a target's unlabeled images (rows,) that each of its clients has, drawn once a process."""
+    y, data = workload.target(domain).y, workload.data_config
+    bare, _ = image_sets.split_unlabeled(y, workload.unlabeled_fraction)
+    if data.clients_per_domain == 1:
+        return [bare]
+    kind = workload.partition
+    if PARTITIONS[kind].by_label and (y[bare] == image_sets.UNKNOWN).any():
+        raise ConfigError(
+            f"data.partition={kind} needs labels, and {workload.domains[domain]!r} has none for the images that it is "
+            "trained on; use iid or quantity"
+        )
+    parts = partition_indices(kind, y[bare], data.clients_per_domain, data.alpha, domain, data.min_examples)
+    return [bare[rows] for rows in parts]
 
 
 EPISODES = (

@@ -7,14 +7,15 @@ of it with labels, and clients share the rest without (labels at the server: Jeo
 folder that has it.
 
 **Metrics**: ``accuracy``, the fraction of test images whose largest logit is the label's; ``loss``, mean cross-entropy.
-Every client tests on an equal random part of the test images, however training images are divided.
+Every client tests on an equal random part of the test images, however training images are divided; with fewer than ten
+images for each, clients share them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -25,14 +26,13 @@ from fedlab.config.schema import DEFAULT_DATA, DataConfig
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.images import image_sets, views
 from fedlab.data.images.image_sets import IMAGE_SETS
-from fedlab.data.partitioners import iid, partition_indices
 from fedlab.data.pixels import to_rgb_float
 from fedlab.errors import ConfigError, suggest
 from fedlab.models.convnet import ConvNet
 from fedlab.models.mixer import SHAPES, SMALL, Mixer, check_patch_size
 from fedlab.models.vit import ViT
 from fedlab.workload import WorkloadSpec
-from fedlab.workloads import domain_suite
+from fedlab.workloads import domain_suite, shards
 from fedlab.workloads.domain_suite import ACCURACY, KINDS
 
 WIDTH = 32  # channels of the first convolution
@@ -42,6 +42,8 @@ MIXERS = {**SMALL, **SHAPES}
 @dataclass(frozen=True)
 class Images:
     """The workload's options and its four methods, see :class:`fedlab.workload.Workload`."""
+
+    test_partition: ClassVar[str] = "iid"  # with 4 images a class no even mix could be had
 
     source: str = Field("omniglot", description="a set with a part to test on: omniglot, cifar10, tiny_imagenet")
     client_labels: bool = Field(False, description="clients have labels, and the server a copy of everything")
@@ -76,7 +78,7 @@ class Images:
     @property
     def clients(self) -> tuple[str, ...]:
         """Names of the clients, one for each shard."""
-        return tuple(f"shard-{number}" for number in range(self.data_config.num_shards))
+        return shards.numbered_names("shard", self.data_config.num_shards)
 
     @property
     def partition(self) -> str:
@@ -99,17 +101,18 @@ class Images:
             When files are missing, there is no such partition, or a shard gets too few images.
         """
         domain_suite.check_partition(partition, self.clients)
-        examples = self._examples(split, partition is None)
         if partition is None:
-            return examples
-        shard = examples.select(self._rows(examples.columns["y"], split)[partition])
-        bare = split == "train" and not self.client_labels
-        return ArrayDataset({"x": shard.columns["x"]}, shard.transform) if bare else shard
+            return self._examples(split, True)
+        shard = shards.shard(self, partition, split)
+        return shard.without("y") if split == "train" and not self.client_labels else shard
+
+    def pool(self, split: str) -> ArrayDataset:
+        """Return all images that clients share, with labels."""
+        return self._examples(split, False)
 
     def labels(self, partition: int) -> Tensor:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""
-        y = self._examples("train", False).columns["y"]
-        return y[self._rows(y, "train")[partition]]
+        return shards.shard_labels(self, partition)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean cross-entropy, a scalar."""
@@ -118,15 +121,6 @@ class Images:
     def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Return accuracy and cross-entropy; nothing without labels."""
         return domain_suite.accuracy_and_loss(model, data)
-
-    def _rows(self, y: Tensor, split: str) -> list[Tensor]:
-        if split == "train":
-            return partition_indices(
-                self.partition, y, self.data_config.num_shards, self.data_config.alpha, self.data_config.seed
-            )
-        return iid(
-            y, self.data_config.num_shards, 1.0, self.data_config.seed
-        )  # with 4 images a class no even mix could be had
 
     def _read(self, split: str) -> image_sets.LabeledImages:
         root = Path(self.data_config.root) if self.data_config.root else None

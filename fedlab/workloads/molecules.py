@@ -51,6 +51,7 @@ from fedlab.seeds import seeded
 from fedlab.training import Progress, null_progress
 from fedlab.workload import Score, WorkloadSpec
 from fedlab.workloads import domain_suite
+from fedlab.workloads.shards import numbered_names
 
 EVALUATION_BATCH = 500
 
@@ -105,7 +106,7 @@ class Molecules:
     @property
     def clients(self) -> tuple[str, ...]:
         """Names of the clients: the scheme of the partition and a number."""
-        return tuple(f"{self.partition}-{number}" for number in range(self.data_config.num_shards))
+        return numbered_names(self.partition, self.data_config.num_shards)
 
     @property
     def partition(self) -> str:
@@ -272,6 +273,7 @@ def _holdings(workload: Molecules) -> MoleculeAllocation:
         test_fraction=workload.held_out,
         seed=workload.data_config.seed,
         no_atom=workload.vocabulary.no_atom,
+        min_examples=workload.data_config.min_examples,
     )
 
 

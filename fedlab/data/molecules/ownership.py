@@ -52,6 +52,7 @@ def allocate(
     test_fraction: float,
     seed: int,
     no_atom: int,
+    min_examples: int = MIN_EXAMPLES,
 ) -> MoleculeAllocation:
     """Allocate the molecules of a training file to the server and to clients of these names.
 
@@ -61,8 +62,8 @@ def allocate(
         Molecules of the training file, and of the test file.
     names
         Names of the clients.
-    by, alpha, no_atom
-        As in :func:`fedlab.data.molecules.scaffolds.partition_molecules`.
+    by, alpha, no_atom, min_examples
+        As in :func:`fedlab.data.molecules.scaffolds.partition_molecules`; a client needs two, one to test on.
     server_fraction, test_fraction
         Fraction of the file that is the server's, and of each client's molecules that it tests on.
 
@@ -80,7 +81,8 @@ def allocate(
             "needed; raise molecules.server_fraction or data.max_examples, or use a larger file"
         )
     server, private = order[:cut].sort().values, order[cut:].sort().values
-    parts = scaffolds.partition_molecules(training.select(private.tolist()), len(names), by, alpha, seed, no_atom)
+    private_part, least = training.select(private.tolist()), max(2, min_examples)
+    parts = scaffolds.partition_molecules(private_part, len(names), by, alpha, seed, no_atom, least)
     clients = tuple(
         scaffolds.train_test_rows(private[rows], test_fraction, seed, name)
         for rows, name in zip(parts, names, strict=True)

@@ -32,7 +32,13 @@ MoleculePartition = Literal["iid", "scaffold", "size", "dirichlet"]
 
 
 def partition_molecules(
-    molecules: Molecules, clients: int, by: MoleculePartition, alpha: float, seed: int, no_atom: int
+    molecules: Molecules,
+    clients: int,
+    by: MoleculePartition,
+    alpha: float,
+    seed: int,
+    no_atom: int,
+    min_examples: int = MIN_EXAMPLES,
 ) -> list[Tensor]:
     """Return the row numbers of each client: disjoint, together all, each sorted.
 
@@ -49,21 +55,23 @@ def partition_molecules(
         Seed of the partition.
     no_atom
         The number that stands for no atom.
+    min_examples
+        Fewest molecules of a client.
 
     Raises
     ------
     ConfigError
-        When a client would get fewer than 10 molecules.
+        When a client would get fewer.
     """
     if by in ("iid", "dirichlet"):
-        return partition_indices(by, scaffold_clusters(molecules.scaffolds), clients, alpha, seed)
+        return partition_indices(by, scaffold_clusters(molecules.scaffolds), clients, alpha, seed, min_examples)
     rows = _by_scaffold(molecules.scaffolds, clients) if by == "scaffold" else _by_size(molecules, clients, no_atom)
     for client, part in enumerate(rows):
-        if len(part) < MIN_EXAMPLES:
+        if len(part) < min_examples:
             raise ConfigError(
                 f"client {client} of {clients} would hold {len(part)} of {len(molecules):,} molecules shared "
-                f"out by {by}; at least {MIN_EXAMPLES} are needed: ask for fewer clients, or for another "
-                "data.partition"
+                f"out by {by}; at least {min_examples} are needed: ask for fewer clients, lower data.min_examples, or "
+                "take another data.partition"
             )
     return rows
 

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from fedlab.data.partitioners import MIN_EXAMPLES, PARTITIONS, dirichlet, iid, partition_indices, quantity, shards
+from fedlab.data.partitioners import (
+    MIN_EXAMPLES,
+    PARTITIONS,
+    balanced_dirichlet,
+    dirichlet,
+    held_out_indices,
+    iid,
+    partition_indices,
+    quantity,
+    shards,
+)
 from fedlab.errors import ConfigError
 from fedlab.seeds import seed_of
 from fedlab.workloads.domain_suite import KINDS
@@ -73,12 +83,33 @@ def test_an_unknown_kind_gets_a_suggest_and_workloads_offer_the_table():
     assert set(KINDS) == set(PARTITIONS)
 
 
-@pytest.mark.parametrize("kind", ["dirichlet", "quantity"])
-def test_a_skew_that_starves_a_client_ends_with_a_sentence(kind):
-    with pytest.raises(ConfigError, match=r"no split of 600 examples over 20 clients with alpha=0.001 .* raise alpha"):
-        partition_indices(kind, LABELS, 20, 1e-3, seed=0)
-    with pytest.raises(ConfigError, match="no split of 600 examples"):
-        partition_indices(kind, LABELS, 20, 1e-300, seed=0)
+@pytest.mark.parametrize("alpha", [1e-3, 1e-300])
+def test_a_skew_that_starves_a_client_ends_with_a_sentence(alpha):
+    with pytest.raises(ConfigError, match=r"no split of 600 examples over 20 clients with alpha=.* raise alpha"):
+        dirichlet(LABELS, 20, alpha, seed=0)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in PARTITIONS if kind != "dirichlet"])
+@pytest.mark.parametrize("alpha", [1e-300, 1e-3, 0.1])
+def test_other_schemes_serve_any_number_of_clients_at_any_skew(kind, alpha):
+    """600 examples, 200 clients of three: nobody gets less than asked for, and nothing is lost."""
+    parts = partition_indices(kind, LABELS, 200, alpha, 0, 2)
+    assert min(map(len, parts)) >= 2
+    assert sorted(torch.cat(parts).tolist()) == list(range(600))
+
+
+@pytest.mark.parametrize("kind", list(PARTITIONS))
+def test_the_smallest_client_is_an_option(kind):
+    with pytest.raises(ConfigError, match="at least 4 each; ask for fewer clients, or lower data.min_examples"):
+        partition_indices(kind, LABELS, 200, INF, 0, 4)
+    assert min(map(len, partition_indices(kind, LABELS, 40, INF, 0, 4))) >= 4
+
+
+def test_an_odd_minimum_is_kept_where_pieces_are_uneven():
+    """35 rows in 20 pieces: 15 of two and 5 of one, so that some client of ten could get two rows."""
+    with pytest.raises(ConfigError, match="35 examples cannot be split over 10 clients with at least 3"):
+        shards(LABELS[:35], 10, INF, 0, 3)
+    assert min(map(len, shards(LABELS[:35], 10, INF, 0, 2))) >= 2
 
 
 # --- iid ---
@@ -164,10 +195,10 @@ def test_mcmahans_clients_have_two_classes():
 # --- quantity ---
 
 
-def test_sizes_follow_the_draw_and_labels_do_not():
+def test_sizes_are_the_minimum_and_a_draw_and_labels_do_not_matter():
     shares = np.random.default_rng(seed_of(4, "quantity", 3)).dirichlet([2.0] * 3)
     parts = quantity(LABELS, 3, 2.0, seed=4)
-    assert [len(rows) for rows in parts] == pytest.approx(600 * shares, abs=1)
+    assert [len(rows) for rows in parts] == pytest.approx(10 + 570 * shares, abs=1)
     assert skew(parts) < 0.15
 
 
@@ -178,3 +209,50 @@ def test_sizes_spread_as_alpha_falls():
     spreads = [spread(alpha) for alpha in (INF, 100.0, 1.0, 0.4)]
     assert spreads == sorted(spreads)
     assert spreads[0] == 0.0
+
+
+# --- balanced dirichlet ---
+
+
+def test_balanced_clients_have_equal_sizes_and_skewed_labels():
+    skews = []
+    for alpha in (INF, 100.0, 1.0, 0.1):
+        parts = balanced_dirichlet(LABELS, 7, alpha, seed=1)
+        assert {len(rows) for rows in parts} <= {85, 86}
+        skews.append(skew(parts))
+    assert skews[1] < skews[2] < skews[3]
+    assert skews[0] < 0.2 and skews[3] > 0.5
+
+
+def test_a_balanced_client_gets_the_classes_that_it_draws():
+    generator = np.random.default_rng(seed_of(5, "balanced dirichlet", 20))
+    wanted = generator.dirichlet([0.5] * 10, 20)
+    parts = balanced_dirichlet(LABELS, 20, 0.5, seed=5)
+    got = np.stack([torch.bincount(LABELS[rows], minlength=10).numpy() / 30 for rows in parts])
+    assert np.corrcoef(wanted.ravel(), got.ravel())[0, 1] > 0.8
+
+
+def test_rare_classes_are_rare_among_clients_too():
+    labels = torch.cat([torch.zeros(5400), torch.ones(600)]).long()
+    parts = balanced_dirichlet(labels, 100, 1.0, seed=0)
+    rare = torch.tensor([float((labels[rows] == 1).float().mean()) for rows in parts])
+    assert float(rare.mean()) == pytest.approx(0.1)
+    assert float(rare.median()) < 0.1 < float(rare.max())
+
+
+# --- test examples ---
+
+
+def test_tests_are_divided_while_there_are_ten_for_each():
+    assert lists(held_out_indices("iid", LABELS, 60, 3)) == lists(iid(LABELS, 60, INF, 3))
+    assert lists(held_out_indices("dirichlet", LABELS, 5, 3)) == lists(dirichlet(LABELS, 5, INF, 3))
+
+
+@pytest.mark.parametrize("kind", ["iid", "dirichlet"])
+def test_many_clients_share_test_examples_and_none_goes_without(kind):
+    parts = held_out_indices(kind, LABELS, 1200, 3)
+    assert len(parts) == 1200
+    assert {len(set(rows.tolist())) for rows in parts} == {10}
+    assert torch.bincount(torch.cat(parts), minlength=600).tolist() == [20] * 600
+    assert lists(held_out_indices(kind, LABELS, 1200, 4)) != lists(parts)
+    assert [rows.tolist() for rows in held_out_indices(kind, LABELS[:3], 2, 0)] == [[0, 1, 2]] * 2

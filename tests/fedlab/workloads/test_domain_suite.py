@@ -85,18 +85,10 @@ def test_domains_that_cannot_be_are_refused(kind, of):
 
 
 def test_a_domain_with_one_client_keeps_its_name_and_its_order():
-    assert client_specs(["a", "b"], 1) == [ClientSpec("a", "a"), ClientSpec("b", "b")]
-    assert [owner.name for owner in client_specs(["a", "b"], 2)] == ["a-0", "a-1", "b-0", "b-1"]
+    assert client_specs(("a", "b"), 1) == (ClientSpec("a", "a"), ClientSpec("b", "b"))
+    assert [owner.name for owner in client_specs(("a", "b"), 2)] == ["a-0", "a-1", "b-0", "b-1"]
     whole = load_domain(OFFICE, "dslr", "train")
-    part = client_data(
-        lambda domain, split, _: load_domain(OFFICE, domain, split),
-        ClientSpec("d", "dslr"),
-        "train",
-        False,
-        "iid",
-        1.0,
-        0,
-    )
+    part = client_data(Office(), ClientSpec("d", "dslr"), "train", False)
     assert torch.equal(part.columns["x"], whole.columns["x"])
 
 
