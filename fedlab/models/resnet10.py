@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from fedlab.models.norm_layers import GlobalAvgPool, norm_layer
 
@@ -18,9 +19,9 @@ CHANNELS = (64, 128, 256, 512)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution where the shape changes."""
+    """Two 3x3 convolutions and a shortcut, by default a 1x1 convolution where the number of channels changes."""
 
-    def __init__(self, before: int, channels: int, stride: int, kind: str) -> None:
+    def __init__(self, before: int, channels: int, stride: int, kind: str, around: nn.Module | None = None) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(before, channels, 3, stride, 1, bias=False),
@@ -29,7 +30,7 @@ class BasicBlock(nn.Module):
             nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
             norm_layer(kind, channels),
         )
-        self.around = (
+        self.around = around or (
             nn.Identity()
             if before == channels
             else nn.Sequential(nn.Conv2d(before, channels, 1, stride, bias=False), norm_layer(kind, channels))
@@ -39,6 +40,26 @@ class BasicBlock(nn.Module):
         """Return (batch, channels, height / stride, width / stride) of (batch, before, height, width)."""
         out: Tensor = (self.body(x) + self.around(x)).relu()
         return out
+
+
+class PaddedShortcut(nn.Module):
+    """A shortcut without parameters: every ``stride``-th pixel, and zeros as ``added`` new channels."""
+
+    def __init__(self, added: int, stride: int) -> None:
+        super().__init__()
+        self.added, self.stride = added, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (batch, channels + added, height / stride, width / stride) of (batch, channels, height, width)."""
+        return pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.added))
+
+
+def init_convolutions(model: nn.Module) -> None:
+    """Draw the weights of all convolutions: normal with variance 2 / (kernel area * output channels)."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            area = layer.kernel_size[0] * layer.kernel_size[1]
+            nn.init.normal_(layer.weight, 0.0, math.sqrt(2 / (area * layer.out_channels)))
 
 
 class ResNet10(nn.Module):
@@ -66,10 +87,7 @@ class ResNet10(nn.Module):
         ]
         self.features = nn.Sequential(*stem, *blocks, GlobalAvgPool())  # (batch, 512)
         self.head = nn.Linear(CHANNELS[-1], classes)
-        for layer in self.features.modules():
-            if isinstance(layer, nn.Conv2d):
-                area = layer.kernel_size[0] * layer.kernel_size[1]
-                nn.init.normal_(layer.weight, 0.0, math.sqrt(2 / (area * layer.out_channels)))
+        init_convolutions(self.features)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (batch, classes) of images (batch, 3, size, size)."""

@@ -30,12 +30,13 @@ from fedlab.data.pixels import to_rgb_float
 from fedlab.errors import ConfigError, suggest
 from fedlab.models.convnet import ConvNet
 from fedlab.models.mixer import SHAPES, SMALL, Mixer, check_patch_size
+from fedlab.models.mlp import MLP
+from fedlab.models.resnet_cifar import resnet18, resnet20
 from fedlab.models.vit import ViT
 from fedlab.workload import WorkloadSpec
 from fedlab.workloads import domain_suite, shards
 from fedlab.workloads.domain_suite import ACCURACY, KINDS
 
-WIDTH = 32  # channels of the first convolution
 MIXERS = {**SMALL, **SHAPES}
 
 
@@ -50,10 +51,15 @@ class Images:
     server_fraction: float = Field(
         0.1, gt=0, lt=1, description="fraction of the training images that the server has, with client_labels=false"
     )
-    network: Literal["mixer", "conv", "vit"] = Field(
+    network: Literal["mixer", "conv", "vit", "mlp", "resnet20", "resnet18"] = Field(
         "mixer",
-        description="an MLP-Mixer, a convolutional network with group norm, or torchvision's vision transformer",
+        description="an MLP-Mixer, a small convolutional network, torchvision's vision transformer, a perceptron, or a "
+        "residual network; convolutions with group norm",
     )
+    width: int = Field(
+        32, ge=8, multiple_of=8, description="channels of the first convolution with network=conv; a multiple of 8"
+    )
+    hidden: int = Field(200, ge=1, description="units of each of the two hidden layers with network=mlp")
     mixer: Literal["tiny", "small", "cifar", "S/32", "S/16", "B/32", "B/16", "L/32", "L/16", "H/14"] = Field(
         "tiny", description="shape of network=mixer: three for 32 pixels, and the paper's, which are for 224"
     )
@@ -142,8 +148,11 @@ class Images:
 
 NETWORKS: Mapping[str, Callable[[Images, int, int], nn.Module]] = {
     "mixer": lambda options, classes, size: Mixer(classes, size, MIXERS[options.mixer]),
-    "conv": lambda options, classes, size: ConvNet(classes, "group", WIDTH),
+    "conv": lambda options, classes, size: ConvNet(classes, "group", options.width),
     "vit": lambda options, classes, size: ViT(classes, size),
+    "mlp": lambda options, classes, size: MLP(classes, 3 * size * size, (options.hidden,) * 2),
+    "resnet20": lambda options, classes, size: resnet20(classes),
+    "resnet18": lambda options, classes, size: resnet18(classes),
 }
 
 

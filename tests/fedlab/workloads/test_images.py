@@ -12,6 +12,8 @@ from fedlab.data.partitioners import PARTITIONS
 from fedlab.errors import ConfigError, DataError, IncompatibleWeightsError
 from fedlab.models.convnet import ConvNet
 from fedlab.models.mixer import Mixer
+from fedlab.models.mlp import MLP
+from fedlab.models.resnet_cifar import CifarResNet
 from fedlab.models.vit import ViT
 from fedlab.strategies.protocol import load
 from fedlab.workload import SupportsHiddenLabels
@@ -66,7 +68,14 @@ def test_only_training_images_get_new_views():
 
 
 def test_networks_and_mixers_by_name():
-    kinds = {"mixer": Mixer, "conv": ConvNet, "vit": ViT}
+    kinds = {
+        "mixer": Mixer,
+        "conv": ConvNet,
+        "vit": ViT,
+        "mlp": MLP,
+        "resnet20": CifarResNet,
+        "resnet18": CifarResNet,
+    }
     assert set(kinds) == set(NETWORKS)
     for name, kind in kinds.items():
         model = Images(network=name).model()
@@ -102,7 +111,7 @@ def test_what_cannot_be_is_refused():
 def test_a_checkpoint_of_another_model_is_refused():
     weights = Images().model().state_dict()
     assert load(Images().model(), weights, torch.device("cpu"))
-    for options in ({"network": "vit"}, {"network": "conv"}, {"mixer": "small"}, {"size": 24}):
+    for options in ({"network": "vit"}, {"network": "conv"}, {"network": "mlp"}, {"mixer": "small"}, {"size": 24}):
         with pytest.raises(IncompatibleWeightsError, match="weights are of another model than .* use the workload and"):
             load(make(Images, **options).model(), weights, torch.device("cpu"))
 
