@@ -152,6 +152,7 @@ def run_and_print(
                     "weights_sha256": result.weights_sha256,
                     "clients": result.final(),
                     "mean": result.rounds[-1]["mean"],
+                    "score": result.score(),
                 }
             )
         )
@@ -162,23 +163,12 @@ def run_and_print(
 
 
 def show_result(result: Result, console: Console) -> None:
-    """Print the closing table (client by metric), then score, seconds, bytes and the run directory."""
+    """Print the closing table of the clients, then score, seconds, bytes and the run directory."""
     from fedlab.runs.formatting import elapsed, human_bytes
 
-    last, metrics = result.rounds[-1], result.metric_table
-    names = metrics.shown(result.metric_names)
-    table = Table(
-        title=f"After round {last['round']}, on each client's test data", title_justify="left", title_style="bold"
-    )
-    table.add_column("client")
-    for name in names:
-        table.add_column(Text(metrics.heading(name)), justify="right")
-    for client in last["bytes"]:
-        table.add_row(Text(client), *_metric_cells(metrics, names, last["clients"].get(client, {})))
-    table.add_section()
-    table.add_row("mean", *_metric_cells(metrics, names, last["mean"]), style="bold")
-    console.print(table)
-    score = result.score()
+    if result.final() or not result.score():
+        print_clients(result, console)
+    score, metrics = result.score(), result.metric_table
     if score:
         primary = (
             f"{metrics.heading(name)} {metrics.format(name, score[name])}" for name in metrics.primary_scores(score)
@@ -195,6 +185,33 @@ def show_result(result: Result, console: Console) -> None:
     console.print(
         f"run       {result.directory}  (report.html, metrics.jsonl, checkpoints)", highlight=False, soft_wrap=True
     )
+
+
+def print_clients(result: Result, console: Console) -> None:
+    """Print a table of client by metric after the last round; of many clients, the distribution over them."""
+    from fedlab.runs.client_distribution import FEW, distributions
+
+    last, metrics = result.rounds[-1], result.metric_table
+    names, clients = metrics.shown(result.metric_names), last["clients"]
+    title = f"After round {last['round']}, on each client's test data"
+    if len(clients) > FEW:
+        title = f"After round {last['round']}, over {len(clients)} clients, each on its own test data"
+        rows = distributions(clients, {name: metrics.direction(name) for name in names})
+        mean = rows.pop("mean", {})
+    else:
+        tested = last["bytes"] if len(last["bytes"]) <= FEW else clients
+        rows = {client: clients.get(client, {}) for client in tested}
+        mean = last["mean"]
+    table = Table()
+    table.add_column("client" if len(clients) <= FEW else "")
+    for name in names:
+        table.add_column(Text(metrics.heading(name)), justify="right")
+    for row, values in rows.items():
+        table.add_row(Text(row), *_metric_cells(metrics, names, values))
+    table.add_section()
+    table.add_row("mean", *_metric_cells(metrics, names, mean), style="bold")
+    console.print(Text(title, style="bold"))
+    console.print(table)
 
 
 def _metric_cells(metrics: MetricTable, names: Sequence[str], values: Mapping[str, float]) -> list[Text]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fedlab.runs.result import Result
 
 MAX_PANELS = 60  # of a client and a variant each, in one page; some 40 kB each
+MAX_OF_MANY = 6  # clients with panels where there are too many to be shown one by one
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,15 @@ def client_panels(comparison: Comparison, styles: Sequence[SeriesStyle]) -> Clie
     """Return every variant's clients after its run with the first seed that finished everywhere, or at all."""
     first = [key for key in comparison.seeds if all(_run(comparison, style, key) for style in styles)]
     found = ClientPanels((first or comparison.seeds)[0])
+    room = max(1, MAX_PANELS // max(len(styles), 1))
+    room = min(room, MAX_OF_MANY) if comparison.has_many_clients else room
     for style in styles:
         result = _run(comparison, style, found.seed)
         if result is None:
             found.missing.append((style.name, f"its run with seed {found.seed} is not there"))
             continue
         try:
-            clients = client_plots.load(result)
+            clients = client_plots.load(result, room)
         except FedlabError as error:
             found.missing.append((style.name, str(error)))
             continue
@@ -74,10 +77,8 @@ def client_panels(comparison: Comparison, styles: Sequence[SeriesStyle]) -> Clie
             panel = draw(client, style, names, metric)
             if panel.maps or panel.confusion:
                 found.by_client.setdefault(client.name, []).append(panel)
-    room = max(1, MAX_PANELS // max(len(styles), 1))
-    names = list(found.by_client)
-    found.hidden = len(names[room:])
-    found.by_client = {name: found.by_client[name] for name in names[:room]}
+    if found.by_client:
+        found.hidden = max(0, len(comparison.clients) - len(found.by_client))
     return found
 
 

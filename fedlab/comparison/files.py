@@ -1,4 +1,7 @@
-"""The table as files: ``table.csv`` and ``table.json`` for programs, ``table.md`` and ``report.html`` for people."""
+"""The table as files: ``table.csv`` and ``table.json`` for programs, ``table.md`` and ``report.html`` for people.
+
+Of many clients these show the distribution, and ``clients.csv`` has each client.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ def write_files(comparison: Comparison) -> None:
         ("table.csv", csv(comparison)),
         ("table.json", as_json(comparison)),
         ("table.md", markdown(comparison)),
+        *([("clients.csv", clients_csv(comparison))] if comparison.has_many_clients else []),
     ):
         write_atomically(comparison.directory / name, content.encode())
     from fedlab.comparison.page import write_comparison
@@ -26,13 +30,18 @@ def write_files(comparison: Comparison) -> None:
 
 
 def csv(comparison: Comparison) -> str:
-    """Return the summary, with a mean and an interval for each client behind it."""
-    table, domains, keys = comparison.summary(), comparison.domains(), comparison.keys
-    for client in dict.fromkeys(domains["client"]):
-        columns = {"mean": client, "low": f"{client}_low", "high": f"{client}_high"}
-        one = domains[domains["client"] == client][[*keys, *columns]].rename(columns=columns)
+    """Return the summary, with a mean and an interval for each client behind it; of many, for their distribution."""
+    table, parts, keys = comparison.summary(), comparison.breakdown(), comparison.keys
+    for name in dict.fromkeys(parts["client"]):
+        columns = {"mean": name, "low": f"{name}_low", "high": f"{name}_high"}
+        one = parts[parts["client"] == name][[*keys, *columns]].rename(columns=columns)
         table = table.merge(one, on=keys, how="left")
     return str(table.to_csv(index=False))
+
+
+def clients_csv(comparison: Comparison) -> str:
+    """Return every client's mean and interval, a row a variant and client."""
+    return str(comparison.domains().to_csv(index=False))
 
 
 def as_json(comparison: Comparison) -> str:
@@ -58,7 +67,7 @@ def result(comparison: Comparison) -> dict[str, Any]:
         ],
         "domains": [
             {name: text_tables.plain(value) for name, value in row.items()}
-            for row in comparison.domains().to_dict("records")
+            for row in comparison.breakdown().to_dict("records")
         ],
     }
 

@@ -22,7 +22,7 @@ def by_client(result: Result, group: str, judged: str) -> Iterator[dict[str, Any
     judged
         The metric of the group by which the run is judged; a client without it has the best that it reports as score.
     """
-    table, seconds = result.metric_table, 0.0
+    table, seconds, moved_by_all = result.metric_table, 0.0, 0
     moved: dict[str, dict[str, int]] = {}
     for record in result.rounds:
         seconds += _training_seconds(record, table)
@@ -30,11 +30,19 @@ def by_client(result: Result, group: str, judged: str) -> Iterator[dict[str, Any
             total = moved.setdefault(client, {"bytes_down": 0, "bytes_up": 0})
             total["bytes_down"] += counts["train_down"]
             total["bytes_up"] += counts["train_up"]
+            moved_by_all += counts["train_down"] + counts["train_up"]
+        costs = {"bytes": moved_by_all, "seconds": round(seconds, 4)}
+        for client in dict.fromkeys((*record["bytes"], *record["clients"])):
             metrics = record["clients"].get(client, {})
-            here = [name for name in metrics if table.group(name) == group]
-            score = metrics.get(judged, metrics.get(table.primary_metric(here), math.nan))
-            place = {"round": record["round"], "client": client, "score": score}
-            yield {**place, **metrics, **total, "seconds": round(seconds, 4)}
+            place = {"round": record["round"], "client": client, "score": _score(metrics, group, judged, table)}
+            yield {**place, **metrics, **moved.get(client, {"bytes_down": 0, "bytes_up": 0}), **costs}
+
+
+def _score(metrics: Mapping[str, float], group: str, judged: str, table: MetricTable) -> float:
+    """Return the metric by which a client is judged, or the best informed one that it reports of the group."""
+    if judged in metrics:
+        return metrics[judged]
+    return metrics.get(table.primary_metric([name for name in metrics if table.group(name) == group]), math.nan)
 
 
 def of_server(result: Result, metric: str) -> Iterator[dict[str, Any]]:
@@ -48,7 +56,8 @@ def of_server(result: Result, metric: str) -> Iterator[dict[str, Any]]:
         metrics = {**record["server"], **record.get("score", {})}
         if metric in metrics or record.get("score"):  # a score may lack it: few valid molecules, say
             place = {"round": record["round"], "client": SERVER, "score": metrics.get(metric, math.nan)}
-            yield {**place, **metrics, "bytes_down": down, "bytes_up": up, "seconds": round(seconds, 4)}
+            costs = {"bytes": down + up, "seconds": round(seconds, 4)}
+            yield {**place, **metrics, "bytes_down": down, "bytes_up": up, **costs}
 
 
 def _training_seconds(record: Mapping[str, Any], table: MetricTable) -> float:

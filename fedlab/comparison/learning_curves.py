@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fedlab.comparison.page_tables import SeriesStyle, client_names
-from fedlab.report.charts import PANELS, Drawing, Key
+from fedlab.comparison.page_tables import SeriesStyle
+from fedlab.report.charts import Drawing, Key
 from fedlab.report.figures import Curve, Trace, limits, panel, paths
+from fedlab.runs.client_distribution import WORST, distribution
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,15 +26,27 @@ def legend(styles: Sequence[SeriesStyle]) -> list[Key]:
 
 
 def drawn_clients(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list[str]:
-    """Return the clients with a panel of their own."""
-    return client_names(comparison)[: max(1, min(PANELS, LINES // max(len(styles), 1)))]
+    """Return the clients with a panel of their own: of many clients, none."""
+    if comparison.has_many_clients:
+        return []
+    return comparison.clients[: max(1, LINES // max(len(styles), 1))]
+
+
+def hidden_clients(comparison: Comparison, styles: Sequence[SeriesStyle]) -> int:
+    """Return the number of clients that have no panel because there is no room; not of many clients."""
+    return 0 if comparison.has_many_clients else len(comparison.clients) - len(drawn_clients(comparison, styles))
 
 
 def curve_figures(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list[Drawing]:
-    """Return the metric by round: the mean over clients, then client by client, with bands of the range over seeds."""
+    """Return the metric by round: the mean over clients, then client by client, with bands of the range over seeds.
+
+    Of many clients, the median and the worst tenth stand in place of single clients.
+    """
     frame, keys = comparison.frame, comparison.keys
     rounds = sorted(int(number) for number in frame["round"].unique())
-    parts = {"mean over clients": comparison.curves} if len(client_names(comparison)) > 1 else {}
+    parts = {"mean over clients": comparison.curves} if len(comparison.clients) > 1 else {}
+    if comparison.has_many_clients:
+        parts |= _distribution_parts(comparison)
     parts |= {client: frame[frame["client"] == client] for client in drawn_clients(comparison, styles)}
     panels = {title: [_curve(part, keys, style, rounds) for style in styles] for title, part in parts.items()}
     table, metric = comparison.metric_table, comparison.metric
@@ -45,6 +58,18 @@ def curve_figures(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list
         alt = f"{table.title(metric)} by round, {title}; at the end {', '.join(ends)}"
         drawings.append(Drawing(title, panel(f"curve-{i}", rounds, curves, within=within, percent=percent, alt=alt)))
     return drawings
+
+
+def _distribution_parts(comparison: Comparison) -> dict[str, pd.DataFrame]:
+    """Return the median client's scores and those of the worst tenth by title, a row a cell and round."""
+    import pandas as pd
+
+    direction, columns = comparison.metric_table.direction(comparison.metric), [*comparison.keys, "seed", "round"]
+    tested = comparison.frame.dropna(subset=["score"]).groupby(columns, sort=False)["score"]
+    found = {key: distribution(scores, direction) for key, scores in tested}
+    places = pd.DataFrame(list(found), columns=columns)
+    titles = {"median": "median client", **({WORST: "worst tenth of clients"} if direction else {})}
+    return {title: places.assign(score=[of[row] for of in found.values()]) for row, title in titles.items()}
 
 
 def _curve(part: pd.DataFrame, keys: Sequence[str], style: SeriesStyle, rounds: Sequence[int]) -> Curve:
@@ -75,7 +100,7 @@ def cost_figures(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list[
     """Return the mean over clients by its cost so far: bytes of training, and seconds without tests."""
     curves = comparison.curves
     means = {
-        style: _own(curves, comparison.keys, style).groupby("round")[["score", "bytes", "seconds"]].mean()
+        style: _own(curves, comparison.keys, style).groupby("round")[["score", "bytes", "seconds"]].mean().dropna()
         for style in styles
     }
     table, metric = comparison.metric_table, comparison.metric

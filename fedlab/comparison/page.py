@@ -60,8 +60,7 @@ def render(comparison: Comparison) -> str:
         cells=cells,
         keys=learning_curves.legend(styles),
         curves=learning_curves.curve_figures(comparison, styles) if styles else [],
-        hidden_clients=len(page_tables.client_names(comparison))
-        - len(learning_curves.drawn_clients(comparison, styles)),
+        hidden_clients=learning_curves.hidden_clients(comparison, styles),
         costs=learning_curves.cost_figures(comparison, styles) if styles else [],
         pictures=sample_images(comparison, styles),
         panels=client_panels.client_panels(comparison, styles),

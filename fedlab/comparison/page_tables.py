@@ -54,8 +54,8 @@ def variants(comparison: Comparison, table: pd.DataFrame) -> list[SeriesStyle]:
 def client_groups(comparison: Comparison) -> set[frozenset[str]]:
     """Return the sets of clients that variants were measured on; several where the grid chooses the clients."""
     found: dict[tuple[str, ...], set[str]] = {}
-    for row in records(comparison.domains()):
-        found.setdefault(tuple(str(row[key]) for key in comparison.keys), set()).add(str(row["client"]))
+    for row in comparison.final[[*comparison.keys, "client"]].drop_duplicates().itertuples(index=False, name=None):
+        found.setdefault(tuple(map(str, row[:-1])), set()).add(str(row[-1]))
     return {frozenset(clients) for clients in found.values()}
 
 
@@ -225,11 +225,16 @@ def difference_table(
 
 
 def heat_table(comparison: Comparison, styles: Sequence[SeriesStyle]) -> tuple[list[ColumnHeader], list[TableRow]]:
-    """Return a row a variant, a column a client: the mean over seeds with its interval, colored by its value."""
+    """Return a row a variant, a column a client: the mean over seeds with its interval, colored by its value.
+
+    Of many clients, a column is a row of their distribution.
+    """
     metric, metrics = comparison.metric, comparison.metric_table
     percent = metrics.is_fraction(metric)
-    found = {(*(str(row[key]) for key in comparison.keys), row["client"]): row for row in records(comparison.domains())}
-    clients = client_names(comparison)
+    found = {
+        (*(str(row[key]) for key in comparison.keys), row["client"]): row for row in records(comparison.breakdown())
+    }
+    clients = list(dict.fromkeys(str(key[-1]) for key in found))
     means = [row["mean"] for row in found.values() if math.isfinite(row["mean"])]
     low, high = min(means, default=0.0), max(means, default=0.0)
     leading = {
@@ -272,8 +277,3 @@ def best_as_shown(table: MetricTable, metric: str, values: Sequence[float]) -> s
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return rows as plain values by name."""
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
-
-
-def client_names(comparison: Comparison) -> list[str]:
-    """Return every client that ever took part."""
-    return list(dict.fromkeys(comparison.frame["client"]))

@@ -23,6 +23,7 @@ from fedlab.comparison.frame_rows import SERVER
 from fedlab.comparison.summary import Scores, summarize
 from fedlab.errors import RunError
 from fedlab.files import write_atomically
+from fedlab.runs.client_distribution import FEW, distribution
 from fedlab.runs.metrics import MetricTable
 from fedlab.runs.result import Result
 
@@ -191,8 +192,9 @@ class Comparison:
 
         Columns: ``label``, ``strategy``, a column for each option of the grid (text; empty where it has no effect),
         ``seed``, ``round``, ``client``, ``score`` (the metric that the variant is judged by), every metric by its name,
-        ``bytes_down`` and ``bytes_up`` (training, of this client, cumulated), ``seconds`` (the whole run's without
-        tests and scores, cumulated). Where the metric is of the server's score, there is one "client", named
+        ``bytes_down`` and ``bytes_up`` (training, of this client, cumulated), ``bytes`` (all clients together) and
+        ``seconds`` (the whole run's without tests and scores), both cumulated. A client that took part in a round
+        without a test has no score there. Where the metric is of the server's score, there is one "client", named
         "global model", and a row a round that has a score.
         """
         import pandas as pd
@@ -237,9 +239,8 @@ class Comparison:
         columns = [*self.keys, "strategy", "seed", "round"]
         if self.frame.empty:
             return pd.DataFrame(columns=[*columns, "score", "bytes", "seconds"])
-        whole = self.frame.assign(bytes=self.frame["bytes_down"] + self.frame["bytes_up"])
-        return whole.groupby(columns, sort=False, as_index=False).agg(
-            {"score": "mean", "bytes": "sum", "seconds": "max"}
+        return self.frame.groupby(columns, sort=False, as_index=False).agg(
+            {"score": "mean", "bytes": "max", "seconds": "max"}
         )
 
     def summary(self) -> pd.DataFrame:
@@ -268,10 +269,47 @@ class Comparison:
         """Return a row a variant, value of the grid and client: ``n``, ``mean``, ``low``, ``high`` over seeds."""
         import pandas as pd
 
-        rows = []
-        for key, part in self.final.groupby([*self.keys, "client"], sort=False) if len(self.final) else ():
+        rows, final = [], self.final
+        if self.has_many_clients:  # those that took part and were not tested need no row
+            final = final.dropna(subset=["score"])
+        for key, part in final.groupby([*self.keys, "client"], sort=False) if len(final) else ():
             found = statistics.interval(part["score"])
             rows.append({**dict(zip([*self.keys, "client"], key, strict=True)), **asdict(found)})
+        return pd.DataFrame(rows, columns=[*self.keys, "client", "n", "mean", "low", "high"])
+
+    @cached_property
+    def clients(self) -> list[str]:
+        """Every client that ever took part; the global model alone where the metric is of the server's score."""
+        return list(dict.fromkeys(self.frame["client"]))
+
+    @property
+    def tested_clients(self) -> int:
+        """Largest number of clients that were tested after the last round of a cell."""
+        scores = self.final.dropna(subset=["score"]).groupby([*self.keys, "seed"])["score"]
+        return int(scores.size().max()) if len(scores) else 0
+
+    @property
+    def has_many_clients(self) -> bool:
+        """True if there are too many clients to be shown one by one."""
+        return len(self.clients) > FEW
+
+    def breakdown(self) -> pd.DataFrame:
+        """Return :meth:`domains`, or of many clients their distribution with its rows' names as ``client``.
+
+        Mean, worst tenth and quantiles are taken over the clients of each seed; the columns are those of ``domains``,
+        over seeds.
+        """
+        import pandas as pd
+
+        if not self.has_many_clients:
+            return self.domains()
+        direction, rows = self.metric_table.direction(self.metric), []
+        for key, part in self.final.groupby(self.keys, sort=False):
+            by_seed = [distribution(of["score"], direction) for _, of in part.groupby("seed", sort=False)]
+            for row in dict.fromkeys(row for found in by_seed for row in found if row != "mean"):
+                found = statistics.interval(pd.Series([of[row] for of in by_seed if row in of], dtype=float))
+                names = key if isinstance(key, tuple) else (key,)
+                rows.append({**dict(zip(self.keys, names, strict=True)), "client": row, **asdict(found)})
         return pd.DataFrame(rows, columns=[*self.keys, "client", "n", "mean", "low", "high"])
 
     @property

@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fedlab.runs.client_distribution import WORST
 from fedlab.runs.formatting import MISSING, elapsed, human_bytes, p_value
 
 if TYPE_CHECKING:
     from fedlab.comparison.result import Comparison
+
+
+SHOWN = (WORST, "10 %", "median", "90 %")  # rows of the distribution over many clients that have a column
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,10 @@ def scores(comparison: Comparison) -> TextTable:
 
 
 def domains(comparison: Comparison) -> TextTable:
-    """Return the same scores client by client."""
-    table, found = comparison.metric_table, comparison.domains()
+    """Return the same scores client by client, or of many clients their distribution."""
+    table, found = comparison.metric_table, comparison.breakdown()
     percent = table.is_fraction(comparison.metric)
-    clients = list(dict.fromkeys(found["client"]))
+    clients = [name for name in dict.fromkeys(found["client"]) if not comparison.has_many_clients or name in SHOWN]
     by_row: dict[tuple[str, ...], dict[str, str]] = {}
     for row in found.to_dict("records"):
         cells = by_row.setdefault(tuple(str(row[key]) for key in comparison.keys), {})
@@ -75,8 +79,9 @@ def domains(comparison: Comparison) -> TextTable:
         [key[0], *(part or MISSING for part in key[1:]), *(cells.get(client, MISSING) for client in clients)]
         for key, cells in by_row.items()
     ]
+    what = f"over {comparison.tested_clients} clients" if comparison.has_many_clients else "by client"
     return TextTable(
-        f"{table.title(comparison.metric)} by client", ["strategy", *comparison.short_options, *clients], rows
+        f"{table.title(comparison.metric)} {what}", ["strategy", *comparison.short_options, *clients], rows
     )
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from fedlab.report.figures import REFERENCE, SLOTS, Curve, bars, dashes, limits, panel, slots
 from fedlab.report.run_tables import TableCell, TableRow, client_names, primary_group
+from fedlab.runs.client_distribution import FEW, WORST, distributions
 from fedlab.runs.formatting import MISSING, elapsed, human_bytes
 from fedlab.runs.metrics import MetricTable
 from fedlab.runs.result import Result
 
-PANELS = 24  # clients with a panel of their own; a page of hundreds helps nobody
 KINDS = {
     "train_down": "training, down",
     "train_up": "training, up",
@@ -43,15 +44,16 @@ class Drawing:
 
 
 def primary_figures(result: Result) -> tuple[list[Key], list[Drawing]]:
-    """Return a legend, and the fractions that the run is judged by, by round: the mean, then client by client."""
+    """Return a legend, and the fractions that the run is judged by, by round.
+
+    The global model, where the server tests it; the mean over clients; then client by client. Of many clients, the
+    median with a band from the tenth to the ninetieth percentile, and the worst tenth.
+    """
     names, table = _primary(result), result.metric_table
     colors = slots(names, table)
-    series = {"mean": [record["mean"] for record in result.rounds]} if len(client_names(result.rounds)) != 1 else {}
-    for client in client_names(result.rounds)[:PANELS]:
-        series[client] = [record["clients"].get(client, {}) for record in result.rounds]
     panels = {
-        title: [Curve(table.title(name), colors[name], [at.get(name, math.nan) for at in values]) for name in names]
-        for title, values in series.items()
+        title: [Curve(table.title(name), colors[name], part.values(name), band=part.band_of(name)) for name in names]
+        for title, part in _series(result, names).items()
     }
     if not names or not panels:
         return [], []
@@ -69,6 +71,44 @@ def primary_figures(result: Result) -> tuple[list[Key], list[Drawing]]:
     return keys, drawings
 
 
+@dataclass(frozen=True)
+class Series:
+    """Metrics by round, and with a band those at its lower and at its upper edge."""
+
+    rounds: Sequence[Mapping[str, float]]
+    band: tuple[Sequence[Mapping[str, float]], Sequence[Mapping[str, float]]] | None = None
+
+    def values(self, name: str) -> list[float]:
+        """Return one metric in each round, NaN where there is none."""
+        return [at.get(name, math.nan) for at in self.rounds]
+
+    def band_of(self, name: str) -> tuple[list[float], list[float]] | None:
+        """Return the band of one metric."""
+        if self.band is None:
+            return None
+        low, high = (Series(edge).values(name) for edge in self.band)
+        return low, high
+
+
+def _series(result: Result, names: Sequence[str]) -> dict[str, Series]:
+    """Return the metrics of each panel by its title."""
+    clients, rounds = client_names(result.rounds), result.rounds
+    scored = any(name in record.get("score", {}) for record in rounds for name in names)
+    found = {"global model": Series([record.get("score", {}) for record in rounds])} if scored else {}
+    if not any(record["clients"] for record in rounds):
+        return found
+    if len(clients) != 1:
+        title = "mean over clients" if scored or len(clients) > FEW else "mean"
+        found[title] = Series([record["mean"] for record in rounds])
+    if len(clients) <= FEW:
+        return found | {client: Series([at["clients"].get(client, {}) for at in rounds]) for client in clients}
+    rows = [distributions(at["clients"], {n: result.metric_table.direction(n) for n in names}) for at in rounds]
+    median, low, high, worst = ([row.get(name, {}) for row in rows] for name in ("median", "10 %", "90 %", WORST))
+    found["median client; 80 % of clients in the band"] = Series(median, (low, high))
+    found["worst tenth of clients"] = Series(worst)
+    return found
+
+
 def other_figures(result: Result) -> list[Drawing]:
     """Return every other number by round: of the clients' tests, each client faint behind the mean; and of the server.
 
@@ -81,21 +121,28 @@ def other_figures(result: Result) -> list[Drawing]:
 def _client_curves(result: Result) -> Iterator[tuple[str, str, list[Curve]]]:
     """Yield title, metric and curves of what clients report beside the primary metrics."""
     primary = _primary(result)
+    clients, table = client_names(result.rounds), result.metric_table
     for name in (name for name in result.metric_names if name not in primary):
+        mean = Curve("mean", 2, [at["mean"].get(name, math.nan) for at in result.rounds])
+        title = f"{table.heading(name)}, on the clients"
+        if len(clients) > FEW:
+            rows = [distributions(at["clients"], {name: 0}) for at in result.rounds]
+            low, high = (Series([row.get(end, {}) for row in rows]).values(name) for end in ("10 %", "90 %"))
+            yield f"{title}; 80 % of them in the band", name, [replace(mean, band=(low, high))]
+            continue
         faint = [
             Curve(client, REFERENCE, [at["clients"].get(client, {}).get(name, math.nan) for at in result.rounds], True)
-            for client in client_names(result.rounds)
+            for client in clients
         ]
-        mean = Curve("mean", 2, [at["mean"].get(name, math.nan) for at in result.rounds])
-        yield f"{result.metric_table.heading(name)}, on the clients", name, [*faint, mean]
+        yield title, name, [*faint, mean]
 
 
 def _server_curves(result: Result) -> Iterator[tuple[str, str, list[Curve]]]:
     """Yield title, metric and curves of the workload's scores and of the strategy's own metrics."""
-    table = result.metric_table
+    table, shown = result.metric_table, _primary(result)
     for kind, where in (("score", "of the global model"), ("server", "on the server")):
         reported = dict.fromkeys(name for record in result.rounds for name in record.get(kind, {}))
-        names = [name for name in reported if table.role(name) != "hidden"]
+        names = [name for name in reported if table.role(name) != "hidden" and not (kind == "score" and name in shown)]
         values = {name: [record.get(kind, {}).get(name, math.nan) for record in result.rounds] for name in names}
         references = {name: table.reference(names, name) for name in names if table.role(name) != "reference"}
         for name in (name for name in names if name not in references.values()):
@@ -138,14 +185,31 @@ def time_table(result: Result) -> tuple[list[TableRow], Drawing]:
 
 
 def traffic_table(result: Result) -> tuple[list[TableRow], list[Drawing]]:
-    """Return bytes by client over all rounds, colored as in the figures of training traffic by round."""
+    """Return bytes by client over all rounds, colored as in the figures of training traffic by round.
+
+    Of many clients, the median and the largest.
+    """
     clients = client_names(result.rounds)
-    colors = _cycle(len(clients)) if len(clients) <= SLOTS else [0] * len(clients)
-    rows = []
-    for client, slot in zip(clients, colors, strict=True):
-        sums = (sum(record["bytes"].get(client, {}).get(kind, 0) for record in result.rounds) for kind in KINDS)
-        rows.append(TableRow(client, [TableCell(human_bytes(count)) for count in sums], slot))
-    rows.append(TableRow("all", [TableCell(human_bytes(result.bytes(kind))) for kind in KINDS]))
+    sums = {
+        client: [sum(record["bytes"].get(client, {}).get(kind, 0) for record in result.rounds) for kind in KINDS]
+        for client in clients
+    }
+    if len(clients) > FEW:
+        rows = [
+            TableRow(row, [TableCell(human_bytes(float(value))) for value in values])
+            for row, values in (
+                ("median client", np.median(list(sums.values()), axis=0)),
+                ("largest", np.max(list(sums.values()), axis=0)),
+            )
+        ]
+    else:
+        colors = _cycle(len(clients)) if len(clients) <= SLOTS else [0] * len(clients)
+        rows = [
+            TableRow(client, [TableCell(human_bytes(count)) for count in sums[client]], slot)
+            for client, slot in zip(clients, colors, strict=True)
+        ]
+    everybody = f"all {len(clients):,} that took part" if len(clients) > FEW else "all"
+    rows.append(TableRow(everybody, [TableCell(human_bytes(result.bytes(kind))) for kind in KINDS]))
     trained = [record for record in result.rounds if record["round"] > 0]
     if not trained:
         return rows, []
@@ -157,11 +221,12 @@ def traffic_table(result: Result) -> tuple[list[TableRow], list[Drawing]]:
 
 def _traffic(kind: str, where: str, records: Sequence[Mapping[str, Any]], clients: Sequence[str]) -> Drawing:
     """Return bytes of one kind by round, stacked by client while there are colors enough."""
-    counts = {name: [float(record["bytes"].get(name, {}).get(kind, 0)) for record in records] for name in clients}
-    sums = [sum(column) for column in zip(*counts.values(), strict=True)]
+    sums = [float(sum(client[kind] for client in record["bytes"].values())) for record in records]
     most = max(sums, default=0.0)
     unit, size = next((pair for pair in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if most >= pair[1]), ("B", 1.0))
-    series = counts if len(clients) <= SLOTS else {"all": sums}
+    each = clients if len(clients) <= SLOTS else ()
+    counts = {name: [float(record["bytes"].get(name, {}).get(kind, 0)) for record in records] for name in each}
+    series = counts or {"all": sums}
     stacks = [
         Curve(name, slot, [count / size for count in values])
         for (name, values), slot in zip(series.items(), _cycle(len(series)), strict=True)
@@ -173,9 +238,10 @@ def _traffic(kind: str, where: str, records: Sequence[Mapping[str, Any]], client
 
 
 def _primary(result: Result) -> list[str]:
-    """Return the names of the metrics that the run is judged by."""
+    """Return the names of the metrics that the run is judged by: the clients', or of none the global model's."""
     group, table = primary_group(result), result.metric_table
-    return [name for name in result.metric_names if group and table.group(name) == group]
+    names = result.metric_names or table.sorted(result.score())
+    return [name for name in names if group and table.group(name) == group]
 
 
 def _rounds(result: Result) -> list[int]:

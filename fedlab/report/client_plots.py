@@ -39,8 +39,9 @@ from fedlab.runs.result import Result
 from fedlab.seeds import deterministic, seeded
 from fedlab.workload import Workload
 
-FILE, FORMAT = "clients.npz", 1
+FILE, FORMAT = "clients.npz", 2
 POINTS = 300  # of a domain in a map
+CLIENTS = 60  # whose data are kept where nothing else is asked for
 BINS = 20  # of a histogram of weights
 
 Array = NDArray[Any]
@@ -81,8 +82,8 @@ class ClientPlotData:
 ARRAYS = [field.name for field in fields(ClientPlotData) if field.name != "name"]
 
 
-def load(result: Result) -> list[ClientPlotData]:
-    """Return the plot data of a run's clients, from the file beside it or computed.
+def load(result: Result, most: int = CLIENTS) -> list[ClientPlotData]:
+    """Return the plot data of a run's clients, of ``most`` at most, from the file beside it or computed.
 
     Raises
     ------
@@ -90,14 +91,14 @@ def load(result: Result) -> list[ClientPlotData]:
         When the run has no checkpoint that can be read, its data is not here, or its model gives what nobody expects.
     """
     path = result.directory / FILE
-    key = f"{FORMAT} {POINTS} {result.weights_sha256 or result.rounds[-1]['round']}"
+    key = f"{FORMAT} {POINTS} {most} {result.weights_sha256 or result.rounds[-1]['round']}"
     if path.is_file():
         with np.load(path) as stored:
             if str(stored["key"]) == key:
                 names = [str(name) for name in stored["names"]]
                 return [ClientPlotData(name, **{a: stored[f"{i} {a}"] for a in ARRAYS}) for i, name in enumerate(names)]
     try:
-        found = compute(result)
+        found = compute(result, most)
     except FedlabError:
         raise
     except Exception as error:  # a model of the future may take or give anything; a page does without its picture
@@ -114,8 +115,8 @@ def _save(path: Path, arrays: Mapping[str, Array]) -> None:
 
 
 @torch.no_grad()
-def compute(result: Result) -> list[ClientPlotData]:
-    """Return the plot data from a run's checkpoints.
+def compute(result: Result, most: int) -> list[ClientPlotData]:
+    """Return the plot data of ``most`` clients at most from a run's checkpoints.
 
     Raises
     ------
@@ -129,7 +130,7 @@ def compute(result: Result) -> list[ClientPlotData]:
         raise RunError(f"{result.directory} has no checkpoint; `fedlab resume {result.directory}` runs it on")
     after = Recalled(checkpoints.path(rounds[-1]), config)
     before = Recalled(checkpoints.path(0), config) if rounds[0] == 0 and rounds[-1] else None
-    names = config.clients
+    names = config.clients[:most]
     with deterministic(config.run.threads), seeded(config.run.seed, "report"):
         source = _source(after.workload)
         return [_view(result, before, after, source, partition, name) for partition, name in enumerate(names)]

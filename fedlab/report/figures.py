@@ -130,7 +130,7 @@ def panel(
     percent: bool,
     alt: str,
 ) -> Markup:
-    """Draw values by round.
+    """Draw values by round; a line goes on over rounds in which nothing was measured.
 
     Parameters
     ----------
@@ -141,16 +141,19 @@ def panel(
     words
         What the figure shows, for those who cannot see it.
     """
+    measured = [at for at in range(len(rounds)) if any(math.isfinite(curve.values[at]) for curve in curves)]
     with _figure() as (figure, axes):
         for curve in curves:
             # A dot of the line's width shows a value between two gaps, and a larger one each round of a short run.
-            size = (4.5 if len(rounds) <= 20 else 1.8) if not curve.faint else 2.0
+            size = (4.5 if len(measured) <= 20 else 1.8) if not curve.faint else 2.0
             pattern = () if curve.faint else DASHES.get(curve.slot, ()) if curve.dashes is None else curve.dashes
             if curve.band:
-                axes.fill_between(rounds, *curve.band, color=_color(curve.slot), alpha=0.16, linewidth=0, clip_on=False)
+                low, high = ([edge[at] for at in measured] for edge in curve.band)
+                at = [rounds[place] for place in measured]
+                axes.fill_between(at, low, high, color=_color(curve.slot), alpha=0.16, linewidth=0, clip_on=False)
             axes.plot(
-                rounds,
-                curve.values,
+                [rounds[at] for at in measured],
+                [curve.values[at] for at in measured],
                 color=_color(curve.slot),
                 linestyle=(0, pattern) if pattern else "-",
                 linewidth=1.0 if curve.faint else 1.8,

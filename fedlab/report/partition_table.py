@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from typing import Any
 from markupsafe import Markup
 
 from fedlab.report import plots
+from fedlab.report.run_tables import TableCell, TableRow
+from fedlab.runs.client_distribution import FEW, QUANTILES, distribution
 
 FILE = "split.json"
-CLIENTS = 200  # drawn at most
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,16 @@ class Share:
 
 @dataclass(frozen=True)
 class Split:
-    """A table of clients; ``labeled`` says whether bars are cut into classes."""
+    """A table of clients; ``labeled`` says whether bars are cut into classes.
+
+    Of many clients, ``rows`` has the first ones and ``summary`` the distribution over all, with column ``heads``.
+    """
 
     rows: list[Share]
     labeled: bool
-    hidden: int
+    clients: int
+    heads: list[str]
+    summary: list[TableRow]
 
 
 def read(directory: Path) -> Split | None:
@@ -54,14 +61,35 @@ def parse(text: str) -> Split:
     order = sorted({name for client in clients for name in client["labels"] or ()}, key=_as_number)
     most = max((client["examples"] for client in clients), default=0)
     rows = []
-    for client in clients[:CLIENTS]:
+    for client in clients[:FEW]:
         name, labels = client["name"], client["labels"]
         examples = f"{client['examples']:,}".replace(",", "\u202f")
         alt = ", ".join(f"{count} of {of}" for of, count in (labels or {}).items())
         classes = plots.label_bar(labels, order, f"{name}: {alt}") if labels else None
         size = plots.size_bar(client["examples"], most, f"{name}: {examples} examples")
         rows.append(Share(name, examples, size, classes))
-    return Split(rows, labeled, len(clients) - len(rows))
+    return Split(rows, labeled, len(clients), *(_summary(clients, labeled) if len(clients) > FEW else ([], [])))
+
+
+def _summary(clients: Sequence[Mapping[str, Any]], labeled: bool) -> tuple[list[str], list[TableRow]]:
+    """Return heads, and quantiles over clients of their sizes, and of how many classes they have and how unevenly."""
+    columns = {"examples": [float(client["examples"]) for client in clients]}
+    if labeled:
+        counts = [list(client["labels"].values()) for client in clients if client["labels"]]
+        columns["classes"] = [float(len(numbers)) for numbers in counts]
+        columns["share of the largest class"] = [max(numbers) / sum(numbers) for numbers in counts]
+    found = {name: distribution(values, 0) for name, values in columns.items()}
+    rows = [
+        TableRow(
+            row,
+            [
+                TableCell(f"{100 * of[row]:.0f} %" if "share" in name else f"{of[row]:.4g}")
+                for name, of in found.items()
+            ],
+        )
+        for row in ("mean", *QUANTILES)
+    ]
+    return list(columns), rows
 
 
 def _as_number(name: str) -> tuple[int, str]:

@@ -18,11 +18,12 @@ def write_report(result: Result) -> Path:
 
 def render(result: Result) -> str:
     """Return the page, which has no script and loads nothing."""
-    heads, rows = run_tables.results_table(result)
+    results = run_tables.results_table(result)
     keys, curves = charts.primary_figures(result)
     phases, seconds = charts.time_table(result)
     traffic, bytes_figures = charts.traffic_table(result)
     clients = run_tables.client_names(result.rounds)
+    failures = run_tables.failures(result)
     return template.render(
         "report.html",
         result=result,
@@ -31,12 +32,12 @@ def render(result: Result) -> str:
         last=result.rounds[-1],
         summary=run_tables.summary(result),
         measure=result.metric_table.title(run_tables.primary_group(result)),
-        heads=heads,
-        rows=rows,
-        absent=[name for name in clients if name not in result.rounds[-1]["clients"]],
+        results=results,
+        scores=run_tables.score_table(result),
+        clients=len(clients),
+        absent=[] if results.worst else [name for name in clients if name not in result.rounds[-1]["clients"]],
         keys=keys,
         curves=curves,
-        hidden_clients=max(0, len(clients) - charts.PANELS),
         others=charts.other_figures(result),
         phases=phases,
         seconds=seconds,
@@ -45,7 +46,8 @@ def render(result: Result) -> str:
         bytes_figures=bytes_figures,
         bytes_by_client=1 < len(clients) <= figures.SLOTS,
         pictures=samples.of_run(result.directory),
-        failures=run_tables.failures(result),
+        failures=failures[: run_tables.LISTED],
+        all_failures=len(failures),
         split=partition_table.read(result.directory),
         facts=run_tables.facts(result),
         from_preset=commands.repeat_from_preset(result),

@@ -12,10 +12,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from fedlab.runs.client_distribution import FEW, distributions, in_order, worst_first
 from fedlab.runs.formatting import MISSING, elapsed
 from fedlab.runs.metrics import MetricTable
 from fedlab.runs.result import Result
 
+LISTED = 100  # clients by name in a folded table of a page that shows the distribution over all
 EXAMPLES = "num-examples"  # in the reply of a client: how many its metrics are of
 
 
@@ -49,39 +51,47 @@ class TableRow:
 
 
 def client_names(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return every client that ever took part, in the order of partitions."""
-    return list(dict.fromkeys(name for record in rounds for kind in ("bytes", "clients") for name in record[kind]))
+    """Return every client that ever took part, in the order of partitions; sampled ones in the order of their names."""
+    names = list(dict.fromkeys(name for record in rounds for kind in ("bytes", "clients") for name in record[kind]))
+    return names if len(names) <= FEW else in_order(names)
 
 
 def summary(result: Result) -> str:
     """Return the run's result in one sentence."""
-    table, first, last = result.metric_table, result.rounds[0], result.rounds[-1]
+    table, last = result.metric_table, result.rounds[-1]
     done, planned = last["round"], result.config.get("rounds", last["round"])
     what = f"{result.config.get('strategy', 'a strategy')} on {result.config.get('workload', 'a workload')}"
     rounds = f"{done} of {planned} rounds" if done != planned else f"{done} round{'s' * (done != 1)}"
     when = f"After {rounds} of {what}" if done else f"Before the first round of {what}"
-    clients = len(client_names(result.rounds))
-    whose = f"over {clients} clients" if clients != 1 else "of the one client"
     score = result.score()
+    tested = _clients_sentence(result)
     if table.primary_scores(score):
         found = ", ".join(
             f"{table.title(name)} {table.format(name, score[name])}" for name in table.primary_scores(score)
         )
-        return f"{when}, the samples of the global model have {found}."
+        return f"{when}, the global model has {found}{f'; {tested}' if tested else ''}."
+    return f"{when}, {tested or 'no client has reported a metric'}."
+
+
+def _clients_sentence(result: Result) -> str:
+    """Return the mean of what the clients' tests are judged by, and what it is compared with; "" without any."""
+    table, first, last = result.metric_table, result.rounds[0], result.rounds[-1]
     names = [name for name in result.metric_names if name in last["mean"]]
-    if not names:
-        return f"{when}, no client has reported a metric."
     name = table.primary_metric(names)
+    if not name or (table.role(name) == "auxiliary" and table.primary_scores(result.score())):
+        return ""
+    clients = len(last["clients"]) if len(last["clients"]) > FEW else len(client_names(result.rounds))
+    whose = f"over {clients:,} clients" if clients != 1 else "of the one client"
     value, measure = last["mean"][name], _measure(table, name)
     mean = "" if clients == 1 or measure.startswith("mean ") else "mean "
-    sentence = f"{when}, {mean}{measure} {whose} is {table.format(name, value)}"
+    sentence = f"{mean}{measure} {whose} is {table.format(name, value)}"
     reference = table.reference(names, name)
     if reference and table.is_fraction(name):
         control, what = last["mean"][reference], table.find(reference).note or table.title(reference)
-        return f"{sentence}, {_points(value - control)} {what} ({table.format(reference, control)})."
-    if done and name in first["mean"] and first["round"] == 0:
-        return f"{sentence}; it was {table.format(name, first['mean'][name])} before the first round."
-    return f"{sentence}."
+        return f"{sentence}, {_points(value - control)} {what} ({table.format(reference, control)})"
+    if last["round"] and name in first["mean"] and first["round"] == 0:
+        return f"{sentence}; it was {table.format(name, first['mean'][name])} before the first round"
+    return sentence
 
 
 def _measure(table: MetricTable, name: str) -> str:
@@ -92,9 +102,10 @@ def _measure(table: MetricTable, name: str) -> str:
 
 
 def primary_group(result: Result) -> str:
-    """Return the group of fractions that a run is judged by; "" where its clients report none."""
-    name = result.metric_table.primary_metric(result.metric_names)
-    return result.metric_table.group(name) if result.metric_table.is_fraction(name) else ""
+    """Return the group of fractions that a run is judged by; "" where its clients, or of none the server, have none."""
+    table = result.metric_table
+    name = table.primary_metric(result.metric_names or table.primary_scores(result.score()))
+    return table.group(name) if table.is_fraction(name) else ""
 
 
 def _points(difference: float) -> str:
@@ -104,17 +115,63 @@ def _points(difference: float) -> str:
     return f"{size} point{'s' * (size != '1.0')} {'above' if difference > 0 else 'below'}"
 
 
-def results_table(result: Result) -> tuple[list[str], list[TableRow]]:
-    """Return column heads, then a row for each client and one for the mean, after the last round."""
+@dataclass(frozen=True)
+class ResultsTable:
+    """The clients' tests after the last round that had any.
+
+    Attributes
+    ----------
+    heads
+        Column heads.
+    rows
+        A row for each client and one for the mean; of many clients, rows of their distribution.
+    worst
+        Of many clients, a row for each of the worst ones, the worst first; else empty.
+    tested
+        Number of clients that were tested.
+    """
+
+    heads: list[str]
+    rows: list[TableRow]
+    worst: list[TableRow]
+    tested: int
+
+
+def results_table(result: Result) -> ResultsTable:
+    """Return the table of the clients' tests after the last round."""
     last, names, table = result.rounds[-1], result.metric_names, result.metric_table
     clients = {client: last["clients"].get(client, {}) for client in client_names(result.rounds)}
+    tested = len(last["clients"])
+    if len(clients) > FEW:
+        clients = {client: values for client, values in clients.items() if values}
     counted = any(EXAMPLES in values for values in clients.values())
-    rows = []
-    for head, values in [*clients.items(), ("mean", last["mean"])]:
+    heads = [*map(table.heading, names), *([table.title(EXAMPLES)] if counted else [])]
+
+    def row(head: str, values: Mapping[str, float]) -> TableRow:
         count = values.get(EXAMPLES)
         examples = [TableCell(f"{count:,.0f}".replace(",", "\u202f") if count is not None else "")] if counted else []
-        rows.append(TableRow(head, [*_cells(table, names, values), *examples]))
-    return [*map(table.heading, names), *([table.title(EXAMPLES)] if counted else [])], rows
+        return TableRow(head, [*_cells(table, names, values), *examples])
+
+    if len(clients) <= FEW:
+        return ResultsTable(heads, [row(*pair) for pair in (*clients.items(), ("mean", last["mean"]))], [], tested)
+    primary = table.primary_metric(names)
+    order = worst_first(clients, primary, table.direction(primary))
+    measured = [*names, *([EXAMPLES] if counted else [])]
+    rows = distributions(clients, {name: table.direction(name) for name in measured})
+    mean = {**rows.pop("mean", {}), **last["mean"]}
+    return ResultsTable(
+        heads,
+        [row(*pair) for pair in (*rows.items(), ("mean", mean))],
+        [row(client, clients[client]) for client in order[:LISTED]],
+        tested,
+    )
+
+
+def score_table(result: Result) -> tuple[list[str], list[TableRow]] | None:
+    """Return column heads and one row: the newest metrics of the global model itself; None where there are none."""
+    score, table = result.score(), result.metric_table
+    names = table.sorted(score)
+    return ([*map(table.heading, names)], [TableRow("global model", _cells(table, names, score))]) if names else None
 
 
 def _cells(table: MetricTable, names: Sequence[str], values: Mapping[str, float]) -> list[TableCell]:

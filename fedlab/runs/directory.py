@@ -134,9 +134,12 @@ class RunDirectory:
         return self.path / "config.toml"
 
     def write_split(self, clients: Sequence[Mapping[str, object]]) -> None:
-        """Write the statistics of each client's training data, as ``split_of`` in ``fedlab/launch.py`` returns them."""
-        text = json.dumps({"clients": list(clients)}, indent=2)
-        write_atomically(self.path / "split.json", text.encode() + b"\n")
+        """Write the statistics of each client's training data, one line a client.
+
+        They are what ``partition_statistics`` in ``fedlab/launch.py`` returns.
+        """
+        lines = ",\n".join(f"  {json.dumps(client)}" for client in clients)
+        write_atomically(self.path / "split.json", f'{{"clients": [\n{lines}\n]}}\n'.encode())
 
     def registered_nodes(self) -> dict[int, str] | None:
         """Return node id to the client that its key is registered for; None where nodes do not authenticate."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 from fedlab.metrics import COMMON_METRICS, COMMON_PHASES, FRACTION, UNDECLARED_ORDER, Declares, Metric, Phase, Role
+from fedlab.runs.client_distribution import natural_key
 
 
 @dataclass(frozen=True)
@@ -135,9 +135,13 @@ class MetricTable:
         return [name for name in candidates if self.group(name) == group][-1]
 
     def primary_scores(self, score: Mapping[str, float]) -> list[str]:
-        """Return the names of a score that a short line shows: those declared by their whole name, with a direction."""
+        """Return the names of a score that a short line shows: those declared by their whole name, with a direction.
+
+        Auxiliary ones, such as the loss of a test, only if there is nothing else.
+        """
         declared = {metric.name for metric in self.metrics}
-        return [name for name in score if name in declared and self.direction(name)]
+        known = [name for name in score if name in declared and self.direction(name)]
+        return [name for name in known if self.role(name) != "auxiliary"] or known
 
     def reference(self, names: Iterable[str], name: str) -> str:
         """Return the one of ``names`` that is the reference of a metric; "" where there is none."""
@@ -187,12 +191,7 @@ class MetricTable:
     def _place(self, name: str) -> tuple[int, str, int, list[tuple[int, str]]]:
         """Return the key by which names are sorted."""
         base, variant = self._split(name)
-        return base.order, base.group or base.name, variant.order if variant else 0, _natural(name)
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Return a key by which "5-shot" comes before "20-shot"."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+        return base.order, base.group or base.name, variant.order if variant else 0, natural_key(name)
 
 
 def _parse(kind: type[Any], entries: Iterable[Mapping[str, Any]]) -> tuple[Any, ...]:

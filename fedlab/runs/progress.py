@@ -19,7 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from fedlab.errors import name_list
 from fedlab.files import follow_lines
+from fedlab.runs.client_distribution import FEW, QUANTILES, WORST, distribution, distributions
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.metrics import MetricTable
 from fedlab.runs.result import client_metric_names
@@ -63,11 +65,7 @@ class PlainProgress:
             self.write(FORMATTERS[kind](event, table))
         elif kind == "round":
             name = table.primary_metric(table.sorted(client_metric_names([event])))
-            values = "  ".join(
-                f"{client} {table.format(name, metrics[name])}"
-                for client, metrics in event["clients"].items()
-                if name in metrics
-            )
+            values = clients_line(event["clients"], name, table)
             line = f"round {event['round']}/{event['rounds']}  {mean_line(event, table)}"
             self.write(f"{line}  | {table.title(name)}: {values}" if values else line)
 
@@ -95,6 +93,16 @@ def mean_line(event: Event, table: MetricTable) -> str:
     return line if event["clients"] or found else "not tested"
 
 
+def clients_line(clients: Mapping[str, Mapping[str, float]], name: str, table: MetricTable) -> str:
+    """Return one metric of a few clients, client by client, or of many as the distribution over them."""
+    known = {client: metrics[name] for client, metrics in clients.items() if name in metrics}
+    if len(known) <= FEW:
+        return "  ".join(f"{client} {table.format(name, value)}" for client, value in known.items())
+    found = distribution(known.values(), table.direction(name))
+    rows = (row for row in (WORST, *QUANTILES) if row in found)
+    return f"{len(known)} clients  " + "  ".join(f"{row} {table.format(name, found[row])}" for row in rows)
+
+
 def failure_line(event: Event, table: MetricTable) -> str:
     """Return a client's failure in one line: who, when, and the last line of the reason."""
     reason = str(event["reason"]).strip().splitlines()[-1]
@@ -106,7 +114,7 @@ def failure_line(event: Event, table: MetricTable) -> str:
 
 def connected_line(event: Event) -> str:
     """Return how many clients are connected, and their names."""
-    who = f": {', '.join(event['names'])}" if event["names"] else ""
+    who = f": {name_list(event['names'])}" if event["names"] else ""
     return f"{event['connected']} of {event['clients']} connected{who}"
 
 
@@ -183,8 +191,8 @@ class RichProgress(LiveDisplay):
             )
         elif kind == "client":
             self.rounds.advance(self.phase)
-            known = {**self.clients.get(event["client"], {}), **event["metrics"]}
-            self.clients = {**self.clients, event["client"]: known}  # replaced, since another thread may be drawing it
+            known = self.clients.get(event["client"], {})
+            self.clients[event["client"]] = {**known, **event["metrics"]}
         elif kind in FORMATTERS:
             self.write(FORMATTERS[kind](event, self.table), alarm=kind in ALARMS)
         elif kind == "round":
@@ -195,11 +203,15 @@ class RichProgress(LiveDisplay):
         return f"  {escape(self.table.phase_title(event['phase']))}"
 
     def _render(self) -> Group:
-        known = self.table.sorted(client_metric_names([{"clients": self.clients}]))
+        clients = dict(self.clients)  # a copy, since another thread goes on adding to it
+        known = self.table.sorted(client_metric_names([{"clients": clients}]))
         names = [name for name in known if self.table.role(name) in ("result", "reference")]
         if not names:
             return Group(self.rounds)
-        return Group(self.rounds, metrics_table("client", names, self.clients, self.table))
+        if len(clients) <= FEW:
+            return Group(self.rounds, metrics_table("client", names, clients, self.table))
+        rows = distributions(clients, {name: self.table.direction(name) for name in names})
+        return Group(self.rounds, metrics_table(f"{len(clients)} clients", names, rows, self.table))
 
 
 def metrics_table(

@@ -78,12 +78,12 @@ class Result:
             for record in self.rounds
             for client, values in record["clients"].items()
         ]
-        frame = pd.DataFrame(rows)
         first = ["round", "client", *self.metric_names]
+        frame = pd.DataFrame(rows, columns=None if rows else first)  # a run may test no client
         return frame[[*first, *sorted(set(frame.columns) - set(first))]]
 
     def final(self) -> dict[str, dict[str, float]]:
-        """Return client to its metrics after the last round."""
+        """Return client to its metrics after the last round: of the clients that were tested then, maybe none."""
         return dict(self.rounds[-1]["clients"])
 
     def bytes(self, kind: str) -> int:
@@ -104,12 +104,10 @@ class Result:
 
     def __repr__(self) -> str:
         last, table = self.rounds[-1], self.metric_table
-        means = ", ".join(
-            f"{table.title(name)} {table.format(name, last['mean'][name])}"
-            for name in self.metric_names
-            if name in last["mean"]
-        )
-        return f"<Result {self.directory.name}: round {last['round']}, {means}>"
+        found = {name: last["mean"][name] for name in self.metric_names if name in last["mean"]}
+        found = found or {name: self.score()[name] for name in table.primary_scores(self.score())}
+        values = ", ".join(f"{table.title(name)} {table.format(name, value)}" for name, value in found.items())
+        return f"<Result {self.directory.name}: round {last['round']}, {values}>"
 
 
 def client_metric_names(rounds: Iterable[Mapping[str, Any]]) -> set[str]:

@@ -8,9 +8,13 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from fedlab.runs.client_distribution import FEW, distributions
+
 
 class TensorBoard:
     """Writes one round's record; what a killed run wrote after its last checkpoint is purged on resuming.
+
+    Of a few clients every one has a curve; of many, the quantiles over those that were tested in the round have.
 
     Parameters
     ----------
@@ -22,15 +26,21 @@ class TensorBoard:
 
     def __init__(self, path: Path, after: int) -> None:
         self.writer = SummaryWriter(str(path), purge_step=after + 1)
+        self.clients: set[str] = set()
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Add one line of ``metrics.jsonl``."""
         step = record["round"]
-        for client, metrics in record["clients"].items():
+        self.clients |= record["clients"].keys()
+        curves = record["clients"]
+        if len(self.clients) > FEW:
+            names = {name for metrics in record["clients"].values() for name in metrics}
+            curves = distributions(record["clients"], dict.fromkeys(sorted(names), 0))
+        for curve, metrics in curves.items():
             for name, value in metrics.items():
-                self._scalar(f"{name}/{client}", value, step)
-        for group in ("mean", "server", "seconds"):
-            for name, value in record[group].items():
+                self._scalar(f"{name}/{curve}", value, step)
+        for group in ("mean", "server", "score", "seconds"):
+            for name, value in record.get(group, {}).items():
                 self._scalar(f"{group}/{name}", value, step)
         for name in ("train_down", "train_up"):
             self._scalar(f"bytes/{name}", sum(client[name] for client in record["bytes"].values()), step)

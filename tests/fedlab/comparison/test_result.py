@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 import fedlab
+import many_clients
 from fedlab.comparison import files, text_tables
 from fedlab.comparison.result import FAILED, FINISHED, Cell, Comparison
 from fedlab.errors import RunError
@@ -251,3 +252,67 @@ def test_tables_of_cells_are_merged(comparison, tmp_path):
     )
     merged = Comparison.read(tmp_path).metric_table
     assert merged.find("energy").unit == "kcal" and merged.is_fraction("accuracy")
+
+
+# --- a thousand clients ---
+
+
+@pytest.fixture
+def many(tmp_path):
+    """Two variants on two seeds; 1,000 clients of which 50 train in a round, all tested in rounds 0, 5 and 10."""
+    return of_many(tmp_path)
+
+
+def of_many(folder, **options):
+    cells = []
+    for label, level in (("low", 0.6), ("high", 0.7)):
+        for seed in range(2):
+            run = many_clients.write_run(folder / "cells", seed=seed, level=level, name=label, **options)
+            cells.append(Cell(label, "fedavg", seed, {}, f"cells/{run.directory.name}", FINISHED))
+    return Comparison(folder, "toy", [0, 1], "low", "accuracy", cells, target=0.3)
+
+
+def test_many_clients_are_a_distribution_in_every_table(many):
+    scores = [sorted(of["accuracy"] for of in result.final().values()) for cell, result in many.results[:2]]
+    found = many.breakdown().set_index(["label", "client"])
+    assert found.loc[("low", "worst tenth"), "mean"] == pytest.approx(sum(sum(of[:100]) for of in scores) / 200)
+    assert found.loc[("low", "minimum"), "mean"] == pytest.approx(sum(of[0] for of in scores) / 2)
+    assert found.loc[("low", "median"), "n"] == 2
+    assert many.has_many_clients and many.tested_clients == 1000
+    table = text_tables.domains(many)
+    assert table.title == "accuracy over 1000 clients"
+    assert list(table.heads) == ["strategy", "worst tenth", "10 %", "median", "90 %"]
+    files.write_files(many)
+    assert len(pd.read_csv(many.directory / "clients.csv")) == 2000
+    assert {"worst tenth", "median_low"} <= set(pd.read_csv(many.directory / "table.csv").columns)
+    page = (many.directory / "report.html").read_text()
+    assert len(page) < 200_000
+    assert "The distribution over 1000 clients" in page and "worst tenth of clients" in page
+
+
+def test_traffic_counts_clients_that_are_not_in_the_last_round(many):
+    assert many.summary()["bytes"].tolist() == [10 * 50 * 1500] * 2
+    of_one = many.curves[(many.curves.label == "low") & (many.curves.seed == 0)]
+    assert of_one["bytes"].tolist() == [50 * 1500 * number for number in range(11)]
+
+
+def test_rounds_without_a_test_are_no_score_and_do_not_reach_a_target(many):
+    curve = many.curves[(many.curves.label == "low") & (many.curves.seed == 0)].set_index("round")["score"]
+    assert curve.notna().tolist() == [number % 5 == 0 for number in range(11)]
+    assert many.summary()["reach_rounds"].tolist() == [5.0, 5.0]
+
+
+def test_clients_that_trained_and_were_not_tested_have_no_row(tmp_path):
+    sampled = of_many(tmp_path, tested=30)
+    assert sampled.tested_clients == 30
+    assert len(sampled.domains()) == 2 * len({name for _, result in sampled.results for name in result.final()})
+    assert text_tables.domains(sampled).title == "accuracy over 30 clients"
+    files.write_files(sampled)
+
+
+def test_a_comparison_of_global_models_needs_no_clients(tmp_path):
+    made = of_many(tmp_path, tested=0, global_test=True)
+    assert made.is_global and made.summary()["mean"].tolist() == pytest.approx([0.7, 0.8])
+    assert made.summary()["bytes"].tolist() == [10 * 50 * 1500] * 2
+    files.write_files(made)
+    assert not (tmp_path / "clients.csv").exists()

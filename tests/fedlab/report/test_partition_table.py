@@ -9,6 +9,7 @@ import shutil
 from fedlab.comparison.page import splits
 from fedlab.report import partition_table
 from fedlab.report.run_page import render
+from fedlab.runs.client_distribution import FEW
 from fedlab.runs.result import Result
 from pages import Page
 
@@ -36,10 +37,16 @@ def test_without_any_labels_sizes_remain():
     assert 'width="50.0"' in table.rows[1].size
 
 
-def test_many_clients_are_cut_and_counted():
-    clients = [{"name": str(i), "examples": 1, "labels": None} for i in range(partition_table.CLIENTS + 7)]
+def test_many_clients_are_a_distribution_and_a_few_rows():
+    clients = [{"name": str(i), "examples": 4 + i % 3, "labels": {"1": 3, "7": 1 + i % 3}} for i in range(600)]
     table = partition_table.parse(json.dumps({"clients": clients}))
-    assert len(table.rows) == partition_table.CLIENTS and table.hidden == 7
+    assert len(table.rows) == FEW and table.clients == 600
+    assert table.heads == ["examples", "classes", "share of the largest class"]
+    rows = {row.head: [cell.text for cell in row.cells] for row in table.summary}
+    assert rows["minimum"] == ["4", "2", "50 %"] and rows["maximum"] == ["6", "2", "75 %"]
+    assert rows["mean"] == ["5", "2", "62 %"] and rows["median"][0] == "5"
+    bare = partition_table.parse(json.dumps({"clients": [{**client, "labels": None} for client in clients]}))
+    assert bare.heads == ["examples"]
 
 
 def test_both_pages_show_it_where_it_is_there(comparison, tmp_path):

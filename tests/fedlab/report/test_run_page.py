@@ -9,12 +9,13 @@ import shlex
 
 import pytest
 
+import many_clients
 from fedlab.config.presets import parse_overrides
 from fedlab.config.sections import to_toml
 from fedlab.metrics import Metric
 from fedlab.registry import find, load_config
 from fedlab.report import charts, commands, run_tables
-from fedlab.report.figures import REFERENCE, SLOTS, Curve, limits, slots
+from fedlab.report.figures import REFERENCE, SLOTS, Curve, limits, panel, slots
 from fedlab.report.run_page import render, write_report
 from fedlab.runs.formatting import elapsed
 from fedlab.runs.metrics import MetricTable
@@ -225,12 +226,64 @@ def test_a_run_of_one_client_and_of_none(tmp_path):
     Page(render(make(tmp_path, [record(0, {}, seconds={}, server={})])))
 
 
-def test_many_clients_and_many_rounds_stay_readable(tmp_path, monkeypatch):
-    monkeypatch.setattr(charts, "PANELS", 2)
-    rounds = [record(k, {f"shard-{i}": {"accuracy": 0.5} for i in range(10)}) for k in range(41)]
-    result = make(tmp_path, rounds)
-    assert [drawing.title for drawing in charts.primary_figures(result)[1]] == ["mean", "shard-0", "shard-1"]
-    assert "8 more clients are in metrics.jsonl." in "".join(Page(render(result)).text)
+def test_few_clients_have_a_panel_each_and_many_have_quantiles(tmp_path):
+    few = make(tmp_path, [record(k, {f"shard-{i}": {"accuracy": 0.5} for i in range(24)}) for k in range(3)])
+    assert len(charts.primary_figures(few)[1]) == 25
+    many = make(tmp_path, [record(k, {f"shard-{i}": {"accuracy": i / 24} for i in range(25)}) for k in range(3)])
+    titles = [drawing.title for drawing in charts.primary_figures(many)[1]]
+    assert titles == ["mean over clients", "median client; 80 % of clients in the band", "worst tenth of clients"]
+    assert "50.0 % in round 0" in charts.primary_figures(many)[1][1].svg
+
+
+def test_a_page_of_a_thousand_clients_is_bounded_and_counts_those_that_were_tested(tmp_path):
+    result = many_clients.write_run(tmp_path, failures=30)
+    text = render(result)
+    assert len(text) < 150_000
+    seen = Page(text)
+    said = "".join(seen.text)
+    assert "mean accuracy over 1,000 clients" in said
+    assert "The 1000 clients that were tested after round 10" in said and "The 100 worst clients" in said
+    table, worst = seen.tables[:2]
+    values = sorted(of["accuracy"] for of in result.final().values())
+    assert table[1][:2] == ["worst tenth", f"{sum(values[:100]):.1f} %"]
+    assert [row[0] for row in table[2:]] == ["minimum", "10 %", "25 %", "median", "75 %", "90 %", "maximum", "mean"]
+    assert worst[1][1] == f"{100 * values[0]:.1f} %" and len(worst) == 101
+    assert f"{11 * 30} failures of clients" in said and f"{11 * 30 - 100} more are in metrics.jsonl" in said
+    assert "No result in round" not in said  # those that were not drawn are not missing
+
+
+def test_a_page_of_sampled_clients_shows_the_rounds_that_had_a_test(tmp_path):
+    result = many_clients.write_run(tmp_path, tested=50, global_test=True)
+    said = "".join(Page(render(result)).text)
+    assert "the global model has accuracy 90.0 %" in said and "over 50 clients is" in said
+    titles = [drawing.title for drawing in charts.primary_figures(result)[1]]
+    assert titles[:2] == ["global model", "mean over clients"]
+    assert "accuracy 10.0 % in round 0, 90.0 % in round 10" in charts.primary_figures(result)[1][0].svg
+    rows = {row.head: [cell.text for cell in row.cells] for row in charts.traffic_table(result)[0]}
+    took_part = {name for one in result.rounds for name in one["bytes"]}
+    assert rows[f"all {len(took_part)} that took part"][0] == "500.0 kB"
+
+
+def test_a_run_whose_clients_are_never_tested_is_judged_by_the_global_model(tmp_path):
+    result = many_clients.write_run(tmp_path, tested=0, global_test=True)
+    seen = Page(render(result))
+    assert "the global model has accuracy 90.0 %." in "".join(seen.text)
+    assert seen.tables[0] == [["", "accuracy", "loss ↓"], ["global model", "90.0 %", "1"]]
+    assert [drawing.title for drawing in charts.primary_figures(result)[1]] == ["global model"]
+    assert [drawing.title for drawing in charts.other_figures(result)] == ["loss ↓, of the global model"]
+
+
+def test_a_line_goes_on_over_rounds_without_a_test_and_stops_where_others_were_measured():
+    nan = math.nan
+
+    def lines(*curves):
+        drawn = panel("p", range(5), [Curve("c", 2, c) for c in curves], within=(0, 1), percent=True, alt="")
+        return re.findall(r'<path d="([^"]*)"[^>]*fill: none[^>]*var\(--c2\)', drawn)
+
+    (sparse,) = lines([0.1, nan, 0.3, nan, 0.5])
+    assert (sparse.count("M"), sparse.count("L")) == (1, 2)
+    interrupted, whole = lines([0.1, 0.2, nan, 0.4, 0.5], [0.9] * 5)
+    assert (interrupted.count("M"), whole.count("M")) == (2, 1)
 
 
 def test_what_is_not_known_is_left_out(tmp_path):

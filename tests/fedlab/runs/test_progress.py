@@ -271,3 +271,28 @@ def test_a_live_watch_of_a_file_with_the_names_of_its_manifest(tmp_path):
 )
 def test_seconds_for_people(seconds, text):
     assert elapsed(seconds) == text
+
+
+MANY = {f"shard-{number}": {"accuracy_average": number / 100} for number in range(101)}
+
+
+def test_a_line_has_quantiles_in_place_of_a_hundred_clients():
+    lines = []
+    send(
+        PlainProgress(lines.append, TABLE),
+        {**ROUND, "clients": MANY},
+        {"event": "connected", "connected": 3, "clients": 9, "names": list(MANY)},
+    )
+    assert "101 clients  worst tenth 5.0 %  minimum 0.0 %" in lines[0] and "median 50.0 %" in lines[0]
+    assert "shard-3" not in lines[0] and len(lines[0]) < 250
+    assert lines[1] == "3 of 9 connected: shard-0, shard-1, shard-2, ..., shard-100"
+
+
+def test_the_live_picture_of_many_clients_is_a_table_of_quantiles():
+    console = Console(file=io.StringIO(), width=100)
+    live = RichProgress(console, TABLE)
+    send(live, *({"event": "client", "round": 1, "client": name, "metrics": of} for name, of in MANY.items()))
+    console.print(live._render())
+    shown = console.file.getvalue()
+    assert "101 clients" in shown and "worst tenth" in shown and "shard-3" not in shown
+    assert len(shown.splitlines()) < 15

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import many_clients
 import toy
 from fedlab.errors import RunError
 from fedlab.registry import load_config
@@ -93,3 +94,10 @@ def test_bytes_for_people():
         "1.2 MB",
         "9.88 GB",
     ]
+
+
+def test_a_run_that_tests_no_client_has_the_global_model(tmp_path):
+    result = many_clients.write_run(tmp_path, tested=0, global_test=True)
+    assert result.metrics.empty and list(result.metrics.columns) == ["round", "client"]
+    assert result.final() == {} and result.score()["accuracy"] == pytest.approx(0.9)
+    assert repr(result) == "<Result many-0: round 10, accuracy 90.0 %>"

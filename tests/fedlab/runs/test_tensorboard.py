@@ -63,3 +63,14 @@ def test_what_a_killed_run_wrote_after_its_checkpoint_is_purged_on_resuming(tmp_
     resumed.close()
     expected = [(server_round, 0.25 if server_round <= after else 0.75) for server_round in (0, 1, 2)]
     assert read(tmp_path)["accuracy/usps"] == expected
+
+
+def test_many_clients_have_quantiles_and_a_global_test_its_score(tmp_path):
+    clients = {f"shard-{number}": {"accuracy": number / 100} for number in range(101)}
+    board = TensorBoard(tmp_path, after=-1)
+    board.add({**record(0, 0.5), "clients": clients, "score": {"accuracy": 0.75}, "bytes": {}})
+    board.close()
+    found = read(tmp_path)
+    assert found["score/accuracy"] == [(0, 0.75)]
+    assert found["accuracy/median"] == [(0, 0.5)] and found["accuracy/maximum"] == [(0, 1.0)]
+    assert "accuracy/shard-7" not in found and len(found) < 20
