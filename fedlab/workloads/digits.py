@@ -25,8 +25,10 @@ from fedlab.data.digits.augment import WIDE, random_affine, random_recolor
 from fedlab.data.digits.domains import SIZE
 from fedlab.data.pixels import to_float
 from fedlab.errors import ConfigError, DataError
+from fedlab.models.convnet import ConvNet
 from fedlab.models.digits import McdNet, SmallNet
 from fedlab.models.mixer import SMALL, Mixer
+from fedlab.models.mlp import MLP
 from fedlab.workload import WorkloadSpec
 from fedlab.workloads import domain_suite, shards
 from fedlab.workloads.domain_suite import ACCURACY, ClientSpec
@@ -35,7 +37,10 @@ NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "small": SmallNet,
     "mcd": McdNet,
     "mixer": lambda: Mixer(datasets.CLASSES, SIZE, SMALL["tiny"]),
+    "conv": lambda: ConvNet(datasets.CLASSES, "group", WIDTH),
+    "mlp": lambda: MLP(datasets.CLASSES, 3 * SIZE * SIZE),
 }
+WIDTH = 8  # channels of the first convolution of network=conv, which has 25,682 parameters
 OWN = "@"  # before the name of a client that brings its own images
 
 
@@ -56,8 +61,10 @@ class Digits:
     client_labels: bool = Field(
         False, description="clients of setting=domains have training labels as well, for upper bounds only"
     )
-    network: Literal["small", "mcd", "mixer"] = Field(
-        "small", description="small (CPU), mcd, the MCD paper's digit network, or mixer, a small MLP-Mixer"
+    network: Literal["small", "mcd", "mixer", "conv", "mlp"] = Field(
+        "small",
+        description="small (CPU), mcd, the MCD paper's digit network, mixer, a small MLP-Mixer, conv, a smaller "
+        "convolutional network with group norm, or mlp, a perceptron",
     )
     augment: bool | Literal["wide"] = Field(
         True, description="random affine maps and colors of the source images; wide: maps of twice the strength"

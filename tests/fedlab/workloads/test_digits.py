@@ -15,8 +15,10 @@ from fedlab.data.dataset import ArrayDataset
 from fedlab.data.digits import datasets as sets
 from fedlab.data.partitioners import PARTITIONS
 from fedlab.errors import ConfigError, DataError
+from fedlab.models.convnet import ConvNet
 from fedlab.models.digits import McdNet, SmallNet
 from fedlab.models.mixer import Mixer
+from fedlab.models.mlp import MLP
 from fedlab.seeds import seeded
 from fedlab.workloads.digits import Digits
 from fedlab.workloads.domain_suite import accuracy_and_loss
@@ -313,6 +315,9 @@ def test_networks_by_name():
     with torch.device("meta"):
         assert isinstance(Digits(network="mcd").model(), McdNet)
     assert isinstance(Digits(network="mixer").model(), Mixer)
+    assert isinstance(Digits(network="mlp").model(), MLP)
+    conv = Digits(network="conv").model()
+    assert isinstance(conv, ConvNet) and sum(weight.numel() for weight in conv.parameters()) == 25_682
 
 
 class Table(nn.Module):
