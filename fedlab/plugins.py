@@ -9,6 +9,7 @@ import re
 import sys
 from dataclasses import is_dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -89,7 +90,8 @@ def load_module(name: str, what: str) -> Any:
     ConfigError
         When it is not installed here, or raises as it is imported.
     """
-    _extend_path()
+    if not _is_installed(name.partition(".")[0]):
+        _extend_path()
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -102,6 +104,11 @@ def load_module(name: str, what: str) -> Any:
         raise ConfigError(f"{what}: module {name!r} needs {missing!r}, which is not installed here") from None
     except (Exception, SystemExit) as error:
         raise ConfigError(f"{what}: importing {name!r} raised {type(error).__name__}: {error}") from error
+
+
+def _is_installed(package: str) -> bool:
+    """Return True where a package is found without the current folder, whose files then shadow no optional import."""
+    return package in sys.modules or find_spec(package) is not None
 
 
 def section_name(reference: str) -> str:

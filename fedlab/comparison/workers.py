@@ -112,7 +112,7 @@ class Worker:
                 variables["CUDA_VISIBLE_DEVICES"] = self.gpu
             with self.log.open("a") as errors:
                 self.process = subprocess.Popen(
-                    [sys.executable, "-m", "fedlab.comparison.worker"],
+                    [sys.executable, "-P", "-m", "fedlab.comparison.worker"],
                     env=variables,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,

@@ -56,7 +56,7 @@ def fork_server(folder: Path, command: str, entry: str, modules: Sequence[str]) 
         listener.listen()  # requests from now on wait until all is loaded
         number = listener.fileno()
         program = f"from {__name__} import serve; serve({number}, {os.getpid()}, {entry!r}, {tuple(modules)!r})"
-        process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.DEVNULL, pass_fds=[number])
+        process = subprocess.Popen([sys.executable, "-P", "-c", program], stdin=subprocess.DEVNULL, pass_fds=[number])
     os.environ["PATH"] = os.pathsep.join((str(commands), before))
     try:
         yield

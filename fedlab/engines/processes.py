@@ -77,6 +77,7 @@ def environment(scratch: Path, extra: Mapping[str, str]) -> dict[str, str]:
         MARKER_ENV: scratch.name,
         "PATH": os.pathsep.join((*scripts, os.environ.get("PATH", ""))),  # Flower starts its parts by name
         "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path),
+        "PYTHONSAFEPATH": "1",  # a user's random.py in the current folder is not the standard library's
         "PYTHONUNBUFFERED": "1",
         "NO_PROXY": direct,
         "no_proxy": direct,
@@ -106,7 +107,7 @@ def start(
     program = COMMAND.format(module=module, command=command)
     with log.open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-c", program, str(os.getpid()), str(shutdown_timeout), *arguments],
+            [sys.executable, "-P", "-c", program, str(os.getpid()), str(shutdown_timeout), *arguments],
             env=variables,
             stdin=subprocess.DEVNULL,
             stdout=output,
