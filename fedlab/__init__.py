@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 # Spinning briefly is as fast on an idle machine and faster on a busy one (`python -m benchmarks.threads`). It is read
 # when torch is first imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent until a program or `--verbose` asks for it
 
 if TYPE_CHECKING:
     from fedlab.api import Comparison, Config, Prediction, Result, compare, predict, resume, run, serve

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -26,6 +28,45 @@ class IncompatibleWeightsError(DataError):
 
 class RunError(FedlabError):
     """A run that could not be completed: failed clients, too few clients, a loss that is not finite."""
+
+
+class FedlabWarning(UserWarning):
+    """Base of every warning for users, shown as its message: something was left out, or done in another way."""
+
+
+REMEDIES = {
+    errno.ENOSPC: "free some space, or choose another folder",
+    errno.EDQUOT: "free some of your quota, or choose another folder",
+    errno.EFBIG: "raise the limit of a file's size (`ulimit -f`), or choose another folder",
+    errno.EROFS: "that file system cannot be written; choose another folder",
+    errno.EACCES: "change its permissions or its owner, or choose another place",
+    errno.EPERM: "change its permissions or its owner, or choose another place",
+    errno.ENOENT: "check the path; a link may lead nowhere",
+    errno.EEXIST: "a file, or a link that leads nowhere, is in its place; remove it, or choose another folder",
+    errno.ENOTDIR: "a part of the path is a file; choose another",
+    errno.EISDIR: "name a file instead",
+    errno.ELOOP: "links there lead to each other; choose another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: "raise the limit of open files: `ulimit -n 4096`",
+    errno.ENOMEM: "free some memory, or ask for less",
+    errno.ENOLCK: "locks do not work on that file system; choose a folder on a local disk",
+    errno.ENOTSUP: "that file system cannot do this; choose a folder on a local disk",
+    errno.EADDRINUSE: "stop what uses the address, or choose another port",
+}
+
+
+def os_error_sentence(error: OSError) -> str:
+    """Return an error of the operating system as a sentence: where, what, and what to do.
+
+    >>> os_error_sentence(OSError(errno.ENOSPC, "No space left on device", "runs/a"))
+    'runs/a: no space left on device; free some space, or choose another folder'
+    """
+    if error.strerror is None:  # made by a library, with a text only
+        return str(error) or type(error).__name__
+    what = error.strerror[:1].lower() + error.strerror[1:]
+    where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else error.filename
+    remedy = REMEDIES.get(error.errno or 0, "")
+    return (f"{where}: " if where is not None else "") + what + (f"; {remedy}" if remedy else "")
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

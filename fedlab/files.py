@@ -7,19 +7,31 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fedlab.errors import RunError
 
 LOCK_FILE = ".lock"
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content``; a reader, or a kill, sees the old file or the new one and nothing between.
+@contextmanager
+def name_file(path: Path) -> Iterator[None]:
+    """Name the file in an error of the operating system: that of a full disk names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = str(path)
+        raise
 
-    Missing parent folders are created.
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a stream whose content replaces ``path`` at the end; a reader, or a kill, sees the old file or the new one.
+
+    Missing parent folders are created. When the body raises, the old file stays, and nothing else is left.
 
     Raises
     ------
@@ -28,11 +40,29 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
+    try:
+        with name_file(path):
+            with temporary.open("wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()  # half a file would take the space that is wanting
+        raise
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace ``path`` by ``content``, as :func:`replacing` does.
+
+    Raises
+    ------
+    OSError
+        When the file cannot be written.
+    """
+    with replacing(path) as stream:
         stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
 
 
 def complete_lines(path: Path) -> list[str]:

@@ -20,7 +20,7 @@ from fedlab.config.schema import Config, parse_join_rounds
 from fedlab.config.sections import Overrides, Value
 from fedlab.data.digits.datasets import data_root
 from fedlab.engines.spec import Apps
-from fedlab.errors import ConfigError, DataError, RunError
+from fedlab.errors import ConfigError, DataError, RunError, os_error_sentence
 from fedlab.registry import load_config, merge, plugins_of
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.metrics import MetricTable
@@ -172,7 +172,8 @@ def resume(path: Path | str, watch: Watch = no_progress) -> Result:
     """
     directory = RunDirectory.open(path)
     if directory.manifest().get("status") == "finished":
-        return Result.read(directory.path)
+        result = Result.read(directory.path)
+        return result if directory.page.is_file() else write_page(result)
     check(saved_config(directory))
     return run_engine(directory, watch)
 
@@ -195,11 +196,11 @@ def run_engine(directory: RunDirectory, watch: Watch = no_progress) -> Result:
             engine.start(APPS, config, directory.path)
         except BaseException as error:
             if directory.manifest().get("status") in ("created", "running"):  # killed before it could say so itself
-                interrupted = isinstance(error, KeyboardInterrupt)
-                directory.update_manifest(status="interrupted" if interrupted else "failed", error=str(error) or None)
+                directory.note_end(error)
             if isinstance(error, OSError):
                 raise RunError(
-                    f"the run stopped: {error}; once that is mended, `fedlab resume {directory.path}` goes on"
+                    f"the run stopped: {os_error_sentence(error)}. What was done is kept; after that, `fedlab resume "
+                    f"{directory.path}` goes on"
                 ) from error
             raise
     if directory.manifest().get("status") != "finished":
@@ -207,10 +208,26 @@ def run_engine(directory: RunDirectory, watch: Watch = no_progress) -> Result:
             f"the run did not finish; {directory.path}/events.jsonl says how far it came, and "
             f"`fedlab resume {directory.path}` continues it"
         )
-    result = Result.read(directory.path)
+    return write_page(Result.read(directory.path))
+
+
+def write_page(result: Result) -> Result:
+    """Write a run's report.html from its directory, and return the result.
+
+    Raises
+    ------
+    RunError
+        When it cannot be written; the run itself is not touched.
+    """
     from fedlab.report.run_page import write_report  # late: it brings matplotlib
 
-    write_report(result)
+    try:
+        write_report(result)
+    except OSError as error:
+        raise RunError(
+            f"the run is kept in {result.directory}; its page could not be written ({os_error_sentence(error)}). After "
+            f"that, `fedlab report {result.directory}` writes it"
+        ) from None
     return result
 
 

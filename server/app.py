@@ -58,13 +58,7 @@ def main(grid: Grid, context: Context) -> None:
             with deterministic(config.run.threads):
                 RoundLoop(grid, config, run).run_rounds()
         except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt)
-            run.update_manifest(
-                status="interrupted" if stopped else "failed",
-                ended=now(),
-                error=None if stopped else str(error),
-            )
-            run.emit("failed", error=type(error).__name__, reason=str(error))
+            run.note_end(error)
             raise
 
 

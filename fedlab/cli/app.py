@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from fedlab.cli import catalog, compare, deploy, molecules, new, predict, run
-from fedlab.cli.common import handle_errors, stdout
+from fedlab.cli import catalog, compare, deploy, molecules, new, predict, report, run
+from fedlab.cli.consoles import stdout
+from fedlab.cli.errors import handle_errors
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -47,6 +48,7 @@ def options(
 app.command("list")(handle_errors(catalog.list_))
 app.command()(handle_errors(run.run))
 app.command()(handle_errors(run.resume))
+app.command()(handle_errors(report.report))
 app.command(help=compare.HELP)(handle_errors(compare.compare))
 app.command()(handle_errors(predict.predict))
 app.command()(handle_errors(deploy.serve))

@@ -11,7 +11,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from fedlab.cli.common import handle_errors, show_rows, stdout
+from fedlab.cli.common import show_rows
+from fedlab.cli.consoles import stdout
+from fedlab.cli.errors import handle_errors
 from fedlab.config.presets import preset_names
 from fedlab.config.sections import Option, options
 from fedlab.errors import ConfigError

@@ -1,75 +1,26 @@
-"""Shared parts of commands: consoles, errors as sentences, tables, and running a federation to its printed result."""
+"""Shared parts of commands: tables, and running a federation to its printed result."""
 
 from __future__ import annotations
 
-import functools
 import json
-import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from fedlab.errors import FedlabError
+from fedlab.cli.consoles import stdout, write_line
+from fedlab.cli.errors import InterruptedWithAdvice
+from fedlab.cli.logs import is_logging
 
 if TYPE_CHECKING:
     from fedlab.config.schema import Config
     from fedlab.runs.metrics import MetricTable
     from fedlab.runs.result import Result
-
-stdout, stderr = Console(), Console(stderr=True)
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-INTERRUPTED = 130  # exit status after Ctrl-C
-
-
-def handle_errors(command: Command) -> Command:
-    """Show an error of ours as its sentence and exit with 1; anything else is a bug and keeps its traceback.
-
-    Warnings are sentences, too. Where a script asked for JSON lines, the error is the last of them.
-    """
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        warnings.showwarning = _show_warning
-        try:
-            return command(*args, **kwargs)
-        except FedlabError as error:
-            if kwargs.get("as_json"):
-                sys.stdout.write(
-                    json.dumps({"event": "error", "error": type(error).__name__, "message": str(error)}) + "\n"
-                )
-            stderr.print("[bold red]error:[/] ", end="")
-            stderr.print(str(error), markup=False, highlight=False, soft_wrap=True)  # paths stay whole, to be copied
-            raise typer.Exit(1) from None
-
-    return wrapped  # type: ignore[return-value]
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """A warning of ours as a sentence; others as Python has them."""
-    if category.__module__.startswith("fedlab"):
-        stderr.print("[bold yellow]warning:[/] ", end="")
-        stderr.print(str(message), markup=False, highlight=False, soft_wrap=True)
-    else:
-        _python_shows(message, category, filename, lineno, file, line)
-
-
-_python_shows = warnings.showwarning
 
 
 def show_rows(title: str, rows: list[tuple[str, ...]], *heads: str) -> None:
@@ -121,30 +72,23 @@ def run_and_print(
     from fedlab import launch
     from fedlab.runs import progress
 
-    def say(line: str) -> None:
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-
     def voice(directory: Path) -> AbstractContextManager[None]:
         if quiet:
-            return launch.no_progress(directory)
+            return progress.follow(directory, progress.NoProgress()) if is_logging() else launch.no_progress(directory)
         if as_json:
-            return progress.follow(directory, progress.JsonProgress(say))
+            return progress.follow(directory, progress.JsonProgress(write_line))
         if stdout.is_terminal:
             return progress.watch_live(directory, stdout)
-        return progress.follow(directory, progress.PlainProgress(say, progress.declared(directory)))
+        return progress.follow(directory, progress.PlainProgress(write_line, progress.declared(directory)))
 
     try:
         result = work(voice)
     except KeyboardInterrupt:
-        stderr.print(
-            f"\ninterrupted; nothing finished is lost. Continue with: [bold]fedlab resume {path}[/]",
-            highlight=False,
-            soft_wrap=True,
-        )
-        raise typer.Exit(INTERRUPTED) from None
+        raise InterruptedWithAdvice(
+            f"interrupted; nothing finished is lost. Continue with: fedlab resume {path}"
+        ) from None
     if as_json:
-        say(
+        write_line(
             json.dumps(
                 {
                     "event": "result",
@@ -157,7 +101,7 @@ def run_and_print(
             )
         )
     elif quiet:
-        say(str(result.directory))
+        write_line(str(result.directory))
     else:
         show_result(result, stdout)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fedlab.cli.common import INTERRUPTED, stderr, stdout
+from fedlab.cli.consoles import show_error, stdout, write_line
+from fedlab.cli.errors import InterruptedWithAdvice
 
 HELP = """Run strategies on the same seeds and say which differences are real.
 
@@ -67,35 +67,28 @@ def compare(
     from fedlab.comparison import plan, progress, runner, spec
     from fedlab.config.presets import parse_overrides
 
-    def say(line: str) -> None:
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-
     written = parse_overrides(overrides or [])
     limits = spec.parse_budget(budget or [])
     planned = plan.plan_comparison(
         plan.ComparisonRequest(preset, strategies, seeds, written, baseline, target, limits, jobs, out_dir, metric)
     )
     live = progress.RichProgress(stdout) if stdout.is_terminal and not quiet and not as_json else None
-    lines = progress.JsonProgress(say) if as_json else plan.NullListener() if quiet else progress.PlainProgress(say)
+    lines: plan.NullListener | progress.JsonProgress | progress.PlainProgress = plan.NullListener()
+    if not quiet or as_json:
+        lines = progress.JsonProgress(write_line) if as_json else progress.PlainProgress(write_line)
     try:
         with live or nullcontext():
             comparison = runner.execute(planned, live or lines)
     except KeyboardInterrupt:
-        stderr.print(
-            f"\ninterrupted; nothing finished is lost. The same command goes on:\n{planned.comparison.command}",
-            highlight=False,
-            soft_wrap=True,
-            markup=False,
-        )
-        raise typer.Exit(INTERRUPTED) from None
+        raise InterruptedWithAdvice(
+            f"interrupted; nothing finished is lost. The same command goes on:\n{planned.comparison.command}"
+        ) from None
     if isinstance(lines, progress.JsonProgress):
         lines.result(comparison)
     elif quiet:
-        say(str(comparison.directory))
+        write_line(str(comparison.directory))
     else:
         progress.print_summary(comparison, stdout)
     if comparison.failed:
-        stderr.print("[bold red]error:[/] ", end="")
-        stderr.print(runner.failures(comparison), markup=False, highlight=False, soft_wrap=True)
+        show_error(runner.failures(comparison))
         raise typer.Exit(1)

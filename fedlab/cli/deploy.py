@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fedlab.cli.common import show_rows, start_run, stderr, stdout
+from fedlab.cli.common import show_rows, start_run
+from fedlab.cli.consoles import stdout, warn, write_line
 from fedlab.errors import ConfigError, RunError
+
+logger = logging.getLogger(__name__)
 
 SERVE_TIMEOUT = 600.0  # seconds: people walk from machine to machine
 PLAIN = (
-    "[bold yellow]warning:[/] --insecure: plain text without authentication; everybody who can reach the server can "
-    "read, join and send anything"
+    "--insecure: plain text without authentication; everybody who can reach the server can read, join and send anything"
 )
 
 
@@ -64,7 +67,7 @@ def serve(
     config = launch.prepare(preset, {**given, **{key: value for key, value in options.items() if value is not None}})
     grpc: GrpcConfig = config.engine
     if grpc.insecure:
-        stderr.print(PLAIN, soft_wrap=True, highlight=False)
+        warn(PLAIN)
     start_run(config, runs, f"serving at {grpc.address}", quiet, as_json)
 
 
@@ -116,11 +119,9 @@ def join(
                 raise ConfigError(f"{path} is {what} (--{key.replace('-folder', '')})")
             node[key] = str(path.expanduser().resolve())
     if folder is None:
-        stderr.print(PLAIN, soft_wrap=True, highlight=False)
+        warn(PLAIN)
     elif (key_file := folder / "clients" / f"{client}.key").exists() and is_world_readable(key_file):
-        stderr.print(
-            f"[bold yellow]warning:[/] others can read {key_file}: chmod 600 it", soft_wrap=True, highlight=False
-        )
+        warn(f"others can read {key_file}: chmod 600 it")
     options = deployed.ClientOptions(
         address=address,
         client=client,
@@ -132,8 +133,9 @@ def join(
     )
 
     def write(line: str) -> None:
+        logger.info("%s", line)
         if not quiet:
-            stdout.print(line, markup=False, highlight=False, soft_wrap=True)
+            write_line(line)
 
     deployed.join(options, write)
 

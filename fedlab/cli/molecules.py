@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedlab.cli.common import stdout
+from fedlab.cli.consoles import stdout
 from fedlab.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fedlab.cli.common import stdout
+from fedlab.cli.consoles import stdout
 from fedlab.scaffold import write_package
 
 

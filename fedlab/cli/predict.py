@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedlab.cli.common import stdout
+from fedlab.cli.consoles import stdout
 from fedlab.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

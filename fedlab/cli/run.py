@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fedlab.cli.common import run_and_print, start_run, stdout
+from fedlab.cli.common import run_and_print, start_run
+from fedlab.cli.consoles import stdout
 from fedlab.config.presets import parse_overrides, preset_names
 from fedlab.config.resolve import build_config
 from fedlab.config.sections import options

@@ -13,7 +13,7 @@ from pathlib import Path
 from fedlab import files, launch
 from fedlab.config.resolve import with_options
 from fedlab.config.schema import Config
-from fedlab.errors import FedlabError, RunError
+from fedlab.errors import FedlabError, RunError, os_error_sentence
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.result import Result
 
@@ -55,11 +55,21 @@ def run_cell(path: Path, config: Config) -> str | None:
         run_or_resume(path, lambda: config)
     except FedlabError as error:
         return str(error)
+    except OSError as error:
+        return os_error_sentence(error)
     except Exception as error:
-        path.mkdir(parents=True, exist_ok=True)
-        (path / TRACEBACK).write_text(traceback.format_exc(), encoding="utf-8")
-        return f"{type(error).__name__}: {error}; the traceback is in {path / TRACEBACK}"
+        return f"{type(error).__name__}: {error}; {_keep_traceback(path, traceback.format_exc())}"
     return None
+
+
+def _keep_traceback(path: Path, text: str) -> str:
+    """Write a traceback into the run directory; return where it is, or its last call where nothing can be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / TRACEBACK).write_text(text, encoding="utf-8")
+    except OSError:
+        return f"its traceback could not be written, and ends with {text.strip().splitlines()[-3:-1]}"
+    return f"the traceback is in {path / TRACEBACK}"
 
 
 def finished(path: Path) -> bool:
@@ -86,5 +96,5 @@ def directory_lock(folder: Path) -> Iterator[None]:
         try:
             stack.enter_context(files.directory_lock(folder, wait=False, remedy=remedy))
         except OSError as error:
-            raise RunError(f"no comparison can be made in {folder}: {error}; choose another folder (--out)") from None
+            raise RunError(f"no comparison can be made in {folder} (--out): {os_error_sentence(error)}") from None
         yield

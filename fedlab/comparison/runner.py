@@ -5,6 +5,7 @@ Nothing is lost by a kill: the same command finds finished cells by the hash of 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+logger = logging.getLogger(__name__)
+
+
 def execute(plan: ComparisonPlan, listener: ComparisonListener | None = None) -> Comparison:
     """Run what is not there yet, and write the tables of what was found.
 
@@ -49,6 +53,7 @@ def execute(plan: ComparisonPlan, listener: ComparisonListener | None = None) ->
                 comparison = _with(comparison, done)
                 comparison.write()
                 listener.on_cell_end(done)
+                logger.info("%s: %s", task.path, error or "finished")
                 if plan.asked and not error:
                     _metric(comparison, plan.asked)  # a metric that no run has ends it with the first
         comparison = replace(comparison, metric=_metric(comparison, plan.asked))

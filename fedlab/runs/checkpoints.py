@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
 from fedlab.errors import RunError
-from fedlab.files import complete_lines, write_atomically
+from fedlab.files import complete_lines, replacing, write_atomically
+
+
+def _save(state: dict[str, object], stream: BinaryIO) -> None:
+    """Save with torch, whose error hides that of a full disk."""
+    try:
+        torch.save(state, stream)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 class Checkpoints:
@@ -39,14 +48,8 @@ class Checkpoints:
 
     def save(self, server_round: int, state: Mapping[str, object], keep: int, keep_first: bool = False) -> None:
         """Save the state after a round; delete all but the newest ``keep`` checkpoints, and the first on demand."""
-        path = self.path(server_round)
-        path.parent.mkdir(exist_ok=True)
-        temporary = path.with_name(f".round-{server_round}.tmp")
-        with temporary.open("wb") as stream:
-            torch.save(dict(state), stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        with replacing(self.path(server_round)) as stream:
+            _save(dict(state), stream)
         for old in self.rounds()[int(keep_first) : -keep]:
             self.path(old).unlink()
 

@@ -25,15 +25,15 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fedlab.config.schema import Config
-from fedlab.errors import RunError
-from fedlab.files import directory_lock, read_lines, truncate_torn_line, write_atomically
+from fedlab.errors import RunError, os_error_sentence
+from fedlab.files import directory_lock, name_file, read_lines, truncate_torn_line, write_atomically
 from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.manifest import git_commit, now, read_manifest, update_manifest, versions
 
@@ -87,15 +87,13 @@ class RunDirectory:
         name = run_config.name or f"{plugins['strategy'].section}-{plugins['workload'].section}"
         stem = f"{name}-{run_config.seed}"
         path, count = parent / stem, 1
-        while True:
-            try:
-                path.mkdir(parents=True)
-                break
-            except FileExistsError:
+        try:
+            parent.mkdir(parents=True, exist_ok=True)  # alone: FileExistsError means a file, or a link to nowhere
+            while not _made(path):
                 count += 1
                 path = parent / f"{stem}-{count}"
-            except OSError as error:
-                raise RunError(f"no run directory can be made in {parent}: {error}; choose another") from None
+        except OSError as error:
+            raise RunError(f"no run directory can be made in {parent}: {os_error_sentence(error)}") from None
         run = cls(path.resolve())
         write_atomically(
             run.path / "config.toml", replace(config, run=replace(run_config, name=name)).to_toml().encode()
@@ -133,6 +131,11 @@ class RunDirectory:
         """Return the resolved options, as they were at the start of the run: a preset."""
         return self.path / "config.toml"
 
+    @property
+    def page(self) -> Path:
+        """Return the page of the run; it is written at its end."""
+        return self.path / "report.html"
+
     def write_split(self, clients: Sequence[Mapping[str, object]]) -> None:
         """Write the statistics of each client's training data, one line a client.
 
@@ -155,6 +158,17 @@ class RunDirectory:
     def update_manifest(self, **facts: object) -> None:
         """Add or replace entries of the manifest."""
         update_manifest(self.path, **facts)
+
+    def note_end(self, error: BaseException) -> None:
+        """Record that a run was interrupted or failed, and why; a full disk must not hide that error."""
+        interrupted = isinstance(error, KeyboardInterrupt)
+        reason = os_error_sentence(error) if isinstance(error, OSError) else str(error)
+        with suppress(OSError, RunError):
+            self.update_manifest(
+                status="interrupted" if interrupted else "failed", ended=now(), error=None if interrupted else reason
+            )
+        with suppress(OSError):
+            self.emit("failed", error=type(error).__name__, reason=reason)
 
     # --- one writer at a time ---
 
@@ -182,7 +196,7 @@ class RunDirectory:
         return read_lines(self.path / "metrics.jsonl")
 
     def _append(self, name: str, record: Mapping[str, object], sync: bool) -> None:
-        with (self.path / name).open("a", encoding="utf-8") as stream:
+        with name_file(self.path / name), (self.path / name).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
             stream.flush()
             if sync:
@@ -200,6 +214,15 @@ class RunDirectory:
         for path in sorted(sorted((self.path / "images").glob("*-round-*.png")), key=_round_of):
             found.setdefault(path.stem.rpartition("-round-")[0], {})[_round_of(path)] = path
         return found
+
+
+def _made(path: Path) -> bool:
+    """Make a directory; return False when something of that name is there."""
+    try:
+        path.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def _round_of(path: Path) -> int:

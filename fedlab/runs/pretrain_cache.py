@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,6 +22,7 @@ from typing import Any
 
 import torch
 
+from fedlab.errors import FedlabWarning, os_error_sentence
 from fedlab.files import directory_lock, write_atomically
 
 
@@ -79,5 +81,8 @@ def get_or_compute(
         cache.saved_seconds -= compute_started - started  # waiting for the lock is not charged to the run
         content = io.BytesIO()
         torch.save({**computed, "seconds": time.monotonic() - compute_started}, content)
-        write_atomically(path, content.getvalue())
+        try:
+            write_atomically(path, content.getvalue())
+        except OSError as error:  # what took so long is not lost: it is only not there for the next run
+            warnings.warn(f"pre-training was not cached: {os_error_sentence(error)}", FedlabWarning, stacklevel=2)
     return computed

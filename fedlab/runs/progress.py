@@ -7,8 +7,9 @@ Three listeners: :class:`RichProgress` for a terminal, :class:`PlainProgress` fo
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -26,6 +27,8 @@ from fedlab.runs.directory import RunDirectory
 from fedlab.runs.metrics import MetricTable
 from fedlab.runs.result import client_metric_names
 
+logger = logging.getLogger(__name__)
+
 Event = dict[str, Any]
 
 
@@ -39,15 +42,34 @@ class ProgressListener(Protocol):
 
 @contextmanager
 def follow(path: Path, listener: ProgressListener) -> Iterator[None]:
-    """Call ``listener`` with each event of a run directory from now on, until the body ends."""
+    """Call ``listener`` with each event of a run directory from now on, until the body ends; log each event, too.
+
+    A listener that cannot write, for want of a reader or of space, is not called again: the run goes on.
+    """
+    writable = True
 
     def show(lines: list[str]) -> None:
+        nonlocal writable
         for line in lines:
-            with suppress(json.JSONDecodeError):
-                listener.on_event(json.loads(line))
+            logger.info("%s", line)
+            try:
+                if writable:
+                    listener.on_event(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+            except (OSError, UnicodeError) as error:
+                writable = False
+                logger.warning("progress is not shown any more: %s", error)
 
     with follow_lines(path / "events.jsonl", show, from_end=True):
         yield
+
+
+class NoProgress:
+    """Nothing; for a log that is written all the same."""
+
+    def on_event(self, event: Event) -> None:
+        """Ignore the event."""
 
 
 class PlainProgress:

@@ -7,9 +7,17 @@ import sys
 
 import pytest
 
-from fedlab import files
+from disks import full_disk
 from fedlab.errors import RunError
-from fedlab.files import LogTail, directory_lock, follow_lines, read_lines, truncate_torn_line, write_atomically
+from fedlab.files import (
+    LOCK_FILE,
+    LogTail,
+    directory_lock,
+    follow_lines,
+    read_lines,
+    truncate_torn_line,
+    write_atomically,
+)
 from waiting import wait_until
 
 
@@ -64,17 +72,14 @@ def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else_and_names_it(tmp_path):
     path = tmp_path / "file"
     write_atomically(path, b"old")
-
-    def disk_full(_):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(files.os, "fsync", disk_full)
-    with pytest.raises(OSError, match="no space"):
-        write_atomically(path, b"new")
+    with pytest.raises(OSError, match="File too large") as error, full_disk(100):
+        write_atomically(path, b"new" * 100)
+    assert error.value.filename == str(path)
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_second_holder_is_an_error_with_the_remedy_or_waits(tmp_path):
@@ -90,7 +95,7 @@ def test_a_second_holder_is_an_error_with_the_remedy_or_waits(tmp_path):
 
 
 def test_the_lock_holds_against_another_process_and_is_released_when_it_dies(tmp_path):
-    command = [sys.executable, "-c", HOLD, str(tmp_path / files.LOCK_FILE)]
+    command = [sys.executable, "-c", HOLD, str(tmp_path / LOCK_FILE)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(RunError, match="in use"), directory_lock(tmp_path, wait=False):

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +18,11 @@ import torch
 import fedlab
 import toy
 from commands import SHORT
+from disks import full_disk
 from fedlab import launch, registry
 from fedlab.config.presets import preset_names, read_preset
 from fedlab.errors import ConfigError, DataError, FedlabError, RunError
+from fedlab.report import run_page
 from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.result import Result
@@ -270,19 +273,38 @@ def test_a_run_folder_that_cannot_be_made_is_a_sentence(tmp_path):
 def test_a_full_disk_is_a_sentence_and_the_run_resumes(tmp_path, monkeypatch):
     preset = toy.write_preset(tmp_path)
     expected = fedlab.run(preset, runs=tmp_path / "whole").weights_sha256
-    checkpoint = Checkpoints.save
+    checkpoint, disk = Checkpoints.save, ExitStack()
 
     def full(self, server_round, state, *how_many):
         if server_round == 2:
-            raise OSError(28, "No space left on device")
+            disk.enter_context(full_disk())  # from now on nothing can be written, not even that nothing can
         checkpoint(self, server_round, state, *how_many)
 
-    monkeypatch.setattr(Checkpoints, "save", full)
-    with pytest.raises(RunError, match=r"No space left on device; once that is mended, `fedlab resume"):
-        fedlab.run(preset, runs=tmp_path / "runs")
-    monkeypatch.undo()
-    put(monkeypatch, "workload", "blobs", toy.SPEC)
+    with monkeypatch.context() as patch, disk:
+        patch.setattr(Checkpoints, "save", full)
+        with pytest.raises(RunError, match=r"round-2.pt: file too large; .* is kept; after that, `fedlab resume"):
+            fedlab.run(preset, runs=tmp_path / "runs")
+    assert not list((tmp_path / "runs").glob("**/*.tmp"))
     assert fedlab.resume(tmp_path / "runs" / "toy-0").weights_sha256 == expected
+
+
+def test_a_page_that_cannot_be_written_is_a_sentence_and_is_made_later(tmp_path, monkeypatch):
+    write, disk, directory = run_page.write_report, ExitStack(), tmp_path / "runs" / "toy-0"
+
+    def full(result):
+        disk.enter_context(full_disk())
+        return write(result)
+
+    with monkeypatch.context() as patch, disk:
+        patch.setattr(run_page, "write_report", full)
+        with pytest.raises(RunError, match=rf"kept in {directory}; its page could not be written .*`fedlab report"):
+            fedlab.run(toy.write_preset(tmp_path), runs=tmp_path / "runs")
+    page = directory / "report.html"
+    assert not page.exists()
+    assert len(fedlab.resume(directory).rounds) == 4 and page.exists()  # nothing is run again
+    page.unlink()
+    launch.write_page(Result.read(directory))
+    assert page.exists()
 
 
 def test_the_process_stays_as_it_was(tmp_path):

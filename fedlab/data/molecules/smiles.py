@@ -31,7 +31,7 @@ from torch import Tensor
 from fedlab.data.digits.datasets import EMBEDDED
 from fedlab.data.molecules import cache, graphs
 from fedlab.data.molecules.graphs import Graph, GraphVocabulary
-from fedlab.errors import DataError, suggest
+from fedlab.errors import DataError, FedlabWarning, suggest
 
 FORMAT = "1"  # of the cache
 CHUNK_LINES = 2000  # lines a task
@@ -45,7 +45,7 @@ TEXTS, TENSORS = (
 AtomOrder = Literal["file", "canonical"]
 
 
-class SkippedLinesWarning(UserWarning):
+class SkippedLinesWarning(FedlabWarning):
     """Warning that lines of a SMILES file were not used."""
 
 

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 import toy
 from fedlab.cli.app import app
-from fedlab.cli.common import handle_errors
+from fedlab.cli.errors import handle_errors
 from fedlab.cli.run import complete_option, complete_preset
+from fedlab.errors import FedlabWarning
 from fedlab.registry import load_config
 from fedlab.runs.directory import RunDirectory
 from tables import put
@@ -98,12 +99,9 @@ def test_a_script_is_told_of_an_error_in_its_last_line(tmp_path):
 
 
 def test_our_warnings_are_sentences(capsys):
-    class Ours(UserWarning):
-        __module__ = "fedlab.data.molecules.smiles"
-
     @handle_errors
     def command():
-        warnings.warn("3 molecules were set aside", Ours, stacklevel=1)
+        warnings.warn("3 molecules were set aside", FedlabWarning, stacklevel=1)
 
     before = warnings.showwarning
     try:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import fedlab
 import toy
 from commands import TINY
+from disks import full_disk
 from fedlab import launch
 from fedlab.cli.app import app
 from fedlab.comparison import cells as running
@@ -158,6 +159,14 @@ def test_a_bug_costs_its_cell_and_leaves_its_traceback(preset, tmp_path, monkeyp
     said = running.run_cell(path, launch.prepare(preset, {}))
     assert said.startswith("ZeroDivisionError: division by zero; the traceback is in")
     assert "1 / 0" in (path / "traceback.txt").read_text()
+
+
+def test_a_bug_on_a_full_disk_still_costs_its_cell_only(preset, tmp_path, monkeypatch):
+    config = launch.prepare(preset, {})
+    monkeypatch.setattr(running, "run_or_resume", lambda path, config: 1 / 0)
+    with full_disk():
+        said = running.run_cell(tmp_path / "cells" / "a-0", config)
+    assert said.startswith("ZeroDivisionError") and "could not be written" in said and "1 / 0" in said
 
 
 def test_what_a_kill_left_of_a_beginning_is_made_anew(preset, tmp_path):

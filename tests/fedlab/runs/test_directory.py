@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from disks import full_disk
 from fedlab.errors import RunError
 from fedlab.files import read_lines
 from fedlab.registry import load_config
@@ -28,6 +29,39 @@ def run(tmp_path):
 
 def record(server_round):
     return {"round": server_round, "clients": {}, "mean": {}}
+
+
+# --- making one, and what cannot be written ---
+
+
+@pytest.mark.parametrize("target", ["nowhere/at/all", "runs"], ids=["link to nowhere", "link to itself"])
+def test_a_folder_that_is_a_broken_link_is_refused_and_not_tried_for_ever(target, tmp_path):
+    (tmp_path / "runs").symlink_to(target)
+    with pytest.raises(RunError, match="no run directory can be made in .*/runs: .*link"):
+        RunDirectory.create(tmp_path / "runs", CONFIG)
+
+
+def test_a_linked_folder_is_used(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "runs").symlink_to("elsewhere")
+    assert RunDirectory.create(tmp_path / "runs", CONFIG).path == tmp_path / "elsewhere" / "lunch-3"
+
+
+def test_a_checkpoint_that_does_not_fit_is_an_error_of_the_disk_and_leaves_the_last_one(run):
+    run.checkpoints.save(1, {"arrays": {"w": torch.zeros(10)}}, keep=2)
+    with full_disk(100_000), pytest.raises(OSError, match="File too large") as error:  # torch's own error hides it
+        run.checkpoints.save(2, {"arrays": {"w": torch.zeros(100_000)}}, keep=2)
+    assert error.value.filename == str(run.checkpoints.path(2))
+    assert [path.name for path in run.checkpoints.path(1).parent.iterdir()] == ["round-1.pt"]
+
+
+def test_the_end_of_a_run_is_recorded_and_a_full_disk_does_not_hide_its_reason(run):
+    run.note_end(OSError(28, "No space left on device", "x"))
+    assert run.manifest()["status"] == "failed" and run.manifest()["error"].startswith("x: no space left")
+    run.note_end(KeyboardInterrupt())
+    assert (run.manifest()["status"], run.manifest()["error"]) == ("interrupted", None)
+    with full_disk():
+        run.note_end(ValueError("the reason"))  # raises nothing: whoever calls it raises the reason
 
 
 # --- logs ---
