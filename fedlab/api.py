@@ -36,6 +36,8 @@ def run(
 ) -> Result:
     """Run a federation to its end and return what it found.
 
+    Two runs in two threads of a process are done one after the other: generators and settings of torch belong to all.
+
     Parameters
     ----------
     preset

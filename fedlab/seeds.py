@@ -14,6 +14,8 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -21,6 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from fedlab.errors import FedlabWarning
 
 
 def seed_of(*names: int | str) -> int:
@@ -37,8 +41,8 @@ def seed_of(*names: int | str) -> int:
 def seeded(*names: int | str) -> Iterator[None]:
     """Run the body on a stream of its own of ``random``, NumPy and torch, and restore the global streams afterwards."""
     seed = seed_of(*names)
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    with _torch_seeded(seed):
+    with exclusive(), _torch_seeded(seed):
+        python_state, numpy_state = random.getstate(), np.random.get_state()
         random.seed(seed)
         np.random.seed(seed % 2**32)
         try:
@@ -70,9 +74,64 @@ def _gpus() -> tuple[int, ...]:
     return tuple(range(torch.cuda.device_count())) if torch.cuda.is_available() else ()
 
 
+class WaitingWarning(FedlabWarning):
+    """Warning that a run waits for another one of this process."""
+
+
+_state_lock = threading.RLock()
+
+
+def _new_lock() -> None:
+    """Make the lock anew in a fork, in which the thread that held it does not exist."""
+    global _state_lock
+    _state_lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_new_lock)
+
+
+@contextmanager
+def exclusive(what: str = "") -> Iterator[None]:
+    """Keep other threads from what a process has once: random generators, torch's modes, Flower's identity.
+
+    A thread may enter again. Another one waits: two runs in two threads are done one after the other, each with the
+    bits that it has alone.
+
+    Parameters
+    ----------
+    what
+        What waits, for the warning; empty for a short wait that nobody needs to know of.
+
+    Warns
+    -----
+    WaitingWarning
+        When another thread is in, and ``what`` says who waits.
+    """
+    lock = _state_lock
+    if not lock.acquire(blocking=False):
+        if what:
+            warnings.warn(
+                f"{what} waits for a run in another thread: random generators and torch's settings belong to the whole "
+                "process. Runs side by side need processes: `fedlab compare --jobs`, multiprocessing, or engine=ray",
+                WaitingWarning,
+                stacklevel=3,
+            )
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 @contextmanager
 def deterministic(threads: int) -> Iterator[None]:
     """Run the body so that torch gives the same bits for the same seed: fixed thread count, deterministic kernels."""
+    with exclusive(), _deterministic(threads):
+        yield
+
+
+@contextmanager
+def _deterministic(threads: int) -> Iterator[None]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.get_num_threads(), torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
     flags: Any = torch.utils.deterministic

@@ -28,6 +28,7 @@ from fedlab.engines.flower_internals import Run, empty_run, set_message_id, task
 from fedlab.engines.spec import Apps, flower_config
 from fedlab.errors import RunError
 from fedlab.runs.directory import use_directory
+from fedlab.seeds import exclusive
 
 
 class LocalGrid(Grid):
@@ -133,7 +134,7 @@ def run_config(apps: Apps, config: Config, directory: Path) -> None:
     server, client = apps.load()
     assert isinstance(server, ServerApp) and isinstance(client, ClientApp)
     options = config.engine if isinstance(config.engine, InProcessConfig) else InProcessConfig()
-    with use_directory(directory):
+    with exclusive(f"run {directory.name}"), use_directory(directory):
         run(server, client, flower_config(config), len(config.clients), isolate=options.isolate)
 
 

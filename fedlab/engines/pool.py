@@ -44,6 +44,7 @@ from fedlab.engines.processes import environment, usable_cpus
 from fedlab.engines.spec import Apps, flower_config
 from fedlab.errors import RunError
 from fedlab.runs.directory import RUN_DIRECTORY, use_directory
+from fedlab.seeds import exclusive
 
 MAX_BATCH = 8  # messages that a worker gets at a time: enough to hide the way, few enough to share the work evenly
 MAX_DEATHS = 2  # workers that a message may cost before it fails
@@ -327,7 +328,7 @@ def run_config(apps: Apps, config: Config, directory: Path) -> None:
     environments = [{RUN_DIRECTORY: str(directory), **gpu} for gpu in gpu_environments()]
     options = config.engine if isinstance(config.engine, PoolConfig) else PoolConfig()
     grid = PoolGrid(setup, number_of_workers(options, len(config.clients)), environments)
-    with use_directory(directory), grid.running(directory / "workers.log"):
+    with exclusive(f"run {directory.name}"), use_directory(directory), grid.running(directory / "workers.log"):
         run_server(server, grid, setup.run_config)
 
 

@@ -8,9 +8,12 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import torch
@@ -26,6 +29,7 @@ from fedlab.report import run_page
 from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.result import Result
+from fedlab.seeds import WaitingWarning
 from fedlab.strategies import dualadapt
 from fedlab.strategies.protocol import ClientFunctions, round_of
 from fedlab.training import resolve_device
@@ -305,6 +309,25 @@ def test_a_page_that_cannot_be_written_is_a_sentence_and_is_made_later(tmp_path,
     page.unlink()
     launch.write_page(Result.read(directory))
     assert page.exists()
+
+
+def test_two_runs_in_two_threads_have_the_bits_that_each_has_alone(tmp_path):
+    before = torch.get_num_threads(), torch.get_deterministic_debug_mode(), logging.getLogger("flwr").level
+    preset = toy.write_preset(tmp_path)
+    alone = [fedlab.run(preset, runs=tmp_path / "alone", seed=seed).weights_sha256 for seed in (0, 1)]
+    begin = Barrier(2)
+
+    def run_both_at_once(seed):
+        begin.wait()
+        return fedlab.run(preset, runs=tmp_path / "threads", seed=seed).weights_sha256
+
+    with warnings.catch_warnings(record=True) as said, ThreadPoolExecutor(2) as pool:
+        warnings.simplefilter("always")
+        together = list(pool.map(run_both_at_once, (0, 1)))
+    assert together == alone
+    assert [one.category for one in said] == [WaitingWarning]
+    assert "waits for a run in another thread" in str(said[0].message)
+    assert (torch.get_num_threads(), torch.get_deterministic_debug_mode(), logging.getLogger("flwr").level) == before
 
 
 def test_the_process_stays_as_it_was(tmp_path):

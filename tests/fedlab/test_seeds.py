@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import random
+from threading import Event, Thread
 
 import numpy as np
 import pytest
 import torch
 
-from fedlab.seeds import deterministic, seed_of, seeded
+from fedlab.seeds import deterministic, exclusive, seed_of, seeded
 
 
 def draw():
@@ -100,3 +102,41 @@ def test_deterministic_fixes_threads_and_kernels_and_puts_them_back():
         assert not torch.backends.cudnn.benchmark
     assert (torch.get_num_threads(), torch.get_deterministic_debug_mode()) == before  # a notebook stays as it was
     assert torch.utils.deterministic.fill_uninitialized_memory
+
+
+def test_a_stream_in_one_thread_is_not_disturbed_by_one_in_another():
+    def draw(found):
+        for _ in range(200):
+            with seeded(1, "a"):
+                found.append((torch.rand(2).sum().item(), np.random.rand(), random.random()))
+
+    before = random.getstate()
+    found: list[tuple[float, ...]] = []
+    threads = [Thread(target=draw, args=(found,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1 and len(found) == 800
+    assert random.getstate() == before
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # of Python 3.12: the case in question
+def test_a_fork_does_not_wait_for_a_thread_that_it_does_not_have():
+    entered, leave = Event(), Event()
+
+    def hold():
+        with exclusive():
+            entered.set()
+            leave.wait()
+
+    holder = Thread(target=hold)
+    holder.start()
+    entered.wait()
+    child = os.fork()
+    if child == 0:
+        with exclusive():
+            os._exit(7)
+    leave.set()
+    holder.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
