@@ -23,8 +23,9 @@ from types import FrameType
 import tomli_w
 
 from fedlab.comm import credentials
+from fedlab.deploy import proxies
 from fedlab.deploy.client_log import SuperNodeMonitor
-from fedlab.deploy.probe import probe_server
+from fedlab.deploy.probe import parse_address, probe_server
 from fedlab.engines.processes import (
     LOOPBACK,
     MARKER_ENV,
@@ -79,7 +80,8 @@ def join(options: ClientOptions, write: Write) -> None:
     lock = directory_lock(
         options.state_dir, wait=False, remedy="stop the other `fedlab join`, or choose another --state-dir"
     )
-    with _sigterm_as_interrupt(), lock, runtime_environment() as (variables, scratch):
+    route = proxies.grpc_variables(parse_address(options.address)[0])
+    with _sigterm_as_interrupt(), lock, runtime_environment(route) as (variables, scratch):
         supervisor = _Supervisor(options, variables, scratch, write)
         try:
             supervisor.run()
@@ -168,6 +170,9 @@ class _Supervisor:
         authority = self.options.certificates / "ca.crt" if self.options.certificates else None
         limit = self.options.give_up_after
         started, pause = time.monotonic(), 1.0
+        proxy, _ = proxies.find_proxy(parse_address(self.options.address)[0])
+        if proxy:
+            self.write(f"by way of {proxy}")
         while reason := probe_server(self.options.address, authority):
             if pause == 1.0:
                 self.write(f"no server at {self.options.address} yet ({reason}); trying until it is there")
@@ -244,7 +249,8 @@ class _Supervisor:
                 from fedlab.engines.flower_internals import deactivate_node
 
                 key = credentials.client_key(folder, self.options.client)
-                deactivate_node(self.options.address, folder / "ca.crt", key, node)
+                with proxies.variables_set(proxies.grpc_variables(parse_address(self.options.address)[0])):
+                    deactivate_node(self.options.address, folder / "ca.crt", key, node)
         self.connected_file.unlink(missing_ok=True)
 
     def _rejection_message(self, monitor: SuperNodeMonitor) -> str:

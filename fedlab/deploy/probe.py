@@ -1,18 +1,19 @@
 """Probe of a server before a client joins: it must answer, and be the one that this client trusts.
 
-A handshake with Python's own TLS gives an error message where Flower would only log. It also informs the server: a
-client that rejects a certificate in TLS 1.3 just hangs up, so it connects again with TLS 1.2, whose alerts can be read.
+It goes by the proxy that Flower's gRPC will go by, if there is one (:mod:`fedlab.deploy.proxies`). A handshake with
+Python's own TLS gives an error message where Flower would only log. It also informs the server: a client that rejects a
+certificate in TLS 1.3 just hangs up, so it connects again with TLS 1.2, whose alerts can be read.
 """
 
 from __future__ import annotations
 
 import datetime
-import socket
 import ssl
 from contextlib import suppress
 from pathlib import Path
 
 from fedlab.comm import credentials
+from fedlab.deploy import proxies
 from fedlab.errors import ConfigError, RunError
 
 TIMEOUT = 10.0  # seconds for a connection and for an answer
@@ -57,6 +58,8 @@ def probe_server(address: str, authority: Path | None) -> str:
         if authority is None:
             return _probe_plain_text(address, host, port)
         return _probe_tls(address, host, port, authority)
+    except proxies.ProxyError as error:
+        return str(error)
     except (ssl.SSLEOFError, ConnectionResetError, TimeoutError) as error:  # a tunnel without a server behind it
         return str(error) if isinstance(error, TimeoutError) else "it hung up"
     except ssl.SSLError:
@@ -108,14 +111,14 @@ def _tls_handshake(host: str, port: int, authority: Path | None, readable: bool 
     if readable:
         context.maximum_version = ssl.TLSVersion.TLSv1_2
     with (
-        socket.create_connection((host, port), timeout=TIMEOUT) as connection,
+        proxies.connect(host, port, TIMEOUT) as connection,
         context.wrap_socket(connection, server_hostname=host),
     ):
         pass
 
 
 def _probe_plain_text(address: str, host: str, port: int) -> str:
-    with socket.create_connection((host, port), timeout=TIMEOUT) as connection:
+    with proxies.connect(host, port, TIMEOUT) as connection:
         connection.sendall(PREFACE)
         try:
             answer = connection.recv(64)

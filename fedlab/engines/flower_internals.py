@@ -8,6 +8,7 @@ and this is the only module to change. Imports of a second and more are inside t
 
 from __future__ import annotations
 
+import os
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -121,9 +122,10 @@ class Control:
     """
 
     def __init__(self, address: str, authority: Path | None) -> None:
-        self._api = ControlHttpClient.from_server_address(address, authority is None, None, [])
-        verify = ssl.create_default_context(cafile=authority) if authority else False
         # Flower's own client would use a proxy of the environment also for the loopback.
+        with _without_proxies():
+            self._api = ControlHttpClient.from_server_address(address, authority is None, None, [])
+        verify = ssl.create_default_context(cafile=authority) if authority else False
         self._api._client = httpx.Client(verify=verify, trust_env=False, timeout=30.0)
 
     def start_run(
@@ -169,6 +171,18 @@ class Control:
     def close(self) -> None:
         """Close the connections; requests are no longer possible."""
         self._api.close()
+
+
+@contextmanager
+def _without_proxies() -> Iterator[None]:
+    """Hide the proxies of the environment: httpx raises where it cannot use one, as it does with SOCKS."""
+    hidden = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 @contextmanager

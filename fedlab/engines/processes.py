@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 START_LIMIT = 120.0  # seconds for a process of Flower to come up: imports are slow on a busy machine
@@ -70,10 +71,10 @@ def runtime_environment(extra: Mapping[str, str] | None = None) -> Iterator[tupl
 def environment(scratch: Path, extra: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of all processes that are started here."""
     scripts = (sysconfig.get_path("scripts"), str(Path(sys.executable).parent))
-    direct = ",".join(filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), LOOPBACK)))
+    direct = ",".join(filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "localhost", LOOPBACK)))
     level = "DEBUG" if os.environ.get("FLWR_LOG_LEVEL") == "DEBUG" else "INFO"  # lines at INFO are waited for
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if not is_unusable_proxy(name, value)},
         MARKER_ENV: scratch.name,
         "PATH": os.pathsep.join((*scripts, os.environ.get("PATH", ""))),  # Flower starts its parts by name
         "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path),
@@ -81,6 +82,7 @@ def environment(scratch: Path, extra: Mapping[str, str]) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "NO_PROXY": direct,
         "no_proxy": direct,
+        "grpc_proxy": "",  # set, and so the only one that gRPC looks at: what is started here speaks to the loopback
         "FLWR_HOME": str(scratch / "home"),
         "FLWR_LOG_LEVEL": level,
         "FLWR_TELEMETRY_ENABLED": "0",
@@ -90,6 +92,14 @@ def environment(scratch: Path, extra: Mapping[str, str]) -> dict[str, str]:
         "RAY_TMPDIR": str(scratch),
         **extra,
     }
+
+
+def is_unusable_proxy(name: str, value: str) -> bool:
+    """Return True for a variable that names a proxy with which httpx, and so Flower, does not even start."""
+    if name.lower() not in ("http_proxy", "https_proxy", "all_proxy") or not value or "://" not in value:
+        return False
+    scheme = value.partition("://")[0].lower()
+    return scheme not in ("http", "https") and not (scheme.startswith("socks5") and find_spec("socksio"))
 
 
 def start(

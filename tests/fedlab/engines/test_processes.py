@@ -48,7 +48,7 @@ def test_environment_finds_what_we_find(tmp_path: Path, monkeypatch: pytest.Monk
     environment = processes.environment(tmp_path, {"RAY_ADDRESS": "local"})
     assert environment["PYTHONPATH"] == f"{Path.cwd()}{os.pathsep}/somewhere"
     assert environment["PATH"].split(os.pathsep)[1] == str(Path(sys.executable).parent)
-    assert environment["no_proxy"] == environment["NO_PROXY"] == "intranet,127.0.0.1"
+    assert environment["no_proxy"] == environment["NO_PROXY"] == "intranet,localhost,127.0.0.1"
     assert environment["RAY_ADDRESS"] == "local"
     assert environment["FLWR_HOME"].startswith(str(tmp_path))
 
