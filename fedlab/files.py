@@ -5,15 +5,41 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fedlab.errors import RunError
+from fedlab.errors import FedlabWarning, RunError
 
 LOCK_FILE = ".lock"
+
+
+@cache
+def user_cache() -> Path:
+    """Return the user's cache folder, which need not exist: ``$XDG_CACHE_HOME``, or ``.cache`` in the home folder.
+
+    Warns
+    -----
+    FedlabWarning
+        When the user has no home folder, as in a container with a user id of its own: then it is a temporary folder.
+    """
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:  # neither $HOME nor an entry in the table of users
+        folder = Path(tempfile.gettempdir()) / f"fedlab-cache-{os.getuid()}"
+        warnings.warn(
+            f"user {os.getuid()} has no home folder; what is cached goes to {folder}. To keep it, set XDG_CACHE_HOME",
+            FedlabWarning,
+            stacklevel=2,
+        )
+        return folder
 
 
 @contextmanager

@@ -24,7 +24,7 @@ def predict(
     directory: Annotated[
         Path, typer.Argument(metavar="DIRECTORY", help="What a client keeps (clients/NAME), or a run directory.")
     ],
-    images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="PNG or JPEG files, folders, patterns.")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files, folders, patterns.")],
     client: Annotated[str | None, typer.Option(help="Of a run: the client in whose place to predict.")] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values with a line of names.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each image, line by line.")] = False,

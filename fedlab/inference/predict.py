@@ -152,7 +152,7 @@ def images(paths: Sequence[str | Path]) -> list[Path]:
     """
     found = dict.fromkeys(file for path in paths for file in _meant(Path(path).expanduser()))
     if not found:
-        raise DataError("no image was named; give PNG or JPEG files, or folders that hold some")
+        raise DataError("no image was named; give image files, or folders that hold some")
     return list(found)
 
 
@@ -164,11 +164,11 @@ def _meant(path: Path) -> Iterator[Path]:
     elif matches := sorted(map(Path, glob.glob(str(path), recursive=True))):
         chosen = [match for match in matches if image_files.is_image_file(match) and match.is_file()]
         if not chosen:
-            raise DataError(f"none of the {len(matches)} paths that match {str(path)!r} is a PNG or JPEG file")
+            raise DataError(f"none of the {len(matches)} paths that match {str(path)!r} is an image file")
         yield from chosen
     else:
         what = "nothing matches the pattern" if glob.has_magic(str(path)) else "there is no file or folder"
-        raise DataError(f"{what} {str(path)!r}; give PNG or JPEG files, or folders that hold some")
+        raise DataError(f"{what} {str(path)!r}; give image files, or folders that hold some")
 
 
 def load_predictor(directory: Path, client: str | None = None) -> Predictor:

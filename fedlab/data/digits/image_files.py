@@ -1,6 +1,6 @@
 """Image files of any size and mode as digits: uint8 (3, 32, 32), the form of every digit set in the package.
 
-Steps applied to a PNG or JPEG file, in this order:
+Steps applied to a file of one of ``FORMATS``, in this order:
 
 1. A JPEG of 256 or more pixels on its shorter side is decoded at a half, a quarter or an eighth of its size.
 2. It is rotated as its EXIF data says.
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -31,16 +32,27 @@ from torch import Tensor
 from fedlab.data.digits.domains import SIZE
 from fedlab.errors import DataError
 
-FORMATS = ("PNG", "JPEG")
-SUFFIXES = (".jpeg", ".jpg", ".png")
+# What Pillow reads without other programs; AVIF since 11.3. Of several pictures in a file the first is taken.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "TGA")
+SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".tga"),
+)
 UNRESIZED = range(28, SIZE + 1)  # lengths of the longer side that are padded and not resized
 MIN_DECODED = 128  # pixels on the shorter side that a JPEG is decoded to at least
 BRIGHT = 128  # lightness from which on something shows on black
 
 
 def is_image_file(path: Path) -> bool:
-    """Return True for the name of a PNG or JPEG file; hidden files, such as macOS's ``._7.png``, do not count."""
+    """Return True for the name of an image file; hidden files, such as macOS's ``._7.png``, do not count."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """Return those of ``FORMATS`` that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def load_image_files(paths: Sequence[Path]) -> Tensor:
@@ -52,7 +64,7 @@ def load_image_files(paths: Sequence[Path]) -> Tensor:
         When there is no file, or some cannot be read: the number of these, and the first one with the reason.
     """
     if not paths:
-        raise DataError("there is no image to read; name at least one PNG or JPEG file")
+        raise DataError("there is no image to read; name at least one image file")
     with ThreadPoolExecutor() as pool:
         results = list(pool.map(_attempt, paths))
     images = [result for result in results if not isinstance(result, str)]
@@ -69,7 +81,7 @@ def _attempt(path: Path) -> NDArray[np.uint8] | str:
     try:
         return _pixels(path)
     except UnidentifiedImageError:
-        return "it is neither PNG nor JPEG" if path.stat().st_size else "it is empty"
+        return f"it is none of {', '.join(readable_formats())}" if path.stat().st_size else "it is empty"
     except OSError as error:
         return error.strerror or str(error)
     except Exception as error:  # a damaged file can fail in a decoder in nearly any way
@@ -78,7 +90,7 @@ def _attempt(path: Path) -> NDArray[np.uint8] | str:
 
 def _pixels(path: Path) -> NDArray[np.uint8]:
     """Return one file as (32, 32, 3)."""
-    with Image.open(path, formats=FORMATS) as opened:
+    with Image.open(path, formats=readable_formats()) as opened:
         opened.draft(None, (MIN_DECODED, MIN_DECODED))
         picture = _opaque(_eight_bits(ImageOps.exif_transpose(opened)))
     longer = max(picture.size)
@@ -89,7 +101,11 @@ def _pixels(path: Path) -> NDArray[np.uint8]:
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Convert 16-bit gray, held in a mode of integers, to 8-bit gray; 16-bit color is decoded as 8 bits already."""
+    """Convert gray of 16 bits or of floats in [0, 1], to 8-bit gray; 16-bit color is decoded as 8 bits already."""
+    if picture.mode == "F":
+        values = np.nan_to_num(np.asarray(picture))
+        scale = 255 if values.max() <= 1 else 1
+        return Image.fromarray((values * scale).round().clip(0, 255).astype(np.uint8))
     if not picture.mode.startswith("I"):
         return picture
     values = np.asarray(picture).astype(np.int64)

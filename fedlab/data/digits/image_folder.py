@@ -2,18 +2,16 @@
 
 ::
 
-    FOLDER/**/*.png, *.jpg, *.jpeg    training images, without labels, in sub-folders of any names
+    FOLDER/**/*.png, *.jpg, ...       training images, without labels, in sub-folders of any names
     FOLDER/test/0/ to FOLDER/test/9/  optional: images to measure accuracy on, each in the folder of its class
 
-No label is read from anywhere else. See :mod:`fedlab.data.digits.image_files` for how a file becomes an image. Hidden
-files and folders are left out, and links to other folders are not followed. Nothing is written; a process decodes a
-folder once, and again when its files have changed.
+No label is read from anywhere else. See :mod:`fedlab.data.digits.image_files` for the kinds of files and how one
+becomes an image, and :mod:`fedlab.data.digits.folder_files` for which are found. Nothing is written; a process decodes
+a folder once, and again when its files have changed.
 """
 
 from __future__ import annotations
 
-import os
-from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -22,12 +20,13 @@ import torch
 from torch import Tensor
 
 from fedlab.data.dataset import ArrayDataset
-from fedlab.data.digits import image_files
+from fedlab.data.digits import folder_files, image_files
 from fedlab.data.digits.datasets import CLASSES
+from fedlab.data.digits.folder_files import FolderFiles
 from fedlab.data.pixels import to_float
 from fedlab.errors import DataError, suggest
 
-TEST = "test"  # name of the sub-folder with labels
+TEST = "test"  # name of the sub-folder with labels, in letters of any case
 SPLITS = ("train", "test")
 
 Stamp = tuple[Path, int, int]  # a file, its bytes, and when it was changed in nanoseconds
@@ -41,7 +40,7 @@ def load_image_folder(folder: Path, split: str) -> ArrayDataset:
     Parameters
     ----------
     folder
-        Folder of PNG and JPEG files, see the module.
+        Folder of image files, see the module.
     split
         "train", or "test": the labeled images, or where there are none those of "train" once more, without labels.
 
@@ -73,62 +72,82 @@ def split_files(folder: Path) -> tuple[list[Path], dict[Path, int]]:
     ------
     DataError
         When every image lies in the test folder, or that folder holds none; else as :func:`load_image_folder`.
+
+    Warns
+    -----
+    SkippedFilesWarning
+        When there are files that are no images.
     """
-    everything = find_image_files(folder)
-    labeled = {path: _class_of(path, folder) for path in everything if path.relative_to(folder).parts[0] == TEST}
+    test = _test_folder(folder)
+    found = folder_files.list_folder(folder, test)
+    everything = _images(found)
+    labeled = {path: _class_of(path, folder) for path in everything if path.relative_to(folder).parts[0] == test}
     training = [path for path in everything if path not in labeled]
     if not training:
         raise DataError(
-            f"every image of {folder} lies in its sub-folder {TEST}/, which is for testing only; put those that the "
+            f"every image of {folder} lies in its sub-folder {test}/, which is for testing only; put those that the "
             "client may train on beside it"
         )
-    if not labeled and (folder / TEST).is_dir():
+    if not labeled and test:
         raise DataError(
-            f"{folder / TEST} holds no {_KINDS} file to test on; put some into its sub-folders 0 to {CLASSES - 1}, "
-            "or delete it"
+            f"{folder / test} holds no image to test on; put some into its sub-folders 0 to {CLASSES - 1}, or delete it"
         )
+    found.warn()
     return training, labeled
 
 
 def find_image_files(folder: Path) -> list[Path]:
-    """Return every PNG and JPEG file below a folder, at least one, sorted by path.
+    """Return every image file below a folder, at least one, sorted by path.
 
     Raises
     ------
     DataError
         When ``folder`` is no folder, cannot be listed or holds no such file.
+
+    Warns
+    -----
+    SkippedFilesWarning
+        When there are files that are no images.
     """
-    if not folder.is_dir():
-        what = "is a file and no folder" if folder.exists() else "is not there"
-        raise DataError(f"folder of images {folder} {what}; give a folder that holds {_KINDS} files")
-    files: list[Path] = []
-    for parent, folders, names in os.walk(folder, onerror=_refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [Path(parent, name) for name in names if not name.startswith(".")]
-    found = sorted(filter(image_files.is_image_file, files))
-    if not found:
-        endings = Counter(path.suffix.lower() or path.name for path in files)
-        others = ", ".join(sorted(endings, key=lambda ending: (-endings[ending], ending))[:5])
-        what = f"only {len(files)} of other kinds ({others})" if files else "it is empty"
-        raise DataError(f"folder {folder} holds no {_KINDS} file, {what}; put images into it, or give another")
-    return found
+    found = folder_files.list_folder(folder)
+    images = _images(found)
+    found.warn()
+    return images
 
 
-_KINDS = " or ".join(image_files.FORMATS)
+def _images(found: FolderFiles) -> list[Path]:
+    if not found.images:
+        what = f"only {len(found.others):,} files of other kinds ({found.skipped()})" if found.others else "it is empty"
+        raise DataError(
+            f"folder {found.folder} holds no image, {what}; put images into it ({', '.join(image_files.FORMATS)}), or "
+            "give another"
+        )
+    return list(found.images)
 
 
-def _refuse(error: OSError) -> None:
-    raise DataError(f"folder of images {error.filename} cannot be listed: {error.strerror}; make it readable")
+def _test_folder(folder: Path) -> str:
+    """Return the name of the sub-folder of test images, in letters of any case; empty where there is none.
+
+    Raises
+    ------
+    DataError
+        When there are two.
+    """
+    entries = folder.iterdir() if folder.is_dir() else ()
+    names = sorted(path.name for path in entries if path.name.lower() == TEST and path.is_dir())
+    if len(names) > 1:
+        raise DataError(f"{folder} has {len(names)} folders of test images, {' and '.join(names)}; make them one")
+    return names[0] if names else ""
 
 
 def _class_of(path: Path, folder: Path) -> int:
     """Return the class of a file below ``folder``/test/, which is its sub-folder's name; DataError outside of these."""
-    names = path.relative_to(folder).parts[1:]
+    test, *names = path.relative_to(folder).parts
     if len(names) < 2 or names[0] not in map(str, range(CLASSES)):
         where = f"in a folder named {names[0]!r}" if len(names) > 1 else "in no folder of a class"
         raise DataError(
-            f"test image {path} lies {where}; expected {folder / TEST}/0 to {CLASSES - 1}, named after the digits that "
-            f"the images show; move it, or rename {TEST}/ to train on what is in it"
+            f"test image {path} lies {where}; expected {folder / test}/0 to {CLASSES - 1}, named after the digits that "
+            f"the images show; move it, or rename {test}/ to train on what is in it"
         )
     return int(names[0])
 

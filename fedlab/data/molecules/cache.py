@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,13 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.files import write_atomically
+from fedlab.files import user_cache, write_atomically
 
 
 def cache_folder() -> Path:
     """Return the user's cache folder for molecules; it need not exist, or be writable."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "fedlab" / "molecules"
+    return user_cache() / "fedlab" / "molecules"
 
 
 def cache_key(*names: str) -> str:

@@ -20,6 +20,7 @@ import toy
 from fedlab.cli.app import app
 from fedlab.client.app import app as client_app
 from fedlab.data.digits import datasets
+from fedlab.data.digits.folder_files import SkippedFilesWarning
 from fedlab.engines.spec import flower_config
 from fedlab.errors import ConfigError, DataError, RunError
 from fedlab.inference.predict import images, load_predictor, predict
@@ -168,7 +169,8 @@ def test_files_folders_and_patterns_are_found_once_each(tmp_path, monkeypatch):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"")
-    names = [str(path) for path in images(["b.jpg", "*.png", "deep", "deep/c.png", "odd[1].png"])]
+    with pytest.warns(SkippedFilesWarning, match=r"1 of 2 files of deep .* the first is notes.txt"):
+        names = [str(path) for path in images(["b.jpg", "*.png", "deep", "deep/c.png", "odd[1].png"])]
     assert names == ["b.jpg", "a.png", "odd[1].png", "deep/c.png"]
     assert [str(path) for path in images(["**/*"])] == ["a.png", "b.jpg", "deep/c.png", "odd[1].png"]
     assert [str(path) for path in images(["deep/notes.txt"])] == ["deep/notes.txt"]  # the reader will say what it is
@@ -177,11 +179,11 @@ def test_files_folders_and_patterns_are_found_once_each(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("paths", "sentence"),
     [
-        ([], "no image was named; give PNG or JPEG files"),
+        ([], "no image was named; give image files"),
         (["gone.png"], "there is no file or folder 'gone.png'"),
         (["gone/*.png"], "nothing matches the pattern 'gone/*.png'"),
-        (["*.txt"], "none of the 1 paths that match '*.txt' is a PNG or JPEG file"),
-        (["empty"], "folder empty holds no PNG or JPEG file"),
+        (["*.txt"], "none of the 1 paths that match '*.txt' is an image file"),
+        (["empty"], "folder empty holds no image"),
     ],
 )
 def test_no_image_is_refused(tmp_path, monkeypatch, paths, sentence):

@@ -171,7 +171,11 @@ def test_a_truncated_file_is_named(tmp_path, ending, truncate):
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "it is empty"), (b"hello", "it is neither PNG nor JPEG"), (b"GIF89a" + b"\0" * 50, "neither PNG nor JPEG")],
+    [
+        (b"", "it is empty"),
+        (b"hello", "it is none of PNG, JPEG, WEBP"),
+        (b"%!PS-Adobe-3.0" + b"\0" * 50, "none of PNG"),
+    ],
 )
 def test_what_is_no_image_is_named(tmp_path, content, reason):
     path = tmp_path / "a.png"
@@ -210,7 +214,7 @@ def test_missing_files_folders_and_bombs_are_named(tmp_path, monkeypatch):
 
 
 def test_no_file_at_all_is_refused():
-    with pytest.raises(DataError, match="no image to read; name at least one PNG or JPEG file"):
+    with pytest.raises(DataError, match="no image to read; name at least one image file"):
         load_image_files([])
 
 
