@@ -60,13 +60,15 @@ def query(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Run one round of local training."""
-    return _answer("train", message, context)
+    with ClientStore.from_node_config(context.node_config).log_warnings():
+        return _answer("train", message, context)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Return metrics on the client's test data."""
-    return _answer("evaluate", message, context)
+    with ClientStore.from_node_config(context.node_config).log_warnings():
+        return _answer("evaluate", message, context)
 
 
 def apply_node_settings(context: Context) -> Config:

@@ -13,6 +13,7 @@ from fedlab.comparison.result import Comparison
 from fedlab.comparison.runner import compare
 from fedlab.config.schema import Config
 from fedlab.config.sections import Overrides, Value
+from fedlab.files import ensure_home
 from fedlab.inference.predict import Prediction, load_predictor
 from fedlab.plugins import reference_to
 from fedlab.runs.directory import RunDirectory
@@ -57,6 +58,7 @@ def run(
     FedlabError
         When the run could not be done as asked; what was done is on disk and can be resumed.
     """
+    ensure_home()
     chosen: dict[str, Value] = {}
     for kind, found in (("workload", workload), ("strategy", strategy)):
         if found is not None:
@@ -87,6 +89,7 @@ def resume(path: Path | str, *, progress: bool = False) -> Result:
     FedlabError
         When it cannot go on; what was done is kept.
     """
+    ensure_home()
     return launch.resume(path, _live if progress else launch.no_progress)
 
 

@@ -10,36 +10,64 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fedlab.errors import FedlabWarning, RunError
+from fedlab.errors import ConfigError, FedlabWarning, RunError
 
 LOCK_FILE = ".lock"
 
 
-@cache
-def user_cache() -> Path:
-    """Return the user's cache folder, which need not exist: ``$XDG_CACHE_HOME``, or ``.cache`` in the home folder.
+def ensure_home() -> Path:
+    """Return the user's home folder; where there is none, make a temporary one and name it in ``$HOME``.
+
+    A user id that only a container knows has neither ``$HOME`` nor an entry in the table of users, and then Flower,
+    Ray and Matplotlib fail as well.
 
     Warns
     -----
     FedlabWarning
-        When the user has no home folder, as in a container with a user id of its own: then it is a temporary folder.
+        When the home folder is a temporary one.
     """
-    if given := os.environ.get("XDG_CACHE_HOME"):
-        return Path(given)
     try:
-        return Path.home() / ".cache"
-    except RuntimeError:  # neither $HOME nor an entry in the table of users
-        folder = Path(tempfile.gettempdir()) / f"fedlab-cache-{os.getuid()}"
+        return Path.home()
+    except RuntimeError:
+        folder = Path(tempfile.gettempdir()) / f"fedlab-home-{os.getuid()}"
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        if folder.stat().st_uid != os.getuid():
+            folder = Path(tempfile.mkdtemp(prefix="fedlab-home-"))
+        os.environ["HOME"] = str(folder)
         warnings.warn(
-            f"user {os.getuid()} has no home folder; what is cached goes to {folder}. To keep it, set XDG_CACHE_HOME",
+            f"user {os.getuid()} has no home folder; {folder} takes its place, with what is cached. To keep that, set "
+            "HOME to a folder that can be written",
             FedlabWarning,
             stacklevel=2,
         )
         return folder
+
+
+def user_cache() -> Path:
+    """Return the user's cache folder, which need not exist: ``$XDG_CACHE_HOME``, or ``.cache`` in the home folder."""
+    given = os.environ.get("XDG_CACHE_HOME")
+    return Path(given) if given else ensure_home() / ".cache"
+
+
+def expand_user(path: Path | str) -> Path:
+    """Return a path with ``~`` and ``~USER`` expanded.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such user.
+    """
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        user = expanded.partition("/")[0].removeprefix("~")
+        raise ConfigError(
+            f"{path}: this machine has no user {user!r}; write the path in full, or ./{path} if it is a name"
+        )
+    return Path(expanded)
 
 
 @contextmanager

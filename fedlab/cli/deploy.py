@@ -12,6 +12,7 @@ import typer
 from fedlab.cli.common import show_rows, start_run
 from fedlab.cli.consoles import stdout, warn, write_line
 from fedlab.errors import ConfigError, RunError
+from fedlab.files import expand_user
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def serve(
     options: dict[str, Value | None] = {
         "engine": "grpc",
         "grpc.address": address,
-        "grpc.certificates": str(Path(folder).expanduser().resolve()),  # a resumed run may start elsewhere
+        "grpc.certificates": str(expand_user(folder).resolve()),  # a resumed run may start elsewhere
         "grpc.insecure": insecure or None,
         "comm.connect_timeout": wait if wait is not None else given.get("comm.connect_timeout", SERVE_TIMEOUT),
         "device": device,
@@ -106,7 +107,7 @@ def join(
     from fedlab.deploy.probe import parse_address
 
     parse_address(address)
-    folder = None if insecure else certs.expanduser().resolve()
+    folder = None if insecure else expand_user(certs).resolve()
     client = domain or (sole_client(folder) if folder else "")
     if not client:
         raise ConfigError("which client is this? Give --domain NAME")
@@ -114,10 +115,10 @@ def join(
     root = data_root or (Path(os.environ["FEDLAB_DATA"]) if os.environ.get("FEDLAB_DATA") else None)
     for key, path in (("data-root", root), ("data-folder", data)):
         if path is not None:
-            if not (path.expanduser().is_dir() or (key == "data-folder" and path.expanduser().is_file())):
+            if not (expand_user(path).is_dir() or (key == "data-folder" and expand_user(path).is_file())):
                 what = "neither a folder nor a file" if key == "data-folder" else "not a folder"
                 raise ConfigError(f"{path} is {what} (--{key.replace('-folder', '')})")
-            node[key] = str(path.expanduser().resolve())
+            node[key] = str(expand_user(path).resolve())
     if folder is None:
         warn(PLAIN)
     elif (key_file := folder / "clients" / f"{client}.key").exists() and is_world_readable(key_file):
@@ -127,7 +128,7 @@ def join(
         client=client,
         certificates=folder,
         node=node,
-        state_dir=(state_dir or Path("clients") / client).expanduser().resolve(),
+        state_dir=expand_user(state_dir or Path("clients") / client).resolve(),
         once=once,
         give_up_after=float("inf") if give_up_after is None else give_up_after,
     )
@@ -184,7 +185,7 @@ def certs(
     show_rows(
         f"credentials in {directory}",
         [
-            (str(file.path.relative_to(directory.expanduser())), "new" if file.new else "", file.what, file.place)
+            (str(file.path.relative_to(expand_user(directory))), "new" if file.new else "", file.what, file.place)
             for file in files
         ],
         "file",
@@ -192,7 +193,7 @@ def certs(
         "what",
         "goes",
     )
-    if not public_keys(directory.expanduser()):
+    if not public_keys(expand_user(directory)):
         stdout.print(f"no client may join yet: fedlab certs {directory} --client NAME", markup=False, highlight=False)
 
 
@@ -207,7 +208,7 @@ def ping(
     """
     from fedlab.deploy.probe import probe_server
 
-    authority = None if insecure else certs.expanduser() / "ca.crt"
+    authority = None if insecure else expand_user(certs) / "ca.crt"
     if reason := probe_server(address, authority):
         raise RunError(f"no server at {address} ({reason})")
     proof = f"its certificate is signed by {authority}" if authority else "speaks plain text"
@@ -225,6 +226,6 @@ def client_status(
     """
     from fedlab.deploy.client import disconnect_reason
 
-    if reason := disconnect_reason(state_dir.expanduser()):
+    if reason := disconnect_reason(expand_user(state_dir)):
         raise RunError(f"the client in {state_dir} is not connected: {reason}")
     stdout.print(f"the client in {state_dir} is connected", markup=False, highlight=False, soft_wrap=True)

@@ -35,6 +35,7 @@ import typer
 from fedlab.cli.consoles import show_error, stderr, warn, write_line
 from fedlab.cli.logs import logging_to
 from fedlab.errors import FedlabError, FedlabWarning, os_error_sentence
+from fedlab.files import ensure_home
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -66,6 +67,7 @@ def handle_errors(command: Command) -> Command:
         warnings.showwarning = _show_warning
         _replace_unprintable()
         try:
+            ensure_home()
             with logging_to(verbose, log_file):
                 found = _logged(command, *args, **kwargs)
             sys.stdout.flush()  # here, where what goes wrong still becomes a sentence

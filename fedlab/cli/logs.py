@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fedlab.cli.consoles import warn
 from fedlab.errors import ConfigError, os_error_sentence
+from fedlab.files import expand_user
 
 LOGGERS = ("fedlab", "flwr")
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
@@ -77,6 +78,6 @@ class _File(logging.FileHandler):
 
 def _open(path: Path) -> _File:
     try:
-        return _File(path.expanduser(), encoding="utf-8", errors="backslashreplace")
+        return _File(expand_user(path), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise ConfigError(f"the log cannot be written (--log-file): {os_error_sentence(error)}") from None

@@ -23,6 +23,7 @@ from fedlab.comparison.plan import (
 )
 from fedlab.comparison.result import FAILED, FINISHED, PENDING, Cell, Comparison
 from fedlab.errors import ConfigError, RunError
+from fedlab.files import ensure_home
 from fedlab.runs.result import server_metric_names
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ def compare(
     """
     from rich.console import Console
 
+    ensure_home()
     from fedlab.comparison.progress import RichProgress
 
     plan = plan_comparison(

@@ -67,6 +67,7 @@ class SuperNodeMonitor:
         self._open = 0
         self._loss_reported = False
         self._run = ""
+        self._warned: set[str] = set()
 
     @property
     def busy(self) -> bool:
@@ -111,6 +112,9 @@ class SuperNodeMonitor:
         if kind == "query" and status == "ok" and event.get("name") != self._run:
             self._run = event["name"]
             self.write(f"taking part in {self._run}")
+        elif kind == "warning" and event["text"] not in self._warned:  # each message is a process, which warns anew
+            self._warned.add(event["text"])
+            self.write(f"warning: {event['text']}")
         elif kind == "refused":
             self.write(f"round {event['round']}: the server refused this update: {event['reason']}")
         elif kind in VERBS:

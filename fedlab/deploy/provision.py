@@ -20,6 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedlab.comm.credentials import CLIENTS, certificate_hosts, load_certificate, private_key
 from fedlab.errors import ConfigError
+from fedlab.files import expand_user
 
 LOCAL = ("localhost", "127.0.0.1", "::1")  # always covered: the server's own processes use the loopback
 CA_DAYS = 3650
@@ -57,7 +58,7 @@ def create_credentials(
     ConfigError
         When something that was asked for exists already, a name is not usable, or the folder cannot be written.
     """
-    directory, hosts, clients = directory.expanduser(), tuple(hosts), tuple(dict.fromkeys(clients))
+    directory, hosts, clients = expand_user(directory), tuple(hosts), tuple(dict.fromkeys(clients))
     for name in clients:
         if not NAME.fullmatch(name):
             raise ConfigError(f"{name!r} is no name for a client: letters, digits, '.', '_' and '-', a domain's name")
@@ -91,7 +92,7 @@ def export_per_machine(directory: Path, machines: Path) -> None:
     ConfigError
         When a folder cannot be written.
     """
-    directory, machines = directory.expanduser(), machines.expanduser()
+    directory, machines = expand_user(directory), expand_user(machines)
     names = sorted(path.stem for path in (directory / CLIENTS).glob("*.pub"))
     server = machines / "server"
     files = {server: ["ca.crt", "server.crt", "server.key", *(f"{CLIENTS}/{name}.pub" for name in names)]}

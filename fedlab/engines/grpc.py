@@ -22,7 +22,7 @@ from fedlab.engines.processes import log_excerpt, strip_ansi
 from fedlab.engines.spec import Apps, flower_config
 from fedlab.engines.superlink import Fleet, SuperLink, check_apps, follow, submit, superlink
 from fedlab.errors import ConfigError, RunError
-from fedlab.files import follow_lines, write_atomically
+from fedlab.files import expand_user, follow_lines, write_atomically
 from fedlab.runs.directory import RUN_DIRECTORY, RunDirectory
 
 NODES = "nodes.json"
@@ -55,7 +55,7 @@ def run(apps: Apps, config: Mapping[str, str], *, options: GrpcConfig, directory
     """
     check(options)
     check_apps(apps)
-    certificates = None if options.insecure else Path(options.certificates).expanduser()
+    certificates = None if options.insecure else expand_user(options.certificates)
     record = RunDirectory.open(directory)
     (directory / NODES).unlink(missing_ok=True)  # of an earlier attempt: node ids are new each time
     fleet = Fleet(options.address, certificates)
@@ -83,7 +83,7 @@ def check(options: GrpcConfig) -> None:
     if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
         raise ConfigError(f"grpc.address={options.address!r} is no HOST:PORT, for example 0.0.0.0:9092")
     if not options.insecure:
-        credentials.check_server(Path(options.certificates).expanduser())
+        credentials.check_server(expand_user(options.certificates))
 
 
 def register(link: SuperLink, keys: Mapping[str, bytes]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from fedlab.config.schema import Config
 from fedlab.data.dataset import ArrayDataset
 from fedlab.data.digits import image_files, image_folder
 from fedlab.errors import ConfigError, DataError, FedlabError, IncompatibleWeightsError, RunError, suggest
+from fedlab.files import expand_user
 from fedlab.registry import config_from_text, load_config
 from fedlab.runs.client_store import MODEL
 from fedlab.runs.directory import RunDirectory
@@ -150,7 +151,7 @@ def images(paths: Sequence[str | Path]) -> list[Path]:
     DataError
         When no path is given or none of them holds an image.
     """
-    found = dict.fromkeys(file for path in paths for file in _meant(Path(path).expanduser()))
+    found = dict.fromkeys(file for path in paths for file in _meant(expand_user(path)))
     if not found:
         raise DataError("no image was named; give image files, or folders that hold some")
     return list(found)

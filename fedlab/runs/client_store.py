@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlab.config.schema import Config
-from fedlab.files import write_atomically
+from fedlab.errors import FedlabWarning, os_error_sentence
+from fedlab.files import name_file, write_atomically
 
 MODEL, EVENTS = "model.pt", "events.jsonl"
 STATE_DIR_KEY = "state-dir"  # in the node's config
@@ -46,16 +50,35 @@ class ClientStore:
         return self.path is not None
 
     def log_event(self, event: str, **fields: object) -> None:
-        """Append a line to the log."""
-        if self.path is not None:
+        """Append a line to the log; a disk that takes it not costs the line and not the client's work."""
+        if self.path is None:
+            return
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}) + "\n"
+        try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with (self.path / EVENTS).open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps({"time": round(time.time(), 3), "event": event, **fields}) + "\n")
+            with name_file(self.path / EVENTS), (self.path / EVENTS).open("a", encoding="utf-8") as stream:
+                stream.write(line)
+        except OSError as error:
+            print(f"{os_error_sentence(error)}; not logged: {line}", end="", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def log_warnings(self) -> Iterator[None]:
+        """Log warnings for users that come up in the body, each as ``warning``; show all as usual, too."""
+        if self.path is None:
+            yield
+            return
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always", FedlabWarning)
+            yield
+        for one in found:
+            if issubclass(one.category, FedlabWarning):
+                self.log_event("warning", text=str(one.message))
+            warnings.showwarning(one.message, one.category, one.filename, one.lineno)
 
     def save(
         self, states: Mapping[str, Mapping[str, Tensor]], config: Config, client: str, facts: Mapping[str, object]
     ) -> None:
-        """Replace the saved model atomically and log it as ``saved``.
+        """Replace the saved model atomically and log it as ``saved``, or as a warning where it cannot be written.
 
         Parameters
         ----------
@@ -78,5 +101,9 @@ class ClientStore:
         }
         stream = io.BytesIO()
         torch.save(content, stream)
-        write_atomically(self.path / MODEL, stream.getvalue())
+        try:
+            write_atomically(self.path / MODEL, stream.getvalue())
+        except OSError as error:  # the round does not need it
+            self.log_event("warning", text=f"the model was not saved: {os_error_sentence(error)}")
+            return
         self.log_event("saved", **facts)

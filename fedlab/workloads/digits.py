@@ -25,6 +25,7 @@ from fedlab.data.digits.augment import WIDE, random_affine, random_recolor
 from fedlab.data.digits.domains import SIZE
 from fedlab.data.pixels import to_float
 from fedlab.errors import ConfigError, DataError
+from fedlab.files import expand_user
 from fedlab.models.convnet import ConvNet
 from fedlab.models.digits import McdNet, SmallNet
 from fedlab.models.mixer import SMALL, Mixer
@@ -182,7 +183,7 @@ class Digits:
             When the client should bring its own images and there are none.
         """
         if self.data_config.client_folder:
-            return Path(self.data_config.client_folder).expanduser()
+            return expand_user(self.data_config.client_folder)
         if not domain.startswith(OWN):
             return None
         name = domain.removeprefix(OWN)

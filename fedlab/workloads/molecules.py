@@ -42,6 +42,7 @@ from fedlab.data.partitioners import MIN_EXAMPLES
 from fedlab.errors import DataError
 from fedlab.evaluation import molecule_plots as pictures
 from fedlab.evaluation import molecules as scores
+from fedlab.files import expand_user
 from fedlab.metrics import FRACTION, Metric
 from fedlab.models import mpgvae
 from fedlab.models.graph_generator import GraphGenerator
@@ -134,7 +135,7 @@ class Molecules:
         if split not in ("train", "test"):
             raise DataError(f"no split {split!r}; there are 'train' and 'test'")
         if partition is not None and self.data_config.client_folder:
-            own = _own(Path(self.data_config.client_folder).expanduser(), self)
+            own = _own(expand_user(self.data_config.client_folder), self)
             rows = torch.arange(len(own))
             return self._graphs(
                 own, scaffolds.train_test_rows(rows, self.held_out, self.data_config.seed, "own")[split == "test"]
@@ -299,7 +300,7 @@ def _order(workload: Molecules) -> smiles.AtomOrder:
 def _files(workload: Molecules) -> tuple[smiles.Molecules, smiles.Molecules]:
     """Return the molecules of the training file and of the test file."""
     if workload.file:
-        found = _own(Path(workload.file).expanduser(), workload)
+        found = _own(expand_user(workload.file), workload)
         train, test = scaffolds.train_test_rows(torch.arange(len(found)), 0.1, workload.data_config.seed, "test file")
         return found.select(train.tolist()), found.select(test.tolist())
     root = Path(workload.data_config.root) if workload.data_config.root else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 import toy
 from fedlab import registry
 from fedlab.client.app import app, apply_node_settings
+from fedlab.data.molecules.smiles import SkippedLinesWarning
 from fedlab.engines.flower_internals import task_identity
 from fedlab.engines.spec import flower_config
 from fedlab.errors import ConfigError
@@ -96,6 +98,25 @@ def test_what_the_server_refused_is_noted_for_the_owner_and_changes_nothing(cont
     assert (refused["event"], refused["round"]) == ("refused", 1)
     assert refused["reason"] == "its array w holds NaN or infinity"
     assert [other["event"] for other in others] == ["train", "train"]
+
+
+def test_an_owner_is_told_how_many_lines_of_the_data_are_not_used_and_where_they_are(context, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "mine.smi"
+    file.write_text("\n".join([*("C" * (1 + i % 8) for i in range(60)), "bad", "C[Si]"]))
+    values = {"threads": 1, "data.num_clients": 2, "client.steps": 1, "client.batch_size": 4, "data.max_examples": 300}
+    config = registry.load_config("graphnvp-qm9", values)
+    names = config.workload.clients
+    node = {"domain": names[0], "data-folder": str(file), "state-dir": str(tmp_path / "state")}
+    context = Context(1, 7, {"num-partitions": 2, **node}, RecordDict(), flower_config(config))
+    arrays = ArrayRecord(config.workload.model().state_dict())
+    sent = Message(RecordDict({"arrays": arrays, "config": ConfigRecord({"server-round": 1})}), 7, "train")
+    with pytest.warns(SkippedLinesWarning):
+        assert not app(sent, context).has_error()
+    trained, warning = [json.loads(line) for line in (tmp_path / "state" / "events.jsonl").read_text().splitlines()]
+    assert (trained["event"], warning["event"]) == ("train", "warning")
+    assert "2 of 62 molecules of" in warning["text"] and "all of them in" in warning["text"]
+    assert len(Path(warning["text"].rpartition(" ")[2]).read_text().splitlines()) == 3
 
 
 def test_a_clear_error_stays_a_sentence(context):

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from disks import full_disk
-from fedlab.errors import RunError
+from fedlab.errors import ConfigError, FedlabWarning, RunError
 from fedlab.files import (
     LOCK_FILE,
     LogTail,
     directory_lock,
+    ensure_home,
+    expand_user,
     follow_lines,
     read_lines,
     truncate_torn_line,
+    user_cache,
     write_atomically,
 )
 from waiting import wait_until
@@ -103,3 +108,39 @@ def test_the_lock_holds_against_another_process_and_is_released_when_it_dies(tmp
         other.kill()
         with directory_lock(tmp_path, wait=True):
             pass
+
+
+# --- a user without a home ---
+
+
+@pytest.fixture
+def homeless(tmp_path, monkeypatch):
+    """A user id of a container: no $HOME, no entry in the table of users; returns the folder of temporary files."""
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # raises KeyError, as it does there
+    return tmp_path
+
+
+def test_a_user_without_a_home_gets_a_temporary_one_with_a_note(homeless):
+    with pytest.warns(FedlabWarning, match="has no home folder; .* takes its place.*set HOME"):
+        assert user_cache().parent.parent == homeless
+    assert Path.home() == user_cache().parent  # for every library; said once
+    assert Path.home().stat().st_mode & 0o777 == 0o700
+
+
+def test_a_temporary_home_of_somebody_else_is_not_used(homeless, monkeypatch):
+    (homeless / f"fedlab-home-{os.getuid() + 1}").mkdir()
+    other = os.getuid() + 1
+    monkeypatch.setattr("os.getuid", lambda: other)
+    with pytest.warns(FedlabWarning):
+        home = ensure_home()
+    assert home != homeless / f"fedlab-home-{os.getuid()}" and home.is_dir()
+
+
+def test_the_home_of_an_unknown_user_is_refused():
+    with pytest.raises(ConfigError, match="no user 'no-such-user'"):
+        expand_user("~no-such-user/certs")
+    assert expand_user("~/certs") == Path.home() / "certs"

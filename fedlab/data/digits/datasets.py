@@ -38,6 +38,7 @@ from fedlab.data.digits import proxies
 from fedlab.data.digits.domains import DOMAINS, PROXY_SOURCE, SIZE, Part, read_npz
 from fedlab.data.pixels import to_float
 from fedlab.errors import DataError, suggest
+from fedlab.files import expand_user
 
 __all__ = [
     "BOUND_LABELS",
@@ -66,7 +67,7 @@ def data_root(explicit: str | Path | None = None) -> Path | None:
     Empty strings count as not given.
     """
     given = str(explicit or "") or os.environ.get("FEDLAB_DATA", "")
-    return Path(given).expanduser() if given else None
+    return expand_user(given) if given else None
 
 
 def load_digits(

@@ -113,3 +113,13 @@ def test_an_update_that_the_server_refused(reported):
 def test_lines_that_are_no_events_are_passed_over(reported):
     reported.monitor.read_client_events(["nonsense", "[]", "{}", event("train", round=1, status="ok")])
     assert reported.lines == []
+
+
+def test_a_warning_of_the_data_is_told_once(reported):
+    warning = event("warning", text="10 of 350 molecules of mine.smi were set aside; all of them in set-aside/mine.tsv")
+    reported.monitor.read_client_events([warning, warning])
+    reported.monitor.read_client_events([warning, event("warning", text="another")])
+    assert reported.lines == [
+        "warning: 10 of 350 molecules of mine.smi were set aside; all of them in set-aside/mine.tsv",
+        "warning: another",
+    ]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 
 import pytest
 import torch
 
+from disks import full_disk
+from fedlab.errors import FedlabWarning
 from fedlab.registry import config_from_text, load_config
 from fedlab.runs.client_store import EVENTS, MODEL, STATE_DIR_KEY, ClientStore
 
@@ -98,3 +101,30 @@ def test_a_model_that_cannot_be_saved_leaves_the_old_one(tmp_path):
     assert read(tmp_path)["round"] == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [EVENTS, MODEL]
     assert len(events(tmp_path)) == 1
+
+
+def test_a_model_that_does_not_fit_on_the_disk_is_a_warning_and_leaves_the_old_one(tmp_path):
+    store = ClientStore(tmp_path)
+    save(store, 1)
+    with full_disk(60_000):
+        save(store, 2, {"arrays": {"weight": torch.zeros(100_000)}})
+    assert read(tmp_path)["round"] == 1
+    warning = events(tmp_path)[-1]
+    assert warning["event"] == "warning" and "model.pt: file too large" in warning["text"]
+
+
+def test_an_event_that_cannot_be_written_goes_to_the_standard_error(tmp_path, capsys):
+    with full_disk():
+        ClientStore(tmp_path).log_event("train", status="failed", reason="why")
+    said = capsys.readouterr().err
+    assert "events.jsonl: file too large" in said and '"reason": "why"' in said
+
+
+def test_warnings_of_ours_are_logged_and_all_are_shown(tmp_path):
+    with pytest.warns() as shown, ClientStore(tmp_path).log_warnings():
+        warnings.warn("3 files are not used", FedlabWarning, stacklevel=1)
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+    assert [str(one.message) for one in shown] == ["3 files are not used", "old"]
+    assert [(event["event"], event["text"]) for event in events(tmp_path)] == [("warning", "3 files are not used")]
+    with pytest.warns(FedlabWarning), ClientStore(None).log_warnings():
+        warnings.warn("as usual", FedlabWarning, stacklevel=1)
