@@ -57,7 +57,8 @@ def dirichlet(labels: Tensor, clients: int, alpha: float, seed: int, min_example
     _check_count(len(labels), clients, min_examples)
     generator = _generator(seed, "dirichlet", clients)
     classes = [np.flatnonzero(labels.numpy() == label) for label in torch.unique(labels).tolist()]
-    for _ in range(MAX_DRAWS):
+    even = np.isinf(alpha)  # then every draw has the same sizes
+    for _ in range(1 if even else MAX_DRAWS):
         dealt = []
         for rows in classes:
             fractions = _fractions(generator, clients, alpha)
@@ -65,6 +66,11 @@ def dirichlet(labels: Tensor, clients: int, alpha: float, seed: int, min_example
         parts = [np.concatenate(pieces) for pieces in zip(*dealt, strict=True)]
         if min(map(len, parts)) >= min_examples:
             return _sorted(parts)
+    if even:
+        raise ConfigError(
+            f"{len(labels)} examples, each class divided evenly over {clients} clients, leave a client with fewer than "
+            f"{min_examples}; ask for fewer clients"
+        )
     raise ConfigError(
         f"no split of {len(labels)} examples over {clients} clients with alpha={alpha:g} gave every client "
         f"{min_examples} examples in {MAX_DRAWS} draws; raise alpha, ask for fewer clients, lower data.min_examples, "

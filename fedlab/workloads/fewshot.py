@@ -30,7 +30,7 @@ from fedlab.config.schema import DEFAULT_DATA, DataConfig
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.digits.augment import random_affine, random_recolor
 from fedlab.data.images import image_sets, views
-from fedlab.data.images.episodes import EpisodeDataset, sample_episodes
+from fedlab.data.images.episodes import EpisodeDataset, check_episodes, sample_episodes
 from fedlab.data.images.image_sets import IMAGE_SETS, LabeledImages
 from fedlab.data.partitioners import PARTITIONS, partition_indices
 from fedlab.data.pixels import to_rgb_float
@@ -78,7 +78,7 @@ class FewShot:
     ways: int = Field(5, ge=2, description="classes of an episode")
     shots: str = Field("1,5,20", description="labeled images a class, one or more numbers")
     queries: int = Field(15, ge=1, description="test images a class")
-    episodes: int = Field(600, ge=1, description="episodes for each number of shots")
+    episodes: int = Field(600, ge=2, description="episodes for each number of shots; from 2, for an interval")
     min_crop_area: float = Field(0.08, gt=0, le=1, description="least area that a random crop keeps; 1: no crops")
     jitter: float = Field(0.4, ge=0, le=1, description="strength of random brightness, contrast and saturation")
     hflip: bool = Field(True, description="mirror half of the views; not for characters")
@@ -154,6 +154,11 @@ class FewShot:
 
         Every read of the server's training images gives new random views; those of clients are unchanged, and
         :meth:`view` makes views of them.
+
+        Raises
+        ------
+        DataError, ConfigError
+            When files are missing, or hold too few images for the episodes that are asked for.
         """
         if partition is None:
             images = self._read(self.base, validation=split != "train")
@@ -168,7 +173,9 @@ class FewShot:
             return self._examples({"x": images.x[self._own(partition)]})
         _, labeled = image_sets.split_unlabeled(images.y, self.unlabeled_fraction)
         y = images.y[labeled]
-        return self._examples({"x": images.x[labeled], "y": y, NOVEL: torch.ones_like(y, dtype=torch.bool)})
+        examples = self._examples({"x": images.x[labeled], "y": y, NOVEL: torch.ones_like(y, dtype=torch.bool)})
+        check_episodes(examples.columns["y"], self.ways, max(self.shot_numbers), self.queries)
+        return examples
 
     def labels(self, partition: int) -> Tensor | None:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""

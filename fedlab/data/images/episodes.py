@@ -37,19 +37,8 @@ class Episodes:
         return torch.arange(self.ways).repeat_interleave(rows.shape[1] // self.ways)
 
 
-def sample_episodes(y: Tensor, *, ways: int, shots: int, queries: int, episodes: int, seed: int) -> Episodes:
-    """Return random episodes: classes without replacement, and within a class images without replacement.
-
-    Parameters
-    ----------
-    y
-        Labels (N,).
-    ways, shots, queries
-        Classes of an episode, and support and query images of each class.
-    episodes
-        Number of episodes.
-    seed
-        Seed of the episodes; the ambient random stream is left alone.
+def check_episodes(y: Tensor, ways: int, shots: int, queries: int) -> tuple[Tensor, Tensor]:
+    """Return the classes of labels (N,) and the number of images of each, where episodes can be sampled from them.
 
     Raises
     ------
@@ -69,6 +58,30 @@ def sample_episodes(y: Tensor, *, ways: int, shots: int, queries: int, episodes:
             f"class {int(classes[few])} has {int(counts[few])} images for episodes, and {shots} shots with {queries} "
             f"queries take {wanted}; lower fewshot.shots, fewshot.queries or fewshot.unlabeled_fraction"
         )
+    return classes, counts
+
+
+def sample_episodes(y: Tensor, *, ways: int, shots: int, queries: int, episodes: int, seed: int) -> Episodes:
+    """Return random episodes: classes without replacement, and within a class images without replacement.
+
+    Parameters
+    ----------
+    y
+        Labels (N,).
+    ways, shots, queries
+        Classes of an episode, and support and query images of each class.
+    episodes
+        Number of episodes.
+    seed
+        Seed of the episodes; the ambient random stream is left alone.
+
+    Raises
+    ------
+    DataError
+        As :func:`check_episodes`.
+    """
+    classes, counts = check_episodes(y, ways, shots, queries)
+    wanted = shots + queries
     members = y.sort(stable=True).indices  # rows in the order of classes
     table = torch.zeros(len(classes), int(counts.max()), dtype=torch.long)
     filled = torch.arange(table.shape[1]) < counts[:, None]

@@ -256,3 +256,14 @@ def test_many_clients_share_test_examples_and_none_goes_without(kind):
     assert torch.bincount(torch.cat(parts), minlength=600).tolist() == [20] * 600
     assert lists(held_out_indices(kind, LABELS, 1200, 4)) != lists(parts)
     assert [rows.tolist() for rows in held_out_indices(kind, LABELS[:3], 2, 0)] == [[0, 1, 2]] * 2
+
+
+def test_a_division_without_a_draw_gives_no_advice_on_alpha():
+    labels = torch.arange(10).repeat_interleave(24)  # over 24 clients one of each class, 10 in all
+    assert {len(rows) for rows in dirichlet(labels, 24, INF, seed=0)} == {10}
+    uneven = torch.cat([labels[:-3], labels[:3]])
+    with pytest.raises(
+        ConfigError, match="each class divided evenly over 24 clients.*; ask for fewer clients"
+    ) as error:
+        dirichlet(uneven, 24, INF, seed=0)
+    assert "alpha" not in str(error.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import fedlab
 from configs import make
 from fedlab.config.sections import parse_section
 from fedlab.data.dataset import ArrayDataset
@@ -165,3 +166,23 @@ def test_too_few_classes_or_images_are_refused(model):
         FewShot(targets="usps", shots="20", width=8).evaluate(model, few)
     with pytest.raises(DataError, match="there is no partition 1; this workload has 1: usps"):
         FewShot(targets="usps").data(1, "test")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"ways": 30}, "episodes of 30 classes cannot be sampled from 10; lower fewshot.ways"),
+        ({"queries": 100_000}, "1 shots with 100000 queries take 100001; lower fewshot.shots, fewshot.queries"),
+    ],
+)
+def test_episodes_that_cannot_be_sampled_are_refused_before_anything_is_made(tmp_path, options, sentence):
+    given = {"rounds": 1, "fewshot.shots": "1", "fewshot.targets": "usps"}
+    given |= {f"fewshot.{name}": value for name, value in options.items()}
+    with pytest.raises(DataError, match=sentence):
+        fedlab.run("startup-omniglot", runs=tmp_path / "runs", overrides=given)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_one_episode_has_no_interval():
+    with pytest.raises(ConfigError, match=r"fewshot.episodes.*from 2, for an interval.*got 1"):
+        parse_section(FewShot, "fewshot", {"fewshot.episodes": 1})
