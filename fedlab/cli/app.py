@@ -6,6 +6,8 @@ What a command needs beside its own arguments is imported when it runs: `--help`
 from __future__ import annotations
 
 import os
+import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -64,4 +66,15 @@ app.add_typer(catalog.data_app, name="data")
 
 def main() -> None:
     """Entry point of the ``fedlab`` command."""
+    replace_unprintable(sys.stdout, sys.stderr)
     app()
+
+
+def replace_unprintable(*streams: object) -> None:
+    """Let text streams write an escape for a character that their encoding lacks, instead of raising.
+
+    A name that a terminal cannot show must not cost the work that is being printed.
+    """
+    for stream in streams:
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -219,3 +219,22 @@ def test_an_interrupted_process_says_how_to_resume(tmp_path, number):
     assert directory.manifest()["status"] == "interrupted"
     done = directory.rounds()[-1]["round"]
     assert 2 <= done < 100
+
+
+@pytest.mark.parametrize("name", ["größe", "gr\udcf6sse"])
+def test_what_the_terminal_cannot_show_is_replaced_and_nothing_is_lost(name):
+    shows = "from rich.markup import escape; from fedlab.cli.common import stdout, show_rows; import csv, json, sys"
+    code = (
+        f"{shows}; from fedlab.cli import app; "
+        "show = lambda: (show_rows('t', [(NAME, 'seen')]), stdout.print(escape(NAME)), "
+        "csv.writer(sys.stdout).writerow([NAME, 'last'])); app.app = show; app.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("NAME", ascii(name))],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(name.encode("ascii", "backslashreplace").decode()) == 3
+    assert "seen" in done.stdout and "last" in done.stdout

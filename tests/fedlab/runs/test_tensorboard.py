@@ -15,6 +15,7 @@ def record(server_round, accuracy):
         "clients": {"usps": {"accuracy": accuracy}, "svhn": {"accuracy": accuracy / 2}},
         "mean": {"accuracy": 0.75 * accuracy},
         "server": {"loss": 2.0},
+        "score": {"inception_score": 3.0},
         "bytes": {"usps": moved, "svhn": moved},
         "seconds": {"clients": 0.5},
     }
@@ -36,6 +37,7 @@ def test_every_number_of_a_round_is_there_under_its_name_and_step(tmp_path):
         "accuracy/svhn": [(0, 0.125), (1, 0.25)],
         "mean/accuracy": [(0, 0.1875), (1, 0.375)],
         "server/loss": [(0, 2.0), (1, 2.0)],
+        "score/inception_score": [(0, 3.0), (1, 3.0)],
         "seconds/clients": [(0, 0.5), (1, 0.5)],
         "bytes/train_down": [(0, 0.0), (1, 20.0)],
         "bytes/train_up": [(0, 0.0), (1, 2.0)],
