@@ -19,6 +19,7 @@ from fedlab.plugins import reference_to
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.progress import watch_live
 from fedlab.runs.result import Result
+from fedlab.torch_state import usual_torch_state
 
 __all__ = ["Comparison", "Config", "Prediction", "Result", "compare", "predict", "resume", "run", "serve"]
 
@@ -93,6 +94,7 @@ def resume(path: Path | str, *, progress: bool = False) -> Result:
     return launch.resume(path, _live if progress else launch.no_progress)
 
 
+@usual_torch_state()
 def predict(directory: Path | str, images: Sequence[str], client: str | None = None) -> list[Prediction]:
     """Classify image files with the model that a client keeps, or with a run's newest checkpoint.
 

@@ -21,10 +21,12 @@ from fedlab.config.sections import Overrides, Value
 from fedlab.data.digits.datasets import data_root
 from fedlab.engines.spec import Apps
 from fedlab.errors import ConfigError, DataError, RunError, os_error_sentence
+from fedlab.machine import check_threads
 from fedlab.registry import load_config, merge, plugins_of
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.metrics import MetricTable
 from fedlab.runs.result import Result
+from fedlab.torch_state import usual_torch_state
 from fedlab.training import null_progress, resolve_device
 from fedlab.workload import SupportsHiddenLabels, Workload, missing_columns
 
@@ -38,6 +40,7 @@ def no_progress(path: Path) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+@usual_torch_state()
 def prepare(preset: str | Mapping[str, Any], overrides: Overrides) -> Config:
     """Resolve the configuration of a run and check it: options, data, device, and that strategy and workload fit.
 
@@ -94,6 +97,7 @@ def check(config: Config) -> None:
     """
     run, workload = config.run, config.workload
     resolve_device(run.device)
+    check_threads(run.threads)
     partitions, names = workload.clients, config.clients
     if config.data.num_clients > len(partitions):
         raise ConfigError(
@@ -162,6 +166,7 @@ def saved_config(directory: RunDirectory) -> Config:
     return load_config(str(directory.config_file))
 
 
+@usual_torch_state()
 def resume(path: Path | str, watch: Watch = no_progress) -> Result:
     """Continue a run that was killed, interrupted or failed to the bits it would have had; or read a finished one.
 
@@ -178,6 +183,7 @@ def resume(path: Path | str, watch: Watch = no_progress) -> Result:
     return run_engine(directory, watch)
 
 
+@usual_torch_state()
 def run_engine(directory: RunDirectory, watch: Watch = no_progress) -> Result:
     """Hand a run directory to its engine; ``watch`` opens what shows the run while it runs.
 

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from fedlab.errors import FedlabWarning
+from fedlab.machine import check_threads, note_threads
 
 
 def seed_of(*names: int | str) -> int:
@@ -125,7 +126,15 @@ def exclusive(what: str = "") -> Iterator[None]:
 
 @contextmanager
 def deterministic(threads: int) -> Iterator[None]:
-    """Run the body so that torch gives the same bits for the same seed: fixed thread count, deterministic kernels."""
+    """Run the body so that torch gives the same bits for the same seed: fixed thread count, deterministic kernels.
+
+    Raises
+    ------
+    ConfigError
+        When this process cannot have as many threads.
+    """
+    check_threads(threads)
+    note_threads(threads)
     with exclusive(), _deterministic(threads):
         yield
 

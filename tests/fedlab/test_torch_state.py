@@ -1,0 +1,87 @@
+"""A caller's settings of torch change no bit of a run, and are as they were after it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+import fedlab
+import toy
+from fedlab.torch_state import usual_torch_state
+from tables import put
+
+
+@contextmanager
+def default(setter, value, usual):
+    setter(value)
+    try:
+        yield
+    finally:
+        setter(usual)
+
+
+@contextmanager
+def onednn_off():
+    torch.backends.mkldnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = True
+
+
+SETTINGS = {
+    "float64": lambda: default(torch.set_default_dtype, torch.float64, torch.float32),
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "default device": lambda: torch.device("meta"),
+    "matmul precision": lambda: default(torch.set_float32_matmul_precision, "medium", "highest"),
+    "subnormals": lambda: default(torch.set_flush_denormal, True, False),
+    "onednn": onednn_off,
+}
+
+
+def state():
+    return (
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.get_default_device(),
+        torch.get_float32_matmul_precision(),
+        bool(torch.tensor([1e-40], dtype=torch.float32, device="cpu") * 1),
+        torch.backends.mkldnn.enabled,
+        torch.backends.cudnn.allow_tf32,
+    )
+
+
+@pytest.mark.parametrize("setting", list(SETTINGS))
+def test_a_run_gives_the_same_bits_inside_any_setting_and_restores_it(tmp_path, monkeypatch, setting):
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
+    preset = toy.write_preset(tmp_path, rounds=1)
+    with SETTINGS[setting]():
+        before = state()
+        inside = fedlab.run(preset, runs=tmp_path / "runs")
+        assert state() == before
+    assert inside.weights_sha256 == fedlab.run(preset, runs=tmp_path / "runs").weights_sha256
+
+
+@pytest.mark.parametrize("setting", list(SETTINGS))
+def test_the_settings_are_those_of_a_fresh_process(setting):
+    usual = state()
+    with SETTINGS[setting]():
+        other = state()
+        assert other != usual
+        with usual_torch_state():
+            assert state() == usual
+        assert state() == other
+    assert state() == usual
+
+
+def test_an_error_restores_the_settings_too():
+    with torch.no_grad():
+        with pytest.raises(ValueError, match="here"), usual_torch_state():
+            raise ValueError("here")
+        assert not torch.is_grad_enabled()
