@@ -193,7 +193,7 @@ class Digits:
         raise DataError(
             f"client {name!r} brings its own images, and there are none here: join it with `fedlab join HOST:PORT "
             f"--domain {name} --data FOLDER`, or to simulate it put images into {simulated}"
-            f"{'' if self.data_config.root else ' and set data_root to DATA_ROOT'}"
+            f"{'' if self.data_config.root else ' and set data.root to DATA_ROOT'}"
         )
 
     def read_domain(self, domain: str, split: str, with_labels: bool) -> ArrayDataset:

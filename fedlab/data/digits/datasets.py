@@ -56,7 +56,7 @@ CLASSES = 10
 SPLITS: tuple[Part, Part] = ("train", "test")
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 BOUND_LABELS = "bounds_only_train_labels.npz"
-FETCH_OR_UNSET = "put it there (`fedlab data download` fetches mnist, usps and svhn), or unset data_root"
+FETCH = "put it there (`fedlab data download` fetches mnist, usps and svhn)"
 PROXY_SEEDS: Mapping[Part, int] = {"train": 1409, "test": 7495}
 REINSTALL = "the package is damaged, reinstall fedlab"
 
@@ -68,6 +68,13 @@ def data_root(explicit: str | Path | None = None) -> Path | None:
     """
     given = str(explicit or "") or os.environ.get("FEDLAB_DATA", "")
     return expand_user(given) if given else None
+
+
+def unset_root(path: Path) -> str:
+    """Return the remedy that reads the sets inside the package instead of ``path``, a data root or a file below it."""
+    variable = os.environ.get("FEDLAB_DATA", "")
+    root, path = Path(variable).expanduser().resolve(), path.resolve()
+    return f"unset {'FEDLAB_DATA' if variable and (root == path or root in path.parents) else 'data.root'}"
 
 
 def load_digits(
@@ -114,7 +121,7 @@ def load_digits(
     if y is None:
         raise DataError(
             f"{domain} ships without training labels, so that no target sees any: take mnist as the source, set "
-            "data_root or FEDLAB_DATA to the full sets, or read it with upper_bound=True for a supervised bound"
+            "data.root or FEDLAB_DATA to the full sets, or read it with upper_bound=True for a supervised bound"
         )
     return ArrayDataset({"x": x, "y": y}, to_float)
 
@@ -137,13 +144,15 @@ def files(domain: str, part: Part, root: Path | None) -> tuple[Path, ...]:
     if not entry.full:
         return ()
     if root is not None and not root.is_dir():
-        raise DataError(f"data root {root} is not a folder; create it with `fedlab data download`, or unset data_root")
+        raise DataError(
+            f"data root {root} is not a folder; create it with `fedlab data download`, or {unset_root(root)}"
+        )
     below = () if root is None else tuple(root / name for name in entry.full[part])
     if below and not (entry.optional and not below[0].parent.is_dir()):
         return below
     if not entry.embedded:
         raise DataError(
-            f"{domain} does not ship with fedlab; fetch it with `fedlab data download` and set data_root or "
+            f"{domain} does not ship with fedlab; fetch it with `fedlab data download` and set data.root or "
             f"FEDLAB_DATA to the folder that holds {Path(entry.full[part][0]).parent}/"
         )
     return (EMBEDDED / f"{domain}_{part}.npz",)
@@ -162,7 +171,7 @@ def _load(domain: str, part: Part, root: Path | None, paths: tuple[Path, ...]) -
         return _load_proxy(entry.proxy, part, root, paths)
     for path in paths:
         if not path.is_file():
-            remedy = "reinstall fedlab" if is_embedded(paths) else FETCH_OR_UNSET
+            remedy = "reinstall fedlab" if is_embedded(paths) else f"{FETCH}, or {unset_root(path)}"
             raise DataError(f"{domain}: expected {path}, found no such file; {remedy}")
     where = f"{domain}: {' and '.join(map(str, paths)) or 'scikit-learn'}"
     try:
@@ -197,7 +206,7 @@ def _load_proxy(kind: str, part: Part, root: Path | None, paths: tuple[Path, ...
 
 
 def _replace(paths: tuple[Path, ...]) -> str:
-    return REINSTALL if is_embedded(paths) else "replace the file, or unset data_root"
+    return REINSTALL if is_embedded(paths) or not paths else f"replace the file, or {unset_root(paths[0])}"
 
 
 def _check_labels(labels: Any, count: int, where: str, remedy: str) -> None:

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlab.data.dataset import ArrayDataset, Batch
-from fedlab.data.digits.datasets import EMBEDDED, SPLITS
+from fedlab.data.digits.datasets import EMBEDDED, SPLITS, unset_root
 from fedlab.data.digits.domains import Part
 from fedlab.errors import DataError, suggest
 
@@ -126,7 +126,7 @@ def load_domain(
         where = folder or EMBEDDED
         raise DataError(
             f"{suite.name}: {domain} cannot be read from {where} ({error or type(error).__name__}); "
-            + ("replace the file, or unset data_root" if folder else "the package is damaged, reinstall fedlab")
+            + (f"replace the file, or {unset_root(folder)}" if folder else "the package is damaged, reinstall fedlab")
         ) from error
     return ArrayDataset({"x": x, "y": y}, suite.to_float)
 
@@ -142,7 +142,7 @@ def full_folder(suite: DomainSuite, root: Path | None) -> Path | None:
     if root is None:
         return None
     if not root.is_dir():
-        raise DataError(f"data root {root} is not a folder; name the folder of the full sets, or unset data_root")
+        raise DataError(f"data root {root} is not a folder; name the folder of the full sets, or {unset_root(root)}")
     return root / suite.folder if (root / suite.folder).is_dir() else None
 
 

@@ -101,7 +101,7 @@ def load_image_set(name: str, root: Path | None, validation: bool = False, size:
         if root is None or not (root / file).is_file():
             where = root / file if root else f"FOLDER/{file}"
             where = f"{where}, or torchvision's {entry.instead}/ beside its folder" if entry.instead else where
-            raise DataError(f"{name} does not ship with fedlab: expected {where}; set data_root or FEDLAB_DATA")
+            raise DataError(f"{name} does not ship with fedlab: expected {where}; set data.root or FEDLAB_DATA")
     try:
         return resize(reader(root), size) if size else reader(root)
     except (OSError, ValueError, KeyError, RuntimeError) as error:

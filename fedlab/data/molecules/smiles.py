@@ -28,7 +28,7 @@ from rdkit import Chem
 from rdkit.Chem.Scaffolds.MurckoScaffold import GetScaffoldForMol
 from torch import Tensor
 
-from fedlab.data.digits.datasets import EMBEDDED
+from fedlab.data.digits.datasets import EMBEDDED, unset_root
 from fedlab.data.molecules import cache, graphs
 from fedlab.data.molecules.graphs import Graph, GraphVocabulary
 from fedlab.errors import DataError, FedlabWarning, suggest
@@ -130,8 +130,8 @@ def molecule_file(name: str, split: str, root: Path | None) -> Path:
         return EMBEDDED / file
     path = (root or Path("FOLDER")) / "molecules" / file
     if root is None or not path.is_file():
-        unset = ", or unset data_root to use the part that ships" if MOLECULE_SETS[name].embedded else ""
-        raise DataError(f"expected {path}; put the set there and name FOLDER in data_root or FEDLAB_DATA{unset}")
+        unset = f", or {unset_root(root)} to use the part that ships" if root and MOLECULE_SETS[name].embedded else ""
+        raise DataError(f"expected {path}; put the set there and name FOLDER in data.root or FEDLAB_DATA{unset}")
     return path
 
 

@@ -43,7 +43,7 @@ from PIL import Image
 from torch import Tensor
 
 from fedlab.data.dataset import ArrayDataset
-from fedlab.data.digits.datasets import EMBEDDED
+from fedlab.data.digits.datasets import EMBEDDED, unset_root
 from fedlab.data.pixels import to_float
 from fedlab.errors import DataError, suggest
 
@@ -168,7 +168,7 @@ def _lists(root: Path | None, reduce: int) -> Mapping[str, Frames]:
     if reduce != 2:
         raise DataError(
             f"CamVid at {FULL_SHAPE[0]} x {FULL_SHAPE[1]} pixels does not ship with fedlab: expected "
-            f"{full or 'FOLDER/' + FULL_FILE}; set data_root or "
+            f"{full or 'FOLDER/' + FULL_FILE}; set data.root or "
             "FEDLAB_DATA to its folder, or take the reduced frames, which do"
         )
     return _embedded(EMBEDDED / EMBEDDED_FILE)
@@ -178,7 +178,7 @@ def _lists(root: Path | None, reduce: int) -> Mapping[str, Frames]:
 def _full(path: Path, reduce: int) -> Mapping[str, Frames]:
     """Return the frames of the full file, which is lossless."""
     found: dict[str, Frames] = {}
-    remedy = "replace the file, or unset data_root"
+    remedy = f"replace the file, or {unset_root(path)}"
     archive = _load(path, remedy)
     for name, count in LIST_LENGTHS.items():
         x, y = _column(archive, f"x_{name}", path, remedy), _column(archive, f"y_{name}", path, remedy)

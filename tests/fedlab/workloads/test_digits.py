@@ -254,7 +254,7 @@ def test_a_folder_that_is_not_here_says_what_to_do(tmp_path):
         Digits(targets="@mine").data(0, "train")
     assert "client 'mine' brings its own images, and there are none here" in str(error.value)
     assert "fedlab join HOST:PORT --domain mine --data FOLDER" in str(error.value)
-    assert "put images into DATA_ROOT/mine and set data_root to DATA_ROOT" in str(error.value)
+    assert "put images into DATA_ROOT/mine and set data.root to DATA_ROOT" in str(error.value)
     with pytest.raises(DataError, match=rf"put images into {tmp_path}/mine$"):
         make(Digits, targets="@mine", root=str(tmp_path)).data(0, "train")
     with pytest.raises(DataError, match="folder of images .*gone is not there"):

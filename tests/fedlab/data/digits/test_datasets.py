@@ -11,6 +11,9 @@ from torch.nn.functional import cosine_similarity
 
 from fedlab.data.digits import datasets
 from fedlab.data.digits.datasets import DOMAINS, EMBEDDED, data_root, load_digits
+from fedlab.data.images.domain_suites import load_domain
+from fedlab.data.images.office import OFFICE
+from fedlab.data.molecules.smiles import molecule_file
 from fedlab.errors import DataError
 
 EMBEDDED_DOMAINS = [name for name in DOMAINS if name != "svhn"]
@@ -203,7 +206,7 @@ def test_root_that_is_no_folder(tmp_path):
     [("mnist", "train-images-idx3-ubyte"), ("usps", "usps.bz2"), ("mnist_m", "train.npz"), ("svhn", "train_32x32.mat")],
 )
 def test_root_that_lacks_a_set_is_no_silent_fallback(tmp_path, domain, expected):
-    with pytest.raises(DataError, match=f"{domain}: expected .*{expected}, found no such file.*unset data_root"):
+    with pytest.raises(DataError, match=f"{domain}: expected .*{expected}, found no such file.*unset data.root"):
         load_digits(domain, "train", tmp_path)
 
 
@@ -318,7 +321,7 @@ def test_bounds_file_that_does_not_fit(package):
 )
 def test_npz_of_wrong_content(tmp_path, x, y, said, write_npz):
     write_npz(tmp_path, "mnist_m", x, y)
-    with pytest.raises(DataError, match=f"mnist_m: .*{said}.*; replace the file, or unset data_root"):
+    with pytest.raises(DataError, match=f"mnist_m: .*{said}.*; replace the file, or unset data.root"):
         load_digits("mnist_m", "train", tmp_path, with_labels=True, upper_bound=True)
 
 
@@ -364,3 +367,20 @@ def test_a_mended_file_is_read_anew(tmp_path, write_npz, truncate):
         load_digits("mnist_m", "train", tmp_path)
     path.write_bytes(whole)
     assert len(load_digits("mnist_m", "train", tmp_path)) == 10
+
+
+def test_the_remedy_names_the_setting_that_the_folder_came_from(tmp_path, monkeypatch):
+    """Of FEDLAB_DATA only where the folder is that one."""
+    readers = {
+        "MNIST/raw": lambda root: load_digits("mnist", "test", root),
+        "molecules": lambda root: molecule_file("qm9", "train", root),
+        "not a folder": lambda root: load_digits("mnist", "test", root / "none"),
+        "replace the file": lambda root: load_domain(OFFICE, "amazon", "test", root),
+    }
+    (tmp_path / OFFICE.folder).mkdir()
+    monkeypatch.setenv("FEDLAB_DATA", str(tmp_path / "other"))
+    for setting in ("data.root", "FEDLAB_DATA"):
+        for words, read in readers.items():
+            with pytest.raises(DataError, match=f"{words}.*unset {setting}"):
+                read(tmp_path)
+        monkeypatch.setenv("FEDLAB_DATA", str(tmp_path))

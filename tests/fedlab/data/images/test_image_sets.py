@@ -96,7 +96,7 @@ def test_a_file_of_jpegs_is_decoded_in_order_and_resized(tmp_path):
 def test_what_is_missing_or_damaged_is_a_sentence(tmp_path):
     with pytest.raises(DataError, match="no set of images 'eurosatt'; did you mean 'eurosat'"):
         image_sets.load_image_set("eurosatt", None)
-    with pytest.raises(DataError, match=r"eurosat does not ship with fedlab: expected FOLDER/eurosat/.*set data_root"):
+    with pytest.raises(DataError, match=r"eurosat does not ship with fedlab: expected FOLDER/eurosat/.*set data.root"):
         image_sets.load_image_set("eurosat", None)
     with pytest.raises(DataError, match="usps has no validation part"):
         image_sets.load_image_set("usps", None, validation=True)

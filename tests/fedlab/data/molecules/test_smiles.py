@@ -161,7 +161,7 @@ def test_processes_together_find_what_one_does(write, monkeypatch):
 def test_sets_are_found_inside_the_package_or_below_a_root(tmp_path):
     assert smiles.molecule_file("qm9", "train", None).name == "qm9_train.smi"
     assert len(smiles.molecule_file("qm9", "train", None).read_text().splitlines()) == 5001
-    with pytest.raises(DataError, match=r"expected .*molecules/qm9_train.smi.*or unset data_root"):
+    with pytest.raises(DataError, match=r"expected .*molecules/qm9_train.smi.*or unset data.root"):
         smiles.molecule_file("qm9", "train", tmp_path)
     with pytest.raises(DataError, match=r"expected FOLDER/molecules/zinc_subset_test.smi; put the set there"):
         smiles.molecule_file("zinc", "test", None)

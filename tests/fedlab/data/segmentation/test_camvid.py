@@ -144,7 +144,7 @@ def test_names_that_do_not_exist_are_refused():
 def test_large_views_need_the_full_set(tmp_path):
     with pytest.raises(DataError, match="at 120 x 160 pixels does not ship with fedlab: expected FOLDER/camvid"):
         load_drive("dusk", "train", reduce=1)
-    with pytest.raises(DataError, match=f"expected {tmp_path}/camvid/camvid_160x120.npz; set data_root or FEDLAB_DATA"):
+    with pytest.raises(DataError, match=f"expected {tmp_path}/camvid/camvid_160x120.npz; set data.root or FEDLAB_DATA"):
         load_drive("dusk", "train", tmp_path, reduce=1)
     assert len(load_drive("dusk", "train", tmp_path)) == 54  # a folder of other sets: the cut serves
 
@@ -152,7 +152,7 @@ def test_large_views_need_the_full_set(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"x_val": None}, "expected 'x_val'; replace the file, or unset data_root"),
+        ({"x_val": None}, "expected 'x_val'; replace the file, or unset data.root"),
         ({"x_val": np.zeros((7, 120, 160, 3), np.uint8)}, r"'x_val' is uint8 \(7, 120, 160, 3\), expected uint8 \(101"),
         ({"y_train": np.zeros((367, 120, 160), np.int32)}, r"'y_train' is int32 .*, expected uint8 \(367, 120, 160\)"),
         ({"y_test": np.full((233, 120, 160), 12, np.uint8)}, "holds labels up to 12, expected 0..11"),
@@ -166,7 +166,7 @@ def test_a_full_set_of_another_kind_is_refused(tmp_path, changes, sentence):
 
 def test_a_damaged_full_set_is_refused(tmp_path, truncate):
     truncate(write_full(tmp_path))
-    with pytest.raises(DataError, match="camvid_160x120.npz cannot be read .*; replace the file, or unset data_root"):
+    with pytest.raises(DataError, match="camvid_160x120.npz cannot be read .*; replace the file, or unset data.root"):
         load_drive("dusk", "train", tmp_path)
 
 
