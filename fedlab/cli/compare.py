@@ -24,7 +24,8 @@ and wherever you like, write `|` between values: `'digits.targets=usps|usps,mnis
 not have is left out of its cells. Clients of strategies that train on labels get them; DualAdapt goes without its twin.
 
 **The same command again** goes on where it was killed, tries failed cells again, and runs nothing that is there: a
-cell is known by its resolved options. More strategies, seeds or values add cells.
+cell is known by its resolved options. More strategies, seeds or values add cells. The tables of the comparison before
+are kept in `earlier/` of the folder.
 
 **Threads** are part of what fixes the bits: threads=1 a cell unless you set it, whatever --jobs is.
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedlab.comparison import files, text_tables
+from fedlab.comparison.earlier import earlier_comparisons
 from fedlab.comparison.plan import ComparisonPlan
 from fedlab.comparison.result import FAILED, Cell, Comparison
 from fedlab.runs.formatting import elapsed
@@ -233,3 +234,5 @@ def print_summary(comparison: Comparison, console: Console) -> None:
     console.print(
         Text(f"comparison {comparison.directory}  (table.csv, table.json, table.md, report.html)"), soft_wrap=True
     )
+    if kept := earlier_comparisons(comparison.directory):
+        console.print(Text(f"earlier    {kept[-1]}  (tables of the comparison before)"), soft_wrap=True)

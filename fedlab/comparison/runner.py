@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedlab import launch
-from fedlab.comparison import cells, files, workers
+from fedlab.comparison import cells, earlier, files, workers
 from fedlab.comparison.plan import (
     ComparisonListener,
     ComparisonPlan,
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 def execute(plan: ComparisonPlan, listener: ComparisonListener | None = None) -> Comparison:
-    """Run what is not there yet, and write the tables of what was found.
+    """Run what is not there yet, and write the tables of what was found; those of another comparison are kept.
 
     Raises
     ------
@@ -44,6 +44,7 @@ def execute(plan: ComparisonPlan, listener: ComparisonListener | None = None) ->
     listener = listener or NullListener()
     with cells.directory_lock(plan.comparison.directory), launch.sigterm_as_interrupt():
         comparison = _load_status(plan)
+        earlier.keep_earlier(comparison)
         comparison.write()
         waiting = [task for run, task in plan.tasks.items() if not _all_finished(comparison, run)]
         listener.on_start(plan, len(comparison.cells) - sum(cell.status != FINISHED for cell in comparison.cells))
