@@ -82,8 +82,10 @@ def serve(preset: Preset = "", *, runs: Path | str = "runs", progress: bool = Fa
     return run(preset, runs=runs, progress=progress, engine="grpc", **options)
 
 
-def resume(path: Path | str, *, progress: bool = False) -> Result:
+def resume(path: Path | str, *, progress: bool = False, overrides: Overrides | None = None, **options: Value) -> Result:
     """Continue a run that was killed, interrupted or failed, to the same bits; or read a finished one.
+
+    With ``rounds=8`` a finished run goes on for longer; options that change results stay as they were.
 
     Raises
     ------
@@ -91,7 +93,8 @@ def resume(path: Path | str, *, progress: bool = False) -> Result:
         When it cannot go on; what was done is kept.
     """
     ensure_home()
-    return launch.resume(path, _live if progress else launch.no_progress)
+    watch = _live if progress else launch.no_progress
+    return launch.resume(path, watch, {**(overrides or {}), **options})
 
 
 @usual_torch_state()

@@ -23,6 +23,7 @@ from fedlab.engines.spec import Apps
 from fedlab.errors import ConfigError, DataError, RunError, os_error_sentence
 from fedlab.machine import check_threads
 from fedlab.registry import load_config, merge, plugins_of
+from fedlab.runs.continuation import continuation, record_continuation
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.metrics import MetricTable
 from fedlab.runs.result import Result
@@ -167,8 +168,10 @@ def saved_config(directory: RunDirectory) -> Config:
 
 
 @usual_torch_state()
-def resume(path: Path | str, watch: Watch = no_progress) -> Result:
+def resume(path: Path | str, watch: Watch = no_progress, overrides: Overrides | None = None) -> Result:
     """Continue a run that was killed, interrupted or failed to the bits it would have had; or read a finished one.
+
+    With ``overrides`` as ``{"rounds": 8}`` a finished run goes on for longer.
 
     Raises
     ------
@@ -176,10 +179,12 @@ def resume(path: Path | str, watch: Watch = no_progress) -> Result:
         When it cannot go on; what was done is kept.
     """
     directory = RunDirectory.open(path)
-    if directory.manifest().get("status") == "finished":
+    config = continuation(directory, overrides or {})
+    if config is None:
         result = Result.read(directory.path)
         return result if directory.page.is_file() else write_page(result)
-    check(saved_config(directory))
+    check(config)
+    record_continuation(directory, config)
     return run_engine(directory, watch)
 
 

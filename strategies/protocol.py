@@ -174,6 +174,8 @@ class StrategySpec:
     defaults
         Defaults of options of other sections that differ with this strategy, by key. A preset made for the strategy
         goes over them; they go over a preset made for another one, whose numbers are meant for that.
+    depends_on_rounds
+        True if a round depends on the number of rounds, as a schedule does: a run that is made longer is then another.
     aggregation
         Spec of the aggregation rule, if the strategy is FedAvg with another rule.
     name
@@ -190,6 +192,7 @@ class StrategySpec:
     is_upper_bound: bool = False
     comparison_overrides: Overrides = field(default_factory=dict)
     defaults: Overrides = field(default_factory=dict)
+    depends_on_rounds: bool = False
     aggregation: Any = None
     name: str = ""
     metrics: tuple[Metric, ...] = ()

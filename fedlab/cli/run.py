@@ -70,13 +70,21 @@ def run(
 
 def resume(
     run_dir: Annotated[Path, typer.Argument(help="A run directory.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="What ends the run later, e.g. rounds=20.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the run directory, at the end.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Events as JSON lines, the result as the last one.")] = False,
 ) -> None:
-    """Continue a run that was killed or interrupted; it ends at the same bits as one that was not."""
+    """Continue a run that was killed or interrupted; it ends at the same bits as one that was not.
+
+    A finished run goes on for longer: `fedlab resume runs/dualadapt-digits-0 rounds=20`
+    """
     from fedlab import launch
+    from fedlab.runs.continuation import continuation
     from fedlab.runs.directory import RunDirectory
 
-    if RunDirectory.open(run_dir).manifest().get("status") == "finished" and not quiet and not as_json:
-        stdout.print("this run is finished, and there is nothing to do; what it found:")
-    run_and_print(run_dir.resolve(), lambda watch: launch.resume(run_dir, watch), quiet, as_json)
+    given = parse_overrides(overrides or [])
+    if continuation(RunDirectory.open(run_dir), given) is None and not quiet and not as_json:
+        stdout.print("this run is finished, and there is nothing to do; `rounds=N` makes it longer. What it found:")
+    run_and_print(run_dir.resolve(), lambda watch: launch.resume(run_dir, watch, given), quiet, as_json)

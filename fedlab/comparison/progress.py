@@ -231,6 +231,11 @@ def print_summary(comparison: Comparison, console: Console) -> None:
             ),
             width=width,
         )
+    if differences := comparison.machine_differences:
+        sentence = (
+            f"These cells were run with different {', '.join(differences)}; the same options may give other bits."
+        )
+        console.print(Text(sentence, style="yellow"), width=width)
     console.print(
         Text(f"comparison {comparison.directory}  (table.csv, table.json, table.md, report.html)"), soft_wrap=True
     )

@@ -26,6 +26,7 @@ from fedlab.errors import RunError
 from fedlab.files import write_atomically
 from fedlab.runs.client_distribution import FEW, distribution
 from fedlab.runs.metrics import MetricTable
+from fedlab.runs.numerics import different_facts
 from fedlab.runs.result import Result
 
 if TYPE_CHECKING:
@@ -184,6 +185,12 @@ class Comparison:
     def commits(self) -> list[str]:
         """Commits of fedlab that finished cells were run with; several may not be comparable."""
         return sorted({str(result.manifest.get("git_commit", "")) for _, result in self.results} - {""})
+
+    @property
+    def machine_differences(self) -> list[str]:
+        """What differs between the machines of finished cells, so that bits may differ for that alone."""
+        manifests = [result.manifest for _, result in self.results]
+        return sorted({fact for manifest in manifests[1:] for fact in different_facts(manifests[0], manifest)})
 
     # --- frames ---
 

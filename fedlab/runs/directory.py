@@ -36,6 +36,7 @@ from fedlab.errors import RunError, os_error_sentence
 from fedlab.files import directory_lock, name_file, read_lines, truncate_torn_line, write_atomically
 from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.manifest import git_commit, now, read_manifest, update_manifest, versions
+from fedlab.runs.numerics import numerics
 
 RUN_DIRECTORY = "FEDLAB_RUN_DIRECTORY"  # environment variable that tells a server process where its run is written
 
@@ -103,12 +104,14 @@ class RunDirectory:
             created=now(),
             versions=versions(),
             git_commit=git_commit(),
+            numerics=numerics(run_config.device),
             machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
             workload=run_config.workload,
             strategy=run_config.strategy,
             engine=run_config.engine,
             seed=run_config.seed,
             rounds=run_config.rounds,
+            options=replace(config, run=replace(run_config, name=name)).options(),
         )
         return run
 

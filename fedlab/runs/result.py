@@ -12,6 +12,7 @@ from fedlab.config.presets import read_preset
 from fedlab.errors import RunError
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.metrics import MetricTable
+from fedlab.runs.numerics import warn_of_different
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,6 +68,20 @@ class Result:
     def weights_sha256(self) -> str:
         """Hash of everything trained; equal hashes mean equal bits. Empty while the run is not finished."""
         return str(self.manifest.get("weights_sha256", ""))
+
+    def has_same_bits(self, other: Result) -> bool:
+        """Return True if both runs are finished and ended at the same bits.
+
+        Warns
+        -----
+        DifferentMachinesWarning
+            When they did not, and were run with another processor, other libraries or other settings of these, which
+            is reason enough.
+        """
+        same = bool(self.weights_sha256) and self.weights_sha256 == other.weights_sha256
+        if not same:
+            warn_of_different(self.manifest, other.manifest, "these runs were done")
+        return same
 
     @property
     def metrics(self) -> pd.DataFrame:

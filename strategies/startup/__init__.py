@@ -47,4 +47,6 @@ from fedlab.strategies.startup.shared import Options, Student
 
 __all__ = ["SPEC", "Options", "Startup", "Student", "train"]
 
-SPEC: StrategySpec = StrategySpec(Options, Startup, ClientFunctions(train, evaluate), phases=PHASES)
+SPEC: StrategySpec = StrategySpec(
+    Options, Startup, ClientFunctions(train, evaluate), depends_on_rounds=True, phases=PHASES
+)
