@@ -33,6 +33,10 @@ WORKLOADS: Mapping[str, Row] = {
     "generation": Row(
         "fedlab.workloads.generation:SPEC", "image generation without labels: a diffusion model or a score network"
     ),
+    "image_folder": Row(
+        "fedlab.workloads.image_folder:SPEC",
+        "photographs of one's own: labeled folders on the server, folders of any images on the clients",
+    ),
     "images": Row(
         "fedlab.workloads.images:SPEC",
         "images with classes (Omniglot, CIFAR-10): label-skewed parts of one set on the clients",

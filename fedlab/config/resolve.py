@@ -113,7 +113,8 @@ def build_config(values: Overrides, plugins: Mapping[str, Plugin], client_folder
         When a value has a wrong type or is out of range, or the workload refuses its options.
     """
     run = parse_section(RunConfig, "", values)
-    data = parse_section(DataConfig, "data", values, seed=run.seed, client_folder=client_folder)
+    program = {"seed": run.seed, "device": run.device, "client_folder": client_folder}
+    data = parse_section(DataConfig, "data", values, **program)
     config = Config(
         run=run,
         comm=parse_section(CommConfig, "comm", values),

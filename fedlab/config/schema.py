@@ -129,6 +129,7 @@ class DataConfig:
     max_examples: int = Field(0, ge=0, description="at most so many examples of each part, for a quick look; 0: all")
     client_folder: str = Field("", exclude=True)  # a client's own data, `fedlab join --data`
     seed: int = Field(0, exclude=True)  # the run's
+    device: str = Field("cpu", exclude=True)  # the run's
 
     @property
     def num_shards(self) -> int:

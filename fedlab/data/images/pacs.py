@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -25,15 +24,10 @@ from fedlab.data.images.domain_suites import DomainSuite, LabeledArrays
 from fedlab.data.pixels import to_float
 
 FILE = "pacs_64.npz"  # JPEG pictures end to end: buf, off, y, classes, domain, domains
-MIN_CROP_AREA, JITTER_STRENGTH, GRAY_FRACTION = (
-    0.3,
-    0.4,
-    0.3,
-)  # of a random view: least area, strength of color changes, fraction without color
 
 
-def _read_domain(folder: Path, domain: str) -> LabeledArrays:
-    """Return images (N, 3, 32, 32) uint8 and labels (N,) of one domain."""
+def read_domain(folder: Path, domain: str, size: int = SIZE) -> LabeledArrays:
+    """Return images (N, 3, size, size) uint8 and labels (N,) of one domain of the full set."""
     with np.load(folder / FILE, allow_pickle=False) as archive:
         buffer, offsets, labels = archive["buf"], archive["off"], archive["y"]
         number = archive["domains"].tolist().index(domain)
@@ -43,7 +37,7 @@ def _read_domain(folder: Path, domain: str) -> LabeledArrays:
         np.asarray(
             Image.open(io.BytesIO(buffer[slice(*bounds[row])].tobytes()))
             .convert("RGB")
-            .resize((SIZE, SIZE), Image.Resampling.BOX)
+            .resize((size, size), Image.Resampling.BOX)
         )
         for row in rows
     ]
@@ -60,9 +54,7 @@ def _unpack(sheet: Any) -> NDArray[np.uint8]:
 
 def augment(batch: Batch) -> Batch:
     """Return a batch with a random view of each image (3, 32, 32): crop, mirror, color changes, some without color."""
-    x = views.random_view(to_float(batch)["x"], MIN_CROP_AREA, JITTER_STRENGTH, hflip=True)
-    colorless = (torch.rand(len(x)) < GRAY_FRACTION)[:, None, None, None]
-    return {**batch, "x": torch.where(colorless, views.to_grayscale(x), x)}
+    return {**batch, "x": views.photo_view(to_float(batch)["x"])}
 
 
 PACS = DomainSuite(
@@ -72,7 +64,7 @@ PACS = DomainSuite(
     folder="pacs",
     train_fraction=0.7,
     embedded={"train": 1000, "test": 350},
-    read_domain=_read_domain,
+    read_domain=read_domain,
     unpack=_unpack,
     to_float=to_float,
 )

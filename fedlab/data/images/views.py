@@ -138,3 +138,18 @@ def random_view(x: Tensor, min_area: float, strength: float, hflip: bool) -> Ten
     x = crop(x, sample_boxes(len(x), x.shape[-1], min_area)) if min_area < 1 else x
     x = color_jitter(x, strength)
     return flip(x, torch.rand(len(x)) < 0.5) if hflip else x
+
+
+def photo_view(x: Tensor, min_area: float = 0.3, strength: float = 0.4, gray: float = 0.3) -> Tensor:
+    """Return a random view of each photograph (batch, 3, size, size) in [-1, 1]: :func:`random_view`, some in gray.
+
+    Parameters
+    ----------
+    min_area, strength
+        As in :func:`random_view`.
+    gray
+        Fraction of images without color.
+    """
+    x = random_view(x, min_area, strength, hflip=True)
+    colorless = (torch.rand(len(x)) < gray)[:, None, None, None]
+    return torch.where(colorless, to_grayscale(x), x)

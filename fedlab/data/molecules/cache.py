@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import zlib
 from collections.abc import Mapping, Sequence
@@ -13,17 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.files import user_cache, write_atomically
-
-
-def cache_folder() -> Path:
-    """Return the user's cache folder for molecules; it need not exist, or be writable."""
-    return user_cache() / "fedlab" / "molecules"
-
-
-def cache_key(*names: str) -> str:
-    """Return a file name (16 hexadecimal digits) made from everything that the cached content depends on."""
-    return hashlib.sha256("\x1f".join(names).encode()).hexdigest()[:16]
+from fedlab.data.cache import try_write
 
 
 def save(path: Path, texts: Mapping[str, Sequence[str]], tensors: Mapping[str, Tensor]) -> None:
@@ -46,12 +35,3 @@ def load(
             return found, {name: torch.from_numpy(kept[name]) for name in tensors}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):
         return None
-
-
-def try_write(path: Path, content: bytes) -> bool:
-    """Replace a file as :func:`fedlab.files.write_atomically` does; return False where that is not possible."""
-    try:
-        write_atomically(path, content)
-    except OSError:
-        return False
-    return True

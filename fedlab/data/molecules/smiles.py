@@ -28,6 +28,7 @@ from rdkit import Chem
 from rdkit.Chem.Scaffolds.MurckoScaffold import GetScaffoldForMol
 from torch import Tensor
 
+from fedlab.data.cache import cache_folder, cache_key, try_write
 from fedlab.data.digits.datasets import EMBEDDED, unset_root
 from fedlab.data.molecules import cache, graphs
 from fedlab.data.molecules.graphs import Graph, GraphVocabulary
@@ -164,7 +165,7 @@ def load_molecules(path: Path, vocabulary: GraphVocabulary, limit: int = 0, orde
         raise DataError(f"the SMILES file {path} cannot be read: {error}") from None
     lines = _lines(text)[: limit or None]
     key = _key(lines, vocabulary, order)
-    kept = cache.cache_folder() / f"{path.stem}-{key}.npz"
+    kept = cache_folder("molecules") / f"{path.stem}-{key}.npz"
     found = _recall(kept) if len(lines) >= PARALLEL_LINES else None
     if found is None:
         found = _parse(lines, vocabulary, order)
@@ -245,7 +246,7 @@ def _decoded_smiles(graph: Graph, vocabulary: GraphVocabulary) -> str:
 
 def _key(lines: Sequence[tuple[int, str]], vocabulary: GraphVocabulary, order: AtomOrder) -> str:
     content = "\n".join(f"{number} {smiles}" for number, smiles in lines)
-    return cache.cache_key(FORMAT, rdkit.__version__, repr(vocabulary), order, content)
+    return cache_key(FORMAT, rdkit.__version__, repr(vocabulary), order, content)
 
 
 def _keep(path: Path, found: Molecules) -> None:
@@ -274,9 +275,9 @@ def _some(skipped: Sequence[SkippedLine]) -> str:
 
 def _set_aside(path: Path, key: str, lines: int, skipped: Sequence[SkippedLine]) -> None:
     """Write the skipped lines to a file, and warn."""
-    aside = cache.cache_folder() / "set-aside" / f"{path.stem}-{key}.tsv"
+    aside = cache_folder("molecules") / "set-aside" / f"{path.stem}-{key}.tsv"
     table = "line\tsmiles\treason\n" + "".join(f"{one.line}\t{one.smiles}\t{one.reason}\n" for one in skipped)
-    where = f"all of them in {aside}" if cache.try_write(aside, table.encode()) else f"{aside} could not be written"
+    where = f"all of them in {aside}" if try_write(aside, table.encode()) else f"{aside} could not be written"
     warnings.warn(
         f"{len(skipped):,} of {lines:,} molecules of {path} were set aside: {_some(skipped)}; {where}",
         SkippedLinesWarning,

@@ -33,14 +33,3 @@ def test_a_torn_or_another_file_is_not_there(tmp_path):
     assert cache.load(path, ["scaffolds"], ["atoms"]) is None
     path.write_bytes(path.read_bytes()[:-40])
     assert cache.load(path, ["smiles"], ["atoms"]) is None
-
-
-def test_a_place_that_cannot_be_written_is_said(tmp_path):
-    (tmp_path / "file").touch()
-    assert not cache.try_write(tmp_path / "file" / "kept.npz", b"content")
-
-
-def test_the_folder_is_the_users_cache_and_names_depend_on_all(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache.cache_folder() == tmp_path / "fedlab" / "molecules"
-    assert len({cache.cache_key("a", "b"), cache.cache_key("ab"), cache.cache_key("b", "a")}) == 3

@@ -1,0 +1,108 @@
+"""Image files of any kind and size as squares of bytes, as a person sees them.
+
+Steps applied to a file, in this order:
+
+1. Its content says what it is, whatever its name says; of an animation or of several pages the first is taken.
+2. A JPEG is decoded at a half, a quarter or an eighth of its size where that leaves twice the pixels that are needed.
+3. It is rotated as its EXIF data says.
+4. It becomes RGB with 8 bits a channel, whatever it was: black and white, gray, palette, CMYK, 16 bits or floats.
+5. Transparent pixels become white, the paper of most pages.
+6. The largest square around its middle is resized to the size asked for (bicubic, antialiased).
+
+Needs neither torch nor the rest of fedlab, so that worker processes start quickly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError, features
+
+FORMATS: tuple[str, ...] = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+SUFFIXES |= {".ppm", ".pgm", ".jp2"}
+if features.check("avif"):
+    FORMATS, SUFFIXES = (*FORMATS, "AVIF"), {*SUFFIXES, ".avif"}
+# Images that a person sees in a folder and that are not read here; each is listed as skipped.
+UNREAD = {".heic", ".heif", ".jxl", ".svg", ".psd", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"}
+UNREAD -= SUFFIXES
+MAX_PIXELS = 178_000_000  # of one image; a larger one is more likely a bomb than a photograph, and Pillow refuses it
+CHECK_SIZE = 8  # pixels a side that a file is decoded to, to see whether it can be
+BLOCK = 1 << 20
+
+
+def load_photo(path: Path, size: int) -> NDArray[np.uint8]:
+    """Return one file as (size, size, 3); errors of any kind where it is damaged, see :func:`try_photo`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd metadata, which do no harm, and of size, which is limited below
+        with Image.open(path, formats=FORMATS) as opened:
+            width, height = opened.size
+            if width * height > MAX_PIXELS:
+                raise ValueError(f"it has {width:,} x {height:,} pixels, and {MAX_PIXELS:,} is the most; reduce it")
+            opened.draft(None, (2 * size, 2 * size))
+            picture = opaque(eight_bits(ImageOps.exif_transpose(opened)))
+    side = min(picture.size)
+    left, top = (picture.width - side) / 2, (picture.height - side) / 2
+    box = (left, top, left + side, top + side)
+    return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=box))
+
+
+def try_photo(path: Path, size: int) -> NDArray[np.uint8] | str:
+    """Return the pixels (size, size, 3) of a file, or the reason why it has none as text."""
+    try:
+        return load_photo(path, size)
+    except UnidentifiedImageError:
+        return "it is no image that can be read here" if path.stat().st_size else "it is empty"
+    except Image.DecompressionBombError:
+        return f"it has more than {MAX_PIXELS:,} pixels; reduce it"
+    except OSError as error:
+        return error.strerror or str(error)
+    except Exception as error:  # a damaged file can fail in a decoder in nearly any way
+        return str(error) or type(error).__name__
+
+
+def examine(path: Path) -> tuple[str, str]:
+    """Return the SHA-256 of a file's content, and the reason why it cannot be used: "" where it can."""
+    if path.suffix.lower() in UNREAD:
+        return "", f"{path.suffix[1:].upper()} files are not read here; save it as JPEG or PNG"
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(BLOCK):
+                digest.update(block)
+    except OSError as error:
+        return "", error.strerror or str(error)
+    found = try_photo(path, CHECK_SIZE)
+    return digest.hexdigest(), found if isinstance(found, str) else ""
+
+
+def is_candidate(path: Path) -> bool:
+    """Return True for the name of an image file, of a kind that can be read or not; hidden files do not count."""
+    return not path.name.startswith(".") and path.suffix.lower() in SUFFIXES | UNREAD
+
+
+def eight_bits(picture: Image.Image) -> Image.Image:
+    """Convert gray of 16 or 32 bits and floats to 8-bit gray; color of 16 bits is decoded as 8 bits already.
+
+    The range of integers is that of 16 bits; floats that reach no more than 1 are fractions, others are taken as
+    integers are, with 255 as the brightest where no pixel exceeds it.
+    """
+    if picture.mode not in ("F", "I") and not picture.mode.startswith("I;"):
+        return picture
+    values = np.nan_to_num(np.asarray(picture).astype(np.float64))
+    brightest = 65535.0
+    if picture.mode == "F":
+        brightest = next((limit for limit in (1.0, 255.0) if values.max(initial=0) <= limit), 65535.0)
+    return Image.fromarray((values * (255 / brightest)).round().clip(0, 255).astype(np.uint8))
+
+
+def opaque(picture: Image.Image) -> Image.Image:
+    """Convert to RGB, on white where the picture is transparent."""
+    if "A" not in picture.getbands() and "a" not in picture.getbands() and "transparency" not in picture.info:
+        return picture.convert("RGB")
+    picture = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
