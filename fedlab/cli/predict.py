@@ -70,6 +70,9 @@ def _show(predictor: Predictor, predictions: list[Prediction]) -> None:
     for name in ("class", "probability", "second", "probability"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in predictions:
+        row = one.row()
         best, second = f"{one.probability:.1%}", f"{one.second_probability:.1%}"
-        table.add_row(escape(str(one.file)), f"[bold]{one.label}[/]", best, str(one.second), second)
+        table.add_row(
+            escape(str(one.file)), f"[bold]{escape(str(row['class']))}[/]", best, escape(str(row["second"])), second
+        )
     stdout.print(table)

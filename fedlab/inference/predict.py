@@ -26,7 +26,7 @@ from fedlab.registry import config_from_text, load_config
 from fedlab.runs.client_store import MODEL
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import deterministic
-from fedlab.workload import SupportsImages, Workload
+from fedlab.workload import SupportsClassNames, SupportsImageFolders, SupportsImages, Workload
 
 if TYPE_CHECKING:
     from fedlab.strategies.protocol import ClientFunctions, ModelStates
@@ -36,21 +36,23 @@ FILES, BATCH = 2000, 500  # image files held at a time, and images a pass of the
 
 @dataclass(frozen=True)
 class Prediction:
-    """Likeliest class of one image and the next one, each with its probability in [0, 1]."""
+    """Likeliest class of one image and the next one, each with its probability in [0, 1], and their names if any."""
 
     file: Path
     label: int
     probability: float
     second: int
     second_probability: float
+    name: str = ""
+    second_name: str = ""
 
     def row(self) -> dict[str, str | int | float]:
         """Plain values by the names that scripts read."""
         return {
             "file": str(self.file),
-            "class": self.label,
+            "class": self.name or self.label,
             "probability": round(self.probability, 6),
-            "second": self.second,
+            "second": self.second_name or self.second,
             "second_probability": round(self.second_probability, 6),
         }
 
@@ -80,7 +82,7 @@ class Predictor:
         RunError
             When the model gives values that are not finite.
         """
-        files = images(paths)
+        files = images(paths, self.workload)
         predictions: list[Prediction] = []
         with deterministic(self.threads):
             for start in range(0, len(files), FILES):
@@ -100,8 +102,13 @@ class Predictor:
                         f"the model of client {self.client!r} gives values that are not finite; take one of another run"
                     )
                 pairs = zip(some, classes.tolist(), p.tolist(), strict=True)
-                predictions += [Prediction(file, a, p_a, b, p_b) for file, (a, b), (p_a, p_b) in pairs]
+                predictions += [
+                    Prediction(file, a, p_a, b, p_b, self._name(a), self._name(b)) for file, (a, b), (p_a, p_b) in pairs
+                ]
         return predictions
+
+    def _name(self, label: int) -> str:
+        return self.workload.classes[label] if isinstance(self.workload, SupportsClassNames) else ""
 
     def _readable(self, files: Sequence[Path], unreadable: list[str]) -> list[Path]:
         """Those that can be read; why the others cannot goes to ``unreadable``."""
@@ -143,27 +150,36 @@ def predict(directory: Path | str, paths: Sequence[str | Path], client: str | No
     return load_predictor(Path(directory), client).predict(paths)
 
 
-def images(paths: Sequence[str | Path]) -> list[Path]:
+def images(paths: Sequence[str | Path], workload: object = None) -> list[Path]:
     """Return the image files that are meant by files, folders and patterns, each once.
+
+    Parameters
+    ----------
+    workload
+        May tell which files of a folder are images (:class:`fedlab.workload.SupportsImageFolders`); PNG and JPEG files
+        if it does not.
 
     Raises
     ------
     DataError
         When no path is given or none of them holds an image.
     """
-    found = dict.fromkeys(file for path in paths for file in _meant(expand_user(path)))
+    find, is_image = image_folder.find_image_files, image_files.is_image_file
+    if isinstance(workload, SupportsImageFolders):
+        find, is_image = workload.find_images, workload.is_image
+    found = dict.fromkeys(file for path in paths for file in _meant(expand_user(path), find, is_image))
     if not found:
         raise DataError("no image was named; give image files, or folders that hold some")
     return list(found)
 
 
-def _meant(path: Path) -> Iterator[Path]:
+def _meant(path: Path, find: Callable[[Path], list[Path]], is_image: Callable[[Path], bool]) -> Iterator[Path]:
     if path.is_dir():
-        yield from image_folder.find_image_files(path)
+        yield from find(path)
     elif path.exists():
         yield path  # whatever its name says: the reader tells what it is
     elif matches := sorted(map(Path, glob.glob(str(path), recursive=True))):
-        chosen = [match for match in matches if image_files.is_image_file(match) and match.is_file()]
+        chosen = [match for match in matches if is_image(match) and match.is_file()]
         if not chosen:
             raise DataError(f"none of the {len(matches)} paths that match {str(path)!r} is an image file")
         yield from chosen

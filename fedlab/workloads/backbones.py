@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -132,8 +133,10 @@ def _torchvision(model: str, file: Path | None) -> Backbone:
     network = models.get_model(model, weights=None)
     state, sha256 = _read(path)
     _load(network, state, path, f"torchvision/{model}")
-    linear = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)]
-    width = _cut(network, linear[-1])
+    last, layer = [named for named in network.named_modules() if not list(named[1].children())][-1]
+    if not isinstance(layer, nn.Linear):
+        raise ConfigError(f"torchvision/{model} ends in no linear layer that could be taken off; use another network")
+    width = _cut(network, last)
     return Backbone((nn.Sequential(Standardize(IMAGENET_MEAN, IMAGENET_STD), network),), width, sha256)
 
 
@@ -149,6 +152,7 @@ def _cut(network: nn.Module, layer: str) -> int:
 def _timm(model: str, file: Path | None) -> Backbone:
     if importlib.util.find_spec("timm") is None:
         raise ConfigError(f"network=timm/{model} needs timm, which is not installed; pip install timm")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when it is imported: nothing is downloaded
     import timm
 
     try:

@@ -29,7 +29,7 @@ from torch.nn.functional import cross_entropy
 
 from fedlab.config.schema import DEFAULT_DATA, DataConfig
 from fedlab.data.dataset import ArrayDataset, Batch
-from fedlab.data.images import photo_domains, views
+from fedlab.data.images import photo_domains, photo_files, photo_folders, views
 from fedlab.data.images.image_stores import lazy_dataset, load_files
 from fedlab.data.images.photo_domains import Part
 from fedlab.data.images.photo_layout import FOLDERS, TARGETS, Layout
@@ -165,6 +165,17 @@ class ImageFolder:
         x = load_files(paths, self.size)
         frozen = self._frozen
         return ArrayDataset({"x": x}, to_float) if frozen is None else ArrayDataset({"x": frozen(bytes_to_float(x))})
+
+    def find_images(self, folder: Path) -> list[Path]:
+        """See :class:`fedlab.workload.SupportsImageFolders`."""
+        found = photo_folders.find_files(folder)
+        if not found:
+            raise DataError(f"folder {folder} holds no image; give another")
+        return found
+
+    def is_image(self, path: Path) -> bool:
+        """Return True for the name of an image file."""
+        return photo_files.is_candidate(path)
 
     @property
     def _root(self) -> Path | None:

@@ -70,7 +70,7 @@ def find_photos(folder: Path) -> tuple[Photo, ...]:
     if not folder.is_dir():
         what = "is a file and no folder" if folder.exists() else "is not there"
         raise DataError(f"folder of images {folder} {what}; name a folder that holds some")
-    return _photos(folder, tuple(map(_stamp, _files(folder))))
+    return _photos(folder, tuple(map(_stamp, find_files(folder))))
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
@@ -114,8 +114,14 @@ def _each(task: object, items: Sequence[object]) -> list[object]:
     return [task(item) for item in items]
 
 
-def _files(folder: Path) -> list[Path]:
-    """Return all candidates below a folder, sorted; each folder once, however many links lead to it."""
+def find_files(folder: Path) -> list[Path]:
+    """Return all image files below a folder, usable or not, sorted; each folder once, however many links lead to it.
+
+    Raises
+    ------
+    DataError
+        When a folder cannot be listed.
+    """
     found: list[Path] = []
     seen: set[tuple[int, int]] = set()
 

@@ -140,16 +140,12 @@ def random_view(x: Tensor, min_area: float, strength: float, hflip: bool) -> Ten
     return flip(x, torch.rand(len(x)) < 0.5) if hflip else x
 
 
-def photo_view(x: Tensor, min_area: float = 0.3, strength: float = 0.4, gray: float = 0.3) -> Tensor:
-    """Return a random view of each photograph (batch, 3, size, size) in [-1, 1]: :func:`random_view`, some in gray.
+MIN_CROP_AREA, JITTER_STRENGTH = 0.3, 0.4  # of photographs: least area of a crop, strength of color changes
+GRAY_FRACTION = 0.3  # of photographs without color
 
-    Parameters
-    ----------
-    min_area, strength
-        As in :func:`random_view`.
-    gray
-        Fraction of images without color.
-    """
-    x = random_view(x, min_area, strength, hflip=True)
-    colorless = (torch.rand(len(x)) < gray)[:, None, None, None]
+
+def photo_view(x: Tensor) -> Tensor:
+    """Return a random view of each photograph (batch, 3, size, size) in [-1, 1]: crop, mirror, colors, some in gray."""
+    x = random_view(x, MIN_CROP_AREA, JITTER_STRENGTH, hflip=True)
+    colorless = (torch.rand(len(x)) < GRAY_FRACTION)[:, None, None, None]
     return torch.where(colorless, to_grayscale(x), x)

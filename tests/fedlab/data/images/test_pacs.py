@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from fedlab.data.images.domain_suites import load_domain
-from fedlab.data.images.pacs import GRAY_FRACTION, PACS, augment
+from fedlab.data.images.pacs import PACS, augment
+from fedlab.data.images.views import GRAY_FRACTION
 from fedlab.seeds import seeded
 
 
