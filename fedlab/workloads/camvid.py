@@ -26,6 +26,7 @@ from torch.nn.functional import cross_entropy, interpolate, nll_loss
 
 from fedlab.config.schema import DEFAULT_DATA, DataConfig
 from fedlab.data.dataset import ArrayDataset, Batch
+from fedlab.data.images.texture import Texture, textured
 from fedlab.data.pixels import to_float
 from fedlab.data.segmentation import augment, camvid
 from fedlab.data.segmentation.camvid import CLASSES, DRIVES, FREQUENCIES, IGNORE_INDEX
@@ -50,6 +51,7 @@ class CamVid:
     class_weight_power: float = Field(
         0.5, ge=0, le=1, description="exponent of the classes' weights by inverse frequency; 0: no weights"
     )
+    texture: Texture = Field("off", description="random textures of the source's images: randconv, pro_randconv")
     full_size: bool = Field(False, description="views of 120 x 160 pixels, from data.root; else 60 x 80")
     width: int = Field(48, ge=4, le=512, description="features of a pixel")
     data_config: DataConfig = Field(DEFAULT_DATA, exclude=True)
@@ -113,7 +115,8 @@ class CamVid:
                 return self._read(camvid.HELD_OUT, "all")
             drives = [self._read(name, "all") for name in self.sources]
             columns = {name: torch.cat([drive.columns[name] for drive in drives]) for name in ("x", "y")}
-            return ArrayDataset(columns, self._augmented if self.augment else drives[0].transform)
+            viewed = ArrayDataset(columns, self._augmented if self.augment else drives[0].transform)
+            return textured(viewed, self.texture)
         domain_suite.check_partition(partition, self.clients)
         drive, part = divmod(partition, self.data_config.clients_per_domain)
         examples = self._read(self.drives[drive], split, with_labels=self.client_labels)

@@ -23,6 +23,7 @@ from fedlab.data.digits import datasets, image_files
 from fedlab.data.digits import image_folder as folders
 from fedlab.data.digits.augment import WIDE, random_affine, random_recolor
 from fedlab.data.digits.domains import SIZE
+from fedlab.data.images.texture import Texture, textured
 from fedlab.data.pixels import to_float
 from fedlab.errors import ConfigError, DataError
 from fedlab.files import expand_user
@@ -70,6 +71,7 @@ class Digits:
     augment: bool | Literal["wide"] = Field(
         True, description="random affine maps and colors of the source images; wide: maps of twice the strength"
     )
+    texture: Texture = Field("off", description="random textures of the source's images: randconv, pro_randconv")
     data_config: DataConfig = Field(DEFAULT_DATA, exclude=True)
 
     def __post_init__(self) -> None:
@@ -130,7 +132,8 @@ class Digits:
         """
         domain_suite.check_partition(partition, self.clients)
         if partition is None:
-            return self.pool(split)
+            examples = self.pool(split)
+            return textured(examples, self.texture) if split == "train" else examples
         if self.setting == "shards":
             return shards.shard(self, partition, split)
         client = self._client_specs[partition]

@@ -32,6 +32,7 @@ from fedlab.data.digits.augment import random_affine, random_recolor
 from fedlab.data.images import image_sets, views
 from fedlab.data.images.episodes import EpisodeDataset, check_episodes, sample_episodes
 from fedlab.data.images.image_sets import IMAGE_SETS, LabeledImages
+from fedlab.data.images.texture import Texture, textured
 from fedlab.data.partitioners import PARTITIONS, partition_indices
 from fedlab.data.pixels import to_rgb_float
 from fedlab.errors import ConfigError, suggest
@@ -83,6 +84,7 @@ class FewShot:
     jitter: float = Field(0.4, ge=0, le=1, description="strength of random brightness, contrast and saturation")
     hflip: bool = Field(True, description="mirror half of the views; not for characters")
     recolor: bool = Field(False, description="random affine maps and random colors of base images")
+    texture: Texture = Field("off", description="random textures of the base's images: randconv, pro_randconv")
     data_config: DataConfig = Field(DEFAULT_DATA, exclude=True)
 
     def __post_init__(self) -> None:
@@ -166,7 +168,9 @@ class FewShot:
             if split != "train":
                 return examples
             viewed = ArrayDataset(examples.columns, lambda batch: self._view_of_base(to_rgb_float(batch)))
-            return EpisodeDataset(viewed.columns, viewed.transform) if self.objective == "prototypes" else viewed
+            if self.objective == "prototypes":
+                viewed = EpisodeDataset(viewed.columns, viewed.transform)
+            return textured(viewed, self.texture)
         domain_suite.check_partition(partition, self.clients)
         images = self.target(partition // self.data_config.clients_per_domain)
         if split == "train":

@@ -26,6 +26,7 @@ from fedlab.config.schema import DEFAULT_DATA, DataConfig
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.images import image_sets, views
 from fedlab.data.images.image_sets import IMAGE_SETS
+from fedlab.data.images.texture import Texture, textured
 from fedlab.data.pixels import to_rgb_float
 from fedlab.errors import ConfigError, suggest
 from fedlab.models.convnet import ConvNet
@@ -69,6 +70,7 @@ class Images:
     )
     jitter: float = Field(0.0, ge=0, le=1, description="strength of random brightness, contrast and saturation")
     hflip: bool = Field(False, description="mirror half of the training images; not for characters")
+    texture: Texture = Field("off", description="random textures of the source's images: randconv, pro_randconv")
     data_config: DataConfig = Field(DEFAULT_DATA, exclude=True)
 
     def __post_init__(self) -> None:
@@ -108,7 +110,8 @@ class Images:
         """
         domain_suite.check_partition(partition, self.clients)
         if partition is None:
-            return self._examples(split, True)
+            examples = self._examples(split, True)
+            return textured(examples, self.texture) if split == "train" else examples
         shard = shards.shard(self, partition, split)
         return shard.without("y") if split == "train" and not self.client_labels else shard
 

@@ -14,9 +14,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import nn
 
+from fedlab.data.dataset import ArrayDataset
 from fedlab.data.digits.domains import SIZE
 from fedlab.data.images.domain_suites import DomainSuite
 from fedlab.data.images.pacs import PACS, augment
+from fedlab.data.images.texture import Texture, textured
 from fedlab.models.convnet import ConvNet
 from fedlab.models.mixer import SMALL, Mixer
 from fedlab.workload import WorkloadSpec
@@ -37,6 +39,13 @@ class Pacs(DomainSuiteWorkload):
     network: Literal["conv", "mixer"] = Field(
         default="conv", description="a convolutional network, or a small MLP-Mixer"
     )
+
+    texture: Texture = Field("off", description="random textures of the source's images: randconv, pro_randconv")
+
+    def data(self, partition: int | None, split: str) -> ArrayDataset:
+        """Return images as ``x`` and, if their owner has labels, ``y``; see :class:`DomainSuiteWorkload`."""
+        examples = super().data(partition, split)
+        return textured(examples, self.texture) if partition is None and split == "train" else examples
 
     def model(self) -> nn.Module:
         """Return a fresh network with ``features`` and ``head``."""

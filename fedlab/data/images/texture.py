@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+from fedlab.data.dataset import ArrayDataset, Batch
+
 Texture = Literal["off", "randconv", "pro_randconv"]
 KERNELS = (1, 3, 5, 7)
 MAX_PASSES = 10
@@ -77,3 +79,24 @@ TEXTURES: Mapping[str, Callable[[Tensor], Tensor]] = {"randconv": rand_conv, "pr
 def randomize_texture(kind: str, x: Tensor) -> Tensor:
     """Return images (batch, 3, height, width) with a random texture; ``kind`` "off" leaves them as they are."""
     return TEXTURES[kind](x) if kind in TEXTURES else x
+
+
+def textured(data: ArrayDataset, kind: str) -> ArrayDataset:
+    """Return a data set whose images ``x`` (batch, 3, height, width) get a random texture each time they are read.
+
+    Parameters
+    ----------
+    data
+        A set whose transform gives images in [-1, 1].
+    kind
+        A name in ``TEXTURES``; "off" returns the set itself.
+    """
+    if kind not in TEXTURES:
+        return data
+    read = data.transform or (lambda batch: batch)
+
+    def view(batch: Batch) -> Batch:
+        batch = read(batch)
+        return {**batch, "x": randomize_texture(kind, batch["x"])}
+
+    return type(data)(data.columns, view)

@@ -11,6 +11,7 @@ from torchvision import models
 
 from fedlab.errors import ConfigError, DataError
 from fedlab.models.efficientnet import NUM_STAGES, efficientnet_lite0, published_names
+from fedlab.seeds import seeded
 from fedlab.workloads import backbones
 from fedlab.workloads.backbones import check_backbone, load_backbone, stages_of
 from photos import needs_backbone
@@ -21,6 +22,15 @@ def fresh():
     load_backbone.cache_clear()
     yield
     load_backbone.cache_clear()
+
+
+def test_loading_takes_nothing_from_the_random_stream(tmp_path):
+    path = published(tmp_path)
+    with seeded("stream"):
+        load_backbone("efficientnet_lite0", path)
+        first = torch.rand(3)
+    with seeded("stream"):
+        assert torch.equal(torch.rand(3), first)
 
 
 @needs_backbone

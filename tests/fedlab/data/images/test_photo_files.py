@@ -111,7 +111,9 @@ def damaged(tmp_path, what):
     stream = io.BytesIO()
     Image.effect_noise((200, 200), 90).convert("RGB").save(stream, "JPEG")
     content = stream.getvalue()
-    path.write_bytes({"torn": content[: len(content) // 2], "empty": b"", "text": b"no image", "head": content[:30]}[what])
+    path.write_bytes(
+        {"torn": content[: len(content) // 2], "empty": b"", "text": b"no image", "head": content[:30]}[what]
+    )
     return path
 
 

@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch.nn.functional import conv2d
 
-from fedlab.data.images.texture import KERNELS, TEXTURES, pro_rand_conv, rand_conv, randomize_texture
+from configs import workload
+from fedlab.data.images.episodes import EpisodeDataset
+from fedlab.data.images.texture import (
+    KERNELS,
+    TEXTURES,
+    pro_rand_conv,
+    rand_conv,
+    randomize_texture,
+    textured,
+)
 from fedlab.seeds import seeded
 
 
@@ -56,3 +65,28 @@ def test_pro_randconv_is_bounded_and_forgets_contrast(x):
             scaled = pro_rand_conv(3 * x)
         assert found.abs().max() <= 1
         torch.testing.assert_close(found, scaled, atol=2e-3, rtol=0)  # standardized after each pass
+
+
+IMAGE_WORKLOADS = ("camvid", "digits", "fewshot", "image_folder", "images", "pacs")
+
+
+@pytest.mark.parametrize("name", IMAGE_WORKLOADS)
+def test_every_image_workload_can_give_its_source_textures(name):
+    bare = {} if name in ("fewshot", "images") else {f"{name}.augment": False}
+    plain, changed = workload(name, **bare), workload(name, **bare, **{f"{name}.texture": "pro_randconv"})
+
+    def read(task, partition, split):
+        with seeded("read"):
+            return task.data(partition, split)[:3]["x"]
+
+    assert plain.texture == "off"
+    assert read(changed, None, "train").shape == read(plain, None, "train").shape
+    assert not torch.equal(read(changed, None, "train"), read(plain, None, "train"))
+    assert torch.equal(read(changed, None, "test"), read(plain, None, "test"))
+    assert torch.equal(read(changed, 0, "train"), read(plain, 0, "train"))
+
+
+def test_a_data_set_of_episodes_stays_one():
+    data = EpisodeDataset({"x": torch.rand(40, 3, 8, 8), "y": torch.arange(40) % 4})
+    assert isinstance(textured(data, "randconv"), EpisodeDataset)
+    assert textured(data, "off") is data

@@ -1,0 +1,52 @@
+"""Clients that join with folders of their own photographs: same bits as the simulation, and predictions afterwards."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+
+import pytest
+
+import fedlab
+from commands import SHORT, Command, end
+from fedlab.engines import processes
+from fedlab.runs.result import Result
+from photos import HUES, needs_backbone, write_photos
+
+OWN = {**SHORT, "device": "cpu", "image_folder.size": 64, "dualadapt.components": 3}
+
+
+@pytest.mark.engine
+@needs_backbone
+def test_deployed_photographs_give_the_bits_of_the_simulation_and_a_model_that_predicts(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = write_photos(tmp_path / "photos")
+    (root / "targets" / "bob" / "damaged.jpg").write_bytes(b"damaged")
+    server = tmp_path / "server"
+    shutil.copytree(root / "source", server / "data" / "source")
+    address = f"127.0.0.1:{processes.free_ports(1)[0]}"
+    options = [f"{key}={value}" for key, value in OWN.items()]
+    options += [f"data.root={server / 'data'}", "image_folder.targets=alice,bob"]
+    link = ("--address", address, "--insecure", "--wait", "200")
+    commands = [Command(server, "serve", "adapt-photos", *options, *link)]
+    try:
+        for name in ("alice", "bob"):
+            data = str(root / "targets" / name)
+            join = ("join", address, "--domain", name, "--data", data, "--insecure", "--once", "--device", "cpu")
+            commands.append(Command(tmp_path / name, *join))
+        assert [command.code(240) for command in commands] == [0, 0, 0], commands[0].said
+    finally:
+        end(commands)
+    with pytest.warns(UserWarning, match="damaged.jpg"):
+        simulated = fedlab.run("adapt-photos", runs=tmp_path / "runs", overrides={**OWN, "data.root": str(root)})
+    deployed = Result.read(server / "runs" / "adapt-photos-0")
+    assert deployed.weights_sha256 == simulated.weights_sha256
+    assert deployed.final() == simulated.final()
+    assert "damaged.jpg: it is no image" in (tmp_path / "bob" / "clients" / "bob" / "flower.log").read_text()
+    folder = str(root / "targets" / "alice" / "leaf")
+    predict = Command(tmp_path / "alice", "predict", "clients/alice", folder, "--csv")
+    assert predict.code() == 0, predict.said
+    rows = list(csv.DictReader(io.StringIO(predict.said)))
+    assert [row["file"] for row in rows] == [f"{folder}/{number}.png" for number in range(6)]
+    assert {row["class"] for row in rows} | {row["second"] for row in rows} <= set(HUES)
