@@ -25,7 +25,7 @@ def write_photo(path: Path, color: tuple[int, int, int], seed: int, size: tuple[
 
 
 def write_photos(root: Path, targets: tuple[str, ...] = ("alice", "bob"), count: int = 6) -> Path:
-    """Write source/CLASS/ and targets/NAME/, the clients' images of class folders, in other colors than the source's."""
+    """Write source/CLASS/ and targets/NAME/CLASS/; the clients' images are darker than the source's."""
     for number, (name, color) in enumerate(HUES.items()):
         for image in range(count):
             write_photo(root / "source" / name / f"{image}.png", color, 100 * number + image)

@@ -154,10 +154,8 @@ def test_several_clients_share_a_domain(root):
 
 
 def test_textures_change_the_sources_views_alone(root):
-    plain, textured = (
-        mine(root, **{"image_folder.augment": False, "image_folder.texture": texture})
-        for texture in ("off", "randconv")
-    )
+    bare = {"image_folder.augment": False}
+    plain, textured = (mine(root, **bare, **{"image_folder.texture": kind}) for kind in ("off", "randconv"))
     assert torch.equal(plain.data(0, "train")[:]["x"], textured.data(0, "train")[:]["x"])
     assert torch.equal(plain.data(None, "test")[:]["x"], textured.data(None, "test")[:]["x"])
     with seeded("texture"):
