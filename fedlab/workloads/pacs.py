@@ -40,7 +40,9 @@ class Pacs(DomainSuiteWorkload):
         default="conv", description="a convolutional network, or a small MLP-Mixer"
     )
 
-    texture: Texture = Field("off", description="random textures of the source's images: randconv, pro_randconv")
+    texture: Texture = Field(
+        default="off", description="random textures of the source's images: randconv, pro_randconv"
+    )
 
     def data(self, partition: int | None, split: str) -> ArrayDataset:
         """Return images as ``x`` and, if their owner has labels, ``y``; see :class:`DomainSuiteWorkload`."""
