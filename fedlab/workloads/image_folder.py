@@ -167,7 +167,13 @@ class ImageFolder:
         return ArrayDataset({"x": x}, to_float) if frozen is None else ArrayDataset({"x": frozen(bytes_to_float(x))})
 
     def find_images(self, folder: Path) -> list[Path]:
-        """See :class:`fedlab.workload.SupportsImageFolders`."""
+        """Return every image file below a folder, see :class:`fedlab.workload.SupportsImageFolders`.
+
+        Raises
+        ------
+        DataError
+            When there is none.
+        """
         found = photo_folders.find_files(folder)
         if not found:
             raise DataError(f"folder {folder} holds no image; give another")
