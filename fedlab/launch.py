@@ -128,7 +128,12 @@ def check(config: Config) -> None:
                 f"({', '.join(partitions)}) have none; use source_only, or a strategy that needs none (`fedlab list "
                 f"strategies`){f', or for an upper bound {bound}' if bound else ''}"
             )
-    strategy.server(workload, config, null_progress)
+    server = strategy.server(workload, config, null_progress)
+    if config.dp.max_epsilon and server.privacy() is None:
+        raise ConfigError(
+            f"option 'dp.max_epsilon': strategy {run.strategy!r} with these options adds no noise, so no budget can "
+            "hold; use dp_fixed, dp_adaptive or dualadapt.local_privacy, with a noise_multiplier"
+        )
 
 
 def check_participation(config: Config) -> None:

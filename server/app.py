@@ -102,6 +102,9 @@ class RoundLoop:
             self.strategy.restore(state["strategy"])
             self.grid.rejected_updates = dict(state.get("refused", {}))
             self.budget.restore(self.run.rounds())
+            self.budget.exhausted = self._exhausted()
+            if self.strategy.privacy():  # each resume counts a release, see PrivacyAccount.restore
+                self._save_checkpoint(arrays)
             self.run.emit("resumed", round=self.round)
         else:
             arrays = self._initialize()
@@ -144,8 +147,14 @@ class RoundLoop:
             aggregated, _ = self.strategy.aggregate_train(self.round, replies)
             deque(replies, maxlen=0)  # a strategy may leave replies unread; failures are known only after the last
         stats = self.grid.stats
+        self.budget.exhausted = self._exhausted()
         self.budget.add(sum(stats.down.values()) + sum(stats.up.values()), self.seconds)
         return aggregated if aggregated is not None else arrays, stats
+
+    def _exhausted(self) -> str:
+        """Return why the privacy budget allows no further round; empty if it does, or none is to come."""
+        account = self.strategy.privacy()
+        return account.exhausted() if account and self.round < self.config.run.rounds else ""
 
     def _evaluate(self, arrays: ArrayRecord) -> tuple[dict[str, Any], dict[str, float], PhaseStats]:
         if not (self.config.client.evaluate and self._is_due(self.config.run.evaluate_every)):
@@ -246,24 +255,28 @@ class RoundLoop:
             ],
             "absent": [self.names[partition] for partition in self.grid.missing()],
             "notes": notes,
+            "privacy": account.record() if (account := self.strategy.privacy()) else None,
             "seconds": {phase: round(value, 4) for phase, value in self.seconds.items()},
         }
         self.run.log_round(record)
         if self._is_due(self.config.checkpoint.every):
-            self.run.checkpoints.save(
-                self.round,
-                {
-                    "arrays": tensors_of(arrays),
-                    "strategy": self.strategy.state(),
-                    "refused": self.grid.rejected_updates,
-                },
-                self.config.checkpoint.keep,
-                self.config.checkpoint.keep_initial,
-            )
+            self._save_checkpoint(arrays)
         metrics = {"mean": mean, "clients": clients, "score": dict(score)}
         self.run.emit("round", round=self.round, rounds=self.config.run.rounds, **metrics)
         self.seconds = {}
         return record
+
+    def _save_checkpoint(self, arrays: ArrayRecord) -> None:
+        self.run.checkpoints.save(
+            self.round,
+            {
+                "arrays": tensors_of(arrays),
+                "strategy": self.strategy.state(),
+                "refused": self.grid.rejected_updates,
+            },
+            self.config.checkpoint.keep,
+            self.config.checkpoint.keep_initial,
+        )
 
     def _score(self, arrays: ArrayRecord) -> dict[str, float]:
         """Return the metrics of the global model itself; empty where the arrays are not such a model."""

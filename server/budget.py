@@ -1,7 +1,8 @@
-"""Training budget: bytes over all clients in both directions, and seconds of server and clients.
+"""Training budget: bytes over all clients in both directions, seconds of server and clients, and privacy.
 
 Evaluation and scores count toward neither: they belong to the comparison, not to the method. A run ends with the round
-in which the sum reaches the budget, so it may spend up to one round more.
+in which the sum reaches the budget, so it may spend up to one round more. A privacy budget is never exceeded: the run
+ends before the round that would.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from fedlab.runs.formatting import human_bytes
 class Budget:
     """Limits of bytes and seconds, 0 for none, and the amounts spent so far.
 
-    ``left_out`` names the phases whose seconds are not counted.
+    ``left_out`` names the phases whose seconds are not counted; ``exhausted`` is a sentence once the privacy budget
+    allows no further round.
     """
 
     bytes: float
@@ -25,6 +27,7 @@ class Budget:
     left_out: frozenset[str] = frozenset()
     spent_bytes: int = 0
     spent_seconds: float = 0.0
+    exhausted: str = ""
 
     def add(self, moved: int, seconds: Mapping[str, float]) -> None:
         """Add a round: bytes of training in both directions, and its seconds by phase."""
@@ -39,13 +42,17 @@ class Budget:
 
     @property
     def ended_by(self) -> str:
-        """Name of the budget that is spent, "bytes" or "seconds"; "" while none is."""
+        """Name of the budget that is spent, "epsilon", "bytes" or "seconds"; "" while none is."""
+        if self.exhausted:
+            return "epsilon"
         if self.bytes and self.spent_bytes >= self.bytes:
             return "bytes"
         return "seconds" if self.seconds and self.spent_seconds >= self.seconds else ""
 
     def message(self, server_round: int) -> str:
         """Return a sentence that says which budget ended the run."""
+        if self.exhausted:
+            return f"the run ends with round {server_round}: {self.exhausted}"
         spent, limit = {
             "bytes": (human_bytes(self.spent_bytes), human_bytes(self.bytes)),
             "seconds": (f"{self.spent_seconds:.1f} s", f"{self.seconds:g} s"),

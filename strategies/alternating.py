@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fedlab.config.schema import Config
 from fedlab.errors import ConfigError
+from fedlab.privacy.accounting import PrivacyAccount
 from fedlab.strategies.base import BaseStrategy, Records, broadcast
 from fedlab.strategies.model_updates import ModelUpdates
 from fedlab.strategies.protocol import drop_none, tensor_record
@@ -100,6 +101,10 @@ class Alternating(BaseStrategy):
     def metrics(self) -> dict[str, float]:
         """Return the mean source loss of the round, and the rule's own metrics."""
         return {**drop_none(loss=self.loss), **self.rule.metrics()}
+
+    def privacy(self) -> PrivacyAccount | None:
+        """Return the rule's account."""
+        return self.rule.privacy()
 
     def state(self) -> dict[str, Any]:
         """Return the states of the trainer and the rule."""

@@ -8,6 +8,7 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
+from fedlab.privacy.accounting import PrivacyAccount
 from fedlab.strategies.protocol import ARRAYS, CONFIG, ROUND, partition_by_node
 
 Records = Mapping[str, ArrayRecord | MetricRecord | ConfigRecord]
@@ -53,6 +54,10 @@ class BaseStrategy:
     def events(self) -> list[dict[str, Any]]:
         """Return the events of the last round that are not numbers."""
         return []
+
+    def privacy(self) -> PrivacyAccount | None:
+        """Return None: the strategy adds no noise."""
+        return None
 
     def state(self) -> dict[str, Any]:
         """Return everything that lives from round to round beside the global arrays."""

@@ -25,6 +25,7 @@ from flwr.serverapp import Grid
 
 from fedlab.config.schema import Config
 from fedlab.errors import ConfigError
+from fedlab.privacy.accounting import PrivacyAccount
 from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies.aggregation import AggregationSpec
 from fedlab.strategies.base import BaseStrategy
@@ -95,6 +96,10 @@ class FedAvg(BaseStrategy):
     def metrics(self) -> dict[str, float]:
         """Return the rule's own metrics."""
         return self.rule.metrics()
+
+    def privacy(self) -> PrivacyAccount | None:
+        """Return the rule's account."""
+        return self.rule.privacy()
 
     def state(self) -> dict[str, Any]:
         """Return the rule's state."""

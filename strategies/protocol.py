@@ -24,6 +24,7 @@ from fedlab.config.sections import Overrides
 from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import IncompatibleWeightsError
 from fedlab.metrics import Metric, Phase
+from fedlab.privacy.accounting import PrivacyAccount
 from fedlab.training import Progress, resolve_device
 from fedlab.workload import Workload
 
@@ -94,6 +95,10 @@ class ServerStrategy(Protocol):
 
     def events(self) -> list[dict[str, Any]]:
         """Return the events of the last round that are not numbers: plain JSON, each with a sentence ``note``."""
+        ...
+
+    def privacy(self) -> PrivacyAccount | None:
+        """Return the account of what differential privacy has cost so far; None where nothing is noised."""
         ...
 
     def state(self) -> dict[str, Any]:

@@ -18,6 +18,8 @@ RENAMED: Mapping[str, str] = {
     "keep_checkpoints": "checkpoint.keep",
     "keep_start": "checkpoint.keep_initial",
     "pretrained": "checkpoint.pretrain_cache",
+    "dp_fixed.delta": "dp.delta",
+    "dp_adaptive.delta": "dp.delta",
     "server.clip": "server.max_grad_norm",
     "client.clip": "client.max_grad_norm",
     "client.optimiser": "client.optimizer",

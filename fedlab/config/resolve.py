@@ -18,6 +18,7 @@ from fedlab.config.schema import (
     Config,
     DataConfig,
     Plugin,
+    PrivacyConfig,
     RunConfig,
     ServerConfig,
 )
@@ -122,6 +123,7 @@ def build_config(values: Overrides, plugins: Mapping[str, Plugin], client_folder
         data=data,
         server=parse_section(ServerConfig, "server", values),
         client=parse_section(ClientConfig, "client", values),
+        dp=parse_section(PrivacyConfig, "dp", values),
         workload=_workload(plugins["workload"], values, data),
         strategy=_options(plugins["strategy"], values),
         aggregation=_options(plugins["aggregation"], values) if "aggregation" in plugins else None,

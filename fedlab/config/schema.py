@@ -224,6 +224,21 @@ class ClientConfig:
 
 
 @dataclass(frozen=True)
+class PrivacyConfig:
+    """Differential privacy, of rules and strategies that add noise."""
+
+    noise: Literal["auto", "secret", "seeded"] = Field(
+        "auto",
+        description="secret: noise from the operating system's entropy, so that no run repeats; seeded: from the run's "
+        "seed, repeatable, and whoever has the seed can subtract it; auto: secret with real clients, else seeded",
+    )
+    delta: float = Field(1e-5, gt=0.0, lt=1.0, description="delta at which epsilon is given")
+    max_epsilon: NonNegativeFloat = Field(
+        0.0, description="privacy budget: the run ends before a release that would bring epsilon above it; 0: none"
+    )
+
+
+@dataclass(frozen=True)
 class RayConfig:
     """Flower's simulation engine."""
 
@@ -270,6 +285,7 @@ COMMON_SECTIONS: Mapping[str, type] = {
     "data": DataConfig,
     "server": ServerConfig,
     "client": ClientConfig,
+    "dp": PrivacyConfig,
 }
 
 
@@ -298,7 +314,7 @@ class Config:
 
     Attributes
     ----------
-    run, comm, checkpoint, data, server, client
+    run, comm, checkpoint, data, server, client, dp
         The sections that every run has.
     workload
         The workload itself: its fields are its options.
@@ -314,6 +330,7 @@ class Config:
     data: DataConfig
     server: ServerConfig
     client: ClientConfig
+    dp: PrivacyConfig
     workload: Any
     strategy: Any
     aggregation: Any
@@ -325,6 +342,12 @@ class Config:
         """Names of the clients that take part, by partition."""
         return tuple(self.workload.clients[: self.data.num_clients or None])
 
+    @property
+    def secret_noise(self) -> bool:
+        """True if the noise of differential privacy comes from the operating system, not from the run's seed."""
+        simulates: bool = self.plugins["engine"].spec.simulates_clients
+        return self.dp.noise == "secret" or (self.dp.noise == "auto" and not simulates)
+
     def sections(self) -> dict[str, Any]:
         """Return every section by its prefix, those that every run has first."""
         found = {
@@ -334,6 +357,7 @@ class Config:
             "data": self.data,
             "server": self.server,
             "client": self.client,
+            "dp": self.dp,
         }
         for kind, plugin in self.plugins.items():
             section = getattr(self, kind)

@@ -2,17 +2,14 @@
 
 **Source**: fixed clipping: McMahan et al., Learning Differentially Private Recurrent Language Models, ICLR 2018;
 adaptive clipping: Andrew et al., Differentially Private Learning with Adaptive Clipping, NeurIPS 2021, algorithm 1.
-``epsilon``: Balle and Wang, Improving the Gaussian Mechanism, ICML 2018,
-theorem 8, with T rounds as one Gaussian mechanism of sqrt(T) / z (Dong et al., Gaussian Differential Privacy, 2022,
-corollary 3.3).
 
-**What is guaranteed, and what is not.** The noise comes from the run's seed, as every random number here, so that a
-run can be repeated. Whoever knows the seed, which every client and every run directory does, can take the noise away
-again. So these rules **show what privacy would cost; they protect nobody**. ``epsilon`` is what would hold if the
-noise were secret, the server honest, and every client took part in every round (no amplification by sampling); for
-each whole client, present or with its update zero; for the models only, not for the losses, counts of examples and
-test metrics that clients report. With a handful of clients the noise that gives a small epsilon drowns the model:
-this is so.
+**What is guaranteed, and what is not.** With secret noise (``dp.noise``), the models that leave the server are
+(epsilon, delta) differentially private for each whole client, present or with its update zero, against whoever gets
+models: other clients, users of the model. The server itself must be trusted: it adds the noise. The guarantee is for
+models only, not for the losses, counts of examples and test metrics that clients report, and it counts no amplification
+by sampling. With seeded noise a run can be repeated, and whoever knows the seed, which every client and every run
+directory does, can take the noise away again: ``epsilon`` is then what would hold if the noise were secret, and nobody
+is protected. With a handful of clients the noise that gives a small epsilon drowns the model: this is so.
 
 **Departures** from Flower: (1) clients weigh the same, or one could move the mean by more than norm / clients;
 Flower's sensitivity is wrong for a weighted mean; (2) batch-norm statistics and counters are not taken from clients:
@@ -20,23 +17,23 @@ the strategy takes them from the server's own data; (3) with adaptive clipping t
 was clipped to, where Flower 1.39 uses the next one; (4) the norm moves towards the asked quantile, where Flower 1.39
 counts the clipped instead of the unclipped and so runs from it; (5) noise for as many clients as answered.
 
-**Metrics** of the server: ``epsilon`` at ``delta`` so far, ``clipping_norm`` and ``noise`` (its standard deviation).
+**Metrics** of the server: ``epsilon`` at ``dp.delta`` so far, ``clipping_norm`` and ``noise`` (its standard deviation).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
-import numpy as np
-import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedlab.config.sections import PositiveFloat
 from fedlab.models.batchnorm_stats import adapt_batchnorm, batch_norms
+from fedlab.privacy.accounting import PrivacyAccount, Release
+from fedlab.privacy.noise import gaussian_noise
 from fedlab.strategies.aggregation.client import CLIPPING_NORM, UNCLIPPED, clip
 from fedlab.strategies.aggregation.rule import AggregationSpec, ClientUpdate, WeightedMean, accumulate
 from fedlab.strategies.protocol import load
@@ -46,8 +43,6 @@ from fedlab.workload import blank_model
 STATISTICS_EXAMPLES = 1000
 _NOISE = "noise on the mean update, in clipping norms / clients (z); 0: none"
 _SIDE = "who clips: the server, or each client before it answers"
-_DELTA = "delta at which the metric epsilon is given"
-Delta = Field(1e-5, gt=0.0, lt=1.0, description=_DELTA)
 
 
 @dataclass(frozen=True)
@@ -57,7 +52,6 @@ class FixedOptions:
     noise_multiplier: float = Field(0.1, ge=0.0, allow_inf_nan=False, description=_NOISE)
     clipping_norm: PositiveFloat = Field(1.0, description="largest norm of a client's update")
     clip_on: Literal["server", "client"] = Field("server", description=_SIDE)
-    delta: float = Delta
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,6 @@ class AdaptiveOptions:
         0.0, ge=0.0, allow_inf_nan=False, description="noise on the count of those not clipped; 0: clients / 20"
     )
     clip_on: Literal["server", "client"] = Field("server", description=_SIDE)
-    delta: float = Delta
 
 
 DpOptions = TypeVar("DpOptions", FixedOptions, AdaptiveOptions)
@@ -89,23 +82,27 @@ class ClippingDP(WeightedMean[DpOptions], Generic[DpOptions]):
         S of the next round.
     used, stdv
         S of the last round, and the standard deviation of its noise.
-    releases
-        Number of noisy means so far.
+    rounds
+        Number of means so far.
+    account
+        What the rounds have cost.
     """
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.norm, self.releases, self.stdv, self.used = self.options.clipping_norm, 0, 0.0, self.options.clipping_norm
+        self.norm, self.stdv, self.used = self.options.clipping_norm, 0.0, self.options.clipping_norm
+        self.rounds, self.secret = 0, self.config.secret_noise
+        release = Release(self.options.noise_multiplier)
+        self.account = PrivacyAccount(self.config.dp, "client", release, secret=self.secret)
         if self.options.clip_on == "client":
             self.expected_metrics = frozenset({UNCLIPPED})
 
     def incompatibility(self, clients: int) -> str:
-        """Return a refusal where batch-norm statistics need inputs x that the server does not have."""
-        if batch_norms(blank_model(self.workload)) and "x" not in (
-            columns := self.workload.data(None, "train").columns
-        ):
+        """Return a refusal where batch norms need inputs x that the server lacks, or the budget is too small."""
+        columns = self.workload.data(None, "train").columns
+        if batch_norms(blank_model(self.workload)) and "x" not in columns:
             return f"batch-norm statistics are taken of the server's inputs x, and its data has {', '.join(columns)}"
-        return ""
+        return self.account.exhausted() if self.privacy() else ""
 
     def client_config(self) -> dict[str, bool | float]:
         """Return the norm for clients that clip."""
@@ -133,9 +130,10 @@ class ClippingDP(WeightedMean[DpOptions], Generic[DpOptions]):
 
     def aggregate_floats(self, server_round: int, total: float) -> dict[str, Tensor]:
         """Return the mean with its noise, the statistics as they were, and move the norm."""
-        self.used, self.releases = self.norm, self.releases + 1
+        self.used, self.rounds = self.norm, self.rounds + 1
         self.stdv = self.multiplier(self.count) * self.norm / self.count
-        noisy = {name: value + gaussian_noise(value, self.stdv) for name, value in self.mean(total).items()}
+        noisy = {name: value + self.noise(value.shape, self.stdv).to(value) for name, value in self.mean(total).items()}
+        self.account.spend()
         self.norm = self.next_norm(self.unclipped, self.count)
         return {**{name: self.current[name] for name in self.floats}, **noisy}
 
@@ -151,6 +149,14 @@ class ClippingDP(WeightedMean[DpOptions], Generic[DpOptions]):
             new |= {name: found[name].cpu() for name in new if name.endswith(("running_mean", "running_var"))}
         return {**new, **{name: tensor for name, tensor in current.items() if not tensor.is_floating_point()}}
 
+    def noise(self, shape: Sequence[int], stdv: float) -> Tensor:
+        """Return Gaussian noise of a shape, secret if the run's noise is."""
+        return gaussian_noise(shape, stdv, secret=self.secret)
+
+    def privacy(self) -> PrivacyAccount | None:
+        """Return the account, None without noise."""
+        return self.account if self.options.noise_multiplier else None
+
     def multiplier(self, clients: int) -> float:
         """Return z of the noise on the updates."""
         return self.options.noise_multiplier
@@ -161,20 +167,19 @@ class ClippingDP(WeightedMean[DpOptions], Generic[DpOptions]):
 
     def metrics(self) -> dict[str, float]:
         """Return noise, norm, and epsilon where there is noise, after a first round."""
-        if not self.releases:
+        if not self.rounds:
             return {}
         measured = {"clipping_norm": self.used, "noise": self.stdv}
-        if self.options.noise_multiplier:
-            measured["epsilon"] = epsilon(self.options.noise_multiplier, self.releases, self.options.delta)
-        return measured
+        return {**measured, "epsilon": self.account.epsilon()} if self.privacy() else measured
 
     def state(self) -> dict[str, Any]:
-        """Return the norm and the number of releases."""
-        return {"norm": self.norm, "releases": self.releases}
+        """Return the norm, the number of rounds and the account."""
+        return {"norm": self.norm, "rounds": self.rounds, "releases": self.account.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Restore the norm and the number of releases."""
-        self.norm, self.releases = float(state["norm"]), int(state["releases"])
+        """Restore the norm, the number of rounds and the account."""
+        self.norm, self.rounds = float(state["norm"]), int(state["rounds"])
+        self.account.restore(state["releases"])
 
 
 class FixedClippingDP(ClippingDP[FixedOptions]):
@@ -212,32 +217,8 @@ class AdaptiveClippingDP(ClippingDP[AdaptiveOptions]):
     def next_norm(self, unclipped: float, clients: int) -> float:
         """Return S of the next round (line 13)."""
         noise = self.count_noise(clients) if self.options.noise_multiplier else 0.0
-        fraction = float(np.random.normal(unclipped, noise)) / clients
+        fraction = (unclipped + float(self.noise((), noise))) / clients
         return self.norm * math.exp(-self.options.norm_learning_rate * (fraction - self.options.quantile))
-
-
-def gaussian_noise(like: Tensor, stdv: float) -> Tensor:
-    """Return independent N(0, stdv^2) noise in the shape and type of ``like``, from NumPy's seeded stream."""
-    return torch.as_tensor(np.random.normal(0.0, stdv, tuple(like.shape))).to(like)
-
-
-def epsilon(noise_multiplier: float, releases: int, delta: float) -> float:
-    """Return the epsilon of ``releases`` Gaussian mechanisms at ``delta``.
-
-    Solves delta = Phi(mu / 2 - epsilon / mu) - exp(epsilon) Phi(-mu / 2 - epsilon / mu), mu = sqrt(releases) / z.
-    """
-    from scipy.optimize import brentq  # a second to import, which no process without privacy has to wait
-    from scipy.stats import norm as normal
-
-    mu = math.sqrt(releases) / noise_multiplier
-
-    def excess(value: float) -> float:
-        second = value + float(normal.logcdf(-mu / 2 - value / mu))  # a product of something huge and something tiny
-        return float(normal.cdf(mu / 2 - value / mu)) - math.exp(second) - delta
-
-    if excess(0.0) <= 0:
-        return 0.0
-    return float(brentq(excess, 0.0, mu * mu / 2 + mu * float(normal.isf(delta)) + 1.0))
 
 
 DP_FIXED = AggregationSpec(FixedOptions, FixedClippingDP)

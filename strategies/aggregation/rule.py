@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fedlab.config.schema import Config
 from fedlab.errors import ConfigError, RunError
+from fedlab.privacy.accounting import PrivacyAccount
 from fedlab.strategies.protocol import EXAMPLES, arrays_of, client_metrics
 from fedlab.workload import Workload, blank_model
 
@@ -173,6 +174,10 @@ class Rule(Generic[Options]):
     def aggregate_floats(self, server_round: int, total: float) -> dict[str, Tensor]:
         """Return the next value of every float array, of any float type."""
         raise NotImplementedError
+
+    def privacy(self) -> PrivacyAccount | None:
+        """Return the account of what differential privacy has cost; None where nothing is noised."""
+        return None
 
     def metrics(self) -> dict[str, float]:
         """Return what the rule measured in the last round."""

@@ -18,6 +18,7 @@ from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
 from fedlab.models.feature_classifier import features_of, head_of, probabilities, subsample_rows
 from fedlab.optimizers import Adam, cosine_rates
 from fedlab.strategies.dualadapt.mixtures import read_mixture, upload
+from fedlab.strategies.dualadapt.private import release_of, synthesize
 from fedlab.strategies.dualadapt.shared import BATCH, HEAD, MIXTURE, ONLY_MIXTURE, START, Options
 from fedlab.strategies.protocol import (
     CONFIG,
@@ -47,15 +48,21 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
     device = context.device
     data = client_dataset(workload, context, "train")
     model = load(workload.model(), arrays_of(message.content), device)
-    z = client_features(model, data, options, device)  # (examples, width), once a round: G is frozen
     source, quantiles = read_mixture(arrays_of(message.content, MIXTURE), device)
-    if only_mixture(message.content):
-        mixture = fit_mixture(z, source, options, training)
-        return RecordDict({MIXTURE: upload(mixture, z), METRICS: metrics_record({}, len(data))})
     start = None
     if START in message.content:
         start = load(deepcopy(head_of(model)), arrays_of(message.content, START), device)
-    local, mixture, loss = adapt_head(head_of(model), z, source, quantiles, options, training, start)
+    labels, examples = None, len(data)
+    if release := release_of(context.config):
+        secret = context.config.secret_noise
+        synthetic = synthesize(model, data, source, release, secret=secret, device=device, start=start)
+        z, labels, examples = synthetic.features, synthetic.labels, synthetic.examples
+    else:
+        z = client_features(model, data, options, device)  # (examples, width), once a round: G is frozen
+    if only_mixture(message.content):
+        mixture = fit_mixture(z, source, options, training)
+        return RecordDict({MIXTURE: upload(mixture, z), METRICS: metrics_record({}, examples)})
+    local, mixture, loss = adapt_head(head_of(model), z, source, quantiles, options, training, start, labels)
     p, q = probabilities(head_of(model), z), probabilities(local, z)
     entropy = -(p * p.clamp_min(1e-12).log()).sum(1).mean()
     metrics = drop_none(loss=loss, entropy=float(entropy), discrepancy=float(discrepancy(p, q).mean()))
@@ -63,7 +70,7 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
         {
             HEAD: tensor_record(local.state_dict()),
             MIXTURE: upload(mixture, z),
-            METRICS: metrics_record(metrics, len(data)),
+            METRICS: metrics_record(metrics, examples),
         }
     )
 
@@ -76,6 +83,7 @@ def adapt_head(
     options: Options,
     training: ClientConfig,
     start: nn.Module | None = None,
+    labels: Tensor | None = None,
 ) -> tuple[nn.Module, gaussian_mixture.GaussianMixture, float | None]:
     """Fit F_l and W_T to the client's features, from F_g and W_S (lines 5 to 8).
 
@@ -89,6 +97,8 @@ def adapt_head(
         W_S, and the sorted log-likelihoods (256,) of the source's own features under it.
     start
         Initial head of a late joiner: F_l starts from it, and pseudo-labels are those of F_g and this head averaged.
+    labels
+        Labels (examples,) that are known; None: pseudo-labels.
 
     Returns
     -------
@@ -98,7 +108,8 @@ def adapt_head(
     local = deepcopy(start or head).requires_grad_(True).train()  # line 5
     p_global = probabilities(head, z)
     mean_probs = (p_global + probabilities(start, z)) / 2 if start else p_global
-    labels = pseudo_labels(z, mean_probs, options)  # (examples,)
+    if labels is None:
+        labels = pseudo_labels(z, mean_probs, options)
     weights = torch.ones(len(z), device=z.device)
     if options.client_weights:
         weights = conformal.mean_normalized(conformal.conformal_p_value(source.log_prob(z), quantiles)).to(z)

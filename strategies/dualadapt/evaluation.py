@@ -32,8 +32,13 @@ from fedlab.workload import Workload
 
 
 def evaluate(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
-    """Return the metrics of every predictor on the client's test data, each with the predictor's name appended."""
+    """Return the metrics of every predictor on the client's test data, each with the predictor's name appended.
+
+    A client whose uploads are protected by secret noise reports none: its test data is not covered.
+    """
     options = context.config.strategy
+    if options.local_privacy != "off" and context.config.secret_noise:
+        return RecordDict({METRICS: metrics_record({}, 1)})
     device = context.device
     test = client_dataset(workload, context, "test")
 

@@ -17,11 +17,13 @@ from fedlab.errors import ConfigError
 from fedlab.models import em
 from fedlab.models.batchnorm_stats import encode
 from fedlab.models.feature_classifier import check_parts, features_of, head_of, subsample_rows
+from fedlab.privacy.accounting import PrivacyAccount
 from fedlab.seeds import seeded
 from fedlab.strategies import validation
 from fedlab.strategies.base import BaseStrategy, Records, broadcast
 from fedlab.strategies.dualadapt.mixtures import check_mixture, read_mixture, upload
 from fedlab.strategies.dualadapt.onboarding import choose, rank
+from fedlab.strategies.dualadapt.private import account_of
 from fedlab.strategies.dualadapt.server_loss import server_loss
 from fedlab.strategies.dualadapt.shared import (
     BATCH,
@@ -76,6 +78,7 @@ class DualAdapt(BaseStrategy):
         self.source: dict[str, Tensor] = {}  # W_S of this round and its quantiles
         self.onboarding: dict[int, int] = {}  # partition of a late joiner -> onboarding rounds that it has left
         self.onboarding_round = False  # True if this round only asks late joiners for their mixtures
+        self.account = account_of(config)  # of a client that is asked in every round, whether or not it answers
         self.partition_of: Mapping[int, int] = {}
         self.names: Mapping[int, str] = {}
         self._metrics: dict[str, float] = {}
@@ -110,6 +113,9 @@ class DualAdapt(BaseStrategy):
         self.source = self.source_mixture()
         if self.onboarding_round:
             config[ONLY_MIXTURE] = True
+
+        if self.account:
+            self.account.spend()
 
         def initial_head(partition: int) -> Records:
             return {START: tensor_record(self.heads[partition])} if partition in late and not joined else {}
@@ -229,6 +235,10 @@ class DualAdapt(BaseStrategy):
         """Return for each late joiner its distances to the others and its initial head."""
         return self._events
 
+    def privacy(self) -> PrivacyAccount | None:
+        """Return the account of a client that is asked in every round; None without local privacy."""
+        return self.account
+
     def state(self) -> dict[str, Any]:
         """Return the states of the trainer and the baseline, and what the clients sent last."""
         return {
@@ -237,6 +247,7 @@ class DualAdapt(BaseStrategy):
             "heads": self.heads,
             "mixtures": self.mixtures,
             "onboarding": self.onboarding,
+            **({"account": self.account.state()} if self.account else {}),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -246,3 +257,5 @@ class DualAdapt(BaseStrategy):
             self.baseline.restore(state["control"])
         self.heads, self.mixtures = dict(state["heads"]), dict(state["mixtures"])
         self.onboarding = dict(state["onboarding"])
+        if self.account:
+            self.account.restore(state["account"])

@@ -56,3 +56,13 @@ class Options:
     source_only_twin: bool = Field(
         True, description="train and test a source-only baseline as well, and after the last round test the last G"
     )
+    local_privacy: Literal["off", "moments"] = Field(
+        "off",
+        description="moments: all that a client sends is made of noised class moments of its features, so that it is "
+        "differentially private for each example",
+    )
+    noise_multiplier: NonNegativeFloat = Field(
+        0.0,
+        description="noise on these moments, in units of what one example can change; 0: the least that dp.max_epsilon "
+        "allows over all rounds",
+    )

@@ -14,6 +14,7 @@ from fedlab.config.schema import Config
 from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError
 from fedlab.models.feature_classifier import features_of, head_of, missing_parts
+from fedlab.privacy.accounting import PrivacyAccount
 from fedlab.seeds import seeded
 from fedlab.strategies.base import BaseStrategy, broadcast
 from fedlab.strategies.model_updates import ModelUpdates
@@ -162,6 +163,10 @@ class Startup(BaseStrategy):
     def metrics(self) -> dict[str, float]:
         """Return the losses of the last round, and the rule's own metrics."""
         return self._metrics
+
+    def privacy(self) -> PrivacyAccount | None:
+        """Return the rule's account."""
+        return self.updates.rule.privacy()
 
     def state(self) -> dict[str, Any]:
         """Return the states of teacher, student and rule; the optimizers live within a round."""

@@ -6,7 +6,9 @@ import pytest
 
 import fedlab
 import toy
+from fedlab.errors import ConfigError
 from fedlab.runs.directory import RunDirectory
+from fedlab.server.app import RoundLoop
 from fedlab.server.budget import Budget
 from tables import put
 
@@ -72,6 +74,44 @@ def test_pre_training_alone_may_spend_all_seconds(run):
     result = run("short", budget_seconds=1e-9)
     assert [record["round"] for record in result.rounds] == [0]
     assert result.manifest["ended_by"] == "seconds"
+
+
+PRIVATE = {"strategy": "dp_fixed", "blobs.client_labels": True, "dp_fixed.noise_multiplier": 2.0}
+
+
+def test_a_run_ends_before_the_round_that_would_exceed_its_privacy_budget(run):
+    result = run("private", **PRIVATE, **{"dp.max_epsilon": 3.5})
+    spent = [record["privacy"]["epsilon"] for record in result.rounds]
+    assert spent == sorted(spent) and 0 == spent[0] < spent[-1] <= 3.5 and len(spent) < 7
+    assert result.manifest["ended_by"] == "epsilon"
+    assert result.rounds[-1]["privacy"]["noise"] == "seeded"
+    (note,) = [line["note"] for line in _events(result.directory) if line["event"] == "note"]
+    assert "one more release would bring epsilon to" in note
+    assert run("plain").rounds[-1]["privacy"] is None
+
+
+def test_every_resume_with_secret_noise_counts_a_release_that_may_have_been_lost(run, tmp_path, monkeypatch):
+    save = RoundLoop._save_checkpoint
+
+    def stop(self, arrays):
+        if self.round == 3:
+            raise KeyboardInterrupt
+        save(self, arrays)
+
+    monkeypatch.setattr(RoundLoop, "_save_checkpoint", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", **PRIVATE, **{"dp.noise": "secret"})
+    with pytest.raises(KeyboardInterrupt):
+        fedlab.resume(tmp_path / "killed-0")
+    monkeypatch.setattr(RoundLoop, "_save_checkpoint", save)
+    resumed = fedlab.resume(tmp_path / "killed-0")
+    assert len(resumed.rounds) == 7
+    assert resumed.rounds[-1]["privacy"]["releases"] == 6 + 2
+
+
+def test_a_budget_without_noise_is_refused(run):
+    with pytest.raises(ConfigError, match=r"dp.max_epsilon.*adds no noise"):
+        run("hopeless", strategy="dualadapt", **{"dp.max_epsilon": 3.5})
 
 
 def _events(path):

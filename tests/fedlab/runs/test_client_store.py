@@ -121,7 +121,7 @@ def test_an_event_that_cannot_be_written_goes_to_the_standard_error(tmp_path, ca
 
 
 def test_warnings_of_ours_are_logged_and_all_are_shown(tmp_path):
-    with pytest.warns() as shown, ClientStore(tmp_path).log_warnings():
+    with pytest.warns() as shown, ClientStore(tmp_path).log_warnings():  # noqa: PT031  both are to be seen
         warnings.warn("3 files are not used", FedlabWarning, stacklevel=1)
         warnings.warn("old", DeprecationWarning, stacklevel=1)
     assert [str(one.message) for one in shown] == ["3 files are not used", "old"]

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from flwr.serverapp.strategy import DifferentialPrivacyServerSideAdaptiveClipping as FlowerAdaptive
 from flwr.serverapp.strategy import FedAvg
-from scipy.integrate import quad
 
 from fedlab.errors import ConfigError
 from fedlab.models.batchnorm_stats import adapt_batchnorm
 from fedlab.seeds import seeded
 from fedlab.strategies.aggregation.client import clip
-from fedlab.strategies.aggregation.privacy import epsilon
 from flower_reference import FlowerReply, array_record
 
 COUNTER, NORM = "features.2.num_batches_tracked", 0.5
@@ -144,24 +141,38 @@ def test_its_state_is_its_norm_and_what_was_spent(make, start, models):
     assert other.metrics() == rule.metrics()
 
 
-@pytest.mark.parametrize(("z", "releases"), [(1.0, 1), (2.0, 4), (0.5, 3), (4.0, 10)])
-def test_epsilon_is_that_of_the_privacy_loss_by_numeric_integration(z, releases):
-    """delta = E[max(0, 1 - exp(epsilon - loss))], the loss of two Gaussians mu apart being N(mu^2 / 2, mu^2)."""
-    mu, delta = math.sqrt(releases) / z, 1e-5
-    found = epsilon(z, releases, delta)
+def test_secret_noise_differs_from_run_to_run_and_has_the_same_size(make, workload, start, models):
+    given, names = models(1), learned(workload)
+    quiet = change(make("dp_fixed", **QUIET).aggregate(start, given, 1), start, names)
 
-    def integrand(loss):
-        density = math.exp(-((loss - mu * mu / 2) ** 2) / (2 * mu * mu)) / (mu * math.sqrt(2 * math.pi))
-        return max(0.0, 1 - math.exp(found - loss)) * density
+    def noise():
+        with seeded("noise"):
+            rule = make("dp_fixed", **{**QUIET, "dp_fixed.noise_multiplier": 2.0, "dp.noise": "secret"})
+            return change(rule.aggregate(start, given, 1), start, names) - quiet
 
-    assert quad(integrand, found, mu * mu / 2 + 12 * mu, limit=200)[0] == pytest.approx(delta, rel=1e-3)
+    draws = [noise() for _ in range(40)]
+    assert not torch.equal(draws[0], draws[1])
+    assert float(torch.cat(draws).std()) == pytest.approx(2.0 * NORM / 5, rel=0.05)
 
 
-def test_epsilon_is_below_the_classical_bound_and_grows_with_rounds():
-    z, delta = 5.0, 1e-5
-    assert epsilon(z, 1, delta) < math.sqrt(2 * math.log(1.25 / delta)) / z  # Dwork and Roth, theorem A.1
-    values = [epsilon(z, rounds, delta) for rounds in (1, 2, 5, 50)]
-    assert values == sorted(values)
-    assert epsilon(0.01, 100, delta) > 1e5  # next to no noise: no overflow, no promise
-    assert epsilon(1e6, 1, delta) == 0.0
-    assert np.isfinite(values).all()
+def test_secret_noise_of_the_count_moves_the_norm(make, start, models):
+    options = {"dp_adaptive.noise_multiplier": 0.1, "dp_adaptive.count_noise": 3.0, "dp.noise": "secret"}
+    norms = set()
+    for _ in range(3):
+        rule = make("dp_adaptive", **options)
+        with seeded("count"):
+            rule.aggregate(start, models(1), 1)
+        norms.add(rule.norm)
+    assert len(norms) == 3
+
+
+def test_a_budget_below_one_round_is_refused_and_one_above_it_ends(make, start, models):
+    with pytest.raises(ConfigError, match=r"one more release would bring epsilon to .* dp.max_epsilon=0.5"):
+        make("dp_fixed", **{"dp_fixed.noise_multiplier": 1.0, "dp.max_epsilon": 0.5})
+    rule = make("dp_fixed", **{"dp_fixed.noise_multiplier": 1.0, "dp.max_epsilon": 5.0})
+    assert rule.privacy().exhausted() == ""
+    with seeded("round"):
+        rule.aggregate(start, models(1), 1)
+    assert "above the budget" in rule.privacy().exhausted()
+    assert rule.metrics()["epsilon"] == pytest.approx(4.377, abs=1e-3)  # one release with z = 1 at 1e-5
+    assert make("dp_fixed", **QUIET).privacy() is None

@@ -1,0 +1,135 @@
+"""Local differential privacy of what a DualAdapt client sends, for each of its examples.
+
+The client releases once a round: noised class moments of its features (``fedlab.models.class_moments``). Then it draws
+synthetic features from them, and everything that it sends is made of these as it is otherwise made of its own: head,
+mixture, quantiles, losses. So one epsilon covers all, and the server may be curious.
+
+What one example changes is bounded because nothing before the noise looks at two examples: features are taken with the
+server's batch-norm statistics, labels are the global head's for each example alone, and all examples take part. So
+``bn_adaptation``, ``pseudo_labels``, ``class_balance`` and ``max_features`` do not touch the release. The number of
+examples is replaced by the noised one.
+
+**Guarantee**: (epsilon, delta) for each training example of a client, present or absent, against the server and
+everybody else, over all rounds, with secret noise. Neither the time that a client takes nor the text of an error is
+covered; accuracies on a client's test data are not sent where noise is secret.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fedlab.config.schema import Config
+from fedlab.data.dataset import ArrayDataset
+from fedlab.errors import ConfigError
+from fedlab.models import class_moments
+from fedlab.models.batchnorm_stats import encode
+from fedlab.models.feature_classifier import features_of, head_of, probabilities
+from fedlab.models.gaussian_mixture import GaussianMixture
+from fedlab.privacy.accounting import PrivacyAccount, Release, noise_multiplier
+from fedlab.privacy.noise import gaussian_noise
+from fedlab.strategies.dualadapt.shared import BATCH, Options
+
+PUBLIC_ROWS = 5000  # features drawn from W_S, whose class moments are the public ones
+SYNTHETIC_ROWS = 300  # features of each class drawn from the noised moments
+
+
+@dataclass(frozen=True, eq=False)
+class Synthetic:
+    """Features (rows, width) drawn from noised moments, their classes (rows,), and the noised number of examples."""
+
+    features: Tensor
+    labels: Tensor
+    examples: int
+
+
+def release_of(config: Config) -> Release | None:
+    """Return what a client releases in a round; None without local privacy.
+
+    Raises
+    ------
+    ConfigError
+        When neither the noise nor a budget that it could be computed from is given.
+    """
+    options: Options = config.strategy
+    if options.local_privacy == "off":
+        return None
+    if options.noise_multiplier:
+        return Release(options.noise_multiplier)
+    if not config.dp.max_epsilon:
+        raise ConfigError(
+            f"option 'dualadapt.local_privacy' is {options.local_privacy!r} and nothing says how much noise; set "
+            "dp.max_epsilon, or dualadapt.noise_multiplier"
+        )
+    return Release(noise_multiplier(config.dp.max_epsilon, config.dp.delta, config.run.rounds))
+
+
+def account_of(config: Config) -> PrivacyAccount | None:
+    """Return an empty account of one client's releases; None without local privacy.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`release_of`, and when the budget does not allow one release.
+    """
+    release = release_of(config)
+    if release is None:
+        return None
+    account = PrivacyAccount(config.dp, "example", release, secret=config.secret_noise)
+    if reason := account.exhausted():
+        raise ConfigError(f"option 'dp.max_epsilon': no round can be run, {reason}")
+    return account
+
+
+def synthesize(
+    model: nn.Module,
+    data: ArrayDataset,
+    source: GaussianMixture,
+    release: Release,
+    *,
+    secret: bool,
+    device: torch.device,
+    start: nn.Module | None = None,
+) -> Synthetic:
+    """Release the noised class moments of a client's features, and return features drawn from them.
+
+    Parameters
+    ----------
+    model
+        G with the server's batch-norm statistics, and F_g.
+    source
+        W_S, from which the public moments come.
+    release
+        How much noise.
+    secret
+        True if the noise is secret.
+    start
+        Initial head of a late joiner; labels are then those of F_g and this head averaged.
+
+    Raises
+    ------
+    ConfigError
+        When an example has several rows of features.
+    """
+    z = encode(features_of(model), data, device, BATCH)
+    if len(z) != len(data):
+        raise ConfigError(
+            "option 'dualadapt.local_privacy' protects one row of features for each example, and this workload's "
+            f"examples have {len(z) // len(data)} rows each; set it to off"
+        )
+    heads = [head_of(model), *([start] if start else [])]
+
+    def labels_of(rows: Tensor) -> Tensor:
+        return torch.stack([probabilities(head, rows) for head in heads]).mean(0).argmax(1)
+
+    drawn = source.sample(PUBLIC_ROWS).to(z)
+    classes = probabilities(heads[0], drawn[:1]).shape[1]
+    public = class_moments.class_moments(drawn, labels_of(drawn), classes, variance_floor=1e-6)
+    sums = class_moments.clipped_sums(z, labels_of(z), public)
+    stdv = release.noise_multiplier * class_moments.SENSITIVITY
+    noised = sums + gaussian_noise(sums.shape, stdv, secret=secret).to(sums)
+    moments = class_moments.denoise(noised, public, stdv)
+    features, labels = class_moments.sample(moments, SYNTHETIC_ROWS)
+    return Synthetic(features.to(z), labels, max(1, round(float(moments.counts.sum()))))

@@ -1,0 +1,36 @@
+"""Noise of either kind has the size that was asked for; only the seeded one repeats."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.stats import kstest
+
+from fedlab.privacy.noise import gaussian_noise
+from fedlab.seeds import seeded
+
+
+def draw(secret, shape=(200, 50), stdv=3.0):
+    with seeded("noise"):
+        return gaussian_noise(shape, stdv, secret=secret)
+
+
+def test_the_seeded_noise_repeats_and_the_secret_one_does_not():
+    assert torch.equal(draw(False), draw(False))
+    assert not torch.equal(draw(True), draw(True))
+
+
+@pytest.mark.parametrize("secret", [False, True])
+def test_noise_is_normal(secret):
+    noise = draw(secret)
+    assert noise.shape == (200, 50) and noise.dtype == torch.float64
+    assert kstest(noise.flatten().numpy() / 3.0, "norm").pvalue > 1e-6
+    assert gaussian_noise((), 1.0, secret=secret).shape == ()
+
+
+def test_secret_noise_leaves_every_seeded_stream_where_it_was():
+    with seeded("stream"):
+        gaussian_noise((10,), 1.0, secret=True)
+        after = torch.rand(1)
+    with seeded("stream"):
+        assert torch.equal(after, torch.rand(1))
