@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -149,6 +150,24 @@ def truncate_torn_line(path: Path) -> None:
         write_atomically(path, content[: content.rfind(b"\n") + 1])
 
 
+def no_follow(path: str, flags: int) -> int:
+    """Open a file for ``open(path, mode, opener=no_follow)``: one that is a symbolic link is not written through.
+
+    A run directory from elsewhere could hold a link of a log's name to any file of its new owner.
+
+    Raises
+    ------
+    OSError
+        When the file is a symbolic link, or cannot be opened.
+    """
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise OSError(errno.ELOOP, "it is a symbolic link and is not written through; remove it", path) from None
+
+
 class LogTail:
     """Reader of the new lines of a text file that another process appends to.
 
@@ -226,7 +245,7 @@ def directory_lock(
         When the lock file cannot be created.
     """
     path.mkdir(parents=True, exist_ok=True)
-    with (path / name).open("w") as lock:
+    with open(path / name, "w", opener=no_follow) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

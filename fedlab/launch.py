@@ -22,7 +22,7 @@ from fedlab.data.digits.datasets import data_root
 from fedlab.engines.spec import Apps
 from fedlab.errors import ConfigError, DataError, RunError, os_error_sentence
 from fedlab.machine import check_threads
-from fedlab.registry import load_config, merge, plugins_of
+from fedlab.registry import load_run_config, merge, plugins_of
 from fedlab.runs.continuation import continuation, record_continuation
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.metrics import MetricTable
@@ -169,7 +169,7 @@ def saved_config(directory: RunDirectory) -> Config:
     ConfigError
         When something that it names is not on this machine.
     """
-    return load_config(str(directory.config_file))
+    return load_run_config(directory.config_file)
 
 
 @usual_torch_state()

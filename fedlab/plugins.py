@@ -20,6 +20,7 @@ from fedlab.errors import ConfigError, suggest
 
 LIVE, NUMBER = "live:", "#"  # around the name of an object that only this process has: live:my_task#2
 SCRIPTS = ("__main__", "__mp_main__")  # modules that other processes cannot import by this name
+RESULT_FILES = ("config.toml", "model.pt")  # by which the directory of a run or of a client is known
 PLUGIN_PATH = "FEDLAB_PLUGIN_PATH"  # environment variable: folders of modules that are not installed
 
 live_objects: dict[str, Any] = {}
@@ -43,8 +44,13 @@ def add_plugin_folder(folder: Path) -> None:
 
 
 def _extend_path() -> None:
-    """Put the current folder and the known folders of plug-ins at the end of the search path."""
-    for folder in (os.getcwd(), *os.environ.get(PLUGIN_PATH, "").split(os.pathsep)):
+    """Put the current folder and the known folders of plug-ins at the end of the search path.
+
+    What somebody else's run or client left is data: within its directory, no module is looked for.
+    """
+    here = os.getcwd()
+    own = "" if any((Path(here) / name).is_file() for name in RESULT_FILES) else here
+    for folder in (own, *os.environ.get(PLUGIN_PATH, "").split(os.pathsep)):
         if folder and folder not in sys.path:
             sys.path.append(folder)
 

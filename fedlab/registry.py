@@ -250,6 +250,20 @@ def all_sections() -> dict[str, type]:
     return found
 
 
+def load_run_config(file: Path) -> Config:
+    """Return the configuration of a run directory, its ``config.toml``.
+
+    Unlike a preset's folder, a run directory is not searched for the modules that its options name: it may come from
+    somebody else.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`load_config`.
+    """
+    return load_config(read_preset(str(file))[1])
+
+
 def load_config(preset: str | Mapping[str, Any], overrides: Overrides | None = None, client_folder: str = "") -> Config:
     """Resolve a preset and overrides into the typed configuration of a run.
 

@@ -25,6 +25,7 @@ from fedlab.comm.roster import Roster
 from fedlab.comm.sampling import Sampler, read_schedule
 from fedlab.comm.tensors import tensor_record, tensors_of
 from fedlab.config.schema import Config, parse_join_rounds
+from fedlab.privacy.accounting import describe
 from fedlab.registry import app_config, config_from_text, refresh
 from fedlab.runs import pretrain_cache
 from fedlab.runs.checkpoints import weights_sha256
@@ -108,6 +109,8 @@ class RoundLoop:
             self.run.emit("resumed", round=self.round)
         else:
             arrays = self._initialize()
+            if account := self.strategy.privacy():
+                self.run.emit("note", round=self.round, note=describe(account.record()))
             board.add(self._finish_round(arrays, *self._evaluate(arrays)))
         while self.round < self.config.run.rounds and not self.budget.ended_by:
             self.round += 1

@@ -10,7 +10,7 @@ import numpy as np
 
 from fedlab.errors import FedlabError
 from fedlab.metrics import Metric
-from fedlab.registry import load_config
+from fedlab.registry import load_run_config
 from fedlab.report import client_plots, plots
 from fedlab.report.charts import Drawing
 from fedlab.report.client_plots import ClientPlotData
@@ -93,7 +93,7 @@ def _run(comparison: Comparison, style: SeriesStyle, seed: int) -> Result | None
 def class_names(result: Result) -> Sequence[str]:
     """Return names by label, of a workload that has them."""
     try:
-        workload = load_config(str(result.directory / "config.toml")).workload
+        workload = load_run_config(result.directory / "config.toml").workload
     except FedlabError:  # what the page has kept of the run can be shown without its workload
         return ()
     return workload.classes if isinstance(workload, SupportsClassNames) else ()

@@ -34,7 +34,7 @@ from fedlab.errors import ConfigError, DataError, RunError
 from fedlab.evaluation.distances import Floats
 from fedlab.evaluation.molecules import PROPERTIES
 from fedlab.models.graph_generator import GraphGenerator
-from fedlab.registry import load_config
+from fedlab.registry import load_run_config
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import seeded
 from fedlab.workloads.molecules import Molecules
@@ -71,7 +71,7 @@ class LatentSpace:
             When it is no run directory, holds no checkpoint, or learned something else than molecules.
         """
         run = RunDirectory.open(path)
-        config = load_config(str(run.config_file))
+        config = load_run_config(run.config_file)
         workload = config.workload
         if not isinstance(workload, Molecules):
             raise ConfigError(f"{run.path} learned {config.run.workload}; latents are looked at of molecules")

@@ -22,7 +22,7 @@ from fedlab.data.dataset import ArrayDataset
 from fedlab.data.digits import image_files, image_folder
 from fedlab.errors import ConfigError, DataError, FedlabError, IncompatibleWeightsError, RunError, suggest
 from fedlab.files import expand_user
-from fedlab.registry import config_from_text, load_config
+from fedlab.registry import config_from_text, load_run_config
 from fedlab.runs.client_store import MODEL
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import deterministic
@@ -219,7 +219,7 @@ def _kept(path: Path, client: str | None) -> Predictor:
 
 def _of_run(run: RunDirectory, client: str | None) -> Predictor:
     """From a run's newest checkpoint, in the place of one of its clients."""
-    config = load_config(str(run.config_file))
+    config = load_run_config(run.config_file)
     _check_images(config.workload, run.path)
     names = config.clients
     if client is None and len(names) > 1:

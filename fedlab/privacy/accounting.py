@@ -111,6 +111,17 @@ class PrivacyAccount:
             self.spend()
 
 
+def describe(record: Mapping[str, Any]) -> str:
+    """Return in one sentence what a round's record says of privacy, for pages."""
+    what = f"epsilon {record['epsilon']:.4g} at delta {record['delta']:g} for each {record['unit']}"
+    if record["noise"] == "secret":
+        return f"Differential privacy: {what}, with secret noise."
+    return (
+        f"Differential privacy: {what} is what this run would have with secret noise. Its noise comes from the run's "
+        "seed, so that it can be repeated: it protects nobody."
+    )
+
+
 def epsilon(releases: Mapping[Release, int], delta: float) -> float:
     """Return the epsilon at ``delta`` of releases, each with its number; infinite if one is without noise."""
     if any(not release.noise_multiplier for release in releases):

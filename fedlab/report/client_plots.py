@@ -31,7 +31,7 @@ from fedlab.errors import DataError, FedlabError, RunError
 from fedlab.files import write_atomically
 from fedlab.inference.predict import Recalled
 from fedlab.models.feature_classifier import features_of, missing_parts
-from fedlab.registry import load_config
+from fedlab.registry import load_run_config
 from fedlab.report.confusions import BATCH, agrees, confusion
 from fedlab.report.pixel_rows import labels_of_rows
 from fedlab.runs.checkpoints import Checkpoints
@@ -123,7 +123,7 @@ def compute(result: Result, most: int) -> list[ClientPlotData]:
     RunError
         When the run has no checkpoint.
     """
-    config = load_config(str(result.directory / "config.toml"))
+    config = load_run_config(result.directory / "config.toml")
     checkpoints = Checkpoints(result.directory)
     rounds = checkpoints.rounds()
     if not rounds:

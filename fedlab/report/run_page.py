@@ -48,6 +48,7 @@ def render(result: Result) -> str:
         pictures=samples.of_run(result.directory),
         failures=failures[: run_tables.LISTED],
         all_failures=len(failures),
+        privacy=run_tables.privacy(result),
         split=partition_table.read(result.directory),
         facts=run_tables.facts(result),
         from_preset=commands.repeat_from_preset(result),

@@ -12,6 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from fedlab.privacy.accounting import describe
 from fedlab.runs.client_distribution import FEW, distributions, in_order, worst_first
 from fedlab.runs.formatting import MISSING, elapsed
 from fedlab.runs.metrics import MetricTable
@@ -194,6 +195,12 @@ def failures(result: Result) -> list[tuple[int, str, int, str]]:
         for record in result.rounds
         for failure in record.get("failures", ())
     ]
+
+
+def privacy(result: Result) -> str:
+    """Return what differential privacy the run has, and whether its noise protects anybody; "" without any."""
+    record = result.rounds[-1].get("privacy")
+    return describe(record) if record else ""
 
 
 def facts(result: Result) -> dict[str, str]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedlab.config.schema import Config
 from fedlab.errors import FedlabWarning, os_error_sentence
-from fedlab.files import name_file, write_atomically
+from fedlab.files import name_file, no_follow, write_atomically
 
 MODEL, EVENTS = "model.pt", "events.jsonl"
 STATE_DIR_KEY = "state-dir"  # in the node's config
@@ -56,7 +56,10 @@ class ClientStore:
         line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}) + "\n"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with name_file(self.path / EVENTS), (self.path / EVENTS).open("a", encoding="utf-8") as stream:
+            with (
+                name_file(self.path / EVENTS),
+                open(self.path / EVENTS, "a", encoding="utf-8", opener=no_follow) as stream,
+            ):
                 stream.write(line)
         except OSError as error:
             print(f"{os_error_sentence(error)}; not logged: {line}", end="", file=sys.stderr, flush=True)

@@ -33,7 +33,7 @@ from typing import Any
 
 from fedlab.config.schema import Config
 from fedlab.errors import RunError, os_error_sentence
-from fedlab.files import directory_lock, name_file, read_lines, truncate_torn_line, write_atomically
+from fedlab.files import directory_lock, name_file, no_follow, read_lines, truncate_torn_line, write_atomically
 from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.manifest import git_commit, now, read_manifest, update_manifest, versions
 from fedlab.runs.numerics import numerics
@@ -199,7 +199,8 @@ class RunDirectory:
         return read_lines(self.path / "metrics.jsonl")
 
     def _append(self, name: str, record: Mapping[str, object], sync: bool) -> None:
-        with name_file(self.path / name), (self.path / name).open("a", encoding="utf-8") as stream:
+        path = self.path / name
+        with name_file(path), open(path, "a", encoding="utf-8", opener=no_follow) as stream:
             stream.write(json.dumps(record) + "\n")
             stream.flush()
             if sync:

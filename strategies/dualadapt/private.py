@@ -16,6 +16,7 @@ covered; accuracies on a client's test data are not sent where noise is secret.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -99,12 +100,8 @@ def synthesize(
     ----------
     model
         G with the server's batch-norm statistics, and F_g.
-    source
-        W_S, from which the public moments come.
-    release
-        How much noise.
-    secret
-        True if the noise is secret.
+    source, release, secret
+        As in :func:`release_features`.
     start
         Initial head of a late joiner; labels are then those of F_g and this head averaged.
 
@@ -119,15 +116,33 @@ def synthesize(
             "option 'dualadapt.local_privacy' protects one row of features for each example, and this workload's "
             f"examples have {len(z) // len(data)} rows each; set it to off"
         )
-    heads = [head_of(model), *([start] if start else [])]
+    return release_features(z, [head_of(model), *([start] if start else [])], source, release, secret=secret)
 
-    def labels_of(rows: Tensor) -> Tensor:
-        return torch.stack([probabilities(head, rows) for head in heads]).mean(0).argmax(1)
+
+def release_features(
+    z: Tensor, heads: Sequence[nn.Module], source: GaussianMixture, release: Release, *, secret: bool
+) -> Synthetic:
+    """Release the noised class moments of features z (examples, width), and return features drawn from them.
+
+    Parameters
+    ----------
+    heads
+        Their mean probabilities label an example.
+    source
+        W_S, from which the public moments come.
+    release
+        How much noise.
+    secret
+        True if the noise is secret.
+    """
+
+    def probabilities_of(rows: Tensor) -> Tensor:
+        return torch.stack([probabilities(head, rows) for head in heads]).mean(0)
 
     drawn = source.sample(PUBLIC_ROWS).to(z)
-    classes = probabilities(heads[0], drawn[:1]).shape[1]
-    public = class_moments.class_moments(drawn, labels_of(drawn), classes, variance_floor=1e-6)
-    sums = class_moments.clipped_sums(z, labels_of(z), public)
+    p = probabilities_of(drawn)
+    public = class_moments.class_moments(drawn, p.argmax(1), p.shape[1], variance_floor=1e-6)
+    sums = class_moments.clipped_sums(z, probabilities_of(z).argmax(1), public)
     stdv = release.noise_multiplier * class_moments.SENSITIVITY
     noised = sums + gaussian_noise(sums.shape, stdv, secret=secret).to(sums)
     moments = class_moments.denoise(noised, public, stdv)

@@ -85,7 +85,9 @@ def test_a_run_ends_before_the_round_that_would_exceed_its_privacy_budget(run):
     assert spent == sorted(spent) and 0 == spent[0] < spent[-1] <= 3.5 and len(spent) < 7
     assert result.manifest["ended_by"] == "epsilon"
     assert result.rounds[-1]["privacy"]["noise"] == "seeded"
-    (note,) = [line["note"] for line in _events(result.directory) if line["event"] == "note"]
+    first, note = [line["note"] for line in _events(result.directory) if line["event"] == "note"]
+    assert "it protects nobody" in first
+    assert "it protects nobody" in (result.directory / "report.html").read_text()
     assert "one more release would bring epsilon to" in note
     assert run("plain").rounds[-1]["privacy"] is None
 

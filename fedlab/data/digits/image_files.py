@@ -18,8 +18,10 @@ augmentation shows a network both.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -40,7 +42,12 @@ SUFFIXES = (
 )
 UNRESIZED = range(28, SIZE + 1)  # lengths of the longer side that are padded and not resized
 MIN_DECODED = 128  # pixels on the shorter side that a JPEG is decoded to at least
+MAX_PIXELS = 25_000_000  # of an image as it is decoded: half a kilobyte of file can hold gigabytes of one color
+LARGE = 4_000_000  # pixels above which images are decoded one at a time, whatever the number of threads
 BRIGHT = 128  # lightness from which on something shows on black
+
+
+_decoding_large = threading.Lock()
 
 
 def is_image_file(path: Path) -> bool:
@@ -92,7 +99,11 @@ def _pixels(path: Path) -> NDArray[np.uint8]:
     """Return one file as (32, 32, 3)."""
     with Image.open(path, formats=readable_formats()) as opened:
         opened.draft(None, (MIN_DECODED, MIN_DECODED))
-        picture = _opaque(_eight_bits(ImageOps.exif_transpose(opened)))
+        pixels = opened.width * opened.height
+        if pixels > MAX_PIXELS:
+            raise ValueError(f"it has {opened.width:,} x {opened.height:,} pixels; at most {MAX_PIXELS:,} are read")
+        with _decoding_large if pixels > LARGE else nullcontext():
+            picture = _opaque(_eight_bits(ImageOps.exif_transpose(opened)))
     longer = max(picture.size)
     if longer not in UNRESIZED:
         width, height = (max(1, round(side * SIZE / longer)) for side in picture.size)

@@ -9,7 +9,7 @@ from scipy.integrate import quad
 
 from fedlab.config.schema import PrivacyConfig
 from fedlab.config.sections import parse_section
-from fedlab.privacy.accounting import PrivacyAccount, Release, epsilon, noise_multiplier
+from fedlab.privacy.accounting import PrivacyAccount, Release, describe, epsilon, noise_multiplier
 
 DELTA = 1e-5
 
@@ -84,6 +84,8 @@ def test_the_record_says_what_is_protected_and_how():
     found = account(secret=True, max_epsilon=9.0)
     found.spend()
     record = found.record()
+    assert "for each client, with secret noise" in describe(record)
+    assert "protects nobody" in describe(account().record())
     assert record == {
         "epsilon": found.epsilon(),
         "delta": DELTA,

@@ -223,3 +223,39 @@ def test_pictures_are_told_by_their_names(tmp_path):
     assert not any(
         image_files.is_image_file(tmp_path / name) for name in ("a.txt", "._b.png", "png", ".png", "a.png.part")
     )
+
+
+def bomb(path, mode, side):
+    Image.new(mode, (side, side)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "RGBA"])
+def test_a_small_file_of_many_pixels_is_refused_before_it_is_decoded(tmp_path, monkeypatch, mode):
+    path = bomb(tmp_path / "bomb.png", mode, 5_100)
+    assert path.stat().st_size < 500_000
+    monkeypatch.setattr(image_files, "_opaque", None)  # would be called, and fail in another way
+    with pytest.raises(DataError, match=r"5,100 x 5,100 pixels; at most 25,000,000 are read"):
+        image_files.load_image_files([path])
+
+
+def test_a_large_photograph_is_decoded_small(tmp_path):
+    Image.new("RGB", (6_000, 6_000), "white").save(tmp_path / "photo.jpg")
+    assert image_files.load_image_files([tmp_path / "photo.jpg"]).shape == (1, 3, 32, 32)
+
+
+def test_large_images_wait_for_each_other(tmp_path, monkeypatch):
+    paths = [bomb(tmp_path / f"{number}.png", "L", 2_100) for number in range(4)]
+    inside, most = [], []
+    opaque = image_files._opaque
+
+    def watched(picture):
+        inside.append(picture)
+        most.append(len(inside))
+        found = opaque(picture)
+        inside.pop()
+        return found
+
+    monkeypatch.setattr(image_files, "_opaque", watched)
+    image_files.load_image_files(paths)
+    assert most == [1, 1, 1, 1]
