@@ -12,6 +12,12 @@ ENV PYTHONUNBUFFERED=1 \
     PIP_ROOT_USER_ACTION=ignore \
     MPLCONFIGDIR=/tmp/matplotlib
 
+# Libraries of the system that wheels ask for and do not bring: RDKit's drawing is linked against X11. They are found by
+# `fedlab doctor`, and compared with this line by tests/test_compose.py.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libexpat1 libx11-6 libxext6 libxrender1 \
+    && rm -rf /var/lib/apt/lists/*
+
 # A fixed number, so that whoever mounts a folder of the host can give it to that owner. A named volume takes owner and
 # mode of the folder it is first mounted at. No VOLUME: it would leave a nameless volume behind for each container.
 RUN groupadd --gid 10001 fedlab \

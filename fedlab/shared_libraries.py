@@ -47,6 +47,17 @@ def missing_libraries(
     load
         Called with the name of a library; raises OSError when the system has none.
     """
+    missing = {}
+    for library, wheels in system_libraries(distributions).items():
+        try:
+            load(library)
+        except OSError:
+            missing[library] = wheels
+    return missing
+
+
+def system_libraries(distributions: Iterable[str]) -> dict[str, list[str]]:
+    """Return the libraries that wheels need and none of them brings: name of each to the distributions that need it."""
     wanted: dict[str, set[str]] = {}
     bundled: set[str] = set()
     for name in distributions:
@@ -54,13 +65,7 @@ def missing_libraries(
             bundled.add(path.name)
             for library in needed(path):
                 wanted.setdefault(library, set()).add(name)
-    missing = {}
-    for library in sorted(wanted.keys() - bundled):
-        try:
-            load(library)
-        except OSError:
-            missing[library] = sorted(wanted[library])
-    return missing
+    return {library: sorted(wanted[library]) for library in sorted(wanted.keys() - bundled)}
 
 
 def _libraries(distribution: str) -> list[Path]:

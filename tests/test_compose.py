@@ -14,16 +14,20 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from PIL import Image
 
 from fedlab.data.digits import datasets
 from fedlab.engines import processes
 from fedlab.runs.result import Result
+from fedlab.shared_libraries import DEBIAN_PACKAGES, system_libraries
 from fedlab.workloads.digits import Digits
 from waiting import wait_until
 
@@ -109,6 +113,57 @@ def test_the_image_runs_fedlab_as_somebody_without_rights():
     owned = {part for line in made.split("&&") if "--owner=fedlab" in line for part in line.split() if part[0] == "/"}
     assert owned == mounted == {"/certs", "/state", "/runs", "/data"}  # else a volume would belong to root
     assert json.loads(said["ENTRYPOINT"]) == list(PYPROJECT["project"]["scripts"])
+
+
+# What python:3.*-slim has of its own, and what only several GPUs or machines need: the driver brings libcuda, and torch
+# loads RDMA and MPI for nothing that one machine does.
+BASE = {"ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1", "libgcc_s.so.1", "libstdc++.so.6", "libz.so.1"}
+BASE |= {f"lib{name}.so" for name in ("c", "dl", "m", "pthread", "rt", "util")}
+UNUSED = {
+    "libcuda",
+    "libfabric",
+    "libibverbs",
+    "libmlx5",
+    "libmpi",
+    "liboshmem",
+    "libpmix",
+    "librdmacm",
+    "libucp",
+    "libucs",
+}
+
+
+def distributions(requirements):
+    """Names of the distributions that requirements install here, with all that they bring."""
+    found, waiting = set(), [Requirement(text) for text in requirements]
+    while waiting:
+        wanted = waiting.pop()
+        key = (canonicalize_name(wanted.name), tuple(sorted(wanted.extras)))
+        if key in found or (wanted.marker and not wanted.marker.evaluate({"extra": ""})):
+            continue
+        found.add(key)
+        for text in metadata.requires(wanted.name) or []:
+            more = Requirement(text)
+            if more.marker and any(more.marker.evaluate({"extra": extra}) for extra in wanted.extras):
+                more.marker = None
+            waiting.append(more)
+    return {name for name, _ in found}
+
+
+def test_the_image_has_every_library_that_its_wheels_ask_for():
+    """RDKit without libXrender: every command but `--help` would die."""
+    line = next(text for word, text in dockerfile() if word == "RUN" and "apt-get install" in text)
+    installed = {part for part in line.split("&&")[1].split()[2:] if not part.startswith("--")}
+    names = distributions(PYPROJECT["project"]["dependencies"])
+    assert {"rdkit", "torch", "dp-accounting"} <= names
+    asked = {
+        library: wheels
+        for library, wheels in system_libraries(names).items()
+        if library not in BASE and f"{library.partition('.so')[0]}.so" not in BASE
+        if library.partition(".so")[0] not in UNUSED
+    }
+    assert {library for library in asked if DEBIAN_PACKAGES.get(library) not in installed} == set()
+    assert installed == {DEBIAN_PACKAGES[library] for library in asked}  # and nothing that no wheel asks for
 
 
 # The compose file
@@ -220,7 +275,17 @@ def test_everybody_waits_for_the_credentials_and_is_asked_for_its_health():
             assert "build" not in service and service["image"] == SERVICES["certs"]["image"]
             assert service["depends_on"]["certs"] == {"condition": "service_completed_successfully"}
             assert service["healthcheck"]["test"][:2] == ["CMD", "fedlab"]
-            assert service["restart"] == ("no" if name == "server" else "on-failure:5")
+            assert service["restart"] == ("no" if name == "server" else "on-failure:2")
+
+
+def test_everything_ends_when_the_server_refuses_to_start_or_goes_away():
+    """Clients are started once the server answers; later, each gives up, and is started again twice at most."""
+    for name, service in SERVICES.items():
+        if name not in ("certs", "server"):
+            assert service["depends_on"]["server"] == {"condition": "service_healthy"}
+            command = words(service["command"])
+            assert 0 < int(command[command.index("--give-up-after") + 1]) <= 300
+    assert "restart" not in SERVICES["certs"] and SERVICES["server"]["restart"] == "no"
 
 
 def test_every_option_is_in_the_file_of_options():
