@@ -54,7 +54,7 @@ def continuation(directory: RunDirectory, overrides: Overrides) -> Config | None
     written = read_preset(str(directory.config_file))[1]
     if finished and not overrides and began in (None, written):
         return None
-    config = load_config(str(directory.config_file), overrides)
+    config = load_config(written, overrides)
     if began is not None:  # else made by an older version
         _check_unchanged(directory, began, config)
     done = max(directory.checkpoints.rounds(), default=0)
