@@ -52,8 +52,9 @@ def decode(content: RecordDict) -> RecordDict:
     """
     decoded = RecordDict()
     for name, record in content.items():
-        encoded = isinstance(record, ArrayRecord) and any(SEPARATOR in key for key in record)
-        decoded[name] = ArrayRecord(dict(_decoded(record))) if encoded else record
+        if isinstance(record, ArrayRecord) and any(SEPARATOR in key for key in record):
+            record = ArrayRecord(dict(_decoded(record)))
+        decoded[name] = record
     return decoded
 
 

@@ -126,7 +126,8 @@ def _array_item_bytes(key: str, array: Array) -> int:
 
 @cache
 def _head_bytes(dtype: str, shape: tuple[int, ...], stype: str) -> int:
-    return array_to_proto(Array(dtype, shape, stype, b"")).ByteSize()
+    size: int = array_to_proto(Array(dtype, shape, stype, b"")).ByteSize()
+    return size
 
 
 @cache

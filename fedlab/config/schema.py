@@ -273,6 +273,10 @@ class GrpcConfig:
     insecure: bool = Field(False, description="plain text, and clients that prove nothing")
 
 
+DEFAULT_INPROCESS: InProcessConfig = parse_section(InProcessConfig, "inprocess", {})
+DEFAULT_POOL: PoolConfig = parse_section(PoolConfig, "pool", {})
+
+
 @dataclass(frozen=True)
 class NoOptions:
     """The section of something without options."""

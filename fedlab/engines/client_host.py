@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Protocol, runtime_checkable
 
-from flwr.app import ArrayRecord, Context, Error, Message, MessageType, RecordDict
+from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
+
+from fedlab.engines.flower_internals import message_with
 
 RUN_ID = 1
 FIRST_NODE = 1001  # id of the node that has partition 0
@@ -63,7 +65,10 @@ class ClientHost:
 
     def context(self, node: int) -> Context:
         """Return a copy of a client's context, so that a client that fails leaves no trace."""
-        config = {PARTITION_ID_KEY: self.partitions[node], NUM_PARTITIONS_KEY: len(self.partitions)}
+        config: dict[str, bool | float | int | str] = {
+            PARTITION_ID_KEY: self.partitions[node],
+            NUM_PARTITIONS_KEY: len(self.partitions),
+        }
         state = deepcopy(self.states[node]) if node in self.states else RecordDict()
         return Context(RUN_ID, node, config, state, dict(self.run_config))
 
@@ -99,5 +104,5 @@ def by_reference(message: Message) -> Message:
     """Return a message of the same records, of which the receiver may add, replace and delete entries."""
     content = RecordDict()
     for name, record in message.content.items():
-        content[name] = record.copy() if isinstance(record, ArrayRecord) else type(record)(dict(record))
-    return Message(metadata=message.metadata, content=content)
+        content[name] = record.copy()
+    return message_with(content, message.metadata)

@@ -21,7 +21,8 @@ from typing import Any
 import httpx
 import tomli_w
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from flwr.app import Message
+from flwr.app import Error, Message, RecordDict
+from flwr.app.metadata import Metadata
 from flwr.common.constant import Status, SubStatus
 from flwr.common.serde import fab_to_proto
 from flwr.proto.control_pb2 import ListRunsRequest, RegisterNodeRequest, StartRunRequest, StreamLogsRequest
@@ -49,6 +50,18 @@ def task_identity(run_id: int, node_id: int, task_id: int = 1) -> Iterator[None]
 def set_message_id(message: Message, message_id: str) -> None:
     """Give a message its id, as Flower's in-memory grid does."""
     message.metadata.__dict__["_message_id"] = message_id
+
+
+def message_with(body: RecordDict | Error, metadata: Metadata) -> Message:
+    """Return a message of existing metadata, as Flower makes one from its protocol buffer."""
+    kind: Any = Message  # its overloads leave this way out
+    made: Message = kind(body, metadata=metadata)
+    return made
+
+
+def set_task_identity(run_id: int, node_id: int, task_id: int = 1) -> None:
+    """Set the process-wide identity for good, in a process that has no other."""
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, node_id, task_id
 
 
 def empty_run(run_id: int) -> Run:

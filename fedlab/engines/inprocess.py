@@ -22,7 +22,7 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid, ServerApp
 
 from fedlab.comm.tensors import WriteGuard
-from fedlab.config.schema import Config, InProcessConfig
+from fedlab.config.schema import DEFAULT_INPROCESS, Config, InProcessConfig
 from fedlab.engines.client_host import RUN_ID, ClientHost, node_partitions
 from fedlab.engines.flower_internals import Run, empty_run, set_message_id, task_identity
 from fedlab.engines.spec import Apps, flower_config
@@ -133,7 +133,7 @@ def run_config(apps: Apps, config: Config, directory: Path) -> None:
     """Run a configured federation in this process and thread."""
     server, client = apps.load()
     assert isinstance(server, ServerApp) and isinstance(client, ClientApp)
-    options = config.engine if isinstance(config.engine, InProcessConfig) else InProcessConfig()
+    options = config.engine if isinstance(config.engine, InProcessConfig) else DEFAULT_INPROCESS
     with exclusive(f"run {directory.name}"), use_directory(directory):
         run(server, client, flower_config(config), len(config.clients), isolate=options.isolate)
 

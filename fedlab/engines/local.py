@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedlab.config.resolve import FEW_CLIENTS, clients_in_a_round
-from fedlab.config.schema import Config, PoolConfig
+from fedlab.config.schema import DEFAULT_POOL, Config
 from fedlab.engines.inprocess import run_config as run_in_this_process
 from fedlab.engines.pool import number_of_workers
 from fedlab.engines.pool import run_config as run_in_pool
@@ -31,4 +31,4 @@ def uses_pool(config: Config) -> bool:
         return False
     if any(exists_here_only(plugin.reference) for plugin in config.plugins.values()):
         return False
-    return number_of_workers(PoolConfig(), len(config.clients)) > 1
+    return number_of_workers(DEFAULT_POOL, len(config.clients)) > 1

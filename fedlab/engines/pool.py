@@ -26,8 +26,9 @@ from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import ServerApp
 
-from fedlab.config.schema import Config, PoolConfig
+from fedlab.config.schema import DEFAULT_POOL, Config, PoolConfig
 from fedlab.engines.client_host import RUN_ID, node_partitions
+from fedlab.engines.flower_internals import message_with
 from fedlab.engines.inprocess import LocalGrid, change_refused, run_server
 from fedlab.engines.packing import Described, SharedRecord, pack, unpack
 from fedlab.engines.pool_worker import (
@@ -200,7 +201,7 @@ class PoolGrid(LocalGrid):
             raise change_refused(self.partitions[message.metadata.dst_node_id], answer.changed)
         self._finish(name)
         body = answer.error if answer.error is not None else reply_content
-        self._ready.append(Message(body, metadata=answer.metadata))
+        self._ready.append(message_with(body, answer.metadata))
 
     def _replace(self, place: int) -> None:
         """Put the messages of a worker that died back, each to be tried alone; fail the one that killed two."""
@@ -326,7 +327,7 @@ def run_config(apps: Apps, config: Config, directory: Path) -> None:
         vectorize=0,
     )
     environments = [{RUN_DIRECTORY: str(directory), **gpu} for gpu in gpu_environments()]
-    options = config.engine if isinstance(config.engine, PoolConfig) else PoolConfig()
+    options = config.engine if isinstance(config.engine, PoolConfig) else DEFAULT_POOL
     grid = PoolGrid(setup, number_of_workers(options, len(config.clients)), environments)
     with exclusive(f"run {directory.name}"), use_directory(directory), grid.running(directory / "workers.log"):
         run_server(server, grid, setup.run_config)

@@ -24,7 +24,9 @@ from flwr.app.metadata import Metadata
 
 from fedlab.comm.tensors import WriteGuard
 from fedlab.engines.client_host import ClientHost
+from fedlab.engines.flower_internals import message_with, set_task_identity
 from fedlab.engines.packing import Described, Record, map_record, pack, unpack
+from fedlab.engines.spec import load_reference
 
 PR_SET_PDEATHSIG = 1  # of Linux: a signal when the parent process ends
 MAX_DESCRIPTORS = 64  # in one message of a socket
@@ -139,7 +141,7 @@ class Worker:
         records |= dict(unpack(own, receive_block(self.connection, block_size(own))).items())
         if state is not None:
             self.host.states[metadata.dst_node_id] = unpack(state, receive_block(self.connection, block_size(state)))
-        return Message(metadata=metadata, content=RecordDict(records))
+        return message_with(RecordDict(records), metadata)
 
     def _send(self, reply: Message, node: int, changed: list[str]) -> None:
         content, block = (None, bytearray()) if reply.has_error() else pack(reply.content)
@@ -152,10 +154,7 @@ class Worker:
 
 
 def _host(setup: Setup) -> ClientHost:
-    from fedlab.engines.flower_internals import TaskIdentity
-    from fedlab.engines.spec import load_reference
-
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = setup.run_id, setup.server_node, 1
+    set_task_identity(setup.run_id, setup.server_node)
     app = load_reference(setup.client_app)
     return ClientHost(app, setup.run_config, setup.partitions, vectorize=setup.vectorize)
 
