@@ -42,7 +42,7 @@ class Optimizer(Protocol):
 class _FirstOrder:
     """The weights, and the order of a step: those with a gradient, weight decay, the move."""
 
-    def __init__(self, weights: Iterable[Tensor], learning_rate: float, weight_decay: float) -> None:
+    def __init__(self, weights: Iterable[Tensor], learning_rate: float | Tensor, weight_decay: float) -> None:
         self.weights = list(weights)
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.param_groups: list[dict[str, Any]] = [{"params": self.weights}]
@@ -69,6 +69,19 @@ class _FirstOrder:
         """Move the weights of these rows; the gradients are the optimizer's to keep or to change."""
         raise NotImplementedError
 
+    def keep(self, weights: Iterable[Tensor]) -> None:
+        """Go on with other weights: the first rows of each of those so far."""
+        self.weights = list(weights)
+        self.param_groups[0]["params"] = self.weights
+        if isinstance(self.learning_rate, Tensor):
+            self.learning_rate = self.learning_rate[: len(self.weights[0])]
+        for kept in self._kept():
+            kept.update({row: tensor[: len(self.weights[row])] for row, tensor in kept.items()})
+
+    def _kept(self) -> tuple[dict[int, Tensor], ...]:
+        """Return what the optimizer remembers, tensors like the weights by row."""
+        raise NotImplementedError
+
 
 class SGD(_FirstOrder):
     """Stochastic gradient descent: v <- momentum v + g, w <- w - learning_rate v; the first v is the first gradient.
@@ -78,13 +91,17 @@ class SGD(_FirstOrder):
     weights
         Tensors to train, of any shapes.
     learning_rate, momentum
-        Step size, and momentum in [0, 1).
+        Step size, one for all or of each row (rows,) of weights (rows, ...), and momentum in [0, 1).
     weight_decay
         Multiple of a weight that is added to its gradient.
     """
 
     def __init__(
-        self, weights: Iterable[Tensor], learning_rate: float, momentum: float = 0.0, weight_decay: float = 0.0
+        self,
+        weights: Iterable[Tensor],
+        learning_rate: float | Tensor,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
     ) -> None:
         super().__init__(weights, learning_rate, weight_decay)
         self.momentum = momentum
@@ -100,7 +117,15 @@ class SGD(_FirstOrder):
             for row, gradient in zip(rows, gradients, strict=True):
                 self.velocities.setdefault(row, gradient)
             gradients = [self.velocities[row] for row in rows]
-        torch._foreach_add_(weights, gradients, alpha=-self.learning_rate)
+        rate = self.learning_rate
+        if isinstance(rate, Tensor):
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight.addcmul_(gradient, per_row(rate, weight), value=-1)
+        else:
+            torch._foreach_add_(weights, gradients, alpha=-rate)
+
+    def _kept(self) -> tuple[dict[int, Tensor], ...]:
+        return (self.velocities,)
 
 
 class Adam(_FirstOrder):
@@ -111,12 +136,12 @@ class Adam(_FirstOrder):
     weights
         Tensors to train, of any shapes.
     learning_rate
-        Step size; it may be changed between steps.
+        Step size, one for all or of each row (rows,) of weights (rows, ...); it may be changed between steps.
     weight_decay
         Multiple of a weight that is added to its gradient.
     """
 
-    def __init__(self, weights: Iterable[Tensor], learning_rate: float, weight_decay: float = 0.0) -> None:
+    def __init__(self, weights: Iterable[Tensor], learning_rate: float | Tensor, weight_decay: float = 0.0) -> None:
         super().__init__(weights, learning_rate, weight_decay)
         self.means: dict[int, Tensor] = {}
         self.squares: dict[int, Tensor] = {}
@@ -135,7 +160,20 @@ class Adam(_FirstOrder):
         roots = torch._foreach_sqrt(squares)
         torch._foreach_div_(roots, [(1 - BETA_2**step) ** 0.5 for step in steps])
         torch._foreach_add_(roots, EPSILON)
-        torch._foreach_addcdiv_(weights, means, roots, [-self.learning_rate / (1 - BETA_1**step) for step in steps])
+        rate = self.learning_rate
+        if isinstance(rate, Tensor):
+            for weight, mean, root, step in zip(weights, means, roots, steps, strict=True):
+                weight.addcmul_(mean / root, per_row(rate, weight), value=-1 / (1 - BETA_1**step))
+        else:
+            torch._foreach_addcdiv_(weights, means, roots, [-rate / (1 - BETA_1**step) for step in steps])
+
+    def _kept(self) -> tuple[dict[int, Tensor], ...]:
+        return self.means, self.squares
+
+
+def per_row(values: Tensor, like: Tensor) -> Tensor:
+    """Return values (rows,) in the shape (rows, 1, ..., 1) that multiplies the rows of a tensor (rows, ...)."""
+    return values.view(-1, *(1 for _ in like.shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -158,11 +196,12 @@ class OptimizerSettings:
     weight_decay: float = 0.0
     max_grad_norm: float = 0.0
 
-    def build(self, weights: Iterable[Tensor]) -> Optimizer:
-        """Return a fresh optimizer of these weights."""
+    def build(self, weights: Iterable[Tensor], learning_rate: float | Tensor | None = None) -> SGD | Adam:
+        """Return a fresh optimizer of these weights; ``learning_rate`` (rows,) of stacked ones where it differs."""
+        rate = self.learning_rate if learning_rate is None else learning_rate
         if self.name == "adam":
-            return Adam(weights, self.learning_rate, self.weight_decay)
-        return SGD(weights, self.learning_rate, self.momentum, self.weight_decay)
+            return Adam(weights, rate, self.weight_decay)
+        return SGD(weights, rate, self.momentum, self.weight_decay)
 
 
 def cosine_rates(learning_rate: float, steps: int) -> Iterator[float]:

@@ -69,6 +69,69 @@ def _torch_seeded(seed: int) -> Iterator[None]:
         torch.default_generator.set_state(state)
 
 
+class Stream:
+    """A random stream that can be left and entered again, for clients that take turns.
+
+    ``with Stream(*names):`` runs its body on the stream of ``seeded(*names)``; the next ``with`` goes on where the last
+    one ended. The global generators are left wherever a turn ended: all turns belong into one :func:`preserved`.
+
+    >>> turns = Stream(0, "turns")
+    >>> with seeded(0, "turns"):
+    ...     both = torch.rand(2)
+    >>> with preserved():
+    ...     with turns:
+    ...         first = torch.rand(1)
+    ...     with turns:
+    ...         second = torch.rand(1)
+    >>> torch.equal(both, torch.cat([first, second]))
+    True
+    """
+
+    def __init__(self, *names: int | str) -> None:
+        self._seed = seed_of(*names)
+        self._states: _States | None = None
+
+    def __enter__(self) -> None:
+        """Take the global generators over."""
+        if self._states is None:
+            random.seed(self._seed)
+            np.random.seed(self._seed % 2**32)
+            (torch.manual_seed if _gpus() else torch.default_generator.manual_seed)(self._seed)
+        else:
+            _restore(self._states)
+
+    def __exit__(self, *error: object) -> None:
+        """Remember where the stream is."""
+        self._states = _current()
+
+
+@contextmanager
+def preserved() -> Iterator[None]:
+    """Run the body and restore the global random streams afterwards."""
+    with exclusive():
+        before = _current()
+        try:
+            yield
+        finally:
+            _restore(before)
+
+
+_States = tuple[Any, Any, torch.Tensor, list[torch.Tensor]]
+
+
+def _current() -> _States:
+    gpus = [torch.cuda.get_rng_state(gpu) for gpu in _gpus()]
+    return random.getstate(), np.random.get_state(), torch.default_generator.get_state(), gpus
+
+
+def _restore(states: _States) -> None:
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.default_generator.set_state(states[2])
+    for gpu, state in zip(_gpus(), states[3], strict=True):
+        torch.cuda.set_rng_state(state, gpu)
+
+
 @cache
 def _gpus() -> tuple[int, ...]:
     """Return the indices of the GPUs, cached: the query takes longer than a seed scope."""

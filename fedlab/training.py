@@ -141,7 +141,9 @@ def resolve_device(name: str, gpu_reachable: bool = True) -> torch.device:
             "fraction of one for each client, or device=cpu"
         )
     device = torch.device(name)
+    if device.type != "cuda":
+        return device
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
+    if (device.index or 0) >= count:
         raise ConfigError(f"device {name!r} was asked for, but this machine has {count} usable GPUs; use device=cpu")
     return device

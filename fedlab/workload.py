@@ -156,12 +156,17 @@ def blank_model(workload: Workload) -> nn.Module:
     It is a copy of one that is made once a process, on a stream of its own: nothing is drawn from the current random
     stream, so what a client draws afterwards does not depend on how a model is initialized.
     """
+    return deepcopy(model_template(workload))
+
+
+def model_template(workload: Workload) -> nn.Module:
+    """Return the model that :func:`blank_model` copies, for its structure, names and shapes; nobody may change it."""
     for known, template in _templates:
         if known is workload:
-            return deepcopy(template)
+            return template
     with seeded("blank model"):
         _templates.append((workload, workload.model()))
-    return deepcopy(_templates[-1][1])
+    return _templates[-1][1]
 
 
 _templates: deque[tuple[Workload, nn.Module]] = deque(maxlen=4)

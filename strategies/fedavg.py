@@ -18,6 +18,7 @@ The rule's own metrics are metrics of the server.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -40,6 +41,7 @@ from fedlab.strategies.protocol import (
     tensor_record,
 )
 from fedlab.strategies.source_only import SourceTrainer
+from fedlab.strategies.vectorized import ManyClients
 from fedlab.training import Progress
 from fedlab.workload import Workload
 
@@ -122,6 +124,11 @@ def train(workload: Workload, message: Message, context: ClientContext, prepare:
     return reply(workload, message, context, work, run(workload, work))
 
 
+def clients(prepare: Prepare = prepare) -> ClientFunctions:
+    """Return the client side of a strategy that changes nothing but the local training."""
+    return ClientFunctions(partial(train, prepare=prepare), evaluate, train_many=ManyClients(prepare, reply))
+
+
 def reply(
     workload: Workload, message: Message, context: ClientContext, work: LocalWork, trained: Trained
 ) -> RecordDict:
@@ -166,9 +173,8 @@ def spec_of(found: object, what: str) -> StrategySpec:
         When it is neither.
     """
     if isinstance(found, AggregationSpec):
-        clients = ClientFunctions(train, evaluate)
         return StrategySpec(
-            found.options, FedAvg, clients, needs_client_labels=True, aggregation=found, name=found.name
+            found.options, FedAvg, clients(), needs_client_labels=True, aggregation=found, name=found.name
         )
     if not isinstance(found, StrategySpec):
         fields = ", ".join(("options", "server", "client"))

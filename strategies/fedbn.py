@@ -14,6 +14,7 @@ FedAvg. With a model without batch norms this is FedAvg.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,11 +29,9 @@ from fedlab.strategies import fedavg
 from fedlab.strategies.base import Records, broadcast
 from fedlab.strategies.protocol import (
     ARRAYS,
-    ClientFunctions,
     ModelStates,
     StrategySpec,
     arrays_of,
-    evaluate,
     partition_by_node,
     tensor_record,
 )
@@ -106,6 +105,6 @@ def states_from_checkpoint(
 SPEC: StrategySpec = StrategySpec(
     Options,
     FedBN,
-    ClientFunctions(fedavg.train, evaluate, states_from_checkpoint=states_from_checkpoint),
+    replace(fedavg.clients(), states_from_checkpoint=states_from_checkpoint),
     needs_client_labels=True,
 )

@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass
 
 from fedlab.config.schema import Config
 from fedlab.strategies import aggregation, fedavg
-from fedlab.strategies.protocol import ClientFunctions, StrategySpec, evaluate, tensor_record
+from fedlab.strategies.protocol import StrategySpec, tensor_record
 from fedlab.training import Progress, effective_steps
 from fedlab.workload import Workload
 
@@ -76,7 +76,7 @@ class FedNova(fedavg.FedAvg):
 SPEC: StrategySpec = StrategySpec(
     Options,
     FedNova,
-    ClientFunctions(fedavg.train, evaluate),
+    fedavg.clients(),
     needs_client_labels=True,
     defaults={"client.epochs": 1.0},
 )

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
-from functools import partial
 
 import torch
 from flwr.app import Message
@@ -23,7 +22,7 @@ from torch import Tensor
 from fedlab.strategies import fedavg, local_training
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.local_training import LocalWork, Tensors
-from fedlab.strategies.protocol import ClientContext, ClientFunctions, StrategySpec, evaluate
+from fedlab.strategies.protocol import ClientContext, StrategySpec
 from fedlab.workload import Workload
 
 
@@ -55,6 +54,6 @@ def prepare(workload: Workload, message: Message, context: ClientContext) -> Loc
 SPEC: StrategySpec = StrategySpec(
     Options,
     fedavg.FedAvg,
-    ClientFunctions(partial(fedavg.train, prepare=prepare), evaluate),
+    fedavg.clients(prepare),
     needs_client_labels=True,
 )

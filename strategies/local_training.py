@@ -13,14 +13,14 @@ from functools import partial
 
 import torch
 from flwr.app import Message
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError
 from fedlab.optimizers import OptimizerSettings
-from fedlab.strategies.protocol import ClientContext, arrays_of, client_dataset, load, round_of
+from fedlab.strategies.protocol import ClientContext, arrays_of, check_weights, client_dataset, load, round_of
 from fedlab.training import cosine_factor, ema_update, resolve_device, train_steps
-from fedlab.workload import Workload, blank_model, missing_columns
+from fedlab.workload import Workload, blank_model, missing_columns, model_template
 
 Tensors = Mapping[str, Tensor]
 # Weights by name, the same at the start, and extra tensors by name -> a scalar that is added to the loss. A pure
@@ -36,8 +36,10 @@ class LocalWork:
 
     Attributes
     ----------
-    model
-        The model that was sent, on the device and in training mode; training changes it in place.
+    start
+        State that was sent, with the names and shapes of the workload's model. It is only read.
+    device
+        Where to train.
     data
         Examples with every column that the workload's loss reads.
     steps, batch_size
@@ -49,10 +51,11 @@ class LocalWork:
     penalty
         A term to add to the workload's loss, see :data:`Penalty`.
     extra
-        Tensors by name that the penalty reads, on the device.
+        Tensors by name that the penalty reads.
     """
 
-    model: nn.Module
+    start: Tensors
+    device: torch.device
     data: ArrayDataset
     steps: int
     batch_size: int
@@ -60,11 +63,6 @@ class LocalWork:
     ema_decay: float = 0.0
     penalty: Penalty | None = None
     extra: Tensors = field(default_factory=dict)
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the model."""
-        return next(self.model.parameters()).device
 
 
 @dataclass(frozen=True)
@@ -104,8 +102,8 @@ def prepare(
     """
     core, options = context.config.run, context.config.client
     data = client_dataset(workload, context, "train") if data is None else data
-    device = resolve_device(core.device)
-    model = load(blank_model(workload), arrays_of(message.content), device).train()
+    start = arrays_of(message.content)
+    check_weights(model_template(workload), start)
     if missing := missing_columns(workload, data):
         raise ConfigError(
             "this strategy trains on a client's own labels, and this client's training data has none"
@@ -114,7 +112,10 @@ def prepare(
         )
     rate = options.learning_rate * cosine_factor(options.final_lr_fraction, round_of(message), core.rounds)
     settings = OptimizerSettings(options.optimizer, rate, options.momentum, options.weight_decay, options.max_grad_norm)
-    return LocalWork(model, data, options.local_steps(len(data)), options.batch_size, settings, options.ema_decay)
+    device = resolve_device(core.device)
+    return LocalWork(
+        start, device, data, options.local_steps(len(data)), options.batch_size, settings, options.ema_decay
+    )
 
 
 Prepare = Callable[[Workload, Message, ClientContext], LocalWork]
@@ -128,14 +129,16 @@ def run(workload: Workload, work: LocalWork) -> Trained:
     RunError
         When the loss is not finite.
     """
-    model, device = work.model, work.device
+    device = work.device
+    model = load(blank_model(workload), work.start, device).train()
     weights = dict(model.named_parameters())
     start = {name: weight.detach().clone() for name, weight in weights.items()} if work.penalty else {}
+    extra = {name: tensor.to(device) for name, tensor in work.extra.items()}
 
     def loss() -> Tensor:
         batch = {name: column.to(device) for name, column in work.data.sample_batch(work.batch_size).items()}
         value = workload.loss(model, batch)
-        return value + work.penalty(weights, start, work.extra) if work.penalty else value
+        return value + work.penalty(weights, start, extra) if work.penalty else value
 
     average = deepcopy(model) if work.ema_decay else model
     mean = train_steps(

@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 from fedlab.strategies import fedavg
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.alternating import Alternating
-from fedlab.strategies.protocol import ClientFunctions, StrategySpec, evaluate
+from fedlab.strategies.protocol import StrategySpec
 from fedlab.strategies.source_only import PHASES
 
 
@@ -32,7 +32,7 @@ class Options:
 SPEC: StrategySpec = StrategySpec(
     Options,
     partial(Alternating, labeled=True),
-    ClientFunctions(fedavg.train, evaluate),
+    fedavg.clients(),
     needs_client_labels=True,
     is_upper_bound=True,
     phases=PHASES,

@@ -7,7 +7,7 @@ needs. Further records are documented in the strategy's module.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -26,6 +26,7 @@ from fedlab.errors import IncompatibleWeightsError
 from fedlab.metrics import Metric, Phase
 from fedlab.privacy.accounting import PrivacyAccount
 from fedlab.training import Progress, resolve_device
+from fedlab.vectorized.memory import ClientMemory
 from fedlab.workload import Workload
 
 ARRAYS, CONFIG, METRICS, ROUND, EXAMPLES = "arrays", "config", "metrics", "server-round", "num-examples"
@@ -55,6 +56,20 @@ class ClientContext:
 
 ClientFn = Callable[[Workload, Message, ClientContext], RecordDict]
 ModelStates = dict[str, Mapping[str, torch.Tensor]]  # record name -> state of a module
+
+
+class ManyClientsFn(Protocol):
+    """The training of many clients at once, and the memory that it takes."""
+
+    def __call__(
+        self, workload: Workload, messages: Sequence[Message], contexts: Sequence[ClientContext]
+    ) -> list[RecordDict | Exception]:
+        """Return each client's reply, or the exception that it raised."""
+        ...
+
+    def memory(self, workload: Workload, message: Message, context: ClientContext) -> ClientMemory:
+        """Return the memory of so many clients like this one."""
+        ...
 
 
 class ServerStrategy(Protocol):
@@ -143,9 +158,13 @@ class ClientFunctions:
     states_from_checkpoint
         Returns the same from the server's checkpoint, for one partition.
     predictor
-        Returns the module that predicts, from either. ``example_weights`` is for reports only: from
-    the strategy's state in a checkpoint, a partition and features (rows, width), the weights (rows,) in [0, 1] that the
-    strategy gives such examples for that client; None where it weights none.
+        Returns the module that predicts, from either.
+    train_many
+        Answers the training messages of many clients at once, to rounding as ``train`` does one by one; it opens each
+        client's random stream itself. None where the strategy cannot.
+    example_weights
+        For reports only: from the strategy's state in a checkpoint, a partition and features (rows, width), the weights
+        (rows,) in [0, 1] that the strategy gives such examples for that client; None where it weights none.
     """
 
     train: ClientFn
@@ -153,6 +172,7 @@ class ClientFunctions:
     prediction_states: Callable[[Workload, Message, ClientContext], ModelStates] = from_message
     states_from_checkpoint: Callable[[Workload, Mapping[str, Any], int, Config], ModelStates] = from_checkpoint
     predictor: Callable[[Workload, ModelStates], nn.Module] = full_model
+    train_many: ManyClientsFn | None = None
     example_weights: Callable[[Mapping[str, Any], int, torch.Tensor], torch.Tensor | None] = no_example_weights
 
 
@@ -248,6 +268,19 @@ def load(model: nn.Module, state: Mapping[str, torch.Tensor], device: torch.devi
     Raises
     ------
     IncompatibleWeightsError
+        When the state is of another model.
+    """
+    check_weights(model, state)
+    model.load_state_dict(dict(state))
+    return model.to(device)
+
+
+def check_weights(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Validate that a state has the names and shapes of a model's.
+
+    Raises
+    ------
+    IncompatibleWeightsError
         When the state is of another model, for instance from a checkpoint made with other options.
     """
     own = model.state_dict()
@@ -261,8 +294,6 @@ def load(model: nn.Module, state: Mapping[str, torch.Tensor], device: torch.devi
             f"these weights are of another model than {type(model).__name__}: {len(foreign)} arrays do not fit, the "
             f"first is {foreign[0]!r}; use the workload and the options that they were trained with"
         )
-    model.load_state_dict(dict(state))
-    return model.to(device)
 
 
 def client_dataset(workload: Workload, context: ClientContext, split: str) -> ArrayDataset:

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -41,15 +40,13 @@ from fedlab.strategies.base import Records, broadcast
 from fedlab.strategies.local_training import LocalWork, Tensors
 from fedlab.strategies.protocol import (
     ClientContext,
-    ClientFunctions,
     StrategySpec,
     arrays_of,
-    evaluate,
     partition_by_node,
     tensor_record,
 )
 from fedlab.training import Progress, effective_steps
-from fedlab.workload import Workload
+from fedlab.workload import Workload, model_template
 
 CORRECTION = "correction"  # c - c_i
 
@@ -154,7 +151,7 @@ def prepare(workload: Workload, message: Message, context: ClientContext) -> Loc
     work = local_training.prepare(workload, message, context)
     rate = step_size(context.config.client, work.steps)
     sent = arrays_of(message.content, CORRECTION)
-    correction = {name: sent[name].to(weight) for name, weight in work.model.named_parameters()}
+    correction = {name: sent[name].to(weight) for name, weight in model_template(workload).named_parameters()}
     plain = replace(work.optimizer, learning_rate=rate, momentum=0.0)
     return replace(work, optimizer=plain, penalty=along_correction, extra=correction)
 
@@ -162,6 +159,6 @@ def prepare(workload: Workload, message: Message, context: ClientContext) -> Loc
 SPEC: StrategySpec = StrategySpec(
     Options,
     Scaffold,
-    ClientFunctions(partial(fedavg.train, prepare=prepare), evaluate),
+    fedavg.clients(prepare),
     needs_client_labels=True,
 )

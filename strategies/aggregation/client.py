@@ -49,10 +49,11 @@ def make_reply(
     """
     config = message.content[CONFIG]
     assert isinstance(config, ConfigRecord)
-    sent, measured, state = arrays_of(message.content), dict(metrics), dict(trained)
+    measured, state = dict(metrics), dict(trained)
     if config.get(START_LOSS, False):
-        measured[START_LOSS] = start_loss(workload, sent, message, context, data)
+        measured[START_LOSS] = start_loss(workload, arrays_of(message.content), message, context, data)
     if CLIPPING_NORM in config:
+        sent = arrays_of(message.content)
         trainable = {name for name, _ in blank_model(workload).named_parameters()}
         state, whole = clip(state, sent, trainable, float(config[CLIPPING_NORM]))  # type: ignore[arg-type]
         measured[UNCLIPPED] = float(whole)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedlab.seeds import deterministic, exclusive, seed_of, seeded
+from fedlab.seeds import Stream, deterministic, exclusive, preserved, seed_of, seeded
 
 
 def draw():
@@ -140,3 +140,25 @@ def test_a_fork_does_not_wait_for_a_thread_that_it_does_not_have():
     leave.set()
     holder.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_a_stream_that_is_left_goes_on_where_it_was():
+    with seeded(3, "turns", 1):
+        first, second = draw(), draw()
+    with seeded(3, "turns", 2):
+        other = draw()
+    one, two = Stream(3, "turns", 1), Stream(3, "turns", 2)
+    with preserved():
+        with one:
+            assert draw() == first
+        with two:
+            assert draw() == other
+        with one:
+            assert draw() == second
+
+
+def test_preserved_streams_are_restored_after_an_error():
+    before = random.getstate(), torch.get_rng_state()
+    with pytest.raises(ZeroDivisionError), preserved(), Stream("any"):
+        draw()[0] / 0
+    assert random.getstate() == before[0] and torch.equal(torch.get_rng_state(), before[1])

@@ -1,0 +1,92 @@
+"""The local steps of many models at once: the counterpart of ``fedlab.training.train_steps`` for stacked weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from fedlab.data.dataset import Batch
+from fedlab.optimizers import OptimizerSettings
+from fedlab.vectorized.gradients import clip_each, follow
+from fedlab.vectorized.stacked_model import StackedModel
+
+
+def train_stacked(
+    model: StackedModel,
+    batches: Callable[[int, int], tuple[Batch, Sequence[Tensor]]],
+    steps: Sequence[int],
+    settings: Sequence[OptimizerSettings],
+    ema_decay: float = 0.0,
+) -> tuple[list[dict[str, Tensor]], list[list[float]]]:
+    """Take each model's own number of steps, and return the models' states and losses.
+
+    Models whose steps are over stay behind, so that no step is spent on them.
+
+    Parameters
+    ----------
+    model
+        The models, those with the most steps first; they are trained in place.
+    batches
+        Returns for a step, counted from 0, and a number of models the batches of the first so many: columns (models,
+        examples, ...) on the models' device, and the numbers that the loss draws.
+    steps
+        Number of steps of each model, none larger than the one before.
+    settings
+        Optimizer of each model; only learning rates may differ.
+    ema_decay
+        Decay of a moving average of the weights, which is then the result; 0: none.
+
+    Returns
+    -------
+    tuple
+        For each model its state by name, and its losses, one a step.
+
+    Raises
+    ------
+    NotVectorizable
+        When an operation of the forward pass cannot be mapped over models.
+    """
+    first, active = settings[0], len(steps)
+    weights, buffers = dict(model.weights), dict(model.buffers)
+    average = {name: weight.detach().clone() for name, weight in weights.items()} if ema_decay else {}
+    trailing = dict(average)
+    optimizer = first.build(weights.values(), _rates(settings, next(iter(weights.values()))))
+    losses: list[Tensor] = []
+    for step in range(steps[0]):
+        if (count := sum(number > step for number in steps)) < active:
+            active = count
+            model.keep(active)
+            optimizer.keep(model.weights.values())
+            trailing = {name: tensor[:active] for name, tensor in average.items()}
+        values = model.losses(*batches(step, active))
+        values.sum().backward()  # type: ignore[no-untyped-call]
+        losses.append(values.detach())
+        if first.max_grad_norm:
+            clip_each(model.weights.values(), first.max_grad_norm)
+        optimizer.step()
+        if ema_decay:
+            follow(trailing, model.weights, ema_decay)
+    return model.states(average or weights, buffers), _by_model(losses, len(steps))
+
+
+def _rates(settings: Sequence[OptimizerSettings], like: Tensor) -> Tensor | None:
+    """Learning rates (models,) where they differ."""
+    rates = [one.learning_rate for one in settings]
+    return torch.tensor(rates, dtype=like.dtype, device=like.device) if len(set(rates)) > 1 else None
+
+
+def _by_model(losses: Sequence[Tensor], models: int) -> list[list[float]]:
+    """Losses of each model, from those of each step (active models,); read from the device once."""
+    found: list[list[float]] = [[] for _ in range(models)]
+    if losses:
+        values = iter(torch.cat(list(losses)).tolist())
+        for row in (row for one in losses for row in range(len(one))):
+            found[row].append(next(values))
+    return found
+
+
+def stack_batches(batches: Sequence[Mapping[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
+    """Return one batch with columns (models, examples, ...) on a device, from a batch of each model."""
+    return {name: torch.stack([one[name] for one in batches]).to(device, non_blocking=True) for name in batches[0]}
