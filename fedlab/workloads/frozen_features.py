@@ -7,6 +7,7 @@ number of cores changes the time and not the bits.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
@@ -33,6 +34,7 @@ READ = 256  # images that are decoded at a time
 VIEW_SEED = 2108  # random views are the same in all runs, so that their features are computed once
 
 View = Callable[[Tensor], Tensor]
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class FrozenStages:
             When the network is not on this machine, or cannot read images of this size.
         """
         device = resolve_device(self.device)
-        shape = self._shape(store.size)
+        shape = _shape_of(self, store.size)
         sizes = (len(store.names), *((1 + views,) if views else ()), *shape)
         kind = f"{torch.__version__} {device.type} {torch.backends.cpu.get_cpu_capability()}"
         source = load_backbone(self.network, self.weights).sha256
@@ -80,6 +82,7 @@ class FrozenStages:
         key = cache_key(*made_of)
 
         def fill(rows: feature_cache.Rows) -> None:
+            LOG.info("computing features of %s images, %s times", f"{len(rows):,}", 1 + views)
             for number in range(1 + views):
                 for start, part in self._passes(store, device, view if number else None, number):
                     whole = rows[start : start + len(part)]
@@ -112,11 +115,13 @@ class FrozenStages:
                     x = view(x)
             yield start, self(x)
 
-    def _shape(self, size: int) -> tuple[int, ...]:
-        try:
-            return tuple(self(torch.zeros(1, 3, size, size)).shape[1:])
-        except (RuntimeError, AssertionError, ValueError) as error:
-            raise ConfigError(f"network={self.network} cannot read images of {size} pixels ({error})") from error
+
+@lru_cache(maxsize=8)
+def _shape_of(stages: FrozenStages, size: int) -> tuple[int, ...]:
+    try:
+        return tuple(stages(torch.zeros(1, 3, size, size)).shape[1:])
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ConfigError(f"network={stages.network} cannot read images of {size} pixels ({error})") from error
 
 
 @lru_cache(maxsize=2)

@@ -247,6 +247,18 @@ def test_every_kind_of_strategy_runs_on_it(root, tmp_path, strategy):
 
 
 @needs_backbone
+@pytest.mark.engine
+@pytest.mark.parametrize(("freeze", "strategy"), [("none", "self_training"), ("stages", "dualadapt")])
+def test_what_is_not_frozen_is_trained_and_sent(root, tmp_path, freeze, strategy):
+    own = {"dualadapt.components": 3} if strategy == "dualadapt" else {}
+    overrides = {**TINY, "data.root": str(root), "strategy": strategy, "image_folder.freeze": freeze, **own}
+    overrides |= {"server.pretrain_steps": 3, "data.max_examples": 6, "image_folder.targets": "alice"}
+    result = fedlab.run("adapt-photos", runs=tmp_path / "runs", overrides=overrides)
+    sent = result.rounds[-1]["bytes"]["alice"]["train_down"]
+    assert sent > 4 * {"none": 3_300_000, "stages": 1_000_000}[freeze]
+
+
+@needs_backbone
 @pytest.mark.parametrize("strategy", ["dualadapt", "self_training", "adabn"])
 def test_odd_clients_do_no_harm(root, tmp_path, strategy):
     """One with a single image, one with images of one class only, one with none of the source's classes."""
