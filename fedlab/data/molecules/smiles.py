@@ -1,9 +1,8 @@
 """SMILES files parsed into graphs: line by line, in parallel, once.
 
-A file has one molecule a line, the first field of which (up to a blank, tab or comma) is the SMILES; a first line
-"smiles" is a heading. A line that is no molecule of the set does not end the run: it is skipped, recorded with its
-number and the reason (:class:`SkippedLine`) in a file, and counted in a warning. A file without a usable line is an
-error.
+A file has one molecule a line, or is a table with a column of SMILES, see :mod:`fedlab.data.molecules.smiles_file`. A
+line that is no molecule of the set does not end the run: it is skipped, recorded with its number and the reason
+(:class:`SkippedLine`) in a file, and counted in a warning. A file without a usable line is an error.
 
 Long files are parsed by all cores and cached in the user's cache folder (``$XDG_CACHE_HOME/fedlab/molecules``), under a
 name made from their content, the vocabulary and RDKit's version; where nothing can be written they are parsed again.
@@ -32,6 +31,7 @@ from fedlab.data.cache import cache_folder, cache_key, try_write
 from fedlab.data.digits.datasets import EMBEDDED, unset_root
 from fedlab.data.molecules import cache, graphs
 from fedlab.data.molecules.graphs import Graph, GraphVocabulary
+from fedlab.data.molecules.smiles_file import read_smiles_file
 from fedlab.errors import DataError, FedlabWarning, suggest
 
 FORMAT = "1"  # of the cache
@@ -48,6 +48,10 @@ AtomOrder = Literal["file", "canonical"]
 
 class SkippedLinesWarning(FedlabWarning):
     """Warning that lines of a SMILES file were not used."""
+
+
+class SmilesColumnWarning(FedlabWarning):
+    """Warning that the molecules of a table are not in its first column."""
 
 
 @dataclass(frozen=True)
@@ -158,12 +162,13 @@ def load_molecules(path: Path, vocabulary: GraphVocabulary, limit: int = 0, orde
     -----
     SkippedLinesWarning
         When some lines are no molecules of the set.
+    SmilesColumnWarning
+        When the molecules are not in the first column of several.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the SMILES file {path} cannot be read: {error}") from None
-    lines = _lines(text)[: limit or None]
+    content = read_smiles_file(path)
+    lines = content.lines[: limit or None]
+    if content.column:
+        warnings.warn(f"the molecules of {path} are taken from {content.column}", SmilesColumnWarning, stacklevel=2)
     key = _key(lines, vocabulary, order)
     kept = cache_folder("molecules") / f"{path.stem}-{key}.npz"
     found = _recall(kept) if len(lines) >= PARALLEL_LINES else None
@@ -176,13 +181,6 @@ def load_molecules(path: Path, vocabulary: GraphVocabulary, limit: int = 0, orde
     if found.skipped:
         _set_aside(path, key, len(lines), found.skipped)
     return found
-
-
-def _lines(text: str) -> list[tuple[int, str]]:
-    """Return number and SMILES of each line that is not blank, without the heading."""
-    fields = [(number, line.replace(",", " ").split()) for number, line in enumerate(text.splitlines(), start=1)]
-    found = [(number, parts[0]) for number, parts in fields if parts]
-    return found[1:] if found and found[0][1].lower() == "smiles" else found
 
 
 def _parse(lines: Sequence[tuple[int, str]], vocabulary: GraphVocabulary, order: AtomOrder) -> Molecules:

@@ -70,7 +70,7 @@ def test_a_file_without_one_molecule_is_an_error(write, tmp_path):
     with pytest.raises(DataError, match="none.smi cannot be read"):
         smiles.load_molecules(tmp_path / "none.smi", QM9)
     (tmp_path / "bytes.smi").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="bytes.smi cannot be read"):
+    with pytest.raises(DataError, match="bytes.smi cannot be read as utf-16"):
         smiles.load_molecules(tmp_path / "bytes.smi", QM9)
 
 
