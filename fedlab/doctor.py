@@ -14,11 +14,13 @@ import sys
 import sysconfig
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from fedlab import machine_checks
+from fedlab.findings import Check, Finding, Levels, enough
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -33,22 +35,10 @@ TEMP_LONGEST = 107 - len(SOCKET)
 CHECKED_BY_IMPORT = ("torch", "torchvision")
 REINSTALL = "the package is damaged: reinstall fedlab"
 
-Status = Literal["ok", "note", "bad"]
-Levels = dict[Status, float]
-Check = Callable[[], Iterator["Finding"]]
 # GB: too few for a small run, and few for the main job.
 MEMORY: Levels = {"bad": 0.5, "note": 2}
 DISK: Levels = {"bad": 0.1, "note": 1}
 SHARED: Levels = {"note": 0.25}  # Docker's default, 64 MB, is below the least that Ray's object store takes
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Result of a check; a bad one always has a remedy."""
-
-    status: Status
-    what: str
-    remedy: str = ""
 
 
 def examine() -> list[Finding]:
@@ -66,12 +56,6 @@ def examine() -> list[Finding]:
 
 def _last_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
-
-
-def _enough(what: str, amount: float, levels: Levels, remedy: str) -> Finding:
-    """Return a finding that is bad, or a note, when ``amount`` is below that level; bad is tested first."""
-    failed = [level for level, least in levels.items() if amount < least]
-    return Finding(failed[0], what, remedy) if failed else Finding("ok", what)
 
 
 def _python() -> Iterator[Finding]:
@@ -208,7 +192,7 @@ def _processor() -> Iterator[Finding]:
 
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     remedy = f"nothing to fix; threads={cpus} may be faster, and gives other bits"
-    yield _enough(
+    yield enough(
         f"{cpus} CPU{'s' * (cpus > 1)} for {RunConfig.threads} threads", cpus, {"note": RunConfig.threads}, remedy
     )
 
@@ -224,12 +208,12 @@ def _memory() -> Iterator[Finding]:
     if limit.exists() and limit.read_text().strip() != "max":
         free = min(free, (int(limit.read_text()) - int(used.read_text())) / 1e9)
     remedy = "close other programs, or lower server.batch_size and client.batch_size"
-    yield _enough(f"{free:.1f} GB of memory free", free, MEMORY, remedy)
+    yield enough(f"{free:.1f} GB of memory free", free, MEMORY, remedy)
 
 
 def _disk() -> Iterator[Finding]:
     free = shutil.disk_usage(Path.cwd()).free / 1e9
-    yield _enough(f"{free:.1f} GB free on the disk of {Path.cwd()}", free, DISK, "free some, or work elsewhere")
+    yield enough(f"{free:.1f} GB free on the disk of {Path.cwd()}", free, DISK, "free some, or work elsewhere")
 
 
 def _ports() -> Iterator[Finding]:
@@ -251,16 +235,17 @@ def _temporary_folder() -> Iterator[Finding]:
         return (yield Finding("bad", f"temporary folder {folder} cannot be written, {error}", remedy))
     what = f"temporary folder {folder}: {len(folder)} of at most {TEMP_LONGEST} characters that Ray's sockets allow"
     remedy = "make /tmp writable, or set TMPDIR to a shorter path; engine=inprocess does without"
-    yield _enough(what, TEMP_LONGEST - len(folder), {"bad": 0}, remedy)
+    yield enough(what, TEMP_LONGEST - len(folder), {"bad": 0}, remedy)
 
 
 def _shared_memory() -> Iterator[Finding]:
     size = shutil.disk_usage(SHM).total / 1e9 if SHM.is_dir() else 0.0
     remedy = "Ray takes the slower temporary folder instead; in Docker, start the container with --shm-size=1g"
-    yield _enough(f"{size:.1f} GB in {SHM} for Ray", size, SHARED, remedy)
+    yield enough(f"{size:.1f} GB in {SHM} for Ray", size, SHARED, remedy)
 
 
 CHECKS: tuple[Check, ...] = (
     *(_python, _packages, _system_libraries, _flower, _torch, _ray, _package_data, _full_data),
-    *(_processor, _memory, _disk, _ports, _temporary_folder, _shared_memory),
+    *(_processor, machine_checks.threads, machine_checks.capability, _memory, _disk, machine_checks.file_locks),
+    *(machine_checks.home, _ports, machine_checks.proxies, _temporary_folder, _shared_memory),
 )

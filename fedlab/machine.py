@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedlab.errors import ConfigError
 
-PREFIXES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "ONEDNN_", "DNNL_", "ATEN_CPU_", "CUBLAS_", "NVIDIA_TF32_")
+PREFIXES = ("OMP_", "KMP_", "MKL_", "OPENBLAS_", "ONEDNN_", "DNNL_", "ATEN_CPU_", "CUBLAS_", "NVIDIA_TF32_")
 """Variables of the environment that numerical libraries read begin with one of these."""
 TRUE = ("1", "true", "yes", "on")
 

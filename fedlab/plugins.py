@@ -109,7 +109,9 @@ def load_module(name: str, what: str) -> Any:
             ) from None
         raise ConfigError(f"{what}: module {name!r} needs {missing!r}, which is not installed here") from None
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"{what}: importing {name!r} raised {type(error).__name__}: {error}") from error
+        lacks_library = "cannot open shared object file" in str(error)
+        hint = "; `fedlab doctor` names what the system lacks, and how to install it" if lacks_library else ""
+        raise ConfigError(f"{what}: importing {name!r} raised {type(error).__name__}: {error}{hint}") from error
 
 
 def _is_installed(package: str) -> bool:

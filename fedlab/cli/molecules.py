@@ -35,6 +35,9 @@ def molecules(
     """
     from rich.table import Table
 
+    from fedlab.plugins import load_module
+
+    load_module("fedlab.evaluation.latent_plots", "`fedlab molecules`")  # RDKit's libraries may be missing
     from fedlab.evaluation import latent_plots
     from fedlab.files import write_atomically
     from fedlab.inference import latent_space

@@ -24,7 +24,7 @@ DECISIVE = {
 }
 DECISIVE_VERSIONS = ("torch", "numpy", "torchvision", "scikit-learn")
 LIBRARIES = re.compile(r"(Math Kernel Library|MKL-DNN|cuDNN|CUDA Runtime)(?: Version)? v?(\d[\w.]*)")
-THREADS_ONLY = ("OMP_", "GOMP_", "KMP_", "CUBLAS_")  # variables that begin so change no bit: a run sets both itself
+THREADS_ONLY = ("OMP_", "KMP_", "CUBLAS_")  # variables that begin so change no bit: a run sets both itself
 
 
 class DifferentMachinesWarning(UserWarning):

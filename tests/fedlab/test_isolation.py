@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -117,3 +118,21 @@ def test_the_workers_of_a_comparison_beside_a_users_files_of_our_names_run(stran
     chosen = ("--strategies", "source_only,fedavg", "--seeds", "1", "--jobs", "2", "--quiet")
     command = Command(strange, "compare", "dualadapt-digits", *OPTIONS, *chosen)
     assert command.code() == 0, command.said
+
+
+@pytest.mark.parametrize("arguments", [["run", "graphnvp-qm9"], ["molecules", "runs/none"]])
+def test_a_machine_without_rdkits_libraries_is_told_what_to_do(tmp_path, arguments):
+    (tmp_path / "rdkit").mkdir()
+    lacking = "libXrender.so.1: cannot open shared object file: No such file or directory"
+    (tmp_path / "rdkit" / "__init__.py").write_text(f"raise ImportError({lacking!r})")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-m", "fedlab", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "libXrender.so.1" in done.stderr and "`fedlab doctor` names what the system lacks" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -62,7 +62,7 @@ def test_differences_are_those_that_change_bits():
     assert different_facts(one, other) == ["instructions of the processor (AVX2 and AVX512)"]
     assert different_facts(one, {**one, "versions": {"torch": "2.15", "ray": "2"}}) == ["torch (2.14.1 and 2.15)"]
     assert different_facts({}, one) == []  # of an older version
-    variables = {"GOMP_SPINCOUNT": "1", "OMP_NUM_THREADS": "3", "MKL_CBWR": "AVX"}
+    variables = {"OMP_NUM_THREADS": "3", "MKL_CBWR": "AVX"}
     settings = {**one["numerics"], "environment": variables}
     assert different_facts(one, {**one, "numerics": settings}) == [
         "settings of numerical libraries (none and MKL_CBWR=AVX)"
