@@ -24,9 +24,10 @@ from fedlab.config.schema import Config
 from fedlab.config.sections import Value
 from fedlab.errors import ConfigError, FedlabError, suggest
 from fedlab.registry import app_config, config_from_text
+from fedlab.runs.client_state import NO_STATE, ClientState
 from fedlab.runs.client_store import ClientStore
 from fedlab.seeds import deterministic, seeded
-from fedlab.strategies.protocol import CONFIG, ROUND, ClientContext, ClientFunctions, round_of
+from fedlab.strategies.protocol import CONFIG, ROUND, RUN, ClientContext, ClientFunctions, round_of
 from fedlab.workload import SupportsImages
 
 app = ClientApp()
@@ -102,7 +103,7 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
         config = apply_node_settings(context)
         run, workload, partition = config.run, config.workload, int(context.node_config[PARTITION_ID_KEY])
         functions: ClientFunctions = config.plugins["strategy"].spec.client
-        who = ClientContext(partition, config)
+        who = ClientContext(partition, config, _state(message, context, config))
         message.content = compression.decode(message.content)
         with deterministic(run.threads):
             with seeded(run.seed, purpose, server_round, partition):
@@ -123,6 +124,14 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
         reported = _error_location(error) if deployed else reason
     store.log_event(purpose, status="failed", round=server_round, reason=reason)
     return _error(message, f"in {purpose}: {reported}")
+
+
+def _state(message: Message, context: Context, config: Config) -> ClientState:
+    """Return the client's own state, where the strategy declares one."""
+    if not config.plugins["strategy"].spec.client_state:
+        return NO_STATE
+    node, run = context.node_config, str(_field(message.content[CONFIG], RUN))
+    return ClientState.of_client(node, run, int(node[PARTITION_ID_KEY]), config.checkpoint)
 
 
 def _error_location(error: Exception) -> str:

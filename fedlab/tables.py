@@ -64,6 +64,9 @@ AGGREGATIONS: Mapping[str, Row] = {
     "fedadagrad": Row(f"{_RULES}.server_optimizers:FEDADAGRAD", "FedAvg with Adagrad on the server (Reddi 2021)"),
     "fedadam": Row(f"{_RULES}.server_optimizers:FEDADAM", "FedAvg with Adam on the server (Reddi 2021)"),
     "fedyogi": Row(f"{_RULES}.server_optimizers:FEDYOGI", "FedAvg with Yogi on the server (Reddi 2021)"),
+    "fedexp": Row(
+        f"{_RULES}.extrapolation:FEDEXP", "FedAvg, extrapolated as the clients' changes differ (Jhunjhunwala 2023)"
+    ),
     "fedmedian": Row(f"{_RULES}.robust:FEDMEDIAN", "the median of each weight over clients (Yin 2018)"),
     "fedtrimmedavg": Row(f"{_RULES}.robust:FEDTRIMMEDAVG", "the mean of each weight without its extremes (Yin 2018)"),
     "krum": Row(f"{_RULES}.robust:KRUM", "the one model that is nearest to the others (Blanchard 2017)"),
@@ -114,6 +117,24 @@ STRATEGIES: Mapping[str, Row] = {
     ),
     "fednova": Row(
         "fedlab.strategies.fednova:SPEC", "FedAvg for clients that take different numbers of steps (Wang 2020)"
+    ),
+    "feddyn": Row(
+        "fedlab.strategies.feddyn:SPEC", "FedAvg with a regularizer that each client updates every round (Acar 2021)"
+    ),
+    "moon": Row(
+        "fedlab.strategies.moon:SPEC", "FedAvg with features contrasted with the previous local model's (Li 2021)"
+    ),
+    "ditto": Row(
+        "fedlab.strategies.ditto:SPEC", "FedAvg, and a personal model near the global one on each client (Li 2021)"
+    ),
+    "apfl": Row(
+        "fedlab.strategies.apfl:SPEC", "FedAvg, and each client mixes the global model with its own (Deng 2020)"
+    ),
+    "fedper": Row(
+        "fedlab.strategies.fedper:SPEC", "FedAvg of the features, each client keeps its own head (Arivazhagan 2019)"
+    ),
+    "fedrep": Row(
+        "fedlab.strategies.fedrep:SPEC", "as FedPer: each client fits its head first, then the features (Collins 2021)"
     ),
     "startup": Row(
         "fedlab.strategies.startup:SPEC", "a teacher of the base labels the clients' images softly (Phoo 2021)"

@@ -29,6 +29,7 @@ from fedlab.privacy.accounting import describe
 from fedlab.registry import app_config, config_from_text, refresh
 from fedlab.runs import pretrain_cache
 from fedlab.runs.checkpoints import weights_sha256
+from fedlab.runs.client_state import check_states
 from fedlab.runs.directory import RunDirectory, current_directory
 from fedlab.runs.manifest import now
 from fedlab.runs.metrics import MetricTable
@@ -36,7 +37,7 @@ from fedlab.runs.tensorboard import TensorBoard
 from fedlab.seeds import deterministic, seeded
 from fedlab.server.budget import Budget
 from fedlab.strategies import validation
-from fedlab.strategies.protocol import EXAMPLES, FINAL, StrategySpec, client_metrics, load
+from fedlab.strategies.protocol import EXAMPLES, FINAL, RUN, StrategySpec, client_metrics, load
 from fedlab.training import resolve_device
 from fedlab.workload import SupportsScoring, Workload, blank_model
 
@@ -73,6 +74,8 @@ class RoundLoop:
         self.names = dict(enumerate(config.clients))
         spec: StrategySpec = config.plugins["strategy"].spec
         self.strategy = spec.server(self.workload, config, self._progress)
+        self.client_state = spec.client_state
+        self.identity = {RUN: str(run.manifest().get("id", ""))} if spec.client_state else {}
         self.grid = PartitionGrid(
             Roster(grid, self.names, run.registered_nodes(), self.run.emit),
             min_clients=config.run.min_clients or len(self.names),
@@ -93,6 +96,8 @@ class RoundLoop:
     def run_rounds(self) -> None:
         """Run from the newest checkpoint, or from the start, to the last round."""
         checkpoint = self.run.checkpoints.rewind()
+        if checkpoint and self.client_state and self.config.plugins["engine"].spec.simulates_clients:
+            check_states(self.run.path, self.run.rounds(), checkpoint[0], self.names)
         self.run.emit("connecting", clients=len(self.names))
         with seeded(self.config.run.seed, "roster"):
             self.grid.wait_for_clients(checkpoint[0] + 1 if checkpoint else 0, self.config.comm.connect_timeout)
@@ -164,7 +169,9 @@ class RoundLoop:
             return {}, {}, PhaseStats()
         self._select("evaluate", self.evaluate_sampler)
         with seeded(self.config.run.seed, "evaluate", self.round):
-            config = ConfigRecord({FINAL: True}) if self.budget.ended_by else self._config()
+            config = self._config()
+            if self.budget.ended_by:
+                config[FINAL] = True
             messages = list(self.strategy.configure_evaluate(self.round, arrays, config, self.grid))
         clients = {
             self.names[self.grid.partition_of[reply.metadata.src_node_id]]: client_metrics(reply)
@@ -306,9 +313,9 @@ class RoundLoop:
             return None
         return load(model, state, resolve_device(self.config.run.device)).eval()
 
-    @staticmethod
-    def _config() -> ConfigRecord:
-        return ConfigRecord()  # the strategy puts in the round
+    def _config(self) -> ConfigRecord:
+        """Return the config of a message; the strategy puts in the round."""
+        return ConfigRecord(dict(self.identity))
 
     @contextmanager
     def _phase(self, name: str, *, announce: bool = True) -> Iterator[None]:

@@ -30,7 +30,7 @@ from fedlab.privacy.accounting import PrivacyAccount
 from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies.aggregation import AggregationSpec
 from fedlab.strategies.base import BaseStrategy
-from fedlab.strategies.local_training import LocalWork, Prepare, Trained, prepare, run
+from fedlab.strategies.local_training import LocalWork, Prepare, Reply, Trained, prepare, run
 from fedlab.strategies.model_updates import ModelUpdates
 from fedlab.strategies.protocol import (
     ClientContext,
@@ -112,23 +112,6 @@ class FedAvg(BaseStrategy):
         self.rule.restore(state)
 
 
-def train(workload: Workload, message: Message, context: ClientContext, prepare: Prepare = prepare) -> RecordDict:
-    """Train the global model on the client's own data; the reply is that of :func:`reply`.
-
-    Parameters
-    ----------
-    prepare
-        Returns the local training, for strategies that change it.
-    """
-    work = prepare(workload, message, context)
-    return reply(workload, message, context, work, run(workload, work))
-
-
-def clients(prepare: Prepare = prepare) -> ClientFunctions:
-    """Return the client side of a strategy that changes nothing but the local training."""
-    return ClientFunctions(partial(train, prepare=prepare), evaluate, train_many=ManyClients(prepare, reply))
-
-
 def reply(
     workload: Workload, message: Message, context: ClientContext, work: LocalWork, trained: Trained
 ) -> RecordDict:
@@ -141,6 +124,26 @@ def reply(
     """
     metrics = drop_none(loss=trained.loss)
     return aggregations.make_reply(workload, message, context, trained.state, metrics, work.data)
+
+
+def train(
+    workload: Workload, message: Message, context: ClientContext, prepare: Prepare = prepare, reply: Reply = reply
+) -> RecordDict:
+    """Train the global model on the client's own data.
+
+    Parameters
+    ----------
+    prepare, reply
+        Return the local training and the answer after it, for strategies that change one of them.
+    """
+    work = prepare(workload, message, context)
+    return reply(workload, message, context, work, run(workload, work))
+
+
+def clients(prepare: Prepare = prepare, reply: Reply = reply) -> ClientFunctions:
+    """Return the client side of a strategy that changes nothing but the local training and the answer after it."""
+    train_many = ManyClients(prepare, reply)
+    return ClientFunctions(partial(train, prepare=prepare, reply=reply), evaluate, train_many=train_many)
 
 
 def require_plain_sgd(config: Config) -> None:

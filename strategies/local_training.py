@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from torch import Tensor
 
 from fedlab.data.dataset import ArrayDataset
@@ -52,6 +52,8 @@ class LocalWork:
         A term to add to the workload's loss, see :data:`Penalty`.
     extra
         Tensors by name that the penalty reads.
+    frozen
+        Names of weights that stay as they are.
     """
 
     start: Tensors
@@ -63,6 +65,7 @@ class LocalWork:
     ema_decay: float = 0.0
     penalty: Penalty | None = None
     extra: Tensors = field(default_factory=dict)
+    frozen: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ def prepare(
 
 
 Prepare = Callable[[Workload, Message, ClientContext], LocalWork]
+Reply = Callable[[Workload, Message, ClientContext, LocalWork, Trained], RecordDict]
 
 
 def run(workload: Workload, work: LocalWork) -> Trained:
@@ -132,6 +136,8 @@ def run(workload: Workload, work: LocalWork) -> Trained:
     device = work.device
     model = load(blank_model(workload), work.start, device).train()
     weights = dict(model.named_parameters())
+    for name in work.frozen:
+        weights[name].requires_grad_(False)
     start = {name: weight.detach().clone() for name, weight in weights.items()} if work.penalty else {}
     extra = {name: tensor.to(device) for name, tensor in work.extra.items()}
 

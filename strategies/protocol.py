@@ -25,12 +25,14 @@ from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import IncompatibleWeightsError
 from fedlab.metrics import Metric, Phase
 from fedlab.privacy.accounting import PrivacyAccount
+from fedlab.runs.client_state import NO_STATE, ClientState
 from fedlab.training import Progress, resolve_device
 from fedlab.vectorized.memory import ClientMemory
 from fedlab.workload import Workload
 
 ARRAYS, CONFIG, METRICS, ROUND, EXAMPLES = "arrays", "config", "metrics", "server-round", "num-examples"
 FINAL = "final-round"  # in the config of a round's test, when a budget ends the run with it
+RUN = "run"  # in the config of messages to clients that keep a state: identifier of the run
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,13 @@ class ClientContext:
         Its partition of the data.
     config
         Configuration of the run, with the settings of this machine merged into it.
+    state
+        Its own state, where the strategy declares one.
     """
 
     partition: int
     config: Config
+    state: ClientState = NO_STATE
 
     @property
     def device(self) -> torch.device:
@@ -156,7 +161,8 @@ class ClientFunctions:
     prediction_states
         Returns the arrays that a client stores after an evaluation message, in order to predict with them.
     states_from_checkpoint
-        Returns the same from the server's checkpoint, for one partition.
+        Returns the same from the server's checkpoint, for one partition; its entry ``client`` is that client's own
+        state, None where it has none on this machine.
     predictor
         Returns the module that predicts, from either.
     train_many
@@ -203,6 +209,9 @@ class StrategySpec:
         True if a round depends on the number of rounds, as a schedule does: a run that is made longer is then another.
     aggregation
         Spec of the aggregation rule, if the strategy is FedAvg with another rule.
+    client_state
+        True if clients keep a state of their own between rounds (``ClientContext.state``); each saves it whenever it
+        trains.
     name
         Prefix of its options if it is given by import path; empty: the module's name.
     metrics, phases
@@ -219,6 +228,7 @@ class StrategySpec:
     defaults: Overrides = field(default_factory=dict)
     depends_on_rounds: bool = False
     aggregation: Any = None
+    client_state: bool = False
     name: str = ""
     metrics: tuple[Metric, ...] = ()
     phases: tuple[Phase, ...] = ()

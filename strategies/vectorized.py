@@ -7,7 +7,7 @@ take their steps together (``fedlab/vectorized``). Where that is impossible the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fedlab.data.dataset import Batch
 from fedlab.seeds import Stream, preserved, seeded
-from fedlab.strategies.local_training import PHASE, LocalWork, Prepare, Trained, run
+from fedlab.strategies.local_training import PHASE, LocalWork, Prepare, Reply, Trained, run
 from fedlab.strategies.protocol import ClientContext, round_of
 from fedlab.training import check_loss
 from fedlab.vectorized.draws import NotVectorizable, draw
@@ -27,7 +27,6 @@ from fedlab.vectorized.stacked_model import StackedModel
 from fedlab.vectorized.stacked_training import stack_batches, train_stacked
 from fedlab.workload import Workload, blank_model
 
-Reply = Callable[[Workload, Message, ClientContext, LocalWork, Trained], RecordDict]
 Outcome = RecordDict | Exception
 
 PURPOSE = "train"  # first name of a client's random stream, as in the client app

@@ -23,6 +23,7 @@ from fedlab.data.digits import image_files, image_folder
 from fedlab.errors import ConfigError, DataError, FedlabError, IncompatibleWeightsError, RunError, suggest
 from fedlab.files import expand_user
 from fedlab.registry import config_from_text, load_run_config
+from fedlab.runs.client_state import CLIENT, state_at
 from fedlab.runs.client_store import MODEL
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import deterministic
@@ -236,6 +237,7 @@ def _of_run(run: RunDirectory, client: str | None) -> Predictor:
     path = run.checkpoints.path(newest)
     content = _load(path, {"arrays": Mapping, "strategy": Mapping})
     partition = names.index(chosen)
+    content[CLIENT] = state_at(path, partition)
     return _build(
         path,
         config,
@@ -289,7 +291,8 @@ class Recalled:
     def in_place_of(self, partition: int) -> tuple[Mapping[str, Tensor], nn.Module]:
         """The state of the client's model, and inputs ``x`` to logits or log-probabilities, on the CPU."""
         with _fitting(self.path):
-            states = self._half.states_from_checkpoint(self.workload, self.content, partition, self.config)
+            content = {**self.content, CLIENT: state_at(self.path, partition)}
+            states = self._half.states_from_checkpoint(self.workload, content, partition, self.config)
             return states["arrays"], self._half.predictor(self.workload, states).eval()
 
     def example_weights(self, partition: int, features: Tensor) -> Tensor | None:

@@ -5,6 +5,7 @@
     clients/usps/
         model.pt        config, round, and the states that the strategy's predictor is made of
         events.jsonl    one line for each message that the client answered
+        client-state/   see :mod:`fedlab.runs.client_state`
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@
         events.jsonl        progress, one line an event, for progress displays
         tensorboard/        the same metrics as TensorBoard events
         checkpoints/        see :mod:`fedlab.runs.checkpoints`
+        client-state/       see :mod:`fedlab.runs.client_state`
         images/             NAME-round-N.png: samples of a generative model
         report.html         the run at a glance
         clients.npz         data of a comparison page's figures of clients, if there was a comparison
@@ -23,6 +24,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -101,6 +103,7 @@ class RunDirectory:
         )
         run.update_manifest(
             status="created",
+            id=secrets.token_hex(8),
             created=now(),
             versions=versions(),
             git_commit=git_commit(),

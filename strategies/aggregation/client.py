@@ -22,7 +22,7 @@ from fedlab.strategies.protocol import (
     tensor_record,
 )
 from fedlab.training import resolve_device
-from fedlab.workload import Workload, blank_model
+from fedlab.workload import Workload, blank_model, model_template
 
 START_LOSS, CLIPPING_NORM, UNCLIPPED = "start-loss", "clipping-norm", "unclipped"
 LOSS_EXAMPLES, LOSS_BATCH = 1000, 250  # a client's loss before training is taken on so many, so many at a time
@@ -36,12 +36,12 @@ def make_reply(
     metrics: Mapping[str, float],
     data: ArrayDataset,
 ) -> RecordDict:
-    """Return a reply with a whole model, and with what the server's rule requests in ``config``.
+    """Return a reply with a model, and with what the server's rule requests in ``config``.
 
     Parameters
     ----------
     trained
-        State of the client's model.
+        State of the client's model, or the part of it that it sends.
     metrics
         Metrics of the strategy itself.
     data
@@ -54,8 +54,9 @@ def make_reply(
         measured[START_LOSS] = start_loss(workload, arrays_of(message.content), message, context, data)
     if CLIPPING_NORM in config:
         sent = arrays_of(message.content)
-        trainable = {name for name, _ in blank_model(workload).named_parameters()}
-        state, whole = clip(state, sent, trainable, float(config[CLIPPING_NORM]))  # type: ignore[arg-type]
+        trainable = {name for name, _ in model_template(workload).named_parameters()} & state.keys()
+        start = {name: tensor for name, tensor in sent.items() if name in state}
+        state, whole = clip(state, start, trainable, float(config[CLIPPING_NORM]))  # type: ignore[arg-type]
         measured[UNCLIPPED] = float(whole)
     return RecordDict({ARRAYS: tensor_record(state), METRICS: metrics_record(measured, len(data))})
 
