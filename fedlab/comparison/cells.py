@@ -14,6 +14,7 @@ from fedlab import files, launch
 from fedlab.config.resolve import with_options
 from fedlab.config.schema import Config
 from fedlab.errors import FedlabError, RunError, os_error_sentence
+from fedlab.runs.client_state import copy_states
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.result import Result
 
@@ -43,6 +44,7 @@ def run_or_resume(path: Path, config: Callable[[], Config], begun: CheckpointRef
             for record in RunDirectory.open(begun.run).rounds()[: begun.round + 1]:
                 directory.log_round(record)
             directory.checkpoints.copy(begun.run, begun.round)
+            copy_states(begun.run, directory.path, begun.round)
     return launch.resume(path)
 
 

@@ -178,6 +178,15 @@ def state_at(checkpoint: Path, partition: int) -> State | None:
     return ClientState(_folder(checkpoint.parent.parent, partition)).load(server_round + 1)
 
 
+def copy_states(source: Path, run: Path, server_round: int) -> None:
+    """Copy the states that clients had after a round from another run directory, for a run that goes on from there."""
+    for folder in sorted((source / FOLDER).glob("*")):
+        rounds = [number for number in ClientState(folder).rounds() if number <= server_round]
+        if rounds:
+            path = Path(FOLDER) / folder.name / f"{rounds[-1]}.pt"
+            write_atomically(run / path, (source / path).read_bytes())
+
+
 def check_states(run: Path, records: Sequence[Mapping[str, Any]], server_round: int, names: Mapping[int, str]) -> None:
     """Check that simulated clients have the states with which a run goes on after a checkpoint.
 

@@ -148,3 +148,39 @@ def test_a_machines_own_settings_go_over_the_runs_whose_folders_are_the_servers(
     assert own.workload.data_config == own.data
     with pytest.raises(ConfigError, match=r"this run has no client 'pacs'"):
         settled(domain="pacs")
+
+
+@pytest.fixture
+def personal(context):
+    """The context of a client of a strategy that keeps a state on its clients."""
+    text = context.run_config["overrides"]
+    context.run_config["overrides"] = text.replace('strategy = "fedavg"', 'strategy = "ditto"')
+    return context
+
+
+def test_a_client_that_should_keep_a_state_and_has_no_place_for_it_says_so(personal):
+    assert "in train: this strategy keeps a state on the client, and clients of this run have no run directory" in (
+        app(message("train"), personal).error.reason
+    )
+    personal.node_config["domain"] = toy.Blobs().clients[1]
+    assert (
+        "this client has no folder for it; start it with `fedlab join`" in app(message("train"), personal).error.reason
+    )
+
+
+def test_a_deployed_client_keeps_its_states_apart_by_run_and_predicts_with_the_last(personal, tmp_path):
+    personal.node_config.update({"domain": toy.Blobs().clients[1], "state-dir": str(tmp_path)})
+    for run in ("first", "second"):
+        sent = message("train")
+        sent.content["config"]["run"] = run
+        assert set(app(sent, personal).content) == {"arrays", "metrics", "config"}
+    states = sorted((tmp_path / "client-state").glob("*/*.pt"))
+    assert [path.name for path in states] == ["2.pt", "2.pt"]
+    tested = message("evaluate")
+    tested.content["config"]["run"] = "second"
+    metrics = app(tested, personal).content["metrics"]
+    assert {"accuracy_global", "accuracy_personal"} <= set(metrics)
+    kept = torch.load(tmp_path / "model.pt", weights_only=True)["states"]["arrays"]
+    own = [torch.load(path, weights_only=True)["model"] for path in states]
+    assert all(torch.equal(kept[name], own[0][name]) or torch.equal(kept[name], own[1][name]) for name in kept)
+    assert not torch.equal(kept["head.0.weight"], tested.content["arrays"].to_torch_state_dict()["head.0.weight"])

@@ -13,7 +13,7 @@ from fedlab import registry
 from fedlab.config.schema import CheckpointConfig
 from fedlab.errors import RunError
 from fedlab.launch import resume
-from fedlab.runs.client_state import NO_STATE, ClientState, state_at
+from fedlab.runs.client_state import NO_STATE, ClientState, copy_states, state_at
 from fedlab.runs.directory import RunDirectory, use_directory
 from tables import lead, put
 
@@ -174,3 +174,10 @@ def test_two_runs_have_two_identifiers(tmp_path):
     config = registry.load_config({"name": "x"})
     found = {RunDirectory.create(tmp_path, config).manifest()["id"] for _ in range(2)}
     assert len(found) == 2 and all(len(one) == 16 for one in found)
+
+
+def test_a_run_that_goes_on_from_another_ones_checkpoint_takes_its_states_along(finished, tmp_path):
+    directory = finished()
+    copy_states(directory.path, tmp_path / "other", 3)
+    found = sorted(str(path.relative_to(tmp_path / "other")) for path in (tmp_path / "other").rglob("*.pt"))
+    assert found == ["client-state/0/3.pt", "client-state/1/3.pt", "client-state/2/3.pt"]
