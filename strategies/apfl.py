@@ -123,7 +123,7 @@ def mixed(w: Tensor, v: Tensor, alpha: float) -> Tensor:
 
 
 def run(workload: Workload, work: LocalWork, model: nn.Module, mixture: Mixture) -> Trained:
-    """Take the local steps on w and v, each on one batch, and return w."""
+    """Perform the local steps on w and v, both on the same batch, and return w."""
     losses: list[Tensor] = []
 
     def loss() -> Tensor:

@@ -79,7 +79,7 @@ def personal_work(work: LocalWork, message: Message, context: ClientContext) -> 
 
 
 def personalize(sent: Tensors, own: State) -> Tensors:
-    """Return v_k."""
+    """Return the personal model v_k."""
     found: Tensors = own[MODEL]
     return found
 

@@ -93,7 +93,7 @@ class FedDyn(fedavg.FedAvg):
         return {"h": dict(self.h)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Restore h."""
+        """Restore h, the server's sum."""
         self.h = dict(state["h"])
 
 

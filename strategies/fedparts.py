@@ -8,8 +8,7 @@ it. Uploads shrink to about 1/G, and clients keep no state between rounds.
 whose USplit distributes encoder, bottleneck and decoder of a U-Net over clients by round; any model and parts here.
 
 **Departures**: (1) turns are by number, not drawn; (2) its variants in which a part never leaves the client are not
-implemented: clients keep no state of the run, and a part that lived on the server would save no bytes; (3) those of
-FedAvg.
+implemented, see FedPer for a part of that kind; (3) those of FedAvg.
 
 **Metrics**: as FedAvg; ``uploaded``: fraction of the model's numbers that clients sent in the last round.
 """
