@@ -41,8 +41,8 @@ def federate(start, client, server=None):
     for number, cohort in enumerate(COHORTS, 1):
         sent = []
         for partition in cohort:
+            model = WORKLOAD.model()
             with seeded(SEED, "train", number, partition):
-                model = WORKLOAD.model()  # draws from the client's stream
                 model.load_state_dict(arrays)
                 sent.append(client(partition, model.train()))
         arrays = server(arrays, sent, cohort) if server else {**arrays, **mean(sent)}
