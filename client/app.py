@@ -27,7 +27,7 @@ from fedlab.registry import app_config, config_from_text
 from fedlab.runs.client_state import NO_STATE, ClientState
 from fedlab.runs.client_store import ClientStore
 from fedlab.seeds import deterministic, seeded
-from fedlab.strategies.protocol import CONFIG, ROUND, RUN, ClientContext, ClientFunctions, round_of
+from fedlab.strategies.protocol import CHECKPOINTS, CONFIG, ROUND, RUN, ClientContext, ClientFunctions, round_of
 from fedlab.workload import SupportsImages
 
 app = ClientApp()
@@ -130,8 +130,11 @@ def _state(message: Message, context: Context, config: Config) -> ClientState:
     """Return the client's own state, where the strategy declares one."""
     if not config.plugins["strategy"].spec.client_state:
         return NO_STATE
-    node, run = context.node_config, str(_field(message.content[CONFIG], RUN))
-    return ClientState.of_client(node, run, int(node[PARTITION_ID_KEY]), config.checkpoint)
+    node, entries = context.node_config, message.content[CONFIG]
+    assert isinstance(entries, ConfigRecord)
+    checkpoints = entries.get(CHECKPOINTS)
+    known = [int(number) for number in checkpoints] if isinstance(checkpoints, list) else None
+    return ClientState.of_client(node, str(entries.get(RUN, "")), int(node[PARTITION_ID_KEY]), known)
 
 
 def _error_location(error: Exception) -> str:

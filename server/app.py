@@ -37,7 +37,7 @@ from fedlab.runs.tensorboard import TensorBoard
 from fedlab.seeds import deterministic, seeded
 from fedlab.server.budget import Budget
 from fedlab.strategies import validation
-from fedlab.strategies.protocol import EXAMPLES, FINAL, RUN, StrategySpec, client_metrics, load
+from fedlab.strategies.protocol import CHECKPOINTS, EXAMPLES, FINAL, RUN, StrategySpec, client_metrics, load
 from fedlab.training import resolve_device
 from fedlab.workload import SupportsScoring, Workload, blank_model
 
@@ -149,7 +149,10 @@ class RoundLoop:
     def _train(self, arrays: ArrayRecord) -> tuple[ArrayRecord, PhaseStats]:
         self._select("train", self.train_sampler)
         with self._phase("server"), seeded(self.config.run.seed, "configure", self.round):
-            messages = list(self.strategy.configure_train(self.round, arrays, self._config(), self.grid))
+            config = self._config()
+            if self.client_state:
+                config[CHECKPOINTS] = self.run.checkpoints.rounds()
+            messages = list(self.strategy.configure_train(self.round, arrays, config, self.grid))
         replies = self._exchange("clients", messages, self._check)
         with self._phase("server", announce=False), seeded(self.config.run.seed, "aggregate", self.round):
             aggregated, _ = self.strategy.aggregate_train(self.round, replies)

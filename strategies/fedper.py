@@ -32,14 +32,13 @@ from fedlab.config.schema import Config
 from fedlab.errors import ConfigError
 from fedlab.models.feature_classifier import check_parts
 from fedlab.runs.client_state import State
-from fedlab.seeds import seeded
 from fedlab.strategies import aggregation, fedavg, local_training
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.local_training import LocalWork, Tensors, Trained
 from fedlab.strategies.personal import PERSONAL_METRICS, personal_client
 from fedlab.strategies.protocol import ClientContext, StrategySpec, drop_none, round_of, tensor_record
 from fedlab.training import Progress
-from fedlab.workload import Workload
+from fedlab.workload import Workload, blank_model
 
 LAYERS = "layers"  # W_P, in the client's state
 
@@ -65,8 +64,7 @@ class SharedLayers(fedavg.FedAvg):
 
     def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
         super().__init__(workload, config, progress)
-        with seeded("names of a model"):
-            model = workload.model()
+        model = blank_model(workload)
         if not config.strategy.layers:
             check_parts(model, config.run.strategy, config.run.workload)
         section = config.plugins["strategy"].section

@@ -31,7 +31,6 @@ from fedlab.data.dataset import Batch
 from fedlab.errors import ConfigError
 from fedlab.losses.model_contrastive import model_contrastive_loss
 from fedlab.models.feature_classifier import check_parts, features_of
-from fedlab.seeds import seeded
 from fedlab.strategies import fedavg
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.local_training import LocalWork, prepare, run
@@ -60,8 +59,7 @@ def server(workload: Workload, config: Config, progress: Progress) -> fedavg.Fed
     ConfigError
         When the model has no feature extractor.
     """
-    with seeded("names of a model"):
-        check_parts(workload.model(), config.run.strategy, config.run.workload)
+    check_parts(blank_model(workload), config.run.strategy, config.run.workload)
     return fedavg.FedAvg(workload, config, progress)
 
 

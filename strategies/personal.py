@@ -31,7 +31,7 @@ from fedlab.strategies.protocol import (
     metrics_record,
     round_of,
 )
-from fedlab.workload import Workload
+from fedlab.workload import Workload, blank_model
 
 # The global model's arrays and the client's state -> arrays of its personal model, all of them by name.
 Personalize = Callable[[Tensors, State], Tensors]
@@ -58,7 +58,7 @@ class PersonalModel:
         found = {
             f"{metric}_{name}": value
             for name, arrays in models.items()
-            for metric, value in workload.evaluate(load(workload.model(), arrays, context.device), data).items()
+            for metric, value in workload.evaluate(load(blank_model(workload), arrays, context.device), data).items()
         }
         return RecordDict({METRICS: metrics_record(found, len(data))})
 

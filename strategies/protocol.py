@@ -32,7 +32,7 @@ from fedlab.workload import Workload
 
 ARRAYS, CONFIG, METRICS, ROUND, EXAMPLES = "arrays", "config", "metrics", "server-round", "num-examples"
 FINAL = "final-round"  # in the config of a round's test, when a budget ends the run with it
-RUN = "run"  # in the config of messages to clients that keep a state: identifier of the run
+RUN, CHECKPOINTS = "run", "checkpoints"  # to clients that keep a state: identifier of the run, rounds it can go back to
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedlab.config.schema import CheckpointConfig
-from fedlab.errors import RunError
+from fedlab.errors import RunError, name_list, os_error_sentence
 from fedlab.files import write_atomically
 from fedlab.runs.client_store import STATE_DIR_KEY
 from fedlab.runs.directory import current_directory
 
 FOLDER = "client-state"
 DOMAIN_KEY = "domain"  # in the config of a deployed node
-MAX_NAMED = 3  # clients that an error names
 CLIENT = "client"  # entry of a checkpoint that a client predicts with: its own state
 
 State = dict[str, Any]
@@ -55,21 +53,18 @@ class ClientState:
     ----------
     folder
         The folder, made with the first state; None: there is none, and :meth:`load` and :meth:`save` say why.
-    checkpoint
-        Which checkpoints the run keeps.
+    checkpoints
+        Rounds of the checkpoints that the run has now; None: not known, so any round may have one.
     reason
         Why there is no folder: a sentence.
     """
 
-    def __init__(
-        self, folder: Path | None, checkpoint: CheckpointConfig | None = None, reason: str = UNDECLARED
-    ) -> None:
-        self.folder, self.reason = folder, reason
-        self.keep, self.every = (checkpoint.keep, checkpoint.every) if checkpoint else (1, 1)
+    def __init__(self, folder: Path | None, checkpoints: Sequence[int] | None = None, reason: str = UNDECLARED) -> None:
+        self.folder, self.checkpoints, self.reason = folder, checkpoints, reason
 
     @classmethod
     def of_client(
-        cls, node_config: Mapping[str, Any], run: str, partition: int, checkpoint: CheckpointConfig
+        cls, node_config: Mapping[str, Any], run: str, partition: int, checkpoints: Sequence[int] | None
     ) -> ClientState:
         """Return the state of a client, whether it is simulated or deployed.
 
@@ -81,16 +76,18 @@ class ClientState:
             Identifier of the run, as the server sent it: a client's folder may have states of several runs.
         partition
             The client's partition.
+        checkpoints
+            Rounds of the checkpoints that the run has now, if the server sent them.
         """
         if state_dir := str(node_config.get(STATE_DIR_KEY, "")):
             name = hashlib.sha256(run.encode()).hexdigest()[:16]  # text of another machine is no folder's name
-            return cls(Path(state_dir) / FOLDER / name, checkpoint)
+            return cls(Path(state_dir) / FOLDER / name, checkpoints)
         if DOMAIN_KEY in node_config:
-            return cls(None, checkpoint, NO_STATE_DIR)
+            return cls(None, checkpoints, NO_STATE_DIR)
         directory = current_directory()
         if directory is None:
-            return cls(None, checkpoint, NO_DIRECTORY)
-        return cls(_folder(directory, partition), checkpoint)
+            return cls(None, checkpoints, NO_DIRECTORY)
+        return cls(_folder(directory, partition), checkpoints)
 
     def rounds(self) -> list[int]:
         """Return the rounds that have a file, ascending.
@@ -126,9 +123,9 @@ class ClientState:
     def save(self, server_round: int, state: Mapping[str, Any]) -> None:
         """Write the state after a round in which the client trained; delete the files that nothing needs any more.
 
-        Needed are this one, and for each checkpoint that the run may have now (the newest ``checkpoint.keep`` of every
-        ``checkpoint.every``-th round) the newest state up to it: at most ``checkpoint.keep`` + 1 files, whatever
-        the number of rounds between them. Files of later rounds are what a stopped run left behind.
+        Needed are this one, and for each checkpoint that the run has now the newest state up to it: one file more than
+        checkpoints at most, whatever the number of rounds between them. Files of later rounds are what a stopped run
+        left behind.
 
         Parameters
         ----------
@@ -138,20 +135,23 @@ class ClientState:
         Raises
         ------
         RunError
-            When the client has no folder.
+            When the client has no folder, or the file cannot be written.
         """
         stream = io.BytesIO()
         torch.save(_snapshot(state), stream)
-        write_atomically(self._path(server_round), stream.getvalue())
+        try:
+            write_atomically(self._path(server_round), stream.getvalue())
+        except OSError as error:
+            raise RunError(f"the client's state cannot be saved: {os_error_sentence(error)}") from error
         rounds = self.rounds()
         for number in set(rounds) - self._needed(rounds, server_round):
             self._path(number).unlink()
 
     def _needed(self, rounds: Sequence[int], server_round: int) -> set[int]:
         """Return the rounds whose files are needed once a client has trained in a round."""
-        newest = (server_round - 1) // self.every * self.every  # this round's checkpoint is not there yet
-        checkpoints = [newest - number * self.every for number in range(self.keep)]
-        found = ([number for number in rounds if number <= checkpoint] for checkpoint in checkpoints)
+        if self.checkpoints is None:
+            return {number for number in rounds if number <= server_round}
+        found = ([number for number in rounds if number <= checkpoint] for checkpoint in self.checkpoints)
         return {server_round, *(candidates[-1] for candidates in found if candidates)}
 
     def _path(self, server_round: int) -> Path:
@@ -213,11 +213,9 @@ def check_states(run: Path, records: Sequence[Mapping[str, Any]], server_round: 
         if max(found, default=0) < trained.get(name, 0):
             missing.append(name)
     if missing:
-        others = f" and {len(missing) - MAX_NAMED} others" if len(missing) > MAX_NAMED else ""
         raise RunError(
-            f"the run cannot go on after round {server_round}: the states that clients {', '.join(missing[:MAX_NAMED])}"
-            f"{others} had then are not in {run / FOLDER}; put the folder back, or start anew: fedlab run "
-            f"{run}/config.toml"
+            f"the run cannot go on after round {server_round}: the states that clients {name_list(missing)} had then "
+            f"are not in {run / FOLDER}; put the folder back, or start anew: fedlab run {run}/config.toml"
         )
 
 

@@ -41,12 +41,18 @@ def federate(start, client, server=None):
     for number, cohort in enumerate(COHORTS, 1):
         sent = []
         for partition in cohort:
-            model = WORKLOAD.model()
             with seeded(SEED, "train", number, partition):
-                model.load_state_dict(arrays)
-                sent.append(client(partition, model.train()))
+                sent.append(client(partition, model_of(arrays).train()))
         arrays = server(arrays, sent, cohort) if server else {**arrays, **mean(sent)}
     return arrays
+
+
+def model_of(arrays):
+    """A model with these arrays; nothing is drawn from the current stream."""
+    with seeded("weights that are replaced"):
+        model = WORKLOAD.model()
+    model.load_state_dict(arrays)
+    return model
 
 
 def mean(states):
@@ -91,10 +97,7 @@ def weights_of(model):
 
 def accuracy(arrays, partition):
     """The accuracy of a model on a client's test data."""
-    with seeded("a test's model"):
-        model = WORKLOAD.model()
-    model.load_state_dict(arrays)
-    return WORKLOAD.evaluate(model, WORKLOAD.data(partition, "test"))["accuracy"]
+    return WORKLOAD.evaluate(model_of(arrays), WORKLOAD.data(partition, "test"))["accuracy"]
 
 
 def assert_close(found, wanted):

@@ -1,4 +1,4 @@
-"""States that stay with clients: the same bits in one process, in Ray's actors and with clients over the network."""
+"""States that stay with clients: the same bits in one process, in several, in Ray's actors and over the network."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def check_same(found: list[dict[str, torch.Tensor]], expected: Result) -> None:
     assert all(torch.equal(one[name], other[name]) for one, other in zip(found, wanted, strict=True) for name in other)
 
 
-def test_clients_in_rays_actors_find_the_run_directory(folder, expected):
-    ray = finished(
-        Command(folder, "run", "own.toml", *OPTIONS, "name=ray", "--engine", "ray", "--quiet"), folder, "ray"
-    )
-    assert ray.weights_sha256 == expected.weights_sha256
-    assert [line["clients"] for line in ray.rounds] == [line["clients"] for line in expected.rounds]
-    assert [line["bytes"] for line in ray.rounds] == [line["bytes"] for line in expected.rounds]
-    check_same(models(ray.directory), expected)
+@pytest.mark.parametrize("engine", ["ray", "pool"])
+def test_clients_in_other_processes_find_the_run_directory(folder, expected, engine):
+    command = Command(folder, "run", "own.toml", *OPTIONS, f"name={engine}", "--engine", engine, "--quiet")
+    run = finished(command, folder, engine)
+    assert run.weights_sha256 == expected.weights_sha256
+    assert [line["clients"] for line in run.rounds] == [line["clients"] for line in expected.rounds]
+    assert [line["bytes"] for line in run.rounds] == [line["bytes"] for line in expected.rounds]
+    check_same(models(run.directory), expected)
 
 
 def test_clients_over_the_network_keep_their_own(folder, expected, tmp_path):

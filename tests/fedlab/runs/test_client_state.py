@@ -10,14 +10,11 @@ import torch
 
 import toy
 from fedlab import registry
-from fedlab.config.schema import CheckpointConfig
 from fedlab.errors import RunError
 from fedlab.launch import resume
 from fedlab.runs.client_state import NO_STATE, ClientState, copy_states, state_at
 from fedlab.runs.directory import RunDirectory, use_directory
 from tables import lead, put
-
-CHECKPOINT = CheckpointConfig(keep=2, every=1)
 
 
 def save(state, *rounds):
@@ -26,7 +23,7 @@ def save(state, *rounds):
 
 
 def test_a_round_loads_the_newest_state_before_it(tmp_path):
-    state = ClientState(tmp_path / "0", CHECKPOINT)
+    state = ClientState(tmp_path / "0")
     assert state.load(1) is None and not (tmp_path / "0").exists()
     save(state, 1, 3)
     assert [state.load(number)["alpha"] if state.load(number) else None for number in (1, 2, 3, 4, 9)] == [
@@ -36,7 +33,7 @@ def test_a_round_loads_the_newest_state_before_it(tmp_path):
 
 
 def test_a_repeated_round_replaces_its_state_and_drops_what_came_after(tmp_path):
-    state = ClientState(tmp_path, CheckpointConfig(keep=9))
+    state = ClientState(tmp_path)
     save(state, 1, 2, 3, 4)
     save(state, 2)
     assert state.rounds() == [1, 2]
@@ -44,29 +41,26 @@ def test_a_repeated_round_replaces_its_state_and_drops_what_came_after(tmp_path)
 
 @pytest.mark.parametrize(("keep", "every"), [(1, 1), (2, 1), (2, 3), (3, 10), (1, 7)])
 def test_every_checkpoint_of_the_run_finds_its_state_and_no_file_is_kept_in_vain(tmp_path, keep, every):
-    draw, state, taken = (
-        random.Random(keep + every),
-        ClientState(tmp_path, CheckpointConfig(keep=keep, every=every)),
-        [],
-    )
+    draw, taken, checkpoints = random.Random(keep + every), [], [0]
+
+    def check(checkpoint):
+        wanted = max((number for number in taken if number <= checkpoint), default=None)
+        found = ClientState(tmp_path).load(checkpoint + 1)
+        assert (found and round(found["alpha"] * 10)) == wanted
+
     for server_round in range(1, 60):
         if draw.random() < 0.5:
             taken.append(server_round)
-            save(state, server_round)
-            assert len(state.rounds()) <= keep + 1
-        # a kill comes before this round's checkpoint, or after it
-        for newest in {(server_round - 1) // every * every, server_round // every * every}:
-            for checkpoint in (newest - number * every for number in range(keep)):
-                if checkpoint >= 0:
-                    wanted = max((number for number in taken if number <= checkpoint), default=None)
-                    found = state.load(checkpoint + 1)
-                    assert (found and round(found["alpha"] * 10)) == wanted
-        found = state.load(server_round + 1)
-        assert (found and round(found["alpha"] * 10)) == max(taken, default=None)
+            save(ClientState(tmp_path, checkpoints), server_round)
+            assert len(ClientState(tmp_path).rounds()) <= len(checkpoints) + 1
+        for checkpoint in (*checkpoints, server_round):  # a kill before this round's checkpoint, and a test after it
+            check(checkpoint)
+        if server_round % every == 0 or server_round == 25:  # a run of 25 rounds that goes on for longer
+            checkpoints = [*checkpoints, server_round][-keep:]
 
 
 def test_a_saved_tensor_does_not_bring_the_memory_that_it_is_a_part_of(tmp_path):
-    state = ClientState(tmp_path, CHECKPOINT)
+    state = ClientState(tmp_path)
     state.save(1, {"weight": torch.zeros(100_000)[:3]})
     assert (tmp_path / "1.pt").stat().st_size < 5_000
 
@@ -74,13 +68,13 @@ def test_a_saved_tensor_does_not_bring_the_memory_that_it_is_a_part_of(tmp_path)
 def test_a_damaged_state_is_named(tmp_path):
     (tmp_path / "2.pt").write_bytes(b"torn")
     with pytest.raises(RunError, match=r"state .*2\.pt cannot be read"):
-        ClientState(tmp_path, CHECKPOINT).load(3)
+        ClientState(tmp_path).load(3)
 
 
 def test_a_simulated_clients_state_is_in_the_run_directory_by_partition(tmp_path):
     with use_directory(tmp_path):
         for partition in (0, 1):
-            save(ClientState.of_client({"partition-id": partition}, "", partition, CHECKPOINT), partition + 1)
+            save(ClientState.of_client({"partition-id": partition}, "", partition, None), partition + 1)
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.pt")) == [
         "client-state/0/1.pt",
         "client-state/1/2.pt",
@@ -91,7 +85,7 @@ def test_a_simulated_clients_state_is_in_the_run_directory_by_partition(tmp_path
 
 def test_a_deployed_clients_states_of_two_runs_are_apart(tmp_path):
     node = {"domain": "usps", "state-dir": str(tmp_path)}
-    first, second = (ClientState.of_client(node, run, 0, CHECKPOINT) for run in ("a", "../../b"))
+    first, second = (ClientState.of_client(node, run, 0, None) for run in ("a", "../../b"))
     save(first, 1)
     save(second, 2)
     assert (first.rounds(), second.rounds()) == ([1], [2])
@@ -102,10 +96,10 @@ def test_a_deployed_clients_states_of_two_runs_are_apart(tmp_path):
     ("state", "message"),
     [
         (
-            ClientState.of_client({"domain": "usps"}, "a", 0, CHECKPOINT),
+            ClientState.of_client({"domain": "usps"}, "a", 0, None),
             "no folder for it; start it with `fedlab join`",
         ),
-        (ClientState.of_client({}, "a", 0, CHECKPOINT), "have no run directory .*start it with `fedlab run`"),
+        (ClientState.of_client({}, "a", 0, None), "have no run directory .*start it with `fedlab run`"),
         (NO_STATE, "set client_state=True in its StrategySpec"),
     ],
 )
@@ -168,6 +162,19 @@ def test_a_run_whose_client_states_are_gone_is_not_resumed(finished):
     (directory.path / "client-state" / "2" / "3.pt").unlink()
     with pytest.raises(RunError, match=r"cannot go on after round 3: the states that clients a, c had then are not in"):
         resume(directory.path)
+
+
+def test_a_run_that_goes_on_for_longer_is_as_one_of_all_rounds(finished, tmp_path):
+    whole, directory = finished(**{"checkpoint.every": 3}), finished(rounds=2, **{"checkpoint.every": 3})
+    resume(directory.path, overrides={"rounds": 4})
+    assert directory.manifest()["weights_sha256"] == whole.manifest()["weights_sha256"]
+    assert [line["clients"] for line in directory.rounds()] == [line["clients"] for line in whole.rounds()]
+
+
+def test_a_state_that_cannot_be_written_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"the client's state cannot be saved: .*file"):
+        save(ClientState(tmp_path / "file" / "0"), 1)
 
 
 def test_two_runs_have_two_identifiers(tmp_path):
