@@ -188,13 +188,11 @@ def _full_data() -> Iterator[Finding]:
 
 
 def _processor() -> Iterator[Finding]:
-    from fedlab.config.schema import RunConfig
+    from fedlab.config.resolve import THREADS
 
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     remedy = f"nothing to fix; threads={cpus} may be faster, and gives other bits"
-    yield enough(
-        f"{cpus} CPU{'s' * (cpus > 1)} for {RunConfig.threads} threads", cpus, {"note": RunConfig.threads}, remedy
-    )
+    yield enough(f"{cpus} CPU{'s' * (cpus > 1)} for {THREADS} threads", cpus, {"note": THREADS}, remedy)
 
 
 def _memory() -> Iterator[Finding]:

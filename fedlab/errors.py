@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+HELP_PAGE = "the page 'What can go wrong' of the documentation (docs/how-to/troubleshooting.md)"
 MAX_NAMES = 12  # longest list of names in a message
 
 

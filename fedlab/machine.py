@@ -7,7 +7,7 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 
-from fedlab.errors import ConfigError
+from fedlab.errors import HELP_PAGE, ConfigError
 
 PREFIXES = ("OMP_", "KMP_", "MKL_", "OPENBLAS_", "ONEDNN_", "DNNL_", "ATEN_CPU_", "CUBLAS_", "NVIDIA_TF32_")
 """Variables of the environment that numerical libraries read begin with one of these."""
@@ -65,7 +65,7 @@ def check_threads(threads: int) -> None:
         raise ConfigError(
             f"the environment sets {setting}, and the run asks for threads={threads}: torch would wait forever for "
             f"threads that OpenMP does not start; unset {setting.partition('=')[0]}, or set threads=1, which gives "
-            "other bits (`fedlab doctor` shows all such settings)"
+            f"other bits. See {HELP_PAGE}"
         )
     if threads > 1 and _process_with_threads not in (0, os.getpid()):
         raise ConfigError(

@@ -12,27 +12,25 @@ import tempfile
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from fedlab.deploy.proxies import find_proxy
 from fedlab.findings import Finding
 from fedlab.machine import missing_threads, numeric_environment, processor_name
 
-PROXIES = ("grpc_proxy", "https_proxy", "http_proxy", "all_proxy")  # each in lower and in upper case
-PORTS = {"http": 80, "https": 443}
+ELSEWHERE = "192.0.2.1"  # an address of documentation (RFC 5737): of no machine, and so of any server
 TIMEOUT = 3.0  # seconds for a proxy to answer
-NO_PROXY = "set no_proxy to the server's host, or unset it"
 
 
 def threads() -> Iterator[Finding]:
     """Find settings of OpenMP with which a run waits forever for its threads."""
-    from fedlab.config.schema import RunConfig
+    from fedlab.config.resolve import THREADS
 
-    if setting := missing_threads(RunConfig.threads):
+    if setting := missing_threads(THREADS):
         name = setting.partition("=")[0]
-        what = f"{setting}: OpenMP starts fewer than {RunConfig.threads} threads, and torch waits for them forever"
+        what = f"{setting}: OpenMP starts fewer than {THREADS} threads, and torch waits for them forever"
         yield Finding("bad", what, f"unset {name}, or run with threads=1, which gives other bits")
     else:
-        yield Finding("ok", f"nothing keeps OpenMP from starting {RunConfig.threads} threads")
+        yield Finding("ok", f"nothing keeps OpenMP from starting {THREADS} threads")
 
 
 def capability() -> Iterator[Finding]:
@@ -46,30 +44,17 @@ def capability() -> Iterator[Finding]:
 
 def proxies() -> Iterator[Finding]:
     """Find proxies that gRPC cannot use or that do not answer; a client reaches its server through them."""
-    names = [name for lower in PROXIES for name in (lower, lower.upper()) if os.environ.get(name)]
-    if not names:
-        return (yield Finding("ok", "no proxy is set: clients reach their server directly"))
-    direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
-    for name in names:
-        yield _proxy(name, os.environ[name], f"; no_proxy is {direct}" if direct else "")
-
-
-def _proxy(name: str, value: str, direct: str) -> Finding:
+    proxy, unusable = find_proxy(ELSEWHERE)
+    if unusable:
+        return (yield Finding("bad", unusable, "unset the variable, or name the server's host in no_proxy"))
+    if proxy is None:
+        return (yield Finding("ok", "clients reach a server directly, without a proxy"))
+    remedy = f"unset {proxy.variable}, or name the server's host in no_proxy, if it can be reached without a proxy"
     try:
-        url = urlsplit(value if "://" in value else f"http://{value}")
-        host, port = url.hostname, url.port or PORTS.get(url.scheme)
-    except ValueError:
-        host, port = None, None
-    if not host:
-        return Finding("bad", f"{name} is no address of a proxy{direct}", "write http://HOST:PORT, or unset it")
-    shown = f"{name}={url.scheme}://{host}{f':{port}' if port else ''}"  # without user and password
-    if url.scheme not in PORTS:
-        return Finding("bad", f"{shown}: gRPC does not speak {url.scheme}{direct}", f"name an HTTP proxy, {NO_PROXY}")
-    try:
-        with socket.create_connection((host, port), timeout=TIMEOUT):
-            return Finding("note", f"{shown} answers{direct}", f"if a client does not reach its server, {NO_PROXY}")
+        with socket.create_connection((proxy.url.hostname or "", proxy.port), TIMEOUT):
+            yield Finding("note", f"clients reach a server by way of {proxy}, which answers", remedy)
     except OSError as error:
-        return Finding("bad", f"{shown} does not answer, {error.strerror or error}{direct}", f"mend it, {NO_PROXY}")
+        yield Finding("bad", f"{proxy} does not answer, {error.strerror or error}", remedy)
 
 
 def file_locks() -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from fedlab.cli.consoles import stdout
 from fedlab.cli.errors import handle_errors
 from fedlab.config.presets import preset_names
 from fedlab.config.sections import Option, options
-from fedlab.errors import ConfigError
+from fedlab.errors import HELP_PAGE, ConfigError
 from fedlab.registry import all_sections, load_config, names, preset_plugins, read_any_preset, summary
 from fedlab.strategies.ablations import ABLATIONS
 
@@ -136,4 +136,5 @@ def doctor() -> None:
         if finding.remedy:
             stdout.print(f"     -> {escape(finding.remedy)}", highlight=False, soft_wrap=True)
     if any(finding.status == "bad" for finding in findings):
+        stdout.print(f"more on causes: {HELP_PAGE}", highlight=False, soft_wrap=True, markup=False)
         raise typer.Exit(1)

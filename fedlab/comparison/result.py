@@ -188,7 +188,7 @@ class Comparison:
 
     @property
     def machine_differences(self) -> list[str]:
-        """What differs between the machines of finished cells, so that bits may differ for that alone."""
+        """Differences between the machines of finished cells, for which alone bits may differ."""
         manifests = [result.manifest for _, result in self.results]
         return sorted({fact for manifest in manifests[1:] for fact in different_facts(manifests[0], manifest)})
 

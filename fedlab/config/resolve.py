@@ -25,6 +25,7 @@ from fedlab.config.schema import (
 from fedlab.config.sections import Overrides, Value, options, parse_section, suggest_option
 from fedlab.errors import ConfigError
 
+THREADS = 2  # of each process, unless there are many clients or an option says otherwise
 FEW_CLIENTS = 8  # up to so many clients a round train one after another in one process
 DATA_CONFIG = "data_config"  # the field in which a workload is given the run's DataConfig, where it has one
 
@@ -142,7 +143,7 @@ def clients_in_a_round(config: Config) -> int:
 
 def _threads(config: Config) -> int:
     """Return the threads of each process: with many clients there are many processes, each with one of them."""
-    return 1 if clients_in_a_round(config) > FEW_CLIENTS else 2
+    return 1 if clients_in_a_round(config) > FEW_CLIENTS else THREADS
 
 
 def with_options(config: Config, changes: Overrides) -> Config:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from fedlab.config.presets import read_preset
 from fedlab.config.schema import Config
 from fedlab.config.sections import Overrides, Value
-from fedlab.errors import ConfigError
+from fedlab.errors import ConfigError, FedlabWarning
 from fedlab.files import write_atomically
 from fedlab.registry import find, load_config
 from fedlab.runs.directory import RunDirectory
@@ -30,7 +30,7 @@ FREE = LENGTH | {
 """Options that say how a run is carried out or for how long, and not what a round computes."""
 
 
-class ResumeWarning(UserWarning):
+class ResumeWarning(FedlabWarning):
     """Warning that a resumed run is not, or may not be, what one without a break would have been."""
 
 

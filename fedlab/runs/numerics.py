@@ -1,4 +1,4 @@
-"""What the bits of a run depend on besides its options: processor, libraries and their settings, for the manifest.
+"""Facts of the machine that decide about the bits of a run: processor, libraries and their settings, for the manifest.
 
 Two runs with the same options give the same SHA-256 where these are the same. Another processor may round differently:
 torch's kernels exist for several sets of instructions, and sums in another order are other sums.
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from fedlab.errors import HELP_PAGE, FedlabWarning
 from fedlab.machine import numeric_environment, processor_name
 
 # Facts that decide about bits, with their names for people.
@@ -27,7 +28,7 @@ LIBRARIES = re.compile(r"(Math Kernel Library|MKL-DNN|cuDNN|CUDA Runtime)(?: Ver
 THREADS_ONLY = ("OMP_", "KMP_", "CUBLAS_")  # variables that begin so change no bit: a run sets both itself
 
 
-class DifferentMachinesWarning(UserWarning):
+class DifferentMachinesWarning(FedlabWarning):
     """Warning that runs are compared, or resumed, whose bits may differ because of the machine alone."""
 
 
@@ -72,7 +73,7 @@ def warn_of_different(one: Mapping[str, Any], other: Mapping[str, Any], what: st
     """
     if found := different_facts(one, other):
         warnings.warn(
-            f"{what} with different {', '.join(found)}: their bits may differ for that alone",
+            f"{what} with different {', '.join(found)}: their bits may differ for that alone; see {HELP_PAGE}",
             DifferentMachinesWarning,
             stacklevel=3,
         )
