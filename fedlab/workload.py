@@ -122,25 +122,6 @@ class SupportsImages(Workload, Protocol):
 
 
 @runtime_checkable
-class SupportsImageFolders(SupportsImages, Protocol):
-    """A workload that reads more kinds of image files than PNG and JPEG."""
-
-    def find_images(self, folder: Path) -> list[Path]:
-        """Return every image file below a folder, at least one, whether it can be read or not.
-
-        Raises
-        ------
-        DataError
-            When there is none.
-        """
-        ...
-
-    def is_image(self, path: Path) -> bool:
-        """Return True for the name of an image file."""
-        ...
-
-
-@runtime_checkable
 class SupportsClassNames(Protocol):
     """A workload whose classes have names, which reports show; without them a class is shown by its number."""
 

@@ -27,7 +27,7 @@ from fedlab.runs.client_state import CLIENT, state_at
 from fedlab.runs.client_store import MODEL
 from fedlab.runs.directory import RunDirectory
 from fedlab.seeds import deterministic
-from fedlab.workload import SupportsClassNames, SupportsImageFolders, SupportsImages, Workload
+from fedlab.workload import SupportsClassNames, SupportsImages, Workload
 
 if TYPE_CHECKING:
     from fedlab.strategies.protocol import ClientFunctions, ModelStates
@@ -83,7 +83,7 @@ class Predictor:
         RunError
             When the model gives values that are not finite.
         """
-        files = images(paths, self.workload)
+        files = images(paths)
         predictions: list[Prediction] = []
         with deterministic(self.threads):
             for start in range(0, len(files), FILES):
@@ -151,36 +151,27 @@ def predict(directory: Path | str, paths: Sequence[str | Path], client: str | No
     return load_predictor(Path(directory), client).predict(paths)
 
 
-def images(paths: Sequence[str | Path], workload: object = None) -> list[Path]:
+def images(paths: Sequence[str | Path]) -> list[Path]:
     """Return the image files that are meant by files, folders and patterns, each once.
-
-    Parameters
-    ----------
-    workload
-        May tell which files of a folder are images (:class:`fedlab.workload.SupportsImageFolders`); PNG and JPEG files
-        if it does not.
 
     Raises
     ------
     DataError
         When no path is given or none of them holds an image.
     """
-    find, is_image = image_folder.find_image_files, image_files.is_image_file
-    if isinstance(workload, SupportsImageFolders):
-        find, is_image = workload.find_images, workload.is_image
-    found = dict.fromkeys(file for path in paths for file in _meant(expand_user(path), find, is_image))
+    found = dict.fromkeys(file for path in paths for file in _meant(expand_user(path)))
     if not found:
         raise DataError("no image was named; give image files, or folders that hold some")
     return list(found)
 
 
-def _meant(path: Path, find: Callable[[Path], list[Path]], is_image: Callable[[Path], bool]) -> Iterator[Path]:
+def _meant(path: Path) -> Iterator[Path]:
     if path.is_dir():
-        yield from find(path)
+        yield from image_folder.find_image_files(path)
     elif path.exists():
         yield path  # whatever its name says: the reader tells what it is
     elif matches := sorted(map(Path, glob.glob(str(path), recursive=True))):
-        chosen = [match for match in matches if is_image(match) and match.is_file()]
+        chosen = [match for match in matches if image_files.is_image_file(match) and match.is_file()]
         if not chosen:
             raise DataError(f"none of the {len(matches)} paths that match {str(path)!r} is an image file")
         yield from chosen

@@ -29,7 +29,7 @@ from torch.nn.functional import cross_entropy
 
 from fedlab.config.schema import DEFAULT_DATA, DataConfig
 from fedlab.data.dataset import ArrayDataset, Batch
-from fedlab.data.images import photo_domains, photo_files, photo_folders, views
+from fedlab.data.images import photo_domains, views
 from fedlab.data.images.image_stores import lazy_dataset, load_files
 from fedlab.data.images.photo_domains import Part
 from fedlab.data.images.photo_layout import FOLDERS, TARGETS, Layout
@@ -49,7 +49,13 @@ FROM_SCRATCH = "conv"
 WIDTH = 16  # channels of its first convolution
 SEPARATOR = "/"  # between names of classes: no folder's name holds it
 EVALUATION_BATCH = 100
-KINDS = ("iid", "quantity", "dirichlet", "shards")  # how a domain is divided; the last two need its labels
+KINDS = (
+    "iid",
+    "quantity",
+    "dirichlet",
+    "shards",
+    "balanced_dirichlet",
+)  # of a domain; from the third on by class
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ class ImageFolder:
         for name, value in filled.items():
             object.__setattr__(self, name, value)
         domain_suite.check_unique(self.source, self._targets, self.clients)
-        self.data_config.partition_kind(*KINDS)
+        _ = self.partition
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -110,7 +116,12 @@ class ImageFolder:
     @property
     def clients(self) -> tuple[str, ...]:
         """Names of the clients: one for each target, or each part of a target."""
-        return tuple(client.name for client in self._client_specs)
+        return domain_suite.client_names(self._client_specs)
+
+    @property
+    def partition(self) -> str:
+        """Scheme by which a target is divided among clients."""
+        return self.data_config.partition_kind(*KINDS)
 
     def model(self) -> nn.Module:
         """Return a network with ``features`` and a fresh linear ``head``; what is frozen is no part of it.
@@ -140,6 +151,10 @@ class ImageFolder:
             return self._dataset(self._source_part(split), varied=split == "train")
         return self._client_data(partition, split, self.client_labels)
 
+    def read_domain(self, domain: str, split: str, with_labels: bool) -> ArrayDataset:
+        """See :class:`fedlab.workloads.domain_suite.DividesDomains`."""
+        return self._dataset(self._target_part(domain, split, with_labels))
+
     def labels(self, partition: int) -> Tensor | None:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""
         if not self._knows_labels(self._client_specs[partition].domain):
@@ -166,23 +181,6 @@ class ImageFolder:
         frozen = self._frozen
         return ArrayDataset({"x": x}, to_float) if frozen is None else ArrayDataset({"x": frozen(bytes_to_float(x))})
 
-    def find_images(self, folder: Path) -> list[Path]:
-        """Return every image file below a folder, see :class:`fedlab.workload.SupportsImageFolders`.
-
-        Raises
-        ------
-        DataError
-            When there is none.
-        """
-        found = photo_folders.find_files(folder)
-        if not found:
-            raise DataError(f"folder {folder} holds no image; give another")
-        return found
-
-    def is_image(self, path: Path) -> bool:
-        """Return True for the name of an image file."""
-        return photo_files.is_candidate(path)
-
     @property
     def _root(self) -> Path | None:
         return Path(self.data_config.root).expanduser() if self.data_config.root else None
@@ -192,7 +190,7 @@ class ImageFolder:
         return domain_suite.split_names(self.targets)
 
     @property
-    def _client_specs(self) -> list[ClientSpec]:
+    def _client_specs(self) -> tuple[ClientSpec, ...]:
         return domain_suite.client_specs(self._targets, self.data_config.clients_per_domain)
 
     @property
@@ -251,20 +249,15 @@ class ImageFolder:
         return len(labeled.rows) == len(self._target_part(domain, "train", False).rows)
 
     def _client_data(self, partition: int, split: str, with_labels: bool) -> ArrayDataset:
-        client, data = self._client_specs[partition], self.data_config
-        kind = data.partition_kind(*KINDS)
-        if data.client_folder:
+        client = self._client_specs[partition]
+        if self.data_config.client_folder:
             client = ClientSpec(client.name, client.domain)  # all of the folder is its own
-        elif client.parts > 1 and PARTITIONS[kind].by_label and not self._knows_labels(client.domain):
+        elif client.parts > 1 and PARTITIONS[self.partition].by_label and not self._knows_labels(client.domain):
             raise ConfigError(
-                f"data.partition={kind} needs the class of every training image, and some of {client.domain!r} have "
-                "none; use iid or quantity"
+                f"data.partition={self.partition} needs the class of every training image, and some of "
+                f"{client.domain!r} have none; use iid or quantity"
             )
-
-        def read(domain: str, split: str, with_labels: bool) -> ArrayDataset:
-            return self._dataset(self._target_part(domain, split, with_labels))
-
-        return domain_suite.client_data(read, client, split, with_labels, kind, data.alpha, data.seed)
+        return domain_suite.client_data(self, client, split, with_labels)
 
     def _dataset(self, part: Part, varied: bool = False) -> ArrayDataset:
         """Return the examples of a part; a varied one gives new random views each time it is read."""

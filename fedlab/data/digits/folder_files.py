@@ -14,6 +14,7 @@ from pathlib import Path
 from fedlab.data.digits import image_files
 from fedlab.errors import DataError, FedlabWarning, os_error_sentence
 
+TEST = "test"  # name of the sub-folder with labels, in letters of any case
 MAX_KINDS = 5  # endings that a message names
 CLUTTER = ("thumbs.db", "desktop.ini")  # of a desktop's own
 
@@ -85,6 +86,21 @@ def list_folder(folder: Path, first: str = "") -> FolderFiles:
     names = sorted(path for path in files if path.name.lower() not in CLUTTER)
     images = tuple(filter(_is_image, names))
     return FolderFiles(folder, images, tuple(path for path in names if not _is_image(path)))
+
+
+def find_test_folder(folder: Path) -> str:
+    """Return the name of the sub-folder of test images, in letters of any case; empty where there is none.
+
+    Raises
+    ------
+    DataError
+        When there are two.
+    """
+    entries = folder.iterdir() if folder.is_dir() else ()
+    names = sorted(path.name for path in entries if path.name.lower() == TEST and path.is_dir())
+    if len(names) > 1:
+        raise DataError(f"{folder} has {len(names)} folders of test images, {' and '.join(names)}; make them one")
+    return names[0] if names else ""
 
 
 def _walk(top: Path, seen: set[tuple[int, int]], files: list[Path]) -> list[Path]:

@@ -22,7 +22,6 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -32,14 +31,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from fedlab.data.digits.domains import SIZE
+from fedlab.data.images.photo_files import FORMATS, SUFFIXES, eight_bits, is_image_file, readable_formats
 from fedlab.errors import DataError
 
-# What Pillow reads without other programs; AVIF since 11.3. Of several pictures in a file the first is taken.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "TGA")
-SUFFIXES = (
-    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".tga"),
-)
 UNRESIZED = range(28, SIZE + 1)  # lengths of the longer side that are padded and not resized
 MIN_DECODED = 128  # pixels on the shorter side that a JPEG is decoded to at least
 MAX_PIXELS = 25_000_000  # of an image as it is decoded: half a kilobyte of file can hold gigabytes of one color
@@ -47,19 +41,9 @@ LARGE = 4_000_000  # pixels above which images are decoded one at a time, whatev
 BRIGHT = 128  # lightness from which on something shows on black
 
 
+__all__ = ["FORMATS", "SUFFIXES", "is_image_file", "load_image_files"]
+
 _decoding_large = threading.Lock()
-
-
-def is_image_file(path: Path) -> bool:
-    """Return True for the name of an image file; hidden files, such as macOS's ``._7.png``, do not count."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-
-
-@cache
-def readable_formats() -> tuple[str, ...]:
-    """Return those of ``FORMATS`` that this Pillow was built with."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def load_image_files(paths: Sequence[Path]) -> Tensor:
@@ -103,24 +87,12 @@ def _pixels(path: Path) -> NDArray[np.uint8]:
         if pixels > MAX_PIXELS:
             raise ValueError(f"it has {opened.width:,} x {opened.height:,} pixels; at most {MAX_PIXELS:,} are read")
         with _decoding_large if pixels > LARGE else nullcontext():
-            picture = _opaque(_eight_bits(ImageOps.exif_transpose(opened)))
+            picture = _opaque(eight_bits(ImageOps.exif_transpose(opened)))
     longer = max(picture.size)
     if longer not in UNRESIZED:
         width, height = (max(1, round(side * SIZE / longer)) for side in picture.size)
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     return _padded(np.asarray(picture))
-
-
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Convert gray of 16 bits or of floats in [0, 1], to 8-bit gray; 16-bit color is decoded as 8 bits already."""
-    if picture.mode == "F":
-        values = np.nan_to_num(np.asarray(picture))
-        scale = 255 if values.max() <= 1 else 1
-        return Image.fromarray((values * scale).round().clip(0, 255).astype(np.uint8))
-    if not picture.mode.startswith("I"):
-        return picture
-    values = np.asarray(picture).astype(np.int64)
-    return Image.fromarray(((values * 255 + 32767) // 65535).clip(0, 255).astype(np.uint8))
 
 
 def _opaque(picture: Image.Image) -> Image.Image:

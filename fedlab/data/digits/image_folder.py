@@ -26,7 +26,6 @@ from fedlab.data.digits.folder_files import FolderFiles
 from fedlab.data.pixels import to_float
 from fedlab.errors import DataError, suggest
 
-TEST = "test"  # name of the sub-folder with labels, in letters of any case
 SPLITS = ("train", "test")
 
 Stamp = tuple[Path, int, int]  # a file, its bytes, and when it was changed in nanoseconds
@@ -78,7 +77,7 @@ def split_files(folder: Path) -> tuple[list[Path], dict[Path, int]]:
     SkippedFilesWarning
         When there are files that are no images.
     """
-    test = _test_folder(folder)
+    test = folder_files.find_test_folder(folder)
     found = folder_files.list_folder(folder, test)
     everything = _images(found)
     labeled = {path: _class_of(path, folder) for path in everything if path.relative_to(folder).parts[0] == test}
@@ -123,21 +122,6 @@ def _images(found: FolderFiles) -> list[Path]:
             "give another"
         )
     return list(found.images)
-
-
-def _test_folder(folder: Path) -> str:
-    """Return the name of the sub-folder of test images, in letters of any case; empty where there is none.
-
-    Raises
-    ------
-    DataError
-        When there are two.
-    """
-    entries = folder.iterdir() if folder.is_dir() else ()
-    names = sorted(path.name for path in entries if path.name.lower() == TEST and path.is_dir())
-    if len(names) > 1:
-        raise DataError(f"{folder} has {len(names)} folders of test images, {' and '.join(names)}; make them one")
-    return names[0] if names else ""
 
 
 def _class_of(path: Path, folder: Path) -> int:

@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fedlab.data.digits.folder_files import TEST, SkippedFilesWarning
 from fedlab.data.images import photo_folders
 from fedlab.data.images.domain_suites import load_domain
 from fedlab.data.images.image_stores import FileStore, MemoryStore
 from fedlab.data.images.pacs import PACS, read_domain
-from fedlab.data.images.photo_folders import TEST, Photo, SkippedFilesWarning
+from fedlab.data.images.photo_folders import Photo
 from fedlab.errors import ConfigError, DataError, suggest
 
 PACS_SIZE = 64  # pixels a side of the full set
@@ -147,7 +148,7 @@ def client_part(folder: Path, classes: Sequence[str], split: str, with_labels: b
         When there is no image to train on, or none with a class where labels are asked for.
     """
     photos = photo_folders.find_photos(folder)
-    apart = [photo.parts[:1] == (TEST,) for photo in photos]
+    apart = [bool(photo.parts) and photo.parts[0].lower() == TEST for photo in photos]
     labels = [
         _class_of(photo.parts[1:2] if tested else photo.parts[:1], classes)
         for photo, tested in zip(photos, apart, strict=True)

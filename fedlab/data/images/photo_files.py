@@ -16,21 +16,22 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
-SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-SUFFIXES |= {".ppm", ".pgm", ".jp2"}
-if features.check("avif"):
-    FORMATS, SUFFIXES = (*FORMATS, "AVIF"), {*SUFFIXES, ".avif"}
+# What Pillow reads without other programs; AVIF since 11.3. Of several pictures in a file the first is taken.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "TGA")
+SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".tga"),
+)
 # Images that a person sees in a folder and that are not read here; each is listed as skipped.
-UNREAD = {".heic", ".heif", ".jxl", ".svg", ".psd", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"}
-UNREAD -= SUFFIXES
-MAX_PIXELS = 178_000_000  # of one image; a larger one is more likely a bomb than a photograph, and Pillow refuses it
+UNREAD = (".heic", ".heif", ".jxl", ".svg", ".psd", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2")
+MAX_PIXELS = 60_000_000  # of an image as it is decoded: half a kilobyte of file can hold gigabytes of one color
 CHECK_SIZE = 8  # pixels a side that a file is decoded to, to see whether it can be
 BLOCK = 1 << 20
 
@@ -39,11 +40,11 @@ def load_photo(path: Path, size: int) -> NDArray[np.uint8]:
     """Return one file as (size, size, 3); errors of any kind where it is damaged, see :func:`try_photo`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd metadata, which do no harm, and of size, which is limited below
-        with Image.open(path, formats=FORMATS) as opened:
+        with Image.open(path, formats=readable_formats()) as opened:
+            opened.draft(None, (2 * size, 2 * size))
             width, height = opened.size
             if width * height > MAX_PIXELS:
-                raise ValueError(f"it has {width:,} x {height:,} pixels, and {MAX_PIXELS:,} is the most; reduce it")
-            opened.draft(None, (2 * size, 2 * size))
+                raise ValueError(f"it has {width:,} x {height:,} pixels; at most {MAX_PIXELS:,} are read")
             picture = opaque(eight_bits(ImageOps.exif_transpose(opened)))
     side = min(picture.size)
     left, top = (picture.width - side) / 2, (picture.height - side) / 2
@@ -56,9 +57,7 @@ def try_photo(path: Path, size: int) -> NDArray[np.uint8] | str:
     try:
         return load_photo(path, size)
     except UnidentifiedImageError:
-        return "it is no image that can be read here" if path.stat().st_size else "it is empty"
-    except Image.DecompressionBombError:
-        return f"it has more than {MAX_PIXELS:,} pixels; reduce it"
+        return f"it is none of {', '.join(readable_formats())}" if path.stat().st_size else "it is empty"
     except OSError as error:
         return error.strerror or str(error)
     except Exception as error:  # a damaged file can fail in a decoder in nearly any way
@@ -69,6 +68,8 @@ def examine(path: Path) -> tuple[str, str]:
     """Return the SHA-256 of a file's content, and the reason why it cannot be used: "" where it can."""
     if path.suffix.lower() in UNREAD:
         return "", f"{path.suffix[1:].upper()} files are not read here; save it as JPEG or PNG"
+    if not is_image_file(path):
+        return "", "it is no image by its name"
     digest = hashlib.sha256()
     try:
         with path.open("rb") as stream:
@@ -80,9 +81,16 @@ def examine(path: Path) -> tuple[str, str]:
     return digest.hexdigest(), found if isinstance(found, str) else ""
 
 
-def is_candidate(path: Path) -> bool:
-    """Return True for the name of an image file, of a kind that can be read or not; hidden files do not count."""
-    return not path.name.startswith(".") and path.suffix.lower() in SUFFIXES | UNREAD
+def is_image_file(path: Path) -> bool:
+    """Return True for the name of an image file; hidden files, such as macOS's ``._7.png``, do not count."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """Return those of ``FORMATS`` that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:

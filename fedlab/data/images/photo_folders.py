@@ -8,14 +8,13 @@
 
 Every file is read once and examined (:mod:`fedlab.data.images.photo_files`), in worker processes where there are many;
 what was found is remembered in the user's cache folder by path, size and time of change. Files that cannot be used are
-skipped, counted in a warning, and all listed in a file there. Hidden files and folders are left out; links are
-followed, each folder once.
+skipped, counted in a warning, and all listed in a file there. Which files are found is in
+:mod:`fedlab.data.digits.folder_files`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,19 +24,16 @@ from pathlib import Path
 import joblib
 
 from fedlab.data.cache import cache_folder, cache_key, try_write
+from fedlab.data.digits import folder_files
+from fedlab.data.digits.folder_files import SkippedFilesWarning
 from fedlab.data.images import photo_files
 from fedlab.errors import DataError
 
-TEST = "test"  # name of a client's sub-folder of images to test on
 PARALLEL_FILES = 64  # files from which worker processes are worth it
 CHUNK_FILES = 32  # files a task
 MAX_LISTED = 3  # skipped files in a message
 
 Stamp = tuple[str, int, int]  # a file, its bytes, and when it was changed in nanoseconds
-
-
-class SkippedFilesWarning(UserWarning):
-    """Warning that files of a folder of images were not used."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +63,8 @@ def find_photos(folder: Path) -> tuple[Photo, ...]:
     DataError
         When it is no folder, cannot be listed, or holds no usable image.
     """
-    if not folder.is_dir():
-        what = "is a file and no folder" if folder.exists() else "is not there"
-        raise DataError(f"folder of images {folder} {what}; name a folder that holds some")
-    return _photos(folder, tuple(map(_stamp, find_files(folder))))
+    found = folder_files.list_folder(folder, folder_files.find_test_folder(folder))
+    return _photos(folder, tuple(_stamp(path) for path in sorted((*found.images, *found.others))))
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
@@ -112,31 +106,6 @@ def run_parallel(task: object, items: Sequence[object]) -> list[object]:
 def _each(task: object, items: Sequence[object]) -> list[object]:
     assert callable(task)
     return [task(item) for item in items]
-
-
-def find_files(folder: Path) -> list[Path]:
-    """Return all image files below a folder, usable or not, sorted; each folder once, however many links lead to it.
-
-    Raises
-    ------
-    DataError
-        When a folder cannot be listed.
-    """
-    found: list[Path] = []
-    seen: set[tuple[int, int]] = set()
-
-    def refuse(error: OSError) -> None:
-        raise DataError(f"folder of images {error.filename} cannot be listed: {error.strerror}; make it readable")
-
-    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(parent, name) for name in names if photo_files.is_candidate(Path(name))]
-    return sorted(found)
 
 
 def _stamp(path: Path) -> Stamp:
@@ -195,7 +164,7 @@ def _warn(folder: Path, total: int, skipped: Sequence[tuple[str, str]]) -> None:
     where = f"all of them in {aside}" if try_write(aside, table.encode()) else f"{aside} could not be written"
     some = "; ".join(f"{name}: {reason}" for name, reason in skipped[:MAX_LISTED])
     warnings.warn(
-        f"{len(skipped):,} of {total:,} images of {folder} are skipped: {some}; {where}",
+        f"{len(skipped):,} of {total:,} files of {folder} are not used: {some}; {where}",
         SkippedFilesWarning,
         stacklevel=4,
     )

@@ -43,7 +43,7 @@ def test_deployed_photographs_give_the_bits_of_the_simulation_and_a_model_that_p
     deployed = Result.read(server / "runs" / "adapt-photos-0")
     assert deployed.weights_sha256 == simulated.weights_sha256
     assert deployed.final() == simulated.final()
-    assert "damaged.jpg: it is no image" in (tmp_path / "bob" / "clients" / "bob" / "flower.log").read_text()
+    assert "damaged.jpg: it is none of PNG" in commands[2].said  # its owner is told in the terminal
     folder = str(root / "targets" / "alice" / "leaf")
     predict = Command(tmp_path / "alice", "predict", "clients/alice", folder, "--csv")
     assert predict.code() == 0, predict.said

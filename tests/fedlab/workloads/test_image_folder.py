@@ -9,9 +9,9 @@ import torch
 
 import fedlab
 from configs import workload
+from fedlab.data.digits.folder_files import SkippedFilesWarning
 from fedlab.data.images import photo_domains, photo_folders
 from fedlab.data.images.pacs import PACS
-from fedlab.data.images.photo_folders import SkippedFilesWarning
 from fedlab.errors import ConfigError, DataError
 from fedlab.models.convnet import ConvNet
 from fedlab.registry import load_config

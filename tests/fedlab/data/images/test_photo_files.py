@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fedlab.data.images import photo_files
-from fedlab.data.images.photo_files import examine, is_candidate, load_photo, try_photo
+from fedlab.data.images.photo_files import examine, is_image_file, load_photo, try_photo
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
 
@@ -47,7 +47,7 @@ def test_every_kind_and_mode_shows_its_colors(tmp_path, name, mode, options):
     found = load_photo(path, 16)
     assert found.shape == (16, 16, 3) and found.dtype == np.uint8
     assert near(found[8, 2], RED, 30) and near(found[8, 13], GREEN, 30)
-    assert is_candidate(path)
+    assert is_image_file(path)
 
 
 def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
@@ -94,6 +94,11 @@ def test_gray_of_sixteen_bits_and_floats_keep_their_brightness(tmp_path):
     assert near(load_photo(tmp_path / "g.tif", 4)[0, 0], (51,) * 3, 1)
 
 
+def test_a_camera_s_file_of_several_pictures_is_its_first(tmp_path):
+    halves().save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[Image.new("RGB", (40, 40), WHITE)])
+    assert near(load_photo(tmp_path / "a.jpg", 16)[8, 2], RED, 30)
+
+
 @pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.tiff"])
 def test_of_an_animation_or_of_pages_the_first_is_taken(tmp_path, name):
     first, second = Image.new("RGB", (20, 20), RED), Image.new("RGB", (20, 20), GREEN)
@@ -118,7 +123,8 @@ def damaged(tmp_path, what):
 
 
 @pytest.mark.parametrize(
-    ("what", "reason"), [("torn", "truncated"), ("empty", "it is empty"), ("text", "it is no image"), ("head", "")]
+    ("what", "reason"),
+    [("torn", "truncated"), ("empty", "it is empty"), ("text", "it is none of PNG, JPEG"), ("head", "")],
 )
 def test_a_damaged_file_has_a_reason(tmp_path, what, reason):
     path = damaged(tmp_path, what)
@@ -132,7 +138,7 @@ def test_a_bomb_is_refused_and_a_large_photograph_is_not(tmp_path, monkeypatch):
     monkeypatch.setattr(photo_files, "MAX_PIXELS", 3600)
     assert not isinstance(try_photo(tmp_path / "a.png", 8), str)
     monkeypatch.setattr(photo_files, "MAX_PIXELS", 3599)
-    assert "it has 60 x 60 pixels" in try_photo(tmp_path / "a.png", 8)
+    assert "it has 60 x 60 pixels; at most 3,599 are read" in try_photo(tmp_path / "a.png", 8)
 
 
 def test_examining_gives_the_hash_and_no_reason_for_a_good_file(tmp_path):
@@ -144,5 +150,7 @@ def test_examining_gives_the_hash_and_no_reason_for_a_good_file(tmp_path):
 
 
 def test_hidden_files_and_other_kinds_are_no_images(tmp_path):
-    names = ("a.JPG", "b.heic", "._a.jpg", "notes.txt", "Thumbs.db")
-    assert [is_candidate(tmp_path / name) for name in names] == [True, True, False, False, False]
+    names = ("a.JPG", "b.heic", "._a.jpg", "notes.txt")
+    assert [is_image_file(tmp_path / name) for name in names] == [True, False, False, False]
+    (tmp_path / "notes.txt").touch()
+    assert examine(tmp_path / "notes.txt") == ("", "it is no image by its name")

@@ -7,8 +7,9 @@ import warnings
 
 import pytest
 
+from fedlab.data.digits.folder_files import SkippedFilesWarning
 from fedlab.data.images import photo_files, photo_folders
-from fedlab.data.images.photo_folders import SkippedFilesWarning, class_folders, find_photos, run_parallel
+from fedlab.data.images.photo_folders import class_folders, find_photos, run_parallel
 from fedlab.errors import DataError
 from photos import write_photo
 
@@ -24,13 +25,12 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three images at three depths, beside a hidden one, a text and a folder of no images."""
+    """Three images at three depths, beside a hidden one and a folder of no images."""
     root = tmp_path / "photos"
     write_photo(root / "b.png", RED, 1)
     write_photo(root / "A" / "c.JPG", RED, 2)
     write_photo(root / "A" / "deep" / "a.png", RED, 3)
     write_photo(root / ".hidden" / "d.png", RED, 4)
-    (root / "notes.txt").write_text("no image")
     (root / "empty").mkdir()
     return root
 
@@ -47,11 +47,13 @@ def test_damaged_files_are_skipped_and_all_of_them_listed(folder, cache):
     for number in range(5):
         (folder / f"{number}.jpg").write_bytes(b"damaged")
     (folder / "z.heic").write_bytes(b"phone")
-    with pytest.warns(SkippedFilesWarning, match="6 of 9 images of .*/photos are skipped: .*0.jpg: it is no image"):
+    (folder / "z.txt").touch()
+    with pytest.warns(SkippedFilesWarning, match="7 of 10 files of .*/photos are not used: .*0.jpg: it is none of PNG"):
         assert len(find_photos(folder)) == 3
     (listed,) = (cache / "skipped").iterdir()
     lines = listed.read_text().splitlines()
-    assert len(lines) == 7 and lines[-1].endswith("z.heic\tHEIC files are not read here; save it as JPEG or PNG")
+    assert len(lines) == 8 and lines[-2].endswith("z.heic\tHEIC files are not read here; save it as JPEG or PNG")
+    assert lines[-1].endswith("z.txt\tit is no image by its name")
     find_photos(folder)  # said once, or this would be an error
 
 
