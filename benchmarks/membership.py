@@ -35,13 +35,13 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from benchmarks import cells
+from fedlab import launch
 from fedlab.config.presets import parse_overrides
 from fedlab.config.schema import Config
 from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
 from fedlab.models.feature_classifier import features_of, head_of, probabilities
 from fedlab.models.gaussian_mixture import GaussianMixture
 from fedlab.privacy.accounting import Release, noise_multiplier
-from fedlab.registry import load_config
 from fedlab.runs import pretrain_cache
 from fedlab.seeds import deterministic, seeded
 from fedlab.strategies.dualadapt.client import adapt_head
@@ -67,7 +67,7 @@ class Public:
 def prepare(config: Config, client: int, pool: int, cache: Path) -> tuple[Public, Tensor]:
     """What is public after the pre-training, and the features (pool, width) of images of a client."""
     half = DualAdapt(config.workload, config, null_progress)
-    with pretrain_cache.use_cache(str(cache)), seeded(config.run.seed, "initialise"):
+    with pretrain_cache.use_cache(str(cache)), seeded(config.run.seed, "membership start"):
         half.initialize()
     with seeded(config.run.seed, "membership"):
         source, quantiles = read_mixture(half.source_mixture(), CPU)
@@ -82,13 +82,13 @@ def prepare(config: Config, client: int, pool: int, cache: Path) -> tuple[Public
 
 def upload(z: Tensor, public: Public, config: Config, epsilon: str) -> tuple[nn.Module, GaussianMixture]:
     """Head and mixture of a client with features z (examples, width)."""
-    labels = None
+    targets = None
     if epsilon != "off":
         release = Release(noise_multiplier(float(epsilon), DELTA, 1))
         synthetic = release_features(z, [public.head], public.source, release, secret=False)
-        z, labels = synthetic.features, synthetic.labels
+        z, targets = synthetic.features, synthetic.targets
     head, mixture, _ = adapt_head(
-        public.head, z, public.source, public.quantiles, config.strategy, config.client, labels=labels
+        public.head, z, public.source, public.quantiles, config.strategy, config.client, targets=targets
     )
     return head, mixture
 
@@ -174,20 +174,21 @@ def main() -> None:
     parser.add_argument("--fits", type=int, default=64, help="shadow fits, each of which is attacked")
     parser.add_argument("--runs", type=Path, default=Path("runs/tables"), help="where the pre-training is kept")
     options = parser.parse_args()
-    config = load_config(
+    config = launch.resolve_config(
         PRESET, {"threads": 1, "dualadapt.source_only_twin": False, **parse_overrides(options.overrides)}
     )
     columns = ("examples", "epsilon", "attack", *(f"true positives at {100 * rate:g} %" for rate in RATES), "area")
-    table = cells.table(f"membership of {options.client}'s images in one upload, {options.fits} fits", columns)
+    title = f"membership of {options.client}'s images in one upload, {options.fits} fits"
     with deterministic(1):
         for count in options.examples:
+            table = cells.table(title, columns)
             client = config.clients.index(options.client)
             public, z = prepare(config, client, 2 * count, options.runs / "pretrained")
             for epsilon in options.epsilon:
                 for name, found in attack(z, public, config, epsilon, options.fits).items():
                     table.add_row(f"{count:,}", epsilon, name, *(f"{value:.1f}" for value in found))
                 table.add_section()
-    Console(width=120).print(table)
+            Console(width=120).print(table)
 
 
 if __name__ == "__main__":

@@ -36,11 +36,14 @@ class ClassMoments:
         (classes,).
     means, variances
         (classes, width); variances are above 0.
+    signal
+        Part of the variance of the means that is no noise, in [0, 1] (classes,).
     """
 
     counts: Tensor
     means: Tensor
     variances: Tensor
+    signal: Tensor
 
 
 def class_moments(z: Tensor, labels: Tensor, classes: int, variance_floor: float) -> ClassMoments:
@@ -57,7 +60,7 @@ def class_moments(z: Tensor, labels: Tensor, classes: int, variance_floor: float
     few = (counts < 2).unsqueeze(1)
     means = torch.where(few, z.mean(0), means)
     variances = torch.where(few, z.var(0, correction=0), variances)
-    return ClassMoments(counts, means, variances + variance_floor)
+    return ClassMoments(counts, means, variances + variance_floor, torch.ones_like(counts))
 
 
 def clipped_sums(z: Tensor, labels: Tensor, public: ClassMoments) -> Tensor:
@@ -81,7 +84,8 @@ def clipped_sums(z: Tensor, labels: Tensor, public: ClassMoments) -> Tensor:
         _clip((standard.square() - 1) / (SECOND * reach)),
     ]
     member = torch.nn.functional.one_hot(labels, len(public.counts)).to(z)
-    return member.mT @ torch.cat(blocks, 1)
+    sums: Tensor = member.mT @ torch.cat(blocks, 1)
+    return sums
 
 
 def _clip(rows: Tensor) -> Tensor:
@@ -105,18 +109,19 @@ def denoise(sums: Tensor, public: ClassMoments, stdv: float) -> ClassMoments:
     """
     width = public.means.shape[1]
     counts = (sums[:, 0] / COUNT).clamp_min(1.0)
-    first, second = (sums[:, 1:] / counts.unsqueeze(1)).split(width, 1)
+    first, second = (sums[:, 1:] / counts.unsqueeze(1)).chunk(2, 1)
     noise = (stdv / counts).square().unsqueeze(1)  # variance of each mean
-    shift = _shrink(first, noise) * FIRST * math.sqrt(width)  # in public standard deviations
-    spread = 1 + _shrink(second, noise) * SECOND * math.sqrt(width) - shift.square()
+    signal = _signal(first, noise)
+    shift = signal * first * FIRST * math.sqrt(width)  # in public standard deviations
+    spread = 1 + _signal(second, noise) * second * SECOND * math.sqrt(width) - shift.square()
     variances = public.variances * spread.clamp(*VARIANCE_RANGE)
-    return ClassMoments(counts, public.means + shift * public.variances.sqrt(), variances)
+    return ClassMoments(counts, public.means + shift * public.variances.sqrt(), variances, signal.squeeze(1))
 
 
-def _shrink(rows: Tensor, noise: Tensor) -> Tensor:
-    """Return rows (classes, width) times their signal's part of the variance; ``noise`` (classes, 1) is the rest."""
+def _signal(rows: Tensor, noise: Tensor) -> Tensor:
+    """Return the part of the variance of rows (classes, width) that is not ``noise`` (classes, 1): (classes, 1)."""
     signal = (rows.square().mean(1, keepdim=True) - noise).clamp_min(0)
-    return rows * signal / (signal + noise).clamp_min(torch.finfo(rows.dtype).tiny)
+    return signal / (signal + noise).clamp_min(torch.finfo(rows.dtype).tiny)
 
 
 def sample(moments: ClassMoments, per_class: int) -> tuple[Tensor, Tensor]:

@@ -44,4 +44,5 @@ def _secret_normals(count: int) -> NDArray[np.float64]:
     raw = np.frombuffer(secrets.token_bytes(16 * count), dtype=np.uint64).reshape(2, count)
     uniform = ((raw >> np.uint64(64 - BITS)) + 0.5) * 2.0**-BITS  # in (0, 1)
     radius: NDArray[np.float64] = np.sqrt(-2.0 * np.log(uniform[0]))
-    return radius * np.cos(2.0 * np.pi * uniform[1])
+    found: NDArray[np.float64] = radius * np.cos(2.0 * np.pi * uniform[1])
+    return found

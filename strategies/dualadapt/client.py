@@ -52,17 +52,17 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
     start = None
     if START in message.content:
         start = load(deepcopy(head_of(model)), arrays_of(message.content, START), device)
-    labels, examples = None, len(data)
+    targets, examples = None, len(data)
     if release := release_of(context.config):
         secret = context.config.secret_noise
         synthetic = synthesize(model, data, source, release, secret=secret, device=device, start=start)
-        z, labels, examples = synthetic.features, synthetic.labels, synthetic.examples
+        z, targets, examples = synthetic.features, synthetic.targets, synthetic.examples
     else:
         z = client_features(model, data, options, device)  # (examples, width), once a round: G is frozen
     if only_mixture(message.content):
         mixture = fit_mixture(z, source, options, training)
         return RecordDict({MIXTURE: upload(mixture, z), METRICS: metrics_record({}, examples)})
-    local, mixture, loss = adapt_head(head_of(model), z, source, quantiles, options, training, start, labels)
+    local, mixture, loss = adapt_head(head_of(model), z, source, quantiles, options, training, start, targets)
     p, q = probabilities(head_of(model), z), probabilities(local, z)
     entropy = -(p * p.clamp_min(1e-12).log()).sum(1).mean()
     metrics = drop_none(loss=loss, entropy=float(entropy), discrepancy=float(discrepancy(p, q).mean()))
@@ -83,7 +83,7 @@ def adapt_head(
     options: Options,
     training: ClientConfig,
     start: nn.Module | None = None,
-    labels: Tensor | None = None,
+    targets: Tensor | None = None,
 ) -> tuple[nn.Module, gaussian_mixture.GaussianMixture, float | None]:
     """Fit F_l and W_T to the client's features, from F_g and W_S (lines 5 to 8).
 
@@ -97,8 +97,8 @@ def adapt_head(
         W_S, and the sorted log-likelihoods (256,) of the source's own features under it.
     start
         Initial head of a late joiner: F_l starts from it, and pseudo-labels are those of F_g and this head averaged.
-    labels
-        Labels (examples,) that are known; None: pseudo-labels.
+    targets
+        Labels (examples,) or class probabilities (examples, classes) that are known; None: pseudo-labels.
 
     Returns
     -------
@@ -108,8 +108,7 @@ def adapt_head(
     local = deepcopy(start or head).requires_grad_(True).train()  # line 5
     p_global = probabilities(head, z)
     mean_probs = (p_global + probabilities(start, z)) / 2 if start else p_global
-    if labels is None:
-        labels = pseudo_labels(z, mean_probs, options)
+    labels = pseudo_labels(z, mean_probs, options) if targets is None else targets
     weights = torch.ones(len(z), device=z.device)
     if options.client_weights:
         weights = conformal.mean_normalized(conformal.conformal_p_value(source.log_prob(z), quantiles)).to(z)
@@ -172,7 +171,7 @@ def local_loss(logits: Tensor, labels: Tensor, weights: Tensor, p_global: Tensor
     logits, p_global
         Logits of F_l and probabilities of F_g (batch, classes).
     labels, weights
-        Pseudo-labels and example weights w (batch,).
+        Pseudo-labels (batch,), or probabilities (batch, classes), and example weights w (batch,).
     """
     fit = weights * cross_entropy(logits, labels, reduction="none")
     return (fit - discrepancy_weight * discrepancy(p_global, logits.softmax(1))).mean()

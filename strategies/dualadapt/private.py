@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from fedlab.config.schema import Config
 from fedlab.data.dataset import ArrayDataset
@@ -35,14 +36,15 @@ from fedlab.strategies.dualadapt.shared import BATCH, Options
 
 PUBLIC_ROWS = 5000  # features drawn from W_S, whose class moments are the public ones
 SYNTHETIC_ROWS = 300  # features of each class drawn from the noised moments
+MIN_SIGNAL = 0.5  # of a class's moments, below which noise prevails and targets are the global head's probabilities
 
 
 @dataclass(frozen=True, eq=False)
 class Synthetic:
-    """Features (rows, width) drawn from noised moments, their classes (rows,), and the noised number of examples."""
+    """Features (rows, width) drawn from noised moments, targets (rows, classes), and the noised number of examples."""
 
     features: Tensor
-    labels: Tensor
+    targets: Tensor
     examples: int
 
 
@@ -146,5 +148,8 @@ def release_features(
     stdv = release.noise_multiplier * class_moments.SENSITIVITY
     noised = sums + gaussian_noise(sums.shape, stdv, secret=secret).to(sums)
     moments = class_moments.denoise(noised, public, stdv)
-    features, labels = class_moments.sample(moments, SYNTHETIC_ROWS)
-    return Synthetic(features.to(z), labels, max(1, round(float(moments.counts.sum()))))
+    drawn, labels = class_moments.sample(moments, SYNTHETIC_ROWS)
+    features = drawn.to(z)
+    clear = (moments.signal >= MIN_SIGNAL)[labels].unsqueeze(1)
+    targets = torch.where(clear, one_hot(labels, p.shape[1]).to(p), probabilities_of(features))
+    return Synthetic(features, targets, max(1, round(float(moments.counts.sum()))))

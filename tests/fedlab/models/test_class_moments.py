@@ -80,9 +80,8 @@ def test_a_class_without_examples_has_the_moments_of_all():
 
 
 def test_samples_have_the_moments():
-    wanted = ClassMoments(
-        torch.ones(2), torch.tensor([[0.0, 5.0], [9.0, -1.0]]).double(), torch.full((2, 2), 4.0).double()
-    )
+    means = torch.tensor([[0.0, 5.0], [9.0, -1.0]]).double()
+    wanted = ClassMoments(torch.ones(2), means, torch.full_like(means, 4.0), torch.ones(2))
     torch.manual_seed(0)
     z, labels = sample(wanted, 4000)
     found = class_moments(z, labels, 2, 0.0)
