@@ -92,7 +92,8 @@ def _clip(rows: Tensor) -> Tensor:
     """Return rows (examples, width) scaled to a norm of at most 1."""
     largest = rows.abs().amax(1, keepdim=True).clamp_min(1.0)  # first by the largest value, whose square may overflow
     rows = rows / largest
-    return rows / rows.norm(dim=1, keepdim=True).clamp_min(1.0 / largest)
+    norms: Tensor = rows.norm(dim=1, keepdim=True)
+    return rows / norms.maximum(1.0 / largest)
 
 
 def denoise(sums: Tensor, public: ClassMoments, stdv: float) -> ClassMoments:

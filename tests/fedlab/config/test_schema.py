@@ -110,6 +110,7 @@ def test_options_are_those_of_what_is_in_use_by_key_and_typed():
         "data",
         "server",
         "client",
+        "dp",
         "digits",
         "self_training",
         "fedadam",
