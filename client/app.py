@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from typing import Literal
 
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
@@ -27,13 +28,36 @@ from fedlab.registry import app_config, config_from_text
 from fedlab.runs.client_state import NO_STATE, ClientState
 from fedlab.runs.client_store import ClientStore
 from fedlab.seeds import deterministic, seeded
-from fedlab.strategies.protocol import CHECKPOINTS, CONFIG, ROUND, RUN, ClientContext, ClientFunctions, round_of
+from fedlab.strategies.protocol import (
+    CHECKPOINTS,
+    CONFIG,
+    NOTE,
+    ROUND,
+    RUN,
+    ClientContext,
+    ClientFunctions,
+    ManyClientsFn,
+    round_of,
+)
+from fedlab.strategies.vectorized import take_notes
+from fedlab.vectorized.draws import NotVectorizable
+from fedlab.vectorized.memory import check_batch, suggested_batch
 from fedlab.workload import SupportsImages
 
-app = ClientApp()
+
+class ManyClientsApp(ClientApp):
+    """Flower's ClientApp, which also trains several clients of one process at once."""
+
+    def train_many(self, messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
+        """Return the replies to training messages, in their order: to rounding those of one client after another."""
+        return _answer_many(messages, contexts)
+
+
+app = ManyClientsApp()
 
 NODE_KEYS = {"device": "device", "data-root": "data.root", "data-folder": "data.client_folder"}  # node config -> option
 SERVER_ONLY = ("data.root", "checkpoint.pretrain_cache")  # options whose values are paths on the server
+MANY = 1024  # clients at once where memory sets no limit
 PACKAGES = ("fedlab",)  # packages whose lines are named in an error
 
 
@@ -124,6 +148,79 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
         reported = _error_location(error) if deployed else reason
     store.log_event(purpose, status="failed", round=server_round, reason=reason)
     return _error(message, f"in {purpose}: {reported}")
+
+
+def _answer_many(messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
+    """Train clients at once, and one after another where the strategy or the model cannot do otherwise."""
+    try:
+        for context in contexts:
+            config = apply_node_settings(context)
+        train_many = config.plugins["strategy"].spec.client.train_many
+        if train_many is None:
+            replies = [_answer("train", *both) for both in zip(messages, contexts, strict=True)]
+            return _with_notes(replies, f"clients of strategy {config.run.strategy!r} train one after another")
+        who: list[ClientContext] = []
+        for message, context in zip(messages, contexts, strict=True):
+            message.content.pop(REJECTED_UPDATE, None)
+            message.content = compression.decode(message.content)
+            partition = int(context.node_config[PARTITION_ID_KEY])
+            who.append(ClientContext(partition, config, _state(message, context, config)))
+        outcomes: list[RecordDict | Exception] = []
+        with deterministic(config.run.threads):
+            size = _clients_at_once(train_many, messages[0], who[0])
+            for some in (slice(start, start + size) for start in range(0, len(who), size)):
+                outcomes += train_many(config.workload, messages[some], who[some])
+    except FedlabError as error:
+        return [_error(message, f"in train: {error}") for message in messages]
+    replies = [_reply_of(one, message, config) for one, message in zip(outcomes, messages, strict=True)]
+    return _with_notes(replies)
+
+
+def _clients_at_once(train_many: ManyClientsFn, message: Message, who: ClientContext) -> int:
+    """Return how many clients train at once: as many as asked for, or as suit the device.
+
+    Raises
+    ------
+    ConfigError
+        When so many do not fit into memory, with how many would.
+    """
+    wanted, key = who.config.run.vectorize, (who.config.to_toml(), who.device.type)
+    if key not in _at_once:
+        _at_once.clear()
+        try:
+            memory = train_many.memory(who.config.workload, message, who)
+        except NotVectorizable:  # which the training says again, and trains one after another
+            _at_once[key] = MANY
+        else:
+            if wanted.isdecimal():
+                check_batch(int(wanted), memory, who.device)
+            _at_once[key] = int(wanted) if wanted.isdecimal() else suggested_batch(memory, who.device)
+    return _at_once[key]
+
+
+_at_once: dict[tuple[str, str], int] = {}
+_said: set[str] = set()
+
+
+def _reply_of(outcome: RecordDict | Exception, message: Message, config: Config) -> Message:
+    if isinstance(outcome, Exception):
+        known = isinstance(outcome, FedlabError)
+        reason = str(outcome) if known else "".join(traceback.format_exception(outcome))
+        return _error(message, f"in train: {reason}")
+    outcome[CONFIG] = ConfigRecord({ROUND: round_of(message)})
+    return Message(compression.encode(outcome, config.comm.compression), reply_to=message)
+
+
+def _with_notes(replies: list[Message], *more: str) -> list[Message]:
+    """Return replies, the first good one with what the server's log should say, each sentence once a process."""
+    first = next((reply for reply in replies if not reply.has_error()), None)
+    notes = [note for note in (*more, *take_notes()) if note not in _said]
+    if first is not None and notes:
+        _said.update(notes)
+        entries = first.content[CONFIG]
+        assert isinstance(entries, ConfigRecord)
+        entries[NOTE] = "; ".join(notes)
+    return replies
 
 
 def _state(message: Message, context: Context, config: Config) -> ClientState:

@@ -154,6 +154,12 @@ def check_participation(config: Config) -> None:
                 "option 'schedule' names the clients of each round, so fraction_train and sampling have no effect; "
                 "leave them out"
             )
+    engine = config.plugins["engine"]
+    if run.clients_at_once and not engine.spec.vectorizes:
+        raise ConfigError(
+            f"vectorize={run.vectorize} trains several clients of a process at once, and engine {engine.reference!r} "
+            "has a process for each; use engine=local, inprocess or pool"
+        )
     if run.sampling == "examples" and not config.plugins["engine"].spec.simulates_clients:
         raise ConfigError(
             "sampling=examples needs the clients' numbers of examples, which the server of deployed clients does not "

@@ -37,9 +37,21 @@ from fedlab.runs.tensorboard import TensorBoard
 from fedlab.seeds import deterministic, seeded
 from fedlab.server.budget import Budget
 from fedlab.strategies import validation
-from fedlab.strategies.protocol import CHECKPOINTS, EXAMPLES, FINAL, RUN, StrategySpec, client_metrics, load
+from fedlab.strategies.protocol import (
+    CHECKPOINTS,
+    CONFIG,
+    EXAMPLES,
+    FINAL,
+    NOTE,
+    RUN,
+    StrategySpec,
+    client_metrics,
+    load,
+)
 from fedlab.training import resolve_device
 from fedlab.workload import SupportsScoring, Workload, blank_model
+
+MAX_NOTE = 500  # characters of a client's note that are logged
 
 app = ServerApp()
 
@@ -293,7 +305,7 @@ class RoundLoop:
 
     def _score(self, arrays: ArrayRecord) -> dict[str, float]:
         """Return the metrics of the global model itself; empty where the arrays are not such a model."""
-        run, found = self.config.run, {}
+        run, found = self.config.run, dict[str, float]()
         tested = self.config.server.evaluate and self._is_due(run.evaluate_every)
         scored = isinstance(self.workload, SupportsScoring) and self._is_due(run.sample_every)
         if (tested or scored) and (model := self._global_model(arrays)) is not None:
@@ -345,7 +357,14 @@ class RoundLoop:
             self._last_progress = time.monotonic()
             self.run.emit("progress", round=self.round, phase=phase, done=done, total=total)
 
+    def _note_of(self, reply: Message) -> None:
+        """Report what a process of this machine says about how its clients are trained."""
+        entries = reply.content.get(CONFIG)
+        if self.config.run.clients_at_once and isinstance(entries, ConfigRecord) and NOTE in entries:
+            self.run.emit("note", round=self.round, note=str(entries[NOTE])[:MAX_NOTE])
+
     def _on_reply(self, partition: int, reply: Message) -> None:
+        self._note_of(reply)
         self.run.emit("client", round=self.round, client=self.names[partition], metrics=client_metrics(reply))
 
 

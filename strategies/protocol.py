@@ -31,6 +31,7 @@ from fedlab.vectorized.memory import ClientMemory
 from fedlab.workload import Workload
 
 ARRAYS, CONFIG, METRICS, ROUND, EXAMPLES = "arrays", "config", "metrics", "server-round", "num-examples"
+NOTE = "note"  # in the config of a reply: a sentence for the server's log
 FINAL = "final-round"  # in the config of a round's test, when a budget ends the run with it
 RUN, CHECKPOINTS = "run", "checkpoints"  # to clients that keep a state: identifier of the run, rounds it can go back to
 

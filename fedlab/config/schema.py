@@ -29,6 +29,7 @@ from fedlab.config.sections import (
 from fedlab.errors import ConfigError, suggest
 
 SHARDS = 4  # clients among which one set is divided where nothing else is asked for
+AT_ONCE = 256  # clients of a process at a time with vectorize=auto, at most
 RUN = ""  # prefix of RunConfig's options
 
 
@@ -61,6 +62,11 @@ class RunConfig:
         le=256,
         description="CPU threads of each process; they fix the bits; 0: 2, or 1 with more than 8 clients a round",
     )
+    vectorize: str = Field(
+        "off",
+        pattern=r"^(off|auto|[1-9]\d*)$",
+        description="clients of a process that train at once: a number, auto, or off; others than off have other bits",
+    )
     sample_every: int = Field(
         1, ge=1, description="rounds between two evaluations of a generative model's samples; the last has one anyway"
     )
@@ -73,6 +79,11 @@ class RunConfig:
         allow_inf_nan=False,
         description="seconds of training after which the run ends with its round; bits depend on the machine; 0: none",
     )
+
+    @property
+    def clients_at_once(self) -> int:
+        """Number of messages that a process gets at a time, to train their clients at once; 0: one by one."""
+        return int(self.vectorize) if self.vectorize.isdecimal() else {"off": 0, "auto": AT_ONCE}[self.vectorize]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid, ServerApp
 
+from fedlab.comm.replies import WINDOW
 from fedlab.comm.tensors import WriteGuard
 from fedlab.config.schema import DEFAULT_INPROCESS, Config, InProcessConfig
 from fedlab.engines.client_host import RUN_ID, ClientHost, node_partitions
@@ -89,35 +91,42 @@ class LocalGrid(Grid):
 
 
 class InProcessGrid(LocalGrid):
-    """Grid that delivers messages to clients by calling them, one message at each pull.
+    """Grid that delivers messages to clients by calling them: at each pull one, or as many as train at once.
 
     Parameters
     ----------
     host
         The clients.
+
+    Attributes
+    ----------
+    window
+        Replies that are asked for at a time.
     """
 
     def __init__(self, host: ClientHost) -> None:
         super().__init__(host.partitions)
         self.host = host
+        self.window = max(WINDOW, host.vectorize)
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Deliver the first of the messages to its client and return the reply.
+        """Deliver the first of the messages to their clients and return the replies.
 
         Raises
         ------
         RunError
-            When the client changed in place what the server sent.
+            When a client changed in place what the server sent.
         """
-        message_id = next((one for one in message_ids if one in self._waiting), None)
-        return [] if message_id is None else [self._deliver(self._waiting.pop(message_id))]
+        waiting = (one for one in message_ids if one in self._waiting)
+        return self._deliver([self._waiting.pop(one) for one in islice(waiting, max(1, self.host.vectorize))])
 
-    def _deliver(self, message: Message) -> Message:
-        guard = WriteGuard([message.content])
-        reply = self.host.answer(message)
-        if changed := guard.changed():
-            raise change_refused(self.partitions[message.metadata.dst_node_id], changed)
-        return reply
+    def _deliver(self, messages: list[Message]) -> list[Message]:
+        guards = [WriteGuard([message.content]) for message in messages]
+        replies = self.host.answer_many(messages)
+        for message, guard in zip(messages, guards, strict=True):
+            if changed := guard.changed():
+                raise change_refused(self.host.partitions[message.metadata.dst_node_id], changed)
+        return replies
 
 
 def change_refused(partition: int, changed: list[str]) -> RunError:
@@ -135,7 +144,14 @@ def run_config(apps: Apps, config: Config, directory: Path) -> None:
     assert isinstance(server, ServerApp) and isinstance(client, ClientApp)
     options = config.engine if isinstance(config.engine, InProcessConfig) else DEFAULT_INPROCESS
     with exclusive(f"run {directory.name}"), use_directory(directory):
-        run(server, client, flower_config(config), len(config.clients), isolate=options.isolate)
+        run(
+            server,
+            client,
+            flower_config(config),
+            len(config.clients),
+            isolate=options.isolate,
+            vectorize=config.run.clients_at_once,
+        )
 
 
 def run(
@@ -145,9 +161,10 @@ def run(
     partitions: int,
     *,
     isolate: bool = False,
+    vectorize: int = 0,
 ) -> None:
     """Run one federation to its end in this thread; exceptions of the ServerApp propagate unchanged."""
-    host = ClientHost(client_app, run_config, node_partitions(partitions), isolate)
+    host = ClientHost(client_app, run_config, node_partitions(partitions), isolate, vectorize)
     run_server(server_app, InProcessGrid(host), run_config)
 
 

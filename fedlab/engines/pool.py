@@ -140,8 +140,8 @@ class PoolGrid(LocalGrid):
 
     def _give(self, place: int, queue: deque[str]) -> None:
         """Give a worker its share of the queue."""
-        share = -(-len(queue) // (2 * self.count))
-        count = self.setup.vectorize or max(1, min(self.batch, share))
+        parts = self.count if self.setup.vectorize else 2 * self.count
+        count = max(1, min(self.batch, -(-len(queue) // parts)))
         names = [queue.popleft()]
         while queue and len(names) < count and not {names[0], queue[0]} & self._alone:
             names.append(queue.popleft())
@@ -324,7 +324,7 @@ def run_config(apps: Apps, config: Config, directory: Path) -> None:
         node_partitions(len(config.clients)),
         RUN_ID,
         SUPERLINK_NODE_ID,
-        vectorize=0,
+        vectorize=config.run.clients_at_once,
     )
     environments = [{RUN_DIRECTORY: str(directory), **gpu} for gpu in gpu_environments()]
     options = config.engine if isinstance(config.engine, PoolConfig) else DEFAULT_POOL

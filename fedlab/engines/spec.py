@@ -42,6 +42,8 @@ class EngineSpec:
         Returns True, given the options, if clients reach the server's GPU.
     simulates_clients
         True if clients run on this machine, on data that it can read.
+    vectorizes
+        True if its processes can train several clients at once (option ``vectorize``).
     name
         Prefix of its options where it is named by import path; empty: the module's name.
     """
@@ -51,6 +53,7 @@ class EngineSpec:
     check: Callable[[Config], None] | str = ""
     clients_see_gpu: Callable[[Any], bool] = lambda options: True
     simulates_clients: bool = True
+    vectorizes: bool = False
     name: str = ""
 
     def start(self, apps: Apps, config: Config, directory: Path) -> None:

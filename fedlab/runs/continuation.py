@@ -94,7 +94,7 @@ def record_continuation(directory: RunDirectory, config: Config) -> None:
         )
     if "device" in changed:
         _warn(f"device was {began['device']} and is {options['device']} now: the bits are not those of one device")
-    here = {"numerics": numerics(config.run.device), "versions": versions()}
+    here = {"numerics": numerics(config.run.device, config.run.clients_at_once > 0), "versions": versions()}
     warn_of_different(directory.manifest(), here, f"{directory.path.name} began, and goes on,")
     with directory:
         write_atomically(directory.config_file, config.to_toml().encode())

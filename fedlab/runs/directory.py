@@ -107,7 +107,7 @@ class RunDirectory:
             created=now(),
             versions=versions(),
             git_commit=git_commit(),
-            numerics=numerics(run_config.device),
+            numerics=numerics(run_config.device, run_config.clients_at_once > 0),
             machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
             workload=run_config.workload,
             strategy=run_config.strategy,

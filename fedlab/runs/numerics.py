@@ -32,10 +32,11 @@ class DifferentMachinesWarning(FedlabWarning):
     """Warning that runs are compared, or resumed, whose bits may differ because of the machine alone."""
 
 
-def numerics(device: str) -> dict[str, Any]:
+def numerics(device: str, vectorized: bool = False) -> dict[str, Any]:
     """Return the facts about this machine and process on which bits depend, as plain JSON; GPUs if one is used."""
     gpus = range(torch.cuda.device_count()) if device.startswith("cuda") else ()
     return {
+        "training": "vectorized" if vectorized else "one client at a time",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # type: ignore[no-untyped-call]
         "processor": processor_name(),
         "environment": numeric_environment(),

@@ -77,9 +77,10 @@ class Unruly(inprocess.InProcessGrid):
         ready = sorted(waiting, key=lambda node: self.order.index(node) if node in self.order else -1)
         return super().pull_messages([waiting[ready[0]]]) if ready else []
 
-    def _deliver(self, message):
+    def _deliver(self, messages):
+        (message,) = messages
         if message.metadata.dst_node_id not in self.gone:
-            return super()._deliver(message)
+            return super()._deliver(messages)
         reply = Message(Error(ErrorCode.NODE_UNAVAILABLE, "Error: Node Unavailable"), reply_to=message)
         reply.metadata.__dict__["_src_node_id"] = SUPERLINK_NODE_ID
-        return reply
+        return [reply]
