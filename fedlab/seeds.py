@@ -92,7 +92,7 @@ class Stream:
         self._states: _States | None = None
 
     def __enter__(self) -> None:
-        """Take the global generators over."""
+        """Enter the stream, where it was left."""
         if self._states is None:
             random.seed(self._seed)
             np.random.seed(self._seed % 2**32)

@@ -220,7 +220,7 @@ def _note(sentence: str) -> None:
 
 
 def _subject(workload: Workload, work: LocalWork) -> str:
-    """What can or cannot be vectorized."""
+    """Name of that which can or cannot be vectorized: the workload and the penalty."""
     return f"{workload!r} {work.penalty!r}"
 
 

@@ -4,9 +4,9 @@ cell runs.
 An option of another strategy's section has no effect on a variant and is left out of its cells, of which there is then
 one for all the option's values.
 
-What a cell's options are made of, each going over what stands before it: the preset; what the strategy changes where it
-stands beside others; labels for the clients, where it trains on them and they have none; the variant by name; the
-grid; the options written behind the variant.
+What a cell's options are made of, each going over what stands before it: the preset; the strategy's defaults, where the
+preset is made for another one; what the strategy changes where it stands beside others; labels for the clients, where
+it trains on them and they have none; the variant by name; the grid; the options written behind the variant.
 """
 
 from __future__ import annotations

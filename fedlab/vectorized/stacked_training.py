@@ -20,7 +20,7 @@ def train_stacked(
     settings: Sequence[OptimizerSettings],
     ema_decay: float = 0.0,
 ) -> tuple[list[dict[str, Tensor]], list[list[float]]]:
-    """Take each model's own number of steps, and return the models' states and losses.
+    """Train each model by its own number of steps, and return the models' states and losses.
 
     Models whose steps are over stay behind, so that no step is spent on them.
 
