@@ -166,12 +166,12 @@ class ClientFunctions:
         state, None where it has none on this machine.
     predictor
         Returns the module that predicts, from either.
-    train_many
-        Answers the training messages of many clients at once, to rounding as ``train`` does one by one; it opens each
-        client's random stream itself. None where the strategy cannot.
     example_weights
         For reports only: from the strategy's state in a checkpoint, a partition and features (rows, width), the weights
         (rows,) in [0, 1] that the strategy gives such examples for that client; None where it weights none.
+    train_many
+        Answers the training messages of many clients at once, to rounding as ``train`` does one by one; it opens each
+        client's random stream itself. None where the strategy cannot.
     """
 
     train: ClientFn
@@ -179,8 +179,8 @@ class ClientFunctions:
     prediction_states: Callable[[Workload, Message, ClientContext], ModelStates] = from_message
     states_from_checkpoint: Callable[[Workload, Mapping[str, Any], int, Config], ModelStates] = from_checkpoint
     predictor: Callable[[Workload, ModelStates], nn.Module] = full_model
-    train_many: ManyClientsFn | None = None
     example_weights: Callable[[Mapping[str, Any], int, torch.Tensor], torch.Tensor | None] = no_example_weights
+    train_many: ManyClientsFn | None = None
 
 
 @dataclass(frozen=True)

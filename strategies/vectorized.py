@@ -209,6 +209,8 @@ def _train_stacked(workload: Workload, group: Sequence[_Ready]) -> tuple[list[di
     first = works[0]
     states, extra = [work.start for work in works], [work.extra for work in works]
     one = blank_model(workload).to(first.device).train()
+    for name in first.frozen:
+        one.get_parameter(name).requires_grad_(False)
     model = StackedModel(one, states, workload.loss, first.penalty, extra)
     steps, settings = [work.steps for work in works], [work.optimizer for work in works]
     return train_stacked(model, _Feed(model, group), steps, settings, first.ema_decay)
@@ -229,7 +231,8 @@ def _kind(one: _Ready) -> str:
     work = one.work
     settings = replace(work.optimizer, learning_rate=0.0)
     columns = {name: (column.dtype, tuple(column.shape[1:])) for name, column in work.data.columns.items()}
-    return repr((settings, work.batch_size, work.ema_decay, work.penalty, sorted(work.extra), sorted(columns.items())))
+    training = (settings, work.batch_size, work.ema_decay, work.penalty, sorted(work.extra), sorted(work.frozen))
+    return repr((training, sorted(columns.items())))
 
 
 class _Feed:

@@ -218,3 +218,10 @@ def test_rules_that_ask_something_of_clients_work_with_unlabeled_ones(prepare, f
         return
     line = federate(prepare("self_training", rounds=1, **{"self_training.aggregation": rule, **side})).rounds()[1]
     assert not line["failures"] and line["server"]["epsilon"] > 0
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_client_functions_are_what_their_names_say(name):
+    functions = registry.find("strategy", name).spec.client
+    assert functions.train_many is None or hasattr(functions.train_many, "memory")
+    assert not hasattr(functions.example_weights, "memory")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from cohorts import Cohort, distance, state_of
 from fedlab import registry
 from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError, RunError
-from fedlab.strategies import vectorized
+from fedlab.strategies import fedavg, local_training, vectorized
 from fedlab.strategies.scaffold import CORRECTION
 from fedlab.workload import WorkloadSpec
 from tables import put
@@ -106,6 +106,19 @@ def test_clients_with_different_numbers_of_steps(table, strategy, optimizer):
 
 def test_an_average_of_weights_stops_with_its_clients_steps(table):
     assert same(Cohort(table("fedavg", **{"client.epochs": 3.0, "client.ema_decay": 0.7}))) < TOLERANCE
+
+
+def test_frozen_weights_stay(cohort):
+    names = frozenset({"features.1.weight", "head.0.bias"})
+
+    def prepare(*arguments):
+        return replace(local_training.prepare(*arguments), frozen=names)
+
+    clients = cohort()
+    clients.functions = fedavg.clients(prepare)
+    assert same(clients) < TOLERANCE
+    state = state_of(clients.at_once()[0])
+    assert all(torch.equal(state[name], clients.model.state_dict()[name]) for name in names)
 
 
 def test_a_client_does_not_depend_on_who_trains_with_it(cohort):
