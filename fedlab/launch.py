@@ -18,12 +18,12 @@ from fedlab.comm.sampling import read_schedule
 from fedlab.config.resolve import build_config
 from fedlab.config.schema import Config, parse_join_rounds
 from fedlab.config.sections import Overrides, Value
+from fedlab.continuation import continuation, record_continuation
 from fedlab.data.digits.datasets import data_root
 from fedlab.engines.spec import Apps
 from fedlab.errors import ConfigError, DataError, RunError, os_error_sentence
 from fedlab.machine import check_threads
 from fedlab.registry import load_run_config, merge, plugins_of
-from fedlab.runs.continuation import continuation, record_continuation
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.metrics import MetricTable
 from fedlab.runs.result import Result

@@ -38,14 +38,13 @@ def missing_threads(threads: int, environ: Mapping[str, str] | None = None) -> s
     found = os.environ if environ is None else environ
     if threads < 2:
         return ""
-    for name, is_bad in (
-        ("OMP_THREAD_LIMIT", lambda text: text.isdigit() and 0 < int(text) < threads),
-        ("OMP_DYNAMIC", lambda text: text.lower() in TRUE),
-        ("OMP_MAX_ACTIVE_LEVELS", lambda text: text == "0"),
-    ):
-        if name in found and is_bad(found[name].strip()):
-            return f"{name}={found[name]}"
-    return ""
+    limit = found.get("OMP_THREAD_LIMIT", "").strip()
+    is_bad = {
+        "OMP_THREAD_LIMIT": limit.isdigit() and 0 < int(limit) < threads,
+        "OMP_DYNAMIC": found.get("OMP_DYNAMIC", "").strip().lower() in TRUE,
+        "OMP_MAX_ACTIVE_LEVELS": found.get("OMP_MAX_ACTIVE_LEVELS", "").strip() == "0",
+    }
+    return next((f"{name}={found[name]}" for name, bad in is_bad.items() if bad), "")
 
 
 def check_threads(threads: int) -> None:

@@ -31,7 +31,8 @@ def usual_torch_state() -> Iterator[None]:
             stack.enter_context(torch.device("cpu"))
         torch.set_default_dtype(torch.float32)
         torch.set_float32_matmul_precision("highest")
-        torch.backends.mkldnn.enabled = torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.mkldnn.enabled = True  # type: ignore[assignment]
         torch.set_flush_denormal(False)
         try:
             yield

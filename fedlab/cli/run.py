@@ -81,7 +81,7 @@ def resume(
     A finished run goes on for longer: `fedlab resume runs/dualadapt-digits-0 rounds=20`
     """
     from fedlab import launch
-    from fedlab.runs.continuation import continuation
+    from fedlab.continuation import continuation
     from fedlab.runs.directory import RunDirectory
 
     given = parse_overrides(overrides or [])

@@ -51,8 +51,13 @@ def iid(labels: Tensor, clients: int, alpha: float, seed: int, min_examples: int
 def dirichlet(labels: Tensor, clients: int, alpha: float, seed: int, min_examples: int = MIN_EXAMPLES) -> list[Tensor]:
     """Return a split of each class by a draw from Dirichlet(alpha).
 
-    A small alpha gives skewed labels and sizes, ``inf`` equal fractions. Parameters and errors are those of
+    A small alpha gives skewed labels and sizes, ``inf`` equal fractions. Parameters are those of
     :func:`partition_indices`.
+
+    Raises
+    ------
+    ConfigError
+        When some client would get too few examples.
     """
     _check_count(len(labels), clients, min_examples)
     generator = _generator(seed, "dirichlet", clients)

@@ -37,7 +37,7 @@ def numerics(device: str, vectorized: bool = False) -> dict[str, Any]:
     gpus = range(torch.cuda.device_count()) if device.startswith("cuda") else ()
     return {
         "training": "vectorized" if vectorized else "one client at a time",
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # type: ignore[no-untyped-call]
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "processor": processor_name(),
         "environment": numeric_environment(),
         "libraries": dict(LIBRARIES.findall(torch.__config__.show())),

@@ -8,8 +8,8 @@ import pytest
 
 import fedlab
 import toy
+from fedlab.continuation import ResumeWarning
 from fedlab.errors import ConfigError
-from fedlab.runs.continuation import ResumeWarning
 from fedlab.runs.directory import RunDirectory
 from tables import put
 
