@@ -65,9 +65,7 @@ def expand_user(path: Path | str) -> Path:
     expanded = os.path.expanduser(path)
     if expanded.startswith("~"):
         user = expanded.partition("/")[0].removeprefix("~")
-        raise ConfigError(
-            f"{path}: this machine has no user {user!r}; write the path in full, or ./{path} if it is a name"
-        )
+        raise ConfigError(f"{path}: this machine has no user {user!r}; write the path in full, or ./{path}")
     return Path(expanded)
 
 

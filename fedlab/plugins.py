@@ -40,7 +40,6 @@ def add_plugin_folder(folder: Path) -> None:
     known = [path for path in os.environ.get(PLUGIN_PATH, "").split(os.pathsep) if path]
     if str(folder) not in known:
         os.environ[PLUGIN_PATH] = os.pathsep.join([*known, str(folder)])
-    _extend_path()
 
 
 def _extend_path() -> None:

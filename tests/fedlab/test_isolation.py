@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from commands import FEDLAB, TINY, Command
+from commands import FEDLAB, TINY, Command, end
+from fedlab.engines import processes
 
 OPTIONS = [f"{name}={value}" for name, value in TINY.items()]
 HEAVY = ("torch", "rdkit", "matplotlib", "pandas", "scipy", "sklearn", "flwr", "ray")
@@ -62,14 +64,29 @@ def python(folder: Path, *arguments: str) -> str:
     return ran.stdout
 
 
+OURS = ("server", "client", "strategies/__init__", "strategies/base", "workload", "registry", "training")
+PYTHONS = ("random", "statistics", "queue", "secrets", "profile", "signal", "types", "typing", "logging", "winreg")
+
+
+def put_files(folder: Path, names: Iterable[str]) -> Path:
+    """Put a user's own files into a folder, which say so when they are imported."""
+    (folder / "strategies").mkdir(exist_ok=True)
+    for name in names:
+        (folder / f"{name}.py").write_text(f"raise SystemExit('the user\\'s own {name} was imported')\n")
+    (folder / "mine.py").write_text(SCRIPT)
+    return folder
+
+
 @pytest.fixture
 def strange(tmp_path) -> Path:
-    """A folder of a user's own files that have the names of ours and say so when they are imported."""
-    (tmp_path / "strategies").mkdir()
-    for name in ("server", "client", "strategies/__init__", "strategies/base", "workload", "registry", "training"):
-        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('the user\\'s own {name} was imported')\n")
-    (tmp_path / "mine.py").write_text(SCRIPT)
-    return tmp_path
+    """A folder of files that have the names of ours."""
+    return put_files(tmp_path, OURS)
+
+
+@pytest.fixture
+def stranger(tmp_path) -> Path:
+    """A folder of files that have the names of ours and of Python's own modules."""
+    return put_files(tmp_path, (*OURS, *PYTHONS))
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["list"], ["run", "--help"], ["compare", "--help"]])
@@ -114,9 +131,9 @@ def test_a_script_beside_a_users_files_of_our_names_runs(strange, engine):
 
 
 @pytest.mark.engine
-def test_the_workers_of_a_comparison_beside_a_users_files_of_our_names_run(strange):
+def test_the_workers_of_a_comparison_do_not_see_a_users_files(stranger):
     chosen = ("--strategies", "source_only,fedavg", "--seeds", "1", "--jobs", "2", "--quiet")
-    command = Command(strange, "compare", "dualadapt-digits", *OPTIONS, *chosen)
+    command = Command(stranger, "compare", "dualadapt-digits", *OPTIONS, *chosen)
     assert command.code() == 0, command.said
 
 
@@ -136,3 +153,22 @@ def test_a_machine_without_rdkits_libraries_is_told_what_to_do(tmp_path, argumen
     assert done.returncode == 1
     assert "libXrender.so.1" in done.stderr and "`fedlab doctor` names what the system lacks" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("engine", ["inprocess", "ray"])
+def test_the_processes_of_a_run_do_not_see_a_users_files(stranger, engine):
+    command = Command(stranger, "run", "dualadapt-digits", *OPTIONS, "--engine", engine, "--quiet")
+    assert command.code() == 0, command.said
+
+
+@pytest.mark.engine
+def test_server_and_clients_of_a_deployment_do_not_see_a_users_files(stranger):
+    address = f"127.0.0.1:{processes.free_ports(1)[0]}"
+    serve = Command(stranger, "serve", "dualadapt-digits", *OPTIONS, "--insecure", "--address", address)
+    join = ("join", address, "--insecure", "--once", "--domain")
+    commands = [serve, *(Command(stranger, *join, name) for name in ("optdigits", "usps"))]
+    try:
+        assert [command.code() for command in commands] == [0, 0, 0], [command.said for command in commands]
+    finally:
+        end(commands)
