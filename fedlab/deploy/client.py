@@ -196,8 +196,9 @@ class _Supervisor:
         abandon_at: float | None = None
         while True:
             ended = self.process.poll() is not None or (abandon_at is not None and time.monotonic() > abandon_at)
+            events = self.events.lines()  # first, or the answer to a message could be read and its receipt not yet
             monitor.read_supernode_log(output.lines())
-            monitor.read_client_events(self.events.lines())
+            monitor.read_client_events(events)
             if (monitor.restarted or monitor.rejected) and abandon_at is None:
                 abandon_at = time.monotonic() + SHUTDOWN_TIMEOUT  # it logs that it ends, and may hang all the same
             if monitor.node and not ended:
