@@ -22,7 +22,8 @@ from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
 from benchmarks.client_workload import BATCH, EXAMPLES, NETWORKS, RATE, STEPS, client_rows, pool
-from fedlab.config.sections import Value
+from fedlab.config.sections import Value, section_fields
+from fedlab.registry import find
 from fedlab.tables import ENGINES
 
 WORKLOAD = "benchmarks.client_workload:SPEC"
@@ -130,14 +131,21 @@ def vmap_by_hand(work: Work, at_once: int = 50) -> Clock:
     return clock
 
 
-def fedlab_engine(**options: Value) -> Measure:
+def can_vectorize(engine: str) -> bool:
+    """Return True if an engine has the option ``vectorize``."""
+    return engine in ENGINES and "vectorize" in section_fields(find("engine", engine).spec.options)
+
+
+def fedlab_engine(engine: str, vectorize: str = "off") -> Measure:
     """Return the row of one of our engines: a run of FedAvg through Flower's messages and our client app."""
 
     def measure(work: Work) -> Clock:
         import fedlab
 
+        options: dict[str, Value] = {f"{engine}.vectorize": vectorize} if can_vectorize(engine) else {}
         overrides: dict[str, Value] = {
             "strategy": "fedavg",
+            "engine": engine,
             "rounds": work.rounds,
             "fraction_train": work.cohort / work.registered,
             "evaluate_every": work.rounds,
@@ -269,11 +277,12 @@ class Row:
     title: str
     measure: Measure
     missing: Callable[[], str] = lambda: ""
+    ours: bool = False
     empty: bool = False  # measured in rounds without work as well
 
 
-def _without_engine(name: str) -> Callable[[], str]:
-    return lambda: "" if name in ENGINES else f"no engine {name!r}"
+def _without_vectorize(engine: str) -> Callable[[], str]:
+    return lambda: "" if can_vectorize(engine) else f"no option {engine}.vectorize here"
 
 
 def _without_module(name: str, install: str) -> Callable[[], str]:
@@ -283,8 +292,14 @@ def _without_module(name: str, install: str) -> Callable[[], str]:
 ROWS: Mapping[str, Row] = {
     "loop": Row("plain torch loop", plain_loop),
     "vmap": Row("torch.func.vmap by hand", vmap_by_hand),
-    "inprocess": Row("fedlab, inprocess", fedlab_engine(engine="inprocess"), empty=True),
-    "pool": Row("fedlab, pool", fedlab_engine(engine="pool", threads=1), _without_engine("pool"), empty=True),
+    "inprocess": Row("fedlab, inprocess", fedlab_engine("inprocess"), ours=True, empty=True),
+    "inprocess_vectorized": Row(
+        "fedlab, inprocess, vectorized", fedlab_engine("inprocess", "auto"), _without_vectorize("inprocess"), ours=True
+    ),
+    "pool": Row("fedlab, pool", fedlab_engine("pool"), ours=True, empty=True),
+    "pool_vectorized": Row(
+        "fedlab, pool, vectorized", fedlab_engine("pool", "auto"), _without_vectorize("pool"), ours=True
+    ),
     "flower": Row("Flower, Ray simulation", flower_simulation, _without_module("ray", "ray")),
     "pfl": Row("pfl-research", pfl_research, _without_module("pfl", "pfl")),
 }

@@ -187,6 +187,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for all figures")
     asked = parser.parse_args()
     console, measured, empty = Console(width=110), list[Measured](), list[Measured]()
+    busy, cpus = os.getloadavg()[0], os.cpu_count() or 1
+    if busy > cpus / 2:
+        console.print(f"other processes are at work (load {busy:.1f} on {cpus} CPUs): all figures are too low")
     with console.status("measuring") as status:
 
         def one(row: str, work: Work) -> Measured:
@@ -217,7 +220,7 @@ def print_ratios(measured: Sequence[Measured], console: Console) -> None:
             one for one in measured if one.work.network == network and one.work.cohort == 50 and not one.error
         ]
         speed: Mapping[str, float] = {one.row: one.work.cohort / one.best for one in of_network}
-        ours = {row: value for row, value in speed.items() if ROWS[row].empty}
+        ours = {row: value for row, value in speed.items() if ROWS[row].ours}
         if ours:
             best = max(ours, key=lambda row: ours[row])
             others = [

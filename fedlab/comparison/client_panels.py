@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedlab.config.schema import Config
 from fedlab.errors import FedlabError
 from fedlab.metrics import Metric
 from fedlab.registry import load_run_config
@@ -16,6 +17,7 @@ from fedlab.report.charts import Drawing
 from fedlab.report.client_plots import ClientPlotData
 from fedlab.report.confusions import STATISTICS, accuracy
 from fedlab.report.run_tables import TableCell, TableRow, primary_group
+from fedlab.runs.client_distribution import FEW
 from fedlab.workload import SupportsClassNames
 
 if TYPE_CHECKING:
@@ -60,25 +62,28 @@ def client_panels(comparison: Comparison, styles: Sequence[SeriesStyle]) -> Clie
     first = [key for key in comparison.seeds if all(_run(comparison, style, key) for style in styles)]
     found = ClientPanels((first or comparison.seeds)[0])
     room = max(1, MAX_PANELS // max(len(styles), 1))
-    room = min(room, MAX_OF_MANY) if comparison.has_many_clients else room
+    clients_in_all = 0
     for style in styles:
         result = _run(comparison, style, found.seed)
         if result is None:
             found.missing.append((style.name, f"its run with seed {found.seed} is not there"))
             continue
+        config = _config(result)
+        number = len(config.clients) if config else 0
+        clients_in_all = max(clients_in_all, number)
         try:
-            clients = client_plots.load(result, room)
+            clients = client_plots.load(result, room if number <= FEW else min(room, MAX_OF_MANY))
         except FedlabError as error:
             found.missing.append((style.name, str(error)))
             continue
-        names = class_names(result)
+        names = class_names(config)
         metric = result.metric_table.find(primary_group(result))
         for client in clients:
             panel = draw(client, style, names, metric)
             if panel.maps or panel.confusion:
                 found.by_client.setdefault(client.name, []).append(panel)
     if found.by_client:
-        found.hidden = max(0, len(comparison.clients) - len(found.by_client))
+        found.hidden = max(0, clients_in_all - len(found.by_client))
     return found
 
 
@@ -90,13 +95,17 @@ def _run(comparison: Comparison, style: SeriesStyle, seed: int) -> Result | None
     return None
 
 
-def class_names(result: Result) -> Sequence[str]:
-    """Return names by label, of a workload that has them."""
+def _config(result: Result) -> Config | None:
+    """Return a run's configuration; None without its workload: what the page has kept can be shown all the same."""
     try:
-        workload = load_run_config(result.directory / "config.toml").workload
-    except FedlabError:  # what the page has kept of the run can be shown without its workload
-        return ()
-    return workload.classes if isinstance(workload, SupportsClassNames) else ()
+        return load_run_config(result.directory / "config.toml")
+    except FedlabError:
+        return None
+
+
+def class_names(config: Config | None) -> Sequence[str]:
+    """Return names by label, of a workload that has them."""
+    return config.workload.classes if config and isinstance(config.workload, SupportsClassNames) else ()
 
 
 def draw(client: ClientPlotData, style: SeriesStyle, names: Sequence[str], metric: Metric) -> ClientPanel:

@@ -12,7 +12,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from fedlab.comparison import learning_curves, page_tables
+from fedlab.comparison import client_panels, learning_curves, page_tables
 from fedlab.comparison.page import render, summary, write_comparison
 from fedlab.comparison.result import Cell
 from fedlab.runs.formatting import human_bytes
@@ -144,6 +144,15 @@ def test_variants_without_a_view_of_their_clients_are_named(comparison, tmp_path
     words = "".join(seen.text)
     assert "no-client-panels" in seen.ids and "has no checkpoint; `fedlab resume" in words
     assert seen.tags.count("figure") == 3 + 2 + 2 * (3 + 1)  # the other variant's stay
+
+
+def test_of_many_clients_a_few_have_panels_whatever_is_compared(comparison, monkeypatch):
+    styles = page_tables.variants(comparison, comparison.summary())
+    assert client_panels.client_panels(comparison, styles).hidden == 0
+    monkeypatch.setattr(client_panels, "FEW", 1)
+    monkeypatch.setattr(client_panels, "MAX_OF_MANY", 1)
+    found = client_panels.client_panels(comparison, styles)
+    assert list(found.by_client) == ["near"] and found.hidden == 1
 
 
 def test_nothing_finished_yet(comparison, tmp_path):
