@@ -40,7 +40,7 @@ def pool() -> ArrayDataset:
     return ArrayDataset({"x": x, "y": torch.randint(CLASSES, (POOL,), generator=generator)})
 
 
-def client_rows(client: int) -> Tensor:
+def rows_of_client(client: int) -> Tensor:
     """Return the rows of the pool (50,) that a client has."""
     return (client * EXAMPLES + torch.arange(EXAMPLES)) % POOL
 
@@ -63,7 +63,7 @@ class ManyClients:
 
     def data(self, partition: int | None, split: str) -> ArrayDataset:
         """Return a client's 50 images; the server has the first 50."""
-        return pool().select(client_rows(partition or 0))
+        return pool().select(rows_of_client(partition or 0))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean cross-entropy, a scalar."""

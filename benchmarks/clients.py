@@ -25,7 +25,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.client_rows import ROWS, Work
+from benchmarks.client_systems import ROWS, Work
 from benchmarks.client_workload import NETWORKS
 
 REGISTERED = 1000
@@ -60,7 +60,7 @@ def measure(row: str, work: Work) -> Measured:
     if reason := ROWS[row].missing():
         return Measured(row, work, error=reason)
     numbers = map(str, (work.registered, work.cohort, work.rounds))
-    command = [sys.executable, "-m", "benchmarks.client_rows", row, work.network, *numbers]
+    command = [sys.executable, "-m", "benchmarks.client_systems", row, work.network, *numbers]
     started = time.time()
     environment = {"GOMP_SPINCOUNT": SPINS, **os.environ}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

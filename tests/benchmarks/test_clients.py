@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import clients
-from benchmarks.client_rows import ROWS, Work, cohort_of, plain_loop, vmap_by_hand
+from benchmarks.client_systems import ROWS, Work, cohort_of, plain_loop, vmap_by_hand
 from benchmarks.client_workload import EXAMPLES, NETWORKS, ManyClients
 from benchmarks.clients import Measured, empty_rounds, family, proportional_memory, rates
 from configs import make

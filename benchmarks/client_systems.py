@@ -1,6 +1,6 @@
 """Rows of ``benchmarks.clients``: one system that runs rounds of many clients, in a process of its own.
 
-python -m benchmarks.client_rows inprocess mlp 1000 50 4   # row, network, registered clients, clients a round, rounds
+python -m benchmarks.client_systems inprocess mlp 1000 50 4   # row, network, registered clients, clients a round, rounds
 """
 
 from __future__ import annotations
@@ -21,10 +21,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
-from benchmarks.client_workload import BATCH, EXAMPLES, NETWORKS, RATE, STEPS, client_rows, pool
-from fedlab.config.sections import Value, section_fields
-from fedlab.registry import find
-from fedlab.tables import ENGINES
+from benchmarks.client_workload import BATCH, EXAMPLES, NETWORKS, RATE, STEPS, rows_of_client, pool
+from fedlab.config.sections import Value
 
 WORKLOAD = "benchmarks.client_workload:SPEC"
 
@@ -88,7 +86,7 @@ def plain_loop(work: Work) -> Clock:
         total = {name: torch.zeros_like(value) for name, value in weights.items()}
         for client in cohort_of(work, server_round):
             model.load_state_dict(weights)
-            rows = client_rows(client)
+            rows = rows_of_client(client)
             local_steps(model, data["x"][rows], data["y"][rows])
             for name, value in model.state_dict().items():
                 total[name] += value
@@ -112,7 +110,7 @@ def vmap_by_hand(work: Work, at_once: int = 50) -> Clock:
         chosen = cohort_of(work, server_round)
         for start in range(0, work.cohort, at_once):
             group = chosen[start : start + at_once]
-            rows = torch.stack([client_rows(client) for client in group])
+            rows = torch.stack([rows_of_client(client) for client in group])
             stacked = {
                 name: value.expand(len(group), *value.shape).clone().requires_grad_() for name, value in weights.items()
             }
@@ -131,21 +129,16 @@ def vmap_by_hand(work: Work, at_once: int = 50) -> Clock:
     return clock
 
 
-def can_vectorize(engine: str) -> bool:
-    """Return True if an engine has the option ``vectorize``."""
-    return engine in ENGINES and "vectorize" in section_fields(find("engine", engine).spec.options)
-
-
 def fedlab_engine(engine: str, vectorize: str = "off") -> Measure:
     """Return the row of one of our engines: a run of FedAvg through Flower's messages and our client app."""
 
     def measure(work: Work) -> Clock:
         import fedlab
 
-        options: dict[str, Value] = {f"{engine}.vectorize": vectorize} if can_vectorize(engine) else {}
         overrides: dict[str, Value] = {
             "strategy": "fedavg",
             "engine": engine,
+            "vectorize": vectorize,
             "rounds": work.rounds,
             "fraction_train": work.cohort / work.registered,
             "evaluate_every": work.rounds,
@@ -159,7 +152,6 @@ def fedlab_engine(engine: str, vectorize: str = "off") -> Measure:
             "client.batch_size": BATCH,
             "client.learning_rate": RATE,
             "client.momentum": 0.0,
-            **options,
         }
         with tempfile.TemporaryDirectory() as folder:
             result = fedlab.run({"workload": WORKLOAD, **overrides}, runs=Path(folder))
@@ -196,7 +188,7 @@ def flower_simulation(work: Work) -> Clock:
     def train(message: Message, context: Context) -> Message:
         model, data = NETWORKS[work.network](), pool().columns
         model.load_state_dict(message.content["arrays"].to_torch_state_dict())
-        rows = client_rows(int(context.node_config[PARTITION_ID_KEY]))
+        rows = rows_of_client(int(context.node_config[PARTITION_ID_KEY]))
         if work.network != "empty":
             local_steps(model, data["x"][rows], data["y"][rows])
         found = {"arrays": ArrayRecord(model.state_dict()), "metrics": MetricRecord({"num-examples": EXAMPLES})}
@@ -242,7 +234,7 @@ def pfl_research(work: Work) -> Clock:
             return super().after_central_iteration(*arguments, **options)
 
     def client(user: int) -> PyTorchTensorDataset:
-        rows = client_rows(user)
+        rows = rows_of_client(user)
         return PyTorchTensorDataset((data["x"][rows], data["y"][rows]))
 
     network = NETWORKS[work.network]()
@@ -281,10 +273,6 @@ class Row:
     empty: bool = False  # measured in rounds without work as well
 
 
-def _without_vectorize(engine: str) -> Callable[[], str]:
-    return lambda: "" if can_vectorize(engine) else f"no option {engine}.vectorize here"
-
-
 def _without_module(name: str, install: str) -> Callable[[], str]:
     return lambda: "" if find_spec(name) else f"needs `pip install {install}`"
 
@@ -293,13 +281,9 @@ ROWS: Mapping[str, Row] = {
     "loop": Row("plain torch loop", plain_loop),
     "vmap": Row("torch.func.vmap by hand", vmap_by_hand),
     "inprocess": Row("fedlab, inprocess", fedlab_engine("inprocess"), ours=True, empty=True),
-    "inprocess_vectorized": Row(
-        "fedlab, inprocess, vectorized", fedlab_engine("inprocess", "auto"), _without_vectorize("inprocess"), ours=True
-    ),
+    "inprocess_vectorized": Row("fedlab, inprocess, vectorized", fedlab_engine("inprocess", "auto"), ours=True),
     "pool": Row("fedlab, pool", fedlab_engine("pool"), ours=True, empty=True),
-    "pool_vectorized": Row(
-        "fedlab, pool, vectorized", fedlab_engine("pool", "auto"), _without_vectorize("pool"), ours=True
-    ),
+    "pool_vectorized": Row("fedlab, pool, vectorized", fedlab_engine("pool", "auto"), ours=True),
     "flower": Row("Flower, Ray simulation", flower_simulation, _without_module("ray", "ray")),
     "pfl": Row("pfl-research", pfl_research, _without_module("pfl", "pfl")),
 }
