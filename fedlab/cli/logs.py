@@ -63,7 +63,7 @@ class _File(logging.FileHandler):
     told = False
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Say once on the standard error that the log has stopped."""
+        """Write once to the standard error that the log has stopped."""
         error = sys.exc_info()[1]
         if not self.told and isinstance(error, OSError):
             self.told = True

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import SplitResult, unquote, urlsplit
-from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # typeshed lacks it
 
 VARIABLES = ("grpc_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "http_proxy")
 MAX_ANSWER = 65536  # bytes of a proxy's answer that are read
@@ -179,15 +178,18 @@ def is_loopback(host: str) -> bool:
 def _is_excepted(host: str, environment: Mapping[str, str]) -> bool:
     """Return True where a host is named in ``no_proxy``: as a name, the end of one, ``*``, an address or a network."""
     names = next((value for name in ("no_grpc_proxy", "no_proxy", "NO_PROXY") if (value := environment.get(name))), "")
-    if not names:
-        return False
-    if proxy_bypass_environment(host, {"no": names}):
+    exceptions = [name.strip().lower() for name in names.split(",")]
+    if "*" in exceptions or any(_is_below(host.rstrip(".").lower(), name.lstrip(".")) for name in exceptions):
         return True
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
         return False
-    return any(_contains(network.strip(), address) for network in names.split(","))
+    return any(_contains(network, address) for network in exceptions)
+
+
+def _is_below(host: str, domain: str) -> bool:
+    return bool(domain) and (host == domain or host.endswith(f".{domain}"))
 
 
 def _contains(network: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:

@@ -66,7 +66,7 @@ def follow(path: Path, listener: ProgressListener) -> Iterator[None]:
 
 
 class NoProgress:
-    """Nothing; for a log that is written all the same."""
+    """Listener that shows nothing, for a log that is written all the same."""
 
     def on_event(self, event: Event) -> None:
         """Ignore the event."""

@@ -156,7 +156,7 @@ def test_a_machine_without_rdkits_libraries_is_told_what_to_do(tmp_path, argumen
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("engine", ["inprocess", "ray"])
+@pytest.mark.parametrize("engine", ["inprocess", "pool", "ray"])
 def test_the_processes_of_a_run_do_not_see_a_users_files(stranger, engine):
     command = Command(stranger, "run", "dualadapt-digits", *OPTIONS, "--engine", engine, "--quiet")
     assert command.code() == 0, command.said
