@@ -220,10 +220,7 @@ def run_engine(directory: RunDirectory, watch: Watch = no_progress) -> Result:
             if directory.manifest().get("status") in ("created", "running"):  # killed before it could say so itself
                 directory.note_end(error)
             if isinstance(error, OSError):
-                raise RunError(
-                    f"the run stopped: {os_error_sentence(error)}. What was done is kept; after that, `fedlab resume "
-                    f"{directory.path}` goes on"
-                ) from error
+                raise directory.stopped_by(error) from error
             raise
     if directory.manifest().get("status") != "finished":
         raise RunError(

@@ -73,6 +73,8 @@ def main(grid: Grid, context: Context) -> None:
                 RoundLoop(grid, config, run).run_rounds()
         except BaseException as error:
             run.note_end(error)
+            if isinstance(error, OSError):  # alone: of a process of its own, the first error in the log is shown
+                raise run.stopped_by(error) from None
             raise
 
 

@@ -176,6 +176,13 @@ class RunDirectory:
         with suppress(OSError):
             self.emit("failed", error=type(error).__name__, reason=reason)
 
+    def stopped_by(self, error: OSError) -> RunError:
+        """Return the error of a run that the operating system stopped; it says how to go on."""
+        return RunError(
+            f"the run stopped: {os_error_sentence(error)}. What was done is kept; after that, `fedlab resume "
+            f"{self.path}` goes on"
+        )
+
     # --- one writer at a time ---
 
     def __enter__(self) -> RunDirectory:
