@@ -163,7 +163,7 @@ def no_follow(path: str, flags: int) -> int:
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        raise OSError(errno.ELOOP, "it is a symbolic link and is not written through; remove it", path) from None
+        raise OSError(errno.ENOTSUP, "it is a symbolic link and is not written through; remove it", path) from None
 
 
 class LogTail:

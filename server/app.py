@@ -102,7 +102,10 @@ class RoundLoop:
         declared = MetricTable.declared(spec, config.plugins["workload"].spec)
         self.run.update_manifest(**declared.to_manifest())
         self.budget = Budget(config.run.budget_bytes, config.run.budget_seconds, declared.evaluation_phases)
-        self.train_sampler, self.evaluate_sampler = samplers(self.workload, config)
+        account = self.strategy.privacy()
+        self.train_sampler, self.evaluate_sampler = samplers(
+            self.workload, config, secret=account is not None and account.secret
+        )
         self.seconds: dict[str, float] = {}
         self.round = 0
         self._last_progress = self._measured = 0.0
@@ -370,13 +373,14 @@ class RoundLoop:
         self.run.emit("client", round=self.round, client=self.names[partition], metrics=client_metrics(reply))
 
 
-def samplers(workload: Workload, config: Config) -> tuple[Sampler, Sampler]:
-    """Return who samples the clients that train, and those that are tested."""
+def samplers(workload: Workload, config: Config, *, secret: bool = False) -> tuple[Sampler, Sampler]:
+    """Return who samples the clients that train, and those that are tested; the former in secret if asked for."""
     run, names = config.run, dict(enumerate(config.clients))
     weighted = run.sampling == "examples" and run.fraction_train < 1
     sizes = {partition: len(workload.data(partition, "train")) for partition in names} if weighted else {}
     schedule = read_schedule(run.schedule, names, run.rounds) if run.schedule else []
-    return Sampler(run.seed, run.fraction_train, sizes, schedule), Sampler(run.seed, run.fraction_evaluate)
+    train = Sampler(run.seed, run.fraction_train, sizes, schedule, secret)
+    return train, Sampler(run.seed, run.fraction_evaluate)
 
 
 def mean_over(clients: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

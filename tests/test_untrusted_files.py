@@ -120,13 +120,13 @@ def test_nothing_is_written_through_a_link(run, tmp_path, name):
     assert target.read_text() == "mine\n"
 
 
-def test_a_clients_log_is_not_written_through_a_link(tmp_path):
+def test_a_clients_log_is_not_written_through_a_link(tmp_path, capsys):
     target, folder = tmp_path / "precious", tmp_path / "state"
     target.write_text("mine\n")
     folder.mkdir()
     (folder / "events.jsonl").symlink_to(target)
-    with pytest.raises(OSError, match="symbolic link"):
-        ClientStore(folder).log_event("query")
+    ClientStore(folder).log_event("query")  # the log is lost, and not the round
+    assert "symbolic link" in capsys.readouterr().err
     assert target.read_text() == "mine\n"
 
 

@@ -1,8 +1,8 @@
 """Sampling of clients: which of them take part in a phase of a round, the same on every engine.
 
 Clients are drawn by partition from a stream that is named by the run's seed, the phase and the round. So each engine
-draws the same cohort, and a resumed run goes on with it. A client that is not connected is replaced by the next one of
-the draw.
+draws the same cohort, and a resumed run goes on with it. Only where privacy rests on the draw it is secret. A client
+that is not connected is replaced by the next one of the draw.
 
 **Source**: uniform sampling: McMahan et al., AISTATS 2017, algorithm 1; by numbers of examples, each update then
 weighing the same: Li et al., Federated Optimization in Heterogeneous Networks, MLSys 2020, algorithm 1. Here a client
@@ -11,6 +11,7 @@ is drawn once at most (Efraimidis and Spirakis, Weighted random sampling with a 
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,12 +36,16 @@ class Sampler:
         Partition to number of examples, by which clients are drawn; empty: all alike.
     schedule
         Partitions of each round from round 1 on, in place of a draw; empty: none.
+    secret
+        True: who is drawn is known to the server alone, and comes from the operating system. A client that is not
+        connected is then not replaced, so that the chance to be drawn is always the same.
     """
 
     seed: int
     fraction: float = 1.0
     sizes: Mapping[int, int] = field(default_factory=dict)
     schedule: Sequence[Sequence[int]] = ()
+    secret: bool = False
 
     def count(self, clients: int) -> int:
         """Return how many of so many clients take part.
@@ -66,7 +71,8 @@ class Sampler:
             return set(self.schedule[server_round - 1]) & set(connected)
         if self.fraction == 1.0:
             return None
-        generator = np.random.default_rng(seed_of(self.seed, "clients", phase, server_round))
+        seed = secrets.randbits(128) if self.secret else seed_of(self.seed, "clients", phase, server_round)
+        generator = np.random.default_rng(seed)
         partitions = np.array(sorted(expected))
         if self.sizes:
             sizes = np.array([self.sizes[partition] for partition in partitions])
@@ -75,6 +81,8 @@ class Sampler:
         else:
             partitions = generator.permutation(partitions)
         present = set(connected)
+        if self.secret:
+            return present & set(partitions[: self.count(len(expected))].tolist())
         return set([one for one in partitions.tolist() if one in present][: self.count(len(expected))])
 
 

@@ -6,10 +6,11 @@ adaptive clipping: Andrew et al., Differentially Private Learning with Adaptive 
 **What is guaranteed, and what is not.** With secret noise (``dp.noise``), the models that leave the server are
 (epsilon, delta) differentially private for each whole client, present or with its update zero, against whoever gets
 models: other clients, users of the model. The server itself must be trusted: it adds the noise. The guarantee is for
-models only, not for the losses, counts of examples and test metrics that clients report, and it counts no amplification
-by sampling. With seeded noise a run can be repeated, and whoever knows the seed, which every client and every run
-directory does, can take the noise away again: ``epsilon`` is then what would hold if the noise were secret, and nobody
-is protected. With a handful of clients the noise that gives a small epsilon drowns the model: this is so.
+models only, not for the losses, counts of examples and test metrics that clients report. Where a uniform sample of the
+clients trains (``fraction_train``), who was drawn is secret as well, and epsilon is smaller for it. With seeded noise a
+run can be repeated, and whoever knows the seed, which every client and every run directory does, can take the noise
+away again: ``epsilon`` is then what would hold if the noise were secret, and nobody is protected. With a handful of
+clients the noise that gives a small epsilon drowns the model: this is so.
 
 **Departures** from Flower: (1) clients weigh the same, or one could move the mean by more than norm / clients;
 Flower's sensitivity is wrong for a weighted mean; (2) batch-norm statistics and counters are not taken from clients:
@@ -30,6 +31,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from fedlab.comm.sampling import Sampler
+from fedlab.config.schema import Config
 from fedlab.config.sections import PositiveFloat
 from fedlab.models.batchnorm_stats import adapt_batchnorm, batch_norms
 from fedlab.privacy.accounting import PrivacyAccount, Release
@@ -92,7 +95,7 @@ class ClippingDP(WeightedMean[DpOptions], Generic[DpOptions]):
         super().__init__(*arguments)
         self.norm, self.stdv, self.used = self.options.clipping_norm, 0.0, self.options.clipping_norm
         self.rounds, self.secret = 0, self.config.secret_noise
-        release = Release(self.options.noise_multiplier)
+        release = Release(self.options.noise_multiplier, *sampled_clients(self.config))
         self.account = PrivacyAccount(self.config.dp, "client", release, secret=self.secret)
         if self.options.clip_on == "client":
             self.expected_metrics = frozenset({UNCLIPPED})
@@ -180,6 +183,14 @@ class ClippingDP(WeightedMean[DpOptions], Generic[DpOptions]):
         """Restore the norm, the number of rounds and the account."""
         self.norm, self.rounds = float(state["norm"]), int(state["rounds"])
         self.account.restore(state["releases"])
+
+
+def sampled_clients(config: Config) -> tuple[int, int]:
+    """Return how many clients train in a round, and of how many they are a uniform sample; equal if they are none."""
+    run, clients = config.run, len(config.clients)
+    if run.fraction_train == 1 or run.sampling != "uniform" or run.schedule or run.join_rounds:
+        return clients, clients
+    return Sampler(run.seed, run.fraction_train).count(clients), clients
 
 
 class FixedClippingDP(ClippingDP[FixedOptions]):

@@ -28,6 +28,15 @@ def test_everyone_takes_part_at_a_fraction_of_one():
     assert Sampler(0).draw("train", 1, EVERYONE, EVERYONE) is None
 
 
+def test_a_secret_draw_does_not_repeat_and_replaces_nobody():
+    sampler = Sampler(3, 0.1, secret=True)
+    draws = [sampler.draw("train", 5, EVERYONE, EVERYONE) for _ in range(20)]
+    assert all(len(drawn) == 10 for drawn in draws) and len(set(map(frozenset, draws))) == 20
+    with_absent = [sampler.draw("train", 5, EVERYONE, range(50)) for _ in range(200)]
+    assert all(drawn <= set(range(50)) for drawn in with_absent)
+    assert sum(map(len, with_absent)) / 200 == pytest.approx(5, abs=1)  # each with the same chance as before
+
+
 @pytest.mark.parametrize(
     ("fraction", "clients", "count"), [(0.1, 1000, 100), (0.05, 4, 1), (0.5, 3, 2), (0.99, 10, 10)]
 )

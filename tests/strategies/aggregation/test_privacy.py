@@ -166,6 +166,15 @@ def test_secret_noise_of_the_count_moves_the_norm(make, start, models):
     assert len(norms) == 3
 
 
+def test_a_uniform_sample_of_the_clients_is_accounted_for(make):
+    noise = {"dp_fixed.noise_multiplier": 2.0, "fraction_train": 0.2}
+    sampled = make("dp_fixed", **noise).account.release
+    assert (sampled.noise_multiplier, sampled.sampled, sampled.population) == (2.0, 1, 5)
+    everybody = make("dp_fixed", **{**noise, "fraction_train": 1.0}).account.release
+    weighted = make("dp_fixed", **{**noise, "sampling": "examples"}).account.release
+    assert everybody.sampled == everybody.population and weighted.sampled == weighted.population
+
+
 def test_a_budget_below_one_round_is_refused_and_one_above_it_ends(make, start, models):
     with pytest.raises(ConfigError, match=r"one more release would bring epsilon to .* dp.max_epsilon=0.5"):
         make("dp_fixed", **{"dp_fixed.noise_multiplier": 1.0, "dp.max_epsilon": 0.5})
