@@ -1,6 +1,6 @@
 """Rows of ``benchmarks.clients``: one system that runs rounds of many clients, in a process of its own.
 
-python -m benchmarks.client_systems inprocess mlp 1000 50 4   # row, network, registered clients, clients a round, rounds
+python -m benchmarks.client_systems inprocess mlp 1000 50 4   # row, network, registered, clients a round, rounds
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
-from benchmarks.client_workload import BATCH, EXAMPLES, NETWORKS, RATE, STEPS, rows_of_client, pool
+from benchmarks.client_workload import BATCH, EXAMPLES, NETWORKS, RATE, STEPS, pool, rows_of_client
 from fedlab.config.sections import Value
 
 WORKLOAD = "benchmarks.client_workload:SPEC"
