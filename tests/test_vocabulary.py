@@ -55,7 +55,7 @@ KEPT = {
     "tests/fedlab/models/test_graphnvp.py": (".neighbours",),
     **{
         f"tests/strategies/test_{name}.py": ('"initialise"',)
-        for name in ("dualadapt", "fedavg", "fednova", "fedprox", "scaffold", "startup")
+        for name in ("participation", "dualadapt", "fedavg", "fednova", "fedprox", "scaffold", "startup")
     },
 }
 # Files that name old options to say what they are called now.

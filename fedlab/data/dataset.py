@@ -120,6 +120,6 @@ class SelectedRows(Mapping[str, Tensor]):
         return dict.fromkeys(self.stored, len(self.rows))
 
     def batch(self, index: int | slice | Tensor) -> dict[str, Tensor]:
-        """Return columns (batch, ...) of an example or several, without gathering whole columns."""
+        """Return columns (examples, width...) of an example or several, without gathering whole columns."""
         rows = self.rows[index]
         return {name: column[rows] for name, column in self.stored.items()}

@@ -76,7 +76,9 @@ def test_dualadapt_adapts_to_the_last_heads_of_all_and_onboards_nobody(record, s
     for name, tensor in seen["train", 1, 1].answered.items():
         assert torch.equal(heads[1][name], tensor)
     assert ("train", 2, 0) not in seen and ("train", 3, 2) not in seen
-    assert "only-mixture" not in seen["train", 2, 2].received  # a first time is no late arrival
+    assert (
+        "only-mixture" not in seen["train", 2, 2].received
+    )  # a client that trains for the first time is no late joiner
 
 
 def test_startup_averages_the_students_that_answered(record, weighted_mean, schedule):

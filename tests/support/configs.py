@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from fedlab.config.schema import DataConfig
+from fedlab.config.schema import DataConfig, RunConfig
 from fedlab.registry import load_config
 
 DATA = {field.name for field in dataclasses.fields(DataConfig)}
@@ -12,7 +12,7 @@ DATA = {field.name for field in dataclasses.fields(DataConfig)}
 
 def make(kind, **fields):
     """A workload of a class; fields of the data section go there: ``make(Digits, targets="usps", max_examples=20)``."""
-    data = DataConfig(**{name: value for name, value in fields.items() if name in DATA})
+    data = DataConfig(**{"device": RunConfig().device, **{name: fields[name] for name in fields.keys() & DATA}})
     own = {name: value for name, value in fields.items() if name not in DATA}
     assert own.keys() <= {field.name for field in dataclasses.fields(kind)}  # pydantic says nothing of others
     return kind(**own, data_config=data)

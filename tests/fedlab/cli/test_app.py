@@ -82,7 +82,7 @@ def test_print_config_prints_a_preset_that_gives_the_same_configuration_and_runs
 def test_a_shell_can_complete_presets_options_and_names():
     assert complete_preset("dualadapt-off") == ["dualadapt-office"]
     assert complete_option("server.st") == ["server.steps="]
-    assert complete_option("strategy=fedp") == ["strategy=fedprox", "strategy=fedparts"]
+    assert complete_option("strategy=fedp") == ["strategy=fedprox", "strategy=fedparts", "strategy=fedper"]
     assert complete_option("rounds=") == []
 
 

@@ -221,10 +221,10 @@ def test_a_reply_without_a_reason_is_still_a_sentence():
         seen = roster_grid(grid, clients=1, min_clients=1)
         deliver = grid._deliver
 
-        def reasonless(message):
-            reply = deliver(message)
-            reply.error.__dict__["_reason"] = None
-            return reply
+        def reasonless(messages):
+            replies = deliver(messages)
+            replies[0].error.__dict__["_reason"] = None
+            return replies
 
         grid._deliver = reasonless
         seen.send_and_receive(to_all(seen.get_node_ids(), w=torch.zeros(1)))
