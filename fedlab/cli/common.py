@@ -143,8 +143,9 @@ def print_clients(result: Result, console: Console) -> None:
         rows = distributions(clients, {name: metrics.direction(name) for name in names})
         mean = rows.pop("mean", {})
     else:
-        tested = last["bytes"] if len(last["bytes"]) <= FEW else clients
-        rows = {client: clients.get(client, {}) for client in tested}
+        silent = {failure["client"] for failure in last.get("failures", ())} | set(last.get("absent", ()))
+        asked = [client for client in last["bytes"] if client in clients or client in silent]
+        rows = {client: clients.get(client, {}) for client in dict.fromkeys([*asked, *clients])}
         mean = last["mean"]
     table = Table()
     table.add_column("client" if len(clients) <= FEW else "")
