@@ -48,6 +48,7 @@ from fedlab.strategies.dualadapt.client import adapt_head
 from fedlab.strategies.dualadapt.mixtures import read_mixture
 from fedlab.strategies.dualadapt.private import release_features
 from fedlab.strategies.dualadapt.server import DualAdapt
+from fedlab.strategies.protocol import load
 from fedlab.training import null_progress
 
 PRESET, DELTA = "dualadapt-digits", 1e-5
@@ -64,20 +65,26 @@ class Public:
     quantiles: Tensor
 
 
-def prepare(config: Config, client: int, pool: int, cache: Path) -> tuple[Public, Tensor]:
-    """What is public after the pre-training, and the features (pool, width) of images of a client."""
+def public_model(config: Config, cache: Path) -> tuple[Public, dict[str, Tensor]]:
+    """What is public after the pre-training, and the state of G and F_g."""
     half = DualAdapt(config.workload, config, null_progress)
     with pretrain_cache.use_cache(str(cache)), seeded(config.run.seed, "membership start"):
         half.initialize()
     with seeded(config.run.seed, "membership"):
         source, quantiles = read_mixture(half.source_mixture(), CPU)
     model = half.trainer.average
-    data = config.workload.data(client, "train")
+    return Public(head_of(model).eval(), source, quantiles), model.state_dict()
+
+
+def pool_features(config: Config, client: int, pool: int, state: Mapping[str, Tensor]) -> Tensor:
+    """Features (pool, width) of images of a client, under the statistics of them all."""
+    data, options = config.workload.data(client, "train"), config.strategy
     if len(data) < pool:
         raise SystemExit(f"{config.clients[client]} has {len(data)} images, and the pool needs {pool}; set FEDLAB_DATA")
-    images, options = data.subsample(pool), config.strategy
+    images = data.subsample(pool)
+    model = load(config.workload.model(), state, CPU)
     adapt_batchnorm(features_of(model), images, options.bn_images, options.bn_adaptation, CPU)
-    return Public(head_of(model), source, quantiles), encode(features_of(model), images, CPU)
+    return encode(features_of(model), images, CPU)
 
 
 def upload(z: Tensor, public: Public, config: Config, epsilon: str) -> tuple[nn.Module, GaussianMixture]:
@@ -180,10 +187,11 @@ def main() -> None:
     columns = ("examples", "epsilon", "attack", *(f"true positives at {100 * rate:g} %" for rate in RATES), "area")
     title = f"membership of {options.client}'s images in one upload, {options.fits} fits"
     with deterministic(1):
+        public, state = public_model(config, options.runs / "pretrained")
         for count in options.examples:
             table = cells.table(title, columns)
             client = config.clients.index(options.client)
-            public, z = prepare(config, client, 2 * count, options.runs / "pretrained")
+            z = pool_features(config, client, 2 * count, state)
             for epsilon in options.epsilon:
                 for name, found in attack(z, public, config, epsilon, options.fits).items():
                     table.add_row(f"{count:,}", epsilon, name, *(f"{value:.1f}" for value in found))

@@ -1,100 +1,118 @@
-"""What local privacy costs: DualAdapt's accuracy by epsilon and by the number of examples that a client has.
+"""What local privacy costs: accuracy by epsilon and by the number of examples that a client has.
 
-    python -m benchmarks.privacy                                        # 12 runs of a minute or two, resumable
-    python -m benchmarks.privacy --seeds 0 1 2 --examples 300 --epsilon 8
+    python -m benchmarks.privacy                                        # minutes on one core
+    python -m benchmarks.privacy --examples 300 --epsilon off none 8 --draws 10
 
-Set FEDLAB_DATA to a folder of whole sets, or no client has 6,000 examples. Epsilon is that of every example of a client
-over all rounds, at delta 1e-5. *off* is DualAdapt as it is; *none* builds head and mixture from class moments without
-noise to speak of, so that it shows what the detour costs by itself. The accuracy is that of both heads together
-(``average``), mean over the clients' test data after the last round; *global head* is that of F_g alone, in the last
-column of examples.
+One round of the preset's clients after the server's pre-training, each with a random part of its domain's training
+images; the same model, images and test sets for every line. Set FEDLAB_DATA to a folder of whole sets, or no client has
+6,000 images. Epsilon is that of each example over a run of as many rounds as the preset has, at delta 1e-5: the noise
+is that of one of these rounds. *off* is DualAdapt's upload as it is; *none* goes through class moments without noise,
+so that it shows what the detour costs by itself. Accuracy is that of F_g and F_l together (``average``) on the clients'
+test images, in percent, mean over clients; F_g alone is printed below the table.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from concurrent.futures import Future
-from itertools import product
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from pydantic import Field
-from pydantic.dataclasses import dataclass
+import numpy as np
+import torch
 from rich.console import Console
 
 from benchmarks import cells
+from benchmarks.membership import CPU, DELTA, PRESET, Public, public_model
+from fedlab import launch
 from fedlab.config.presets import parse_overrides
-from fedlab.config.sections import Value
+from fedlab.config.schema import Config
 from fedlab.data.dataset import ArrayDataset
-from fedlab.runs.result import Result
-from fedlab.workload import WorkloadSpec
-from fedlab.workloads.digits import SPEC as DIGITS
-from fedlab.workloads.digits import Digits
+from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
+from fedlab.models.feature_classifier import EnsembleHead, features_of
+from fedlab.privacy.accounting import Release, noise_multiplier
+from fedlab.seeds import deterministic, seeded
+from fedlab.strategies.dualadapt.client import adapt_head, client_features
+from fedlab.strategies.dualadapt.private import release_features
+from fedlab.strategies.protocol import load
 
-PRESET = "dualadapt-digits"
 NOISELESS = 1e-6  # a noise multiplier without effect
-EPSILONS = ("off", "8", "3", "1")
 
 
-@dataclass(frozen=True)
-class FewExamples(Digits):
-    """Digits whose clients have at most so many training examples."""
+@dataclass(frozen=True, eq=False)
+class Client:
+    """A client with some of its training images: features under the server's statistics, and its test features.
 
-    client_examples: int = Field(1000, ge=2, description="training examples of a client, at most")
+    ``own`` and ``test`` are under the client's own statistics, as it trains without privacy and as it predicts.
+    """
 
-    def data(self, partition: int | None, split: str) -> ArrayDataset:
-        """Return the examples, spaced over a client's whole training set."""
-        examples = super().data(partition, split)
-        return examples.subsample(self.client_examples) if partition is not None and split == "train" else examples
-
-
-SPEC = WorkloadSpec(FewExamples, primary_metric=DIGITS.primary_metric, metrics=DIGITS.metrics, name="few_examples")
+    plain: torch.Tensor
+    own: torch.Tensor
+    test: ArrayDataset
 
 
-def options_of(epsilon: str) -> Mapping[str, Value]:
-    """Options of one column."""
-    if epsilon == "off":
-        return {}
-    how: Mapping[str, Value] = (
-        {"dualadapt.noise_multiplier": NOISELESS} if epsilon == "none" else {"dp.max_epsilon": float(epsilon)}
-    )
-    return {"dualadapt.local_privacy": "moments", **how}
+def client_of(config: Config, partition: int, images: ArrayDataset, state: dict[str, torch.Tensor]) -> Client:
+    """Encode one client's images."""
+    options = config.strategy
+    model = load(config.workload.model(), state, CPU)
+    plain = encode(features_of(model), images, CPU)
+    own = client_features(model, images, options, CPU)
+    adapt_batchnorm(features_of(model), images, options.bn_images, options.bn_adaptation, CPU)
+    test = config.workload.data(partition, "test")
+    return Client(plain, own, ArrayDataset({"x": encode(features_of(model), test, CPU), "y": test.columns["y"]}))
 
 
-def accuracy(result: Result, predictor: str) -> float:
-    """Percent, mean over clients after the last round."""
-    return 100 * float(result.rounds[-1]["mean"][f"accuracy_{predictor}"])
+def accuracies(config: Config, client: Client, public: Public, epsilons: Sequence[str]) -> list[float]:
+    """Percent of the test images that F_g and F_l together classify, by epsilon; F_g alone last."""
+    found = []
+    for epsilon in epsilons:
+        z, targets = client.own, None
+        if epsilon != "off":
+            noise = NOISELESS if epsilon == "none" else noise_multiplier(float(epsilon), DELTA, config.run.rounds)
+            made = release_features(client.plain, [public.head], public.source, Release(noise), secret=False)
+            z, targets = made.features, made.targets
+        local = adapt_head(
+            public.head, z, public.source, public.quantiles, config.strategy, config.client, targets=targets
+        )[0]
+        found.append(config.workload.evaluate(EnsembleHead(public.head, local), client.test)["accuracy"])
+    found.append(config.workload.evaluate(public.head, client.test)["accuracy"])
+    return [100 * value for value in found]
 
 
 def main() -> None:
-    """Run what is asked for and print the table."""
-    parser = cells.parser(__doc__)
-    parser.set_defaults(seeds=[0])
+    """Measure what is asked for and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="key=value of the run")
     parser.add_argument("--examples", type=int, nargs="+", default=[300, 1000, 6000])
-    parser.add_argument("--epsilon", nargs="+", default=list(EPSILONS), help="off, none, or numbers")
-    options: argparse.Namespace = parser.parse_args()
-    shared: dict[str, Value] = {
-        "workload": "benchmarks.privacy:SPEC",
-        "few_examples.augment": "wide",
-        "threads": cells.threads(options.processes),
-        "rounds": 3,
-        "dualadapt.source_only_twin": False,
-        **parse_overrides(options.overrides),
-    }
-    waiting: dict[tuple[str, int, int], Future[Result]] = {}
-    with cells.workers(options.processes) as pool:
-        for seed, epsilon, count in product(options.seeds, options.epsilon, options.examples):
-            overrides = {**shared, **options_of(epsilon), "few_examples.client_examples": count, "seed": seed}
-            waiting[epsilon, count, seed] = pool.submit(cells.one_run, PRESET, overrides, options.runs)
-        found = {key: future.result() for key, future in waiting.items()}
-    table = cells.table(
-        f"accuracy in percent after {shared['rounds']} rounds, seeds {options.seeds}",
-        ("epsilon", *(f"{count:,} examples" for count in options.examples), "global head"),
+    parser.add_argument("--epsilon", nargs="+", default=["off", "none", "8", "3", "1"], help="off, none, or numbers")
+    parser.add_argument("--draws", type=int, default=3, help="random parts of a client's images, each with its noise")
+    parser.add_argument("--runs", type=Path, default=Path("runs/tables"), help="where the pre-training is kept")
+    options = parser.parse_args()
+    config = launch.resolve_config(
+        PRESET, {"threads": 1, "dualadapt.source_only_twin": False, **parse_overrides(options.overrides)}
     )
-    for epsilon in options.epsilon:
-        by_count = [[found[epsilon, count, seed] for seed in options.seeds] for count in options.examples]
-        figures = [cells.spread([accuracy(result, "average") for result in results]) for results in by_count]
-        last = [accuracy(result, "global") for result in by_count[-1]]
-        table.add_row(epsilon, *figures, cells.spread(last))
+    lines = (*options.epsilon, "F_g alone")
+    table = cells.table(
+        f"accuracy in percent, mean of {options.draws} draws",
+        ("epsilon", *(f"{n:,} examples" for n in options.examples)),
+    )
+    with deterministic(1):
+        public, state = public_model(config, options.runs / "pretrained")
+        columns = []
+        for count in options.examples:
+            draws = []
+            for draw in range(options.draws):
+                by_client = []
+                for partition in range(len(config.clients)):
+                    whole = config.workload.data(partition, "train")
+                    with seeded(config.run.seed, "privacy", count, draw, partition):
+                        images = whole.select(torch.randperm(len(whole))[:count])
+                        client = client_of(config, partition, images, state)
+                        by_client.append(accuracies(config, client, public, options.epsilon))
+                draws.append(np.mean(by_client, 0))
+            columns.append(np.array(draws))  # (draws, lines)
+    for number, line in enumerate(lines):
+        table.add_row(line, *(cells.spread(column[:, number]) for column in columns))
     Console(width=120).print(table)
 
 
