@@ -439,6 +439,7 @@ TINY_DATA = {
     "digits": {"data.max_examples": 100, "digits.targets": "optdigits"},
     "fewshot": {"data.max_examples": 100, "fewshot.shots": "1", "fewshot.queries": 1, "fewshot.episodes": 5},
     "images": {"data.max_examples": 100},
+    "image_folder": {"data.max_examples": 60, "image_folder.size": 64},
     "generation": {
         "data.max_examples": 100,
         "generation.eval_images": 8,
@@ -458,6 +459,8 @@ TINY_DATA = {
 LIGHT = {
     "dualadapt-digits-mcd": {"dualadapt.source_only_twin": False},  # a twin doubles its checkpoints of a gigabyte
     "ddpm-cifar10": {"generation.network": "tiny"},
+    "fedavg-cifar10": {"data.num_clients": 4, "data.alpha": 100.0, "images.network": "resnet20"},
+    "fedavg-cross-device": {"data.num_clients": 40, "data.max_examples": 0},
     "ddpm-mnist-long": {"generation.network": "tiny"},
     "ncsn-cifar10": {"generation.width": 8, "generation.num_timesteps": 4},
 }
