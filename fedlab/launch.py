@@ -21,7 +21,7 @@ from fedlab.config.sections import Overrides, Value
 from fedlab.continuation import continuation, record_continuation
 from fedlab.data.digits.datasets import data_root
 from fedlab.engines.spec import Apps
-from fedlab.errors import ConfigError, DataError, RunError, os_error_sentence
+from fedlab.errors import ConfigError, DataError, RunError, name_list, os_error_sentence
 from fedlab.machine import check_threads
 from fedlab.registry import load_run_config, merge, plugins_of
 from fedlab.runs.directory import RunDirectory
@@ -103,7 +103,7 @@ def check(config: Config) -> None:
     if config.data.num_clients > len(partitions):
         raise ConfigError(
             f"data.num_clients={config.data.num_clients}, but workload {run.workload!r} has {len(partitions)} "
-            f"partitions ({', '.join(partitions)}); ask for at most {len(partitions)}"
+            f"partitions ({name_list(partitions)}); ask for at most {len(partitions)}"
         )
     if run.min_clients > len(names):
         raise ConfigError(f"min_clients={run.min_clients} is more than the {len(names)} clients of the run")
@@ -125,7 +125,7 @@ def check(config: Config) -> None:
             bound = ", ".join(f"{key}={str(value).lower()}" for key, value in table.items())
             raise ConfigError(
                 f"strategy {run.strategy!r} trains on the clients' own labels, and the clients of this workload "
-                f"({', '.join(partitions)}) have none; use source_only, or a strategy that needs none (`fedlab list "
+                f"({name_list(partitions)}) have none; use source_only, or a strategy that needs none (`fedlab list "
                 f"strategies`){f', or for an upper bound {bound}' if bound else ''}"
             )
     server = strategy.server(workload, config, null_progress)
