@@ -36,7 +36,7 @@ from fedlab.strategies.dualadapt.shared import BATCH, Options
 
 PUBLIC_ROWS = 5000  # features drawn from W_S, whose class moments are the public ones
 SYNTHETIC_ROWS = 300  # features of each class drawn from the noised moments
-MIN_SIGNAL = 0.5  # of a class's moments, below which noise prevails and targets are the global head's probabilities
+MIN_SIGNAL = 0.3  # of the moments, mean over classes; below it targets are the global head's probabilities
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +150,6 @@ def release_features(
     moments = class_moments.denoise(noised, public, stdv)
     drawn, labels = class_moments.sample(moments, SYNTHETIC_ROWS)
     features = drawn.to(z)
-    clear = (moments.signal >= MIN_SIGNAL)[labels].unsqueeze(1)
-    targets = torch.where(clear, one_hot(labels, p.shape[1]).to(p), probabilities_of(features))
+    clear = bool(moments.signal.mean() >= MIN_SIGNAL)
+    targets = one_hot(labels, p.shape[1]).to(p) if clear else probabilities_of(features)
     return Synthetic(features, targets, max(1, round(float(moments.counts.sum()))))

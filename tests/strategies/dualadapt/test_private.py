@@ -99,6 +99,19 @@ def test_the_noise_has_the_size_of_the_account(content, monkeypatch):
     assert asked == [(2.0 * class_moments.SENSITIVITY, True)]
 
 
+@pytest.mark.parametrize(("noise", "clear"), [(1e-6, True), (1e6, False)])
+def test_targets_are_classes_where_the_moments_say_something_and_else_the_global_heads(noise, clear):
+    with seeded("model"):
+        model = Net().eval()
+    z = encode(model.features, Blobs().data(0, "train"), CPU) + 1.0  # away from the public moments
+    with seeded("release"):
+        source = em.fit(torch.randn(60, 8), 2, variance_floor=1e-2)
+        found = private.release_features(z, [model.head], source, private.Release(noise), secret=False)
+    assert found.targets.shape == (len(found.features), 3)
+    assert bool(((found.targets == 0) | (found.targets == 1)).all()) == clear
+    torch.testing.assert_close(found.targets.sum(1), torch.ones(len(found.targets)))
+
+
 def test_seeded_replies_repeat_and_secret_ones_do_not(content):
     assert equal(arrays(reply(content)), arrays(reply(content)))
     secret = {"dp.noise": "secret"}
