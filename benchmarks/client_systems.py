@@ -5,8 +5,8 @@ python -m benchmarks.client_systems inprocess mlp 1000 50 4   # row, network, re
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -291,8 +291,12 @@ ROWS: Mapping[str, Row] = {
 
 def main() -> None:
     """Measure one row and print its times as one line of JSON, the last of the output."""
-    name, network, *numbers = sys.argv[1:]
-    clock = ROWS[name].measure(Work(network, *map(int, numbers)))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("row", choices=ROWS)
+    parser.add_argument("network")
+    parser.add_argument("numbers", type=int, nargs="*", help="registered clients, clients a round, rounds")
+    given = parser.parse_args()
+    clock = ROWS[given.row].measure(Work(given.network, *given.numbers))
     print(json.dumps({"first": clock.first, "seconds": clock.seconds}), flush=True)
 
 
