@@ -29,7 +29,7 @@ WORKLOAD = "benchmarks.client_workload:SPEC"
 
 @dataclass(frozen=True)
 class Work:
-    """What a row is asked for; ``registered`` clients of which ``cohort`` take part in each of ``rounds``."""
+    """The work that a row is asked for: ``registered`` clients of which ``cohort`` take part in each of ``rounds``."""
 
     network: str
     registered: int
@@ -63,7 +63,7 @@ Measure = Callable[[Work], Clock]
 
 
 def local_steps(model: nn.Module, x: Tensor, y: Tensor) -> None:
-    """Take one epoch of SGD on a client's images x (50, 3, 32, 32) with labels y (50,)."""
+    """Perform one epoch of SGD on a client's images x (50, 3, 32, 32) with labels y (50,)."""
     optimizer = torch.optim.SGD(model.parameters(), RATE)
     for start in range(0, EXAMPLES, BATCH):
         optimizer.zero_grad(set_to_none=True)

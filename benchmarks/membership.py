@@ -1,4 +1,4 @@
-"""What the server learns of who is in a client's data: membership inference on one upload of DualAdapt.
+"""The server's knowledge of who is in a client's data: membership inference on one upload of DualAdapt.
 
     python -m benchmarks.membership                          # minutes on one core; MNIST-M's client
     python -m benchmarks.membership --client usps --examples 250 --epsilon off 1 --fits 128
@@ -58,7 +58,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, eq=False)
 class Public:
-    """What both sides know: F_g, W_S and its quantiles."""
+    """The arrays that both sides know: F_g, W_S and its quantiles."""
 
     head: nn.Module
     source: GaussianMixture
@@ -66,7 +66,7 @@ class Public:
 
 
 def public_model(config: Config, cache: Path) -> tuple[Public, dict[str, Tensor]]:
-    """What is public after the pre-training, and the state of G and F_g."""
+    """Return what is public after the pre-training, and the state of G and F_g."""
     half = DualAdapt(config.workload, config, null_progress)
     with pretrain_cache.use_cache(str(cache)), seeded(config.run.seed, "membership start"):
         half.initialize()

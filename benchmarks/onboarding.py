@@ -1,4 +1,4 @@
-"""What a late joiner starts from: each target in turn arrives late, with the nearest client's head and with others.
+"""Starts of a late joiner: each target in turn arrives late, with the nearest client's head and with others.
 
     python -m benchmarks.onboarding                       # seeds 0 to 4; an hour and more on two cores, resumable
     python -m benchmarks.onboarding --seeds 0 --late-joiners usps --against global random
@@ -136,7 +136,7 @@ def show(console: Console, options: argparse.Namespace, found: Mapping[Any, Any]
 
 
 def show_heads(console: Console, options: argparse.Namespace, found: Mapping[Any, Any]) -> None:
-    """Whether the distance between mixtures knows which head is worth most on joining."""
+    """Print how well the distance between mixtures knows which head is worth most on joining."""
     known = dict.fromkeys(other for values in found.values() for other in values["heads"])  # in order, once each
     table = cells.table(
         "on joining: distance (MW2) to each known client / accuracy of its head alone, in percent, mean over seeds",

@@ -1,4 +1,4 @@
-"""What is a frozen ImageNet backbone worth? PACS from one labeled style to the three others, with adapt-photos.
+"""The worth of a frozen ImageNet backbone: PACS from one labeled style to the three others, with adapt-photos.
 
     FEDLAB_DATA=DATA python -m benchmarks.photos             # the full set at 64 pixels, enlarged to 128
     python -m benchmarks.photos --sources photo --seeds 0    # the part in the package, 32 pixels

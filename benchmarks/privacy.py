@@ -1,4 +1,4 @@
-"""What local privacy costs: accuracy by epsilon and by the number of examples that a client has.
+"""The cost of local privacy: accuracy by epsilon and by the number of examples that a client has.
 
     python -m benchmarks.privacy                                        # minutes on one core
     python -m benchmarks.privacy --examples 300 --epsilon off none 8 --draws 10

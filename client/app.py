@@ -191,6 +191,8 @@ def _clients_at_once(train_many: ManyClientsFn, message: Message, who: ClientCon
             memory = train_many.memory(who.config.workload, message, who)
         except NotVectorizable:  # which the training says again, and trains one after another
             _at_once[key] = MANY
+        except Exception:  # of this client alone, which the training names; another one may tell
+            return int(wanted) if wanted.isdecimal() else MANY
         else:
             if wanted.isdecimal():
                 check_batch(int(wanted), memory, who.device)

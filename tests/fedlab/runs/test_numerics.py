@@ -28,7 +28,7 @@ def run(tmp_path):
 
 
 def change(result, **facts):
-    """As if the run had been done on another machine."""
+    """Change a run's manifest to that of another machine."""
     path = result.directory / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["numerics"] |= facts

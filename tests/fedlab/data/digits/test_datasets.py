@@ -370,7 +370,7 @@ def test_a_mended_file_is_read_anew(tmp_path, write_npz, truncate):
 
 
 def test_the_remedy_names_the_setting_that_the_folder_came_from(tmp_path, monkeypatch):
-    """Of FEDLAB_DATA only where the folder is that one."""
+    """A sentence names FEDLAB_DATA only where the folder is that one."""
     readers = {
         "MNIST/raw": lambda root: load_digits("mnist", "test", root),
         "molecules": lambda root: molecule_file("qm9", "train", root),

@@ -1,4 +1,4 @@
-"""Who has which photographs: the held-out part of a source, and the images of a client."""
+"""Owners of photographs: the held-out part of a source, and the images of a client."""
 
 from __future__ import annotations
 
