@@ -206,6 +206,54 @@ def _as_control_error() -> Iterator[None]:
         raise ControlError(str(error)) from error
 
 
+# --- a SuperLink: flwr/server/superlink/linkstate/in_memory_linkstate.py ---
+
+
+def run_superlink() -> None:
+    """Run Flower's SuperLink in this process; the replies of nodes that have left count, see :func:`keep_replies`."""
+    from flwr.superlink import cli
+
+    keep_replies()
+    cli.flower_superlink()
+
+
+def keep_replies() -> None:
+    """Let the SuperLinks of this process deliver a reply that they hold although its node has left meanwhile.
+
+    Flower looks first whether the node is connected, and if it is not, the reply is lost: that of a client which leaves
+    after its last round, or whose network fails, before the server has asked for it.
+    """
+    from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
+    from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+    from flwr.supercore.object_store import NoObjectInStoreError
+
+    get_message_res = InMemoryLinkState.get_message_res
+
+    def is_complete(state: InMemoryLinkState, reply_id: str) -> bool:
+        try:
+            tree = state.object_store.get_object_tree(reply_id)
+        except NoObjectInStoreError:
+            return False
+        return all(state.object_store.get(part.object_id) for part in iterate_object_tree(tree))
+
+    def get_replies(self: InMemoryLinkState, message_ids: set[str], run_id: int) -> list[Message]:
+        with self.lock:
+            replies, now = self.message_ins_id_to_message_res_id, time.time()
+            left = {}  # node that has left a complete reply -> when it left
+            for message_id in message_ids & replies.keys():
+                node = self.nodes.get(self.message_ins_store[message_id].metadata.dst_node_id)
+                if node and (node.online_until or 0.0) < now and is_complete(self, replies[message_id]):
+                    left[node.node_id] = node.online_until
+                    node.online_until = float("inf")
+            try:
+                return get_message_res(self, message_ids, run_id)
+            finally:
+                for node_id, online_until in left.items():
+                    self.nodes[node_id].online_until = online_until
+
+    InMemoryLinkState.get_message_res = get_replies  # type: ignore[method-assign]
+
+
 # --- SuperNodes: flwr/client/grpc_rere_client/connection.py, flwr/supernode/start_client_internal.py ---
 
 CLIENT_APP_COMMAND = "flwr-clientapp"  # started by a SuperNode for each message, by its name on the PATH

@@ -138,7 +138,8 @@ def performed(play):
     serve.wait_for(lambda: play.told(event="phase", phase="clients", round=2), "round 2")
     serve.process.kill()
     serve.code()
-    resumed = play.start("server", "resume", str(play.run), "--quiet")
+    # From here on nobody is to be late: on a busy machine work takes as long as it takes.
+    resumed = play.start("server", "resume", str(play.run), "comm.round_timeout=600", "--quiet")
     resumed.wait_for(lambda: len(play.told(event="connecting")) == 2, "the server")
     before = play.flower("usps").count("Receiving: train")
     play.at_work("usps", usps, before + 1)

@@ -13,19 +13,24 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import SimpleNamespace
 
 import flwr
 import grpc
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.app import Message, RecordDict
-from flwr.common.constant import Status, SubStatus
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode, Status, SubStatus
 from flwr.proto.control_pb2 import ListRunsResponse, RegisterNodeResponse, StartRunResponse, StreamLogsResponse
 from flwr.proto.fleet_pb2 import DeactivateNodeResponse
 from flwr.proto.fleet_pb2_grpc import FleetServicer, add_FleetServicer_to_server
-from flwr.supercore.constant import TASK_TYPE_TO_COMMAND, TaskType
+from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
+from flwr.supercore.constant import NOOP_FEDERATION_ID, TASK_TYPE_TO_COMMAND, TaskType
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.federation.noop_federation_manager import NoOpFederationManager
 from flwr.supernode import start_client_internal
 
 from fedlab.deploy import client_log, provision
@@ -196,6 +201,63 @@ def test_a_node_is_deactivated_with_its_key(tmp_path):
     assert node == 17
     assert any("signature" in name for name in metadata) and any("public-key" in name for name in metadata)
     assert not flower_internals.deactivate_node(address, tmp_path / "ca.crt", key, 17)  # nobody answers now
+
+
+@pytest.fixture
+def link_state(monkeypatch):
+    """A SuperLink's state with one run and one connected node, which was sent a message; reply() stores its answer."""
+    monkeypatch.setattr(InMemoryLinkState, "get_message_res", InMemoryLinkState.get_message_res)  # restored at the end
+    flower_internals.keep_replies()
+    state = InMemoryLinkState(NoOpFederationManager(), InMemoryObjectStore())
+    node = state.create_node("owner", "owner", b"key", 30)
+    state.activate_node(node, 30)
+    run = state.create_run(None, None, None, {}, NOOP_FEDERATION_ID, None, None, TaskType.SERVER_APP)
+
+    def send():
+        with flower_internals.task_identity(run, SUPERLINK_NODE_ID):
+            message = Message(RecordDict(), dst_node_id=node, message_type="train")
+            flower_internals.set_message_id(message, message.object_id)
+        assert state.store_message_ins(message)
+        return message
+
+    def reply(message, *, complete):
+        with flower_internals.task_identity(run, node):
+            answer = Message(RecordDict({"note": ConfigRecord({"round": 1})}), reply_to=message)
+            flower_internals.set_message_id(answer, answer.object_id)
+        assert state.store_message_res(answer)
+        objects = get_all_nested_objects(answer)
+        state.object_store.preregister(run, get_object_tree(answer))
+        for object_id, part in list(objects.items())[: None if complete else 1]:
+            state.object_store.put(object_id, part.deflate())
+
+    return SimpleNamespace(
+        send=send,
+        reply=reply,
+        leave=lambda: state.deactivate_node(node),
+        pull=lambda message: state.get_message_res({message.metadata.message_id}, run),
+        nodes=lambda: state.get_nodes(run),
+    )
+
+
+def test_a_reply_counts_although_its_node_has_left(link_state):
+    message = link_state.send()
+    link_state.reply(message, complete=True)
+    link_state.leave()
+    time.sleep(0.001)
+    (reply,) = link_state.pull(message)
+    assert reply.content["note"]["round"] == 1
+    assert link_state.nodes() == set()
+
+
+@pytest.mark.parametrize("part", ["nothing", "half"])
+def test_a_node_that_left_before_its_reply_was_there_is_gone(link_state, part):
+    message = link_state.send()
+    if part == "half":
+        link_state.reply(message, complete=False)
+    link_state.leave()
+    time.sleep(0.001)
+    (reply,) = link_state.pull(message)
+    assert reply.error.code == ErrorCode.NODE_UNAVAILABLE
 
 
 def test_flower_pauses_with_the_clock_that_is_replaced():
