@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from typing import TYPE_CHECKING, Any
 
 # OpenMP's threads spin while they wait for each other; where other processes want the CPUs, that costs time slices.
@@ -13,10 +12,6 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent until a program or `--verbose` asks for it
-
-# Ray puts the current folder first on its workers' search path, where a user's profile.py would hide Python's.
-if "FEDLAB_ENGINE" in os.environ:  # this process was started by an engine of ours, see fedlab/engines/processes.py
-    sys.path.sort(key=os.getcwd().__eq__)  # stable: it becomes the last, and all else stays as it is
 
 if TYPE_CHECKING:
     from fedlab.api import Comparison, Config, Prediction, Result, compare, predict, resume, run, serve

@@ -42,16 +42,20 @@ def add_plugin_folder(folder: Path) -> None:
         os.environ[PLUGIN_PATH] = os.pathsep.join([*known, str(folder)])
 
 
-def _extend_path() -> None:
-    """Put the current folder and the known folders of plug-ins at the end of the search path.
+def plugin_folders() -> list[str]:
+    """Return the folders of modules that are not installed: the current one and those of ``FEDLAB_PLUGIN_PATH``.
 
     What somebody else's run or client left is data: within its directory, no module is looked for.
     """
     here = os.getcwd()
     own = "" if any((Path(here) / name).is_file() for name in RESULT_FILES) else here
-    for folder in (own, *os.environ.get(PLUGIN_PATH, "").split(os.pathsep)):
-        if folder and folder not in sys.path:
-            sys.path.append(folder)
+    folders = (own, *os.environ.get(PLUGIN_PATH, "").split(os.pathsep))
+    return [os.path.abspath(folder) for folder in folders if folder]
+
+
+def _extend_path() -> None:
+    """Put the folders of plug-ins at the end of the search path."""
+    sys.path += [folder for folder in plugin_folders() if folder not in sys.path]
 
 
 def load_object(path: str, what: str) -> Any:

@@ -24,9 +24,12 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+from fedlab.plugins import PLUGIN_PATH, plugin_folders
+
 START_LIMIT = 120.0  # seconds for a process of Flower to come up: imports are slow on a busy machine
 LOOPBACK = "127.0.0.1"
 MARKER_ENV = "FEDLAB_ENGINE"  # variable in the environment of all processes that are started here
+PATHS = ("FEDLAB_DATA",)  # variables of the environment that hold a path, which may be relative
 PROC = Path("/proc")  # on systems without it, Flower's parts and Ray's stop when their parent is gone
 NOISE = r"uvicorn\.|ControlServicer|^ *[\^~]+ *$|handshaker\.cc|channel_trace|status_helper|Source Location"
 NOISE += r"|shutdown=false"  # lines of a log that explain nothing: gRPC's tracing of handshakes is one of them
@@ -78,6 +81,8 @@ def environment(scratch: Path, extra: Mapping[str, str]) -> dict[str, str]:
         MARKER_ENV: scratch.name,
         "PATH": os.pathsep.join((*scripts, os.environ.get("PATH", ""))),  # Flower starts its parts by name
         "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path),
+        **{name: os.path.abspath(os.environ[name]) for name in PATHS if os.environ.get(name)},
+        PLUGIN_PATH: os.pathsep.join(plugin_folders()),
         "PYTHONSAFEPATH": "1",  # a user's random.py in the current folder is not the standard library's
         "PYTHONUNBUFFERED": "1",
         "NO_PROXY": direct,
@@ -110,15 +115,17 @@ def start(
     log: Path,
     shutdown_timeout: float = 0.0,
 ) -> subprocess.Popen[bytes]:
-    """Start one of Flower's commands; its output is appended to a log.
+    """Start one of Flower's commands in the scratch folder of its environment; its output is appended to a log.
 
-    If this process is killed, the command gets SIGTERM and ``shutdown_timeout`` seconds before the rest is killed.
+    Ray puts the current folder first on its workers' search path, where a user's own numpy.py would hide NumPy. If this
+    process is killed, the command gets SIGTERM and ``shutdown_timeout`` seconds before the rest is killed.
     """
     program = COMMAND.format(module=module, command=command)
     with log.open("ab") as output:
         return subprocess.Popen(
             [sys.executable, "-P", "-c", program, str(os.getpid()), str(shutdown_timeout), *arguments],
             env=variables,
+            cwd=Path(variables["FLWR_HOME"]).parent,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

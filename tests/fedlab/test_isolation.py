@@ -6,13 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from commands import FEDLAB, TINY, Command, end
-from fedlab.engines import processes
+from commands import FEDLAB, TINY, Command
+from fedlab.runs.result import Result
+from strangers import OURS, put_all, put_files
 
 OPTIONS = [f"{name}={value}" for name, value in TINY.items()]
 HEAVY = ("torch", "rdkit", "matplotlib", "pandas", "scipy", "sklearn", "flwr", "ray")
@@ -64,29 +64,17 @@ def python(folder: Path, *arguments: str) -> str:
     return ran.stdout
 
 
-OURS = ("server", "client", "strategies/__init__", "strategies/base", "workload", "registry", "training")
-PYTHONS = ("random", "statistics", "queue", "secrets", "profile", "signal", "types", "typing", "logging", "winreg")
-
-
-def put_files(folder: Path, names: Iterable[str]) -> Path:
-    """Put a user's own files into a folder, which say so when they are imported."""
-    (folder / "strategies").mkdir(exist_ok=True)
-    for name in names:
-        (folder / f"{name}.py").write_text(f"raise SystemExit('the user\\'s own {name} was imported')\n")
-    (folder / "mine.py").write_text(SCRIPT)
-    return folder
-
-
 @pytest.fixture
 def strange(tmp_path) -> Path:
     """A folder of files that have the names of ours."""
+    (tmp_path / "mine.py").write_text(SCRIPT)
     return put_files(tmp_path, OURS)
 
 
 @pytest.fixture
 def stranger(tmp_path) -> Path:
-    """A folder of files that have the names of ours and of Python's own modules."""
-    return put_files(tmp_path, (*OURS, *PYTHONS))
+    """A folder of files that have the names of ours, of what we import, and of Python's own modules."""
+    return put_all(tmp_path)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["list"], ["run", "--help"], ["compare", "--help"]])
@@ -123,9 +111,8 @@ def test_a_run_of_digits_ends_where_rdkit_cannot_draw(tmp_path):
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("engine", ["inprocess", "ray"])
-def test_a_script_beside_a_users_files_of_our_names_runs(strange, engine):
-    python(strange, "mine.py", engine, json.dumps(TINY))
+def test_a_script_beside_a_users_files_of_our_names_runs(strange):
+    python(strange, "mine.py", "ray", json.dumps(TINY))
     manifest = json.loads((strange / "runs/dualadapt-digits-0/manifest.json").read_text())
     assert manifest["status"] == "finished"
 
@@ -156,19 +143,15 @@ def test_a_machine_without_rdkits_libraries_is_told_what_to_do(tmp_path, argumen
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("engine", ["inprocess", "pool", "ray"])
-def test_the_processes_of_a_run_do_not_see_a_users_files(stranger, engine):
-    command = Command(stranger, "run", "dualadapt-digits", *OPTIONS, "--engine", engine, "--quiet")
-    assert command.code() == 0, command.said
-
-
-@pytest.mark.engine
-def test_server_and_clients_of_a_deployment_do_not_see_a_users_files(stranger):
-    address = f"127.0.0.1:{processes.free_ports(1)[0]}"
-    serve = Command(stranger, "serve", "dualadapt-digits", *OPTIONS, "--insecure", "--address", address)
-    join = ("join", address, "--insecure", "--once", "--domain")
-    commands = [serve, *(Command(stranger, *join, name) for name in ("optdigits", "usps"))]
-    try:
-        assert [command.code() for command in commands] == [0, 0, 0], [command.said for command in commands]
-    finally:
-        end(commands)
+def test_the_processes_of_every_engine_give_the_same_bits_and_do_not_see_a_users_files(stranger):
+    found = []
+    for engine in ("inprocess", "pool", "ray"):
+        chosen = [f"{name}={value}" for name, value in {**TINY, "rounds": 2, "name": engine}.items()]
+        command = Command(stranger, "run", "dualadapt-digits", *chosen, "--engine", engine, "--quiet")
+        assert command.code() == 0, command.said
+        found.append(Result.read(stranger / "runs" / f"{engine}-0"))
+    first = found[0]
+    for other in found[1:]:
+        assert other.weights_sha256 == first.weights_sha256
+        assert other.final() == first.final()
+        assert [record["bytes"] for record in other.rounds] == [record["bytes"] for record in first.rounds]

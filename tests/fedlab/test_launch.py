@@ -489,25 +489,6 @@ def test_every_preset_runs_one_tiny_round(tmp_path, preset, monkeypatch):
 
 
 @pytest.mark.engine
-def test_in_process_and_ray_give_the_same_bits(tmp_path):
-    overrides = {
-        **SHORT,
-        "rounds": 2,
-        "digits.targets": "optdigits,usps",
-        "data.max_examples": 300,
-        "comm.connect_timeout": 240,
-    }
-    results = [
-        fedlab.run("dualadapt-digits", runs=tmp_path, overrides={**overrides, "engine": engine})
-        for engine in ("inprocess", "ray")
-    ]
-    assert results[0].weights_sha256 == results[1].weights_sha256
-    assert results[0].final() == results[1].final()
-    sent = [[record["bytes"] for record in result.rounds] for result in results]
-    assert sent[0] == sent[1]
-
-
-@pytest.mark.engine
 def test_a_failure_under_ray_is_the_same_sentence_and_the_run_resumes(tmp_path):
     preset = tmp_path / "broken.toml"
     preset.write_text('strategy = "source_only"\n')

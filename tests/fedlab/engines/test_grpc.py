@@ -19,6 +19,7 @@ from fedlab.deploy import provision
 from fedlab.engines import grpc, processes, superlink
 from fedlab.errors import ConfigError, RunError
 from fedlab.runs.result import Result
+from strangers import put_all
 from waiting import wait_until
 
 
@@ -27,8 +28,11 @@ def federation(tmp_path_factory):
     """Two honest clients and three others; one SuperNode is killed in round 1, and the run resumed with the clients up.
 
     All clients are needed, so the run stops with a sentence; the client's `join` starts another SuperNode by itself.
+    The server and a client work in folders with a user's own files of common names, which they must not import.
     """
     root = tmp_path_factory.mktemp("federation")
+    put_all(root / "server")
+    put_all(root / "optdigits")
     mine, foreign = root / "server" / "certs", root / "foreign"
     provision.create_credentials(mine, clients=["optdigits", "usps", "thief"])
     provision.create_credentials(foreign, clients=["usps"])
