@@ -43,7 +43,7 @@ def test_clients_have_fifty_images_each():
     workload = make(ManyClients, num_clients=300)
     assert len(workload.clients) == 300
     assert {len(workload.data(number, "train")) for number in (0, 99, 100, 299)} == {EXAMPLES}
-    check_workload(workload)
+    check_workload(make(ManyClients, num_clients=2))
 
 
 def test_memory_is_that_of_a_process_and_those_below_it():

@@ -1,4 +1,7 @@
-"""Proxies: the probe and gRPC go the same way; this machine is reached directly; what does not work is named."""
+"""Proxies: the probe and gRPC go the same way; this machine is reached directly; what does not work is named.
+
+Clients that join by way of one are in ``tests/fedlab/engines/test_grpc_photos.py``.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from commands import TINY, Command, end, laptop
 from fedlab.deploy import provision, proxies
 from fedlab.deploy.probe import probe_server
 from fedlab.engines import processes
@@ -141,29 +143,3 @@ def test_programs_of_flower_start_with_a_proxy_that_httpx_cannot_use(tmp_path, m
     assert environment["grpc_proxy"] == ""
     Control("127.0.0.1:9", None).close()
     assert os.environ["ALL_PROXY"] == "socks5h://127.0.0.1:9"
-
-
-@pytest.mark.engine
-def test_a_client_joins_through_a_proxy_and_another_on_this_machine_past_a_broken_one(tmp_path, free):
-    provision.create_credentials(tmp_path / "server" / "certs", hosts=["lab.invalid"], clients=["usps", "optdigits"])
-    options = [f"{name}={value}" for name, value in TINY.items()]
-    socks = {"ALL_PROXY": "socks5h://127.0.0.1:9", "all_proxy": "socks5h://127.0.0.1:9"}
-    serve = Command(
-        tmp_path / "server", "serve", "dualadapt-digits", *options, "--address", f"127.0.0.1:{free}", **socks
-    )
-    commands = [serve]
-    try:
-        with tunnel_proxy() as proxy:
-            for name, host, url in (
-                ("usps", "lab.invalid", proxy.url),
-                ("optdigits", "localhost", "http://127.0.0.1:9"),
-            ):
-                folder = laptop(tmp_path / name, tmp_path / "server" / "certs", name)
-                commands.append(Command(folder, "join", f"{host}:{free}", "--once", HTTPS_PROXY=url, https_proxy=url))
-            assert serve.code() == 0, serve.said
-            assert [command.code() for command in commands[1:]] == [0, 0], commands[1].said + commands[2].said
-            assert "by way of the proxy 127.0.0.1" in commands[1].said
-            assert "by way of" not in commands[2].said
-            assert len(proxy.requests) >= 2  # the probe's and Flower's
-    finally:
-        end(commands)

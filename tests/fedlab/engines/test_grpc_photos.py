@@ -1,4 +1,7 @@
-"""Clients that join with folders of their own photographs: same bits as the simulation, and predictions afterwards."""
+"""Clients that join with folders of their own photographs: same bits as the simulation, and predictions afterwards.
+
+One of them reaches the server through a proxy, another on the server's machine past a proxy that is not there.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,12 @@ import shutil
 import pytest
 
 import fedlab
-from commands import SHORT, Command, end
+from commands import SHORT, Command, end, laptop
+from fedlab.deploy import provision
 from fedlab.engines import processes
 from fedlab.runs.result import Result
 from photos import HUES, needs_backbone, write_photos
+from tunnels import tunnel_proxy
 
 OWN = {**SHORT, "device": "cpu", "image_folder.size": 64, "dualadapt.components": 3}
 
@@ -25,19 +30,25 @@ def test_deployed_photographs_give_the_bits_of_the_simulation_and_a_model_that_p
     (root / "targets" / "bob" / "damaged.jpg").write_bytes(b"damaged")
     server = tmp_path / "server"
     shutil.copytree(root / "source", server / "data" / "source")
-    address = f"127.0.0.1:{processes.free_ports(1)[0]}"
+    provision.create_credentials(server / "certs", hosts=["lab.invalid"], clients=["alice", "bob"])
+    (port,) = processes.free_ports(1)
     options = [f"{key}={value}" for key, value in OWN.items()]
     options += [f"data.root={server / 'data'}", "image_folder.targets=alice,bob"]
-    link = ("--address", address, "--insecure", "--wait", "200")
-    commands = [Command(server, "serve", "adapt-photos", *options, *link)]
+    link = ("--address", f"127.0.0.1:{port}", "--wait", "200")
+    socks = {"ALL_PROXY": "socks5h://127.0.0.1:9", "all_proxy": "socks5h://127.0.0.1:9"}
+    commands = [Command(server, "serve", "adapt-photos", *options, *link, **socks)]
     try:
-        for name in ("alice", "bob"):
-            data = str(root / "targets" / name)
-            join = ("join", address, "--domain", name, "--data", data, "--insecure", "--once", "--device", "cpu")
-            commands.append(Command(tmp_path / name, *join))
-        assert [command.code(240) for command in commands] == [0, 0, 0], commands[0].said
+        with tunnel_proxy() as proxy:
+            for name, host, url in (("alice", "lab.invalid", proxy.url), ("bob", "localhost", "http://127.0.0.1:9")):
+                folder = laptop(tmp_path / name, server / "certs", name)
+                data = ("--domain", name, "--data", str(root / "targets" / name), "--once", "--device", "cpu")
+                commands.append(Command(folder, "join", f"{host}:{port}", *data, HTTPS_PROXY=url, https_proxy=url))
+            assert [command.code(240) for command in commands] == [0, 0, 0], commands[0].said
+            assert len(proxy.requests) >= 2  # the probe's and Flower's
     finally:
         end(commands)
+    assert "by way of the proxy 127.0.0.1" in commands[1].said
+    assert "by way of" not in commands[2].said
     with pytest.warns(UserWarning, match="damaged.jpg"):
         simulated = fedlab.run("adapt-photos", runs=tmp_path / "runs", overrides={**OWN, "data.root": str(root)})
     deployed = Result.read(server / "runs" / "adapt-photos-0")

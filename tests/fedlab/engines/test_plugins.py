@@ -1,4 +1,8 @@
-"""A workload of a user's own on every engine: found by its import path, and missed with a sentence on both sides."""
+"""A workload of a user's own on every engine, and personal models that stay with its clients: the same bits on each.
+
+The workload is found by its import path, and missed with a sentence on both sides. The engines share these runs, since
+each starts many processes.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from commands import Command, end, laptop
 from fedlab.deploy import provision
@@ -17,9 +22,9 @@ from fedlab.scaffold import write_package
 
 pytestmark = pytest.mark.engine
 
-OPTIONS = ("workload=my_mod:MyMod", "my_mod.noise=0.3", "data.num_clients=2", "rounds=1", "threads=1")
+OPTIONS = ("workload=my_mod:MyMod", "my_mod.noise=0.3", "data.num_clients=2", "rounds=2", "threads=1")
 PRESET = """
-strategy = "fedavg"
+strategy = "ditto"
 server.pretrain_steps = 0
 client.steps = 2
 client.batch_size = 16
@@ -38,7 +43,8 @@ def package(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def expected(package: Path) -> Result:
     """The run in one process, in the folder of the module."""
-    return finished(Command(package, "run", "own.toml", *OPTIONS, "--quiet"), package / "runs" / "own-0")
+    command = Command(package, "run", "own.toml", *OPTIONS, "--engine", "inprocess", "--quiet")
+    return finished(command, package / "runs" / "own-0")
 
 
 def finished(command: Command, run: Path) -> Result:
@@ -46,17 +52,37 @@ def finished(command: Command, run: Path) -> Result:
     return Result.read(run)
 
 
+def personal_models(folder: Path) -> list[dict[str, torch.Tensor]]:
+    """The personal models after the last round, by client."""
+    return [torch.load(path, weights_only=True)["model"] for path in sorted(folder.glob("client-state/*/2.pt"))]
+
+
+def check_same(found: list[dict[str, torch.Tensor]], expected: Result) -> None:
+    wanted = personal_models(expected.directory)
+    assert len(found) == len(wanted) == len(CLIENTS)
+    assert all(torch.equal(one[name], other[name]) for one, other in zip(found, wanted, strict=True) for name in other)
+
+
+def check_same_run(run: Result, expected: Result) -> None:
+    assert run.weights_sha256 == expected.weights_sha256
+    assert [line["clients"] for line in run.rounds] == [line["clients"] for line in expected.rounds]
+    assert [line["bytes"] for line in run.rounds] == [line["bytes"] for line in expected.rounds]
+
+
 def test_a_module_in_the_current_folder_gives_the_same_bits_in_the_simulation(package, expected):
     command = Command(package, "run", "own.toml", *OPTIONS, "name=ray", "--engine", "ray", "--quiet")
-    assert finished(command, package / "runs" / "ray-0").weights_sha256 == expected.weights_sha256
+    run = finished(command, package / "runs" / "ray-0")
+    check_same_run(run, expected)
+    check_same(personal_models(run.directory), expected)
 
 
-def test_a_module_in_a_folder_of_plugins_gives_the_same_bits_in_the_simulation(package, expected, tmp_path):
+def test_a_module_in_a_folder_of_plugins_gives_the_same_bits_in_worker_processes(package, expected, tmp_path):
     (tmp_path / "own.toml").write_text(PRESET)
-    command = Command(
-        tmp_path, "run", "own.toml", *OPTIONS, "--engine", "ray", "--quiet", **{PLUGIN_PATH: str(package)}
-    )
-    assert finished(command, tmp_path / "runs" / "own-0").weights_sha256 == expected.weights_sha256
+    chosen = ("--engine", "pool", "--quiet")
+    command = Command(tmp_path, "run", "own.toml", *OPTIONS, *chosen, **{PLUGIN_PATH: str(package)})
+    run = finished(command, tmp_path / "runs" / "own-0")
+    check_same_run(run, expected)
+    check_same(personal_models(run.directory), expected)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +113,9 @@ def federation(package, tmp_path_factory):
         yield SimpleNamespace(
             run=finished(serve, package / "runs" / "grpc-0"),
             clients=[(command.code(30), command.said) for command in (first, second)],
+            models=[
+                personal_models(home / "clients" / name)[0] for home, name in zip((here, there), CLIENTS, strict=True)
+            ],
             refused=(refused, " ".join(lacking.said.split())),
         )
     finally:
@@ -96,6 +125,13 @@ def federation(package, tmp_path_factory):
 def test_clients_over_the_network_find_it_in_their_own_folders(federation, expected):
     assert [code for code, _ in federation.clients] == [0, 0], federation.clients
     assert federation.run.weights_sha256 == expected.weights_sha256
+
+
+def test_clients_over_the_network_keep_their_own_models(federation, expected):
+    run = federation.run
+    assert [line["clients"] for line in run.rounds] == [line["clients"] for line in expected.rounds]
+    assert not (run.directory / "client-state").exists()
+    check_same(federation.models, expected)
 
 
 def test_a_client_whose_machine_lacks_the_module_is_told_so_and_the_server_too(federation):
