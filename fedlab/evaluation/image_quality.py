@@ -32,7 +32,7 @@ def knn_radii(features: Tensor, neighbors: int = NUM_NEIGHBORS) -> Tensor:
     """
     if len(features) <= neighbors:
         raise ValueError(f"{len(features)} images have no {neighbors} neighbors each; take more")
-    return pairwise_distances(features, features).fill_diagonal_(0.0).kthvalue(neighbors + 1, 1).values
+    return pairwise_distances(features, features).fill_diagonal_(0.0).topk(neighbors + 1, largest=False).values[:, -1]
 
 
 def coverage(points: Tensor, centers: Tensor, radii: Tensor) -> float:

@@ -128,8 +128,8 @@ class CamVid:
         ``y`` has a class for each pixel (batch, height, width), or one for each row of the model's logits.
         """
         rows, labels = model(batch["x"]), batch["y"]
-        scores = rows if labels.numel() == len(rows) else upsample_logits(rows, labels)
-        labels, weights = labels.view_as(scores[:, 0]), class_weights(self.class_weight_power).to(scores)
+        scores = rows if labels.numel() == len(rows) else by_pixel(upsample_logits(rows, labels))
+        labels, weights = labels.flatten(), class_weights(self.class_weight_power).to(scores)
         total = torch.where(labels == IGNORE_INDEX, 0.0, weights[labels.clamp_min(0)]).sum()
         summed = cross_entropy(scores, labels, weights, ignore_index=IGNORE_INDEX, reduction="sum")
         return summed / total.clamp_min(weights.min())
@@ -152,7 +152,8 @@ class CamVid:
             labels = batch["y"].to(device)
             p = upsample_logits(model(batch["x"].to(device)).softmax(1), labels)  # (batch, classes, height, width)
             confusion += confusion_matrix(p.argmax(1), labels)
-            loss += float(nll_loss(p.clamp_min(1e-12).log(), labels, ignore_index=IGNORE_INDEX, reduction="sum"))
+            log_p = by_pixel(p.clamp_min(1e-12).log())
+            loss += float(nll_loss(log_p, labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"))
         score = iou(confusion)
         if not score.present.any():
             raise DataError("no test pixel has a class; mean IoU needs one at least")
@@ -204,6 +205,14 @@ def upsample_logits(rows: Tensor, labels: Tensor) -> Tensor:
         )
     maps = rows.view(batch, h, w, -1).permute(0, 3, 1, 2)
     return interpolate(maps, (height, width), mode="bilinear", align_corners=False)
+
+
+def by_pixel(maps: Tensor) -> Tensor:
+    """Return maps (batch, classes, height, width) as rows (pixels, classes).
+
+    On a GPU the cross-entropy of images has no deterministic kernel, that of rows has one.
+    """
+    return maps.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def confusion_matrix(predicted: Tensor, labels: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ import torch
 import fedlab
 import toy
 from commands import SHORT
+from cuda_operations import NotDeterministic
 from disks import full_disk
 from fedlab import launch, registry
 from fedlab.config.presets import preset_names, read_preset
@@ -34,6 +35,7 @@ from fedlab.strategies import dualadapt
 from fedlab.strategies.protocol import ClientFunctions, round_of
 from fedlab.training import resolve_device
 from fedlab.workload import WorkloadSpec
+from fedlab.workloads.camvid import by_pixel
 from tables import put
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -466,6 +468,19 @@ LIGHT = {
 }
 
 
+def test_an_operation_that_a_gpu_cannot_repeat_is_found():
+    scores, labels = torch.zeros(1, 3, 4, 4, requires_grad=True), torch.zeros(1, 4, 4, dtype=torch.long)
+    with NotDeterministic() as operations:
+        by_pixel(scores).logsumexp(1).sum().backward()
+        torch.nn.functional.cross_entropy(by_pixel(scores), labels.flatten()).backward()
+        torch.bincount(labels.flatten(), minlength=3)
+    assert operations.found == set()
+    with NotDeterministic() as operations:
+        torch.nn.functional.cross_entropy(scores, labels).backward()
+        torch.bincount(labels.flatten(), weights=torch.ones(16))
+    assert operations.found == {"nll_loss2d_forward", "nll_loss2d_backward", "bincount"}
+
+
 @pytest.mark.engine
 @pytest.mark.parametrize("preset", preset_names())
 def test_every_preset_runs_one_tiny_round(tmp_path, preset, monkeypatch):
@@ -477,7 +492,9 @@ def test_every_preset_runs_one_tiny_round(tmp_path, preset, monkeypatch):
         if not FULL:
             pytest.skip(f"set FEDLAB_DATA: {missing}")
         monkeypatch.setenv("FEDLAB_DATA", FULL)
-    result = fedlab.run(preset, runs=tmp_path, overrides=overrides)
+    with NotDeterministic() as operations:
+        result = fedlab.run(preset, runs=tmp_path, overrides=overrides)
+    assert operations.found == set()
     last = result.rounds[-1]
     assert last["round"] == 1
     assert all(
