@@ -23,6 +23,7 @@ from fedlab.comm.grid import REJECTED_UPDATE
 from fedlab.comm.roster import REJECTED_NODE
 from fedlab.config.schema import Config
 from fedlab.config.sections import Value
+from fedlab.device_errors import device_error_sentence
 from fedlab.errors import ConfigError, FedlabError, suggest
 from fedlab.registry import app_config, config_from_text
 from fedlab.runs.client_state import NO_STATE, ClientState
@@ -143,9 +144,10 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
     except FedlabError as error:
         reason = reported = str(error)
     except Exception as error:
-        reason = traceback.format_exc()
+        sentence = device_error_sentence(error)
+        reason = sentence or traceback.format_exc()
         deployed = "domain" in context.node_config  # then a traceback would show the server paths of that machine
-        reported = _error_location(error) if deployed else reason
+        reported = _error_location(error) if deployed and not sentence else reason
     store.log_event(purpose, status="failed", round=server_round, reason=reason)
     return _error(message, f"in {purpose}: {reported}")
 

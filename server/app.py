@@ -25,6 +25,7 @@ from fedlab.comm.roster import Roster
 from fedlab.comm.sampling import Sampler, read_schedule
 from fedlab.comm.tensors import tensor_record, tensors_of
 from fedlab.config.schema import Config, parse_join_rounds
+from fedlab.device_errors import explained
 from fedlab.privacy.accounting import describe
 from fedlab.registry import app_config, config_from_text, refresh
 from fedlab.runs import pretrain_cache
@@ -71,8 +72,11 @@ def main(grid: Grid, context: Context) -> None:
         try:
             with deterministic(config.run.threads):
                 RoundLoop(grid, config, run).run_rounds()
-        except BaseException as error:
+        except BaseException as raised:
+            error = explained(raised)
             run.note_end(error)
+            if error is not raised:
+                raise error from raised
             if isinstance(error, OSError):  # alone: of a process of its own, the first error in the log is shown
                 raise run.stopped_by(error) from None
             raise

@@ -34,6 +34,7 @@ import typer
 
 from fedlab.cli.consoles import show_error, stderr, warn, write_line
 from fedlab.cli.logs import logging_to
+from fedlab.device_errors import device_error_sentence
 from fedlab.errors import FedlabError, FedlabWarning, os_error_sentence
 from fedlab.files import ensure_home
 
@@ -98,6 +99,8 @@ def outcome(error: BaseException) -> tuple[int | None, str]:
         return FAILED, os_error_sentence(error)
     if isinstance(error, UnicodeError):
         return FAILED, _unicode_sentence(error)
+    if sentence := device_error_sentence(error):
+        return FAILED, sentence
     if isinstance(error, MemoryError):
         return FAILED, f"the memory of this machine is full ({error}); close other programs, or ask for smaller batches"
     return None, ""

@@ -202,6 +202,23 @@ def test_an_interrupt_leaves_a_run_that_resumes(tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.parametrize("whose", ["server", "client"])
+def test_a_gpu_whose_memory_is_full_is_a_sentence(tmp_path, monkeypatch, whose):
+    def loss(self, model, batch):
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 80 GiB of which 1 GiB is "
+            "free."
+        )
+
+    put(monkeypatch, "workload", "blobs", WorkloadSpec(type("Large", (toy.Blobs,), {"loss": loss})))
+    changes = {"strategy": "fedavg", "server.pretrain_steps": int(whose == "server"), "blobs.client_labels": True}
+    with pytest.raises(RunError, match=r"memory of GPU 0 is full: 2.00 GiB were asked for, 1 GiB of 80 GiB are free"):
+        run(tmp_path, **changes)
+    manifest = json.loads((tmp_path / "runs" / "toy-0" / "manifest.json").read_text())
+    assert manifest["status"] == "failed" and "client.batch_size" in manifest["error"]
+    assert "Traceback" not in manifest["error"]
+
+
 def test_resuming_a_finished_run_only_reads_it(tmp_path):
     result = run(tmp_path)
     before = (result.directory / "manifest.json").read_bytes()
