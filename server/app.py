@@ -26,6 +26,7 @@ from fedlab.comm.sampling import Sampler, read_schedule
 from fedlab.comm.tensors import tensor_record, tensors_of
 from fedlab.config.schema import Config, parse_join_rounds
 from fedlab.device_errors import explained
+from fedlab.engines.superlink_grid import reading_step_by_step
 from fedlab.privacy.accounting import describe
 from fedlab.registry import app_config, config_from_text, refresh
 from fedlab.runs import pretrain_cache
@@ -95,13 +96,19 @@ class RoundLoop:
         self.client_state = spec.client_state
         self.identity = {RUN: str(run.manifest().get("id", ""))} if spec.client_state else {}
         self.grid = PartitionGrid(
-            Roster(grid, self.names, run.registered_nodes(), self.run.emit),
+            Roster(
+                reading_step_by_step(grid, config.comm.max_reply_mb),
+                self.names,
+                run.registered_nodes(),
+                self.run.emit,
+            ),
             min_clients=config.run.min_clients or len(self.names),
             join_rounds=parse_join_rounds(config.run.join_rounds, self.names),
             round_timeout=config.comm.round_timeout,
             max_reply_mb=config.comm.max_reply_mb,
             wire_format=config.comm.compression,
             on_reply=self._on_reply,
+            on_waiting=self._on_waiting,
         )
         declared = MetricTable.declared(spec, config.plugins["workload"].spec)
         self.run.update_manifest(**declared.to_manifest())
@@ -127,7 +134,7 @@ class RoundLoop:
             self.round, state = checkpoint
             arrays = tensor_record(state["arrays"], copy=False)
             self.strategy.restore(state["strategy"])
-            self.grid.rejected_updates = dict(state.get("refused", {}))
+            self.grid.restore(state["refused"])
             self.budget.restore(self.run.rounds())
             self.budget.exhausted = self._exhausted()
             if self.strategy.privacy():  # each resume counts a release, see PrivacyAccount.restore
@@ -282,7 +289,7 @@ class RoundLoop:
                     "partition": failure.partition,
                     "phase": phase,
                     "kind": failure.kind,
-                    "reason": failure.reason.strip().splitlines()[-1],
+                    "reason": failure.reason.splitlines()[-1],
                 }
                 for phase, stats in (("clients", train), ("evaluate", evaluate))
                 for failure in stats.failures
@@ -306,7 +313,7 @@ class RoundLoop:
             {
                 "arrays": tensors_of(arrays),
                 "strategy": self.strategy.state(),
-                "refused": self.grid.rejected_updates,
+                "refused": self.grid.refusals.state(),
             },
             self.config.checkpoint.keep,
             self.config.checkpoint.keep_initial,
@@ -371,6 +378,10 @@ class RoundLoop:
         entries = reply.content.get(CONFIG)
         if self.config.run.clients_at_once and isinstance(entries, ConfigRecord) and NOTE in entries:
             self.run.emit("note", round=self.round, note=str(entries[NOTE])[:MAX_NOTE])
+
+    def _on_waiting(self, partitions: list[int], left: float) -> None:
+        names = [self.names[partition] for partition in sorted(partitions)]
+        self.run.emit("waiting", round=self.round, clients=names, seconds_left=round(left, 1))
 
     def _on_reply(self, partition: int, reply: Message) -> None:
         self._note_of(reply)

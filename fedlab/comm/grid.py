@@ -15,12 +15,22 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedlab.comm import compression
-from fedlab.comm.replies import UNRESPONSIVE_KINDS, WINDOW, ClientFailure, PhaseStats, stream_replies
+from fedlab.comm.foreign_text import clean_reason
+from fedlab.comm.refusals import Refusals
+from fedlab.comm.replies import (
+    UNREADABLE,
+    UNRESPONSIVE_KINDS,
+    WINDOW,
+    ClientFailure,
+    PhaseStats,
+    stream_replies,
+)
 from fedlab.comm.roster import GONE, Roster
 from fedlab.comm.tensors import content_bytes
 from fedlab.errors import FedlabError, RunError
 
 OnReply = Callable[[int, Message], None]  # partition, its reply
+OnWaiting = Callable[[list[int], float], None]  # partitions that have not answered, seconds that are left
 Validate = Callable[[Message, Message], None]  # message, its reply; raises to reject the reply
 MEGABYTE = 1_000_000
 REJECTED_UPDATE = "refused"  # name of the record that tells a client which of its updates was rejected, and why
@@ -49,6 +59,8 @@ class PartitionGrid(Grid):
         Encoding of floats, see :mod:`fedlab.comm.compression`.
     on_reply
         Called with each valid reply as it arrives.
+    on_waiting
+        Called with the partitions that are waited for, when no reply has come for a while.
 
     Attributes
     ----------
@@ -58,8 +70,8 @@ class PartitionGrid(Grid):
         Partitions of them that take part in the current phase; None: all.
     unresponsive
         Partitions that did not answer in the current round: they are not asked again before the next.
-    rejected_updates
-        Partition to round and reason of its last rejected update, until its next message has told it.
+    refusals
+        Replies that were refused, and clients that are left out for that.
     stats
         Bytes and failures of the last phase.
     """
@@ -74,16 +86,17 @@ class PartitionGrid(Grid):
         max_reply_mb: float = float("inf"),
         wire_format: str = compression.FLOAT32,
         on_reply: OnReply = lambda partition, reply: None,
+        on_waiting: OnWaiting = lambda partitions, left: None,
     ) -> None:
         self.roster, self.grid, self.names = roster, roster.grid, roster.names
         self.min_clients, self.join_rounds = min_clients, dict(join_rounds or {})
         self.round_timeout, self.max_reply_mb, self.wire_format = round_timeout, max_reply_mb, wire_format
-        self.on_reply = on_reply
+        self.on_reply, self.on_waiting = on_reply, on_waiting
         self.expected = set(self.names)
         self.cohort: Collection[int] | None = None
         self.unresponsive: set[int] = set()
         self.round = 0
-        self.rejected_updates: dict[int, dict[str, int | str]] = {}
+        self.refusals = Refusals()
         self.stats = PhaseStats()
 
     @property
@@ -119,11 +132,19 @@ class PartitionGrid(Grid):
         self.roster.poll()
         needed = self.needed if enough is None else min(self.needed, enough)
         if len(self.nodes) < needed:
-            self.roster.wait(self.expected, needed, timeout)
+            self.roster.wait(self.expected - self.refusals.left_out.keys(), needed, timeout)
+        if len(self.nodes) < needed and self.refusals.left_out:
+            raise RunError(self._left_out_message(needed))
 
     def _set_round(self, server_round: int) -> None:
         self.round, self.unresponsive, self.cohort = server_round, set(), None
         self.expected = {partition for partition in self.names if self.join_rounds.get(partition, 0) <= server_round}
+
+    def restore(self, refusals: Mapping[str, Any]) -> None:
+        """Continue with the refusals of an earlier process of the run."""
+        self.refusals.restore(refusals)
+        for partition, reason in self.refusals.left_out.items():
+            self.roster.leave_out(partition, reason)
 
     @property
     def needed(self) -> int:
@@ -138,7 +159,7 @@ class PartitionGrid(Grid):
         return {
             partition: present[partition]
             for partition in sorted(taking_part)
-            if partition in present and partition not in self.unresponsive
+            if partition in present and partition not in self.unresponsive and partition not in self.refusals.left_out
         }
 
     def missing(self) -> list[int]:
@@ -180,7 +201,12 @@ class PartitionGrid(Grid):
         present, asked = self.nodes.keys() | set(order), bool(order)
         ready: dict[int, Message | None] = {}  # answered or failed, and not yielded yet
         for message, reply in stream_replies(
-            self.grid, sent, idle_timeout, self.round_timeout or float("inf"), getattr(self.grid, "window", WINDOW)
+            self.grid,
+            sent,
+            idle_timeout,
+            self.round_timeout or float("inf"),
+            getattr(self.grid, "window", WINDOW),
+            lambda waiting, left: self.on_waiting([self._asked(one) for one in waiting], left),
         ):
             partition = self.partition_of[message.metadata.dst_node_id]
             if reply is None:
@@ -202,22 +228,30 @@ class PartitionGrid(Grid):
 
     def _valid(self, message: Message, reply: Message, check: Validate) -> Message | None:
         """Return a reply, decoded and checked; None, and a failure recorded, when it cannot be used."""
-        partition = self.partition_of[message.metadata.dst_node_id]
+        partition = self._asked(message)
         if reply.has_error():
-            kind = "gone" if reply.error.code in GONE else "failed"
-            self._fail(partition, reply.error.reason or "no reason given", kind)
+            code, reason = reply.error.code, clean_reason(reply.error.reason)
+            if code == UNREADABLE:
+                self._reject(message, reason)
+            else:
+                self._fail(partition, reason, "gone" if code in GONE else "failed")
             return None
         try:
             self.stats.up[partition] = content_bytes(reply.content)
             self._decode_and_check(reply, message, check)
         except FedlabError as error:
-            self._reject(partition, str(error))
+            self._reject(message, str(error))
         except Exception as error:  # whatever a client sends, it is the client's failure
-            self._reject(partition, f"{type(error).__name__}: {error}")
+            self._reject(message, f"{type(error).__name__}: {error}")
         else:
+            self.refusals.accept(partition, message.metadata.message_type)
             self.on_reply(partition, reply)
             return reply
         return None
+
+    def _asked(self, message: Message) -> int:
+        """Return the partition that a message was sent to."""
+        return self.partition_of[message.metadata.dst_node_id]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send messages and return the valid replies: Flower's interface to :meth:`send_and_validate`."""
@@ -233,7 +267,7 @@ class PartitionGrid(Grid):
                 contents[id(message.content)] = content, content_bytes(content)
             content, size = contents[id(message.content)]
             node = message.metadata.dst_node_id
-            if rejection := self.rejected_updates.pop(self.partition_of[node], None):
+            if rejection := self.refusals.unreported.pop(self.partition_of[node], None):
                 content = RecordDict({**content, REJECTED_UPDATE: ConfigRecord({**rejection})})
                 size = content_bytes(content)
             self.stats.down[self.partition_of[node]] = size
@@ -250,7 +284,9 @@ class PartitionGrid(Grid):
 
     def _decode_and_check(self, reply: Message, message: Message, check: Validate) -> None:
         """Decode a reply in place; raise when it cannot be used."""
-        size = self.stats.up[self.partition_of[reply.metadata.src_node_id]]
+        if reply.metadata.src_node_id != message.metadata.dst_node_id:
+            raise RunError("it came in the name of another node than the one that was asked")
+        size = self.stats.up[self._asked(message)]
         if size > self.max_reply_mb * MEGABYTE:
             raise RunError(
                 f"it has {size / MEGABYTE:.1f} MB, and option comm.max_reply_mb allows {self.max_reply_mb:g} MB"
@@ -258,9 +294,12 @@ class PartitionGrid(Grid):
         reply.content = compression.decode(reply.content)
         check(message, reply)
 
-    def _reject(self, partition: int, reason: str) -> None:
+    def _reject(self, message: Message, reason: str) -> None:
+        """Record a refused reply; leave its client out when that was one too many."""
+        partition, reason = self._asked(message), clean_reason(reason)
         self._fail(partition, f"its reply was refused: {reason}", "refused")
-        self.rejected_updates[partition] = {"round": self.round, "reason": reason}
+        if self.refusals.add(partition, message.metadata.message_type, self.round, reason):
+            self.roster.leave_out(partition, self.refusals.left_out[partition])
 
     def _fail(self, partition: int, reason: str, kind: str) -> None:
         self.stats.failures.append(ClientFailure(partition, reason, kind))
@@ -276,6 +315,11 @@ class PartitionGrid(Grid):
             "`fedlab resume` goes on from the last round. "
             f"First failure, of partition {failed[0].partition}:\n{failed[0].reason}"
         )
+
+    def _left_out_message(self, needed: int) -> str:
+        left_out = sorted(self.refusals.left_out.items())
+        out = "; ".join(f"{partition} ({self.names[partition]}): {why}" for partition, why in left_out)
+        return f"{len(self.nodes)} clients are left, and the run needs {needed} (option min_clients). Left out: {out}"
 
     def get_node_ids(self) -> list[int]:
         """Return the nodes of the clients that take part, by partition."""

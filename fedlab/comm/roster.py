@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
-from flwr.common.constant import ErrorCode
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
 
+from fedlab.comm.foreign_text import clean_name, clean_reason
 from fedlab.errors import RunError
 
 POLL_SECONDS = 0.05
@@ -74,6 +75,7 @@ class Roster:
         self._asked: dict[str, int] = {}  # message id -> node that has not answered yet
         self._rejected: dict[int, tuple[float, str]] = {}  # node -> time, reason
         self._claims: dict[int, Claim] = {}  # partition -> pending claim
+        self._left_out: dict[int, str] = {}  # partition -> why its client is asked no more in this run
         self._ignored: set[int] = set()  # nodes of partitions that this run does not have
 
     def poll(self) -> None:
@@ -99,7 +101,9 @@ class Roster:
         for node in sorted(connected - known - {claim.node for claim in self._claims.values()}):
             self._asked[self._query(node)] = node
         for reply in self._answers():
-            self._handle_identity(self._asked.pop(reply.metadata.reply_to_message_id), reply)
+            asked = self._asked.pop(reply.metadata.reply_to_message_id, None)
+            if asked is not None and reply.metadata.src_node_id in (asked, SUPERLINK_NODE_ID):
+                self._handle_identity(asked, reply)
         self._resolve_claims(now)
 
     def wait(self, wanted: Iterable[int], enough: int, timeout: float) -> None:
@@ -126,6 +130,13 @@ class Roster:
                 raise RunError(self._failure_message(wanted, timeout))
             time.sleep(POLL_SECONDS)
 
+    def leave_out(self, partition: int, reason: str) -> None:
+        """Report to a client that it is asked no more in this run, and why."""
+        self._left_out[partition] = reason
+        if (node := self.present.get(partition)) is not None:
+            simulated = getattr(self.grid, "partitions", None)
+            self._reject(node, reason, report_to_node=not simulated)
+
     def _query(self, node: int, content: RecordDict | None = None) -> str:
         message = Message(content or RecordDict(), dst_node_id=node, message_type=MessageType.QUERY)
         (message_id,) = self.grid.push_messages([message])
@@ -138,19 +149,21 @@ class Roster:
         """Accept a node, reject it, or record its claim to a partition that another node has."""
         if reply.has_error():
             if reply.error.code not in GONE:  # one that has gone is asked again when it is back
-                self._reject(node, reply.error.reason or "it could not say what it holds", report_to_node=False)
+                self._reject(node, clean_reason(reply.error.reason), report_to_node=False)
             return
         try:
             partition, name = _identity(reply)
-        except (KeyError, AssertionError, ValueError):
+        except (KeyError, AssertionError, ValueError, AttributeError, TypeError):
             self._reject(node, "it did not say which partition it holds")
             return
         owner = self.owners.get(node) if self.owners is not None else None
-        if self.owners is not None and owner != (name or self.names.get(partition)):
+        claimed = {name or self.names.get(partition), self.names.get(partition, name)}
+        if self.owners is not None and claimed != {owner}:
             registered = f"its key is registered for {owner!r}" if owner else "its key is not registered"
-            self._reject(
-                node, f"it claims partition {partition} ({name or self.names.get(partition)!r}), but {registered}"
-            )
+            who = " and ".join(sorted(repr(one) for one in claimed))
+            self._reject(node, f"it claims partition {partition} ({who}), but {registered}")
+        elif partition in self._left_out:
+            self._reject(node, self._left_out[partition])
         elif partition not in self.names:
             self._ignored.add(node)  # more clients than asked for
         elif (first := self.present.get(partition)) is None:
@@ -213,4 +226,4 @@ def _identity(reply: Message) -> tuple[int, str]:
     assert isinstance(identity, ConfigRecord)
     partition, name = identity["partition"], identity.get("name", "")
     assert isinstance(partition, int) and not isinstance(partition, bool) and isinstance(name, str)
-    return partition, name
+    return partition, clean_name(name)

@@ -28,6 +28,7 @@ from flwr.common.serde import fab_to_proto
 from flwr.proto.control_pb2 import ListRunsRequest, RegisterNodeRequest, StartRunRequest, StreamLogsRequest
 from flwr.proto.federation_config_pb2 import SimulationConfig
 from flwr.supercore import object_ref
+from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.run import Run as Run
@@ -57,6 +58,11 @@ def message_with(body: RecordDict | Error, metadata: Metadata) -> Message:
     kind: Any = Message  # its overloads leave this way out
     made: Message = kind(body, metadata=metadata)
     return made
+
+
+def error_reply(run_id: int, node: int, message_id: str, error: Error) -> Message:
+    """Return an error in place of a node's reply to a message of that id, as Flower's server makes one."""
+    return message_with(error, Metadata(run_id, "", node, 0, message_id, "", time.time(), 0.0, SYSTEM_MESSAGE_TYPE))
 
 
 def set_task_identity(run_id: int, node_id: int, task_id: int = 1) -> None:

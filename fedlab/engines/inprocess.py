@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -78,6 +79,18 @@ class LocalGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return replies to some of the messages."""
         raise NotImplementedError
+
+    def pull_until(self, message_ids: Iterable[str], deadline: float) -> list[Message]:
+        """Return replies to some of the messages; none after ``deadline`` (``time.monotonic()``).
+
+        A pull does the clients' work. So the deadline acts between two pulls.
+        """
+        return self.pull_messages(message_ids) if time.monotonic() <= deadline else []
+
+    def abandon(self, message_ids: Iterable[str]) -> None:
+        """Forget messages whose clients have not begun."""
+        for message_id in message_ids:
+            self._waiting.pop(message_id, None)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Return all replies; there is no timeout."""

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -48,6 +49,7 @@ from fedlab.runs.directory import RUN_DIRECTORY, use_directory
 from fedlab.seeds import exclusive
 
 MAX_BATCH = 8  # messages that a worker gets at a time: enough to hide the way, few enough to share the work evenly
+PULL_SECONDS = 1.0  # in which a pull waits for a reply
 MAX_DEATHS = 2  # workers that a message may cost before it fails
 PROGRAM = "from fedlab.engines.pool_worker import serve_forks; serve_forks({control}, {modules!r})"
 
@@ -123,8 +125,24 @@ class PoolGrid(LocalGrid):
         RunError
             When a client changed in place what the server sent, or no worker can be started.
         """
+        replies: list[Message] = []
         wanted = list(message_ids)
-        queue = deque(one for one in wanted if one in self._waiting)
+        while not replies and any(one in self._waiting or one in self._messages for one in wanted):
+            replies = self.pull_until(wanted, float("inf"))
+        return replies
+
+    def pull_until(self, message_ids: Iterable[str], deadline: float) -> list[Message]:
+        """Give waiting messages to idle workers, and return the replies that come within ``PULL_SECONDS``.
+
+        After ``deadline`` (``time.monotonic()``) no client begins, and what is there is returned.
+
+        Raises
+        ------
+        RunError
+            When a client changed in place what the server sent, or no worker can be started.
+        """
+        left = min(max(deadline - time.monotonic(), 0.0), PULL_SECONDS)
+        queue = deque(one for one in message_ids if one in self._waiting) if left else deque[str]()
         for place in range(self.count):
             if not queue:
                 break
@@ -132,11 +150,26 @@ class PoolGrid(LocalGrid):
                 self._give(place, queue)
         busy = {handle.connection: place for place, handle in self.workers.items() if handle.sent}
         if not self._ready and busy:
-            for connection in wait(list(busy)):
+            for connection in wait(list(busy), left):
                 assert isinstance(connection, Connection)
                 self._receive(busy[connection])
         replies, self._ready = self._ready, []
         return replies
+
+    def abandon(self, message_ids: Iterable[str]) -> None:
+        """Forget messages; a worker that has one of them is killed, and what else it has is repeated by another."""
+        given_up = set(message_ids)
+        for place, handle in list(self.workers.items()):
+            if given_up.intersection(handle.sent):
+                with suppress(ProcessLookupError):
+                    os.kill(handle.process, signal.SIGKILL)
+                handle.connection.close()
+                del self.workers[place]
+                self._waiting = {**{name: self._messages.pop(name) for name in handle.sent}, **self._waiting}
+        for name in given_up & self._waiting.keys():
+            self._messages[name] = self._waiting.pop(name)
+            self._finish(name)
+        self._ready = [reply for reply in self._ready if reply.metadata.reply_to_message_id not in given_up]
 
     def _give(self, place: int, queue: deque[str]) -> None:
         """Give a worker its share of the queue."""

@@ -127,7 +127,7 @@ def clients_line(clients: Mapping[str, Mapping[str, float]], name: str, table: M
 
 def failure_line(event: Event, table: MetricTable) -> str:
     """Return a client's failure in one line: who, when, and the last line of the reason."""
-    reason = str(event["reason"]).strip().splitlines()[-1]
+    reason = (str(event["reason"]).strip().splitlines() or ["no reason given"])[-1]
     return (
         f"client {event['client']} (partition {event['partition']}) failed in round {event['round']}, "
         f"{table.phase_title(event['phase'])}: {reason}"
@@ -140,12 +140,18 @@ def connected_line(event: Event) -> str:
     return f"{event['connected']} of {event['clients']} connected{who}"
 
 
+def waiting_line(event: Event) -> str:
+    """Return who has not answered, and for how long that is waited for."""
+    return f"waiting for {name_list(event['clients'])}; the phase ends in {event['seconds_left']:.0f} s at the latest"
+
+
 # Events that plain and rich displays write in the same line.
 FORMATTERS: Mapping[str, Callable[[Event, MetricTable], str]] = {
     "client_failed": failure_line,
     "connected": lambda event, _: connected_line(event),
     "left": lambda event, _: f"client {event['client']} is gone",
     "refused": lambda event, _: f"refused {event['client']}: {event['reason']}",
+    "waiting": lambda event, _: waiting_line(event),
     "note": lambda event, _: str(event["note"]),
     "resumed": lambda event, _: f"resumed after round {event['round']}",
 }

@@ -12,18 +12,28 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from fedlab.engines import processes
 
-# Passes bytes on between whoever connects and a server: what else is there between two machines.
+# Passes bytes on between whoever connects and a server: what else is there between two machines. What a client sends
+# goes at the bytes a second that a file says, an empty one at full speed, and 0 not at all.
 RELAY = """
-import asyncio, sys
+import asyncio, pathlib, sys
 
-async def pump(reader, writer):
+def rate(file):
+    text = pathlib.Path(file).read_text() if file else ""
+    return float(text) if text else float("inf")
+
+async def pump(reader, writer, file=""):
     try:
         while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
+            while data:
+                part = min(len(data), max(0, rate(file) / 10))
+                writer.write(data[:int(part)])
+                data = data[int(part):]
+                await writer.drain()
+                await asyncio.sleep(0.1 if rate(file) < 1e6 else 0)
     except OSError:
         pass
     finally:
@@ -34,7 +44,7 @@ async def relay(reader, writer):
         there_reader, there_writer = await asyncio.open_connection(sys.argv[2], sys.argv[3])
     except OSError:
         return writer.close()
-    await asyncio.gather(pump(reader, there_writer), pump(there_reader, writer))
+    await asyncio.gather(pump(reader, there_writer, *sys.argv[4:]), pump(there_reader, writer))
 
 async def main():
     server = await asyncio.start_server(relay, "127.0.0.1", int(sys.argv[1]))
@@ -84,17 +94,20 @@ class Namespace:
 
 
 class Relay:
-    """A process that passes on what a client and its server say to each other."""
+    """A process that passes on what a client and its server say to each other.
 
-    def __init__(self) -> None:
-        self.here, self.before = processes.LOOPBACK, ()
+    ``rate`` is a file of the bytes a second that pass from the client, see ``RELAY``.
+    """
+
+    def __init__(self, rate: Path | None = None) -> None:
+        self.here, self.before, self.rate = processes.LOOPBACK, (), rate
         self.process: subprocess.Popen[bytes] | None = None
 
     def server(self, address: str) -> str:
         """Where the client finds the server that listens at an address."""
         host, _, port = address.rpartition(":")
         (own,) = processes.free_ports(1)
-        self.process = subprocess.Popen([sys.executable, "-c", RELAY, str(own), host, port])
+        self.process = subprocess.Popen([sys.executable, "-c", RELAY, str(own), host, port, str(self.rate or "")])
         return f"{processes.LOOPBACK}:{own}"
 
     def cut(self) -> None:

@@ -72,7 +72,7 @@ class Unruly(inprocess.InProcessGrid):
         waiting = {
             self._waiting[number].metadata.dst_node_id: number
             for number in message_ids
-            if self._waiting[number].metadata.dst_node_id not in self.silent
+            if number in self._waiting and self._waiting[number].metadata.dst_node_id not in self.silent
         }
         ready = sorted(waiting, key=lambda node: self.order.index(node) if node in self.order else -1)
         return super().pull_messages([waiting[ready[0]]]) if ready else []

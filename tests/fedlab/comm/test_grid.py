@@ -285,7 +285,7 @@ def test_a_client_is_told_once_in_its_next_message_what_was_refused_and_the_byte
             seen.send_and_validate(to_all(seen.get_node_ids(), w=torch.zeros(1)), idle_timeout=5, check=check)
             down.append(seen.stats.down)
         told = ConfigRecord({"round": 1, "reason": "ValueError: its head is absurd"})
-        return down, recorddict_to_proto(RecordDict({"refused": told})).ByteSize(), seen.rejected_updates
+        return down, recorddict_to_proto(RecordDict({"refused": told})).ByteSize(), seen.refusals.unreported
 
     (first, second, third), size, left = by(body, {77: 0, 5: 1, 901: 2}, train=train)
     assert [told for partition, told in seen_by_client if partition == 1] == [
@@ -320,6 +320,100 @@ def test_messages_that_flower_s_server_does_not_take_end_the_run():
         by(body, {77: 0, 5: 1, 901: 2})
 
 
+@pytest.mark.parametrize("reason", [" \n ", "", "\x1b[2J"])
+def test_a_blank_reason_is_a_sentence_too(reason):
+    ((failure),) = by(lambda grid: with_reason(grid, reason), {77: 0, 5: 1, 901: 2}, train=faulty(1))
+    assert failure.reason == ("[2J" if reason.strip() else "no reason given")
+
+
+def test_a_long_reason_is_cut_and_escape_codes_lose_their_escape():
+    reason = "\x1b]0;owned\x07" + "a" * 40_000_000 + "\u202edesrever: the error"
+    ((failure),) = by(lambda grid: with_reason(grid, reason), {77: 0, 5: 1, 901: 2}, train=faulty(1))
+    assert len(failure.reason.encode()) <= 2_000
+    assert failure.reason.startswith("]0;ownedaaa") and failure.reason.endswith("desrever: the error")
+
+
+def with_reason(grid, reason):
+    """The failures of a phase in which the errors of clients have this reason."""
+    seen = roster_grid(grid, min_clients=2)
+    deliver = grid._deliver
+
+    def reworded(messages):
+        replies = deliver(messages)
+        for reply in replies:
+            if reply.has_error():
+                reply.error.__dict__["_reason"] = reason
+        return replies
+
+    grid._deliver = reworded
+    seen.send_and_receive(to_all(seen.get_node_ids(), w=torch.zeros(1)))
+    return seen.stats.failures
+
+
+def foreign(grid, change):
+    """Failures of a phase in which the head of the reply of partition 1 is changed, and the partitions used."""
+    seen = roster_grid(grid, min_clients=2)
+    deliver = grid._deliver
+
+    def changed(messages):
+        replies = deliver(messages)
+        for reply in replies:
+            if reply.metadata.src_node_id == 5:
+                change(reply.metadata.__dict__)
+        return replies
+
+    grid._deliver = changed
+    replies = seen.send_and_receive(to_all(seen.get_node_ids(), w=torch.zeros(1)), timeout=0.2)
+    used = [seen.partition_of[reply.metadata.src_node_id] for reply in replies]
+    return used, [(failure.partition, failure.kind) for failure in seen.stats.failures]
+
+
+def test_a_reply_in_the_name_of_another_node_is_refused():
+    found = by(lambda grid: foreign(grid, lambda head: head.update(_src_node_id=77)), {77: 0, 5: 1, 901: 2})
+    assert found == ([0, 2], [(1, "refused")])
+
+
+def test_a_reply_to_a_message_that_nobody_sent_is_ignored():
+    change = lambda head: head.update(_reply_to_message_id="f" * 64)  # noqa: E731
+    found = by(lambda grid: foreign(grid, change), {77: 0, 5: 1, 901: 2})
+    assert found == ([0, 2], [(1, "late")])
+
+
+def test_a_client_whose_replies_are_refused_three_times_in_a_row_is_left_out_and_told():
+    events, checks = [], [refuse, no_validation, refuse, refuse, refuse, no_validation]
+
+    def body(grid):
+        roster = Roster(grid, NAMES, on_event=lambda kind, **fields: events.append((kind, fields)))
+        seen = PartitionGrid(roster, min_clients=1)
+        seen.wait_for_clients(1, 30.0)
+        used = []
+        for number, check in enumerate(checks, start=1):
+            seen.start_round(number, 1.0)
+            messages = to_all(seen.get_node_ids(), w=torch.zeros(1))
+            replies = seen.send_and_validate(messages, idle_timeout=5, check=check)
+            used.append([seen.partition_of[reply.metadata.src_node_id] for reply in replies])
+        resumed = PartitionGrid(Roster(grid, NAMES), min_clients=3)
+        resumed.wait_for_clients(7, 30.0)
+        resumed.restore(seen.refusals.state())
+        return used, seen.refusals.left_out[1], resumed.get_node_ids()
+
+    used, reason, resumed = by(body, {77: 0, 5: 1, 901: 2, 6: 3})
+    assert used == [[0, 2, 3], [0, 1, 2, 3], [0, 2, 3], [0, 2, 3], [0, 2, 3], [0, 2, 3]]
+    assert "3 of its replies in a row were refused" in reason and "its head is absurd" in reason
+    assert [fields["reason"] for kind, fields in events if kind == "refused"] == [reason]
+    assert resumed == [77, 901, 6]
+
+
+def test_too_few_clients_for_those_that_are_left_out_is_a_sentence():
+    def body(grid):
+        seen = roster_grid(grid, min_clients=2, clients=2)
+        seen.refusals.left_out[1] = "three of its replies were refused"
+        seen.start_round(2, 0.05)
+
+    with pytest.raises(RunError, match=r"1 clients are left, and the run needs 2 .*Left out: 1 \(svhn\): three"):
+        by(body, {77: 0, 5: 1})
+
+
 def test_a_reply_over_the_limit_is_refused():
     def body(grid):
         seen = roster_grid(grid, min_clients=3, max_reply_mb=1e-6)
@@ -345,6 +439,44 @@ def test_a_deadline_leaves_a_straggler_out_of_that_round_only():
         )
 
     assert by(body, {77: 0, 5: 1, 901: 2}) == (2, [(1, "late")], 3)
+
+
+def test_a_deadline_acts_between_clients_of_one_process():
+    """The clock stands still but for the clients' work: 3 s each."""
+    now = [0.0]
+
+    def works(message, context):
+        now[0] += 3
+        return echo(message, context)
+
+    def body(grid):
+        grid.partitions = dict(grid.nodes)
+        seen = roster_grid(grid, clients=4, min_clients=1, round_timeout=5.0)
+        first = seen.send_and_validate(to_all(seen.get_node_ids(), w=torch.zeros(1)), idle_timeout=1)
+        late = [(failure.partition, failure.kind, failure.reason) for failure in seen.stats.failures]
+        seen.start_round(2, 30.0)
+        again = seen.send_and_validate(to_all(seen.get_node_ids()[2:], w=torch.zeros(1)), idle_timeout=1)
+        return len(first), late, len(again), grid._waiting
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("time.monotonic", lambda: now[0])
+        patch.setattr("time.sleep", lambda seconds: None)
+        found = by(body, {77: 0, 5: 1, 901: 2, 6: 3}, train=works)
+    late = [(2, "late", "no reply within 5 s"), (3, "late", "no reply within 5 s")]
+    assert found == (2, late, 2, {})
+
+
+def test_whom_a_phase_waits_for_is_told_at_growing_intervals():
+    told = []
+
+    def body(grid):
+        seen = roster_grid(grid, min_clients=2, round_timeout=0.4, on_waiting=lambda *waiting: told.append(waiting))
+        grid.silent = {5}
+        seen.send_and_validate(to_all(seen.get_node_ids(), w=torch.zeros(1)), idle_timeout=60)
+
+    by(body, {77: 0, 5: 1, 901: 2})
+    assert 1 <= len(told) <= 2
+    assert all(partitions == [1] and 0 < left < 0.4 for partitions, left in told)
 
 
 @pytest.mark.parametrize("form", ["float16", "int8"])

@@ -6,6 +6,8 @@ import itertools
 import time
 
 import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
 
 from fedlab.comm import roster as module
 from fedlab.comm.roster import Roster
@@ -134,3 +136,31 @@ def test_a_key_decides_whose_partition_it_is():
         "it claims partition 1 ('svhn'), but its key is not registered",
         "it claims partition 1 ('svhn'), but its key is registered for 'mnist_m'",
     ]
+
+
+def test_a_key_of_one_client_does_not_open_the_partition_of_another():
+    """Partition 0 is that of usps, who is away; a node with the key of svhn claims it, in its own name or in that."""
+
+    def named(name):
+        app = ClientApp()
+
+        @app.query()
+        def query(message, context):
+            return Message(RecordDict({"identity": ConfigRecord({"partition": 0, "name": name})}), reply_to=message)
+
+        return app
+
+    for claimed in ("svhn", "usps"):
+        events = []
+        app = named(claimed)
+
+        def body(grid, events=events):
+            roster = Roster(grid, {0: "usps", 1: "svhn"}, {77: "svhn"}, recorder(events))
+            roster.poll()
+            roster.poll()
+            return roster.present
+
+        found = within(app, 1, lambda _, app=app, body=body: body(Unruly(app, {77: 0})))
+        assert found == {}
+        assert [kind for kind, _ in events] == ["refused"]
+        assert "its key is registered for 'svhn'" in events[0][1]["reason"]
