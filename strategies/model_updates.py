@@ -81,16 +81,8 @@ class ModelUpdates:
         """
         like, usual = (self.sent, self.sent_norm) if expected is None else (expected, None)
         validation.validate_arrays(reply.content, ARRAYS, like, self.max_norm_ratio, usual)
-        metrics = client_metrics(reply)
-        if (
-            set(reply.content) != {ARRAYS, METRICS, CONFIG}
-            or not self.required <= metrics.keys() <= self.required | self.optional
-        ):
-            raise validation.InvalidUpdate(
-                f"its records and metrics are {sorted(reply.content), sorted(metrics)}; expected a model and "
-                f"{sorted(self.required | self.optional)}"
-            )
-        if reason := self.rule.validate_metrics(metrics):
+        validation.validate_content(reply, {ARRAYS, METRICS, CONFIG}, self.required, self.optional)
+        if reason := self.rule.validate_metrics(client_metrics(reply)):
             raise validation.InvalidUpdate(reason)
 
     def aggregate(self, replies: Iterable[Message], server_round: int) -> dict[str, Tensor]:

@@ -10,16 +10,20 @@ round's update. Well-formed malicious updates are not detected.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedlab.errors import FedlabError
-from fedlab.strategies.protocol import CONFIG, EXAMPLES, METRICS, ROUND, arrays_of, round_of
+from fedlab.strategies.protocol import CONFIG, EXAMPLES, METRICS, ROUND, arrays_of, client_metrics, round_of
 
 MAX_EXAMPLES = 10**9  # an update's weight in a mean; a larger number is an error or an attack
+MAX_METRICS = 1_000  # of one reply
+MAX_METRIC_NAME = 100  # characters
+MAX_METRIC = 1e12  # beyond which a mean over clients says nothing about the others
+NOT_NEGATIVE = ("running_var", "num_batches_tracked")  # last parts of names of torch's batch norm
 
 
 class InvalidUpdate(FedlabError):
@@ -32,7 +36,7 @@ def validate_reply(message: Message, reply: Message) -> None:
     Raises
     ------
     InvalidUpdate
-        When a metric, the round or the number of examples is missing or invalid.
+        When the round or the number of examples is missing, or a metric is invalid.
     """
     config, wanted = reply.content.get(CONFIG), round_of(message)
     came = config.get(ROUND) if isinstance(config, ConfigRecord) else None
@@ -41,12 +45,36 @@ def validate_reply(message: Message, reply: Message) -> None:
     record = reply.content.get(METRICS)
     if not isinstance(record, MetricRecord):
         raise InvalidUpdate(f"it has no metrics; its records are {sorted(reply.content)}")
+    if len(record) > MAX_METRICS:
+        raise InvalidUpdate(f"it has {len(record):,} metrics; expected at most {MAX_METRICS:,}")
     for name, value in record.items():
+        if not 0 < len(name) <= MAX_METRIC_NAME or not name.isprintable():
+            raise InvalidUpdate(f"its metric {name[:40]!r} has no name of 1 to {MAX_METRIC_NAME} printable characters")
         if not isinstance(value, int | float) or not math.isfinite(value):
             raise InvalidUpdate(f"its metric {name!r} is {str(value)[:40]}, which is not a finite number")
+        if abs(value) > MAX_METRIC:
+            raise InvalidUpdate(f"its metric {name!r} is {value:g}; expected at most {MAX_METRIC:g}")
     examples = record.get(EXAMPLES)
-    if not isinstance(examples, int) or not 0 < examples <= MAX_EXAMPLES:
+    if not isinstance(examples, int) or isinstance(examples, bool) or not 0 < examples <= MAX_EXAMPLES:
         raise InvalidUpdate(f"it reports {examples} examples; expected 1 to {MAX_EXAMPLES:,}")
+
+
+def validate_content(
+    reply: Message, records: Collection[str], required: Collection[str], optional: Collection[str] = ()
+) -> None:
+    """Validate that a reply has these records and metrics, and nothing else that a client may have put into it.
+
+    Raises
+    ------
+    InvalidUpdate
+        With what came and what was expected.
+    """
+    metrics = client_metrics(reply)
+    if set(reply.content) != set(records) or not set(required) <= metrics.keys() <= {*required, *optional}:
+        raise InvalidUpdate(
+            f"its records and metrics are {sorted(reply.content), sorted(metrics)}; expected {sorted(records)} and "
+            f"{sorted({*required, *optional})}"
+        )
 
 
 def validate_arrays(
@@ -66,7 +94,7 @@ def validate_arrays(
     Raises
     ------
     InvalidUpdate
-        For wrong names, shapes or types, NaN or infinity, or an absurd norm.
+        For wrong names, shapes or types, NaN or infinity, variances below 0, or an absurd norm.
     """
     found = read_arrays(content, name)
     if found.keys() != like.keys():
@@ -76,6 +104,8 @@ def validate_arrays(
         came, wanted = (tensor.dtype, tuple(tensor.shape)), (like[key].dtype, tuple(like[key].shape))
         if came != wanted:
             raise InvalidUpdate(f"its array {name}/{key} is {came[0]} {came[1]}; expected {wanted[0]} {wanted[1]}")
+        if key.rpartition(".")[2] in NOT_NEGATIVE and bool((tensor < 0).any()):
+            raise InvalidUpdate(f"its array {name}/{key} is negative somewhere, and it is a variance or a count")
     size, usual = norm(found), norm(like) if usual is None else usual
     if not math.isfinite(size):  # in float64 a sum of squares of finite numbers of float32 is finite
         bad = [key for key, tensor in found.items() if not tensor.isfinite().all()]

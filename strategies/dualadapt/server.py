@@ -36,10 +36,22 @@ from fedlab.strategies.dualadapt.shared import (
     START,
     Options,
 )
-from fedlab.strategies.protocol import arrays_of, client_metrics, drop_none, is_final, partition_by_node, tensor_record
+from fedlab.strategies.protocol import (
+    CONFIG,
+    EXAMPLES,
+    METRICS,
+    arrays_of,
+    client_metrics,
+    drop_none,
+    is_final,
+    partition_by_node,
+    tensor_record,
+)
 from fedlab.strategies.source_only import SourceTrainer
 from fedlab.training import Progress
 from fedlab.workload import SupportsEpisodes, Workload
+
+CLIENT_METRICS = ("loss", "entropy", "discrepancy")  # that a client may report
 
 
 class DualAdapt(BaseStrategy):
@@ -156,7 +168,7 @@ class DualAdapt(BaseStrategy):
         return dict(arrays_of(RecordDict({MIXTURE: upload(mixture, z)}), MIXTURE))
 
     def check(self, reply: Message) -> None:
-        """Refuse a reply without a mixture like W_S or, outside onboarding rounds, without a head like F_g."""
+        """Refuse a reply that is not a mixture like W_S and, outside onboarding rounds, a head like F_g."""
         if not self.onboarding_round:
             validation.validate_arrays(
                 reply.content, HEAD, head_of(self.trainer.average).state_dict(), self.max_norm_ratio
@@ -167,6 +179,8 @@ class DualAdapt(BaseStrategy):
             self.max_norm_ratio,
             self.options.variance_floor,
         )
+        records = {MIXTURE, METRICS, CONFIG} | (set() if self.onboarding_round else {HEAD})
+        validation.validate_content(reply, records, {EXAMPLES}, () if self.onboarding_round else CLIENT_METRICS)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -185,7 +199,7 @@ class DualAdapt(BaseStrategy):
                 self.onboarding[partition] -= 1
             metrics.append(client_metrics(reply))
         self.onboarding = {partition: left for partition, left in self.onboarding.items() if left}
-        for name in ("loss", "entropy", "discrepancy"):
+        for name in CLIENT_METRICS:
             reported = [values[name] for values in metrics if name in values]
             if reported:
                 self._metrics[f"client_{name}"] = sum(reported) / len(reported)

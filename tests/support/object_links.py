@@ -19,11 +19,12 @@ RUN_ID = 1
 class ObjectLink:
     """What a ServerApp's grid asks of a SuperLink, answered from Flower's in-memory store of objects.
 
-    ``nodes`` are those that are connected; ``sent`` the messages that were pushed.
+    ``nodes`` are those that are connected; ``sent`` the messages that were pushed. Without ``verify`` the store takes
+    objects that are not what their id says, as Flower's does not.
     """
 
-    def __init__(self, nodes):
-        self.store, self.nodes, self.sent = InMemoryObjectStore(), list(nodes), {}
+    def __init__(self, nodes, verify=True):
+        self.store, self.nodes, self.sent = InMemoryObjectStore(verify), list(nodes), {}
         self.replies, self.trees, self.reads, self.on_push = {}, {}, 0, lambda message: None
         self.grid = HttpGrid(token="a token")
         self.grid.set_run(Run.create_empty(run_id=RUN_ID))
@@ -40,14 +41,18 @@ class ObjectLink:
             self.on_push(message)
         return ids
 
-    def announce(self, root, head, tree=None):
-        """Announce a reply: its root object, and the metadata by which Flower's server knows it."""
-        tree = tree or get_object_tree(root)
+    def announce(self, root, head, change=lambda contents, tree: (contents, tree)):
+        """Announce a reply and return its objects: its root, and the metadata by which Flower's server knows it.
+
+        ``change(contents, tree)`` returns others than those that Flower's client would send.
+        """
+        contents = {key: part.deflate() for key, part in get_all_nested_objects(root).items()}
+        contents, tree = change(contents, get_object_tree(root))
         self.store.preregister(RUN_ID, tree)
         head.__dict__["_message_id"] = tree.object_id
         self.replies[head.reply_to_message_id] = head
         self.trees[head.reply_to_message_id] = tree
-        return {key: part.deflate() for key, part in get_all_nested_objects(root).items()}
+        return contents
 
     def answer(self, reply, head=None):
         """Announce a reply and push all its objects."""
@@ -56,7 +61,8 @@ class ObjectLink:
     def put(self, contents):
         """Push objects."""
         for key, content in contents.items():
-            self.store.put(key, content)
+            if key in self.store:  # an object that no tree names is not taken
+                self.store.put(key, content)
 
     # --- the Runtime API ---
 

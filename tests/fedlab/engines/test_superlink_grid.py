@@ -238,7 +238,7 @@ def test_a_tree_that_names_an_object_again_and_again_is_not_followed():
         tree = ObjectTree(object_id=reply.object_id)
         wide = ObjectTree(object_id="0" * 64, children=[ObjectTree(object_id="1" * 64)] * 100_000)
         tree.children.extend([wide])
-        federation.link.announce(reply, reply.metadata, tree)
+        federation.link.announce(reply, reply.metadata, lambda contents, _: (contents, tree))
 
     began = time.monotonic()
     failure = federation.failure(act)
