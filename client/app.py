@@ -18,9 +18,12 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import PARTITION_ID_KEY, ErrorCode
 
+from fedlab import __version__
 from fedlab.comm import compression
+from fedlab.comm.foreign_text import MAX_REASON
 from fedlab.comm.grid import REJECTED_UPDATE
-from fedlab.comm.roster import REJECTED_NODE
+from fedlab.comm.roster import REJECTED_NODE, SERVER
+from fedlab.comm.tensors import content_bytes
 from fedlab.config.schema import Config
 from fedlab.config.sections import Value
 from fedlab.device_errors import device_error_sentence
@@ -28,6 +31,7 @@ from fedlab.errors import ConfigError, FedlabError, suggest
 from fedlab.registry import app_config, config_from_text
 from fedlab.runs.client_state import NO_STATE, ClientState
 from fedlab.runs.client_store import ClientStore
+from fedlab.runs.consent import Request, check_consent, config_digest
 from fedlab.seeds import deterministic, seeded
 from fedlab.strategies.protocol import (
     CHECKPOINTS,
@@ -72,14 +76,18 @@ def query(message: Message, context: Context) -> Message:
             print(f"fedlab: refused: {reason}", file=sys.stderr, flush=True)
             store.log_event("query", status="refused", reason=reason)
             return _error(message, f"refused: {reason}")
+        _check_server(message, context)
         config = apply_node_settings(context)
+        _check_consent(store, config, context)
         name = str(context.node_config.get("domain", ""))
         identity = ConfigRecord({"partition": int(context.node_config[PARTITION_ID_KEY]), "name": name})
         store.log_event("query", status="ok", name=config.run.name)
+        store.audit("asked who it is", **_asked_by(config, context))
         return Message(RecordDict({"identity": identity}), reply_to=message)
     except FedlabError as error:
         print(f"fedlab: refused: {error}", file=sys.stderr, flush=True)
         store.log_event("query", status="refused", reason=str(error))
+        store.audit("refused", reason=str(error), server=str(context.node_config.get("server", "")))
         return _error(message, str(error))
 
 
@@ -117,6 +125,46 @@ def apply_node_settings(context: Context) -> Config:
     return config
 
 
+def _check_server(message: Message, context: Context) -> None:
+    """Refuse a server of another version, or one that understands the run's options in another way.
+
+    Raises
+    ------
+    ConfigError
+        With both versions.
+    """
+    said = message.content.get(SERVER)
+    if not isinstance(said, ConfigRecord):
+        return
+    version, own = str(said.get("version", "unknown")), str(__version__)
+    if version != own:
+        raise ConfigError(
+            f"this client has fedlab {own}, and the server has fedlab {version}; install the same version on both"
+        )
+    if said.get("config") != config_digest(config_from_text(*app_config(context.run_config))):
+        raise ConfigError(
+            "this client understands the options of the run in another way than the server does, although both have "
+            f"fedlab {own}; install the same packages of workload and strategy on both"
+        )
+
+
+def _check_consent(store: ClientStore, config: Config, context: Context) -> None:
+    """Refuse a run that the client's owner has not allowed."""
+    check_consent(store.path, context.node_config, Request.of(config))
+
+
+def _asked_by(config: Config, context: Context) -> dict[str, object]:
+    """Return who asked, and for what, for the audit log."""
+    run, server = config.run, str(context.node_config.get("server", ""))
+    facts = {"server": server, "flower_run": str(context.run_id), "run": run.name, "rounds": run.rounds}
+    return {**facts, "strategy": run.strategy, "workload": run.workload}
+
+
+def _sent(content: RecordDict) -> dict[str, object]:
+    """Return the bytes of a reply, and the names of all that is in it, for the audit log."""
+    return {"bytes": content_bytes(content), "sent": {name: sorted(record) for name, record in content.items()}}
+
+
 def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Context) -> Message:
     """Run the strategy's client functions in its seed scope; a failure becomes an error reply that says why."""
     store, started, server_round = ClientStore.from_node_config(context.node_config), time.monotonic(), -1
@@ -126,6 +174,7 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
             rejection = message.content.pop(REJECTED_UPDATE)
             store.log_event("refused", round=_field(rejection, "round"), reason=_field(rejection, "reason"))
         config = apply_node_settings(context)
+        _check_consent(store, config, context)
         run, workload, partition = config.run, config.workload, int(context.node_config[PARTITION_ID_KEY])
         functions: ClientFunctions = config.plugins["strategy"].spec.client
         who = ClientContext(partition, config, _state(message, context, config))
@@ -140,7 +189,9 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
                 saved = {**facts, "images": isinstance(workload, SupportsImages)}
                 store.save(states, config, workload.clients[partition], saved)
         store.log_event(purpose, status="ok", seconds=round(time.monotonic() - started, 3), **facts)
-        return Message(compression.encode(content, config.comm.compression), reply_to=message)
+        encoded = compression.encode(content, config.comm.compression)
+        store.audit(purpose, **_asked_by(config, context), round=server_round, **_sent(encoded))
+        return Message(encoded, reply_to=message)
     except FedlabError as error:
         reason = reported = str(error)
     except Exception as error:
@@ -149,6 +200,7 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
         deployed = "domain" in context.node_config  # then a traceback would show the server paths of that machine
         reported = _error_location(error) if deployed and not sentence else reason
     store.log_event(purpose, status="failed", round=server_round, reason=reason)
+    store.audit("failed", purpose=purpose, round=server_round, reason=reported[:MAX_REASON])
     return _error(message, f"in {purpose}: {reported}")
 
 

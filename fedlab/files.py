@@ -148,7 +148,12 @@ def truncate_torn_line(path: Path) -> None:
         write_atomically(path, content[: content.rfind(b"\n") + 1])
 
 
-def no_follow(path: str, flags: int) -> int:
+def private_no_follow(path: str, flags: int) -> int:
+    """Open a file as :func:`no_follow` does; a new one can be read by its owner only."""
+    return no_follow(path, flags, 0o600)
+
+
+def no_follow(path: str, flags: int, mode: int = 0o666) -> int:
     """Open a file for ``open(path, mode, opener=no_follow)``: one that is a symbolic link is not written through.
 
     A run directory from elsewhere could hold a link of a log's name to any file of its new owner.
@@ -159,7 +164,7 @@ def no_follow(path: str, flags: int) -> int:
         When the file is a symbolic link, or cannot be opened.
     """
     try:
-        return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+        return os.open(path, flags | os.O_NOFOLLOW, mode)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise

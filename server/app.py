@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from torch import nn
 
+from fedlab import __version__
 from fedlab.comm.grid import PartitionGrid
 from fedlab.comm.replies import PhaseStats
-from fedlab.comm.roster import Roster
+from fedlab.comm.roster import SERVER, Roster
 from fedlab.comm.sampling import Sampler, read_schedule
 from fedlab.comm.tensors import tensor_record, tensors_of
 from fedlab.config.schema import Config, parse_join_rounds
@@ -32,6 +33,7 @@ from fedlab.registry import app_config, config_from_text, refresh
 from fedlab.runs import pretrain_cache
 from fedlab.runs.checkpoints import weights_sha256
 from fedlab.runs.client_state import check_states
+from fedlab.runs.consent import config_digest
 from fedlab.runs.directory import RunDirectory, current_directory
 from fedlab.runs.manifest import now
 from fedlab.runs.metrics import MetricTable
@@ -101,6 +103,7 @@ class RoundLoop:
                 self.names,
                 run.registered_nodes(),
                 self.run.emit,
+                RecordDict({SERVER: ConfigRecord({"version": __version__, "config": config_digest(config)})}),
             ),
             min_clients=config.run.min_clients or len(self.names),
             join_rounds=parse_join_rounds(config.run.join_rounds, self.names),

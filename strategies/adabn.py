@@ -115,4 +115,5 @@ SPEC: StrategySpec = StrategySpec(
     server,
     ClientFunctions(source_only.train, evaluate, prediction_states, states_from_checkpoint),
     phases=PHASES,
+    upload="nothing",
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -213,6 +213,9 @@ class StrategySpec:
     client_state
         True if clients keep a state of their own between rounds (``ClientContext.state``); each saves it whenever it
         trains.
+    upload
+        What leaves a client in training: "nothing", "head" (one layer, and statistics of features) or "model". A
+        client's owner allows one of them.
     name
         Prefix of its options if it is given by import path; empty: the module's name.
     metrics, phases
@@ -230,6 +233,7 @@ class StrategySpec:
     depends_on_rounds: bool = False
     aggregation: Any = None
     client_state: bool = False
+    upload: Literal["nothing", "head", "model"] = "model"
     name: str = ""
     metrics: tuple[Metric, ...] = ()
     phases: tuple[Phase, ...] = ()

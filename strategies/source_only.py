@@ -259,5 +259,6 @@ SPEC: StrategySpec = StrategySpec(
     SourceOnly,
     ClientFunctions(train, evaluate),
     baseline=True,
+    upload="nothing",
     phases=PHASES,
 )

@@ -91,6 +91,16 @@ def join(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Plain text without authentication. For a network you trust.")
     ] = False,
+    allow: Annotated[
+        str, typer.Option(help="Strategies that this client takes part in, with commas; default: its first run's.")
+    ] = "",
+    allow_upload: Annotated[
+        str,
+        typer.Option(help="Largest upload in training: nothing, head or model; default: its first run's."),
+    ] = "",
+    max_rounds: Annotated[
+        int, typer.Option(min=0, help="Most rounds of a run that it takes part in; default: its first run's.")
+    ] = 0,
     state_dir: Annotated[Path | None, typer.Option(help="Folder for the model and logs; default clients/NAME.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Leave after the last round of a run was tested.")] = False,
     give_up_after: Annotated[
@@ -119,6 +129,7 @@ def join(
                 what = "neither a folder nor a file" if key == "data-folder" else "not a folder"
                 raise ConfigError(f"{path} is {what} (--{key.replace('-folder', '')})")
             node[key] = str(expand_user(path).resolve())
+    node |= _consent(allow, allow_upload, max_rounds)
     if folder is None:
         warn(PLAIN)
     elif (key_file := folder / "clients" / f"{client}.key").exists() and is_world_readable(key_file):
@@ -139,6 +150,17 @@ def join(
             write_line(line)
 
     deployed.join(options, write)
+
+
+def _consent(allow: str, upload: str, rounds: int) -> dict[str, str]:
+    """Return the node settings of what a client's owner allows; ConfigError for what cannot be allowed."""
+    from fedlab.errors import suggest
+    from fedlab.runs.consent import ALLOW_KEY, ROUNDS_KEY, UPLOAD_KEY, UPLOADS
+
+    if upload and upload not in UPLOADS:
+        raise ConfigError(f"--allow-upload {upload!r}: {suggest(upload, UPLOADS)}")
+    given = {ALLOW_KEY: allow, UPLOAD_KEY: upload, ROUNDS_KEY: str(rounds or "")}
+    return {key: value for key, value in given.items() if value}
 
 
 def certs(

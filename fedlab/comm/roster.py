@@ -25,6 +25,7 @@ from fedlab.errors import RunError
 POLL_SECONDS = 0.05
 RETRY_SECONDS = 30.0  # after which a rejected node is asked again: its owner may have corrected its settings
 CLAIM_TIMEOUT = 20.0  # seconds in which the node of a partition must answer when another node claims it
+SERVER = "server"  # name of the record that tells a node the server's version and the digest of its configuration
 REJECTED_NODE = "refusal"  # name of the record that tells a node why it is rejected
 GONE = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
 
@@ -51,6 +52,8 @@ class Roster:
         Partition to the client's name; a node of another partition is ignored.
     owners
         Node id to the name that its key is registered for; None where nodes do not authenticate.
+    greeting
+        Content of the question for a node's partition: what the server wants clients to know first.
     on_event
         Called with the kind of event (``joined``, ``left``, ``refused``, ``connected``) and its fields.
 
@@ -68,8 +71,10 @@ class Roster:
         names: Mapping[int, str],
         owners: Mapping[int, str] | None = None,
         on_event: OnEvent = lambda kind, **fields: None,
+        greeting: RecordDict | None = None,
     ) -> None:
         self.grid, self.names, self.owners, self.on_event = grid, dict(names), owners, on_event
+        self.greeting = greeting or RecordDict()
         self.present: dict[int, int] = {}
         self.partition_of: dict[int, int] = {}
         self._asked: dict[str, int] = {}  # message id -> node that has not answered yet
@@ -99,7 +104,7 @@ class Roster:
         retry = {node for node, (when, _) in self._rejected.items() if now > when + RETRY_SECONDS}
         known = {*self.partition_of, *self._asked.values(), *self._ignored, *(self._rejected.keys() - retry)}
         for node in sorted(connected - known - {claim.node for claim in self._claims.values()}):
-            self._asked[self._query(node)] = node
+            self._asked[self._query(node, self.greeting)] = node
         for reply in self._answers():
             asked = self._asked.pop(reply.metadata.reply_to_message_id, None)
             if asked is not None and reply.metadata.src_node_id in (asked, SUPERLINK_NODE_ID):

@@ -118,9 +118,11 @@ class _Supervisor:
         certificates = options.certificates
         self.fingerprint = credentials.check_client(certificates, options.client) if certificates else None
         self.settings = scratch / "node.toml"  # a file, so that no name or path needs quoting
-        node = {**options.node, STATE_DIR_KEY: str(options.state_dir)}
+        _make_private(options.state_dir)
+        node = {**options.node, "server": options.address, STATE_DIR_KEY: str(options.state_dir)}
         self.settings.write_text(tomli_w.dumps(node), encoding="utf-8")
         self.log.write_bytes(b"")
+        self.log.chmod(0o600)
         truncate_torn_line(options.state_dir / EVENTS)
         self.events = LogTail(options.state_dir / EVENTS, from_end=True)
         self.process: subprocess.Popen[bytes] | None = None
@@ -266,6 +268,13 @@ class _Supervisor:
             "registered there, or another client with the same key is connected. The server's owner registers a key "
             f"by having clients/{name}.pub in the folder of `fedlab certs` when the server starts"
         )
+
+
+def _make_private(state_dir: Path) -> None:
+    """Close a client's directory, and the files in it, to everyone but its owner, where that is us."""
+    for path in (state_dir, *state_dir.iterdir()):
+        with suppress(OSError):
+            path.chmod(0o700 if path.is_dir() else 0o600)
 
 
 @contextmanager

@@ -4,7 +4,10 @@
 
     clients/usps/
         model.pt        config, round, and the states that the strategy's predictor is made of
+        models/         models of runs before, one file each: a run replaces its own model only
         events.jsonl    one line for each message that the client answered
+        audit.jsonl     who asked, for what, and what was sent: lines are only ever added
+        consent.json    see :mod:`fedlab.runs.consent`
         client-state/   see :mod:`fedlab.runs.client_state`
 """
 
@@ -17,14 +20,18 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedlab import __version__
 from fedlab.config.schema import Config
 from fedlab.errors import FedlabWarning, os_error_sentence
-from fedlab.files import name_file, no_follow, write_atomically
+from fedlab.files import name_file, private_no_follow, write_atomically
+from fedlab.runs.consent import run_key
 
-MODEL, EVENTS = "model.pt", "events.jsonl"
+MODEL, EVENTS, AUDIT = "model.pt", "events.jsonl", "audit.jsonl"
+MODELS, MODEL_RUN = "models", ".model-run"  # models of other runs; the run of the model that is kept
 STATE_DIR_KEY = "state-dir"  # in the node's config
 
 if TYPE_CHECKING:
@@ -52,14 +59,22 @@ class ClientStore:
 
     def log_event(self, event: str, **fields: object) -> None:
         """Append a line to the log; a disk that takes it not costs the line and not the client's work."""
+        self._append(EVENTS, {"time": round(time.time(), 3), "event": event, **fields})
+
+    def audit(self, event: str, **fields: object) -> None:
+        """Append a line to the audit log, with the version that answered."""
+        when = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._append(AUDIT, {"time": when, "event": event, "version": __version__, **fields})
+
+    def _append(self, name: str, record: Mapping[str, object]) -> None:
         if self.path is None:
             return
-        line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}) + "\n"
+        line = json.dumps(record) + "\n"
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             with (
-                name_file(self.path / EVENTS),
-                open(self.path / EVENTS, "a", encoding="utf-8", opener=no_follow) as stream,
+                name_file(self.path / name),
+                open(self.path / name, "a", encoding="utf-8", opener=private_no_follow) as stream,
             ):
                 stream.write(line)
         except OSError as error:
@@ -106,8 +121,21 @@ class ClientStore:
         stream = io.BytesIO()
         torch.save(content, stream)
         try:
+            self._put_aside(run_key(config))
             write_atomically(self.path / MODEL, stream.getvalue())
+            (self.path / MODEL).chmod(0o600)
         except OSError as error:  # the round does not need it
             self.log_event("warning", text=f"the model was not saved: {os_error_sentence(error)}")
             return
         self.log_event("saved", **facts)
+
+    def _put_aside(self, run: str) -> None:
+        """Move the model of another run to ``models/``, and note whose the next one is."""
+        assert self.path is not None
+        owner = self.path / MODEL_RUN
+        before = owner.read_text(encoding="utf-8").strip() if owner.exists() else "earlier"
+        if before != run and (self.path / MODEL).exists():
+            (self.path / MODELS).mkdir(mode=0o700, exist_ok=True)
+            (self.path / MODEL).replace(self.path / MODELS / f"{before}.pt")
+        if before != run:
+            write_atomically(owner, run.encode() + b"\n")

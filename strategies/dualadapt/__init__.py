@@ -44,5 +44,6 @@ SPEC: StrategySpec = StrategySpec(
     ClientFunctions(train, evaluate, prediction_states, states_from_checkpoint, predictor, example_weights),
     comparison_overrides={"source_only_twin": False},  # source_only is in the table as a strategy of its own
     metrics=METRICS,
+    upload="head",
     phases=(*PHASES, Phase("control", "its source-only twin trains")),
 )

@@ -11,12 +11,13 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 import toy
-from fedlab import registry
+from fedlab import __version__, registry
 from fedlab.client.app import app, apply_node_settings
 from fedlab.data.molecules.smiles import SkippedLinesWarning
 from fedlab.engines.flower_internals import task_identity
 from fedlab.engines.spec import flower_config
 from fedlab.errors import ConfigError
+from fedlab.runs.consent import config_digest
 from tables import put
 
 
@@ -184,3 +185,49 @@ def test_a_deployed_client_keeps_its_states_apart_by_run_and_predicts_with_the_l
     own = [torch.load(path, weights_only=True)["model"] for path in states]
     assert all(torch.equal(kept[name], own[0][name]) or torch.equal(kept[name], own[1][name]) for name in kept)
     assert not torch.equal(kept["head.0.weight"], tested.content["arrays"].to_torch_state_dict()["head.0.weight"])
+
+
+def greeted(context, **said):
+    """A query with what a server says of itself."""
+    config = registry.config_from_text(*registry.app_config(context.run_config))
+    honest = {"version": __version__, "config": config_digest(config)}
+    sent = message("query")
+    sent.content["server"] = ConfigRecord({**honest, **said})
+    return app(sent, context)
+
+
+def test_a_server_of_the_same_version_and_options_is_answered(context):
+    assert greeted(context).content["identity"]["partition"] == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ({"version": "99.1"}, f"this client has fedlab {__version__}, and the server has fedlab 99.1; install"),
+        ({"config": "f" * 64}, "understands the options of the run in another way than the server"),
+    ],
+)
+def test_another_version_or_understanding_is_a_sentence_on_both_sides(context, tmp_path, said, sentence):
+    context.node_config["state-dir"] = str(tmp_path)
+    assert sentence in greeted(context, **said).error.reason
+    (noted,) = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert noted["status"] == "refused" and sentence in noted["reason"]
+
+
+def test_what_the_owner_does_not_allow_is_refused_in_every_message_and_audited(context, tmp_path):
+    context.node_config.update({"state-dir": str(tmp_path), "allow": "dualadapt", "server": "lab:9092"})
+    for kind in ("query", "train", "evaluate"):
+        reason = app(message(kind), context).error.reason
+        assert "take part in strategy 'fedavg', and its owner allows dualadapt" in reason
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["refused", "failed", "failed"]
+    assert all("its owner allows dualadapt" in line["reason"] for line in lines)
+
+
+def test_the_audit_log_says_who_asked_and_what_was_sent(context, tmp_path):
+    context.node_config.update({"state-dir": str(tmp_path), "server": "lab:9092"})
+    reply = app(message("train"), context)
+    (line,) = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert (line["event"], line["server"], line["strategy"], line["round"]) == ("train", "lab:9092", "fedavg", 2)
+    assert line["sent"]["arrays"] == sorted(reply.content["arrays"])
+    assert line["bytes"] > 4 * sum(array.numpy().size for array in reply.content["arrays"].values())

@@ -12,7 +12,7 @@ import torch
 from disks import full_disk
 from fedlab.errors import FedlabWarning
 from fedlab.registry import config_from_text, load_config
-from fedlab.runs.client_store import EVENTS, MODEL, STATE_DIR_KEY, ClientStore
+from fedlab.runs.client_store import AUDIT, EVENTS, MODEL, MODEL_RUN, MODELS, STATE_DIR_KEY, ClientStore
 
 STATES = {"arrays": {"weight": torch.arange(6.0).reshape(2, 3), "steps": torch.tensor(4)}, "head": {}}
 CONFIG = load_config({"rounds": 3, "name": "run", "client.learning_rate": 0.1})
@@ -78,7 +78,7 @@ def test_a_second_model_replaces_the_first_and_leaves_no_other_file(tmp_path):
     store = ClientStore(tmp_path)
     for number in (1, 2):
         save(store, number, {"arrays": {"weight": torch.full((3,), float(number))}})
-    assert sorted(path.name for path in tmp_path.iterdir()) == [EVENTS, MODEL]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [MODEL_RUN, EVENTS, MODEL]
     assert read(tmp_path)["round"] == 2
     assert read(tmp_path)["states"]["arrays"]["weight"].tolist() == [2.0] * 3
     assert [told["round"] for told in events(tmp_path)] == [1, 2]
@@ -99,7 +99,7 @@ def test_a_model_that_cannot_be_saved_leaves_the_old_one(tmp_path):
     with pytest.raises(AttributeError):
         save(store, 2, {"arrays": {"weight": None}})
     assert read(tmp_path)["round"] == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == [EVENTS, MODEL]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [MODEL_RUN, EVENTS, MODEL]
     assert len(events(tmp_path)) == 1
 
 
@@ -128,3 +128,27 @@ def test_warnings_of_ours_are_logged_and_all_are_shown(tmp_path):
     assert [(event["event"], event["text"]) for event in events(tmp_path)] == [("warning", "3 files are not used")]
     with pytest.warns(FedlabWarning), ClientStore(None).log_warnings():
         warnings.warn("as usual", FedlabWarning, stacklevel=1)
+
+
+def test_the_model_of_another_run_is_put_aside_and_not_replaced(tmp_path):
+    store = ClientStore(tmp_path)
+    save(store, states={"arrays": {"w": torch.zeros(1)}})
+    save(store, 2, states={"arrays": {"w": torch.ones(1)}})
+    other = load_config({"rounds": 3, "name": "other", "strategy": "fedavg"})
+    store.save({"arrays": {"w": torch.full((1,), 5.0)}}, other, "usps", {"round": 1})
+    assert read(tmp_path)["states"]["arrays"]["w"] == 5
+    (aside,) = (tmp_path / MODELS).iterdir()
+    assert aside.name.startswith("run-")
+    assert torch.load(aside, weights_only=True)["states"]["arrays"]["w"] == 1
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / MODEL, aside)} == {0o600}
+
+
+def test_the_audit_log_is_added_to_and_its_owner_s_alone(tmp_path):
+    store = ClientStore(tmp_path / "clients" / "usps")
+    store.audit("train", strategy="dualadapt", bytes=5)
+    store.audit("refused", reason="too many rounds")
+    first, second = [json.loads(line) for line in (store.path / AUDIT).read_text().splitlines()]
+    assert (first["event"], first["strategy"], first["bytes"]) == ("train", "dualadapt", 5)
+    assert first["time"] <= second["time"] and "T" in first["time"] and first["version"]
+    assert (store.path / AUDIT).stat().st_mode & 0o777 == 0o600
+    assert store.path.stat().st_mode & 0o777 == 0o700
