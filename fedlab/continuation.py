@@ -16,7 +16,7 @@ from fedlab.errors import ConfigError, FedlabWarning
 from fedlab.files import write_atomically
 from fedlab.registry import find, load_config
 from fedlab.runs.directory import RunDirectory
-from fedlab.runs.manifest import versions
+from fedlab.runs.manifest import check_is_ours, versions
 from fedlab.runs.numerics import numerics, warn_of_different
 
 LENGTH = frozenset({"rounds", "budget_bytes", "budget_seconds"})
@@ -48,12 +48,15 @@ def continuation(directory: RunDirectory, overrides: Overrides) -> Config | None
     ------
     ConfigError
         When an option that changes results was changed, or when there would be fewer rounds than are done.
+    RunError
+        When the run cannot go on, because its state is that of another program.
     """
     manifest = directory.manifest()
     began, finished = manifest.get("options"), manifest.get("status") == "finished"
     written = read_preset(str(directory.config_file))[1]
     if finished and not overrides and began in (None, written):
         return None
+    check_is_ours(directory.path)
     config = load_config(written, overrides)
     if began is not None:  # else made by an older version
         _check_unchanged(directory, began, config)

@@ -21,6 +21,7 @@ from fedlab.config.schema import COMMON_SECTIONS, Config, Plugin, RunConfig
 from fedlab.config.sections import Overrides, Value, section_fields
 from fedlab.errors import ConfigError, suggest
 from fedlab.plugins import add_plugin_folder, entry_points, load_module, load_object, section_name
+from fedlab.runs.manifest import check_is_ours
 from fedlab.strategies.ablations import ABLATIONS, expand_ablation
 from fedlab.tables import AGGREGATIONS, ENGINES, STRATEGIES, WORKLOADS, Row
 
@@ -260,7 +261,10 @@ def load_run_config(file: Path) -> Config:
     ------
     ConfigError
         As :func:`load_config`.
+    RunError
+        When the run is none of a workload and a strategy.
     """
+    check_is_ours(file.parent)
     return load_config(read_preset(str(file))[1])
 
 

@@ -188,8 +188,13 @@ def exclusive(what: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def deterministic(threads: int) -> Iterator[None]:
+def deterministic(threads: int, *, strict: bool = True) -> Iterator[None]:
     """Run the body so that torch gives the same bits for the same seed: fixed thread count, deterministic kernels.
+
+    Parameters
+    ----------
+    strict
+        True if an operation without a deterministic kernel is an error; else torch warns of it.
 
     Raises
     ------
@@ -198,18 +203,18 @@ def deterministic(threads: int) -> Iterator[None]:
     """
     check_threads(threads)
     note_threads(threads)
-    with exclusive(), _deterministic(threads):
+    with exclusive(), _deterministic(threads, "error" if strict else "warn"):
         yield
 
 
 @contextmanager
-def _deterministic(threads: int) -> Iterator[None]:
+def _deterministic(threads: int, mode: str) -> Iterator[None]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.get_num_threads(), torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
     flags: Any = torch.utils.deterministic
     filled = flags.fill_uninitialized_memory
     torch.set_num_threads(threads)
-    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms, without its 2 s import of the compiler
+    torch.set_deterministic_debug_mode(mode)  # use_deterministic_algorithms, without its 2 s import of the compiler
     torch.backends.cudnn.benchmark = False
     # Every empty tensor would be filled with NaN first, a tenth of a small network's time; nothing reads them.
     flags.fill_uninitialized_memory = False

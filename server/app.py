@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from fedlab.runs.client_state import check_states
 from fedlab.runs.consent import config_digest
 from fedlab.runs.directory import RunDirectory, current_directory
 from fedlab.runs.manifest import now
-from fedlab.runs.metrics import MetricTable
+from fedlab.runs.metrics import MetricTable, mean_over
 from fedlab.runs.tensorboard import TensorBoard
 from fedlab.seeds import deterministic, seeded
 from fedlab.server.budget import Budget
@@ -211,7 +211,7 @@ class RoundLoop:
             self.names[self.grid.partition_of[reply.metadata.src_node_id]]: client_metrics(reply)
             for reply in self._exchange("evaluate", messages, validation.validate_reply)
         }
-        return clients, mean_over(clients), self.grid.stats
+        return clients, mean_over(clients, without=(EXAMPLES,)), self.grid.stats
 
     def _is_due(self, every: int) -> bool:
         """Return True in round 0, in the last round, and in every ``every``-th."""
@@ -399,10 +399,3 @@ def samplers(workload: Workload, config: Config, *, secret: bool = False) -> tup
     schedule = read_schedule(run.schedule, names, run.rounds) if run.schedule else []
     train = Sampler(run.seed, run.fraction_train, sizes, schedule, secret)
     return train, Sampler(run.seed, run.fraction_evaluate)
-
-
-def mean_over(clients: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return the unweighted mean of each metric over the clients that reported it."""
-    names = {name for metrics in clients.values() for name in metrics} - {EXAMPLES}
-    reported = {name: [metrics[name] for metrics in clients.values() if name in metrics] for name in sorted(names)}
-    return {name: sum(values) / len(values) for name, values in reported.items()}

@@ -108,7 +108,7 @@ def test_fedlab_does_not_know_the_strategies():
 
 
 def test_flower_stays_at_the_edges():
-    edges = below("fedlab.server", "fedlab.client", "fedlab.strategies", "fedlab.engines")
+    edges = below("fedlab.server", "fedlab.client", "fedlab.strategies", "fedlab.engines", "fedlab.flower_apps")
     assert arrows("flwr") <= edges | {
         "fedlab.comm.roster",
         "fedlab.comm.grid",

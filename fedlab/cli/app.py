@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from fedlab.cli import catalog, compare, deploy, molecules, new, predict, report, run
+from fedlab.cli import catalog, compare, deploy, flower, molecules, new, predict, report, run
 from fedlab.cli.consoles import stdout
 from fedlab.cli.errors import handle_errors
 
@@ -50,6 +50,7 @@ def options(
 app.command("list")(handle_errors(catalog.list_))
 app.command()(handle_errors(run.run))
 app.command()(handle_errors(run.resume))
+app.command()(handle_errors(flower.flower))
 app.command()(handle_errors(report.report))
 app.command(help=compare.HELP)(handle_errors(compare.compare))
 app.command()(handle_errors(predict.predict))

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from fedlab.runs.metrics import MetricTable
     from fedlab.runs.result import Result
 
+FILES = ("report.html", "metrics.jsonl", "checkpoints", "app.log")  # of a run directory, for people
+
 
 def show_rows(title: str, rows: list[tuple[str, ...]], *heads: str) -> None:
     """Print a plain table."""
@@ -66,9 +68,13 @@ def start_run(config: Config, runs: Path, how: str, quiet: bool, as_json: bool) 
 
 
 def run_and_print(
-    path: Path, work: Callable[[Callable[[Path], AbstractContextManager[None]]], Result], quiet: bool, as_json: bool
+    path: Path,
+    work: Callable[[Callable[[Path], AbstractContextManager[None]]], Result],
+    quiet: bool,
+    as_json: bool,
+    advice: str = "",
 ) -> None:
-    """Do the work under the right voice, then show the result; Ctrl-C says how to go on."""
+    """Do the work under the right voice, then show the result; Ctrl-C says how to go on, by ``advice`` if given."""
     from fedlab import launch
     from fedlab.runs import progress
 
@@ -85,7 +91,7 @@ def run_and_print(
         result = work(voice)
     except KeyboardInterrupt:
         raise InterruptedWithAdvice(
-            f"interrupted; nothing finished is lost. Continue with: fedlab resume {path}"
+            advice or f"interrupted; nothing finished is lost. Continue with: fedlab resume {path}"
         ) from None
     if as_json:
         write_line(
@@ -126,9 +132,8 @@ def show_result(result: Result, console: Console) -> None:
         f"up for training; {human_bytes(result.bytes('evaluate_down'))} down for testing",
         highlight=False,
     )
-    console.print(
-        f"run       {result.directory}  (report.html, metrics.jsonl, checkpoints)", highlight=False, soft_wrap=True
-    )
+    files = [name for name in FILES if (result.directory / name).exists()]
+    console.print(f"run       {result.directory}  ({', '.join(files)})", highlight=False, soft_wrap=True)
 
 
 def print_clients(result: Result, console: Console) -> None:

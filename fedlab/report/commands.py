@@ -16,6 +16,11 @@ from fedlab.runs.result import Result
 ELSEWHERE = frozenset({"name", "seed", "checkpoint.pretrain_cache", "checkpoint.keep_initial"})
 
 
+def repeat(result: Result) -> str:
+    """Return the command that a run itself recorded, where only that can repeat it; else ""."""
+    return str(result.manifest.get("command", ""))
+
+
 def repeat_from_config(result: Result) -> str:
     """Return the command that repeats a run from its own table of options."""
     return f"fedlab run {shlex.quote(str(result.directory / 'config.toml'))}"

@@ -30,6 +30,7 @@ def render(result: Result) -> str:
         config=result.config,
         manifest=result.manifest,
         last=result.rounds[-1],
+        title=run_tables.system(result),
         summary=run_tables.summary(result),
         measure=result.metric_table.title(run_tables.primary_group(result)),
         results=results,
@@ -51,7 +52,8 @@ def render(result: Result) -> str:
         privacy=run_tables.privacy(result),
         split=partition_table.read(result.directory),
         facts=run_tables.facts(result),
-        from_preset=commands.repeat_from_preset(result),
+        repeat=commands.repeat(result),
+        from_preset="" if commands.repeat(result) else commands.repeat_from_preset(result),
         from_config=commands.repeat_from_config(result),
         resume=commands.resume(result),
     )

@@ -61,7 +61,7 @@ def summary(result: Result) -> str:
     """Return the run's result in one sentence."""
     table, last = result.metric_table, result.rounds[-1]
     done, planned = last["round"], result.config.get("rounds", last["round"])
-    what = f"{result.config.get('strategy', 'a strategy')} on {result.config.get('workload', 'a workload')}"
+    what = system(result)
     rounds = f"{done} of {planned} rounds" if done != planned else f"{done} round{'s' * (done != 1)}"
     when = f"After {rounds} of {what}" if done else f"Before the first round of {what}"
     score = result.score()
@@ -72,6 +72,14 @@ def summary(result: Result) -> str:
         )
         return f"{when}, the global model has {found}{f'; {tested}' if tested else ''}."
     return f"{when}, {tested or 'no client has reported a metric'}."
+
+
+def system(result: Result) -> str:
+    """Return strategy and workload of a run, as its manifest or else its options name them."""
+    strategy, workload = (
+        result.manifest.get(kind, result.config.get(kind, f"a {kind}")) for kind in ("strategy", "workload")
+    )
+    return f"{strategy} on {workload}"
 
 
 def _clients_sentence(result: Result) -> str:

@@ -86,9 +86,38 @@ class RunDirectory:
         RunError
             When no directory can be made in ``parent``.
         """
-        run_config, plugins = config.run, config.plugins
-        name = run_config.name or f"{plugins['strategy'].section}-{plugins['workload'].section}"
-        stem = f"{name}-{run_config.seed}"
+        run, plugins = config.run, config.plugins
+        name = run.name or f"{plugins['strategy'].section}-{plugins['workload'].section}"
+        config = replace(config, run=replace(run, name=name))
+        return cls.make(
+            parent,
+            f"{name}-{run.seed}",
+            config.to_toml(),
+            numerics=numerics(run.device, run.clients_at_once > 0),
+            workload=run.workload,
+            strategy=run.strategy,
+            engine=run.engine,
+            seed=run.seed,
+            rounds=run.rounds,
+            options=config.options(),
+        )
+
+    @classmethod
+    def make(cls, parent: Path, stem: str, config: str, **facts: object) -> RunDirectory:
+        """Make a fresh directory ``stem``, with a number appended when that exists already.
+
+        Parameters
+        ----------
+        config
+            Text of its ``config.toml``.
+        facts
+            Entries of its manifest beside those of every run.
+
+        Raises
+        ------
+        RunError
+            When no directory can be made in ``parent``.
+        """
         path, count = parent / stem, 1
         try:
             parent.mkdir(parents=True, exist_ok=True)  # alone: FileExistsError means a file, or a link to nowhere
@@ -98,23 +127,15 @@ class RunDirectory:
         except OSError as error:
             raise RunError(f"no run directory can be made in {parent}: {os_error_sentence(error)}") from None
         run = cls(path.resolve())
-        write_atomically(
-            run.path / "config.toml", replace(config, run=replace(run_config, name=name)).to_toml().encode()
-        )
+        write_atomically(run.path / "config.toml", config.encode())
         run.update_manifest(
             status="created",
             id=secrets.token_hex(8),
             created=now(),
             versions=versions(),
             git_commit=git_commit(),
-            numerics=numerics(run_config.device, run_config.clients_at_once > 0),
             machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
-            workload=run_config.workload,
-            strategy=run_config.strategy,
-            engine=run_config.engine,
-            seed=run_config.seed,
-            rounds=run_config.rounds,
-            options=replace(config, run=replace(run_config, name=name)).options(),
+            **facts,
         )
         return run
 

@@ -32,6 +32,21 @@ def read_manifest(run: Path) -> dict[str, Any]:
         raise RunError(f"{path} is damaged ({error}); delete it, and `fedlab resume {run}` goes on") from None
 
 
+def check_is_ours(run: Path) -> None:
+    """Refuse the directory of a run whose model and state are of another program: the manifest has its ``command``.
+
+    Raises
+    ------
+    RunError
+        With that command, which does the run again.
+    """
+    if command := read_manifest(run).get("command"):
+        raise RunError(
+            f"{run} is a run of a Flower app, which keeps its model and its state to itself, so that nothing can go on "
+            f"from here; do it again: `{command}`"
+        )
+
+
 def update_manifest(run: Path, **facts: object) -> None:
     """Add or replace entries of a run directory's manifest."""
     text = json.dumps({**read_manifest(run), **facts}, indent=2)

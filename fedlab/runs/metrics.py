@@ -198,3 +198,10 @@ def _parse(kind: type[Any], entries: Iterable[Mapping[str, Any]]) -> tuple[Any, 
     """Return the entries of a manifest as dataclasses; a field of another version is left out."""
     known = {item.name for item in fields(kind)}
     return tuple(kind(**{name: value for name, value in entry.items() if name in known}) for entry in entries)
+
+
+def mean_over(clients: Mapping[str, Mapping[str, float]], without: Sequence[str] = ()) -> dict[str, float]:
+    """Return the unweighted mean of each metric over the clients that reported it, but for counts in ``without``."""
+    names = {name for metrics in clients.values() for name in metrics} - set(without)
+    reported = {name: [metrics[name] for metrics in clients.values() if name in metrics] for name in sorted(names)}
+    return {name: sum(values) / len(values) for name, values in reported.items()}

@@ -20,12 +20,13 @@ import grpc
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode, Status, SubStatus
 from flwr.proto.control_pb2 import ListRunsResponse, RegisterNodeResponse, StartRunResponse, StreamLogsResponse
 from flwr.proto.fleet_pb2 import DeactivateNodeResponse
 from flwr.proto.fleet_pb2_grpc import FleetServicer, add_FleetServicer_to_server
 from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
+from flwr.serverapp.strategy import FedAvg, Strategy
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TASK_TYPE_TO_COMMAND, TaskType
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
@@ -69,6 +70,43 @@ def test_a_message_takes_an_id():
 
 def test_an_empty_run_has_its_id():
     assert flower_internals.empty_run(5).run_id == 5
+
+
+# --- the rounds of servers ---
+
+
+def test_older_servers_call_clients_through_functions_of_a_module_with_these_names():
+    text = SOURCES[Path(flwr.__file__).parent / "server" / "server.py"]
+    for name in ("fit", "evaluate"):
+        assert f"= {name}_clients(" in text and f"def {name}_client(" in text
+        assert f"def _handle_finished_future_after_{name}(" in text
+    assert "self.strategy.evaluate(current_round, parameters=self.parameters)" in text
+
+
+def test_strategies_start_with_rounds_and_a_test_of_their_model():
+    parameters = inspect.signature(Strategy.start).parameters
+    assert {"grid", "initial_arrays", "num_rounds", "evaluate_fn"} <= parameters.keys()
+
+
+def test_a_strategy_is_watched_once_though_its_start_calls_its_parents():
+    seen = []
+
+    class Watch:
+        def on_start(self, strategy, rounds):
+            seen.append((strategy, rounds))
+
+        def on_evaluate(self, number, metrics):
+            seen.append((number, dict(metrics)))
+
+    class Mine(FedAvg):
+        def start(self, grid, initial_arrays, num_rounds=3, **options):
+            return super().start(grid, initial_arrays, num_rounds=num_rounds, **options)
+
+    before = Strategy.start, Mine.__dict__["start"]
+    with flower_internals.watched_servers(Watch()):
+        Mine().start(None, ArrayRecord(), num_rounds=0, evaluate_fn=lambda number, arrays: {"accuracy": 1.0})
+    assert seen == [("Mine", 0), ("Mine", 0), (0, {"accuracy": 1.0})]
+    assert (Strategy.start, Mine.__dict__["start"]) == before
 
 
 # --- apps by reference ---

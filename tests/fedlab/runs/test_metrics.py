@@ -8,7 +8,7 @@ import pytest
 
 from fedlab.metrics import FRACTION, Metric, Phase
 from fedlab.registry import find
-from fedlab.runs.metrics import MetricTable
+from fedlab.runs.metrics import MetricTable, mean_over
 
 TABLE = MetricTable.declared(
     find("strategy", "dualadapt").spec, find("workload", "digits").spec, find("workload", "camvid").spec
@@ -98,3 +98,16 @@ def test_a_variant_of_a_number_that_is_no_fraction_keeps_both_titles():
     )
     assert table.title("energy_average") == "energy average" and table.format("energy_average", 2.0) == "2 kcal"
     assert table.format("bond_single", 0.5) == "50.0 %"
+
+
+def test_a_mean_is_over_the_clients_that_reported_and_each_counts_once():
+    clients = {
+        "a": {"accuracy": 0.5, "accuracy_local": 0.4, "num-examples": 1000.0},
+        "b": {"accuracy": 1.0, "num-examples": 10.0},
+    }
+    found = mean_over(clients, without=("num-examples",))
+    assert found == {"accuracy": pytest.approx(0.75), "accuracy_local": pytest.approx(0.4)}
+
+
+def test_no_client_no_mean():
+    assert mean_over({}) == {}

@@ -1,0 +1,50 @@
+"""The command ``fedlab flower``: somebody's Flower app, run as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from fedlab.cli.common import run_and_print
+from fedlab.cli.consoles import stdout
+from fedlab.config.presets import parse_overrides
+from fedlab.config.resolve import THREADS
+
+
+def flower(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of a Flower app, with its pyproject.toml.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Entries of its run config, e.g. num-server-rounds=5."),
+    ] = None,
+    clients: Annotated[int | None, typer.Option(help="Clients; else as the app says, or 10.")] = None,
+    seed: Annotated[int, typer.Option(help="Run seed.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads; they fix the bits.")] = THREADS,
+    runs: Annotated[Path, typer.Option(help="Folder for the run directory.")] = Path("runs"),
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the run directory, at the end.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Events as JSON lines, the result as the last one.")] = False,
+) -> None:
+    """Run the ServerApp and ClientApp of a folder in this process, repeatably, without editing them.
+
+    Nothing is installed: a missing package is named. What the app prints is in app.log of the run directory.
+
+    Example: `fedlab flower quickstart-pytorch learning-rate=0.05 --clients 4 --seed 1`
+    """
+    from fedlab.flower_apps.project import FlowerProject
+    from fedlab.flower_apps.run import FlowerRun
+
+    project = FlowerProject.read(path).with_overrides(parse_overrides(overrides or []), clients)
+    run = FlowerRun(project, seed, threads)
+    directory = run.create(runs)
+    if not quiet and not as_json:
+        stdout.print(
+            f"[bold]{escape(project.name)}[/]: {project.clients} clients, seed {seed}, into "
+            f"{escape(str(directory.path))}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    advice = f"interrupted; an app's state is its own. Start again with: {run.command()}"
+    run_and_print(directory.path, lambda watch: run.run(directory, watch), quiet, as_json, advice)

@@ -1,0 +1,106 @@
+"""The grid of a Flower app: replies in the order of nodes, each message seen by the recorder, one thread at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedlab.engines.flower_internals import Run, RunNotRunning
+from fedlab.engines.inprocess import LocalGrid
+from fedlab.flower_apps.messages import kind_of
+from fedlab.flower_apps.recorder import Recorder, phase_of
+from fedlab.seeds import Stream
+
+
+class RecordedGrid(Grid):
+    """Grid around a local one.
+
+    Parameters
+    ----------
+    inner
+        The grid that delivers the messages.
+    recorder
+        The object that is told of messages and replies.
+    server_stream
+        The server's random stream; it is left while clients answer, who have their own.
+    """
+
+    def __init__(self, inner: LocalGrid, recorder: Recorder, server_stream: Stream) -> None:
+        self.inner, self.recorder, self.server_stream = inner, recorder, server_stream
+        self._lock = threading.RLock()  # Flower's older server sends from several threads
+        self._sent: dict[str, Message] = {}
+        self._closed = False
+
+    def close(self) -> None:
+        """End the grid: a thread that still asks for its nodes is told that the run is over."""
+        self._closed = True
+
+    def set_run(self, run: Run) -> None:
+        """Replace the run record."""
+        self.inner.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        """Run record; there is one run only."""
+        return self.inner.run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Create a message, in Flower's older style."""
+        return self.inner.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def get_node_ids(self) -> list[int]:
+        """Return the nodes of all clients, in the order of partitions."""
+        if self._closed:
+            raise RunNotRunning
+        return sorted(self.inner.get_node_ids())
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Queue messages until they are pulled; return their ids."""
+        messages = list(messages)  # a strategy may make them lazily, on the server's random stream
+        with self._lock:
+            self.recorder.on_send(messages)
+            names = list(self.inner.push_messages(messages))
+            self._sent |= zip(names, messages, strict=True)
+            return names
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Let some clients answer, and return their replies; all of them in the order of nodes."""
+        with self._lock:
+            waiting = [name for name in message_ids if name in self._sent]
+            if not waiting:
+                return []
+            waiting.sort(key=self._place)
+            kind, replies = kind_of(self._sent[waiting[0]]), dict[str, Message]()
+            with self._clients_turn(), self.recorder.clock(phase_of(kind)):
+                while left := [name for name in waiting if name not in replies]:
+                    for reply in self.inner.pull_messages(left):
+                        name = reply.metadata.reply_to_message_id
+                        self.recorder.on_reply(self._sent[name], reply)
+                        replies[name] = reply
+            found = [replies[name] for name in waiting]
+            self.recorder.on_replies(found)
+            for name in waiting:
+                del self._sent[name]
+            return found
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Return all replies in the order of nodes; there is no timeout."""
+        return self.pull_messages(self.push_messages(messages))
+
+    def _place(self, name: str) -> tuple[int, int]:
+        message = self._sent[name]
+        return message.metadata.dst_node_id, int(name.rpartition("-")[2])
+
+    @contextmanager
+    def _clients_turn(self) -> Iterator[None]:
+        self.server_stream.__exit__()
+        try:
+            yield
+        finally:
+            self.server_stream.__enter__()
