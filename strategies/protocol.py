@@ -22,7 +22,7 @@ from fedlab.comm.tensors import tensors_of
 from fedlab.config.schema import Config
 from fedlab.config.sections import Overrides
 from fedlab.data.dataset import ArrayDataset
-from fedlab.errors import IncompatibleWeightsError
+from fedlab.errors import IncompatibleWeightsError, RunError
 from fedlab.metrics import Metric, Phase
 from fedlab.privacy.accounting import PrivacyAccount
 from fedlab.runs.client_state import NO_STATE, ClientState
@@ -323,8 +323,19 @@ def client_dataset(workload: Workload, context: ClientContext, split: str) -> Ar
 
 
 def partition_by_node(grid: Grid) -> dict[int, int]:
-    """Return the partition of each connected node, in the order of partitions."""
-    assert isinstance(grid, PartitionGrid)
+    """Return the partition of each connected node, in the order of partitions.
+
+    Raises
+    ------
+    RunError
+        When the grid is Flower's own, which knows nodes only.
+    """
+    if not isinstance(grid, PartitionGrid):
+        raise RunError(
+            f"strategies of fedlab address clients by partition, and a {type(grid).__name__} knows nodes only, so "
+            "that they do not run in Strategy.start. In the pyproject.toml of your app name fedlab's own two apps and a "
+            "preset, as docs/how-to/flower-apps.md shows"
+        )
     return {node: grid.partition_of[node] for node in grid.get_node_ids()}
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import fedlab
+from fedlab.flower_apps.project import FlowerProject
+from fedlab.flower_apps.run import FlowerRun
 from fedlab.testing import check_strategy, check_workload
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -21,7 +23,7 @@ def _in_the_folder(monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: path.stem)
 def test_they_are_short(path):
     code = path.read_text(encoding="utf-8").split('"""', 2)[2]
     assert sum(bool(line.strip()) for line in code.splitlines()) < LONGEST
@@ -57,3 +59,12 @@ def test_own_workload(tmp_path):
     assert errors[-1] < errors[0]
     assert result.metric_table.direction("mae") < 0
     assert list(result.rounds[0]["clients"]) == ["clinic-0", "clinic-1"]
+
+
+def test_a_plain_flower_app_uses_a_workload(tmp_path):
+    code = (EXAMPLES / "flower_app" / "digits_app.py").read_text(encoding="utf-8").split('"""', 2)[2]
+    assert sum(bool(line.strip()) for line in code.splitlines()) < 40
+    tiny = {"num-server-rounds": 1, "local-steps": 2}
+    run = FlowerRun(FlowerProject.read(EXAMPLES / "flower_app").with_overrides(tiny, clients=2), threads=1)
+    result = run.run(run.create(tmp_path))
+    assert set(result.final()["client-1"]) >= {"accuracy", "train_loss"} and result.rounds[-1]["round"] == 1
