@@ -32,7 +32,8 @@ class RecordedGrid(Grid):
     def __init__(self, inner: LocalGrid, recorder: Recorder, server_stream: Stream) -> None:
         self.inner, self.recorder, self.server_stream = inner, recorder, server_stream
         self._lock = threading.RLock()  # Flower's older server sends from several threads
-        self._sent: dict[str, Message] = {}
+        self._sent: list[dict[str, Message]] = []  # messages by id, those sent together in one
+        self._replies: dict[str, Message] = {}  # that were not pulled yet
         self._closed = False
 
     def close(self) -> None:
@@ -61,41 +62,49 @@ class RecordedGrid(Grid):
         return sorted(self.inner.get_node_ids())
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Queue messages until they are pulled; return their ids."""
+        """Queue messages until they, or later ones, are pulled; return their ids."""
         messages = list(messages)  # a strategy may make them lazily, on the server's random stream
         with self._lock:
+            if self.recorder.begins_round(messages):
+                self.deliver_all()  # what nobody has asked for yet belongs to the round that ends
             self.recorder.on_send(messages)
             names = list(self.inner.push_messages(messages))
-            self._sent |= zip(names, messages, strict=True)
+            self._sent.append(dict(zip(names, messages, strict=True)))
             return names
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Let some clients answer, and return their replies; all of them in the order of nodes."""
+        """Return the replies to some messages, in the order of nodes; clients answer earlier messages first."""
         with self._lock:
-            waiting = [name for name in message_ids if name in self._sent]
-            if not waiting:
-                return []
-            waiting.sort(key=self._place)
-            kind, replies = kind_of(self._sent[waiting[0]]), dict[str, Message]()
-            with self._clients_turn(), self.recorder.clock(phase_of(kind)):
-                while left := [name for name in waiting if name not in replies]:
-                    for reply in self.inner.pull_messages(left):
-                        name = reply.metadata.reply_to_message_id
-                        self.recorder.on_reply(self._sent[name], reply)
-                        replies[name] = reply
-            found = [replies[name] for name in waiting]
-            self.recorder.on_replies(found)
-            for name in waiting:
-                del self._sent[name]
-            return found
+            wanted = set(message_ids)
+            while any(wanted & batch.keys() for batch in self._sent):
+                self._deliver(self._sent.pop(0))
+            found = [name for name in self._replies if name in wanted]
+            return [self._replies.pop(name) for name in found]
+
+    def deliver_all(self) -> None:
+        """Let clients answer what nobody has asked for, at the end of a round or a run."""
+        with self._lock:
+            while self._sent:
+                self._deliver(self._sent.pop(0))
+
+    def _deliver(self, batch: dict[str, Message]) -> None:
+        """Let clients answer messages that were sent together; keep their replies in the order of nodes."""
+        order = sorted(batch, key=lambda name: (batch[name].metadata.dst_node_id, int(name.rpartition("-")[2])))
+        if not order:
+            return
+        replies = dict[str, Message]()
+        with self._clients_turn(), self.recorder.clock(phase_of(kind_of(batch[order[0]]))):
+            while left := [name for name in order if name not in replies]:
+                for reply in self.inner.pull_messages(left):
+                    name = reply.metadata.reply_to_message_id
+                    self.recorder.on_reply(batch[name], reply)
+                    replies[name] = reply
+        self._replies |= {name: replies[name] for name in order}
+        self.recorder.on_replies([replies[name] for name in order])
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Return all replies in the order of nodes; there is no timeout."""
         return self.pull_messages(self.push_messages(messages))
-
-    def _place(self, name: str) -> tuple[int, int]:
-        message = self._sent[name]
-        return message.metadata.dst_node_id, int(name.rpartition("-")[2])
 
     @contextmanager
     def _clients_turn(self) -> Iterator[None]:

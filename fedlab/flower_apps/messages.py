@@ -54,10 +54,13 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def add_arrays(digest: hashlib._Hash, content: RecordDict) -> None:
-    """Add the arrays of a reply to a digest, with their names, types and shapes."""
+def add_arrays(digest: hashlib._Hash, content: RecordDict) -> int:
+    """Add the arrays of a reply to a digest, with their names, types and shapes; return their number."""
+    count = 0
     for name, record in content.items():
         if isinstance(record, ArrayRecord):
             for key, array in record.items():
                 digest.update(f"{name}/{key} {array.dtype} {array.shape}".encode())
                 digest.update(array.data)
+                count += 1
+    return count

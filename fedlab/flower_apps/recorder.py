@@ -54,8 +54,8 @@ class RoundRecord:
         return not (self.asked or self.score)
 
     def unanswered(self) -> str:
-        """Return the kind of message that no client could answer; "" where there is none."""
-        return next((kind for kind in self.asked if not self.answered.get(kind)), "")
+        """Return the type of message that clients failed to answer, all of them; "" where there is none."""
+        return next((kind for kind in self.asked if self.failures and not self.answered.get(kind)), "")
 
 
 class Recorder:
@@ -76,7 +76,7 @@ class Recorder:
         self.names = {node: f"client-{partition}" for node, partition in partitions.items()}
         self.strategy = ""
         self._round = RoundRecord(0)
-        self._digest = hashlib.sha256()
+        self._digest, self._hashed = hashlib.sha256(), 0
         self._seconds: dict[str, float] = {}
         self._began = time.monotonic()
         self._seen: set[str] = set()
@@ -104,6 +104,19 @@ class Recorder:
 
     # --- messages ---
 
+    def begins_round(self, messages: Sequence[Message]) -> bool:
+        """Return True if messages to be sent belong to a later round than those before."""
+        return bool(messages) and self._number(messages) > self._round.number
+
+    def _number(self, messages: Sequence[Message]) -> int:
+        """Return the round of messages; where they do not say it, a client trains once a round by each function."""
+        stated = next((number for number in map(round_of, messages) if number is not None), None)
+        if stated is not None:
+            return stated
+        asked = self._round.asked.get(messages[0].metadata.message_type, set())
+        again = not self._round.number or asked & {message.metadata.dst_node_id for message in messages}
+        return self._round.number + int(bool(again and is_training(messages[0])))
+
     def on_send(self, messages: Sequence[Message]) -> None:
         """Record messages that the server sends; they may begin a round.
 
@@ -114,25 +127,20 @@ class Recorder:
         """
         if not messages:
             return
-        stated = next((number for number in map(round_of, messages) if number is not None), None)
-        nodes, kind = {message.metadata.dst_node_id for message in messages}, kind_of(messages[0])
-        if stated is None:  # a client trains once in a round
-            again = is_training(messages[0]) and nodes & self._round.asked.get(kind, set())
-            stated = self._round.number + 1 if again or (is_training(messages[0]) and not self._round.number) else None
-        self._go_to(self._round.number if stated is None else stated)
+        self._go_to(self._number(messages))
+        nodes, kind = {message.metadata.dst_node_id for message in messages}, messages[0].metadata.message_type
         if kind not in self._round.asked:
-            self.run.emit(
-                "phase", round=self._round.number, rounds=self._total(), phase=phase_of(kind), clients=len(messages)
-            )
+            phase = phase_of(kind_of(messages[0]))
+            self.run.emit("phase", round=self._round.number, rounds=self._total(), phase=phase, clients=len(messages))
         self._round.asked.setdefault(kind, set()).update(nodes)
         for message in messages:
             self._count(message, "down", message.metadata.dst_node_id)
 
     def on_reply(self, message: Message, reply: Message) -> None:
         """Record a client's reply, or that there is none."""
-        node, kind = message.metadata.dst_node_id, kind_of(message)
+        node, kind = message.metadata.dst_node_id, message.metadata.message_type
         if reply.has_error():
-            self._fail(node, kind, reply.error.reason or f"error {reply.error.code}")
+            self._fail(node, kind_of(message), reply.error.reason or f"error {reply.error.code}")
             return
         self._round.answered.setdefault(kind, set()).add(node)
         self._count(reply, "up", node)
@@ -149,8 +157,8 @@ class Recorder:
             When all of several replies are errors.
         """
         for reply in replies:
-            if is_training(reply) and not reply.has_error():
-                add_arrays(self._digest, reply.content)
+            if not reply.has_error():
+                self._hashed += add_arrays(self._digest, reply.content)
         if len(replies) > 1 and all(reply.has_error() for reply in replies):
             self.finish_round()
 
@@ -219,7 +227,7 @@ class Recorder:
         if kind := record.unanswered():
             first = record.failures[0]
             raise RunError(
-                f"no client could answer a message of kind {kind!r} in round {record.number}; {first['client']}: "
+                f"no client could answer a message of type {kind!r} in round {record.number}; {first['client']}: "
                 f"{first['reason'].strip()}"
             )
 
@@ -248,7 +256,7 @@ class Recorder:
         self.finish_round()
         if not self.run.rounds():
             raise RunError("the ServerApp ended without a message to any client, so there is nothing to show")
-        digest = self._digest.hexdigest()
+        digest = self._digest.hexdigest() if self._hashed else ""  # replies may have no arrays
         facts = {"strategy": self.strategy} if self.strategy else {}
         self.run.update_manifest(status="finished", ended=now(), ended_by="rounds", weights_sha256=digest, **facts)
         self.run.emit("finished", weights_sha256=digest)

@@ -168,6 +168,7 @@ class FlowerRun:
             try:
                 with watched_servers(recorder), clients_in_order():
                     server(grid, context)
+                grid.deliver_all()
             finally:
                 grid.close()
 

@@ -142,3 +142,38 @@ def write_app(folder, server=SERVER, client=CLIENT, project=PROJECT):
     }.items():
         (folder / name).write_text(textwrap.dedent(text), encoding="utf-8")
     return folder
+
+
+ONE_WAY = """
+from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.serverapp import ServerApp
+import numpy as np
+
+app = ServerApp()
+
+@app.main()
+def main(grid, context):
+    content = RecordDict({"arrays": ArrayRecord([np.zeros(3)])})
+    for _ in range(2):
+        nodes = list(grid.get_node_ids())
+        assert len(grid.send_and_receive([Message(content, node, "train") for node in nodes])) == len(nodes)
+        grid.push_messages([Message(content, node, "train.apply") for node in nodes])  # whose replies nobody reads
+"""
+
+ONE_WAY_CLIENT = """
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+app = ClientApp()
+
+@app.train()
+def train(message, context):
+    applied = context.state["applied"]["times"] if "applied" in context.state else 0
+    return Message(RecordDict({"metrics": MetricRecord({"applied": applied})}), reply_to=message)
+
+@app.train("apply")
+def apply(message, context):
+    record = context.state.setdefault("applied", ConfigRecord({"times": 0}))
+    record["times"] += 1
+    return Message(RecordDict(), reply_to=message)
+"""

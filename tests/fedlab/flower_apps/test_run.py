@@ -13,7 +13,7 @@ from fedlab.flower_apps.project import FlowerProject
 from fedlab.flower_apps.run import LOG, FlowerRun
 from fedlab.launch import resume
 from fedlab.runs.directory import RunDirectory
-from flower_apps import CLIENT, OLD_CLIENT, OLD_SERVER, OWN_LOOP, SERVER, write_app
+from flower_apps import CLIENT, OLD_CLIENT, OLD_SERVER, ONE_WAY, ONE_WAY_CLIENT, OWN_LOOP, SERVER, write_app
 
 APIS = {"message": (SERVER, CLIENT), "older": (OLD_SERVER, OLD_CLIENT), "own loop": (OWN_LOOP, CLIENT)}
 
@@ -164,3 +164,9 @@ def test_the_page_names_the_command_and_the_result_is_printed(tmp_path, monkeypa
     assert LOG in capsys.readouterr().out
     events = [json.loads(line)["event"] for line in (result.directory / "events.jsonl").read_text().splitlines()]
     assert events.count("round") == 3 and events[-1] == "finished"
+
+
+def test_messages_whose_replies_nobody_reads_are_delivered_before_later_ones(tmp_path):
+    result = run(write_app(tmp_path / "app", ONE_WAY, ONE_WAY_CLIENT), tmp_path / "runs")
+    assert [one["mean"]["train_applied"] for one in result.rounds] == [0.0, 1.0]
+    assert not result.weights_sha256  # no client sent arrays
