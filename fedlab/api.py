@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,15 @@ from fedlab.config.sections import Overrides, Value
 from fedlab.files import ensure_home
 from fedlab.inference.predict import Prediction, load_predictor
 from fedlab.plugins import reference_to
+from fedlab.run_result import RunResult as Result
 from fedlab.runs.directory import RunDirectory
-from fedlab.runs.progress import watch_live
-from fedlab.runs.result import Result
+from fedlab.runs.progress import Event, follow, watch_live
 from fedlab.torch_state import usual_torch_state
 
 __all__ = ["Comparison", "Config", "Prediction", "Result", "compare", "predict", "resume", "run", "serve"]
 
 Preset = str | Path | Mapping[str, Any]
+OnRound = Callable[[int, Mapping[str, float]], object]
 
 
 def run(
@@ -33,6 +35,7 @@ def run(
     strategy: object = None,
     runs: Path | str = "runs",
     progress: bool = False,
+    on_round: OnRound | None = None,
     overrides: Overrides | None = None,
     **options: Value,
 ) -> Result:
@@ -50,6 +53,9 @@ def run(
         Folder in which the run directory is made.
     progress
         Show rounds, phases and clients' metrics as they come, in a terminal or a notebook.
+    on_round
+        Called after each round with its number and the means of its metrics: those over clients, and those of the
+        global model. It is called in another thread, after the round was written; it cannot change the run.
     overrides, options
         Options by name; ``overrides`` takes those with a dot: ``run("dualadapt-digits", rounds=3,
         overrides={"dualadapt.mixup": "off"})``.
@@ -68,7 +74,8 @@ def run(
     table = str(preset) if isinstance(preset, Path) else preset
     config = launch.prepare(table, {**chosen, **(overrides or {}), **options})
     directory = RunDirectory.create(Path(runs), config)
-    return launch.run_engine(directory, _live if progress else launch.no_progress)
+    launch.run_engine(directory, _watch(progress, on_round))
+    return Result.read(directory.path)
 
 
 def serve(preset: Preset = "", *, runs: Path | str = "runs", progress: bool = False, **options: Any) -> Result:
@@ -93,13 +100,14 @@ def resume(path: Path | str, *, progress: bool = False, overrides: Overrides | N
         When it cannot go on; what was done is kept.
     """
     ensure_home()
-    watch = _live if progress else launch.no_progress
-    return launch.resume(path, watch, {**(overrides or {}), **options})
+    return Result.read(launch.resume(path, _watch(progress), {**(overrides or {}), **options}).directory)
 
 
 @usual_torch_state()
-def predict(directory: Path | str, images: Sequence[str], client: str | None = None) -> list[Prediction]:
-    """Classify image files with the model that a client keeps, or with a run's newest checkpoint.
+def predict(
+    directory: Path | str, images: Sequence[str], client: str | None = None, server_round: int | None = None
+) -> list[Prediction]:
+    """Classify image files with the model that a client keeps, or with a checkpoint of a run.
 
     Parameters
     ----------
@@ -109,14 +117,45 @@ def predict(directory: Path | str, images: Sequence[str], client: str | None = N
         Files, folders and patterns.
     client
         Of a run: the client in whose place to predict.
+    server_round
+        Of a run: the round of the checkpoint; None: the newest.
 
     Raises
     ------
     FedlabError
         When there is no such model, or an image cannot be read.
     """
-    return load_predictor(Path(directory), client).predict(list(images))
+    return load_predictor(Path(directory), client, server_round).predict(list(images))
 
 
-def _live(path: Path) -> Any:
-    return watch_live(path, Console())
+class _RoundListener:
+    """Calls a function after each round, until it raises."""
+
+    def __init__(self, on_round: OnRound) -> None:
+        self.on_round = on_round
+        self.error: Exception | None = None
+
+    def on_event(self, event: Event) -> None:
+        if event["event"] == "round" and self.error is None:
+            try:
+                self.on_round(event["round"], {**event["mean"], **event["score"]})
+            except Exception as error:
+                self.error = error
+
+
+def _watch(progress: bool, on_round: OnRound | None = None) -> launch.Watch:
+    """Return what shows a run while it runs, and calls ``on_round``, whose exception ends the call, not the run."""
+
+    @contextmanager
+    def watch(path: Path) -> Iterator[None]:
+        listener = _RoundListener(on_round) if on_round is not None else None
+        with ExitStack() as stack:
+            if progress:
+                stack.enter_context(watch_live(path, Console()))
+            if listener is not None:
+                stack.enter_context(follow(path, listener))
+            yield
+        if listener is not None and listener.error is not None:
+            raise listener.error
+
+    return watch

@@ -26,10 +26,13 @@ def predict(
     ],
     images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files, folders, patterns.")],
     client: Annotated[str | None, typer.Option(help="Of a run: the client in whose place to predict.")] = None,
+    server_round: Annotated[
+        int | None, typer.Option("--round", help="Round of the checkpoint; the newest unless given.")
+    ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values with a line of names.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each image, line by line.")] = False,
 ) -> None:
-    """Predict the classes of images with the model that a client keeps or with a run's newest checkpoint.
+    """Predict the classes of images with the model that a client keeps or with a checkpoint of a run.
 
     Files that cannot be read are named in the end, with exit status 1; the others are predicted.
 
@@ -39,7 +42,7 @@ def predict(
 
     if as_csv and as_json:
         raise ConfigError("--csv and --json exclude each other; take one")
-    predictor = load_predictor(directory, client)
+    predictor = load_predictor(directory, client, server_round)
     unreadable: list[str] = []
     predictions = predictor.predict(images, unreadable)
     if as_json:

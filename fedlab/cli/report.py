@@ -1,12 +1,16 @@
-"""``fedlab report``: the page of a run or a comparison, made again."""
+"""``fedlab report``, ``runs`` and ``export``: runs on disk as a page, as a list, and as a model for other programs."""
 
 from __future__ import annotations
 
+import json
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fedlab.cli.common import show_rows
 from fedlab.cli.consoles import stdout
 from fedlab.errors import RunError
 
@@ -24,6 +28,44 @@ def report(
     """
     page = _comparison_page(directory) if (directory / "comparison.json").is_file() else _run_page(directory)
     stdout.print(f"wrote {page}", markup=False, highlight=False, soft_wrap=True)
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of run directories.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each run, line by line.")] = False,
+) -> None:
+    """List the runs in a folder: what each is, its status, its rounds, and the figure that it is judged by.
+
+    Example: `fedlab runs`, or of a comparison `fedlab runs comparisons/dualadapt-digits/cells`
+    """
+    from fedlab.runs.listing import list_runs
+
+    found = list_runs(folder)
+    if as_json:
+        sys.stdout.writelines(json.dumps(asdict(run)) + "\n" for run in found)
+        return
+    rows: list[tuple[str, ...]] = [(run.name, run.system, run.status, run.rounds, run.figure) for run in found]
+    show_rows(f"{len(rows)} run{'s' * (len(rows) != 1)} in {folder}", rows, "run", "what", "status", "rounds", "figure")
+
+
+def export(
+    directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="model.safetensors, or model.onnx.")],
+    client: Annotated[
+        str | None, typer.Option(help="The client that the model predicts for; else the global one.")
+    ] = None,
+    server_round: Annotated[
+        int | None, typer.Option("--round", help="Round of the checkpoint; the newest unless given.")
+    ] = None,
+) -> None:
+    """Write a model of a run for other programs: its weights (.safetensors), or weights and operations (.onnx).
+
+    Example: `fedlab export runs/fedavg-digits-0 model.safetensors`
+    """
+    from fedlab.inference.export import export_model
+
+    path = export_model(directory, out, client, server_round)
+    stdout.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _run_page(path: Path) -> Path:

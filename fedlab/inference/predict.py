@@ -180,37 +180,45 @@ def _meant(path: Path) -> Iterator[Path]:
         raise DataError(f"{what} {str(path)!r}; give image files, or folders that hold some")
 
 
-def load_predictor(directory: Path, client: str | None = None) -> Predictor:
-    """The model of a client's directory, or of the newest checkpoint of a run.
+def load_predictor(directory: Path, client: str | None = None, server_round: int | None = None) -> Predictor:
+    """The model of a client's directory, or of a checkpoint of a run.
+
+    Parameters
+    ----------
+    server_round
+        Round of the model; None: the newest that there is.
 
     Raises
     ------
     ConfigError
-        When the client is another than the directory's, or it has to be said which client of a run is meant.
+        When the client or the round is another than the directory's, or it has to be said which client of a run is
+        meant.
     RunError
         When there is no model, it is damaged, or no model of this fedlab's.
     """
     if (directory / MODEL).is_file():
-        return _kept(directory / MODEL, client)
+        return _kept(directory / MODEL, client, server_round)
     if (directory / "config.toml").is_file():
-        return _of_run(RunDirectory.open(directory), client)
+        return _of_run(RunDirectory.open(directory), client, server_round)
     raise RunError(
         f"there is no model in {directory}: expected {MODEL}, which a client keeps (`fedlab join` names its "
         "directory), or the config.toml and checkpoints of a run; give the directory of either"
     )
 
 
-def _kept(path: Path, client: str | None) -> Predictor:
+def _kept(path: Path, client: str | None, server_round: int | None) -> Predictor:
     """From what a client keeps, see :mod:`fedlab.runs.client_store`."""
     content = _load(path, {"config": str, "round": int, "client": str, "states": Mapping})
     if client not in (None, content["client"]):
         raise ConfigError(f"{path} is the model of client {content['client']!r}, not of {client!r}; leave --client out")
+    if server_round not in (None, content["round"]):
+        raise ConfigError(f"{path} is the model after round {content['round']}, not {server_round}; leave --round out")
     config = config_from_text("", content["config"])
     return _build(path, config, content["client"], content["round"], lambda half, _: content["states"])
 
 
-def _of_run(run: RunDirectory, client: str | None) -> Predictor:
-    """From a run's newest checkpoint, in the place of one of its clients."""
+def _of_run(run: RunDirectory, client: str | None, server_round: int | None) -> Predictor:
+    """From a run's checkpoint, in the place of one of its clients."""
     config = load_run_config(run.config_file)
     _check_images(config.workload, run.path)
     names = config.clients
@@ -219,13 +227,8 @@ def _of_run(run: RunDirectory, client: str | None) -> Predictor:
     if client is not None and client not in names:
         raise ConfigError(f"{run.path} has no client {client!r}; {suggest(client, names)}")
     chosen = client or names[0]
-    rounds = run.checkpoints.rounds()
-    if not rounds:
-        finished = run.manifest().get("status") == "finished"  # which resume would only read
-        what = f"fedlab run {run.path}/config.toml" if finished else f"fedlab resume {run.path}"
-        raise RunError(f"{run.path} has no checkpoint to predict with; `{what}` makes one")
-    newest = rounds[-1]
-    path = run.checkpoints.path(newest)
+    chosen_round = checkpoint_round(run, server_round)
+    path = run.checkpoints.path(chosen_round)
     content = _load(path, {"arrays": Mapping, "strategy": Mapping})
     partition = names.index(chosen)
     content[CLIENT] = state_at(path, partition)
@@ -233,9 +236,32 @@ def _of_run(run: RunDirectory, client: str | None) -> Predictor:
         path,
         config,
         chosen,
-        newest,
+        chosen_round,
         lambda half, workload: half.states_from_checkpoint(workload, content, partition, config),
     )
+
+
+def checkpoint_round(run: RunDirectory, server_round: int | None = None) -> int:
+    """Return the round of the checkpoint that is meant: the newest unless another one is asked for.
+
+    Raises
+    ------
+    ConfigError
+        When that round's checkpoint was not kept.
+    RunError
+        When there is no checkpoint.
+    """
+    rounds = run.checkpoints.rounds()
+    if not rounds:
+        finished = run.manifest().get("status") == "finished"  # which resume would only read
+        what = f"fedlab run {run.path}/config.toml" if finished else f"fedlab resume {run.path}"
+        raise RunError(f"{run.path} has no checkpoint to predict with; `{what}` makes one")
+    if server_round is not None and server_round not in rounds:
+        raise ConfigError(
+            f"{run.path} has no checkpoint of round {server_round}; it has kept {', '.join(map(str, rounds))} "
+            "(checkpoint.keep says how many a run keeps)"
+        )
+    return rounds[-1] if server_round is None else server_round
 
 
 def _build(

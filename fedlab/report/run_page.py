@@ -57,3 +57,18 @@ def render(result: Result) -> str:
         from_config=commands.repeat_from_config(result),
         resume=commands.resume(result),
     )
+
+
+def render_excerpt(result: Result) -> str:
+    """Return a page of the summary, the clients' table and the curves of the primary metrics, for a notebook."""
+    keys, curves = charts.primary_figures(result)
+    return template.render(
+        "notebook.html",
+        result=result,
+        last=result.rounds[-1],
+        summary=run_tables.summary(result),
+        results=run_tables.results_table(result),
+        scores=run_tables.score_table(result),
+        keys=keys,
+        curves=curves,
+    )

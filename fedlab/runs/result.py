@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from fedlab.config.presets import read_preset
 from fedlab.errors import RunError
@@ -40,7 +40,7 @@ class Result:
     config: dict[str, bool | int | float | str]
 
     @classmethod
-    def read(cls, path: Path | str) -> Result:
+    def read(cls, path: Path | str) -> Self:
         """Read a run directory.
 
         Raises
@@ -118,11 +118,21 @@ class Result:
         return total
 
     def __repr__(self) -> str:
+        return f"<Result {self.directory.name}: round {self.rounds[-1]['round']}, {self.figures()}>"
+
+    def figures(self, most: int | None = None) -> str:
+        """Return the last round's mean of each metric of the clients, else the primary scores, in one line.
+
+        Parameters
+        ----------
+        most
+            1: only the metric that the run is judged by; None: all.
+        """
         last, table = self.rounds[-1], self.metric_table
         found = {name: last["mean"][name] for name in self.metric_names if name in last["mean"]}
         found = found or {name: self.score()[name] for name in table.primary_scores(self.score())}
-        values = ", ".join(f"{table.title(name)} {table.format(name, value)}" for name, value in found.items())
-        return f"<Result {self.directory.name}: round {last['round']}, {values}>"
+        chosen = [table.primary_metric(list(found))] if most == 1 and found else list(found)
+        return ", ".join(f"{table.title(name)} {table.format(name, found[name])}" for name in chosen)
 
 
 def client_metric_names(rounds: Iterable[Mapping[str, Any]]) -> set[str]:
