@@ -333,8 +333,8 @@ def partition_by_node(grid: Grid) -> dict[int, int]:
     if not isinstance(grid, PartitionGrid):
         raise RunError(
             f"strategies of fedlab address clients by partition, and a {type(grid).__name__} knows nodes only, so "
-            "that they do not run in Strategy.start. In the pyproject.toml of your app name fedlab's own two apps and a "
-            "preset, as docs/how-to/flower-apps.md shows"
+            "that they do not run in Strategy.start. In the pyproject.toml of your app name fedlab's own two apps and "
+            "a preset, as docs/how-to/flower-apps.md shows"
         )
     return {node: grid.partition_of[node] for node in grid.get_node_ids()}
 

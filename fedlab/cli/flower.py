@@ -23,11 +23,12 @@ def flower(
     clients: Annotated[int | None, typer.Option(help="Clients; else as the app says, or 10.")] = None,
     seed: Annotated[int, typer.Option(help="Run seed.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; they fix the bits.")] = THREADS,
+    workers: Annotated[int, typer.Option(min=0, help="Processes in which clients train; 0: in this one.")] = 0,
     runs: Annotated[Path, typer.Option(help="Folder for the run directory.")] = Path("runs"),
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the run directory, at the end.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Events as JSON lines, the result as the last one.")] = False,
 ) -> None:
-    """Run the ServerApp and ClientApp of a folder in this process, repeatably, without editing them.
+    """Run the ServerApp and ClientApp of a folder on this machine, repeatably, without editing them.
 
     Nothing is installed: a missing package is named. What the app prints is in app.log of the run directory.
 
@@ -37,7 +38,7 @@ def flower(
     from fedlab.flower_apps.run import FlowerRun
 
     project = FlowerProject.read(path).with_overrides(parse_overrides(overrides or []), clients)
-    run = FlowerRun(project, seed, threads)
+    run = FlowerRun(project, seed, threads, workers)
     directory = run.create(runs)
     if not quiet and not as_json:
         stdout.print(

@@ -86,5 +86,6 @@ def resume(
 
     given = parse_overrides(overrides or [])
     if continuation(RunDirectory.open(run_dir), given) is None and not quiet and not as_json:
-        stdout.print("this run is finished, and there is nothing to do; `rounds=N` makes it longer. What it found:")
+        longer = "" if "command" in RunDirectory.open(run_dir).manifest() else "; `rounds=N` makes it longer"
+        stdout.print(f"this run is finished, and there is nothing to do{longer}. What it found:")
     run_and_print(run_dir.resolve(), lambda watch: launch.resume(run_dir, watch, given), quiet, as_json)

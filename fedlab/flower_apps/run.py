@@ -23,8 +23,10 @@ from fedlab.config.sections import Value, to_toml
 from fedlab.engines.client_host import RUN_ID, ClientHost, node_partitions
 from fedlab.engines.flower_internals import clients_in_order, task_identity, watched_servers
 from fedlab.engines.inprocess import InProcessGrid, LocalGrid
+from fedlab.engines.pool import PoolGrid, gpu_environments
+from fedlab.engines.pool_worker import Setup
 from fedlab.errors import ConfigError, FedlabError, RunError
-from fedlab.flower_apps.client import SeededClientApp, reproducible
+from fedlab.flower_apps.client import SeededClientApp, reproducible, worker_environment
 from fedlab.flower_apps.failures import describe, explain
 from fedlab.flower_apps.grid import RecordedGrid
 from fedlab.flower_apps.loading import importable, load
@@ -40,6 +42,7 @@ from fedlab.torch_state import usual_torch_state
 from fedlab.training import resolve_device
 
 LOG = "app.log"  # what an app prints and logs, in the run directory
+WORKER_APP = "fedlab.flower_apps.client:app"
 ROUNDS = "num-server-rounds"  # usual entry of a run config
 
 
@@ -54,12 +57,15 @@ class FlowerRun:
     seed
         Run seed.
     threads
-        CPU threads; they fix the bits.
+        CPU threads of each process; they fix the bits.
+    workers
+        Processes in which clients answer, as many at a time; 0: all in this process, one after another.
     """
 
     project: FlowerProject
     seed: int = 0
     threads: int = THREADS
+    workers: int = 0
 
     def create(self, parent: Path) -> RunDirectory:
         """Make the run directory, once the app's modules were imported.
@@ -83,7 +89,7 @@ class FlowerRun:
             numerics=numerics(str(resolve_device("auto")), vectorized=False),
             workload=project.name,
             strategy="its own strategy",
-            engine="inprocess",
+            engine="pool" if self.workers else "inprocess",
             seed=self.seed,
             command=self.command(),
             options=options,
@@ -108,6 +114,7 @@ class FlowerRun:
         words += [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in changed.items()]
         words += ["--clients", str(project.clients)] if project.clients != usual.clients else []
         words += ["--threads", str(self.threads)] if self.threads != THREADS else []
+        words += ["--workers", str(self.workers)] if self.workers else []
         return shlex.join([*words, "--seed", str(self.seed)])
 
     def _load(self) -> tuple[ServerApp, Any]:
@@ -162,18 +169,28 @@ class FlowerRun:
             task_identity(RUN_ID, SUPERLINK_NODE_ID),
         ):
             server, client = self._load()
-            seeded = SeededClientApp(project, client, self.seed)
-            grid = RecordedGrid(self._grid(seeded, partitions), recorder, stream)
-            context = Context(RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), dict(project.config))
-            try:
-                with watched_servers(recorder), clients_in_order():
-                    server(grid, context)
-                grid.deliver_all()
-            finally:
-                grid.close()
+            with self._grid(client, partitions, recorder.run.path) as inner:
+                grid = RecordedGrid(inner, recorder, stream)
+                context = Context(RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), dict(project.config))
+                try:
+                    with watched_servers(recorder), clients_in_order():
+                        server(grid, context)
+                    grid.deliver_all()
+                finally:
+                    grid.close()
 
-    def _grid(self, client: SeededClientApp, partitions: dict[int, int]) -> LocalGrid:
-        return InProcessGrid(ClientHost(client, self.project.config, partitions))
+    @contextmanager
+    def _grid(self, client: Any, partitions: dict[int, int], directory: Path) -> Iterator[LocalGrid]:
+        """Open the grid that delivers messages: to this process, or to workers."""
+        config = self.project.config
+        if not self.workers:
+            yield InProcessGrid(ClientHost(SeededClientApp(self.project, client, self.seed), config, partitions))
+            return
+        setup = Setup(WORKER_APP, config, partitions, RUN_ID, SUPERLINK_NODE_ID, vectorize=0)
+        own = worker_environment(self.project, self.seed, self.threads)
+        grid = PoolGrid(setup, min(self.workers, len(partitions)), [{**gpu, **own} for gpu in gpu_environments()])
+        with grid.running(directory / "workers.log"):
+            yield grid
 
     def _failure(self, error: BaseException, directory: RunDirectory) -> BaseException:
         """Return the error to show: an app's own bug with its place, and the traceback in the app's log."""

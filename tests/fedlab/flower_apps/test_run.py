@@ -170,3 +170,24 @@ def test_messages_whose_replies_nobody_reads_are_delivered_before_later_ones(tmp
     result = run(write_app(tmp_path / "app", ONE_WAY, ONE_WAY_CLIENT), tmp_path / "runs")
     assert [one["mean"]["train_applied"] for one in result.rounds] == [0.0, 1.0]
     assert not result.weights_sha256  # no client sent arrays
+
+
+@pytest.mark.engine
+def test_workers_give_the_same_bits_and_keep_what_clients_keep(tmp_path):
+    project = FlowerProject.read(write_app(tmp_path / "app", client=CLIENT.replace('"calls": len(calls),', "")))
+    one_way = FlowerProject.read(write_app(tmp_path / "one-way", ONE_WAY, ONE_WAY_CLIENT))
+    for app in (project, one_way):
+        plain, pooled = (FlowerRun(app, threads=1, workers=workers) for workers in (0, 2))
+        expected, found = (run.run(run.create(tmp_path / "runs")) for run in (plain, pooled))
+        assert found.weights_sha256 == expected.weights_sha256
+        assert [one["clients"] for one in found.rounds] == [one["clients"] for one in expected.rounds]
+    assert found.manifest["engine"] == "pool" and "--workers 2" in found.manifest["command"]
+
+
+@pytest.mark.engine
+def test_a_failure_in_a_worker_is_the_same_sentence(tmp_path):
+    fetch = "def fetch(repo_id):\n    raise ConnectionError('no route to host')\n"
+    folder = write_app(tmp_path / "app", client=CLIENT.replace("calls.append(1)", "fetch('owner/digits')") + fetch)
+    app = FlowerRun(FlowerProject.read(folder), threads=1, workers=2)
+    with pytest.raises(RunError, match=r"tiny-app asks for 'owner/digits' on another machine"):
+        app.run(app.create(tmp_path / "runs"))
