@@ -37,6 +37,15 @@ ABLATIONS: Mapping[str, Ablation] = {
     "dualadapt_no_mixup": _dualadapt("mixup off: pseudo-targets are source images", mixup="off"),
     "dualadapt_mixup_difference": _dualadapt("mixup by difference", mixup="difference"),
     "dualadapt_no_average": _dualadapt("no average (EMA) of G", ema_decay=0.0),
+    "dualadapt_paper": _dualadapt(
+        "the published pseudo-code line by line",
+        ema_decay=0.0,
+        pseudo_labels="global",
+        class_balance=0.0,
+        bn_adaptation=0.0,
+        server_discrepancy=1.0,
+        server_steps="separate",
+    ),
     "dualadapt_no_control": _dualadapt(
         "without its source-only baseline, half the server's work", source_only_twin=False
     ),

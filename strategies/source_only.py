@@ -78,7 +78,12 @@ class SourceTrainer:
         }
 
     def train(
-        self, server_round: int, steps: int, name: str, extra_loss: Callable[[int], Tensor] | None = None
+        self,
+        server_round: int,
+        steps: int,
+        name: str,
+        extra_loss: Callable[[int], Tensor] | None = None,
+        separate: bool = False,
     ) -> float | None:
         """Run the source steps of one round and return their mean loss, None without steps.
 
@@ -88,6 +93,8 @@ class SourceTrainer:
             Phase that progress reports and errors name.
         extra_loss
             A term that an adapting strategy adds to the source loss, as a function of the step.
+        separate
+            Take a step on the term alone before each source step, instead of one step on the sum.
 
         Raises
         ------
@@ -99,7 +106,7 @@ class SourceTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         return train_steps(
-            self.loss(server_round, steps, extra_loss),
+            self.loss(server_round, steps, extra_loss, separate),
             self.optimizer,
             steps,
             name=name,
@@ -109,19 +116,31 @@ class SourceTrainer:
         )
 
     def loss(
-        self, server_round: int, steps: int, extra_loss: Callable[[int], Tensor] | None = None
+        self,
+        server_round: int,
+        steps: int,
+        extra_loss: Callable[[int], Tensor] | None = None,
+        separate: bool = False,
     ) -> Callable[[], Tensor]:
-        """Return the source loss of one round, which takes the next batch at each call."""
+        """Return the source loss of one round, which takes the next batch at each call; see :meth:`train`."""
         numbers = iter(range(steps))
 
         def loss() -> Tensor:
             step = next(numbers)
+            if extra_loss and separate:
+                self._step_on(extra_loss, step)
             batch = self.batch_at(server_round, step)
             with seeded(self.seed, "source model", server_round, step):
                 value = self.workload.loss(self.model, batch)
-            return value + extra_loss(step) if extra_loss else value
+            return value + extra_loss(step) if extra_loss and not separate else value
 
         return loss
+
+    def _step_on(self, extra_loss: Callable[[int], Tensor], step: int) -> None:
+        """Take one step on a term alone."""
+        train_steps(
+            lambda: extra_loss(step), self.optimizer, 1, name="server", max_grad_norm=self.options.max_grad_norm
+        )
 
     def pretrain(self) -> float | None:
         """Train on the source before the first round, one cycle of Adam, and return the mean loss; None without steps.

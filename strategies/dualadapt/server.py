@@ -150,7 +150,8 @@ class DualAdapt(BaseStrategy):
         if against and self.options.server_discrepancy:
             heads = {partition: self.heads[partition] for partition in sorted(against)}
             extra_loss = server_loss(self.trainer, heads, self.mixtures, self.options, server_round)
-        self._metrics = drop_none(loss=self.trainer.train(server_round, steps, "server", extra_loss))
+        separate = self.options.server_steps == "separate"
+        self._metrics = drop_none(loss=self.trainer.train(server_round, steps, "server", extra_loss, separate))
         if self.baseline:
             self._metrics |= drop_none(control_loss=self.baseline.train(server_round, steps, "control"))
 

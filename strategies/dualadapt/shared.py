@@ -27,6 +27,9 @@ class Options:
     server_discrepancy: NonNegativeFloat = Field(
         0.2, description="weight of the discrepancy on the server (line 12); 0: off"
     )
+    server_steps: Literal["joint", "separate"] = Field(
+        "joint", description="lines 12 and 13: one step on the sum of both losses, or a step on each in turn"
+    )
     client_weights: bool = Field(True, description="weight target examples by their typicality for the source mixture")
     server_weights: bool = Field(True, description="weight pseudo-targets by their typicality for a client's mixture")
     mixup: Literal["average", "difference", "off"] = Field(

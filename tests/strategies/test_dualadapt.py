@@ -110,6 +110,24 @@ def test_the_discrepancy_moves_the_features_and_not_the_global_head():
     assert torch.equal(running, model.features[2].running_mean)  # pseudo-targets leave no trace in the statistics
 
 
+def test_separate_steps_are_one_on_the_discrepancy_and_then_one_on_the_source():
+    options = {"server.steps": 1, "dualadapt.server_steps": "separate", "dualadapt.server_discrepancy": 3.0}
+    half = Federation(config(**options)).run(1).strategy
+    wanted = Federation(config(**options)).run(1).strategy.trainer
+    half._steps(2, {0, 1})
+
+    wanted.model.train()
+    term = server_loss(wanted, half.heads, half.mixtures, half.options, 2)
+    for loss in (lambda: term(0), wanted.loss(2, 1)):
+        wanted.optimizer.zero_grad()
+        loss().backward()
+        wanted.optimizer.step()
+    assert weights_sha256(half.trainer.model.state_dict()) == weights_sha256(wanted.model.state_dict())
+    joint = Federation(config(**{**options, "dualadapt.server_steps": "joint"})).run(1).strategy
+    joint._steps(2, {0, 1})
+    assert weights_sha256(joint.trainer.model.state_dict()) != weights_sha256(wanted.model.state_dict())
+
+
 def test_the_local_head_is_the_plain_loop():
     torch.manual_seed(0)
     head, z = Net().head, torch.randn(40, 8)
