@@ -23,7 +23,8 @@ from fedlab.errors import ConfigError, suggest
 from fedlab.plugins import add_plugin_folder, entry_points, load_module, load_object, section_name
 from fedlab.runs.manifest import check_is_ours
 from fedlab.strategies.ablations import ABLATIONS, expand_ablation
-from fedlab.tables import AGGREGATIONS, ENGINES, STRATEGIES, WORKLOADS, Row
+from fedlab.strategies.client_adaptation import ADAPT, OFF
+from fedlab.tables import ADAPTATIONS, AGGREGATIONS, ENGINES, STRATEGIES, WORKLOADS, Row
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ KINDS: Mapping[str, Kind] = {
     "workload": Kind(WORKLOADS, "fedlab.workloads", "fedlab.workload:spec_of"),
     "strategy": Kind(STRATEGIES, "fedlab.strategies", "fedlab.strategies.fedavg:spec_of"),
     "aggregation": Kind(AGGREGATIONS, "fedlab.aggregations", "fedlab.strategies.aggregation.rule:spec_of"),
+    "adaptation": Kind(ADAPTATIONS, "fedlab.adaptations", "fedlab.strategies.client_adaptation.spec:spec_of"),
     "engine": Kind(ENGINES, "fedlab.engines", "fedlab.engines.spec:spec_of"),
 }
 PRESET_GROUP = "fedlab.presets"
@@ -235,7 +237,26 @@ def plugins_of(values: Overrides) -> dict[str, Plugin]:
         found["aggregation"] = find("aggregation", str(values.get(f"{strategy.section}.aggregation", rule.default)))
     elif strategy.spec.aggregation is not None:
         found["aggregation"] = Plugin(strategy.reference, strategy.section, strategy.spec.aggregation)
-    return found
+    return {**found, **_adaptation(strategy, values)}
+
+
+def _adaptation(strategy: Plugin, values: Overrides) -> dict[str, Plugin]:
+    """Return the method by which clients adapt after the last round, and the strategy with it; nothing without one."""
+    if strategy.spec.adaptation is not None:
+        return {"adaptation": Plugin(strategy.reference, strategy.section, strategy.spec.adaptation)}
+    option = section_fields(strategy.spec.options).get(ADAPT)
+    chosen = "" if option is None else str(values.get(f"{strategy.section}.{ADAPT}", option.default))
+    if option is None or chosen == OFF:
+        return {}
+    return {"strategy": _adapting(strategy.reference, chosen), "adaptation": find("adaptation", chosen)}
+
+
+@lru_cache(maxsize=64)
+def _adapting(strategy: str, method: str) -> Plugin:
+    """Return a strategy whose clients adapt; one object for the same names, so that plug-ins can be compared."""
+    plugin = find("strategy", strategy)
+    make = _import("fedlab.strategies.client_adaptation.wrapper:with_adaptation")
+    return Plugin(plugin.reference, plugin.section, make(plugin.spec, find("adaptation", method).spec))
 
 
 def all_sections() -> dict[str, type]:
@@ -332,4 +353,5 @@ def _config_from_text(preset: str, overrides: str, settings: tuple[tuple[str, Va
 def forget() -> None:
     """Drop everything that was found or resolved so far, for tests that change the tables."""
     _named.cache_clear()
+    _adapting.cache_clear()
     _config_from_text.cache_clear()

@@ -55,6 +55,14 @@ WORKLOADS: Mapping[str, Row] = {
     ),
 }
 
+_ADAPTATIONS = "fedlab.strategies.client_adaptation"
+_ADAPTATION_SUMMARIES = {
+    "source_free": "each client trains its own G on balanced labels of neighbors, with a guard, and keeps it",
+}
+ADAPTATIONS: Mapping[str, Row] = {
+    name: Row(f"{_ADAPTATIONS}.{name}:METHOD", summary) for name, summary in _ADAPTATION_SUMMARIES.items()
+}
+
 _RULES = "fedlab.strategies.aggregation"
 AGGREGATIONS: Mapping[str, Row] = {
     "fedavg": Row(
@@ -90,6 +98,10 @@ STRATEGIES: Mapping[str, Row] = {
     "adabn": Row(
         "fedlab.strategies.adabn:SPEC", "source only, with batch-norm statistics of each client's own (Li 2016)"
     ),
+    **{
+        name: Row(f"{_ADAPTATIONS}.{name}:SPEC", f"source only, then {row.summary}")
+        for name, row in ADAPTATIONS.items()
+    },
     "self_training": Row(
         "fedlab.strategies.self_training:SPEC",
         "unlabeled clients train on confident pseudo-labels, the server averages",

@@ -122,6 +122,15 @@ class SupportsImages(Workload, Protocol):
 
 
 @runtime_checkable
+class SupportsViews(Protocol):
+    """A workload that makes random views of its inputs."""
+
+    def view(self, x: Tensor, weak: bool = False) -> Tensor:
+        """Return a random view of each input, of the same shape; a weak one changes it less."""
+        ...
+
+
+@runtime_checkable
 class SupportsClassNames(Protocol):
     """A workload whose classes have names, which reports show; without them a class is shown by its number."""
 

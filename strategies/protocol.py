@@ -210,6 +210,9 @@ class StrategySpec:
         True if a round depends on the number of rounds, as a schedule does: a run that is made longer is then another.
     aggregation
         Spec of the aggregation rule, if the strategy is FedAvg with another rule.
+    adaptation
+        Method by which clients adapt after the last round, if they do
+        (:class:`fedlab.strategies.client_adaptation.spec.AdaptationSpec`).
     client_state
         True if clients keep a state of their own between rounds (``ClientContext.state``); each saves it whenever it
         trains.
@@ -232,6 +235,7 @@ class StrategySpec:
     defaults: Overrides = field(default_factory=dict)
     depends_on_rounds: bool = False
     aggregation: Any = None
+    adaptation: Any = None
     client_state: bool = False
     upload: Literal["nothing", "head", "model"] = "model"
     name: str = ""

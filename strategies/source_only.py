@@ -10,13 +10,14 @@ data for the averaged (EMA) model.
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -29,8 +30,22 @@ from fedlab.runs import pretrain_cache
 from fedlab.runs.checkpoints import weights_sha256
 from fedlab.seeds import seeded
 from fedlab.strategies import validation
-from fedlab.strategies.base import BaseStrategy
-from fedlab.strategies.protocol import ClientContext, ClientFunctions, StrategySpec, drop_none, evaluate, tensor_record
+from fedlab.strategies.base import BaseStrategy, broadcast
+from fedlab.strategies.client_adaptation import OFF, ClientAdapt
+from fedlab.strategies.protocol import (
+    CONFIG,
+    EXAMPLES,
+    METRICS,
+    ClientContext,
+    ClientFunctions,
+    StrategySpec,
+    client_dataset,
+    client_metrics,
+    drop_none,
+    evaluate,
+    metrics_record,
+    tensor_record,
+)
 from fedlab.training import Progress, cosine_factor, ema_update, resolve_device, train_steps
 from fedlab.workload import Workload, missing_columns
 
@@ -137,7 +152,7 @@ class SourceTrainer:
         return loss
 
     def _step_on(self, extra_loss: Callable[[int], Tensor], step: int) -> None:
-        """Take one step on a term alone."""
+        """Perform one step on a term alone."""
         train_steps(
             lambda: extra_loss(step), self.optimizer, 1, name="server", max_grad_norm=self.options.max_grad_norm
         )
@@ -207,14 +222,17 @@ class SourceTrainer:
 
 @dataclass(frozen=True)
 class Options:
-    """No options of its own: ``server.*`` says how the source is trained on."""
+    """Adaptation of clients after the last round; ``server.*`` says how the source is trained on."""
+
+    client_adapt: ClientAdapt = OFF
 
 
 class SourceOnly(BaseStrategy):
-    """Server side: source steps in place of aggregation; no client is asked to train."""
+    """Server side: source steps; no client is asked to train, unless clients adapt after the last round."""
 
     def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
         self.trainer = SourceTrainer(workload, config, progress)
+        self.adapts_in = config.run.rounds if config.adaptation is not None else 0
         self.loss: float | None = None
 
     def initialize(self) -> ArrayRecord:
@@ -225,25 +243,37 @@ class SourceOnly(BaseStrategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return no messages: clients do not train."""
-        return []
+        """Run the round's source steps; return no messages, or those to clients that adapt in the last round."""
+        self.loss = self.trainer.train(server_round, self.trainer.options.steps, "source")
+        if server_round != self.adapts_in:
+            return []
+        return broadcast(
+            grid, MessageType.TRAIN, server_round, tensor_record(self.trainer.average.state_dict()), config
+        )
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Run the round's source steps and return the averaged model."""
-        self.loss = self.trainer.train(server_round, self.trainer.options.steps, "source")
+        """Return the averaged model; replies say that a client has adapted, and nothing else."""
+        deque(replies, maxlen=0)
         return tensor_record(self.trainer.average.state_dict()), None
 
     def check(self, reply: Message) -> None:
-        """Refuse every reply.
+        """Refuse a reply of a client that was not asked, or with more than the number of its examples.
 
         Raises
         ------
         InvalidUpdate
-            Always.
+            With what came.
         """
-        raise validation.InvalidUpdate("no client was asked to train")
+        if not self.adapts_in:
+            raise validation.InvalidUpdate("no client was asked to train")
+        metrics = client_metrics(reply)
+        if set(reply.content) != {METRICS, CONFIG} or metrics.keys() != {EXAMPLES}:
+            raise validation.InvalidUpdate(
+                f"its records and metrics are {sorted(reply.content), sorted(metrics)}; expected no arrays, and "
+                f"{EXAMPLES} alone"
+            )
 
     def metrics(self) -> dict[str, float]:
         """Return the mean source loss of the round."""
@@ -259,17 +289,17 @@ class SourceOnly(BaseStrategy):
 
 
 def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
-    """Refuse to train: the server never asks for it.
+    """Return the number of examples alone: with a method of adaptation, that comes afterwards.
 
     Raises
     ------
     ConfigError
-        Always.
+        Without one: the server never asks for it.
     """
-    raise ConfigError("source_only does not train on clients")
+    if context.config.adaptation is None:
+        raise ConfigError("source_only does not train on clients")
+    return RecordDict({METRICS: metrics_record({}, len(client_dataset(workload, context, "train")))})
 
-
-PHASES = (Phase("pretrain", "pre-training on the source", logged=True), Phase("source", "training on the source"))
 
 PHASES = (Phase("pretrain", "pre-training on the source", logged=True), Phase("source", "training on the source"))
 

@@ -128,6 +128,7 @@ def build_config(values: Overrides, plugins: Mapping[str, Plugin], client_folder
         workload=_workload(plugins["workload"], values, data),
         strategy=_options(plugins["strategy"], values),
         aggregation=_options(plugins["aggregation"], values) if "aggregation" in plugins else None,
+        adaptation=_options(plugins["adaptation"], values) if "adaptation" in plugins else None,
         engine=_options(plugins["engine"], values),
         plugins=dict(plugins),
     )

@@ -333,10 +333,11 @@ class Config:
         The sections that every run has.
     workload
         The workload itself: its fields are its options.
-    strategy, aggregation, engine
-        Options of the strategy, of the rule by which it combines whole models (None where it has none), of the engine.
+    strategy, aggregation, adaptation, engine
+        Options of the strategy, of the rule by which it combines whole models and of the method by which its clients
+        adapt (None where it has none), of the engine.
     plugins
-        What was found under the names of workload, strategy, aggregation and engine.
+        What was found under the names of workload, strategy, aggregation, adaptation and engine.
     """
 
     run: RunConfig
@@ -349,6 +350,7 @@ class Config:
     workload: Any
     strategy: Any
     aggregation: Any
+    adaptation: Any
     engine: Any
     plugins: Mapping[str, Plugin]
 

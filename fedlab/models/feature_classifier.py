@@ -85,6 +85,27 @@ class FlattenRows(nn.Module):
         return logits
 
 
+class FeatureClassifier(nn.Module):
+    """G and F as one model.
+
+    Parameters
+    ----------
+    features
+        G: inputs (batch, ...) to features (batch, width).
+    head
+        F: features (batch, width) to logits (batch, classes).
+    """
+
+    def __init__(self, features: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.features, self.head = features, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (batch, classes) of inputs (batch, ...)."""
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+
 class EnsembleHead(nn.Module):
     """Two heads as one: the mean of their probabilities, as log-probabilities."""
 

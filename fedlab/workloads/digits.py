@@ -163,6 +163,13 @@ class Digits:
         """Return the mean cross-entropy, a scalar."""
         return cross_entropy(model(batch["x"]), batch["y"])
 
+    def view(self, x: Tensor, weak: bool = False) -> Tensor:
+        """Return a random affine map of each image (batch, 3, 32, 32); a weak one has half the strength.
+
+        Colors stay, and pixels of the border are repeated: a client's images have grounds of any color.
+        """
+        return random_affine(x, padding="border", **({} if weak else WIDE))
+
     def images(self, paths: Sequence[Path]) -> ArrayDataset:
         """Return image files as ``x`` (3, 32, 32) in [-1, 1], read like a client's own.
 

@@ -168,7 +168,7 @@ class DomainSuiteWorkload:
     """A workload whose server and clients have domains of one suite, any of which may be the source.
 
     A subclass defines the suite (``of``), the default ``source``, the augmentation of the server's training examples
-    (``view``), and the ``model``.
+    (``source_view``), and the ``model``.
     """
 
     of: ClassVar[DomainSuite]
@@ -187,7 +187,7 @@ class DomainSuiteWorkload:
         _ = self.partition
 
     @staticmethod
-    def view(batch: Batch) -> Batch:
+    def source_view(batch: Batch) -> Batch:
         """Return a random view of a batch of the source as it is read."""
         raise NotImplementedError
 
@@ -219,7 +219,7 @@ class DomainSuiteWorkload:
         if partition is not None:
             return client_data(self, self._client_specs[partition], split, with_labels=self.client_labels)
         examples = self.read_domain(self.source, split, True)
-        view = self.view if self.augment else self.of.to_float
+        view = self.source_view if self.augment else self.of.to_float
         return ArrayDataset(examples.columns, view) if split == "train" else examples
 
     def labels(self, partition: int) -> Tensor:

@@ -28,7 +28,7 @@ class Office(DomainSuiteWorkload):
     """
 
     of: ClassVar[DomainSuite] = OFFICE
-    view = staticmethod(drop_keypoints)
+    source_view = staticmethod(drop_keypoints)
 
     source: str = Field("caltech10", description="domain of the server, with labels")
     augment: bool = Field(True, description="random views of the source: a random part of each image's key points")

@@ -32,7 +32,7 @@ class Pacs(DomainSuiteWorkload):
     """The workload's options and its methods, see :class:`fedlab.workload.Workload`; images (3, 32, 32) in [-1, 1]."""
 
     of: ClassVar[DomainSuite] = PACS
-    view = staticmethod(augment)
+    source_view = staticmethod(augment)
 
     source: str = Field("photo", description="domain of the server, with labels")
     augment: bool = Field(True, description="random crops, flips and colors of the source, some images in gray")

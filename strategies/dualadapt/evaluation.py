@@ -15,7 +15,14 @@ from fedlab.config.schema import Config
 from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import DataError
 from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
-from fedlab.models.feature_classifier import EnsembleHead, FlattenRows, features_of, group_rows, head_of
+from fedlab.models.feature_classifier import (
+    EnsembleHead,
+    FeatureClassifier,
+    FlattenRows,
+    features_of,
+    group_rows,
+    head_of,
+)
 from fedlab.strategies.dualadapt.shared import BATCH, CONTROL, HEAD, LAST
 from fedlab.strategies.protocol import (
     ARRAYS,
@@ -111,4 +118,4 @@ def predictor(workload: Workload, states: ModelStates) -> nn.Module:
     """Return the module that maps ``x`` to log-probabilities (batch, classes): F_g and F_l averaged, on G."""
     model = load(workload.model(), states[ARRAYS], torch.device("cpu"))
     local = load(deepcopy(head_of(model)), states.get(HEAD, head_of(model).state_dict()), torch.device("cpu"))
-    return nn.Sequential(features_of(model), EnsembleHead(head_of(model), local)).eval()
+    return FeatureClassifier(features_of(model), EnsembleHead(head_of(model), local)).eval()

@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from fedlab.config.sections import NonNegativeFloat
+from fedlab.strategies.client_adaptation import OFF, ClientAdapt
 
 HEAD, MIXTURE, LAST, CONTROL, START = "head", "mixture", "last", "control", "start"
 ONLY_MIXTURE = "only-mixture"  # in the config of a late joiner's first message
@@ -69,3 +70,4 @@ class Options:
         description="noise on these moments, in units of what one example can change; 0: the least that dp.max_epsilon "
         "allows over all rounds",
     )
+    client_adapt: ClientAdapt = OFF

@@ -24,14 +24,13 @@ from fedlab.strategies.startup.shared import (
     TEACHER,
     Student,
     StudentWorkload,
-    SupportsViews,
     TargetLoss,
     ramp_up,
     schedule,
     sgd,
 )
 from fedlab.training import Progress, ema_update, train_steps
-from fedlab.workload import Workload
+from fedlab.workload import SupportsViews, Workload
 
 
 class Startup(BaseStrategy):

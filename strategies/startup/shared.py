@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass as plain_dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -20,7 +20,7 @@ from fedlab.optimizers import SGD
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.wrapped_workload import WrappedWorkload
 from fedlab.training import ema_update
-from fedlab.workload import Workload
+from fedlab.workload import SupportsViews, Workload
 
 TEACHER = "teacher"
 EMBEDDING = 128  # width of the vectors that NT-Xent compares
@@ -55,15 +55,6 @@ class Options:
     )
     evaluate_every: int = Field(0, ge=0, description="rounds between tests; 0: before the first and after the last")
     aggregation: Aggregation = "fedavg"
-
-
-@runtime_checkable
-class SupportsViews(Protocol):
-    """A workload that makes random views of its inputs."""
-
-    def view(self, x: Tensor, weak: bool = False) -> Tensor:
-        """Return a random view of each input, of the same shape; a weak one changes it less."""
-        ...
 
 
 class Student(nn.Module):

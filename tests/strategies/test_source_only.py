@@ -7,9 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from flwr.app import ConfigRecord
 
 from fedlab.errors import ConfigError
 from fedlab.seeds import seeded
+from fedlab.strategies.protocol import ClientContext
 from tables import client_functions, server_strategy
 
 SEED, ROUNDS, STEPS, BATCH, RATE, DECAY = 5, 2, 4, 8, 0.05, 0.6
@@ -86,14 +88,14 @@ def test_a_short_pretraining_learns_too(table, lines, steps):
     assert not torch.equal(trainer.average.weight, before)
 
 
-def test_no_client_is_asked_to_train_and_all_test(federate):
+def test_no_client_is_asked_to_train_and_all_test(federate, table):
     for line in federate("source_only").rounds:
         assert list(line["clients"]) == ["a", "b", "c"]
         for moved in line["bytes"].values():
             assert (moved["train_down"], moved["train_up"]) == (0, 0)
             assert moved["evaluate_down"] > moved["evaluate_up"] > 0
     with pytest.raises(ConfigError, match="source_only does not train on clients"):
-        client_functions("source_only").train(None, None, None)
+        client_functions("source_only").train(None, None, ClientContext(0, table("source_only")))
 
 
 def test_clients_need_no_labels_and_change_nothing(federate):
@@ -121,6 +123,6 @@ def test_progress_is_told_by_phase(table, lines):
         table("source_only", **{"server.pretrain_steps": 2}), lines, lambda *news: told.append(news)
     )
     strategy.initialize()
-    strategy.aggregate_train(1, [])
+    strategy.configure_train(1, None, ConfigRecord(), None)
     assert told[:2] == [("pretrain", 1, 2), ("pretrain", 2, 2)]
     assert told[2:] == [("source", step, STEPS) for step in range(1, STEPS + 1)]

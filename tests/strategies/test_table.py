@@ -21,10 +21,12 @@ OPTIONS = {
     "fedtrimmedavg.trim_fraction": 0.4,
     "self_training.threshold": 0.4,
     "startup.evaluate_every": 1,
+    "source_free.steps": 3,
     "client.learning_rate": 0.05,
 }
 STRATEGIES = list(registry.STRATEGIES)
-TRAINING = [name for name in STRATEGIES if name not in ("source_only", "adabn")]  # clients are asked to train
+LOCAL = [name for name in STRATEGIES if registry.find("strategy", name).spec.adaptation]  # clients send no arrays
+TRAINING = [name for name in STRATEGIES if name not in ("source_only", "adabn", *LOCAL)]  # clients send what they train
 
 
 class Shuffled(inprocess.InProcessGrid):
@@ -113,7 +115,7 @@ def test_bad_updates_are_refused_and_the_others_used(prepare, federate, monkeypa
     assert all(np.isfinite(metrics["loss"]) for metrics in line["clients"].values() if "loss" in metrics)
 
 
-@pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.parametrize("name", (*TRAINING, *LOCAL))
 def test_a_reply_with_more_than_it_should_have_is_refused(prepare, federate, monkeypatch, name):
     entry = registry.find("strategy", name).spec
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,21 +25,28 @@ def _uniform(low: float, high: float, *shape: int) -> Tensor:
 
 
 def random_affine(
-    x: Tensor, degrees: float = 12.0, shear: float = 0.2, scale: tuple[float, float] = (0.8, 1.15), shift: float = 0.08
+    x: Tensor,
+    degrees: float = 12.0,
+    shear: float = 0.2,
+    scale: tuple[float, float] = (0.8, 1.15),
+    shift: float = 0.08,
+    padding: Literal["ground", "border"] = "ground",
 ) -> Tensor:
     """Apply a random affine map to each image.
 
     Parameters
     ----------
     x
-        Images (batch, channels, height, width) in [-1, 1] on a ground of -1.
+        Images (batch, channels, height, width) in [-1, 1].
     degrees, shear, scale, shift
         Ranges: rotation, shear factor, size on each axis, translation in half image widths.
+    padding
+        What lies outside of the original: a ground of -1, or the nearest pixel of its border.
 
     Returns
     -------
     Tensor
-        Images of the same shape; what lies outside of the original is the ground.
+        Images of the same shape.
     """
     count = len(x)
     angle = _uniform(-degrees, degrees, count) * math.pi / 180
@@ -51,6 +58,8 @@ def random_affine(
         torch.stack([sin * wide, cos * high, _uniform(-shift, shift, count)], 1),
     )
     grid = affine_grid(torch.stack(rows, 1), list(x.shape), align_corners=False)  # (batch, height, width, 2)
+    if padding == "border":
+        return grid_sample(x, grid, align_corners=False, padding_mode="border")
     return grid_sample(x + 1, grid, align_corners=False) - 1  # outside is the ground
 
 

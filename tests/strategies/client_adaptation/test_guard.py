@@ -1,0 +1,52 @@
+"""The guard's verdict on models whose worth is plain to see."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from fedlab.data.dataset import ArrayDataset
+from fedlab.strategies.client_adaptation.guard import choose, mutual_information, view_information
+from fedlab.strategies.client_adaptation.spec import Client
+
+CPU = torch.device("cpu")
+HEAD = nn.Identity()
+X = 20 * torch.eye(4).repeat(5, 1)  # twenty inputs that are their own logits, of four classes in turn
+
+
+class Constant(nn.Module):
+    """Predicts the first class for everything."""
+
+    def forward(self, x):
+        return 20 * torch.eye(4)[torch.zeros(len(x), dtype=torch.long)]
+
+
+def client(view=torch.clone):
+    return Client(nn.Identity(), HEAD, ArrayDataset({"x": X}), view, CPU)
+
+
+def test_certain_and_balanced_predictions_have_all_information_and_constant_ones_none():
+    assert view_information(nn.Identity(), HEAD, client()) == pytest.approx(math.log(4), abs=1e-3)
+    assert view_information(Constant(), HEAD, client()) == pytest.approx(0, abs=1e-6)
+    shuffled = client(lambda x: x[torch.randperm(len(x))])
+    torch.manual_seed(0)
+    assert view_information(nn.Identity(), HEAD, shuffled) < 0.5  # predictions that depend on the view alone
+
+
+def test_information_by_hand():
+    joint = torch.tensor([[3.0, 1.0], [1.0, 3.0]])
+    wanted = 2 * (3 / 8 * math.log(3 / 2) + 1 / 8 * math.log(1 / 2))
+    assert float(mutual_information(joint)) == pytest.approx(wanted)
+
+
+def test_a_model_that_has_collapsed_is_not_kept_unless_the_guard_is_off():
+    good, bad = nn.Identity(), Constant()
+    guarded, unguarded = (choose(good, bad, HEAD, client(), guard) for guard in ("information", "off"))
+    assert guarded.features is good
+    assert guarded.report["adapted"] == 0.0
+    assert unguarded.features is bad
+    assert unguarded.report["agreement"] == pytest.approx(0.25)
+    assert choose(bad, good, HEAD, client(), "information").features is good

@@ -1,0 +1,93 @@
+"""Strategies whose clients adapt after the last round: what changes, what stays, and what predicts."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from fedlab import launch
+from fedlab.errors import ConfigError
+from fedlab.inference.predict import Recalled
+from fedlab.launch import saved_config
+from fedlab.runs.client_state import ClientState
+from tables import put
+from toy import SPEC, Blobs, write_preset
+
+WORKLOAD = Blobs(domains="a,b,c")
+SHORT = {"source_free.steps": 3, "source_free.batch_size": 8}
+PAIRS = [("source_free", "source_only", {}), ("dualadapt", "dualadapt", {"dualadapt.client_adapt": "source_free"})]
+
+
+@pytest.mark.parametrize(("name", "plain", "changes"), PAIRS)
+def test_the_run_is_that_without_adaptation_and_each_client_has_a_model_more(record, monkeypatch, name, plain, changes):
+    directory = record(name, **SHORT, **changes)[1]
+    without = record(plain)[1]
+    assert directory.manifest()["weights_sha256"] == without.manifest()["weights_sha256"]
+    for ours, theirs in zip(directory.rounds(), without.rounds(), strict=True):
+        for client, metrics in theirs["clients"].items():
+            assert metrics.items() <= ours["clients"][client].items()
+            more = {"accuracy_personal", "adapted", "agreement", "information_old", "information_new"}
+            assert ours["clients"][client].keys() - metrics.keys() == (more if ours["round"] == 2 else set())
+
+    put(monkeypatch, "workload", "blobs", SPEC)
+    recalled = Recalled(directory.checkpoints.path(2), saved_config(directory))
+    for partition, client in enumerate("abc"):
+        _, predictor = recalled.in_place_of(partition)
+        found = WORKLOAD.evaluate(predictor, WORKLOAD.data(partition, "test"))["accuracy"]
+        assert found == directory.rounds()[2]["clients"][client]["accuracy_personal"]
+    adapted = recalled.in_place_of(0)[0]
+    shutil.rmtree(directory.path / "client-state")
+    theirs = recalled.in_place_of(0)[0]
+    assert not torch.equal(adapted["features.1.weight"], theirs["features.1.weight"])
+    assert torch.equal(adapted["head.0.weight"], theirs["head.0.weight"])
+
+
+def test_nothing_but_a_number_of_examples_goes_up(record):
+    seen, directory = record("source_free", **SHORT)
+    assert {(purpose, number) for purpose, number, _ in seen} == {
+        ("evaluate", 0),
+        ("evaluate", 1),
+        ("train", 2),
+        ("evaluate", 2),
+    }
+    assert all(not seen["train", 2, partition].answered for partition in range(3))
+    assert all(0 < size["train_up"] < 500 for size in directory.rounds()[2]["bytes"].values())
+
+
+def test_every_training_leaves_a_state_and_only_the_last_a_model(record):
+    _, directory = record("dualadapt", **SHORT, **{"dualadapt.client_adapt": "source_free", "checkpoint.keep": 9})
+    states = ClientState(directory.path / "client-state" / "1")
+    assert states.rounds() == [1, 2]
+    assert states.load(2) == {}
+    assert set(states.load(3)["states"]) == {"arrays", "head"}
+
+
+@pytest.fixture
+def preset(tmp_path, monkeypatch):
+    put(monkeypatch, "workload", "blobs", SPEC)
+    return write_preset(tmp_path)
+
+
+def test_options_of_a_method_exist_where_it_is_used(preset):
+    chosen = {"strategy": "source_only", "source_only.client_adapt": "source_free", "source_free.steps": 7}
+    config = launch.prepare(preset, chosen)
+    assert config.adaptation.steps == 7
+    assert config.plugins["strategy"] == launch.prepare(preset, chosen).plugins["strategy"]
+    with pytest.raises(ConfigError, match=r"option 'source_free.steps' has no effect"):
+        launch.prepare(preset, {"source_free.steps": 7})
+    with pytest.raises(ConfigError, match=r"unknown adaptation 'source_fre'.*source_free"):
+        launch.prepare(preset, {"dualadapt.client_adapt": "source_fre"})
+
+
+def test_a_model_without_parts_is_refused(preset):
+    with pytest.raises(ConfigError, match=r"source_free needs a model with .features and .head; Linear"):
+        launch.prepare(preset, {"strategy": "source_free", "blobs.headless": True})
+
+
+def test_several_rows_an_input_and_new_classes_are_refused():
+    with pytest.raises(ConfigError, match=r"workload 'camvid' has \d+ rows of features"):
+        launch.prepare("source-only-camvid", {"strategy": "source_free"})
+    with pytest.raises(ConfigError, match="the server has never seen"):
+        launch.prepare("startup-omniglot", {"strategy": "source_free"})
