@@ -58,6 +58,8 @@ WORKLOADS: Mapping[str, Row] = {
 _ADAPTATIONS = "fedlab.strategies.client_adaptation"
 _ADAPTATION_SUMMARIES = {
     "source_free": "each client trains its own G on balanced labels of neighbors, with a guard, and keeps it",
+    "shot": "each client trains its own G on labels of centroids and information maximization (Liang 2020)",
+    "adacontrast": "each client trains its own G on labels of neighbors and a contrast of views (Chen 2022)",
 }
 ADAPTATIONS: Mapping[str, Row] = {
     name: Row(f"{_ADAPTATIONS}.{name}:METHOD", summary) for name, summary in _ADAPTATION_SUMMARIES.items()

@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 from copy import deepcopy
 from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
 
 import torch
 from pydantic import Field
@@ -75,7 +76,7 @@ class Options:
 def adapt(client: Client, options: Options) -> Adapted:
     """Train a client's G (lines 1 to 9) and return it, or the old one where the guard says so."""
     data = client.data.subsample(options.max_examples)
-    client = Client(client.features, client.head, data, client.view, client.device)
+    client = replace(client, data=data)
     head = client.frozen_head()
     old = client.trainable_features()
     adapt_batchnorm(old, data, options.bn_images, options.bn_adaptation, client.device)  # line 1

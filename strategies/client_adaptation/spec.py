@@ -26,8 +26,8 @@ class Client:
         read.
     data
         Examples, of which a method reads inputs ``x`` and nothing else.
-    view
-        Returns a random view of each input (batch, ...), of the same shape.
+    view, weak_view
+        Return a random view of each input (batch, ...), of the same shape; a weak one changes it less.
     device
         Where G and F are.
     """
@@ -36,6 +36,7 @@ class Client:
     head: nn.Module
     data: ArrayDataset
     view: Callable[[Tensor], Tensor]
+    weak_view: Callable[[Tensor], Tensor]
     device: torch.device
 
     def trainable_features(self) -> nn.Module:
@@ -53,6 +54,10 @@ class Client:
     def view_of(self, rows: Tensor) -> Tensor:
         """Return a random view of some examples (rows, ...) on the device."""
         return self.view(self.data[rows]["x"]).to(self.device)
+
+    def weak_view_of(self, rows: Tensor) -> Tensor:
+        """Return a random weak view of some examples (rows, ...) on the device."""
+        return self.weak_view(self.data[rows]["x"]).to(self.device)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ from fedlab.strategies.protocol import (
 from fedlab.training import Progress
 from fedlab.workload import SupportsEpisodes, SupportsViews, Workload, blank_model
 
+View = Callable[[Tensor], Tensor]
 STATES, REPORT = "states", "report"  # of the client's state
 FEATURES = "features."  # prefix of G's arrays in a model's state
 STREAM = "client adaptation"
@@ -86,7 +88,7 @@ class AdaptingClient:
         """Return a client's new state: the arrays that it predicts with, and the method's report."""
         model = self.inner.predictor(workload, states).to(context.device)
         data = client_dataset(workload, context, "train")
-        client = Client(features_of(model).eval(), head_of(model).eval(), data, views_of(workload), context.device)
+        client = Client(features_of(model).eval(), head_of(model).eval(), data, *views_of(workload), context.device)
         adapted = self.method.adapt(client, context.config.adaptation)
         own = {FEATURES + name: tensor for name, tensor in adapted.features.state_dict().items()}
         return {STATES: {**states, ARRAYS: {**states[ARRAYS], **own}}, REPORT: dict(adapted.report)}
@@ -164,6 +166,8 @@ def as_strategy(spec: StrategySpec, method: AdaptationSpec) -> StrategySpec:
     return replace(with_adaptation(spec, method), options=method.options, baseline=False)
 
 
-def views_of(workload: Workload) -> Callable[[Tensor], Tensor]:
-    """Return the function that makes a random view of each input; the inputs as they are where there is none."""
-    return workload.view if isinstance(workload, SupportsViews) else torch.clone
+def views_of(workload: Workload) -> tuple[View, View]:
+    """Return the functions that make a random view and a weak one; of a workload without views, inputs as they are."""
+    if isinstance(workload, SupportsViews):
+        return workload.view, partial(workload.view, weak=True)
+    return torch.clone, torch.clone

@@ -22,6 +22,8 @@ OPTIONS = {
     "self_training.threshold": 0.4,
     "startup.evaluate_every": 1,
     "source_free.steps": 3,
+    "shot.epochs": 1.0,
+    "adacontrast.steps": 3,
     "client.learning_rate": 0.05,
 }
 STRATEGIES = list(registry.STRATEGIES)

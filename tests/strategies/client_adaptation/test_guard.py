@@ -25,7 +25,7 @@ class Constant(nn.Module):
 
 
 def client(view=torch.clone):
-    return Client(nn.Identity(), HEAD, ArrayDataset({"x": X}), view, CPU)
+    return Client(nn.Identity(), HEAD, ArrayDataset({"x": X}), view, torch.clone, CPU)
 
 
 def test_certain_and_balanced_predictions_have_all_information_and_constant_ones_none():

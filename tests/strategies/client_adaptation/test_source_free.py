@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 def client():
     with seeded("client"):
         model = WORKLOAD.model().eval()
-    return Client(model.features, model.head, WORKLOAD.data(1, "train"), WORKLOAD.view, CPU)
+    return Client(model.features, model.head, WORKLOAD.data(1, "train"), WORKLOAD.view, torch.clone, CPU)
 
 
 def options(**changes):
@@ -102,7 +102,7 @@ def test_it_learns_a_shifted_domain(client):
             adam.zero_grad()
             WORKLOAD.loss(model, source.sample_batch(32)).backward()
             adam.step()
-    client = Client(model.features.eval(), model.head.eval(), client.data, client.view, CPU)
+    client = Client(model.features.eval(), model.head.eval(), client.data, client.view, torch.clone, CPU)
     with seeded("adapt"):
         new = adapt(client, options(steps=40, guard="information"))
     test = WORKLOAD.data(1, "test")
@@ -144,7 +144,7 @@ def test_an_example_without_weight_costs_nothing():
 
 
 def test_a_client_with_one_image_has_a_model_in_the_end(client):
-    one = Client(client.features, client.head, client.data.select(torch.tensor([3])), client.view, CPU)
+    one = Client(client.features, client.head, client.data.select(torch.tensor([3])), client.view, torch.clone, CPU)
     with seeded("adapt"):
         adapted = adapt(one, options(guard="information"))
     assert all(tensor.isfinite().all() for tensor in adapted.features.state_dict().values())
