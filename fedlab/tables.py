@@ -116,6 +116,10 @@ STRATEGIES: Mapping[str, Row] = {
         "fedlab.strategies.fed_dann:SPEC",
         "clients train features that a domain discriminator cannot tell from the source's (Ganin 2016)",
     ),
+    "fed_shot": Row(f"{_ADAPTATIONS}.federated:SHOT", "SHOT on the clients in every round, FedAvg, own batch norms"),
+    "fed_adacontrast": Row(
+        f"{_ADAPTATIONS}.federated:ADACONTRAST", "AdaContrast on the clients in every round, FedAvg, own batch norms"
+    ),
     "oracle": Row(
         "fedlab.strategies.oracle:SPEC", "source steps in turn with clients that have labels: the upper bound"
     ),

@@ -44,55 +44,75 @@ class Options:
     """FedBN has no options of its own."""
 
 
-class FedBN(fedavg.FedAvg):
-    """Server side: FedAvg, and each client's batch norms stored for it."""
+class ClientNorms:
+    """Each client's batch norms, stored for it on the server.
 
-    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
-        super().__init__(workload, config, progress)
+    Attributes
+    ----------
+    names
+        Names of everything that belongs to a batch norm.
+    norms
+        Arrays of these names by partition.
+    """
+
+    def __init__(self, workload: Workload) -> None:
         self.names = batch_norm_names(blank_model(workload))
-        self.norms: dict[int, dict[str, Tensor]] = {}  # batch norms by partition
+        self.norms: dict[int, dict[str, Tensor]] = {}
         self.partition_of: Mapping[int, int] = {}
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
+    def broadcast(
+        self, grid: Grid, message_type: str, server_round: int, arrays: ArrayRecord, config: ConfigRecord
+    ) -> list[Message]:
         """Return for each client the global arrays with its own batch norms."""
-        self.updates.send(arrays, config)
         self.partition_of = partition_by_node(grid)
         own = partial(self._with_norms, arrays)
-        return broadcast(grid, MessageType.TRAIN, server_round, arrays, config, per_client=own)
+        return broadcast(grid, message_type, server_round, arrays, config, per_client=own)
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Store each client's batch norms and return the mean."""
-        return super().aggregate_train(server_round, map(self._store, replies))
-
-    def _store(self, reply: Message) -> Message:
+    def store(self, reply: Message) -> Message:
         """Store a client's batch norms and return its reply."""
         arrays = arrays_of(reply.content)
         self.norms[self.partition_of[reply.metadata.src_node_id]] = {name: arrays[name] for name in self.names}
         return reply
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Return for each client the global arrays with its own batch norms."""
-        own = partial(self._with_norms, arrays)
-        return broadcast(grid, MessageType.EVALUATE, server_round, arrays, config, per_client=own)
 
     def _with_norms(self, arrays: ArrayRecord, partition: int) -> Records:
         if partition not in self.norms:
             return {}
         return {ARRAYS: tensor_record({**arrays_of(RecordDict({ARRAYS: arrays})), **self.norms[partition]})}
 
+
+class FedBN(fedavg.FedAvg):
+    """Server side: FedAvg, and each client's batch norms stored for it."""
+
+    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
+        super().__init__(workload, config, progress)
+        self.clients = ClientNorms(workload)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return for each client the global arrays with its own batch norms."""
+        self.updates.send(arrays, config)
+        return self.clients.broadcast(grid, MessageType.TRAIN, server_round, arrays, config)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Store each client's batch norms and return the mean."""
+        return super().aggregate_train(server_round, map(self.clients.store, replies))
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return for each client the global arrays with its own batch norms."""
+        return self.clients.broadcast(grid, MessageType.EVALUATE, server_round, arrays, config)
+
     def state(self) -> dict[str, Any]:
         """Return the clients' batch norms."""
-        return {"norms": self.norms}
+        return {"norms": self.clients.norms}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore the clients' batch norms."""
-        self.norms = dict(state["norms"])
+        self.clients.norms = dict(state["norms"])
 
 
 def states_from_checkpoint(

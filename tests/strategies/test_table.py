@@ -24,6 +24,8 @@ OPTIONS = {
     "source_free.steps": 3,
     "shot.epochs": 1.0,
     "adacontrast.steps": 3,
+    "fed_shot.epochs": 1.0,
+    "fed_adacontrast.steps": 3,
     "client.learning_rate": 0.05,
 }
 STRATEGIES = list(registry.STRATEGIES)
