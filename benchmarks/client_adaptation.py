@@ -63,6 +63,10 @@ ROWS: Mapping[str, Row] = {
     "source_free": source_free("source_free"),
     "dualadapt_source_free": Row("DualAdapt, then source_free", "dualadapt", ADAPTED, preset="dualadapt-digits"),
     "cheap_source_free": Row("the same, no server discrepancy", "dualadapt", CHEAP, preset="dualadapt-digits"),
+    "shot": Row("SHOT", "shot", {}),
+    "adacontrast": Row("AdaContrast", "adacontrast", {}),
+    "fed_shot": Row("SHOT, averaged every round", "fed_shot", {}, "accuracy", "dualadapt-digits"),
+    "fed_adacontrast": Row("AdaContrast, averaged every round", "fed_adacontrast", {}, "accuracy", "dualadapt-digits"),
     "no_propagation": source_free("no propagation", num_neighbors=0),
     "no_balance": source_free("no class balance", balance_iterations=0),
     "no_views": source_free("no views", views=False),
@@ -70,8 +74,8 @@ ROWS: Mapping[str, Row] = {
     "no_teacher": source_free("labels of G itself", teacher_ema=0.0),
     "all_labels": source_free("every pseudo-label", confident=1.0),
     "one_labeling": source_free("labeled once", label_every=100000),
-    "half_steps": source_free("half the steps", steps=120, label_every=30),
-    "double_steps": source_free("twice the steps", steps=480),
+    "half_steps": source_free("half the steps", steps=240),
+    "quarter_steps": source_free("a quarter of the steps", steps=120, label_every=30),
 }
 
 

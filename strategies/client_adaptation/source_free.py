@@ -54,7 +54,7 @@ PHASE = "source-free adaptation"
 class Options:
     """Options of personalized source-free adaptation; each ingredient has a switch."""
 
-    steps: int = Field(240, ge=0, description="steps of a client on its own G; 0: only its batch-norm statistics")
+    steps: int = Field(480, ge=0, description="steps of a client on its own G; 0: only its batch-norm statistics")
     batch_size: int = Field(64, ge=2, description="examples a step")
     learning_rate: PositiveFloat = Field(1e-3, description="first learning rate of Adam, which falls to 0 by a cosine")
     weight_decay: NonNegativeFloat = Field(1e-4, description="weight decay of G")

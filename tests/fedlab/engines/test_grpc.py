@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import fedlab
 from commands import TINY, Command, end, laptop, left_running
@@ -18,9 +19,13 @@ from fedlab.config.schema import GrpcConfig
 from fedlab.deploy import provision
 from fedlab.engines import grpc, processes, superlink
 from fedlab.errors import ConfigError, RunError
+from fedlab.runs.directory import RunDirectory
 from fedlab.runs.result import Result
 from strangers import put_all
 from waiting import wait_until
+
+# Clients also train a G of their own after the last round, which stays with them.
+OPTIONS = {**TINY, "dualadapt.client_adapt": "source_free", "source_free.steps": 2, "source_free.batch_size": 8}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +42,7 @@ def federation(tmp_path_factory):
     provision.create_credentials(mine, clients=["optdigits", "usps", "thief"])
     provision.create_credentials(foreign, clients=["usps"])
     address = f"127.0.0.1:{processes.free_ports(1)[0]}"
-    options = [f"{name}={value}" for name, value in TINY.items()]
+    options = [f"{name}={value}" for name, value in OPTIONS.items()]
     serve = Command(
         root / "server", "serve", "dualadapt-digits", *options, "--address", address, "--wait", "300", "--json"
     )
@@ -84,10 +89,20 @@ def federation(tmp_path_factory):
 @pytest.mark.engine
 def test_over_the_network_and_in_process_give_the_same_bits(federation, tmp_path):
     assert (federation.stopped, federation.resumed_code) == (1, 0), federation.resumed.said
-    expected, found = fedlab.run("dualadapt-digits", runs=tmp_path, overrides=TINY), Result.read(federation.run)
+    expected, found = fedlab.run("dualadapt-digits", runs=tmp_path, overrides=OPTIONS), Result.read(federation.run)
     assert found.weights_sha256 == expected.weights_sha256
     assert found.final() == expected.final()
     assert [record["bytes"] for record in found.rounds] == [record["bytes"] for record in expected.rounds]
+
+
+@pytest.mark.engine
+def test_a_client_predicts_with_the_features_that_it_trained_itself(federation):
+    sent = RunDirectory.open(federation.run).checkpoints.latest()[1]["arrays"]
+    for name in ("usps", "optdigits"):
+        own = torch.load(federation.root / name / "clients" / name / "model.pt", weights_only=True)["states"]
+        assert set(own) == {"arrays", "head"}
+        assert not torch.equal(own["arrays"]["features.0.weight"], sent["features.0.weight"])
+        assert torch.equal(own["arrays"]["head.0.weight"], sent["head.0.weight"])
 
 
 @pytest.mark.engine
