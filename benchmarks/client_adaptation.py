@@ -33,6 +33,7 @@ from fedlab.runs.directory import RunDirectory
 from fedlab.runs.result import Result
 from fedlab.seeds import deterministic, seeded
 from fedlab.strategies.protocol import load
+from fedlab.training import train_steps
 
 PROXIES = "proxy_texture,proxy_lowres,proxy_tight,proxy_color"
 BASE = {"checkpoint.keep": 9}
@@ -60,10 +61,17 @@ CHEAP: Mapping[str, Value] = {**ADAPTED, "dualadapt.server_discrepancy": 0.0}
 ROWS: Mapping[str, Row] = {
     "source_only": Row("source only", "source_only", {}, "accuracy"),
     "dualadapt": Row("DualAdapt", "dualadapt", ADAPTED, "accuracy_average", "dualadapt-digits"),
+    "dualadapt_paper": Row(
+        "DualAdapt, line by line",
+        "dualadapt_paper",
+        {"dualadapt.source_only_twin": False},
+        "accuracy_average",
+        "dualadapt-paper",
+    ),
     "source_free": source_free("source_free"),
     "dualadapt_source_free": Row("DualAdapt, then source_free", "dualadapt", ADAPTED, preset="dualadapt-digits"),
     "cheap_source_free": Row("the same, no server discrepancy", "dualadapt", CHEAP, preset="dualadapt-digits"),
-    "shot": Row("SHOT", "shot", {}),
+    "shot": Row("SHOT, 10 epochs", "shot", {"shot.epochs": 10.0}),
     "adacontrast": Row("AdaContrast", "adacontrast", {}),
     "fed_shot": Row("SHOT, averaged every round", "fed_shot", {}, "accuracy", "dualadapt-digits"),
     "fed_adacontrast": Row("AdaContrast, averaged every round", "fed_adacontrast", {}, "accuracy", "dualadapt-digits"),
@@ -98,7 +106,8 @@ def run_row(row: Row, overrides: Mapping[str, Value], seed: int, runs: Path) -> 
 def head_ceiling(overrides: Mapping[str, Value], seed: int, runs: Path) -> dict[str, float]:
     """Accuracy by client of a head that is fitted to the target's own training labels on the frozen G."""
     directory = RunDirectory.open(base_run(overrides, seed, runs).directory)
-    config, arrays = saved_config(directory), directory.checkpoints.latest()[1]["arrays"]
+    config, rounds = saved_config(directory), directory.checkpoints.rounds()
+    arrays = directory.checkpoints.load(rounds[-1])["arrays"]
     workload, found = config.workload, {}
     for partition, client in enumerate(workload.clients):
         with deterministic(config.run.threads), seeded(seed, "head ceiling", partition):
@@ -117,12 +126,12 @@ def fit_head(head: nn.Module, z: torch.Tensor, y: torch.Tensor, steps: int = 600
     head.requires_grad_(True).train()
     optimizer = torch.optim.Adam(head.parameters(), 3e-3, weight_decay=1e-4)
     plan = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
+
+    def loss() -> torch.Tensor:
         rows = torch.randint(len(z), (256,))
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(head(z[rows]), y[rows]).backward()
-        optimizer.step()
-        plan.step()
+        return nn.functional.cross_entropy(head(z[rows]), y[rows])
+
+    train_steps(loss, optimizer, steps, name="head ceiling", after_step=plan.step)
     return head.requires_grad_(False).eval()
 
 

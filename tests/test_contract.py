@@ -13,7 +13,7 @@ from fedlab import registry
 from fedlab.data.dataset import ArrayDataset
 from fedlab.runs.checkpoints import weights_sha256
 from fedlab.seeds import seeded
-from fedlab.workload import SupportsScoring, Workload, missing_columns
+from fedlab.workload import SupportsScoring, SupportsViews, Workload, missing_columns
 
 FEW = 12
 
@@ -71,6 +71,19 @@ def test_data_come_batch_by_batch_the_same_for_the_same_stream(workload):
             assert all(len(column) == 4 for column in batch.values())
             assert all(torch.equal(batch[name], again[name]) for name in batch)
             assert all(torch.isfinite(column).all() for column in batch.values())
+
+
+def test_views_are_random_and_have_the_shape_of_the_inputs(workload):
+    if not isinstance(workload, SupportsViews):
+        pytest.skip("it has no views")
+    x = few(workload.data(0, "train"))[:]["x"]
+    for weak in (False, True):
+        with seeded("view"):
+            first, second = workload.view(x, weak), workload.view(x, weak)
+        assert first.shape == x.shape and first.isfinite().all()
+        assert not torch.equal(first, second)
+        with seeded("view"):
+            assert torch.equal(workload.view(x, weak), first)
 
 
 def test_the_loss_is_a_finite_scalar_and_every_weight_gets_a_gradient(workload, model):

@@ -12,19 +12,21 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import nn
+from torch import Tensor, nn
 
 from fedlab.data.dataset import ArrayDataset
 from fedlab.data.digits.domains import SIZE
 from fedlab.data.images.domain_suites import DomainSuite
 from fedlab.data.images.pacs import PACS, augment
 from fedlab.data.images.texture import Texture, textured
+from fedlab.data.images.views import random_view
 from fedlab.models.convnet import ConvNet
 from fedlab.models.mixer import SMALL, Mixer
 from fedlab.workload import WorkloadSpec
 from fedlab.workloads.domain_suite import ACCURACY, DomainSuiteWorkload
 
 WIDTH = 16  # channels of the first convolution; 20 ms a step of 64 on one core
+STRONG_CROP, WEAK_CROP = 0.3, 0.6  # least area that a view of a client's image keeps
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,10 @@ class Pacs(DomainSuiteWorkload):
         """Return images as ``x`` and, if their owner has labels, ``y``; see :class:`DomainSuiteWorkload`."""
         examples = super().data(partition, split)
         return textured(examples, self.texture) if partition is None and split == "train" else examples
+
+    def view(self, x: Tensor, weak: bool = False) -> Tensor:
+        """Return a random crop of each image (batch, 3, 32, 32), mirrored half of the time; a weak one crops less."""
+        return random_view(x, WEAK_CROP if weak else STRONG_CROP, 0.0, hflip=True)
 
     def model(self) -> nn.Module:
         """Return a fresh network with ``features`` and ``head``."""

@@ -150,7 +150,7 @@ def most_confident(confidence: Tensor, classes: Tensor, fraction: float) -> Tens
     tensor([1., 0., 1., 1.])
     """
     weights = torch.zeros_like(confidence)
-    for number in classes.unique():
+    for number in range(int(classes.max()) + 1):
         rows = (classes == number).nonzero()[:, 0]
         kept = confidence[rows].argsort(descending=True)[: math.ceil(fraction * len(rows))]
         weights[rows[kept]] = 1.0

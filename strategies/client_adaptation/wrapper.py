@@ -139,6 +139,11 @@ class AdaptingServer:
                 f"clients adapt to the server's classes, and workload {config.run.workload!r} tests classes that the "
                 "server has never seen; use startup, self_training or source_only"
             )
+        if not any(True for _ in features_of(model).parameters()):
+            raise ConfigError(
+                f"clients train the features when they adapt, and the model of workload {config.run.workload!r} has "
+                "none to train, since its backbone is frozen; use dualadapt without client_adapt, or train some stages"
+            )
         with seeded("two inputs"), torch.no_grad():
             rows = len(features_of(model.eval())(workload.data(None, "train")[torch.arange(2)]["x"]))
         if rows != 2:

@@ -6,12 +6,15 @@ import shutil
 
 import pytest
 import torch
+from torch import nn
 
 from fedlab import launch
 from fedlab.errors import ConfigError
 from fedlab.inference.predict import Recalled
 from fedlab.launch import saved_config
+from fedlab.models.feature_classifier import FeatureClassifier
 from fedlab.runs.client_state import ClientState
+from fedlab.workload import WorkloadSpec
 from tables import put
 from toy import SPEC, Blobs, write_preset
 
@@ -84,6 +87,16 @@ def test_options_of_a_method_exist_where_it_is_used(preset):
 def test_a_model_without_parts_is_refused(preset):
     with pytest.raises(ConfigError, match=r"source_free needs a model with .features and .head; Linear"):
         launch.prepare(preset, {"strategy": "source_free", "blobs.headless": True})
+
+
+def test_a_backbone_that_is_frozen_is_refused(monkeypatch, preset):
+    class Frozen(Blobs):
+        def model(self):
+            return FeatureClassifier(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4, affine=False)), nn.Linear(4, 3))
+
+    put(monkeypatch, "workload", "blobs", WorkloadSpec(Frozen, name="blobs"))
+    with pytest.raises(ConfigError, match=r"has none to train, since its backbone is frozen"):
+        launch.prepare(preset, {"strategy": "source_free"})
 
 
 def test_several_rows_an_input_and_new_classes_are_refused():
