@@ -108,6 +108,10 @@ STRATEGIES: Mapping[str, Row] = {
         "fedlab.strategies.self_training:SPEC",
         "unlabeled clients train on confident pseudo-labels, the server averages",
     ),
+    "semi_fl": Row(
+        "fedlab.strategies.semi_fl:SPEC",
+        "unlabeled clients train on labels of the fresh global model with mixup, the server averages (Diao 2022)",
+    ),
     "fed_mcd": Row(
         "fedlab.strategies.fed_mcd:SPEC",
         "MCD's three steps naively federated: source on the server, discrepancy on clients (Saito 2018)",

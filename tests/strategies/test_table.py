@@ -20,6 +20,7 @@ OPTIONS = {
     "dualadapt.em_steps": 3,
     "fedtrimmedavg.trim_fraction": 0.4,
     "self_training.threshold": 0.4,
+    "semi_fl.threshold": 0.4,
     "startup.evaluate_every": 1,
     "source_free.steps": 3,
     "shot.epochs": 1.0,
