@@ -120,7 +120,7 @@ def test_bad_updates_are_refused_and_the_others_used(prepare, federate, monkeypa
     assert all(np.isfinite(metrics["loss"]) for metrics in line["clients"].values() if "loss" in metrics)
 
 
-@pytest.mark.parametrize("name", (*TRAINING, *LOCAL))
+@pytest.mark.parametrize("name", [*TRAINING, *LOCAL])
 def test_a_reply_with_more_than_it_should_have_is_refused(prepare, federate, monkeypatch, name):
     entry = registry.find("strategy", name).spec
 
