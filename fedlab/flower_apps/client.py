@@ -65,13 +65,15 @@ class SeededClientApp:
 class WorkerClientApp:
     """The same in a worker process, made when the first message comes."""
 
+    def __init__(self) -> None:
+        self._stack = ExitStack()  # never left: the process has no other run
+
     @cached_property
     def _app(self) -> SeededClientApp:
         values = json.loads(os.environ[APP])
         project = FlowerProject(**{**values["project"], "path": Path(values["project"]["path"])})
-        stack = ExitStack()  # never left: the process has no other run
-        stack.enter_context(importable(project))
-        stack.enter_context(reproducible(values["threads"]))
+        self._stack.enter_context(importable(project))
+        self._stack.enter_context(reproducible(values["threads"]))
         return SeededClientApp(project, load(project, project.client), values["seed"])
 
     def __call__(self, message: Message, context: Context) -> Message:

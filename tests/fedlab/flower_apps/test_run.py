@@ -174,13 +174,16 @@ def test_messages_whose_replies_nobody_reads_are_delivered_before_later_ones(tmp
 
 @pytest.mark.engine
 def test_workers_give_the_same_bits_and_keep_what_clients_keep(tmp_path):
-    project = FlowerProject.read(write_app(tmp_path / "app", client=CLIENT.replace('"calls": len(calls),', "")))
+    project = FlowerProject.read(
+        write_app(tmp_path / "app", client=CLIENT.replace("len(calls)", "torch.get_num_threads()"))
+    )
     one_way = FlowerProject.read(write_app(tmp_path / "one-way", ONE_WAY, ONE_WAY_CLIENT))
     for app in (project, one_way):
         plain, pooled = (FlowerRun(app, threads=1, workers=workers) for workers in (0, 2))
         expected, found = (run.run(run.create(tmp_path / "runs")) for run in (plain, pooled))
         assert found.weights_sha256 == expected.weights_sha256
         assert [one["clients"] for one in found.rounds] == [one["clients"] for one in expected.rounds]
+        assert all(one["mean"].get("train_calls", 1.0) == 1.0 for one in found.rounds)  # threads
     assert found.manifest["engine"] == "pool" and "--workers 2" in found.manifest["command"]
 
 
