@@ -19,7 +19,7 @@ from fedlab.runs.directory import RunDirectory
 from fedlab.runs.manifest import check_is_ours, versions
 from fedlab.runs.numerics import numerics, warn_of_different
 
-LENGTH = frozenset({"rounds", "budget_bytes", "budget_seconds"})
+LENGTH = frozenset({"rounds", "budget_bytes", "budget_seconds", "stop.metric", "stop.patience"})
 """Options that say when a run ends."""
 SCHEDULE = "final_lr_fraction"  # last part of an option by which learning rates fall towards the last round
 FREE = LENGTH | {

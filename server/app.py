@@ -40,6 +40,7 @@ from fedlab.runs.metrics import MetricTable, mean_over
 from fedlab.runs.tensorboard import TensorBoard
 from fedlab.seeds import deterministic, seeded
 from fedlab.server.budget import Budget
+from fedlab.server.early_stop import EarlyStop
 from fedlab.strategies import validation
 from fedlab.strategies.protocol import (
     CHECKPOINTS,
@@ -116,6 +117,7 @@ class RoundLoop:
         declared = MetricTable.declared(spec, config.plugins["workload"].spec)
         self.run.update_manifest(**declared.to_manifest())
         self.budget = Budget(config.run.budget_bytes, config.run.budget_seconds, declared.evaluation_phases)
+        self.stop = EarlyStop(config.stop, declared)
         account = self.strategy.privacy()
         self.train_sampler, self.evaluate_sampler = samplers(
             self.workload, config, secret=account is not None and account.secret
@@ -139,6 +141,7 @@ class RoundLoop:
             self.strategy.restore(state["strategy"])
             self.grid.restore(state["refused"])
             self.budget.restore(self.run.rounds())
+            self.stop.restore(self.run.rounds())
             self.budget.exhausted = self._exhausted()
             if self.strategy.privacy():  # each resume counts a release, see PrivacyAccount.restore
                 self._save_checkpoint(arrays)
@@ -148,7 +151,7 @@ class RoundLoop:
             if account := self.strategy.privacy():
                 self.run.emit("note", round=self.round, note=describe(account.record()))
             board.add(self._finish_round(arrays, *self._evaluate(arrays)))
-        while self.round < self.config.run.rounds and not self.budget.ended_by:
+        while self.round < self.config.run.rounds and not self._ended_by():
             self.round += 1
             with seeded(self.config.run.seed, "roster"):
                 enough = self.train_sampler.count(len(self.names))
@@ -158,11 +161,14 @@ class RoundLoop:
         board.close()
         if self.budget.ended_by:
             self.run.emit("note", round=self.round, note=self.budget.message(self.round))
+        elif self.stop.ended:
+            self.run.emit("note", round=self.round, note=self.stop.message(self.round))
         digest = weights_sha256({"arrays": tensors_of(arrays), "strategy": self.strategy.state()})
         self.run.update_manifest(
             status="finished",
             ended=now(),
-            ended_by=self.budget.ended_by or "rounds",
+            ended_by=self._ended_by() or "rounds",
+            best_round=self.stop.best_round,
             weights_sha256=digest,
         )
         self.run.emit("finished", weights_sha256=digest)
@@ -192,6 +198,10 @@ class RoundLoop:
         self.budget.exhausted = self._exhausted()
         self.budget.add(sum(stats.down.values()) + sum(stats.up.values()), self.seconds)
         return aggregated if aggregated is not None else arrays, stats
+
+    def _ended_by(self) -> str:
+        """Return what ends the run before its last round: a budget that is spent, or a metric; "" for nothing."""
+        return self.budget.ended_by or ("metric" if self.stop.ended else "")
 
     def _exhausted(self) -> str:
         """Return why the privacy budget allows no further round; empty if it does, or none is to come."""
@@ -302,8 +312,9 @@ class RoundLoop:
             "privacy": account.record() if (account := self.strategy.privacy()) else None,
             "seconds": {phase: round(value, 4) for phase, value in self.seconds.items()},
         }
+        self.stop.add(record)
         self.run.log_round(record)
-        if self._is_due(self.config.checkpoint.every):
+        if self._is_due(self.config.checkpoint.every) or self.stop.ended or self.stop.best_round == self.round:
             self._save_checkpoint(arrays)
         metrics = {"mean": mean, "clients": clients, "score": dict(score)}
         self.run.emit("round", round=self.round, rounds=self.config.run.rounds, **metrics)
@@ -320,6 +331,7 @@ class RoundLoop:
             },
             self.config.checkpoint.keep,
             self.config.checkpoint.keep_initial,
+            self.stop.best_round,
         )
 
     def _score(self, arrays: ArrayRecord) -> dict[str, float]:

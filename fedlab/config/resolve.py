@@ -21,6 +21,7 @@ from fedlab.config.schema import (
     PrivacyConfig,
     RunConfig,
     ServerConfig,
+    StopConfig,
 )
 from fedlab.config.sections import Overrides, Value, options, parse_section, suggest_option
 from fedlab.errors import ConfigError
@@ -125,6 +126,7 @@ def build_config(values: Overrides, plugins: Mapping[str, Plugin], client_folder
         server=parse_section(ServerConfig, "server", values),
         client=parse_section(ClientConfig, "client", values),
         dp=parse_section(PrivacyConfig, "dp", values),
+        stop=parse_section(StopConfig, "stop", values),
         workload=_workload(plugins["workload"], values, data),
         strategy=_options(plugins["strategy"], values),
         aggregation=_options(plugins["aggregation"], values) if "aggregation" in plugins else None,

@@ -250,6 +250,14 @@ class PrivacyConfig:
 
 
 @dataclass(frozen=True)
+class StopConfig:
+    """The end of a run before its last round, when it improves no more."""
+
+    metric: str = Field("", description="metric, or group of metrics, by which a run ends early; empty: none")
+    patience: int = Field(3, ge=1, description="tests without an improvement of stop.metric after which the run ends")
+
+
+@dataclass(frozen=True)
 class RayConfig:
     """Flower's simulation engine."""
 
@@ -301,6 +309,7 @@ COMMON_SECTIONS: Mapping[str, type] = {
     "server": ServerConfig,
     "client": ClientConfig,
     "dp": PrivacyConfig,
+    "stop": StopConfig,
 }
 
 
@@ -329,7 +338,7 @@ class Config:
 
     Attributes
     ----------
-    run, comm, checkpoint, data, server, client, dp
+    run, comm, checkpoint, data, server, client, dp, stop
         The sections that every run has.
     workload
         The workload itself: its fields are its options.
@@ -347,6 +356,7 @@ class Config:
     server: ServerConfig
     client: ClientConfig
     dp: PrivacyConfig
+    stop: StopConfig
     workload: Any
     strategy: Any
     aggregation: Any
@@ -375,6 +385,7 @@ class Config:
             "server": self.server,
             "client": self.client,
             "dp": self.dp,
+            "stop": self.stop,
         }
         for kind, plugin in self.plugins.items():
             section = getattr(self, kind)

@@ -46,12 +46,20 @@ class Checkpoints:
         """Return the rounds that have a checkpoint, ascending."""
         return sorted(int(path.stem.removeprefix("round-")) for path in self.path(0).parent.glob("round-*.pt"))
 
-    def save(self, server_round: int, state: Mapping[str, object], keep: int, keep_first: bool = False) -> None:
-        """Save the state after a round; delete all but the newest ``keep`` checkpoints, and the first on demand."""
+    def save(
+        self,
+        server_round: int,
+        state: Mapping[str, object],
+        keep: int,
+        keep_first: bool = False,
+        keep_best: int | None = None,
+    ) -> None:
+        """Save the state after a round; delete all but the newest ``keep`` checkpoints, the first or best if asked."""
         with replacing(self.path(server_round)) as stream:
             _save(dict(state), stream)
         for old in self.rounds()[int(keep_first) : -keep]:
-            self.path(old).unlink()
+            if old != keep_best:
+                self.path(old).unlink()
 
     def load(self, server_round: int) -> dict[str, Any]:
         """Return the state after a round, tensors on the CPU; no code in the file is run.

@@ -111,6 +111,7 @@ def test_options_are_those_of_what_is_in_use_by_key_and_typed():
         "server",
         "client",
         "dp",
+        "stop",
         "digits",
         "self_training",
         "fedadam",

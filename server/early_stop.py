@@ -1,0 +1,88 @@
+"""Early stopping: a run ends when the metric that it is judged by has not improved for some tests.
+
+It looks at what is measured anyway, after each round that has a test, so the bits of a round do not depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fedlab.config.schema import StopConfig
+from fedlab.errors import ConfigError, suggest
+from fedlab.runs.metrics import MetricTable
+
+
+class EarlyStop:
+    """The best value of a metric so far, and the tests since then.
+
+    Parameters
+    ----------
+    options
+        The metric, as a name or a group, and the patience; without a metric nothing ever ends.
+    table
+        Declared metrics, with the direction that is better.
+
+    Attributes
+    ----------
+    best, best_round
+        Best value and its round; None before the first test.
+    waited
+        Tests since then.
+    """
+
+    def __init__(self, options: StopConfig, table: MetricTable) -> None:
+        self.options, self.table = options, table
+        self.best: float | None = None
+        self.best_round: int | None = None
+        self.waited = 0
+
+    @property
+    def ended(self) -> bool:
+        """True once the metric has not improved in ``patience`` tests."""
+        return bool(self.options.metric) and self.waited >= self.options.patience
+
+    def restore(self, rounds: Iterable[Mapping[str, Any]]) -> None:
+        """Add the recorded rounds of a run that is resumed."""
+        for record in rounds:
+            self.add(record)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Add a round's record; one without a test counts for nothing.
+
+        Raises
+        ------
+        ConfigError
+            When a round's test has no such metric, or it is not known whether more or less of it is better.
+        """
+        measured = {**record["score"], **record["mean"]}
+        name = self._name(measured)
+        if not self.options.metric or not measured or (not name and not record["round"]):
+            return  # a strategy may report its metrics from round 1 on
+        if not name:
+            known = suggest(self.options.metric, measured)
+            raise ConfigError(f"option 'stop.metric': no test measures {self.options.metric!r}; {known}")
+        direction = self.table.direction(name)
+        if not direction:
+            raise ConfigError(
+                f"option 'stop.metric': whether more or less {name} is better is not known, so no round is the best"
+            )
+        if self.best is None or direction * (measured[name] - self.best) > 0:
+            self.best, self.best_round, self.waited = float(measured[name]), int(record["round"]), 0
+        else:
+            self.waited += 1
+
+    def _name(self, measured: Mapping[str, float]) -> str:
+        """Return the metric that is meant: that of this name, or the best informed one of this group."""
+        if self.options.metric in measured:
+            return self.options.metric
+        return self.table.primary_metric([name for name in measured if self.table.group(name) == self.options.metric])
+
+    def message(self, server_round: int) -> str:
+        """Return a sentence that says why the run ends."""
+        assert self.best is not None
+        value = self.table.format(self.options.metric, self.best)
+        return (
+            f"the run ends with round {server_round}: {self.options.metric} has not improved in {self.waited} tests "
+            f"since round {self.best_round} ({value})"
+        )
