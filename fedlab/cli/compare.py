@@ -61,11 +61,15 @@ def compare(
     out_dir: Annotated[
         Path | None, typer.Option("--out", help="The comparison's folder; default: comparisons/PRESET.")
     ] = None,
+    as_latex: Annotated[
+        bool, typer.Option("--latex", help="The tables in LaTeX, at the end, as in table.tex of the folder.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the folder, at the end.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Events as JSON lines, the result as the last one.")] = False,
 ) -> None:
     """Run strategies on the same seeds and say which differences are real."""
     from fedlab.comparison import plan, progress, runner, spec
+    from fedlab.comparison.latex import latex
     from fedlab.config.presets import parse_overrides
 
     written = parse_overrides(overrides or [])
@@ -73,9 +77,9 @@ def compare(
     planned = plan.plan_comparison(
         plan.ComparisonRequest(preset, strategies, seeds, written, baseline, target, limits, jobs, out_dir, metric)
     )
-    live = progress.RichProgress(stdout) if stdout.is_terminal and not quiet and not as_json else None
+    live = progress.RichProgress(stdout) if stdout.is_terminal and not (quiet or as_json or as_latex) else None
     lines: plan.NullListener | progress.JsonProgress | progress.PlainProgress = plan.NullListener()
-    if not quiet or as_json:
+    if not (quiet or as_latex) or as_json:
         lines = progress.JsonProgress(write_line) if as_json else progress.PlainProgress(write_line)
     try:
         with live or nullcontext():
@@ -86,6 +90,8 @@ def compare(
         ) from None
     if isinstance(lines, progress.JsonProgress):
         lines.result(comparison)
+    elif as_latex:
+        write_line(latex(comparison).rstrip())
     elif quiet:
         write_line(str(comparison.directory))
     else:

@@ -16,7 +16,7 @@ from pathlib import Path
 from fedlab.comparison.result import FACTS, Comparison
 
 EARLIER = "earlier"
-FILES = ("table.csv", "table.json", "table.md", "report.html")
+FILES = ("table.csv", "table.json", "table.md", "table.tex", "report.html")
 NOT_COMPARED = ("--jobs", "--out")  # options of the command that change nothing of what is found
 
 

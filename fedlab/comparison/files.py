@@ -1,4 +1,4 @@
-"""The table as files: ``table.csv`` and ``table.json`` for programs, ``table.md`` and ``report.html`` for people.
+"""The table as files: ``table.csv`` and ``table.json`` for programs, ``table.md``, ``.tex`` and a page for people.
 
 Of many clients these show the distribution, and ``clients.csv`` has each client.
 """
@@ -9,6 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from fedlab.comparison import text_tables
+from fedlab.comparison.latex import latex
 from fedlab.files import write_atomically
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def write_files(comparison: Comparison) -> None:
         ("table.csv", csv(comparison)),
         ("table.json", as_json(comparison)),
         ("table.md", markdown(comparison)),
+        ("table.tex", latex(comparison)),
         *([("clients.csv", clients_csv(comparison))] if comparison.has_many_clients else []),
     ):
         write_atomically(comparison.directory / name, content.encode())

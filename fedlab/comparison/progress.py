@@ -237,7 +237,8 @@ def print_summary(comparison: Comparison, console: Console) -> None:
         )
         console.print(Text(sentence, style="yellow"), width=width)
     console.print(
-        Text(f"comparison {comparison.directory}  (table.csv, table.json, table.md, report.html)"), soft_wrap=True
+        Text(f"comparison {comparison.directory}  (report.html; table.csv, .json, .md, .tex)"),
+        soft_wrap=True,
     )
     if kept := earlier_comparisons(comparison.directory):
         console.print(Text(f"earlier    {kept[-1]}  (tables of the comparison before)"), soft_wrap=True)

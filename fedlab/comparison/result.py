@@ -6,7 +6,7 @@
         comparison.json     what was asked for, and each cell: its run directory and how it ended
         cells/              a run directory for each cell, named by the hash of its options
         pretrained/         pre-trainings that cells share
-        table.csv table.json table.md report.html
+        table.csv table.json table.md table.tex report.html
         earlier/            the same of comparisons before it with other options, see fedlab.comparison.earlier
 """
 

@@ -32,8 +32,10 @@ def test_the_page_of_a_run_is_made_again_and_a_run_without_a_round_is_refused(pr
 
 
 def test_page_and_tables_of_a_comparison_are_made_again(preset, tmp_path):
-    fedlab.compare(preset, "source_only", seeds=1, out=tmp_path / "table")
-    names = ("report.html", "table.md", "table.csv", "table.json")
+    arguments = ["compare", str(preset), "--strategies", "source_only", "--seeds", "1", "--jobs", "1"]
+    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "table"), "--latex"])
+    assert result.output == (tmp_path / "table" / "table.tex").read_text() and result.output.startswith("% fedlab")
+    names = ("report.html", "table.md", "table.csv", "table.json", "table.tex")
     for name in names:
         (tmp_path / "table" / name).unlink()
     result = CliRunner().invoke(app, ["report", "table"])
