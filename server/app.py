@@ -42,6 +42,7 @@ from fedlab.seeds import deterministic, seeded
 from fedlab.server.budget import Budget
 from fedlab.server.early_stop import EarlyStop
 from fedlab.strategies import validation
+from fedlab.strategies.agreement import Agreement
 from fedlab.strategies.protocol import (
     CHECKPOINTS,
     CONFIG,
@@ -192,8 +193,9 @@ class RoundLoop:
             messages = list(self.strategy.configure_train(self.round, arrays, config, self.grid))
         replies = self._exchange("clients", messages, self._check)
         with self._phase("server", announce=False), seeded(self.config.run.seed, "aggregate", self.round):
-            aggregated, _ = self.strategy.aggregate_train(self.round, replies)
-            deque(replies, maxlen=0)  # a strategy may leave replies unread; failures are known only after the last
+            used = self._agreed(messages, replies)
+            aggregated, _ = self.strategy.aggregate_train(self.round, used)
+            deque(used, maxlen=0)  # a strategy may leave replies unread; failures are known only after the last
         stats = self.grid.stats
         self.budget.exhausted = self._exhausted()
         self.budget.add(sum(stats.down.values()) + sum(stats.up.values()), self.seconds)
@@ -202,6 +204,17 @@ class RoundLoop:
     def _ended_by(self) -> str:
         """Return what ends the run before its last round: a budget that is spent, or a metric; "" for nothing."""
         return self.budget.ended_by or ("metric" if self.stop.ended else "")
+
+    def _agreed(self, messages: list[Message], replies: Iterator[Message]) -> Iterator[Message]:
+        """Yield the replies of a round within the limits that they set each other; log what was limited."""
+        if not messages or self.config.server.agreement == "off" or self.strategy.privacy() is not None:
+            yield from replies
+            return
+        agreement = Agreement(self.config.server.max_replies_mb)
+        yield from agreement.limited(messages, replies)
+        for node, what in agreement.notes.items():
+            name = self.names[self.grid.partition_of[node]]
+            self.run.emit("note", round=self.round, client=name, note=f"client {name}: {what}")
 
     def _exhausted(self) -> str:
         """Return why the privacy budget allows no further round; empty if it does, or none is to come."""

@@ -102,7 +102,7 @@ class CommConfig:
     )
     max_reply_mb: float = Field(256.0, gt=0, description="largest reply of a client, in megabytes")
     max_update_norm_ratio: float = Field(
-        100.0, gt=0, description="maximum norm of a client update, as a multiple of the norm of the server's arrays"
+        10.0, gt=0, description="maximum norm of a client update, as a multiple of the norm of the server's arrays"
     )
 
 
@@ -183,6 +183,10 @@ class ServerConfig:
         1.0, description="fraction of learning_rate that is left in the last round, by a cosine"
     )
     evaluate: bool = Field(False, description="test the global model on the server's own test data")
+    agreement: Literal["limit", "off"] = Field(
+        "limit",
+        description="limit: what a client of four or more adds to a round is limited by what the others add; off: not",
+    )
     max_replies_mb: float = Field(
         2048.0, gt=0, description="megabytes of models for rules that need all replies of a round at once"
     )

@@ -21,6 +21,7 @@ from fedlab.privacy.accounting import PrivacyAccount
 from fedlab.seeds import seeded
 from fedlab.strategies import validation
 from fedlab.strategies.base import BaseStrategy, Records, broadcast
+from fedlab.strategies.dualadapt.agreement import AGREEMENT_ROWS, agreeing, head_distances
 from fedlab.strategies.dualadapt.mixtures import check_mixture, read_mixture, upload
 from fedlab.strategies.dualadapt.onboarding import choose, rank
 from fedlab.strategies.dualadapt.private import account_of
@@ -84,6 +85,7 @@ class DualAdapt(BaseStrategy):
         )  # source only
         self.workload, self.device, self.seed = workload, self.trainer.device, self.trainer.seed
         self.progress = progress
+        self.agreement = config.server.agreement != "off" and not account_of(config)
         self.max_norm_ratio = config.comm.max_update_norm_ratio
         self.heads: dict[int, dict[str, Tensor]] = {}  # F_l by partition; a late joiner's is its initial head
         self.mixtures: dict[int, dict[str, Tensor]] = {}  # W_T and its quantiles by partition
@@ -149,11 +151,25 @@ class DualAdapt(BaseStrategy):
         extra_loss = None
         if against and self.options.server_discrepancy:
             heads = {partition: self.heads[partition] for partition in sorted(against)}
+            if self.agreement:
+                heads = self._agreeing(heads, server_round)
             extra_loss = server_loss(self.trainer, heads, self.mixtures, self.options, server_round)
         separate = self.options.server_steps == "separate"
         self._metrics = drop_none(loss=self.trainer.train(server_round, steps, "server", extra_loss, separate))
         if self.baseline:
             self._metrics |= drop_none(control_loss=self.baseline.train(server_round, steps, "control"))
+
+    def _agreeing(self, heads: dict[int, dict[str, Tensor]], server_round: int) -> dict[int, dict[str, Tensor]]:
+        """Return the heads whose distance from F_g on source examples is like the others'."""
+        with seeded(self.seed, "agreement", server_round):
+            z = encode(features_of(self.trainer.model), self.trainer.source.subsample(AGREEMENT_ROWS), self.device)
+            distances = head_distances(head_of(self.trainer.model), heads, z)
+        used, far = agreeing(heads, distances)
+        for partition, factor in far.items():
+            name = self.names.get(partition, str(partition))
+            note = f"client {name}: its head is {factor:.1f} times as far from the global one as the median; not used"
+            self._events.append({"client": name, "note": note})
+        return used
 
     def source_mixture(self) -> dict[str, Tensor]:
         """Return W_S (line 3), fitted to a random view of source examples, and quantiles of its log-likelihood."""

@@ -1,0 +1,168 @@
+"""The harm that hostile clients do with updates that look valid, by strategy, attack and number of clients.
+
+    python -m benchmarks.poisoning                               # half an hour on one core
+    python -m benchmarks.poisoning rounds=9 --clients 4 --strategies dualadapt --attacks labels scaled
+
+One client of four, or of ten, is hostile from the first round; the others are honest. Figures are the accuracy in
+percent after the last round, the mean over the honest clients' test images: that of both heads together for DualAdapt,
+whose clients have no labels, and that of the global model for the others, whose clients have. *honest* is the same run
+without an attack. Everything is done twice: with ``server.agreement=off`` and ``limit``.
+
+================  ====================================================================================================
+attack            the hostile client's upload
+================  ====================================================================================================
+``labels``        trained on labels (DualAdapt: with a head) in which class c is class 9 - c
+``examples``      the same, and it reports a billion examples
+``scaled``        its change of the model times -20; of DualAdapt, its head times 20 with the classes reversed
+``mixture``       DualAdapt: all weight on one component of the source's mixture with the smallest variances
+================  ====================================================================================================
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from flwr.app import Message, MetricRecord, RecordDict
+from pydantic.dataclasses import dataclass
+from rich.console import Console
+
+import fedlab
+from benchmarks import cells
+from fedlab import registry
+from fedlab.comm.tensors import tensor_record, tensors_of
+from fedlab.config.presets import parse_overrides
+from fedlab.config.sections import Value
+from fedlab.data.dataset import ArrayDataset
+from fedlab.strategies.protocol import ARRAYS, EXAMPLES, METRICS, ClientContext, StrategySpec
+from fedlab.strategies.wrapped_workload import WrappedWorkload
+from fedlab.workload import Workload
+
+ATTACKS = ("honest", "labels", "examples", "scaled", "mixture")
+HOSTILE = 0  # partition
+BILLION, FACTOR = 10**9, 20.0
+HEAD, MIXTURE = "head", "mixture"
+PLAIN: Mapping[str, Value] = {
+    "rounds": 3,
+    "threads": 1,
+    "engine": "inprocess",
+    "server.pretrain_steps": 200,
+    "server.steps": 24,
+    "server.batch_size": 64,
+    "client.steps": 25,
+    "client.batch_size": 64,
+    "data.max_examples": 400,
+    "evaluate_every": 3,
+    "min_clients": 1,
+}
+FEW: Mapping[str, Value] = {"digits.targets": "usps,mnist_m,optdigits,synthdigits"}
+MANY: Mapping[str, Value] = {
+    "digits.targets": "mnist_m,synthdigits",
+    "data.clients_per_domain": 5,
+}
+
+
+@dataclass(frozen=True, config={"arbitrary_types_allowed": True})
+class Flipped(WrappedWorkload):
+    """A client's data in which class c is class 9 - c."""
+
+    def data(self, partition: int | None, split: str) -> ArrayDataset:
+        """Return the examples with their labels turned round."""
+        found = self.inner.data(partition, split)
+        return ArrayDataset({**found.columns, "y": 9 - found.columns["y"]}, found.transform)
+
+
+def hostile(spec: StrategySpec, attack: str) -> StrategySpec:
+    """Return a strategy whose first client attacks."""
+
+    def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
+        if context.partition != HOSTILE or attack == "honest":
+            return spec.client.train(workload, message, context)
+        labeled = "y" in workload.data(context.partition, "train").columns
+        flips = labeled and attack in ("labels", "examples")
+        content = spec.client.train(Flipped(workload) if flips else workload, message, context)
+        return forged(content, message, attack)
+
+    return replace(spec, client=replace(spec.client, train=train, train_many=None))
+
+
+def forged(content: RecordDict, message: Message, attack: str) -> RecordDict:
+    """Return an honest client's upload after the attack."""
+    if attack == "examples":
+        metrics = content[METRICS]
+        assert isinstance(metrics, MetricRecord)
+        metrics[EXAMPLES] = BILLION
+    if HEAD in content and attack in ("labels", "examples", "scaled"):
+        head = tensors_of(content[HEAD])  # type: ignore[arg-type]
+        factor = FACTOR if attack == "scaled" else 1.0
+        content[HEAD] = tensor_record({name: factor * tensor.flip(0) for name, tensor in head.items()})
+    if MIXTURE in content and attack == "mixture":
+        arrays = tensors_of(content[MIXTURE])  # type: ignore[arg-type]
+        weights = torch.full_like(arrays["log_weights"], -50.0)
+        weights[0] = 0.0
+        small = torch.full_like(arrays["variances"], float(arrays["variances"].min()))
+        content[MIXTURE] = tensor_record({**arrays, "log_weights": weights.log_softmax(0), "variances": small})
+    if ARRAYS in content and attack == "scaled":
+        sent, own = (tensors_of(part[ARRAYS]) for part in (message.content, content))  # type: ignore[arg-type]
+        content[ARRAYS] = tensor_record({name: turned(name, own[name], sent[name]) for name in own})
+    return content
+
+
+def turned(name: str, own: torch.Tensor, sent: torch.Tensor) -> torch.Tensor:
+    """Return an array whose change from what was sent is turned round; statistics and counters as they are."""
+    if not own.is_floating_point() or "running" in name:
+        return own
+    return sent - FACTOR * (own - sent)
+
+
+def accuracy(strategy: str, attack: str, agreement: str, options: Mapping[str, Value], runs: Path) -> float:
+    """Return the percent of their test images that the honest clients classify after the last round."""
+    spec = registry.find("strategy", strategy).spec
+    given = {**PLAIN, **options, "server.agreement": agreement, "digits.client_labels": spec.needs_client_labels}
+    given["checkpoint.pretrain_cache"] = str(runs / "pretrained")
+    if strategy == "dualadapt":
+        given["dualadapt.source_only_twin"] = False
+    name = f"{strategy}-{attack}-{agreement}"
+    result = fedlab.run(
+        "dualadapt-digits",
+        strategy=replace(hostile(spec, attack), name=strategy),
+        runs=runs,
+        overrides={**given, "name": name},
+    )
+    found = result.final()
+    honest = [metrics for number, metrics in enumerate(found.values()) if number != HOSTILE]
+    metric = "accuracy_average" if "accuracy_average" in honest[0] else "accuracy"
+    return 100 * float(np.mean([metrics[metric] for metrics in honest]))
+
+
+def main() -> None:
+    """Measure what is asked for and print a table for each number of clients."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="key=value of every run")
+    parser.add_argument("--strategies", nargs="+", default=["dualadapt", "fedavg", "scaffold"])
+    parser.add_argument("--attacks", nargs="+", default=list(ATTACKS), choices=ATTACKS)
+    parser.add_argument("--clients", type=int, nargs="+", default=[4, 10], choices=[4, 10])
+    parser.add_argument("--agreement", nargs="+", default=["off", "limit"], choices=["off", "limit"])
+    parser.add_argument("--runs", type=Path, default=Path("runs/poisoning"), help="where runs are kept")
+    options = parser.parse_args()
+    console, given = Console(width=120), parse_overrides(options.overrides)
+    for clients in options.clients:
+        table = cells.table(f"one hostile client of {clients}", ("strategy", "agreement", *options.attacks))
+        for strategy in options.strategies:
+            for agreement in options.agreement:
+                figures = [
+                    accuracy(strategy, attack, agreement, {**(FEW if clients == 4 else MANY), **given}, options.runs)
+                    for attack in options.attacks
+                    if strategy == "dualadapt" or attack != "mixture"
+                ]
+                table.add_row(strategy, agreement, *(f"{figure:.1f}" for figure in figures))
+                console.print(strategy, clients, agreement, *(f"{figure:.1f}" for figure in figures))
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Limits that clients of a round set each other: numbers by hand, and a round within them that keeps its bits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+
+from fedlab.comm.tensors import tensor_record, tensors_of
+from fedlab.engines.flower_internals import task_identity
+from fedlab.strategies.agreement import Agreement, mean_cosines
+from fedlab.strategies.dualadapt.agreement import agreeing, head_distances
+
+START = {"w": torch.zeros(2), "bn.running_mean": torch.zeros(2), "bn.count": torch.tensor(3)}
+
+
+def limited(changes, examples=None, agreement=None, start=START, means=None):
+    """Uploads by client, their examples, and notes, of changes of ``w`` from the start."""
+    agreement = agreement or Agreement(100.0)
+    messages, replies = [], []
+    for node, change in enumerate(changes, start=5):
+        with task_identity(1, 1):
+            message = Message(
+                RecordDict({"arrays": tensor_record(start), "config": ConfigRecord({"server-round": 1})}), node, "train"
+            )
+        mean = torch.ones(2) if means is None else torch.tensor(means[node - 5])
+        state = {**start, "w": start["w"] + torch.tensor(change), "bn.running_mean": mean}
+        count = examples[node - 5] if examples else 100
+        metrics = MetricRecord({"num-examples": count, "loss": 1.0})
+        with task_identity(1, node):
+            message.metadata.__dict__["_message_id"] = str(node)
+            replies.append(Message(RecordDict({"arrays": tensor_record(state), "metrics": metrics}), reply_to=message))
+        messages.append(message)
+    used = list(agreement.limited(messages, iter(replies)))
+    found = {
+        reply.metadata.src_node_id: (
+            tensors_of(reply.content["arrays"]),
+            reply.content["metrics"]["num-examples"],
+        )
+        for reply in used
+    }
+    return found, agreement.notes
+
+
+HONEST = [(1.0, 0.0), (1.0, 0.5), (0.8, -0.2), (1.2, 0.1)]
+
+
+def test_a_round_within_the_limits_is_passed_on_as_it_came():
+    found, notes = limited(HONEST, [100, 20, 450, 90])
+    assert notes == {}
+    assert list(found) == [5, 6, 7, 8]
+    for node, change in enumerate(HONEST, start=5):
+        assert torch.equal(found[node][0]["w"], torch.tensor(change))
+    assert [count for _, count in found.values()] == [100, 20, 450, 90]
+
+
+def test_a_number_of_examples_counts_at_most_five_times_the_median():
+    found, notes = limited(HONEST, [100, 120, 80, 10**9])
+    assert [count for _, count in found.values()] == [100, 120, 80, 500]
+    assert "its 1,000,000,000 examples count as 500, 5 times the median" in notes[8]
+
+
+def test_a_change_against_the_others_is_left_out():
+    found, notes = limited([*HONEST[:3], (-9.0, 0.0)])
+    assert list(found) == [5, 6, 7]
+    assert "opposes the others' (mean cosine -0.9" in notes[8]
+
+
+def test_a_change_that_is_too_long_is_left_out_if_it_points_away_at_all():
+    found, notes = limited([(1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (-5.0, 4.9)])
+    assert list(found) == [5, 6, 7] and "mean cosine -0.0" in notes[8]
+    found, notes = limited([(1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (-1.0, 0.98)])
+    assert list(found) == [5, 6, 7, 8] and notes == {}
+
+
+def test_a_long_change_is_shortened_to_twice_the_median():
+    found, notes = limited([(1.0, 0.0), (1.0, 0.0), (1.0, 0.0), (50.0, 0.0)])
+    assert found[8][0]["w"].tolist() == [2.0, 0.0]
+    assert "25 times too long" in notes[8]
+    assert found[8][0]["bn.count"] == 3
+
+
+def test_statistics_have_a_limit_of_their_own():
+    means = [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (300.0, 400.0)]
+    found, notes = limited(HONEST, means=means)
+    norm = float(found[8][0]["bn.running_mean"].norm())
+    assert norm == pytest.approx(5.0)
+    assert torch.equal(found[8][0]["w"], torch.tensor(HONEST[3]))
+    assert "change of statistics is 100 times too long" in notes[8]
+
+
+def test_fewer_than_four_and_rounds_without_a_majority_are_left_alone():
+    found, notes = limited([(1.0, 0.0), (-50.0, 0.0), (1.0, 0.0)], [1, 1, 10**9])
+    assert len(found) == 3 and notes == {}
+    found, notes = limited([(1.0, 0.0), (-1.0, 0.0), (1.0, 0.0), (-1.0, 0.0)])
+    assert len(found) == 4 and notes == {}
+
+
+def test_uploads_that_take_too_much_memory_are_passed_on_one_by_one():
+    agreement = Agreement(0.0)
+    found, notes = limited([*HONEST[:3], (-9.0, 0.0)], agreement=agreement)
+    assert len(found) == 4 and notes == {}
+
+
+def test_clients_that_do_not_move_agree_with_everybody():
+    assert mean_cosines(torch.zeros(3, 3, dtype=torch.float64)) == [0, 0, 0]
+    found, notes = limited([(0.0, 0.0)] * 4)
+    assert len(found) == 4 and notes == {}
+
+
+def test_a_head_that_is_far_from_the_global_one_is_not_used():
+    head, z = torch.nn.Linear(2, 2), torch.tensor([[4.0, 0.0], [0.0, 4.0]])
+    with torch.no_grad():
+        head.weight.copy_(torch.eye(2))
+        head.bias.zero_()
+    own = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+    turned = {"weight": own["weight"].flip(0), "bias": own["bias"]}
+    heads = {0: own, 1: own, 2: turned, 3: own}
+    distances = head_distances(head, heads, z)
+    assert distances[0] == 0 and distances[2] == pytest.approx(2 * (1 - 2 / (1 + torch.e**4)), rel=1e-5)
+    used, far = agreeing(heads, distances)
+    assert list(used) == [0, 1, 3] and list(far) == [2]
+    assert agreeing({0: own, 2: turned}, {0: 0.0, 2: 1.9}) == ({0: own, 2: turned}, {})
