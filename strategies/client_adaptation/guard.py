@@ -1,17 +1,18 @@
 """The choice between a client's old and new G without a label.
 
-A model is as good as it looks by the mutual information between its predictions for two random views of one example
-(Ji et al., Invariant Information Clustering, ICCV 2019): 0 for constant or random predictions, log(classes) for certain
-and balanced ones that do not depend on the view. The new G is kept where this did not fall. It tells a G that has
-collapsed; a G that is certain, balanced and wrong it does not.
+The new G is kept if it passes two tests:
+
+- **Agreement**: enough examples keep the class that the old G gives them. New labels are spread from what the old G
+  knows; where few of its own survive, it knew too little for that.
+- **Information**: the mutual information between predictions for two random views of one example (Ji et al., Invariant
+  Information Clustering, ICCV 2019) did not fall. It is 0 for constant or random predictions, and log(classes) for
+  certain and balanced ones that do not depend on the view. This finds a G that has collapsed, and not one that is
+  certain, balanced and wrong.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from fedlab.metrics import AUXILIARY_ORDER, Metric
@@ -19,13 +20,6 @@ from fedlab.models.batchnorm_stats import encode
 from fedlab.models.feature_classifier import probabilities
 from fedlab.strategies.client_adaptation.spec import Adapted, Client
 
-Guard = Annotated[
-    Literal["information", "off"],
-    Field(
-        description="keep the old G where the new one's predictions for two views share less information than the "
-        "old one's; off: always take the new one"
-    ),
-]
 BATCH = 500  # examples per forward pass without gradients
 
 GUARD_METRICS = (
@@ -36,28 +30,35 @@ GUARD_METRICS = (
 )
 
 
-def choose(old: nn.Module, new: nn.Module, head: nn.Module, client: Client, guard: Guard) -> Adapted:
-    """Return the G that looks better, with the numbers by which it was chosen.
+def choose(
+    old: nn.Module, new: nn.Module, head: nn.Module, client: Client, min_agreement: float, guard: bool = True
+) -> Adapted:
+    """Return the new G, or the client's as it was sent, with the numbers by which it was chosen.
 
     Parameters
     ----------
     old, new
-        G before and after adaptation, in evaluation mode.
+        G with which the first labels were made, and G after adaptation, both in evaluation mode.
     head
         F.
     client
         Data and views to look at.
+    min_agreement
+        Least fraction of the examples that keep their class.
+    guard
+        False: return the new G whatever the numbers.
     """
     before, after = (view_information(features, head, client) for features in (old, new))
-    keep = guard == "off" or after >= before
     labels = [probabilities(head, encode(features, client.data, client.device)).argmax(1) for features in (old, new)]
+    agreement = float((labels[0] == labels[1]).double().mean())
+    keep = not guard or (agreement >= min_agreement and after >= before)
     report = {
         "adapted": float(keep),
-        "agreement": float((labels[0] == labels[1]).double().mean()),
+        "agreement": agreement,
         "information_old": before,
         "information_new": after,
     }
-    return Adapted(new if keep else old, report)
+    return Adapted(new if keep else client.features, report)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ Mean Teacher, NeurIPS 2017::
 
 Batch norms are in training mode in line 7. The client predicts with G, not with the teacher.
 
-**The guard** (``guard``) keeps the old G where the new one looks worse without a label, see ``guard.py``.
+**The guard** (``guard``) keeps the G that was sent where the new one looks worse without a label, see ``guard.py``.
 
 **Metrics**: see ``wrapper.py``.
 """
@@ -41,7 +41,7 @@ from fedlab.losses.information_maximization import information_maximization
 from fedlab.losses.propagation import propagate_labels
 from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
 from fedlab.models.feature_classifier import probabilities
-from fedlab.strategies.client_adaptation.guard import GUARD_METRICS, Guard, choose
+from fedlab.strategies.client_adaptation.guard import GUARD_METRICS, choose
 from fedlab.strategies.client_adaptation.spec import AdaptationSpec, Adapted, Client
 from fedlab.strategies.client_adaptation.wrapper import as_strategy
 from fedlab.strategies.source_only import SPEC as SOURCE_ONLY
@@ -70,18 +70,21 @@ class Options:
     max_examples: int = Field(
         12000, ge=2, description="examples of a client that are labeled and learned from, at most"
     )
-    guard: Guard = "information"
+    guard: bool = Field(True, description="keep the G that was sent where the new one looks worse without a label")
+    min_agreement: float = Field(
+        0.6, ge=0, le=1, description="of the guard: least fraction of examples that keep the class of the old G"
+    )
 
 
 def adapt(client: Client, options: Options) -> Adapted:
-    """Train a client's G (lines 1 to 9) and return it, or the old one where the guard says so."""
+    """Train a client's G (lines 1 to 9) and return it, or the one that was sent where the guard says so."""
     data = client.data.subsample(options.max_examples)
     client = replace(client, data=data)
     head = client.frozen_head()
     old = client.trainable_features()
     adapt_batchnorm(old, data, options.bn_images, options.bn_adaptation, client.device)  # line 1
     new = train_features(deepcopy(old), head, client, options)
-    return choose(old.requires_grad_(False).eval(), new, head, client, options.guard)
+    return choose(old.requires_grad_(False).eval(), new, head, client, options.min_agreement, options.guard)
 
 
 def train_features(features: nn.Module, head: nn.Module, client: Client, options: Options) -> nn.Module:

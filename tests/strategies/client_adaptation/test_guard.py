@@ -13,7 +13,7 @@ from fedlab.strategies.client_adaptation.guard import choose, mutual_information
 from fedlab.strategies.client_adaptation.spec import Client
 
 CPU = torch.device("cpu")
-HEAD = nn.Identity()
+HEAD, SENT = nn.Identity(), nn.Identity()
 X = 20 * torch.eye(4).repeat(5, 1)  # twenty inputs that are their own logits, of four classes in turn
 
 
@@ -25,7 +25,7 @@ class Constant(nn.Module):
 
 
 def client(view=torch.clone):
-    return Client(nn.Identity(), HEAD, ArrayDataset({"x": X}), view, torch.clone, CPU)
+    return Client(SENT, HEAD, ArrayDataset({"x": X}), view, torch.clone, CPU)
 
 
 def test_certain_and_balanced_predictions_have_all_information_and_constant_ones_none():
@@ -44,9 +44,18 @@ def test_information_by_hand():
 
 def test_a_model_that_has_collapsed_is_not_kept_unless_the_guard_is_off():
     good, bad = nn.Identity(), Constant()
-    guarded, unguarded = (choose(good, bad, HEAD, client(), guard) for guard in ("information", "off"))
-    assert guarded.features is good
+    guarded, unguarded = (choose(good, bad, HEAD, client(), 0.0, guard) for guard in (True, False))
+    assert guarded.features is SENT
     assert guarded.report["adapted"] == 0.0
     assert unguarded.features is bad
     assert unguarded.report["agreement"] == pytest.approx(0.25)
-    assert choose(bad, good, HEAD, client(), "information").features is good
+    assert choose(bad, good, HEAD, client(), 0.0).features is good
+
+
+@pytest.mark.parametrize(("min_agreement", "kept"), [(0.2, True), (0.3, False)])
+def test_a_model_that_changes_too_many_classes_is_not_kept(min_agreement, kept):
+    old, new = Constant(), nn.Identity()  # a quarter of the examples are of the first class
+    found = choose(old, new, HEAD, client(), min_agreement)
+    assert found.report["agreement"] == pytest.approx(0.25)
+    assert found.features is (new if kept else SENT)
+    assert found.report["adapted"] == float(kept)

@@ -47,6 +47,15 @@ def test_the_run_is_that_without_adaptation_and_each_client_has_a_model_more(rec
     assert torch.equal(adapted["head.0.weight"], theirs["head.0.weight"])
 
 
+def test_a_client_whose_new_model_is_not_kept_predicts_as_without_adaptation(record):
+    _, directory = record(
+        "source_free", **SHORT, **{"source_free.min_agreement": 1.0, "source_free.learning_rate": 1.0}
+    )
+    for metrics in directory.rounds()[2]["clients"].values():
+        assert metrics["adapted"] == 0.0
+        assert metrics["accuracy_personal"] == metrics["accuracy"]
+
+
 def test_nothing_but_a_number_of_examples_goes_up(record):
     seen, directory = record("source_free", **SHORT)
     assert {(purpose, number) for purpose, number, _ in seen} == {
