@@ -75,6 +75,7 @@ ROWS: Mapping[str, Row] = {
     "adacontrast": Row("AdaContrast", "adacontrast", {}),
     "fed_shot": Row("SHOT, averaged every round", "fed_shot", {}, "accuracy", "dualadapt-digits"),
     "fed_adacontrast": Row("AdaContrast, averaged every round", "fed_adacontrast", {}, "accuracy", "dualadapt-digits"),
+    "semi_fl": Row("SemiFL", "semi_fl", {}, "accuracy", "self-training-digits"),
     "no_propagation": source_free("no propagation", num_neighbors=0),
     "no_balance": source_free("no class balance", balance_iterations=0),
     "no_views": source_free("no views", views=False),
