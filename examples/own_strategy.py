@@ -40,7 +40,7 @@ class SignSGD(BaseStrategy):
 
     def check(self, reply: Message) -> None:
         signs = {name: torch.ones_like(tensor, dtype=torch.int8) for name, tensor in self.arrays.items()}
-        validation.validate_arrays(reply.content, protocol.ARRAYS, signs, max_norm_ratio=1.0)
+        validation.validate_arrays(reply.content, protocol.ARRAYS, signs, max_norm_ratio=1.0, signed=True)
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord | None]:
         votes = [protocol.arrays_of(reply.content) for reply in replies]

@@ -207,7 +207,7 @@ class RoundLoop:
 
     def _agreed(self, messages: list[Message], replies: Iterator[Message]) -> Iterator[Message]:
         """Yield the replies of a round within the limits that they set each other; log what was limited."""
-        if not messages or self.config.server.agreement == "off" or self.strategy.privacy() is not None:
+        if not messages or not self.config.clients_limit_each_other or self.strategy.privacy() is not None:
             yield from replies
             return
         agreement = Agreement(self.config.server.max_replies_mb)

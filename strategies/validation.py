@@ -78,7 +78,13 @@ def validate_content(
 
 
 def validate_arrays(
-    content: RecordDict, name: str, like: Mapping[str, Tensor], max_norm_ratio: float, usual: float | None = None
+    content: RecordDict,
+    name: str,
+    like: Mapping[str, Tensor],
+    max_norm_ratio: float,
+    usual: float | None = None,
+    *,
+    signed: bool = False,
 ) -> dict[str, Tensor]:
     """Return the tensors of one record, validated against those of the server.
 
@@ -90,6 +96,8 @@ def validate_arrays(
         Largest Euclidean norm over all floats of the record, as a multiple of the norm of ``like``.
     usual
         That norm, where it is known already.
+    signed
+        True for arrays that are differences or signs, so that those of variances and counts may be below 0.
 
     Raises
     ------
@@ -104,7 +112,7 @@ def validate_arrays(
         came, wanted = (tensor.dtype, tuple(tensor.shape)), (like[key].dtype, tuple(like[key].shape))
         if came != wanted:
             raise InvalidUpdate(f"its array {name}/{key} is {came[0]} {came[1]}; expected {wanted[0]} {wanted[1]}")
-        if key.rpartition(".")[2] in NOT_NEGATIVE and bool((tensor < 0).any()):
+        if not signed and key.rpartition(".")[2] in NOT_NEGATIVE and bool((tensor < 0).any()):
             raise InvalidUpdate(f"its array {name}/{key} is negative somewhere, and it is a variance or a count")
     size, usual = norm(found), norm(like) if usual is None else usual
     if not math.isfinite(size):  # in float64 a sum of squares of finite numbers of float32 is finite

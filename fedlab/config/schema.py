@@ -183,9 +183,10 @@ class ServerConfig:
         1.0, description="fraction of learning_rate that is left in the last round, by a cosine"
     )
     evaluate: bool = Field(False, description="test the global model on the server's own test data")
-    agreement: Literal["limit", "off"] = Field(
-        "limit",
-        description="limit: what a client of four or more adds to a round is limited by what the others add; off: not",
+    agreement: Literal["auto", "limit", "off"] = Field(
+        "auto",
+        description="limit: what a client of four or more adds to a round is limited by what the others add; off: not; "
+        "auto: limit for real clients, off for simulated ones",
     )
     max_replies_mb: float = Field(
         2048.0, gt=0, description="megabytes of models for rules that need all replies of a round at once"
@@ -378,6 +379,12 @@ class Config:
         """True if the noise of differential privacy comes from the operating system, not from the run's seed."""
         simulates: bool = self.plugins["engine"].spec.simulates_clients
         return self.dp.noise == "secret" or (self.dp.noise == "auto" and not simulates)
+
+    @property
+    def clients_limit_each_other(self) -> bool:
+        """True if what a client adds to a round is limited by what the others add."""
+        simulates: bool = self.plugins["engine"].spec.simulates_clients
+        return self.server.agreement == "limit" or (self.server.agreement == "auto" and not simulates)
 
     def sections(self) -> dict[str, Any]:
         """Return every section by its prefix, those that every run has first."""

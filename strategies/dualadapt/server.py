@@ -85,7 +85,7 @@ class DualAdapt(BaseStrategy):
         )  # source only
         self.workload, self.device, self.seed = workload, self.trainer.device, self.trainer.seed
         self.progress = progress
-        self.agreement = config.server.agreement != "off" and not account_of(config)
+        self.agreement = config.clients_limit_each_other and not account_of(config)
         self.max_norm_ratio = config.comm.max_update_norm_ratio
         self.heads: dict[int, dict[str, Tensor]] = {}  # F_l by partition; a late joiner's is its initial head
         self.mixtures: dict[int, dict[str, Tensor]] = {}  # W_T and its quantiles by partition

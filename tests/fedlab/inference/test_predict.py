@@ -132,7 +132,7 @@ def test_probabilities_are_those_of_the_averaged_heads(home):
     predictor = load_predictor(home / "dualadapt-client")
     (one,) = predictor.predict([home / "scans" / "000-*.png"])
     x = predictor.workload.images([one.file])[:]["x"]
-    g, average = predictor.module
+    g, average = predictor.module.features, predictor.module.head
     with torch.no_grad():
         p = (average.first(g(x)).softmax(1) + average.second(g(x)).softmax(1))[0] / 2
     best, second = p.topk(2).indices.tolist()

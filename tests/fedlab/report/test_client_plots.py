@@ -52,7 +52,7 @@ def test_the_map_is_of_the_clients_own_features(result):
     """Distances between the map's points are those of G's features, projected: never longer, and alike."""
     module = Recalled(result.directory / "checkpoints" / "round-2.pt", load_config(result.config)).in_place_of(1)[1]
     with torch.no_grad():
-        z = module[0](toy.blobs(90, 1.0, seed=8)["x"]).numpy()
+        z = module.features(toy.blobs(90, 1.0, seed=8)["x"]).numpy()
     far = client_plots.load(result)[1]
     apart, drawn = (np.linalg.norm(cloud[:1] - cloud[1:], axis=1) for cloud in (z, far.target_after))
     assert (drawn <= apart + 1e-4).all() and np.corrcoef(apart, drawn)[0, 1] > 0.8
@@ -64,7 +64,7 @@ def test_weights_are_ranks_of_likelihoods_under_the_clients_own_mixture(result):
     normals = Independent(Normal(arrays["means"], arrays["variances"].sqrt()), 1)
     mixture = MixtureSameFamily(Categorical(logits=arrays["log_weights"]), normals)
     with torch.no_grad():
-        z = recalled.in_place_of(1)[1][0](toy.blobs(90, 1.0, seed=8)["x"]).double()
+        z = recalled.in_place_of(1)[1].features(toy.blobs(90, 1.0, seed=8)["x"]).double()
     below = (arrays["quantiles"] <= mixture.log_prob(z)[:, None]).sum(1)
     weights = (1 + below) / (1 + len(arrays["quantiles"]))
     view = client_plots.load(result)[1]
