@@ -8,7 +8,8 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from flwr.app import Array, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import HealthCheck, given, settings
@@ -24,7 +25,7 @@ from fedlab.seeds import seeded
 from fedlab.strategies import validation
 from fedlab.strategies.dualadapt.server_loss import server_loss
 from fedlab.strategies.protocol import ARRAYS, CONFIG, METRICS, ROUND, ClientContext
-from fedlab.strategies.validation import MAX_EXAMPLES, InvalidUpdate
+from fedlab.strategies.validation import MAX_EXAMPLES, InvalidUpdate, validate_arrays
 from mutated_replies import MUTATION, all_finite, mutate
 from tables import client_functions, server_strategy
 from toy import SMALL, Blobs
@@ -254,6 +255,14 @@ def mixed(key, change):
 
 def mixture_garbage(content):
     content["mixture"]["means"] = Array("float64", (2, 8), "numpy.ndarray", b"garbage")
+
+
+def test_a_variance_is_not_below_0_but_its_difference_may_be():
+    like = {"norm.running_var": torch.ones(2)}
+    content = RecordDict({ARRAYS: ArrayRecord({"norm.running_var": torch.tensor([0.5, -0.5])})})
+    with pytest.raises(InvalidUpdate, match="norm.running_var is negative somewhere"):
+        validate_arrays(content, ARRAYS, like, 10.0)
+    assert validate_arrays(content, ARRAYS, like, 10.0, signed=True).keys() == like.keys()
 
 
 MIXTURES = {

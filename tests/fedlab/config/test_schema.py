@@ -36,6 +36,15 @@ def test_keys_of_the_common_sections():
     assert "data.client_folder" not in table and "data.seed" not in table
 
 
+@pytest.mark.parametrize(
+    ("engine", "agreement", "limited"),
+    [("grpc", "auto", True), ("grpc", "off", False), ("inprocess", "auto", False), ("inprocess", "limit", True)],
+)
+def test_clients_limit_each_other_where_they_are_real(engine, agreement, limited):
+    config = load_config({"engine": engine, "server.agreement": agreement})
+    assert config.clients_limit_each_other is limited
+
+
 def test_strings_of_a_command_line_become_typed_values():
     run = parse_section(RunConfig, "", {"rounds": "3", "engine": "ray", "budget_bytes": "5e6"})
     assert (run.rounds, run.engine, run.budget_bytes) == (3, "ray", 5e6)
