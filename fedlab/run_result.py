@@ -10,7 +10,6 @@ from torch import nn
 from fedlab.inference.models import load_model
 from fedlab.inference.predict import Predictor, load_predictor
 from fedlab.launch import write_page
-from fedlab.report.run_page import render_excerpt
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.result import Result
 
@@ -63,5 +62,7 @@ class RunResult(Result):
 
         They are a page of their own in a frame, so that styles of page and notebook do not mix.
         """
+        from fedlab.report.run_page import render_excerpt  # with matplotlib, which a run does not need
+
         page = escape(render_excerpt(self), quote=True)
         return f'<iframe srcdoc="{page}" style="width: 100%; height: {HEIGHT}px; border: 0"></iframe>'

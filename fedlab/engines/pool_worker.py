@@ -102,7 +102,7 @@ class Worker:
         self.connection, self.shared = connection, dict[int, Record]()
         setup: Setup = connection.recv()
         os.environ.update(setup.environment)
-        self.host = _host(setup)
+        self.host, self.together = _host(setup), setup.vectorize > 0
 
     def serve(self) -> None:
         """Answer tasks, one after another."""
@@ -112,10 +112,12 @@ class Worker:
                 self.shared.pop(number, None)
             self._receive_shared(task.shared)
             messages = [self._message(*one) for one in task.messages]
-            guards = [WriteGuard([message.content]) for message in messages]
-            replies = self.host.answer_many(messages)
-            for reply, message, guard in zip(replies, messages, guards, strict=True):
-                self._send(reply, message.metadata.dst_node_id, guard.changed())
+            # One by one, an answer is with the server before the next client begins, which may never end.
+            for some in [messages] if self.together else [[message] for message in messages]:
+                guards = [WriteGuard([message.content]) for message in some]
+                replies = self.host.answer_many(some)
+                for reply, message, guard in zip(replies, some, guards, strict=True):
+                    self._send(reply, message.metadata.dst_node_id, guard.changed())
 
     def _receive_shared(self, wanted: Mapping[int, Described]) -> None:
         descriptors: list[int] = []

@@ -43,6 +43,10 @@ def example_weights(state: Mapping[str, Any], partition: int, features: Tensor) 
     return conformal.conformal_p_value(mixture.log_prob(features), quantiles)
 
 
+MIXTURE_REACH = 10
+"""How much farther a client's mixture may reach than the norm of an update: the features of one image do honestly."""
+
+
 def check_mixture(arrays: Mapping[str, Tensor], source: Mapping[str, Tensor], limit: float, floor: float) -> None:
     """Validate one mixture of the source mixture's shape, with quantiles.
 

@@ -22,7 +22,7 @@ from fedlab.seeds import seeded
 from fedlab.strategies import validation
 from fedlab.strategies.base import BaseStrategy, Records, broadcast
 from fedlab.strategies.dualadapt.agreement import AGREEMENT_ROWS, agreeing, head_distances
-from fedlab.strategies.dualadapt.mixtures import check_mixture, read_mixture, upload
+from fedlab.strategies.dualadapt.mixtures import MIXTURE_REACH, check_mixture, read_mixture, upload
 from fedlab.strategies.dualadapt.onboarding import choose, rank
 from fedlab.strategies.dualadapt.private import account_of
 from fedlab.strategies.dualadapt.server_loss import server_loss
@@ -193,7 +193,7 @@ class DualAdapt(BaseStrategy):
         check_mixture(
             validation.read_arrays(reply.content, MIXTURE),
             self.source,
-            self.max_norm_ratio,
+            MIXTURE_REACH * self.max_norm_ratio,
             self.options.variance_floor,
         )
         records = {MIXTURE, METRICS, CONFIG} | (set() if self.onboarding_round else {HEAD})

@@ -84,6 +84,9 @@ def test_a_notebook_shows_table_and_curves_and_the_page_can_be_written_again(hom
 
 def test_runs_are_listed_with_status_and_figure(home, tmp_path):
     folder, result, _, _ = home
+    manifest = result.directory / "manifest.json"
+    before = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**before, "created": "2026-01-01T00:00:00+0000"}))
     first, second = list_runs(folder)
     assert (first.name, first.system, first.status, first.rounds) == ("toy-0", "fedavg on blobs", "finished", "2/2")
     assert first.figure == f"accuracy {100 * result.rounds[-1]['mean']['accuracy']:.1f} %"
