@@ -32,13 +32,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fedlab.config.schema import Config
 from fedlab.config.sections import PositiveFloat
 from fedlab.models.batchnorm_stats import encode
 from fedlab.optimizers import SGD
 from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies.aggregation import Aggregation
-from fedlab.strategies.alternating import Alternating, check_classes
 from fedlab.strategies.client_adaptation.wrapper import AdaptingServer, views_of
 from fedlab.strategies.protocol import (
     ClientContext,
@@ -50,8 +48,9 @@ from fedlab.strategies.protocol import (
     evaluate,
     load,
 )
+from fedlab.strategies.self_training import server
 from fedlab.strategies.source_only import PHASES
-from fedlab.training import Progress, train_steps
+from fedlab.training import train_steps
 from fedlab.workload import Workload, blank_model
 
 
@@ -65,19 +64,6 @@ class Options:
     )
     mixup: PositiveFloat = Field(0.75, description="both parameters of mixup's Beta distribution")
     aggregation: Aggregation = "fedavg"
-
-
-def server(workload: Workload, config: Config, progress: Progress) -> Alternating:
-    """Return the server side: source steps in turn with the clients.
-
-    Raises
-    ------
-    ConfigError
-        When the workload has no classes.
-    """
-    strategy = Alternating(workload, config, progress, required=["confident"], optional=["loss"])
-    check_classes(strategy.trainer, config)
-    return strategy
 
 
 def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:

@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is loaded by now stays: the collector, which some of Flower's calls start by hand, need not look at it."""
+    """Exclude what is loaded by now from garbage collection, which some of Flower's calls start by hand."""
     gc.collect()
     gc.freeze()
 

@@ -44,7 +44,7 @@ def example_weights(state: Mapping[str, Any], partition: int, features: Tensor) 
 
 
 MIXTURE_REACH = 10
-"""How much farther a client's mixture may reach than the norm of an update: the features of one image do honestly."""
+"""Factor on the largest norm ratio of updates, for the reach of a mixture: that of one image is honestly far."""
 
 
 def check_mixture(arrays: Mapping[str, Tensor], source: Mapping[str, Tensor], limit: float, floor: float) -> None:
