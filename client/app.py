@@ -28,6 +28,7 @@ from fedlab.config.schema import Config
 from fedlab.config.sections import Value
 from fedlab.device_errors import device_error_sentence
 from fedlab.errors import ConfigError, FedlabError, suggest
+from fedlab.precision import computing_in
 from fedlab.registry import app_config, config_from_text
 from fedlab.runs.client_state import NO_STATE, ClientState
 from fedlab.runs.client_store import ClientStore
@@ -45,6 +46,7 @@ from fedlab.strategies.protocol import (
     round_of,
 )
 from fedlab.strategies.vectorized import take_notes
+from fedlab.training import resolve_device
 from fedlab.vectorized.draws import NotVectorizable
 from fedlab.vectorized.memory import check_batch, suggested_batch
 from fedlab.workload import SupportsImages
@@ -179,7 +181,7 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
         functions: ClientFunctions = config.plugins["strategy"].spec.client
         who = ClientContext(partition, config, _state(message, context, config))
         message.content = compression.decode(message.content)
-        with deterministic(run.threads):
+        with deterministic(run.threads), computing_in(run.precision, resolve_device(run.device)):
             with seeded(run.seed, purpose, server_round, partition):
                 content = (functions.train if purpose == "train" else functions.evaluate)(workload, message, who)
             content[CONFIG] = ConfigRecord({ROUND: server_round})
@@ -220,7 +222,8 @@ def _answer_many(messages: Sequence[Message], contexts: Sequence[Context]) -> li
             partition = int(context.node_config[PARTITION_ID_KEY])
             who.append(ClientContext(partition, config, _state(message, context, config)))
         outcomes: list[RecordDict | Exception] = []
-        with deterministic(config.run.threads):
+        run = config.run
+        with deterministic(run.threads), computing_in(run.precision, resolve_device(run.device)):
             size = _clients_at_once(train_many, messages[0], who[0])
             for some in (slice(start, start + size) for start in range(0, len(who), size)):
                 outcomes += train_many(config.workload, messages[some], who[some])

@@ -17,7 +17,7 @@ from fedlab.files import write_atomically
 from fedlab.registry import find, load_config
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.manifest import check_is_ours, versions
-from fedlab.runs.numerics import numerics, warn_of_different
+from fedlab.runs.numerics import numerics_of, warn_of_different
 
 LENGTH = frozenset({"rounds", "budget_bytes", "budget_seconds", "stop.metric", "stop.patience"})
 """Options that say when a run ends."""
@@ -97,7 +97,7 @@ def record_continuation(directory: RunDirectory, config: Config) -> None:
         )
     if "device" in changed:
         _warn(f"device was {began['device']} and is {options['device']} now: the bits are not those of one device")
-    here = {"numerics": numerics(config.run.device, config.run.clients_at_once > 0), "versions": versions()}
+    here = {"numerics": numerics_of(config.run), "versions": versions()}
     warn_of_different(directory.manifest(), here, f"{directory.path.name} began, and goes on,")
     with directory:
         write_atomically(directory.config_file, config.to_toml().encode())

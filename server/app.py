@@ -28,6 +28,7 @@ from fedlab.comm.tensors import tensor_record, tensors_of
 from fedlab.config.schema import Config, parse_join_rounds
 from fedlab.device_errors import explained
 from fedlab.engines.superlink_grid import reading_step_by_step
+from fedlab.precision import computing_in
 from fedlab.privacy.accounting import describe
 from fedlab.registry import app_config, config_from_text, refresh
 from fedlab.runs import pretrain_cache
@@ -75,7 +76,8 @@ def main(grid: Grid, context: Context) -> None:
             **{time_key: now()}, status="running", error=None, device=str(resolve_device(config.run.device))
         )
         try:
-            with deterministic(config.run.threads):
+            device = resolve_device(config.run.device)
+            with deterministic(config.run.threads), computing_in(config.run.precision, device):
                 RoundLoop(grid, config, run).run_rounds()
         except BaseException as raised:
             error = explained(raised)

@@ -28,6 +28,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from fedlab.data.dataset import to_device
 from fedlab.optimizers import OptimizerSettings
 from fedlab.runs.client_state import State
 from fedlab.strategies import fedavg
@@ -127,7 +128,7 @@ def run(workload: Workload, work: LocalWork, model: nn.Module, mixture: Mixture)
     losses: list[Tensor] = []
 
     def loss() -> Tensor:
-        batch = {name: column.to(work.device) for name, column in work.data.sample_batch(work.batch_size).items()}
+        batch = to_device(work.data.sample_batch(work.batch_size), work.device)
         value = workload.loss(model, batch)
         losses.append(value.detach())
         return value + workload.loss(mixture.mix(), batch)

@@ -15,11 +15,13 @@ import torch
 from flwr.app import Message, RecordDict
 from torch import Tensor
 
-from fedlab.data.dataset import ArrayDataset
+from fedlab.cuda_graphs import GraphedLoss, kept_models
+from fedlab.data.dataset import ArrayDataset, to_device
 from fedlab.errors import ConfigError
 from fedlab.optimizers import OptimizerSettings
+from fedlab.precision import current_precision
 from fedlab.strategies.protocol import ClientContext, arrays_of, check_weights, client_dataset, load, round_of
-from fedlab.training import cosine_factor, ema_update, resolve_device, train_steps
+from fedlab.training import cosine_factor, ema_update, resolve_device, to_gpu, train_steps
 from fedlab.workload import Workload, blank_model, missing_columns, model_template
 
 Tensors = Mapping[str, Tensor]
@@ -54,6 +56,8 @@ class LocalWork:
         Tensors by name that the penalty reads.
     frozen
         Names of weights that stay as they are.
+    compile
+        Compile the model on a GPU.
     """
 
     start: Tensors
@@ -66,6 +70,7 @@ class LocalWork:
     penalty: Penalty | None = None
     extra: Tensors = field(default_factory=dict)
     frozen: frozenset[str] = frozenset()
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,14 @@ def prepare(
     settings = OptimizerSettings(options.optimizer, rate, options.momentum, options.weight_decay, options.max_grad_norm)
     device = resolve_device(core.device)
     return LocalWork(
-        start, device, data, options.local_steps(len(data)), options.batch_size, settings, options.ema_decay
+        start,
+        device,
+        data,
+        options.local_steps(len(data)),
+        options.batch_size,
+        settings,
+        options.ema_decay,
+        compile=core.compile,
     )
 
 
@@ -134,16 +146,14 @@ def run(workload: Workload, work: LocalWork) -> Trained:
         When the loss is not finite.
     """
     device = work.device
-    model = load(blank_model(workload), work.start, device).train()
+    objective = trained_model(workload, work)
+    model = objective.model
     weights = dict(model.named_parameters())
-    for name in work.frozen:
-        weights[name].requires_grad_(False)
     start = {name: weight.detach().clone() for name, weight in weights.items()} if work.penalty else {}
     extra = {name: tensor.to(device) for name, tensor in work.extra.items()}
 
     def loss() -> Tensor:
-        batch = {name: column.to(device) for name, column in work.data.sample_batch(work.batch_size).items()}
-        value = workload.loss(model, batch)
+        value = objective(to_device(work.data.sample_batch(work.batch_size), device))
         return value + work.penalty(weights, start, extra) if work.penalty else value
 
     average = deepcopy(model) if work.ema_decay else model
@@ -155,4 +165,25 @@ def run(workload: Workload, work: LocalWork) -> Trained:
         max_grad_norm=work.optimizer.max_grad_norm,
         after_step=partial(ema_update, average, model, work.ema_decay) if work.ema_decay else None,
     )
-    return Trained(average.state_dict(), mean)
+    state = average.state_dict()
+    return Trained(state if device.type == "cpu" else {name: value.clone() for name, value in state.items()}, mean)
+
+
+def trained_model(workload: Workload, work: LocalWork) -> GraphedLoss:
+    """Return the workload's loss with a model to train, which has the weights that were sent.
+
+    On a GPU the model of the last client is taken again, with the graph of its step.
+    """
+
+    def make() -> GraphedLoss:
+        model = to_gpu(blank_model(workload), work.device, work.compile)
+        for name in work.frozen:
+            model.get_parameter(name).requires_grad_(False)
+        return GraphedLoss(workload.loss, model)
+
+    if work.device.type == "cpu":
+        objective = make()
+    else:
+        objective = kept_models.get((repr(workload), work.device, work.frozen, work.compile, current_precision()), make)
+    load(objective.model, work.start, work.device).train()
+    return objective

@@ -23,7 +23,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedlab.config.schema import Config
-from fedlab.data.dataset import Batch
+from fedlab.cuda_graphs import GraphedLoss
+from fedlab.data.dataset import Batch, to_device
 from fedlab.errors import ConfigError
 from fedlab.metrics import Phase
 from fedlab.runs import pretrain_cache
@@ -46,7 +47,7 @@ from fedlab.strategies.protocol import (
     metrics_record,
     tensor_record,
 )
-from fedlab.training import Progress, cosine_factor, ema_update, resolve_device, train_steps
+from fedlab.training import Progress, cosine_factor, ema_update, resolve_device, to_gpu, train_steps
 from fedlab.workload import Workload, missing_columns
 
 
@@ -77,9 +78,14 @@ class SourceTrainer:
                 f"workload {core.workload!r} has no labels"
             )
         with seeded(self.seed, "model"):
-            self.model = workload.model().to(self.device)
-        self.average = deepcopy(self.model).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), self.options.learning_rate)
+            self.model = workload.model()
+        self.average = to_gpu(deepcopy(self.model), self.device).requires_grad_(False)
+        self.model = to_gpu(self.model, self.device, core.compile)
+        self.objective = GraphedLoss(workload.loss, self.model)
+        self.optimizer = self._adam(self.options.learning_rate)
+
+    def _adam(self, learning_rate: float) -> torch.optim.Adam:
+        return torch.optim.Adam(self.model.parameters(), learning_rate, fused=self.device.type == "cuda" or None)
 
     def batch_at(self, server_round: int, step: int) -> Batch:
         """Return the batch of one step, a function of the run seed, the round and the step alone."""
@@ -88,9 +94,7 @@ class SourceTrainer:
 
     def random_batch(self) -> Batch:
         """Return a batch from torch's current random stream."""
-        return {
-            name: column.to(self.device) for name, column in self.source.sample_batch(self.options.batch_size).items()
-        }
+        return to_device(self.source.sample_batch(self.options.batch_size), self.device)
 
     def train(
         self,
@@ -146,7 +150,7 @@ class SourceTrainer:
                 self._step_on(extra_loss, step)
             batch = self.batch_at(server_round, step)
             with seeded(self.seed, "source model", server_round, step):
-                value = self.workload.loss(self.model, batch)
+                value = self.objective(batch)
             return value + extra_loss(step) if extra_loss and not separate else value
 
         return loss
@@ -167,7 +171,7 @@ class SourceTrainer:
             return None
 
         def make() -> dict[str, Any]:
-            optimizer = torch.optim.Adam(self.model.parameters(), peak)
+            optimizer = self._adam(peak)
             rise = 0.1 if steps > 10 else 0.3  # torch divides by zero where rise * steps is 1
             plan = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, steps, pct_start=rise, final_div_factor=10)
             self.model.train()

@@ -56,6 +56,12 @@ class RunConfig:
     )
     join_rounds: str = Field("", description="clients that join late and in which round, as usps=3,optdigits=4")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    precision: Literal["auto", "float32", "tf32", "bf16"] = Field(
+        "auto",
+        description="of training: float32, tf32 (matrix products, on GPUs that have it), bf16 (activations); "
+        "auto: tf32",
+    )
+    compile: bool = Field(False, description="compile networks on a GPU by torch.compile: minutes first, then faster")
     threads: int = Field(
         0,
         ge=0,

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlab.models.graph_generator import argmax_one_hot, symmetrize
+from fedlab.models.side_by_side import side_by_side
 
 INIT_WEIGHT = 1e-10  # every weight of a conditioner's last layer, so that a new flow is nearly the identity
 EPSILON = 2e-5  # of batch norms, as in Chainer
@@ -197,8 +198,11 @@ class GraphNVP(nn.Module):
 
     def _likelihoods(self, adjacency: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """Return -log p of A + u and of X + u given A, each (batch,)."""
-        z_nodes, its_log_det = self.nodes_forward(nodes + self.noise * torch.rand_like(nodes), adjacency)
-        z, log_det = self.adjacency_forward(adjacency + self.noise * torch.rand_like(adjacency))
+        noisy_nodes = nodes + self.noise * torch.rand_like(nodes)
+        noisy_adjacency = adjacency + self.noise * torch.rand_like(adjacency)
+        (z_nodes, its_log_det), (z, log_det) = side_by_side(
+            lambda: self.nodes_forward(noisy_nodes, adjacency), lambda: self.adjacency_forward(noisy_adjacency)
+        )
         return self._prior(z) - log_det, self._prior(z_nodes) - its_log_det
 
     def _prior(self, z: Tensor) -> Tensor:

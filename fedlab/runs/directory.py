@@ -38,7 +38,7 @@ from fedlab.errors import RunError, os_error_sentence
 from fedlab.files import directory_lock, name_file, no_follow, read_lines, truncate_torn_line, write_atomically
 from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.manifest import git_commit, now, read_manifest, update_manifest, versions
-from fedlab.runs.numerics import numerics
+from fedlab.runs.numerics import numerics_of
 
 RUN_DIRECTORY = "FEDLAB_RUN_DIRECTORY"  # environment variable that tells a server process where its run is written
 
@@ -93,7 +93,7 @@ class RunDirectory:
             parent,
             f"{name}-{run.seed}",
             config.to_toml(),
-            numerics=numerics(run.device, run.clients_at_once > 0),
+            numerics=numerics_of(run),
             workload=run.workload,
             strategy=run.strategy,
             engine=run.engine,

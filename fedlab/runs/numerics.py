@@ -13,8 +13,11 @@ from typing import Any
 
 import torch
 
-from fedlab.errors import HELP_PAGE, FedlabWarning
+from fedlab.config.schema import RunConfig
+from fedlab.errors import HELP_PAGE, ConfigError, FedlabWarning
 from fedlab.machine import numeric_environment, processor_name
+from fedlab.precision import resolve_precision
+from fedlab.training import resolve_device
 
 # Facts that decide about bits, with their names for people.
 DECISIVE = {
@@ -22,6 +25,7 @@ DECISIVE = {
     "environment": "settings of numerical libraries",
     "libraries": "numerical libraries",
     "gpus": "GPUs",
+    "float_precision": "precision of floating-point numbers",
 }
 DECISIVE_VERSIONS = ("torch", "numpy", "torchvision", "scikit-learn")
 LIBRARIES = re.compile(r"(Math Kernel Library|MKL-DNN|cuDNN|CUDA Runtime)(?: Version)? v?(\d[\w.]*)")
@@ -32,17 +36,33 @@ class DifferentMachinesWarning(FedlabWarning):
     """Warning that runs are compared, or resumed, whose bits may differ because of the machine alone."""
 
 
-def numerics(device: str, vectorized: bool = False) -> dict[str, Any]:
+def numerics(device: str, vectorized: bool = False, precision: str = "auto", compiled: bool = False) -> dict[str, Any]:
     """Return the facts about this machine and process on which bits depend, as plain JSON; GPUs if one is used."""
-    gpus = range(torch.cuda.device_count()) if device.startswith("cuda") else ()
+    here = _device(device)
+    used = resolve_precision(precision, here) if here else precision
+    gpus = range(torch.cuda.device_count()) if here and here.type == "cuda" else ()
     return {
         "training": "vectorized" if vectorized else "one client at a time",
+        "float_precision": f"{used}, compiled" if compiled else used,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "processor": processor_name(),
         "environment": numeric_environment(),
         "libraries": dict(LIBRARIES.findall(torch.__config__.show())),
         "gpus": [torch.cuda.get_device_name(index) for index in gpus],
     }
+
+
+def numerics_of(run: RunConfig) -> dict[str, Any]:
+    """Return the facts for a run's options."""
+    return numerics(run.device, run.clients_at_once > 0, run.precision, run.compile)
+
+
+def _device(name: str) -> torch.device | None:
+    """Return the device of an option, None for one that this machine lacks."""
+    try:
+        return resolve_device(name)
+    except ConfigError:
+        return None
 
 
 def different_facts(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

@@ -26,6 +26,7 @@ from fedlab.diffusion.noise_schedule import NoiseSchedule
 from fedlab.errors import ConfigError, suggest
 from fedlab.models.refinenet import RefineNet
 from fedlab.models.unet import SHAPES, UNet, check_image_size
+from fedlab.precision import autocast
 from fedlab.seeds import seeded
 from fedlab.workloads import domain_suite, shards
 
@@ -70,7 +71,6 @@ class Denoising:
         64, ge=4, description="first width of a RefineNet; the papers have 64 for MNIST, 128 for CIFAR-10"
     )
     hflip: bool = Field(False, description="mirror half of the training images; not for digits")
-    amp: bool = Field(False, description="automatic mixed precision: bfloat16 activations, float32 weights")
     eval_images: int = Field(500, ge=0, description="held-out images of each client in its loss; 0: all")
     samples: int = Field(200, ge=0, description="images generated for the server's metrics; 0: none")
     sampler: Literal["auto", "ddim", "ancestral", "langevin"] = Field(
@@ -187,16 +187,14 @@ class Denoising:
         return OBJECTIVES[self.objective](self.noise_schedule, self.backbone(model), batch["x"])
 
     def backbone(self, model: nn.Module) -> denoising.Backbone:
-        """Return a model as objective and samplers call it; with ``amp`` in automatic mixed precision."""
-        if not self.amp:
-            return model
+        """Return a model as objective and samplers call it, in the precision of this process."""
 
-        def autocast(x: Tensor, level: Tensor) -> Tensor:
-            with torch.autocast(x.device.type, torch.bfloat16):
+        def in_precision(x: Tensor, level: Tensor) -> Tensor:
+            with autocast():
                 predicted: Tensor = model(x, level)
-            return predicted.float()
+            return predicted.to(x.dtype)
 
-        return autocast
+        return in_precision
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:

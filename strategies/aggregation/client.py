@@ -8,7 +8,7 @@ import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 from torch import Tensor
 
-from fedlab.data.dataset import ArrayDataset
+from fedlab.data.dataset import ArrayDataset, to_device
 from fedlab.seeds import seeded
 from fedlab.strategies.protocol import (
     ARRAYS,
@@ -72,8 +72,7 @@ def start_loss(
         device = resolve_device(core.device)
         model = load(blank_model(workload), sent, device).eval()
         for batch in some.batches(LOSS_BATCH):
-            moved = {name: column.to(device) for name, column in batch.items()}
-            total += float(workload.loss(model, moved)) * len(next(iter(batch.values())))
+            total += float(workload.loss(model, to_device(batch, device))) * len(next(iter(batch.values())))
     return total / len(some)
 
 

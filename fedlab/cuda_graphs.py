@@ -1,0 +1,154 @@
+"""Losses whose kernels are launched all at once on a GPU: the forward and the backward pass as one CUDA graph.
+
+A step of a small network is a thousand kernels of a few microseconds, and launching one from Python takes longer. A
+graph is captured once and replayed for every batch of the same shapes: the same kernels in the same order on the same
+memory, so the same bits. Random numbers of a GPU go on from its generator at every replay, as without a graph.
+
+A loss that cannot be captured, because it waits for the GPU or its shapes depend on values, is computed as usual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedlab.data.dataset import Batch
+from fedlab.precision import autocast, current_precision
+
+WARMUP = 3  # passes before the capture: libraries choose their kernels and take their memory in the first ones
+Loss = Callable[[nn.Module, Batch], Tensor]
+
+enabled = True  # benchmarks compare both
+
+
+class GraphedLoss:
+    """A loss of a model's batches, ``graphed(batch)``, a scalar to call ``backward()`` on.
+
+    The first batch of some shapes is computed as usual; the second is captured. On a CPU nothing is captured.
+
+    Parameters
+    ----------
+    loss
+        A function of the model and a batch.
+    model
+        Keeps its parameters: they may change in place, as by ``load_state_dict`` or an optimizer.
+
+    Attributes
+    ----------
+    refused
+        Why no graph could be captured; empty if nothing was refused.
+    """
+
+    def __init__(self, loss: Loss, model: nn.Module) -> None:
+        self.loss, self.model, self.refused = loss, model, ""
+        self._seen: dict[object, _Capture | None] = {}
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return the loss of a batch, a scalar."""
+        if self.refused or not enabled or not all(column.is_cuda for column in batch.values()):
+            return self._eager(batch)
+        key = self._key(batch)
+        if key not in self._seen:
+            self._seen[key] = None
+            return self._eager(batch)
+        captured = self._seen[key]
+        if captured is None:
+            try:
+                captured = self._seen[key] = _Capture(self._eager, self.model, batch)
+            except RuntimeError as error:
+                self.refused = str(error).splitlines()[0]
+                self._seen.clear()
+                torch.cuda.synchronize()
+                return self._eager(batch)
+        value: Tensor = _Replay.apply(captured, batch, *captured.weights)
+        return value
+
+    def _eager(self, batch: Batch) -> Tensor:
+        with autocast():
+            return self.loss(self.model, batch)
+
+    def _key(self, batch: Batch) -> object:
+        columns = tuple((name, column.dtype, column.shape) for name, column in batch.items())
+        trained = tuple(weight.requires_grad for weight in self.model.parameters())
+        return columns, trained, self.model.training, current_precision()
+
+
+class _Capture:
+    """The graph of one loss, with the memory that it reads and writes."""
+
+    def __init__(self, loss: Callable[[Batch], Tensor], model: nn.Module, batch: Batch) -> None:
+        self.weights = [weight for weight in model.parameters() if weight.requires_grad]
+        self.batch = {name: column.clone() for name, column in batch.items()}
+        device = self.weights[0].device
+        buffers, random = [buffer.clone() for buffer in model.buffers()], torch.cuda.get_rng_state(device)
+        beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        beside.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(beside):
+            for _ in range(WARMUP):
+                torch.autograd.grad(loss(self.batch), self.weights, allow_unused=True)
+        torch.cuda.current_stream(device).wait_stream(beside)
+        self.graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(self.graph):
+                value = loss(self.batch)
+                self.gradients = torch.autograd.grad(value, self.weights, allow_unused=True)
+                self.value = value.detach()
+        finally:
+            torch.cuda.set_rng_state(random, device)
+            for buffer, before in zip(model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+
+    def replay(self, batch: Batch) -> Tensor:
+        """Return the loss of another batch; its gradients are in ``gradients`` until the next replay."""
+        for name, column in batch.items():
+            self.batch[name].copy_(column, non_blocking=True)
+        self.graph.replay()
+        return self.value.clone()
+
+
+class _Replay(torch.autograd.Function):
+    """A replay as an operation of autograd, so that terms can be added to its result."""
+
+    @staticmethod
+    def forward(ctx: Any, captured: _Capture, batch: Batch, *weights: Tensor) -> Tensor:
+        ctx.captured = captured
+        return captured.replay(batch)
+
+    @staticmethod
+    def backward(ctx: Any, factor: Tensor) -> tuple[Any, ...]:
+        gradients = ctx.captured.gradients
+        known = [gradient for gradient in gradients if gradient is not None]
+        scaled = iter(torch._foreach_mul(known, factor))
+        return None, None, *(None if gradient is None else next(scaled) for gradient in gradients)
+
+
+class KeptModels:
+    """The last models that were trained on a GPU, with their graphs: capturing takes longer than a client's few steps.
+
+    Parameters
+    ----------
+    size
+        How many are kept; each holds its activations on the GPU.
+    """
+
+    def __init__(self, size: int = 2) -> None:
+        self.size = size
+        self._known: dict[object, GraphedLoss] = {}
+
+    def get(self, key: object, make: Callable[[], GraphedLoss]) -> GraphedLoss:
+        """Return the loss that ``make`` made for this key, a model on a GPU with the weights of its last use."""
+        found = self._known.pop(key, None) or make()
+        self._known[key] = found
+        for old in list(self._known)[: -self.size]:
+            del self._known[old]
+        return found
+
+    def clear(self) -> None:
+        """Forget all models, and give their memory back."""
+        self._known.clear()
+
+
+kept_models = KeptModels()  # of this process

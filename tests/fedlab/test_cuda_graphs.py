@@ -1,0 +1,118 @@
+import pytest
+import torch
+from torch import nn
+
+from fedlab import cuda_graphs
+from fedlab.cuda_graphs import GraphedLoss, KeptModels
+from fedlab.models.side_by_side import side_by_side
+from fedlab.optimizers import Adam
+from fedlab.seeds import deterministic, seeded
+
+BATCHES = [{"x": torch.randn(6, 4, generator=torch.Generator().manual_seed(number))} for number in range(5)]
+
+
+def loss_of(model, batch):
+    """A loss with noise of the device, as diffusion models have."""
+    x = batch["x"]
+    return (model(x + torch.randn_like(x)) - x).square().mean()
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 4))
+
+
+def trained(device, graphs, loss=loss_of, extra=None):
+    model = network().to(device)
+    objective, losses = GraphedLoss(loss, model), []
+    optimizer = Adam(model.parameters(), 0.01)
+    cuda_graphs.enabled = graphs
+    try:
+        with deterministic(1), seeded(3, "training"):
+            for batch in BATCHES:
+                value = objective({name: column.to(device) for name, column in batch.items()})
+                value = value + extra(model) if extra else value
+                optimizer.zero_grad()
+                value.backward()
+                optimizer.step()
+                losses.append(value.detach())
+    finally:
+        cuda_graphs.enabled = True
+    return torch.stack(losses).cpu(), {name: value.cpu() for name, value in model.state_dict().items()}, objective
+
+
+def same(one, other):
+    return torch.equal(one[0], other[0]) and all(torch.equal(one[1][name], other[1][name]) for name in one[1])
+
+
+def test_on_a_cpu_the_loss_is_computed_as_usual():
+    losses, state, objective = trained("cpu", graphs=True)
+    model = network()
+    optimizer, plain = Adam(model.parameters(), 0.01), []
+    with deterministic(1), seeded(3, "training"):
+        for batch in BATCHES:
+            value = loss_of(model, batch)
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            plain.append(value.detach())
+    assert same((losses, state), (torch.stack(plain), model.state_dict()))
+    assert objective.refused == ""
+
+
+def test_kept_models_are_the_last_ones():
+    kept, made = KeptModels(2), []
+
+    def make():
+        made.append(len(made))
+        return GraphedLoss(loss_of, network())
+
+    first = kept.get("a", make)
+    assert kept.get("a", make) is first
+    kept.get("b", make)
+    kept.get("a", make)
+    kept.get("c", make)
+    assert kept.get("a", make) is first
+    assert len(made) == 3
+    kept.get("b", make)
+    assert len(made) == 4
+
+
+def test_two_parts_side_by_side_give_both_results_in_order():
+    called = []
+    assert side_by_side(lambda: called.append(1) or "a", lambda: called.append(2) or "b") == ("a", "b")
+    assert called == [1, 2]
+
+
+@pytest.mark.gpu
+def test_a_graph_has_the_bits_of_single_kernels_and_changes_no_buffer_by_its_capture():
+    assert same(trained("cuda", graphs=True), trained("cuda", graphs=False))
+
+
+@pytest.mark.gpu
+def test_a_term_can_be_added_to_a_graph():
+    def penalty(model):
+        return 0.1 * sum(weight.square().sum() for weight in model.parameters())
+
+    with_graph, without = (trained("cuda", graphs=graphs, extra=penalty) for graphs in (True, False))
+    assert torch.allclose(with_graph[0], without[0], rtol=1e-6)
+
+
+@pytest.mark.gpu
+def test_parts_side_by_side_in_a_graph_have_the_bits_of_one_after_the_other():
+    def both(model, batch):
+        one, other = side_by_side(lambda: model(batch["x"]), lambda: model[0](batch["x"]).square())
+        return one.square().mean() + other.mean()
+
+    assert same(trained("cuda", graphs=True, loss=both), trained("cuda", graphs=False, loss=both))
+
+
+@pytest.mark.gpu
+def test_a_loss_that_waits_for_the_gpu_is_computed_as_usual():
+    def waits(model, batch):
+        value = loss_of(model, batch)
+        return value if float(value) >= 0 else -value
+
+    graph, plain = (trained("cuda", graphs=graphs, loss=waits) for graphs in (True, False))
+    assert graph[2].refused
+    assert same(graph, plain)
