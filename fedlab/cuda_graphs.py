@@ -84,12 +84,12 @@ class _Capture:
         self.batch = {name: column.clone() for name, column in batch.items()}
         device = self.weights[0].device
         buffers, random = [buffer.clone() for buffer in model.buffers()], torch.cuda.get_rng_state(device)
-        beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        beside.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(beside):
+        side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(side):
             for _ in range(WARMUP):
                 torch.autograd.grad(loss(self.batch), self.weights, allow_unused=True)
-        torch.cuda.current_stream(device).wait_stream(beside)
+        torch.cuda.current_stream(device).wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(self.graph):

@@ -30,7 +30,6 @@ from torch import Tensor, nn
 
 from fedlab.config.schema import Config
 from fedlab.config.sections import NonNegativeFloat
-from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError
 from fedlab.losses.adversarial import domain_loss, gradient_reversal
 from fedlab.models.batchnorm_stats import encode
@@ -125,7 +124,7 @@ class FedDann(Alternating):
         with seeded(self.trainer.seed, "source features", server_round):
             source, count = self.trainer.source, self.options.source_features
             rows = torch.randperm(len(source))[:count]
-            some = ArrayDataset({name: column[rows] for name, column in source.columns.items()}, source.transform)
+            some = source.select(rows)
             z = subsample_rows(encode(features_of(self.trainer.average), some, self.trainer.device), count)
         return {FEATURES: tensor_record({"z": z.cpu()})}
 

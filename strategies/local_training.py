@@ -146,14 +146,14 @@ def run(workload: Workload, work: LocalWork) -> Trained:
         When the loss is not finite.
     """
     device = work.device
-    objective = trained_model(workload, work)
+    objective, data = trained_model(workload, work), work.data.on_device(device)
     model = objective.model
     weights = dict(model.named_parameters())
     start = {name: weight.detach().clone() for name, weight in weights.items()} if work.penalty else {}
     extra = {name: tensor.to(device) for name, tensor in work.extra.items()}
 
     def loss() -> Tensor:
-        value = objective(to_device(work.data.sample_batch(work.batch_size), device))
+        value = objective(to_device(data.sample_batch(work.batch_size), device))
         return value + work.penalty(weights, start, extra) if work.penalty else value
 
     average = deepcopy(model) if work.ema_decay else model

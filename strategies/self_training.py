@@ -100,7 +100,7 @@ def pseudo_labeled(data: ArrayDataset, p: Tensor, threshold: float) -> tuple[Arr
     labels = group_rows(torch.full((len(p),), IGNORED).index_copy(0, rows, classes), len(data))
     some = (labels.view(len(data), -1) != IGNORED).any(1).nonzero().flatten()
     columns = {**{name: column[some] for name, column in data.columns.items()}, "y": labels[some]}
-    return ArrayDataset(columns, data.transform), len(rows) / len(p)
+    return ArrayDataset(columns, data.transform, data.host_only), len(rows) / len(p)
 
 
 def confident_rows(p: Tensor, threshold: float) -> tuple[Tensor, Tensor]:

@@ -77,6 +77,7 @@ class SourceTrainer:
                 f"strategy {core.strategy!r} trains on labeled source data, and the server's data of "
                 f"workload {core.workload!r} has no labels"
             )
+        self._source_on_device = self.source.on_device(self.device)
         with seeded(self.seed, "model"):
             self.model = workload.model()
         self.average = to_gpu(deepcopy(self.model), self.device).requires_grad_(False)
@@ -94,7 +95,7 @@ class SourceTrainer:
 
     def random_batch(self) -> Batch:
         """Return a batch from torch's current random stream."""
-        return to_device(self.source.sample_batch(self.options.batch_size), self.device)
+        return to_device(self._source_on_device.sample_batch(self.options.batch_size), self.device)
 
     def train(
         self,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from fedlab.data.device_copies import copy_to
 
 Batch = Mapping[str, Tensor]
 
@@ -29,7 +32,10 @@ class ArrayDataset(Dataset[Batch]):
     columns
         Named tensors, each of shape (examples, ...), all with the same number of rows.
     transform
-        Applied to each batch when it is read, for instance to turn stored bytes into floats.
+        Applied to each batch when it is read, for instance to turn stored bytes into floats. It computes on the device
+        of the columns, and draws random numbers on the CPU.
+    host_only
+        The transform reads files, so that the columns cannot live on a GPU.
 
     Attributes
     ----------
@@ -42,12 +48,14 @@ class ArrayDataset(Dataset[Batch]):
         When a column has another length than the first, or when there is no column.
     """
 
-    def __init__(self, columns: Batch, transform: Callable[[Batch], Batch] | None = None) -> None:
+    def __init__(
+        self, columns: Batch, transform: Callable[[Batch], Batch] | None = None, host_only: bool = False
+    ) -> None:
         lengths = columns.lengths() if isinstance(columns, SelectedRows) else {n: len(c) for n, c in columns.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"columns of one dataset need one length, got {lengths}")
         self.columns = columns if isinstance(columns, SelectedRows) else dict(columns)
-        self.transform = transform
+        self.transform, self.host_only = transform, host_only
         self._length = next(iter(lengths.values()))
 
     def __len__(self) -> int:
@@ -57,7 +65,7 @@ class ArrayDataset(Dataset[Batch]):
         if isinstance(self.columns, SelectedRows):
             batch = self.columns.batch(index)
         else:
-            batch = {name: column[index] for name, column in self.columns.items()}
+            batch = {name: column[_moved(index, column.device)] for name, column in self.columns.items()}
         return self.transform(batch) if self.transform else batch
 
     def batches(self, size: int) -> Iterator[Batch]:
@@ -81,19 +89,42 @@ class ArrayDataset(Dataset[Batch]):
         elif rows.dtype == torch.bool:
             rows = rows.nonzero()[:, 0]
         if isinstance(self.columns, SelectedRows):
-            return ArrayDataset(SelectedRows(self.columns.stored, self.columns.rows[rows]), self.transform)
-        return ArrayDataset(SelectedRows(self.columns, rows), self.transform)
+            selected = SelectedRows(self.columns.stored, self.columns.rows[rows])
+        else:
+            selected = SelectedRows(self.columns, rows)
+        return ArrayDataset(selected, self.transform, self.host_only)
 
     def without(self, *names: str) -> ArrayDataset:
         """Return the same examples without some columns."""
         if isinstance(self.columns, SelectedRows):
             kept = {name: column for name, column in self.columns.stored.items() if name not in names}
-            return ArrayDataset(SelectedRows(kept, self.columns.rows), self.transform)
-        return ArrayDataset({name: c for name, c in self.columns.items() if name not in names}, self.transform)
+            return ArrayDataset(SelectedRows(kept, self.columns.rows), self.transform, self.host_only)
+        kept = {name: column for name, column in self.columns.items() if name not in names}
+        return ArrayDataset(kept, self.transform, self.host_only)
+
+    def on_device(self, device: torch.device) -> ArrayDataset:
+        """Return the examples with their stored columns on a GPU, where they fit and can be; else the set itself.
+
+        A column is copied once a process, whoever selects rows of it.
+        """
+        if device.type != "cuda" or self.host_only:
+            return self
+        selected = self.columns if isinstance(self.columns, SelectedRows) else None
+        stored = copy_to(selected.stored if selected else self.columns, device)
+        if stored is None:
+            return self
+        found = copy(self)
+        found.columns = SelectedRows(stored, selected.rows.to(device)) if selected else stored
+        return found
 
     def sample_batch(self, size: int) -> Batch:
         """Return ``size`` examples drawn uniformly with replacement from torch's current random stream."""
         return self[torch.randint(len(self), (size,))]
+
+
+def _moved(index: int | slice | Tensor, device: torch.device) -> int | slice | Tensor:
+    """Return an index where the columns are; one that stays on the CPU would make a GPU wait."""
+    return index.to(device, non_blocking=True) if isinstance(index, Tensor) else index
 
 
 class SelectedRows(Mapping[str, Tensor]):
@@ -131,5 +162,5 @@ class SelectedRows(Mapping[str, Tensor]):
 
     def batch(self, index: int | slice | Tensor) -> dict[str, Tensor]:
         """Return columns (examples, width...) of an example or several, without gathering whole columns."""
-        rows = self.rows[index]
+        rows = self.rows[_moved(index, self.rows.device)]
         return {name: column[rows] for name, column in self.stored.items()}

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -107,8 +108,13 @@ class NoiseSchedule:
 
 def extract(table: Tensor, level: Tensor, like: Tensor) -> Tensor:
     """Return a table's entry for each row of ``like``: (batch, 1, ...) in its type and on its device."""
-    values = table.to(like.device)[level].to(like.dtype)
+    values = _table_on(table, like.device)[level].to(like.dtype)
     return values.view(-1, *[1] * (like.dim() - 1))
+
+
+@lru_cache(maxsize=32)  # a table has one identity; copying it at every step would stop a GPU
+def _table_on(table: Tensor, device: torch.device) -> Tensor:
+    return table.to(device)
 
 
 def ddpm_betas(levels: int, largest: float = 0.999) -> Tensor:

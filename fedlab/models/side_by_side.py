@@ -15,10 +15,10 @@ def side_by_side(one: Callable[[], Any], other: Callable[[], Any]) -> tuple[Any,
     """
     if not torch.cuda.is_available() or not torch.cuda.is_current_stream_capturing():
         return one(), other()
-    here, beside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    beside.wait_stream(here)
-    with torch.cuda.stream(beside):
+    here, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(here)
+    with torch.cuda.stream(side):
         second = other()
     first = one()
-    here.wait_stream(beside)
+    here.wait_stream(side)
     return first, second

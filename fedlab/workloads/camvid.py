@@ -15,6 +15,7 @@ cross-entropy over pixels, without weights. None on data without labels.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -129,7 +130,7 @@ class CamVid:
         """
         rows, labels = model(batch["x"]), batch["y"]
         scores = rows if labels.numel() == len(rows) else by_pixel(upsample_logits(rows, labels))
-        labels, weights = labels.flatten(), class_weights(self.class_weight_power).to(scores)
+        labels, weights = labels.flatten(), class_weights(self.class_weight_power, scores.device).to(scores)
         total = torch.where(labels == IGNORE_INDEX, 0.0, weights[labels.clamp_min(0)]).sum()
         summed = cross_entropy(scores, labels, weights, ignore_index=IGNORE_INDEX, reduction="sum")
         return summed / total.clamp_min(weights.min())
@@ -182,10 +183,12 @@ class CamVid:
         return ArrayDataset({name: column[rows] for name, column in examples.columns.items()}, examples.transform)
 
 
-def class_weights(power: float) -> Tensor:
+@lru_cache(maxsize=8)
+def class_weights(power: float, device: torch.device | None = None) -> Tensor:
     """Return (median frequency / frequency) ** power of each class (classes,)."""
     frequency = torch.tensor(FREQUENCIES)
-    return (frequency.median() / frequency) ** power
+    weights: Tensor = (frequency.median() / frequency) ** power
+    return weights.to(device)
 
 
 def upsample_logits(rows: Tensor, labels: Tensor) -> Tensor:

@@ -230,7 +230,7 @@ class Denoising:
             x = SIZES[self.size](bytes_to_float(batch["x"]))
             x = x.mean(1, keepdim=True) if self.channels == 1 else x
             if self.hflip and split == "train":
-                x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
+                x = torch.where((torch.rand(len(x), 1, 1, 1) < 0.5).to(x.device), x.flip(3), x)
             return {"x": x}
 
         return ArrayDataset(columns, read)

@@ -221,7 +221,7 @@ class Digits:
             batch = read(batch)
             return {**batch, "x": random_recolor(random_affine(batch["x"], **(WIDE if self.augment == "wide" else {})))}
 
-        return ArrayDataset(examples.columns, view)
+        return ArrayDataset(examples.columns, view, examples.host_only)
 
 
 @lru_cache(maxsize=16)

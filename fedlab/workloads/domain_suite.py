@@ -168,10 +168,11 @@ class DomainSuiteWorkload:
     """A workload whose server and clients have domains of one suite, any of which may be the source.
 
     A subclass defines the suite (``of``), the default ``source``, the augmentation of the server's training examples
-    (``source_view``), and the ``model``.
+    (``source_view``; ``view_on_host`` where it computes on a CPU alone), and the ``model``.
     """
 
     of: ClassVar[DomainSuite]
+    view_on_host: ClassVar[bool] = False
 
     source: str = Field("", description="domain of the server, with labels")
     targets: str = Field("", description="domains of the clients, comma-separated; empty: all but the source")
@@ -220,7 +221,8 @@ class DomainSuiteWorkload:
             return client_data(self, self._client_specs[partition], split, with_labels=self.client_labels)
         examples = self.read_domain(self.source, split, True)
         view = self.source_view if self.augment else self.of.to_float
-        return ArrayDataset(examples.columns, view) if split == "train" else examples
+        on_host = examples.host_only or (self.augment and self.view_on_host)
+        return ArrayDataset(examples.columns, view, on_host) if split == "train" else examples
 
     def labels(self, partition: int) -> Tensor:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""

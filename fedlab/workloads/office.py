@@ -29,6 +29,7 @@ class Office(DomainSuiteWorkload):
 
     of: ClassVar[DomainSuite] = OFFICE
     source_view = staticmethod(drop_keypoints)
+    view_on_host: ClassVar[bool] = True  # binomial numbers would come from the GPU's own generator
 
     source: str = Field("caltech10", description="domain of the server, with labels")
     augment: bool = Field(True, description="random views of the source: a random part of each image's key points")

@@ -57,7 +57,9 @@ def random_affine(
         torch.stack([cos * wide, (slant - sin) * high, _uniform(-shift, shift, count)], 1),
         torch.stack([sin * wide, cos * high, _uniform(-shift, shift, count)], 1),
     )
-    grid = affine_grid(torch.stack(rows, 1), list(x.shape), align_corners=False)  # (batch, height, width, 2)
+    grid = affine_grid(
+        torch.stack(rows, 1).to(x.device), list(x.shape), align_corners=False
+    )  # (batch, height, width, 2)
     if padding == "border":
         return grid_sample(x, grid, align_corners=False, padding_mode="border")
     return grid_sample(x + 1, grid, align_corners=False) - 1  # outside is the ground
@@ -85,4 +87,5 @@ def random_recolor(x: Tensor, plain: float = 0.35, gray: float = 0.2) -> Tensor:
     is_gray = (kind >= plain) & (kind < plain + gray)
     ground = torch.where(is_gray, ground[:, :1], ground)
     stroke = torch.where(is_gray, stroke[:, :1], stroke)
-    return torch.where(kind < plain, x, ground * (1 - mask) + stroke * mask)
+    same, ground, stroke = (kind < plain).to(x.device), ground.to(x.device), stroke.to(x.device)
+    return torch.where(same, x, ground * (1 - mask) + stroke * mask)

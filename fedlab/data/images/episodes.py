@@ -105,7 +105,7 @@ class EpisodeDataset(ArrayDataset):
     def sample_batch(self, size: int) -> Batch:
         """Return one episode from torch's current random stream."""
         half = self.PER_CLASS // 2
-        y = self.columns["y"]
+        y = self.columns["y"].cpu()
         ways = min(max(2, size // self.PER_CLASS), len(torch.unique(y)))
         seed = int(torch.randint(2**31, (1,)))
         episode = sample_episodes(y, ways=ways, shots=half, queries=half, episodes=1, seed=seed)

@@ -169,4 +169,4 @@ def lazy_dataset(
         others = {name: column.clone() for name, column in batch.items()}
         return {**others, "x": x.reshape(*names.shape, *x.shape[1:])}
 
-    return ArrayDataset({"x": store.names[rows], **columns}, read)
+    return ArrayDataset({"x": store.names[rows], **columns}, read, host_only=True)

@@ -44,6 +44,7 @@ def rand_conv(x: Tensor) -> Tensor:
     size = KERNELS[int(torch.randint(len(KERNELS), ()))]
     kernel = torch.randn(3, 3, size, size) / (3 * size**2) ** 0.5
     share = torch.rand(())
+    share = share.to(x.device)
     return share * conv2d(x, kernel.to(x), padding=size // 2) + (1 - share) * x
 
 
@@ -99,4 +100,4 @@ def textured(data: ArrayDataset, kind: str) -> ArrayDataset:
         batch = read(batch)
         return {**batch, "x": randomize_texture(kind, batch["x"])}
 
-    return type(data)(data.columns, view)
+    return type(data)(data.columns, view, data.host_only)

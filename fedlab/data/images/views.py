@@ -147,5 +147,5 @@ GRAY_FRACTION = 0.3  # of photographs without color
 def photo_view(x: Tensor) -> Tensor:
     """Return a random view of each photograph (batch, 3, size, size) in [-1, 1]: crop, mirror, colors, some in gray."""
     x = random_view(x, MIN_CROP_AREA, JITTER_STRENGTH, hflip=True)
-    colorless = (torch.rand(len(x)) < GRAY_FRACTION)[:, None, None, None]
+    colorless = (torch.rand(len(x)) < GRAY_FRACTION).to(x.device)[:, None, None, None]
     return torch.where(colorless, to_grayscale(x), x)

@@ -155,7 +155,7 @@ def permute_atoms(bonds: Tensor, atoms: Tensor, no_atom: int) -> tuple[Tensor, T
 
     Shapes of ``bonds`` and ``atoms`` are (batch, N, N) and (batch, N).
     """
-    keys = torch.rand(atoms.shape, device=atoms.device) + (atoms == no_atom)
+    keys = torch.rand(atoms.shape).to(atoms.device) + (atoms == no_atom)
     order = keys.argsort(dim=1)  # (batch, N)
     rows = bonds.gather(1, order[:, :, None].expand_as(bonds))
     return rows.gather(2, order[:, None, :].expand_as(bonds)), atoms.gather(1, order)
