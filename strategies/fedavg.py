@@ -42,6 +42,7 @@ from fedlab.strategies.protocol import (
 )
 from fedlab.strategies.source_only import SourceTrainer
 from fedlab.strategies.vectorized import ManyClients
+from fedlab.strategies.whole_models import WholeModels
 from fedlab.training import Progress
 from fedlab.workload import Workload
 
@@ -142,7 +143,7 @@ def train(
 
 def clients(prepare: Prepare = prepare, reply: Reply = reply) -> ClientFunctions:
     """Return the client side of a strategy that changes nothing but the local training and the answer after it."""
-    train_many = ManyClients(prepare, reply)
+    train_many = ManyClients(WholeModels(prepare, reply))
     return ClientFunctions(partial(train, prepare=prepare, reply=reply), evaluate, train_many=train_many)
 
 

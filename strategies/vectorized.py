@@ -1,39 +1,113 @@
 """Local training of many clients at once, with each client's own random stream and each client's own errors.
 
-Every client's batches are drawn from its stream, as its loop would draw them; then the clients' models are stacked and
-take their steps together (``fedlab/vectorized``). Where that is impossible the clients train one after another, and
-:func:`take_notes` says why. Results agree with the loop's to rounding.
+A strategy gives its clients' training in parts (:class:`Together`). What comes before and after the steps is done
+client by client, each on its stream; the steps of all are taken together, for instance on stacked weights
+(``fedlab/vectorized``). Where that is impossible the clients train one after another, and :func:`take_notes` says why.
+Results agree with the loop's to rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from flwr.app import Message, RecordDict
-from torch import Tensor
 
-from fedlab.data.dataset import Batch
 from fedlab.seeds import Stream, preserved, seeded
-from fedlab.strategies.local_training import PHASE, LocalWork, Prepare, Reply, Trained, run
 from fedlab.strategies.protocol import ClientContext, round_of
 from fedlab.training import check_loss
-from fedlab.vectorized.draws import NotVectorizable, draw
+from fedlab.vectorized.draws import NotVectorizable
 from fedlab.vectorized.memory import ClientMemory, measure
-from fedlab.vectorized.stacked_model import StackedModel
-from fedlab.vectorized.stacked_training import stack_batches, train_stacked
-from fedlab.workload import Workload, blank_model
+from fedlab.workload import Workload
 
 Outcome = RecordDict | Exception
 
 PURPOSE = "train"  # first name of a client's random stream, as in the client app
-COPIES = 6  # of the weights on a CPU: model, stack, gradient, at most two of the optimizer, one more of any
-WINDOW_BYTES = 64 * 2**20  # of batches that are drawn ahead
 _REFUSED: dict[str, str] = {}  # what cannot be vectorized in this process, and why
 _NOTES: list[str] = []
+
+
+class Work(Protocol):
+    """What a client is to do in a round, as far as it matters here."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where to train."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        ...
+
+
+W = TypeVar("W", bound=Work)
+R = TypeVar("R")
+
+
+class Together(Protocol[W, R]):
+    """The training of a strategy's clients in parts, of which the steps of many clients can be taken together."""
+
+    @property
+    def phase(self) -> str:
+        """Name of the steps in errors."""
+        ...
+
+    def prepare(self, workload: Workload, message: Message, context: ClientContext) -> W:
+        """Return what a client is to do, on its random stream."""
+        ...
+
+    def run(self, workload: Workload, work: W) -> R:
+        """Do it, on the stream that the preparation has left: the loop."""
+        ...
+
+    def run_many(
+        self, workload: Workload, works: Sequence[W], streams: Sequence[Stream]
+    ) -> list[tuple[R, list[float]]]:
+        """Return the results of several clients of one kind, and the losses of each, one a step.
+
+        Clients with the most steps come first.
+
+        Raises
+        ------
+        NotVectorizable
+            When they cannot be trained at once.
+        ClientError
+            When one client cannot go on.
+        """
+        ...
+
+    def reply(self, workload: Workload, message: Message, context: ClientContext, work: W, result: R) -> RecordDict:
+        """Return the client's answer, on its stream."""
+        ...
+
+    def kind(self, work: W) -> str:
+        """Return what clients that train together have in common, as text."""
+        ...
+
+    def subject(self, workload: Workload, work: W) -> str:
+        """Return the name of that which can or cannot be vectorized."""
+        ...
+
+    def shortened(self, work: W) -> W:
+        """Return the work with so few steps as show its memory."""
+        ...
+
+    def resident(self, work: W) -> int:
+        """Return the bytes of a client that :func:`fedlab.vectorized.memory.measure` does not see in its steps."""
+        ...
+
+
+class ClientError(Exception):
+    """One client cannot go on; the others can."""
+
+    def __init__(self, position: int, error: Exception) -> None:
+        super().__init__(str(error))
+        self.position, self.error = position, error
 
 
 @dataclass
@@ -50,29 +124,20 @@ class _Client:
 
 
 @dataclass
-class _Ready:
+class _Ready(Generic[W]):
     """A client that is prepared, in the middle of its random stream."""
 
     number: int
     client: _Client
     stream: Stream
-    work: LocalWork
-
-
-class _ClientError(Exception):
-    """One client cannot go on; the others can."""
-
-    def __init__(self, number: int, error: Exception) -> None:
-        super().__init__(str(error))
-        self.number, self.error = number, error
+    work: W
 
 
 @dataclass(frozen=True)
 class ManyClients:
-    """The training of many clients at once, of a strategy that answers with ``reply`` to what ``prepare`` asks for."""
+    """The training of many clients at once, of a strategy that gives it in parts."""
 
-    prepare: Prepare
-    reply: Reply
+    parts: Together[Any, Any]
 
     def __call__(
         self, workload: Workload, messages: Sequence[Message], contexts: Sequence[ClientContext]
@@ -81,7 +146,7 @@ class ManyClients:
 
         Each client's random stream is opened here, as the client app opens it for one client.
         """
-        batch = _Batch(workload, self.prepare, self.reply)
+        batch = _Batch(workload, self.parts)
         clients = [_Client(message, context) for message, context in zip(messages, contexts, strict=True)]
         with preserved():
             batch.train(dict(enumerate(clients)))
@@ -99,19 +164,13 @@ class ManyClients:
         return ClientMemory.through(one, two)
 
     def _bytes(self, workload: Workload, message: Message, context: ClientContext, clients: int) -> int:
+        streams, works = [Stream("memory", number) for number in range(clients)], []
         with preserved():
-            ready = [
-                _Ready(number, client, stream, self.prepare(workload, message, context))
-                for number in range(clients)
-                for client in (_Client(message, context),)
-                for stream in (Stream("memory", number),)
-            ]
-            group = [replace(one, work=replace(one.work, steps=min(one.work.steps, 2))) for one in ready]
-            peak = measure(group[0].work.device, partial(_train_stacked, workload, group))
-        if group[0].work.device.type == "cuda":
-            return peak
-        size: int = sum(tensor.nbytes for tensor in group[0].work.start.values())
-        return peak + size * clients * COPIES
+            for stream in streams:
+                with stream:
+                    works.append(self.parts.shortened(self.parts.prepare(workload, message, context)))
+            peak = measure(works[0].device, partial(self.parts.run_many, workload, works, streams))
+        return peak + sum(map(self.parts.resident, works))
 
 
 def take_notes() -> list[str]:
@@ -121,59 +180,64 @@ def take_notes() -> list[str]:
     return notes
 
 
-class _Batch:
+class _Batch(Generic[W, R]):
     """The clients that train at once, and what becomes of each."""
 
-    def __init__(self, workload: Workload, prepare: Prepare, reply: Reply) -> None:
-        self.workload, self.prepare, self.reply = workload, prepare, reply
+    def __init__(self, workload: Workload, parts: Together[W, R]) -> None:
+        self.workload, self.parts = workload, parts
         self.outcomes: dict[int, Outcome] = {}
 
     def train(self, clients: dict[int, _Client]) -> None:
         """Train all clients, from the beginning of their streams."""
         ready = [one for number, client in clients.items() if (one := self._ready(number, client))]
-        ready.sort(key=_kind)
-        for _, group in groupby(ready, _kind):
+        ready.sort(key=self._kind)
+        for _, group in groupby(ready, self._kind):
             together = sorted(group, key=lambda one: -one.work.steps)
             some = {one.number: one.client for one in together}
             try:
                 self._train_group(together)
             except NotVectorizable as error:
-                self._refuse(_subject(self.workload, together[0].work), str(error))
+                self._refuse(together[0].work, str(error))
                 self._train_one_by_one(some)
-            except _ClientError as error:
-                self.outcomes[error.number] = error.error
-                self.train({number: client for number, client in some.items() if number != error.number})
+            except ClientError as error:
+                failed = together[error.position].number
+                self.outcomes[failed] = error.error
+                self.train({number: client for number, client in some.items() if number != failed})
             except torch.OutOfMemoryError:
                 self._train_halves(some)
             except Exception as error:
                 self._train_one_by_one(some)  # which says whose values are wrong, for instance a label of no class
                 if not any(isinstance(self.outcomes[number], Exception) for number in some):
                     reason = f"{type(error).__name__}: {error}".splitlines()[0]
-                    self._refuse(_subject(self.workload, together[0].work), reason)
+                    self._refuse(together[0].work, reason)
 
-    def _ready(self, number: int, client: _Client) -> _Ready | None:
+    def _kind(self, one: _Ready[W]) -> str:
+        return self.parts.kind(one.work)
+
+    def _ready(self, number: int, client: _Client) -> _Ready[W] | None:
         stream = Stream(*client.names)
         try:
             with stream:
-                return _Ready(number, client, stream, self.prepare(self.workload, client.message, client.context))
+                work = self.parts.prepare(self.workload, client.message, client.context)
+            return _Ready(number, client, stream, work)
         except Exception as error:
             self.outcomes[number] = error
             return None
 
-    def _train_group(self, group: Sequence[_Ready]) -> None:
-        if refused := _REFUSED.get(_subject(self.workload, group[0].work)):
+    def _train_group(self, group: Sequence[_Ready[W]]) -> None:
+        works = [one.work for one in group]
+        if refused := _REFUSED.get(self.parts.subject(self.workload, works[0])):
             raise NotVectorizable(refused)
-        states, losses = _train_stacked(self.workload, group)
-        for one, state, values in zip(group, states, losses, strict=True):
-            self.outcomes[one.number] = self._answer(one, state, values)
+        trained = self.parts.run_many(self.workload, works, [one.stream for one in group])
+        for one, (result, losses) in zip(group, trained, strict=True):
+            self.outcomes[one.number] = self._answer(one, result, losses)
 
-    def _answer(self, one: _Ready, state: dict[str, Tensor], losses: Sequence[float]) -> Outcome:
+    def _answer(self, one: _Ready[W], result: R, losses: Sequence[float]) -> Outcome:
         try:
             for step, value in enumerate(losses, 1):
-                check_loss(value, PHASE, step, len(losses))
-            trained = Trained(state, sum(losses) / len(losses) if losses else None)
+                check_loss(value, self.parts.phase, step, len(losses))
             with one.stream:
-                return self.reply(self.workload, one.client.message, one.client.context, one.work, trained)
+                return self.parts.reply(self.workload, one.client.message, one.client.context, one.work, result)
         except Exception as error:
             return error
 
@@ -191,91 +255,21 @@ class _Batch:
         for number, client in clients.items():
             try:
                 with seeded(*client.names):
-                    work = self.prepare(self.workload, client.message, client.context)
-                    trained = run(self.workload, work)
-                    self.outcomes[number] = self.reply(self.workload, client.message, client.context, work, trained)
+                    work = self.parts.prepare(self.workload, client.message, client.context)
+                    result = self.parts.run(self.workload, work)
+                    self.outcomes[number] = self.parts.reply(
+                        self.workload, client.message, client.context, work, result
+                    )
             except Exception as error:
                 self.outcomes[number] = error
 
-    def _refuse(self, subject: str, reason: str) -> None:
+    def _refuse(self, work: W, reason: str) -> None:
+        subject = self.parts.subject(self.workload, work)
         if subject not in _REFUSED:
             _REFUSED[subject] = reason
             _note(f"clients of this workload cannot train at once, and train one after another: {reason}")
 
 
-def _train_stacked(workload: Workload, group: Sequence[_Ready]) -> tuple[list[dict[str, Tensor]], list[list[float]]]:
-    """Train clients of one kind, those with the most steps first; return states and losses of each."""
-    works = [one.work for one in group]
-    first = works[0]
-    states, extra = [work.start for work in works], [work.extra for work in works]
-    one = blank_model(workload).to(first.device).train()
-    for name in first.frozen:
-        one.get_parameter(name).requires_grad_(False)
-    model = StackedModel(one, states, workload.loss, first.penalty, extra)
-    steps, settings = [work.steps for work in works], [work.optimizer for work in works]
-    return train_stacked(model, _Feed(model, group), steps, settings, first.ema_decay)
-
-
 def _note(sentence: str) -> None:
     if sentence not in _NOTES:
         _NOTES.append(sentence)
-
-
-def _subject(workload: Workload, work: LocalWork) -> str:
-    """Name of that which can or cannot be vectorized: the workload and the penalty."""
-    return f"{workload!r} {work.penalty!r}"
-
-
-def _kind(one: _Ready) -> str:
-    """Clients of one kind have stacked models, one optimizer but for its learning rate, and batches of one shape."""
-    work = one.work
-    settings = replace(work.optimizer, learning_rate=0.0)
-    columns = {name: (column.dtype, tuple(column.shape[1:])) for name, column in work.data.columns.items()}
-    training = (settings, work.batch_size, work.ema_decay, work.penalty, sorted(work.extra), sorted(work.frozen))
-    return repr((training, sorted(columns.items())))
-
-
-class _Feed:
-    """Batches of many clients, a window of steps ahead, each from its client's stream.
-
-    In each step the loop draws a batch, and then what its loss draws.
-    """
-
-    def __init__(self, model: StackedModel, group: Sequence[_Ready]) -> None:
-        self.model, self.group, self.device = model, group, group[0].work.device
-        self.plan = model.record(self._trial()) if group[0].work.steps else []
-        self.drawn: list[list[tuple[Batch, list[Tensor]]]] = []
-        self.start = self.end = 0
-        self.window = 1  # steps; a first batch shows how many fit
-
-    def _trial(self) -> Batch:
-        """Return a first batch of some client, whose stream is not touched."""
-        work = self.group[0].work
-        try:
-            with seeded("a trial of the loss"):
-                batch = work.data.sample_batch(work.batch_size)
-        except Exception as error:
-            raise _ClientError(self.group[0].number, error) from error
-        return {name: column.to(self.device) for name, column in batch.items()}
-
-    def __call__(self, step: int, count: int) -> tuple[Batch, list[Tensor]]:
-        """Return the batches of the first ``count`` clients in a step, and the numbers that their losses draw."""
-        if step == self.end:
-            self.start, self.end = step, step + self.window
-            self.drawn = [self._batches(one, step) for one in self.group[:count]]
-            size = sum(column.nbytes for drawn in self.drawn for column in (*drawn[0][0].values(), *drawn[0][1]))
-            self.window = max(1, WINDOW_BYTES // max(size, 1))
-        batches, numbers = zip(*(drawn[step - self.start] for drawn in self.drawn[:count]), strict=True)
-        stacked = [torch.stack(each).to(self.device) for each in zip(*numbers, strict=True)]
-        return stack_batches(batches, self.device), stacked
-
-    def _batches(self, one: _Ready, step: int) -> list[tuple[Batch, list[Tensor]]]:
-        work = one.work
-        try:
-            with one.stream:
-                return [
-                    (work.data.sample_batch(work.batch_size), draw(self.plan))
-                    for _ in range(min(self.window, work.steps - step))
-                ]
-        except Exception as error:
-            raise _ClientError(one.number, error) from error

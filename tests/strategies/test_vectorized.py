@@ -15,7 +15,7 @@ from cohorts import Cohort, distance, state_of
 from fedlab import registry
 from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError, RunError
-from fedlab.strategies import fedavg, local_training, vectorized
+from fedlab.strategies import drawn_ahead, fedavg, local_training, vectorized, whole_models
 from fedlab.strategies.scaffold import CORRECTION
 from fedlab.workload import WorkloadSpec
 from tables import put
@@ -135,7 +135,7 @@ def test_global_random_streams_are_untouched(cohort):
 
 
 def test_batches_are_drawn_in_windows(cohort, monkeypatch):
-    monkeypatch.setattr(vectorized, "WINDOW_BYTES", 3 * 2 * 16 * (4 * 4 + 8))  # two steps of three clients
+    monkeypatch.setattr(drawn_ahead, "WINDOW_BYTES", 3 * 2 * 16 * (4 * 4 + 8))  # two steps of three clients
     assert same(cohort(**{"client.steps": 7})) < TOLERANCE
 
 
@@ -299,14 +299,14 @@ def test_weights_of_another_model_are_the_error_of_their_client(cohort):
 
 
 def test_clients_that_do_not_fit_into_memory_train_in_halves(cohort, monkeypatch):
-    real = vectorized.StackedModel
+    real = whole_models.StackedModel
 
     def small(model, states, *rest):
         if len(states) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(model, states, *rest)
 
-    monkeypatch.setattr(vectorized, "StackedModel", small)
+    monkeypatch.setattr(whole_models, "StackedModel", small)
     clients = cohort()
     for pair in zip(clients.at_once(), clients.one_by_one(), strict=True):
         assert distance(*pair) < TOLERANCE
@@ -320,7 +320,7 @@ def test_memory_is_a_line_through_one_and_two_clients(cohort):
     clients = cohort()
     found = clients.functions.train_many.memory(clients.workload, clients.messages[0], clients.contexts[0])
     weights = sum(tensor.nbytes for tensor in clients.model.state_dict().values())
-    assert found.each >= vectorized.COPIES * weights
+    assert found.each >= whole_models.COPIES * weights
     assert found.largest(found.bytes(7)) == 7
 
 
