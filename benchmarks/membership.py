@@ -44,7 +44,7 @@ from fedlab.models.gaussian_mixture import GaussianMixture
 from fedlab.privacy.accounting import Release, noise_multiplier
 from fedlab.runs import pretrain_cache
 from fedlab.seeds import deterministic, seeded
-from fedlab.strategies.dualadapt.client import adapt_head
+from fedlab.strategies.dualadapt.local_head import adapt_head
 from fedlab.strategies.dualadapt.mixtures import read_mixture
 from fedlab.strategies.dualadapt.private import release_features
 from fedlab.strategies.dualadapt.server import DualAdapt

@@ -32,7 +32,8 @@ from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
 from fedlab.models.feature_classifier import EnsembleHead, features_of
 from fedlab.privacy.accounting import Release, noise_multiplier
 from fedlab.seeds import deterministic, seeded
-from fedlab.strategies.dualadapt.client import adapt_head, client_features
+from fedlab.strategies.dualadapt.client import client_features
+from fedlab.strategies.dualadapt.local_head import adapt_head
 from fedlab.strategies.dualadapt.private import release_features
 from fedlab.strategies.protocol import load
 

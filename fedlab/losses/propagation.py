@@ -10,11 +10,15 @@ number of iterations instead of a linear solve.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 CHUNK_ROWS = 1024  # similarities are computed for so many examples at a time
+JOINED_ROWS = 16384  # examples of several small sets that are smoothed at once
 
 
 @torch.no_grad()
@@ -37,10 +41,52 @@ def propagate_labels(
     Tensor
         Probabilities (examples, classes), rows sum to 1.
     """
+    (found,) = propagate_many([features], [probabilities], num_neighbors, alpha, iterations)
+    return found
+
+
+@torch.no_grad()
+def propagate_many(
+    features: Sequence[Tensor],
+    probabilities: Sequence[Tensor],
+    num_neighbors: int = 10,
+    alpha: float = 0.95,
+    iterations: int = 40,
+) -> list[Tensor]:
+    """Return :func:`propagate_labels` of several sets; those of few examples are smoothed together, as one graph.
+
+    No edge joins two sets, so each has the numbers that it has alone.
+
+    Parameters
+    ----------
+    features, probabilities
+        Of each set (examples, dimensions) and (examples, classes); examples and classes of one type and device.
+    """
+    found = list(probabilities)
+    graphs = {
+        number: neighbor_graph(rows, k)
+        for number, rows in enumerate(features)
+        if (k := min(num_neighbors, len(rows) - 1)) > 0
+    }
+    for some in _together(graphs):
+        sizes = [len(probabilities[number]) for number in some]
+        weight, column = _joined([graphs[number] for number in some])
+        smooth = _smooth(weight, column, torch.cat([probabilities[number] for number in some]), alpha, iterations)
+        for number, own in zip(some, torch.split(smooth, sizes), strict=True):
+            found[number] = own
+    return found
+
+
+@torch.no_grad()
+def neighbor_graph(features: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return normalized weights and columns (examples, k) of each example's edges to its k nearest by cosine.
+
+    Parameters
+    ----------
+    features
+        (examples, dimensions), with more than k examples.
+    """
     count = len(features)
-    k = min(num_neighbors, count - 1)
-    if k < 1:
-        return probabilities
     z = normalize(features.flatten(1), dim=1)
     weights, columns = [], []
     for start in range(0, count, CHUNK_ROWS):
@@ -53,7 +99,32 @@ def propagate_labels(
     weight, column = torch.cat(weights), torch.cat(columns)  # (examples, k)
     reached = torch.zeros(count, device=z.device).index_add_(0, column.flatten(), weight.flatten())
     degree = (weight.sum(1) + reached).clamp_min(1e-6).rsqrt()
-    weight = weight * degree[:, None] * degree[column]
+    return weight * degree[:, None] * degree[column], column
+
+
+def _together(graphs: Mapping[int, tuple[Tensor, Tensor]]) -> Iterator[list[int]]:
+    """Yield the numbers of graphs of as many edges, in groups of at most ``JOINED_ROWS`` rows, or of one graph."""
+    group, rows = list[int](), 0
+    for number, (weight, _) in sorted(graphs.items(), key=lambda item: item[1][0].shape[1]):
+        alike = group and graphs[group[0]][0].shape[1] == weight.shape[1]
+        if group and (not alike or rows + len(weight) > JOINED_ROWS):
+            yield group
+            group, rows = [], 0
+        group.append(number)
+        rows += len(weight)
+    if group:
+        yield group
+
+
+def _joined(graphs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return several graphs as one, with the rows of one after those of another."""
+    starts = accumulate((len(weight) for weight, _ in graphs), initial=0)
+    columns = [column + start for (_, column), start in zip(graphs, starts, strict=False)]
+    return torch.cat([weight for weight, _ in graphs]), torch.cat(columns)
+
+
+def _smooth(weight: Tensor, column: Tensor, probabilities: Tensor, alpha: float, iterations: int) -> Tensor:
+    """Return probabilities (examples, classes) after some iterations on a graph, rows sum to 1."""
     smooth = probabilities
     for _ in range(iterations):
         outgoing = torch.einsum("nk,nkc->nc", weight, smooth[column])

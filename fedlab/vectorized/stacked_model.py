@@ -74,6 +74,9 @@ class StackedModel:
         self.extra = {name: torch.stack([one[name] for one in extra]).to(device) for name in (extra or [{}])[0]}
         self._names = _state_names(model)
 
+    def __len__(self) -> int:
+        return len(next(iter(self.weights.values())))
+
     def record(self, batch: Batch) -> list[Draw]:
         """Note and return what the loss draws, from a trial with one model's batch (examples, ...) on the device.
 
@@ -86,7 +89,7 @@ class StackedModel:
         return self.plan
 
     def losses(self, batch: Batch, numbers: Sequence[Tensor] = ()) -> Tensor:
-        """Return the loss of each model (models,) on a batch of its own: columns (models, examples, ...).
+        """Return the loss of each model (models, ...) on a batch of its own: columns (models, examples, ...).
 
         Parameters
         ----------

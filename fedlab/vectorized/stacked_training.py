@@ -19,6 +19,7 @@ def train_stacked(
     steps: Sequence[int],
     settings: Sequence[OptimizerSettings],
     ema_decay: float = 0.0,
+    schedules: Sequence[Sequence[float]] = (),
 ) -> tuple[list[dict[str, Tensor]], list[list[float]]]:
     """Train each model by its own number of steps, and return the models' states and losses.
 
@@ -37,6 +38,8 @@ def train_stacked(
         Optimizer of each model; only learning rates may differ.
     ema_decay
         Decay of a moving average of the weights, which is then the result; 0: none.
+    schedules
+        For each model the learning rate of each of its steps, in the place of the optimizer's own.
 
     Returns
     -------
@@ -52,7 +55,8 @@ def train_stacked(
     weights, buffers = dict(model.weights), dict(model.buffers)
     average = {name: weight.detach().clone() for name, weight in weights.items()} if ema_decay else {}
     trailing = dict(average)
-    optimizer = first.build(weights.values(), _rates(settings, next(iter(weights.values()))))
+    like = next(iter(weights.values()))
+    optimizer = first.build(weights.values(), _rates([one.learning_rate for one in settings], like))
     losses: list[Tensor] = []
     for step in range(steps[0]):
         if (count := sum(number > step for number in steps)) < active:
@@ -60,6 +64,8 @@ def train_stacked(
             model.keep(active)
             optimizer.keep(model.weights.values())
             trailing = {name: tensor[:active] for name, tensor in average.items()}
+        if schedules:
+            optimizer.learning_rate = _rates([schedule[step] for schedule in schedules[:active]], like)
         values = model.losses(*batches(step, active))
         values.sum().backward()  # type: ignore[no-untyped-call]
         losses.append(values.detach())
@@ -71,10 +77,9 @@ def train_stacked(
     return model.states(average or weights, buffers), _by_model(losses, len(steps))
 
 
-def _rates(settings: Sequence[OptimizerSettings], like: Tensor) -> Tensor | None:
-    """Learning rates (models,) where they differ."""
-    rates = [one.learning_rate for one in settings]
-    return torch.tensor(rates, dtype=like.dtype, device=like.device) if len(set(rates)) > 1 else None
+def _rates(rates: Sequence[float], like: Tensor) -> float | Tensor:
+    """Learning rates of models: the one that all have, or (models,)."""
+    return torch.tensor(rates, dtype=like.dtype, device=like.device) if len(set(rates)) > 1 else rates[0]
 
 
 def _by_model(losses: Sequence[Tensor], models: int) -> list[list[float]]:

@@ -23,11 +23,13 @@ from __future__ import annotations
 from fedlab.metrics import AUXILIARY_ORDER, Metric, Phase
 from fedlab.strategies.dualadapt.client import train
 from fedlab.strategies.dualadapt.evaluation import evaluate, prediction_states, predictor, states_from_checkpoint
+from fedlab.strategies.dualadapt.many_clients import LocalHeads
 from fedlab.strategies.dualadapt.mixtures import example_weights
 from fedlab.strategies.dualadapt.server import DualAdapt
 from fedlab.strategies.dualadapt.shared import Options
 from fedlab.strategies.protocol import ClientFunctions, StrategySpec
 from fedlab.strategies.source_only import PHASES
+from fedlab.strategies.vectorized import ManyClients
 
 METRICS = (  # variants of the workload's metrics: what predicts on a client
     Metric("*_source_only", order=1, role="reference", note="training on the source alone"),
@@ -41,7 +43,15 @@ METRICS = (  # variants of the workload's metrics: what predicts on a client
 SPEC: StrategySpec = StrategySpec(
     Options,
     DualAdapt,
-    ClientFunctions(train, evaluate, prediction_states, states_from_checkpoint, predictor, example_weights),
+    ClientFunctions(
+        train,
+        evaluate,
+        prediction_states,
+        states_from_checkpoint,
+        predictor,
+        example_weights,
+        ManyClients(LocalHeads()),
+    ),
     comparison_overrides={"source_only_twin": False},  # source_only is in the table as a strategy of its own
     metrics=METRICS,
     upload="head",

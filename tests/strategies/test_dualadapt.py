@@ -21,8 +21,7 @@ from fedlab.errors import ConfigError
 from fedlab.models import em, gaussian_mixture
 from fedlab.runs.checkpoints import weights_sha256
 from fedlab.seeds import seeded
-from fedlab.strategies.dualadapt import client as dualadapt
-from fedlab.strategies.dualadapt import evaluate
+from fedlab.strategies.dualadapt import evaluate, local_head
 from fedlab.strategies.dualadapt.server_loss import pseudo_targets, server_loss
 from fedlab.strategies.dualadapt.shared import QUANTILES, Options
 from fedlab.strategies.protocol import METRICS, ClientContext, arrays_of
@@ -136,7 +135,7 @@ def test_the_local_head_is_the_plain_loop():
     settings = Options(components=2, pseudo_labels="global", class_balance=0.0, client_discrepancy=0.0)
     training = parse_section(ClientConfig, "client", {}, steps=3, batch_size=10, learning_rate=0.01)
     with seeded("loop"):
-        local, mixture, loss = dualadapt.adapt_head(head, z, source, quantiles, settings, training)
+        local, mixture, loss = local_head.adapt_head(head, z, source, quantiles, settings, training)
 
     expected = copy.deepcopy(head)
     optimizer = torch.optim.Adam(expected.parameters(), 0.01)
@@ -174,7 +173,7 @@ def test_the_local_loss_is_the_plain_sum_over_examples():
         q = logits[row].softmax(0)
         total -= float(weights[row] * q[labels[row]].log()) / 6
         total -= 0.2 * sum(abs(float(other[row, k] - q[k])) for k in range(3)) / 6
-    assert float(dualadapt.local_loss(logits, labels, weights, other, 0.2)) == pytest.approx(total, rel=1e-5)
+    assert float(local_head.local_loss(logits, labels, weights, other, 0.2)) == pytest.approx(total, rel=1e-5)
 
 
 def test_without_the_server_discrepancy_the_server_is_its_own_control_bit_for_bit():
@@ -296,7 +295,7 @@ def test_balance_evens_out_the_classes_of_pseudo_labels():
     p = torch.randn(300, 3).mul(2).add(torch.tensor([1.0, 0.0, 0.0])).softmax(1)
     z = torch.randn(300, 8)
     raw, even = (
-        dualadapt.pseudo_labels(z, p, Options(pseudo_labels="global", class_balance=b)).bincount(minlength=3)
+        local_head.pseudo_labels(z, p, Options(pseudo_labels="global", class_balance=b)).bincount(minlength=3)
         for b in (0.0, 1.0)
     )
     assert even.max() - even.min() < raw.max() - raw.min()

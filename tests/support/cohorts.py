@@ -58,9 +58,9 @@ def state_of(reply, name="arrays"):
     return dict(reply[name].to_torch_state_dict())
 
 
-def distance(reply, other):
-    """Largest distance of two replies: of all weights together relative to their norm, and of metrics."""
-    ours, theirs = state_of(reply), state_of(other)
+def distance(reply, other, name="arrays"):
+    """Largest distance of two replies: of a record's tensors together relative to their norm, and of metrics."""
+    ours, theirs = state_of(reply, name), state_of(other, name)
     assert list(ours) == list(theirs)
     assert all((ours[key].dtype, ours[key].shape) == (theirs[key].dtype, theirs[key].shape) for key in ours)
     flat = [torch.cat([tensor.double().flatten() for tensor in state.values()]) for state in (ours, theirs)]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedlab.losses import propagation
-from fedlab.losses.propagation import propagate_labels
+from fedlab.losses.propagation import propagate_labels, propagate_many
 
 
 def dense(features, probabilities, num_neighbors, alpha, iterations):
@@ -51,6 +51,15 @@ def test_as_the_dense_matrices(count, num_neighbors, alpha, iterations):
     np.testing.assert_allclose(
         found.numpy(), dense(features, p, num_neighbors, alpha, iterations), rtol=2e-4, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("joined", [propagation.JOINED_ROWS, 20])
+def test_sets_that_are_smoothed_together_have_the_numbers_that_they_have_alone(monkeypatch, joined):
+    cases = [random_case(count, seed) for seed, count in enumerate((12, 1, 4, 30, 9, 12))]
+    alone = [propagate_labels(features, p, 5) for features, p in cases]
+    monkeypatch.setattr(propagation, "JOINED_ROWS", joined)
+    for found, expected in zip(propagate_many(*zip(*cases, strict=True), 5), alone, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
 
 
 def test_blocks_of_rows_change_nothing(monkeypatch):

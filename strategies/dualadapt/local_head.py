@@ -1,0 +1,158 @@
+"""A DualAdapt client's head and mixture, from its features: lines 5 to 8 of the pseudo-code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from fedlab.config.schema import ClientConfig
+from fedlab.losses.discrepancy import discrepancy
+from fedlab.losses.propagation import propagate_many
+from fedlab.models import conformal, em, gaussian_mixture
+from fedlab.models.feature_classifier import probabilities
+from fedlab.optimizers import Adam, cosine_rates
+from fedlab.strategies.dualadapt.shared import Options
+from fedlab.training import train_steps
+
+PHASE = "local head"
+
+
+def adapt_head(
+    head: nn.Module,
+    z: Tensor,
+    source: gaussian_mixture.GaussianMixture,
+    quantiles: Tensor,
+    options: Options,
+    training: ClientConfig,
+    start: nn.Module | None = None,
+    targets: Tensor | None = None,
+) -> tuple[nn.Module, gaussian_mixture.GaussianMixture, float | None]:
+    """Fit F_l and W_T to the client's features, from F_g and W_S (lines 5 to 8).
+
+    Parameters
+    ----------
+    head
+        F_g, which is not changed.
+    z
+        Target features (examples, width).
+    source, quantiles
+        W_S, and the sorted log-likelihoods (256,) of the source's own features under it.
+    start
+        Initial head of a late joiner: F_l starts from it, and pseudo-labels are those of F_g and this head averaged.
+    targets
+        Labels (examples,) or class probabilities (examples, classes) that are known; None: pseudo-labels.
+
+    Returns
+    -------
+    tuple
+        F_l, W_T and the mean loss (None without steps).
+    """
+    local = deepcopy(start or head).requires_grad_(True).train()  # line 5
+    p_global, mean_probs = opinions(head, z, start)
+    labels = pseudo_labels(z, mean_probs, options) if targets is None else targets
+    weights = typicality(z, source, quantiles, options)
+    mixture = RunningMixture(source, options.variance_floor)
+
+    def loss() -> Tensor:  # line 7
+        rows = sample_rows(z, training)
+        value = local_loss(local(z[rows]), labels[rows], weights[rows], p_global[rows], options.client_discrepancy)
+        mixture.update(z[rows])  # line 8
+        return value
+
+    steps = training.local_steps(len(z))
+    rates, optimizer = cosine_rates(training.learning_rate, steps), Adam(local.parameters(), training.learning_rate)
+
+    def next_rate() -> None:
+        optimizer.learning_rate = next(rates, 0.0)
+
+    next_rate()
+    mean = train_steps(loss, optimizer, steps, name=PHASE, after_step=next_rate)
+    return local.requires_grad_(False).eval(), mixture.fitted(), mean
+
+
+def opinions(head: nn.Module, z: Tensor, start: nn.Module | None) -> tuple[Tensor, Tensor]:
+    """Return the probabilities (examples, classes) of F_g, and those that pseudo-labels are made of."""
+    p_global = probabilities(head, z)
+    return p_global, (p_global + probabilities(start, z)) / 2 if start else p_global
+
+
+def typicality(z: Tensor, source: gaussian_mixture.GaussianMixture, quantiles: Tensor, options: Options) -> Tensor:
+    """Return the weights (examples,) of features (examples, width) in the loss, of mean 1."""
+    if not options.client_weights:
+        return torch.ones(len(z), device=z.device)
+    return conformal.mean_normalized(conformal.conformal_p_value(source.log_prob(z), quantiles)).to(z)
+
+
+class RunningMixture:
+    """W_T, fitted by stepwise EM from W_S, a batch at a time; of one client or, stacked, of several."""
+
+    def __init__(self, source: gaussian_mixture.GaussianMixture, variance_floor: float) -> None:
+        self.statistics, self.variance_floor, self.steps = source.statistics(), variance_floor, 0
+
+    def update(self, z: Tensor) -> None:
+        """Update the mixture by one EM step on a batch z (..., batch, width)."""
+        batch = em.e_step(self.fitted(), z)
+        self.statistics = em.blend(self.statistics, batch, em.robbins_monro_step(self.steps))
+        self.steps += 1
+
+    def fitted(self) -> gaussian_mixture.GaussianMixture:
+        """Return the mixture after the steps so far."""
+        return em.m_step(self.statistics, self.variance_floor)
+
+
+def fit_mixture(
+    z: Tensor, source: gaussian_mixture.GaussianMixture, options: Options, training: ClientConfig
+) -> gaussian_mixture.GaussianMixture:
+    """Fit W_T alone (line 8), with the same steps as in training, so that mixtures of late joiners are comparable."""
+    mixture = RunningMixture(source, options.variance_floor)
+    for _ in range(training.local_steps(len(z))):
+        mixture.update(z[sample_rows(z, training)])
+    return mixture.fitted()
+
+
+def sample_rows(z: Tensor, training: ClientConfig) -> Tensor:
+    """Return the row indices (batch,) of one local step on features z, on their device."""
+    return draw_rows(len(z), training).to(z.device)
+
+
+def draw_rows(examples: int, training: ClientConfig) -> Tensor:
+    """Return row indices (batch,) of one local step, drawn with replacement from torch's current random stream."""
+    return torch.randint(examples, (training.batch_size,))
+
+
+def local_loss(logits: Tensor, labels: Tensor, weights: Tensor, p_global: Tensor, discrepancy_weight: float) -> Tensor:
+    """Return the loss of line 7, the batch mean of w CE(F_l, pseudo-label) - discrepancy_weight * d(F_g, F_l).
+
+    Parameters
+    ----------
+    logits, p_global
+        Logits of F_l and probabilities of F_g (batch, classes).
+    labels, weights
+        Pseudo-labels (batch,), or probabilities (batch, classes), and example weights w (batch,).
+    """
+    fit = weights * cross_entropy(logits, labels, reduction="none")
+    return (fit - discrepancy_weight * discrepancy(p_global, logits.softmax(1))).mean()
+
+
+def pseudo_labels(z: Tensor, p: Tensor, options: Options) -> Tensor:
+    """Return labels (examples,) for the local head: argmax p, optionally propagated over neighbors and class-balanced.
+
+    Parameters
+    ----------
+    z, p
+        Features (examples, width) and probabilities (examples, classes).
+    """
+    (labels,) = pseudo_labels_of_many([z], [p], options)
+    return labels
+
+
+@torch.no_grad()
+def pseudo_labels_of_many(z: Sequence[Tensor], p: Sequence[Tensor], options: Options) -> list[Tensor]:
+    """Return :func:`pseudo_labels` of several clients."""
+    if options.pseudo_labels == "propagated":
+        p = propagate_many(z, p, options.num_neighbors)
+    return [(own / own.sum(0).clamp_min(1e-6) ** options.class_balance).argmax(1) for own in p]
