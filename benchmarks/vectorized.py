@@ -1,7 +1,8 @@
-"""Clients a second of local training alone, one by one and so many at once, for a small MLP and a small CNN.
+"""Clients a second of local training alone, one by one and so many at once.
 
-50 clients with 50 images of 3 x 32 x 32 each take 5 SGD steps on batches of 10. Messages are made before, and replies
-are records; there is no server, no engine, no evaluation.
+50 clients with 50 images of 3 x 32 x 32 each take 5 steps on batches of 10: FedAvg of a small MLP and a small CNN, and
+DualAdapt's heads and mixtures on the MLP's features, these also with its 200 steps. Messages are made before, and
+replies are records; there is no server, no engine, no evaluation.
 
 python -m benchmarks.vectorized
 python -m benchmarks.vectorized --threads 2 --at-once 10,50
@@ -26,8 +27,11 @@ from fedlab import registry
 from fedlab.config.schema import Config
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.engines.flower_internals import task_identity
+from fedlab.models import em
+from fedlab.models.feature_classifier import FeatureClassifier, features_of
 from fedlab.seeds import deterministic, seeded
-from fedlab.strategies.protocol import ClientContext, ClientFunctions
+from fedlab.strategies.dualadapt.mixtures import upload
+from fedlab.strategies.protocol import ClientContext, ClientFunctions, tensor_record
 
 CLIENTS, EXAMPLES, STEPS, BATCH = 50, 50, 5, 10
 
@@ -37,6 +41,11 @@ def mlp() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(3072, 64), nn.ReLU(), nn.Linear(64, 10))
 
 
+def two_parts() -> nn.Module:
+    """Return the same layers as features and a head of 650 weights."""
+    return FeatureClassifier(nn.Sequential(nn.Flatten(), nn.Linear(3072, 64), nn.ReLU()), nn.Linear(64, 10))
+
+
 def cnn() -> nn.Module:
     """Return two strided convolutions and a linear layer, 25,578 weights."""
     return nn.Sequential(
@@ -44,7 +53,24 @@ def cnn() -> nn.Module:
     )
 
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {"mlp": mlp, "cnn": cnn}
+NETWORKS: dict[str, Callable[[], nn.Module]] = {"mlp": mlp, "cnn": cnn, "two parts": two_parts}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row of the table: a strategy, a key of ``NETWORKS`` and a number of local steps."""
+
+    strategy: str
+    network: str
+    steps: int = STEPS
+
+
+CASES = {
+    "fedavg, MLP": Case("fedavg", "mlp"),
+    "fedavg, CNN": Case("fedavg", "cnn"),
+    "dualadapt, 5 steps": Case("dualadapt", "two parts"),
+    "dualadapt, 200 steps": Case("dualadapt", "two parts", 200),
+}
 
 
 @cache
@@ -84,32 +110,37 @@ class Work:
         return {}
 
 
-def cohort(
-    network: str, clients: int = CLIENTS, **options: object
-) -> tuple[Config, list[Message], list[ClientContext]]:
-    """Return a configuration of FedAvg, and a training message and a context for each client."""
-    table = {"workload": "benchmarks.vectorized:Work", "strategy": "fedavg", "device": "cpu", "work.network": network}
-    local = {"client.steps": STEPS, "client.batch_size": BATCH, "client.learning_rate": 0.05}
-    config = registry.load_config({**table, **local, "work.num_clients": clients, **options})  # type: ignore[dict-item]
+def cohort(case: Case, clients: int = CLIENTS, **options: object) -> tuple[Config, list[Message], list[ClientContext]]:
+    """Return a configuration, and a training message and a context for each client."""
+    table = {"workload": "benchmarks.vectorized:Work", "strategy": case.strategy, "device": "cpu"}
+    local = {"client.steps": case.steps, "client.batch_size": BATCH, "client.learning_rate": 0.05}
+    work = {"work.network": case.network, "work.num_clients": clients}
+    config = registry.load_config({**table, **local, **work, **options})
     with seeded("a first model"):
-        arrays = ArrayRecord(config.workload.model().state_dict())
-    content = RecordDict({"arrays": arrays, "config": ConfigRecord({"server-round": 1})})
+        model = config.workload.model()
+        content = RecordDict({"arrays": tensor_record(model.state_dict()), "config": ConfigRecord({"server-round": 1})})
+        if case.strategy == "dualadapt":
+            content["mixture"] = source_mixture(model)
     with task_identity(1, 1):
         messages = [Message(content, dst_node_id=1, message_type=MessageType.TRAIN) for _ in range(clients)]
     return config, messages, [ClientContext(partition, config) for partition in range(clients)]
 
 
-def clients_a_second(network: str, at_once: int, clients: int = CLIENTS, repeats: int = 3, **options: object) -> float:
+def source_mixture(model: nn.Module) -> ArrayRecord:
+    """Return a mixture of ten components of a model's features of some images, as the server sends it."""
+    z = features_of(model)(torch.cat([images(CLIENTS + number)[:]["x"] for number in range(10)])).detach()
+    return upload(em.fit(z, 10, steps=15, variance_floor=1e-2), z)
+
+
+def clients_a_second(case: Case, at_once: int, clients: int = CLIENTS, repeats: int = 3, **options: object) -> float:
     """Return the best of some repeats; ``at_once`` 0 is the loop over clients.
 
     Parameters
     ----------
-    network
-        A key of ``NETWORKS``.
     options
         Options of the run, for instance ``device="cuda"`` or ``threads=2``.
     """
-    config, messages, contexts = cohort(network, clients, **options)
+    config, messages, contexts = cohort(case, clients, **options)
     functions: ClientFunctions = config.plugins["strategy"].spec.client
 
     def train() -> None:
@@ -146,14 +177,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     table = Table(title=f"clients a second, {given.clients} clients, {given.threads} threads, {given.device}")
-    for head in ("network", "one by one", *(f"{count} at once" for count in given.at_once)):
-        table.add_column(head, justify="left" if head == "network" else "right")
-    for network in NETWORKS:
+    for head in ("training", "one by one", *(f"{count} at once" for count in given.at_once)):
+        table.add_column(head, justify="left" if head == "training" else "right")
+    for name, case in CASES.items():
         rates = [
-            clients_a_second(network, count, given.clients, threads=given.threads, device=given.device)
+            clients_a_second(case, count, given.clients, threads=given.threads, device=given.device)
             for count in (0, *given.at_once)
         ]
-        table.add_row(network, *(f"{rate:.0f}" for rate in rates))
+        table.add_row(name, *(f"{rate:.0f}" for rate in rates))
     Console(width=120).print(table)
 
 

@@ -1,4 +1,4 @@
-"""What clients that train together draw in their steps: a window of steps ahead, each client from its own stream."""
+"""Draws of clients that train together, a window of steps ahead, each client's from its own stream."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _NOTES: list[str] = []
 
 
 class Work(Protocol):
-    """What a client is to do in a round, as far as it matters here."""
+    """The work of a client in a round, as far as it matters here."""
 
     @property
     def device(self) -> torch.device:

@@ -21,9 +21,16 @@ from fedlab.models.gaussian_mixture import Statistics
 from fedlab.optimizers import OptimizerSettings, cosine_rates
 from fedlab.seeds import Stream
 from fedlab.strategies.drawn_ahead import DrawnAhead
-from fedlab.strategies.dualadapt import client, local_head
-from fedlab.strategies.dualadapt.client import HeadResult, HeadWork
-from fedlab.strategies.dualadapt.local_head import RunningMixture, local_loss
+from fedlab.strategies.dualadapt.client import HeadResult, HeadWork, answer, prepare, run
+from fedlab.strategies.dualadapt.local_head import (
+    PHASE,
+    RunningMixture,
+    draw_rows,
+    local_loss,
+    opinions,
+    pseudo_labels_of_many,
+    typicality,
+)
 from fedlab.strategies.protocol import ClientContext, load
 from fedlab.vectorized.draws import draw
 from fedlab.vectorized.stacked_model import StackedModel
@@ -38,15 +45,15 @@ MIXTURES = 8  # of a client's size at a time: its statistics and the batch's, be
 class LocalHeads:
     """The clients' training in parts."""
 
-    phase: str = local_head.PHASE
+    phase: str = PHASE
 
     def prepare(self, workload: Workload, message: Message, context: ClientContext) -> HeadWork:
         """Return the work of one client."""
-        return client.prepare(workload, message, context)
+        return prepare(workload, message, context)
 
     def run(self, workload: Workload, work: HeadWork) -> HeadResult:
         """Fit one client's head and mixture."""
-        return client.run(work)
+        return run(work)
 
     def run_many(
         self, workload: Workload, works: Sequence[HeadWork], streams: Sequence[Stream]
@@ -83,7 +90,7 @@ class LocalHeads:
         self, workload: Workload, message: Message, context: ClientContext, work: HeadWork, result: HeadResult
     ) -> RecordDict:
         """Return the client's answer."""
-        return client.answer(work, result)
+        return answer(work, result)
 
     def kind(self, work: HeadWork) -> str:
         """Return what stacked heads and mixtures, one optimizer and batches of one shape depend on."""
@@ -130,12 +137,12 @@ def _probabilities(head: nn.Module, batch: Batch) -> Tensor:
 def _columns(works: Sequence[HeadWork]) -> list[dict[str, Tensor]]:
     """Return what the loss reads of each client beside features, columns (examples, ...)."""
     if works[0].targets is None:
-        mean_probs = [local_head.opinions(work.head, work.z, work.start)[1] for work in works]
-        labels = local_head.pseudo_labels_of_many([work.z for work in works], mean_probs, works[0].options)
+        mean_probs = [opinions(work.head, work.z, work.start)[1] for work in works]
+        labels = pseudo_labels_of_many([work.z for work in works], mean_probs, works[0].options)
     else:
         labels = [work.targets for work in works if work.targets is not None]
     return [
-        {"labels": own, "weights": local_head.typicality(work.z, work.source, work.quantiles, work.options)}
+        {"labels": own, "weights": typicality(work.z, work.source, work.quantiles, work.options)}
         for work, own in zip(works, labels, strict=True)
     ]
 
@@ -227,7 +234,7 @@ class _Feed:
 
     def _draw(self, position: int) -> tuple[Tensor, list[Tensor]]:
         work = self.works[position]
-        return local_head.draw_rows(len(work.z), work.training), draw(self.plan)
+        return draw_rows(len(work.z), work.training), draw(self.plan)
 
 
 def _size(drawn: tuple[Tensor, list[Tensor]]) -> int:
@@ -239,11 +246,11 @@ def _fit_mixtures(works: Sequence[HeadWork], streams: Sequence[Stream]) -> Gauss
     """Fit W_T of several clients, those with the most steps first, without a head."""
     steps = [work.steps for work in works]
 
-    def draw_rows(position: int) -> Tensor:
-        return local_head.draw_rows(len(works[position].z), works[position].training)
+    def draw_next(position: int) -> Tensor:
+        return draw_rows(len(works[position].z), works[position].training)
 
     table, mixtures = _Table(works), _Mixtures(works)
-    ahead = DrawnAhead(draw_rows, lambda rows: rows.nbytes, steps, streams)
+    ahead = DrawnAhead(draw_next, lambda rows: rows.nbytes, steps, streams)
     for step in range(steps[0]):
         mixtures.update(table.batch(ahead(step, sum(number > step for number in steps)))["z"])
     return mixtures.all()
