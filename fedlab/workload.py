@@ -131,6 +131,25 @@ class SupportsViews(Protocol):
 
 
 @runtime_checkable
+class SupportsBatchChecks(Protocol):
+    """A workload whose loss refuses some batches by their values.
+
+    The loss calls the check itself, except inside ``torch.func.vmap``, which cannot look at values
+    (:func:`fedlab.models.mapped.is_mapped`); whoever maps the loss calls it before.
+    """
+
+    def check_batch(self, batch: Batch) -> None:
+        """Validate a batch.
+
+        Raises
+        ------
+        DataError
+            When the loss must not take it.
+        """
+        ...
+
+
+@runtime_checkable
 class SupportsClassNames(Protocol):
     """A workload whose classes have names, which reports show; without them a class is shown by its number."""
 

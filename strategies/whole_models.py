@@ -23,7 +23,7 @@ from fedlab.strategies.vectorized import ClientError
 from fedlab.vectorized.draws import draw
 from fedlab.vectorized.stacked_model import StackedModel
 from fedlab.vectorized.stacked_training import stack_batches, train_stacked
-from fedlab.workload import Workload, blank_model
+from fedlab.workload import SupportsBatchChecks, Workload, blank_model
 
 COPIES = 6  # of the weights on a CPU: model, stack, gradient, at most two of the optimizer, one more of any
 
@@ -63,7 +63,8 @@ class WholeModels:
         states, extra = [work.start for work in works], [work.extra for work in works]
         model = StackedModel(one, states, workload.loss, first.penalty, extra)
         steps, settings = [work.steps for work in works], [work.optimizer for work in works]
-        trained, losses = train_stacked(model, _Feed(model, works, streams), steps, settings, first.ema_decay)
+        feed = _Feed(workload, model, works, streams)
+        trained, losses = train_stacked(model, feed, steps, settings, first.ema_decay)
         return [
             (Trained(state, sum(values) / len(values) if values else None), values)
             for state, values in zip(trained, losses, strict=True)
@@ -103,8 +104,11 @@ class _Feed:
     In each step the loop draws a batch, and then what its loss draws.
     """
 
-    def __init__(self, model: StackedModel, works: Sequence[LocalWork], streams: Sequence[Stream]) -> None:
+    def __init__(
+        self, workload: Workload, model: StackedModel, works: Sequence[LocalWork], streams: Sequence[Stream]
+    ) -> None:
         self.works, self.device = works, works[0].device
+        self.check = workload.check_batch if isinstance(workload, SupportsBatchChecks) else None
         self.plan = model.record(self._trial()) if works[0].steps else []
         self.ahead = DrawnAhead(self._draw, _size, [work.steps for work in works], streams)
 
@@ -126,7 +130,10 @@ class _Feed:
 
     def _draw(self, position: int) -> tuple[Batch, list[Tensor]]:
         work = self.works[position]
-        return work.data.sample_batch(work.batch_size), draw(self.plan)
+        batch = work.data.sample_batch(work.batch_size)
+        if self.check:
+            self.check(batch)
+        return batch, draw(self.plan)
 
 
 def _size(drawn: tuple[Batch, list[Tensor]]) -> int:

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
+from fedlab.models.recurrent import GRUCell, LSTMCell
+
 INIT_GAIN = 3.0
 SLOPE = 0.2  # of the attention's leaky ReLU, as in graph attention networks
 
@@ -47,7 +49,7 @@ class MessagePassing(nn.Module):
         self.hidden = PairwiseLinear(width, edges, width)
         self.out = nn.Linear(width, width)
         self.attention = PairwiseLinear(width, edges, 1)
-        self.update = nn.GRUCell(width, width)
+        self.update = GRUCell(width, width)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, h: Tensor, e: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -91,7 +93,7 @@ class Set2Set(nn.Module):
     def __init__(self, width: int, steps: int) -> None:
         super().__init__()
         self.steps = steps
-        self.query = nn.LSTMCell(2 * width, width)
+        self.query = LSTMCell(2 * width, width)
 
     def forward(self, h: Tensor, present: Tensor) -> Tensor:
         """Return (batch, 2 width) of nodes (batch, N, width), of which only the present ones (batch, N) count."""

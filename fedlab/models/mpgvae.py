@@ -44,6 +44,7 @@ from torch.nn.functional import one_hot
 from fedlab.losses.graph_matching import match_nodes, permute_graph
 from fedlab.models.graph_generator import argmax_one_hot
 from fedlab.models.message_passing import EdgeUpdate, MessagePassing, PairwiseLinear, Set2Set, scale_init
+from fedlab.models.recurrent import GRU
 
 INIT_LOG_VARIANCE = -2.0  # of latents at the start, so that a decoder hears something before it learns not to listen
 
@@ -110,7 +111,7 @@ class Decoder(nn.Module):
         width = sizes.width
         self.latent = nn.Linear(sizes.latent, width)
         self.places = nn.Parameter(torch.randn(sizes.size, width))
-        self.seeds, self.norm = nn.GRU(width, width, batch_first=True), nn.LayerNorm(width)
+        self.seeds, self.norm = GRU(width, width), nn.LayerNorm(width)
         self.pairs, self.edges = PairwiseLinear(width, 0, width), nn.Linear(width, width)
         self.messages = nn.ModuleList(MessagePassing(width, width) for _ in range(sizes.passes))
         self.updates = nn.ModuleList(EdgeUpdate(width) for _ in range(sizes.passes))

@@ -24,6 +24,8 @@ from fedlab.seeds import seeded
 FACTORIES = (torch.randn, torch.rand, torch.randint, torch.randperm)
 ALIKE = (torch.randn_like, torch.rand_like, torch.randint_like)
 DROPOUTS = (functional.dropout, torch.dropout)
+CONVOLUTIONS: tuple[Any, ...] = (torch.conv1d, torch.conv2d, torch.conv3d)
+CONVOLUTIONS += (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)
 
 
 class NotVectorizable(FedlabError):
@@ -55,7 +57,7 @@ def record(loss: Callable[[nn.Module, Batch], Tensor], model: nn.Module, batch: 
     Raises
     ------
     NotVectorizable
-        When what it draws depends on values.
+        When what it draws depends on values, or when it would compute in another precision if it were mapped.
     """
     recorder = _Recorder()
     with seeded("a trial of the loss"), torch.no_grad(), recorder:
@@ -77,6 +79,8 @@ class _Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in CONVOLUTIONS and torch.is_autocast_enabled(args[0].device.type):
+            raise NotVectorizable("automatic mixed precision does not reach convolutions that are mapped")
         result = func(*args, **kwargs)
         if sample := _sampler(func, args, kwargs):
             self.draws.append(Draw(func, result.shape, sample))

@@ -83,9 +83,10 @@ class StackedModel:
         Raises
         ------
         NotVectorizable
-            When that depends on values.
+            When that depends on values, or the loss cannot be mapped.
         """
-        self.plan = record(self.loss, self.model, batch)
+        with _mappable():
+            self.plan = record(self.loss, self.model, batch)
         return self.plan
 
     def losses(self, batch: Batch, numbers: Sequence[Tensor] = ()) -> Tensor:
@@ -195,6 +196,8 @@ REASONS: Mapping[str, str] = {
     r"called random operation": "its loss draws random numbers",
     r"randomness": "its loss draws random numbers",
     r"data-dependent control flow": "its loss branches on values",
+    r"does not have a grad_fn": "its loss takes a gradient itself",
+    r"data pointer of Tensor": "its loss reads values of tensors (numpy)",
     r"\.item\(\)": "its loss reads values of tensors (item)",
     r"vmap: (.*)": "{}",
 }

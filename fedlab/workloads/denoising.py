@@ -24,6 +24,7 @@ from fedlab.data.pixels import bytes_to_float
 from fedlab.diffusion import denoising, noise_schedule, sigmas
 from fedlab.diffusion.noise_schedule import NoiseSchedule
 from fedlab.errors import ConfigError, suggest
+from fedlab.models.mapped import is_mapped
 from fedlab.models.refinenet import RefineNet
 from fedlab.models.unet import SHAPES, UNet, check_image_size
 from fedlab.precision import autocast
@@ -183,8 +184,19 @@ class Denoising:
         DataError
             When images are outside [-1, 1] or not of this workload's shape.
         """
-        denoising.check_images(batch["x"])
+        if not is_mapped(batch["x"]):
+            self.check_batch(batch)
         return OBJECTIVES[self.objective](self.noise_schedule, self.backbone(model), batch["x"])
+
+    def check_batch(self, batch: Batch) -> None:
+        """See :class:`fedlab.workload.SupportsBatchChecks`; images belong in [-1, 1].
+
+        Raises
+        ------
+        DataError
+            When one is outside.
+        """
+        denoising.check_images(batch["x"])
 
     def backbone(self, model: nn.Module) -> denoising.Backbone:
         """Return a model as objective and samplers call it, in the precision of this process."""
