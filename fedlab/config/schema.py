@@ -143,6 +143,11 @@ class DataConfig:
         0.5, gt=0, allow_inf_nan=False, description="Dirichlet concentration of labels or sizes; small is skewed"
     )
     min_examples: int = Field(10, ge=1, description="fewest examples of a client where a set is divided")
+    test_classes: Literal["even", "own"] = Field(
+        "even",
+        description="test examples of a client where a set of classes is divided: even: the same mix for every client; "
+        "own: in the proportions of its training examples, for which personal models are made",
+    )
     max_examples: int = Field(0, ge=0, description="at most so many examples of each part, for a quick look; 0: all")
     client_folder: str = Field("", exclude=True)  # a client's own data, `fedlab join --data`
     seed: int = Field(0, exclude=True)  # the run's

@@ -17,7 +17,7 @@ draw at once, and those that want more of a class than is left share what is lef
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -241,6 +241,62 @@ def held_out_indices(kind: str, labels: Tensor, clients: int, seed: int) -> list
     order = _generator(seed, "shared tests", clients).permutation(len(labels))
     rows = order[(np.arange(clients)[:, None] * size + np.arange(size)) % len(labels)]
     return list(torch.from_numpy(np.sort(rows, 1)))
+
+
+def matching_indices(labels: Tensor, own: Sequence[Tensor], seed: int) -> list[Tensor]:
+    """Return the row numbers of the test examples of each client, with the classes of its training examples.
+
+    Clients test on equally many examples, at least 10. The number of each class is the client's proportion of it,
+    rounded; classes are gone through in a random order, again and again, so examples of one class are used equally
+    often. Clients may test on the same example.
+
+    Parameters
+    ----------
+    labels
+        Integers (examples,) of the test examples.
+    own
+        Labels of each client's training examples.
+    seed
+        As in :func:`partition_indices`.
+
+    Returns
+    -------
+    list of Tensor
+        Row numbers (rows,), each sorted and without duplicates. A client gets fewer where a class has fewer examples.
+
+    Raises
+    ------
+    ConfigError
+        When no test example has a class of some client.
+    """
+    generator = _generator(seed, "tests of the own classes", len(own))
+    size = min(max(MIN_TEST_EXAMPLES, len(labels) // len(own)), len(labels))
+    rows = {
+        label: generator.permutation(np.flatnonzero(labels.numpy() == label)) for label in torch.unique(labels).tolist()
+    }
+    used, parts = dict.fromkeys(rows, 0), []
+    for number, mine in enumerate(own):
+        taken = []
+        for label, count in _quotas(mine, size).items():
+            there = rows.get(label, np.empty(0, dtype=np.int64))
+            count = min(count, len(there))
+            taken.append(there[(used.get(label, 0) + np.arange(count)) % max(len(there), 1)])
+            used[label] = used.get(label, 0) + count
+        if not sum(map(len, taken)):
+            raise ConfigError(
+                f"no test example has a class of client {number}'s training examples; set data.test_classes=even"
+            )
+        parts.append(np.concatenate(taken))
+    return _sorted(parts)
+
+
+def _quotas(labels: Tensor, size: int) -> dict[int, int]:
+    """Return how many of ``size`` examples each class of labels (examples,) gets, rounded by largest remainder."""
+    values, counts = torch.unique(labels, return_counts=True)
+    exact = counts.numpy() * size / len(labels)
+    whole = np.floor(exact).astype(int)
+    whole[np.argsort(whole - exact, kind="stable")[: size - whole.sum()]] += 1
+    return dict(zip(values.tolist(), whole.tolist(), strict=True))
 
 
 def _generator(seed: int, kind: str, clients: int) -> np.random.Generator:

@@ -1,7 +1,9 @@
 """Shards: one set divided among clients. Pool and rows are made once a process, and a shard is a view of the pool.
 
 Training examples are divided by ``data.partition``. Test examples are divided evenly, however training examples are;
-with fewer than ten for each client they are shared, see :func:`fedlab.data.partitioners.held_out_indices`.
+with fewer than ten for each client they are shared, see :func:`fedlab.data.partitioners.held_out_indices`. With
+``data.test_classes=own`` each client tests on the classes that it trains on, see
+:func:`fedlab.data.partitioners.matching_indices`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from fedlab.config.schema import DataConfig
 from fedlab.data.dataset import ArrayDataset
-from fedlab.data.partitioners import held_out_indices, partition_indices
+from fedlab.data.partitioners import held_out_indices, matching_indices, partition_indices
 
 
 class SharedSet(Hashable, Protocol):
@@ -81,4 +83,7 @@ def shard_rows(workload: SharedSet, split: str) -> Sequence[Tensor]:
     if split == "train":
         kind = workload.partition
         return partition_indices(kind, labels, data.num_shards, data.alpha, data.seed, data.min_examples)
+    if data.test_classes == "own":
+        known = pool(workload, "train").columns["y"]
+        return matching_indices(labels, [known[rows] for rows in shard_rows(workload, "train")], data.seed)
     return held_out_indices(workload.test_partition, labels, data.num_shards, data.seed)

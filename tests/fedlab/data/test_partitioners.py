@@ -13,6 +13,7 @@ from fedlab.data.partitioners import (
     dirichlet,
     held_out_indices,
     iid,
+    matching_indices,
     partition_indices,
     quantity,
     shards,
@@ -267,3 +268,35 @@ def test_a_division_without_a_draw_gives_no_advice_on_alpha():
     ) as error:
         dirichlet(uneven, 24, INF, seed=0)
     assert "alpha" not in str(error.value)
+
+
+# --- test examples with the classes of a client's own ---
+
+
+def test_a_client_tests_on_the_classes_that_it_trains_on():
+    labels = torch.arange(4).repeat(25)
+    own = [torch.tensor([0, 0, 0, 1]), torch.tensor([2]), torch.tensor([0, 1, 2, 3, 3]), torch.tensor([0, 1, 2])]
+    parts = matching_indices(labels, own, seed=3)
+    assert [labels[rows].bincount(minlength=4).tolist() for rows in parts] == [
+        [19, 6, 0, 0],  # 18.75 and 6.25 of 25
+        [0, 0, 25, 0],
+        [5, 5, 5, 10],
+        [9, 8, 8, 0],  # 25 / 3 each; the first gets what is left
+    ]
+    assert all(len(rows.unique()) == len(rows) for rows in parts)
+    assert all(map(torch.equal, parts, matching_indices(labels, own, seed=3)))
+    assert not all(map(torch.equal, parts, matching_indices(labels, own, seed=4)))
+
+
+def test_examples_of_a_class_are_used_equally_often_by_clients_that_share_them():
+    labels = torch.arange(2).repeat(10)
+    parts = matching_indices(labels, [torch.tensor([0])] * 7 + [torch.tensor([1])] * 3, seed=0)
+    used = torch.cat(parts).bincount(minlength=20)
+    assert used[0::2].tolist() == [7] * 10 and used[1::2].tolist() == [3] * 10
+    few = matching_indices(labels[:6], [torch.tensor([0])] * 5, seed=0)
+    assert [len(rows) for rows in few] == [3] * 5  # all that there are of the class
+
+
+def test_a_client_whose_classes_no_test_example_has_is_refused():
+    with pytest.raises(ConfigError, match="client 1's training examples; set data.test_classes=even"):
+        matching_indices(torch.zeros(20, dtype=torch.long), [torch.tensor([0]), torch.tensor([5])], 0)

@@ -61,3 +61,11 @@ def test_a_partition_that_does_not_exist_is_named_without_a_thousand_names():
     ) as caught:
         make(Digits, setting="shards", **MANY).data(1000, "train")
     assert len(str(caught.value)) < 120
+
+
+def test_clients_test_on_their_own_classes_where_that_is_asked_for():
+    workload = make(Digits, setting="shards", test_classes="own", **MANY)
+    for number in (0, 500, 999):
+        own, tested = workload.data(number, "train").columns["y"], workload.data(number, "test").columns["y"]
+        assert len(tested) == 10 and set(tested.tolist()) <= set(own.tolist())
+    assert torch.equal(workload.data(None, "test").columns["y"], make(Digits).data(None, "test").columns["y"])
