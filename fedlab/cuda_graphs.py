@@ -21,8 +21,6 @@ from fedlab.precision import autocast, current_precision
 WARMUP = 3  # passes before the capture: libraries choose their kernels and take their memory in the first ones
 Loss = Callable[[nn.Module, Batch], Tensor]
 
-enabled = True  # benchmarks compare both
-
 
 class GraphedLoss:
     """A loss of a model's batches, ``graphed(batch)``, a scalar to call ``backward()`` on.
@@ -35,6 +33,8 @@ class GraphedLoss:
         A function of the model and a batch.
     model
         Keeps its parameters: they may change in place, as by ``load_state_dict`` or an optimizer.
+    enabled
+        False: nothing is captured.
 
     Attributes
     ----------
@@ -42,13 +42,13 @@ class GraphedLoss:
         Why no graph could be captured; empty if nothing was refused.
     """
 
-    def __init__(self, loss: Loss, model: nn.Module) -> None:
-        self.loss, self.model, self.refused = loss, model, ""
+    def __init__(self, loss: Loss, model: nn.Module, enabled: bool = True) -> None:
+        self.loss, self.model, self.enabled, self.refused = loss, model, enabled, ""
         self._seen: dict[object, _Capture | None] = {}
 
     def __call__(self, batch: Batch) -> Tensor:
         """Return the loss of a batch, a scalar."""
-        if self.refused or not enabled or not all(column.is_cuda for column in batch.values()):
+        if self.refused or not self.enabled or not all(column.is_cuda for column in batch.values()):
             return self._eager(batch)
         key = self._key(batch)
         if key not in self._seen:

@@ -58,6 +58,8 @@ class LocalWork:
         Names of weights that stay as they are.
     compile
         Compile the model on a GPU.
+    cuda_graphs
+        Launch the kernels of a step at once on a GPU.
     """
 
     start: Tensors
@@ -71,6 +73,7 @@ class LocalWork:
     extra: Tensors = field(default_factory=dict)
     frozen: frozenset[str] = frozenset()
     compile: bool = False
+    cuda_graphs: bool = True
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,7 @@ def prepare(
         settings,
         options.ema_decay,
         compile=core.compile,
+        cuda_graphs=core.cuda_graphs,
     )
 
 
@@ -179,11 +183,12 @@ def trained_model(workload: Workload, work: LocalWork) -> GraphedLoss:
         model = to_gpu(blank_model(workload), work.device, work.compile)
         for name in work.frozen:
             model.get_parameter(name).requires_grad_(False)
-        return GraphedLoss(workload.loss, model)
+        return GraphedLoss(workload.loss, model, work.cuda_graphs)
 
     if work.device.type == "cpu":
         objective = make()
     else:
-        objective = kept_models.get((repr(workload), work.device, work.frozen, work.compile, current_precision()), make)
+        options = work.frozen, work.compile, work.cuda_graphs, current_precision()
+        objective = kept_models.get((repr(workload), work.device, *options), make)
     load(objective.model, work.start, work.device).train()
     return objective

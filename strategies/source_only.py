@@ -82,7 +82,7 @@ class SourceTrainer:
             self.model = workload.model()
         self.average = to_gpu(deepcopy(self.model), self.device).requires_grad_(False)
         self.model = to_gpu(self.model, self.device, core.compile)
-        self.objective = GraphedLoss(workload.loss, self.model)
+        self.objective = GraphedLoss(workload.loss, self.model, core.cuda_graphs)
         self.optimizer = self._adam(self.options.learning_rate)
 
     def _adam(self, learning_rate: float) -> torch.optim.Adam:

@@ -61,6 +61,7 @@ class RunConfig:
         description="of training: float32, tf32 (matrix products, on GPUs that have it), bf16 (activations); "
         "auto: tf32",
     )
+    cuda_graphs: bool = Field(True, description="launch all kernels of a training step at once, on a GPU")
     compile: bool = Field(False, description="compile networks on a GPU by torch.compile: minutes first, then faster")
     threads: int = Field(
         0,

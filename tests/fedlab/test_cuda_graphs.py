@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch import nn
 
-from fedlab import cuda_graphs
 from fedlab.cuda_graphs import GraphedLoss, KeptModels
 from fedlab.models.side_by_side import side_by_side
 from fedlab.optimizers import Adam
@@ -24,20 +23,16 @@ def network():
 
 def trained(device, graphs, loss=loss_of, extra=None):
     model = network().to(device)
-    objective, losses = GraphedLoss(loss, model), []
+    objective, losses = GraphedLoss(loss, model, graphs), []
     optimizer = Adam(model.parameters(), 0.01)
-    cuda_graphs.enabled = graphs
-    try:
-        with deterministic(1), seeded(3, "training"):
-            for batch in BATCHES:
-                value = objective({name: column.to(device) for name, column in batch.items()})
-                value = value + extra(model) if extra else value
-                optimizer.zero_grad()
-                value.backward()
-                optimizer.step()
-                losses.append(value.detach())
-    finally:
-        cuda_graphs.enabled = True
+    with deterministic(1), seeded(3, "training"):
+        for batch in BATCHES:
+            value = objective({name: column.to(device) for name, column in batch.items()})
+            value = value + extra(model) if extra else value
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            losses.append(value.detach())
     return torch.stack(losses).cpu(), {name: value.cpu() for name, value in model.state_dict().items()}, objective
 
 

@@ -384,8 +384,8 @@ def network(preset, options):
         (IMAGES, {"images.network": "mixer"}),
         (IMAGES, {"images.network": "vit"}),
         # mixed precision is left out: what is mapped would not have it in convolutions
-        ("ddpm-mnist", {"generation.amp": False}),
-        ("ncsn-mnist", {"generation.amp": False, "generation.network": "ncsn1", "generation.width": 4}),
+        ("ddpm-mnist", {"precision": "float32"}),
+        ("ncsn-mnist", {"precision": "float32", "generation.network": "ncsn1", "generation.width": 4}),
         # not Adam: a bias before the softmax of attention has a gradient of rounding errors alone
         ("mpgvae-qm9", {"data.max_examples": 400, "client.optimizer": "sgd"}),
         ("oracle-office", {}),
