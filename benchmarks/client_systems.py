@@ -35,6 +35,7 @@ class Work:
     registered: int
     cohort: int
     rounds: int
+    device: str = "cpu"
 
 
 @dataclass
@@ -55,7 +56,9 @@ class Clock:
         self._started = time.perf_counter()
 
     def stop(self) -> None:
-        """End a round."""
+        """End a round, when all devices have done what they were given."""
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         self.seconds.append(time.perf_counter() - self._started)
 
 
@@ -77,9 +80,14 @@ def cohort_of(work: Work, server_round: int) -> list[int]:
     return order[: work.cohort].tolist()
 
 
+def columns_on(device: str) -> Mapping[str, Tensor]:
+    """Return the images and labels of all clients, on a device."""
+    return {name: column.to(device) for name, column in pool().columns.items()}
+
+
 def plain_loop(work: Work) -> Clock:
     """Train one client after another in plain torch, and average."""
-    model, data, clock = NETWORKS[work.network](), pool().columns, Clock()
+    model, data, clock = NETWORKS[work.network]().to(work.device), columns_on(work.device), Clock()
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     for server_round in range(work.rounds):
         clock.start()
@@ -98,7 +106,7 @@ def plain_loop(work: Work) -> Clock:
 
 def vmap_by_hand(work: Work, at_once: int = 50) -> Clock:
     """Train 50 clients at once: stacked weights, a vectorized forward pass, the gradient of the summed losses."""
-    model, data, clock = NETWORKS[work.network](), pool().columns, Clock()
+    model, data, clock = NETWORKS[work.network]().to(work.device), columns_on(work.device), Clock()
     weights = {name: value.detach().clone() for name, value in model.named_parameters()}
 
     def loss(parameters: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
@@ -152,6 +160,7 @@ def fedlab_engine(engine: str, vectorize: str = "off") -> Measure:
             "client.batch_size": BATCH,
             "client.learning_rate": RATE,
             "client.momentum": 0.0,
+            "device": work.device,
         }
         with tempfile.TemporaryDirectory() as folder:
             result = fedlab.run({"workload": WORKLOAD, **overrides}, runs=Path(folder))

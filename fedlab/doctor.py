@@ -175,10 +175,15 @@ def _full_data() -> Iterator[Finding]:
     fetch = f"fill it with `fedlab data download {root}`, or unset FEDLAB_DATA"
     if not root.is_dir():
         return (yield Finding("bad", f"FEDLAB_DATA is {root}, which is no folder", fetch))
-    rows = [row for row in download.available(root) if datasets.DOMAINS[row.domain].full and row.where != "embedded"]
-    there = [row.domain for row in rows if row.status == "ok"]
+    rows = [row for row in download.available(root) if datasets.DOMAINS[row.domain].full]
     damaged = [row for row in rows if "damaged" in row.status]
-    missing = [row.domain for row in rows if row.status != "ok" and row not in damaged]
+    there = [row.domain for row in rows if row.status == "ok" and row.where != "embedded"]
+    # Those that fedlab brings along are read from the package, but not in full.
+    missing = [
+        row.domain
+        for row in rows
+        if row not in damaged and row.domain not in there and not datasets.DOMAINS[row.domain].optional
+    ]
     for row in damaged:
         yield Finding("bad", f"FEDLAB_DATA: {row.domain}, {row.status}", f"delete the file, then {fetch}")
     if there:

@@ -20,11 +20,12 @@ import torch
 
 import fedlab
 import toy
+from benchmarks.gpu.tiny import tiny_round
 from commands import SHORT
 from cuda_operations import NotDeterministic
 from disks import full_disk
 from fedlab import launch, registry
-from fedlab.config.presets import preset_names, read_preset
+from fedlab.config.presets import preset_names
 from fedlab.errors import ConfigError, DataError, FedlabError, RunError
 from fedlab.report import run_page
 from fedlab.runs.checkpoints import Checkpoints
@@ -452,39 +453,6 @@ def test_no_run_directory_is_a_sentence(tmp_path):
 
 # --- whole-design tests ---
 
-# What makes each workload's data small; presets whose sets do not ship run where FEDLAB_DATA has them.
-TINY_DATA = {
-    "camvid": {"camvid.targets": "dusk", "camvid.width": 8},
-    "digits": {"data.max_examples": 100, "digits.targets": "optdigits"},
-    "fewshot": {"data.max_examples": 100, "fewshot.shots": "1", "fewshot.queries": 1, "fewshot.episodes": 5},
-    "images": {"data.max_examples": 100},
-    "image_folder": {"data.max_examples": 60, "image_folder.size": 64},
-    "generation": {
-        "data.max_examples": 100,
-        "generation.eval_images": 8,
-        "generation.samples": 8,
-        "generation.sampling_steps": 1,
-        "client.batch_size": 4,
-    },
-    "molecules": {
-        "data.max_examples": 300,
-        "molecules.samples": 20,
-        "molecules.adjacency_layers": 2,
-        "molecules.node_layers": 2,
-    },
-    "office": {"data.max_examples": 100, "office.targets": "webcam"},
-    "pacs": {"data.max_examples": 100, "pacs.targets": "sketch"},
-}
-LIGHT = {
-    "dualadapt-digits-mcd": {"dualadapt.source_only_twin": False},  # a twin doubles its checkpoints of a gigabyte
-    "dualadapt-digits-adapt": {"source_free.steps": 2},
-    "ddpm-cifar10": {"generation.network": "tiny"},
-    "fedavg-cifar10": {"data.num_clients": 4, "data.alpha": 100.0, "images.network": "resnet20"},
-    "fedavg-cross-device": {"data.num_clients": 40, "data.max_examples": 0},
-    "ddpm-mnist-long": {"generation.network": "tiny"},
-    "ncsn-cifar10": {"generation.width": 8, "generation.num_timesteps": 4},
-}
-
 
 def test_an_operation_that_a_gpu_cannot_repeat_is_found():
     scores, labels = torch.zeros(1, 3, 4, 4, requires_grad=True), torch.zeros(1, 4, 4, dtype=torch.long)
@@ -502,8 +470,7 @@ def test_an_operation_that_a_gpu_cannot_repeat_is_found():
 @pytest.mark.engine
 @pytest.mark.parametrize("preset", preset_names())
 def test_every_preset_runs_one_tiny_round(tmp_path, preset, monkeypatch):
-    workload = str(read_preset(preset)[1]["workload"])
-    overrides = {**SHORT, **TINY_DATA[workload], **LIGHT.get(preset, {})}
+    overrides = tiny_round(preset)
     try:
         launch.prepare(preset, overrides)
     except DataError as missing:

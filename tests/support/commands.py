@@ -11,19 +11,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from benchmarks.gpu.tiny import SHORT
 from fedlab.engines import processes
 from waiting import wait_until
 
 FEDLAB = str(Path(sys.executable).with_name("fedlab"))
-SHORT = {  # the least of every step
-    "rounds": 1,
-    "threads": 1,
-    "server.pretrain_steps": 2,
-    "server.steps": 1,
-    "server.batch_size": 8,
-    "client.steps": 1,
-    "client.batch_size": 8,
-}
 TINY = {
     **SHORT,
     "digits.targets": "optdigits,usps",

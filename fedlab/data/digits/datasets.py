@@ -23,6 +23,7 @@ of UCI), split here at random once: 1,200 to train, 597 to test.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -77,6 +78,23 @@ def unset_root(path: Path) -> str:
     return f"unset {'FEDLAB_DATA' if variable and (root == path or root in path.parents) else 'data.root'}"
 
 
+class EmbeddedSetWarning(UserWarning):
+    """A data root has no folder of a set, so that the small set inside the package takes its place."""
+
+
+def note_embedded(name: str, root: Path) -> None:
+    """Warn that a set inside the package takes the place of one that a data root has not.
+
+    Warns
+    -----
+    EmbeddedSetWarning
+        Always.
+    """
+    warnings.warn(
+        f"{root} has no folder of {name}: the small set inside the package is read", EmbeddedSetWarning, stacklevel=3
+    )
+
+
 def load_digits(
     domain: str, split: str, root: Path | None = None, *, with_labels: bool = False, upper_bound: bool = False
 ) -> ArrayDataset:
@@ -92,7 +110,8 @@ def load_digits(
     split
         "train" or "test".
     root
-        Folder of the full sets, see :func:`data_root`; None reads the sets inside the package.
+        Folder of the full sets, see :func:`data_root`; None reads the sets inside the package, and so does a folder
+        without the set's own.
     with_labels
         Give labels of training images as well.
     upper_bound
@@ -108,11 +127,18 @@ def load_digits(
     ------
     DataError
         For an unknown name, a file that is missing or damaged, or labels that do not exist.
+
+    Warns
+    -----
+    EmbeddedSetWarning
+        When the root has no folder of the set, so that the one inside the package is read.
     """
     if split not in SPLITS:
         raise DataError(f"no split {split!r}; {suggest(split, SPLITS)}")
     part: Part = "test" if split == "test" else "train"
     paths = files(domain, part, root)
+    if root is not None and is_embedded(paths) and not DOMAINS[domain].optional:
+        note_embedded(domain, root)
     x, y = _load(domain, part, root, paths)
     if part == "train" and not with_labels:
         return ArrayDataset({"x": x}, to_float)
@@ -148,7 +174,7 @@ def files(domain: str, part: Part, root: Path | None) -> tuple[Path, ...]:
             f"data root {root} is not a folder; create it with `fedlab data download`, or {unset_root(root)}"
         )
     below = () if root is None else tuple(root / name for name in entry.full[part])
-    if below and not (entry.optional and not below[0].parent.is_dir()):
+    if root is not None and not (entry.embedded and not (root / Path(entry.full[part][0]).parts[0]).is_dir()):
         return below
     if not entry.embedded:
         raise DataError(

@@ -28,7 +28,7 @@ from rdkit.Chem.Scaffolds.MurckoScaffold import GetScaffoldForMol
 from torch import Tensor
 
 from fedlab.data.cache import cache_folder, cache_key, try_write
-from fedlab.data.digits.datasets import EMBEDDED, unset_root
+from fedlab.data.digits.datasets import EMBEDDED, note_embedded, unset_root
 from fedlab.data.molecules import cache, graphs
 from fedlab.data.molecules.graphs import Graph, GraphVocabulary
 from fedlab.data.molecules.smiles_file import read_smiles_file
@@ -132,6 +132,9 @@ def molecule_file(name: str, split: str, root: Path | None) -> Path:
         raise DataError(f"no split {split!r}; {suggest(split, [of for set_, of in FILES if set_ == name])}")
     file = FILES[name, split]
     if root is None and MOLECULE_SETS[name].embedded:
+        return EMBEDDED / file
+    if root is not None and root.is_dir() and MOLECULE_SETS[name].embedded and not (root / "molecules").is_dir():
+        note_embedded(name, root)
         return EMBEDDED / file
     path = (root or Path("FOLDER")) / "molecules" / file
     if root is None or not path.is_file():

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from fedlab.data.digits import datasets
-from fedlab.data.digits.datasets import DOMAINS, EMBEDDED, data_root, load_digits
+from fedlab.data.digits.datasets import DOMAINS, EMBEDDED, EmbeddedSetWarning, data_root, load_digits
 from fedlab.data.images.domain_suites import load_domain
 from fedlab.data.images.office import OFFICE
 from fedlab.data.molecules.smiles import molecule_file
@@ -201,11 +201,19 @@ def test_root_that_is_no_folder(tmp_path):
         load_digits("mnist", "train", tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(("domain", "count"), [("mnist", 6000), ("usps", 4000), ("mnist_m", 2500)])
+def test_root_without_the_folder_of_a_set_reads_the_one_that_ships_and_says_so(tmp_path, domain, count):
+    with pytest.warns(EmbeddedSetWarning, match=f"{tmp_path} has no folder of {domain}"):
+        assert len(load_digits(domain, "train", tmp_path)) == count
+
+
 @pytest.mark.parametrize(
     ("domain", "expected"),
     [("mnist", "train-images-idx3-ubyte"), ("usps", "usps.bz2"), ("mnist_m", "train.npz"), ("svhn", "train_32x32.mat")],
 )
-def test_root_that_lacks_a_set_is_no_silent_fallback(tmp_path, domain, expected):
+def test_root_whose_folder_of_a_set_lacks_a_file_is_no_fallback(tmp_path, domain, expected):
+    for folder in ("MNIST", "USPS", "mnist_m"):
+        (tmp_path / folder).mkdir()
     with pytest.raises(DataError, match=f"{domain}: expected .*{expected}, found no such file.*unset data.root"):
         load_digits(domain, "train", tmp_path)
 
@@ -377,7 +385,8 @@ def test_the_remedy_names_the_setting_that_the_folder_came_from(tmp_path, monkey
         "not a folder": lambda root: load_digits("mnist", "test", root / "none"),
         "replace the file": lambda root: load_domain(OFFICE, "amazon", "test", root),
     }
-    (tmp_path / OFFICE.folder).mkdir()
+    for folder in (OFFICE.folder, "MNIST", "molecules"):
+        (tmp_path / folder).mkdir()
     monkeypatch.setenv("FEDLAB_DATA", str(tmp_path / "other"))
     for setting in ("data.root", "FEDLAB_DATA"):
         for words, read in readers.items():

@@ -182,6 +182,7 @@ def test_listed_and_nothing_to_fetch(tmp_path):
 
 
 def test_sources_that_are_missing_or_too_few(tmp_path, write_mnist):
+    (tmp_path / "MNIST").mkdir()
     with pytest.raises(DataError, match="mnist: expected .*t10k-images-idx3-ubyte, found no such file"):
         load_digits("proxy_tight", "train", tmp_path)
     write_mnist(tmp_path, count=1)

@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 
+from fedlab.data.digits.datasets import EmbeddedSetWarning
 from fedlab.data.molecules import smiles
 from fedlab.data.molecules.graphs import QM9, ZINC
 from fedlab.errors import DataError
@@ -161,11 +162,13 @@ def test_processes_together_find_what_one_does(write, monkeypatch):
 def test_sets_are_found_inside_the_package_or_below_a_root(tmp_path):
     assert smiles.molecule_file("qm9", "train", None).name == "qm9_train.smi"
     assert len(smiles.molecule_file("qm9", "train", None).read_text().splitlines()) == 5001
-    with pytest.raises(DataError, match=r"expected .*molecules/qm9_train.smi.*or unset data.root"):
-        smiles.molecule_file("qm9", "train", tmp_path)
+    with pytest.warns(EmbeddedSetWarning, match="no folder of qm9"):
+        assert smiles.molecule_file("qm9", "train", tmp_path) == smiles.molecule_file("qm9", "train", None)
     with pytest.raises(DataError, match=r"expected FOLDER/molecules/zinc_subset_test.smi; put the set there"):
         smiles.molecule_file("zinc", "test", None)
     (tmp_path / "molecules").mkdir()
+    with pytest.raises(DataError, match=r"expected .*molecules/qm9_train.smi.*or unset data.root"):
+        smiles.molecule_file("qm9", "train", tmp_path)
     (tmp_path / "molecules" / "zinc_subset_train.smi").write_text("CCO\n")
     assert smiles.molecule_file("zinc", "train", tmp_path).read_text() == "CCO\n"
     with pytest.raises(DataError, match="no set of molecules 'qm8'; did you mean 'qm9'"):

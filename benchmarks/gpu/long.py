@@ -1,0 +1,92 @@
+"""A training of each long preset by time, not by rounds; its run folder stays, so that ``fedlab resume`` goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import fedlab
+from benchmarks.gpu.rows import Row
+from benchmarks.gpu.schedule import Task
+from fedlab.config.sections import Value
+from fedlab.errors import DataError
+from fedlab.runs.directory import RunDirectory
+from fedlab.runs.result import Result
+from fedlab.training import resolve_device
+
+PART = "long"
+START = 25.0  # seconds of a part that go into start, pre-training and the last test
+RARELY = 1_000_000  # rounds between two checkpoints: the last round has one anyway
+# Presets, what is set for a run by time, and the metrics that are told, each with its goal and that goal's origin.
+PRESETS: Mapping[str, tuple[Mapping[str, Value], Mapping[str, float | None]]] = {
+    "graphnvp-qm9-paper": ({}, {"validity": 0.831, "uniqueness": 0.992, "novelty": 0.582}),
+    "mpgvae-qm9-paper": ({}, {"validity": 0.91, "uniqueness": 0.68, "novelty": 0.54}),
+    "mixer-cifar10": ({"rounds": 2000}, {"accuracy": 0.88}),
+    "dualadapt-digits-mcd": (
+        {"dualadapt.source_only_twin": False},
+        {"accuracy_local": 0.93, "accuracy_average": None, "accuracy_global": None},
+    ),
+    # Rounds of the preset take minutes, and time is looked at between two.
+    "ddpm-cifar10": ({"client.steps": 50, "rounds": 16_000, "generation.sampling_steps": 50}, {"frechet": None}),
+    "startup-tiny": ({"server.pretrain_steps": 2400, "server.steps": 20, "client.steps": 20, "rounds": 500}, {}),
+}
+
+
+def train(preset: str, device: str, seconds: float, runs: str, small: bool = False) -> Iterator[Row]:
+    """Yield the metrics of a preset after so many seconds of training, of a run that goes on where it was."""
+    own, goals = PRESETS[preset]
+    folder = Path(runs) / preset
+    try:
+        if folder.exists():
+            before = sum(sum(line["seconds"].values()) for line in RunDirectory.open(folder).rounds())
+            result = fedlab.resume(folder, overrides={"budget_seconds": before + seconds})
+        else:
+            overrides: dict[str, Value] = {
+                **own,
+                "name": preset,
+                "budget_seconds": seconds,
+                "sample_every": RARELY,
+                "evaluate_every": RARELY,
+                "engine": "inprocess",
+                "device": device,
+                "checkpoint.keep": 1,
+            }
+            result = fedlab.run(preset, runs=Path(runs), overrides={**overrides, **(tiny(preset) if small else {})})
+    except DataError as missing:
+        yield Row(PART, preset, note=f"left out: {missing}"[:160])
+        return
+    yield from rows_of(preset, result, goals)
+
+
+def tiny(preset: str) -> dict[str, Value]:
+    """Return what makes rounds short, to try a preset out."""
+    from benchmarks.gpu.tiny import tiny_round
+
+    return {key: value for key, value in tiny_round(preset).items() if key != "rounds"}
+
+
+def rows_of(preset: str, result: Result, goals: Mapping[str, float | None]) -> Iterator[Row]:
+    """Yield a run's length, and its last round's metrics that have a goal or else the first few."""
+    last = result.rounds[-1]
+    spent = sum(sum(line["seconds"].values()) for line in result.rounds)
+    phases: dict[str, float] = {}
+    for line in result.rounds[1:]:
+        for phase, value in line["seconds"].items():
+            phases[phase] = phases.get(phase, 0.0) + value
+    note = ", ".join(f"{phase} {value:.1f} s" for phase, value in phases.items())
+    yield Row(PART, f"{preset}, rounds in {spent:.0f} s", float(last["round"]), note=note)
+    metrics = {**last["mean"], **last["score"]}
+    told = [name for name in metrics if name in goals] or list(metrics)[:3]
+    for name in told:
+        yield Row(PART, f"{preset}, {name}", metrics[name], goal=goals.get(name), note=f"round {last['round']}")
+    others = {name: round(value, 4) for name, value in metrics.items() if name not in told}
+    if others:
+        yield Row(PART, f"{preset}, other metrics", note=json.dumps(others))
+
+
+def tasks(device: str, seconds: float, runs: Path) -> list[Task]:
+    """Return a task for each preset; all train at once, each in a process of its own."""
+    small = resolve_device(device).type == "cpu"
+    options = {"device": device, "seconds": max(1.0, seconds - START), "runs": str(runs), "small": small}
+    return [Task(PART, preset, f"{__name__}:train", {"preset": preset, **options}) for preset in PRESETS]

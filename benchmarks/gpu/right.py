@@ -1,0 +1,84 @@
+"""Every preset and every strategy for one tiny round, twice: it ends, and both times with the same bits."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import fedlab
+from benchmarks.gpu.rows import Row
+from benchmarks.gpu.schedule import Task
+from benchmarks.gpu.tiny import LIGHT, SHORT, TINY_DATA, tiny_round
+from fedlab import registry
+from fedlab.config.presets import preset_names
+from fedlab.config.sections import Value
+from fedlab.errors import DataError
+
+PART = "right"
+TIMES = 2
+# What a strategy needs beyond that: steps for each of its kinds, or another workload.
+OWN: Mapping[str, Mapping[str, Value]] = {
+    "dualadapt": {"dualadapt.em_steps": 3},
+    "fed_mcd": {"client.steps": 6},
+    "startup": {"workload": "fewshot", **TINY_DATA["fewshot"]},
+}
+Case = tuple[str | dict[str, Value], dict[str, Value]]  # preset, overrides
+
+
+def strategy_round(name: str) -> dict[str, Value]:
+    """Return the options of one tiny round of a strategy, by name: digits of five domains, or parts of one."""
+    spec, own = registry.find("strategy", name).spec, OWN.get(name, {})
+    if "workload" in own:
+        return {**SHORT, "strategy": name, **own}
+    clients: Mapping[str, Value] = (
+        {"digits.setting": "shards", "data.num_clients": 5, "data.partition": "iid"}
+        if spec.needs_client_labels
+        else {"digits.targets": "usps,mnist_m,optdigits,synthdigits"}
+    )
+    return {**SHORT, **TINY_DATA["digits"], "workload": "digits", "strategy": name, **clients, **own}
+
+
+def cases() -> dict[str, Case]:
+    """Return all that is run, by its name."""
+    presets: dict[str, Case] = {f"preset {name}": (name, tiny_round(name)) for name in sorted(preset_names())}
+    strategies: dict[str, Case] = {
+        f"strategy {name}": ({}, strategy_round(name)) for name in sorted(registry.STRATEGIES)
+    }
+    return presets | strategies
+
+
+def final_weights(case: str, device: str) -> tuple[str, float]:
+    """Run a case in this process, and return the SHA-256 of its final weights and the seconds that it took.
+
+    Raises
+    ------
+    FedlabError
+        When the run does not end.
+    """
+    preset, overrides = cases()[case]
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as runs:
+        # The first engine that carries messages in this process: what is asked is what the device does.
+        options = {**overrides, "engine": "inprocess", "device": device}
+        result = fedlab.run(preset, runs=Path(runs), overrides=options)
+        return str(result.manifest["weights_sha256"]), time.perf_counter() - begun
+
+
+def check(case: str, device: str) -> Iterator[Row]:
+    """Yield whether a case ends twice with the same bits; a set that is not here is no failure."""
+    try:
+        found = [final_weights(case, device) for _ in range(TIMES)]
+    except DataError as missing:
+        yield Row(PART, case, note=f"left out: {missing}"[:160])
+        return
+    hashes = [weights for weights, _ in found]
+    error = "" if len(set(hashes)) == 1 else f"other bits: {' and '.join(text[:12] for text in hashes)}"
+    yield Row(PART, case, found[-1][1], "s", error=error, note=hashes[0][:12], tally=True)
+
+
+def tasks(device: str, seconds: float, runs: Path) -> list[Task]:
+    """Return a task for each case; the slow ones first."""
+    names = sorted(cases(), key=lambda case: case.removeprefix("preset ") not in LIGHT)
+    return [Task(PART, case, f"{__name__}:check", {"case": case, "device": device}, tally=True) for case in names]
