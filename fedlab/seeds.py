@@ -24,8 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedlab import numpy_state
 from fedlab.errors import FedlabWarning
 from fedlab.machine import check_threads, note_threads
+from fedlab.numpy_state import NumpyState
 
 
 def seed_of(*names: int | str) -> int:
@@ -43,14 +45,14 @@ def seeded(*names: int | str) -> Iterator[None]:
     """Run the body on a stream of its own of ``random``, NumPy and torch, and restore the global streams afterwards."""
     seed = seed_of(*names)
     with exclusive(), _torch_seeded(seed):
-        python_state, numpy_state = random.getstate(), np.random.get_state()
+        python_state, numpy_before = random.getstate(), numpy_state.current()
         random.seed(seed)
         np.random.seed(seed % 2**32)
         try:
             yield
         finally:
             random.setstate(python_state)
-            np.random.set_state(numpy_state)
+            numpy_state.restore(numpy_before)
 
 
 @contextmanager
@@ -116,17 +118,17 @@ def preserved() -> Iterator[None]:
             _restore(before)
 
 
-_States = tuple[Any, Any, torch.Tensor, list[torch.Tensor]]
+_States = tuple[Any, NumpyState, torch.Tensor, list[torch.Tensor]]
 
 
 def _current() -> _States:
     gpus = [torch.cuda.get_rng_state(gpu) for gpu in _gpus()]
-    return random.getstate(), np.random.get_state(), torch.default_generator.get_state(), gpus
+    return random.getstate(), numpy_state.current(), torch.default_generator.get_state(), gpus
 
 
 def _restore(states: _States) -> None:
     random.setstate(states[0])
-    np.random.set_state(states[1])
+    numpy_state.restore(states[1])
     torch.default_generator.set_state(states[2])
     for gpu, state in zip(_gpus(), states[3], strict=True):
         torch.cuda.set_rng_state(state, gpu)
