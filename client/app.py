@@ -192,7 +192,8 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
                 store.save(states, config, workload.clients[partition], saved)
         store.log_event(purpose, status="ok", seconds=round(time.monotonic() - started, 3), **facts)
         encoded = compression.encode(content, config.comm.compression)
-        store.audit(purpose, **_asked_by(config, context), round=server_round, **_sent(encoded))
+        if store:
+            store.audit(purpose, **_asked_by(config, context), round=server_round, **_sent(encoded))
         return Message(encoded, reply_to=message)
     except FedlabError as error:
         reason = reported = str(error)

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.constant import SType
 from flwr.common.serde import array_to_proto, recorddict_to_proto
 from numpy.typing import NDArray
@@ -113,8 +113,28 @@ def content_bytes(content: RecordDict) -> int:
         if isinstance(record, ArrayRecord):
             body = sum(_array_item_bytes(key, array) for key, array in record.items())
             total += _nested(_text(name) + _nested(body))
+        elif (scalars := _scalars_bytes(record)) is not None:
+            total += _nested(_text(name) + _nested(scalars))
         else:
             total += recorddict_to_proto(RecordDict({name: record})).ByteSize()
+    return total
+
+
+def _scalars_bytes(record: MetricRecord | ConfigRecord) -> int | None:
+    """Return the size of a record of numbers and short texts; None for one that has anything else."""
+    total = 0
+    for key, value in record.items():
+        if isinstance(value, bool):
+            size = TAG + 1
+        elif isinstance(value, float):
+            size = TAG + 8
+        elif isinstance(value, int) and -(2**63) <= value < 2**63:
+            size = TAG + _varint_bytes(2 * value if value >= 0 else -2 * value - 1)
+        elif isinstance(value, str):
+            size = _nested(len(value.encode()))
+        else:
+            return None
+        total += _nested(_text(key) + _nested(size))
     return total
 
 
@@ -147,4 +167,8 @@ def _text(text: str) -> int:
 
 def _nested(length: int) -> int:
     """Return the bytes of a field of bytes, a text or a message of this length: tag, length, and itself."""
-    return TAG + max(1, (length.bit_length() + 6) // 7) + length
+    return TAG + _varint_bytes(length) + length
+
+
+def _varint_bytes(number: int) -> int:
+    return max(1, (number.bit_length() + 6) // 7)

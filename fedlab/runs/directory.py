@@ -27,11 +27,11 @@ import platform
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from fedlab.config.schema import Config
 from fedlab.errors import RunError, os_error_sentence
@@ -40,6 +40,7 @@ from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.manifest import git_commit, now, read_manifest, update_manifest, versions
 from fedlab.runs.numerics import numerics_of
 
+EVENTS = "events.jsonl"
 RUN_DIRECTORY = "FEDLAB_RUN_DIRECTORY"  # environment variable that tells a server process where its run is written
 
 
@@ -76,6 +77,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path, self.checkpoints = path, Checkpoints(path)
         self._lock = ExitStack()
+        self._events: TextIO | None = None  # open while the directory is locked: there is an event for each client
 
     @classmethod
     def create(cls, parent: Path, config: Config) -> RunDirectory:
@@ -209,33 +211,36 @@ class RunDirectory:
     def __enter__(self) -> RunDirectory:
         """Lock the directory against a second writer; the kernel releases the lock when the process dies."""
         self._lock.enter_context(directory_lock(self.path, wait=False))
-        truncate_torn_line(self.path / "events.jsonl")
+        truncate_torn_line(self.path / EVENTS)
+        with name_file(self.path / EVENTS):
+            self._events = self._lock.enter_context(open_log(self.path / EVENTS))
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._events = None
         self._lock.close()
 
     # --- logs ---
 
     def emit(self, event: str, /, **fields: object) -> None:
         """Append an event to ``events.jsonl``."""
-        self._append("events.jsonl", {"time": round(time.time(), 3), "event": event, **fields}, sync=False)
+        record = {"time": round(time.time(), 3), "event": event, **fields}
+        with (
+            name_file(self.path / EVENTS),
+            nullcontext(self._events) if self._events else open_log(self.path / EVENTS) as stream,
+        ):
+            append_line(stream, record)
 
     def log_round(self, record: Mapping[str, object]) -> None:
         """Append one round to ``metrics.jsonl``, on the disk before this returns."""
-        self._append("metrics.jsonl", record, sync=True)
+        path = self.path / "metrics.jsonl"
+        with name_file(path), open_log(path) as stream:
+            append_line(stream, record)
+            os.fsync(stream.fileno())
 
     def rounds(self) -> list[dict[str, Any]]:
         """Return the records of the rounds so far, oldest first."""
         return read_lines(self.path / "metrics.jsonl")
-
-    def _append(self, name: str, record: Mapping[str, object], sync: bool) -> None:
-        path = self.path / name
-        with name_file(path), open(path, "a", encoding="utf-8", opener=no_follow) as stream:
-            stream.write(json.dumps(record) + "\n")
-            stream.flush()
-            if sync:
-                os.fsync(stream.fileno())
 
     # --- images ---
 
@@ -249,6 +254,17 @@ class RunDirectory:
         for path in sorted(sorted((self.path / "images").glob("*-round-*.png")), key=_round_of):
             found.setdefault(path.stem.rpartition("-round-")[0], {})[_round_of(path)] = path
         return found
+
+
+def open_log(path: Path) -> TextIO:
+    """Open a log to append lines to it."""
+    return open(path, "a", encoding="utf-8", opener=no_follow)
+
+
+def append_line(stream: TextIO, record: Mapping[str, object]) -> None:
+    """Append a record as a line, so that a reader sees it whole."""
+    stream.write(json.dumps(record) + "\n")
+    stream.flush()
 
 
 def _made(path: Path) -> bool:

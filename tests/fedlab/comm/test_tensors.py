@@ -48,6 +48,20 @@ def test_sizes_are_counted_without_serializing(name):
     assert all("bytes" not in array.__dict__ for array in ours["arrays"].values())
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(0, 1, -1, 63, 64, -64, -65, 2**31, -(2**63), 2**63 - 1, 2**63, 0.0, -1.5, float("inf"), True, False),
+        *("", "ä" * 70, b"", b"bytes", [], [1, 2], [0.5], ["a", ""], [True]),
+    ],
+)
+def test_sizes_of_all_kinds_of_entries_are_those_of_the_serialized_record(value):
+    content = RecordDict({"config": ConfigRecord({"key": value, "server-round": 3}), "empty": ConfigRecord()})
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        content["metrics"] = MetricRecord({"value": value, "": 1})
+    assert content_bytes(content) == recorddict_to_proto(content).ByteSize()
+
+
 def test_a_reader_gets_the_tensor_itself_and_after_a_network_an_equal_one():
     record = tensor_record(STATES["floats"])
     first, second = tensors_of(record)["weight"], tensors_of(record)["weight"]
