@@ -1,6 +1,6 @@
 """SGD and Adam with the bits of torch's, without its base class, whose first object imports the compiler (2 s).
 
-Local training builds an optimizer for each client and round, and a pool of processes starts often.
+Local training builds an optimizer for each client and round, and processes of clients and servers start often.
 
 **Source**: ``torch.optim.SGD`` and ``torch.optim.Adam`` (torch 2.14), with which ``tests/fedlab/test_optimizers.py``
 compares every step bit by bit; Kingma and Ba, Adam, ICLR 2015.
@@ -9,7 +9,7 @@ compares every step bit by bit; Kingma and Ba, Adam, ICLR 2015.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -94,6 +94,8 @@ class SGD(_FirstOrder):
         Step size, one for all or of each row (rows,) of weights (rows, ...), and momentum in [0, 1).
     weight_decay
         Multiple of a weight that is added to its gradient.
+    nesterov
+        Move along g + momentum v instead, with Nesterov's momentum.
     """
 
     def __init__(
@@ -102,9 +104,10 @@ class SGD(_FirstOrder):
         learning_rate: float | Tensor,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
+        nesterov: bool = False,
     ) -> None:
         super().__init__(weights, learning_rate, weight_decay)
-        self.momentum = momentum
+        self.momentum, self.nesterov = momentum, nesterov
         self.velocities: dict[int, Tensor] = {}
 
     def _move(self, rows: Sequence[int], weights: list[Tensor], gradients: list[Tensor]) -> None:
@@ -115,8 +118,12 @@ class SGD(_FirstOrder):
                 torch._foreach_mul_(velocities, self.momentum)
                 torch._foreach_add_(velocities, [gradient for _, gradient in known])
             for row, gradient in zip(rows, gradients, strict=True):
-                self.velocities.setdefault(row, gradient)
-            gradients = [self.velocities[row] for row in rows]
+                self.velocities.setdefault(row, gradient.clone() if self.nesterov else gradient)
+            velocities = [self.velocities[row] for row in rows]
+            if self.nesterov:
+                torch._foreach_add_(gradients, velocities, alpha=self.momentum)
+            else:
+                gradients = velocities
         rate = self.learning_rate
         if isinstance(rate, Tensor):
             for weight, gradient in zip(weights, gradients, strict=True):
@@ -139,10 +146,16 @@ class Adam(_FirstOrder):
         Step size, one for all or of each row (rows,) of weights (rows, ...); it may be changed between steps.
     weight_decay
         Multiple of a weight that is added to its gradient.
+
+    Attributes
+    ----------
+    beta_1
+        Decay of the mean gradient; it may be changed between steps.
     """
 
     def __init__(self, weights: Iterable[Tensor], learning_rate: float | Tensor, weight_decay: float = 0.0) -> None:
         super().__init__(weights, learning_rate, weight_decay)
+        self.beta_1 = BETA_1
         self.means: dict[int, Tensor] = {}
         self.squares: dict[int, Tensor] = {}
         self.steps: dict[int, int] = {}
@@ -154,7 +167,7 @@ class Adam(_FirstOrder):
             self.steps[row] = self.steps.get(row, 0) + 1
         means, squares = [self.means[row] for row in rows], [self.squares[row] for row in rows]
         steps = [self.steps[row] for row in rows]
-        torch._foreach_lerp_(means, gradients, 1 - BETA_1)
+        torch._foreach_lerp_(means, gradients, 1 - self.beta_1)
         torch._foreach_mul_(squares, BETA_2)
         torch._foreach_addcmul_(squares, gradients, gradients, 1 - BETA_2)
         roots = torch._foreach_sqrt(squares)
@@ -163,12 +176,57 @@ class Adam(_FirstOrder):
         rate = self.learning_rate
         if isinstance(rate, Tensor):
             for weight, mean, root, step in zip(weights, means, roots, steps, strict=True):
-                weight.addcmul_(mean / root, per_row(rate, weight), value=-1 / (1 - BETA_1**step))
+                weight.addcmul_(mean / root, per_row(rate, weight), value=-1 / (1 - self.beta_1**step))
         else:
-            torch._foreach_addcdiv_(weights, means, roots, [-rate / (1 - BETA_1**step) for step in steps])
+            torch._foreach_addcdiv_(weights, means, roots, [-rate / (1 - self.beta_1**step) for step in steps])
 
     def _kept(self) -> tuple[dict[int, Tensor], ...]:
         return self.means, self.squares
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the optimizer remembers, in the layout of ``torch.optim.Adam`` and without its options."""
+        return {
+            "state": {
+                row: {"step": torch.tensor(float(step)), "exp_avg": self.means[row], "exp_avg_sq": self.squares[row]}
+                for row, step in self.steps.items()
+            }
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from the state of this optimizer, or of torch's, of the same weights."""
+        rows = state["state"]
+        self.steps = {row: int(kept["step"]) for row, kept in rows.items()}
+        self.means = {row: kept["exp_avg"].to(self.weights[row], copy=True) for row, kept in rows.items()}
+        self.squares = {row: kept["exp_avg_sq"].to(self.weights[row], copy=True) for row, kept in rows.items()}
+
+
+class FusedAdam(torch.optim.Adam):
+    """Torch's Adam with one kernel a step, for GPUs, and with the attributes and states of :class:`Adam`."""
+
+    def __init__(self, weights: Iterable[Tensor], learning_rate: float) -> None:
+        super().__init__(weights, learning_rate, fused=True)
+
+    @property
+    def learning_rate(self) -> float:
+        """Step size of the next steps."""
+        return float(self.param_groups[0]["lr"])
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self.param_groups[0]["lr"] = value
+
+    @property
+    def beta_1(self) -> float:
+        """Decay of the mean gradient in the next steps."""
+        return float(self.param_groups[0]["betas"][0])
+
+    @beta_1.setter
+    def beta_1(self, value: float) -> None:
+        self.param_groups[0]["betas"] = (value, BETA_2)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from the state of this optimizer, or of :class:`Adam`, of the same weights; options stay."""
+        super().load_state_dict({"state": state_dict["state"], "param_groups": self.state_dict()["param_groups"]})
 
 
 def per_row(values: Tensor, like: Tensor) -> Tensor:
@@ -213,3 +271,26 @@ def cosine_rates(learning_rate: float, steps: int) -> Iterator[float]:
         if step:
             learning_rate *= (1 + math.cos(math.pi * step / steps)) / (1 + math.cos(math.pi * (step - 1) / steps))
         yield learning_rate
+
+
+def one_cycle(peak: float, steps: int, rise: float, final_div_factor: float) -> Iterator[tuple[float, float]]:
+    """Yield the learning rate and Adam's beta_1 of each step of one cycle, with the bits of torch's schedule.
+
+    The rate goes from ``peak / 25`` to ``peak`` in the fraction ``rise`` of the steps, and on to ``peak / 25 /
+    final_div_factor``; beta_1 goes from 0.95 to 0.85 and back.
+
+    **Source**: ``torch.optim.lr_scheduler.OneCycleLR``; Smith and Topin, Super-convergence, 2019.
+    """
+    first = peak / 25
+    summit, last = float(rise * steps) - 1, steps - 1
+    for step in range(steps):
+        if step <= summit:
+            fraction, rates, betas = step / summit if summit else 0.0, (first, peak), (0.95, 0.85)
+        else:
+            fraction = (step - summit) / (last - summit)
+            rates, betas = (peak, first / final_div_factor), (0.85, 0.95)
+        yield _half_cosine(*rates, fraction), _half_cosine(*betas, fraction)
+
+
+def _half_cosine(start: float, end: float, fraction: float) -> float:
+    return end + (start - end) / 2.0 * (math.cos(math.pi * fraction) + 1)

@@ -27,6 +27,7 @@ from fedlab.cuda_graphs import GraphedLoss
 from fedlab.data.dataset import Batch, to_device
 from fedlab.errors import ConfigError
 from fedlab.metrics import Phase
+from fedlab.optimizers import Adam, FusedAdam, one_cycle
 from fedlab.runs import pretrain_cache
 from fedlab.runs.checkpoints import weights_sha256
 from fedlab.seeds import seeded
@@ -85,8 +86,9 @@ class SourceTrainer:
         self.objective = GraphedLoss(workload.loss, self.model, core.cuda_graphs)
         self.optimizer = self._adam(self.options.learning_rate)
 
-    def _adam(self, learning_rate: float) -> torch.optim.Adam:
-        return torch.optim.Adam(self.model.parameters(), learning_rate, fused=self.device.type == "cuda" or None)
+    def _adam(self, learning_rate: float) -> Adam | FusedAdam:
+        kind = FusedAdam if self.device.type == "cuda" else Adam
+        return kind(self.model.parameters(), learning_rate)
 
     def batch_at(self, server_round: int, step: int) -> Batch:
         """Return the batch of one step, a function of the run seed, the round and the step alone."""
@@ -122,9 +124,8 @@ class SourceTrainer:
             When the loss is not finite.
         """
         self.model.train()
-        rate = self.options.learning_rate * cosine_factor(self.options.final_lr_fraction, server_round, self.rounds)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        factor = cosine_factor(self.options.final_lr_fraction, server_round, self.rounds)
+        self.optimizer.learning_rate = self.options.learning_rate * factor
         return train_steps(
             self.loss(server_round, steps, extra_loss, separate),
             self.optimizer,
@@ -173,11 +174,15 @@ class SourceTrainer:
 
         def make() -> dict[str, Any]:
             optimizer = self._adam(peak)
-            rise = 0.1 if steps > 10 else 0.3  # torch divides by zero where rise * steps is 1
-            plan = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, steps, pct_start=rise, final_div_factor=10)
+            plan = one_cycle(peak, steps, rise=0.1 if steps > 10 else 0.3, final_div_factor=10)
+
+            def next_rate() -> None:
+                optimizer.learning_rate, optimizer.beta_1 = next(plan, (0.0, 0.0))
+
+            next_rate()
             self.model.train()
             mean = train_steps(
-                self.loss(0, steps), optimizer, steps, name="pretrain", progress=self.progress, after_step=plan.step
+                self.loss(0, steps), optimizer, steps, name="pretrain", progress=self.progress, after_step=next_rate
             )
             return {"model": self.model.state_dict(), "loss": mean}
 

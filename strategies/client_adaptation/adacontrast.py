@@ -28,6 +28,7 @@ from fedlab.config.sections import NonNegativeFloat, PositiveFloat
 from fedlab.losses.information_maximization import entropy
 from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
 from fedlab.models.feature_classifier import probabilities
+from fedlab.optimizers import Adam
 from fedlab.strategies.client_adaptation.spec import AdaptationSpec, Adapted, Client
 from fedlab.strategies.client_adaptation.wrapper import as_strategy
 from fedlab.strategies.source_only import SPEC as SOURCE_ONLY
@@ -75,12 +76,11 @@ def adapt(client: Client, options: Options) -> Adapted:
     momentum = deepcopy(features).requires_grad_(False)
     z = encode(momentum, client.data, client.device)
     bank, done = Bank(z, probabilities(head, z)), 0
-    optimizer = torch.optim.Adam(features.parameters(), options.learning_rate, weight_decay=options.weight_decay)
+    optimizer = Adam(features.parameters(), options.learning_rate, options.weight_decay)
 
     def loss() -> Tensor:
         nonlocal done
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * cosine_factor(0.0, done + 1, options.steps + 1)
+        optimizer.learning_rate = options.learning_rate * cosine_factor(0.0, done + 1, options.steps + 1)
         done += 1
         rows = torch.randint(len(client.data), (options.batch_size,))
         weak, query, key = client.weak_view_of(rows), client.view_of(rows), client.view_of(rows)

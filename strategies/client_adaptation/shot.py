@@ -29,6 +29,7 @@ from fedlab.config.sections import NonNegativeFloat, PositiveFloat
 from fedlab.losses.information_maximization import information_maximization
 from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
 from fedlab.models.feature_classifier import probabilities
+from fedlab.optimizers import SGD
 from fedlab.strategies.client_adaptation.spec import AdaptationSpec, Adapted, Client
 from fedlab.strategies.client_adaptation.wrapper import as_strategy
 from fedlab.strategies.source_only import SPEC as SOURCE_ONLY
@@ -56,13 +57,7 @@ class Options:
 def adapt(client: Client, options: Options) -> Adapted:
     """Train a client's G (lines 1 to 5)."""
     features, head = client.trainable_features(), client.frozen_head()
-    optimizer = torch.optim.SGD(
-        features.parameters(),
-        options.learning_rate,
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-        nesterov=options.momentum > 0,
-    )
+    optimizer = SGD(features.parameters(), options.learning_rate, options.momentum, options.weight_decay, nesterov=True)
     epoch = max(1, round(len(client.data) / options.batch_size))
     steps, done, labels = math.ceil(options.epochs * epoch), 0, torch.empty(0)
 
@@ -70,8 +65,7 @@ def adapt(client: Client, options: Options) -> Adapted:
         nonlocal done, labels
         if done % epoch == 0:
             labels = centroid_labels(features, head, client)
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * (1 + 10 * done / steps) ** -0.75
+        optimizer.learning_rate = options.learning_rate * (1 + 10 * done / steps) ** -0.75
         done += 1
         rows = torch.randint(len(client.data), (options.batch_size,))
         x = client.view_of(rows) if options.views else client.inputs(rows)

@@ -41,6 +41,7 @@ from fedlab.losses.information_maximization import information_maximization
 from fedlab.losses.propagation import propagate_labels
 from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
 from fedlab.models.feature_classifier import probabilities
+from fedlab.optimizers import Adam
 from fedlab.strategies.client_adaptation.guard import GUARD_METRICS, choose
 from fedlab.strategies.client_adaptation.spec import AdaptationSpec, Adapted, Client
 from fedlab.strategies.client_adaptation.wrapper import as_strategy
@@ -90,7 +91,7 @@ def adapt(client: Client, options: Options) -> Adapted:
 def train_features(features: nn.Module, head: nn.Module, client: Client, options: Options) -> nn.Module:
     """Run lines 2 to 9 on G in place and return it, in evaluation mode."""
     teacher = deepcopy(features).requires_grad_(False)
-    optimizer = torch.optim.Adam(features.parameters(), options.learning_rate, weight_decay=options.weight_decay)
+    optimizer = Adam(features.parameters(), options.learning_rate, options.weight_decay)
     labels, done = PseudoLabels.empty(), 0
 
     def loss() -> Tensor:
@@ -99,8 +100,7 @@ def train_features(features: nn.Module, head: nn.Module, client: Client, options
             if done:  # line 3
                 adapt_batchnorm(teacher, client.data, options.bn_images, 1.0, client.device)
             labels = label(teacher, head, client, options)
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * cosine_factor(0.0, done + 1, options.steps + 1)
+        optimizer.learning_rate = options.learning_rate * cosine_factor(0.0, done + 1, options.steps + 1)
         done += 1
         rows = torch.randint(len(client.data), (options.batch_size,))
         x = client.view_of(rows) if options.views else client.inputs(rows)
