@@ -18,9 +18,9 @@ from rich.console import Console
 
 from benchmarks import cells
 from fedlab.engines import fork_server
-from fedlab.engines.supernode import PRELOADED
+from fedlab.engines.programs import CLIENT_MODULES
 
-IMPORTS = (*PRELOADED, "flwr.supernode.cli")  # what Flower's command has loaded when the app begins
+IMPORTS = (*CLIENT_MODULES, "flwr.supernode.cli")  # what Flower's command has loaded when the app begins
 
 
 def nothing() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
     plain = seconds([sys.executable, "-c", "import " + ", ".join(IMPORTS)], times)
     with (
         tempfile.TemporaryDirectory(prefix="fedlab-") as folder,
-        fork_server.fork_server(Path(folder), "answer", "benchmarks.messages:nothing", IMPORTS),
+        fork_server.fork_server(Path(folder), {"answer": "benchmarks.messages:nothing"}, IMPORTS),
     ):
         forked = seconds(["answer"], times)
     table = cells.table(f"seconds before a message's work begins, median of {times}", ("", "seconds", "ratio"))

@@ -15,6 +15,7 @@ import typer
 from fedlab.cli import catalog, compare, deploy, flower, molecules, new, predict, report, run
 from fedlab.cli.consoles import stdout
 from fedlab.cli.errors import handle_errors
+from fedlab.startup import quick_exit
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -69,6 +70,7 @@ app.add_typer(catalog.data_app, name="data")
 
 def main() -> None:
     """Entry point of the ``fedlab`` command."""
+    quick_exit()
     replace_unprintable(sys.stdout, sys.stderr)
     app()
 

@@ -187,7 +187,7 @@ class _Supervisor:
         """Run one SuperNode and report on it; return True to leave for good, False when only this SuperNode ended."""
         output = LogTail(self.log, from_end=True)
         self.process = start(
-            "fedlab.engines.supernode",
+            "fedlab.engines.programs",
             "flower_supernode",
             self._arguments(),
             self.variables,

@@ -12,6 +12,7 @@ import functools
 import inspect
 import os
 import ssl
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import httpx
 import tomli_w
@@ -32,6 +33,7 @@ from flwr.proto.control_pb2 import ListRunsRequest, RegisterNodeRequest, StartRu
 from flwr.proto.federation_config_pb2 import SimulationConfig
 from flwr.server import Server
 from flwr.server import server as server_module
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from flwr.supercore import object_ref
 from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE
@@ -42,6 +44,9 @@ from flwr.supercore.run import RunNotRunningException as RunNotRunning
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedlab.errors import FedlabError
+
+if TYPE_CHECKING:  # its import takes a second
+    from flwr.superlink.grid.http_grid import HttpGrid
 
 __all__ = ["Run", "RunNotRunning"]
 
@@ -344,6 +349,12 @@ def _as_control_error() -> Iterator[None]:
         raise ControlError(str(error)) from error
 
 
+# --- commands that are started by their name on the PATH, and their entry points: flwr/supercore/constant.py ---
+
+SUPEREXEC = {"flower-superexec": "flwr.supercore.cli:flower_superexec"}  # by SuperLink and SuperNode
+SERVER_APP = {"flwr-serverapp": "flwr.superlink.cli:flwr_serverapp"}  # by the SuperExec of the SuperLink
+CLIENT_APP = {"flwr-clientapp": "flwr.supernode.cli:flwr_clientapp"}  # by that of a SuperNode
+
 # --- a SuperLink: flwr/server/superlink/linkstate/in_memory_linkstate.py ---
 
 
@@ -392,10 +403,16 @@ def keep_replies() -> None:
     InMemoryLinkState.get_message_res = get_replies  # type: ignore[method-assign]
 
 
+def is_http_grid(grid: Grid) -> TypeGuard[HttpGrid]:
+    """Return True for the grid of a ServerApp that is a process of its own, which asks a SuperLink for its messages."""
+    module = sys.modules.get(
+        "flwr.superlink.grid.http_grid"
+    )  # whose import takes a second: who has one has imported it
+    return module is not None and isinstance(grid, module.HttpGrid)
+
+
 # --- SuperNodes: flwr/client/grpc_rere_client/connection.py, flwr/supernode/start_client_internal.py ---
 
-CLIENT_APP_COMMAND = "flwr-clientapp"  # started by a SuperNode for each message, by its name on the PATH
-CLIENT_APP_ENTRY = "flwr.supernode.cli:flwr_clientapp"  # its entry point
 DEACTIVATE_TIMEOUT = 10.0  # seconds for the server's answer
 MAX_SLEEP = 0.3  # seconds
 

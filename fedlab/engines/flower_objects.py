@@ -12,16 +12,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import Array, Message
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.supercore.inflatable.inflatable_object import get_object_body, get_object_head_values_from_object_content
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from flwr.superlink.grid.http_grid import HttpGrid
 
 from fedlab.engines.flower_internals import set_message_id
+
+if TYPE_CHECKING:  # its import takes a second
+    from flwr.superlink.grid.http_grid import HttpGrid
 
 MAX_DEPTH = 6  # of a tree of objects; a message has 5: message, records, a record, an array, a piece of it
 CHUNK = "ArrayChunk"

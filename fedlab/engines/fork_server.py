@@ -1,8 +1,9 @@
-"""Fork server for client apps: a process that has everything loaded, so that a message costs a fork, not the imports.
+"""Fork server for Flower's commands: a process that has everything loaded, so that one costs a fork, not the imports.
 
-Flower starts its command ``flwr-clientapp`` for each message and finds it on the ``PATH``. :func:`fork_server` puts a
-command of that name before it, which sends its arguments, environment and output to the fork server and lives as long
-as the fork: killing it kills the fork, and its exit code is the fork's. Without a fork server it runs Flower's command.
+Flower starts its parts, ``flwr-clientapp`` for each message among them, by names that it finds on the ``PATH``.
+:func:`fork_server` puts commands of these names before Flower's. Each sends its arguments, environment and output to
+the fork server and lives as long as the fork: killing it kills the fork, and its exit code is the fork's. Without a
+fork server it runs Flower's command.
 
 This file is also that command, run by an interpreter without site packages: it imports the standard library only.
 """
@@ -15,11 +16,10 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,73 +29,103 @@ STARTED = b"\xff"  # the fork's first byte; its exit code is the second
 
 
 @contextmanager
-def fork_server(folder: Path, command: str, entry: str, modules: Sequence[str]) -> Iterator[None]:
-    """Run a fork server while the context lasts; the ``PATH`` of this process leads ``command`` to it.
+def fork_server(folder: Path, commands: Mapping[str, str], modules: Sequence[str] = ()) -> Iterator[None]:
+    """Run a fork server while the context lasts; the ``PATH`` of this process leads the commands to it.
+
+    It is a fork of this process, which must not have started a thread yet.
 
     Parameters
     ----------
     folder
         Private; its path must be short, as that of a socket has to fit into about 100 characters.
-    command
-        Name that is looked up on the ``PATH``.
-    entry
-        ``module:function`` that a fork calls.
+    commands
+        Names that are looked up on the ``PATH``, each with the ``module:function`` that its forks call. The modules are
+        imported here, since their owner needs most of what they import as well.
     modules
-        Modules to import beforehand, in addition to the entry's.
+        Modules to import in the fork server only.
+
+    Raises
+    ------
+    ImportError
+        When the module of a command cannot be imported.
     """
-    real, before = shutil.which(command), os.environ.get("PATH", "")
-    address, commands = folder / "fork-server", folder / "commands"
+    before, address = os.environ.get("PATH", ""), folder / "fork-server"
     address.unlink(missing_ok=True)
-    commands.mkdir(exist_ok=True)
-    ours = [sys.executable, "-IS", str(Path(__file__).resolve()), str(address), real or command]
-    quoted = " ".join("'" + part.replace("'", "'\\''") + "'" for part in ours)
-    (commands / command).write_text(f'#!/bin/sh\nexec {quoted} "$@"\n')
-    (commands / command).chmod(0o755)
+    directory = _write_commands(folder / "commands", commands, address)
+    _import(entry.partition(":")[0] for entry in commands.values())
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(address))
         listener.listen()  # requests from now on wait until all is loaded
-        number = listener.fileno()
-        program = f"from {__name__} import serve; serve({number}, {os.getpid()}, {entry!r}, {tuple(modules)!r})"
-        process = subprocess.Popen([sys.executable, "-P", "-c", program], stdin=subprocess.DEVNULL, pass_fds=[number])
-    os.environ["PATH"] = os.pathsep.join((str(commands), before))
+        parent = os.getpid()
+        if (server := os.fork()) == 0:
+            _serve_and_exit(listener, parent, commands, modules)
+    os.environ["PATH"] = os.pathsep.join((str(directory), before))
     try:
         yield
     finally:
         os.environ["PATH"] = before
-        process.kill()
-        process.wait()
+        os.kill(server, signal.SIGKILL)
+        os.waitpid(server, 0)
 
 
-def serve(listener_fd: int, parent: int, entry: str, modules: Sequence[str]) -> None:
+def _write_commands(directory: Path, names: Iterable[str], address: Path) -> Path:
+    """Write a command of each name that asks the fork server at ``address``; return their directory."""
+    directory.mkdir(exist_ok=True)
+    for name in names:
+        ours = [sys.executable, "-IS", str(Path(__file__).resolve()), str(address), name, shutil.which(name) or name]
+        quoted = " ".join("'" + part.replace("'", "'\\''") + "'" for part in ours)
+        (directory / name).write_text(f'#!/bin/sh\nexec {quoted} "$@"\n')
+        (directory / name).chmod(0o755)
+    return directory
+
+
+def _serve_and_exit(
+    listener: socket.socket, parent: int, commands: Mapping[str, str], modules: Sequence[str]
+) -> NoReturn:
+    try:
+        serve(listener, parent, commands, modules)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(0)
+
+
+def serve(listener: socket.socket, parent: int, commands: Mapping[str, str], modules: Sequence[str]) -> None:
     """Fork for each request until the parent is gone. No thread may be started here: a fork would lose it."""
-    module, _, function = entry.partition(":")
-    with socket.socket(fileno=listener_fd) as listener:
-        for name in (module, *modules):
+    _import(modules)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks are not waited for
+    listener.settimeout(PARENT_POLL_SECONDS)
+    while os.getppid() == parent:
+        try:
+            connection, _ = listener.accept()
+        except TimeoutError:
+            continue
+        with connection:
+            connection.settimeout(None)
+            request, descriptors = _receive(connection)
+            if request is not None and os.fork() == 0:
+                listener.close()
+                _run_in_child(commands, connection, request, descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+
+def _import(modules: Iterable[str]) -> None:
+    """Import modules for good: no fork's garbage collector looks through them, nor copies their pages by doing so."""
+    from fedlab.startup import quick_imports
+
+    with quick_imports():
+        for name in modules:
             importlib.import_module(name)
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # forks are not waited for
-        listener.settimeout(PARENT_POLL_SECONDS)
-        while os.getppid() == parent:
-            try:
-                connection, _ = listener.accept()
-            except TimeoutError:
-                continue
-            with connection:
-                connection.settimeout(None)
-                request, descriptors = _receive(connection)
-                if request is not None and os.fork() == 0:
-                    listener.close()
-                    _run_in_child(getattr(sys.modules[module], function), connection, request, descriptors)
-                for descriptor in descriptors:
-                    os.close(descriptor)
 
 
-def request_fork(address: str, real: str, arguments: Sequence[str]) -> NoReturn:
-    """Run the entry in a fork and exit as it exits; without a fork server run ``real``. Called by the command."""
+def request_fork(address: str, name: str, real: str, arguments: Sequence[str]) -> NoReturn:
+    """Run a command's entry in a fork and exit as it exits; without a fork server run ``real``. The command itself."""
     code = None
     with socket.socket(socket.AF_UNIX) as connection:
         try:
             connection.connect(address)
-            request = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
+            request = {"command": name, "arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
             socket.send_fds(connection, [b"?"], [1, 2])
             connection.sendall(json.dumps(request).encode() + b"\n")
             if connection.recv(1) == STARTED:
@@ -119,7 +149,7 @@ def _receive(connection: socket.socket) -> tuple[dict[str, Any] | None, list[int
 
 
 def _run_in_child(
-    entry: Any, connection: socket.socket, request: dict[str, Any], descriptors: Sequence[int]
+    commands: Mapping[str, str], connection: socket.socket, request: dict[str, Any], descriptors: Sequence[int]
 ) -> NoReturn:
     """Adopt the command's output, folder, environment and arguments, call the entry, and exit. Called in the fork."""
     code = 1
@@ -130,10 +160,11 @@ def _run_in_child(
         os.environ.clear()
         os.environ.update(request["environment"])
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        sys.argv = [sys.argv[0], *request["arguments"]]
+        sys.argv = [request["command"], *request["arguments"]]
+        module, _, function = commands[request["command"]].partition(":")
         connection.sendall(STARTED)
         threading.Thread(target=_exit_on_disconnect, args=(connection,), daemon=True).start()
-        entry()
+        getattr(sys.modules[module], function)()
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -155,4 +186,4 @@ def _exit_on_disconnect(connection: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    request_fork(sys.argv[1], sys.argv[2], sys.argv[3:])
+    request_fork(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:])

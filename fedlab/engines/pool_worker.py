@@ -27,6 +27,7 @@ from fedlab.engines.client_host import ClientHost
 from fedlab.engines.flower_internals import message_with, set_task_identity
 from fedlab.engines.packing import Described, Record, map_record, pack, unpack
 from fedlab.engines.spec import load_reference
+from fedlab.startup import quick_imports
 
 PR_SET_PDEATHSIG = 1  # of Linux: a signal when the parent process ends
 MAX_DESCRIPTORS = 64  # in one message of a socket
@@ -180,9 +181,10 @@ def serve_forks(control: int, modules: Sequence[str]) -> None:
     modules
         What workers need, imported once; a module that cannot be imported is an error of the worker's first task.
     """
-    for module in modules:
-        with suppress(Exception):
-            importlib.import_module(module)
+    with quick_imports():
+        for module in modules:
+            with suppress(Exception):
+                importlib.import_module(module)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies; the parent sees a worker's end by its socket
     with socket.socket(fileno=control) as stream:
         while descriptors := receive_descriptors(stream):

@@ -33,10 +33,15 @@ PATHS = ("FEDLAB_DATA",)  # variables of the environment that hold a path, which
 PROC = Path("/proc")  # on systems without it, Flower's parts and Ray's stop when their parent is gone
 NOISE = r"uvicorn\.|ControlServicer|^ *[\^~]+ *$|handshaker\.cc|channel_trace|status_helper|Source Location"
 NOISE += r"|shutdown=false"  # lines of a log that explain nothing: gRPC's tracing of handshakes is one of them
-# Runs one of Flower's commands, and stops all that it started once the parent is gone, even if that was killed.
+# Runs one of Flower's commands, and stops all that it started once the parent is gone, even if that was killed. The
+# context comes first: it may fork, which is safe as long as there is no thread.
 COMMAND = """
 import os, signal, sys, threading, time
-from {module} import {command}
+from fedlab.startup import quick_exit, quick_imports
+
+quick_exit()
+with quick_imports():
+    from {module} import {command}
 
 parent, shutdown_timeout = int(sys.argv.pop(1)), float(sys.argv.pop(1))
 
@@ -52,13 +57,14 @@ def watch():
         time.sleep(shutdown_timeout)
     end()
 
-threading.Thread(target=watch, daemon=True).start()
 sys.argv[0] = "{command}"
-try:
-    {command}()
-finally:
-    if os.getppid() != parent:
-        end()
+with {command}() as run:
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        run()
+    finally:
+        if os.getppid() != parent:
+            end()
 """
 
 
@@ -117,6 +123,7 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start one of Flower's commands in the scratch folder of its environment; its output is appended to a log.
 
+    ``command`` is a context manager of ``module`` that yields the function to run.
     Ray puts the current folder first on its workers' search path, where a user's own numpy.py would hide NumPy. If this
     process is killed, the command gets SIGTERM and ``shutdown_timeout`` seconds before the rest is killed.
     """

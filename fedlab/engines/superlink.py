@@ -195,7 +195,7 @@ def _start(
         command += _identity(fleet.certificates) if fleet and fleet.certificates else ["--insecure"]
         command += ["--simulation"] if simulation else ["--fleet-api-address", nodes]
         log.write_bytes(b"")
-        process = start("fedlab.engines.flower_internals", "run_superlink", command, environment, log)
+        process = start("fedlab.engines.programs", "flower_superlink", command, environment, log)
         started.append(process)
         begin = time.monotonic()
         while process.poll() is None:

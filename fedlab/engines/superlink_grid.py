@@ -10,15 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import ArrayRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
-from flwr.superlink.grid.http_grid import HttpGrid
 
 from fedlab.comm.replies import UNREADABLE
 from fedlab.comm.tensors import content_bytes
-from fedlab.engines.flower_internals import error_reply
+from fedlab.engines.flower_internals import error_reply, is_http_grid
 from fedlab.engines.flower_objects import (
     Announcement,
     ReplyReader,
@@ -27,6 +26,9 @@ from fedlab.engines.flower_objects import (
     is_chunk,
     unpacked_bytes,
 )
+
+if TYPE_CHECKING:  # its import takes a second
+    from flwr.superlink.grid.http_grid import HttpGrid
 
 MEGABYTE = 1_000_000
 MAX_RECORDS_MB = 16  # of a reply without its arrays: names, numbers and texts
@@ -209,7 +211,7 @@ class SuperLinkGrid(Grid):
 
 def reading_step_by_step(grid: Grid, max_reply_mb: float) -> Grid:
     """Return a grid whose pulls do not wait; one that is not that of a ServerApp process stays as it is."""
-    return SuperLinkGrid(grid, max_reply_mb) if isinstance(grid, HttpGrid) else grid
+    return SuperLinkGrid(grid, max_reply_mb) if is_http_grid(grid) else grid
 
 
 def number_of_objects(content: RecordDict) -> int:

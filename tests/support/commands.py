@@ -66,6 +66,10 @@ class Command:
             below |= new
         return sorted(pid for pid in below - {self.process.pid} if name in commands[pid])
 
+    def supernode(self) -> int:
+        """Its SuperNode, the oldest of the processes with this command line: the others are forks of it."""
+        return self.parts("--superlink")[0]
+
     def cut_down(self) -> None:
         """As if its machine lost power: everything at once, no goodbye."""
         for pid in [self.process.pid, *self.parts()]:

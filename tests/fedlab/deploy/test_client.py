@@ -104,7 +104,7 @@ def test_a_supernode_that_dies_is_started_again_and_none_outlives_us(join, tmp_p
     with superlink(tmp_path / "link", simulation=False, fleet=Fleet(nobody(), None)) as link:
         process = join(link.fleet, "--domain", "usps", "--insecure")
         until(process, "connected to")
-        (pid,) = [pid for pid, command in supernodes(state_dir).items() if "--superlink" in command]
+        pid = min(pid for pid, command in supernodes(state_dir).items() if "--superlink" in command)  # others: forks
         os.kill(pid, signal.SIGKILL)
         until(process, "the SuperNode ended unexpectedly; starting another")
         until(process, "connected to", times=2)

@@ -36,7 +36,7 @@ OPTIONS = {
     "rounds": 2,
     "digits.targets": "usps,optdigits,@factory",
     "min_clients": 1,
-    "client.steps": 2000,  # some seconds, so that who is to be stopped at its work has not answered before
+    "client.steps": 1000,  # a second or two, so that who is to be stopped at its work has not answered before
     "dualadapt.onboarding": 0,  # who missed round 1 trains in round 2 like any other
 }
 IMPORTS = "import torch, flwr.clientapp"  # takes longer than a message, where apps are forked
@@ -123,7 +123,7 @@ def performed(play):
     factory = play.join("factory", "--data", str(scans(play.root / "scans")))
 
     play.at_work("usps", usps, 1)
-    stopped = set(usps.parts()) - set(usps.parts("--superlink"))  # its SuperNode still says that it is there
+    stopped = set(usps.parts()) - {usps.supernode()}  # its SuperNode still says that it is there
     for part in stopped:
         with suppress(ProcessLookupError):
             os.kill(part, signal.SIGSTOP)

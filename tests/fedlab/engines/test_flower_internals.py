@@ -32,6 +32,8 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, 
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation.noop_federation_manager import NoOpFederationManager
+from flwr.superlink.grid import http_grid
+from flwr.superlink.grid.inmemory_grid import InMemoryGrid
 from flwr.supernode import start_client_internal
 
 from fedlab.deploy import client_log, provision
@@ -313,11 +315,21 @@ def test_the_clock_never_sleeps_long_and_tells_the_time(monkeypatch):
     assert clock.monotonic is time.monotonic
 
 
-def test_a_client_app_is_started_by_the_name_that_the_fork_server_takes():
-    assert TASK_TYPE_TO_COMMAND[TaskType.CLIENT_APP] == flower_internals.CLIENT_APP_COMMAND
-    (script,) = entry_points(group="console_scripts", name=flower_internals.CLIENT_APP_COMMAND)
-    module, _, function = flower_internals.CLIENT_APP_ENTRY.partition(":")
-    assert getattr(import_module(module), function) is script.load()
+def test_apps_are_started_by_the_names_that_the_fork_servers_take():
+    assert TASK_TYPE_TO_COMMAND[TaskType.CLIENT_APP] in flower_internals.CLIENT_APP
+    assert TASK_TYPE_TO_COMMAND[TaskType.SERVER_APP] in flower_internals.SERVER_APP
+    for module in (start_client_internal, import_module("flwr.superlink.cli.flower_superlink")):
+        assert 'command = ["flower-superexec"]' in inspect.getsource(module)
+    for commands in (flower_internals.SUPEREXEC, flower_internals.CLIENT_APP, flower_internals.SERVER_APP):
+        for name, entry in commands.items():
+            (script,) = entry_points(group="console_scripts", name=name)
+            module, _, function = entry.partition(":")
+            assert getattr(import_module(module), function) is script.load()
+
+
+def test_the_grid_of_a_process_of_its_own_is_told_from_others():
+    assert flower_internals.is_http_grid(object.__new__(http_grid.HttpGrid))
+    assert not flower_internals.is_http_grid(object.__new__(InMemoryGrid))
 
 
 # --- what Flower prints and reads ---

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from fedlab.engines import fork_server
 from waiting import wait_until
 
 pytestmark = pytest.mark.engine
@@ -19,6 +18,9 @@ pytestmark = pytest.mark.engine
 APP = """
 import os, sys, time
 born = os.getpid()
+
+def ask():
+    print("how are you?", os.path.basename(sys.argv[0]), born, flush=True)
 
 def main():
     print(sys.argv[1:], os.environ["COLOR"], os.getcwd(), born, os.getpid(), flush=True)
@@ -30,9 +32,25 @@ def main():
 """
 
 
+OWNER = """
+import os, sys
+from pathlib import Path
+from fedlab.engines import fork_server
+
+before = os.environ["PATH"]
+with fork_server.fork_server(Path(sys.argv[1]), {"greet": "greeting:main", "ask": "greeting:ask"}, ["json"]):
+    print(os.environ["PATH"], flush=True)
+    sys.stdin.read()
+assert os.environ["PATH"] == before
+"""
+
+
 @pytest.fixture
 def call(tmp_path, monkeypatch):
-    """Starts the command ``greet``, which a fork server serves, and leads to a real one once that is gone."""
+    """Starts the command ``greet``, which a fork server serves, and leads to a real one once that is gone.
+
+    The fork server is a fork of a process of its own: this one may have threads.
+    """
     (tmp_path / "greeting.py").write_text(APP)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "greet").write_text('#!/bin/sh\necho "the real one, $1"\n')
@@ -43,14 +61,19 @@ def call(tmp_path, monkeypatch):
 
     with ExitStack() as pipes:
 
-        def start(*arguments):
-            environment = {**os.environ, "COLOR": "blue"}
-            command = ["greet", *arguments]
+        def start(*arguments, command="greet"):
+            environment = {**os.environ, "COLOR": "blue", "PATH": path}
+            command = [command, *arguments]
             process = subprocess.Popen(command, stdout=-1, stderr=-2, text=True, cwd=tmp_path, env=environment)
             return pipes.enter_context(process)
 
-        with fork_server.fork_server(tmp_path, "greet", "greeting:main", ("json",)):
-            yield start
+        command = [sys.executable, "-c", OWNER, str(tmp_path)]
+        owner = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        path = owner.stdout.readline().strip()
+        assert path.startswith(str(tmp_path / "commands"))
+        yield start
+        owner.communicate(timeout=60)
+        assert owner.returncode == 0
 
 
 def gone(pid):
@@ -73,6 +96,13 @@ def test_a_fork_has_the_callers_arguments_environment_folder_output_and_exit_cod
     assert len({line[5] for line in said}) == 3
 
 
+def test_each_command_has_an_entry_of_its_own(call):
+    asked = call(command="ask").communicate(timeout=60)[0].split()
+    greeted = call("0").communicate(timeout=60)[0].split()
+    assert asked[:4] == ["how", "are", "you?", "ask"]
+    assert asked[4] == greeted[3]  # of one fork server
+
+
 def test_what_is_raised_is_printed_and_the_fork_server_lives_on(call):
     process = call("raise")
     assert "OSError: the disk is gone" in process.communicate(timeout=60)[0]
@@ -93,13 +123,10 @@ def test_forks_work_side_by_side_and_die_with_the_command(call):
 
 
 def test_without_a_fork_server_the_real_command_runs(call):
-    born = call("0").communicate(timeout=60)[0].split()[-2]
-    os.kill(int(born), signal.SIGKILL)
+    waiting = call("wait")
+    fork = int(waiting.stdout.readline().split()[-1])
+    server = int(Path(f"/proc/{fork}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(server, signal.SIGKILL)
+    os.kill(fork, signal.SIGKILL)
     process = call("0")
     assert process.communicate(timeout=20)[0] == "the real one, 0\n"
-
-
-def test_the_path_is_as_it_was_afterwards(call, tmp_path):
-    with fork_server.fork_server(tmp_path / "commands", "other", "greeting:main", ()):
-        assert os.environ["PATH"].startswith(str(tmp_path / "commands" / "commands"))
-    assert not os.environ["PATH"].startswith(str(tmp_path / "commands" / "commands"))

@@ -68,8 +68,7 @@ def federation(tmp_path_factory):
         judged = {name: command.code() for name, command in refused.items()}  # while the server waits for the last
         optdigits = join(laptop(root / "optdigits", mine, "optdigits"), "--domain", "optdigits", "--once")
         usps.wait_for(lambda: "Receiving: train" in (root / "usps/clients/usps/flower.log").read_text(), "training")
-        (supernode,) = usps.parts("--superlink")
-        os.kill(supernode, signal.SIGKILL)
+        os.kill(usps.supernode(), signal.SIGKILL)
         stopped = serve.code()
         run = root / "server" / "runs" / "dualadapt-digits-0"
         nodes, log = json.loads((run / grpc.NODES).read_text()), (run / "flower" / "flower.log").read_text()

@@ -1,0 +1,38 @@
+"""Flower's SuperLink and SuperNode as this package runs them; what they start is forked from a process that is loaded.
+
+Each is a context that yields the function to run, for `fedlab.engines.processes.start`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedlab.engines import flower_internals as flower
+from fedlab.engines.fork_server import fork_server
+
+CLIENT_MODULES = ("fedlab.client.app",)  # by name: an engine imports no app
+SERVER_MODULES = ("fedlab.server.app",)
+
+
+@contextmanager
+def flower_superlink() -> Iterator[Callable[[], None]]:
+    """Run Flower's command of this name; in a simulation its apps are processes of their own, with Ray's."""
+    simulation = "--simulation" in sys.argv
+    commands = flower.SUPEREXEC if simulation else flower.SUPEREXEC | flower.SERVER_APP
+    with fork_server(_scratch(), commands, () if simulation else SERVER_MODULES):
+        yield flower.run_superlink
+
+
+@contextmanager
+def flower_supernode() -> Iterator[Callable[[], None]]:
+    """Run Flower's command of this name, with short pauses."""
+    with fork_server(_scratch(), flower.SUPEREXEC | flower.CLIENT_APP, CLIENT_MODULES):
+        yield flower.run_supernode
+
+
+def _scratch() -> Path:
+    return Path(os.environ["FLWR_HOME"]).parent
