@@ -9,6 +9,7 @@ A loss that cannot be captured, because it waits for the GPU or its shapes depen
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,10 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from fedlab.data.dataset import Batch
+from fedlab.errors import FedlabWarning
 from fedlab.precision import autocast, current_precision
 
+OTHER_THREADS = "thread_local"  # may use the GPU during a capture
 WARMUP = 3  # passes before the capture: libraries choose their kernels and take their memory in the first ones
 Loss = Callable[[nn.Module, Batch], Tensor]
+
+
+class NotCapturedWarning(FedlabWarning):
+    """Warning that a loss cannot be captured as a CUDA graph."""
 
 
 class GraphedLoss:
@@ -59,12 +66,20 @@ class GraphedLoss:
             try:
                 captured = self._seen[key] = _Capture(self._eager, self.model, batch)
             except RuntimeError as error:
-                self.refused = str(error).splitlines()[0]
-                self._seen.clear()
-                torch.cuda.synchronize()
+                self._refuse(error)
                 return self._eager(batch)
         value: Tensor = _Replay.apply(captured, batch, *captured.weights)
         return value
+
+    def _refuse(self, error: RuntimeError) -> None:
+        self.refused = str(error).splitlines()[0]
+        self._seen.clear()
+        end_failed_capture(next(self.model.parameters()).device)
+        warnings.warn(
+            f"a training step cannot be a CUDA graph and runs kernel by kernel, which is slower: {self.refused}",
+            NotCapturedWarning,
+            stacklevel=3,
+        )
 
     def _eager(self, batch: Batch) -> Tensor:
         with autocast():
@@ -92,7 +107,7 @@ class _Capture:
         torch.cuda.current_stream(device).wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(self.graph):
+            with torch.cuda.graph(self.graph, capture_error_mode=OTHER_THREADS):
                 value = loss(self.batch)
                 self.gradients = torch.autograd.grad(value, self.weights, allow_unused=True)
                 self.value = value.detach()
@@ -107,6 +122,16 @@ class _Capture:
             self.batch[name].copy_(column, non_blocking=True)
         self.graph.replay()
         return self.value.clone()
+
+
+def end_failed_capture(device: torch.device) -> None:
+    """Free the GPU's random generator from a capture that failed.
+
+    Torch leaves it in the state of a capture, and refuses every later draw; the end of another capture frees it.
+    """
+    torch.cuda.synchronize(device)
+    with torch.cuda.graph(torch.cuda.CUDAGraph(), capture_error_mode=OTHER_THREADS):
+        torch.zeros(1, device=device).add_(1)
 
 
 class _Replay(torch.autograd.Function):

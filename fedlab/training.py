@@ -120,18 +120,18 @@ def ema_update(average: nn.Module, model: nn.Module, decay: float) -> None:
 
 
 def to_gpu(model: nn.Module, device: torch.device, compiled: bool = False) -> nn.Module:
-    """Return a model on the device on which it trains; on a GPU in the layout that its convolutions are fastest in.
+    """Return a model on the device on which it trains.
 
     Parameters
     ----------
     compiled
-        Compile it by ``torch.compile`` when it is first called, on a GPU.
+        Compile it by ``torch.compile`` when it is first called, on a GPU; of a model with ``compiled_parts()`` these
+        modules, each kind of which is compiled once.
     """
-    if device.type != "cuda":
-        return model.to(device)
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if compiled:
-        model.compile(dynamic=False)
+    model = model.to(device)
+    if compiled and device.type == "cuda":
+        for part in getattr(model, "compiled_parts", lambda: [model])():
+            part.compile(dynamic=False)
     return model
 
 

@@ -10,18 +10,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fedlab.data.device_copies import copy_to
+from fedlab.data.pinned import send
 
 Batch = Mapping[str, Tensor]
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Return a batch on a device; to a GPU from pinned memory, so that nobody waits for the copy."""
-    if device.type != "cuda":
-        return {name: column.to(device) for name, column in batch.items()}
-    return {
-        name: column if column.is_cuda else column.pin_memory().to(device, non_blocking=True)
-        for name, column in batch.items()
-    }
+    """Return a batch on a device."""
+    return {name: send(column, device) for name, column in batch.items()}
 
 
 class ArrayDataset(Dataset[Batch]):
@@ -124,7 +120,7 @@ class ArrayDataset(Dataset[Batch]):
 
 def _moved(index: int | slice | Tensor, device: torch.device) -> int | slice | Tensor:
     """Return an index where the columns are; one that stays on the CPU would make a GPU wait."""
-    return index.to(device, non_blocking=True) if isinstance(index, Tensor) else index
+    return send(index, device) if isinstance(index, Tensor) else index
 
 
 class SelectedRows(Mapping[str, Tensor]):

@@ -25,9 +25,9 @@ same inputs; (4) affine node layers exist (``affine_nodes``) where the authors f
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -176,6 +176,10 @@ class GraphNVP(nn.Module):
         self.nodes = nn.ModuleList(NodeConditioner(sizes, affine_nodes) for _ in range(sizes.node_layers))
         self.log_variance = nn.Parameter(torch.zeros(1))
 
+    def compiled_parts(self) -> list[nn.Module]:
+        """Return the conditioners, which are worth compiling: they are of two kinds."""
+        return [*self.adjacency, *self.nodes]
+
     @property
     def dimensions(self) -> tuple[int, int]:
         """Return the dimensions of z_A and of z_X: N N R and N F."""
@@ -217,8 +221,8 @@ class GraphNVP(nn.Module):
         columns, log_det = _columns(adjacency), adjacency.new_zeros(len(adjacency))
         for number, layer in enumerate(self.adjacency):
             i = number % self.sizes.size
-            shift, log_s = layer(torch.cat(columns[:i] + columns[i + 1 :], dim=1))
-            columns[i], log_det = _apply(columns[i], shift, log_s, log_det)
+            shift, log_s = layer(_others(columns, i))
+            columns, log_det = _apply(columns, i, shift, log_s, log_det)
         return _from_columns(columns, self.sizes), log_det
 
     def adjacency_inverse(self, z: Tensor) -> Tensor:
@@ -226,25 +230,26 @@ class GraphNVP(nn.Module):
         columns = _columns(z)
         for number, layer in reversed(list(enumerate(self.adjacency))):
             i = number % self.sizes.size
-            columns[i] = _undo(columns[i], *layer(torch.cat(columns[:i] + columns[i + 1 :], dim=1)))
+            columns = _undo(columns, i, *layer(_others(columns, i)))
         return _from_columns(columns, self.sizes)
 
     def nodes_forward(self, nodes: Tensor, adjacency: Tensor) -> tuple[Tensor, Tensor]:
         """Map X (batch, N, F) given A to z_X of the same shape, and log|det| (batch,)."""
-        rows, log_det = list(nodes.unbind(1)), nodes.new_zeros(len(nodes))
+        rows, log_det = nodes, nodes.new_zeros(len(nodes))
+        masks = _masks(nodes)
         for number, layer in enumerate(self.nodes):
             i = number % self.sizes.size
-            shift, log_s = layer(_without(rows, i), adjacency)
-            rows[i], log_det = _apply(rows[i], shift, log_s, log_det)
-        return torch.stack(rows, 1), log_det
+            shift, log_s = layer(rows * masks[i], adjacency)
+            rows, log_det = _apply(rows, i, shift, log_s, log_det)
+        return rows, log_det
 
     def nodes_inverse(self, z: Tensor, adjacency: Tensor) -> Tensor:
         """Map z_X (batch, N, F) given A to X, continuous, of the same shape."""
-        rows = list(z.unbind(1))
+        rows, masks = z, _masks(z)
         for number, layer in reversed(list(enumerate(self.nodes))):
             i = number % self.sizes.size
-            rows[i] = _undo(rows[i], *layer(_without(rows, i), adjacency))
-        return torch.stack(rows, 1)
+            rows = _undo(rows, i, *layer(rows * masks[i], adjacency))
+        return rows
 
     # --- graphs from latents, and back ---
 
@@ -286,26 +291,77 @@ class GraphNVP(nn.Module):
         return adjacency, argmax_one_hot(self.nodes_inverse(z_nodes.view(-1, n, f), adjacency), dim=2)
 
 
-def _columns(adjacency: Tensor) -> list[Tensor]:
-    """Return the N columns of all channels, each (batch, R N)."""
-    return [column.flatten(1) for column in adjacency.unbind(3)]
+def _columns(adjacency: Tensor) -> Tensor:
+    """Return the N columns of all channels (batch, N, R N)."""
+    return adjacency.permute(0, 3, 1, 2).flatten(2)
 
 
-def _from_columns(columns: Sequence[Tensor], sizes: GraphNVPSizes) -> Tensor:
-    return torch.stack([column.view(-1, sizes.channels, sizes.size) for column in columns], dim=3)
+def _from_columns(columns: Tensor, sizes: GraphNVPSizes) -> Tensor:
+    return columns.view(-1, sizes.size, sizes.channels, sizes.size).permute(0, 2, 3, 1)
 
 
-def _without(rows: Sequence[Tensor], i: int) -> Tensor:
-    """Return all rows (batch, N, F) with row i zeroed."""
-    return torch.stack([torch.zeros_like(row) if j == i else row for j, row in enumerate(rows)], 1)
+def _masks(rows: Tensor) -> Tensor:
+    """Return for each i the mask (N, 1) of all rows but i: (N, N, 1)."""
+    return 1 - torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)[..., None]
 
 
-def _apply(x: Tensor, shift: Tensor, log_s: Tensor | None, log_det: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the changed part of a coupling layer, and the log-determinant so far with that of the layer."""
+def _others(columns: Tensor, i: int) -> Tensor:
+    """Return all columns (batch, N, width) but one, side by side: (batch, (N - 1) width)."""
+    others: Tensor = _Others.apply(columns, i)
+    return others.flatten(1)
+
+
+def _apply(parts: Tensor, i: int, shift: Tensor, log_s: Tensor | None, log_det: Tensor) -> tuple[Tensor, Tensor]:
+    """Return parts (batch, N, width) with part i changed, and the log-determinant so far with that of the layer."""
     if log_s is None:
-        return x + shift, log_det
-    return x * torch.exp(log_s) + shift, log_det + log_s.sum(1)
+        moved: Tensor = _AddAt.apply(parts, i, shift)
+        return moved, log_det
+    return _with(parts, i, parts[:, i] * torch.exp(log_s) + shift), log_det + log_s.sum(1)
 
 
-def _undo(y: Tensor, shift: Tensor, log_s: Tensor | None) -> Tensor:
-    return y - shift if log_s is None else (y - shift) * torch.exp(-log_s)
+def _undo(parts: Tensor, i: int, shift: Tensor, log_s: Tensor | None) -> Tensor:
+    """Return parts (batch, N, width) with the change of part i undone."""
+    before = parts[:, i] - shift
+    return _with(parts, i, before if log_s is None else before * torch.exp(-log_s))
+
+
+def _with(parts: Tensor, i: int, part: Tensor) -> Tensor:
+    """Return parts (batch, N, width) with another part i (batch, width)."""
+    return torch.cat([parts[:, :i], part[:, None], parts[:, i + 1 :]], 1)
+
+
+class _Others(torch.autograd.Function):
+    """All parts but one; its gradient takes two kernels, where that of slices takes six."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(parts: Tensor, i: int) -> Tensor:
+        return torch.cat([parts[:, :i], parts[:, i + 1 :]], 1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.i = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        zeros = torch.zeros_like(gradient[:, :1])
+        return torch.cat([gradient[:, : ctx.i], zeros, gradient[:, ctx.i :]], 1), None
+
+
+class _AddAt(torch.autograd.Function):
+    """Parts with a shift added to one of them; its gradient takes no kernel."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(parts: Tensor, i: int, shift: Tensor) -> Tensor:
+        return _with(parts, i, parts[:, i] + shift)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.i = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor]:
+        return gradient, None, gradient[:, ctx.i]

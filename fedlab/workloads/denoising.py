@@ -20,6 +20,7 @@ from fedlab.config.schema import DEFAULT_DATA, DataConfig
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.digits import datasets
 from fedlab.data.images import image_sets
+from fedlab.data.pinned import send
 from fedlab.data.pixels import bytes_to_float
 from fedlab.diffusion import denoising, noise_schedule, sigmas
 from fedlab.diffusion.noise_schedule import NoiseSchedule
@@ -242,7 +243,7 @@ class Denoising:
             x = SIZES[self.size](bytes_to_float(batch["x"]))
             x = x.mean(1, keepdim=True) if self.channels == 1 else x
             if self.hflip and split == "train":
-                x = torch.where((torch.rand(len(x), 1, 1, 1) < 0.5).to(x.device), x.flip(3), x)
+                x = torch.where(send(torch.rand(len(x), 1, 1, 1) < 0.5, x.device), x.flip(3), x)
             return {"x": x}
 
         return ArrayDataset(columns, read)

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
+from fedlab.data.pinned import send
+
 # Ranges of ``random_affine`` of twice the strength: what proxies of other domains chose (see dualadapt.md).
 WIDE: Mapping[str, Any] = {"degrees": 24.0, "shear": 0.4, "scale": (0.64, 1.3225), "shift": 0.16}
 
@@ -57,9 +59,8 @@ def random_affine(
         torch.stack([cos * wide, (slant - sin) * high, _uniform(-shift, shift, count)], 1),
         torch.stack([sin * wide, cos * high, _uniform(-shift, shift, count)], 1),
     )
-    grid = affine_grid(
-        torch.stack(rows, 1).to(x.device), list(x.shape), align_corners=False
-    )  # (batch, height, width, 2)
+    maps = send(torch.stack(rows, 1), x.device)
+    grid = affine_grid(maps, list(x.shape), align_corners=False)  # (batch, height, width, 2)
     if padding == "border":
         return grid_sample(x, grid, align_corners=False, padding_mode="border")
     return grid_sample(x + 1, grid, align_corners=False) - 1  # outside is the ground
@@ -87,5 +88,5 @@ def random_recolor(x: Tensor, plain: float = 0.35, gray: float = 0.2) -> Tensor:
     is_gray = (kind >= plain) & (kind < plain + gray)
     ground = torch.where(is_gray, ground[:, :1], ground)
     stroke = torch.where(is_gray, stroke[:, :1], stroke)
-    same, ground, stroke = (kind < plain).to(x.device), ground.to(x.device), stroke.to(x.device)
+    same, ground, stroke = (send(part, x.device) for part in (kind < plain, ground, stroke))
     return torch.where(same, x, ground * (1 - mask) + stroke * mask)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from fedlab.data.dataset import ArrayDataset, Batch
+from fedlab.data.pinned import send
 
 Texture = Literal["off", "randconv", "pro_randconv"]
 KERNELS = (1, 3, 5, 7)
@@ -44,8 +45,8 @@ def rand_conv(x: Tensor) -> Tensor:
     size = KERNELS[int(torch.randint(len(KERNELS), ()))]
     kernel = torch.randn(3, 3, size, size) / (3 * size**2) ** 0.5
     share = torch.rand(())
-    share = share.to(x.device)
-    return share * conv2d(x, kernel.to(x), padding=size // 2) + (1 - share) * x
+    share = send(share, x.device)
+    return share * conv2d(x, send(kernel, x.device).to(x), padding=size // 2) + (1 - share) * x
 
 
 def pro_rand_conv(x: Tensor) -> Tensor:
@@ -65,8 +66,8 @@ def pro_rand_conv(x: Tensor) -> Tensor:
         Images of the same shape, in [-1, 1].
     """
     passes = 1 + int(torch.randint(MAX_PASSES, ()))
-    kernel = (torch.randn(3, 3, 3, 3) / 27**0.5).to(x)
-    scale, shift = (AFFINE_STD * torch.randn(2, 3, 1, 1)).to(x)
+    kernel = send(torch.randn(3, 3, 3, 3) / 27**0.5, x.device).to(x)
+    scale, shift = send(AFFINE_STD * torch.randn(2, 3, 1, 1), x.device).to(x)
     for _ in range(passes):
         x = conv2d(x, kernel, padding=1)
         variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)

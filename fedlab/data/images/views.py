@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from fedlab.data.pinned import send
 from fedlab.data.pixels import TORCHVISION_LUMA
 
 RATIOS = (3 / 4, 4 / 3)
@@ -71,12 +72,12 @@ def crop(x: Tensor, boxes: Boxes) -> Tensor:
 
     rows, columns = positions(boxes.top, boxes.height), positions(boxes.left, boxes.width)
     grid = torch.stack([columns[:, None].expand(-1, size, -1), rows[:, :, None].expand(-1, -1, size)], 3)
-    return grid_sample(x, grid.to(x), padding_mode="border", align_corners=False)
+    return grid_sample(x, send(grid, x.device).to(x), padding_mode="border", align_corners=False)
 
 
 def flip(x: Tensor, where: Tensor) -> Tensor:
     """Return images (batch, channels, height, width), mirrored left to right where ``where`` (batch,) is true."""
-    return torch.where(where.to(x.device)[:, None, None, None], x.flip(-1), x)
+    return torch.where(send(where, x.device)[:, None, None, None], x.flip(-1), x)
 
 
 def to_grayscale(x: Tensor) -> Tensor:
@@ -112,7 +113,7 @@ def color_jitter(x: Tensor, strength: float) -> Tensor:
     x = (x + 1) / 2
     for change in torch.randperm(len(ADJUSTMENTS)).tolist():
         factor = torch.empty(len(x), 1, 1, 1).uniform_(max(0.0, 1 - strength), 1 + strength)
-        x = ADJUSTMENTS[change](x, factor.to(x))
+        x = ADJUSTMENTS[change](x, send(factor, x.device).to(x))
     return 2 * x - 1
 
 
@@ -147,5 +148,5 @@ GRAY_FRACTION = 0.3  # of photographs without color
 def photo_view(x: Tensor) -> Tensor:
     """Return a random view of each photograph (batch, 3, size, size) in [-1, 1]: crop, mirror, colors, some in gray."""
     x = random_view(x, MIN_CROP_AREA, JITTER_STRENGTH, hflip=True)
-    colorless = (torch.rand(len(x)) < GRAY_FRACTION).to(x.device)[:, None, None, None]
+    colorless = send(torch.rand(len(x)) < GRAY_FRACTION, x.device)[:, None, None, None]
     return torch.where(colorless, to_grayscale(x), x)

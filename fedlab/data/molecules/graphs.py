@@ -34,6 +34,7 @@ from rdkit import Chem, RDLogger
 from torch import Tensor
 from torch.nn.functional import one_hot as torch_one_hot
 
+from fedlab.data.pinned import send
 from fedlab.errors import DataError
 
 RDLogger.DisableLog("rdApp.*")  # type: ignore[attr-defined]  # what RDKit refuses is said in sentences of our own
@@ -155,7 +156,7 @@ def permute_atoms(bonds: Tensor, atoms: Tensor, no_atom: int) -> tuple[Tensor, T
 
     Shapes of ``bonds`` and ``atoms`` are (batch, N, N) and (batch, N).
     """
-    keys = torch.rand(atoms.shape).to(atoms.device) + (atoms == no_atom)
+    keys = send(torch.rand(atoms.shape), atoms.device) + (atoms == no_atom)
     order = keys.argsort(dim=1)  # (batch, N)
     rows = bonds.gather(1, order[:, :, None].expand_as(bonds))
     return rows.gather(2, order[:, None, :].expand_as(bonds)), atoms.gather(1, order)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
+from fedlab.data.pinned import send
+
 
 def random_resized_crop(x: Tensor, y: Tensor, min_scale: float = 0.7) -> tuple[Tensor, Tensor]:
     """Return a random window of each scene, resized to the scene's size, half of them mirrored.
@@ -38,7 +40,8 @@ def random_resized_crop(x: Tensor, y: Tensor, min_scale: float = 0.7) -> tuple[T
     mirror = 1.0 - 2.0 * (torch.rand(count) < 0.5)
     zero = torch.zeros(count)
     windows = torch.stack([scale * mirror, zero, across, zero, scale, down], 1).view(count, 2, 3)
-    grid = affine_grid(windows, [count, 1, *x.shape[-2:]], align_corners=False).to(x)
+    grid = affine_grid(windows, [count, 1, *x.shape[-2:]], align_corners=False)
+    grid = send(grid, x.device).to(x)
     images = grid_sample(x, grid, padding_mode="border", align_corners=False)
     labels = grid_sample(y[:, None].to(x.dtype), grid, mode="nearest", padding_mode="border", align_corners=False)
     return images, labels[:, 0].round().to(y.dtype)
@@ -66,4 +69,4 @@ def random_gamma(x: Tensor, gamma: float = 2.0, gain: float = 0.4, tint: float =
     factor = 1 + gain * (2 * torch.rand(count, 1, 1, 1) - 1)
     colors = 1 + tint * (2 * torch.rand(count, 3, 1, 1) - 1)
     unit = ((x + 1) / 2).clamp(1e-3, 1)
-    return 2 * (unit ** exponent.to(x) * (factor * colors).to(x)).clamp(0, 1) - 1
+    return 2 * (unit ** send(exponent, x.device).to(x) * send(factor * colors, x.device).to(x)).clamp(0, 1) - 1
