@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -61,9 +62,9 @@ def about(device: torch.device) -> dict[str, Any]:
         "device": str(device),
         "time": time.strftime("%Y-%m-%d %H:%M"),
     }
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    if not commit.returncode:
-        described["commit"] = commit.stdout.strip()
+    if git := shutil.which("git"):
+        commit = subprocess.run([git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+        described |= {"commit": commit.stdout.strip()} if not commit.returncode else {}
     if device.type == "cuda":
         card = torch.cuda.get_device_properties(device)
         described |= {"card": card.name, "memory_gb": round(card.total_memory / 1e9, 1), "cuda": torch.version.cuda}

@@ -80,20 +80,19 @@ class Worker:
                 report([Row(**answer["row"])])
         finally:
             timer.cancel()
-        process.wait()
+        process.communicate()
         self._process = None
         late = time.monotonic() >= deadline
         report([task.failed("stopped at the end of its time" if late else f"its process ended: {self._last_words()}")])
 
     def close(self) -> None:
         """End the process."""
-        if self._process and self._process.stdin:
-            self._process.stdin.close()
+        if self._process:
             try:
-                self._process.wait(10)
+                self._process.communicate(timeout=10)  # its input ends, and so does it
             except subprocess.TimeoutExpired:
                 self._process.kill()
-                self._process.wait()
+                self._process.communicate()
         self._log.close()
 
     def _started(self) -> subprocess.Popen[str]:

@@ -38,4 +38,4 @@ def test_the_first_digits_are_read_as_from_the_full_sets(tmp_path):
     assert (small.columns["x"] == full.columns["x"][:6]).all() and small.columns["y"].tolist() == [0, 1, 2, 3, 4, 5]
     colored = load_digits("mnist_m", "test", out).columns
     assert colored["y"].tolist() == [0, 1, 2, 3]
-    assert np.abs(colored["x"].float().mean((1, 2, 3)) - smooth[:4].mean((1, 2, 3))).max() < 4  # WebP loses a little
+    assert np.abs(colored["x"].numpy().mean((1, 2, 3)) - smooth[:4].mean((1, 2, 3))).max() < 4  # WebP loses a little
