@@ -15,6 +15,7 @@ from fedlab import registry
 from fedlab.config.presets import preset_names
 from fedlab.config.sections import Value
 from fedlab.errors import DataError
+from fedlab.tables import STRATEGIES
 
 PART = "right"
 TIMES = 2
@@ -44,9 +45,7 @@ def strategy_round(name: str) -> dict[str, Value]:
 def cases() -> dict[str, Case]:
     """Return all that is run, by its name."""
     presets: dict[str, Case] = {f"preset {name}": (name, tiny_round(name)) for name in sorted(preset_names())}
-    strategies: dict[str, Case] = {
-        f"strategy {name}": ({}, strategy_round(name)) for name in sorted(registry.STRATEGIES)
-    }
+    strategies: dict[str, Case] = {f"strategy {name}": ({}, strategy_round(name)) for name in sorted(STRATEGIES)}
     return presets | strategies
 
 
