@@ -28,10 +28,12 @@ def measure(network: str, device: str, cohort: int = COHORT, rounds: int = ROUND
     yield Row(PART, f"{network}, plain torch loop", loop, "clients/s")
     work = Work(network, cohort, cohort, rounds, device)
     by_hand = rate(vmap_by_hand(work, at_once=cohort), cohort)
-    yield Row(PART, f"{network}, torch.func.vmap by hand", by_hand, "clients/s", beside="plain loop", beside_value=loop)
+    yield Row(
+        PART, f"{network}, torch.func.vmap by hand", by_hand, "clients/s", reference="plain loop", reference_value=loop
+    )
     ours = rate(fedlab_engine("inprocess", "auto")(work), cohort)
     what = f"{network}, {cohort:,} clients a round, vectorize=auto"
-    yield Row(PART, what, ours, "clients/s", GOALS[network], beside="plain loop", beside_value=loop)
+    yield Row(PART, what, ours, "clients/s", GOALS[network], reference="plain loop", reference_value=loop)
 
 
 def tasks(device: str, seconds: float, runs: Path) -> list[Task]:

@@ -28,7 +28,7 @@ class Row:
         What it should reach; None: no goal is set.
     at_most
         True when the goal is the largest good value.
-    beside, beside_value
+    reference, reference_value
         Another way to do the same work, and its figure in the same unit.
     note
         What else is to be known, such as why there is no figure.
@@ -44,8 +44,8 @@ class Row:
     unit: str = ""
     goal: float | None = None
     at_most: bool = False
-    beside: str = ""
-    beside_value: float | None = None
+    reference: str = ""
+    reference_value: float | None = None
     note: str = ""
     error: str = ""
     tally: bool = False
@@ -72,7 +72,7 @@ def figure(value: float | None) -> str:
 def table_of(rows: Sequence[Row], title: str) -> Table:
     """Return the table of all rows; passed checks of a part are counted in one line."""
     table = Table(title=title, title_justify="left")
-    for head in ("part", "what", "measured", "goal", "beside it", "note"):
+    for head in ("part", "what", "measured", "goal", "reference", "note"):
         table.add_column(head, justify="right" if head in ("measured", "goal") else "left", overflow="fold")
     passed = Counter(row.part for row in rows if row.tally and not row.error)
     failed = Counter(row.part for row in rows if row.tally and row.error)
@@ -90,11 +90,11 @@ def cells(row: Row) -> list[str]:
     measured = f"{figure(row.value)} {row.unit}" if row.value is not None else ""
     goal = "" if row.goal is None else f"{'≤' if row.at_most else '≥'} {figure(row.goal)}"
     reached = {None: "", True: " ✓", False: " ✗"}[row.reached]
-    beside = f"{row.beside} {figure(row.beside_value)}" if row.beside else ""
-    if row.value and row.beside_value:
-        beside = f"{beside} ({row.value / row.beside_value:.2f} x)"
+    reference = f"{row.reference} {figure(row.reference_value)}" if row.reference else ""
+    if row.value and row.reference_value:
+        reference = f"{reference} ({row.value / row.reference_value:.2f} x)"
     note = "; ".join(text for text in (f"FAILED: {row.error}" if row.error else "", row.note) if text)
-    return [row.part, row.what, measured, goal + reached, beside, note]
+    return [row.part, row.what, measured, goal + reached, reference, note]
 
 
 class Record:

@@ -161,8 +161,8 @@ def diffusers_loop(device: str, steps: int, batch: int, bf16: bool) -> float:
 def measure(name: str, device: str, steps: int = 0, batch: int = 0) -> Iterator[Row]:
     """Yield a model's rows: the plain loop first, then each way to compute, beside it."""
     model = MODELS[name]
-    beside = plain_loop(name, device, steps, batch)
-    yield Row(PART, f"{model.preset}, plain torch loop, float32", beside, model.unit)
+    reference = plain_loop(name, device, steps, batch)
+    yield Row(PART, f"{model.preset}, plain torch loop, float32", reference, model.unit)
     for way, options in WAYS.items():
         what = f"{model.preset}, {way}"
         if unknown := unknown_options(options):
@@ -173,7 +173,7 @@ def measure(name: str, device: str, steps: int = 0, batch: int = 0) -> Iterator[
         except Exception as error:  # the next way may do
             yield Row(PART, what, error=f"{type(error).__name__}: {error}"[:300])
             continue
-        yield Row(PART, what, value, model.unit, model.goal, beside="plain loop", beside_value=beside)
+        yield Row(PART, what, value, model.unit, model.goal, reference="plain loop", reference_value=reference)
 
 
 def measure_diffusers(device: str, steps: int = 40, batch: int = 128) -> Iterator[Row]:

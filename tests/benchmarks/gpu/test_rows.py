@@ -17,7 +17,7 @@ def test_a_goal_is_reached_from_its_side():
 
 
 def test_cells_have_the_ratio_to_what_is_beside_them():
-    row = Row("speed", "net", 1500.0, "images/s", 2500.0, beside="loop", beside_value=500.0)
+    row = Row("speed", "net", 1500.0, "images/s", 2500.0, reference="loop", reference_value=500.0)
     assert cells(row) == ["speed", "net", "1,500 images/s", "≥ 2,500 ✗", "loop 500 (3.00 x)", ""]
     assert cells(Row("speed", "net", note="not here", error="OOM"))[-1] == "FAILED: OOM; not here"
 
