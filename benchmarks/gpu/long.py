@@ -16,6 +16,7 @@ from fedlab.runs.result import Result
 from fedlab.training import resolve_device
 
 PART = "long"
+SEED = 0
 START = 25.0  # seconds of a part that go into start, pre-training and the last test
 RARELY = 1_000_000  # rounds between two checkpoints: the last round has one anyway
 # Presets, what is set for a run by time, and the metrics that are told, each with its goal and that goal's origin.
@@ -36,7 +37,7 @@ PRESETS: Mapping[str, tuple[Mapping[str, Value], Mapping[str, float | None]]] = 
 def train(preset: str, device: str, seconds: float, runs: str, small: bool = False) -> Iterator[Row]:
     """Yield the metrics of a preset after so many seconds of training, of a run that goes on where it was."""
     own, goals = PRESETS[preset]
-    folder = Path(runs) / preset
+    folder = Path(runs) / f"{preset}-{SEED}"  # as fedlab names it
     try:
         if folder.exists():
             before = sum(sum(line["seconds"].values()) for line in RunDirectory.open(folder).rounds())
@@ -44,7 +45,7 @@ def train(preset: str, device: str, seconds: float, runs: str, small: bool = Fal
         else:
             overrides: dict[str, Value] = {
                 **own,
-                "name": preset,
+                "seed": SEED,
                 "budget_seconds": seconds,
                 "sample_every": RARELY,
                 "evaluate_every": RARELY,
