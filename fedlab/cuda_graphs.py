@@ -32,7 +32,8 @@ class NotCapturedWarning(FedlabWarning):
 class GraphedLoss:
     """A loss of a model's batches, ``graphed(batch)``, a scalar to call ``backward()`` on.
 
-    The first batch of some shapes is computed as usual; the second is captured. On a CPU nothing is captured.
+    The first batch of some shapes is computed as usual; the second is captured. On a CPU nothing is captured. Terms may
+    be added to a captured loss; it may not be scaled, since its gradient is computed along with it.
 
     Parameters
     ----------
@@ -51,6 +52,7 @@ class GraphedLoss:
 
     def __init__(self, loss: Loss, model: nn.Module, enabled: bool = True) -> None:
         self.loss, self.model, self.enabled, self.refused = loss, model, enabled, ""
+        self._weights = list(model.parameters())  # walking through many modules takes longer than a small step
         self._seen: dict[object, _Capture | None] = {}
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -68,7 +70,7 @@ class GraphedLoss:
             except RuntimeError as error:
                 self._refuse(error)
                 return self._eager(batch)
-        value: Tensor = _Replay.apply(captured, batch, *captured.weights)
+        value: Tensor = _Replay.apply(captured, batch, captured.trigger)
         return value
 
     def _refuse(self, error: RuntimeError) -> None:
@@ -87,7 +89,7 @@ class GraphedLoss:
 
     def _key(self, batch: Batch) -> object:
         columns = tuple((name, column.dtype, column.shape) for name, column in batch.items())
-        trained = tuple(weight.requires_grad for weight in self.model.parameters())
+        trained = tuple(weight.requires_grad for weight in self._weights)
         return columns, trained, self.model.training, current_precision()
 
 
@@ -95,7 +97,7 @@ class _Capture:
     """The graph of one loss, with the memory that it reads and writes."""
 
     def __init__(self, loss: Callable[[Batch], Tensor], model: nn.Module, batch: Batch) -> None:
-        self.weights = [weight for weight in model.parameters() if weight.requires_grad]
+        self.weights: list[Tensor] = [weight for weight in model.parameters() if weight.requires_grad]
         self.batch = {name: column.clone() for name, column in batch.items()}
         device = self.weights[0].device
         buffers, random = [buffer.clone() for buffer in model.buffers()], torch.cuda.get_rng_state(device)
@@ -109,15 +111,18 @@ class _Capture:
         try:
             with torch.cuda.graph(self.graph, capture_error_mode=OTHER_THREADS):
                 value = loss(self.batch)
-                self.gradients = torch.autograd.grad(value, self.weights, allow_unused=True)
-                self.value = value.detach()
+                gradients = torch.autograd.grad(value, self.weights, allow_unused=True)
+                known = [gradient for gradient in gradients if gradient is not None]
+                self.value, self.flat = value.detach(), torch.cat([gradient.flatten() for gradient in known])
         finally:
             torch.cuda.set_rng_state(random, device)
             for buffer, before in zip(model.buffers(), buffers, strict=True):
                 buffer.copy_(before)
+        self.weights = [w for w, gradient in zip(self.weights, gradients, strict=True) if gradient is not None]
+        self.trigger = torch.zeros((), device=device, requires_grad=True)  # so that backward() comes here
 
     def replay(self, batch: Batch) -> Tensor:
-        """Return the loss of another batch; its gradients are in ``gradients`` until the next replay."""
+        """Return the loss of another batch; its gradients are in ``flat`` until the next replay."""
         for name, column in batch.items():
             self.batch[name].copy_(column, non_blocking=True)
         self.graph.replay()
@@ -135,19 +140,27 @@ def end_failed_capture(device: torch.device) -> None:
 
 
 class _Replay(torch.autograd.Function):
-    """A replay as an operation of autograd, so that terms can be added to its result."""
+    """A replay as an operation of autograd, so that terms can be added to its result.
+
+    Gradients come to the weights past autograd, as views of one copy: with hundreds of weights it takes longer than a
+    replay.
+    """
 
     @staticmethod
-    def forward(ctx: Any, captured: _Capture, batch: Batch, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, captured: _Capture, batch: Batch, trigger: Tensor) -> Tensor:
         ctx.captured = captured
         return captured.replay(batch)
 
     @staticmethod
-    def backward(ctx: Any, factor: Tensor) -> tuple[Any, ...]:
-        gradients = ctx.captured.gradients
-        known = [gradient for gradient in gradients if gradient is not None]
-        scaled = iter(torch._foreach_mul(known, factor))
-        return None, None, *(None if gradient is None else next(scaled) for gradient in gradients)
+    def backward(ctx: Any, factor: Tensor) -> tuple[None, None, None]:
+        captured: _Capture = ctx.captured
+        parts = torch._C._nn.unflatten_dense_tensors(captured.flat.clone(), captured.weights)
+        for weight, gradient in zip(captured.weights, parts, strict=True):
+            if weight.grad is None:
+                weight.grad = gradient
+            else:
+                weight.grad += gradient
+        return None, None, None
 
 
 class KeptModels:
