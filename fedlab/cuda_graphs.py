@@ -10,7 +10,7 @@ A loss that cannot be captured, because it waits for the GPU or its shapes depen
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -97,28 +97,35 @@ class _Capture:
     """The graph of one loss, with the memory that it reads and writes."""
 
     def __init__(self, loss: Callable[[Batch], Tensor], model: nn.Module, batch: Batch) -> None:
-        self.weights: list[Tensor] = [weight for weight in model.parameters() if weight.requires_grad]
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
         self.batch = {name: column.clone() for name, column in batch.items()}
-        device = self.weights[0].device
+        device = trained[0].device
         buffers, random = [buffer.clone() for buffer in model.buffers()], torch.cuda.get_rng_state(device)
+
+        def compute() -> tuple[Tensor, list[bool], Tensor]:
+            value = loss(self.batch)
+            gradients = torch.autograd.grad(value, trained, allow_unused=True)
+            used = [gradient is not None for gradient in gradients]
+            parts = [
+                in_order_of(weight, part) for weight, part in zip(trained, gradients, strict=True) if part is not None
+            ]
+            return value.detach(), used, torch.cat(parts)
+
         side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(side):
             for _ in range(WARMUP):
-                torch.autograd.grad(loss(self.batch), self.weights, allow_unused=True)
+                compute()
         torch.cuda.current_stream(device).wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(self.graph, capture_error_mode=OTHER_THREADS):
-                value = loss(self.batch)
-                gradients = torch.autograd.grad(value, self.weights, allow_unused=True)
-                known = [gradient for gradient in gradients if gradient is not None]
-                self.value, self.flat = value.detach(), torch.cat([gradient.flatten() for gradient in known])
+                self.value, used, self.flat = compute()
         finally:
             torch.cuda.set_rng_state(random, device)
             for buffer, before in zip(model.buffers(), buffers, strict=True):
                 buffer.copy_(before)
-        self.weights = [w for w, gradient in zip(self.weights, gradients, strict=True) if gradient is not None]
+        self.weights = [weight for weight, known in zip(trained, used, strict=True) if known]
         self.trigger = torch.zeros((), device=device, requires_grad=True)  # so that backward() comes here
 
     def replay(self, batch: Batch) -> Tensor:
@@ -127,6 +134,22 @@ class _Capture:
             self.batch[name].copy_(column, non_blocking=True)
         self.graph.replay()
         return self.value.clone()
+
+
+def in_order_of(weight: Tensor, gradient: Tensor) -> Tensor:
+    """Return a gradient as a row of numbers (numel,), in the order in which the weight's lie in memory."""
+    if weight.is_contiguous():
+        return gradient.reshape(-1)
+    return torch.empty_like(weight).copy_(gradient).as_strided((weight.numel(),), (1,))
+
+
+def views_like(weights: Sequence[Tensor], flat: Tensor) -> list[Tensor]:
+    """Return parts of a row of numbers, one after another, with the shapes and strides of dense weights."""
+    found, start = list[Tensor](), 0
+    for weight in weights:
+        found.append(flat.as_strided(weight.size(), weight.stride(), start))
+        start += weight.numel()
+    return found
 
 
 def end_failed_capture(device: torch.device) -> None:
@@ -154,8 +177,7 @@ class _Replay(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, factor: Tensor) -> tuple[None, None, None]:
         captured: _Capture = ctx.captured
-        parts = torch._C._nn.unflatten_dense_tensors(captured.flat.clone(), captured.weights)
-        for weight, gradient in zip(captured.weights, parts, strict=True):
+        for weight, gradient in zip(captured.weights, views_like(captured.weights, captured.flat.clone()), strict=True):
             if weight.grad is None:
                 weight.grad = gradient
             else:

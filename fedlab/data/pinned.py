@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on a device; to a GPU from pinned memory, since any other copy waits for all work before it."""
+    """Return a tensor of any shape on a device; to a GPU from pinned memory: other copies wait for all work before."""
     if tensor.device.type != "cpu" or device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from fedlab.cuda_graphs import GraphedLoss, KeptModels
+from fedlab.cuda_graphs import GraphedLoss, KeptModels, in_order_of, views_like
 from fedlab.models.side_by_side import side_by_side
-from fedlab.optimizers import Adam
+from fedlab.optimizers import Adam, FusedAdam
 from fedlab.seeds import deterministic, seeded
 
 BATCHES = [{"x": torch.randn(6, 4, generator=torch.Generator().manual_seed(number))} for number in range(5)]
@@ -77,6 +77,36 @@ def test_two_parts_side_by_side_give_both_results_in_order():
     called = []
     assert side_by_side(lambda: called.append(1) or "a", lambda: called.append(2) or "b") == ("a", "b")
     assert called == [1, 2]
+
+
+def test_gradients_in_one_row_come_back_with_the_strides_of_their_weights():
+    rows = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    weights = [rows.weight, rows.bias, nn.Linear(5, 2).weight, nn.Conv2d(2, 3, 1).weight, torch.ones(4, 3).t()]
+    gradients = [torch.randn(weight.shape) for weight in weights]
+    flat = torch.cat([in_order_of(weight, part) for weight, part in zip(weights, gradients, strict=True)])
+    for weight, gradient, found in zip(weights, gradients, views_like(weights, flat), strict=True):
+        assert torch.equal(found, gradient)
+        assert found.stride() == weight.stride()
+
+
+@pytest.mark.gpu
+def test_fused_adam_takes_the_gradients_of_a_graph_whatever_the_layout_of_weights():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(2)).to(
+        "cuda", memory_format=torch.channels_last
+    )
+    batch = {"x": torch.randn(6, 3, 5, 5, device="cuda")}
+    model(batch["x"])
+    objective = GraphedLoss(lambda net, some: net(some["x"]).square().mean(), model)
+    optimizer = FusedAdam(model.parameters(), 0.01)
+    losses = []
+    for _ in range(4):
+        value = objective(batch)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        losses.append(float(value.detach()))
+    assert objective.refused == ""
+    assert losses == sorted(losses, reverse=True)
 
 
 @pytest.mark.gpu
