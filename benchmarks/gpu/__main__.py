@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks.gpu import clients, long, right, rounds, throughput
+from benchmarks.gpu import clients, long, right, rounds, steps, throughput
 from benchmarks.gpu.rows import Record, Row, cells, table_of
 from benchmarks.gpu.schedule import Task, allotment, perform_all
 from fedlab import __version__
@@ -45,6 +45,7 @@ class Part:
 
 PARTS: Mapping[str, Part] = {
     "right": Part(right.tasks, 12, 3.0),
+    "steps": Part(steps.tasks, 1, 1.0),
     "throughput": Part(throughput.tasks, 1, 3.0),
     "clients": Part(clients.tasks, 1, 1.0),
     "rounds": Part(rounds.tasks, 1, 0.7),
@@ -54,7 +55,7 @@ PARTS: Mapping[str, Part] = {
 
 def about(device: torch.device) -> dict[str, Any]:
     """Return what the figures depend on: versions, processor, card, commit."""
-    described = {
+    described: dict[str, Any] = {
         "fedlab": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
