@@ -110,7 +110,7 @@ class Worker:
     def _last_words(self) -> str:
         self._log.seek(0)
         lines = [line.strip() for line in self._log.read()[-4000:].splitlines() if line.strip()]
-        return lines[-1][:300] if lines else "it said nothing"
+        return lines[-1][:2000] if lines else "it said nothing"
 
 
 def perform_all(

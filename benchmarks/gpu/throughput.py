@@ -171,7 +171,7 @@ def measure(name: str, device: str, steps: int = 0, batch: int = 0) -> Iterator[
         try:
             value = through_framework(name, way, device, steps, batch)
         except Exception as error:  # the next way may do
-            yield Row(PART, what, error=f"{type(error).__name__}: {error}"[:300])
+            yield Row(PART, what, error=f"{type(error).__name__}: {error}"[:2000])
             continue
         yield Row(PART, what, value, model.unit, model.goal, reference="plain loop", reference_value=reference)
 

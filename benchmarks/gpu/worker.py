@@ -25,8 +25,8 @@ def perform(function: str, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield {"row": asdict(row)}
     except Exception as error:
         traceback.print_exc()
-        text = (str(error).strip().splitlines() or [""])[0]
-        yield {"end": f"{type(error).__name__}: {text}"[:400]}
+        text = " ".join(str(error).split())  # the cause may stand in a later line
+        yield {"end": f"{type(error).__name__}: {text}"[:2000]}
     else:
         yield {"end": ""}
 

@@ -30,8 +30,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import replace
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from fedlab.config.schema import Config
 from fedlab.errors import RunError, os_error_sentence
@@ -77,7 +78,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path, self.checkpoints = path, Checkpoints(path)
         self._lock = ExitStack()
-        self._events: TextIO | None = None  # open while the directory is locked: there is an event for each client
+        self._events: FileIO | None = None  # open while the directory is locked: there is an event for each client
 
     @classmethod
     def create(cls, parent: Path, config: Config) -> RunDirectory:
@@ -256,15 +257,16 @@ class RunDirectory:
         return found
 
 
-def open_log(path: Path) -> TextIO:
-    """Open a log to append lines to it."""
-    return open(path, "a", encoding="utf-8", opener=no_follow)
+def open_log(path: Path) -> FileIO:
+    """Open a log to append lines to it, without a buffer: what a full disk refuses is not tried again at the end."""
+    return open(path, "ab", buffering=0, opener=no_follow)
 
 
-def append_line(stream: TextIO, record: Mapping[str, object]) -> None:
+def append_line(stream: FileIO, record: Mapping[str, object]) -> None:
     """Append a record as a line, so that a reader sees it whole."""
-    stream.write(json.dumps(record) + "\n")
-    stream.flush()
+    line = (json.dumps(record) + "\n").encode()
+    while line:  # a full disk takes a part first
+        line = line[stream.write(line) :]
 
 
 def _made(path: Path) -> bool:

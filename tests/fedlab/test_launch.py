@@ -126,31 +126,30 @@ import toy
 toy.register()
 from fedlab import launch
 from fedlab.runs.checkpoints import Checkpoints
-from fedlab.runs.directory import RunDirectory
+from fedlab.runs import directory as directories
 import fedlab.server.app, fedlab.client.app, fedlab.runs.tensorboard, fedlab.report
 
 config = launch.prepare({preset!r}, {{}})
-emit, checkpoint = RunDirectory._append, Checkpoints.save
+append, checkpoint = directories.append_line, Checkpoints.save
 
 def child(directory, deadly):
     count = 0
     def tick(write):
-        def wrapped(self, *args, **kwargs):
+        def wrapped(where, *args, **kwargs):
             nonlocal count
             count += 1
             if count == deadly:  # half a line is on the disk when the kill comes
-                if write is emit:
-                    with (self.path / args[0]).open("a") as stream:
-                        stream.write('{{"torn": ')
+                if write is append:
+                    where.write(b'{{"torn": ')
                 os.kill(os.getpid(), signal.SIGKILL)
-            return write(self, *args, **kwargs)
+            return write(where, *args, **kwargs)
         return wrapped
-    RunDirectory._append, Checkpoints.save = tick(emit), tick(checkpoint)
+    directories.append_line, Checkpoints.save = tick(append), tick(checkpoint)
     launch.run_engine(directory)
 
 deadly = 1
 while True:
-    directory = RunDirectory.create({runs!r}, config)
+    directory = directories.RunDirectory.create({runs!r}, config)
     if (pid := os.fork()) == 0:
         try:
             child(directory, deadly)
