@@ -54,7 +54,9 @@ def test_each_task_has_its_rows_and_no_other_is_lost(monkeypatch):
         ("death", None),
         ("good", 2.0),
     ]
-    assert rows[1].error == "ValueError: no such thing" and "its process ended" in rows[2].error and not rows[3].error
+    assert rows[1].error == "ValueError: no such thing second line"
+    assert "its process ended" in rows[2].error
+    assert not rows[3].error
 
 
 @pytest.mark.engine
