@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --co
 demo: .venv/.user
 	$(BIN)/fedlab run dualadapt-digits
 
-PYTEST := $(BIN)/python -m pytest -m 'not gpu and not paper' --numprocesses 4 --dist loadfile --no-loadscope-reorder --durations 20
+PYTEST := $(BIN)/python -m pytest -m 'not gpu and not paper' --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 20
 
 test: check
 	$(PYTEST)

@@ -119,7 +119,7 @@ def ema_update(average: nn.Module, model: nn.Module, decay: float) -> None:
         buffer.copy_(newest)
 
 
-def to_gpu(model: nn.Module, device: torch.device, compiled: bool = False) -> nn.Module:
+def to_training_device(model: nn.Module, device: torch.device, compiled: bool = False) -> nn.Module:
     """Return a model on the device on which it trains.
 
     Parameters

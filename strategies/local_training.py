@@ -21,7 +21,7 @@ from fedlab.errors import ConfigError
 from fedlab.optimizers import OptimizerSettings
 from fedlab.precision import current_precision
 from fedlab.strategies.protocol import ClientContext, arrays_of, check_weights, client_dataset, load, round_of
-from fedlab.training import cosine_factor, ema_update, resolve_device, to_gpu, train_steps
+from fedlab.training import cosine_factor, ema_update, resolve_device, to_training_device, train_steps
 from fedlab.workload import Workload, blank_model, missing_columns, model_template
 
 Tensors = Mapping[str, Tensor]
@@ -180,7 +180,7 @@ def trained_model(workload: Workload, work: LocalWork) -> GraphedLoss:
     """
 
     def make() -> GraphedLoss:
-        model = to_gpu(blank_model(workload), work.device, work.compile)
+        model = to_training_device(blank_model(workload), work.device, work.compile)
         for name in work.frozen:
             model.get_parameter(name).requires_grad_(False)
         return GraphedLoss(workload.loss, model, work.cuda_graphs)

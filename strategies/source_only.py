@@ -48,7 +48,7 @@ from fedlab.strategies.protocol import (
     metrics_record,
     tensor_record,
 )
-from fedlab.training import Progress, cosine_factor, ema_update, resolve_device, to_gpu, train_steps
+from fedlab.training import Progress, cosine_factor, ema_update, resolve_device, to_training_device, train_steps
 from fedlab.workload import Workload, missing_columns
 
 
@@ -81,8 +81,8 @@ class SourceTrainer:
         self._source_on_device = self.source.on_device(self.device)
         with seeded(self.seed, "model"):
             self.model = workload.model()
-        self.average = to_gpu(deepcopy(self.model), self.device).requires_grad_(False)
-        self.model = to_gpu(self.model, self.device, core.compile)
+        self.average = to_training_device(deepcopy(self.model), self.device).requires_grad_(False)
+        self.model = to_training_device(self.model, self.device, core.compile)
         self.objective = GraphedLoss(workload.loss, self.model, core.cuda_graphs)
         self.optimizer = self._adam(self.options.learning_rate)
 

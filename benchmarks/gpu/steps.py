@@ -19,7 +19,7 @@ from fedlab.cuda_graphs import GraphedLoss
 from fedlab.optimizers import Adam, FusedAdam
 from fedlab.precision import computing_in
 from fedlab.seeds import deterministic, seeded
-from fedlab.training import resolve_device, to_gpu
+from fedlab.training import resolve_device, to_training_device
 
 PART = "steps"
 WARMUP, STEPS, PLAIN_STEPS = 4, 40, 10
@@ -60,7 +60,7 @@ def throughput(case: Case, device: torch.device, precision: str, graphs: bool, s
     config = launch.prepare(case.preset, {"data.num_clients": 1, "device": str(device)})
     workload, size = config.workload, batch or getattr(config, case.side).batch_size
     with deterministic(2), computing_in(precision, device), seeded(0, "steps"):
-        model = to_gpu(workload.model(), device).train()
+        model = to_training_device(workload.model(), device).train()
         data = workload.data(None if case.side == "server" else 0, "train").on_device(device)
         objective = GraphedLoss(workload.loss, model, graphs)
         optimizer = (FusedAdam if device.type == "cuda" else Adam)(model.parameters(), 1e-4)
