@@ -206,9 +206,5 @@ class KeptModels:
             del self._known[old]
         return found
 
-    def clear(self) -> None:
-        """Forget all models, and give their memory back."""
-        self._known.clear()
-
 
 kept_models = KeptModels()  # of this process

@@ -17,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from flwr.app import Message, RecordDict
 
+from fedlab.precision import current_precision
 from fedlab.seeds import Stream, preserved, seeded
 from fedlab.strategies.protocol import ClientContext, round_of
 from fedlab.training import check_loss
@@ -226,7 +227,9 @@ class _Batch(Generic[W, R]):
 
     def _train_group(self, group: Sequence[_Ready[W]]) -> None:
         works = [one.work for one in group]
-        if refused := _REFUSED.get(self.parts.subject(self.workload, works[0])):
+        if current_precision() == "bf16":
+            raise NotVectorizable("automatic mixed precision does not reach all that is mapped (precision=bf16)")
+        if refused := _REFUSED.get(self._subject(works[0])):
             raise NotVectorizable(refused)
         trained = self.parts.run_many(self.workload, works, [one.stream for one in group])
         for one, (result, losses) in zip(group, trained, strict=True):
@@ -263,8 +266,11 @@ class _Batch(Generic[W, R]):
             except Exception as error:
                 self.outcomes[number] = error
 
+    def _subject(self, work: W) -> str:
+        return f"{current_precision()} {self.parts.subject(self.workload, work)}"
+
     def _refuse(self, work: W, reason: str) -> None:
-        subject = self.parts.subject(self.workload, work)
+        subject = self._subject(work)
         if subject not in _REFUSED:
             _REFUSED[subject] = reason
             _note(f"clients of this workload cannot train at once, and train one after another: {reason}")

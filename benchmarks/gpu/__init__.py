@@ -1,1 +1,1 @@
-"""What a GPU gives: every part of fedlab on it, right and timed, by one command (``python -m benchmarks.gpu``)."""
+"""Measure fedlab on a GPU, whether it is right and how fast it is: ``python -m benchmarks.gpu``."""

@@ -6,7 +6,6 @@ a run adds to them (messages, tests, checkpoints) is in the part ``throughput``.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ import torch
 
 from benchmarks.gpu.rows import Row
 from benchmarks.gpu.schedule import Task
+from benchmarks.gpu.timing import seconds_of
 from fedlab import launch
 from fedlab.cuda_graphs import GraphedLoss
 from fedlab.optimizers import Adam, FusedAdam
@@ -65,19 +65,11 @@ def throughput(case: Case, device: torch.device, precision: str, graphs: bool, s
         objective = GraphedLoss(workload.loss, model, graphs)
         optimizer = (FusedAdam if device.type == "cuda" else Adam)(model.parameters(), 1e-4)
 
-        def train(count: int) -> float:
-            begun = time.perf_counter()
-            for _ in range(count):
-                value = objective(data.sample_batch(size))
-                optimizer.zero_grad()
-                value.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            return time.perf_counter() - begun
+        def loss() -> torch.Tensor:
+            return objective(data.sample_batch(size))
 
-        train(WARMUP if device.type == "cuda" else 1)
-        return steps * size / train(steps)
+        seconds_of(loss, optimizer, WARMUP if device.type == "cuda" else 1, device)
+        return steps * size / seconds_of(loss, optimizer, steps, device)
 
 
 def measure(name: str, device: str, steps: int = 0, batch: int = 0) -> Iterator[Row]:

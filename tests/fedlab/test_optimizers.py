@@ -110,7 +110,7 @@ def test_adam_goes_on_from_its_state_and_from_that_of_torch(first):
 
 
 def test_adam_and_the_fused_one_go_on_from_each_others_states():
-    """As a run on a CPU that is resumed on a GPU, and back; to rounding."""
+    """Each optimizer goes on from the state of the other, to rounding, as when a run moves between CPU and GPU."""
     expected, found = weights(), weights()
     adam, other = Adam(expected, 0.02), Adam(found, 0.02)
     for kind in (FusedAdam, Adam, FusedAdam):

@@ -16,6 +16,7 @@ from fedlab import registry
 from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError, DataError, RunError
 from fedlab.models.mapped import is_mapped
+from fedlab.precision import computing_in
 from fedlab.strategies import drawn_ahead, fedavg, local_training, vectorized, whole_models
 from fedlab.strategies.scaffold import CORRECTION
 from fedlab.workload import WorkloadSpec
@@ -267,6 +268,17 @@ def test_what_cannot_be_vectorized_takes_the_loop_and_says_why_once(cohort, task
             assert dict(ours["metrics"]) == dict(loop["metrics"])
     (note,) = vectorized.take_notes()
     assert note.startswith("clients of this workload cannot train at once") and reason in note
+
+
+def test_clients_in_bfloat16_take_the_loop_and_those_in_float32_do_not(cohort):
+    clients = cohort(spec=WorkloadSpec(Task))
+    with computing_in("bf16", torch.device("cpu")):
+        for ours, loop in zip(clients.at_once(), clients.one_by_one(), strict=True):
+            assert all(torch.equal(state_of(ours)[key], state_of(loop)[key]) for key in state_of(loop))
+    (note,) = vectorized.take_notes()
+    assert "precision=bf16" in note
+    clients.at_once()
+    assert vectorized.take_notes() == []
 
 
 # --- clients that fail ---
