@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 import fedlab
 import toy
+from fedlab.precision import computing_in
 from fedlab.torch_state import usual_torch_state
 from tables import put
 
@@ -85,3 +87,22 @@ def test_an_error_restores_the_settings_too():
         with pytest.raises(ValueError, match="here"), usual_torch_state():
             raise ValueError("here")
         assert not torch.is_grad_enabled()
+
+
+def test_a_thread_that_enters_while_another_computes_puts_back_what_was_before_both():
+    with onednn_off(), ThreadPoolExecutor(1) as other:
+        usual, entered = state(), usual_torch_state()
+        with usual_torch_state():
+            with computing_in("float32", torch.device("cpu")):
+                other.submit(entered.__enter__).result()
+            inside = state()
+        assert state() == inside != usual  # the other thread goes on
+        other.submit(entered.__exit__, None, None, None).result()
+        assert state() == usual
+
+
+def test_a_body_inside_a_body_has_the_usual_settings_too():
+    with usual_torch_state():
+        usual = state()
+        with onednn_off(), usual_torch_state():
+            assert state() == usual
