@@ -45,7 +45,7 @@ def _subnormals_kept() -> Iterator[None]:
 
 
 class _Threads:
-    """How many threads are in a body, and how to leave the last one."""
+    """Number of threads that are in a body, how deep each is, and what the last one restores."""
 
     lock = threading.Lock()
     inside = 0
