@@ -12,6 +12,7 @@ from tables import forget
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+gc.disable()  # until all tests are collected: what is imported stays
 torch.set_warn_always(True)  # warnings are errors: which test fails must not depend on which ran before it
 
 
@@ -22,15 +23,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Exclude what is loaded by now from garbage collection, which some of Flower's calls start by hand."""
-    gc.collect()
+    """Collect garbage again, but not in what is loaded by now."""
     gc.freeze()
+    gc.enable()
 
 
-@pytest.fixture(autouse=True)
-def embedded_data(monkeypatch):
-    """The sets inside the package, wherever FEDLAB_DATA points; tests of the full sets say where they read."""
-    monkeypatch.delenv("FEDLAB_DATA", raising=False)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Exclude what a file has loaded from garbage collection, which some of Flower's calls start by hand."""
+    if nextitem is not None and nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def embedded_data():
+    """The sets inside the package, wherever FEDLAB_DATA points; tests of the full sets say where they read.
+
+    For the whole session, since fixtures of a module start processes before those of a test are set up.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("FEDLAB_DATA", raising=False)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -55,14 +56,16 @@ def is_below(name, *packages):
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-IMPORTS = {
-    name: imported(path.read_text(encoding="utf-8"), name, path.name == "__init__.py") for name, path in MODULES.items()
-}
+@cache
+def imports_of(name):
+    """What a module imports; not read before a test asks, as each of the workers collects all tests."""
+    path = MODULES[name]
+    return imported(path.read_text(encoding="utf-8"), name, path.name == "__init__.py")
 
 
 def arrows(*packages):
     """Which of our modules import one of the packages."""
-    return {module for module, names in IMPORTS.items() if any(is_below(name, *packages) for name in names)}
+    return {module for module in MODULES if any(is_below(name, *packages) for name in imports_of(module))}
 
 
 def below(*packages):
@@ -137,8 +140,8 @@ def test_models_losses_mixtures_and_diffusion_are_plain_torch(package):
             "fedlab.data.dataset",
             "fedlab.errors",
         )
-        assert {name for name in IMPORTS[module] if is_below(name, *OURS)} <= {
-            name for name in IMPORTS[module] if is_below(name, *allowed)
+        assert {name for name in imports_of(module) if is_below(name, *OURS)} <= {
+            name for name in imports_of(module) if is_below(name, *allowed)
         }
 
 
@@ -222,7 +225,7 @@ def all_arrows():
     """Module to the modules that it imports, anywhere in it, or names in a table."""
     found = {}
     for module, path in MODULES.items():
-        names = IMPORTS[module] | named_in_tables(path.read_text(encoding="utf-8"))
+        names = imports_of(module) | named_in_tables(path.read_text(encoding="utf-8"))
         targets = {module_of(name) for name in names if is_below(name, *OURS)}
         found[module] = targets - {module, "", "fedlab"}
     return found

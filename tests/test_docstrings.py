@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,13 @@ SHORTEST = 15  # characters: "Scalar margin." is too little, "Mean cross-entropy
 PATHS = {
     path.relative_to(ROOT).as_posix(): path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))
 }
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in PATHS.items()}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@cache
+def tree_of(name: str) -> ast.Module:
+    """A module, parsed; not before a test asks, as each of the workers collects all tests."""
+    return ast.parse(PATHS[name].read_text(encoding="utf-8"))
 
 
 def names_in(node: ast.AST) -> set[str]:
@@ -35,16 +41,14 @@ def names_in(node: ast.AST) -> set[str]:
     return found | {word for text in texts for word in re.findall(r"\w+", text)}
 
 
+@cache
 def errors() -> set[str]:
     """FedlabError and every class of the package that derives from it."""
-    classes = [node for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    classes = [node for name in PATHS for node in ast.walk(tree_of(name)) if isinstance(node, ast.ClassDef)]
     known = {"FedlabError"}
     while more := {node.name for node in classes if {name for b in node.bases for name in names_in(b)} & known} - known:
         known |= more
     return known
-
-
-ERRORS = errors()
 
 
 def own_statements(node: ast.AST) -> Iterator[ast.AST]:
@@ -59,7 +63,7 @@ def raised(function: Function) -> set[str]:
     """Errors of fedlab that a function raises itself."""
     statements = [node for node in own_statements(function) if isinstance(node, ast.Raise) and node.exc]
     called = [node.exc.func if isinstance(node.exc, ast.Call) else node.exc for node in statements]
-    return {name for node in called for name in names_in(node)} & ERRORS
+    return {name for node in called for name in names_in(node)} & errors()
 
 
 def takes_tensors(function: Function) -> bool:
@@ -84,7 +88,7 @@ def documented(node: ast.AST, name: str = "", public: bool = True, outer: str = 
 def offenses(name: str) -> list[str]:
     """Sentences about the docstrings of one module."""
     found = []
-    tree = TREES[name]
+    tree = tree_of(name)
     if VAGUE.match(ast.get_docstring(tree) or ""):
         found.append(f"{name}: begins with a vague word")
     for inner, node, text, outer, public in documented(tree):
