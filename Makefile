@@ -1,7 +1,8 @@
 # `make demo` sets up .venv and runs the main job; `make test` sets up and passes the tests. Safe to repeat.
 PYTHON ?= python3
 BIN := .venv/bin
-INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+# Bytecode is written as modules are imported: compiling all of torch and Ray takes longer than the rest.
+INSTALL := $(BIN)/python -m pip install --no-compile --disable-pip-version-check --quiet --constraint constraints.txt
 
 .PHONY: demo test coverage check docs install clean
 

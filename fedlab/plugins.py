@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from dataclasses import is_dataclass
+from functools import lru_cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,10 +30,24 @@ live_objects: dict[str, Any] = {}
 def entry_points(group: str) -> dict[str, list[metadata.EntryPoint]]:
     """Return the entry points of a group by name; two packages may use one name."""
     found: dict[str, list[metadata.EntryPoint]] = {}
-    for point in metadata.entry_points(group=group):
+    for point in _group(group, tuple((path, _changed(path)) for path in sys.path)):
         if point.value not in [known.value for known in found.get(point.name, [])]:
             found.setdefault(point.name, []).append(point)
     return found
+
+
+@lru_cache(maxsize=64)
+def _group(group: str, places: tuple[tuple[str, int], ...]) -> metadata.EntryPoints:
+    """Return the entry points of a group, read anew when the search path or a folder of it has changed."""
+    return metadata.entry_points(group=group)
+
+
+def _changed(path: str) -> int:
+    """Return when a folder has changed last, in nanoseconds; 0 for what is not there."""
+    try:
+        return os.stat(path or ".").st_mtime_ns
+    except OSError:
+        return 0
 
 
 def add_plugin_folder(folder: Path) -> None:

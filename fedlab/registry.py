@@ -168,7 +168,7 @@ def _entry_point(kind: str, name: str) -> str:
 
 def _check_single(kind: str, name: str, points: Sequence[EntryPoint]) -> None:
     if len(points) > 1:
-        places = " and ".join(f"{point.dist.name if point.dist else '?'} ({point.value})" for point in points)
+        places = " and ".join(sorted(f"{point.dist.name if point.dist else '?'} ({point.value})" for point in points))
         raise ConfigError(
             f"{kind} {name!r} is the name of two plug-ins, of {places}; name the one that you want by its import path"
         )

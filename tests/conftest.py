@@ -46,6 +46,14 @@ def embedded_data():
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_power_failure():
+    """Do not wait for the disk after each file: no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def nothing_resolved():
     """What the registry found for one test is not known to the next."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -13,6 +14,12 @@ FOLDER = Path(__file__).parent  # of templates, and of the script that sorts tab
 
 def render(template: str, **values: object) -> str:
     """Render a template; names come from users and machines, and all values are escaped."""
+    return _environment().get_template(template).render(values)
+
+
+@cache
+def _environment() -> Environment:
+    """Return the environment of all templates, which keeps those that it has compiled."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -21,7 +28,7 @@ def render(template: str, **values: object) -> str:
         lstrip_blocks=True,
     )
     environment.filters["breakable"] = breakable
-    return environment.get_template(template).render(values)
+    return environment
 
 
 def breakable(name: str) -> Markup:

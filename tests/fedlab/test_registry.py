@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from textwrap import dedent
-from types import SimpleNamespace
 
 import pytest
 
@@ -82,16 +80,19 @@ def module(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def entry_points(monkeypatch):
-    """Put entry points of packages in place of those that are installed: ``(package, group, name, value)``."""
+def entry_points(monkeypatch, tmp_path):
+    """Install packages with entry points in a folder of the search path: ``(package, group, name, value)``."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.setattr(sys, "path", [*sys.path, str(site)])
 
     def install(*rows):
-        found = []
-        for package, group, name, value in rows:
-            point = metadata.EntryPoint(name, value, group)
-            vars(point)["dist"] = SimpleNamespace(name=package)
-            found.append(point)
-        monkeypatch.setattr(metadata, "entry_points", lambda group: [point for point in found if point.group == group])
+        for package in {row[0] for row in rows}:
+            folder = site / f"{package.replace('-', '_')}-1.0.dist-info"
+            folder.mkdir()
+            (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+            lines = [f"[{group}]\n{name} = {value}\n" for owner, group, name, value in rows if owner == package]
+            (folder / "entry_points.txt").write_text("".join(lines))
         registry.forget()
 
     return install
@@ -277,6 +278,13 @@ def test_two_packages_with_a_preset_of_one_name(entry_points):
         load_config("mine")
 
 
+def test_a_package_that_is_installed_meanwhile_is_found(module, entry_points):
+    with pytest.raises(ConfigError, match="unknown workload 'task'"):
+        find("workload", "task")
+    entry_points(("package", "fedlab.workloads", "task", f"{module(TASK)}:MyTask"))
+    assert find("workload", "task").section == "task"
+
+
 def test_a_broken_package_does_not_hide_a_wrong_option(module, entry_points):
     entry_points(("package", "fedlab.workloads", "task", f"{module('1 / 0')}:MyTask"))
     with pytest.raises(ConfigError, match="unknown option 'rnds'; did you mean 'rounds'"):
@@ -300,8 +308,8 @@ def test_a_workload_that_cannot_be_made_or_has_options_of_another_type(module):
 
 
 def test_a_package_that_is_found_twice_is_one(module, entry_points):
-    row = ("package", "fedlab.workloads", "task", f"{module(TASK)}:MyTask")
-    entry_points(row, row)
+    row = ("fedlab.workloads", "task", f"{module(TASK)}:MyTask")
+    entry_points(("package", *row), ("fork-of-package", *row))
     assert find("workload", "task").section == "task"
 
 
