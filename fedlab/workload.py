@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -16,6 +15,7 @@ from fedlab.config.sections import Overrides
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.errors import ConfigError
 from fedlab.metrics import Metric, Phase
+from fedlab.models.copying import copy_module
 from fedlab.seeds import seeded
 from fedlab.training import Progress, null_progress
 
@@ -165,7 +165,7 @@ def blank_model(workload: Workload) -> nn.Module:
     It is a copy of one that is made once a process, on a stream of its own: nothing is drawn from the current random
     stream, so what a client draws afterwards does not depend on how a model is initialized.
     """
-    return deepcopy(model_template(workload))
+    return copy_module(model_template(workload))
 
 
 def model_template(workload: Workload) -> nn.Module:

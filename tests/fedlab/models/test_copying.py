@@ -1,0 +1,107 @@
+"""A copied module is what ``copy.deepcopy`` makes of it, and shares nothing with the module."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from fedlab.models.copying import copy_module
+from fedlab.models.digits import McdNet, SmallNet
+from fedlab.models.fcn import FcnNet
+from fedlab.models.norm_layers import GlobalAvgPool
+from fedlab.models.resnet10 import ResNet10
+
+
+class Tied(nn.Module):
+    """One weight under two names, one layer in two places, a buffer that is no state, and a list of its layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+        self.again = nn.ModuleDict({"first": self.first})
+        self.register_buffer("scale", torch.ones(3), persistent=False)
+        self.layers, self.note = [self.first, self.second], {"sizes": [3, 3]}
+        self.first.register_forward_hook(self.hook)
+        self.requires_grad_(False)
+
+    def hook(self, module, arguments, output):
+        return output * self.scale
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+class OwnCopy(nn.Linear):
+    def __deepcopy__(self, memo):
+        return OwnCopy(self.in_features + 1, self.out_features)
+
+
+class OwnState(nn.Linear):
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.was_set = True
+
+
+MODULES = {
+    "mcd": McdNet,
+    "digits": SmallNet,
+    "resnet": lambda: ResNet10(5),
+    "segmentation": lambda: FcnNet(5),
+    "pool": GlobalAvgPool,
+    "recurrent": lambda: nn.LSTM(3, 4),
+    "attention": lambda: nn.TransformerEncoderLayer(4, 2, 8),
+    "tied": Tied,
+    "nested": lambda: nn.Sequential(OwnState(2, 2), nn.Conv2d(1, 1, 3), nn.ParameterList([torch.ones(2)])),
+}
+
+
+def structure(module):
+    """Class and attributes of every layer, with tensors and layers by their names."""
+    tensors = {id(one): name for name, one in [*module.named_parameters(), *module.named_buffers()]}
+    layers = {id(one): name for name, one in module.named_modules()}
+
+    def described(value):
+        if isinstance(value, torch.Tensor | nn.Module):
+            return tensors.get(id(value)) or ("layer", layers.get(id(value)))
+        if isinstance(value, dict):
+            return [(str(key), described(one)) for key, one in value.items()]
+        if isinstance(value, list | tuple):
+            return [described(one) for one in value]
+        return value if isinstance(value, int | float | str | bool | None) else type(value)
+
+    rows = [(name, type(one), described(vars(one))) for name, one in module.named_modules(remove_duplicate=False)]
+    names = [name for name, _ in module.named_parameters(remove_duplicate=False)]
+    return rows, names, [(name, one.requires_grad) for name, one in module.named_parameters()]
+
+
+@pytest.mark.parametrize("name", list(MODULES))
+def test_a_copy_is_that_of_deepcopy(name):
+    module = MODULES[name]()
+    copied, reference = copy_module(module), deepcopy(module)
+    assert structure(copied) == structure(reference)
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    assert all(torch.equal(value, before[key]) for key, value in copied.state_dict().items())
+    for value in copied.state_dict().values():
+        value.fill_(7)
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+
+
+def test_what_is_held_twice_is_held_twice_by_the_copy():
+    module = Tied()
+    copied = copy_module(module)
+    assert copied.first.weight is copied.second.weight is not module.first.weight
+    assert copied.again["first"] is copied.first is copied.layers[0]
+    (hook,) = copied.first._forward_hooks.values()
+    assert hook.__self__ is copied
+    module.scale.zero_()
+    module.note["sizes"].append(0)
+    assert copied(torch.ones(1, 3)).abs().sum() > 0 and copied.note == {"sizes": [3, 3]}
+
+
+def test_a_layer_that_says_how_it_is_copied_is_copied_that_way():
+    copied = copy_module(nn.Sequential(OwnCopy(2, 2), OwnState(2, 2)))
+    assert copied[0].in_features == 3 and copied[1].was_set
