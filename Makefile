@@ -4,14 +4,18 @@ BIN := .venv/bin
 # Bytecode is written as modules are imported: compiling all of torch and Ray takes longer than the rest.
 INSTALL := $(BIN)/python -m pip install --no-compile --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test coverage check docs install clean
+.PHONY: demo test pytest coverage check docs install clean
 
 demo: .venv/.user
 	$(BIN)/fedlab run dualadapt-digits
 
 PYTEST := $(BIN)/python -m pytest -m 'not gpu and not paper' --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 20
 
-test: check
+# Types are checked on one core, while the tests wait for one another's processes.
+test: .venv/.developer
+	@$(MAKE) --no-print-directory --jobs 2 check pytest
+
+pytest: .venv/.developer
 	$(PYTEST)
 
 # On its own: counting lines makes the tests half as slow again.
