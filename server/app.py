@@ -164,7 +164,7 @@ class RoundLoop:
         board.close()
         if self.budget.ended_by:
             self.run.emit("note", round=self.round, note=self.budget.message(self.round))
-        elif self.stop.ended:
+        elif self._ended_by():
             self.run.emit("note", round=self.round, note=self.stop.message(self.round))
         digest = weights_sha256({"arrays": tensors_of(arrays), "strategy": self.strategy.state()})
         self.run.update_manifest(
@@ -204,8 +204,9 @@ class RoundLoop:
         return aggregated if aggregated is not None else arrays, stats
 
     def _ended_by(self) -> str:
-        """Return what ends the run before its last round: a budget that is spent, or a metric; "" for nothing."""
-        return self.budget.ended_by or ("metric" if self.stop.ended else "")
+        """Return what ends the run with this round before the last: a spent budget, or a metric; "" for nothing."""
+        earlier = self.round < self.config.run.rounds
+        return self.budget.ended_by or ("metric" if earlier and self.stop.is_last(self.round) else "")
 
     def _agreed(self, messages: list[Message], replies: Iterator[Message]) -> Iterator[Message]:
         """Yield the replies of a round within the limits that they set each other; log what was limited."""
@@ -229,8 +230,6 @@ class RoundLoop:
         self._select("evaluate", self.evaluate_sampler)
         with seeded(self.config.run.seed, "evaluate", self.round):
             config = self._config()
-            if self.budget.ended_by:
-                config[FINAL] = True
             messages = list(self.strategy.configure_evaluate(self.round, arrays, config, self.grid))
         clients = {
             self.names[self.grid.partition_of[reply.metadata.src_node_id]]: client_metrics(reply)
@@ -240,7 +239,7 @@ class RoundLoop:
 
     def _is_due(self, every: int) -> bool:
         """Return True in round 0, in the last round, and in every ``every``-th."""
-        last = self.round == self.config.run.rounds or bool(self.budget.ended_by)
+        last = self.round == self.config.run.rounds or bool(self._ended_by())
         return last or self.round % every == 0
 
     def _select(self, phase: str, sampler: Sampler) -> None:
@@ -329,7 +328,7 @@ class RoundLoop:
         }
         self.stop.add(record)
         self.run.log_round(record)
-        if self._is_due(self.config.checkpoint.every) or self.stop.ended or self.stop.best_round == self.round:
+        if self._is_due(self.config.checkpoint.every) or self.stop.best_round == self.round:
             self._save_checkpoint(arrays)
         metrics = {"mean": mean, "clients": clients, "score": dict(score)}
         self.run.emit("round", round=self.round, rounds=self.config.run.rounds, **metrics)
@@ -376,7 +375,8 @@ class RoundLoop:
 
     def _config(self) -> ConfigRecord:
         """Return the config of a message; the strategy puts in the round."""
-        return ConfigRecord(dict(self.identity))
+        final: dict[str, bool] = {FINAL: True} if self._ended_by() else {}
+        return ConfigRecord({**self.identity, **final})
 
     @contextmanager
     def _phase(self, name: str, *, announce: bool = True) -> Iterator[None]:

@@ -1,6 +1,8 @@
-"""Early stopping: a run ends when the metric that it is judged by has not improved for some tests.
+"""Early stopping: once the metric that a run is judged by has not improved for some tests, the next round is the last.
 
-It looks at what is measured anyway, after each round that has a test, so the bits of a round do not depend on it.
+It looks at what is measured anyway, after each round that has a test, so the bits of a round do not depend on it. A
+last round follows, which says to strategy and clients that it is the last, so that the run ends as any other does: a
+client adapts, and everything is tested.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ class EarlyStop:
         Best value and its round; None before the first test.
     waited
         Tests since then.
+    ended_in
+        Round whose test was one too many; None as long as there is none.
     """
 
     def __init__(self, options: StopConfig, table: MetricTable) -> None:
@@ -36,11 +40,11 @@ class EarlyStop:
         self.best: float | None = None
         self.best_round: int | None = None
         self.waited = 0
+        self.ended_in: int | None = None
 
-    @property
-    def ended(self) -> bool:
-        """True once the metric has not improved in ``patience`` tests."""
-        return bool(self.options.metric) and self.waited >= self.options.patience
+    def is_last(self, server_round: int) -> bool:
+        """Return True for the round after the metric had not improved in ``patience`` tests, and any later one."""
+        return self.ended_in is not None and server_round > self.ended_in
 
     def restore(self, rounds: Iterable[Mapping[str, Any]]) -> None:
         """Add the recorded rounds of a run that is resumed."""
@@ -71,6 +75,8 @@ class EarlyStop:
             self.best, self.best_round, self.waited = float(measured[name]), int(record["round"]), 0
         else:
             self.waited += 1
+            if self.waited == self.options.patience and self.ended_in is None:
+                self.ended_in = int(record["round"])
 
     def _name(self, measured: Mapping[str, float]) -> str:
         """Return the metric that is meant: that of this name, or the best informed one of this group."""
@@ -81,8 +87,8 @@ class EarlyStop:
     def message(self, server_round: int) -> str:
         """Return a sentence that says why the run ends."""
         assert self.best is not None
-        value = self.table.format(self.options.metric, self.best)
+        name, value = self.options.metric, self.table.format(self.options.metric, self.best)
         return (
-            f"the run ends with round {server_round}: {self.options.metric} has not improved in {self.waited} tests "
-            f"since round {self.best_round} ({value})"
+            f"the run ends with round {server_round}: {name} had not improved in {self.options.patience} tests up to "
+            f"round {self.ended_in}; the best is {value} in round {self.best_round}"
         )

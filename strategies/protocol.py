@@ -32,7 +32,7 @@ from fedlab.workload import Workload
 
 ARRAYS, CONFIG, METRICS, ROUND, EXAMPLES = "arrays", "config", "metrics", "server-round", "num-examples"
 NOTE = "note"  # in the config of a reply: a sentence for the server's log
-FINAL = "final-round"  # in the config of a round's test, when a budget ends the run with it
+FINAL = "final-round"  # in the config of a message of a round with which the run ends before the last
 RUN, CHECKPOINTS = "run", "checkpoints"  # to clients that keep a state: identifier of the run, rounds it can go back to
 
 
@@ -260,7 +260,10 @@ def round_of(message: Message) -> int:
 
 
 def is_final(server_round: int, rounds: int, config: ConfigRecord) -> bool:
-    """Return True if the run ends with this round: it is the last one, or the budget is spent."""
+    """Return True if the run ends with this round: the last one, or an earlier one that was declared to be the last.
+
+    In training it is known that a metric ends the run, and not yet that a budget does.
+    """
     return server_round == rounds or bool(config.get(FINAL, False))
 
 

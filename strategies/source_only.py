@@ -45,6 +45,7 @@ from fedlab.strategies.protocol import (
     client_metrics,
     drop_none,
     evaluate,
+    is_final,
     metrics_record,
     tensor_record,
 )
@@ -242,7 +243,7 @@ class SourceOnly(BaseStrategy):
 
     def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
         self.trainer = SourceTrainer(workload, config, progress)
-        self.adapts_in = config.run.rounds if config.adaptation is not None else 0
+        self.adapts, self.rounds = config.adaptation is not None, config.run.rounds
         self.loss: float | None = None
 
     def initialize(self) -> ArrayRecord:
@@ -255,7 +256,7 @@ class SourceOnly(BaseStrategy):
     ) -> Iterable[Message]:
         """Run the round's source steps; return no messages, or those to clients that adapt in the last round."""
         self.loss = self.trainer.train(server_round, self.trainer.options.steps, "source")
-        if server_round != self.adapts_in:
+        if not (self.adapts and is_final(server_round, self.rounds, config)):
             return []
         return broadcast(
             grid, MessageType.TRAIN, server_round, tensor_record(self.trainer.average.state_dict()), config
@@ -276,7 +277,7 @@ class SourceOnly(BaseStrategy):
         InvalidUpdate
             With what came.
         """
-        if not self.adapts_in:
+        if not self.adapts:
             raise validation.InvalidUpdate("no client was asked to train")
         metrics = client_metrics(reply)
         if set(reply.content) != {METRICS, CONFIG} or metrics.keys() != {EXAMPLES}:

@@ -271,7 +271,9 @@ class StopConfig:
     """The end of a run before its last round, when it improves no more."""
 
     metric: str = Field("", description="metric, or group of metrics, by which a run ends early; empty: none")
-    patience: int = Field(3, ge=1, description="tests without an improvement of stop.metric after which the run ends")
+    patience: int = Field(
+        3, ge=1, description="tests without an improvement of stop.metric after which the next round is the last"
+    )
 
 
 @dataclass(frozen=True)

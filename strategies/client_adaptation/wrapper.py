@@ -1,8 +1,9 @@
 """A strategy whose clients adapt after the last round, made of the strategy and a method.
 
 In the last round a client trains as the strategy says, then it adapts the G that it would predict with, and saves the
-model as its state; in the other rounds it saves an empty state. Nothing more is sent. A client that does not take part
-in the last round, or whose run a budget ends earlier, predicts as without adaptation.
+model as its state; in the other rounds it saves an empty state. Nothing more is sent. The last round of a run that
+``stop.metric`` ends counts as such. A client that does not take part in the last round, or whose run a budget ends
+earlier, predicts as without adaptation.
 
 **Metrics** of each client that has adapted, on its test data: the workload's of its ``personal`` model, beside those of
 the strategy; and what the method reports, without a label.
@@ -16,7 +17,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from flwr.app import Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedlab.config.schema import Config
@@ -28,6 +29,7 @@ from fedlab.strategies.client_adaptation.spec import AdaptationSpec, Client
 from fedlab.strategies.personal import PERSONAL_METRICS
 from fedlab.strategies.protocol import (
     ARRAYS,
+    CONFIG,
     METRICS,
     ClientContext,
     ClientFunctions,
@@ -35,6 +37,7 @@ from fedlab.strategies.protocol import (
     ServerStrategy,
     StrategySpec,
     client_dataset,
+    is_final,
     round_of,
 )
 from fedlab.training import Progress
@@ -76,7 +79,9 @@ class AdaptingClient:
         """Train as the strategy says, and adapt in the last round; the reply is the strategy's."""
         reply = self.inner.train(workload, message, context)
         server_round, run, state = round_of(message), context.config.run, dict[str, Any]()
-        if server_round == run.rounds:
+        config = message.content[CONFIG]
+        assert isinstance(config, ConfigRecord)
+        if is_final(server_round, run.rounds, config):
             known = Message(RecordDict({**message.content, **reply}), reply_to=message)
             states = self.inner.prediction_states(workload, known, context)
             with seeded(run.seed, STREAM, server_round, context.partition):

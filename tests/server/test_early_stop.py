@@ -1,4 +1,4 @@
-"""A run ends when its metric improves no more, keeps the best round's checkpoint, and resumes to the same end."""
+"""A run ends after its metric improves no more, keeps the best round's checkpoint, and resumes to the same end."""
 
 from __future__ import annotations
 
@@ -34,13 +34,17 @@ def test_a_run_ends_after_so_many_tests_without_an_improvement():
     stop = EarlyStop(StopConfig(metric="error", patience=2), TABLE)
     seen = [0.5, 0.3, 0.4, None, 0.3]
     for number, value in enumerate(seen):
-        assert not stop.ended
+        assert not stop.is_last(number)
         stop.add(record(number, **({} if value is None else {"error": value})))
-    assert stop.ended and (stop.best, stop.best_round) == (0.3, 1)
-    assert stop.message(4) == "the run ends with round 4: error has not improved in 2 tests since round 1 (0.3)"
+    assert (stop.is_last(4), stop.is_last(5), stop.best, stop.best_round) == (False, True, 0.3, 1)
+    stop.add(record(5, error=0.1))  # the last round stays the last, and may be the best
+    assert (stop.is_last(5), stop.best_round) == (True, 5)
+    assert stop.message(5) == (
+        "the run ends with round 5: error had not improved in 2 tests up to round 4; the best is 0.1 in round 5"
+    )
     again = EarlyStop(StopConfig(metric="error", patience=2), TABLE)
     again.restore([record(number, **({} if value is None else {"error": value})) for number, value in enumerate(seen)])
-    assert (again.ended, again.best_round) == (True, 1)
+    assert (again.ended_in, again.best_round) == (4, 1)
 
 
 def test_a_group_is_judged_by_its_best_informed_metric():
@@ -54,7 +58,7 @@ def test_without_a_metric_nothing_ends_and_an_unknown_one_is_refused_in_round_1(
     free, unknown = EarlyStop(StopConfig(), TABLE), EarlyStop(StopConfig(metric="eror"), TABLE)
     for number in range(9):
         free.add(record(number, error=1.0))
-    assert not free.ended and free.best_round is None
+    assert free.ended_in is None and free.best_round is None
     unknown.add(record(0, error=1.0))
     with pytest.raises(ConfigError, match="no test measures 'eror'; did you mean 'error'"):
         unknown.add(record(1, error=1.0))
@@ -69,12 +73,24 @@ def test_a_run_keeps_its_best_round_and_goes_on_with_more_patience(tmp_path, mon
     options |= {"client.steps": 20, "server.pretrain_steps": 0, "checkpoint.keep": 1, "name": "stops"}
     result = fedlab.run({**options, "stop.metric": "accuracy", "stop.patience": 2}, runs=tmp_path)
     done, best = result.rounds[-1]["round"], result.manifest["best_round"]
-    assert done == best + 2 < 30 and result.manifest["ended_by"] == "metric"
+    assert done == best + 3 < 30 and result.manifest["ended_by"] == "metric"
     run = RunDirectory.open(result.directory)
     assert run.checkpoints.rounds() == [best, done]
     notes = [json.loads(line).get("note", "") for line in (run.path / "events.jsonl").read_text().splitlines()]
-    assert any("accuracy has not improved" in note for note in notes)
+    assert any("accuracy had not improved" in note for note in notes)
     assert len(fedlab.resume(run.path).rounds) == done + 1
     longer = fedlab.resume(run.path, overrides={"stop.patience": 3})
     straight = fedlab.run({**options, "stop.metric": "accuracy", "stop.patience": 3}, runs=tmp_path / "straight")
     assert longer.weights_sha256 == straight.weights_sha256 and longer.rounds[-1]["round"] > done
+
+
+def test_the_last_round_of_a_run_that_is_stopped_is_one_for_its_clients(tmp_path, monkeypatch):
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
+    monkeypatch.setattr("fedlab.launch.write_page", lambda result: result)
+    options = {"workload": "blobs", "strategy": "source_free", "source_free.steps": 2, "threads": 1, "rounds": 9}
+    options |= {"server.steps": 0, "server.pretrain_steps": 0, "evaluate_every": 2}  # so that nothing ever improves
+    result = fedlab.run({**options, "stop.metric": "accuracy", "stop.patience": 1}, runs=tmp_path)
+    assert [record["round"] for record in result.rounds if record["clients"]] == [0, 2, 3]
+    for metrics in result.rounds[3]["clients"].values():
+        assert "accuracy_personal" in metrics
+    assert result.manifest["ended_by"] == "metric"
