@@ -179,7 +179,7 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
         _check_consent(store, config, context)
         run, workload, partition = config.run, config.workload, int(context.node_config[PARTITION_ID_KEY])
         functions: ClientFunctions = config.plugins["strategy"].spec.client
-        who = ClientContext(partition, config, _state(message, context, config))
+        who = ClientContext(partition, config.for_client(server_round), _state(message, context, config))
         message.content = compression.decode(message.content)
         with deterministic(run.threads), computing_in(run.precision, resolve_device(run.device)):
             with seeded(run.seed, purpose, server_round, partition):
@@ -221,11 +221,12 @@ def _answer_many(messages: Sequence[Message], contexts: Sequence[Context]) -> li
             message.content.pop(REJECTED_UPDATE, None)
             message.content = compression.decode(message.content)
             partition = int(context.node_config[PARTITION_ID_KEY])
-            who.append(ClientContext(partition, config, _state(message, context, config)))
+            training = config.for_client(round_of(message))
+            who.append(ClientContext(partition, training, _state(message, context, config)))
         outcomes: list[RecordDict | Exception] = []
         run = config.run
         with deterministic(run.threads), computing_in(run.precision, resolve_device(run.device)):
-            size = _clients_at_once(train_many, messages[0], who[0])
+            size = _clients_at_once(train_many, messages[0], who[0], config)
             for some in (slice(start, start + size) for start in range(0, len(who), size)):
                 outcomes += train_many(config.workload, messages[some], who[some])
     except FedlabError as error:
@@ -234,15 +235,20 @@ def _answer_many(messages: Sequence[Message], contexts: Sequence[Context]) -> li
     return _with_notes(replies)
 
 
-def _clients_at_once(train_many: ManyClientsFn, message: Message, who: ClientContext) -> int:
+def _clients_at_once(train_many: ManyClientsFn, message: Message, who: ClientContext, config: Config) -> int:
     """Return how many clients train at once: as many as asked for, or as suit the device.
+
+    Parameters
+    ----------
+    config
+        The run's, which is the same in every round.
 
     Raises
     ------
     ConfigError
         When so many do not fit into memory, with how many would.
     """
-    wanted, key = who.config.run.vectorize, (who.config.to_toml(), who.device.type)
+    wanted, key = config.run.vectorize, (config.to_toml(), who.device.type)
     if key not in _at_once:
         _at_once.clear()
         try:

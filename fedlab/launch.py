@@ -51,8 +51,25 @@ def prepare(preset: str | Mapping[str, Any], overrides: Overrides) -> Config:
         With a sentence that says what came, what was expected and what to do.
     """
     config = resolve_config(preset, overrides)
+    check_effect(config, overrides)
     check(config)
     return config
+
+
+def check_effect(config: Config, overrides: Overrides) -> None:
+    """Refuse an option that a user sets and the strategy ignores; a preset may be made for several strategies.
+
+    Raises
+    ------
+    ConfigError
+        With the option.
+    """
+    ignored = sorted(config.plugins["strategy"].spec.ignores & overrides.keys())
+    if ignored:
+        raise ConfigError(
+            f"option {ignored[0]!r} has no effect in this run: strategy {config.run.strategy!r} takes no such steps on "
+            f"the {ignored[0].partition('.')[0]}; leave it out"
+        )
 
 
 def resolve_config(preset: str | Mapping[str, Any], overrides: Overrides) -> Config:

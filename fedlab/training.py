@@ -1,4 +1,4 @@
-"""The optimization loop, the learning-rate schedule, the exponential moving average, the choice of a device."""
+"""The optimization loop, the exponential moving average, the choice of a device."""
 
 from __future__ import annotations
 
@@ -98,17 +98,6 @@ def effective_steps(steps: int, momentum: float) -> float:
     2.5
     """
     return (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)
-
-
-def cosine_factor(final: float, server_round: int, rounds: int) -> float:
-    """Return the factor of a learning rate in a round: 1 in the first, ``final`` in the last, a cosine between them.
-
-    >>> [cosine_factor(0.2, server_round, 3) for server_round in (1, 2, 3)]
-    [1.0, 0.6, 0.2]
-    """
-    if final == 1 or rounds < 2:
-        return 1.0
-    return final + (1 - final) * (1 + math.cos(math.pi * (server_round - 1) / (rounds - 1))) / 2
 
 
 @torch.no_grad()

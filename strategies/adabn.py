@@ -27,6 +27,7 @@ from fedlab.models.batchnorm_stats import adapt_batchnorm, batch_norms
 from fedlab.strategies import source_only
 from fedlab.strategies.protocol import (
     ARRAYS,
+    CLIENT_STEPS,
     METRICS,
     ClientContext,
     ClientFunctions,
@@ -116,4 +117,5 @@ SPEC: StrategySpec = StrategySpec(
     ClientFunctions(source_only.train, evaluate, prediction_states, states_from_checkpoint),
     phases=PHASES,
     upload="nothing",
+    ignores=CLIENT_STEPS,
 )

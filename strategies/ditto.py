@@ -31,7 +31,7 @@ from fedlab.strategies import fedavg
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.local_training import LocalWork, Tensors, prepare, run
 from fedlab.strategies.personal import PERSONAL_METRICS, personal_client
-from fedlab.strategies.protocol import ClientContext, StrategySpec, round_of
+from fedlab.strategies.protocol import SERVER_STEPS, ClientContext, StrategySpec, round_of
 from fedlab.workload import Workload
 
 MODEL = "model"  # v_k, in the client's state
@@ -91,4 +91,5 @@ SPEC: StrategySpec = StrategySpec(
     needs_client_labels=True,
     client_state=True,
     metrics=PERSONAL_METRICS,
+    ignores=SERVER_STEPS,
 )

@@ -33,6 +33,7 @@ from fedlab.strategies.base import BaseStrategy
 from fedlab.strategies.local_training import LocalWork, Prepare, Reply, Trained, prepare, run
 from fedlab.strategies.model_updates import ModelUpdates
 from fedlab.strategies.protocol import (
+    SERVER_STEPS,
     ClientContext,
     ClientFunctions,
     StrategySpec,
@@ -153,16 +154,14 @@ def require_plain_sgd(config: Config) -> None:
     Raises
     ------
     ConfigError
-        When ``client.optimizer``, ``client.max_grad_norm``, ``client.final_lr_fraction`` or ``client.ema_decay`` ask
-        for anything else.
+        When ``client.optimizer``, ``client.max_grad_norm`` or ``client.ema_decay`` ask for anything else.
     """
     options = config.client
-    if options.optimizer != "sgd" or options.max_grad_norm or options.final_lr_fraction != 1 or options.ema_decay:
+    if options.optimizer != "sgd" or options.max_grad_norm or options.ema_decay:
         raise ConfigError(
-            f"strategy {config.run.strategy!r} assumes plain SGD with a constant step size on clients, and "
-            f"got client.optimizer={options.optimizer}, client.max_grad_norm={options.max_grad_norm:g}, "
-            f"client.final_lr_fraction={options.final_lr_fraction:g} and client.ema_decay={options.ema_decay:g}; "
-            "set them to sgd, 0, 1 and 0, or use fedavg or fedprox"
+            f"strategy {config.run.strategy!r} assumes plain SGD on clients, and "
+            f"got client.optimizer={options.optimizer}, client.max_grad_norm={options.max_grad_norm:g} and "
+            f"client.ema_decay={options.ema_decay:g}; set them to sgd, 0 and 0, or use fedavg or fedprox"
         )
 
 
@@ -178,7 +177,13 @@ def spec_of(found: object, what: str) -> StrategySpec:
     """
     if isinstance(found, AggregationSpec):
         return StrategySpec(
-            found.options, FedAvg, clients(), needs_client_labels=True, aggregation=found, name=found.name
+            found.options,
+            FedAvg,
+            clients(),
+            needs_client_labels=True,
+            ignores=SERVER_STEPS,
+            aggregation=found,
+            name=found.name,
         )
     if not isinstance(found, StrategySpec):
         fields = ", ".join(("options", "server", "client"))

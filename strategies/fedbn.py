@@ -29,6 +29,7 @@ from fedlab.strategies import fedavg
 from fedlab.strategies.base import Records, broadcast
 from fedlab.strategies.protocol import (
     ARRAYS,
+    SERVER_STEPS,
     ModelStates,
     StrategySpec,
     arrays_of,
@@ -127,4 +128,5 @@ SPEC: StrategySpec = StrategySpec(
     FedBN,
     replace(fedavg.clients(), states_from_checkpoint=states_from_checkpoint),
     needs_client_labels=True,
+    ignores=SERVER_STEPS,
 )

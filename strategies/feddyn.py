@@ -33,6 +33,7 @@ from fedlab.config.sections import PositiveFloat
 from fedlab.strategies import aggregation, fedavg, local_training, validation
 from fedlab.strategies.local_training import LocalWork, Tensors, Trained
 from fedlab.strategies.protocol import (
+    SERVER_STEPS,
     ClientContext,
     StrategySpec,
     arrays_of,
@@ -140,4 +141,5 @@ SPEC: StrategySpec = StrategySpec(
     fedavg.clients(prepare, reply),
     needs_client_labels=True,
     client_state=True,
+    ignores=SERVER_STEPS,
 )

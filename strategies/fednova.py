@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass
 
 from fedlab.config.schema import Config
 from fedlab.strategies import aggregation, fedavg
-from fedlab.strategies.protocol import StrategySpec, tensor_record
+from fedlab.strategies.protocol import SERVER_STEPS, StrategySpec, tensor_record
 from fedlab.training import Progress, effective_steps
 from fedlab.workload import Workload
 
@@ -79,4 +79,5 @@ SPEC: StrategySpec = StrategySpec(
     fedavg.clients(),
     needs_client_labels=True,
     defaults={"client.epochs": 1.0},
+    ignores=SERVER_STEPS,
 )

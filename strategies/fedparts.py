@@ -31,6 +31,7 @@ from fedlab.strategies.base import broadcast
 from fedlab.strategies.local_training import prepare, run
 from fedlab.strategies.protocol import (
     CONFIG,
+    SERVER_STEPS,
     ClientContext,
     ClientFunctions,
     StrategySpec,
@@ -167,4 +168,5 @@ SPEC: StrategySpec = StrategySpec(
     FedParts,
     ClientFunctions(train, evaluate),
     needs_client_labels=True,
+    ignores=SERVER_STEPS,
 )

@@ -36,7 +36,7 @@ from fedlab.strategies import aggregation, fedavg, local_training
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.local_training import LocalWork, Tensors, Trained
 from fedlab.strategies.personal import PERSONAL_METRICS, personal_client
-from fedlab.strategies.protocol import ClientContext, StrategySpec, drop_none, round_of, tensor_record
+from fedlab.strategies.protocol import SERVER_STEPS, ClientContext, StrategySpec, drop_none, round_of, tensor_record
 from fedlab.training import Progress
 from fedlab.workload import Workload, blank_model
 
@@ -159,4 +159,5 @@ SPEC: StrategySpec = StrategySpec(
     needs_client_labels=True,
     client_state=True,
     metrics=PERSONAL_METRICS,
+    ignores=SERVER_STEPS,
 )

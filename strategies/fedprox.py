@@ -22,7 +22,7 @@ from torch import Tensor
 from fedlab.strategies import fedavg, local_training
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.local_training import LocalWork, Tensors
-from fedlab.strategies.protocol import ClientContext, StrategySpec
+from fedlab.strategies.protocol import SERVER_STEPS, ClientContext, StrategySpec
 from fedlab.workload import Workload
 
 
@@ -56,4 +56,5 @@ SPEC: StrategySpec = StrategySpec(
     fedavg.FedAvg,
     fedavg.clients(prepare),
     needs_client_labels=True,
+    ignores=SERVER_STEPS,
 )

@@ -27,7 +27,7 @@ from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.fedper import Layers, SharedLayers, personal_names
 from fedlab.strategies.local_training import Trained, run
 from fedlab.strategies.personal import PERSONAL_METRICS, personal_client
-from fedlab.strategies.protocol import ClientContext, StrategySpec
+from fedlab.strategies.protocol import SERVER_STEPS, ClientContext, StrategySpec
 from fedlab.workload import Workload, model_template
 
 
@@ -73,4 +73,5 @@ SPEC: StrategySpec = StrategySpec(
     needs_client_labels=True,
     client_state=True,
     metrics=PERSONAL_METRICS,
+    ignores=SERVER_STEPS,
 )

@@ -20,8 +20,8 @@ from fedlab.data.dataset import ArrayDataset, to_device
 from fedlab.errors import ConfigError
 from fedlab.optimizers import OptimizerSettings
 from fedlab.precision import current_precision
-from fedlab.strategies.protocol import ClientContext, arrays_of, check_weights, client_dataset, load, round_of
-from fedlab.training import cosine_factor, ema_update, resolve_device, to_training_device, train_steps
+from fedlab.strategies.protocol import ClientContext, arrays_of, check_weights, client_dataset, load
+from fedlab.training import ema_update, resolve_device, to_training_device, train_steps
 from fedlab.workload import Workload, blank_model, missing_columns, model_template
 
 Tensors = Mapping[str, Tensor]
@@ -121,8 +121,9 @@ def prepare(
             if missing == ["y"]
             else f"this client's training data lacks {', '.join(missing)}, which the workload's loss takes"
         )
-    rate = options.learning_rate * cosine_factor(options.final_lr_fraction, round_of(message), core.rounds)
-    settings = OptimizerSettings(options.optimizer, rate, options.momentum, options.weight_decay, options.max_grad_norm)
+    settings = OptimizerSettings(
+        options.optimizer, options.learning_rate, options.momentum, options.weight_decay, options.max_grad_norm
+    )
     device = resolve_device(core.device)
     return LocalWork(
         start,

@@ -34,7 +34,15 @@ from fedlab.models.feature_classifier import check_parts, features_of
 from fedlab.strategies import fedavg
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.local_training import LocalWork, prepare, run
-from fedlab.strategies.protocol import ClientContext, ClientFunctions, StrategySpec, evaluate, load, round_of
+from fedlab.strategies.protocol import (
+    SERVER_STEPS,
+    ClientContext,
+    ClientFunctions,
+    StrategySpec,
+    evaluate,
+    load,
+    round_of,
+)
 from fedlab.strategies.wrapped_workload import WrappedWorkload
 from fedlab.training import Progress
 from fedlab.workload import Workload, blank_model
@@ -125,4 +133,5 @@ SPEC: StrategySpec = StrategySpec(
     ClientFunctions(train, evaluate),
     needs_client_labels=True,
     client_state=True,
+    ignores=SERVER_STEPS,
 )

@@ -23,6 +23,7 @@ from fedlab.config.schema import Config
 from fedlab.config.sections import Overrides
 from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import IncompatibleWeightsError, RunError
+from fedlab.lr_schedules import FIELDS
 from fedlab.metrics import Metric, Phase
 from fedlab.privacy.accounting import PrivacyAccount
 from fedlab.runs.client_state import NO_STATE, ClientState
@@ -33,6 +34,9 @@ from fedlab.workload import Workload
 ARRAYS, CONFIG, METRICS, ROUND, EXAMPLES = "arrays", "config", "metrics", "server-round", "num-examples"
 NOTE = "note"  # in the config of a reply: a sentence for the server's log
 FINAL = "final-round"  # in the config of a message of a round with which the run ends before the last
+# options of a round's steps, which strategies without such steps ignore
+SERVER_STEPS = frozenset(f"server.{name}" for name in FIELDS)
+CLIENT_STEPS = frozenset(f"client.{name}" for name in FIELDS)
 RUN, CHECKPOINTS = "run", "checkpoints"  # to clients that keep a state: identifier of the run, rounds it can go back to
 
 
@@ -216,6 +220,9 @@ class StrategySpec:
     client_state
         True if clients keep a state of their own between rounds (``ClientContext.state``); each saves it whenever it
         trains.
+    ignores
+        Options of the sections ``server`` and ``client`` that have no effect with this strategy, by key; a user who
+        sets one is told so.
     upload
         What leaves a client in training: "nothing", "head" (one layer, and statistics of features) or "model". A
         client's owner allows one of them.
@@ -237,6 +244,7 @@ class StrategySpec:
     aggregation: Any = None
     adaptation: Any = None
     client_state: bool = False
+    ignores: frozenset[str] = frozenset()
     upload: Literal["nothing", "head", "model"] = "model"
     name: str = ""
     metrics: tuple[Metric, ...] = ()

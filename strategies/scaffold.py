@@ -39,6 +39,7 @@ from fedlab.strategies import aggregation, fedavg, local_training, validation
 from fedlab.strategies.base import Records, broadcast
 from fedlab.strategies.local_training import LocalWork, Tensors
 from fedlab.strategies.protocol import (
+    SERVER_STEPS,
     ClientContext,
     StrategySpec,
     arrays_of,
@@ -64,8 +65,8 @@ class Scaffold(fedavg.FedAvg):
     def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
         fedavg.require_plain_sgd(config)
         super().__init__(workload, config, progress)
-        self.options, self.training = config.strategy, config.client
-        if not self.training.trains:
+        self.options = config.strategy
+        if not config.client.trains:
             raise ConfigError("option 'client.steps' is 0, and scaffold divides by it; ask for at least one step")
         self.clients = len(config.clients)  # N
         self.trainable = sorted(self.rule.trainable)
@@ -95,13 +96,14 @@ class Scaffold(fedavg.FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Update x, c and the c_i of the clients that answered; the c_i of others stay."""
         sent, count = self.updates.sent, 0
+        training = self.config.client.at_round(server_round, self.config.run.rounds)
         moved, step = self._zeros(), self._zeros()  # sums of c_i' - c_i and of y_i - x
 
         def counted() -> Iterator[aggregation.ClientUpdate]:
             nonlocal count
             for reply in replies:
                 one = aggregation.client_update(reply)
-                self._update_variate(self.partition_of[reply.metadata.src_node_id], one, moved)
+                self._update_variate(self.partition_of[reply.metadata.src_node_id], one, moved, training)
                 for name in self.trainable:
                     step[name] += one.arrays[name] - sent[name]
                 count += 1
@@ -113,11 +115,13 @@ class Scaffold(fedavg.FedAvg):
         self.variate = {name: self.variate[name] + moved[name] / self.clients for name in self.trainable}
         return tensor_record(new, copy=False), None
 
-    def _update_variate(self, partition: int, one: aggregation.ClientUpdate, moved: Mapping[str, Tensor]) -> None:
+    def _update_variate(
+        self, partition: int, one: aggregation.ClientUpdate, moved: Mapping[str, Tensor], training: ClientConfig
+    ) -> None:
         """Set c_i of a client from its weights y_i, and add its change to ``moved``."""
         sent, own, after = self.updates.sent, self.variates.get(partition, self._zeros()), {}
-        steps = self.training.local_steps(one.examples)
-        span = steps * step_size(self.training, steps)  # K eta_l
+        steps = training.local_steps(one.examples)
+        span = steps * step_size(training, steps)  # K eta_l
         for name in self.trainable:
             after[name] = own[name] - self.variate[name] + (sent[name] - one.arrays[name]) / span
             moved[name].add_(after[name] - own[name])
@@ -161,4 +165,5 @@ SPEC: StrategySpec = StrategySpec(
     Scaffold,
     fedavg.clients(prepare),
     needs_client_labels=True,
+    ignores=SERVER_STEPS,
 )

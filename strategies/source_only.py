@@ -22,10 +22,11 @@ from flwr.serverapp import Grid
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab.config.schema import Config
+from fedlab.config.schema import DEFAULT_SERVER, Config
 from fedlab.cuda_graphs import GraphedLoss
 from fedlab.data.dataset import Batch, to_device
 from fedlab.errors import ConfigError
+from fedlab.lr_schedules import FIELDS
 from fedlab.metrics import Phase
 from fedlab.optimizers import Adam, FusedAdam, one_cycle
 from fedlab.runs import pretrain_cache
@@ -35,6 +36,7 @@ from fedlab.strategies import validation
 from fedlab.strategies.base import BaseStrategy, broadcast
 from fedlab.strategies.client_adaptation import OFF, ClientAdapt
 from fedlab.strategies.protocol import (
+    CLIENT_STEPS,
     CONFIG,
     EXAMPLES,
     METRICS,
@@ -49,7 +51,7 @@ from fedlab.strategies.protocol import (
     metrics_record,
     tensor_record,
 )
-from fedlab.training import Progress, cosine_factor, ema_update, resolve_device, to_training_device, train_steps
+from fedlab.training import Progress, ema_update, resolve_device, to_training_device, train_steps
 from fedlab.workload import Workload, missing_columns
 
 
@@ -125,8 +127,7 @@ class SourceTrainer:
             When the loss is not finite.
         """
         self.model.train()
-        factor = cosine_factor(self.options.final_lr_fraction, server_round, self.rounds)
-        self.optimizer.learning_rate = self.options.learning_rate * factor
+        self.optimizer.learning_rate = self.options.at_round(server_round, self.rounds).learning_rate
         return train_steps(
             self.loss(server_round, steps, extra_loss, separate),
             self.optimizer,
@@ -203,10 +204,9 @@ class SourceTrainer:
         batch = self.batch_at(0, 0)
         with seeded(self.seed, "source model", 0, 0):
             loss = self.workload.loss(deepcopy(self.model).train(), batch)
-        # options that act after pre-training are set to constants
-        options = replace(
-            self.options, steps=0, learning_rate=1.0, ema_decay=0.0, max_grad_norm=0.0, final_lr_fraction=1.0
-        )
+        # options that act after pre-training are set to their defaults
+        after = ("steps", "learning_rate", "ema_decay", "max_grad_norm", *FIELDS)
+        options = replace(self.options, **{name: getattr(DEFAULT_SERVER, name) for name in after})
         machine = (torch.__version__, torch.get_num_threads(), str(self.device))
         first = (self.source.columns, batch, loss.detach(), self.model.state_dict())
         words = f"{options}|{self.seed}|{machine}|{weights_sha256(first)}"
@@ -321,4 +321,5 @@ SPEC: StrategySpec = StrategySpec(
     baseline=True,
     upload="nothing",
     phases=PHASES,
+    ignores=CLIENT_STEPS,
 )

@@ -111,7 +111,9 @@ def _named(variant: Variant) -> tuple[str, Overrides]:
 
 
 def _affects(preset: str, variant: Variant, option: str, grid: Overrides) -> bool:
-    """Return True if this variant uses the section of an option; only strategies' own sections may not be used."""
+    """Return True if this variant uses an option: not that of another strategy, nor one that its strategy ignores."""
+    if option in registry.find("strategy", _named(variant)[0]).spec.ignores:
+        return False
     section, dot, _ = option.rpartition(".")
     sections = {
         registry.find(kind, name).section for kind in ("strategy", "aggregation") for name in registry.names(kind)

@@ -25,6 +25,7 @@ from fedlab.config.schema import (
 )
 from fedlab.config.sections import Overrides, Value, options, parse_section, suggest_option
 from fedlab.errors import ConfigError
+from fedlab.lr_schedules import check_schedule
 
 THREADS = 2  # of each process, unless there are many clients or an option says otherwise
 FEW_CLIENTS = 8  # up to so many clients a round train one after another in one process
@@ -134,6 +135,8 @@ def build_config(values: Overrides, plugins: Mapping[str, Plugin], client_folder
         engine=_options(plugins["engine"], values),
         plugins=dict(plugins),
     )
+    check_schedule("server", config.server)
+    check_schedule("client", config.client)
     return (
         config if run.threads else dataclasses.replace(config, run=dataclasses.replace(run, threads=_threads(config)))
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field
@@ -27,6 +28,7 @@ from fedlab.config.sections import (
     to_toml,
 )
 from fedlab.errors import ConfigError, suggest
+from fedlab.lr_schedules import STEP_FACTOR, Kind, lr_factor
 
 SHARDS = 4  # clients among which one set is divided where nothing else is asked for
 AT_ONCE = 256  # clients of a process at a time with vectorize=auto, at most
@@ -191,6 +193,16 @@ class ServerConfig:
     max_grad_norm: NonNegativeFloat = Field(
         0.0, description="maximum norm of a gradient in the steps of a round; 0: no clipping"
     )
+    lr_schedule: Kind = Field(
+        "auto",
+        description="learning_rate by round: constant; step (every lr_step_rounds); cosine (to final_lr_fraction in "
+        "the last round); auto: cosine where final_lr_fraction is below 1, else constant",
+    )
+    lr_step_rounds: int = Field(0, ge=0, description="rounds between two steps of lr_schedule=step")
+    lr_step_factor: Fraction = Field(STEP_FACTOR, description="factor of learning_rate at each step")
+    lr_warmup_rounds: int = Field(
+        0, ge=0, description="rounds in which learning_rate rises linearly before lr_schedule begins"
+    )
     final_lr_fraction: Fraction = Field(
         1.0, description="fraction of learning_rate that is left in the last round, by a cosine"
     )
@@ -203,6 +215,14 @@ class ServerConfig:
     max_replies_mb: float = Field(
         2048.0, gt=0, description="megabytes of models for rules that need all replies of a round at once"
     )
+
+    def at_round(self, server_round: int, rounds: int) -> ServerConfig:
+        """Return the options with the learning rate of a round of a run of ``rounds`` rounds."""
+        factor = lr_factor(self, server_round, rounds)
+        return self if factor == 1 else replace(self, learning_rate=self.learning_rate * factor)
+
+
+DEFAULT_SERVER: ServerConfig = parse_section(ServerConfig, "server", {})
 
 
 @dataclass(frozen=True)
@@ -230,8 +250,18 @@ class ClientConfig:
     max_grad_norm: NonNegativeFloat = Field(
         0.0, description="maximum norm of a gradient of whole models on the client; 0: no clipping"
     )
+    lr_schedule: Kind = Field(
+        "auto",
+        description="learning_rate by round: constant; step (every lr_step_rounds); cosine (to final_lr_fraction in "
+        "the last round); auto: cosine where final_lr_fraction is below 1, else constant",
+    )
+    lr_step_rounds: int = Field(0, ge=0, description="rounds between two steps of lr_schedule=step")
+    lr_step_factor: Fraction = Field(STEP_FACTOR, description="factor of learning_rate at each step")
+    lr_warmup_rounds: int = Field(
+        0, ge=0, description="rounds in which learning_rate rises linearly before lr_schedule begins"
+    )
     final_lr_fraction: Fraction = Field(
-        1.0, description="fraction of whole models' learning_rate that is left in the last round, by a cosine"
+        1.0, description="fraction of learning_rate that is left in the last round, by a cosine"
     )
     ema_decay: float = Field(
         0.0,
@@ -245,6 +275,11 @@ class ClientConfig:
     def trains(self) -> bool:
         """True if a client takes any local step."""
         return bool(self.steps or self.epochs)
+
+    def at_round(self, server_round: int, rounds: int) -> ClientConfig:
+        """Return the options with the learning rate of a round of a run of ``rounds`` rounds."""
+        factor = lr_factor(self, server_round, rounds)
+        return self if factor == 1 else replace(self, learning_rate=self.learning_rate * factor)
 
     def local_steps(self, examples: int) -> int:
         """Return the number of local steps a round of a client with so many examples."""
@@ -399,6 +434,11 @@ class Config:
         """True if what a client adds to a round is limited by what the others add."""
         simulates: bool = self.plugins["engine"].spec.simulates_clients
         return self.server.agreement == "limit" or (self.server.agreement == "auto" and not simulates)
+
+    def for_client(self, server_round: int) -> Config:
+        """Return the configuration with which a client trains in a round: its learning rate is that of the round."""
+        client = self.client.at_round(server_round, self.run.rounds)
+        return self if client is self.client else replace(self, client=client)
 
     def sections(self) -> dict[str, Any]:
         """Return every section by its prefix, those that every run has first."""

@@ -22,7 +22,7 @@ a power q - 1; (6) from Flower: ||g_k||^2 is summed in float64.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import Field
@@ -53,6 +53,13 @@ class QFedAvg(WeightedMean[FairOptions]):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.local = self.config.client
+
+    def aggregate(
+        self, current: Mapping[str, Tensor], updates: Iterable[ClientUpdate], server_round: int
+    ) -> dict[str, Tensor]:
+        """Return the next arrays; L is that of the round's learning rate."""
+        self.local = self.config.client.at_round(server_round, self.config.run.rounds)
+        return super().aggregate(current, updates, server_round)
 
     def lipschitz(self, examples: int) -> float:
         """Return L for a client with so many examples, on which its number of steps may depend."""

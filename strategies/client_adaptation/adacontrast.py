@@ -26,13 +26,14 @@ from torch.nn.functional import cross_entropy, normalize
 
 from fedlab.config.sections import NonNegativeFloat, PositiveFloat
 from fedlab.losses.information_maximization import entropy
+from fedlab.lr_schedules import cosine_factor
 from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
 from fedlab.models.feature_classifier import probabilities
 from fedlab.optimizers import Adam
 from fedlab.strategies.client_adaptation.spec import AdaptationSpec, Adapted, Client
 from fedlab.strategies.client_adaptation.wrapper import as_strategy
 from fedlab.strategies.source_only import SPEC as SOURCE_ONLY
-from fedlab.training import cosine_factor, ema_update, train_steps
+from fedlab.training import ema_update, train_steps
 
 PHASE = "AdaContrast"
 

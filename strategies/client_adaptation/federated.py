@@ -30,6 +30,7 @@ from fedlab.strategies.client_adaptation import adacontrast, shot
 from fedlab.strategies.client_adaptation.spec import AdaptationSpec, Client
 from fedlab.strategies.client_adaptation.wrapper import FEATURES, AdaptingServer, views_of
 from fedlab.strategies.protocol import (
+    CLIENT_STEPS,
     ClientContext,
     ClientFunctions,
     StrategySpec,
@@ -103,6 +104,7 @@ def federated(method: AdaptationSpec, defaults: Overrides) -> StrategySpec:
         AdaptingServer(FederatedAdaptation),
         ClientFunctions(answer, evaluate, states_from_checkpoint=fedbn.states_from_checkpoint),
         defaults=defaults,
+        ignores=CLIENT_STEPS,
         phases=PHASES,
     )
 

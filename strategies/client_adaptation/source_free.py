@@ -39,6 +39,7 @@ from fedlab.config.sections import NonNegativeFloat, PositiveFloat
 from fedlab.losses.class_balance import sinkhorn
 from fedlab.losses.information_maximization import information_maximization
 from fedlab.losses.propagation import propagate_labels
+from fedlab.lr_schedules import cosine_factor
 from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
 from fedlab.models.feature_classifier import probabilities
 from fedlab.optimizers import Adam
@@ -46,7 +47,7 @@ from fedlab.strategies.client_adaptation.guard import GUARD_METRICS, choose
 from fedlab.strategies.client_adaptation.spec import AdaptationSpec, Adapted, Client
 from fedlab.strategies.client_adaptation.wrapper import as_strategy
 from fedlab.strategies.source_only import SPEC as SOURCE_ONLY
-from fedlab.training import cosine_factor, ema_update, train_steps
+from fedlab.training import ema_update, train_steps
 
 PHASE = "source-free adaptation"
 

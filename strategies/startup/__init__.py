@@ -24,10 +24,10 @@ Dynamic Distillation.
 Data, NeurIPS 2021. Neither is federated.
 
 **Departures**: (1) federated: base and target losses alternate, server and clients, instead of one sum; (2) a fixed
-number of steps and a cosine from the first step size to 0 over the rounds, instead of a search over step sizes, a
-plateau rule and the best of many checkpoints by validation loss; (3) batches are drawn with replacement; (4) momentum
-is reset each round; (5) the moving teacher labels one weak view, in evaluation mode, for both strong ones, and on the
-server it moves once a round, by the decay to the power of the clients' mean number of steps.
+number of steps and a cosine from the first step size to 0 over the rounds (times that of ``lr_schedule``), instead of a
+search over step sizes, a plateau rule and the best of many checkpoints by validation loss; (3) batches are drawn with
+replacement; (4) momentum is reset each round; (5) the moving teacher labels one weak view, in evaluation mode, for both
+strong ones, and on the server it moves once a round, by the decay to the power of the clients' mean number of steps.
 
 **Messages**: the teacher is sent to every client in every round, and soft labels never leave their client. That is one
 more model a round from server to client. Sending soft labels instead would take fewer bytes, but the server would get

@@ -88,6 +88,7 @@ class Startup(BaseStrategy):
     def _steps(self, server_round: int, extra_loss: TargetLoss | None) -> None:
         """Run line 3; with ``extra_loss`` line 7 in the same steps."""
         options, rounds = self.options, self.core.rounds
+        rate = self.trainer.options.at_round(server_round, rounds).learning_rate
         steps = iter(range(self.trainer.options.steps))
 
         def loss() -> Tensor:
@@ -106,7 +107,7 @@ class Startup(BaseStrategy):
         self.student.train()
         mean = train_steps(
             loss,
-            sgd(self.student, schedule(self.trainer.options.learning_rate, server_round, rounds)),
+            sgd(self.student, schedule(rate, server_round, rounds)),
             self.trainer.options.steps,
             name="server",
             progress=self.progress,

@@ -29,10 +29,16 @@ def edit(directory, before, after):
     path.write_text(path.read_text().replace(before, after))
 
 
+STEPS = {"lr_schedule": "step", "lr_step_rounds": 1, "lr_warmup_rounds": 1}
+
+
 @pytest.mark.parametrize("strategy", ["dualadapt", "fedavg", "scaffold"])
 def test_a_finished_run_goes_on_to_the_bits_of_a_longer_one(tmp_path, strategy):
     own = {} if strategy == "dualadapt" else {"blobs.client_labels": True, "strategy": strategy}
-    table = {key: value for key, value in toy.SMALL.items() if own == {} or not key.startswith("dualadapt")}
+    own |= {f"client.{name}": value for name, value in STEPS.items()}
+    table = {
+        key: value for key, value in toy.SMALL.items() if strategy == "dualadapt" or not key.startswith("dualadapt")
+    }
     long = fedlab.run({**table, **own, "name": "long", "rounds": 3}, runs=tmp_path)
     short = fedlab.run({**table, **own, "name": "short", "rounds": 1}, runs=tmp_path)
     longer = fedlab.resume(short.directory, rounds=3)

@@ -260,6 +260,11 @@ def test_two_processes_cannot_write_one_run(tmp_path):
             {"fedprox.mu": 1.0},
             "option 'fedprox.mu' has no effect in this run, which uses workload 'blobs', strategy 'dualadapt'",
         ),
+        (
+            {"strategy": "source_only", "client.lr_warmup_rounds": 1},
+            "'client.lr_warmup_rounds' has no effect .* strategy 'source_only' takes no such steps on the client",
+        ),
+        ({"client.lr_schedule": "step"}, "'client.lr_step_rounds'.*needs the number of rounds"),
         ({"device": "gpu"}, "option 'device'.*got 'gpu'"),
         ({"device": "cuda:99"}, "device 'cuda:99' was asked for, but this machine has"),
         ({"data.num_clients": 3}, r"clients=3, but workload 'blobs' has 2 partitions \(near, far\)"),

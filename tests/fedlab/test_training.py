@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fedlab.errors import ConfigError, RunError
-from fedlab.training import cosine_factor, ema_update, resolve_device, train_steps
+from fedlab.training import ema_update, resolve_device, train_steps
 
 
 def parabola(start=1.0, rate=0.25):
@@ -107,9 +107,3 @@ def test_a_long_gradient_is_scaled_down_and_a_short_one_is_not(start, after):
     weight, optimizer = parabola(start)
     train_steps(lambda: weight**2, optimizer, 1, name="parabola", max_grad_norm=1.0)
     assert weight.item() == pytest.approx(after)
-
-
-def test_a_rate_falls_by_a_cosine_from_the_first_round_to_the_last():
-    found = [cosine_factor(0.2, number, 5) for number in range(1, 6)]
-    assert found == pytest.approx([1, 0.2 + 0.8 * (1 + 0.5**0.5) / 2, 0.6, 0.2 + 0.8 * (1 - 0.5**0.5) / 2, 0.2])
-    assert cosine_factor(0.2, 1, 1) == cosine_factor(1.0, 4, 9) == 1.0

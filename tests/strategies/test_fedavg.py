@@ -91,6 +91,15 @@ def test_the_last_round_takes_the_share_of_the_step_that_is_left(federate, matri
     np.testing.assert_allclose(outcome.weights, plain_loop(matrices, fresh, (RATE, 0.2 * RATE)), rtol=0, atol=1e-6)
 
 
+def test_the_rate_of_each_round_is_the_schedules_and_that_of_clients_trained_at_once(federate, matrices, fresh):
+    options = {"client.lr_schedule": "step", "client.lr_step_rounds": 1, "client.lr_step_factor": 0.3}
+    options |= {"client.lr_warmup_rounds": 1, "rounds": 3}
+    expected = plain_loop(matrices, fresh, (RATE / 2, RATE, 0.3 * RATE))
+    for vectorize in ("off", "3"):
+        outcome = federate("fedavg", vectorize=vectorize, **options, name=f"by-{vectorize}")
+        np.testing.assert_allclose(outcome.weights, expected, rtol=0, atol=1e-6)
+
+
 def test_an_averaged_client_sends_the_moving_average_of_its_steps(federate, matrices, fresh):
     outcome = federate("fedavg", **{"client.ema_decay": 0.8})
     np.testing.assert_allclose(outcome.weights, plain_loop(matrices, fresh, decay=0.8), rtol=0, atol=1e-6)
@@ -102,7 +111,6 @@ def test_an_averaged_client_sends_the_moving_average_of_its_steps(federate, matr
     [
         {"client.optimizer": "adam"},
         {"client.max_grad_norm": 1.0},
-        {"client.final_lr_fraction": 0.5},
         {"client.ema_decay": 0.5},
     ],
 )

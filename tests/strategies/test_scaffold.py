@@ -18,7 +18,7 @@ from tables import server_strategy
 SEED, STEPS, BATCH, RATE = 5, 5, 4, 0.05
 
 
-def plain_loop(matrices, fresh, rounds, server_rate=1.0, variates=True, rate=RATE, epochs=0.0):
+def plain_loop(matrices, fresh, rounds, server_rate=1.0, variates=True, rate=RATE, epochs=0.0, fall=1.0):
     """x (3,) and c (3,) after so many rounds; without variates: the plain mean of plain SGD."""
     with seeded(SEED, "initialise"):
         x = fresh()
@@ -37,7 +37,7 @@ def plain_loop(matrices, fresh, rounds, server_rate=1.0, variates=True, rate=RAT
             moved.append(y - x)
             learned.append(after - own[client])
             own[client] = after
-        x = x + server_rate * np.mean(moved, 0)
+        x, rate = x + server_rate * np.mean(moved, 0), rate * fall
         c = c + np.sum(learned, 0) / 3
     return x, c
 
@@ -50,6 +50,12 @@ def test_three_rounds_are_those_of_the_plain_loop(federate, matrices, fresh, ser
     assert outcome.rounds[-1]["server"]["variate"] == pytest.approx(np.linalg.norm(c), rel=1e-4)
     without, _ = plain_loop(matrices, fresh, 3, server_rate, variates=False)
     assert np.abs(outcome.weights - without).max() > 1e-3  # the variates do something
+
+
+def test_variates_are_those_of_the_rounds_learning_rate(federate, matrices, fresh):
+    schedule = {"client.lr_schedule": "step", "client.lr_step_rounds": 1, "client.lr_step_factor": 0.5}
+    outcome = federate("scaffold", rounds=3, **schedule, **{"client.momentum": 0.0})
+    np.testing.assert_allclose(outcome.weights, plain_loop(matrices, fresh, 3, fall=0.5)[0], rtol=0, atol=2e-6)
 
 
 def test_the_first_round_has_no_variates_and_is_plain_sgd(federate, matrices, fresh):

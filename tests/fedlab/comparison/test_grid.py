@@ -73,6 +73,15 @@ def test_what_runs_are_given_and_what_names_them(cells):
     assert cells("source_only", budget={"budget_bytes": 5e6})[0].run != one.run
 
 
+def test_an_option_of_steps_that_a_strategy_does_not_take_is_left_out_of_its_cells(cells):
+    found = cells("source_only,dualadapt", client__lr_warmup_rounds="0,1")
+    assert [(cell.label, cell.config.client.lr_warmup_rounds) for cell in found] == [
+        ("source_only", 0),
+        ("dualadapt", 0),
+        ("dualadapt", 1),
+    ]
+
+
 def test_an_ablation_is_its_strategy_with_options(cells):
     named, spelled = cells("dualadapt_no_weights,dualadapt:client_weights=false:server_weights=false")
     assert named.strategy == "dualadapt"

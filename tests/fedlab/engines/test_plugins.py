@@ -28,6 +28,8 @@ strategy = "ditto"
 server.pretrain_steps = 0
 client.steps = 2
 client.batch_size = 16
+client.lr_schedule = "step"
+client.lr_step_rounds = 1
 """
 CLIENTS = ("client-0", "client-1")
 

@@ -1,0 +1,114 @@
+"""Learning rates by round: constant, in steps, or along a cosine, each after a linear warm-up.
+
+A rate is a function of the round, and a cosine's of the number of rounds too; nothing is remembered from round to
+round. So a resumed run and every engine have the same rates.
+
+**Source**: Goyal et al., Accurate, Large Minibatch SGD, 2017 (warm-up, steps); Loshchilov and Hutter, SGDR, ICLR 2017
+(cosine). There an epoch is what a round is here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, Protocol
+
+from fedlab.errors import ConfigError
+
+Kind = Literal["auto", "constant", "step", "cosine"]
+
+FIELDS = ("lr_schedule", "lr_step_rounds", "lr_step_factor", "lr_warmup_rounds", "final_lr_fraction")
+STEP_FACTOR = 0.1  # usual
+SMALLEST = 1e-30  # factor; many steps would make it 0
+
+
+class Schedule(Protocol):
+    """The options of a schedule, in the sections ``server`` and ``client``."""
+
+    @property
+    def lr_schedule(self) -> Kind:
+        """Kind of the schedule; "auto": "cosine" where ``final_lr_fraction`` is below 1, else "constant"."""
+        ...
+
+    @property
+    def lr_step_rounds(self) -> int:
+        """Rounds between two steps."""
+        ...
+
+    @property
+    def lr_step_factor(self) -> float:
+        """Factor of a step."""
+        ...
+
+    @property
+    def lr_warmup_rounds(self) -> int:
+        """Rounds before the first one with the full rate."""
+        ...
+
+    @property
+    def final_lr_fraction(self) -> float:
+        """Fraction of the rate that a cosine leaves in the last round."""
+        ...
+
+
+def lr_factor(options: Schedule, server_round: int, rounds: int) -> float:
+    """Return the factor of the learning rate in a round, counted from 1, of a run of ``rounds`` rounds.
+
+    In the W rounds of a warm-up it is 1 / (W + 1), 2 / (W + 1), ...; the schedule begins after them. In round 0, which
+    trains nothing, it is 1.
+    """
+    warmup = options.lr_warmup_rounds
+    if not server_round:
+        return 1.0
+    if server_round <= warmup:
+        return server_round / (warmup + 1)
+    if options.lr_schedule == "step":
+        return max(SMALLEST, options.lr_step_factor ** ((server_round - warmup - 1) // options.lr_step_rounds))
+    return cosine_factor(options.final_lr_fraction, server_round - warmup, rounds - warmup)
+
+
+def cosine_factor(final: float, server_round: int, rounds: int) -> float:
+    """Return the factor of a learning rate in a round: 1 in the first, ``final`` in the last, a cosine between them.
+
+    >>> [cosine_factor(0.2, server_round, 3) for server_round in (1, 2, 3)]
+    [1.0, 0.6, 0.2]
+    """
+    if final == 1 or rounds < 2:
+        return 1.0
+    return final + (1 - final) * (1 + math.cos(math.pi * (server_round - 1) / (rounds - 1))) / 2
+
+
+def check_schedule(section: str, options: Schedule) -> None:
+    """Refuse options of a schedule that have no effect, or without which it has none.
+
+    Parameters
+    ----------
+    section
+        Where the options are: "server" or "client".
+
+    Raises
+    ------
+    ConfigError
+        With the option to set.
+    """
+    kind, falls = options.lr_schedule, options.final_lr_fraction < 1
+    if kind == "cosine" and not falls:
+        raise ConfigError(
+            f"option '{section}.lr_schedule': a cosine falls to {section}.final_lr_fraction of the learning rate, "
+            f"which is 1; set {section}.final_lr_fraction=0.01, for example"
+        )
+    if kind in ("constant", "step") and falls:
+        raise ConfigError(
+            f"option '{section}.final_lr_fraction': it says to what a cosine falls and has no effect with "
+            f"{section}.lr_schedule={kind}; set it to 1, or {section}.lr_schedule=cosine"
+        )
+    if kind == "step" and not options.lr_step_rounds:
+        raise ConfigError(
+            f"option '{section}.lr_step_rounds': {section}.lr_schedule=step needs the number of rounds between two "
+            f"steps; set {section}.lr_step_rounds=10, for example"
+        )
+    if kind != "step" and (options.lr_step_rounds or options.lr_step_factor != STEP_FACTOR):
+        given = "lr_step_rounds" if options.lr_step_rounds else "lr_step_factor"
+        raise ConfigError(
+            f"option '{section}.{given}' has no effect with {section}.lr_schedule={kind}; set "
+            f"{section}.lr_schedule=step, or leave it out"
+        )
