@@ -67,8 +67,8 @@ def check_effect(config: Config, overrides: Overrides) -> None:
     ignored = sorted(config.plugins["strategy"].spec.ignores & overrides.keys())
     if ignored:
         raise ConfigError(
-            f"option {ignored[0]!r} has no effect in this run: strategy {config.run.strategy!r} takes no such steps on "
-            f"the {ignored[0].partition('.')[0]}; leave it out"
+            f"option {ignored[0]!r} has no effect in this run: the steps of strategy {config.run.strategy!r} do not "
+            "depend on it; leave it out"
         )
 
 

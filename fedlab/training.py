@@ -26,6 +26,7 @@ def train_steps(
     steps: int,
     *,
     name: str,
+    accumulate: int = 1,
     max_grad_norm: float = 0.0,
     after_step: Callable[[], object] | None = None,
     progress: Progress = null_progress,
@@ -38,6 +39,9 @@ def train_steps(
         Draws its own batch and returns a scalar.
     name
         Phase that progress reports and errors name.
+    accumulate
+        Batches of a step, whose losses and gradients are averaged: that of a batch so many times as large where an
+        example's loss does not depend on the others, as it does with batch norms.
     max_grad_norm
         Largest Euclidean norm of the gradient of all weights together; a larger one is scaled down. 0: no limit.
     after_step
@@ -53,24 +57,44 @@ def train_steps(
     """
     total, losses = 0.0, list[Tensor]()
     for step in range(steps):
-        with autocast():
-            value = loss()
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
-        losses.append(value.detach())
+        value = _accumulate(loss, optimizer, accumulate)
+        losses.append(value)
         if value.device.type == "cpu" or len(losses) == LOOK_EVERY or step + 1 == steps:
             for number, current in enumerate(torch.stack(losses).tolist(), step + 2 - len(losses)):
                 check_loss(current, name, number, steps)
                 total += current
             losses.clear()
         if max_grad_norm:
-            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-            nn.utils.clip_grad_norm_(weights, max_grad_norm)
+            nn.utils.clip_grad_norm_(_weights(optimizer), max_grad_norm)
         optimizer.step()
         if after_step:
             after_step()
         progress(name, step + 1, steps)
     return total / steps if steps else None
+
+
+def _accumulate(loss: Callable[[], Tensor], optimizer: Optimizer, batches: int) -> Tensor:
+    """Set the gradients to the mean over so many batches, and return the mean loss, a scalar.
+
+    Sums are divided rather than losses: a loss that is a CUDA graph may not be scaled.
+    """
+    values: list[Tensor] = []
+    for _ in range(batches):
+        with autocast():
+            value = loss()
+        if not values:  # here, since a loss may take a step of its own in its first batch
+            optimizer.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]
+        values.append(value.detach())
+    if batches == 1:
+        return values[0]
+    gradients = [weight.grad for weight in _weights(optimizer) if weight.grad is not None]
+    torch._foreach_div_(gradients, float(batches))
+    return torch.stack(values).mean()
+
+
+def _weights(optimizer: Optimizer) -> list[Tensor]:
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
 
 
 def check_loss(value: float, name: str, step: int, steps: int) -> None:

@@ -35,7 +35,7 @@ from fedlab.strategies import fedavg
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.local_training import PHASE, LocalWork, Tensors, Trained, prepare
 from fedlab.strategies.personal import PERSONAL_METRICS, personal_client
-from fedlab.strategies.protocol import SERVER_STEPS, ClientContext, StrategySpec, load, round_of
+from fedlab.strategies.protocol import CLIENT_BATCHES, SERVER_STEPS, ClientContext, StrategySpec, load, round_of
 from fedlab.training import ema_update, train_steps
 from fedlab.workload import Workload, blank_model
 
@@ -163,5 +163,5 @@ SPEC: StrategySpec = StrategySpec(
     needs_client_labels=True,
     client_state=True,
     metrics=PERSONAL_METRICS,
-    ignores=SERVER_STEPS,
+    ignores=SERVER_STEPS | CLIENT_BATCHES,
 )

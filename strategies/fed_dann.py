@@ -149,7 +149,8 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
 
     trainable = [*features.parameters(), *discriminator.parameters()]
     optimizer = SGD(trainable, training.learning_rate, training.momentum, training.weight_decay)
-    mean = train_steps(loss, optimizer, training.local_steps(len(data)), name="adversarial training")
+    steps, batches = training.local_steps(len(data)), training.accumulate_steps
+    mean = train_steps(loss, optimizer, steps, name="adversarial training", accumulate=batches)
     return aggregations.make_reply(wrapped, message, context, model.state_dict(), drop_none(loss=mean), data)
 
 

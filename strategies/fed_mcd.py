@@ -36,6 +36,7 @@ from fedlab.strategies import protocol
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.alternating import Alternating, check_classes
 from fedlab.strategies.protocol import (
+    CLIENT_BATCHES,
     ClientContext,
     ClientFunctions,
     ModelStates,
@@ -160,4 +161,5 @@ SPEC: StrategySpec = StrategySpec(
     server,
     ClientFunctions(train, evaluate, predictor=predictor),
     phases=PHASES,
+    ignores=CLIENT_BATCHES,
 )

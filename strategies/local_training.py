@@ -45,9 +45,11 @@ class LocalWork:
     data
         Examples with every column that the workload's loss reads.
     steps, batch_size
-        Number of steps, and examples of each, drawn with replacement.
+        Number of steps, and examples of a batch, drawn with replacement.
     optimizer
         The optimizer, fresh in each round.
+    accumulate
+        Batches of a step.
     ema_decay
         Decay of a moving average of the weights, which is then the result; 0: none.
     penalty
@@ -72,6 +74,7 @@ class LocalWork:
     penalty: Penalty | None = None
     extra: Tensors = field(default_factory=dict)
     frozen: frozenset[str] = frozenset()
+    accumulate: int = 1
     compile: bool = False
     cuda_graphs: bool = True
 
@@ -133,6 +136,7 @@ def prepare(
         options.batch_size,
         settings,
         options.ema_decay,
+        accumulate=options.accumulate_steps,
         compile=core.compile,
         cuda_graphs=core.cuda_graphs,
     )
@@ -167,6 +171,7 @@ def run(workload: Workload, work: LocalWork) -> Trained:
         work.optimizer.build(weights.values()),
         work.steps,
         name=PHASE,
+        accumulate=work.accumulate,
         max_grad_norm=work.optimizer.max_grad_norm,
         after_step=partial(ema_update, average, model, work.ema_decay) if work.ema_decay else None,
     )

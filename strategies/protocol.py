@@ -35,8 +35,9 @@ ARRAYS, CONFIG, METRICS, ROUND, EXAMPLES = "arrays", "config", "metrics", "serve
 NOTE = "note"  # in the config of a reply: a sentence for the server's log
 FINAL = "final-round"  # in the config of a message of a round with which the run ends before the last
 # options of a round's steps, which strategies without such steps ignore
-SERVER_STEPS = frozenset(f"server.{name}" for name in FIELDS)
-CLIENT_STEPS = frozenset(f"client.{name}" for name in FIELDS)
+SERVER_BATCHES, CLIENT_BATCHES = frozenset({"server.accumulate_steps"}), frozenset({"client.accumulate_steps"})
+SERVER_STEPS = SERVER_BATCHES | {f"server.{name}" for name in FIELDS}
+CLIENT_STEPS = CLIENT_BATCHES | {f"client.{name}" for name in FIELDS}
 RUN, CHECKPOINTS = "run", "checkpoints"  # to clients that keep a state: identifier of the run, rounds it can go back to
 
 

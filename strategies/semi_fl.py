@@ -94,7 +94,14 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
     optimizer = SGD(model.parameters(), training.learning_rate, training.momentum, training.weight_decay)
     steps = training.local_steps(len(data)) if len(fixed) else 0
     model.train()
-    mean = train_steps(loss, optimizer, steps, name="local training", max_grad_norm=training.max_grad_norm)
+    mean = train_steps(
+        loss,
+        optimizer,
+        steps,
+        name="local training",
+        accumulate=training.accumulate_steps,
+        max_grad_norm=training.max_grad_norm,
+    )
     metrics = drop_none(loss=mean, confident=len(fixed) / len(data))
     return aggregations.make_reply(workload, message, context, model.state_dict(), metrics, data)
 

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import torch
@@ -93,9 +94,9 @@ class SourceTrainer:
         kind = FusedAdam if self.device.type == "cuda" else Adam
         return kind(self.model.parameters(), learning_rate)
 
-    def batch_at(self, server_round: int, step: int) -> Batch:
-        """Return the batch of one step, a function of the run seed, the round and the step alone."""
-        with seeded(self.seed, "source", server_round, step):
+    def batch_at(self, server_round: int, number: int) -> Batch:
+        """Return one batch, a function of the run seed, the round and its number in the round alone."""
+        with seeded(self.seed, "source", server_round, number):
             return self.random_batch()
 
     def random_batch(self) -> Batch:
@@ -112,12 +113,14 @@ class SourceTrainer:
     ) -> float | None:
         """Run the source steps of one round and return their mean loss, None without steps.
 
+        A step takes ``server.accumulate_steps`` batches, of the source and of the term.
+
         Parameters
         ----------
         name
             Phase that progress reports and errors name.
         extra_loss
-            A term that an adapting strategy adds to the source loss, as a function of the step.
+            A term that an adapting strategy adds to the source loss, as a function of the batch's number.
         separate
             Take a step on the term alone before each source step, instead of one step on the sum.
 
@@ -129,10 +132,11 @@ class SourceTrainer:
         self.model.train()
         self.optimizer.learning_rate = self.options.at_round(server_round, self.rounds).learning_rate
         return train_steps(
-            self.loss(server_round, steps, extra_loss, separate),
+            self.loss(server_round, steps * self.options.accumulate_steps, extra_loss, separate),
             self.optimizer,
             steps,
             name=name,
+            accumulate=self.options.accumulate_steps,
             max_grad_norm=self.options.max_grad_norm,
             progress=self.progress,
             after_step=self.update_ema,
@@ -141,28 +145,34 @@ class SourceTrainer:
     def loss(
         self,
         server_round: int,
-        steps: int,
+        batches: int,
         extra_loss: Callable[[int], Tensor] | None = None,
         separate: bool = False,
     ) -> Callable[[], Tensor]:
         """Return the source loss of one round, which takes the next batch at each call; see :meth:`train`."""
-        numbers = iter(range(steps))
+        numbers = iter(range(batches))
 
         def loss() -> Tensor:
-            step = next(numbers)
-            if extra_loss and separate:
-                self._step_on(extra_loss, step)
-            batch = self.batch_at(server_round, step)
-            with seeded(self.seed, "source model", server_round, step):
+            number = next(numbers)
+            if extra_loss and separate and number % self.options.accumulate_steps == 0:
+                self._step_on(extra_loss, number)
+            batch = self.batch_at(server_round, number)
+            with seeded(self.seed, "source model", server_round, number):
                 value = self.objective(batch)
-            return value + extra_loss(step) if extra_loss and not separate else value
+            return value + extra_loss(number) if extra_loss and not separate else value
 
         return loss
 
-    def _step_on(self, extra_loss: Callable[[int], Tensor], step: int) -> None:
-        """Perform one step on a term alone."""
+    def _step_on(self, extra_loss: Callable[[int], Tensor], number: int) -> None:
+        """Perform one step on a term alone, from the batch of this number on."""
+        options, numbers = self.options, count(number)
         train_steps(
-            lambda: extra_loss(step), self.optimizer, 1, name="server", max_grad_norm=self.options.max_grad_norm
+            lambda: extra_loss(next(numbers)),
+            self.optimizer,
+            1,
+            name="server",
+            accumulate=options.accumulate_steps,
+            max_grad_norm=options.max_grad_norm,
         )
 
     def pretrain(self) -> float | None:
@@ -205,7 +215,7 @@ class SourceTrainer:
         with seeded(self.seed, "source model", 0, 0):
             loss = self.workload.loss(deepcopy(self.model).train(), batch)
         # options that act after pre-training are set to their defaults
-        after = ("steps", "learning_rate", "ema_decay", "max_grad_norm", *FIELDS)
+        after = ("steps", "accumulate_steps", "learning_rate", "ema_decay", "max_grad_norm", *FIELDS)
         options = replace(self.options, **{name: getattr(DEFAULT_SERVER, name) for name in after})
         machine = (torch.__version__, torch.get_num_threads(), str(self.device))
         first = (self.source.columns, batch, loss.detach(), self.model.state_dict())

@@ -64,7 +64,7 @@ class WholeModels:
         model = StackedModel(one, states, workload.loss, first.penalty, extra)
         steps, settings = [work.steps for work in works], [work.optimizer for work in works]
         feed = _Feed(workload, model, works, streams)
-        trained, losses = train_stacked(model, feed, steps, settings, first.ema_decay)
+        trained, losses = train_stacked(model, feed, steps, settings, first.ema_decay, accumulate=first.accumulate)
         return [
             (Trained(state, sum(values) / len(values) if values else None), values)
             for state, values in zip(trained, losses, strict=True)
@@ -80,8 +80,8 @@ class WholeModels:
         """Return what stacked models, one optimizer but for its learning rate and batches of one shape depend on."""
         settings = replace(work.optimizer, learning_rate=0.0)
         columns = {name: (column.dtype, tuple(column.shape[1:])) for name, column in work.data.columns.items()}
-        training = (settings, work.batch_size, work.ema_decay, work.penalty, sorted(work.extra), sorted(work.frozen))
-        return repr((training, sorted(columns.items())))
+        batches = work.batch_size, work.accumulate, sorted(columns.items())
+        return repr((settings, batches, work.ema_decay, work.penalty, sorted(work.extra), sorted(work.frozen)))
 
     def subject(self, workload: Workload, work: LocalWork) -> str:
         """Return the workload and the penalty, which can or cannot be vectorized."""
@@ -101,7 +101,7 @@ class WholeModels:
 class _Feed:
     """Batches of many clients, each from its client's stream.
 
-    In each step the loop draws a batch, and then what its loss draws.
+    For each batch of each step the loop draws the batch, and then what its loss draws.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class _Feed:
         self.works, self.device = works, works[0].device
         self.check = workload.check_batch if isinstance(workload, SupportsBatchChecks) else None
         self.plan = model.record(self._trial()) if works[0].steps else []
-        self.ahead = DrawnAhead(self._draw, _size, [work.steps for work in works], streams)
+        self.ahead = DrawnAhead(self._draw, _size, [work.steps * work.accumulate for work in works], streams)
 
     def _trial(self) -> Batch:
         """Return a first batch of some client, whose stream is not touched."""
@@ -122,9 +122,9 @@ class _Feed:
             raise ClientError(0, error) from error
         return {name: column.to(self.device) for name, column in batch.items()}
 
-    def __call__(self, step: int, count: int) -> tuple[Batch, list[Tensor]]:
-        """Return the batches of the first ``count`` clients in a step, and the numbers that their losses draw."""
-        batches, numbers = zip(*self.ahead(step, count), strict=True)
+    def __call__(self, number: int, count: int) -> tuple[Batch, list[Tensor]]:
+        """Return the ``number``-th batches of the first ``count`` clients, and the numbers that their losses draw."""
+        batches, numbers = zip(*self.ahead(number, count), strict=True)
         stacked = [torch.stack(each).to(self.device) for each in zip(*numbers, strict=True)]
         return stack_batches(batches, self.device), stacked
 

@@ -188,6 +188,9 @@ class ServerConfig:
     )
     steps: int = Field(48, ge=0, description="source steps a round (R_s)")
     batch_size: int = Field(128, ge=2, description="source examples a step")
+    accumulate_steps: int = Field(
+        1, ge=1, description="batches of batch_size examples whose gradients are averaged in one step of a round"
+    )
     learning_rate: PositiveFloat = Field(1e-3, description="Adam's learning rate on the server")
     ema_decay: float = Field(0.98, ge=0.0, lt=1.0, description="decay a step of the averaged (EMA) model; 0: none")
     max_grad_norm: NonNegativeFloat = Field(
@@ -234,6 +237,9 @@ class ClientConfig:
         0.0, ge=0.0, allow_inf_nan=False, description="local passes a round over a client's examples; 0: client.steps"
     )
     batch_size: int = Field(256, ge=2, description="examples a step")
+    accumulate_steps: int = Field(
+        1, ge=1, description="batches of batch_size examples whose gradients are averaged in one step"
+    )
     learning_rate: PositiveFloat = Field(5e-3, description="first learning rate on the client")
     momentum: float = Field(
         0.9,
@@ -283,7 +289,8 @@ class ClientConfig:
 
     def local_steps(self, examples: int) -> int:
         """Return the number of local steps a round of a client with so many examples."""
-        return math.ceil(self.epochs * examples / self.batch_size) if self.epochs else self.steps
+        batch = self.batch_size * self.accumulate_steps
+        return math.ceil(self.epochs * examples / batch) if self.epochs else self.steps
 
 
 @dataclass(frozen=True)

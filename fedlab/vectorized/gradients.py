@@ -13,6 +13,13 @@ TINY = 1e-6  # added to a norm, as torch's clip_grad_norm_ does
 
 
 @torch.no_grad()
+def average_each(weights: Iterable[Tensor], batches: int) -> None:
+    """Divide gradients (models, ...), sums over so many batches, by their number."""
+    if batches > 1:
+        torch._foreach_div_([weight.grad for weight in weights if weight.grad is not None], float(batches))
+
+
+@torch.no_grad()
 def clip_each(weights: Iterable[Tensor], max_norm: float) -> None:
     """Scale down the gradients (models, ...) of each model whose norm over all weights exceeds ``max_norm``.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedlab.data.dataset import Batch
 from fedlab.optimizers import OptimizerSettings
-from fedlab.vectorized.gradients import clip_each, follow
+from fedlab.vectorized.gradients import average_each, clip_each, follow
 from fedlab.vectorized.stacked_model import StackedModel
 
 
@@ -20,6 +20,7 @@ def train_stacked(
     settings: Sequence[OptimizerSettings],
     ema_decay: float = 0.0,
     schedules: Sequence[Sequence[float]] = (),
+    accumulate: int = 1,
 ) -> tuple[list[dict[str, Tensor]], list[list[float]]]:
     """Train each model by its own number of steps, and return the models' states and losses.
 
@@ -30,8 +31,8 @@ def train_stacked(
     model
         The models, those with the most steps first; they are trained in place.
     batches
-        Returns for a step, counted from 0, and a number of models the batches of the first so many: columns (models,
-        examples, ...) on the models' device, and the numbers that the loss draws.
+        Returns for the number of a batch, counted from 0 over all steps, and a number of models the batches of the
+        first so many: columns (models, examples, ...) on the models' device, and the numbers that the loss draws.
     steps
         Number of steps of each model, none larger than the one before.
     settings
@@ -40,6 +41,8 @@ def train_stacked(
         Decay of a moving average of the weights, which is then the result; 0: none.
     schedules
         For each model the learning rate of each of its steps, in the place of the optimizer's own.
+    accumulate
+        Batches of a step, whose losses and gradients are averaged.
 
     Returns
     -------
@@ -66,9 +69,13 @@ def train_stacked(
             trailing = {name: tensor[:active] for name, tensor in average.items()}
         if schedules:
             optimizer.learning_rate = _rates([schedule[step] for schedule in schedules[:active]], like)
-        values = model.losses(*batches(step, active))
-        values.sum().backward()  # type: ignore[no-untyped-call]
-        losses.append(values.detach())
+        parts = []
+        for number in range(step * accumulate, (step + 1) * accumulate):
+            values = model.losses(*batches(number, active))
+            values.sum().backward()  # type: ignore[no-untyped-call]
+            parts.append(values.detach())
+        losses.append(parts[0] if accumulate == 1 else torch.stack(parts).mean(0))
+        average_each(model.weights.values(), accumulate)
         if first.max_grad_norm:
             clip_each(model.weights.values(), first.max_grad_norm)
         optimizer.step()

@@ -27,7 +27,7 @@ from fedlab.strategies.dualadapt.many_clients import LocalHeads
 from fedlab.strategies.dualadapt.mixtures import example_weights
 from fedlab.strategies.dualadapt.server import DualAdapt
 from fedlab.strategies.dualadapt.shared import Options
-from fedlab.strategies.protocol import ClientFunctions, StrategySpec
+from fedlab.strategies.protocol import CLIENT_BATCHES, ClientFunctions, StrategySpec
 from fedlab.strategies.source_only import PHASES
 from fedlab.strategies.vectorized import ManyClients
 
@@ -56,4 +56,5 @@ SPEC: StrategySpec = StrategySpec(
     metrics=METRICS,
     upload="head",
     phases=(*PHASES, Phase("control", "its source-only twin trains")),
+    ignores=CLIENT_BATCHES,
 )

@@ -39,7 +39,7 @@ round 0 (with ``start`` at its default, that is transfer), every ``evaluate_ever
 
 from __future__ import annotations
 
-from fedlab.strategies.protocol import ClientFunctions, StrategySpec, evaluate
+from fedlab.strategies.protocol import CLIENT_BATCHES, SERVER_BATCHES, ClientFunctions, StrategySpec, evaluate
 from fedlab.strategies.source_only import PHASES
 from fedlab.strategies.startup.client import train
 from fedlab.strategies.startup.server import Startup
@@ -48,5 +48,10 @@ from fedlab.strategies.startup.shared import Options, Student
 __all__ = ["SPEC", "Options", "Startup", "Student", "train"]
 
 SPEC: StrategySpec = StrategySpec(
-    Options, Startup, ClientFunctions(train, evaluate), depends_on_rounds=True, phases=PHASES
+    Options,
+    Startup,
+    ClientFunctions(train, evaluate),
+    depends_on_rounds=True,
+    phases=PHASES,
+    ignores=SERVER_BATCHES | CLIENT_BATCHES,
 )

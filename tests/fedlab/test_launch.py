@@ -262,8 +262,9 @@ def test_two_processes_cannot_write_one_run(tmp_path):
         ),
         (
             {"strategy": "source_only", "client.lr_warmup_rounds": 1},
-            "'client.lr_warmup_rounds' has no effect .* strategy 'source_only' takes no such steps on the client",
+            "'client.lr_warmup_rounds' has no effect .* the steps of strategy 'source_only' do not depend on it",
         ),
+        ({"client.accumulate_steps": 2}, "'client.accumulate_steps' has no effect .* strategy 'dualadapt'"),
         ({"client.lr_schedule": "step"}, "'client.lr_step_rounds'.*needs the number of rounds"),
         ({"device": "gpu"}, "option 'device'.*got 'gpu'"),
         ({"device": "cuda:99"}, "device 'cuda:99' was asked for, but this machine has"),

@@ -30,6 +30,14 @@ def test_gradients_do_not_pile_up_and_old_ones_do_not_count():
     assert weight.item() == 0.5
 
 
+def test_a_step_may_take_the_mean_of_several_batches():
+    weight, optimizer = parabola()
+    factors = iter([1.0, 3.0, 0.5, 1.5])
+    mean = train_steps(lambda: next(factors) * weight**2, optimizer, 2, name="parabola", accumulate=2, max_grad_norm=9)
+    assert weight.item() == 0.0  # f is 2 w^2, then w^2: rate 0.25 moves w from 1 to 0
+    assert mean == pytest.approx((2 + 0) / 2)
+
+
 def test_no_steps_leave_the_weights():
     weight, optimizer = parabola()
     assert train_steps(lambda: weight**2, optimizer, 0, name="parabola") is None

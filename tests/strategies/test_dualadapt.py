@@ -109,17 +109,24 @@ def test_the_discrepancy_moves_the_features_and_not_the_global_head():
     assert torch.equal(running, model.features[2].running_mean)  # pseudo-targets leave no trace in the statistics
 
 
-def test_separate_steps_are_one_on_the_discrepancy_and_then_one_on_the_source():
+@pytest.mark.parametrize("batches", [1, 2])
+def test_separate_steps_are_one_on_the_discrepancy_and_then_one_on_the_source(batches):
     options = {"server.steps": 1, "dualadapt.server_steps": "separate", "dualadapt.server_discrepancy": 3.0}
+    options |= {"server.accumulate_steps": batches}
     half = Federation(config(**options)).run(1).strategy
     wanted = Federation(config(**options)).run(1).strategy.trainer
     half._steps(2, {0, 1})
 
     wanted.model.train()
     term = server_loss(wanted, half.heads, half.mixtures, half.options, 2)
-    for loss in (lambda: term(0), wanted.loss(2, 1)):
+    numbers, source = iter(range(batches)), wanted.loss(2, batches)
+    for loss in (lambda: term(next(numbers)), source):
         wanted.optimizer.zero_grad()
-        loss().backward()
+        for _ in range(batches):
+            loss().backward()
+        for weight in wanted.model.parameters():
+            if weight.grad is not None:
+                weight.grad /= batches
         wanted.optimizer.step()
     assert weights_sha256(half.trainer.model.state_dict()) == weights_sha256(wanted.model.state_dict())
     joint = Federation(config(**{**options, "dualadapt.server_steps": "joint"})).run(1).strategy

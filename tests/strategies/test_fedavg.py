@@ -100,6 +100,16 @@ def test_the_rate_of_each_round_is_the_schedules_and_that_of_clients_trained_at_
         np.testing.assert_allclose(outcome.weights, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("work", [{}, {"client.epochs": 2.0}])
+def test_several_batches_a_step_are_one_large_batch(federate, work):
+    large = federate("fedavg", **{"client.batch_size": 12, "name": "large", **work})
+    for vectorize in ("off", "3"):
+        options = {"client.batch_size": 4, "client.accumulate_steps": 3, "vectorize": vectorize}
+        outcome = federate("fedavg", **options, **work, name=f"accumulated-{vectorize}")
+        np.testing.assert_allclose(outcome.weights, large.weights, rtol=0, atol=1e-6)
+        assert outcome.rounds[-1]["mean"]["loss"] == pytest.approx(large.rounds[-1]["mean"]["loss"], rel=1e-5)
+
+
 def test_an_averaged_client_sends_the_moving_average_of_its_steps(federate, matrices, fresh):
     outcome = federate("fedavg", **{"client.ema_decay": 0.8})
     np.testing.assert_allclose(outcome.weights, plain_loop(matrices, fresh, decay=0.8), rtol=0, atol=1e-6)

@@ -31,13 +31,15 @@ class Adam:
         return rate * first / (np.sqrt(second) + 1e-8)
 
 
-def source_step(matrices, w, server_round, step):
-    """Loss and gradient on the batch of one step."""
-    x, y = matrices(None)
-    with seeded(SEED, "source", server_round, step):
-        rows = torch.randint(len(x), (BATCH,)).numpy()
+def source_step(matrices, w, server_round, *numbers):
+    """Loss and gradient on the batches of one step."""
+    (x, y), drawn = matrices(None), []
+    for number in numbers:
+        with seeded(SEED, "source", server_round, number):
+            drawn.append(torch.randint(len(x), (BATCH,)).numpy())
+    rows = np.concatenate(drawn)
     error = x[rows] @ w - y[rows]
-    return np.mean(error**2), 2 / BATCH * x[rows].T @ error
+    return np.mean(error**2), 2 / len(rows) * x[rows].T @ error
 
 
 def one_cycle(step, steps):
@@ -53,17 +55,18 @@ def one_cycle(step, steps):
     return cosine(RATE, RATE / 250, share), cosine(0.85, 0.95, share)
 
 
-def test_two_rounds_are_those_of_the_plain_loop(federate, matrices, fresh):
+@pytest.mark.parametrize("batches", [1, 3])
+def test_two_rounds_are_those_of_the_plain_loop(federate, matrices, fresh, batches):
     with seeded(SEED, "model"):
         w = fresh()
     average, adam, losses = w.copy(), Adam(), []
     for server_round in range(1, ROUNDS + 1):
         for step in range(STEPS):
-            loss, gradient = source_step(matrices, w, server_round, step)
+            loss, gradient = source_step(matrices, w, server_round, *range(batches * step, batches * step + batches))
             w = w - adam.move(gradient, RATE)
             average = DECAY * average + (1 - DECAY) * w
             losses.append(loss)
-    outcome = federate("source_only")
+    outcome = federate("source_only", **{"server.accumulate_steps": batches})
     np.testing.assert_allclose(outcome.weights, average, rtol=0, atol=1e-6)
     assert outcome.rounds[2]["server"] == {"loss": pytest.approx(np.mean(losses[STEPS:]), rel=1e-5)}
 

@@ -20,7 +20,7 @@ class Cohort:
         with seeded("a first model"):
             self.model = self.workload.model()
         self.functions = config.plugins["strategy"].spec.client
-        self.contexts = [ClientContext(partition, config) for partition in range(len(config.clients))]
+        self.contexts = [ClientContext(partition, config.for_client(ROUND)) for partition in range(len(config.clients))]
         with task_identity(1, 1):
             self.messages = [
                 Message(
