@@ -131,6 +131,11 @@ def check(config: Config) -> None:
                 f"{run.rounds}; name an earlier round, or raise rounds"
             )
     check_participation(config)
+    if config.data.label_smoothing and not config.plugins["workload"].spec.smooths_labels:
+        raise ConfigError(
+            f"option 'data.label_smoothing': the loss of workload {run.workload!r} is no cross-entropy of labels that "
+            "could be smoothed, or does not say so (smooths_labels of its WorkloadSpec); set it to 0"
+        )
     engine, strategy = config.plugins["engine"].spec, config.plugins["strategy"].spec
     engine.validate(config)
     if engine.simulates_clients:

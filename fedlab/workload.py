@@ -204,6 +204,8 @@ class WorkloadSpec:
     primary_metric
         Metric that comparisons use by default: a group of the clients' metrics, or a metric of the server's score; ""
         for those that runs report.
+    smooths_labels
+        True if the loss is a cross-entropy that spreads ``data_config.label_smoothing`` of each label over all classes.
     metrics, phases
         Declarations of what the workload reports and of the phases that it names, see :mod:`fedlab.metrics`.
     name
@@ -213,6 +215,7 @@ class WorkloadSpec:
     workload: Any
     oracle_overrides: Overrides = field(default_factory=dict)
     primary_metric: str = ""
+    smooths_labels: bool = False
     metrics: tuple[Metric, ...] = ()
     phases: tuple[Phase, ...] = ()
     name: str = ""

@@ -152,6 +152,9 @@ class DataConfig:
         "own: in the proportions of its training examples, for which personal models are made",
     )
     max_examples: int = Field(0, ge=0, description="at most so many examples of each part, for a quick look; 0: all")
+    label_smoothing: float = Field(
+        0.0, ge=0.0, lt=1.0, description="fraction of each label that is spread over all classes in the training loss"
+    )
     client_folder: str = Field("", exclude=True)  # a client's own data, `fedlab join --data`
     seed: int = Field(0, exclude=True)  # the run's
     device: str = Field("cpu", exclude=True)  # the run's

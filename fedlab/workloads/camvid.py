@@ -132,7 +132,8 @@ class CamVid:
         scores = rows if labels.numel() == len(rows) else by_pixel(upsample_logits(rows, labels))
         labels, weights = labels.flatten(), class_weights(self.class_weight_power, scores.device).to(scores)
         total = torch.where(labels == IGNORE_INDEX, 0.0, weights[labels.clamp_min(0)]).sum()
-        summed = cross_entropy(scores, labels, weights, ignore_index=IGNORE_INDEX, reduction="sum")
+        smoothing = self.data_config.label_smoothing
+        summed = cross_entropy(scores, labels, weights, None, IGNORE_INDEX, None, "sum", smoothing)
         return summed / total.clamp_min(weights.min())
 
     @torch.no_grad()
@@ -242,5 +243,6 @@ SPEC = WorkloadSpec(
     CamVid,
     oracle_overrides={"camvid.client_labels": True},
     primary_metric="miou",
+    smooths_labels=True,
     metrics=(Metric("miou", "mean IoU", FRACTION, higher_is_better=True, confusion="mean_iou"),),
 )

@@ -161,7 +161,8 @@ class Digits:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean cross-entropy, a scalar."""
-        return cross_entropy(model(batch["x"]), batch["y"])
+        smoothing = self.data_config.label_smoothing
+        return cross_entropy(model(batch["x"]), batch["y"], label_smoothing=smoothing)
 
     def view(self, x: Tensor, weak: bool = False) -> Tensor:
         """Return a random affine map of each image (batch, 3, 32, 32); a weak one has half the strength.
@@ -248,5 +249,9 @@ def _check_name(target: str) -> None:
 
 
 SPEC = WorkloadSpec(
-    Digits, oracle_overrides={"digits.client_labels": True}, primary_metric="accuracy", metrics=(ACCURACY,)
+    Digits,
+    oracle_overrides={"digits.client_labels": True},
+    primary_metric="accuracy",
+    smooths_labels=True,
+    metrics=(ACCURACY,),
 )

@@ -230,7 +230,8 @@ class DomainSuiteWorkload:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean cross-entropy, a scalar."""
-        return cross_entropy(model(batch["x"]), batch["y"])
+        smoothing = self.data_config.label_smoothing
+        return cross_entropy(model(batch["x"]), batch["y"], label_smoothing=smoothing)
 
     def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Return accuracy and cross-entropy; nothing without labels."""

@@ -208,7 +208,8 @@ class FewShot:
         """Return the mean cross-entropy over the base classes, or ProtoNet's loss of an episode; a scalar."""
         if self.objective == "prototypes":
             return episode_loss(features_of(model)(batch["x"]), batch["y"])
-        return cross_entropy(model(batch["x"]), batch["y"])
+        smoothing = self.data_config.label_smoothing
+        return cross_entropy(model(batch["x"]), batch["y"], label_smoothing=smoothing)
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
@@ -289,4 +290,4 @@ EPISODES = (
     Metric("*_*-shot"),
 )
 
-SPEC = WorkloadSpec(FewShot, primary_metric="accuracy", metrics=EPISODES)
+SPEC = WorkloadSpec(FewShot, primary_metric="accuracy", smooths_labels=True, metrics=EPISODES)

@@ -163,7 +163,8 @@ class ImageFolder:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean cross-entropy, a scalar."""
-        return cross_entropy(model(batch["x"]), batch["y"])
+        smoothing = self.data_config.label_smoothing
+        return cross_entropy(model(batch["x"]), batch["y"], label_smoothing=smoothing)
 
     def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Return accuracy and cross-entropy; nothing without labels."""
@@ -293,5 +294,6 @@ SPEC = WorkloadSpec(
     ImageFolder,
     oracle_overrides={"image_folder.client_labels": True},
     primary_metric="accuracy",
+    smooths_labels=True,
     metrics=(ACCURACY,),
 )

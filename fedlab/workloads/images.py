@@ -125,7 +125,8 @@ class Images:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean cross-entropy, a scalar."""
-        return cross_entropy(model(batch["x"]), batch["y"])
+        smoothing = self.data_config.label_smoothing
+        return cross_entropy(model(batch["x"]), batch["y"], label_smoothing=smoothing)
 
     def evaluate(self, model: nn.Module, data: ArrayDataset) -> dict[str, float]:
         """Return accuracy and cross-entropy; nothing without labels."""
@@ -160,5 +161,9 @@ NETWORKS: Mapping[str, Callable[[Images, int, int], nn.Module]] = {
 
 
 SPEC = WorkloadSpec(
-    Images, oracle_overrides={"images.client_labels": True}, primary_metric="accuracy", metrics=(ACCURACY,)
+    Images,
+    oracle_overrides={"images.client_labels": True},
+    primary_metric="accuracy",
+    smooths_labels=True,
+    metrics=(ACCURACY,),
 )

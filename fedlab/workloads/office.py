@@ -40,5 +40,9 @@ class Office(DomainSuiteWorkload):
 
 
 SPEC = WorkloadSpec(
-    Office, oracle_overrides={"office.client_labels": True}, primary_metric="accuracy", metrics=(ACCURACY,)
+    Office,
+    oracle_overrides={"office.client_labels": True},
+    primary_metric="accuracy",
+    smooths_labels=True,
+    metrics=(ACCURACY,),
 )

@@ -61,4 +61,10 @@ class Pacs(DomainSuiteWorkload):
         return Mixer(classes, SIZE, SMALL["tiny"]) if self.network == "mixer" else ConvNet(classes, "batch", WIDTH)
 
 
-SPEC = WorkloadSpec(Pacs, oracle_overrides={"pacs.client_labels": True}, primary_metric="accuracy", metrics=(ACCURACY,))
+SPEC = WorkloadSpec(
+    Pacs,
+    oracle_overrides={"pacs.client_labels": True},
+    primary_metric="accuracy",
+    smooths_labels=True,
+    metrics=(ACCURACY,),
+)

@@ -264,6 +264,7 @@ def test_two_processes_cannot_write_one_run(tmp_path):
             {"strategy": "source_only", "client.lr_warmup_rounds": 1},
             "'client.lr_warmup_rounds' has no effect .* the steps of strategy 'source_only' do not depend on it",
         ),
+        ({"data.label_smoothing": 0.1}, "'data.label_smoothing': the loss of workload 'blobs' is no cross-entropy"),
         ({"client.accumulate_steps": 2}, "'client.accumulate_steps' has no effect .* strategy 'dualadapt'"),
         ({"client.lr_schedule": "step"}, "'client.lr_step_rounds'.*needs the number of rounds"),
         ({"device": "gpu"}, "option 'device'.*got 'gpu'"),

@@ -392,7 +392,7 @@ def network(preset, options):
     [
         ("fedavg-digits", {}),
         ("mixer-digits", {}),
-        (IMAGES, {"images.network": "conv"}),
+        (IMAGES, {"images.network": "conv", "data.label_smoothing": 0.2}),
         (IMAGES, {"images.network": "mixer"}),
         (IMAGES, {"images.network": "vit"}),
         # mixed precision is left out: what is mapped would not have it in convolutions

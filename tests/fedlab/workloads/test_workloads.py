@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 
 from configs import make, workload
 from fedlab import registry
 from fedlab.config.schema import RunConfig
 from fedlab.errors import ConfigError
+from fedlab.tables import WORKLOADS
 from fedlab.workloads.digits import Digits
 
 
@@ -36,3 +39,19 @@ def test_a_wrong_value_is_a_sentence_with_its_key():
 def test_every_line_has_a_summary_and_defaults_that_work(name):
     assert registry.WORKLOADS[name].summary
     assert workload(name) == make(registry.find("workload", name).spec.workload)
+
+
+@pytest.mark.parametrize("name", [name for name in WORKLOADS if registry.find("workload", name).spec.smooths_labels])
+def test_a_smoothed_loss_spreads_a_fraction_of_each_label_over_all_classes(name):
+    options = {"camvid.class_weight_power": 0.0} if name == "camvid" else {}
+    y = torch.tensor([3, 0, 7])
+    logits = torch.randn(3, 11, generator=torch.Generator().manual_seed(0))
+    log_p = logits.log_softmax(1)
+    found = workload(name, **options, **{"data.label_smoothing": 0.3}).loss(nn.Identity(), {"x": logits, "y": y})
+    expected = -0.7 * log_p[range(3), y].mean() - 0.3 * log_p.mean()
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_workloads_without_labels_smooth_none():
+    smoothing = {name for name in WORKLOADS if registry.find("workload", name).spec.smooths_labels}
+    assert set(WORKLOADS) - smoothing == {"generation", "molecules"}
