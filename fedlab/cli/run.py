@@ -73,6 +73,9 @@ def resume(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="What ends the run later, e.g. rounds=20.")
     ] = None,
+    wait: Annotated[
+        float | None, typer.Option(help="Seconds to wait until all clients of a server are connected.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the run directory, at the end.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Events as JSON lines, the result as the last one.")] = False,
 ) -> None:
@@ -85,6 +88,8 @@ def resume(
     from fedlab.runs.directory import RunDirectory
 
     given = parse_overrides(overrides or [])
+    if wait is not None:
+        given["comm.connect_timeout"] = wait
     if continuation(RunDirectory.open(run_dir), given) is None and not quiet and not as_json:
         longer = "" if "command" in RunDirectory.open(run_dir).manifest() else "; `rounds=N` makes it longer"
         stdout.print(f"this run is finished, and there is nothing to do{longer}. What it found:")

@@ -18,7 +18,7 @@ from fedlab.cli.app import app
 from fedlab.cli.errors import handle_errors
 from fedlab.cli.run import complete_option, complete_preset
 from fedlab.errors import FedlabWarning
-from fedlab.registry import load_config
+from fedlab.registry import load_config, load_run_config
 from fedlab.runs.directory import RunDirectory
 from tables import put
 from waiting import wait_until
@@ -195,6 +195,13 @@ def test_resuming_a_finished_run_says_that_there_is_nothing_to_do(tmp_path):
     assert "this run is finished, and there is nothing to do" in call("resume", "runs/toy-0").output
     assert call("resume", "runs/toy-0", "--quiet").output.strip() == str(tmp_path / "runs" / "toy-0")
     assert (tmp_path / "runs" / "toy-0" / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_is_resumed_for_longer_and_waits_as_long_as_asked(tmp_path):
+    call("run", toy.write_preset(tmp_path, rounds=1), "--quiet")
+    call("resume", "runs/toy-0", "rounds=2", "--wait", "7", "--quiet")
+    found = load_run_config(tmp_path / "runs" / "toy-0" / "config.toml")
+    assert (found.run.rounds, found.comm.connect_timeout) == (2, 7.0)
 
 
 @pytest.mark.engine
