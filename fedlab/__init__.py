@@ -15,10 +15,12 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent until a 
 
 if TYPE_CHECKING:
     from fedlab.api import Comparison, Config, Prediction, Result, compare, predict, resume, run, serve
+    from fedlab.workloads.arrays import classification
 
     __version__: str
 
-__all__ = ["Comparison", "Config", "Prediction", "Result", "compare", "predict", "resume", "run", "serve"]
+__all__ = ["Comparison", "Config", "Prediction", "Result"]
+__all__ += ["classification", "compare", "predict", "resume", "run", "serve"]
 
 
 def __getattr__(name: str) -> Any:
@@ -28,9 +30,10 @@ def __getattr__(name: str) -> Any:
 
         return version("fedlab-adapt")
     if name in __all__:
-        from fedlab import api
+        from importlib import import_module
 
-        return getattr(api, name)
+        place = "fedlab.workloads.arrays" if name == "classification" else "fedlab.api"
+        return getattr(import_module(place), name)
     raise AttributeError(f"module 'fedlab' has no attribute {name!r}")
 
 

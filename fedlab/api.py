@@ -48,7 +48,8 @@ def run(
     preset
         Name of a preset (``fedlab list``), path of a TOML file, or a mapping of options; empty: the defaults.
     workload, strategy
-        Names, import paths, or objects: a workload of your own, a StrategySpec or an AggregationSpec.
+        Names, import paths, or objects: a workload of your own, or one that :func:`fedlab.classification` makes of a
+        model and data; a StrategySpec or an AggregationSpec.
     runs
         Folder in which the run directory is made.
     progress
@@ -89,10 +90,18 @@ def serve(preset: Preset = "", *, runs: Path | str = "runs", progress: bool = Fa
     return run(preset, runs=runs, progress=progress, engine="grpc", **options)
 
 
-def resume(path: Path | str, *, progress: bool = False, overrides: Overrides | None = None, **options: Value) -> Result:
+def resume(
+    path: Path | str,
+    *,
+    progress: bool = False,
+    on_round: OnRound | None = None,
+    overrides: Overrides | None = None,
+    **options: Value,
+) -> Result:
     """Continue a run that was killed, interrupted or failed, to the same bits; or read a finished one.
 
-    With ``rounds=8`` a finished run goes on for longer; options that change results stay as they were.
+    With ``rounds=8`` a finished run goes on for longer; options that change results stay as they were. ``on_round`` is
+    called after each new round, as by :func:`run`.
 
     Raises
     ------
@@ -100,7 +109,7 @@ def resume(path: Path | str, *, progress: bool = False, overrides: Overrides | N
         When it cannot go on; what was done is kept.
     """
     ensure_home()
-    return Result.read(launch.resume(path, _watch(progress), {**(overrides or {}), **options}).directory)
+    return Result.read(launch.resume(path, _watch(progress, on_round), {**(overrides or {}), **options}).directory)
 
 
 @usual_torch_state()

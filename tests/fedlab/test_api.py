@@ -15,7 +15,17 @@ from tables import put
 
 
 def test_public_names():
-    assert set(dir(fedlab)) >= {"run", "resume", "serve", "compare", "predict", "Config", "Result", "__version__"}
+    assert set(dir(fedlab)) >= {
+        "run",
+        "resume",
+        "serve",
+        "classification",
+        "compare",
+        "predict",
+        "Config",
+        "Result",
+        "__version__",
+    }
     assert fedlab.__version__ == metadata.version("fedlab-adapt")
     with pytest.raises(AttributeError, match="no_such_name"):
         fedlab.no_such_name  # noqa: B018  # the attribute's error is what is tested
