@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from fedlab.inference.export import export_model
 from fedlab.inference.models import load_model
 from fedlab.inference.predict import Predictor, load_predictor
 from fedlab.launch import write_page
@@ -45,6 +46,16 @@ class RunResult(Result):
             When there is no such client or checkpoint, or the workload does not classify images.
         """
         return load_predictor(self.directory, client, server_round)
+
+    def export(self, out: Path | str, client: str | None = None, server_round: int | None = None) -> Path:
+        """Write a model for other programs, weights (``.safetensors``) or weights and operations (``.onnx``).
+
+        Raises
+        ------
+        ConfigError, RunError
+            As :func:`fedlab.inference.export.export_model`.
+        """
+        return export_model(self.directory, Path(out), client, server_round)
 
     def report(self) -> Path:
         """Write the run's page anew and return its path.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import json
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,28 @@ def test_own_workload(tmp_path):
     assert errors[-1] < errors[0]
     assert result.metric_table.direction("mae") < 0
     assert list(result.rounds[0]["clients"]) == ["clinic-0", "clinic-1"]
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("name", ["adaptation", "comparison"])
+def test_a_notebook_runs_and_has_its_outputs(name, tmp_path, monkeypatch):
+    notebook = json.loads((EXAMPLES / f"{name}.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    kinds = {
+        kind for cell in cells for output in cell["outputs"] for kind in output.get("data", [output["output_type"]])
+    }
+    assert kinds >= {"stream", "image/png", "text/html"} and "error" not in kinds
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": name}
+    for cell in cells:
+        tree = ast.parse("".join(cell["source"]))
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, name, "exec"), namespace)
+        value = eval(compile(ast.Expression(last.value), name, "eval"), namespace) if last else None
+        if hasattr(value, "_repr_html_"):
+            assert value._repr_html_()
 
 
 def test_a_plain_flower_app_uses_a_workload(tmp_path):

@@ -124,8 +124,9 @@ def test_a_model_is_exported_or_it_is_said_why_not(home, tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     output = CliRunner().invoke(app, ["export", str(result.directory), str(path)]).output
     assert "wrote" in output and path.stat().st_size > sum(p.numel() * 4 for p in result.model().parameters())
+    assert b'"client": "far"' in result.export(tmp_path / "far.safetensors", "far").read_bytes()
     with pytest.raises(ConfigError, match="ends in .safetensors or .onnx"):
-        export_model(result.directory, tmp_path / "model.bin")
+        result.export(tmp_path / "model.bin")
     monkeypatch.setattr("fedlab.inference.export.NEEDED", ("no_such_package",))
     with pytest.raises(ConfigError, match="ONNX needs no_such_package; `pip install no_such_package`"):
         export_model(result.directory, tmp_path / "model.onnx")
