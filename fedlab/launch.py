@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fedlab.comm.sampling import read_schedule
-from fedlab.config.resolve import build_config
+from fedlab.config.resolve import build_config, with_options
 from fedlab.config.schema import Config, parse_join_rounds
 from fedlab.config.sections import Overrides, Value
 from fedlab.continuation import continuation, record_continuation
@@ -93,6 +93,18 @@ def resolve_config(preset: str | Mapping[str, Any], overrides: Overrides) -> Con
         "schedule": str(Path(config.run.schedule).resolve()) if config.run.schedule else "",
     }
     return build_config({**values, **here}, plugins)
+
+
+def with_device_of_this_machine(config: Config) -> Config:
+    """Return a configuration that was resolved elsewhere with the device that its option ``device`` means here.
+
+    Raises
+    ------
+    ConfigError
+        When this machine has no such device.
+    """
+    reachable = config.plugins["engine"].spec.clients_see_gpu(config.engine)
+    return with_options(config, {"device": str(resolve_device(config.run.device, reachable))})
 
 
 def declared_metrics(config: Config) -> MetricTable:

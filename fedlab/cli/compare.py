@@ -29,6 +29,9 @@ are kept in `earlier/` of the folder.
 
 **Threads** are part of what fixes the bits: threads=1 a cell unless you set it, whatever --jobs is.
 
+**On a cluster**: `--on ray` or `--on slurm:partition=gpu,time=2:00:00` gives each cell to a machine that is free. All
+of them must see the same folders. See the page "Use a cluster" of the docs.
+
 **Budgets** end a run with the round that reaches them; rounds=N stays the most. A budget in seconds depends on the
 machine and on what else it does, so the bits do, too.
 """
@@ -58,6 +61,12 @@ def compare(
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", help="Cells at a time; default: as cores or GPUs.")
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            help="Cluster that runs the cells: ray, ray:ADDRESS or slurm:partition=...,time=...; default: here."
+        ),
+    ] = None,
     out_dir: Annotated[
         Path | None, typer.Option("--out", help="The comparison's folder; default: comparisons/PRESET.")
     ] = None,
@@ -75,7 +84,7 @@ def compare(
     written = parse_overrides(overrides or [])
     limits = spec.parse_budget(budget or [])
     planned = plan.plan_comparison(
-        plan.ComparisonRequest(preset, strategies, seeds, written, baseline, target, limits, jobs, out_dir, metric)
+        plan.ComparisonRequest(preset, strategies, seeds, written, baseline, target, limits, jobs, out_dir, metric, on)
     )
     live = progress.RichProgress(stdout) if stdout.is_terminal and not (quiet or as_json or as_latex) else None
     lines: plan.NullListener | progress.JsonProgress | progress.PlainProgress = plan.NullListener()

@@ -79,6 +79,14 @@ def finished(path: Path) -> bool:
     return (path / "manifest.json").exists() and RunDirectory(path).manifest().get("status") == "finished"
 
 
+def device_of(path: Path) -> str:
+    """Return the device of a run, with the name of the GPU or the processor; "" where it did not begin."""
+    manifest = RunDirectory(path).manifest()
+    facts, device = manifest.get("numerics", {}), str(manifest.get("device", ""))
+    names = ", ".join(dict.fromkeys(facts.get("gpus") or [facts.get("processor", "")]))
+    return f"{device} ({names})" if device and names else device
+
+
 def cores() -> int:
     """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

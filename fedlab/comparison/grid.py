@@ -28,6 +28,7 @@ from fedlab.strategies.ablations import expand_ablation
 from fedlab.strategies.protocol import StrategySpec
 
 THREADS = 1  # of a cell, unless the preset or the user says otherwise: as many cells at a time as there are cores
+AUTO = "auto"  # device of a machine that is not known yet
 # Options on which no result depends.
 NOT_HASHED = frozenset({"name", "seed", "checkpoint.pretrain_cache", "checkpoint.keep", "checkpoint.keep_initial"})
 
@@ -65,8 +66,14 @@ def plan_cells(
     seeds: Sequence[int],
     grid: Mapping[str, Sequence[Value]],
     budget: Overrides,
+    here: bool = True,
 ) -> list[CellPlan]:
     """Return every cell, seeds within options within variants; nothing is written.
+
+    Parameters
+    ----------
+    here
+        False if other machines run the cells, whose devices are not known: the option ``device`` stays as it is.
 
     Raises
     ------
@@ -81,7 +88,7 @@ def plan_cells(
         for values in product(*(grid[name] for name in effective)):
             point = dict(zip(effective, values, strict=True))
             shown = {name: format_value(value) for name, value in point.items() if name in variable}
-            config = _checked(preset, variant, {**budget, **point}, shown, seeds[0])
+            config = _checked(preset, variant, {**budget, **point}, shown, seeds[0], here)
             strategy = config.run.strategy
             plans += [
                 CellPlan(variant.label, strategy, seed, shown, with_options(config, {"seed": seed})) for seed in seeds
@@ -127,7 +134,7 @@ def _affects(preset: str, variant: Variant, option: str, grid: Overrides) -> boo
     return section in {plugin.section for plugin in used.values()}
 
 
-def _checked(preset: str, variant: Variant, given: Overrides, point: Overrides, seed: int) -> Config:
+def _checked(preset: str, variant: Variant, given: Overrides, point: Overrides, seed: int, here: bool) -> Config:
     """A cell's configuration, named by its hash; the sentence of one that could not run says which one it is."""
     base, named = _named(variant)
     found = registry.find("strategy", base)
@@ -136,6 +143,9 @@ def _checked(preset: str, variant: Variant, given: Overrides, point: Overrides, 
     usual = {"checkpoint.keep": 1, **({} if "threads" in table else {"threads": THREADS})}
     compared = {f"{found.section}.{name}": value for name, value in spec.comparison_overrides.items()}
     own = {**named, **given, **variant.options, "strategy": base, "seed": seed, "checkpoint.keep_initial": True}
+    elsewhere: Overrides = {}
+    if not here:
+        elsewhere, own = {"device": {**table, **own}.get("device", AUTO)}, {**own, "device": "cpu"}
     try:
         settled = launch.resolve_config(preset, {**usual, **compared, **own})
         labels: Overrides = {}
@@ -144,6 +154,7 @@ def _checked(preset: str, variant: Variant, given: Overrides, point: Overrides, 
         config = launch.prepare(preset, {**usual, **compared, **labels, **own})
     except (ConfigError, DataError) as error:
         raise type(error)(f"{_about(variant, point)}: {error}{_hint(given, str(error))}") from None
+    config = with_options(config, elsewhere)
     return with_options(
         config,
         {"name": config_hash({name: value for name, value in config.options().items() if name not in NOT_HASHED})},

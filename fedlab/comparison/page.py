@@ -69,7 +69,9 @@ def render(comparison: Comparison) -> str:
         measure=metrics.title(comparison.metric),
         runs=runs(comparison, styles),
         facts=facts(comparison),
-        cell_rows=[(cell_name(comparison, cell), cell.seed, cell.status, cell.run) for cell in comparison.cells],
+        cell_rows=[
+            (cell_name(comparison, cell), cell.seed, cell.status, cell.device, cell.run) for cell in comparison.cells
+        ],
         script=Markup(SCRIPT),
         script_hash="sha256-" + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode(),
     )

@@ -14,6 +14,8 @@ import torch
 
 from fedlab import launch
 from fedlab.comparison import cells, grid, spec, workers
+from fedlab.comparison.cluster.backend import Backend
+from fedlab.comparison.cluster.backends import find_backend
 from fedlab.comparison.result import Cell, Comparison
 from fedlab.config.resolve import with_options
 from fedlab.config.sections import Value, is_free_text, options
@@ -37,13 +39,15 @@ class ComparisonRequest:
     jobs: int | None = None
     out: Path | str | None = None
     metric: str | None = None
+    on: str | None = None
 
 
 @dataclass(frozen=True)
 class ComparisonPlan:
     """A checked request: the comparison to be, the cells' tasks by run directory, and the number of cells at a time.
 
-    ``asked`` is the metric that was asked for, if one was.
+    ``asked`` is the metric that was asked for, if one was; ``backend`` is the cluster that runs the cells, None for
+    this machine.
     """
 
     comparison: Comparison
@@ -52,6 +56,7 @@ class ComparisonPlan:
     threads: int
     gpus: Sequence[str]
     asked: str | None = None
+    backend: Backend | None = None
 
 
 class ComparisonListener(Protocol):
@@ -95,7 +100,8 @@ def plan_comparison(request: ComparisonRequest) -> ComparisonPlan:
     values, budget = spec.parse_options(request.overrides or {}), dict(request.budget or {})
     if "rounds" in budget and "rounds" in values:
         raise ConfigError("rounds are set as an option and as a budget; keep one of them")
-    plans = grid.plan_cells(request.preset, variants, seeds, values, spec.as_options(budget))
+    backend = find_backend(request.on) if request.on else None
+    plans = grid.plan_cells(request.preset, variants, seeds, values, spec.as_options(budget), here=backend is None)
     metric = request.metric or plans[0].config.plugins["workload"].spec.primary_metric
     _check_metric(request, metric, MetricTable.merged(launch.declared_metrics(plan.config) for plan in plans))
     labels = [variant.label for variant in variants]
@@ -105,7 +111,7 @@ def plan_comparison(request: ComparisonRequest) -> ComparisonPlan:
     folder = Path(request.out or Path("comparisons") / Path(request.preset).stem).resolve()
     shared = {"checkpoint.pretrain_cache": str(folder / "pretrained")}
     tasks = {plan.run: workers.Task(folder / plan.run, with_options(plan.config, shared)) for plan in plans}
-    jobs, threads, gpus = _jobs(request.jobs, list(tasks.values()))
+    jobs, threads, gpus = _jobs(request.jobs, list(tasks.values()), backend)
     comparison = Comparison(
         directory=folder,
         preset=request.preset,
@@ -123,7 +129,7 @@ def plan_comparison(request: ComparisonRequest) -> ComparisonPlan:
         versions=versions(),
         git_commit=git_commit(),
     )
-    return ComparisonPlan(comparison, tasks, jobs, threads, gpus, request.metric)
+    return ComparisonPlan(comparison, tasks, jobs, threads, gpus, request.metric, backend)
 
 
 def _check_metric(request: ComparisonRequest, metric: str, table: MetricTable) -> None:
@@ -144,9 +150,12 @@ def _check_metric(request: ComparisonRequest, metric: str, table: MetricTable) -
         raise ConfigError(f"the target is {target:g}, and {metric} is a fraction between 0 and 1{hint}")
 
 
-def _jobs(asked: int | None, tasks: Sequence[workers.Task]) -> tuple[int, int, list[str]]:
-    """Return the number of cells at a time, of threads of each, and the GPUs that they share."""
+def _jobs(asked: int | None, tasks: Sequence[workers.Task], backend: Backend | None) -> tuple[int, int, list[str]]:
+    """Return the number of cells at a time, of threads of each, and the GPUs of this machine that they share."""
     threads = max(task.config.run.threads for task in tasks)
+    if backend:
+        backend.check(tasks)
+        return min(asked or len(tasks), len(tasks)), threads, []
     most = max(1, cells.cores() // threads)
     devices = {task.config.run.device for task in tasks}
     gpus = visible_gpus() if devices == {"cuda"} else []
@@ -180,7 +189,7 @@ def command(request: ComparisonRequest, seeds: Sequence[int], values: Mapping[st
     words += ["--strategies", strategies, "--seeds", str(len(seeds)) if counted else ",".join([*map(str, seeds), ""])]
     for kind, amount in (request.budget or {}).items():
         words += ["--budget", f"{kind}={amount:.15g}"]
-    for name in ("baseline", "metric", "target", "jobs", "out"):
+    for name in ("baseline", "metric", "target", "jobs", "out", "on"):
         value = getattr(request, name)
         words += [f"--{name}", str(value)] if value is not None else []
     return shlex.join(words)

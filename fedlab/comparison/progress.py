@@ -157,7 +157,7 @@ class JsonProgress:
     def on_cell_end(self, cells: Sequence[Cell]) -> None:
         """Write which cells ended, and how."""
         for cell in cells:
-            self._event("ended", **self._about(cell), status=cell.status, error=cell.error)
+            self._event("ended", **self._about(cell), status=cell.status, error=cell.error, device=cell.device)
 
     def result(self, comparison: Comparison) -> None:
         """Write the tables."""
@@ -175,8 +175,9 @@ def header(plan: ComparisonPlan, finished: int) -> str:
     """Return how many cells there are, how they are run, and where they go."""
     found = f", {finished} of them finished already" if finished else ""
     where = f", on {len(plan.gpus)} GPUs" if len(plan.gpus) > 1 else ""
+    at_once = f"up to {plan.jobs} at a time on {plan.backend.title}" if plan.backend else f"{plan.jobs} at a time"
     return (
-        f"{len(plan.comparison.cells)} cells of {plan.comparison.preset}{found}: {plan.jobs} at a time with "
+        f"{len(plan.comparison.cells)} cells of {plan.comparison.preset}{found}: {at_once} with "
         f"threads={plan.threads} each{where}, into {plan.comparison.directory}"
     )
 
@@ -191,7 +192,8 @@ def drop_columns(text: text_tables.TextTable, width: int) -> tuple[text_tables.T
     dropped: list[str] = []
     for spare in (head for head in OPTIONAL_COLUMNS if head in text.heads):
         longest = [
-            max(*map(len, head.split()), *(len(row[at]) for row in text.rows), 0) for at, head in enumerate(text.heads)
+            max([*map(len, head.split()), *(len(row[at]) for row in text.rows), 0])
+            for at, head in enumerate(text.heads)
         ]
         if sum(longest) + 2 * len(longest) < width:  # a space on either side, and one before all
             break

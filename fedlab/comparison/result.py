@@ -48,6 +48,8 @@ class Cell:
         Values of the grid's options as they were written; one that has no effect on this strategy is missing.
     run
         Run directory, relative to the comparison's.
+    device
+        Device on which it ran, with the name of the GPU or the processor; "" if it did not begin.
     """
 
     label: str
@@ -57,6 +59,7 @@ class Cell:
     run: str
     status: str = PENDING
     error: str | None = None
+    device: str = ""
 
     @property
     def reason(self) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from fedlab import launch
 from fedlab.comparison import cells, earlier, files, workers
+from fedlab.comparison.cluster.schedule import run_on
 from fedlab.comparison.plan import (
     ComparisonListener,
     ComparisonPlan,
@@ -51,7 +52,8 @@ def execute(plan: ComparisonPlan, listener: ComparisonListener | None = None) ->
         owners = {task.path: [cell for cell in comparison.cells if cell.run == run] for run, task in plan.tasks.items()}
         with closing(_run(plan, waiting, lambda task: listener.on_cell_start(owners[task.path]))) as ended:
             for task, error in ended:
-                done = [replace(cell, status=FAILED if error else FINISHED, error=error) for cell in owners[task.path]]
+                status, device = FAILED if error else FINISHED, cells.device_of(task.path)
+                done = [replace(cell, status=status, error=error, device=device) for cell in owners[task.path]]
                 comparison = _with(comparison, done)
                 comparison.write()
                 listener.on_cell_end(done)
@@ -65,6 +67,9 @@ def execute(plan: ComparisonPlan, listener: ComparisonListener | None = None) ->
 
 
 def _run(plan: ComparisonPlan, waiting: Sequence[workers.Task], begin: workers.Begin) -> workers.Ended:
+    if plan.backend:
+        comparison = plan.comparison
+        return run_on(plan.backend, comparison.directory, comparison.created, waiting, plan.jobs, begin)
     if plan.jobs == 1 or len(waiting) < 2:
         return workers.run_sequential(waiting, begin)
     jobs = min(plan.jobs, len(waiting))
@@ -73,8 +78,11 @@ def _run(plan: ComparisonPlan, waiting: Sequence[workers.Task], begin: workers.B
 
 def _load_status(plan: ComparisonPlan) -> Comparison:
     """Return the comparison with the status of runs that are there already."""
-    done = {run for run, task in plan.tasks.items() if cells.finished(task.path)}
-    standing = [replace(cell, status=FINISHED if cell.run in done else PENDING) for cell in plan.comparison.cells]
+    done = {run: cells.device_of(task.path) for run, task in plan.tasks.items() if cells.finished(task.path)}
+    standing = [
+        replace(cell, status=FINISHED if cell.run in done else PENDING, device=done.get(cell.run, ""))
+        for cell in plan.comparison.cells
+    ]
     return replace(plan.comparison, cells=standing)
 
 
@@ -118,6 +126,7 @@ def compare(
     jobs: int | None = None,
     out: Path | str | None = None,
     metric: str | None = None,
+    on: str | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Run strategies on the same seeds and return one row for each cell, round and client.
@@ -145,6 +154,8 @@ def compare(
     metric
         The compared metric: a group of the clients' metrics, or a metric of the server's score; None: what is usual for
         the workload.
+    on
+        Cluster that runs the cells: ``ray``, ``ray:ADDRESS`` or ``slurm:partition=...,time=...``; None: this machine.
     progress
         Show how far it is, in a terminal or a notebook.
 
@@ -167,7 +178,7 @@ def compare(
     from fedlab.comparison.progress import RichProgress
 
     plan = plan_comparison(
-        ComparisonRequest(preset, strategies, seeds, overrides, baseline, target, budget, jobs, out, metric)
+        ComparisonRequest(preset, strategies, seeds, overrides, baseline, target, budget, jobs, out, metric, on)
     )
     if progress:
         with RichProgress(Console()) as live:

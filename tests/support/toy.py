@@ -110,7 +110,7 @@ SMALL = {
     "client.batch_size": 16,
     "dualadapt.components": 2,
 }
-
+PLUGIN = {**SMALL, "workload": "toy:SPEC"}  # the same, found by any process that can import this module
 
 ACCURACY = Metric("accuracy", unit=FRACTION, higher_is_better=True, confusion="accuracy")
 SPEC = WorkloadSpec(Blobs, oracle_overrides={"blobs.client_labels": True}, metrics=(ACCURACY,))

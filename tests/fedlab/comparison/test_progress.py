@@ -62,3 +62,8 @@ def test_a_narrow_terminal_goes_without_some_columns():
     assert narrow.heads == ["strategy", "accuracy", "vs source_only", "p", "bytes", "time"]
     assert narrow.rows == [["dualadapt", "83.5 ± 0.6", "+7.8 ± 2.0", "0.002", "33.8 MB", "48 s"]]
     assert progress.drop_columns(text_tables.TextTable("t", heads, []), 20)[0].heads == heads[:4]
+
+
+def test_a_comparison_without_any_result_has_a_table_all_the_same():
+    text = text_tables.TextTable("t", ["", "time"], [])
+    assert progress.drop_columns(text, 100) == (text, [])

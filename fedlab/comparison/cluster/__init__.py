@@ -1,0 +1,1 @@
+"""Cells of a comparison on other machines: a Ray cluster, or Slurm."""

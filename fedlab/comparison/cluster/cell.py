@@ -1,0 +1,89 @@
+"""A cell on its way to another machine, and what that machine does with it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import socket
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from fedlab.comparison import cells
+from fedlab.comparison.result import FACTS
+from fedlab.comparison.workers import Task
+
+DISTRIBUTION = "fedlab-adapt"
+
+
+@dataclass(frozen=True)
+class RemoteCell:
+    """A cell as plain text, called on the machine that runs it.
+
+    Attributes
+    ----------
+    path
+        Its run directory.
+    config
+        Its options as TOML.
+    folder, marker
+        The comparison's folder, and when the comparison was made: another folder of that path is not meant.
+    version
+        Versions of fedlab and Python that the comparison was planned with.
+    """
+
+    path: str
+    config: str
+    folder: str
+    marker: str
+    version: str
+
+    @classmethod
+    def of(cls, task: Task, folder: Path, marker: str) -> RemoteCell:
+        """Return a task of a comparison as it travels."""
+        return cls(str(task.path), task.config.to_toml(), str(folder), marker, versions_here())
+
+    def __call__(self) -> str | None:
+        """Run the cell here, or go on with it; return its error."""
+        from fedlab import launch
+        from fedlab.errors import FedlabError
+        from fedlab.registry import config_from_text
+
+        if reason := self._unfit():
+            return f"on {socket.gethostname()}: {reason}"
+        try:
+            config = launch.with_device_of_this_machine(config_from_text("", self.config))
+        except FedlabError as refused:  # a GPU or a plug-in that this machine lacks
+            return f"on {socket.gethostname()}: {refused}"
+        return cells.run_cell(Path(self.path), config)
+
+    def checkpoint(self, *_: Any) -> Any:
+        """Return what Slurm is to queue when the time is over: the same cell, which goes on from its last round."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+    def _unfit(self) -> str:
+        """Return why this machine cannot run the cell; "" if it can."""
+        if versions_here() != self.version:
+            return f"this machine has {versions_here()}, and the comparison was planned with {self.version}"
+        try:
+            seen = json.loads((Path(self.folder) / FACTS).read_text(encoding="utf-8"))["created"]
+        except (OSError, ValueError, KeyError):
+            seen = None
+        if seen == self.marker:
+            return ""
+        return (
+            f"{self.folder} is not the folder of this comparison here; put it where all machines see the same files "
+            "under the same path (--out)"
+        )
+
+
+def versions_here() -> str:
+    """Return the versions of fedlab and Python that must be the same on all machines."""
+    try:
+        version = metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        version = "not installed"
+    return f"fedlab {version} on Python {'.'.join(platform.python_version_tuple()[:2])}"
