@@ -16,13 +16,14 @@ from fedlab.engines.fork_server import fork_server
 
 CLIENT_MODULES = ("fedlab.client.app",)  # by name: an engine imports no app
 SERVER_MODULES = ("fedlab.server.app",)
+SIMULATION = {"flwr-simulation": "fedlab.engines.flower_ray:simulate"}  # started by the SuperExec of a SuperLink
 
 
 @contextmanager
 def flower_superlink() -> Iterator[Callable[[], None]]:
-    """Run Flower's command of this name; in a simulation its apps are processes of their own, with Ray's."""
+    """Run Flower's command of this name; in a simulation the ClientApps are in Ray's processes."""
     simulation = "--simulation" in sys.argv
-    commands = flower.SUPEREXEC if simulation else flower.SUPEREXEC | flower.SERVER_APP
+    commands = flower.SUPEREXEC | (SIMULATION if simulation else flower.SERVER_APP)
     with fork_server(_scratch(), commands, () if simulation else SERVER_MODULES):
         yield flower.run_superlink
 

@@ -6,17 +6,22 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from fedlab.config.schema import Config, RayConfig
 from fedlab.engines.flower_internals import Simulation
 from fedlab.engines.processes import usable_cpus
+from fedlab.engines.ray_cluster import SHARED_CLUSTER, RayCluster, driver_environment, is_gone, probe
 from fedlab.engines.spec import Apps, flower_config
 from fedlab.engines.superlink import check_apps, follow, submit, superlink
 from fedlab.errors import ConfigError, RunError
 from fedlab.runs.directory import RUN_DIRECTORY
+
+RECENT_SECONDS = 60.0  # in which a cluster is looked at once: a comparison checks each of its cells
 
 
 def run_config(apps: Apps, config: Config, directory: Path) -> None:
@@ -29,6 +34,30 @@ def run_config(apps: Apps, config: Config, directory: Path) -> None:
         directory=directory / "flower",
         environment={RUN_DIRECTORY: str(directory)},
     )
+
+
+def check_config(config: Config) -> None:
+    """Look at the cluster that a run is to join.
+
+    Raises
+    ------
+    ConfigError
+        When it does not answer, is of another version, or none of its nodes has room for a client.
+    """
+    options: RayConfig = config.engine
+    if not options.address:
+        return
+    cluster = _recent(options.address, time.monotonic() // RECENT_SECONDS)
+    if not cluster.slots(options.cpus, options.gpus):
+        raise ConfigError(
+            f"a client takes {options.cpus:g} CPUs and {options.gpus:g} GPUs, and no node of the Ray cluster at "
+            f"{options.address} has as many ({cluster.describe()}); set ray.cpus or ray.gpus"
+        )
+
+
+@lru_cache(maxsize=4)
+def _recent(address: str, period: float) -> RayCluster:
+    return probe(address)
 
 
 def run(
@@ -72,6 +101,8 @@ def run(
         simulation = Simulation(partitions, 1, options.gpus, total_cpus=slots)
     variables = {
         **(environment or {}),
+        SHARED_CLUSTER: options.address,
+        **(driver_environment() if options.address else {}),
         # "local" keeps Ray from joining a cluster that `ray start` left on this machine.
         "RAY_ADDRESS": options.address or "local",
         # Addresses of the loopback only; Ray has this switch for desktops, but it works everywhere.
@@ -82,7 +113,12 @@ def run(
     with superlink(directory, simulation=True, environment=variables) as link:
         try:
             follow(link, submit(link, apps, config, simulation), process="flwr-simulation", timeout=timeout, echo=echo)
-        except RunError:
+        except RunError as error:
+            if options.address and is_gone(options.address):
+                raise RunError(
+                    f"the Ray cluster at {options.address} is gone: its head does not answer any more. Start it again, "
+                    f"then go on with the run (`fedlab resume`).\nFull log: {link.log}"
+                ) from error
             logs = link.scratch / "ray" / "session_latest" / "logs"
             if logs.is_dir():
                 shutil.copytree(logs, directory / "ray-logs", dirs_exist_ok=True)

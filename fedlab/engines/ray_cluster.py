@@ -13,14 +13,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from fedlab.engines import ray_probe
 from fedlab.errors import ConfigError
 
 AUTO = "auto"  # the cluster of which this machine is a node
 CONNECT_SECONDS = 5.0
 PROBE_SECONDS = 60.0  # the import of Ray included, on a busy machine
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_rpc_server_reconnect_timeout_s": "15"}
+SHARED_CLUSTER = "FEDLAB_RAY_CLUSTER"  # environment variable of a run on a cluster that it did not start: its address
+SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_rpc_server_reconnect_timeout_s": "15"}
 LOG_PREFIX = re.compile(r"^\[[^]]*\] \S+:\d+: ")  # of Ray's own log: time, process, place in its source
+PROBE = Path(__file__).with_name("ray_probe.py")
 VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 
 
@@ -59,6 +60,11 @@ class RayCluster:
 
 def _times(have: float, want: float) -> float:
     return have / want if want else 1e9
+
+
+def driver_environment() -> dict[str, str]:
+    """Return variables of a process that connects to a cluster: it notices soon that the head is gone."""
+    return {name: os.environ.get(name, value) for name, value in SETTINGS.items()}
 
 
 def probe(address: str) -> RayCluster:
@@ -119,8 +125,8 @@ def is_gone(address: str) -> bool:
 
 
 def _ask(address: str) -> dict[str, Any]:
-    command = [sys.executable, "-P", str(Path(ray_probe.__file__).resolve()), address]
-    variables = {**os.environ, **QUIET}
+    command = [sys.executable, "-P", str(PROBE), address]
+    variables = {**os.environ, **driver_environment()}
     done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, env=variables)
     last = (done.stdout.strip().splitlines() or [""])[-1]
     try:

@@ -11,8 +11,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # Ray has this switch for desktops; drivers need it, too
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_rpc_server_reconnect_timeout_s": "5", **LOOPBACK_ONLY}
+VARIABLES = {  # of the cluster's processes and of those that connect to it
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # addresses of the loopback only; Ray has this switch for desktops
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "3",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 
 
 class RayNodes:
@@ -33,6 +36,14 @@ class RayNodes:
     def kill_head(self) -> None:
         """Kill the process that knows the cluster."""
         self._ask("kill head")
+
+    def hold(self) -> None:
+        """Reserve the CPUs of both nodes for somebody else."""
+        self._ask("hold")
+
+    def release(self) -> None:
+        """Give them back."""
+        self._ask("release")
 
     def pretend(self, version: str) -> None:
         """Let the cluster say that it was started with another version of Ray; "" for its own."""
@@ -56,7 +67,7 @@ def ray_nodes() -> Iterator[RayNodes]:
     temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: it holds sockets
     pipe = subprocess.PIPE
     command = [sys.executable, __file__, temporary]
-    environment = {**os.environ, **QUIET}
+    environment = {**os.environ, **VARIABLES}
     with subprocess.Popen(
         command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=environment
     ) as it:
@@ -70,24 +81,32 @@ def ray_nodes() -> Iterator[RayNodes]:
 
 def main(temporary: str) -> None:
     """Run the cluster until stdin closes."""
+    import ray
+    from ray._common.usage.usage_constants import CLUSTER_METADATA_KEY
+    from ray._common.usage.usage_lib import get_cluster_metadata
+    from ray._private.ray_constants import KV_NAMESPACE_CLUSTER
     from ray._raylet import GcsClient
     from ray.cluster_utils import Cluster
+    from ray.util import placement_group
 
     head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": temporary}
     cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
     added = [cluster.add_node(num_cpus=1)]
     print(f"> {cluster.address}", flush=True)
-    metadata = (b"CLUSTER_METADATA", b"session")
     for line in sys.stdin:
         what, _, value = line.strip().partition(" ")
         if what == "add":
             added.append(cluster.add_node(num_cpus=1))
         elif what == "version":
             client = GcsClient(address=cluster.address)
-            name, space = metadata
-            own = json.loads(client.internal_kv_get(name, space))
-            own["ray_version"] = value or sys.modules["ray"].__version__
-            client.internal_kv_put(name, json.dumps(own).encode(), True, space)
+            own = get_cluster_metadata(client)
+            own["ray_version"] = value or ray.__version__
+            client.internal_kv_put(CLUSTER_METADATA_KEY, json.dumps(own).encode(), True, KV_NAMESPACE_CLUSTER)
+        elif what == "hold":
+            ray.init(cluster.address, log_to_driver=False)
+            ray.get(placement_group([{"CPU": 1}, {"CPU": 1}]).ready())
+        elif what == "release":
+            ray.shutdown()
         elif value == "head":
             cluster.head_node.kill_gcs_server()
         else:

@@ -90,7 +90,7 @@ class RayBackend:
         with (folder / LOG).open("a") as log:
             self._driver = subprocess.Popen(
                 [*command, json.dumps(variables), str(common.STOP_SECONDS)],
-                env={**os.environ, **variables, **ray_cluster.QUIET},
+                env={**os.environ, **variables, **ray_cluster.driver_environment()},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

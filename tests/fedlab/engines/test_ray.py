@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -184,27 +182,3 @@ ray.run(
     assert ("KeyboardInterrupt" in error) == (number == signal.SIGINT)
     limit = 0 if number == signal.SIGINT else 15  # killed, we leave it to the SuperLink's process
     wait_until(lambda: left() == {}, "the end of all processes", limit)
-
-
-@pytest.mark.engine
-def test_joins_a_running_ray_cluster_and_leaves_it_running(apps: Apps, tmp_path: Path) -> None:
-    start = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--include-dashboard=false"]
-    (port,) = processes.free_ports(1)
-    temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: it holds sockets
-    command = [*start, f"--port={port}", "--num-cpus=1", "--node-ip-address=127.0.0.1", f"--temp-dir={temporary}"]
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as cluster:
-        try:
-            assert cluster.stdout is not None
-            while "Ray runtime started" not in cluster.stdout.readline():
-                assert cluster.poll() is None
-            options, out = RayConfig(address=f"127.0.0.1:{port}", cpus=1.0, gpus=0.0), tmp_path / "out.json"
-            config = configuration(out)
-            ray.run(apps, config, partitions=2, options=options, directory=tmp_path / "run", timeout=100)
-            assert len(json.loads(out.read_text())["clients"]) == 2
-            assert left() == {}
-            assert cluster.poll() is None
-        finally:
-            cluster.send_signal(signal.SIGTERM)
-            cluster.wait(30)
-            shutil.rmtree(temporary, ignore_errors=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import socket
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -10,17 +12,68 @@ from typer.testing import CliRunner
 import fedlab
 import toy
 from fedlab.cli.app import app
-from fedlab.engines import processes, ray_cluster
+from fedlab.config.schema import RayConfig
+from fedlab.engines import processes, ray, ray_cluster
 from fedlab.engines.ray_cluster import Node, RayCluster, probe
-from fedlab.errors import ConfigError
-from ray_nodes import LOOPBACK_ONLY, ray_nodes
+from fedlab.engines.spec import Apps
+from fedlab.errors import ConfigError, RunError
+from ray_nodes import VARIABLES, ray_nodes
+
+SERVER = """
+import json, time
+from pathlib import Path
+from flwr.app import Message, RecordDict
+from flwr.serverapp import ServerApp
+
+app = ServerApp()
+
+@app.main()
+def main(grid, context):
+    folder = Path(context.run_config["folder"])
+    for name in ("first", "second", "third"):
+        while not (folder / name).exists():
+            time.sleep(0.05)
+        while len(nodes := list(grid.get_node_ids())) < 2:
+            time.sleep(0.05)
+        seen = set()
+        while len(seen) < 2:  # until clients have been on both nodes
+            replies = list(grid.send_and_receive([Message(RecordDict(), node, "query") for node in nodes]))
+            assert not any(m.has_error() for m in replies), [m.error.reason for m in replies]
+            seen = {m.content["c"]["node"] for m in replies}
+        (folder / f"{name}.json").write_text(json.dumps(sorted(seen)))
+        print(f"{name} round answered", flush=True)
+"""
+CLIENT = """
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+app = ClientApp()
+
+@app.query()
+def query(message, context):
+    import ray, time
+    time.sleep(0.2)
+    return Message(RecordDict({"c": ConfigRecord({"node": ray.get_runtime_context().get_node_id()})}), reply_to=message)
+"""
+
+
+@pytest.fixture
+def apps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Apps:
+    """Two apps in a package that only our own sys.path knows."""
+    package = tmp_path / "path" / "rounds_on_ray"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "server.py").write_text(SERVER)
+    (package / "client.py").write_text(CLIENT)
+    monkeypatch.syspath_prepend(str(package.parent))
+    return Apps("rounds_on_ray.server:app", "rounds_on_ray.client:app")
 
 
 @pytest.fixture(scope="module")
 def cluster():
     """Two nodes of one CPU each."""
     with pytest.MonkeyPatch.context() as patch, ray_nodes() as found:
-        for name, value in LOOPBACK_ONLY.items():
+        for name, value in VARIABLES.items():
             patch.setenv(name, value)
         yield found
 
@@ -64,3 +117,58 @@ def test_cells_run_on_a_cluster_with_the_bits_of_this_machine(cluster, tmp_path,
     assert fedlab.Comparison.read("here").results[0][1].weights_sha256 == remote.results[0][1].weights_sha256
     refused = CliRunner().invoke(app, [*arguments, "1", "--on", f"ray:{cluster.address},cpus=2"])
     assert "no node of the Ray cluster has as many (2 nodes with 2 CPUs and 0 GPUs)" in " ".join(refused.output.split())
+
+
+@pytest.mark.engine
+def test_a_client_that_fits_on_no_node_and_a_head_that_is_gone_are_told_before_a_run_is_made(cluster, tmp_path):
+    options = {"engine": "ray", "ray.address": cluster.address, "ray.cpus": 2}
+    with pytest.raises(ConfigError, match="a client takes 2 CPUs and 0 GPUs, and no node of the Ray cluster"):
+        fedlab.run(toy.write_preset(tmp_path, **toy.PLUGIN), runs=tmp_path / "runs", overrides=options)
+    options["ray.address"] = "127.0.0.1:1"
+    with pytest.raises(ConfigError, match="no Ray cluster answers at 127.0.0.1:1"):
+        fedlab.run(toy.write_preset(tmp_path, **toy.PLUGIN), runs=tmp_path / "runs", overrides=options)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.engine
+def test_another_version_of_ray_is_told(cluster):
+    cluster.pretend("2.9.0")
+    try:
+        with pytest.raises(ConfigError, match="runs Ray 2.9.0 on Python .*; all machines need the same versions"):
+            probe(cluster.address)
+    finally:
+        cluster.pretend("")
+
+
+@pytest.mark.engine
+def test_a_run_waits_for_room_outlives_a_node_and_says_that_the_head_is_gone(cluster, apps, tmp_path):
+    printed: list[str] = []
+
+    def react(text: str) -> None:
+        printed.append(text)
+        if "waiting for the Ray cluster" in text:
+            cluster.release()
+            (tmp_path / "first").touch()
+        if "first round answered" in text:
+            cluster.kill()
+            cluster.add()
+            (tmp_path / "second").touch()
+        if "second round answered" in text:
+            cluster.kill_head()  # the server goes on to wait for its third round
+
+    cluster.hold()
+    options = RayConfig(address=cluster.address, cpus=1.0, gpus=0.0)
+    with pytest.raises(RunError, match=f"the Ray cluster at {cluster.address} is gone"):
+        ray.run(
+            apps,
+            {"folder": str(tmp_path)},
+            partitions=2,
+            options=options,
+            directory=tmp_path / "run",
+            timeout=120,
+            echo=react,
+        )
+    first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("first", "second"))
+    assert len({*first, *second}) == 3  # the head, the node that died and the one that came
+    assert "another one takes its message" in "".join(printed)
+    assert cluster.process.poll() is None

@@ -1,0 +1,111 @@
+"""Backend of Flower's simulation for a Ray cluster that others use, too.
+
+Flower asks for as many actors as the whole cluster has room for, hands messages to actors that do not run yet, and goes
+on to hand them to actors whose machine has died. Here a run asks for one actor per client at most and begins when it
+has got one; a message whose actor is lost goes to another one, with the same result: what a client computes depends on
+the message alone.
+
+**Source**: Flower 1.39, ``flwr/server/superlink/fleet/vce/backend/raybackend.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from flwr.app import Context, Message
+from flwr.server.superlink.fleet.vce.backend.raybackend import RayBackend
+from flwr.simulation.ray_transport.ray_actor import ClientAppActor, pool_size_from_resources
+from ray.exceptions import RayActorError
+
+from fedlab.engines.ray_actors import ActorPool
+from fedlab.engines.ray_cluster import SHARED_CLUSTER
+from fedlab.runs.directory import RUN_DIRECTORY, RunDirectory
+
+MAX_LOSSES = 3  # of actors with one message: then it is the message that ends them
+PATIENCE = 5.0  # seconds after which the user is told that a run waits
+
+
+class SharedRayBackend(RayBackend):
+    """Flower's backend with actors of ours; the first one has started when it is made.
+
+    Parameters
+    ----------
+    config
+        Flower's backend configuration.
+    clients
+        Number of clients, and so of actors at most.
+    """
+
+    def __init__(self, config: Any, clients: int) -> None:
+        super().__init__(config)
+        self.stopped, actor_type = threading.Event(), ClientAppActor
+        self.slots = min(clients, pool_size_from_resources(self.client_resources))
+        options: Any = actor_type.options(**self.client_resources)  # type: ignore[attr-defined]
+        self.actors = ActorPool(lambda: options.remote(), self.slots)
+        self.actors.wait_for_one(self._tell, PATIENCE)
+
+    def _tell(self) -> None:
+        free = ray.available_resources()  # type: ignore[no-untyped-call]
+        cpus, gpus = (self.client_resources.get(name, 0) for name in ("num_cpus", "num_gpus"))
+        note(
+            f"waiting for the Ray cluster at {os.environ[SHARED_CLUSTER]}: a client needs {cpus:g} CPUs and {gpus:g} "
+            f"GPUs, and {free.get('CPU', 0):g} and {free.get('GPU', 0):g} are free; the run begins when there is room"
+        )
+
+    @property
+    def num_workers(self) -> int:
+        """Number of threads that hand out messages; each waits for an actor."""
+        return self.slots
+
+    def is_worker_idle(self) -> bool:
+        """Return True: a message waits for its actor."""
+        return True
+
+    def build(self, app_fn: Callable[[], Any]) -> None:
+        """Remember how actors load the ClientApp; they have been asked for already."""
+        self.app_fn = app_fn
+
+    def process_message(self, message: Message, context: Context) -> tuple[Message, Context]:
+        """Return a client's reply and its context, computed by whichever actor is free.
+
+        Raises
+        ------
+        RayActorError
+            When several actors were lost with this message.
+        """
+        client, losses = str(context.node_config["partition-id"]), 0
+        while True:
+            actor = self.actors.take(self.stopped)
+            try:
+                _, reply, updated = ray.get(actor.run.remote(self.app_fn, message, client, context))
+            except RayActorError as lost:
+                self.actors.replace(actor)
+                losses += 1
+                if losses == MAX_LOSSES:
+                    raise
+                note(f"the process of client {client} was lost ({type(lost).__name__}); another one takes its message")
+            except BaseException:
+                self.actors.give_back(actor)
+                raise
+            else:
+                self.actors.give_back(actor)
+                return reply, updated
+
+    def terminate(self) -> None:
+        """End the connection, and with it all actors of this run."""
+        self.actors.close()
+        ray.shutdown()
+
+
+def note(text: str) -> None:
+    """Show a sentence in Flower's log, and in the run directory if there is one."""
+    print(text, flush=True)
+    if directory := os.environ.get(RUN_DIRECTORY):
+        with suppress(OSError):
+            RunDirectory(Path(directory)).emit("note", round=0, note=text)

@@ -1,0 +1,113 @@
+"""Ray actors of one run on a cluster that others use, too: those that run are lent, and a lost one is replaced."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+MAX_FAILED_STARTS = 5  # one after another: it is not the machines that fail
+POLL_SECONDS = 1.0
+
+
+class ActorPool:
+    """Actors that are asked for at once and lent as soon as the cluster has room for them.
+
+    Parameters
+    ----------
+    create
+        Asks for another actor.
+    number
+        Number of actors.
+    """
+
+    def __init__(self, create: Callable[[], Any], number: int) -> None:
+        self._create, self._idle = create, SimpleQueue[Any]()
+        self._starting: dict[Any, Any] = {}  # reference that is ready with the actor -> the actor
+        self._lock, self._asked, self._closed = threading.Lock(), threading.Event(), False
+        self._failed, self._living = 0, 0
+        for _ in range(number):
+            self._ask()
+        threading.Thread(target=self._watch, name="ray-actors", daemon=True).start()
+
+    def _ask(self) -> None:
+        actor = self._create()
+        with self._lock:
+            self._starting[actor.__ray_ready__.remote()] = actor
+        self._asked.set()
+
+    def _watch(self) -> None:
+        """Make actors that have started available."""
+        while not self._closed:
+            self._asked.wait()
+            with self._lock:
+                starting = list(self._starting)
+            if not starting:
+                self._asked.clear()
+                continue
+            for started in ray.wait(starting, num_returns=1, timeout=POLL_SECONDS)[0]:
+                with self._lock:
+                    actor = self._starting.pop(started)
+                self._on_start(started, actor)
+
+    def _on_start(self, started: Any, actor: Any) -> None:
+        try:
+            ray.get(started)
+        except RayError as error:
+            self._failed += 1
+            if self._failed < MAX_FAILED_STARTS:
+                self._ask()
+            elif not self._living:
+                self._idle.put(error)
+            return
+        self._failed, self._living = 0, self._living + 1
+        self._idle.put(actor)
+
+    def take(self, stopped: threading.Event) -> Any:
+        """Return an actor, once one is free.
+
+        Raises
+        ------
+        RayError
+            When none could be started, or the event was set meanwhile.
+        """
+        while True:
+            try:
+                found = self._idle.get(timeout=POLL_SECONDS)
+                break
+            except Empty:
+                if stopped.is_set():
+                    raise RayError("the run has ended") from None
+        if isinstance(found, Exception):
+            self._idle.put(found)  # the next one has to know it as well
+            raise found
+        return found
+
+    def give_back(self, actor: Any) -> None:
+        """Make an actor available again."""
+        self._idle.put(actor)
+
+    def replace(self, actor: Any) -> None:
+        """Ask for another actor in the place of one that was lost."""
+        ray.kill(actor)
+        self._living -= 1
+        self._ask()
+
+    def wait_for_one(self, on_wait: Callable[[], None], patience: float) -> None:
+        """Wait until one actor has started; call ``on_wait`` if that takes longer than ``patience`` seconds."""
+        end, told = time.monotonic() + patience, False
+        while self._idle.empty():
+            if not told and time.monotonic() > end:
+                told = True
+                on_wait()
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        """Stop watching; the actors end with the connection to the cluster."""
+        self._closed = True
+        self._asked.set()
