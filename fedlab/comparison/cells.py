@@ -48,13 +48,13 @@ def run_or_resume(path: Path, config: Callable[[], Config], begun: CheckpointRef
     return launch.resume(path)
 
 
-def run_cell(path: Path, config: Config) -> str | None:
-    """Run a cell and say why it failed; None when it did not. An interrupt is passed on.
+def run_cell(path: Path, work: Callable[[Path], object]) -> str | None:
+    """Run a cell in the directory ``path`` and say why it failed; None when it did not. An interrupt is passed on.
 
     What is no error of ours is a bug: its traceback stays in the run directory.
     """
     try:
-        run_or_resume(path, lambda: config)
+        work(path)
     except FedlabError as error:
         return str(error)
     except OSError as error:

@@ -16,6 +16,7 @@ from fedlab import launch
 from fedlab.comparison import cells, grid, spec, workers
 from fedlab.comparison.cluster.backend import Backend
 from fedlab.comparison.cluster.backends import find_backend
+from fedlab.comparison.preset_work import PresetWork
 from fedlab.comparison.result import Cell, Comparison
 from fedlab.config.resolve import with_options
 from fedlab.config.sections import Value, is_free_text, options
@@ -23,6 +24,7 @@ from fedlab.errors import ConfigError
 from fedlab.registry import all_sections
 from fedlab.runs.manifest import git_commit, now, versions
 from fedlab.runs.metrics import MetricTable
+from fedlab.training import resolve_device
 
 
 @dataclass(frozen=True)
@@ -103,15 +105,15 @@ def plan_comparison(request: ComparisonRequest) -> ComparisonPlan:
     backend = find_backend(request.on) if request.on else None
     plans = grid.plan_cells(request.preset, variants, seeds, values, spec.as_options(budget), here=backend is None)
     metric = request.metric or plans[0].config.plugins["workload"].spec.primary_metric
-    _check_metric(request, metric, MetricTable.merged(launch.declared_metrics(plan.config) for plan in plans))
+    check_metric(request, metric, MetricTable.merged(launch.declared_metrics(plan.config) for plan in plans))
     labels = [variant.label for variant in variants]
     baseline = request.baseline or grid.default_baseline(plans)
     if baseline not in labels:
         raise ConfigError(f"the baseline {baseline!r} is none of the compared: {', '.join(labels)}")
     folder = Path(request.out or Path("comparisons") / Path(request.preset).stem).resolve()
     shared = {"checkpoint.pretrain_cache": str(folder / "pretrained")}
-    tasks = {plan.run: workers.Task(folder / plan.run, with_options(plan.config, shared)) for plan in plans}
-    jobs, threads, gpus = _jobs(request.jobs, list(tasks.values()), backend)
+    tasks = {plan.run: workers.Task(folder / plan.run, PresetWork(with_options(plan.config, shared))) for plan in plans}
+    jobs, threads, gpus = at_once(request.jobs, list(tasks.values()), backend)
     comparison = Comparison(
         directory=folder,
         preset=request.preset,
@@ -124,7 +126,7 @@ def plan_comparison(request: ComparisonRequest) -> ComparisonPlan:
         grid={name: list(map(spec.format_value, each)) for name, each in values.items() if len(each) > 1},
         target=request.target,
         budget=budget or None,
-        command=command(request, seeds, values),
+        command=command(request, seeds, options_written(values)),
         created=now(),
         versions=versions(),
         git_commit=git_commit(),
@@ -132,8 +134,14 @@ def plan_comparison(request: ComparisonRequest) -> ComparisonPlan:
     return ComparisonPlan(comparison, tasks, jobs, threads, gpus, request.metric, backend)
 
 
-def _check_metric(request: ComparisonRequest, metric: str, table: MetricTable) -> None:
-    """Refuse a metric that is one variant of several, and a target that cannot be reached."""
+def check_metric(request: ComparisonRequest, metric: str, table: MetricTable) -> None:
+    """Refuse a metric that is one variant of several, and a target that cannot be reached.
+
+    Raises
+    ------
+    ConfigError
+        With a sentence.
+    """
     target, group = request.target, table.group(metric)
     if metric != group:
         raise ConfigError(
@@ -150,14 +158,20 @@ def _check_metric(request: ComparisonRequest, metric: str, table: MetricTable) -
         raise ConfigError(f"the target is {target:g}, and {metric} is a fraction between 0 and 1{hint}")
 
 
-def _jobs(asked: int | None, tasks: Sequence[workers.Task], backend: Backend | None) -> tuple[int, int, list[str]]:
-    """Return the number of cells at a time, of threads of each, and the GPUs of this machine that they share."""
-    threads = max(task.config.run.threads for task in tasks)
+def at_once(asked: int | None, tasks: Sequence[workers.Task], backend: Backend | None) -> tuple[int, int, list[str]]:
+    """Return the number of cells at a time, of threads of each, and the GPUs of this machine that they share.
+
+    Raises
+    ------
+    ConfigError
+        When as many as were asked for cannot run at the same time, or the cluster cannot run them.
+    """
+    threads = max(task.work.threads for task in tasks)
     if backend:
         backend.check(tasks)
         return min(asked or len(tasks), len(tasks)), threads, []
     most = max(1, cells.cores() // threads)
-    devices = {task.config.run.device for task in tasks}
+    devices = {str(resolve_device(task.work.device)) for task in tasks}
     gpus = visible_gpus() if devices == {"cuda"} else []
     if asked is not None and asked < 1:
         raise ConfigError(f"--jobs {asked} runs nothing; ask for 1 to {most}")
@@ -177,16 +191,20 @@ def visible_gpus() -> list[str]:
     return (named or list(map(str, range(count))))[:count]
 
 
-def command(request: ComparisonRequest, seeds: Sequence[int], values: Mapping[str, Sequence[Value]]) -> str:
-    """Return the command that makes, or goes on with, a comparison."""
+def options_written(values: Mapping[str, Sequence[Value]]) -> list[str]:
+    """Return options of a grid as they are written on the command line."""
     known = options(all_sections())
-    words = ["fedlab", "compare", request.preset]
-    for name, each in values.items():
-        separator = spec.SEPARATOR if is_free_text(known[name]) else ","
-        words.append(f"{name}={separator.join(map(spec.format_value, each))}")
+    separators = {name: spec.SEPARATOR if is_free_text(known[name]) else "," for name in values}
+    return [f"{name}={separators[name].join(map(spec.format_value, each))}" for name, each in values.items()]
+
+
+def command(request: ComparisonRequest, seeds: Sequence[int], written: Sequence[str]) -> str:
+    """Return the command that makes, or goes on with, a comparison; ``written`` are its options."""
+    words = ["fedlab", "compare", request.preset, *written]
     strategies = request.strategies if isinstance(request.strategies, str) else spec.join_variants(request.strategies)
+    words += ["--strategies", strategies] if strategies else []
     counted = list(seeds) == list(range(len(seeds)))
-    words += ["--strategies", strategies, "--seeds", str(len(seeds)) if counted else ",".join([*map(str, seeds), ""])]
+    words += ["--seeds", str(len(seeds)) if counted else ",".join([*map(str, seeds), ""])]
     for kind, amount in (request.budget or {}).items():
         words += ["--budget", f"{kind}={amount:.15g}"]
     for name in ("baseline", "metric", "target", "jobs", "out", "on"):

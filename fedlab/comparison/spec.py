@@ -123,14 +123,15 @@ def parse_options(items: Mapping[str, object]) -> dict[str, list[Value]]:
             raise ConfigError(f"unknown option {name!r}; {suggest_option(name, known)} `fedlab list options` shows all")
         if name in RESERVED:
             raise ConfigError(f"option {name!r} is set by {RESERVED[name]}")
-        values = _values(given, is_free_text(known[name]))
+        values = split_values(given, is_free_text(known[name]))
         if not values or len({str(value) for value in values}) < len(values):
             raise ConfigError(f"option {name!r}: {given!r} gives no value, or one of them twice")
         found[name] = values
     return found
 
 
-def _values(given: object, text: bool) -> list[Value]:
+def split_values(given: object, text: bool) -> list[Value]:
+    """Return the values of an option as it was written; ``text`` says that a comma is part of a value."""
     if isinstance(given, str):
         separator = SEPARATOR if text or SEPARATOR in given else ","
         return [part.strip() for part in given.split(separator)]

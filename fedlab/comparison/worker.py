@@ -26,13 +26,13 @@ def main() -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     from fedlab.comparison import cells
+    from fedlab.comparison.work import read_work
     from fedlab.errors import FedlabError
-    from fedlab.registry import config_from_text
 
     while True:
         request = json.loads(requests.get())
         try:
-            error = cells.run_cell(Path(request["path"]), config_from_text("", request["config"]))
+            error = cells.run_cell(Path(request["path"]), read_work(request["work"]))
         except FedlabError as refused:  # a plug-in that this process cannot find
             error = str(refused)
         answers.write(json.dumps({"error": error}) + "\n")

@@ -21,7 +21,7 @@ from threading import Lock
 from typing import IO
 
 from fedlab.comparison import cells
-from fedlab.config.schema import Config
+from fedlab.comparison.work import Work, write_work
 
 STOP_TIMEOUT = 20.0  # seconds that an interrupted cell has to note where it stands
 
@@ -31,7 +31,7 @@ class Task:
     """A run to be done, in a directory of this path."""
 
     path: Path
-    config: Config
+    work: Work
 
 
 Begin = Callable[[Task], None]
@@ -42,7 +42,7 @@ def run_sequential(tasks: Sequence[Task], begin: Begin) -> Ended:
     """Run tasks one after another, in this process."""
     for task in tasks:
         begin(task)
-        yield task, cells.run_cell(task.path, task.config)
+        yield task, cells.run_cell(task.path, task.work)
 
 
 def run_parallel(tasks: Sequence[Task], jobs: int, gpus: Sequence[str], log: Path, begin: Begin) -> Ended:
@@ -91,7 +91,7 @@ class Worker:
                 return "not begun"
             process = self._running()
         with suppress(BrokenPipeError):
-            _pipe(process.stdin).write(json.dumps({"path": str(task.path), "config": task.config.to_toml()}) + "\n")
+            _pipe(process.stdin).write(json.dumps({"path": str(task.path), "work": write_work(task.work)}) + "\n")
             _pipe(process.stdin).flush()
         answer = _pipe(process.stdout).readline()
         if answer:

@@ -67,8 +67,13 @@ class FlowerRun:
     threads: int = THREADS
     workers: int = 0
 
-    def create(self, parent: Path) -> RunDirectory:
+    def create(self, parent: Path, name: str = "") -> RunDirectory:
         """Make the run directory, once the app's modules were imported.
+
+        Parameters
+        ----------
+        name
+            Name of the directory; empty: that of the app with the seed.
 
         Raises
         ------
@@ -84,7 +89,7 @@ class FlowerRun:
         options |= {f"config.{key}": value for key, value in project.config.items()}
         return RunDirectory.make(
             parent,
-            f"{project.name}-{self.seed}",
+            name or f"{project.name}-{self.seed}",
             to_toml(options),
             numerics=numerics(str(resolve_device("auto")), vectorized=False),
             workload=project.name,

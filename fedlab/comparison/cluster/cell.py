@@ -12,6 +12,7 @@ from typing import Any
 
 from fedlab.comparison import cells
 from fedlab.comparison.result import FACTS
+from fedlab.comparison.work import read_work, write_work
 from fedlab.comparison.workers import Task
 
 DISTRIBUTION = "fedlab-adapt"
@@ -25,8 +26,8 @@ class RemoteCell:
     ----------
     path
         Its run directory.
-    config
-        Its options as TOML.
+    work
+        What it does, as text.
     folder, marker
         The comparison's folder, and when the comparison was made: another folder of that path is not meant.
     version
@@ -34,7 +35,7 @@ class RemoteCell:
     """
 
     path: str
-    config: str
+    work: str
     folder: str
     marker: str
     version: str
@@ -42,21 +43,19 @@ class RemoteCell:
     @classmethod
     def of(cls, task: Task, folder: Path, marker: str) -> RemoteCell:
         """Return a task of a comparison as it travels."""
-        return cls(str(task.path), task.config.to_toml(), str(folder), marker, versions_here())
+        return cls(str(task.path), write_work(task.work), str(folder), marker, versions_here())
 
     def __call__(self) -> str | None:
         """Run the cell here, or go on with it; return its error."""
-        from fedlab import launch
         from fedlab.errors import FedlabError
-        from fedlab.registry import config_from_text
 
         if reason := self._unfit():
             return f"on {socket.gethostname()}: {reason}"
         try:
-            config = launch.with_device_of_this_machine(config_from_text("", self.config))
-        except FedlabError as refused:  # a GPU or a plug-in that this machine lacks
+            work = read_work(self.work)
+        except FedlabError as refused:  # a plug-in that this machine lacks
             return f"on {socket.gethostname()}: {refused}"
-        return cells.run_cell(Path(self.path), config)
+        return cells.run_cell(Path(self.path), work)
 
     def checkpoint(self, *_: Any) -> Any:
         """Return what Slurm is to queue when the time is over: the same cell, which goes on from its last round."""

@@ -77,10 +77,9 @@ class RayBackend:
 
     def _resources(self, task: Task) -> tuple[float, float]:
         """Return the CPUs and GPUs of a task: its threads, and a GPU where it may take one and there are any."""
-        run = task.config.run
-        device = run.device.partition(":")[0]
+        device = task.work.device.partition(":")[0]
         wanted = 1 if device == "cuda" or (device == "auto" and self._has_gpus) else 0
-        return common.number("cpus", self.values, run.threads), common.number("gpus", self.values, wanted)
+        return common.number("cpus", self.values, task.work.threads), common.number("gpus", self.values, wanted)
 
     def open(self, folder: Path, marker: str) -> None:
         """Start the driver; what it says goes to a log in the comparison's folder."""

@@ -56,19 +56,13 @@ class PretrainingOrder:
 
     def next(self, running: Sequence[Task]) -> Task | None:
         """Return the next task that can begin, while others run; None where there is none now."""
-        rest = (task for task in self._tasks if _pretraining(task) not in self._done)
-        self._done |= {_pretraining(task) for task in rest if _is_pretrained(task)}
-        busy = {_pretraining(task) for task in running} - self._done
-        found = next((task for task in self.waiting if _pretraining(task) not in busy), None)
+        rest = (task for task in self._tasks if task.work.pretraining not in self._done)
+        self._done |= {task.work.pretraining for task in rest if _is_pretrained(task)}
+        busy = {task.work.pretraining for task in running} - self._done
+        found = next((task for task in self.waiting if task.work.pretraining not in busy), None)
         if found:
             self.waiting.remove(found)
         return found
-
-
-def _pretraining(task: Task) -> Hashable:
-    """Return what tells tasks apart whose pre-training cannot be the same; None for a task that has none."""
-    run, steps = task.config.run, task.config.server.pretrain_steps
-    return (run.workload, run.seed, steps) if steps else None
 
 
 def _is_pretrained(task: Task) -> bool:

@@ -76,7 +76,7 @@ class SlurmBackend:
                 f"--on slurm needs the commands of Slurm, and {', '.join(missing)} is not on the PATH; run this on a "
                 "login node of the cluster"
             )
-        self._threads = max(task.config.run.threads for task in tasks)
+        self._threads = max(task.work.threads for task in tasks)
 
     def open(self, folder: Path, marker: str) -> None:
         """Prepare the executor, and read which jobs there are from before."""

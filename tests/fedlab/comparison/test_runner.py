@@ -22,6 +22,7 @@ from fedlab.cli.app import app
 from fedlab.comparison import cells as running
 from fedlab.comparison import workers
 from fedlab.comparison.plan import ComparisonRequest, plan_comparison, visible_gpus
+from fedlab.comparison.preset_work import PresetWork
 from fedlab.errors import ConfigError, RunError
 from fedlab.runs.directory import RunDirectory
 from tables import put
@@ -156,7 +157,7 @@ def test_a_run_may_go_on_from_anothers_checkpoint_with_its_rounds(preset, tmp_pa
 def test_a_bug_costs_its_cell_and_leaves_its_traceback(preset, tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "resume", lambda path: 1 / 0)
     path = tmp_path / "cells" / "a-0"
-    said = running.run_cell(path, launch.prepare(preset, {}))
+    said = running.run_cell(path, PresetWork(launch.prepare(preset, {})))
     assert said.startswith("ZeroDivisionError: division by zero; the traceback is in")
     assert "1 / 0" in (path / "traceback.txt").read_text()
 
@@ -165,7 +166,7 @@ def test_a_bug_on_a_full_disk_still_costs_its_cell_only(preset, tmp_path, monkey
     config = launch.prepare(preset, {})
     monkeypatch.setattr(running, "run_or_resume", lambda path, config: 1 / 0)
     with full_disk():
-        said = running.run_cell(tmp_path / "cells" / "a-0", config)
+        said = running.run_cell(tmp_path / "cells" / "a-0", PresetWork(config))
     assert said.startswith("ZeroDivisionError") and "could not be written" in said and "1 / 0" in said
 
 
@@ -173,7 +174,7 @@ def test_what_a_kill_left_of_a_beginning_is_made_anew(preset, tmp_path):
     path = tmp_path / "cells" / "a-0"
     path.mkdir(parents=True)
     (path / "config.toml").write_text("half")
-    assert running.run_cell(path, launch.prepare(preset, SHORT)) is None
+    assert running.run_cell(path, PresetWork(launch.prepare(preset, SHORT))) is None
     assert [entry.name for entry in path.parent.iterdir()] == ["a-0"]
     assert running.finished(path)
 
@@ -288,16 +289,18 @@ def test_interrupted_and_killed_the_same_command_ends_at_the_same_table(preset, 
 def test_several_at_once_have_the_bits_of_one_after_another_and_a_dead_process_costs_its_cell(tmp_path):
     overrides = {**TINY, "strategy": "source_only", "digits.targets": "optdigits"}
     tasks = [
-        workers.Task(tmp_path / f"{seed}-{seed}", launch.prepare("dualadapt-digits", {**overrides, "seed": seed}))
+        workers.Task(
+            tmp_path / f"{seed}-{seed}", PresetWork(launch.prepare("dualadapt-digits", {**overrides, "seed": seed}))
+        )
         for seed in (0, 1)
     ]
-    bad = workers.Task(tmp_path / "x-2", launch.prepare({"workload": "blobs", **SHORT}, {}))
+    bad = workers.Task(tmp_path / "x-2", PresetWork(launch.prepare({"workload": "blobs", **SHORT}, {})))
     began = []
     found = dict(workers.run_parallel([*tasks, bad], 2, [], tmp_path / "log", began.append))
     assert {task.path.name for task in began} == {"0-0", "1-1", "x-2"}
     assert [found[task] for task in tasks] == [None, None]
     assert "unknown workload 'blobs'" in found[bad]  # of this process alone
-    assert running.run_cell(tmp_path / "alone-1", tasks[1].config) is None
+    assert running.run_cell(tmp_path / "alone-1", tasks[1].work) is None
     read = [fedlab.Result.read(path).weights_sha256 for path in (tasks[1].path, tmp_path / "alone-1")]
     assert read[0] == read[1]
 
@@ -306,7 +309,10 @@ def test_a_process_that_dies_is_told_and_another_takes_its_place(tmp_path, monke
     monkeypatch.setattr(sys, "executable", "/bin/false")
     found = dict(
         workers.run_parallel(
-            [workers.Task(tmp_path / name, launch.prepare("dualadapt-digits", {})) for name in ("a-0", "b-1")],
+            [
+                workers.Task(tmp_path / name, PresetWork(launch.prepare("dualadapt-digits", {})))
+                for name in ("a-0", "b-1")
+            ],
             1,
             ["3"],
             tmp_path / "log",

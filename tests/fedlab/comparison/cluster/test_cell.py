@@ -11,6 +11,7 @@ import toy
 from fedlab import launch
 from fedlab.comparison import cells
 from fedlab.comparison.cluster.cell import RemoteCell
+from fedlab.comparison.preset_work import PresetWork
 from fedlab.comparison.workers import Task
 from fedlab.config.resolve import with_options
 from fedlab.runs.directory import RunDirectory
@@ -20,7 +21,7 @@ from fedlab.runs.directory import RunDirectory
 def cell(tmp_path):
     config = with_options(launch.prepare(toy.PLUGIN, {"rounds": 1}), {"device": "auto"})
     (tmp_path / "comparison.json").write_text(json.dumps({"created": "then"}))
-    return RemoteCell.of(Task(tmp_path / "cells" / "a-0", config), tmp_path, "then")
+    return RemoteCell.of(Task(tmp_path / "cells" / "a-0", PresetWork(config)), tmp_path, "then")
 
 
 def test_the_device_is_that_of_the_machine_which_runs_the_cell(cell, tmp_path):
@@ -34,7 +35,7 @@ def test_a_machine_that_sees_other_files_or_has_another_version_says_so(cell, tm
     assert "is not the folder of this comparison here" in replace(cell, marker="now")()
     assert "is not the folder of this comparison here" in replace(cell, folder=str(tmp_path / "none"))()
     assert "planned with fedlab 9" in replace(cell, version="fedlab 9 on Python 3.11")()
-    assert "0 usable GPUs" in replace(cell, config=cell.config.replace('device = "auto"', 'device = "cuda"'))()
+    assert "0 usable GPUs" in replace(cell, work=cell.work.replace('device = \\"auto\\"', 'device = \\"cuda\\"'))()
     assert not (tmp_path / "cells").exists()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import toy
 from fedlab import launch
 from fedlab.comparison.cluster.schedule import run_on
+from fedlab.comparison.preset_work import PresetWork
 from fedlab.comparison.workers import Task
 from fedlab.runs.manifest import update_manifest
 
@@ -37,7 +38,10 @@ class OneAtATime:
 
 
 def tasks(folder, *names, **options):
-    return [Task(folder / name, launch.prepare(toy.PLUGIN, {"seed": int(name[-1]), **options})) for name in names]
+    return [
+        Task(folder / name, PresetWork(launch.prepare(toy.PLUGIN, {"seed": int(name[-1]), **options})))
+        for name in names
+    ]
 
 
 def run(folder, all_tasks, jobs=9):

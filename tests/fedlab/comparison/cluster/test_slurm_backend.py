@@ -15,6 +15,7 @@ from fedlab import launch
 from fedlab.cli.app import app
 from fedlab.comparison.cluster import slurm_backend
 from fedlab.comparison.cluster.backends import find_backend
+from fedlab.comparison.preset_work import PresetWork
 from fedlab.comparison.workers import Task
 from fedlab.errors import ConfigError, RunError
 from slurm import StandInSlurm
@@ -30,7 +31,9 @@ def slurm(tmp_path, monkeypatch):
 
 
 def tasks(folder, *seeds):
-    return [Task(folder / "cells" / f"a-{seed}", launch.prepare(toy.PLUGIN, {"seed": seed})) for seed in seeds]
+    return [
+        Task(folder / "cells" / f"a-{seed}", PresetWork(launch.prepare(toy.PLUGIN, {"seed": seed}))) for seed in seeds
+    ]
 
 
 def backend_of(folder, all_tasks, details="slurm"):
