@@ -29,6 +29,9 @@ are kept in `earlier/` of the folder.
 
 **Threads** are part of what fixes the bits: threads=1 a cell unless you set it, whatever --jobs is.
 
+**A Flower app** in place of a preset: `fedlab compare quickstart-pytorch learning-rate=0.05,0.1` compares values of its
+run config. The strategy is the app's own.
+
 **On a cluster**: `--on ray` or `--on slurm:partition=gpu,time=2:00:00` gives each cell to a machine that is free. All
 of them must see the same folders. See the page "Use a cluster" of the docs.
 
@@ -38,7 +41,7 @@ machine and on what else it does, so the bits do, too.
 
 
 def compare(
-    preset: Annotated[str, typer.Argument(help="Name of a preset (see `fedlab list`), or a TOML file.")],
+    preset: Annotated[str, typer.Argument(help="Preset (see `fedlab list`), TOML file, or folder of a Flower app.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=V1,V2]...", help="Options, with one value or several.")
     ] = None,
@@ -77,13 +80,13 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Events as JSON lines, the result as the last one.")] = False,
 ) -> None:
     """Run strategies on the same seeds and say which differences are real."""
-    from fedlab.comparison import plan, progress, runner, spec
+    from fedlab.comparison import plan, planner, progress, runner, spec
     from fedlab.comparison.latex import latex
     from fedlab.config.presets import parse_overrides
 
     written = parse_overrides(overrides or [])
     limits = spec.parse_budget(budget or [])
-    planned = plan.plan_comparison(
+    planned = planner.plan(
         plan.ComparisonRequest(preset, strategies, seeds, written, baseline, target, limits, jobs, out_dir, metric, on)
     )
     live = progress.RichProgress(stdout) if stdout.is_terminal and not (quiet or as_json or as_latex) else None

@@ -46,7 +46,8 @@ class FlowerWork:
         """Return the run of such a text; its app is imported when it begins."""
         found = json.loads(text)
         project = found.pop("project")
-        return cls(FlowerRun(FlowerProject(**{**project, "path": Path(project["path"])}), **found))
+        kept = {"path": Path(project["path"]), "dependencies": tuple(project["dependencies"])}
+        return cls(FlowerRun(FlowerProject(**{**project, **kept}), **found))
 
     def __call__(self, path: Path) -> object:
         """Run it, unless a finished run is there."""

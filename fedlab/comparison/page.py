@@ -149,7 +149,7 @@ def runs(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list[tuple[st
     for cell, result in comparison.results:
         name = cell_name(comparison, cell)
         if name not in found:
-            again = commands.repeat_from_preset(result, comparison.preset)
+            again = commands.repeat(result) or commands.repeat_from_preset(result, comparison.preset)
             found[name] = again or commands.repeat_from_config(result)
     return [(style.name, found[style.name]) for style in styles]
 

@@ -20,8 +20,8 @@ from fedlab.comparison.plan import (
     ComparisonPlan,
     ComparisonRequest,
     NullListener,
-    plan_comparison,
 )
+from fedlab.comparison.planner import plan as plan_request
 from fedlab.comparison.result import FAILED, FINISHED, PENDING, Cell, Comparison
 from fedlab.errors import ConfigError, RunError
 from fedlab.files import ensure_home
@@ -116,7 +116,7 @@ def _metric(comparison: Comparison, asked: str | None) -> str:
 
 def compare(
     preset: str,
-    strategies: str | Sequence[str],
+    strategies: str | Sequence[str] = "",
     *,
     seeds: int | Sequence[int] = 5,
     overrides: Mapping[str, object] | None = None,
@@ -134,9 +134,9 @@ def compare(
     Parameters
     ----------
     preset
-        Name of a preset (``fedlab list``) or path of a TOML file.
+        Name of a preset (``fedlab list``), path of a TOML file, or the folder of a Flower app.
     strategies
-        Names, ``NAME:option=value`` or ``LABEL=NAME:option=value``, as a list or separated by commas.
+        Names, ``NAME:option=value`` or ``LABEL=NAME:option=value``, as a list or separated by commas; none for an app.
     seeds
         How many from 0, or each of them.
     overrides
@@ -177,7 +177,7 @@ def compare(
     ensure_home()
     from fedlab.comparison.progress import RichProgress
 
-    plan = plan_comparison(
+    plan = plan_request(
         ComparisonRequest(preset, strategies, seeds, overrides, baseline, target, budget, jobs, out, metric, on)
     )
     if progress:
