@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from fedlab.comm.sampling import read_schedule
+from fedlab.config.presets import read_preset
 from fedlab.config.resolve import build_config, with_options
 from fedlab.config.schema import Config, parse_join_rounds
 from fedlab.config.sections import Overrides, Value
@@ -227,7 +228,8 @@ def resume(path: Path | str, watch: Watch = no_progress, overrides: Overrides | 
     config = continuation(directory, overrides or {})
     if config is None:
         result = Result.read(directory.path)
-        return result if directory.page.is_file() else write_page(result)
+        wanted = bool(read_preset(str(directory.config_file))[1].get("report", True))  # its plug-ins may be gone
+        return write_page(result) if wanted and not directory.page.is_file() else result
     check(config)
     record_continuation(directory, config)
     return run_engine(directory, watch)
@@ -261,7 +263,11 @@ def run_engine(directory: RunDirectory, watch: Watch = no_progress) -> Result:
             f"the run did not finish; {directory.path}/events.jsonl says how far it came, and "
             f"`fedlab resume {directory.path}` continues it"
         )
-    return write_page(Result.read(directory.path))
+    result = Result.read(directory.path)
+    if config.run.report:
+        return write_page(result)
+    directory.page.unlink(missing_ok=True)  # that of an earlier end would be wrong
+    return result
 
 
 def write_page(result: Result) -> Result:

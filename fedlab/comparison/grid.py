@@ -30,7 +30,9 @@ from fedlab.strategies.protocol import StrategySpec
 THREADS = 1  # of a cell, unless the preset or the user says otherwise: as many cells at a time as there are cores
 AUTO = "auto"  # device of a machine that is not known yet
 # Options on which no result depends.
-NOT_HASHED = frozenset({"name", "seed", "checkpoint.pretrain_cache", "checkpoint.keep", "checkpoint.keep_initial"})
+NOT_HASHED = frozenset(
+    {"name", "seed", "checkpoint.pretrain_cache", "checkpoint.keep", "checkpoint.keep_initial", "report"}
+)
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,7 @@ class RunConfig:
     sample_every: int = Field(
         1, ge=1, description="rounds between two evaluations of a generative model's samples; the last has one anyway"
     )
+    report: bool = Field(True, description="write the run's page at its end; `fedlab report RUN` writes it later, too")
     budget_bytes: float = Field(
         0.0, ge=0, allow_inf_nan=False, description="bytes of training after which the run ends with its round; 0: none"
     )

@@ -27,7 +27,7 @@ class Burner(toy.Blobs):
 def test_a_new_metric_needs_one_declaration(tmp_path, monkeypatch):
     put(monkeypatch, "workload", "blobs", WorkloadSpec(Burner, primary_metric="energy", metrics=(ENERGY,)))
     known = {name: value for name, value in toy.SMALL.items() if not name.startswith("dualadapt")}
-    preset = toy.write_preset(tmp_path, **{**known, "strategy": "source_only", "rounds": 1})
+    preset = toy.write_preset(tmp_path, **{**known, "strategy": "source_only", "rounds": 1, "report": True})
     run = fedlab.run(preset, runs=tmp_path / "runs")
     value = run.metric_table.format("energy", run.rounds[-1]["mean"]["energy"])
     assert value.endswith(" kcal")

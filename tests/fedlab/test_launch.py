@@ -53,7 +53,7 @@ def run(tmp_path, **changes):
 
 
 def test_a_run_leaves_what_the_design_says(tmp_path):
-    result = run(tmp_path)
+    result = run(tmp_path, report=True)
     assert {path.name for path in result.directory.iterdir()} >= {
         "config.toml",
         "manifest.json",
@@ -328,11 +328,21 @@ def test_a_page_that_cannot_be_written_is_a_sentence_and_is_made_later(tmp_path,
     with monkeypatch.context() as patch, disk:
         patch.setattr(run_page, "write_report", full)
         with pytest.raises(RunError, match=rf"kept in {directory}; its page could not be written .*`fedlab report"):
-            fedlab.run(toy.write_preset(tmp_path), runs=tmp_path / "runs")
+            fedlab.run(toy.write_preset(tmp_path, report=True), runs=tmp_path / "runs")
     page = directory / "report.html"
     assert not page.exists()
     assert len(fedlab.resume(directory).rounds) == 4 and page.exists()  # nothing is run again
     page.unlink()
+    launch.write_page(Result.read(directory))
+    assert page.exists()
+
+
+def test_a_run_may_have_no_page_not_that_of_an_earlier_end_either(tmp_path):
+    directory = run(tmp_path, report=True).directory
+    page = directory / "report.html"
+    assert page.exists()
+    assert fedlab.resume(directory, rounds=4, report=False).rounds[-1]["round"] == 4 and not page.exists()
+    assert fedlab.resume(directory).weights_sha256 and not page.exists()
     launch.write_page(Result.read(directory))
     assert page.exists()
 

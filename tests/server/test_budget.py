@@ -80,7 +80,7 @@ PRIVATE = {"strategy": "dp_fixed", "blobs.client_labels": True, "dp_fixed.noise_
 
 
 def test_a_run_ends_before_the_round_that_would_exceed_its_privacy_budget(run):
-    result = run("private", **PRIVATE, **{"dp.max_epsilon": 3.5})
+    result = run("private", **PRIVATE, **{"dp.max_epsilon": 3.5, "report": True})
     spent = [record["privacy"]["epsilon"] for record in result.rounds]
     assert spent == sorted(spent) and 0 == spent[0] < spent[-1] <= 3.5 and len(spent) < 7
     assert result.manifest["ended_by"] == "epsilon"

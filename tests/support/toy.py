@@ -124,9 +124,9 @@ def register(name="blobs", spec="toy:SPEC") -> None:
 
 
 def write_preset(folder, **changes):
-    """A preset of this workload as a TOML file; returns its path as text."""
+    """A preset of this workload as a TOML file; returns its path as text. Its run has a page with ``report=True``."""
     from fedlab.config.sections import to_toml
 
     path = folder / "toy.toml"
-    path.write_text(to_toml({**SMALL, **changes}))
+    path.write_text(to_toml({**SMALL, "report": False, **changes}))
     return str(path)

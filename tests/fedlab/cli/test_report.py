@@ -21,7 +21,7 @@ def preset(monkeypatch, tmp_path):
 
 
 def test_the_page_of_a_run_is_made_again_and_a_run_without_a_round_is_refused(preset, tmp_path):
-    page = fedlab.run(preset).directory / "report.html"
+    page = fedlab.run(preset, report=True).directory / "report.html"
     first = page.read_bytes()
     page.unlink()
     result = CliRunner().invoke(app, ["report", "runs/toy-0"])
