@@ -15,9 +15,11 @@ import typer
 
 from fedlab import registry, scaffold
 from fedlab.cli.app import app
+from fedlab.comparison.flower_plan import is_app, parse_values
 from fedlab.comparison.spec import parse_strategies
 from fedlab.config.presets import parse_overrides
 from fedlab.errors import ConfigError
+from fedlab.flower_apps.project import FlowerProject
 from fedlab.registry import load_config, merge, read_any_preset
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +80,9 @@ def check_command(words: list[str]) -> None:
     preset, overrides = given["preset"], parse_overrides(given["overrides"] or [])
     if words[0] != "compare":
         load_config(preset, {key: value for key, value in overrides.items() if value != "FOLDER"})
+        return
+    if is_app(preset):
+        parse_values(FlowerProject.read(preset), overrides)
         return
     usual = str(read_any_preset(preset)[1]["strategy"])
     tried = [{"strategy": variant.name} for variant in parse_strategies(given["strategies"] or usual)]

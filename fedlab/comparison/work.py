@@ -1,4 +1,4 @@
-"""What a cell does, as text that any process can read back: the run of a preset, or of a Flower app."""
+"""Work of a cell, as text that any process can read back: the run of a preset, or of a Flower app."""
 
 from __future__ import annotations
 
