@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import socket
+import threading
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +17,7 @@ from fedlab.comparison.work import read_work, write_work
 from fedlab.comparison.workers import Task
 
 DISTRIBUTION = "fedlab-adapt"
+REQUEUED = threading.Event()  # of this process: its job is in the queue again, so that it has no result
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,16 @@ class RemoteCell:
             work = read_work(self.work)
         except FedlabError as refused:  # a plug-in that this machine lacks
             return f"on {socket.gethostname()}: {refused}"
-        return cells.run_cell(Path(self.path), work)
+        error = cells.run_cell(Path(self.path), work)
+        if REQUEUED.is_set():  # submitit's own SystemExit may have come to torch while it wrote a file
+            raise SystemExit(1)
+        return error
 
     def checkpoint(self, *_: Any) -> Any:
         """Return what Slurm is to queue when the time is over: the same cell, which goes on from its last round."""
         from submitit.helpers import DelayedSubmission
 
+        REQUEUED.set()
         return DelayedSubmission(self)
 
     def _unfit(self) -> str:

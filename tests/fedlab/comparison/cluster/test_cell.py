@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 
 import pytest
@@ -39,6 +40,14 @@ def test_a_machine_that_sees_other_files_or_has_another_version_says_so(cell, tm
     assert not (tmp_path / "cells").exists()
 
 
-def test_a_job_whose_time_is_over_is_queued_again_as_it_is(cell):
+def test_a_job_whose_time_is_over_is_queued_again_and_has_no_result(cell, monkeypatch):
     pytest.importorskip("submitit")
-    assert cell.checkpoint().function == cell
+    monkeypatch.setattr("fedlab.comparison.cluster.cell.REQUEUED", threading.Event())
+
+    def time_is_over(*_):
+        assert cell.checkpoint().function == cell
+        return "RuntimeError: SystemExit in the middle of a file"
+
+    monkeypatch.setattr(cells, "run_cell", time_is_over)
+    with pytest.raises(SystemExit):
+        cell()
