@@ -21,7 +21,6 @@ from fedlab.comparison.result import Cell, Comparison
 from fedlab.config.resolve import with_options
 from fedlab.config.sections import Value, is_free_text, options
 from fedlab.errors import ConfigError
-from fedlab.registry import all_sections
 from fedlab.runs.manifest import git_commit, now, versions
 from fedlab.runs.metrics import MetricTable
 from fedlab.training import resolve_device
@@ -99,7 +98,8 @@ def plan_comparison(request: ComparisonRequest) -> ComparisonPlan:
         With a sentence.
     """
     variants, seeds = spec.parse_strategies(request.strategies), spec.parse_seeds(request.seeds)
-    values, budget = spec.parse_options(request.overrides or {}), dict(request.budget or {})
+    sections, budget = spec.sections_of(request.preset), dict(request.budget or {})
+    values = spec.parse_options(request.overrides or {}, sections)
     if "rounds" in budget and "rounds" in values:
         raise ConfigError("rounds are set as an option and as a budget; keep one of them")
     backend = find_backend(request.on) if request.on else None
@@ -126,7 +126,7 @@ def plan_comparison(request: ComparisonRequest) -> ComparisonPlan:
         grid={name: list(map(spec.format_value, each)) for name, each in values.items() if len(each) > 1},
         target=request.target,
         budget=budget or None,
-        command=command(request, seeds, options_written(values)),
+        command=command(request, seeds, options_written(values, sections)),
         created=now(),
         versions=versions(),
         git_commit=git_commit(),
@@ -191,9 +191,9 @@ def visible_gpus() -> list[str]:
     return (named or list(map(str, range(count))))[:count]
 
 
-def options_written(values: Mapping[str, Sequence[Value]]) -> list[str]:
+def options_written(values: Mapping[str, Sequence[Value]], sections: Mapping[str, type]) -> list[str]:
     """Return options of a grid as they are written on the command line."""
-    known = options(all_sections())
+    known = options(sections)
     separators = {name: spec.SEPARATOR if is_free_text(known[name]) else "," for name in values}
     return [f"{name}={separators[name].join(map(spec.format_value, each))}" for name, each in values.items()]
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fedlab import registry
+from fedlab.config.resolve import active_sections
 from fedlab.config.sections import Overrides, Value, is_free_text, options, section_fields, suggest_option
 from fedlab.errors import ConfigError
 from fedlab.strategies.ablations import expand_ablation
@@ -106,18 +107,34 @@ def parse_seeds(text: str | int | Sequence[int]) -> list[int]:
     return seeds
 
 
-def parse_options(items: Mapping[str, object]) -> dict[str, list[Value]]:
+def sections_of(preset: str) -> dict[str, type]:
+    """Return every section that exists, and those of what a preset names by import path.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such preset, or it names something that does not exist.
+    """
+    return {**registry.all_sections(), **active_sections(registry.plugins_of(registry.preset_options(preset)))}
+
+
+def parse_options(items: Mapping[str, object], sections: Mapping[str, type] | None = None) -> dict[str, list[Value]]:
     """Return the values of each option, from ``{"server.steps": "24,48"}``; a list is taken as it is.
 
     A comma stands between values of an option that is a number, a switch or a choice; one of free text
     (``digits.targets=usps,mnist_m``) is taken whole. ``|`` stands between values of any option.
+
+    Parameters
+    ----------
+    sections
+        The sections whose options are known; None: those of all that has a name.
 
     Raises
     ------
     ConfigError
         For an unknown option, with the near match; one that other options set; a value given twice.
     """
-    known, found = options(registry.all_sections()), {}
+    known, found = options(registry.all_sections() if sections is None else sections), {}
     for name, given in items.items():
         if name not in known:
             raise ConfigError(f"unknown option {name!r}; {suggest_option(name, known)} `fedlab list options` shows all")

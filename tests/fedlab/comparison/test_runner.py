@@ -234,6 +234,15 @@ def test_the_command_goes_on_with_what_it_was_asked_for(preset):
     assert plan.comparison.grid == {"rounds": ["1", "2"]}
 
 
+def test_options_of_a_workload_that_the_preset_names_by_import_path_make_a_grid(tmp_path):
+    preset = toy.write_preset(tmp_path, **toy.PLUGIN)
+    plan = plan_comparison(ComparisonRequest(preset, "source_only", 1, {"toy.domains": "a,b|c"}))
+    assert plan.comparison.grid == {"toy.domains": ["a,b", "c"]}
+    assert "'toy.domains=a,b|c'" in plan.comparison.command
+    with pytest.raises(ConfigError, match="unknown option 'toy.domain'; did you mean 'toy.domains'"):
+        plan_comparison(ComparisonRequest(preset, "source_only", 1, {"toy.domain": "a"}))
+
+
 def test_jobs_times_threads_are_no_more_than_the_cores(preset, monkeypatch):
     monkeypatch.setattr(running, "cores", lambda: 8)
     assert plan_comparison(ComparisonRequest(preset, "source_only", 5)).jobs == 5
