@@ -145,15 +145,16 @@ def _explain(address: str, error: str) -> str:
             f"on Python {own_python}; all machines need the same versions: install them there (`pip install "
             f"ray=={own_ray}`), or run this from the cluster's environment"
         )
-    if address == AUTO and "Could not find any running Ray" in error:
+    said = LOG_PREFIX.sub("", error.strip().splitlines()[0])
+    if address == AUTO:
         return (
-            "this machine is no node of a Ray cluster; start one (`ray start --head`), join one (`ray start "
-            "--address=HEAD:6379`), or name its address"
+            "this machine is no node of a Ray cluster that answers; start one (`ray start --head`), join one (`ray "
+            f"start --address=HEAD:6379`), or name the address of its head. Ray says: {said}"
         )
-    first = LOG_PREFIX.sub("", error.strip().splitlines()[0])
     return (
-        f"the Ray cluster at {address} cannot be joined from this machine, which must be one of its nodes: run this on "
-        f"a node, or make this machine one (`ray start --address={address}`). Ray says: {first}"
+        f"the Ray cluster at {address} takes no connection from this machine, which must be one of its nodes: run this "
+        f"on a node, or make this machine one (`ray start --address={address}`). {_what_to_check(address)}. Ray says: "
+        f"{said}"
     )
 
 

@@ -73,7 +73,7 @@ class SlurmBackend:
         missing = [name for name in ("sbatch", "srun", "squeue", "scancel") if not shutil.which(name)]
         if missing:
             raise ConfigError(
-                f"--on slurm needs the commands of Slurm, and {', '.join(missing)} is not on the PATH; run this on a "
+                f"--on slurm needs commands of Slurm that are not on the PATH: {', '.join(missing)}; run this on a "
                 "login node of the cluster"
             )
         self._threads = max(task.work.threads for task in tasks)

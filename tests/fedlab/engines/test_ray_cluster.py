@@ -93,6 +93,17 @@ def test_what_fits_is_counted_node_by_node():
     assert both.describe() == "2 nodes with 7 CPUs and 1 GPUs"
 
 
+def test_a_machine_that_is_no_node_is_told_what_to_do(monkeypatch):
+    said = "[2026-11-27 10:00:00,1 E 7 8] rpc_client.h:203: Failed to connect to GCS"
+    monkeypatch.setattr(ray_cluster, "_ask", lambda address: {"error": said})
+    with pytest.raises(ConfigError, match="no node of a Ray cluster that answers; .*says: Failed to connect to GCS$"):
+        probe("auto")
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=f"takes no connection from this machine.*ray start --address={address}"):
+            probe(address)
+
+
 @pytest.mark.engine
 def test_a_port_on_which_no_head_listens_is_told_in_time(monkeypatch):
     monkeypatch.setattr(ray_cluster, "PROBE_SECONDS", 1.0)
