@@ -68,8 +68,7 @@ def execute(plan: ComparisonPlan, listener: ComparisonListener | None = None) ->
 
 def _run(plan: ComparisonPlan, waiting: Sequence[workers.Task], begin: workers.Begin) -> workers.Ended:
     if plan.backend:
-        comparison = plan.comparison
-        return run_on(plan.backend, comparison.directory, comparison.created, waiting, plan.jobs, begin)
+        return run_on(plan.backend, plan.comparison.directory, waiting, plan.jobs, begin)
     if plan.jobs == 1 or len(waiting) < 2:
         return workers.run_sequential(waiting, begin)
     jobs = min(plan.jobs, len(waiting))

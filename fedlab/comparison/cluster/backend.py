@@ -32,8 +32,8 @@ class Backend(Protocol):
         """Raise ConfigError, with a sentence, when the cluster cannot run these tasks; nothing is started."""
         ...
 
-    def open(self, folder: Path, marker: str) -> None:
-        """Connect; ``marker`` tells the comparison's folder from another one of the same path."""
+    def open(self, folder: Path) -> None:
+        """Connect, for the comparison of a folder."""
         ...
 
     def submit(self, task: Task) -> None:

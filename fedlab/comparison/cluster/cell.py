@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import platform
+import secrets
 import socket
 import threading
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from fedlab.comparison import cells
-from fedlab.comparison.result import FACTS
 from fedlab.comparison.work import read_work, write_work
 from fedlab.comparison.workers import Task
+from fedlab.files import write_atomically
 
-DISTRIBUTION = "fedlab-adapt"
+DISTRIBUTION, FOLDER_ID = "fedlab-adapt", ".folder-id"
 REQUEUED = threading.Event()  # of this process: its job is in the queue again, so that it has no result
 
 
@@ -30,8 +30,8 @@ class RemoteCell:
         Its run directory.
     work
         What it does, as text.
-    folder, marker
-        The comparison's folder, and when the comparison was made: another folder of that path is not meant.
+    folder, folder_id
+        The comparison's folder, and what is written in it: another folder of that path is not meant.
     version
         Versions of fedlab and Python that the comparison was planned with.
     """
@@ -39,13 +39,13 @@ class RemoteCell:
     path: str
     work: str
     folder: str
-    marker: str
+    folder_id: str
     version: str
 
     @classmethod
-    def of(cls, task: Task, folder: Path, marker: str) -> RemoteCell:
+    def of(cls, task: Task, folder: Path) -> RemoteCell:
         """Return a task of a comparison as it travels."""
-        return cls(str(task.path), write_work(task.work), str(folder), marker, versions_here())
+        return cls(str(task.path), write_work(task.work), str(folder), folder_id(folder), versions_here())
 
     def __call__(self) -> str | None:
         """Run the cell here, or go on with it; return its error."""
@@ -74,15 +74,22 @@ class RemoteCell:
         if versions_here() != self.version:
             return f"this machine has {versions_here()}, and the comparison was planned with {self.version}"
         try:
-            seen = json.loads((Path(self.folder) / FACTS).read_text(encoding="utf-8"))["created"]
-        except (OSError, ValueError, KeyError):
-            seen = None
-        if seen == self.marker:
-            return ""
+            if (Path(self.folder) / FOLDER_ID).read_text(encoding="utf-8") == self.folder_id:
+                return ""
+        except OSError:
+            pass
         return (
             f"{self.folder} is not the folder of this comparison here; put it where all machines see the same files "
             "under the same path (--out)"
         )
+
+
+def folder_id(folder: Path) -> str:
+    """Return the text by which a comparison's folder is known, written once."""
+    file = folder / FOLDER_ID
+    if not file.exists():
+        write_atomically(file, secrets.token_hex(8).encode())
+    return file.read_text(encoding="utf-8")
 
 
 def versions_here() -> str:

@@ -81,9 +81,9 @@ class RayBackend:
         wanted = 1 if device == "cuda" or (device == "auto" and self._has_gpus) else 0
         return common.number("cpus", self.values, task.work.threads), common.number("gpus", self.values, wanted)
 
-    def open(self, folder: Path, marker: str) -> None:
+    def open(self, folder: Path) -> None:
         """Start the driver; what it says goes to a log in the comparison's folder."""
-        self._folder, self._marker = folder, marker
+        self._folder = folder
         command = [sys.executable, "-P", "-W", "ignore::FutureWarning", "-m", DRIVER, self.address]
         variables = common.environment()
         with (folder / LOG).open("a") as log:
@@ -108,7 +108,7 @@ class RayBackend:
         """Queue a task; Ray runs it where its CPUs are free."""
         self._tasks[str(task.path)] = task
         cpus, gpus = self._resources(task)
-        cell = asdict(RemoteCell.of(task, self._folder, self._marker))
+        cell = asdict(RemoteCell.of(task, self._folder))
         with suppress(BrokenPipeError):  # its end is seen in `ended`
             stream = _pipe(self._process.stdin)
             stream.write(json.dumps({"cell": cell, "cpus": cpus, "gpus": gpus}) + "\n")

@@ -14,16 +14,16 @@ POLL_SECONDS = 0.5
 VISIBLE_SECONDS = 90.0  # for the results of another machine to be seen here: a network file system may cache names
 
 
-def run_on(backend: Backend, folder: Path, marker: str, tasks: Sequence[Task], jobs: int, begin: Begin) -> Ended:
+def run_on(backend: Backend, folder: Path, tasks: Sequence[Task], jobs: int, begin: Begin) -> Ended:
     """Run tasks on a cluster, at most ``jobs`` at a time; yield each with its error, as they end.
 
     Parameters
     ----------
-    folder, marker
-        The comparison's folder, and what tells it from another one of that path.
+    folder
+        The comparison's folder.
     """
     order, running, shown = PretrainingOrder(tasks), list[Task](), set[Task]()
-    backend.open(folder, marker)
+    backend.open(folder)
     try:
         while order.waiting or running:
             while len(running) < jobs and (task := order.next(running)):

@@ -78,11 +78,11 @@ class SlurmBackend:
             )
         self._threads = max(task.work.threads for task in tasks)
 
-    def open(self, folder: Path, marker: str) -> None:
+    def open(self, folder: Path) -> None:
         """Prepare the executor, and read which jobs there are from before."""
         import submitit
 
-        self._folder, self._marker = folder, marker
+        self._folder = folder
         options: dict[str, object] = {key: True if value == "true" else value for key, value in self.values.items()}
         if not {"cpus_per_task", "cpus_per_gpu"} & options.keys():
             options["cpus_per_task"] = self._threads
@@ -111,7 +111,7 @@ class SlurmBackend:
             if run in self._before:
                 job = self._executor.job_class(self._executor.folder, self._before.pop(run))
             else:
-                job = self._sbatch(RemoteCell.of(task, self._folder, self._marker))
+                job = self._sbatch(RemoteCell.of(task, self._folder))
         except RunError:
             if not self._jobs:
                 raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from dataclasses import replace
 
@@ -21,8 +20,7 @@ from fedlab.runs.directory import RunDirectory
 @pytest.fixture
 def cell(tmp_path):
     config = with_options(launch.prepare(toy.PLUGIN, {"rounds": 1}), {"device": "auto"})
-    (tmp_path / "comparison.json").write_text(json.dumps({"created": "then"}))
-    return RemoteCell.of(Task(tmp_path / "cells" / "a-0", PresetWork(config)), tmp_path, "then")
+    return RemoteCell.of(Task(tmp_path / "cells" / "a-0", PresetWork(config)), tmp_path)
 
 
 def test_the_device_is_that_of_the_machine_which_runs_the_cell(cell, tmp_path):
@@ -33,11 +31,16 @@ def test_the_device_is_that_of_the_machine_which_runs_the_cell(cell, tmp_path):
 
 
 def test_a_machine_that_sees_other_files_or_has_another_version_says_so(cell, tmp_path):
-    assert "is not the folder of this comparison here" in replace(cell, marker="now")()
+    assert "is not the folder of this comparison here" in replace(cell, folder_id="now")()
     assert "is not the folder of this comparison here" in replace(cell, folder=str(tmp_path / "none"))()
     assert "planned with fedlab 9" in replace(cell, version="fedlab 9 on Python 3.11")()
     assert "0 usable GPUs" in replace(cell, work=cell.work.replace('device = \\"auto\\"', 'device = \\"cuda\\"'))()
     assert not (tmp_path / "cells").exists()
+
+
+def test_a_job_of_an_earlier_command_knows_the_folder(cell, tmp_path):
+    task = Task(tmp_path / "cells" / "b-0", PresetWork(launch.prepare(toy.PLUGIN, {})))
+    assert RemoteCell.of(task, tmp_path).folder_id == cell.folder_id
 
 
 def test_a_job_whose_time_is_over_is_queued_again_and_has_no_result(cell, monkeypatch):

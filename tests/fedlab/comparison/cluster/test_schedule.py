@@ -18,7 +18,7 @@ class OneAtATime:
     def __init__(self):
         self.log, self.running = [], []
 
-    def open(self, folder, marker):
+    def open(self, folder):
         self.log.append("open")
 
     def submit(self, task):
@@ -46,7 +46,7 @@ def tasks(folder, *names, **options):
 
 def run(folder, all_tasks, jobs=9):
     cluster, begun = OneAtATime(), []
-    found = [(task.path.name, error) for task, error in run_on(cluster, folder, "then", all_tasks, jobs, begun.append)]
+    found = [(task.path.name, error) for task, error in run_on(cluster, folder, all_tasks, jobs, begun.append)]
     assert {task.path.name for task in begun} == {name for name, _ in found}
     return cluster.log, dict(found)
 

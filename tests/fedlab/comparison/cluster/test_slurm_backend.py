@@ -40,7 +40,7 @@ def backend_of(folder, all_tasks, details="slurm"):
     folder.mkdir(exist_ok=True)
     backend = find_backend(details)
     backend.check(all_tasks)
-    backend.open(folder, "then")
+    backend.open(folder)
     return backend
 
 
