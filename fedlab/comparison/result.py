@@ -7,6 +7,7 @@
         cells/              a run directory for each cell, named by the hash of its options
         pretrained/         pre-trainings that cells share
         table.csv table.json table.md table.tex report.html
+        slurm/ ray.log      jobs and logs of cells on a cluster
         earlier/            the same of comparisons before it with other options, see fedlab.comparison.earlier
 """
 

@@ -179,8 +179,8 @@ class SlurmBackend:
         write_atomically(self._folder / FOLDER / JOBS, json.dumps({**self._before, **jobs}, indent=2).encode() + b"\n")
 
     def close(self) -> None:
-        """Cancel what is queued or runs, and wait until it has noted where it stands."""
-        ids = [str(job.job_id) for _, job in self._jobs.values()] + list(self._before.values())
+        """Cancel what is queued or runs for this command, and wait until it has noted where it stands."""
+        ids = [str(job.job_id) for _, job in self._jobs.values()]
         if not ids:
             return
         _say("scancel", *ids)
@@ -188,7 +188,6 @@ class SlurmBackend:
         while _queued(ids) and time.monotonic() < end:
             time.sleep(0.5)
         self._jobs.clear()
-        self._before.clear()
         self._write_jobs()
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
+import threading
 
 import cloudpickle
 import pytest
@@ -88,6 +90,26 @@ def test_jobs_of_an_earlier_command_are_found_again_and_a_limit_of_jobs_is_waite
             backend.ended(0.0)
         job.kill()
     assert json.loads((folder / "slurm" / "jobs.json").read_text()) == {}
+
+
+def test_jobs_of_this_command_are_cancelled_and_others_stay(slurm, tmp_path):
+    (task,) = tasks(tmp_path, 0)
+    folder = tmp_path / "comparison"
+    (folder / "slurm").mkdir(parents=True)
+    with (
+        subprocess.Popen(["sleep", "60"], start_new_session=True) as own,
+        subprocess.Popen(["sleep", "60"], start_new_session=True) as other,
+    ):
+        slurm.hold("7", own.pid)
+        slurm.hold("8", other.pid)
+        (folder / "slurm" / "jobs.json").write_text(json.dumps({"a-0": "7", "b-0": "8"}))
+        backend = backend_of(folder, [task])
+        backend.submit(task)
+        threading.Thread(target=own.wait).start()  # Slurm would see it end, too
+        backend.close()
+        assert own.wait(10) == -signal.SIGTERM and other.poll() is None
+        other.kill()
+    assert json.loads((folder / "slurm" / "jobs.json").read_text()) == {"b-0": "8"}
 
 
 def test_a_job_that_vanishes_is_told_with_its_state(slurm, tmp_path, monkeypatch):
