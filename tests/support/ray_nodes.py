@@ -92,28 +92,30 @@ def main(temporary: str) -> None:
     head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": temporary}
     cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
     added = [cluster.add_node(num_cpus=1)]
-    print(f"> {cluster.address}", flush=True)
-    for line in sys.stdin:
-        what, _, value = line.strip().partition(" ")
-        if what == "add":
-            added.append(cluster.add_node(num_cpus=1))
-        elif what == "version":
-            client = GcsClient(address=cluster.address)
-            own = get_cluster_metadata(client)
-            own["ray_version"] = value or ray.__version__
-            client.internal_kv_put(CLUSTER_METADATA_KEY, json.dumps(own).encode(), True, KV_NAMESPACE_CLUSTER)
-        elif what == "hold":
-            ray.init(cluster.address, log_to_driver=False)
-            ray.get(placement_group([{"CPU": 1}, {"CPU": 1}]).ready())
-        elif what == "release":
-            ray.shutdown()
-        elif value == "head":
-            cluster.head_node.kill_gcs_server()
-        else:
-            cluster.remove_node(added.pop(), allow_graceful=False)
-        print("> done", flush=True)
-    for node in (*added, cluster.head_node):
-        node.kill_all_processes(check_alive=False, allow_graceful=False)
+    try:
+        print(f"> {cluster.address}", flush=True)
+        for line in sys.stdin:
+            what, _, value = line.strip().partition(" ")
+            if what == "add":
+                added.append(cluster.add_node(num_cpus=1))
+            elif what == "version":
+                client = GcsClient(address=cluster.address)
+                own = get_cluster_metadata(client)
+                own["ray_version"] = value or ray.__version__
+                client.internal_kv_put(CLUSTER_METADATA_KEY, json.dumps(own).encode(), True, KV_NAMESPACE_CLUSTER)
+            elif what == "hold":
+                ray.init(cluster.address, log_to_driver=False)
+                ray.get(placement_group([{"CPU": 1}, {"CPU": 1}]).ready())
+            elif what == "release":
+                ray.shutdown()
+            elif value == "head":
+                cluster.head_node.kill_gcs_server()
+            else:
+                cluster.remove_node(added.pop(), allow_graceful=False)
+            print("> done", flush=True)
+    finally:  # of an error, too: no node outlives this process
+        for node in (*added, cluster.head_node):
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
 
 
 if __name__ == "__main__":
