@@ -29,6 +29,7 @@ from fedlab.runs.directory import RunDirectory
 from fedlab.runs.metrics import MetricTable
 from fedlab.runs.result import Result
 from fedlab.torch_state import usual_torch_state
+from fedlab.trackers.opening import tracker_names
 from fedlab.training import null_progress, resolve_device
 from fedlab.workload import SupportsHiddenLabels, Workload, missing_columns
 
@@ -144,6 +145,7 @@ def check(config: Config) -> None:
                 f"{run.rounds}; name an earlier round, or raise rounds"
             )
     check_participation(config)
+    tracker_names(run.track)
     if config.data.label_smoothing and not config.plugins["workload"].spec.smooths_labels:
         raise ConfigError(
             f"option 'data.label_smoothing': the loss of workload {run.workload!r} is no cross-entropy of labels that "

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,6 @@ from fedlab.runs.consent import config_digest
 from fedlab.runs.directory import RunDirectory, current_directory
 from fedlab.runs.manifest import now
 from fedlab.runs.metrics import MetricTable, mean_over
-from fedlab.runs.tensorboard import TensorBoard
 from fedlab.seeds import deterministic, seeded
 from fedlab.server.budget import Budget
 from fedlab.server.early_stop import EarlyStop
@@ -55,6 +54,8 @@ from fedlab.strategies.protocol import (
     client_metrics,
     load,
 )
+from fedlab.trackers.opening import Trackers, tracker_names
+from fedlab.trackers.tracker import RunFacts
 from fedlab.training import resolve_device
 from fedlab.workload import SupportsScoring, Workload, blank_model
 
@@ -137,31 +138,54 @@ class RoundLoop:
         self.run.emit("connecting", clients=len(self.names))
         with seeded(self.config.run.seed, "roster"):
             self.grid.wait_for_clients(checkpoint[0] + 1 if checkpoint else 0, self.config.comm.connect_timeout)
-        board = TensorBoard(self.run.path / "tensorboard", after=checkpoint[0] if checkpoint else -1)
-        if checkpoint:
-            self.round, state = checkpoint
-            arrays = tensor_record(state["arrays"], copy=False)
-            self.strategy.restore(state["strategy"])
-            self.grid.restore(state["refused"])
-            self.budget.restore(self.run.rounds())
-            self.stop.restore(self.run.rounds())
-            self.budget.exhausted = self._exhausted()
-            if self.strategy.privacy():  # each resume counts a release, see PrivacyAccount.restore
-                self._save_checkpoint(arrays)
-            self.run.emit("resumed", round=self.round)
-        else:
-            arrays = self._initialize()
-            if account := self.strategy.privacy():
-                self.run.emit("note", round=self.round, note=describe(account.record()))
-            board.add(self._finish_round(arrays, *self._evaluate(arrays)))
-        while self.round < self.config.run.rounds and not self._ended_by():
-            self.round += 1
-            with seeded(self.config.run.seed, "roster"):
-                enough = self.train_sampler.count(len(self.names))
-                self.grid.start_round(self.round, self.config.comm.connect_timeout, enough)
-            arrays, stats = self._train(arrays)
-            board.add(self._finish_round(arrays, *self._evaluate(arrays), train=stats))
-        board.close()
+        with self._trackers(checkpoint[0] if checkpoint else -1) as trackers:
+            if checkpoint:
+                arrays = self._restore(*checkpoint)
+            else:
+                arrays = self._initialize()
+                if account := self.strategy.privacy():
+                    self.run.emit("note", round=self.round, note=describe(account.record()))
+                trackers.add(self._finish_round(arrays, *self._evaluate(arrays)))
+            while self.round < self.config.run.rounds and not self._ended_by():
+                self.round += 1
+                with seeded(self.config.run.seed, "roster"):
+                    enough = self.train_sampler.count(len(self.names))
+                    self.grid.start_round(self.round, self.config.comm.connect_timeout, enough)
+                arrays, stats = self._train(arrays)
+                trackers.add(self._finish_round(arrays, *self._evaluate(arrays), train=stats))
+        self._finish(arrays)
+
+    def _trackers(self, after: int) -> Trackers:
+        run = self.config.run
+        facts = RunFacts(
+            self.run.path,
+            str(self.run.manifest().get("id", "")),
+            run.track_project,
+            run.track_group,
+            self.config.options(),
+            after,
+        )
+        with seeded(run.seed, "trackers"):  # whatever they draw
+            return Trackers(
+                tracker_names(run.track), facts, lambda note: self.run.emit("note", round=self.round, note=note)
+            )
+
+    def _restore(self, server_round: int, state: Mapping[str, Any]) -> ArrayRecord:
+        """Go on from a checkpoint."""
+        self.round = server_round
+        arrays = tensor_record(state["arrays"], copy=False)
+        self.strategy.restore(state["strategy"])
+        self.grid.restore(state["refused"])
+        self.budget.restore(self.run.rounds())
+        self.stop.restore(self.run.rounds())
+        self.budget.exhausted = self._exhausted()
+        if self.strategy.privacy():  # each resume counts a release, see PrivacyAccount.restore
+            self._save_checkpoint(arrays)
+        self.run.emit("resumed", round=self.round)
+        return arrays
+
+    def _finish(self, arrays: ArrayRecord) -> None:
+        """Record the end of the run."""
         if self.budget.ended_by:
             self.run.emit("note", round=self.round, note=self.budget.message(self.round))
         elif self._ended_by():

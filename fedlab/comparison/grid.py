@@ -32,6 +32,7 @@ AUTO = "auto"  # device of a machine that is not known yet
 # Options on which no result depends.
 NOT_HASHED = frozenset(
     {"name", "seed", "checkpoint.pretrain_cache", "checkpoint.keep", "checkpoint.keep_initial", "report"}
+    | {"track", "track_project", "track_group"}
 )
 
 

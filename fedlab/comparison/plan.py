@@ -19,6 +19,7 @@ from fedlab.comparison.cluster.backends import find_backend
 from fedlab.comparison.preset_work import PresetWork
 from fedlab.comparison.result import Cell, Comparison
 from fedlab.config.resolve import with_options
+from fedlab.config.schema import Config
 from fedlab.config.sections import Value, is_free_text, options
 from fedlab.errors import ConfigError
 from fedlab.runs.manifest import git_commit, now, versions
@@ -111,8 +112,7 @@ def plan_comparison(request: ComparisonRequest) -> ComparisonPlan:
     if baseline not in labels:
         raise ConfigError(f"the baseline {baseline!r} is none of the compared: {', '.join(labels)}")
     folder = Path(request.out or Path("comparisons") / Path(request.preset).stem).resolve()
-    shared = {"checkpoint.pretrain_cache": str(folder / "pretrained")}
-    tasks = {plan.run: workers.Task(folder / plan.run, PresetWork(with_options(plan.config, shared))) for plan in plans}
+    tasks = {plan.run: workers.Task(folder / plan.run, PresetWork(_in_folder(plan.config, folder))) for plan in plans}
     jobs, threads, gpus = at_once(request.jobs, list(tasks.values()), backend)
     comparison = Comparison(
         directory=folder,
@@ -132,6 +132,12 @@ def plan_comparison(request: ComparisonRequest) -> ComparisonPlan:
         git_commit=git_commit(),
     )
     return ComparisonPlan(comparison, tasks, jobs, threads, gpus, request.metric, backend)
+
+
+def _in_folder(config: Config, folder: Path) -> Config:
+    """Return the configuration of a cell: it shares pre-training with the others, and trackers file it under them."""
+    group = config.run.track_group or folder.name
+    return with_options(config, {"checkpoint.pretrain_cache": str(folder / "pretrained"), "track_group": group})
 
 
 def check_metric(request: ComparisonRequest, metric: str, table: MetricTable) -> None:

@@ -57,6 +57,11 @@ class RunConfig:
         "", description="file that names the clients that train: one line for each round, separated by commas"
     )
     join_rounds: str = Field("", description="clients that join late and in which round, as usps=3,optdigits=4")
+    track: str = Field(
+        "", description="where metrics go besides TensorBoard's files: mlflow, wandb, or both with a comma between them"
+    )
+    track_project: str = Field("fedlab", min_length=1, description="project or experiment of these trackers")
+    track_group: str = Field("", description="group of the run there; empty: the comparison's name, if it is of one")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
     precision: Literal["auto", "float32", "tf32", "bf16"] = Field(
         "auto",

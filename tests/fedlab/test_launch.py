@@ -127,7 +127,7 @@ toy.register()
 from fedlab import launch
 from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs import directory as directories
-import fedlab.server.app, fedlab.client.app, fedlab.runs.tensorboard, fedlab.report
+import fedlab.server.app, fedlab.client.app, fedlab.trackers.tensorboard, fedlab.report
 
 config = launch.prepare({preset!r}, {{}})
 append, checkpoint = directories.append_line, Checkpoints.save

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fedlab.runs.tensorboard import TensorBoard
+from fedlab.trackers.tensorboard import TensorBoard
+from fedlab.trackers.tracker import RunFacts, Scalars
 
 
 def record(server_round, accuracy):
@@ -21,14 +22,27 @@ def record(server_round, accuracy):
     }
 
 
+class Board:
+    """The tracker, told of whole records as a run tells it."""
+
+    def __init__(self, path, after):
+        self.board, self.scalars = TensorBoard(RunFacts(path, "id", "fedlab", "", {}, after)), Scalars()
+
+    def add(self, record):
+        self.board.add(record["round"], self.scalars(record))
+
+    def close(self):
+        self.board.close(failed=False)
+
+
 def read(path):
-    events = EventAccumulator(str(path))
+    events = EventAccumulator(str(path / "tensorboard"))
     events.Reload()
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def test_every_number_of_a_round_is_there_under_its_name_and_step(tmp_path):
-    board = TensorBoard(tmp_path, after=-1)
+    board = Board(tmp_path, after=-1)
     for server_round, accuracy in ((0, 0.25), (1, 0.5)):
         board.add(record(server_round, accuracy))
     board.close()
@@ -45,7 +59,7 @@ def test_every_number_of_a_round_is_there_under_its_name_and_step(tmp_path):
 
 
 def test_a_round_is_on_the_disk_before_the_next_begins(tmp_path):
-    board = TensorBoard(tmp_path, after=-1)
+    board = Board(tmp_path, after=-1)
     board.add(record(0, 0.5))
     assert read(tmp_path)["accuracy/usps"] == [(0, 0.5)]
     board.close()
@@ -53,13 +67,13 @@ def test_a_round_is_on_the_disk_before_the_next_begins(tmp_path):
 
 @pytest.mark.parametrize("after", [-1, 0, 1])
 def test_what_a_killed_run_wrote_after_its_checkpoint_is_purged_on_resuming(tmp_path, after):
-    killed = TensorBoard(tmp_path, after=-1)
+    killed = Board(tmp_path, after=-1)
     for server_round in (0, 1, 2):
         killed.add(record(server_round, 0.25))
     killed.close()
-    (old,) = tmp_path.iterdir()
+    (old,) = (tmp_path / "tensorboard").iterdir()
     old.rename(old.with_name(old.name.replace("tfevents.", "tfevents.0")))  # as if written a second earlier
-    resumed = TensorBoard(tmp_path, after=after)
+    resumed = Board(tmp_path, after=after)
     for server_round in range(after + 1, 3):
         resumed.add(record(server_round, 0.75))
     resumed.close()
@@ -69,7 +83,7 @@ def test_what_a_killed_run_wrote_after_its_checkpoint_is_purged_on_resuming(tmp_
 
 def test_many_clients_have_quantiles_and_a_global_test_its_score(tmp_path):
     clients = {f"shard-{number}": {"accuracy": number / 100} for number in range(101)}
-    board = TensorBoard(tmp_path, after=-1)
+    board = Board(tmp_path, after=-1)
     board.add({**record(0, 0.5), "clients": clients, "score": {"accuracy": 0.75}, "bytes": {}})
     board.close()
     found = read(tmp_path)
