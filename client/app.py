@@ -43,6 +43,7 @@ from fedlab.strategies.protocol import (
     ClientContext,
     ClientFunctions,
     ManyClientsFn,
+    is_final,
     round_of,
 )
 from fedlab.strategies.vectorized import take_notes
@@ -185,7 +186,10 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
             with seeded(run.seed, purpose, server_round, partition):
                 content = (functions.train if purpose == "train" else functions.evaluate)(workload, message, who)
             content[CONFIG] = ConfigRecord({ROUND: server_round})
-            facts = {"round": server_round, "rounds": run.rounds, "name": run.name}
+            asked = message.content[CONFIG]
+            assert isinstance(asked, ConfigRecord)
+            last = is_final(server_round, run.rounds, asked)
+            facts = {"round": server_round, "rounds": run.rounds, "name": run.name, "last": last}
             if store and purpose == "evaluate":
                 states = functions.prediction_states(workload, message, who)
                 saved = {**facts, "images": isinstance(workload, SupportsImages)}

@@ -87,9 +87,7 @@ def resume(
     from fedlab.continuation import continuation
     from fedlab.runs.directory import RunDirectory
 
-    given = parse_overrides(overrides or [])
-    if wait is not None:
-        given["comm.connect_timeout"] = wait
+    given = {**parse_overrides(overrides or []), **({} if wait is None else {"comm.connect_timeout": wait})}
     if continuation(RunDirectory.open(run_dir), given) is None and not quiet and not as_json:
         longer = "" if "command" in RunDirectory.open(run_dir).manifest() else "; `rounds=N` makes it longer"
         stdout.print(f"this run is finished, and there is nothing to do{longer}. What it found:")

@@ -124,8 +124,8 @@ class SuperNodeMonitor:
             else:
                 reason = str(event.get("reason", "no reason given")).strip().splitlines()[-1]
                 self.write(f"{where}: failed to {kind}: {reason}")
-            self.finished = kind == "evaluate" and status == "ok" and event["round"] == event["rounds"]
-        elif kind == "saved" and event["round"] == event["rounds"]:
+            self.finished = kind == "evaluate" and status == "ok" and event["last"]
+        elif kind == "saved" and event["last"]:
             folder = self.state_dir
             with suppress(ValueError):
                 folder = folder.relative_to(Path.cwd())

@@ -18,6 +18,7 @@ from fedlab.engines.flower_internals import task_identity
 from fedlab.engines.spec import flower_config
 from fedlab.errors import ConfigError
 from fedlab.runs.consent import config_digest
+from fedlab.strategies.protocol import FINAL
 from tables import put
 
 
@@ -84,6 +85,20 @@ def test_over_the_network_a_bug_is_told_without_its_traceback_which_the_owner_ke
     assert "Traceback" not in reason and ".py" not in reason
     (noted,) = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert noted["reason"].startswith("Traceback") and 'strategies/protocol.py", line' in noted["reason"]
+
+
+@pytest.mark.parametrize(("server_round", "final"), [(2, False), (2, True), (3, False)])
+def test_the_owners_log_says_which_round_is_the_last(context, tmp_path, server_round, final):
+    context.node_config["state-dir"] = str(tmp_path)
+    sent = message("evaluate")
+    sent.content["config"]["server-round"] = server_round
+    if final:  # the server ends the run before its last round
+        sent.content["config"][FINAL] = True
+    assert not app(sent, context).has_error()
+    logged = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert {(event["event"], event["last"]) for event in logged} == {
+        (kind, final or server_round == 3) for kind in ("saved", "evaluate")
+    }
 
 
 def test_what_the_server_refused_is_noted_for_the_owner_and_changes_nothing(context, tmp_path):

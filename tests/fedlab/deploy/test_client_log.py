@@ -28,6 +28,7 @@ def test_a_run_from_its_first_message_to_its_last(reported):
     facts = {"rounds": 2, "name": "digits", "status": "ok"}
     reported.monitor.read_client_events([event("query", status="ok", name="digits")] * 2)
     for number in (1, 2):
+        facts["last"] = number == 2
         reported.monitor.read_client_events([event("train", round=number, seconds=4.06, **facts)])
         assert not reported.monitor.finished
         reported.monitor.read_client_events(
@@ -47,7 +48,7 @@ def test_a_run_from_its_first_message_to_its_last(reported):
 
 
 def test_who_has_no_use_for_images_is_not_told_to_predict_on_them(reported):
-    reported.monitor.read_client_events([event("saved", round=2, rounds=2, images=False, status="ok")])
+    reported.monitor.read_client_events([event("saved", round=2, rounds=9, last=True, images=False, status="ok")])
     assert reported.lines == ["the model is in clients/usps"]
 
 
