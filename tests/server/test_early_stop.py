@@ -68,8 +68,8 @@ def test_without_a_metric_nothing_ends_and_an_unknown_one_is_refused_in_round_1(
 
 def test_a_run_keeps_its_best_round_and_goes_on_with_more_patience(tmp_path, monkeypatch):
     put(monkeypatch, "workload", "blobs", toy.SPEC)
-    monkeypatch.setattr("fedlab.launch.write_page", lambda result: result)
     options = {"workload": "blobs", "blobs.client_labels": True, "strategy": "fedavg", "threads": 1, "rounds": 30}
+    options |= {"report": False}
     options |= {"client.steps": 20, "server.pretrain_steps": 0, "checkpoint.keep": 1, "name": "stops"}
     result = fedlab.run({**options, "stop.metric": "accuracy", "stop.patience": 2}, runs=tmp_path)
     done, best = result.rounds[-1]["round"], result.manifest["best_round"]
@@ -86,8 +86,8 @@ def test_a_run_keeps_its_best_round_and_goes_on_with_more_patience(tmp_path, mon
 
 def test_the_last_round_of_a_run_that_is_stopped_is_one_for_its_clients(tmp_path, monkeypatch):
     put(monkeypatch, "workload", "blobs", toy.SPEC)
-    monkeypatch.setattr("fedlab.launch.write_page", lambda result: result)
     options = {"workload": "blobs", "strategy": "source_free", "source_free.steps": 2, "threads": 1, "rounds": 9}
+    options |= {"report": False}
     options |= {"server.steps": 0, "server.pretrain_steps": 0, "evaluate_every": 2}  # so that nothing ever improves
     result = fedlab.run({**options, "stop.metric": "accuracy", "stop.patience": 1}, runs=tmp_path)
     assert [record["round"] for record in result.rounds if record["clients"]] == [0, 2, 3]
