@@ -19,15 +19,20 @@ def report(
     directory: Annotated[
         Path, typer.Argument(metavar="DIRECTORY", help="A run directory with a round, or the folder of a comparison.")
     ],
+    pdf: Annotated[bool, typer.Option("--pdf", help="Also each figure of the page as a PDF, in figures/.")] = False,
 ) -> None:
     """Write report.html of a run, or page and tables of a comparison, from what is on disk; nothing is run.
 
     A run ends with its page. This makes it again: of a run that goes on or was interrupted, or after the disk was full.
 
-    Example: `fedlab report runs/dualadapt-digits-0`
+    Example: `fedlab report runs/dualadapt-digits-0`, or `fedlab report comparisons/dualadapt-digits --pdf`
     """
-    page = _comparison_page(directory) if (directory / "comparison.json").is_file() else _run_page(directory)
+    made = _comparison_page if (directory / "comparison.json").is_file() else _run_page
+    page, figures = made(directory, pdf)
     stdout.print(f"wrote {page}", markup=False, highlight=False, soft_wrap=True)
+    if figures:
+        what = f"{len(figures)} figure{'s' * (len(figures) != 1)}"
+        stdout.print(f"wrote {what} in {figures[0].parent}", markup=False, highlight=False, soft_wrap=True)
 
 
 def runs(
@@ -68,7 +73,8 @@ def export(
     stdout.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _run_page(path: Path) -> Path:
+def _run_page(path: Path, pdf: bool) -> tuple[Path, list[Path]]:
+    """Write the page of a run, and its figures if ``pdf``; return the paths of both."""
     from fedlab.launch import write_page
     from fedlab.runs.directory import RunDirectory
     from fedlab.runs.result import Result
@@ -78,13 +84,20 @@ def _run_page(path: Path) -> Path:
         raise RunError(
             f"{directory.path} has no round yet, and nothing to show; `fedlab resume {directory.path}` goes on"
         )
-    write_page(Result.read(directory.path))
-    return directory.page
+    result = Result.read(directory.path)
+    write_page(result)
+    if not pdf:
+        return directory.page, []
+    from fedlab.report.pdf import write_run_figures
+
+    return directory.page, write_run_figures(result)
 
 
-def _comparison_page(path: Path) -> Path:
+def _comparison_page(path: Path, pdf: bool) -> tuple[Path, list[Path]]:
+    """Write the page and the tables of a comparison, and its figures if ``pdf``; return the paths of both."""
     from fedlab.comparison import files
     from fedlab.comparison.result import Comparison
 
-    files.write_files(Comparison.read(path))
-    return path.resolve() / "report.html"
+    comparison = Comparison.read(path)
+    files.write_files(comparison)
+    return path.resolve() / "report.html", files.write_figures(comparison) if pdf else []

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from fedlab.comparison.result import FACTS, Comparison
+from fedlab.comparison.result import FACTS, FIGURES, Comparison
 
 EARLIER = "earlier"
 FILES = ("table.csv", "table.json", "table.md", "table.tex", "report.html")
@@ -56,6 +57,9 @@ def keep_earlier(comparison: Comparison) -> Path | None:
     for name in FILES:
         if (folder / name).is_file():
             (folder / name).replace(place / name)
+    if (folder / FIGURES).is_dir():
+        shutil.rmtree(place / FIGURES, ignore_errors=True)
+        (folder / FIGURES).replace(place / FIGURES)
     return place
 
 

@@ -6,10 +6,12 @@ Of many clients these show the distribution, and ``clients.csv`` has each client
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlab.comparison import text_tables
 from fedlab.comparison.latex import latex
+from fedlab.comparison.result import FIGURES
 from fedlab.files import write_atomically
 
 if TYPE_CHECKING:
@@ -29,6 +31,14 @@ def write_files(comparison: Comparison) -> None:
     from fedlab.comparison.page import write_comparison
 
     write_comparison(comparison)
+
+
+def write_figures(comparison: Comparison) -> list[Path]:
+    """Write the figures of the page as PDF files into ``figures/`` of the folder and return their paths."""
+    from fedlab.comparison.learning_curves import named_figures
+    from fedlab.report.pdf import write_figures as write_pdf
+
+    return write_pdf(comparison.directory / FIGURES, named_figures(comparison))
 
 
 def csv(comparison: Comparison) -> str:
@@ -85,4 +95,9 @@ def markdown(comparison: Comparison) -> str:
 
 
 def _line(cells: Any) -> str:
-    return f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _cell(cell: str) -> str:
+    text = str(cell).replace("|", "\\|")
+    return f"**{text}**" if isinstance(cell, text_tables.Best) else text

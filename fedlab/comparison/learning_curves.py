@@ -1,15 +1,19 @@
-"""Curves of a comparison: every variant's metric by round, with bands over seeds, and by what it has cost."""
+"""Figures of a comparison: every variant's metric by round, with bands over seeds, and by its cost; and its ranks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fedlab.comparison import page_tables
 from fedlab.comparison.page_tables import SeriesStyle
 from fedlab.report.charts import Drawing, Key
 from fedlab.report.figures import Curve, Trace, limits, panel, paths
+from fedlab.report.rank_diagram import rank_diagram
 from fedlab.runs.client_distribution import WORST, distribution
+from fedlab.runs.formatting import p_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,8 +60,16 @@ def curve_figures(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list
     for i, ((title, curves), within) in enumerate(zip(panels.items(), ranges, strict=True)):
         ends = (f"{c.label} {_last(comparison, c.values)}" for c in curves)
         alt = f"{table.title(metric)} by round, {title}; at the end {', '.join(ends)}"
-        drawings.append(Drawing(title, panel(f"curve-{i}", rounds, curves, within=within, percent=percent, alt=alt)))
+        plot = panel(f"curve-{i}", rounds, curves, within=within, percent=percent, alt=alt, y=axis_title(comparison))
+        drawings.append(Drawing(title, plot))
     return drawings
+
+
+def axis_title(comparison: Comparison) -> str:
+    """Return the compared metric with its unit; ticks say percent."""
+    metric = comparison.metric_table.find(comparison.metric)
+    percent = comparison.metric_table.is_fraction(comparison.metric)
+    return f"{metric.title} in {metric.unit}" if metric.unit and not percent else metric.title
 
 
 def _distribution_parts(comparison: Comparison) -> dict[str, pd.DataFrame]:
@@ -117,12 +129,50 @@ def cost_figures(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list[
         ]
         ends = (f"{t.label} {_last(comparison, t.y)} after {t.x[-1]:.3g} {unit}" for t in traces if len(t.x))
         alt = f"{table.title(metric)} by {column}: {', '.join(ends)}"
-        drawing = paths(f"cost-{column}", traces, within=within, percent=percent, alt=alt)
+        x, y = f"{unit} of {_SHORT[column]}", axis_title(comparison)
+        drawing = paths(f"cost-{column}", traces, within=within, percent=percent, alt=alt, x=x, y=y)
         drawings.append(Drawing(f"by {unit} of {_COSTS[column]}", drawing))
     return drawings
 
 
+def named_figures(comparison: Comparison) -> list[tuple[str, Drawing]]:
+    """Return the figures of a comparison, each with a name that says what it shows."""
+    styles = page_tables.variants(comparison, comparison.summary())
+    if not styles:
+        return []
+    measure, ranks = comparison.metric_table.title(comparison.metric), rank_figure(comparison, styles)
+    drawn = (*curve_figures(comparison, styles), *cost_figures(comparison, styles))
+    return [
+        *((f"{measure} {drawing.title.partition(',')[0]}", drawing) for drawing in drawn),
+        *([(ranks.drawing.title, ranks.drawing)] if ranks else []),
+    ]
+
+
+def rank_figure(comparison: Comparison, styles: Sequence[SeriesStyle]) -> RankFigure | None:
+    """Return the critical-difference diagram of the variants over clients, where there are enough of both."""
+    found = comparison.ranking()
+    if found is None:
+        return None
+    keys, ranking = found
+    shown = [next(style for style in styles if style.key == key) for key in keys]
+    names = [style.name for style in shown]
+    ranks = ", ".join(f"{name} {rank:.2f}" for name, rank in zip(names, ranking.ranks, strict=True))
+    alt = f"Mean ranks over {ranking.n} clients: {ranks}; critical difference {ranking.width:.2f}"
+    plot = rank_diagram(names, ranking.ranks, ranking.groups(), ranking.width, [style.slot for style in shown], alt)
+    return RankFigure(Drawing("critical difference", plot), ranking.n, p_value(ranking.p))
+
+
+@dataclass(frozen=True)
+class RankFigure:
+    """The critical-difference diagram, over how many clients, and the p-value of Friedman's test."""
+
+    drawing: Drawing
+    clients: int
+    p: str
+
+
 _COSTS = {"bytes": "training traffic, both ways, all clients together", "seconds": "work, tests left out"}
+_SHORT = {"bytes": "training traffic", "seconds": "work"}
 _UNITS: Mapping[str, Mapping[str, float]] = {
     "bytes": {"GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1.0},
     "seconds": {"hours": 3600.0, "minutes": 60.0, "seconds": 1.0},

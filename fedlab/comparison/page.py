@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from fedlab.comparison import client_panels, learning_curves, page_tables
+from fedlab.comparison.best import client_groups
 from fedlab.comparison.page_tables import SeriesStyle
 from fedlab.files import write_atomically
 from fedlab.report import commands, partition_table, samples, template
@@ -56,6 +57,8 @@ def render(comparison: Comparison) -> str:
         judged=judged(comparison, table, styles),
         against=against,
         differences=differences,
+        over_clients=bool(len(table)) and bool(table["p_wilcoxon"].notna().any()),
+        ranks=learning_curves.rank_figure(comparison, styles),
         heat=heat,
         cells=cells,
         keys=learning_curves.legend(styles),
@@ -104,7 +107,7 @@ def summary(comparison: Comparison, table: pd.DataFrame, styles: Sequence[Series
     known = [pair for pair in known if pair[0].key[0] not in comparison.uses_labels] or known
     if up is None:
         return f"{len(styles)} variants on {seeds}, by {metrics.title(metric)}; which way is better is not known."
-    if len(page_tables.client_groups(comparison)) > 1:
+    if len(client_groups(comparison)) > 1:
         return f"{len(styles)} variants on {seeds}. They do not all have the same clients: compare those that do."
     style, row = (max if up else min)(known, key=lambda pair: pair[1]["mean"])
     text = metrics.format(metric, row["mean"]) + page_tables.margin(row["low"], row["high"], percent)

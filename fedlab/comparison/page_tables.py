@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fedlab.comparison.best import best_by_client, best_means
 from fedlab.report import plots
 from fedlab.report.figures import DASHES, REFERENCE, SLOTS
 from fedlab.report.run_tables import ColumnHeader, TableCell, TableRow
 from fedlab.runs.formatting import MISSING, elapsed, human_bytes, p_value
-from fedlab.runs.metrics import MetricTable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,14 +49,6 @@ def variants(comparison: Comparison, table: pd.DataFrame) -> list[SeriesStyle]:
         pattern = PATTERNS[(turn - 1) % len(PATTERNS)] if turn else DASHES.get(slot, ())
         found.append(SeriesStyle(key, name_of(comparison, key), slot, tuple(pattern)))
     return found
-
-
-def client_groups(comparison: Comparison) -> set[frozenset[str]]:
-    """Return the sets of clients that variants were measured on; several where the grid chooses the clients."""
-    found: dict[tuple[str, ...], set[str]] = {}
-    for row in comparison.final[[*comparison.keys, "client"]].drop_duplicates().itertuples(index=False, name=None):
-        found.setdefault(tuple(map(str, row[:-1])), set()).add(str(row[-1]))
-    return {frozenset(clients) for clients in found.values()}
 
 
 def variant_heads(comparison: Comparison, key: str) -> list[ColumnHeader]:
@@ -173,9 +165,7 @@ def summary_table(
     """Return heads, and a row a variant; the best mean is marked."""
     metric, metrics = comparison.metric, comparison.metric_table
     columns, rows = summary_columns(comparison, table), []
-    unlabeled = table["mean"].where(~table["label"].isin(comparison.uses_labels))  # they have what others have not
-    apart = len(client_groups(comparison)) > 1  # then no mean is better than another
-    leading = set() if apart else best_as_shown(metrics, metric, unlabeled.tolist())
+    leading = best_means(comparison, table)
     for style, row in zip(styles, records(table), strict=True):
         cells = option_cells(comparison, style) + [
             number(
@@ -198,6 +188,7 @@ def difference_table(
     pairs = [pair for pair in zip(styles, records(table), strict=True) if math.isfinite(pair[1]["difference"])]
     scale = plots.axis_range([r[end] for _, r in pairs for end in ("difference", "difference_low", "difference_high")])
     unit = "points" if percent else metric.unit or metric.title
+    over_clients = any(math.isfinite(row["p_wilcoxon"]) for _, row in pairs)
     heads = [
         *variant_heads(comparison, "against"),
         ColumnHeader("", ""),
@@ -205,6 +196,15 @@ def difference_table(
         ColumnHeader("95 % interval", ""),
         ColumnHeader("p", "p-plain"),
         ColumnHeader("p, corrected", "p-corrected"),
+        ColumnHeader("effect", "effect", better(comparison)),
+        *(
+            [
+                ColumnHeader("better on", "wins", "descending"),
+                ColumnHeader("p over clients", "p-wilcoxon"),
+            ]
+            if over_clients
+            else []
+        ),
     ]
     rows = []
     for style, row in pairs:
@@ -219,7 +219,13 @@ def difference_table(
             TableCell(between),
             number(row["p"], p_value(row["p"])),
             number(row["p_holm"], p_value(row["p_holm"])),
+            number(row["effect"], f"{row['effect']:+.2f}".replace("-", "\u2212")),
         ]
+        if over_clients:
+            cells += [
+                number(row["wins"], f"{row['wins']:.0f} of {row['data_sets']:.0f}"),
+                number(row["p_wilcoxon_holm"], p_value(row["p_wilcoxon_holm"])),
+            ]
         rows.append(TableRow(style.key[0], cells, style.slot))
     return heads, rows
 
@@ -231,18 +237,12 @@ def heat_table(comparison: Comparison, styles: Sequence[SeriesStyle]) -> tuple[l
     """
     metric, metrics = comparison.metric, comparison.metric_table
     percent = metrics.is_fraction(metric)
-    found = {
-        (*(str(row[key]) for key in comparison.keys), row["client"]): row for row in records(comparison.breakdown())
-    }
+    breakdown = comparison.breakdown()
+    found = {(*(str(row[key]) for key in comparison.keys), row["client"]): row for row in records(breakdown)}
     clients = list(dict.fromkeys(str(key[-1]) for key in found))
     means = [row["mean"] for row in found.values() if math.isfinite(row["mean"])]
     low, high = min(means, default=0.0), max(means, default=0.0)
-    leading = {
-        client: best_as_shown(
-            metrics, metric, [row["mean"] for key, row in found.items() if _rival(comparison, key, client)]
-        )
-        for client in clients
-    }
+    leading = best_by_client(comparison, breakdown)
     rows = []
     for style in styles:
         cells = option_cells(comparison, style)
@@ -260,18 +260,6 @@ def heat_table(comparison: Comparison, styles: Sequence[SeriesStyle]) -> tuple[l
         *variant_heads(comparison, "map"),
         *(ColumnHeader(client, f"on {client}", better(comparison)) for client in clients),
     ], rows
-
-
-def _rival(comparison: Comparison, key: Sequence[str], client: str) -> bool:
-    return key[-1] == client and key[0] not in comparison.uses_labels
-
-
-def best_as_shown(table: MetricTable, metric: str, values: Sequence[float]) -> set[str]:
-    """Return the best of several values as it is written; equal as shown is equal. Nothing without a direction."""
-    known, direction = [float(value) for value in values if math.isfinite(value)], table.direction(metric)
-    if not direction or len(known) < 2:
-        return set()
-    return {table.format(metric, max(known) if direction > 0 else min(known))}
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -219,7 +219,7 @@ def print_summary(comparison: Comparison, console: Console) -> None:
                 Text(head), justify="right" if number > grid else "left", overflow="fold", no_wrap=not number
             )
         for row in text.rows:
-            table.add_row(*map(Text, row))
+            table.add_row(*(Text(cell, style="bold" if isinstance(cell, text_tables.Best) else "") for cell in row))
         console.print(table, width=width)
     if left_out:
         console.print(Text(f"no room here for {', '.join(left_out)}: see table.md", style="dim"), width=width)

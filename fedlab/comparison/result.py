@@ -8,6 +8,7 @@
         pretrained/         pre-trainings that cells share
         table.csv table.json table.md table.tex report.html
         slurm/ ray.log      jobs and logs of cells on a cluster
+        figures/            the figures of the page as PDF files, where `fedlab report --pdf` wrote them
         earlier/            the same of comparisons before it with other options, see fedlab.comparison.earlier
 """
 
@@ -21,8 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlab.comparison import frame_rows, statistics
+from fedlab.comparison.data_sets import CriticalDifference
 from fedlab.comparison.frame_rows import SERVER
-from fedlab.comparison.summary import Scores, summarize
+from fedlab.comparison.summary import Scores, rank_rows, summarize
 from fedlab.errors import RunError
 from fedlab.files import write_atomically
 from fedlab.runs.client_distribution import FEW, distribution
@@ -33,7 +35,7 @@ from fedlab.runs.result import Result
 if TYPE_CHECKING:
     import pandas as pd
 
-FACTS = "comparison.json"
+FACTS, FIGURES = "comparison.json", "figures"
 FINISHED, FAILED, PENDING = "finished", "failed", "pending"
 
 
@@ -260,22 +262,35 @@ class Comparison:
 
         ``label``, the options, ``strategy``, ``metric``, ``n`` (seeds), ``mean``, ``low``, ``high`` (95 % over seeds),
         ``difference``, ``difference_low``, ``difference_high``, ``p``, ``p_holm`` (to the baseline, by seed),
+        ``effect`` (Hedges' g), ``data_sets``, ``wins``, ``p_wilcoxon``, ``p_wilcoxon_holm`` (the same by client),
         ``closed`` (fraction of the gap between baseline and upper reference), ``rank``, ``rounds``, ``bytes``,
         ``seconds`` (means over seeds), ``reached`` (seeds that reached the target), ``reach_rounds``, ``reach_bytes``,
         ``reach_seconds`` (means over seeds; NaN unless all of them did).
         """
-        return summarize(
-            Scores(
-                keys=self.keys,
-                final=self.final,
-                curves=self.curves,
-                metrics={cell.label: self.metric_of(result) or self.metric for cell, result in self.results},
-                baseline=self.baseline,
-                upper_bound=self.upper_bound,
-                target=self.target,
-                direction=self.metric_table.direction(self.metric),
-            )
+        return summarize(self._scores())
+
+    def _scores(self) -> Scores:
+        return Scores(
+            keys=self.keys,
+            final=self.final,
+            curves=self.curves,
+            metrics={cell.label: self.metric_of(result) or self.metric for cell, result in self.results},
+            baseline=self.baseline,
+            upper_bound=self.upper_bound,
+            target=self.target,
+            direction=self.metric_table.direction(self.metric),
         )
+
+    def ranking(self) -> tuple[list[tuple[str, ...]], CriticalDifference] | None:
+        """Return rows of the table by their keys, and their ranks over clients with Nemenyi's critical difference.
+
+        Variants whose clients learn from labels are left out. None with fewer than three rows or clients, or where
+        rows have different clients.
+        """
+        rows = [tuple(map(str, key)) for key in self.summary()[self.keys].itertuples(index=False, name=None)]
+        keys = [key for key in rows if key[0] not in self.uses_labels]
+        found = rank_rows(self._scores(), keys)
+        return (keys, found) if found else None
 
     def domains(self) -> pd.DataFrame:
         """Return a row a variant, value of the grid and client: ``n``, ``mean``, ``low``, ``high`` over seeds."""

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedlab.comparison import statistics
+from fedlab.comparison import data_sets, statistics
 
 if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = [
     *("strategy", "metric", "n", "mean", "low", "high"),
-    *("difference", "difference_low", "difference_high", "p", "p_holm", "closed", "rank"),
+    *("difference", "difference_low", "difference_high", "p", "p_holm", "effect"),
+    *("data_sets", "wins", "p_wilcoxon", "p_wilcoxon_holm", "closed", "rank"),
     *("rounds", "bytes", "seconds", "reached", "reach_rounds", "reach_bytes", "reach_seconds"),
 ]
 
@@ -70,8 +71,9 @@ def summarize(scores: Scores) -> pd.DataFrame:
             **_cost_to_target(parts[key], scores.target, scores.direction),
         }
         rows.append(row)
-    for row, p in zip(rows, statistics.holm([row["p"] for row in rows]), strict=True):
-        row["p_holm"] = p
+    for name in ("p", "p_wilcoxon"):
+        for row, p in zip(rows, statistics.holm([row[name] for row in rows]), strict=True):
+            row[f"{name}_holm"] = p
     for row, rank in zip(rows, _ranks(scores, list(last)), strict=True):
         row["rank"] = rank
     return pd.DataFrame(rows, columns=[*keys, *COLUMNS])
@@ -85,15 +87,16 @@ def _key(key: Any) -> tuple[str, ...]:
 
 
 def _vs_baseline(key: tuple[str, ...], keys: Iterable[tuple[str, ...]], scores: Scores) -> dict[str, Any]:
-    """Return the difference to the baseline, and the fraction of the gap up to the upper reference that it closes."""
-    names = ("difference", "difference_low", "difference_high", "p", "closed")
-    found: dict[str, Any] = dict.fromkeys(names, math.nan)
+    """Return the difference to the baseline, its tests, and the fraction of the gap above that it closes."""
+    names = ("difference", "difference_low", "difference_high", "p", "effect", "closed")
+    found: dict[str, Any] = dict.fromkeys([*names, "data_sets", "wins", "p_wilcoxon"], math.nan)
     base = _matching_row(key, keys, scores.baseline)
     if key[0] == scores.baseline or base is None:
         return found
     pair = statistics.paired(*_paired_scores(scores, key, base))
     apart = pair.difference
-    found |= {"difference": apart.mean, "difference_low": apart.low, "difference_high": apart.high, "p": pair.p}
+    found |= {"difference": apart.mean, "difference_low": apart.low, "difference_high": apart.high}
+    found |= {"p": pair.p, "effect": pair.effect, **_over_data_sets(key, base, scores)}
     bound = _matching_row(key, keys, scores.upper_bound)
     if bound is not None:
         sign = scores.direction
@@ -101,6 +104,40 @@ def _vs_baseline(key: tuple[str, ...], keys: Iterable[tuple[str, ...]], scores: 
         gap = statistics.paired(sign * upper, sign * lower).difference
         found["closed"] = statistics.closed(sign * apart.mean, gap)
     return found
+
+
+def _over_data_sets(key: tuple[str, ...], base: tuple[str, ...], scores: Scores) -> dict[str, float]:
+    """Return on how many data sets a row beats the baseline, of how many, and the p-value; NaN for a single one."""
+    both = _common_places(scores, [key, base])
+    first, second = (data_sets.mean_by_data_set(_places(scores, row), both) for row in (key, base))
+    if len(first) < 2 or not scores.direction:
+        return {}
+    found = data_sets.signed_rank(list(first.values()), list(second.values()), scores.direction)
+    return {"data_sets": float(found.n), "wins": float(found.wins), "p_wilcoxon": found.p}
+
+
+def rank_rows(scores: Scores, keys: Sequence[tuple[str, ...]]) -> data_sets.CriticalDifference | None:
+    """Return the critical difference of some rows over the data sets and seeds that all of them have.
+
+    None without a known direction, with fewer than three rows or data sets, or where rows have different data sets.
+    """
+    measured = {frozenset(name for name, _ in _places(scores, key)) for key in keys}
+    if not scores.direction or len(measured) != 1:
+        return None
+    places = _common_places(scores, keys)
+    means = [data_sets.mean_by_data_set(_places(scores, key), places) for key in keys]
+    table = np.array([list(row.values()) for row in means], dtype=float)
+    return data_sets.critical_difference(scores.direction * table)
+
+
+def _common_places(scores: Scores, keys: Sequence[tuple[str, ...]]) -> list[tuple[str, int]]:
+    """Return the pairs of client and seed on which all rows were measured."""
+    first, *others = (_places(scores, key) for key in keys)
+    return [
+        place
+        for place, score in first.items()
+        if not math.isnan(score + sum(other.get(place, math.nan) for other in others))
+    ]
 
 
 def _matching_row(key: tuple[str, ...], keys: Iterable[tuple[str, ...]], label: str) -> tuple[str, ...] | None:
@@ -120,7 +157,7 @@ def _paired_scores(
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return mean scores (seeds,) of two rows over the seeds, and in each over the clients, that both have."""
     first, second = (_places(scores, key) for key in (one, other))
-    both = [place for place in first if not math.isnan(first[place] + second.get(place, math.nan))]
+    both = _common_places(scores, [one, other])
     seeds = list(dict.fromkeys(seed for _, seed in both))
     means = [[np.mean([row[place] for place in both if place[1] == seed]) for seed in seeds] for row in (first, second)]
     return np.array(means[0]), np.array(means[1])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fedlab.comparison.best import best_by_client, best_means
 from fedlab.runs.client_distribution import WORST
 from fedlab.runs.formatting import MISSING, elapsed, human_bytes, p_value
 
@@ -17,9 +18,15 @@ if TYPE_CHECKING:
 SHOWN = (WORST, "10 %", "median", "90 %")  # rows of the distribution over many clients that have a column
 
 
+class Best(str):
+    """A cell that is the best of its column, see :mod:`fedlab.comparison.best`."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class TextTable:
-    """A table of texts: its title, its heads, its rows."""
+    """A table of texts: its title, its heads, its rows; cells that are :class:`Best` are written in bold."""
 
     title: str
     heads: Sequence[str]
@@ -27,20 +34,21 @@ class TextTable:
 
 
 def tables(comparison: Comparison) -> list[TextTable]:
-    """Return the scores, the scores by client, and with a target the cost to reach it."""
-    found = [scores(comparison), *([] if comparison.is_global else [domains(comparison)])]
+    """Return the scores, the scores by client, the tests, and with a target the cost to reach it."""
+    found = [scores(comparison), *([] if comparison.is_global else [domains(comparison)]), *tests(comparison)]
     return [*found, reach(comparison)] if comparison.target is not None else found
 
 
 def scores(comparison: Comparison) -> TextTable:
     """Return a row for each variant and value of the grid's options."""
     table, options = comparison.metric_table, list(comparison.grid)
-    percent = table.is_fraction(comparison.metric)
+    percent, summary = table.is_fraction(comparison.metric), comparison.summary()
+    best = best_means(comparison, summary)
     rows = [
         [
             str(row["label"]),
             *(str(row[option]) or MISSING for option in options),
-            plus_minus(row["mean"], row["high"] - row["mean"], percent),
+            _mean(comparison, row, best),
             plus_minus(row["difference"], row["difference_high"] - row["difference"], percent, signed=True),
             p_value(row["p_holm"]),
             *([percent_closed(row["closed"])] if comparison.upper_bound else []),
@@ -49,7 +57,7 @@ def scores(comparison: Comparison) -> TextTable:
             human_bytes(row["bytes"]),
             elapsed(row["seconds"]),
         ]
-        for row in comparison.summary().to_dict("records")
+        for row in summary.to_dict("records")
     ]
     gap = ["closed"] if comparison.upper_bound else []
     measured = [
@@ -69,12 +77,12 @@ def scores(comparison: Comparison) -> TextTable:
 def domains(comparison: Comparison) -> TextTable:
     """Return the same scores client by client, or of many clients their distribution."""
     table, found = comparison.metric_table, comparison.breakdown()
-    percent = table.is_fraction(comparison.metric)
+    best = best_by_client(comparison, found)
     clients = [name for name in dict.fromkeys(found["client"]) if not comparison.has_many_clients or name in SHOWN]
     by_row: dict[tuple[str, ...], dict[str, str]] = {}
     for row in found.to_dict("records"):
         cells = by_row.setdefault(tuple(str(row[key]) for key in comparison.keys), {})
-        cells[row["client"]] = plus_minus(row["mean"], row["high"] - row["mean"], percent)
+        cells[row["client"]] = _mean(comparison, row, best[row["client"]])
     rows = [
         [key[0], *(part or MISSING for part in key[1:]), *(cells.get(client, MISSING) for client in clients)]
         for key, cells in by_row.items()
@@ -83,6 +91,35 @@ def domains(comparison: Comparison) -> TextTable:
     return TextTable(
         f"{table.title(comparison.metric)} {what}", ["strategy", *comparison.short_options, *clients], rows
     )
+
+
+def tests(comparison: Comparison) -> list[TextTable]:
+    """Return the tests of each variant against the baseline, over seeds and over clients; nothing of a single seed."""
+    summary = comparison.summary()
+    if not summary["p"].notna().any():
+        return []
+    over_clients = bool(summary["p_wilcoxon"].notna().any())
+    rows = [
+        [
+            str(row["label"]),
+            *(str(row[option]) or MISSING for option in comparison.grid),
+            p_value(row["p"]),
+            p_value(row["p_holm"]),
+            _number(row["effect"], "+.2f"),
+            *(_over_clients(row) if over_clients else []),
+        ]
+        for row in summary[summary["difference"].notna()].to_dict("records")
+    ]
+    heads = ["strategy", *comparison.short_options, "t-test p", "t-test, Holm", "effect g"]
+    heads += ["better on", "Wilcoxon p", "Wilcoxon, Holm"] if over_clients else []
+    where = "seeds and over clients" if over_clients else "seeds"
+    return [TextTable(f"Tests against {comparison.baseline}, over {where}", heads, rows)]
+
+
+def _over_clients(row: Mapping[Any, Any]) -> list[str]:
+    known = not math.isnan(row["data_sets"])
+    wins = f"{row['wins']:.0f} of {row['data_sets']:.0f} clients" if known else MISSING
+    return [wins, p_value(row["p_wilcoxon"]), p_value(row["p_wilcoxon_holm"])]
 
 
 def reach(comparison: Comparison) -> TextTable:
@@ -104,6 +141,13 @@ def reach(comparison: Comparison) -> TextTable:
     heads = ["strategy", *comparison.short_options, "seeds that reach it", "rounds", "bytes", "time"]
     title = f"Until {table.title(comparison.metric)} is {table.format(comparison.metric, target)}, mean over seeds"
     return TextTable(title, heads, rows)
+
+
+def _mean(comparison: Comparison, row: Mapping[Any, Any], best: set[str]) -> str:
+    """Return a row's mean with half its interval, marked where it is among the best."""
+    table, metric = comparison.metric_table, comparison.metric
+    text = plus_minus(row["mean"], row["high"] - row["mean"], table.is_fraction(metric))
+    return Best(text) if table.format(metric, row["mean"]) in best else text
 
 
 def plus_minus(mean: float, half: float, percent: bool, signed: bool = False) -> str:
@@ -131,11 +175,17 @@ def legend(comparison: Comparison) -> str:
     labels = (
         f"{', '.join(uses_labels)}: learns from clients' labels, which the others do not have. " if uses_labels else ""
     )
+    bold = f"Bold: the best of a column{', without ' + ', '.join(uses_labels) if uses_labels else ''}. "
     paired = " and options" if comparison.grid else ""
+    tested = (
+        "g: Hedges' effect size over seeds. Wilcoxon: signed-rank test over clients, each one's mean over seeds. "
+        if comparison.summary()["p_wilcoxon"].notna().any()
+        else ""
+    )
     return (
-        f"{labels}± is half a 95 % Student t interval over seeds, not corrected; vs: paired by seed{paired}, p of the "
-        f"paired t-test after Holm over all rows. {gap}rank: mean over clients and seeds, 1 is best. bytes and time: "
-        f"of training, without tests, mean over seeds.{several}"
+        f"{labels}{bold}± is half a 95 % Student t interval over seeds, not corrected; vs: paired by seed{paired}, p of"
+        f" the paired t-test after Holm over all rows. {tested}{gap}rank: mean over clients and seeds, 1 is best. "
+        f"bytes and time: of training, without tests, mean over seeds.{several}"
     )
 
 

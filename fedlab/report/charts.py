@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from fedlab.report.figures import REFERENCE, SLOTS, Curve, bars, dashes, limits, panel, slots
+from fedlab.report.figures import REFERENCE, SLOTS, Curve, Plot, bars, dashes, limits, panel, slots
 from fedlab.report.run_tables import TableCell, TableRow, client_names, primary_group
 from fedlab.runs.client_distribution import FEW, WORST, distributions
 from fedlab.runs.formatting import MISSING, elapsed, human_bytes
@@ -37,10 +37,15 @@ class Key:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure under its title."""
+    """A figure under its title; a picture that is SVG already cannot be written as a PDF."""
 
     title: str
-    svg: Markup
+    picture: Plot | Markup
+
+    @property
+    def svg(self) -> Markup:
+        """The figure as an element of a page."""
+        return self.picture.svg if isinstance(self.picture, Plot) else self.picture
 
 
 def primary_figures(result: Result) -> tuple[list[Key], list[Drawing]]:
@@ -58,15 +63,11 @@ def primary_figures(result: Result) -> tuple[list[Key], list[Drawing]]:
     if not names or not panels:
         return [], []
     rounds, ranges = _rounds(result), limits(list(panels.values()), (0.0, 1.0))
-    drawings = [
-        Drawing(
-            title,
-            panel(
-                f"primary-{i}", rounds, curves, within=within, percent=True, alt=_words(title, rounds, curves, table)
-            ),
-        )
-        for i, ((title, curves), within) in enumerate(zip(panels.items(), ranges, strict=True))
-    ]
+    measure, drawings = table.title(primary_group(result)), []
+    for i, ((title, curves), within) in enumerate(zip(panels.items(), ranges, strict=True)):
+        alt = _words(title, rounds, curves, table)
+        plot = panel(f"primary-{i}", rounds, curves, within=within, percent=True, alt=alt, y=measure)
+        drawings.append(Drawing(title, plot))
     keys = [Key(table.title(name), colors[name], dashes(colors[name]), table.find(name).note) for name in names]
     return keys, drawings
 
@@ -157,7 +158,8 @@ def _other(number: int, title: str, name: str, curves: list[Curve], result: Resu
     rounds, table = _rounds(result), result.metric_table
     within, alt = limits([curves], (-math.inf, math.inf))[0], _words(title, rounds, curves, table, name)
     percent = table.is_fraction(name)
-    return Drawing(title, panel(f"other-{number}", rounds, curves, within=within, percent=percent, alt=alt))
+    y = " in ".join(filter(None, (table.title(name), "" if percent else table.find(name).unit)))
+    return Drawing(title, panel(f"other-{number}", rounds, curves, within=within, percent=percent, alt=alt, y=y))
 
 
 def time_table(result: Result) -> tuple[list[TableRow], Drawing]:
@@ -181,7 +183,7 @@ def time_table(result: Result) -> tuple[list[TableRow], Drawing]:
     alt = f"Stacked bars, {unit} by phase in each round; in all " + ", ".join(
         f"{row.head} {row.cells[0].text}" for row in rows[:-1]
     )
-    return rows, Drawing(f"{unit.capitalize()} in each round", bars("seconds", rounds, stacks, alt=alt))
+    return rows, Drawing(f"{unit.capitalize()} in each round", bars("seconds", rounds, stacks, alt=alt, y=unit))
 
 
 def traffic_table(result: Result) -> tuple[list[TableRow], list[Drawing]]:
@@ -232,9 +234,8 @@ def _traffic(kind: str, where: str, records: Sequence[Mapping[str, Any]], client
         for (name, values), slot in zip(series.items(), _cycle(len(series)), strict=True)
     ]
     alt = f"Bars, training traffic {where} by round; between {human_bytes(min(sums))} and {human_bytes(most)} a round"
-    return Drawing(
-        f"{unit} {where} in each round", bars(kind, [record["round"] for record in records], stacks, alt=alt)
-    )
+    rounds = [record["round"] for record in records]
+    return Drawing(f"{unit} {where} in each round", bars(kind, rounds, stacks, alt=alt, y=unit))
 
 
 def _primary(result: Result) -> list[str]:

@@ -1,7 +1,7 @@
-"""Small figures of a report as inline SVG: drawn by matplotlib, colored and lettered by the page around them.
+"""Small figures of a report, drawn by matplotlib: inline SVG for a page, or a PDF for a paper.
 
-A figure's colors are CSS variables of the page (``--c0`` for hairlines, ``--c1`` to ``--c8``) and its text is real
-text in the page's own letters, so that one drawing serves light, dark and print. Equal input gives equal bytes.
+On a page a figure's colors are CSS variables (``--c0`` for hairlines, ``--c1`` to ``--c8``) and its text is real text
+in the page's own letters, so that one drawing serves light, dark and print. Equal input gives equal bytes.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fedlab.runs.metrics import MetricTable
@@ -26,13 +26,19 @@ REFERENCE = 1  # the gray one: what others are compared with
 # A dash pattern beside each color, in pixels, for eyes and printers that see no color.
 DASHES: Mapping[int, tuple[float, ...]] = {1: (4, 2.5), 3: (1.4, 1.8), 5: (6, 2, 1.4, 2), 6: (2.5, 1.5), 8: (8, 2)}
 
-WIDTH, HEIGHT = 300.0, 180.0  # of a figure's own coordinates; the page scales it to its column
+WIDTH, HEIGHT = 300.0, 200.0  # of a figure's own coordinates; the page scales it to its column
+MARGINS = (45.0, 36.0, 3.0, 18.0)  # left, below, right, above; for ticks and titles of the axes
+LEGEND_ROW = 13.0  # height of a row of a legend, in a PDF
 PIXELS_PER_INCH = 72.0  # of matplotlib's SVG
 RULE = 0  # slot of hairlines
+# A PDF has no page around it that colors it: the page's light colors by slot, and that of its text.
+PAPER = ("#d9dcda", "#858d94", "#2f6db3", "#c46a1b", "#12806a", "#8257a8", "#b8456b", "#7c7a1f", "#3b95b8")
+INK = "#20262c"
 STEPS = (1, 2, 5, 10)  # between ticks
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,  # letters of a PDF that can be searched and edited
     "font.size": 10.5,
     "lines.scale_dashes": False,
     "lines.solid_capstyle": "round",
@@ -77,6 +83,97 @@ class Trace:
     x: Sequence[float]
     y: Sequence[float]
     dashes: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class LegendEntry:
+    """One series of a figure that stands alone: its name, color and dash pattern; ``bar`` for an area."""
+
+    label: str
+    slot: int
+    dashes: tuple[float, ...] = ()
+    bar: bool = False
+
+
+Palette = Callable[[int], str]  # a slot's color
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure that is drawn when it is asked for.
+
+    Attributes
+    ----------
+    name
+        The figure's own in its page.
+    alt
+        What it shows in words, for those who cannot see it.
+    paint
+        Draws into matplotlib's axes with the colors of a palette.
+    legend
+        Its series. On a page several figures share one legend, so only a PDF has them.
+    size, margins
+        In points; margins are those left of, below, right of and above the axes.
+    """
+
+    name: str
+    alt: str
+    paint: Callable[[Any, Palette], None]
+    legend: tuple[LegendEntry, ...] = ()
+    size: tuple[float, float] = (WIDTH, HEIGHT)
+    margins: tuple[float, float, float, float] = MARGINS
+
+    @property
+    def svg(self) -> Markup:
+        """The figure as an element of a page: without size, colors and letters of its own."""
+        with rc_context({**_STYLE, "svg.hashsalt": "fedlab"}), io.StringIO() as stream:
+            figure = self._figure(lambda slot: f"#0101{slot:02x}", 0.0)
+            figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+            drawing = stream.getvalue()
+        body = drawing[drawing.index("</defs>") + len("</defs>") : drawing.rindex("</svg>")]
+        for pattern, replacement in _CLEANING:
+            body = re.sub(pattern, replacement, body)
+        body = body.replace("@", f"{self.name}-")
+        width, height = self.size
+        return Markup(
+            f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(self.alt)}">{body}</svg>'
+        )
+
+    def pdf(self) -> bytes:
+        """Return the figure as a PDF that stands alone, with a legend where it has several series."""
+        entries = self.legend if len(self.legend) > 1 else ()
+        columns = max(1, int(self.size[0] // (40 + 6 * max((len(entry.label) for entry in entries), default=1))))
+        rows = -(-len(entries) // columns)
+        colors: dict[Any, Any] = {
+            "text.color": INK,
+            "axes.labelcolor": INK,
+            "xtick.labelcolor": INK,
+            "ytick.labelcolor": INK,
+        }
+        with rc_context({**_STYLE, **colors}), io.BytesIO() as stream:
+            figure = self._figure(PAPER.__getitem__, LEGEND_ROW * rows)
+            if entries:
+                handles = list(map(_legend_handle, entries))
+                figure.legend(
+                    handles=handles, loc="lower center", ncols=columns, frameon=False, fontsize=9, borderpad=0
+                )
+            figure.savefig(stream, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+            return stream.getvalue()
+
+    def _figure(self, palette: Palette, below: float) -> Figure:
+        """Draw on a figure of its own, without pyplot, whose state a notebook may be using."""
+        (width, height), (left, bottom, right, top) = self.size, self.margins
+        whole = height + below
+        figure = Figure(figsize=(width / PIXELS_PER_INCH, whole / PIXELS_PER_INCH))
+        box = (left / width, (bottom + below) / whole, (width - left - right) / width, (height - bottom - top) / whole)
+        self.paint(figure.add_axes(box), palette)
+        return figure
+
+
+def _legend_handle(entry: LegendEntry) -> Line2D:
+    pattern: Any = (0, entry.dashes) if entry.dashes and not entry.bar else "-"
+    width = 6.0 if entry.bar else 1.8
+    return Line2D([], [], color=PAPER[entry.slot], linestyle=pattern, linewidth=width, label=entry.label)
 
 
 def slots(names: Sequence[str], table: MetricTable) -> dict[str, int]:
@@ -129,72 +226,99 @@ def panel(
     within: tuple[float, float],
     percent: bool,
     alt: str,
-) -> Markup:
-    """Draw values by round; a line goes on over rounds in which nothing was measured.
+    y: str = "",
+) -> Plot:
+    """Return a figure of values by round; a line goes on over rounds in which nothing was measured.
 
     Parameters
     ----------
-    name
-        The figure's own in its page.
+    name, alt
+        As of :class:`Plot`.
     within
         Range of the axis of values, which is written in percent where ``percent`` is set.
-    words
-        What the figure shows, for those who cannot see it.
+    y
+        Title of that axis.
     """
     measured = [at for at in range(len(rounds)) if any(math.isfinite(curve.values[at]) for curve in curves)]
-    with _figure() as (figure, axes):
+    many = len(measured) > 20
+
+    def paint(axes: Any, palette: Palette) -> None:
+        places = [rounds[at] for at in measured]
         for curve in curves:
-            # A dot of the line's width shows a value between two gaps, and a larger one each round of a short run.
-            size = (4.5 if len(measured) <= 20 else 1.8) if not curve.faint else 2.0
-            pattern = () if curve.faint else DASHES.get(curve.slot, ()) if curve.dashes is None else curve.dashes
+            color = palette(curve.slot)
             if curve.band:
                 low, high = ([edge[at] for at in measured] for edge in curve.band)
-                at = [rounds[place] for place in measured]
-                axes.fill_between(at, low, high, color=_color(curve.slot), alpha=0.16, linewidth=0, clip_on=False)
+                axes.fill_between(places, low, high, color=color, alpha=0.16, linewidth=0, clip_on=False)
+            pattern = _pattern(curve)
             axes.plot(
-                [rounds[at] for at in measured],
+                places,
                 [curve.values[at] for at in measured],
-                color=_color(curve.slot),
+                color=color,
                 linestyle=(0, pattern) if pattern else "-",
                 linewidth=1.0 if curve.faint else 1.8,
                 marker="o",
-                markersize=size,
+                # A dot of the line's width shows a value between two gaps, and a larger one each round of a short run.
+                markersize=2.0 if curve.faint else 1.8 if many else 4.5,
                 markeredgewidth=0,
                 clip_on=False,
             )
         _values_axis(axes, within, percent)
-        _rounds_axis(axes, rounds, 0.02 * (rounds[-1] - rounds[0]) or 0.5)
-        return _svg(figure, name, alt)
+        _rounds_axis(axes, palette, rounds, 0.02 * (rounds[-1] - rounds[0]) or 0.5)
+        _titles(axes, "round", y)
+
+    legend = tuple(LegendEntry(curve.label, curve.slot, _pattern(curve)) for curve in curves if not curve.faint)
+    return Plot(name, alt, paint, legend)
 
 
-def paths(name: str, traces: Sequence[Trace], *, within: tuple[float, float], percent: bool, alt: str) -> Markup:
-    """Draw values by an amount that grows: lines, the last point of each with a larger dot; arguments as of `panel`."""
-    with _figure() as (figure, axes):
+def _pattern(curve: Curve) -> tuple[float, ...]:
+    if curve.faint:
+        return ()
+    return DASHES.get(curve.slot, ()) if curve.dashes is None else curve.dashes
+
+
+def paths(
+    name: str,
+    traces: Sequence[Trace],
+    *,
+    within: tuple[float, float],
+    percent: bool,
+    alt: str,
+    x: str = "",
+    y: str = "",
+) -> Plot:
+    """Return a figure of values by an amount that grows, the last point of a line larger; arguments as of `panel`."""
+
+    def paint(axes: Any, palette: Palette) -> None:
         for trace in traces:
-            pen = {"color": _color(trace.slot), "clip_on": False, "markeredgewidth": 0}
+            pen = {"color": palette(trace.slot), "clip_on": False, "markeredgewidth": 0}
             line = (0, trace.dashes) if trace.dashes else "-"
             axes.plot(trace.x, trace.y, linestyle=line, linewidth=1.8, marker="o", markersize=3.0, **pen)
             axes.plot(trace.x[-1:], trace.y[-1:], marker="o", markersize=7.0, **pen)
-        most = max((x for trace in traces for x in trace.x if math.isfinite(x)), default=0.0) or 1.0
+        most = max((at for trace in traces for at in trace.x if math.isfinite(at)), default=0.0) or 1.0
         axes.set_xlim(-0.02 * most, 1.04 * most)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
         _values_axis(axes, within, percent)
-        _plain_axes(axes)
-        return _svg(figure, name, alt)
+        _plain_axes(axes, palette)
+        _titles(axes, x, y)
+
+    return Plot(name, alt, paint, tuple(LegendEntry(trace.label, trace.slot, trace.dashes) for trace in traces))
 
 
-def bars(name: str, rounds: Sequence[int], stacks: Sequence[Curve], *, alt: str) -> Markup:
-    """Draw amounts by round, one on top of the other."""
-    with _figure() as (figure, axes):
+def bars(name: str, rounds: Sequence[int], stacks: Sequence[Curve], *, alt: str, y: str = "") -> Plot:
+    """Return a figure of amounts by round, one on top of the other; arguments as of `panel`."""
+
+    def paint(axes: Any, palette: Palette) -> None:
         bottom = [0.0] * len(rounds)
         for stack in stacks:
             amounts = [value if math.isfinite(value) else 0.0 for value in stack.values]
-            axes.bar(rounds, amounts, width=0.62, bottom=bottom, color=_color(stack.slot), linewidth=0, clip_on=False)
+            axes.bar(rounds, amounts, width=0.62, bottom=bottom, color=palette(stack.slot), linewidth=0, clip_on=False)
             bottom = [below + amount for below, amount in zip(bottom, amounts, strict=True)]
         axes.set_ylim(0, 1.08 * max(bottom) or 1.0)
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=STEPS))
-        _rounds_axis(axes, rounds, 0.6)
-        return _svg(figure, name, alt)
+        _rounds_axis(axes, palette, rounds, 0.6)
+        _titles(axes, "round", y)
+
+    return Plot(name, alt, paint, tuple(LegendEntry(stack.label, stack.slot, bar=True) for stack in stacks))
 
 
 def _values_axis(axes: Any, within: tuple[float, float], percent: bool) -> None:
@@ -205,37 +329,22 @@ def _values_axis(axes: Any, within: tuple[float, float], percent: bool) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.{digits}f} %"))
 
 
-def _rounds_axis(axes: Any, rounds: Sequence[int], margin: float) -> None:
+def _rounds_axis(axes: Any, palette: Palette, rounds: Sequence[int], margin: float) -> None:
     axes.set_xlim(min(rounds) - margin, max(rounds) + margin)
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1))
-    _plain_axes(axes)
+    _plain_axes(axes, palette)
 
 
-def _plain_axes(axes: Any) -> None:
+def _plain_axes(axes: Any, palette: Palette) -> None:
     axes.tick_params(left=False, bottom=False, pad=4)
-    axes.grid(axis="y", color=_color(RULE), linewidth=0.8, clip_on=False)
-    axes.spines["bottom"].set_color(_color(RULE))
+    axes.grid(axis="y", color=palette(RULE), linewidth=0.8, clip_on=False)
+    axes.spines["bottom"].set_color(palette(RULE))
 
 
-@contextmanager
-def _figure() -> Iterator[tuple[Figure, Any]]:
-    """Yield an empty figure and its axes; without pyplot, whose state a notebook may be using."""
-    with rc_context(_STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(WIDTH / PIXELS_PER_INCH, HEIGHT / PIXELS_PER_INCH))
-        yield figure, figure.add_axes((0.15, 0.12, 0.84, 0.79))
+def _titles(axes: Any, x: str, y: str) -> None:
+    """Write the titles of the axes; that of the values lies above them, where a reader need not turn the head.
 
-
-def _color(slot: int) -> str:
-    return f"#0101{slot:02x}"
-
-
-def _svg(figure: Figure, name: str, alt: str) -> Markup:
-    """Return the figure as an element of a page: without size, colors and letters of its own."""
-    with rc_context({"svg.hashsalt": "fedlab"}), io.StringIO() as stream:
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-        drawing = stream.getvalue()
-    body = drawing[drawing.index("</defs>") + len("</defs>") : drawing.rindex("</svg>")]
-    for pattern, replacement in _CLEANING:
-        body = re.sub(pattern, replacement, body)
-    body = body.replace("@", f"{name}-")
-    return Markup(f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{escape(alt)}">{body}</svg>')
+    A name may hold a dollar sign, which is no formula.
+    """
+    axes.set_xlabel(x, labelpad=3, parse_math=False)
+    axes.figure.text(0.0, 1.0, y, ha="left", va="top", parse_math=False)

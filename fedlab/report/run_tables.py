@@ -5,7 +5,6 @@ What was not measured stays a gap.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -188,12 +187,9 @@ def _cells(table: MetricTable, names: Sequence[str], values: Mapping[str, float]
     primary = table.primary_metric(names)
     up = table.direction(primary)
     group = [name for name in names if up and table.group(name) == table.group(primary)]
-    rivals = {name: values[name] for name in group if math.isfinite(values.get(name, math.nan))}
-    # Equal as shown is equal: no reader should see two same numbers, one of them bold.
-    top = max((up * value for value in rivals.values()), default=0.0)
-    best = {table.format(name, value) for name, value in rivals.items() if up * value == top and len(rivals) > 1}
+    best = table.best_as_shown(primary, [values[name] for name in group if name in values])
     texts = {name: table.format(name, values[name]) if name in values else MISSING for name in names}
-    return [TableCell(text, name in rivals and text in best) for name, text in texts.items()]
+    return [TableCell(text, name in group and text in best, values.get(name)) for name, text in texts.items()]
 
 
 def failures(result: Result) -> list[tuple[int, str, int, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
@@ -111,6 +112,17 @@ class MetricTable:
         if metric.role == "margin":
             return f"± {100 * value:.1f}" if metric.unit == FRACTION else f"± {value:.3g}"
         return f"{100 * value:.1f} %" if metric.unit == FRACTION else f"{value:.4g} {metric.unit}".rstrip()
+
+    def best_as_shown(self, name: str, values: Iterable[float]) -> set[str]:
+        """Return the best of several values of a metric as it is written: what a table has in bold.
+
+        Equal as written is equal, so that no reader sees two same numbers of which one is bold. Empty without a
+        direction, or with fewer than two numbers.
+        """
+        known, direction = [float(value) for value in values if math.isfinite(value)], self.direction(name)
+        if not direction or len(known) < 2:
+            return set()
+        return {self.format(name, max(known) if direction > 0 else min(known))}
 
     # --- many metrics ---
 

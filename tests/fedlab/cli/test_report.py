@@ -26,6 +26,9 @@ def test_the_page_of_a_run_is_made_again_and_a_run_without_a_round_is_refused(pr
     page.unlink()
     result = CliRunner().invoke(app, ["report", "runs/toy-0"])
     assert result.output == f"wrote {page}\n" and page.read_bytes() == first
+    result = CliRunner().invoke(app, ["report", "runs/toy-0", "--pdf"])
+    figures = sorted((page.parent / "figures").glob("*.pdf"))
+    assert f"wrote {len(figures)} figures in {page.parent}/figures" in result.output and len(figures) > 4
     empty = RunDirectory.create(tmp_path / "runs", launch.prepare(preset, {}))
     result = CliRunner().invoke(app, ["report", str(empty.path)])
     assert result.exit_code == 1 and "no round yet" in result.stderr

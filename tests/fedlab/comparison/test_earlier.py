@@ -56,10 +56,13 @@ def test_the_tables_of_another_comparison_are_kept_and_can_be_read(tmp_path, cha
 def test_a_kill_between_two_files_loses_none(tmp_path):
     first, second = made(tmp_path), made(tmp_path, run="cells/2-0")
     write(first, "first")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "curve.pdf").touch()
     place = tmp_path / "earlier" / earlier.identity(first)
     place.mkdir(parents=True)
     (tmp_path / "table.csv").rename(place / "table.csv")
     assert earlier.keep_earlier(second) == place
+    assert (place / "figures" / "curve.pdf").is_file() and not (tmp_path / "figures").exists()
     assert {(place / name).read_text() for name in earlier.FILES} == {"first"}
 
 

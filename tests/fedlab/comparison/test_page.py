@@ -197,13 +197,6 @@ def test_a_strategy_keeps_its_color_over_a_grid(comparison, tmp_path):
     assert lines[0].name == "source_only, server.steps=1, client.steps=3"  # "steps" alone would be either
 
 
-def test_best_as_shown(comparison):
-    table = comparison.metric_table
-    assert page_tables.best_as_shown(table, "accuracy", [0.80001, 0.8, 0.7]) == {"80.0 %"}
-    assert page_tables.best_as_shown(table, "loss", [2.0, 1.0, math.nan]) == {"1"}
-    assert page_tables.best_as_shown(table, "psnr", [2.0, 1.0]) == set()
-
-
 def test_the_lead_says_who_is_best_and_whether_that_is_chance(comparison):
     table = comparison.summary()
     lines = page_tables.variants(comparison, table)

@@ -190,9 +190,9 @@ def test_files_say_the_same(comparison, tmp_path):
     assert facts["rows"][0]["difference"] is None
     assert facts["failed"] == [{"cell": "high, seed 3", "error": "no\nluck"}]
     markdown = (tmp_path / "table.md").read_text()
-    assert "| high | 60.0 ± 0.0 | +13.3 ± 14.3 |" in markdown
+    assert "| high | **60.0 ± 0.0** | +13.3 ± 14.3 |" in markdown
     paper = (tmp_path / "table.tex").read_text()
-    assert r"high & 60.0 $\pm$ 0.0 & +13.3 $\pm$ 14.3 &" in paper and paper.count(r"\toprule") == 3
+    assert r"high & \textbf{60.0 $\pm$ 0.0} & +13.3 $\pm$ 14.3 &" in paper and paper.count(r"\toprule") == 5
     assert all(mark not in paper.split("\n\n", 1)[1] for mark in ("±", "↑", " % "))
     assert (tmp_path / "report.html").exists()
 

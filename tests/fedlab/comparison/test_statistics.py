@@ -53,6 +53,15 @@ def test_equal_samples_and_samples_that_differ_by_a_constant():
     assert math.isnan(paired([1.0], [2.0]).p)
 
 
+def test_the_effect_size_by_hand():
+    found = paired([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])  # differences 1, 2, 3: mean 2, deviation 1, J(2) = 1 / sqrt(pi)
+    assert found.effect == pytest.approx(2 / math.sqrt(math.pi))
+    assert paired(ONE, ONE).effect == 0.0
+    assert math.isnan(paired([1.0, 2.0], [0.0, 0.5]).effect) and math.isnan(
+        paired([1.0, 2.0, 3.0], [0.5, 1.5, 2.5]).effect
+    )
+
+
 @pytest.mark.parametrize("p", [[0.01, 0.04, 0.03], [0.2, 0.2, 0.001, 0.9, 0.04], [0.5], [0.6, 0.7]])
 def test_holm_is_statsmodels(p):
     assert holm(p) == pytest.approx(list(multipletests(p, method="holm")[1]))

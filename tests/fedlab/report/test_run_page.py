@@ -277,7 +277,7 @@ def test_a_line_goes_on_over_rounds_without_a_test_and_stops_where_others_were_m
     nan = math.nan
 
     def lines(*curves):
-        drawn = panel("p", range(5), [Curve("c", 2, c) for c in curves], within=(0, 1), percent=True, alt="")
+        drawn = panel("p", range(5), [Curve("c", 2, c) for c in curves], within=(0, 1), percent=True, alt="").svg
         return re.findall(r'<path d="([^"]*)"[^>]*fill: none[^>]*var\(--c2\)', drawn)
 
     (sparse,) = lines([0.1, nan, 0.3, nan, 0.5])

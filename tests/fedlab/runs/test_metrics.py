@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -98,6 +99,15 @@ def test_a_variant_of_a_number_that_is_no_fraction_keeps_both_titles():
     )
     assert table.title("energy_average") == "energy average" and table.format("energy_average", 2.0) == "2 kcal"
     assert table.format("bond_single", 0.5) == "50.0 %"
+
+
+def test_bold_is_the_best_as_it_is_written():
+    table = MetricTable(
+        (Metric("accuracy", unit=FRACTION, higher_is_better=True), Metric("loss", higher_is_better=False))
+    )
+    assert table.best_as_shown("accuracy", [0.80001, 0.8, 0.7]) == {"80.0 %"}
+    assert table.best_as_shown("loss", [2.0, 1.0, math.nan]) == {"1"}
+    assert table.best_as_shown("psnr", [2.0, 1.0]) == set() == table.best_as_shown("accuracy", [0.8, math.nan])
 
 
 def test_a_mean_is_over_the_clients_that_reported_and_each_counts_once():
