@@ -272,18 +272,25 @@ def run_engine(directory: RunDirectory, watch: Watch = no_progress) -> Result:
     return result
 
 
-def write_page(result: Result) -> Result:
+def write_page(result: Result, with_predictions: bool = False) -> Result:
     """Write a run's report.html from its directory, and return the result.
+
+    Parameters
+    ----------
+    with_predictions
+        Also show confusion matrices and example images of the clients, for which their test data is read and
+        predicted.
 
     Raises
     ------
     RunError
         When it cannot be written; the run itself is not touched.
     """
-    from fedlab.report.run_page import write_report  # late: it brings matplotlib
+    from fedlab.report.client_predictions import predictions_of  # late: both bring matplotlib
+    from fedlab.report.run_page import write_report
 
     try:
-        write_report(result)
+        write_report(result, predictions_of(result) if with_predictions else None)
     except OSError as error:
         raise RunError(
             f"the run is kept in {result.directory}; its page could not be written ({os_error_sentence(error)}). After "

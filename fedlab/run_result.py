@@ -58,14 +58,14 @@ class RunResult(Result):
         return export_model(self.directory, Path(out), client, server_round)
 
     def report(self) -> Path:
-        """Write the run's page anew and return its path.
+        """Write the run's page anew, with what the models predict for the clients, and return its path.
 
         Raises
         ------
         RunError
             When it cannot be written.
         """
-        write_page(self)
+        write_page(self, with_predictions=True)
         return RunDirectory(self.directory).page
 
     def _repr_html_(self) -> str:

@@ -142,9 +142,11 @@ def print_clients(result: Result, console: Console) -> None:
 
     last, metrics = result.rounds[-1], result.metric_table
     names, clients = metrics.shown(result.metric_names), last["clients"]
-    title = f"After round {last['round']}, on each client's test data"
+    primary = metrics.primary_metric(names)
+    measure = f"; judged by {metrics.full_title(primary)}" if len(names) > 1 else ""
+    title = f"After round {last['round']}, on each client's test data{measure}"
     if len(clients) > FEW:
-        title = f"After round {last['round']}, over {len(clients)} clients, each on its own test data"
+        title = f"After round {last['round']}, over {len(clients)} clients, each on its own test data{measure}"
         rows = distributions(clients, {name: metrics.direction(name) for name in names})
         mean = rows.pop("mean", {})
     else:

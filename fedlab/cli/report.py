@@ -23,7 +23,8 @@ def report(
 ) -> None:
     """Write report.html of a run, or page and tables of a comparison, from what is on disk; nothing is run.
 
-    A run ends with its page. This makes it again: of a run that goes on or was interrupted, or after the disk was full.
+    A run ends with its page. This makes it again: of a run that goes on or was interrupted, or after the disk was full;
+    and where the data of its clients is here, it adds confusion matrices and example images.
 
     Example: `fedlab report runs/dualadapt-digits-0`, or `fedlab report comparisons/dualadapt-digits --pdf`
     """
@@ -85,7 +86,7 @@ def _run_page(path: Path, pdf: bool) -> tuple[Path, list[Path]]:
             f"{directory.path} has no round yet, and nothing to show; `fedlab resume {directory.path}` goes on"
         )
     result = Result.read(directory.path)
-    write_page(result)
+    write_page(result, with_predictions=True)
     if not pdf:
         return directory.page, []
     from fedlab.report.pdf import write_run_figures

@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedlab.config.schema import Config
 from fedlab.errors import FedlabError
 from fedlab.metrics import Metric
-from fedlab.registry import load_run_config
 from fedlab.report import client_plots, plots
 from fedlab.report.charts import Drawing
 from fedlab.report.client_plots import ClientPlotData
-from fedlab.report.confusions import STATISTICS, accuracy
-from fedlab.report.run_tables import TableCell, TableRow, primary_group
+from fedlab.report.client_predictions import (
+    MAX_OF_MANY,
+    class_names,
+    confusion_table,
+    right_sentence,
+    run_config,
+)
+from fedlab.report.run_tables import TableRow, primary_group
 from fedlab.runs.client_distribution import FEW
-from fedlab.workload import SupportsClassNames
 
 if TYPE_CHECKING:
     from fedlab.comparison.page_tables import SeriesStyle
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     from fedlab.runs.result import Result
 
 MAX_PANELS = 60  # of a client and a variant each, in one page; some 40 kB each
-MAX_OF_MANY = 6  # clients with panels where there are too many to be shown one by one
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def client_panels(comparison: Comparison, styles: Sequence[SeriesStyle]) -> Clie
         if result is None:
             found.missing.append((style.name, f"its run with seed {found.seed} is not there"))
             continue
-        config = _config(result)
+        config = run_config(result)
         number = len(config.clients) if config else 0
         clients_in_all = max(clients_in_all, number)
         try:
@@ -95,27 +97,8 @@ def _run(comparison: Comparison, style: SeriesStyle, seed: int) -> Result | None
     return None
 
 
-def _config(result: Result) -> Config | None:
-    """Return a run's configuration; None without its workload: what the page has kept can be shown all the same."""
-    try:
-        return load_run_config(result.directory / "config.toml")
-    except FedlabError:
-        return None
-
-
-def class_names(config: Config | None) -> Sequence[str]:
-    """Return names by label, of a workload that has them."""
-    return config.workload.classes if config and isinstance(config.workload, SupportsClassNames) else ()
-
-
 def draw(client: ClientPlotData, style: SeriesStyle, names: Sequence[str], metric: Metric) -> ClientPanel:
     """Return the figures and the table of one client; ``metric`` is what its run is judged by."""
-    right = ""
-    if client.confusion.sum():
-        right = f"{100 * accuracy(client.confusion):.1f} % of its test labels right"
-        statistic = STATISTICS.get(metric.confusion, accuracy)
-        if statistic is not accuracy:
-            right = f"{metric.title} {100 * statistic(client.confusion):.1f} %, {right}"
     weights = None
     if len(client.target_weights):
         far = [float(np.average(np.arange(len(c)) + 0.5, weights=c)) / len(c) for c in _weights(client)]
@@ -124,7 +107,9 @@ def draw(client: ClientPlotData, style: SeriesStyle, names: Sequence[str], metri
             f"weights w(x): mean {far[0]:.2f} of the source, {far[1]:.2f} of {client.name}",
             plots.histogram(*_weights(client), alt),
         )
-    return ClientPanel(style.name, style.slot, _maps(client), weights, *_confusion(client, names), right)
+    return ClientPanel(
+        style.name, style.slot, _maps(client), weights, *confusion_table(client, names), right_sentence(client, metric)
+    )
 
 
 def _weights(client: ClientPlotData) -> tuple[client_plots.Array, client_plots.Array]:
@@ -147,20 +132,3 @@ def _maps(client: ClientPlotData) -> list[Drawing]:
         alt = f"The features after, each written as its class, of the source and of {client.name}"
         drawings.append(Drawing("after, by class", plots.classes(layers, within, alt)))
     return drawings
-
-
-def _confusion(client: ClientPlotData, classes: Sequence[str]) -> tuple[list[str], list[TableRow]]:
-    """Return heads and a row for each true class: percent of its examples by predicted class; rows have the names."""
-    counts = client.confusion
-    if not counts.size:
-        return [], []
-    heads = [str(i) for i in range(len(counts))]
-    names = [f"{i} {name}" for i, name in enumerate(classes)] if len(classes) == len(counts) else heads
-    percent = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    rows = [
-        TableRow(
-            name, [TableCell(f"{100 * share:.0f}" if round(100 * share) else "", heat=float(share)) for share in row]
-        )
-        for name, row in zip(names, percent, strict=True)
-    ]
-    return heads, rows

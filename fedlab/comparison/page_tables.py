@@ -61,7 +61,8 @@ def option_cells(comparison: Comparison, style: SeriesStyle) -> list[TableCell]:
     """Return a row's values of the grid's options, sorted as written; one without an effect on it sorts last."""
     pairs = zip(comparison.grid.values(), style.key[1:], strict=True)
     return [
-        TableCell(value or MISSING, value=float(values.index(value)) if value else math.nan) for values, value in pairs
+        TableCell(value or MISSING, value=float(values.index(value)) if value else math.nan, as_text=True)
+        for values, value in pairs
     ]
 
 

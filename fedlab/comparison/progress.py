@@ -36,16 +36,9 @@ def format_outcome(folder: Path, cell: Cell, metric: str) -> str:
     names = [name for name in result.metric_names if name in mean]
     compared = [name for name in names if table.group(name) == metric]
     if metric in score and not compared:
-        return f"{table.heading(metric)} {table.format(metric, score[metric])}"
+        return f"{table.full_title(metric)} {table.format(metric, score[metric])}"
     name = table.primary_metric(compared or names)
-    return f"{_full_title(result, name)} {table.format(name, mean[name])}" if name else "no metric"
-
-
-def _full_title(result: Result, name: str) -> str:
-    """Return the title of a metric's group, with the variant behind it."""
-    table = result.metric_table
-    variant = f" ({table.title(name)})" if table.variant(name) and table.is_fraction(name) else ""
-    return f"{table.heading(table.group(name))}{variant}"
+    return f"{table.full_title(name)} {table.format(name, mean[name])}" if name else "no metric"
 
 
 def current_phase(path: Path) -> str:

@@ -173,11 +173,15 @@ def time_table(result: Result) -> tuple[list[TableRow], Drawing]:
     for (phase, seconds), slot in zip(total.items(), _cycle(len(total)), strict=True):
         name = table.phase_title(phase)
         fraction = f"{100 * seconds / sum(total.values()):.0f} %" if sum(total.values()) else MISSING
-        rows.append(TableRow(name, [TableCell(elapsed(seconds)), TableCell(fraction)], slot))
+        rows.append(TableRow(name, [TableCell(elapsed(seconds), value=seconds), TableCell(fraction)], slot))
         stacks.append(Curve(name, slot, [record["seconds"].get(phase, 0.0) / size for record in result.rounds]))
     rows.append(
         TableRow(
-            "all", [TableCell(elapsed(sum(total.values()))), TableCell("100 %" if sum(total.values()) else MISSING)]
+            "all",
+            [
+                TableCell(elapsed(sum(total.values())), value=sum(total.values())),
+                TableCell("100 %" if sum(total.values()) else MISSING),
+            ],
         )
     )
     alt = f"Stacked bars, {unit} by phase in each round; in all " + ", ".join(
@@ -198,7 +202,7 @@ def traffic_table(result: Result) -> tuple[list[TableRow], list[Drawing]]:
     }
     if len(clients) > FEW:
         rows = [
-            TableRow(row, [TableCell(human_bytes(float(value))) for value in values])
+            TableRow(row, [TableCell(human_bytes(float(value)), value=float(value)) for value in values])
             for row, values in (
                 ("median client", np.median(list(sums.values()), axis=0)),
                 ("largest", np.max(list(sums.values()), axis=0)),
@@ -207,11 +211,13 @@ def traffic_table(result: Result) -> tuple[list[TableRow], list[Drawing]]:
     else:
         colors = _cycle(len(clients)) if len(clients) <= SLOTS else [0] * len(clients)
         rows = [
-            TableRow(client, [TableCell(human_bytes(count)) for count in sums[client]], slot)
+            TableRow(client, [TableCell(human_bytes(count), value=count) for count in sums[client]], slot)
             for client, slot in zip(clients, colors, strict=True)
         ]
     everybody = f"all {len(clients):,} that took part" if len(clients) > FEW else "all"
-    rows.append(TableRow(everybody, [TableCell(human_bytes(result.bytes(kind))) for kind in KINDS]))
+    rows.append(
+        TableRow(everybody, [TableCell(human_bytes(result.bytes(kind)), value=result.bytes(kind)) for kind in KINDS])
+    )
     trained = [record for record in result.rounds if record["round"] > 0]
     if not trained:
         return rows, []

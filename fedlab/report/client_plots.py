@@ -1,4 +1,4 @@
-"""Plot data of a run's clients: features before and after, the strategy's weights of examples, confusions.
+"""Plot data of a run's clients: features before and after, the strategy's weights of examples, confusions, images.
 
 All is computed once, from the checkpoints before the first round and after the last, and kept beside the run in
 ``clients.npz``; writing a page again reads that. What a workload or a strategy does not have is left out: a model
@@ -10,7 +10,7 @@ batch-norm statistics and weights that it would predict with), reduced to the pl
 components of all of them together, before and after, so that both panels have the same axes.
 
 **Confusions** are those of the client's predictor. They are drawn only where they agree with what the client reported
-of itself, so labels of another set of classes than the model's never make a picture.
+of itself, so labels of another set of classes than the model's never make a picture. Neither do example images.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ from fedlab.inference.predict import Recalled
 from fedlab.models.feature_classifier import features_of, missing_parts
 from fedlab.registry import load_run_config
 from fedlab.report.confusions import BATCH, agrees, confusion
+from fedlab.report.example_images import choose_examples
 from fedlab.report.pixel_rows import labels_of_rows
 from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.result import Result
 from fedlab.seeds import deterministic, seeded
 from fedlab.workload import Workload
 
-FILE, FORMAT = "clients.npz", 2
+FILE, FORMAT = "clients.npz", 3
 POINTS = 300  # of a domain in a map
 CLIENTS = 60  # whose data are kept where nothing else is asked for
 BINS = 20  # of a histogram of weights
@@ -64,6 +65,8 @@ class ClientPlotData:
         Examples by the strategy's weight for this client, (bins,) counts over [0, 1].
     confusion
         Counts (true class, predicted class) over the client's test data.
+    example_images, example_classes, example_scores
+        Test images with true and predicted classes, see :func:`fedlab.report.example_images.choose_examples`.
     """
 
     name: str
@@ -77,6 +80,9 @@ class ClientPlotData:
     source_weights: Array
     target_weights: Array
     confusion: Array
+    example_images: Array
+    example_classes: Array
+    example_scores: Array
 
 
 ARRAYS = [field.name for field in fields(ClientPlotData) if field.name != "name"]
@@ -146,6 +152,8 @@ def _view(
     reported = result.rounds[-1]["clients"].get(name, {})
     known = bool(len(counts)) and agrees(counts, reported, result.metric_table)
     drawn: dict[str, Array] = {"confusion": counts if known else NOTHING}
+    if known:
+        drawn |= choose_examples(predictor, target)
     if source is not None and not missing_parts(after.workload.model()) and "x" in target.columns:
         states = [(before.content["arrays"], before.in_place_of(partition)[0])] if before else []
         states.append((after.content["arrays"], state))

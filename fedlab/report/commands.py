@@ -31,6 +31,11 @@ def resume(result: Result) -> str:
     return f"fedlab resume {shlex.quote(str(result.directory))}"
 
 
+def report(result: Result) -> str:
+    """Return the command that writes the page of a run again, with what its models predict for its clients."""
+    return f"fedlab report {shlex.quote(str(result.directory))}"
+
+
 def repeat_from_preset(result: Result, preset: str = "") -> str:
     """Return the command that repeats a run anywhere: its preset and what differs from it; "" without such a preset.
 

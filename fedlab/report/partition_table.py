@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from fedlab.report import plots
 from fedlab.report.run_tables import TableCell, TableRow
+from fedlab.report.table_csv import address
 from fedlab.runs.client_distribution import FEW, QUANTILES, distribution
 
 FILE = "split.json"
@@ -39,11 +40,13 @@ class Split:
     """A table of clients; ``labeled`` says whether bars are cut into classes.
 
     Of many clients, ``rows`` has the first ones and ``summary`` the distribution over all, with column ``heads``.
+    ``csv`` is the address of a CSV file of all of them, with a column for each class.
     """
 
     rows: list[Share]
     labeled: bool
     clients: int
+    csv: Markup
     heads: list[str]
     summary: list[TableRow]
 
@@ -68,7 +71,12 @@ def parse(text: str) -> Split:
         classes = plots.label_bar(labels, order, f"{name}: {alt}") if labels else None
         size = plots.size_bar(client["examples"], most, f"{name}: {examples} examples")
         rows.append(Share(name, examples, size, classes))
-    return Split(rows, labeled, len(clients), *(_summary(clients, labeled) if len(clients) > FEW else ([], [])))
+    lines = [
+        [client["name"], client["examples"], *((client["labels"] or {}).get(name, "") for name in order)]
+        for client in clients
+    ]
+    csv = address([["client", "examples", *order], *lines])
+    return Split(rows, labeled, len(clients), csv, *(_summary(clients, labeled) if len(clients) > FEW else ([], [])))
 
 
 def _summary(clients: Sequence[Mapping[str, Any]], labeled: bool) -> tuple[list[str], list[TableRow]]:

@@ -6,18 +6,25 @@ from pathlib import Path
 
 from fedlab.files import write_atomically
 from fedlab.report import charts, commands, figures, partition_table, run_tables, samples, template
+from fedlab.report.client_predictions import Predictions
 from fedlab.runs.result import Result
 
 
-def write_report(result: Result) -> Path:
+def write_report(result: Result, predictions: Predictions | None = None) -> Path:
     """Write ``report.html`` into the run directory and return its path; an older one is replaced."""
     path = result.directory / "report.html"
-    write_atomically(path, render(result).encode())
+    write_atomically(path, render(result, predictions).encode())
     return path
 
 
-def render(result: Result) -> str:
-    """Return the page, which has no script and loads nothing."""
+def render(result: Result, predictions: Predictions | None = None) -> str:
+    """Return the page, which has no script and loads nothing.
+
+    Parameters
+    ----------
+    predictions
+        What the models predict for the clients; None: the page says how it is added.
+    """
     results = run_tables.results_table(result)
     keys, curves = charts.primary_figures(result)
     phases, seconds = charts.time_table(result)
@@ -47,6 +54,8 @@ def render(result: Result) -> str:
         bytes_figures=bytes_figures,
         bytes_by_client=1 < len(clients) <= figures.SLOTS,
         pictures=samples.of_run(result.directory),
+        predictions=predictions,
+        report=commands.report(result),
         failures=failures[: run_tables.LISTED],
         all_failures=len(failures),
         privacy=run_tables.privacy(result),

@@ -23,13 +23,18 @@ EXAMPLES = "num-examples"  # in the reply of a client: how many its metrics are 
 
 @dataclass(frozen=True)
 class TableCell:
-    """One value of a table; ``value`` is what it is sorted by, ``heat`` how far it is colored, in [0, 1]."""
+    """One value of a table.
+
+    ``value`` is what it is sorted by, and what a CSV file has, unless ``as_text`` says that the text is; ``heat`` is
+    how far it is colored, in [0, 1].
+    """
 
     text: str
     best: bool = False
     value: float | None = None
     heat: float | None = None
     drawing: Markup | None = None
+    as_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ def _clients_sentence(result: Result) -> str:
         return ""
     clients = len(last["clients"]) if len(last["clients"]) > FEW else len(client_names(result.rounds))
     whose = f"over {clients:,} clients" if clients != 1 else "of the one client"
-    value, measure = last["mean"][name], _measure(table, name)
+    value, measure = last["mean"][name], table.full_title(name)
     mean = "" if clients == 1 or measure.startswith("mean ") else "mean "
     sentence = f"{mean}{measure} {whose} is {table.format(name, value)}"
     reference = table.reference(names, name)
@@ -100,13 +105,6 @@ def _clients_sentence(result: Result) -> str:
     if last["round"] and name in first["mean"] and first["round"] == 0:
         return f"{sentence}; it was {table.format(name, first['mean'][name])} before the first round"
     return sentence
-
-
-def _measure(table: MetricTable, name: str) -> str:
-    """Return a metric's group for people, with the variant in brackets."""
-    if not table.variant(name) or not table.is_fraction(name):
-        return table.title(name)
-    return f"{table.title(table.group(name))} ({table.title(name)})"
 
 
 def primary_group(result: Result) -> str:
@@ -133,16 +131,21 @@ class ResultsTable:
         Column heads.
     rows
         A row for each client and one for the mean; of many clients, rows of their distribution.
-    worst
-        Of many clients, a row for each of the worst ones, the worst first; else empty.
+    by_client
+        Of many clients, a row for each, the worst first; else empty.
     tested
         Number of clients that were tested.
     """
 
     heads: list[str]
     rows: list[TableRow]
-    worst: list[TableRow]
+    by_client: list[TableRow]
     tested: int
+
+    @property
+    def worst(self) -> list[TableRow]:
+        """The rows of ``by_client`` that have room on a page."""
+        return self.by_client[:LISTED]
 
 
 def results_table(result: Result) -> ResultsTable:
@@ -157,7 +160,8 @@ def results_table(result: Result) -> ResultsTable:
 
     def row(head: str, values: Mapping[str, float]) -> TableRow:
         count = values.get(EXAMPLES)
-        examples = [TableCell(f"{count:,.0f}".replace(",", "\u202f") if count is not None else "")] if counted else []
+        text = "" if count is None else f"{count:,.0f}".replace(",", "\u202f")
+        examples = [TableCell(text, value=count)] if counted else []
         return TableRow(head, [*_cells(table, names, values), *examples])
 
     if len(clients) <= FEW:
@@ -170,7 +174,7 @@ def results_table(result: Result) -> ResultsTable:
     return ResultsTable(
         heads,
         [row(*pair) for pair in (*rows.items(), ("mean", mean))],
-        [row(client, clients[client]) for client in order[:LISTED]],
+        [row(client, clients[client]) for client in order],
         tested,
     )
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from fedlab.report.table_csv import table_address
+
 FOLDER = Path(__file__).parent  # of templates, and of the script that sorts tables
 
 
@@ -28,6 +30,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["breakable"] = breakable
+    environment.globals["table_csv"] = table_address
     return environment
 
 

@@ -87,6 +87,17 @@ class MetricTable:
         """Return a metric's name for people; of a variant of a fraction, the variant's alone."""
         return self.find(name).title
 
+    def full_title(self, name: str) -> str:
+        """Return a metric's name where it stands alone: of a variant of a fraction, the group with it in brackets.
+
+        >>> table = MetricTable((Metric("accuracy", unit=FRACTION), Metric("*_average", "average")))
+        >>> table.title("accuracy_average"), table.full_title("accuracy_average"), table.full_title("loss")
+        ('average', 'accuracy (average)', 'loss')
+        """
+        if not self.variant(name) or not self.is_fraction(name):
+            return self.title(name)
+        return f"{self.title(self.group(name))} ({self.title(name)})"
+
     def heading(self, name: str) -> str:
         """Return the title with an arrow in the direction that is better, where percents do not say it."""
         metric = self.find(name)

@@ -89,7 +89,7 @@ class PlainProgress:
             name = table.primary_metric(table.sorted(client_metric_names([event])))
             values = clients_line(event["clients"], name, table)
             line = f"round {event['round']}/{event['rounds']}  {mean_line(event, table)}"
-            self.write(f"{line}  | {table.title(name)}: {values}" if values else line)
+            self.write(f"{line}  | {table.full_title(name)}: {values}" if values else line)
 
 
 class JsonProgress:

@@ -132,7 +132,8 @@ class Result:
         found = {name: last["mean"][name] for name in self.metric_names if name in last["mean"]}
         found = found or {name: self.score()[name] for name in table.primary_scores(self.score())}
         chosen = [table.primary_metric(list(found))] if most == 1 and found else list(found)
-        return ", ".join(f"{table.title(name)} {table.format(name, found[name])}" for name in chosen)
+        title = table.full_title if most == 1 else table.title
+        return ", ".join(f"{title(name)} {table.format(name, found[name])}" for name in chosen)
 
 
 def client_metric_names(rounds: Iterable[Mapping[str, Any]]) -> set[str]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
 from html.parser import HTMLParser
 
 VOID = {"meta", "link", "br", "img", "hr", "input", "wbr"}
 
 
 class Page(HTMLParser):
-    """Tags, ids, links and visible text of a page; refuses tags that do not match."""
+    """Tags, ids, links, CSV files and visible text of a page; refuses tags that do not match."""
 
     def __init__(self, text):
         super().__init__()
         self.stack, self.tags, self.ids, self.targets, self.text = [], [], [], [], []
-        self.labels, self.bold, self.tables = [], [], []
+        self.labels, self.bold, self.tables, self.files = [], [], [], {}
         self.feed(text)
         assert self.stack == []
 
@@ -22,6 +25,9 @@ class Page(HTMLParser):
         self.tags.append(tag)
         self.ids += [values["id"]] if "id" in values else []
         self.targets += [values[name] for name in ("href", "src", "xlink:href") if name in values]
+        if "download" in values:
+            content = base64.b64decode(values["href"].partition("base64,")[2]).decode()
+            self.files[values["download"]] = list(csv.reader(io.StringIO(content)))
         self.labels += [values["aria-label"]] if values.get("role") == "img" else []
         assert not [name for name in values if name.startswith("on")]
         if tag not in VOID:

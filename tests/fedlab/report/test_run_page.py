@@ -98,7 +98,8 @@ def test_the_report_is_one_page_that_loads_and_runs_nothing(result):
     text = path.read_text(encoding="utf-8")
     seen = Page(text)
     assert not {"script", "link", "img", "iframe", "object"} & set(seen.tags)
-    assert all(target.startswith("#") and target[1:] in seen.ids for target in seen.targets)
+    inside = [target for target in seen.targets if not target.startswith("data:text/csv;")]
+    assert all(target.startswith("#") and target[1:] in seen.ids for target in inside)
     assert len(seen.ids) == len(set(seen.ids))
     assert not re.search(r"url\(|@import|@font-face|src=", text)
     assert "default-src 'none'" in text
@@ -238,7 +239,7 @@ def test_few_clients_have_a_panel_each_and_many_have_quantiles(tmp_path):
 def test_a_page_of_a_thousand_clients_is_bounded_and_counts_those_that_were_tested(tmp_path):
     result = many_clients.write_run(tmp_path, failures=30)
     text = render(result)
-    assert len(text) < 150_000
+    assert len(text) < 200_000  # 30 kB of them are a CSV file of all clients
     seen = Page(text)
     said = "".join(seen.text)
     assert "mean accuracy over 1,000 clients" in said

@@ -83,7 +83,7 @@ def test_lines_tell_a_log_what_a_reader_wants_to_know():
         "pre-training on the source",
         "resumed after round 0",
         "client svhn (partition 1) failed in round 1, clients train: OSError: the disk is gone",
-        "round 1/2  global 50.0 %  average 62.5 %  | average: usps 37.5 %",
+        "round 1/2  global 50.0 %  average 62.5 %  | accuracy (average): usps 37.5 %",
     ]
 
 
