@@ -1,7 +1,12 @@
-"""The pages: links lead somewhere, commands parse, and code is that of the repository."""
+"""The pages: links lead somewhere, commands parse, and code is that of the repository.
+
+Commands are parsed with their options and presets, and not run: those of two tutorials are run by `test_tutorials.py`.
+"""
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
 import shlex
 import sys
@@ -129,6 +134,27 @@ def test_commands_parse(page, plugins):
             check_command(words)
         except (ConfigError, click.UsageError) as error:
             pytest.fail(f"fedlab {shlex.join(words)}: {getattr(error, 'message', error)}")
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
+def test_what_the_python_of_a_page_imports_is_there(page, plugins):
+    """Compile the page's Python, and look up what it imports and asks of imported modules; nothing of it is run."""
+    for text in re.findall(r"^```python[^\n]*\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+        if text.startswith("--8<--"):
+            continue
+        tree, modules = ast.parse(text), {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                modules |= {alias.asname or alias.name: importlib.import_module(alias.name) for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module != "__future__":
+                module = importlib.import_module(str(node.module))
+                found = {alias.asname or alias.name: getattr(module, alias.name, None) for alias in node.names}
+                for name, value in found.items():
+                    found[name] = importlib.import_module(f"{node.module}.{name}") if value is None else value
+                modules |= found
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+                assert hasattr(modules[node.value.id], node.attr), f"{node.value.id}.{node.attr}"
 
 
 @pytest.mark.parametrize(

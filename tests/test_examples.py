@@ -53,6 +53,20 @@ def test_own_strategy(tmp_path):
     assert own.bytes("train_up") < 0.3 * usual.bytes("train_up")
 
 
+def test_own_model(tmp_path):
+    module = importlib.import_module("own_model")
+    check_workload(module.SPEC)
+    options = {
+        **TINY,
+        "server.pretrain_steps": 2,
+        "server.steps": 1,
+        "own_model.targets": "optdigits",
+        "own_model.width": 8,
+    }
+    result = fedlab.run("dualadapt-digits", workload="own_model:SPEC", runs=tmp_path, overrides=options)
+    assert result.model().head.in_features == 8
+
+
 def test_own_workload(tmp_path):
     module = importlib.import_module("own_workload")
     check_workload(module.SPEC)

@@ -267,6 +267,10 @@ class Comparison:
         ``seconds`` (means over seeds), ``reached`` (seeds that reached the target), ``reach_rounds``, ``reach_bytes``,
         ``reach_seconds`` (means over seeds; NaN unless all of them did).
         """
+        return self._summary.copy()
+
+    @cached_property
+    def _summary(self) -> pd.DataFrame:
         return summarize(self._scores())
 
     def _scores(self) -> Scores:
@@ -326,6 +330,10 @@ class Comparison:
         Mean, worst tenth and quantiles are taken over the clients of each seed; the columns are those of ``domains``,
         over seeds.
         """
+        return self._breakdown.copy()
+
+    @cached_property
+    def _breakdown(self) -> pd.DataFrame:
         import pandas as pd
 
         if not self.has_many_clients:

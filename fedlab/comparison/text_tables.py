@@ -118,7 +118,7 @@ def tests(comparison: Comparison) -> list[TextTable]:
 
 def _over_clients(row: Mapping[Any, Any]) -> list[str]:
     known = not math.isnan(row["data_sets"])
-    wins = f"{row['wins']:.0f} of {row['data_sets']:.0f} clients" if known else MISSING
+    wins = f"{row['wins']:.0f} of {row['data_sets']:.0f}" if known else MISSING
     return [wins, p_value(row["p_wilcoxon"]), p_value(row["p_wilcoxon_holm"])]
 
 
@@ -178,7 +178,8 @@ def legend(comparison: Comparison) -> str:
     bold = f"Bold: the best of a column{', without ' + ', '.join(uses_labels) if uses_labels else ''}. "
     paired = " and options" if comparison.grid else ""
     tested = (
-        "g: Hedges' effect size over seeds. Wilcoxon: signed-rank test over clients, each one's mean over seeds. "
+        "g: Hedges' effect size over seeds. better on: so many clients. Wilcoxon: signed-rank "
+        "test over clients, each one's mean over seeds. "
         if comparison.summary()["p_wilcoxon"].notna().any()
         else ""
     )
