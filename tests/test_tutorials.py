@@ -11,9 +11,12 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 from typer.testing import CliRunner
 
+import fedlab
 from commands import TINY
 from fedlab.cli.app import app
 
@@ -56,6 +59,14 @@ def test_the_python_of_the_first_deployment_writes_an_image(tmp_path, monkeypatc
         assert image.size == (32, 32)
 
 
+def own_examples() -> dict[str, object]:
+    """What a page takes to be a reader's own: a model, and examples of two clients and a server."""
+    arrays = {f"x_{owner}": torch.randn(20, 4) for owner in "abs"} | {
+        f"y_{owner}": torch.arange(20) % 3 for owner in "abs"
+    }
+    return {"MyNet": lambda: nn.Linear(4, 3), **arrays}
+
+
 @pytest.mark.parametrize("page", ["first-simulation", "first-comparison"])
 def test_a_tutorial_can_be_typed(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -65,7 +76,7 @@ def test_a_tutorial_can_be_typed(page, tmp_path, monkeypatch):
         if language == "python":
             for long in re.findall(r'fedlab\.run\("dualadapt-digits", ', text):
                 text = text.replace(long, f"{long}overrides={ {k: v for k, v in TINY.items() if k != 'rounds'} }, ")
-            exec(compile(text, page, "exec"), {})
+            exec(compile(text, page, "exec"), {"fedlab": fedlab, **own_examples()})
             continue
         for line in filter(lambda line: line.startswith("fedlab ") and "doctor" not in line, text.splitlines()):
             result = CliRunner().invoke(app, small(line))
