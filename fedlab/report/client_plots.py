@@ -15,7 +15,7 @@ of itself, so labels of another set of classes than the model's never make a pic
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from io import BytesIO
 from pathlib import Path
@@ -88,8 +88,13 @@ class ClientPlotData:
 ARRAYS = [field.name for field in fields(ClientPlotData) if field.name != "name"]
 
 
-def load(result: Result, most: int = CLIENTS) -> list[ClientPlotData]:
-    """Return the plot data of a run's clients, of ``most`` at most, from the file beside it or computed.
+def load(result: Result, most: int = CLIENTS, names: Sequence[str] = ()) -> list[ClientPlotData]:
+    """Return the plot data of a run's clients, from the file beside it or computed.
+
+    Parameters
+    ----------
+    most, names
+        The first so many clients, or those of these names.
 
     Raises
     ------
@@ -97,14 +102,15 @@ def load(result: Result, most: int = CLIENTS) -> list[ClientPlotData]:
         When the run has no checkpoint that can be read, its data is not here, or its model gives what nobody expects.
     """
     path = result.directory / FILE
-    key = f"{FORMAT} {POINTS} {most} {result.weights_sha256 or result.rounds[-1]['round']}"
+    wanted = ",".join(names) or most
+    key = f"{FORMAT} {POINTS} {wanted} {result.weights_sha256 or result.rounds[-1]['round']}"
     if path.is_file():
         with np.load(path) as stored:
             if str(stored["key"]) == key:
                 names = [str(name) for name in stored["names"]]
                 return [ClientPlotData(name, **{a: stored[f"{i} {a}"] for a in ARRAYS}) for i, name in enumerate(names)]
     try:
-        found = compute(result, most)
+        found = compute(result, most, names)
     except FedlabError:
         raise
     except Exception as error:  # a model of the future may take or give anything; a page does without its picture
@@ -121,8 +127,8 @@ def _save(path: Path, arrays: Mapping[str, Array]) -> None:
 
 
 @torch.no_grad()
-def compute(result: Result, most: int) -> list[ClientPlotData]:
-    """Return the plot data of ``most`` clients at most from a run's checkpoints.
+def compute(result: Result, most: int, names: Sequence[str] = ()) -> list[ClientPlotData]:
+    """Return the plot data of some clients from a run's checkpoints; arguments as of :func:`load`.
 
     Raises
     ------
@@ -136,10 +142,11 @@ def compute(result: Result, most: int) -> list[ClientPlotData]:
         raise RunError(f"{result.directory} has no checkpoint; `fedlab resume {result.directory}` runs it on")
     after = Recalled(checkpoints.path(rounds[-1]), config)
     before = Recalled(checkpoints.path(0), config) if rounds[0] == 0 and rounds[-1] else None
-    names = config.clients[:most]
+    partitions = [config.clients.index(name) for name in names if name in config.clients]
+    partitions = partitions or list(range(len(config.clients))[:most])
     with deterministic(config.run.threads), seeded(config.run.seed, "report"):
         source = _source(after.workload)
-        return [_view(result, before, after, source, partition, name) for partition, name in enumerate(names)]
+        return [_view(result, before, after, source, at, config.clients[at]) for at in partitions]
 
 
 def _view(

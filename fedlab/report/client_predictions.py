@@ -16,7 +16,7 @@ from fedlab.report.client_plots import ClientPlotData
 from fedlab.report.confusions import STATISTICS, accuracy
 from fedlab.report.example_images import ExampleImage, example_images
 from fedlab.report.run_tables import TableCell, TableRow, primary_group
-from fedlab.runs.client_distribution import FEW
+from fedlab.runs.client_distribution import FEW, worst_first
 from fedlab.runs.result import Result
 from fedlab.workload import SupportsClassNames
 
@@ -48,7 +48,7 @@ def predictions_of(result: Result) -> Predictions:
     config = run_config(result)
     number = len(config.clients) if config else 0
     try:
-        found = client_plots.load(result, number if number <= FEW else MAX_OF_MANY)
+        found = client_plots.load(result, number if number <= FEW else MAX_OF_MANY, worst_clients(result, number))
     except FedlabError as error:
         return Predictions(missing=str(error))
     names, metric = class_names(config), result.metric_table.find(primary_group(result))
@@ -63,6 +63,13 @@ def predictions_of(result: Result) -> Predictions:
     ]
     shown = [client for client in clients if client.confusion or client.images]
     return Predictions(shown, max(0, number - len(found)) if shown else 0)
+
+
+def worst_clients(result: Result, number: int) -> list[str]:
+    """Return the worst clients of many, by what the run is judged by; none of few, or where none was tested."""
+    table, last = result.metric_table, result.rounds[-1]["clients"]
+    name = table.primary_metric(result.metric_names)
+    return worst_first(last, name, table.direction(name))[:MAX_OF_MANY] if number > FEW else []
 
 
 def run_config(result: Result) -> Config | None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fedlab.data.dataset import ArrayDataset
-from fedlab.report import client_plots
+from fedlab.report import client_plots, client_predictions
 from fedlab.report.client_predictions import predictions_of
 from fedlab.report.example_images import choose_examples, example_images
 from fedlab.report.run_page import render
@@ -77,6 +77,15 @@ def test_the_page_has_a_matrix_for_each_client_and_says_how_to_add_them(result):
     assert counts.sum() == 90 and "as confusion matrices" not in "".join(seen.text)
     right = 100 * np.trace(counts) / 90
     assert f"{right:.1f} % of its test labels right" in "".join(seen.text)
+
+
+def test_of_many_clients_the_worst_ones_are_shown(result, monkeypatch):
+    monkeypatch.setattr(client_predictions, "FEW", 1)
+    monkeypatch.setattr(client_predictions, "MAX_OF_MANY", 1)
+    found = predictions_of(result)
+    means = {name: values["accuracy_average"] for name, values in result.rounds[-1]["clients"].items()}
+    assert [client.name for client in found.clients] == [min(means, key=means.get)] and found.hidden == 1
+    assert "These are the worst ones; 1 more client is not shown." in "".join(Page(render(result, found)).text)
 
 
 def test_what_cannot_be_shown_is_said(result):
