@@ -128,7 +128,7 @@ def judged(comparison: Comparison, table: pd.DataFrame, styles: Sequence[SeriesS
     """Return the metric that each variant is judged by; "" where that is one for all."""
     by: dict[str, list[str]] = {}
     for style, metric in zip(styles, table["metric"], strict=True):
-        by.setdefault(str(metric), []).append(style.key[0])
+        by.setdefault(comparison.metric_table.full_title(str(metric)), []).append(style.key[0])
     if len(by) < 2:
         return ""
     return "; ".join(f"{metric} of {', '.join(dict.fromkeys(names))}" for metric, names in by.items())

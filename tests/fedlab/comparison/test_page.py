@@ -94,7 +94,7 @@ def test_every_part_is_there(text, comparison):
     ran_at = comparison.commits or [comparison.git_commit]  # of the cells, not of the last call
     assert all(commit.removesuffix("-dirty") in words for commit in ran_at) and "2.14.1" in words
     assert "the clients hold <no> labels" in words  # the cell that failed, with its error
-    assert "accuracy of source_only; accuracy_average of dualadapt" in words
+    assert "accuracy of source_only; accuracy (average) of dualadapt" in words
     assert "paired t-test" in words and "Student" in words and "Holm" in words
     # 3 panels of curves, 2 of costs, and for each client 3 maps of both variants and the weights of one
     assert seen.tags.count("figure") == 3 + 2 + 2 * (3 * 2 + 1)
