@@ -147,7 +147,6 @@ def test_strategies_train_it_without_labels(tmp_path, strategy):
         "generation.samples": 0,
         "client.optimizer": "sgd",
         "client.max_grad_norm": 0,
-        "client.final_lr_fraction": 1,
         "client.steps": 1,
         "client.batch_size": 4,
         "server.steps": 1,
