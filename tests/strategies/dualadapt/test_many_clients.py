@@ -163,6 +163,21 @@ def test_a_head_that_cannot_be_mapped_takes_the_loop_and_says_why(cohort, monkey
     assert "its loss branches on values" in note
 
 
+def test_clients_that_do_not_fit_into_memory_train_in_halves(cohort, monkeypatch):
+    real = many_clients.StackedModel
+
+    def small(model, states, *rest):
+        if len(states) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(model, states, *rest)
+
+    monkeypatch.setattr(many_clients, "StackedModel", small)
+    clients = cohort()
+    for many, loop in zip(clients.at_once(), clients.one_by_one(), strict=True):
+        assert max(distance(many, loop, name) for name in (HEAD, MIXTURE)) < TOLERANCE
+    assert vectorized.take_notes()[0] == "4 clients at once do not fit into memory, so 2 train at a time"
+
+
 def test_memory_counts_features_heads_and_mixtures(cohort):
     clients = cohort()
     found = clients.functions.train_many.memory(clients.workload, clients.messages[0], clients.contexts[0])
