@@ -164,6 +164,7 @@ class RoundLoop:
             run.track_group,
             self.config.options(),
             after,
+            len(self.names),
         )
         with seeded(run.seed, "trackers"):  # whatever they draw
             return Trackers(
@@ -177,7 +178,7 @@ class RoundLoop:
         self.strategy.restore(state["strategy"])
         self.grid.restore(state["refused"])
         self.budget.restore(self.run.rounds())
-        self.stop.restore(self.run.rounds())
+        self.stop.restore(self.run.rounds(), self.config.run.evaluate_every)
         self.budget.exhausted = self._exhausted()
         if self.strategy.privacy():  # each resume counts a release, see PrivacyAccount.restore
             self._save_checkpoint(arrays)

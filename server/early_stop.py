@@ -46,10 +46,15 @@ class EarlyStop:
         """Return True for the round after the metric had not improved in ``patience`` tests, and any later one."""
         return self.ended_in is not None and server_round > self.ended_in
 
-    def restore(self, rounds: Iterable[Mapping[str, Any]]) -> None:
-        """Add the recorded rounds of a run that is resumed."""
+    def restore(self, rounds: Iterable[Mapping[str, Any]], evaluate_every: int) -> None:
+        """Add the recorded rounds of a run that is resumed.
+
+        A round that was tested only because it was to be the last counts for nothing: the run goes on as one that was
+        meant to be this long from the beginning.
+        """
         for record in rounds:
-            self.add(record)
+            if record["round"] % evaluate_every == 0:
+                self.add(record)
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Add a round's record; one without a test counts for nothing.

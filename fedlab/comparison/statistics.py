@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.95  # of every interval
+ROUNDING = 8 * float(np.finfo(float).eps)
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Paired:
     """A mean difference with its interval, the p-value of the two-sided paired t-test, and its effect size.
 
     ``effect`` is Hedges' g: the mean difference in standard deviations of the differences, corrected for small samples;
-    NaN with fewer than three pairs, or where all differences are equal.
+    NaN with fewer than three pairs, or where all differences are equal and not zero; 0 where all are zero.
     """
 
     difference: Interval
@@ -66,13 +67,16 @@ def paired(values: ArrayLike, baseline: ArrayLike, level: float = LEVEL) -> Pair
 
     Samples that are equal value by value have p = 1.
     """
-    apart = _known(np.asarray(values, dtype=float) - np.asarray(baseline, dtype=float))
-    difference = interval(apart, level)
-    if len(apart) < 2:
+    one, other = np.asarray(values, dtype=float), np.asarray(baseline, dtype=float)
+    differences = _known(one - other)
+    difference = interval(differences, level)
+    if len(differences) < 2:
         return Paired(difference, math.nan, math.nan)
-    if not apart.any():
+    if not differences.any():
         return Paired(difference, 1.0, 0.0)
-    deviation, n = float(apart.std(ddof=1)), len(apart)
+    deviation, n = float(differences.std(ddof=1)), len(differences)
+    if deviation <= ROUNDING * max(np.nanmax(np.abs(one)), np.nanmax(np.abs(other))):
+        deviation = 0.0  # all differences are the same number but for its rounding
     t = math.inf if deviation == 0 else abs(difference.mean) / deviation * math.sqrt(n)
     from scipy import stats
 

@@ -39,33 +39,38 @@ class ActorPool:
         actor = self._create()
         with self._lock:
             self._starting[actor.__ray_ready__.remote()] = actor
-        self._asked.set()
+            self._asked.set()
 
     def _watch(self) -> None:
-        """Make actors that have started available."""
-        while not self._closed:
-            self._asked.wait()
-            with self._lock:
-                starting = list(self._starting)
-            if not starting:
-                self._asked.clear()
-                continue
-            for started in ray.wait(starting, num_returns=1, timeout=POLL_SECONDS)[0]:
+        """Make actors that have started available; whoever waits for one is told if this cannot go on."""
+        try:
+            while not self._closed:
+                self._asked.wait()
                 with self._lock:
-                    actor = self._starting.pop(started)
-                self._on_start(started, actor)
+                    starting = list(self._starting)
+                    if not starting and not self._closed:
+                        self._asked.clear()
+                for started in ray.wait(starting, num_returns=1, timeout=POLL_SECONDS)[0] if starting else ():
+                    with self._lock:
+                        actor = self._starting.pop(started)
+                    self._on_start(started, actor)
+        except Exception as error:
+            self._idle.put(error)
 
     def _on_start(self, started: Any, actor: Any) -> None:
         try:
             ray.get(started)
         except RayError as error:
-            self._failed += 1
-            if self._failed < MAX_FAILED_STARTS:
+            with self._lock:
+                self._failed += 1
+                failed, living = self._failed, self._living
+            if failed < MAX_FAILED_STARTS:
                 self._ask()
-            elif not self._living:
+            elif not living:
                 self._idle.put(error)
             return
-        self._failed, self._living = 0, self._living + 1
+        with self._lock:
+            self._failed, self._living = 0, self._living + 1
         self._idle.put(actor)
 
     def take(self, stopped: threading.Event) -> Any:
@@ -95,7 +100,8 @@ class ActorPool:
     def replace(self, actor: Any) -> None:
         """Ask for another actor in the place of one that was lost."""
         ray.kill(actor)
-        self._living -= 1
+        with self._lock:
+            self._living -= 1
         self._ask()
 
     def wait_for_one(self, on_wait: Callable[[], None], patience: float) -> None:
@@ -109,5 +115,6 @@ class ActorPool:
 
     def close(self) -> None:
         """Stop watching; the actors end with the connection to the cluster."""
-        self._closed = True
-        self._asked.set()
+        with self._lock:
+            self._closed = True
+            self._asked.set()

@@ -6,6 +6,7 @@ looks at every attribute of every layer, most of which are flags and empty table
 
 from __future__ import annotations
 
+import copyreg
 from collections import OrderedDict
 from copy import deepcopy
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 IMMUTABLE = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
+OWN_COPY = ("__deepcopy__", "__getnewargs__", "__getnewargs_ex__")
 TABLES = (dict, OrderedDict, set, list)
 # A convolution's only adds what files of old versions lack.
 USUAL = (nn.Module.__setstate__, nn.Conv2d.__setstate__)
@@ -24,14 +26,20 @@ def copy_module(module: nn.Module) -> nn.Module:
 
     A layer or a tensor that says itself how it is copied is copied that way.
     """
-    return _module(module, {})
+    return deepcopy(module) if _share_memory(module) else _module(module, {})
+
+
+def _share_memory(module: nn.Module) -> bool:
+    """Return True if two tensors of a module are parts of one piece of memory."""
+    places = [one.untyped_storage().data_ptr() for one in (*module.parameters(), *module.buffers()) if one.numel()]
+    return len(places) != len(set(places))
 
 
 def _module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     if id(module) in memo:
         return memo[id(module)]  # type: ignore[no-any-return]
     kind = type(module)
-    if kind.__reduce_ex__ is not object.__reduce_ex__ or hasattr(kind, "__deepcopy__") or _own_state(kind):
+    if kind in copyreg.dispatch_table or any(hasattr(kind, name) for name in OWN_COPY) or _own_state(kind):
         return deepcopy(module, memo)
     copied: nn.Module = kind.__new__(kind)
     memo[id(module)] = copied
@@ -42,6 +50,8 @@ def _module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 def _own_state(kind: type[nn.Module]) -> bool:
     """Return True if a class replaces how its objects are taken apart or put together."""
+    if kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
+        return True
     taken_apart = getattr(kind, "__getstate__", None) is not getattr(nn.Module, "__getstate__", None)
     return taken_apart or kind.__setstate__ not in USUAL
 

@@ -75,7 +75,7 @@ class Trackers:
     """
 
     def __init__(self, names: Sequence[str], run: RunFacts, note: Note) -> None:
-        self.scalars, self.note = Scalars(), note
+        self.scalars, self.note = Scalars(run.clients), note
         self.board = _load(TENSORBOARD)(run)
         self.open: dict[str, Tracker] = {}
         for name in names:
@@ -116,12 +116,14 @@ class Trackers:
                     tracker.close(failed=True)
 
     def _close(self, failed: bool) -> None:
-        self.board.close(failed)
-        for name, tracker in self.open.items():
-            try:
-                tracker.close(failed)
-            except Exception as error:
-                self.note(f"{name} may lack the end of the run: {_first_line(error)}")
+        try:
+            self.board.close(failed)
+        finally:
+            for name, tracker in self.open.items():
+                try:
+                    tracker.close(failed)
+                except Exception as error:
+                    self.note(f"{name} may lack the end of the run: {_first_line(error)}")
 
 
 def _load(path: str) -> Callable[[RunFacts], Tracker]:

@@ -27,6 +27,8 @@ class RunFacts:
         Every option by its key.
     after
         Round after which the run goes on, -1 for one that begins: later rounds may have been logged before.
+    clients
+        Number of clients of the run.
     """
 
     directory: Path
@@ -35,6 +37,7 @@ class RunFacts:
     group: str
     options: Mapping[str, Value]
     after: int
+    clients: int
 
 
 class Tracker(Protocol):
@@ -52,20 +55,20 @@ class Tracker(Protocol):
 class Scalars:
     """Names of the numbers of a round's record.
 
-    Of a few clients every one has a curve; of many, the quantiles over those that were tested in the round have.
+    In a run of a few clients every one has a curve; in one of many, the quantiles over those that were tested in the
+    round have.
     """
 
-    def __init__(self) -> None:
-        self.clients: set[str] = set()
+    def __init__(self, clients: int) -> None:
+        self.clients = clients
 
     def __call__(self, record: Mapping[str, Any]) -> dict[str, float]:
         """Return the numbers of one line of ``metrics.jsonl`` by name: ``accuracy/usps``, ``mean/accuracy``, ..."""
         return dict(self._named(record))
 
     def _named(self, record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-        self.clients |= record["clients"].keys()
         curves = record["clients"]
-        if len(self.clients) > FEW:
+        if self.clients > FEW:
             names = {name for metrics in record["clients"].values() for name in metrics}
             curves = distributions(record["clients"], dict.fromkeys(sorted(names), 0))
         for curve, metrics in curves.items():

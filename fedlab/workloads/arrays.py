@@ -20,6 +20,7 @@ from fedlab.errors import ConfigError, DataError
 from fedlab.workload import WorkloadSpec
 from fedlab.workloads.domain_suite import ACCURACY, accuracy_and_loss
 
+SERVER = "the server"
 HELD_OUT = 5  # every so many-th labeled example is for testing, where no test examples are given
 
 
@@ -43,7 +44,8 @@ def classification(
     clients
         Training examples of each client by name; those without labels suit strategies that need none.
     server
-        Labeled examples of the server; None where the strategy takes no step on it.
+        Labeled examples of the server, of which every fifth is for testing; None where the strategy takes no step on
+        it.
     test
         Labeled test examples of clients by name. A client without any is tested on every fifth of its own labeled
         examples, which it then does not train on.
@@ -61,12 +63,12 @@ def classification(
     >>> classification(lambda: nn.Linear(4, 3), clients).workload.clients
     ('a', 'b')
     """
-    if not clients:
+    if not isinstance(clients, Mapping) or not clients:
         raise ConfigError("there are no clients; give their examples by name, as {'a': (x, y), 'b': (x, y)}")
-    if strangers := sorted((test or {}).keys() - clients.keys()):
-        raise ConfigError(f"test examples are given for {', '.join(strangers)}, which no client is called")
+    if strangers := sorted((test or {}).keys() - clients.keys(), key=str):
+        raise ConfigError(f"test examples are given for {', '.join(map(str, strangers))}, which no client is called")
     owners = [_split(name, found, (test or {}).get(name)) for name, found in clients.items()]
-    own = None if server is None else _split("server", server, None)
+    own = None if server is None else _split(SERVER, server, None)
     return WorkloadSpec(
         Classification(model, dict(zip(clients, owners, strict=True)), own, classes),
         primary_metric="accuracy",
@@ -128,9 +130,9 @@ def _split(owner: str, examples: object, test: object) -> dict[str, ArrayDataset
             raise ConfigError(f"the test examples of {owner} have no labels; give a pair (x, y)")
         return {"train": train, "test": tested}
     if "y" not in train.columns or len(train) < HELD_OUT:
+        advice = "(x, y) of more" if owner == SERVER else f"test={{{owner!r}: (x, y)}}"
         raise ConfigError(
-            f"{owner} has nothing to be tested on: it has no labels, or fewer than {HELD_OUT} examples; give test="
-            f"{{{owner!r}: (x, y)}}"
+            f"{owner} has nothing to be tested on: it has no labels, or fewer than {HELD_OUT} examples; give {advice}"
         )
     held_out = torch.arange(len(train)) % HELD_OUT == HELD_OUT - 1
     return {"train": train.select(~held_out), "test": train.select(held_out)}
@@ -139,16 +141,21 @@ def _split(owner: str, examples: object, test: object) -> dict[str, ArrayDataset
 def _columns(owner: str, examples: object) -> ArrayDataset:
     """Return examples as a data set with columns ``x``, of floats where they have a fraction, and maybe ``y``."""
     if isinstance(examples, Dataset):
-        rows = [examples[number] for number in range(len(examples))]  # type: ignore[arg-type]
-        examples = tuple(_stack(owner, [row[part] for row in rows]) for part in (0, 1))
+        examples = _read(owner, examples)
     pair = examples if isinstance(examples, tuple) else (examples,)
     if not 1 <= len(pair) <= 2:
         raise ConfigError(f"{owner}: a tuple of {len(pair)} is no pair (x, y)")
     x = _tensor(owner, pair[0])
+    if x.dim() < 1 or not len(x) or x.layout != torch.strided:
+        raise ConfigError(
+            f"{owner}: inputs of shape {tuple(x.shape)}, {x.layout}; dense ones (examples, ...) are expected, and at "
+            "least one example"
+        )
     columns = {"x": x.float() if x.is_floating_point() else x}
     if len(pair) == 2:
         y = _tensor(owner, pair[1])
-        if y.dim() != 1 or len(y) != len(x) or y.is_floating_point() or y.is_complex() or (len(y) and int(y.min()) < 0):
+        integers = not (y.is_floating_point() or y.is_complex())
+        if y.dim() != 1 or len(y) != len(x) or not integers or int(y.long().min()) < 0:
             raise ConfigError(
                 f"{owner}: labels of shape {tuple(y.shape)} and type {y.dtype} for {len(x)} inputs; one class from 0 "
                 "for each is expected, as an integer"
@@ -157,8 +164,27 @@ def _columns(owner: str, examples: object) -> ArrayDataset:
     return ArrayDataset(columns)
 
 
-def _stack(owner: str, values: Sequence[Any]) -> Tensor:
-    return torch.stack([_tensor(owner, value) for value in values])
+def _read(owner: str, examples: Dataset[Any]) -> tuple[Tensor, Tensor]:
+    """Read a data set of pairs.
+
+    Raises
+    ------
+    ConfigError
+        When it has no length, no example, or something else than pairs of one shape.
+    """
+    if not hasattr(examples, "__len__") or not len(examples):
+        raise ConfigError(f"{owner}: a {type(examples).__name__} without a length or an example; give arrays (x, y)")
+    rows = [examples[number] for number in range(len(examples))]
+    for row in rows:
+        if not isinstance(row, tuple | list) or len(row) != 2:
+            raise ConfigError(
+                f"{owner}: an example of the data set is a {type(row).__name__} and no pair of input and label; inputs "
+                "alone are given as one array"
+            )
+    x, y = ([_tensor(owner, row[part]) for row in rows] for part in (0, 1))
+    if len({one.shape for one in x}) > 1 or len({one.shape for one in y}) > 1:
+        raise ConfigError(f"{owner}: examples of the data set have different shapes; give them one size")
+    return torch.stack(x), torch.stack(y)
 
 
 def _tensor(owner: str, values: object) -> Tensor:

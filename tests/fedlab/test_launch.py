@@ -321,9 +321,9 @@ def test_a_full_disk_is_a_sentence_and_the_run_resumes(tmp_path, monkeypatch):
 def test_a_page_that_cannot_be_written_is_a_sentence_and_is_made_later(tmp_path, monkeypatch):
     write, disk, directory = run_page.write_report, ExitStack(), tmp_path / "runs" / "toy-0"
 
-    def full(result):
+    def full(*arguments):
         disk.enter_context(full_disk())
-        return write(result)
+        return write(*arguments)
 
     with monkeypatch.context() as patch, disk:
         patch.setattr(run_page, "write_report", full)

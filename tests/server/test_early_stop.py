@@ -43,8 +43,19 @@ def test_a_run_ends_after_so_many_tests_without_an_improvement():
         "the run ends with round 5: error had not improved in 2 tests up to round 4; the best is 0.1 in round 5"
     )
     again = EarlyStop(StopConfig(metric="error", patience=2), TABLE)
-    again.restore([record(number, **({} if value is None else {"error": value})) for number, value in enumerate(seen)])
+    rounds = [record(number, **({} if value is None else {"error": value})) for number, value in enumerate(seen)]
+    again.restore(rounds, evaluate_every=1)
     assert (again.ended_in, again.best_round) == (4, 1)
+
+
+def test_a_round_that_was_tested_as_the_last_one_does_not_count_in_a_longer_run():
+    straight, resumed = (EarlyStop(StopConfig(metric="error", patience=2), TABLE) for _ in range(2))
+    tests = {0: 0.5, 2: 0.6, 3: 0.9, 4: 0.7}  # rounds=3 evaluate_every=2, then longer
+    straight.restore([record(number, error=tests[number]) for number in (0, 2)], evaluate_every=2)
+    resumed.restore([record(number, error=tests[number]) for number in (0, 2, 3)], evaluate_every=2)
+    for stop in (straight, resumed):
+        stop.add(record(4, error=tests[4]))
+    assert straight.ended_in == resumed.ended_in == 4
 
 
 def test_a_group_is_judged_by_its_best_informed_metric():

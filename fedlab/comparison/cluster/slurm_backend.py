@@ -59,6 +59,7 @@ class SlurmBackend:
         self._jobs: dict[str, tuple[Task, Any]] = {}
         self._looked, self._missing = 0.0, set[str]()
         self._later: list[Task] = []  # refused while others were queued: there may be a limit of jobs
+        self._room = False  # a job has ended since
 
     def check(self, tasks: Sequence[Task]) -> None:
         """Refuse a machine that cannot reach Slurm.
@@ -86,6 +87,7 @@ class SlurmBackend:
         options: dict[str, object] = {key: True if value == "true" else value for key, value in self.values.items()}
         if not {"cpus_per_task", "cpus_per_gpu"} & options.keys():
             options["cpus_per_task"] = self._threads
+        (folder / FOLDER).mkdir(mode=0o700, exist_ok=True)  # results are pickles, which run code when they are read
         self._executor = submitit.SlurmExecutor(folder / FOLDER, max_num_timeout=REQUEUES)
         exports = [f"export {name}={shlex.quote(value)}" for name, value in common.environment().items()]
         self._executor.update_parameters(
@@ -136,6 +138,7 @@ class SlurmBackend:
     def ended(self, seconds: float) -> list[tuple[Task, str | None]]:
         """Return tasks whose jobs ended within some seconds, each with its error."""
         end = time.monotonic() + seconds
+        self._submit_later()
         while True:
             found = [run for run, (_, job) in self._jobs.items() if _result_file(job).exists()] or self._vanished()
             if found or time.monotonic() > end:
@@ -143,11 +146,17 @@ class SlurmBackend:
                 self._jobs = {run: job for run, job in self._jobs.items() if run not in found}
                 if found:
                     self._write_jobs()
-                    again, self._later = self._later, []
-                    for task in again:
-                        self.submit(task)
+                    self._room = True
                 return ended
             time.sleep(0.2)
+
+    def _submit_later(self) -> None:
+        """Submit again what was refused, once a job has ended; not before its end has been told."""
+        while self._room and self._later:
+            waiting = len(self._later)
+            self.submit(self._later.pop(0))
+            self._room = len(self._later) < waiting
+        self._room = False
 
     def _vanished(self) -> list[str]:
         """Return the cells whose jobs have left the queue, twice in a row, without a result."""

@@ -46,6 +46,28 @@ class OwnState(nn.Linear):
         self.was_set = True
 
 
+class Views(nn.Module):
+    """A buffer that is a part of another one."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("all", torch.zeros(3))
+        self.register_buffer("first", self.all[:1])
+
+
+class Made(nn.Linear):
+    """A layer whose class wants to know a size before it makes one."""
+
+    def __new__(cls, size, *rest):
+        return super().__new__(cls)
+
+    def __init__(self, size):
+        super().__init__(size, size)
+
+    def __getnewargs__(self):
+        return (self.in_features,)
+
+
 MODULES = {
     "mcd": McdNet,
     "digits": SmallNet,
@@ -102,6 +124,13 @@ def test_what_is_held_twice_is_held_twice_by_the_copy():
     assert copied(torch.ones(1, 3)).abs().sum() > 0 and copied.note == {"sizes": [3, 3]}
 
 
+def test_tensors_that_share_memory_share_it_in_the_copy():
+    module = Views()
+    copied = copy_module(module)
+    copied.all.add_(1)
+    assert float(copied.first) == 1 and float(module.first) == 0
+
+
 def test_a_layer_that_says_how_it_is_copied_is_copied_that_way():
-    copied = copy_module(nn.Sequential(OwnCopy(2, 2), OwnState(2, 2)))
-    assert copied[0].in_features == 3 and copied[1].was_set
+    copied = copy_module(nn.Sequential(OwnCopy(2, 2), OwnState(2, 2), Made(2)))
+    assert copied[0].in_features == 3 and copied[1].was_set and copied[2].in_features == 2

@@ -46,7 +46,7 @@ def test_cells_of_a_comparison_are_tagged_with_it_in_the_store_that_is_named(tra
 
 
 def test_names_that_it_does_not_take_are_rewritten_and_a_round_is_logged_once(tmp_path):
-    tracker = MLflow(RunFacts(tmp_path / "run", "id", "p", "", {"a": "b" * 900}, -1))
+    tracker = MLflow(RunFacts(tmp_path / "run", "id", "p", "", {"a": "b" * 900}, -1, 2))
     for value in (0.5, 0.75):
         tracker.add(1, {"accuracy/ward (a)": value})
     tracker.close(failed=True)

@@ -25,8 +25,9 @@ def record(server_round, accuracy):
 class Board:
     """The tracker, told of whole records as a run tells it."""
 
-    def __init__(self, path, after):
-        self.board, self.scalars = TensorBoard(RunFacts(path, "id", "fedlab", "", {}, after)), Scalars()
+    def __init__(self, path, after, clients=2):
+        self.board = TensorBoard(RunFacts(path, "id", "fedlab", "", {}, after, clients))
+        self.scalars = Scalars(clients)
 
     def add(self, record):
         self.board.add(record["round"], self.scalars(record))
@@ -83,7 +84,7 @@ def test_what_a_killed_run_wrote_after_its_checkpoint_is_purged_on_resuming(tmp_
 
 def test_many_clients_have_quantiles_and_a_global_test_its_score(tmp_path):
     clients = {f"shard-{number}": {"accuracy": number / 100} for number in range(101)}
-    board = Board(tmp_path, after=-1)
+    board = Board(tmp_path, after=-1, clients=1000)
     board.add({**record(0, 0.5), "clients": clients, "score": {"accuracy": 0.75}, "bytes": {}})
     board.close()
     found = read(tmp_path)

@@ -6,13 +6,31 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 import fedlab
 import toy
 from fedlab.errors import ConfigError, DataError
 from fedlab.testing import check_workload
 from fedlab.workloads.arrays import classification
+
+
+class Rows(Dataset):
+    """A data set of whatever it is given."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, number):
+        return self.rows[number]
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        return iter(())
 
 
 def arrays(seed, count=60):
@@ -53,11 +71,30 @@ def test_unlabeled_clients_adapt_and_a_module_is_the_model_that_a_run_begins_wit
         ({"a": (arrays(1)[0], arrays(1)[1] - 1)}, None, "one class from 0"),
         ({"a": (arrays(1)[0], arrays(1)[1] + 0.5)}, None, "as an integer"),
         ({"a": "words"}, None, "a str is no array of numbers"),
+        ({"a": 5}, None, r"a: inputs of shape \(\)"),
+        ([arrays(1)], None, "there are no clients"),
+        ({"a": (arrays(1)[0][:0], arrays(1)[1][:0])}, None, "at least one example"),
+        ({"a": arrays(1)[0]}, {"a": (arrays(1)[0][:0], arrays(1)[1][:0])}, "at least one example"),
+        ({"a": TensorDataset(torch.ones(3, 4))}, None, "a tuple and no pair of input and label"),
+        ({"a": Rows([torch.ones(4)] * 9)}, None, "a Tensor and no pair of input and label"),
+        ({"a": Rows([])}, None, "a Rows without a length or an example"),
+        ({"a": Rows([(torch.ones(4), 0), (torch.ones(5), 1)])}, None, "have different shapes"),
+        ({"a": Endless()}, None, "a Endless without a length"),
     ],
 )
 def test_what_is_no_example_is_a_sentence(clients, test, sentence):
     with pytest.raises(ConfigError, match=sentence):
         classification(nn.Linear(4, 3), clients, test=test)
+
+
+def test_a_server_that_cannot_be_tested_is_a_sentence_of_its_own():
+    with pytest.raises(ConfigError, match=r"the server has nothing to be tested on: .*; give \(x, y\) of more"):
+        classification(nn.Linear(4, 3), {"a": arrays(1)}, server=arrays(0)[0])
+
+
+def test_labels_of_any_integer_type_will_do():
+    x, y = arrays(1)
+    assert classification(nn.Linear(4, 3), {"a": (x, y.astype(np.uint16))}).workload.data(0, "train")[:]["y"].max() == 2
 
 
 def test_a_server_without_examples_says_what_to_do(tmp_path):

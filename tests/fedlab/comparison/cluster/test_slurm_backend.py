@@ -86,6 +86,7 @@ def test_jobs_of_an_earlier_command_are_found_again_and_a_limit_of_jobs_is_waite
         backend.submit(second)
         assert backend.ended(0.0) == []
         (folder / "slurm" / "7_0_result.pkl").write_bytes(cloudpickle.dumps(("success", None)))
+        assert backend.ended(0.0) == [(first, None)]
         with pytest.raises(RunError, match="QOSMaxSubmitJobPerUserLimit"):  # nothing of ours is queued any more
             backend.ended(0.0)
         job.kill()
