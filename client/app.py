@@ -20,7 +20,7 @@ from flwr.common.constant import PARTITION_ID_KEY, ErrorCode
 
 from fedlab import __version__
 from fedlab.comm import compression
-from fedlab.comm.foreign_text import MAX_REASON
+from fedlab.comm.foreign_text import MAX_REASON, REFUSED
 from fedlab.comm.grid import REJECTED_UPDATE
 from fedlab.comm.roster import REJECTED_NODE, SERVER
 from fedlab.comm.tensors import content_bytes
@@ -76,7 +76,7 @@ def query(message: Message, context: Context) -> Message:
     try:
         if REJECTED_NODE in message.content:
             reason = str(_field(message.content[REJECTED_NODE], "reason"))
-            print(f"fedlab: refused: {reason}", file=sys.stderr, flush=True)
+            print(f"{REFUSED}{reason}", file=sys.stderr, flush=True)
             store.log_event("query", status="refused", reason=reason)
             return _error(message, f"refused: {reason}")
         _check_server(message, context)
@@ -88,7 +88,7 @@ def query(message: Message, context: Context) -> Message:
         store.audit("asked who it is", **_asked_by(config, context))
         return Message(RecordDict({"identity": identity}), reply_to=message)
     except FedlabError as error:
-        print(f"fedlab: refused: {error}", file=sys.stderr, flush=True)
+        print(f"{REFUSED}{error}", file=sys.stderr, flush=True)
         store.log_event("query", status="refused", reason=str(error))
         store.audit("refused", reason=str(error), server=str(context.node_config.get("server", "")))
         return _error(message, str(error))

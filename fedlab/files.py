@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import tempfile
 import threading
 import warnings
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO
 from fedlab.errors import ConfigError, FedlabWarning, RunError
 
 LOCK_FILE = ".lock"
+MAX_LOG_BYTES = 50_000_000  # of a log of Flower's; what came before it is kept once
 
 
 def ensure_home() -> Path:
@@ -191,11 +193,23 @@ class LogTail:
         if not self.path.exists():
             return []
         with self.path.open("rb") as stream:
+            if os.fstat(stream.fileno()).st_size < self._offset:  # see limit_log
+                self._offset = 0
             stream.seek(self._offset)
             text = stream.read()
         complete = text[: text.rfind(b"\n") + 1]
         self._offset += len(complete)
         return complete.decode(errors="replace").split("\n")[:-1]
+
+
+def limit_log(path: Path, most: int = MAX_LOG_BYTES) -> None:
+    """Move the content of a log that has more than ``most`` bytes to a file beside it, in place of the one before.
+
+    The log is emptied, since its writer, who appends to it, has it open; what comes in this moment is lost.
+    """
+    if path.exists() and path.stat().st_size > most:
+        shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+        os.truncate(path, 0)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ MAX_REASON = 2_000  # bytes of a reason that are kept: its begin and, because a 
 MAX_NAME = 100  # characters of a name
 HEAD = 500  # bytes of a long reason's begin
 CUT = " [...] "
+REFUSED = "fedlab: refused: "  # begin of the line by which a process of a client tells why it does not take part
 
 
 def clean_reason(text: object, most: int = MAX_REASON) -> str:

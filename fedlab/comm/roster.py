@@ -14,11 +14,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
 
+from fedlab.comm.event_rate import EventRate
 from fedlab.comm.foreign_text import clean_name, clean_reason
 from fedlab.errors import RunError
 
@@ -73,7 +75,8 @@ class Roster:
         on_event: OnEvent = lambda kind, **fields: None,
         greeting: RecordDict | None = None,
     ) -> None:
-        self.grid, self.names, self.owners, self.on_event = grid, dict(names), owners, on_event
+        self.grid, self.names, self.owners = grid, dict(names), owners
+        self._on_event, self._rate = on_event, EventRate()
         self.greeting = greeting or RecordDict()
         self.present: dict[int, int] = {}
         self.partition_of: dict[int, int] = {}
@@ -94,7 +97,7 @@ class Roster:
         for partition, node in list(self.present.items()):
             if node not in connected:
                 del self.present[partition]
-                self.on_event("left", client=self.names[partition], partition=partition)
+                self._report("left", partition, client=self.names[partition], partition=partition)
         for node in connected & self.partition_of.keys():  # also one that was away
             if (partition := self.partition_of[node]) not in self.present:
                 self._accept(node, partition)
@@ -119,14 +122,16 @@ class Roster:
         RunError
             When fewer are connected by then; the message names missing partitions and rejected nodes.
         """
-        wanted, seen, deadline = set(wanted), -1, time.monotonic() + timeout
+        wanted, seen, most, deadline = set(wanted), -1, -1, time.monotonic() + timeout
         while True:
             self.poll()
             connected = self.present.keys() & wanted
             if len(connected) != seen:
                 seen = len(connected)
                 names = [self.names[partition] for partition in sorted(connected)]
-                self.on_event("connected", connected=seen, clients=len(wanted), names=names)
+                report = self._on_event if seen > most else partial(self._report, cause="connected")
+                most = max(most, seen)
+                report("connected", connected=seen, clients=len(wanted), names=names)
             if connected == wanted:
                 return
             if time.monotonic() > deadline:
@@ -200,16 +205,21 @@ class Roster:
 
     def _accept(self, node: int, partition: int) -> None:
         self.present[partition] = node
-        self.on_event("joined", client=self.names[partition], partition=partition)
+        self._report("joined", partition, client=self.names[partition], partition=partition)
 
     def _reject(self, node: int, reason: str, report_to_node: bool = True) -> None:
         """Report a rejection as an event and, unless the reason is the node's own, to the node; each reason once."""
         before = self._rejected.get(node, (0.0, ""))[1]
         if before != reason:
-            self.on_event("refused", client=self._name(node), reason=reason)
+            self._report("refused", self._name(node), client=self._name(node), reason=reason)
         if before != reason and report_to_node:
             self._query(node, RecordDict({REJECTED_NODE: ConfigRecord({"reason": reason})}))
         self._rejected[node] = time.monotonic(), reason
+
+    def _report(self, kind: str, cause: int | str, **fields: object) -> None:
+        """Pass on an event, unless its cause had too many of them; the next one says how many were omitted."""
+        if (omitted := self._rate.count(cause)) is not None:
+            self._on_event(kind, **fields, **({"omitted": omitted} if omitted else {}))
 
     def _name(self, node: int) -> str:
         """Return the client that a node's key is registered for, else the node's id."""

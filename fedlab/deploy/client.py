@@ -37,7 +37,7 @@ from fedlab.engines.processes import (
     stop,
 )
 from fedlab.errors import ConfigError, RunError
-from fedlab.files import LOCK_FILE, LogTail, directory_lock, truncate_torn_line
+from fedlab.files import LOCK_FILE, LogTail, directory_lock, limit_log, truncate_torn_line
 from fedlab.runs.client_store import EVENTS, STATE_DIR_KEY
 
 POLL_SECONDS = 0.2
@@ -200,6 +200,7 @@ class _Supervisor:
             ended = self.process.poll() is not None or (abandon_at is not None and time.monotonic() > abandon_at)
             events = self.events.lines()  # first, or the answer to a message could be read and its receipt not yet
             monitor.read_supernode_log(output.lines())
+            limit_log(self.log)
             monitor.read_client_events(events)
             if (monitor.restarted or monitor.rejected) and abandon_at is None:
                 abandon_at = time.monotonic() + SHUTDOWN_TIMEOUT  # it logs that it ends, and may hang all the same

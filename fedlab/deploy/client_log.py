@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from fedlab.comm.foreign_text import REFUSED
 from fedlab.engines.processes import strip_ansi
 
-REJECTION_PREFIX = "fedlab: refused: "  # of our ClientApp's line
 NOTICE_AFTER = 4.0  # seconds without the server after which its loss is reported
 # Flower's log lines; tests/fedlab/engines/test_flower_internals.py looks for them in its sources.
 ACCEPTED = "SuperNode ID: "
@@ -95,8 +95,8 @@ class SuperNodeMonitor:
                 self._open += 1
             elif any(text in line for text in ANSWERED):
                 self._open = max(0, self._open - 1)  # the next message may have come before this line was written
-            elif REJECTION_PREFIX in line:
-                self.refused = line.split(REJECTION_PREFIX, 1)[1]
+            elif REFUSED in line:
+                self.refused = line.split(REFUSED, 1)[1]
         if self.lost and not self._loss_reported and time.monotonic() - self.lost > NOTICE_AFTER:
             self._loss_reported = True
             self.write(f"the server at {self.address} went away; trying until it is back")

@@ -16,19 +16,21 @@ from itertools import pairwise
 from pathlib import Path
 
 from fedlab.comm import credentials
+from fedlab.comm.event_rate import EventRate
 from fedlab.config.schema import Config, GrpcConfig
 from fedlab.engines.flower_internals import ControlError
 from fedlab.engines.processes import log_excerpt, strip_ansi
 from fedlab.engines.spec import Apps, flower_config
 from fedlab.engines.superlink import Fleet, SuperLink, check_apps, follow, submit, superlink
 from fedlab.errors import ConfigError, RunError
-from fedlab.files import expand_user, follow_lines, write_atomically
+from fedlab.files import expand_user, follow_lines, limit_log, write_atomically
 from fedlab.runs.directory import RUN_DIRECTORY, RunDirectory
 
 NODES = "nodes.json"
 # gRPC logs the connection on which TLS failed, and why, only when its handshakes are traced: a few lines a connection.
 TRACE = {"GRPC_VERBOSITY": "info", "GRPC_TRACE": "handshaker"}
 REPEAT_AFTER = 60.0  # seconds after which a rejection is reported again: rejected clients try again and again
+STRANGERS = "strangers"  # who share one rate of events: keys and addresses can be made up without end
 
 OnRejection = Callable[[str, str], None]  # client, reason
 
@@ -107,9 +109,17 @@ def register(link: SuperLink, keys: Mapping[str, bytes]) -> dict[str, str]:
 
 @contextmanager
 def monitor_rejections(log: Path, keys: Mapping[str, bytes], on_rejection: OnRejection) -> Iterator[None]:
-    """Report each client that the SuperLink rejects while the context lasts; see :class:`RejectionMonitor`."""
+    """Report each client that the SuperLink rejects while the context lasts; see :class:`RejectionMonitor`.
+
+    Whoever connects writes to that log, so it is limited here.
+    """
     monitor = RejectionMonitor(keys, on_rejection)
-    with follow_lines(log, monitor.read):
+
+    def read(lines: list[str]) -> None:
+        monitor.read(lines)
+        limit_log(log)
+
+    with follow_lines(log, read):
         yield
 
 
@@ -141,7 +151,7 @@ class RejectionMonitor:
 
     def __init__(self, keys: Mapping[str, bytes], on_rejection: OnRejection) -> None:
         self.names = {key: name for name, key in keys.items()}
-        self.on_rejection = on_rejection
+        self.on_rejection, self.rate = on_rejection, EventRate()
         self._pending: list[str] = []  # lines of a last entry of gRPC that is not complete yet
         self._reported: dict[tuple[str, str], float] = {}
 
@@ -181,6 +191,10 @@ class RejectionMonitor:
 
     def _report(self, client: str, reason: str) -> None:
         now = time.monotonic()
-        if now - self._reported.get((client, reason), -REPEAT_AFTER) >= REPEAT_AFTER:
-            self._reported[client, reason] = now
-            self.on_rejection(client, reason)
+        if now - self._reported.get((client, reason), -REPEAT_AFTER) < REPEAT_AFTER:
+            return
+        if (omitted := self.rate.count(client if client in self.names.values() else STRANGERS)) is None:
+            return
+        self._reported = {key: when for key, when in self._reported.items() if now - when < REPEAT_AFTER}
+        self._reported[client, reason] = now
+        self.on_rejection(client, reason + (f" ({omitted} more rejections are not listed)" if omitted else ""))

@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fedlab.comm.foreign_text import REFUSED
 from fedlab.engines import flower_internals as flower
+from fedlab.engines import flower_limits as limits
 from fedlab.engines.fork_server import fork_server
+from fedlab.engines.socket_owner import take_own_connections_only
 
 CLIENT_MODULES = ("fedlab.client.app",)  # by name: an engine imports no app
 SERVER_MODULES = ("fedlab.server.app",)
@@ -25,13 +28,18 @@ def flower_superlink() -> Iterator[Callable[[], None]]:
     simulation = "--simulation" in sys.argv
     commands = flower.SUPEREXEC | (SIMULATION if simulation else flower.SERVER_APP)
     with fork_server(_scratch(), commands, () if simulation else SERVER_MODULES):
+        limits.limit_calls()
+        limits.limit_trees()
+        take_own_connections_only()
         yield flower.run_superlink
 
 
 @contextmanager
 def flower_supernode() -> Iterator[Callable[[], None]]:
-    """Run Flower's command of this name, with short pauses."""
+    """Run Flower's command of this name, with short pauses; what it starts runs the installed app and no other."""
+    limits.refuse_foreign_bundles(CLIENT_MODULES, REFUSED)
     with fork_server(_scratch(), flower.SUPEREXEC | flower.CLIENT_APP, CLIENT_MODULES):
+        take_own_connections_only()
         yield flower.run_supernode
 
 

@@ -18,6 +18,7 @@ from fedlab.files import (
     ensure_home,
     expand_user,
     follow_lines,
+    limit_log,
     read_lines,
     truncate_torn_line,
     user_cache,
@@ -144,3 +145,17 @@ def test_the_home_of_an_unknown_user_is_refused():
     with pytest.raises(ConfigError, match="no user 'no-such-user'"):
         expand_user("~no-such-user/certs")
     assert expand_user("~/certs") == Path.home() / "certs"
+
+
+def test_a_log_that_grows_too_large_is_moved_once_and_followed_from_its_new_begin(tmp_path):
+    path = tmp_path / "flower.log"
+    with path.open("ab", buffering=0) as writer:  # as a process that goes on writing
+        writer.write(b"first\nsecond\n")
+        tail = LogTail(path)
+        assert tail.lines() == ["first", "second"]
+        limit_log(path, 13)
+        assert path.stat().st_size == 13
+        limit_log(path, 12)
+        writer.write(b"third\n")
+    assert tail.lines() == ["third"]
+    assert (path.read_bytes(), (tmp_path / "flower.log.1").read_bytes()) == (b"third\n", b"first\nsecond\n")

@@ -10,6 +10,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedlab.comm import roster as module
+from fedlab.comm.event_rate import BURST
 from fedlab.comm.roster import Roster
 from fedlab.errors import RunError
 from grids import Unruly, client_app, echo, within
@@ -164,3 +165,21 @@ def test_a_key_of_one_client_does_not_open_the_partition_of_another():
         assert found == {}
         assert [kind for kind, _ in events] == ["refused"]
         assert "its key is registered for 'svhn'" in events[0][1]["reason"]
+
+
+def test_a_node_that_comes_and_goes_all_the_time_causes_few_events():
+    events = []
+
+    def body(grid):
+        roster = Roster(grid, {0: "usps", 1: "svhn"}, on_event=recorder(events))
+        roster.wait([0, 1], 2, 30.0)
+        everybody = dict(grid.nodes)
+        for turn in range(200):
+            grid.nodes = everybody if turn % 2 else {77: 0}
+            roster.poll()
+        return roster.present
+
+    assert by(body, {77: 0, 5: 1}) == {0: 77, 1: 5}
+    flapping = [kind for kind, fields in events if fields.get("client") == "svhn"]
+    assert len(flapping) == BURST and set(flapping) == {"joined", "left"}
+    assert len([kind for kind, fields in events if fields.get("client") == "usps"]) == 1

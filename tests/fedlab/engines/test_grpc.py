@@ -15,6 +15,7 @@ import torch
 import fedlab
 from commands import TINY, Command, end, laptop, left_running
 from fedlab.comm import credentials
+from fedlab.comm.event_rate import BURST
 from fedlab.config.schema import GrpcConfig
 from fedlab.deploy import provision
 from fedlab.engines import grpc, processes, superlink
@@ -227,3 +228,17 @@ def test_rejections_are_read_from_the_log(tmp_path):
         assert [client for client, _ in reported] == ["usps", "usps", "a key of another kind", "10.0.0.9", "10.0.0.9"]
         signs = ["not registered here", "connected already", "without a key", "does not trust", "something new"]
         assert all(sign in why for sign, (_, why) in zip(signs, reported, strict=True))
+
+
+def test_made_up_keys_cause_few_events_and_keep_no_client_s_own_from_the_log(tmp_path):
+    provision.create_credentials(tmp_path, clients=["usps"])
+    key = credentials.public_keys(tmp_path)["usps"]
+    door = "[/flwr.proto.Fleet/ActivateNode][ApiError:2004] Attempted to register SuperNode with public key: %r, why"
+    reported: list[tuple[str, str]] = []
+    monitor = grpc.RejectionMonitor({"usps": key}, lambda *rejection: reported.append(rejection))
+    shake = "I1124 00:28:49.867702 3626 handshaker.cc:155] CallNextHandshakerLocked: error=UNKNOWN: x %s\n y\n"
+    shake += " shutdown=false index=2, args={grpc.internal.endpoint_peer_address=ipv4:10.0.%s.9:34552, a=0x5}\n"
+    monitor.read("".join(shake % (host, host) for host in range(200)).splitlines())
+    assert len(reported) == BURST
+    monitor.read([door % key])
+    assert [client for client, _ in reported[BURST:]] == ["usps"]
