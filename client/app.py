@@ -33,6 +33,7 @@ from fedlab.registry import app_config, config_from_text
 from fedlab.runs.client_state import NO_STATE, ClientState
 from fedlab.runs.client_store import ClientStore
 from fedlab.runs.consent import Request, check_consent, config_digest
+from fedlab.runs.privacy_ledger import PrivacyLedger
 from fedlab.seeds import deterministic, seeded
 from fedlab.strategies.protocol import (
     CHECKPOINTS,
@@ -152,8 +153,23 @@ def _check_server(message: Message, context: Context) -> None:
 
 
 def _check_consent(store: ClientStore, config: Config, context: Context) -> None:
-    """Refuse a run that the client's owner has not allowed."""
+    """Refuse a run that the client's owner has not allowed, or whose next release costs too much privacy.
+
+    The budget is looked at before the first run's demands are kept as what is allowed.
+    """
+    if store.path is not None:
+        ledger = PrivacyLedger.of_client(store.path, context.node_config)
+        ledger.check(config.plugins["strategy"].spec.release(config), config)
     check_consent(store.path, context.node_config, Request.of(config))
+
+
+def _spend(store: ClientStore, config: Config, context: Context) -> dict[str, float]:
+    """Write down what a training releases, before it does; return what the client's log says of it."""
+    release = config.plugins["strategy"].spec.release(config)
+    if store.path is None or release is None:
+        return {}
+    ledger = PrivacyLedger.of_client(store.path, context.node_config)
+    return {"epsilon": ledger.spend(release), "max_epsilon": ledger.limit}
 
 
 def _asked_by(config: Config, context: Context) -> dict[str, object]:
@@ -177,11 +193,15 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
             rejection = message.content.pop(REJECTED_UPDATE)
             store.log_event("refused", round=_field(rejection, "round"), reason=_field(rejection, "reason"))
         config = apply_node_settings(context)
-        _check_consent(store, config, context)
+        if purpose == "train":
+            _check_consent(store, config, context)
+        else:  # whose round may have spent the last of the budget
+            check_consent(store.path, context.node_config, Request.of(config))
         run, workload, partition = config.run, config.workload, int(context.node_config[PARTITION_ID_KEY])
         functions: ClientFunctions = config.plugins["strategy"].spec.client
         who = ClientContext(partition, config.for_client(server_round), _state(message, context, config))
         message.content = compression.decode(message.content)
+        spent = _spend(store, config, context) if purpose == "train" else {}
         with deterministic(run.threads), computing_in(run.precision, resolve_device(run.device)):
             with seeded(run.seed, purpose, server_round, partition):
                 content = (functions.train if purpose == "train" else functions.evaluate)(workload, message, who)
@@ -194,10 +214,10 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
                 states = functions.prediction_states(workload, message, who)
                 saved = {**facts, "images": isinstance(workload, SupportsImages)}
                 store.save(states, config, workload.clients[partition], saved)
-        store.log_event(purpose, status="ok", seconds=round(time.monotonic() - started, 3), **facts)
+        store.log_event(purpose, status="ok", seconds=round(time.monotonic() - started, 3), **facts, **spent)
         encoded = compression.encode(content, config.comm.compression)
         if store:
-            store.audit(purpose, **_asked_by(config, context), round=server_round, **_sent(encoded))
+            store.audit(purpose, **_asked_by(config, context), round=server_round, **_sent(encoded), **spent)
         return Message(encoded, reply_to=message)
     except FedlabError as error:
         reason = reported = str(error)

@@ -25,7 +25,7 @@ from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import IncompatibleWeightsError, RunError
 from fedlab.lr_schedules import FIELDS
 from fedlab.metrics import Metric, Phase
-from fedlab.privacy.accounting import PrivacyAccount
+from fedlab.privacy.accounting import PrivacyAccount, Release
 from fedlab.runs.client_state import NO_STATE, ClientState
 from fedlab.training import Progress, resolve_device
 from fedlab.vectorized.memory import ClientMemory
@@ -188,6 +188,11 @@ class ClientFunctions:
     train_many: ManyClientsFn | None = None
 
 
+def no_release(config: Config) -> Release | None:
+    """Return None: clients add no noise to what they send."""
+    return None
+
+
 @dataclass(frozen=True)
 class StrategySpec:
     """Entry of a strategy in the registry.
@@ -227,6 +232,9 @@ class StrategySpec:
     upload
         What leaves a client in training: "nothing", "head" (one layer, and statistics of features) or "model". A
         client's owner allows one of them.
+    release
+        What a client releases in each training with noise of its own, by configuration: a
+        :class:`fedlab.privacy.accounting.Release`, or None where it adds none.
     name
         Prefix of its options if it is given by import path; empty: the module's name.
     metrics, phases
@@ -247,6 +255,7 @@ class StrategySpec:
     client_state: bool = False
     ignores: frozenset[str] = frozenset()
     upload: Literal["nothing", "head", "model"] = "model"
+    release: Callable[[Config], Release | None] = no_release
     name: str = ""
     metrics: tuple[Metric, ...] = ()
     phases: tuple[Phase, ...] = ()

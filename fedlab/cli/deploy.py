@@ -101,6 +101,10 @@ def join(
     max_rounds: Annotated[
         int, typer.Option(min=0, help="Most rounds of a run that it takes part in; default: its first run's.")
     ] = 0,
+    max_epsilon: Annotated[
+        float,
+        typer.Option(min=0, help="Privacy budget of this client over all runs, at delta 1e-5; default: none."),
+    ] = 0.0,
     state_dir: Annotated[Path | None, typer.Option(help="Folder for the model and logs; default clients/NAME.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Leave after the last round of a run was tested.")] = False,
     give_up_after: Annotated[
@@ -129,7 +133,7 @@ def join(
                 what = "neither a folder nor a file" if key == "data-folder" else "not a folder"
                 raise ConfigError(f"{path} is {what} (--{key.replace('-folder', '')})")
             node[key] = str(expand_user(path).resolve())
-    node |= _consent(allow, allow_upload, max_rounds)
+    node |= _consent(allow, allow_upload, max_rounds, max_epsilon)
     if folder is None:
         warn(PLAIN)
     elif (key_file := folder / "clients" / f"{client}.key").exists() and is_world_readable(key_file):
@@ -152,14 +156,15 @@ def join(
     deployed.join(options, write)
 
 
-def _consent(allow: str, upload: str, rounds: int) -> dict[str, str]:
+def _consent(allow: str, upload: str, rounds: int, epsilon: float) -> dict[str, str]:
     """Return the node settings of what a client's owner allows; ConfigError for what cannot be allowed."""
     from fedlab.errors import suggest
     from fedlab.runs.consent import ALLOW_KEY, ROUNDS_KEY, UPLOAD_KEY, UPLOADS
+    from fedlab.runs.privacy_ledger import EPSILON_KEY
 
     if upload and upload not in UPLOADS:
         raise ConfigError(f"--allow-upload {upload!r}: {suggest(upload, UPLOADS)}")
-    given = {ALLOW_KEY: allow, UPLOAD_KEY: upload, ROUNDS_KEY: str(rounds or "")}
+    given = {ALLOW_KEY: allow, UPLOAD_KEY: upload, ROUNDS_KEY: str(rounds or ""), EPSILON_KEY: str(epsilon or "")}
     return {key: value for key, value in given.items() if value}
 
 

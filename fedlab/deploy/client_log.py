@@ -120,7 +120,7 @@ class SuperNodeMonitor:
         elif kind in VERBS:
             where = f"round {event['round']}" + (f" of {event['rounds']}" if "rounds" in event else "")
             if status == "ok":
-                self.write(f"{where}: {VERBS[kind]}, {event['seconds']:.1f} s")
+                self.write(f"{where}: {VERBS[kind]}, {event['seconds']:.1f} s{_privacy(event)}")
             else:
                 reason = str(event.get("reason", "no reason given")).strip().splitlines()[-1]
                 self.write(f"{where}: failed to {kind}: {reason}")
@@ -136,3 +136,11 @@ class SuperNodeMonitor:
         if self._loss_reported:
             self.write("the server is back")
         self.lost, self._loss_reported = 0.0, False
+
+
+def _privacy(event: dict[str, Any]) -> str:
+    """Return what a training has brought the client's privacy to; empty where it added no noise."""
+    if "epsilon" not in event:
+        return ""
+    limit = f" of {event['max_epsilon']:g}" if event.get("max_epsilon") else ""
+    return f"; privacy spent in all runs: epsilon {event['epsilon']:.3g}{limit}"

@@ -8,6 +8,7 @@
         events.jsonl    one line for each message that the client answered
         audit.jsonl     who asked, for what, and what was sent: lines are only ever added
         consent.json    see :mod:`fedlab.runs.consent`
+        privacy.json    see :mod:`fedlab.runs.privacy_ledger`
         client-state/   see :mod:`fedlab.runs.client_state`
 """
 

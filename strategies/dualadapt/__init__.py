@@ -25,6 +25,7 @@ from fedlab.strategies.dualadapt.client import train
 from fedlab.strategies.dualadapt.evaluation import evaluate, prediction_states, predictor, states_from_checkpoint
 from fedlab.strategies.dualadapt.many_clients import LocalHeads
 from fedlab.strategies.dualadapt.mixtures import example_weights
+from fedlab.strategies.dualadapt.private import release_of
 from fedlab.strategies.dualadapt.server import DualAdapt
 from fedlab.strategies.dualadapt.shared import Options
 from fedlab.strategies.protocol import CLIENT_BATCHES, ClientFunctions, StrategySpec
@@ -55,6 +56,7 @@ SPEC: StrategySpec = StrategySpec(
     comparison_overrides={"source_only_twin": False},  # source_only is in the table as a strategy of its own
     metrics=METRICS,
     upload="head",
+    release=release_of,
     phases=(*PHASES, Phase("control", "its source-only twin trains")),
     ignores=CLIENT_BATCHES,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from fedlab.data.molecules.smiles import SkippedLinesWarning
 from fedlab.engines.flower_internals import task_identity
 from fedlab.engines.spec import flower_config
 from fedlab.errors import ConfigError
+from fedlab.privacy.accounting import Release, epsilon
 from fedlab.runs.consent import config_digest
+from fedlab.runs.privacy_ledger import DELTA
 from fedlab.strategies.protocol import FINAL
 from tables import put
 
@@ -246,3 +249,20 @@ def test_the_audit_log_says_who_asked_and_what_was_sent(context, tmp_path):
     assert (line["event"], line["server"], line["strategy"], line["round"]) == ("train", "lab:9092", "fedavg", 2)
     assert line["sent"]["arrays"] == sorted(reply.content["arrays"])
     assert line["bytes"] > 4 * sum(array.numpy().size for array in reply.content["arrays"].values())
+
+
+def test_a_client_s_budget_ends_its_part_in_every_run(context, tmp_path, monkeypatch):
+    release = Release(2.0)
+    spec = registry.config_from_text(*registry.app_config(context.run_config)).plugins["strategy"].spec
+    put(monkeypatch, "strategy", "fedavg", replace(spec, release=lambda config: release))
+    text = context.run_config["overrides"]
+    context.run_config["overrides"] = text.replace('noise = "auto"', 'noise = "secret"')
+    limit = 1.001 * epsilon({release: 1}, DELTA)
+    context.node_config.update({"state-dir": str(tmp_path), "max-epsilon": str(limit)})
+    assert not app(message("query"), context).has_error()
+    assert not app(message("train"), context).has_error()
+    for kind in ("train", "query"):
+        assert "one more release would bring it to" in app(message(kind), context).error.reason
+    assert not app(message("evaluate"), context).has_error()
+    noted = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert noted[1]["epsilon"] == pytest.approx(limit / 1.001) and noted[1]["max_epsilon"] == limit

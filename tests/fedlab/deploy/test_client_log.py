@@ -124,3 +124,11 @@ def test_a_warning_of_the_data_is_told_once(reported):
         "warning: 10 of 350 molecules of mine.smi were set aside; all of them in set-aside/mine.tsv",
         "warning: another",
     ]
+
+
+def test_what_a_training_has_cost_of_the_owner_s_privacy(reported):
+    done = {"round": 1, "status": "ok", "seconds": 1.0}
+    reported.monitor.read_client_events([event("train", **done, epsilon=1.25, max_epsilon=8.0)])
+    reported.monitor.read_client_events([event("train", **done, epsilon=1.25, max_epsilon=0.0)])
+    said = "round 1: trained, 1.0 s; privacy spent in all runs: epsilon 1.25"
+    assert reported.lines == [f"{said} of 8", said]
