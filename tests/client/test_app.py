@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from typer.testing import CliRunner
 
 import toy
 from fedlab import __version__, registry
+from fedlab.cli.app import app as cli
 from fedlab.client.app import app, apply_node_settings
 from fedlab.data.molecules.smiles import SkippedLinesWarning
+from fedlab.deploy import client as deployed
 from fedlab.engines.flower_internals import task_identity
 from fedlab.engines.spec import flower_config
 from fedlab.errors import ConfigError
@@ -266,3 +269,24 @@ def test_a_client_s_budget_ends_its_part_in_every_run(context, tmp_path, monkeyp
     assert not app(message("evaluate"), context).has_error()
     noted = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert noted[1]["epsilon"] == pytest.approx(limit / 1.001) and noted[1]["max_epsilon"] == limit
+
+
+def joined(monkeypatch, tmp_path, *options):
+    """The node's settings that `fedlab join` starts its SuperNode with."""
+    taken = []
+    monkeypatch.setattr(deployed, "join", lambda options, write: taken.append(options))
+    command = ["join", "lab:9092", "--insecure", "--domain", toy.Blobs().clients[1], "--state-dir", str(tmp_path)]
+    assert CliRunner().invoke(cli, [*command, *options]).exit_code == 0
+    return {**taken[0].node, "state-dir": str(taken[0].state_dir)}
+
+
+def test_what_join_allows_is_what_its_client_app_answers(context, tmp_path, monkeypatch):
+    for options, sentence in (
+        (["--allow", "fedavg,dualadapt", "--allow-upload", "model", "--max-rounds", "50"], ""),
+        (["--allow", "dualadapt"], "its owner allows dualadapt"),
+        (["--allow-upload", "head"], "sends the client's model, and its owner allows to send head"),
+        (["--max-epsilon", "8"], "owner allows epsilon 8 at delta 1e-05 in all"),
+    ):
+        context.node_config = joined(monkeypatch, tmp_path, *options)
+        reply = app(message("train"), context)
+        assert sentence in reply.error.reason if sentence else not reply.has_error()
