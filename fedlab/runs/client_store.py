@@ -22,10 +22,10 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlab import __version__
 from fedlab.config.schema import Config
 from fedlab.errors import FedlabWarning, os_error_sentence
 from fedlab.files import name_file, private_no_follow, write_atomically
@@ -65,7 +65,7 @@ class ClientStore:
     def audit(self, event: str, **fields: object) -> None:
         """Append a line to the audit log, with the version that answered."""
         when = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._append(AUDIT, {"time": when, "event": event, "version": __version__, **fields})
+        self._append(AUDIT, {"time": when, "event": event, "version": version("fedlab-adapt"), **fields})
 
     def _append(self, name: str, record: Mapping[str, object]) -> None:
         if self.path is None:
