@@ -68,6 +68,11 @@ def plugin_folders() -> list[str]:
     return [os.path.abspath(folder) for folder in folders if folder]
 
 
+def python_path() -> str:
+    """Return the search path of this process as the variable PYTHONPATH of another one, with absolute folders."""
+    return os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
+
+
 def _extend_path() -> None:
     """Put the folders of plug-ins at the end of the search path."""
     sys.path += [folder for folder in plugin_folders() if folder not in sys.path]

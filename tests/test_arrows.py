@@ -58,7 +58,7 @@ def is_below(name, *packages):
 
 @cache
 def imports_of(name):
-    """What a module imports; not read before a test asks, as each of the workers collects all tests."""
+    """Modules that a module imports; not read before a test asks, as each of the workers collects all tests."""
     path = MODULES[name]
     return imported(path.read_text(encoding="utf-8"), name, path.name == "__init__.py")
 

@@ -60,7 +60,7 @@ def test_the_python_of_the_first_deployment_writes_an_image(tmp_path, monkeypatc
 
 
 def own_examples() -> dict[str, object]:
-    """What a page takes to be a reader's own: a model, and examples of two clients and a server."""
+    """Names that a page takes to be a reader's own: a model, and examples of two clients and a server."""
     arrays = {f"x_{owner}": torch.randn(20, 4) for owner in "abs"} | {
         f"y_{owner}": torch.arange(20) % 3 for owner in "abs"
     }

@@ -22,6 +22,7 @@ from typing import IO
 
 from fedlab.comparison import cells
 from fedlab.comparison.work import Work, write_work
+from fedlab.plugins import python_path
 
 STOP_TIMEOUT = 20.0  # seconds that an interrupted cell has to note where it stands
 
@@ -107,7 +108,7 @@ class Worker:
     def _running(self) -> subprocess.Popen[str]:
         if self.process is None or self.process.poll() is not None:
             self.close()
-            variables = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path)}
+            variables = {**os.environ, "PYTHONPATH": python_path()}
             if self.gpu is not None:
                 variables["CUDA_VISIBLE_DEVICES"] = self.gpu
             with self.log.open("a") as errors:

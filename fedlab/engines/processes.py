@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from fedlab.plugins import PLUGIN_PATH, plugin_folders
+from fedlab.plugins import PLUGIN_PATH, plugin_folders, python_path
 
 START_LIMIT = 120.0  # seconds for a process of Flower to come up: imports are slow on a busy machine
 LOOPBACK = "127.0.0.1"
@@ -86,7 +86,7 @@ def environment(scratch: Path, extra: Mapping[str, str]) -> dict[str, str]:
         **{name: value for name, value in os.environ.items() if not is_unusable_proxy(name, value)},
         MARKER_ENV: scratch.name,
         "PATH": os.pathsep.join((*scripts, os.environ.get("PATH", ""))),  # Flower starts its parts by name
-        "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path),
+        "PYTHONPATH": python_path(),
         **{name: os.path.abspath(os.environ[name]) for name in PATHS if os.environ.get(name)},
         PLUGIN_PATH: os.pathsep.join(plugin_folders()),
         "PYTHONSAFEPATH": "1",  # a user's random.py in the current folder is not the standard library's

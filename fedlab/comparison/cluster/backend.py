@@ -7,14 +7,13 @@ another one goes on with.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from fedlab.comparison.workers import Task
 from fedlab.errors import ConfigError
-from fedlab.plugins import PLUGIN_PATH, plugin_folders
+from fedlab.plugins import PLUGIN_PATH, plugin_folders, python_path
 
 FORWARDED = "FEDLAB_"  # beginning of the variables that cells get from the environment of the command
 STOP_SECONDS = 20.0  # that an interrupted cell has to note where it stands
@@ -72,7 +71,7 @@ def environment() -> dict[str, str]:
     return {
         **{name: value for name, value in os.environ.items() if name.startswith(FORWARDED)},
         **({"FEDLAB_DATA": str(Path(os.environ["FEDLAB_DATA"]).resolve())} if os.environ.get("FEDLAB_DATA") else {}),
-        "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path),
+        "PYTHONPATH": python_path(),
         PLUGIN_PATH: os.pathsep.join(plugin_folders()),
     }
 

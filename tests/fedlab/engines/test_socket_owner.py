@@ -1,4 +1,4 @@
-"""Who is at the other end of a connection over the loopback, and a server that hears its own user only."""
+"""The owner of the other end of a connection over the loopback, and a server that hears its own user only."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def port():
 
 
 def answer(port):
-    """What a request from this process gets; nothing where the server closes."""
+    """The answer to a request from this process; nothing where the server closes."""
     with socket.create_connection(("127.0.0.1", port)) as connection, suppress(ConnectionError):
         connection.sendall(REQUEST)
         with connection.makefile("rb") as stream:

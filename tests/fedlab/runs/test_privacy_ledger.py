@@ -1,4 +1,4 @@
-"""What a client has spent over runs: added up, kept, and limited by its owner."""
+"""The privacy that a client has spent over runs: added up, kept, and limited by its owner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What another machine does with a cell."""
+"""A cell as another machine runs it."""
 
 from __future__ import annotations
 
