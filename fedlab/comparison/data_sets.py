@@ -10,21 +10,29 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.05  # of the critical difference
 FEWEST = 3  # strategies and data sets of a critical difference
+EXACT, APPROXIMATE = "exact", "asymptotic"  # distributions of the signed-rank statistic, as scipy names them
+DIGITS = 12  # of a difference, relative to the largest score
+MOST_EXACT, MOST_SIGNS = 50, 13  # pairs up to which a distribution is exact: counted, or of 2^n signs where ranks tie
 
 
 @dataclass(frozen=True)
 class SignedRank:
-    """Two strategies over ``n`` data sets: on how many the first one is better, and the two-sided p-value."""
+    """Two strategies over ``n`` data sets: on how many the first one is better, and the two-sided p-value.
+
+    ``method`` is the distribution that p is of, ``exact`` or ``asymptotic`` (normal); "" where nothing was tested.
+    """
 
     n: int
     wins: int
     p: float
+    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,19 +79,31 @@ def signed_rank(scores: ArrayLike, baseline: ArrayLike, direction: int = 1) -> S
 
     Returns
     -------
-    p is NaN with fewer than two data sets, and 1 where all scores are equal. With n of them it is at least 2 / 2^n.
+    p is NaN with fewer than two data sets, and 1 where all scores are equal. With n of them it is at least 2 / 2^n. It
+    is exact up to 50 pairs that differ, or 13 where some differ by the same amount, else a normal approximation.
     """
-    apart = direction * (np.asarray(scores, dtype=float) - np.asarray(baseline, dtype=float))
-    apart = apart[~np.isnan(apart)]
+    one, other = np.asarray(scores, dtype=float), np.asarray(baseline, dtype=float)
+    apart = direction * (one - other)[~np.isnan(one - other)]
     wins = int((apart > 0).sum())
     if len(apart) < 2:
         return SignedRank(len(apart), wins, math.nan)
-    moved = apart[apart != 0]
+    largest = max(float(np.nanmax(np.abs([one, other]))), np.finfo(float).tiny)
+    moved = np.round(apart[apart != 0] / largest, DIGITS)  # only ranks count; equal but for their rounding is equal
+    moved = moved[moved != 0]
     if not len(moved):
-        return SignedRank(len(apart), wins, 1.0)
+        return SignedRank(len(apart), wins, 1.0, EXACT)
+    return SignedRank(len(apart), wins, *_signed_rank_p(moved))
+
+
+def _signed_rank_p(moved: NDArray[np.float64]) -> tuple[float, str]:
+    """Return the p-value of differences (n,), none of which is 0, and the name of its distribution."""
     from scipy import stats
 
-    return SignedRank(len(apart), wins, float(stats.wilcoxon(moved).pvalue))
+    n, tied = len(moved), len(np.unique(np.abs(moved))) < len(moved)
+    name = APPROXIMATE if n > (MOST_SIGNS if tied else MOST_EXACT) else EXACT
+    # scipy's "exact" takes no ties into account; trying every sign does.
+    method: Any = stats.PermutationMethod(n_resamples=2**MOST_SIGNS) if tied and name == EXACT else name
+    return float(stats.wilcoxon(moved, method=method).pvalue), name
 
 
 def critical_difference(scores: ArrayLike) -> CriticalDifference | None:

@@ -86,12 +86,14 @@ def result(comparison: Comparison) -> dict[str, Any]:
 
 def markdown(comparison: Comparison) -> str:
     """Return the tables as Markdown, and the command that makes them."""
-    parts = [f"```bash\n{comparison.command}\n```"]
-    for table in text_tables.tables(comparison):
-        lines = [f"{table.title}:", "", _line(table.heads), _line(["---"] * len(table.heads)), *map(_line, table.rows)]
-        parts.append("\n".join(lines))
-    parts.append(text_tables.legend(comparison))
+    parts = [f"```bash\n{comparison.command}\n```", *map(markdown_table, text_tables.tables(comparison))]
     return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(table: text_tables.TextTable) -> str:
+    """Return one table in Markdown, its notes below."""
+    lines = [f"{table.title}:", "", _line(table.heads), _line(["---"] * len(table.heads)), *map(_line, table.rows)]
+    return "\n".join([*lines, *(["", " ".join(table.notes)] if table.notes else [])])
 
 
 def _line(cells: Any) -> str:

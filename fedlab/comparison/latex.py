@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from fedlab.comparison import text_tables
+from fedlab.comparison import columns, text_tables
 from fedlab.runs.formatting import MISSING
 
 if TYPE_CHECKING:
@@ -30,32 +30,45 @@ SPECIAL = {
 }
 
 
-COSTS = ("rounds", "bytes", "time")  # columns that get a table of their own: with them the first one is too wide
+COSTS = (columns.ROUNDS, columns.TRAFFIC, columns.TIME)  # in a table of their own, or the first one is too wide
 
 
 def latex(comparison: Comparison) -> str:
     """Return the tables of a comparison as LaTeX, with the command that makes them as a comment."""
     scores, *others = text_tables.tables(comparison)
-    names = [str(head) for head in scores.heads if head not in COSTS]
-    key, name = len(comparison.keys), re.sub(r"[^A-Za-z0-9]+", "-", comparison.directory.name).strip("-")
+    kept = [str(head) for head in scores.heads if head not in COSTS]
+    cost = [*scores.heads[: len(comparison.keys)], *COSTS]
+    name = label(comparison.directory.name)
     tables = [
-        _table(_columns(scores, names), f"{name}-scores", text_tables.legend(comparison)),
-        *(_table(table, f"{name}-{number}") for number, table in enumerate(others, 2)),
-        _table(_columns(scores, [*scores.heads[:key], *COSTS], "Cost of training, mean over seeds"), f"{name}-cost"),
+        latex_table(_part(scores, kept, scores.title, text_tables.score_notes(comparison, kept)), f"{name}-scores"),
+        *(latex_table(table, f"{name}-{number}") for number, table in enumerate(others, 2)),
+        latex_table(_part(scores, cost, "Cost", columns.notes(comparison, cost)), f"{name}-cost"),
     ]
-    return "\n\n".join([f"% {comparison.command}\n% needs \\usepackage{{booktabs}}", *tables]) + "\n"
+    return document(comparison.command, tables)
 
 
-def _columns(table: text_tables.TextTable, names: Sequence[str], title: str = "") -> text_tables.TextTable:
+def document(command: str, tables: Sequence[str]) -> str:
+    """Return tables behind the command that makes them, as a comment."""
+    return "\n\n".join([f"% {command}\n% needs \\usepackage{{booktabs}}", *tables]) + "\n"
+
+
+def label(name: str) -> str:
+    """Return the part of a label that a folder's name gives."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
+
+
+def _part(
+    table: text_tables.TextTable, heads: Sequence[str], title: str, notes: Sequence[str]
+) -> text_tables.TextTable:
     """Return some columns of a table, by their heads."""
-    places = [list(table.heads).index(name) for name in names]
-    rows = [[row[place] for place in places] for row in table.rows]
-    return text_tables.TextTable(title or table.title, names, rows)
+    places = [list(table.heads).index(head) for head in heads]
+    return text_tables.TextTable(title, heads, [[row[place] for place in places] for row in table.rows], notes)
 
 
-def _table(table: text_tables.TextTable, label: str, note: str = "") -> str:
+def latex_table(table: text_tables.TextTable, label: str) -> str:
+    """Return one table, its notes in its caption."""
     columns = "l" + "r" * (len(table.heads) - 1)
-    caption = ". ".join(filter(None, (table.title, note)))
+    caption = " ".join([f"{table.title}.", *table.notes])
     return "\n".join(
         [
             r"\begin{table}",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from fedlab.comparison import client_panels, learning_curves, page_tables
+from fedlab.comparison import client_panels, columns, learning_curves, page_tables
 from fedlab.comparison.best import client_groups
 from fedlab.comparison.page_tables import SeriesStyle
 from fedlab.files import write_atomically
@@ -57,7 +57,7 @@ def render(comparison: Comparison) -> str:
         judged=judged(comparison, table, styles),
         against=against,
         differences=differences,
-        over_clients=bool(len(table)) and bool(table["p_wilcoxon"].notna().any()),
+        wilcoxon=columns.wilcoxon_method(table),
         ranks=learning_curves.rank_figure(comparison, styles),
         heat=heat,
         cells=cells,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fedlab.comparison import columns
 from fedlab.comparison.best import best_by_client, best_means
 from fedlab.report import plots
 from fedlab.report.figures import DASHES, REFERENCE, SLOTS
@@ -54,7 +55,7 @@ def variants(comparison: Comparison, table: pd.DataFrame) -> list[SeriesStyle]:
 def variant_heads(comparison: Comparison, key: str) -> list[ColumnHeader]:
     """Return the heads of a row's label and of each option of the grid."""
     names = comparison.short_options
-    return [ColumnHeader("variant", key), *(ColumnHeader(name, f"{key}-{name}") for name in names)]
+    return [ColumnHeader(columns.VARIANT, key), *(ColumnHeader(name, f"{key}-{name}") for name in names)]
 
 
 def option_cells(comparison: Comparison, style: SeriesStyle) -> list[TableCell]:
@@ -112,47 +113,47 @@ def summary_columns(comparison: Comparison, table: pd.DataFrame) -> list[Column]
     metric, metrics = comparison.metric, comparison.metric_table
     percent = metrics.is_fraction(metric)
     gap = [
-        Column(ColumnHeader("gap closed", "closed", "descending"), "closed", lambda row: f"{100 * row['closed']:.0f} %")
+        Column(ColumnHeader(columns.GAP, "closed", "descending"), "closed", lambda row: f"{100 * row['closed']:.0f} %")
     ]
-    columns = [
+    found = [
         Column(
             ColumnHeader(metrics.heading(metric), "mean", better(comparison)),
             "mean",
             lambda row: metrics.format(metric, row["mean"]) + margin(row["low"], row["high"], percent),
         ),
         Column(
-            ColumnHeader("difference", "difference", better(comparison)),
+            ColumnHeader(columns.DIFFERENCE, "difference", better(comparison)),
             "difference",
             lambda row: signed(row["difference"], percent),
         ),
-        Column(ColumnHeader("p, corrected", "p"), "p_holm", lambda row: p_value(row["p_holm"])),
+        Column(ColumnHeader(columns.P_HOLM, "p"), "p_holm", lambda row: p_value(row["p_holm"])),
         *(gap if comparison.upper_bound else []),
-        Column(ColumnHeader("mean rank", "rank"), "rank", lambda row: f"{row['rank']:.2f}"),
-        Column(ColumnHeader("traffic", "bytes"), "bytes", lambda row: human_bytes(row["bytes"])),
-        Column(ColumnHeader("time", "time"), "seconds", lambda row: elapsed(row["seconds"])),
+        Column(ColumnHeader(columns.RANK, "rank"), "rank", lambda row: f"{row['rank']:.2f}"),
+        Column(ColumnHeader(columns.TRAFFIC, "bytes"), "bytes", lambda row: human_bytes(row["bytes"])),
+        Column(ColumnHeader(columns.TIME, "time"), "seconds", lambda row: elapsed(row["seconds"])),
     ]
     if comparison.target is not None:
-        columns += [
+        found += [
             Column(
-                ColumnHeader("reached", "reached", "descending"),
+                ColumnHeader(columns.REACHED, "reached", "descending"),
                 "reached",
                 lambda row: f"{row['reached']:.0f} of {row['n']}",
             ),
             Column(
-                ColumnHeader("rounds to target", "to-rounds"), "reach_rounds", lambda row: f"{row['reach_rounds']:.1f}"
+                ColumnHeader(columns.TO_ROUNDS, "to-rounds"), "reach_rounds", lambda row: f"{row['reach_rounds']:.1f}"
             ),
             Column(
-                ColumnHeader("traffic to target", "to-bytes"),
+                ColumnHeader(columns.TO_TRAFFIC, "to-bytes"),
                 "reach_bytes",
                 lambda row: human_bytes(row["reach_bytes"]),
             ),
             Column(
-                ColumnHeader("time to target", "to-time"), "reach_seconds", lambda row: elapsed(row["reach_seconds"])
+                ColumnHeader(columns.TO_TIME, "to-time"), "reach_seconds", lambda row: elapsed(row["reach_seconds"])
             ),
         ]
     if (table["n"] != len(comparison.seeds)).any():
-        columns.append(Column(ColumnHeader("seeds", "seeds", "descending"), "n", lambda row: str(row["n"])))
-    return columns
+        found.append(Column(ColumnHeader("seeds", "seeds", "descending"), "n", lambda row: str(row["n"])))
+    return found
 
 
 def better(comparison: Comparison) -> str:
@@ -165,7 +166,7 @@ def summary_table(
 ) -> tuple[list[ColumnHeader], list[TableRow]]:
     """Return heads, and a row a variant; the best mean is marked."""
     metric, metrics = comparison.metric, comparison.metric_table
-    columns, rows = summary_columns(comparison, table), []
+    shown, rows = summary_columns(comparison, table), []
     leading = best_means(comparison, table)
     for style, row in zip(styles, records(table), strict=True):
         cells = option_cells(comparison, style) + [
@@ -174,10 +175,10 @@ def summary_table(
                 column.text(row) if math.isfinite(row[column.name]) else MISSING,
                 column.name == "mean" and metrics.format(metric, row["mean"]) in leading,
             )
-            for column in columns
+            for column in shown
         ]
         rows.append(TableRow(style.key[0], cells, style.slot))
-    return [*variant_heads(comparison, "variant"), *(column.head for column in columns)], rows
+    return [*variant_heads(comparison, "variant"), *(column.head for column in shown)], rows
 
 
 def difference_table(
@@ -193,15 +194,16 @@ def difference_table(
     heads = [
         *variant_heads(comparison, "against"),
         ColumnHeader("", ""),
-        ColumnHeader(f"difference, {unit}", "by", better(comparison)),
+        ColumnHeader(f"{columns.DIFFERENCE}, {unit}", "by", better(comparison)),
         ColumnHeader("95 % interval", ""),
-        ColumnHeader("p", "p-plain"),
-        ColumnHeader("p, corrected", "p-corrected"),
-        ColumnHeader("effect", "effect", better(comparison)),
+        ColumnHeader(columns.P, "p-plain"),
+        ColumnHeader(columns.P_HOLM, "p-corrected"),
+        ColumnHeader(columns.EFFECT, "effect", better(comparison)),
         *(
             [
-                ColumnHeader("better on", "wins", "descending"),
-                ColumnHeader("p over clients", "p-wilcoxon"),
+                ColumnHeader(columns.WINS, "wins", "descending"),
+                ColumnHeader(columns.P_WILCOXON, "p-wilcoxon-plain"),
+                ColumnHeader(columns.P_WILCOXON_HOLM, "p-wilcoxon"),
             ]
             if over_clients
             else []
@@ -225,6 +227,7 @@ def difference_table(
         if over_clients:
             cells += [
                 number(row["wins"], f"{row['wins']:.0f} of {row['data_sets']:.0f}"),
+                number(row["p_wilcoxon"], p_value(row["p_wilcoxon"])),
                 number(row["p_wilcoxon_holm"], p_value(row["p_wilcoxon_holm"])),
             ]
         rows.append(TableRow(style.key[0], cells, style.slot))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from fedlab.comparison import files, text_tables
+from fedlab.comparison import columns, files, text_tables
 from fedlab.comparison.earlier import earlier_comparisons
 from fedlab.comparison.plan import ComparisonPlan
 from fedlab.comparison.result import FAILED, Cell, Comparison
@@ -24,7 +25,7 @@ from fedlab.runs.result import Result
 
 TAIL = 4096  # bytes of a run's events in which its last phase stands
 LEGEND_WIDTH = 98
-OPTIONAL_COLUMNS = ("rounds", "rank", "bytes", "time", "closed")  # that a narrow terminal drops, in this order
+OPTIONAL_COLUMNS = (columns.ROUNDS, columns.RANK, columns.TRAFFIC, columns.TIME, columns.GAP)  # in a narrow terminal
 
 
 def format_outcome(folder: Path, cell: Cell, metric: str) -> str:
@@ -176,7 +177,7 @@ def header(plan: ComparisonPlan, finished: int) -> str:
 
 
 def drop_columns(text: text_tables.TextTable, width: int) -> tuple[text_tables.TextTable, list[str]]:
-    """Drop as many ``OPTIONAL_COLUMNS`` as it takes for a table to be no wider than ``width``.
+    """Drop as many ``OPTIONAL_COLUMNS``, in their order, as it takes for a table to be no wider than ``width``.
 
     Returns
     -------
@@ -192,15 +193,15 @@ def drop_columns(text: text_tables.TextTable, width: int) -> tuple[text_tables.T
             break
         at = list(text.heads).index(spare)
         rows = [[*row[:at], *row[at + 1 :]] for row in text.rows]
-        text = text_tables.TextTable(text.title, [*text.heads[:at], *text.heads[at + 1 :]], rows)
+        text = replace(text, heads=[*text.heads[:at], *text.heads[at + 1 :]], rows=rows)
         dropped.append(spare)
     return text, dropped
 
 
 def print_summary(comparison: Comparison, console: Console) -> None:
     """Print the tables, their legend, and the folder."""
-    width, left_out = min(console.width, 100), list[str]()
-    for whole in text_tables.tables(comparison):
+    width, left_out, tables = min(console.width, 100), list[str](), text_tables.tables(comparison)
+    for whole in tables:
         text, dropped = drop_columns(whole, width)
         left_out += dropped
         table = Table(
@@ -216,7 +217,7 @@ def print_summary(comparison: Comparison, console: Console) -> None:
         console.print(table, width=width)
     if left_out:
         console.print(Text(f"no room here for {', '.join(left_out)}: see table.md", style="dim"), width=width)
-    console.print(Text(text_tables.legend(comparison), style="dim"), width=min(width, LEGEND_WIDTH))
+    console.print(Text(text_tables.legend(tables), style="dim"), width=min(width, LEGEND_WIDTH))
     if len(comparison.commits) > 1:
         console.print(
             Text(

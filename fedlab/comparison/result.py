@@ -263,6 +263,7 @@ class Comparison:
         ``label``, the options, ``strategy``, ``metric``, ``n`` (seeds), ``mean``, ``low``, ``high`` (95 % over seeds),
         ``difference``, ``difference_low``, ``difference_high``, ``p``, ``p_holm`` (to the baseline, by seed),
         ``effect`` (Hedges' g), ``data_sets``, ``wins``, ``p_wilcoxon``, ``p_wilcoxon_holm`` (the same by client),
+        ``wilcoxon_method`` (``exact`` or ``asymptotic``: the distribution of that p-value),
         ``closed`` (fraction of the gap between baseline and upper reference), ``rank``, ``rounds``, ``bytes``,
         ``seconds`` (means over seeds), ``reached`` (seeds that reached the target), ``reach_rounds``, ``reach_bytes``,
         ``reach_seconds`` (means over seeds; NaN unless all of them did).

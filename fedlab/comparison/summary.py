@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 COLUMNS = [
     *("strategy", "metric", "n", "mean", "low", "high"),
     *("difference", "difference_low", "difference_high", "p", "p_holm", "effect"),
-    *("data_sets", "wins", "p_wilcoxon", "p_wilcoxon_holm", "closed", "rank"),
+    *("data_sets", "wins", "p_wilcoxon", "p_wilcoxon_holm", "wilcoxon_method", "closed", "rank"),
     *("rounds", "bytes", "seconds", "reached", "reach_rounds", "reach_bytes", "reach_seconds"),
 ]
 
@@ -90,6 +90,7 @@ def _vs_baseline(key: tuple[str, ...], keys: Iterable[tuple[str, ...]], scores: 
     """Return the difference to the baseline, its tests, and the fraction of the gap above that it closes."""
     names = ("difference", "difference_low", "difference_high", "p", "effect", "closed")
     found: dict[str, Any] = dict.fromkeys([*names, "data_sets", "wins", "p_wilcoxon"], math.nan)
+    found["wilcoxon_method"] = ""
     base = _matching_row(key, keys, scores.baseline)
     if key[0] == scores.baseline or base is None:
         return found
@@ -106,14 +107,15 @@ def _vs_baseline(key: tuple[str, ...], keys: Iterable[tuple[str, ...]], scores: 
     return found
 
 
-def _over_data_sets(key: tuple[str, ...], base: tuple[str, ...], scores: Scores) -> dict[str, float]:
-    """Return on how many data sets a row beats the baseline, of how many, and the p-value; NaN for a single one."""
+def _over_data_sets(key: tuple[str, ...], base: tuple[str, ...], scores: Scores) -> dict[str, Any]:
+    """Return on how many data sets a row beats the baseline, of how many, and the test; nothing for a single one."""
     both = _common_places(scores, [key, base])
     first, second = (data_sets.mean_by_data_set(_places(scores, row), both) for row in (key, base))
     if len(first) < 2 or not scores.direction:
         return {}
     found = data_sets.signed_rank(list(first.values()), list(second.values()), scores.direction)
-    return {"data_sets": float(found.n), "wins": float(found.wins), "p_wilcoxon": found.p}
+    counts = {"data_sets": float(found.n), "wins": float(found.wins)}
+    return {**counts, "p_wilcoxon": found.p, "wilcoxon_method": found.method}
 
 
 def rank_rows(scores: Scores, keys: Sequence[tuple[str, ...]]) -> data_sets.CriticalDifference | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fedlab.comparison import columns
 from fedlab.comparison.best import best_by_client, best_means
 from fedlab.runs.client_distribution import WORST
 from fedlab.runs.formatting import MISSING, elapsed, human_bytes, p_value
@@ -26,11 +27,12 @@ class Best(str):
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table of texts: its title, its heads, its rows; cells that are :class:`Best` are written in bold."""
+    """A table of texts; cells that are :class:`Best` are written in bold, and ``notes`` are sentences about columns."""
 
     title: str
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
 
 
 def tables(comparison: Comparison) -> list[TextTable]:
@@ -59,19 +61,13 @@ def scores(comparison: Comparison) -> TextTable:
         ]
         for row in summary.to_dict("records")
     ]
-    gap = ["closed"] if comparison.upper_bound else []
-    measured = [
-        table.heading(comparison.metric),
-        f"vs {comparison.baseline}",
-        "p",
-        *gap,
-        "rank",
-        "rounds",
-        "bytes",
-        "time",
+    heads = [
+        *(columns.VARIANT, *comparison.short_options),
+        *(table.heading(comparison.metric), columns.DIFFERENCE, columns.P_HOLM),
+        *([columns.GAP] if comparison.upper_bound else []),
+        *(columns.RANK, columns.ROUNDS, columns.TRAFFIC, columns.TIME),
     ]
-    heads = ["strategy", *comparison.short_options, *measured]
-    return TextTable(_title(comparison), heads, rows)
+    return TextTable(_title(comparison), heads, rows, score_notes(comparison, heads))
 
 
 def domains(comparison: Comparison) -> TextTable:
@@ -88,9 +84,8 @@ def domains(comparison: Comparison) -> TextTable:
         for key, cells in by_row.items()
     ]
     what = f"over {comparison.tested_clients} clients" if comparison.has_many_clients else "by client"
-    return TextTable(
-        f"{table.title(comparison.metric)} {what}", ["strategy", *comparison.short_options, *clients], rows
-    )
+    heads = [columns.VARIANT, *comparison.short_options, *clients]
+    return TextTable(f"{table.title(comparison.metric)} {what}", heads, rows, score_notes(comparison, ()))
 
 
 def tests(comparison: Comparison) -> list[TextTable]:
@@ -110,10 +105,11 @@ def tests(comparison: Comparison) -> list[TextTable]:
         ]
         for row in summary[summary["difference"].notna()].to_dict("records")
     ]
-    heads = ["strategy", *comparison.short_options, "t-test p", "t-test, Holm", "effect g"]
-    heads += ["better on", "Wilcoxon p", "Wilcoxon, Holm"] if over_clients else []
+    heads = [columns.VARIANT, *comparison.short_options, columns.P, columns.P_HOLM, columns.EFFECT]
+    heads += [columns.WINS, columns.P_WILCOXON, columns.P_WILCOXON_HOLM] if over_clients else []
     where = "seeds and over clients" if over_clients else "seeds"
-    return [TextTable(f"Tests against {comparison.baseline}, over {where}", heads, rows)]
+    title = f"Tests against {comparison.baseline}, over {where}"
+    return [TextTable(title, heads, rows, columns.notes(comparison, heads))]
 
 
 def _over_clients(row: Mapping[Any, Any]) -> list[str]:
@@ -138,9 +134,12 @@ def reach(comparison: Comparison) -> TextTable:
                 elapsed(row["reach_seconds"]) if known else MISSING,
             ]
         )
-    heads = ["strategy", *comparison.short_options, "seeds that reach it", "rounds", "bytes", "time"]
-    title = f"Until {table.title(comparison.metric)} is {table.format(comparison.metric, target)}, mean over seeds"
-    return TextTable(title, heads, rows)
+    heads = [
+        *(columns.VARIANT, *comparison.short_options),
+        *(columns.REACHED, columns.TO_ROUNDS, columns.TO_TRAFFIC, columns.TO_TIME),
+    ]
+    title = f"Until {table.title(comparison.metric)} is {table.format(comparison.metric, target)}"
+    return TextTable(title, heads, rows, columns.notes(comparison, heads))
 
 
 def _mean(comparison: Comparison, row: Mapping[Any, Any], best: set[str]) -> str:
@@ -164,30 +163,22 @@ def percent_closed(fraction: float) -> str:
     return MISSING if math.isnan(fraction) else f"{100 * fraction:.0f} %"
 
 
-def legend(comparison: Comparison) -> str:
-    """Return an explanation of the first table's columns, in a few lines."""
+def legend(tables: Sequence[TextTable]) -> str:
+    """Return what the columns of some tables mean, each sentence once."""
+    return " ".join(dict.fromkeys(sentence for table in tables for sentence in table.notes))
+
+
+def score_notes(comparison: Comparison, heads: Sequence[str]) -> list[str]:
+    """Return what the columns of a table of scores mean: means over seeds, the best of which are in bold."""
+    uses_labels = ", ".join(label for label in comparison.labels if label in comparison.uses_labels)
     commits = len(comparison.commits)
-    several = f" These cells come from {commits} commits of fedlab." if commits > 1 else ""
-    gap = (
-        f"closed: of the gap from {comparison.baseline} to {comparison.upper_bound}. " if comparison.upper_bound else ""
-    )
-    uses_labels = [label for label in comparison.labels if label in comparison.uses_labels]
-    labels = (
-        f"{', '.join(uses_labels)}: learns from clients' labels, which the others do not have. " if uses_labels else ""
-    )
-    bold = f"Bold: the best of a column{', without ' + ', '.join(uses_labels) if uses_labels else ''}. "
-    paired = " and options" if comparison.grid else ""
-    tested = (
-        "g: Hedges' effect size over seeds. better on: so many clients. Wilcoxon: signed-rank "
-        "test over clients, each one's mean over seeds. "
-        if comparison.summary()["p_wilcoxon"].notna().any()
-        else ""
-    )
-    return (
-        f"{labels}{bold}± is half a 95 % Student t interval over seeds, not corrected; vs: paired by seed{paired}, p of"
-        f" the paired t-test after Holm over all rows. {tested}{gap}rank: mean over clients and seeds, 1 is best. "
-        f"bytes and time: of training, without tests, mean over seeds.{several}"
-    )
+    return [
+        *([f"{uses_labels}: learns from clients' labels, which the others do not have."] if uses_labels else []),
+        f"Bold: the best of a column{f', without {uses_labels}' if uses_labels else ''}.",
+        "± is half a 95 % Student t interval over seeds, not corrected.",
+        *columns.notes(comparison, heads),
+        *([f"These cells come from {commits} commits of fedlab."] if commits > 1 else []),
+    ]
 
 
 def _title(comparison: Comparison) -> str:

@@ -41,6 +41,21 @@ def test_p_by_hand():
     assert math.isnan(signed_rank([1.0], [0.0]).p) and signed_rank([1.0], [0.0]).wins == 1
 
 
+def test_p_of_equal_differences_counts_every_sign():
+    """Four differences of 0.1, each with a rounding of its own: 2 of 16 signs are as far from even."""
+    found = signed_rank([0.9, 0.8, 0.7, 0.6], [0.8, 0.7, 0.6, 0.5])
+    assert (found.p, found.method) == (pytest.approx(2 / 2**4), "exact")
+
+
+@pytest.mark.parametrize(("n", "ties", "method"), [(50, 1, "exact"), (51, 1, "asymptotic"), (14, 2, "asymptotic")])
+def test_the_distribution_of_p_is_the_one_that_is_named(n, ties, method):
+    apart = np.random.default_rng(n).normal(0.3, 1.0, n)
+    apart[:ties] = 0.5
+    found = signed_rank(apart, np.zeros(n))
+    assert found.method == method
+    assert found.p == pytest.approx(stats.wilcoxon(apart, method=method).pvalue)
+
+
 def test_groups_are_as_large_as_they_can_be():
     assert CriticalDifference((1.0, 2.0, 3.0, 4.5), 9, 0.0, 1.5).groups() == [(0, 1), (1, 2)]
     assert CriticalDifference((3.0, 1.0, 2.0), 9, 0.0, 0.5).groups() == []

@@ -49,6 +49,14 @@ def test_the_best_of_a_column_is_bold_and_a_negative_number_has_a_minus(text):
     assert not re.search(r"& -\d", text)
 
 
+def test_a_caption_explains_the_columns_of_its_own_table(text):
+    scores, clients, tests, reached, cost = re.findall(r"\\caption\{(.*)\}", text)
+    explained = [("rank:", scores), ("Wilcoxon:", tests), ("effect g:", tests), ("reached:", reached), ("time:", cost)]
+    for words, caption in explained:
+        assert [words in one for one in (scores, clients, tests, reached, cost)].count(True) == 1 and words in caption
+    assert "p is exact" in tests and "Bold" in clients
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX: apt-get install texlive-latex-base")
 def test_latex_typesets_them(text, tmp_path):
     page = f"\\documentclass{{article}}\n\\usepackage{{booktabs}}\n\\begin{{document}}\n{text}\\end{{document}}\n"

@@ -49,7 +49,7 @@ def test_the_page_is_one_file_that_loads_nothing_and_runs_its_own_script_only(co
 def test_numbers_are_those_of_the_table(comparison, text):
     table, seen = comparison.summary(), Page(text)
     heads, *rows = seen.tables[0]
-    assert heads == ["variant", "accuracy", "difference", "p, corrected", "mean rank", "traffic", "time"]
+    assert heads == ["variant", "accuracy", "difference", "p, Holm", "rank", "traffic", "time"]
     assert [row[0] for row in rows] == ["source_only", "dualadapt"]
     for row, (_, wanted) in zip(rows, table.iterrows(), strict=True):
         half = (wanted["high"] - wanted["low"]) / 2

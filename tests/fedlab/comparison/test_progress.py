@@ -52,14 +52,14 @@ def test_a_terminal_sees_each_cell_end(tmp_path, monkeypatch):
 
 
 def test_a_narrow_terminal_goes_without_some_columns():
-    heads = ["strategy", "accuracy", "vs source_only", "p", "rank", "rounds", "bytes", "time"]
+    heads = ["variant", "accuracy", "difference", "p, Holm", "rank", "rounds", "traffic", "time"]
     text = text_tables.TextTable(
         "t", heads, [["dualadapt", "83.5 ± 0.6", "+7.8 ± 2.0", "0.002", "1.0", "5", "33.8 MB", "48 s"]]
     )
     assert progress.drop_columns(text, 100) == (text, [])
     narrow, dropped = progress.drop_columns(text, 60)
     assert dropped == ["rounds", "rank"]
-    assert narrow.heads == ["strategy", "accuracy", "vs source_only", "p", "bytes", "time"]
+    assert narrow.heads == ["variant", "accuracy", "difference", "p, Holm", "traffic", "time"]
     assert narrow.rows == [["dualadapt", "83.5 ± 0.6", "+7.8 ± 2.0", "0.002", "33.8 MB", "48 s"]]
     assert progress.drop_columns(text_tables.TextTable("t", heads, []), 20)[0].heads == heads[:4]
 

@@ -246,7 +246,7 @@ def test_a_declared_metric_has_its_title_unit_and_direction(tmp_path):
         scores.title == "toy: energy used in kcal, lower is better, after the last round, mean over clients and seeds 0"
     )
     assert scores.heads[1] == "energy used ↓" and scores.rows[1][1:3] == ["2", "-1"]
-    assert reach.title == "Until energy used is 2.5 kcal, mean over seeds"
+    assert reach.title == "Until energy used is 2.5 kcal"
 
 
 def test_tables_of_cells_are_merged(comparison, tmp_path):
@@ -284,7 +284,7 @@ def test_many_clients_are_a_distribution_in_every_table(many):
     assert many.has_many_clients and many.tested_clients == 1000
     table = text_tables.domains(many)
     assert table.title == "accuracy over 1000 clients"
-    assert list(table.heads) == ["strategy", "worst tenth", "10 %", "median", "90 %"]
+    assert list(table.heads) == ["variant", "worst tenth", "10 %", "median", "90 %"]
     files.write_files(many)
     assert len(pd.read_csv(many.directory / "clients.csv")) == 2000
     assert {"worst tenth", "median_low"} <= set(pd.read_csv(many.directory / "table.csv").columns)

@@ -31,7 +31,7 @@ const button = (text) => [...document.querySelectorAll("th button")].find((one) 
 const table = document.querySelector("main table");
 const order = () => [...table.tBodies[0].rows].map((row) => row.cells[0].textContent.trim());
 const note = [];
-for (const text of ["variant", "variant", "traffic", "p, corrected"]) {
+for (const text of ["variant", "variant", "traffic", "p, Holm"]) {
   button(text).focus();
   document.activeElement.click();
   note.push(`${button(text).closest("th").getAttribute("aria-sort")} ${location.hash} ${order()}`);
