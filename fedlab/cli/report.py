@@ -12,28 +12,44 @@ import typer
 
 from fedlab.cli.common import show_rows
 from fedlab.cli.consoles import stdout
-from fedlab.errors import RunError
+from fedlab.errors import ConfigError, RunError
 
 
 def report(
-    directory: Annotated[
-        Path, typer.Argument(metavar="DIRECTORY", help="A run directory with a round, or the folder of a comparison.")
+    directories: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIRECTORY...", help="A run directory with a round, or the folder of a comparison."),
     ],
     pdf: Annotated[bool, typer.Option("--pdf", help="Also each figure of the page as a PDF, in figures/.")] = False,
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", help="Of several comparisons: folder of page and tables.")
+    ] = None,
 ) -> None:
     """Write report.html of a run, or page and tables of a comparison, from what is on disk; nothing is run.
 
     A run ends with its page. This makes it again: of a run that goes on or was interrupted, or after the disk was full;
     and where the data of its clients is here, it adds confusion matrices and example images.
 
+    **Several comparisons** are data sets: the strategies that all of them have are ranked and tested over them. The
+    page and tables go to `--out`, by default comparisons/across.
+
     Example: `fedlab report runs/dualadapt-digits-0`, or `fedlab report comparisons/dualadapt-digits --pdf`
     """
-    made = _comparison_page if (directory / "comparison.json").is_file() else _run_page
-    page, figures = made(directory, pdf)
+    page, figures = _written(directories, pdf, out_dir)
     stdout.print(f"wrote {page}", markup=False, highlight=False, soft_wrap=True)
     if figures:
         what = f"{len(figures)} figure{'s' * (len(figures) != 1)}"
         stdout.print(f"wrote {what} in {figures[0].parent}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _written(directories: list[Path], pdf: bool, out_dir: Path | None) -> tuple[Path, list[Path]]:
+    """Write the page, and its figures if ``pdf``; return the paths of both."""
+    if len(directories) > 1:
+        return _page_of_several(directories, pdf, out_dir)
+    if out_dir is not None:
+        raise ConfigError("--out is for several comparisons; the page of one, or of a run, is in its own folder")
+    made = _comparison_page if (directories[0] / "comparison.json").is_file() else _run_page
+    return made(directories[0], pdf)
 
 
 def runs(
@@ -102,3 +118,13 @@ def _comparison_page(path: Path, pdf: bool) -> tuple[Path, list[Path]]:
     comparison = Comparison.read(path)
     files.write_files(comparison)
     return path.resolve() / "report.html", files.write_figures(comparison) if pdf else []
+
+
+def _page_of_several(paths: list[Path], pdf: bool, out_dir: Path | None) -> tuple[Path, list[Path]]:
+    """Write page and tables of several comparisons, and their figure if ``pdf``; return the paths of both."""
+    from fedlab.comparison.across import files
+    from fedlab.comparison.across.comparison_set import ComparisonSet
+
+    found, folder = ComparisonSet.read(paths), out_dir or files.FOLDER
+    page = files.write_files(found, folder)
+    return page, files.write_figures(found, folder) if pdf else []

@@ -6,6 +6,7 @@ Of many clients these show the distribution, and ``clients.csv`` has each client
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,8 +87,12 @@ def result(comparison: Comparison) -> dict[str, Any]:
 
 def markdown(comparison: Comparison) -> str:
     """Return the tables as Markdown, and the command that makes them."""
-    parts = [f"```bash\n{comparison.command}\n```", *map(markdown_table, text_tables.tables(comparison))]
-    return "\n\n".join(parts) + "\n"
+    return markdown_text(comparison.command, text_tables.tables(comparison))
+
+
+def markdown_text(command: str, tables: Sequence[text_tables.TextTable]) -> str:
+    """Return tables as Markdown, behind the command that makes them."""
+    return "\n\n".join([f"```bash\n{command}\n```", *map(markdown_table, tables)]) + "\n"
 
 
 def markdown_table(table: text_tables.TextTable) -> str:

@@ -11,16 +11,14 @@ import pytest
 from scipy import stats
 
 import fedlab
+import few_clients
 import many_clients
 from fedlab.comparison import files, text_tables
 from fedlab.comparison.result import FAILED, FINISHED, Cell, Comparison
 from fedlab.errors import RunError
 from fedlab.metrics import Metric
-from fedlab.registry import find, load_config
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.metrics import MetricTable
-
-TABLE = MetricTable.declared(find("strategy", "dualadapt").spec, find("workload", "digits").spec)
 
 # accuracy of (near, far) in rounds 0 and 1, by variant and seed
 SCORES = {
@@ -29,30 +27,10 @@ SCORES = {
 }
 
 
-def make(folder, name, seed, rounds, metric):
-    run = RunDirectory.create(folder / "cells", load_config({"name": name, "seed": seed}))
-    for number, (near, far) in enumerate(rounds):
-        clients = {"near": {metric: near}, "far": {metric: far}}
-        if number:  # a control that knows more than anybody, and is nobody's headline
-            clients = {client: {**values, "accuracy_source_only": 0.99} for client, values in clients.items()}
-        moved = {"train_down": 100 * number, "train_up": 10 * number, "evaluate_down": 10**6, "evaluate_up": 1}
-        run.log_round(
-            {
-                "round": number,
-                "clients": clients,
-                "mean": {metric: (near + far) / 2},
-                "bytes": dict.fromkeys(("near", "far"), moved),
-                "seconds": {"pretrain" if number == 0 else "clients": 2.0, "evaluate": 100.0},
-            }
-        )
-    run.update_manifest(status="finished", **TABLE.to_manifest())
-    return f"cells/{run.path.name}"
-
-
 @pytest.fixture
 def comparison(tmp_path):
     cells = [
-        Cell(label, "s", seed, {}, make(tmp_path, label, seed, rounds, "accuracy_average"), FINISHED)
+        Cell(label, "s", seed, {}, few_clients.write_run(tmp_path, label, seed, rounds, "accuracy_average"), FINISHED)
         for label, seeds in SCORES.items()
         for seed, rounds in seeds.items()
     ]
@@ -102,7 +80,14 @@ def test_the_summary_by_hand(comparison):
 
 def test_the_share_of_the_gap_to_the_upper_reference(comparison, tmp_path):
     top = [
-        Cell("top", "s", seed, {}, make(tmp_path, "top", seed, [(0.4, 0.2), (0.9, 0.9)], "accuracy_average"), FINISHED)
+        Cell(
+            "top",
+            "s",
+            seed,
+            {},
+            few_clients.write_run(tmp_path, "top", seed, [(0.4, 0.2), (0.9, 0.9)], "accuracy_average"),
+            FINISHED,
+        )
         for seed in SCORES["low"]
     ]
     found = (
@@ -119,7 +104,7 @@ def test_the_share_of_the_gap_to_the_upper_reference(comparison, tmp_path):
 def test_where_less_is_better_the_gap_is_closed_downwards(comparison, tmp_path):
     rounds = {"low": [(0.9, 0.9)], "high": [(0.7, 0.7)], "top": [(0.5, 0.5)]}
     cells = [
-        Cell(label, "s", seed, {}, make(tmp_path, f"{label}-loss", seed, each, "loss"), FINISHED)
+        Cell(label, "s", seed, {}, few_clients.write_run(tmp_path, f"{label}-loss", seed, each, "loss"), FINISHED)
         for label, each in rounds.items()
         for seed in (0, 1)
     ]
@@ -145,7 +130,7 @@ def test_a_client_without_an_answer_is_left_out_of_the_difference_on_both_sides(
 
 def test_a_servers_metric_never_stands_beside_that_of_clients(comparison, tmp_path):
     """A strategy's own loss on its source is not what other variants' clients report of their test data."""
-    run = RunDirectory.open(tmp_path / make(tmp_path, "other", 0, [(0.1, 0.1), (0.1, 0.1)], "other"))
+    run = RunDirectory.open(tmp_path / few_clients.write_run(tmp_path, "other", 0, [(0.1, 0.1), (0.1, 0.1)], "other"))
     records = [{**record, "server": {"accuracy": 0.95}} for record in run.rounds()]
     for record in records:
         record["clients"] = {client: {"other": 0.1} for client in record["clients"]}
@@ -158,7 +143,9 @@ def test_a_servers_metric_never_stands_beside_that_of_clients(comparison, tmp_pa
 
 def test_ranks_are_among_the_rows_with_the_same_clients(comparison, tmp_path):
     """Where a grid's option changes who the clients are, nobody is ranked against a row that never met them."""
-    other = RunDirectory.open(tmp_path / make(tmp_path, "other", 0, [(0.1, 0.1), (0.1, 0.1)], "accuracy_average"))
+    other = RunDirectory.open(
+        tmp_path / few_clients.write_run(tmp_path, "other", 0, [(0.1, 0.1), (0.1, 0.1)], "accuracy_average")
+    )
     lines = (other.path / "metrics.jsonl").read_text()
     (other.path / "metrics.jsonl").write_text(lines.replace('"near"', '"nobody"').replace('"far"', '"else"'))
     cells = [*comparison.cells, Cell("other", "s", 0, {}, f"cells/{other.path.name}", FINISHED)]
@@ -205,7 +192,7 @@ def test_options_pair_with_the_same_value_of_the_baseline(tmp_path):
             "s",
             seed,
             {"k": value} if value else {},
-            make(tmp_path, f"{label}{value}", seed, [(score, score + seed * 0.01)], "accuracy"),
+            few_clients.write_run(tmp_path, f"{label}{value}", seed, [(score, score + seed * 0.01)], "accuracy"),
             FINISHED,
         )
         for (label, value), score in scores.items()
@@ -235,7 +222,7 @@ def test_a_declared_metric_has_its_title_unit_and_direction(tmp_path):
     table = MetricTable((Metric("energy", "energy used", "kcal", higher_is_better=False),))
     cells = []
     for label, value in (("low", 3.0), ("high", 2.0)):
-        run = make(tmp_path, label, 0, [(value, value)], "energy")
+        run = few_clients.write_run(tmp_path, label, 0, [(value, value)], "energy")
         RunDirectory.open(tmp_path / run).update_manifest(**table.to_manifest())
         cells.append(Cell(label, "s", 0, {}, run, FINISHED))
     comparison = Comparison(tmp_path, "toy", [0], "low", "energy", cells, target=2.5)
