@@ -19,8 +19,8 @@ Learning Training, 2019, arXiv 1905.12322: no loss scaling is needed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any, Literal
 
 import torch
 
@@ -45,7 +45,9 @@ def computing_in(name: str, device: torch.device) -> Iterator[None]:
     global _current
     before, precision = _current, resolve_precision(name, device)
     _current = precision, device.type
-    with _tf32(precision != "float32" and device.type == "cuda"):  # on a CPU it would allow bfloat16
+    gpu = device.type == "cuda"
+    tf32 = gpu and precision != "float32"  # on a CPU it would allow bfloat16
+    with float32_settings("high" if tf32 else "highest", convolutions=tf32 if gpu else None):
         try:
             yield
         finally:
@@ -66,13 +68,74 @@ def autocast() -> AbstractContextManager[object]:
 
 
 @contextmanager
-def _tf32(on: bool) -> Iterator[None]:
-    """Set whether matrix products and convolutions of a GPU may use TF32, and restore the setting afterwards."""
-    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if on else "highest")
-    torch.backends.cudnn.allow_tf32 = on
+def float32_settings(products: Literal["highest", "high"], convolutions: bool | None) -> Iterator[None]:
+    """Set how torch computes with float32 inside of products and convolutions, and restore the caller's settings.
+
+    torch has two sets of settings for this, and reading the older one raises an error where a caller has used the newer
+    one (``fp32_precision``). So the newer one is brought to values that the older one can have; both agree in the body.
+
+    Parameters
+    ----------
+    products
+        Precision of matrix products, as of ``torch.set_float32_matmul_precision``.
+    convolutions
+        Whether cuDNN may use TF32; None: no matter.
+
+    **Source**: PyTorch, CUDA semantics, section "TensorFloat-32 on Ampere and later devices".
+    """
+    backends = torch.backends
+    with ExitStack() as stack:
+        for general in (backends, backends.cudnn):  # first: what inherits from them reads its own value then
+            stack.enter_context(_newer_setting(general, "none"))
+        for operation in (backends.mkldnn.conv, backends.mkldnn.rnn, backends.mkldnn.matmul, backends.cuda.matmul):
+            stack.enter_context(_newer_setting(operation, "ieee", "none"))
+        stack.enter_context(_products(products))
+        if convolutions is not None:
+            for operation in (backends.cudnn.conv, backends.cudnn.rnn):
+                stack.enter_context(_newer_setting(operation, "tf32"))
+            stack.enter_context(_convolutions(convolutions))
+        yield
+
+
+@contextmanager
+def _newer_setting(setting: Any, *allowed: str) -> Iterator[None]:
+    """Set the first allowed value of ``fp32_precision`` if it has another one, and restore it afterwards.
+
+    It is not written where nothing changes: torch would no longer inherit it.
+    """
+    before: str = setting.fp32_precision
+    if before not in allowed:
+        setting.fp32_precision = allowed[0]
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(products)
-        torch.backends.cudnn.allow_tf32 = convolutions
+        if setting.fp32_precision != before:
+            setting.fp32_precision = before
+
+
+@contextmanager
+def _products(precision: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    if before != precision:
+        torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def _convolutions(tf32: bool) -> Iterator[None]:
+    backend = torch.backends.cudnn
+    try:
+        before = backend.allow_tf32
+    except RuntimeError:  # the newer settings are "tf32" here, so the older one is not
+        before = False
+    unchanged = before and tf32
+    if not unchanged:
+        backend.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        if not (unchanged and backend.conv.fp32_precision == backend.rnn.fp32_precision == "tf32"):
+            backend.allow_tf32 = before

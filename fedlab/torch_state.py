@@ -8,6 +8,8 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
+from fedlab.precision import float32_settings
+
 DEVICE_TYPES = ("cpu", "cuda")
 SUBNORMAL = 1e-40
 
@@ -87,15 +89,12 @@ def _settings_of_all_threads() -> Iterator[None]:
 
 @contextmanager
 def _settings() -> Iterator[None]:
-    dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
-    onednn, tf32 = torch.backends.mkldnn.enabled, torch.backends.cudnn.allow_tf32
+    dtype, onednn = torch.get_default_dtype(), torch.backends.mkldnn.enabled
     torch.set_default_dtype(torch.float32)
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = True
     torch.backends.mkldnn.enabled = True  # type: ignore[assignment]
     try:
-        yield
+        with float32_settings("highest", convolutions=True):
+            yield
     finally:
         torch.set_default_dtype(dtype)
-        torch.set_float32_matmul_precision(precision)
-        torch.backends.mkldnn.enabled, torch.backends.cudnn.allow_tf32 = onednn, tf32
+        torch.backends.mkldnn.enabled = onednn

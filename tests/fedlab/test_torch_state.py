@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -33,6 +35,42 @@ def onednn_off():
         torch.backends.mkldnn.enabled = True
 
 
+BACKENDS = torch.backends
+NEWER = {  # those that inherit last
+    "all": BACKENDS,
+    "cudnn": BACKENDS.cudnn,
+    "matmul": BACKENDS.cuda.matmul,
+    "conv": BACKENDS.cudnn.conv,
+    "rnn": BACKENDS.cudnn.rnn,
+    "mkldnn matmul": BACKENDS.mkldnn.matmul,
+    "mkldnn conv": BACKENDS.mkldnn.conv,
+}
+
+
+def newer():
+    return {name: setting.fp32_precision for name, setting in NEWER.items()}
+
+
+@contextmanager
+def fp32_precision(**values):
+    """Set torch's newer settings, and put them back in a way that does not rely on what is tested."""
+    usual = newer()
+    for name, value in values.items():
+        NEWER[name.replace("_", " ")].fp32_precision = value
+    try:
+        yield
+    finally:
+        for name, value in usual.items():
+            NEWER[name].fp32_precision = value
+
+
+def older(read):
+    try:
+        return read()
+    except RuntimeError as error:
+        return "mix of the legacy and new APIs" in str(error)
+
+
 SETTINGS = {
     "float64": lambda: default(torch.set_default_dtype, torch.float64, torch.float32),
     "no_grad": torch.no_grad,
@@ -42,6 +80,9 @@ SETTINGS = {
     "matmul precision": lambda: default(torch.set_float32_matmul_precision, "medium", "highest"),
     "subnormals": lambda: default(torch.set_flush_denormal, True, False),
     "onednn": onednn_off,
+    "fp32_precision": lambda: fp32_precision(all="bf16"),
+    "fp32_precision of products": lambda: fp32_precision(matmul="tf32"),
+    "fp32_precision of convolutions": lambda: fp32_precision(conv="ieee", mkldnn_conv="tf32"),
 }
 
 
@@ -52,11 +93,17 @@ def state():
         torch.is_inference_mode_enabled(),
         torch.is_autocast_enabled("cpu"),
         torch.get_default_device(),
-        torch.get_float32_matmul_precision(),
+        older(torch.get_float32_matmul_precision),
+        newer(),
         bool(torch.tensor([1e-40], dtype=torch.float32, device="cpu") * 1),
         torch.backends.mkldnn.enabled,
-        torch.backends.cudnn.allow_tf32,
+        older(lambda: torch.backends.cudnn.allow_tf32),
     )
+
+
+def effect(values):
+    """Return a state in which float32 is written in one way where nothing more general says otherwise."""
+    return [{k: "ieee" if v == "none" else v for k, v in x.items()} if isinstance(x, dict) else x for x in values]
 
 
 @pytest.mark.parametrize("setting", list(SETTINGS))
@@ -77,7 +124,7 @@ def test_the_settings_are_those_of_a_fresh_process(setting):
         other = state()
         assert other != usual
         with usual_torch_state():
-            assert state() == usual
+            assert effect(state()) == effect(usual)
         assert state() == other
     assert state() == usual
 
@@ -106,3 +153,20 @@ def test_a_body_inside_a_body_has_the_usual_settings_too():
         usual = state()
         with onednn_off(), usual_torch_state():
             assert state() == usual
+
+
+@pytest.mark.engine
+def test_what_inherits_torchs_general_precision_inherits_it_after_a_run_too():
+    code = """
+import torch
+from fedlab.precision import computing_in
+from fedlab.torch_state import usual_torch_state
+for tf32 in (True, False):
+    torch.backends.fp32_precision = "tf32" if tf32 else "none"
+    with usual_torch_state(), computing_in("auto", torch.device("cpu")):
+        assert torch.get_float32_matmul_precision() == "highest" and torch.backends.cudnn.allow_tf32
+torch.backends.fp32_precision = "ieee"
+conv, rnn, matmul = torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.mkldnn.matmul
+assert [x.fp32_precision for x in (conv, rnn, matmul)] == ["ieee"] * 3
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
