@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from fedlab import launch, registry
+from fedlab.checks import clients_have_labels
 from fedlab.comparison.spec import SEPARATOR, Variant, format_value
 from fedlab.config.resolve import with_options
 from fedlab.config.schema import Config
@@ -152,7 +153,7 @@ def _checked(preset: str, variant: Variant, given: Overrides, point: Overrides, 
     try:
         settled = launch.resolve_config(preset, {**usual, **compared, **own})
         labels: Overrides = {}
-        if spec.needs_client_labels and not launch.clients_have_labels(settled.workload):
+        if spec.needs_client_labels and not clients_have_labels(settled.workload):
             labels = settled.plugins["workload"].spec.oracle_overrides
         config = launch.prepare(preset, {**usual, **compared, **labels, **own})
     except (ConfigError, DataError) as error:

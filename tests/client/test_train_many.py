@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fedlab import registry
+from fedlab.checks import check_participation
 from fedlab.errors import ConfigError
-from fedlab.launch import check_participation
 from fedlab.runs.directory import RunDirectory
 from tables import lead, put
 from toy import SMALL, SPEC

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from fedlab.checks import check_participation
 from fedlab.errors import ConfigError
-from fedlab.launch import check_participation
 from fedlab.seeds import seeded
 from fedlab.strategies import aggregation
 
