@@ -2,6 +2,7 @@
 
     python -m benchmarks.poisoning                               # half an hour on one core
     python -m benchmarks.poisoning rounds=9 --clients 4 --strategies dualadapt --attacks labels scaled
+    python -m benchmarks.poisoning --seeds 101 102 --runs runs/fresh     # a run that is there is not repeated
 
 One client of four, or of ten, is hostile from the first round; the others are honest. Figures are the accuracy in
 percent after the last round, the mean over the honest clients' test images: that of both heads together for DualAdapt,
@@ -20,10 +21,11 @@ attack            the hostile client's upload
 
 from __future__ import annotations
 
-import argparse
+import itertools
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from shutil import rmtree
 
 import numpy as np
 import torch
@@ -35,9 +37,12 @@ import fedlab
 from benchmarks import cells
 from fedlab import registry
 from fedlab.comm.tensors import tensor_record, tensors_of
+from fedlab.comparison.cells import finished
+from fedlab.comparison.grid import config_hash
 from fedlab.config.presets import parse_overrides
 from fedlab.config.sections import Value
 from fedlab.data.dataset import ArrayDataset
+from fedlab.runs.result import Result
 from fedlab.strategies.protocol import ARRAYS, EXAMPLES, METRICS, ClientContext, StrategySpec
 from fedlab.strategies.wrapped_workload import WrappedWorkload
 from fedlab.workload import Workload
@@ -74,6 +79,17 @@ class Flipped(WrappedWorkload):
         """Return the examples with their labels turned round."""
         found = self.inner.data(partition, split)
         return ArrayDataset({**found.columns, "y": 9 - found.columns["y"]}, found.transform)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: what is attacked, and how."""
+
+    clients: int
+    strategy: str
+    agreement: str
+    attack: str
+    seed: int
 
 
 def hostile(spec: StrategySpec, attack: str) -> StrategySpec:
@@ -119,21 +135,24 @@ def turned(name: str, own: torch.Tensor, sent: torch.Tensor) -> torch.Tensor:
     return sent - FACTOR * (own - sent)
 
 
-def accuracy(strategy: str, attack: str, agreement: str, options: Mapping[str, Value], runs: Path) -> float:
+def accuracy(cell: Cell, options: Mapping[str, Value], runs: Path) -> float:
     """Return the percent of their test images that the honest clients classify after the last round."""
-    spec = registry.find("strategy", strategy).spec
-    given = {**PLAIN, **options, "server.agreement": agreement, "digits.client_labels": spec.needs_client_labels}
-    given["checkpoint.pretrain_cache"] = str(runs / "pretrained")
-    if strategy == "dualadapt":
+    spec = registry.find("strategy", cell.strategy).spec
+    given: dict[str, Value] = {**PLAIN, **(FEW if cell.clients == 4 else MANY), **options, "seed": cell.seed}
+    given |= {"server.agreement": cell.agreement, "digits.client_labels": spec.needs_client_labels}
+    if cell.strategy == "dualadapt":
         given["dualadapt.source_only_twin"] = False
-    name = f"{strategy}-{attack}-{agreement}"
-    result = fedlab.run(
-        "dualadapt-digits",
-        strategy=replace(hostile(spec, attack), name=strategy),
-        runs=runs,
-        overrides={**given, "name": name},
-    )
-    found = result.final()
+    name = config_hash([asdict(cell), given])
+    path = runs / f"{name}-{cell.seed}"
+    if not finished(path):
+        rmtree(path, ignore_errors=True)
+        fedlab.run(
+            "dualadapt-digits",
+            strategy=replace(hostile(spec, cell.attack), name=cell.strategy),
+            runs=runs,
+            overrides={**given, "name": name, "checkpoint.pretrain_cache": str(runs / "pretrained")},
+        )
+    found = Result.read(path).final()
     honest = [metrics for number, metrics in enumerate(found.values()) if number != HOSTILE]
     metric = "accuracy_average" if "accuracy_average" in honest[0] else "accuracy"
     return 100 * float(np.mean([metrics[metric] for metrics in honest]))
@@ -141,26 +160,26 @@ def accuracy(strategy: str, attack: str, agreement: str, options: Mapping[str, V
 
 def main() -> None:
     """Measure what is asked for and print a table for each number of clients."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", help="key=value of every run")
+    parser = cells.parser(__doc__, runs="runs/poisoning")
+    parser.set_defaults(seeds=[0])
     parser.add_argument("--strategies", nargs="+", default=["dualadapt", "fedavg", "scaffold"])
     parser.add_argument("--attacks", nargs="+", default=list(ATTACKS), choices=ATTACKS)
     parser.add_argument("--clients", type=int, nargs="+", default=[4, 10], choices=[4, 10])
     parser.add_argument("--agreement", nargs="+", default=["off", "limit"], choices=["off", "limit"])
-    parser.add_argument("--runs", type=Path, default=Path("runs/poisoning"), help="where runs are kept")
     options = parser.parse_args()
     console, given = Console(width=120), parse_overrides(options.overrides)
     for clients in options.clients:
         table = cells.table(f"one hostile client of {clients}", ("strategy", "agreement", *options.attacks))
-        for strategy in options.strategies:
-            for agreement in options.agreement:
-                figures = [
-                    accuracy(strategy, attack, agreement, {**(FEW if clients == 4 else MANY), **given}, options.runs)
-                    for attack in options.attacks
-                    if strategy == "dualadapt" or attack != "mixture"
-                ]
-                table.add_row(strategy, agreement, *(f"{figure:.1f}" for figure in figures))
-                console.print(strategy, clients, agreement, *(f"{figure:.1f}" for figure in figures))
+        for strategy, agreement in itertools.product(options.strategies, options.agreement):
+            row = []
+            for attack in options.attacks:
+                if strategy != "dualadapt" and attack == "mixture":
+                    continue
+                by_seed = [Cell(clients, strategy, agreement, attack, seed) for seed in options.seeds]
+                figures = [accuracy(cell, given, options.runs) for cell in by_seed]
+                row.append(cells.spread(figures) if len(figures) > 1 else f"{figures[0]:.1f}")
+                console.print(strategy, clients, agreement, attack, *(f"{figure:.1f}" for figure in figures))
+            table.add_row(strategy, agreement, *row)
         console.print(table)
 
 
