@@ -14,6 +14,7 @@ from pathlib import Path
 from fedlab.comm.foreign_text import REFUSED
 from fedlab.engines import flower_internals as flower
 from fedlab.engines import flower_limits as limits
+from fedlab.engines.flower_calls import limit_calls_at_a_time
 from fedlab.engines.fork_server import fork_server
 from fedlab.engines.socket_owner import take_own_connections_only
 
@@ -29,6 +30,7 @@ def flower_superlink() -> Iterator[Callable[[], None]]:
     commands = flower.SUPEREXEC | (SIMULATION if simulation else flower.SERVER_APP)
     with fork_server(_scratch(), commands, () if simulation else SERVER_MODULES):
         limits.limit_calls()
+        limit_calls_at_a_time()
         limits.limit_trees()
         take_own_connections_only()
         yield flower.run_superlink
