@@ -2,6 +2,7 @@
 
     python -m benchmarks.onboarding                       # seeds 0 to 4; an hour and more on two cores, resumable
     python -m benchmarks.onboarding --seeds 0 --late-joiners usps --against global random
+    python -m benchmarks.onboarding --arrival             # every start, on arrival alone: three rounds a late joiner
 
 The rounds before it joins are done once for all starts, the pre-training once for all late joiners.
 """
@@ -12,6 +13,7 @@ import argparse
 from collections.abc import Mapping
 from concurrent.futures import Future
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,15 @@ from benchmarks import cells
 from fedlab.comparison.cells import CheckpointRef
 from fedlab.config.presets import parse_overrides
 from fedlab.config.sections import Value
-from fedlab.models.batchnorm_stats import adapt_batchnorm
-from fedlab.models.feature_classifier import features_of, head_of
+from fedlab.data.dataset import ArrayDataset
+from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
+from fedlab.models.feature_classifier import EnsembleHead, features_of, head_of
 from fedlab.registry import load_config
 from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.result import Result
+from fedlab.seeds import deterministic
+from fedlab.strategies.dualadapt.initial_head import initial_head
+from fedlab.strategies.dualadapt.shared import CHOSEN_BY_CLIENT
 from fedlab.strategies.protocol import load
 from fedlab.training import resolve_device
 
@@ -40,8 +46,11 @@ STARTS: Mapping[str, Mapping[str, Value]] = {
     "global": {"dualadapt.late_joiner_init": "global"},
     "random": {"dualadapt.late_joiner_init": "random"},
     "fresh": {"dualadapt.late_joiner_init": "fresh"},
+    "balanced": {"dualadapt.late_joiner_init": "balanced"},
+    "agreement": {"dualadapt.late_joiner_init": "agreement"},
     "no onboarding": {"dualadapt.onboarding": 0},
 }
+ARRIVAL = ("global", "balanced", "agreement", "nearest", "random")  # starts whose worth on arrival is computed
 
 
 def one_late_joiner(overrides: Mapping[str, Value], starts: list[str], runs: Path) -> dict[str, Any]:
@@ -74,6 +83,52 @@ def heads(result: Result) -> dict[str, tuple[float, float]]:
     return found
 
 
+@torch.no_grad()
+def arrival(overrides: Mapping[str, Value], runs: Path) -> dict[str, float]:
+    """Accuracy on arrival in percent by start, F_g and the initial head averaged; ``random`` is the mean over heads."""
+    result = cells.one_run(PRESET, {**overrides, "rounds": JOIN_ROUND, "checkpoint.keep": 1000}, runs)
+    config, device = load_config(result.config), resolve_device("cpu")
+    workload, options = config.workload, config.strategy
+    (note,) = [note for record in result.rounds if record["round"] == JOIN_ROUND for note in record["notes"]]
+    state = Checkpoints(result.directory).load(JOIN_ROUND)
+    late_joiner, stored = workload.clients.index(note["client"]), state["strategy"]["heads"]
+    with deterministic(config.run.threads):
+        model = load(workload.model(), state["arrays"], device)
+        own, test = workload.data(late_joiner, "train"), workload.data(late_joiner, "test")
+        adapt_batchnorm(features_of(model), own, options.bn_images, options.bn_adaptation, device)
+        z, head = encode(features_of(model), own, device), head_of(model)
+        known = {name: load(deepcopy(head), stored[workload.clients.index(name)], device) for name in note["distances"]}
+        starts = {
+            "global": [head],
+            **{
+                start: [initial_head(head, list(known.values()), z, replace(options, late_joiner_init=start))]
+                for start in CHOSEN_BY_CLIENT
+            },
+            "nearest": [next(iter(known.values()))],
+            "random": list(known.values()),
+        }
+        examples = ArrayDataset({"x": encode(features_of(model), test, device), "y": test[:]["y"]})
+        worth = {
+            start: [workload.evaluate(EnsembleHead(head, one), examples)["accuracy"] for one in heads]
+            for start, heads in starts.items()
+        }
+    return {start: 100 * float(np.mean(values)) for start, values in worth.items()}
+
+
+def show_arrivals(found: Mapping[tuple[str, int], Mapping[str, float]], names: list[str], seeds: list[int]) -> None:
+    """Print the accuracy on arrival by start, and the differences to the global head."""
+    values = {start: np.array([[found[name, seed][start] for name in names] for seed in seeds]) for start in ARRIVAL}
+    table = cells.table(f"accuracy on arrival in percent, seeds {seeds}", ("", *names, "mean"))
+    for start, each in values.items():
+        table.add_row(start, *map(cells.spread, np.column_stack([each, each.mean(1)]).T))
+    table.add_section()
+    for start, each in values.items():
+        if start != "global":
+            apart = each - values["global"]
+            table.add_row(f"{start} - global", *map(cells.gain, np.column_stack([apart, apart.mean(1)]).T))
+    Console(width=140).print(table)
+
+
 def curve(result: Result, late_joiner: str, metric: str) -> list[float]:
     """A late joiner's accuracy in percent since it joined; before it has a local head, the global one predicts."""
     rounds = [record["clients"][late_joiner] for record in result.rounds if record["round"] >= JOIN_ROUND]
@@ -86,6 +141,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--late-joiners", nargs="+", default=["usps", "mnist_m", "optdigits", "synthdigits"])
     others = [start for start in STARTS if start != REFERENCE]
     parser.add_argument("--against", nargs="+", default=others, choices=others, help="other starts than the nearest")
+    parser.add_argument("--arrival", action="store_true", help="every start on arrival, and nothing after it")
     options = parser.parse_args()
     options.starts = [REFERENCE, *options.against]
     return options
@@ -104,8 +160,14 @@ def main() -> None:
         for name in options.late_joiners:
             for seed in options.seeds:
                 overrides = {**shared, "rounds": ROUNDS, "join_rounds": f"{name}={JOIN_ROUND}", "seed": seed}
-                waiting[name, seed] = pool.submit(one_late_joiner, overrides, options.starts, options.runs)
+                if options.arrival:
+                    waiting[name, seed] = pool.submit(arrival, overrides, options.runs)
+                else:
+                    waiting[name, seed] = pool.submit(one_late_joiner, overrides, options.starts, options.runs)
         found = {key: future.result() for key, future in waiting.items()}
+    if options.arrival:
+        show_arrivals(found, options.late_joiners, options.seeds)
+        return
     console = Console(width=140)
     for metric in ("average", "local"):
         show(console, options, found, metric)

@@ -15,10 +15,11 @@ from fedlab.losses.discrepancy import discrepancy
 from fedlab.models import gaussian_mixture
 from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
 from fedlab.models.feature_classifier import features_of, head_of, probabilities, subsample_rows
+from fedlab.strategies.dualadapt.initial_head import initial_head
 from fedlab.strategies.dualadapt.local_head import adapt_head, fit_mixture
 from fedlab.strategies.dualadapt.mixtures import read_mixture, upload
 from fedlab.strategies.dualadapt.private import release_of, synthesize
-from fedlab.strategies.dualadapt.shared import BATCH, HEAD, MIXTURE, ONLY_MIXTURE, START, Options
+from fedlab.strategies.dualadapt.shared import BATCH, CANDIDATE, HEAD, MIXTURE, ONLY_MIXTURE, START, Options
 from fedlab.strategies.protocol import (
     CONFIG,
     METRICS,
@@ -54,7 +55,9 @@ class HeadWork:
     examples
         Number of examples that the client reports.
     only_mixture
-        True if the server asks for W_T alone.
+        True if the server asks a late joiner for W_T, and for its initial head where the client chooses it.
+    candidates
+        Heads of known clients that it may choose.
     """
 
     head: nn.Module
@@ -67,6 +70,7 @@ class HeadWork:
     targets: Tensor | None = None
     examples: int = 0
     only_mixture: bool = False
+    candidates: tuple[nn.Module, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -81,7 +85,7 @@ class HeadWork:
 
 @dataclass(frozen=True, eq=False)
 class HeadResult:
-    """F_l (None if the server asks for the mixture alone), W_T, and the mean loss (None without steps)."""
+    """F_l (of a late joiner its initial head, None where the server chooses it), W_T, and the mean loss."""
 
     local: nn.Module | None
     mixture: gaussian_mixture.GaussianMixture
@@ -89,7 +93,7 @@ class HeadResult:
 
 
 def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
-    """Run lines 5 to 9 on one client; line 8 and the upload only if the server asks for the mixture alone."""
+    """Run lines 5 to 9 on one client; on a late joiner in its first round line 8 and the upload only."""
     work = prepare(workload, message, context)
     return answer(work, run(work))
 
@@ -132,6 +136,11 @@ def prepare(workload: Workload, message: Message, context: ClientContext) -> Hea
         targets,
         examples,
         only_mixture(message.content),
+        tuple(
+            load(deepcopy(head_of(model)), arrays_of(message.content, name), device)
+            for name in message.content
+            if name.startswith(CANDIDATE)
+        ),
     )
 
 
@@ -144,7 +153,8 @@ def run(work: HeadWork) -> HeadResult:
         When the loss is not finite.
     """
     if work.only_mixture:
-        return HeadResult(None, fit_mixture(work.z, work.source, work.options, work.training), None)
+        mixture = fit_mixture(work.z, work.source, work.options, work.training)
+        return HeadResult(first_head(work), mixture, None)
     return HeadResult(
         *adapt_head(
             work.head,
@@ -159,6 +169,11 @@ def run(work: HeadWork) -> HeadResult:
     )
 
 
+def first_head(work: HeadWork) -> nn.Module | None:
+    """Return a late joiner's initial head; None where the server chooses it."""
+    return initial_head(work.head, work.candidates, work.z, work.options)
+
+
 def answer(work: HeadWork, result: HeadResult) -> RecordDict:
     """Return the client's answer.
 
@@ -166,12 +181,14 @@ def answer(work: HeadWork, result: HeadResult) -> RecordDict:
     -------
     RecordDict
         ``head``: F_l; ``mixture``: W_T and the quantiles of its log-likelihood; ``metrics``: ``loss``, ``entropy`` and
-        ``discrepancy`` of the two heads on the client's own data, no label among them. No ``head``, and the number of
-        examples alone in ``metrics``, if the server asks for the mixture alone.
+        ``discrepancy`` of the two heads on the client's own data, no label among them. A late joiner's first answer has
+        the number of examples alone in ``metrics``, and its initial head as ``head`` if it chooses that.
     """
     mixture = upload(result.mixture, work.z)
-    if result.local is None:
-        return RecordDict({MIXTURE: mixture, METRICS: metrics_record({}, work.examples)})
+    if work.only_mixture:
+        own = {} if result.local is None else {HEAD: tensor_record(result.local.state_dict())}
+        return RecordDict({**own, MIXTURE: mixture, METRICS: metrics_record({}, work.examples)})
+    assert result.local is not None
     p, q = probabilities(work.head, work.z), probabilities(result.local, work.z)
     entropy = -(p * p.clamp_min(1e-12).log()).sum(1).mean()
     metrics = drop_none(loss=result.loss, entropy=float(entropy), discrepancy=float(discrepancy(p, q).mean()))

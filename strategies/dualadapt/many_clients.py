@@ -21,7 +21,7 @@ from fedlab.models.gaussian_mixture import Statistics
 from fedlab.optimizers import OptimizerSettings, cosine_rates
 from fedlab.seeds import Stream
 from fedlab.strategies.drawn_ahead import DrawnAhead
-from fedlab.strategies.dualadapt.client import HeadResult, HeadWork, answer, prepare, run
+from fedlab.strategies.dualadapt.client import HeadResult, HeadWork, answer, first_head, prepare, run
 from fedlab.strategies.dualadapt.local_head import (
     PHASE,
     RunningMixture,
@@ -67,7 +67,9 @@ class LocalHeads:
         """
         if works[0].only_mixture:
             mixtures = _fit_mixtures(works, streams)
-            return [(HeadResult(None, mixture, None), []) for mixture in mixtures]
+            return [
+                (HeadResult(first_head(work), mixture, None), []) for work, mixture in zip(works, mixtures, strict=True)
+            ]
         first = works[0]
         table = _Table(works, _columns(works))
         model = StackedModel(

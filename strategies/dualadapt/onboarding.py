@@ -18,6 +18,7 @@ import torch
 
 from fedlab.models import gaussian_mixture, mixture_ops
 from fedlab.seeds import seeded
+from fedlab.strategies.dualadapt.shared import CHOSEN_BY_CLIENT
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,13 @@ class Choice:
     partition: int
     distances: Mapping[int, float]  # known partition -> MW2, nearest first
     taken: int | None  # the partition whose head it starts from; None: no client's
+    own: bool = False  # True if the late joiner made or chose its head itself
 
     def event(self, names: Mapping[int, str]) -> dict[str, object]:
         """Return the event for the round's record: distances by client, and a sentence."""
         listed = {names[partition]: round(value, 4) for partition, value in self.distances.items()}
         start = f"the head of {names[self.taken]}" if self.taken is not None else "no client's head"
+        start = "a head of its own choice" if self.own else start
         measured = ", ".join(f"{name} {value:.3g}" for name, value in listed.items())
         name = names[self.partition]
         return {
@@ -56,4 +59,4 @@ def choose(start: str, partition: int, distances: Mapping[int, float], seed: int
     if start == "random" and distances:
         with seeded(seed, "random start", partition):
             taken[start] = sorted(distances)[int(torch.randint(len(distances), ()))]
-    return Choice(partition, distances, taken.get(start))
+    return Choice(partition, distances, taken.get(start), start in CHOSEN_BY_CLIENT)

@@ -28,6 +28,8 @@ from fedlab.strategies.dualadapt.private import account_of
 from fedlab.strategies.dualadapt.server_loss import server_loss
 from fedlab.strategies.dualadapt.shared import (
     BATCH,
+    CANDIDATE,
+    CHOSEN_BY_CLIENT,
     CONTROL,
     HEAD,
     LAST,
@@ -132,7 +134,9 @@ class DualAdapt(BaseStrategy):
             self.account.spend()
 
         def initial_head(partition: int) -> Records:
-            return {START: tensor_record(self.heads[partition])} if partition in late and not joined else {}
+            if joined:
+                return self._candidates()
+            return {START: tensor_record(self.heads[partition])} if partition in late else {}
 
         return broadcast(
             grid,
@@ -144,6 +148,17 @@ class DualAdapt(BaseStrategy):
             per_client=initial_head,
             partitions=joined or late or present,
         )
+
+    @property
+    def _chosen_by_client(self) -> bool:
+        return self.options.late_joiner_init in CHOSEN_BY_CLIENT
+
+    def _candidates(self) -> Records:
+        """Return the heads that a late joiner may choose from, beside F_g."""
+        if self.options.late_joiner_init != "agreement":
+            return {}
+        known = sorted(self.heads.keys() - self.onboarding.keys())
+        return {f"{CANDIDATE}{partition}": tensor_record(self.heads[partition]) for partition in known}
 
     def _steps(self, server_round: int, against: set[int]) -> None:
         """Run lines 10 to 13 against the heads of some partitions, and the same steps of the source-only baseline."""
@@ -185,8 +200,9 @@ class DualAdapt(BaseStrategy):
         return dict(arrays_of(RecordDict({MIXTURE: upload(mixture, z)}), MIXTURE))
 
     def check(self, reply: Message) -> None:
-        """Refuse a reply that is not a mixture like W_S and, outside onboarding rounds, a head like F_g."""
-        if not self.onboarding_round:
+        """Refuse a reply that is not a mixture like W_S and a head like F_g; no head where the server chooses it."""
+        with_head = not self.onboarding_round or self._chosen_by_client
+        if with_head:
             validation.validate_arrays(
                 reply.content, HEAD, head_of(self.trainer.average).state_dict(), self.max_norm_ratio
             )
@@ -196,7 +212,7 @@ class DualAdapt(BaseStrategy):
             MIXTURE_REACH * self.max_norm_ratio,
             self.options.variance_floor,
         )
-        records = {MIXTURE, METRICS, CONFIG} | (set() if self.onboarding_round else {HEAD})
+        records = {MIXTURE, METRICS, CONFIG} | ({HEAD} if with_head else set())
         validation.validate_content(reply, records, {EXAMPLES}, () if self.onboarding_round else CLIENT_METRICS)
 
     def aggregate_train(
@@ -208,7 +224,8 @@ class DualAdapt(BaseStrategy):
             partition = self.partition_of[reply.metadata.src_node_id]
             mixture = arrays_of(reply.content, MIXTURE)
             if self.onboarding_round:
-                self._onboard(partition, mixture)
+                own = arrays_of(reply.content, HEAD) if self._chosen_by_client else None
+                self._onboard(partition, mixture, own)
                 continue
             self.heads[partition] = arrays_of(reply.content, HEAD)
             self.mixtures[partition] = mixture
@@ -222,8 +239,8 @@ class DualAdapt(BaseStrategy):
                 self._metrics[f"client_{name}"] = sum(reported) / len(reported)
         return tensor_record(self.trainer.average.state_dict()), None
 
-    def _onboard(self, partition: int, mixture: dict[str, Tensor]) -> None:
-        """Find the initial head of a late joiner from its mixture."""
+    def _onboard(self, partition: int, mixture: dict[str, Tensor], own: Mapping[str, Tensor] | None) -> None:
+        """Store the initial head of a late joiner: its ``own``, or one that is found from its mixture."""
         cpu = torch.device("cpu")
         known_mixtures = {
             other: read_mixture(arrays, cpu)[0]
@@ -232,7 +249,9 @@ class DualAdapt(BaseStrategy):
         }
         distances = rank(read_mixture(mixture, cpu)[0], known_mixtures)
         choice = choose(self.options.late_joiner_init, partition, distances, self.seed)
-        if choice.taken is not None:
+        if own is not None:
+            head = dict(own)
+        elif choice.taken is not None:
             head = self.heads[choice.taken]
         elif self.options.late_joiner_init == "fresh":
             with seeded(self.seed, "fresh start", partition):

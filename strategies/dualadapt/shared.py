@@ -12,6 +12,8 @@ from fedlab.strategies.client_adaptation import OFF, ClientAdapt
 
 HEAD, MIXTURE, LAST, CONTROL, START = "head", "mixture", "last", "control", "start"
 ONLY_MIXTURE = "only-mixture"  # in the config of a late joiner's first message
+CANDIDATE = "candidate-"  # and a partition: names of heads in that message
+CHOSEN_BY_CLIENT = ("balanced", "agreement")  # initial heads that only a late joiner's data can tell
 QUANTILES = 256  # of a mixture's log-likelihood on its own data, sent with it
 SOURCE_ROWS = 6000  # source features that W_S is fitted to, at most
 BATCH = 500  # images per forward pass without gradients
@@ -52,10 +54,11 @@ class Options:
     )
     bn_images: int = Field(1000, ge=2, description="images of a client that these statistics are taken from")
     onboarding: int = Field(2, ge=0, description="rounds in which only late joiners and the server adapt; 0: none")
-    late_joiner_init: Literal["nearest", "global", "random", "fresh"] = Field(
+    late_joiner_init: Literal["nearest", "global", "random", "fresh", "balanced", "agreement"] = Field(
         "nearest",
         description="initial head of a late joiner: that of the client whose mixture is nearest to its own, the global "
-        "head, that of a client drawn at random, or fresh weights",
+        "head, that of a client drawn at random, fresh weights, the global head balanced over its classes, or the head "
+        "that agrees most with its propagated labels",
     )
     source_only_twin: bool = Field(
         True, description="train and test a source-only baseline as well, and after the last round test the last G"

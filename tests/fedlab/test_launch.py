@@ -545,11 +545,15 @@ def test_a_late_joiner_sends_its_mixture_first_then_adapts_alone_then_all_go_on(
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("start", ["global", "random", "fresh"])
+@pytest.mark.parametrize("start", ["global", "random", "fresh", "balanced", "agreement"])
 def test_a_late_joiner_may_start_elsewhere(tmp_path, start):
-    nearest, other = (run(tmp_path, **LATE, **{"dualadapt.late_joiner_init": choice}) for choice in ("nearest", start))
-    assert (other.rounds[3]["notes"][0]["start"] in ("near", "far")) == (start == "random")
-    assert len(other.rounds) == len(nearest.rounds) == 7
+    other = run(tmp_path, **LATE, **{"dualadapt.late_joiner_init": start})
+    (note,), (first, later) = other.rounds[3]["notes"], (other.rounds[r]["bytes"]["late"]["train_up"] for r in (3, 4))
+    assert (note["start"] in ("near", "far")) == (start == "random")
+    own = start in ("balanced", "agreement")
+    assert ("of its own choice" in note["note"]) == own
+    assert (later - first < 100) == own  # it has sent its head as well, and only lacks three metrics
+    assert len(other.rounds) == 7
 
 
 def test_without_onboarding_a_late_joiner_joins_full_rounds_at_once(tmp_path):
