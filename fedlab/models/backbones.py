@@ -47,12 +47,18 @@ class BackboneClassifier(nn.Module):
         Number of features.
     classes
         Number of classes.
+    bottleneck
+        Width of a linear layer with a batch norm between features and head, as in SHOT (Liang et al., ICML 2020): the
+        part of G that is trained above a frozen backbone. 0: none.
     """
 
-    def __init__(self, stages: Sequence[nn.Module], width: int, classes: int) -> None:
+    def __init__(self, stages: Sequence[nn.Module], width: int, classes: int, bottleneck: int = 0) -> None:
         super().__init__()
-        self.features = nn.Sequential(*stages, nn.BatchNorm1d(width, affine=False))  # (batch, width)
-        self.head = nn.Linear(width, classes)
+        layers: list[nn.Module] = [nn.BatchNorm1d(width, affine=False)]  # (batch, width)
+        if bottleneck:
+            layers += [nn.Linear(width, bottleneck, bias=False), nn.BatchNorm1d(bottleneck)]
+        self.features = nn.Sequential(*stages, *layers)
+        self.head = nn.Linear(bottleneck or width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (batch, classes) of inputs (batch, ...)."""

@@ -81,6 +81,9 @@ class ImageFolder:
         "none", description="what is not trained of a pre-trained network: nothing, its first stages, all but the head"
     )
     trained_stages: int = Field(2, ge=1, description="last stages that are trained with freeze=stages")
+    bottleneck: int = Field(
+        0, ge=0, le=4096, description="width of a trained layer between a pre-trained network and the head; 0: none"
+    )
     size: int = Field(64, ge=64, le=224, description="pixels a side")
     augment: bool = Field(True, description="random crops, flips and colors of the source, some images in gray")
     texture: Texture = Field("off", description="random textures of the source's views: randconv, pro_randconv")
@@ -95,6 +98,12 @@ class ImageFolder:
             raise ConfigError(
                 f"image_folder.freeze={self.freeze} needs a pre-trained network, and network={self.network} is trained "
                 "from scratch; set image_folder.network=efficientnet_lite0, or image_folder.freeze=none"
+            )
+        elif self.bottleneck:
+            raise ConfigError(
+                f"image_folder.bottleneck={self.bottleneck} is a layer above a pre-trained network, and network="
+                f"{self.network} is trained from scratch; set image_folder.network=efficientnet_lite0, or "
+                "image_folder.bottleneck=0"
             )
         found = Layout(self.domains, self.source, self._targets, self.classes).resolved(self._root)
         filled = {
@@ -136,7 +145,7 @@ class ImageFolder:
         backbone = load_backbone(self.network, self.weights)
         stages = stages_of(backbone, self._trained or 0, self.network)
         _, rest = split_stages(stages, len(stages) if self._trained is None else self._trained)
-        return BackboneClassifier(deepcopy(rest), backbone.width, len(self.classes))
+        return BackboneClassifier(deepcopy(rest), backbone.width, len(self.classes), self.bottleneck)
 
     def data(self, partition: int | None, split: str) -> ArrayDataset:
         """Return images (3, size, size) in [-1, 1] as ``x``, or their frozen features; and ``y`` where there is one.

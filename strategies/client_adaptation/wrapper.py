@@ -147,7 +147,8 @@ class AdaptingServer:
         if not any(True for _ in features_of(model).parameters()):
             raise ConfigError(
                 f"clients train the features when they adapt, and the model of workload {config.run.workload!r} has "
-                "none to train, since its backbone is frozen; use dualadapt without client_adapt, or train some stages"
+                "none to train, since its backbone is frozen; use dualadapt without client_adapt, or train some of "
+                "its stages, or a layer between it and the head"
             )
         with seeded("two inputs"), torch.no_grad():
             rows = len(features_of(model.eval())(workload.data(None, "train")[torch.arange(2)]["x"]))

@@ -67,6 +67,9 @@ def test_stages_are_split_into_frozen_and_trained_ones():
     model = BackboneClassifier(rest, 5, 7)
     assert model(torch.randn(6, 4)).shape == (6, 7)
     assert set(model.state_dict()) >= {"features.0.weight", "features.1.running_mean", "head.weight"}
+    narrow = BackboneClassifier([], 4, 7, bottleneck=2)
+    assert narrow.features(torch.randn(6, 4)).shape == (6, 2) and narrow(torch.randn(6, 4)).shape == (6, 7)
+    assert sum(weight.numel() for weight in narrow.features.parameters()) == 4 * 2 + 2 * 2  # the layer and its norm
 
 
 def test_pixels_become_what_the_network_was_trained_on():

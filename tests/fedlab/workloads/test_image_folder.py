@@ -120,6 +120,7 @@ def test_a_class_that_only_the_client_has_is_left_out_of_the_test_and_said(root)
         (lambda root: (root / "targets" / "a b").mkdir(), {}, "target 'a b' is no client's name"),
         (lambda root: None, {"image_folder.network": "efficientnet"}, "did you mean 'efficientnet_lite0'"),
         (lambda root: None, {"image_folder.freeze": "backbone"}, "needs a pre-trained network, and network=conv"),
+        (lambda root: None, {"image_folder.bottleneck": 9}, "a layer above a pre-trained network, and network=conv"),
         (lambda root: None, {"image_folder.domains": "pacs", "image_folder.source": "photos"}, "did you mean 'photo'"),
         (lambda root: None, {"image_folder.size": 32}, "greater than or equal to 64"),
     ],
@@ -236,10 +237,11 @@ TINY = {
 
 
 @needs_backbone
-@pytest.mark.parametrize("strategy", ["dualadapt", "source_only", "self_training", "adabn", "fedavg"])
+@pytest.mark.parametrize("strategy", ["dualadapt", "source_only", "self_training", "adabn", "fedavg", "source_free"])
 def test_every_kind_of_strategy_runs_on_it(root, tmp_path, strategy):
     own = {"dualadapt.components": 3} if strategy == "dualadapt" else {}
     own |= {"image_folder.client_labels": True} if strategy == "fedavg" else {}
+    own |= {"image_folder.bottleneck": 16, "source_free.steps": 3} if strategy == "source_free" else {}
     overrides = {**TINY, "data.root": str(root), "strategy": strategy, **own}
     result = fedlab.run("adapt-photos", runs=tmp_path / "runs", overrides=overrides)
     accuracies = [value for client in result.final().values() for key, value in client.items() if "accuracy" in key]
