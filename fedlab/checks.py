@@ -66,7 +66,7 @@ def check(config: Config) -> None:
             "could be smoothed, or does not say so (smooths_labels of its WorkloadSpec); set it to 0"
         )
     engine, strategy = config.plugins["engine"].spec, config.plugins["strategy"].spec
-    engine.validate(config)
+    engine.validate(config.engine)
     if engine.simulates_clients:
         for partition in range(len(names)):
             for split in ("train", "test"):

@@ -18,6 +18,7 @@ from fedlab.comparison.result import Cell, Comparison
 from fedlab.comparison.workers import Task
 from fedlab.config.sections import Value
 from fedlab.errors import ConfigError
+from fedlab.flower_apps.engine import AppEngine
 from fedlab.flower_apps.project import FILE, FlowerProject
 from fedlab.flower_apps.recorder import DECLARED
 from fedlab.flower_apps.run import FlowerRun
@@ -45,7 +46,8 @@ def plan_app(request: ComparisonRequest) -> ComparisonPlan:
             "compare values of its run config: key=v1,v2"
         )
     project, seeds = FlowerProject.read(request.preset), spec.parse_seeds(request.seeds)
-    values = parse_values(project, request.overrides or {})
+    engine, overrides = AppEngine.split(request.overrides or {}, project.config)
+    values = parse_values(project, overrides)
     varied = [key for key, each in values.items() if len(each) > 1]
     check_metric(request, request.metric or "", DECLARED)
     folder = Path(request.out or Path("comparisons") / project.path.name).resolve()
@@ -57,8 +59,8 @@ def plan_app(request: ComparisonRequest) -> ComparisonPlan:
         for seed in seeds:
             run = f"cells/{name}-{seed}"
             cells.append(Cell(label, STRATEGY, seed, {}, run))
-            tasks[run] = Task(folder / run, FlowerWork(FlowerRun(variant, seed, THREADS)))
-    FlowerRun(project).check()
+            tasks[run] = Task(folder / run, FlowerWork(FlowerRun(variant, seed, THREADS, engine)))
+    FlowerRun(project, engine=engine).check()
     labels = list(dict.fromkeys(cell.label for cell in cells))
     if request.baseline not in (None, *labels):
         raise ConfigError(f"the baseline {request.baseline!r} is none of the compared: {', '.join(labels)}")
@@ -72,7 +74,7 @@ def plan_app(request: ComparisonRequest) -> ComparisonPlan:
         metric=request.metric or "",
         cells=cells,
         target=request.target,
-        command=command(request, seeds, written(values)),
+        command=command(request, seeds, [*written(values), *engine.written()]),
         created=now(),
         versions=versions(),
         git_commit=git_commit(),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from fedlab.comparison import cells
+from fedlab.flower_apps.engine import AppEngine
 from fedlab.flower_apps.project import FlowerProject
 from fedlab.flower_apps.run import FlowerRun
 
@@ -45,9 +46,9 @@ class FlowerWork:
     def from_text(cls, text: str) -> Self:
         """Return the run of such a text; its app is imported when it begins."""
         found = json.loads(text)
-        project = found.pop("project")
+        project, engine = found.pop("project"), AppEngine(**found.pop("engine"))
         kept = {"path": Path(project["path"]), "dependencies": tuple(project["dependencies"])}
-        return cls(FlowerRun(FlowerProject(**{**project, **kept}), **found))
+        return cls(FlowerRun(FlowerProject(**{**project, **kept}), engine=engine, **found))
 
     def __call__(self, path: Path) -> object:
         """Run it, unless a finished run is there."""

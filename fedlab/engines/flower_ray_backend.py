@@ -13,22 +13,15 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import ray
 from flwr.app import Context, Message
 from flwr.server.superlink.fleet.vce.backend.raybackend import RayBackend
 from flwr.simulation.ray_transport.ray_actor import ClientAppActor, pool_size_from_resources
-from ray.exceptions import RayActorError
 
-from fedlab.engines.ray_actors import ActorPool
+from fedlab.engines.ray_actors import ActorPool, another_takes_it, note, waiting_for
 from fedlab.engines.ray_cluster import SHARED_CLUSTER
-from fedlab.runs.directory import RUN_DIRECTORY, RunDirectory
-
-MAX_LOSSES = 3  # of actors with one message: then it is the message that ends them
-PATIENCE = 5.0  # seconds after which the user is told that a run waits
 
 
 class SharedRayBackend(RayBackend):
@@ -48,15 +41,11 @@ class SharedRayBackend(RayBackend):
         self.slots = min(clients, pool_size_from_resources(self.client_resources))
         options: Any = actor_type.options(**self.client_resources)  # type: ignore[attr-defined]
         self.actors = ActorPool(lambda: options.remote(), self.slots)
-        self.actors.wait_for_one(self._tell, PATIENCE)
+        self.actors.wait_for_one(self._tell)
 
     def _tell(self) -> None:
-        free = ray.available_resources()  # type: ignore[no-untyped-call]
         cpus, gpus = (self.client_resources.get(name, 0) for name in ("num_cpus", "num_gpus"))
-        note(
-            f"waiting for the Ray cluster at {os.environ[SHARED_CLUSTER]}: a client needs {cpus:g} CPUs and {gpus:g} "
-            f"GPUs, and {free.get('CPU', 0):g} and {free.get('GPU', 0):g} are free; the run begins when there is room"
-        )
+        note(waiting_for(os.environ[SHARED_CLUSTER], cpus, gpus))
 
     @property
     def num_workers(self) -> int:
@@ -76,36 +65,18 @@ class SharedRayBackend(RayBackend):
 
         Raises
         ------
-        RayActorError
-            When several actors were lost with this message.
+        RayError
+            When several actors were lost with this message, or the ServerApp has ended.
         """
-        client, losses = str(context.node_config["partition-id"]), 0
-        while True:
-            actor = self.actors.take(self.stopped)
-            try:
-                _, reply, updated = ray.get(actor.run.remote(self.app_fn, message, client, context))
-            except RayActorError as lost:
-                self.actors.replace(actor)
-                losses += 1
-                if losses == MAX_LOSSES:
-                    raise
-                note(f"the process of client {client} was lost ({type(lost).__name__}); another one takes its message")
-            except BaseException:
-                self.actors.give_back(actor)
-                raise
-            else:
-                self.actors.give_back(actor)
-                return reply, updated
+        client = str(context.node_config["partition-id"])
+        _, reply, updated = self.actors.run(
+            lambda actor: actor.run.remote(self.app_fn, message, client, context),
+            self.stopped,
+            lambda lost: note(another_takes_it(client, lost)),
+        )
+        return reply, updated
 
     def terminate(self) -> None:
         """End the connection, and with it all actors of this run."""
         self.actors.close()
         ray.shutdown()
-
-
-def note(text: str) -> None:
-    """Show a sentence in Flower's log, and in the run directory if there is one."""
-    print(text, flush=True)
-    if directory := os.environ.get(RUN_DIRECTORY):
-        with suppress(OSError):
-            RunDirectory(Path(directory)).emit("note", round=0, note=text)

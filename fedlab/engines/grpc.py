@@ -40,11 +40,6 @@ def run_config(apps: Apps, config: Config, directory: Path) -> None:
     run(apps, flower_config(config), options=config.engine, directory=directory)
 
 
-def check_config(config: Config) -> None:
-    """Refuse a configuration with which no client could reach or trust the server."""
-    check(config.engine)
-
-
 def run(apps: Apps, config: Mapping[str, str], *, options: GrpcConfig, directory: Path) -> None:
     """Serve one run to clients that connect over the network; return once it completed.
 

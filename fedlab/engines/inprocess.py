@@ -28,7 +28,8 @@ from fedlab.comm.tensors import WriteGuard
 from fedlab.config.schema import DEFAULT_INPROCESS, Config, InProcessConfig
 from fedlab.engines.client_host import RUN_ID, ClientHost, node_partitions
 from fedlab.engines.flower_internals import Run, empty_run, set_message_id, task_identity
-from fedlab.engines.spec import Apps, flower_config
+from fedlab.engines.pool_worker import Setup
+from fedlab.engines.spec import Apps, flower_config, load_reference
 from fedlab.errors import RunError
 from fedlab.runs.directory import use_directory
 from fedlab.seeds import exclusive
@@ -165,6 +166,13 @@ def run_config(apps: Apps, config: Config, directory: Path) -> None:
             isolate=options.isolate,
             vectorize=config.run.clients_at_once,
         )
+
+
+@contextmanager
+def open_grid(setup: Setup, options: InProcessConfig, directory: Path) -> Iterator[InProcessGrid]:
+    """Yield a grid whose clients are in this process; the client app is imported here."""
+    app = load_reference(setup.client_app)
+    yield InProcessGrid(ClientHost(app, setup.run_config, setup.partitions, options.isolate, setup.vectorize))
 
 
 def run(

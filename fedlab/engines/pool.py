@@ -8,16 +8,12 @@ the same number of threads.
 from __future__ import annotations
 
 import os
-import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -42,16 +38,16 @@ from fedlab.engines.pool_worker import (
     send_block,
     send_descriptors,
 )
-from fedlab.engines.processes import environment, usable_cpus
+from fedlab.engines.processes import usable_cpus
 from fedlab.engines.spec import Apps, flower_config
-from fedlab.errors import RunError
+from fedlab.engines.worker_processes import WorkerProgram, WorkerStarter
 from fedlab.runs.directory import RUN_DIRECTORY, use_directory
 from fedlab.seeds import exclusive
 
 MAX_BATCH = 8  # messages that a worker gets at a time: enough to hide the way, few enough to share the work evenly
 PULL_SECONDS = 1.0  # in which a pull waits for a reply
+WORKER_LOG = "workers.log"  # in the run directory
 MAX_DEATHS = 2  # workers that a message may cost before it fails
-PROGRAM = "from fedlab.engines.pool_worker import serve_forks; serve_forks({control}, {modules!r})"
 
 
 @dataclass
@@ -60,8 +56,8 @@ class WorkerHandle:
 
     Attributes
     ----------
-    connection, process
-        Its end of the socket, and its process id.
+    connection, number
+        Its end of the socket, and the number by which it was started.
     known, forget
         Numbers of the shared records that it has, and of those among them that it is still to be told to forget.
     sent
@@ -69,7 +65,7 @@ class WorkerHandle:
     """
 
     connection: Connection
-    process: int
+    number: int
     known: set[int] = field(default_factory=set)
     forget: list[int] = field(default_factory=list)
     sent: deque[str] = field(default_factory=deque)
@@ -86,6 +82,8 @@ class PoolGrid(LocalGrid):
         Their number.
     environments
         Environment variables of each worker, for instance the GPU that it sees.
+    program
+        Starts workers; None: forks of a process that has imported what they need.
 
     Attributes
     ----------
@@ -93,8 +91,15 @@ class PoolGrid(LocalGrid):
         Replies that are asked for at a time: enough to keep every worker busy.
     """
 
-    def __init__(self, setup: Setup, workers: int, environments: Sequence[Mapping[str, str]] = ({},)) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        workers: int,
+        environments: Sequence[Mapping[str, str]] = ({},),
+        program: WorkerProgram | None = None,
+    ) -> None:
         super().__init__(setup.partitions)
+        self.starter = WorkerStarter(program or forks(setup))
         self.setup, self.count, self.environments = setup, workers, environments
         self.batch = max(MAX_BATCH, setup.vectorize)
         self.window = 2 * workers * self.batch
@@ -161,8 +166,7 @@ class PoolGrid(LocalGrid):
         given_up = set(message_ids)
         for place, handle in list(self.workers.items()):
             if given_up.intersection(handle.sent):
-                with suppress(ProcessLookupError):
-                    os.kill(handle.process, signal.SIGKILL)
+                self.starter.kill(handle.number)
                 handle.connection.close()
                 del self.workers[place]
                 self._waiting = {**{name: self._messages.pop(name) for name in handle.sent}, **self._waiting}
@@ -290,48 +294,24 @@ class PoolGrid(LocalGrid):
         if place not in self.workers:
             ours, theirs = socket.socketpair()
             with theirs:
-                process = self._fork(theirs.fileno())
+                number = self.starter.start(theirs.fileno())
             connection = Connection(ours.detach())
             variables = self.environments[place % len(self.environments)]
-            handle = WorkerHandle(connection, process)
+            handle = WorkerHandle(connection, number)
             connection.send(Setup(**{**vars(self.setup), "environment": variables}))
             self.workers[place] = handle
         return self.workers[place]
 
-    def _fork(self, descriptor: int) -> int:
-        try:
-            send_descriptors(self._control, [descriptor])
-            answer = self._control.recv(8)
-        except OSError:
-            answer = b""
-        if len(answer) < 8:
-            raise RunError(
-                f"the process that starts workers has ended; its output is in {self._log.name}; use engine=inprocess"
-            )
-        return int.from_bytes(answer, sys.byteorder)
-
     @contextmanager
     def running(self, log: Path) -> Iterator[None]:
-        """Start the process that forks workers, and stop all of them at the end, however it comes.
+        """Run the program that starts workers, and stop all of them at the end, however it comes.
 
         Parameters
         ----------
         log
             File for what the processes print.
         """
-        modules = ("torch", self.setup.client_app.partition(":")[0])
-        self._control, theirs = socket.socketpair()
-        with tempfile.TemporaryDirectory(prefix="fedlab-") as scratch, log.open("ab") as self._log:
-            with theirs:
-                server = subprocess.Popen(
-                    [sys.executable, "-c", PROGRAM.format(control=theirs.fileno(), modules=modules)],
-                    env=environment(Path(scratch), {}),
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=self._log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C reaches this process only, which stops the rest
-                )
+        with self.starter.running(log):
             try:
                 yield
             finally:
@@ -339,12 +319,12 @@ class PoolGrid(LocalGrid):
                     handle.connection.close()
                 for _, record in self.shared.values():
                     record.close()
-                self._control.close()
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(server.pid, signal.SIGKILL)
-                server.wait()
-        if not log.stat().st_size:
-            log.unlink()
+
+
+def forks(setup: Setup) -> WorkerProgram:
+    """Return the program whose workers are forks of one process, which imports once what they need."""
+    module = str(setup.client_app).partition(":")[0]
+    return WorkerProgram("fedlab.engines.pool_worker:serve_forks", ("torch", module))
 
 
 def run_config(apps: Apps, config: Config, directory: Path) -> None:
@@ -359,11 +339,27 @@ def run_config(apps: Apps, config: Config, directory: Path) -> None:
         SUPERLINK_NODE_ID,
         vectorize=config.run.clients_at_once,
     )
-    environments = [{RUN_DIRECTORY: str(directory), **gpu} for gpu in gpu_environments()]
+    setup = replace(setup, environment={RUN_DIRECTORY: str(directory)})
     options = config.engine if isinstance(config.engine, PoolConfig) else DEFAULT_POOL
-    grid = PoolGrid(setup, number_of_workers(options, len(config.clients)), environments)
-    with exclusive(f"run {directory.name}"), use_directory(directory), grid.running(directory / "workers.log"):
+    with exclusive(f"run {directory.name}"), use_directory(directory), open_grid(setup, options, directory) as grid:
         run_server(server, grid, setup.run_config)
+
+
+@contextmanager
+def open_grid(setup: Setup, options: PoolConfig, directory: Path) -> Iterator[PoolGrid]:
+    """Yield a grid whose clients are in worker processes of this machine; what they print is in ``workers.log``.
+
+    Parameters
+    ----------
+    setup
+        The client app, and all that its processes need.
+    directory
+        The run directory.
+    """
+    workers = number_of_workers(options, len(setup.partitions))
+    grid = PoolGrid(setup, workers, [{**gpu, **setup.environment} for gpu in gpu_environments()])
+    with grid.running(directory / WORKER_LOG):
+        yield grid
 
 
 def number_of_workers(options: PoolConfig, clients: int) -> int:

@@ -13,17 +13,17 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Protocol
 
 from flwr.app import Error, Message, RecordDict
 from flwr.app.metadata import Metadata
 
 from fedlab.comm.tensors import WriteGuard
-from fedlab.engines.client_host import ClientHost
+from fedlab.engines.client_host import App, ClientHost
 from fedlab.engines.flower_internals import message_with, set_task_identity
 from fedlab.engines.packing import Described, Record, map_record, pack, unpack
 from fedlab.engines.spec import load_reference
@@ -35,9 +35,17 @@ MAX_DESCRIPTORS = 64  # in one message of a socket
 
 @dataclass(frozen=True)
 class Setup:
-    """The run, and how to reach the client app: all that a worker is told before its first task."""
+    """The run, and how to reach the client app: all that a worker is told before its first task.
 
-    client_app: str
+    Attributes
+    ----------
+    client_app
+        Import path of the app; for clients of this process, it may be the app itself.
+    environment
+        Variables of the processes of clients.
+    """
+
+    client_app: str | App
     run_config: Mapping[str, Any]
     partitions: Mapping[int, int]
     run_id: int
@@ -96,14 +104,37 @@ def block_size(described: Mapping[str, Described]) -> int:
     return sum(one.size for one in described.values())
 
 
-class Worker:
-    """Answers tasks on a connection until the other end is closed."""
+class Host(Protocol):
+    """Answers for clients, here or elsewhere.
 
-    def __init__(self, connection: Connection) -> None:
+    Attributes
+    ----------
+    states
+        Node id to the client's Flower state.
+    """
+
+    states: dict[int, RecordDict]
+
+    def answer_many(self, messages: Sequence[Message]) -> list[Message]:
+        """Return the replies of several clients."""
+        ...
+
+
+class Worker:
+    """Answers tasks on a connection until the other end is closed.
+
+    Parameters
+    ----------
+    connection
+        On which a :class:`Setup` comes first.
+    make_host
+        Makes the host that answers.
+    """
+
+    def __init__(self, connection: Connection, make_host: Callable[[Setup], Host]) -> None:
         self.connection, self.shared = connection, dict[int, Record]()
         setup: Setup = connection.recv()
-        os.environ.update(setup.environment)
-        self.host, self.together = _host(setup), setup.vectorize > 0
+        self.host, self.together = make_host(setup), setup.vectorize > 0
 
     def serve(self) -> None:
         """Answer tasks, one after another."""
@@ -156,7 +187,9 @@ class Worker:
         send_block(self.connection, state_block)
 
 
-def _host(setup: Setup) -> ClientHost:
+def client_host(setup: Setup) -> ClientHost:
+    """Return the clients of this process, which is nobody else's: it takes the environment of the setup."""
+    os.environ.update(setup.environment)
     set_task_identity(setup.run_id, setup.server_node)
     app = load_reference(setup.client_app)
     return ClientHost(app, setup.run_config, setup.partitions, vectorize=setup.vectorize)
@@ -173,7 +206,7 @@ def receive_descriptors(stream: socket.socket) -> list[int]:
     return descriptors if data else []
 
 
-def serve_forks(control: int, modules: Sequence[str]) -> None:
+def serve_forks(control: int, *modules: str) -> None:
     """Fork a worker for each descriptor that comes over the socket ``control``, until its other end is closed.
 
     Parameters
@@ -204,7 +237,7 @@ def _run_worker(descriptor: int) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        Worker(Connection(descriptor)).serve()
+        Worker(Connection(descriptor), client_host).serve()
     except (EOFError, ConnectionError):
         status = 0
     finally:

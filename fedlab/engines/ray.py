@@ -15,7 +15,7 @@ from pathlib import Path
 from fedlab.config.schema import Config, RayConfig
 from fedlab.engines.flower_internals import Simulation
 from fedlab.engines.processes import usable_cpus
-from fedlab.engines.ray_cluster import SHARED_CLUSTER, RayCluster, driver_environment, is_gone, probe
+from fedlab.engines.ray_cluster import SHARED_CLUSTER, RayCluster, driver_environment, gone, is_gone, probe
 from fedlab.engines.spec import Apps, flower_config
 from fedlab.engines.superlink import check_apps, follow, submit, superlink
 from fedlab.errors import ConfigError, RunError
@@ -36,7 +36,7 @@ def run_config(apps: Apps, config: Config, directory: Path) -> None:
     )
 
 
-def check_config(config: Config) -> None:
+def check_options(options: RayConfig) -> None:
     """Look at the cluster that a run is to join.
 
     Raises
@@ -44,15 +44,25 @@ def check_config(config: Config) -> None:
     ConfigError
         When it does not answer, is of another version, or none of its nodes has room for a client.
     """
-    options: RayConfig = config.engine
     if not options.address:
         return
-    cluster = _recent(options.address, time.monotonic() // RECENT_SECONDS)
+    cluster = recent(options.address)
     if not cluster.slots(options.cpus, options.gpus):
         raise ConfigError(
             f"a client takes {options.cpus:g} CPUs and {options.gpus:g} GPUs, and no node of the Ray cluster at "
             f"{options.address} has as many ({cluster.describe()}); set ray.cpus or ray.gpus"
         )
+
+
+def recent(address: str) -> RayCluster:
+    """Return what was seen of a cluster within the last minute.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`fedlab.engines.ray_cluster.probe`.
+    """
+    return _recent(address, time.monotonic() // RECENT_SECONDS)
 
 
 @lru_cache(maxsize=4)
@@ -97,32 +107,39 @@ def run(
     else:
         # Flower takes whole CPUs per client and starts an actor wherever one fits, however few the partitions. In a
         # private Ray CPUs are only numbers: one for each client that may run at the same time.
-        slots = min(partitions, max(1, int(usable_cpus() / options.cpus)))
-        simulation = Simulation(partitions, 1, options.gpus, total_cpus=slots)
-    variables = {
-        **(environment or {}),
-        SHARED_CLUSTER: options.address,
-        **(driver_environment() if options.address else {}),
-        # "local" keeps Ray from joining a cluster that `ray start` left on this machine.
-        "RAY_ADDRESS": options.address or "local",
-        # Addresses of the loopback only; Ray has this switch for desktops, but it works everywhere.
-        **({} if options.address else {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_prestart_worker_first_driver": "0",  # those workers lack the actors' environment and would sit idle
-    }
+        simulation = Simulation(partitions, 1, options.gpus, total_cpus=private_slots(options, partitions))
+    variables = {**(environment or {}), SHARED_CLUSTER: options.address, **ray_variables(options.address)}
     with superlink(directory, simulation=True, environment=variables) as link:
         try:
             follow(link, submit(link, apps, config, simulation), process="flwr-simulation", timeout=timeout, echo=echo)
         except RunError as error:
             if options.address and is_gone(options.address):
                 raise RunError(
-                    f"the Ray cluster at {options.address} is gone: its head does not answer any more. Start it again, "
-                    f"then go on with the run (`fedlab resume`).\nFull log: {link.log}"
+                    f"{gone(options.address)}. Start it again, then go on with the run (`fedlab resume`).\n"
+                    f"Full log: {link.log}"
                 ) from error
             logs = link.scratch / "ray" / "session_latest" / "logs"
             if logs.is_dir():
                 shutil.copytree(logs, directory / "ray-logs", dirs_exist_ok=True)
             raise
+
+
+def ray_variables(address: str) -> dict[str, str]:
+    """Return environment variables of processes that connect to a cluster, or start a private Ray if it is empty."""
+    return {
+        **(driver_environment() if address else {}),
+        # "local" keeps Ray from joining a cluster that `ray start` left on this machine.
+        "RAY_ADDRESS": address or "local",
+        # Addresses of the loopback only; Ray has this switch for desktops, but it works everywhere.
+        **({} if address else {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_prestart_worker_first_driver": "0",  # those workers lack the actors' environment and would sit idle
+    }
+
+
+def private_slots(options: RayConfig, clients: int) -> int:
+    """Return how many clients run at the same time in a Ray of this machine alone."""
+    return min(clients, max(1, int(usable_cpus() / options.cpus)))
 
 
 def _check(apps: Apps, partitions: int, options: RayConfig) -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 
+from fedlab.runs.directory import RUN_DIRECTORY, RunDirectory
+
+MAX_LOSSES = 3  # of actors with one call: then it is the call that ends them
+PATIENCE = 5.0  # seconds after which the user is told that a run waits
 MAX_FAILED_STARTS = 5  # one after another: it is not the machines that fail
 POLL_SECONDS = 1.0
 
@@ -73,6 +80,41 @@ class ActorPool:
             self._failed, self._living = 0, self._living + 1
         self._idle.put(actor)
 
+    def run(self, call: Callable[[Any], Any], stopped: threading.Event, on_loss: Callable[[Exception], None]) -> Any:
+        """Return the result of a call by whichever actor is free; one that is lost is replaced, and the call repeated.
+
+        Parameters
+        ----------
+        call
+            Starts the call on an actor, and returns Ray's reference to its result.
+        stopped
+            Set when nobody waits for results any more.
+        on_loss
+            Called with the error when an actor was lost and another one takes the call.
+
+        Raises
+        ------
+        RayError
+            As :meth:`take`, and when several actors were lost with this call.
+        """
+        losses = 0
+        while True:
+            actor = self.take(stopped)
+            try:
+                result = ray.get(call(actor))
+            except RayActorError as lost:
+                self.replace(actor)
+                losses += 1
+                if losses == MAX_LOSSES:
+                    raise
+                on_loss(lost)
+            except BaseException:
+                self.give_back(actor)
+                raise
+            else:
+                self.give_back(actor)
+                return result
+
     def take(self, stopped: threading.Event) -> Any:
         """Return an actor, once one is free.
 
@@ -104,9 +146,9 @@ class ActorPool:
             self._living -= 1
         self._ask()
 
-    def wait_for_one(self, on_wait: Callable[[], None], patience: float) -> None:
-        """Wait until one actor has started; call ``on_wait`` if that takes longer than ``patience`` seconds."""
-        end, told = time.monotonic() + patience, False
+    def wait_for_one(self, on_wait: Callable[[], None]) -> None:
+        """Wait until one actor has started; call ``on_wait`` if that takes longer than ``PATIENCE`` seconds."""
+        end, told = time.monotonic() + PATIENCE, False
         while self._idle.empty():
             if not told and time.monotonic() > end:
                 told = True
@@ -118,3 +160,31 @@ class ActorPool:
         with self._lock:
             self._closed = True
             self._asked.set()
+
+
+def waiting_for(address: str, cpus: float, gpus: float) -> str:
+    """Return the sentence about a run that waits for room on a cluster, of which this process is a driver.
+
+    Parameters
+    ----------
+    cpus, gpus
+        What a client needs.
+    """
+    free = ray.available_resources()  # type: ignore[no-untyped-call]
+    return (
+        f"waiting for the Ray cluster at {address}: a client needs {cpus:g} CPUs and {gpus:g} GPUs, and "
+        f"{free.get('CPU', 0):g} and {free.get('GPU', 0):g} are free; the run begins when there is room"
+    )
+
+
+def another_takes_it(client: object, lost: Exception) -> str:
+    """Return the sentence about a client whose actor was lost."""
+    return f"the process of client {client} was lost ({type(lost).__name__}); another one takes its message"
+
+
+def note(text: str) -> None:
+    """Show a sentence in the log of this process, and in the run directory if there is one."""
+    print(text, flush=True)
+    if directory := os.environ.get(RUN_DIRECTORY):
+        with suppress(OSError):
+            RunDirectory(Path(directory)).emit("note", round=0, note=text)

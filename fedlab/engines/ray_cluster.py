@@ -19,6 +19,7 @@ AUTO = "auto"  # the cluster of which this machine is a node
 CONNECT_SECONDS = 5.0
 PROBE_SECONDS = 60.0  # the import of Ray included, on a busy machine
 SHARED_CLUSTER = "FEDLAB_RAY_CLUSTER"  # environment variable of a run on a cluster that it did not start: its address
+BLAS_THREADS = "OMP_NUM_THREADS"  # Ray sets it to the CPUs of an actor, with which NumPy's last bits may differ
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_rpc_server_reconnect_timeout_s": "15"}
 LOG_PREFIX = re.compile(r"^\[[^]]*\] \S+:\d+: ")  # of Ray's own log: time, process, place in its source
 PROBE = Path(__file__).with_name("ray_probe.py")
@@ -122,6 +123,11 @@ def unreachable(address: str) -> str:
 def is_gone(address: str) -> bool:
     """Return True if the head of a cluster that was there does not listen any more."""
     return address != AUTO and bool(unreachable(address))
+
+
+def gone(address: str) -> str:
+    """Return what the loss of a cluster's head means for the user, without a full stop."""
+    return f"the Ray cluster at {address} is gone: its head does not answer any more"
 
 
 def _ask(address: str) -> dict[str, Any]:

@@ -37,11 +37,17 @@ class EngineSpec:
     options
         Dataclass of its options.
     check
-        Import path of a function of the configuration that raises what would stop a run before it begins; empty: none.
+        Import path of a function of the engine's options that raises what would stop a run before it begins; empty:
+        none.
+    clients
+        Import path of a context manager of a :class:`fedlab.engines.pool_worker.Setup`, the options and the run
+        directory, which yields a grid whose clients are those of any app; empty: it carries fedlab's own apps only.
     clients_see_gpu
         Returns True, given the options, if clients reach the server's GPU.
     simulates_clients
         True if clients run on this machine, on data that it can read.
+    uses_objects
+        True if clients can use objects that only this process has, such as those of a notebook.
     vectorizes
         True if its processes can train several clients at once (option ``vectorize``).
     name
@@ -50,9 +56,11 @@ class EngineSpec:
 
     run: Run | str
     options: type = NoOptions
-    check: Callable[[Config], None] | str = ""
+    check: Callable[[Any], None] | str = ""
+    clients: str = ""
     clients_see_gpu: Callable[[Any], bool] = lambda options: True
     simulates_clients: bool = True
+    uses_objects: bool = False
     vectorizes: bool = False
     name: str = ""
 
@@ -60,10 +68,10 @@ class EngineSpec:
         """Run a federation to its end."""
         load_reference(self.run)(apps, config, directory)
 
-    def validate(self, config: Config) -> None:
-        """Raise what would stop a run before it begins."""
+    def validate(self, options: Any) -> None:
+        """Raise what would stop a run with these options before it begins."""
         if self.check:
-            load_reference(self.check)(config)
+            load_reference(self.check)(options)
 
 
 def load_reference(found: Any) -> Any:

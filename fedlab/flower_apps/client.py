@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import traceback
 import warnings
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from flwr.app import Context, Error, Message
 from flwr.common.constant import PARTITION_ID_KEY, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 
+from fedlab.errors import ConfigError, FedlabError
 from fedlab.flower_apps.failures import explain
 from fedlab.flower_apps.loading import importable, load
 from fedlab.flower_apps.messages import round_of
@@ -72,13 +74,22 @@ class WorkerClientApp:
     def _app(self) -> SeededClientApp:
         values = json.loads(os.environ[APP])
         project = FlowerProject(**{**values["project"], "path": Path(values["project"]["path"])})
+        if not project.path.is_dir():
+            raise ConfigError(
+                f"{project.path} is no folder here; put {project.name} where all machines see it under the same path"
+            )
         self._stack.enter_context(importable(project))
         self._stack.enter_context(reproducible(values["threads"]))
         return SeededClientApp(project, load(project, project.client), values["seed"])
 
     def __call__(self, message: Message, context: Context) -> Message:
-        """Return the client's reply, as :class:`SeededClientApp`."""
-        return self._app(message, context)
+        """Return the client's reply, as :class:`SeededClientApp`; an error where this machine cannot load the app."""
+        try:
+            app = self._app
+        except FedlabError as lacking:
+            reason = f"on {socket.gethostname()}: {lacking}"
+            return Message(Error(ErrorCode.LOAD_CLIENT_APP_EXCEPTION, reason), reply_to=message)
+        return app(message, context)
 
 
 app = WorkerClientApp()

@@ -9,8 +9,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,13 +20,14 @@ from flwr.serverapp import ServerApp
 
 from fedlab.config.resolve import THREADS
 from fedlab.config.sections import Value, to_toml
-from fedlab.engines.client_host import RUN_ID, ClientHost, node_partitions
+from fedlab.engines.client_host import RUN_ID, node_partitions
 from fedlab.engines.flower_internals import clients_in_order, task_identity, watched_servers
-from fedlab.engines.inprocess import InProcessGrid, LocalGrid
-from fedlab.engines.pool import PoolGrid, gpu_environments
+from fedlab.engines.inprocess import LocalGrid
 from fedlab.engines.pool_worker import Setup
+from fedlab.engines.spec import load_reference
 from fedlab.errors import ConfigError, FedlabError, RunError
 from fedlab.flower_apps.client import SeededClientApp, reproducible, worker_environment
+from fedlab.flower_apps.engine import AppEngine
 from fedlab.flower_apps.failures import describe, explain
 from fedlab.flower_apps.grid import RecordedGrid
 from fedlab.flower_apps.loading import importable, load
@@ -58,14 +59,14 @@ class FlowerRun:
         Run seed.
     threads
         CPU threads of each process; they fix the bits.
-    workers
-        Processes in which clients answer, as many at a time; 0: all in this process, one after another.
+    engine
+        Where clients answer; the bits are the same.
     """
 
     project: FlowerProject
     seed: int = 0
     threads: int = THREADS
-    workers: int = 0
+    engine: AppEngine = field(default_factory=AppEngine)
 
     def create(self, parent: Path, name: str = "") -> RunDirectory:
         """Make the run directory, once the app's modules were imported.
@@ -94,20 +95,21 @@ class FlowerRun:
             numerics=numerics(str(resolve_device("auto")), vectorized=False),
             workload=project.name,
             strategy="its own strategy",
-            engine="pool" if self.workers else "inprocess",
+            engine=self.engine.name,
             seed=self.seed,
             command=self.command(),
             options=options,
         )
 
     def check(self) -> None:
-        """Import both apps, and refuse what is none.
+        """Import both apps, and refuse what is none; look at the engine.
 
         Raises
         ------
         ConfigError
             With a sentence.
         """
+        self.engine.spec.validate(self.engine.parsed())
         with output_to(None), preserved(), importable(self.project):
             self._load()
 
@@ -117,9 +119,9 @@ class FlowerRun:
         changed = {key: value for key, value in project.config.items() if value != usual.config.get(key)}
         words = ["fedlab", "flower", str(project.path)]
         words += [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in changed.items()]
+        words += self.engine.written()
         words += ["--clients", str(project.clients)] if project.clients != usual.clients else []
         words += ["--threads", str(self.threads)] if self.threads != THREADS else []
-        words += ["--workers", str(self.workers)] if self.workers else []
         return shlex.join([*words, "--seed", str(self.seed)])
 
     def _load(self) -> tuple[ServerApp, Any]:
@@ -184,18 +186,14 @@ class FlowerRun:
                 finally:
                     grid.close()
 
-    @contextmanager
-    def _grid(self, client: Any, partitions: dict[int, int], directory: Path) -> Iterator[LocalGrid]:
-        """Open the grid that delivers messages: to this process, or to workers."""
-        config = self.project.config
-        if not self.workers:
-            yield InProcessGrid(ClientHost(SeededClientApp(self.project, client, self.seed), config, partitions))
-            return
-        setup = Setup(WORKER_APP, config, partitions, RUN_ID, SUPERLINK_NODE_ID, vectorize=0)
+    def _grid(self, client: Any, partitions: dict[int, int], directory: Path) -> AbstractContextManager[LocalGrid]:
+        """Open the grid that delivers messages: to this process, or to others."""
+        spec, config = self.engine.spec, self.project.config
+        app = SeededClientApp(self.project, client, self.seed) if spec.uses_objects else WORKER_APP
         own = worker_environment(self.project, self.seed, self.threads)
-        grid = PoolGrid(setup, min(self.workers, len(partitions)), [{**gpu, **own} for gpu in gpu_environments()])
-        with grid.running(directory / "workers.log"):
-            yield grid
+        setup = Setup(app, config, partitions, RUN_ID, SUPERLINK_NODE_ID, vectorize=0, environment=own)
+        opened: AbstractContextManager[LocalGrid] = load_reference(spec.clients)(setup, self.engine.parsed(), directory)
+        return opened
 
     def _failure(self, error: BaseException, directory: RunDirectory) -> BaseException:
         """Return the error to show: an app's own bug with its place, and the traceback in the app's log."""

@@ -12,6 +12,7 @@ from fedlab.comparison.flower_work import FlowerWork
 from fedlab.comparison.plan import ComparisonRequest
 from fedlab.comparison.work import read_work, write_work
 from fedlab.errors import ConfigError
+from fedlab.flower_apps.engine import AppEngine
 from fedlab.flower_apps.project import FlowerProject
 from fedlab.flower_apps.run import FlowerRun
 from flower_apps import write_app
@@ -45,8 +46,16 @@ def test_values_are_variants_with_the_bits_of_runs_on_their_own_and_are_kept(fol
 
 
 def test_a_run_travels_to_another_process_as_text(folder):
-    run = FlowerRun(FlowerProject.read(folder).with_overrides({"num-server-rounds": 1}, clients=2), 7, threads=1)
+    project = FlowerProject.read(folder).with_overrides({"num-server-rounds": 1}, clients=2)
+    run = FlowerRun(project, 7, threads=1, engine=AppEngine("ray", {"ray.cpus": "2"}))
     assert read_work(write_work(FlowerWork(run))).run == run
+
+
+def test_the_engine_is_one_for_all_cells_and_another_one_finds_the_same_cells(folder):
+    plans = [plan_app(ComparisonRequest(folder, "", 1, more)) for more in ({}, {"engine": "ray", "ray.cpus": 2})]
+    assert plans[0].tasks.keys() == plans[1].tasks.keys()
+    assert [task.work.run.engine.name for plan in plans for task in plan.tasks.values()] == ["inprocess", "ray"]
+    assert "engine=ray ray.cpus=2" in plans[1].comparison.command
 
 
 def test_numbers_of_clients_are_values_and_text_is_taken_whole(folder):
@@ -65,6 +74,7 @@ def test_numbers_of_clients_are_values_and_text_is_taken_whole(folder):
         ({"learning-rat": "0.1"}, {}, "the run config of tiny-app has no 'learning-rat'; did you mean 'learning-rate'"),
         ({"learning-rate": "0.1,fast"}, {}, "learning-rate: got 'fast'; a number is expected"),
         ({"learning-rate": "0.1,0.1"}, {}, "one of them twice"),
+        ({"engine": ["pool", "ray"]}, {}, "the engine is one for all runs"),
         ({}, {"strategies": "fedavg"}, "a Flower app has its own strategy"),
         ({}, {"budget": {"rounds": 2}}, "leave out --strategies and --budget"),
         ({}, {"baseline": "no"}, "the baseline 'no' is none of the compared: tiny-app"),

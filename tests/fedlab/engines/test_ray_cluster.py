@@ -17,6 +17,12 @@ from fedlab.engines import processes, ray, ray_cluster
 from fedlab.engines.ray_cluster import Node, RayCluster, probe
 from fedlab.engines.spec import Apps
 from fedlab.errors import ConfigError, RunError
+from fedlab.flower_apps.client import APP
+from fedlab.flower_apps.engine import AppEngine
+from fedlab.flower_apps.project import FlowerProject
+from fedlab.flower_apps.run import FlowerRun
+from fedlab.runs.result import Result
+from flower_apps import OLD_CLIENT, OLD_SERVER, ONE_WAY, ONE_WAY_CLIENT, write_app
 from ray_nodes import VARIABLES, ray_nodes
 
 SERVER = """
@@ -128,6 +134,34 @@ def test_cells_run_on_a_cluster_with_the_bits_of_this_machine(cluster, tmp_path,
     assert fedlab.Comparison.read("here").results[0][1].weights_sha256 == remote.results[0][1].weights_sha256
     refused = CliRunner().invoke(app, [*arguments, "1", "--on", f"ray:{cluster.address},cpus=2"])
     assert "no node of the Ray cluster has as many (2 nodes with 2 CPUs and 0 GPUs)" in " ".join(refused.output.split())
+
+
+def run_app(folder: Path, runs: Path, **options: str) -> Result:
+    """Run a Flower app in this process, or by the engine that the options name."""
+    project = FlowerProject.read(folder)
+    app = FlowerRun(project, threads=1, engine=AppEngine.split(options, project.config)[0])
+    return app.run(app.create(runs))
+
+
+@pytest.mark.engine
+def test_flower_apps_have_the_bits_of_one_process_and_outlive_an_actor(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr("fedlab.flower_apps.run.write_page", lambda result: result)
+    options = {"engine": "ray", "ray.address": cluster.address, "ray.cpus": "0.5"}
+    died = tmp_path / "died"
+    dies = f"import os, pathlib\nif {APP!r} in os.environ and not os.path.exists({str(died)!r}):\n"
+    dies += (
+        f"    pathlib.Path({str(died)!r}).touch()\n    os._exit(1)\n"  # as its module is imported, by a first message
+    )
+    for name, apps in {"older": (OLD_SERVER, dies + OLD_CLIENT), "state": (ONE_WAY, ONE_WAY_CLIENT)}.items():
+        folder = write_app(tmp_path / name, *apps)
+        here, there = run_app(folder, tmp_path / "runs"), run_app(folder, tmp_path / "runs", **options)
+        assert there.weights_sha256 == here.weights_sha256
+        assert [one["clients"] for one in there.rounds] == [one["clients"] for one in here.rounds]
+    notes = (tmp_path / "runs" / "tiny-app-0-2" / "events.jsonl").read_text()
+    assert died.exists() and "another one takes its message" in notes
+    lacking = f"import os\nif {APP!r} in os.environ:\n    import no_such_package\n{OLD_CLIENT}"
+    with pytest.raises(RunError, match="client-0: on .*: tiny-app needs the package 'no_such_package', which is not"):
+        run_app(write_app(tmp_path / "lacking", OLD_SERVER, lacking), tmp_path / "runs", **options)
 
 
 @pytest.mark.engine

@@ -9,6 +9,7 @@ import pytest
 
 from fedlab.cli.common import show_result
 from fedlab.errors import ConfigError, RunError
+from fedlab.flower_apps.engine import AppEngine
 from fedlab.flower_apps.project import FlowerProject
 from fedlab.flower_apps.run import LOG, FlowerRun
 from fedlab.launch import resume
@@ -173,24 +174,23 @@ def test_messages_whose_replies_nobody_reads_are_delivered_before_later_ones(tmp
 
 
 @pytest.mark.engine
-def test_workers_give_the_same_bits_and_keep_what_clients_keep(tmp_path):
-    project = FlowerProject.read(
-        write_app(tmp_path / "app", client=CLIENT.replace("len(calls)", "torch.get_num_threads()"))
-    )
-    one_way = FlowerProject.read(write_app(tmp_path / "one-way", ONE_WAY, ONE_WAY_CLIENT))
-    for app in (project, one_way):
-        plain, pooled = (FlowerRun(app, threads=1, workers=workers) for workers in (0, 2))
-        expected, found = (run.run(run.create(tmp_path / "runs")) for run in (plain, pooled))
+def test_every_engine_gives_the_same_bits_and_keeps_what_clients_keep(tmp_path):
+    threads = write_app(tmp_path / "app", client=CLIENT.replace("len(calls)", "torch.get_num_threads()"))
+    one_way = write_app(tmp_path / "one-way", ONE_WAY, ONE_WAY_CLIENT)
+    processes, private_ray = AppEngine.of_processes(2), AppEngine("ray")
+    for folder, engine in ((threads, processes), (one_way, processes), (threads, private_ray)):
+        plain, other = (FlowerRun(FlowerProject.read(folder), threads=1, engine=one) for one in (AppEngine(), engine))
+        expected, found = (run.run(run.create(tmp_path / "runs")) for run in (plain, other))
         assert found.weights_sha256 == expected.weights_sha256
         assert [one["clients"] for one in found.rounds] == [one["clients"] for one in expected.rounds]
         assert all(one["mean"].get("train_calls", 1.0) == 1.0 for one in found.rounds)  # threads
-    assert found.manifest["engine"] == "pool" and "--workers 2" in found.manifest["command"]
+        assert found.manifest["engine"] == engine.name and " ".join(engine.written()) in found.manifest["command"]
 
 
 @pytest.mark.engine
 def test_a_failure_in_a_worker_is_the_same_sentence(tmp_path):
     fetch = "def fetch(repo_id):\n    raise ConnectionError('no route to host')\n"
     folder = write_app(tmp_path / "app", client=CLIENT.replace("calls.append(1)", "fetch('owner/digits')") + fetch)
-    app = FlowerRun(FlowerProject.read(folder), threads=1, workers=2)
+    app = FlowerRun(FlowerProject.read(folder), threads=1, engine=AppEngine.of_processes(2))
     with pytest.raises(RunError, match=r"tiny-app asks for 'owner/digits' on another machine"):
         app.run(app.create(tmp_path / "runs"))

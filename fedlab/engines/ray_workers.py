@@ -1,0 +1,194 @@
+"""Workers of a pool whose clients are answered for by Ray actors: the driver process, and an actor.
+
+For each socket that the driver gets it has a thread that answers tasks as a forked worker does (``pool_worker.py``);
+clients' work is done by whichever actor is free. An actor that is lost with its machine is replaced, and its messages
+are repeated: what a client computes depends on the message and its state alone.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import logging
+import os
+import platform
+import socket
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from multiprocessing.connection import Connection
+from typing import Any
+
+import ray
+from flwr.app import Error, Message, RecordDict
+from flwr.app.metadata import Metadata
+from flwr.common.constant import ErrorCode
+from ray.exceptions import RayError
+
+from fedlab.engines.flower_internals import message_with, set_task_identity
+from fedlab.engines.packing import Described, pack, unpack
+from fedlab.engines.pool_worker import Setup, Worker, client_host, receive_descriptors
+from fedlab.engines.processes import MARKER_ENV
+from fedlab.engines.ray_actors import ActorPool, another_takes_it, note, waiting_for
+from fedlab.engines.ray_cluster import BLAS_THREADS
+from fedlab.environment import remote_environment
+
+Packed = tuple[dict[str, Described], bytearray]
+Request = tuple[Metadata, Packed, Packed | None]  # of a message: metadata, content and the client's state
+Reply = tuple[Metadata, Error | Packed, Packed | None]  # of a reply likewise; an error has no content
+
+
+class ClientActor:
+    """Clients of a process that Ray started on one of its machines."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.host = client_host(setup)
+
+    def answer(self, requests: Sequence[Request]) -> list[Reply]:
+        """Return the replies to some messages."""
+        messages = []
+        for metadata, content, state in requests:
+            if state is not None:
+                self.host.states[metadata.dst_node_id] = unpack(*state)
+            messages.append(message_with(unpack(*content), metadata))
+        replies = self.host.answer_many(messages)
+        return [
+            _reply(reply, self.host.states.pop(message.metadata.dst_node_id, None))
+            for reply, message in zip(replies, messages, strict=True)
+        ]
+
+
+def _reply(reply: Message, state: RecordDict | None) -> Reply:
+    body = reply.error if reply.has_error() else pack(reply.content)
+    return reply.metadata, body, None if state is None else pack(state)
+
+
+class Driver:
+    """The connection of this process to Ray, and the actors of one run.
+
+    Parameters
+    ----------
+    address
+        The cluster; empty: this process starts a private Ray.
+    slots
+        Number of actors.
+    cpus, gpus
+        Reserved for each of them.
+    """
+
+    def __init__(self, address: str, slots: int, cpus: float, gpus: float) -> None:
+        self.address, self.slots, self.cpus, self.gpus = address, slots, cpus, gpus
+        variables = {**remote_environment(), BLAS_THREADS: os.environ[BLAS_THREADS]}
+        variables.pop(MARKER_ENV, None)  # of the processes that this machine stops
+        joining: dict[str, Any] = {"runtime_env": {"env_vars": variables}}
+        private: dict[str, Any] = {"num_cpus": slots, "include_dashboard": False}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of Ray, about its own next version
+            ray.init(address=address or "local", logging_level=logging.ERROR, **(joining if address else private))
+        self.stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._setup: Setup | None = None
+
+    def host(self, setup: Setup) -> RemoteHost:
+        """Return the host of a worker; the first one says what the actors are to be."""
+        with self._lock:
+            if self._setup is None:
+                set_task_identity(setup.run_id, setup.server_node)
+                self._setup = setup
+        return RemoteHost(self, setup.partitions)
+
+    @cached_property
+    def actors(self) -> ActorPool:
+        """Actors of the run, the first of which has started."""
+        options: Any = ray.remote(ClientActor).options(num_cpus=self.cpus, num_gpus=self.gpus)
+        actors = ActorPool(lambda: options.remote(self._setup), self.slots)
+        actors.wait_for_one(self._tell)
+        return actors
+
+    def _tell(self) -> None:
+        if self.address:  # a Ray of our own only takes time to start
+            note(waiting_for(self.address, self.cpus, self.gpus))
+
+    def answer(self, requests: list[Request], on_loss: Callable[[Exception], None]) -> list[Reply]:
+        """Return replies to some messages, from any actor.
+
+        Raises
+        ------
+        RayError
+            When no actor can be started, or several were lost with these messages.
+        """
+        with self._lock:
+            actors = self.actors
+        replies: list[Reply] = actors.run(lambda actor: actor.answer.remote(requests), self.stopped, on_loss)
+        return replies
+
+
+class RemoteHost:
+    """Clients of a worker, answered for by the actors of a driver.
+
+    Attributes
+    ----------
+    states
+        Node id to the client's Flower state.
+    """
+
+    def __init__(self, driver: Driver, partitions: Mapping[int, int]) -> None:
+        self.driver, self.partitions, self.states = driver, partitions, dict[int, RecordDict]()
+
+    def answer_many(self, messages: Sequence[Message]) -> list[Message]:
+        """Return the replies of several clients; where no actor could answer, errors with the reason."""
+        requests: list[Request] = []
+        for message in messages:
+            left = self.states.pop(message.metadata.dst_node_id, None)
+            requests.append((message.metadata, pack(message.content), None if left is None else pack(left)))
+        clients = ", ".join(str(self.partitions[message.metadata.dst_node_id]) for message in messages)
+        try:
+            replies = self.driver.answer(requests, lambda lost: note(another_takes_it(clients, lost)))
+        except RayError as error:
+            failed = Error(ErrorCode.CLIENT_APP_CRASHED, explain(error))
+            return [Message(failed, reply_to=message) for message in messages]
+        for message, (_, _, state) in zip(messages, replies, strict=True):
+            if state is not None:
+                self.states[message.metadata.dst_node_id] = unpack(*state)
+        return [message_with(body if isinstance(body, Error) else unpack(*body), own) for own, body, _ in replies]
+
+
+def explain(error: RayError) -> str:
+    """Return why no actor answered: what the last line of Ray's text says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (
+        f"no process of the Ray cluster could answer for this client: {(lines or [type(error).__name__])[-1]}. All "
+        f"machines need the same fedlab, Python {platform.python_version()}, and the app's folder under the same path"
+    )
+
+
+def serve_actors(control: int, options: str) -> None:
+    """Start a worker for each descriptor that comes over the socket ``control``, until its other end is closed.
+
+    Parameters
+    ----------
+    options
+        JSON of the parameters of :class:`Driver`.
+    """
+    driver = Driver(**json.loads(options))
+    with socket.socket(fileno=control) as stream:
+        number = 0
+        while descriptors := receive_descriptors(stream):
+            for descriptor in descriptors:
+                threading.Thread(target=_serve, args=(descriptor, driver), daemon=True).start()
+                number += 1
+                stream.sendall(array.array("q", [number]).tobytes())
+    driver.stopped.set()
+    ray.shutdown()
+    os._exit(0)
+
+
+def _serve(descriptor: int, driver: Driver) -> None:
+    connection = Connection(descriptor)
+    try:
+        Worker(connection, driver.host).serve()
+    except (EOFError, ConnectionError):
+        pass
+    finally:
+        connection.close()  # of a bug, too: the parent finds its worker dead
