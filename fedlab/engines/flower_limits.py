@@ -89,6 +89,12 @@ def check_tree(root: Any, children: Callable[[Any], Iterable[Any]]) -> None:
 # --- a SuperNode's apps: flwr/supernode/runtime/run_clientapp.py, flwr/cli/build.py ---
 
 
+def import_client_app() -> None:
+    """Import what a process needs that is to run a ClientApp."""
+    import_module("flwr.supernode.cli")
+    import_module("flwr.supernode.runtime.run_clientapp")
+
+
 def refuse_foreign_bundles(modules: Collection[str], prefix: str) -> None:
     """Let the ClientApp processes of this process run an installed app only, whatever bundle their server sends.
 

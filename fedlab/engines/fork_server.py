@@ -2,8 +2,9 @@
 
 Flower starts its parts, ``flwr-clientapp`` for each message among them, by names that it finds on the ``PATH``.
 :func:`fork_server` puts commands of these names before Flower's. Each sends its arguments, environment and output to
-the fork server and lives as long as the fork: killing it kills the fork, and its exit code is the fork's. Without a
-fork server it runs Flower's command.
+the fork server and lives as long as the fork: killing it kills the fork, and its exit code is the fork's. Once the fork
+server has ended, it calls the same function in an interpreter of its own, which takes longer: what that function checks
+is checked there, too.
 
 This file is also that command, run by an interpreter without site packages: it imports the standard library only.
 """
@@ -13,7 +14,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -25,6 +25,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 PARENT_POLL_SECONDS = 0.5  # between two checks that the process that started the fork server is alive
+# Calls the function of a command where no fork server does.
+ALONE = """
+import sys
+from fedlab.engines.spec import load_reference
+
+name, entry, *arguments = sys.argv[1:]
+sys.argv[:] = [name, *arguments]
+load_reference(entry)()
+"""
 STARTED = b"\xff"  # the fork's first byte; its exit code is the second
 
 
@@ -68,11 +77,11 @@ def fork_server(folder: Path, commands: Mapping[str, str], modules: Sequence[str
         os.waitpid(server, 0)
 
 
-def _write_commands(directory: Path, names: Iterable[str], address: Path) -> Path:
-    """Write a command of each name that asks the fork server at ``address``; return their directory."""
+def _write_commands(directory: Path, commands: Mapping[str, str], address: Path) -> Path:
+    """Write the commands, which ask the fork server at ``address``; return their directory."""
     directory.mkdir(exist_ok=True)
-    for name in names:
-        ours = [sys.executable, "-IS", str(Path(__file__).resolve()), str(address), name, shutil.which(name) or name]
+    for name, entry in commands.items():
+        ours = [sys.executable, "-IS", str(Path(__file__).resolve()), str(address), name, entry]
         quoted = " ".join("'" + part.replace("'", "'\\''") + "'" for part in ours)
         (directory / name).write_text(f'#!/bin/sh\nexec {quoted} "$@"\n')
         (directory / name).chmod(0o755)
@@ -119,8 +128,8 @@ def _import(modules: Iterable[str]) -> None:
             importlib.import_module(name)
 
 
-def request_fork(address: str, name: str, real: str, arguments: Sequence[str]) -> NoReturn:
-    """Run a command's entry in a fork and exit as it exits; without a fork server run ``real``. The command itself."""
+def request_fork(address: str, name: str, entry: str, arguments: Sequence[str]) -> NoReturn:
+    """Run a command's entry in a fork, or else in a process of its own, and exit as it exits. The command itself."""
     code = None
     with socket.socket(socket.AF_UNIX) as connection:
         try:
@@ -133,7 +142,7 @@ def request_fork(address: str, name: str, real: str, arguments: Sequence[str]) -
         except OSError:
             pass
     if code is None:
-        os.execvp(real, [real, *arguments])
+        os.execv(sys.executable, [sys.executable, "-P", "-c", ALONE, name, entry, *arguments])
     os._exit(code[0])
 
 

@@ -17,9 +17,11 @@ from fedlab.engines import flower_limits as limits
 from fedlab.engines.flower_calls import limit_calls_at_a_time
 from fedlab.engines.fork_server import fork_server
 from fedlab.engines.socket_owner import take_own_connections_only
+from fedlab.engines.spec import load_reference
 
 CLIENT_MODULES = ("fedlab.client.app",)  # by name: an engine imports no app
 SERVER_MODULES = ("fedlab.server.app",)
+CLIENT = dict.fromkeys(flower.CLIENT_APP, "fedlab.engines.programs:client_app")
 SIMULATION = {"flwr-simulation": "fedlab.engines.flower_ray:simulate"}  # started by the SuperExec of a SuperLink
 
 
@@ -39,10 +41,17 @@ def flower_superlink() -> Iterator[Callable[[], None]]:
 @contextmanager
 def flower_supernode() -> Iterator[Callable[[], None]]:
     """Run Flower's command of this name, with short pauses; what it starts runs the installed app and no other."""
-    limits.refuse_foreign_bundles(CLIENT_MODULES, REFUSED)
-    with fork_server(_scratch(), flower.SUPEREXEC | flower.CLIENT_APP, CLIENT_MODULES):
+    limits.import_client_app()  # once, for all forks
+    with fork_server(_scratch(), flower.SUPEREXEC | CLIENT, CLIENT_MODULES):
         take_own_connections_only()
         yield flower.run_supernode
+
+
+def client_app() -> None:
+    """Run Flower's command ``flwr-clientapp``, which runs the installed app and no other, whoever calls it."""
+    limits.refuse_foreign_bundles(CLIENT_MODULES, REFUSED)
+    (entry,) = flower.CLIENT_APP.values()
+    load_reference(entry)()
 
 
 def _scratch() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from fedlab.engines import flower_internals, programs
+from fedlab.engines.flower_limits import ForeignBundle
+from fedlab.engines.spec import load_reference
 from waiting import wait_until
 
 pytestmark = pytest.mark.engine
@@ -47,15 +51,11 @@ assert os.environ["PATH"] == before
 
 @pytest.fixture
 def call(tmp_path, monkeypatch):
-    """Starts the command ``greet``, which a fork server serves, and leads to a real one once that is gone.
+    """Starts the command ``greet``, which a fork server serves.
 
     The fork server is a fork of a process of its own: this one may have threads.
     """
     (tmp_path / "greeting.py").write_text(APP)
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "greet").write_text('#!/bin/sh\necho "the real one, $1"\n')
-    (tmp_path / "bin" / "greet").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *map(os.path.abspath, sys.path)]))
     monkeypatch.setenv("COLOR", "of the fork server")
 
@@ -122,11 +122,26 @@ def test_forks_work_side_by_side_and_die_with_the_command(call):
     assert waiting[1].wait(20) == 1
 
 
-def test_without_a_fork_server_the_real_command_runs(call):
+def test_without_a_fork_server_a_command_calls_the_same_function_in_a_process_of_its_own(call, tmp_path):
     waiting = call("wait")
     fork = int(waiting.stdout.readline().split()[-1])
     server = int(Path(f"/proc/{fork}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(server, signal.SIGKILL)
     os.kill(fork, signal.SIGKILL)
-    process = call("0")
-    assert process.communicate(timeout=20)[0] == "the real one, 0\n"
+    process = call("3", "it's")
+    said = process.communicate(timeout=60)[0].split()
+    assert process.returncode == 3 and said[:4] == ["['3',", '"it\'s"]', "blue", str(tmp_path)]
+    assert said[4] == said[5] == str(process.pid)  # imported there
+
+
+def test_the_client_s_command_checks_the_bundle_wherever_it_is_called(monkeypatch, capfd):
+    run_clientapp, ran = importlib.import_module("flwr.supernode.runtime.run_clientapp"), []
+    monkeypatch.setattr(run_clientapp, "install_from_fab", run_clientapp.install_from_fab)
+    monkeypatch.setattr(
+        "flwr.supernode.cli.flwr_clientapp", lambda: ran.append(run_clientapp.install_from_fab(b"a bundle"))
+    )
+    for entry in programs.CLIENT.values():
+        with pytest.raises(ForeignBundle):
+            load_reference(entry)()
+    assert programs.CLIENT.keys() == flower_internals.CLIENT_APP.keys() and not ran
+    assert "refused: the server sent a bundle" in capfd.readouterr().err
