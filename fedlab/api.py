@@ -12,11 +12,12 @@ from rich.console import Console
 from fedlab import launch
 from fedlab.comparison.result import Comparison
 from fedlab.comparison.runner import compare
+from fedlab.config.presets import read_preset
 from fedlab.config.schema import Config
 from fedlab.config.sections import Overrides, Value
 from fedlab.files import ensure_home
 from fedlab.inference.predict import Prediction, load_predictor
-from fedlab.plugins import reference_to
+from fedlab.plugins import give_object, reference_to
 from fedlab.run_result import RunResult as Result
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.progress import Event, follow, watch_live
@@ -93,6 +94,8 @@ def serve(preset: Preset = "", *, runs: Path | str = "runs", progress: bool = Fa
 def resume(
     path: Path | str,
     *,
+    workload: object = None,
+    strategy: object = None,
     progress: bool = False,
     on_round: OnRound | None = None,
     overrides: Overrides | None = None,
@@ -101,7 +104,8 @@ def resume(
     """Continue a run that was killed, interrupted or failed, to the same bits; or read a finished one.
 
     With ``rounds=8`` a finished run goes on for longer; options that change results stay as they were. ``on_round`` is
-    called after each new round, as by :func:`run`.
+    called after each new round, as by :func:`run`. Where another process began the run with an object of its own as
+    ``workload`` or ``strategy``, give the same object again.
 
     Raises
     ------
@@ -109,6 +113,9 @@ def resume(
         When it cannot go on; what was done is kept.
     """
     ensure_home()
+    for kind, found in (("workload", workload), ("strategy", strategy)):
+        if found is not None:
+            give_object(str(read_preset(str(RunDirectory.open(path).config_file))[1][kind]), found)
     return Result.read(launch.resume(path, _watch(progress, on_round), {**(overrides or {}), **options}).directory)
 
 

@@ -7,6 +7,7 @@ from fedlab.config.schema import Config, parse_join_rounds
 from fedlab.config.sections import Overrides
 from fedlab.errors import ConfigError, name_list
 from fedlab.machine import check_threads
+from fedlab.plugins import exists_here_only
 from fedlab.trackers.opening import tracker_names
 from fedlab.training import null_progress, resolve_device
 from fedlab.workload import Workload, missing_columns
@@ -67,6 +68,7 @@ def check(config: Config) -> None:
         )
     engine, strategy = config.plugins["engine"].spec, config.plugins["strategy"].spec
     engine.validate(config.engine)
+    _check_reach(config)
     if engine.simulates_clients:
         for partition in range(len(names)):
             for split in ("train", "test"):
@@ -85,6 +87,19 @@ def check(config: Config) -> None:
             f"option 'dp.max_epsilon': strategy {run.strategy!r} with these options adds no noise, so no budget can "
             "hold; use dp_fixed, dp_adaptive or dualadapt.local_privacy, with a noise_multiplier"
         )
+
+
+def _check_reach(config: Config) -> None:
+    """Refuse objects that only this process has where clients are in other processes."""
+    if config.plugins["engine"].spec.uses_objects:
+        return
+    for kind, plugin in config.plugins.items():
+        if exists_here_only(plugin.reference):
+            raise ConfigError(
+                f"{kind} {plugin.reference!r} is an object of this process, and with engine={config.run.engine} "
+                "clients are in other processes, which cannot find it; define it in a module that they can import and "
+                "name it by its import path, pkg.module:Name, or set engine=inprocess"
+            )
 
 
 def check_participation(config: Config) -> None:

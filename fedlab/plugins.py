@@ -69,7 +69,11 @@ def plugin_folders() -> list[str]:
 
 
 def python_path() -> str:
-    """Return the search path of this process as the variable PYTHONPATH of another one, with absolute folders."""
+    """Return the search path of this process as the variable PYTHONPATH of another one: the same modules are found.
+
+    Another process may begin in another folder. So relative entries are made absolute, and so is the empty one, which a
+    notebook and ``python -c`` have: it is the current folder of this process at this moment.
+    """
     return os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
 
 
@@ -89,8 +93,9 @@ def load_object(path: str, what: str) -> Any:
     if path.startswith(LIVE):
         if path not in live_objects:
             raise ConfigError(
-                f"{what} was an object of another process, and cannot be found again; define it in a module and name "
-                "it by its import path, pkg.module:Name"
+                f"{what} is an object of the process that began the run, and this one has none of that name. Give the "
+                "object again, in Python: fedlab.resume(RUN, workload=OBJECT), or strategy=OBJECT. What every process "
+                "can find is defined in a module, and named by its import path, pkg.module:Name"
             )
         return live_objects[path]
     module_name, _, attribute = path.partition(":")
@@ -104,6 +109,19 @@ def load_object(path: str, what: str) -> Any:
             raise ConfigError(f"{what}: module {module_name!r} has no {attribute!r}; {suggest(attribute, public)}")
         found = getattr(found, part)
     return found
+
+
+def give_object(reference: str, found: object) -> None:
+    """Let a name that another process gave to an object of its own stand for an object of this process.
+
+    Raises
+    ------
+    ConfigError
+        When it is no such name: then modules have what is meant.
+    """
+    if not reference.startswith(LIVE):
+        raise ConfigError(f"the run names {reference!r}, which is found without an object; leave the object out")
+    live_objects[reference] = found
 
 
 def exists_here_only(reference: str) -> bool:

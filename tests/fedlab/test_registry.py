@@ -364,7 +364,7 @@ def test_what_is_left_is_known_to_this_process_alone(monkeypatch):
     assert find("workload", reference).spec.workload is mine
     monkeypatch.setattr(plugins, "live_objects", {})
     registry.forget()
-    with pytest.raises(ConfigError, match="'live:plain' was an object of another process.*define it in a module"):
+    with pytest.raises(ConfigError, match="'live:plain' is an object of the process.*fedlab.resume.*in a module"):
         find("workload", reference)
 
 
@@ -409,6 +409,24 @@ def test_a_run_of_a_live_object(tmp_path, local):
     assert set(result.final()) == {"a", "b"}
     twin = fedlab.run(workload=Task(domains="a,b"), strategy="fedavg", runs=tmp_path, overrides=QUICK)
     assert result.weights_sha256 == twin.weights_sha256
+
+
+@pytest.mark.usefixtures("_nothing_live")
+def test_a_live_object_is_refused_where_clients_cannot_find_it_and_given_again_by_another_process(tmp_path):
+    options = {"strategy": "fedavg", "runs": tmp_path}
+    for engine in ("pool", "ray"):
+        with pytest.raises(ConfigError, match=f"'live:plain.*' is an object of this.*engine={engine}.*=inprocess"):
+            fedlab.run(workload=Plain("a", "b"), **options, overrides={**QUICK, "engine": engine})
+    assert not list(tmp_path.iterdir())
+    begun = fedlab.run(workload=Plain("a", "b"), **options, overrides={**QUICK, "rounds": 1})
+    plugins.live_objects.clear()  # as in another process
+    with pytest.raises(ConfigError, match="is an object of the process that began the run"):
+        fedlab.resume(begun.directory, rounds=2)
+    with pytest.raises(ConfigError, match="'fedavg', which is found without an object"):
+        fedlab.resume(begun.directory, strategy=FEDAVG)
+    longer = fedlab.resume(begun.directory, workload=Plain("a", "b"), rounds=2)
+    whole = fedlab.run(workload=Plain("a", "b"), **options, overrides={**QUICK, "rounds": 2})
+    assert longer.weights_sha256 == whole.weights_sha256
 
 
 def test_a_rule_makes_a_strategy_of_an_object(tmp_path):
