@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from fedlab.plugins import PLUGIN_PATH, plugin_folders, python_path
@@ -11,10 +13,15 @@ OWN = "FEDLAB_"  # beginning of the names of fedlab's own settings
 DATA = "FEDLAB_DATA"
 
 
-def remote_environment(*prefixes: str) -> dict[str, str]:
-    """Return where modules and data are found, and the settings of fedlab, with absolute folders.
+def search_paths() -> dict[str, str]:
+    """Return where modules are found, which a process must know as it starts."""
+    return {"PYTHONPATH": python_path(), PLUGIN_PATH: os.pathsep.join(plugin_folders())}
 
-    Values may be secrets: no command line and no file that others can read should hold them.
+
+def settings(*prefixes: str) -> dict[str, str]:
+    """Return the settings of fedlab, with an absolute folder of data.
+
+    Values may be secrets: no command line and no file that others can read may hold them.
 
     Parameters
     ----------
@@ -23,4 +30,19 @@ def remote_environment(*prefixes: str) -> dict[str, str]:
     """
     given = {name: value for name, value in os.environ.items() if name.startswith((OWN, *prefixes))}
     data = {DATA: str(Path(given[DATA]).resolve())} if given.get(DATA) else {}
-    return {**given, **data, "PYTHONPATH": python_path(), PLUGIN_PATH: os.pathsep.join(plugin_folders())}
+    return {**given, **data}
+
+
+@contextmanager
+def with_environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Run the body with these variables in the environment of this process."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

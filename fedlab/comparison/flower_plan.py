@@ -10,10 +10,9 @@ from itertools import product
 from pathlib import Path
 
 from fedlab.comparison import spec
-from fedlab.comparison.cluster.backends import find_backend
 from fedlab.comparison.flower_work import FlowerWork
 from fedlab.comparison.grid import THREADS, config_hash
-from fedlab.comparison.plan import ComparisonPlan, ComparisonRequest, at_once, check_metric, command
+from fedlab.comparison.plan import ComparisonPlan, ComparisonRequest, at_once, check_metric, command, reached
 from fedlab.comparison.result import Cell, Comparison
 from fedlab.comparison.workers import Task
 from fedlab.config.sections import Value
@@ -45,6 +44,7 @@ def plan_app(request: ComparisonRequest) -> ComparisonPlan:
             "a Flower app has its own strategy and its own number of rounds; leave out --strategies and --budget, and "
             "compare values of its run config: key=v1,v2"
         )
+    backend = reached(request.on)
     project, seeds = FlowerProject.read(request.preset), spec.parse_seeds(request.seeds)
     engine, overrides = AppEngine.split(request.overrides or {}, project.config)
     values = parse_values(project, overrides)
@@ -64,7 +64,6 @@ def plan_app(request: ComparisonRequest) -> ComparisonPlan:
     labels = list(dict.fromkeys(cell.label for cell in cells))
     if request.baseline not in (None, *labels):
         raise ConfigError(f"the baseline {request.baseline!r} is none of the compared: {', '.join(labels)}")
-    backend = find_backend(request.on) if request.on else None
     jobs, threads, gpus = at_once(request.jobs, list(tasks.values()), backend)
     comparison = Comparison(
         directory=folder,

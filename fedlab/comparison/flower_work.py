@@ -33,6 +33,11 @@ class FlowerWork:
         return "auto"
 
     @property
+    def reserved(self) -> tuple[float, float]:
+        """CPUs and GPUs that each of its clients reserves on a cluster by itself."""
+        return self.run.engine.spec.reserves(self.run.engine.parsed())
+
+    @property
     def pretraining(self) -> Hashable:
         """Return None: nothing is shared between runs of an app."""
         return None

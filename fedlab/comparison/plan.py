@@ -103,7 +103,7 @@ def plan_comparison(request: ComparisonRequest) -> ComparisonPlan:
     values = spec.parse_options(request.overrides or {}, sections)
     if "rounds" in budget and "rounds" in values:
         raise ConfigError("rounds are set as an option and as a budget; keep one of them")
-    backend = find_backend(request.on) if request.on else None
+    backend = reached(request.on)
     plans = grid.plan_cells(request.preset, variants, seeds, values, spec.as_options(budget), here=backend is None)
     metric = request.metric or plans[0].config.plugins["workload"].spec.primary_metric
     check_metric(request, metric, MetricTable.merged(launch.declared_metrics(plan.config) for plan in plans))
@@ -164,6 +164,20 @@ def check_metric(request: ComparisonRequest, metric: str, table: MetricTable) ->
         raise ConfigError(f"the target is {target:g}, and {metric} is a fraction between 0 and 1{hint}")
 
 
+def reached(on: str | None) -> Backend | None:
+    """Return the cluster that ``--on`` names, once it has answered; None for this machine.
+
+    Raises
+    ------
+    ConfigError
+        When there is none, with a sentence.
+    """
+    backend = find_backend(on) if on else None
+    if backend:
+        backend.reach()
+    return backend
+
+
 def at_once(asked: int | None, tasks: Sequence[workers.Task], backend: Backend | None) -> tuple[int, int, list[str]]:
     """Return the number of cells at a time, of threads of each, and the GPUs of this machine that they share.
 
@@ -174,8 +188,8 @@ def at_once(asked: int | None, tasks: Sequence[workers.Task], backend: Backend |
     """
     threads = max(task.work.threads for task in tasks)
     if backend:
-        backend.check(tasks)
-        return min(asked or len(tasks), len(tasks)), threads, []
+        most = backend.check(tasks)
+        return min(asked or most, most), threads, []
     most = max(1, cells.cores() // threads)
     devices = {str(resolve_device(task.work.device)) for task in tasks}
     gpus = visible_gpus() if devices == {"cuda"} else []

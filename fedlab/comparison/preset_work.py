@@ -31,6 +31,12 @@ class PresetWork:
         return self.config.run.device
 
     @property
+    def reserved(self) -> tuple[float, float]:
+        """CPUs and GPUs that each of its clients reserves on a cluster by itself."""
+        found: tuple[float, float] = self.config.plugins["engine"].spec.reserves(self.config.engine)
+        return found
+
+    @property
     def pretraining(self) -> Hashable:
         """Workload, seed and steps of pre-training: runs that differ in one of them cannot share it."""
         run, steps = self.config.run, self.config.server.pretrain_steps

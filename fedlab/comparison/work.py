@@ -37,6 +37,11 @@ class Work(Protocol):
         ...
 
     @property
+    def reserved(self) -> tuple[float, float]:
+        """CPUs and GPUs that each of its clients reserves on a cluster by itself."""
+        ...
+
+    @property
     def pretraining(self) -> Hashable:
         """A value in which runs differ that cannot share a pre-training; None for a run that has none."""
         ...

@@ -22,6 +22,7 @@ RAY = EngineSpec(
     "fedlab.engines.ray:check_options",
     "fedlab.engines.ray_pool:open_grid",
     clients_see_gpu=lambda options: bool(options.gpus > 0),
+    reserves=lambda options: (options.cpus, options.gpus) if options.address else (0.0, 0.0),
 )
 GRPC = EngineSpec(  # clients choose their own device, whatever the server's is
     "fedlab.engines.grpc:run_config", GrpcConfig, "fedlab.engines.grpc:check", simulates_clients=False

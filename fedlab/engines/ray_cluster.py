@@ -91,7 +91,8 @@ def probe(address: str) -> RayCluster:
         raise ConfigError(
             f"something answers at {address}, but no Ray head within {PROBE_SECONDS:g} s. {_what_to_check(address)}"
         ) from None
-    if error := found.pop("error", None):
+    error = found.pop("error", None)
+    if error is not None:
         raise ConfigError(_explain(address, error))
     nodes = tuple(Node(**node) for node in found.pop("nodes"))
     return RayCluster(address, nodes, **found)
@@ -151,12 +152,12 @@ def _explain(address: str, error: str) -> str:
             f"on Python {own_python}; all machines need the same versions: install them there (`pip install "
             f"ray=={own_ray}`), or run this from the cluster's environment"
         )
-    said = LOG_PREFIX.sub("", error.strip().splitlines()[0])
+    said = LOG_PREFIX.sub("", (error.strip().splitlines() or [""])[0])
     if address == AUTO:
         return (
             "this machine is no node of a Ray cluster that answers; start one (`ray start --head`), join one (`ray "
-            f"start --address=HEAD:6379`), or name the address of its head. Ray says: {said}"
-        )
+            "start --address=HEAD:6379`), or name the address of its head"
+        ) + (f": {said}" if said else "")
     return (
         f"the Ray cluster at {address} takes no connection from this machine, which must be one of its nodes: run this "
         f"on a node, or make this machine one (`ray start --address={address}`). {_what_to_check(address)}. Ray says: "

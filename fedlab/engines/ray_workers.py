@@ -16,6 +16,7 @@ import socket
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from multiprocessing.connection import Connection
 from typing import Any
@@ -32,7 +33,7 @@ from fedlab.engines.pool_worker import Setup, Worker, client_host, receive_descr
 from fedlab.engines.processes import MARKER_ENV
 from fedlab.engines.ray_actors import ActorPool, another_takes_it, note, waiting_for
 from fedlab.engines.ray_cluster import BLAS_THREADS
-from fedlab.environment import remote_environment
+from fedlab.environment import search_paths, settings
 
 Packed = tuple[dict[str, Described], bytearray]
 Request = tuple[Metadata, Packed, Packed | None]  # of a message: metadata, content and the client's state
@@ -79,8 +80,7 @@ class Driver:
 
     def __init__(self, address: str, slots: int, cpus: float, gpus: float) -> None:
         self.address, self.slots, self.cpus, self.gpus = address, slots, cpus, gpus
-        variables = {**remote_environment(), BLAS_THREADS: os.environ[BLAS_THREADS]}
-        variables.pop(MARKER_ENV, None)  # of the processes that this machine stops
+        variables = {**search_paths(), BLAS_THREADS: os.environ[BLAS_THREADS]}
         joining: dict[str, Any] = {"runtime_env": {"env_vars": variables}}
         private: dict[str, Any] = {"num_cpus": slots, "include_dashboard": False}
         with warnings.catch_warnings():
@@ -95,7 +95,8 @@ class Driver:
         with self._lock:
             if self._setup is None:
                 set_task_identity(setup.run_id, setup.server_node)
-                self._setup = setup
+                own = {name: value for name, value in settings().items() if name != MARKER_ENV}  # it is this machine's
+                self._setup = replace(setup, environment={**own, **setup.environment})
         return RemoteHost(self, setup.partitions)
 
     @cached_property

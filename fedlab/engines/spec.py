@@ -44,6 +44,8 @@ class EngineSpec:
         directory, which yields a grid whose clients are those of any app; empty: it carries fedlab's own apps only.
     clients_see_gpu
         Returns True, given the options, if clients reach the server's GPU.
+    reserves
+        Returns, given the options, the CPUs and the GPUs that each client reserves on a cluster that others use, too.
     simulates_clients
         True if clients run on this machine, on data that it can read.
     uses_objects
@@ -59,6 +61,7 @@ class EngineSpec:
     check: Callable[[Any], None] | str = ""
     clients: str = ""
     clients_see_gpu: Callable[[Any], bool] = lambda options: True
+    reserves: Callable[[Any], tuple[float, float]] = lambda options: (0.0, 0.0)
     simulates_clients: bool = True
     uses_objects: bool = False
     vectorizes: bool = False

@@ -20,17 +20,30 @@ TENSORBOARD = "fedlab.trackers.tensorboard:TensorBoard"
 
 @dataclass(frozen=True)
 class TrackerRow:
-    """One tracker: its class as ``module:Name``, the package that it needs, and what to do when it cannot begin."""
+    """One tracker.
+
+    Attributes
+    ----------
+    path
+        Its class as ``module:Name``.
+    package
+        The package that it needs.
+    variables
+        Beginning of the names of its environment variables.
+    remedy
+        What to do when it cannot begin.
+    """
 
     path: str
     package: str
+    variables: str
     remedy: str
 
 
 TRACKERS: Mapping[str, TrackerRow] = {
-    "mlflow": TrackerRow("fedlab.trackers.mlflow:MLflow", "mlflow", "check MLFLOW_TRACKING_URI"),
+    "mlflow": TrackerRow("fedlab.trackers.mlflow:MLflow", "mlflow", "MLFLOW_", "check MLFLOW_TRACKING_URI"),
     "wandb": TrackerRow(
-        "fedlab.trackers.wandb:WeightsAndBiases", "wandb", "log in (`wandb login`), or set WANDB_MODE=offline"
+        "fedlab.trackers.wandb:WeightsAndBiases", "wandb", "WANDB_", "log in (`wandb login`), or set WANDB_MODE=offline"
     ),
 }
 

@@ -10,6 +10,7 @@ SCRIPTS = {
 [ -f refused ] && { cat refused >&2; exit 1; }
 id=$((100 + $(ls jobs | wc -l)))
 cp "$1" "scripts/$id"
+env > "scripts/$id.env"
 SLURM_JOB_ID=$id SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0 SLURM_PROCID=0 SLURM_LOCALID=0 \
     setsid sh "$1" > "scripts/$id.log" 2>&1 &
 echo $! > "jobs/$id"
@@ -55,6 +56,10 @@ class StandInSlurm:
     def scripts(self) -> list[str]:
         """Return the batch scripts of all jobs."""
         return [file.read_text() for file in sorted((self.folder / "scripts").glob("[0-9][0-9][0-9]"))]
+
+    def environments(self) -> list[set[str]]:
+        """Return ``NAME=value`` of the environments that sbatch hands on to jobs, as it does unless told otherwise."""
+        return [set(file.read_text().splitlines()) for file in sorted((self.folder / "scripts").glob("*.env"))]
 
     def hold(self, job: str, pid: int) -> None:
         """Queue a job that is this process."""

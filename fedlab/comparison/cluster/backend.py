@@ -6,16 +6,15 @@ another one goes on with.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from fedlab.comparison.workers import Task
+from fedlab.environment import settings
 from fedlab.errors import ConfigError
-from fedlab.plugins import PLUGIN_PATH, plugin_folders, python_path
+from fedlab.trackers.opening import TRACKERS
 
-FORWARDED = "FEDLAB_"  # beginning of the variables that cells get from the environment of the command
 STOP_SECONDS = 20.0  # that an interrupted cell has to note where it stands
 
 
@@ -27,8 +26,18 @@ class Backend(Protocol):
         """Name for people, such as ``Ray at 10.0.0.1:6379``."""
         ...
 
-    def check(self, tasks: Sequence[Task]) -> None:
-        """Raise ConfigError, with a sentence, when the cluster cannot run these tasks; nothing is started."""
+    def reach(self) -> None:
+        """Raise ConfigError, with a sentence, when there is no such cluster; before cells are planned."""
+        ...
+
+    def check(self, tasks: Sequence[Task]) -> int:
+        """Return how many of some tasks may be queued at a time; nothing is started.
+
+        Raises
+        ------
+        ConfigError
+            When the cluster cannot run them, with a sentence.
+        """
         ...
 
     def open(self, folder: Path) -> None:
@@ -66,14 +75,9 @@ def parse_details(text: str) -> tuple[str, dict[str, str]]:
     return head, values
 
 
-def environment() -> dict[str, str]:
-    """Return the variables that a cell needs on another machine: where modules are found, and settings of fedlab."""
-    return {
-        **{name: value for name, value in os.environ.items() if name.startswith(FORWARDED)},
-        **({"FEDLAB_DATA": str(Path(os.environ["FEDLAB_DATA"]).resolve())} if os.environ.get("FEDLAB_DATA") else {}),
-        "PYTHONPATH": python_path(),
-        PLUGIN_PATH: os.pathsep.join(plugin_folders()),
-    }
+def cell_settings() -> dict[str, str]:
+    """Return the variables of fedlab and of trackers, which may be secrets, that a cell gets on another machine."""
+    return settings(*(row.variables for row in TRACKERS.values()))
 
 
 def number(key: str, values: Mapping[str, str], default: float) -> float:

@@ -18,6 +18,7 @@ from fedlab.comparison.cluster import backend as common
 from fedlab.comparison.cluster.cell import RemoteCell
 from fedlab.comparison.workers import Task
 from fedlab.engines import ray_cluster
+from fedlab.environment import search_paths
 from fedlab.errors import ConfigError, suggest
 
 DETAILS = ("cpus", "gpus")  # of each cell
@@ -51,45 +52,69 @@ class RayBackend:
         self._tasks: dict[str, Task] = {}
         self._answers: SimpleQueue[str] = SimpleQueue()
         self._driver: subprocess.Popen[str] | None = None
-        self._has_gpus = False
+        self._why_lost = ""
 
     @property
     def title(self) -> str:
         """Name for people."""
         return "Ray" if self.address == ray_cluster.AUTO else f"Ray at {self.address}"
 
-    def check(self, tasks: Sequence[Task]) -> None:
-        """Look at the cluster, and refuse tasks that fit on none of its nodes.
+    def reach(self) -> None:
+        """Look at the cluster, once.
 
         Raises
         ------
         ConfigError
-            With a sentence.
+            When it does not answer, with a sentence.
         """
-        cluster = ray_cluster.probe(self.address)
-        self._has_gpus = cluster.gpus > 0
+        self._cluster = ray_cluster.probe(self.address)
+
+    def check(self, tasks: Sequence[Task]) -> int:
+        """Return how many of some tasks may be queued at a time.
+
+        That is all of them, except where clients reserve places of the same cluster: then as many as it has places, so
+        that each has one. Such a task reserves nothing itself, or it could hold what its own clients wait for.
+
+        Raises
+        ------
+        ConfigError
+            When a task fits on none of the nodes, or is to reserve what its clients wait for.
+        """
         for cpus, gpus in {self._resources(task) for task in tasks}:
-            if not cluster.slots(cpus, gpus):
+            if not self._cluster.slots(cpus, gpus):
                 raise ConfigError(
                     f"a cell takes {cpus:g} CPUs and {gpus:g} GPUs, and no node of the Ray cluster has as many "
-                    f"({cluster.describe()}); set threads, or --on ray:...,cpus=N,gpus=N"
+                    f"({self._cluster.describe()}); set threads, or --on ray:...,cpus=N,gpus=N"
                 )
+        places = [self._cluster.slots(*reserved) for task in tasks if any(reserved := task.work.reserved)]
+        return max(1, min([len(tasks), *places]))
 
     def _resources(self, task: Task) -> tuple[float, float]:
         """Return the CPUs and GPUs of a task: its threads, and a GPU where it may take one and there are any."""
         device = task.work.device.partition(":")[0]
-        wanted = 1 if device == "cuda" or (device == "auto" and self._has_gpus) else 0
-        return common.number("cpus", self.values, task.work.threads), common.number("gpus", self.values, wanted)
+        wanted = 1 if device == "cuda" or (device == "auto" and self._cluster.gpus > 0) else 0
+        cpus, gpus = task.work.reserved
+        return self._amount("cpus", task.work.threads, cpus), self._amount("gpus", wanted, gpus)
+
+    def _amount(self, key: str, usual: float, reserved: float) -> float:
+        """Return what a task reserves of a resource, of which each of its clients may reserve some."""
+        found = common.number(key, self.values, 0 if reserved else usual)
+        if found and reserved:
+            raise ConfigError(
+                f"--on ray:...,{key}={found:g}: a cell would hold {key} that its own clients wait for, each of which "
+                f"reserves {reserved:g} on the cluster; leave out {key}"
+            )
+        return found
 
     def open(self, folder: Path) -> None:
         """Start the driver; what it says goes to a log in the comparison's folder."""
         self._folder = folder
         command = [sys.executable, "-P", "-W", "ignore::FutureWarning", "-m", DRIVER, self.address]
-        variables = common.environment()
+        paths, given = search_paths(), common.cell_settings()
         with (folder / LOG).open("a") as log:
             self._driver = subprocess.Popen(
-                [*command, json.dumps(variables), str(common.STOP_SECONDS)],
-                env={**os.environ, **variables, **ray_cluster.driver_environment()},
+                [*command, ",".join(paths), ",".join(given), str(common.STOP_SECONDS)],
+                env={**os.environ, **paths, **given, **ray_cluster.driver_environment()},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -128,12 +153,15 @@ class RayBackend:
         return [(self._tasks.pop(answer["path"]), answer["error"])]
 
     def _lost(self) -> str:
-        """Return why the driver has ended."""
+        """Return why the driver has ended; the cluster is asked once."""
         self._answers.put("")  # what is submitted later is lost, too
-        code = self._process.wait()
+        self._why_lost = self._why_lost or self._look_for_reason(self._process.wait())
+        return self._why_lost
+
+    def _look_for_reason(self, code: int) -> str:
         log = self._folder / LOG
         if ray_cluster.is_gone(self.address):
-            return f"the Ray cluster at {self.address} is gone: its head does not answer any more; see {log}"
+            return f"{ray_cluster.gone(self.address)}; see {log}"
         last = ([line for line in log.read_text(errors="replace").splitlines() if line.strip()] or [""])[-1]
         return f"the connection to {self.title} ended with exit status {code}: {last.strip()}; see {log}"
 

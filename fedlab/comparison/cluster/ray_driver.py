@@ -1,8 +1,12 @@
 """The driver of cells on a Ray cluster, a process of its own: Ray ends the process whose cluster has gone.
 
-``python -m fedlab.comparison.cluster.ray_driver ADDRESS ENVIRONMENT SECONDS`` reads one JSON request per line, prints
-one JSON answer per cell that ended, and when stdin closes cancels the rest, which it gives so many seconds. It imports
-nothing but Ray: cells run elsewhere.
+``python -m fedlab.comparison.cluster.ray_driver ADDRESS PATHS SETTINGS SECONDS`` reads one JSON request per line,
+prints one JSON answer per cell that ended, and when stdin closes cancels the rest, which it gives so many seconds. It
+imports nothing but Ray: cells run elsewhere.
+
+PATHS and SETTINGS are names of variables, separated by commas, that cells get with the values of this process. Ray
+writes the environment that it is given for a job into command lines and logs. So only search paths are in it; a cell
+gets the settings, which may be secrets, as an argument.
 """
 
 from __future__ import annotations
@@ -21,8 +25,9 @@ POLL_SECONDS = 0.2
 CLOSED = ""  # a line that no request is
 
 
-def run_cell(fields: dict[str, str]) -> str | None:
-    """Run a cell on the machine that Ray has chosen; return its error."""
+def run_cell(fields: dict[str, str], settings: dict[str, str]) -> str | None:
+    """Run a cell, with these environment variables, on the machine that Ray has chosen; return its error."""
+    os.environ.update(settings)
     from fedlab.comparison.cluster.cell import RemoteCell
 
     return RemoteCell(**fields)()
@@ -44,11 +49,11 @@ def main() -> None:
 
     ray.init(
         address=sys.argv[1],
-        runtime_env={"env_vars": json.loads(sys.argv[2])},
+        runtime_env={"env_vars": _variables(sys.argv[2])},
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
-    remote = ray.remote(run_cell)
+    remote, settings = ray.remote(run_cell), _variables(sys.argv[3])
     running: dict[Any, str] = {}
     while True:
         for line in _new(lines):
@@ -57,13 +62,17 @@ def main() -> None:
                 return
             request = json.loads(line)
             options = {"num_cpus": request["cpus"], "num_gpus": request["gpus"], "max_retries": RETRIES}
-            running[remote.options(**options).remote(request["cell"])] = request["cell"]["path"]
+            running[remote.options(**options).remote(request["cell"], settings)] = request["cell"]["path"]
         if not running:
             time.sleep(POLL_SECONDS)
             continue
         for ended in ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS)[0]:
             answers.write(json.dumps({"path": running.pop(ended), "error": _error(ray, ended)}) + "\n")
             answers.flush()
+
+
+def _variables(names: str) -> dict[str, str]:
+    return {name: os.environ[name] for name in names.split(",") if name}
 
 
 def _new(lines: SimpleQueue[str]) -> list[str]:
@@ -95,7 +104,7 @@ def _cancel(ray: Any, running: list[Any]) -> None:
     for one in running:
         ray.cancel(one)
     if running:
-        ray.wait(running, num_returns=len(running), timeout=float(sys.argv[3]))
+        ray.wait(running, num_returns=len(running), timeout=float(sys.argv[4]))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import shlex
 import shutil
 import subprocess
 import time
@@ -22,6 +21,7 @@ from typing import Any
 from fedlab.comparison.cluster import backend as common
 from fedlab.comparison.cluster.cell import RemoteCell
 from fedlab.comparison.workers import Task
+from fedlab.environment import search_paths, with_environment
 from fedlab.errors import ConfigError, RunError
 from fedlab.files import write_atomically
 
@@ -61,7 +61,7 @@ class SlurmBackend:
         self._later: list[Task] = []  # refused while others were queued: there may be a limit of jobs
         self._room = False  # a job has ended since
 
-    def check(self, tasks: Sequence[Task]) -> None:
+    def reach(self) -> None:
         """Refuse a machine that cannot reach Slurm.
 
         Raises
@@ -77,7 +77,11 @@ class SlurmBackend:
                 f"--on slurm needs commands of Slurm that are not on the PATH: {', '.join(missing)}; run this on a "
                 "login node of the cluster"
             )
+
+    def check(self, tasks: Sequence[Task]) -> int:
+        """Return the number of tasks: Slurm queues them all."""
         self._threads = max(task.work.threads for task in tasks)
+        return len(tasks)
 
     def open(self, folder: Path) -> None:
         """Prepare the executor, and read which jobs there are from before."""
@@ -89,11 +93,12 @@ class SlurmBackend:
             options["cpus_per_task"] = self._threads
         (folder / FOLDER).mkdir(mode=0o700, exist_ok=True)  # results are pickles, which run code when they are read
         self._executor = submitit.SlurmExecutor(folder / FOLDER, max_num_timeout=REQUEUES)
-        exports = [f"export {name}={shlex.quote(value)}" for name, value in common.environment().items()]
+        # Everybody may read the script of a job. So it names no value: sbatch hands the environment of its process on.
+        self._variables = {**search_paths(), **common.cell_settings(), "SBATCH_EXPORT": "ALL"}
         self._executor.update_parameters(
             job_name=f"fedlab-{folder.name}",
             time=self.minutes,
-            setup=[*exports, "export PYTHONSAFEPATH=1"],  # a user's random.py is not the standard library's
+            setup=["export PYTHONSAFEPATH=1"],  # a user's random.py is not the standard library's
             additional_parameters=options,
         )
         known = _read_jobs(folder / FOLDER / JOBS)
@@ -126,7 +131,7 @@ class SlurmBackend:
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         try:
-            with redirect_stderr(io.StringIO()):  # the sentence below has it
+            with with_environment(self._variables), redirect_stderr(io.StringIO()):  # the sentence below has it
                 return self._executor.submit(cell)
         except (FailedJobError, FailedSubmissionError) as refused:
             said = " ".join(line.strip() for line in str(refused).splitlines() if line.strip())

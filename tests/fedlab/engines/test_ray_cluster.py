@@ -20,7 +20,7 @@ from fedlab.errors import ConfigError, RunError
 from fedlab.flower_apps.client import APP
 from fedlab.flower_apps.engine import AppEngine
 from fedlab.flower_apps.project import FlowerProject
-from fedlab.flower_apps.run import FlowerRun
+from fedlab.flower_apps.run import LOG, FlowerRun
 from fedlab.runs.result import Result
 from flower_apps import OLD_CLIENT, OLD_SERVER, ONE_WAY, ONE_WAY_CLIENT, write_app
 from ray_nodes import VARIABLES, ray_nodes
@@ -60,6 +60,11 @@ def query(message, context):
     import ray, time
     time.sleep(0.2)
     return Message(RecordDict({"c": ConfigRecord({"node": ray.get_runtime_context().get_node_id()})}), reply_to=message)
+"""
+SHOWS_KEY = """
+    import os, subprocess
+    commands = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    print("the key is", os.environ["WANDB_API_KEY"] + ", and", commands.count("a-secret"), "can be seen")
 """
 
 
@@ -102,7 +107,7 @@ def test_what_fits_is_counted_node_by_node():
 def test_a_machine_that_is_no_node_is_told_what_to_do(monkeypatch):
     said = "[2026-11-27 10:00:00,1 E 7 8] rpc_client.h:203: Failed to connect to GCS"
     monkeypatch.setattr(ray_cluster, "_ask", lambda address: {"error": said})
-    with pytest.raises(ConfigError, match="no node of a Ray cluster that answers; .*says: Failed to connect to GCS$"):
+    with pytest.raises(ConfigError, match="no node of a Ray cluster that answers; .*: Failed to connect to GCS$"):
         probe("auto")
     with socket.create_server(("127.0.0.1", 0)) as head:
         address = f"127.0.0.1:{head.getsockname()[1]}"
@@ -162,6 +167,22 @@ def test_flower_apps_have_the_bits_of_one_process_and_outlive_an_actor(cluster, 
     lacking = f"import os\nif {APP!r} in os.environ:\n    import no_such_package\n{OLD_CLIENT}"
     with pytest.raises(RunError, match="client-0: on .*: tiny-app needs the package 'no_such_package', which is not"):
         run_app(write_app(tmp_path / "lacking", OLD_SERVER, lacking), tmp_path / "runs", **options)
+
+
+@pytest.mark.engine
+def test_cells_on_a_cluster_do_not_hold_what_their_clients_wait_for(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_API_KEY", "a-secret")
+    server = OLD_SERVER.replace("def server_fn(context):", f"def server_fn(context):{SHOWS_KEY}")
+    folder = str(write_app(tmp_path / "app", server, OLD_CLIENT))
+    options = ["engine=ray", f"ray.address={cluster.address}", "--seeds", "3", "--on", f"ray:{cluster.address}"]
+    result = CliRunner().invoke(app, ["compare", folder, *options])
+    assert result.exit_code == 0, result.output
+    assert "up to 2 at a time" in result.output  # and there are two CPUs
+    alone = FlowerRun(FlowerProject.read(folder), 2, threads=1)
+    cell, remote = fedlab.Comparison.read(tmp_path / "comparisons" / "app").results[-1]
+    assert "the key is a-secret, and 0 can be seen" in (remote.directory / LOG).read_text()
+    assert cell.seed == 2 and alone.run(alone.create(tmp_path)).weights_sha256 == remote.weights_sha256
 
 
 @pytest.mark.engine

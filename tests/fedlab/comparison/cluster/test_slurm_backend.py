@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import threading
@@ -41,7 +42,8 @@ def tasks(folder, *seeds):
 def backend_of(folder, all_tasks, details="slurm"):
     folder.mkdir(exist_ok=True)
     backend = find_backend(details)
-    backend.check(all_tasks)
+    backend.reach()
+    assert backend.check(all_tasks) == len(all_tasks)
     backend.open(folder)
     return backend
 
@@ -71,6 +73,20 @@ def test_a_refused_job_is_told_in_the_words_of_sbatch(slurm, tmp_path):
     backend = backend_of(tmp_path, [task])
     with pytest.raises(RunError, match="sbatch: error: invalid partition specified: gpuu sbatch: error: Batch job"):
         backend.submit(task)
+
+
+def test_jobs_get_the_variables_of_trackers_and_no_script_names_a_value(slurm, tmp_path, monkeypatch):
+    given = {"WANDB_API_KEY": "secret-1", "MLFLOW_TRACKING_TOKEN": "secret-2", "FEDLAB_OWN": "secret-3"}
+    for name, value in {**given, "SBATCH_EXPORT": "NONE"}.items():
+        monkeypatch.setenv(name, value)
+    (task,) = tasks(tmp_path, 0)
+    backend = backend_of(tmp_path, [task])
+    backend.submit(task)
+    backend.close()
+    (handed,), (script,) = slurm.environments(), slurm.scripts()
+    assert {f"{name}={value}" for name, value in given.items()} <= handed and "SBATCH_EXPORT=ALL" in handed
+    assert any(line.startswith("PYTHONPATH=") and str(toy.__file__).rpartition("/")[0] in line for line in handed)
+    assert "secret" not in script and os.environ["SBATCH_EXPORT"] == "NONE"
 
 
 def test_jobs_of_an_earlier_command_are_found_again_and_a_limit_of_jobs_is_waited_for(slurm, tmp_path):
@@ -132,7 +148,7 @@ def test_a_job_that_vanishes_is_told_with_its_state(slurm, tmp_path, monkeypatch
 def test_a_machine_without_slurm_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="not on the PATH: sbatch, srun, squeue, scancel; run this on a login node"):
-        find_backend("slurm").check(tasks(tmp_path, 0))
+        find_backend("slurm").reach()
 
 
 @pytest.mark.parametrize(
