@@ -51,11 +51,12 @@ def plan_app(request: ComparisonRequest) -> ComparisonPlan:
     varied = [key for key, each in values.items() if len(each) > 1]
     check_metric(request, request.metric or "", DECLARED)
     folder = Path(request.out or Path("comparisons") / project.path.name).resolve()
+    sources = project.content_hash()  # an app that has changed is another one
     cells, tasks = list[Cell](), dict[str, Task]()
     for point in (dict(zip(values, each, strict=True)) for each in product(*values.values())):
         variant = project.with_overrides(point)
         label = " ".join(f"{key}={spec.format_value(point[key])}" for key in varied) or project.name
-        name = config_hash([str(project.path), dict(variant.config), variant.clients, THREADS])
+        name = config_hash([str(project.path), sources, dict(variant.config), variant.clients, THREADS])
         for seed in seeds:
             run = f"cells/{name}-{seed}"
             cells.append(Cell(label, STRATEGY, seed, {}, run))

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +21,8 @@ from fedlab.errors import ConfigError, suggest
 FILE = "pyproject.toml"
 CLIENTS = 10  # of Flower's own simulation, where nothing else is said
 NUM_CLIENTS = "federation.num-supernodes"  # an override that is no entry of the run config
+SOURCES = (".py", ".toml")  # ends of names
+NOT_OF_AN_APP = {"pyvenv.cfg", "manifest.json", "comparison.json"}  # files by which other folders are known
 BOOLS = {"true": True, "false": False}
 
 
@@ -114,12 +118,35 @@ class FlowerProject:
         changed = {key: _parse(key, value, self.config[key]) for key, value in given.items()}
         return replace(self, config={**self.config, **changed}, clients=number)
 
+    def content_hash(self) -> str:
+        """Return the SHA-256 of the names and contents of the app's source files; see :func:`sources`."""
+        digest = hashlib.sha256()
+        for file in sources(self.path):
+            content = file.read_bytes()
+            digest.update(f"{file.relative_to(self.path).as_posix()} {len(content)}\n".encode() + content)
+        return digest.hexdigest()
+
     def requirement(self, package: str) -> str:
         """Return the dependency that is named like an imported package, as the project writes it; "" without one."""
         wanted = _normal(package)
         names = {item: _normal(without_version(item).partition("[")[0]) for item in self.dependencies}
         exact = [item for item, name in names.items() if name == wanted]
         return (exact or [item for item, name in names.items() if wanted in name.split("-")] or [""])[0]
+
+
+def sources(folder: Path) -> list[Path]:
+    """Return the source files below a folder, in order: Python and TOML, of which Flower makes a bundle.
+
+    Hidden folders, virtual environments and results of fedlab, such as run directories, are no part of an app.
+    """
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder):
+        if place != str(folder) and NOT_OF_AN_APP.intersection(files):
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith((".", "__pycache__"))]
+        found += [Path(place) / name for name in files if name.endswith(SOURCES) and (Path(place) / name).is_file()]
+    return sorted(found)
 
 
 def _table(table: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
@@ -56,6 +58,20 @@ def test_the_engine_is_one_for_all_cells_and_another_one_finds_the_same_cells(fo
     assert plans[0].tasks.keys() == plans[1].tasks.keys()
     assert [task.work.run.engine.name for plan in plans for task in plan.tasks.values()] == ["inprocess", "ray"]
     assert "engine=ray ray.cpus=2" in plans[1].comparison.command
+
+
+def test_an_app_whose_files_have_changed_has_other_cells_and_results_in_its_folder_are_no_files_of_it(folder):
+    def runs():
+        return set(plan_app(ComparisonRequest(folder, "", 1)).tasks)
+
+    before, app = runs(), Path(folder)
+    for name in ("runs/a-0/manifest.json", "runs/a-0/config.toml", ".venv/x.py", "tiny/__pycache__/x.py", "notes.md"):
+        (app / name).parent.mkdir(parents=True, exist_ok=True)
+        (app / name).write_text("1")
+    assert runs() == before
+    client = app / "tiny" / "client.py"
+    client.write_text(client.read_text() + "\n# other\n")
+    assert not runs() & before
 
 
 def test_numbers_of_clients_are_values_and_text_is_taken_whole(folder):
