@@ -12,6 +12,7 @@ from fedlab.cli.common import run_and_print
 from fedlab.cli.consoles import stdout
 from fedlab.config.presets import parse_overrides
 from fedlab.config.resolve import THREADS
+from fedlab.errors import ConfigError
 
 
 def flower(
@@ -45,6 +46,8 @@ def flower(
 
     usual = FlowerProject.read(path)
     engine, entries = AppEngine.split(parse_overrides(overrides or []), usual.config)
+    if workers and engine != AppEngine():
+        raise ConfigError(f"--workers is engine=pool, and engine={engine.name} is given too; keep one of them")
     project = usual.with_overrides(entries, clients)
     run = FlowerRun(project, seed, threads, AppEngine.of_processes(workers) if workers else engine)
     directory = run.create(runs)

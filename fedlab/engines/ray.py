@@ -9,13 +9,20 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 
 from fedlab.config.schema import Config, RayConfig
 from fedlab.engines.flower_internals import Simulation
 from fedlab.engines.processes import usable_cpus
-from fedlab.engines.ray_cluster import SHARED_CLUSTER, RayCluster, driver_environment, gone, is_gone, probe
+from fedlab.engines.ray_cluster import (
+    SHARED_CLUSTER,
+    RayCluster,
+    check_installed,
+    driver_environment,
+    gone,
+    is_gone,
+    probe,
+)
 from fedlab.engines.spec import Apps, flower_config
 from fedlab.engines.superlink import check_apps, follow, submit, superlink
 from fedlab.errors import ConfigError, RunError
@@ -42,8 +49,10 @@ def check_options(options: RayConfig) -> None:
     Raises
     ------
     ConfigError
-        When it does not answer, is of another version, or none of its nodes has room for a client.
+        When Ray is not installed, or the cluster does not answer, is of another version, or none of its nodes has room
+        for a client.
     """
+    check_installed()
     if not options.address:
         return
     cluster = recent(options.address)
@@ -148,6 +157,5 @@ def _check(apps: Apps, partitions: int, options: RayConfig) -> None:
         raise ConfigError(f"The simulation needs at least 1 partition, got {partitions}.")
     if options.address and options.cpus != max(1, int(options.cpus)):
         raise ConfigError(f"On a shared Ray cluster Flower takes whole CPUs per client, got ray.cpus = {options.cpus}.")
-    if find_spec("ray") is None:
-        raise ConfigError("The ray engine needs the package ray: pip install 'flwr[simulation]'.")
+    check_installed()
     check_apps(apps)

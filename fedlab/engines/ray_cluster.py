@@ -68,6 +68,18 @@ def driver_environment() -> dict[str, str]:
     return {name: os.environ.get(name, value) for name, value in SETTINGS.items()}
 
 
+def check_installed() -> None:
+    """Refuse an environment without Ray.
+
+    Raises
+    ------
+    ConfigError
+        With the command that installs it.
+    """
+    if find_spec("ray") is None:
+        raise ConfigError("engine=ray and --on ray need the package ray: pip install 'flwr[simulation]'")
+
+
 def probe(address: str) -> RayCluster:
     """Look at a cluster, within a minute at most.
 
@@ -81,8 +93,7 @@ def probe(address: str) -> RayCluster:
     ConfigError
         When Ray is not installed, nothing answers, it is another version, or this machine is none of its nodes.
     """
-    if find_spec("ray") is None:
-        raise ConfigError("a Ray cluster needs the package ray: pip install 'flwr[simulation]'")
+    check_installed()
     if address != AUTO and (reason := unreachable(address)):
         raise ConfigError(f"no Ray cluster answers at {address}: {reason}. {_what_to_check(address)}")
     try:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from typer.testing import CliRunner
 
+from fedlab.cli.app import app
+from fedlab.engines import ray_cluster
 from fedlab.errors import ConfigError
 from fedlab.flower_apps.engine import AppEngine
+from fedlab.flower_apps.project import FlowerProject
+from fedlab.flower_apps.run import FlowerRun
+from flower_apps import write_app
 
 
 def test_the_engine_and_its_options_are_no_entries_of_the_run_config():
@@ -32,3 +38,16 @@ def test_an_app_keeps_entries_of_its_own_that_are_called_so():
 def test_bad_input_is_a_sentence(overrides, sentence):
     with pytest.raises(ConfigError, match=sentence):
         AppEngine.split(overrides, {})
+
+
+def test_what_the_engine_lacks_is_told_before_a_directory_is_made(tmp_path, monkeypatch):
+    project = FlowerProject.read(write_app(tmp_path / "app"))
+    run = FlowerRun(project, threads=1, engine=AppEngine("ray", {"ray.address": "127.0.0.1:1"}))
+    with pytest.raises(ConfigError, match="no Ray cluster answers at 127.0.0.1:1"):
+        run.create(tmp_path / "runs")
+    monkeypatch.setattr(ray_cluster, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="need the package ray: pip install"):
+        run.create(tmp_path / "runs")
+    both = CliRunner().invoke(app, ["flower", str(project.path), "engine=ray", "--workers", "2"])
+    assert both.exit_code and "engine=ray is given too" in " ".join(str(both.output).split())
+    assert not (tmp_path / "runs").exists()
