@@ -1,16 +1,28 @@
-"""Variables of the environment that processes on other machines get from the process that starts them."""
+"""Variables and versions that processes on other machines share with the process that starts them."""
 
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
 from fedlab.plugins import PLUGIN_PATH, plugin_folders, python_path
 
+DISTRIBUTION = "fedlab-adapt"
 OWN = "FEDLAB_"  # beginning of the names of fedlab's own settings
 DATA = "FEDLAB_DATA"
+
+
+def versions_here() -> str:
+    """Return the versions of fedlab and Python that must be the same on all machines."""
+    try:
+        version = metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        version = "not installed"
+    return f"fedlab {version} on Python {'.'.join(platform.python_version_tuple()[:2])}"
 
 
 def search_paths() -> dict[str, str]:

@@ -11,7 +11,6 @@ import array
 import json
 import logging
 import os
-import platform
 import socket
 import threading
 import warnings
@@ -33,7 +32,8 @@ from fedlab.engines.pool_worker import Setup, Worker, client_host, receive_descr
 from fedlab.engines.processes import MARKER_ENV
 from fedlab.engines.ray_actors import ActorPool, another_takes_it, note, waiting_for
 from fedlab.engines.ray_cluster import BLAS_THREADS
-from fedlab.environment import search_paths, settings
+from fedlab.environment import search_paths, settings, versions_here
+from fedlab.errors import ConfigError
 
 Packed = tuple[dict[str, Described], bytearray]
 Request = tuple[Metadata, Packed, Packed | None]  # of a message: metadata, content and the client's state
@@ -41,9 +41,22 @@ Reply = tuple[Metadata, Error | Packed, Packed | None]  # of a reply likewise; a
 
 
 class ClientActor:
-    """Clients of a process that Ray started on one of its machines."""
+    """Clients of a process that Ray started on one of its machines.
 
-    def __init__(self, setup: Setup) -> None:
+    Parameters
+    ----------
+    versions
+        Those of the run, as of :func:`fedlab.environment.versions_here`.
+
+    Raises
+    ------
+    ConfigError
+        When this machine has others.
+    """
+
+    def __init__(self, setup: Setup, versions: str) -> None:
+        if versions_here() != versions:
+            raise ConfigError(f"{socket.gethostname()} has {versions_here()}, and the run has {versions}")
         self.host = client_host(setup)
 
     def answer(self, requests: Sequence[Request]) -> list[Reply]:
@@ -103,7 +116,7 @@ class Driver:
     def actors(self) -> ActorPool:
         """Actors of the run, the first of which has started."""
         options: Any = ray.remote(ClientActor).options(num_cpus=self.cpus, num_gpus=self.gpus)
-        actors = ActorPool(lambda: options.remote(self._setup), self.slots)
+        actors = ActorPool(lambda: options.remote(self._setup, versions_here()), self.slots)
         actors.wait_for_one(self._tell)
         return actors
 
@@ -158,9 +171,10 @@ class RemoteHost:
 def explain(error: RayError) -> str:
     """Return why no actor answered: what the last line of Ray's text says."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = (lines or [type(error).__name__])[-1].removeprefix(f"{ConfigError.__module__}.{ConfigError.__name__}: ")
     return (
-        f"no process of the Ray cluster could answer for this client: {(lines or [type(error).__name__])[-1]}. All "
-        f"machines need the same fedlab, Python {platform.python_version()}, and the app's folder under the same path"
+        f"no process of the Ray cluster could answer for this client: {said}. All machines need {versions_here()}, the "
+        "same packages, and the app's folder under the same path"
     )
 
 

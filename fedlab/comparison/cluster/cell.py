@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import platform
 import secrets
 import socket
 import threading
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from fedlab.comparison import cells
 from fedlab.comparison.work import read_work, write_work
 from fedlab.comparison.workers import Task
+from fedlab.environment import versions_here
 from fedlab.files import write_atomically
 
-DISTRIBUTION, FOLDER_ID = "fedlab-adapt", ".folder-id"
+FOLDER_ID = ".folder-id"
 REQUEUED = threading.Event()  # of this process: its job is in the queue again, so that it has no result
 
 
@@ -90,12 +89,3 @@ def folder_id(folder: Path) -> str:
     if not file.exists():
         write_atomically(file, secrets.token_hex(8).encode())
     return file.read_text(encoding="utf-8")
-
-
-def versions_here() -> str:
-    """Return the versions of fedlab and Python that must be the same on all machines."""
-    try:
-        version = metadata.version(DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        version = "not installed"
-    return f"fedlab {version} on Python {'.'.join(platform.python_version_tuple()[:2])}"

@@ -11,8 +11,9 @@ import pytest
 
 from fedlab.config.schema import RayConfig
 from fedlab.engines import processes, ray_pool
+from fedlab.engines.pool_worker import Setup
 from fedlab.engines.worker_processes import WorkerStarter
-from fedlab.errors import RunError
+from fedlab.errors import ConfigError, RunError
 
 
 def program(tmp_path, address):
@@ -26,6 +27,18 @@ def test_a_private_ray_counts_places_and_a_cluster_its_cpus(tmp_path, monkeypatc
         (options,) = made.arguments  # every user can read them
         assert json.loads(options) == {"address": address, "slots": 3, "cpus": cpus, "gpus": 0.0}
         assert made.variables["RAY_ADDRESS"] == (address or "local") and made.variables[ray_pool.BLAS_THREADS]
+
+
+@pytest.mark.engine
+def test_a_machine_of_another_version_starts_no_clients_and_says_so():
+    from ray.exceptions import RayError
+
+    from fedlab.engines.ray_workers import ClientActor, explain
+
+    with pytest.raises(ConfigError, match="has fedlab .*, and the run has fedlab 9") as refused:
+        ClientActor(Setup("no:app", {}, {}, 1, 1, vectorize=0), "fedlab 9 on Python 3.11")
+    said = explain(RayError(f"The actor died\nTraceback:\nfedlab.errors.ConfigError: {refused.value}\n"))
+    assert f"for this client: {refused.value}. All machines need fedlab" in said
 
 
 @pytest.mark.engine
