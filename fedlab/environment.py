@@ -14,6 +14,7 @@ from fedlab.plugins import PLUGIN_PATH, plugin_folders, python_path
 DISTRIBUTION = "fedlab-adapt"
 OWN = "FEDLAB_"  # beginning of the names of fedlab's own settings
 DATA = "FEDLAB_DATA"
+PATHS = (DATA, PLUGIN_PATH)
 
 
 def versions_here() -> str:
@@ -26,12 +27,13 @@ def versions_here() -> str:
 
 
 def search_paths() -> dict[str, str]:
-    """Return where modules are found, which a process must know as it starts."""
-    return {"PYTHONPATH": python_path(), PLUGIN_PATH: os.pathsep.join(plugin_folders())}
+    """Return where modules and data are found, with absolute folders: a process must know it as it starts."""
+    data = {DATA: str(Path(os.environ[DATA]).resolve())} if os.environ.get(DATA) else {}
+    return {**data, "PYTHONPATH": python_path(), PLUGIN_PATH: os.pathsep.join(plugin_folders())}
 
 
 def settings(*prefixes: str) -> dict[str, str]:
-    """Return the settings of fedlab, with an absolute folder of data.
+    """Return the settings of fedlab that are no search paths.
 
     Values may be secrets: no command line and no file that others can read may hold them.
 
@@ -40,9 +42,8 @@ def settings(*prefixes: str) -> dict[str, str]:
     prefixes
         Beginnings of the names of other variables that are wanted.
     """
-    given = {name: value for name, value in os.environ.items() if name.startswith((OWN, *prefixes))}
-    data = {DATA: str(Path(given[DATA]).resolve())} if given.get(DATA) else {}
-    return {**given, **data}
+    wanted = (OWN, *prefixes)
+    return {name: value for name, value in os.environ.items() if name.startswith(wanted) and name not in PATHS}
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from flwr.simulation.ray_transport.ray_actor import ClientAppActor, pool_size_fr
 
 from fedlab.engines.ray_actors import ActorPool, another_takes_it, note, waiting_for
 from fedlab.engines.ray_cluster import SHARED_CLUSTER
+from fedlab.environment import search_paths
 
 
 class SharedRayBackend(RayBackend):
@@ -42,6 +43,11 @@ class SharedRayBackend(RayBackend):
         options: Any = actor_type.options(**self.client_resources)  # type: ignore[attr-defined]
         self.actors = ActorPool(lambda: options.remote(), self.slots)
         self.actors.wait_for_one(self._tell)
+
+    def init_ray(self, backend_config: Any) -> None:
+        """Connect to the cluster; processes of this run find modules and data where this one does."""
+        given = backend_config.get(self.init_args_key) or {}
+        ray.init(**{"include_dashboard": False, **given, "runtime_env": {"env_vars": search_paths()}})
 
     def _tell(self) -> None:
         cpus, gpus = (self.client_resources.get(name, 0) for name in ("num_cpus", "num_gpus"))

@@ -57,8 +57,9 @@ app = ClientApp()
 
 @app.query()
 def query(message, context):
-    import ray, time
+    import os, ray, time
     time.sleep(0.2)
+    assert os.environ["FEDLAB_PLUGIN_PATH"]  # which Ray was started without
     return Message(RecordDict({"c": ConfigRecord({"node": ray.get_runtime_context().get_node_id()})}), reply_to=message)
 """
 SHOWS_KEY = """
