@@ -20,7 +20,7 @@ from flwr.app import Context, Message
 from flwr.server.superlink.fleet.vce.backend.raybackend import RayBackend
 from flwr.simulation.ray_transport.ray_actor import ClientAppActor, pool_size_from_resources
 
-from fedlab.engines.ray_actors import ActorPool, another_takes_it, note, waiting_for
+from fedlab.engines.ray_actors import ActorPool, another_takes_it, note
 from fedlab.engines.ray_cluster import SHARED_CLUSTER
 from fedlab.environment import search_paths
 
@@ -41,17 +41,14 @@ class SharedRayBackend(RayBackend):
         self.stopped, actor_type = threading.Event(), ClientAppActor
         self.slots = min(clients, pool_size_from_resources(self.client_resources))
         options: Any = actor_type.options(**self.client_resources)  # type: ignore[attr-defined]
-        self.actors = ActorPool(lambda: options.remote(), self.slots)
-        self.actors.wait_for_one(self._tell)
+        cpus, gpus = (float(self.client_resources.get(name, 0)) for name in ("num_cpus", "num_gpus"))
+        self.actors = ActorPool(lambda: options.remote(), self.slots, cpus, gpus)
+        self.actors.wait_for_one(os.environ[SHARED_CLUSTER])
 
     def init_ray(self, backend_config: Any) -> None:
         """Connect to the cluster; processes of this run find modules and data where this one does."""
         given = backend_config.get(self.init_args_key) or {}
         ray.init(**{"include_dashboard": False, **given, "runtime_env": {"env_vars": search_paths()}})
-
-    def _tell(self) -> None:
-        cpus, gpus = (self.client_resources.get(name, 0) for name in ("num_cpus", "num_gpus"))
-        note(waiting_for(os.environ[SHARED_CLUSTER], cpus, gpus))
 
     @property
     def num_workers(self) -> int:

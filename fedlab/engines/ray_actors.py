@@ -31,9 +31,12 @@ class ActorPool:
         Asks for another actor.
     number
         Number of actors.
+    cpus, gpus
+        What each of them reserves.
     """
 
-    def __init__(self, create: Callable[[], Any], number: int) -> None:
+    def __init__(self, create: Callable[[], Any], number: int, cpus: float, gpus: float) -> None:
+        self.cpus, self.gpus, self._had_room = cpus, gpus, has_room(cpus, gpus)
         self._create, self._idle = create, SimpleQueue[Any]()
         self._starting: dict[Any, Any] = {}  # reference that is ready with the actor -> the actor
         self._lock, self._asked, self._closed = threading.Lock(), threading.Event(), False
@@ -146,13 +149,17 @@ class ActorPool:
             self._living -= 1
         self._ask()
 
-    def wait_for_one(self, on_wait: Callable[[], None]) -> None:
-        """Wait until one actor has started; call ``on_wait`` if that takes longer than ``PATIENCE`` seconds."""
-        end, told = time.monotonic() + PATIENCE, False
+    def wait_for_one(self, address: str) -> None:
+        """Wait until one actor has started; note it if the cluster at an address has no room for that.
+
+        Where there was room the actors have taken it, and only need their time to start; so do those of a private Ray,
+        which has no address.
+        """
+        end, told = time.monotonic() + PATIENCE, self._had_room or not address
         while self._idle.empty():
             if not told and time.monotonic() > end:
                 told = True
-                on_wait()
+                note(waiting_for(address, self.cpus, self.gpus))
             time.sleep(0.05)
 
     def close(self) -> None:
@@ -160,6 +167,12 @@ class ActorPool:
         with self._lock:
             self._closed = True
             self._asked.set()
+
+
+def has_room(cpus: float, gpus: float) -> bool:
+    """Return True if so much is free on the cluster of which this process is a driver."""
+    free = ray.available_resources()  # type: ignore[no-untyped-call]
+    return bool(free.get("CPU", 0) >= cpus and free.get("GPU", 0) >= gpus)
 
 
 def waiting_for(address: str, cpus: float, gpus: float) -> str:

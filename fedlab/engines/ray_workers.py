@@ -30,7 +30,7 @@ from fedlab.engines.flower_internals import message_with, set_task_identity
 from fedlab.engines.packing import Described, pack, unpack
 from fedlab.engines.pool_worker import Setup, Worker, client_host, receive_descriptors
 from fedlab.engines.processes import MARKER_ENV
-from fedlab.engines.ray_actors import ActorPool, another_takes_it, note, waiting_for
+from fedlab.engines.ray_actors import ActorPool, another_takes_it, note
 from fedlab.engines.ray_cluster import BLAS_THREADS
 from fedlab.environment import search_paths, settings, versions_here
 from fedlab.errors import ConfigError
@@ -116,13 +116,9 @@ class Driver:
     def actors(self) -> ActorPool:
         """Actors of the run, the first of which has started."""
         options: Any = ray.remote(ClientActor).options(num_cpus=self.cpus, num_gpus=self.gpus)
-        actors = ActorPool(lambda: options.remote(self._setup, versions_here()), self.slots)
-        actors.wait_for_one(self._tell)
+        actors = ActorPool(lambda: options.remote(self._setup, versions_here()), self.slots, self.cpus, self.gpus)
+        actors.wait_for_one(self.address)
         return actors
-
-    def _tell(self) -> None:
-        if self.address:  # a Ray of our own only takes time to start
-            note(waiting_for(self.address, self.cpus, self.gpus))
 
     def answer(self, requests: list[Request], on_loss: Callable[[Exception], None]) -> list[Reply]:
         """Return replies to some messages, from any actor.
