@@ -29,6 +29,8 @@ from fedlab.errors import FedlabWarning
 from fedlab.machine import check_threads, note_threads
 from fedlab.numpy_state import NumpyState
 
+DEBUG_MODES = {"warn": 1, "error": 2}  # torch's numbers of them
+
 
 def seed_of(*names: int | str) -> int:
     """Return a seed in [0, 2**63) that depends on every name and on their order.
@@ -42,33 +44,61 @@ def seed_of(*names: int | str) -> int:
 
 @contextmanager
 def seeded(*names: int | str) -> Iterator[None]:
-    """Run the body on a stream of its own of ``random``, NumPy and torch, and restore the global streams afterwards."""
+    """Run the body on a stream of its own of ``random``, NumPy and torch, and restore the global streams afterwards.
+
+    Directly within :func:`turns` they are left where the body ends.
+    """
     seed = seed_of(*names)
-    with exclusive(), _torch_seeded(seed):
-        python_state, numpy_before = random.getstate(), numpy_state.current()
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
+    with exclusive(), _between_turns(False) as is_turn:
+        before = None if is_turn else _current()
+        _enter(seed)
         try:
             yield
         finally:
-            random.setstate(python_state)
-            numpy_state.restore(numpy_before)
+            if before is not None:
+                _restore(before)
+
+
+def _enter(seed: int) -> None:
+    """Seed the global generators."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    # Without a GPU torch.manual_seed still notes the stack for each kind of GPU, which takes longer than a small step.
+    (torch.manual_seed if _gpus() else torch.default_generator.manual_seed)(seed)
 
 
 @contextmanager
-def _torch_seeded(seed: int) -> Iterator[None]:
-    if _gpus():
-        with torch.random.fork_rng(devices=_gpus()):
-            torch.manual_seed(seed)
-            yield
-        return
-    # Without a GPU torch.manual_seed still notes the stack for each kind of GPU, which takes longer than a small step.
-    state = torch.default_generator.get_state()
-    torch.default_generator.manual_seed(seed)
-    try:
+def turns() -> Iterator[None]:
+    """Run a body that draws in scopes of :func:`seeded` only: nothing is saved and restored between two of them.
+
+    That is most of what a scope costs. The global generators are left wherever the last scope ended, so it belongs
+    into a :func:`seeded` or a :func:`preserved`. Scopes within a scope are restored as ever.
+
+    >>> with preserved(), turns():
+    ...     with seeded(0, "one"):
+    ...         one = torch.rand(1)
+    ...     with seeded(0, "two"):
+    ...         two = torch.rand(1)
+    >>> with seeded(0, "two"):
+    ...     torch.equal(two, torch.rand(1))
+    True
+    """
+    with exclusive(), _between_turns(True):
         yield
+
+
+_is_between_turns = False  # of the thread that is in `exclusive`
+
+
+@contextmanager
+def _between_turns(value: bool) -> Iterator[bool]:
+    """Set whether a scope that opens now has to restore nothing, while the context lasts; yield what it was before."""
+    global _is_between_turns
+    before, _is_between_turns = _is_between_turns, value
+    try:
+        yield before
     finally:
-        torch.default_generator.set_state(state)
+        _is_between_turns = before
 
 
 class Stream:
@@ -96,9 +126,7 @@ class Stream:
     def __enter__(self) -> None:
         """Enter the stream, where it was left."""
         if self._states is None:
-            random.seed(self._seed)
-            np.random.seed(self._seed % 2**32)
-            (torch.manual_seed if _gpus() else torch.default_generator.manual_seed)(self._seed)
+            _enter(self._seed)
         else:
             _restore(self._states)
 
@@ -110,7 +138,7 @@ class Stream:
 @contextmanager
 def preserved() -> Iterator[None]:
     """Run the body and restore the global random streams afterwards."""
-    with exclusive():
+    with exclusive(), _between_turns(False):
         before = _current()
         try:
             yield
@@ -212,18 +240,31 @@ def deterministic(threads: int, *, strict: bool = True) -> Iterator[None]:
 @contextmanager
 def _deterministic(threads: int, mode: str) -> Iterator[None]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.get_num_threads(), torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
-    flags: Any = torch.utils.deterministic
-    filled = flags.fill_uninitialized_memory
-    torch.set_num_threads(threads)
-    torch.set_deterministic_debug_mode(mode)  # use_deterministic_algorithms, without its 2 s import of the compiler
-    torch.backends.cudnn.benchmark = False
+    before = _modes()
     # Every empty tensor would be filled with NaN first, a tenth of a small network's time; nothing reads them.
-    flags.fill_uninitialized_memory = False
+    _set_modes((threads, DEBUG_MODES[mode], False, False))
     try:
         yield
     finally:
-        torch.set_num_threads(before[0])
-        torch.set_deterministic_debug_mode(before[1])
-        torch.backends.cudnn.benchmark = before[2]
-        flags.fill_uninitialized_memory = filled
+        _set_modes(before)
+
+
+def _modes() -> tuple[int, int, bool, bool]:
+    """Return threads, debug mode of deterministic kernels, search for cuDNN's kernels, filling of empty tensors."""
+    flags: Any = torch.utils.deterministic
+    benchmark = torch.backends.cudnn.benchmark
+    return torch.get_num_threads(), torch.get_deterministic_debug_mode(), benchmark, flags.fill_uninitialized_memory
+
+
+def _set_modes(wanted: tuple[int, int, bool, bool]) -> None:
+    """Set what is not so already: within a run it is, and to set it takes longer than a message otherwise does."""
+    threads, mode, benchmark, filled = _modes()
+    if threads != wanted[0]:
+        torch.set_num_threads(wanted[0])
+    if mode != wanted[1]:
+        torch.set_deterministic_debug_mode(wanted[1])  # use_deterministic_algorithms imports the compiler, 2 s
+    if benchmark != wanted[2]:
+        torch.backends.cudnn.benchmark = wanted[2]
+    if filled != wanted[3]:
+        flags: Any = torch.utils.deterministic
+        flags.fill_uninitialized_memory = wanted[3]

@@ -38,7 +38,7 @@ from fedlab.runs.consent import config_digest
 from fedlab.runs.directory import RunDirectory, current_directory
 from fedlab.runs.manifest import now
 from fedlab.runs.metrics import MetricTable, mean_over
-from fedlab.seeds import deterministic, seeded
+from fedlab.seeds import deterministic, seeded, turns
 from fedlab.server.budget import Budget
 from fedlab.server.early_stop import EarlyStop
 from fedlab.strategies import validation
@@ -115,7 +115,7 @@ class RoundLoop:
             round_timeout=config.comm.round_timeout,
             max_reply_mb=config.comm.max_reply_mb,
             wire_format=config.comm.compression,
-            on_reply=self._on_reply,
+            on_replies=self._on_replies,
             on_waiting=self._on_waiting,
         )
         declared = MetricTable.declared(spec, config.plugins["workload"].spec)
@@ -281,18 +281,18 @@ class RoundLoop:
     ) -> Iterator[Message]:
         """Yield the valid replies in the order of partitions; only the time spent here counts as the phase's.
 
-        Each step has a random stream of its own, whose numbers nobody uses: what carries the messages draws from the
-        global generators, and how often depends on the engine.
+        Each pull of replies has a random stream of its own, whose numbers nobody uses: what carries the messages draws
+        from the global generators, and how often depends on the engine. Clients of this process take turns in it.
         """
         self.run.emit("phase", round=self.round, rounds=self.config.run.rounds, phase=phase, clients=len(messages))
-        replies = self.grid.stream(messages, idle_timeout=self.config.comm.idle_timeout, check=check)
+        batches = self.grid.batches(messages, idle_timeout=self.config.comm.idle_timeout, check=check)
         try:
             while True:
-                with self._clock(phase), seeded(self.config.run.seed, "exchange"):
-                    reply = next(replies, None)
-                if reply is None:
+                with self._clock(phase), seeded(self.config.run.seed, "exchange"), turns():
+                    replies = next(batches, None)
+                if replies is None:
                     return
-                yield reply
+                yield from replies
         finally:
             self._log_failures(phase)
 
@@ -431,16 +431,23 @@ class RoundLoop:
     def _note_of(self, reply: Message) -> None:
         """Report what a process of this machine says about how its clients are trained."""
         entries = reply.content.get(CONFIG)
-        if self.config.run.clients_at_once and isinstance(entries, ConfigRecord) and NOTE in entries:
+        if isinstance(entries, ConfigRecord) and NOTE in entries:
             self.run.emit("note", round=self.round, note=str(entries[NOTE])[:MAX_NOTE])
 
     def _on_waiting(self, partitions: list[int], left: float) -> None:
         names = [self.names[partition] for partition in sorted(partitions)]
         self.run.emit("waiting", round=self.round, clients=names, seconds_left=round(left, 1))
 
-    def _on_reply(self, partition: int, reply: Message) -> None:
-        self._note_of(reply)
-        self.run.emit("client", round=self.round, client=self.names[partition], metrics=client_metrics(reply))
+    def _on_replies(self, replies: list[tuple[int, Message]]) -> None:
+        for _, reply in replies if self.config.run.clients_at_once else ():
+            self._note_of(reply)
+        self.run.emit_all(
+            "client",
+            [
+                {"round": self.round, "client": self.names[partition], "metrics": client_metrics(reply)}
+                for partition, reply in replies
+            ],
+        )
 
 
 def samplers(workload: Workload, config: Config, *, secret: bool = False) -> tuple[Sampler, Sampler]:

@@ -35,9 +35,17 @@ from fedlab.strategies import fedavg
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.local_training import PHASE, LocalWork, Tensors, Trained, prepare
 from fedlab.strategies.personal import PERSONAL_METRICS, personal_client
-from fedlab.strategies.protocol import CLIENT_BATCHES, SERVER_STEPS, ClientContext, StrategySpec, load, round_of
+from fedlab.strategies.protocol import (
+    CLIENT_BATCHES,
+    SERVER_STEPS,
+    ClientContext,
+    StrategySpec,
+    load,
+    loaded_model,
+    round_of,
+)
 from fedlab.training import ema_update, train_steps
-from fedlab.workload import Workload, blank_model
+from fedlab.workload import Workload
 
 LOCAL, BUFFERS, ALPHA = "local", "buffers", "alpha"  # v_i, statistics of m_i and a_i, in the client's state
 
@@ -143,7 +151,7 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
     """Train w and v, keep v, and return w."""
     work, options = prepare(workload, message, context), context.config.strategy
     own = context.state.load(round_of(message))
-    model = load(blank_model(workload), work.start, work.device).train()
+    model = loaded_model(workload, work.start, work.device).train()
     mixture = Mixture(model, own, work.optimizer, options.alpha, options.adaptive)
     trained = run(workload, work, model, mixture)
     context.state.save(round_of(message), mixture.state())

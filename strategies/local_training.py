@@ -13,14 +13,14 @@ from functools import partial
 
 import torch
 from flwr.app import Message, RecordDict
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedlab.cuda_graphs import GraphedLoss, kept_models
 from fedlab.data.dataset import ArrayDataset, to_device
 from fedlab.errors import ConfigError
 from fedlab.optimizers import OptimizerSettings
 from fedlab.precision import current_precision
-from fedlab.strategies.protocol import ClientContext, arrays_of, check_weights, client_dataset, load
+from fedlab.strategies.protocol import ClientContext, arrays_of, check_weights, client_dataset, load, loaded_model
 from fedlab.training import ema_update, resolve_device, to_training_device, train_steps
 from fedlab.workload import Workload, blank_model, missing_columns, model_template
 
@@ -185,16 +185,18 @@ def trained_model(workload: Workload, work: LocalWork) -> GraphedLoss:
     On a GPU the model of the last client is taken again, with the graph of its step.
     """
 
-    def make() -> GraphedLoss:
-        model = to_training_device(blank_model(workload), work.device, work.compile)
+    def objective_of(model: nn.Module) -> GraphedLoss:
         for name in work.frozen:
             model.get_parameter(name).requires_grad_(False)
         return GraphedLoss(workload.loss, model, work.cuda_graphs)
 
     if work.device.type == "cpu":
-        objective = make()
-    else:
-        options = work.frozen, work.compile, work.cuda_graphs, current_precision()
-        objective = kept_models.get((repr(workload), work.device, *options), make)
+        return objective_of(loaded_model(workload, work.start, work.device).train())
+
+    def make() -> GraphedLoss:
+        return objective_of(to_training_device(blank_model(workload), work.device, work.compile))
+
+    options = work.frozen, work.compile, work.cuda_graphs, current_precision()
+    objective = kept_models.get((repr(workload), work.device, *options), make)
     load(objective.model, work.start, work.device).train()
     return objective

@@ -41,6 +41,7 @@ from fedlab.strategies.protocol import (
     StrategySpec,
     evaluate,
     load,
+    loaded_model,
     round_of,
 )
 from fedlab.strategies.wrapped_workload import WrappedWorkload
@@ -121,7 +122,7 @@ def contrastive(workload: Workload, work: LocalWork, message: Message, context: 
     if own is None or not options.mu:
         return workload
     sent, previous = (
-        features_of(load(blank_model(workload), work.start, work.device)).eval().requires_grad_(False) for _ in range(2)
+        features_of(loaded_model(workload, work.start, work.device)).eval().requires_grad_(False) for _ in range(2)
     )
     load(previous, own[FEATURES], work.device)
     return ContrastiveWorkload(workload, sent, previous, options.mu, options.temperature)

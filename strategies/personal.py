@@ -27,11 +27,11 @@ from fedlab.strategies.protocol import (
     ModelStates,
     arrays_of,
     client_dataset,
-    load,
+    loaded_model,
     metrics_record,
     round_of,
 )
-from fedlab.workload import Workload, blank_model
+from fedlab.workload import Workload
 
 # The global model's arrays and the client's state -> arrays of its personal model, all of them by name.
 Personalize = Callable[[Tensors, State], Tensors]
@@ -58,7 +58,7 @@ class PersonalModel:
         found = {
             f"{metric}_{name}": value
             for name, arrays in models.items()
-            for metric, value in workload.evaluate(load(blank_model(workload), arrays, context.device), data).items()
+            for metric, value in workload.evaluate(loaded_model(workload, arrays, context.device), data).items()
         }
         return RecordDict({METRICS: metrics_record(found, len(data))})
 

@@ -25,11 +25,12 @@ from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import IncompatibleWeightsError, RunError
 from fedlab.lr_schedules import FIELDS
 from fedlab.metrics import Metric, Phase
+from fedlab.models.copying import copy_with_state
 from fedlab.privacy.accounting import PrivacyAccount, Release
 from fedlab.runs.client_state import NO_STATE, ClientState
 from fedlab.training import Progress, resolve_device
 from fedlab.vectorized.memory import ClientMemory
-from fedlab.workload import Workload
+from fedlab.workload import Workload, blank_model, model_template
 
 ARRAYS, CONFIG, METRICS, ROUND, EXAMPLES = "arrays", "config", "metrics", "server-round", "num-examples"
 NOTE = "note"  # in the config of a reply: a sentence for the server's log
@@ -313,6 +314,20 @@ def load(model: nn.Module, state: Mapping[str, torch.Tensor], device: torch.devi
     check_weights(model, state)
     model.load_state_dict(dict(state))
     return model.to(device)
+
+
+def loaded_model(workload: Workload, state: Mapping[str, torch.Tensor], device: torch.device) -> nn.Module:
+    """Return a model of the workload with a state, on a device: that of :func:`load`, in one copy where that can be.
+
+    Raises
+    ------
+    IncompatibleWeightsError
+        When the state is of another model.
+    """
+    template = model_template(workload)
+    check_weights(template, state)
+    model = copy_with_state(template, state) if device.type == "cpu" else None
+    return load(blank_model(workload), state, device) if model is None else model
 
 
 def check_weights(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:

@@ -40,11 +40,11 @@ from fedlab.strategies.protocol import (
     client_dataset,
     drop_none,
     evaluate,
-    load,
+    loaded_model,
 )
 from fedlab.strategies.source_only import PHASES
 from fedlab.training import Progress
-from fedlab.workload import Workload, blank_model
+from fedlab.workload import Workload
 
 IGNORED = -100  # the label that torch's cross-entropy leaves out
 
@@ -75,7 +75,7 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
     threshold = context.config.strategy.threshold
     device = context.device
     data = client_dataset(workload, context, "train")
-    model = load(blank_model(workload), arrays_of(message.content), device)
+    model = loaded_model(workload, arrays_of(message.content), device)
     chosen, confident = pseudo_labeled(data, encode(model, data, device).softmax(1).cpu(), threshold)
     work = prepare(workload, message, context, chosen)
     trained = run(workload, work if len(chosen) else replace(work, steps=0))

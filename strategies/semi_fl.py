@@ -46,12 +46,12 @@ from fedlab.strategies.protocol import (
     client_dataset,
     drop_none,
     evaluate,
-    load,
+    loaded_model,
 )
 from fedlab.strategies.self_training import server
 from fedlab.strategies.source_only import PHASES
 from fedlab.training import train_steps
-from fedlab.workload import Workload, blank_model
+from fedlab.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
     """Run lines 2 to 5 on one client."""
     options, training, device = context.config.strategy, context.config.client, context.device
     data = client_dataset(workload, context, "train")
-    model = load(blank_model(workload), arrays_of(message.content), device)
+    model = loaded_model(workload, arrays_of(message.content), device)
     p = encode(model, data, device).softmax(1)
     labels = p.argmax(1)
     fixed = confident(p, options).nonzero()[:, 0].cpu()  # line 2

@@ -43,18 +43,23 @@ def encode(content: RecordDict, form: str) -> RecordDict:
 
 
 def decode(content: RecordDict) -> RecordDict:
-    """Return the content that was encoded, up to the precision that was lost.
+    """Return the content that was encoded, up to the precision that was lost; one without encoded arrays as it is.
 
     Raises
     ------
     ValueError
         When an encoded array's parts do not fit together.
     """
-    decoded = RecordDict()
-    for name, record in content.items():
-        if isinstance(record, ArrayRecord) and any(SEPARATOR in key for key in record):
-            record = ArrayRecord(dict(_decoded(record)))
-        decoded[name] = record
+    encoded = [
+        name
+        for name, record in content.items()
+        if isinstance(record, ArrayRecord) and any(SEPARATOR in key for key in record.keys())  # noqa: SIM118
+    ]
+    if not encoded:
+        return content
+    decoded = content.copy()
+    for name in encoded:
+        decoded[name] = ArrayRecord(dict(_decoded(content.array_records[name])))
     return decoded
 
 

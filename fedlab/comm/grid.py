@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -23,13 +24,13 @@ from fedlab.comm.replies import (
     WINDOW,
     ClientFailure,
     PhaseStats,
-    stream_replies,
+    reply_batches,
 )
 from fedlab.comm.roster import GONE, Roster
 from fedlab.comm.tensors import content_bytes
 from fedlab.errors import FedlabError, RunError
 
-OnReply = Callable[[int, Message], None]  # partition, its reply
+OnReplies = Callable[[list[tuple[int, Message]]], None]  # partitions, each with its reply
 OnWaiting = Callable[[list[int], float], None]  # partitions that have not answered, seconds that are left
 Validate = Callable[[Message, Message], None]  # message, its reply; raises to reject the reply
 MEGABYTE = 1_000_000
@@ -57,8 +58,8 @@ class PartitionGrid(Grid):
         Largest reply in megabytes.
     wire_format
         Encoding of floats, see :mod:`fedlab.comm.compression`.
-    on_reply
-        Called with each valid reply as it arrives.
+    on_replies
+        Called with the valid replies that have just arrived, in that order.
     on_waiting
         Called with the partitions that are waited for, when no reply has come for a while.
 
@@ -85,13 +86,13 @@ class PartitionGrid(Grid):
         round_timeout: float = 0.0,
         max_reply_mb: float = float("inf"),
         wire_format: str = compression.FLOAT32,
-        on_reply: OnReply = lambda partition, reply: None,
+        on_replies: OnReplies = lambda replies: None,
         on_waiting: OnWaiting = lambda partitions, left: None,
     ) -> None:
         self.roster, self.grid, self.names = roster, roster.grid, roster.names
         self.min_clients, self.join_rounds = min_clients, dict(join_rounds or {})
         self.round_timeout, self.max_reply_mb, self.wire_format = round_timeout, max_reply_mb, wire_format
-        self.on_reply, self.on_waiting = on_reply, on_waiting
+        self.on_replies, self.on_waiting = on_replies, on_waiting
         self.expected = set(self.names)
         self.cohort: Collection[int] | None = None
         self.unresponsive: set[int] = set()
@@ -177,9 +178,20 @@ class PartitionGrid(Grid):
         idle_timeout: float,
         check: Validate = no_validation,
     ) -> Iterator[Message]:
+        """Send messages and yield the valid replies in the order of partitions, as :meth:`batches` does in lists."""
+        return chain.from_iterable(self.batches(messages, idle_timeout=idle_timeout, check=check))
+
+    def batches(
+        self,
+        messages: Iterable[Message],
+        *,
+        idle_timeout: float,
+        check: Validate = no_validation,
+    ) -> Iterator[list[Message]]:
         """Send messages and yield the valid replies in the order of partitions; record failures in :attr:`stats`.
 
-        A reply is yielded as soon as those of all lower partitions have come or failed, so few are held at a time.
+        A reply is yielded as soon as those of all lower partitions have come or failed, so few are held at a time. A
+        list has those that one pull made ready, and may be empty.
 
         Parameters
         ----------
@@ -196,11 +208,11 @@ class PartitionGrid(Grid):
             At the end, when too few clients are left: of those present, fewer than ``min_clients`` did not fail.
         """
         self.stats = PhaseStats()
-        sent = self._encoded(sorted(messages, key=lambda message: self.partition_of[message.metadata.dst_node_id]))
-        order = deque(self.partition_of[message.metadata.dst_node_id] for message in sent)
+        sent = self._encoded(sorted(messages, key=self._asked))
+        order = deque(map(self._asked, sent))
         present, asked = self.nodes.keys() | set(order), bool(order)
         ready: dict[int, Message | None] = {}  # answered or failed, and not yielded yet
-        for message, reply in stream_replies(
+        for batch in reply_batches(
             self.grid,
             sent,
             idle_timeout,
@@ -208,14 +220,21 @@ class PartitionGrid(Grid):
             getattr(self.grid, "window", WINDOW),
             lambda waiting, left: self.on_waiting([self._asked(one) for one in waiting], left),
         ):
-            partition = self.partition_of[message.metadata.dst_node_id]
-            if reply is None:
-                waited = f"{self.round_timeout:g} s" if self.round_timeout else f"{idle_timeout:g} s of silence"
-                self._fail(partition, f"no reply within {waited}", "late")
-            ready[partition] = self._valid(message, reply, check) if reply is not None else None
+            found: list[tuple[int, Message]] = []
+            for message, reply in batch:
+                partition = self._asked(message)
+                if reply is None:
+                    waited = f"{self.round_timeout:g} s" if self.round_timeout else f"{idle_timeout:g} s of silence"
+                    self._fail(partition, f"no reply within {waited}", "late")
+                ready[partition] = answer = self._valid(message, reply, check) if reply is not None else None
+                if answer is not None:
+                    found.append((partition, answer))
+            self.on_replies(found)
+            valid: list[Message] = []
             while order and order[0] in ready:
-                if (valid := ready.pop(order.popleft())) is not None:
-                    yield valid
+                if (reply := ready.pop(order.popleft())) is not None:
+                    valid.append(reply)
+            yield valid
         self.stats.failures.sort(key=lambda failure: failure.partition)
         if asked and len(present) - len(self.stats.failures) < self.needed:
             raise RunError(self._failure_message(len(present)))
@@ -245,7 +264,6 @@ class PartitionGrid(Grid):
             self._reject(message, f"{type(error).__name__}: {error}")
         else:
             self.refusals.accept(partition, message.metadata.message_type)
-            self.on_reply(partition, reply)
             return reply
         return None
 
@@ -271,15 +289,7 @@ class PartitionGrid(Grid):
                 content = RecordDict({**content, REJECTED_UPDATE: ConfigRecord({**rejection})})
                 size = content_bytes(content)
             self.stats.down[self.partition_of[node]] = size
-            sent.append(
-                Message(
-                    content,
-                    dst_node_id=node,
-                    message_type=message.metadata.message_type,
-                    group_id=message.metadata.group_id,
-                    ttl=message.metadata.ttl,
-                )
-            )
+            sent.append(message if content is message.content else _with_content(message, content))
         return sent
 
     def _decode_and_check(self, reply: Message, message: Message, check: Validate) -> None:
@@ -349,3 +359,11 @@ class PartitionGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Pull replies from the wrapped grid."""
         return self.grid.pull_messages(message_ids)
+
+
+def _with_content(message: Message, content: RecordDict) -> Message:
+    """Return a message to the same node with another content."""
+    head = message.metadata
+    return Message(
+        content, dst_node_id=head.dst_node_id, message_type=head.message_type, group_id=head.group_id, ttl=head.ttl
+    )

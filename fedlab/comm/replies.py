@@ -57,15 +57,15 @@ class KeepsDeadlines(Protocol):
         ...
 
 
-def stream_replies(
+def reply_batches(
     grid: Grid,
     messages: Iterable[Message],
     idle_timeout: float,
     round_timeout: float = float("inf"),
     window: int = WINDOW,
     on_silence: OnSilence = lambda waiting, left: None,
-) -> Iterator[tuple[Message, Message | None]]:
-    """Send messages and yield each with its reply as it comes, or with None where none came in time.
+) -> Iterator[list[tuple[Message, Message | None]]]:
+    """Send messages and yield each with its reply as it comes, or with None where none came in time: a list a pull.
 
     Only the ``window`` messages from the oldest unanswered one on are asked for; later replies wait in Flower's server.
     So who puts replies into the order of their messages holds a window of them, however many clients there are.
@@ -91,7 +91,8 @@ def stream_replies(
     if len(message_ids) != len(sent):
         raise RunError("Flower's server did not take the messages to the clients: they are too large for it")
     waiting = {key: (place, sent[place]) for place, key in enumerate(message_ids) if key}
-    yield from ((message, None) for key, message in zip(message_ids, sent, strict=True) if not key)  # not taken
+    if lost := [(message, None) for key, message in zip(message_ids, sent, strict=True) if not key]:  # not taken
+        yield list(lost)
     last_reply = time.monotonic()
     patience = first_patience = min(SILENCE, idle_timeout / 3, round_timeout / 3)
     while waiting:
@@ -99,17 +100,18 @@ def stream_replies(
         asked = [key for key, (place, _) in islice(waiting.items(), window) if place < oldest + window]
         end = min(last_reply + idle_timeout, started + round_timeout)
         replies = grid.pull_until(asked, end) if isinstance(grid, KeepsDeadlines) else grid.pull_messages(asked)
-        count = 0
+        batch: list[tuple[Message, Message | None]] = []
         for reply in replies:
             if (found := waiting.pop(reply.metadata.reply_to_message_id, None)) is not None:
-                count += 1
-                yield found[1], reply
+                batch.append((found[1], reply))
+        if batch:
+            yield batch
         now = time.monotonic()
-        if count:
+        if batch:
             last_reply, patience = now, first_patience
         elif now > end:
             _abandon(grid, asked)
-            yield from ((waiting.pop(key)[1], None) for key in asked)
+            yield [(waiting.pop(key)[1], None) for key in asked]
         else:
             if now > last_reply + patience:
                 patience *= 2

@@ -96,7 +96,8 @@ class WriteGuard:
         self._versions = {
             id(array): (f"{name}/{key}", array.tensor, array.tensor._version)
             for content in {id(content): content for content in contents}.values()
-            for name, record in content.array_records.items()
+            for name, record in content.items()
+            if isinstance(record, ArrayRecord)
             for key, array in record.items()
             if isinstance(array, TensorArray)
         }

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from typing import Any, Protocol, runtime_checkable
 
 from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 
-from fedlab.engines.flower_internals import message_with
+from fedlab.engines.flower_internals import copy_records
 
 RUN_ID = 1
 FIRST_NODE = 1001  # id of the node that has partition 0
@@ -102,7 +102,6 @@ class ClientHost:
 
 def by_reference(message: Message) -> Message:
     """Return a message of the same records, of which the receiver may add, replace and delete entries."""
-    content = RecordDict()
-    for name, record in message.content.items():
-        content[name] = record.copy()
-    return message_with(content, message.metadata)
+    received = copy(message)
+    received.content = copy_records(message.content)
+    return received

@@ -50,7 +50,7 @@ if TYPE_CHECKING:  # its import takes a second
 
 __all__ = ["Run", "RunNotRunning"]
 
-# --- messages in one process: flwr/supercore/task_identity.py, flwr/app/metadata.py, flwr/supercore/run.py ---
+# --- messages in one process: flwr/supercore/{task_identity,run}.py, flwr/app/{metadata,message/typeddict}.py ---
 
 
 @contextmanager
@@ -67,6 +67,15 @@ def task_identity(run_id: int, node_id: int, task_id: int = 1) -> Iterator[None]
 def set_message_id(message: Message, message_id: str) -> None:
     """Give a message its id, as Flower's in-memory grid does."""
     message.metadata.__dict__["_message_id"] = message_id
+
+
+def copy_records(content: RecordDict) -> RecordDict:
+    """Return a content of copies of the same records, without the checks of each that their way in would repeat."""
+    copied = content.copy()
+    records: dict[str, Any] = copied.__dict__["_data"]
+    for name, record in records.items():
+        records[name] = record.copy()
+    return copied
 
 
 def message_with(body: RecordDict | Error, metadata: Metadata) -> Message:

@@ -14,7 +14,6 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,8 @@ from fedlab.engines.spec import Apps, flower_config, load_reference
 from fedlab.errors import RunError
 from fedlab.runs.directory import use_directory
 from fedlab.seeds import exclusive
+
+PULL_SECONDS = 0.02  # after which a pull begins no further client, so that replies are seen as they come
 
 
 class LocalGrid(Grid):
@@ -105,7 +106,9 @@ class LocalGrid(Grid):
 
 
 class InProcessGrid(LocalGrid):
-    """Grid that delivers messages to clients by calling them: at each pull one, or as many as train at once.
+    """Grid that delivers messages to clients by calling them, at each pull one, or as many as train at once.
+
+    Where they are quick it is more of them: a pull goes on with others until it has lasted for ``PULL_SECONDS``.
 
     Parameters
     ----------
@@ -122,6 +125,7 @@ class InProcessGrid(LocalGrid):
         super().__init__(host.partitions)
         self.host = host
         self.window = max(WINDOW, host.vectorize)
+        self._guarded: dict[int, tuple[RecordDict, WriteGuard]] = {}  # id of a content, which is kept as long
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Deliver the first of the messages to their clients and return the replies.
@@ -131,16 +135,28 @@ class InProcessGrid(LocalGrid):
         RunError
             When a client changed in place what the server sent.
         """
-        waiting = (one for one in message_ids if one in self._waiting)
-        return self._deliver([self._waiting.pop(one) for one in islice(waiting, max(1, self.host.vectorize))])
+        waiting = [one for one in message_ids if one in self._waiting]
+        at_once, replies, end = max(1, self.host.vectorize), list[Message](), time.monotonic() + PULL_SECONDS
+        for start in range(0, len(waiting), at_once):
+            replies += self._deliver([self._waiting.pop(one) for one in waiting[start : start + at_once]])
+            if time.monotonic() > end:
+                break
+        self._guarded.clear()
+        return replies
 
     def _deliver(self, messages: list[Message]) -> list[Message]:
-        guards = [WriteGuard([message.content]) for message in messages]
+        guards = [self._guard(message.content) for message in messages]
         replies = self.host.answer_many(messages)
         for message, guard in zip(messages, guards, strict=True):
             if changed := guard.changed():
                 raise change_refused(self.host.partitions[message.metadata.dst_node_id], changed)
         return replies
+
+    def _guard(self, content: RecordDict) -> WriteGuard:
+        """Return the guard of a content; one that several messages of a pull share has one."""
+        if id(content) not in self._guarded:
+            self._guarded[id(content)] = content, WriteGuard([content])
+        return self._guarded[id(content)][1]
 
 
 def change_refused(partition: int, changed: list[str]) -> RunError:

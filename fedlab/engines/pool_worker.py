@@ -27,6 +27,7 @@ from fedlab.engines.client_host import App, ClientHost
 from fedlab.engines.flower_internals import message_with, set_task_identity
 from fedlab.engines.packing import Described, Record, map_record, pack, unpack
 from fedlab.engines.spec import load_reference
+from fedlab.seeds import turns
 from fedlab.startup import quick_imports
 
 PR_SET_PDEATHSIG = 1  # of Linux: a signal when the parent process ends
@@ -137,19 +138,22 @@ class Worker:
         self.host, self.together = make_host(setup), setup.vectorize > 0
 
     def serve(self) -> None:
-        """Answer tasks, one after another."""
-        while True:
-            task: Task = self.connection.recv()
-            for number in task.forget:
-                self.shared.pop(number, None)
-            self._receive_shared(task.shared)
-            messages = [self._message(*one) for one in task.messages]
-            # One by one, an answer is with the server before the next client begins, which may never end.
-            for some in [messages] if self.together else [[message] for message in messages]:
-                guards = [WriteGuard([message.content]) for message in some]
-                replies = self.host.answer_many(some)
-                for reply, message, guard in zip(replies, some, guards, strict=True):
-                    self._send(reply, message.metadata.dst_node_id, guard.changed())
+        """Answer tasks, one after another; clients take turns on the random generators, which nobody else uses."""
+        with turns():
+            while True:
+                self._answer(self.connection.recv())
+
+    def _answer(self, task: Task) -> None:
+        for number in task.forget:
+            self.shared.pop(number, None)
+        self._receive_shared(task.shared)
+        messages = [self._message(*one) for one in task.messages]
+        # One by one, an answer is with the server before the next client begins, which may never end.
+        for some in [messages] if self.together else [[message] for message in messages]:
+            guards = [WriteGuard([message.content]) for message in some]
+            replies = self.host.answer_many(some)
+            for reply, message, guard in zip(replies, some, guards, strict=True):
+                self._send(reply, message.metadata.dst_node_id, guard.changed())
 
     def _receive_shared(self, wanted: Mapping[int, Described]) -> None:
         descriptors: list[int] = []

@@ -26,7 +26,7 @@ import os
 import platform
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import replace
@@ -225,18 +225,22 @@ class RunDirectory:
 
     def emit(self, event: str, /, **fields: object) -> None:
         """Append an event to ``events.jsonl``."""
-        record = {"time": round(time.time(), 3), "event": event, **fields}
+        self.emit_all(event, [fields])
+
+    def emit_all(self, event: str, entries: Iterable[Mapping[str, object]]) -> None:
+        """Append events of one kind to ``events.jsonl``, at once; each entry has the fields of one."""
+        when = round(time.time(), 3)
         with (
             name_file(self.path / EVENTS),
             nullcontext(self._events) if self._events else open_log(self.path / EVENTS) as stream,
         ):
-            append_line(stream, record)
+            append_lines(stream, [{"time": when, "event": event, **fields} for fields in entries])
 
     def log_round(self, record: Mapping[str, object]) -> None:
         """Append one round to ``metrics.jsonl``, on the disk before this returns."""
         path = self.path / "metrics.jsonl"
         with name_file(path), open_log(path) as stream:
-            append_line(stream, record)
+            append_lines(stream, [record])
             os.fsync(stream.fileno())
 
     def rounds(self) -> list[dict[str, Any]]:
@@ -262,11 +266,11 @@ def open_log(path: Path) -> FileIO:
     return open(path, "ab", buffering=0, opener=no_follow)
 
 
-def append_line(stream: FileIO, record: Mapping[str, object]) -> None:
-    """Append a record as a line, so that a reader sees it whole."""
-    line = (json.dumps(record) + "\n").encode()
-    while line:  # a full disk takes a part first
-        line = line[stream.write(line) :]
+def append_lines(stream: FileIO, records: Iterable[Mapping[str, object]]) -> None:
+    """Append each record as a line, so that a reader sees it whole."""
+    lines = "".join(json.dumps(record) + "\n" for record in records).encode()
+    while lines:  # a full disk takes a part first
+        lines = lines[stream.write(lines) :]
 
 
 def _made(path: Path) -> bool:

@@ -16,13 +16,13 @@ from fedlab.strategies.protocol import (
     METRICS,
     ClientContext,
     arrays_of,
-    load,
+    loaded_model,
     metrics_record,
     round_of,
     tensor_record,
 )
 from fedlab.training import resolve_device
-from fedlab.workload import Workload, blank_model, model_template
+from fedlab.workload import Workload, model_template
 
 START_LOSS, CLIPPING_NORM, UNCLIPPED = "start-loss", "clipping-norm", "unclipped"
 LOSS_EXAMPLES, LOSS_BATCH = 1000, 250  # a client's loss before training is taken on so many, so many at a time
@@ -70,7 +70,7 @@ def start_loss(
     some, total = data.subsample(LOSS_EXAMPLES), 0.0
     with seeded(core.seed, START_LOSS, round_of(message), partition):
         device = resolve_device(core.device)
-        model = load(blank_model(workload), sent, device).eval()
+        model = loaded_model(workload, sent, device).eval()
         for batch in some.batches(LOSS_BATCH):
             total += float(workload.loss(model, to_device(batch, device))) * len(next(iter(batch.values())))
     return total / len(some)

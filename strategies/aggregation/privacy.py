@@ -39,7 +39,7 @@ from fedlab.privacy.accounting import PrivacyAccount, Release
 from fedlab.privacy.noise import gaussian_noise
 from fedlab.strategies.aggregation.client import CLIPPING_NORM, UNCLIPPED, clip
 from fedlab.strategies.aggregation.rule import AggregationSpec, ClientUpdate, WeightedMean, accumulate
-from fedlab.strategies.protocol import load
+from fedlab.strategies.protocol import loaded_model
 from fedlab.training import resolve_device
 from fedlab.workload import blank_model
 
@@ -144,7 +144,7 @@ class ClippingDP(WeightedMean[DpOptions], Generic[DpOptions]):
         """Return the noisy mean, with batch-norm statistics of at most 1000 of the server's own training examples."""
         current = self.current
         new = super().finish(server_round, total)
-        model = load(blank_model(self.workload), new, resolve_device(self.config.run.device))
+        model = loaded_model(self.workload, new, resolve_device(self.config.run.device))
         if batch_norms(model):
             device = next(model.parameters()).device
             adapt_batchnorm(model, self.workload.data(None, "train"), STATISTICS_EXAMPLES, 1.0, device)

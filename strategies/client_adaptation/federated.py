@@ -37,12 +37,12 @@ from fedlab.strategies.protocol import (
     arrays_of,
     client_dataset,
     evaluate,
-    load,
+    loaded_model,
     tensor_record,
 )
 from fedlab.strategies.source_only import PHASES
 from fedlab.training import Progress
-from fedlab.workload import Workload, blank_model
+from fedlab.workload import Workload
 
 
 class FederatedAdaptation(Alternating):
@@ -88,7 +88,7 @@ class FederatedAdaptation(Alternating):
 
 def train(method: AdaptationSpec, workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Adapt the model that was sent, and return it."""
-    model = load(blank_model(workload), arrays_of(message.content), context.device).eval()
+    model = loaded_model(workload, arrays_of(message.content), context.device).eval()
     data = client_dataset(workload, context, "train")
     client = Client(features_of(model), head_of(model), data, *views_of(workload), context.device)
     adapted = method.adapt(client, context.config.strategy).features

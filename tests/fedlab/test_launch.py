@@ -130,7 +130,7 @@ from fedlab.runs import directory as directories
 import fedlab.server.app, fedlab.client.app, fedlab.trackers.tensorboard, fedlab.report
 
 config = launch.prepare({preset!r}, {{}})
-append, checkpoint = directories.append_line, Checkpoints.save
+append, checkpoint = directories.append_lines, Checkpoints.save
 
 def child(directory, deadly):
     count = 0
@@ -144,7 +144,7 @@ def child(directory, deadly):
                 os.kill(os.getpid(), signal.SIGKILL)
             return write(where, *args, **kwargs)
         return wrapped
-    directories.append_line, Checkpoints.save = tick(append), tick(checkpoint)
+    directories.append_lines, Checkpoints.save = tick(append), tick(checkpoint)
     launch.run_engine(directory)
 
 deadly = 1

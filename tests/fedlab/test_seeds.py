@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedlab.seeds import Stream, deterministic, exclusive, preserved, seed_of, seeded
+from fedlab.seeds import Stream, deterministic, exclusive, preserved, seed_of, seeded, turns
 
 
 def draw():
@@ -162,3 +162,25 @@ def test_preserved_streams_are_restored_after_an_error():
     with pytest.raises(ZeroDivisionError), preserved(), Stream("any"):
         draw()[0] / 0
     assert random.getstate() == before[0] and torch.equal(torch.get_rng_state(), before[1])
+
+
+def test_scopes_that_take_turns_have_the_numbers_of_scopes_alone_and_those_within_them_are_restored():
+    with seeded(0, "one"):
+        one = draw(), draw()
+    with seeded(0, "two"):
+        two = draw()
+    draw()
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    with seeded("around"), turns():
+        with seeded(0, "one"):
+            first = draw()
+            with seeded(0, "two"):
+                assert draw() == two
+            with preserved(), seeded(0, "two"):
+                draw()
+            assert (first, draw()) == one
+        with pytest.raises(ValueError, match="an error"), seeded(0, "one"):
+            raise ValueError("an error")
+        with seeded(0, "two"):
+            assert draw() == two
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before

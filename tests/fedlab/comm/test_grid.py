@@ -137,7 +137,9 @@ def test_each_valid_reply_is_told_as_it_comes():
     told = []
 
     def body(grid):
-        seen = roster_grid(grid, on_reply=lambda partition, reply: told.append((partition, type(reply).__name__)))
+        seen = roster_grid(
+            grid, on_replies=lambda replies: told.extend((one, type(reply).__name__) for one, reply in replies)
+        )
         seen.send_and_receive(to_all(seen.get_node_ids(), w=torch.zeros(1)))
 
     by(body, {77: 0, 5: 1, 901: 2}, order=[901, 77, 5])

@@ -70,6 +70,17 @@ def test_a_message_takes_an_id():
         assert Message(RecordDict(), reply_to=message).metadata.reply_to_message_id == "message-3"
 
 
+def test_copied_records_are_the_same_and_entries_of_the_copy_are_its_own():
+    content = RecordDict({"one": ConfigRecord({"a": 1}), "two": ConfigRecord({"b": 2})})
+    copied = flower_internals.copy_records(content)
+    assert copied == content and type(copied) is RecordDict
+    copied["one"]["a"] = 3
+    del copied["two"]
+    assert content == RecordDict({"one": ConfigRecord({"a": 1}), "two": ConfigRecord({"b": 2})})
+    with pytest.raises(TypeError, match="Expected"):
+        copied["three"] = 3  # its checks are still there
+
+
 def test_an_empty_run_has_its_id():
     assert flower_internals.empty_run(5).run_id == 5
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedlab.models.copying import copy_module
+from fedlab.models.copying import copy_module, copy_with_state
 from fedlab.models.digits import McdNet, SmallNet
 from fedlab.models.fcn import FcnNet
 from fedlab.models.norm_layers import GlobalAvgPool
@@ -134,3 +134,44 @@ def test_tensors_that_share_memory_share_it_in_the_copy():
 def test_a_layer_that_says_how_it_is_copied_is_copied_that_way():
     copied = copy_module(nn.Sequential(OwnCopy(2, 2), OwnState(2, 2), Made(2)))
     assert copied[0].in_features == 3 and copied[1].was_set and copied[2].in_features == 2
+
+
+class OwnLoad(nn.Linear):
+    def _load_from_state_dict(self, state, prefix, *rest):
+        super()._load_from_state_dict({name: 2 * value for name, value in state.items()}, prefix, *rest)
+
+
+def hooked():
+    module = nn.Linear(2, 2)
+    module.register_load_state_dict_post_hook(lambda module, keys: None)
+    return module
+
+
+@pytest.mark.parametrize("name", ["mcd", "digits", "resnet", "segmentation", "pool"])
+def test_a_copy_with_a_state_is_a_copy_that_has_loaded_it(name):
+    module = MODULES[name]().requires_grad_(False)
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    state = {key: value.double() + 1 if value.dim() == 1 else value + 1 for key, value in before.items()}
+    copied, reference = copy_with_state(module, state), deepcopy(module)
+    reference.load_state_dict(state)
+    assert copied is not None and structure(copied) == structure(reference)
+    found, expected = copied.state_dict(), reference.state_dict()
+    assert all(torch.equal(found[key], value) and found[key].dtype == value.dtype for key, value in expected.items())
+    for value in found.values():
+        value.fill_(7)
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+    assert not any((value == 7).any() for value in state.values() if value.numel())
+
+
+def test_strides_are_those_of_the_module_as_after_loading():
+    module = nn.Conv2d(2, 2, 3).to(memory_format=torch.channels_last)
+    copied = copy_with_state(module, nn.Conv2d(2, 2, 3).state_dict())
+    assert copied.weight.stride() == module.weight.stride()
+
+
+@pytest.mark.parametrize(
+    "make", [Tied, Views, lambda: OwnLoad(2, 2), hooked, MODULES["nested"], MODULES["recurrent"], MODULES["attention"]]
+)
+def test_where_loading_is_more_than_to_copy_tensors_there_is_no_such_copy(make):
+    module = make()
+    assert copy_with_state(module, module.state_dict()) is None
