@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
@@ -205,7 +206,7 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
         with deterministic(run.threads), computing_in(run.precision, resolve_device(run.device)):
             with seeded(run.seed, purpose, server_round, partition):
                 content = (functions.train if purpose == "train" else functions.evaluate)(workload, message, who)
-            content[CONFIG] = ConfigRecord({ROUND: server_round})
+            content[CONFIG] = _round_record(server_round).copy()
             asked = message.content[CONFIG]
             assert isinstance(asked, ConfigRecord)
             last = is_final(server_round, run.rounds, asked)
@@ -297,8 +298,14 @@ def _reply_of(outcome: RecordDict | Exception, message: Message, config: Config)
         known = isinstance(outcome, FedlabError)
         reason = str(outcome) if known else "".join(traceback.format_exception(outcome))
         return _error(message, f"in train: {reason}")
-    outcome[CONFIG] = ConfigRecord({ROUND: round_of(message)})
+    outcome[CONFIG] = _round_record(round_of(message)).copy()
     return Message(compression.encode(outcome, config.comm.compression), reply_to=message)
+
+
+@lru_cache(maxsize=2)
+def _round_record(server_round: int) -> ConfigRecord:
+    """Return the record that says what round a reply is for, which all clients of a round copy."""
+    return ConfigRecord({ROUND: server_round})
 
 
 def _with_notes(replies: list[Message], *more: str) -> list[Message]:

@@ -42,21 +42,36 @@ def seed_of(*names: int | str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-@contextmanager
-def seeded(*names: int | str) -> Iterator[None]:
+class seeded:
     """Run the body on a stream of its own of ``random``, NumPy and torch, and restore the global streams afterwards.
 
     Directly within :func:`turns` they are left where the body ends.
+
+    Parameters
+    ----------
+    names
+        Names of the stream.
     """
-    seed = seed_of(*names)
-    with exclusive(), _between_turns(False) as is_turn:
-        before = None if is_turn else _current()
-        _enter(seed)
-        try:
-            yield
-        finally:
-            if before is not None:
-                _restore(before)
+
+    def __init__(self, *names: int | str) -> None:
+        self._seed = seed_of(*names)
+
+    def __enter__(self) -> None:
+        """Enter the stream at its beginning."""
+        global _is_between_turns
+        self._exclusive = exclusive()
+        self._exclusive.__enter__()
+        self._is_turn, _is_between_turns = _is_between_turns, False
+        self._before = None if self._is_turn else _current()
+        _enter(self._seed)
+
+    def __exit__(self, *error: object) -> None:
+        """Go back to the streams from before."""
+        global _is_between_turns
+        if self._before is not None:
+            _restore(self._before)
+        _is_between_turns = self._is_turn
+        self._exclusive.__exit__()
 
 
 def _enter(seed: int) -> None:
@@ -90,15 +105,20 @@ def turns() -> Iterator[None]:
 _is_between_turns = False  # of the thread that is in `exclusive`
 
 
-@contextmanager
-def _between_turns(value: bool) -> Iterator[bool]:
-    """Set whether a scope that opens now has to restore nothing, while the context lasts; yield what it was before."""
-    global _is_between_turns
-    before, _is_between_turns = _is_between_turns, value
-    try:
-        yield before
-    finally:
-        _is_between_turns = before
+class _between_turns:
+    """Set whether a scope that opens now has to restore nothing, while the context lasts; enter with what it was."""
+
+    def __init__(self, value: bool) -> None:
+        self._value = value
+
+    def __enter__(self) -> bool:
+        global _is_between_turns
+        self._before, _is_between_turns = _is_between_turns, self._value
+        return self._before
+
+    def __exit__(self, *error: object) -> None:
+        global _is_between_turns
+        _is_between_turns = self._before
 
 
 class Stream:
@@ -184,12 +204,11 @@ def _new_lock() -> None:
 os.register_at_fork(after_in_child=_new_lock)
 
 
-@contextmanager
-def exclusive(what: str = "") -> Iterator[None]:
+class exclusive:
     """Keep other threads from what a process has once: random generators, torch's modes, Flower's identity.
 
     A thread may enter again. Another one waits: two runs in two threads are done one after the other, each with the
-    bits that it has alone.
+    bits that it has alone. (A class, since a generator takes as long as a third of a random stream.)
 
     Parameters
     ----------
@@ -201,28 +220,39 @@ def exclusive(what: str = "") -> Iterator[None]:
     WaitingWarning
         When another thread is in, and ``what`` says who waits.
     """
-    lock = _state_lock
-    if not lock.acquire(blocking=False):
-        if what:
+
+    def __init__(self, what: str = "") -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        """Wait until no other thread is in."""
+        self._lock = _state_lock
+        if self._lock.acquire(blocking=False):
+            return
+        if self._what:
             warnings.warn(
-                f"{what} waits for a run in another thread: random generators and torch's settings belong to the whole "
-                "process. Runs side by side need processes: `fedlab compare --jobs`, multiprocessing, or engine=ray",
+                f"{self._what} waits for a run in another thread: random generators and torch's settings belong to the "
+                "whole process. Runs side by side need processes: `fedlab compare --jobs`, multiprocessing, or "
+                "engine=ray",
                 WaitingWarning,
-                stacklevel=3,
+                stacklevel=2,
             )
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        """Let others in."""
+        self._lock.release()
 
 
-@contextmanager
-def deterministic(threads: int, *, strict: bool = True) -> Iterator[None]:
+class deterministic:
     """Run the body so that torch gives the same bits for the same seed: fixed thread count, deterministic kernels.
+
+    Within another such scope, as in each message to a client of a process, next to nothing has to be done.
 
     Parameters
     ----------
+    threads
+        Number of threads.
     strict
         True if an operation without a deterministic kernel is an error; else torch warns of it.
 
@@ -231,22 +261,26 @@ def deterministic(threads: int, *, strict: bool = True) -> Iterator[None]:
     ConfigError
         When this process cannot have as many threads.
     """
-    check_threads(threads)
-    note_threads(threads)
-    with exclusive(), _deterministic(threads, "error" if strict else "warn"):
-        yield
 
+    def __init__(self, threads: int, *, strict: bool = True) -> None:
+        # Every empty tensor would be filled with NaN first, a tenth of a small network's time; nothing reads them.
+        self._wanted = threads, DEBUG_MODES["error" if strict else "warn"], False, False
 
-@contextmanager
-def _deterministic(threads: int, mode: str) -> Iterator[None]:
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = _modes()
-    # Every empty tensor would be filled with NaN first, a tenth of a small network's time; nothing reads them.
-    _set_modes((threads, DEBUG_MODES[mode], False, False))
-    try:
-        yield
-    finally:
-        _set_modes(before)
+    def __enter__(self) -> None:
+        """Set what is not so already."""
+        check_threads(self._wanted[0])
+        note_threads(self._wanted[0])
+        self._exclusive = exclusive()
+        self._exclusive.__enter__()
+        self._before = _modes()
+        if self._before != self._wanted:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            _set_modes(self._wanted)
+
+    def __exit__(self, *error: object) -> None:
+        """Set what was before."""
+        _set_modes(self._before)
+        self._exclusive.__exit__()
 
 
 def _modes() -> tuple[int, int, bool, bool]:
@@ -257,8 +291,10 @@ def _modes() -> tuple[int, int, bool, bool]:
 
 
 def _set_modes(wanted: tuple[int, int, bool, bool]) -> None:
-    """Set what is not so already: within a run it is, and to set it takes longer than a message otherwise does."""
-    threads, mode, benchmark, filled = _modes()
+    """Set what is not so already: to set it takes longer than a message to a small client otherwise does."""
+    if (current := _modes()) == wanted:
+        return
+    threads, mode, benchmark, filled = current
     if threads != wanted[0]:
         torch.set_num_threads(wanted[0])
     if mode != wanted[1]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from fedlab.config.schema import NoOptions
@@ -170,15 +171,25 @@ def blank_model(workload: Workload) -> nn.Module:
 
 def model_template(workload: Workload) -> nn.Module:
     """Return the model that :func:`blank_model` copies, for its structure, names and shapes; nobody may change it."""
-    for known, template in _templates:
-        if known is workload:
-            return template
+    return _template(workload)[1]
+
+
+def model_shapes(workload: Workload) -> Mapping[str, torch.Size]:
+    """Return the shapes of the model's state by name."""
+    return _template(workload)[2]
+
+
+def _template(workload: Workload) -> tuple[Workload, nn.Module, Mapping[str, torch.Size]]:
+    for entry in _templates:
+        if entry[0] is workload:
+            return entry
     with seeded("blank model"):
-        _templates.append((workload, workload.model()))
-    return _templates[-1][1]
+        model = workload.model()
+    _templates.append((workload, model, {name: tensor.shape for name, tensor in model.state_dict().items()}))
+    return _templates[-1]
 
 
-_templates: deque[tuple[Workload, nn.Module]] = deque(maxlen=4)
+_templates: deque[tuple[Workload, nn.Module, Mapping[str, torch.Size]]] = deque(maxlen=4)
 
 
 def loss_columns(workload: Workload) -> tuple[str, ...]:

@@ -20,9 +20,9 @@ from fedlab.data.dataset import ArrayDataset, to_device
 from fedlab.errors import ConfigError
 from fedlab.optimizers import OptimizerSettings
 from fedlab.precision import current_precision
-from fedlab.strategies.protocol import ClientContext, arrays_of, check_weights, client_dataset, load, loaded_model
+from fedlab.strategies.protocol import ClientContext, arrays_of, check_state, client_dataset, load, loaded_model
 from fedlab.training import ema_update, resolve_device, to_training_device, train_steps
-from fedlab.workload import Workload, blank_model, missing_columns, model_template
+from fedlab.workload import Workload, blank_model, missing_columns
 
 Tensors = Mapping[str, Tensor]
 # Weights by name, the same at the start, and extra tensors by name -> a scalar that is added to the loss. A pure
@@ -117,7 +117,7 @@ def prepare(
     core, options = context.config.run, context.config.client
     data = client_dataset(workload, context, "train") if data is None else data
     start = arrays_of(message.content)
-    check_weights(model_template(workload), start)
+    check_state(workload, start)
     if missing := missing_columns(workload, data):
         raise ConfigError(
             "this strategy trains on a client's own labels, and this client's training data has none"

@@ -30,7 +30,7 @@ from fedlab.privacy.accounting import PrivacyAccount, Release
 from fedlab.runs.client_state import NO_STATE, ClientState
 from fedlab.training import Progress, resolve_device
 from fedlab.vectorized.memory import ClientMemory
-from fedlab.workload import Workload, blank_model, model_template
+from fedlab.workload import Workload, blank_model, model_shapes, model_template
 
 ARRAYS, CONFIG, METRICS, ROUND, EXAMPLES = "arrays", "config", "metrics", "server-round", "num-examples"
 NOTE = "note"  # in the config of a reply: a sentence for the server's log
@@ -324,10 +324,20 @@ def loaded_model(workload: Workload, state: Mapping[str, torch.Tensor], device: 
     IncompatibleWeightsError
         When the state is of another model.
     """
-    template = model_template(workload)
-    check_weights(template, state)
-    model = copy_with_state(template, state) if device.type == "cpu" else None
+    check_state(workload, state)
+    model = copy_with_state(model_template(workload), state) if device.type == "cpu" else None
     return load(blank_model(workload), state, device) if model is None else model
+
+
+def check_state(workload: Workload, state: Mapping[str, torch.Tensor]) -> None:
+    """Validate that a state has the names and shapes of that of the workload's model.
+
+    Raises
+    ------
+    IncompatibleWeightsError
+        When the state is of another model.
+    """
+    _check_shapes(type(model_template(workload)).__name__, model_shapes(workload), state)
 
 
 def check_weights(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
@@ -338,17 +348,21 @@ def check_weights(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     IncompatibleWeightsError
         When the state is of another model, for instance from a checkpoint made with other options.
     """
-    own = model.state_dict()
+    _check_shapes(type(model).__name__, {name: own.shape for name, own in model.state_dict().items()}, state)
+
+
+def _check_shapes(model: str, shapes: Mapping[str, torch.Size], state: Mapping[str, torch.Tensor]) -> None:
+    if shapes.keys() == state.keys() and all(state[name].shape == shape for name, shape in shapes.items()):
+        return
     foreign = sorted(
         name
-        for name in own.keys() | state.keys()
-        if name not in own or name not in state or own[name].shape != state[name].shape
+        for name in shapes.keys() | state.keys()
+        if name not in shapes or name not in state or shapes[name] != state[name].shape
     )
-    if foreign:
-        raise IncompatibleWeightsError(
-            f"these weights are of another model than {type(model).__name__}: {len(foreign)} arrays do not fit, the "
-            f"first is {foreign[0]!r}; use the workload and the options that they were trained with"
-        )
+    raise IncompatibleWeightsError(
+        f"these weights are of another model than {model}: {len(foreign)} arrays do not fit, the first is "
+        f"{foreign[0]!r}; use the workload and the options that they were trained with"
+    )
 
 
 def client_dataset(workload: Workload, context: ClientContext, split: str) -> ArrayDataset:

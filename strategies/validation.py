@@ -145,5 +145,4 @@ def read_arrays(content: RecordDict, name: str) -> dict[str, Tensor]:
 def norm(tensors: Mapping[str, Tensor]) -> float:
     """Return the Euclidean norm over all float tensors of a state."""
     floats = [tensor for tensor in tensors.values() if tensor.is_floating_point()]
-    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in floats]
-    return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+    return math.hypot(*map(float, torch._foreach_norm(floats, 2, torch.float64))) if floats else 0.0

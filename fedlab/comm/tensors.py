@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.constant import SType
 from flwr.common.serde import array_to_proto, recorddict_to_proto
@@ -32,10 +33,8 @@ class TensorArray(Array):
     __qualname__ = "Array"  # Flower writes the name of the class into what crosses the wire
 
     def __init__(self, tensor: Tensor) -> None:
-        self.__dict__["tensor"] = tensor
-        self.dtype = str(tensor.dtype).removeprefix("torch.")
-        self.shape = tuple(tensor.shape)
-        self.stype = SType.NUMPY
+        shape, dtype = tuple(tensor.shape), _dtype_name(tensor.dtype)
+        self.__dict__.update(tensor=tensor, dtype=dtype, shape=shape, stype=SType.NUMPY)
 
     @property
     def tensor(self) -> Tensor:
@@ -59,6 +58,11 @@ class TensorArray(Array):
         return _tensor_array, (self.tensor,)  # a class of another name than its own cannot be found again
 
 
+@cache
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _tensor_array(tensor: Tensor) -> TensorArray:
     return TensorArray(tensor)
 
@@ -74,8 +78,8 @@ def tensor_record(state: Mapping[str, Tensor], *, copy: bool = True) -> ArrayRec
     """
     record = ArrayRecord()
     for name, tensor in state.items():
-        here = tensor.detach().cpu()
-        record[name] = TensorArray(here.clone() if copy and here.data_ptr() == tensor.data_ptr() else here)
+        here = tensor.detach()
+        record[name] = TensorArray(here.cpu() if not here.is_cpu else here.clone() if copy else here)
     return record
 
 
@@ -112,13 +116,24 @@ def content_bytes(content: RecordDict) -> int:
     total = 0
     for name, record in content.items():
         if isinstance(record, ArrayRecord):
-            body = sum(_array_item_bytes(key, array) for key, array in record.items())
-            total += _nested(_text(name) + _nested(body))
+            total += _nested(_text(name) + _nested(_arrays_bytes(record)))
         elif (scalars := _scalars_bytes(record)) is not None:
             total += _nested(_text(name) + _nested(scalars))
         else:
             total += recorddict_to_proto(RecordDict({name: record})).ByteSize()
     return total
+
+
+def _arrays_bytes(record: ArrayRecord) -> int:
+    if all(type(array) is TensorArray for array in record.values()):
+        return _tensors_bytes(tuple((key, array.dtype, array.shape) for key, array in record.items()))
+    return sum(_array_item_bytes(key, array) for key, array in record.items())
+
+
+@lru_cache(maxsize=64)
+def _tensors_bytes(arrays: tuple[tuple[str, str, tuple[int, ...]], ...]) -> int:
+    """Return the bytes of tensors by name, type and shape: those of a round are the same for all its clients."""
+    return sum(_item_bytes(key, dtype, shape, SType.NUMPY, _saved_bytes(dtype, shape)) for key, dtype, shape in arrays)
 
 
 def _scalars_bytes(record: MetricRecord | ConfigRecord) -> int | None:
@@ -141,8 +156,11 @@ def _scalars_bytes(record: MetricRecord | ConfigRecord) -> int | None:
 
 def _array_item_bytes(key: str, array: Array) -> int:
     length = _saved_bytes(array.dtype, array.shape) if isinstance(array, TensorArray) else len(array.data)
-    head = _head_bytes(array.dtype, array.shape, array.stype)
-    return _nested(_text(key) + _nested(head + (_nested(length) if length else 0)))
+    return _item_bytes(key, array.dtype, array.shape, array.stype, length)
+
+
+def _item_bytes(key: str, dtype: str, shape: tuple[int, ...], stype: str, length: int) -> int:
+    return _nested(_text(key) + _nested(_head_bytes(dtype, shape, stype) + (_nested(length) if length else 0)))
 
 
 @cache

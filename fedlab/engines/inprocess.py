@@ -33,7 +33,7 @@ from fedlab.errors import RunError
 from fedlab.runs.directory import use_directory
 from fedlab.seeds import exclusive
 
-PULL_SECONDS = 0.02  # after which a pull begins no further client, so that replies are seen as they come
+PULL_SECONDS = 0.05  # after which a pull begins no further client, so that replies are seen as they come
 
 
 class LocalGrid(Grid):

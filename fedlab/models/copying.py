@@ -1,8 +1,8 @@
 """Copies of a module: those of ``copy.deepcopy``, several times as fast.
 
 A round of many small clients makes a model for each of them, and the general copy takes longer than a small step: it
-looks at every attribute of every layer, most of which are flags and empty tables of hooks. Weights that are to be loaded
-into a copy are copied in the place of its own.
+looks at every attribute of every layer, most of which are flags and empty tables of hooks. Weights that are loaded into
+a copy anyway are copied in the place of its own.
 """
 
 from __future__ import annotations

@@ -118,7 +118,8 @@ def test_a_client_that_fails_is_named_and_the_others_answer(pooled):
 def test_a_deadline_ends_the_work_of_a_client_and_the_others_are_used(pooled):
     grid = pooled(workers=2)
     grid.send_and_receive(messages(grid))  # the workers are up
-    found = sum(reply_batches(grid, messages(grid, seconds=60.0, slow=1), 600, round_timeout=5.0), [])
+    batches = reply_batches(grid, messages(grid, seconds=60.0, slow=1), 600, round_timeout=5.0)
+    found = [one for batch in batches for one in batch]
     assert [grid.partitions[sent.metadata.dst_node_id] for sent, reply in found if reply is None] == [1]
     assert not grid._messages and not grid._waiting and not grid.shared
     assert len(grid.send_and_receive(messages(grid))) == 6  # by another worker, at once
