@@ -14,6 +14,7 @@ from fedlab.config.resolve import build_config
 from fedlab.config.sections import options
 from fedlab.errors import ConfigError
 from fedlab.registry import all_sections, merge, names, plugins_of
+from fedlab.startup import quick_imports
 
 
 def complete_preset(incomplete: str) -> list[str]:
@@ -62,9 +63,10 @@ def run(
         values = merge(preset, given)
         typer.echo(build_config(values, plugins_of(values)).to_toml(), nl=False)
         return
-    from fedlab import launch
+    with quick_imports():
+        from fedlab import launch
 
-    config = launch.prepare(preset, given)
+        config = launch.prepare(preset, given)
     start_run(config, runs, f"{config.run.engine} engine", quiet, as_json)
 
 
@@ -83,9 +85,10 @@ def resume(
 
     A finished run goes on for longer: `fedlab resume runs/dualadapt-digits-0 rounds=20`
     """
-    from fedlab import launch
-    from fedlab.continuation import continuation
-    from fedlab.runs.directory import RunDirectory
+    with quick_imports():
+        from fedlab import launch
+        from fedlab.continuation import continuation
+        from fedlab.runs.directory import RunDirectory
 
     given = {**parse_overrides(overrides or []), **({} if wait is None else {"comm.connect_timeout": wait})}
     if continuation(RunDirectory.open(run_dir), given) is None and not quiet and not as_json:
