@@ -135,9 +135,11 @@ class RoundLoop:
         checkpoint = self.run.checkpoints.rewind()
         if checkpoint and self.client_state and self.config.plugins["engine"].spec.simulates_clients:
             check_states(self.run.path, self.run.rounds(), checkpoint[0], self.names)
-        self.run.emit("connecting", clients=len(self.names))
+        begin = checkpoint[0] + 1 if checkpoint else 0
+        named = self.train_sampler.named(max(begin, 1))
+        self.run.emit("connecting", clients=len(self.names if named is None else named))
         with seeded(self.config.run.seed, "roster"):
-            self.grid.wait_for_clients(checkpoint[0] + 1 if checkpoint else 0, self.config.comm.connect_timeout)
+            self.grid.wait_for_clients(begin, self.config.comm.connect_timeout, named)
         with self._trackers(checkpoint[0] if checkpoint else -1) as trackers:
             if checkpoint:
                 arrays = self._restore(*checkpoint)
@@ -149,8 +151,8 @@ class RoundLoop:
             while self.round < self.config.run.rounds and not self._ended_by():
                 self.round += 1
                 with seeded(self.config.run.seed, "roster"):
-                    enough = self.train_sampler.count(len(self.names))
-                    self.grid.start_round(self.round, self.config.comm.connect_timeout, enough)
+                    enough, named = self.train_sampler.count(len(self.names)), self.train_sampler.named(self.round)
+                    self.grid.start_round(self.round, self.config.comm.connect_timeout, enough, named)
                 arrays, stats = self._train(arrays)
                 trackers.add(self._finish_round(arrays, *self._evaluate(arrays), train=stats))
         self._finish(arrays)
@@ -457,4 +459,4 @@ def samplers(workload: Workload, config: Config, *, secret: bool = False) -> tup
     sizes = {partition: len(workload.data(partition, "train")) for partition in names} if weighted else {}
     schedule = read_schedule(run.schedule, names, run.rounds) if run.schedule else []
     train = Sampler(run.seed, run.fraction_train, sizes, schedule, secret)
-    return train, Sampler(run.seed, run.fraction_evaluate)
+    return train, Sampler(run.seed, run.fraction_evaluate, only_connected=bool(schedule))

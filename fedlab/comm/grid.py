@@ -105,8 +105,13 @@ class PartitionGrid(Grid):
         """Node id to partition."""
         return self.roster.partition_of
 
-    def wait_for_clients(self, server_round: int, timeout: float) -> None:
+    def wait_for_clients(self, server_round: int, timeout: float, named: Collection[int] | None = None) -> None:
         """Wait before the first round of a process until all expected clients are connected, or enough of them.
+
+        Parameters
+        ----------
+        named
+            Partitions of which alone some have to be connected, as those of a schedule; None: all that are expected.
 
         Raises
         ------
@@ -114,15 +119,20 @@ class PartitionGrid(Grid):
             When fewer than are needed are connected after ``timeout`` seconds.
         """
         self._set_round(server_round)
-        self.roster.wait(self.expected, self.needed, timeout)
+        wanted = self._wanted(named)
+        self.roster.wait(wanted, min(self.min_clients, len(wanted)), timeout)
 
-    def start_round(self, server_round: int, timeout: float, enough: int | None = None) -> None:
+    def start_round(
+        self, server_round: int, timeout: float, enough: int | None = None, named: Collection[int] | None = None
+    ) -> None:
         """Update who is connected; where too few are, wait for them as :meth:`wait_for_clients` does.
 
         Parameters
         ----------
         enough
             Number of clients that the round will ask, if that is fewer than all.
+        named
+            As in :meth:`wait_for_clients`.
 
         Raises
         ------
@@ -131,11 +141,15 @@ class PartitionGrid(Grid):
         """
         self._set_round(server_round)
         self.roster.poll()
-        needed = self.needed if enough is None else min(self.needed, enough)
-        if len(self.nodes) < needed:
-            self.roster.wait(self.expected - self.refusals.left_out.keys(), needed, timeout)
-        if len(self.nodes) < needed and self.refusals.left_out:
+        wanted = self._wanted(named)
+        needed = min(self.min_clients, len(wanted) if enough is None else min(enough, len(wanted)))
+        if len(self.nodes.keys() & wanted) < needed:
+            self.roster.wait(wanted - self.refusals.left_out.keys(), needed, timeout)
+        if len(self.nodes.keys() & wanted) < needed and self.refusals.left_out:
             raise RunError(self._left_out_message(needed))
+
+    def _wanted(self, named: Collection[int] | None) -> set[int]:
+        return self.expected if named is None else self.expected & set(named)
 
     def _set_round(self, server_round: int) -> None:
         self.round, self.unresponsive, self.cohort = server_round, set(), None

@@ -36,6 +36,8 @@ class Sampler:
         Partition to number of examples, by which clients are drawn; empty: all alike.
     schedule
         Partitions of each round from round 1 on, in place of a draw; empty: none.
+    only_connected
+        Where all clients take part, those that are connected are all: no other is missed.
     secret
         True: who is drawn is known to the server alone, and comes from the operating system. A client that is not
         connected is then not replaced, so that the chance to be drawn is always the same.
@@ -45,6 +47,7 @@ class Sampler:
     fraction: float = 1.0
     sizes: Mapping[int, int] = field(default_factory=dict)
     schedule: Sequence[Sequence[int]] = ()
+    only_connected: bool = False
     secret: bool = False
 
     def count(self, clients: int) -> int:
@@ -54,6 +57,14 @@ class Sampler:
         (100, 1)
         """
         return max(1, round(self.fraction * clients))
+
+    def named(self, server_round: int) -> Collection[int] | None:
+        """Return the partitions that the schedule names for a round, none after its last; None without a schedule.
+
+        >>> Sampler(0, schedule=[[2], [0, 1]]).named(2), Sampler(0).named(2)
+        ([0, 1], None)
+        """
+        return next(iter(self.schedule[server_round - 1 : server_round]), ()) if self.schedule else None
 
     def draw(
         self, phase: str, server_round: int, expected: Collection[int], connected: Collection[int]
@@ -70,7 +81,7 @@ class Sampler:
         if self.schedule:
             return set(self.schedule[server_round - 1]) & set(connected)
         if self.fraction == 1.0:
-            return None
+            return set(connected) if self.only_connected else None
         seed = secrets.randbits(128) if self.secret else seed_of(self.seed, "clients", phase, server_round)
         generator = np.random.default_rng(seed)
         partitions = np.array(sorted(expected))

@@ -54,7 +54,9 @@ class RunConfig:
         description="how clients are sampled: all alike, or by their numbers of examples, and then they weigh the same",
     )
     schedule: str = Field(
-        "", description="file that names the clients that train: one line for each round, separated by commas"
+        "",
+        description="file that names the clients that train, for which a round waits: one line for each round, "
+        "separated by commas",
     )
     join_rounds: str = Field("", description="clients that join late and in which round, as usps=3,optdigits=4")
     track: str = Field(

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from fedlab.checks import check_participation
-from fedlab.errors import ConfigError
+from fedlab.engines import inprocess
+from fedlab.errors import ConfigError, RunError
 from fedlab.seeds import seeded
 from fedlab.strategies import aggregation
 
@@ -148,3 +149,37 @@ def test_the_server_may_test_in_place_of_the_clients(federate, lines):
 def test_clients_are_tested_every_so_many_rounds_and_in_the_last(federate):
     outcome = federate("fedavg", evaluate_every=2, rounds=3)
     assert [bool(line["clients"]) for line in outcome.rounds] == [True, False, True, True]
+
+
+class Latecomer(inprocess.InProcessGrid):
+    """Nodes that are asked for their partitions, of which b's connects after ``training`` rounds of the others."""
+
+    training = 1
+
+    def __init__(self, host):
+        super().__init__(host)
+        self.nodes, self.partitions, self.trained = host.partitions, None, 0
+
+    def get_node_ids(self):
+        return [node for node, partition in self.nodes.items() if partition != 1 or self.trained >= self.training]
+
+    def push_messages(self, messages):
+        messages = list(messages)
+        self.trained += any(one.metadata.message_type == "train" for one in messages)
+        return super().push_messages(messages)
+
+
+def test_a_round_waits_for_the_clients_that_its_schedule_names_and_for_no_other(federate, monkeypatch, schedule):
+    monkeypatch.setattr(inprocess, "InProcessGrid", Latecomer)
+    outcome = federate("fedavg", **schedule("a,c", "a,b,c", "c"), **{"comm.connect_timeout": 60.0})
+    tested = [set(line["clients"]) for line in outcome.rounds]
+    assert tested == [{"a", "c"}, {"a", "c"}, {"a", "b", "c"}, {"a", "b", "c"}]
+    trained = [{name for name, sizes in line["bytes"].items() if sizes["train_up"]} for line in outcome.rounds[1:]]
+    assert trained == [{"a", "c"}, {"a", "b", "c"}, {"c"}]
+
+
+def test_a_client_that_the_schedule_names_and_that_never_connects_is_named(federate, monkeypatch, schedule):
+    monkeypatch.setattr(inprocess, "InProcessGrid", Latecomer)
+    monkeypatch.setattr(Latecomer, "training", 9)
+    with pytest.raises(RunError, match=r"1 of 2 clients connected within 0.1 s; missing partitions: 1 \(b\)"):
+        federate("fedavg", **schedule("a,c", "a,b"), **{"comm.connect_timeout": 0.1})

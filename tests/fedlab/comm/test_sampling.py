@@ -76,6 +76,8 @@ def test_a_schedule_names_the_clients_of_each_round(tmp_path):
     sampler = Sampler(0, schedule=schedule)
     assert sampler.draw("train", 1, NAMES, NAMES) == {0, 2}
     assert sampler.draw("train", 1, NAMES, {1, 2}) == {2}
+    assert [sampler.named(number) for number in (1, 2, 3)] == [[0, 2], [1], ()]
+    assert Sampler(0, only_connected=True).draw("evaluate", 1, NAMES, {1, 2}) == {1, 2}
 
 
 @pytest.mark.parametrize(
