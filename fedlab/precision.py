@@ -28,6 +28,18 @@ Precision = Literal["float32", "tf32", "bf16"]
 
 TF32_CAPABILITY = (8, 0)
 _current: tuple[Precision, str] = ("float32", "cpu")  # of this process, and its type of device
+_in_force: tuple[tuple[Precision, str], tuple[str, ...]] | None = None  # that of the innermost scope, and its settings
+_BACKENDS: Any = torch.backends  # of whose modules the stubs lack parts
+_SETTINGS = (
+    _BACKENDS,
+    _BACKENDS.cudnn,
+    _BACKENDS.cudnn.conv,
+    _BACKENDS.cudnn.rnn,
+    _BACKENDS.mkldnn.conv,
+    _BACKENDS.mkldnn.rnn,
+    _BACKENDS.mkldnn.matmul,
+    _BACKENDS.cuda.matmul,
+)
 
 
 def resolve_precision(name: str, device: torch.device) -> Precision:
@@ -39,19 +51,37 @@ def resolve_precision(name: str, device: torch.device) -> Precision:
     return "tf32"
 
 
-@contextmanager
-def computing_in(name: str, device: torch.device) -> Iterator[None]:
-    """Run the body in the precision that an option names, and restore the one before."""
-    global _current
-    before, precision = _current, resolve_precision(name, device)
-    _current = precision, device.type
-    gpu = device.type == "cuda"
-    tf32 = gpu and precision != "float32"  # on a CPU it would allow bfloat16
-    with float32_settings("high" if tf32 else "highest", convolutions=tf32 if gpu else None):
-        try:
-            yield
-        finally:
-            _current = before
+class computing_in:
+    """Run the body in the precision that an option names, and restore the one before.
+
+    Directly within another such scope, as in each message to a client of a process, a look at the settings is enough.
+    """
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        self._wanted = resolve_precision(name, device), device.type
+
+    def __enter__(self) -> None:
+        """Set what is not so already."""
+        global _current, _in_force
+        self._before, self._stack = (_current, _in_force), ExitStack()
+        if _in_force != (self._wanted, _values()):
+            gpu = self._wanted[1] == "cuda"
+            tf32 = gpu and self._wanted[0] != "float32"  # on a CPU it would allow bfloat16
+            products: Literal["high", "highest"] = "high" if tf32 else "highest"
+            self._stack.enter_context(float32_settings(products, convolutions=tf32 if gpu else None))
+            _in_force = self._wanted, _values()
+        _current = self._wanted
+
+    def __exit__(self, *error: object) -> None:
+        """Set what was before."""
+        global _current, _in_force
+        self._stack.close()
+        _current, _in_force = self._before
+
+
+def _values() -> tuple[str, ...]:
+    """Return torch's settings of the precision of float32 products and convolutions."""
+    return tuple([setting.fp32_precision for setting in _SETTINGS])
 
 
 def current_precision() -> Precision:
@@ -83,7 +113,7 @@ def float32_settings(products: Literal["highest", "high"], convolutions: bool | 
 
     **Source**: PyTorch, CUDA semantics, section "TensorFloat-32 on Ampere and later devices".
     """
-    backends = torch.backends
+    backends = _BACKENDS
     with ExitStack() as stack:
         for general in (backends, backends.cudnn):  # first: what inherits from them reads its own value then
             stack.enter_context(_newer_setting(general, "none"))
@@ -126,7 +156,7 @@ def _products(precision: str) -> Iterator[None]:
 
 @contextmanager
 def _convolutions(tf32: bool) -> Iterator[None]:
-    backend = torch.backends.cudnn
+    backend = _BACKENDS.cudnn
     try:
         before = backend.allow_tf32
     except RuntimeError:  # the newer settings are "tf32" here, so the older one is not

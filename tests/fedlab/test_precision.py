@@ -36,6 +36,15 @@ def test_the_precision_lasts_as_long_as_its_context_and_no_setting_of_a_cpu_chan
     assert current_precision() == "float32"
 
 
+def test_a_scope_within_a_scope_of_the_same_precision_sets_what_was_changed_in_between():
+    before = torch.get_float32_matmul_precision()
+    with computing_in("float32", CPU):
+        torch.set_float32_matmul_precision("medium")
+        with computing_in("float32", CPU):
+            assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.get_float32_matmul_precision() == before
+
+
 def test_an_error_ends_the_precision():
     with pytest.raises(ZeroDivisionError), computing_in("bf16", CPU):
         raise ZeroDivisionError
