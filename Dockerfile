@@ -1,16 +1,35 @@
 # One image for the server and every client: `fedlab` with all it needs. docker-compose.yml starts it.
-# The wheels of torch on the package index hold CUDA on x86-64 and run without a GPU too, so there is no second image.
+#
+# TORCH_INDEX is the address of a package index with other builds of torch and torchvision. Without one they come from
+# where pip looks, whose builds for x86-64 hold CUDA, run without a GPU too, and take some 5 GB more than builds for CPUs.
+FROM python:3.11-slim AS dependencies
+ARG TORCH_INDEX=""
+ENV PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/fedlab
+ENV PATH=/opt/fedlab/bin:$PATH
+WORKDIR /build
+COPY pyproject.toml constraints.txt ./
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
+    && if [ -n "$TORCH_INDEX" ]; then \
+        pip install --no-deps --index-url "$TORCH_INDEX" -c constraints.txt torch torchvision; \
+    fi \
+    && pip install -c constraints.txt -r requirements.txt
+
+FROM dependencies AS package
+COPY README.md LICENSE ./
+COPY fedlab fedlab
+COPY strategies strategies
+COPY server server
+COPY client client
+COPY src src
+RUN pip install --no-deps --prefix /opt/package .
+
 FROM python:3.11-slim
 
 LABEL org.opencontainers.image.title="fedlab" \
       org.opencontainers.image.description="Federations whose server owns labelled source data and whose clients own unlabelled target domains" \
       org.opencontainers.image.licenses="Apache-2.0"
-
-ENV PYTHONUNBUFFERED=1 \
-    PIP_NO_CACHE_DIR=1 \
-    PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    PIP_ROOT_USER_ACTION=ignore \
-    MPLCONFIGDIR=/tmp/matplotlib
 
 # Libraries of the system that wheels ask for and do not bring: RDKit's drawing is linked against X11. They are found by
 # `fedlab doctor`, and compared with this line by tests/test_compose.py.
@@ -25,20 +44,13 @@ RUN groupadd --gid 10001 fedlab \
     && install --directory --owner=fedlab --group=fedlab --mode=0700 /certs /state \
     && install --directory --owner=fedlab --group=fedlab /runs /data
 
-WORKDIR /opt/fedlab
+# Two layers: what fedlab depends on is some gigabytes, which a change of fedlab itself neither makes nor moves again.
+COPY --from=dependencies /opt/fedlab /opt/fedlab
+COPY --from=package /opt/package /opt/fedlab
 
-# What fedlab depends on is a layer of its own: some gigabytes that a change of fedlab itself does not fetch again.
-COPY pyproject.toml constraints.txt ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
-    && pip install -c constraints.txt -r requirements.txt
-
-COPY README.md LICENSE ./
-COPY fedlab fedlab
-COPY strategies strategies
-COPY server server
-COPY client client
-COPY src src
-RUN pip install -c constraints.txt .
+ENV PATH=/opt/fedlab/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    MPLCONFIGDIR=/tmp/matplotlib
 
 USER 10001:10001
 WORKDIR /home/fedlab

@@ -10,20 +10,17 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import tomllib
 from importlib import metadata
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
+from compose_file import BIN, CLIENTS, FILE, ROOT, TINY, compose, dockerfile, files, mount_of, mounts, resolve, words
 from fedlab.data.digits import datasets
 from fedlab.engines import processes
 from fedlab.runs.result import Result
@@ -31,43 +28,7 @@ from fedlab.shared_libraries import DEBIAN_PACKAGES, system_libraries
 from fedlab.workloads.digits import Digits
 from waiting import wait_until
 
-ROOT = Path(__file__).parents[1]
-FILE = ROOT / "docker-compose.yml"
 LINKED = {path.name for path in (ROOT / "fedlab").iterdir() if path.is_symlink()}
-BIN = Path(sys.executable).parent
-VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?P<how>:[-+])(?P<word>[^}]*)\}")
-CLIENTS = ("usps", "mnist_m", "optdigits", "synthdigits")
-TINY = "server.pretrain_steps=2 server.steps=1 server.batch_size=8 client.steps=1 client.batch_size=8 "
-TINY += "data.max_examples=100 threads=1"
-
-
-def resolve(**variables):
-    """The services as Compose sees them: anchors and merges by YAML, ``${NAME:-word}`` and ``${NAME:+word}`` by us."""
-
-    def value(match):
-        given = variables.get(match["name"], "")
-        return (given or match["word"]) if match["how"] == ":-" else (given and match["word"])
-
-    def inside(node):
-        if isinstance(node, dict):
-            return {key: inside(item) for key, item in node.items()}
-        if isinstance(node, list):
-            return [inside(item) for item in node]
-        return VARIABLE.sub(value, node) if isinstance(node, str) else node
-
-    return inside(yaml.safe_load(FILE.read_text()))
-
-
-def words(command):
-    return shlex.split(command) if isinstance(command, str) else command
-
-
-def dockerfile():
-    """Instructions and their text, continued lines joined."""
-    lines = re.sub(r"\\\n", " ", re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.M)).splitlines()
-    return [tuple(line.split(maxsplit=1)) for line in lines if line.strip()]
-
-
 SERVICES = resolve()["services"]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -76,7 +37,8 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def test_the_image_gets_the_sources_and_nothing_else():
-    copied = [source for word, text in dockerfile() if word == "COPY" for source in text.split()[:-1]]
+    copies = [text.split()[:-1] for word, text in dockerfile() if word == "COPY"]
+    copied = [source for sources in copies if not sources[0].startswith("--from=") for source in sources]
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     assert copied and all(any(f"{path}/".startswith(f"{source}/") for path in tracked) for source in copied)
     ignored = (ROOT / ".dockerignore").read_text().split("\n")
@@ -86,19 +48,31 @@ def test_the_image_gets_the_sources_and_nothing_else():
     assert packages | {"pyproject.toml", "constraints.txt", "README.md", "LICENSE"} == set(copied)
 
 
+def test_the_image_is_small():
+    """One copy of what is installed, in the last stage; nothing that only building needs."""
+    stages = "".join(f"\0{text}" if word == "FROM" else f"\n{word} {text}" for word, text in dockerfile()).split("\0")
+    assert "pip" not in stages[-1]
+    assert re.findall(r"COPY --from=(\S+) (\S+) (\S+)", stages[-1]) == [
+        ("dependencies", "/opt/fedlab", "/opt/fedlab"),
+        ("package", "/opt/package", "/opt/fedlab"),
+    ]
+    assert "PIP_NO_CACHE_DIR=1" in stages[1] and "rm -rf /var/lib/apt/lists/*" in stages[-1]
+
+
 def test_the_image_installs_what_pyproject_says_and_names_no_place(tmp_path):
     runs = [text for word, text in dockerfile() if word == "RUN"]
     program = shlex.split(next(text for text in runs if "tomllib" in text).partition(">")[0])
     assert program[0] == "python"
     told = subprocess.run([sys.executable, *program[1:]], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert told.splitlines() == PYPROJECT["project"]["dependencies"]
-    installs = [shlex.split(command) for text in runs for command in text.split("&&") if "pip install" in command]
-    assert installs == [
-        ["pip", "install", "-c", "constraints.txt", "-r", "requirements.txt"],
-        ["pip", "install", "-c", "constraints.txt", "."],
+    assert [found.strip() for text in runs for found in re.findall("pip install[^;&]*", text)] == [
+        'pip install --no-deps --index-url "$TORCH_INDEX" -c constraints.txt torch torchvision',
+        "pip install -c constraints.txt -r requirements.txt",
+        "pip install --no-deps --prefix /opt/package .",
     ]
-    source = next(text for word, text in dockerfile() if word == "FROM")
-    assert re.fullmatch(r"python:3\.\d+-slim", source)  # by its plain name, of no registry in particular
+    first, last = (text.split()[0] for word, text in dockerfile() if word == "FROM" and "python" in text)
+    assert first == last and re.fullmatch(r"python:3\.\d+-slim", last)  # plain names, of no registry in particular
+    assert dict(dockerfile())["ARG"] == 'TORCH_INDEX=""' and "torch" in told and "torchvision" in told
     assert "://" not in (ROOT / "Dockerfile").read_text() + FILE.read_text()
 
 
@@ -169,36 +143,10 @@ def test_the_image_has_every_library_that_its_wheels_ask_for():
 # The compose file
 
 
-def mount_of(volume):
-    """Where a volume comes from and goes to, in short or long form."""
-    if isinstance(volume, str):
-        source, target, *mode = volume.split(":")
-        return SimpleNamespace(source=source, subpath="", target=target, read_only=mode == ["ro"])
-    subpath = volume.get("volume", {}).get("subpath", "")
-    return SimpleNamespace(
-        source=volume["source"], subpath=subpath, target=volume["target"], read_only=volume.get("read_only", False)
-    )
-
-
-def mounts(service):
-    return {mount.target: mount for mount in map(mount_of, service["volumes"])}
-
-
 def test_the_file_keeps_to_the_schema_of_the_compose_specification():
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(FILE)]
     checked = subprocess.run(command, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout + checked.stderr
-
-
-def compose():
-    """The command of Compose 2 or newer, or none: `docker compose`, or `docker-compose`, here or beside Python."""
-    alone = shutil.which("docker-compose") or shutil.which("docker-compose", path=BIN)
-    for command in (["docker", "compose"], [alone]):
-        if command[0] and shutil.which(command[0]):
-            asked = subprocess.run([*command, "version", "--short"], capture_output=True, text=True)
-            if asked.returncode == 0 and int(asked.stdout.strip().lstrip("v").partition(".")[0]) >= 2:
-                return command
-    return None
 
 
 @pytest.mark.parametrize("profile", ["cpu", "gpu"])
@@ -270,7 +218,7 @@ def test_nobody_sees_more_than_it_needs():
 def test_everybody_waits_for_the_credentials_and_is_asked_for_its_health():
     for name, service in SERVICES.items():
         if name == "certs":
-            assert service["build"] == "." and "restart" not in service
+            assert service["build"]["context"] == "." and "restart" not in service
         else:
             assert "build" not in service and service["image"] == SERVICES["certs"]["image"]
             assert service["depends_on"]["certs"] == {"condition": "service_completed_successfully"}
@@ -340,10 +288,6 @@ class Container:
     def until_healthy(self, seconds=120):
         healthy = lambda: self.health().returncode == 0  # noqa: E731
         wait_until(healthy, "its health", seconds, process=self.process, output=self.log.read_text)
-
-
-def files(folder):
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.engine
