@@ -45,7 +45,7 @@ def plan_app(request: ComparisonRequest) -> ComparisonPlan:
             "compare values of its run config: key=v1,v2"
         )
     backend = reached(request.on)
-    project, seeds = FlowerProject.read(request.preset), spec.parse_seeds(request.seeds)
+    project, seeds = FlowerProject.read(request.name), spec.parse_seeds(request.seeds)
     engine, overrides = AppEngine.split(request.overrides or {}, project.config)
     values = parse_values(project, overrides)
     varied = [key for key, each in values.items() if len(each) > 1]
@@ -68,7 +68,7 @@ def plan_app(request: ComparisonRequest) -> ComparisonPlan:
     jobs, threads, gpus = at_once(request.jobs, list(tasks.values()), backend)
     comparison = Comparison(
         directory=folder,
-        preset=request.preset,
+        preset=request.name,
         seeds=seeds,
         baseline=request.baseline or labels[0],
         metric=request.metric or "",

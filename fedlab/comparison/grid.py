@@ -13,13 +13,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 from fedlab import launch, registry
 from fedlab.checks import clients_have_labels
+from fedlab.comparison.objects import is_of_this_process
 from fedlab.comparison.spec import SEPARATOR, Variant, format_value
 from fedlab.config.resolve import with_options
 from fedlab.config.schema import Config
@@ -30,6 +34,7 @@ from fedlab.strategies.protocol import StrategySpec
 
 THREADS = 1  # of a cell, unless the preset or the user says otherwise: as many cells at a time as there are cores
 AUTO = "auto"  # device of a machine that is not known yet
+PROCESS = f"{os.getpid()}-{time.time_ns()}"
 # Options on which no result depends.
 NOT_HASHED = frozenset(
     {"name", "seed", "checkpoint.pretrain_cache", "checkpoint.keep", "checkpoint.keep_initial", "report"}
@@ -65,7 +70,7 @@ def config_hash(content: object) -> str:
 
 
 def plan_cells(
-    preset: str,
+    preset: str | Mapping[str, Any],
     variants: Sequence[Variant],
     seeds: Sequence[int],
     grid: Mapping[str, Sequence[Value]],
@@ -103,7 +108,7 @@ def plan_cells(
     return plans
 
 
-def _effective(preset: str, variant: Variant, grid: Mapping[str, Sequence[Value]]) -> list[str]:
+def _effective(preset: str | Mapping[str, Any], variant: Variant, grid: Mapping[str, Sequence[Value]]) -> list[str]:
     """Return the grid's options that have an effect on a variant; one that the variant itself sets is refused."""
     first = {name: values[0] for name, values in grid.items()}
     effective = [name for name in grid if _affects(preset, variant, name, first)]
@@ -121,7 +126,7 @@ def _named(variant: Variant) -> tuple[str, Overrides]:
     return str(found.pop("strategy", variant.name)), found
 
 
-def _affects(preset: str, variant: Variant, option: str, grid: Overrides) -> bool:
+def _affects(preset: str | Mapping[str, Any], variant: Variant, option: str, grid: Overrides) -> bool:
     """Return True if this variant uses an option: not that of another strategy, nor one that its strategy ignores."""
     if option in registry.find("strategy", _named(variant)[0]).spec.ignores:
         return False
@@ -138,7 +143,9 @@ def _affects(preset: str, variant: Variant, option: str, grid: Overrides) -> boo
     return section in {plugin.section for plugin in used.values()}
 
 
-def _checked(preset: str, variant: Variant, given: Overrides, point: Overrides, seed: int, here: bool) -> Config:
+def _checked(
+    preset: str | Mapping[str, Any], variant: Variant, given: Overrides, point: Overrides, seed: int, here: bool
+) -> Config:
     """A cell's configuration, named by its hash; the sentence of one that could not run says which one it is."""
     base, named = _named(variant)
     found = registry.find("strategy", base)
@@ -159,10 +166,10 @@ def _checked(preset: str, variant: Variant, given: Overrides, point: Overrides, 
     except (ConfigError, DataError) as error:
         raise type(error)(f"{_about(variant, point)}: {error}{_hint(given, str(error))}") from None
     config = with_options(config, elsewhere)
-    return with_options(
-        config,
-        {"name": config_hash({name: value for name, value in config.options().items() if name not in NOT_HASHED})},
-    )
+    hashed = {name: value for name, value in config.options().items() if name not in NOT_HASHED}
+    if is_of_this_process(config):  # what has this name in another process may be something else
+        hashed["process"] = PROCESS
+    return with_options(config, {"name": config_hash(hashed)})
 
 
 def _about(variant: Variant, given: Overrides) -> str:

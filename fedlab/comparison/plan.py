@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -16,6 +16,7 @@ from fedlab import launch
 from fedlab.comparison import cells, grid, spec, workers
 from fedlab.comparison.cluster.backend import Backend
 from fedlab.comparison.cluster.backends import find_backend
+from fedlab.comparison.objects import is_of_this_process, objects_of_this_process
 from fedlab.comparison.preset_work import PresetWork
 from fedlab.comparison.result import Cell, Comparison
 from fedlab.config.resolve import with_options
@@ -29,9 +30,12 @@ from fedlab.training import resolve_device
 
 @dataclass(frozen=True)
 class ComparisonRequest:
-    """A comparison as it was asked for; see :func:`fedlab.comparison.runner.compare`."""
+    """A comparison as it was asked for; see :func:`fedlab.comparison.runner.compare`.
 
-    preset: str
+    ``title`` is what a preset is called that has no name; "" takes that of the preset.
+    """
+
+    preset: str | Mapping[str, Any]
     strategies: str | Sequence[str]
     seeds: str | int | Sequence[int] = 5
     overrides: Mapping[str, object] | None = None
@@ -42,6 +46,12 @@ class ComparisonRequest:
     out: Path | str | None = None
     metric: str | None = None
     on: str | None = None
+    title: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the preset for people."""
+        return self.preset if isinstance(self.preset, str) else self.title
 
 
 @dataclass(frozen=True)
@@ -111,12 +121,12 @@ def plan_comparison(request: ComparisonRequest) -> ComparisonPlan:
     baseline = request.baseline or grid.default_baseline(plans)
     if baseline not in labels:
         raise ConfigError(f"the baseline {baseline!r} is none of the compared: {', '.join(labels)}")
-    folder = Path(request.out or Path("comparisons") / Path(request.preset).stem).resolve()
+    folder = Path(request.out or Path("comparisons") / (request.title or Path(request.name).stem)).resolve()
     tasks = {plan.run: workers.Task(folder / plan.run, PresetWork(_in_folder(plan.config, folder))) for plan in plans}
-    jobs, threads, gpus = at_once(request.jobs, list(tasks.values()), backend)
+    jobs, threads, gpus = at_once(_asked_jobs(request, plans), list(tasks.values()), backend)
     comparison = Comparison(
         directory=folder,
-        preset=request.preset,
+        preset=request.name,
         seeds=seeds,
         baseline=baseline,
         upper_bound=grid.upper_bound(plans),
@@ -134,10 +144,29 @@ def plan_comparison(request: ComparisonRequest) -> ComparisonPlan:
     return ComparisonPlan(comparison, tasks, jobs, threads, gpus, request.metric, backend)
 
 
+def _asked_jobs(request: ComparisonRequest, plans: Sequence[grid.CellPlan]) -> int | None:
+    """Return the number of cells at a time that was asked for: one, where no other process can find what they use.
+
+    Raises
+    ------
+    ConfigError
+        When more were asked for, or a cluster.
+    """
+    own = next((name for plan in plans for name in objects_of_this_process(plan.config)), "")
+    if own and (request.on or (request.jobs or 1) > 1):
+        raise ConfigError(
+            f"{own} is an object that only this process has, so its cells run here, one at a time (jobs=1); to run "
+            "them in others, define it in a module and give its import path, pkg.module:Name"
+        )
+    return 1 if own else request.jobs
+
+
 def _in_folder(config: Config, folder: Path) -> Config:
     """Return the configuration of a cell: it shares pre-training with the others, and trackers file it under them."""
-    group = config.run.track_group or folder.name
-    return with_options(config, {"checkpoint.pretrain_cache": str(folder / "pretrained"), "track_group": group})
+    group, shared = config.run.track_group or folder.name, folder / "pretrained"
+    if is_of_this_process(config):
+        shared /= grid.PROCESS
+    return with_options(config, {"checkpoint.pretrain_cache": str(shared), "track_group": group})
 
 
 def check_metric(request: ComparisonRequest, metric: str, table: MetricTable) -> None:
@@ -220,7 +249,7 @@ def options_written(values: Mapping[str, Sequence[Value]], sections: Mapping[str
 
 def command(request: ComparisonRequest, seeds: Sequence[int], written: Sequence[str]) -> str:
     """Return the command that makes, or goes on with, a comparison; ``written`` are its options."""
-    words = ["fedlab", "compare", request.preset, *written]
+    words = ["fedlab", "compare", request.name, *written]
     strategies = request.strategies if isinstance(request.strategies, str) else spec.join_variants(request.strategies)
     words += ["--strategies", strategies] if strategies else []
     counted = list(seeds) == list(range(len(seeds)))
@@ -230,4 +259,5 @@ def command(request: ComparisonRequest, seeds: Sequence[int], written: Sequence[
     for name in ("baseline", "metric", "target", "jobs", "out", "on"):
         value = getattr(request, name)
         words += [f"--{name}", str(value)] if value is not None else []
-    return shlex.join(words)
+    line = shlex.join(words)
+    return line if isinstance(request.preset, str) else f"# of a mapping or objects, in Python: {line}"

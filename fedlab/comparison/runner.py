@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from fedlab import launch
 from fedlab.comparison import cells, earlier, files, workers
 from fedlab.comparison.cluster.schedule import run_on
+from fedlab.comparison.objects import Preset, Strategies, named_preset, named_strategies
 from fedlab.comparison.plan import (
     ComparisonListener,
     ComparisonPlan,
@@ -114,9 +115,10 @@ def _metric(comparison: Comparison, asked: str | None) -> str:
 
 
 def compare(
-    preset: str,
-    strategies: str | Sequence[str] = "",
+    preset: Preset = "",
+    strategies: Strategies = "",
     *,
+    workload: object = None,
     seeds: int | Sequence[int] = 5,
     overrides: Mapping[str, object] | None = None,
     baseline: str | None = None,
@@ -133,9 +135,14 @@ def compare(
     Parameters
     ----------
     preset
-        Name of a preset (``fedlab list``), path of a TOML file, or the folder of a Flower app.
+        Name of a preset (``fedlab list``), path of a TOML file, folder of a Flower app, or a mapping of options; empty:
+        the defaults.
     strategies
-        Names, ``NAME:option=value`` or ``LABEL=NAME:option=value``, as a list or separated by commas; none for an app.
+        Names, import paths, ``NAME:option=value`` or ``LABEL=NAME:option=value``, separated by commas or as a list, in
+        which objects may stand as well (StrategySpec, AggregationSpec); a mapping gives each a label. None for an app.
+    workload
+        In place of the preset's: a name, import path or object, as of :func:`fedlab.run`. Cells of an object that only
+        this process has run one at a time, and no later process takes them for its own.
     seeds
         How many from 0, or each of them.
     overrides
@@ -176,8 +183,10 @@ def compare(
     ensure_home()
     from fedlab.comparison.progress import RichProgress
 
+    table, title = named_preset(preset, workload)
+    names = named_strategies(strategies)
     plan = plan_request(
-        ComparisonRequest(preset, strategies, seeds, overrides, baseline, target, budget, jobs, out, metric, on)
+        ComparisonRequest(table, names, seeds, overrides, baseline, target, budget, jobs, out, metric, on, title)
     )
     if progress:
         with RichProgress(Console()) as live:

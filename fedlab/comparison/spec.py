@@ -1,13 +1,15 @@
 """Parsers of the arguments of a comparison: strategies, seeds, options with several values, budgets.
 
 A *variant* is a strategy as it is compared. On the command line it is ``NAME``, ``NAME:option=value:option=value`` or
-``LABEL=NAME:...``; an option without a dot is the strategy's own where it has such a one.
+``LABEL=NAME:...``; an option without a dot is the strategy's own where it has such a one. An import path
+(``pkg.module:SPEC``) is a name as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from fedlab import registry
 from fedlab.config.resolve import active_sections
@@ -74,6 +76,8 @@ def join_variants(parts: Sequence[str]) -> str:
 def _variant(text: str) -> Variant:
     head, *written = text.split(":")
     label, named, name = head.rpartition("=")
+    if written and "=" not in written[0] and name not in (*registry.names("strategy"), *registry.ablation_names()):
+        name = f"{name}:{written.pop(0)}"
     base = registry.find("strategy", str(expand_ablation({}, {"strategy": name})[0].get("strategy", name)))
     own = section_fields(base.spec.options)
     found: dict[str, Value] = {}
@@ -82,7 +86,8 @@ def _variant(text: str) -> Variant:
         if not equals or not option:
             raise ConfigError(f"{item!r} of variant {text!r} is no option; write {name}:option=value")
         found[f"{base.section}.{option}" if option in own else option] = value
-    return Variant(label.strip() if named else text, name, found)
+    usual = ":".join([base.section, *written]) if ":" in name else text
+    return Variant(label.strip() if named else usual, name, found)
 
 
 def parse_seeds(text: str | int | Sequence[int]) -> list[int]:
@@ -107,7 +112,7 @@ def parse_seeds(text: str | int | Sequence[int]) -> list[int]:
     return seeds
 
 
-def sections_of(preset: str) -> dict[str, type]:
+def sections_of(preset: str | Mapping[str, Any]) -> dict[str, type]:
     """Return every section that exists, and those of what a preset names by import path.
 
     Raises

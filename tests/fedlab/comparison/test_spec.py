@@ -117,3 +117,10 @@ def test_a_budget_that_makes_no_sense_is_refused(text):
         parse_budget([text])
     with pytest.raises(ConfigError, match="is no budget"):
         parse_budget(["rounds=1", "rounds=2"])
+
+
+def test_an_import_path_is_a_name():
+    path = "fedlab.strategies.source_only:SPEC"
+    plain, named = parse_strategies(f"{path},mine={path}:client.steps=3")
+    assert (plain.label, plain.name, plain.options) == ("source_only", path, {})
+    assert (named.label, named.name, named.options) == ("mine", path, {"client.steps": "3"})
