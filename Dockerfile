@@ -17,7 +17,7 @@ RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))
     && pip install -c constraints.txt -r requirements.txt
 
 FROM dependencies AS package
-COPY README.md LICENSE ./
+COPY README.md LICENSE setup.py ./
 COPY fedlab fedlab
 COPY strategies strategies
 COPY server server

@@ -45,7 +45,7 @@ def test_the_image_gets_the_sources_and_nothing_else():
     assert ignored[1] == "*"
     assert {line[1:] for line in ignored if line.startswith("!")} == set(copied)
     packages = {"src", "fedlab", *LINKED}
-    assert packages | {"pyproject.toml", "constraints.txt", "README.md", "LICENSE"} == set(copied)
+    assert packages | {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "setup.py"} == set(copied)
 
 
 def test_the_image_is_small():

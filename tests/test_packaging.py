@@ -120,6 +120,13 @@ def test_the_metadata_are_those_that_an_index_takes(wheel):
         found = Metadata.from_email(archive.read(name), validate=True)
     assert (found.name, found.license_expression) == ("fedlab-adapt", "Apache-2.0")
     assert found.description_content_type == "text/markdown" and found.description.startswith("# fedlab")
+    targets = re.findall(r"\]\(([^)]*)\)", found.description)
+    assert targets and all(target.startswith("https://") for target in targets)  # an index has no files beside it
+    assert "Deploy real clients (`docs/how-to/deployment.md`) explains" in found.description
+    sections = [
+        re.findall("^## .+$", text, re.MULTILINE) for text in (found.description, (ROOT / "README.md").read_text())
+    ]
+    assert sections[0] == sections[1]
 
 
 @pytest.mark.engine
