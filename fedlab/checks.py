@@ -1,4 +1,4 @@
-"""What can be refused before a directory is made or a process is started, with a sentence that says what to do."""
+"""Checks before a directory is made or a process is started: each refuses with a sentence that says what to do."""
 
 from __future__ import annotations
 
