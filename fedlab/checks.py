@@ -2,44 +2,99 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
 from fedlab.comm.sampling import read_schedule
-from fedlab.config.schema import Config, parse_join_rounds
-from fedlab.config.sections import Overrides
-from fedlab.errors import ConfigError, name_list
+from fedlab.config.schema import DEFAULT_STOP, Config, parse_join_rounds
+from fedlab.errors import ConfigError, DataError, NoServerDataError, name_list
+from fedlab.lr_schedules import check_length
 from fedlab.machine import check_threads
 from fedlab.plugins import exists_here_only
+from fedlab.runs.metrics import MetricTable
 from fedlab.trackers.opening import tracker_names
 from fedlab.training import null_progress, resolve_device
-from fedlab.workload import Workload, missing_columns
+from fedlab.workload import SupportsScoring, Workload, missing_columns, unused_options
 
 
-def check_effect(config: Config, overrides: Overrides) -> None:
-    """Refuse an option that a user sets and the strategy ignores; a preset may be made for several strategies.
+def check(config: Config, given: Collection[str] = (), strategy_is_named: bool = True) -> None:
+    """Refuse what could not run, and what would not do what a user asks for; options first, then data.
 
-    Raises
-    ------
-    ConfigError
-        With the option.
-    """
-    ignored = sorted(config.plugins["strategy"].spec.ignores & overrides.keys())
-    if ignored:
-        raise ConfigError(
-            f"option {ignored[0]!r} has no effect in this run: the steps of strategy {config.run.strategy!r} do not "
-            "depend on it; leave it out"
-        )
-
-
-def clients_have_labels(workload: Workload) -> bool:
-    """Return True if clients hold all that the workload's loss reads, labels where it takes any."""
-    return not missing_columns(workload, workload.data(0, "train"))
-
-
-def check(config: Config) -> None:
-    """Refuse what could not run.
+    Parameters
+    ----------
+    given
+        Options that the user sets; those of a preset, which may be made for several runs, are not among them.
+    strategy_is_named
+        False if the strategy is the default because neither the user nor the preset names one.
 
     Raises
     ------
     ConfigError, DataError
+        With a sentence.
+    """
+    check_effect(config, given)
+    check_options(config)
+    try:
+        check_strategy(config, given)
+    except (ConfigError, DataError) as error:
+        if strategy_is_named:
+            raise
+        raise type(error)(
+            f"{error} ({config.run.strategy!r} is the default strategy, since none was named; set strategy=NAME, see "
+            "`fedlab list strategies`)"
+        ) from None
+
+
+def check_effect(config: Config, given: Collection[str]) -> None:
+    """Refuse an option that a user sets and nothing in this run reads.
+
+    Raises
+    ------
+    ConfigError
+        With the option, and why it has no effect.
+    """
+    reasons = unused(config)
+    patience = [] if config.stop == DEFAULT_STOP else ["stop.patience"]  # of a preset too: it belongs to one option
+    for option in (*given, *patience):
+        if option in reasons:
+            raise ConfigError(f"option {option!r} has no effect in this run: {reasons[option]}")
+
+
+def unused(config: Config) -> dict[str, str]:
+    """Return the options that have no effect with the others, each with the reason and what to do."""
+    run, client, strategy = config.run, config.client, config.plugins["strategy"].spec
+    found = {
+        **dict.fromkeys(
+            unused_options(config.workload),
+            f"workload {run.workload!r} with these options does not depend on it; leave it out",
+        ),
+        **dict.fromkeys(strategy.ignores, f"the steps of strategy {run.strategy!r} do not depend on it; leave it out"),
+    }
+    if not config.stop.metric:
+        found["stop.patience"] = "it is the patience with stop.metric; set stop.metric=accuracy, for example"
+    if not run.track:
+        remedy = "it is for the trackers in track; set track=mlflow, for example"
+        found |= {"track_project": remedy, "track_group": remedy}
+    if not client.evaluate:
+        found["fraction_evaluate"] = "client.evaluate is false, so no client tests; leave one of them out"
+    if client.epochs:
+        found["client.steps"] = f"client.epochs={client.epochs:g} says how long clients train; keep one of them"
+    if client.optimizer == "adam":
+        found["client.momentum"] = "it is of SGD, and client.optimizer is adam; leave it out"
+    if not isinstance(config.workload, SupportsScoring):
+        found["sample_every"] = f"workload {run.workload!r} generates no samples; see evaluate_every"
+    if run.compile and run.device == "cpu" and config.plugins["engine"].spec.simulates_clients:
+        found["compile"] = "networks are compiled on a GPU, and this run's device is the CPU; leave it out"
+    return found
+
+
+def check_options(config: Config) -> None:
+    """Refuse options that contradict each other or name what is not there; no example is read.
+
+    Raises
+    ------
+    ConfigError
         With a sentence.
     """
     run, workload = config.run, config.workload
@@ -60,33 +115,132 @@ def check(config: Config) -> None:
                 f"{run.rounds}; name an earlier round, or raise rounds"
             )
     check_participation(config)
+    for section, options in (("server", config.server), ("client", config.client)):
+        if f"{section}.lr_schedule" not in config.plugins["strategy"].spec.ignores:
+            check_length(section, options, run.rounds)
+    check_stop_metric(config)
     tracker_names(run.track)
     if config.data.label_smoothing and not config.plugins["workload"].spec.smooths_labels:
         raise ConfigError(
             f"option 'data.label_smoothing': the loss of workload {run.workload!r} is no cross-entropy of labels that "
             "could be smoothed, or does not say so (smooths_labels of its WorkloadSpec); set it to 0"
         )
-    engine, strategy = config.plugins["engine"].spec, config.plugins["strategy"].spec
-    engine.validate(config.engine)
+    config.plugins["engine"].spec.validate(config.engine)
     _check_reach(config)
-    if engine.simulates_clients:
-        for partition in range(len(names)):
-            for split in ("train", "test"):
-                workload.data(partition, split)
-        if strategy.needs_client_labels and not clients_have_labels(workload):
-            table = config.plugins["workload"].spec.oracle_overrides
-            bound = ", ".join(f"{key}={str(value).lower()}" for key, value in table.items())
-            raise ConfigError(
-                f"strategy {run.strategy!r} trains on the clients' own labels, and the clients of this workload "
-                f"({name_list(partitions)}) have none; use source_only, or a strategy that needs none (`fedlab list "
-                f"strategies`){f', or for an upper bound {bound}' if bound else ''}"
-            )
-    server = strategy.server(workload, config, null_progress)
-    if config.dp.max_epsilon and server.privacy() is None:
+
+
+def declared_metrics(config: Config) -> MetricTable:
+    """Return the metrics and phases that a run's strategy and workload declare, with those of all runs."""
+    return MetricTable.declared(config.plugins["strategy"].spec, config.plugins["workload"].spec)
+
+
+def check_stop_metric(config: Config) -> None:
+    """Refuse a metric to stop by that neither workload nor strategy declares with a direction.
+
+    Raises
+    ------
+    ConfigError
+        With all that can be named.
+    """
+    name, known = config.stop.metric, declared_metrics(config).judged()
+    if name and not any(fnmatchcase(name, pattern) for pattern in known):
+        close = get_close_matches(name, known, n=1)
+        raise ConfigError(
+            f"option 'stop.metric': {name!r} is none of the metrics and groups of metrics that workload "
+            f"{config.run.workload!r} and strategy {config.run.strategy!r} declare, with the direction that is better: "
+            f"{', '.join(known)}{f'; did you mean {close[0]!r}?' if close else ''}"
+        )
+
+
+def check_strategy(config: Config, given: Collection[str]) -> None:
+    """Read the data that this machine has, and refuse what the strategy cannot do with it.
+
+    Raises
+    ------
+    ConfigError, DataError
+        With a sentence.
+    """
+    run, workload, strategy = config.run, config.workload, config.plugins["strategy"].spec
+    if config.plugins["engine"].spec.simulates_clients:
+        check_client_data(config)
+    try:
+        check_server_data(config)
+        privacy = strategy.server(workload, config, null_progress).privacy()
+    except NoServerDataError as error:
+        raise NoServerDataError(_who_needs_server_data(config, str(error))) from None
+    if config.dp.max_epsilon and privacy is None:
         raise ConfigError(
             f"option 'dp.max_epsilon': strategy {run.strategy!r} with these options adds no noise, so no budget can "
             "hold; use dp_fixed, dp_adaptive or dualadapt.local_privacy, with a noise_multiplier"
         )
+    for option in {"dp.noise", "dp.delta"} & set(given):
+        if privacy is None:
+            raise ConfigError(
+                f"option {option!r} has no effect in this run: strategy {run.strategy!r} with these options adds no "
+                "noise; leave it out"
+            )
+
+
+def check_client_data(config: Config) -> None:
+    """Read what each simulated client has, and refuse clients without the labels that the strategy needs.
+
+    Raises
+    ------
+    ConfigError, DataError
+        With the clients.
+    """
+    run, workload, names = config.run, config.workload, config.clients
+    unlabeled: list[str] = []
+    for partition, name in enumerate(names):
+        workload.data(partition, "test")
+        unlabeled += [name] if missing_columns(workload, workload.data(partition, "train")) else []
+    if config.plugins["strategy"].spec.needs_client_labels and unlabeled:
+        table = config.plugins["workload"].spec.oracle_overrides
+        bound = ", ".join(f"{key}={str(value).lower()}" for key, value in table.items())
+        who = "the clients" if len(unlabeled) == len(names) else f"{len(unlabeled)} of the {len(names)} clients"
+        raise ConfigError(
+            f"strategy {run.strategy!r} trains on the clients' own labels, and {who} of this workload "
+            f"({name_list(unlabeled)}) have none; set strategy=source_only, or one that needs none (`fedlab list "
+            f"strategies`){f', or for an upper bound {bound}' if bound else ''}"
+        )
+
+
+def check_server_data(config: Config) -> None:
+    """Read what the server tests on and what a first model is trained on.
+
+    Raises
+    ------
+    ConfigError, DataError
+        When it is not there, or has no labels.
+    """
+    run, workload = config.run, config.workload
+    if config.server.evaluate:
+        workload.data(None, "test")
+    if config.server.pretrain_steps and missing_columns(workload, workload.data(None, "train")):
+        raise ConfigError(
+            f"strategy {run.strategy!r} trains on labeled source data, and the server's data of workload "
+            f"{run.workload!r} has no labels"
+        )
+
+
+def _who_needs_server_data(config: Config, error: str) -> str:
+    name, steps = config.run.strategy, config.server.pretrain_steps
+    if "server.steps" not in config.plugins["strategy"].spec.ignores:
+        return (
+            f"strategy {name!r} trains on labeled examples of the server: {error}, or set server.pretrain_steps=0 and "
+            "a strategy without steps on the server, for example strategy=fedavg where clients have labels"
+        )
+    if steps:
+        return (
+            f"strategy {name!r} begins with a model that is trained on the server's examples "
+            f"(server.pretrain_steps={steps}): {error}, or set server.pretrain_steps=0"
+        )
+    return f"server.evaluate=true tests on the server's examples: {error}, or set server.evaluate=false"
+
+
+def clients_have_labels(workload: Workload) -> bool:
+    """Return True if clients hold all that the workload's loss reads, labels where it takes any."""
+    return not missing_columns(workload, workload.data(0, "train"))
 
 
 def _check_reach(config: Config) -> None:

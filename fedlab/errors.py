@@ -23,6 +23,10 @@ class DataError(FedlabError):
     """Data that is missing, truncated or of the wrong shape."""
 
 
+class NoServerDataError(DataError):
+    """A workload whose server has no examples, and a run that needs some."""
+
+
 class IncompatibleWeightsError(DataError):
     """Weights that do not fit the model that they were loaded into."""
 

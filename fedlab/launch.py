@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from fedlab.checks import check, check_effect
+from fedlab.checks import check, declared_metrics
 from fedlab.config.presets import read_preset
 from fedlab.config.resolve import build_config, with_options
 from fedlab.config.schema import Config
@@ -23,9 +23,8 @@ from fedlab.continuation import continuation, record_continuation
 from fedlab.data.digits.datasets import data_root
 from fedlab.engines.spec import Apps
 from fedlab.errors import DataError, RunError, os_error_sentence
-from fedlab.registry import load_run_config, merge, plugins_of
+from fedlab.registry import load_run_config, merge, plugins_of, preset_options
 from fedlab.runs.directory import RunDirectory
-from fedlab.runs.metrics import MetricTable
 from fedlab.runs.result import Result
 from fedlab.torch_state import usual_torch_state
 from fedlab.training import resolve_device
@@ -51,8 +50,7 @@ def prepare(preset: str | Mapping[str, Any], overrides: Overrides) -> Config:
         With a sentence that says what came, what was expected and what to do.
     """
     config = resolve_config(preset, overrides)
-    check_effect(config, overrides)
-    check(config)
+    check(config, overrides, strategy_is_named="strategy" in {**preset_options(preset), **overrides})
     return config
 
 
@@ -91,11 +89,6 @@ def with_device_of_this_machine(config: Config) -> Config:
     return with_options(config, {"device": str(resolve_device(config.run.device, reachable))})
 
 
-def declared_metrics(config: Config) -> MetricTable:
-    """Return the metrics and phases that a run's strategy and workload declare, with those of all runs."""
-    return MetricTable.declared(config.plugins["strategy"].spec, config.plugins["workload"].spec)
-
-
 def saved_config(directory: RunDirectory) -> Config:
     """Return the configuration of a run on disk.
 
@@ -124,7 +117,7 @@ def resume(path: Path | str, watch: Watch = no_progress, overrides: Overrides | 
         result = Result.read(directory.path)
         wanted = bool(read_preset(str(directory.config_file))[1].get("report", True))  # its plug-ins may be gone
         return write_page(result) if wanted and not directory.page.is_file() else result
-    check(config)
+    check(config, overrides or {})
     record_continuation(directory, config)
     return run_engine(directory, watch)
 

@@ -77,6 +77,30 @@ def cosine_factor(final: float, server_round: int, rounds: int) -> float:
     return final + (1 - final) * (1 + math.cos(math.pi * (server_round - 1) / (rounds - 1))) / 2
 
 
+def check_length(section: str, options: Schedule, rounds: int) -> None:
+    """Refuse a warm-up that never ends in a run of ``rounds`` rounds, and a step that would come after it.
+
+    Raises
+    ------
+    ConfigError
+        With the option and what the run has room for.
+    """
+    warmup, wait = options.lr_warmup_rounds, options.lr_step_rounds
+    if warmup >= rounds:
+        raise ConfigError(
+            f"option '{section}.lr_warmup_rounds': after a warm-up of {warmup} rounds none of the run's {rounds} has "
+            f"the full learning rate; set at most {rounds - 1}, or raise rounds"
+        )
+    if options.lr_schedule == "step" and warmup + wait >= rounds:
+        raise ConfigError(
+            f"option '{section}.lr_step_rounds': the first step would come in round {warmup + wait + 1}, and the run "
+            f"has {rounds}; set at most {rounds - warmup - 1}, or raise rounds"
+            if rounds - warmup > 1
+            else f"option '{section}.lr_schedule': a run of {rounds} rounds, {warmup} of them warm-up, has room for no "
+            f"step; raise rounds, or set {section}.lr_schedule=constant"
+        )
+
+
 def check_schedule(section: str, options: Schedule) -> None:
     """Refuse options of a schedule that have no effect, or without which it has none.
 

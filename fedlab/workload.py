@@ -11,14 +11,16 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from fedlab.config.schema import NoOptions
-from fedlab.config.sections import Overrides
+from fedlab.config.schema import DATA_CONFIG, DataConfig, NoOptions
+from fedlab.config.sections import Overrides, options
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.errors import ConfigError
 from fedlab.metrics import Metric, Phase
 from fedlab.models.copying import copy_module
 from fedlab.seeds import seeded
 from fedlab.training import Progress, null_progress
+
+OF_THE_RUN = frozenset({"data.num_clients", "data.label_smoothing"})  # clients taken, and checked for each workload
 
 
 @runtime_checkable
@@ -200,6 +202,17 @@ def loss_columns(workload: Workload) -> tuple[str, ...]:
 def missing_columns(workload: Workload, data: ArrayDataset) -> list[str]:
     """Return the columns that the workload's loss reads and the data lacks, for instance "y" without labels."""
     return [name for name in loss_columns(workload) if name not in data.columns]
+
+
+def unused_options(workload: Workload) -> frozenset[str]:
+    """Return the options of the section ``data`` that have no effect on a workload, by key.
+
+    They are its ``unused_options``; without such an attribute, all but those that the run itself reads where it has no
+    field ``data_config``, else none. A user who sets one of them is told so.
+    """
+    if hasattr(workload, DATA_CONFIG):
+        return frozenset(getattr(workload, "unused_options", ()))
+    return frozenset(options({"data": DataConfig})) - OF_THE_RUN
 
 
 @dataclass(frozen=True)

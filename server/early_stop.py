@@ -69,7 +69,7 @@ class EarlyStop:
         if not self.options.metric or not measured or (not name and not record["round"]):
             return  # a strategy may report its metrics from round 1 on
         if not name:
-            known = suggest(self.options.metric, measured)
+            known = suggest(self.options.metric, {*measured, *map(self.table.group, measured)})
             raise ConfigError(f"option 'stop.metric': no test measures {self.options.metric!r}; {known}")
         direction = self.table.direction(name)
         if not direction:

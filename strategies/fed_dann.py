@@ -42,6 +42,7 @@ from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.alternating import Alternating
 from fedlab.strategies.base import Records
 from fedlab.strategies.protocol import (
+    CLIENT_SGD,
     ClientContext,
     ClientFunctions,
     ModelStates,
@@ -168,5 +169,6 @@ SPEC: StrategySpec = StrategySpec(
     Options,
     FedDann,
     ClientFunctions(train, evaluate, predictor=predictor),
+    ignores=CLIENT_SGD,
     phases=PHASES,
 )

@@ -37,6 +37,7 @@ from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.alternating import Alternating, check_classes
 from fedlab.strategies.protocol import (
     CLIENT_BATCHES,
+    CLIENT_SGD,
     ClientContext,
     ClientFunctions,
     ModelStates,
@@ -161,5 +162,5 @@ SPEC: StrategySpec = StrategySpec(
     server,
     ClientFunctions(train, evaluate, predictor=predictor),
     phases=PHASES,
-    ignores=CLIENT_BATCHES,
+    ignores=CLIENT_BATCHES | CLIENT_SGD,
 )

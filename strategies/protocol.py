@@ -35,10 +35,16 @@ from fedlab.workload import Workload, blank_model, model_shapes, model_template
 ARRAYS, CONFIG, METRICS, ROUND, EXAMPLES = "arrays", "config", "metrics", "server-round", "num-examples"
 NOTE = "note"  # in the config of a reply: a sentence for the server's log
 FINAL = "final-round"  # in the config of a message of a round with which the run ends before the last
-# options of a round's steps, which strategies without such steps ignore
+# Options of a round's steps, which strategies without such steps ignore; and of clients that train in another way than
+# a whole model with the optimizer that is asked for. How much a round does (steps, batches, rates) is not among them:
+# one such setting for several strategies is usual.
 SERVER_BATCHES, CLIENT_BATCHES = frozenset({"server.accumulate_steps"}), frozenset({"client.accumulate_steps"})
-SERVER_STEPS = SERVER_BATCHES | {f"server.{name}" for name in FIELDS}
-CLIENT_STEPS = CLIENT_BATCHES | {f"client.{name}" for name in FIELDS}
+SERVER_MODELS = frozenset({"server.max_grad_norm", "server.ema_decay"})
+CLIENT_OPTIMIZER = frozenset({"client.optimizer", "client.ema_decay"})
+CLIENT_SGD = CLIENT_OPTIMIZER | {"client.max_grad_norm"}
+CLIENT_MODELS = CLIENT_SGD | {"client.momentum", "client.weight_decay"}
+SERVER_STEPS = SERVER_BATCHES | SERVER_MODELS | {f"server.{name}" for name in FIELDS}
+CLIENT_STEPS = CLIENT_BATCHES | CLIENT_MODELS | {f"client.{name}" for name in FIELDS}
 RUN, CHECKPOINTS = "run", "checkpoints"  # to clients that keep a state: identifier of the run, rounds it can go back to
 
 

@@ -39,6 +39,7 @@ from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies.aggregation import Aggregation
 from fedlab.strategies.client_adaptation.wrapper import AdaptingServer, views_of
 from fedlab.strategies.protocol import (
+    CLIENT_OPTIMIZER,
     ClientContext,
     ClientFunctions,
     StrategySpec,
@@ -121,4 +122,6 @@ def confident(p: Tensor, options: Options) -> Tensor:
     return best >= best.mean() * (by_class / by_class.max())[labels]
 
 
-SPEC: StrategySpec = StrategySpec(Options, AdaptingServer(server), ClientFunctions(train, evaluate), phases=PHASES)
+SPEC: StrategySpec = StrategySpec(
+    Options, AdaptingServer(server), ClientFunctions(train, evaluate), ignores=CLIENT_OPTIMIZER, phases=PHASES
+)

@@ -105,7 +105,8 @@ def read_schedule(path: str, names: Mapping[int, str], rounds: int) -> list[list
     Raises
     ------
     ConfigError
-        When the file cannot be read, has fewer lines than the run has rounds, or names a client that is not there.
+        When the file cannot be read or has fewer lines than the run has rounds, or when a line names no client or one
+        that is not there.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -117,6 +118,10 @@ def read_schedule(path: str, names: Mapping[int, str], rounds: int) -> list[list
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         clients = [part.strip() for part in line.split(",") if part.strip()]
+        if not clients:
+            raise ConfigError(
+                f"option 'schedule': line {number} of {path} names no client; name one, or delete the line"
+            )
         for client in clients:
             if client not in partition_of:
                 raise ConfigError(

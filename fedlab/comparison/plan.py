@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from fedlab import launch
+from fedlab.checks import declared_metrics
 from fedlab.comparison import cells, grid, spec, workers
 from fedlab.comparison.cluster.backend import Backend
 from fedlab.comparison.cluster.backends import find_backend
@@ -116,7 +116,7 @@ def plan_comparison(request: ComparisonRequest) -> ComparisonPlan:
     backend = reached(request.on)
     plans = grid.plan_cells(request.preset, variants, seeds, values, spec.as_options(budget), here=backend is None)
     metric = request.metric or plans[0].config.plugins["workload"].spec.primary_metric
-    check_metric(request, metric, MetricTable.merged(launch.declared_metrics(plan.config) for plan in plans))
+    check_metric(request, metric, MetricTable.merged(declared_metrics(plan.config) for plan in plans))
     labels = [variant.label for variant in variants]
     baseline = request.baseline or grid.default_baseline(plans)
     if baseline not in labels:

@@ -12,6 +12,7 @@ from typing import Any
 from fedlab.config.renamed import RENAMED
 from fedlab.config.schema import (
     COMMON_SECTIONS,
+    DATA_CONFIG,
     CheckpointConfig,
     ClientConfig,
     CommConfig,
@@ -29,7 +30,6 @@ from fedlab.lr_schedules import check_schedule
 
 THREADS = 2  # of each process, unless there are many clients or an option says otherwise
 FEW_CLIENTS = 8  # up to so many clients a round train one after another in one process
-DATA_CONFIG = "data_config"  # the field in which a workload is given the run's DataConfig, where it has one
 
 
 # An option given alone takes its alternative back to the default: whoever asks for steps does not want epochs.

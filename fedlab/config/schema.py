@@ -25,6 +25,7 @@ from fedlab.config.sections import (
     Value,
     option_values,
     parse_section,
+    split_names,
     to_toml,
 )
 from fedlab.errors import ConfigError, suggest
@@ -33,6 +34,7 @@ from fedlab.lr_schedules import STEP_FACTOR, Kind, lr_factor
 SHARDS = 4  # clients among which one set is divided where nothing else is asked for
 AT_ONCE = 256  # clients of a process at a time with vectorize=auto, at most
 RUN = ""  # prefix of RunConfig's options
+DATA_CONFIG = "data_config"  # the field in which a workload is given the run's DataConfig, where it has one
 
 
 @dataclass(frozen=True)
@@ -329,6 +331,9 @@ class StopConfig:
     )
 
 
+DEFAULT_STOP: StopConfig = parse_section(StopConfig, "stop", {})
+
+
 @dataclass(frozen=True)
 class RayConfig:
     """Flower's simulation engine."""
@@ -499,7 +504,7 @@ def parse_join_rounds(text: str, names: Mapping[int, str]) -> dict[int, int]:
     """
     partition_of = {name: partition for partition, name in names.items()}
     found: dict[int, int] = {}
-    for item in filter(None, (part.strip() for part in text.split(","))):
+    for item in split_names("join_rounds", text):
         name, _, number = (part.strip() for part in item.partition("="))
         if not number.isdigit() or int(number) < 1:
             raise ConfigError(

@@ -69,6 +69,25 @@ def _section_fields(section: type[Any]) -> dict[str, Option]:
     return found
 
 
+def split_names(option: str, text: str) -> tuple[str, ...]:
+    """Return the names in the comma-separated text of an option, for instance of ``track``; none of an empty one.
+
+    Raises
+    ------
+    ConfigError
+        When the text is not empty and names nothing.
+
+    >>> split_names("track", "wandb, mlflow"), split_names("track", "")
+    (('wandb', 'mlflow'), ())
+    """
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if text and not names:
+        raise ConfigError(
+            f"option {option!r}: {text!r} names nothing; give names with a comma between them, or leave the option out"
+        )
+    return names
+
+
 def join_key(prefix: str, name: str) -> str:
     """Return the key of a field: ``section.field``, or the field alone for the section without a prefix."""
     return f"{prefix}.{name}" if prefix else name

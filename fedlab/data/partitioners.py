@@ -160,21 +160,28 @@ def quantity(labels: Tensor, clients: int, alpha: float, seed: int, min_examples
 
 @dataclass(frozen=True)
 class Partition:
-    """One line of the table; ``by_label`` is true where the values of the labels matter, not only their number."""
+    """One line of the table.
+
+    ``by_label`` is true where the values of the labels matter, not only their number, ``draws`` where alpha does.
+    """
 
     description: str
     split: Split
     by_label: bool
+    draws: bool
 
 
 PARTITIONS: Mapping[str, Partition] = {
-    "iid": Partition("at random, evenly", iid, by_label=False),
-    "dirichlet": Partition("each class by a draw from Dirichlet(alpha)", dirichlet, by_label=True),
+    "iid": Partition("at random, evenly", iid, by_label=False, draws=False),
+    "dirichlet": Partition("each class by a draw from Dirichlet(alpha)", dirichlet, by_label=True, draws=True),
     "balanced_dirichlet": Partition(
-        "equal sizes, each client's classes by a draw from Dirichlet(alpha)", balanced_dirichlet, by_label=True
+        "equal sizes, each client's classes by a draw from Dirichlet(alpha)",
+        balanced_dirichlet,
+        by_label=True,
+        draws=True,
     ),
-    "shards": Partition("sorted by label, two pieces a client", shards, by_label=True),
-    "quantity": Partition("at random, sizes by a draw from Dirichlet(alpha)", quantity, by_label=False),
+    "shards": Partition("sorted by label, two pieces a client", shards, by_label=True, draws=False),
+    "quantity": Partition("at random, sizes by a draw from Dirichlet(alpha)", quantity, by_label=False, draws=True),
 }
 
 

@@ -147,6 +147,21 @@ class MetricTable:
         known = [name for name in names if self.role(name) in wanted]
         return known or [name for name in names if self.role(name) != "hidden"]
 
+    def judged(self) -> list[str]:
+        """Return what a run can be judged by: groups, then names and patterns, of which it is known what is better.
+
+        >>> accuracy = Metric("accuracy", unit=FRACTION, higher_is_better=True, group="quality")
+        >>> MetricTable((accuracy, Metric("*_average", "average"), Metric("size"))).judged()
+        ['quality', 'accuracy', 'accuracy_average']
+        """
+        plain = [metric for metric in self.metrics if not metric.is_variant and metric.higher_is_better is not None]
+        plain = sorted((metric for metric in plain if metric.role != "hidden"), key=lambda metric: metric.order)
+        results = [metric for metric in plain if metric.role == "result"]
+        variants = [one.name.removeprefix("*") for one in self.metrics if one.is_variant and one.role != "margin"]
+        groups = [metric.group or metric.name for metric in results]
+        names = [metric.name for metric in plain]
+        return list(dict.fromkeys([*groups, *names, *(one.name + end for one in results for end in variants)]))
+
     def primary_metric(self, names: Sequence[str]) -> str:
         """Return the one metric that a short line shows: the best informed of the first group; "" for no names."""
         ranked = self.sorted(name for name in names if self.role(name) != "margin")

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from types import TracebackType
 from typing import Any
 
+from fedlab.config.sections import split_names
 from fedlab.errors import ConfigError, RunError, suggest
 from fedlab.trackers.tracker import RunFacts, Scalars, Tracker
 
@@ -54,9 +55,9 @@ def tracker_names(text: str) -> list[str]:
     Raises
     ------
     ConfigError
-        When one is unknown, or its package is not installed, with the command that installs it.
+        When there is none, one is unknown, or its package is not installed, with the command that installs it.
     """
-    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    names = list(dict.fromkeys(split_names("track", text)))
     for name in names:
         if name not in TRACKERS:
             raise ConfigError(f"option 'track': there is no tracker {name!r}; {suggest(name, TRACKERS)}")

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
 from fedlab.data.dataset import ArrayDataset, Batch
-from fedlab.errors import ConfigError, DataError
+from fedlab.errors import ConfigError, NoServerDataError
 from fedlab.workload import WorkloadSpec
 from fedlab.workloads.domain_suite import ACCURACY, accuracy_and_loss
 
@@ -101,15 +101,12 @@ class Classification:
 
         Raises
         ------
-        DataError
+        NoServerDataError
             When the server has no examples.
         """
         owner = self._server if partition is None else self._owners[partition]
         if owner is None:
-            raise DataError(
-                "this task has no examples on the server; give classification(..., server=(x, y)), or take a strategy "
-                "without steps on the server and server.pretrain_steps=0"
-            )
+            raise NoServerDataError("this task has no examples on the server; give classification(..., server=(x, y))")
         return owner[split]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:

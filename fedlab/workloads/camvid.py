@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, nll_loss
 
 from fedlab.config.schema import DEFAULT_DATA, DataConfig
+from fedlab.config.sections import split_names
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.images.texture import Texture, textured
 from fedlab.data.pixels import to_float
@@ -74,14 +75,21 @@ class CamVid:
                 )
 
     @property
+    def unused_options(self) -> frozenset[str]:
+        """See :func:`fedlab.workload.unused_options`."""
+        return frozenset(
+            {"data.partition", "data.alpha", "data.min_examples", "data.test_classes", "data.max_examples"}
+        )
+
+    @property
     def sources(self) -> tuple[str, ...]:
         """Drives of the server."""
-        return domain_suite.split_names(self.source)
+        return split_names("camvid.source", self.source)
 
     @property
     def drives(self) -> tuple[str, ...]:
         """Drives of the clients."""
-        return domain_suite.split_names(self.targets)
+        return split_names("camvid.targets", self.targets)
 
     @property
     def clients(self) -> tuple[str, ...]:

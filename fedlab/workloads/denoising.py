@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from fedlab.config.schema import DEFAULT_DATA, DataConfig
+from fedlab.config.sections import split_names
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.digits import datasets
 from fedlab.data.images import image_sets
@@ -123,7 +124,7 @@ class Denoising:
     @property
     def domains(self) -> tuple[str, ...]:
         """Names of the target domains."""
-        return domain_suite.split_names(self.targets)
+        return split_names("generation.targets", self.targets)
 
     @property
     def clients(self) -> tuple[str, ...]:
@@ -136,6 +137,15 @@ class Denoising:
     def partition(self) -> str:
         """Scheme by which the source is divided among clients."""
         return self.data_config.partition_kind(*domain_suite.KINDS)
+
+    @property
+    def unused_options(self) -> frozenset[str]:
+        """See :func:`fedlab.workload.unused_options`."""
+        if self.setting == "shards":
+            return shards.unused_of_shards(self.partition)
+        return frozenset(
+            {"data.partition", "data.alpha", "data.min_examples", "data.test_classes", "data.clients_per_domain"}
+        )
 
     @property
     def of_digits(self) -> bool:

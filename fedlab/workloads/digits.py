@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedlab.config.schema import DEFAULT_DATA, DataConfig
+from fedlab.config.sections import split_names
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.digits import datasets, image_files
 from fedlab.data.digits import image_folder as folders
@@ -101,12 +102,19 @@ class Digits:
     @property
     def domains(self) -> tuple[str, ...]:
         """Targets as given; those of clients with their own images begin with ``@``."""
-        return domain_suite.split_names(self.targets)
+        return split_names("digits.targets", self.targets)
 
     @property
     def partition(self) -> str:
         """Scheme by which a target, or with setting=shards the source, is divided among clients."""
         return self.data_config.partition_kind(*domain_suite.KINDS)
+
+    @property
+    def unused_options(self) -> frozenset[str]:
+        """See :func:`fedlab.workload.unused_options`."""
+        if self.setting == "shards":
+            return shards.unused_of_shards(self.partition)
+        return domain_suite.unused_of_domains(self.data_config, self.partition)
 
     @property
     def _client_specs(self) -> tuple[ClientSpec, ...]:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedlab.config.schema import DEFAULT_DATA, DataConfig
+from fedlab.config.sections import split_names
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.images import domain_suites
 from fedlab.data.images.domain_suites import DomainSuite
@@ -64,11 +65,6 @@ class ClientSpec(NamedTuple):
     parts: int = 1
 
 
-def split_names(text: str) -> tuple[str, ...]:
-    """Return the names in a comma-separated text."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
 @lru_cache(maxsize=16)
 def client_specs(domains: tuple[str, ...], parts: int) -> tuple[ClientSpec, ...]:
     """Return the clients of some domains, ``parts`` each."""
@@ -83,6 +79,18 @@ def client_specs(domains: tuple[str, ...], parts: int) -> tuple[ClientSpec, ...]
 def client_names(clients: tuple[ClientSpec, ...]) -> tuple[str, ...]:
     """Return the clients' names, made once: a name is looked up for every message."""
     return tuple(client.name for client in clients)
+
+
+def unused_of_domains(data: DataConfig, partition: str) -> frozenset[str]:
+    """Return the options of ``data`` that have no effect where each domain belongs to ``clients_per_domain`` clients.
+
+    Parameters
+    ----------
+    partition
+        Scheme by which a domain is divided, a key of ``PARTITIONS``.
+    """
+    division = {"data.partition", "data.alpha", "data.min_examples"} if data.clients_per_domain == 1 else set()
+    return frozenset({"data.test_classes"} | division | (set() if PARTITIONS[partition].draws else {"data.alpha"}))
 
 
 def check_known(domain: str, known: Collection[str], noun: str, otherwise: str = "") -> None:
@@ -239,7 +247,13 @@ class DomainSuiteWorkload:
 
     @property
     def _domains(self) -> tuple[str, ...]:
-        return split_names(self.targets) or tuple(domain for domain in self.of.domains if domain != self.source)
+        others = (domain for domain in self.of.domains if domain != self.source)
+        return split_names("targets", self.targets) or tuple(others)
+
+    @property
+    def unused_options(self) -> frozenset[str]:
+        """See :func:`fedlab.workload.unused_options`."""
+        return unused_of_domains(self.data_config, self.partition)
 
     @property
     def _client_specs(self) -> tuple[ClientSpec, ...]:

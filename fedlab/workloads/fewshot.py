@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedlab.config.schema import DEFAULT_DATA, DataConfig
+from fedlab.config.sections import split_names
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.digits.augment import random_affine, random_recolor
 from fedlab.data.images import image_sets, views
@@ -106,12 +107,17 @@ class FewShot:
     @property
     def domains(self) -> tuple[str, ...]:
         """Names of the target sets."""
-        return domain_suite.split_names(self.targets)
+        return split_names("fewshot.targets", self.targets)
 
     @property
     def partition(self) -> str:
         """Scheme by which clients of one target share its unlabeled images."""
         return self.data_config.partition_kind("iid", "dirichlet", "shards", "quantity")
+
+    @property
+    def unused_options(self) -> frozenset[str]:
+        """See :func:`fedlab.workload.unused_options`."""
+        return domain_suite.unused_of_domains(self.data_config, self.partition)
 
     @property
     def shot_numbers(self) -> tuple[int, ...]:
@@ -122,7 +128,7 @@ class FewShot:
         ConfigError
             When ``shots`` is not a list of positive integers.
         """
-        parts = [part.strip() for part in self.shots.split(",") if part.strip()]
+        parts = split_names("fewshot.shots", self.shots)
         if not parts or not all(part.isdigit() and int(part) > 0 for part in parts):
             raise ConfigError(
                 f"option 'fewshot.shots': got {self.shots!r}; expected numbers from 1, for example 1,5,20"

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedlab.config.schema import DEFAULT_DATA, DataConfig
+from fedlab.config.sections import split_names
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.images import photo_domains, views
 from fedlab.data.images.image_stores import lazy_dataset, load_files
@@ -132,6 +133,11 @@ class ImageFolder:
         """Scheme by which a target is divided among clients."""
         return self.data_config.partition_kind(*KINDS)
 
+    @property
+    def unused_options(self) -> frozenset[str]:
+        """See :func:`fedlab.workload.unused_options`."""
+        return domain_suite.unused_of_domains(self.data_config, self.partition)
+
     def model(self) -> nn.Module:
         """Return a network with ``features`` and a fresh linear ``head``; what is frozen is no part of it.
 
@@ -197,7 +203,7 @@ class ImageFolder:
 
     @property
     def _targets(self) -> tuple[str, ...]:
-        return domain_suite.split_names(self.targets)
+        return split_names("image_folder.targets", self.targets)
 
     @property
     def _client_specs(self) -> tuple[ClientSpec, ...]:

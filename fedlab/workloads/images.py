@@ -93,6 +93,11 @@ class Images:
         """Scheme by which the set is divided among clients."""
         return self.data_config.partition_kind(*KINDS)
 
+    @property
+    def unused_options(self) -> frozenset[str]:
+        """See :func:`fedlab.workload.unused_options`."""
+        return shards.unused_of_shards(self.partition)
+
     def model(self) -> nn.Module:
         """Return a fresh network with ``features`` and ``head``."""
         images = self._read("train")

@@ -119,6 +119,12 @@ class Molecules:
         """Atoms and bonds of the set's graphs, and their largest size."""
         return smiles.MOLECULE_SETS[self.dataset].vocabulary
 
+    @property
+    def unused_options(self) -> frozenset[str]:
+        """See :func:`fedlab.workload.unused_options`."""
+        alpha = set() if self.partition == "dirichlet" else {"data.alpha"}
+        return frozenset({"data.clients_per_domain", "data.test_classes"} | alpha)
+
     def model(self) -> nn.Module:
         """Return a fresh :class:`fedlab.models.graph_generator.GraphGenerator`."""
         return FAMILIES[self.network](self)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedlab.config.schema import DataConfig
 from fedlab.data.dataset import ArrayDataset
-from fedlab.data.partitioners import held_out_indices, matching_indices, partition_indices
+from fedlab.data.partitioners import PARTITIONS, held_out_indices, matching_indices, partition_indices
 
 
 class SharedSet(Hashable, Protocol):
@@ -40,6 +40,11 @@ class SharedSet(Hashable, Protocol):
     def pool(self, split: str) -> ArrayDataset:
         """Return all examples that clients share, with their labels ``y``."""
         ...
+
+
+def unused_of_shards(partition: str) -> frozenset[str]:
+    """Return the options of ``data`` that have no effect where one set is divided, by a key of ``PARTITIONS``."""
+    return frozenset({"data.clients_per_domain"} | (set() if PARTITIONS[partition].draws else {"data.alpha"}))
 
 
 @lru_cache(maxsize=8)

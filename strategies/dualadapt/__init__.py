@@ -28,7 +28,7 @@ from fedlab.strategies.dualadapt.mixtures import example_weights
 from fedlab.strategies.dualadapt.private import release_of
 from fedlab.strategies.dualadapt.server import DualAdapt
 from fedlab.strategies.dualadapt.shared import Options
-from fedlab.strategies.protocol import CLIENT_BATCHES, ClientFunctions, StrategySpec
+from fedlab.strategies.protocol import CLIENT_BATCHES, CLIENT_MODELS, ClientFunctions, StrategySpec
 from fedlab.strategies.source_only import PHASES
 from fedlab.strategies.vectorized import ManyClients
 
@@ -58,5 +58,5 @@ SPEC: StrategySpec = StrategySpec(
     upload="head",
     release=release_of,
     phases=(*PHASES, Phase("control", "its source-only twin trains")),
-    ignores=CLIENT_BATCHES,
+    ignores=CLIENT_BATCHES | CLIENT_MODELS,
 )

@@ -39,7 +39,15 @@ round 0 (with ``start`` at its default, that is transfer), every ``evaluate_ever
 
 from __future__ import annotations
 
-from fedlab.strategies.protocol import CLIENT_BATCHES, SERVER_BATCHES, ClientFunctions, StrategySpec, evaluate
+from fedlab.strategies.protocol import (
+    CLIENT_BATCHES,
+    CLIENT_MODELS,
+    SERVER_BATCHES,
+    SERVER_MODELS,
+    ClientFunctions,
+    StrategySpec,
+    evaluate,
+)
 from fedlab.strategies.source_only import PHASES
 from fedlab.strategies.startup.client import train
 from fedlab.strategies.startup.server import Startup
@@ -53,5 +61,5 @@ SPEC: StrategySpec = StrategySpec(
     ClientFunctions(train, evaluate),
     depends_on_rounds=True,
     phases=PHASES,
-    ignores=SERVER_BATCHES | CLIENT_BATCHES,
+    ignores=SERVER_BATCHES | SERVER_MODELS | CLIENT_BATCHES | CLIENT_MODELS,
 )

@@ -39,13 +39,13 @@ def test_a_finished_run_goes_on_to_the_bits_of_a_longer_one(tmp_path, strategy):
     table = {
         key: value for key, value in toy.SMALL.items() if strategy == "dualadapt" or not key.startswith("dualadapt")
     }
-    long = fedlab.run({**table, **own, "name": "long", "rounds": 3}, runs=tmp_path)
-    short = fedlab.run({**table, **own, "name": "short", "rounds": 1}, runs=tmp_path)
-    longer = fedlab.resume(short.directory, rounds=3)
+    long = fedlab.run({**table, **own, "name": "long", "rounds": 4}, runs=tmp_path)
+    short = fedlab.run({**table, **own, "name": "short", "rounds": 3}, runs=tmp_path)
+    longer = fedlab.resume(short.directory, rounds=4)
     assert longer.directory == short.directory
-    assert [record["round"] for record in longer.rounds] == [0, 1, 2, 3]
+    assert [record["round"] for record in longer.rounds] == [0, 1, 2, 3, 4]
     assert longer.weights_sha256 == long.weights_sha256 != short.weights_sha256
-    assert (longer.manifest["rounds"], longer.config["rounds"], longer.manifest["status"]) == (3, 3, "finished")
+    assert (longer.manifest["rounds"], longer.config["rounds"], longer.manifest["status"]) == (4, 4, "finished")
     assert fedlab.resume(short.directory).weights_sha256 == long.weights_sha256
 
 

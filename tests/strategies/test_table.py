@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
 
 from fedlab import launch, registry
+from fedlab.config import schema
+from fedlab.config.schema import ClientConfig, ServerConfig
 from fedlab.config.sections import section_fields
 from fedlab.engines import inprocess
 from fedlab.errors import ConfigError
@@ -78,9 +83,45 @@ def federate(tmp_path):
     return run
 
 
+TRAINING_OPTIONS = {
+    f"{section}.{field.name}"
+    for section, options in (("server", ServerConfig), ("client", ClientConfig))
+    for field in dataclasses.fields(options)
+    if not field.name.startswith("lr_step_")  # read with lr_schedule=step
+} - {"server.evaluate", "client.evaluate", "server.agreement", "server.max_replies_mb"}  # of the loop of rounds
+AMOUNTS = {"server.steps", "server.learning_rate", "client.steps", "client.epochs", "client.batch_size"}
+AMOUNTS |= {"client.learning_rate"}  # set for several strategies at once
+
+
+@pytest.fixture
+def read_options(monkeypatch):
+    """Options of the sections server and client that code other than that of the configuration reads."""
+    found, configuration = set(), str(Path(schema.__file__).parent)
+
+    def watch(section, options):
+        def read(self, name):
+            frame = sys._getframe(1)
+            own = frame.f_code.co_name in ("local_steps", "trains")
+            if own or not frame.f_code.co_filename.startswith((configuration, "<string>")):
+                found.add(f"{section}.{name}")
+            return object.__getattribute__(self, name)
+
+        monkeypatch.setattr(options, "__getattribute__", read, raising=False)
+
+    watch("server", ServerConfig)
+    watch("client", ClientConfig)
+    return found
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_it_ends_and_resumes_to_the_same_bits_with_other_nodes_in_another_order(prepare, federate, monkeypatch, name):
-    directory = federate(prepare(name, rounds=2))
+def test_it_ends_and_resumes_to_the_same_bits_with_other_nodes_in_another_order(
+    prepare, federate, monkeypatch, read_options, name
+):
+    config = prepare(name, rounds=2)
+    read_options.clear()
+    directory = federate(config)
+    unread = TRAINING_OPTIONS - read_options - AMOUNTS
+    assert unread <= config.plugins["strategy"].spec.ignores  # or a user who sets one is not told
     whole, rounds = directory.manifest()["weights_sha256"], directory.rounds()
     assert [line["round"] for line in rounds] == [0, 1, 2]
     assert not any(line["failures"] for line in rounds)

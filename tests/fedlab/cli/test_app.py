@@ -160,7 +160,7 @@ def test_json_prints_one_object_a_line_with_the_result_last(tmp_path):
 def test_bad_input_is_one_sentence_on_stderr_and_status_1(arguments, words, tmp_path):
     if words is None:
         arguments = ["run", "fedavg-digits", "digits.setting=domains"]
-        words = "use source_only, or a strategy that needs none"
+        words = "set strategy=source_only, or one that needs none"
     result = call(*arguments, code=1)
     assert words in " ".join(result.stderr.split())
     assert result.stderr.startswith("error:")
