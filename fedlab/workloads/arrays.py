@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import Dataset
 
 from fedlab.data.dataset import ArrayDataset, Batch
+from fedlab.data.given_arrays import read_examples
 from fedlab.errors import ConfigError, NoServerDataError
+from fedlab.seeds import seeded
 from fedlab.workload import WorkloadSpec
 from fedlab.workloads.domain_suite import ACCURACY, accuracy_and_loss
 
 SERVER = "the server"
+TRIED = 2  # examples on which a model is tried
 HELD_OUT = 5  # every so many-th labeled example is for testing, where no test examples are given
 
 
@@ -34,7 +35,8 @@ def classification(
     """Return a classification problem for ``fedlab.run(workload=...)``, from a model and examples of this program.
 
     Examples are a pair of arrays ``(x, y)``, inputs (examples, ...) and classes (examples,) from 0; inputs ``x`` alone,
-    which have no labels; or a torch data set of such pairs, which is read once. Arrays are NumPy's or tensors.
+    which have no labels; or a torch data set of such pairs, which is read once. Arrays are NumPy's, tensors, or data
+    frames and series of pandas, whose rows go by their order. The model is tried on an example or two of everyone.
 
     Parameters
     ----------
@@ -50,12 +52,13 @@ def classification(
         Labeled test examples of clients by name. A client without any is tested on every fifth of its own labeled
         examples, which it then does not train on.
     classes
-        Names of the classes, by label.
+        Names of the classes, by label, one for each output of the model; empty: their numbers.
 
     Raises
     ------
     ConfigError
-        When something is none of these, there is no client, or a client has nothing to be tested on.
+        When something is none of these, there is no client, a client has nothing to be tested on, or the model does not
+        fit the examples.
 
     Examples
     --------
@@ -65,16 +68,96 @@ def classification(
     """
     if not isinstance(clients, Mapping) or not clients:
         raise ConfigError("there are no clients; give their examples by name, as {'a': (x, y), 'b': (x, y)}")
+    if not isinstance(test or {}, Mapping):
+        raise ConfigError(f"test is a {type(test).__name__}; give test examples by client, as test={{'a': (x, y)}}")
     if strangers := sorted((test or {}).keys() - clients.keys(), key=str):
         raise ConfigError(f"test examples are given for {', '.join(map(str, strangers))}, which no client is called")
     owners = [_split(name, found, (test or {}).get(name)) for name, found in clients.items()]
     own = None if server is None else _split(SERVER, server, None)
+    everyone = {**dict(zip(clients, owners, strict=True)), **({} if own is None else {SERVER: own})}
+    outputs = number_of_outputs(model, everyone)
+    if isinstance(classes, str) or len(classes) not in (0, outputs):
+        raise ConfigError(
+            f"classes={classes!r} and a model with {outputs} outputs; give one name for each output, or none"
+        )
     return WorkloadSpec(
-        Classification(model, dict(zip(clients, owners, strict=True)), own, classes),
+        Classification(model, dict(zip(clients, owners, strict=True)), own, tuple(classes) or numbered(outputs)),
         primary_metric="accuracy",
         metrics=(ACCURACY,),
         name="classification",
     )
+
+
+def numbered(outputs: int) -> tuple[str, ...]:
+    """Return the names of classes without names."""
+    return tuple(map(str, range(outputs)))
+
+
+def make(model: nn.Module | Callable[[], nn.Module]) -> nn.Module:
+    """Return a fresh model: a copy of a module, or what a function makes.
+
+    Raises
+    ------
+    ConfigError
+        When it is neither.
+    """
+    if isinstance(model, nn.Module):
+        return deepcopy(model)
+    if not callable(model):
+        raise ConfigError(f"the model is a {type(model).__name__}; give a torch module, or a function that makes one")
+    try:
+        made = model()
+    except Exception as error:
+        raise ConfigError(
+            f"the model cannot be made: calling {getattr(model, '__name__', model)!r} without arguments raised "
+            f"{type(error).__name__}: {error}; give a module, or a function such as lambda: Net(10)"
+        ) from error
+    if not isinstance(made, nn.Module):
+        raise ConfigError(f"the function that makes the model returned a {type(made).__name__}; a module is expected")
+    return made
+
+
+@torch.no_grad()
+def number_of_outputs(
+    model: nn.Module | Callable[[], nn.Module], owners: Mapping[str, Mapping[str, ArrayDataset]]
+) -> int:
+    """Try a model on a few examples of everyone, and return how many classes it tells apart.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot take them, returns something else than logits (batch, classes), or has too few classes.
+    """
+    with seeded("trial of a model"):
+        tried = make(model).eval()
+    device = next((tensor.device for tensor in tried.parameters()), torch.device("cpu"))
+    outputs = 0
+    for owner, parts in owners.items():
+        for data in parts.values():
+            x = data[:TRIED]["x"].to(device)
+            outputs = _logits(owner, tried, x).shape[1]
+            if "y" in data.columns and (largest := int(data.columns["y"].max())) >= outputs:
+                raise ConfigError(
+                    f"{owner} has the label {largest}, and the model has {outputs} outputs, for labels from 0 to "
+                    f"{outputs - 1}; give the model {largest + 1} outputs, or number the labels from 0"
+                )
+    return outputs
+
+
+def _logits(owner: str, model: nn.Module, x: Tensor) -> Tensor:
+    """Return logits (batch, classes) of inputs (batch, ...)."""
+    given = f"inputs of {owner}, of shape (batch{''.join(f', {size}' for size in x.shape[1:])}) and type {x.dtype}"
+    try:
+        logits = model(x)
+    except Exception as error:
+        floats = "" if x.is_floating_point() else "; a model that takes floats needs x as floats, for images x / 255"
+        raise ConfigError(f"the model cannot take the {given}: {type(error).__name__}: {error}{floats}") from error
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x) or not logits.is_floating_point():
+        shape = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"type {type(logits).__name__}"
+        raise ConfigError(
+            f"for {len(x)} {given}, the model returned an output of {shape}; logits (batch, classes) are expected"
+        )
+    return logits
 
 
 class Classification:
@@ -89,12 +172,11 @@ class Classification:
     ) -> None:
         self._model, self._owners, self._server = model, list(owners.values()), server
         self.clients = tuple(owners)
-        labels = [data.columns["y"] for owner in self._owners for data in owner.values() if "y" in data.columns]
-        self.classes = tuple(classes) or tuple(str(label) for label in range(1 + max(int(y.max()) for y in labels)))
+        self.classes = tuple(classes)
 
     def model(self) -> nn.Module:
         """Return a fresh model."""
-        return deepcopy(self._model) if isinstance(self._model, nn.Module) else self._model()
+        return make(self._model)
 
     def data(self, partition: int | None, split: str) -> ArrayDataset:
         """Return inputs ``x`` and, where their owner has labels, classes ``y``.
@@ -120,9 +202,9 @@ class Classification:
 
 def _split(owner: str, examples: object, test: object) -> dict[str, ArrayDataset]:
     """Return the examples to train on and to test on; without the latter, some of the former are held out."""
-    train = _columns(owner, examples)
+    train = read_examples(owner, examples)
     if test is not None:
-        tested = _columns(f"the test examples of {owner}", test)
+        tested = read_examples(f"the test examples of {owner}", test)
         if "y" not in tested.columns:
             raise ConfigError(f"the test examples of {owner} have no labels; give a pair (x, y)")
         return {"train": train, "test": tested}
@@ -133,61 +215,3 @@ def _split(owner: str, examples: object, test: object) -> dict[str, ArrayDataset
         )
     held_out = torch.arange(len(train)) % HELD_OUT == HELD_OUT - 1
     return {"train": train.select(~held_out), "test": train.select(held_out)}
-
-
-def _columns(owner: str, examples: object) -> ArrayDataset:
-    """Return examples as a data set with columns ``x``, of floats where they have a fraction, and maybe ``y``."""
-    if isinstance(examples, Dataset):
-        examples = _read(owner, examples)
-    pair = examples if isinstance(examples, tuple) else (examples,)
-    if not 1 <= len(pair) <= 2:
-        raise ConfigError(f"{owner}: a tuple of {len(pair)} is no pair (x, y)")
-    x = _tensor(owner, pair[0])
-    if x.dim() < 1 or not len(x) or x.layout != torch.strided:
-        raise ConfigError(
-            f"{owner}: inputs of shape {tuple(x.shape)}, {x.layout}; dense ones (examples, ...) are expected, and at "
-            "least one example"
-        )
-    columns = {"x": x.float() if x.is_floating_point() else x}
-    if len(pair) == 2:
-        y = _tensor(owner, pair[1])
-        integers = not (y.is_floating_point() or y.is_complex())
-        if y.dim() != 1 or len(y) != len(x) or not integers or int(y.long().min()) < 0:
-            raise ConfigError(
-                f"{owner}: labels of shape {tuple(y.shape)} and type {y.dtype} for {len(x)} inputs; one class from 0 "
-                "for each is expected, as an integer"
-            )
-        columns["y"] = y.long()
-    return ArrayDataset(columns)
-
-
-def _read(owner: str, examples: Dataset[Any]) -> tuple[Tensor, Tensor]:
-    """Read a data set of pairs.
-
-    Raises
-    ------
-    ConfigError
-        When it has no length, no example, or something else than pairs of one shape.
-    """
-    if not hasattr(examples, "__len__") or not len(examples):
-        raise ConfigError(f"{owner}: a {type(examples).__name__} without a length or an example; give arrays (x, y)")
-    rows = [examples[number] for number in range(len(examples))]
-    for row in rows:
-        if not isinstance(row, tuple | list) or len(row) != 2:
-            raise ConfigError(
-                f"{owner}: an example of the data set is a {type(row).__name__} and no pair of input and label; inputs "
-                "alone are given as one array"
-            )
-    x, y = ([_tensor(owner, row[part]) for row in rows] for part in (0, 1))
-    if len({one.shape for one in x}) > 1 or len({one.shape for one in y}) > 1:
-        raise ConfigError(f"{owner}: examples of the data set have different shapes; give them one size")
-    return torch.stack(x), torch.stack(y)
-
-
-def _tensor(owner: str, values: object) -> Tensor:
-    try:
-        return torch.as_tensor(values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"{owner}: a {type(values).__name__} is no array of numbers ({error}); give NumPy arrays or tensors"
-        ) from None

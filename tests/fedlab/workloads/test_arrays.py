@@ -66,11 +66,11 @@ def test_unlabeled_clients_adapt_and_a_module_is_the_model_that_a_run_begins_wit
         ({"a": arrays(1)}, {"b": arrays(1)}, "test examples are given for b"),
         ({"a": arrays(1)[0]}, None, "a has nothing to be tested on"),
         ({"a": arrays(1)[0]}, {"a": arrays(1)[0]}, "the test examples of a have no labels"),
-        ({"a": (*arrays(1), 3)}, None, r"a tuple of 3 is no pair \(x, y\)"),
-        ({"a": (arrays(1)[0], arrays(1)[1][:3])}, None, r"labels of shape \(3,\) .* for 60 inputs"),
-        ({"a": (arrays(1)[0], arrays(1)[1] - 1)}, None, "one class from 0"),
-        ({"a": (arrays(1)[0], arrays(1)[1] + 0.5)}, None, "as an integer"),
-        ({"a": "words"}, None, "a str is no array of numbers"),
+        ({"a": (*arrays(1), 3)}, None, "a tuple of 3 is no pair"),
+        ({"a": (arrays(1)[0], arrays(1)[1][:3])}, None, r"labels of shape \(3,\) for 60 inputs"),
+        ({"a": (arrays(1)[0], arrays(1)[1] - 1)}, None, "labels are no class, the first is -1"),
+        ({"a": (arrays(1)[0], arrays(1)[1] + 0.5)}, None, r"60 labels are no class, the first is \d.5"),
+        ({"a": "words"}, None, "a: inputs of type str are no numbers"),
         ({"a": 5}, None, r"a: inputs of shape \(\)"),
         ([arrays(1)], None, "there are no clients"),
         ({"a": (arrays(1)[0][:0], arrays(1)[1][:0])}, None, "at least one example"),
@@ -80,11 +80,47 @@ def test_unlabeled_clients_adapt_and_a_module_is_the_model_that_a_run_begins_wit
         ({"a": Rows([])}, None, "a Rows without a length or an example"),
         ({"a": Rows([(torch.ones(4), 0), (torch.ones(5), 1)])}, None, "have different shapes"),
         ({"a": Endless()}, None, "a Endless without a length"),
+        ({"a": arrays(1)}, (1, 2), "test is a tuple; give test examples by client"),
+        (
+            {"a": arrays(1), "b": (arrays(1)[0], arrays(1)[1] + 1)},
+            None,
+            "b has the label 3, and the model has 3 outputs",
+        ),
+        ({"a": arrays(1)}, {"a": (arrays(1)[0], arrays(1)[1] * 2)}, "a has the label 4, .* give the model 5 outputs"),
+        (
+            {"a": (arrays(1)[0][:, :3], arrays(1)[1])},
+            None,
+            r"cannot take the inputs of a, of shape \(batch, 3\).*float32",
+        ),
+        ({"a": (arrays(1)[0].astype(int), arrays(1)[1])}, None, r"int64.*needs x as floats, for images x / 255"),
     ],
 )
 def test_what_is_no_example_is_a_sentence(clients, test, sentence):
     with pytest.raises(ConfigError, match=sentence):
         classification(nn.Linear(4, 3), clients, test=test)
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ("resnet", "the model is a str; give a torch module, or a function"),
+        (nn.Linear, r"calling 'Linear' without arguments raised TypeError: .*give a module, or a function such as"),
+        (lambda: 3, "the function that makes the model returned a int"),
+        (nn.Unflatten(1, (2, 2)), r"returned an output of shape \(2, 2, 2\); logits \(batch, classes\) are expected"),
+        (nn.LSTM(4, 3), "returned an output of type tuple"),
+    ],
+)
+def test_what_is_no_classifier_is_a_sentence(model, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        classification(model, {"a": arrays(1)})
+
+
+def test_classes_have_a_name_each_and_a_model_in_training_stays_in_it():
+    model = toy.Net().train()
+    assert classification(model, {"a": arrays(1)}).workload.classes == ("0", "1", "2") and model.training
+    for classes in (("u", "v"), "uvw"):
+        with pytest.raises(ConfigError, match="a model with 3 outputs; give one name for each output"):
+            classification(model, {"a": arrays(1)}, classes=classes)
 
 
 def test_a_server_that_cannot_be_tested_is_a_sentence_of_its_own():
@@ -97,6 +133,29 @@ def test_labels_of_any_integer_type_will_do():
     assert classification(nn.Linear(4, 3), {"a": (x, y.astype(np.uint16))}).workload.data(0, "train")[:]["y"].max() == 2
 
 
-def test_a_server_without_examples_says_what_to_do(tmp_path):
-    with pytest.raises(DataError, match=r"server=\(x, y\).*server.pretrain_steps=0"):
-        fedlab.run({"strategy": "source_only"}, workload=classification(toy.Net, {"a": arrays(1)}), runs=tmp_path)
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"strategy": "source_only"}, r"'source_only' trains on labeled examples of the server: .*server=\(x, y\)"),
+        (
+            {"strategy": "fedavg"},
+            r"'fedavg' begins with .*steps=800\): .*server=\(x, y\).* or set server.pretrain_steps=0$",
+        ),
+        (
+            {},
+            r"'dualadapt' trains on .* \('dualadapt' is the default strategy, since none was named; set strategy=NAME",
+        ),
+        ({"strategy": "fedavg", "server.pretrain_steps": 0, "server.evaluate": True}, "or set server.evaluate=false"),
+    ],
+)
+def test_a_server_without_examples_says_what_to_do_before_anything_is_made(tmp_path, options, sentence):
+    with pytest.raises(DataError, match=sentence):
+        fedlab.run(options, workload=classification(toy.Net, {"a": arrays(1)}), runs=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_each_client_needs_labels_where_a_strategy_trains_on_them(tmp_path):
+    spec = classification(toy.Net, {"a": arrays(1), "b": arrays(2)[0]}, arrays(0), test={"b": arrays(2)})
+    with pytest.raises(ConfigError, match=r"'fedavg' trains on the clients' own labels, and 1 of the 2 .* \(b\) have"):
+        fedlab.run({"strategy": "fedavg"}, workload=spec, runs=tmp_path)
+    assert not list(tmp_path.iterdir())
