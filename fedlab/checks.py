@@ -7,9 +7,9 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from fedlab.comm.sampling import read_schedule
+from fedlab.config.lr_schedules import check_length
 from fedlab.config.schema import DEFAULT_STOP, Config, parse_join_rounds
 from fedlab.errors import ConfigError, DataError, NoServerDataError, name_list
-from fedlab.lr_schedules import check_length
 from fedlab.machine import check_threads
 from fedlab.plugins import exists_here_only
 from fedlab.runs.metrics import MetricTable

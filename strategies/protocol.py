@@ -19,11 +19,11 @@ from torch import nn
 from fedlab.comm.grid import PartitionGrid
 from fedlab.comm.tensors import tensor_record as tensor_record
 from fedlab.comm.tensors import tensors_of
+from fedlab.config.lr_schedules import SCHEDULE_FIELDS
 from fedlab.config.schema import Config
 from fedlab.config.sections import Overrides
 from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import IncompatibleWeightsError, RunError
-from fedlab.lr_schedules import FIELDS
 from fedlab.metrics import Metric, Phase
 from fedlab.models.copying import copy_with_state
 from fedlab.privacy.accounting import PrivacyAccount, Release
@@ -43,8 +43,8 @@ SERVER_MODELS = frozenset({"server.max_grad_norm", "server.ema_decay"})
 CLIENT_OPTIMIZER = frozenset({"client.optimizer", "client.ema_decay"})
 CLIENT_SGD = CLIENT_OPTIMIZER | {"client.max_grad_norm"}
 CLIENT_MODELS = CLIENT_SGD | {"client.momentum", "client.weight_decay"}
-SERVER_STEPS = SERVER_BATCHES | SERVER_MODELS | {f"server.{name}" for name in FIELDS}
-CLIENT_STEPS = CLIENT_BATCHES | CLIENT_MODELS | {f"client.{name}" for name in FIELDS}
+SERVER_STEPS = SERVER_BATCHES | SERVER_MODELS | {f"server.{name}" for name in SCHEDULE_FIELDS}
+CLIENT_STEPS = CLIENT_BATCHES | CLIENT_MODELS | {f"client.{name}" for name in SCHEDULE_FIELDS}
 RUN, CHECKPOINTS = "run", "checkpoints"  # to clients that keep a state: identifier of the run, rounds it can go back to
 
 

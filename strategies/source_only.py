@@ -23,11 +23,11 @@ from flwr.serverapp import Grid
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from fedlab.config.lr_schedules import SCHEDULE_FIELDS
 from fedlab.config.schema import DEFAULT_SERVER, Config
 from fedlab.cuda_graphs import GraphedLoss
 from fedlab.data.dataset import Batch, to_device
 from fedlab.errors import ConfigError
-from fedlab.lr_schedules import FIELDS
 from fedlab.metrics import Phase
 from fedlab.optimizers import Adam, FusedAdam, one_cycle
 from fedlab.runs import pretrain_cache
@@ -215,7 +215,7 @@ class SourceTrainer:
         with seeded(self.seed, "source model", 0, 0):
             loss = self.workload.loss(deepcopy(self.model).train(), batch)
         # options that act after pre-training are set to their defaults
-        after = ("steps", "accumulate_steps", "learning_rate", "ema_decay", "max_grad_norm", *FIELDS)
+        after = ("steps", "accumulate_steps", "learning_rate", "ema_decay", "max_grad_norm", *SCHEDULE_FIELDS)
         options = replace(self.options, **{name: getattr(DEFAULT_SERVER, name) for name in after})
         machine = (torch.__version__, torch.get_num_threads(), str(self.device))
         first = (self.source.columns, batch, loss.detach(), self.model.state_dict())

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fedlab.config.lr_schedules import check_schedule
 from fedlab.config.renamed import RENAMED
 from fedlab.config.schema import (
     COMMON_SECTIONS,
@@ -26,7 +27,6 @@ from fedlab.config.schema import (
 )
 from fedlab.config.sections import Overrides, Value, options, parse_section, suggest_option
 from fedlab.errors import ConfigError
-from fedlab.lr_schedules import check_schedule
 
 THREADS = 2  # of each process, unless there are many clients or an option says otherwise
 FEW_CLIENTS = 8  # up to so many clients a round train one after another in one process

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from fedlab.config.lr_schedules import ScheduledConfig
 from fedlab.config.sections import (
     Fraction,
     NonNegativeFloat,
@@ -29,7 +30,6 @@ from fedlab.config.sections import (
     to_toml,
 )
 from fedlab.errors import ConfigError, suggest
-from fedlab.lr_schedules import STEP_FACTOR, Kind, lr_factor
 
 SHARDS = 4  # clients among which one set is divided where nothing else is asked for
 AT_ONCE = 256  # clients of a process at a time with vectorize=auto, at most
@@ -192,7 +192,7 @@ DEFAULT_DATA: DataConfig = parse_section(DataConfig, "data", {})
 
 
 @dataclass(frozen=True)
-class ServerConfig:
+class ServerConfig(ScheduledConfig):
     """Training of the server on its labeled data: the same options and the same batches for every strategy."""
 
     pretrain_steps: int = Field(800, ge=0, description="steps on labeled source data before round 1")
@@ -209,19 +209,6 @@ class ServerConfig:
     max_grad_norm: NonNegativeFloat = Field(
         0.0, description="maximum norm of a gradient in the steps of a round; 0: no clipping"
     )
-    lr_schedule: Kind = Field(
-        "auto",
-        description="learning_rate by round: constant; step (every lr_step_rounds); cosine (to final_lr_fraction in "
-        "the last round); auto: cosine where final_lr_fraction is below 1, else constant",
-    )
-    lr_step_rounds: int = Field(0, ge=0, description="rounds between two steps of lr_schedule=step")
-    lr_step_factor: Fraction = Field(STEP_FACTOR, description="factor of learning_rate at each step")
-    lr_warmup_rounds: int = Field(
-        0, ge=0, description="rounds in which learning_rate rises linearly before lr_schedule begins"
-    )
-    final_lr_fraction: Fraction = Field(
-        1.0, description="fraction of learning_rate that is left in the last round, by a cosine"
-    )
     evaluate: bool = Field(False, description="test the global model on the server's own test data")
     agreement: Literal["auto", "limit", "off"] = Field(
         "auto",
@@ -232,17 +219,12 @@ class ServerConfig:
         2048.0, gt=0, description="megabytes of models for rules that need all replies of a round at once"
     )
 
-    def at_round(self, server_round: int, rounds: int) -> ServerConfig:
-        """Return the options with the learning rate of a round of a run of ``rounds`` rounds."""
-        factor = lr_factor(self, server_round, rounds)
-        return self if factor == 1 else replace(self, learning_rate=self.learning_rate * factor)
-
 
 DEFAULT_SERVER: ServerConfig = parse_section(ServerConfig, "server", {})
 
 
 @dataclass(frozen=True)
-class ClientConfig:
+class ClientConfig(ScheduledConfig):
     """Training of a client on its own data between two messages."""
 
     steps: int = Field(200, ge=0, description="local steps a round (R_c), where client.epochs is 0")
@@ -269,19 +251,6 @@ class ClientConfig:
     max_grad_norm: NonNegativeFloat = Field(
         0.0, description="maximum norm of a gradient of whole models on the client; 0: no clipping"
     )
-    lr_schedule: Kind = Field(
-        "auto",
-        description="learning_rate by round: constant; step (every lr_step_rounds); cosine (to final_lr_fraction in "
-        "the last round); auto: cosine where final_lr_fraction is below 1, else constant",
-    )
-    lr_step_rounds: int = Field(0, ge=0, description="rounds between two steps of lr_schedule=step")
-    lr_step_factor: Fraction = Field(STEP_FACTOR, description="factor of learning_rate at each step")
-    lr_warmup_rounds: int = Field(
-        0, ge=0, description="rounds in which learning_rate rises linearly before lr_schedule begins"
-    )
-    final_lr_fraction: Fraction = Field(
-        1.0, description="fraction of learning_rate that is left in the last round, by a cosine"
-    )
     ema_decay: float = Field(
         0.0,
         ge=0.0,
@@ -294,11 +263,6 @@ class ClientConfig:
     def trains(self) -> bool:
         """True if a client takes any local step."""
         return bool(self.steps or self.epochs)
-
-    def at_round(self, server_round: int, rounds: int) -> ClientConfig:
-        """Return the options with the learning rate of a round of a run of ``rounds`` rounds."""
-        factor = lr_factor(self, server_round, rounds)
-        return self if factor == 1 else replace(self, learning_rate=self.learning_rate * factor)
 
     def local_steps(self, examples: int) -> int:
         """Return the number of local steps a round of a client with so many examples."""

@@ -40,8 +40,9 @@ class Option:
 def section_fields(section: type[Any]) -> dict[str, Option]:
     """Return the options of a section by field name: a dataclass, pydantic's or the standard library's.
 
-    Fields that are not initialized, excluded with ``Field(exclude=True)`` or ``field(metadata={"exclude": True})``, or
-    dataclasses themselves are no options; the default of an option that has none is None.
+    Those that a class inherits come last. Fields that are not initialized, excluded with ``Field(exclude=True)`` or
+    ``field(metadata={"exclude": True})``, or dataclasses themselves are no options; the default of an option that has
+    none is None.
     """
     return _section_fields(section)  # type: ignore[arg-type]
 
@@ -53,7 +54,8 @@ def _section_fields(section: type[Any]) -> dict[str, Option]:
         return found
     pydantic_fields: Mapping[str, FieldInfo] = getattr(section, "__pydantic_fields__", {})
     types = get_type_hints(section)
-    for field in dataclasses.fields(section):
+    own = vars(section).get("__annotations__", {})
+    for field in sorted(dataclasses.fields(section), key=lambda field: field.name not in own):
         info = pydantic_fields.get(field.name)
         excluded = info.exclude if info is not None else field.metadata.get("exclude")
         if not field.init or excluded or dataclasses.is_dataclass(types[field.name]):

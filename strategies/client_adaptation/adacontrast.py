@@ -24,9 +24,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
+from fedlab.config.lr_schedules import cosine_factor
 from fedlab.config.sections import NonNegativeFloat, PositiveFloat
 from fedlab.losses.information_maximization import entropy
-from fedlab.lr_schedules import cosine_factor
 from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
 from fedlab.models.feature_classifier import probabilities
 from fedlab.optimizers import Adam

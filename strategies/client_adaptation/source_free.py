@@ -35,11 +35,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fedlab.config.lr_schedules import cosine_factor
 from fedlab.config.sections import NonNegativeFloat, PositiveFloat
 from fedlab.losses.class_balance import sinkhorn
 from fedlab.losses.information_maximization import information_maximization
 from fedlab.losses.propagation import propagate_labels
-from fedlab.lr_schedules import cosine_factor
 from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
 from fedlab.models.feature_classifier import probabilities
 from fedlab.optimizers import Adam

@@ -101,7 +101,7 @@ def read_options(monkeypatch):
     def watch(section, options):
         def read(self, name):
             frame = sys._getframe(1)
-            own = frame.f_code.co_name in ("local_steps", "trains")
+            own = frame.f_code.co_name in ("local_steps", "trains", "lr_factor")
             if own or not frame.f_code.co_filename.startswith((configuration, "<string>")):
                 found.add(f"{section}.{name}")
             return object.__getattribute__(self, name)

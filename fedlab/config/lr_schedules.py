@@ -10,47 +10,48 @@ round. So a resumed run and every engine have the same rates.
 from __future__ import annotations
 
 import math
-from typing import Literal, Protocol
+from dataclasses import fields, replace
+from typing import Literal, Self
 
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from fedlab.config.sections import Fraction, PositiveFloat
 from fedlab.errors import ConfigError
 
-Kind = Literal["auto", "constant", "step", "cosine"]
-
-FIELDS = ("lr_schedule", "lr_step_rounds", "lr_step_factor", "lr_warmup_rounds", "final_lr_fraction")
 STEP_FACTOR = 0.1  # usual
 SMALLEST = 1e-30  # factor; many steps would make it 0
 
 
-class Schedule(Protocol):
-    """The options of a schedule, in the sections ``server`` and ``client``."""
+@dataclass(frozen=True)
+class ScheduledConfig:
+    """A section of options with a learning rate by round, as ``server`` and ``client`` are."""
 
-    @property
-    def lr_schedule(self) -> Kind:
-        """Kind of the schedule; "auto": "cosine" where ``final_lr_fraction`` is below 1, else "constant"."""
-        ...
+    learning_rate: PositiveFloat = Field(1e-3, description="learning rate")
+    lr_schedule: Literal["auto", "constant", "step", "cosine"] = Field(
+        "auto",
+        description="learning_rate by round: constant; step (every lr_step_rounds); cosine (to final_lr_fraction in "
+        "the last round); auto: cosine where final_lr_fraction is below 1, else constant",
+    )
+    lr_step_rounds: int = Field(0, ge=0, description="rounds between two steps of lr_schedule=step")
+    lr_step_factor: Fraction = Field(STEP_FACTOR, description="factor of learning_rate at each step")
+    lr_warmup_rounds: int = Field(
+        0, ge=0, description="rounds in which learning_rate rises linearly before lr_schedule begins"
+    )
+    final_lr_fraction: Fraction = Field(
+        1.0, description="fraction of learning_rate that is left in the last round, by a cosine"
+    )
 
-    @property
-    def lr_step_rounds(self) -> int:
-        """Rounds between two steps."""
-        ...
-
-    @property
-    def lr_step_factor(self) -> float:
-        """Factor of a step."""
-        ...
-
-    @property
-    def lr_warmup_rounds(self) -> int:
-        """Rounds before the first one with the full rate."""
-        ...
-
-    @property
-    def final_lr_fraction(self) -> float:
-        """Fraction of the rate that a cosine leaves in the last round."""
-        ...
+    def at_round(self, server_round: int, rounds: int) -> Self:
+        """Return the options with the learning rate of a round of a run of ``rounds`` rounds."""
+        factor = lr_factor(self, server_round, rounds)
+        return self if factor == 1 else replace(self, learning_rate=self.learning_rate * factor)
 
 
-def lr_factor(options: Schedule, server_round: int, rounds: int) -> float:
+SCHEDULE_FIELDS = tuple(field.name for field in fields(ScheduledConfig) if field.name != "learning_rate")
+
+
+def lr_factor(options: ScheduledConfig, server_round: int, rounds: int) -> float:
     """Return the factor of the learning rate in a round, counted from 1, of a run of ``rounds`` rounds.
 
     In the W rounds of a warm-up it is 1 / (W + 1), 2 / (W + 1), ...; the schedule begins after them. In round 0, which
@@ -77,7 +78,7 @@ def cosine_factor(final: float, server_round: int, rounds: int) -> float:
     return final + (1 - final) * (1 + math.cos(math.pi * (server_round - 1) / (rounds - 1))) / 2
 
 
-def check_length(section: str, options: Schedule, rounds: int) -> None:
+def check_length(section: str, options: ScheduledConfig, rounds: int) -> None:
     """Refuse a warm-up that never ends in a run of ``rounds`` rounds, and a step that would come after it.
 
     Raises
@@ -101,7 +102,7 @@ def check_length(section: str, options: Schedule, rounds: int) -> None:
         )
 
 
-def check_schedule(section: str, options: Schedule) -> None:
+def check_schedule(section: str, options: ScheduledConfig) -> None:
     """Refuse options of a schedule that have no effect, or without which it has none.
 
     Parameters

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from fedlab.config.lr_schedules import SMALLEST, check_schedule, cosine_factor, lr_factor
 from fedlab.config.schema import ClientConfig, ServerConfig
 from fedlab.errors import ConfigError
-from fedlab.lr_schedules import SMALLEST, check_schedule, cosine_factor, lr_factor
 
 TENTHS = {"lr_schedule": "step", "lr_step_rounds": 2}
 
