@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedlab.config.schema import DEFAULT_DATA, DataConfig
+from fedlab.config.data_options import DEFAULT_DATA, DataConfig
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.models.convnet import ConvNet
 from fedlab.models.mlp import MLP

@@ -12,7 +12,7 @@ from sklearn.datasets import load_diabetes
 from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 
-from fedlab.config.schema import DEFAULT_DATA, DataConfig
+from fedlab.config.data_options import DEFAULT_DATA, DataConfig
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.metrics import Metric
 from fedlab.workload import WorkloadSpec

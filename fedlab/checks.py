@@ -8,7 +8,8 @@ from fnmatch import fnmatchcase
 
 from fedlab.comm.sampling import read_schedule
 from fedlab.config.lr_schedules import check_length
-from fedlab.config.schema import DEFAULT_STOP, Config, parse_join_rounds
+from fedlab.config.run_options import DEFAULT_STOP
+from fedlab.config.schema import Config, parse_join_rounds
 from fedlab.errors import ConfigError, DataError, NoServerDataError, name_list
 from fedlab.machine import check_threads
 from fedlab.plugins import exists_here_only

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-from fedlab.config.schema import DATA_CONFIG, DEFAULT_DATA
+from fedlab.config.data_options import DATA_CONFIG, DEFAULT_DATA
 from fedlab.config.sections import Value, option_values, section_fields
 from fedlab.errors import ConfigError, suggest
 

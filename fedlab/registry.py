@@ -17,7 +17,8 @@ from typing import Any
 
 from fedlab.config.presets import flatten, is_file_name, parse_preset, preset_names, read_preset
 from fedlab.config.resolve import build_config, check_keys, put_over
-from fedlab.config.schema import COMMON_SECTIONS, Config, Plugin, RunConfig
+from fedlab.config.run_options import RunConfig
+from fedlab.config.schema import COMMON_SECTIONS, Config, Plugin
 from fedlab.config.sections import Overrides, Value, section_fields
 from fedlab.errors import ConfigError, suggest
 from fedlab.plugins import add_plugin_folder, entry_points, load_module, load_object, section_name

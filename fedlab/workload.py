@@ -11,7 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from fedlab.config.schema import DATA_CONFIG, DataConfig, NoOptions
+from fedlab.config.data_options import DATA_CONFIG, DataConfig
+from fedlab.config.schema import NoOptions
 from fedlab.config.sections import Overrides, options
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.errors import ConfigError

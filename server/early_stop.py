@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fedlab.config.schema import StopConfig
+from fedlab.config.run_options import StopConfig
 from fedlab.errors import ConfigError, suggest
 from fedlab.runs.metrics import MetricTable
 

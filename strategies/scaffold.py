@@ -32,8 +32,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedlab.config.schema import ClientConfig, Config
+from fedlab.config.schema import Config
 from fedlab.config.sections import PositiveFloat
+from fedlab.config.training_options import ClientConfig
 from fedlab.errors import ConfigError
 from fedlab.strategies import aggregation, fedavg, local_training, validation
 from fedlab.strategies.base import Records, broadcast

@@ -24,7 +24,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedlab.config.lr_schedules import SCHEDULE_FIELDS
-from fedlab.config.schema import DEFAULT_SERVER, Config
+from fedlab.config.schema import Config
+from fedlab.config.training_options import DEFAULT_SERVER
 from fedlab.cuda_graphs import GraphedLoss
 from fedlab.data.dataset import Batch, to_device
 from fedlab.errors import ConfigError

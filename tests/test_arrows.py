@@ -30,7 +30,7 @@ MODULES = {module_name(path): path for name in FOLDERS for path in sorted((ROOT 
 NOT_OURS_TO_BE_PURE = (
     "flwr",
     "ray",
-    "fedlab.config.schema",
+    "fedlab.config",
     "fedlab.runs.directory",
     "fedlab.data.digits.datasets",
     "fedlab.data.download",

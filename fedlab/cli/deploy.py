@@ -50,8 +50,8 @@ def serve(
     Example: `fedlab serve dualadapt-digits digits.targets=usps,optdigits --wait 900`
     """
     from fedlab import launch
+    from fedlab.config.engine_options import GrpcConfig
     from fedlab.config.presets import parse_overrides
-    from fedlab.config.schema import GrpcConfig
     from fedlab.config.sections import Value
 
     given = parse_overrides(overrides or [])

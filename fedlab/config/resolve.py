@@ -9,23 +9,13 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fedlab.config.data_options import DATA_CONFIG, DataConfig
 from fedlab.config.lr_schedules import check_schedule
 from fedlab.config.renamed import RENAMED
-from fedlab.config.schema import (
-    COMMON_SECTIONS,
-    DATA_CONFIG,
-    CheckpointConfig,
-    ClientConfig,
-    CommConfig,
-    Config,
-    DataConfig,
-    Plugin,
-    PrivacyConfig,
-    RunConfig,
-    ServerConfig,
-    StopConfig,
-)
+from fedlab.config.run_options import CheckpointConfig, CommConfig, PrivacyConfig, RunConfig, StopConfig
+from fedlab.config.schema import COMMON_SECTIONS, Config, Plugin
 from fedlab.config.sections import Overrides, Value, options, parse_section, suggest_option
+from fedlab.config.training_options import ClientConfig, ServerConfig
 from fedlab.errors import ConfigError
 
 THREADS = 2  # of each process, unless there are many clients or an option says otherwise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedlab.config.schema import GrpcConfig, InProcessConfig, PoolConfig, RayConfig
+from fedlab.config.engine_options import GrpcConfig, InProcessConfig, PoolConfig, RayConfig
 from fedlab.engines.spec import EngineSpec
 
 LOCAL = EngineSpec("fedlab.engines.local:run_config", uses_objects=True, vectorizes=True)

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from fedlab.comm import credentials
 from fedlab.comm.event_rate import EventRate
-from fedlab.config.schema import Config, GrpcConfig
+from fedlab.config.engine_options import GrpcConfig
+from fedlab.config.schema import Config
 from fedlab.engines.flower_internals import ControlError
 from fedlab.engines.processes import log_excerpt, strip_ansi
 from fedlab.engines.spec import Apps, flower_config

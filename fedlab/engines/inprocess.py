@@ -24,7 +24,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedlab.comm.replies import WINDOW
 from fedlab.comm.tensors import WriteGuard
-from fedlab.config.schema import DEFAULT_INPROCESS, Config, InProcessConfig
+from fedlab.config.engine_options import DEFAULT_INPROCESS, InProcessConfig
+from fedlab.config.schema import Config
 from fedlab.engines.client_host import RUN_ID, ClientHost, node_partitions
 from fedlab.engines.flower_internals import Run, empty_run, set_message_id, task_identity
 from fedlab.engines.pool_worker import Setup

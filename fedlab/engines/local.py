@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fedlab.config.engine_options import DEFAULT_POOL
 from fedlab.config.resolve import FEW_CLIENTS, clients_in_a_round
-from fedlab.config.schema import DEFAULT_POOL, Config
+from fedlab.config.schema import Config
 from fedlab.engines.inprocess import run_config as run_in_this_process
 from fedlab.engines.pool import number_of_workers
 from fedlab.engines.pool import run_config as run_in_pool

@@ -23,7 +23,8 @@ from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import ServerApp
 
-from fedlab.config.schema import DEFAULT_POOL, Config, PoolConfig
+from fedlab.config.engine_options import DEFAULT_POOL, PoolConfig
+from fedlab.config.schema import Config
 from fedlab.engines.client_host import RUN_ID, node_partitions
 from fedlab.engines.flower_internals import message_with
 from fedlab.engines.inprocess import LocalGrid, change_refused, run_server

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from fedlab.config.schema import Config, RayConfig
+from fedlab.config.engine_options import RayConfig
+from fedlab.config.schema import Config
 from fedlab.engines.flower_internals import Simulation
 from fedlab.engines.processes import usable_cpus
 from fedlab.engines.ray_cluster import (

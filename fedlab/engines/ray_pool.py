@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedlab.config.schema import RayConfig
+from fedlab.config.engine_options import RayConfig
 from fedlab.engines.pool import WORKER_LOG, PoolGrid
 from fedlab.engines.pool_worker import Setup
 from fedlab.engines.processes import usable_cpus

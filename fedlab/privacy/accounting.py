@@ -16,7 +16,7 @@ from dataclasses import astuple, dataclass
 from functools import cache
 from typing import Any, Literal
 
-from fedlab.config.schema import PrivacyConfig
+from fedlab.config.run_options import PrivacyConfig
 
 Unit = Literal["client", "example"]  # what is protected: all of a client's data, or one example of it
 

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from fedlab.config.presets import is_file_name, read_preset
-from fedlab.config.schema import RunConfig
+from fedlab.config.run_options import RunConfig
 from fedlab.config.sections import section_fields
 from fedlab.errors import ConfigError
 from fedlab.registry import load_config

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fedlab.config.schema import RunConfig
+from fedlab.config.run_options import RunConfig
 from fedlab.errors import HELP_PAGE, ConfigError, FedlabWarning
 from fedlab.machine import numeric_environment, processor_name
 from fedlab.precision import resolve_precision

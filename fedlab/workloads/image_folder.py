@@ -27,7 +27,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedlab.config.schema import DEFAULT_DATA, DataConfig
+from fedlab.config.data_options import DEFAULT_DATA, DataConfig
 from fedlab.config.sections import split_names
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.images import photo_domains, views

@@ -32,7 +32,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from fedlab.config.schema import DEFAULT_DATA, DataConfig
+from fedlab.config.data_options import DEFAULT_DATA, DataConfig
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.molecules import graphs, ownership, scaffolds, smiles
 from fedlab.data.molecules.graphs import GraphVocabulary

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from fedlab.config.schema import DataConfig
+from fedlab.config.data_options import DataConfig
 from fedlab.data.dataset import ArrayDataset
 from fedlab.data.partitioners import PARTITIONS, held_out_indices, matching_indices, partition_indices
 

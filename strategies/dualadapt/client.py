@@ -9,7 +9,7 @@ import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 from torch import Tensor, nn
 
-from fedlab.config.schema import ClientConfig
+from fedlab.config.training_options import ClientConfig
 from fedlab.data.dataset import ArrayDataset
 from fedlab.losses.discrepancy import discrepancy
 from fedlab.models import gaussian_mixture

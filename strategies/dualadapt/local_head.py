@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedlab.config.schema import ClientConfig
+from fedlab.config.training_options import ClientConfig
 from fedlab.losses.discrepancy import discrepancy
 from fedlab.losses.propagation import propagate_many
 from fedlab.models import conformal, em, gaussian_mixture

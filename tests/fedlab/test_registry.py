@@ -11,7 +11,8 @@ import pytest
 import fedlab
 import toy
 from fedlab import plugins, registry
-from fedlab.config.schema import DEFAULT_DATA, DataConfig, NoOptions
+from fedlab.config.data_options import DEFAULT_DATA, DataConfig
+from fedlab.config.schema import NoOptions
 from fedlab.errors import ConfigError
 from fedlab.plugins import reference_to
 from fedlab.registry import find, load_config

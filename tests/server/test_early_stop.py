@@ -8,7 +8,7 @@ import pytest
 
 import fedlab
 import toy
-from fedlab.config.schema import StopConfig
+from fedlab.config.run_options import StopConfig
 from fedlab.errors import ConfigError
 from fedlab.metrics import Metric
 from fedlab.runs.directory import RunDirectory

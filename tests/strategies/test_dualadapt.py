@@ -13,8 +13,8 @@ from torch.nn.functional import cross_entropy
 from fedlab import launch, registry
 from fedlab.comm.grid import PartitionGrid
 from fedlab.comm.roster import Roster
-from fedlab.config.schema import ClientConfig
 from fedlab.config.sections import parse_section
+from fedlab.config.training_options import ClientConfig
 from fedlab.engines import flower_internals, inprocess
 from fedlab.engines.client_host import ClientHost, node_partitions
 from fedlab.errors import ConfigError

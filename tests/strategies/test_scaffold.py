@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedlab.config.schema import ClientConfig
+from fedlab.config.training_options import ClientConfig
 from fedlab.errors import ConfigError
 from fedlab.optimizers import SGD
 from fedlab.seeds import seeded

@@ -13,8 +13,8 @@ from flwr.app import Array, ArrayRecord
 
 from fedlab import launch, registry
 from fedlab.config import schema
-from fedlab.config.schema import ClientConfig, ServerConfig
 from fedlab.config.sections import section_fields
+from fedlab.config.training_options import ClientConfig, ServerConfig
 from fedlab.engines import inprocess
 from fedlab.errors import ConfigError
 from fedlab.runs.directory import RunDirectory

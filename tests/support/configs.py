@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from fedlab.config.schema import DataConfig, RunConfig
+from fedlab.config.data_options import DataConfig
+from fedlab.config.run_options import RunConfig
 from fedlab.registry import load_config
 
 DATA = {field.name for field in dataclasses.fields(DataConfig)}

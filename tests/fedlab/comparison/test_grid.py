@@ -8,7 +8,7 @@ import toy
 from fedlab import launch
 from fedlab.comparison.grid import default_baseline, plan_cells, uses_labels
 from fedlab.comparison.spec import parse_options, parse_strategies
-from fedlab.config.schema import CheckpointConfig
+from fedlab.config.run_options import CheckpointConfig
 from fedlab.errors import ConfigError
 from tables import put
 

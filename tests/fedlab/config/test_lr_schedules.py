@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedlab.config.lr_schedules import SMALLEST, check_schedule, cosine_factor, lr_factor
-from fedlab.config.schema import ClientConfig, ServerConfig
+from fedlab.config.training_options import ClientConfig, ServerConfig
 from fedlab.errors import ConfigError
 
 TENTHS = {"lr_schedule": "step", "lr_step_rounds": 2}

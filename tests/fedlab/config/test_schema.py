@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from fedlab.config.schema import (
-    COMMON_SECTIONS,
-    SHARDS,
-    CheckpointConfig,
-    ClientConfig,
-    CommConfig,
-    DataConfig,
-    RunConfig,
-    ServerConfig,
-    parse_join_rounds,
-)
+from fedlab.config.data_options import SHARDS, DataConfig
+from fedlab.config.run_options import CheckpointConfig, CommConfig, RunConfig
+from fedlab.config.schema import COMMON_SECTIONS, parse_join_rounds
 from fedlab.config.sections import options, parse_section
+from fedlab.config.training_options import ClientConfig, ServerConfig
 from fedlab.errors import ConfigError
 from fedlab.registry import all_sections, load_config
 

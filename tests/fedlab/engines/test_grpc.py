@@ -16,7 +16,7 @@ import fedlab
 from commands import TINY, Command, end, laptop, left_running
 from fedlab.comm import credentials
 from fedlab.comm.event_rate import BURST
-from fedlab.config.schema import GrpcConfig
+from fedlab.config.engine_options import GrpcConfig
 from fedlab.deploy import provision
 from fedlab.engines import grpc, processes, superlink
 from fedlab.errors import ConfigError, RunError

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fedlab.config.schema import RayConfig
+from fedlab.config.engine_options import RayConfig
 from fedlab.engines import processes, ray
 from fedlab.engines.spec import Apps
 from fedlab.errors import ConfigError, RunError
@@ -157,7 +157,7 @@ def test_nothing_outlives_us(number: signal.Signals, apps: Apps, tmp_path: Path)
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background has it ignored
 from pathlib import Path
-from fedlab.config.schema import RayConfig
+from fedlab.config.engine_options import RayConfig
 from fedlab.engines import ray
 from fedlab.engines.spec import Apps
 sys.path[:0] = {sys.path!r}

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import fedlab
 import toy
 from fedlab.cli.app import app
-from fedlab.config.schema import RayConfig
+from fedlab.config.engine_options import RayConfig
 from fedlab.engines import processes, ray, ray_cluster
 from fedlab.engines.ray_cluster import Node, RayCluster, probe
 from fedlab.engines.spec import Apps

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from fedlab.config.schema import RayConfig
+from fedlab.config.engine_options import RayConfig
 from fedlab.engines import processes, ray_pool
 from fedlab.engines.pool_worker import Setup
 from fedlab.engines.worker_processes import WorkerStarter

@@ -7,7 +7,7 @@ import math
 import pytest
 from scipy.integrate import quad
 
-from fedlab.config.schema import PrivacyConfig
+from fedlab.config.run_options import PrivacyConfig
 from fedlab.config.sections import parse_section
 from fedlab.privacy.accounting import PrivacyAccount, Release, describe, epsilon, noise_multiplier
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from configs import make, workload
 from fedlab import registry
-from fedlab.config.schema import RunConfig
+from fedlab.config.run_options import RunConfig
 from fedlab.errors import ConfigError
 from fedlab.tables import WORKLOADS
 from fedlab.workloads.digits import Digits
