@@ -7,7 +7,6 @@ by import path, ``pkg.module:Name``, or by the short name of an entry point in o
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +21,7 @@ from fedlab.config.schema import COMMON_SECTIONS, Config, Plugin
 from fedlab.config.sections import Overrides, Value, section_fields
 from fedlab.errors import ConfigError, suggest
 from fedlab.plugins import add_plugin_folder, entry_points, load_module, load_object, section_name
+from fedlab.references import load_reference
 from fedlab.runs.manifest import check_is_ours
 from fedlab.strategies.ablations import ABLATIONS, expand_ablation
 from fedlab.strategies.client_adaptation import ADAPT, OFF
@@ -57,12 +57,6 @@ KINDS: Mapping[str, Kind] = {
 PRESET_GROUP = "fedlab.presets"
 
 
-def _import(path: str) -> Any:
-    """A function of this package, by path."""
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
 # --- finding ---
 
 
@@ -89,7 +83,7 @@ def _named(kind: str, name: str) -> Plugin:
 
 def _plugin(kind: str, reference: str, path: str, section: str) -> Plugin:
     what = f"{kind} {reference!r}"
-    spec = _import(KINDS[kind].wrap)(load_object(path, what), what)
+    spec = load_reference(KINDS[kind].wrap)(load_object(path, what), what)
     return Plugin(reference, str(getattr(spec, "name", "")) or section or section_name(reference), spec)
 
 
@@ -256,7 +250,7 @@ def _adaptation(strategy: Plugin, values: Overrides) -> dict[str, Plugin]:
 def _adapting(strategy: str, method: str) -> Plugin:
     """Return a strategy whose clients adapt; one object for the same names, so that plug-ins can be compared."""
     plugin = find("strategy", strategy)
-    make = _import("fedlab.strategies.client_adaptation.wrapper:with_adaptation")
+    make = load_reference("fedlab.strategies.client_adaptation.wrapper:with_adaptation")
     return Plugin(plugin.reference, plugin.section, make(plugin.spec, find("adaptation", method).spec))
 
 

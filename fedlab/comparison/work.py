@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import ClassVar, Protocol, Self
 
-from fedlab.engines.spec import load_reference
+from fedlab.references import load_reference
 
 KINDS = {
     "preset": "fedlab.comparison.preset_work:PresetWork",

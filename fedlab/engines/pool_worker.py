@@ -26,7 +26,7 @@ from fedlab.comm.tensors import WriteGuard
 from fedlab.engines.client_host import App, ClientHost
 from fedlab.engines.flower_internals import message_with, set_task_identity
 from fedlab.engines.packing import Described, Record, map_record, pack, unpack
-from fedlab.engines.spec import load_reference
+from fedlab.references import load_reference
 from fedlab.seeds import turns
 from fedlab.startup import quick_imports
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from fedlab.config.schema import Config, NoOptions
 from fedlab.errors import ConfigError
+from fedlab.references import load_reference
 
 Run = Callable[["Apps", Config, Path], None]  # the apps, the configuration, the run directory
 
@@ -75,14 +75,6 @@ class EngineSpec:
         """Raise what would stop a run with these options before it begins."""
         if self.check:
             load_reference(self.check)(options)
-
-
-def load_reference(found: Any) -> Any:
-    """Return what an import path ``module:attribute`` names; anything else is returned as it is."""
-    if not isinstance(found, str):
-        return found
-    module, _, name = found.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def flower_config(config: Config) -> dict[str, str]:

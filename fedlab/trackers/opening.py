@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 from fedlab.config.sections import split_names
 from fedlab.errors import ConfigError, RunError, suggest
+from fedlab.references import load_reference
 from fedlab.trackers.tracker import RunFacts, Scalars, Tracker
 
 Note = Callable[[str], object]
@@ -90,11 +90,11 @@ class Trackers:
 
     def __init__(self, names: Sequence[str], run: RunFacts, note: Note) -> None:
         self.scalars, self.note = Scalars(run.clients), note
-        self.board = _load(TENSORBOARD)(run)
+        self.board: Tracker = load_reference(TENSORBOARD)(run)
         self.open: dict[str, Tracker] = {}
         for name in names:
             try:
-                self.open[name] = _load(TRACKERS[name].path)(run)
+                self.open[name] = load_reference(TRACKERS[name].path)(run)
             except Exception as error:
                 self._close(failed=True)
                 raise RunError(
@@ -138,12 +138,6 @@ class Trackers:
                     tracker.close(failed)
                 except Exception as error:
                     self.note(f"{name} may lack the end of the run: {_first_line(error)}")
-
-
-def _load(path: str) -> Callable[[RunFacts], Tracker]:
-    module, _, name = path.partition(":")
-    found: Callable[[RunFacts], Tracker] = getattr(importlib.import_module(module), name)
-    return found
 
 
 def _first_line(error: Exception) -> str:

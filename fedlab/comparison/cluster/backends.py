@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-
 from fedlab.comparison.cluster.backend import Backend
 from fedlab.errors import ConfigError, suggest
+from fedlab.references import load_reference
 
 BACKENDS = {
     "ray": "fedlab.comparison.cluster.ray_backend:RayBackend",
@@ -26,6 +25,5 @@ def find_backend(text: str) -> Backend:
         raise ConfigError(
             f"cells cannot be run on {text!r}; {suggest(name, BACKENDS)} Write --on {' or '.join(BACKENDS)}"
         )
-    module, _, kind = BACKENDS[name].partition(":")
-    found: Backend = getattr(importlib.import_module(module), kind)(details)
+    found: Backend = load_reference(BACKENDS[name])(details)
     return found
