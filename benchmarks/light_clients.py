@@ -21,8 +21,8 @@ import tomli_w
 
 from fedlab.comm import credentials
 from fedlab.comm.foreign_text import REFUSED
-from fedlab.engines import flower_internals as flower
 from fedlab.engines import flower_limits, processes
+from fedlab.engines import flower_programs as flower
 from fedlab.engines.fork_server import fork_server
 from fedlab.engines.programs import CLIENT_MODULES
 from fedlab.engines.socket_owner import take_own_connections_only

@@ -250,7 +250,7 @@ class _Supervisor:
             while is_alive(pid) and time.monotonic() < end:  # it may still deregister itself: only we were killed
                 time.sleep(POLL_SECONDS)
             if folder:  # without a key the next SuperNode is another node to the server, whose roster decides
-                from fedlab.engines.flower_internals import deactivate_node
+                from fedlab.engines.flower_programs import deactivate_node
 
                 key = credentials.client_key(folder, self.options.client)
                 with proxies.variables_set(proxies.grpc_variables(parse_address(self.options.address)[0])):

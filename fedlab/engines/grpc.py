@@ -19,7 +19,7 @@ from fedlab.comm import credentials
 from fedlab.comm.event_rate import EventRate
 from fedlab.config.engine_options import GrpcConfig
 from fedlab.config.schema import Config
-from fedlab.engines.flower_internals import ControlError
+from fedlab.engines.flower_control import ControlError
 from fedlab.engines.processes import log_excerpt, strip_ansi
 from fedlab.engines.spec import Apps, flower_config
 from fedlab.engines.superlink import Fleet, SuperLink, check_apps, follow, submit, superlink

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fedlab.comm.foreign_text import REFUSED
-from fedlab.engines import flower_internals as flower
 from fedlab.engines import flower_limits as limits
+from fedlab.engines import flower_programs as flower
 from fedlab.engines.flower_calls import limit_calls_at_a_time
 from fedlab.engines.fork_server import fork_server
 from fedlab.engines.socket_owner import take_own_connections_only

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fedlab.config.engine_options import RayConfig
 from fedlab.config.schema import Config
-from fedlab.engines.flower_internals import Simulation
+from fedlab.engines.flower_control import Simulation
 from fedlab.engines.processes import usable_cpus
 from fedlab.engines.ray_cluster import (
     SHARED_CLUSTER,

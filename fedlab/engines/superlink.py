@@ -20,7 +20,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedlab.engines.flower_internals import Control, ControlError, Outcome, Simulation, app_error
+from fedlab.engines.flower_control import Control, ControlError, Outcome, Simulation
+from fedlab.engines.flower_internals import app_error
 from fedlab.engines.processes import (
     LOOPBACK,
     MARKER_ENV,

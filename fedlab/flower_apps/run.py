@@ -21,7 +21,8 @@ from flwr.serverapp import ServerApp
 from fedlab.config.resolve import THREADS
 from fedlab.config.sections import Value, to_toml
 from fedlab.engines.client_host import RUN_ID, node_partitions
-from fedlab.engines.flower_internals import clients_in_order, task_identity, watched_servers
+from fedlab.engines.flower_internals import task_identity
+from fedlab.engines.flower_servers import clients_in_order, watched_servers
 from fedlab.engines.inprocess import LocalGrid
 from fedlab.engines.pool_worker import Setup
 from fedlab.engines.spec import load_reference

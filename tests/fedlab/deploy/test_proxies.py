@@ -17,7 +17,7 @@ import pytest
 from fedlab.deploy import provision, proxies
 from fedlab.deploy.probe import probe_server
 from fedlab.engines import processes
-from fedlab.engines.flower_internals import Control
+from fedlab.engines.flower_control import Control
 from tunnels import tunnel_proxy
 
 NAMES = (*proxies.VARIABLES, "HTTP_PROXY", "no_proxy", "NO_PROXY", "no_grpc_proxy")

@@ -18,7 +18,8 @@ from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectSto
 from flwr.supernode.runtime import run_clientapp
 
 from fedlab.engines import flower_limits as limits
-from fedlab.engines.flower_internals import Control, task_identity
+from fedlab.engines.flower_control import Control
+from fedlab.engines.flower_internals import task_identity
 from fedlab.engines.flower_limits import ForeignBundle
 from fedlab.engines.programs import CLIENT_MODULES
 

@@ -1,0 +1,136 @@
+"""Canaries: Flower's SuperLink and SuperNode as processes, and what they start."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from importlib.metadata import entry_points
+from types import SimpleNamespace
+
+import grpc
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.proto.fleet_pb2 import DeactivateNodeResponse
+from flwr.proto.fleet_pb2_grpc import FleetServicer, add_FleetServicer_to_server
+from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
+from flwr.supercore.constant import NOOP_FEDERATION_ID, TASK_TYPE_TO_COMMAND, TaskType
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
+from flwr.superlink.federation.noop_federation_manager import NoOpFederationManager
+from flwr.supernode import start_client_internal
+
+from fedlab.deploy import provision
+from fedlab.engines import flower_internals, flower_programs
+
+
+def test_a_node_is_deactivated_with_its_key(tmp_path):
+    seen = []
+
+    class Fleet(FleetServicer):
+        def DeactivateNode(self, request, context):
+            seen.append((request.node_id, {key for key, _ in context.invocation_metadata()}))
+            return DeactivateNodeResponse()
+
+    provision.create_credentials(tmp_path)
+    pair = [(tmp_path / name).read_bytes() for name in ("server.key", "server.crt")]
+    server = grpc.server(ThreadPoolExecutor(1))
+    add_FleetServicer_to_server(Fleet(), server)
+    address = f"127.0.0.1:{server.add_secure_port('127.0.0.1:0', grpc.ssl_server_credentials([tuple(pair)]))}"
+    key = ec.generate_private_key(ec.SECP256R1())
+    server.start()
+    try:
+        assert flower_programs.deactivate_node(address, tmp_path / "ca.crt", key, 17)
+    finally:
+        server.stop(None).wait()
+    ((node, metadata),) = seen
+    assert node == 17
+    assert any("signature" in name for name in metadata) and any("public-key" in name for name in metadata)
+    assert not flower_programs.deactivate_node(address, tmp_path / "ca.crt", key, 17)  # nobody answers now
+
+
+@pytest.fixture
+def link_state(monkeypatch):
+    """A SuperLink's state with one run and one connected node, which was sent a message; reply() stores its answer."""
+    monkeypatch.setattr(InMemoryLinkState, "get_message_res", InMemoryLinkState.get_message_res)  # restored at the end
+    flower_programs.keep_replies()
+    state = InMemoryLinkState(NoOpFederationManager(), InMemoryObjectStore())
+    node = state.create_node("owner", "owner", b"key", 30)
+    state.activate_node(node, 30)
+    run = state.create_run(None, None, None, {}, NOOP_FEDERATION_ID, None, None, TaskType.SERVER_APP)
+
+    def send():
+        with flower_internals.task_identity(run, SUPERLINK_NODE_ID):
+            message = Message(RecordDict(), dst_node_id=node, message_type="train")
+            flower_internals.set_message_id(message, message.object_id)
+        assert state.store_message_ins(message)
+        return message
+
+    def reply(message, *, complete):
+        with flower_internals.task_identity(run, node):
+            answer = Message(RecordDict({"note": ConfigRecord({"round": 1})}), reply_to=message)
+            flower_internals.set_message_id(answer, answer.object_id)
+        assert state.store_message_res(answer)
+        objects = get_all_nested_objects(answer)
+        state.object_store.preregister(run, get_object_tree(answer))
+        for object_id, part in list(objects.items())[: None if complete else 1]:
+            state.object_store.put(object_id, part.deflate())
+
+    return SimpleNamespace(
+        send=send,
+        reply=reply,
+        leave=lambda: state.deactivate_node(node),
+        pull=lambda message: state.get_message_res({message.metadata.message_id}, run),
+        nodes=lambda: state.get_nodes(run),
+    )
+
+
+def test_a_reply_counts_although_its_node_has_left(link_state):
+    message = link_state.send()
+    link_state.reply(message, complete=True)
+    link_state.leave()
+    time.sleep(0.001)
+    (reply,) = link_state.pull(message)
+    assert reply.content["note"]["round"] == 1
+    assert link_state.nodes() == set()
+
+
+@pytest.mark.parametrize("part", ["nothing", "half"])
+def test_a_node_that_left_before_its_reply_was_there_is_gone(link_state, part):
+    message = link_state.send()
+    if part == "half":
+        link_state.reply(message, complete=False)
+    link_state.leave()
+    time.sleep(0.001)
+    (reply,) = link_state.pull(message)
+    assert reply.error.code == ErrorCode.NODE_UNAVAILABLE
+
+
+def test_flower_pauses_with_the_clock_that_is_replaced():
+    assert "time.sleep(3)" in inspect.getsource(start_client_internal.start_client_internal)
+    assert start_client_internal.__dict__["time"] is time
+
+
+def test_the_clock_never_sleeps_long_and_tells_the_time(monkeypatch):
+    slept = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    clock = flower_programs.CappedSleepClock()
+    clock.sleep(3)
+    clock.sleep(0.1)
+    assert slept == [flower_programs.MAX_SLEEP, 0.1]
+    assert clock.monotonic is time.monotonic
+
+
+def test_apps_are_started_by_the_names_that_the_fork_servers_take():
+    assert TASK_TYPE_TO_COMMAND[TaskType.CLIENT_APP] in flower_programs.CLIENT_APP
+    assert TASK_TYPE_TO_COMMAND[TaskType.SERVER_APP] in flower_programs.SERVER_APP
+    for module in (start_client_internal, import_module("flwr.superlink.cli.flower_superlink")):
+        assert 'command = ["flower-superexec"]' in inspect.getsource(module)
+    for commands in (flower_programs.SUPEREXEC, flower_programs.CLIENT_APP, flower_programs.SERVER_APP):
+        for name, entry in commands.items():
+            (script,) = entry_points(group="console_scripts", name=name)
+            module, _, function = entry.partition(":")
+            assert getattr(import_module(module), function) is script.load()
