@@ -17,7 +17,6 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
-from torch import nn
 
 from fedlab import __version__
 from fedlab.comm.grid import PartitionGrid
@@ -41,6 +40,10 @@ from fedlab.runs.metrics import MetricTable, mean_over
 from fedlab.seeds import deterministic, seeded, turns
 from fedlab.server.budget import Budget
 from fedlab.server.early_stop import EarlyStop
+from fedlab.server.global_model import global_model
+from fedlab.server.phase_clock import PhaseClock
+from fedlab.server.round_record import failures, traffic
+from fedlab.server.run_trackers import open_trackers
 from fedlab.strategies import validation
 from fedlab.strategies.agreement import Agreement
 from fedlab.strategies.protocol import (
@@ -52,12 +55,9 @@ from fedlab.strategies.protocol import (
     RUN,
     StrategySpec,
     client_metrics,
-    load,
 )
-from fedlab.trackers.opening import Trackers, tracker_names
-from fedlab.trackers.tracker import RunFacts
 from fedlab.training import resolve_device
-from fedlab.workload import SupportsScoring, Workload, blank_model
+from fedlab.workload import SupportsScoring, Workload
 
 MAX_NOTE = 500  # characters of a client's note that are logged
 
@@ -126,9 +126,9 @@ class RoundLoop:
         self.train_sampler, self.evaluate_sampler = samplers(
             self.workload, config, secret=account is not None and account.secret
         )
-        self.seconds: dict[str, float] = {}
+        self._clock = PhaseClock()
         self.round = 0
-        self._last_progress = self._measured = 0.0
+        self._last_progress = 0.0
 
     def run_rounds(self) -> None:
         """Run from the newest checkpoint, or from the start, to the last round."""
@@ -140,7 +140,7 @@ class RoundLoop:
         self.run.emit("connecting", clients=len(self.names if named is None else named))
         with seeded(self.config.run.seed, "roster"):
             self.grid.wait_for_clients(begin, self.config.comm.connect_timeout, named)
-        with self._trackers(checkpoint[0] if checkpoint else -1) as trackers:
+        with open_trackers(self.config, self.run, checkpoint[0] if checkpoint else -1, self._note) as trackers:
             if checkpoint:
                 arrays = self._restore(*checkpoint)
             else:
@@ -156,22 +156,6 @@ class RoundLoop:
                 arrays, stats = self._train(arrays)
                 trackers.add(self._finish_round(arrays, *self._evaluate(arrays), train=stats))
         self._finish(arrays)
-
-    def _trackers(self, after: int) -> Trackers:
-        run = self.config.run
-        facts = RunFacts(
-            self.run.path,
-            str(self.run.manifest().get("id", "")),
-            run.track_project,
-            run.track_group,
-            self.config.options(),
-            after,
-            len(self.names),
-        )
-        with seeded(run.seed, "trackers"):  # whatever they draw
-            return Trackers(
-                tracker_names(run.track), facts, lambda note: self.run.emit("note", round=self.round, note=note)
-            )
 
     def _restore(self, server_round: int, state: Mapping[str, Any]) -> ArrayRecord:
         """Go on from a checkpoint."""
@@ -209,8 +193,8 @@ class RoundLoop:
         seed_scope = seeded(self.config.run.seed, "initialise")
         with self._phase(phase), caching as cache, seed_scope:
             arrays = self.strategy.initialize()
-        self.seconds[phase] += cache.saved_seconds
-        self.budget.add(0, self.seconds)
+        self._clock.seconds[phase] += cache.saved_seconds
+        self.budget.add(0, self._clock.seconds)
         return arrays
 
     def _train(self, arrays: ArrayRecord) -> tuple[ArrayRecord, PhaseStats]:
@@ -227,7 +211,7 @@ class RoundLoop:
             deque(used, maxlen=0)  # a strategy may leave replies unread; failures are known only after the last
         stats = self.grid.stats
         self.budget.exhausted = self._exhausted()
-        self.budget.add(sum(stats.down.values()) + sum(stats.up.values()), self.seconds)
+        self.budget.add(sum(stats.down.values()) + sum(stats.up.values()), self._clock.seconds)
         return aggregated if aggregated is not None else arrays, stats
 
     def _ended_by(self) -> str:
@@ -328,30 +312,12 @@ class RoundLoop:
             "mean": mean,
             "server": dict(self.strategy.metrics()),
             "score": score,
-            "bytes": {
-                self.names[partition]: {
-                    "train_down": train.down.get(partition, 0),
-                    "train_up": train.up.get(partition, 0),
-                    "evaluate_down": evaluate.down.get(partition, 0),
-                    "evaluate_up": evaluate.up.get(partition, 0),
-                }
-                for partition in sorted(train.down.keys() | evaluate.down.keys())
-            },
-            "failures": [
-                {
-                    "client": self.names[failure.partition],
-                    "partition": failure.partition,
-                    "phase": phase,
-                    "kind": failure.kind,
-                    "reason": failure.reason.splitlines()[-1],
-                }
-                for phase, stats in (("clients", train), ("evaluate", evaluate))
-                for failure in stats.failures
-            ],
+            "bytes": traffic(self.names, train, evaluate),
+            "failures": failures(self.names, train, evaluate),
             "absent": [self.names[partition] for partition in self.grid.missing()],
             "notes": notes,
             "privacy": account.record() if (account := self.strategy.privacy()) else None,
-            "seconds": {phase: round(value, 4) for phase, value in self.seconds.items()},
+            "seconds": {phase: round(value, 4) for phase, value in self._clock.seconds.items()},
         }
         self.stop.add(record)
         self.run.log_round(record)
@@ -359,7 +325,7 @@ class RoundLoop:
             self._save_checkpoint(arrays)
         metrics = {"mean": mean, "clients": clients, "score": dict(score)}
         self.run.emit("round", round=self.round, rounds=self.config.run.rounds, **metrics)
-        self.seconds = {}
+        self._clock.reset()
         return record
 
     def _save_checkpoint(self, arrays: ArrayRecord) -> None:
@@ -380,7 +346,7 @@ class RoundLoop:
         run, found = self.config.run, dict[str, float]()
         tested = self.config.server.evaluate and self._is_due(run.evaluate_every)
         scored = isinstance(self.workload, SupportsScoring) and self._is_due(run.sample_every)
-        if (tested or scored) and (model := self._global_model(arrays)) is not None:
+        if (tested or scored) and (model := global_model(self.config, arrays)) is not None:
             if tested:
                 with self._phase("test"), seeded(run.seed, "test", self.round):
                     found |= self.workload.evaluate(model, self.workload.data(None, "test"))
@@ -391,14 +357,6 @@ class RoundLoop:
                     self.run.save_image(name, self.round, png)
                 found |= score.metrics
         return found
-
-    def _global_model(self, arrays: ArrayRecord) -> nn.Module | None:
-        """Return the workload's model with the global arrays; None where they are something else."""
-        model = blank_model(self.workload)
-        state = tensors_of(arrays)
-        if state.keys() != model.state_dict().keys():
-            return None
-        return load(model, state, resolve_device(self.config.run.device)).eval()
 
     def _config(self) -> ConfigRecord:
         """Return the config of a message; the strategy puts in the round."""
@@ -413,22 +371,14 @@ class RoundLoop:
         with self._clock(name):
             yield
 
-    @contextmanager
-    def _clock(self, name: str) -> Iterator[None]:
-        """Add the time of the body to a phase, and take it from the phases around it."""
-        started, before = time.monotonic(), self._measured
-        try:
-            yield
-        finally:
-            spent = time.monotonic() - started
-            inner, self._measured = self._measured - before, before + spent
-            self.seconds[name] = self.seconds.get(name, 0.0) + spent - inner
-
     def _progress(self, phase: str, done: int, total: int) -> None:
         """Report progress of long server work, ten times a second at most."""
         if done == total or time.monotonic() - self._last_progress > 0.1:
             self._last_progress = time.monotonic()
             self.run.emit("progress", round=self.round, phase=phase, done=done, total=total)
+
+    def _note(self, text: str) -> None:
+        self.run.emit("note", round=self.round, note=text)
 
     def _note_of(self, reply: Message) -> None:
         """Report what a process of this machine says about how its clients are trained."""
