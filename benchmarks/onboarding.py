@@ -2,7 +2,7 @@
 
     python -m benchmarks.onboarding                       # seeds 0 to 4; an hour and more on two cores, resumable
     python -m benchmarks.onboarding --seeds 0 --late-joiners usps --against global random
-    python -m benchmarks.onboarding --arrival             # every start, on arrival alone: three rounds a late joiner
+    python -m benchmarks.onboarding --when-joining             # every start when joining, three rounds a late joiner
 
 The rounds before it joins are done once for all starts, the pre-training once for all late joiners.
 """
@@ -50,7 +50,7 @@ STARTS: Mapping[str, Mapping[str, Value]] = {
     "agreement": {"dualadapt.late_joiner_init": "agreement"},
     "no onboarding": {"dualadapt.onboarding": 0},
 }
-ARRIVAL = ("global", "balanced", "agreement", "nearest", "random")  # starts whose worth on arrival is computed
+WHEN_JOINING = ("global", "balanced", "agreement", "nearest", "random")  # starts whose worth when joining is computed
 
 
 def one_late_joiner(overrides: Mapping[str, Value], starts: list[str], runs: Path) -> dict[str, Any]:
@@ -84,8 +84,8 @@ def heads(result: Result) -> dict[str, tuple[float, float]]:
 
 
 @torch.no_grad()
-def arrival(overrides: Mapping[str, Value], runs: Path) -> dict[str, float]:
-    """Accuracy on arrival in percent by start, F_g and the initial head averaged; ``random`` is the mean over heads."""
+def when_joining(overrides: Mapping[str, Value], runs: Path) -> dict[str, float]:
+    """Accuracy in percent when joining by start, F_g and initial head averaged; ``random`` is the mean over heads."""
     result = cells.one_run(PRESET, {**overrides, "rounds": JOIN_ROUND, "checkpoint.keep": 1000}, runs)
     config, device = load_config(result.config), resolve_device("cpu")
     workload, options = config.workload, config.strategy
@@ -115,10 +115,12 @@ def arrival(overrides: Mapping[str, Value], runs: Path) -> dict[str, float]:
     return {start: 100 * float(np.mean(values)) for start, values in worth.items()}
 
 
-def show_arrivals(found: Mapping[tuple[str, int], Mapping[str, float]], names: list[str], seeds: list[int]) -> None:
-    """Print the accuracy on arrival by start, and the differences to the global head."""
-    values = {start: np.array([[found[name, seed][start] for name in names] for seed in seeds]) for start in ARRIVAL}
-    table = cells.table(f"accuracy on arrival in percent, seeds {seeds}", ("", *names, "mean"))
+def show_when_joining(found: Mapping[tuple[str, int], Mapping[str, float]], names: list[str], seeds: list[int]) -> None:
+    """Print the accuracy when joining by start, and the differences to the global head."""
+    values = {
+        start: np.array([[found[name, seed][start] for name in names] for seed in seeds]) for start in WHEN_JOINING
+    }
+    table = cells.table(f"accuracy when joining in percent, seeds {seeds}", ("", *names, "mean"))
     for start, each in values.items():
         table.add_row(start, *map(cells.spread, np.column_stack([each, each.mean(1)]).T))
     table.add_section()
@@ -141,7 +143,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--late-joiners", nargs="+", default=["usps", "mnist_m", "optdigits", "synthdigits"])
     others = [start for start in STARTS if start != REFERENCE]
     parser.add_argument("--against", nargs="+", default=others, choices=others, help="other starts than the nearest")
-    parser.add_argument("--arrival", action="store_true", help="every start on arrival, and nothing after it")
+    parser.add_argument("--when-joining", action="store_true", help="every start when joining, and nothing after it")
     options = parser.parse_args()
     options.starts = [REFERENCE, *options.against]
     return options
@@ -160,13 +162,13 @@ def main() -> None:
         for name in options.late_joiners:
             for seed in options.seeds:
                 overrides = {**shared, "rounds": ROUNDS, "join_rounds": f"{name}={JOIN_ROUND}", "seed": seed}
-                if options.arrival:
-                    waiting[name, seed] = pool.submit(arrival, overrides, options.runs)
+                if options.when_joining:
+                    waiting[name, seed] = pool.submit(when_joining, overrides, options.runs)
                 else:
                     waiting[name, seed] = pool.submit(one_late_joiner, overrides, options.starts, options.runs)
         found = {key: future.result() for key, future in waiting.items()}
-    if options.arrival:
-        show_arrivals(found, options.late_joiners, options.seeds)
+    if options.when_joining:
+        show_when_joining(found, options.late_joiners, options.seeds)
         return
     console = Console(width=140)
     for metric in ("average", "local"):

@@ -52,7 +52,7 @@ def balanced(head: nn.Module, z: Tensor) -> nn.Module:
     shifted, mean = deepcopy(head), probabilities(head, z).mean(0)
     layers = [layer for layer in shifted.modules() if isinstance(layer, nn.Linear)]
     if layers and layers[-1].bias is not None and len(layers[-1].bias) == len(mean):
-        layers[-1].bias -= mean.clamp_min(1e-6).log()
+        layers[-1].bias.sub_(mean.clamp_min(1e-6).log())
     return shifted
 
 
