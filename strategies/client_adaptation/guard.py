@@ -2,8 +2,9 @@
 
 The new G is kept if it passes two tests:
 
-- **Agreement**: enough examples keep the class that the old G gives them. New labels are spread from what the old G
-  knows; where few of its own survive, it knew too little for that.
+- **Agreement**: the new G gives enough examples the class that the old G gives them, and the pseudo-label that training
+  began with; the mean of both fractions. Where the old G knows little, few of its own labels survive. Pseudo-labels
+  that do not fit the images are not learned from random views of them, and are replaced by others on the way.
 - **Information**: the mutual information between predictions for two random views of one example (Ji et al., Invariant
   Information Clustering, ICCV 2019) did not fall. It is 0 for constant or random predictions, and log(classes) for
   certain and balanced ones that do not depend on the view. This finds a G that has collapsed, and not one that is
@@ -24,14 +25,20 @@ BATCH = 500  # examples per forward pass without gradients
 
 GUARD_METRICS = (
     Metric("adapted", "new G kept", order=AUXILIARY_ORDER, role="auxiliary"),
-    Metric("agreement", "labels that stayed", order=AUXILIARY_ORDER, role="auxiliary"),
+    Metric("agreement", "agreement with old labels", order=AUXILIARY_ORDER, role="auxiliary"),
     Metric("information_old", "information between views, old G", order=AUXILIARY_ORDER, role="auxiliary"),
     Metric("information_new", "information between views, new G", order=AUXILIARY_ORDER, role="auxiliary"),
 )
 
 
 def choose(
-    old: nn.Module, new: nn.Module, head: nn.Module, client: Client, min_agreement: float, guard: bool = True
+    old: nn.Module,
+    new: nn.Module,
+    head: nn.Module,
+    client: Client,
+    labels: Tensor,
+    min_agreement: float,
+    guard: bool = True,
 ) -> Adapted:
     """Return the new G, or the client's as it was sent, with the numbers by which it was chosen.
 
@@ -43,14 +50,19 @@ def choose(
         F.
     client
         Data and views to look at.
+    labels
+        Pseudo-labels (examples,) that training began with.
     min_agreement
-        Least fraction of the examples that keep their class.
+        Least agreement, the mean of two fractions of the examples: those that keep the class that the old G gives
+        them, and those to which the new G gives their pseudo-label.
     guard
         False: return the new G whatever the numbers.
     """
     before, after = (view_information(features, head, client) for features in (old, new))
-    labels = [probabilities(head, encode(features, client.data, client.device)).argmax(1) for features in (old, new)]
-    agreement = float((labels[0] == labels[1]).double().mean())
+    known, classes = (
+        probabilities(head, encode(features, client.data, client.device)).argmax(1) for features in (old, new)
+    )
+    agreement = float(torch.stack([classes == known, classes == labels]).double().mean())
     keep = not guard or (agreement >= min_agreement and after >= before)
     report = {
         "adapted": float(keep),

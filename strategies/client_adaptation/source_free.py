@@ -74,7 +74,7 @@ class Options:
     )
     guard: bool = Field(True, description="keep the G that was sent where the new one looks worse without a label")
     min_agreement: float = Field(
-        0.6, ge=0, le=1, description="of the guard: least fraction of examples that keep the class of the old G"
+        0.74, ge=0, le=1, description="of the guard: least agreement of the new G with classes known before"
     )
 
 
@@ -85,21 +85,23 @@ def adapt(client: Client, options: Options) -> Adapted:
     head = client.frozen_head()
     old = client.trainable_features()
     adapt_batchnorm(old, data, options.bn_images, options.bn_adaptation, client.device)  # line 1
-    new = train_features(deepcopy(old), head, client, options)
-    return choose(old.requires_grad_(False).eval(), new, head, client, options.min_agreement, options.guard)
+    first = label(old, head, client, options)
+    new = train_features(deepcopy(old), head, client, options, first)
+    old.requires_grad_(False).eval()
+    return choose(old, new, head, client, first.classes, options.min_agreement, options.guard)
 
 
-def train_features(features: nn.Module, head: nn.Module, client: Client, options: Options) -> nn.Module:
-    """Run lines 2 to 9 on G in place and return it, in evaluation mode."""
+def train_features(
+    features: nn.Module, head: nn.Module, client: Client, options: Options, labels: PseudoLabels
+) -> nn.Module:
+    """Run lines 2 to 9 on G in place, from labels that it made before, and return it in evaluation mode."""
     teacher = deepcopy(features).requires_grad_(False)
-    optimizer = Adam(features.parameters(), options.learning_rate, options.weight_decay)
-    labels, done = PseudoLabels.empty(), 0
+    optimizer, done = Adam(features.parameters(), options.learning_rate, options.weight_decay), 0
 
     def loss() -> Tensor:
         nonlocal labels, done
-        if done % options.label_every == 0:
-            if done:  # line 3
-                adapt_batchnorm(teacher, client.data, options.bn_images, 1.0, client.device)
+        if done and done % options.label_every == 0:
+            adapt_batchnorm(teacher, client.data, options.bn_images, 1.0, client.device)  # line 3
             labels = label(teacher, head, client, options)
         optimizer.learning_rate = options.learning_rate * cosine_factor(0.0, done + 1, options.steps + 1)
         done += 1
@@ -127,11 +129,6 @@ class PseudoLabels:
 
     classes: Tensor
     weights: Tensor
-
-    @classmethod
-    def empty(cls) -> PseudoLabels:
-        """Return labels of no example."""
-        return cls(torch.empty(0, dtype=torch.long), torch.empty(0))
 
 
 @torch.no_grad()

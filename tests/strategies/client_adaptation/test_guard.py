@@ -44,18 +44,20 @@ def test_information_by_hand():
 
 def test_a_model_that_has_collapsed_is_not_kept_unless_the_guard_is_off():
     good, bad = nn.Identity(), Constant()
-    guarded, unguarded = (choose(good, bad, HEAD, client(), 0.0, guard) for guard in (True, False))
+    labels = torch.arange(4).repeat(5)
+    guarded, unguarded = (choose(good, bad, HEAD, client(), labels, 0.0, guard) for guard in (True, False))
     assert guarded.features is SENT
     assert guarded.report["adapted"] == 0.0
     assert unguarded.features is bad
-    assert unguarded.report["agreement"] == pytest.approx(0.25)
-    assert choose(bad, good, HEAD, client(), 0.0).features is good
+    assert unguarded.report["agreement"] == pytest.approx(0.25)  # with the old model's classes and with the labels
+    assert choose(bad, good, HEAD, client(), labels, 0.0).features is good
 
 
-@pytest.mark.parametrize(("min_agreement", "kept"), [(0.2, True), (0.3, False)])
-def test_a_model_that_changes_too_many_classes_is_not_kept(min_agreement, kept):
-    old, new = Constant(), nn.Identity()  # a quarter of the examples are of the first class
-    found = choose(old, new, HEAD, client(), min_agreement)
-    assert found.report["agreement"] == pytest.approx(0.25)
+@pytest.mark.parametrize(("min_agreement", "kept"), [(0.6, True), (0.65, False)])
+def test_a_model_that_agrees_too_little_with_old_classes_and_first_labels_is_not_kept(min_agreement, kept):
+    old, new = Constant(), nn.Identity()  # a quarter of the examples are of the first class, so keep theirs
+    labels = torch.arange(4).repeat(5)
+    found = choose(old, new, HEAD, client(), labels, min_agreement)
+    assert found.report["agreement"] == pytest.approx((0.25 + 1) / 2)
     assert found.features is (new if kept else SENT)
     assert found.report["adapted"] == float(kept)

@@ -19,7 +19,7 @@ from tables import put
 from toy import SPEC, Blobs, write_preset
 
 WORKLOAD = Blobs(domains="a,b,c")
-SHORT = {"source_free.steps": 3, "source_free.batch_size": 8}
+SHORT = {"source_free.steps": 3, "source_free.batch_size": 8, "source_free.min_agreement": 0.0}
 PAIRS = [("source_free", "source_only", {}), ("dualadapt", "dualadapt", {"dualadapt.client_adapt": "source_free"})]
 
 
@@ -49,7 +49,7 @@ def test_the_run_is_that_without_adaptation_and_each_client_has_a_model_more(rec
 
 def test_a_client_whose_new_model_is_not_kept_predicts_as_without_adaptation(record):
     _, directory = record(
-        "source_free", **SHORT, **{"source_free.min_agreement": 1.0, "source_free.learning_rate": 1.0}
+        "source_free", **{**SHORT, "source_free.min_agreement": 1.0, "source_free.learning_rate": 1.0}
     )
     for metrics in directory.rounds()[2]["clients"].values():
         assert metrics["adapted"] == 0.0
