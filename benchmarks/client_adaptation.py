@@ -72,6 +72,7 @@ ROWS: Mapping[str, Row] = {
     "dualadapt_source_free": Row("DualAdapt, then source_free", "dualadapt", ADAPTED, preset="dualadapt-digits"),
     "cheap_source_free": Row("the same, no server discrepancy", "dualadapt", CHEAP, preset="dualadapt-digits"),
     "shot": Row("SHOT, 10 epochs", "shot", {"shot.epochs": 10.0}),
+    "shot_published": Row("SHOT, 30 epochs as published", "shot", {}),
     "adacontrast": Row("AdaContrast", "adacontrast", {}),
     "fed_shot": Row("SHOT, averaged every round", "fed_shot", {}, "accuracy", "dualadapt-digits"),
     "fed_adacontrast": Row("AdaContrast, averaged every round", "fed_adacontrast", {}, "accuracy", "dualadapt-digits"),
