@@ -55,7 +55,7 @@ class Options:
     bn_images: int = Field(1000, ge=2, description="images of a client that these statistics are taken from")
     onboarding: int = Field(2, ge=0, description="rounds in which only late joiners and the server adapt; 0: none")
     late_joiner_init: Literal["nearest", "global", "random", "fresh", "balanced", "agreement"] = Field(
-        "nearest",
+        "agreement",
         description="initial head of a late joiner: that of the client whose mixture is nearest to its own, the global "
         "head, that of a client drawn at random, fresh weights, the global head balanced over its classes, or the head "
         "that agrees most with its propagated labels",

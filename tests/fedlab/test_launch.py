@@ -551,7 +551,7 @@ LATE = {"blobs.domains": "near,far,late", "join_rounds": "late=3", "rounds": 6}
 
 
 def test_a_late_joiner_sends_its_mixture_first_then_adapts_alone_then_all_go_on(tmp_path):
-    result = run(tmp_path, **LATE)
+    result = run(tmp_path, **LATE, **{"dualadapt.late_joiner_init": "nearest"})
     rounds = result.rounds
     trained = [{name for name, sent in record["bytes"].items() if sent["train_up"]} for record in rounds]
     known = {"near", "far"}
