@@ -1,21 +1,23 @@
 """The cost of local privacy: accuracy by epsilon and by the number of examples that a client has.
 
     python -m benchmarks.privacy                                        # minutes on one core
-    python -m benchmarks.privacy --examples 300 --epsilon off none 8 --draws 10
+    python -m benchmarks.privacy --examples 300 --epsilon none 8 --mechanisms moments --draws 10
 
 One round of the preset's clients after the server's pre-training, each with a random part of its domain's training
 images; the same model, images and test sets for every line. Set FEDLAB_DATA to a folder of whole sets, or no client has
 6,000 images. Epsilon is that of each example over a run of as many rounds as the preset has, at delta 1e-5: the noise
-is that of one of these rounds. *off* is DualAdapt's upload as it is; *none* goes through class moments without noise,
-so that it shows what the detour costs by itself. Accuracy is that of F_g and F_l together (``average``) on the clients'
-test images, in percent, mean over clients; F_g alone is printed below the table.
+is that of one of these rounds. *off* is DualAdapt's upload as it is. *moments* and *gradients* are the values of
+``dualadapt.local_privacy``; *none* goes the same way without noise, so that it shows what the detour costs by itself
+(of gradients: clipping, samples, and labels of F_g's own). Accuracy is that of F_g and F_l together (``average``) on
+the clients' test images, in percent, mean over clients; F_g alone is in the last line.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,20 +25,20 @@ import torch
 from rich.console import Console
 
 from benchmarks import cells
-from benchmarks.membership import CPU, DELTA, PRESET, Public, public_model
+from benchmarks.membership import CPU, PRESET, Public, public_model
 from fedlab import launch
 from fedlab.config.presets import parse_overrides
 from fedlab.config.schema import Config
 from fedlab.data.dataset import ArrayDataset
 from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
 from fedlab.models.feature_classifier import EnsembleHead, features_of
-from fedlab.privacy.accounting import Release, noise_multiplier
+from fedlab.privacy.accounting import Release
 from fedlab.seeds import deterministic, seeded
-from fedlab.strategies.dualadapt.client import client_features
-from fedlab.strategies.dualadapt.local_head import adapt_head
-from fedlab.strategies.dualadapt.private import release_features
+from fedlab.strategies.dualadapt.client import HeadWork, client_features, protected, run
+from fedlab.strategies.dualadapt.private import release_of
 from fedlab.strategies.protocol import load
 
+MECHANISMS = ("moments", "gradients")
 NOISELESS = 1e-6  # a noise multiplier without effect
 
 
@@ -63,18 +65,26 @@ def client_of(config: Config, partition: int, images: ArrayDataset, state: dict[
     return Client(plain, own, ArrayDataset({"x": encode(features_of(model), test, CPU), "y": test.columns["y"]}))
 
 
-def accuracies(config: Config, client: Client, public: Public, epsilons: Sequence[str]) -> list[float]:
-    """Percent of the test images that F_g and F_l together classify, by epsilon; F_g alone last."""
+def release_for(config: Config, mechanism: str, epsilon: str) -> Release:
+    """Return what a client releases in a round by one mechanism; without noise if ``epsilon`` is none."""
+    budget = replace(config.dp, max_epsilon=8.0 if epsilon == "none" else float(epsilon))
+    found = release_of(replace(config, dp=budget, strategy=replace(config.strategy, local_privacy=mechanism)))
+    assert found is not None
+    if epsilon != "none":
+        return found
+    return replace(found, noise_multiplier=NOISELESS, gradient_noise=NOISELESS)
+
+
+def accuracies(config: Config, client: Client, public: Public, releases: Sequence[Release | None]) -> list[float]:
+    """Percent of the test images that F_g and F_l together classify, by release; F_g alone last."""
     found = []
-    for epsilon in epsilons:
-        z, targets = client.own, None
-        if epsilon != "off":
-            noise = NOISELESS if epsilon == "none" else noise_multiplier(float(epsilon), DELTA, config.run.rounds)
-            made = release_features(client.plain, [public.head], public.source, Release(noise), secret=False)
-            z, targets = made.features, made.targets
-        local = adapt_head(
-            public.head, z, public.source, public.quantiles, config.strategy, config.client, targets=targets
-        )[0]
+    for release in releases:
+        own = client.own if release is None else client.plain
+        work = HeadWork(public.head, own, public.source, public.quantiles, config.strategy, config.client)
+        if release is not None:
+            work = protected(work, client.plain, release, secret=False)
+        local = run(work).local
+        assert local is not None
         found.append(config.workload.evaluate(EnsembleHead(public.head, local), client.test)["accuracy"])
     found.append(config.workload.evaluate(public.head, client.test)["accuracy"])
     return [100 * value for value in found]
@@ -85,14 +95,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="key=value of the run")
     parser.add_argument("--examples", type=int, nargs="+", default=[300, 1000, 6000])
-    parser.add_argument("--epsilon", nargs="+", default=["off", "none", "8", "3", "1"], help="off, none, or numbers")
+    parser.add_argument("--epsilon", nargs="+", default=["none", "8", "3", "1"], help="none, or numbers")
+    parser.add_argument("--mechanisms", nargs="+", default=list(MECHANISMS), choices=MECHANISMS)
     parser.add_argument("--draws", type=int, default=3, help="random parts of a client's images, each with its noise")
     parser.add_argument("--runs", type=Path, default=Path("runs/tables"), help="where the pre-training is kept")
     options = parser.parse_args()
     config = launch.resolve_config(
         PRESET, {"threads": 1, "dualadapt.source_only_twin": False, **parse_overrides(options.overrides)}
     )
-    lines = (*options.epsilon, "F_g alone")
+    private = list(itertools.product(options.mechanisms, options.epsilon))
+    releases = [None, *(release_for(config, *one) for one in private)]
+    lines = ("off", *(" ".join(one) for one in private), "F_g alone")
     table = cells.table(
         f"accuracy in percent, mean of {options.draws} draws",
         ("epsilon", *(f"{n:,} examples" for n in options.examples)),
@@ -109,7 +122,7 @@ def main() -> None:
                     with seeded(config.run.seed, "privacy", count, draw, partition):
                         images = whole.select(torch.randperm(len(whole))[:count])
                         client = client_of(config, partition, images, state)
-                        by_client.append(accuracies(config, client, public, options.epsilon))
+                        by_client.append(accuracies(config, client, public, releases))
                 draws.append(np.mean(by_client, 0))
             columns.append(np.array(draws))  # (draws, lines)
     for number, line in enumerate(lines):

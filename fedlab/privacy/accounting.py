@@ -2,21 +2,27 @@
 
 Costs are computed by Google's `dp-accounting`, which Flower's extra ``flwr[dp]`` installs. Gaussian releases of all
 members compose to one Gaussian release, whose epsilon is exact. Where each release is of a secret random sample, Renyi
-differential privacy gives a second upper bound, and the smaller one counts.
+differential privacy gives a second upper bound, and the smaller one counts. Gradients of Poisson samples (DP-SGD) are
+composed as distributions of the privacy loss, rounded up.
 
 **Source**: Balle and Wang, Improving the Gaussian Mechanism, ICML 2018, theorem 8; Dong et al., Gaussian Differential
-Privacy, 2022, corollary 3.3; Wang et al., Subsampled Renyi Differential Privacy, AISTATS 2019.
+Privacy, 2022, corollary 3.3; Wang et al., Subsampled Renyi Differential Privacy, AISTATS 2019; Doroshenko et al.,
+Connect the Dots: Tighter Discrete Approximations of Privacy Loss Distributions, PoPETs 2022.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
 from fedlab.config.run_options import PrivacyConfig
+from fedlab.errors import ConfigError
+
+LOSS_INTERVAL = 1e-3  # to which privacy losses are rounded up
+PRECISION = 1e-3  # of a noise multiplier that is searched for
 
 Unit = Literal["client", "example"]  # what is protected: all of a client's data, or one example of it
 
@@ -31,11 +37,39 @@ class Release:
         Standard deviation of the noise, in units of the largest change that one member can make.
     sampled, population
         Size of the secret random sample that took part and of what it was drawn from; equal: all took part.
+    steps, rate, gradient_noise
+        Number of noised sums of gradients that are released besides; the probability with which each member takes part
+        in one of them, in secret; and the noise multiplier of each.
     """
 
     noise_multiplier: float
     sampled: int = 1
     population: int = 1
+    steps: int = 0
+    rate: float = 1.0
+    gradient_noise: float = 0.0
+
+    @classmethod
+    def of_mapping(cls, row: Mapping[str, Any]) -> Release:
+        """Return a release from plain JSON; parts that it does not name have their defaults.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            When it names no noise, or a part is no number.
+        """
+        counts = {name: int(row[name]) for name in ("sampled", "population", "steps") if name in row}
+        return cls(
+            float(row["noise_multiplier"]),
+            **counts,
+            rate=float(row.get("rate", 1.0)),
+            gradient_noise=float(row.get("gradient_noise", 0.0)),
+        )
+
+    @property
+    def has_noise(self) -> bool:
+        """True if nothing is released without noise."""
+        return bool(self.noise_multiplier and (self.gradient_noise or not self.steps))
 
 
 class PrivacyAccount:
@@ -94,19 +128,17 @@ class PrivacyAccount:
             "releases": self.count,
         }
 
-    def state(self) -> list[list[float]]:
-        """Return the releases as rows of numbers, for a checkpoint."""
-        return [[*astuple(release), count] for release, count in self.releases.items()]
+    def state(self) -> list[dict[str, float]]:
+        """Return the releases as plain JSON, for a checkpoint."""
+        return [{**asdict(release), "count": count} for release, count in self.releases.items()]
 
-    def restore(self, state: list[list[float]]) -> None:
+    def restore(self, state: list[dict[str, float]]) -> None:
         """Restore the releases, and with secret noise count one more.
 
         The round that was under way when the run stopped may have been released already, and noise that is drawn anew
         is another release of the same data. Seeded noise repeats the one that was made.
         """
-        self.releases = {
-            Release(z, int(sampled), int(population)): int(count) for z, sampled, population, count in state
-        }
+        self.releases = {Release.of_mapping(row): int(row["count"]) for row in state}
         if self.secret:
             self.spend()
 
@@ -124,7 +156,7 @@ def describe(record: Mapping[str, Any]) -> str:
 
 def epsilon(releases: Mapping[Release, int], delta: float) -> float:
     """Return the epsilon at ``delta`` of releases, each with its number; infinite if one is without noise."""
-    if any(not release.noise_multiplier for release in releases):
+    if not all(release.has_noise for release in releases):
         return math.inf
     return _epsilon(tuple(releases.items()), delta)
 
@@ -137,6 +169,13 @@ def _epsilon(releases: tuple[tuple[Release, int], ...], delta: float) -> float:
 
     together = sum(count / release.noise_multiplier**2 for release, count in releases) ** -0.5
     everybody = float(dp.get_epsilon_gaussian(together, delta))
+    if any(release.steps for release, _ in releases):
+        lossy = dp.pld.PLDAccountant(value_discretization_interval=LOSS_INTERVAL)
+        lossy.compose(dp.GaussianDpEvent(together))
+        for release, count in ((one, count) for one, count in releases if one.steps):
+            step = dp.PoissonSampledDpEvent(release.rate, dp.GaussianDpEvent(release.gradient_noise))
+            lossy.compose(step, release.steps * count)
+        return float(lossy.get_epsilon(delta))
     if all(release.sampled == release.population for release, _ in releases):
         return everybody
     sampled = dp.rdp.RdpAccountant(neighboring_relation=dp.NeighboringRelation.REPLACE_ONE)
@@ -153,3 +192,29 @@ def noise_multiplier(limit: float, delta: float, releases: int) -> float:
     import dp_accounting as dp
 
     return float(dp.get_sigma_gaussian(limit, delta)) * math.sqrt(releases) * (1 + 1e-9)
+
+
+@cache
+def gradient_noise(limit: float, delta: float, releases: int, release: Release) -> float:
+    """Return about the smallest noise of the gradients with which ``releases`` of ``release`` cost at most ``limit``.
+
+    Raises
+    ------
+    ConfigError
+        When the budget does not allow the rest of the release.
+    """
+
+    def fits(noise: float) -> bool:
+        return epsilon({replace(release, gradient_noise=noise): releases}, delta) <= limit
+
+    if epsilon({replace(release, steps=0): releases}, delta) >= limit:
+        raise ConfigError(
+            f"dp.max_epsilon={limit:g} is spent before any gradient; give less noise to it, or more epsilon"
+        )
+    least, most = 0.5, 1.0
+    while not fits(most):
+        least, most = most, 2 * most
+    while most > least * (1 + PRECISION):
+        middle = math.sqrt(least * most)
+        least, most = (least, middle) if fits(middle) else (middle, most)
+    return most

@@ -1,4 +1,4 @@
-"""Gaussian noise for differential privacy, from the operating system's entropy or from a named stream.
+"""Gaussian noise and samples for differential privacy, from the operating system's entropy or from a named stream.
 
 **Source**: Holohan and Braghin, Secure Random Sampling in Differential Privacy, ESORICS 2021: one Gaussian in floating
 point can be told from the value that it was added to by its last bits (Mironov, CCS 2012); a sum of four, over two,
@@ -37,6 +37,18 @@ def gaussian_noise(shape: Sequence[int], stdv: float, *, secret: bool) -> Tensor
     count = int(np.prod(shape, dtype=np.int64))
     summed = _secret_normals(SUMMANDS * count).reshape(SUMMANDS, count).sum(0) / np.sqrt(SUMMANDS)
     return torch.as_tensor(stdv * summed).reshape(tuple(shape))
+
+
+def poisson_sample(members: int, rate: float, *, secret: bool) -> Tensor:
+    """Return the indices of a sample in which each of ``members`` is with probability ``rate``, independently.
+
+    ``secret`` is as in :func:`gaussian_noise`: whoever knows who was drawn knows more than the account says.
+    """
+    uniform = np.asarray(np.random.random(members), dtype=np.float64)
+    if secret:
+        raw = np.frombuffer(secrets.token_bytes(8 * members), dtype=np.uint64)
+        uniform = (raw >> np.uint64(64 - BITS)).astype(np.float64) * 2.0**-BITS  # in [0, 1)
+    return torch.as_tensor(np.flatnonzero(uniform < rate))
 
 
 def _secret_normals(count: int) -> NDArray[np.float64]:

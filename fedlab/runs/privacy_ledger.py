@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class PrivacyLedger:
             return {}
         try:
             rows = json.loads(self.path.read_text(encoding="utf-8"))["releases"]
-            return {Release(float(row["noise_multiplier"])): int(row["count"]) for row in rows}
+            return {Release.of_mapping(row): int(row["count"]) for row in rows}
         except (ValueError, KeyError, TypeError):
             raise ConfigError(
                 f"{self.path} is damaged, so what this client has spent of its privacy is unknown; restore the file, "
@@ -79,7 +79,7 @@ class PrivacyLedger:
         if not self.limit or config.plugins["strategy"].spec.upload == "nothing":
             return
         allowed = f"this client's owner allows epsilon {self.limit:g} at delta {DELTA:g} in all (`--max-epsilon`)"
-        if release is None or not release.noise_multiplier:
+        if release is None or not release.has_noise:
             raise ConfigError(
                 f"{allowed}, and strategy {config.run.strategy!r} with the options of this run sends what it learns "
                 "from the client's data without noise of the client's own; dualadapt.local_privacy=moments adds it"
@@ -94,7 +94,7 @@ class PrivacyLedger:
         """Write down one more release; return the epsilon of all of them."""
         cost, releases = self._cost(release), self.releases()
         releases[release] = releases.get(release, 0) + 1
-        rows = [{"noise_multiplier": one.noise_multiplier, "count": count} for one, count in releases.items()]
+        rows = [{**asdict(one), "count": count} for one, count in releases.items()]
         content = {"delta": DELTA, "epsilon": cost, "releases": rows}
         write_atomically(self.path, json.dumps(content, indent=2).encode() + b"\n")
         self.path.chmod(0o600)

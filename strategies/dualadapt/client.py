@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -15,10 +15,12 @@ from fedlab.losses.discrepancy import discrepancy
 from fedlab.models import gaussian_mixture
 from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
 from fedlab.models.feature_classifier import features_of, head_of, probabilities, subsample_rows
+from fedlab.privacy.accounting import Release
 from fedlab.strategies.dualadapt.initial_head import initial_head
 from fedlab.strategies.dualadapt.local_head import adapt_head, fit_mixture
 from fedlab.strategies.dualadapt.mixtures import read_mixture, upload
-from fedlab.strategies.dualadapt.private import release_of, synthesize
+from fedlab.strategies.dualadapt.private import plain_features, release_features, release_of
+from fedlab.strategies.dualadapt.private_head import fit_private_head
 from fedlab.strategies.dualadapt.shared import BATCH, CANDIDATE, HEAD, MIXTURE, ONLY_MIXTURE, START, Options
 from fedlab.strategies.protocol import (
     CONFIG,
@@ -58,6 +60,8 @@ class HeadWork:
         True if the server asks a late joiner for W_T, and for its initial head where the client chooses it.
     candidates
         Heads of known clients that it may choose.
+    local
+        F_l, if it is fitted already.
     """
 
     head: nn.Module
@@ -71,6 +75,12 @@ class HeadWork:
     examples: int = 0
     only_mixture: bool = False
     candidates: tuple[nn.Module, ...] = ()
+    local: nn.Module | None = None
+
+    @property
+    def needs_head(self) -> bool:
+        """True if F_l is to be fitted."""
+        return self.local is None and not self.only_mixture
 
     @property
     def device(self) -> torch.device:
@@ -85,7 +95,7 @@ class HeadWork:
 
 @dataclass(frozen=True, eq=False)
 class HeadResult:
-    """F_l (of a late joiner its initial head, None where the server chooses it), W_T, and the mean loss."""
+    """F_l (of a late joiner its initial head, None where the server chooses it), W_T, and the mean loss of steps."""
 
     local: nn.Module | None
     mixture: gaussian_mixture.GaussianMixture
@@ -118,30 +128,50 @@ def prepare(workload: Workload, message: Message, context: ClientContext) -> Hea
     start = None
     if START in message.content:
         start = load(deepcopy(head_of(model)), arrays_of(message.content, START), device)
-    targets, examples = None, len(data)
-    if release := release_of(context.config):
-        secret = context.config.secret_noise
-        synthetic = synthesize(model, data, source, release, secret=secret, device=device, start=start)
-        z, targets, examples = synthetic.features, synthetic.targets, synthetic.examples
-    else:
-        z = client_features(model, data, options, device)
-    return HeadWork(
-        head_of(model),
-        z,
+    candidates = tuple(
+        load(deepcopy(head_of(model)), arrays_of(message.content, name), device)
+        for name in message.content
+        if name.startswith(CANDIDATE)
+    )
+    head, asked, release = head_of(model), only_mixture(message.content), release_of(context.config)
+    work = HeadWork(
+        head,
+        torch.empty(0),
         source,
         quantiles,
         options,
         training,
         start,
-        targets,
-        examples,
-        only_mixture(message.content),
-        tuple(
-            load(deepcopy(head_of(model)), arrays_of(message.content, name), device)
-            for name in message.content
-            if name.startswith(CANDIDATE)
-        ),
+        only_mixture=asked,
+        candidates=candidates,
     )
+    if release is None:
+        return replace(work, z=client_features(model, data, options, device), examples=len(data))
+    return protected(work, plain_features(model, data, device), release, secret=context.config.secret_noise)
+
+
+def protected(work: HeadWork, z: Tensor, release: Release, *, secret: bool) -> HeadWork:
+    """Return the work with features that are made of noised moments of a client's own z (examples, width).
+
+    Where gradients are released, the head is fitted here, which is the only other part that reads z.
+    """
+    heads = [work.head, *([work.start] if work.start else [])]
+    made = release_features(z, heads, work.source, release, secret=secret)
+    local = None
+    if release.steps and not work.only_mixture:
+        local = fit_private_head(
+            work.head,
+            z,
+            work.source,
+            work.quantiles,
+            work.options,
+            work.training,
+            release,
+            examples=made.examples,
+            secret=secret,
+            start=work.start,
+        )
+    return replace(work, z=made.features, targets=made.targets, examples=made.examples, local=local)
 
 
 def run(work: HeadWork) -> HeadResult:
@@ -152,9 +182,9 @@ def run(work: HeadWork) -> HeadResult:
     RunError
         When the loss is not finite.
     """
-    if work.only_mixture:
+    if not work.needs_head:
         mixture = fit_mixture(work.z, work.source, work.options, work.training)
-        return HeadResult(first_head(work), mixture, None)
+        return HeadResult(work.local or first_head(work), mixture, None)
     return HeadResult(
         *adapt_head(
             work.head,

@@ -65,10 +65,11 @@ class LocalHeads:
         NotVectorizable
             When an operation of the head cannot be mapped over heads.
         """
-        if works[0].only_mixture:
+        if not works[0].needs_head:
             mixtures = _fit_mixtures(works, streams)
             return [
-                (HeadResult(first_head(work), mixture, None), []) for work, mixture in zip(works, mixtures, strict=True)
+                (HeadResult(work.local or first_head(work), mixture, None), [])
+                for work, mixture in zip(works, mixtures, strict=True)
             ]
         first = works[0]
         table = _Table(works, _columns(works))
@@ -98,7 +99,7 @@ class LocalHeads:
         """Return what stacked heads and mixtures, one optimizer and batches of one shape depend on."""
         targets = None if work.targets is None else (work.targets.dtype, work.targets.shape[1:])
         shapes = work.z.dtype, work.z.shape[1:], work.source.means.shape, targets
-        return repr((work.only_mixture, shapes, work.options, replace(work.training, steps=0)))
+        return repr((work.needs_head, shapes, work.options, replace(work.training, steps=0)))
 
     def subject(self, workload: Workload, work: HeadWork) -> str:
         """Return the workload, whose heads can or cannot be vectorized."""

@@ -2,7 +2,8 @@
 
 The client releases once a round: noised class moments of its features (``fedlab.models.class_moments``). Then it draws
 synthetic features from them, and everything that it sends is made of these as it is otherwise made of its own: head,
-mixture, quantiles, losses. So one epsilon covers all, and the server may be curious.
+mixture, quantiles, losses. So one epsilon covers all, and the server may be curious. With ``gradients`` the head is
+trained by DP-SGD on its own features (``private_head.py``), and the moments are for the rest.
 
 What one example changes is bounded because nothing before the noise looks at two examples: features are taken with the
 server's batch-norm statistics, labels are the global head's for each example alone, and all examples take part. So
@@ -17,7 +18,7 @@ covered; accuracies on a client's test data are not sent where noise is secret.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -28,14 +29,15 @@ from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError
 from fedlab.models import class_moments
 from fedlab.models.batchnorm_stats import encode
-from fedlab.models.feature_classifier import features_of, head_of, probabilities
+from fedlab.models.feature_classifier import features_of, probabilities
 from fedlab.models.gaussian_mixture import GaussianMixture
-from fedlab.privacy.accounting import PrivacyAccount, Release, noise_multiplier
+from fedlab.privacy.accounting import PrivacyAccount, Release, gradient_noise, noise_multiplier
 from fedlab.privacy.noise import gaussian_noise
 from fedlab.strategies.dualadapt.shared import BATCH, Options
 
 PUBLIC_ROWS = 5000  # features drawn from W_S, whose class moments are the public ones
 SYNTHETIC_ROWS = 300  # features of each class drawn from the noised moments
+MOMENTS_SHARE = 0.25  # of the squared signal that a budget allows: of the moments, beside gradients
 MIN_SIGNAL = 0.3  # of the moments, mean over classes; below it targets are the global head's probabilities
 
 
@@ -54,19 +56,32 @@ def release_of(config: Config) -> Release | None:
     Raises
     ------
     ConfigError
-        When neither the noise nor a budget that it could be computed from is given.
+        When neither the noise nor a budget that it could be computed from is given, or the number of steps of gradients
+        is not.
     """
     options: Options = config.strategy
     if options.local_privacy == "off":
         return None
-    if options.noise_multiplier:
-        return Release(options.noise_multiplier)
-    if not config.dp.max_epsilon:
+    if not (options.noise_multiplier or config.dp.max_epsilon):
         raise ConfigError(
             f"option 'dualadapt.local_privacy' is {options.local_privacy!r} and nothing says how much noise; set "
             "dp.max_epsilon, or dualadapt.noise_multiplier"
         )
-    return Release(noise_multiplier(config.dp.max_epsilon, config.dp.delta, config.run.rounds))
+    budget = config.dp.max_epsilon, config.dp.delta, config.run.rounds
+    if options.local_privacy == "moments":
+        return Release(options.noise_multiplier or noise_multiplier(*budget))
+    if config.client.epochs or not config.client.steps:
+        raise ConfigError(
+            "option 'dualadapt.local_privacy' is 'gradients', and the number of steps would depend on the number of "
+            "examples, which is private; give client.steps, and no client.epochs"
+        )
+    release = Release(
+        options.noise_multiplier or noise_multiplier(*budget) / MOMENTS_SHARE**0.5,
+        steps=config.client.steps,
+        rate=options.sampling_rate,
+        gradient_noise=options.noise_multiplier,
+    )
+    return release if options.noise_multiplier else replace(release, gradient_noise=gradient_noise(*budget, release))
 
 
 def account_of(config: Config) -> PrivacyAccount | None:
@@ -86,26 +101,8 @@ def account_of(config: Config) -> PrivacyAccount | None:
     return account
 
 
-def synthesize(
-    model: nn.Module,
-    data: ArrayDataset,
-    source: GaussianMixture,
-    release: Release,
-    *,
-    secret: bool,
-    device: torch.device,
-    start: nn.Module | None = None,
-) -> Synthetic:
-    """Release the noised class moments of a client's features, and return features drawn from them.
-
-    Parameters
-    ----------
-    model
-        G with the server's batch-norm statistics, and F_g.
-    source, release, secret
-        As in :func:`release_features`.
-    start
-        Initial head of a late joiner; labels are then those of F_g and this head averaged.
+def plain_features(model: nn.Module, data: ArrayDataset, device: torch.device) -> Tensor:
+    """Return a client's features (examples, width) under G with the server's batch-norm statistics.
 
     Raises
     ------
@@ -118,7 +115,7 @@ def synthesize(
             "option 'dualadapt.local_privacy' protects one row of features for each example, and this workload's "
             f"examples have {len(z) // len(data)} rows each; set it to off"
         )
-    return release_features(z, [head_of(model), *([start] if start else [])], source, release, secret=secret)
+    return z
 
 
 def release_features(
@@ -129,7 +126,7 @@ def release_features(
     Parameters
     ----------
     heads
-        Their mean probabilities label an example.
+        F_g, and the initial head of a late joiner if there is one; their mean probabilities label an example.
     source
         W_S, from which the public moments come.
     release

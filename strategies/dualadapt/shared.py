@@ -63,14 +63,20 @@ class Options:
     source_only_twin: bool = Field(
         True, description="train and test a source-only baseline as well, and after the last round test the last G"
     )
-    local_privacy: Literal["off", "moments"] = Field(
+    local_privacy: Literal["off", "moments", "gradients"] = Field(
         "off",
         description="moments: all that a client sends is made of noised class moments of its features, so that it is "
-        "differentially private for each example",
+        "differentially private for each example; gradients: its head is trained by DP-SGD instead",
     )
     noise_multiplier: NonNegativeFloat = Field(
         0.0,
-        description="noise on these moments, in units of what one example can change; 0: the least that dp.max_epsilon "
-        "allows over all rounds",
+        description="noise on these moments, and on the gradients of a step, in units of what one example can change; "
+        "0: the least that dp.max_epsilon allows over all rounds",
+    )
+    clip_norm: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="largest norm of an example's gradient (local_privacy=gradients)"
+    )
+    sampling_rate: float = Field(
+        0.1, gt=0, le=1, description="probability with which an example is in a step (local_privacy=gradients)"
     )
     client_adapt: ClientAdapt = OFF

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import dp_accounting
 import pytest
 from scipy.integrate import quad
 
@@ -51,6 +52,23 @@ def test_a_small_secret_sample_costs_less_and_a_large_one_never_more():
     everybody = epsilon({Release(4.0): 10}, DELTA)
     assert epsilon({Release(4.0, 10, 1000): 10}, DELTA) < everybody / 10
     assert epsilon({Release(4.0, 9, 10): 10}, DELTA) <= everybody
+
+
+def test_gradients_of_all_examples_cost_as_much_as_one_release_and_those_of_samples_less():
+    """T Gaussian sums with noise z are one with z / sqrt(T); a sample of 5 % costs a small part of that."""
+    everybody = epsilon({Release(1e6, steps=16, gradient_noise=8.0): 4}, DELTA)
+    assert everybody == pytest.approx(epsilon({Release(1.0): 1}, DELTA), rel=5e-3)
+    assert epsilon({Release(1e6, steps=16, rate=0.05, gradient_noise=8.0): 4}, DELTA) < everybody / 10
+    assert epsilon({Release(1.0, steps=1, gradient_noise=0.0): 1}, DELTA) == math.inf
+
+
+@pytest.mark.parametrize(("rate", "z", "steps"), [(0.1, 1.0, 200), (0.25, 2.0, 50)])
+def test_gradients_cost_less_than_renyi_s_bound_and_not_much_less(rate, z, steps):
+    bound = dp_accounting.rdp.RdpAccountant()
+    bound.compose(dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(z)), steps)
+    bound.compose(dp_accounting.GaussianDpEvent(3.0))
+    found = epsilon({Release(3.0, steps=steps, rate=rate, gradient_noise=z): 1}, DELTA)
+    assert 0.8 * bound.get_epsilon(DELTA) < found < bound.get_epsilon(DELTA)
 
 
 def test_the_least_noise_of_a_budget_spends_it():

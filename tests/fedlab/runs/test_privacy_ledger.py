@@ -22,7 +22,7 @@ def ledger(folder, limit=""):
 
 
 def test_releases_of_all_runs_add_up_and_survive_a_restart(tmp_path):
-    first, other = Release(2.0), Release(4.0)
+    first, other = Release(2.0), Release(4.0, steps=2, rate=0.1, gradient_noise=3.0)
     assert ledger(tmp_path).spend(first) == epsilon({first: 1}, DELTA)
     ledger(tmp_path).spend(first)
     assert ledger(tmp_path).spend(other) == epsilon({first: 2, other: 1}, DELTA)
@@ -57,6 +57,11 @@ def test_a_budget_refuses_what_is_not_protected(tmp_path, options, release, sent
 def test_what_sends_nothing_costs_nothing(tmp_path):
     run = registry.load_config({"workload": "digits", "strategy": "source_only"})
     ledger(tmp_path, "8").check(None, run)
+
+
+def test_a_ledger_of_before_there_were_gradients_is_read(tmp_path):
+    (tmp_path / LEDGER).write_text(json.dumps({"releases": [{"noise_multiplier": 2.0, "count": 3}]}))
+    assert ledger(tmp_path).releases() == {Release(2.0): 3}
 
 
 def test_a_damaged_ledger_allows_nothing(tmp_path):

@@ -105,6 +105,7 @@ def same(cohort, *names):
         {"ragged.head": "single"},
         {"ragged.head": "deep", "client.epochs": 3.0},
         {"dualadapt.local_privacy": "moments", "dualadapt.noise_multiplier": 0.5},
+        {"dualadapt.local_privacy": "gradients", "dualadapt.noise_multiplier": 0.5},
     ],
 )
 def test_a_round_is_the_loops(cohort, options):

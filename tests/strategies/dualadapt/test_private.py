@@ -4,62 +4,24 @@ from __future__ import annotations
 
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
-from fedlab import registry
 from fedlab.data.dataset import ArrayDataset
-from fedlab.engines import flower_internals
 from fedlab.errors import ConfigError
 from fedlab.models import class_moments, em
 from fedlab.models.batchnorm_stats import encode
 from fedlab.seeds import seeded
 from fedlab.strategies.dualadapt import private
-from fedlab.strategies.dualadapt.client import train
 from fedlab.strategies.dualadapt.evaluation import evaluate
-from fedlab.strategies.dualadapt.mixtures import upload
-from fedlab.strategies.protocol import ClientContext
+from private_replies import Swapped, arrays, asked, config, equal, reply
 from tables import server_strategy
-from toy import SMALL, Blobs, Net
+from toy import Blobs, Net
 
 CPU = torch.device("cpu")
 
 
-def config(**changes):
-    options = {"dualadapt.local_privacy": "moments", "dualadapt.noise_multiplier": 1.0, **changes}
-    return registry.load_config({**SMALL, "workload": "digits", "strategy": "dualadapt"}, options)
-
-
-class Swapped(Blobs):
-    """The same clients, one of them without its last example."""
-
-    def data(self, partition, split):
-        whole = super().data(partition, split)
-        return whole if partition is None else ArrayDataset({"x": whole.columns["x"][:-1]})
-
-
 @pytest.fixture
 def content():
-    with seeded("model"):
-        model, z = Net(), torch.randn(60, 8)
-        mixture = upload(em.fit(z, 2, variance_floor=1e-2), z)
-    arrays = ArrayRecord(model.state_dict())
-    return RecordDict({"arrays": arrays, "mixture": mixture, "config": ConfigRecord({"server-round": 1})})
-
-
-def reply(content, workload=None, seed=0, function=train, **changes):
-    identity = flower_internals.TaskIdentity
-    identity.run_id, identity.node_id, identity.task_id = 1, 1, 1
-    with seeded("client", seed):
-        message = Message(content, dst_node_id=1, message_type="train")
-        return function(workload or Blobs(), message, ClientContext(0, config(**changes)))
-
-
-def arrays(found):
-    return {name: found[name].to_torch_state_dict() for name in ("head", "mixture")}
-
-
-def equal(a, b):
-    return all(torch.equal(a[record][name], b[record][name]) for record in a for name in a[record])
+    return asked()
 
 
 def test_everything_that_is_sent_is_made_of_the_release(content, monkeypatch):
@@ -86,7 +48,8 @@ def test_the_release_reads_each_example_alone(monkeypatch):
     x = Blobs().data(0, "train").columns["x"]
     for part in (x, *x.split(1)):
         with seeded("release"):
-            private.synthesize(model, ArrayDataset({"x": part}), source, private.Release(1.0), secret=False, device=CPU)
+            z = private.plain_features(model, ArrayDataset({"x": part}), CPU)
+            private.release_features(z, [model.head], source, private.Release(1.0), secret=False)
     torch.testing.assert_close(released[0], torch.stack(released[1:]).sum(0), rtol=1e-5, atol=1e-5)
 
 
@@ -149,11 +112,10 @@ def test_examples_with_several_rows_are_refused(content):
     with seeded("model"):
         model = Net().eval()
     model.features.append(torch.nn.Unflatten(1, (2, 4))).append(torch.nn.Flatten(0, 1))
-    source = em.fit(torch.randn(60, 4), 2, variance_floor=1e-2)
     data = Blobs().data(0, "train")
     assert len(encode(model.features, data, CPU)) == 2 * len(data)
     with pytest.raises(ConfigError, match=r"examples have 2 rows each"):
-        private.synthesize(model, data, source, private.Release(1.0), secret=False, device=CPU)
+        private.plain_features(model, data, CPU)
 
 
 def test_the_account_is_in_the_checkpoint():
