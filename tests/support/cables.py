@@ -17,7 +17,8 @@ from pathlib import Path
 from fedlab.engines import processes
 
 # Passes bytes on between whoever connects and a server: what else is there between two machines. What a client sends
-# goes at the bytes a second that a file says, an empty one at full speed, and 0 not at all.
+# goes at the bytes a second that a file says, and what it gets at those of another; at full speed where that is empty,
+# and at 0 not at all.
 RELAY = """
 import asyncio, pathlib, sys
 
@@ -44,7 +45,7 @@ async def relay(reader, writer):
         there_reader, there_writer = await asyncio.open_connection(sys.argv[2], sys.argv[3])
     except OSError:
         return writer.close()
-    await asyncio.gather(pump(reader, there_writer, *sys.argv[4:]), pump(there_reader, writer))
+    await asyncio.gather(pump(reader, there_writer, sys.argv[4]), pump(there_reader, writer, sys.argv[5]))
 
 async def main():
     server = await asyncio.start_server(relay, "127.0.0.1", int(sys.argv[1]))
@@ -96,18 +97,18 @@ class Namespace:
 class Relay:
     """A process that passes on what a client and its server say to each other.
 
-    ``rate`` is a file of the bytes a second that pass from the client, see ``RELAY``.
+    ``up`` and ``down`` are files of the bytes a second that pass from the client and to it, see ``RELAY``.
     """
 
-    def __init__(self, rate: Path | None = None) -> None:
-        self.here, self.before, self.rate = processes.LOOPBACK, (), rate
+    def __init__(self, up: Path | None = None, down: Path | None = None) -> None:
+        self.here, self.before, self.rates = processes.LOOPBACK, (), (str(up or ""), str(down or ""))
         self.process: subprocess.Popen[bytes] | None = None
 
     def server(self, address: str) -> str:
         """Where the client finds the server that listens at an address."""
         host, _, port = address.rpartition(":")
         (own,) = processes.free_ports(1)
-        self.process = subprocess.Popen([sys.executable, "-c", RELAY, str(own), host, port, str(self.rate or "")])
+        self.process = subprocess.Popen([sys.executable, "-c", RELAY, str(own), host, port, *self.rates])
         return f"{processes.LOOPBACK}:{own}"
 
     def cut(self) -> None:
