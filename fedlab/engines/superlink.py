@@ -148,7 +148,7 @@ def follow(
             seen = True
         elif seen and (outcome := _outcome(link, run_id, wait=3.0)) is None:
             raise RunError(f"{process} died before the end (killed? out of memory?).\n{log_excerpt(link.log)}")
-        elif waited > START_LIMIT:
+        elif not seen and waited > START_LIMIT:
             raise RunError(f"{process} did not start within {START_LIMIT:g} s.\n{log_excerpt(link.log)}")
     if not outcome.completed:
         details = re.sub(r"^(Simulation|ServerApp) failed with exception: ", "", outcome.details) or "no reason given"

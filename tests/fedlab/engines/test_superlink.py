@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +19,24 @@ def test_a_superlink_that_cannot_start_says_why(tmp_path: Path) -> None:
         superlink.superlink(tmp_path, simulation=True, environment={"PYTHONPATH": "", "PYTHONHOME": str(tmp_path)}),
     ):
         pass
+
+
+def test_an_app_that_is_gone_before_the_end_of_its_output_is_seen_has_the_outcome_that_the_superlink_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended, seen = threading.Event(), [{1: "flwr-serverapp"}]
+    outcome = superlink.Outcome(True, "completed", "")
+    control = SimpleNamespace(stream_logs=lambda run: iter(ended.wait, True), outcome=lambda run: outcome)
+    link = SimpleNamespace(
+        control=control,
+        process=SimpleNamespace(poll=lambda: None),
+        log=tmp_path / "log",
+        environment={"FEDLAB_ENGINE": ""},
+    )
+    monkeypatch.setattr(superlink, "marked_processes", lambda marker: seen.pop() if seen else {})
+    monkeypatch.setattr(superlink, "START_LIMIT", 0.0)  # long over, as in any run of some minutes
+    superlink.follow(link, 1, process="flwr-serverapp", timeout=None)  # type: ignore[arg-type]
+    ended.set()
 
 
 @pytest.mark.engine
