@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -57,8 +58,9 @@ LIGHT: Mapping[str, Value] = {
     "comm.round_timeout": 120,
     "min_clients": 1,
 }
+EVERY = 20  # rounds between two lines
 WARM_UP = 0.2  # share of a soak's rounds before memory is compared
-TO_START, TO_ROUND = 300.0, 600.0  # seconds
+TO_START, TO_ROUND = 900.0, 900.0  # seconds
 
 
 @dataclass
@@ -87,6 +89,9 @@ class Server:
             if self.rounds() > len(self.samples):
                 last = time.monotonic()
                 self.samples.append((last, usage(self.process.pid)))
+                if len(self.samples) % EVERY == 0:
+                    total = sum(self.samples[-1][1].memory.values())
+                    print(f"round {len(self.samples) - 1}: {total:.0f} MB", flush=True)
             limit = TO_ROUND if self.samples else TO_START
             if (ended := self.process.poll() is not None) or time.monotonic() - last > limit:
                 said = (self.run.parent.parent / OUTPUT).read_text(errors="replace")[-3000:]
@@ -184,7 +189,7 @@ def load(console: Console, counts: list[int], rounds: int, overrides: Overrides,
 
 
 class Traffic:
-    """Clients that come and go: one event in a round or so, at any time of it; two are always there.
+    """Clients that come and go: one event in a round or so, at any time of it; the first client stays.
 
     Every client leaves with a word, is killed, or comes back.
     """
@@ -199,12 +204,12 @@ class Traffic:
         if time.monotonic() < self.due:
             return
         self.due = time.monotonic() + self.random.expovariate(1 / self.server.seconds)
-        client = self.random.choice(self.clients)
+        client = self.random.choice(self.clients[1:])
         if client.process is None:
             client.deregister()
             client.join()
             self.counts["came back"] += 1
-        elif sum(one.process is not None for one in self.clients) > 2:
+        else:
             killed = self.random.random() < 0.5
             client.kill() if killed else client.leave()
             self.counts["killed" if killed else "left"] += 1
@@ -220,8 +225,11 @@ def soak(console: Console, count: int, rounds: int, overrides: Overrides, scratc
             client.join()
         traffic = Traffic(server, clients, seed=0)
         server.follow(4)
-        server.follow(rounds + 1, traffic)
-        code = server.process.wait(120)
+        try:
+            server.follow(rounds + 1, traffic)
+        except RuntimeError as error:
+            console.print(str(error), markup=False)
+        rounds, code = len(server.samples) - 1, server.process.wait(120)
         logs = {name: (server.run / name).stat().st_size / 1000 for name in ("flower/flower.log", "events.jsonl")}
         records = read_lines(server.run / "metrics.jsonl")
         theirs = [(client.folder / LOG).stat().st_size / 1000 for client in clients]
@@ -257,6 +265,7 @@ def main() -> None:
     options = parser.parse_args()
     console, given = Console(width=120), parse_overrides(options.overrides)
     with warm() as scratch:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server and the clients end, too
         if options.soak:
             soak(console, (options.clients or [5])[0], options.rounds or 200, given, scratch)
         else:
