@@ -27,7 +27,7 @@ from fedlab.comm.tensors import content_bytes, tensor_record
 from fedlab.strategies.protocol import ARRAYS, EXAMPLES, METRICS, arrays_of, client_metrics
 
 FEWEST = 4  # clients without which there is no majority to compare with
-MAX_SHARE, MAX_CHANGE, MAX_STATISTICS, OPPOSED = 5.0, 2.0, 5.0, -0.1
+MAX_SHARE, MAX_CHANGE, MAX_STATISTICS, OPPOSED = 2.0, 2.0, 5.0, -0.1
 STATISTICS = "running_"  # begin of the last parts of the names of torch's batch-norm statistics
 MEGABYTE = 1_000_000
 
