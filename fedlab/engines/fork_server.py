@@ -28,7 +28,7 @@ PARENT_POLL_SECONDS = 0.5  # between two checks that the process that started th
 # Calls the function of a command where no fork server does.
 ALONE = """
 import sys
-from fedlab.engines.spec import load_reference
+from fedlab.references import load_reference
 
 name, entry, *arguments = sys.argv[1:]
 sys.argv[:] = [name, *arguments]

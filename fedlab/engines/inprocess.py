@@ -29,8 +29,9 @@ from fedlab.config.schema import Config
 from fedlab.engines.client_host import RUN_ID, ClientHost, node_partitions
 from fedlab.engines.flower_internals import Run, empty_run, set_message_id, task_identity
 from fedlab.engines.pool_worker import Setup
-from fedlab.engines.spec import Apps, flower_config, load_reference
+from fedlab.engines.spec import Apps, flower_config
 from fedlab.errors import RunError
+from fedlab.references import load_reference
 from fedlab.runs.directory import use_directory
 from fedlab.seeds import exclusive
 

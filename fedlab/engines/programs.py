@@ -17,7 +17,7 @@ from fedlab.engines import flower_programs as flower
 from fedlab.engines.flower_calls import limit_calls_at_a_time
 from fedlab.engines.fork_server import fork_server
 from fedlab.engines.socket_owner import take_own_connections_only
-from fedlab.engines.spec import load_reference
+from fedlab.references import load_reference
 
 CLIENT_MODULES = ("fedlab.client.app",)  # by name: an engine imports no app
 SERVER_MODULES = ("fedlab.server.app",)

@@ -18,7 +18,7 @@ from fedlab.errors import RunError
 
 PROGRAM = """
 import sys
-from fedlab.engines.spec import load_reference
+from fedlab.references import load_reference
 
 entry, control, *arguments = sys.argv[1:]
 load_reference(entry)(int(control), *arguments)

@@ -25,7 +25,6 @@ from fedlab.engines.flower_internals import task_identity
 from fedlab.engines.flower_servers import clients_in_order, watched_servers
 from fedlab.engines.inprocess import LocalGrid
 from fedlab.engines.pool_worker import Setup
-from fedlab.engines.spec import load_reference
 from fedlab.errors import ConfigError, FedlabError, RunError
 from fedlab.flower_apps.client import SeededClientApp, reproducible, worker_environment
 from fedlab.flower_apps.engine import AppEngine
@@ -35,6 +34,7 @@ from fedlab.flower_apps.loading import importable, load
 from fedlab.flower_apps.project import FlowerProject
 from fedlab.flower_apps.recorder import Recorder
 from fedlab.launch import Watch, no_progress, sigterm_as_interrupt, write_page
+from fedlab.references import load_reference
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.manifest import now
 from fedlab.runs.numerics import numerics

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from fedlab.config.schema import ClientConfig
+from fedlab.config.training_options import ClientConfig
 from fedlab.errors import ConfigError
 from fedlab.models import conformal
 from fedlab.models.gaussian_mixture import GaussianMixture
