@@ -180,7 +180,8 @@ def load(console: Console, counts: list[int], rounds: int, overrides: Overrides,
             f"{each:.0f}",
         )
         console.print(
-            f"{count} clients: {started:.0f} s until the end of round 1; a message {mean(per_message):.2f} CPU s; "
+            f"{count} clients: {started:.0f} s until the end of round 1; a round {server.seconds:.1f} s, "
+            f"{server.cpu:.2f} CPU s of the server; a message {mean(per_message):.2f} CPU s; "
             + ", ".join(f"{role} {value:.0f} MB" for role, value in roles.items())
         )
     console.print(table)
