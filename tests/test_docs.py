@@ -1,6 +1,7 @@
 """The pages: links lead somewhere, commands parse, and code is that of the repository.
 
-Commands are parsed with their options and presets, and not run: those of two tutorials are run by `test_tutorials.py`.
+Commands are parsed with their options and presets, and not run: that is done by `test_typed_commands.py` and, for two
+tutorials with their Python, by `test_tutorials.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The tutorials typed: their commands and their Python, in order, in an empty folder, made small by further options.
 
-`tests/test_docs.py` parses the commands of all other pages, down to the values of their options, and runs none of them.
+`tests/test_typed_commands.py` types those of all other pages, `tests/test_docs.py` parses the values of their options.
 The processes of the first deployment are those of `tests/fedlab/engines/test_grpc.py` and `tests/fedlab/deploy`.
 """
 
