@@ -47,7 +47,7 @@ class Actor:
 
 
 class Cluster:
-    """Ray's three functions that a pool calls, and the actors that were asked for; starts as planned, then at once."""
+    """Ray's functions that a pool calls, and the actors that were asked for; starts as planned, then at once."""
 
     def __init__(self, *starts):
         self.starts, self.numbers, self.created, self.killed = list(starts), count(), [], []
@@ -65,6 +65,10 @@ class Cluster:
     def get(reference):
         return reference.result(timeout=5)
 
+    @staticmethod
+    def available_resources():
+        return {"CPU": 9.0}
+
     def kill(self, actor):
         self.killed.append(actor.number)
 
@@ -80,7 +84,7 @@ def make(monkeypatch):
     def pool(number, *starts):
         cluster = Cluster(*starts)
         monkeypatch.setattr(ray_actors, "ray", cluster)
-        pools.append(ActorPool(cluster.create, number))
+        pools.append(ActorPool(cluster.create, number, 1.0, 0.0))
         return pools[-1], cluster, stopped
 
     yield pool
