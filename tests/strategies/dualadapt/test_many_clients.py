@@ -126,7 +126,7 @@ def test_late_joiners_start_from_their_heads_and_send_their_mixture_alone_when_a
             return {"config": ConfigRecord({"server-round": ROUND, ONLY_MIXTURE: True})}
         return {}
 
-    clients = cohort(extra, **{"client.epochs": 2.0})
+    clients = cohort(extra, **{"client.epochs": 2.0, "dualadapt.late_joiner_init": "nearest"})
     many, loop = clients.at_once(), clients.one_by_one()
     assert [HEAD in reply for reply in many] == [False, True, True, False]
     for reply, other in zip(many, loop, strict=True):
