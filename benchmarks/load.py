@@ -53,6 +53,7 @@ OUTPUT = "serve.out"
 LIGHT: Mapping[str, Value] = {
     "threads": 1,
     "data.max_examples": 400,
+    "data.partition": "balanced_dirichlet",  # which has examples for any number of clients
     "client.steps": 1,
     "client.batch_size": 8,
     "comm.round_timeout": 120,
