@@ -138,10 +138,9 @@ class Worker:
         self.host, self.together = make_host(setup), setup.vectorize > 0
 
     def serve(self) -> None:
-        """Answer tasks, one after another; clients take turns on the random generators, which nobody else uses."""
-        with turns():
-            while True:
-                self._answer(self.connection.recv())
+        """Answer tasks, one after another."""
+        while True:
+            self._answer(self.connection.recv())
 
     def _answer(self, task: Task) -> None:
         for number in task.forget:
@@ -241,7 +240,8 @@ def _run_worker(descriptor: int) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        Worker(Connection(descriptor), client_host).serve()
+        with turns():  # the clients of this process alone use its random generators
+            Worker(Connection(descriptor), client_host).serve()
     except (EOFError, ConnectionError):
         status = 0
     finally:
