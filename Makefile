@@ -4,12 +4,12 @@ BIN := .venv/bin
 # Bytecode is written as modules are imported: compiling all of torch and Ray takes longer than the rest.
 INSTALL := $(BIN)/python -m pip install --no-compile --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test test-containers pytest coverage check docs install clean
+.PHONY: demo test test-containers test-commands pytest coverage check docs install clean
 
 demo: .venv/.user
 	$(BIN)/fedlab run dualadapt-digits
 
-PYTEST := $(BIN)/python -m pytest -m 'not gpu and not paper and not container' --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 20
+PYTEST := $(BIN)/python -m pytest -m 'not gpu and not paper and not container and not typed' --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 20
 
 # Types are checked on one core, while the tests wait for one another's processes.
 test: .venv/.developer
@@ -21,6 +21,9 @@ pytest: .venv/.developer
 # The image, built and run by podman; some minutes the first time. FEDLAB_TORCH_INDEX: index of torch's builds for CPUs.
 test-containers: .venv/.developer
 	$(BIN)/python -m pytest -m container --numprocesses 0 -rs tests/test_containers.py
+
+test-commands: .venv/.developer
+	$(BIN)/python -m pytest -m typed --numprocesses 0
 
 # On its own: counting lines makes the tests half as slow again.
 coverage: .venv/.developer

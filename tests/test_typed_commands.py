@@ -30,8 +30,8 @@ from fedlab.comparison import spec
 from fedlab.comparison.flower_plan import is_app
 from fedlab.config.presets import parse_overrides
 
-pytestmark = pytest.mark.engine
-
+# Pages whose commands train networks of minutes even when they are made small: `make test-commands`.
+MODELS = ("diffusion", "graphnvp", "mixer", "mpgvae", "score", "segmentation", "startup")
 TUTORIALS = ("first-simulation", "first-comparison")
 MOST_VARIANTS = 3  # of a comparison that is run; a larger one is a measurement, whose options `test_docs.py` resolves
 
@@ -85,7 +85,7 @@ REASONS: list[tuple[str, str, Callable[[Line], bool]]] = [
     (r"^tensorboard ", "starts a server", covered("fedlab/trackers/test_tensorboard.py")),
     (r"python -m |python scripts/", "takes minutes to hours", starts),
     (r"^pytest -m gpu", "needs a GPU", covered("benchmarks/gpu")),
-    (r"^docker compose", "needs Docker", covered("test_compose.py")),
+    (r"^docker compose|^export FEDLAB_TORCH_INDEX", "needs Docker", covered("test_compose.py")),
     (
         r"^useradd|^/opt|^install |^chown|^printf|^cp |^system|^journal",
         "changes a machine",
@@ -177,7 +177,14 @@ def typist(tmp_path_factory):
     return Typist(tmp_path_factory.mktemp("typed"))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.stem not in TUTORIALS], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=page.stem, marks=pytest.mark.typed if page.stem in MODELS else pytest.mark.engine)
+        for page in PAGES
+        if page.stem not in TUTORIALS
+    ],
+)
 def test_every_command_is_typed_or_has_a_reason(page, typist, monkeypatch):
     block = -1
     for line in lines(page):

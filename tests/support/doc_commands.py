@@ -65,6 +65,9 @@ def shrunk(words: list[str]) -> list[str]:
         if method in text:
             least |= [option.split("=")]
     own = {"rounds"} if "join_rounds" in text else set()  # a late joiner needs its own
+    if "lr_schedule=step" in text:
+        least |= {"rounds": 2}
+        words = [re.sub(r"lr_step_rounds=\d+", "lr_step_rounds=1", word) for word in words]
     words = [word for word in words if word.partition("=")[0] not in ALWAYS - own]
     named = {word.partition("=")[0] for word in words} | own
     named |= {key for key in least if f":{key}=" in text}  # of one variant
