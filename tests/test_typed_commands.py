@@ -79,7 +79,11 @@ FEWER = {"FILES": "scan.png", "rounds=20": "rounds=2", "rounds=50": "rounds=3"}
 
 # What is not typed: a pattern, the reason, and a check that the reason holds.
 REASONS: list[tuple[str, str, Callable[[Line], bool]]] = [
-    (r"python3 -m venv|^(\.venv/bin/|/opt/fedlab/bin/)?pip install|^source ", "installs packages", names_extras),
+    (
+        r"python3 -m venv|^(\.venv/bin/|/opt/fedlab/bin/)?pip install|^source |^apt-get ",
+        "installs packages",
+        names_extras,
+    ),
     (r"^make ", "installs packages", is_a_target),
     (r"^git clone", "needs the network", covered("fedlab/flower_apps")),
     (r"^tensorboard ", "starts a server", covered("fedlab/trackers/test_tensorboard.py")),
