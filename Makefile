@@ -23,7 +23,7 @@ test-containers: .venv/.developer
 	$(BIN)/python -m pytest -m container --numprocesses 0 -rs tests/test_containers.py
 
 test-commands: .venv/.developer
-	$(BIN)/python -m pytest -m typed --numprocesses 0
+	$(BIN)/python -m pytest -m 'engine or typed' --numprocesses 0 tests/test_typed_commands.py
 
 # On its own: counting lines makes the tests half as slow again.
 coverage: .venv/.developer

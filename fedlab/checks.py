@@ -226,7 +226,7 @@ def check_server_data(config: Config) -> None:
 
 def _who_needs_server_data(config: Config, error: str) -> str:
     name, steps = config.run.strategy, config.server.pretrain_steps
-    if "server.steps" not in config.plugins["strategy"].spec.ignores:
+    if "server.lr_schedule" not in config.plugins["strategy"].spec.ignores:  # it takes steps in rounds
         return (
             f"strategy {name!r} trains on labeled examples of the server: {error}, or set server.pretrain_steps=0 and "
             "a strategy without steps on the server, for example strategy=fedavg where clients have labels"

@@ -7,6 +7,7 @@ The two tutorials that are typed in their own order, with their Python, are in `
 from __future__ import annotations
 
 import argparse
+import importlib
 import itertools
 import math
 import re
@@ -30,8 +31,8 @@ from fedlab.comparison import spec
 from fedlab.comparison.flower_plan import is_app
 from fedlab.config.presets import parse_overrides
 
-# Pages whose commands train networks of minutes even when they are made small: `make test-commands`.
-MODELS = ("diffusion", "graphnvp", "mixer", "mpgvae", "score", "segmentation", "startup")
+# Pages whose commands take long even when they are made small: `make test-commands`.
+LONG = ("comparison", "diffusion", "graphnvp", "mixer", "mpgvae", "score", "segmentation", "startup")
 TUTORIALS = ("first-simulation", "first-comparison")
 MOST_VARIANTS = 3  # of a comparison that is run; a larger one is a measurement, whose options `test_docs.py` resolves
 
@@ -178,13 +179,20 @@ def variants(words: list[str]) -> int:
 
 @pytest.fixture(scope="module")
 def typist(tmp_path_factory):
-    return Typist(tmp_path_factory.mktemp("typed"))
+    """One who types; what pages let this process import is forgotten afterwards."""
+    search_path, folder = sys.path.copy(), tmp_path_factory.mktemp("typed")
+    yield Typist(folder)
+    sys.path[:] = search_path
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(folder)):
+            del sys.modules[name]
+    importlib.invalidate_caches()
 
 
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, id=page.stem, marks=pytest.mark.typed if page.stem in MODELS else pytest.mark.engine)
+        pytest.param(page, id=page.stem, marks=pytest.mark.typed if page.stem in LONG else pytest.mark.engine)
         for page in PAGES
         if page.stem not in TUTORIALS
     ],

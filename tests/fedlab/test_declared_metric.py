@@ -49,7 +49,7 @@ def test_a_new_metric_needs_one_declaration(tmp_path, monkeypatch):
     assert (comparison.metric, comparison.more_is_better) == ("energy", False)
     table = (tmp_path / "out" / "table.md").read_text()
     assert "energy used in kcal, lower is better, after the last round" in table
-    assert "| strategy | energy used ↓ |" in table and "Until energy used is 1e+06 kcal" in table
+    assert "| variant | energy used ↓ |" in table and "Until energy used is 1e+06 kcal" in table
     page = Page((tmp_path / "out" / "report.html").read_text())
     assert page.tables[0][0][1] == "energy used ↓"
     assert "has the best energy used" in "".join(page.text)

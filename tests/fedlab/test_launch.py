@@ -168,11 +168,11 @@ while True:
 @pytest.mark.engine
 @pytest.mark.parametrize("strategy", ["dualadapt", "fedprox"])
 def test_killed_at_any_moment_it_resumes_to_the_same_bits(tmp_path, strategy):
-    """SIGKILL at every seventh write of the run directory, in every round and phase, half a line on the disk."""
+    """SIGKILL at every fifth write of the run directory, in every round and phase, half a line on the disk."""
     labeled = {"blobs.client_labels": strategy == "fedprox"}
     preset = toy.write_preset(tmp_path, strategy=strategy, rounds=3, **labeled)
     expected = fedlab.run(preset, runs=tmp_path / "whole")
-    script = KILL.format(tests=str(SUPPORT), preset=preset, runs=tmp_path / "runs", stride=7)
+    script = KILL.format(tests=str(SUPPORT), preset=preset, runs=tmp_path / "runs", stride=5)
     script = script.replace("PosixPath", "__import__('pathlib').PosixPath")
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert output.returncode == 0, output.stderr

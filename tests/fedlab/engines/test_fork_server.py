@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fedlab.engines import flower_internals, programs
+from fedlab.engines import flower_programs, programs
 from fedlab.engines.flower_limits import ForeignBundle
 from fedlab.engines.spec import load_reference
 from waiting import wait_until
@@ -143,5 +143,5 @@ def test_the_client_s_command_checks_the_bundle_wherever_it_is_called(monkeypatc
     for entry in programs.CLIENT.values():
         with pytest.raises(ForeignBundle):
             load_reference(entry)()
-    assert programs.CLIENT.keys() == flower_internals.CLIENT_APP.keys() and not ran
+    assert programs.CLIENT.keys() == flower_programs.CLIENT_APP.keys() and not ran
     assert "refused: the server sent a bundle" in capfd.readouterr().err

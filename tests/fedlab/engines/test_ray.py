@@ -141,7 +141,7 @@ def test_a_failed_run_says_why(apps: Apps, tmp_path: Path) -> None:
 def test_a_run_whose_process_is_killed_has_failed(apps: Apps, tmp_path: Path) -> None:
     def kill(printed: str) -> None:
         if "awake" in printed:
-            for pid in [pid for pid, command in left().items() if "bin/flwr-simulation" in command]:
+            for pid in [pid for pid, command in left().items() if "\0flwr-simulation\0" in command]:
                 os.kill(pid, signal.SIGKILL)
 
     config = configuration(tmp_path / "out.json", sleep=60.0)

@@ -43,7 +43,7 @@ def _trackers(monkeypatch):
     SEEN.clear()
     put(monkeypatch, "workload", "blobs", toy.SPEC)
     for name, package in (("recorder", "json"), ("closed", "json"), ("missing", "no_such_package")):
-        row = TrackerRow(f"{__name__}:{name.title()}", package, "open it")
+        row = TrackerRow(f"{__name__}:{name.title()}", package, "RECORDER_", "open it")
         monkeypatch.setitem(TRACKERS, name, row)
 
 

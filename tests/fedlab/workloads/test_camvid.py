@@ -194,7 +194,7 @@ def test_a_drive_can_be_shared_in_stretches_of_time():
     [
         ({"targets": "dsuk"}, "unknown drive 'dsuk' in option 'camvid.targets'; did you mean 'dusk'"),
         ({"source": "day_0006"}, "unknown drive 'day_0006' in option 'camvid.source'; did you mean 'day_0006R0'"),
-        ({"targets": " , "}, "option 'camvid.targets' is ' , '; name at least one drive"),
+        ({"targets": " , "}, "option 'camvid.targets': ' , ' names nothing"),
         ({"source": ""}, "option 'camvid.source' is ''; name at least one drive"),
         ({"targets": "dusk,day_0016E5"}, "the views of 'day_0016E5' appear twice"),
         ({"targets": "dark_0006R0"}, "the views of 'day_0006R0' appear twice.*each drive has one owner"),

@@ -366,7 +366,7 @@ def test_metrics_do_not_depend_on_the_batches_of_evaluation():
         ({"targets": "mine"}, "unknown digit domain 'mine'; .* brings its own images is written '@mine'"),
         ({"source": "@mine"}, "unknown digit domain '@mine'"),
         ({"targets": ""}, "option 'digits.targets' is empty; name at least one domain"),
-        ({"targets": " , "}, "option 'digits.targets' is empty"),
+        ({"targets": " , "}, "option 'digits.targets': ' , ' names nothing"),
     ],
 )
 def test_domains_that_cannot_be_are_refused(options, sentence):
