@@ -36,6 +36,7 @@ from fedlab.engines.processes import (
     start,
     stop,
 )
+from fedlab.environment import with_environment
 from fedlab.errors import ConfigError, RunError
 from fedlab.files import LOCK_FILE, LogTail, directory_lock, limit_log, truncate_torn_line
 from fedlab.runs.client_store import EVENTS, STATE_DIR_KEY
@@ -253,7 +254,7 @@ class _Supervisor:
                 from fedlab.engines.flower_programs import deactivate_node
 
                 key = credentials.client_key(folder, self.options.client)
-                with proxies.variables_set(proxies.grpc_variables(parse_address(self.options.address)[0])):
+                with with_environment(proxies.grpc_variables(parse_address(self.options.address)[0])):
                     deactivate_node(self.options.address, folder / "ca.crt", key, node)
         self.connected_file.unlink(missing_ok=True)
 

@@ -12,8 +12,7 @@ import base64
 import ipaddress
 import os
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -143,21 +142,6 @@ def grpc_variables(host: str) -> dict[str, str]:
         return {"grpc_proxy": ""}  # set, and so the only one that gRPC looks at
     # gRPC reads its own exceptions instead of no_proxy, which was seen to here.
     return {"grpc_proxy": proxy.url.geturl(), "no_grpc_proxy": "localhost,127.0.0.1"}
-
-
-@contextmanager
-def variables_set(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables of this process while the context lasts."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def is_loopback(host: str) -> bool:

@@ -18,6 +18,7 @@ from fedlab.deploy import provision, proxies
 from fedlab.deploy.probe import probe_server
 from fedlab.engines import processes
 from fedlab.engines.flower_control import Control
+from fedlab.environment import with_environment
 from tunnels import tunnel_proxy
 
 NAMES = (*proxies.VARIABLES, "HTTP_PROXY", "no_proxy", "NO_PROXY", "no_grpc_proxy")
@@ -127,11 +128,11 @@ def test_grpc_goes_the_way_of_the_probe(certs, port, free):
         )
         assert ran.returncode == 0, ran.stderr
 
-    with tunnel_proxy() as proxy, proxies.variables_set({"HTTPS_PROXY": proxy.url, "no_proxy": "localhost"}):
+    with tunnel_proxy() as proxy, with_environment({"HTTPS_PROXY": proxy.url, "no_proxy": "localhost"}):
         reach("lab.invalid")
         assert len(proxy.requests) == 1
     assert "HTTPS_PROXY" not in os.environ
-    with proxies.variables_set({"https_proxy": f"http://127.0.0.1:{free}"}):
+    with with_environment({"https_proxy": f"http://127.0.0.1:{free}"}):
         reach("localhost")
 
 
