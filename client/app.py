@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
@@ -263,6 +264,9 @@ def _answer_many(messages: Sequence[Message], contexts: Sequence[Context]) -> li
 def _clients_at_once(train_many: ManyClientsFn, message: Message, who: ClientContext, config: Config) -> int:
     """Return how many clients train at once: as many as asked for, or as suit the device.
 
+    The memory is that of the client of partition 0, whoever asks: so all processes of a run find the same number, and
+    a run's bits do not depend on which of them gets which clients.
+
     Parameters
     ----------
     config
@@ -277,7 +281,7 @@ def _clients_at_once(train_many: ManyClientsFn, message: Message, who: ClientCon
     if key not in _at_once:
         _at_once.clear()
         try:
-            memory = train_many.memory(who.config.workload, message, who)
+            memory = train_many.memory(who.config.workload, message, replace(who, partition=0))
         except NotVectorizable:  # which the training says again, and trains one after another
             _at_once[key] = MANY
         except Exception:  # of this client alone, which the training names; another one may tell

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from fedlab.errors import ConfigError
 
 USABLE = 0.7  # fraction of the free memory that a batch of clients may take
 # Beyond this a CPU gains nothing: stacked weights leave its cache, and a batched operation waits for memory.
-CPU_BYTES = 64 * 2**20
+CPU_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,10 @@ def check_batch(clients: int, memory: ClientMemory, device: torch.device, free: 
 
 
 def measure(device: torch.device, step: Callable[[], object]) -> int:
-    """Return the peak of memory during a training step, in bytes.
+    """Return the peak of memory during training steps, in bytes.
 
-    On a GPU its allocator tells. On a CPU what autograd keeps for the backward pass is counted, twice, since gradients
-    of activations take as much; weights are the caller's to add.
+    On a GPU its allocator tells. On a CPU what autograd keeps at a time for the backward pass is counted, twice, since
+    gradients of activations take as much; weights are the caller's to add.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -90,13 +91,42 @@ def measure(device: torch.device, step: Callable[[], object]) -> int:
         step()
         torch.cuda.synchronize(device)
         return int(torch.cuda.max_memory_allocated(device) - before)
-    kept: dict[int, int] = {}
-
-    def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+    kept = _KeptBytes()
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: _Kept(kept, tensor), lambda held: held.tensor):
         step()
-    return 2 * sum(kept.values())
+    return 2 * kept.most
+
+
+class _KeptBytes:
+    """Bytes of all storages that autograd keeps, now and at most.
+
+    A storage that is given back may have its address used again, so sums over all that was ever kept would depend on
+    the allocator, and with them the number of clients at once and a run's bits.
+    """
+
+    def __init__(self) -> None:
+        self.uses: Counter[int] = Counter()
+        self.now = self.most = 0
+
+    def add(self, address: int, size: int) -> None:
+        if not self.uses[address]:
+            self.now += size
+            self.most = max(self.most, self.now)
+        self.uses[address] += 1
+
+    def remove(self, address: int, size: int) -> None:
+        self.uses[address] -= 1
+        if not self.uses[address]:
+            self.now -= size
+
+
+class _Kept:
+    """A tensor that autograd keeps; it counts until autograd drops it."""
+
+    def __init__(self, kept: _KeptBytes, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        self.kept, self.tensor, self.storage = kept, tensor, (storage.data_ptr(), storage.nbytes())
+        kept.add(*self.storage)
+
+    def __del__(self) -> None:
+        self.kept.remove(*self.storage)

@@ -7,8 +7,10 @@ import torch
 
 from fedlab import registry
 from fedlab.checks import check_participation
+from fedlab.client import app
 from fedlab.errors import ConfigError
 from fedlab.runs.directory import RunDirectory
+from fedlab.strategies.vectorized import ManyClients
 from tables import lead, put
 from toy import SMALL, SPEC
 
@@ -52,6 +54,20 @@ def test_a_round_is_that_of_one_client_after_another(federate, strategy, vectori
 
 def test_it_gives_the_same_bits_twice(federate):
     assert federate(vectorize="3").manifest()["weights_sha256"] == federate(vectorize="3").manifest()["weights_sha256"]
+
+
+def test_every_process_asks_the_same_client_how_many_fit(federate, tmp_path, monkeypatch):
+    asked, memory = [], ManyClients.memory
+
+    def spy(self, workload, message, context):
+        asked.append(context.partition)
+        return memory(self, workload, message, context)
+
+    monkeypatch.setattr(ManyClients, "memory", spy)
+    monkeypatch.setattr(app, "_at_once", {})
+    (tmp_path / "clients.txt").write_text("d, e\n")
+    federate(vectorize="auto", schedule=str(tmp_path / "clients.txt"))
+    assert asked == [0]
 
 
 @pytest.mark.parametrize("broken", [0, 2])

@@ -36,3 +36,19 @@ def test_more_than_fits_is_refused_with_what_would_fit():
 def test_what_autograd_keeps_is_counted_twice():
     model, x = nn.Linear(4, 3), torch.rand(5, 4)
     assert measure(CPU, lambda: (model(x) ** 2).sum()) == 2 * 4 * (5 * 4 + 5 * 3)  # x, and what is squared
+
+
+def test_what_a_step_keeps_counts_until_the_step_ends():
+    model, x = nn.Linear(4, 3), torch.rand(5, 4)
+
+    def step() -> None:
+        (model(x) ** 2).sum().backward()
+
+    held: list[torch.Tensor] = []  # takes addresses that were given back, so that the next step has others
+
+    def steps() -> None:
+        for _ in range(3):
+            step()
+            held.append(torch.rand(5, 3))
+
+    assert measure(CPU, steps) == measure(CPU, step)
