@@ -213,7 +213,10 @@ def flower_simulation(work: Work) -> Clock:
         server_app,
         client_app,
         work.registered,
-        backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
+        backend_config={
+            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+            "init_args": {"address": "local"},  # else Ray waits for the last cluster that was left here, dead or alive
+        },
     )
     return clock
 
