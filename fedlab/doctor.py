@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 SHM = Path("/dev/shm")
-PROGRAMS = ("flower-superlink", "flower-superexec", "flwr-simulation")  # Flower starts its parts by name
+PROGRAMS = ("flower-superlink", "flower-superexec", "flwr-serverapp")  # Flower starts its parts by name
 # A Unix socket's path has at most 107 characters; this is our part and Ray's, below the temporary folder.
 SOCKET = "/fedlab-xxxxxxxx/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 TEMP_LONGEST = 107 - len(SOCKET)

@@ -167,6 +167,6 @@ ENGINES: Mapping[str, Row] = {
     "local": Row("fedlab.engines:LOCAL", "pool with more than 8 clients a round, else inprocess (default)"),
     "inprocess": Row("fedlab.engines:INPROCESS", "this process; a network that is a function call"),
     "pool": Row("fedlab.engines:POOL", "worker processes of this machine"),
-    "ray": Row("fedlab.engines:RAY", "Flower's simulation: clients in Ray actors, behind a private SuperLink"),
+    "ray": Row("fedlab.engines:RAY", "clients in Ray actors, of this machine or of a cluster"),
     "grpc": Row("fedlab.engines:GRPC", "real clients over gRPC: `fedlab serve` here, `fedlab join` there"),
 }

@@ -1,7 +1,7 @@
 """``--verbose`` and ``--log-file``: what a command does, with times, on the terminal or in a file.
 
 Both show the same lines: those of the logger ``fedlab`` and of Flower's own in this process. Processes that an engine
-starts write their logs into the run directory (``flower/flower.log``).
+starts write their logs into the run directory (``workers.log``, ``flower/flower.log``).
 """
 
 from __future__ import annotations

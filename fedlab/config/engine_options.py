@@ -10,7 +10,7 @@ from fedlab.config.sections import parse_section
 
 @dataclass(frozen=True)
 class RayConfig:
-    """Flower's simulation engine."""
+    """Clients as Ray actors."""
 
     address: str = Field("", description="address of a Ray cluster to join; empty: start a private one")
     cpus: float = Field(1.0, gt=0, allow_inf_nan=False, description="CPUs reserved for each client")

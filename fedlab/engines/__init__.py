@@ -20,7 +20,7 @@ RAY = EngineSpec(
     "fedlab.engines.ray:run_config",
     RayConfig,
     "fedlab.engines.ray:check_options",
-    "fedlab.engines.ray_pool:open_grid",
+    "fedlab.engines.ray:open_grid",
     clients_see_gpu=lambda options: bool(options.gpus > 0),
     reserves=lambda options: (options.cpus, options.gpus) if options.address else (0.0, 0.0),
 )

@@ -19,34 +19,12 @@ import tomli_w
 from flwr.common.constant import Status, SubStatus
 from flwr.common.serde import fab_to_proto
 from flwr.proto.control_pb2 import ListRunsRequest, RegisterNodeRequest, StartRunRequest, StreamLogsRequest
-from flwr.proto.federation_config_pb2 import SimulationConfig
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 
 
 class ControlError(Exception):
     """A request to a SuperLink's Control API that failed."""
-
-
-@dataclass(frozen=True)
-class Simulation:
-    """Resources of Flower's simulation.
-
-    ``total_cpus`` sizes the private Ray that Flower starts; None joins the cluster of the environment.
-    """
-
-    num_supernodes: int
-    client_cpus: int
-    client_gpus: float
-    total_cpus: int | None = None
-
-    def to_proto(self) -> SimulationConfig:
-        """Return the same as Flower's protocol buffer."""
-        config = SimulationConfig(client_resources_num_cpus=self.client_cpus)
-        if self.total_cpus is not None:
-            config.init_args_num_cpus = self.total_cpus
-        config.num_supernodes, config.client_resources_num_gpus = self.num_supernodes, self.client_gpus
-        return config
 
 
 @dataclass(frozen=True)
@@ -76,9 +54,7 @@ class Control:
         verify = ssl.create_default_context(cafile=authority) if authority else False
         self._api._client = httpx.Client(verify=verify, trust_env=False, timeout=30.0)
 
-    def start_run(
-        self, server_app: str, client_app: str, config: Mapping[str, Any], simulation: Simulation | None = None
-    ) -> int:
+    def start_run(self, server_app: str, client_app: str, config: Mapping[str, Any]) -> int:
         """Start a run of two installed apps and return its id; the bundle is a pyproject.toml alone."""
         from flwr.cli.build import build_fab_from_files  # 1 s
 
@@ -90,9 +66,8 @@ class Control:
         project = {"project": {"name": "fedlab-run", "version": "0.0.0"}, "tool": {"flwr": {"app": app}}}
         bundle, _ = build_fab_from_files({"pyproject.toml": tomli_w.dumps(project).encode()})
         fab = fab_to_proto(Fab(sha256(bundle).hexdigest(), bundle, {}))
-        federation = simulation.to_proto() if simulation else None
         with _as_control_error():
-            reply = self._api.StartRun(StartRunRequest(fab=fab, override_federation_config=federation))
+            reply = self._api.StartRun(StartRunRequest(fab=fab))
         if not reply.HasField("run_id"):
             raise ControlError("it gave the run no id")
         return int(reply.run_id)

@@ -58,7 +58,7 @@ def run(apps: Apps, config: Mapping[str, str], *, options: GrpcConfig, directory
     (directory / NODES).unlink(missing_ok=True)  # of an earlier attempt: node ids are new each time
     fleet = Fleet(options.address, certificates)
     environment = {**TRACE, RUN_DIRECTORY: str(directory)}
-    with superlink(directory / "flower", simulation=False, fleet=fleet, environment=environment) as link:
+    with superlink(directory / "flower", fleet=fleet, environment=environment) as link:
         keys = credentials.public_keys(certificates) if certificates else {}
         if certificates:
             nodes = register(link, keys)
@@ -66,7 +66,7 @@ def run(apps: Apps, config: Mapping[str, str], *, options: GrpcConfig, directory
         with monitor_rejections(
             link.log, keys, lambda client, reason: record.emit("refused", client=client, reason=reason)
         ):
-            follow(link, submit(link, apps, config), process="flwr-serverapp", timeout=None)
+            follow(link, submit(link, apps, config))
 
 
 def check(options: GrpcConfig) -> None:

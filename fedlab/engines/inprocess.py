@@ -12,13 +12,12 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Context, Message, RecordDict
-from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid, ServerApp
 
@@ -32,8 +31,10 @@ from fedlab.engines.pool_worker import Setup
 from fedlab.engines.spec import Apps, flower_config
 from fedlab.errors import RunError
 from fedlab.references import load_reference
-from fedlab.runs.directory import use_directory
+from fedlab.runs.directory import RUN_DIRECTORY, use_directory
 from fedlab.seeds import exclusive
+
+OpenGrid = Callable[[Setup, Any, Path], AbstractContextManager[Grid]]
 
 PULL_SECONDS = 0.05  # after which a pull begins no further client, so that replies are seen as they come
 
@@ -172,18 +173,8 @@ def change_refused(partition: int, changed: list[str]) -> RunError:
 
 def run_config(apps: Apps, config: Config, directory: Path) -> None:
     """Run a configured federation in this process and thread."""
-    server, client = apps.load()
-    assert isinstance(server, ServerApp) and isinstance(client, ClientApp)
     options = config.engine if isinstance(config.engine, InProcessConfig) else DEFAULT_INPROCESS
-    with exclusive(f"run {directory.name}"), use_directory(directory):
-        run(
-            server,
-            client,
-            flower_config(config),
-            len(config.clients),
-            isolate=options.isolate,
-            vectorize=config.run.clients_at_once,
-        )
+    run_on(open_grid, options, apps, config, directory)
 
 
 @contextmanager
@@ -193,18 +184,29 @@ def open_grid(setup: Setup, options: InProcessConfig, directory: Path) -> Iterat
     yield InProcessGrid(ClientHost(app, setup.run_config, setup.partitions, options.isolate, setup.vectorize))
 
 
-def run(
-    server_app: ServerApp,
-    client_app: ClientApp,
-    run_config: Mapping[str, Any],
-    partitions: int,
-    *,
-    isolate: bool = False,
-    vectorize: int = 0,
-) -> None:
-    """Run one federation to its end in this thread; exceptions of the ServerApp propagate unchanged."""
-    host = ClientHost(client_app, run_config, node_partitions(partitions), isolate, vectorize)
-    run_server(server_app, InProcessGrid(host), run_config)
+def run_on(open_grid: OpenGrid, options: Any, apps: Apps, config: Config, directory: Path) -> None:
+    """Run a configured federation with the ServerApp in this thread, on a grid that reaches the clients.
+
+    Parameters
+    ----------
+    open_grid
+        Opens the grid, as the ``clients`` of an :class:`fedlab.engines.spec.EngineSpec`.
+    options
+        Those of the engine.
+    """
+    server = load_reference(apps.server)
+    assert isinstance(server, ServerApp)
+    setup = Setup(
+        apps.client,
+        flower_config(config),
+        node_partitions(len(config.clients)),
+        RUN_ID,
+        SUPERLINK_NODE_ID,
+        vectorize=config.run.clients_at_once,
+        environment={RUN_DIRECTORY: str(directory)},
+    )
+    with exclusive(f"run {directory.name}"), use_directory(directory), open_grid(setup, options, directory) as grid:
+        run_server(server, grid, setup.run_config)
 
 
 def run_server(server_app: ServerApp, grid: Grid, run_config: Mapping[str, Any]) -> None:

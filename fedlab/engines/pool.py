@@ -20,14 +20,12 @@ from typing import Any
 
 import torch
 from flwr.app import Error, Message, RecordDict
-from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
-from flwr.serverapp import ServerApp
+from flwr.common.constant import ErrorCode
 
 from fedlab.config.engine_options import DEFAULT_POOL, PoolConfig
 from fedlab.config.schema import Config
-from fedlab.engines.client_host import RUN_ID, node_partitions
 from fedlab.engines.flower_internals import message_with
-from fedlab.engines.inprocess import LocalGrid, change_refused, run_server
+from fedlab.engines.inprocess import LocalGrid, change_refused, run_on
 from fedlab.engines.packing import Described, SharedRecord, pack, unpack
 from fedlab.engines.pool_worker import (
     MAX_DESCRIPTORS,
@@ -40,10 +38,8 @@ from fedlab.engines.pool_worker import (
     send_descriptors,
 )
 from fedlab.engines.processes import usable_cpus
-from fedlab.engines.spec import Apps, flower_config
+from fedlab.engines.spec import Apps
 from fedlab.engines.worker_processes import WorkerProgram, WorkerStarter
-from fedlab.runs.directory import RUN_DIRECTORY, use_directory
-from fedlab.seeds import exclusive
 
 MAX_BATCH = 8  # messages that a worker gets at a time: enough to hide the way, few enough to share the work evenly
 PULL_SECONDS = 1.0  # in which a pull waits for a reply
@@ -294,14 +290,22 @@ class PoolGrid(LocalGrid):
         """Return the worker of a place, started if there is none."""
         if place not in self.workers:
             ours, theirs = socket.socketpair()
-            with theirs:
-                number = self.starter.start(theirs.fileno())
             connection = Connection(ours.detach())
             variables = self.environments[place % len(self.environments)]
-            handle = WorkerHandle(connection, number)
-            connection.send(Setup(**{**vars(self.setup), "environment": variables}))
-            self.workers[place] = handle
+            setup = replace(self.setup, environment=variables)
+            number = self.starter.start(theirs, lambda: connection.send(setup))
+            self.workers[place] = WorkerHandle(connection, number)
         return self.workers[place]
+
+    def prepare(self) -> None:
+        """Start the first worker now: on a cluster there may be no room for one, which is waited for.
+
+        Raises
+        ------
+        RunError
+            When none can be started.
+        """
+        self._worker(0)
 
     @contextmanager
     def running(self, log: Path) -> Iterator[None]:
@@ -330,20 +334,8 @@ def forks(setup: Setup) -> WorkerProgram:
 
 def run_config(apps: Apps, config: Config, directory: Path) -> None:
     """Run a configured federation with clients in processes of their own."""
-    server, _ = apps.load()
-    assert isinstance(server, ServerApp)
-    setup = Setup(
-        apps.client,
-        flower_config(config),
-        node_partitions(len(config.clients)),
-        RUN_ID,
-        SUPERLINK_NODE_ID,
-        vectorize=config.run.clients_at_once,
-    )
-    setup = replace(setup, environment={RUN_DIRECTORY: str(directory)})
     options = config.engine if isinstance(config.engine, PoolConfig) else DEFAULT_POOL
-    with exclusive(f"run {directory.name}"), use_directory(directory), open_grid(setup, options, directory) as grid:
-        run_server(server, grid, setup.run_config)
+    run_on(open_grid, options, apps, config, directory)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ Each is a context that yields the function to run, for `fedlab.engines.processes
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,15 +21,12 @@ from fedlab.references import load_reference
 CLIENT_MODULES = ("fedlab.client.app",)  # by name: an engine imports no app
 SERVER_MODULES = ("fedlab.server.app",)
 CLIENT = dict.fromkeys(flower.CLIENT_APP, "fedlab.engines.programs:client_app")
-SIMULATION = {"flwr-simulation": "fedlab.engines.flower_ray:simulate"}  # started by the SuperExec of a SuperLink
 
 
 @contextmanager
 def flower_superlink() -> Iterator[Callable[[], None]]:
-    """Run Flower's command of this name; in a simulation the ClientApps are in Ray's processes."""
-    simulation = "--simulation" in sys.argv
-    commands = flower.SUPEREXEC | (SIMULATION if simulation else flower.SERVER_APP)
-    with fork_server(_scratch(), commands, () if simulation else SERVER_MODULES):
+    """Run Flower's command of this name, with limits on what its clients send."""
+    with fork_server(_scratch(), flower.SUPEREXEC | flower.SERVER_APP, SERVER_MODULES):
         limits.limit_calls()
         limit_calls_at_a_time()
         limits.limit_trees()

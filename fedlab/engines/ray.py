@@ -1,22 +1,27 @@
-"""Ray engine: Flower's simulation, whose clients are Ray actors, behind a private SuperLink.
+"""Ray engine: a pool whose workers are actors, in a Ray of this machine or on a cluster that others use, too.
 
-**Source**: Flower 1.39, `flwr/simulation/app.py`.
+The server is in this process. The connection to Ray is in another one (``ray_workers.py``), since Ray ends the process
+whose cluster has gone.
 """
 
 from __future__ import annotations
 
-import shutil
+import json
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
 from fedlab.config.engine_options import RayConfig
 from fedlab.config.schema import Config
-from fedlab.engines.flower_control import Simulation
+from fedlab.engines.inprocess import run_on
+from fedlab.engines.pool import WORKER_LOG, PoolGrid
+from fedlab.engines.pool_worker import Setup
 from fedlab.engines.processes import usable_cpus
 from fedlab.engines.ray_cluster import (
-    SHARED_CLUSTER,
+    BLAS_THREADS,
     RayCluster,
     check_installed,
     driver_environment,
@@ -24,24 +29,17 @@ from fedlab.engines.ray_cluster import (
     is_gone,
     probe,
 )
-from fedlab.engines.spec import Apps, flower_config
-from fedlab.engines.superlink import check_apps, follow, submit, superlink
-from fedlab.errors import ConfigError, RunError
+from fedlab.engines.spec import Apps
+from fedlab.engines.worker_processes import WorkerProgram
+from fedlab.errors import ConfigError
 from fedlab.runs.directory import RUN_DIRECTORY
 
 RECENT_SECONDS = 60.0  # in which a cluster is looked at once: a comparison checks each of its cells
 
 
 def run_config(apps: Apps, config: Config, directory: Path) -> None:
-    """Run a configured federation in Flower's simulation."""
-    run(
-        apps,
-        flower_config(config),
-        partitions=len(config.clients),
-        options=config.engine,
-        directory=directory / "flower",
-        environment={RUN_DIRECTORY: str(directory)},
-    )
+    """Run a configured federation whose clients are Ray actors."""
+    run_on(open_grid, config.engine, apps, config, directory)
 
 
 def check_options(options: RayConfig) -> None:
@@ -80,62 +78,67 @@ def _recent(address: str, period: float) -> RayCluster:
     return probe(address)
 
 
-def run(
-    apps: Apps,
-    config: Mapping[str, str],
-    *,
-    partitions: int,
-    options: RayConfig,
-    directory: Path,
-    timeout: float | None = None,
-    echo: Callable[[str], None] | None = None,
-    environment: Mapping[str, str] | None = None,
-) -> None:
-    """Run the apps in Flower's simulation with one simulated SuperNode per partition; return once it completed.
+@contextmanager
+def open_grid(setup: Setup, options: RayConfig, directory: Path) -> Iterator[PoolGrid]:
+    """Yield a grid whose clients are Ray actors, once there is one; what they print is in ``workers.log``.
 
     Parameters
     ----------
-    config
-        Run config, as both apps find it in ``context.run_config``.
+    setup
+        The client app, and all that its processes need.
     directory
-        Receives ``flower.log`` and, if the run failed, Ray's logs.
-    timeout
-        Seconds; None for no limit.
-    echo
-        Called with what the apps print, while they run.
-    environment
-        Variables for the apps' processes.
+        The run directory.
 
     Raises
     ------
-    ConfigError, RunError
-        When the simulation cannot run, or did not complete.
+    ConfigError
+        When the cluster cannot be joined.
+    RunError
+        When the connection to Ray ends, for instance with the cluster.
     """
-    _check(apps, partitions, options)
+    slots = _slots(options, len(setup.partitions))
+    grid = PoolGrid(setup, slots, [setup.environment], _program(options, slots, directory))
+    with grid.running(directory / WORKER_LOG):
+        grid.prepare()
+        yield grid
+
+
+def _slots(options: RayConfig, clients: int) -> int:
+    """Return how many clients run at the same time: by the processors of this machine, or what the cluster has."""
     if options.address:
-        simulation = Simulation(partitions, int(options.cpus), options.gpus)
-    else:
-        # Flower takes whole CPUs per client and starts an actor wherever one fits, however few the partitions. In a
-        # private Ray CPUs are only numbers: one for each client that may run at the same time.
-        simulation = Simulation(partitions, 1, options.gpus, total_cpus=private_slots(options, partitions))
-    variables = {**(environment or {}), SHARED_CLUSTER: options.address, **ray_variables(options.address)}
-    with superlink(directory, simulation=True, environment=variables) as link:
-        try:
-            follow(link, submit(link, apps, config, simulation), process="flwr-simulation", timeout=timeout, echo=echo)
-        except RunError as error:
-            if options.address and is_gone(options.address):
-                raise RunError(
-                    f"{gone(options.address)}. Start it again, then go on with the run (`fedlab resume`).\n"
-                    f"Full log: {link.log}"
-                ) from error
-            logs = link.scratch / "ray" / "session_latest" / "logs"
-            if logs.is_dir():
-                shutil.copytree(logs, directory / "ray-logs", dirs_exist_ok=True)
-            raise
+        return max(1, min(clients, recent(options.address).slots(options.cpus, options.gpus)))
+    return min(clients, max(1, int(usable_cpus() / options.cpus)))
 
 
-def ray_variables(address: str) -> dict[str, str]:
-    """Return environment variables of processes that connect to a cluster, or start a private Ray if it is empty."""
+def _program(options: RayConfig, slots: int, directory: Path) -> WorkerProgram:
+    threads = {BLAS_THREADS: os.environ.get(BLAS_THREADS, str(usable_cpus()))}
+    driver = {
+        "address": options.address,
+        "slots": slots,
+        "cpus": options.cpus if options.address else 1,  # a private Ray counts places
+        "gpus": options.gpus,
+        "folder": "" if options.address else os.getcwd(),
+    }
+
+    def has_ended(log: Path) -> str:
+        if options.address and is_gone(options.address):
+            return (
+                f"{gone(options.address)}. Start it again, then go on with the run (`fedlab resume`), or begin that of "
+                f"a Flower app anew; what Ray said is in {log}"
+            )
+        return f"the process that is connected to Ray has ended; what it said is in {log}"
+
+    return WorkerProgram(
+        "fedlab.engines.ray_workers:serve_actors",
+        (json.dumps(driver),),
+        {**_variables(options.address), **threads, RUN_DIRECTORY: str(directory)},
+        forks=False,
+        has_ended=has_ended,
+    )
+
+
+def _variables(address: str) -> dict[str, str]:
+    """Return environment variables of a process that connects to a cluster, or starts a private Ray if it is empty."""
     return {
         **(driver_environment() if address else {}),
         # "local" keeps Ray from joining a cluster that `ray start` left on this machine.
@@ -145,18 +148,3 @@ def ray_variables(address: str) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_prestart_worker_first_driver": "0",  # those workers lack the actors' environment and would sit idle
     }
-
-
-def private_slots(options: RayConfig, clients: int) -> int:
-    """Return how many clients run at the same time in a Ray of this machine alone."""
-    return min(clients, max(1, int(usable_cpus() / options.cpus)))
-
-
-def _check(apps: Apps, partitions: int, options: RayConfig) -> None:
-    """Raise ConfigError at once for what would fail slowly: Flower tries for ten seconds to import a client app."""
-    if partitions < 1:
-        raise ConfigError(f"The simulation needs at least 1 partition, got {partitions}.")
-    if options.address and options.cpus != max(1, int(options.cpus)):
-        raise ConfigError(f"On a shared Ray cluster Flower takes whole CPUs per client, got ray.cpus = {options.cpus}.")
-    check_installed()
-    check_apps(apps)

@@ -21,6 +21,12 @@ PATIENCE = 5.0  # seconds after which the user is told that a run waits
 MAX_FAILED_STARTS = 5  # one after another: it is not the machines that fail
 POLL_SECONDS = 1.0
 
+Question = Callable[[], bool]
+
+
+class GivenUp(RayError):
+    """A result that is not waited for any more."""
+
 
 class ActorPool:
     """Actors that are asked for at once and lent as soon as the cluster has room for them.
@@ -83,15 +89,15 @@ class ActorPool:
             self._failed, self._living = 0, self._living + 1
         self._idle.put(actor)
 
-    def run(self, call: Callable[[Any], Any], stopped: threading.Event, on_loss: Callable[[Exception], None]) -> Any:
+    def run(self, call: Callable[[Any], Any], given_up: Question, on_loss: Callable[[Exception], None]) -> Any:
         """Return the result of a call by whichever actor is free; one that is lost is replaced, and the call repeated.
 
         Parameters
         ----------
         call
             Starts the call on an actor, and returns Ray's reference to its result.
-        stopped
-            Set when nobody waits for results any more.
+        given_up
+            Returns True once nobody waits for the result any more; the actor that works at it is replaced then.
         on_loss
             Called with the error when an actor was lost and another one takes the call.
 
@@ -102,9 +108,12 @@ class ActorPool:
         """
         losses = 0
         while True:
-            actor = self.take(stopped)
+            actor = self.take(given_up)
             try:
-                result = ray.get(call(actor))
+                result = _result(call(actor), given_up)
+            except GivenUp:
+                self.replace(actor)
+                raise
             except RayActorError as lost:
                 self.replace(actor)
                 losses += 1
@@ -118,21 +127,21 @@ class ActorPool:
                 self.give_back(actor)
                 return result
 
-    def take(self, stopped: threading.Event) -> Any:
+    def take(self, given_up: Question) -> Any:
         """Return an actor, once one is free.
 
         Raises
         ------
         RayError
-            When none could be started, or the event was set meanwhile.
+            When none could be started, or nobody waits for one any more.
         """
         while True:
             try:
                 found = self._idle.get(timeout=POLL_SECONDS)
                 break
             except Empty:
-                if stopped.is_set():
-                    raise RayError("the run has ended") from None
+                if given_up():
+                    raise GivenUp from None
         if isinstance(found, Exception):
             self._idle.put(found)  # the next one has to know it as well
             raise found
@@ -149,14 +158,21 @@ class ActorPool:
             self._living -= 1
         self._ask()
 
-    def wait_for_one(self, address: str) -> None:
+    def wait_for_one(self, address: str, given_up: Question) -> None:
         """Wait until one actor has started; note it if the cluster at an address has no room for that.
 
         Where there was room the actors have taken it, and only need their time to start; so do those of a private Ray,
         which has no address.
+
+        Raises
+        ------
+        RayError
+            When nobody waits for it any more.
         """
         end, told = time.monotonic() + PATIENCE, self._had_room or not address
         while self._idle.empty():
+            if given_up():
+                raise GivenUp
             if not told and time.monotonic() > end:
                 told = True
                 note(waiting_for(address, self.cpus, self.gpus))
@@ -167,6 +183,14 @@ class ActorPool:
         with self._lock:
             self._closed = True
             self._asked.set()
+
+
+def _result(reference: Any, given_up: Question) -> Any:
+    """Return what a reference stands for, once it is there."""
+    while not ray.wait([reference], num_returns=1, timeout=POLL_SECONDS)[0]:
+        if given_up():
+            raise GivenUp
+    return ray.get(reference)
 
 
 def has_room(cpus: float, gpus: float) -> bool:

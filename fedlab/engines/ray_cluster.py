@@ -18,7 +18,6 @@ from fedlab.errors import ConfigError
 AUTO = "auto"  # the cluster of which this machine is a node
 CONNECT_SECONDS = 5.0
 PROBE_SECONDS = 60.0  # the import of Ray included, on a busy machine
-SHARED_CLUSTER = "FEDLAB_RAY_CLUSTER"  # environment variable of a run on a cluster that it did not start: its address
 BLAS_THREADS = "OMP_NUM_THREADS"  # Ray sets it to the CPUs of an actor, with which NumPy's last bits may differ
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_rpc_server_reconnect_timeout_s": "15"}
 LOG_PREFIX = re.compile(r"^\[[^]]*\] \S+:\d+: ")  # of Ray's own log: time, process, place in its source

@@ -14,9 +14,8 @@ import os
 import socket
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -30,7 +29,7 @@ from fedlab.engines.flower_internals import message_with, set_task_identity
 from fedlab.engines.packing import Described, pack, unpack
 from fedlab.engines.pool_worker import Setup, Worker, client_host, receive_descriptors
 from fedlab.engines.processes import MARKER_ENV
-from fedlab.engines.ray_actors import ActorPool, another_takes_it, note
+from fedlab.engines.ray_actors import ActorPool, Question, another_takes_it, note
 from fedlab.engines.ray_cluster import BLAS_THREADS
 from fedlab.environment import search_paths, settings, versions_here
 from fedlab.errors import ConfigError
@@ -47,6 +46,8 @@ class ClientActor:
     ----------
     versions
         Those of the run, as of :func:`fedlab.environment.versions_here`.
+    folder
+        Current folder of the clients; empty: that of Ray.
 
     Raises
     ------
@@ -54,9 +55,11 @@ class ClientActor:
         When this machine has others.
     """
 
-    def __init__(self, setup: Setup, versions: str) -> None:
+    def __init__(self, setup: Setup, versions: str, folder: str) -> None:
         if versions_here() != versions:
             raise ConfigError(f"{socket.gethostname()} has {versions_here()}, and the run has {versions}")
+        if folder:
+            os.chdir(folder)
         self.host = client_host(setup)
 
     def answer(self, requests: Sequence[Request]) -> list[Reply]:
@@ -89,53 +92,57 @@ class Driver:
         Number of actors.
     cpus, gpus
         Reserved for each of them.
+    folder
+        Current folder of the clients; empty: that of Ray.
     """
 
-    def __init__(self, address: str, slots: int, cpus: float, gpus: float) -> None:
-        self.address, self.slots, self.cpus, self.gpus = address, slots, cpus, gpus
+    def __init__(self, address: str, slots: int, cpus: float, gpus: float, folder: str) -> None:
+        self.address, self.slots, self.cpus, self.gpus, self.folder = address, slots, cpus, gpus, folder
         variables = {**search_paths(), BLAS_THREADS: os.environ[BLAS_THREADS]}
         joining: dict[str, Any] = {"runtime_env": {"env_vars": variables}}
         private: dict[str, Any] = {"num_cpus": slots, "include_dashboard": False}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of Ray, about its own next version
             ray.init(address=address or "local", logging_level=logging.ERROR, **(joining if address else private))
-        self.stopped = threading.Event()
-        self._lock = threading.Lock()
-        self._setup: Setup | None = None
+        self._actors: ActorPool | None = None
 
-    def host(self, setup: Setup) -> RemoteHost:
-        """Return the host of a worker; the first one says what the actors are to be."""
-        with self._lock:
-            if self._setup is None:
-                set_task_identity(setup.run_id, setup.server_node)
-                own = {name: value for name, value in settings().items() if name != MARKER_ENV}  # it is this machine's
-                self._setup = replace(setup, environment={**own, **setup.environment})
-        return RemoteHost(self, setup.partitions)
+    def host(self, setup: Setup, given_up: Question) -> RemoteHost:
+        """Return the host of a worker. The first one says what the actors are to be, and waits until there is one.
 
-    @cached_property
-    def actors(self) -> ActorPool:
-        """Actors of the run, the first of which has started."""
-        options: Any = ray.remote(ClientActor).options(num_cpus=self.cpus, num_gpus=self.gpus)
-        actors = ActorPool(lambda: options.remote(self._setup, versions_here()), self.slots, self.cpus, self.gpus)
-        actors.wait_for_one(self.address)
-        return actors
-
-    def answer(self, requests: list[Request], on_loss: Callable[[Exception], None]) -> list[Reply]:
-        """Return replies to some messages, from any actor.
+        Parameters
+        ----------
+        given_up
+            Returns True once nobody waits for this worker any more.
 
         Raises
         ------
         RayError
-            When no actor can be started, or several were lost with these messages.
+            When that is so before there is an actor.
         """
-        with self._lock:
-            actors = self.actors
-        replies: list[Reply] = actors.run(lambda actor: actor.answer.remote(requests), self.stopped, on_loss)
-        return replies
+        if self._actors is None:
+            self._actors = self._ask_for_actors(setup)
+            self._actors.wait_for_one(self.address, given_up)
+        return RemoteHost(self._actors, setup.partitions, given_up)
+
+    def _ask_for_actors(self, setup: Setup) -> ActorPool:
+        set_task_identity(setup.run_id, setup.server_node)
+        own = {name: value for name, value in settings().items() if name != MARKER_ENV}  # it is this machine's
+        told = replace(setup, environment={**own, **setup.environment})
+        options: Any = ray.remote(ClientActor).options(num_cpus=self.cpus, num_gpus=self.gpus)
+        return ActorPool(lambda: options.remote(told, versions_here(), self.folder), self.slots, self.cpus, self.gpus)
 
 
 class RemoteHost:
-    """Clients of a worker, answered for by the actors of a driver.
+    """Clients of a worker, answered for by actors.
+
+    Parameters
+    ----------
+    actors
+        Those of the run, for all its workers.
+    partitions
+        Node id to partition.
+    given_up
+        Returns True once nobody waits for this worker's replies any more.
 
     Attributes
     ----------
@@ -143,8 +150,9 @@ class RemoteHost:
         Node id to the client's Flower state.
     """
 
-    def __init__(self, driver: Driver, partitions: Mapping[int, int]) -> None:
-        self.driver, self.partitions, self.states = driver, partitions, dict[int, RecordDict]()
+    def __init__(self, actors: ActorPool, partitions: Mapping[int, int], given_up: Question) -> None:
+        self.actors, self.partitions, self.given_up = actors, partitions, given_up
+        self.states: dict[int, RecordDict] = {}
 
     def answer_many(self, messages: Sequence[Message]) -> list[Message]:
         """Return the replies of several clients; where no actor could answer, errors with the reason."""
@@ -154,7 +162,11 @@ class RemoteHost:
             requests.append((message.metadata, pack(message.content), None if left is None else pack(left)))
         clients = ", ".join(str(self.partitions[message.metadata.dst_node_id]) for message in messages)
         try:
-            replies = self.driver.answer(requests, lambda lost: note(another_takes_it(clients, lost)))
+            replies: list[Reply] = self.actors.run(
+                lambda actor: actor.answer.remote(requests),
+                self.given_up,
+                lambda lost: note(another_takes_it(clients, lost)),
+            )
         except RayError as error:
             failed = Error(ErrorCode.CLIENT_APP_CRASHED, explain(error))
             return [Message(failed, reply_to=message) for message in messages]
@@ -170,7 +182,7 @@ def explain(error: RayError) -> str:
     said = (lines or [type(error).__name__])[-1].removeprefix(f"{ConfigError.__module__}.{ConfigError.__name__}: ")
     return (
         f"no process of the Ray cluster could answer for this client: {said}. All machines need {versions_here()}, the "
-        "same packages, and the app's folder under the same path"
+        "same packages, and the files of the run and of its app under the same paths"
     )
 
 
@@ -187,19 +199,23 @@ def serve_actors(control: int, options: str) -> None:
         number = 0
         while descriptors := receive_descriptors(stream):
             for descriptor in descriptors:
-                threading.Thread(target=_serve, args=(descriptor, driver), daemon=True).start()
+                worker = _start(Connection(descriptor), driver)
+                threading.Thread(target=_serve, args=(worker,), daemon=True).start()
                 number += 1
                 stream.sendall(array.array("q", [number]).tobytes())
-    driver.stopped.set()
     ray.shutdown()
     os._exit(0)
 
 
-def _serve(descriptor: int, driver: Driver) -> None:
-    connection = Connection(descriptor)
+def _start(connection: Connection, driver: Driver) -> Worker:
+    """Return a worker whose parent, once it has sent the setup and then tasks, waits: only an end is heard from it."""
+    return Worker(connection, lambda setup: driver.host(setup, connection.poll))
+
+
+def _serve(worker: Worker) -> None:
     try:
-        Worker(connection, driver.host).serve()
+        worker.serve()
     except (EOFError, ConnectionError):
         pass
     finally:
-        connection.close()  # of a bug, too: the parent finds its worker dead
+        worker.connection.close()  # of a bug, too: the parent finds its worker dead

@@ -15,13 +15,14 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedlab.engines.flower_control import Control, ControlError, Outcome, Simulation
+from fedlab.engines.flower_control import Control, ControlError, Outcome
 from fedlab.engines.flower_internals import app_error
+from fedlab.engines.flower_programs import SERVER_APP
 from fedlab.engines.processes import (
     LOOPBACK,
     MARKER_ENV,
@@ -38,6 +39,7 @@ from fedlab.engines.processes import (
 from fedlab.engines.spec import Apps
 from fedlab.errors import ConfigError, RunError
 
+(SERVER_COMMAND,) = SERVER_APP  # by whose name a run is found among the processes
 FEDLAB_ERROR = re.compile(r"^ *fedlab\.errors\.\w+: ", re.M)  # last line of a traceback of an error of ours
 
 
@@ -55,7 +57,7 @@ class SuperLink:
 
     control: Control
     address: str  # host:port of its Control and Runtime APIs
-    fleet: str  # host:port for SuperNodes; unused in simulation
+    fleet: str  # host:port for SuperNodes
     environment: Mapping[str, str]  # of all processes of this run, which stop together with the SuperLink
     scratch: Path  # short path, deleted at the end
     log: Path  # output of the SuperLink and of all that it started
@@ -64,7 +66,7 @@ class SuperLink:
 
 @contextmanager
 def superlink(
-    directory: Path, *, simulation: bool, fleet: Fleet | None = None, environment: Mapping[str, str] | None = None
+    directory: Path, *, fleet: Fleet | None = None, environment: Mapping[str, str] | None = None
 ) -> Iterator[SuperLink]:
     """Yield a SuperLink for one run; at the end, for whatever reason, stop all that was started with it."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -73,7 +75,7 @@ def superlink(
         started: list[subprocess.Popen[bytes]] = []
         control: Control | None = None
         try:
-            address, nodes = _start(log, simulation, fleet, variables, started)
+            address, nodes = _start(log, fleet, variables, started)
             control = Control(address, fleet.certificates / "ca.crt" if fleet and fleet.certificates else None)
             connections.callback(control.close)  # once the SuperLink is gone: a thread may be reading its stream
             yield SuperLink(control, address, nodes, variables, scratch, log, started[-1])
@@ -96,7 +98,7 @@ def check_apps(apps: Apps) -> None:
             raise ConfigError(f"No app at {reference!r}: {reason}")
 
 
-def submit(link: SuperLink, apps: Apps, config: Mapping[str, str], simulation: Simulation | None = None) -> int:
+def submit(link: SuperLink, apps: Apps, config: Mapping[str, str]) -> int:
     """Start the run and return its id.
 
     Raises
@@ -105,24 +107,13 @@ def submit(link: SuperLink, apps: Apps, config: Mapping[str, str], simulation: S
         When the SuperLink does not take it.
     """
     try:
-        return link.control.start_run(apps.server, apps.client, config, simulation)
+        return link.control.start_run(apps.server, apps.client, config)
     except ControlError as error:
         raise RunError(f"The SuperLink refused the run: {error}.\n{log_excerpt(link.log)}") from error
 
 
-def follow(
-    link: SuperLink, run_id: int, *, process: str, timeout: float | None, echo: Callable[[str], None] | None = None
-) -> None:
-    """Wait until the run has completed.
-
-    Parameters
-    ----------
-    process
-        Name of the command that runs it: its death is noticed although the SuperLink does not notice it.
-    timeout
-        Seconds; None for no limit.
-    echo
-        Called with what the run prints.
+def follow(link: SuperLink, run_id: int) -> None:
+    """Wait until the run has completed; the death of its ServerApp, which the SuperLink does not notice, is noticed.
 
     Raises
     ------
@@ -130,7 +121,7 @@ def follow(
         When the run did not complete, with the reason and an excerpt of Flower's log.
     """
     # The stream of the app's output ends with the run: nothing to poll, and no requests in the log.
-    stream = threading.Thread(target=_stream, args=(link, run_id, echo), daemon=True)
+    stream = threading.Thread(target=_stream, args=(link, run_id), daemon=True)
     stream.start()
     started, seen, outcome = time.monotonic(), False, None
     while outcome is None:
@@ -140,18 +131,16 @@ def follow(
             raise RunError(f"The SuperLink died during the run.\n{log_excerpt(link.log)}")
         if not stream.is_alive():
             outcome = _outcome(link, run_id)
-        elif timeout is not None and waited > timeout:
-            raise RunError(f"The run did not end within {timeout:g} s and was stopped.\n{log_excerpt(link.log)}")
         elif not PROC.is_dir() or any(
-            process in each for each in marked_processes(link.environment[MARKER_ENV]).values()
+            SERVER_COMMAND in each for each in marked_processes(link.environment[MARKER_ENV]).values()
         ):
             seen = True
         elif seen and (outcome := _outcome(link, run_id, wait=3.0)) is None:
-            raise RunError(f"{process} died before the end (killed? out of memory?).\n{log_excerpt(link.log)}")
+            raise RunError(f"{SERVER_COMMAND} died before the end (killed? out of memory?).\n{log_excerpt(link.log)}")
         elif not seen and waited > START_LIMIT:
-            raise RunError(f"{process} did not start within {START_LIMIT:g} s.\n{log_excerpt(link.log)}")
+            raise RunError(f"{SERVER_COMMAND} did not start within {START_LIMIT:g} s.\n{log_excerpt(link.log)}")
     if not outcome.completed:
-        details = re.sub(r"^(Simulation|ServerApp) failed with exception: ", "", outcome.details) or "no reason given"
+        details = re.sub(r"^ServerApp failed with exception: ", "", outcome.details) or "no reason given"
         excerpt = log_excerpt(link.log)
         if FEDLAB_ERROR.search(excerpt):  # the message of our own app is complete
             raise RunError(details)
@@ -171,19 +160,16 @@ def _outcome(link: SuperLink, run_id: int, wait: float = 1.0) -> Outcome | None:
         time.sleep(0.5)
 
 
-def _stream(link: SuperLink, run_id: int, echo: Callable[[str], None] | None) -> None:
-    """Log and pass on what the run prints, until its end or the SuperLink's, which `follow` notices itself."""
+def _stream(link: SuperLink, run_id: int) -> None:
+    """Log what the run prints, until its end or the SuperLink's, which `follow` notices itself."""
     with suppress(ControlError, ValueError), link.log.open("a") as log:
         for text in link.control.stream_logs(run_id):
             log.write(text)
             log.flush()
-            if echo is not None:
-                echo(text)
 
 
 def _start(
     log: Path,
-    simulation: bool,
     fleet: Fleet | None,
     environment: Mapping[str, str],
     started: list[subprocess.Popen[bytes]],
@@ -192,9 +178,8 @@ def _start(
     for _ in range(3):  # another process may take a port that was free a moment ago
         port, other = free_ports(2)
         nodes = fleet.address if fleet else f"{LOOPBACK}:{other}"
-        command = ["--host", LOOPBACK, "--port", str(port)]
+        command = ["--host", LOOPBACK, "--port", str(port), "--fleet-api-address", nodes]
         command += _identity(fleet.certificates) if fleet and fleet.certificates else ["--insecure"]
-        command += ["--simulation"] if simulation else ["--fleet-api-address", nodes]
         log.write_bytes(b"")
         process = start("fedlab.engines.programs", "flower_superlink", command, environment, log)
         started.append(process)

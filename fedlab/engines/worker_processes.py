@@ -46,7 +46,8 @@ class WorkerProgram:
     variables
         Environment variables beside those of all processes that are started here.
     forks
-        True if a worker is a process of this machine, whose id its number is. Else closing its socket ends it.
+        True if a worker is a process of this machine, whose id its number is. Else closing its socket ends it, whatever
+        it does.
     has_ended
         Returns what it means, given the program's log, that the program has ended by itself.
     """
@@ -64,8 +65,15 @@ class WorkerStarter:
     def __init__(self, program: WorkerProgram) -> None:
         self.program = program
 
-    def start(self, descriptor: int) -> int:
-        """Start a worker for its end of a socket, and return its number.
+    def start(self, theirs: socket.socket, introduce: Callable[[], None]) -> int:
+        """Start a worker, and return its number once it is there.
+
+        Parameters
+        ----------
+        theirs
+            The worker's end of a socket, which is closed here.
+        introduce
+            Called when the worker can be told over the socket what it is to be.
 
         Raises
         ------
@@ -73,7 +81,9 @@ class WorkerStarter:
             When the program has ended.
         """
         try:
-            send_descriptors(self._control, [descriptor])
+            with theirs:
+                send_descriptors(self._control, [theirs.fileno()])
+            introduce()
             answer = self._control.recv(ANSWER_BYTES)
         except OSError:
             answer = b""
@@ -98,11 +108,12 @@ class WorkerStarter:
         """
         self._log = log
         self._control, theirs = socket.socketpair()
-        with runtime_environment(self.program.variables) as (variables, _):
+        with runtime_environment(self.program.variables) as (variables, scratch):
             with theirs, log.open("ab") as output:
                 process = subprocess.Popen(
                     [sys.executable, "-c", PROGRAM, self.program.entry, str(theirs.fileno()), *self.program.arguments],
                     env=variables,
+                    cwd=None if self.program.forks else scratch,  # which Ray puts first on its processes' search path
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
@@ -118,5 +129,5 @@ class WorkerStarter:
                 process.wait()
                 if not self.program.forks:  # it may have started processes in sessions of their own
                     stop(variables[MARKER_ENV], [])
-        if not log.stat().st_size:
-            log.unlink()
+                if not log.stat().st_size:
+                    log.unlink()

@@ -148,9 +148,9 @@ def test_a_newer_flower(versions):
 
 def test_a_missing_program_of_flower(tmp_path, monkeypatch):
     (tmp_path / "flower-superlink").touch(mode=0o755)
-    (tmp_path / "flwr-simulation").touch(mode=0o644)
+    (tmp_path / "flwr-serverapp").touch(mode=0o644)
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
-    assert "Flower's flower-superexec, flwr-simulation missing" in the_bad(doctor._flower).what
+    assert "Flower's flower-superexec, flwr-serverapp missing" in the_bad(doctor._flower).what
 
 
 @pytest.mark.parametrize(("check", "module"), [(doctor._torch, "torchvision"), (doctor._ray, "ray")])

@@ -21,7 +21,6 @@ import torch
 import fedlab
 import toy
 from benchmarks.gpu.tiny import tiny_round
-from commands import SHORT
 from cuda_operations import NotDeterministic
 from disks import full_disk
 from fedlab import launch, registry
@@ -526,17 +525,6 @@ def test_every_preset_runs_one_tiny_round(tmp_path, preset, monkeypatch):
         for name, value in values.items()
         if name.startswith("accuracy")
     )
-
-
-@pytest.mark.engine
-def test_a_failure_under_ray_is_the_same_sentence_and_the_run_resumes(tmp_path):
-    preset = tmp_path / "broken.toml"
-    preset.write_text('strategy = "source_only"\n')
-    overrides = {**SHORT, "digits.targets": "optdigits", "engine": "ray", "comm.connect_timeout": 0.001}
-    with pytest.raises(RunError, match="0 of 1 clients connected within 0.001 s"):
-        fedlab.run(str(preset), runs=tmp_path, overrides=overrides)
-    assert json.loads((tmp_path / "broken-0" / "manifest.json").read_text())["status"] == "failed"
-    assert os.path.exists(tmp_path / "broken-0" / "flower" / "flower.log")
 
 
 def test_launch_knows_every_section():

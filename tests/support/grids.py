@@ -8,7 +8,7 @@ from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import ServerApp
 
 from fedlab.engines import inprocess
-from fedlab.engines.client_host import ClientHost
+from fedlab.engines.client_host import ClientHost, node_partitions
 
 
 def client_app(train):
@@ -35,7 +35,8 @@ def within(app, partitions, body, run_config=None):
     def main(grid, context):
         found.append(body(grid))
 
-    inprocess.run(server, app, run_config or {}, partitions)
+    host = ClientHost(app, run_config or {}, node_partitions(partitions))
+    inprocess.run_server(server, inprocess.InProcessGrid(host), run_config or {})
     return found[0]
 
 

@@ -101,7 +101,7 @@ def test_a_supernode_that_dies_is_started_again_and_none_outlives_us(join, tmp_p
     shutil.copy(tmp_path / "server" / "ca.crt", tmp_path / "certs")
     shutil.copy(tmp_path / "server" / "clients" / "usps.key", tmp_path / "certs" / "clients")
     state_dir = tmp_path / "clients" / "usps"
-    with superlink(tmp_path / "link", simulation=False, fleet=Fleet(nobody(), None)) as link:
+    with superlink(tmp_path / "link", fleet=Fleet(nobody(), None)) as link:
         process = join(link.fleet, "--domain", "usps", "--insecure")
         until(process, "connected to")
         pid = min(pid for pid, command in supernodes(state_dir).items() if "--superlink" in command)  # others: forks

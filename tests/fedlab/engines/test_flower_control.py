@@ -14,7 +14,7 @@ from flwr.common.constant import Status, SubStatus
 from flwr.proto.control_pb2 import ListRunsResponse, RegisterNodeResponse, StartRunResponse, StreamLogsResponse
 
 from fedlab.engines import processes
-from fedlab.engines.flower_control import Control, ControlError, Outcome, Simulation
+from fedlab.engines.flower_control import Control, ControlError, Outcome
 
 
 class Answers:
@@ -57,14 +57,11 @@ def test_a_server_that_does_not_answer_is_an_error():
         Control(f"127.0.0.1:{processes.free_ports(1)[0]}", None).outcome(3)
 
 
-def test_a_run_is_started_with_apps_config_and_resources(control):
+def test_a_run_is_started_with_apps_and_their_config(control):
     client, requests = control(StartRunResponse(run_id=3))
-    assert client.start_run("a:app", "b:app", {"x.y": 1, "z": "q"}, Simulation(4, 1, 0.5, total_cpus=2)) == 3
+    assert client.start_run("a:app", "b:app", {"x.y": 1, "z": "q"}) == 3
     ((method, request),) = requests
-    resources = request.override_federation_config
     assert method == "StartRun"
-    assert (resources.num_supernodes, resources.client_resources_num_cpus, resources.init_args_num_cpus) == (4, 1, 2)
-    assert resources.client_resources_num_gpus == 0.5
     project = bundled(request.fab.content)
     assert project["tool"]["flwr"]["app"]["components"] == {"serverapp": "a:app", "clientapp": "b:app"}
     assert project["tool"]["flwr"]["app"]["config"] == {"x.y": 1, "z": "q"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from importlib import import_module
 from pathlib import Path
 
 import flwr
@@ -60,26 +59,6 @@ def test_copied_records_are_the_same_and_entries_of_the_copy_are_its_own():
 
 def test_an_empty_run_has_its_id():
     assert flower_internals.empty_run(5).run_id == 5
-
-
-# --- the simulation on a Ray cluster ---
-
-
-def test_the_simulation_starts_its_server_and_its_backend_by_these_names():
-    """Ray itself is not imported: it would stay in this process."""
-    loop = import_module("flwr.simulation.run_simulation")
-    assert list(inspect.signature(loop._main_loop).parameters)[:3] == [
-        "num_supernodes",
-        "backend_name",
-        "backend_config_stream",
-    ]
-    called = re.search(r"run_serverapp_th\((.*?)\)", inspect.getsource(loop._main_loop), re.DOTALL)
-    assert called and "f_stop=f_stop" in called[1]
-    sources = {path.name: text for path, text in SOURCES.items() if path.parent.name in ("vce", "backend")}
-    assert "from .backend.raybackend import RayBackend" in sources["vce_api.py"]
-    used = {"build", "num_workers", "process_message", "terminate", "is_worker_idle"}
-    assert used <= set(re.findall(r"def (\w+)", sources["raybackend.py"]))
-    assert "backend.num_workers" in sources["vce_api.py"]
 
 
 # --- apps by reference ---

@@ -174,7 +174,7 @@ def test_an_expired_certificate_is_refused_on_both_sides(tmp_path):
     fleet = superlink.Fleet(f"127.0.0.1:{processes.free_ports(1)[0]}", tmp_path / "certs")
     told = []
     with (
-        superlink.superlink(tmp_path / "link", simulation=False, fleet=fleet, environment=grpc.TRACE) as link,
+        superlink.superlink(tmp_path / "link", fleet=fleet, environment=grpc.TRACE) as link,
         grpc.monitor_rejections(link.log, {}, lambda who, why: told.append(why)),
     ):
         client = Command(tmp_path, "join", link.fleet, "--domain", "usps")
@@ -190,7 +190,7 @@ def test_an_address_that_is_taken_is_a_sentence(tmp_path):
         fleet = superlink.Fleet(f"127.0.0.1:{taken.getsockname()[1]}", None)
         with (
             pytest.raises(RunError, match=r"No server can listen at 127.0.0.1:\d+: the port is in use"),
-            superlink.superlink(tmp_path, simulation=False, fleet=fleet),
+            superlink.superlink(tmp_path, fleet=fleet),
         ):
             pass
 

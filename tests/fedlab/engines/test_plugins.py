@@ -71,7 +71,7 @@ def check_same_run(run: Result, expected: Result) -> None:
     assert [line["bytes"] for line in run.rounds] == [line["bytes"] for line in expected.rounds]
 
 
-def test_a_module_in_the_current_folder_gives_the_same_bits_in_the_simulation(package, expected):
+def test_a_module_in_the_current_folder_gives_the_same_bits_through_ray(package, expected):
     command = Command(package, "run", "own.toml", *OPTIONS, "name=ray", "--engine", "ray", "--quiet")
     run = finished(command, package / "runs" / "ray-0")
     check_same_run(run, expected)

@@ -15,7 +15,7 @@ import pytest
 from ray.exceptions import RayActorError, RayError
 
 from fedlab.engines import ray_actors
-from fedlab.engines.ray_actors import MAX_FAILED_STARTS, MAX_LOSSES, ActorPool
+from fedlab.engines.ray_actors import MAX_FAILED_STARTS, MAX_LOSSES, ActorPool, GivenUp
 
 
 class SlowToClear(threading.Event):
@@ -85,7 +85,7 @@ def make(monkeypatch):
         cluster = Cluster(*starts)
         monkeypatch.setattr(ray_actors, "ray", cluster)
         pools.append(ActorPool(cluster.create, number, 1.0, 0.0))
-        return pools[-1], cluster, stopped
+        return pools[-1], cluster, stopped.is_set
 
     yield pool
     guard.cancel()
@@ -144,16 +144,22 @@ def test_a_start_in_between_begins_the_count_anew_and_a_living_actor_keeps_the_r
     assert all(pool.run(result(number), stopped, pytest.fail) == number for number in range(20))
 
 
-def test_who_waits_is_told_when_the_run_ends_and_when_the_cluster_is_gone(make):
-    pool, cluster, _ = make(1, None)  # it never starts
-    ended = threading.Event()
-    ended.set()
-    with pytest.raises(RayError, match="the run has ended"):
-        pool.take(ended)
+def test_an_actor_at_work_that_nobody_waits_for_is_replaced(make):
+    pool, cluster, stopped = make(1)
+    with pytest.raises(GivenUp):
+        pool.run(result(None), lambda: True, pytest.fail)  # its result never comes
+    assert cluster.killed == [0] and pool.take(stopped).number == 1
+
+
+def test_who_waits_goes_when_nobody_wants_the_result_and_is_told_when_the_cluster_is_gone(make):
+    pool, cluster, stopped = make(1, None)  # it never starts
+    for wait_for_it in (lambda: pool.take(lambda: True), lambda: pool.wait_for_one("", lambda: True)):
+        with pytest.raises(GivenUp):
+            wait_for_it()
 
     def gone(*arguments, **options):
         raise ConnectionError("the head is gone")
 
     cluster.wait = gone
     with pytest.raises(ConnectionError, match="the head is gone"):
-        pool.take(threading.Event())
+        pool.take(stopped)

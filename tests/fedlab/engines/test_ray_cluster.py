@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import socket
+import threading
+import time
 from pathlib import Path
 
 import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
 from typer.testing import CliRunner
 
 import fedlab
@@ -14,42 +16,24 @@ import toy
 from fedlab.cli.app import app
 from fedlab.config.engine_options import RayConfig
 from fedlab.engines import processes, ray, ray_cluster
+from fedlab.engines.client_host import node_partitions
+from fedlab.engines.flower_internals import task_identity
+from fedlab.engines.pool import WORKER_LOG
+from fedlab.engines.pool_worker import Setup
 from fedlab.engines.ray_cluster import Node, RayCluster, probe
-from fedlab.engines.spec import Apps
 from fedlab.errors import ConfigError, RunError
 from fedlab.flower_apps.client import APP
 from fedlab.flower_apps.engine import AppEngine
 from fedlab.flower_apps.project import FlowerProject
 from fedlab.flower_apps.run import LOG, FlowerRun
+from fedlab.runs.directory import RUN_DIRECTORY
 from fedlab.runs.result import Result
 from flower_apps import OLD_CLIENT, OLD_SERVER, ONE_WAY, ONE_WAY_CLIENT, write_app
 from ray_nodes import VARIABLES, ray_nodes
+from waiting import wait_until
 
-SERVER = """
-import json, time
-from pathlib import Path
-from flwr.app import Message, RecordDict
-from flwr.serverapp import ServerApp
-
-app = ServerApp()
-
-@app.main()
-def main(grid, context):
-    folder = Path(context.run_config["folder"])
-    for name in ("first", "second", "third"):
-        while not (folder / name).exists():
-            time.sleep(0.05)
-        while len(nodes := list(grid.get_node_ids())) < 2:
-            time.sleep(0.05)
-        seen = set()
-        while len(seen) < 2:  # until clients have been on both nodes
-            replies = list(grid.send_and_receive([Message(RecordDict(), node, "query") for node in nodes]))
-            assert not any(m.has_error() for m in replies), [m.error.reason for m in replies]
-            seen = {m.content["c"]["node"] for m in replies}
-        (folder / f"{name}.json").write_text(json.dumps(sorted(seen)))
-        print(f"{name} round answered", flush=True)
-"""
-CLIENT = """
+NODES = """
+import os, pathlib, ray, time
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -57,9 +41,11 @@ app = ClientApp()
 
 @app.query()
 def query(message, context):
-    import os, ray, time
-    time.sleep(0.2)
     assert os.environ["FEDLAB_PLUGIN_PATH"]  # which Ray was started without
+    if "hangs" in message.content:
+        pathlib.Path(os.environ["FEDLAB_RUN_DIRECTORY"], "hangs").touch()
+        time.sleep(600)
+    time.sleep(0.2)
     return Message(RecordDict({"c": ConfigRecord({"node": ray.get_runtime_context().get_node_id()})}), reply_to=message)
 """
 SHOWS_KEY = """
@@ -67,18 +53,6 @@ SHOWS_KEY = """
     commands = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     print("the key is", os.environ["WANDB_API_KEY"] + ", and", commands.count("a-secret"), "can be seen")
 """
-
-
-@pytest.fixture
-def apps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Apps:
-    """Two apps in a package that only our own sys.path knows."""
-    package = tmp_path / "path" / "rounds_on_ray"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "server.py").write_text(SERVER)
-    (package / "client.py").write_text(CLIENT)
-    monkeypatch.syspath_prepend(str(package.parent))
-    return Apps("rounds_on_ray.server:app", "rounds_on_ray.client:app")
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +124,7 @@ def run_app(folder: Path, runs: Path, **options: str) -> Result:
 
 
 @pytest.mark.engine
-def test_flower_apps_have_the_bits_of_one_process_and_outlive_an_actor(cluster, tmp_path, monkeypatch):
+def test_runs_and_flower_apps_have_the_bits_of_one_process_and_outlive_an_actor(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr("fedlab.flower_apps.run.write_page", lambda result: result)
     options = {"engine": "ray", "ray.address": cluster.address, "ray.cpus": "0.5"}
     died = tmp_path / "died"
@@ -158,6 +132,11 @@ def test_flower_apps_have_the_bits_of_one_process_and_outlive_an_actor(cluster, 
     dies += (
         f"    pathlib.Path({str(died)!r}).touch()\n    os._exit(1)\n"  # as its module is imported, by a first message
     )
+    here, there = (
+        fedlab.run(toy.write_preset(tmp_path, **toy.PLUGIN), runs=tmp_path / "runs", overrides=one)
+        for one in ({"engine": "inprocess"}, options)
+    )
+    assert there.weights_sha256 == here.weights_sha256 and there.manifest["engine"] == "ray"
     for name, apps in {"older": (OLD_SERVER, dies + OLD_CLIENT), "state": (ONE_WAY, ONE_WAY_CLIENT)}.items():
         folder = write_app(tmp_path / name, *apps)
         here, there = run_app(folder, tmp_path / "runs"), run_app(folder, tmp_path / "runs", **options)
@@ -208,34 +187,46 @@ def test_another_version_of_ray_is_told(cluster):
 
 
 @pytest.mark.engine
-def test_a_run_waits_for_room_outlives_a_node_and_says_that_the_head_is_gone(cluster, apps, tmp_path):
-    printed: list[str] = []
-
-    def react(text: str) -> None:
-        printed.append(text)
-        if "waiting for the Ray cluster" in text:
-            cluster.release()
-            (tmp_path / "first").touch()
-        if "first round answered" in text:
-            cluster.kill()
-            cluster.add()
-            (tmp_path / "second").touch()
-        if "second round answered" in text:
-            cluster.kill_head()  # the server goes on to wait for its third round
-
-    cluster.hold()
+def test_a_run_waits_for_room_outlives_a_node_and_a_client_that_hangs_and_says_that_the_head_is_gone(
+    cluster, tmp_path, monkeypatch
+):
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "says_its_node.py").write_text(NODES)
+    monkeypatch.syspath_prepend(str(tmp_path / "path"))
+    setup = Setup("says_its_node:app", {}, node_partitions(2), 1, 1, 0, {RUN_DIRECTORY: str(tmp_path)})
     options = RayConfig(address=cluster.address, cpus=1.0, gpus=0.0)
-    with pytest.raises(RunError, match=f"the Ray cluster at {cluster.address} is gone"):
-        ray.run(
-            apps,
-            {"folder": str(tmp_path)},
-            partitions=2,
-            options=options,
-            directory=tmp_path / "run",
-            timeout=120,
-            echo=react,
-        )
-    first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("first", "second"))
-    assert len({*first, *second}) == 3  # the head, the node that died and the one that came
-    assert "another one takes its message" in "".join(printed)
+    log = tmp_path / WORKER_LOG
+    cluster.hold()
+    waiting = "waiting for the Ray cluster"
+    release = threading.Thread(
+        target=lambda: wait_until(lambda: log.exists() and waiting in log.read_text(), waiting) and cluster.release()
+    )
+    release.start()
+    with ray.open_grid(setup, options, tmp_path) as grid, task_identity(1, 1):
+        release.join()
+
+        def ask(content: RecordDict) -> set[str]:
+            replies = grid.send_and_receive([Message(content, node, "query") for node in grid.get_node_ids()])
+            return {reply.content["c"]["node"] for reply in replies if not reply.has_error()}
+
+        def both() -> set[str]:
+            """Ask until clients have been on both nodes."""
+            return wait_until(lambda: len(found := ask(RecordDict())) == 2 and found, "clients on both nodes")
+
+        first = both()
+        cluster.kill()
+        cluster.add()
+        second = both()
+        assert len(first | second) == 3  # the head, the node that died and the one that came
+        assert "another one takes its message" in log.read_text()
+
+        hangs = grid.push_messages([Message(RecordDict({"hangs": ConfigRecord()}), grid.get_node_ids()[0], "query")])
+        grid.pull_until(hangs, time.monotonic() + 1)
+        wait_until((tmp_path / "hangs").exists, "a client to hang")
+        grid.abandon(hangs)
+        assert both() == second  # its place was given to another one
+
+        cluster.kill_head()
+        with pytest.raises(RunError, match=f"the Ray cluster at {cluster.address} is gone"):
+            wait_until(lambda: ask(RecordDict()) == {"no node"}, "the end of the connection")
     assert cluster.process.poll() is None

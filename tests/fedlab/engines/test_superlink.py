@@ -16,7 +16,7 @@ from fedlab.errors import RunError
 def test_a_superlink_that_cannot_start_says_why(tmp_path: Path) -> None:
     with (
         pytest.raises(RunError, match=r"ended with code 1 at its start(.|\n)*ModuleNotFoundError"),
-        superlink.superlink(tmp_path, simulation=True, environment={"PYTHONPATH": "", "PYTHONHOME": str(tmp_path)}),
+        superlink.superlink(tmp_path, environment={"PYTHONPATH": "", "PYTHONHOME": str(tmp_path)}),
     ):
         pass
 
@@ -35,7 +35,7 @@ def test_an_app_that_is_gone_before_the_end_of_its_output_is_seen_has_the_outcom
     )
     monkeypatch.setattr(superlink, "marked_processes", lambda marker: seen.pop() if seen else {})
     monkeypatch.setattr(superlink, "START_LIMIT", 0.0)  # long over, as in any run of some minutes
-    superlink.follow(link, 1, process="flwr-serverapp", timeout=None)  # type: ignore[arg-type]
+    superlink.follow(link, 1)  # type: ignore[arg-type]
     ended.set()
 
 
@@ -45,9 +45,7 @@ def test_a_port_that_is_taken_is_not_the_end(tmp_path: Path, monkeypatch: pytest
     with socket.create_server(("127.0.0.1", 0)) as taken:
         answers = [[taken.getsockname()[1], free(1)[0]], free(2)]
         monkeypatch.setattr(superlink, "free_ports", lambda _: answers.pop(0))
-        with superlink.superlink(
-            tmp_path, simulation=False
-        ) as link:  # with SuperNodes, as the gRPC engine will have it
+        with superlink.superlink(tmp_path) as link:
             socket.create_connection(("127.0.0.1", int(link.fleet.rpartition(":")[2])), timeout=5).close()
     assert answers == []
     assert processes.marked_processes(link.environment[processes.MARKER_ENV]) == {}
