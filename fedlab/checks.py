@@ -85,6 +85,8 @@ def unused(config: Config) -> dict[str, str]:
         found["client.momentum"] = "it is of SGD, and client.optimizer is adam; leave it out"
     if not isinstance(config.workload, SupportsScoring):
         found["sample_every"] = f"workload {run.workload!r} generates no samples; see evaluate_every"
+    if config.plugins["engine"].spec.simulates_clients:
+        found["comm.attempts"] = "simulated clients do not come back, so that each phase has one attempt; leave it out"
     if run.compile and run.device == "cpu" and config.plugins["engine"].spec.simulates_clients:
         found["compile"] = "networks are compiled on a GPU, and this run's device is the CPU; leave it out"
     return found

@@ -25,7 +25,7 @@ SCHEDULE = "final_lr_fraction"  # last part of an option by which learning rates
 FREE = LENGTH | {
     *("name", "engine", "device", "min_clients", "data.root", "checkpoint.keep", "checkpoint.keep_initial"),
     *("checkpoint.pretrain_cache", "comm.connect_timeout", "comm.idle_timeout", "comm.round_timeout"),
-    *("comm.max_reply_mb", "sample_every", "report", "track", "track_project", "track_group"),
+    *("comm.attempts", "comm.max_reply_mb", "sample_every", "report", "track", "track_project", "track_group"),
 }
 """Options that say how a run is carried out or for how long, and not what a round computes."""
 

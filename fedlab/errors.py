@@ -35,6 +35,22 @@ class RunError(FedlabError):
     """A run that could not be completed: failed clients, too few clients, a loss that is not finite."""
 
 
+class TooFewRepliesError(RunError):
+    """A phase with fewer valid replies than the run needs.
+
+    Attributes
+    ----------
+    what
+        Which clients failed, in one line.
+    valid
+        Number of valid replies.
+    """
+
+    def __init__(self, message: str, what: str = "", valid: int = 0) -> None:
+        super().__init__(message)
+        self.what, self.valid = what or message, valid
+
+
 class FedlabWarning(UserWarning):
     """Base of every warning for users, shown as its message: something was left out, or done in another way."""
 

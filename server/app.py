@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from fedlab.runs.directory import RunDirectory, current_directory
 from fedlab.runs.manifest import now
 from fedlab.runs.metrics import MetricTable, mean_over
 from fedlab.seeds import deterministic, seeded, turns
+from fedlab.server.attempts import Attempts
 from fedlab.server.budget import Budget
 from fedlab.server.early_stop import EarlyStop
 from fedlab.server.global_model import global_model
@@ -126,8 +128,11 @@ class RoundLoop:
         self.train_sampler, self.evaluate_sampler = samplers(
             self.workload, config, secret=account is not None and account.secret
         )
+        simulated = config.plugins["engine"].spec.simulates_clients
+        self.attempts = Attempts(1 if simulated else config.comm.attempts, self.strategy, self._repeat)
         self._clock = PhaseClock()
         self.round = 0
+        self._notes: list[dict[str, Any]] = []  # about the round, until it is recorded
         self._last_progress = 0.0
 
     def run_rounds(self) -> None:
@@ -147,15 +152,25 @@ class RoundLoop:
                 arrays = self._initialize()
                 if account := self.strategy.privacy():
                     self.run.emit("note", round=self.round, note=describe(account.record()))
-                trackers.add(self._finish_round(arrays, *self._evaluate(arrays)))
+                trackers.add(self._finish_round(arrays, *self._tested(arrays)))
             while self.round < self.config.run.rounds and not self._ended_by():
                 self.round += 1
-                with seeded(self.config.run.seed, "roster"):
-                    enough, named = self.train_sampler.count(len(self.names)), self.train_sampler.named(self.round)
-                    self.grid.start_round(self.round, self.config.comm.connect_timeout, enough, named)
-                arrays, stats = self._train(arrays)
-                trackers.add(self._finish_round(arrays, *self._evaluate(arrays), train=stats))
+                self._start_round()
+                arrays, stats = self.attempts.train(partial(self._train, arrays))
+                trackers.add(self._finish_round(arrays, *self._tested(arrays), train=stats))
         self._finish(arrays)
+
+    def _start_round(self) -> None:
+        """Wait until enough clients are connected for the round."""
+        with seeded(self.config.run.seed, "roster"):
+            enough, named = self.train_sampler.count(len(self.names)), self.train_sampler.named(max(self.round, 1))
+            self.grid.start_round(self.round, self.config.comm.connect_timeout, enough, named)
+
+    def _repeat(self, note: str) -> None:
+        """Prepare another attempt at a phase of the same round."""
+        self._notes.append({"note": note})
+        self._note(note)
+        self._start_round()
 
     def _restore(self, server_round: int, state: Mapping[str, Any]) -> ArrayRecord:
         """Go on from a checkpoint."""
@@ -219,6 +234,10 @@ class RoundLoop:
         earlier = self.round < self.config.run.rounds
         return self.budget.ended_by or ("metric" if earlier and self.stop.is_last(self.round) else "")
 
+    @property
+    def _is_last(self) -> bool:
+        return self.round == self.config.run.rounds or bool(self._ended_by())
+
     def _agreed(self, messages: list[Message], replies: Iterator[Message]) -> Iterator[Message]:
         """Yield the replies of a round within the limits that they set each other; log what was limited."""
         if not messages or not self.config.clients_limit_each_other or self.strategy.privacy() is not None:
@@ -235,6 +254,9 @@ class RoundLoop:
         account = self.strategy.privacy()
         return account.exhausted() if account and self.round < self.config.run.rounds else ""
 
+    def _tested(self, arrays: ArrayRecord) -> tuple[dict[str, Any], dict[str, float], PhaseStats]:
+        return self.attempts.evaluate(partial(self._evaluate, arrays), clients_leave=self._is_last)
+
     def _evaluate(self, arrays: ArrayRecord) -> tuple[dict[str, Any], dict[str, float], PhaseStats]:
         if not (self.config.client.evaluate and self._is_due(self.config.run.evaluate_every)):
             return {}, {}, PhaseStats()
@@ -250,13 +272,12 @@ class RoundLoop:
 
     def _is_due(self, every: int) -> bool:
         """Return True in round 0, in the last round, and in every ``every``-th."""
-        last = self.round == self.config.run.rounds or bool(self._ended_by())
-        return last or self.round % every == 0
+        return self._is_last or self.round % every == 0
 
     def _select(self, phase: str, sampler: Sampler) -> None:
         """Let the clients of this phase take part, and no other."""
         self.grid.select(None)
-        self.grid.select(sampler.draw(phase, self.round, self.grid.expected, self.grid.nodes))
+        self.grid.select(sampler.draw(phase, self.round, self.grid.expected, self.grid.nodes, self.attempts.failed))
 
     def _check(self, message: Message, reply: Message) -> None:
         validation.validate_reply(message, reply)
@@ -306,6 +327,7 @@ class RoundLoop:
         train, notes, score = train or PhaseStats(), self.strategy.events(), self._score(arrays)
         for note in notes:
             self.run.emit("note", round=self.round, **note)
+        notes, self._notes = [*self._notes, *notes], []
         record = {
             "round": self.round,
             "clients": clients,

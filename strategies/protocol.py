@@ -139,7 +139,10 @@ class ServerStrategy(Protocol):
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Restore a state, so that the next round gives the same bits as in an uninterrupted run."""
+        """Restore a state, so that the next round gives the same bits as in an uninterrupted run.
+
+        Also of a strategy that is in the middle of a round, which then begins again.
+        """
         ...
 
 

@@ -28,7 +28,7 @@ from fedlab.comm.replies import (
 )
 from fedlab.comm.roster import GONE, Roster
 from fedlab.comm.tensors import content_bytes
-from fedlab.errors import FedlabError, RunError
+from fedlab.errors import FedlabError, RunError, TooFewRepliesError
 
 OnReplies = Callable[[list[tuple[int, Message]]], None]  # partitions, each with its reply
 OnWaiting = Callable[[list[int], float], None]  # partitions that have not answered, seconds that are left
@@ -218,7 +218,7 @@ class PartitionGrid(Grid):
 
         Raises
         ------
-        RunError
+        TooFewRepliesError
             At the end, when too few clients are left: of those present, fewer than ``min_clients`` did not fail.
         """
         self.stats = PhaseStats()
@@ -251,7 +251,7 @@ class PartitionGrid(Grid):
             yield valid
         self.stats.failures.sort(key=lambda failure: failure.partition)
         if asked and len(present) - len(self.stats.failures) < self.needed:
-            raise RunError(self._failure_message(len(present)))
+            raise self._too_few(len(present), len(sent))
 
     def send_and_validate(
         self, messages: Iterable[Message], *, idle_timeout: float, check: Validate = no_validation
@@ -330,14 +330,17 @@ class PartitionGrid(Grid):
         if kind in UNRESPONSIVE_KINDS:
             self.unresponsive.add(partition)
 
-    def _failure_message(self, present: int) -> str:
+    def _too_few(self, present: int, asked: int) -> TooFewRepliesError:
         failed = self.stats.failures
         names = ", ".join(f"{failure.partition} ({self.names[failure.partition]})" for failure in failed)
         what = "all clients failed" if len(failed) == present else f"{len(failed)} of {present} clients failed"
-        return (
-            f"{what}: partition {names}; the run needs {self.needed} valid replies (option min_clients); "
+        what = f"{what}: partition {names}"
+        return TooFewRepliesError(
+            f"{what}; the run needs {self.needed} valid replies (option min_clients); "
             "`fedlab resume` goes on from the last round. "
-            f"First failure, of partition {failed[0].partition}:\n{failed[0].reason}"
+            f"First failure, of partition {failed[0].partition}:\n{failed[0].reason}",
+            f"{what} ({', '.join(dict.fromkeys(failure.kind for failure in failed))})",
+            asked - len(failed),
         )
 
     def _left_out_message(self, needed: int) -> str:

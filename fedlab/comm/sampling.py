@@ -67,7 +67,12 @@ class Sampler:
         return next(iter(self.schedule[server_round - 1 : server_round]), ()) if self.schedule else None
 
     def draw(
-        self, phase: str, server_round: int, expected: Collection[int], connected: Collection[int]
+        self,
+        phase: str,
+        server_round: int,
+        expected: Collection[int],
+        connected: Collection[int],
+        attempt: int = 0,
     ) -> set[int] | None:
         """Return the partitions that take part in a phase; None for all that are connected.
 
@@ -77,12 +82,15 @@ class Sampler:
             Partitions that may take part in this round.
         connected
             Those of them that are connected.
+        attempt
+            Number of the draw, where a phase is repeated because those of the draw before did not answer.
         """
         if self.schedule:
             return set(self.schedule[server_round - 1]) & set(connected)
         if self.fraction == 1.0:
             return set(connected) if self.only_connected else None
-        seed = secrets.randbits(128) if self.secret else seed_of(self.seed, "clients", phase, server_round)
+        names: list[str | int] = ["clients", phase, server_round, *([attempt] if attempt else [])]
+        seed = secrets.randbits(128) if self.secret else seed_of(self.seed, *names)
         generator = np.random.default_rng(seed)
         partitions = np.array(sorted(expected))
         if self.sizes:

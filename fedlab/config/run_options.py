@@ -94,6 +94,11 @@ class CommConfig:
     round_timeout: float = Field(
         0.0, ge=0, description="seconds after which a phase ends without those who have not answered; 0: none"
     )
+    attempts: int = Field(
+        3,
+        ge=1,
+        description="attempts at a phase of deployed clients that fewer than min_clients answer; then it stops",
+    )
     max_reply_mb: float = Field(256.0, gt=0, description="largest reply of a client, in megabytes")
     max_update_norm_ratio: float = Field(
         10.0, gt=0, description="maximum norm of a client update, as a multiple of the norm of the server's arrays"

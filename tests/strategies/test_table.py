@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, Error, Message, MessageType
+from flwr.common.constant import ErrorCode
 
 from fedlab import launch, registry
 from fedlab.config import schema
@@ -18,6 +19,8 @@ from fedlab.config.training_options import ClientConfig, ServerConfig
 from fedlab.engines import inprocess
 from fedlab.errors import ConfigError
 from fedlab.runs.directory import RunDirectory
+from fedlab.server import app
+from fedlab.server.attempts import Attempts
 from tables import lead, put
 from toy import SMALL, SPEC, Blobs, write_preset
 
@@ -40,18 +43,28 @@ TRAINING = [name for name in STRATEGIES if name not in ("source_only", "adabn", 
 
 
 class Shuffled(inprocess.InProcessGrid):
-    """Other node ids, listed from the last partition, and replies in the opposite order."""
+    """Other node ids, listed from the last partition, replies in the opposite order, and the first training is lost."""
 
     def __init__(self, host):
         host.partitions = {7 * partition + 3: partition for partition in reversed(host.partitions.values())}
         super().__init__(host)
         self.nodes, self.partitions = host.partitions, None  # each node is asked for its partition
+        self.lost = False
 
     def get_node_ids(self):
         return list(self.nodes)
 
     def pull_messages(self, message_ids):
         return super().pull_messages(sorted(message_ids, key=lambda name: -int(name.partition("-")[2]))[:1])
+
+    def _deliver(self, messages):
+        """The client that is the last to be aggregated trains, and its reply gets lost, once."""
+        replies = super()._deliver(messages)
+        asked = [(message.metadata.message_type, self.nodes[message.metadata.dst_node_id]) for message in messages]
+        if self.lost or asked != [(MessageType.TRAIN, 4)]:
+            return replies
+        self.lost = True
+        return [Message(Error(ErrorCode.NODE_UNAVAILABLE, "it is gone"), reply_to=messages[0])]
 
 
 @pytest.fixture
@@ -114,7 +127,7 @@ def read_options(monkeypatch):
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_it_ends_and_resumes_to_the_same_bits_with_other_nodes_in_another_order(
+def test_it_ends_and_resumes_to_the_same_bits_with_other_nodes_in_another_order_and_an_attempt_that_was_lost(
     prepare, federate, monkeypatch, read_options, name
 ):
     config = prepare(name, rounds=2)
@@ -130,7 +143,10 @@ def test_it_ends_and_resumes_to_the_same_bits_with_other_nodes_in_another_order(
     (directory.path / "checkpoints" / "round-2.pt").unlink()  # killed in round 2
     directory.update_manifest(status="interrupted", weights_sha256=None)
     monkeypatch.setattr(inprocess, "InProcessGrid", Shuffled)
+    monkeypatch.setattr(app, "Attempts", lambda most, *more: Attempts(2, *more))
     federate(directory)
+    asks = any(record["train_down"] for record in rounds[2]["bytes"].values())
+    assert ("the phase is repeated" in str(directory.rounds()[2]["notes"])) == asks
     assert directory.manifest()["weights_sha256"] == whole
     told = ("clients", "mean", "server", "bytes")
     assert [{key: line[key] for key in told} for line in directory.rounds()] == [
