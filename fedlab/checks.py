@@ -164,8 +164,7 @@ def check_strategy(config: Config, given: Collection[str]) -> None:
         With a sentence.
     """
     run, workload, strategy = config.run, config.workload, config.plugins["strategy"].spec
-    if config.plugins["engine"].spec.simulates_clients:
-        check_client_data(config)
+    check_client_data(config)
     try:
         check_server_data(config)
         privacy = strategy.server(workload, config, null_progress).privacy()
@@ -185,18 +184,26 @@ def check_strategy(config: Config, given: Collection[str]) -> None:
 
 
 def check_client_data(config: Config) -> None:
-    """Read what each simulated client has, and refuse clients without the labels that the strategy needs.
+    """Read what each client has, and refuse clients without the labels that the strategy needs.
+
+    The server of deployed clients often has not what they have; what it does have is the same as theirs. So a set that
+    cannot be divided as the options ask is refused here, and not by each client.
 
     Raises
     ------
     ConfigError, DataError
-        With the clients.
+        With the clients; DataError of simulated ones only.
     """
     run, workload, names = config.run, config.workload, config.clients
+    simulated = config.plugins["engine"].spec.simulates_clients
     unlabeled: list[str] = []
     for partition, name in enumerate(names):
-        workload.data(partition, "test")
-        unlabeled += [name] if missing_columns(workload, workload.data(partition, "train")) else []
+        try:
+            workload.data(partition, "test")
+            unlabeled += [name] if missing_columns(workload, workload.data(partition, "train")) else []
+        except DataError:
+            if simulated:
+                raise
     if config.plugins["strategy"].spec.needs_client_labels and unlabeled:
         table = config.plugins["workload"].spec.oracle_overrides
         bound = ", ".join(f"{key}={str(value).lower()}" for key, value in table.items())

@@ -304,6 +304,33 @@ def test_what_cannot_run_is_refused_before_anything_is_written(tmp_path, overrid
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("engine", ["inprocess", "grpc"])
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (
+            {"data.partition": "dirichlet", "data.alpha": 0.05},
+            "no split of 200 examples over 16 clients with alpha=0.05",
+        ),
+        ({"data.num_clients": 30}, "200 examples cannot be split over 30 clients with at least 10 each"),
+        ({"digits.setting": "domains", "data.clients_per_domain": 50}, "200 examples cannot be split over 50 clients"),
+        ({"digits.setting": "domains", "digits.client_labels": False}, r"'fedavg' trains .* \(usps\) have none"),
+    ],
+)
+def test_a_server_refuses_what_its_clients_could_not_do_as_a_simulation_does(monkeypatch, engine, overrides, sentence):
+    monkeypatch.delenv("FEDLAB_DATA", raising=False)
+    split = {"data.num_clients": 16, "data.partition": "iid"} if "digits.setting" not in overrides else {}
+    few = {"data.max_examples": 200, "digits.targets": "usps"}
+    here = {"grpc.insecure": True} if engine == "grpc" else {}
+    with pytest.raises(ConfigError, match=sentence):
+        launch.prepare("fedavg-digits", {"engine": engine, **few, **split, **here, **overrides})
+
+
+def test_a_server_need_not_have_what_its_clients_bring():
+    options = {"digits.targets": "usps,@factory", "data.max_examples": 50, "engine": "grpc", "grpc.insecure": True}
+    assert launch.prepare("dualadapt-digits", options).clients == ("usps", "factory")
+
+
 def test_a_gpu_that_clients_would_not_reach_is_refused_and_auto_does_not_take_it(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
