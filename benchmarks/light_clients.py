@@ -124,6 +124,11 @@ class LightClient:
         return f"{self.folder.parent.name}-{self.name}-{self.joined}"
 
     @property
+    def pid(self) -> int:
+        """Process id of its SuperNode."""
+        return int((self.folder / str(self.joined - 1) / PID).read_text(encoding="ascii"))
+
+    @property
     def node(self) -> int:
         """Id of its node at the server; 0 before it was let in."""
         text = processes.read_plain(self.folder / LOG)
@@ -134,7 +139,7 @@ class LightClient:
         if self.process is None:
             return
         with suppress(OSError, ValueError):
-            os.kill(int((self.folder / str(self.joined - 1) / PID).read_text(encoding="ascii")), signal.SIGTERM)
+            os.kill(self.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(LEAVING)
         self.kill()

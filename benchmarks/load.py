@@ -17,7 +17,8 @@ client: messages, keys, processes, aggregation, the run directory. Two messages 
 ``client``        memory that each client's processes add
 ================  ====================================================================================================
 
-The soak prints the slope of each process's memory over the rounds after the first fifth, and the size of the logs.
+The soak prints the slope of each process's memory over the rounds after the first fifth, also of the processes of the
+client that never leaves, the size of the logs, and what became of phases that too few clients answered.
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ class Server:
     process: subprocess.Popen[bytes]
     run: Path
     samples: list[tuple[float, Usage]] = field(default_factory=list)  # time and usage at the end of each round
+    watched: LightClient | None = None
+    client: list[float] = field(default_factory=list)  # megabytes of the watched client's processes, by round
 
     def rounds(self) -> int:
         """Return the number of rounds that are written, the test of the first model included."""
@@ -90,6 +93,8 @@ class Server:
             if self.rounds() > len(self.samples):
                 last = time.monotonic()
                 self.samples.append((last, usage(self.process.pid)))
+                if self.watched:
+                    self.client.append(sum(usage(self.watched.pid).memory.values()))
                 if len(self.samples) % EVERY == 0:
                     total = sum(self.samples[-1][1].memory.values())
                     print(f"round {len(self.samples) - 1}: {total:.0f} MB", flush=True)
@@ -120,7 +125,7 @@ class Server:
         named = {"fedlab serve": serve, "SuperLink": superlink, "ServerApp": app}
         found = {name: [one.memory.get(pid, 0.0) for _, one in self.samples] for name, pid in named.items()}
         rest = [sum(mb for pid, mb in one.memory.items() if pid not in named.values()) for _, one in self.samples]
-        return {**found, "the rest": rest}
+        return {**found, "the rest": rest, **({"a client that stays": self.client} if self.client else {})}
 
 
 @contextmanager
@@ -225,6 +230,7 @@ def soak(console: Console, count: int, rounds: int, overrides: Overrides, scratc
     with federation(folder, count, given) as (server, clients):
         for client in clients:
             client.join()
+        server.watched = clients[0]
         traffic = Traffic(server, clients, seed=0)
         server.follow(4)
         try:
@@ -235,10 +241,11 @@ def soak(console: Console, count: int, rounds: int, overrides: Overrides, scratc
         logs = {name: (server.run / name).stat().st_size / 1000 for name in ("flower/flower.log", "events.jsonl")}
         records = read_lines(server.run / "metrics.jsonl")
         theirs = [(client.folder / LOG).stat().st_size / 1000 for client in clients]
+    repeated = [note["note"] for record in records for note in record["notes"]]
     failures = [failure["kind"] for record in records for failure in record["failures"]]
     first = int(WARM_UP * rounds)
     table = cells.table(
-        f"memory of the server's processes over rounds {first} to {rounds}, MB",
+        f"memory of the processes over rounds {first} to {rounds}, MB",
         ("process", f"round {first}", f"round {rounds}", "least", "most", "slope, MB in 100 rounds"),
     )
     for role, values in server.roles().items():
@@ -251,6 +258,8 @@ def soak(console: Console, count: int, rounds: int, overrides: Overrides, scratc
         + ", ".join(f"{what} {times} times" for what, times in traffic.counts.items())
         + f"; replies that failed: {len(failures)} ({', '.join(sorted(set(failures)))})"
     )
+    for note in repeated:
+        console.print(note, markup=False)
     console.print(
         ", ".join(f"{name} {size:.0f} kB" for name, size in logs.items())
         + f"; flower.log of a client {mean(theirs):.0f} kB"
