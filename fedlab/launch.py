@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
-
-import torch
 
 from fedlab.checks import check, declared_metrics
 from fedlab.config.presets import read_preset
@@ -21,14 +20,15 @@ from fedlab.config.schema import Config
 from fedlab.config.sections import Overrides, Value
 from fedlab.continuation import continuation, record_continuation
 from fedlab.data.digits.datasets import data_root
+from fedlab.data.sources import full_sets_advice
 from fedlab.engines.spec import Apps
-from fedlab.errors import DataError, RunError, os_error_sentence
+from fedlab.errors import RunError, os_error_sentence
 from fedlab.registry import load_run_config, merge, plugins_of, preset_options
+from fedlab.run_data import data_sources, partition_statistics
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.result import Result
 from fedlab.torch_state import usual_torch_state
 from fedlab.training import resolve_device
-from fedlab.workload import SupportsHiddenLabels, Workload
 
 APPS = Apps(server="fedlab.server.app:app", client="fedlab.client.app:app")
 
@@ -135,8 +135,14 @@ def run_engine(directory: RunDirectory, watch: Watch = no_progress) -> Result:
     engine = config.plugins["engine"].spec
     if engine.simulates_clients:
         directory.write_split(partition_statistics(config.workload, len(config.clients)))
-    directory.update_manifest(**declared_metrics(config).to_manifest())
+    sources = data_sources(config)
+    data = [asdict(source) for source in sources]
+    directory.update_manifest(**declared_metrics(config).to_manifest(), data=data)
     with sigterm_as_interrupt(), watch(directory.path):
+        if data:
+            directory.emit("data", sources=data)
+        if config.data.expect_full and (advice := full_sets_advice(sources)):
+            directory.emit("note", round=0, note=advice)
         try:
             engine.start(APPS, config, directory.path)
         except BaseException as error:
@@ -182,30 +188,6 @@ def write_page(result: Result, with_predictions: bool = False) -> Result:
             f"that, `fedlab report {result.directory}` writes it"
         ) from None
     return result
-
-
-def partition_statistics(workload: Workload, clients: int) -> list[dict[str, object]]:
-    """Return what the first ``clients`` clients train on, for ``split.json``.
-
-    Returns
-    -------
-    list
-        For each client its ``name``, the number of its ``examples``, and ``labels``: class to count, or None where
-        the simulation does not know them or they are not one whole number for each example.
-    """
-    table: list[dict[str, object]] = []
-    for partition, name in enumerate(workload.clients[:clients]):
-        data = workload.data(partition, "train")
-        labels = data.columns.get("y")
-        if labels is None and isinstance(workload, SupportsHiddenLabels):
-            with suppress(DataError):  # a set whose labels are nowhere
-                labels = workload.labels(partition)
-        counts = None
-        if labels is not None and labels.dim() == 1 and not labels.is_floating_point():
-            values, numbers = torch.unique(labels, return_counts=True)
-            counts = dict(zip(map(str, values.tolist()), numbers.tolist(), strict=True))
-        table.append({"name": name, "examples": len(data), "labels": counts})
-    return table
 
 
 @contextmanager

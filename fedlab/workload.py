@@ -15,6 +15,7 @@ from fedlab.config.data_options import DATA_CONFIG, DataConfig
 from fedlab.config.schema import NoOptions
 from fedlab.config.sections import Overrides, options
 from fedlab.data.dataset import ArrayDataset, Batch
+from fedlab.data.sources import DataSource
 from fedlab.errors import ConfigError
 from fedlab.metrics import Metric, Phase
 from fedlab.models.copying import copy_module
@@ -149,6 +150,21 @@ class SupportsBatchChecks(Protocol):
         ------
         DataError
             When the loss must not take it.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsDataSources(Protocol):
+    """A workload that names the data sets it reads; a run says so in its first lines and in its manifest."""
+
+    def data_sources(self, partition: int | None) -> Sequence[DataSource]:
+        """Return the sets that the training examples of one client, or of the server for ``None``, come from.
+
+        Raises
+        ------
+        DataError
+            When they are missing.
         """
         ...
 

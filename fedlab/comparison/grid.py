@@ -38,7 +38,7 @@ PROCESS = f"{os.getpid()}-{time.time_ns()}"
 # Options on which no result depends.
 NOT_HASHED = frozenset(
     {"name", "seed", "checkpoint.pretrain_cache", "checkpoint.keep", "checkpoint.keep_initial", "report"}
-    | {"track", "track_project", "track_group"}
+    | {"track", "track_project", "track_group", "data.expect_full"}
 )
 
 

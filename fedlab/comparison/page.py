@@ -17,6 +17,7 @@ from markupsafe import Markup
 from fedlab.comparison import client_panels, columns, learning_curves, page_tables
 from fedlab.comparison.best import client_groups
 from fedlab.comparison.page_tables import SeriesStyle
+from fedlab.data.sources import DataSource, describe_sources
 from fedlab.files import write_atomically
 from fedlab.report import commands, partition_table, samples, template
 from fedlab.runs.directory import RunDirectory
@@ -176,10 +177,17 @@ def facts(comparison: Comparison) -> dict[str, str]:
         "grid": grid,
         "target": target,
         "budget": budget,
+        "training data": training_data(comparison),
         "created": comparison.created.replace("T", " ").replace("+0000", " UTC"),
         "git commit": commits.replace("-dirty", " with uncommitted changes"),
     }
     return {name: value for name, value in table.items() if value}
+
+
+def training_data(comparison: Comparison) -> str:
+    """Return the sets that the first finished cell trained on; "" where it names none."""
+    data = next((result.manifest.get("data", ()) for _, result in comparison.results), ())
+    return describe_sources([DataSource(**source) for source in data])
 
 
 def sample_images(

@@ -23,6 +23,7 @@ from fedlab.config.resolve import with_options
 from fedlab.config.schema import Config
 from fedlab.config.sections import Value, is_free_text, options
 from fedlab.errors import ConfigError
+from fedlab.run_data import data_notes
 from fedlab.runs.manifest import git_commit, now, versions
 from fedlab.runs.metrics import MetricTable
 from fedlab.training import resolve_device
@@ -59,7 +60,7 @@ class ComparisonPlan:
     """A checked request: the comparison to be, the cells' tasks by run directory, and the number of cells at a time.
 
     ``asked`` is the metric that was asked for, if one was; ``backend`` is the cluster that runs the cells, None for
-    this machine.
+    this machine; ``notes`` are lines about the data of the first cell.
     """
 
     comparison: Comparison
@@ -69,6 +70,7 @@ class ComparisonPlan:
     gpus: Sequence[str]
     asked: str | None = None
     backend: Backend | None = None
+    notes: Sequence[str] = ()
 
 
 class ComparisonListener(Protocol):
@@ -141,7 +143,7 @@ def plan_comparison(request: ComparisonRequest) -> ComparisonPlan:
         versions=versions(),
         git_commit=git_commit(),
     )
-    return ComparisonPlan(comparison, tasks, jobs, threads, gpus, request.metric, backend)
+    return ComparisonPlan(comparison, tasks, jobs, threads, gpus, request.metric, backend, data_notes(plans[0].config))
 
 
 def _asked_jobs(request: ComparisonRequest, plans: Sequence[grid.CellPlan]) -> int | None:

@@ -80,7 +80,8 @@ class RichProgress(LiveDisplay):
         """Show what is to be done."""
         self.folder, self.metric = plan.comparison.directory, plan.comparison.metric
         self.bar.update(self.task, total=len(plan.comparison.cells), completed=finished)
-        self.console.print(Text(header(plan, finished)), soft_wrap=True)
+        for line in (header(plan, finished), *plan.notes):
+            self.console.print(Text(line), soft_wrap=True)
 
     def on_cell_start(self, cells: Sequence[Cell]) -> None:
         """Add a line for the run."""
@@ -119,7 +120,8 @@ class PlainProgress:
         """Write what is to be done."""
         self.done, self.cells = finished, len(plan.comparison.cells)
         self.folder, self.metric = plan.comparison.directory, plan.comparison.metric
-        self.write(header(plan, finished))
+        for line in (header(plan, finished), *plan.notes):
+            self.write(line)
 
     def on_cell_start(self, cells: Sequence[Cell]) -> None:
         """Write nothing: a line comes at the end of a cell."""
@@ -141,7 +143,7 @@ class JsonProgress:
         """Write what is to be done."""
         self.folder = plan.comparison.directory
         facts = {"directory": str(self.folder), "cells": len(plan.comparison.cells), "finished": finished}
-        self._event("begin", **facts, jobs=plan.jobs, threads=plan.threads)
+        self._event("begin", **facts, jobs=plan.jobs, threads=plan.threads, notes=list(plan.notes))
 
     def on_cell_start(self, cells: Sequence[Cell]) -> None:
         """Write which cells began."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -41,12 +42,20 @@ class DataConfig:
         "own: in the proportions of its training examples, for which personal models are made",
     )
     max_examples: int = Field(0, ge=0, description="at most so many examples of each part, for a quick look; 0: all")
+    expect_full: bool = Field(
+        False, description="the options are made for full data sets: a run that has only parts of them says so"
+    )
     label_smoothing: float = Field(
         0.0, ge=0.0, lt=1.0, description="fraction of each label that is spread over all classes in the training loss"
     )
     client_folder: str = Field("", exclude=True)  # a client's own data, `fedlab join --data`
     seed: int = Field(0, exclude=True)  # the run's
     device: str = Field("cpu", exclude=True)  # the run's
+
+    @property
+    def root_folder(self) -> Path | None:
+        """Folder of full data sets; None: the sets inside the package are read."""
+        return Path(self.root) if self.root else None
 
     @property
     def num_shards(self) -> int:

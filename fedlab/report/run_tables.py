@@ -11,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from fedlab.data.sources import DataSource, describe_sources
 from fedlab.privacy.accounting import describe
 from fedlab.runs.client_distribution import FEW, distributions, in_order, worst_first
 from fedlab.runs.formatting import MISSING, elapsed
@@ -219,6 +220,7 @@ def facts(result: Result) -> dict[str, str]:
         "engine": manifest.get("engine", ""),
         "device": manifest.get("device", ""),
         "machine": manifest.get("machine", ""),
+        "training data": describe_sources([DataSource(**source) for source in manifest.get("data", ())]),
         "started": _time(manifest.get("started", manifest.get("created", ""))),
         "ended": _time(manifest.get("ended", "")),
         "resumed": _time(manifest.get("resumed", "")),

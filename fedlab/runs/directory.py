@@ -169,7 +169,7 @@ class RunDirectory:
     def write_split(self, clients: Sequence[Mapping[str, object]]) -> None:
         """Write the statistics of each client's training data, one line a client.
 
-        They are what ``partition_statistics`` in ``fedlab/launch.py`` returns.
+        They are what ``partition_statistics`` in ``fedlab/run_data.py`` returns.
         """
         lines = ",\n".join(f"  {json.dumps(client)}" for client in clients)
         write_atomically(self.path / "split.json", f'{{"clients": [\n{lines}\n]}}\n'.encode())

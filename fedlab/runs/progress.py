@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from fedlab.data.sources import DataSource, data_line
 from fedlab.errors import name_list
 from fedlab.files import follow_lines
 from fedlab.runs.client_distribution import FEW, QUANTILES, WORST, distribution, distributions
@@ -148,6 +149,7 @@ def waiting_line(event: Event) -> str:
 # Events that plain and rich displays write in the same line.
 FORMATTERS: Mapping[str, Callable[[Event, MetricTable], str]] = {
     "client_failed": failure_line,
+    "data": lambda event, _: data_line([DataSource(**source) for source in event["sources"]]),
     "connected": lambda event, _: connected_line(event),
     "left": lambda event, _: f"client {event['client']} is gone",
     "refused": lambda event, _: f"refused {event['client']}: {event['reason']}",

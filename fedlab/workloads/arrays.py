@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.given_arrays import read_examples
+from fedlab.data.sources import DataSource
 from fedlab.errors import ConfigError, NoServerDataError
 from fedlab.seeds import seeded
 from fedlab.workload import WorkloadSpec
@@ -190,6 +191,11 @@ class Classification:
         if owner is None:
             raise NoServerDataError("this task has no examples on the server; give classification(..., server=(x, y))")
         return owner[split]
+
+    def data_sources(self, partition: int | None) -> Sequence[DataSource]:
+        """See :class:`fedlab.workload.SupportsDataSources`."""
+        name = SERVER if partition is None else self.clients[partition]
+        return [DataSource(name, len(self.data(partition, "train")), "this program")]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean cross-entropy, a scalar."""

@@ -15,8 +15,8 @@ cross-entropy over pixels, without weights. None on data without labels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -32,6 +32,7 @@ from fedlab.data.images.texture import Texture, textured
 from fedlab.data.pixels import to_float
 from fedlab.data.segmentation import augment, camvid
 from fedlab.data.segmentation.camvid import CLASSES, DRIVES, FREQUENCIES, IGNORE_INDEX
+from fedlab.data.sources import DataSource
 from fedlab.errors import ConfigError, DataError, suggest
 from fedlab.metrics import FRACTION, Metric
 from fedlab.models.fcn import STRIDE, FcnNet
@@ -131,6 +132,16 @@ class CamVid:
         examples = self._read(self.drives[drive], split, with_labels=self.client_labels)
         return self._time_slice(examples, part) if split == "train" else examples
 
+    def data_sources(self, partition: int | None) -> Sequence[DataSource]:
+        """See :class:`fedlab.workload.SupportsDataSources`."""
+        if partition is None:
+            drives, split = self.sources, "all"
+        else:
+            drives, split = (self.drives[partition // self.data_config.clients_per_domain],), "train"
+        return [
+            camvid.drive_source(name, self.data_config.root_folder, len(self._read(name, split))) for name in drives
+        ]
+
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the class-weighted mean cross-entropy over labeled pixels, a scalar; 0 if there are none.
 
@@ -173,8 +184,9 @@ class CamVid:
         }
 
     def _read(self, drive: str, split: str, with_labels: bool = False) -> ArrayDataset:
-        root = Path(self.data_config.root) if self.data_config.root else None
-        return camvid.load_drive(drive, split, root, reduce=1 if self.full_size else 2, with_labels=with_labels)
+        return camvid.load_drive(
+            drive, split, self.data_config.root_folder, reduce=1 if self.full_size else 2, with_labels=with_labels
+        )
 
     def _augmented(self, batch: Batch) -> Batch:
         x, y = augment.random_resized_crop(to_float(batch)["x"], batch["y"])

@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -23,6 +22,7 @@ from fedlab.data.digits import datasets
 from fedlab.data.images import image_sets
 from fedlab.data.pinned import send
 from fedlab.data.pixels import bytes_to_float
+from fedlab.data.sources import DataSource
 from fedlab.diffusion import denoising, noise_schedule, sigmas
 from fedlab.diffusion.noise_schedule import NoiseSchedule
 from fedlab.errors import ConfigError, suggest
@@ -181,6 +181,12 @@ class Denoising:
         assert y is not None
         return self._images({"x": x, "y": y}, split)
 
+    def data_sources(self, partition: int | None) -> Sequence[DataSource]:
+        """See :class:`fedlab.workload.SupportsDataSources`."""
+        of_source = partition is None or self.setting == "shards"
+        name = self.source if of_source else self.domains[partition or 0]
+        return [image_sets.image_source(name, self.data_config.root_folder, len(self._read(name, "train")[0]))]
+
     def labels(self, partition: int) -> Tensor | None:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""
         if self.setting == "domains":
@@ -237,12 +243,13 @@ class Denoising:
 
     def _read(self, name: str, split: str, with_labels: bool = False) -> tuple[Tensor, Tensor | None]:
         """Return bytes (images, 3, 32, 32), and labels (images,) unless training images are read without."""
-        root = Path(self.data_config.root) if self.data_config.root else None
         if name in OTHERS:
-            found = image_sets.load_image_set(name, root, split == "test")
+            found = image_sets.load_image_set(name, self.data_config.root_folder, split == "test")
             return found.x[: self.data_config.max_examples or None], found.y[: self.data_config.max_examples or None]
         bound = name != self.source
-        columns = datasets.load_digits(name, split, root, with_labels=with_labels, upper_bound=bound).columns
+        columns = datasets.load_digits(
+            name, split, self.data_config.root_folder, with_labels=with_labels, upper_bound=bound
+        ).columns
         y = columns.get("y")
         return columns["x"][: self.data_config.max_examples or None], None if y is None else y[
             : self.data_config.max_examples or None

@@ -26,6 +26,7 @@ from fedlab.data.digits.augment import WIDE, random_affine, random_recolor
 from fedlab.data.digits.domains import SIZE
 from fedlab.data.images.texture import Texture, textured
 from fedlab.data.pixels import to_float
+from fedlab.data.sources import DataSource
 from fedlab.errors import ConfigError, DataError
 from fedlab.files import expand_user
 from fedlab.models.convnet import ConvNet
@@ -158,6 +159,17 @@ class Digits:
         examples = self.read_domain(self.source, split, True)
         return self._augmented(examples) if split == "train" and self.augment else examples
 
+    def data_sources(self, partition: int | None) -> Sequence[DataSource]:
+        """See :class:`fedlab.workload.SupportsDataSources`."""
+        domain = self.source
+        if partition is not None and self.setting == "domains":
+            domain = self._client_specs[partition].domain
+            if own := self._folder(domain):
+                return [DataSource(domain.removeprefix(OWN), len(self.data(partition, "train")), str(own))]
+        return [
+            datasets.digit_source(domain, self.data_config.root_folder, len(self.read_domain(domain, "train", False)))
+        ]
+
     def labels(self, partition: int) -> Tensor | None:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""
         if self.setting == "shards":
@@ -217,9 +229,10 @@ class Digits:
 
     def read_domain(self, domain: str, split: str, with_labels: bool) -> ArrayDataset:
         """See :class:`fedlab.workloads.domain_suite.DividesDomains`."""
-        root = Path(self.data_config.root) if self.data_config.root else None
         bound = domain != self.source
-        examples = datasets.load_digits(domain, split, root, with_labels=with_labels, upper_bound=bound)
+        examples = datasets.load_digits(
+            domain, split, self.data_config.root_folder, with_labels=with_labels, upper_bound=bound
+        )
         columns = {name: column[: self.data_config.max_examples or None] for name, column in examples.columns.items()}
         return ArrayDataset(columns, examples.transform)
 

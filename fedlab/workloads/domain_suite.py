@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Hashable, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import ClassVar, NamedTuple, Protocol
 
 import torch
@@ -28,6 +27,7 @@ from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.images import domain_suites
 from fedlab.data.images.domain_suites import DomainSuite
 from fedlab.data.partitioners import PARTITIONS, partition_indices
+from fedlab.data.sources import DataSource
 from fedlab.errors import ConfigError, DataError, name_list, suggest
 from fedlab.metrics import FRACTION, Metric
 from fedlab.seeds import seed_of
@@ -232,6 +232,12 @@ class DomainSuiteWorkload:
         on_host = examples.host_only or (self.augment and self.view_on_host)
         return ArrayDataset(examples.columns, view, on_host) if split == "train" else examples
 
+    def data_sources(self, partition: int | None) -> Sequence[DataSource]:
+        """See :class:`fedlab.workload.SupportsDataSources`."""
+        domain = self.source if partition is None else self._client_specs[partition].domain
+        examples = len(self.read_domain(domain, "train", False))
+        return [domain_suites.suite_source(self.of, domain, self.data_config.root_folder, examples)]
+
     def labels(self, partition: int) -> Tensor:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""
         return client_data(self, self._client_specs[partition], "train", with_labels=True).columns["y"]
@@ -261,8 +267,9 @@ class DomainSuiteWorkload:
 
     def read_domain(self, domain: str, split: str, with_labels: bool) -> ArrayDataset:
         """See :class:`DividesDomains`."""
-        root = Path(self.data_config.root) if self.data_config.root else None
-        examples = domain_suites.load_domain(self.of, domain, split, root, with_labels=with_labels)
+        examples = domain_suites.load_domain(
+            self.of, domain, split, self.data_config.root_folder, with_labels=with_labels
+        )
         return examples.select(slice(self.data_config.max_examples)) if self.data_config.max_examples else examples
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -36,6 +35,7 @@ from fedlab.data.images.image_sets import IMAGE_SETS, LabeledImages
 from fedlab.data.images.texture import Texture, textured
 from fedlab.data.partitioners import PARTITIONS, partition_indices
 from fedlab.data.pixels import to_rgb_float
+from fedlab.data.sources import DataSource
 from fedlab.errors import ConfigError, suggest
 from fedlab.losses.prototypes import episode_loss
 from fedlab.metrics import FRACTION, Metric
@@ -187,6 +187,14 @@ class FewShot:
         check_episodes(examples.columns["y"], self.ways, max(self.shot_numbers), self.queries)
         return examples
 
+    def data_sources(self, partition: int | None) -> Sequence[DataSource]:
+        """See :class:`fedlab.workload.SupportsDataSources`; of a target, the images that are not for episodes."""
+        if partition is None:
+            return [image_sets.image_source(self.base, self.data_config.root_folder, len(self.data(None, "train")))]
+        domain = partition // self.data_config.clients_per_domain
+        parts = [min(len(rows), self._count(rows)) for rows in _unlabeled_parts(self, domain)]
+        return [image_sets.image_source(self.domains[domain], self.data_config.root_folder, sum(parts))]
+
     def labels(self, partition: int) -> Tensor | None:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""
         y = self.target(partition // self.data_config.clients_per_domain).y
@@ -252,9 +260,10 @@ class FewShot:
         return found
 
     def _read(self, name: str, validation: bool = False) -> LabeledImages:
-        root = Path(self.data_config.root) if self.data_config.root else None
-        base = image_sets.load_image_set(self.base, root)
-        images = image_sets.load_image_set(name, root, validation, self.size or base.x.shape[-1])
+        base = image_sets.load_image_set(self.base, self.data_config.root_folder)
+        images = image_sets.load_image_set(
+            name, self.data_config.root_folder, validation, self.size or base.x.shape[-1]
+        )
         if not self.mix_channels and images.x.shape[1] != base.x.shape[1]:
             raise ConfigError(
                 f"base {self.base!r} has {base.x.shape[1]} channels and target {name!r} {images.x.shape[1]}; "

@@ -31,12 +31,14 @@ from fedlab.config.data_options import DEFAULT_DATA, DataConfig
 from fedlab.config.sections import split_names
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.images import photo_domains, views
+from fedlab.data.images.domain_suites import suite_source
 from fedlab.data.images.image_stores import lazy_dataset, load_files
 from fedlab.data.images.photo_domains import Part
 from fedlab.data.images.photo_layout import FOLDERS, TARGETS, Layout
 from fedlab.data.images.texture import Texture, randomize_texture
 from fedlab.data.partitioners import PARTITIONS
 from fedlab.data.pixels import bytes_to_float, to_float
+from fedlab.data.sources import DataSource
 from fedlab.errors import ConfigError, DataError
 from fedlab.models.backbones import BackboneClassifier, split_stages
 from fedlab.models.convnet import ConvNet
@@ -169,6 +171,18 @@ class ImageFolder:
     def read_domain(self, domain: str, split: str, with_labels: bool) -> ArrayDataset:
         """See :class:`fedlab.workloads.domain_suite.DividesDomains`."""
         return self._dataset(self._target_part(domain, split, with_labels))
+
+    def data_sources(self, partition: int | None) -> Sequence[DataSource]:
+        """See :class:`fedlab.workload.SupportsDataSources`."""
+        domain = self.source if partition is None else self._client_specs[partition].domain
+        if partition is None:
+            part, folder = self._source_part("train"), self._root / domain if self._root else None
+        else:
+            part, folder = self._target_part(domain, "train", False), self._folder(domain)
+        examples = len(part.subsample(self.data_config.max_examples).rows)
+        if folder is None or (self.domains != FOLDERS and not self.data_config.client_folder):
+            return [suite_source(photo_domains.PACS_PHOTOS, domain, self._root, examples)]
+        return [DataSource(domain, examples, str(folder))]
 
     def labels(self, partition: int) -> Tensor | None:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""

@@ -13,8 +13,7 @@ images for each, clients share them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -28,6 +27,7 @@ from fedlab.data.images import image_sets, views
 from fedlab.data.images.image_sets import IMAGE_SETS
 from fedlab.data.images.texture import Texture, textured
 from fedlab.data.pixels import to_rgb_float
+from fedlab.data.sources import DataSource
 from fedlab.errors import ConfigError, suggest
 from fedlab.models.convnet import ConvNet
 from fedlab.models.mixer import SHAPES, SMALL, Mixer, check_patch_size
@@ -124,6 +124,12 @@ class Images:
         """Return all images that clients share, with labels."""
         return self._examples(split, False)
 
+    def data_sources(self, partition: int | None) -> Sequence[DataSource]:
+        """See :class:`fedlab.workload.SupportsDataSources`."""
+        there = len(self._read("train").y)
+        examples = min(there, self.data_config.max_examples or there)
+        return [image_sets.image_source(self.source, self.data_config.root_folder, examples)]
+
     def labels(self, partition: int) -> Tensor:
         """See :class:`fedlab.workload.SupportsHiddenLabels`."""
         return shards.shard_labels(self, partition)
@@ -138,8 +144,7 @@ class Images:
         return domain_suite.accuracy_and_loss(model, data)
 
     def _read(self, split: str) -> image_sets.LabeledImages:
-        root = Path(self.data_config.root) if self.data_config.root else None
-        return image_sets.load_image_set(self.source, root, split != "train", self.size)
+        return image_sets.load_image_set(self.source, self.data_config.root_folder, split != "train", self.size)
 
     def _examples(self, split: str, servers: bool) -> ArrayDataset:
         """Return all examples of the server, or all that clients share."""

@@ -21,7 +21,7 @@ Pictures show generated molecules and their properties.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -39,6 +39,7 @@ from fedlab.data.molecules.graphs import GraphVocabulary
 from fedlab.data.molecules.ownership import MoleculeAllocation
 from fedlab.data.molecules.scaffolds import MoleculePartition
 from fedlab.data.partitioners import MIN_EXAMPLES
+from fedlab.data.sources import DataSource
 from fedlab.errors import DataError
 from fedlab.evaluation import molecule_plots as pictures
 from fedlab.evaluation import molecules as scores
@@ -155,6 +156,17 @@ class Molecules:
             parts = [train for train, _ in found.clients] if self.server == "pooled" else []
             rows = torch.cat([found.server, *parts])
         return self._graphs(found.training, rows)
+
+    def data_sources(self, partition: int | None) -> Sequence[DataSource]:
+        """See :class:`fedlab.workload.SupportsDataSources`."""
+        if partition is not None and self.data_config.client_folder:
+            own = expand_user(self.data_config.client_folder)
+            return [DataSource(own.name, len(_own(own, self)), str(own.parent))]
+        examples = len(_holdings(self).training)
+        if self.file:
+            file = expand_user(self.file)
+            return [DataSource(file.name, examples, str(file.parent))]
+        return [smiles.molecule_source(self.dataset, self.data_config.root_folder, examples)]
 
     def _graphs(self, molecules: smiles.Molecules, rows: Tensor) -> ArrayDataset:
         def read(batch: Batch) -> Batch:
@@ -309,8 +321,9 @@ def _files(workload: Molecules) -> tuple[smiles.Molecules, smiles.Molecules]:
         found = _own(expand_user(workload.file), workload)
         train, test = scaffolds.train_test_rows(torch.arange(len(found)), 0.1, workload.data_config.seed, "test file")
         return found.select(train.tolist()), found.select(test.tolist())
-    root = Path(workload.data_config.root) if workload.data_config.root else None
-    paths = [smiles.molecule_file(workload.dataset, split, root) for split in ("train", "test")]
+    paths = [
+        smiles.molecule_file(workload.dataset, split, workload.data_config.root_folder) for split in ("train", "test")
+    ]
     train_file, test_file = (
         smiles.load_molecules(path, workload.vocabulary, workload.data_config.max_examples, _order(workload))
         for path in paths

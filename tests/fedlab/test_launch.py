@@ -11,7 +11,7 @@ import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Barrier
 
@@ -25,8 +25,10 @@ from cuda_operations import NotDeterministic
 from disks import full_disk
 from fedlab import launch, registry
 from fedlab.config.presets import preset_names
+from fedlab.data.sources import DataSource
 from fedlab.errors import ConfigError, DataError, FedlabError, RunError
 from fedlab.report import run_page
+from fedlab.run_data import partition_statistics
 from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.result import Result
@@ -88,6 +90,18 @@ def test_the_split_is_written_with_the_labels_that_the_simulation_knows(tmp_path
     assert json.loads(known.read_text())["clients"] == [{"name": "near", "examples": 90, "labels": {"0": 1, "2": 2}}]
 
 
+@pytest.mark.parametrize("expect_full", [False, True])
+def test_a_run_says_and_records_which_data_it_has(tmp_path, monkeypatch, expect_full):
+    part = DataSource("blobs", 90, "the package", "put all of them into FOLDER/blobs")
+    named = type("Named", (toy.Blobs,), {"data_sources": lambda self, partition: [part]})
+    put(monkeypatch, "workload", "blobs", WorkloadSpec(named))
+    result = run(tmp_path, rounds=1, **{"data.expect_full": expect_full})
+    assert result.manifest["data"] == [asdict(part)]  # once, though three parties have it
+    events = [json.loads(line) for line in (result.directory / "events.jsonl").read_text().splitlines()]
+    assert [event["sources"] for event in events if event["event"] == "data"] == [[asdict(part)]]
+    assert any("put all of them" in event.get("note", "") for event in events) == expect_full
+
+
 def knowing(labels):
     """The toy workload in a simulation that knows labels; a class of its own, since isinstance caches by class."""
     return type("Knowing", (toy.Blobs,), {"labels": labels})
@@ -97,9 +111,9 @@ def test_labels_that_are_no_classes_or_nowhere_are_not_counted():
     def nowhere(self, partition):
         raise DataError("no labels")
 
-    assert [client["labels"] for client in launch.partition_statistics(knowing(nowhere)(), 2)] == [None, None]
+    assert [client["labels"] for client in partition_statistics(knowing(nowhere)(), 2)] == [None, None]
     for labels in (torch.zeros(90), torch.zeros(90, 4, 4, dtype=torch.long)):
-        assert launch.partition_statistics(knowing(lambda self, partition, y=labels: y)(), 1) == [
+        assert partition_statistics(knowing(lambda self, partition, y=labels: y)(), 1) == [
             {"name": "near", "examples": 90, "labels": None}
         ]
 

@@ -38,6 +38,7 @@ from fedlab.data.dataset import ArrayDataset
 from fedlab.data.digits import proxies
 from fedlab.data.digits.domains import DOMAINS, PROXY_SOURCE, SIZE, Part, read_npz
 from fedlab.data.pixels import to_float
+from fedlab.data.sources import PACKAGE, DataSource
 from fedlab.errors import DataError, suggest
 from fedlab.files import expand_user
 
@@ -47,6 +48,7 @@ __all__ = [
     "EMBEDDED",
     "SPLITS",
     "data_root",
+    "digit_source",
     "files",
     "is_embedded",
     "load_digits",
@@ -58,6 +60,7 @@ SPLITS: tuple[Part, Part] = ("train", "test")
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 BOUND_LABELS = "bounds_only_train_labels.npz"
 FETCH = "put it there (`fedlab data download` fetches mnist, usps and svhn)"
+DOWNLOAD = dict.fromkeys(("mnist", "usps", "svhn"), " (`fedlab data download FOLDER`)")
 PROXY_SEEDS: Mapping[Part, int] = {"train": 1409, "test": 7495}
 REINSTALL = "the package is damaged, reinstall fedlab"
 
@@ -182,6 +185,22 @@ def files(domain: str, part: Part, root: Path | None) -> tuple[Path, ...]:
             f"FEDLAB_DATA to the folder that holds {Path(entry.full[part][0]).parent}/"
         )
     return (EMBEDDED / f"{domain}_{part}.npz",)
+
+
+def digit_source(domain: str, root: Path | None, examples: int) -> DataSource:
+    """Return where the training part of a domain is read from, of which a run takes so many examples.
+
+    Raises
+    ------
+    DataError
+        As :func:`files`.
+    """
+    paths = files(domain, "train", root)
+    if not is_embedded(paths):
+        return DataSource(domain, examples, str(root) if paths else "scikit-learn")
+    source, part = PROXY_SOURCE if DOMAINS[domain].proxy else (domain, "train")
+    folder = Path(DOMAINS[source].full[part][0]).parts[0]
+    return DataSource(domain, examples, PACKAGE, f"put {source} into FOLDER/{folder}{DOWNLOAD.get(source, '')}")
 
 
 def is_embedded(paths: tuple[Path, ...]) -> bool:

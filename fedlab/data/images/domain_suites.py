@@ -32,6 +32,7 @@ from torch import Tensor
 from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.data.digits.datasets import EMBEDDED, SPLITS, unset_root
 from fedlab.data.digits.domains import Part
+from fedlab.data.sources import PACKAGE, DataSource
 from fedlab.errors import DataError, suggest
 
 CUT_SEED = 1709  # one cut for all runs
@@ -144,6 +145,21 @@ def full_folder(suite: DomainSuite, root: Path | None) -> Path | None:
     if not root.is_dir():
         raise DataError(f"data root {root} is not a folder; name the folder of the full sets, or {unset_root(root)}")
     return root / suite.folder if (root / suite.folder).is_dir() else None
+
+
+def suite_source(suite: DomainSuite, domain: str, root: Path | None, examples: int) -> DataSource:
+    """Return where the training part of a domain is read from, of which a run takes so many examples.
+
+    Raises
+    ------
+    DataError
+        As :func:`full_folder`.
+    """
+    folder = full_folder(suite, root)
+    if folder:
+        return DataSource(domain, examples, str(folder))
+    whole = len(_inputs(suite, domain, "train", None)) < suite.embedded["train"]
+    return DataSource(domain, examples, PACKAGE, "" if whole else f"put {suite.name} into FOLDER/{suite.folder}")
 
 
 def read_part(suite: DomainSuite, folder: Path, domain: str, part: Part) -> LabeledArrays:

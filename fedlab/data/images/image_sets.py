@@ -30,6 +30,7 @@ from torch.nn.functional import interpolate, pad
 
 from fedlab.data.digits import datasets, proxies
 from fedlab.data.digits.domains import DOMAINS, SIZE
+from fedlab.data.sources import PACKAGE, DataSource
 from fedlab.errors import DataError, suggest
 from fedlab.seeds import seeded
 
@@ -108,6 +109,19 @@ def load_image_set(name: str, root: Path | None, validation: bool = False, size:
         raise DataError(
             f"{name} cannot be read ({error}); replace its files below {root or datasets.EMBEDDED}"
         ) from error
+
+
+def image_source(name: str, root: Path | None, examples: int) -> DataSource:
+    """Return where a set is read from, of which a run takes so many images.
+
+    Raises
+    ------
+    DataError
+        When a digit domain is not there, see :func:`fedlab.data.digits.datasets.files`.
+    """
+    if name in DOMAINS:
+        return datasets.digit_source(name, root, examples)
+    return DataSource(name, examples, str(root) if root and IMAGE_SETS[name].needs else PACKAGE)
 
 
 def split_unlabeled(y: Tensor, fraction: float) -> tuple[Tensor, Tensor]:

@@ -32,6 +32,7 @@ from fedlab.data.digits.datasets import EMBEDDED, note_embedded, unset_root
 from fedlab.data.molecules import cache, graphs
 from fedlab.data.molecules.graphs import Graph, GraphVocabulary
 from fedlab.data.molecules.smiles_file import read_smiles_file
+from fedlab.data.sources import PACKAGE, DataSource
 from fedlab.errors import DataError, FedlabWarning, suggest
 
 FORMAT = "1"  # of the cache
@@ -141,6 +142,21 @@ def molecule_file(name: str, split: str, root: Path | None) -> Path:
         unset = f", or {unset_root(root)} to use the part that ships" if root and MOLECULE_SETS[name].embedded else ""
         raise DataError(f"expected {path}; put the set there and name FOLDER in data.root or FEDLAB_DATA{unset}")
     return path
+
+
+def molecule_source(name: str, root: Path | None, examples: int) -> DataSource:
+    """Return where the training file of a set is, of which a run takes so many molecules.
+
+    Raises
+    ------
+    DataError
+        As :func:`molecule_file`.
+    """
+    path = molecule_file(name, "train", root)
+    if path.parent != EMBEDDED:
+        return DataSource(name, examples, str(path.parent))
+    both = " and ".join(FILES[name, split] for split in ("train", "test"))
+    return DataSource(name, examples, PACKAGE, f"put {both} into FOLDER/molecules")
 
 
 @lru_cache(maxsize=8)

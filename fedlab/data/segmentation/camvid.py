@@ -45,6 +45,7 @@ from torch import Tensor
 from fedlab.data.dataset import ArrayDataset
 from fedlab.data.digits.datasets import EMBEDDED, unset_root
 from fedlab.data.pixels import to_float
+from fedlab.data.sources import PACKAGE, DataSource
 from fedlab.errors import DataError, suggest
 
 CLASSES = (
@@ -148,6 +149,12 @@ def load_drive(
     if split == "train" and not with_labels:
         return ArrayDataset({"x": x}, to_float)
     return ArrayDataset({"x": x, "y": y[rows]}, to_float)
+
+
+def drive_source(domain: str, root: Path | None, examples: int) -> DataSource:
+    """Return where a drive is read from, of which a run takes so many views; the package has all, reduced."""
+    full = root / FULL_FILE if root else None
+    return DataSource(domain, examples, str(full.parent) if full and full.is_file() else PACKAGE)
 
 
 def darken(x: Tensor) -> Tensor:

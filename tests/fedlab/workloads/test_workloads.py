@@ -9,8 +9,10 @@ from torch import nn
 from configs import make, workload
 from fedlab import registry
 from fedlab.config.run_options import RunConfig
+from fedlab.data.sources import PACKAGE, DataSource
 from fedlab.errors import ConfigError
 from fedlab.tables import WORKLOADS
+from fedlab.workload import SupportsDataSources, unused_options
 from fedlab.workloads.digits import Digits
 
 
@@ -39,6 +41,27 @@ def test_a_wrong_value_is_a_sentence_with_its_key():
 def test_every_line_has_a_summary_and_defaults_that_work(name):
     assert registry.WORKLOADS[name].summary
     assert workload(name) == make(registry.find("workload", name).spec.workload)
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_every_workload_names_the_data_that_it_has(name):
+    made = workload(name, **{"data.max_examples": "200"})
+    assert isinstance(made, SupportsDataSources)
+    for partition in (None, len(made.clients) - 1):
+        for source in made.data_sources(partition):
+            assert source.name and source.place in (PACKAGE, "scikit-learn")
+            assert 0 < source.examples <= 200 or "data.max_examples" in unused_options(made)
+
+
+def test_a_set_below_the_data_root_is_named_with_its_folder(tmp_path):
+    (tmp_path / "molecules").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "molecules" / f"qm9_{split}.smi").write_text("smiles\n" + "C\nCC\nCCC\n" * 40)
+    options = {"data.partition": "iid", "data.num_clients": "1", "molecules.server_fraction": "0.3"}
+    small = workload("molecules", **options, **{"data.max_examples": "120"})
+    whole = workload("molecules", **options, **{"data.root": str(tmp_path)})
+    assert [bool(source.missing) for made in (small, whole) for source in made.data_sources(None)] == [True, False]
+    assert whole.data_sources(0) == [DataSource("qm9", 120, str(tmp_path / "molecules"))]
 
 
 @pytest.mark.parametrize("name", [name for name in WORKLOADS if registry.find("workload", name).spec.smooths_labels])
