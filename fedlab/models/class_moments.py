@@ -69,13 +69,14 @@ def clipped_sums(z: Tensor, labels: Tensor, public: ClassMoments) -> Tensor:
     Parameters
     ----------
     z
-        Features (examples, width); a value that is not finite counts as the largest or 0.
+        Features (examples, width); where one of them, or what it is standardized by, makes a part of the vector NaN or
+        infinite, that counts as 0 or as the largest number. So no example and no moments void the bound.
     labels
         Class of each example (examples,), found without looking at the others.
     public
         Moments that are known to everybody.
     """
-    z = z.double().nan_to_num(0.0, 1e30, -1e30)
+    z = z.double()
     reach = math.sqrt(z.shape[1])
     standard = (z - public.means[labels]) / public.variances[labels].sqrt()
     blocks = [
@@ -90,6 +91,7 @@ def clipped_sums(z: Tensor, labels: Tensor, public: ClassMoments) -> Tensor:
 
 def _clip(rows: Tensor) -> Tensor:
     """Return rows (examples, width) scaled to a norm of at most 1."""
+    rows = rows.nan_to_num(0.0, 1e30, -1e30)
     largest = rows.abs().amax(1, keepdim=True).clamp_min(1.0)  # first by the largest value, whose square may overflow
     rows = rows / largest
     norms: Tensor = rows.norm(dim=1, keepdim=True)

@@ -44,10 +44,12 @@ def poisson_sample(members: int, rate: float, *, secret: bool) -> Tensor:
 
     ``secret`` is as in :func:`gaussian_noise`: whoever knows who was drawn knows more than the account says.
     """
-    uniform = np.asarray(np.random.random(members), dtype=np.float64)
-    if secret:
+    uniform: NDArray[np.float64]
+    if secret:  # nothing from NumPy's stream, whose position would tell the number of members to those with the seed
         raw = np.frombuffer(secrets.token_bytes(8 * members), dtype=np.uint64)
         uniform = (raw >> np.uint64(64 - BITS)).astype(np.float64) * 2.0**-BITS  # in [0, 1)
+    else:
+        uniform = np.random.random(members)
     return torch.as_tensor(np.flatnonzero(uniform < rate))
 
 

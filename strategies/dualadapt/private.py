@@ -38,6 +38,7 @@ from fedlab.strategies.dualadapt.shared import BATCH, Options
 PUBLIC_ROWS = 5000  # features drawn from W_S, whose class moments are the public ones
 SYNTHETIC_ROWS = 300  # features of each class drawn from the noised moments
 MOMENTS_SHARE = 0.25  # of the squared signal that a budget allows: of the moments, beside gradients
+LARGEST = 1e6  # value of a feature
 MIN_SIGNAL = 0.3  # of the moments, mean over classes; below it targets are the global head's probabilities
 
 
@@ -104,12 +105,15 @@ def account_of(config: Config) -> PrivacyAccount | None:
 def plain_features(model: nn.Module, data: ArrayDataset, device: torch.device) -> Tensor:
     """Return a client's features (examples, width) under G with the server's batch-norm statistics.
 
+    They are finite and at most ``LARGEST``, whatever the example is: one that made the round fail would tell that it
+    is there.
+
     Raises
     ------
     ConfigError
         When an example has several rows of features.
     """
-    z = encode(features_of(model), data, device, BATCH)
+    z = encode(features_of(model), data, device, BATCH).nan_to_num(0.0).clamp(-LARGEST, LARGEST)
     if len(z) != len(data):
         raise ConfigError(
             "option 'dualadapt.local_privacy' protects one row of features for each example, and this workload's "

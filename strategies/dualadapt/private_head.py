@@ -31,7 +31,7 @@ from fedlab.privacy.noise import gaussian_noise, poisson_sample
 from fedlab.strategies.dualadapt.local_head import local_loss, opinions
 from fedlab.strategies.dualadapt.shared import Options
 
-CHUNK = 512  # examples whose gradients are held at a time
+CHUNK = 256  # examples whose gradients are held at a time
 
 Gradients = dict[str, Tensor]
 
@@ -55,6 +55,9 @@ def check_head(head: nn.Module) -> None:
 def clipped_sum(head: nn.Module, columns: Mapping[str, Tensor], discrepancy_weight: float, clip: float) -> Gradients:
     """Return the sum of the examples' gradients of the local loss, each shortened to norm ``clip``, by weight's name.
 
+    Norms and sums are in float64: in float32 one example more would also change the rounding of all others' sum
+    (Casacuberta et al., CCS 2022). A gradient that is not finite counts as 0.
+
     Parameters
     ----------
     columns
@@ -67,14 +70,14 @@ def clipped_sum(head: nn.Module, columns: Mapping[str, Tensor], discrepancy_weig
         return local_loss(logits, label[None], weight[None], p[None], discrepancy_weight)
 
     each = vmap(grad(loss), in_dims=(None, 0, 0, 0, 0))
-    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    total = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
     for begin in range(0, len(columns["z"]), CHUNK):
         chunk = (columns[name][begin : begin + CHUNK] for name in ("z", "labels", "weights", "p_global"))
-        gradients = each(weights, *chunk)  # (examples, *shape)
+        gradients = {name: gradient.double() for name, gradient in each(weights, *chunk).items()}  # (examples, *shape)
         norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients.values()]).norm(dim=0)
-        factors = (clip / norms.clamp_min(1e-12)).clamp_max(1.0)
+        factors = (clip / norms.clamp_min(1e-12)).clamp_max(1.0).where(norms.isfinite(), 0.0)
         for name, gradient in gradients.items():
-            total[name] += torch.einsum("n,n...->...", factors, gradient)
+            total[name] += torch.einsum("n,n...->...", factors, gradient.nan_to_num(0.0, 0.0, 0.0))
     return total
 
 
@@ -111,7 +114,8 @@ def fit_private_head(
     p_global, mean_probs = opinions(head, z, start)
     weights = torch.ones(len(z), device=z.device)
     if options.client_weights:  # not normalized to mean 1, which would look at all examples; clipping sets the scale
-        weights = conformal.conformal_p_value(source.log_prob(z), quantiles).to(z)
+        log_prob = source.log_prob(z).nan_to_num(-torch.inf)  # NaN would end the round, and tell that it was there
+        weights = conformal.conformal_p_value(log_prob, quantiles).to(z)
     columns = {"z": z, "labels": mean_probs.argmax(1), "weights": weights, "p_global": p_global}
     rates, optimizer = cosine_rates(training.learning_rate, release.steps), Adam(local.parameters(), 0.0)
     expected, stdv = release.rate * examples, release.gradient_noise * options.clip_norm
@@ -120,8 +124,8 @@ def fit_private_head(
         sample = {name: column[rows] for name, column in columns.items()}
         total = clipped_sum(local, sample, options.client_discrepancy, options.clip_norm)
         for name, weight in local.named_parameters():
-            noise = gaussian_noise(weight.shape, stdv, secret=secret).to(weight)
-            weight.grad = (total[name] + noise) / expected
+            noise = gaussian_noise(weight.shape, stdv, secret=secret).to(total[name])
+            weight.grad = ((total[name] + noise) / expected).to(weight)  # rounded after the noise, not before
         optimizer.learning_rate = next(rates)
         optimizer.step()
     return local.requires_grad_(False).eval()

@@ -44,6 +44,17 @@ def test_one_example_changes_the_sums_by_no_more_than_the_sensitivity(values, la
     assert float(change.norm()) <= SENSITIVITY + 1e-9
 
 
+@pytest.mark.parametrize(("mean", "variance"), [(math.nan, 1.0), (0.0, 0.0), (math.inf, 1.0), (1e300, 1e-300)])
+def test_no_public_moments_void_the_sensitivity(mean, variance):
+    """A server that sends others than those of its own features learns no more from the sums."""
+    like = torch.ones_like(PUBLIC.means)
+    public = ClassMoments(PUBLIC.counts, mean * like, variance * like, PUBLIC.signal)
+    z, labels = features(30)
+    change = clipped_sums(z, labels, public) - clipped_sums(z[1:], labels[1:], public)
+    assert change.isfinite().all()
+    assert float(change.norm()) <= SENSITIVITY + 1e-9
+
+
 def test_an_example_like_the_public_ones_is_not_clipped():
     z, labels = features(1)
     sums = clipped_sums(z, labels, PUBLIC)[labels[0]]

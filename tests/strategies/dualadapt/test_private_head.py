@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError
 from fedlab.losses.discrepancy import discrepancy
 from fedlab.models import em
@@ -18,10 +19,21 @@ from fedlab.privacy.noise import gaussian_noise, poisson_sample
 from fedlab.seeds import seeded
 from fedlab.strategies.dualadapt import private, private_head
 from private_replies import Swapped, arrays, asked, config, equal, reply
+from toy import Blobs
 
 WIDTH, CLASSES, EXAMPLES, CLIP = 8, 3, 40, 0.5
 RELEASE = Release(1.0, steps=6, rate=0.3, gradient_noise=0.7)
 GRADIENTS = {"dualadapt.local_privacy": "gradients", "dualadapt.noise_multiplier": 1.0}
+
+
+class Broken(Blobs):
+    """The same clients, each with an image of NaN and one of infinity."""
+
+    def data(self, partition, split):
+        whole = super().data(partition, split)
+        x = whole.columns["x"].clone()
+        x[0], x[1] = torch.nan, torch.inf
+        return whole if partition is None else ArrayDataset({"x": x})
 
 
 @pytest.fixture
@@ -87,9 +99,17 @@ def test_one_example_changes_the_sum_by_the_norm_at_most(head, z):
     whole = norm(slice(None))
     for row in range(EXAMPLES):
         others = [other for other in range(EXAMPLES) if other != row]
-        assert (whole - norm(others)).norm() <= CLIP * (1 + 1e-4)
+        assert (whole - norm(others)).norm() <= CLIP * (1 + 1e-9)
     assert (whole - norm(slice(1, None))).norm() > 0.9 * CLIP  # and that is what these large gradients do
     assert norm([]).norm() == 0
+    columns["z"][0] = torch.inf  # whose gradient is NaN
+    torch.testing.assert_close(norm(slice(None)), norm(slice(1, None)), rtol=0, atol=0)
+
+
+def test_an_image_that_is_no_number_ends_no_round():
+    """A failure would tell the server that it is there."""
+    found = reply(asked(), Broken(), **GRADIENTS)
+    assert all(tensor.isfinite().all() for record in arrays(found).values() for tensor in record.values())
 
 
 def test_everything_that_is_sent_is_made_of_noised_sums(monkeypatch):
