@@ -21,15 +21,18 @@ attack            the hostile client's upload
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 from shutil import rmtree
 
 import numpy as np
 import torch
-from flwr.app import Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 
@@ -92,16 +95,44 @@ class Cell:
     seed: int
 
 
-def hostile(spec: StrategySpec, attack: str) -> StrategySpec:
+class Answers:
+    """What clients have answered, by what they were asked: cells of one seed ask the same in their first rounds."""
+
+    def __init__(self) -> None:
+        self.found: dict[object, RecordDict] = {}
+
+    def get(self, key: object, message: Message, train: Callable[[], RecordDict]) -> RecordDict:
+        """Return a copy of the answer to a message, which ``train`` makes if it is new."""
+        key = key, digest(message.content)
+        if key not in self.found:
+            self.found[key] = train()
+        return deepcopy(self.found[key])
+
+
+def digest(content: RecordDict) -> bytes:
+    """Return a hash of a message's arrays and entries."""
+    found = hashlib.blake2b()
+    for name, record in sorted(content.items()):
+        found.update(name.encode())
+        if isinstance(record, ArrayRecord):
+            for key, tensor in tensors_of(record).items():
+                found.update(key.encode() + tensor.contiguous().numpy().tobytes())
+        else:
+            found.update(repr(sorted(record.items())).encode())
+    return found.digest()
+
+
+def hostile(spec: StrategySpec, attack: str, answers: Answers) -> StrategySpec:
     """Return a strategy whose first client attacks."""
 
     def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
-        if context.partition != HOSTILE or attack == "honest":
-            return spec.client.train(workload, message, context)
+        attacks = context.partition == HOSTILE and attack != "honest"
         labeled = "y" in workload.data(context.partition, "train").columns
-        flips = labeled and attack in ("labels", "examples")
-        content = spec.client.train(Flipped(workload) if flips else workload, message, context)
-        return forged(content, message, attack)
+        flips = attacks and labeled and attack in ("labels", "examples")
+        seen: Workload = Flipped(workload) if flips else workload
+        key = context.partition, flips
+        content = answers.get(key, message, lambda: spec.client.train(seen, message, context))
+        return forged(content, message, attack) if attacks else content
 
     return replace(spec, client=replace(spec.client, train=train, train_many=None))
 
@@ -135,7 +166,7 @@ def turned(name: str, own: torch.Tensor, sent: torch.Tensor) -> torch.Tensor:
     return sent - FACTOR * (own - sent)
 
 
-def accuracy(cell: Cell, options: Mapping[str, Value], runs: Path) -> float:
+def accuracy(cell: Cell, options: Mapping[str, Value], runs: Path, answers: Answers) -> float:
     """Return the percent of their test images that the honest clients classify after the last round."""
     spec = registry.find("strategy", cell.strategy).spec
     given: dict[str, Value] = {**PLAIN, **(FEW if cell.clients == 4 else MANY), **options, "seed": cell.seed}
@@ -148,7 +179,7 @@ def accuracy(cell: Cell, options: Mapping[str, Value], runs: Path) -> float:
         rmtree(path, ignore_errors=True)
         fedlab.run(
             "dualadapt-digits",
-            strategy=replace(hostile(spec, cell.attack), name=cell.strategy),
+            strategy=replace(hostile(spec, cell.attack, answers), name=cell.strategy),
             runs=runs,
             overrides={**given, "name": name, "checkpoint.pretrain_cache": str(runs / "pretrained")},
         )
@@ -170,16 +201,21 @@ def main() -> None:
     console, given = Console(width=120), parse_overrides(options.overrides)
     for clients in options.clients:
         table = cells.table(f"one hostile client of {clients}", ("strategy", "agreement", *options.attacks))
-        for strategy, agreement in itertools.product(options.strategies, options.agreement):
-            row = []
-            for attack in options.attacks:
-                if strategy != "dualadapt" and attack == "mixture":
-                    continue
-                by_seed = [Cell(clients, strategy, agreement, attack, seed) for seed in options.seeds]
-                figures = [accuracy(cell, given, options.runs) for cell in by_seed]
-                row.append(cells.spread(figures) if len(figures) > 1 else f"{figures[0]:.1f}")
-                console.print(strategy, clients, agreement, attack, *(f"{figure:.1f}" for figure in figures))
-            table.add_row(strategy, agreement, *row)
+        for strategy in options.strategies:
+            attacks = [attack for attack in options.attacks if strategy == "dualadapt" or attack != "mixture"]
+            found: dict[tuple[str, str], list[float]] = {}
+            for seed in options.seeds:
+                answers = Answers()
+                for agreement, attack in itertools.product(options.agreement, attacks):
+                    begin = time.process_time()
+                    cell = Cell(clients, strategy, agreement, attack, seed)
+                    figure = accuracy(cell, given, options.runs, answers)
+                    found.setdefault((agreement, attack), []).append(figure)
+                    spent = time.process_time() - begin
+                    console.print(strategy, clients, agreement, attack, seed, f"{figure:.1f}", f"({spent:.0f} CPU s)")
+            for agreement in options.agreement:
+                figures = (found.get((agreement, attack), []) for attack in options.attacks)
+                table.add_row(strategy, agreement, *(cells.spread(one) if one else "" for one in figures))
         console.print(table)
 
 
