@@ -14,6 +14,7 @@ attack            the hostile client's upload
 ================  ====================================================================================================
 ``labels``        trained on labels (DualAdapt: with a head) in which class c is class 9 - c
 ``examples``      the same, and it reports a billion examples
+``doubled``       the same, and its change of the model times 2: both as much as the limits let pass
 ``scaled``        its change of the model times -20; of DualAdapt, its head times 20 with the classes reversed
 ``mixture``       DualAdapt: all weight on one component of the source's mixture with the smallest variances
 ================  ====================================================================================================
@@ -50,9 +51,11 @@ from fedlab.strategies.protocol import ARRAYS, EXAMPLES, METRICS, ClientContext,
 from fedlab.strategies.wrapped_workload import WrappedWorkload
 from fedlab.workload import Workload
 
-ATTACKS = ("honest", "labels", "examples", "scaled", "mixture")
+ATTACKS = ("honest", "labels", "examples", "doubled", "scaled", "mixture")
+FLIPS = ("labels", "examples", "doubled")
+OF_HEADS, OF_MODELS = ("mixture",), ("examples", "doubled")  # attacks on DualAdapt alone, on all others alone
 HOSTILE = 0  # partition
-BILLION, FACTOR = 10**9, 20.0
+BILLION, FACTOR = 10**9, {"scaled": -20.0, "doubled": 2.0}
 HEAD, MIXTURE = "head", "mixture"
 PLAIN: Mapping[str, Value] = {
     "rounds": 3,
@@ -128,7 +131,7 @@ def hostile(spec: StrategySpec, attack: str, answers: Answers) -> StrategySpec:
     def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
         attacks = context.partition == HOSTILE and attack != "honest"
         labeled = "y" in workload.data(context.partition, "train").columns
-        flips = attacks and labeled and attack in ("labels", "examples")
+        flips = attacks and labeled and attack in FLIPS
         seen: Workload = Flipped(workload) if flips else workload
         key = context.partition, flips
         content = answers.get(key, message, lambda: spec.client.train(seen, message, context))
@@ -139,13 +142,13 @@ def hostile(spec: StrategySpec, attack: str, answers: Answers) -> StrategySpec:
 
 def forged(content: RecordDict, message: Message, attack: str) -> RecordDict:
     """Return an honest client's upload after the attack."""
-    if attack == "examples":
+    if attack in OF_MODELS:
         metrics = content[METRICS]
         assert isinstance(metrics, MetricRecord)
         metrics[EXAMPLES] = BILLION
-    if HEAD in content and attack in ("labels", "examples", "scaled"):
+    if HEAD in content and attack in ("labels", "scaled"):
         head = tensors_of(content[HEAD])  # type: ignore[arg-type]
-        factor = FACTOR if attack == "scaled" else 1.0
+        factor = abs(FACTOR.get(attack, 1.0))
         content[HEAD] = tensor_record({name: factor * tensor.flip(0) for name, tensor in head.items()})
     if MIXTURE in content and attack == "mixture":
         arrays = tensors_of(content[MIXTURE])  # type: ignore[arg-type]
@@ -153,17 +156,17 @@ def forged(content: RecordDict, message: Message, attack: str) -> RecordDict:
         weights[0] = 0.0
         small = torch.full_like(arrays["variances"], float(arrays["variances"].min()))
         content[MIXTURE] = tensor_record({**arrays, "log_weights": weights.log_softmax(0), "variances": small})
-    if ARRAYS in content and attack == "scaled":
+    if ARRAYS in content and attack in FACTOR:
         sent, own = (tensors_of(part[ARRAYS]) for part in (message.content, content))  # type: ignore[arg-type]
-        content[ARRAYS] = tensor_record({name: turned(name, own[name], sent[name]) for name in own})
+        content[ARRAYS] = tensor_record({name: scaled(name, own[name], sent[name], FACTOR[attack]) for name in own})
     return content
 
 
-def turned(name: str, own: torch.Tensor, sent: torch.Tensor) -> torch.Tensor:
-    """Return an array whose change from what was sent is turned round; statistics and counters as they are."""
+def scaled(name: str, own: torch.Tensor, sent: torch.Tensor, factor: float) -> torch.Tensor:
+    """Return an array whose change from what was sent is multiplied; statistics and counters as they are."""
     if not own.is_floating_point() or "running" in name:
         return own
-    return sent - FACTOR * (own - sent)
+    return sent + factor * (own - sent)
 
 
 def accuracy(cell: Cell, options: Mapping[str, Value], runs: Path, answers: Answers) -> float:
@@ -202,7 +205,8 @@ def main() -> None:
     for clients in options.clients:
         table = cells.table(f"one hostile client of {clients}", ("strategy", "agreement", *options.attacks))
         for strategy in options.strategies:
-            attacks = [attack for attack in options.attacks if strategy == "dualadapt" or attack != "mixture"]
+            without = OF_MODELS if strategy == "dualadapt" else OF_HEADS
+            attacks = [attack for attack in options.attacks if attack not in without]
             found: dict[tuple[str, str], list[float]] = {}
             for seed in options.seeds:
                 answers = Answers()

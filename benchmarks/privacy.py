@@ -38,7 +38,8 @@ from fedlab.strategies.dualadapt.client import HeadWork, client_features, protec
 from fedlab.strategies.dualadapt.private import release_of
 from fedlab.strategies.protocol import load
 
-MECHANISMS = ("moments", "gradients")
+OFF = "off"
+MECHANISMS = (OFF, "moments", "gradients")
 NOISELESS = 1e-6  # a noise multiplier without effect
 
 
@@ -103,13 +104,16 @@ def main() -> None:
     config = launch.resolve_config(
         PRESET, {"threads": 1, "dualadapt.source_only_twin": False, **parse_overrides(options.overrides)}
     )
-    private = list(itertools.product(options.mechanisms, options.epsilon))
-    releases = [None, *(release_for(config, *one) for one in private)]
-    lines = ("off", *(" ".join(one) for one in private), "F_g alone")
+    private = [one for one in itertools.product(options.mechanisms, options.epsilon) if one[0] != OFF]
+    releases: list[Release | None] = [release_for(config, *one) for one in private]
+    lines = [*(" ".join(one) for one in private), "F_g alone"]
+    if OFF in options.mechanisms:
+        releases, lines = [None, *releases], [OFF, *lines]
     table = cells.table(
         f"accuracy in percent, mean of {options.draws} draws",
         ("epsilon", *(f"{n:,} examples" for n in options.examples)),
     )
+    console = Console(width=120)
     with deterministic(1):
         public, state = public_model(config, options.runs / "pretrained")
         columns = []
@@ -124,10 +128,12 @@ def main() -> None:
                         client = client_of(config, partition, images, state)
                         by_client.append(accuracies(config, client, public, releases))
                 draws.append(np.mean(by_client, 0))
+                found = ", ".join(f"{line} {value:.1f}" for line, value in zip(lines, draws[-1], strict=True))
+                console.print(f"{count:,} examples, draw {draw}: {found}")
             columns.append(np.array(draws))  # (draws, lines)
     for number, line in enumerate(lines):
         table.add_row(line, *(cells.spread(column[:, number]) for column in columns))
-    Console(width=120).print(table)
+    console.print(table)
 
 
 if __name__ == "__main__":
