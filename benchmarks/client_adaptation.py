@@ -1,7 +1,7 @@
 """What is it worth that each client trains its own G after the last round? A table of methods on the digits.
 
     python -m benchmarks.client_adaptation                                        # seeds 0 to 4, each method
-    python -m benchmarks.client_adaptation --rows source_free no_propagation      # some rows
+    python -m benchmarks.client_adaptation --rows source_free shot                # some rows
     python -m benchmarks.client_adaptation --proxies --seeds 0 1 2                # on proxies, where options are chosen
 
 Rows that begin with source only go on from its round before the last, so each costs its clients' steps alone. The head
@@ -51,11 +51,6 @@ class Row:
     preset: str = "source-only-digits"
 
 
-def source_free(title: str, **options: Value) -> Row:
-    """Personalized source-free adaptation with some options changed."""
-    return Row(title, "source_free", {f"source_free.{name}": value for name, value in options.items()})
-
-
 ADAPTED: Mapping[str, Value] = {"dualadapt.client_adapt": "source_free", "dualadapt.source_only_twin": False}
 CHEAP: Mapping[str, Value] = {**ADAPTED, "dualadapt.server_discrepancy": 0.0}
 ROWS: Mapping[str, Row] = {
@@ -68,7 +63,7 @@ ROWS: Mapping[str, Row] = {
         "accuracy_average",
         "dualadapt-paper",
     ),
-    "source_free": source_free("source_free"),
+    "source_free": Row("source_free", "source_free", {}),
     "dualadapt_source_free": Row("DualAdapt, then source_free", "dualadapt", ADAPTED, preset="dualadapt-digits"),
     "cheap_source_free": Row("the same, no server discrepancy", "dualadapt", CHEAP, preset="dualadapt-digits"),
     "shot": Row("SHOT, 10 epochs", "shot", {"shot.epochs": 10.0}),
@@ -77,15 +72,6 @@ ROWS: Mapping[str, Row] = {
     "fed_shot": Row("SHOT, averaged every round", "fed_shot", {}, "accuracy", "dualadapt-digits"),
     "fed_adacontrast": Row("AdaContrast, averaged every round", "fed_adacontrast", {}, "accuracy", "dualadapt-digits"),
     "semi_fl": Row("SemiFL", "semi_fl", {}, "accuracy", "self-training-digits"),
-    "no_propagation": source_free("no propagation", num_neighbors=0),
-    "no_balance": source_free("no class balance", balance_iterations=0),
-    "no_views": source_free("no views", views=False),
-    "no_information": source_free("no information maximization", information=0.0),
-    "no_teacher": source_free("labels of G itself", teacher_ema=0.0),
-    "all_labels": source_free("every pseudo-label", confident=1.0),
-    "one_labeling": source_free("labeled once", label_every=100000),
-    "half_steps": source_free("half the steps", steps=240),
-    "quarter_steps": source_free("a quarter of the steps", steps=120, label_every=30),
 }
 
 

@@ -5,15 +5,14 @@
     python -m benchmarks.guard --groups                      # adapts nothing: the tables of what is there
 
 A case is one source, one target and one seed: source only, then ``source_free`` without its guard on the target's
-client. Kept of it are features and predictions of the G that was sent and of the new one, and the labels to judge both
-by. A rule is chosen on all groups of cases but one and judged on that one, for each group in turn. Cases that are
-already in ``--runs`` are read, not repeated.
+client, with the bits that it has in a run. Kept of it are features and predictions of the G that was sent and of the
+new one, and the labels to judge both by. A rule is chosen on all groups of cases but one and judged on that one, for
+each group in turn. Cases that are already in ``--runs`` are read, not repeated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,22 +21,20 @@ import torch
 from torch import nn
 
 from benchmarks import cells, guard_rules
+from benchmarks.adapted_clients import FinishedRun
+from benchmarks.client_adaptation import PROXIES
+from benchmarks.guard_rules import accuracy
 from fedlab.config.presets import parse_overrides
 from fedlab.config.sections import Value
 from fedlab.data.images.office import OFFICE
 from fedlab.data.images.pacs import PACS
-from fedlab.launch import saved_config
-from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
-from fedlab.models.feature_classifier import features_of, head_of, probabilities
+from fedlab.models.batchnorm_stats import encode
+from fedlab.models.feature_classifier import probabilities
 from fedlab.registry import load_config
-from fedlab.runs.directory import RunDirectory
-from fedlab.seeds import deterministic, seeded
-from fedlab.strategies.client_adaptation.source_free import Options, label, train_features
-from fedlab.strategies.client_adaptation.spec import Client
-from fedlab.strategies.client_adaptation.wrapper import STREAM, views_of
-from fedlab.strategies.protocol import load
+from fedlab.seeds import seeded
+from fedlab.strategies.client_adaptation.source_free import Options, train_copy
+from fedlab.strategies.client_adaptation.spec import AdaptationSpec, Adapted, Client
 
-PROXIES = "proxy_color,proxy_texture,proxy_lowres,proxy_tight"
 DIGITS = ("mnist", "usps", "mnist_m", "optdigits", "synthdigits")
 PAIRS = 2  # random views of each example that are kept
 CPU = torch.device("cpu")
@@ -55,10 +52,9 @@ class Setting:
 
 def settings() -> Iterator[Setting]:
     """Every source and its targets, by group."""
-    for source in ("mnist", *DIGITS[1:]):
+    yield Setting("proxies", "source-only-digits", {"digits.source": "mnist", "digits.targets": PROXIES})
+    for source in DIGITS:
         targets = ",".join(name for name in DIGITS if name != source)
-        if source == "mnist":
-            targets = PROXIES + "," + targets
         yield Setting("digits", "source-only-digits", {"digits.source": source, "digits.targets": targets})
     for source in PACS.domains:
         yield Setting("pacs", "source-only-pacs", {"pacs.source": source})
@@ -75,46 +71,44 @@ def settings() -> Iterator[Setting]:
 def collect(setting: Setting, seed: int, shared: Mapping[str, Value], runs: Path) -> None:
     """Adapt each client of a setting and keep its outputs, one file a client."""
     overrides = {**shared, **setting.options, "seed": seed, "evaluate_every": 100}
-    result = cells.one_run(setting.preset, overrides, runs)
-    directory = RunDirectory.open(result.directory)
-    config, last = saved_config(directory), directory.checkpoints.rounds()[-1]
-    arrays, workload = directory.checkpoints.load(last)["arrays"], config.workload
-    for partition, name in enumerate(workload.clients):
-        path = runs / "guard" / f"{setting.group}-{workload.source}-{name}-{seed}.pt"
-        if path.exists():
-            continue
-        with deterministic(config.run.threads):
-            model = load(workload.model(), arrays, CPU).eval()
-            data = workload.data(partition, "train").without("y").subsample(OPTIONS.max_examples)
-            client = Client(features_of(model), head_of(model), data, *views_of(workload), CPU)
-            with seeded(seed, STREAM, last, partition):
-                old, new = adapted(client, OPTIONS)
-            test = workload.data(partition, "test")
-            found: dict[Any, Any] = {
-                "source": workload.source,
-                "target": name,
-                "group": setting.group,
-                "seed": seed,
-                "labels": {"train": workload.labels(partition), "test": test[:]["y"]},
-                "head": head_of(model).state_dict(),
-            }
-            with seeded(seed, "guard", partition):
-                for title, features in (("sent", features_of(model)), ("old", old), ("new", new)):
-                    for part, examples in (("train", data), ("test", test.without("y"))):
-                        found[title, part] = outputs(features, replace(client, data=examples))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(found, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").rename(path)
-        print(path.name, *(f"{title} {accuracy(found, title):.1f}" for title in ("sent", "old", "new")), flush=True)
+    run = FinishedRun(cells.one_run(setting.preset, overrides, runs))
+    for partition, name in enumerate(run.workload.clients):
+        path = runs / "guard" / f"{setting.group}-{run.workload.source}-{name}-{seed}.pt"
+        if not path.exists():
+            keep(case(run, setting.group, partition), path)
 
 
-def adapted(client: Client, options: Options) -> tuple[nn.Module, nn.Module]:
-    """Return G with the client's own statistics, and the G that ``source_free`` trains from it."""
-    old = client.trainable_features()
-    adapt_batchnorm(old, client.data, options.bn_images, options.bn_adaptation, CPU)
-    head = client.frozen_head()
-    new = train_features(deepcopy(old), head, client, options, label(old, head, client, options))
-    return old.requires_grad_(False).eval(), new
+def case(run: FinishedRun, group: str, partition: int) -> dict[Any, Any]:
+    """Adapt one client; return its outputs before and after, on its training and test data, and the labels."""
+    workload, seed, test = run.workload, run.config.run.seed, run.workload.data(partition, "test")
+    found: dict[Any, Any] = {
+        "source": workload.source,
+        "target": workload.clients[partition],
+        "group": group,
+        "seed": seed,
+        "labels": {"train": workload.labels(partition), "test": test[:]["y"]},
+    }
+
+    def both(client: Client, options: Options) -> Adapted:
+        client = replace(client, data=client.data.without("y").subsample(options.max_examples))
+        old, new, _ = train_copy(client, options)
+        models = {"sent": client.features.eval(), "old": old, "new": new}
+        with seeded(seed, "guard", partition):
+            for title, features in models.items():
+                for part, examples in (("train", client.data), ("test", test.without("y"))):
+                    found[title, part] = outputs(features, replace(client, data=examples))
+        return Adapted(new)
+
+    run.adapt(partition, AdaptationSpec(Options, both), OPTIONS)
+    return found
+
+
+def keep(found: dict[Any, Any], path: Path) -> None:
+    """Write a case's file, and say what came out."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(found, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").rename(path)
+    print(path.name, *(f"{title} {accuracy(found, title):.1f}" for title in ("sent", "old", "new")), flush=True)
 
 
 @torch.no_grad()
@@ -124,12 +118,6 @@ def outputs(features: nn.Module, client: Client) -> dict[str, torch.Tensor]:
     rows = torch.split(torch.arange(len(client.data)), 500)
     views = [torch.cat([probabilities(head, features.eval()(client.view_of(r))) for r in rows]) for _ in range(PAIRS)]
     return {"z": z.half(), "p": probabilities(head, z), "views": torch.stack(views)}
-
-
-def accuracy(case: Any, title: str, part: str = "test") -> float:
-    """Accuracy of a model in percent."""
-    right = case[title, part]["p"].argmax(1) == case["labels"][part]
-    return 100 * float(right.double().mean())
 
 
 def main() -> None:

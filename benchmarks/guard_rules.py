@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,14 @@ TOLERANCE = 0.5  # points that a kept adaptation may lose
 LOSS_WEIGHT = 5  # of a point that is lost, in points that are gained, where a threshold is chosen
 MIN_AGREEMENT = float(load_config({"strategy": "source_free"}).adaptation.min_agreement)
 SHARPNESS = 0.05  # temperature of soft neighborhood density, as published
-PROXY = "proxy_"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One adaptation: where it was, what it gained on test data in points, and what the client could know."""
+    """One adaptation: where it was, accuracies on test data in percent, and what the client could know.
+
+    ``blended`` is that of the mean of the probabilities of both models, with the client's statistics in the old one.
+    """
 
     group: str
     source: str
@@ -38,6 +40,7 @@ class Case:
     seed: int
     before: float
     after: float
+    blended: float
     statistics: Mapping[str, float]
 
     @property
@@ -52,44 +55,65 @@ def case_of(file: Path) -> Case:
     if known.exists():
         return Case(**json.loads(known.read_text()))
     found = torch.load(file, weights_only=True)
-    before, after = (accuracy(found, title) for title in ("sent", "new"))
-    group = "proxies" if found["target"].startswith(PROXY) else found["group"]
-    case = Case(group, found["source"], found["target"], found["seed"], before, after, statistics(found))
+    before, after, blended = (accuracy(found, *titles) for titles in (("sent",), ("new",), ("old", "new")))
+    case = Case(
+        found["group"], found["source"], found["target"], found["seed"], before, after, blended, statistics(found)
+    )
     known.write_text(json.dumps(asdict(case)))
     return case
 
 
-def accuracy(found: Any, title: str, part: str = "test") -> float:
-    """Accuracy of a model in percent."""
-    right = found[title, part]["p"].argmax(1) == found["labels"][part]
-    return 100 * float(right.double().mean())
+def accuracy(found: Any, *titles: str, part: str = "test") -> float:
+    """Accuracy in percent of a model, or of the mean of several models' probabilities."""
+    p = torch.stack([found[title, part]["p"] for title in titles]).mean(0)
+    return 100 * float((p.argmax(1) == found["labels"][part]).double().mean())
+
+
+STAYED, LEARNED, INFORMATION = "labels that stayed", "first labels learned", "information between views: gain"
 
 
 def statistics(found: Any) -> dict[str, float]:
     """What speaks for the new model, on the client's training data if not said otherwise."""
-    old, new = found["old", "train"], found["new", "train"]
-    unseen, adapted = found["old", "test"], found["new", "test"]
+    sent, old, new = (found[title, "train"] for title in ("sent", "old", "new"))
     labels, classes = old["p"].argmax(1), new["p"].argmax(1)
-    spread = propagated(old["z"], old["p"])
-    mean_old, mean_new = old["p"].mean(0), new["p"].mean(0)
+    first = propagated(old["z"], old["p"])
+    gain = {
+        "nuclear norm": nuclear_norm(new["p"]) - nuclear_norm(old["p"]),
+        "soft neighborhood density": density(new["p"]) - density(old["p"]),
+        "neighbors of one class": neighbors(new["z"], classes) - neighbors(old["z"], labels),
+        "information between views": information(new["views"]) - information(old["views"]),
+        "information between views of unseen inputs": information(found["new", "test"]["views"])
+        - information(found["old", "test"]["views"]),
+        "like labels propagated over the features that were sent": same(classes, propagated(sent["z"], sent["p"]))
+        - same(labels, propagated(sent["z"], sent["p"])),
+        "like first labels": same(classes, first) - same(labels, first),
+    }
     return {
-        "labels that stayed": same(labels, classes),
-        "information between views: gain": information(new["views"]) - information(old["views"]),
-        "the same, on unseen inputs": information(adapted["views"]) - information(unseen["views"]),
-        "information between views: old": information(old["views"]),
-        "old labels that survive propagation": same(labels, spread),
-        "new labels like propagated old ones": same(classes, spread),
-        "mean of labels that stayed and this": (same(labels, classes) + same(classes, spread)) / 2,
-        "new like propagated, less old like propagated": same(classes, spread) - same(labels, spread),
-        "nuclear norm: gain": nuclear_norm(new["p"]) - nuclear_norm(old["p"]),
-        "soft neighborhood density: gain": density(new["p"]) - density(old["p"]),
-        "neighbors of one class: old": neighbors(old["z"], labels),
-        "neighbors of one class: gain": neighbors(new["z"], classes) - neighbors(old["z"], labels),
-        "class balance kept": -float((mean_new * (mean_new / mean_old).log()).sum()),
-        "class balance: old": float(entropy(mean_old)) / float(np.log(len(mean_old))),
+        STAYED: same(labels, classes),
+        "labels that stayed, mean over classes": by_class(labels, classes),
+        LEARNED: same(classes, first),
+        f"mean of {STAYED} and {LEARNED}": (same(labels, classes) + same(classes, first)) / 2,
+        "old labels that propagation leaves alone": same(labels, first),
+        "probability of new classes by the old model": float(old["p"].gather(1, classes[:, None]).mean()),
+        "class balance kept": -divergence(new["p"].mean(0), old["p"].mean(0)),
+        "class balance: old": float(entropy(old["p"].mean(0))) / float(np.log(old["p"].shape[1])),
         "confidence: old": float(old["p"].max(1).values.mean()),
         "views of one class: old": float((old["views"].argmax(2) == labels).double().mean()),
+        "neighbors of one class: old": neighbors(old["z"], labels),
+        "information between views: old": information(old["views"]),
+        "information between an old and a new view": information(torch.stack([old["views"][0], new["views"][1]])),
+        **{f"{name}: gain": value for name, value in gain.items()},
     }
+
+
+def by_class(labels: Tensor, classes: Tensor) -> float:
+    """Mean over the classes of ``labels`` of the fraction of examples with the same class."""
+    return float(np.mean([same(labels[labels == one], classes[labels == one]) for one in labels.unique()]))
+
+
+def divergence(p: Tensor, q: Tensor) -> float:
+    """Kullback-Leibler divergence of two distributions (classes,) in nats."""
+    return float((p * (p / q).log()).sum())
 
 
 def same(first: Tensor, second: Tensor) -> float:
@@ -127,16 +151,15 @@ def neighbors(z: Tensor, labels: Tensor, count: int = 10, most: int = 3000) -> f
     return float((labels[nearest] == labels[:, None]).double().mean())
 
 
-GUARD = "the guard: mean of labels that stayed and first labels learned, information did not fall"
+GUARD = f"the guard: mean of {STAYED} and {LEARNED}, information did not fall"
 FIXED: Mapping[str, Callable[[Case], bool]] = {
     "always": lambda case: True,
     "never": lambda case: False,
     "60 % of the labels stayed, information did not fall": lambda case: (
-        case.statistics["labels that stayed"] >= 0.6 and case.statistics["information between views: gain"] >= 0
+        case.statistics[STAYED] >= 0.6 and case.statistics[INFORMATION] >= 0
     ),
     GUARD: lambda case: (
-        case.statistics["mean of labels that stayed and this"] >= MIN_AGREEMENT
-        and case.statistics["information between views: gain"] >= 0
+        case.statistics[f"mean of {STAYED} and {LEARNED}"] >= MIN_AGREEMENT and case.statistics[INFORMATION] >= 0
     ),
 }
 
@@ -208,6 +231,9 @@ def show(cases: Sequence[Case]) -> None:
     table = cells.table("verdicts on each group by the threshold of the others", columns)
     for title, keep in FIXED.items():
         table.add_row(title, *judged(cases, keep).row)
+    blended = [replace(case, after=case.blended) for case in cases]
+    for title in ("always", GUARD):
+        table.add_row(f"{title}; both models predict", *judged(blended, FIXED[title]).row)
     for title, found in verdicts.items():
         table.add_row(f"the guard on {title}", *found.row)
     table.add_section()

@@ -80,15 +80,24 @@ class Options:
 
 def adapt(client: Client, options: Options) -> Adapted:
     """Train a client's G (lines 1 to 9) and return it, or the one that was sent where the guard says so."""
-    data = client.data.subsample(options.max_examples)
-    client = replace(client, data=data)
-    head = client.frozen_head()
-    old = client.trainable_features()
-    adapt_batchnorm(old, data, options.bn_images, options.bn_adaptation, client.device)  # line 1
-    first = label(old, head, client, options)
-    new = train_features(deepcopy(old), head, client, options, first)
-    old.requires_grad_(False).eval()
-    return choose(old, new, head, client, first.classes, options.min_agreement, options.guard)
+    client = replace(client, data=client.data.subsample(options.max_examples))
+    old, new, labels = train_copy(client, options)
+    return choose(old, new, client.frozen_head(), client, labels.classes, options.min_agreement, options.guard)
+
+
+def train_copy(client: Client, options: Options) -> tuple[nn.Module, nn.Module, PseudoLabels]:
+    """Run lines 1 to 9 on a copy of G.
+
+    Returns
+    -------
+    tuple of Module, Module, PseudoLabels
+        G of line 1 and of line 9, both in evaluation mode, and the labels that training began with.
+    """
+    head, old = client.frozen_head(), client.trainable_features()
+    adapt_batchnorm(old, client.data, options.bn_images, options.bn_adaptation, client.device)  # line 1
+    labels = label(old, head, client, options)
+    new = train_features(deepcopy(old), head, client, options, labels)
+    return old.requires_grad_(False).eval(), new, labels
 
 
 def train_features(
