@@ -23,6 +23,7 @@ from fedlab.errors import ConfigError
 
 LOSS_INTERVAL = 1e-3  # to which privacy losses are rounded up
 PRECISION = 1e-3  # of a noise multiplier that is searched for
+LEAST_NOISE, MOST_NOISE = 0.5, 1e4  # multipliers among which it is searched for
 
 Unit = Literal["client", "example"]  # what is protected: all of a client's data, or one example of it
 
@@ -198,6 +199,8 @@ def noise_multiplier(limit: float, delta: float, releases: int) -> float:
 def gradient_noise(limit: float, delta: float, releases: int, release: Release) -> float:
     """Return about the smallest noise of the gradients with which ``releases`` of ``release`` cost at most ``limit``.
 
+    It is ``LEAST_NOISE`` at least.
+
     Raises
     ------
     ConfigError
@@ -207,11 +210,11 @@ def gradient_noise(limit: float, delta: float, releases: int, release: Release) 
     def fits(noise: float) -> bool:
         return epsilon({replace(release, gradient_noise=noise): releases}, delta) <= limit
 
-    if epsilon({replace(release, steps=0): releases}, delta) >= limit:
+    if not fits(MOST_NOISE):
         raise ConfigError(
             f"dp.max_epsilon={limit:g} is spent before any gradient; give less noise to it, or more epsilon"
         )
-    least, most = 0.5, 1.0
+    least, most = LEAST_NOISE, 2 * LEAST_NOISE
     while not fits(most):
         least, most = most, 2 * most
     while most > least * (1 + PRECISION):
