@@ -237,6 +237,7 @@ def soak(console: Console, count: int, rounds: int, overrides: Overrides, scratc
             server.follow(rounds + 1, traffic)
         except RuntimeError as error:
             console.print(str(error), markup=False)
+            server.process.terminate()  # it may hang
         rounds, code = len(server.samples) - 1, server.process.wait(120)
         logs = {name: (server.run / name).stat().st_size / 1000 for name in ("flower/flower.log", "events.jsonl")}
         records = read_lines(server.run / "metrics.jsonl")
@@ -274,6 +275,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="of each run (10), of a soak (200)")
     parser.add_argument("--soak", action="store_true", help="one run with clients that come and go")
     options = parser.parse_args()
+    if options.rounds is not None and options.rounds < 5:
+        parser.error("--rounds is 5 at least: what is measured begins after the first ones")
     console, given = Console(width=120), parse_overrides(options.overrides)
     with warm() as scratch:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server and the clients end, too
