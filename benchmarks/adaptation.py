@@ -43,7 +43,7 @@ def row(table: Table, title: str, scores: list[Scores], metric: str) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """What was asked for."""
+    """Return what was asked for."""
     parser = cells.parser(__doc__)
     parser.add_argument("--bound", action=argparse.BooleanOptionalAction, default=True, help="the supervised bound")
     return parser.parse_args()

@@ -1,4 +1,4 @@
-"""What the tables have in common: their options, their runs by name, their processes and their figures."""
+"""Parts that the tables have in common: their options, their runs by name, their processes and their figures."""
 
 from __future__ import annotations
 

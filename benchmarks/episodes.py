@@ -25,7 +25,7 @@ from fedlab.models.linear_classifiers import PUBLISHED, fit_linear_classifiers, 
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Of one call, after one that warms up."""
+    """Return the seconds of one call, after one that warms up."""
     work()
     begun = time.perf_counter()
     work()

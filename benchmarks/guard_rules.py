@@ -73,7 +73,7 @@ STAYED, LEARNED, INFORMATION = "labels that stayed", "first labels learned", "in
 
 
 def statistics(found: Any) -> dict[str, float]:
-    """What speaks for the new model, on the client's training data if not said otherwise."""
+    """Return what speaks for the new model, on the client's training data if not said otherwise."""
     sent, old, new = (found[title, "train"] for title in ("sent", "old", "new"))
     labels, classes = old["p"].argmax(1), new["p"].argmax(1)
     first = propagated(old["z"], old["p"])
@@ -192,7 +192,7 @@ class Verdicts:
 
     @property
     def row(self) -> tuple[str, ...]:
-        """How often it is right, what it lets through, what it misses, mean gain."""
+        """Cells of a table: how often it is right, what it lets through, what it misses, mean gain."""
         lost = [case.gain for case in self.kept if case.gain < -TOLERANCE]
         missed = [case.gain for case in self.stopped if case.gain > TOLERANCE]
         cases = len(self.kept) + len(self.stopped)

@@ -135,7 +135,7 @@ class LightClient:
         return int(text.rpartition("SuperNode ID: ")[2].split()[0]) if "SuperNode ID: " in text else 0
 
     def leave(self) -> None:
-        """Say goodbye and end."""
+        """End after a goodbye to the server."""
         if self.process is None:
             return
         with suppress(OSError, ValueError):
@@ -151,14 +151,14 @@ class LightClient:
             self.process = None
 
     def deregister(self) -> bool:
-        """Tell the server that a client which was killed is gone, as `fedlab join` does when it starts again."""
+        """Report to the server that a client which was killed is gone, as `fedlab join` does when it starts again."""
         key = credentials.client_key(self.certificates, self.name)
         return flower.deactivate_node(self.address, self.certificates / "ca.crt", key, self.node)
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process and those below it have used.
+    """Processor and memory that a process and those below it have used.
 
     Attributes
     ----------

@@ -24,7 +24,7 @@ IMPORTS = (*CLIENT_MODULES, "flwr.supernode.cli")  # what Flower's command has l
 
 
 def nothing() -> None:
-    """What a fork does here."""
+    """Do nothing, as a fork does here."""
 
 
 def seconds(command: Sequence[str], times: int) -> float:

@@ -98,7 +98,7 @@ def examples(images: LabeledImages, order: Tensor, mirror: bool | None) -> Array
 
 
 def mirrored(name: str) -> bool:
-    """Whether half of a set's images may be mirrored; digits and characters may not."""
+    """Return True if half of a set's images may be mirrored; digits and characters may not."""
     return name not in datasets.DOMAINS and name != "omniglot"
 
 

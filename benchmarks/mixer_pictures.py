@@ -73,7 +73,7 @@ def finish(panel: Axes, title: str, below: str) -> None:
 
 
 def save(figure: Figure, picture: Path) -> None:
-    """As a PNG file."""
+    """Write it as a PNG file."""
     figure.tight_layout()
     figure.savefig(picture, dpi=110)
     pyplot.close(figure)

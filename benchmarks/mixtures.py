@@ -36,7 +36,7 @@ def features(examples: int, dimensions: int, seed: int) -> Tensor:
 
 
 def sklearn_fit(x: Tensor, start: GaussianMixture) -> SklearnMixture:
-    """As many steps from the same start, in the type of ``x``; it takes one E-step more, for its labels."""
+    """Take as many steps from the same start, in the type of ``x``; it takes one E-step more, for its labels."""
     kind = x.numpy().dtype
     reference = SklearnMixture(
         COMPONENTS,

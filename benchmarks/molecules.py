@@ -32,7 +32,7 @@ from fedlab.workloads.molecules import Molecules
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Of one call, after one that warms up."""
+    """Return the seconds of one call, after one that warms up."""
     work()
     begun = time.perf_counter()
     work()
@@ -75,7 +75,7 @@ def speed(network: str, batch: int, looped: int, threads: int) -> Table:
 
 
 def outcome(text: str, graph: graphs.Graph, vocabulary: graphs.GraphVocabulary) -> str:
-    """How one molecule comes back."""
+    """Return how one molecule comes back."""
     molecule = graphs.to_molecule(graph.bonds, graph.atoms, vocabulary)
     if Chem.SanitizeMol(molecule, catchErrors=True) != Chem.SANITIZE_NONE:
         return "no molecule"

@@ -138,7 +138,7 @@ def curve(result: Result, late_joiner: str, metric: str) -> list[float]:
 
 
 def arguments() -> argparse.Namespace:
-    """What was asked for."""
+    """Return what was asked for."""
     parser = cells.parser(__doc__)
     parser.add_argument("--late-joiners", nargs="+", default=["usps", "mnist_m", "optdigits", "synthdigits"])
     others = [start for start in STARTS if start != REFERENCE]

@@ -99,7 +99,7 @@ class Cell:
 
 
 class Answers:
-    """What clients have answered, by what they were asked: cells of one seed ask the same in their first rounds."""
+    """Answers of clients by what they were asked: cells of one seed ask the same in their first rounds."""
 
     def __init__(self) -> None:
         self.found: dict[object, RecordDict] = {}

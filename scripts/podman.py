@@ -62,7 +62,7 @@ class Podman:
             raise PodmanError(f"`podman {arguments[0]}` failed with status {ran.returncode}")
 
     def has_image(self, name: str) -> bool:
-        """Tell whether an image is stored here."""
+        """Return True if an image is stored here."""
         return self.run("image", "exists", name).returncode == 0
 
 

@@ -33,7 +33,7 @@ class CallLimit(grpc.ServerInterceptor):  # type: ignore[misc]
     Parameters
     ----------
     is_registered
-        Tells whether a public key is registered.
+        Returns True if a public key is registered.
     """
 
     def __init__(self, is_registered: Callable[[bytes], bool]) -> None:
