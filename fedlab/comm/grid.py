@@ -28,6 +28,7 @@ from fedlab.comm.replies import (
 )
 from fedlab.comm.roster import GONE, Roster
 from fedlab.comm.tensors import content_bytes
+from fedlab.comm.wrapped_grid import WrappedGrid
 from fedlab.errors import FedlabError, RunError, TooFewRepliesError
 
 OnReplies = Callable[[list[tuple[int, Message]]], None]  # partitions, each with its reply
@@ -41,7 +42,7 @@ def no_validation(message: Message, reply: Message) -> None:
     """Accept every reply."""
 
 
-class PartitionGrid(Grid):
+class PartitionGrid(WrappedGrid[Grid]):
     """A Flower grid addressed by partition: same nodes, same order, same bits on every engine.
 
     Parameters
@@ -89,7 +90,8 @@ class PartitionGrid(Grid):
         on_replies: OnReplies = lambda replies: None,
         on_waiting: OnWaiting = lambda partitions, left: None,
     ) -> None:
-        self.roster, self.grid, self.names = roster, roster.grid, roster.names
+        super().__init__(roster.grid)
+        self.roster, self.names = roster, roster.names
         self.min_clients, self.join_rounds = min_clients, dict(join_rounds or {})
         self.round_timeout, self.max_reply_mb, self.wire_format = round_timeout, max_reply_mb, wire_format
         self.on_replies, self.on_waiting = on_replies, on_waiting
@@ -353,21 +355,6 @@ class PartitionGrid(Grid):
         return list(self.nodes.values())
 
     # --- delegated to the wrapped grid unchanged ---
-
-    def set_run(self, run: Any) -> None:
-        """Set the run record of the wrapped grid (a type that Flower does not export)."""
-        self.grid.set_run(run)
-
-    @property
-    def run(self) -> Any:
-        """Run record of the wrapped grid."""
-        return self.grid.run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """Create a message with the wrapped grid."""
-        return self.grid.create_message(content, message_type, dst_node_id, group_id, ttl)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Push messages through the wrapped grid."""

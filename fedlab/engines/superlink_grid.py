@@ -10,13 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flwr.app import ArrayRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedlab.comm.replies import UNREADABLE
 from fedlab.comm.tensors import content_bytes
+from fedlab.comm.wrapped_grid import WrappedGrid
 from fedlab.engines.flower_internals import error_reply, is_http_grid
 from fedlab.engines.flower_objects import (
     Announcement,
@@ -68,7 +69,7 @@ class PartialReply:
         return True
 
 
-class SuperLinkGrid(Grid):
+class SuperLinkGrid(WrappedGrid["HttpGrid"]):
     """Flower's grid of a ServerApp process, with pulls that return at once.
 
     Parameters
@@ -80,7 +81,8 @@ class SuperLinkGrid(Grid):
     """
 
     def __init__(self, grid: HttpGrid, max_reply_mb: float) -> None:
-        self.grid, self.reader, self.max_reply_mb = grid, ReplyReader(grid), max_reply_mb
+        super().__init__(grid)
+        self.reader, self.max_reply_mb = ReplyReader(grid), max_reply_mb
         self._max_objects: dict[str, int] = {}  # message id to the number of objects that its reply may have
         self._partial: dict[str, PartialReply] = {}  # message id to its reply
         self._given_up: dict[str, None] = {}  # ids of messages whose replies nobody waits for
@@ -184,21 +186,6 @@ class SuperLinkGrid(Grid):
         self.reader.forget(partial.announcement.message_id)
 
     # --- the rest is Flower's ---
-
-    def set_run(self, run: Any) -> None:
-        """Set the run record of the wrapped grid."""
-        self.grid.set_run(run)
-
-    @property
-    def run(self) -> Any:
-        """Run record of the wrapped grid."""
-        return self.grid.run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """Create a message with the wrapped grid."""
-        return self.grid.create_message(content, message_type, dst_node_id, group_id, ttl)
 
     def get_node_ids(self) -> list[int]:
         """Return the nodes that are connected."""

@@ -6,31 +6,32 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from flwr.app import Message, RecordDict
-from flwr.serverapp import Grid
+from flwr.app import Message
 
-from fedlab.engines.flower_internals import Run, RunNotRunning
+from fedlab.comm.wrapped_grid import WrappedGrid
+from fedlab.engines.flower_internals import RunNotRunning
 from fedlab.engines.inprocess import LocalGrid
 from fedlab.flower_apps.messages import kind_of
 from fedlab.flower_apps.recorder import Recorder, phase_of
 from fedlab.seeds import Stream
 
 
-class RecordedGrid(Grid):
+class RecordedGrid(WrappedGrid[LocalGrid]):
     """Grid around a local one.
 
     Parameters
     ----------
-    inner
-        The grid that delivers the messages.
+    grid
+        The one that delivers the messages.
     recorder
         The object that is told of messages and replies.
     server_stream
         The server's random stream; it is left while clients answer, who have their own.
     """
 
-    def __init__(self, inner: LocalGrid, recorder: Recorder, server_stream: Stream) -> None:
-        self.inner, self.recorder, self.server_stream = inner, recorder, server_stream
+    def __init__(self, grid: LocalGrid, recorder: Recorder, server_stream: Stream) -> None:
+        super().__init__(grid)
+        self.recorder, self.server_stream = recorder, server_stream
         self._lock = threading.RLock()  # Flower's older server sends from several threads
         self._sent: list[dict[str, Message]] = []  # messages by id, those sent together in one
         self._replies: dict[str, Message] = {}  # that were not pulled yet
@@ -40,26 +41,11 @@ class RecordedGrid(Grid):
         """End the grid: a thread that still asks for its nodes is told that the run is over."""
         self._closed = True
 
-    def set_run(self, run: Run) -> None:
-        """Replace the run record."""
-        self.inner.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        """Run record; there is one run only."""
-        return self.inner.run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """Create a message, in Flower's older style."""
-        return self.inner.create_message(content, message_type, dst_node_id, group_id, ttl)
-
     def get_node_ids(self) -> list[int]:
         """Return the nodes of all clients, in the order of partitions."""
         if self._closed:
             raise RunNotRunning
-        return sorted(self.inner.get_node_ids())
+        return sorted(self.grid.get_node_ids())
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Queue messages until they, or later ones, are pulled; return their ids."""
@@ -68,7 +54,7 @@ class RecordedGrid(Grid):
             if self.recorder.begins_round(messages):
                 self.deliver_all()  # what nobody has asked for yet belongs to the round that ends
             self.recorder.on_send(messages)
-            names = list(self.inner.push_messages(messages))
+            names = list(self.grid.push_messages(messages))
             self._sent.append(dict(zip(names, messages, strict=True)))
             return names
 
@@ -95,7 +81,7 @@ class RecordedGrid(Grid):
         replies = dict[str, Message]()
         with self._clients_turn(), self.recorder.clock(phase_of(kind_of(batch[order[0]]))):
             while left := [name for name in order if name not in replies]:
-                for reply in self.inner.pull_messages(left):
+                for reply in self.grid.pull_messages(left):
                     name = reply.metadata.reply_to_message_id
                     self.recorder.on_reply(batch[name], reply)
                     replies[name] = reply

@@ -27,11 +27,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from fedlab.data.digits.domains import SIZE
-from fedlab.data.images.photo_files import FORMATS, SUFFIXES, eight_bits, is_image_file, readable_formats
+from fedlab.data.images.photo_files import (
+    FORMATS,
+    SUFFIXES,
+    eight_bits,
+    is_image_file,
+    pixels_or_reason,
+    readable_formats,
+)
 from fedlab.errors import DataError
 
 UNRESIZED = range(28, SIZE + 1)  # lengths of the longer side that are padded and not resized
@@ -69,14 +76,7 @@ def load_image_files(paths: Sequence[Path]) -> Tensor:
 
 def _attempt(path: Path) -> NDArray[np.uint8] | str:
     """Return the pixels of a file, or the reason as text, so that one damaged file does not hide the others."""
-    try:
-        return _pixels(path)
-    except UnidentifiedImageError:
-        return f"it is none of {', '.join(readable_formats())}" if path.stat().st_size else "it is empty"
-    except OSError as error:
-        return error.strerror or str(error)
-    except Exception as error:  # a damaged file can fail in a decoder in nearly any way
-        return str(error) or type(error).__name__
+    return pixels_or_reason(path, lambda: _pixels(path))
 
 
 def _pixels(path: Path) -> NDArray[np.uint8]:

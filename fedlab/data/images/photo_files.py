@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -54,8 +55,13 @@ def load_photo(path: Path, size: int) -> NDArray[np.uint8]:
 
 def try_photo(path: Path, size: int) -> NDArray[np.uint8] | str:
     """Return the pixels (size, size, 3) of a file, or the reason why it has none as text."""
+    return pixels_or_reason(path, lambda: load_photo(path, size))
+
+
+def pixels_or_reason(path: Path, load: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8] | str:
+    """Return the pixels that ``load`` reads from a file, or the reason why it has none as text."""
     try:
-        return load_photo(path, size)
+        return load()
     except UnidentifiedImageError:
         return f"it is none of {', '.join(readable_formats())}" if path.stat().st_size else "it is empty"
     except OSError as error:
