@@ -8,7 +8,6 @@ clients that reported, so that strategies stay comparable.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from fedlab import __version__
 from fedlab.comm.grid import PartitionGrid
 from fedlab.comm.replies import PhaseStats
 from fedlab.comm.roster import SERVER, Roster
-from fedlab.comm.sampling import Sampler, read_schedule
+from fedlab.comm.sampling import Sampler
 from fedlab.comm.tensors import tensor_record, tensors_of
 from fedlab.config.schema import Config, parse_join_rounds
 from fedlab.device_errors import explained
@@ -41,27 +40,25 @@ from fedlab.runs.metrics import MetricTable, mean_over
 from fedlab.seeds import deterministic, seeded, turns
 from fedlab.server.attempts import Attempts
 from fedlab.server.budget import Budget
+from fedlab.server.cohorts import samplers
 from fedlab.server.early_stop import EarlyStop
 from fedlab.server.global_model import global_model
 from fedlab.server.phase_clock import PhaseClock
 from fedlab.server.round_record import failures, traffic
+from fedlab.server.run_events import RunEvents
 from fedlab.server.run_trackers import open_trackers
 from fedlab.strategies import validation
 from fedlab.strategies.agreement import Agreement
 from fedlab.strategies.protocol import (
     CHECKPOINTS,
-    CONFIG,
     EXAMPLES,
     FINAL,
-    NOTE,
     RUN,
     StrategySpec,
     client_metrics,
 )
 from fedlab.training import resolve_device
 from fedlab.workload import SupportsScoring, Workload
-
-MAX_NOTE = 500  # characters of a client's note that are logged
 
 app = ServerApp()
 
@@ -99,9 +96,10 @@ class RoundLoop:
         self.config, self.run = config, run
         self.pretrains = config.server.pretrain_steps > 0
         self.workload: Workload = config.workload
-        self.names = dict(enumerate(config.clients))
+        self.names, self.round = dict(enumerate(config.clients)), 0
+        self.events = RunEvents(run, config, lambda: self.round)
         spec: StrategySpec = config.plugins["strategy"].spec
-        self.strategy = spec.server(self.workload, config, self._progress)
+        self.strategy = spec.server(self.workload, config, self.events.progress)
         self.client_state = spec.client_state
         self.identity = {RUN: str(run.manifest().get("id", ""))} if spec.client_state else {}
         self.grid = PartitionGrid(
@@ -117,8 +115,8 @@ class RoundLoop:
             round_timeout=config.comm.round_timeout,
             max_reply_mb=config.comm.max_reply_mb,
             wire_format=config.comm.compression,
-            on_replies=self._on_replies,
-            on_waiting=self._on_waiting,
+            on_replies=self.events.replies,
+            on_waiting=self.events.waiting,
         )
         declared = MetricTable.declared(spec, config.plugins["workload"].spec)
         self.run.update_manifest(**declared.to_manifest())
@@ -131,9 +129,7 @@ class RoundLoop:
         simulated = config.plugins["engine"].spec.simulates_clients
         self.attempts = Attempts(1 if simulated else config.comm.attempts, self.strategy, self._repeat)
         self._clock = PhaseClock()
-        self.round = 0
         self._notes: list[dict[str, Any]] = []  # about the round, until it is recorded
-        self._last_progress = 0.0
 
     def run_rounds(self) -> None:
         """Run from the newest checkpoint, or from the start, to the last round."""
@@ -145,13 +141,13 @@ class RoundLoop:
         self.run.emit("connecting", clients=len(self.names if named is None else named))
         with seeded(self.config.run.seed, "roster"):
             self.grid.wait_for_clients(begin, self.config.comm.connect_timeout, named)
-        with open_trackers(self.config, self.run, checkpoint[0] if checkpoint else -1, self._note) as trackers:
+        with open_trackers(self.config, self.run, checkpoint[0] if checkpoint else -1, self.events.note) as trackers:
             if checkpoint:
                 arrays = self._restore(*checkpoint)
             else:
                 arrays = self._initialize()
                 if account := self.strategy.privacy():
-                    self.run.emit("note", round=self.round, note=describe(account.record()))
+                    self.events.note(describe(account.record()))
                 trackers.add(self._finish_round(arrays, *self._tested(arrays)))
             while self.round < self.config.run.rounds and not self._ended_by():
                 self.round += 1
@@ -169,7 +165,7 @@ class RoundLoop:
     def _repeat(self, note: str) -> None:
         """Prepare another attempt at a phase of the same round."""
         self._notes.append({"note": note})
-        self._note(note)
+        self.events.note(note)
         self._start_round()
 
     def _restore(self, server_round: int, state: Mapping[str, Any]) -> ArrayRecord:
@@ -189,9 +185,9 @@ class RoundLoop:
     def _finish(self, arrays: ArrayRecord) -> None:
         """Record the end of the run."""
         if self.budget.ended_by:
-            self.run.emit("note", round=self.round, note=self.budget.message(self.round))
+            self.events.note(self.budget.message(self.round))
         elif self._ended_by():
-            self.run.emit("note", round=self.round, note=self.stop.message(self.round))
+            self.events.note(self.stop.message(self.round))
         digest = weights_sha256({"arrays": tensors_of(arrays), "strategy": self.strategy.state()})
         self.run.update_manifest(
             status="finished",
@@ -247,7 +243,7 @@ class RoundLoop:
         yield from agreement.limited(messages, replies)
         for node, what in agreement.notes.items():
             name = self.names[self.grid.partition_of[node]]
-            self.run.emit("note", round=self.round, client=name, note=f"client {name}: {what}")
+            self.events.note(f"client {name}: {what}", client=name)
 
     def _exhausted(self) -> str:
         """Return why the privacy budget allows no further round; empty if it does, or none is to come."""
@@ -291,7 +287,7 @@ class RoundLoop:
         Each pull of replies has a random stream of its own, whose numbers nobody uses: what carries the messages draws
         from the global generators, and how often depends on the engine. Clients of this process take turns in it.
         """
-        self.run.emit("phase", round=self.round, rounds=self.config.run.rounds, phase=phase, clients=len(messages))
+        self.events.phase(phase, clients=len(messages))
         batches = self.grid.batches(messages, idle_timeout=self.config.comm.idle_timeout, check=check)
         try:
             while True:
@@ -301,19 +297,7 @@ class RoundLoop:
                     return
                 yield from replies
         finally:
-            self._log_failures(phase)
-
-    def _log_failures(self, phase: str) -> None:
-        for failure in self.grid.stats.failures:
-            self.run.emit(
-                "client_failed",
-                round=self.round,
-                phase=phase,
-                partition=failure.partition,
-                client=self.names[failure.partition],
-                kind=failure.kind,
-                reason=failure.reason,
-            )
+            self.events.failures(phase, self.grid.stats.failures)
 
     def _finish_round(
         self,
@@ -374,7 +358,7 @@ class RoundLoop:
                     found |= self.workload.evaluate(model, self.workload.data(None, "test"))
             if scored and isinstance(self.workload, SupportsScoring):
                 with self._phase("score"), seeded(run.seed, "score", self.round):
-                    score = self.workload.score(model, self._progress)
+                    score = self.workload.score(model, self.events.progress)
                 for name, png in score.pictures.items():
                     self.run.save_image(name, self.round, png)
                 found |= score.metrics
@@ -389,46 +373,6 @@ class RoundLoop:
     def _phase(self, name: str, *, announce: bool = True) -> Iterator[None]:
         """Announce a phase, unless another one goes on within it, and measure its seconds."""
         if announce:
-            self.run.emit("phase", round=self.round, rounds=self.config.run.rounds, phase=name)
+            self.events.phase(name)
         with self._clock(name):
             yield
-
-    def _progress(self, phase: str, done: int, total: int) -> None:
-        """Report progress of long server work, ten times a second at most."""
-        if done == total or time.monotonic() - self._last_progress > 0.1:
-            self._last_progress = time.monotonic()
-            self.run.emit("progress", round=self.round, phase=phase, done=done, total=total)
-
-    def _note(self, text: str) -> None:
-        self.run.emit("note", round=self.round, note=text)
-
-    def _note_of(self, reply: Message) -> None:
-        """Report what a process of this machine says about how its clients are trained."""
-        entries = reply.content.get(CONFIG)
-        if isinstance(entries, ConfigRecord) and NOTE in entries:
-            self.run.emit("note", round=self.round, note=str(entries[NOTE])[:MAX_NOTE])
-
-    def _on_waiting(self, partitions: list[int], left: float) -> None:
-        names = [self.names[partition] for partition in sorted(partitions)]
-        self.run.emit("waiting", round=self.round, clients=names, seconds_left=round(left, 1))
-
-    def _on_replies(self, replies: list[tuple[int, Message]]) -> None:
-        for _, reply in replies if self.config.run.clients_at_once else ():
-            self._note_of(reply)
-        self.run.emit_all(
-            "client",
-            [
-                {"round": self.round, "client": self.names[partition], "metrics": client_metrics(reply)}
-                for partition, reply in replies
-            ],
-        )
-
-
-def samplers(workload: Workload, config: Config, *, secret: bool = False) -> tuple[Sampler, Sampler]:
-    """Return who samples the clients that train, and those that are tested; the former in secret if asked for."""
-    run, names = config.run, dict(enumerate(config.clients))
-    weighted = run.sampling == "examples" and run.fraction_train < 1
-    sizes = {partition: len(workload.data(partition, "train")) for partition in names} if weighted else {}
-    schedule = read_schedule(run.schedule, names, run.rounds) if run.schedule else []
-    train = Sampler(run.seed, run.fraction_train, sizes, schedule, secret)
-    return train, Sampler(run.seed, run.fraction_evaluate, only_connected=bool(schedule))
