@@ -97,7 +97,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with name_file(path):
-            with temporary.open("wb") as stream:
+            with open(temporary, "wb", opener=no_follow) as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -173,6 +173,18 @@ def no_follow(path: str, flags: int, mode: int = 0o666) -> int:
         raise OSError(errno.ENOTSUP, "it is a symbolic link and is not written through; remove it", path) from None
 
 
+def empty_file(path: Path, content: bytes = b"") -> None:
+    """Replace the content of a file that may be open, or create it, readable by its owner only.
+
+    Raises
+    ------
+    OSError
+        When the file is a symbolic link, or cannot be written.
+    """
+    with name_file(path), open(path, "wb", opener=private_no_follow) as stream:
+        stream.write(content)
+
+
 class LogTail:
     """Reader of the new lines of a text file that another process appends to.
 
@@ -208,8 +220,9 @@ def limit_log(path: Path, most: int = MAX_LOG_BYTES) -> None:
     The log is emptied, since its writer, who appends to it, has it open; what comes in this moment is lost.
     """
     if path.exists() and path.stat().st_size > most:
-        shutil.copyfile(path, path.with_name(f"{path.name}.1"))
-        os.truncate(path, 0)
+        with path.open("rb") as now, open(path.with_name(f"{path.name}.1"), "wb", opener=private_no_follow) as before:
+            shutil.copyfileobj(now, before)
+        empty_file(path)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ import torch
 
 import fedlab
 import toy
+from fedlab import files
+from fedlab.deploy import client
+from fedlab.engines import processes
 from fedlab.errors import FedlabError
 from fedlab.inference.latent_space import LatentSpace
 from fedlab.inference.predict import load_predictor
@@ -130,6 +134,28 @@ def test_a_clients_log_is_not_written_through_a_link(tmp_path, capsys):
     assert target.read_text() == "mine\n"
 
 
+def test_the_logs_of_flower_are_not_written_through_links_and_nothing_a_link_leads_to_is_made_private(tmp_path):
+    """As `fedlab join` and a resumed `fedlab serve` meet them in a folder from elsewhere."""
+    targets = [tmp_path / name for name in ("log", "mode", "older")]
+    for target in targets:
+        target.write_text("mine\n")
+        target.chmod(0o644)
+    folder = tmp_path / "state"
+    folder.mkdir()
+    (folder / "model.pt").symlink_to(tmp_path / "mode")
+    client._make_private(folder)
+    (folder / "flower.log").symlink_to(tmp_path / "log")
+    with pytest.raises(OSError, match="symbolic link"):
+        files.empty_file(folder / "flower.log")
+    with pytest.raises(OSError, match="symbolic link"):
+        processes.start("fedlab", "none", [], {"FLWR_HOME": str(tmp_path / "home")}, folder / "flower.log")
+    (folder / "large.log").write_text("a line\n")
+    (folder / "large.log.1").symlink_to(tmp_path / "older")
+    with pytest.raises(OSError, match="symbolic link"):
+        files.limit_log(folder / "large.log", 3)
+    assert [(target.read_text(), target.stat().st_mode & 0o777) for target in targets] == [("mine\n", 0o644)] * 3
+
+
 def test_arrays_of_objects_are_not_read(tmp_path, sprung):
     path = tmp_path / "set.npz"
     np.savez(path, x=np.array([Trap(sprung)], dtype=object))
@@ -146,6 +172,22 @@ def calls(path, *names):
 
 def argument(call, name):
     return next((ast.unparse(word.value) for word in call.keywords if word.arg == name), None)
+
+
+def test_no_file_is_written_through_a_link():
+    """A file that may be there already is opened by an opener that follows no link, or replaced."""
+    fresh = {"fork_server.py", "scaffold.py", "client.py"}  # into folders that they have just made
+    for path in SOURCES:
+        for call in calls(path, "open"):
+            writes = len(call.args) > 1 and set(ast.unparse(call.args[1])) & set("wax+")
+            assert not writes or argument(call, "opener") in ("no_follow", "private_no_follow"), (path, call.lineno)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                mode = ast.unparse(node.args[0]) if node.args else ""
+                appends = node.func.attr == "open" and re.fullmatch("'[wax]b?'", mode)
+                assert not appends, (path, node.lineno)
+                assert not node.func.attr.startswith("write_t") or path.name in fresh, (path, node.lineno)
+                assert node.func.attr != "write_bytes", (path, node.lineno)
 
 
 def test_every_file_is_read_as_data():

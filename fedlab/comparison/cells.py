@@ -68,7 +68,7 @@ def _keep_traceback(path: Path, text: str) -> str:
     """Write a traceback into the run directory; return where it is, or its last call where nothing can be written."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        (path / TRACEBACK).write_text(text, encoding="utf-8")
+        files.write_atomically(path / TRACEBACK, text.encode())
     except OSError:
         return f"its traceback could not be written, and ends with {text.strip().splitlines()[-3:-1]}"
     return f"the traceback is in {path / TRACEBACK}"

@@ -22,6 +22,7 @@ from typing import IO
 
 from fedlab.comparison import cells
 from fedlab.comparison.work import Work, write_work
+from fedlab.files import no_follow
 from fedlab.plugins import python_path
 
 STOP_TIMEOUT = 20.0  # seconds that an interrupted cell has to note where it stands
@@ -111,7 +112,7 @@ class Worker:
             variables = {**os.environ, "PYTHONPATH": python_path()}
             if self.gpu is not None:
                 variables["CUDA_VISIBLE_DEVICES"] = self.gpu
-            with self.log.open("a") as errors:
+            with open(self.log, "a", opener=no_follow) as errors:
                 self.process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "fedlab.comparison.worker"],
                     env=variables,

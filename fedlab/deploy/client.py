@@ -38,7 +38,7 @@ from fedlab.engines.processes import (
 )
 from fedlab.environment import with_environment
 from fedlab.errors import ConfigError, RunError
-from fedlab.files import LOCK_FILE, LogTail, directory_lock, limit_log, truncate_torn_line
+from fedlab.files import LOCK_FILE, LogTail, directory_lock, empty_file, limit_log, truncate_torn_line
 from fedlab.runs.client_store import EVENTS, STATE_DIR_KEY
 
 POLL_SECONDS = 0.2
@@ -122,8 +122,7 @@ class _Supervisor:
         _make_private(options.state_dir)
         node = {**options.node, "server": options.address, STATE_DIR_KEY: str(options.state_dir)}
         self.settings.write_text(tomli_w.dumps(node), encoding="utf-8")
-        self.log.write_bytes(b"")
-        self.log.chmod(0o600)
+        empty_file(self.log)
         truncate_torn_line(options.state_dir / EVENTS)
         self.events = LogTail(options.state_dir / EVENTS, from_end=True)
         self.process: subprocess.Popen[bytes] | None = None
@@ -226,7 +225,7 @@ class _Supervisor:
         """Record process and node of a connected client, and the time at which it was last connected."""
         if not self.connected_file.exists():
             assert self.process is not None
-            self.connected_file.write_text(f"{self.process.pid} {monitor.node}", encoding="ascii")
+            empty_file(self.connected_file, f"{self.process.pid} {monitor.node}".encode("ascii"))
         elif not monitor.lost:
             self.connected_file.touch()
 
@@ -274,7 +273,7 @@ class _Supervisor:
 
 def _make_private(state_dir: Path) -> None:
     """Close a client's directory, and the files in it, to everyone but its owner, where that is us."""
-    for path in (state_dir, *state_dir.iterdir()):
+    for path in (state_dir, *(path for path in state_dir.iterdir() if not path.is_symlink())):
         with suppress(OSError):
             path.chmod(0o700 if path.is_dir() else 0o600)
 

@@ -24,6 +24,7 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+from fedlab.files import no_follow
 from fedlab.plugins import PLUGIN_PATH, plugin_folders, python_path
 
 START_LIMIT = 120.0  # seconds for a process of Flower to come up: imports are slow on a busy machine
@@ -128,7 +129,7 @@ def start(
     process is killed, the command gets SIGTERM and ``shutdown_timeout`` seconds before the rest is killed.
     """
     program = COMMAND.format(module=module, command=command)
-    with log.open("ab") as output:
+    with open(log, "ab", opener=no_follow) as output:
         return subprocess.Popen(
             [sys.executable, "-P", "-c", program, str(os.getpid()), str(shutdown_timeout), *arguments],
             env=variables,

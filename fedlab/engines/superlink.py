@@ -38,6 +38,7 @@ from fedlab.engines.processes import (
 )
 from fedlab.engines.spec import Apps
 from fedlab.errors import ConfigError, RunError
+from fedlab.files import no_follow
 
 (SERVER_COMMAND,) = SERVER_APP  # by whose name a run is found among the processes
 FEDLAB_ERROR = re.compile(r"^ *fedlab\.errors\.\w+: ", re.M)  # last line of a traceback of an error of ours
@@ -162,7 +163,7 @@ def _outcome(link: SuperLink, run_id: int, wait: float = 1.0) -> Outcome | None:
 
 def _stream(link: SuperLink, run_id: int) -> None:
     """Log what the run prints, until its end or the SuperLink's, which `follow` notices itself."""
-    with suppress(ControlError, ValueError), link.log.open("a") as log:
+    with suppress(ControlError, ValueError), open(link.log, "a", opener=no_follow) as log:
         for text in link.control.stream_logs(run_id):
             log.write(text)
             log.flush()
@@ -180,7 +181,7 @@ def _start(
         nodes = fleet.address if fleet else f"{LOOPBACK}:{other}"
         command = ["--host", LOOPBACK, "--port", str(port), "--fleet-api-address", nodes]
         command += _identity(fleet.certificates) if fleet and fleet.certificates else ["--insecure"]
-        log.write_bytes(b"")
+        open(log, "wb", opener=no_follow).close()
         process = start("fedlab.engines.programs", "flower_superlink", command, environment, log)
         started.append(process)
         begin = time.monotonic()

@@ -15,6 +15,7 @@ from pathlib import Path
 from fedlab.engines.pool_worker import send_descriptors
 from fedlab.engines.processes import MARKER_ENV, runtime_environment, stop
 from fedlab.errors import RunError
+from fedlab.files import no_follow
 
 PROGRAM = """
 import sys
@@ -109,7 +110,7 @@ class WorkerStarter:
         self._log = log
         self._control, theirs = socket.socketpair()
         with runtime_environment(self.program.variables) as (variables, scratch):
-            with theirs, log.open("ab") as output:
+            with theirs, open(log, "ab", opener=no_follow) as output:
                 process = subprocess.Popen(
                     [sys.executable, "-c", PROGRAM, self.program.entry, str(theirs.fileno()), *self.program.arguments],
                     env=variables,

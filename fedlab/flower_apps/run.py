@@ -9,7 +9,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, redirect_stdout, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -26,6 +26,7 @@ from fedlab.engines.flower_servers import clients_in_order, watched_servers
 from fedlab.engines.inprocess import LocalGrid
 from fedlab.engines.pool_worker import Setup
 from fedlab.errors import ConfigError, FedlabError, RunError
+from fedlab.files import no_follow
 from fedlab.flower_apps.client import SeededClientApp, reproducible, worker_environment
 from fedlab.flower_apps.engine import AppEngine
 from fedlab.flower_apps.failures import describe, explain
@@ -200,7 +201,7 @@ class FlowerRun:
         """Return the error to show: an app's own bug with its place, and the traceback in the app's log."""
         if isinstance(error, FedlabError | KeyboardInterrupt):
             return error
-        with suppress(OSError), (directory.path / LOG).open("a", encoding="utf-8") as log:
+        with suppress(OSError), open(directory.path / LOG, "a", encoding="utf-8", opener=no_follow) as log:
             log.write("".join(traceback.format_exception(error)))
         known = explain(error, self.project) if isinstance(error, Exception) else ""
         if known:
@@ -239,12 +240,11 @@ class _OneThreadsOutput(io.TextIOBase):
 @contextmanager
 def output_to(path: Path | None) -> Iterator[None]:
     """Append what this thread prints, and what Flower logs, to a file; None: drop it."""
-    log, flower = path.open("a", encoding="utf-8", buffering=1) if path else None, logging.getLogger("flwr")
-    handlers, flower.handlers = flower.handlers, [logging.StreamHandler(log) if log else logging.NullHandler()]
-    try:
-        with redirect_stdout(_OneThreadsOutput(log, sys.stdout)):
-            yield
-    finally:
-        flower.handlers = handlers
-        if log:
-            log.close()
+    flower = logging.getLogger("flwr")
+    with open(path, "a", 1, "utf-8", opener=no_follow) if path else nullcontext() as log:
+        handlers, flower.handlers = flower.handlers, [logging.StreamHandler(log) if log else logging.NullHandler()]
+        try:
+            with redirect_stdout(_OneThreadsOutput(log, sys.stdout)):
+                yield
+        finally:
+            flower.handlers = handlers

@@ -20,6 +20,7 @@ from fedlab.comparison.workers import Task
 from fedlab.engines import ray_cluster
 from fedlab.environment import search_paths
 from fedlab.errors import ConfigError, suggest
+from fedlab.files import no_follow
 
 DETAILS = ("cpus", "gpus")  # of each cell
 LOG = "ray.log"
@@ -111,7 +112,7 @@ class RayBackend:
         self._folder = folder
         command = [sys.executable, "-P", "-W", "ignore::FutureWarning", "-m", DRIVER, self.address]
         paths, given = search_paths(), common.cell_settings()
-        with (folder / LOG).open("a") as log:
+        with open(folder / LOG, "a", opener=no_follow) as log:
             self._driver = subprocess.Popen(
                 [*command, ",".join(paths), ",".join(given), str(common.STOP_SECONDS)],
                 env={**os.environ, **paths, **given, **ray_cluster.driver_environment()},
