@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from fedlab.comm import credentials
+from fedlab.comm.addresses import split_address
 from fedlab.deploy import proxies
 from fedlab.errors import ConfigError, RunError
 
@@ -31,11 +32,11 @@ def parse_address(address: str) -> tuple[str, int]:
     ConfigError
         When the address has another form.
     """
-    host, colon, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
-        raise ConfigError(f"{address!r} is no HOST:PORT of a server, for example lab.example.org:9092")
-    return host, int(port)
+    if (found := split_address(address)) is None:
+        raise ConfigError(
+            f"{address!r} is no HOST:PORT of a server, for example lab.example.org:9092 or [2001:db8::7]:9092"
+        )
+    return found
 
 
 def probe_server(address: str, authority: Path | None) -> str:

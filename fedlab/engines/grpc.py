@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from fedlab.comm import credentials
+from fedlab.comm.addresses import split_address
 from fedlab.comm.event_rate import EventRate
 from fedlab.config.engine_options import GrpcConfig
 from fedlab.config.schema import Config
@@ -77,9 +78,8 @@ def check(options: GrpcConfig) -> None:
     ConfigError
         When one of them is not valid, with a remedy.
     """
-    host, colon, port = options.address.rpartition(":")
-    if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
-        raise ConfigError(f"grpc.address={options.address!r} is no HOST:PORT, for example 0.0.0.0:9092")
+    if split_address(options.address) is None:
+        raise ConfigError(f"grpc.address={options.address!r} is no HOST:PORT, for example 0.0.0.0:9092 or [::]:9092")
     if not options.insecure:
         credentials.check_server(expand_user(options.certificates))
 

@@ -121,6 +121,7 @@ def test_something_else(folder):
 def test_addresses():
     assert parse_address("lab.example.org:9092") == ("lab.example.org", 9092)
     assert parse_address("[::1]:9092") == ("::1", 9092)
-    for address in ("lab", "lab:", ":9092", "lab:http", "lab:0", "lab:70000"):
+    without_port = ("lab", "lab:", ":9092", "lab:http", "lab:0", "lab:70000")
+    for address in (*without_port, "::1:9092", "::9092", "[lab]:9092", "me@lab:9092"):
         with pytest.raises(ConfigError, match="is no HOST:PORT of a server"):
             parse_address(address)

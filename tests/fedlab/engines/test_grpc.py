@@ -195,7 +195,7 @@ def test_an_address_that_is_taken_is_a_sentence(tmp_path):
             pass
 
 
-@pytest.mark.parametrize("address", ["9092", "host:", ":9092", "host:port", "host:70000"])
+@pytest.mark.parametrize("address", ["9092", "host:", ":9092", "host:port", "host:70000", "::1:9092", "::"])
 def test_an_address_without_host_or_port_is_refused(address):
     with pytest.raises(ConfigError, match="is no HOST:PORT"):
         grpc.check(GrpcConfig(address=address, insecure=True))
