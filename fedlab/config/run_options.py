@@ -22,7 +22,9 @@ class RunConfig:
     engine: str = Field("local", description="what carries the messages: a name, or pkg.module:Name")
     rounds: int = Field(5, ge=1, description="federated rounds")
     seed: int = Field(0, ge=0, description="run seed; every random stream is named from it")
-    min_clients: int = Field(0, ge=0, description="fewest clients that a phase needs, else the run stops; 0: all")
+    min_clients: int = Field(
+        0, ge=0, description="fewest clients that a phase needs, else the run stops, see comm.attempts; 0: all"
+    )
     fraction_train: Fraction = Field(1.0, description="fraction of the clients that train in a round, sampled anew")
     fraction_evaluate: Fraction = Field(1.0, description="fraction of the clients that are tested, sampled anew")
     evaluate_every: int = Field(1, ge=1, description="rounds between two tests; the first model and the last have one")
