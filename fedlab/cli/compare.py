@@ -18,10 +18,11 @@ Example: `fedlab compare dualadapt-digits --strategies source_only,dualadapt,ora
 **Strategies** are NAME, NAME:option=value:option=value or LABEL=NAME:..., see `fedlab list strategies`; ablations have
 names there, for instance dualadapt_no_mixup.
 
-**Options**: key=value goes for every cell, key=v1,v2 makes a grid: `server.steps=24,48 dualadapt.mixup=average,off`. A
-option of free text is taken whole, since its value may hold commas (`digits.targets=usps,mnist_m` is one value); there,
-and wherever you like, write `|` between values: `'digits.targets=usps|usps,mnist_m'`. An option that a strategy does
-not have is left out of its cells. Clients of strategies that train on labels get them; DualAdapt goes without its twin.
+**Options**: key=value holds for every cell, key=v1,v2 makes a grid: `server.steps=24,48 dualadapt.mixup=average,off`.
+An option of free text is taken whole, since its value may hold commas (`digits.targets=usps,mnist_m` is one value);
+there, and wherever you like, write `|` between values: `'digits.targets=usps|usps,mnist_m'`. An option that a strategy
+does not have is left out of its cells. Clients of strategies that train on labels get them; DualAdapt goes without its
+twin.
 
 **The same command again** goes on where it was killed, tries failed cells again, and runs nothing that is there: a
 cell is known by its resolved options. More strategies, seeds or values add cells. The tables of the comparison before
@@ -62,7 +63,7 @@ def compare(
         list[str] | None, typer.Option(help="rounds=3, bytes=5MB or seconds=60; may be given several times.")
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", help="Cells at a time; default: as cores or GPUs.")
+        int | None, typer.Option("--jobs", "-j", help="Cells at a time; default: one for each core or GPU.")
     ] = None,
     on: Annotated[
         str | None,

@@ -41,7 +41,9 @@ def run(
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Options, e.g. rounds=3.", autocompletion=complete_option),
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="What carries the messages: inprocess or ray.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="What carries the messages: local, inprocess, pool or ray.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     seed: Annotated[int | None, typer.Option(help="Run seed.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder for the run directory.")] = Path("runs"),
