@@ -33,7 +33,7 @@ def new(
         stdout.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
     stdout.print(
         f"\ntry it:    cd {paths[0].parent} && fedlab run {name}:PRESET\n"
-        f"test it:   cd {paths[0].parent} && python -m pytest\n"
+        f"test it:   cd {paths[0].parent} && python -m pytest  (needs `pip install pytest`)\n"
         f"share it:  pip install -e {paths[0].parent}, then `fedlab run {name}` anywhere on this machine",
         markup=False,
         highlight=False,
