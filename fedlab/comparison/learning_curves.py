@@ -55,7 +55,7 @@ def curve_figures(comparison: Comparison, styles: Sequence[SeriesStyle]) -> list
     panels = {title: [_curve(part, keys, style, rounds) for style in styles] for title, part in parts.items()}
     table, metric = comparison.metric_table, comparison.metric
     percent = table.is_fraction(metric)
-    ranges = limits([_with_bands(curves) for curves in panels.values()], BOUNDS if percent else (-math.inf, math.inf))
+    ranges = limits(list(panels.values()), BOUNDS if percent else (-math.inf, math.inf))
     drawings = []
     for i, ((title, curves), within) in enumerate(zip(panels.items(), ranges, strict=True)):
         ends = (f"{c.label} {_last(comparison, c.values)}" for c in curves)
@@ -95,12 +95,6 @@ def _own(part: pd.DataFrame, keys: Sequence[str], style: SeriesStyle) -> pd.Data
     for name, value in zip(keys, style.key, strict=True):
         part = part[part[name].astype(str) == value]
     return part
-
-
-def _with_bands(curves: Sequence[Curve]) -> list[Curve]:
-    """Return curves and the edges of their bands, for the range of an axis."""
-    edges = [Curve(c.label, c.slot, list(edge)) for c in curves if c.band for edge in c.band]
-    return [*curves, *edges]
 
 
 def _last(comparison: Comparison, values: Sequence[float]) -> str:

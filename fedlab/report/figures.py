@@ -73,6 +73,11 @@ class Curve:
     dashes: tuple[float, ...] | None = None  # None: its color's
     band: tuple[Sequence[float], Sequence[float]] | None = None
 
+    @property
+    def extent(self) -> tuple[float, ...]:
+        """All that is drawn: the values, and the edges of the band."""
+        return (*self.values, *(value for edge in self.band or () for value in edge))
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -202,7 +207,7 @@ def limits(panels: Sequence[Sequence[Curve]], bounds: tuple[float, float]) -> li
     """Return each panel's own range of values, of one common span: an inch is the same difference in all of them."""
     ranges = []
     for curves in panels:
-        values = [value for curve in curves for value in curve.values if math.isfinite(value)]
+        values = [value for curve in curves for value in curve.extent if math.isfinite(value)]
         ranges.append((min(values), max(values)) if values else (0.0, 0.0))
     widest = max(high - low for low, high in ranges)
     scale = max(abs(end) for pair in ranges for end in pair)
