@@ -87,7 +87,7 @@ class Comparison:
         The comparison's folder.
     baseline
         Label of the variant that the others are compared with.
-    ceiling
+    upper_bound
         Label of the upper reference, which learns from labels; "" where none is compared.
     labeled
         Labels of all variants whose clients learn from labels, where others do not.
