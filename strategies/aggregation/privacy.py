@@ -4,13 +4,14 @@
 adaptive clipping: Andrew et al., Differentially Private Learning with Adaptive Clipping, NeurIPS 2021, algorithm 1.
 
 **What is guaranteed, and what is not.** With secret noise (``dp.noise``), the models that leave the server are
-(epsilon, delta) differentially private for each whole client, present or with its update zero, against whoever gets
-models: other clients, users of the model. The server itself must be trusted: it adds the noise. The guarantee is for
-models only, not for the losses, counts of examples and test metrics that clients report. Where a uniform sample of the
-clients trains (``fraction_train``), who was drawn is secret as well, and epsilon is smaller for it. With seeded noise a
-run can be repeated, and whoever knows the seed, which every client and every run directory does, can take the noise
-away again: ``epsilon`` is then what would hold if the noise were secret, and nobody is protected. With a handful of
-clients the noise that gives a small epsilon drowns the model: this is so.
+(epsilon, delta) differentially private for each whole client, present or adding nothing (half to the count of adaptive
+clipping), with the number of answers known, against whoever gets models: other clients, users of the model. The server
+itself must be trusted: it adds the noise. The guarantee is for models only, not for the losses, counts of examples and
+test metrics that clients report. Where a uniform sample of the clients trains (``fraction_train``), who was drawn is
+secret as well, and epsilon is smaller for it. With seeded noise a run can be repeated, and whoever knows the seed,
+which every client and every run directory does, can take the noise away again: ``epsilon`` is then what would hold if
+the noise were secret, and nobody is protected. With a handful of clients the noise that gives a small epsilon drowns
+the model: this is so.
 
 **Departures** from Flower: (1) clients weigh the same, or one could move the mean by more than norm / clients;
 Flower's sensitivity is wrong for a weighted mean; (2) batch-norm statistics and counters are not taken from clients:
@@ -135,7 +136,8 @@ class ClippingDP(WeightedMean[DpOptions], Generic[DpOptions]):
         """Return the mean with its noise, the statistics as they were, and move the norm."""
         self.used, self.rounds = self.norm, self.rounds + 1
         self.stdv = self.multiplier(self.count) * self.norm / self.count
-        noisy = {name: value + self.noise(value.shape, self.stdv).to(value) for name, value in self.mean(total).items()}
+        mean = {name: value.double() for name, value in self.mean(total).items()}  # rounded after the noise, not before
+        noisy = {name: value + self.noise(value.shape, self.stdv).to(value) for name, value in mean.items()}
         self.account.spend()
         self.norm = self.next_norm(self.unclipped, self.count)
         return {**{name: self.current[name] for name in self.floats}, **noisy}
