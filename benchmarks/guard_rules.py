@@ -108,7 +108,7 @@ def statistics(found: Any) -> dict[str, float]:
 
 def by_class(labels: Tensor, classes: Tensor) -> float:
     """Mean over the classes of ``labels`` of the fraction of examples with the same class."""
-    return float(np.mean([same(labels[labels == one], classes[labels == one]) for one in labels.unique()]))
+    return float(np.mean([same(labels[labels == one], classes[labels == one]) for one in set(labels.tolist())]))
 
 
 def divergence(p: Tensor, q: Tensor) -> float:
@@ -134,7 +134,7 @@ def propagated(z: Tensor, p: Tensor) -> Tensor:
 
 def nuclear_norm(p: Tensor) -> float:
     """Nuclear norm of predictions (examples, classes), 1 for certain and balanced ones (Deng et al., ICML 2023)."""
-    return float(torch.linalg.svdvals(p).sum()) / float(min(p.shape) * len(p)) ** 0.5
+    return float(torch.linalg.svdvals(p).sum() / (min(p.shape) * len(p)) ** 0.5)
 
 
 def density(p: Tensor, most: int = 3000) -> float:
