@@ -22,6 +22,7 @@ from torch import Tensor
 from fedlab.config.schema import Config
 from fedlab.errors import ConfigError
 from fedlab.privacy.accounting import PrivacyAccount
+from fedlab.strategies.aggregation import ClientUpdate
 from fedlab.strategies.base import BaseStrategy, Records, broadcast
 from fedlab.strategies.model_updates import ModelUpdates
 from fedlab.strategies.protocol import drop_none, tensor_record
@@ -83,9 +84,13 @@ class Alternating(BaseStrategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return the rule's new arrays, from which the server continues."""
-        new = self.updates.aggregate(replies, server_round)
+        new = self.updates.aggregate(replies, server_round, self.client_weight)
         self._continue_from(new)
         return tensor_record(new), None
+
+    def client_weight(self, update: ClientUpdate) -> float | None:
+        """Return a client's weight in the mean; None: the rule says."""
+        return None
 
     @torch.no_grad()
     def _continue_from(self, new: Mapping[str, Tensor]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from fedlab.config.schema import Config
 from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies import validation
+from fedlab.strategies.aggregation import ClientUpdate
 from fedlab.strategies.protocol import ARRAYS, CONFIG, EXAMPLES, METRICS, arrays_of, client_metrics
 from fedlab.workload import Workload
 
@@ -85,6 +87,18 @@ class ModelUpdates:
         if reason := self.rule.validate_metrics(client_metrics(reply)):
             raise validation.InvalidUpdate(reason)
 
-    def aggregate(self, replies: Iterable[Message], server_round: int) -> dict[str, Tensor]:
-        """Return the rule's new arrays by name, in the shapes and types of :attr:`sent`."""
-        return self.rule.aggregate(self.sent, aggregations.client_updates(replies), server_round)
+    def aggregate(
+        self,
+        replies: Iterable[Message],
+        server_round: int,
+        weight: Callable[[ClientUpdate], float | None] = lambda update: None,
+    ) -> dict[str, Tensor]:
+        """Return the rule's new arrays by name, in the shapes and types of :attr:`sent`.
+
+        Parameters
+        ----------
+        weight
+            A client's weight in the mean; None: the rule says.
+        """
+        updates = (replace(one, weight=weight(one)) for one in aggregations.client_updates(replies))
+        return self.rule.aggregate(self.sent, updates, server_round)

@@ -12,13 +12,16 @@ Learning, NeurIPS 2024, equations 4 and 5::
     6  server: mean of the clients' models (``aggregation=fedavgm`` gives the published momentum)
 
 With ``thresholds=adaptive`` a client's threshold is the mean of its own largest probabilities and, by class, that times
-the class's mean probability over the largest such mean.
+the class's mean probability over the largest such mean. With ``weights=threshold`` a client weighs 1 minus the mean of
+its largest probabilities in line 6, so that one that has learned less counts more. Both together are those two of
+(FL)^2's three parts that are not about the loss; its sharpness-aware consistency is not here.
 
 **Departures**: (1) optimizers and numbers of steps are the run's (``server.*``, ``client.*``), the same for every
-strategy; (2) batch norms are averaged as they are, not static; (3) weights of the mean are numbers of examples, also
-with adaptive thresholds; (4) a client without confident predictions returns the model that it received.
+strategy; (2) batch norms are averaged as they are, not static; (3) a client without confident predictions returns the
+model that it received.
 
-**Metrics**: as FedAvg; clients also report ``confident``, the fraction of examples in ``fix``.
+**Metrics**: as FedAvg; clients also report ``confident``, the fraction of examples in ``fix``, and with
+``weights=threshold`` the number that they are weighed by, ``threshold``.
 """
 
 from __future__ import annotations
@@ -32,11 +35,14 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from fedlab.config.schema import Config
 from fedlab.config.sections import PositiveFloat
 from fedlab.models.batchnorm_stats import encode
 from fedlab.optimizers import SGD
 from fedlab.strategies import aggregation as aggregations
-from fedlab.strategies.aggregation import Aggregation
+from fedlab.strategies import validation
+from fedlab.strategies.aggregation import Aggregation, ClientUpdate
+from fedlab.strategies.alternating import Alternating, check_classes
 from fedlab.strategies.client_adaptation.wrapper import AdaptingServer, views_of
 from fedlab.strategies.protocol import (
     CLIENT_OPTIMIZER,
@@ -45,14 +51,17 @@ from fedlab.strategies.protocol import (
     StrategySpec,
     arrays_of,
     client_dataset,
+    client_metrics,
     drop_none,
     evaluate,
     loaded_model,
 )
-from fedlab.strategies.self_training import server
 from fedlab.strategies.source_only import PHASES
-from fedlab.training import train_steps
+from fedlab.training import Progress, train_steps
 from fedlab.workload import Workload
+
+THRESHOLD = "threshold"  # of a client's metrics: the mean of its largest probabilities
+LEAST_WEIGHT = 1e-6  # of a client that is certain of everything: the sum of weights is never 0
 
 
 @dataclass(frozen=True)
@@ -63,8 +72,37 @@ class Options:
     thresholds: Literal["fixed", "adaptive"] = Field(
         "fixed", description="fixed: the same for all; adaptive: by client and class, from their mean probabilities"
     )
+    weights: Literal["examples", "threshold"] = Field(
+        "examples", description="of clients in the mean: numbers of examples, or 1 - the mean of largest probabilities"
+    )
     mixup: PositiveFloat = Field(0.75, description="both parameters of mixup's Beta distribution")
     aggregation: Aggregation = "fedavg"
+
+
+class SemiFL(Alternating):
+    """Server side: source steps in turn with the clients, whose mean may be weighted by what they have yet to learn."""
+
+    def __init__(self, workload: Workload, config: Config, progress: Progress) -> None:
+        self.by_threshold = config.strategy.weights == "threshold"
+        required = ["confident", *([THRESHOLD] if self.by_threshold else [])]
+        super().__init__(workload, config, progress, required=required, optional=["loss"])
+        check_classes(self.trainer, config)
+
+    def check(self, reply: Message) -> None:
+        """Refuse a reply that is not a model like the one that was sent, or a threshold that is no probability.
+
+        Raises
+        ------
+        InvalidUpdate
+            With what came and what was expected.
+        """
+        super().check(reply)
+        if self.by_threshold and not 0 <= (found := client_metrics(reply)[THRESHOLD]) <= 1:
+            raise validation.InvalidUpdate(f"its {THRESHOLD} is {found:g}; expected a number from 0 to 1")
+
+    def client_weight(self, update: ClientUpdate) -> float | None:
+        """Return 1 - the client's mean largest probability, and next to nothing where that is 1."""
+        return max(1 - update.metrics[THRESHOLD], LEAST_WEIGHT) if self.by_threshold else None
 
 
 def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
@@ -103,7 +141,8 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
         accumulate=training.accumulate_steps,
         max_grad_norm=training.max_grad_norm,
     )
-    metrics = drop_none(loss=mean, confident=len(fixed) / len(data))
+    threshold = float(p.max(1).values.mean()) if options.weights == "threshold" else None
+    metrics = drop_none(loss=mean, confident=len(fixed) / len(data), threshold=threshold)
     return aggregations.make_reply(workload, message, context, model.state_dict(), metrics, data)
 
 
@@ -123,5 +162,5 @@ def confident(p: Tensor, options: Options) -> Tensor:
 
 
 SPEC: StrategySpec = StrategySpec(
-    Options, AdaptingServer(server), ClientFunctions(train, evaluate), ignores=CLIENT_OPTIMIZER, phases=PHASES
+    Options, AdaptingServer(SemiFL), ClientFunctions(train, evaluate), ignores=CLIENT_OPTIMIZER, phases=PHASES
 )

@@ -27,11 +27,24 @@ Options = TypeVar("Options")
 
 @dataclass(frozen=True)
 class ClientUpdate:
-    """One client's reply: its model's arrays by name, its number of examples, and its metrics."""
+    """One client's reply.
+
+    Attributes
+    ----------
+    arrays
+        Its model's arrays by name.
+    examples
+        Its number of examples.
+    metrics
+        Its metrics.
+    weight
+        Its weight in the mean, where the strategy has one of its own; None: the rule says, see :meth:`Rule.weight`.
+    """
 
     arrays: Mapping[str, Tensor]
     examples: int
     metrics: Mapping[str, float]
+    weight: float | None = None
 
 
 def client_update(reply: Message) -> ClientUpdate:
@@ -102,10 +115,12 @@ class Rule(Generic[Options]):
         return {}
 
     def weight(self, update: ClientUpdate) -> float:
-        """Return a client's weight in the mean, before normalization: its number of examples.
+        """Return a client's weight in the mean, before normalization: the strategy's, else its number of examples.
 
         Where clients are sampled by their numbers of examples, each weighs the same, or these would count twice.
         """
+        if update.weight is not None:
+            return update.weight
         return 1.0 if self.config.run.sampling == "examples" else float(update.examples)
 
     def aggregate(

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from flwr.app import ConfigRecord, Message, RecordDict
 from torch.nn.functional import cross_entropy
 
+from fedlab.engines.flower_internals import task_identity
+from fedlab.registry import load_config
 from fedlab.seeds import seeded
-from fedlab.strategies.semi_fl import Options, confident
-from toy import Blobs
+from fedlab.strategies.aggregation import ClientUpdate
+from fedlab.strategies.protocol import metrics_record, tensor_record
+from fedlab.strategies.semi_fl import SPEC, Options, confident
+from fedlab.strategies.validation import InvalidUpdate
+from toy import SMALL, Blobs
 
 P = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.8, 0.2]])
 
@@ -22,14 +29,15 @@ def test_an_adaptive_threshold_is_lower_for_a_class_that_the_model_seldom_predic
 
 
 def test_a_round_of_a_client_is_the_plain_loop(record):
-    seen, directory = record("semi_fl", rounds=1, **{"semi_fl.threshold": 0.4})
-    workload = Blobs(domains="a,b,c")
+    seen, directory = record("semi_fl", rounds=1, **{"semi_fl.threshold": 0.4, "semi_fl.weights": "threshold"})
+    workload, weights = Blobs(domains="a,b,c"), []
     for client in range(3):
         one, x = seen["train", 1, client], workload.data(client, "train")[:]["x"]
         model = workload.model()
         model.load_state_dict(one.received["arrays"])
         with torch.no_grad():
             best, labels = model.eval()(x).softmax(1).max(1)
+        weights.append(1 - best.mean())
         fixed = (best >= 0.4).nonzero()[:, 0]
         reported = directory.rounds()[1]["bytes"]
         assert 0 < len(fixed) < 90 and reported
@@ -46,3 +54,24 @@ def test_a_round_of_a_client_is_the_plain_loop(record):
                 sgd.step()
         for name, tensor in model.state_dict().items():
             torch.testing.assert_close(one.answered[name], tensor, rtol=1e-4, atol=1e-5)
+    answers = [seen["train", 1, client].answered for client in range(3)]
+    assert max(weights) > 1.01 * min(weights)
+    for name, tensor in directory.checkpoints.load(1)["arrays"].items():
+        if tensor.is_floating_point():
+            mean = sum(weight * one[name] for weight, one in zip(weights, answers, strict=True)) / sum(weights)
+            torch.testing.assert_close(tensor, mean, rtol=1e-5, atol=1e-6)
+
+
+def test_a_client_that_is_certain_of_everything_counts_for_next_to_nothing_and_none_can_count_more_than_one():
+    config = load_config({**SMALL, "workload": "toy:SPEC", "strategy": "semi_fl"}, {"semi_fl.weights": "threshold"})
+    server = SPEC.server(config.workload, config, lambda *_: None)
+    assert server.client_weight(ClientUpdate({}, 9, {"threshold": 1.0})) == pytest.approx(1e-6)
+    assert server.client_weight(ClientUpdate({}, 9, {"threshold": 0.25})) == 0.75
+    model = tensor_record(server.trainer.average.state_dict())
+    server.updates.send(model, ConfigRecord())
+    for threshold in (-0.5, 1.5):
+        metrics = metrics_record({"loss": 1.0, "confident": 0.5, "threshold": threshold}, 90)
+        with task_identity(1, 1):
+            reply = Message(RecordDict({"arrays": model, "metrics": metrics, "config": ConfigRecord()}), 1, "train")
+        with pytest.raises(InvalidUpdate, match=rf"its threshold is {threshold:g}; expected a number from 0 to 1"):
+            server.check(reply)
