@@ -36,6 +36,7 @@ def keep_replies() -> None:
     Flower looks first whether the node is connected, and if it is not, the reply is lost: that of a client which leaves
     after its last round, or whose network fails, before the server has asked for it.
     """
+    from flwr.server.superlink.linkstate import in_memory_linkstate as module
     from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
     from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
     from flwr.supercore.object_store import NoObjectInStoreError
@@ -51,7 +52,7 @@ def keep_replies() -> None:
 
     def get_replies(self: InMemoryLinkState, message_ids: set[str], run_id: int) -> list[Message]:
         with self.lock:
-            replies, now = self.message_ins_id_to_message_res_id, time.time()
+            replies, now = self.message_ins_id_to_message_res_id, module.__dict__["now"]().timestamp()
             left = {}  # node that has left a complete reply -> when it left
             for message_id in message_ids & replies.keys():
                 node = self.nodes.get(self.message_ins_store[message_id].metadata.dst_node_id)

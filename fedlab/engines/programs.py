@@ -14,6 +14,7 @@ from fedlab.comm.foreign_text import REFUSED
 from fedlab.engines import flower_limits as limits
 from fedlab.engines import flower_programs as flower
 from fedlab.engines.flower_calls import limit_calls_at_a_time
+from fedlab.engines.flower_pauses import CORE_STATE, LINK_STATES, ignore_pauses
 from fedlab.engines.fork_server import fork_server
 from fedlab.engines.socket_owner import take_own_connections_only
 from fedlab.references import load_reference
@@ -30,6 +31,7 @@ def flower_superlink() -> Iterator[Callable[[], None]]:
         limits.limit_calls()
         limit_calls_at_a_time()
         limits.limit_trees()
+        ignore_pauses(LINK_STATES)
         take_own_connections_only()
         yield flower.run_superlink
 
@@ -39,6 +41,7 @@ def flower_supernode() -> Iterator[Callable[[], None]]:
     """Run Flower's command of this name, with short pauses; what it starts runs the installed app and no other."""
     limits.import_client_app()  # once, for all forks
     with fork_server(_scratch(), flower.SUPEREXEC | CLIENT, CLIENT_MODULES):
+        ignore_pauses((CORE_STATE,))
         take_own_connections_only()
         yield flower.run_supernode
 
