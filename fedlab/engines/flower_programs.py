@@ -27,6 +27,7 @@ def run_superlink() -> None:
     from flwr.superlink import cli
 
     keep_replies()
+    delete_with_objects()
     cli.flower_superlink()
 
 
@@ -66,6 +67,24 @@ def keep_replies() -> None:
                     self.nodes[node_id].online_until = online_until
 
     InMemoryLinkState.get_message_res = get_replies  # type: ignore[method-assign]
+
+
+def delete_with_objects() -> None:
+    """Let the SuperLinks of this process delete a message's objects with the message.
+
+    Flower leaves that to the node which takes the message. Of one that dies before, a model lay in memory until the end
+    of the run.
+    """
+    from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
+
+    delete_messages = InMemoryLinkState.delete_messages
+
+    def delete(self: InMemoryLinkState, message_ins_ids: set[str]) -> None:
+        delete_messages(self, message_ins_ids)
+        for message_id in message_ins_ids:
+            self.object_store.delete(message_id)  # nothing where the node took it
+
+    InMemoryLinkState.delete_messages = delete  # type: ignore[method-assign]
 
 
 def deactivate_node(address: str, authority: Path, key: EllipticCurvePrivateKey, node_id: int) -> bool:

@@ -56,17 +56,20 @@ def test_a_node_is_deactivated_with_its_key(tmp_path):
 def link_state(monkeypatch):
     """A SuperLink's state with one run and one connected node, which was sent a message; reply() stores its answer."""
     monkeypatch.setattr(InMemoryLinkState, "get_message_res", InMemoryLinkState.get_message_res)  # restored at the end
+    monkeypatch.setattr(InMemoryLinkState, "delete_messages", InMemoryLinkState.delete_messages)
     flower_programs.keep_replies()
+    flower_programs.delete_with_objects()
     state = InMemoryLinkState(NoOpFederationManager(), InMemoryObjectStore())
     node = state.create_node("owner", "owner", b"key", 30)
     state.activate_node(node, 30)
     run = state.create_run(None, None, None, {}, NOOP_FEDERATION_ID, None, None, TaskType.SERVER_APP)
 
-    def send():
+    def send(**of):
         with flower_internals.task_identity(run, SUPERLINK_NODE_ID):
-            message = Message(RecordDict(), dst_node_id=node, message_type="train")
+            message = Message(RecordDict({"of": ConfigRecord(of)}), dst_node_id=node, message_type="train")
             flower_internals.set_message_id(message, message.object_id)
         assert state.store_message_ins(message)
+        state.object_store.preregister(run, get_object_tree(message))
         return message
 
     def reply(message, *, complete):
@@ -85,6 +88,8 @@ def link_state(monkeypatch):
         leave=lambda: state.deactivate_node(node),
         pull=lambda message: state.get_message_res({message.metadata.message_id}, run),
         nodes=lambda: state.get_nodes(run),
+        delete=lambda message: state.delete_messages({message.metadata.message_id}),
+        objects=lambda: set(state.object_store.store),
     )
 
 
@@ -107,6 +112,28 @@ def test_a_node_that_left_before_its_reply_was_there_is_gone(link_state, part):
     time.sleep(0.001)
     (reply,) = link_state.pull(message)
     assert reply.error.code == ErrorCode.NODE_UNAVAILABLE
+
+
+def test_what_a_dead_node_never_took_is_deleted_with_its_message(link_state):
+    before = link_state.objects()
+    kept = link_state.send(round=1)
+    after = link_state.objects()
+    lost = link_state.send(round=2)
+    assert before < after < link_state.objects()
+    link_state.leave()
+    time.sleep(0.001)
+    (gone,) = link_state.pull(lost)
+    link_state.delete(lost)  # as Flower does then
+    answer = {gone.metadata.message_id}  # which the ServerApp takes
+    assert link_state.objects() - answer == after
+    link_state.delete(kept)
+    link_state.delete(kept)  # its node took it, and its objects are gone
+    assert link_state.objects() - answer == before
+
+
+def test_flower_deletes_a_message_whose_node_is_gone_once_it_was_asked_for():
+    handlers = import_module("flwr.superlink.servicer.runtime.runtime_handlers")
+    assert "state.delete_messages(message_ins_ids=message_ins_ids_to_delete)" in inspect.getsource(handlers)
 
 
 def test_flower_pauses_with_the_clock_that_is_replaced():
