@@ -42,8 +42,8 @@ def lines(page: Path) -> Iterator[Line]:
             continue
         known: dict[str, str] = {}
         for line in filter(str.strip, block.splitlines()):
-            if assigned := re.fullmatch(r"(\w+)=(\S+)(?: +#.*)?", line):
-                known[assigned[1]] = assigned[2]
+            if assigned := re.fullmatch(r"(\w+)=(\S+|\"[^\"]*\")(?: +#.*)?", line):
+                known[assigned[1]] = assigned[2].strip('"')  # a shell splits it into words where it is used
                 continue
             for variable, value in known.items():
                 line = line.replace(f"${variable}", value)

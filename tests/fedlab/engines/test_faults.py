@@ -36,7 +36,7 @@ OPTIONS = {
     "rounds": 2,
     "digits.targets": "usps,optdigits,@factory",
     "min_clients": 1,
-    "client.steps": 1000,  # a second or two, so that who is to be stopped at its work has not answered before
+    "client.steps": 2000,  # seconds, so that who is to be stopped at its work has not answered before
     "dualadapt.onboarding": 0,  # who missed round 1 trains in round 2 like any other
 }
 IMPORTS = "import torch, flwr.clientapp"  # takes longer than a message, where apps are forked
