@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -70,12 +70,29 @@ class Command:
         """Its SuperNode, the oldest of the processes with this command line: the others are forks of it."""
         return self.parts("--superlink")[0]
 
+    def freeze(self) -> set[int]:
+        """Stop all processes below this one but its SuperNode, which still says that it is there; return them."""
+        kept, stopped = self.supernode(), set[int]()
+        while new := set(self.parts()) - {kept} - stopped:  # one of them may have forked another meanwhile
+            send(signal.SIGSTOP, new)
+            stopped |= new
+        return stopped
+
+    def thaw(self, stopped: set[int]) -> None:
+        """Let processes go on."""
+        send(signal.SIGCONT, stopped)
+
     def cut_down(self) -> None:
         """As if its machine lost power: everything at once, no goodbye."""
-        for pid in [self.process.pid, *self.parts()]:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        send(signal.SIGKILL, [self.process.pid, *self.parts()])
         self.process.wait()
+
+
+def send(number: signal.Signals, pids: Iterable[int]) -> None:
+    """Send a signal to those of some processes that are there."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def laptop(folder: Path, source: Path, name: str, key: Path | None = None) -> Path:

@@ -12,12 +12,9 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -36,7 +33,7 @@ OPTIONS = {
     "rounds": 2,
     "digits.targets": "usps,optdigits,@factory",
     "min_clients": 1,
-    "client.steps": 2000,  # seconds, so that who is to be stopped at its work has not answered before
+    "client.steps": 1000,  # a second or two, so that who is to be stopped at its work has not answered before
     "dualadapt.onboarding": 0,  # who missed round 1 trains in round 2 like any other
 }
 IMPORTS = "import torch, flwr.clientapp"  # takes longer than a message, where apps are forked
@@ -123,16 +120,11 @@ def performed(play):
     factory = play.join("factory", "--data", str(scans(play.root / "scans")))
 
     play.at_work("usps", usps, 1)
-    stopped = set(usps.parts()) - {usps.supernode()}  # its SuperNode still says that it is there
-    for part in stopped:
-        with suppress(ProcessLookupError):
-            os.kill(part, signal.SIGSTOP)
+    stopped = usps.freeze()
     play.at_work("optdigits", optdigits, 1)
     optdigits.cut_down()
     serve.wait_for(lambda: play.told(event="client_failed", client="optdigits"), "the deadline")
-    for part in stopped:
-        with suppress(ProcessLookupError):
-            os.kill(part, signal.SIGCONT)
+    usps.thaw(stopped)
     again = play.join("optdigits")
 
     serve.wait_for(lambda: play.told(event="phase", phase="clients", round=2), "round 2")
