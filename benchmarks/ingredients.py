@@ -1,4 +1,4 @@
-"""What is each ingredient of ``source_free`` worth? One left out at a time, on proxies of the digits.
+"""Measure what each ingredient of ``source_free`` is worth: one left out at a time, on proxies of the digits.
 
     python -m benchmarks.ingredients                            # seeds 0 to 2, 120 steps: a quarter of an hour
     python -m benchmarks.ingredients --rows no_views no_balance --seeds 0

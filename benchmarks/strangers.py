@@ -1,4 +1,4 @@
-"""What strangers cost a server: calls that are too large or do not end, and connections without end.
+"""Measure what strangers cost a server: calls that are too large or do not end, and connections without end.
 
     python -m benchmarks.strangers
 
