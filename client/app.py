@@ -284,7 +284,7 @@ def _clients_at_once(train_many: ManyClientsFn, message: Message, who: ClientCon
             memory = train_many.memory(who.config.workload, message, replace(who, partition=0))
         except NotVectorizable:  # which the training says again, and trains one after another
             _at_once[key] = MANY
-        except Exception:  # of this client alone, which the training names; another one may tell
+        except Exception:  # of that client alone, which its training names; the others train nevertheless
             return int(wanted) if wanted.isdecimal() else MANY
         else:
             if wanted.isdecimal():

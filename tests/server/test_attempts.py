@@ -14,7 +14,10 @@ from fedlab.strategies.protocol import round_of
 from tables import put
 
 REAL = {"engine": "real", "strategy": "fedavg", "blobs.client_labels": True, "rounds": 2}
-NEVER = lambda phase, number, partition: False  # noqa: E731
+
+
+def never(phase, number, partition):
+    return False
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def run(tmp_path, monkeypatch):
     put(monkeypatch, "workload", "blobs", toy.SPEC)
     put(monkeypatch, "engine", "real", replace(engines.INPROCESS, simulates_clients=False))
 
-    def start(name, fails=NEVER, **changes):
+    def start(name, fails=never, **changes):
         options = {**REAL, **changes}
         spec = registry.find("strategy", options["strategy"]).spec
 
