@@ -82,9 +82,10 @@ class DualAdapt(BaseStrategy):
                 f"option 'dualadapt.components': a mixture of {self.options.components} components cannot be "
                 f"fitted to {len(self.trainer.source)} source examples; ask for fewer"
             )
-        self.baseline = (
-            SourceTrainer(workload, config, progress) if self.options.source_only_twin else None
-        )  # source only
+        self.baseline: SourceTrainer | None = None  # source only
+        if self.options.source_only_twin:  # without line 12 the server itself trains on its source only
+            same = not self.options.server_discrepancy
+            self.baseline = self.trainer if same else SourceTrainer(workload, config, progress)
         self.workload, self.device, self.seed = workload, self.trainer.device, self.trainer.seed
         self.progress = progress
         self.agreement = config.clients_limit_each_other and not account_of(config)
@@ -103,8 +104,8 @@ class DualAdapt(BaseStrategy):
     def initialize(self) -> ArrayRecord:
         """Pre-train on the source (line 1) and return the averaged model; the baseline starts from the same weights."""
         self._metrics = drop_none(loss=self.trainer.pretrain())
-        if self.baseline:
-            self.baseline.restore(deepcopy(self.trainer.state()))
+        if self.separate_baseline:
+            self.separate_baseline.restore(deepcopy(self.trainer.state()))
         return tensor_record(self.trainer.average.state_dict())
 
     def configure_train(
@@ -171,8 +172,13 @@ class DualAdapt(BaseStrategy):
             extra_loss = server_loss(self.trainer, heads, self.mixtures, self.options, server_round)
         separate = self.options.server_steps == "separate"
         self._metrics = drop_none(loss=self.trainer.train(server_round, steps, "server", extra_loss, separate))
-        if self.baseline:
-            self._metrics |= drop_none(control_loss=self.baseline.train(server_round, steps, "control"))
+        if self.separate_baseline:
+            self._metrics |= drop_none(control_loss=self.separate_baseline.train(server_round, steps, "control"))
+
+    @property
+    def separate_baseline(self) -> SourceTrainer | None:
+        """Return the baseline where it is a model of its own."""
+        return None if self.baseline is self.trainer else self.baseline
 
     def _agreeing(self, heads: dict[int, dict[str, Tensor]], server_round: int) -> dict[int, dict[str, Tensor]]:
         """Return the heads whose distance from F_g on source examples is like the others'."""
@@ -293,7 +299,7 @@ class DualAdapt(BaseStrategy):
         """Return the states of the trainer and the baseline, and what the clients sent last."""
         return {
             "trainer": self.trainer.state(),
-            "control": self.baseline.state() if self.baseline else {},
+            "control": self.separate_baseline.state() if self.separate_baseline else {},
             "heads": self.heads,
             "mixtures": self.mixtures,
             "onboarding": self.onboarding,
@@ -303,8 +309,8 @@ class DualAdapt(BaseStrategy):
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore trainer, baseline, heads and mixtures."""
         self.trainer.restore(state["trainer"])
-        if self.baseline:
-            self.baseline.restore(state["control"])
+        if self.separate_baseline:
+            self.separate_baseline.restore(state["control"])
         self.heads, self.mixtures = dict(state["heads"]), dict(state["mixtures"])
         self.onboarding = dict(state["onboarding"])
         if self.account:

@@ -193,8 +193,11 @@ def test_with_it_the_server_is_not():
     assert weights_sha256(half.trainer.model.state_dict()) != weights_sha256(half.baseline.model.state_dict())
 
 
-def test_the_control_is_the_strategy_source_only_bit_for_bit():
-    control = Federation(config()).run(3).strategy.baseline
+@pytest.mark.parametrize("weight", [0.2, 0.0])
+def test_the_control_is_the_strategy_source_only_bit_for_bit(weight):
+    server = Federation(config(**{"dualadapt.server_discrepancy": weight})).run(3).strategy
+    control = server.baseline
+    assert (control is server.trainer) == (weight == 0)  # and is not trained twice
     alone = Federation(config("source_only")).run(3).strategy.trainer
     assert weights_sha256(control.state()) == weights_sha256(alone.state())
 
