@@ -1,9 +1,9 @@
-"""Does it adapt? DualAdapt's heads on the embedded digits, between source only and each target's own labels.
+"""Does it adapt? DualAdapt alone and the main job on the embedded digits, between source only and targets' own labels.
 
     python -m benchmarks.adaptation                      # seeds 0 to 4
     python -m benchmarks.adaptation rounds=3 --seeds 0 --no-bound
 
-What an ingredient is worth: `fedlab compare dualadapt-digits --strategies dualadapt,dualadapt_no_mixup,...`.
+What an ingredient is worth: `fedlab compare dualadapt-digits-heads --strategies dualadapt,dualadapt_no_mixup,...`.
 
 Every run stays in ``--runs``; a run that is already there is read, not repeated, and one that was killed is resumed.
 """
@@ -66,24 +66,35 @@ def main() -> None:
         def scores(futures: list[Future[Result]]) -> list[Scores]:
             return [future.result().final() for future in futures]
 
-        main_runs = scores(submit("dualadapt-digits", shared))
+        heads, main_job = submit("dualadapt-digits-heads", shared), submit("dualadapt-digits", shared)
+        runs = scores(heads)
         alone = [
             submit(BOUND, {**plain, **BOUND_OVERRIDES, "digits.targets": target})
-            for target in (main_runs[0] if options.bound else ())
+            for target in (runs[0] if options.bound else ())
         ]
+        personal = scores(main_job)
         bound = [
             dict(pair for part in parts for pair in part.items()) for parts in zip(*map(scores, alone), strict=True)
         ]
 
-    columns = ("", *main_runs[0], "mean")
+    columns = ("", *runs[0], "mean")
     table = cells.table(f"accuracy in percent, mean ± standard deviation over seeds {options.seeds}", columns)
     for metric in ("source_only", "global", "local", "average", "last"):
         title = "source only" if metric == "source_only" else f"DualAdapt, {metric}"
-        row(table, title, main_runs, f"accuracy_{metric}")
+        row(table, title, runs, f"accuracy_{metric}")
+    row(table, "dualadapt-digits, personal", personal, "accuracy_personal")
     if options.bound:
         row(table, "supervised bound", bound, "accuracy")
-    paired = percent(main_runs, "accuracy_average") - percent(main_runs, "accuracy_source_only")
-    table.add_row("paired gain of the average", *map(cells.gain, paired.T))
+    source_only = percent(runs, "accuracy_source_only")
+    for title, found in (
+        ("paired gain of the average", percent(runs, "accuracy_average")),
+        ("paired gain, personal", percent(personal, "accuracy_personal")),
+    ):
+        table.add_row(title, *map(cells.gain, (found - source_only).T))
+    if options.bound:
+        gap = percent(bound, "accuracy") - source_only
+        closed = 100 * (percent(personal, "accuracy_personal") - source_only).mean(0) / gap.mean(0)
+        table.add_row("share of the gap, personal", *(f"{part:.0f} %" for part in closed))
     Console(width=140).print(table)
 
 

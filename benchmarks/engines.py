@@ -24,9 +24,9 @@ PHASES = ("server", "clients", "evaluate")
 
 
 def timed(engine: str, overrides: Overrides, runs: Path) -> tuple[Result, float]:
-    """One run of the main preset, and its wall time from call to return."""
+    """One run of DualAdapt, and its wall time from call to return."""
     started = time.perf_counter()
-    result = fedlab.run("dualadapt-digits", runs=runs, overrides={**overrides, "engine": engine, "name": engine})
+    result = fedlab.run("dualadapt-digits-heads", runs=runs, overrides={**overrides, "engine": engine, "name": engine})
     return result, time.perf_counter() - started
 
 
@@ -45,7 +45,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         measured = {engine: timed(engine, overrides, Path(folder)) for engine in ("inprocess", "ray")}
     same = len({result.weights_sha256 for result, _ in measured.values()}) == 1
-    table = Table(title=f"dualadapt-digits, 4 clients, {os.cpu_count()} CPUs, seconds a round (mean of rounds >= 1)")
+    table = Table(title=f"DualAdapt on digits, 4 clients, {os.cpu_count()} CPUs, seconds a round (mean of rounds >= 1)")
     for head in ("engine", *PHASES, "clients a second", "whole run, start-up included"):
         table.add_column(head, justify="left" if head == "engine" else "right")
     for engine, (result, seconds) in measured.items():

@@ -38,7 +38,7 @@ from fedlab.strategies.dualadapt.shared import CHOSEN_BY_CLIENT
 from fedlab.strategies.protocol import load
 from fedlab.training import resolve_device
 
-PRESET = "dualadapt-digits"
+PRESET = "dualadapt-digits-heads"
 JOIN_ROUND, ROUNDS = 3, 6  # the round in which it joins, two rounds for itself, one with all
 REFERENCE = "nearest"
 STARTS: Mapping[str, Mapping[str, Value]] = {

@@ -32,11 +32,11 @@ QUICK: Mapping[str, Value] = {
     "client.steps": 1,
     "client.batch_size": 8,
 }
-DUALADAPT, WHOLE = "dualadapt-digits", "oracle-digits"  # the same clients; FedAvg moves the whole model
+DUALADAPT, WHOLE = "dualadapt-digits-heads", "oracle-digits"  # the same clients; FedAvg moves the whole model
 STRATEGIES: Mapping[str, Mapping[str, Value]] = {DUALADAPT: {"dualadapt.source_only_twin": False}, WHOLE: {}}
 # Preset, the metric of its clients, and what a table of accuracies differs in from the preset.
 LEARNING: Mapping[str, tuple[str, Mapping[str, Value]]] = {
-    "dualadapt-digits": ("accuracy_average", {"dualadapt.source_only_twin": False}),
+    "dualadapt-digits-heads": ("accuracy_average", {"dualadapt.source_only_twin": False}),
     "fedavg-digits": ("accuracy", {}),
 }
 KINDS = ("train_down", "train_up", "evaluate_down", "evaluate_up")

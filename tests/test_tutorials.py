@@ -48,7 +48,11 @@ def small(line: str) -> list[str]:
 
 
 def _of_another(option: str, words: list[str]) -> bool:
-    return words[1] == "source-only-digits" and option.startswith(("dualadapt.", "client."))
+    unused: dict[str, tuple[str, ...]] = {
+        "source-only-digits": ("dualadapt.", "client.", "source_free."),
+        "dualadapt-digits-heads": ("source_free.",),
+    }
+    return option.startswith(unused.get(words[1], ()))
 
 
 def test_the_python_of_the_first_deployment_writes_an_image(tmp_path, monkeypatch):

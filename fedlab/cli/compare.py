@@ -13,7 +13,7 @@ from fedlab.cli.errors import InterruptedWithAdvice
 
 HELP = """Run strategies on the same seeds and say which differences are real.
 
-Example: `fedlab compare dualadapt-digits --strategies source_only,dualadapt,oracle:client.steps=40 --seeds 5`
+Example: `fedlab compare dualadapt-digits-heads --strategies source_only,dualadapt,oracle:client.steps=40 --seeds 5`
 
 **Strategies** are NAME, NAME:option=value:option=value or LABEL=NAME:..., see `fedlab list strategies`; ablations have
 names there, for instance dualadapt_no_mixup.

@@ -33,7 +33,7 @@ def report(
     **Several comparisons** are data sets: the strategies that all of them have are ranked and tested over them. The
     page and tables go to `--out`, by default comparisons/across.
 
-    Example: `fedlab report runs/dualadapt-digits-0`, or `fedlab report comparisons/dualadapt-digits --pdf`
+    Example: `fedlab report runs/dualadapt-digits-0`, or `fedlab report comparisons/dualadapt-digits-heads --pdf`
     """
     page, figures = _written(directories, pdf, out_dir)
     stdout.print(f"wrote {page}", markup=False, highlight=False, soft_wrap=True)
@@ -58,7 +58,7 @@ def runs(
 ) -> None:
     """List the runs in a folder: what each is, its status, its rounds, and the figure that it is judged by.
 
-    Example: `fedlab runs`, or of a comparison `fedlab runs comparisons/dualadapt-digits/cells`
+    Example: `fedlab runs`, or of a comparison `fedlab runs comparisons/dualadapt-digits-heads/cells`
     """
     from fedlab.runs.listing import list_runs
 

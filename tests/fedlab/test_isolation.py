@@ -119,7 +119,7 @@ def test_a_script_beside_a_users_files_of_our_names_runs(strange):
 
 @pytest.mark.engine
 def test_the_workers_of_a_comparison_do_not_see_a_users_files(stranger):
-    chosen = ("--strategies", "source_only,fedavg", "--seeds", "1", "--jobs", "2", "--quiet")
+    chosen = ("--strategies", "source_only,dualadapt", "--seeds", "1", "--jobs", "2", "--quiet")
     command = Command(stranger, "compare", "dualadapt-digits", *OPTIONS, *chosen)
     assert command.code() == 0, command.said
 

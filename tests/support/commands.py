@@ -20,6 +20,7 @@ TINY = {
     **SHORT,
     "digits.targets": "optdigits,usps",
     "data.max_examples": 100,
+    "source_free.steps": 2,
 }
 
 

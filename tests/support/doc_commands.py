@@ -57,7 +57,8 @@ def shrunk(words: list[str]) -> list[str]:
     """The words of `fedlab run` or `fedlab compare` with options that leave one tiny round of little data."""
     preset, text = words[1], " ".join(words)
     workload = str(read_any_preset(preset)[1].get("workload", ""))
-    small: dict[str, object] = {} if " workload=" in text else {**TINY_DATA.get(workload, {}), **LIGHT.get(preset, {})}
+    light = {} if " strategy=" in text or "client_adapt=" in text else LIGHT.get(preset, {})
+    small: dict[str, object] = {**({} if " workload=" in text else TINY_DATA.get(workload, {})), **light}
     if "digits.targets" in small:
         small["digits.targets"] = "optdigits,usps"  # the clients that pages name
     least = {"engine": "inprocess", **SHORT, **small}

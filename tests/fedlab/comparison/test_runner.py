@@ -296,7 +296,7 @@ def test_interrupted_and_killed_the_same_command_ends_at_the_same_table(preset, 
 
 @pytest.mark.engine
 def test_several_at_once_have_the_bits_of_one_after_another_and_a_dead_process_costs_its_cell(tmp_path):
-    overrides = {**TINY, "strategy": "source_only", "digits.targets": "optdigits"}
+    overrides = {**TINY, "digits.targets": "optdigits"}
     tasks = [
         workers.Task(
             tmp_path / f"{seed}-{seed}", PresetWork(launch.prepare("dualadapt-digits", {**overrides, "seed": seed}))

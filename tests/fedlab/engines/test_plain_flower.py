@@ -21,9 +21,8 @@ from waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT = 180
-EXTRA = " ".join(
-    f"{name}={str(value).lower()}" for name, value in {**TINY, "name": "plain"}.items() if name != "digits.targets"
-)
+NAME = 'name = "plain"\n'
+EXTRA = "".join(f"{name} = {value}\n" for name, value in TINY.items() if name != "digits.targets")
 
 
 def blocks():
@@ -51,7 +50,7 @@ def terminal(tmp_path):
         for port, free in ports.items():
             block = block.replace(port, free)
         block = block.replace("flower-superlink ", f"flower-superlink --port {ports['8000']} ")  # 8000 is its default
-        block = block.replace('name="plain" ', EXTRA.replace("name=plain", 'name="plain"') + " ")
+        block = block.replace(NAME, NAME + EXTRA)
         log = tmp_path / f"{len(shells)}.log"
         with log.open("wb") as output:
             shell = subprocess.Popen(
@@ -80,6 +79,7 @@ def until(condition, shell, log):
 @pytest.mark.engine
 def test_the_commands_of_the_docs_page_work_as_printed(terminal, tmp_path):
     configure, superlink, register, *supernodes, run = blocks()
+    assert NAME in run
     assert terminal(configure)[0].wait(30) == 0
     server, log = terminal(superlink)
     until(lambda: "Uvicorn running on https" in processes.read_plain(log), server, log)
