@@ -53,7 +53,8 @@ def main() -> None:
     """Run what is asked for and print the tables."""
     options = arguments()
     shared = {"threads": cells.threads(options.processes), **parse_overrides(options.overrides)}
-    plain = {key: value for key, value in shared.items() if not key.startswith("dualadapt.")}
+    alone = {key: value for key, value in shared.items() if not key.startswith("source_free.")}
+    plain = {key: value for key, value in alone.items() if not key.startswith("dualadapt.")}
 
     with cells.workers(options.processes) as pool:
 
@@ -66,7 +67,7 @@ def main() -> None:
         def scores(futures: list[Future[Result]]) -> list[Scores]:
             return [future.result().final() for future in futures]
 
-        heads, main_job = submit("dualadapt-digits-heads", shared), submit("dualadapt-digits", shared)
+        heads, main_job = submit("dualadapt-digits-heads", alone), submit("dualadapt-digits", shared)
         runs = scores(heads)
         alone = [
             submit(BOUND, {**plain, **BOUND_OVERRIDES, "digits.targets": target})
