@@ -4,30 +4,41 @@ Of four clients and more, in this order (option ``server.agreement``):
 
 1. a number of examples counts at most ``MAX_SHARE`` times the median;
 2. an upload whose change points away from those of the others (mean cosine below ``OPPOSED``, or below 0 where it is
-   too long by 3. as well) is left out;
-3. a change of weights whose norm is more than ``MAX_CHANGE`` times the median norm is shortened to that, one of
-   batch-norm statistics, which differ more between domains, to ``MAX_STATISTICS`` times.
+   also longer than ``TOO_LONG`` times the median) is left out;
+3. a change of weights whose norm is above the median norm is shortened to that, and so is one of batch-norm statistics.
 
-A round in which no client goes beyond a limit has the bits that it has without limits. Updates with differential
-privacy stay as they are, whose noise is calibrated to a sum. See docs/explanation/security.md for what this stops.
+What one client sends is then at most as long as what the median client sends. That limit does the work where clients
+have different domains: their changes are nearly orthogonal, so that a direction tells little about a client.
 
-**Source**: norm bounding is that of Sun et al. 2019, Can You Really Backdoor Federated Learning?, section 4; the cosine
-to the others is the score of Cao et al. 2021, FLTrust, with the other clients in the place of the server's update.
+Where the number of steps follows from that of the examples (``client.epochs``), norms are those of one step, by the
+examples that count. A client whose examples are capped is thus shortened to the steps of so many, and FedNova and
+SCAFFOLD, which divide by them, compute with the same number.
+
+The limits remember nothing between rounds. Updates with differential privacy stay as they are, since their noise is
+calibrated to a sum. See docs/explanation/security.md for what this stops and what it costs.
+
+**Source**: norm bounding is that of Sun et al. 2019, Can You Really Backdoor Federated Learning?, section 4; the median
+as the bound is a quantile as in Andrew et al. 2021, Differentially Private Learning with Adaptive Clipping, section 3,
+here that of the round itself. The cosine to the others is the score of Cao et al. 2021, FLTrust, with the other clients
+in the place of the server's update.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord
 from torch import Tensor
 
 from fedlab.comm.tensors import content_bytes, tensor_record
+from fedlab.config.training_options import ClientConfig
 from fedlab.strategies.protocol import ARRAYS, EXAMPLES, METRICS, arrays_of, client_metrics
+from fedlab.training import effective_steps
 
 FEWEST = 4  # clients without which there is no majority to compare with
-MAX_SHARE, MAX_CHANGE, MAX_STATISTICS, OPPOSED = 2.0, 2.0, 5.0, -0.1
+MAX_SHARE, OPPOSED = 2.0, -0.1
+TOO_LONG = 2.0  # times the median norm: what is shortened from there on is noted
 STATISTICS = "running_"  # begin of the last parts of the names of torch's batch-norm statistics
 MEGABYTE = 1_000_000
 
@@ -41,6 +52,8 @@ class Agreement:
     ----------
     max_replies_mb
         Megabytes of uploads beyond which those of a round are not compared, but used as they come.
+    training
+        Local training of the clients, by which a number of examples is one of steps.
 
     Attributes
     ----------
@@ -48,8 +61,8 @@ class Agreement:
         Node to what was limited of its upload in the last round.
     """
 
-    def __init__(self, max_replies_mb: float) -> None:
-        self.max_bytes = max_replies_mb * MEGABYTE
+    def __init__(self, max_replies_mb: float, training: ClientConfig) -> None:
+        self.max_bytes, self.training = max_replies_mb * MEGABYTE, training
         self.notes: dict[int, str] = {}
 
     def limited(self, messages: Sequence[Message], replies: Iterable[Message]) -> Iterator[Message]:
@@ -83,27 +96,33 @@ class Agreement:
         names = [name for name in names if all(name in state for state in (*starts, *uploads))]
         statistics = [name for name in names if name.rpartition(".")[2].startswith(STATISTICS)]
         weights = [name for name in names if name not in statistics]
-        products = gram(starts, uploads, weights)
-        cosines, lengths = mean_cosines(products), products.diagonal().clamp_min(0).sqrt().tolist()
-        longest = MAX_CHANGE * _lower_median(lengths)
-        opposed = [
-            cosine < (0 if length > longest else OPPOSED) for cosine, length in zip(cosines, lengths, strict=True)
-        ]
-        if sum(opposed) * 2 >= len(replies):  # no majority
-            opposed = [False] * len(replies)
-        for reply, cosine, out in zip(replies, cosines, opposed, strict=True):
-            if out:
+        products, paces = gram(starts, uploads, weights), [self._pace(reply) for reply in replies]
+        lengths = relative(norms_of(products), paces)
+        other = relative(norms_of(gram(starts, uploads, statistics)), [1.0] * len(replies))
+        opposed = opposing(mean_cosines(products), lengths)
+        for place, (reply, cosine) in enumerate(zip(replies, opposed, strict=True)):
+            if cosine is not None:
                 self._note(reply, f"its change opposes the others' (mean cosine {cosine:.2f}) and is left out")
-        groups = ((weights, MAX_CHANGE, "change"), (statistics, MAX_STATISTICS, "change of statistics"))
-        for group, most, what in groups:
-            norms = gram(starts, uploads, group).diagonal().clamp_min(0).sqrt().tolist()
-            limit = most * _lower_median(norms)
-            for place, (reply, norm) in enumerate(zip(replies, norms, strict=True)):
-                if norm > limit > 0 and not opposed[place]:
-                    self._note(reply, f"its {what} is {norm / limit:.3g} times too long and is shortened")
-                    uploads[place] = shortened(starts[place], uploads[place], group, limit / norm)
-                    reply.content[ARRAYS] = tensor_record(uploads[place], copy=False)
-        return [reply for reply, out in zip(replies, opposed, strict=True) if not out]
+                continue
+            self._shorten(reply, starts[place], "change", weights, lengths[place])
+            self._shorten(reply, starts[place], "change of statistics", statistics, other[place])
+        return [reply for reply, cosine in zip(replies, opposed, strict=True) if cosine is None]
+
+    def _pace(self, reply: Message) -> float:
+        """Return the number of effective steps of a client's change, 1 where all clients take the same."""
+        if not self.training.epochs:
+            return 1.0
+        steps = self.training.local_steps(int(client_metrics(reply)[EXAMPLES]))
+        return effective_steps(steps, self.training.momentum)
+
+    def _shorten(self, reply: Message, start: State, what: str, names: Collection[str], length: float) -> None:
+        """Shorten a change of these arrays that is so many times as long as the median, if it is longer."""
+        if length > 1:
+            reply.content[ARRAYS] = tensor_record(
+                shortened(start, arrays_of(reply.content), names, 1 / length), copy=False
+            )
+        if length > TOO_LONG:
+            self._note(reply, f"its {what} is {length:.3g} times as long as the median, and is shortened to that")
 
     def _note(self, reply: Message, what: str) -> None:
         node = reply.metadata.src_node_id
@@ -120,12 +139,42 @@ def gram(starts: Sequence[State], uploads: Sequence[State], names: Iterable[str]
     return total
 
 
+def norms_of(products: Tensor) -> list[float]:
+    """Return the norms of changes (clients,) from their inner products (clients, clients)."""
+    norms: list[float] = products.diagonal().clamp_min(0).sqrt().tolist()
+    return norms
+
+
+def relative(norms: Sequence[float], paces: Sequence[float]) -> list[float]:
+    """Return norms of one step as multiples of their lower median; 0 where the median is 0."""
+    steps = [norm / pace for norm, pace in zip(norms, paces, strict=True)]
+    median = _lower_median(steps)
+    return [step / median if median else 0.0 for step in steps]
+
+
 def mean_cosines(products: Tensor) -> list[float]:
     """Return each client's mean cosine to the others from inner products (clients, clients)."""
     norms = products.diagonal().clamp_min(0).sqrt()
     cosines = products / (norms[:, None] * norms[None]).clamp_min(1e-30)
     means: list[float] = ((cosines.sum(1) - cosines.diagonal()) / (len(products) - 1)).tolist()
     return means
+
+
+def opposing(cosines: Sequence[float], lengths: Sequence[float]) -> list[float | None]:
+    """Return each client's mean cosine to the others if its change is left out, else None.
+
+    Where half of the clients or more oppose the others there is no majority, and none is left out.
+
+    Parameters
+    ----------
+    lengths
+        Norms of the changes, as multiples of the median.
+    """
+    found = [
+        cosine if cosine < (0 if length > TOO_LONG else OPPOSED) else None
+        for cosine, length in zip(cosines, lengths, strict=True)
+    ]
+    return found if (len(found) - found.count(None)) * 2 < len(found) else [None] * len(found)
 
 
 def shortened(start: State, upload: State, names: Iterable[str], share: float) -> dict[str, Tensor]:

@@ -7,16 +7,18 @@ import torch
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedlab.comm.tensors import tensor_record, tensors_of
+from fedlab.config.training_options import ClientConfig
 from fedlab.engines.flower_internals import task_identity
 from fedlab.strategies.agreement import Agreement, mean_cosines
 from fedlab.strategies.dualadapt.agreement import agreeing, head_distances
+from fedlab.training import effective_steps
 
 START = {"w": torch.zeros(2), "bn.running_mean": torch.zeros(2), "bn.count": torch.tensor(3)}
 
 
 def limited(changes, examples=None, agreement=None, start=START, means=None):
     """Uploads by client, their examples, and notes, of changes of ``w`` from the start."""
-    agreement = agreement or Agreement(100.0)
+    agreement = agreement or Agreement(100.0, ClientConfig())
     messages, replies = [], []
     for node, change in enumerate(changes, start=5):
         with task_identity(1, 1):
@@ -45,12 +47,13 @@ def limited(changes, examples=None, agreement=None, start=START, means=None):
 HONEST = [(1.0, 0.0), (1.0, 0.5), (0.8, -0.2), (1.2, 0.1)]
 
 
-def test_a_round_within_the_limits_is_passed_on_as_it_came():
-    found, notes = limited(HONEST, [100, 20, 180, 90])
+def test_changes_of_one_length_are_passed_on_as_they_came():
+    found, notes = limited([(1.0, 0.0), (0.0, 1.0), (0.6, 0.8), (-0.6, 0.8)], [100, 20, 180, 90])
     assert notes == {}
     assert list(found) == [5, 6, 7, 8]
-    for node, change in enumerate(HONEST, start=5):
-        assert torch.equal(found[node][0]["w"], torch.tensor(change))
+    assert [arrays["w"].tolist() for arrays, _ in found.values()] == [
+        pytest.approx(change) for change in [(1.0, 0.0), (0.0, 1.0), (0.6, 0.8), (-0.6, 0.8)]
+    ]
     assert [count for _, count in found.values()] == [100, 20, 180, 90]
 
 
@@ -73,20 +76,50 @@ def test_a_change_that_is_too_long_is_left_out_if_it_points_away_at_all():
     assert list(found) == [5, 6, 7, 8] and notes == {}
 
 
-def test_a_long_change_is_shortened_to_twice_the_median():
-    found, notes = limited([(1.0, 0.0), (1.0, 0.0), (1.0, 0.0), (50.0, 0.0)])
-    assert found[8][0]["w"].tolist() == [2.0, 0.0]
-    assert "25 times too long" in notes[8]
+def test_a_change_longer_than_the_median_is_shortened_to_it_and_noted_from_twice_on():
+    found, notes = limited([(0.5, 0.0), (1.0, 0.0), (1.5, 0.0), (50.0, 0.0)])
+    assert [arrays["w"].tolist() for arrays, _ in found.values()] == [[0.5, 0], [1, 0], [1, 0], [1, 0]]
+    assert list(notes) == [8] and "50 times as long as the median" in notes[8]
     assert found[8][0]["bn.count"] == 3
 
 
+def test_one_of_ten_moves_the_mean_by_a_tenth_of_what_an_honest_client_sends():
+    honest = torch.eye(9, 10)
+    start = {"w": torch.zeros(10)}
+    lie = [0.0] * 9 + [-20.0]  # at right angles to all others, which have no direction in common
+    found, notes = limited([*honest.tolist(), lie], start=start, means=[(0.0, 0.0)] * 10)
+    assert len(found) == 10 and list(notes) == [14]
+    mean = torch.stack([arrays["w"] for arrays, _ in found.values()]).mean(0)
+    torch.testing.assert_close(mean, torch.tensor([0.1] * 9 + [-0.1]))
+
+
+def test_a_client_with_many_steps_is_shortened_to_the_steps_of_the_examples_that_count():
+    training = ClientConfig(epochs=1.0, batch_size=10, momentum=0.9)
+    steps = [effective_steps(count, 0.9) for count in (1, 2, 4, 10)]
+    for lie in (1.0, 8.0):  # a step of the last client is as long as those of others, or eight times
+        changes = [(taken, 0.0) for taken in steps[:3]] + [(lie * steps[3], 0.0)]
+        found, notes = limited(changes, [10, 20, 40, 100], Agreement(100.0, training))
+        assert [count for _, count in found.values()] == [10, 20, 40, 40]
+        assert [float(arrays["w"][0]) for arrays, _ in found.values()] == pytest.approx([*steps[:3], steps[2]])
+        assert "100 examples count as 40" in notes[8]
+
+
+def test_a_round_is_limited_without_regard_to_earlier_ones():
+    agreement = Agreement(100.0, ClientConfig())
+    limited([(9.0, 1.0), (1.0, 9.0), (30.0, 0.0), (-9.0, 9.0)], agreement=agreement)
+    again, notes = limited([*HONEST[:3], (50.0, 0.0)], agreement=agreement)  # that of a resumed run is a new one
+    fresh, wanted = limited([*HONEST[:3], (50.0, 0.0)])
+    assert notes == wanted
+    assert all(torch.equal(again[node][0]["w"], fresh[node][0]["w"]) for node in fresh)
+
+
 def test_statistics_have_a_limit_of_their_own():
-    means = [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (300.0, 400.0)]
-    found, notes = limited(HONEST, means=means)
-    norm = float(found[8][0]["bn.running_mean"].norm())
-    assert norm == pytest.approx(5.0)
-    assert torch.equal(found[8][0]["w"], torch.tensor(HONEST[3]))
-    assert "change of statistics is 100 times too long" in notes[8]
+    changes = [(1.0, 0.0), (0.0, 1.0), (0.6, 0.8), (1.0, 0.0)]
+    found, notes = limited(changes, means=[(1.0, 0.0), (0.0, 1.0), (0.0, 0.5), (300.0, 400.0)])
+    assert float(found[8][0]["bn.running_mean"].norm()) == pytest.approx(1.0)
+    assert found[7][0]["bn.running_mean"].tolist() == [0.0, 0.5]
+    assert torch.equal(found[8][0]["w"], torch.tensor(changes[3]))
+    assert "change of statistics is 500 times as long" in notes[8]
 
 
 def test_fewer_than_four_and_rounds_without_a_majority_are_left_alone():
@@ -97,7 +130,7 @@ def test_fewer_than_four_and_rounds_without_a_majority_are_left_alone():
 
 
 def test_uploads_that_take_too_much_memory_are_passed_on_one_by_one():
-    agreement = Agreement(0.0)
+    agreement = Agreement(0.0, ClientConfig())
     found, notes = limited([*HONEST[:3], (-9.0, 0.0)], agreement=agreement)
     assert len(found) == 4 and notes == {}
 
