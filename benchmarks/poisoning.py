@@ -17,7 +17,9 @@ attack            the hostile client's upload
 ``examples``      the same, and it reports a billion examples
 ``doubled``       the same, and its change of the model times 2: both as much as the limits let pass
 ``scaled``        its change of the model times -20; of DualAdapt, its head times 20 with the classes reversed
+``reversed``      its change of the model times -1.5: the longest that no limit but that of lengths notices
 ``mixture``       DualAdapt: all weight on one component of the source's mixture with the smallest variances
+``batches``       none: the client is honest and draws other batches, so that the figures show their own noise
 ================  ====================================================================================================
 """
 
@@ -52,11 +54,14 @@ from fedlab.strategies.protocol import ARRAYS, EXAMPLES, METRICS, ClientContext,
 from fedlab.strategies.wrapped_workload import WrappedWorkload
 from fedlab.workload import Workload
 
-ATTACKS = ("honest", "labels", "examples", "doubled", "scaled", "mixture")
+ATTACKS = ("honest", "labels", "examples", "doubled", "scaled", "reversed", "mixture", "batches")
 FLIPS = ("labels", "examples", "doubled")
-OF_HEADS, OF_MODELS = ("mixture",), ("examples", "doubled")  # attacks on DualAdapt alone, on all others alone
+OF_HEADS, OF_MODELS = (
+    ("mixture",),
+    ("examples", "doubled", "reversed"),
+)  # attacks on DualAdapt alone, on all others alone
 HOSTILE = 0  # partition
-BILLION, FACTOR = 10**9, {"scaled": -20.0, "doubled": 2.0}
+BILLION, FACTOR = 10**9, {"scaled": -20.0, "doubled": 2.0, "reversed": -1.5}
 HEAD, MIXTURE = "head", "mixture"
 PLAIN: Mapping[str, Value] = {
     "rounds": 3,
@@ -134,8 +139,15 @@ def hostile(spec: StrategySpec, attack: str, answers: Answers) -> StrategySpec:
         labeled = "y" in workload.data(context.partition, "train").columns
         flips = attacks and labeled and attack in FLIPS
         seen: Workload = Flipped(workload) if flips else workload
-        key = context.partition, flips
-        content = answers.get(key, message, lambda: spec.client.train(seen, message, context))
+        draws = attacks and attack == "batches"
+        key = context.partition, flips, draws
+
+        def answer() -> RecordDict:
+            if draws:
+                torch.rand(1)  # the stream goes on from one number later
+            return spec.client.train(seen, message, context)
+
+        content = answers.get(key, message, answer)
         return forged(content, message, attack) if attacks else content
 
     return replace(spec, client=replace(spec.client, train=train, train_many=None))
@@ -143,7 +155,7 @@ def hostile(spec: StrategySpec, attack: str, answers: Answers) -> StrategySpec:
 
 def forged(content: RecordDict, message: Message, attack: str) -> RecordDict:
     """Return an honest client's upload after the attack."""
-    if attack in OF_MODELS:
+    if attack in FLIPS and attack != "labels":
         metrics = content[METRICS]
         assert isinstance(metrics, MetricRecord)
         metrics[EXAMPLES] = BILLION
@@ -198,8 +210,9 @@ def shown(found: Mapping[tuple[str, str], Sequence[float]], agreement: str, atta
     figures, honest = found.get((agreement, attack)), found.get((agreement, "honest"))
     if not figures:
         return ""
-    paired = attack != "honest" and honest is not None
-    return cells.gain(np.subtract(figures, honest)) if paired else cells.spread(figures)
+    if attack == "honest" or honest is None:
+        return cells.spread(figures)
+    return cells.gain(np.subtract(figures, honest))
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
-from benchmarks.poisoning import BILLION, Answers, forged
+from benchmarks.poisoning import BILLION, Answers, forged, shown
 from fedlab.comm.tensors import tensor_record, tensors_of
 from fedlab.engines.flower_internals import task_identity
 
@@ -31,6 +31,7 @@ def answer():
         ("examples", [1.5, 2.0], BILLION),
         ("doubled", [2.0, 2.0], BILLION),
         ("scaled", [-9.0, 2.0], 7),
+        ("reversed", [0.25, 2.0], 7),
     ],
 )
 def test_an_attack_changes_weights_and_counts_and_no_statistics(attack, w, examples):
@@ -53,3 +54,10 @@ def test_what_is_asked_twice_is_answered_once_and_what_differs_anew():
     for key, message in [((0, True), asked()), ((1, False), asked()), ((0, False), asked(w=torch.zeros(2)))]:
         answers.get(key, message, train)
     assert len(made) == 4
+
+
+def test_a_cell_of_an_attack_says_what_it_changed_with_the_worst_seed():
+    found = {("limit", "honest"): [60.0, 62.0], ("limit", "scaled"): [59.0, 58.0]}
+    assert shown(found, "limit", "honest") == "61.0 ± 1.4"
+    assert shown(found, "limit", "scaled") == "-2.5 ± 2.1 (≥ -4.0)"
+    assert shown(found, "off", "scaled") == ""
