@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
+import fedlab
+import toy
+from fedlab import registry
 from fedlab.comm.tensors import tensor_record, tensors_of
 from fedlab.config.training_options import ClientConfig
 from fedlab.engines.flower_internals import task_identity
-from fedlab.strategies.agreement import Agreement, mean_cosines
+from fedlab.strategies.agreement import Agreement, mean_cosines, shortened
 from fedlab.strategies.dualadapt.agreement import agreeing, head_distances
 from fedlab.training import effective_steps
+from tables import put
 
 START = {"w": torch.zeros(2), "bn.running_mean": torch.zeros(2), "bn.count": torch.tensor(3)}
 
@@ -154,3 +161,44 @@ def test_a_head_that_is_far_from_the_global_one_is_not_used():
     used, far = agreeing(heads, distances)
     assert list(used) == [0, 1, 3] and list(far) == [2]
     assert agreeing({0: own, 2: turned}, {0: 0.0, 2: 1.9}) == ({0: own, 2: turned}, {})
+
+
+@pytest.fixture
+def scaffold(tmp_path, monkeypatch):
+    """Runs of SCAFFOLD with five clients, the first of which sends its change 50 times as long."""
+    put(monkeypatch, "workload", "blobs", toy.SPEC)
+    spec = registry.find("strategy", "scaffold").spec
+
+    def train(workload, message, context):
+        content = spec.client.train(workload, message, context)
+        if context.partition == 0:
+            sent, own = tensors_of(message.content["arrays"]), tensors_of(content["arrays"])
+            names = [name for name, _ in workload.model().named_parameters()]
+            content["arrays"] = tensor_record(shortened(sent, own, names, 50.0))
+        return content
+
+    lying = replace(spec, client=replace(spec.client, train=train))
+
+    def run(strategy=lying, **changes):
+        put(monkeypatch, "strategy", "scaffold", strategy)
+        options = {"blobs.domains": "a,b,c,d,e", "blobs.client_labels": True, "comm.max_update_norm_ratio": 1e6}
+        return fedlab.run(
+            toy.write_preset(tmp_path), runs=tmp_path, overrides={**options, "strategy": "scaffold", **changes}
+        )
+
+    run.honest = partial(run, spec)
+    return run
+
+
+def test_a_client_that_lies_moves_weights_and_control_variates_no_further_than_others(scaffold):
+    honest, limited, free = (
+        run(rounds=3, **{"server.agreement": agreement}).rounds[-1]["server"]["variate"]
+        for run, agreement in [(scaffold.honest, "off"), (scaffold, "limit"), (scaffold, "off")]
+    )
+    assert limited < 1.5 * honest and free > 5 * honest
+
+
+def test_a_run_in_which_a_client_is_limited_resumes_to_the_same_bits(scaffold):
+    whole, begun = (scaffold(rounds=rounds, **{"server.agreement": "limit"}) for rounds in (3, 1))
+    assert "client a: its change is " in (begun.directory / "events.jsonl").read_text()
+    assert fedlab.resume(begun.directory, overrides={"rounds": 3}).weights_sha256 == whole.weights_sha256
