@@ -53,6 +53,12 @@ class Row:
 
 ADAPTED: Mapping[str, Value] = {"dualadapt.client_adapt": "source_free", "dualadapt.source_only_twin": False}
 CHEAP: Mapping[str, Value] = {**ADAPTED, "dualadapt.server_discrepancy": 0.0}
+FL2: Mapping[str, Value] = {
+    "semi_fl.thresholds": "adaptive",
+    "semi_fl.weights": "threshold",
+    "semi_fl.consistency": 1.0,
+    "semi_fl.mixup": 0.0,
+}
 ROWS: Mapping[str, Row] = {
     "source_only": Row("source only", "source_only", {}, "accuracy"),
     "dualadapt": Row("DualAdapt", "dualadapt", ADAPTED, "accuracy_average", "dualadapt-digits"),
@@ -72,6 +78,14 @@ ROWS: Mapping[str, Row] = {
     "fed_shot": Row("SHOT, averaged every round", "fed_shot", {}, "accuracy", "dualadapt-digits"),
     "fed_adacontrast": Row("AdaContrast, averaged every round", "fed_adacontrast", {}, "accuracy", "dualadapt-digits"),
     "semi_fl": Row("SemiFL", "semi_fl", {}, "accuracy", "self-training-digits"),
+    "semi_fl_thresholds": Row(
+        "SemiFL, (FL)^2's thresholds and weights",
+        "semi_fl",
+        {"semi_fl.thresholds": "adaptive", "semi_fl.weights": "threshold"},
+        "accuracy",
+        "self-training-digits",
+    ),
+    "fl2": Row("(FL)^2", "semi_fl", FL2, "accuracy", "self-training-digits"),
 }
 
 

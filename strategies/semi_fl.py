@@ -1,8 +1,8 @@
 """SemiFL: the server fine-tunes on labels, clients label everything with the fresh model, and learn with mixup.
 
 **Source**: Diao et al., SemiFL: Semi-Supervised Federated Learning for Unlabeled Clients with Alternate Training,
-NeurIPS 2022, algorithm 1; adaptive thresholds: Seo et al., (FL)^2: Overcoming Few Labels in Federated Semi-Supervised
-Learning, NeurIPS 2024, equations 4 and 5::
+NeurIPS 2022, algorithm 1; (FL)^2: Seo et al., (FL)^2: Overcoming Few Labels in Federated Semi-Supervised Learning,
+NeurIPS 2024, algorithm 1::
 
     1  server: steps on the labeled source, then broadcast the model
     2  client: p <- probabilities of the received model for all x;  fix <- those with max p >= threshold, labeled
@@ -11,14 +11,20 @@ Learning, NeurIPS 2024, equations 4 and 5::
     5      argmin  CE(f(view(x_fix)), y_fix)  +  l CE(f(view(x_mix)), y_fix) + (1 - l) CE(f(view(x_mix)), y_mix)
     6  server: mean of the clients' models (``aggregation=fedavgm`` gives the published momentum)
 
-With ``thresholds=adaptive`` a client's threshold is the mean of its own largest probabilities and, by class, that times
-the class's mean probability over the largest such mean. With ``weights=threshold`` a client weighs 1 minus the mean of
-its largest probabilities in line 6, so that one that has learned less counts more. Both together are those two of
-(FL)^2's three parts that are not about the loss; its sharpness-aware consistency is not here.
+**(FL)^2** is ``thresholds=adaptive weights=threshold consistency=1 mixup=0``:
+
+- ``thresholds=adaptive``: a client's threshold is the mean of its own largest probabilities and, by class, that times
+  the class's mean probability over the largest such mean (equations 7 to 9);
+- ``weights=threshold``: a client weighs 1 minus the mean of its largest probabilities in line 6, so that one that has
+  learned less counts more (equation 15);
+- ``consistency``: weight of a further term of line 5, sharpness-aware consistency (equations 11 to 13), see
+  ``losses/sharpness.py``; it counts examples of the batch whose largest probability is at least ``threshold``, and
+  perturbs weights by ``perturbation``. ``mixup=0`` leaves out the second term of line 5.
 
 **Departures**: (1) optimizers and numbers of steps are the run's (``server.*``, ``client.*``), the same for every
 strategy; (2) batch norms are averaged as they are, not static; (3) a client without confident predictions returns the
-model that it received.
+model that it received; (4) labels are made of the inputs as they are, not of weak views; (5) strong views are the
+workload's, not RandAugment's; (6) a batch is drawn with replacement.
 
 **Metrics**: as FedAvg; clients also report ``confident``, the fraction of examples in ``fix``, and with
 ``weights=threshold`` the number that they are weighed by, ``threshold``.
@@ -26,24 +32,27 @@ model that it received.
 
 from __future__ import annotations
 
+from dataclasses import dataclass as plain_dataclass
 from typing import Literal
 
 import torch
 from flwr.app import Message, RecordDict
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedlab.config.schema import Config
-from fedlab.config.sections import PositiveFloat
+from fedlab.config.sections import NonNegativeFloat, PositiveFloat
+from fedlab.data.dataset import ArrayDataset
+from fedlab.losses.sharpness import sharpness_consistency
 from fedlab.models.batchnorm_stats import encode
 from fedlab.optimizers import SGD
 from fedlab.strategies import aggregation as aggregations
 from fedlab.strategies import validation
 from fedlab.strategies.aggregation import Aggregation, ClientUpdate
 from fedlab.strategies.alternating import Alternating, check_classes
-from fedlab.strategies.client_adaptation.wrapper import AdaptingServer, views_of
+from fedlab.strategies.client_adaptation.wrapper import AdaptingServer, View, views_of
 from fedlab.strategies.protocol import (
     CLIENT_OPTIMIZER,
     ClientContext,
@@ -75,7 +84,9 @@ class Options:
     weights: Literal["examples", "threshold"] = Field(
         "examples", description="of clients in the mean: numbers of examples, or 1 - the mean of largest probabilities"
     )
-    mixup: PositiveFloat = Field(0.75, description="both parameters of mixup's Beta distribution")
+    mixup: NonNegativeFloat = Field(0.75, description="both parameters of mixup's Beta distribution; 0: no mixup")
+    consistency: NonNegativeFloat = Field(0.0, description="weight of sharpness-aware consistency; 0: off")
+    perturbation: PositiveFloat = Field(0.1, description="of consistency: relative size of a change of the weights")
     aggregation: Aggregation = "fedavg"
 
 
@@ -105,31 +116,63 @@ class SemiFL(Alternating):
         return max(1 - update.metrics[THRESHOLD], LEAST_WEIGHT) if self.by_threshold else None
 
 
+@plain_dataclass(frozen=True)
+class LocalLoss:
+    """Lines 3 to 5: the loss of a batch that it draws.
+
+    Attributes
+    ----------
+    data, labels
+        A client's examples and the classes (examples,) that the received model gives them.
+    fixed, sure
+        Rows of ``fix``; True (examples,) where the largest probability reaches ``threshold``.
+    view
+        Returns a strong view of inputs (batch, ...).
+    """
+
+    model: nn.Module
+    data: ArrayDataset
+    labels: Tensor
+    fixed: Tensor
+    sure: Tensor
+    view: View
+    batch_size: int
+    options: Options
+
+    def __call__(self) -> Tensor:
+        """Return the loss of the next batch, a scalar."""
+        rows, options, device = self._draw(self.fixed), self.options, self.labels.device
+        x, y = self.data[rows]["x"], self.labels[rows.to(device)]
+        mix = self._mix(x, y) if options.mixup else 0.0
+        seen = self.view(x).to(device)
+        logits = self.model(seen)
+        loss: Tensor = cross_entropy(logits, y) + mix
+        if not options.consistency:
+            return loss
+        sure = self.sure[rows.to(device)]
+        return loss + options.consistency * sharpness_consistency(
+            self.model, seen, logits, y, sure, options.perturbation
+        )
+
+    def _mix(self, x: Tensor, y: Tensor) -> Tensor:
+        rows, device = self._draw(torch.arange(len(self.data))), self.labels.device  # line 3
+        share = float(torch.distributions.Beta(self.options.mixup, self.options.mixup).sample())
+        logits = self.model(self.view(share * x + (1 - share) * self.data[rows]["x"]).to(device))  # line 4
+        other = self.labels[rows.to(device)]
+        return share * cross_entropy(logits, y) + (1 - share) * cross_entropy(logits, other)
+
+    def _draw(self, rows: Tensor) -> Tensor:
+        return rows[torch.randint(len(rows), (self.batch_size,))]
+
+
 def train(workload: Workload, message: Message, context: ClientContext) -> RecordDict:
     """Run lines 2 to 5 on one client."""
     options, training, device = context.config.strategy, context.config.client, context.device
     data = client_dataset(workload, context, "train")
     model = loaded_model(workload, arrays_of(message.content), device)
-    p = encode(model, data, device).softmax(1)
-    labels = p.argmax(1)
-    fixed = confident(p, options).nonzero()[:, 0].cpu()  # line 2
-    view, _ = views_of(workload)
-    beta = torch.distributions.Beta(options.mixup, options.mixup)
-
-    def logits(x: Tensor) -> Tensor:
-        out: Tensor = model(view(x).to(device))
-        return out
-
-    def loss() -> Tensor:
-        first = fixed[torch.randint(len(fixed), (training.batch_size,))]
-        second = torch.randint(len(data), (training.batch_size,))  # line 3
-        share = float(beta.sample())
-        x, other = data[first]["x"], data[second]["x"]
-        y, y_other = labels[first.to(device)], labels[second.to(device)]
-        mixed = logits(share * x + (1 - share) * other)  # line 4
-        mix = share * cross_entropy(mixed, y) + (1 - share) * cross_entropy(mixed, y_other)
-        return cross_entropy(logits(x), y) + mix
-
+    best, labels = (p := encode(model, data, device).softmax(1)).max(1)
+    fixed, sure = confident(p, options).nonzero()[:, 0].cpu(), best >= options.threshold  # line 2
+    loss = LocalLoss(model, data, labels, fixed, sure, views_of(workload)[0], training.batch_size, options)
     optimizer = SGD(model.parameters(), training.learning_rate, training.momentum, training.weight_decay)
     steps = training.local_steps(len(data)) if len(fixed) else 0
     model.train()
@@ -141,7 +184,7 @@ def train(workload: Workload, message: Message, context: ClientContext) -> Recor
         accumulate=training.accumulate_steps,
         max_grad_norm=training.max_grad_norm,
     )
-    threshold = float(p.max(1).values.mean()) if options.weights == "threshold" else None
+    threshold = float(best.mean()) if options.weights == "threshold" else None
     metrics = drop_none(loss=mean, confident=len(fixed) / len(data), threshold=threshold)
     return aggregations.make_reply(workload, message, context, model.state_dict(), metrics, data)
 

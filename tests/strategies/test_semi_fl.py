@@ -8,6 +8,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from torch.nn.functional import cross_entropy
 
 from fedlab.engines.flower_internals import task_identity
+from fedlab.losses.sharpness import sharpness_consistency
 from fedlab.registry import load_config
 from fedlab.seeds import seeded
 from fedlab.strategies.aggregation import ClientUpdate
@@ -60,6 +61,30 @@ def test_a_round_of_a_client_is_the_plain_loop(record):
         if tensor.is_floating_point():
             mean = sum(weight * one[name] for weight, one in zip(weights, answers, strict=True)) / sum(weights)
             torch.testing.assert_close(tensor, mean, rtol=1e-5, atol=1e-6)
+
+
+def test_sharpness_aware_consistency_is_a_further_term_and_mixup_can_be_left_out(record):
+    options = {"semi_fl.threshold": 0.5, "semi_fl.consistency": 2.0, "semi_fl.perturbation": 0.3, "semi_fl.mixup": 0.0}
+    seen, _ = record("semi_fl", rounds=1, **options, **{"semi_fl.thresholds": "adaptive"})
+    workload, one = Blobs(domains="a,b,c"), seen["train", 1, 0]
+    x, model = workload.data(0, "train")[:]["x"], workload.model()
+    model.load_state_dict(one.received["arrays"])
+    with torch.no_grad():
+        p = model.eval()(x).softmax(1)
+    (best, labels), fixed = p.max(1), confident(p, Options(thresholds="adaptive")).nonzero()[:, 0]
+    assert 0 < int((best[fixed] >= 0.5).sum()) < len(fixed)
+    sgd = torch.optim.SGD(model.train().parameters(), 0.05, 0.9)
+    with seeded(5, "train", 1, 0):
+        for _ in range(5):
+            rows = fixed[torch.randint(len(fixed), (16,))]
+            view = workload.view(x[rows])
+            logits, sure = model(view), best[rows] >= 0.5
+            sharp = sharpness_consistency(model, view, logits, labels[rows], sure, 0.3)
+            sgd.zero_grad()
+            (cross_entropy(logits, labels[rows]) + 2 * sharp).backward()
+            sgd.step()
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(one.answered[name], tensor, rtol=1e-4, atol=1e-5)
 
 
 def test_a_client_that_is_certain_of_everything_counts_for_next_to_nothing_and_none_can_count_more_than_one():
