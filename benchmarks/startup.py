@@ -4,6 +4,7 @@
     python -m benchmarks.startup --methods all                    # and every ablation
     python -m benchmarks.startup --settings                       # federated, centralized, a domain split over five
     python -m benchmarks.startup --preset startup-tiny-cpu --seeds 0 --methods STARTUP "transfer + SimCLR"
+    python -m benchmarks.startup --preset startup-tiny-cpu --backbone    # a layer above a frozen ImageNet network
 
 All methods of a seed share one teacher (ProtoNet and fresh starts aside). Every run stays in ``--runs`` with the
 accuracy of each of its episodes; one that is there is read, not repeated, and one that was killed is resumed.
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import cells
+from benchmarks import cells, startup_backbone
 from fedlab import launch
 from fedlab.config.presets import parse_overrides
 from fedlab.config.schema import Config
@@ -67,6 +68,7 @@ BASELINES: Mapping[str, Mapping[str, Value]] = {
     },
 }
 ABLATIONS: Mapping[str, Mapping[str, Value]] = {
+    "nothing trained": {**NOTHING, "startup.distillation_loss": "none", "server.pretrain_steps": 0},
     "soft labels shuffled": {"startup.shuffle": True},
     "reverse KL": {"startup.distillation_loss": "reverse_kl"},
     "reverse KL without entropy": {"startup.distillation_loss": "reverse_cross_entropy"},
@@ -214,12 +216,18 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(BASELINES), help="names, or all: " + ", ".join(METHODS))
     parser.add_argument("--settings", action="store_true", help="STARTUP federated and centralized instead")
     parser.add_argument("--episodes", type=int, default=600)
+    parser.add_argument("--backbone", action="store_true", help="on features of a frozen ImageNet network")
     options = parser.parse_args()
     chosen = list(METHODS) if options.methods == ["all"] else options.methods
     for name in chosen:
         if name not in METHODS:
             parser.error(f"no method {name!r}; {suggest(name, METHODS)}")
-    shared = {"threads": cells.threads(options.processes), **parse_overrides(options.overrides)}
+    given = parse_overrides(options.overrides)
+    shared = {
+        "threads": cells.threads(options.processes),
+        **(startup_backbone.OPTIONS if options.backbone else {}),
+        **given,
+    }
     of_teacher = {key: value for key, value in shared.items() if not key.startswith(OF_STUDENT)}
     transfer = {**of_teacher, **METHODS["transfer"], "checkpoint.keep": 1000}
     targets = made(launch.prepare(options.preset, shared)).domains
