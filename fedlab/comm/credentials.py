@@ -28,6 +28,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fedlab.errors import ConfigError
 
 CLIENTS = "clients"  # folder of their keys
+CLOCK_AHEAD, CLOCK_BEHIND = 5, 305  # seconds by which Flower lets a client's clock differ from its server's
+CLOCK_LIMITS = f"it may be {CLOCK_AHEAD} s ahead or {CLOCK_BEHIND} s behind"
 
 
 def check_server(directory: Path) -> None:

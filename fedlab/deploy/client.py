@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
@@ -262,7 +263,8 @@ class _Supervisor:
         if monitor.bad_signature:
             return (
                 f"the server at {self.options.address} does not accept the signature of {name!r}; is this machine's "
-                f"clock right?\n{log_excerpt(self.log)}"
+                f"clock right, {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}? By the server's clock "
+                f"{credentials.CLOCK_LIMITS}. Set the one that is wrong. Full log: {self.log}"
             )
         return (
             f"the server at {self.options.address} does not let {name!r} in: its key ({self.fingerprint}) is not "

@@ -20,6 +20,7 @@ from fedlab.comm.addresses import split_address
 from fedlab.comm.event_rate import EventRate
 from fedlab.config.engine_options import GrpcConfig
 from fedlab.config.schema import Config
+from fedlab.engines.flower_calls import CLOCK
 from fedlab.engines.flower_control import ControlError
 from fedlab.engines.processes import log_excerpt, strip_ansi
 from fedlab.engines.spec import Apps, flower_config
@@ -131,6 +132,7 @@ class RejectionMonitor:
     """
 
     REGISTRATION = re.compile(r"Fleet/(ActivateNode|RegisterNode)\]\[ApiError.*?public key: b'(.*?)'(.*)")
+    CLOCK_LINE = re.compile(rf"{CLOCK}b'(.*?)' (-?\d+) s")
     HANDSHAKE = re.compile(r"CallNextHandshakerLocked: error=(?!OK)(.*?)args=.*?endpoint_peer_address=([^,}]*)", re.S)
     MESSAGE = re.compile(r"^[EIW]\d{4} ", re.M)  # begin of an entry of gRPC
     ALERTS: Mapping[str, str] = {
@@ -160,23 +162,28 @@ class RejectionMonitor:
             text, self._pending = text[: starts.pop()], last.split("\n")
         for match in self.REGISTRATION.finditer(text):
             self._registration(*match.groups())
+        for match in self.CLOCK_LINE.finditer(text):
+            self._report(self._client(match[1]), _clock_reason(int(match[2])))
         for begin, end in pairwise([*starts, len(text)]):
             if broken := self.HANDSHAKE.search(text, begin, end):
                 self._handshake(*broken.groups())
 
-    def _registration(self, call: str, escaped: str, exception: str) -> None:
+    def _client(self, escaped: str) -> str:
+        """Return the name of the client that has a public key, as a log shows it, or the key's fingerprint."""
         key = escaped.replace("\\n", "\n").encode()
         try:
-            client = self.names.get(key) or f"key {credentials.fingerprint(key)}"
+            return self.names.get(key) or f"key {credentials.fingerprint(key)}"
         except (ValueError, AssertionError):
-            client = "a key of another kind"
+            return "a key of another kind"
+
+    def _registration(self, call: str, escaped: str, exception: str) -> None:
         if call == "RegisterNode":
             reason = "it came without a key of this federation; make it one with `fedlab certs --client NAME`"
         elif "No SuperNode found" in exception:
             reason = "its key is not registered here; make it one with `fedlab certs --client NAME`"
         else:
             reason = "a client with its key is connected already, or was killed less than a minute ago"
-        self._report(client, reason)
+        self._report(self._client(escaped), reason)
 
     def _handshake(self, error: str, peer: str) -> None:
         if "BAD_PACKET_LENGTH" in error:  # a rejection in TLS 1.3, which cannot be read; our client repeats it
@@ -194,3 +201,12 @@ class RejectionMonitor:
         self._reported = {key: when for key, when in self._reported.items() if now - when < REPEAT_AFTER}
         self._reported[client, reason] = now
         self.on_rejection(client, reason + (f" ({omitted} more rejections are not listed)" if omitted else ""))
+
+
+def _clock_reason(ahead: int) -> str:
+    """Return why a client is refused whose clock is so many seconds ahead of the server's."""
+    away = f"{abs(ahead)} s" if abs(ahead) < 120 else f"{abs(ahead) / 60:.0f} min"
+    return (
+        f"its clock is {away} {'ahead of' if ahead > 0 else 'behind'} this server's, and {credentials.CLOCK_LIMITS}; "
+        "set the one that is wrong"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 from importlib import import_module
 
 import grpc
@@ -17,7 +18,9 @@ from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes, sign_message
 from flwr.superlink.federation import NoOpFederationManager
 
+from fedlab.comm.credentials import CLOCK_AHEAD, CLOCK_BEHIND
 from fedlab.engines import flower_calls
+from fedlab.engines import grpc as grpc_engine
 from fedlab.engines.processes import LOOPBACK, free_ports
 from waiting import wait_until
 
@@ -34,8 +37,8 @@ class Caller:
         channel = grpc.insecure_channel(address)
         self.call = channel.stream_unary(METHOD, ActivateNodeRequest.SerializeToString, ActivateNodeResponse.FromString)
 
-    def head(self, signer=None):
-        time = now().isoformat()
+    def head(self, signer=None, ahead=0):
+        time = (now() + timedelta(seconds=ahead)).isoformat()
         signature = sign_message((signer or self).private, time.encode("ascii"))
         return ((PUBLIC_KEY_HEADER, self.key), (TIMESTAMP_HEADER, time), (SIGNATURE_HEADER, signature))
 
@@ -44,11 +47,11 @@ class Caller:
         never = threading.Event()
         return self.call.future(iter(lambda: never.wait() or None, 1), metadata=self.head(signer), timeout=60)
 
-    def ask(self):
+    def ask(self, head=None):
         """Make a whole call; return how it ended."""
         request = ActivateNodeRequest(public_key=self.key, heartbeat_interval=30)
         try:
-            self.call(iter([request]), metadata=self.head(), timeout=30)
+            self.call(iter([request]), metadata=head or self.head(), timeout=30)
         except grpc.RpcError as error:
             return error.code().name
         return "OK"
@@ -106,3 +109,47 @@ def test_a_registered_client_has_its_own_calls_and_nobody_else_has_them(server):
         call.cancel()
     wait_until(lambda: not limit._calls, "their end")
     assert client.ask() == "OK"
+
+
+def test_the_head_of_a_call_serves_once_whoever_has_it(server, monkeypatch):
+    address, state, _ = server
+    client, other, thief = Caller(address), Caller(address), Caller(address)
+    for one in (client, other):
+        state.create_node("owner", "us", one.key, 30)
+    seen = client.head()
+    assert client.ask(seen) == "OK"
+    node = state.get_node_id_by_public_key(client.key)
+    state.deactivate_node(node)
+    assert thief.ask(seen) == client.ask(seen) == "UNAVAILABLE"  # by which Flower's SuperNode tries again, anew
+    assert state.get_node_info(node_ids=[node])[0].status != "online"
+    assert client.ask() == "OK"
+    assert other.ask() == "OK"
+    monkeypatch.setattr(flower_calls, "MAX_TIMES", 2)
+    assert client.ask() == "UNAVAILABLE"
+
+
+def test_a_time_is_known_as_long_as_flower_takes_it():
+    begin = now()
+    used = flower_calls.UsedTimes(310)
+    used.use(begin, begin)
+    with pytest.raises(flower_calls.TooManyCalls, match="made before"):
+        used.use(begin, begin + timedelta(seconds=310))
+    used.use(begin + timedelta(seconds=311), begin + timedelta(seconds=311))
+    assert len(used._used) == 1
+
+
+def test_a_client_whose_clock_is_wrong_is_named_and_a_stranger_is_not(server, capfd):
+    address, state, _ = server
+    client, stranger = Caller(address), Caller(address)
+    state.create_node("owner", "us", client.key, 30)
+    assert stranger.ask(stranger.head(ahead=3600)) == "UNAUTHENTICATED"
+    assert client.ask(client.head(signer=stranger, ahead=3600)) == "UNAUTHENTICATED"
+    assert flower_calls.CLOCK not in capfd.readouterr().err
+    for ahead, code in ((CLOCK_AHEAD + 3, "UNAUTHENTICATED"), (-CLOCK_BEHIND - 3, "UNAUTHENTICATED"), (-290, "OK")):
+        assert client.ask(client.head(ahead=ahead)) == code
+    said = capfd.readouterr().err
+    assert said.count(flower_calls.CLOCK) == 2
+    reported = []
+    grpc_engine.RejectionMonitor({"usps": client.key}, lambda *one: reported.append(one)).read(said.splitlines())
+    assert [name for name, _ in reported] == ["usps", "usps"]
+    assert "8 s ahead of this server" in reported[0][1] and "5 min behind" in reported[1][1]
