@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
@@ -29,7 +30,7 @@ from fedlab.comm.tensors import content_bytes
 from fedlab.config.schema import Config
 from fedlab.config.sections import Value
 from fedlab.device_errors import device_error_sentence
-from fedlab.errors import ConfigError, FedlabError, suggest
+from fedlab.errors import ConfigError, FedlabError, RunError, os_error_sentence, suggest
 from fedlab.precision import computing_in
 from fedlab.registry import app_config, config_from_text
 from fedlab.runs.client_state import NO_STATE, ClientState
@@ -90,11 +91,13 @@ def query(message: Message, context: Context) -> Message:
         store.log_event("query", status="ok", name=config.run.name)
         store.audit("asked who it is", **_asked_by(config, context))
         return Message(RecordDict({"identity": identity}), reply_to=message)
-    except FedlabError as error:
-        print(f"{REFUSED}{error}", file=sys.stderr, flush=True)
-        store.log_event("query", status="refused", reason=str(error))
-        store.audit("refused", reason=str(error), server=str(context.node_config.get("server", "")))
-        return _error(message, str(error))
+    except (FedlabError, OSError) as error:
+        reason = os_error_sentence(error) if isinstance(error, OSError) else str(error)
+        print(f"{REFUSED}{reason}", file=sys.stderr, flush=True)
+        store.log_event("query", status="refused", reason=reason)
+        with suppress(RunError):  # which sends nothing
+            store.audit("refused", reason=reason, server=str(context.node_config.get("server", "")))
+        return _error(message, reason)
 
 
 @app.train()
@@ -216,20 +219,23 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
                 states = functions.prediction_states(workload, message, who)
                 saved = {**facts, "images": isinstance(workload, SupportsImages)}
                 store.save(states, config, workload.clients[partition], saved)
-        store.log_event(purpose, status="ok", seconds=round(time.monotonic() - started, 3), **facts, **spent)
         encoded = compression.encode(content, config.comm.compression)
         if store:
             store.audit(purpose, **_asked_by(config, context), round=server_round, **_sent(encoded), **spent)
+        store.log_event(purpose, status="ok", seconds=round(time.monotonic() - started, 3), **facts, **spent)
         return Message(encoded, reply_to=message)
     except FedlabError as error:
         reason = reported = str(error)
+    except OSError as error:
+        reason = reported = os_error_sentence(error)
     except Exception as error:
         sentence = device_error_sentence(error)
         reason = sentence or traceback.format_exc()
         deployed = "domain" in context.node_config  # then a traceback would show the server paths of that machine
         reported = _error_location(error) if deployed and not sentence else reason
     store.log_event(purpose, status="failed", round=server_round, reason=reason)
-    store.audit("failed", purpose=purpose, round=server_round, reason=reported[:MAX_REASON])
+    with suppress(RunError):  # of which an error's text is sent alone
+        store.audit("failed", purpose=purpose, round=server_round, reason=reported[:MAX_REASON])
     return _error(message, f"in {purpose}: {reported}")
 
 

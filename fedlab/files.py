@@ -185,6 +185,28 @@ def empty_file(path: Path, content: bytes = b"") -> None:
         stream.write(content)
 
 
+def append_line(path: Path, text: str) -> None:
+    """Append a line to a log that its owner alone reads: as a whole or not at all, whoever else does so at this moment.
+
+    Raises
+    ------
+    OSError
+        When the line cannot be written.
+    """
+    line = text.encode() + b"\n"
+    with name_file(path), open(path, "ab+", buffering=0, opener=private_no_follow) as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        size = os.fstat(stream.fileno()).st_size
+        if size and os.pread(stream.fileno(), 1, size - 1) != b"\n":  # a kill has torn the line before
+            line = b"\n" + line
+        try:
+            while line:  # a full disk takes a part first
+                line = line[stream.write(line) :]
+        except OSError:
+            os.ftruncate(stream.fileno(), size)
+            raise
+
+
 class LogTail:
     """Reader of the new lines of a text file that another process appends to.
 

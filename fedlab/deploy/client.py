@@ -27,6 +27,7 @@ from fedlab.comm import credentials
 from fedlab.deploy import proxies
 from fedlab.deploy.client_log import SuperNodeMonitor
 from fedlab.deploy.probe import parse_address, probe_server
+from fedlab.deploy.room import RoomWatch, check_room
 from fedlab.engines.processes import (
     LOOPBACK,
     MARKER_ENV,
@@ -121,6 +122,8 @@ class _Supervisor:
         self.fingerprint = credentials.check_client(certificates, options.client) if certificates else None
         self.settings = scratch / "node.toml"  # a file, so that no name or path needs quoting
         _make_private(options.state_dir)
+        check_room(options.state_dir)
+        self.room = RoomWatch(options.state_dir, write)
         node = {**options.node, "server": options.address, STATE_DIR_KEY: str(options.state_dir)}
         self.settings.write_text(tomli_w.dumps(node), encoding="utf-8")
         empty_file(self.log)
@@ -203,6 +206,7 @@ class _Supervisor:
             monitor.read_supernode_log(output.lines())
             limit_log(self.log)
             monitor.read_client_events(events)
+            self.room.look()
             if (monitor.restarted or monitor.rejected) and abandon_at is None:
                 abandon_at = time.monotonic() + SHUTDOWN_TIMEOUT  # it logs that it ends, and may hang all the same
             if monitor.node and not ended:
@@ -226,7 +230,10 @@ class _Supervisor:
         """Record process and node of a connected client, and the time at which it was last connected."""
         if not self.connected_file.exists():
             assert self.process is not None
-            empty_file(self.connected_file, f"{self.process.pid} {monitor.node}".encode("ascii"))
+            try:
+                empty_file(self.connected_file, f"{self.process.pid} {monitor.node}".encode("ascii"))
+            except OSError:  # a full disk, of which `RoomWatch` tells; without its content it is of no use
+                self.connected_file.unlink(missing_ok=True)
         elif not monitor.lost:
             self.connected_file.touch()
 

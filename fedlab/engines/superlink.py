@@ -15,6 +15,7 @@ import re
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from fedlab.errors import ConfigError, RunError
 from fedlab.files import no_follow
 
 (SERVER_COMMAND,) = SERVER_APP  # by whose name a run is found among the processes
+PRINTED = 100  # last parts of a run's output that are kept in memory
 FEDLAB_ERROR = re.compile(r"^ *fedlab\.errors\.\w+: ", re.M)  # last line of a traceback of an error of ours
 
 
@@ -122,7 +124,8 @@ def follow(link: SuperLink, run_id: int) -> None:
         When the run did not complete, with the reason and an excerpt of Flower's log.
     """
     # The stream of the app's output ends with the run: nothing to poll, and no requests in the log.
-    stream = threading.Thread(target=_stream, args=(link, run_id), daemon=True)
+    printed: deque[str] = deque(maxlen=PRINTED)
+    stream = threading.Thread(target=_stream, args=(link, run_id, printed), daemon=True)
     stream.start()
     started, seen, outcome = time.monotonic(), False, None
     while outcome is None:
@@ -143,7 +146,7 @@ def follow(link: SuperLink, run_id: int) -> None:
     if not outcome.completed:
         details = re.sub(r"^ServerApp failed with exception: ", "", outcome.details) or "no reason given"
         excerpt = log_excerpt(link.log)
-        if FEDLAB_ERROR.search(excerpt):  # the message of our own app is complete
+        if any(FEDLAB_ERROR.search(text) for text in (excerpt, "".join(printed))):  # our own app's message is complete
             raise RunError(details)
         raise RunError(f"The run ended as {outcome.status}: {details}\n{excerpt}")
 
@@ -161,12 +164,19 @@ def _outcome(link: SuperLink, run_id: int, wait: float = 1.0) -> Outcome | None:
         time.sleep(0.5)
 
 
-def _stream(link: SuperLink, run_id: int) -> None:
-    """Log what the run prints, until its end or the SuperLink's, which `follow` notices itself."""
-    with suppress(ControlError, ValueError), open(link.log, "a", opener=no_follow) as log:
+def _stream(link: SuperLink, run_id: int, printed: deque[str]) -> None:
+    """Log what the run prints, until its end or the SuperLink's, which `follow` notices itself.
+
+    Parameters
+    ----------
+    printed
+        Gets the same, for the case that the disk is full.
+    """
+    with suppress(ControlError, ValueError), open(link.log, "ab", buffering=0, opener=no_follow) as log:
         for text in link.control.stream_logs(run_id):
-            log.write(text)
-            log.flush()
+            printed.append(text)
+            with suppress(OSError):
+                log.write(text.encode())
 
 
 def _start(

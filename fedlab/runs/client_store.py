@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlab.config.schema import Config
-from fedlab.errors import FedlabWarning, os_error_sentence
-from fedlab.files import name_file, private_no_follow, write_atomically
+from fedlab.errors import FedlabWarning, RunError, os_error_sentence
+from fedlab.files import append_line, write_atomically
 from fedlab.runs.consent import run_key
 
 MODEL, EVENTS, AUDIT = "model.pt", "events.jsonl", "audit.jsonl"
@@ -60,26 +60,30 @@ class ClientStore:
 
     def log_event(self, event: str, **fields: object) -> None:
         """Append a line to the log; a disk that takes it not costs the line and not the client's work."""
-        self._append(EVENTS, {"time": round(time.time(), 3), "event": event, **fields})
+        record = {"time": round(time.time(), 3), "event": event, **fields}
+        try:
+            self._append(EVENTS, record)
+        except OSError as error:
+            print(f"{os_error_sentence(error)}; not logged: {json.dumps(record)}", file=sys.stderr, flush=True)
 
     def audit(self, event: str, **fields: object) -> None:
-        """Append a line to the audit log, with the version that answered."""
+        """Append a line to the audit log, with the version that answers, before anything is sent.
+
+        Raises
+        ------
+        RunError
+            When the line cannot be written: then nothing is to be sent.
+        """
         when = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._append(AUDIT, {"time": when, "event": event, "version": version("fedlab-adapt"), **fields})
+        try:
+            self._append(AUDIT, {"time": when, "event": event, "version": version("fedlab-adapt"), **fields})
+        except OSError as error:
+            raise RunError(f"nothing is sent that is not in the audit log: {os_error_sentence(error)}") from None
 
     def _append(self, name: str, record: Mapping[str, object]) -> None:
-        if self.path is None:
-            return
-        line = json.dumps(record) + "\n"
-        try:
+        if self.path is not None:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with (
-                name_file(self.path / name),
-                open(self.path / name, "a", encoding="utf-8", opener=private_no_follow) as stream,
-            ):
-                stream.write(line)
-        except OSError as error:
-            print(f"{os_error_sentence(error)}; not logged: {line}", end="", file=sys.stderr, flush=True)
+            append_line(self.path / name, json.dumps(record))
 
     @contextmanager
     def log_warnings(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from typer.testing import CliRunner
 
 import toy
+from disks import full_disk
 from fedlab import __version__, registry
 from fedlab.cli.app import app as cli
 from fedlab.client.app import app, apply_node_settings
@@ -252,6 +253,21 @@ def test_the_audit_log_says_who_asked_and_what_was_sent(context, tmp_path):
     assert (line["event"], line["server"], line["strategy"], line["round"]) == ("train", "lab:9092", "fedavg", 2)
     assert line["sent"]["arrays"] == sorted(reply.content["arrays"])
     assert line["bytes"] > 4 * sum(array.numpy().size for array in reply.content["arrays"].values())
+
+
+def test_nothing_is_sent_that_a_full_disk_keeps_from_the_audit_log(context, tmp_path, capsys):
+    context.node_config["state-dir"] = str(tmp_path)
+    with full_disk():
+        for kind in ("train", "evaluate"):
+            reason = app(message(kind), context).error.reason
+            assert reason.startswith(f"in {kind}: {tmp_path}") and "file too large; raise the limit" in reason
+        assert "consent.json: file too large" in app(message("query"), context).error.reason
+    assert not app(message("query"), context).has_error()
+    with full_disk(500):  # what is smaller was written before
+        assert "nothing is sent that is not in the audit log" in app(message("train"), context).error.reason
+    assert not app(message("train"), context).has_error()
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["asked who it is", "train"]
 
 
 def test_a_client_s_budget_ends_its_part_in_every_run(context, tmp_path, monkeypatch):

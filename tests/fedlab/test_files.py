@@ -14,6 +14,7 @@ from fedlab.errors import ConfigError, FedlabWarning, RunError
 from fedlab.files import (
     LOCK_FILE,
     LogTail,
+    append_line,
     directory_lock,
     ensure_home,
     expand_user,
@@ -159,3 +160,23 @@ def test_a_log_that_grows_too_large_is_moved_once_and_followed_from_its_new_begi
         writer.write(b"third\n")
     assert tail.lines() == ["third"]
     assert (path.read_bytes(), (tmp_path / "flower.log.1").read_bytes()) == (b"third\n", b"first\nsecond\n")
+
+
+def test_a_line_is_appended_as_a_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "log"
+    append_line(path, "one")
+    with full_disk(6), pytest.raises(OSError, match="too large") as raised:
+        append_line(path, "too long")
+    assert raised.value.filename == str(path) and path.read_text() == "one\n"
+    path.write_text("one\ntorn")
+    append_line(path, "two")
+    assert path.read_text() == "one\ntorn\ntwo\n"
+
+
+def test_lines_of_several_processes_do_not_mix(tmp_path):
+    path = tmp_path / "log"
+    program = "import sys; from fedlab.files import append_line; from pathlib import Path\n"
+    program += "for _ in range(300): append_line(Path(sys.argv[1]), sys.argv[2] * 5000)"
+    writers = [subprocess.Popen([sys.executable, "-c", program, str(path), letter]) for letter in "ab"]
+    assert [writer.wait(60) for writer in writers] == [0, 0]
+    assert sorted(path.read_text().splitlines()) == ["a" * 5000] * 300 + ["b" * 5000] * 300

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from disks import full_disk
 from fedlab.engines import processes, superlink
 from fedlab.errors import RunError
 
@@ -37,6 +38,23 @@ def test_an_app_that_is_gone_before_the_end_of_its_output_is_seen_has_the_outcom
     monkeypatch.setattr(superlink, "START_LIMIT", 0.0)  # long over, as in any run of some minutes
     superlink.follow(link, 1)  # type: ignore[arg-type]
     ended.set()
+
+
+def test_a_run_that_a_full_disk_stops_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    parts = ["Traceback ...\n", "fedlab.errors.RunError: the run stopped: no space left on device\n"]
+    outcome = superlink.Outcome(False, "failed", "ServerApp failed with exception: the run stopped: no space")
+    link = SimpleNamespace(
+        control=SimpleNamespace(stream_logs=lambda run: iter(parts), outcome=lambda run: outcome),
+        process=SimpleNamespace(poll=lambda: None),
+        log=tmp_path / "log",
+        environment={"FEDLAB_ENGINE": ""},
+    )
+    link.log.write_text("INFO: listening\n")
+    with full_disk(), pytest.raises(RunError, match=r"^the run stopped: no space$"):
+        superlink.follow(link, 1)  # type: ignore[arg-type]
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.engine

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from disks import full_disk
-from fedlab.errors import FedlabWarning
+from fedlab.errors import FedlabWarning, RunError
 from fedlab.registry import config_from_text, load_config
 from fedlab.runs.client_store import AUDIT, EVENTS, MODEL, MODEL_RUN, MODELS, STATE_DIR_KEY, ClientStore
 
@@ -152,3 +152,12 @@ def test_the_audit_log_is_added_to_and_its_owner_s_alone(tmp_path):
     assert first["time"] <= second["time"] and "T" in first["time"] and first["version"]
     assert (store.path / AUDIT).stat().st_mode & 0o777 == 0o600
     assert store.path.stat().st_mode & 0o777 == 0o700
+
+
+def test_what_cannot_be_audited_is_an_error_and_leaves_no_part_of_a_line(tmp_path):
+    store = ClientStore(tmp_path)
+    store.audit("train", round=1)
+    before = (tmp_path / AUDIT).read_bytes()
+    with full_disk(len(before) + 20), pytest.raises(RunError, match=r"nothing is sent .*audit.jsonl: file too large"):
+        store.audit("train", round=2)
+    assert (tmp_path / AUDIT).read_bytes() == before
