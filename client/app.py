@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -33,6 +33,7 @@ from fedlab.device_errors import device_error_sentence
 from fedlab.errors import ConfigError, FedlabError, RunError, os_error_sentence, suggest
 from fedlab.precision import computing_in
 from fedlab.registry import app_config, config_from_text
+from fedlab.run_data import client_sources
 from fedlab.runs.client_state import NO_STATE, ClientState
 from fedlab.runs.client_store import ClientStore
 from fedlab.runs.consent import Request, check_consent, config_digest
@@ -206,6 +207,8 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
         functions: ClientFunctions = config.plugins["strategy"].spec.client
         who = ClientContext(partition, config.for_client(server_round), _state(message, context, config))
         message.content = compression.decode(message.content)
+        if store and purpose == "train" and (sources := client_sources(workload, partition)):  # it reads the same data
+            store.log_event("data", name=run.name, sources=[asdict(source) for source in sources])
         spent = _spend(store, config, context) if purpose == "train" else {}
         with deterministic(run.threads), computing_in(run.precision, resolve_device(run.device)):
             with seeded(run.seed, purpose, server_round, partition):

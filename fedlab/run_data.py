@@ -27,6 +27,17 @@ def data_sources(config: Config) -> tuple[DataSource, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def client_sources(workload: Workload, partition: int) -> tuple[DataSource, ...]:
+    """Return the sets that one client trains on; empty for a workload that does not name its sets.
+
+    Raises
+    ------
+    DataError
+        When its data cannot be read.
+    """
+    return tuple(workload.data_sources(partition)) if isinstance(workload, SupportsDataSources) else ()
+
+
 def data_notes(config: Config) -> tuple[str, ...]:
     """Return the lines that say which data a run has, and how to get all of it where its options expect that."""
     sources = data_sources(config)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlab.comm.foreign_text import REFUSED
+from fedlab.data.sources import DataSource, data_line
 from fedlab.engines.processes import strip_ansi
 
 NOTICE_AFTER = 4.0  # seconds without the server after which its loss is reported
@@ -66,7 +67,7 @@ class SuperNodeMonitor:
         self.refused, self.lost, self.node = "", 0.0, 0
         self._open = 0
         self._loss_reported = False
-        self._run = ""
+        self._run, self._data = "", dict[str, Any]()
         self._warned: set[str] = set()
 
     @property
@@ -109,9 +110,13 @@ class SuperNodeMonitor:
 
     def _event(self, event: dict[str, Any]) -> None:
         kind, status = event["event"], event.get("status")
+        event.pop("time", None)
         if kind == "query" and status == "ok" and event.get("name") != self._run:
             self._run = event["name"]
             self.write(f"taking part in {self._run}")
+        elif kind == "data" and event != self._data:  # each training tells it anew
+            self._data = event
+            self.write(data_line([DataSource(**source) for source in event["sources"]]))
         elif kind == "warning" and event["text"] not in self._warned:  # each message is a process, which warns anew
             self._warned.add(event["text"])
             self.write(f"warning: {event['text']}")

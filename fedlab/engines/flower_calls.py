@@ -50,7 +50,7 @@ class UsedTimes:
         self._used: dict[datetime, None] = {}  # in the order in which they came
 
     def use(self, time: datetime, now: datetime) -> None:
-        """Take a time, once.
+        """Use a time, once.
 
         Raises
         ------
@@ -109,7 +109,7 @@ class CallLimit(grpc.ServerInterceptor):  # type: ignore[misc]
         return grpc.stream_unary_rpc_method_handler(limited, handler.request_deserializer, handler.response_serializer)
 
     def _use_time(self, key: bytes, head: Any) -> None:
-        """Take the time of a call whose signature is valid; TooManyCalls when the key has had it."""
+        """Use the time of a call whose signature is valid; TooManyCalls when the key has used it before."""
         from flwr.common.constant import TIMESTAMP_HEADER
         from flwr.supercore.date import now
         from flwr.supercore.utils import get_metadata_str

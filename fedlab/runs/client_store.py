@@ -5,7 +5,7 @@
     clients/usps/
         model.pt        config, round, and the states that the strategy's predictor is made of
         models/         models of runs before, one file each: a run replaces its own model only
-        events.jsonl    one line for each message that the client answered
+        events.jsonl    lines for each message that the client answered, among them which data it trains on
         audit.jsonl     who asked, for what, and what was sent: lines are only ever added
         consent.json    see :mod:`fedlab.runs.consent`
         privacy.json    see :mod:`fedlab.runs.privacy_ledger`

@@ -136,8 +136,11 @@ def test_an_owner_is_told_how_many_lines_of_the_data_are_not_used_and_where_they
     sent = Message(RecordDict({"arrays": arrays, "config": ConfigRecord({"server-round": 1})}), 7, "train")
     with pytest.warns(SkippedLinesWarning):
         assert not app(sent, context).has_error()
-    trained, warning = [json.loads(line) for line in (tmp_path / "state" / "events.jsonl").read_text().splitlines()]
-    assert (trained["event"], warning["event"]) == ("train", "warning")
+    events = [json.loads(line) for line in (tmp_path / "state" / "events.jsonl").read_text().splitlines()]
+    data, trained, warning = events
+    assert (data["event"], trained["event"], warning["event"]) == ("data", "train", "warning")
+    (source,) = data["sources"]
+    assert (source["name"], source["place"]) == (file.name, str(file.parent)) and 0 < source["examples"] < 60
     assert "2 of 62 molecules of" in warning["text"] and "all of them in" in warning["text"]
     assert len(Path(warning["text"].rpartition(" ")[2]).read_text().splitlines()) == 3
 

@@ -132,3 +132,12 @@ def test_what_a_training_has_cost_of_the_owner_s_privacy(reported):
     reported.monitor.read_client_events([event("train", **done, epsilon=1.25, max_epsilon=0.0)])
     said = "round 1: trained, 1.0 s; privacy spent in all runs: epsilon 1.25"
     assert reported.lines == [f"{said} of 8", said]
+
+
+def test_the_data_of_a_client_is_told_once_a_run(reported):
+    usps = {"name": "usps", "examples": 1500, "place": "the package", "missing": "put it there"}
+    mine = {"name": "factory", "examples": 24, "place": "/scans", "missing": ""}
+    for run, sources in (("a", [usps]), ("a", [usps]), ("b", [usps]), ("b", [mine])):
+        reported.monitor.read_client_events([event("data", name=run, sources=sources)])
+    part = "training data: usps 1,500 (a part of it, in the package)"
+    assert reported.lines == [part, part, "training data: factory 24 (in /scans)"]
