@@ -15,6 +15,7 @@ from fedlab.engines import flower_limits as limits
 from fedlab.engines import flower_programs as flower
 from fedlab.engines.flower_calls import limit_calls_at_a_time
 from fedlab.engines.flower_pauses import CORE_STATE, LINK_STATES, ignore_pauses
+from fedlab.engines.flower_repeats import answer_repeated_calls
 from fedlab.engines.fork_server import fork_server
 from fedlab.engines.socket_owner import take_own_connections_only
 from fedlab.references import load_reference
@@ -33,6 +34,7 @@ def flower_superlink() -> Iterator[Callable[[], None]]:
         limits.limit_trees()
         ignore_pauses(LINK_STATES)
         take_own_connections_only()
+        answer_repeated_calls()
         yield flower.run_superlink
 
 

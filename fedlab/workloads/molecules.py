@@ -161,7 +161,7 @@ class Molecules:
         """See :class:`fedlab.workload.SupportsDataSources`."""
         if partition is not None and self.data_config.client_folder:
             own = expand_user(self.data_config.client_folder)
-            return [DataSource(own.name, len(_own(own, self)), str(own.parent))]
+            return [DataSource(own.name, len(self.data(partition, "train")), str(own.parent))]
         examples = len(_holdings(self).training)
         if self.file:
             file = expand_user(self.file)
