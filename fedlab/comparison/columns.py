@@ -20,8 +20,14 @@ DIFFERENCE, P, P_HOLM, EFFECT = "difference", "p", "p, Holm", "effect g"
 WINS, P_WILCOXON, P_WILCOXON_HOLM = "better on", "Wilcoxon p", "Wilcoxon p, Holm"
 ROUNDS, TRAFFIC, TIME = "rounds", "traffic", "time"
 REACHED, TO_ROUNDS, TO_TRAFFIC, TO_TIME = "reached", "rounds to target", "traffic to target", "time to target"
+OF_TABLES = frozenset({VARIANT, RANK, GAP, DIFFERENCE, P, EFFECT, WINS, ROUNDS, TRAFFIC, TIME, REACHED})
 
 DISTRIBUTIONS = {EXACT: "exact", APPROXIMATE: "from the normal approximation"}
+
+
+def option_heads(comparison: Comparison) -> list[str]:
+    """Return the heads of the grid's options: their short names, told from what is measured under the same name."""
+    return [f"option {name}" if name in OF_TABLES else name for name in comparison.short_options]
 
 
 def notes(comparison: Comparison, heads: Iterable[str]) -> list[str]:

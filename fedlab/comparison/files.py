@@ -43,10 +43,14 @@ def write_figures(comparison: Comparison) -> list[Path]:
 
 
 def csv(comparison: Comparison) -> str:
-    """Return the summary, with a mean and an interval for each client behind it; of many, for their distribution."""
+    """Return the summary, with a mean and an interval for each client behind it; of many, for their distribution.
+
+    The columns of a client have its name, or ``client_`` and its name where the summary has such a column.
+    """
     table, parts, keys = comparison.summary(), comparison.breakdown(), comparison.keys
     for name in dict.fromkeys(parts["client"]):
-        columns = {"mean": name, "low": f"{name}_low", "high": f"{name}_high"}
+        stem = name if not {name, f"{name}_low", f"{name}_high"} & set(table.columns) else f"client_{name}"
+        columns = {"mean": stem, "low": f"{stem}_low", "high": f"{stem}_high"}
         one = parts[parts["client"] == name][[*keys, *columns]].rename(columns=columns)
         table = table.merge(one, on=keys, how="left")
     return str(table.to_csv(index=False))

@@ -35,7 +35,7 @@ def by_client(result: Result, group: str, judged: str) -> Iterator[dict[str, Any
         for client in dict.fromkeys((*record["bytes"], *record["clients"])):
             metrics = record["clients"].get(client, {})
             place = {"round": record["round"], "client": client, "score": _score(metrics, group, judged, table)}
-            yield {**place, **metrics, **moved.get(client, {"bytes_down": 0, "bytes_up": 0}), **costs}
+            yield {**place, **metrics, **place, **moved.get(client, {"bytes_down": 0, "bytes_up": 0}), **costs}
 
 
 def _score(metrics: Mapping[str, float], group: str, judged: str, table: MetricTable) -> float:
@@ -57,7 +57,7 @@ def of_server(result: Result, metric: str) -> Iterator[dict[str, Any]]:
         if metric in metrics or record.get("score"):  # a score may lack it: few valid molecules, say
             place = {"round": record["round"], "client": SERVER, "score": metrics.get(metric, math.nan)}
             costs = {"bytes": down + up, "seconds": round(seconds, 4)}
-            yield {**place, **metrics, "bytes_down": down, "bytes_up": up, **costs}
+            yield {**place, **metrics, **place, "bytes_down": down, "bytes_up": up, **costs}
 
 
 def _training_seconds(record: Mapping[str, Any], table: MetricTable) -> float:

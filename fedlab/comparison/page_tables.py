@@ -54,7 +54,7 @@ def variants(comparison: Comparison, table: pd.DataFrame) -> list[SeriesStyle]:
 
 def variant_heads(comparison: Comparison, key: str) -> list[ColumnHeader]:
     """Return the heads of a row's label and of each option of the grid."""
-    names = comparison.short_options
+    names = columns.option_heads(comparison)
     return [ColumnHeader(columns.VARIANT, key), *(ColumnHeader(name, f"{key}-{name}") for name in names)]
 
 

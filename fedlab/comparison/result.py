@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from fedlab.comparison import frame_rows, statistics
 from fedlab.comparison.data_sets import CriticalDifference
 from fedlab.comparison.frame_rows import SERVER
-from fedlab.comparison.summary import Scores, rank_rows, summarize
+from fedlab.comparison.summary import COLUMNS, Scores, rank_rows, summarize
 from fedlab.errors import RunError
 from fedlab.files import write_atomically
 from fedlab.runs.client_distribution import FEW, distribution
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 FACTS, FIGURES = "comparison.json", "figures"
 FINISHED, FAILED, PENDING = "finished", "failed", "pending"
+TAKEN = frozenset(COLUMNS) | {"label", "seed", "round", "client", "score"}  # columns that an option's may not replace
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,12 @@ class Comparison:
     @property
     def keys(self) -> list[str]:
         """Columns that tell the table's rows apart: ``label`` and the grid's options."""
-        return ["label", *self.grid]
+        return ["label", *self.option_columns]
+
+    @property
+    def option_columns(self) -> list[str]:
+        """Columns of the grid's options: their names, and ``option_rounds`` where what is measured has that name."""
+        return [f"option_{option}" if option in TAKEN else option for option in self.grid]
 
     @property
     def short_options(self) -> list[str]:
@@ -205,15 +211,18 @@ class Comparison:
         """One row a finished cell, round and client.
 
         Columns: ``label``, ``strategy``, a column for each option of the grid (text; empty where it has no effect),
-        ``seed``, ``round``, ``client``, ``score`` (the metric that the variant is judged by), every metric by its name,
-        ``bytes_down`` and ``bytes_up`` (training, of this client, cumulated), ``bytes`` (all clients together) and
-        ``seconds`` (the whole run's without tests and scores), both cumulated. A client that took part in a round
-        without a test has no score there. Where the metric is of the server's score, there is one "client", named
-        "global model", and a row a round that has a score.
+        ``seed``, ``round``, ``client``, ``score`` (the metric that the variant is judged by), every metric whose
+        name is none of these, ``bytes_down`` and ``bytes_up`` (training, of this client, cumulated), ``bytes`` (all
+        clients together) and ``seconds`` (the whole run's without tests and scores), both cumulated. A client that took
+        part in a round without a test has no score there. Where the metric is of the server's score, there is one
+        "client", named "global model", and a row a round that has a score.
         """
         import pandas as pd
 
-        rows = [{**self._place(cell), **row} for cell, result in self.results for row in self._rows(result)]
+        rows = []
+        for cell, result in self.results:
+            place = self._place(cell)  # goes over a metric of such a name
+            rows += [{**place, **row, **place} for row in self._rows(result)]
         frame = pd.DataFrame(rows, columns=None if rows else [*self.keys, "strategy", "seed", "round", "client"])
         frame.attrs["directory"] = str(self.directory)
         return frame
@@ -224,7 +233,8 @@ class Comparison:
         return frame_rows.of_server(result, self.metric)
 
     def _place(self, cell: Cell) -> dict[str, Any]:
-        options = {option: cell.options.get(option, "") for option in self.grid}
+        columns = zip(self.option_columns, self.grid, strict=True)
+        options = {column: cell.options.get(option, "") for column, option in columns}
         return {"label": cell.label, "strategy": cell.strategy, **options, "seed": cell.seed}
 
     def metric_of(self, result: Result) -> str:

@@ -43,7 +43,7 @@ def tables(comparison: Comparison) -> list[TextTable]:
 
 def scores(comparison: Comparison) -> TextTable:
     """Return a row for each variant and value of the grid's options."""
-    table, options = comparison.metric_table, list(comparison.grid)
+    table, options = comparison.metric_table, comparison.option_columns
     percent, summary = table.is_fraction(comparison.metric), comparison.summary()
     best = best_means(comparison, summary)
     rows = [
@@ -55,14 +55,14 @@ def scores(comparison: Comparison) -> TextTable:
             p_value(row["p_holm"]),
             *([percent_closed(row["closed"])] if comparison.upper_bound else []),
             _number(row["rank"], ".1f"),
-            _number(row["rounds"], ".3g"),
+            _rounds(row["rounds"]),
             human_bytes(row["bytes"]),
             elapsed(row["seconds"]),
         ]
         for row in summary.to_dict("records")
     ]
     heads = [
-        *(columns.VARIANT, *comparison.short_options),
+        *(columns.VARIANT, *columns.option_heads(comparison)),
         *(table.heading(comparison.metric), columns.DIFFERENCE, columns.P_HOLM),
         *([columns.GAP] if comparison.upper_bound else []),
         *(columns.RANK, columns.ROUNDS, columns.TRAFFIC, columns.TIME),
@@ -84,7 +84,7 @@ def domains(comparison: Comparison) -> TextTable:
         for key, cells in by_row.items()
     ]
     what = f"over {comparison.tested_clients} clients" if comparison.has_many_clients else "by client"
-    heads = [columns.VARIANT, *comparison.short_options, *clients]
+    heads = [columns.VARIANT, *columns.option_heads(comparison), *clients]
     return TextTable(f"{table.title(comparison.metric)} {what}", heads, rows, score_notes(comparison, ()))
 
 
@@ -97,7 +97,7 @@ def tests(comparison: Comparison) -> list[TextTable]:
     rows = [
         [
             str(row["label"]),
-            *(str(row[option]) or MISSING for option in comparison.grid),
+            *(str(row[option]) or MISSING for option in comparison.option_columns),
             p_value(row["p"]),
             p_value(row["p_holm"]),
             _number(row["effect"], "+.2f"),
@@ -105,7 +105,7 @@ def tests(comparison: Comparison) -> list[TextTable]:
         ]
         for row in summary[summary["difference"].notna()].to_dict("records")
     ]
-    heads = [columns.VARIANT, *comparison.short_options, columns.P, columns.P_HOLM, columns.EFFECT]
+    heads = [columns.VARIANT, *columns.option_heads(comparison), columns.P, columns.P_HOLM, columns.EFFECT]
     heads += [columns.WINS, columns.P_WILCOXON, columns.P_WILCOXON_HOLM] if over_clients else []
     where = "seeds and over clients" if over_clients else "seeds"
     title = f"Tests against {comparison.baseline}, over {where}"
@@ -127,15 +127,15 @@ def reach(comparison: Comparison) -> TextTable:
         rows.append(
             [
                 str(row["label"]),
-                *(str(row[option]) or MISSING for option in comparison.grid),
+                *(str(row[option]) or MISSING for option in comparison.option_columns),
                 MISSING if math.isnan(row["reached"]) else f"{row['reached']:.0f} of {row['n']}",
-                _number(row["reach_rounds"], ".3g"),
+                _rounds(row["reach_rounds"]),
                 human_bytes(row["reach_bytes"]) if known else MISSING,
                 elapsed(row["reach_seconds"]) if known else MISSING,
             ]
         )
     heads = [
-        *(columns.VARIANT, *comparison.short_options),
+        *(columns.VARIANT, *columns.option_heads(comparison)),
         *(columns.REACHED, columns.TO_ROUNDS, columns.TO_TRAFFIC, columns.TO_TIME),
     ]
     title = f"Until {table.title(comparison.metric)} is {table.format(comparison.metric, target)}"
@@ -192,6 +192,11 @@ def _title(comparison: Comparison) -> str:
 
 def _number(value: float, places: str) -> str:
     return MISSING if math.isnan(value) else f"{value:{places}}"
+
+
+def _rounds(number: float) -> str:
+    """Return a mean number of rounds, whole or with one place."""
+    return MISSING if math.isnan(number) else f"{number:.1f}".removesuffix(".0")
 
 
 def plain(value: Any) -> Any:

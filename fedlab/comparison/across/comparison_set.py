@@ -98,7 +98,8 @@ class ComparisonSet:
             rows = found.setdefault(name, {})
             for row in records(comparison.summary()):
                 if math.isfinite(row["mean"]):
-                    options = [f"{option}={row[option]}" for option in comparison.grid if row[option]]
+                    pairs = zip(comparison.grid, comparison.option_columns, strict=True)
+                    options = [f"{option}={row[column]}" for option, column in pairs if row[column]]
                     rows[", ".join([str(row["label"]), *options])] = row
         return found
 
@@ -169,7 +170,8 @@ class ComparisonSet:
 
         ``variant``, ``strategy``, ``mean`` (over data sets), ``rank`` (mean over data sets), ``difference`` (mean over
         data sets), ``data_sets``, ``wins``, ``p_wilcoxon``, ``p_wilcoxon_holm``, ``wilcoxon_method`` (to the baseline),
-        then for each data set a column of its name, and of its name with ``_low`` and ``_high``.
+        then for each data set a column of its name (``data_set_`` before it where it is one of these), and of its name
+        with ``_low`` and ``_high``.
         """
         return self._summary.copy()
 
@@ -201,7 +203,8 @@ class ComparisonSet:
         }
         for name in self.names:
             found = self.interval(variant, name)
-            row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+            stem = f"data_set_{name}" if name in COLUMNS else name
+            row |= {stem: found.mean, f"{stem}_low": found.low, f"{stem}_high": found.high}
         return row
 
 

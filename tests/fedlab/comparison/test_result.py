@@ -205,6 +205,32 @@ def test_options_pair_with_the_same_value_of_the_baseline(tmp_path):
     assert math.isnan(found["other", ""])  # the option has no effect on it, and two baselines to choose from
 
 
+def test_rounds_may_be_an_option_of_the_grid_and_a_client_be_called_as_a_column(tmp_path):
+    """What was asked for and what was measured have the same name: neither may replace the other."""
+    cells = []
+    for label, gain in (("low", 0.0), ("high", 0.1)):
+        for rounds in ("1000", "2"):
+            run = few_clients.write_run(tmp_path, label + rounds, 0, [(0.1, 0.1), (0.5, 0.5 + gain)], "accuracy")
+            lines = (
+                (tmp_path / run / "metrics.jsonl").read_text().replace('"near"', '"mean"').replace('"far"', '"rank"')
+            )
+            lines = lines.replace('"accuracy_source_only": 0.99', '"score": 0.99, "seed": 0.99, "round": 0.99')
+            (tmp_path / run / "metrics.jsonl").write_text(lines.replace('"round": 1,', f'"round": {rounds},'))
+            cells.append(Cell(label, "s", 0, {"rounds": rounds}, run, FINISHED))
+    made = Comparison(tmp_path, "toy", [0], "low", "accuracy", cells, {"rounds": ["1000", "2"]}, target=0.2)
+    summary = made.summary()
+    assert summary["option_rounds"].tolist() == ["1000", "2"] * 2 and summary["rounds"].tolist() == [1000, 2] * 2
+    assert summary["difference"].tolist()[2:] == pytest.approx([0.05, 0.05])
+    scores, *_, reach = text_tables.tables(made)
+    assert scores.heads[1] == "option rounds" and scores.heads[-3] == "rounds"
+    assert [(row[1], row[-3]) for row in scores.rows] == [("1000", "1000"), ("2", "2")] * 2
+    assert [row[3] for row in reach.rows] == ["1000", "2"] * 2
+    files.write_files(made)
+    table = pd.read_csv(tmp_path / "table.csv").set_index(["label", "option_rounds"])
+    assert table.loc[("high", 2), ["mean", "client_mean", "client_rank"]].tolist() == pytest.approx([0.55, 0.5, 0.6])
+    assert "high & 1000 & 1000 &" in (tmp_path / "table.tex").read_text()  # of the costs
+
+
 def test_nothing_finished_yet_is_an_empty_table(tmp_path):
     empty = Comparison(tmp_path, "toy", [0], "low", "accuracy", [Cell("low", "s", 0, {}, "cells/a-0")])
     assert len(empty.frame) == len(empty.summary()) == len(empty.domains()) == 0
