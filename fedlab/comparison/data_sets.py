@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fedlab.comparison.statistics import rounded
+
 LEVEL = 0.05  # of the critical difference
 FEWEST = 3  # strategies and data sets of a critical difference
 EXACT, APPROXIMATE = "exact", "asymptotic"  # distributions of the signed-rank statistic, as scipy names them
-DIGITS = 12  # of a difference, relative to the largest score
 MOST_EXACT, MOST_SIGNS = 50, 13  # pairs up to which a distribution is exact: counted, or of 2^n signs where ranks tie
 
 
@@ -83,13 +84,13 @@ def signed_rank(scores: ArrayLike, baseline: ArrayLike, direction: int = 1) -> S
     is exact up to 50 pairs that differ, or 13 where some differ by the same amount, else a normal approximation.
     """
     one, other = np.asarray(scores, dtype=float), np.asarray(baseline, dtype=float)
-    apart = direction * (one - other)[~np.isnan(one - other)]
+    known = ~np.isnan(one - other)
+    one, other = one[known], other[known]
+    apart = rounded(direction * (one - other), np.maximum(np.abs(one), np.abs(other)))
     wins = int((apart > 0).sum())
     if len(apart) < 2:
         return SignedRank(len(apart), wins, math.nan)
-    largest = max(float(np.nanmax(np.abs([one, other]))), np.finfo(float).tiny)
-    moved = np.round(apart[apart != 0] / largest, DIGITS)  # only ranks count; equal but for their rounding is equal
-    moved = moved[moved != 0]
+    moved = apart[apart != 0]
     if not len(moved):
         return SignedRank(len(apart), wins, 1.0, EXACT)
     return SignedRank(len(apart), wins, *_signed_rank_p(moved))
@@ -111,7 +112,7 @@ def critical_difference(scores: ArrayLike) -> CriticalDifference | None:
 
     Data sets on which a strategy was not measured are left out; None with fewer than three strategies or data sets.
     """
-    table = np.asarray(scores, dtype=float)
+    table = rounded(scores)
     whole: NDArray[np.float64] = table[:, ~np.isnan(table).any(0)]
     strategies, n = whole.shape
     if strategies < FEWEST or n < FEWEST:
@@ -128,5 +129,7 @@ def critical_difference(scores: ArrayLike) -> CriticalDifference | None:
 
 def mean_by_data_set(scores: dict[tuple[str, int], float], places: Sequence[tuple[str, int]]) -> dict[str, float]:
     """Return the mean over seeds of each data set, from scores by (data set, seed), over the given places alone."""
-    names = dict.fromkeys(name for name, _ in places)
-    return {name: float(np.mean([scores[place] for place in places if place[0] == name])) for name in names}
+    found: dict[str, list[float]] = {}
+    for place in places:
+        found.setdefault(place[0], []).append(scores[place])
+    return {name: float(np.mean(of)) for name, of in found.items()}

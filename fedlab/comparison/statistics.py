@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.95  # of every interval
 ROUNDING = 8 * float(np.finfo(float).eps)
+DIGITS, MAX_EXPONENT = 12, 300  # significant digits to which numbers are compared; of the scale that takes
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,29 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
+def rounded(numbers: ArrayLike, sizes: ArrayLike | None = None) -> NDArray[np.float64]:
+    """Return numbers with ``DIGITS`` significant digits, so that means which differ by their rounding alone are equal.
+
+    ``sizes`` are the numbers whose digits count, for differences the larger of both; None: the numbers themselves. NaN
+    and infinity stay.
+
+    >>> bool(np.diff(rounded([0.1 + 0.2, 0.3])) == 0)
+    True
+    """
+    table = np.asarray(numbers, dtype=float)
+    size = np.abs(table if sizes is None else np.asarray(sizes, dtype=float))
+    size = np.where(np.isfinite(size) & (size > 0), size, 1.0)
+    scale = 10.0 ** np.minimum(DIGITS - np.ceil(np.log10(size)), MAX_EXPONENT)
+    found: NDArray[np.float64] = np.round(table * scale) / scale
+    return found
+
+
 def ranks(scores: ArrayLike) -> NDArray[np.float64]:
     """Return mean ranks (variants,) of scores (variants, blocks), 1 is best, ties averaged; blocks are domain and seed.
 
     More is better. Blocks in which a variant was not measured are left out; with none left, every rank is NaN.
     """
-    table = np.asarray(scores, dtype=float)
+    table = rounded(scores)
     whole = table[:, ~np.isnan(table).any(0)]
     if not whole.size:
         return np.full(len(table), math.nan)

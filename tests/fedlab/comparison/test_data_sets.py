@@ -47,6 +47,26 @@ def test_p_of_equal_differences_counts_every_sign():
     assert (found.p, found.method) == (pytest.approx(2 / 2**4), "exact")
 
 
+def test_means_that_differ_by_their_rounding_are_equal():
+    first, second = [0.1 + 0.2, 1e20, 0.5], [0.3, 1e20, 0.4]
+    assert signed_rank(first, second).wins == 1 and signed_rank(second, first).wins == 0
+    found = critical_difference([first, second, [0.1, 0.1, 0.1]])
+    assert found is not None and found.ranks == pytest.approx((4 / 3, 5 / 3, 3))
+
+
+def test_means_of_many_data_sets_take_one_look_at_each_score():
+    class Counted(dict):
+        looks = 0
+
+        def __getitem__(self, place):
+            self.looks += 1
+            return super().__getitem__(place)
+
+    scores = Counted({(f"c{at}", seed): at + seed for at in range(100) for seed in (0, 1)})
+    assert mean_by_data_set(scores, list(scores)) == {f"c{at}": at + 0.5 for at in range(100)}
+    assert scores.looks == 200
+
+
 @pytest.mark.parametrize(("n", "ties", "method"), [(50, 1, "exact"), (51, 1, "asymptotic"), (14, 2, "asymptotic")])
 def test_the_distribution_of_p_is_the_one_that_is_named(n, ties, method):
     apart = np.random.default_rng(n).normal(0.3, 1.0, n)

@@ -82,6 +82,12 @@ def test_ranks_are_scipys_with_ties_averaged():
     assert ranks(table).tolist() == pytest.approx(list(stats.rankdata(-table, axis=0).mean(1)))
 
 
+def test_a_score_that_differs_by_its_rounding_shares_a_rank_whatever_the_others_are():
+    assert ranks([[0.1 + 0.2], [0.3], [-1e20]]).tolist() == [1.5, 1.5, 3.0]
+    assert ranks([[0.3], [0.2], [-1e20]]).tolist() == [1.0, 2.0, 3.0]
+    assert ranks([[0.0], [math.inf], [1e-200]]).tolist() == [3.0, 1.0, 2.0]
+
+
 def test_a_block_that_lacks_a_score_gives_no_rank():
     assert ranks([[0.9, math.nan], [0.1, 0.8]]).tolist() == [1.0, 2.0]
     assert np.isnan(ranks([[math.nan], [0.8]])).all()
