@@ -27,8 +27,8 @@ STRATEGY = "of the app"
 
 
 def is_app(preset: str) -> bool:
-    """Return True if what is to be compared is the folder of a project, not a preset."""
-    return (Path(preset) / FILE).is_file()
+    """Return True if what is to be compared is the folder of a project, not a preset, nor the defaults ("")."""
+    return bool(preset) and (Path(preset) / FILE).is_file()
 
 
 def plan_app(request: ComparisonRequest) -> ComparisonPlan:

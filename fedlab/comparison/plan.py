@@ -218,14 +218,14 @@ def at_once(asked: int | None, tasks: Sequence[workers.Task], backend: Backend |
         When as many as were asked for cannot run at the same time, or the cluster cannot run them.
     """
     threads = max(task.work.threads for task in tasks)
+    if asked is not None and asked < 1:
+        raise ConfigError(f"--jobs {asked} runs nothing; ask for 1 or more")
     if backend:
         most = backend.check(tasks)
         return min(asked or most, most), threads, []
     most = max(1, cells.cores() // threads)
     devices = {str(resolve_device(task.work.device)) for task in tasks}
     gpus = visible_gpus() if devices == {"cuda"} else []
-    if asked is not None and asked < 1:
-        raise ConfigError(f"--jobs {asked} runs nothing; ask for 1 to {most}")
     if asked is not None and asked > most:
         raise ConfigError(
             f"--jobs {asked} with threads={threads} needs {asked * threads} CPU cores, and there are {cells.cores()}; "

@@ -15,4 +15,4 @@ def plan(request: ComparisonRequest) -> ComparisonPlan:
     """
     from fedlab.comparison.flower_plan import is_app, plan_app  # late: it brings Flower
 
-    return plan_app(request) if is_app(request.name) else plan_comparison(request)
+    return plan_app(request) if isinstance(request.preset, str) and is_app(request.preset) else plan_comparison(request)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import Any
 
 from fedlab import registry
@@ -30,6 +31,7 @@ RESERVED = {
     "budget_seconds": "--budget seconds=60",
 }
 UNITS = {"": 1.0, "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "s": 1.0, "min": 60.0, "h": 3600.0}
+BUDGETS = "write rounds=3, bytes=5MB (kB, MB, GB) or seconds=60 (s, min, h)"
 UNITS_OF = {"rounds": ("",), "bytes": ("", "b", "kb", "mb", "gb"), "seconds": ("", "s", "min", "h")}
 
 
@@ -98,13 +100,14 @@ def parse_seeds(text: str | int | Sequence[int]) -> list[int]:
     ConfigError
         For what is neither.
     """
-    if isinstance(text, str) and "," not in text and text.strip().isdigit():
+    if isinstance(text, str) and "," not in text and text.strip().isdecimal():
         text = int(text)
     asked = text
-    if isinstance(text, int):
-        text = range(text)
-    parts = [part for part in text.split(",") if part.strip()] if isinstance(text, str) else [str(n) for n in text]
-    seeds = [int(part) for part in parts if part.strip().isdigit()]
+    if isinstance(text, Integral):
+        text = range(int(text))
+    each = text.split(",") if isinstance(text, str) else text if isinstance(text, Iterable) else [text]
+    parts = [part for part in map(str, each) if part.strip()]
+    seeds = [int(part) for part in parts if part.strip().isdecimal()]
     if not seeds or len(seeds) < len(parts) or len(set(seeds)) < len(seeds):
         raise ConfigError(
             f"seeds are {str(asked)!r}; write how many (5: seeds 0 to 4), or each of them once (0,3,7; one alone: 3,)"
@@ -157,9 +160,7 @@ def split_values(given: object, text: bool) -> list[Value]:
     if isinstance(given, str):
         separator = SEPARATOR if text or SEPARATOR in given else ","
         return [part.strip() for part in given.split(separator)]
-    if isinstance(given, bool | int | float):
-        return [given]
-    return list(given)  # type: ignore[call-overload,no-any-return]
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, Mapping) else [given]  # type: ignore[list-item]
 
 
 def format_value(value: Value) -> str:
@@ -168,9 +169,23 @@ def format_value(value: Value) -> str:
 
 
 def as_options(budget: Mapping[str, float]) -> Overrides:
-    """Return a budget as options."""
+    """Return a budget as options.
+
+    Raises
+    ------
+    ConfigError
+        For any other kind of budget, or an amount that is none.
+    """
     names = {"rounds": "rounds", "bytes": "budget_bytes", "seconds": "budget_seconds"}
+    for kind, value in budget.items():
+        if kind not in names or not _is_amount(kind, value):
+            raise ConfigError(f"{kind}={value} is no budget; {BUDGETS}")
     return {names[kind]: int(value) if kind == "rounds" else value for kind, value in budget.items()}
+
+
+def _is_amount(kind: str, value: object) -> bool:
+    """Return True if so many rounds, bytes or seconds can be a budget."""
+    return isinstance(value, Real) and 0 < value < float("inf") and (kind != "rounds" or value == int(value))
 
 
 def parse_budget(items: Iterable[str]) -> dict[str, float]:
@@ -188,12 +203,10 @@ def parse_budget(items: Iterable[str]) -> dict[str, float]:
         unit = amount.removeprefix(number).lower()
         try:
             value = float(number) * UNITS[unit]
-            right = unit in UNITS_OF[kind] and 0 < value < float("inf") and (kind != "rounds" or value == int(value))
+            right = unit in UNITS_OF[kind] and _is_amount(kind, value)
         except (KeyError, ValueError):
             right = False
         if not right or kind in found:
-            raise ConfigError(
-                f"{item!r} is no budget; write rounds=3, bytes=5MB (kB, MB, GB) or seconds=60 (s, min, h)"
-            )
+            raise ConfigError(f"{item!r} is no budget; {BUDGETS}")
         found[kind] = value
     return found

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import fedlab
 from fedlab.cli.app import app
+from fedlab.comparison import planner
 from fedlab.comparison.flower_plan import plan_app
 from fedlab.comparison.flower_work import FlowerWork
 from fedlab.comparison.plan import ComparisonRequest
@@ -82,6 +83,14 @@ def test_numbers_of_clients_are_values_and_text_is_taken_whole(folder):
     assert [work.run.project.clients for work in works] == [2, 3]
     assert {work.run.project.config["model.name"] for work in works} == {"a,b"}
     assert "'federation.num-supernodes=2|3' model.name=a,b" in plan.comparison.command
+
+
+def test_options_are_no_app_wherever_they_are_compared(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    for preset in ("", {"workload": "digits"}):
+        with pytest.raises(ConfigError, match="no strategy to compare"):
+            planner.plan(ComparisonRequest(preset, "", 1, title="."))
+    assert planner.plan(ComparisonRequest(".", "", 1)).comparison.labels == ["tiny-app"]
 
 
 @pytest.mark.parametrize(

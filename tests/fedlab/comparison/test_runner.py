@@ -21,7 +21,7 @@ from fedlab import launch
 from fedlab.cli.app import app
 from fedlab.comparison import cells as running
 from fedlab.comparison import workers
-from fedlab.comparison.plan import ComparisonRequest, plan_comparison, visible_gpus
+from fedlab.comparison.plan import ComparisonRequest, at_once, plan_comparison, visible_gpus
 from fedlab.comparison.preset_work import PresetWork
 from fedlab.errors import ConfigError, RunError
 from fedlab.runs.directory import RunDirectory
@@ -251,6 +251,14 @@ def test_jobs_times_threads_are_no_more_than_the_cores(preset, monkeypatch):
     assert (wide.jobs, wide.threads) == (2, 3)
     with pytest.raises(ConfigError, match="ask for 1 to 2"):
         plan_comparison(ComparisonRequest(preset, "source_only", 20, {"threads": 3}, jobs=3))
+    for backend in (None, AnyCluster()):  # a cluster that is given no cell would be waited for without an end
+        with pytest.raises(ConfigError, match="--jobs -1 runs nothing"):
+            at_once(-1, list(wide.tasks.values()), backend)
+
+
+class AnyCluster:
+    def check(self, tasks):
+        return len(tasks)
 
 
 def test_one_comparison_at_a_time(preset, tmp_path):

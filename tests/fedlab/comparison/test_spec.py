@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from fedlab.comparison.spec import as_options, join_variants, parse_budget, parse_options, parse_seeds, parse_strategies
@@ -55,7 +58,7 @@ def test_seeds_are_a_number_or_a_list():
     assert parse_seeds("4,") == [4]
 
 
-@pytest.mark.parametrize("text", ["", "0", "a", "1,b", "1,1", "-1", [-1]])
+@pytest.mark.parametrize("text", ["", "0", "a", "1,b", "1,1", "-1", "\u00b2", [-1], 1.5, None])
 def test_seeds_that_make_no_sense_are_refused(text):
     with pytest.raises(ConfigError, match="write how many"):
         parse_seeds(text)
@@ -117,6 +120,18 @@ def test_a_budget_that_makes_no_sense_is_refused(text):
         parse_budget([text])
     with pytest.raises(ConfigError, match="is no budget"):
         parse_budget(["rounds=1", "rounds=2"])
+
+
+@pytest.mark.parametrize("budget", [{"time": 60}, {"rounds": 2.5}, {"bytes": -1}, {"seconds": "60"}, {"rounds": None}])
+def test_a_budget_from_python_is_refused_in_the_same_way(budget):
+    with pytest.raises(ConfigError, match="is no budget; write rounds=3, bytes=5MB"):
+        as_options(budget)
+
+
+def test_values_from_python_may_be_numpys_or_paths():
+    found = parse_options({"server.steps": np.int64(24), "client.steps": np.arange(2), "data.root": Path("there")})
+    assert found == {"server.steps": [24], "client.steps": [0, 1], "data.root": [Path("there")]}
+    assert parse_seeds(np.int64(2)) == [0, 1] and parse_seeds(np.array([3, 1])) == [3, 1]
 
 
 def test_an_import_path_is_a_name():
