@@ -17,7 +17,7 @@ from pathlib import Path
 from fedlab.comparison.result import FACTS, FIGURES, Comparison
 
 EARLIER = "earlier"
-FILES = ("table.csv", "table.json", "table.md", "table.tex", "report.html")
+FILES = ("table.csv", "clients.csv", "table.json", "table.md", "table.tex", "report.html")
 NOT_COMPARED = ("--jobs", "--out")  # options of the command that change nothing of what is found
 
 

@@ -27,6 +27,7 @@ SPECIAL = {
     "\u2212": "$-$",
     "\u202f": r"\,",
     "\u00a0": "~",
+    "\n": " ",
 }
 
 
@@ -49,7 +50,8 @@ def latex(comparison: Comparison) -> str:
 
 def document(command: str, tables: Sequence[str]) -> str:
     """Return tables behind the command that makes them, as a comment."""
-    return "\n\n".join([f"% {command}\n% needs \\usepackage{{booktabs}}", *tables]) + "\n"
+    comment = command.replace("\n", "\n% ")
+    return "\n\n".join([f"% {comment}\n% needs \\usepackage{{booktabs}}", *tables]) + "\n"
 
 
 def label(name: str) -> str:

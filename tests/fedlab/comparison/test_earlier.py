@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 import fedlab
+import many_clients
 import toy
-from fedlab.comparison import earlier
+from fedlab.comparison import earlier, files
 from fedlab.comparison.result import Cell, Comparison
 from tables import put
 
@@ -33,6 +34,17 @@ def test_the_first_comparison_and_the_same_again_move_nothing(tmp_path):
     again = replace(first, command=f"{first.command} --jobs 2 --out here", created="later")
     assert earlier.keep_earlier(again) is None
     assert (tmp_path / "table.csv").read_text() == "first"
+
+
+def test_every_file_of_a_comparison_is_kept(tmp_path):
+    cells = []
+    for name in ("low", "high"):
+        run = many_clients.write_run(tmp_path / "cells", name=name)
+        cells.append(Cell(name, "s", 0, {}, f"cells/{run.directory.name}", "finished"))
+    many = Comparison(tmp_path, "toy", [0], "low", "accuracy", cells, command="fedlab compare toy")
+    before = {path.name for path in tmp_path.iterdir()}
+    files.write_files(many)
+    assert {path.name for path in tmp_path.iterdir()} - before == set(earlier.FILES)
 
 
 @pytest.mark.parametrize(

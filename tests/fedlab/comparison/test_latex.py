@@ -57,6 +57,13 @@ def test_a_caption_explains_the_columns_of_its_own_table(text):
     assert "p is exact" in tests and "Bold" in clients
 
 
+def test_a_line_end_in_a_name_ends_no_comment_and_no_paragraph(comparison):
+    evil = "a\n\n\\input{b}"
+    text = latex(dataclasses.replace(comparison, command=f"fedlab compare toy --strategies '{evil}'", preset=evil))
+    assert all(line.startswith("%") for line in text.split(r"\begin{table}")[0].splitlines() if line)
+    assert r"a  \textbackslash{}input\{b\}" in text
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX: apt-get install texlive-latex-base")
 def test_latex_typesets_them(text, tmp_path):
     page = f"\\documentclass{{article}}\n\\usepackage{{booktabs}}\n\\begin{{document}}\n{text}\\end{{document}}\n"
