@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
-from fedlab.comparison import columns, files, text_tables
+from fedlab.comparison import files, text_tables
 from fedlab.comparison.earlier import earlier_comparisons
 from fedlab.comparison.plan import ComparisonPlan
 from fedlab.comparison.result import FAILED, Cell, Comparison
+from fedlab.comparison.terminal_tables import as_rich_table, drop_columns
 from fedlab.runs.formatting import elapsed
 from fedlab.runs.progress import LiveDisplay, declared
 from fedlab.runs.result import Result
 
-TAIL = 4096  # bytes of a run's events in which its last phase stands
+TAIL, MOST = 2**12, 2**21  # bytes of a run's events that are looked at first, and at most, for its last phase
+PHASE = b'"event": "phase"'
 LEGEND_WIDTH = 98
-OPTIONAL_COLUMNS = (columns.ROUNDS, columns.RANK, columns.TRAFFIC, columns.TIME, columns.GAP)  # in a narrow terminal
 
 
 def format_outcome(folder: Path, cell: Cell, metric: str) -> str:
@@ -44,18 +42,25 @@ def format_outcome(folder: Path, cell: Cell, metric: str) -> str:
 
 def current_phase(path: Path) -> str:
     """Return where a run stands, from the end of its events."""
+    size = TAIL
     try:
         with (path / "events.jsonl").open("rb") as stream:
-            stream.seek(max(0, stream.seek(0, 2) - TAIL))
-            lines = stream.read().split(b"\n")[1:-1]
+            end = stream.seek(0, 2)
+            while True:
+                begin = stream.seek(max(0, end - size))
+                lines = stream.read(end - begin).split(b"\n")[begin > 0 : -1]
+                if found := next((line for line in reversed(lines) if PHASE in line), b""):
+                    return _describe(path, json.loads(found))
+                if not begin or size >= MOST:
+                    return "starts" if not begin else f"round {json.loads(lines[-1])['round']}"
+                size *= 8
     except OSError:
         return "starts"
-    for line in reversed(lines):
-        event: dict[str, Any] = json.loads(line)
-        if event["event"] == "phase":
-            phase = declared(path).phase_title(event["phase"])
-            return f"round {event['round']} of {event['rounds']}, {phase}" if event["round"] else phase
-    return "starts"
+
+
+def _describe(path: Path, event: Mapping[str, Any]) -> str:
+    phase = declared(path).phase_title(event["phase"])
+    return f"round {event['round']} of {event['rounds']}, {phase}" if event["round"] else phase
 
 
 class RichProgress(LiveDisplay):
@@ -178,44 +183,13 @@ def header(plan: ComparisonPlan, finished: int) -> str:
     )
 
 
-def drop_columns(text: text_tables.TextTable, width: int) -> tuple[text_tables.TextTable, list[str]]:
-    """Drop as many ``OPTIONAL_COLUMNS``, in their order, as it takes for a table to be no wider than ``width``.
-
-    Returns
-    -------
-    The table, and the heads of the dropped columns.
-    """
-    dropped: list[str] = []
-    for spare in (head for head in OPTIONAL_COLUMNS if head in text.heads):
-        longest = [
-            max([*map(len, head.split()), *(len(row[at]) for row in text.rows), 0])
-            for at, head in enumerate(text.heads)
-        ]
-        if sum(longest) + 2 * len(longest) < width:  # a space on either side, and one before all
-            break
-        at = list(text.heads).index(spare)
-        rows = [[*row[:at], *row[at + 1 :]] for row in text.rows]
-        text = replace(text, heads=[*text.heads[:at], *text.heads[at + 1 :]], rows=rows)
-        dropped.append(spare)
-    return text, dropped
-
-
 def print_summary(comparison: Comparison, console: Console) -> None:
     """Print the tables, their legend, and the folder."""
     width, left_out, tables = min(console.width, 100), list[str](), text_tables.tables(comparison)
     for whole in tables:
         text, dropped = drop_columns(whole, width)
         left_out += dropped
-        table = Table(
-            title=Text(text.title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-        )
-        grid = len(comparison.grid)
-        for number, head in enumerate(text.heads):
-            table.add_column(
-                Text(head), justify="right" if number > grid else "left", overflow="fold", no_wrap=not number
-            )
-        for row in text.rows:
-            table.add_row(*(Text(cell, style="bold" if isinstance(cell, text_tables.Best) else "") for cell in row))
+        table = as_rich_table(text, width, 1 + len(comparison.grid))
         console.print(table, width=width)
     if left_out:
         console.print(Text(f"no room here for {', '.join(left_out)}: see table.md", style="dim"), width=width)

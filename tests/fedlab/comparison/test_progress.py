@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 import toy
-from fedlab.comparison import plan, progress, runner, text_tables
+from fedlab.comparison import plan, progress, runner
 from fedlab.runs.directory import RunDirectory
 from tables import put
 
@@ -51,19 +51,10 @@ def test_a_terminal_sees_each_cell_end(tmp_path, monkeypatch):
         assert part in said, part
 
 
-def test_a_narrow_terminal_goes_without_some_columns():
-    heads = ["variant", "accuracy", "difference", "p, Holm", "rank", "rounds", "traffic", "time"]
-    text = text_tables.TextTable(
-        "t", heads, [["dualadapt", "83.5 ± 0.6", "+7.8 ± 2.0", "0.002", "1.0", "5", "33.8 MB", "48 s"]]
-    )
-    assert progress.drop_columns(text, 100) == (text, [])
-    narrow, dropped = progress.drop_columns(text, 60)
-    assert dropped == ["rounds", "rank"]
-    assert narrow.heads == ["variant", "accuracy", "difference", "p, Holm", "traffic", "time"]
-    assert narrow.rows == [["dualadapt", "83.5 ± 0.6", "+7.8 ± 2.0", "0.002", "33.8 MB", "48 s"]]
-    assert progress.drop_columns(text_tables.TextTable("t", heads, []), 20)[0].heads == heads[:4]
-
-
-def test_a_comparison_without_any_result_has_a_table_all_the_same():
-    text = text_tables.TextTable("t", ["", "time"], [])
-    assert progress.drop_columns(text, 100) == (text, [])
+def test_a_phase_with_many_clients_is_found_behind_their_events(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.emit("phase", round=7, rounds=9, phase="clients")
+    run.emit_all("client", [{"round": 7, "client": f"c{at}", "metrics": {"loss": 0.1}} for at in range(500)])
+    assert progress.current_phase(tmp_path) == "round 7 of 9, clients train"
+    run.emit_all("client", [{"round": 7, "client": f"c{at}", "metrics": {"loss": 0.1}} for at in range(25_000)])
+    assert progress.current_phase(tmp_path) == "round 7"
