@@ -122,14 +122,20 @@ class Comparison:
         Raises
         ------
         RunError
-            When it is none.
+            When it is none, or its facts cannot be read.
         """
         path = Path(folder).resolve() / FACTS
         if not path.is_file():
             raise RunError(f"{path.parent} is no comparison: it has no {FACTS}; `fedlab compare` makes one")
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        cells = [Cell(**cell) for cell in facts.pop("cells")]
-        return cls(directory=path.parent, cells=cells, **facts)
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            cells = [Cell(**cell) for cell in facts.pop("cells")]
+            return cls(directory=path.parent, cells=cells, **facts)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise RunError(
+                f"{path} is damaged, or of another version of fedlab ({type(error).__name__}: {error}); delete it, and "
+                "the same `fedlab compare` makes it again from the cells that are there"
+            ) from None
 
     def write(self) -> None:
         """Write the facts, atomically."""

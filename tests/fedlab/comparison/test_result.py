@@ -54,6 +54,13 @@ def test_no_comparison_is_a_sentence(tmp_path):
         Comparison.read(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"cells": [{"a": 1}]}', '{"cells": [], "directory": "x"}', "\xff"])
+def test_facts_that_cannot_be_read_are_a_sentence(tmp_path, text):
+    (tmp_path / "comparison.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(RunError, match=r"comparison.json is damaged, or of another version .* delete it, and the same"):
+        Comparison.read(tmp_path)
+
+
 def test_the_frame_has_a_row_for_each_cell_round_and_client(comparison):
     frame = comparison.frame
     assert len(frame) == 6 * 2 * 2
