@@ -51,7 +51,7 @@ from fedlab.strategies.dualadapt.server import DualAdapt
 from fedlab.strategies.protocol import load
 from fedlab.training import null_progress
 
-PRESET, DELTA = "dualadapt-digits", 1e-5
+PRESET, DELTA = "dualadapt-digits-heads", 1e-5
 RATES = (0.001, 0.01)  # of false positives
 CPU = torch.device("cpu")
 

@@ -194,7 +194,7 @@ def accuracy(cell: Cell, options: Mapping[str, Value], runs: Path, answers: Answ
     if not finished(path):
         rmtree(path, ignore_errors=True)
         fedlab.run(
-            "dualadapt-digits",
+            "dualadapt-digits-heads",
             strategy=replace(hostile(spec, cell.attack, answers), name=cell.strategy),
             runs=runs,
             overrides={**given, "name": name, "checkpoint.pretrain_cache": str(runs / "pretrained")},
