@@ -57,7 +57,9 @@ def shrunk(words: list[str]) -> list[str]:
     """The words of `fedlab run` or `fedlab compare` with options that leave one tiny round of little data."""
     preset, text = words[1], " ".join(words)
     workload = str(read_any_preset(preset)[1].get("workload", ""))
-    light = {} if " strategy=" in text or "client_adapt=" in text else LIGHT.get(preset, {})
+    another = " strategy=" in text or "client_adapt=" in text  # does not adapt as the preset does
+    other = ("source_free.",) if another else ()
+    light = {key: value for key, value in LIGHT.get(preset, {}).items() if not key.startswith(other)}
     small: dict[str, object] = {**({} if " workload=" in text else TINY_DATA.get(workload, {})), **light}
     if "digits.targets" in small:
         small["digits.targets"] = "optdigits,usps"  # the clients that pages name
