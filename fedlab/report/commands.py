@@ -50,15 +50,18 @@ def repeat_from_preset(result: Result, preset: str = "") -> str:
     chosen = {kind: result.config[kind] for kind in ("workload", "strategy", "engine")}
     try:
         usual = load_config(name, chosen).options()
+        if not usual.keys() >= result.config.keys():  # an option may choose a plug-in that has options of its own
+            changed = {key: value for key, value in result.config.items() if usual.get(key, value) != value}
+            usual = {**load_config(name, {**chosen, **changed}).options(), **usual}
         own = read_preset(name)[1]
     except ConfigError:
         return ""  # no such preset, or of another fedlab
     if not usual.keys() >= result.config.keys():
         return ""
     usual |= {kind: str(own.get(kind, section_fields(RunConfig)[kind].default)) for kind in chosen}
-    changed = [
+    words = [
         shlex.quote(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
         for key, value in result.config.items()
         if key not in ELSEWHERE and value != usual[key]
     ]
-    return " ".join(["fedlab run", shlex.quote(name), *changed, f"--seed {result.config['seed']}"])
+    return " ".join(["fedlab run", shlex.quote(name), *words, f"--seed {result.config['seed']}"])

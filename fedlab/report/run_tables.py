@@ -149,9 +149,17 @@ class ResultsTable:
         return self.by_client[:LISTED]
 
 
-def results_table(result: Result) -> ResultsTable:
-    """Return the table of the clients' tests after the last round."""
-    last, names, table = result.rounds[-1], result.metric_names, result.metric_table
+def auxiliary_table(result: Result) -> ResultsTable | None:
+    """Return the table of what a method says about itself, and of losses; None where there is nothing of it."""
+    shown = result.metric_table.shown(result.metric_names)
+    names = [name for name in result.metric_names if name not in shown]
+    return results_table(result, names) if names else None
+
+
+def results_table(result: Result, names: Sequence[str] = ()) -> ResultsTable:
+    """Return the table of the clients' tests after the last round; of all results where no names are given."""
+    last, table = result.rounds[-1], result.metric_table
+    names = names or table.shown(result.metric_names)
     clients = {client: last["clients"].get(client, {}) for client in client_names(result.rounds)}
     tested = len(last["clients"])
     if len(clients) > FEW:

@@ -209,7 +209,8 @@ def test_other_numbers_have_a_figure_each(tmp_path):
     titles = [drawing.title for drawing in charts.other_figures(result)]
     assert titles == ["psnr, on the clients", "loss ↓, on the clients", "loss ↓, on the server"]
     assert "Accuracy by round" not in render(result)
-    assert Page(render(result)).tables[0][2] == ["b", "22", "-"]
+    tables = Page(render(result)).tables
+    assert tables[0][2] == ["b", "22"] and tables[1][2] == ["b", "-"]  # losses have a table of their own
 
 
 def test_only_round_zero(tmp_path):
@@ -355,6 +356,7 @@ def test_the_command_of_a_run_with_another_name_than_its_preset(tmp_path):
     mine.write_text(to_toml({"workload": "digits", "strategy": "dualadapt", "rounds": 1}))
     words = shlex.split(commands.repeat_from_preset(result, str(mine)))
     assert words[:3] == ["fedlab", "run", str(mine)] and "rounds=1" not in words
+    assert "dualadapt.client_adapt=source_free" in words and not any(word.startswith("source_free.") for word in words)
 
 
 def test_no_command_from_a_preset_that_is_not_ours(tmp_path):
