@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from fedlab import machine_checks
 from fedlab.findings import Check, Finding, Levels, enough
+from fedlab.machine import free_memory
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -202,16 +203,11 @@ def _processor() -> Iterator[Finding]:
 
 def _memory() -> Iterator[Finding]:
     """Compare the free memory, within the limit of a container if there is one, with what runs take."""
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) / 1e6 * 1.024
-    except (OSError, KeyError):
+    free = free_memory()
+    if free is None:
         return (yield Finding("note", "memory: this system does not tell how much is free"))
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and limit.read_text().strip() != "max":
-        free = min(free, (int(limit.read_text()) - int(used.read_text())) / 1e9)
     remedy = "close other programs, or lower server.batch_size and client.batch_size"
-    yield enough(f"{free:.1f} GB of memory free", free, MEMORY, remedy)
+    yield enough(f"{free / 1e9:.1f} GB of memory free", free / 1e9, MEMORY, remedy)
 
 
 def _disk() -> Iterator[Finding]:

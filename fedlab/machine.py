@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from fedlab.errors import HELP_PAGE, ConfigError
@@ -89,3 +90,29 @@ def processor_name() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def free_memory(system: Path = Path("/")) -> int | None:
+    """Return the bytes of memory that a process may still take, within the limit of a container if there is one.
+
+    What holds copies of files is free, since the system gives it up. None where the system does not tell.
+
+    Parameters
+    ----------
+    system
+        The folder with the files of the kernel.
+    """
+    try:
+        free = _entries(system / "proc/meminfo")["MemAvailable:"] * 1024
+    except (OSError, KeyError):
+        return None
+    group = system / "sys/fs/cgroup"
+    with suppress(OSError, ValueError):  # no limit is the word "max"
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        free = min(free, limit - used + _entries(group / "memory.stat").get("inactive_file", 0))
+    return max(free, 0)
+
+
+def _entries(path: Path) -> dict[str, int]:
+    """Return the number behind each name of a file of the kernel, one a line."""
+    return {words[0]: int(words[1]) for line in path.read_text().splitlines() if len(words := line.split()) > 1}

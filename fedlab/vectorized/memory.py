@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedlab.errors import ConfigError
+from fedlab.machine import free_memory
 
 USABLE = 0.7  # fraction of the free memory that a batch of clients may take
 # Beyond this a CPU gains nothing: stacked weights leave its cache, and a batched operation waits for memory.
@@ -45,11 +46,12 @@ class ClientMemory:
         return max(0, int((free - self.fixed) // self.each))
 
 
-def free_bytes(device: torch.device) -> int:
-    """Return the memory of a device that is free now, in bytes."""
+def free_bytes(device: torch.device) -> float:
+    """Return the memory of a device that is free now, in bytes; infinity where the system does not tell."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = free_memory()
+    return math.inf if free is None else free
 
 
 def suggested_batch(memory: ClientMemory, device: torch.device, free: int | None = None) -> int:

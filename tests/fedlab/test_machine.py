@@ -86,3 +86,17 @@ def test_variables_of_numerical_libraries_are_found():
 
 def test_the_processor_has_a_name():
     assert machine.processor_name()
+
+
+def test_memory_that_holds_copies_of_files_is_free_and_a_containers_limit_counts(tmp_path):
+    assert machine.free_memory(tmp_path) is None
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemFree: 100 kB\nMemAvailable: 9000000 kB\nHugePages_Total:       0\n")
+    assert machine.free_memory(tmp_path) == 9000000 * 1024
+    (group / "memory.current").write_text("950000000\n")
+    (group / "memory.stat").write_text("anon 700000000\ninactive_file 250000000\n")
+    for limit, free in (("max", 9000000 * 1024), ("1000000000", 300000000), ("600000000", 0)):
+        (group / "memory.max").write_text(f"{limit}\n")
+        assert machine.free_memory(tmp_path) == free
