@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
+import torch
+
 from fedlab.config.engine_options import RayConfig
 from fedlab.config.schema import Config
 from fedlab.engines.inprocess import run_on
@@ -22,6 +24,7 @@ from fedlab.engines.pool_worker import Setup
 from fedlab.engines.processes import usable_cpus
 from fedlab.engines.ray_cluster import (
     BLAS_THREADS,
+    Node,
     RayCluster,
     check_installed,
     driver_environment,
@@ -43,16 +46,21 @@ def run_config(apps: Apps, config: Config, directory: Path) -> None:
 
 
 def check_options(options: RayConfig) -> None:
-    """Look at the cluster that a run is to join.
+    """Look at the cluster that a run is to join, or for the GPUs of this machine that its clients would reserve.
 
     Raises
     ------
     ConfigError
-        When Ray is not installed, or the cluster does not answer, is of another version, or none of its nodes has room
-        for a client.
+        When Ray is not installed, the cluster does not answer or is of another version, or no node of it, or not this
+        machine, has room for a client.
     """
     check_installed()
     if not options.address:
+        if options.gpus > (here := torch.cuda.device_count()):  # Ray would wait for them
+            raise ConfigError(
+                f"a client takes {options.gpus:g} GPUs (ray.gpus), and this machine has {here} for torch; set "
+                "ray.gpus=0, or ray.address to a cluster that has them"
+            )
         return
     cluster = recent(options.address)
     if not cluster.slots(options.cpus, options.gpus):
@@ -107,7 +115,8 @@ def _slots(options: RayConfig, clients: int) -> int:
     """Return how many clients run at the same time: by the processors of this machine, or what the cluster has."""
     if options.address:
         return max(1, min(clients, recent(options.address).slots(options.cpus, options.gpus)))
-    return min(clients, max(1, int(usable_cpus() / options.cpus)))
+    here = Node("", usable_cpus(), torch.cuda.device_count())
+    return max(1, min(clients, RayCluster("", (here,), here.cpus, here.gpus).slots(options.cpus, options.gpus)))
 
 
 def _program(options: RayConfig, slots: int, directory: Path) -> WorkerProgram:

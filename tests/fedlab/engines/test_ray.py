@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from fedlab.config.engine_options import RayConfig
 from fedlab.engines import processes, ray
@@ -36,6 +37,19 @@ with ray.open_grid(setup, {options!r}, Path({folder!r})):
     signal.pause()
 """
 PRIVATE = RayConfig(address="", cpus=1.0, gpus=0.0)
+
+
+def test_gpus_that_a_private_ray_would_wait_for_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(ray, "usable_cpus", lambda: 8)
+    ray.check_options(replace(PRIVATE, gpus=0.25))
+    assert [ray._slots(replace(PRIVATE, cpus=cpus, gpus=gpus), 20) for cpus, gpus in ((1, 0), (1, 0.25), (16, 0))] == [
+        8,
+        4,
+        1,
+    ]
+    with pytest.raises(ConfigError, match=r"a client takes 2 GPUs \(ray.gpus\), and this machine has 1"):
+        ray.check_options(replace(PRIVATE, gpus=2.0))
 
 
 def program(tmp_path, address):
