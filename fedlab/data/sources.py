@@ -35,7 +35,7 @@ class DataSource:
 
 
 def describe_sources(sources: Sequence[DataSource]) -> str:
-    """Return all sets in one line: name and number of training examples, then where they are.
+    """Return all sets in one line: name and number of training examples, then where they are; of many places a few.
 
     >>> part, whole = DataSource("mnist", 6000, PACKAGE, "put it there"), DataSource("optdigits", 1200, "scikit-learn")
     >>> describe_sources([part, whole])
@@ -46,7 +46,7 @@ def describe_sources(sources: Sequence[DataSource]) -> str:
         names = [f"{source.name} {source.examples:,}" for source in found]
         part = f"a part of {'it' if len(names) == 1 else 'each'}, " if is_part else ""
         groups.append(f"{name_list(names)} ({part}in {place})")
-    return ", ".join(groups)
+    return name_list(groups)
 
 
 def data_line(sources: Sequence[DataSource]) -> str:
@@ -73,5 +73,7 @@ def _place(source: DataSource) -> tuple[str, bool]:
 
 def _by_place(sources: Sequence[DataSource]) -> list[DataSource]:
     """Return the sets with those of one place together, in the order in which places first appear."""
-    places = list(dict.fromkeys(map(_place, sources)))
-    return sorted(sources, key=lambda source: places.index(_place(source)))
+    order: dict[tuple[str, bool], int] = {}
+    for source in sources:
+        order.setdefault(_place(source), len(order))
+    return sorted(sources, key=lambda source: order[_place(source)])

@@ -22,6 +22,8 @@ def test_of_many_sets_some_are_named():
     assert data_line([DataSource(f"ward-{number}", 10, "/wards") for number in range(100)]) == (
         "training data: ward-0 10, ward-1 10, ward-2 10, ..., ward-99 10 (in /wards)"
     )
+    line = data_line([DataSource(f"w{number}", 10, f"/w/{number}") for number in range(100)])
+    assert line == "training data: w0 10 (in /w/0), w1 10 (in /w/1), w2 10 (in /w/2), ..., w99 10 (in /w/99)"
 
 
 def test_the_advice_says_what_is_there_and_how_to_get_the_rest():
