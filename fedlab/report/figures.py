@@ -49,11 +49,12 @@ _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.formatter.useoffset": False,
 }
-# From matplotlib's SVG to ours; an @ stands for the figure's name until the end.
+NAME = "\ue000"  # stands for the figure's name until the end; no text of a figure holds this character
+# From matplotlib's SVG to ours.
 _CLEANING = (
     (r'<g id="[^"]*">', "<g>"),
-    (r' id="(\w+)"', r' id="@\1"'),
-    (r' xlink:href="#(\w+)"', r' href="#@\1"'),
+    (r' id="(\w+)"', rf' id="{NAME}\1"'),
+    (r' xlink:href="#(\w+)"', rf' href="#{NAME}\1"'),
     (r' transform="rotate\(-0 [^"]*"', ""),
     (r"font-family: [^;\"]*;? ?", ""),
     (r"stroke-dashoffset: 0; ?", ""),
@@ -138,7 +139,7 @@ class Plot:
         body = drawing[drawing.index("</defs>") + len("</defs>") : drawing.rindex("</svg>")]
         for pattern, replacement in _CLEANING:
             body = re.sub(pattern, replacement, body)
-        body = body.replace("@", f"{self.name}-")
+        body = body.replace(NAME, f"{self.name}-")
         width, height = self.size
         return Markup(
             f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(self.alt)}">{body}</svg>'
@@ -159,9 +160,11 @@ class Plot:
             figure = self._figure(PAPER.__getitem__, LEGEND_ROW * rows)
             if entries:
                 handles = list(map(_legend_handle, entries))
-                figure.legend(
+                legend = figure.legend(
                     handles=handles, loc="lower center", ncols=columns, frameon=False, fontsize=9, borderpad=0
                 )
+                for text in legend.get_texts():
+                    text.set_parse_math(False)
             figure.savefig(stream, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
             return stream.getvalue()
 

@@ -16,7 +16,7 @@ from fedlab.report.rank_diagram import rank_diagram
 
 def drawing(*labels: str) -> Drawing:
     curves = [Curve(label, slot, [0.1, 0.2]) for slot, label in enumerate(labels, 2)]
-    return Drawing("t", panel("p", [0, 1], curves, within=(0, 1), percent=True, alt="", y="cost in $ of $x"))
+    return Drawing("t", panel("p", [0, 1], curves, within=(0, 1), percent=True, alt="", y="cost@5 in $ of $x"))
 
 
 def shapes(pdf: bytes) -> int:
@@ -44,18 +44,19 @@ def test_several_series_have_a_legend_since_the_figure_stands_alone():
     assert [entry.label for entry in two.legend] == ["a", "b"]
     height = [float(re.search(rb"/MediaBox \[ *0 0 [\d.]+ ([\d.]+)", plot.pdf())[1]) for plot in (alone, two)]
     assert height[1] > height[0] and shapes(two.pdf()) > shapes(alone.pdf())
+    drawing("a", r"$\nothing$").picture.pdf()  # a name is no formula: this one would be refused
 
 
 def test_axes_have_titles_and_a_dollar_is_no_formula():
     svg = drawing("a").svg
-    assert ">round<" in svg and "cost in $ of $x" in svg
+    assert ">round<" in svg and "cost@5 in $ of $x" in svg
 
 
 def test_the_rank_diagram_has_the_best_on_the_left_and_a_bar_for_each_group():
-    names, ranks = ("a$", "b<", "c"), (2.5, 1.0, 2.0)
+    names, ranks = ("a@$", "b<", "c"), (2.5, 1.0, 2.0)
     with_bar, without = (rank_diagram(names, ranks, groups, 0.7, (1, 2, 3), "words") for groups in ([(2, 0)], []))
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", with_bar.svg)
-    assert texts[:3] == ["1", "2", "3"] and texts[-3:] == ["b&lt;", "c", "a$"]
+    assert texts[:3] == ["1", "2", "3"] and texts[-3:] == ["b&lt;", "c", "a@$"]
     assert with_bar.svg.count("stroke-width: 3.2") == 1 and "stroke-width: 3.2" not in without.svg
     assert 'aria-label="words"' in with_bar.svg and with_bar.pdf().startswith(b"%PDF")
 
