@@ -185,7 +185,10 @@ def as_options(budget: Mapping[str, float]) -> Overrides:
 
 def _is_amount(kind: str, value: object) -> bool:
     """Return True if so many rounds, bytes or seconds can be a budget."""
-    return isinstance(value, Real) and 0 < value < float("inf") and (kind != "rounds" or value == int(value))
+    if not isinstance(value, Real):
+        return False
+    amount = float(value)
+    return 0 < amount < float("inf") and (kind != "rounds" or amount.is_integer())
 
 
 def parse_budget(items: Iterable[str]) -> dict[str, float]:
