@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedlab.comparison.spec import SEPARATOR
 from fedlab.config.schema import Config
+from fedlab.errors import ConfigError
 from fedlab.plugins import exists_here_only, reference_to, section_name
 from fedlab.registry import preset_options
 
+SEPARATORS = {":", SEPARATOR, "\n"}  # that no label may hold
 Strategies = str | Sequence[object] | Mapping[str, object]
 Preset = str | Path | Mapping[str, Any]
 
@@ -43,13 +46,24 @@ def named_preset(preset: Preset, workload: object) -> tuple[str | Mapping[str, A
 
 
 def named_strategies(strategies: Strategies) -> str | list[str]:
-    """Return strategies as text; those of a mapping have its keys as labels."""
+    """Return strategies as text; those of a mapping have its keys as labels.
+
+    Raises
+    ------
+    ConfigError
+        When a label holds what stands between the parts of such a text.
+    """
     if isinstance(strategies, str):
         return strategies
-    labeled: Iterable[tuple[str, object]] = (
-        strategies.items() if isinstance(strategies, Mapping) else (("", each) for each in strategies)
-    )
-    return [f"{label}={_name(each)}" if label else _name(each) for label, each in labeled]
+    if not isinstance(strategies, Mapping):
+        return list(map(_name, strategies))
+    for label in strategies:
+        if wrong := set(str(label)) & SEPARATORS:
+            raise ConfigError(
+                f"the label {label!r} holds {min(wrong)!r}, which stands between variants or their options; use "
+                "another sign, for example a comma"
+            )
+    return [f"{label}={_name(each)}" if label else _name(each) for label, each in strategies.items()]
 
 
 def _name(strategy: object) -> str:

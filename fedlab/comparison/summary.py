@@ -180,7 +180,10 @@ def _ranks(scores: Scores, keys: list[tuple[str, ...]]) -> list[float]:
     columns = [*scores.keys, "client", "seed", "score"]
     rows_of = scores.final[columns].dropna(subset=["score"]).itertuples(index=False, name=None)
     known = {tuple(row[:-1]): row[-1] for row in rows_of}
-    clients = {key: frozenset(place[-2] for place in known if place[:-2] == key) for key in keys}
+    met: dict[tuple[str, ...], set[str]] = {key: set() for key in keys}
+    for place in known:
+        met[place[:-2]].add(place[-2])
+    clients = {key: frozenset(names) for key, names in met.items()}
     found = dict.fromkeys(keys, math.nan)
     for group in dict.fromkeys(clients.values()):
         rows = [key for key in keys if clients[key] == group]

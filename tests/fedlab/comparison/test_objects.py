@@ -52,6 +52,13 @@ def test_what_can_be_imported_is_named_by_its_path():
     assert named_strategies({"A": source_only.SPEC}) == ["A=fedlab.strategies.source_only:SPEC"]
 
 
+@pytest.mark.parametrize("label", ["FedAvg: tuned", "a|b", "a\nb"])
+def test_a_label_that_could_not_be_read_back_is_refused(label):
+    assert named_strategies({"a, b = 3": "fedavg"}) == ["a, b = 3=fedavg"]
+    with pytest.raises(ConfigError, match="which stands between variants or their options"):
+        named_strategies({label: "fedavg"})
+
+
 def test_what_is_no_strategy_is_refused():
     with pytest.raises(ConfigError, match="strategy"):
         fedlab.compare(FEW, [torch.tensor(1)], workload=Blobs())
