@@ -50,6 +50,7 @@ def execute(plan: ComparisonPlan, listener: ComparisonListener | None = None) ->
         comparison.write()
         waiting = [task for run, task in plan.tasks.items() if not _all_finished(comparison, run)]
         listener.on_start(plan, len(comparison.cells) - sum(cell.status != FINISHED for cell in comparison.cells))
+        unproven = plan.asked is not None
         owners = {task.path: [cell for cell in comparison.cells if cell.run == run] for run, task in plan.tasks.items()}
         with closing(_run(plan, waiting, lambda task: listener.on_cell_start(owners[task.path]))) as ended:
             for task, error in ended:
@@ -59,8 +60,9 @@ def execute(plan: ComparisonPlan, listener: ComparisonListener | None = None) ->
                 comparison.write()
                 listener.on_cell_end(done)
                 logger.info("%s: %s", task.path, error or "finished")
-                if plan.asked and not error:
-                    _metric(comparison, plan.asked)  # a metric that no run has ends it with the first
+                if unproven and not error:
+                    _metric(comparison, plan.asked)  # a metric that the first run lacks ends it with that one
+                    unproven = False
         comparison = replace(comparison, metric=_metric(comparison, plan.asked))
         comparison.write()
         files.write_files(comparison)
@@ -106,9 +108,10 @@ def _metric(comparison: Comparison, asked: str | None) -> str:
     if comparison.metric in known or not results:
         return comparison.metric
     if asked:
+        ran = ", ".join(dict.fromkeys(cell.label for cell, _ in comparison.results))
         raise ConfigError(
-            f"no run reports {asked!r}; set --metric to one of {', '.join(sorted(known))}. Nothing is lost: the cells "
-            f"are kept in {comparison.directory}"
+            f"no run of {ran} reports {asked!r}; set --metric to one of {', '.join(sorted(known))}. Nothing is lost: "
+            f"the cells are kept in {comparison.directory}"
         )
     found = [table.group(table.primary_metric(result.metric_names)) for result in results if result.metric_names]
     return max(found, key=found.count, default="")

@@ -140,7 +140,9 @@ def test_another_metric_can_be_asked_for_and_one_that_nobody_reports_is_named(pr
     options = {"seeds": 1, "jobs": 1, "overrides": SHORT}
     frame = fedlab.compare(preset, "source_only", metric="loss", **options)
     assert list(frame["score"]) == list(frame["loss"])
-    with pytest.raises(ConfigError, match=r"no run reports 'psnr'; set --metric to one of accuracy, loss\. Nothing"):
+    with pytest.raises(
+        ConfigError, match=r"no run of source_only reports 'psnr'; set --metric to one of accuracy, loss\. Nothing"
+    ):
         fedlab.compare(preset, "source_only", metric="psnr", **options)
 
 
