@@ -23,7 +23,7 @@ from fedlab.workloads.domain_suite import ACCURACY, accuracy_and_loss
 
 SERVER = "the server"
 TRIED = 2  # examples on which a model is tried
-HELD_OUT = 5  # every so many-th labeled example is for testing, where no test examples are given
+HELD_OUT = 5  # every so many-th labeled example, class by class, is for testing, where no test examples are given
 
 
 def classification(
@@ -47,11 +47,11 @@ def classification(
     clients
         Training examples of each client by name; those without labels suit strategies that need none.
     server
-        Labeled examples of the server, of which every fifth is for testing; None where the strategy takes no step on
-        it.
+        Labeled examples of the server, of which every fifth, class by class, is for testing; None where the strategy
+        takes no step on it.
     test
         Labeled test examples of clients by name. A client without any is tested on every fifth of its own labeled
-        examples, which it then does not train on.
+        examples, class by class, which it then does not train on.
     classes
         Names of the classes, by label, one for each output of the model; empty: their numbers.
 
@@ -219,5 +219,7 @@ def _split(owner: str, examples: object, test: object) -> dict[str, ArrayDataset
         raise ConfigError(
             f"{owner} has nothing to be tested on: it has no labels, or fewer than {HELD_OUT} examples; give {advice}"
         )
-    held_out = torch.arange(len(train)) % HELD_OUT == HELD_OUT - 1
+    held_out = torch.zeros(len(train), dtype=torch.bool)
+    # By class: rows may be in an order of their own, as 0, 1, 2, 3, 4, 0, 1, ..., of which every fifth is one class.
+    held_out[torch.argsort(train.columns["y"], stable=True)[HELD_OUT - 1 :: HELD_OUT]] = True
     return {"train": train.select(~held_out), "test": train.select(held_out)}

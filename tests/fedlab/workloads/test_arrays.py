@@ -43,8 +43,22 @@ def test_it_keeps_the_contract_and_a_labeled_client_is_tested_on_a_fifth():
     check_workload(spec)
     a = spec.workload.data(0, "train")
     assert (len(a), len(spec.workload.data(0, "test")), a[:]["x"].dtype) == (48, 12, torch.float32)
-    assert torch.equal(spec.workload.data(0, "test")[:]["y"], torch.from_numpy(arrays(1)[1][4::5]))
     assert spec.workload.classes == ("0", "1", "2")
+
+
+def test_rows_that_go_through_the_classes_in_turn_are_tested_on_every_class():
+    x, y = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 5
+    workload = classification(nn.Linear(4, 5), {"a": (x, y)}).workload
+    train, test = (workload.data(0, split)[:] for split in ("train", "test"))
+    assert torch.bincount(test["y"]).tolist() == [2, 2, 3, 2, 3] and torch.bincount(train["y"]).tolist() == [
+        10,
+        10,
+        9,
+        10,
+        9,
+    ]
+    both = torch.cat([train["x"], test["x"]])
+    assert len(both) == 60 and torch.equal(both.sort(0).values, torch.from_numpy(x).float().sort(0).values)
 
 
 def test_unlabeled_clients_adapt_and_a_module_is_the_model_that_a_run_begins_with(tmp_path):
