@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 MISSING = "-"  # in place of a number that was not measured
+HOUR = 3600  # seconds
 
 
 def human_bytes(count: float) -> str:
@@ -23,9 +24,12 @@ def human_bytes(count: float) -> str:
 def elapsed(seconds: float) -> str:
     """Return a duration, given in seconds.
 
-    >>> elapsed(75.2)
-    '1 min 15 s'
+    >>> elapsed(75.2), elapsed(5025)
+    ('1 min 15 s', '1 h 24 min')
     """
+    if round(seconds) >= HOUR:
+        hours, minutes = divmod(round(seconds / 60), 60)
+        return f"{hours} h {minutes} min"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s" if seconds >= 10 else f"{seconds:.1f} s"
 

@@ -267,7 +267,16 @@ def test_a_live_watch_of_a_file_with_the_names_of_its_manifest(tmp_path):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.04, "0.0 s"), (9.94, "9.9 s"), (12.4, "12 s"), (59.7, "1 min 0 s"), (75.2, "1 min 15 s"), (3600, "60 min 0 s")],
+    [
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (12.4, "12 s"),
+        (59.7, "1 min 0 s"),
+        (75.2, "1 min 15 s"),
+        (3599.4, "59 min 59 s"),
+        (3599.6, "1 h 0 min"),
+        (10_799, "3 h 0 min"),
+    ],
 )
 def test_seconds_for_people(seconds, text):
     assert elapsed(seconds) == text
