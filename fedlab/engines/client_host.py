@@ -89,7 +89,7 @@ class ClientHost:
             reply = self.client_app(received, context)
         except Exception:
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, traceback.format_exc()), reply_to=received)
-        if context.state:
+        if context.state or context.node_id in self.states:  # an app may have emptied what it had left
             self.states[context.node_id] = context.state
         return self._received(reply)
 

@@ -91,6 +91,17 @@ def test_a_client_keeps_its_state_and_only_its_own():
     assert within(client_app(count), 2, body) == [1, 2, 1]
 
 
+def test_a_client_that_empties_its_state_begins_anew():
+    def forgetful(message, context):
+        reply = count(message, context)
+        if reply["metrics"]["rounds"] == 2:
+            context.state.clear()
+        return reply
+
+    (replies, _) = exchange(forgetful, partitions=1, rounds=4)
+    assert [one.content["metrics"]["rounds"] for (one,) in replies] == [1, 2, 1, 2]
+
+
 def test_what_a_failed_client_did_to_its_state_is_not_kept():
     def body(grid):
         def ask(server_round):
