@@ -73,7 +73,7 @@ def plan_app(request: ComparisonRequest) -> ComparisonPlan:
         baseline=request.baseline or labels[0],
         metric=request.metric or "",
         cells=cells,
-        target=request.target,
+        target=None if request.target is None else float(request.target),
         command=command(request, seeds, [*written(values), *engine.written()]),
         created=now(),
         versions=versions(),

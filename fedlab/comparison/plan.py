@@ -111,7 +111,7 @@ def plan_comparison(request: ComparisonRequest) -> ComparisonPlan:
         With a sentence.
     """
     variants, seeds = spec.parse_strategies(request.strategies), spec.parse_seeds(request.seeds)
-    sections, budget = spec.sections_of(request.preset), dict(request.budget or {})
+    sections, budget = spec.sections_of(request.preset), request.budget or {}
     values = spec.parse_options(request.overrides or {}, sections)
     if "rounds" in budget and "rounds" in values:
         raise ConfigError("rounds are set as an option and as a budget; keep one of them")
@@ -136,8 +136,8 @@ def plan_comparison(request: ComparisonRequest) -> ComparisonPlan:
         metric=metric,
         cells=[Cell(plan.label, plan.strategy, plan.seed, plan.options, plan.run) for plan in plans],
         grid={name: list(map(spec.format_value, each)) for name, each in values.items() if len(each) > 1},
-        target=request.target,
-        budget=budget or None,
+        target=None if request.target is None else float(request.target),
+        budget={kind: float(amount) for kind, amount in budget.items()} or None,
         command=command(request, seeds, options_written(values, sections)),
         created=now(),
         versions=versions(),

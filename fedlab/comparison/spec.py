@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
+from pathlib import PurePath
 from typing import Any
 
 from fedlab import registry
@@ -157,6 +158,8 @@ def parse_options(items: Mapping[str, object], sections: Mapping[str, type] | No
 
 def split_values(given: object, text: bool) -> list[Value]:
     """Return the values of an option as it was written; ``text`` says that a comma is part of a value."""
+    if isinstance(given, PurePath):
+        return [str(given)]
     if isinstance(given, str):
         separator = SEPARATOR if text or SEPARATOR in given else ","
         return [part.strip() for part in given.split(separator)]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -23,6 +24,7 @@ from fedlab.comparison import cells as running
 from fedlab.comparison import workers
 from fedlab.comparison.plan import ComparisonRequest, at_once, plan_comparison, visible_gpus
 from fedlab.comparison.preset_work import PresetWork
+from fedlab.comparison.result import Comparison
 from fedlab.errors import ConfigError, RunError
 from fedlab.runs.directory import RunDirectory
 from tables import put
@@ -256,6 +258,21 @@ def test_jobs_times_threads_are_no_more_than_the_cores(preset, monkeypatch):
     for backend in (None, AnyCluster()):  # a cluster that is given no cell would be waited for without an end
         with pytest.raises(ConfigError, match="--jobs -1 runs nothing"):
             at_once(-1, list(wide.tasks.values()), backend)
+
+
+def test_numbers_of_numpy_are_facts_that_can_be_written(preset, tmp_path):
+    request = ComparisonRequest(
+        preset,
+        "source_only",
+        np.array([3, 4]),
+        {"server.steps": np.int64(2)},
+        target=np.float32(0.5),
+        budget={"rounds": np.int64(2)},
+        out=tmp_path,
+    )
+    made = plan_comparison(request).comparison
+    made.write()
+    assert Comparison.read(tmp_path) == made and (made.target, made.budget) == (0.5, {"rounds": 2.0})
 
 
 class AnyCluster:
