@@ -2,13 +2,14 @@
 
 Of four clients and more, in this order (option ``server.agreement``):
 
-1. a number of examples counts at most ``MAX_SHARE`` times the median;
+1. a number of examples counts at most as the median;
 2. an upload whose change points away from those of the others (mean cosine below ``OPPOSED``, or below 0 where it is
-   also longer than ``TOO_LONG`` times the median) is left out;
+   also longer than ``TOO_MUCH`` times the median) is left out;
 3. a change of weights whose norm is above the median norm is shortened to that, and so is one of batch-norm statistics.
 
-What one client sends is then at most as long as what the median client sends. That limit does the work where clients
-have different domains: their changes are nearly orthogonal, so that a direction tells little about a client.
+What one client sends then weighs at most as much as what the median client sends, and is at most as long. These two
+limits do the work where clients have different domains: their changes are nearly orthogonal, so that a direction tells
+little about a client.
 
 Where the number of steps follows from that of the examples (``client.epochs``), norms are those of one step, by the
 examples that count. A client whose examples are capped is thus shortened to the steps of so many, and FedNova and
@@ -26,6 +27,7 @@ in the place of the server's update.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord
@@ -37,12 +39,13 @@ from fedlab.strategies.protocol import ARRAYS, EXAMPLES, METRICS, arrays_of, cli
 from fedlab.training import effective_steps
 
 FEWEST = 4  # clients without which there is no majority to compare with
-MAX_SHARE, OPPOSED = 2.0, -0.1
-TOO_LONG = 2.0  # times the median norm: what is shortened from there on is noted
+OPPOSED = -0.1  # mean cosine to the others
+TOO_MUCH = 2.0  # times the median: what is limited from there on is noted
 STATISTICS = "running_"  # begin of the last parts of the names of torch's batch-norm statistics
 MEGABYTE = 1_000_000
 
 State = Mapping[str, Tensor]
+Number = TypeVar("Number", int, float)
 
 
 class Agreement:
@@ -81,13 +84,14 @@ class Agreement:
 
     def _cap_examples(self, replies: Sequence[Message]) -> None:
         counts = [int(client_metrics(reply)[EXAMPLES]) for reply in replies]
-        most = int(MAX_SHARE * _lower_median(counts))
+        most = _lower_median(counts)
         for reply, count in zip(replies, counts, strict=True):
             if count > most:
                 metrics = reply.content[METRICS]
                 assert isinstance(metrics, MetricRecord)
                 metrics[EXAMPLES] = most
-                self._note(reply, f"its {count:,} examples count as {most:,}, {MAX_SHARE:g} times the median")
+            if count > TOO_MUCH * most:
+                self._note(reply, f"its {count:,} examples count as {most:,}, the median")
 
     def _limit_changes(self, starts: Sequence[State], replies: list[Message]) -> list[Message]:
         """Return the replies that are used; changes that are too long are shortened."""
@@ -121,7 +125,7 @@ class Agreement:
             reply.content[ARRAYS] = tensor_record(
                 shortened(start, arrays_of(reply.content), names, 1 / length), copy=False
             )
-        if length > TOO_LONG:
+        if length > TOO_MUCH:
             self._note(reply, f"its {what} is {length:.3g} times as long as the median, and is shortened to that")
 
     def _note(self, reply: Message, what: str) -> None:
@@ -171,7 +175,7 @@ def opposing(cosines: Sequence[float], lengths: Sequence[float]) -> list[float |
         Norms of the changes, as multiples of the median.
     """
     found = [
-        cosine if cosine < (0 if length > TOO_LONG else OPPOSED) else None
+        cosine if cosine < (0 if length > TOO_MUCH else OPPOSED) else None
         for cosine, length in zip(cosines, lengths, strict=True)
     ]
     return found if (len(found) - found.count(None)) * 2 < len(found) else [None] * len(found)
@@ -182,5 +186,5 @@ def shortened(start: State, upload: State, names: Iterable[str], share: float) -
     return {**upload, **{name: start[name] + share * (upload[name] - start[name]) for name in names}}
 
 
-def _lower_median(values: Sequence[float]) -> float:
+def _lower_median(values: Sequence[Number]) -> Number:
     return sorted(values)[(len(values) - 1) // 2]
