@@ -66,10 +66,10 @@ def interval(values: ArrayLike, level: float = LEVEL) -> Interval:
 def paired(values: ArrayLike, baseline: ArrayLike, level: float = LEVEL) -> Paired:
     """Return the difference of two samples (n,) of the same seeds in the same order; pairs with a NaN are left out.
 
-    Samples that are equal value by value have p = 1.
+    Samples that are equal value by value, but for rounding, have p = 1.
     """
     one, other = np.asarray(values, dtype=float), np.asarray(baseline, dtype=float)
-    differences = _known(one - other)
+    differences = _known(rounded(one - other, np.maximum(np.abs(one), np.abs(other))))
     difference = interval(differences, level)
     if len(differences) < 2:
         return Paired(difference, math.nan, math.nan)

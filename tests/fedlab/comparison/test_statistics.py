@@ -49,6 +49,8 @@ def test_a_pair_that_lacks_a_value_is_left_out():
 
 def test_equal_samples_and_samples_that_differ_by_a_constant():
     assert paired(ONE, ONE).p == 1.0
+    swapped = paired([0.1 + 0.2, 0.5, 0.1 + 0.7], [0.3, 0.5, 0.8])  # as two means of the same numbers in another order
+    assert (swapped.p, swapped.effect, swapped.difference.mean) == (1.0, 0.0, 0.0)
     assert paired([1.0, 2.0, 3.0], [0.5, 1.5, 2.5]).p == 0.0
     rounded = paired([0.9, 0.8, 0.7], [0.8, 0.7, 0.6])  # differences of 0.1, each with a rounding of its own
     assert rounded.p == 0.0 and math.isnan(rounded.effect)
