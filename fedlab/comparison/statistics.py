@@ -152,7 +152,7 @@ def first_reach(scores: ArrayLike, target: float, direction: int = 1) -> int | N
 
     ``direction`` is 1 where more is better, -1 where less is.
     """
-    reached = np.flatnonzero(direction * np.asarray(scores, dtype=float) >= direction * target)
+    reached = np.flatnonzero(direction * rounded(scores) >= direction * rounded(target))
     return int(reached[0]) if len(reached) else None
 
 

@@ -110,3 +110,5 @@ def test_less_may_be_better():
 def test_the_first_round_at_the_target():
     assert first_reach([0.1, 0.5, 0.4, 0.6], 0.5) == 1
     assert first_reach([0.1, math.nan, 0.4], 0.5) is None
+    mean = np.mean([0.7, 0.7, 0.7])
+    assert mean < 0.7 and first_reach([0.5, mean], 0.7) == 1  # below by its rounding alone
