@@ -61,7 +61,7 @@ FL2: Mapping[str, Value] = {
 }
 ROWS: Mapping[str, Row] = {
     "source_only": Row("source only", "source_only", {}, "accuracy"),
-    "dualadapt": Row("DualAdapt", "dualadapt", ADAPTED, "accuracy_average", "dualadapt-digits"),
+    "dualadapt": Row("DualAdapt", "dualadapt", ADAPTED, "accuracy_average", "dualadapt-digits-heads"),
     "dualadapt_paper": Row(
         "DualAdapt, line by line",
         "dualadapt_paper",
@@ -70,13 +70,15 @@ ROWS: Mapping[str, Row] = {
         "dualadapt-paper",
     ),
     "source_free": Row("source_free", "source_free", {}),
-    "dualadapt_source_free": Row("DualAdapt, then source_free", "dualadapt", ADAPTED, preset="dualadapt-digits"),
-    "cheap_source_free": Row("the same, no server discrepancy", "dualadapt", CHEAP, preset="dualadapt-digits"),
+    "dualadapt_source_free": Row("DualAdapt, then source_free", "dualadapt", ADAPTED, preset="dualadapt-digits-heads"),
+    "cheap_source_free": Row("the same, no server discrepancy", "dualadapt", CHEAP, preset="dualadapt-digits-heads"),
     "shot": Row("SHOT, 10 epochs", "shot", {"shot.epochs": 10.0}),
     "shot_published": Row("SHOT, 30 epochs as published", "shot", {}),
     "adacontrast": Row("AdaContrast", "adacontrast", {}),
-    "fed_shot": Row("SHOT, averaged every round", "fed_shot", {}, "accuracy", "dualadapt-digits"),
-    "fed_adacontrast": Row("AdaContrast, averaged every round", "fed_adacontrast", {}, "accuracy", "dualadapt-digits"),
+    "fed_shot": Row("SHOT, averaged every round", "fed_shot", {}, "accuracy", "dualadapt-digits-heads"),
+    "fed_adacontrast": Row(
+        "AdaContrast, averaged every round", "fed_adacontrast", {}, "accuracy", "dualadapt-digits-heads"
+    ),
     "semi_fl": Row("SemiFL", "semi_fl", {}, "accuracy", "self-training-digits"),
     "semi_fl_thresholds": Row(
         "SemiFL, (FL)^2's thresholds and weights",
