@@ -3,6 +3,7 @@
     python -m benchmarks.onboarding                       # seeds 0 to 4; an hour and more on two cores, resumable
     python -m benchmarks.onboarding --seeds 0 --late-joiners usps --against global random
     python -m benchmarks.onboarding --when-joining             # every start when joining, three rounds a late joiner
+    python -m benchmarks.onboarding --when-joining --preset dualadapt-office
 
 The rounds before it joins are done once for all starts, the pre-training once for all late joiners.
 """
@@ -53,12 +54,12 @@ STARTS: Mapping[str, Mapping[str, Value]] = {
 WHEN_JOINING = ("global", "balanced", "agreement", "nearest", "random")  # starts whose worth when joining is computed
 
 
-def one_late_joiner(overrides: Mapping[str, Value], starts: list[str], runs: Path) -> dict[str, Any]:
+def one_late_joiner(preset: str, overrides: Mapping[str, Value], starts: list[str], runs: Path) -> dict[str, Any]:
     """Rounds' records of one late joiner and seed by start, and what every known head is worth."""
     first, found = None, {}
     for start in starts:
         mine = {**overrides, **STARTS[start], "checkpoint.keep": 1000}
-        result = cells.one_run(PRESET, mine, runs, CheckpointRef(first, JOIN_ROUND - 1) if first else None)
+        result = cells.one_run(preset, mine, runs, CheckpointRef(first, JOIN_ROUND - 1) if first else None)
         first = first or result.directory
         found[start] = result
     return {"starts": found, "heads": heads(found[REFERENCE])}
@@ -84,9 +85,9 @@ def heads(result: Result) -> dict[str, tuple[float, float]]:
 
 
 @torch.no_grad()
-def when_joining(overrides: Mapping[str, Value], runs: Path) -> dict[str, float]:
+def when_joining(preset: str, overrides: Mapping[str, Value], runs: Path) -> dict[str, float]:
     """Accuracy in percent when joining by start, F_g and initial head averaged; ``random`` is the mean over heads."""
-    result = cells.one_run(PRESET, {**overrides, "rounds": JOIN_ROUND, "checkpoint.keep": 1000}, runs)
+    result = cells.one_run(preset, {**overrides, "rounds": JOIN_ROUND, "checkpoint.keep": 1000}, runs)
     config, device = load_config(result.config), resolve_device("cpu")
     workload, options = config.workload, config.strategy
     (note,) = [note for record in result.rounds if record["round"] == JOIN_ROUND for note in record["notes"]]
@@ -140,12 +141,15 @@ def curve(result: Result, late_joiner: str, metric: str) -> list[float]:
 def arguments() -> argparse.Namespace:
     """Return what was asked for."""
     parser = cells.parser(__doc__)
-    parser.add_argument("--late-joiners", nargs="+", default=["usps", "mnist_m", "optdigits", "synthdigits"])
+    parser.add_argument("--preset", default=PRESET, help="a preset of DualAdapt whose clients have domains")
+    parser.add_argument("--late-joiners", nargs="+", help="clients of the preset; default: each of them")
     others = [start for start in STARTS if start != REFERENCE]
     parser.add_argument("--against", nargs="+", default=others, choices=others, help="other starts than the nearest")
     parser.add_argument("--when-joining", action="store_true", help="every start when joining, and nothing after it")
     options = parser.parse_args()
     options.starts = [REFERENCE, *options.against]
+    if not options.late_joiners:
+        options.late_joiners = list(load_config(options.preset, parse_overrides(options.overrides)).workload.clients)
     return options
 
 
@@ -163,9 +167,10 @@ def main() -> None:
             for seed in options.seeds:
                 overrides = {**shared, "rounds": ROUNDS, "join_rounds": f"{name}={JOIN_ROUND}", "seed": seed}
                 if options.when_joining:
-                    waiting[name, seed] = pool.submit(when_joining, overrides, options.runs)
+                    waiting[name, seed] = pool.submit(when_joining, options.preset, overrides, options.runs)
                 else:
-                    waiting[name, seed] = pool.submit(one_late_joiner, overrides, options.starts, options.runs)
+                    asked = (options.preset, overrides, options.starts, options.runs)
+                    waiting[name, seed] = pool.submit(one_late_joiner, *asked)
         found = {key: future.result() for key, future in waiting.items()}
     if options.when_joining:
         show_when_joining(found, options.late_joiners, options.seeds)
