@@ -53,6 +53,9 @@ class Metric:
     confusion
         The statistic of a confusion matrix that this metric is: "accuracy", "mean_iou" or "" for none. Reports show a
         matrix only where it agrees with what the client reported.
+    when_zero
+        What a client did whose value is 0, said below the table of the last round with the names of these clients; "":
+        nothing is said.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Metric:
     role: Role = "result"
     note: str = ""
     confusion: str = ""
+    when_zero: str = ""
 
     @property
     def is_variant(self) -> bool:

@@ -164,6 +164,8 @@ def print_clients(result: Result, console: Console) -> None:
     table.add_row("mean", *_metric_cells(metrics, names, mean), style="bold")
     console.print(Text(title, style="bold"))
     console.print(table)
+    for line in result.metric_table.zeros(clients):
+        console.print(Text(line))
 
 
 def _metric_cells(metrics: MetricTable, names: Sequence[str], values: Mapping[str, float]) -> list[Text]:

@@ -41,6 +41,7 @@ def render(result: Result, predictions: Predictions | None = None) -> str:
         summary=run_tables.summary(result),
         measure=result.metric_table.title(run_tables.primary_group(result)),
         results=results,
+        zeros=result.metric_table.zeros(result.rounds[-1]["clients"]),
         auxiliary=run_tables.auxiliary_table(result),
         scores=run_tables.score_table(result),
         clients=len(clients),

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+from fedlab.errors import name_list
 from fedlab.metrics import COMMON_METRICS, COMMON_PHASES, FRACTION, UNDECLARED_ORDER, Declares, Metric, Phase, Role
 from fedlab.runs.client_distribution import natural_key
 
@@ -146,6 +147,20 @@ class MetricTable:
         wanted = ("result", "reference", "margin") if margins else ("result", "reference")
         known = [name for name in names if self.role(name) in wanted]
         return known or [name for name in names if self.role(name) != "hidden"]
+
+    def zeros(self, clients: Mapping[str, Mapping[str, float]]) -> list[str]:
+        """Return a sentence for each metric that says what clients did whose value is 0, with their names.
+
+        >>> MetricTable((Metric("kept", when_zero="threw it away"),)).zeros({"a": {"kept": 0.0}, "b": {"kept": 1.0}})
+        ['1 of 2 clients threw it away: a']
+        """
+        found = []
+        for metric in self.metrics:
+            values = {client: known[metric.name] for client, known in clients.items() if metric.name in known}
+            names = [client for client, value in values.items() if value == 0]
+            if metric.when_zero and names:
+                found.append(f"{len(names)} of {len(values)} clients {metric.when_zero}: {name_list(names)}")
+        return found
 
     def judged(self) -> list[str]:
         """Return what a run can be judged by: groups, then names and patterns, of which it is known what is better.

@@ -160,6 +160,9 @@ FORMATTERS: Mapping[str, Callable[[Event, MetricTable], str]] = {
 ALARMS = frozenset({"client_failed", "refused"})
 
 
+GAP, WIDEST = 4, len("100.0 %")  # between columns of the live table; its longest usual figure
+
+
 class LiveDisplay:
     """A part of the terminal that is drawn again and again while lines scroll by above it; a context manager."""
 
@@ -239,9 +242,21 @@ class RichProgress(LiveDisplay):
         if not names:
             return Group(self.rounds)
         if len(clients) <= FEW:
+            names = self._fitting(names, max(map(len, ["client", *clients])))
             return Group(self.rounds, metrics_table("client", names, clients, self.table))
         rows = distributions(clients, {name: self.table.direction(name) for name in names})
         return Group(self.rounds, metrics_table(f"{len(clients)} clients", names, rows, self.table))
+
+    def _fitting(self, names: list[str], head: int) -> list[str]:
+        """Return the names that have room beside a head: all, or the last ones of the primary metric's group."""
+        columns = {name: GAP + max(len(self.table.heading(name)), WIDEST) for name in names}
+        primary = self.table.primary_metric(names)
+        room = self.console.width - head - GAP
+        if sum(columns.values()) > room:
+            names = [name for name in names if self.table.group(name) == self.table.group(primary)]
+        while len(names) > 1 and sum(columns[name] for name in names) > room:
+            names = names[1:]
+        return names
 
 
 def metrics_table(

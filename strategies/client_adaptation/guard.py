@@ -24,8 +24,14 @@ from fedlab.strategies.client_adaptation.spec import Adapted, Client
 BATCH = 500  # examples per forward pass without gradients
 
 GUARD_METRICS = (
-    Metric("adapted", "new G kept", order=AUXILIARY_ORDER, role="auxiliary"),
-    Metric("agreement", "agreement with old labels", order=AUXILIARY_ORDER, role="auxiliary"),
+    Metric(
+        "adapted",
+        "new G kept",
+        order=AUXILIARY_ORDER,
+        role="auxiliary",
+        when_zero="kept the features that were sent, since new ones looked worse (the guard)",
+    ),
+    Metric("agreement", "agreement with labels known before", order=AUXILIARY_ORDER, role="auxiliary"),
     Metric("information_old", "information between views, old G", order=AUXILIARY_ORDER, role="auxiliary"),
     Metric("information_new", "information between views, new G", order=AUXILIARY_ORDER, role="auxiliary"),
 )

@@ -305,3 +305,24 @@ def test_the_live_picture_of_many_clients_is_a_table_of_quantiles():
     shown = console.file.getvalue()
     assert "101 clients" in shown and "worst tenth" in shown and "shard-3" not in shown
     assert len(shown.splitlines()) < 15
+
+
+def test_a_narrow_terminal_shows_the_metrics_that_a_run_is_judged_by_and_no_head_is_cut():
+    variants = [Metric(f"*_{end}", order=place) for place, end in enumerate(("global", "local", "last", "personal"))]
+    table = MetricTable((Metric("accuracy", unit=FRACTION, higher_is_better=True), *variants, Metric("entropy")))
+    metrics = {f"accuracy_{end}": 0.5 for end in ("global", "local", "last", "personal")} | {"entropy": 0.25}
+    live = RichProgress(Console(width=60, color_system=None), table)
+    live.clients = {"synthdigits": metrics}
+    with live.console.capture() as captured:
+        live.console.print(live._render())
+    head, row = captured.get().splitlines()[-2:]
+    assert head.split() == ["client", "global", "local", "last", "personal"]
+    assert row.split() == ["synthdigits", *["50.0", "%"] * 4]
+    assert live._fitting(list(metrics), 30)[-1] == "accuracy_personal"  # of too many, the last of them
+
+
+def test_what_clients_did_whose_value_is_zero_is_a_sentence():
+    table = MetricTable((Metric("kept", when_zero="threw it away"), Metric("other")))
+    clients = {"a": {"kept": 0.0, "other": 0.0}, "b": {"kept": 1.0}, "c": {"other": 0.0}, "d": {"kept": 0.0}}
+    assert table.zeros(clients) == ["2 of 3 clients threw it away: a, d"]
+    assert table.zeros({"b": {"kept": 1.0}}) == []
