@@ -30,7 +30,7 @@ from fedlab.comm.tensors import content_bytes
 from fedlab.config.schema import Config
 from fedlab.config.sections import Value
 from fedlab.device_errors import device_error_sentence
-from fedlab.errors import ConfigError, FedlabError, RunError, os_error_sentence, suggest
+from fedlab.errors import ConfigError, FedlabError, RunError, no_room_sentence, os_error_sentence, suggest
 from fedlab.precision import computing_in
 from fedlab.registry import app_config, config_from_text
 from fedlab.run_data import client_sources
@@ -229,10 +229,8 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
         return Message(encoded, reply_to=message)
     except FedlabError as error:
         reason = reported = str(error)
-    except OSError as error:
-        reason = reported = os_error_sentence(error)
     except Exception as error:
-        sentence = device_error_sentence(error)
+        sentence = device_error_sentence(error) or no_room_sentence(error)
         reason = sentence or traceback.format_exc()
         deployed = "domain" in context.node_config  # then a traceback would show the server paths of that machine
         reported = _error_location(error) if deployed and not sentence else reason

@@ -76,6 +76,9 @@ REMEDIES = {
 }
 
 
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
 def os_error_sentence(error: OSError) -> str:
     """Return an error of the operating system as a sentence: where, what, and what to do.
 
@@ -88,6 +91,15 @@ def os_error_sentence(error: OSError) -> str:
     where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else error.filename
     remedy = REMEDIES.get(error.errno or 0, "")
     return (f"{where}: " if where is not None else "") + what + (f"; {remedy}" if remedy else "")
+
+
+def no_room_sentence(error: Exception) -> str:
+    """Return an error of a full disk as a sentence; "" for any other, of which a traceback says more.
+
+    >>> no_room_sentence(OSError("the disk is gone")), no_room_sentence(ValueError())
+    ('', '')
+    """
+    return os_error_sentence(error) if isinstance(error, OSError) and error.errno in NO_ROOM else ""
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

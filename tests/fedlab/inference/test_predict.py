@@ -61,12 +61,10 @@ def home(tmp_path_factory):
     """Two runs of two clients, what the second client of each keeps, and that client's test images as PNG files."""
     home = tmp_path_factory.mktemp("home")
     overrides = {**TINY, "digits.targets": "usps,optdigits"}
-    for strategy in ("dualadapt", "source_only"):
+    for strategy, preset in (("dualadapt", "dualadapt-digits-heads"), ("source_only", "source-only-digits")):
         with pytest.MonkeyPatch.context() as patch:
             patch.delenv("FEDLAB_DATA", raising=False)
-            result = fedlab.run(
-                f"{strategy.replace('_', '-')}-digits", runs=home, overrides={**overrides, "name": strategy}
-            )
+            result = fedlab.run(preset, runs=home, overrides={**overrides, "name": strategy})
             measured = keep(RunDirectory.open(result.directory), home / f"{strategy}-client", 1)
         (home / f"{strategy}.json").write_text(json.dumps([measured, result.final()["optdigits"]]))
     test = datasets.load_digits("optdigits", "test").columns
