@@ -24,7 +24,11 @@ def draw(run: Path, picture: Path) -> None:
         console.print(
             Text(f"round {record['round']:>3}  {mean_line(record, result.metric_table)}", style="dim"), highlight=False
         )
-    show_result(result, console)
+    shown = Console(width=console.width, file=io.StringIO(), force_terminal=True)
+    show_result(result, shown)
+    assert isinstance(shown.file, io.StringIO)
+    text = shown.file.getvalue().replace(f"{result.directory.parent.parent}/", "")  # as where `fedlab run` was typed
+    console.print(Text.from_ansi(text), highlight=False)
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_text(console.export_svg(title="fedlab"), encoding="utf-8")
 
