@@ -94,7 +94,7 @@ class ReplyReader:
         return bytes(answer.object_content) if answer.object_available else None
 
     def forget(self, message_id: str) -> None:
-        """Let Flower's server delete the objects of a reply."""
+        """Let Flower's server delete the objects of a reply, or of a message, which its node then cannot take."""
         request = ConfirmMessageReceivedRequest(node=self.grid.node, run_id=self._run_id, message_object_id=message_id)
         self.grid._runtime_client.ConfirmMessageReceived(request)
 

@@ -121,12 +121,18 @@ class SuperLinkGrid(WrappedGrid["HttpGrid"]):
         return replies
 
     def abandon(self, message_ids: Iterable[str]) -> None:
-        """Give up the replies to these messages; Flower's server deletes those that come all the same."""
+        """Give up the replies to these messages; Flower's server deletes those that come all the same.
+
+        It also deletes what the messages hold, so that a node which has not taken its message by now, and comes back
+        later, does not begin the work of a phase that is over.
+        """
         for message_id in message_ids:
             if partial := self._partial.get(message_id):
                 self._done(message_id, partial)
-            elif message_id in self._max_objects and len(self._given_up) < MAX_FORGOTTEN:
-                self._given_up[message_id] = None
+            elif message_id in self._max_objects:
+                self.reader.forget(message_id)
+                if len(self._given_up) < MAX_FORGOTTEN:
+                    self._given_up[message_id] = None
 
     def _announced(self, wanted: list[str]) -> None:
         """Ask for replies that were announced since; delete those that nobody waits for."""

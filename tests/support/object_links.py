@@ -41,6 +41,11 @@ class ObjectLink:
             self.on_push(message)
         return ids
 
+    def keep(self, message):
+        """Keep the objects of a message until its node has taken it."""
+        self.store.preregister(RUN_ID, get_object_tree(message))
+        self.put({key: part.deflate() for key, part in get_all_nested_objects(message).items()})
+
     def announce(self, root, head, change=lambda contents, tree: (contents, tree)):
         """Announce a reply and return its objects: its root, and the metadata by which Flower's server knows it.
 

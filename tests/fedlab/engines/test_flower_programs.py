@@ -14,8 +14,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
-from flwr.proto.fleet_pb2 import DeactivateNodeResponse
+from flwr.proto.fleet_pb2 import DeactivateNodeResponse, PullMessagesRequest
 from flwr.proto.fleet_pb2_grpc import FleetServicer, add_FleetServicer_to_server
+from flwr.proto.node_pb2 import Node
+from flwr.server.superlink.fleet.message_handler.message_handler import pull_messages
 from flwr.server.superlink.linkstate.in_memory_linkstate import InMemoryLinkState
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TASK_TYPE_TO_COMMAND, TaskType
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
@@ -82,6 +84,12 @@ def link_state(monkeypatch):
         for object_id, part in list(objects.items())[: None if complete else 1]:
             state.object_store.put(object_id, part.deflate())
 
+    def taken():
+        """Ids of the messages that the node is given when it asks, as it does again and again."""
+        request = PullMessagesRequest(node=Node(node_id=node))
+        answer = pull_messages(request, state, state.object_store)
+        return [message.metadata.message_id for message in answer.messages_list]
+
     return SimpleNamespace(
         send=send,
         reply=reply,
@@ -90,6 +98,8 @@ def link_state(monkeypatch):
         nodes=lambda: state.get_nodes(run),
         delete=lambda message: state.delete_messages({message.metadata.message_id}),
         objects=lambda: set(state.object_store.store),
+        forget=lambda message: state.object_store.delete(message.metadata.message_id),  # ConfirmMessageReceived
+        taken=taken,
     )
 
 
@@ -129,6 +139,19 @@ def test_what_a_dead_node_never_took_is_deleted_with_its_message(link_state):
     link_state.delete(kept)
     link_state.delete(kept)  # its node took it, and its objects are gone
     assert link_state.objects() - answer == before
+
+
+def test_a_node_is_not_sent_a_message_whose_objects_were_deleted_and_is_sent_the_next(link_state):
+    before = link_state.objects()
+    link_state.forget(link_state.send(round=1))
+    kept = link_state.send(round=2)
+    assert [link_state.taken(), link_state.taken()] == [[], [kept.metadata.message_id]]
+    assert link_state.objects() - before == set(get_all_nested_objects(kept))
+
+
+def test_a_node_that_takes_a_message_while_it_is_deleted_goes_on():
+    received = inspect.getsource(start_client_internal._pull_and_store_message)
+    assert "except Exception as err" in received and "Pulling message objects failed" in received
 
 
 def test_flower_deletes_a_message_whose_node_is_gone_once_it_was_asked_for():

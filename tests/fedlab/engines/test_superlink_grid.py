@@ -134,6 +134,13 @@ def test_a_reply_whose_objects_come_slowly_is_late_and_one_that_comes_after_its_
     assert len(federation.link.store) == 0
 
 
+def test_a_message_that_its_node_has_not_taken_by_the_deadline_is_deleted():
+    federation = Federation()
+    failure = federation.failure(federation.link.keep)
+    assert failure.kind == "late"
+    assert len(federation.link.store) == 0
+
+
 def test_a_reply_that_is_complete_at_the_deadline_is_taken():
     federation = Federation(round_timeout=1e-9)
     used, failures = federation.round(lambda message: federation.link.answer(small(message)))
