@@ -15,6 +15,7 @@
         report.html         the run at a glance
         clients.npz         data of a comparison page's figures of clients, if there was a comparison
         nodes.json          over gRPC: node id to the client whose key it proved
+        .reserve            while it runs: room for its last words, should the disk be full then
 
 Whole files are replaced atomically; the two logs are appended to line by line and a torn last line is ignored.
 """
@@ -42,6 +43,8 @@ from fedlab.runs.manifest import git_commit, now, read_manifest, update_manifest
 from fedlab.runs.numerics import numerics_of
 
 EVENTS = "events.jsonl"
+RESERVE = ".reserve"  # room for what a run writes at its end, given back when the disk is full
+RESERVE_BYTES = 65_536
 RUN_DIRECTORY = "FEDLAB_RUN_DIRECTORY"  # environment variable that tells a server process where its run is written
 
 
@@ -190,7 +193,11 @@ class RunDirectory:
         update_manifest(self.path, **facts)
 
     def note_end(self, error: BaseException) -> None:
-        """Record that a run was interrupted or failed, and why; a full disk must not hide that error."""
+        """Record that a run was interrupted or failed, and why; a full disk must not hide that error.
+
+        For these few lines the run has kept room from its start: without them it would seem to run on.
+        """
+        self._free_reserve()
         interrupted = isinstance(error, KeyboardInterrupt)
         reason = os_error_sentence(error) if isinstance(error, OSError) else str(error)
         with suppress(OSError, RunError):
@@ -215,11 +222,18 @@ class RunDirectory:
         truncate_torn_line(self.path / EVENTS)
         with name_file(self.path / EVENTS):
             self._events = self._lock.enter_context(open_log(self.path / EVENTS))
+        with suppress(OSError):  # a disk that is full by now stops the run at its first file, which is then named
+            write_atomically(self.path / RESERVE, secrets.token_bytes(RESERVE_BYTES))  # no file system makes them less
         return self
 
     def __exit__(self, *_: object) -> None:
         self._events = None
+        self._free_reserve()
         self._lock.close()
+
+    def _free_reserve(self) -> None:
+        with suppress(OSError):
+            (self.path / RESERVE).unlink(missing_ok=True)
 
     # --- logs ---
 

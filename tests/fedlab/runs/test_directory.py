@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from disks import full_disk
+from disks import fill, full_disk, small_disk
 from fedlab.errors import RunError
 from fedlab.files import read_lines
 from fedlab.registry import load_config
 from fedlab.runs.checkpoints import weights_sha256
-from fedlab.runs.directory import RunDirectory
+from fedlab.runs.directory import RESERVE, RunDirectory
+from fedlab.runs.listing import summarize
 
 CONFIG = load_config({"name": "lunch", "seed": 3, "rounds": 2, "digits.targets": "usps", "dualadapt.mixup": "off"})
 
@@ -62,6 +63,26 @@ def test_the_end_of_a_run_is_recorded_and_a_full_disk_does_not_hide_its_reason(r
     assert (run.manifest()["status"], run.manifest()["error"]) == ("interrupted", None)
     with full_disk():
         run.note_end(ValueError("the reason"))  # raises nothing: whoever calls it raises the reason
+
+
+def test_a_run_whose_disk_is_full_has_failed_and_does_not_seem_to_run_on(tmp_path):
+    with small_disk(tmp_path / "disk", 300_000) as disk:
+        run = RunDirectory.create(disk, CONFIG)
+        with run:
+            run.update_manifest(status="running")
+            fill(disk)
+            with pytest.raises(OSError, match="No space left") as error:
+                run.log_round(record(0))
+            run.note_end(error.value)
+        assert run.manifest()["status"] == "failed" and "no space left" in run.manifest()["error"]
+        assert read_lines(run.path / "events.jsonl")[-1]["event"] == "failed"
+        assert summarize(run.path).status == "failed"
+
+
+def test_a_run_keeps_room_for_its_end_while_it_lasts(run):
+    with run:
+        assert (run.path / RESERVE).stat().st_size > 50_000
+    assert not (run.path / RESERVE).exists()
 
 
 # --- logs ---
