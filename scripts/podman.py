@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-REMEDY = "install podman with a runtime (Debian: podman crun netavark aardvark-dns catatonit) and be root"
+REMEDY = "install podman with a runtime (Debian: podman crun runc netavark aardvark-dns catatonit iptables) and be root"
 
 
 class PodmanError(Exception):
@@ -67,7 +67,7 @@ class Podman:
 
 
 def working_podman(image: str, folder: Path) -> Podman:
-    """Return a podman that starts containers of a stored image.
+    """Return a podman that starts containers of a stored image, with a network.
 
     Podman's own settings come first. Where nothing starts with them, as without systemd or without the right to raise
     limits, control groups are made without systemd and limits stay as they are, with each runtime in turn.
@@ -91,7 +91,7 @@ def working_podman(image: str, folder: Path) -> Podman:
         tries[runtime] = Podman({"CONTAINERS_CONF": str(settings)})
     reasons = []
     for name, podman in tries.items():
-        started = podman.run("run", "--rm", "--network", "none", "--entrypoint", "true", image)
+        started = podman.run("run", "--rm", "--network", "bridge", "--entrypoint", "true", image)
         if started.returncode == 0:
             return podman
         reasons.append(f"with {name}: {started.stderr.strip()}")
