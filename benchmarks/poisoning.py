@@ -3,6 +3,7 @@
     python -m benchmarks.poisoning                               # half an hour on one core
     python -m benchmarks.poisoning rounds=9 --clients 4 --strategies dualadapt --attacks labels scaled
     python -m benchmarks.poisoning --seeds 101 102 --runs runs/fresh     # a run that is there is not repeated
+    python -m benchmarks.poisoning --clients 10 --unequal                # clients with very different numbers of images
 
 One client of four, or of ten, is hostile from the first round; the others are honest. Figures are the accuracy in
 percent after the last round, the mean over the honest clients' test images: that of both heads together for DualAdapt,
@@ -42,7 +43,7 @@ from rich.console import Console
 
 import fedlab
 from benchmarks import cells
-from fedlab import registry
+from fedlab import launch, registry
 from fedlab.comm.tensors import tensor_record, tensors_of
 from fedlab.comparison.cells import finished
 from fedlab.comparison.grid import config_hash
@@ -60,6 +61,7 @@ OF_HEADS, OF_MODELS = (
     ("mixture",),
     ("examples", "doubled", "reversed"),
 )  # attacks on DualAdapt alone, on all others alone
+PRESET = "dualadapt-digits-heads"
 HOSTILE = 0  # partition
 BILLION, FACTOR = 10**9, {"scaled": -20.0, "doubled": 2.0, "reversed": -1.5}
 HEAD, MIXTURE = "head", "mixture"
@@ -81,6 +83,8 @@ MANY: Mapping[str, Value] = {
     "digits.targets": "mnist_m,synthdigits",
     "data.clients_per_domain": 5,
 }
+
+UNEQUAL: Mapping[str, Value] = {"data.partition": "quantity", "data.alpha": 0.3}  # with several clients of a domain
 
 
 @dataclass(frozen=True, config={"arbitrary_types_allowed": True})
@@ -182,19 +186,31 @@ def scaled(name: str, own: torch.Tensor, sent: torch.Tensor, factor: float) -> t
     return sent + factor * (own - sent)
 
 
-def accuracy(cell: Cell, options: Mapping[str, Value], runs: Path, answers: Answers) -> float:
-    """Return the percent of their test images that the honest clients classify after the last round."""
+def options_of(cell: Cell, options: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the options of a run."""
     spec = registry.find("strategy", cell.strategy).spec
     given: dict[str, Value] = {**PLAIN, **(FEW if cell.clients == 4 else MANY), **options, "seed": cell.seed}
     given |= {"server.agreement": cell.agreement, "digits.client_labels": spec.needs_client_labels}
     if cell.strategy == "dualadapt":
         given["dualadapt.source_only_twin"] = False
+    return given
+
+
+def examples(cell: Cell, options: Mapping[str, Value]) -> list[int]:
+    """Return the clients' numbers of training images, the hostile client's first."""
+    config = launch.resolve_config(PRESET, {**options_of(cell, options), "strategy": cell.strategy})
+    return [len(config.workload.data(partition, "train")) for partition in range(cell.clients)]
+
+
+def accuracy(cell: Cell, options: Mapping[str, Value], runs: Path, answers: Answers) -> float:
+    """Return the percent of their test images that the honest clients classify after the last round."""
+    spec, given = registry.find("strategy", cell.strategy).spec, options_of(cell, options)
     name = config_hash([asdict(cell), given])
     path = runs / f"{name}-{cell.seed}"
     if not finished(path):
         rmtree(path, ignore_errors=True)
         fedlab.run(
-            "dualadapt-digits-heads",
+            PRESET,
             strategy=replace(hostile(spec, cell.attack, answers), name=cell.strategy),
             runs=runs,
             overrides={**given, "name": name, "checkpoint.pretrain_cache": str(runs / "pretrained")},
@@ -223,8 +239,11 @@ def main() -> None:
     parser.add_argument("--attacks", nargs="+", default=list(ATTACKS), choices=ATTACKS)
     parser.add_argument("--clients", type=int, nargs="+", default=[4, 10], choices=[4, 10])
     parser.add_argument("--agreement", nargs="+", default=["off", "limit"], choices=["off", "limit"])
+    parser.add_argument("--unequal", action="store_true", help="some of ten clients have most of the images")
     options = parser.parse_args()
-    console, given = Console(width=120), parse_overrides(options.overrides)
+    if options.unequal and options.clients != [10]:
+        parser.error("--unequal divides a domain's images among its clients, so it goes with --clients 10 alone")
+    console, given = Console(width=120), {**(UNEQUAL if options.unequal else {}), **parse_overrides(options.overrides)}
     for clients in options.clients:
         table = cells.table(f"one hostile client of {clients}", ("strategy", "agreement", *options.attacks))
         for strategy in options.strategies:
@@ -233,6 +252,9 @@ def main() -> None:
             found: dict[tuple[str, str], list[float]] = {}
             for seed in options.seeds:
                 answers = Answers()
+                first = Cell(clients, strategy, options.agreement[0], attacks[0], seed)
+                numbers = ", ".join(map(str, examples(first, given)))
+                console.print(strategy, clients, seed, "training images by client, the hostile one first:", numbers)
                 for agreement, attack in itertools.product(options.agreement, attacks):
                     begin = time.process_time()
                     cell = Cell(clients, strategy, agreement, attack, seed)
