@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Mapping
 from concurrent.futures import Future
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from scipy.stats import spearmanr
+from torch import nn
 
 from benchmarks import cells
 from fedlab.comparison.cells import CheckpointRef
@@ -29,12 +30,13 @@ from fedlab.config.presets import parse_overrides
 from fedlab.config.sections import Value
 from fedlab.data.dataset import ArrayDataset
 from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
-from fedlab.models.feature_classifier import EnsembleHead, features_of, head_of
+from fedlab.models.feature_classifier import EnsembleHead, features_of, head_of, probabilities
 from fedlab.registry import load_config
 from fedlab.runs.checkpoints import Checkpoints
 from fedlab.runs.result import Result
 from fedlab.seeds import deterministic
-from fedlab.strategies.dualadapt.initial_head import initial_head
+from fedlab.strategies.dualadapt.initial_head import initial_head, sign_test
+from fedlab.strategies.dualadapt.local_head import pseudo_labels
 from fedlab.strategies.dualadapt.shared import CHOSEN_BY_CLIENT
 from fedlab.strategies.protocol import load
 from fedlab.training import resolve_device
@@ -84,9 +86,37 @@ def heads(result: Result) -> dict[str, tuple[float, float]]:
     return found
 
 
+@dataclass(frozen=True)
+class Opponent:
+    """A known client's head against the global one, on a late joiner.
+
+    Attributes
+    ----------
+    agreement, own_agreement
+        Fraction of the late joiner's training examples to which this head and the global one give their pseudo-labels.
+    chance
+        Probability of so great an advantage in agreement, were both heads equally good (one-sided sign test).
+    gain
+        Accuracy on its test data over that of the global head, in points, where F_g and the head predict together.
+    """
+
+    agreement: float
+    own_agreement: float
+    chance: float
+    gain: float
+
+
+@dataclass(frozen=True)
+class WhenJoining:
+    """Worth of every start of a late joiner, in percent, and what is known of each client's head without a label."""
+
+    worth: Mapping[str, float]
+    opponents: Mapping[str, Opponent]
+
+
 @torch.no_grad()
-def when_joining(preset: str, overrides: Mapping[str, Value], runs: Path) -> dict[str, float]:
-    """Accuracy in percent when joining by start, F_g and initial head averaged; ``random`` is the mean over heads."""
+def when_joining(preset: str, overrides: Mapping[str, Value], runs: Path) -> WhenJoining:
+    """Accuracy when joining by start, F_g and initial head averaged; ``random`` is the mean over heads."""
     result = cells.one_run(preset, {**overrides, "rounds": JOIN_ROUND, "checkpoint.keep": 1000}, runs)
     config, device = load_config(result.config), resolve_device("cpu")
     workload, options = config.workload, config.strategy
@@ -109,17 +139,27 @@ def when_joining(preset: str, overrides: Mapping[str, Value], runs: Path) -> dic
             "random": list(known.values()),
         }
         examples = ArrayDataset({"x": encode(features_of(model), test, device), "y": test[:]["y"]})
-        worth = {
-            start: [workload.evaluate(EnsembleHead(head, one), examples)["accuracy"] for one in heads]
-            for start, heads in starts.items()
-        }
-    return {start: 100 * float(np.mean(values)) for start, values in worth.items()}
+
+        def worth(one: nn.Module) -> float:
+            return 100 * float(workload.evaluate(EnsembleHead(head, one), examples)["accuracy"])
+
+        labels = pseudo_labels(z, probabilities(head, z), options)
+        ours, opponents = probabilities(head, z).argmax(1) == labels, dict[str, Opponent]()
+        for name, one in known.items():
+            theirs = probabilities(one, z).argmax(1) == labels
+            chance = sign_test(int((theirs & ~ours).sum()), int((ours & ~theirs).sum()))
+            agreements = (float(right.double().mean()) for right in (theirs, ours))
+            opponents[name] = Opponent(*agreements, chance, worth(one) - worth(head))
+        return WhenJoining(
+            {start: float(np.mean([worth(one) for one in heads])) for start, heads in starts.items()}, opponents
+        )
 
 
-def show_when_joining(found: Mapping[tuple[str, int], Mapping[str, float]], names: list[str], seeds: list[int]) -> None:
+def show_when_joining(found: Mapping[tuple[str, int], WhenJoining], names: list[str], seeds: list[int]) -> None:
     """Print the accuracy when joining by start, and the differences to the global head."""
     values = {
-        start: np.array([[found[name, seed][start] for name in names] for seed in seeds]) for start in WHEN_JOINING
+        start: np.array([[found[name, seed].worth[start] for name in names] for seed in seeds])
+        for start in WHEN_JOINING
     }
     table = cells.table(f"accuracy when joining in percent, seeds {seeds}", ("", *names, "mean"))
     for start, each in values.items():
@@ -129,6 +169,21 @@ def show_when_joining(found: Mapping[tuple[str, int], Mapping[str, float]], name
         if start != "global":
             apart = each - values["global"]
             table.add_row(f"{start} - global", *map(cells.gain, np.column_stack([apart, apart.mean(1)]).T))
+    Console(width=140).print(table)
+    show_opponents(found)
+
+
+def show_opponents(found: Mapping[tuple[str, int], WhenJoining]) -> None:
+    """Print heads that agree more with a late joiner's pseudo-labels than the global one, and what they are worth."""
+    table = cells.table(
+        "heads of clients that agree more than the global head",
+        ("late joiner", "seed", "head of", "agreement", "of the global head", "by chance", "over global"),
+    )
+    for (late_joiner, seed), one in found.items():
+        for name, head in one.opponents.items():
+            if head.agreement > head.own_agreement:
+                agreements = (f"{100 * value:.1f}" for value in (head.agreement, head.own_agreement))
+                table.add_row(late_joiner, str(seed), name, *agreements, f"{head.chance:.1g}", f"{head.gain:+.1f}")
     Console(width=140).print(table)
 
 
@@ -162,7 +217,7 @@ def main() -> None:
         **parse_overrides(options.overrides),
     }
     with cells.workers(options.processes) as pool:
-        waiting: dict[tuple[str, int], Future[dict[str, Any]]] = {}
+        waiting: dict[tuple[str, int], Future[Any]] = {}
         for name in options.late_joiners:
             for seed in options.seeds:
                 overrides = {**shared, "rounds": ROUNDS, "join_rounds": f"{name}={JOIN_ROUND}", "seed": seed}

@@ -16,6 +16,8 @@ from fedlab.models.feature_classifier import probabilities
 from fedlab.strategies.dualadapt.local_head import pseudo_labels
 from fedlab.strategies.dualadapt.shared import Options
 
+SIGNIFICANCE = 0.025  # of another head's advantage over F_g: two standard errors, on one side
+
 
 def initial_head(head: nn.Module, candidates: Sequence[nn.Module], z: Tensor, options: Options) -> nn.Module | None:
     """Return the initial head of a late joiner; None where the server chooses it.
@@ -32,7 +34,7 @@ def initial_head(head: nn.Module, candidates: Sequence[nn.Module], z: Tensor, op
     if options.late_joiner_init == "balanced":
         return balanced(head, z)
     if options.late_joiner_init == "agreement":
-        return most_agreeing([head, *candidates], z, pseudo_labels(z, probabilities(head, z), options))
+        return most_agreeing(head, candidates, z, pseudo_labels(z, probabilities(head, z), options))
     return None
 
 
@@ -56,7 +58,41 @@ def balanced(head: nn.Module, z: Tensor) -> nn.Module:
     return shifted
 
 
-def most_agreeing(heads: Sequence[nn.Module], z: Tensor, labels: Tensor) -> nn.Module:
-    """Return the head that gives most features z (examples, width) their labels (examples,); of equals the first."""
-    right = torch.stack([(probabilities(head, z).argmax(1) == labels).sum() for head in heads])
-    return heads[int(right.argmax())]
+def most_agreeing(head: nn.Module, candidates: Sequence[nn.Module], z: Tensor, labels: Tensor) -> nn.Module:
+    """Return the candidate that gives most features their labels, if it does so clearly more often than the head.
+
+    Only features count to which one of both gives the label and the other does not. Were both heads equally good, each
+    would be right on such a one with probability 1/2: the candidate is taken where as many or more would then be its
+    own with a probability below ``SIGNIFICANCE``, divided by the number of candidates (Bonferroni), since the best
+    of many heads looks good by chance.
+
+    Parameters
+    ----------
+    head
+        F_g, which is returned where no candidate is clearly better.
+    z, labels
+        Features (examples, width) and pseudo-labels (examples,).
+    """
+    if not candidates:
+        return head
+    right = torch.stack([probabilities(one, z).argmax(1) == labels for one in [head, *candidates]])
+    best = int(right[1:].sum(1).argmax())
+    gained, lost = (right[1 + best] & ~right[0]).sum(), (right[0] & ~right[1 + best]).sum()
+    clear = sign_test(int(gained), int(lost)) < SIGNIFICANCE / len(candidates)
+    return candidates[best] if clear else head
+
+
+def sign_test(more: int, less: int) -> float:
+    """Return the probability of ``more`` or more heads in ``more + less`` tosses of a fair coin.
+
+    For pairs of outcomes on the same examples this is the exact form of McNemar's test (Psychometrika, 1947), on one
+    side.
+
+    Examples
+    --------
+    >>> sign_test(2, 0)
+    0.25
+    """
+    from scipy.stats import binom  # late: a second to import, for which only a late joiner has to wait
+
+    return float(binom.sf(more - 1, more + less, 0.5))
