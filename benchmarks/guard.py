@@ -5,14 +5,16 @@
     python -m benchmarks.guard --groups                      # adapts nothing: the tables of what is there
 
 A case is one source, one target and one seed: source only, then ``source_free`` without its guard on the target's
-client, with the bits that it has in a run. Kept of it are features and predictions of the G that was sent and of the
-new one, and the labels to judge both by. A rule is chosen on all groups of cases but one and judged on that one, for
-each group in turn. Cases that are already in ``--runs`` are read, not repeated.
+client, with the bits that it has in a run. Kept of it are features and predictions of the G that was sent, of the new
+one, of those with weights between them, and of a second, shorter training, and the labels to judge them by. A rule is
+chosen on all groups of cases but one and judged on that one, for each group in turn. Cases that are already in
+``--runs`` are read, not repeated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +25,13 @@ from torch import nn
 from benchmarks import cells, guard_rules
 from benchmarks.adapted_clients import FinishedRun
 from benchmarks.client_adaptation import PROXIES
-from benchmarks.guard_rules import accuracy
+from benchmarks.guard_rules import AGAIN, OPTIONS, SHARES, accuracy, mixed
 from fedlab.config.presets import parse_overrides
 from fedlab.config.sections import Value
 from fedlab.data.images.office import OFFICE
 from fedlab.data.images.pacs import PACS
-from fedlab.models.batchnorm_stats import encode
+from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
 from fedlab.models.feature_classifier import probabilities
-from fedlab.registry import load_config
 from fedlab.seeds import seeded
 from fedlab.strategies.client_adaptation.source_free import Options, train_copy
 from fedlab.strategies.client_adaptation.spec import AdaptationSpec, Adapted, Client
@@ -38,7 +39,6 @@ from fedlab.strategies.client_adaptation.spec import AdaptationSpec, Adapted, Cl
 DIGITS = ("mnist", "usps", "mnist_m", "optdigits", "synthdigits")
 PAIRS = 2  # random views of each example that are kept
 CPU = torch.device("cpu")
-OPTIONS: Options = load_config({"strategy": "source_free"}).adaptation
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,13 @@ def settings() -> Iterator[Setting]:
         yield Setting("office", "source-only-office", {"office.source": source})
 
 
-def collect(setting: Setting, seed: int, shared: Mapping[str, Value], runs: Path) -> None:
-    """Adapt each client of a setting and keep its outputs, one file a client."""
+def collect(setting: Setting, targets: list[str], seed: int, shared: Mapping[str, Value], runs: Path) -> None:
+    """Adapt each client of a setting, or some ``targets`` alone, and keep its outputs, one file a client."""
     overrides = {**shared, **setting.options, "seed": seed, "evaluate_every": 100}
     run = FinishedRun(cells.one_run(setting.preset, overrides, runs))
     for partition, name in enumerate(run.workload.clients):
         path = runs / "guard" / f"{setting.group}-{run.workload.source}-{name}-{seed}.pt"
-        if not path.exists():
+        if name in (targets or [name]) and not path.exists():
             keep(case(run, setting.group, partition), path)
 
 
@@ -92,7 +92,10 @@ def case(run: FinishedRun, group: str, partition: int) -> dict[Any, Any]:
     def both(client: Client, options: Options) -> Adapted:
         client = replace(client, data=client.data.without("y").subsample(options.max_examples))
         old, new, _ = train_copy(client, options)
-        models = {"sent": client.features.eval(), "old": old, "new": new}
+        between = {mixed(share): interpolated(old, new, share, client, options) for share in SHARES}
+        with seeded(seed, "again", partition):
+            _, again, _ = train_copy(client, replace(options, steps=options.steps // 2))
+        models = {"sent": client.features.eval(), "old": old, "new": new, **between, AGAIN: again}
         with seeded(seed, "guard", partition):
             for title, features in models.items():
                 for part, examples in (("train", client.data), ("test", test.without("y"))):
@@ -103,12 +106,26 @@ def case(run: FinishedRun, group: str, partition: int) -> dict[Any, Any]:
     return found
 
 
+@torch.no_grad()
+def interpolated(old: nn.Module, new: nn.Module, share: float, client: Client, options: Options) -> nn.Module:
+    """Return G with weights between the old and the new one (WiSE-FT, Wortsman et al., CVPR 2022).
+
+    Batch-norm statistics are the client's own, made anew; ``share`` is that of the new weights.
+    """
+    between = deepcopy(new)
+    for mine, theirs in zip(between.parameters(), old.parameters(), strict=True):
+        mine.lerp_(theirs, 1 - share)
+    adapt_batchnorm(between, client.data, options.bn_images, 1.0, CPU)
+    return between.eval()
+
+
 def keep(found: dict[Any, Any], path: Path) -> None:
     """Write a case's file, and say what came out."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(found, path.with_suffix(".tmp"))
     path.with_suffix(".tmp").rename(path)
-    print(path.name, *(f"{title} {accuracy(found, title):.1f}" for title in ("sent", "old", "new")), flush=True)
+    titles = dict.fromkeys(title for title, part in (key for key in found if isinstance(key, tuple)))
+    print(path.name, *(f"{title} {accuracy(found, title):.1f}" for title in titles), flush=True)
 
 
 @torch.no_grad()
@@ -126,13 +143,14 @@ def main() -> None:
     parser.set_defaults(seeds=[0])
     parser.add_argument("--groups", nargs="*", default=list(dict.fromkeys(one.group for one in settings())))
     parser.add_argument("--sources", nargs="+", help="some sources alone")
+    parser.add_argument("--targets", nargs="+", default=[], help="some targets alone")
     options = parser.parse_args()
     shared = {"threads": 1, **parse_overrides(options.overrides)}
     for seed in options.seeds:
         for setting in settings():
             source = next(value for name, value in setting.options.items() if name.endswith(".source"))
             if setting.group in options.groups and source in (options.sources or [source]):
-                collect(setting, seed, shared, options.runs)
+                collect(setting, options.targets, seed, shared, options.runs)
     files = sorted((options.runs / "guard").glob("*.pt"))
     guard_rules.show([guard_rules.case_of(file) for file in files])
 

@@ -20,18 +20,29 @@ from fedlab.losses.information_maximization import entropy
 from fedlab.losses.propagation import propagate_labels
 from fedlab.registry import load_config
 from fedlab.strategies.client_adaptation.guard import mutual_information
+from fedlab.strategies.client_adaptation.source_free import Options
 
 TOLERANCE = 0.5  # points that a kept adaptation may lose
 LOSS_WEIGHT = 5  # of a point that is lost, in points that are gained, where a threshold is chosen
-MIN_AGREEMENT = float(load_config({"strategy": "source_free"}).adaptation.min_agreement)
+OPTIONS: Options = load_config({"strategy": "source_free"}).adaptation
+MIN_AGREEMENT, NEIGHBORS = OPTIONS.min_agreement, OPTIONS.num_neighbors
+AGAIN = "again"  # a second training, of half the steps and with other random numbers
+BOTH = "both models predict"
+SHARES = (0.5, 0.75, 0.9)  # of the new weights in those between
 SHARPNESS = 0.05  # temperature of soft neighborhood density, as published
+
+
+def mixed(share: float) -> str:
+    """Title of the model with this share of the new weights."""
+    return f"{share} new"
 
 
 @dataclass(frozen=True)
 class Case:
     """One adaptation: where it was, accuracies on test data in percent, and what the client could know.
 
-    ``blended`` is that of the mean of the probabilities of both models, with the client's statistics in the old one.
+    ``instead`` has those of what a client could predict with instead of the new G, by title: weights between the old
+    and the new one, or the mean of the probabilities of both, with the client's statistics in the old one.
     """
 
     group: str
@@ -40,7 +51,9 @@ class Case:
     seed: int
     before: float
     after: float
-    blended: float
+    instead: Mapping[str, float]
+    examples: int
+    classes: int
     statistics: Mapping[str, float]
 
     @property
@@ -55,9 +68,19 @@ def case_of(file: Path) -> Case:
     if known.exists():
         return Case(**json.loads(known.read_text()))
     found = torch.load(file, weights_only=True)
-    before, after, blended = (accuracy(found, *titles) for titles in (("sent",), ("new",), ("old", "new")))
+    examples, classes = found["new", "train"]["p"].shape
+    between = {mixed(share): accuracy(found, mixed(share)) for share in SHARES}
     case = Case(
-        found["group"], found["source"], found["target"], found["seed"], before, after, blended, statistics(found)
+        group=found["group"],
+        source=found["source"],
+        target=found["target"],
+        seed=found["seed"],
+        before=accuracy(found, "sent"),
+        after=accuracy(found, "new"),
+        instead={BOTH: accuracy(found, "old", "new"), **between},
+        examples=examples,
+        classes=classes,
+        statistics=statistics(found),
     )
     known.write_text(json.dumps(asdict(case)))
     return case
@@ -75,7 +98,7 @@ STAYED, LEARNED, INFORMATION = "labels that stayed", "first labels learned", "in
 def statistics(found: Any) -> dict[str, float]:
     """Return what speaks for the new model, on the client's training data if not said otherwise."""
     sent, old, new = (found[title, "train"] for title in ("sent", "old", "new"))
-    labels, classes = old["p"].argmax(1), new["p"].argmax(1)
+    labels, classes, again = (one["p"].argmax(1) for one in (old, new, found[AGAIN, "train"]))
     first = propagated(old["z"], old["p"])
     gain = {
         "nuclear norm": nuclear_norm(new["p"]) - nuclear_norm(old["p"]),
@@ -92,8 +115,9 @@ def statistics(found: Any) -> dict[str, float]:
         STAYED: same(labels, classes),
         "labels that stayed, mean over classes": by_class(labels, classes),
         LEARNED: same(classes, first),
-        f"mean of {STAYED} and {LEARNED}": (same(labels, classes) + same(classes, first)) / 2,
+        AGREEMENT: (same(labels, classes) + same(classes, first)) / 2,
         "old labels that propagation leaves alone": same(labels, first),
+        "classes of a second training": same(classes, again),
         "probability of new classes by the old model": float(old["p"].gather(1, classes[:, None]).mean()),
         "class balance kept": -divergence(new["p"].mean(0), old["p"].mean(0)),
         "class balance: old": float(entropy(old["p"].mean(0))) / float(np.log(old["p"].shape[1])),
@@ -151,6 +175,16 @@ def neighbors(z: Tensor, labels: Tensor, count: int = 10, most: int = 3000) -> f
     return float((labels[nearest] == labels[:, None]).double().mean())
 
 
+AGREEMENT = f"mean of {STAYED} and {LEARNED}"
+
+
+def passes(case: Case, errors: float = 0.0) -> bool:
+    """Return the guard's verdict, on the agreement less so many of its standard errors."""
+    agreement = case.statistics[AGREEMENT]
+    error = (agreement * (1 - agreement) / case.examples) ** 0.5
+    return agreement - errors * error >= MIN_AGREEMENT and case.statistics[INFORMATION] >= 0
+
+
 GUARD = f"the guard: mean of {STAYED} and {LEARNED}, information did not fall"
 FIXED: Mapping[str, Callable[[Case], bool]] = {
     "always": lambda case: True,
@@ -158,8 +192,10 @@ FIXED: Mapping[str, Callable[[Case], bool]] = {
     "60 % of the labels stayed, information did not fall": lambda case: (
         case.statistics[STAYED] >= 0.6 and case.statistics[INFORMATION] >= 0
     ),
-    GUARD: lambda case: (
-        case.statistics[f"mean of {STAYED} and {LEARNED}"] >= MIN_AGREEMENT and case.statistics[INFORMATION] >= 0
+    GUARD: passes,
+    "the guard, on the agreement less two standard errors": lambda case: passes(case, errors=2),
+    f"the guard, from {NEIGHBORS + 1} examples a class on": lambda case: (
+        case.examples > NEIGHBORS * case.classes and passes(case)
     ),
 }
 
@@ -216,10 +252,15 @@ def left_out(name: str, cases: Sequence[Case]) -> Verdicts:
 def show(cases: Sequence[Case]) -> None:
     """Print every case, and how each rule does."""
     console, names = Console(width=200), list(cases[0].statistics)
-    table = cells.table("accuracy in percent", ("group", "source", "target", "seed", "before", "after", "gain"))
+    others = tuple(cases[0].instead)
+    columns = ("group", "source", "target", "seed", "examples", "agreement", "before", "after", "gain", *others)
+    table = cells.table("accuracy in percent", columns)
     for case in sorted(cases, key=lambda case: case.gain):
+        known = (str(case.seed), str(case.examples), f"{case.statistics[AGREEMENT]:.3f}")
         figures = (f"{case.before:.1f}", f"{case.after:.1f}", f"{case.gain:+.1f}")
-        table.add_row(case.group, case.source, case.target, str(case.seed), *figures)
+        table.add_row(
+            case.group, case.source, case.target, *known, *figures, *(f"{case.instead[o]:.1f}" for o in others)
+        )
     console.print(table)
     verdicts = {
         f"{group}, seed {seed}": judged(
@@ -231,9 +272,10 @@ def show(cases: Sequence[Case]) -> None:
     table = cells.table("verdicts on each group by the threshold of the others", columns)
     for title, keep in FIXED.items():
         table.add_row(title, *judged(cases, keep).row)
-    blended = [replace(case, after=case.blended) for case in cases]
-    for title in ("always", GUARD):
-        table.add_row(f"{title}; both models predict", *judged(blended, FIXED[title]).row)
+    for other in cases[0].instead:
+        changed = [replace(case, after=case.instead[other]) for case in cases]
+        for title in ("always", GUARD):
+            table.add_row(f"{title}; {other}", *judged(changed, FIXED[title]).row)
     for title, found in verdicts.items():
         table.add_row(f"the guard on {title}", *found.row)
     table.add_section()
