@@ -6,15 +6,15 @@
 
 A case is one source, one target and one seed: source only, then ``source_free`` without its guard on the target's
 client, with the bits that it has in a run. Kept of it are features and predictions of the G that was sent, of the new
-one, of those with weights between them, and of a second, shorter training, and the labels to judge them by. A rule is
-chosen on all groups of cases but one and judged on that one, for each group in turn. Cases that are already in
+one, of those with weights between them and, if asked for, of a second training, and the labels to judge them by. A
+rule is chosen on all groups of cases but one and judged on that one, for each group in turn. Cases that are already in
 ``--runs`` are read, not repeated.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,10 @@ from fedlab.config.presets import parse_overrides
 from fedlab.config.sections import Value
 from fedlab.data.images.office import OFFICE
 from fedlab.data.images.pacs import PACS
-from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
+from fedlab.models.batchnorm_stats import encode
 from fedlab.models.feature_classifier import probabilities
 from fedlab.seeds import seeded
-from fedlab.strategies.client_adaptation.source_free import Options, train_copy
+from fedlab.strategies.client_adaptation.source_free import Options, interpolated, train_copy
 from fedlab.strategies.client_adaptation.spec import AdaptationSpec, Adapted, Client
 
 DIGITS = ("mnist", "usps", "mnist_m", "optdigits", "synthdigits")
@@ -68,18 +68,22 @@ def settings() -> Iterator[Setting]:
         yield Setting("office", "source-only-office", {"office.source": source})
 
 
-def collect(setting: Setting, targets: list[str], seed: int, shared: Mapping[str, Value], runs: Path) -> None:
-    """Adapt each client of a setting, or some ``targets`` alone, and keep its outputs, one file a client."""
+def collect(setting: Setting, seed: int, asked: argparse.Namespace) -> None:
+    """Adapt each client of a setting, or some targets alone, and keep its outputs, one file a client."""
+    shared: Mapping[str, Value] = {"threads": 1, **parse_overrides(asked.overrides)}
     overrides = {**shared, **setting.options, "seed": seed, "evaluate_every": 100}
-    run = FinishedRun(cells.one_run(setting.preset, overrides, runs))
+    run = FinishedRun(cells.one_run(setting.preset, overrides, asked.runs))
     for partition, name in enumerate(run.workload.clients):
-        path = runs / "guard" / f"{setting.group}-{run.workload.source}-{name}-{seed}.pt"
-        if name in (targets or [name]) and not path.exists():
-            keep(case(run, setting.group, partition), path)
+        path = asked.runs / "guard" / f"{setting.group}-{run.workload.source}-{name}-{seed}.pt"
+        if name in (asked.targets or [name]) and not path.exists():
+            keep(case(run, setting.group, partition, asked.again), path)
 
 
-def case(run: FinishedRun, group: str, partition: int) -> dict[Any, Any]:
-    """Adapt one client; return its outputs before and after, on its training and test data, and the labels."""
+def case(run: FinishedRun, group: str, partition: int, again: bool = False) -> dict[Any, Any]:
+    """Adapt one client; return its outputs before and after, on its training and test data, and the labels.
+
+    ``again``: train a second time, half the steps with other random numbers.
+    """
     workload, seed, test = run.workload, run.config.run.seed, run.workload.data(partition, "test")
     found: dict[Any, Any] = {
         "source": workload.source,
@@ -92,10 +96,13 @@ def case(run: FinishedRun, group: str, partition: int) -> dict[Any, Any]:
     def both(client: Client, options: Options) -> Adapted:
         client = replace(client, data=client.data.without("y").subsample(options.max_examples))
         old, new, _ = train_copy(client, options)
-        between = {mixed(share): interpolated(old, new, share, client, options) for share in SHARES}
-        with seeded(seed, "again", partition):
-            _, again, _ = train_copy(client, replace(options, steps=options.steps // 2))
-        models = {"sent": client.features.eval(), "old": old, "new": new, **between, AGAIN: again}
+        between = {
+            mixed(share): interpolated(old, new, client, replace(options, interpolation=share)) for share in SHARES
+        }
+        models = {"sent": client.features.eval(), "old": old, "new": new, **between}
+        if again:
+            with seeded(seed, AGAIN, partition):
+                _, models[AGAIN], _ = train_copy(client, replace(options, steps=options.steps // 2))
         with seeded(seed, "guard", partition):
             for title, features in models.items():
                 for part, examples in (("train", client.data), ("test", test.without("y"))):
@@ -104,19 +111,6 @@ def case(run: FinishedRun, group: str, partition: int) -> dict[Any, Any]:
 
     run.adapt(partition, AdaptationSpec(Options, both), OPTIONS)
     return found
-
-
-@torch.no_grad()
-def interpolated(old: nn.Module, new: nn.Module, share: float, client: Client, options: Options) -> nn.Module:
-    """Return G with weights between the old and the new one (WiSE-FT, Wortsman et al., CVPR 2022).
-
-    Batch-norm statistics are the client's own, made anew; ``share`` is that of the new weights.
-    """
-    between = deepcopy(new)
-    for mine, theirs in zip(between.parameters(), old.parameters(), strict=True):
-        mine.lerp_(theirs, 1 - share)
-    adapt_batchnorm(between, client.data, options.bn_images, 1.0, CPU)
-    return between.eval()
 
 
 def keep(found: dict[Any, Any], path: Path) -> None:
@@ -144,13 +138,13 @@ def main() -> None:
     parser.add_argument("--groups", nargs="*", default=list(dict.fromkeys(one.group for one in settings())))
     parser.add_argument("--sources", nargs="+", help="some sources alone")
     parser.add_argument("--targets", nargs="+", default=[], help="some targets alone")
+    parser.add_argument("--again", action="store_true", help="of new cases, a second training of half the steps, too")
     options = parser.parse_args()
-    shared = {"threads": 1, **parse_overrides(options.overrides)}
     for seed in options.seeds:
         for setting in settings():
             source = next(value for name, value in setting.options.items() if name.endswith(".source"))
             if setting.group in options.groups and source in (options.sources or [source]):
-                collect(setting, options.targets, seed, shared, options.runs)
+                collect(setting, seed, options)
     files = sorted((options.runs / "guard").glob("*.pt"))
     guard_rules.show([guard_rules.case_of(file) for file in files])
 

@@ -98,7 +98,8 @@ STAYED, LEARNED, INFORMATION = "labels that stayed", "first labels learned", "in
 def statistics(found: Any) -> dict[str, float]:
     """Return what speaks for the new model, on the client's training data if not said otherwise."""
     sent, old, new = (found[title, "train"] for title in ("sent", "old", "new"))
-    labels, classes, again = (one["p"].argmax(1) for one in (old, new, found[AGAIN, "train"]))
+    labels, classes = old["p"].argmax(1), new["p"].argmax(1)
+    again = [found[AGAIN, "train"]["p"].argmax(1)] if (AGAIN, "train") in found else []
     first = propagated(old["z"], old["p"])
     gain = {
         "nuclear norm": nuclear_norm(new["p"]) - nuclear_norm(old["p"]),
@@ -117,7 +118,7 @@ def statistics(found: Any) -> dict[str, float]:
         LEARNED: same(classes, first),
         AGREEMENT: (same(labels, classes) + same(classes, first)) / 2,
         "old labels that propagation leaves alone": same(labels, first),
-        "classes of a second training": same(classes, again),
+        **({"classes of a second training": same(classes, *again)} if again else {}),
         "probability of new classes by the old model": float(old["p"].gather(1, classes[:, None]).mean()),
         "class balance kept": -divergence(new["p"].mean(0), old["p"].mean(0)),
         "class balance: old": float(entropy(old["p"].mean(0))) / float(np.log(old["p"].shape[1])),
@@ -251,7 +252,8 @@ def left_out(name: str, cases: Sequence[Case]) -> Verdicts:
 
 def show(cases: Sequence[Case]) -> None:
     """Print every case, and how each rule does."""
-    console, names = Console(width=200), list(cases[0].statistics)
+    console = Console(width=200)
+    names = [name for name in cases[0].statistics if all(name in case.statistics for case in cases)]
     others = tuple(cases[0].instead)
     columns = ("group", "source", "target", "seed", "examples", "agreement", "before", "after", "gain", *others)
     table = cells.table("accuracy in percent", columns)

@@ -13,9 +13,12 @@ Mean Teacher, NeurIPS 2017::
     6  every step:  x' = random view of a batch
     7    G <- argmin  mean of w CE(F(G(x')), label)  +  information * (mean H(p) - H(mean p))
     8    teacher <- teacher_ema * teacher + (1 - teacher_ema) * G
-    9  G's batch-norm statistics <- the client's own
+    9  G <- interpolation * G + (1 - interpolation) * the G that was sent; its batch-norm statistics <- the client's own
 
 Batch norms are in training mode in line 7. The client predicts with G, not with the teacher.
+
+**Interpolation** of weights (line 9; 1: none) is WiSE-FT (Wortsman et al., CVPR 2022): where training on wrong labels
+loses accuracy, part of the way loses less.
 
 **The guard** (``guard``) keeps the G that was sent where the new one looks worse without a label, see ``guard.py``.
 
@@ -72,6 +75,9 @@ class Options:
     max_examples: int = Field(
         12000, ge=2, description="examples of a client that are labeled and learned from, at most"
     )
+    interpolation: float = Field(
+        1.0, gt=0, le=1, description="weight of the trained G in the one that is kept; the rest is that which was sent"
+    )
     guard: bool = Field(True, description="keep the G that was sent where the new one looks worse without a label")
     min_agreement: float = Field(
         0.74, ge=0, le=1, description="of the guard: least agreement of the new G with classes known before"
@@ -82,7 +88,8 @@ def adapt(client: Client, options: Options) -> Adapted:
     """Train a client's G (lines 1 to 9) and return it, or the one that was sent where the guard says so."""
     client = replace(client, data=client.data.subsample(options.max_examples))
     old, new, labels = train_copy(client, options)
-    return choose(old, new, client.frozen_head(), client, labels.classes, options.min_agreement, options.guard)
+    found = choose(old, new, client.frozen_head(), client, labels.classes, options.min_agreement, options.guard)
+    return replace(found, features=interpolated(old, new, client, options)) if found.features is new else found
 
 
 def train_copy(client: Client, options: Options) -> tuple[nn.Module, nn.Module, PseudoLabels]:
@@ -91,7 +98,8 @@ def train_copy(client: Client, options: Options) -> tuple[nn.Module, nn.Module, 
     Returns
     -------
     tuple of Module, Module, PseudoLabels
-        G of line 1 and of line 9, both in evaluation mode, and the labels that training began with.
+        G of line 1 and, without interpolation, of line 9, both in evaluation mode, and the labels that training began
+        with.
     """
     head, old = client.frozen_head(), client.trainable_features()
     adapt_batchnorm(old, client.data, options.bn_images, options.bn_adaptation, client.device)  # line 1
@@ -130,6 +138,18 @@ def train_features(
     )
     adapt_batchnorm(features, client.data, options.bn_images, 1.0, client.device)  # line 9
     return features.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def interpolated(old: nn.Module, new: nn.Module, client: Client, options: Options) -> nn.Module:
+    """Return G of line 9 in evaluation mode, from those of line 1 and of the last step; they are not changed."""
+    if options.interpolation == 1:
+        return new
+    between = deepcopy(new)
+    for mine, theirs in zip(between.parameters(), old.parameters(), strict=True):
+        mine.lerp_(theirs, 1 - options.interpolation)
+    adapt_batchnorm(between, client.data, options.bn_images, 1.0, client.device)
+    return between.eval()
 
 
 @plain_dataclass(frozen=True)

@@ -114,6 +114,29 @@ def test_it_learns_a_shifted_domain(client):
     assert new.report["adapted"] == 1.0
 
 
+def test_interpolated_weights_lie_between_those_of_both_and_get_the_clients_own_statistics(client):
+    found = {}
+    for share in (1.0, 0.25):
+        with seeded("adapt"):
+            found[share] = adapt(client, options(interpolation=share)).features
+    sent, trained = dict(client.features.named_parameters()), dict(found[1.0].named_parameters())
+    wanted = deepcopy(client.features)
+    for name, weight in wanted.named_parameters():
+        weight.data = 0.75 * sent[name].data + 0.25 * trained[name].data
+    own_statistics(wanted, client.data[:]["x"], 1.0)
+    x = client.data[:]["x"]
+    torch.testing.assert_close(found[0.25](x), wanted.eval()(x))
+    assert not torch.allclose(found[0.25](x), found[1.0](x))
+    assert not found[0.25].training
+
+
+def test_a_new_model_that_is_not_kept_is_not_interpolated(client):
+    with seeded("adapt"):
+        adapted = adapt(client, options(interpolation=0.5, guard=True, min_agreement=1.0, steps=40))
+    assert adapted.report["adapted"] == 0.0
+    assert adapted.features is client.features
+
+
 @pytest.mark.parametrize(
     "off", [{"num_neighbors": 0}, {"balance_iterations": 0}, {"information": 0.0}, {"views": False}, {"confident": 1.0}]
 )
