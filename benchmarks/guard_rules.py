@@ -25,7 +25,7 @@ from fedlab.strategies.client_adaptation.source_free import Options
 TOLERANCE = 0.5  # points that a kept adaptation may lose
 LOSS_WEIGHT = 5  # of a point that is lost, in points that are gained, where a threshold is chosen
 OPTIONS: Options = load_config({"strategy": "source_free"}).adaptation
-MIN_AGREEMENT, NEIGHBORS = OPTIONS.min_agreement, OPTIONS.num_neighbors
+MIN_AGREEMENT, PER_CLASS = OPTIONS.min_agreement, OPTIONS.min_examples_per_class
 AGAIN = "again"  # a second training, of half the steps and with other random numbers
 BOTH = "both models predict"
 SHARES = (0.5, 0.75, 0.9)  # of the new weights in those between
@@ -195,8 +195,8 @@ FIXED: Mapping[str, Callable[[Case], bool]] = {
     ),
     GUARD: passes,
     "the guard, on the agreement less two standard errors": lambda case: passes(case, errors=2),
-    f"the guard, from {NEIGHBORS + 1} examples a class on": lambda case: (
-        case.examples > NEIGHBORS * case.classes and passes(case)
+    f"the guard, from {PER_CLASS} examples a class on": lambda case: (
+        case.examples >= PER_CLASS * case.classes and passes(case)
     ),
 }
 

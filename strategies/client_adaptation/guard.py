@@ -1,6 +1,8 @@
 """The choice between a client's old and new G without a label.
 
-The new G is kept if it passes two tests:
+A client does not adapt if it has fewer than eleven examples for each class of the model: an example's ten neighbors,
+over which labels are propagated, are then partly of other classes however good G is, and what follows would be judged
+by few examples. With enough of them the new G is kept if it passes two tests:
 
 - **Agreement**: the new G gives enough examples the class that the old G gives them, and the pseudo-label that training
   began with; the mean of both fractions. Where the old G knows little, few of its own labels survive. Pseudo-labels
@@ -21,20 +23,28 @@ from fedlab.models.batchnorm_stats import encode
 from fedlab.models.feature_classifier import probabilities
 from fedlab.strategies.client_adaptation.spec import Adapted, Client
 
+ADAPTED = "adapted"
 BATCH = 500  # examples per forward pass without gradients
 
 GUARD_METRICS = (
     Metric(
-        "adapted",
+        ADAPTED,
         "new G kept",
         order=AUXILIARY_ORDER,
         role="auxiliary",
-        when_zero="kept the features that were sent, since new ones looked worse (the guard)",
+        when_zero="kept the features that were sent, since new ones looked worse or examples are too few (the guard)",
     ),
     Metric("agreement", "agreement with labels known before", order=AUXILIARY_ORDER, role="auxiliary"),
     Metric("information_old", "information between views, old G", order=AUXILIARY_ORDER, role="auxiliary"),
     Metric("information_new", "information between views, new G", order=AUXILIARY_ORDER, role="auxiliary"),
 )
+
+
+@torch.no_grad()
+def too_few(client: Client, per_class: int) -> bool:
+    """Return whether a client has fewer than so many examples for each class of its model."""
+    first = probabilities(client.head, encode(client.features, client.data.subsample(1), client.device))
+    return len(client.data) < per_class * first.shape[1]
 
 
 def choose(
@@ -71,7 +81,7 @@ def choose(
     agreement = float(torch.stack([classes == known, classes == labels]).double().mean())
     keep = not guard or (agreement >= min_agreement and after >= before)
     report = {
-        "adapted": float(keep),
+        ADAPTED: float(keep),
         "agreement": agreement,
         "information_old": before,
         "information_new": after,

@@ -46,7 +46,7 @@ from fedlab.losses.propagation import propagate_labels
 from fedlab.models.batchnorm_stats import adapt_batchnorm, encode
 from fedlab.models.feature_classifier import probabilities
 from fedlab.optimizers import Adam
-from fedlab.strategies.client_adaptation.guard import GUARD_METRICS, choose
+from fedlab.strategies.client_adaptation.guard import ADAPTED, GUARD_METRICS, choose, too_few
 from fedlab.strategies.client_adaptation.spec import AdaptationSpec, Adapted, Client
 from fedlab.strategies.client_adaptation.wrapper import as_strategy
 from fedlab.strategies.source_only import SPEC as SOURCE_ONLY
@@ -79,6 +79,11 @@ class Options:
         1.0, gt=0, le=1, description="weight of the trained G in the one that is kept; the rest is that which was sent"
     )
     guard: bool = Field(True, description="keep the G that was sent where the new one looks worse without a label")
+    min_examples_per_class: int = Field(
+        11,
+        ge=0,
+        description="of the guard: examples of a client for each class of the model, below which it does not adapt",
+    )
     min_agreement: float = Field(
         0.74, ge=0, le=1, description="of the guard: least agreement of the new G with classes known before"
     )
@@ -87,6 +92,8 @@ class Options:
 def adapt(client: Client, options: Options) -> Adapted:
     """Train a client's G (lines 1 to 9) and return it, or the one that was sent where the guard says so."""
     client = replace(client, data=client.data.subsample(options.max_examples))
+    if options.guard and too_few(client, options.min_examples_per_class):
+        return Adapted(client.features, {ADAPTED: 0.0})
     old, new, labels = train_copy(client, options)
     found = choose(old, new, client.frozen_head(), client, labels.classes, options.min_agreement, options.guard)
     return replace(found, features=interpolated(old, new, client, options)) if found.features is new else found

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fedlab.data.dataset import ArrayDataset
-from fedlab.strategies.client_adaptation.guard import choose, mutual_information, view_information
+from fedlab.strategies.client_adaptation.guard import choose, mutual_information, too_few, view_information
 from fedlab.strategies.client_adaptation.spec import Client
 
 CPU = torch.device("cpu")
@@ -61,3 +61,8 @@ def test_a_model_that_agrees_too_little_with_old_classes_and_first_labels_is_not
     assert found.report["agreement"] == pytest.approx((0.25 + 1) / 2)
     assert found.features is (new if kept else SENT)
     assert found.report["adapted"] == float(kept)
+
+
+@pytest.mark.parametrize(("per_class", "few"), [(0, False), (5, False), (6, True)])
+def test_examples_are_counted_for_each_class_of_the_model(per_class, few):
+    assert too_few(client(), per_class) == few  # twenty examples, four classes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -166,8 +167,18 @@ def test_an_example_without_weight_costs_nothing():
     assert float(adaptation_loss(logits, classes, torch.zeros(2), 0.0)) == 0.0
 
 
+def test_a_client_with_too_few_examples_keeps_the_model_that_was_sent_unless_the_guard_is_off(client):
+    few = replace(client, data=client.data.subsample(32))  # of three classes
+    guarded = adapt(few, options(guard=True, min_agreement=0.0))
+    assert guarded.features is few.features
+    assert guarded.report == {"adapted": 0.0}
+    for changes in ({"guard": False}, {"guard": True, "min_agreement": 0.0, "min_examples_per_class": 10}):
+        with seeded("adapt"):
+            assert "agreement" in adapt(few, options(**changes)).report
+
+
 def test_a_client_with_one_image_has_a_model_in_the_end(client):
     one = Client(client.features, client.head, client.data.select(torch.tensor([3])), client.view, torch.clone, CPU)
     with seeded("adapt"):
-        adapted = adapt(one, options(guard=True, min_agreement=0.0))
+        adapted = adapt(one, options(guard=True, min_agreement=0.0, min_examples_per_class=0))
     assert all(tensor.isfinite().all() for tensor in adapted.features.state_dict().values())
