@@ -96,14 +96,16 @@ class Opponent:
         Fraction of the late joiner's training examples to which this head and the global one give their pseudo-labels.
     chance
         Probability of so great an advantage in agreement, were both heads equally good (one-sided sign test).
-    gain
-        Accuracy on its test data over that of the global head, in points, where F_g and the head predict together.
+    gain, error
+        Accuracy on its test data over that of the global head, in points, where F_g and the head predict together, and
+        the standard error of this paired difference.
     """
 
     agreement: float
     own_agreement: float
     chance: float
     gain: float
+    error: float
 
 
 @dataclass(frozen=True)
@@ -143,13 +145,18 @@ def when_joining(preset: str, overrides: Mapping[str, Value], runs: Path) -> Whe
         def worth(one: nn.Module) -> float:
             return 100 * float(workload.evaluate(EnsembleHead(head, one), examples)["accuracy"])
 
+        def hits(one: nn.Module) -> torch.Tensor:
+            return (EnsembleHead(head, one)(examples[:]["x"]).argmax(1) == examples[:]["y"]).double()
+
         labels = pseudo_labels(z, probabilities(head, z), options)
         ours, opponents = probabilities(head, z).argmax(1) == labels, dict[str, Opponent]()
         for name, one in known.items():
             theirs = probabilities(one, z).argmax(1) == labels
             chance = sign_test(int((theirs & ~ours).sum()), int((ours & ~theirs).sum()))
             agreements = (float(right.double().mean()) for right in (theirs, ours))
-            opponents[name] = Opponent(*agreements, chance, worth(one) - worth(head))
+            apart = 100 * (hits(one) - hits(head))
+            error = float(apart.std()) / len(apart) ** 0.5
+            opponents[name] = Opponent(*agreements, chance, float(apart.mean()), error)
         return WhenJoining(
             {start: float(np.mean([worth(one) for one in heads])) for start, heads in starts.items()}, opponents
         )
@@ -177,13 +184,28 @@ def show_opponents(found: Mapping[tuple[str, int], WhenJoining]) -> None:
     """Print heads that agree more with a late joiner's pseudo-labels than the global one, and what they are worth."""
     table = cells.table(
         "heads of clients that agree more than the global head",
-        ("late joiner", "seed", "head of", "agreement", "of the global head", "by chance", "over global"),
+        (
+            "late joiner",
+            "seed",
+            "head of",
+            "agreement",
+            "of the global head",
+            "by chance",
+            "over global ± standard error",
+        ),
     )
     for (late_joiner, seed), one in found.items():
         for name, head in one.opponents.items():
             if head.agreement > head.own_agreement:
                 agreements = (f"{100 * value:.1f}" for value in (head.agreement, head.own_agreement))
-                table.add_row(late_joiner, str(seed), name, *agreements, f"{head.chance:.1g}", f"{head.gain:+.1f}")
+                table.add_row(
+                    late_joiner,
+                    str(seed),
+                    name,
+                    *agreements,
+                    f"{head.chance:.1g}",
+                    f"{head.gain:+.1f} ± {head.error:.1f}",
+                )
     Console(width=140).print(table)
 
 

@@ -57,8 +57,8 @@ class Options:
     late_joiner_init: Literal["nearest", "global", "random", "fresh", "balanced", "agreement"] = Field(
         "agreement",
         description="initial head of a late joiner: that of the client whose mixture is nearest to its own, the global "
-        "head, that of a client drawn at random, fresh weights, the global head balanced over its classes, or the head "
-        "that agrees most with its propagated labels",
+        "head, that of a client drawn at random, fresh weights, the global head balanced over its classes, or the "
+        "client's head that agrees most with its propagated labels where it does so clearly more than the global one",
     )
     source_only_twin: bool = Field(
         True, description="train and test a source-only baseline as well, and after the last round test the last G"
