@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -118,7 +119,7 @@ def statistics(found: Any) -> dict[str, float]:
         LEARNED: same(classes, first),
         AGREEMENT: (same(labels, classes) + same(classes, first)) / 2,
         "old labels that propagation leaves alone": same(labels, first),
-        **({"classes of a second training": same(classes, *again)} if again else {}),
+        **({SECOND: same(classes, *again)} if again else {}),
         "probability of new classes by the old model": float(old["p"].gather(1, classes[:, None]).mean()),
         "class balance kept": -divergence(new["p"].mean(0), old["p"].mean(0)),
         "class balance: old": float(entropy(old["p"].mean(0))) / float(np.log(old["p"].shape[1])),
@@ -176,6 +177,7 @@ def neighbors(z: Tensor, labels: Tensor, count: int = 10, most: int = 3000) -> f
     return float((labels[nearest] == labels[:, None]).double().mean())
 
 
+SECOND = "classes of a second training"
 AGREEMENT = f"mean of {STAYED} and {LEARNED}"
 
 
@@ -187,6 +189,7 @@ def passes(case: Case, errors: float = 0.0) -> bool:
 
 
 GUARD = f"the guard: mean of {STAYED} and {LEARNED}, information did not fall"
+ENOUGH = f"the guard, from {PER_CLASS} examples a class on"
 FIXED: Mapping[str, Callable[[Case], bool]] = {
     "always": lambda case: True,
     "never": lambda case: False,
@@ -195,9 +198,7 @@ FIXED: Mapping[str, Callable[[Case], bool]] = {
     ),
     GUARD: passes,
     "the guard, on the agreement less two standard errors": lambda case: passes(case, errors=2),
-    f"the guard, from {PER_CLASS} examples a class on": lambda case: (
-        case.examples >= PER_CLASS * case.classes and passes(case)
-    ),
+    ENOUGH: lambda case: case.examples >= PER_CLASS * case.classes and passes(case),
 }
 
 
@@ -250,20 +251,32 @@ def left_out(name: str, cases: Sequence[Case]) -> Verdicts:
     return Verdicts(kept, stopped)
 
 
+def means(cases: Sequence[Case]) -> Table:
+    """Return a table of mean accuracies by group, with what could be kept instead of the new G."""
+    others = tuple(cases[0].instead)
+    table = cells.table("mean accuracy in percent", ("group", "cases", "before", "after", *others))
+    for group in sorted({case.group for case in cases}):
+        mine = [case for case in cases if case.group == group]
+        each = [[case.before, case.after, *(case.instead[other] for other in others)] for case in mine]
+        table.add_row(group, str(len(mine)), *(f"{mean:.1f}" for mean in np.mean(each, axis=0)))
+    return table
+
+
 def show(cases: Sequence[Case]) -> None:
     """Print every case, and how each rule does."""
     console = Console(width=200)
     names = [name for name in cases[0].statistics if all(name in case.statistics for case in cases)]
     others = tuple(cases[0].instead)
-    columns = ("group", "source", "target", "seed", "examples", "agreement", "before", "after", "gain", *others)
-    table = cells.table("accuracy in percent", columns)
+    columns = ("group", "source", "target", "seed", "examples", "agreement", "again", "before", "after", "gain")
+    table = cells.table("accuracy in percent", (*columns, *others))
     for case in sorted(cases, key=lambda case: case.gain):
-        known = (str(case.seed), str(case.examples), f"{case.statistics[AGREEMENT]:.3f}")
+        agreements = [case.statistics.get(name) for name in (AGREEMENT, SECOND)]
+        known = (str(case.seed), str(case.examples), *("" if one is None else f"{one:.3f}" for one in agreements))
         figures = (f"{case.before:.1f}", f"{case.after:.1f}", f"{case.gain:+.1f}")
-        table.add_row(
-            case.group, case.source, case.target, *known, *figures, *(f"{case.instead[o]:.1f}" for o in others)
-        )
+        instead = (f"{case.instead[other]:.1f}" for other in others)
+        table.add_row(case.group, case.source, case.target, *known, *figures, *instead)
     console.print(table)
+    console.print(means(cases))
     verdicts = {
         f"{group}, seed {seed}": judged(
             [case for case in cases if (case.group, case.seed) == (group, seed)], FIXED[GUARD]
@@ -276,7 +289,7 @@ def show(cases: Sequence[Case]) -> None:
         table.add_row(title, *judged(cases, keep).row)
     for other in cases[0].instead:
         changed = [replace(case, after=case.instead[other]) for case in cases]
-        for title in ("always", GUARD):
+        for title in ("always", GUARD, ENOUGH):
             table.add_row(f"{title}; {other}", *judged(changed, FIXED[title]).row)
     for title, found in verdicts.items():
         table.add_row(f"the guard on {title}", *found.row)
