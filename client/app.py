@@ -34,6 +34,7 @@ from fedlab.errors import ConfigError, FedlabError, RunError, no_room_sentence, 
 from fedlab.precision import computing_in
 from fedlab.registry import app_config, config_from_text
 from fedlab.run_data import client_sources
+from fedlab.runs.client_progress import progress_of
 from fedlab.runs.client_state import NO_STATE, ClientState
 from fedlab.runs.client_store import ClientStore
 from fedlab.runs.consent import Request, check_consent, config_digest
@@ -205,7 +206,8 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
             check_consent(store.path, context.node_config, Request.of(config))
         run, workload, partition = config.run, config.workload, int(context.node_config[PARTITION_ID_KEY])
         functions: ClientFunctions = config.plugins["strategy"].spec.client
-        who = ClientContext(partition, config.for_client(server_round), _state(message, context, config))
+        state, progress = _state(message, context, config), progress_of(partition)
+        who = ClientContext(partition, config.for_client(server_round), state, progress)
         message.content = compression.decode(message.content)
         if store and purpose == "train" and (sources := client_sources(workload, partition)):  # it reads the same data
             store.log_event("data", name=run.name, sources=[asdict(source) for source in sources])

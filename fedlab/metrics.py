@@ -84,13 +84,16 @@ class Phase:
     evaluation
         Its seconds belong to measuring, not to training: budgets and tables leave them out.
     logged
-        A plain log has a line for it, since it happens once and takes long.
+        A log has a line for it, since it happens once and takes long.
+    note
+        That line, a sentence; "": the title.
     """
 
     name: str
     title: str
     evaluation: bool = False
     logged: bool = False
+    note: str = ""
 
 
 COMMON_METRICS = (

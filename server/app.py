@@ -32,6 +32,7 @@ from fedlab.privacy.accounting import describe
 from fedlab.registry import app_config, config_from_text, refresh
 from fedlab.runs import pretrain_cache
 from fedlab.runs.checkpoints import weights_sha256
+from fedlab.runs.client_progress import listening
 from fedlab.runs.client_state import check_states
 from fedlab.runs.consent import config_digest
 from fedlab.runs.directory import RunDirectory, current_directory
@@ -100,7 +101,7 @@ class RoundLoop:
         self.events = RunEvents(run, config, lambda: self.round)
         spec: StrategySpec = config.plugins["strategy"].spec
         self.strategy = spec.server(self.workload, config, self.events.progress)
-        self.client_state = spec.client_state
+        self.client_state, self.final_phase = spec.client_state, spec.final_phase
         self.identity = {RUN: str(run.manifest().get("id", ""))} if spec.client_state else {}
         self.grid = PartitionGrid(
             Roster(
@@ -215,7 +216,8 @@ class RoundLoop:
             if self.client_state:
                 config[CHECKPOINTS] = self.run.checkpoints.rounds()
             messages = list(self.strategy.configure_train(self.round, arrays, config, self.grid))
-        replies = self._exchange("clients", messages, self._check)
+        shown_as = self.final_phase if self._is_last else "clients"
+        replies = self._exchange("clients", messages, self._check, shown_as)
         with self._phase("server", announce=False), seeded(self.config.run.seed, "aggregate", self.round):
             used = self._agreed(messages, replies)
             aggregated, _ = self.strategy.aggregate_train(self.round, used)
@@ -280,19 +282,20 @@ class RoundLoop:
         self.strategy.check(reply)
 
     def _exchange(
-        self, phase: str, messages: list[Message], check: Callable[[Message, Message], None]
+        self, phase: str, messages: list[Message], check: Callable[[Message, Message], None], shown_as: str = ""
     ) -> Iterator[Message]:
         """Yield the valid replies in the order of partitions; only the time spent here counts as the phase's.
 
         Each pull of replies has a random stream of its own, whose numbers nobody uses: what carries the messages draws
         from the global generators, and how often depends on the engine. Clients of this process take turns in it.
         """
-        self.events.phase(phase, clients=len(messages))
+        self.events.phase(shown_as or phase, clients=len(messages))
         batches = self.grid.batches(messages, idle_timeout=self.config.comm.idle_timeout, check=check)
         try:
             while True:
                 with self._clock(phase), seeded(self.config.run.seed, "exchange"), turns():
-                    replies = next(batches, None)
+                    with listening(self.events.client_progress):
+                        replies = next(batches, None)
                 if replies is None:
                     return
                 yield from replies

@@ -44,6 +44,13 @@ class RunEvents:
             self._last_progress = time.monotonic()
             self.run.emit("progress", round=self.current(), phase=phase, done=done, total=total)
 
+    def client_progress(self, partition: int, phase: str, done: int, total: int) -> None:
+        """Report a client's progress in a phase, ten times a second at most."""
+        if time.monotonic() - self._last_progress > PROGRESS_SECONDS:
+            self._last_progress = time.monotonic()
+            client = self.names[partition]
+            self.run.emit("progress", round=self.current(), phase=phase, done=done, total=total, client=client)
+
     def waiting(self, partitions: Iterable[int], left: float) -> None:
         """Report whom the round waits for, and how many seconds are left."""
         names = [self.names[partition] for partition in sorted(partitions)]

@@ -28,7 +28,7 @@ from fedlab.metrics import Metric, Phase
 from fedlab.models.copying import copy_with_state
 from fedlab.privacy.accounting import PrivacyAccount, Release
 from fedlab.runs.client_state import NO_STATE, ClientState
-from fedlab.training import Progress, resolve_device
+from fedlab.training import Progress, null_progress, resolve_device
 from fedlab.vectorized.memory import ClientMemory
 from fedlab.workload import Workload, blank_model, model_shapes, model_template
 
@@ -60,11 +60,14 @@ class ClientContext:
         Configuration of the run, with the settings of this machine merged into it.
     state
         Its own state, where the strategy declares one.
+    progress
+        Reports steps of its training: phase, steps done, steps in all.
     """
 
     partition: int
     config: Config
     state: ClientState = NO_STATE
+    progress: Progress = null_progress
 
     @property
     def device(self) -> torch.device:
@@ -236,6 +239,8 @@ class StrategySpec:
     client_state
         True if clients keep a state of their own between rounds (``ClientContext.state``); each saves it whenever it
         trains.
+    final_phase
+        Declared phase that the clients' training is shown as in the last round, if they do more than in the others.
     ignores
         Options of the sections ``server`` and ``client`` that have no effect with this strategy, by key; a user who
         sets one is told so.
@@ -263,6 +268,7 @@ class StrategySpec:
     aggregation: Any = None
     adaptation: Any = None
     client_state: bool = False
+    final_phase: str = "clients"
     ignores: frozenset[str] = frozenset()
     upload: Literal["nothing", "head", "model"] = "model"
     release: Callable[[Config], Release | None] = no_release

@@ -212,9 +212,9 @@ class MetricTable:
         """Return a phase's name for people."""
         return next((phase.title for phase in self.phases if phase.name == name), name)
 
-    def is_logged(self, name: str) -> bool:
-        """Return True for a phase that a plain log has a line for."""
-        return any(phase.logged for phase in self.phases if phase.name == name)
+    def phase_note(self, name: str) -> str:
+        """Return the line that a log has for a phase; "" for none."""
+        return next((phase.note or phase.title for phase in self.phases if phase.name == name and phase.logged), "")
 
     @property
     def evaluation_phases(self) -> frozenset[str]:

@@ -82,8 +82,8 @@ class PlainProgress:
     def on_event(self, event: Event) -> None:
         """Write the line of an event, if it has one."""
         kind, table = event["event"], self.table
-        if kind == "phase" and table.is_logged(event["phase"]):
-            self.write(table.phase_title(event["phase"]))
+        if kind == "phase" and (note := table.phase_note(event["phase"])):
+            self.write(note)
         elif kind in FORMATTERS:
             self.write(FORMATTERS[kind](event, table))
         elif kind == "round":
@@ -203,6 +203,7 @@ class RichProgress(LiveDisplay):
         )
         self.task = self.rounds.add_task("connecting", total=None)
         self.phase = self.rounds.add_task("", total=None, visible=False)
+        self.client = self.rounds.add_task("", total=None, visible=False)
         self.clients: dict[str, dict[str, float]] = {}
         super().__init__(console, refresh_per_second=8)
 
@@ -210,7 +211,9 @@ class RichProgress(LiveDisplay):
         """Update the display by an event."""
         kind = event["event"]
         if kind == "phase":
-            total = event.get("clients")
+            total, note = event.get("clients"), self.table.phase_note(event["phase"])
+            if note != self.table.phase_title(event["phase"]):
+                self.write(note)
             self.rounds.update(
                 self.task,
                 description=f"round {event['round']} of {event['rounds']}",
@@ -218,12 +221,19 @@ class RichProgress(LiveDisplay):
                 completed=max(event["round"] - 1, 0),
             )
             self.rounds.reset(self.phase, description=self._phase(event), total=total, visible=total != 0)
+            self.rounds.update(self.client, visible=False)
+        elif kind == "progress" and "client" in event:
+            name = f"    {escape(event['client'])}, step"
+            if self.rounds.tasks[self.client].description != name or not self.rounds.tasks[self.client].visible:
+                self.rounds.reset(self.client, description=name, visible=True)
+            self.rounds.update(self.client, total=event["total"], completed=event["done"])
         elif kind == "progress":
             self.rounds.update(
                 self.phase, total=event["total"], completed=event["done"], description=self._phase(event)
             )
         elif kind == "client":
             self.rounds.advance(self.phase)
+            self.rounds.update(self.client, visible=False)
             known = self.clients.get(event["client"], {})
             self.clients[event["client"]] = {**known, **event["metrics"]}
         elif kind in FORMATTERS:

@@ -103,6 +103,7 @@ def adapt(client: Client, options: Options) -> Adapted:
         optimizer,
         options.steps,
         name=PHASE,
+        progress=client.progress,
         after_step=lambda: ema_update(momentum, features, options.momentum),
     )
     adapt_batchnorm(features, client.data, options.bn_images, 1.0, client.device)

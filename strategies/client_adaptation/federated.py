@@ -90,7 +90,7 @@ def train(method: AdaptationSpec, workload: Workload, message: Message, context:
     """Adapt the model that was sent, and return it."""
     model = loaded_model(workload, arrays_of(message.content), context.device).eval()
     data = client_dataset(workload, context, "train")
-    client = Client(features_of(model), head_of(model), data, *views_of(workload), context.device)
+    client = Client(features_of(model), head_of(model), data, *views_of(workload), context.device, context.progress)
     adapted = method.adapt(client, context.config.strategy).features
     own: dict[str, Tensor] = {FEATURES + name: tensor for name, tensor in adapted.state_dict().items()}
     return aggregations.make_reply(workload, message, context, {**model.state_dict(), **own}, {}, data)

@@ -73,7 +73,7 @@ def adapt(client: Client, options: Options) -> Adapted:
         fit = cross_entropy(logits, labels[rows.to(client.device)])
         return options.cls_weight * fit + information_maximization(logits.softmax(1))
 
-    train_steps(loss, optimizer, steps, name=PHASE)
+    train_steps(loss, optimizer, steps, name=PHASE, progress=client.progress)
     adapt_batchnorm(features, client.data, options.bn_images, 1.0, client.device)
     return Adapted(features.requires_grad_(False).eval())
 

@@ -141,6 +141,7 @@ def train_features(
         optimizer,
         options.steps,
         name=PHASE,
+        progress=client.progress,
         after_step=lambda: ema_update(teacher, features, options.teacher_ema),
     )
     adapt_batchnorm(features, client.data, options.bn_images, 1.0, client.device)  # line 9

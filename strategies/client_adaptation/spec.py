@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError
 from fedlab.metrics import Metric
+from fedlab.training import Progress, null_progress
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Client:
         Return a random view of each input (batch, ...), of the same shape; a weak one changes it less.
     device
         Where G and F are.
+    progress
+        Reports steps: phase, steps done, steps in all.
     """
 
     features: nn.Module
@@ -38,6 +41,7 @@ class Client:
     view: Callable[[Tensor], Tensor]
     weak_view: Callable[[Tensor], Tensor]
     device: torch.device
+    progress: Progress = null_progress
 
     def trainable_features(self) -> nn.Module:
         """Return a copy of G whose weights get gradients."""

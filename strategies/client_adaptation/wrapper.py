@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fedlab.config.schema import Config
 from fedlab.errors import ConfigError
+from fedlab.metrics import Phase
 from fedlab.models.feature_classifier import check_parts, features_of, head_of
 from fedlab.runs.client_state import CLIENT
 from fedlab.seeds import seeded
@@ -47,6 +48,12 @@ View = Callable[[Tensor], Tensor]
 STATES, REPORT = "states", "report"  # of the client's state
 FEATURES = "features."  # prefix of G's arrays in a model's state
 STREAM = "client adaptation"
+PHASE = Phase(
+    "adapt",
+    "clients adapt",
+    logged=True,
+    note="last round: each client now also trains features of its own, which takes longer than the rounds before",
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,8 @@ class AdaptingClient:
         """Return a client's new state: the arrays that it predicts with, and the method's report."""
         model = self.inner.predictor(workload, states).to(context.device)
         data = client_dataset(workload, context, "train")
-        client = Client(features_of(model).eval(), head_of(model).eval(), data, *views_of(workload), context.device)
+        parts, views = (features_of(model).eval(), head_of(model).eval()), views_of(workload)
+        client = Client(*parts, data, *views, context.device, context.progress)
         adapted = self.method.adapt(client, context.config.adaptation)
         own = {FEATURES + name: tensor for name, tensor in adapted.features.state_dict().items()}
         return {STATES: {**states, ARRAYS: {**states[ARRAYS], **own}}, REPORT: dict(adapted.report)}
@@ -167,8 +175,10 @@ def with_adaptation(spec: StrategySpec, method: AdaptationSpec) -> StrategySpec:
         server=AdaptingServer(spec.server),
         client=AdaptingClient(spec.client, method).functions(),
         client_state=True,
+        final_phase=PHASE.name,
         adaptation=method,
         metrics=(*spec.metrics, *PERSONAL_METRICS[1:], *method.metrics),
+        phases=(*spec.phases, PHASE),
     )
 
 

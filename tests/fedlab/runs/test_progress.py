@@ -135,6 +135,39 @@ def test_the_live_picture_leaves_a_line_for_each_round_and_failure():
     assert "round   1  global 50.0 %  average 62.5 %" in text
 
 
+def adapting():
+    events = [
+        {"event": "phase", "round": 2, "rounds": 2, "phase": "adapt", "clients": 2},
+        {"event": "progress", "round": 2, "phase": "adapt", "client": "usps", "done": 120, "total": 480},
+        {"event": "client", "round": 2, "client": "usps", "metrics": {}},
+    ]
+    return find("strategy", "source_free").spec.phases, events
+
+
+def test_a_phase_with_a_note_says_it_in_a_log_and_above_the_live_picture():
+    phases, events = adapting()
+    table, lines, console = MetricTable((), phases), [], record()
+    send(PlainProgress(lines.append, table), *events)
+    assert len(lines) == 1 and "each client now also trains features of its own" in lines[0]
+    with RichProgress(console, table) as live:
+        send(live, *events)
+    assert " ".join(console.export_text().split()).count(lines[0]) == 1
+
+
+def test_the_steps_of_a_client_are_shown_while_it_trains_and_leave_the_count_of_clients_alone():
+    phases, (phase, step, answered) = adapting()
+    live = RichProgress(record(), MetricTable((), phases))
+    send(live, phase, step)
+    assert "clients adapt" in picture(live) and "0/2" in picture(live)
+    assert "usps, step" in picture(live) and "120/480" in picture(live)
+    live.on_event(answered)
+    assert "1/2" in picture(live) and "120/480" not in picture(live)
+    send(live, {**step, "client": "[/b]", "done": 1})
+    assert "[/b], step" in picture(live) and "1/480" in picture(live)
+    live.on_event({**phase, "phase": "evaluate"})
+    assert "1/480" not in picture(live)
+
+
 def test_what_clients_say_is_never_read_as_markup():
     console = record()
     with RichProgress(console, TABLE) as live:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -14,6 +15,7 @@ from fedlab.inference.predict import Recalled
 from fedlab.launch import saved_config
 from fedlab.models.feature_classifier import FeatureClassifier
 from fedlab.runs.client_state import ClientState
+from fedlab.server import run_events
 from fedlab.workload import WorkloadSpec
 from tables import put
 from toy import SPEC, Blobs, write_preset
@@ -66,6 +68,18 @@ def test_nothing_but_a_number_of_examples_goes_up(record):
     }
     assert all(not seen["train", 2, partition].answered for partition in range(3))
     assert all(0 < size["train_up"] < 500 for size in directory.rounds()[2]["bytes"].values())
+
+
+def test_progress_says_in_the_last_round_that_clients_adapt_and_how_far_they_are(record, monkeypatch):
+    monkeypatch.setattr(run_events, "PROGRESS_SECONDS", -1.0)
+    _, directory = record("dualadapt", **SHORT, **{"dualadapt.client_adapt": "source_free"})
+    events = [json.loads(line) for line in (directory.path / "events.jsonl").read_text().splitlines()]
+    shown = [(one["round"], one["phase"]) for one in events if one["event"] == "phase"]
+    assert (1, "clients") in shown and (1, "adapt") not in shown
+    assert (2, "adapt") in shown and (2, "clients") not in shown
+    steps = [(one["client"], one["done"], one["total"]) for one in events if "client" in one and "done" in one]
+    assert steps == [(client, step, 3) for client in "abc" for step in (1, 2, 3)]
+    assert directory.rounds()[2]["seconds"].keys() == directory.rounds()[1]["seconds"].keys()
 
 
 def test_every_training_leaves_a_state_and_only_the_last_a_model(record):
