@@ -293,9 +293,13 @@ class RoundLoop:
         batches = self.grid.batches(messages, idle_timeout=self.config.comm.idle_timeout, check=check)
         try:
             while True:
-                with self._clock(phase), seeded(self.config.run.seed, "exchange"), turns():
-                    with listening(self.events.client_progress):
-                        replies = next(batches, None)
+                with (
+                    self._clock(phase),
+                    seeded(self.config.run.seed, "exchange"),
+                    turns(),
+                    listening(self.events.client_progress),
+                ):
+                    replies = next(batches, None)
                 if replies is None:
                     return
                 yield from replies

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from fedlab.runs.metrics import MetricTable
     from fedlab.runs.result import Result
 
+PIPE_WIDTH, LONGEST_CELL, LEAST_ROOM = 120, 20, 40  # characters of a table that is no terminal's
+GAP = "  "  # between its columns
 FILES = ("report.html", "metrics.jsonl", "checkpoints", "app.log")  # of a run directory, for people
 
 
@@ -42,12 +46,41 @@ def show_rows(title: str, rows: list[tuple[str, ...]], *heads: str) -> None:
         table.add_row(*map(escape, row))
     if stdout.is_terminal:
         stdout.print(table)
-    else:  # a line a row, of which `| grep` finds the whole
-        widths = [max(map(len, column)) for column in zip(*([heads] if heads else []), *rows, strict=True)]
-        for line in (title, *([heads] if heads else []), *rows):
-            cells = [line] if isinstance(line, str) else map(str.ljust, line, widths)
-            stdout.print("  ".join(cells).rstrip(), markup=False, highlight=False, soft_wrap=True)
+    else:
+        for line in (title, *plain_lines([*([heads] if heads else []), *rows])):
+            stdout.print(line, markup=False, highlight=False, soft_wrap=True)
     stdout.print()
+
+
+def plain_lines(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    r"""Yield the lines of a table for a file or a pipe: a row begins a line, and its last cell may go on below.
+
+    Lines have ``PIPE_WIDTH`` characters at most, unless a cell is a longer word, such as a path, or there is no room
+    beside it. A middle cell that is longer than ``LONGEST_CELL`` takes its room from the last one.
+
+    Examples
+    --------
+    >>> rows = [("seed", "0", "run seed"), ("client.batch_size", "64", "examples a step")]
+    >>> print(*plain_lines(rows), sep="\n")
+    seed               0   run seed
+    client.batch_size  64  examples a step
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [width if at == 0 else min(width, LONGEST_CELL) for at, width in enumerate(widths[:-1])]
+    indent = sum(widths) + len(GAP) * len(widths)
+    room = PIPE_WIDTH if indent + LEAST_ROOM <= PIPE_WIDTH else sys.maxsize
+    for *cells, last in rows:
+        start = "".join(cell.ljust(width) + GAP for cell, width in zip(cells, widths, strict=True))
+        first, *more = textwrap.wrap(
+            last,
+            room,
+            initial_indent=" " * len(start),
+            subsequent_indent=" " * indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]
+        yield (start + first[len(start) :]).rstrip()
+        yield from more
 
 
 def start_run(config: Config, runs: Path, how: str, quiet: bool, as_json: bool) -> None:
@@ -126,11 +159,12 @@ def show_result(result: Result, console: Console) -> None:
         console.print(Text(f"score     {'  '.join(primary)}"))
     seconds = result.seconds()
     phases = ", ".join(f"{phase} {elapsed(value)}" for phase, value in seconds.items() if value >= 0.05)
-    console.print(f"time      {elapsed(sum(seconds.values()))} ({phases})", highlight=False)
+    console.print(f"time      {elapsed(sum(seconds.values()))} ({phases})", highlight=False, soft_wrap=True)
     console.print(
         f"bytes     {human_bytes(result.bytes('train_down'))} down and {human_bytes(result.bytes('train_up'))} "
         f"up for training; {human_bytes(result.bytes('evaluate_down'))} down for testing",
         highlight=False,
+        soft_wrap=True,
     )
     files = [name for name in FILES if (result.directory / name).exists()]
     console.print(f"run       {result.directory}  ({', '.join(files)})", highlight=False, soft_wrap=True)

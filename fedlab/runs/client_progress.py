@@ -1,4 +1,4 @@
-"""How far a client's training is, for a server loop of the same process.
+"""Progress of a client's training, for a server loop of the same process.
 
 A client function reports its steps to ``ClientContext.progress``. Where server and clients share a process
 (``inprocess``) the server's loop listens; anywhere else nobody does, and a report costs nothing.

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import toy
 from fedlab.cli.app import app
+from fedlab.cli.common import plain_lines
 from fedlab.cli.errors import handle_errors
 from fedlab.cli.run import complete_option, complete_preset
 from fedlab.errors import FedlabWarning
@@ -55,11 +56,31 @@ def test_list_options_shows_every_option_with_its_default():
     assert "ray.address" in output
 
 
-def test_in_a_pipe_an_option_is_one_line(monkeypatch):
+def test_in_a_pipe_an_option_begins_a_line_and_the_rest_of_its_description_is_indented(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
+    for arguments in (("options",), ("options", "dualadapt-digits"), ()):
+        lines = call("list", *arguments).output.splitlines()
+        assert max(map(len, lines)) <= 120, max(lines, key=len)
     lines = call("list", "options").output.splitlines()
-    (own,) = [line for line in lines if line.startswith("server.ema_decay")]
-    assert own.split()[1] == "0.98" and own.endswith("0: none")
+    at = next(at for at, line in enumerate(lines) if line.startswith("server.ema_decay "))
+    end = next(end for end in range(at + 1, len(lines)) if not lines[end].startswith(" "))
+    own = " ".join(" ".join(lines[at:end]).split())
+    assert own.startswith("server.ema_decay 0.98 ") and own.endswith("0: none")
+
+
+def test_in_a_pipe_a_long_cell_makes_its_own_row_longer_and_no_other():
+    path = "/data/" + 150 * "x"
+    rows = [("a", "1", "short"), ("b", 30 * "9", "three words more"), ("c", "2", f"see {path} there"), ("d", "", "")]
+    assert list(plain_lines(rows)) == [
+        f"a  1{19 * ' '}  short",
+        f"b  {30 * '9'}  three words more",
+        f"c  2{19 * ' '}  see",
+        f"{25 * ' '}{path}",
+        f"{25 * ' '}there",
+        "d",
+    ]
+    wide = [(70 * "w", 30 * "v", " ".join(40 * ["word"]))]
+    assert list(plain_lines(wide)) == ["  ".join(wide[0])]
 
 
 def test_list_options_of_a_preset_shows_its_values(tmp_path):

@@ -14,8 +14,8 @@ def test_reports_reach_the_listener_while_it_listens_and_nobody_afterwards():
     heard = []
     with listening(lambda *report: heard.append(report)):
         progress_of(3)("training", 2, 9)
-        with pytest.raises(ValueError), listening(lambda *report: None):
-            raise ValueError
+        with pytest.raises(ValueError, match="no"), listening(lambda *report: None):
+            raise ValueError("no")
         progress_of(1)("training", 4, 9)
     assert progress_of(3) is null_progress
     assert heard == [(3, "training", 2, 9), (1, "training", 4, 9)]
