@@ -16,9 +16,9 @@ from fedlab.runs.manifest import update_manifest
 
 
 def run_config(apps: Apps, config: Config, directory: Path) -> None:
-    """Run a configured federation with the engine that suits it, and record which one that is."""
+    """Run a configured federation with the engine that suits it; the manifest says which one that is."""
     pooled = uses_pool(config)
-    update_manifest(directory, engine="pool" if pooled else "inprocess")
+    update_manifest(directory, engine_chosen="pool" if pooled else "inprocess")
     (run_in_pool if pooled else run_in_this_process)(apps, config, directory)
 
 

@@ -225,7 +225,7 @@ def facts(result: Result) -> dict[str, str]:
     manifest = result.manifest
     table = {
         "seed": result.config.get("seed", manifest.get("seed", "")),
-        "engine": manifest.get("engine", ""),
+        "engine": _engine(manifest),
         "device": manifest.get("device", ""),
         "machine": manifest.get("machine", ""),
         "training data": describe_sources([DataSource(**source) for source in manifest.get("data", ())]),
@@ -237,6 +237,12 @@ def facts(result: Result) -> dict[str, str]:
         "weights (SHA-256)": result.weights_sha256,
     }
     return {name: str(value) for name, value in table.items() if value != ""}
+
+
+def _engine(manifest: Mapping[str, Any]) -> str:
+    """Return the engine that was asked for, and in brackets the one that it left the run to."""
+    chosen = manifest.get("engine_chosen")
+    return f"{manifest.get('engine', '')} ({chosen})" if chosen else str(manifest.get("engine", ""))
 
 
 def _time(stamp: object) -> str:

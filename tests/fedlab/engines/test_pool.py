@@ -199,4 +199,5 @@ def test_a_run_has_the_bits_of_one_process_and_is_the_default_with_many_clients(
         {key: line[key] for key in facts} for line in there.rounds
     ]
     default = federation(tmp_path, "local", fraction_train=1.0)
-    assert default.manifest["engine"] == ("pool" if len(os.sched_getaffinity(0)) > 1 else "inprocess")
+    assert default.manifest["engine"] == "local"
+    assert default.manifest["engine_chosen"] == ("pool" if len(os.sched_getaffinity(0)) > 1 else "inprocess")
