@@ -38,11 +38,15 @@ class ListTarget(StrEnum):
 
 def list_(
     target: Annotated[ListTarget, typer.Argument(help="What to list.")] = ListTarget.everything,
-    preset: Annotated[str, typer.Argument(help="With options: a preset, whose values are shown.")] = "",
+    preset: Annotated[
+        str,
+        typer.Argument(help="With options: a preset, whose values are shown, or a section such as scaffold or client."),
+    ] = "",
 ) -> None:
     """List presets, workloads, strategies, engines, data sets, or with `options` every option.
 
-    Example: `fedlab list options dualadapt-digits`, the options that have an effect with this preset, and their values
+    Example: `fedlab list options dualadapt-digits`, the options that have an effect with this preset, and their values;
+    `fedlab list options scaffold`, those whose names begin with `scaffold.`
     """
     if preset and target is not ListTarget.options:
         raise ConfigError(f"only options are of a preset; write fedlab list options {preset}")
@@ -61,7 +65,8 @@ def list_(
     overview = (ListTarget.presets, ListTarget.workloads, ListTarget.strategies, ListTarget.engines)
     chosen = overview if target is ListTarget.everything else (target,)
     for name in chosen:
-        heads = ("option", preset or "default", "") if name is ListTarget.options else ()
+        value = preset if preset and preset not in _sections() else "default"
+        heads = ("option", value, "") if name is ListTarget.options else ()
         show_rows(name.value, tables[name](), *heads)
     if target is ListTarget.everything:
         stdout.print(
@@ -85,8 +90,10 @@ def _datasets() -> list[tuple[str, ...]]:
 
 
 def _options(preset: str) -> list[tuple[str, ...]]:
-    if not preset:
-        return [(key, json.dumps(option.default), option.description) for key, option in _known().items()]
+    """Return the options of a preset with their values; or those of a section, or all, with their defaults."""
+    if not preset or preset in _sections():
+        known = {key: option for key, option in _known().items() if not preset or key.startswith(f"{preset}.")}
+        return [(key, json.dumps(option.default), option.description) for key, option in known.items()]
     config = load_config(preset)
     known = options({prefix: type(section) for prefix, section in config.sections().items()})
     return [(key, json.dumps(value), known[key].description) for key, value in config.options().items()]
@@ -94,6 +101,11 @@ def _options(preset: str) -> list[tuple[str, ...]]:
 
 def _known() -> dict[str, Option]:
     return options(all_sections())
+
+
+def _sections() -> set[str]:
+    """Return what the names of options begin with, before a dot."""
+    return {key.partition(".")[0] for key in _known() if "." in key}
 
 
 @data_app.command("list")

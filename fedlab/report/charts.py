@@ -110,13 +110,27 @@ def _series(result: Result, names: Sequence[str]) -> dict[str, Series]:
     return found
 
 
-def other_figures(result: Result) -> list[Drawing]:
+def other_figures(result: Result) -> tuple[list[Drawing], list[TableRow]]:
     """Return every other number by round: of the clients' tests, each client faint behind the mean; and of the server.
 
     A reference, as a score of real data, stands in gray behind the metric that it is the reference of.
+
+    Returns
+    -------
+    tuple of list, list
+        Figures, and a row with value and round for each number that one round alone has.
     """
-    figures = [*_client_curves(result), *_server_curves(result)]
-    return [_other(i, title, name, curves, result) for i, (title, name, curves) in enumerate(figures)]
+    drawings, rows, rounds = list[Drawing](), list[TableRow](), _rounds(result)
+    for title, name, curves in (*_client_curves(result), *_server_curves(result)):
+        known = [at for at, value in enumerate(curves[-1].values) if math.isfinite(value)]
+        if len(known) > 1:
+            drawings.append(_other(len(drawings), title, name, curves, result))
+            continue
+        for at in known:
+            value = curves[-1].values[at]
+            cells = [TableCell(result.metric_table.format(name, value), value=value), TableCell(str(rounds[at]))]
+            rows.append(TableRow(title, cells))
+    return drawings, rows
 
 
 def _client_curves(result: Result) -> Iterator[tuple[str, str, list[Curve]]]:

@@ -20,7 +20,7 @@ def write_run_figures(result: Result) -> list[Path]:
     named = [(f"{measure} {drawing.title}", drawing) for drawing in charts.primary_figures(result)[1]]
     _, seconds = charts.time_table(result)
     _, traffic = charts.traffic_table(result)
-    named += [(drawing.title, drawing) for drawing in (*charts.other_figures(result), seconds, *traffic)]
+    named += [(drawing.title, drawing) for drawing in (*charts.other_figures(result)[0], seconds, *traffic)]
     return write_figures(result.directory / "figures", named)
 
 

@@ -27,6 +27,7 @@ def render(result: Result, predictions: Predictions | None = None) -> str:
     """
     results = run_tables.results_table(result)
     keys, curves = charts.primary_figures(result)
+    others, once = charts.other_figures(result)
     phases, seconds = charts.time_table(result)
     traffic, bytes_figures = charts.traffic_table(result)
     clients = run_tables.client_names(result.rounds)
@@ -48,7 +49,8 @@ def render(result: Result, predictions: Predictions | None = None) -> str:
         absent=[] if results.worst else [name for name in clients if name not in result.rounds[-1]["clients"]],
         keys=keys,
         curves=curves,
-        others=charts.other_figures(result),
+        others=others,
+        once=once,
         phases=phases,
         seconds=seconds,
         kinds=list(charts.KINDS.values()),

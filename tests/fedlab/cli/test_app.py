@@ -83,6 +83,14 @@ def test_in_a_pipe_a_long_cell_makes_its_own_row_longer_and_no_other():
     assert list(plain_lines(wide)) == ["  ".join(wide[0])]
 
 
+def test_list_options_of_a_section_shows_its_options_with_their_defaults():
+    title, heads, *lines = call("list", "options", "client").output.strip().splitlines()
+    assert (title, heads.split()) == ("options", ["option", "default"])
+    assert all(line.startswith(("client.", " ")) for line in lines)
+    assert any(line.startswith("client.batch_size ") for line in lines)
+    assert "nothing_such" in call("list", "options", "nothing_such", code=1).stderr
+
+
 def test_list_options_of_a_preset_shows_its_values(tmp_path):
     lines = call("list", "options", toy.write_preset(tmp_path, rounds=7)).output.splitlines()
     assert any(line.split()[:2] == ["rounds", "7"] for line in lines)

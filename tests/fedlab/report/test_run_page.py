@@ -206,11 +206,48 @@ def test_other_numbers_have_a_figure_each(tmp_path):
     result = make(tmp_path, rounds)
     assert "mean psnr" in run_tables.summary(result)
     assert charts.primary_figures(result) == ([], [])
-    titles = [drawing.title for drawing in charts.other_figures(result)]
+    titles = [drawing.title for drawing in charts.other_figures(result)[0]]
     assert titles == ["psnr, on the clients", "loss ↓, on the clients", "loss ↓, on the server"]
     assert "Accuracy by round" not in render(result)
     tables = Page(render(result)).tables
     assert tables[0][2] == ["b", "22"] and tables[1][2] == ["b", "-"]  # losses have a table of their own
+
+
+def test_what_one_round_alone_has_is_a_value_in_a_table_behind_the_figures(tmp_path):
+    rounds = dualadapt_rounds(2)
+    for client, values in rounds[-1]["clients"].items():
+        values["kept"] = float(client != "usps")
+    rounds[-1]["mean"]["kept"] = 0.75
+    rounds[0]["server"]["late"] = 3.0
+    result = make(tmp_path, rounds)
+    figures, once = charts.other_figures(result)
+    assert [drawing.title for drawing in figures] == ["loss ↓, on the server"]
+    assert [(row.head, *(cell.text for cell in row.cells)) for row in once] == [
+        ("kept, on the clients", "0.75", "2"),
+        ("late, on the server", "3", "0"),
+    ]
+    page = render(result)
+    assert page.index("loss ↓, on the server") < page.index("Measured in one round")
+    only = render(make(tmp_path, dualadapt_rounds(0)))
+    assert "Measured in one round" in only and "Other measures by round" not in only
+
+
+@pytest.mark.parametrize(
+    ("manifest", "shown"),
+    [
+        ({"engine": "local", "engine_chosen": "inprocess"}, "local (inprocess)"),
+        ({"engine": "ray"}, "ray"),
+        ({"engine": ""}, None),
+    ],
+)
+def test_the_engine_has_the_name_that_it_has_in_the_options(tmp_path, manifest, shown):
+    result = make(tmp_path, dualadapt_rounds(1), **manifest)
+    assert run_tables.facts(result).get("engine") == shown
+
+
+def test_a_table_wider_than_a_phone_says_so(tmp_path):
+    page = render(make(tmp_path, dualadapt_rounds(1)))
+    assert "4 columns: swipe sideways" in page and "2 columns: swipe" not in page
 
 
 def test_only_round_zero(tmp_path):
@@ -272,7 +309,7 @@ def test_a_run_whose_clients_are_never_tested_is_judged_by_the_global_model(tmp_
     assert "the global model has accuracy 90.0 %." in "".join(seen.text)
     assert seen.tables[0] == [["", "accuracy", "loss ↓"], ["global model", "90.0 %", "1"]]
     assert [drawing.title for drawing in charts.primary_figures(result)[1]] == ["global model"]
-    assert [drawing.title for drawing in charts.other_figures(result)] == ["loss ↓, of the global model"]
+    assert [drawing.title for drawing in charts.other_figures(result)[0]] == ["loss ↓, of the global model"]
 
 
 def test_a_line_goes_on_over_rounds_without_a_test_and_stops_where_others_were_measured():
@@ -392,7 +429,7 @@ def test_a_run_that_reports_another_share_is_read_by_it(tmp_path):
     )
     keys, _ = charts.primary_figures(result)
     assert [key.label for key in keys] == ["source only", "average"] and keys[1].slot == 4
-    assert next(drawing.title for drawing in charts.other_figures(result)) == "loss ↓, on the clients"
+    assert next(drawing.title for drawing in charts.other_figures(result)[0]) == "loss ↓, on the clients"
     text = render(result)
     assert "Mean IoU by round" in text and "<b>40.0 %</b>" in text
 
@@ -406,4 +443,4 @@ def test_a_declared_metric_has_its_title_unit_and_direction(tmp_path):
     )
     seen = Page(render(result))
     assert seen.tables[0][:2] == [["client", "energy used ↓"], ["a", "2 kcal"]]
-    assert charts.other_figures(result)[0].title == "energy used ↓, on the clients"
+    assert charts.other_figures(result)[0][0].title == "energy used ↓, on the clients"
