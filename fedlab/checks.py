@@ -13,6 +13,7 @@ from fedlab.config.schema import Config, parse_join_rounds
 from fedlab.errors import ConfigError, DataError, NoServerDataError, name_list
 from fedlab.machine import check_threads
 from fedlab.plugins import exists_here_only
+from fedlab.registry import strategies_that_use
 from fedlab.runs.metrics import MetricTable
 from fedlab.trackers.opening import tracker_names
 from fedlab.training import null_progress, resolve_device
@@ -59,7 +60,9 @@ def check_effect(config: Config, given: Collection[str]) -> None:
     patience = [] if config.stop == DEFAULT_STOP else ["stop.patience"]  # of a preset too: it belongs to one option
     for option in (*given, *patience):
         if option in reasons:
-            raise ConfigError(f"option {option!r} has no effect in this run: {reasons[option]}")
+            others = strategies_that_use(option) if option in config.plugins["strategy"].spec.ignores else []
+            remedy = f"; it is for the strategies {name_list(others)}" if others else ""
+            raise ConfigError(f"option {option!r} has no effect in this run: {reasons[option]}{remedy}")
 
 
 def unused(config: Config) -> dict[str, str]:

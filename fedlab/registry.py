@@ -8,6 +8,7 @@ by import path, ``pkg.module:Name``, or by the short name of an entry point in o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoint
@@ -55,6 +56,7 @@ KINDS: Mapping[str, Kind] = {
     "engine": Kind(ENGINES, "fedlab.engines", "fedlab.engines.spec:spec_of"),
 }
 PRESET_GROUP = "fedlab.presets"
+CHOICES = {"aggregation": "aggregation", "adaptation": ADAPT}  # kind -> option of a strategy that names one
 
 
 # --- finding ---
@@ -192,7 +194,8 @@ def merge(preset: str | Mapping[str, Any], overrides: Overrides) -> dict[str, Va
     base, given = expand_ablation(_with_strategy_defaults(table, overrides), overrides)
     merged = put_over(base, given)
     merged["name"] = merged.get("name") or base.get("name", "")
-    check_keys(base, given, plugins_of(merged), all_sections)
+    plugins = plugins_of(merged)
+    check_keys(base, given, plugins, all_sections, lambda key: settings_that_use(key, plugins["strategy"]))
     return merged
 
 
@@ -227,7 +230,7 @@ def plugins_of(values: Overrides) -> dict[str, Plugin]:
         kind: find(kind, str(values.get(kind, fields[kind].default))) for kind in ("workload", "strategy", "engine")
     }
     strategy = found["strategy"]
-    rule = section_fields(strategy.spec.options).get("aggregation")
+    rule = section_fields(strategy.spec.options).get(CHOICES["aggregation"])
     if rule is not None:
         found["aggregation"] = find("aggregation", str(values.get(f"{strategy.section}.aggregation", rule.default)))
     elif strategy.spec.aggregation is not None:
@@ -258,12 +261,40 @@ def all_sections() -> dict[str, type]:
     """Return every section that exists by its prefix, those of plug-ins with a name included."""
     found: dict[str, type] = dict(COMMON_SECTIONS)
     for kind in KINDS:
-        for name in names(kind):
-            try:
-                plugin = find(kind, name)
-            except ConfigError:  # a plug-in that cannot be imported has no options to suggest
-                continue
+        for plugin in _known(kind).values():
             found.setdefault(plugin.section, plugin.spec.options)
+    return found
+
+
+def settings_that_use(key: str, strategy: Plugin) -> list[str]:
+    """Return the settings with which an option of a section of its own has an effect, by a run's strategy.
+
+    >>> settings_that_use("fedadam.tau", find("strategy", "fedprox"))
+    ['strategy=fedadam', 'fedprox.aggregation=fedadam']
+    """
+    section, _, option = key.partition(".")
+    own = section_fields(strategy.spec.options)
+    chosen_by = {kind: kind for kind in ("workload", "strategy", "engine")}
+    chosen_by |= {kind: f"{strategy.section}.{name}" for kind, name in CHOICES.items() if name in own}
+    return [
+        f"{setting}={name}"
+        for kind, setting in chosen_by.items()
+        for name, plugin in _known(kind).items()
+        if plugin.section == section and option in section_fields(plugin.spec.options)
+    ]
+
+
+def strategies_that_use(option: str) -> list[str]:
+    """Return the strategies on which an option of the sections ``server`` and ``client`` has an effect."""
+    return [name for name, plugin in _known("strategy").items() if option not in plugin.spec.ignores]
+
+
+def _known(kind: str) -> dict[str, Plugin]:
+    """Return what has a name, without the plug-ins that cannot be imported."""
+    found: dict[str, Plugin] = {}
+    for name in names(kind):
+        with suppress(ConfigError):
+            found[name] = find(kind, name)
     return found
 
 

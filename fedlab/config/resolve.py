@@ -6,7 +6,7 @@ The registry says which plug-ins are in use; nothing is looked up here.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fedlab.config.data_options import DATA_CONFIG, DataConfig
@@ -41,6 +41,7 @@ def check_keys(
     overrides: Overrides,
     plugins: Mapping[str, Plugin],
     everything: Callable[[], Mapping[str, type]],
+    users: Callable[[str], Sequence[str]] = lambda key: (),
 ) -> None:
     """Refuse options that do not exist, and overrides of something that is not in use.
 
@@ -50,6 +51,8 @@ def check_keys(
         What is in use, by kind.
     everything
         Returns every section that exists; asked only where a key is not of what is in use.
+    users
+        Returns the settings, as ``strategy=scaffold``, with which an option has an effect.
 
     Raises
     ------
@@ -66,7 +69,9 @@ def check_keys(
             )
         if key in overrides:
             in_use = ", ".join(f"{kind} {plugin.reference!r}" for kind, plugin in plugins.items())
-            raise ConfigError(f"option {key!r} has no effect in this run, which uses {in_use}")
+            settings = users(key)
+            remedy = f"; it is of {' or '.join(settings)}" if settings else ""
+            raise ConfigError(f"option {key!r} has no effect in this run, which uses {in_use}{remedy}")
 
 
 def _suggestion(key: str, known: Mapping[str, object], usable: Mapping[str, object]) -> str:
