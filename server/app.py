@@ -241,7 +241,7 @@ class RoundLoop:
         if not messages or not self.config.clients_limit_each_other or self.strategy.privacy() is not None:
             yield from replies
             return
-        agreement = Agreement(self.config.server.max_replies_mb, self.config.client)
+        agreement = Agreement(self.config.server.max_replies_mb, self.config.client, self.strategy.weighed_by())
         yield from agreement.limited(messages, replies)
         for node, what in agreement.notes.items():
             name = self.names[self.grid.partition_of[node]]

@@ -2,7 +2,9 @@
 
 Of four clients and more, in this order (option ``server.agreement``):
 
-1. a number of examples counts at most as the median;
+1. a number of examples counts at most as the median; another number by which clients weigh (q-FedAvg's loss, the
+   threshold of (FL)^2) is moved to between half and ``TOO_MUCH`` times the median of its distance from the value at
+   which a client weighs nothing;
 2. an upload whose change points away from those of the others (mean cosine below ``OPPOSED``, or below 0 where it is
    also longer than ``TOO_MUCH`` times the median) is left out;
 3. a change of weights whose norm is above the median norm is shortened to that, and so is one of batch-norm statistics.
@@ -57,6 +59,8 @@ class Agreement:
         Megabytes of uploads beyond which those of a round are not compared, but used as they come.
     training
         Local training of the clients, by which a number of examples is one of steps.
+    weighed_by
+        Metrics by which clients weigh, each with the value at which one weighs nothing.
 
     Attributes
     ----------
@@ -64,8 +68,8 @@ class Agreement:
         Node to what was limited of its upload in the last round.
     """
 
-    def __init__(self, max_replies_mb: float, training: ClientConfig) -> None:
-        self.max_bytes, self.training = max_replies_mb * MEGABYTE, training
+    def __init__(self, max_replies_mb: float, training: ClientConfig, weighed_by: Mapping[str, float] = {}) -> None:
+        self.max_bytes, self.training, self.weighed_by = max_replies_mb * MEGABYTE, training, weighed_by
         self.notes: dict[int, str] = {}
 
     def limited(self, messages: Sequence[Message], replies: Iterable[Message]) -> Iterator[Message]:
@@ -79,6 +83,8 @@ class Agreement:
         held = list(replies)
         if len(held) >= FEWEST and all(isinstance(reply.content.get(ARRAYS), ArrayRecord) for reply in held):
             self._cap_examples(held)
+            for name, zero in self.weighed_by.items():
+                self._limit_weights(held, name, zero)
             held = self._limit_changes([arrays_of(sent[reply.metadata.src_node_id]) for reply in held], held)
         yield from held
 
@@ -92,6 +98,20 @@ class Agreement:
                 metrics[EXAMPLES] = most
             if count > TOO_MUCH * most:
                 self._note(reply, f"its {count:,} examples count as {most:,}, the median")
+
+    def _limit_weights(self, replies: Sequence[Message], name: str, zero: float) -> None:
+        """Move a metric by which clients weigh to between half and ``TOO_MUCH`` times the median distance from zero."""
+        values = [client_metrics(reply)[name] for reply in replies]
+        median = _lower_median([abs(value - zero) for value in values])
+        side = -1 if any(value < zero for value in values) else 1  # a strategy refuses those on the other one
+        for reply, value in zip(replies, values, strict=True):
+            distance = abs(value - zero)
+            counted = min(max(distance, median / TOO_MUCH), TOO_MUCH * median)
+            if counted != distance:
+                metrics = reply.content[METRICS]
+                assert isinstance(metrics, MetricRecord)
+                metrics[name] = zero + side * counted
+                self._note(reply, f"its {name} of {value:.3g} counts as {metrics[name]:.3g}, by the median of all")
 
     def _limit_changes(self, starts: Sequence[State], replies: list[Message]) -> list[Message]:
         """Return the replies that are used; changes that are too long are shortened."""

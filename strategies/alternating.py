@@ -107,6 +107,10 @@ class Alternating(BaseStrategy):
         """Return the mean source loss of the round, and the rule's own metrics."""
         return {**drop_none(loss=self.loss), **self.rule.metrics()}
 
+    def weighed_by(self) -> Mapping[str, float]:
+        """Return those that the rule reads."""
+        return self.rule.weighed_by
+
     def privacy(self) -> PrivacyAccount | None:
         """Return the rule's account."""
         return self.rule.privacy()

@@ -55,6 +55,10 @@ class BaseStrategy:
         """Return the events of the last round that are not numbers."""
         return []
 
+    def weighed_by(self) -> Mapping[str, float]:
+        """Return nothing: a client weighs by its number of examples, if at all."""
+        return {}
+
     def privacy(self) -> PrivacyAccount | None:
         """Return None: the strategy adds no noise."""
         return None

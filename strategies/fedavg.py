@@ -101,6 +101,10 @@ class FedAvg(BaseStrategy):
         """Return the rule's own metrics."""
         return self.rule.metrics()
 
+    def weighed_by(self) -> Mapping[str, float]:
+        """Return those that the rule reads."""
+        return self.rule.weighed_by
+
     def privacy(self) -> PrivacyAccount | None:
         """Return the rule's account."""
         return self.rule.privacy()

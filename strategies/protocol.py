@@ -133,6 +133,13 @@ class ServerStrategy(Protocol):
         """Return the events of the last round that are not numbers: plain JSON, each with a sentence ``note``."""
         ...
 
+    def weighed_by(self) -> Mapping[str, float]:
+        """Return the metrics by which a client weighs in training, each with the value at which it weighs nothing.
+
+        The number of examples is not among them. Where clients limit each other, these numbers are limited, too.
+        """
+        ...
+
     def privacy(self) -> PrivacyAccount | None:
         """Return the account of what differential privacy has cost so far; None where nothing is noised."""
         ...

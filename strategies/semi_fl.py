@@ -32,6 +32,7 @@ workload's, not RandAugment's; (6) a batch is drawn with replacement.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
 from typing import Literal
 
@@ -45,6 +46,7 @@ from torch.nn.functional import cross_entropy
 from fedlab.config.schema import Config
 from fedlab.config.sections import NonNegativeFloat, PositiveFloat
 from fedlab.data.dataset import ArrayDataset
+from fedlab.errors import ConfigError
 from fedlab.losses.sharpness import sharpness_consistency
 from fedlab.models.batchnorm_stats import encode
 from fedlab.optimizers import SGD
@@ -98,6 +100,13 @@ class SemiFL(Alternating):
         required = ["confident", *([THRESHOLD] if self.by_threshold else [])]
         super().__init__(workload, config, progress, required=required, optional=["loss"])
         check_classes(self.trainer, config)
+        if self.by_threshold and not self.rule.uses_weights:
+            plugin = config.plugins["strategy"]
+            raise ConfigError(
+                f"option '{plugin.section}.weights': with aggregation {config.plugins['aggregation'].reference!r} "
+                f"clients do not weigh by a strategy's weights, so that {THRESHOLD!r} has no effect; use "
+                f"{plugin.section}.weights=examples, or a weighted mean, as {plugin.section}.aggregation=fedavg"
+            )
 
     def check(self, reply: Message) -> None:
         """Refuse a reply that is not a model like the one that was sent, or a threshold that is no probability.
@@ -110,6 +119,10 @@ class SemiFL(Alternating):
         super().check(reply)
         if self.by_threshold and not 0 <= (found := client_metrics(reply)[THRESHOLD]) <= 1:
             raise validation.InvalidUpdate(f"its {THRESHOLD} is {found:g}; expected a number from 0 to 1")
+
+    def weighed_by(self) -> Mapping[str, float]:
+        """Return the threshold, at 1 of which a client weighs nothing, and what the rule reads."""
+        return {**super().weighed_by(), **({THRESHOLD: 1.0} if self.by_threshold else {})}
 
     def client_weight(self, update: ClientUpdate) -> float | None:
         """Return 1 - the client's mean largest probability, and next to nothing where that is 1."""

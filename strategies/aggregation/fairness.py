@@ -23,7 +23,7 @@ a power q - 1; (6) from Flower: ||g_k||^2 is summed in float64.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -49,6 +49,8 @@ class QFedAvg(WeightedMean[FairOptions]):
     """w <- w - sum of D_k / sum of h_k for trainable arrays, the weighted mean for the others."""
 
     expected_metrics = frozenset({START_LOSS})
+    uses_weights = False  # but for batch-norm statistics
+    weighed_by: ClassVar[Mapping[str, float]] = {START_LOSS: 0.0}
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)

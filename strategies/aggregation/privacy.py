@@ -92,6 +92,8 @@ class ClippingDP(WeightedMean[DpOptions], Generic[DpOptions]):
         What the rounds have cost.
     """
 
+    uses_weights = False
+
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.norm, self.stdv, self.used = self.options.clipping_norm, 0.0, self.options.clipping_norm

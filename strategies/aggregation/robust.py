@@ -94,6 +94,8 @@ class RobustRule(Rule[Options]):
 class CoordinateMedian(RobustRule[MedianOptions]):
     """The median of each coordinate, each client counting once."""
 
+    uses_weights = False
+
     def aggregate_floats(self, server_round: int, total: float) -> dict[str, Tensor]:
         """Return the medians."""
         return {name: median(self.stack(name)) for name in self.floats}
@@ -101,6 +103,8 @@ class CoordinateMedian(RobustRule[MedianOptions]):
 
 class TrimmedMean(RobustRule[TrimmedOptions]):
     """The mean of each coordinate without its extremes, each client counting once."""
+
+    uses_weights = False
 
     def incompatibility(self, clients: int) -> str:
         """Return a refusal of a share that trims nobody, which is no trimmed mean; empty if it trims."""
@@ -117,6 +121,8 @@ class TrimmedMean(RobustRule[TrimmedOptions]):
 
 class Krum(RobustRule[KrumOptions]):
     """The one update whose neighbors are nearest."""
+
+    uses_weights = False
 
     @property
     def min_updates(self) -> int:
@@ -151,6 +157,8 @@ class MultiKrum(RobustRule[MultiKrumOptions]):
 
 class Bulyan(RobustRule[BulyanOptions]):
     """theta = n - 2 f updates by Krum's scores; of each coordinate the mean of the theta - 2 f nearest the median."""
+
+    uses_weights = False
 
     @property
     def min_updates(self) -> int:

@@ -77,6 +77,10 @@ class Rule(Generic[Options]):
         True where ``add`` keeps every update until ``finish``; False where it keeps sums only.
     expected_metrics
         Names of the metrics that it needs from each client beside the number of examples, see :meth:`client_config`.
+    uses_weights
+        False where each client counts once, whatever its examples or the weight that a strategy gives it.
+    weighed_by
+        Those of the expected metrics by which a client weighs, each with the value at which it would weigh nothing.
     trainable
         Names of the model's parameters; its other float arrays are statistics, as of a batch norm.
     min_updates
@@ -90,6 +94,8 @@ class Rule(Generic[Options]):
     """
 
     needs_all_updates: ClassVar[bool] = False
+    uses_weights: ClassVar[bool] = True
+    weighed_by: ClassVar[Mapping[str, float]] = {}
     expected_metrics: frozenset[str] = frozenset()
 
     def __init__(self, options: Options, workload: Workload, config: Config) -> None:

@@ -164,6 +164,10 @@ class Startup(BaseStrategy):
         """Return the losses of the last round, and the rule's own metrics."""
         return self._metrics
 
+    def weighed_by(self) -> Mapping[str, float]:
+        """Return those that the rule reads."""
+        return self.updates.rule.weighed_by
+
     def privacy(self) -> PrivacyAccount | None:
         """Return the rule's account."""
         return self.updates.rule.privacy()

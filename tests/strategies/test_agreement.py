@@ -17,13 +17,13 @@ from fedlab.config.training_options import ClientConfig
 from fedlab.engines.flower_internals import task_identity
 from fedlab.strategies.agreement import Agreement, mean_cosines, shortened
 from fedlab.strategies.dualadapt.agreement import agreeing, head_distances
-from fedlab.training import effective_steps
+from fedlab.training import effective_steps, null_progress
 from tables import put
 
 START = {"w": torch.zeros(2), "bn.running_mean": torch.zeros(2), "bn.count": torch.tensor(3)}
 
 
-def limited(changes, examples=None, agreement=None, start=START, means=None):
+def limited(changes, examples=None, agreement=None, start=START, means=None, loss=None):
     """Uploads by client, their examples, and notes, of changes of ``w`` from the start."""
     agreement = agreement or Agreement(100.0, ClientConfig())
     messages, replies = [], []
@@ -35,7 +35,7 @@ def limited(changes, examples=None, agreement=None, start=START, means=None):
         mean = torch.ones(2) if means is None else torch.tensor(means[node - 5])
         state = {**start, "w": start["w"] + torch.tensor(change), "bn.running_mean": mean}
         count = examples[node - 5] if examples else 100
-        metrics = MetricRecord({"num-examples": count, "loss": 1.0})
+        metrics = MetricRecord({"num-examples": count, "loss": loss[node - 5] if loss else 1.0})
         with task_identity(1, node):
             message.metadata.__dict__["_message_id"] = str(node)
             replies.append(Message(RecordDict({"arrays": tensor_record(state), "metrics": metrics}), reply_to=message))
@@ -44,7 +44,7 @@ def limited(changes, examples=None, agreement=None, start=START, means=None):
     found = {
         reply.metadata.src_node_id: (
             tensors_of(reply.content["arrays"]),
-            reply.content["metrics"]["num-examples"],
+            reply.content["metrics"]["num-examples" if loss is None else "loss"],
         )
         for reply in used
     }
@@ -68,6 +68,40 @@ def test_a_number_of_examples_counts_at_most_as_the_median_and_is_noted_from_twi
     found, notes = limited(HONEST, [100, 120, 80, 10**9])
     assert [count for _, count in found.values()] == [100, 100, 80, 100]
     assert "its 1,000,000,000 examples count as 100, the median" in notes[8]
+
+
+@pytest.mark.parametrize(
+    ("zero", "reported", "counted"),
+    [
+        (0.0, [1.0, 1.5, 0.8, 1e9], [1.0, 1.5, 0.8, 2.0]),  # the lower median is 1
+        (0.0, [1.0, 1.5, 0.8, 0.0], [1.0, 1.5, 0.8, 0.4]),
+        (1.0, [0.9, 0.8, 0.95, 0.0], [0.9, 0.8, 0.95, 0.8]),  # weights are 0.1, 0.2, 0.05 and 1
+        (1.0, [0.9, 0.9, 0.85, 1.0], [0.9, 0.9, 0.85, 0.95]),
+        (0.0, [0.0, 0.0, 0.0, 5.0], [0.0, 0.0, 0.0, 0.0]),
+    ],
+)
+def test_a_number_by_which_clients_weigh_is_between_half_and_twice_the_median(zero, reported, counted):
+    agreement = Agreement(100.0, ClientConfig(), {"loss": zero})
+    found, notes = limited(HONEST, agreement=agreement, loss=reported)
+    assert [value for _, value in found.values()] == pytest.approx(counted)
+    assert list(notes) == [8] and "its loss of" in notes[8]
+    as_they_came, none = limited(HONEST, loss=reported)
+    assert [value for _, value in as_they_came.values()] == reported and none == {}
+
+
+def test_strategies_say_by_which_numbers_clients_weigh():
+    def weighed_by(**options):
+        config = registry.load_config(
+            {"workload": "digits", "server.pretrain_steps": 0, "digits.targets": "usps"}, options
+        )
+        server = config.plugins["strategy"].spec.server(config.workload, config, null_progress)
+        return dict(server.weighed_by())
+
+    labels = {"digits.client_labels": True}
+    assert weighed_by(strategy="qfedavg", **labels) == {"start-loss": 0.0}
+    assert weighed_by(strategy="fedprox", **{"fedprox.aggregation": "qfedavg"}, **labels) == {"start-loss": 0.0}
+    assert weighed_by(strategy="fedavg", **labels) == {} == weighed_by(strategy="semi_fl")
+    assert weighed_by(strategy="semi_fl", **{"semi_fl.weights": "threshold"}) == {"threshold": 1.0}
 
 
 def test_a_change_against_the_others_is_left_out():

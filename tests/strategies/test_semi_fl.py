@@ -8,6 +8,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from torch.nn.functional import cross_entropy
 
 from fedlab.engines.flower_internals import task_identity
+from fedlab.errors import ConfigError
 from fedlab.losses.sharpness import sharpness_consistency
 from fedlab.registry import load_config
 from fedlab.seeds import seeded
@@ -15,6 +16,7 @@ from fedlab.strategies.aggregation import ClientUpdate
 from fedlab.strategies.protocol import metrics_record, tensor_record
 from fedlab.strategies.semi_fl import SPEC, Options, confident
 from fedlab.strategies.validation import InvalidUpdate
+from fedlab.training import null_progress
 from toy import SMALL, Blobs
 
 P = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.8, 0.2]])
@@ -100,3 +102,18 @@ def test_a_client_that_is_certain_of_everything_counts_for_next_to_nothing_and_n
             reply = Message(RecordDict({"arrays": model, "metrics": metrics, "config": ConfigRecord()}), 1, "train")
         with pytest.raises(InvalidUpdate, match=rf"its threshold is {threshold:g}; expected a number from 0 to 1"):
             server.check(reply)
+
+
+@pytest.mark.parametrize("rule", ["fedmedian", "fedtrimmedavg", "krum", "bulyan", "dp_fixed", "dp_adaptive"])
+def test_weights_that_a_rule_does_not_read_are_refused(rule):
+    chosen = {"workload": "digits", "strategy": "semi_fl", "server.pretrain_steps": 0}
+    chosen |= {"digits.targets": "usps,mnist_m,optdigits,synthdigits", "semi_fl.aggregation": rule}
+
+    def server(**more):
+        config = load_config({**chosen, **more})
+        return SPEC.server(config.workload, config, null_progress)
+
+    server()
+    with pytest.raises(ConfigError, match=rf"'semi_fl.weights': with aggregation '{rule}' clients do not weigh"):
+        server(**{"semi_fl.weights": "threshold"})
+    server(**{"semi_fl.weights": "threshold", "semi_fl.aggregation": "multikrum"})
