@@ -31,6 +31,7 @@ from fedlab.config.schema import Config
 from fedlab.config.sections import Value
 from fedlab.device_errors import device_error_sentence
 from fedlab.errors import ConfigError, FedlabError, RunError, no_room_sentence, os_error_sentence, suggest
+from fedlab.exits import exits_as_errors
 from fedlab.precision import computing_in
 from fedlab.registry import app_config, config_from_text
 from fedlab.run_data import client_sources
@@ -213,7 +214,7 @@ def _answer(purpose: Literal["train", "evaluate"], message: Message, context: Co
             store.log_event("data", name=run.name, sources=[asdict(source) for source in sources])
         spent = _spend(store, config, context) if purpose == "train" else {}
         with deterministic(run.threads), computing_in(run.precision, resolve_device(run.device)):
-            with seeded(run.seed, purpose, server_round, partition):
+            with seeded(run.seed, purpose, server_round, partition), exits_as_errors():
                 content = (functions.train if purpose == "train" else functions.evaluate)(workload, message, who)
             content[CONFIG] = _round_record(server_round).copy()
             asked = message.content[CONFIG]

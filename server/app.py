@@ -27,6 +27,7 @@ from fedlab.comm.tensors import tensor_record, tensors_of
 from fedlab.config.schema import Config, parse_join_rounds
 from fedlab.device_errors import explained
 from fedlab.engines.superlink_grid import reading_step_by_step
+from fedlab.exits import exits_as_errors
 from fedlab.precision import computing_in
 from fedlab.privacy.accounting import describe
 from fedlab.registry import app_config, config_from_text, refresh
@@ -78,7 +79,7 @@ def main(grid: Grid, context: Context) -> None:
         )
         try:
             device = resolve_device(config.run.device)
-            with deterministic(config.run.threads), computing_in(config.run.precision, device):
+            with deterministic(config.run.threads), computing_in(config.run.precision, device), exits_as_errors():
                 RoundLoop(grid, config, run).run_rounds()
         except BaseException as raised:
             error = explained(raised)

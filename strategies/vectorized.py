@@ -17,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from flwr.app import Message, RecordDict
 
+from fedlab.exits import exits_as_errors
 from fedlab.precision import current_precision
 from fedlab.seeds import Stream, preserved, seeded
 from fedlab.strategies.protocol import ClientContext, round_of
@@ -196,7 +197,8 @@ class _Batch(Generic[W, R]):
             together = sorted(group, key=lambda one: -one.work.steps)
             some = {one.number: one.client for one in together}
             try:
-                self._train_group(together)
+                with exits_as_errors():
+                    self._train_group(together)
             except NotVectorizable as error:
                 self._refuse(together[0].work, str(error))
                 self._train_one_by_one(some)
@@ -218,7 +220,7 @@ class _Batch(Generic[W, R]):
     def _ready(self, number: int, client: _Client) -> _Ready[W] | None:
         stream = Stream(*client.names)
         try:
-            with stream:
+            with stream, exits_as_errors():
                 work = self.parts.prepare(self.workload, client.message, client.context)
             return _Ready(number, client, stream, work)
         except Exception as error:
@@ -257,7 +259,7 @@ class _Batch(Generic[W, R]):
     def _train_one_by_one(self, clients: dict[int, _Client]) -> None:
         for number, client in clients.items():
             try:
-                with seeded(*client.names):
+                with seeded(*client.names), exits_as_errors():
                     work = self.parts.prepare(self.workload, client.message, client.context)
                     result = self.parts.run(self.workload, work)
                     self.outcomes[number] = self.parts.reply(

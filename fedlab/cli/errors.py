@@ -36,6 +36,7 @@ from fedlab.cli.consoles import show_error, stderr, warn, write_line
 from fedlab.cli.logs import logging_to
 from fedlab.device_errors import device_error_sentence
 from fedlab.errors import FedlabError, FedlabWarning, os_error_sentence
+from fedlab.exits import exits_as_errors
 from fedlab.files import ensure_home
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -69,7 +70,7 @@ def handle_errors(command: Command) -> Command:
         _replace_unprintable()
         try:
             ensure_home()
-            with logging_to(verbose, log_file):
+            with logging_to(verbose, log_file), exits_as_errors():
                 found = _logged(command, *args, **kwargs)
             sys.stdout.flush()  # here, where what goes wrong still becomes a sentence
             return found

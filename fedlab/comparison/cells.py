@@ -14,6 +14,7 @@ from fedlab import files, launch
 from fedlab.config.resolve import with_options
 from fedlab.config.schema import Config
 from fedlab.errors import FedlabError, RunError, os_error_sentence
+from fedlab.exits import exits_as_errors
 from fedlab.runs.client_state import copy_states
 from fedlab.runs.directory import RunDirectory
 from fedlab.runs.result import Result
@@ -54,7 +55,8 @@ def run_cell(path: Path, work: Callable[[Path], object]) -> str | None:
     What is no error of ours is a bug: its traceback stays in the run directory.
     """
     try:
-        work(path)
+        with exits_as_errors():
+            work(path)
     except FedlabError as error:
         return str(error)
     except OSError as error:

@@ -12,6 +12,7 @@ from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 
 from fedlab.engines.flower_internals import copy_records
+from fedlab.exits import exits_as_errors
 
 RUN_ID = 1
 FIRST_NODE = 1001  # id of the node that has partition 0
@@ -86,7 +87,8 @@ class ClientHost:
         received = self._received(message)
         context = self.context(message.metadata.dst_node_id)
         try:
-            reply = self.client_app(received, context)
+            with exits_as_errors():
+                reply = self.client_app(received, context)
         except Exception:
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, traceback.format_exc()), reply_to=received)
         if context.state or context.node_id in self.states:  # an app may have emptied what it had left

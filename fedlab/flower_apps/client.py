@@ -22,6 +22,7 @@ from flwr.common.constant import PARTITION_ID_KEY, ErrorCode
 from flwr.common.serde import message_from_proto, message_to_proto
 
 from fedlab.errors import ConfigError, FedlabError
+from fedlab.exits import exits_as_errors
 from fedlab.flower_apps.failures import explain
 from fedlab.flower_apps.loading import importable, load
 from fedlab.flower_apps.messages import round_of
@@ -57,7 +58,8 @@ class SeededClientApp:
         received = message_from_proto(message_to_proto(message))  # what it changes in place is its own
         with Stream(*names):
             try:
-                reply: Message = self.client_app(received, context)
+                with exits_as_errors():
+                    reply: Message = self.client_app(received, context)
                 return message_from_proto(message_to_proto(reply))
             except Exception as error:
                 reason = explain(error, self.project) or traceback.format_exc()

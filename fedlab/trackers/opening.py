@@ -11,6 +11,7 @@ from typing import Any
 
 from fedlab.config.sections import split_names
 from fedlab.errors import ConfigError, RunError, suggest
+from fedlab.exits import exits_as_errors
 from fedlab.references import load_reference
 from fedlab.trackers.tracker import RunFacts, Scalars, Tracker
 
@@ -94,7 +95,8 @@ class Trackers:
         self.open: dict[str, Tracker] = {}
         for name in names:
             try:
-                self.open[name] = load_reference(TRACKERS[name].path)(run)
+                with exits_as_errors():
+                    self.open[name] = load_reference(TRACKERS[name].path)(run)
             except Exception as error:
                 self._close(failed=True)
                 raise RunError(
@@ -122,11 +124,12 @@ class Trackers:
         self.board.add(record["round"], scalars)
         for name, tracker in list(self.open.items()):
             try:
-                tracker.add(record["round"], scalars)
+                with exits_as_errors():
+                    tracker.add(record["round"], scalars)
             except Exception as error:
                 del self.open[name]
                 self.note(f"{name} is left out from here on, and the run goes on: {_first_line(error)}")
-                with suppress(Exception):
+                with suppress(Exception), exits_as_errors():
                     tracker.close(failed=True)
 
     def _close(self, failed: bool) -> None:
@@ -135,7 +138,8 @@ class Trackers:
         finally:
             for name, tracker in self.open.items():
                 try:
-                    tracker.close(failed)
+                    with exits_as_errors():
+                        tracker.close(failed)
                 except Exception as error:
                     self.note(f"{name} may lack the end of the run: {_first_line(error)}")
 

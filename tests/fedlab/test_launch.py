@@ -27,6 +27,7 @@ from fedlab import launch, registry
 from fedlab.config.presets import preset_names
 from fedlab.data.sources import DataSource
 from fedlab.errors import ConfigError, DataError, FedlabError, RunError
+from fedlab.exits import SystemExitError
 from fedlab.report import run_page
 from fedlab.run_data import partition_statistics
 from fedlab.runs.checkpoints import Checkpoints
@@ -359,6 +360,21 @@ def test_a_client_that_raises_is_named_with_its_traceback_and_nothing_is_lost(tm
     assert "far" in directory.manifest()["error"]
     assert [record["round"] for record in directory.rounds()] == []  # it broke before round 0 was tested
     assert (directory.path / "config.toml").exists()
+
+
+def test_a_call_of_sys_exit_is_a_failure_of_the_client_or_of_the_server_that_calls_it(tmp_path, monkeypatch):
+    def ends(self, model, batch):
+        raise SystemExit(0)
+
+    monkeypatch.setattr(toy.Blobs, "loss", ends)
+    alone = {"blobs.client_labels": True, "server.pretrain_steps": 0}
+    with pytest.raises(RunError, match=r"(?s)all clients failed: partition 0 \(near\).*sys.exit\(0\) was called in"):
+        run(tmp_path, strategy="fedavg", name="client", **alone)
+    with pytest.raises(SystemExitError, match="test_launch"):
+        run(tmp_path, strategy="source_only", name="server")
+    for name in ("client", "server"):
+        manifest = RunDirectory.open(tmp_path / "runs" / f"{name}-0").manifest()
+        assert manifest["status"] == "failed" and "sys.exit(0)" in manifest["error"]
 
 
 def test_a_failing_client_is_tolerated_named_and_counted_when_fewer_are_needed(tmp_path):

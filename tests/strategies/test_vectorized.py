@@ -15,6 +15,7 @@ from cohorts import Cohort, distance, state_of
 from fedlab import registry
 from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError, DataError, RunError
+from fedlab.exits import SystemExitError
 from fedlab.models.mapped import is_mapped
 from fedlab.precision import computing_in
 from fedlab.strategies import drawn_ahead, fedavg, local_training, vectorized, whole_models
@@ -302,7 +303,8 @@ class Failing(Task):
             columns["x"] = columns["x"] + 300
         if self.wrong == "nan":
             columns["x"] = columns["x"] * float("nan")
-        return ArrayDataset(columns, self.fail if self.wrong == "disk" else None)
+        failing = {"disk": self.fail, "exit": self.end}
+        return ArrayDataset(columns, failing.get(self.wrong))
 
     def loss(self, model, batch):
         if not is_mapped(batch["x"]):
@@ -312,6 +314,10 @@ class Failing(Task):
     def check_batch(self, batch):
         if self.wrong == "range" and batch["x"].max() > 100:
             raise DataError("bytes, and not numbers of size one")
+
+    @staticmethod
+    def end(batch):
+        raise SystemExit(3)
 
     @staticmethod
     def fail(batch):
@@ -325,6 +331,7 @@ class Failing(Task):
         ("class", IndexError, "Target"),
         ("nan", RunError, "local training: the loss is nan at step 1 of 5"),
         ("disk", OSError, "the disk of this client is gone"),
+        ("exit", SystemExitError, "sys.exit(3) was called in"),
         ("range", DataError, "bytes, and not numbers of size one"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -117,6 +119,25 @@ def test_what_a_failed_client_did_to_its_state_is_not_kept():
 
 
 # --- failures ---
+
+
+def test_a_client_that_calls_sys_exit_fails_and_the_others_work():
+    def second_ends(message, context):
+        if context.node_config["partition-id"] == 1:
+            sys.exit(0)
+        return echo(message, context)
+
+    (replies,), _ = exchange(second_ends)
+    assert [reply.has_error() for reply in replies] == [False, True, False]
+    assert "in second_ends" in replies[1].error.reason and "sys.exit(0) was called" in replies[1].error.reason
+
+
+def test_an_interrupt_within_a_client_is_the_users():
+    def interrupted(message, context):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        exchange(interrupted)
 
 
 def test_an_exception_is_a_reply_with_its_traceback_and_the_others_work():

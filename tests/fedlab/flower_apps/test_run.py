@@ -85,11 +85,16 @@ def test_what_an_app_prints_and_flower_logs_is_in_its_run_directory(tmp_path, ca
     assert not capsys.readouterr().out
 
 
-def test_a_client_that_fails_is_recorded_and_the_others_go_on(tmp_path):
-    broken = CLIENT.replace("calls.append(1)", "assert context.node_config['partition-id'] != 1, 'no data'")
+@pytest.mark.parametrize("ending", ["assert False, 'no data'", "raise SystemExit(3)"])
+def test_a_client_that_fails_is_recorded_and_the_others_go_on(ending, tmp_path):
+    broken = CLIENT.replace("calls.append(1)", f"if context.node_config['partition-id'] == 1: {ending}")
     result = run(write_app(tmp_path / "app", client=broken), tmp_path / "runs")
     (failure,) = result.rounds[1]["failures"]
-    assert failure["client"] == "client-1" and failure["reason"] == "AssertionError: no data"
+    assert (
+        failure["client"] == "client-1"
+        and "AssertionError: no data" in failure["reason"]
+        or "sys.exit(3) was called in" in failure["reason"]
+    )
     assert set(result.rounds[1]["bytes"]) == {"client-0", "client-1", "client-2"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -31,6 +32,14 @@ class Recorder:
         SEEN.append(("closed", failed))
 
 
+class Exiting(Recorder):
+    """Calls sys.exit in round 1."""
+
+    def add(self, server_round, scalars):
+        if server_round == 1:
+            sys.exit("no quota")
+
+
 class Closed:
     """Cannot be opened."""
 
@@ -42,7 +51,12 @@ class Closed:
 def _trackers(monkeypatch):
     SEEN.clear()
     put(monkeypatch, "workload", "blobs", toy.SPEC)
-    for name, package in (("recorder", "json"), ("closed", "json"), ("missing", "no_such_package")):
+    for name, package in (
+        ("recorder", "json"),
+        ("exiting", "json"),
+        ("closed", "json"),
+        ("missing", "no_such_package"),
+    ):
         row = TrackerRow(f"{__name__}:{name.title()}", package, "RECORDER_", "open it")
         monkeypatch.setitem(TRACKERS, name, row)
 
@@ -69,6 +83,13 @@ def test_one_that_fails_is_left_out_with_a_note_and_changes_no_bit(tmp_path):
     events = map(json.loads, (result.directory / "events.jsonl").read_text().splitlines())
     (note,) = [event["note"] for event in events if event["event"] == "note"]
     assert note == "recorder is left out from here on, and the run goes on: the service is gone"
+
+
+def test_one_that_calls_sys_exit_is_left_out_like_any_other(tmp_path):
+    result = run(tmp_path, track="exiting", strategy="oracle", **{"blobs.client_labels": True})
+    assert SEEN[-1] == ("closed", True)
+    events = (result.directory / "events.jsonl").read_text()
+    assert "exiting is left out from here on, and the run goes on: sys.exit('no quota') was called" in events
 
 
 def test_the_end_of_a_run_is_told_and_a_resumed_run_says_where_it_begins(tmp_path):
