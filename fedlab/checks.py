@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import nullcontext
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
@@ -15,6 +16,7 @@ from fedlab.machine import check_threads
 from fedlab.plugins import exists_here_only
 from fedlab.registry import strategies_that_use
 from fedlab.runs.metrics import MetricTable
+from fedlab.seeds import deterministic
 from fedlab.trackers.opening import tracker_names
 from fedlab.training import null_progress, resolve_device
 from fedlab.workload import SupportsScoring, Workload, missing_columns, unused_options
@@ -38,7 +40,8 @@ def check(config: Config, given: Collection[str] = (), strategy_is_named: bool =
     check_effect(config, given)
     check_options(config)
     try:
-        check_strategy(config, given)
+        with deterministic(config.run.threads) if "threads" in given else nullcontext():
+            check_strategy(config, given)
     except (ConfigError, DataError) as error:
         if strategy_is_named:
             raise

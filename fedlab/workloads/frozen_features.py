@@ -1,8 +1,9 @@
 """Features of images under the frozen stages of a backbone, computed once on a machine.
 
 Results depend on the images, the network, the random views, torch's version and the kind of device; these name the
-cache's file (:mod:`fedlab.data.images.feature_cache`). On a CPU every batch is computed on one thread, so that the
-number of cores changes the time and not the bits.
+cache's file (:mod:`fedlab.data.images.feature_cache`). On a CPU every batch is computed on one thread, as many batches
+at a time as the process has threads (``threads`` of the run; before it begins, those that torch takes by itself, unless a
+user set ``threads``): their number changes the time and not the bits.
 """
 
 from __future__ import annotations
@@ -101,7 +102,8 @@ class FrozenStages:
                 z: Tensor = frozen(x.to(device, memory_format=torch.channels_last))
             return z.float().contiguous().cpu()
 
-        with deterministic(1), ThreadPoolExecutor(joblib.cpu_count() if device.type == "cpu" else 1) as pool:
+        at_once = min(joblib.cpu_count(), torch.get_num_threads()) if device.type == "cpu" else 1
+        with deterministic(1), ThreadPoolExecutor(at_once) as pool:
             return torch.cat(list(pool.map(one, torch.split(pixels, BATCH))))
 
     def _passes(

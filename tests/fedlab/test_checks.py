@@ -84,6 +84,24 @@ def test_what_cannot_run_is_refused_before_anything_is_written(tmp_path, overrid
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(("given", "threads"), [({"threads": 1}, 1), ({}, 3)])
+def test_data_is_read_with_the_threads_that_a_user_asks_for(tmp_path, monkeypatch, given, threads):
+    seen, read = set(), toy.Blobs.data
+
+    def data(self, partition, split):
+        seen.add(torch.get_num_threads())
+        return read(self, partition, split)
+
+    monkeypatch.setattr(toy.Blobs, "data", data)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        launch.prepare(toy.write_preset(tmp_path), given)
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {threads}
+
+
 @pytest.mark.parametrize("engine", ["inprocess", "grpc"])
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
