@@ -34,8 +34,10 @@ from fedlab.engines.ray_cluster import BLAS_THREADS
 from fedlab.environment import search_paths, settings, versions_here
 from fedlab.errors import ConfigError
 
+LARGE_RECORD, KEPT_RECORDS = 100_000, 4  # bytes from which on a record goes by reference; those of a worker
 Packed = tuple[dict[str, Described], bytearray]
-Request = tuple[Metadata, Packed, Packed | None]  # of a message: metadata, content and the client's state
+Parts = list[Packed | ray.ObjectRef[Packed]]  # of a content: its records, those in Ray's object store by reference
+Request = tuple[Metadata, Parts, Packed | None]  # of a message: metadata, content and the client's state
 Reply = tuple[Metadata, Error | Packed, Packed | None]  # of a reply likewise; an error has no content
 
 
@@ -68,7 +70,10 @@ class ClientActor:
         for metadata, content, state in requests:
             if state is not None:
                 self.host.states[metadata.dst_node_id] = unpack(*state)
-            messages.append(message_with(unpack(*content), metadata))
+            records = RecordDict()
+            for part in content:
+                records.update(unpack(*(ray.get(part) if isinstance(part, ray.ObjectRef) else part)))
+            messages.append(message_with(records, metadata))
         replies = self.host.answer_many(messages)
         return [
             _reply(reply, self.host.states.pop(message.metadata.dst_node_id, None))
@@ -132,6 +137,38 @@ class Driver:
         return ActorPool(lambda: options.remote(told, versions_here(), self.folder), self.slots, self.cpus, self.gpus)
 
 
+class SentRecords:
+    """Large records in Ray's object store: one that several clients are sent is packed and put there once.
+
+    The newest ``KEPT_RECORDS`` stay there, with the records themselves, so that no other one gets their id.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[Any, ray.ObjectRef[Packed]]] = {}
+
+    def parts(self, content: RecordDict) -> Parts:
+        """Return the records of a content as they travel.
+
+        Raises
+        ------
+        RayError
+            When the object store has no room.
+        """
+        return [self._part(name, record) for name, record in content.items()]
+
+    def _part(self, name: str, record: Any) -> Packed | ray.ObjectRef[Packed]:
+        if kept := self._kept.pop(id(record), None):
+            self._kept[id(record)] = kept  # the newest again
+            return kept[1]
+        packed = pack({name: record})
+        if len(packed[1]) < LARGE_RECORD:
+            return packed
+        self._kept[id(record)] = record, ray.put(packed)
+        for oldest in list(self._kept)[:-KEPT_RECORDS]:
+            del self._kept[oldest]
+        return self._kept[id(record)][1]
+
+
 class RemoteHost:
     """Clients of a worker, answered for by actors.
 
@@ -153,15 +190,18 @@ class RemoteHost:
     def __init__(self, actors: ActorPool, partitions: Mapping[int, int], given_up: Question) -> None:
         self.actors, self.partitions, self.given_up = actors, partitions, given_up
         self.states: dict[int, RecordDict] = {}
+        self.sent = SentRecords()
 
     def answer_many(self, messages: Sequence[Message]) -> list[Message]:
         """Return the replies of several clients; where no actor could answer, errors with the reason."""
         requests: list[Request] = []
-        for message in messages:
-            left = self.states.pop(message.metadata.dst_node_id, None)
-            requests.append((message.metadata, pack(message.content), None if left is None else pack(left)))
         clients = ", ".join(str(self.partitions[message.metadata.dst_node_id]) for message in messages)
         try:
+            for message in messages:
+                left = self.states.pop(message.metadata.dst_node_id, None)
+                requests.append(
+                    (message.metadata, self.sent.parts(message.content), None if left is None else pack(left))
+                )
             replies: list[Reply] = self.actors.run(
                 lambda actor: actor.answer.remote(requests),
                 self.given_up,

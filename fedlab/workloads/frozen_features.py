@@ -2,8 +2,8 @@
 
 Results depend on the images, the network, the random views, torch's version and the kind of device; these name the
 cache's file (:mod:`fedlab.data.images.feature_cache`). On a CPU every batch is computed on one thread, as many batches
-at a time as the process has threads (``threads`` of the run; before it begins, those that torch takes by itself, unless a
-user set ``threads``): their number changes the time and not the bits.
+at a time as the process has threads: ``threads`` of the run, and before it begins torch's own number, unless a user set
+``threads``. This number changes the time and not the bits.
 """
 
 from __future__ import annotations
