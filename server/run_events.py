@@ -13,7 +13,7 @@ from fedlab.runs.directory import RunDirectory
 from fedlab.strategies.protocol import CONFIG, NOTE, client_metrics
 
 MAX_NOTE = 500  # characters of a client's note that are logged
-PROGRESS_SECONDS = 0.1  # between two events of one phase's progress
+PROGRESS_SECONDS, CLIENT_SECONDS = 0.1, 1.0  # between two events of the progress of a phase, of a client
 
 
 class RunEvents:
@@ -45,8 +45,8 @@ class RunEvents:
             self.run.emit("progress", round=self.current(), phase=phase, done=done, total=total)
 
     def client_progress(self, partition: int, phase: str, done: int, total: int) -> None:
-        """Report a client's progress in a phase, ten times a second at most."""
-        if time.monotonic() - self._last_progress > PROGRESS_SECONDS:
+        """Report a client's progress in a phase, once a second at most."""
+        if time.monotonic() - self._last_progress > CLIENT_SECONDS:
             self._last_progress = time.monotonic()
             client = self.names[partition]
             self.run.emit("progress", round=self.current(), phase=phase, done=done, total=total, client=client)

@@ -35,7 +35,7 @@ def test_events_have_the_round_at_that_moment_and_clients_by_name_and_progress_i
 def test_the_steps_of_a_client_have_its_name_and_are_not_told_too_often(tmp_path, monkeypatch):
     events = RunEvents(RunDirectory(tmp_path), load_config({"digits.targets": "usps,optdigits"}), lambda: 2)
     events.client_progress(1, "adaptation", 1, 3)
-    monkeypatch.setattr(run_events, "PROGRESS_SECONDS", 1e9)
+    monkeypatch.setattr(run_events, "CLIENT_SECONDS", 1e9)
     events.client_progress(1, "adaptation", 2, 3)
     events.client_progress(1, "adaptation", 3, 3)  # the reply says the same
     (told,) = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]

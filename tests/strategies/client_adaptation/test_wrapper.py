@@ -71,7 +71,7 @@ def test_nothing_but_a_number_of_examples_goes_up(record):
 
 
 def test_progress_says_in_the_last_round_that_clients_adapt_and_how_far_they_are(record, monkeypatch):
-    monkeypatch.setattr(run_events, "PROGRESS_SECONDS", -1.0)
+    monkeypatch.setattr(run_events, "CLIENT_SECONDS", -1.0)
     _, directory = record("dualadapt", **SHORT, **{"dualadapt.client_adapt": "source_free"})
     events = [json.loads(line) for line in (directory.path / "events.jsonl").read_text().splitlines()]
     shown = [(one["round"], one["phase"]) for one in events if one["event"] == "phase"]
