@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
-from benchmarks.client_workload import BATCH, EXAMPLES, NETWORKS, RATE, STEPS, pool, rows_of_client
+from benchmarks.client_workload import BATCH, EXAMPLES, NETWORKS, RATE, STEPS, TESTED, pool, rows_of_client
 from fedlab.config.sections import Value
 
 WORKLOAD = "benchmarks.client_workload:SPEC"
@@ -42,11 +42,13 @@ class Work:
 class Clock:
     """Times of rounds: seconds since the epoch at the first message, and the seconds of each round.
 
-    ``weights`` are those of the last round, where a row gives them.
+    ``cpu`` are the seconds of the CPU that this process took for each round, and ``weights`` those of the last round,
+    where a row gives them.
     """
 
     first: float = 0.0
     seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     _started: float = 0.0
 
@@ -149,7 +151,7 @@ def fedlab_engine(engine: str, vectorize: str = "off") -> Measure:
             "vectorize": vectorize,
             "rounds": work.rounds,
             "fraction_train": work.cohort / work.registered,
-            "evaluate_every": work.rounds,
+            "evaluate_every": 1,
             "checkpoint.every": work.rounds,
             "many_clients.network": work.network,
             "data.num_clients": work.registered,
@@ -162,12 +164,14 @@ def fedlab_engine(engine: str, vectorize: str = "off") -> Measure:
             "client.momentum": 0.0,
             "device": work.device,
         }
+        TESTED.clear()
         with tempfile.TemporaryDirectory() as folder:
             result = fedlab.run({"workload": WORKLOAD, **overrides}, runs=Path(folder))
             events = [json.loads(line) for line in (result.directory / "events.jsonl").read_text().splitlines()]
         ends = [event["time"] for event in events if event["event"] == "round"]
         first = next(event["time"] for event in events if event.get("phase") == "clients")
-        return Clock(first, [after - before for before, after in pairwise(ends)])
+        seconds, cpu = ([after - before for before, after in pairwise(times)] for times in (ends, TESTED))
+        return Clock(first, seconds, cpu)
 
     return measure
 
@@ -309,7 +313,7 @@ def main() -> None:
     parser.add_argument("numbers", type=int, nargs="*", help="registered clients, clients a round, rounds")
     given = parser.parse_args()
     clock = ROWS[given.row].measure(Work(given.network, *given.numbers))
-    print(json.dumps({"first": clock.first, "seconds": clock.seconds}), flush=True)
+    print(json.dumps({"first": clock.first, "seconds": clock.seconds, "cpu": clock.cpu}), flush=True)
 
 
 if __name__ == "__main__":
