@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -78,8 +78,9 @@ def _enter(seed: int) -> None:
     """Seed the global generators."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    # Without a GPU torch.manual_seed still notes the stack for each kind of GPU, which takes longer than a small step.
-    (torch.manual_seed if _gpus() else torch.default_generator.manual_seed)(seed)
+    # torch.manual_seed notes the stack for each kind of GPU, which takes longer than a small step.
+    for generator in (torch.default_generator, *_gpu_generators()):
+        generator.manual_seed(seed)
 
 
 @contextmanager
@@ -142,6 +143,7 @@ class Stream:
     def __init__(self, *names: int | str) -> None:
         self._seed = seed_of(*names)
         self._states: _States | None = None
+        self._is_last = False
 
     def __enter__(self) -> None:
         """Enter the stream, where it was left."""
@@ -151,8 +153,14 @@ class Stream:
             _restore(self._states)
 
     def __exit__(self, *error: object) -> None:
-        """Remember where the stream is."""
-        self._states = _current()
+        """Remember where the stream is, unless nobody comes back to it."""
+        if not self._is_last:
+            self._states = _current()
+
+    def last_turn(self) -> Self:
+        """Return the stream for a turn after which nobody enters it again: its end is not remembered."""
+        self._is_last = True
+        return self
 
 
 @contextmanager
@@ -170,7 +178,7 @@ _States = tuple[Any, NumpyState, torch.Tensor, list[torch.Tensor]]
 
 
 def _current() -> _States:
-    gpus = [torch.cuda.get_rng_state(gpu) for gpu in _gpus()]
+    gpus = [generator.get_state() for generator in _gpu_generators()]
     return random.getstate(), numpy_state.current(), torch.default_generator.get_state(), gpus
 
 
@@ -178,8 +186,16 @@ def _restore(states: _States) -> None:
     random.setstate(states[0])
     numpy_state.restore(states[1])
     torch.default_generator.set_state(states[2])
-    for gpu, state in zip(_gpus(), states[3], strict=True):
-        torch.cuda.set_rng_state(state, gpu)
+    for generator, state in zip(_gpu_generators(), states[3], strict=True):
+        generator.set_state(state)
+
+
+def _gpu_generators() -> tuple[torch.Generator, ...]:
+    """Return the global generator of each GPU; each state lies on the CPU, so that no GPU is waited for."""
+    if not _gpus():
+        return ()
+    torch.cuda.init()  # type: ignore[no-untyped-call]  # does nothing but the first time
+    return tuple(torch.cuda.default_generators)
 
 
 @cache

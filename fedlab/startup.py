@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import atexit
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -23,6 +23,23 @@ def quick_imports() -> Iterator[None]:
         gc.freeze()
         if was_enabled:
             gc.enable()
+
+
+@contextmanager
+def settled() -> Iterator[Callable[[], None]]:
+    """Leave all objects that are there now out of garbage collection while the context lasts.
+
+    A round of many clients makes so many objects that the collector would go through all imported modules again and
+    again. What is made later is collected as ever, until the function that this yields leaves it out, too: it is for
+    what the first clients import. At the end everything is collected, unless it was left out before.
+    """
+    was_settled = gc.get_freeze_count() > 0
+    gc.freeze()
+    try:
+        yield gc.freeze
+    finally:
+        if not was_settled:
+            gc.unfreeze()
 
 
 def quick_exit() -> None:

@@ -33,6 +33,7 @@ from fedlab.errors import RunError
 from fedlab.references import load_reference
 from fedlab.runs.directory import RUN_DIRECTORY, use_directory
 from fedlab.seeds import exclusive
+from fedlab.startup import settled
 
 OpenGrid = Callable[[Setup, Any, Path], AbstractContextManager[Grid]]
 
@@ -122,11 +123,14 @@ class InProcessGrid(LocalGrid):
     ----------
     window
         Replies that are asked for at a time.
+    after_first
+        Called once, when the first clients have answered.
     """
 
     def __init__(self, host: ClientHost) -> None:
         super().__init__(host.partitions)
         self.host = host
+        self.after_first: Callable[[], None] | None = None
         self.window = max(WINDOW, host.vectorize)
         self._guarded: dict[int, tuple[RecordDict, WriteGuard]] = {}  # id of a content, which is kept as long
 
@@ -145,6 +149,9 @@ class InProcessGrid(LocalGrid):
             if time.monotonic() > end:
                 break
         self._guarded.clear()
+        if replies and self.after_first is not None:
+            self.after_first()
+            self.after_first = None
         return replies
 
     def _deliver(self, messages: list[Message]) -> list[Message]:
@@ -181,7 +188,10 @@ def run_config(apps: Apps, config: Config, directory: Path) -> None:
 def open_grid(setup: Setup, options: InProcessConfig, directory: Path) -> Iterator[InProcessGrid]:
     """Yield a grid whose clients are in this process; the client app is imported here."""
     app = load_reference(setup.client_app)
-    yield InProcessGrid(ClientHost(app, setup.run_config, setup.partitions, options.isolate, setup.vectorize))
+    host = ClientHost(app, setup.run_config, setup.partitions, options.isolate, setup.vectorize)
+    grid = InProcessGrid(host)
+    with settled() as grid.after_first:
+        yield grid
 
 
 def run_on(open_grid: OpenGrid, options: Any, apps: Apps, config: Config, directory: Path) -> None:
@@ -205,7 +215,8 @@ def run_on(open_grid: OpenGrid, options: Any, apps: Apps, config: Config, direct
         vectorize=config.run.clients_at_once,
         environment={RUN_DIRECTORY: str(directory)},
     )
-    with exclusive(f"run {directory.name}"), use_directory(directory), open_grid(setup, options, directory) as grid:
+    opened = open_grid(setup, options, directory)
+    with exclusive(f"run {directory.name}"), use_directory(directory), opened as grid:
         run_server(server, grid, setup.run_config)
 
 

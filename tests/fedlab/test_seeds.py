@@ -157,6 +157,19 @@ def test_a_stream_that_is_left_goes_on_where_it_was():
             assert draw() == second
 
 
+def test_the_last_turn_of_a_stream_goes_on_where_it_was_and_is_not_remembered():
+    with seeded(3, "turns", 1):
+        first, second = draw(), draw()
+    stream = Stream(3, "turns", 1)
+    with preserved():
+        with stream:
+            assert draw() == first
+        with stream.last_turn():
+            assert draw() == second
+        with stream:
+            assert draw() == second  # where the turn before the last one ended
+
+
 def test_preserved_streams_are_restored_after_an_error():
     before = random.getstate(), torch.get_rng_state()
     with pytest.raises(ZeroDivisionError), preserved(), Stream("any"):

@@ -45,3 +45,35 @@ def test_the_apps_import_neither_flowers_web_server_nor_the_compiler():
 
 def test_imports_are_not_collected_nor_what_is_left_after_the_exit_functions():
     assert python(COLLECTOR) == "ended\n"
+
+
+SETTLED = """
+import gc
+from fedlab.startup import settled
+
+class Node:
+    def __del__(self):
+        print("collected")
+
+def cycle():
+    node = Node()
+    node.itself = node
+
+with settled() as settle:
+    assert gc.get_freeze_count() > 1000
+    cycle()
+    gc.collect()
+    before = gc.get_freeze_count()
+    more = [[] for _ in range(1000)]
+    settle()
+    assert gc.get_freeze_count() >= before + 1000
+assert gc.get_freeze_count() == 0
+gc.freeze()
+with settled():
+    pass
+assert gc.get_freeze_count() > 1000
+"""
+
+
+def test_what_a_run_finds_is_left_out_of_collection_until_its_end():
+    assert python(SETTLED) == "collected\n"
