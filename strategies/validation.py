@@ -16,8 +16,10 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
+from fedlab.comm.tensors import RowTensors, tensors_on_demand
 from fedlab.errors import FedlabError
-from fedlab.strategies.protocol import CONFIG, EXAMPLES, METRICS, ROUND, arrays_of, client_metrics, round_of
+from fedlab.strategies.protocol import CONFIG, EXAMPLES, METRICS, ROUND, client_metrics, round_of
+from fedlab.vectorized.stacked_states import Kinds
 
 MAX_EXAMPLES = 10**9  # an update's weight in a mean; a larger number is an error or an attack
 MAX_METRICS = 1_000  # of one reply
@@ -85,7 +87,7 @@ def validate_arrays(
     usual: float | None = None,
     *,
     signed: bool = False,
-) -> dict[str, Tensor]:
+) -> Mapping[str, Tensor]:
     """Return the tensors of one record, validated against those of the server.
 
     Parameters
@@ -108,11 +110,13 @@ def validate_arrays(
     if found.keys() != like.keys():
         missing, more = sorted(like.keys() - found.keys()), sorted(found.keys() - like.keys())
         raise InvalidUpdate(f"its arrays {name!r} have other names: missing {missing[:3]}, unknown {more[:3]}")
-    for key, tensor in found.items():
-        came, wanted = (tensor.dtype, tuple(tensor.shape)), (like[key].dtype, tuple(like[key].shape))
-        if came != wanted:
-            raise InvalidUpdate(f"its array {name}/{key} is {came[0]} {came[1]}; expected {wanted[0]} {wanted[1]}")
-        if not signed and key.rpartition(".")[2] in NOT_NEGATIVE and bool((tensor < 0).any()):
+    wanted_kinds = kinds_of(like)
+    for key, came in kinds_of(found).items():
+        if came != (wanted := wanted_kinds[key]):
+            raise InvalidUpdate(
+                f"its array {name}/{key} is {came[0]} {tuple(came[1])}; expected {wanted[0]} {tuple(wanted[1])}"
+            )
+        if not signed and key.rpartition(".")[2] in NOT_NEGATIVE and _is_negative(found, key):
             raise InvalidUpdate(f"its array {name}/{key} is negative somewhere, and it is a variance or a count")
     size, usual = norm(found), norm(like) if usual is None else usual
     if not math.isfinite(size):  # in float64 a sum of squares of finite numbers of float32 is finite
@@ -126,23 +130,39 @@ def validate_arrays(
     return found
 
 
-def read_arrays(content: RecordDict, name: str) -> dict[str, Tensor]:
-    """Return the tensors of one record by name.
+def read_arrays(content: RecordDict, name: str) -> Mapping[str, Tensor]:
+    """Return the tensors of one record by name; those of a stack are not made before they are read.
 
     Raises
     ------
     InvalidUpdate
         When the record is missing or cannot be decoded.
     """
-    if not isinstance(content.get(name), ArrayRecord):
+    record = content.get(name)
+    if not isinstance(record, ArrayRecord):
         raise InvalidUpdate(f"it has no arrays {name!r}; its records are {sorted(content)}")
     try:
-        return arrays_of(content, name)
+        return tensors_on_demand(record)
     except Exception as error:
         raise InvalidUpdate(f"its arrays {name!r} cannot be read: {error}") from None
 
 
+def kinds_of(tensors: Mapping[str, Tensor]) -> Kinds:
+    """Return type and shape of each tensor."""
+    if isinstance(tensors, RowTensors):
+        return tensors.of.kinds
+    return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+
+
+def _is_negative(tensors: Mapping[str, Tensor], name: str) -> bool:
+    if isinstance(tensors, RowTensors):
+        return tensors.of.is_negative(name, tensors.row)
+    return bool((tensors[name] < 0).any())
+
+
 def norm(tensors: Mapping[str, Tensor]) -> float:
     """Return the Euclidean norm over all float tensors of a state."""
+    if isinstance(tensors, RowTensors):  # those of all rows at once
+        return tensors.of.norms[tensors.row]
     floats = [tensor for tensor in tensors.values() if tensor.is_floating_point()]
     return math.hypot(*map(float, torch._foreach_norm(floats, 2, torch.float64))) if floats else 0.0

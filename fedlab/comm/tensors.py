@@ -3,12 +3,15 @@
 Flower's ``Array`` holds the bytes of ``numpy.save``. Within one process nobody reads these bytes, and writing and
 parsing them takes longer than a step of a small client. :class:`TensorArray` holds the tensor and makes the bytes on
 demand, so on a network it is the same array. Sizes of messages follow from shapes and types.
+
+Clients that train at once have their models in one stack, and :class:`RowArray` is a row of it: its tensor is made on
+demand, too, and stays on the device where nobody asks for it.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
 from functools import cache, lru_cache
 from typing import Any
 
@@ -19,6 +22,8 @@ from flwr.common.constant import SType
 from flwr.common.serde import array_to_proto, recorddict_to_proto
 from numpy.typing import NDArray
 from torch import Tensor
+
+from fedlab.vectorized.stacked_states import StackedState, StackedStates
 
 TAG = 1  # bytes of a protocol buffer field's number, for numbers below 16
 
@@ -58,6 +63,52 @@ class TensorArray(Array):
         return _tensor_array, (self.tensor,)  # a class of another name than its own cannot be found again
 
 
+class RowArray(TensorArray):
+    """A Flower array that is one model's row of stacked states, wherever these are; its tensor is on the CPU."""
+
+    __qualname__ = "Array"
+
+    def __init__(self, of: StackedStates, row: int, name: str) -> None:
+        dtype, shape = of.kinds[name]
+        self.__dict__.update(of=of, row=row, name=name, dtype=_dtype_name(dtype), shape=tuple(shape), stype=SType.NUMPY)
+
+    @property
+    def tensor(self) -> Tensor:
+        """The row, copied from the stack when it is asked for."""
+        if "tensor" not in self.__dict__:
+            self.__dict__["tensor"] = self.__dict__["of"].on_host(self.__dict__["name"], self.__dict__["row"])
+        found: Tensor = self.__dict__["tensor"]
+        return found
+
+
+class RowTensors(Mapping[str, Tensor]):
+    """The tensors of a record of :class:`RowArray` by name, on the CPU; each is made when it is read.
+
+    Attributes
+    ----------
+    of, row
+        The stacked states, and the place of this record's among them.
+    """
+
+    def __init__(self, record: ArrayRecord, of: StackedStates, row: int) -> None:
+        self.record, self.of, self.row = record, of, row
+
+    def __getitem__(self, name: str) -> Tensor:
+        array = self.record[name]
+        assert isinstance(array, RowArray)
+        return array.tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.record)
+
+    def __len__(self) -> int:
+        return len(self.record)
+
+    def keys(self) -> KeysView[str]:
+        """Return the names, as a dictionary does."""
+        return self.of.kinds.keys()
+
+
 @cache
 def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
@@ -72,11 +123,17 @@ def tensor_record(state: Mapping[str, Tensor], *, copy: bool = True) -> ArrayRec
 
     Parameters
     ----------
+    state
+        Tensors on any device, copied to the CPU; those of a :class:`StackedState` stay where they are until they are
+        asked for.
     copy
         Take a snapshot, so that later changes of the tensors do not reach the record. False where nothing else
         refers to them.
     """
     record = ArrayRecord()
+    if isinstance(state, StackedState):
+        entries(record).update({name: RowArray(state.of, state.row, name) for name in state})
+        return record
     for name, tensor in state.items():
         here = tensor.detach()
         record[name] = TensorArray(here.cpu() if not here.is_cpu else here.clone() if copy else here)
@@ -88,6 +145,27 @@ def tensors_of(record: ArrayRecord) -> dict[str, Tensor]:
     if all(isinstance(array, TensorArray) for array in record.values()):
         return {name: array.tensor for name, array in record.items() if isinstance(array, TensorArray)}
     return dict(record.to_torch_state_dict())
+
+
+def tensors_on_demand(record: ArrayRecord) -> Mapping[str, Tensor]:
+    """Return the tensors of a record by name as :func:`tensors_of`, those of a stack only when they are read."""
+    of, row, arrays = None, -1, entries(record)
+    for array in arrays.values():
+        if type(array) is not RowArray or (
+            of is not None and (array.__dict__["of"], array.__dict__["row"]) != (of, row)
+        ):
+            return tensors_of(record)
+        of, row = array.__dict__["of"], array.__dict__["row"]
+    return tensors_of(record) if of is None or of.kinds.keys() != arrays.keys() else RowTensors(record, of, row)
+
+
+def entries(record: ArrayRecord | ConfigRecord | MetricRecord | RecordDict) -> dict[str, Any]:
+    """Return the dictionary inside a record, to read quickly, or to fill with what needs no check of its type.
+
+    **Source**: ``TypedDict`` of ``flwr/app/message/typeddict.py``, Flower 1.39.
+    """
+    found: dict[str, Any] = record.__dict__["_data"]
+    return found
 
 
 class WriteGuard:
@@ -125,7 +203,7 @@ def content_bytes(content: RecordDict) -> int:
 
 
 def _arrays_bytes(record: ArrayRecord) -> int:
-    if all(type(array) is TensorArray for array in record.values()):
+    if all(isinstance(array, TensorArray) for array in record.values()):
         return _tensors_bytes(tuple((key, array.dtype, array.shape) for key, array in record.items()))
     return sum(_array_item_bytes(key, array) for key, array in record.items())
 

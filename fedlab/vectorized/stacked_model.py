@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from fedlab.data.dataset import Batch
+from fedlab.data.pinned import send
 from fedlab.vectorized.draws import Draw, NotVectorizable, Replay, record
+from fedlab.vectorized.stacked_states import StackedStates
 
 Tensors = Mapping[str, Tensor]
 Penalty = Callable[[Tensors, Tensors, Tensors], Tensor]  # weights, those at the start, extra tensors -> scalar
@@ -71,7 +73,9 @@ class StackedModel:
             for name, buffer in model.named_buffers()
         }
         self.start = {name: weight.detach().clone() for name, weight in self.weights.items()} if penalty else {}
-        self.extra = {name: torch.stack([one[name] for one in extra]).to(device) for name in (extra or [{}])[0]}
+        self.extra = {
+            name: _stack([one[name] for one in extra], like.to(device)) for name, like in (extra or [{}])[0].items()
+        }
         self._names = _state_names(model)
 
     def __len__(self) -> int:
@@ -130,11 +134,10 @@ class StackedModel:
         for tensors in (self.buffers, self.start, self.extra):
             tensors.update({name: tensor[:count] for name, tensor in tensors.items()})
 
-    def states(self, weights: Tensors, buffers: Tensors) -> list[dict[str, Tensor]]:
-        """Return the state of each model, in the order of its own ``state_dict``, from stacked tensors."""
-        stacked = {name: tensor.detach() for name, tensor in {**weights, **buffers}.items()}
-        rows = {name: [row.contiguous() for row in stacked[origin]] for name, origin in self._names.items()}
-        return [{name: tensors[row] for name, tensors in rows.items()} for row in range(len(next(iter(rows.values()))))]
+    def states(self, weights: Tensors, buffers: Tensors) -> StackedStates:
+        """Return the states of the models, in the order of their own ``state_dict``, from stacked tensors."""
+        stacked = {**weights, **buffers}
+        return StackedStates({name: stacked[origin] for name, origin in self._names.items()})
 
 
 class _Loss(nn.Module):
@@ -153,12 +156,19 @@ def _stack(tensors: Sequence[Tensor], like: Tensor, transposed: bool = False) ->
     """Stack tensors, in the type and on the device of one; ``transposed`` matrices lie in memory as their transposes.
 
     A batched product's gradient of a linear layer's weight comes transposed. A leaf that lies so as well takes it as it
-    is, where another one makes a copy of it in each step.
+    is, where another one makes a copy of it in each step. What all models have in common is moved to the device once.
     """
-    shape = like.shape[::-1] if transposed else like.shape
-    stacked = torch.empty(len(tensors), *shape, dtype=like.dtype, device=like.device)
-    for row, tensor in zip(stacked, tensors, strict=True):  # torch is quick with a single transpose only
-        row.copy_(tensor.detach().T if transposed else tensor.detach())
+    if all(tensor is tensors[0] for tensor in tensors):
+        first = tensors[0].detach().to(like)
+        stacked = (first.T if transposed else first).expand(len(tensors), *first.shape[:: -1 if transposed else 1])
+        stacked = stacked.clone(memory_format=torch.contiguous_format)
+    elif transposed and like.device.type == "cpu":
+        stacked = torch.empty(len(tensors), *like.shape[::-1], dtype=like.dtype)
+        for row, tensor in zip(stacked, tensors, strict=True):  # torch is quick with a single transpose only
+            row.copy_(tensor.detach().T)
+    else:
+        stacked = send(torch.stack([tensor.detach() for tensor in tensors]), like.device).to(like.dtype)
+        stacked = stacked.mT.contiguous() if transposed else stacked
     return stacked.mT if transposed else stacked
 
 

@@ -11,6 +11,7 @@ from fedlab.data.dataset import Batch
 from fedlab.optimizers import OptimizerSettings
 from fedlab.vectorized.gradients import average_each, clip_each, follow
 from fedlab.vectorized.stacked_model import StackedModel
+from fedlab.vectorized.stacked_states import StackedStates
 
 
 def train_stacked(
@@ -21,7 +22,7 @@ def train_stacked(
     ema_decay: float = 0.0,
     schedules: Sequence[Sequence[float]] = (),
     accumulate: int = 1,
-) -> tuple[list[dict[str, Tensor]], list[list[float]]]:
+) -> tuple[StackedStates, list[list[float]]]:
     """Train each model by its own number of steps, and return the models' states and losses.
 
     Models whose steps are over stay behind, so that no step is spent on them.
@@ -47,7 +48,7 @@ def train_stacked(
     Returns
     -------
     tuple
-        For each model its state by name, and its losses, one a step.
+        The states of the models, and for each its losses, one a step.
 
     Raises
     ------

@@ -49,7 +49,7 @@ def make_reply(
     """
     config = message.content[CONFIG]
     assert isinstance(config, ConfigRecord)
-    measured, state = dict(metrics), dict(trained)
+    measured, state = dict(metrics), trained
     if config.get(START_LOSS, False):
         measured[START_LOSS] = start_loss(workload, arrays_of(message.content), message, context, data)
     if CLIPPING_NORM in config:

@@ -19,6 +19,7 @@ from fedlab import registry
 from fedlab.comm import compression
 from fedlab.comm.grid import PartitionGrid
 from fedlab.comm.roster import Roster
+from fedlab.comm.tensors import tensor_record
 from fedlab.engines import inprocess
 from fedlab.engines.client_host import ClientHost, node_partitions
 from fedlab.seeds import seeded
@@ -26,6 +27,7 @@ from fedlab.strategies import validation
 from fedlab.strategies.dualadapt.server_loss import server_loss
 from fedlab.strategies.protocol import ARRAYS, CONFIG, METRICS, ROUND, ClientContext
 from fedlab.strategies.validation import MAX_EXAMPLES, InvalidUpdate, validate_arrays
+from fedlab.vectorized.stacked_states import StackedStates
 from mutated_replies import MUTATION, all_finite, mutate
 from tables import client_functions, server_strategy
 from toy import SMALL, Blobs
@@ -346,3 +348,51 @@ def test_no_mutated_reply_breaks_a_round_or_what_a_strategy_holds(
                 assert server_loss(half.trainer, half.heads, half.mixtures, half.options, 2)(0).isfinite()
     finally:
         half.onboarding_round = False
+
+
+# --- replies that are rows of stacked states ---
+
+
+def rows(**changes):
+    """Records of three clients that were trained at once."""
+    arrays = {"w": torch.ones(3, 2, 2), "running_var": torch.ones(3, 2), "n": torch.arange(3)}
+    states = StackedStates({**arrays, **changes})
+    return [RecordDict({ARRAYS: tensor_record(state)}) for state in states]
+
+
+LIKE = {"w": torch.ones(2, 2), "running_var": torch.ones(2), "n": torch.tensor(0)}
+
+
+def test_valid_rows_are_accepted_without_being_made():
+    for content in rows():
+        validate_arrays(content, ARRAYS, LIKE, 10.0)
+        assert all("tensor" not in array.__dict__ for array in content[ARRAYS].values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"w": torch.stack([torch.ones(2, 2), torch.full((2, 2), torch.nan), torch.ones(2, 2)])}, "arrays/w holds NaN"),
+        ({"w": torch.tensor([1.0, 1e6, 1.0])[:, None, None].expand(3, 2, 2)}, "norm of its arrays"),
+        ({"running_var": torch.tensor([[1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])}, "running_var is negative"),
+    ],
+)
+def test_a_bad_row_is_refused_and_the_others_are_not(changes, reason):
+    good, bad, other = rows(**changes)
+    for content in (good, other):
+        validate_arrays(content, ARRAYS, LIKE, 10.0)
+    with pytest.raises(InvalidUpdate, match=reason):
+        validate_arrays(bad, ARRAYS, LIKE, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("like", "reason"),
+    [
+        ({**LIKE, "w": torch.ones(4)}, r"arrays/w is torch.float32 \(2, 2\); expected torch.float32 \(4,\)"),
+        ({**LIKE, "w": torch.ones(2, 2).double()}, "expected torch.float64"),
+        ({"w": LIKE["w"]}, "other names"),
+    ],
+)
+def test_rows_of_another_kind_are_refused(like, reason):
+    with pytest.raises(InvalidUpdate, match=reason):
+        validate_arrays(rows()[0], ARRAYS, like, 10.0)

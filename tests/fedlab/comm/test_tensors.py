@@ -10,7 +10,16 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 
-from fedlab.comm.tensors import TensorArray, WriteGuard, content_bytes, tensor_record, tensors_of
+from fedlab.comm.tensors import (
+    RowTensors,
+    TensorArray,
+    WriteGuard,
+    content_bytes,
+    tensor_record,
+    tensors_of,
+    tensors_on_demand,
+)
+from fedlab.vectorized.stacked_states import StackedStates
 
 STATES = {
     "floats": {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.zeros(3)},
@@ -92,3 +101,51 @@ def test_a_change_in_place_is_found_by_name():
     assert guard.changed() == []
     tensors_of(content["arrays"])["bias"].add_(1)
     assert guard.changed() == ["arrays/bias"]
+
+
+# --- rows of a stack ---
+
+
+def stacked():
+    return StackedStates({"w": torch.arange(24.0).reshape(3, 4, 2).mT, "n": torch.arange(3)})
+
+
+@pytest.mark.parametrize("row", [0, 2])
+def test_a_row_of_a_stack_is_flowers_own_array_too(row):
+    states = stacked()
+    flowers = RecordDict({"arrays": ArrayRecord({name: tensor.clone() for name, tensor in states[row].items()})})
+    ours = RecordDict({"arrays": tensor_record(states[row])})
+    assert content_bytes(ours) == content_bytes(flowers)
+    assert all("tensor" not in array.__dict__ for array in ours["arrays"].values())
+    assert recorddict_to_proto(ours) == recorddict_to_proto(flowers)
+
+
+def test_a_row_is_made_when_it_is_read_and_once():
+    record = tensor_record(stacked()[1])
+    found = tensors_on_demand(record)
+    assert isinstance(found, RowTensors) and found.row == 1 and list(found) == ["w", "n"] and len(found) == 2
+    assert "tensor" not in record["w"].__dict__
+    assert torch.equal(found["w"], stacked().arrays["w"][1]) and found["w"] is found["w"]
+    assert tensors_of(record)["w"] is found["w"]
+    assert found["w"].untyped_storage().nbytes() == found["w"].nbytes
+
+
+def test_a_row_is_pickled_alone():
+    record = tensor_record(stacked()[1])
+    copied = pickle.loads(pickle.dumps(record["w"]))
+    assert torch.equal(copied.tensor, record["w"].tensor) and copied.tensor.untyped_storage().nbytes() == 32
+
+
+@pytest.mark.parametrize("change", ["added", "replaced", "of another row", "removed"])
+def test_a_record_that_was_changed_is_no_row_of_a_stack(change):
+    states = stacked()
+    record = tensor_record(states[1])
+    if change == "removed":
+        del record["n"]
+    elif change == "of another row":
+        record["n"] = tensor_record(states[2])["n"]
+    else:
+        record["more" if change == "added" else "n"] = TensorArray(torch.ones(2))
+    found = tensors_on_demand(record)
+    assert isinstance(found, dict) and found.keys() == record.keys()
+    assert torch.equal(found["w"], states[1]["w"])
