@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Generic, TypeVar
 
+import torch
+from torch import Tensor
+
+from fedlab.data.pinned import send
 from fedlab.seeds import Stream
 from fedlab.strategies.vectorized import ClientError
+from fedlab.vectorized.draws import Draw, draw
 
 WINDOW_BYTES = 64 * 2**20  # of what is drawn ahead, all clients together
 
@@ -19,40 +25,122 @@ class DrawnAhead(Generic[T]):
     Parameters
     ----------
     draw
-        Returns what the client of a position draws in its next step, from the current random stream.
+        Returns what the client of a position draws in its next so many steps, from the current random stream.
     size
-        Returns the bytes of that.
+        Bytes that one client draws in one step.
     steps
         Number of steps of each client, none larger than the one before.
     streams
         Random stream of each.
+
+    Attributes
+    ----------
+    drawn
+        What each client draws in the steps of the window.
+    start
+        First step of the window.
     """
 
     def __init__(
-        self, draw: Callable[[int], T], size: Callable[[T], int], steps: Sequence[int], streams: Sequence[Stream]
+        self, draw: Callable[[int, int], T], size: int, steps: Sequence[int], streams: Sequence[Stream]
     ) -> None:
         self.draw, self.size, self.steps, self.streams = draw, size, steps, streams
-        self.drawn: list[list[T]] = []
+        self.drawn: list[T] = []
         self.start = self.end = 0
-        self.window = 1  # steps; a first one shows how many fit
 
-    def __call__(self, step: int, count: int) -> list[T]:
-        """Return what the first ``count`` clients draw in a step, counted from 0; steps are asked for in order.
+    def reach(self, step: int, count: int) -> bool:
+        """Draw the window that begins with a step, counted from 0, and return True; False if the step is in the last.
+
+        Parameters
+        ----------
+        count
+            Number of the first clients, which take this step.
 
         Raises
         ------
         ClientError
             When one client's draw fails.
         """
-        if step == self.end:
-            self.start, self.end = step, step + self.window
-            self.drawn = [self._draws(position, step) for position in range(count)]
-            self.window = max(1, WINDOW_BYTES // max(sum(self.size(drawn[0]) for drawn in self.drawn), 1))
-        return [drawn[step - self.start] for drawn in self.drawn[:count]]
+        if step < self.end:
+            return False
+        window = max(1, WINDOW_BYTES // max(self.size * count, 1))
+        self.start, self.end = step, step + window
+        self.drawn = [self._draw(position, min(window, self.steps[position] - step)) for position in range(count)]
+        return True
 
-    def _draws(self, position: int, step: int) -> list[T]:
+    def _draw(self, position: int, steps: int) -> T:
         try:
             with self.streams[position]:
-                return [self.draw(position) for _ in range(min(self.window, self.steps[position] - step))]
+                return self.draw(position, steps)
         except Exception as error:
             raise ClientError(position, error) from error
+
+
+class RowsAhead:
+    """Rows of one table that clients draw with replacement, and the numbers that their losses draw, on a device.
+
+    Parameters
+    ----------
+    lengths
+        Number of rows of each client; those of the first client come first in the table.
+    batch_size
+        Rows of a batch.
+    steps
+        Batches of each client, no more than of the one before.
+    streams
+        Random stream of each.
+    plan
+        What the loss draws after each batch.
+    device
+        Where rows and numbers are wanted.
+    table
+        What to return in the place of a row's number (rows,); None: the number itself.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        steps: Sequence[int],
+        streams: Sequence[Stream],
+        plan: Sequence[Draw],
+        device: torch.device,
+        table: Tensor | None = None,
+    ) -> None:
+        self.lengths, self.batch_size, self.plan, self.device, self.table = lengths, batch_size, plan, device, table
+        self.starts = torch.tensor([0, *accumulate(lengths[:-1])])
+        size = 8 * batch_size + sum(one.nbytes for one in plan)
+        self.ahead = DrawnAhead(self._draw, size, steps, streams)
+        self.rows = self.begins = torch.empty(0)
+        self.numbers: list[Tensor] = []
+
+    def __call__(self, step: int, count: int) -> tuple[Tensor, list[Tensor]]:
+        """Return the rows (count, batch) of the first clients in a step, and the numbers that their losses draw.
+
+        Raises
+        ------
+        ClientError
+            When one client's draw fails.
+        """
+        if self.ahead.reach(step, count):
+            self._join()
+        place = self.begins[:count] + (step - self.ahead.start)
+        return self.rows[place], [one[place] for one in self.numbers]
+
+    def _join(self) -> None:
+        """Put what all clients draw in the window into a few tensors, and send these to the device."""
+        rows, numbers = zip(*self.ahead.drawn, strict=True)
+        steps = torch.tensor([len(own) for own in rows])
+        joined = torch.cat(rows) + self.starts[: len(rows)].repeat_interleave(steps)[:, None]
+        self.rows = send(joined if self.table is None else self.table[joined], self.device)
+        self.numbers = [send(torch.cat(each), self.device) for each in zip(*numbers, strict=True)]
+        self.begins = send(steps.cumsum(0) - steps, self.device)
+
+    def _draw(self, position: int, steps: int) -> tuple[Tensor, list[Tensor]]:
+        """Return rows (steps, batch), and numbers (steps, ...) for each place of the loss that draws."""
+        examples = self.lengths[position]
+        if not self.plan:  # the numbers of a call for each step
+            return torch.randint(examples, (steps, self.batch_size)), []
+        drawn = [(torch.randint(examples, (self.batch_size,)), draw(self.plan)) for _ in range(steps)]
+        rows, numbers = zip(*drawn, strict=True)
+        return torch.stack(rows), [torch.stack(each) for each in zip(*numbers, strict=True)]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from operator import attrgetter
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -133,6 +134,7 @@ class _Ready(Generic[W]):
     client: _Client
     stream: Stream
     work: W
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -192,8 +194,8 @@ class _Batch(Generic[W, R]):
     def train(self, clients: dict[int, _Client]) -> None:
         """Train all clients, from the beginning of their streams."""
         ready = [one for number, client in clients.items() if (one := self._ready(number, client))]
-        ready.sort(key=self._kind)
-        for _, group in groupby(ready, self._kind):
+        ready.sort(key=attrgetter("kind"))
+        for _, group in groupby(ready, attrgetter("kind")):
             together = sorted(group, key=lambda one: -one.work.steps)
             some = {one.number: one.client for one in together}
             try:
@@ -214,15 +216,12 @@ class _Batch(Generic[W, R]):
                     reason = f"{type(error).__name__}: {error}".splitlines()[0]
                     self._refuse(together[0].work, reason)
 
-    def _kind(self, one: _Ready[W]) -> str:
-        return self.parts.kind(one.work)
-
     def _ready(self, number: int, client: _Client) -> _Ready[W] | None:
         stream = Stream(*client.names)
         try:
             with stream, exits_as_errors():
                 work = self.parts.prepare(self.workload, client.message, client.context)
-            return _Ready(number, client, stream, work)
+            return _Ready(number, client, stream, work, self.parts.kind(work))
         except Exception as error:
             self.outcomes[number] = error
             return None
@@ -241,7 +240,7 @@ class _Batch(Generic[W, R]):
         try:
             for step, value in enumerate(losses, 1):
                 check_loss(value, self.parts.phase, step, len(losses))
-            with one.stream:
+            with one.stream.last_turn():
                 return self.parts.reply(self.workload, one.client.message, one.client.context, one.work, result)
         except Exception as error:
             return error

@@ -9,20 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from flwr.app import Message, RecordDict
-from torch import Tensor
 
-from fedlab.data.dataset import Batch
 from fedlab.seeds import Stream, seeded
 from fedlab.strategies import local_training
-from fedlab.strategies.drawn_ahead import DrawnAhead
+from fedlab.strategies.client_batches import Feed, GatheredBatches, MadeBatches
 from fedlab.strategies.local_training import PHASE, LocalWork, Prepare, Reply, Trained
 from fedlab.strategies.protocol import ClientContext
 from fedlab.strategies.vectorized import ClientError
-from fedlab.vectorized.draws import draw
 from fedlab.vectorized.stacked_model import StackedModel
-from fedlab.vectorized.stacked_training import stack_batches, train_stacked
+from fedlab.vectorized.stacked_training import train_stacked
 from fedlab.workload import SupportsBatchChecks, Workload, blank_model
 
 COPIES = 6  # of the weights on a CPU: model, stack, gradient, at most two of the optimizer, one more of any
@@ -63,7 +59,7 @@ class WholeModels:
         states, extra = [work.start for work in works], [work.extra for work in works]
         model = StackedModel(one, states, workload.loss, first.penalty, extra)
         steps, settings = [work.steps for work in works], [work.optimizer for work in works]
-        feed = _Feed(workload, model, works, streams)
+        feed = _feed(workload, model, works, streams)
         trained, losses = train_stacked(model, feed, steps, settings, first.ema_decay, accumulate=first.accumulate)
         return [
             (Trained(state, sum(values) / len(values) if values else None), values)
@@ -78,9 +74,10 @@ class WholeModels:
 
     def kind(self, work: LocalWork) -> str:
         """Return what stacked models, one optimizer but for its learning rate and batches of one shape depend on."""
-        settings = replace(work.optimizer, learning_rate=0.0)
-        columns = {name: (column.dtype, tuple(column.shape[1:])) for name, column in work.data.columns.items()}
-        batches = work.batch_size, work.accumulate, sorted(columns.items())
+        own = work.optimizer
+        settings = own.name, own.momentum, own.weight_decay, own.max_grad_norm
+        columns = sorted((name, column.dtype, *column.shape[1:]) for name, column in work.data.stored.items())
+        batches = work.batch_size, work.accumulate, columns
         return repr((settings, batches, work.ema_decay, work.penalty, sorted(work.extra), sorted(work.frozen)))
 
     def subject(self, workload: Workload, work: LocalWork) -> str:
@@ -92,50 +89,35 @@ class WholeModels:
         return replace(work, steps=min(work.steps, 2))
 
     def resident(self, work: LocalWork) -> int:
-        """Return the bytes of weights and what goes with them on a CPU; on a GPU its allocator sees them."""
-        if work.device.type == "cuda":
-            return 0
-        return COPIES * sum(tensor.nbytes for tensor in work.start.values())
+        """Return the bytes of weights and what goes with them on a CPU.
+
+        On a GPU its allocator sees them, but for the weights of the clients before, which wait there to be summed.
+        """
+        weights = sum(tensor.nbytes for tensor in work.start.values())
+        return weights if work.device.type == "cuda" else COPIES * weights
 
 
-class _Feed:
-    """Batches of many clients, each from its client's stream.
+def _feed(workload: Workload, model: StackedModel, works: Sequence[LocalWork], streams: Sequence[Stream]) -> Feed:
+    """Return the batches of clients, each from its client's stream; the loss is tried with one of the first's.
 
     For each batch of each step the loop draws the batch, and then what its loss draws.
+
+    Raises
+    ------
+    ClientError
+        When the first client's data cannot be read.
+    NotVectorizable
+        When what the loss draws depends on values.
     """
-
-    def __init__(
-        self, workload: Workload, model: StackedModel, works: Sequence[LocalWork], streams: Sequence[Stream]
-    ) -> None:
-        self.works, self.device = works, works[0].device
-        self.check = workload.check_batch if isinstance(workload, SupportsBatchChecks) else None
-        self.plan = model.record(self._trial()) if works[0].steps else []
-        self.ahead = DrawnAhead(self._draw, _size, [work.steps * work.accumulate for work in works], streams)
-
-    def _trial(self) -> Batch:
-        """Return a first batch of some client, whose stream is not touched."""
-        work = self.works[0]
-        try:
-            with seeded("a trial of the loss"):
-                batch = work.data.sample_batch(work.batch_size)
-        except Exception as error:
-            raise ClientError(0, error) from error
-        return {name: column.to(self.device) for name, column in batch.items()}
-
-    def __call__(self, number: int, count: int) -> tuple[Batch, list[Tensor]]:
-        """Return the ``number``-th batches of the first ``count`` clients, and the numbers that their losses draw."""
-        batches, numbers = zip(*self.ahead(number, count), strict=True)
-        stacked = [torch.stack(each).to(self.device) for each in zip(*numbers, strict=True)]
-        return stack_batches(batches, self.device), stacked
-
-    def _draw(self, position: int) -> tuple[Batch, list[Tensor]]:
-        work = self.works[position]
-        batch = work.data.sample_batch(work.batch_size)
-        if self.check:
-            self.check(batch)
-        return batch, draw(self.plan)
-
-
-def _size(drawn: tuple[Batch, list[Tensor]]) -> int:
-    batch, numbers = drawn
-    return sum(column.nbytes for column in (*batch.values(), *numbers))
+    first, sets = works[0], [work.data for work in works]
+    try:
+        with seeded("a trial of the loss"):
+            trial = first.data.sample_batch(first.batch_size)
+    except Exception as error:
+        raise ClientError(0, error) from error
+    plan = model.record({name: column.to(first.device) for name, column in trial.items()}) if first.steps else []
+    batches = [work.steps * work.accumulate for work in works]
+    check = workload.check_batch if isinstance(workload, SupportsBatchChecks) else None
+    if check is None and all(one.transform is None for one in sets):
+        return GatheredBatches(sets, first.batch_size, batches, streams, plan, first.device)
+    return MadeBatches(sets, first.batch_size, batches, streams, plan, first.device, check, trial)

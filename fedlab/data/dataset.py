@@ -64,6 +64,16 @@ class ArrayDataset(Dataset[Batch]):
             batch = {name: column[_moved(index, column.device)] for name, column in self.columns.items()}
         return self.transform(batch) if self.transform else batch
 
+    @property
+    def stored(self) -> Batch:
+        """Columns that the examples are :attr:`rows` of; they may be those of other data sets, too."""
+        return self.columns.stored if isinstance(self.columns, SelectedRows) else self.columns
+
+    @property
+    def rows(self) -> Tensor:
+        """Rows of the examples in :attr:`stored` (examples,)."""
+        return self.columns.rows if isinstance(self.columns, SelectedRows) else torch.arange(len(self))
+
     def batches(self, size: int) -> Iterator[Batch]:
         """Yield all examples once, in order, ``size`` at a time; the last batch may be smaller."""
         for start in range(0, len(self), size):

@@ -40,7 +40,7 @@ class Draw:
     ----------
     function
         What the loss calls there.
-    shape
+    shape, nbytes
         Of the numbers of one model.
     sample
         Draws them from the current random stream.
@@ -48,6 +48,7 @@ class Draw:
 
     function: Callable[..., Any]
     shape: torch.Size
+    nbytes: int
     sample: Callable[[], Tensor]
 
 
@@ -83,7 +84,7 @@ class _Recorder(TorchFunctionMode):
             raise NotVectorizable("automatic mixed precision does not reach convolutions that are mapped")
         result = func(*args, **kwargs)
         if sample := _sampler(func, args, kwargs):
-            self.draws.append(Draw(func, result.shape, sample))
+            self.draws.append(Draw(func, result.shape, result.nbytes, sample))
         return result
 
 

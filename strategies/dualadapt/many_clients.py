@@ -6,10 +6,9 @@ Features, labels and weights of all clients are one table, from which each clien
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from itertools import accumulate
 
 import torch
 from flwr.app import Message, RecordDict
@@ -20,19 +19,18 @@ from fedlab.models import gaussian_mixture
 from fedlab.models.gaussian_mixture import Statistics
 from fedlab.optimizers import OptimizerSettings, cosine_rates
 from fedlab.seeds import Stream
-from fedlab.strategies.drawn_ahead import DrawnAhead
+from fedlab.strategies.drawn_ahead import RowsAhead
 from fedlab.strategies.dualadapt.client import HeadResult, HeadWork, answer, first_head, prepare, run
 from fedlab.strategies.dualadapt.local_head import (
     PHASE,
     RunningMixture,
-    draw_rows,
     local_loss,
     opinions,
     pseudo_labels_of_many,
     typicality,
 )
 from fedlab.strategies.protocol import ClientContext, load
-from fedlab.vectorized.draws import draw
+from fedlab.vectorized.draws import Draw
 from fedlab.vectorized.stacked_model import StackedModel
 from fedlab.vectorized.stacked_training import train_stacked
 from fedlab.workload import Workload
@@ -72,7 +70,7 @@ class LocalHeads:
                 for work, mixture in zip(works, mixtures, strict=True)
             ]
         first = works[0]
-        table = _Table(works, _columns(works))
+        table = _table(works, _columns(works))
         model = StackedModel(
             deepcopy(first.head).requires_grad_(True).train(),
             [(work.start or work.head).state_dict() for work in works],
@@ -150,25 +148,22 @@ def _columns(works: Sequence[HeadWork]) -> list[dict[str, Tensor]]:
     ]
 
 
-def _head(work: HeadWork, state: dict[str, Tensor]) -> nn.Module:
+def _head(work: HeadWork, state: Mapping[str, Tensor]) -> nn.Module:
     """Return F_l, as the loop does."""
     return load(deepcopy(work.head), state, work.device).requires_grad_(False).eval()
 
 
-class _Table:
-    """Columns of several clients, one client's rows after another's."""
+def _table(works: Sequence[HeadWork], columns: Sequence[dict[str, Tensor]] = ()) -> dict[str, Tensor]:
+    """Return columns of several clients, one client's rows after another's."""
+    own = {name: torch.cat([one[name] for one in columns]) for name in (columns[0] if columns else ())}
+    return {"z": torch.cat([work.z for work in works]), **own}
 
-    def __init__(self, works: Sequence[HeadWork], columns: Sequence[dict[str, Tensor]] = ()) -> None:
-        self.columns = {"z": torch.cat([work.z for work in works])}
-        for name in columns[0] if columns else ():
-            self.columns[name] = torch.cat([own[name] for own in columns])
-        starts = accumulate((len(work.z) for work in works[:-1]), initial=0)
-        self.starts = torch.tensor(list(starts))[:, None]  # (clients, 1)
 
-    def batch(self, rows: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return columns (clients, batch, ...) at rows (batch,) of the first so many clients."""
-        index = (torch.stack(list(rows)) + self.starts[: len(rows)]).to(self.columns["z"].device)
-        return {name: column[index] for name, column in self.columns.items()}
+def _rows(works: Sequence[HeadWork], streams: Sequence[Stream], plan: Sequence[Draw]) -> RowsAhead:
+    """Return the rows of the table that clients draw in each step."""
+    first = works[0]
+    lengths, steps = [len(work.z) for work in works], [work.steps for work in works]
+    return RowsAhead(lengths, first.training.batch_size, steps, streams, plan, first.z.device)
 
 
 class _Mixtures:
@@ -212,48 +207,30 @@ class _Feed:
         self,
         model: StackedModel,
         plain: StackedModel,
-        table: _Table,
+        table: dict[str, Tensor],
         works: Sequence[HeadWork],
         streams: Sequence[Stream],
     ) -> None:
-        self.plain, self.table, self.works, self.mixtures = plain, table, works, _Mixtures(works)
-        trial: dict[str, Tensor] = {
-            name: column[: works[0].training.batch_size] for name, column in table.columns.items()
-        }
+        self.plain, self.table, self.mixtures = plain, table, _Mixtures(works)
+        trial = {name: column[: works[0].training.batch_size] for name, column in table.items()}
         trial["p_global"] = _probabilities(plain.model, trial)
-        self.plan = model.record(trial) if works[0].steps else []
-        self.ahead = DrawnAhead(self._draw, _size, [work.steps for work in works], streams)
+        self.ahead = _rows(works, streams, model.record(trial) if works[0].steps else [])
 
     def __call__(self, step: int, count: int) -> tuple[Batch, list[Tensor]]:
         """Return the batches of the first ``count`` clients in a step, and the numbers that their losses draw."""
-        rows, numbers = zip(*self.ahead(step, count), strict=True)
-        batch = self.table.batch(rows)
+        rows, numbers = self.ahead(step, count)
+        batch = {name: column[rows] for name, column in self.table.items()}
         if count < len(self.plain):
             self.plain.keep(count)
         with torch.no_grad():
             batch["p_global"] = self.plain.losses(batch)
         self.mixtures.update(batch["z"])
-        return batch, [torch.stack(each).to(batch["z"].device) for each in zip(*numbers, strict=True)]
-
-    def _draw(self, position: int) -> tuple[Tensor, list[Tensor]]:
-        work = self.works[position]
-        return draw_rows(len(work.z), work.training), draw(self.plan)
-
-
-def _size(drawn: tuple[Tensor, list[Tensor]]) -> int:
-    rows, numbers = drawn
-    return rows.nbytes + sum(one.nbytes for one in numbers)
+        return batch, numbers
 
 
 def _fit_mixtures(works: Sequence[HeadWork], streams: Sequence[Stream]) -> GaussianMixtures:
     """Fit W_T of several clients, those with the most steps first, without a head."""
-    steps = [work.steps for work in works]
-
-    def draw_next(position: int) -> Tensor:
-        return draw_rows(len(works[position].z), works[position].training)
-
-    table, mixtures = _Table(works), _Mixtures(works)
-    ahead = DrawnAhead(draw_next, lambda rows: rows.nbytes, steps, streams)
-    for step in range(steps[0]):
-        mixtures.update(table.batch(ahead(step, sum(number > step for number in steps)))["z"])
+    z, mixtures, ahead = _table(works)["z"], _Mixtures(works), _rows(works, streams, [])
+    for step in range(works[0].steps):
+        mixtures.update(z[ahead(step, sum(work.steps > step for work in works))[0]])
     return mixtures.all()

@@ -138,8 +138,10 @@ def test_global_random_streams_are_untouched(cohort):
 
 
 def test_batches_are_drawn_in_windows(cohort, monkeypatch):
-    monkeypatch.setattr(drawn_ahead, "WINDOW_BYTES", 3 * 2 * 16 * (4 * 4 + 8))  # two steps of three clients
+    monkeypatch.setattr(drawn_ahead, "WINDOW_BYTES", 3 * 2 * 16 * 8)  # two steps of three clients: row numbers alone
     assert same(cohort(**{"client.steps": 7})) < TOLERANCE
+    monkeypatch.setattr(drawn_ahead, "WINDOW_BYTES", 3 * 2 * 16 * (4 * 4 + 8) + 3 * 2 * 2000)  # batches, and numbers
+    assert same(cohort(spec=WorkloadSpec(Noisy), **{"client.steps": 7})) < TOLERANCE
 
 
 # --- what a loss draws ---
