@@ -12,7 +12,7 @@ import torch
 from benchmarks import clients
 from benchmarks.client_systems import ROWS, Work, cohort_of, plain_loop, vmap_by_hand
 from benchmarks.client_workload import EXAMPLES, NETWORKS, ManyClients
-from benchmarks.clients import Measured, empty_rounds, family, proportional_memory, rates
+from benchmarks.clients import Measured, empty_rounds, family, host, proportional_memory, rates
 from configs import make
 from fedlab.testing import check_workload
 
@@ -21,7 +21,7 @@ WORK = Work("cnn", 7, 3, 2)
 
 def test_networks_are_those_of_the_published_figures():
     sizes = {name: sum(weight.numel() for weight in of().parameters()) for name, of in NETWORKS.items()}
-    assert sizes == {"mlp": 197_322, "cnn": 25_682, "empty": 2}
+    assert sizes == {"mlp": 197_322, "cnn": 25_682, "empty": 2, "tiny": 86}
 
 
 def test_loop_and_vmap_train_the_same_model():
@@ -87,3 +87,15 @@ def test_the_command_measures_the_rows_that_are_named(tmp_path, monkeypatch, cap
     (figure,) = json.loads(path.read_text())["figures"]
     assert figure["row"] == "loop" and figure["clients_per_second"] > 0 and figure["start"] > 0
     assert "plain torch loop" in capsys.readouterr().out
+
+
+def test_the_host_takes_milliseconds_of_the_round_that_took_the_fewest():
+    work = Work("tiny", 100, 100, 3)
+    measured = [Measured("inprocess", work, cpu=[9.0, 0.5, 0.25]), Measured("inprocess_vectorized", work, error="no")]
+    assert measured[0].cpu_of_a_client == 2.5
+    assert list(host(measured, [100]).columns[1].cells) == ["2.500", "no"]
+
+
+def test_rounds_of_our_engine_are_timed_on_the_cpu():
+    clock = ROWS["inprocess_vectorized"].measure(Work("tiny", 3, 3, 2))
+    assert len(clock.cpu) == len(clock.seconds) == 2 and min(clock.cpu) > 0

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
+
 import pytest
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedlab import registry
 from fedlab.checks import check_participation
 from fedlab.client import app
+from fedlab.data.dataset import ArrayDataset
 from fedlab.errors import ConfigError
 from fedlab.runs.directory import RunDirectory
 from fedlab.strategies.vectorized import ManyClients
+from fedlab.vectorized.stacked_states import StackedStates
+from fedlab.workload import WorkloadSpec
 from tables import lead, put
 from toy import SMALL, SPEC
 
@@ -102,3 +110,90 @@ def test_an_engine_with_a_process_for_each_client_is_refused(federate):
         check_participation(
             registry.load_config({**OPTIONS, "engine": "ray", "vectorize": "auto", "strategy": "fedavg"})
         )
+
+
+# --- what the host does for a client ---
+
+POOL = {"x": torch.randn(64, 4, generator=torch.Generator().manual_seed(0)), "y": torch.arange(64) % 3}
+READS = ("_local_scalar_dense", "_to_copy", "item", "nonzero", "is_nonzero", "equal")  # for which a GPU is waited for
+
+
+@dataclass(frozen=True)
+class ManyOfOnePool:
+    """So many clients, each some rows of one pool."""
+
+    count: int = 4
+
+    @property
+    def clients(self):
+        return tuple(f"c{number}" for number in range(self.count))
+
+    def model(self):
+        return nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
+
+    def data(self, partition, split):
+        return ArrayDataset(POOL).select((torch.arange(16) + (partition or 0)) % 64)
+
+    def loss(self, model, batch):
+        return nn.functional.cross_entropy(model(batch["x"]), batch["y"])
+
+    def evaluate(self, model, data):
+        return {"accuracy": 1.0}
+
+
+class Operations(TorchDispatchMode):
+    """Counts torch's operations by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.counts[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def operations(monkeypatch, tmp_path):
+    """The operations that a client of a run adds to it, by name: so many clients, and so many more."""
+
+    def count(clients, **changes):
+        spec = WorkloadSpec(ManyOfOnePool, name="of_one_pool")
+        put(monkeypatch, "workload", "of_one_pool", spec)
+        monkeypatch.setattr(app, "_at_once", {})
+        table = {"workload": "of_one_pool", "strategy": "fedavg", "of_one_pool.count": clients, "engine": "inprocess"}
+        table |= {"rounds": 2, "threads": 1, "server.pretrain_steps": 0, "client.evaluate": False, "device": "cpu"}
+        table |= {"client.steps": 3, "client.batch_size": 4, "name": f"of {clients}", "vectorize": "100"}
+        directory = RunDirectory.create(tmp_path, registry.load_config(table, changes))
+        with Operations() as found:
+            lead(directory)
+        assert directory.manifest()["status"] == "finished" and not directory.rounds()[-1]["failures"]
+        return found.counts
+
+    def each(**changes):
+        count(4, **changes)  # what a first run does once
+        few, many = count(10, **changes), count(40, **changes)
+        return {name: (many[name] - few[name]) / 30 / 2 for name in many if many[name] != few[name]}
+
+    return each
+
+
+def test_clients_trained_at_once_add_no_operations_of_theirs_but_a_few(operations):
+    added = operations()
+    assert not added.keys() & {*READS, "mm", "bmm", "native_batch_norm", "stack", "copy_"}
+    assert sum(added.values()) < 30 and max(added.values()) <= 8, added
+
+
+def test_on_a_device_rows_are_neither_summed_nor_read_one_by_one(operations, monkeypatch):
+    monkeypatch.setattr(StackedStates, "is_summed_at_once", True)
+    added = operations()
+    assert not added.keys() & {*READS, "_foreach_add", "mul"}, added
+    assert sum(added.values()) < 10 and max(added.values()) <= 2, added
+
+
+def test_models_summed_at_once_have_the_mean_of_the_loop(federate, monkeypatch):
+    one_by_one = federate("fedadam", vectorize="3")
+    monkeypatch.setattr(StackedStates, "is_summed_at_once", True)
+    at_once = federate("fedadam", vectorize="3")
+    for name, tensor in arrays_of(one_by_one).items():
+        torch.testing.assert_close(arrays_of(at_once)[name], tensor, rtol=1e-5, atol=1e-6)
