@@ -98,6 +98,7 @@ def test_a_run_keeps_its_best_round_and_goes_on_with_more_patience(tmp_path, mon
 def test_the_last_round_of_a_run_that_is_stopped_is_one_for_its_clients(tmp_path, monkeypatch):
     put(monkeypatch, "workload", "blobs", toy.SPEC)
     options = {"workload": "blobs", "strategy": "source_free", "source_free.steps": 2, "threads": 1, "rounds": 9}
+    options |= {"source_free.min_examples_per_class": 0}
     options |= {"report": False}
     options |= {"server.steps": 0, "server.pretrain_steps": 0, "evaluate_every": 2}  # so that nothing ever improves
     result = fedlab.run({**options, "stop.metric": "accuracy", "stop.patience": 1}, runs=tmp_path)

@@ -31,6 +31,7 @@ OPTIONS = {
     "semi_fl.threshold": 0.4,
     "startup.evaluate_every": 1,
     "source_free.steps": 3,
+    "source_free.min_examples_per_class": 0,
     "shot.epochs": 1.0,
     "adacontrast.steps": 3,
     "fed_shot.epochs": 1.0,

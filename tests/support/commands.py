@@ -21,6 +21,7 @@ TINY = {
     "digits.targets": "optdigits,usps",
     "data.max_examples": 100,
     "source_free.steps": 2,
+    "source_free.min_examples_per_class": 0,
 }
 
 

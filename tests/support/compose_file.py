@@ -18,7 +18,7 @@ BIN = Path(sys.executable).parent
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?P<how>:[-+])(?P<word>[^}]*)\}")
 CLIENTS = ("usps", "mnist_m", "optdigits", "synthdigits")
 TINY = "server.pretrain_steps=2 server.steps=1 server.batch_size=8 client.steps=1 client.batch_size=8 "
-TINY += "data.max_examples=100 source_free.steps=2 threads=1"
+TINY += "data.max_examples=100 source_free.steps=2 source_free.min_examples_per_class=0 threads=1"
 
 
 def resolve(**variables):

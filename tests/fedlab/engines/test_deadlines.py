@@ -73,7 +73,7 @@ def run(tmp_path_factory):
         resumed.wait_for(lambda: told(event="phase", phase="clients", round=2), "round 2")
         commands[1].wait_for(lambda: len(asked()) > before and "Received successfully" in asked()[-1], "usps to train")
         up.write_text("400")
-        resumed.wait_for(lambda: told(event="phase", phase="clients", round=3), "round 3")
+        resumed.wait_for(lambda: told(event="phase", phase="adapt", round=3), "round 3")
         up.write_text("0")
         code = resumed.code()
         up.write_text("")

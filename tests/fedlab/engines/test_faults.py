@@ -127,7 +127,7 @@ def performed(play):
     usps.thaw(stopped)
     again = play.join("optdigits")
 
-    serve.wait_for(lambda: play.told(event="phase", phase="clients", round=2), "round 2")
+    serve.wait_for(lambda: play.told(event="phase", phase="adapt", round=2), "round 2")
     serve.process.kill()
     serve.code()
     # From here on nobody is to be late: on a busy machine work takes as long as it takes.
