@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-ENDING = ("flwr", "submitit")  # packages that end their process from a handler of signals
+ENDING = ("flwr", "ray", "submitit")  # packages that end their process from a handler of signals
 
 
 class SystemExitError(Exception):

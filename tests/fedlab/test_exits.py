@@ -27,7 +27,7 @@ def test_every_other_end_is_passed_on(error):
         raise error
 
 
-@pytest.mark.parametrize("package", ["flwr.supercore.exit", "submitit.core"])
+@pytest.mark.parametrize("package", ["flwr.supercore.exit", "ray._raylet", "submitit.core"])
 def test_the_end_of_the_process_by_a_handler_of_signals_is_passed_on(package):
     module = SimpleNamespace(__name__=package)
     exec("import sys\ndef handler():\n    sys.exit(0)\n", vars(module))
