@@ -212,7 +212,7 @@ class RichProgress(LiveDisplay):
         kind = event["event"]
         if kind == "phase":
             total, note = event.get("clients"), self.table.phase_note(event["phase"])
-            if note != self.table.phase_title(event["phase"]):
+            if note not in ("", self.table.phase_title(event["phase"])):
                 self.write(note)
             self.rounds.update(
                 self.task,

@@ -154,6 +154,13 @@ def test_a_phase_with_a_note_says_it_in_a_log_and_above_the_live_picture():
     assert " ".join(console.export_text().split()).count(lines[0]) == 1
 
 
+def test_a_phase_without_a_note_leaves_no_line_above_the_live_picture(monkeypatch):
+    live, lines = RichProgress(record(), TABLE), []
+    monkeypatch.setattr(live, "write", lines.append)
+    send(live, *({"event": "phase", "round": 1, "rounds": 2, "phase": name} for name in ("clients", "evaluate")))
+    assert lines == []
+
+
 def test_the_steps_of_a_client_are_shown_while_it_trains_and_leave_the_count_of_clients_alone():
     phases, (phase, step, answered) = adapting()
     live = RichProgress(record(), MetricTable((), phases))
