@@ -101,7 +101,7 @@ def record_continuation(directory: RunDirectory, config: Config) -> None:
     warn_of_different(directory.manifest(), here, f"{directory.path.name} began, and goes on,")
     with directory:
         write_atomically(directory.config_file, config.to_toml().encode())
-        directory.update_manifest(options=options, rounds=config.run.rounds)
+        directory.update_manifest(options=options, rounds=config.run.rounds, engine=config.run.engine, engine_chosen="")
         if directory.manifest().get("status") == "finished":
             directory.update_manifest(status="interrupted", weights_sha256="")
 

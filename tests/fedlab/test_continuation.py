@@ -103,6 +103,16 @@ def test_what_changes_no_result_may_be_changed(tmp_path):
     assert {key: result.config[key] for key in free} == free
 
 
+def test_the_engine_of_a_run_is_that_with_which_it_went_on(tmp_path):
+    def engine(result):
+        return result.manifest["engine"], result.manifest["engine_chosen"]
+
+    began = run(tmp_path, engine="local")
+    assert engine(began) == ("local", "inprocess")
+    assert engine(fedlab.resume(began.directory, rounds=2, overrides={"engine": "inprocess"})) == ("inprocess", "")
+    assert engine(fedlab.resume(began.directory, rounds=3, overrides={"engine": "local"})) == ("local", "inprocess")
+
+
 def test_fewer_rounds_than_are_done_are_refused(tmp_path):
     directory = run(tmp_path, rounds=2).directory
     with pytest.raises(ConfigError, match="rounds=1, and this run has done 2"):
