@@ -144,7 +144,7 @@ class SentRecords:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[int, tuple[Any, ray.ObjectRef[Packed]]] = {}
+        self._kept: dict[tuple[int, str], tuple[Any, ray.ObjectRef[Packed]]] = {}  # by id and name of a record
 
     def parts(self, content: RecordDict) -> Parts:
         """Return the records of a content as they travel.
@@ -157,16 +157,17 @@ class SentRecords:
         return [self._part(name, record) for name, record in content.items()]
 
     def _part(self, name: str, record: Any) -> Packed | ray.ObjectRef[Packed]:
-        if kept := self._kept.pop(id(record), None):
-            self._kept[id(record)] = kept  # the newest again
+        key = id(record), name
+        if kept := self._kept.pop(key, None):
+            self._kept[key] = kept  # the newest again
             return kept[1]
         packed = pack({name: record})
         if len(packed[1]) < LARGE_RECORD:
             return packed
-        self._kept[id(record)] = record, ray.put(packed)
+        self._kept[key] = record, ray.put(packed)
         for oldest in list(self._kept)[:-KEPT_RECORDS]:
             del self._kept[oldest]
-        return self._kept[id(record)][1]
+        return self._kept[key][1]
 
 
 class RemoteHost:

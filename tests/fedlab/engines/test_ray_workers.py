@@ -43,6 +43,12 @@ def test_what_several_clients_are_sent_is_packed_once(put):
     assert torch.equal(tensors_of(unpack(*packed)["arrays"])["w"], torch.ones(30_000))
 
 
+def test_a_record_with_two_names_arrives_under_both(put):
+    model = large(1)
+    parts = SentRecords().parts(RecordDict({"arrays": model, "teacher": model}))
+    assert [list(unpack(*put[part])) for part in parts] == [["arrays"], ["teacher"]]
+
+
 def test_the_newest_records_stay_and_one_that_is_used_is_new(put):
     sent, model = SentRecords(), large(0)
     for value in range(2 * KEPT_RECORDS):
