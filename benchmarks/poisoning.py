@@ -252,8 +252,8 @@ def main() -> None:
             found: dict[tuple[str, str], list[float]] = {}
             for seed in options.seeds:
                 answers = Answers()
-                first = Cell(clients, strategy, options.agreement[0], attacks[0], seed)
-                numbers = ", ".join(map(str, examples(first, given)))
+                honest = Cell(clients, strategy, options.agreement[0], "honest", seed)
+                numbers = ", ".join(map(str, examples(honest, given)))
                 console.print(strategy, clients, seed, "training images by client, the hostile one first:", numbers)
                 for agreement, attack in itertools.product(options.agreement, attacks):
                     begin = time.process_time()
