@@ -64,7 +64,7 @@ def check_effect(config: Config, given: Collection[str]) -> None:
     for option in (*given, *patience):
         if option in reasons:
             others = strategies_that_use(option) if option in config.plugins["strategy"].spec.ignores else []
-            remedy = f"; it is for the strategies {name_list(others)}" if others else ""
+            remedy = f"; it has an effect with the strategies {name_list(others)}" if others else ""
             raise ConfigError(f"option {option!r} has no effect in this run: {reasons[option]}{remedy}")
 
 

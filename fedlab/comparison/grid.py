@@ -105,7 +105,7 @@ def plan_cells(
     unused = [name for name in grid if name not in used]
     if unused:
         settings = registry.settings_that_use(unused[0], plans[0].config.plugins["strategy"])
-        remedy = f"; it is of {' or '.join(settings)}" if settings else ""
+        remedy = f"; it has an effect with {' or '.join(settings)}" if settings else ""
         raise ConfigError(
             f"option {unused[0]!r} has no effect on any of {', '.join(v.label for v in variants)}{remedy}"
         )

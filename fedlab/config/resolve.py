@@ -70,7 +70,7 @@ def check_keys(
         if key in overrides:
             in_use = ", ".join(f"{kind} {plugin.reference!r}" for kind, plugin in plugins.items())
             settings = users(key)
-            remedy = f"; it is of {' or '.join(settings)}" if settings else ""
+            remedy = f"; it has an effect with {' or '.join(settings)}" if settings else ""
             raise ConfigError(f"option {key!r} has no effect in this run, which uses {in_use}{remedy}")
 
 

@@ -32,16 +32,16 @@ def _toy_workload(monkeypatch):
         (
             {"fedprox.mu": 1.0},
             "option 'fedprox.mu' has no effect in this run, which uses workload 'blobs', strategy 'dualadapt'.*"
-            "; it is of strategy=fedprox$",
+            "; it has an effect with strategy=fedprox$",
         ),
         (
             {"strategy": "source_only", "client.lr_warmup_rounds": 1},
             "'client.lr_warmup_rounds' has no effect .* the steps of strategy 'source_only' do not depend on it"
-            "; leave it out; it is for the strategies dualadapt, self_training, .*",
+            "; leave it out; it has an effect with the strategies dualadapt, self_training, .*",
         ),
         (
             {"shot.epochs": 1.0},
-            "'shot.epochs' has no effect .* it is of strategy=shot or dualadapt.client_adapt=shot$",
+            "'shot.epochs' has no effect .* it has an effect with strategy=shot or dualadapt.client_adapt=shot$",
         ),
         ({"data.label_smoothing": 0.1}, "'data.label_smoothing': the loss of workload 'blobs' is no cross-entropy"),
         ({"client.accumulate_steps": 2}, "'client.accumulate_steps' has no effect .* strategy 'dualadapt'"),

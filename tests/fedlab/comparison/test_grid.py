@@ -95,7 +95,7 @@ def test_an_ablation_is_its_strategy_with_options(cells):
         (
             "source_only",
             {"dualadapt__components": "1,2"},
-            "'dualadapt.components' has no effect on any of source_only; it is of strategy=dualadapt$",
+            "'dualadapt.components' has no effect on any of source_only; it has an effect with strategy=dualadapt$",
         ),
         ("dualadapt:components=1", {"dualadapt__components": "2"}, "is set by variant .* and for the whole comparison"),
         ("dualadapt_one_component", {"dualadapt__components": "2"}, "is set by variant 'dualadapt_one_component'"),
