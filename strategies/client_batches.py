@@ -124,7 +124,7 @@ class MadeBatches:
     ) -> None:
         self.sets, self.batch_size, self.plan, self.device, self.check = sets, batch_size, plan, device, check
         size = sum(column.nbytes for column in like.values()) + sum(one.nbytes for one in plan)
-        self.ahead = DrawnAhead(self._draw, size, batches, streams)
+        self.ahead = DrawnAhead[list[tuple[Batch, list[Tensor]]]](size, batches, streams)
 
     def __call__(self, number: int, count: int) -> tuple[Batch, list[Tensor]]:
         """Return columns (count, examples, ...) on the device, and numbers (count, ...).
@@ -134,7 +134,7 @@ class MadeBatches:
         ClientError
             When one client's draw fails.
         """
-        self.ahead.reach(number, count)
+        self.ahead.reach(number, count, self._draw)
         place = number - self.ahead.start
         batches, numbers = zip(*(drawn[place] for drawn in self.ahead.drawn[:count]), strict=True)
         stacked = [send(torch.stack(each), self.device) for each in zip(*numbers, strict=True)]

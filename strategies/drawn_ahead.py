@@ -24,8 +24,6 @@ class DrawnAhead(Generic[T]):
 
     Parameters
     ----------
-    draw
-        Returns what the client of a position draws in its next so many steps, from the current random stream.
     size
         Bytes that one client draws in one step.
     steps
@@ -41,20 +39,22 @@ class DrawnAhead(Generic[T]):
         First step of the window.
     """
 
-    def __init__(
-        self, draw: Callable[[int, int], T], size: int, steps: Sequence[int], streams: Sequence[Stream]
-    ) -> None:
-        self.draw, self.size, self.steps, self.streams = draw, size, steps, streams
+    def __init__(self, size: int, steps: Sequence[int], streams: Sequence[Stream]) -> None:
+        self.size, self.steps, self.streams = size, steps, streams
         self.drawn: list[T] = []
         self.start = self.end = 0
 
-    def reach(self, step: int, count: int) -> bool:
+    def reach(self, step: int, count: int, draw: Callable[[int, int], T]) -> bool:
         """Draw the window that begins with a step, counted from 0, and return True; False if the step is in the last.
 
         Parameters
         ----------
         count
             Number of the first clients, which take this step.
+        draw
+            Returns what the client of a position draws in its next so many steps, from the current random stream. It
+            is not kept: a method of this object's owner would tie the two together, and the garbage collector alone
+            would free what was drawn.
 
         Raises
         ------
@@ -65,13 +65,14 @@ class DrawnAhead(Generic[T]):
             return False
         window = max(1, WINDOW_BYTES // max(self.size * count, 1))
         self.start, self.end = step, step + window
-        self.drawn = [self._draw(position, min(window, self.steps[position] - step)) for position in range(count)]
+        steps = [min(window, own - step) for own in self.steps[:count]]
+        self.drawn = [self._draw(position, own, draw) for position, own in enumerate(steps)]
         return True
 
-    def _draw(self, position: int, steps: int) -> T:
+    def _draw(self, position: int, steps: int, draw: Callable[[int, int], T]) -> T:
         try:
             with self.streams[position]:
-                return self.draw(position, steps)
+                return draw(position, steps)
         except Exception as error:
             raise ClientError(position, error) from error
 
@@ -110,7 +111,7 @@ class RowsAhead:
         self.lengths, self.batch_size, self.plan, self.device, self.table = lengths, batch_size, plan, device, table
         self.starts = torch.tensor([0, *accumulate(lengths[:-1])])
         size = 8 * batch_size + sum(one.nbytes for one in plan)
-        self.ahead = DrawnAhead(self._draw, size, steps, streams)
+        self.ahead = DrawnAhead[tuple[Tensor, list[Tensor]]](size, steps, streams)
         self.rows = self.begins = torch.empty(0)
         self.numbers: list[Tensor] = []
 
@@ -122,7 +123,7 @@ class RowsAhead:
         ClientError
             When one client's draw fails.
         """
-        if self.ahead.reach(step, count):
+        if self.ahead.reach(step, count, self._draw):
             self._join()
         place = self.begins[:count] + (step - self.ahead.start)
         return self.rows[place], [one[place] for one in self.numbers]

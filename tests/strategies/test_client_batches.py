@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -64,3 +67,19 @@ def test_the_batches_of_each_client_are_checked_before_they_are_stacked():
     with preserved():
         MadeBatches(shared(), BATCH, (1, 1, 1, 1), streams(), [], CPU, check, shared()[0][:BATCH])(0, 4)
     assert seen == [BATCH] * 4
+
+
+@pytest.mark.parametrize("made", [False, True], ids=["gathered", "made"])
+def test_what_is_drawn_ahead_is_freed_without_a_garbage_collection(made):
+    like = shared()[0][:BATCH]
+    rest = (CPU, None, like) if made else (CPU,)
+    gc.disable()
+    try:
+        with preserved():
+            feed = (MadeBatches if made else GatheredBatches)(shared(), BATCH, STEPS, streams(), [], *rest)
+            feed(0, 4)
+        ahead = weakref.ref(feed.ahead)
+        del feed
+        assert ahead() is None
+    finally:
+        gc.enable()
