@@ -2,13 +2,13 @@
 
 Where a data set is columns alone, a client draws row numbers, and the examples of all clients are taken from the
 columns by one operation, on the device if they fit there. Where batches are made as they are read (a transform, a check
-of their values), each client's is drawn and made by itself.
+of their values, a data set with a way of its own to draw), each client's is drawn and made by itself.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ Feed = Callable[
 
 
 class GatheredBatches:
-    """Batches of data sets without a transform: the ``number``-th of the first ``count`` clients, and what losses draw.
+    """Batches of sets that are columns alone: the ``number``-th of the first ``count`` clients, and what losses draw.
 
     Parameters
     ----------
@@ -49,9 +49,9 @@ class GatheredBatches:
         device: torch.device,
     ) -> None:
         self.device = device
-        self.stores: dict[tuple[int, ...], tuple[Batch, list[int]]] = {}  # columns, positions of the clients that share
+        self.stores: dict[Hashable, tuple[Batch, list[int]]] = {}  # columns, positions of the clients that share them
         for position, one in enumerate(sets):
-            key = tuple(id(column) for column in one.stored.values())
+            key = tuple((name, id(column)) for name, column in one.stored.items())
             self.stores.setdefault(key, (one.stored, []))[1].append(position)
         if device.type != "cpu":
             self.stores = {
@@ -108,7 +108,7 @@ class MadeBatches:
     check
         Called with each client's batch; None: no check.
     like
-        A batch, which shows how large they are.
+        A batch, which shows how large they are; empty where no client has a step.
     """
 
     def __init__(

@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 
 from flwr.app import Message, RecordDict
 
+from fedlab.data.dataset import ArrayDataset, Batch
 from fedlab.seeds import Stream, seeded
 from fedlab.strategies import local_training
 from fedlab.strategies.client_batches import Feed, GatheredBatches, MadeBatches
 from fedlab.strategies.local_training import PHASE, LocalWork, Prepare, Reply, Trained
 from fedlab.strategies.protocol import ClientContext
 from fedlab.strategies.vectorized import ClientError
+from fedlab.vectorized.draws import Draw
 from fedlab.vectorized.stacked_model import StackedModel
 from fedlab.vectorized.stacked_training import train_stacked
 from fedlab.workload import SupportsBatchChecks, Workload, blank_model
@@ -110,14 +112,17 @@ def _feed(workload: Workload, model: StackedModel, works: Sequence[LocalWork], s
         When what the loss draws depends on values.
     """
     first, sets = works[0], [work.data for work in works]
-    try:
-        with seeded("a trial of the loss"):
-            trial = first.data.sample_batch(first.batch_size)
-    except Exception as error:
-        raise ClientError(0, error) from error
-    plan = model.record({name: column.to(first.device) for name, column in trial.items()}) if first.steps else []
+    trial: Batch = {}
+    plan: list[Draw] = []
+    if first.steps:  # without a step no data is read, and there may be none
+        try:
+            with seeded("a trial of the loss"):
+                trial = first.data.sample_batch(first.batch_size)
+        except Exception as error:
+            raise ClientError(0, error) from error
+        plan = model.record({name: column.to(first.device) for name, column in trial.items()})
     batches = [work.steps * work.accumulate for work in works]
     check = workload.check_batch if isinstance(workload, SupportsBatchChecks) else None
-    if check is None and all(one.transform is None for one in sets):
+    if check is None and all(type(one) is ArrayDataset and one.transform is None for one in sets):
         return GatheredBatches(sets, first.batch_size, batches, streams, plan, first.device)
     return MadeBatches(sets, first.batch_size, batches, streams, plan, first.device, check, trial)

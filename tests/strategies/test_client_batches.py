@@ -37,11 +37,17 @@ def mixed():
     return [own, whole.select(slice(0, 9)), ArrayDataset(columns(2)).select(slice(3, 20)), whole.select(slice(9, 30))]
 
 
+def renamed():
+    """Two columns of one kind, whose names are exchanged in every other set."""
+    one, other = (columns(seed)["x"] for seed in (0, 1))
+    return [ArrayDataset({"x": one, "y": other} if number % 2 else {"y": one, "x": other}) for number in range(4)]
+
+
 def streams():
     return [Stream("client", number) for number in range(4)]
 
 
-@pytest.mark.parametrize("sets", [shared, separate, mixed])
+@pytest.mark.parametrize("sets", [shared, separate, mixed, renamed])
 def test_batches_are_those_of_each_client_alone(sets):
     made = []
     for number, data in enumerate(sets()):

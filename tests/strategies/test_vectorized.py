@@ -144,6 +144,31 @@ def test_batches_are_drawn_in_windows(cohort, monkeypatch):
     assert same(cohort(spec=WorkloadSpec(Noisy), **{"client.steps": 7})) < TOLERANCE
 
 
+class InPairs(ArrayDataset):
+    """A data set that draws its batches itself: each example twice."""
+
+    def sample_batch(self, size):
+        return self[torch.randint(len(self), (size // 2,)).repeat(2)]
+
+
+def test_a_data_set_that_draws_batches_itself_is_asked_for_them(cohort):
+    class Pairs(Task):
+        def data(self, partition, split):
+            return InPairs(super().data(partition, split).columns)
+
+    assert same(cohort(spec=WorkloadSpec(Pairs), **{"client.steps": 6})) < TOLERANCE
+
+
+def test_clients_without_examples_answer_as_in_the_loop(cohort):
+    class Empty(Task):
+        def data(self, partition, split):
+            return super().data(partition, split).select(slice(0, 0))
+
+    clients = cohort(spec=WorkloadSpec(Empty), **{"client.epochs": 1})
+    assert all(reply["metrics"]["num-examples"] == 0 for reply in clients.one_by_one())
+    assert same(clients) == 0
+
+
 # --- what a loss draws ---
 
 
