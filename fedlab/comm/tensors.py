@@ -68,6 +68,10 @@ class RowArray(TensorArray):
 
     __qualname__ = "Array"
 
+    of: StackedStates
+    row: int
+    name: str
+
     def __init__(self, of: StackedStates, row: int, name: str) -> None:
         dtype, shape = of.kinds[name]
         self.__dict__.update(of=of, row=row, name=name, dtype=_dtype_name(dtype), shape=tuple(shape), stype=SType.NUMPY)
@@ -76,7 +80,7 @@ class RowArray(TensorArray):
     def tensor(self) -> Tensor:
         """The row, copied from the stack when it is asked for."""
         if "tensor" not in self.__dict__:
-            self.__dict__["tensor"] = self.__dict__["of"].on_host(self.__dict__["name"], self.__dict__["row"])
+            self.__dict__["tensor"] = self.of.on_host(self.name, self.row)
         found: Tensor = self.__dict__["tensor"]
         return found
 
@@ -149,14 +153,17 @@ def tensors_of(record: ArrayRecord) -> dict[str, Tensor]:
 
 def tensors_on_demand(record: ArrayRecord) -> Mapping[str, Tensor]:
     """Return the tensors of a record by name as :func:`tensors_of`, those of a stack only when they are read."""
-    of, row, arrays = None, -1, entries(record)
-    for array in arrays.values():
-        if type(array) is not RowArray or (
-            of is not None and (array.__dict__["of"], array.__dict__["row"]) != (of, row)
-        ):
-            return tensors_of(record)
-        of, row = array.__dict__["of"], array.__dict__["row"]
-    return tensors_of(record) if of is None or of.kinds.keys() != arrays.keys() else RowTensors(record, of, row)
+    arrays = entries(record)
+    first = next(iter(arrays.values()), None)
+    if type(first) is not RowArray:
+        return tensors_of(record)
+    of, row = first.of, first.row
+    if of.kinds.keys() != arrays.keys() or not all(
+        type(array) is RowArray and array.of is of and array.row == row and array.name == name
+        for name, array in arrays.items()
+    ):
+        return tensors_of(record)
+    return RowTensors(record, of, row)
 
 
 def entries(record: ArrayRecord | ConfigRecord | MetricRecord | RecordDict) -> dict[str, Any]:

@@ -89,13 +89,18 @@ class StackedStates:
         return self._negative[name][row]
 
     def weighted_sums(self, rows: Sequence[int], weights: Sequence[float], names: Sequence[str]) -> dict[str, Tensor]:
-        """Return the sum over some rows of weight times array, by name, on the CPU."""
-        index, scale = (torch.tensor(values, device=self.device) for values in (list(rows), list(weights)))
+        """Return the sum over some rows of weight times array, by name, on the CPU.
+
+        Products are at least float32: bfloat16 would round a weight of 1001 examples to 1000.
+        """
+        index = torch.tensor(list(rows), device=self.device)
+        scale = torch.tensor(list(weights), dtype=torch.float64, device=self.device)
         found: dict[str, Tensor] = {}
         for name in names:
             array, total = self.arrays[name], torch.zeros_like(self.arrays[name][0])
             for piece in _pieces(array, len(rows)):
-                factors = scale[piece].to(array.dtype).view(-1, *(1 for _ in array.shape[1:]))
+                factors = scale[piece].to(torch.promote_types(array.dtype, torch.float32))
+                factors = factors.view(-1, *(1 for _ in array.shape[1:]))
                 total += (array[index[piece]] * factors).sum(0)
             found[name] = total
         return {name: total.cpu() for name, total in found.items()}

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from pydantic import Field
@@ -77,8 +78,8 @@ class RobustRule(Rule[Options]):
         self.updates: list[ClientUpdate] = []
 
     def add_floats(self, update: ClientUpdate, weight: float) -> None:
-        """Keep the update."""
-        self.updates.append(update)
+        """Keep the update, with arrays of its own: a row of a stack would keep that, on a GPU the GPU's memory."""
+        self.updates.append(replace(update, arrays=dict(update.arrays)))
 
     def stack(self, name: str) -> Tensor:
         """Return one array of every client (n, ...), float64."""

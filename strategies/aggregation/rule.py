@@ -251,9 +251,9 @@ class WeightedMean(Rule[Options]):
             accumulate(self.sums, of.of.weighted_sums(of.rows, of.weights, self.floats), self.floats)
 
     def mean(self, total: float) -> dict[str, Tensor]:
-        """Return the sums over ``total``, in place."""
+        """Return the sums over ``total``, in place; contiguous, which those of stacked linear layers are not."""
         self._add_stack()
-        return {name: value.div_(total) for name, value in self.sums.items()}
+        return {name: value.div_(total).contiguous() for name, value in self.sums.items()}
 
     def aggregate_floats(self, server_round: int, total: float) -> dict[str, Tensor]:
         """Return the mean, and of trainable arrays the server's step towards it."""

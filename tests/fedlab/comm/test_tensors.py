@@ -136,7 +136,7 @@ def test_a_row_is_pickled_alone():
     assert torch.equal(copied.tensor, record["w"].tensor) and copied.tensor.untyped_storage().nbytes() == 32
 
 
-@pytest.mark.parametrize("change", ["added", "replaced", "of another row", "removed"])
+@pytest.mark.parametrize("change", ["added", "replaced", "of another row", "removed", "exchanged"])
 def test_a_record_that_was_changed_is_no_row_of_a_stack(change):
     states = stacked()
     record = tensor_record(states[1])
@@ -144,8 +144,10 @@ def test_a_record_that_was_changed_is_no_row_of_a_stack(change):
         del record["n"]
     elif change == "of another row":
         record["n"] = tensor_record(states[2])["n"]
+    elif change == "exchanged":
+        record["w"], record["n"] = record["n"], record["w"]
     else:
         record["more" if change == "added" else "n"] = TensorArray(torch.ones(2))
     found = tensors_on_demand(record)
     assert isinstance(found, dict) and found.keys() == record.keys()
-    assert torch.equal(found["w"], states[1]["w"])
+    assert torch.equal(found["n" if change == "exchanged" else "w"], states[1]["w"])

@@ -59,3 +59,10 @@ def test_weighted_sums_are_those_of_the_chosen_rows(states, monkeypatch, piece):
     for name, total in found.items():
         array = states.arrays[name]
         torch.testing.assert_close(total, 2 * array[0] + array[3] + 0.5 * array[4])
+
+
+@pytest.mark.parametrize(("dtype", "weight"), [(torch.bfloat16, 1001.0), (torch.float64, 2.0**24 + 1)])
+def test_weights_are_not_rounded_to_the_type_of_a_small_float(dtype, weight):
+    states = StackedStates({"w": torch.tensor([[1.0], [-1.0]], dtype=dtype)})
+    total = states.weighted_sums([0, 1], [weight, weight - 1], ["w"])["w"]
+    assert total.dtype == dtype and total.item() == 1.0
