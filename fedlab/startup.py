@@ -11,6 +11,9 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+GROWTH = 0.25  # of the number of objects, after which what runs left behind is collected
+_known_objects = 0  # when a run last looked through all of them, or at the first run; 0: before it
+
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
@@ -31,15 +34,23 @@ def settled() -> Iterator[Callable[[], None]]:
 
     A round of many clients makes so many objects that the collector would go through all imported modules again and
     again. What is made later is collected as ever, until the function that this yields leaves it out, too: it is for
-    what the first clients import. At the end everything is collected, unless it was left out before.
+    what the first clients import. At the end nothing is left out any more.
+
+    What earlier runs of this process left behind would be left out as well, run by run. It is collected before, once
+    the objects are a quarter more than after the last time: the collector's own rule for its oldest objects.
     """
-    was_settled = gc.get_freeze_count() > 0
+    global _known_objects
     gc.freeze()
+    if gc.get_freeze_count() > (1 + GROWTH) * _known_objects:
+        if _known_objects:
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()
+        _known_objects = gc.get_freeze_count()
     try:
         yield gc.freeze
     finally:
-        if not was_settled:
-            gc.unfreeze()
+        gc.unfreeze()
 
 
 def quick_exit() -> None:

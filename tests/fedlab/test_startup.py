@@ -69,11 +69,25 @@ with settled() as settle:
     assert gc.get_freeze_count() >= before + 1000
 assert gc.get_freeze_count() == 0
 gc.freeze()
+try:
+    with settled() as settle:
+        settle()
+        raise KeyboardInterrupt
+except KeyboardInterrupt:
+    assert gc.get_freeze_count() == 0
+
+def leave_behind():
+    nodes = [[] for _ in range(200_000)]
+    nodes.append(nodes)
+
+gc.disable()
+leave_behind()
 with settled():
-    pass
-assert gc.get_freeze_count() > 1000
+    assert gc.get_freeze_count() < 200_000
+with settled():
+    assert gc.get_freeze_count() > 1000
 """
 
 
-def test_what_a_run_finds_is_left_out_of_collection_until_its_end():
+def test_what_a_run_finds_is_left_out_of_collection_until_its_end_but_for_what_others_left_behind():
     assert python(SETTLED) == "collected\n"
