@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fedlab.comm.tensors import RowTensors, tensors_on_demand
 from fedlab.errors import FedlabError
+from fedlab.models.batchnorm_stats import in_units_of_activations
 from fedlab.strategies.protocol import CONFIG, EXAMPLES, METRICS, ROUND, client_metrics, round_of
 from fedlab.vectorized.stacked_states import Kinds
 
@@ -161,8 +162,8 @@ def _is_negative(tensors: Mapping[str, Tensor], name: str) -> bool:
 
 
 def norm(tensors: Mapping[str, Tensor]) -> float:
-    """Return the Euclidean norm over all float tensors of a state."""
+    """Return the Euclidean norm over all float tensors of a state, with standard deviations for running variances."""
     if isinstance(tensors, RowTensors):  # those of all rows at once
         return tensors.of.norms[tensors.row]
-    floats = [tensor for tensor in tensors.values() if tensor.is_floating_point()]
+    floats = [in_units_of_activations(name, tensor) for name, tensor in tensors.items() if tensor.is_floating_point()]
     return math.hypot(*map(float, torch._foreach_norm(floats, 2, torch.float64))) if floats else 0.0

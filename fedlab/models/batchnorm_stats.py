@@ -30,6 +30,15 @@ def batch_norm_names(module: nn.Module) -> list[str]:
     return [f"{name}.{key}" if name else key for name, layer in layers.items() for key in layer.state_dict()]
 
 
+def in_units_of_activations(name: str, array: Tensor) -> Tensor:
+    """Return an array (...) of a state dict, a running variance as standard deviations (channels,), to compare sizes.
+
+    A variance grows with the square of a domain's activations: that of an honest client on another domain may be a
+    hundred times the source's. The sign of a difference of variances is dropped.
+    """
+    return array.abs().sqrt() if name.rpartition(".")[2] == "running_var" else array
+
+
 @torch.no_grad()
 def recompute_stats(module: nn.Module, batches: Iterable[Tensor], fraction: float = 1.0) -> None:
     """Move all running statistics towards the mean over ``batches`` of the batch statistics.

@@ -13,6 +13,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from fedlab.models.batchnorm_stats import in_units_of_activations
+
 Kinds = dict[str, tuple[torch.dtype, torch.Size]]  # type and shape of one model's array, by name
 PIECE_BYTES = 64 * 2**20  # of stacked rows that are computed with at a time, which bounds what it takes beside them
 
@@ -74,8 +76,8 @@ class StackedStates:
 
     @cached_property
     def norms(self) -> list[float]:
-        """Euclidean norm of each model over all its floats, computed in float64."""
-        floats = [array for array in self.arrays.values() if array.is_floating_point()]
+        """Euclidean norm of each model over all its floats, in float64; running variances count as deviations."""
+        floats = [in_units_of_activations(name, own) for name, own in self.arrays.items() if own.is_floating_point()]
         if not floats:
             return [0.0] * len(self)
         own = torch.stack([_norms(array) for array in floats])  # (arrays, models)

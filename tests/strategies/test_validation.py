@@ -267,6 +267,23 @@ def test_a_variance_is_not_below_0_but_its_difference_may_be():
     assert validate_arrays(content, ARRAYS, like, 10.0, signed=True).keys() == like.keys()
 
 
+def row_of(state):
+    """The record of a client that was trained at once with others."""
+    rows = StackedStates({name: torch.stack([torch.zeros_like(array), array]) for name, array in state.items()})
+    return RecordDict({ARRAYS: tensor_record(rows[1])})
+
+
+def test_variances_of_another_domain_are_no_absurd_norm():
+    like = {"weight": torch.ones(100), "norm.running_var": torch.ones(32)}
+    state = {"weight": torch.ones(100), "norm.running_var": torch.full((32,), 200.0)}  # a norm of 1131 beside 11.5
+    for content in (RecordDict({ARRAYS: ArrayRecord(state)}), row_of(state)):
+        assert validate_arrays(content, ARRAYS, like, 10.0).keys() == like.keys()
+    state["norm.running_var"] = torch.full((32,), 1e5)
+    for content in (RecordDict({ARRAYS: ArrayRecord(state)}), row_of(state)):
+        with pytest.raises(InvalidUpdate, match="the norm of its arrays is 1.79e\\+03, 156 times the server's"):
+            validate_arrays(content, ARRAYS, like, 10.0)
+
+
 MIXTURES = {
     "weights that sum to 2": (mixed("log_weights", lambda a: a + np.log(2)), "sum to 2"),
     "weights of 0": (mixed("log_weights", lambda a: np.full_like(a, -np.inf)), "sum to nan"),

@@ -241,7 +241,8 @@ TINY = {
 def test_every_kind_of_strategy_runs_on_it(root, tmp_path, strategy):
     own = {"dualadapt.components": 3} if strategy == "dualadapt" else {}
     own |= {"image_folder.client_labels": True} if strategy == "fedavg" else {}
-    own |= {"image_folder.bottleneck": 16, "source_free.steps": 3, "source_free.guard": False} if strategy == "source_free" else {}
+    if strategy == "source_free":
+        own = {"image_folder.bottleneck": 16, "source_free.steps": 3, "source_free.guard": False}
     overrides = {**TINY, "data.root": str(root), "strategy": strategy, **own}
     result = fedlab.run("adapt-photos", runs=tmp_path / "runs", overrides=overrides)
     accuracies = [value for client in result.final().values() for key, value in client.items() if "accuracy" in key]
